@@ -1,0 +1,2 @@
+//! snisplice beside its peers, over real tools, in namespaces of its own.
+fn main() {}

@@ -1,0 +1,164 @@
+//! The closed sets of reasons. Each has exactly one metric name; a variant without one does not compile.
+
+/// Declares a closed set of reasons with their metric names (`snake_case`, stable, never text from a client).
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+
+        impl $name {
+            /// Every variant, in order of declaration: `ALL[r as usize] == r`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name in metrics, the access log and `status`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a client was turned away before it had a route.
+    RejectReason {
+        /// The client's address is in `deny`, or not in `allow`.
+        AddressDenied = "address_denied",
+        /// The gateway's `max_connections` is reached.
+        GatewayFull = "gateway_full",
+        /// The listener's `max_connections` is reached.
+        ListenerFull = "listener_full",
+        /// A PROXY header was due (the peer is in `trusted_proxies`) and none, or a broken one, came.
+        ProxyHeaderMalformed = "proxy_header_malformed",
+        /// The client closed before it sent a byte (a port scan, a TCP health check).
+        ClosedBeforeData = "closed_before_data",
+        /// The client closed, or reset, in the middle of its preamble or ClientHello.
+        ClosedBeforeHello = "closed_before_hello",
+        /// `hello_timeout` passed before the ClientHello was whole.
+        HelloTimeout = "hello_timeout",
+        /// The first bytes are not a TLS handshake record.
+        NotTls = "not_tls",
+        /// A TLS record or handshake message that contradicts itself.
+        HelloMalformed = "hello_malformed",
+        /// The ClientHello is longer than the bound (64 KiB).
+        HelloTooLarge = "hello_too_large",
+        /// The server_name extension does not hold exactly one DNS host name (RFC 6066, section 3).
+        SniInvalid = "sni_invalid",
+        /// A PostgreSQL client asked for a session without TLS.
+        PostgresCleartext = "postgres_cleartext",
+        /// A PostgreSQL CancelRequest in clear text: it has no SNI, so it cannot be routed.
+        PostgresCancelCleartext = "postgres_cancel_cleartext",
+        /// Neither SSLRequest, GSSENCRequest, StartupMessage, CancelRequest nor TLS.
+        PostgresMalformed = "postgres_malformed",
+        /// Bytes stuffed behind an SSLRequest before it was answered (CVE-2021-23222).
+        PostgresStuffed = "postgres_stuffed",
+        /// No route covers this SNI.
+        UnknownSni = "unknown_sni",
+        /// The client sent no SNI and the listener has no default route.
+        NoSni = "no_sni",
+        /// Routes cover the SNI, none of them covers the ALPN offered.
+        AlpnMismatch = "alpn_mismatch",
+        /// The route's `max_connections` is reached.
+        RouteFull = "route_full",
+    }
+}
+
+reasons! {
+    /// Why a routed connection ended.
+    CloseReason {
+        /// The client sent its FIN first; both directions then finished.
+        ClientClosed = "client_closed",
+        /// The server sent its FIN first; both directions then finished.
+        ServerClosed = "server_closed",
+        /// The client reset the connection.
+        ClientReset = "client_reset",
+        /// The server reset the connection.
+        ServerReset = "server_reset",
+        /// No byte in either direction for the route's `idle_timeout`.
+        IdleTimeout = "idle_timeout",
+        /// No server of the pool is up, resolved and permitted.
+        NoServer = "no_server",
+        /// Every server tried refused or was unreachable.
+        ConnectFailed = "connect_failed",
+        /// The last server tried did not answer within `connect_timeout`.
+        ConnectTimeout = "connect_timeout",
+        /// The server refused TLS in its PostgreSQL preamble, or answered it with something else.
+        ServerPreamble = "server_preamble",
+        /// The TLS handshake with the client failed (terminated routes).
+        TlsHandshakeFailed = "tls_handshake_failed",
+        /// A TLS record that cannot be decrypted, or a fatal alert, after the handshake.
+        TlsError = "tls_error",
+        /// The gateway stopped and the drain time was over.
+        Shutdown = "shutdown",
+        /// An operator ended it.
+        Killed = "killed",
+        /// The gateway ran out of a resource (descriptors, memory).
+        Resource = "resource",
+    }
+}
+
+reasons! {
+    /// Where a connection's bytes flow.
+    Tier {
+        /// tc programs forward each packet; the host's TCP stack is out of the path.
+        Packet = "packet",
+        /// A verdict program moves bytes between the two sockets inside the kernel.
+        Sockmap = "sockmap",
+        /// Userspace relays.
+        Copy = "copy",
+    }
+}
+
+reasons! {
+    /// Why a connection did not get an earlier tier of the configured order.
+    FallbackReason {
+        /// This version, or this kernel, has no packet programs loaded.
+        PacketUnavailable = "packet_unavailable",
+        /// The sockmap programs are not loaded.
+        SockmapUnavailable = "sockmap_unavailable",
+        /// This kernel's sockmap is known to lose or duplicate bytes.
+        SockmapKernel = "sockmap_kernel",
+        /// The sockmap is full.
+        SockmapFull = "sockmap_full",
+        /// The kernel refused the sockets.
+        SockmapRefused = "sockmap_refused",
+        /// The receiver did not keep up: the connection went back to the copy tier to get back-pressure.
+        SockmapBackpressure = "sockmap_backpressure",
+        /// TLS ends here: the bytes differ on the two legs.
+        TlsTerminated = "tls_terminated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_are_metric_names(names: &[&str]) {
+        let mut seen = std::collections::HashSet::new();
+        for name in names {
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(seen.insert(name), "{name} twice");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        names_are_metric_names(&RejectReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&CloseReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&FallbackReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&Tier::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_reason_is_its_own_index() {
+        for (i, reason) in RejectReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The gateway's userspace: it accepts, sniffs, routes and connects; then a tier carries the bytes.
+
+pub mod account;
