@@ -1,0 +1,3 @@
+//! The kernel: what it can do. The only user of aya.
+
+pub mod version;
