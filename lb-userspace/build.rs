@@ -9,6 +9,21 @@ mod ebpf;
 
 use std::{env, fs, path::Path, process::exit};
 
+/// What to say where there is no toolchain. The one command in it is all that the reader needs.
+const UNPREPARED: &str = "this machine has no eBPF toolchain yet; to install it, run: cargo xtask setup";
+
+/// What the object is made of, relative to the root.
+const INPUTS: &[&str] = &[
+    "lb-ebpf/Cargo.toml",
+    "lb-ebpf/Cargo.lock",
+    "lb-ebpf/src",
+    "lb-common/Cargo.toml",
+    "lb-common/src",
+    // lb-common inherits from it.
+    "Cargo.toml",
+    "xtask/src/ebpf.rs",
+];
+
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -20,7 +35,7 @@ fn main() {
         Some(toolchain) => {
             ebpf::build(&toolchain, root, &out.join("target")).map(|object| (toolchain, object))
         }
-        None => Err(ebpf::UNPREPARED.to_owned()),
+        None => Err(UNPREPARED.to_owned()),
     };
     // A build script that failed runs again anyway, and cargo shows all that it printed: the error alone.
     let (toolchain, object) = object.unwrap_or_else(|error| {
@@ -32,7 +47,7 @@ fn main() {
     fs::copy(object, out.join("snisplice.bpf.o")).expect("OUT_DIR is writable");
 
     println!("cargo::rerun-if-env-changed={}", ebpf::CHOICE);
-    let inputs = ebpf::INPUTS.iter().map(|input| root.join(input));
+    let inputs = INPUTS.iter().map(|input| root.join(input));
     for file in inputs.chain([toolchain.rustc, toolchain.linker]) {
         println!("cargo::rerun-if-changed={}", file.display());
     }

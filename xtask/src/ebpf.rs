@@ -12,20 +12,6 @@ use std::{
     process::Command,
 };
 
-/// What to say where no toolchain was found. The one command in it is all that the reader needs.
-pub(crate) const UNPREPARED: &str =
-    "this machine has no eBPF toolchain yet; to install it, run: cargo xtask setup";
-
-/// What the object is made of, relative to the root: a change of any of it must rebuild the object.
-pub(crate) const INPUTS: &[&str] = &[
-    "lb-ebpf/Cargo.toml",
-    "lb-ebpf/Cargo.lock",
-    "lb-ebpf/src",
-    "lb-common/Cargo.toml",
-    "lb-common/src",
-    "xtask/src/ebpf.rs",
-];
-
 /// Limits the search to one kind of toolchain: `rustup` or `debian`.
 pub(crate) const CHOICE: &str = "SNISPLICE_EBPF_TOOLCHAIN";
 
