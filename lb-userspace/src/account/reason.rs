@@ -46,7 +46,7 @@ reasons! {
         NotTls = "not_tls",
         /// A TLS record or handshake message that contradicts itself.
         HelloMalformed = "hello_malformed",
-        /// The ClientHello is longer than the bound (64 KiB).
+        /// The ClientHello is longer than the bound (64 KiB), or its framing or its list of protocols is.
         HelloTooLarge = "hello_too_large",
         /// The server_name extension does not hold exactly one DNS host name (RFC 6066, section 3).
         SniInvalid = "sni_invalid",
@@ -62,7 +62,8 @@ reasons! {
         UnknownSni = "unknown_sni",
         /// The client sent no SNI and the listener has no default route.
         NoSni = "no_sni",
-        /// Routes cover the SNI, none of them covers the ALPN offered.
+        /// Routes cover the SNI, none of them covers the ALPN offered; or TLS without SSLRequest on a PostgreSQL
+        /// listener does not offer `postgresql`.
         AlpnMismatch = "alpn_mismatch",
         /// The route's `max_connections` is reached.
         RouteFull = "route_full",
@@ -142,7 +143,10 @@ mod tests {
     fn names_are_metric_names(names: &[&str]) {
         let mut seen = std::collections::HashSet::new();
         for name in names {
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
             assert!(seen.insert(name), "{name} twice");
         }
     }

@@ -1,0 +1,173 @@
+//! Sniff: from a client's first bytes to its ClientHello, or to the reason there is none.
+//!
+//! Sans-IO: the caller owns the socket, the clock and the buffer (the *window*), and asks [`Sniffer::handle`]
+//! what to do next. `LIFECYCLE.md`, beside this file, has the states, who owns what, and a row per reason.
+
+mod alert;
+mod hello;
+mod ja4;
+mod name;
+mod postgres;
+mod records;
+#[cfg(test)]
+mod tests;
+
+use crate::account::RejectReason;
+use records::Records;
+
+pub use alert::alert;
+pub use hello::{Alpn, ClientHello, TlsVersion};
+pub use ja4::{Ja4, ja4};
+pub use name::ServerName;
+pub use postgres::postgres_error;
+
+/// The longest ClientHello, in bytes of handshake message body. Real ones have 200 to 2000.
+pub const MAX_HELLO: usize = 64 * 1024;
+
+/// The longest run of records that may carry a ClientHello: framing may cost as much as the message. One split
+/// into records of a few bytes must therefore be shorter than [`MAX_HELLO`]. A caller needs no larger window.
+pub const MAX_WINDOW: usize = 2 * MAX_HELLO;
+
+/// What a listener's clients say before TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preamble {
+    /// Nothing: the first byte belongs to a TLS record.
+    Tls,
+    /// GSSENCRequest and SSLRequest, each at most once, or TLS at once (PostgreSQL 17).
+    Postgres,
+}
+
+/// What happened on the connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// The window: every byte received since the last [`Output::Answer`], also those handed over before.
+    Bytes(&'a [u8]),
+    /// `hello_timeout` passed.
+    Timeout,
+    /// The client closed or reset the connection.
+    Closed,
+}
+
+/// What the caller does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Read on.
+    NeedMore,
+    /// Drop `consumed` bytes from the front of the window, write `reply`, then hand over the rest, or read on.
+    Answer {
+        /// The bytes the client waits for.
+        reply: &'static [u8],
+        /// How many bytes of the window they answer.
+        consumed: usize,
+    },
+    /// The client asks for this. Final.
+    Hello(Box<ClientHello>),
+    /// Turn the client away; [`alert()`] and [`postgres_error`] have the last words to say to it. Final.
+    Reject(RejectReason),
+}
+
+/// One connection's sniffer. A final verdict latches: whatever follows, it is given again.
+#[derive(Debug)]
+pub struct Sniffer {
+    state: State,
+    /// The client has sent something.
+    started: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In front of TLS on a PostgreSQL listener. May be entered from: the start, itself (after `N`).
+    Startup { gss_refused: bool },
+    /// In the ClientHello. May be entered from: the start, `Startup`.
+    Hello { records: Records, entry: Entry },
+    /// Decided. May be entered from: every state.
+    Done(Output),
+}
+
+/// How TLS began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    TlsListener,
+    /// On a PostgreSQL listener, after SSLRequest.
+    Requested,
+    /// On a PostgreSQL listener, without SSLRequest.
+    Direct,
+}
+
+impl Sniffer {
+    /// A sniffer for a connection that has not said anything yet.
+    pub fn new(preamble: Preamble) -> Self {
+        let state = match preamble {
+            Preamble::Tls => State::hello(Entry::TlsListener),
+            Preamble::Postgres => State::Startup { gss_refused: false },
+        };
+        Self {
+            state,
+            started: false,
+        }
+    }
+
+    /// The next step. Work over a connection's life is linear in the bytes it sends, however they are cut.
+    pub fn handle(&mut self, input: Input<'_>) -> Output {
+        if let State::Done(verdict) = &self.state {
+            return verdict.clone();
+        }
+        let output = match input {
+            Input::Bytes(window) => {
+                self.started |= !window.is_empty();
+                self.read(window).unwrap_or_else(Output::Reject)
+            }
+            Input::Timeout => Output::Reject(RejectReason::HelloTimeout),
+            Input::Closed if self.started => Output::Reject(RejectReason::ClosedBeforeHello),
+            Input::Closed => Output::Reject(RejectReason::ClosedBeforeData),
+        };
+        if matches!(output, Output::Hello(_) | Output::Reject(_)) {
+            self.state = State::Done(output.clone());
+        }
+        output
+    }
+
+    fn read(&mut self, window: &[u8]) -> Result<Output, RejectReason> {
+        if let State::Startup { gss_refused } = self.state {
+            match postgres::request(window, gss_refused)? {
+                None => return Ok(Output::NeedMore),
+                Some(postgres::Request::Gss) => {
+                    return Ok(self.answer(b"N", State::Startup { gss_refused: true }));
+                }
+                Some(postgres::Request::Ssl) => return Ok(self.answer(b"S", State::hello(Entry::Requested))),
+                Some(postgres::Request::DirectTls) => self.state = State::hello(Entry::Direct),
+            }
+        }
+        let State::Hello { records, entry } = &mut self.state else {
+            return Ok(Output::NeedMore);
+        };
+        let Some(message) = records.advance(window)? else {
+            return Ok(Output::NeedMore);
+        };
+        let hello = hello::read(&message, records.position(), *entry == Entry::Requested)?;
+        // "When using SSL connections in this style the client is required to use the ALPN extension […] to
+        // protect against protocol confusion attacks" (PostgreSQL 17, "SSL Session Encryption"). The server
+        // closes without it, and so do we: otherwise a terminated route would be laxer than the server itself.
+        if *entry == Entry::Direct && !hello.alpn.offers(postgres::ALPN) {
+            return Err(RejectReason::AlpnMismatch);
+        }
+        Ok(Output::Hello(Box::new(hello)))
+    }
+
+    fn answer(&mut self, reply: &'static [u8], next: State) -> Output {
+        self.state = next;
+        Output::Answer {
+            reply,
+            consumed: postgres::REQUEST_LENGTH,
+        }
+    }
+}
+
+impl State {
+    fn hello(entry: Entry) -> Self {
+        Self::Hello {
+            records: Records::default(),
+            entry,
+        }
+    }
+}

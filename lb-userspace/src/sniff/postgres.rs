@@ -1,0 +1,74 @@
+//! PostgreSQL: what its clients send in front of TLS ("Message Flow" and "Message Formats" in its manual).
+
+use crate::account::RejectReason;
+
+/// The protocol's name in ALPN.
+pub(super) const ALPN: &[u8] = b"postgresql";
+/// Length of an SSLRequest and of a GSSENCRequest: their length and code are all they have.
+pub(super) const REQUEST_LENGTH: usize = 8;
+/// The server's own bound on a startup packet (MAX_STARTUP_PACKET_LENGTH).
+const MAX_STARTUP: u32 = 10_000;
+
+const TLS_HANDSHAKE: u8 = 22;
+const CANCEL_REQUEST: u32 = 80_877_102;
+const SSL_REQUEST: u32 = 80_877_103;
+const GSSENC_REQUEST: u32 = 80_877_104;
+/// The upper half of a StartupMessage's code.
+const PROTOCOL_MAJOR: u32 = 3;
+
+/// FATAL, invalid_authorization_specification: what the server says when pg_hba.conf wants encryption.
+const CLEARTEXT: &[u8] = b"E\0\0\0\xb2SFATAL\0VFATAL\0C28000\0\
+    Mthis gateway needs TLS with SNI: use sslmode=require\0\
+    HThe server name in the TLS handshake selects the database server. sslsni must be 1, its default.\0\0";
+
+/// The ErrorResponse that tells a client why it is turned away, for reasons that its user can do something about.
+pub fn postgres_error(reason: RejectReason) -> Option<&'static [u8]> {
+    (reason == RejectReason::PostgresCleartext).then_some(CLEARTEXT)
+}
+
+/// What a client asks for in front of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Ssl,
+    Gss,
+    /// It does not ask: this is TLS.
+    DirectTls,
+}
+
+/// The request in the window; `None` while it is not whole. `gss_refused`: it cannot be asked for again.
+pub(super) fn request(window: &[u8], gss_refused: bool) -> Result<Option<Request>, RejectReason> {
+    if window.first() == Some(&TLS_HANDSHAKE) {
+        return Ok(Some(Request::DirectTls));
+    }
+    // With zeros for what is still to come, this is the least it can be.
+    let length = number(window, 0);
+    if length > MAX_STARTUP || (window.len() >= 4 && length < REQUEST_LENGTH as u32) {
+        return Err(RejectReason::PostgresMalformed);
+    }
+    if window.len() < REQUEST_LENGTH {
+        return Ok(None);
+    }
+    let request = match number(window, 4) {
+        SSL_REQUEST => Request::Ssl,
+        GSSENC_REQUEST if !gss_refused => Request::Gss,
+        CANCEL_REQUEST => return Err(RejectReason::PostgresCancelCleartext),
+        code if code >> 16 == PROTOCOL_MAJOR => return Err(RejectReason::PostgresCleartext),
+        _ => return Err(RejectReason::PostgresMalformed),
+    };
+    if length != REQUEST_LENGTH as u32 {
+        return Err(RejectReason::PostgresMalformed);
+    }
+    if window.len() > REQUEST_LENGTH {
+        return Err(RejectReason::PostgresStuffed);
+    }
+    Ok(Some(request))
+}
+
+/// The 32-bit number at `offset`, zeros standing in for missing bytes.
+fn number(window: &[u8], offset: usize) -> u32 {
+    let mut bytes = [0; 4];
+    for (byte, &sent) in bytes.iter_mut().zip(window.iter().skip(offset)) {
+        *byte = sent;
+    }
+    u32::from_be_bytes(bytes)
+}

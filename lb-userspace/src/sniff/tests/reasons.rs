@@ -1,0 +1,400 @@
+//! One test for each reason this stage gives, at the first byte that allows it; and what the client hears.
+
+use super::*;
+use RejectReason as R;
+
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
+
+fn postgres(window: &[u8]) -> Output {
+    Sniffer::new(Preamble::Postgres).handle(Input::Bytes(window))
+}
+
+/// A capture that offers the ALPN `postgresql`.
+fn direct() -> Vec<u8> {
+    samples()
+        .into_iter()
+        .find(|sample| sample.name == "psql-17-direct.bin")
+        .unwrap()
+        .window
+}
+
+/// A capture that offers no ALPN.
+fn redis() -> Vec<u8> {
+    samples()
+        .into_iter()
+        .find(|sample| sample.name == "redis-cli-7.bin")
+        .unwrap()
+        .window
+}
+
+fn rejected(window: &[u8], reason: RejectReason) {
+    assert_eq!(sniff(window), Output::Reject(reason), "{}", window.escape_ascii());
+}
+
+#[test]
+fn not_tls_is_said_at_the_first_byte_that_is_not() {
+    rejected(b"G", R::NotTls);
+    rejected(b"\x16\x02", R::NotTls);
+    // An SSLv2 ClientHello; an alert; application data.
+    rejected(b"\x80\x2e\x01\x03\x01", R::NotTls);
+    rejected(b"\x15\x03\x01\x00\x02\x01\x00", R::NotTls);
+    rejected(b"\x17\x03\x03\x00\x01a", R::NotTls);
+    assert_eq!(sniff(b"\x16"), Output::NeedMore);
+    assert_eq!(sniff(b"\x16\x03"), Output::NeedMore);
+}
+
+#[test]
+fn hello_malformed_for_records_that_contradict_themselves() {
+    // A record without payload, first or later; one longer than 2^14.
+    rejected(b"\x16\x03\x01\x00\x00", R::HelloMalformed);
+    rejected(b"\x16\x03\x01\x00\x01\x01\x16\x03\x01\x00\x00", R::HelloMalformed);
+    rejected(b"\x16\x03\x01\x40\x01", R::HelloMalformed);
+    assert_eq!(sniff(b"\x16\x03\x01\x40\x00"), Output::NeedMore);
+    // Another content type, or version, in the middle of the message.
+    for stranger in [&b"\x15"[..], b"\x14", b"\x17", b"\x16\x02"] {
+        rejected(
+            &[&b"\x16\x03\x01\x00\x02\x01\x00"[..], stranger].concat(),
+            R::HelloMalformed,
+        );
+    }
+    // Not a ClientHello.
+    rejected(b"\x16\x03\x01\x00\x04\x02", R::HelloMalformed);
+    // A record that goes on behind the message, as soon as both lengths are known.
+    rejected(b"\x16\x03\x01\x00\x09\x01\x00\x00\x04", R::HelloMalformed);
+    rejected(
+        b"\x16\x03\x01\x00\x04\x01\x00\x00\x04\x16\x03\x01\x00\x05",
+        R::HelloMalformed,
+    );
+    // A message without a body.
+    rejected(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", R::HelloMalformed);
+}
+
+#[test]
+fn hello_malformed_for_a_body_that_contradicts_itself() {
+    let whole = body(&[0x1301], &server_name(b"a.example"));
+    assert!(matches!(sniff(&framed(1, &whole)), Output::Hello(_)));
+    for length in 0..whole.len() {
+        // The one prefix that is a ClientHello, of the kind that has no extensions.
+        if length != body(&[0x1301], b"").len() - 2 {
+            rejected(&framed(1, &whole[..length]), R::HelloMalformed);
+        }
+    }
+    rejected(&framed(1, &[&whole[..], b"\0"].concat()), R::HelloMalformed);
+    rejected(
+        &framed(1, &body(&[], &server_name(b"a.example"))),
+        R::HelloMalformed,
+    );
+
+    let name = host_name(b"a.example");
+    for block in [
+        // Types that come twice, GREASE too.
+        [server_name(b"a.example"), server_name(b"a.example")].concat(),
+        [extension(0x2a2a, b""), extension(0x2a2a, b"")].concat(),
+        // An extension that ends behind the block, or that the block ends in the middle of.
+        vec![0, 23, 0, 1],
+        [server_name(b"a.example"), vec![0, 23, 0]].concat(),
+        // server_name: no list; a list longer or shorter than the extension; a name longer than the list.
+        extension(0, b""),
+        extension(0, &[&[0, 13][..], &name].concat()),
+        extension(0, &[&[0, 11][..], &name].concat()),
+        extension(0, &[&[0, 0][..], &name].concat()),
+        extension(0, &vector(&[0, 0, 10, b'a', b'.', b'b'])),
+        // ALPN: no list, no name, a name without bytes, a name longer than the list, bytes behind the list.
+        extension(16, b""),
+        extension(16, &vector(b"")),
+        alpn(&[b"h2", b""]),
+        extension(16, &vector(b"\x03h2")),
+        extension(16, &[vector(b"\x02h2"), vec![0]].concat()),
+        // supported_versions: empty, odd, a length that lies, a server's.
+        extension(43, b""),
+        extension(43, &[0]),
+        extension(43, &[3, 3, 4, 3]),
+        extension(43, &[2, 3, 4, 3, 3]),
+        extension(43, &[3, 4]),
+        // signature_algorithms: odd; bytes behind the list.
+        extension(13, &[0, 3, 4, 3, 8]),
+        extension(13, &[0, 2, 4, 3, 8, 4]),
+    ] {
+        rejected(&framed(1, &body(&[0x1301], &block)), R::HelloMalformed);
+    }
+    // Two different GREASE extensions are what Chromium sends.
+    assert!(matches!(
+        sniff(&hello(&[extension(0x2a2a, b""), extension(0x3a3a, b"\0")])),
+        Output::Hello(_)
+    ));
+}
+
+#[test]
+fn hello_too_large_is_said_as_soon_as_the_length_is_there() {
+    rejected(b"\x16\x03\x01\x40\x00\x01\x01\x00\x01", R::HelloTooLarge);
+    assert_eq!(sniff(b"\x16\x03\x01\x40\x00\x01\x01\x00\x00"), Output::NeedMore);
+    // A list of protocols beyond all use.
+    let names = [&[b'a'; 255][..]; 5];
+    assert!(matches!(sniff(&hello(&[alpn(&names[..4])])), Output::Hello(_)));
+    rejected(&hello(&[alpn(&names)]), R::HelloTooLarge);
+}
+
+#[test]
+fn sni_invalid_unless_there_is_exactly_one_host_name() {
+    for list in [
+        vec![],
+        host_name(b""),
+        host_name(b"192.0.2.1"),
+        host_name(b"2001:db8::1"),
+        host_name(b"app1\0.redis.example"),
+        host_name(b"*.redis.example"),
+        host_name("a.".repeat(127).as_bytes()),
+        [host_name(b"a.example"), host_name(b"a.example")].concat(),
+        [host_name(b"a.example"), vec![1, 0, 1, b'x']].concat(),
+        vec![1, 0, 1, b'x'],
+    ] {
+        let sniffed = sniff(&hello(&[extension(0, &vector(&list))]));
+        // "a." 127 times is a name of 253 bytes with a trailing dot: the longest there is.
+        if list.len() == 3 + 254 {
+            assert!(matches!(sniffed, Output::Hello(_)), "{sniffed:?}");
+        } else {
+            assert_eq!(sniffed, Output::Reject(R::SniInvalid), "{}", list.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn hello_timeout_whatever_is_there() {
+    for data in [&b""[..], b"\x16", &redis()[..100]] {
+        let mut sniffer = Sniffer::new(Preamble::Tls);
+        assert_eq!(sniffer.handle(Input::Bytes(data)), Output::NeedMore);
+        assert_eq!(sniffer.handle(Input::Timeout), Output::Reject(R::HelloTimeout));
+        assert_eq!(
+            sniffer.handle(Input::Bytes(&redis())),
+            Output::Reject(R::HelloTimeout)
+        );
+    }
+}
+
+#[test]
+fn closed_before_data_only_if_there_was_none() {
+    let mut sniffer = Sniffer::new(Preamble::Tls);
+    assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
+    assert_eq!(sniffer.handle(Input::Closed), Output::Reject(R::ClosedBeforeData));
+}
+
+#[test]
+fn closed_before_hello_in_the_preamble_behind_it_and_in_the_hello() {
+    let mut sniffer = Sniffer::new(Preamble::Tls);
+    assert_eq!(sniffer.handle(Input::Bytes(b"\x16")), Output::NeedMore);
+    assert_eq!(
+        sniffer.handle(Input::Closed),
+        Output::Reject(R::ClosedBeforeHello)
+    );
+
+    let mut sniffer = Sniffer::new(Preamble::Postgres);
+    assert!(matches!(
+        sniffer.handle(Input::Bytes(&SSL_REQUEST)),
+        Output::Answer { .. }
+    ));
+    assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
+    assert_eq!(
+        sniffer.handle(Input::Closed),
+        Output::Reject(R::ClosedBeforeHello)
+    );
+}
+
+#[test]
+fn a_postgres_client_is_answered_and_its_hello_read() {
+    let redis = redis();
+    let mut sniffer = Sniffer::new(Preamble::Postgres);
+    for length in 0..8 {
+        assert_eq!(
+            sniffer.handle(Input::Bytes(&GSSENC_REQUEST[..length])),
+            Output::NeedMore
+        );
+    }
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
+        Output::Answer {
+            reply: b"N",
+            consumed: 8
+        }
+    );
+    assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
+    for length in 0..8 {
+        assert_eq!(
+            sniffer.handle(Input::Bytes(&SSL_REQUEST[..length])),
+            Output::NeedMore
+        );
+    }
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&SSL_REQUEST)),
+        Output::Answer {
+            reply: b"S",
+            consumed: 8
+        }
+    );
+    for length in 0..redis.len() {
+        assert_eq!(sniffer.handle(Input::Bytes(&redis[..length])), Output::NeedMore);
+    }
+    let expected = ClientHello {
+        postgres: true,
+        ..facts(&redis)
+    };
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&redis)),
+        Output::Hello(expected.into())
+    );
+}
+
+#[test]
+fn alpn_mismatch_for_direct_tls_that_does_not_offer_postgresql() {
+    let accepted = ClientHello {
+        postgres: false,
+        ..facts(&direct())
+    };
+    assert_eq!(postgres(&direct()), Output::Hello(accepted.clone().into()));
+    assert_eq!(postgres(&redis()), Output::Reject(R::AlpnMismatch));
+    let h2 = hello(&[server_name(b"a.example"), alpn(&[b"h2"])]);
+    assert_eq!(postgres(&h2), Output::Reject(R::AlpnMismatch));
+
+    // The same behind a refused GSSENCRequest.
+    let mut sniffer = Sniffer::new(Preamble::Postgres);
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
+        Output::Answer {
+            reply: b"N",
+            consumed: 8
+        }
+    );
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&direct())),
+        Output::Hello(accepted.into())
+    );
+}
+
+#[test]
+fn postgres_cleartext_for_a_startup_message() {
+    let startup = b"\0\0\0\x14\0\x03\0\0user\0alice\0\0";
+    assert_eq!(postgres(&startup[..7]), Output::NeedMore);
+    assert_eq!(postgres(&startup[..8]), Output::Reject(R::PostgresCleartext));
+    assert_eq!(postgres(startup), Output::Reject(R::PostgresCleartext));
+    // Protocol 3.2 of PostgreSQL 18; and behind a refused GSSENCRequest.
+    assert_eq!(
+        postgres(b"\0\0\0\x14\0\x03\0\x02"),
+        Output::Reject(R::PostgresCleartext)
+    );
+    let mut sniffer = Sniffer::new(Preamble::Postgres);
+    assert!(matches!(
+        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
+        Output::Answer { .. }
+    ));
+    assert_eq!(
+        sniffer.handle(Input::Bytes(startup)),
+        Output::Reject(R::PostgresCleartext)
+    );
+}
+
+#[test]
+fn postgres_cancel_cleartext_for_a_cancel_request() {
+    assert_eq!(
+        postgres(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01"),
+        Output::Reject(R::PostgresCancelCleartext)
+    );
+}
+
+#[test]
+fn postgres_malformed_at_the_first_byte_that_is() {
+    for window in [
+        &b"G"[..],
+        // Longer than any startup packet; shorter than the shortest.
+        b"\0\0\x27\x11",
+        b"\0\0\0\x07",
+        // Protocol 2, an unknown request code, an SSLRequest with a body.
+        b"\0\0\x01\x28\0\x02\0\0",
+        b"\0\0\0\x08\x04\xd2\x16\x31",
+        b"\0\0\0\x09\x04\xd2\x16\x2f",
+    ] {
+        assert_eq!(
+            postgres(window),
+            Output::Reject(R::PostgresMalformed),
+            "{}",
+            window.escape_ascii()
+        );
+    }
+    assert_eq!(postgres(b"\0\0\x27\x10"), Output::NeedMore);
+    // Twice.
+    assert_eq!(
+        drive(Preamble::Postgres, &[GSSENC_REQUEST, GSSENC_REQUEST].concat(), 8),
+        Output::Reject(R::PostgresMalformed)
+    );
+    // Once it was promised, TLS must follow.
+    assert_eq!(
+        drive(Preamble::Postgres, &[SSL_REQUEST, SSL_REQUEST].concat(), 8),
+        Output::Reject(R::NotTls)
+    );
+}
+
+#[test]
+fn postgres_stuffed_for_bytes_that_do_not_wait_for_the_answer() {
+    for request in [SSL_REQUEST, GSSENC_REQUEST] {
+        assert_eq!(
+            postgres(&[&request[..], b"\0"].concat()),
+            Output::Reject(R::PostgresStuffed)
+        );
+        assert_eq!(
+            postgres(&[&request[..], &direct()].concat()),
+            Output::Reject(R::PostgresStuffed)
+        );
+    }
+}
+
+#[test]
+fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
+    let alerts: Vec<_> = R::ALL
+        .iter()
+        .filter_map(|&reason| Some((reason, alert(reason)?)))
+        .collect();
+    for (reason, bytes) in &alerts {
+        assert!(matches!(bytes, [21, 3, 3, 0, 2, 2, _]), "{reason}: {bytes:?}");
+    }
+    assert_eq!(
+        alerts
+            .iter()
+            .map(|(reason, bytes)| (*reason, bytes[6]))
+            .collect::<Vec<_>>(),
+        [
+            (R::HelloMalformed, 50),
+            (R::HelloTooLarge, 50),
+            (R::SniInvalid, 47),
+            (R::UnknownSni, 112),
+            (R::NoSni, 109),
+            (R::AlpnMismatch, 120),
+            (R::RouteFull, 80),
+        ]
+    );
+}
+
+#[test]
+fn a_cleartext_postgres_client_is_told_why_in_an_error_response() {
+    let response = postgres_error(R::PostgresCleartext).unwrap();
+    assert_eq!(response[0], b'E');
+    assert_eq!(
+        u32::from_be_bytes(response[1..5].try_into().unwrap()) as usize,
+        response.len() - 1
+    );
+    let fields = response[5..].strip_suffix(b"\0\0").unwrap();
+    let fields: Vec<_> = fields
+        .split(|&b| b == 0)
+        .map(|field| (field[0], &field[1..]))
+        .collect();
+    assert_eq!(fields.iter().map(|field| field.0).collect::<Vec<_>>(), b"SVCMH");
+    assert_eq!(
+        fields[..3],
+        [(b'S', &b"FATAL"[..]), (b'V', b"FATAL"), (b'C', b"28000")]
+    );
+    assert_eq!(
+        R::ALL
+            .iter()
+            .filter(|&&reason| postgres_error(reason).is_some())
+            .count(),
+        1
+    );
+}
