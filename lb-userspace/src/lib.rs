@@ -3,3 +3,4 @@
 pub mod account;
 pub mod kernel;
 pub mod sniff;
+pub mod config;

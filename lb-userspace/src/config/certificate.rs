@@ -1,0 +1,278 @@
+//! Certificates and keys named by routes: read, matched and dated, so that nothing about them fails later.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::diagnostic::quote;
+use super::value::Problem;
+use super::{Files, Termination};
+
+/// The files of a terminated route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Paths {
+    pub(super) chain: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) client_ca: Option<PathBuf>,
+}
+
+/// Which of [`Paths`] a problem is with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Chain,
+    Key,
+    ClientCa,
+}
+
+/// A certificate that can be used.
+pub(super) struct Loaded {
+    pub(super) termination: Arc<Termination>,
+    /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
+    pub(super) names: BTreeSet<Box<str>>,
+    /// What is wrong with its dates, if anything.
+    pub(super) warning: Option<Problem>,
+}
+
+/// Or every problem with the files.
+type Outcome = Result<Arc<Loaded>, Vec<(Part, Problem)>>;
+
+/// Loads each set of files once, however many routes name it.
+pub(super) struct Certificates<'a> {
+    files: &'a dyn Files,
+    now: UnixTime,
+    provider: CryptoProvider,
+    loaded: HashMap<Paths, Outcome>,
+}
+
+impl<'a> Certificates<'a> {
+    pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
+        Self {
+            files,
+            now,
+            provider: aws_lc_rs::default_provider(),
+            loaded: HashMap::new(),
+        }
+    }
+
+    pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
+        if !self.loaded.contains_key(paths) {
+            let loaded = self.load_now(paths).map(Arc::new);
+            self.loaded.insert(paths.clone(), loaded);
+        }
+        &self.loaded[paths]
+    }
+
+    fn load_now(&self, paths: &Paths) -> Result<Loaded, Vec<(Part, Problem)>> {
+        let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
+        let key = self.key(&paths.key).map_err(|problem| (Part::Key, problem));
+        let client_ca = paths
+            .client_ca
+            .as_deref()
+            .map(|path| self.client_ca(path))
+            .transpose();
+        let client_ca = client_ca.map_err(|problem| (Part::ClientCa, problem));
+        let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
+            (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
+            (chain, key, client_ca) => {
+                return Err([chain.err(), key.err(), client_ca.err()]
+                    .into_iter()
+                    .flatten()
+                    .collect());
+            }
+        };
+        self.matches(&chain, &key, &paths.chain)
+            .map_err(|problem| vec![problem])?;
+        let warning = leaf.out_of_date(self.now);
+        let termination = Arc::new(Termination {
+            chain,
+            key,
+            client_ca,
+            not_after: leaf.not_after,
+        });
+        Ok(Loaded {
+            termination,
+            names: leaf.names,
+            warning,
+        })
+    }
+
+    fn chain(&self, path: &Path) -> Result<(Vec<CertificateDer<'static>>, Leaf), Problem> {
+        let pem = self.read(path)?;
+        let chain = certificates(path, &pem)?;
+        let leaf = chain.first().map(|leaf| Leaf::parse(leaf)).transpose();
+        match leaf.map_err(|why| unusable(path, &format!("its first certificate does not parse: {why}")))? {
+            Some(leaf) => Ok((chain, leaf)),
+            None => {
+                let problem = unusable(path, "it holds no certificate");
+                Err(match PrivateKeyDer::from_pem_slice(&pem) {
+                    Ok(_) => problem.help("it holds a private key: are `chain` and `key` swapped?"),
+                    Err(_) => problem.help("a PEM file with `BEGIN CERTIFICATE`, the server's own first"),
+                })
+            }
+        }
+    }
+
+    fn key(&self, path: &Path) -> Result<PrivateKeyDer<'static>, Problem> {
+        let pem = self.read(path)?;
+        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+            pem::Error::NoItemsFound if is_encrypted(&pem) => unusable(path, "its private key is encrypted")
+                .help(
+                    "decrypt it: `openssl pkey -in ENCRYPTED -out KEY`, and let only the gateway read that",
+                ),
+            pem::Error::NoItemsFound if CertificateDer::from_pem_slice(&pem).is_ok() => {
+                unusable(path, "it holds no private key")
+                    .help("it holds a certificate: are `chain` and `key` swapped?")
+            }
+            pem::Error::NoItemsFound => {
+                unusable(path, "it holds no private key").help("a PEM file with `BEGIN PRIVATE KEY`")
+            }
+            error => unusable(path, pem_error(&error)),
+        })?;
+        match self.provider.key_provider.load_private_key(key.clone_key()) {
+            Ok(_) => Ok(key),
+            Err(_) => Err(unusable(path, "its private key is not one that can be used")
+                .help("RSA of 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519")),
+        }
+    }
+
+    fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+        let authorities = certificates(path, &self.read(path)?)?;
+        if authorities.is_empty() {
+            return Err(unusable(path, "it holds no certificate")
+                .help("a PEM file with the certificates that sign those of clients"));
+        }
+        let mut roots = RootCertStore::empty();
+        for (index, authority) in authorities.iter().enumerate() {
+            roots.add(authority.clone()).map_err(|error| {
+                unusable(
+                    path,
+                    &format!("its certificate {} does not parse: {error}", index + 1),
+                )
+            })?;
+        }
+        Ok(authorities)
+    }
+
+    fn matches(
+        &self,
+        chain: &[CertificateDer<'static>],
+        key: &PrivateKeyDer<'static>,
+        chain_path: &Path,
+    ) -> Result<(), (Part, Problem)> {
+        let of_key = |chain: &[CertificateDer<'static>]| {
+            CertifiedKey::from_der(chain.to_vec(), key.clone_key(), &self.provider).map(drop)
+        };
+        let Err(error) = of_key(chain) else { return Ok(()) };
+        if error != rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
+            return Err((
+                Part::Chain,
+                unusable(chain_path, &format!("its first certificate: {error}")),
+            ));
+        }
+        let chain_path = quote(&chain_path.to_string_lossy());
+        let problem = Problem::new(format!(
+            "this key does not belong to the certificate in {chain_path}"
+        ));
+        let others = (2..).zip(&chain[1..]);
+        let owner = others
+            .filter(|(_, other)| of_key(std::slice::from_ref(*other)).is_ok())
+            .map(|(n, _)| n)
+            .next();
+        let help = match owner {
+            Some(number) => format!("it belongs to certificate {number} of that file: put that one first"),
+            None => "compare `openssl pkey -pubout -in KEY` and `openssl x509 -pubkey -noout -in CHAIN`"
+                .to_owned(),
+        };
+        Err((Part::Key, problem.help(help)))
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>, Problem> {
+        self.files.read(path).map_err(|error| {
+            let problem = Problem::new(format!("cannot read {}: {error}", quote(&path.to_string_lossy())));
+            match path.is_relative() {
+                true => problem.help("a relative path starts at the directory of this file"),
+                false => problem,
+            }
+        })
+    }
+}
+
+/// What is of interest in a server's certificate.
+struct Leaf {
+    /// Seconds since the Unix epoch.
+    not_before: u64,
+    /// Seconds since the Unix epoch.
+    not_after: u64,
+    /// See [`Loaded::names`].
+    names: BTreeSet<Box<str>>,
+}
+
+impl Leaf {
+    fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let names = certificate
+            .subject_alternative_name()
+            .map_err(|error| error.to_string())?;
+        let names = names.iter().flat_map(|extension| &extension.value.general_names);
+        let names = names.filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into()),
+            _ => None,
+        });
+        // Before 1970 is as good as 1970 here.
+        let seconds = |timestamp: i64| u64::try_from(timestamp).unwrap_or(0);
+        Ok(Self {
+            not_before: seconds(certificate.validity().not_before.timestamp()),
+            not_after: seconds(certificate.validity().not_after.timestamp()),
+            names: names.collect(),
+        })
+    }
+
+    fn out_of_date(&self, now: UnixTime) -> Option<Problem> {
+        let date = |seconds| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
+        let now = now.as_secs();
+        if now > self.not_after {
+            let message = format!("this certificate expired on {}", date(self.not_after));
+            return Some(Problem::new(message).help("clients will refuse it: renew it"));
+        }
+        if now < self.not_before {
+            let message = format!("this certificate is not valid before {}", date(self.not_before));
+            return Some(
+                Problem::new(message).help("clients will refuse it until then; is the clock right?"),
+            );
+        }
+        None
+    }
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unusable(path, pem_error(&error)).help("a PEM file with `BEGIN CERTIFICATE`"))
+}
+
+fn unusable(path: &Path, why: &str) -> Problem {
+    Problem::new(format!("cannot use {}: {why}", quote(&path.to_string_lossy())))
+}
+
+/// Says nothing of the content: it may be a private key's.
+fn pem_error(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a PEM section in it does not end",
+        pem::Error::IllegalSectionStart { .. } => "a PEM section in it starts with a broken line",
+        pem::Error::Base64Decode(_) => "a PEM section in it is not base64",
+        _ => "it is not PEM",
+    }
+}
+
+fn is_encrypted(pem: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
+    pem.windows(BEGIN.len()).any(|window| window == BEGIN)
+}

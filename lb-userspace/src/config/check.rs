@@ -1,0 +1,455 @@
+//! Spanned values to a validated configuration: what keys mean for each other. Every error at once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use toml::Spanned;
+
+use super::certificate::{Certificates, Loaded, Part, Paths};
+use super::diagnostic::{Diagnostic, Diagnostics, Report, Severity, Warnings, quote};
+use super::names::Names;
+use super::overlap::{self, Claim};
+use super::raw::{self, Field, RawBackend, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
+use super::{
+    AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Pool,
+    Protocol, Route, Server, TlsMode,
+};
+use crate::account::Tier;
+
+/// A configuration with its warnings, or everything that is wrong with it.
+pub type Checked = Result<(Config, Warnings), Diagnostics>;
+
+/// Validates `text`. `file_name` is what diagnostics call it; `now` is what certificates are dated against.
+pub fn check(text: &str, file_name: &str, files: &dyn Files, now: UnixTime) -> Checked {
+    let mut report = Report::default();
+    let raw = raw::read(text, &mut report);
+    not_in_this_version(&raw, &mut report);
+    let config = config(&raw, &mut Certificates::new(files, now), &mut report);
+    let refused = report.has_errors();
+    let diagnostics = report.finish(file_name, text);
+    if refused {
+        Err(diagnostics)
+    } else {
+        Ok((config, diagnostics))
+    }
+}
+
+/// What the format has and this version lacks. Delete a line when its feature is there.
+fn not_in_this_version(raw: &RawConfig, report: &mut Report) {
+    for pool in &raw.pools {
+        for (key, field, help) in [
+            (
+                "health",
+                &pool.health,
+                "leave it out: a server that refuses a connection is passed over even so",
+            ),
+            (
+                "tls",
+                &pool.tls,
+                "leave it out; a server that wants TLS can have it from the client, passed through",
+            ),
+        ] {
+            if let Some(given) = field.given() {
+                let message = format!("`{key}` of a pool is not in this version");
+                report.push(Diagnostic::error(given.span(), message).help(help));
+            }
+        }
+    }
+}
+
+/// The configuration; to be thrown away if an error was reported.
+fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
+    if raw.listeners.is_empty() {
+        let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
+        report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
+    }
+    let binds = raw
+        .listeners
+        .iter()
+        .filter_map(|l| l.bind.given())
+        .flat_map(|bind| bind.get_ref());
+    reject_repeated(
+        binds.chain(raw.gateway.admin.given()),
+        |a| format!("`{a}` is listened on twice"),
+        report,
+    );
+    let listener_names = Names::new("listener", raw.listeners.iter().map(|l| (&l.name, None)), report);
+    let route_names = Names::new(
+        "route",
+        raw.routes.iter().map(|r| (&r.name, first_sni(r))),
+        report,
+    );
+    let pool_names = Names::new("pool", raw.pools.iter().map(|p| (&p.name, None)), report);
+
+    let listeners = raw.listeners.iter().zip(&listener_names.list);
+    let listeners: Vec<_> = listeners.map(|(raw, name)| listener(raw, name, report)).collect();
+    let pools = raw
+        .pools
+        .iter()
+        .zip(&pool_names.list)
+        .map(|(raw, name)| pool(raw, name, report))
+        .collect();
+    let (mut routes, mut claims) = (Vec::new(), Vec::new());
+    for (raw_route, name) in raw.routes.iter().zip(&route_names.list) {
+        let listener = listener_names.resolve(&raw_route.listener, report);
+        // A protocol that is invalid says nothing about what the route may have.
+        let protocol = listener.filter(|index| !raw.listeners[*index].protocol.is_invalid());
+        let certificate = match protocol.map(|index| listeners[index].protocol) {
+            Some(Protocol::Tcp) => {
+                reject_tls_keys(raw_route, report);
+                None
+            }
+            Some(Protocol::Tls | Protocol::Postgres) => tls_keys(raw_route, certificates, report),
+            None => None,
+        };
+        // A route that names no listener was reported: any index will do.
+        routes.push(Route {
+            name: name.clone(),
+            listener: listener.unwrap_or(0),
+            sni: values(&raw_route.sni),
+            alpn: values(&raw_route.alpn),
+            tls: match &certificate {
+                Some((_, loaded)) => TlsMode::Terminate(loaded.termination.clone()),
+                None => TlsMode::Passthrough,
+            },
+            backends: backends(raw_route, &pool_names, report),
+            idle_timeout: raw_route.idle_timeout.get(),
+            max_connections: raw_route.max_connections.get(),
+        });
+        if let (Some(listener), Some(reference)) = (listener, raw_route.listener.given()) {
+            let sni = raw_route.sni.given().map_or(&[][..], |sni| sni.get_ref());
+            let alpn = raw_route.alpn.given().map_or(&[][..], |alpn| alpn.get_ref());
+            let alpn = alpn.iter().map(|protocol| &**protocol.get_ref()).collect();
+            claims.push(Claim {
+                name,
+                listener,
+                reference: reference.span(),
+                sni,
+                alpn,
+                certificate,
+            });
+        }
+    }
+    check_route_counts(raw, &listeners, &claims, report);
+    overlap::report_ties(&claims, report);
+    overlap::warn_of_uncovered_names(&claims, report);
+    overlap::warn_of_coalescing(&claims, report);
+    warn_of_unused_pools(raw, &routes, report);
+    Config {
+        gateway: gateway(&raw.gateway),
+        listeners,
+        routes,
+        pools,
+    }
+}
+
+fn gateway(raw: &RawGateway) -> Gateway {
+    Gateway {
+        workers: raw.workers.or(0),
+        interfaces: raw.interfaces.or(Interfaces::Auto),
+        tiers: raw.tiers.or(vec![Tier::Packet, Tier::Copy]),
+        bpffs: raw.bpffs.or(PathBuf::from("/sys/fs/bpf/snisplice")),
+        state_dir: raw.state_dir.or(PathBuf::from("/run/snisplice")),
+        admin: raw.admin.get(),
+        watch: raw.watch.or(false),
+        access_log: raw.access_log.given().map(|log| AccessLog {
+            target: log.get_ref().path.or(LogTarget::Stdout),
+            format: log.get_ref().format.or(LogFormat::Json),
+        }),
+        max_connections: raw.max_connections.or(200_000),
+        drain_timeout: raw.drain_timeout.or(Duration::from_secs(30)),
+    }
+}
+
+fn listener(raw: &RawListener, name: &Arc<str>, report: &mut Report) -> Listener {
+    let proxy_protocol = raw.proxy_protocol.or(false);
+    let trusted_proxies = values(&raw.trusted_proxies);
+    if let Some(given) = raw.proxy_protocol.given()
+        && proxy_protocol
+        && trusted_proxies.is_empty()
+        && !raw.trusted_proxies.is_invalid()
+    {
+        let error = Diagnostic::error(given.span(), "`proxy_protocol` without `trusted_proxies`");
+        report.push_absence(error.help(
+            "name the proxies that may speak for clients, for example `trusted_proxies = [\"10.0.0.0/8\"]`",
+        ));
+    }
+    if let Some(given) = raw.trusted_proxies.given()
+        && !proxy_protocol
+        && !raw.proxy_protocol.is_invalid()
+    {
+        let warning = Diagnostic::warning(
+            given.span(),
+            "`trusted_proxies` has no effect without `proxy_protocol`",
+        );
+        report.push(warning.help("add `proxy_protocol = true`"));
+    }
+    Listener {
+        name: name.clone(),
+        bind: values(&raw.bind),
+        protocol: raw.protocol.or(Protocol::Tls),
+        hello_timeout: raw.hello_timeout.or(Duration::from_secs(5)),
+        proxy_protocol,
+        trusted_proxies: if proxy_protocol {
+            trusted_proxies
+        } else {
+            Vec::new()
+        },
+        allow: values(&raw.allow),
+        deny: values(&raw.deny),
+        max_connections: raw.max_connections.get(),
+        backlog: raw.backlog.or(4096),
+    }
+}
+
+fn pool(raw: &RawPool, name: &Arc<str>, report: &mut Report) -> Pool {
+    let servers = raw.servers.given().map_or(&[][..], |servers| servers.get_ref());
+    let servers = || servers.iter().map(Spanned::get_ref);
+    let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
+    reject_repeated(
+        servers().filter_map(|server| server.address.given()),
+        repeated,
+        report,
+    );
+    let servers = servers().filter_map(|server| {
+        Some(Server {
+            address: server.address.get()?,
+            weight: server.weight.or(1),
+            backup: server.backup.or(false),
+        })
+    });
+    Pool {
+        name: name.clone(),
+        balance: raw.balance.or(Balance::RoundRobin),
+        servers: servers.collect(),
+        connect_timeout: raw.connect_timeout.or(Duration::from_secs(2)),
+        send_proxy: raw.send_proxy.get(),
+    }
+}
+
+fn backends(raw: &RawRoute, pools: &Names, report: &mut Report) -> Vec<Backend> {
+    let Some(given) = raw.backends.given() else {
+        return Vec::new();
+    };
+    let weighed_out = |backend: &Spanned<RawBackend>| {
+        backend
+            .get_ref()
+            .weight
+            .given()
+            .is_some_and(|weight| *weight.get_ref() == 0)
+    };
+    if !given.get_ref().is_empty() && given.get_ref().iter().all(weighed_out) {
+        let error = Diagnostic::error(
+            given.span(),
+            "every backend has weight 0: no connection can go anywhere",
+        );
+        report.push(error.help("give one of them a weight from 1 to 256"));
+    }
+    let backends = given.get_ref().iter().map(Spanned::get_ref);
+    backends
+        .filter_map(|backend| {
+            Some(Backend {
+                pool: pools.resolve(&backend.pool, report)?,
+                weight: backend.weight.or(1),
+            })
+        })
+        .collect()
+}
+
+/// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.
+fn tls_keys(
+    raw: &RawRoute,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Option<(Range<usize>, Arc<Loaded>)> {
+    if raw.sni.is_absent() {
+        let error = Diagnostic::error(raw.span.clone(), "[[route]] without `sni`");
+        report.push_absence(error.help(
+            "for example `sni = [\"redis-1.example.com\"]`; `sni = [\"*\"]` takes every name, and clients without one",
+        ));
+    }
+    match raw.tls.given().map(|tls| (*tls.get_ref(), tls.span())) {
+        Some((RawTls::Terminate, span)) => {
+            if raw.certificate.is_absent() {
+                let error = Diagnostic::error(span, "`terminate` needs a `certificate`");
+                report
+                    .push_absence(error.help("`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`"));
+            }
+            load_certificate(raw, certificates, report)
+        }
+        None if raw.tls.is_invalid() => None,
+        Some((RawTls::Passthrough, _)) | None => {
+            reject_termination_keys(raw, report);
+            None
+        }
+    }
+}
+
+fn load_certificate(
+    raw: &RawRoute,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Option<(Range<usize>, Arc<Loaded>)> {
+    let certificate = raw.certificate.given()?;
+    let (chain, key) = (
+        certificate.get_ref().chain.given()?,
+        certificate.get_ref().key.given()?,
+    );
+    let client_ca = raw.client_ca.given();
+    let paths = Paths {
+        chain: chain.get_ref().clone(),
+        key: key.get_ref().clone(),
+        client_ca: client_ca.map(|path| path.get_ref().clone()),
+    };
+    match certificates.load(&paths) {
+        Ok(loaded) => {
+            if let Some(problem) = &loaded.warning {
+                report.push(Diagnostic {
+                    severity: Severity::Warning,
+                    ..problem.clone().at(chain.span())
+                });
+            }
+            Some((certificate.span(), loaded.clone()))
+        }
+        Err(problems) => {
+            for (part, problem) in problems {
+                let span = match part {
+                    Part::Chain => chain.span(),
+                    Part::Key => key.span(),
+                    Part::ClientCa => client_ca?.span(),
+                };
+                report.push(problem.clone().at(span));
+            }
+            None
+        }
+    }
+}
+
+/// A passthrough route has nothing to do with certificates.
+fn reject_termination_keys(raw: &RawRoute, report: &mut Report) {
+    for (key, span) in [
+        ("certificate", raw.certificate.span()),
+        ("client_ca", raw.client_ca.span()),
+    ] {
+        if let Some(span) = span {
+            let error = Diagnostic::error(span, format!("a route that passes TLS through has no `{key}`"));
+            report.push(error.help("add `tls = \"terminate\"`, or take it out"));
+        }
+    }
+}
+
+/// Nothing is known of a connection to a `tcp` listener but its addresses.
+fn reject_tls_keys(raw: &RawRoute, report: &mut Report) {
+    for (key, span) in [
+        ("sni", raw.sni.span()),
+        ("alpn", raw.alpn.span()),
+        ("tls", raw.tls.span()),
+        ("certificate", raw.certificate.span()),
+        ("client_ca", raw.client_ca.span()),
+    ] {
+        if let Some(span) = span {
+            let error = Diagnostic::error(span, format!("a route of a `tcp` listener has no `{key}`"));
+            report.push(error.help("take it out, or make the listener's `protocol` `\"tls\"`"));
+        }
+    }
+}
+
+/// A `tcp` listener has exactly one route, the others at least one to be of use.
+fn check_route_counts(raw: &RawConfig, listeners: &[Listener], claims: &[Claim<'_>], report: &mut Report) {
+    let mut first: Vec<Option<&Claim<'_>>> = vec![None; listeners.len()];
+    for claim in claims {
+        let Some(earlier) = first[claim.listener] else {
+            first[claim.listener] = Some(claim);
+            continue;
+        };
+        let listener = &listeners[claim.listener];
+        if listener.protocol == Protocol::Tcp {
+            let message = format!(
+                "the `tcp` listener {} has more than one route",
+                quote(&listener.name)
+            );
+            let error = Diagnostic::error(claim.reference.clone(), message);
+            let error = error.related(earlier.reference.clone(), "the first is here");
+            report.push(error.help("one route with several `backends` shares connections out by weight"));
+        }
+    }
+    // A route that leads nowhere may have been meant for this listener.
+    if claims.len() < raw.routes.len() {
+        return;
+    }
+    for ((raw, listener), _) in raw
+        .listeners
+        .iter()
+        .zip(listeners)
+        .zip(&first)
+        .filter(|(_, first)| first.is_none())
+    {
+        let name = quote(&listener.name);
+        let help = format!("add a `[[route]]` with `listener = {:?}`", listener.name);
+        if listener.protocol == Protocol::Tcp {
+            let error = Diagnostic::error(
+                raw.span.clone(),
+                format!("the `tcp` listener {name} has no route"),
+            );
+            report.push_absence(error.help(help));
+        } else {
+            let message = format!("no route is on the listener {name}: it turns every client away");
+            report.push_absence(Diagnostic::warning(raw.span.clone(), message).help(help));
+        }
+    }
+}
+
+fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) {
+    // A backend that could not be read may be the one that uses it.
+    if report.has_errors() {
+        return;
+    }
+    let mut used = vec![false; raw.pools.len()];
+    for backend in routes.iter().flat_map(|route| &route.backends) {
+        used[backend.pool] = true;
+    }
+    for (pool, _) in raw.pools.iter().zip(used).filter(|(_, used)| !used) {
+        if let Some(name) = pool.name.given() {
+            let message = format!("no route uses the pool {}", quote(name.get_ref()));
+            report
+                .push(Diagnostic::warning(name.span(), message).help("name it in the `backends` of a route"));
+        }
+    }
+}
+
+fn reject_repeated<'r, T: Eq + Hash + 'r>(
+    values: impl Iterator<Item = &'r Spanned<T>>,
+    message: impl Fn(&T) -> String,
+    report: &mut Report,
+) {
+    let mut seen = HashMap::new();
+    for value in values {
+        match seen.entry(value.get_ref()) {
+            Entry::Vacant(entry) => _ = entry.insert(value.span()),
+            Entry::Occupied(first) => {
+                let error = Diagnostic::error(value.span(), message(value.get_ref()));
+                report.push(
+                    error
+                        .related(first.get().clone(), "first here")
+                        .help("take one of them out"),
+                );
+            }
+        }
+    }
+}
+
+fn first_sni(raw: &RawRoute) -> Option<String> {
+    Some(raw.sni.given()?.get_ref().first()?.get_ref().to_string())
+}
+
+/// Without positions; empty where the key is not there.
+fn values<T: Clone>(field: &Field<Vec<Spanned<T>>>) -> Vec<T> {
+    let list = field.given().map_or(&[][..], |list| list.get_ref());
+    list.iter().map(|value| value.get_ref().clone()).collect()
+}

@@ -1,0 +1,332 @@
+//! What is wrong with a configuration, and how it is shown.
+//!
+//! Drawn by annotate-snippets, the compiler's own renderer: `error: …` with `--> file:line:column` is what people
+//! and editors already read, it shows a second place beside the first, and stays ASCII in a log.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::ops::Range;
+use std::string::FromUtf8Error;
+
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// The diagnostics of a configuration that is in order: none of them is an error.
+pub type Warnings = Diagnostics;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// It can, but probably does not do what was meant.
+    Warning,
+}
+
+/// One thing wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// The offending text, in bytes of the source; absent where there is no text to show.
+    pub span: Option<Range<usize>>,
+    /// A second place that has to do with it, and what it is.
+    pub related: Option<(Range<usize>, &'static str)>,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub(super) fn error(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span: Some(span),
+            related: None,
+            help: None,
+        }
+    }
+
+    pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(span, message)
+        }
+    }
+
+    pub(super) fn related(mut self, span: Range<usize>, what: &'static str) -> Self {
+        self.related = Some((span, what));
+        self
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// What is underlined, how, and what is written beside it.
+type Mark<'a> = (&'a Range<usize>, AnnotationKind, Option<&'static str>);
+
+/// Everything wrong with one configuration, in the order of the file.
+#[derive(Clone, Debug)]
+pub struct Diagnostics {
+    file_name: String,
+    /// The text the spans point into.
+    source: String,
+    /// Offset of the first byte of each line of `source`.
+    line_starts: Vec<usize>,
+    /// Sorted by the start of the span.
+    list: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// `list` in any order, with spans into `source`.
+    pub(super) fn new(file_name: &str, source: String, list: Vec<Diagnostic>) -> Self {
+        let newlines = source.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let line_starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        let mut all = Self {
+            file_name: file_name.to_owned(),
+            source,
+            line_starts,
+            list,
+        };
+        all.sort();
+        all
+    }
+
+    /// The file could not be read at all.
+    pub(super) fn unreadable(file_name: &str, error: &io::Error) -> Self {
+        let message = format!("cannot read {}: {error}", quote(file_name));
+        let diagnostic = Diagnostic {
+            span: None,
+            ..Diagnostic::error(0..0, message)
+        };
+        Self::new(file_name, String::new(), vec![diagnostic])
+    }
+
+    /// The file is not text.
+    pub(super) fn not_utf8(file_name: &str, error: &FromUtf8Error) -> Self {
+        let source = String::from_utf8_lossy(error.as_bytes()).into_owned();
+        let at = error.utf8_error().valid_up_to();
+        // Everything before `at` is as in the file; at `at` there is now U+FFFD.
+        let span = at..at + char::REPLACEMENT_CHARACTER.len_utf8();
+        let diagnostic = Diagnostic::error(span, "not UTF-8 text").help("TOML files are UTF-8");
+        Self::new(file_name, source, vec![diagnostic])
+    }
+
+    /// In the order of the file.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.list.iter()
+    }
+
+    /// Nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many there are of this severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.list
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == severity)
+            .count()
+    }
+
+    /// Line and column, both from 1, columns in characters.
+    pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
+        let span = diagnostic.span.as_ref()?;
+        let line = self.line_of(span);
+        let before = &self.source[self.line_starts[line]..self.clip(span).start];
+        Some((line + 1, before.chars().count() + 1))
+    }
+
+    /// All of them, each with its excerpt and hint.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let mut out = String::new();
+        for diagnostic in &self.list {
+            out.push_str(&renderer.render(&[self.group(diagnostic)]));
+            out.push_str("\n\n");
+        }
+        out
+    }
+
+    /// Writes all of them to standard error, in colour if that is a terminal and `NO_COLOR` is not set.
+    pub fn print(&self) -> io::Result<()> {
+        let mut stderr = io::stderr().lock();
+        let colour =
+            stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        stderr.write_all(self.render(colour).as_bytes())
+    }
+
+    fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
+        let primary = diagnostic
+            .span
+            .as_ref()
+            .map(|span| (span, AnnotationKind::Primary, None));
+        let related = diagnostic.related.as_ref();
+        let related = related.map(|(span, what)| (span, AnnotationKind::Context, Some(*what)));
+        match (primary, related) {
+            (Some(primary), Some(related)) if self.line_of(primary.0) == self.line_of(related.0) => {
+                group = group.element(self.excerpt(&[primary, related]));
+            }
+            (primary, related) => {
+                group = group.elements(
+                    primary
+                        .into_iter()
+                        .chain(related)
+                        .map(|mark| self.excerpt(&[mark])),
+                );
+            }
+        }
+        match &diagnostic.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        }
+    }
+
+    /// The line that `marks` are on, underlined there. The renderer gets no more than this line, so that the cost
+    /// of a diagnostic does not grow with the file.
+    fn excerpt(&self, marks: &[Mark<'_>]) -> Snippet<'_, Annotation<'_>> {
+        let line = self.line_of(marks[0].0);
+        let start = self.line_starts[line];
+        let text = self.source[start..].lines().next().unwrap_or_default();
+        let annotations = marks.iter().map(|(span, kind, label)| {
+            let span = self.clip(span);
+            // A value over several lines is shown by its first.
+            let end = span.end.min(start + text.len()).max(span.start);
+            kind.span(span.start - start..end - start).label(*label)
+        });
+        Snippet::source(text)
+            .line_start(line + 1)
+            .path(self.file_name.as_str())
+            .annotations(annotations)
+    }
+
+    /// By position; what has none comes first.
+    fn sort(&mut self) {
+        self.list
+            .sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| span.start));
+    }
+
+    /// Index into `line_starts`.
+    fn line_of(&self, span: &Range<usize>) -> usize {
+        let start = self.clip(span).start;
+        self.line_starts.partition_point(|line| *line <= start) - 1
+    }
+
+    /// The parser's spans may end, or even start, behind the text or inside a character.
+    fn clip(&self, span: &Range<usize>) -> Range<usize> {
+        let start = self.source.floor_char_boundary(span.start);
+        let end = self.source.ceil_char_boundary(span.end.min(self.source.len()));
+        start..end.max(start)
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    /// Without colour.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// Collects diagnostics while a configuration is read.
+#[derive(Default)]
+pub(super) struct Report {
+    list: Vec<Diagnostic>,
+    /// Where the text is not TOML. Keys and whole tables may be missing from what the parser then recovers.
+    syntax: Vec<Diagnostic>,
+    /// Comparisons made for "did you mean", see [`Report::similar`].
+    comparisons: usize,
+}
+
+impl Report {
+    /// Upper bound on `comparisons`: a file in which every reference is wrong must not take quadratic time.
+    const MAX_COMPARISONS: usize = 100_000;
+
+    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
+        self.list.push(diagnostic);
+    }
+
+    pub(super) fn push_syntax(&mut self, diagnostic: Diagnostic) {
+        self.syntax.push(diagnostic);
+    }
+
+    /// Something is missing; of no interest if it may merely have been lost behind a syntax error.
+    pub(super) fn push_absence(&mut self, diagnostic: Diagnostic) {
+        if self.syntax.is_empty() {
+            self.push(diagnostic);
+        }
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        !self.syntax.is_empty() || self.list.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// "did you mean `x`?" for the candidate most like `word`, if one is.
+    pub(super) fn similar<'c>(
+        &mut self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'c str>,
+    ) -> Option<String> {
+        /// Lets a slip of the finger through, and a changed ending; not a different word.
+        const SIMILAR: f64 = 0.8;
+        let left = Self::MAX_COMPARISONS.saturating_sub(self.comparisons);
+        let (mut best, mut best_score) = (None, SIMILAR);
+        for candidate in candidates.into_iter().take(left) {
+            self.comparisons += 1;
+            let score = strsim::jaro_winkler(word, candidate);
+            if score > best_score {
+                (best, best_score) = (Some(candidate), score);
+            }
+        }
+        best.map(|candidate| format!("did you mean {}?", quote(candidate)))
+    }
+
+    /// A line that does not parse is left at that: what the parser made of it is not worth judging.
+    pub(super) fn finish(self, file_name: &str, source: &str) -> Diagnostics {
+        let mut all = Diagnostics::new(file_name, source.to_owned(), self.syntax);
+        let line = |diagnostic: &Diagnostic| Some(all.line_of(diagnostic.span.as_ref()?));
+        let broken: HashSet<_> = all.list.iter().map(line).collect();
+        let kept: Vec<_> = self
+            .list
+            .into_iter()
+            .filter(|d| !broken.contains(&line(d)))
+            .collect();
+        all.list.extend(kept);
+        all.sort();
+        all
+    }
+}
+
+/// Text of the file inside a message: in backquotes, control characters escaped, cut where it is long.
+pub(super) fn quote(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut quoted = String::from("`");
+    for c in text.chars().take(LONGEST) {
+        match c {
+            // Nothing special between backquotes.
+            '"' | '\'' | '\\' => quoted.push(c),
+            _ => quoted.extend(c.escape_debug()),
+        }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        quoted.push('…');
+    }
+    quoted.push('`');
+    quoted
+}

@@ -1,0 +1,348 @@
+//! Config: the TOML file, read and validated as a whole before anything uses it.
+//!
+//! `raw` turns text into spanned values (keys, types, one value at a time), `check` turns those into the types
+//! below (references, combinations, certificates). Every problem of a file is reported at once, each with its
+//! position. What these types hold is valid: indices are in range, names unique, addresses and patterns parsed.
+
+mod certificate;
+mod check;
+mod diagnostic;
+mod names;
+mod overlap;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+
+use crate::account::Tier;
+
+pub use check::{Checked, check};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
+
+/// Upper bound on the size of the configuration file, in bytes.
+pub const MAX_CONFIG_BYTES: u64 = 64 << 20;
+
+/// Upper bound on the size of a certificate or key file, in bytes.
+pub const MAX_PEM_BYTES: u64 = 4 << 20;
+
+/// Reads and validates the file at `path`; the files it names are looked for beside it.
+pub fn load(path: &Path) -> Checked {
+    let name = path.display().to_string();
+    let text = match read_bounded(path, MAX_CONFIG_BYTES) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => return Err(Diagnostics::not_utf8(&name, &error)),
+        },
+        Err(error) => return Err(Diagnostics::unreadable(&name, &error)),
+    };
+    let directory = path.parent().unwrap_or(Path::new(""));
+    check(&text, &name, &Directory(directory.to_owned()), UnixTime::now())
+}
+
+/// Where the files come from that a configuration names.
+pub trait Files {
+    /// The whole content of `path`; a relative path starts at the configuration file's directory.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+}
+
+/// The disk, seen from the directory of the configuration file.
+struct Directory(PathBuf);
+
+impl Files for Directory {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        read_bounded(&self.0.join(path), MAX_PEM_BYTES)
+    }
+}
+
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    // One byte more than the limit tells "just fits" from "too large".
+    File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {} MiB", limit >> 20),
+        ));
+    }
+    Ok(content)
+}
+
+/// A validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What holds for the whole process.
+    pub gateway: Gateway,
+    /// In the order of the file, as are the two below.
+    pub listeners: Vec<Listener>,
+    /// See [`Route`].
+    pub routes: Vec<Route>,
+    /// See [`Pool`].
+    pub pools: Vec<Pool>,
+}
+
+/// `[gateway]`: what holds for the whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Worker threads; 0: one per core.
+    pub workers: usize,
+    /// The network interfaces the kernel programs are attached to.
+    pub interfaces: Interfaces,
+    /// In order of preference. No duplicates; [`Tier::Copy`], which takes every connection, is there and is last.
+    pub tiers: Vec<Tier>,
+    /// Where programs and maps are pinned; absolute.
+    pub bpffs: PathBuf,
+    /// The admin socket and what must outlive the process; absolute, short enough for a socket in it.
+    pub state_dir: PathBuf,
+    /// Metrics, health and the status page; absent: off.
+    pub admin: Option<SocketAddr>,
+    /// Reload when the configuration file changes.
+    pub watch: bool,
+    /// Absent: off.
+    pub access_log: Option<AccessLog>,
+    /// Connections open at once, over all listeners; at least 1.
+    pub max_connections: usize,
+    /// How long a graceful stop waits for connections to end; zero: not at all.
+    pub drain_timeout: Duration,
+}
+
+/// The network interfaces the kernel programs are attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interfaces {
+    /// Those that the listeners' and servers' routes lead through.
+    Auto,
+    /// Exactly these; not empty, no duplicates.
+    Named(Vec<String>),
+}
+
+/// One line per connection, at its close.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where the lines go.
+    pub target: LogTarget,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Written as `"-"`.
+    Stdout,
+    /// Appended to; absolute.
+    File(PathBuf),
+}
+
+/// How a line of the access log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A JSON object.
+    Json,
+    /// `key=value` pairs.
+    Text,
+}
+
+/// `[[listener]]`: addresses on which clients arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Unique among listeners; "listener-N" unless given, N counting from 1.
+    pub name: Arc<str>,
+    /// Not empty; no address occurs twice in a configuration; no port is 0.
+    pub bind: Vec<SocketAddr>,
+    /// What clients speak first.
+    pub protocol: Protocol,
+    /// From accept to a whole ClientHello, with all that precedes it; not zero.
+    pub hello_timeout: Duration,
+    /// Expect a PROXY header (v1 or v2) from the peers in `trusted_proxies`.
+    pub proxy_protocol: bool,
+    /// Not empty where `proxy_protocol` is set, empty where it is not.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Empty: everyone.
+    pub allow: Vec<IpNet>,
+    /// Wins over `allow`.
+    pub deny: Vec<IpNet>,
+    /// Connections open at once; at least 1; absent: the gateway's bound alone.
+    pub max_connections: Option<usize>,
+    /// Connections the kernel holds until they are accepted; at least 1. The kernel caps it at `somaxconn`.
+    pub backlog: u32,
+}
+
+/// What clients of a listener speak first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A ClientHello.
+    Tls,
+    /// PostgreSQL's SSLRequest (or a ClientHello at once), then TLS.
+    Postgres,
+    /// Anything: bytes are passed on unseen, and the listener has exactly one route.
+    Tcp,
+}
+
+/// `[[route]]`: which connections of a listener go to which pools.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique among routes; the first SNI, or "route-N", unless given.
+    pub name: Arc<str>,
+    /// Index into [`Config::listeners`].
+    pub listener: usize,
+    /// Not empty and without duplicates; empty on a `tcp` listener. No two routes of a listener have both a
+    /// pattern and an ALPN protocol (or "any") in common.
+    pub sni: Vec<SniPattern>,
+    /// Protocol names of 1 to 255 bytes, no duplicates; empty: any. A route that lists the protocol beats one
+    /// of the same pattern that takes any.
+    pub alpn: Vec<Box<str>>,
+    /// Who ends the client's TLS; [`TlsMode::Passthrough`] on a `tcp` listener.
+    pub tls: TlsMode,
+    /// Not empty; at least one weight is above 0.
+    pub backends: Vec<Backend>,
+    /// Without a byte in either direction; not zero; absent: none.
+    pub idle_timeout: Option<Duration>,
+    /// Connections open at once; at least 1; absent: no bound of its own.
+    pub max_connections: Option<usize>,
+}
+
+/// The server names a route covers: lower case, without a trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SniPattern {
+    /// This name.
+    Exact(Box<str>),
+    /// `example.com` for `*.example.com`: one or more labels, then this name.
+    Wildcard(Box<str>),
+    /// `*`: every name, and clients that send none.
+    Any,
+}
+
+impl fmt::Display for SniPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SniPattern::Exact(name) => f.write_str(name),
+            SniPattern::Wildcard(parent) => write!(f, "*.{parent}"),
+            SniPattern::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// Who ends the client's TLS.
+#[derive(Clone, Debug)]
+pub enum TlsMode {
+    /// The server: the gateway passes the bytes on.
+    Passthrough,
+    /// The gateway: the server sees plain text. Routes with the same files share one.
+    Terminate(Arc<Termination>),
+}
+
+/// What it takes to end TLS at the gateway.
+pub struct Termination {
+    /// Leaf first; not empty; the leaf's public key is that of `key`.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Supported by the crypto provider.
+    pub key: PrivateKeyDer<'static>,
+    /// Present: clients must show a certificate that leads to one of these; not empty.
+    pub client_ca: Option<Vec<CertificateDer<'static>>>,
+    /// When the leaf expires, in seconds since the Unix epoch.
+    pub not_after: u64,
+}
+
+impl fmt::Debug for Termination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Termination")
+            .field("chain", &self.chain.len())
+            .field("client_ca", &self.client_ca.as_ref().map(Vec::len))
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A route's share for one pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Index into [`Config::pools`].
+    pub pool: usize,
+    /// 0 to 256, as a share of the sum over the route's backends; 0 takes none.
+    pub weight: u32,
+}
+
+/// `[[pool]]`: servers that stand for one another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Unique among pools.
+    pub name: Arc<str>,
+    /// How a server is chosen.
+    pub balance: Balance,
+    /// Not empty; no address twice.
+    pub servers: Vec<Server>,
+    /// For one attempt at one server; not zero.
+    pub connect_timeout: Duration,
+    /// The PROXY header sent to servers; absent: none.
+    pub send_proxy: Option<ProxyVersion>,
+}
+
+/// How a pool chooses a server, among those that are up, by weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// One after another.
+    RoundRobin,
+    /// The one with the fewest connections.
+    LeastConnections,
+    /// The same server for the same client address.
+    SourceHash,
+    /// Any.
+    Random,
+}
+
+/// The form of the PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// One server of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Unique in its pool.
+    pub address: Address,
+    /// 1 to 256, relative to the other servers of the pool.
+    pub weight: u32,
+    /// Used only while no server without this mark can be.
+    pub backup: bool,
+}
+
+/// Where a server listens. Displayed as it is written in the file: `10.0.0.11:6379`, `[::1]:6379`, `name:6379`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// An address, or a name for DNS.
+    pub host: Host,
+    /// Not 0.
+    pub port: u16,
+}
+
+/// The host of an [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// Used as it is.
+    Ip(IpAddr),
+    /// Looked up in DNS; lower case; a trailing dot is kept (it turns the search list off).
+    Name(Box<str>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Single values of the configuration: text to meaning, without position or context.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls::pki_types::ServerName;
+
+use super::diagnostic::{Diagnostic, quote};
+use super::{Address, Host, SniPattern};
+
+/// Why a value is not accepted, and what would be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Problem {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(super) fn at(self, span: Range<usize>) -> Diagnostic {
+        Diagnostic {
+            help: self.help,
+            ..Diagnostic::error(span, self.message)
+        }
+    }
+}
+
+/// A span of time, at most [`MAX_DURATION`]; may be zero.
+pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
+    let duration = humantime::parse_duration(text).map_err(|error| {
+        Problem::new(format!("{} is not a duration: {error}", quote(text)))
+            .help("a number and a unit: `\"500ms\"`, `\"5s\"`, `\"1h 30m\"`")
+    })?;
+    if duration > MAX_DURATION {
+        return Err(Problem::new(format!("{} is too long", quote(text))).help("at most `\"365days\"`"));
+    }
+    Ok(duration)
+}
+
+/// Far below what overflows when it is added to a clock, far above any use.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A network, or one address as a network of its own. Host bits are kept.
+pub(super) fn cidr(text: &str) -> Result<IpNet, Problem> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(ip));
+    }
+    text.parse().map_err(|_| {
+        Problem::new(format!("{} is not a network in CIDR notation", quote(text)))
+            .help("for example `\"10.0.0.0/8\"` or `\"2001:db8::/32\"`")
+    })
+}
+
+/// An address to listen on.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        let problem = Problem::new(format!("{} is not an IP address with a port", quote(text)));
+        match text.trim_start_matches(['*', ':']).parse::<u16>() {
+            Ok(port) => problem.help(format!(
+                "on all addresses: `\"0.0.0.0:{port}\"` and `\"[::]:{port}\"`"
+            )),
+            Err(_) => problem.help("for example `\"0.0.0.0:443\"` or `\"[::]:443\"`"),
+        }
+    })?;
+    if address.port() == 0 {
+        return Err(Problem::new(format!("{} has port 0", quote(text))).help("a port from 1 to 65535"));
+    }
+    Ok(address)
+}
+
+/// Where a server listens: an IP address or a host name, with a port.
+pub(super) fn server_address(text: &str) -> Result<Address, Problem> {
+    let problem = |why: &str| {
+        Problem::new(format!("{} is not the address of a server: {why}", quote(text))).help(
+            "for example `\"10.0.0.11:6379\"`, `\"[2001:db8::1]:6379\"` or `\"redis.example.com:6379\"`",
+        )
+    };
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| problem("it has no port"))?;
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => Host::Ip(IpAddr::V6(
+            v6.parse().map_err(|_| problem("not an IPv6 address"))?,
+        )),
+        None if host.contains(':') => return Err(problem("an IPv6 address stands in brackets")),
+        None => match host.parse() {
+            Ok(v4) => Host::Ip(v4),
+            Err(_) => {
+                let name = host.to_ascii_lowercase();
+                let bare = name.strip_suffix('.').unwrap_or(&name);
+                host_name(bare).map_err(problem)?;
+                // No top-level domain is a number: this is a broken IPv4 address.
+                if bare
+                    .rsplit('.')
+                    .next()
+                    .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()))
+                {
+                    return Err(problem("not an IPv4 address"));
+                }
+                Host::Name(name.into())
+            }
+        },
+    };
+    let digits = port.bytes().all(|b| b.is_ascii_digit());
+    match port.parse() {
+        // Not "+6379", which would parse.
+        Ok(port @ 1..) if digits => Ok(Address { host, port }),
+        _ => Err(problem("the port is a number from 1 to 65535")),
+    }
+}
+
+/// A server name of a route: exact, `*.example.com`, or `*`.
+pub(super) fn sni_pattern(text: &str) -> Result<SniPattern, Problem> {
+    if text == "*" {
+        return Ok(SniPattern::Any);
+    }
+    let problem = |why: &str| Problem::new(format!("{} is not a server name: {why}", quote(text)));
+    let lower = text.to_ascii_lowercase();
+    let name = lower.strip_suffix('.').unwrap_or(&lower);
+    let (wildcard, host) = match name.strip_prefix("*.") {
+        Some(parent) => (true, parent),
+        None => (false, name),
+    };
+    if host.contains('*') {
+        return Err(problem("`*` stands only for the whole first label")
+            .help("`\"*.example.com\"` for one or more labels, `\"*\"` for every name"));
+    }
+    if !host.is_ascii() {
+        return Err(problem("it is not ASCII").help("clients send the A-label form, `xn--…`: write that"));
+    }
+    if host.parse::<IpAddr>().is_ok() {
+        return Err(
+            problem("clients send no IP addresses there").help("`\"*\"` takes clients without a name")
+        );
+    }
+    if name.len() > MAX_HOST_NAME {
+        return Err(problem("it is longer than 253 bytes"));
+    }
+    host_name(host).map_err(problem)?;
+    Ok(if wildcard {
+        SniPattern::Wildcard(host.into())
+    } else {
+        SniPattern::Exact(host.into())
+    })
+}
+
+/// The name a server's certificate must bear: a host name or an IP address.
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Problem> {
+    let name = ServerName::try_from(text).map_err(|_| {
+        Problem::new(format!("{} is not a server name", quote(text))).help("a host name or an IP address")
+    })?;
+    Ok(name.to_owned())
+}
+
+/// A protocol name of the ALPN extension.
+pub(super) fn alpn(text: &str) -> Result<Box<str>, Problem> {
+    match text.len() {
+        1..=255 => Ok(text.into()),
+        _ => Err(
+            Problem::new(format!("{} is not an ALPN protocol name", quote(text)))
+                .help("1 to 255 bytes, for example `\"h2\"` or `\"postgresql\"`"),
+        ),
+    }
+}
+
+/// A name that commands and metrics use.
+pub(super) fn name(text: &str) -> Result<Box<str>, Problem> {
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+    if text.is_empty() || text.len() > MAX_NAME || text.contains(forbidden) {
+        return Err(Problem::new(format!("{} cannot be a name", quote(text)))
+            .help("1 to 253 bytes without spaces, control characters and `/`"));
+    }
+    Ok(text.into())
+}
+
+/// A network interface, as the kernel allows it to be named (`dev_valid_name`).
+pub(super) fn interface(text: &str) -> Result<Box<str>, Problem> {
+    let forbidden = |c: char| c.is_ascii_whitespace() || matches!(c, '/' | ':' | '\0');
+    if text.len() > MAX_INTERFACE_NAME || matches!(text, "" | "." | "..") || text.contains(forbidden) {
+        return Err(
+            Problem::new(format!("{} cannot be a network interface", quote(text)))
+                .help("1 to 15 bytes, as `ip link` shows them"),
+        );
+    }
+    Ok(text.into())
+}
+
+/// A file named by the configuration, relative to it.
+pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
+    match text {
+        "" => Err(Problem::new("an empty path")),
+        _ => Ok(PathBuf::from(text)),
+    }
+}
+
+/// A place that must not depend on the directory a command is started in.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Problem> {
+    match text.starts_with('/') {
+        true => Ok(PathBuf::from(text)),
+        false => {
+            Err(Problem::new(format!("{} is not an absolute path", quote(text))).help("start it with `/`"))
+        }
+    }
+}
+
+/// The directory of the admin socket.
+pub(super) fn state_dir(text: &str) -> Result<PathBuf, Problem> {
+    if text.len() > MAX_STATE_DIR {
+        return Err(
+            Problem::new("this path is too long for a socket in it").help(format!(
+                "at most {MAX_STATE_DIR} bytes: the kernel bounds a socket's path at 107"
+            )),
+        );
+    }
+    absolute_path(text)
+}
+
+/// RFC 1035, without the trailing dot.
+const MAX_HOST_NAME: usize = 253;
+
+/// So that every host name can be a name.
+const MAX_NAME: usize = MAX_HOST_NAME;
+
+/// IFNAMSIZ, less its terminating zero.
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// `sun_path` is 108 bytes with a terminating zero; this leaves room for a file name.
+const MAX_STATE_DIR: usize = 80;
+
+/// Checks a lower-case name without its trailing dot. Underscores are let through: they are no part of RFC 1123,
+/// but of many names in use (Compose services, Istio's `outbound_.80_._.host`).
+fn host_name(name: &str) -> Result<(), &'static str> {
+    if name.len() > MAX_HOST_NAME {
+        return Err("it is longer than 253 bytes");
+    }
+    for label in name.split('.') {
+        let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        match label.len() {
+            0 => return Err("a label is empty"),
+            1..=63 => {}
+            _ => return Err("a label is longer than 63 bytes"),
+        }
+        if !label.bytes().all(inside) {
+            return Err("labels are made of letters, digits and `-`");
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err("a label starts or ends with `-`");
+        }
+    }
+    Ok(())
+}
