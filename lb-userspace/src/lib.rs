@@ -1,3 +1,4 @@
 //! The gateway's userspace: it accepts, sniffs, routes and connects; then a tier carries the bytes.
 
 pub mod account;
+pub mod admin;
