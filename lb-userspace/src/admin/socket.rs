@@ -41,7 +41,11 @@ pub struct AdminSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The lock is held.
-    #[error("a gateway{} already runs with this state_dir: {lock} is locked", pid.map_or(String::new(), |pid| format!(" (process {pid})")), lock = .lock.display())]
+    #[error(
+        "a gateway{} already runs with this state_dir: {} is locked",
+        pid.map_or(String::new(), |pid| format!(" (process {pid})")),
+        lock.display()
+    )]
     Live {
         /// What that gateway wrote into the lock file.
         pid: Option<u32>,

@@ -133,7 +133,7 @@ pub fn printable(text: &str, max: usize) -> String {
 /// `1536` as `1.5 KiB`.
 fn bytes(n: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    // Two decimal places of headroom: 1023.96 KiB would be written as 1024.0 KiB.
+    // From 1023.95 on, one decimal place would round to 1024.0.
     let (mut value, mut unit) = (n as f64, 0);
     while value >= 1023.95 {
         value /= 1024.0;
