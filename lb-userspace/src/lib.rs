@@ -4,3 +4,4 @@ pub mod account;
 pub mod kernel;
 pub mod sniff;
 pub mod config;
+pub mod admin;

@@ -1,0 +1,98 @@
+//! A histogram of durations that any number of workers observe without a lock.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Upper bounds of the buckets but the last, inclusive, in microseconds: a handshake on the same machine takes
+/// 100 us, `connect_timeout` and `hello_timeout` are seconds.
+pub const BOUNDS_US: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
+];
+
+/// The bounds, and one bucket for what is longer than all of them.
+pub const BUCKETS: usize = BOUNDS_US.len() + 1;
+
+/// Counts durations in fixed buckets. Shared by reference; there is nothing to lock and nothing to allocate.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum_ns: AtomicU64,
+}
+
+/// What a [`Histogram`] held at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Observations per bucket; each observation is in exactly one. (Metrics show the running sums.)
+    pub buckets: [u64; BUCKETS],
+    /// All observations together. One that is under way may be in a bucket and not yet in here.
+    pub sum: Duration,
+}
+
+impl Histogram {
+    /// An empty histogram.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one duration.
+    pub fn observe(&self, duration: Duration) {
+        let bucket = BOUNDS_US.partition_point(|&bound| Duration::from_micros(bound) < duration);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        // 584 years of nanoseconds fit.
+        self.sum_ns
+            .fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// What has been counted so far.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            buckets: std::array::from_fn(|i| self.buckets[i].load(Relaxed)),
+            sum: Duration::from_nanos(self.sum_ns.load(Relaxed)),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The number of observations: by construction that of all buckets, as scrapers demand.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_rise() {
+        assert!(BOUNDS_US.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn a_bound_belongs_to_its_own_bucket() {
+        let histogram = Histogram::new();
+        histogram.observe(Duration::ZERO);
+        histogram.observe(Duration::from_micros(100));
+        histogram.observe(Duration::from_nanos(100_001));
+        histogram.observe(Duration::from_secs(10));
+        histogram.observe(Duration::from_secs(11));
+        let seen = histogram.snapshot();
+        assert_eq!((seen.buckets[0], seen.buckets[1]), (2, 1));
+        assert_eq!((seen.buckets[BUCKETS - 2], seen.buckets[BUCKETS - 1]), (1, 1));
+        assert_eq!(seen.count(), 5);
+        assert_eq!(seen.sum, Duration::from_nanos(21_000_200_001));
+    }
+
+    #[test]
+    fn observations_of_several_threads_add_up() {
+        let histogram = Histogram::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).for_each(|_| histogram.observe(Duration::from_millis(3))));
+            }
+        });
+        assert_eq!(histogram.snapshot().count(), 4000);
+        assert_eq!(histogram.snapshot().sum, Duration::from_secs(12));
+    }
+}

@@ -1,0 +1,251 @@
+//! A gateway with two routes and three connections, for the tests of this module.
+
+use super::Gateway;
+use super::view::*;
+use crate::account::{CloseReason, FallbackReason, Histogram, RejectReason, Tier};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Answers always alike.
+pub(crate) struct Fake {
+    /// The first route's name.
+    pub(crate) route_name: String,
+    pub(crate) not_ready: Vec<String>,
+    pub(crate) flow_table: Option<FlowTable>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            route_name: "redis-1".into(),
+            not_ready: vec![],
+            flow_table: None,
+        }
+    }
+}
+
+impl Gateway for Fake {
+    fn status(&self) -> Status {
+        status()
+    }
+
+    fn connections(&self, filter: &ConnectionFilter) -> Vec<Connection> {
+        let matches = |c: &Connection| filter.matches(c.route.as_deref(), c.sni.as_deref());
+        connections().into_iter().filter(matches).collect()
+    }
+
+    fn scrape(&self) -> Scrape {
+        let route = || self.route_name.clone();
+        let sniff = Histogram::new();
+        for us in [90, 200, 200, 30_000_000] {
+            sniff.observe(Duration::from_micros(us));
+        }
+        let count = Count { active: 2, total: 10 };
+        Scrape {
+            connections: vec![RouteTier {
+                listener: "databases".into(),
+                route: route(),
+                tier: Tier::Copy,
+                count,
+            }],
+            bytes: vec![RouteBytes {
+                route: route(),
+                bytes_in: 1,
+                bytes_out: 2,
+            }],
+            rejects: vec![("databases".into(), RejectReason::UnknownSni, 1)],
+            closes: vec![(route(), CloseReason::ClientClosed, 8)],
+            fallbacks: vec![(FallbackReason::PacketUnavailable, 10)],
+            servers: vec![
+                ServerUp {
+                    pool: "redis-1".into(),
+                    server: "10.0.0.11:6379".into(),
+                    up: true,
+                },
+                ServerUp {
+                    pool: "redis-1".into(),
+                    server: "10.0.0.12:6379".into(),
+                    up: false,
+                },
+            ],
+            reloads_succeeded: 2,
+            reloads_failed: 1,
+            certificates: vec![(route(), 1_900_000_000)],
+            sniff: sniff.snapshot(),
+            connect: Histogram::new().snapshot(),
+            flow_table: self.flow_table,
+        }
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        if self.not_ready.is_empty() {
+            Ok(())
+        } else {
+            Err(self.not_ready.clone())
+        }
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, String>> + Send>> {
+        let reloaded = Reloaded {
+            config_generation: 4,
+            listeners: 1,
+            routes: 2,
+            pools: 2,
+            warnings: vec![],
+        };
+        Box::pin(async { Ok(reloaded) })
+    }
+
+    fn drain(&self, server: &str, _draining: bool) -> Result<(), String> {
+        if server == "redis-1/10.0.0.11:6379" {
+            Ok(())
+        } else {
+            Err(format!("no server {server}"))
+        }
+    }
+
+    fn kill(&self, connection: u64) -> Result<(), String> {
+        if connection == 1 {
+            Ok(())
+        } else {
+            Err(format!("no connection {connection}"))
+        }
+    }
+}
+
+/// What [`Fake`] says.
+pub(crate) fn status() -> Status {
+    let server = |address: &str, state, active, total| Server {
+        address: address.into(),
+        state,
+        active,
+        total,
+    };
+    let route = |name: &str, sni: &str, active, total, bytes_in, bytes_out| Route {
+        name: name.into(),
+        listener: "databases".into(),
+        sni: vec![sni.into()],
+        pools: vec![name.into()],
+        active,
+        total,
+        bytes_in,
+        bytes_out,
+    };
+    Status {
+        version: "0.1.0".into(),
+        uptime_seconds: 7384.5,
+        workers: 2,
+        config_generation: 3,
+        tiers: Tiers {
+            copy: Count {
+                active: 3,
+                total: 1234,
+            },
+            ..Tiers::default()
+        },
+        tier_fallbacks: [("packet_unavailable".into(), 1200), ("tls_terminated".into(), 34)].into(),
+        listeners: vec![Listener {
+            name: "databases".into(),
+            bind: vec!["0.0.0.0:443".into(), "[::]:443".into()],
+            active: 3,
+            total: 1241,
+            rejects: [("not_tls".into(), 2), ("unknown_sni".into(), 5)].into(),
+        }],
+        routes: vec![
+            route("redis-1", "app1.redis.example.com", 2, 1200, 1536, 5_368_709_120),
+            route("pg", "*.pg.example.com", 1, 34, 999, 0),
+        ],
+        pools: vec![
+            Pool {
+                name: "redis-1".into(),
+                servers: vec![
+                    server("10.0.0.11:6379", ServerState::Up, 2, 1200),
+                    server("10.0.0.12:6379", ServerState::Down, 0, 0),
+                ],
+            },
+            Pool {
+                name: "pg".into(),
+                servers: vec![server("pg.internal:5432", ServerState::Draining, 1, 34)],
+            },
+        ],
+    }
+}
+
+/// What [`Fake`] says when nothing is filtered: one connection as usual, one terminated, one not routed yet.
+pub(crate) fn connections() -> Vec<Connection> {
+    let some = |text: &str| Some(text.to_owned());
+    let usual = Connection {
+        id: 1,
+        client: "192.0.2.7:50123".parse().unwrap(),
+        listener: "databases".into(),
+        sni: some("app1.redis.example.com"),
+        route: some("redis-1"),
+        pool: some("redis-1"),
+        server: some("10.0.0.11:6379"),
+        tier: some("copy"),
+        tier_reason: some("packet_unavailable"),
+        bytes_in: 1536,
+        bytes_out: 5_368_709_120,
+        age_seconds: 93784.0,
+        idle_seconds: 0.25,
+    };
+    let terminated = Connection {
+        id: 4_294_967_298,
+        client: "[2001:db8::1]:40000".parse().unwrap(),
+        sni: some("a.pg.example.com"),
+        route: some("pg"),
+        pool: some("pg"),
+        server: some("pg.internal:5432"),
+        tier_reason: some("tls_terminated"),
+        bytes_in: 999,
+        bytes_out: 0,
+        age_seconds: 61.0,
+        idle_seconds: 61.0,
+        ..usual.clone()
+    };
+    let sniffing = Connection {
+        id: 3,
+        client: "192.0.2.8:1024".parse().unwrap(),
+        listener: "databases".into(),
+        sni: None,
+        route: None,
+        pool: None,
+        server: None,
+        tier: None,
+        tier_reason: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        age_seconds: 0.0,
+        idle_seconds: 0.0,
+    };
+    vec![usual, terminated, sniffing]
+}
+
+/// A directory of one test, removed on drop.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "snisplice-admin-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,261 @@
+//! `/metrics`: one [`Scrape`] of the gateway, written as OpenMetrics text.
+//!
+//! The encoder appends `_total` to a counter's name and the unit to a metric that has one; what comes out is named
+//! as in `docs/admin.md`, and the test below holds it to that.
+
+use super::Gateway;
+use super::view::{RouteTier, Scrape};
+use crate::account::histogram::{BOUNDS_US, Snapshot};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType::{self, Counter, Gauge};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+/// The `Content-Type` of [`Metrics::text`].
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The gateway's metrics, read anew each time.
+pub(super) struct Metrics(Registry);
+
+impl Metrics {
+    pub(super) fn new(gateway: Arc<dyn Gateway>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Source(gateway)));
+        Self(registry)
+    }
+
+    pub(super) fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+struct Source(Arc<dyn Gateway>);
+
+impl Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+impl Collector for Source {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        write(&self.0.scrape(), encoder)
+    }
+}
+
+fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+    let encoder = &mut encoder;
+
+    let help = "Connections given a route, by the tier that carries their bytes";
+    let mut family = Family::new(encoder, "snisplice_connections", None, help, Counter)?;
+    for c in &scrape.connections {
+        family.sample(route_tier(c), &ConstCounter::new(c.count.total))?;
+    }
+
+    let help = "Connections that are open now";
+    let mut family = Family::new(encoder, "snisplice_connections_active", None, help, Gauge)?;
+    for c in &scrape.connections {
+        family.sample(route_tier(c), &ConstGauge::new(c.count.active))?;
+    }
+
+    let help = "Payload bytes, open connections included; in is from clients, out is to clients";
+    let mut family = Family::new(encoder, "snisplice", Some(&Unit::Bytes), help, Counter)?;
+    for b in &scrape.bytes {
+        family.sample(
+            [("route", &b.route), ("direction", "in")],
+            &ConstCounter::new(b.bytes_in),
+        )?;
+        family.sample(
+            [("route", &b.route), ("direction", "out")],
+            &ConstCounter::new(b.bytes_out),
+        )?;
+    }
+
+    let help = "Clients turned away before they had a route";
+    let mut family = Family::new(encoder, "snisplice_rejects", None, help, Counter)?;
+    for (listener, reason, n) in &scrape.rejects {
+        family.sample(
+            [("listener", listener), ("reason", reason.name())],
+            &ConstCounter::new(*n),
+        )?;
+    }
+
+    let help = "Connections with a route that ended";
+    let mut family = Family::new(encoder, "snisplice_closes", None, help, Counter)?;
+    for (route, reason, n) in &scrape.closes {
+        family.sample(
+            [("route", route), ("reason", reason.name())],
+            &ConstCounter::new(*n),
+        )?;
+    }
+
+    let help = "Connections that did not get an earlier tier of the configured order";
+    let mut family = Family::new(encoder, "snisplice_tier_fallbacks", None, help, Counter)?;
+    for (reason, n) in &scrape.fallbacks {
+        family.sample([("reason", reason.name())], &ConstCounter::new(*n))?;
+    }
+
+    let help = "1 if the server takes new connections, else 0";
+    let mut family = Family::new(encoder, "snisplice_server_up", None, help, Gauge)?;
+    for s in &scrape.servers {
+        family.sample(
+            [("pool", &s.pool), ("server", &s.server)],
+            &ConstGauge::new(u32::from(s.up)),
+        )?;
+    }
+
+    let help = "From accept to a whole ClientHello";
+    write_histogram(encoder, "snisplice_sniff", help, &scrape.sniff)?;
+    let help = "From the first dial to a connected server";
+    write_histogram(encoder, "snisplice_connect", help, &scrape.connect)?;
+
+    if let Some(table) = scrape.flow_table {
+        let help = "Flows in the kernel's flow table, two per connection";
+        Family::new(encoder, "snisplice_flow_table_entries", None, help, Gauge)?.value(table.entries)?;
+        let help = "Flows the kernel's flow table can hold";
+        Family::new(encoder, "snisplice_flow_table_capacity", None, help, Gauge)?.value(table.capacity)?;
+    }
+
+    let help = "Reloads of the configuration";
+    let mut family = Family::new(encoder, "snisplice_config_reloads", None, help, Counter)?;
+    family.sample(
+        [("result", "success")],
+        &ConstCounter::new(scrape.reloads_succeeded),
+    )?;
+    family.sample([("result", "failure")], &ConstCounter::new(scrape.reloads_failed))?;
+
+    let help = "When the certificate of a terminated route expires, in seconds since 1970";
+    let mut family = Family::new(
+        encoder,
+        "snisplice_certificate_expiry",
+        Some(&Unit::Seconds),
+        help,
+        Gauge,
+    )?;
+    for (route, expiry) in &scrape.certificates {
+        family.sample([("route", route)], &ConstGauge::new(*expiry))?;
+    }
+    Ok(())
+}
+
+fn route_tier(c: &RouteTier) -> [(&str, &str); 3] {
+    [
+        ("listener", &c.listener),
+        ("route", &c.route),
+        ("tier", c.tier.name()),
+    ]
+}
+
+fn write_histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    seen: &Snapshot,
+) -> fmt::Result {
+    let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
+    let buckets: Vec<_> = bounds.zip(seen.buckets).collect();
+    let mut family = Family::new(encoder, name, Some(&Unit::Seconds), help, MetricType::Histogram)?;
+    family
+        .0
+        .encode_histogram::<NoLabelSet>(seen.sum.as_secs_f64(), seen.count(), &buckets, None)
+}
+
+/// One metric; its header is written even if no sample follows.
+struct Family<'a>(MetricEncoder<'a>);
+
+impl<'a> Family<'a> {
+    fn new(
+        encoder: &'a mut DescriptorEncoder<'_>,
+        name: &'a str,
+        unit: Option<&'a Unit>,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<Self, fmt::Error> {
+        encoder.encode_descriptor(name, help, unit, kind).map(Self)
+    }
+
+    fn sample<const N: usize>(
+        &mut self,
+        labels: [(&str, &str); N],
+        value: &impl EncodeMetric,
+    ) -> fmt::Result {
+        value.encode(self.0.encode_family(&labels)?)
+    }
+
+    fn value(self, value: u64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fake::Fake;
+    use crate::admin::view::FlowTable;
+
+    const SCRAPE: &str = include_str!("scrape.txt");
+
+    #[test]
+    fn a_scrape_is_this_text() {
+        let text = Metrics::new(Arc::new(Fake::default())).text().unwrap();
+        assert_eq!(text, SCRAPE, "\n{text}");
+    }
+
+    #[test]
+    fn the_flow_table_shows_once_there_is_one() {
+        let gateway = Fake {
+            flow_table: Some(FlowTable {
+                entries: 4,
+                capacity: 1 << 19,
+            }),
+            ..Fake::default()
+        };
+        let text = Metrics::new(Arc::new(gateway)).text().unwrap();
+        assert!(text.contains("\nsnisplice_flow_table_entries 4\n"), "{text}");
+        assert!(
+            text.contains("\nsnisplice_flow_table_capacity 524288\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_name_with_quotes_and_newlines_stays_inside_its_label() {
+        let gateway = Fake {
+            route_name: "a\"} 1\nevil{x=\"\\".into(),
+            ..Fake::default()
+        };
+        let text = Metrics::new(Arc::new(gateway)).text().unwrap();
+        let name = r#"a\"} 1\nevil{x=\"\\"#;
+        assert!(
+            text.contains(&format!(
+                "snisplice_bytes_total{{route=\"{name}\",direction=\"in\"}} 1\n"
+            )),
+            "{text}"
+        );
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with("snisplice_") || line.starts_with('#')),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_documentation_names_every_metric() {
+        let doc = include_str!("../../../docs/admin.md");
+        for line in SCRAPE.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|s| name.strip_suffix(s))
+                .unwrap_or(name);
+            assert!(doc.contains(&format!("`{name}")), "{name}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The operator's side: a Unix socket for the commands, an HTTP address for scrapers, probes and a browser.
+//!
+//! Both read the gateway through [`Gateway`] and hold no state of their own. HTTP changes nothing; what changes
+//! something (reload, drain, kill) goes through the socket, which only its owner can open.
+
+mod client;
+mod clients;
+#[cfg(test)]
+mod fake;
+pub mod http;
+mod metrics;
+mod protocol;
+pub mod socket;
+pub mod text;
+pub mod view;
+
+pub use client::{Client, ClientError};
+
+use std::pin::Pin;
+
+/// What the admin side needs from the gateway. Calls come from the control runtime and must not block.
+pub trait Gateway: Send + Sync + 'static {
+    /// For `snisplice status`, `/status` and the status page.
+    fn status(&self) -> view::Status;
+
+    /// The live connections that pass `filter`, those of an earlier process included.
+    fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection>;
+
+    /// For `/metrics`.
+    fn scrape(&self) -> view::Scrape;
+
+    /// Whether clients can be served: configuration loaded, listeners bound, a server in every pool.
+    /// Otherwise each reason why not, in words for an operator.
+    fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// Reads the configuration again. On an error nothing has changed, and the text says why.
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<view::Reloaded, String>> + Send>>;
+
+    /// Stops (`draining`) or resumes new connections to `server`, written `POOL/SERVER`.
+    fn drain(&self, server: &str, draining: bool) -> Result<(), String>;
+
+    /// Resets one connection.
+    fn kill(&self, connection: u64) -> Result<(), String>;
+}

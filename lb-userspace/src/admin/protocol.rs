@@ -1,0 +1,114 @@
+//! The lines on the admin socket: one JSON request per line, one JSON reply per line, in order.
+
+use super::view::ConnectionFilter;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a request line, the newline included. The longest request names one route and one server name.
+pub(super) const MAX_REQUEST: u64 = 16 * 1024;
+
+/// Where the socket is.
+pub(super) fn socket_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("admin.sock")
+}
+
+/// What a command asks. A field this version does not know is an error rather than ignored: a filter that is not
+/// applied, say, would answer another question.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Request {
+    Status {},
+    Connections {
+        #[serde(default)]
+        filter: ConnectionFilter,
+    },
+    Reload {},
+    Drain {
+        server: String,
+    },
+    Undrain {
+        server: String,
+    },
+    Kill {
+        connection: u64,
+    },
+}
+
+/// `{"ok": …}` or `{"error": "…"}`.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reply<T> {
+    Ok(T),
+    Error(String),
+}
+
+impl<T> From<Result<T, String>> for Reply<T> {
+    fn from(result: Result<T, String>) -> Self {
+        match result {
+            Ok(value) => Self::Ok(value),
+            Err(reason) => Self::Error(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_written_as_documented() {
+        let filter = ConnectionFilter {
+            route: Some("redis-1".into()),
+            sni: None,
+        };
+        for (request, line) in [
+            (Request::Status {}, r#"{"command":"status"}"#),
+            (
+                Request::Connections { filter },
+                r#"{"command":"connections","filter":{"route":"redis-1"}}"#,
+            ),
+            (Request::Reload {}, r#"{"command":"reload"}"#),
+            (
+                Request::Drain {
+                    server: "a/b:1".into(),
+                },
+                r#"{"command":"drain","server":"a/b:1"}"#,
+            ),
+            (
+                Request::Undrain {
+                    server: "a/b:1".into(),
+                },
+                r#"{"command":"undrain","server":"a/b:1"}"#,
+            ),
+            (
+                Request::Kill { connection: 7 },
+                r#"{"command":"kill","connection":7}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&request).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn an_absent_filter_lists_all_and_an_unknown_field_is_refused() {
+        let all = Request::Connections {
+            filter: ConnectionFilter::default(),
+        };
+        assert_eq!(
+            serde_json::from_str::<Request>(r#"{"command":"connections"}"#).unwrap(),
+            all
+        );
+        for line in [
+            r#"{"command":"connections","filter":{"client":"10.0.0.1"}}"#,
+            r#"{"command":"connections","route":"a"}"#,
+            r#"{"command":"status","verbose":true}"#,
+            r#"{"command":"shutdown"}"#,
+            r#"{"command":"kill"}"#,
+            "[]",
+            "",
+        ] {
+            assert!(serde_json::from_str::<Request>(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! What operators see of a gateway: the types behind `status --json`, `connections --json` and `/metrics`.
+//!
+//! The JSON names are an interface; `docs/admin.md` describes them. A field may be added, none may change.
+
+use crate::account::histogram::Snapshot;
+use crate::account::{CloseReason, FallbackReason, RejectReason, Tier};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// `status --json`. Totals count since the process started and survive a reload.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// Since the process started.
+    pub uptime_seconds: f64,
+    /// Worker threads, one listening socket each.
+    pub workers: usize,
+    /// 1 for the configuration the process started with, one more for each successful reload.
+    pub config_generation: u64,
+    /// Connections by where their bytes flow.
+    pub tiers: Tiers,
+    /// Why connections did not get an earlier tier: reason to connections.
+    pub tier_fallbacks: BTreeMap<String, u64>,
+    /// In the order of the configuration.
+    pub listeners: Vec<Listener>,
+    /// In the order of the configuration.
+    pub routes: Vec<Route>,
+    /// In the order of the configuration.
+    pub pools: Vec<Pool>,
+}
+
+/// Counts per tier; every tier is always listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tiers {
+    /// Forwarded packet by packet in the kernel.
+    pub packet: Count,
+    /// Moved from socket to socket in the kernel.
+    pub sockmap: Count,
+    /// Relayed by userspace.
+    pub copy: Count,
+}
+
+impl Tiers {
+    /// With their names, in order of preference.
+    pub fn named(&self) -> [(&'static str, Count); 3] {
+        [
+            (Tier::Packet.name(), self.packet),
+            (Tier::Sockmap.name(), self.sockmap),
+            (Tier::Copy.name(), self.copy),
+        ]
+    }
+}
+
+/// Connections now, and ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Open now.
+    pub active: u64,
+    /// Since the process started, the open ones included.
+    pub total: u64,
+}
+
+/// One `[[listener]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// The addresses it listens on.
+    pub bind: Vec<String>,
+    /// Accepted connections that are open now.
+    pub active: u64,
+    /// Accepted connections, the rejected ones included.
+    pub total: u64,
+    /// Clients turned away before they had a route: [`RejectReason`] to connections.
+    pub rejects: BTreeMap<String, u64>,
+}
+
+/// One `[[route]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// The listener it belongs to.
+    pub listener: String,
+    /// The server names it covers, as configured; empty for a plain TCP listener.
+    pub sni: Vec<String>,
+    /// The pools it sends connections to.
+    pub pools: Vec<String>,
+    /// Open now.
+    pub active: u64,
+    /// Connections that were given this route.
+    pub total: u64,
+    /// Bytes from clients, those of open connections included.
+    pub bytes_in: u64,
+    /// Bytes to clients, those of open connections included.
+    pub bytes_out: u64,
+}
+
+/// One `[[pool]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// In the order of the configuration.
+    pub servers: Vec<Server>,
+}
+
+/// One server of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// As configured: `ADDRESS:PORT` or `NAME:PORT`.
+    pub address: String,
+    /// Whether it takes new connections.
+    pub state: ServerState,
+    /// Open now.
+    pub active: u64,
+    /// Connections that reached it.
+    pub total: u64,
+}
+
+/// Whether a server takes new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    /// It does.
+    Up,
+    /// Its health check fails.
+    Down,
+    /// An operator drains it: open connections stay, new ones go elsewhere.
+    Draining,
+    /// Its name has no address.
+    Unresolved,
+}
+
+impl ServerState {
+    /// The name in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// One element of `connections --json`. Every key is always there; `null` means not (yet) known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Unique among the live connections of this host; what `snisplice kill` takes.
+    pub id: u64,
+    /// The client, behind a trusted proxy the address that proxy announced.
+    pub client: SocketAddr,
+    /// The listener that accepted it.
+    pub listener: String,
+    /// What the client asked for: text it chose.
+    pub sni: Option<String>,
+    /// Its route.
+    pub route: Option<String>,
+    /// The pool chosen.
+    pub pool: Option<String>,
+    /// The server chosen, as configured.
+    pub server: Option<String>,
+    /// Where its bytes flow.
+    pub tier: Option<String>,
+    /// Why not in an earlier tier.
+    pub tier_reason: Option<String>,
+    /// Bytes from the client.
+    pub bytes_in: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+    /// Since it was accepted.
+    pub age_seconds: f64,
+    /// Since the last byte in either direction.
+    pub idle_seconds: f64,
+}
+
+/// Which connections to list; an absent field matches all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionFilter {
+    /// The route's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// The server name the client sent, in any case, with or without a trailing dot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+}
+
+impl ConnectionFilter {
+    /// Whether to list a connection with this route and this server name.
+    pub fn matches(&self, route: Option<&str>, sni: Option<&str>) -> bool {
+        let bare = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        self.route.as_deref().is_none_or(|wanted| route == Some(wanted))
+            && self
+                .sni
+                .as_deref()
+                .is_none_or(|wanted| sni.map(bare) == Some(bare(wanted)))
+    }
+}
+
+/// What a successful reload put in place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// See [`Status::config_generation`].
+    pub config_generation: u64,
+    /// Listeners of the new configuration.
+    pub listeners: usize,
+    /// Routes of the new configuration.
+    pub routes: usize,
+    /// Pools of the new configuration.
+    pub pools: usize,
+    /// What the operator should know though the reload succeeded.
+    pub warnings: Vec<String>,
+}
+
+/// What `/metrics` shows. The names are those of the configuration: no text a client chose belongs here.
+/// An entry with a zero is shown as a zero; what is not listed is not shown.
+#[derive(Clone, Debug, Default)]
+pub struct Scrape {
+    /// Connections per listener, route and tier.
+    pub connections: Vec<RouteTier>,
+    /// Bytes per route.
+    pub bytes: Vec<RouteBytes>,
+    /// Clients turned away, per listener.
+    pub rejects: Vec<(String, RejectReason, u64)>,
+    /// Ended connections, per route.
+    pub closes: Vec<(String, CloseReason, u64)>,
+    /// Connections that did not get an earlier tier.
+    pub fallbacks: Vec<(FallbackReason, u64)>,
+    /// Whether a server takes new connections.
+    pub servers: Vec<ServerUp>,
+    /// Reloads that put a new configuration in place.
+    pub reloads_succeeded: u64,
+    /// Reloads that changed nothing.
+    pub reloads_failed: u64,
+    /// When each terminated route's certificate expires, in seconds since 1970.
+    pub certificates: Vec<(String, i64)>,
+    /// From accept to a whole ClientHello.
+    pub sniff: Snapshot,
+    /// From the first dial to a connected server.
+    pub connect: Snapshot,
+    /// Absent while no packet tier is loaded.
+    pub flow_table: Option<FlowTable>,
+}
+
+/// Connections of one listener, route and tier.
+#[derive(Clone, Debug)]
+pub struct RouteTier {
+    /// The listener's name.
+    pub listener: String,
+    /// The route's name.
+    pub route: String,
+    /// Where the bytes flow.
+    pub tier: Tier,
+    /// How many.
+    pub count: Count,
+}
+
+/// Bytes of one route, those of open connections included.
+#[derive(Clone, Debug)]
+pub struct RouteBytes {
+    /// The route's name.
+    pub route: String,
+    /// From clients.
+    pub bytes_in: u64,
+    /// To clients.
+    pub bytes_out: u64,
+}
+
+/// One server for `snisplice_server_up`.
+#[derive(Clone, Debug)]
+pub struct ServerUp {
+    /// The pool's name.
+    pub pool: String,
+    /// As configured.
+    pub server: String,
+    /// Whether it is [`ServerState::Up`].
+    pub up: bool,
+}
+
+/// How full the packet tier's flow table is.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowTable {
+    /// Flows in it, two per connection.
+    pub entries: u64,
+    /// Flows it can hold.
+    pub capacity: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fake;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    /// The example of the interface, word for word.
+    const STATUS: &str = r#"
+{ "version": "…", "uptime_seconds": 1.0,
+  "tiers": { "packet": {"active": 2, "total": 10}, "sockmap": {"active": 0, "total": 0}, "copy": {"active": 0, "total": 1} },
+  "tier_fallbacks": { "no_syn_seen": 1 },
+  "listeners": [ {"name": "databases", "bind": ["0.0.0.0:443"], "active": 2, "total": 11, "rejects": {"unknown_sni": 1}} ],
+  "routes": [ {"name": "redis-1", "active": 2, "total": 10, "bytes_in": 1, "bytes_out": 1} ],
+  "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
+
+    /// What this program adds to the interface.
+    const ADDED: [&str; 5] = [
+        "config_generation",
+        "routes[].listener",
+        "routes[].pools[]",
+        "routes[].sni[]",
+        "workers",
+    ];
+
+    /// The keys of a document, as paths with the type of each leaf; the reason names in maps are data, not keys.
+    fn shape(path: &str, value: &Value, into: &mut BTreeSet<(String, &'static str)>) {
+        match value {
+            Value::Object(map) if path.ends_with("rejects") || path == "tier_fallbacks" => {
+                assert!(map.values().all(Value::is_u64), "{path}: reason to count");
+                into.insert((path.into(), "map"));
+            }
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    shape(&format!("{path}{dot}{key}"), value, into);
+                }
+            }
+            Value::Array(items) => items
+                .iter()
+                .for_each(|item| shape(&format!("{path}[]"), item, into)),
+            Value::String(_) => _ = into.insert((path.into(), "string")),
+            Value::Number(n) if n.is_f64() => _ = into.insert((path.into(), "float")),
+            Value::Number(_) => _ = into.insert((path.into(), "integer")),
+            Value::Bool(_) => _ = into.insert((path.into(), "bool")),
+            Value::Null => _ = into.insert((path.into(), "null")),
+        }
+    }
+
+    #[test]
+    fn status_has_the_keys_and_types_of_the_interface_and_the_documented_additions() {
+        let (mut expected, mut actual) = (BTreeSet::new(), BTreeSet::new());
+        shape("", &serde_json::from_str(STATUS).unwrap(), &mut expected);
+        shape("", &serde_json::to_value(fake::status()).unwrap(), &mut actual);
+        let missing: Vec<_> = expected.difference(&actual).collect();
+        assert_eq!(missing, Vec::<&(String, &str)>::new());
+        let added: Vec<_> = actual
+            .difference(&expected)
+            .map(|(path, _)| path.as_str())
+            .collect();
+        assert_eq!(added, ADDED);
+    }
+
+    #[test]
+    fn a_connection_has_the_keys_of_the_interface_whether_known_or_not() {
+        let keys = "id, client, listener, sni, route, pool, server, tier, tier_reason,
+                    bytes_in, bytes_out, age_seconds, idle_seconds";
+        let expected: BTreeSet<&str> = keys.split(',').map(str::trim).collect();
+        for connection in fake::connections() {
+            let Value::Object(map) = serde_json::to_value(&connection).unwrap() else {
+                panic!("an object")
+            };
+            assert_eq!(map.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
+            assert!(map["id"].is_u64() && map["client"].is_string());
+        }
+    }
+
+    #[test]
+    fn both_documents_survive_a_round_trip() {
+        let status = fake::status();
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+        let connections = fake::connections();
+        let text = serde_json::to_string(&connections).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Vec<Connection>>(&text).unwrap(),
+            connections
+        );
+    }
+
+    #[test]
+    fn a_server_state_is_named_alike_in_json_and_in_tables() {
+        for state in [
+            ServerState::Up,
+            ServerState::Down,
+            ServerState::Draining,
+            ServerState::Unresolved,
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
+
+    #[test]
+    fn a_filter_compares_routes_exactly_and_server_names_as_dns_does() {
+        let filter = |route: Option<&str>, sni: Option<&str>| ConnectionFilter {
+            route: route.map(Into::into),
+            sni: sni.map(Into::into),
+        };
+        assert!(filter(None, None).matches(None, None));
+        assert!(filter(Some("a"), None).matches(Some("a"), None));
+        assert!(!filter(Some("a"), None).matches(Some("A"), None));
+        assert!(!filter(Some("a"), None).matches(None, None));
+        assert!(filter(None, Some("DB.example.com.")).matches(Some("a"), Some("db.Example.com")));
+        assert!(!filter(None, Some("db.example.com")).matches(Some("a"), None));
+        assert!(!filter(Some("b"), Some("db.example.com")).matches(Some("a"), Some("db.example.com")));
+    }
+}
