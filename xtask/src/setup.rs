@@ -209,6 +209,10 @@ fn install_debian() -> Result<()> {
     if !version.is_new_enough() {
         bail!("/usr/bin/rustc is too old");
     }
+    // A linker from an earlier setup, if it still fits.
+    if find_toolchain().is_some() {
+        return Ok(());
+    }
 
     let linker_root = places.linker_root(&version.llvm);
     let scratch = steps::target_dir().join("bpf-linker");
