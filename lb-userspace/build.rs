@@ -1,10 +1,7 @@
 //! Compiles the kernel programs, so that the binary carries them: `OUT_DIR/snisplice.bpf.o`.
 
 #[path = "../xtask/src/ebpf.rs"]
-#[allow(
-    dead_code,
-    reason = "shared with xtask, which also installs the toolchain and lints with it"
-)]
+#[allow(dead_code, reason = "shared with xtask, which also installs the toolchain and lints with it")]
 mod ebpf;
 
 use std::{env, fs, path::Path, process::exit};
@@ -25,9 +22,7 @@ const INPUTS: &[&str] = &[
 ];
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("lb-userspace lies in the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lb-userspace lies in the workspace");
     let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
 

@@ -30,10 +30,7 @@ pub struct Report {
 impl Report {
     /// Judges the facts.
     fn new(facts: &Facts) -> Self {
-        Self {
-            lines: lines(facts),
-            tiers: tiers(facts),
-        }
+        Self { lines: lines(facts), tiers: tiers(facts) }
     }
 
     /// Prints to standard output, in colour if that is a terminal.
@@ -47,9 +44,7 @@ impl Report {
 
     /// Whether a gateway can run here at all: the copy tier works.
     pub fn can_serve(&self) -> bool {
-        self.tiers
-            .iter()
-            .any(|(tier, works)| *tier == Tier::Copy && works.is_ok())
+        self.tiers.iter().any(|(tier, works)| *tier == Tier::Copy && works.is_ok())
     }
 }
 
@@ -104,10 +99,7 @@ fn gather() -> Facts {
 /// Where bpffs is mounted, from the text of /proc/self/mounts.
 fn bpffs_mounts(mounts: &str) -> Vec<String> {
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields
-        .filter(|f| f.get(2) == Some(&"bpf"))
-        .map(|f| f[1].to_owned())
-        .collect()
+    fields.filter(|f| f.get(2) == Some(&"bpf")).map(|f| f[1].to_owned()).collect()
 }
 
 /// How a line stands.
@@ -131,12 +123,7 @@ struct Line {
 
 impl Line {
     fn new(what: &'static str, state: State, found: impl Into<String>) -> Self {
-        Self {
-            what,
-            state,
-            found: found.into(),
-            remedy: None,
-        }
+        Self { what, state, found: found.into(), remedy: None }
     }
 
     /// What to do about it; dropped where nothing is to be done.
@@ -164,26 +151,10 @@ const AS_ROOT: &str = "run as root, or with the capabilities below";
 /// What each capability is for.
 const CAPABILITIES: [(Capability, &str, &str); 5] = [
     (Capability::CAP_BPF, "cap_bpf", "load programs, make maps"),
-    (
-        Capability::CAP_NET_ADMIN,
-        "cap_net_admin",
-        "attach programs to sockets and devices",
-    ),
-    (
-        Capability::CAP_PERFMON,
-        "cap_perfmon",
-        "programs that compute with packet pointers",
-    ),
-    (
-        Capability::CAP_NET_BIND_SERVICE,
-        "cap_net_bind_service",
-        "listen on ports below 1024",
-    ),
-    (
-        Capability::CAP_SYS_RESOURCE,
-        "cap_sys_resource",
-        "raise the limits of open files and locked memory",
-    ),
+    (Capability::CAP_NET_ADMIN, "cap_net_admin", "attach programs to sockets and devices"),
+    (Capability::CAP_PERFMON, "cap_perfmon", "programs that compute with packet pointers"),
+    (Capability::CAP_NET_BIND_SERVICE, "cap_net_bind_service", "listen on ports below 1024"),
+    (Capability::CAP_SYS_RESOURCE, "cap_sys_resource", "raise the limits of open files and locked memory"),
 ];
 
 fn lines(facts: &Facts) -> Vec<Line> {
@@ -192,12 +163,8 @@ fn lines(facts: &Facts) -> Vec<Line> {
             Some(version) => Line::new("kernel", State::Ok, version.to_string()),
             None => Line::new("kernel", State::Note, "its release cannot be read"),
         },
-        Line::new(
-            "BTF",
-            ok_or_missing(facts.btf),
-            "/sys/kernel/btf/vmlinux: the kernel's own types",
-        )
-        .remedy("a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+        Line::new("BTF", ok_or_missing(facts.btf), "/sys/kernel/btf/vmlinux: the kernel's own types")
+            .remedy("a kernel with CONFIG_DEBUG_INFO_BTF=y"),
         jit(facts.jit.as_deref()),
         Line::answer(
             "tc",
@@ -205,12 +172,7 @@ fn lines(facts: &Facts) -> Vec<Line> {
             &facts.tc,
             "a kernel with CONFIG_BPF_SYSCALL=y, CONFIG_NET_CLS_ACT=y",
         ),
-        Line::answer(
-            "tcx",
-            "tc programs that can be pinned and replaced",
-            &facts.tcx,
-            "kernel 6.6 or newer",
-        ),
+        Line::answer("tcx", "tc programs that can be pinned and replaced", &facts.tcx, "kernel 6.6 or newer"),
         Line::answer(
             "sk_skb",
             "verdict programs of a sockmap",
@@ -242,11 +204,7 @@ fn lines(facts: &Facts) -> Vec<Line> {
         Line::new(
             "bpffs",
             ok_or_missing(!facts.bpffs.is_empty()),
-            if facts.bpffs.is_empty() {
-                "not mounted; for pins".into()
-            } else {
-                facts.bpffs.join(", ")
-            },
+            if facts.bpffs.is_empty() { "not mounted; for pins".into() } else { facts.bpffs.join(", ") },
         )
         .remedy("mount -t bpf bpf /sys/fs/bpf"),
         open_files(facts.nofile),
@@ -265,10 +223,7 @@ fn jit(value: Option<&str>) -> Line {
     let (state, found) = match value {
         Some("0") => (State::Missing, "off: programs are interpreted".to_owned()),
         Some(value) => (State::Ok, format!("net.core.bpf_jit_enable = {value}")),
-        None => (
-            State::Note,
-            "cannot be seen from this network namespace".to_owned(),
-        ),
+        None => (State::Note, "cannot be seen from this network namespace".to_owned()),
     };
     let remedy = match state {
         State::Missing => "sysctl -w net.core.bpf_jit_enable=1",
@@ -305,55 +260,38 @@ const MANY_FILES: u64 = 65_536;
 fn open_files(limit: Rlimit) -> Line {
     let text = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     // The gateway raises the soft limit itself, so the hard one counts.
-    let state = if limit.maximum.is_none_or(|n| n >= MANY_FILES) {
-        State::Ok
-    } else {
-        State::Note
-    };
-    let room = limit.maximum.map_or_else(String::new, |n| {
-        format!(": room for at most {} connections", n / 2)
-    });
+    let state = if limit.maximum.is_none_or(|n| n >= MANY_FILES) { State::Ok } else { State::Note };
+    let room =
+        limit.maximum.map_or_else(String::new, |n| format!(": room for at most {} connections", n / 2));
     Line::new(
         "open files",
         state,
-        format!(
-            "{} now, {} at most{room}",
-            text(limit.current),
-            text(limit.maximum)
-        ),
+        format!("{} now, {} at most{room}", text(limit.current), text(limit.maximum)),
     )
     .remedy("ulimit -Hn 1048576, or LimitNOFILE= in systemd, before a large number of clients")
 }
 
 fn locked_memory(facts: &Facts) -> Line {
     // Since 5.11 maps are charged to the memory cgroup.
-    let counts = facts
-        .kernel
-        .is_none_or(|version| version < KernelVersion::new(5, 11, 0));
+    let counts = facts.kernel.is_none_or(|version| version < KernelVersion::new(5, 11, 0));
     match facts.memlock.current {
-        Some(bytes) if counts => Line::new(
-            "locked memory",
-            State::Note,
-            format!("{bytes} bytes limit the maps"),
-        )
-        .remedy("ulimit -l unlimited, or LimitMEMLOCK=infinity in systemd"),
-        Some(bytes) => Line::new(
-            "locked memory",
-            State::Ok,
-            format!("{bytes} bytes; does not limit maps here"),
-        ),
+        Some(bytes) if counts => {
+            Line::new("locked memory", State::Note, format!("{bytes} bytes limit the maps"))
+                .remedy("ulimit -l unlimited, or LimitMEMLOCK=infinity in systemd")
+        }
+        Some(bytes) => {
+            Line::new("locked memory", State::Ok, format!("{bytes} bytes; does not limit maps here"))
+        }
         None => Line::new("locked memory", State::Ok, "unlimited"),
     }
 }
 
 fn unprivileged_bpf(value: Option<&str>) -> Line {
     match value {
-        Some("0") => Line::new(
-            "unprivileged bpf",
-            State::Note,
-            "open to every user: snisplice does not need that",
-        )
-        .remedy("sysctl -w kernel.unprivileged_bpf_disabled=2"),
+        Some("0") => {
+            Line::new("unprivileged bpf", State::Note, "open to every user: snisplice does not need that")
+                .remedy("sysctl -w kernel.unprivileged_bpf_disabled=2")
+        }
         Some(value) => Line::new(
             "unprivileged bpf",
             State::Ok,
@@ -369,11 +307,7 @@ const DEFAULT_BACKLOG: u32 = 4096;
 fn backlog(somaxconn: Option<u32>) -> Line {
     match somaxconn {
         Some(n) => {
-            let state = if n >= DEFAULT_BACKLOG {
-                State::Ok
-            } else {
-                State::Note
-            };
+            let state = if n >= DEFAULT_BACKLOG { State::Ok } else { State::Note };
             Line::new("accept backlog", state, format!("net.core.somaxconn = {n}"))
                 .remedy(format!("sysctl -w net.core.somaxconn={DEFAULT_BACKLOG}"))
         }
@@ -390,11 +324,7 @@ fn tiers(facts: &Facts) -> Vec<(Tier, Result<(), String>)> {
         Some(Err(why)) => Err(format!("this kernel {why}")),
         Some(Ok(())) => works(&[("sk_skb", &facts.sk_skb), ("sockmap", &facts.sock_hash)]),
     };
-    vec![
-        (Tier::Packet, Err("not in this version".to_owned())),
-        (Tier::Sockmap, sockmap),
-        (Tier::Copy, copy),
-    ]
+    vec![(Tier::Packet, Err("not in this version".to_owned())), (Tier::Sockmap, sockmap), (Tier::Copy, copy)]
 }
 
 /// The first answer that is not yes says why not.
@@ -437,11 +367,7 @@ fn mark(colour: bool, state: State) -> String {
         State::Note => ("note", 33),
         State::Missing => ("missing", 31),
     };
-    if colour {
-        format!("\x1b[{code}m{word:7}\x1b[0m")
-    } else {
-        format!("{word:7}")
-    }
+    if colour { format!("\x1b[{code}m{word:7}\x1b[0m") } else { format!("{word:7}") }
 }
 
 #[cfg(test)]
@@ -465,37 +391,21 @@ mod tests {
             effective: all.clone(),
             permitted: all,
             bpffs: vec!["/sys/fs/bpf".into()],
-            nofile: Rlimit {
-                current: Some(1024),
-                maximum: Some(1 << 20),
-            },
-            memlock: Rlimit {
-                current: None,
-                maximum: None,
-            },
+            nofile: Rlimit { current: Some(1024), maximum: Some(1 << 20) },
+            memlock: Rlimit { current: None, maximum: None },
             unprivileged_bpf: Some("2".into()),
             somaxconn: Some(4096),
         }
     }
 
     fn tier(facts: &Facts, wanted: Tier) -> Result<(), String> {
-        tiers(facts)
-            .into_iter()
-            .find(|(tier, _)| *tier == wanted)
-            .unwrap()
-            .1
+        tiers(facts).into_iter().find(|(tier, _)| *tier == wanted).unwrap().1
     }
 
     #[test]
     fn a_healthy_machine_has_nothing_to_remedy() {
         let report = Report::new(&healthy());
-        assert!(
-            report
-                .lines
-                .iter()
-                .all(|line| line.state == State::Ok && line.remedy.is_none()),
-            "{report}"
-        );
+        assert!(report.lines.iter().all(|line| line.state == State::Ok && line.remedy.is_none()), "{report}");
         assert!(report.can_serve());
         assert_eq!(tier(&healthy(), Tier::Sockmap), Ok(()));
         assert_eq!(tier(&healthy(), Tier::Packet), Err("not in this version".into()));
@@ -516,14 +426,8 @@ mod tests {
             effective: HashSet::new(),
             permitted: HashSet::new(),
             bpffs: vec![],
-            nofile: Rlimit {
-                current: Some(1024),
-                maximum: Some(4096),
-            },
-            memlock: Rlimit {
-                current: Some(65_536),
-                maximum: Some(65_536),
-            },
+            nofile: Rlimit { current: Some(1024), maximum: Some(4096) },
+            memlock: Rlimit { current: Some(65_536), maximum: Some(65_536) },
             unprivileged_bpf: Some("0".into()),
             somaxconn: Some(128),
             ..healthy()
@@ -531,53 +435,27 @@ mod tests {
         let report = Report::new(&facts);
         for line in report.lines.iter().filter(|line| line.what != "kernel") {
             assert_ne!(line.state, State::Ok, "{}", line.what);
-            assert!(
-                line.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()),
-                "{}",
-                line.what
-            );
+            assert!(line.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "{}", line.what);
         }
         assert!(report.can_serve(), "the copy tier asks for none of it");
     }
 
     #[test]
     fn without_tcp_there_is_no_gateway() {
-        assert!(
-            !Report::new(&Facts {
-                tcp: Answer::No,
-                ..healthy()
-            })
-            .can_serve()
-        );
+        assert!(!Report::new(&Facts { tcp: Answer::No, ..healthy() }).can_serve());
     }
 
     #[test]
     fn the_sockmap_tier_says_what_it_lacks() {
-        let forbidden = Facts {
-            sk_skb: Answer::NotPermitted,
-            ..healthy()
-        };
-        assert_eq!(
-            tier(&forbidden, Tier::Sockmap),
-            Err("sk_skb is not permitted to this user".into())
-        );
-        let unsound = Facts {
-            kernel: Some(KernelVersion::new(6, 1, 141)),
-            ..healthy()
-        };
-        assert!(
-            tier(&unsound, Tier::Sockmap)
-                .unwrap_err()
-                .starts_with("this kernel sends the bytes")
-        );
+        let forbidden = Facts { sk_skb: Answer::NotPermitted, ..healthy() };
+        assert_eq!(tier(&forbidden, Tier::Sockmap), Err("sk_skb is not permitted to this user".into()));
+        let unsound = Facts { kernel: Some(KernelVersion::new(6, 1, 141)), ..healthy() };
+        assert!(tier(&unsound, Tier::Sockmap).unwrap_err().starts_with("this kernel sends the bytes"));
     }
 
     #[test]
     fn only_the_effective_set_counts_and_a_permitted_one_is_said() {
-        let facts = Facts {
-            effective: HashSet::new(),
-            ..healthy()
-        };
+        let facts = Facts { effective: HashSet::new(), ..healthy() };
         let line = capability(&facts, CAPABILITIES[0]);
         assert_eq!(line.state, State::Note);
         assert!(line.found.starts_with("held, not in effect"));
@@ -585,18 +463,9 @@ mod tests {
 
     #[test]
     fn locked_memory_matters_to_old_kernels_only() {
-        let limited = Facts {
-            memlock: Rlimit {
-                current: Some(65_536),
-                maximum: None,
-            },
-            ..healthy()
-        };
+        let limited = Facts { memlock: Rlimit { current: Some(65_536), maximum: None }, ..healthy() };
         assert_eq!(locked_memory(&limited).state, State::Ok);
-        let old = Facts {
-            kernel: Some(KernelVersion::new(5, 10, 250)),
-            ..limited
-        };
+        let old = Facts { kernel: Some(KernelVersion::new(5, 10, 250)), ..limited };
         assert_eq!(locked_memory(&old).state, State::Note);
     }
 
@@ -614,9 +483,6 @@ mod tests {
         let plain = report.to_string();
         assert!(!plain.contains('\x1b'));
         assert!(format!("{report:#}").contains('\x1b'));
-        assert!(
-            plain.contains("\nok       BTF                   /sys/kernel/btf/vmlinux"),
-            "{plain}"
-        );
+        assert!(plain.contains("\nok       BTF                   /sys/kernel/btf/vmlinux"), "{plain}");
     }
 }

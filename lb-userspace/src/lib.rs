@@ -1,8 +1,19 @@
 //! The gateway's userspace: it accepts, sniffs, routes and connects; then a tier carries the bytes.
+//!
+//! [`conn`] names the stages in order; each has a module of its name.
 
+pub mod accept;
 pub mod account;
-pub mod doctor;
-pub mod kernel;
-pub mod sniff;
-pub mod config;
 pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod close;
+pub mod config;
+pub mod conn;
+pub mod connect;
+pub mod doctor;
+pub mod gateway;
+pub mod kernel;
+pub mod route;
+pub mod sniff;
+pub mod splice;

@@ -1,3 +1,7 @@
 //! snisplice: an eBPF-accelerated SNI load balancer for a gateway node.
-use snisplice as _;
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    snisplice::cli::main()
+}

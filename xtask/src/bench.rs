@@ -16,24 +16,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::Scope::Bench)?;
-    steps::show(&mut steps::cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "snisplice",
-    ]))?;
+    steps::show(&mut steps::cargo(&["build", "--release", "--package", "snisplice"]))?;
     steps::show(
-        steps::cargo(&[
-            "run",
-            "--release",
-            "--quiet",
-            "--package",
-            "snisplice-bench",
-            "--",
-        ])
-        .args(&args.args)
-        .env("PATH", path_with_envoy()?)
-        .env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")),
+        steps::cargo(&["run", "--release", "--quiet", "--package", "snisplice-bench", "--"])
+            .args(&args.args)
+            .env("PATH", path_with_envoy()?)
+            .env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")),
     )
 }
 

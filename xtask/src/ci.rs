@@ -22,25 +22,12 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 
     // No step changes RUSTFLAGS: warnings are denied by arguments, so that nothing is compiled twice.
     let steps: [Step<'_>; 8] = [
-        (
-            "format",
-            Box::new(|| steps::show(&mut steps::cargo(&["fmt", "--all", "--check"]))),
-        ),
-        (
-            "format of lb-ebpf",
-            Box::new(|| steps::show(&mut host_cargo_for_ebpf(&["fmt", "--check"]))),
-        ),
+        ("format", Box::new(|| steps::show(&mut steps::cargo(&["fmt", "--all", "--check"])))),
+        ("format of lb-ebpf", Box::new(|| steps::show(&mut host_cargo_for_ebpf(&["fmt", "--check"])))),
         (
             "lints",
             Box::new(|| {
-                let clippy = [
-                    "clippy",
-                    "--quiet",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-Dwarnings",
-                ];
+                let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-Dwarnings"];
                 steps::show(&mut steps::cargo(&clippy))
             }),
         ),
@@ -56,13 +43,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         (
             "documentation",
             Box::new(|| {
-                let doc = [
-                    "doc",
-                    "--quiet",
-                    "--workspace",
-                    "--no-deps",
-                    "--document-private-items",
-                ];
+                let doc = ["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"];
                 steps::show(steps::cargo(&doc).env("RUSTDOCFLAGS", "-Dwarnings"))
             }),
         ),
@@ -77,11 +58,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     for (name, time) in &times {
         println!("{name:>20}  {}", steps::seconds(*time));
     }
-    println!(
-        "{:>20}  {}",
-        "total",
-        steps::seconds(times.iter().map(|(_, time)| time).sum())
-    );
+    println!("{:>20}  {}", "total", steps::seconds(times.iter().map(|(_, time)| time).sum()));
     Ok(())
 }
 
@@ -100,9 +77,7 @@ fn timed<T>(
 /// The host's cargo in `lb-ebpf`, with a target directory of its own.
 fn host_cargo_for_ebpf(args: &[&str]) -> Command {
     let mut cargo = steps::cargo(args);
-    cargo
-        .current_dir(steps::root().join("lb-ebpf"))
-        .env("CARGO_TARGET_DIR", build_ebpf::target_dir());
+    cargo.current_dir(steps::root().join("lb-ebpf")).env("CARGO_TARGET_DIR", build_ebpf::target_dir());
     cargo
 }
 

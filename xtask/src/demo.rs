@@ -17,23 +17,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::Scope::Demo)?;
-    steps::show(&mut steps::cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "snisplice",
-    ]))?;
+    steps::show(&mut steps::cargo(&["build", "--release", "--package", "snisplice"]))?;
     steps::show(
-        steps::cargo(&[
-            "run",
-            "--quiet",
-            "--package",
-            "snisplice-tests",
-            "--bin",
-            "demo",
-            "--",
-        ])
-        .args(&args.args)
-        .env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")),
+        steps::cargo(&["run", "--quiet", "--package", "snisplice-tests", "--bin", "demo", "--"])
+            .args(&args.args)
+            .env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")),
     )
 }

@@ -43,12 +43,7 @@ impl fmt::Display for Toolchain {
             Kind::Rustup => "rustup's nightly",
             Kind::Debian => "Debian's rustc",
         };
-        write!(
-            f,
-            "{kind} ({}) with {}",
-            self.rustc.display(),
-            self.linker.display()
-        )
+        write!(f, "{kind} ({}) with {}", self.rustc.display(), self.linker.display())
     }
 }
 
@@ -71,9 +66,7 @@ impl Places {
         let home = env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
         let or_in_home = |var, dir| env::var_os(var).map_or_else(|| home.join(dir), PathBuf::from);
         Self {
-            path: env::var_os("PATH")
-                .map(|p| env::split_paths(&p).collect())
-                .unwrap_or_default(),
+            path: env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default(),
             cargo_home: or_in_home("CARGO_HOME", ".cargo"),
             rustup_home: or_in_home("RUSTUP_HOME", ".rustup"),
             usr: PathBuf::from("/usr"),
@@ -83,11 +76,7 @@ impl Places {
     /// The first file of that name on PATH, else in cargo's directory of installed programs.
     pub(crate) fn command(&self, name: &str) -> Option<PathBuf> {
         let cargo_bin = self.cargo_home.join("bin");
-        self.path
-            .iter()
-            .chain([&cargo_bin])
-            .map(|dir| dir.join(name))
-            .find(|file| file.is_file())
+        self.path.iter().chain([&cargo_bin]).map(|dir| dir.join(name)).find(|file| file.is_file())
     }
 
     /// rustup's nightly for this machine, with or without rust-src.
@@ -124,12 +113,7 @@ impl Places {
         let version = RustcVersion::of(&rustc).filter(RustcVersion::is_new_enough)?;
         let linker = self.linker_root(&version.llvm).join("bin/bpf-linker");
         let cargo = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-        linker.is_file().then_some(Toolchain {
-            kind: Kind::Debian,
-            cargo,
-            rustc,
-            linker,
-        })
+        linker.is_file().then_some(Toolchain { kind: Kind::Debian, cargo, rustc, linker })
     }
 
     /// The toolchain to build with: the first that is complete and whose parts fit each other, the ordinary
@@ -192,17 +176,10 @@ impl RustcVersion {
 
     /// Reads the output of `rustc -vV`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(str::trim)
-        };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let minor = field("release:")?.split('.').nth(1)?.parse().ok()?;
         let mut llvm = field("LLVM version:")?.split('.');
-        Some(Self {
-            minor,
-            llvm: format!("{}.{}", llvm.next()?, llvm.next()?),
-        })
+        Some(Self { minor, llvm: format!("{}.{}", llvm.next()?, llvm.next()?) })
     }
 
     /// Whether it compiles our crates: the `rust-version` of the workspace.
@@ -213,9 +190,7 @@ impl RustcVersion {
 
 /// Whether the source of `core` lies beside this compiler: without it no tier-3 target can be built.
 pub(crate) fn has_source(sysroot: &Path) -> bool {
-    sysroot
-        .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-        .is_file()
+    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
 }
 
 /// Builds `lb-ebpf` and returns the object's path, or what the compiler said.
@@ -281,14 +256,7 @@ fn is_of_outer_build(key: &str) -> bool {
         "CARGO_SOURCE_",
         "CARGO_TERM_",
     ];
-    let of_rust = [
-        "CARGO",
-        "RUSTC",
-        "RUSTDOC",
-        "RUSTFLAGS",
-        "RUSTUP_TOOLCHAIN",
-        "CLIPPY_",
-    ];
+    let of_rust = ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CLIPPY_"];
     of_rust.iter().any(|prefix| key.starts_with(prefix))
         && !OF_THE_USER.iter().any(|prefix| key.starts_with(prefix))
 }
@@ -301,13 +269,7 @@ mod tests {
     fn the_version_is_read_from_rustc() {
         let text = "rustc 1.96.0 (ac68faa20 2026-05-25)\nrelease: 1.96.0\nLLVM version: 22.1.8\n";
         let version = RustcVersion::parse(text).unwrap();
-        assert_eq!(
-            version,
-            RustcVersion {
-                minor: 96,
-                llvm: "22.1".into()
-            }
-        );
+        assert_eq!(version, RustcVersion { minor: 96, llvm: "22.1".into() });
         assert!(version.is_new_enough());
         assert!(!RustcVersion { minor: 63, ..version }.is_new_enough());
         assert_eq!(RustcVersion::parse("no rustc"), None);
@@ -315,22 +277,12 @@ mod tests {
 
     #[test]
     fn what_the_outer_build_set_is_dropped_and_what_the_user_set_is_kept() {
-        for key in [
-            "RUSTC",
-            "RUSTC_WORKSPACE_WRAPPER",
-            "RUSTFLAGS",
-            "CARGO_ENCODED_RUSTFLAGS",
-            "CARGO_TARGET_DIR",
-        ] {
+        for key in
+            ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR"]
+        {
             assert!(is_of_outer_build(key), "{key}");
         }
-        for key in [
-            "CARGO_HOME",
-            "CARGO_MAKEFLAGS",
-            "CARGO_NET_OFFLINE",
-            "PATH",
-            "RUSTUP_HOME",
-        ] {
+        for key in ["CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_NET_OFFLINE", "PATH", "RUSTUP_HOME"] {
             assert!(!is_of_outer_build(key), "{key}");
         }
     }
@@ -376,11 +328,7 @@ mod tests {
         machine.file(machine.nightly().join("bin/cargo"));
         machine.file(machine.0.path[0].join("bpf-linker"));
         assert_eq!(machine.0.rustup(), None, "no rust-src");
-        machine.file(
-            machine
-                .nightly()
-                .join("lib/rustlib/src/rust/library/core/src/lib.rs"),
-        );
+        machine.file(machine.nightly().join("lib/rustlib/src/rust/library/core/src/lib.rs"));
         assert_eq!(machine.0.rustup().unwrap().kind, Kind::Rustup);
         fs::remove_file(machine.0.path[0].join("bpf-linker")).unwrap();
         assert_eq!(machine.0.rustup(), None, "no bpf-linker");
@@ -391,11 +339,7 @@ mod tests {
         let machine = Machine::new("broken");
         machine.file(machine.nightly().join("bin/rustc"));
         machine.file(machine.nightly().join("bin/cargo"));
-        machine.file(
-            machine
-                .nightly()
-                .join("lib/rustlib/src/rust/library/core/src/lib.rs"),
-        );
+        machine.file(machine.nightly().join("lib/rustlib/src/rust/library/core/src/lib.rs"));
         machine.file(machine.0.path[0].join("bpf-linker"));
         assert!(machine.0.rustup().is_some());
         assert_eq!(machine.0.toolchain(&machine.0.usr.join("scratch")), None);

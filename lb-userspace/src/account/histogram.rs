@@ -40,8 +40,7 @@ impl Histogram {
         let bucket = BOUNDS_US.partition_point(|&bound| Duration::from_micros(bound) < duration);
         self.buckets[bucket].fetch_add(1, Relaxed);
         // 584 years of nanoseconds fit.
-        self.sum_ns
-            .fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.sum_ns.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// What has been counted so far.

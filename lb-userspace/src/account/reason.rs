@@ -143,10 +143,7 @@ mod tests {
     fn names_are_metric_names(names: &[&str]) {
         let mut seen = std::collections::HashSet::new();
         for name in names {
-            assert!(
-                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
-                "{name}"
-            );
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
             assert!(seen.insert(name), "{name} twice");
         }
     }

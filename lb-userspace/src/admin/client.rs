@@ -75,10 +75,7 @@ impl Client {
             Ok(stream)
         });
         match connected {
-            Ok(stream) => Ok(Self {
-                path,
-                stream: BufReader::new(stream),
-            }),
+            Ok(stream) => Ok(Self { path, stream: BufReader::new(stream) }),
             Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Err(ClientError::Forbidden { path, source })
             }
@@ -93,9 +90,7 @@ impl Client {
 
     /// What `snisplice connections` shows.
     pub fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, ClientError> {
-        self.ask(&Request::Connections {
-            filter: filter.clone(),
-        })
+        self.ask(&Request::Connections { filter: filter.clone() })
     }
 
     /// Makes the gateway read its configuration again.
@@ -106,11 +101,7 @@ impl Client {
     /// Stops (`draining`) or resumes new connections to `server`, written `POOL/SERVER`.
     pub fn drain(&mut self, server: &str, draining: bool) -> Result<(), ClientError> {
         let server = server.to_owned();
-        self.ask(&if draining {
-            Request::Drain { server }
-        } else {
-            Request::Undrain { server }
-        })
+        self.ask(&if draining { Request::Drain { server } } else { Request::Undrain { server } })
     }
 
     /// Resets one connection.
@@ -128,18 +119,12 @@ impl Client {
                 io::ErrorKind::UnexpectedEof => io::Error::new(source.kind(), "it closed the connection"),
                 _ => source,
             };
-            ClientError::Broken {
-                path: self.path.clone(),
-                source,
-            }
+            ClientError::Broken { path: self.path.clone(), source }
         })?;
         match serde_json::from_slice(&reply) {
             Ok(Reply::Ok(value)) => Ok(value),
             Ok(Reply::Error(reason)) => Err(ClientError::Refused(reason)),
-            Err(source) => Err(ClientError::Version {
-                path: self.path.clone(),
-                source,
-            }),
+            Err(source) => Err(ClientError::Version { path: self.path.clone(), source }),
         }
     }
 
@@ -167,18 +152,12 @@ mod tests {
         let dir = TempDir::new();
         let error = Client::connect(dir.path()).unwrap_err().to_string();
         let path = dir.path().join("admin.sock");
-        let expected = format!(
-            "no gateway is running here: cannot connect to {} (No such",
-            path.display()
-        );
+        let expected = format!("no gateway is running here: cannot connect to {} (No such", path.display());
         assert!(error.starts_with(&expected), "{error}");
         assert!(error.contains("`snisplice run`"), "{error}");
 
         drop(UnixListener::bind(&path).unwrap());
-        assert!(matches!(
-            Client::connect(dir.path()),
-            Err(ClientError::NotRunning { .. })
-        ));
+        assert!(matches!(Client::connect(dir.path()), Err(ClientError::NotRunning { .. })));
     }
 
     /// What a client makes of a gateway that reads one request and sends `reply`.
@@ -199,14 +178,8 @@ mod tests {
     #[test]
     fn an_answer_cut_short_and_an_answer_of_another_version_are_told_apart() {
         assert!(matches!(status_answered_with(""), ClientError::Broken { .. }));
-        assert!(matches!(
-            status_answered_with(r#"{"ok":{"version":"9"#),
-            ClientError::Broken { .. }
-        ));
-        assert!(matches!(
-            status_answered_with("{\"ok\":{\"version\":9}}\n"),
-            ClientError::Version { .. }
-        ));
+        assert!(matches!(status_answered_with(r#"{"ok":{"version":"9"#), ClientError::Broken { .. }));
+        assert!(matches!(status_answered_with("{\"ok\":{\"version\":9}}\n"), ClientError::Version { .. }));
         assert!(
             matches!(status_answered_with("{\"error\":\"no\"}\n"), ClientError::Refused(no) if no == "no")
         );

@@ -11,10 +11,7 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn new(max: usize) -> Self {
-        Self {
-            tasks: JoinSet::new(),
-            max,
-        }
+        Self { tasks: JoinSet::new(), max }
     }
 
     /// Waits until one more client may be served.

@@ -18,11 +18,7 @@ pub(crate) struct Fake {
 
 impl Default for Fake {
     fn default() -> Self {
-        Self {
-            route_name: "redis-1".into(),
-            not_ready: vec![],
-            flow_table: None,
-        }
+        Self { route_name: "redis-1".into(), not_ready: vec![], flow_table: None }
     }
 }
 
@@ -50,25 +46,13 @@ impl Gateway for Fake {
                 tier: Tier::Copy,
                 count,
             }],
-            bytes: vec![RouteBytes {
-                route: route(),
-                bytes_in: 1,
-                bytes_out: 2,
-            }],
+            bytes: vec![RouteBytes { route: route(), bytes_in: 1, bytes_out: 2 }],
             rejects: vec![("databases".into(), RejectReason::UnknownSni, 1)],
             closes: vec![(route(), CloseReason::ClientClosed, 8)],
             fallbacks: vec![(FallbackReason::PacketUnavailable, 10)],
             servers: vec![
-                ServerUp {
-                    pool: "redis-1".into(),
-                    server: "10.0.0.11:6379".into(),
-                    up: true,
-                },
-                ServerUp {
-                    pool: "redis-1".into(),
-                    server: "10.0.0.12:6379".into(),
-                    up: false,
-                },
+                ServerUp { pool: "redis-1".into(), server: "10.0.0.11:6379".into(), up: true },
+                ServerUp { pool: "redis-1".into(), server: "10.0.0.12:6379".into(), up: false },
             ],
             reloads_succeeded: 2,
             reloads_failed: 1,
@@ -80,49 +64,27 @@ impl Gateway for Fake {
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
-        if self.not_ready.is_empty() {
-            Ok(())
-        } else {
-            Err(self.not_ready.clone())
-        }
+        if self.not_ready.is_empty() { Ok(()) } else { Err(self.not_ready.clone()) }
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, String>> + Send>> {
-        let reloaded = Reloaded {
-            config_generation: 4,
-            listeners: 1,
-            routes: 2,
-            pools: 2,
-            warnings: vec![],
-        };
+        let reloaded = Reloaded { config_generation: 4, listeners: 1, routes: 2, pools: 2, warnings: vec![] };
         Box::pin(async { Ok(reloaded) })
     }
 
     fn drain(&self, server: &str, _draining: bool) -> Result<(), String> {
-        if server == "redis-1/10.0.0.11:6379" {
-            Ok(())
-        } else {
-            Err(format!("no server {server}"))
-        }
+        if server == "redis-1/10.0.0.11:6379" { Ok(()) } else { Err(format!("no server {server}")) }
     }
 
     fn kill(&self, connection: u64) -> Result<(), String> {
-        if connection == 1 {
-            Ok(())
-        } else {
-            Err(format!("no connection {connection}"))
-        }
+        if connection == 1 { Ok(()) } else { Err(format!("no connection {connection}")) }
     }
 }
 
 /// What [`Fake`] says.
 pub(crate) fn status() -> Status {
-    let server = |address: &str, state, active, total| Server {
-        address: address.into(),
-        state,
-        active,
-        total,
-    };
+    let server =
+        |address: &str, state, active, total| Server { address: address.into(), state, active, total };
     let route = |name: &str, sni: &str, active, total, bytes_in, bytes_out| Route {
         name: name.into(),
         listener: "databases".into(),
@@ -138,13 +100,7 @@ pub(crate) fn status() -> Status {
         uptime_seconds: 7384.5,
         workers: 2,
         config_generation: 3,
-        tiers: Tiers {
-            copy: Count {
-                active: 3,
-                total: 1234,
-            },
-            ..Tiers::default()
-        },
+        tiers: Tiers { copy: Count { active: 3, total: 1234 }, ..Tiers::default() },
         tier_fallbacks: [("packet_unavailable".into(), 1200), ("tls_terminated".into(), 34)].into(),
         listeners: vec![Listener {
             name: "databases".into(),
@@ -229,11 +185,7 @@ pub(crate) struct TempDir(PathBuf);
 impl TempDir {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "snisplice-admin-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Relaxed)
-        );
+        let name = format!("snisplice-admin-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
         Self(path)

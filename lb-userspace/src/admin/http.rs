@@ -71,10 +71,7 @@ async fn serve_within(deadline: Duration, listener: TcpListener, gateway: Arc<dy
 }
 
 async fn page() -> Response {
-    let headers = [
-        (TYPE, "text/html; charset=utf-8"),
-        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
-    ];
+    let headers = [(TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, PAGE_POLICY)];
     respond(StatusCode::OK, headers, include_str!("status.html"))
 }
 
@@ -141,13 +138,7 @@ mod tests {
     /// Head and body of one response of the usual fake gateway.
     async fn get(method: &str, path: &str) -> (String, String) {
         let (address, _) = served(DEADLINE, Fake::default()).await;
-        split(
-            &raw(
-                address,
-                format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").as_bytes(),
-            )
-            .await,
-        )
+        split(&raw(address, format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").as_bytes()).await)
     }
 
     fn split(response: &str) -> (String, String) {
@@ -169,18 +160,8 @@ mod tests {
         assert!(head.starts_with("http/1.1 200 "), "{head}");
         assert_eq!(body, "ready\n");
 
-        let not_ready = vec![
-            "pool pg has no server".into(),
-            "pool redis-1 has no server".into(),
-        ];
-        let (address, _) = served(
-            DEADLINE,
-            Fake {
-                not_ready,
-                ..Fake::default()
-            },
-        )
-        .await;
+        let not_ready = vec!["pool pg has no server".into(), "pool redis-1 has no server".into()];
+        let (address, _) = served(DEADLINE, Fake { not_ready, ..Fake::default() }).await;
         let (head, body) = split(&raw(address, b"GET /readyz HTTP/1.1\r\nHost: g\r\n\r\n").await);
         assert!(head.starts_with("http/1.1 503 "), "{head}");
         assert_eq!(body, "pool pg has no server\npool redis-1 has no server\n");
@@ -197,36 +178,19 @@ mod tests {
     #[tokio::test]
     async fn metrics_are_open_metrics() {
         let (head, body) = get("GET", "/metrics").await;
-        assert!(
-            head.contains(&format!("\r\ncontent-type: {CONTENT_TYPE}")),
-            "{head}"
-        );
+        assert!(head.contains(&format!("\r\ncontent-type: {CONTENT_TYPE}")), "{head}");
         assert!(body.ends_with("\n# EOF\n"), "{body}");
     }
 
     #[tokio::test]
     async fn the_page_may_load_nothing_from_elsewhere() {
         let (head, body) = get("GET", "/").await;
-        assert!(
-            head.contains("\r\ncontent-type: text/html; charset=utf-8"),
-            "{head}"
-        );
-        assert!(
-            head.contains("\r\ncontent-security-policy: default-src 'none';"),
-            "{head}"
-        );
+        assert!(head.contains("\r\ncontent-type: text/html; charset=utf-8"), "{head}");
+        assert!(head.contains("\r\ncontent-security-policy: default-src 'none';"), "{head}");
         assert_eq!(body, include_str!("status.html"));
         // Nothing to load, and no way for a name to become markup.
-        let forbidden = [
-            "http:",
-            "https:",
-            "src=",
-            "@import",
-            "innerHTML",
-            "outerHTML",
-            "insertAdjacent",
-            "eval(",
-        ];
+        let forbidden =
+            ["http:", "https:", "src=", "@import", "innerHTML", "outerHTML", "insertAdjacent", "eval("];
         for forbidden in forbidden {
             assert!(!body.contains(forbidden), "{forbidden}");
         }
@@ -258,10 +222,7 @@ mod tests {
         let response = raw(address, long.as_bytes()).await;
         assert!(!response.contains(" 200 "), "{response}");
         let response = raw(address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").await;
-        assert!(
-            response.starts_with("HTTP/1.1 400 ") || response.is_empty(),
-            "{response}"
-        );
+        assert!(response.starts_with("HTTP/1.1 400 ") || response.is_empty(), "{response}");
     }
 
     #[tokio::test]
@@ -274,11 +235,7 @@ mod tests {
         let response = raw(address, b"GET /healthz HTTP/1.1\r\nHost: g\r\n\r\n").await;
         assert!(response.ends_with("\r\n\r\nok\n"), "{response}");
         for mut stream in silent {
-            assert_eq!(
-                stream.read(&mut [0; 1]).await.unwrap(),
-                0,
-                "closed without a word"
-            );
+            assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "closed without a word");
         }
     }
 

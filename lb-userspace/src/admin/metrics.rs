@@ -68,32 +68,20 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
     let help = "Payload bytes, open connections included; in is from clients, out is to clients";
     let mut family = Family::new(encoder, "snisplice", Some(&Unit::Bytes), help, Counter)?;
     for b in &scrape.bytes {
-        family.sample(
-            [("route", &b.route), ("direction", "in")],
-            &ConstCounter::new(b.bytes_in),
-        )?;
-        family.sample(
-            [("route", &b.route), ("direction", "out")],
-            &ConstCounter::new(b.bytes_out),
-        )?;
+        family.sample([("route", &b.route), ("direction", "in")], &ConstCounter::new(b.bytes_in))?;
+        family.sample([("route", &b.route), ("direction", "out")], &ConstCounter::new(b.bytes_out))?;
     }
 
     let help = "Clients turned away before they had a route";
     let mut family = Family::new(encoder, "snisplice_rejects", None, help, Counter)?;
     for (listener, reason, n) in &scrape.rejects {
-        family.sample(
-            [("listener", listener), ("reason", reason.name())],
-            &ConstCounter::new(*n),
-        )?;
+        family.sample([("listener", listener), ("reason", reason.name())], &ConstCounter::new(*n))?;
     }
 
     let help = "Connections with a route that ended";
     let mut family = Family::new(encoder, "snisplice_closes", None, help, Counter)?;
     for (route, reason, n) in &scrape.closes {
-        family.sample(
-            [("route", route), ("reason", reason.name())],
-            &ConstCounter::new(*n),
-        )?;
+        family.sample([("route", route), ("reason", reason.name())], &ConstCounter::new(*n))?;
     }
 
     let help = "Connections that did not get an earlier tier of the configured order";
@@ -105,10 +93,7 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
     let help = "1 if the server takes new connections, else 0";
     let mut family = Family::new(encoder, "snisplice_server_up", None, help, Gauge)?;
     for s in &scrape.servers {
-        family.sample(
-            [("pool", &s.pool), ("server", &s.server)],
-            &ConstGauge::new(u32::from(s.up)),
-        )?;
+        family.sample([("pool", &s.pool), ("server", &s.server)], &ConstGauge::new(u32::from(s.up)))?;
     }
 
     let help = "From accept to a whole ClientHello";
@@ -125,20 +110,11 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
 
     let help = "Reloads of the configuration";
     let mut family = Family::new(encoder, "snisplice_config_reloads", None, help, Counter)?;
-    family.sample(
-        [("result", "success")],
-        &ConstCounter::new(scrape.reloads_succeeded),
-    )?;
+    family.sample([("result", "success")], &ConstCounter::new(scrape.reloads_succeeded))?;
     family.sample([("result", "failure")], &ConstCounter::new(scrape.reloads_failed))?;
 
     let help = "When the certificate of a terminated route expires, in seconds since 1970";
-    let mut family = Family::new(
-        encoder,
-        "snisplice_certificate_expiry",
-        Some(&Unit::Seconds),
-        help,
-        Gauge,
-    )?;
+    let mut family = Family::new(encoder, "snisplice_certificate_expiry", Some(&Unit::Seconds), help, Gauge)?;
     for (route, expiry) in &scrape.certificates {
         family.sample([("route", route)], &ConstGauge::new(*expiry))?;
     }
@@ -146,11 +122,7 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
 }
 
 fn route_tier(c: &RouteTier) -> [(&str, &str); 3] {
-    [
-        ("listener", &c.listener),
-        ("route", &c.route),
-        ("tier", c.tier.name()),
-    ]
+    [("listener", &c.listener), ("route", &c.route), ("tier", c.tier.name())]
 }
 
 fn write_histogram(
@@ -162,9 +134,7 @@ fn write_histogram(
     let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
     let buckets: Vec<_> = bounds.zip(seen.buckets).collect();
     let mut family = Family::new(encoder, name, Some(&Unit::Seconds), help, MetricType::Histogram)?;
-    family
-        .0
-        .encode_histogram::<NoLabelSet>(seen.sum.as_secs_f64(), seen.count(), &buckets, None)
+    family.0.encode_histogram::<NoLabelSet>(seen.sum.as_secs_f64(), seen.count(), &buckets, None)
 }
 
 /// One metric; its header is written even if no sample follows.
@@ -210,40 +180,23 @@ mod tests {
 
     #[test]
     fn the_flow_table_shows_once_there_is_one() {
-        let gateway = Fake {
-            flow_table: Some(FlowTable {
-                entries: 4,
-                capacity: 1 << 19,
-            }),
-            ..Fake::default()
-        };
+        let gateway =
+            Fake { flow_table: Some(FlowTable { entries: 4, capacity: 1 << 19 }), ..Fake::default() };
         let text = Metrics::new(Arc::new(gateway)).text().unwrap();
         assert!(text.contains("\nsnisplice_flow_table_entries 4\n"), "{text}");
-        assert!(
-            text.contains("\nsnisplice_flow_table_capacity 524288\n"),
-            "{text}"
-        );
+        assert!(text.contains("\nsnisplice_flow_table_capacity 524288\n"), "{text}");
     }
 
     #[test]
     fn a_name_with_quotes_and_newlines_stays_inside_its_label() {
-        let gateway = Fake {
-            route_name: "a\"} 1\nevil{x=\"\\".into(),
-            ..Fake::default()
-        };
+        let gateway = Fake { route_name: "a\"} 1\nevil{x=\"\\".into(), ..Fake::default() };
         let text = Metrics::new(Arc::new(gateway)).text().unwrap();
         let name = r#"a\"} 1\nevil{x=\"\\"#;
         assert!(
-            text.contains(&format!(
-                "snisplice_bytes_total{{route=\"{name}\",direction=\"in\"}} 1\n"
-            )),
+            text.contains(&format!("snisplice_bytes_total{{route=\"{name}\",direction=\"in\"}} 1\n")),
             "{text}"
         );
-        assert!(
-            text.lines()
-                .all(|line| line.starts_with("snisplice_") || line.starts_with('#')),
-            "{text}"
-        );
+        assert!(text.lines().all(|line| line.starts_with("snisplice_") || line.starts_with('#')), "{text}");
     }
 
     #[test]
@@ -251,10 +204,8 @@ mod tests {
         let doc = include_str!("../../../docs/admin.md");
         for line in SCRAPE.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
-            let name = ["_bucket", "_sum", "_count"]
-                .iter()
-                .find_map(|s| name.strip_suffix(s))
-                .unwrap_or(name);
+            let name =
+                ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
             assert!(doc.contains(&format!("`{name}")), "{name}");
         }
     }

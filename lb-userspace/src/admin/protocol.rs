@@ -57,33 +57,14 @@ mod tests {
 
     #[test]
     fn requests_are_written_as_documented() {
-        let filter = ConnectionFilter {
-            route: Some("redis-1".into()),
-            sni: None,
-        };
+        let filter = ConnectionFilter { route: Some("redis-1".into()), sni: None };
         for (request, line) in [
             (Request::Status {}, r#"{"command":"status"}"#),
-            (
-                Request::Connections { filter },
-                r#"{"command":"connections","filter":{"route":"redis-1"}}"#,
-            ),
+            (Request::Connections { filter }, r#"{"command":"connections","filter":{"route":"redis-1"}}"#),
             (Request::Reload {}, r#"{"command":"reload"}"#),
-            (
-                Request::Drain {
-                    server: "a/b:1".into(),
-                },
-                r#"{"command":"drain","server":"a/b:1"}"#,
-            ),
-            (
-                Request::Undrain {
-                    server: "a/b:1".into(),
-                },
-                r#"{"command":"undrain","server":"a/b:1"}"#,
-            ),
-            (
-                Request::Kill { connection: 7 },
-                r#"{"command":"kill","connection":7}"#,
-            ),
+            (Request::Drain { server: "a/b:1".into() }, r#"{"command":"drain","server":"a/b:1"}"#),
+            (Request::Undrain { server: "a/b:1".into() }, r#"{"command":"undrain","server":"a/b:1"}"#),
+            (Request::Kill { connection: 7 }, r#"{"command":"kill","connection":7}"#),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
             assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
@@ -92,13 +73,8 @@ mod tests {
 
     #[test]
     fn an_absent_filter_lists_all_and_an_unknown_field_is_refused() {
-        let all = Request::Connections {
-            filter: ConnectionFilter::default(),
-        };
-        assert_eq!(
-            serde_json::from_str::<Request>(r#"{"command":"connections"}"#).unwrap(),
-            all
-        );
+        let all = Request::Connections { filter: ConnectionFilter::default() };
+        assert_eq!(serde_json::from_str::<Request>(r#"{"command":"connections"}"#).unwrap(), all);
         for line in [
             r#"{"command":"connections","filter":{"client":"10.0.0.1"}}"#,
             r#"{"command":"connections","route":"a"}"#,

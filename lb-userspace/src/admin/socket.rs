@@ -69,10 +69,7 @@ impl AdminSocket {
     /// Makes `state_dir` if it is missing, replaces the socket a dead gateway left there, and listens.
     pub fn bind(state_dir: &Path) -> Result<Self, BindError> {
         let path = socket_path(state_dir);
-        let failed = |source| BindError::Io {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| BindError::Io { path: path.clone(), source };
         std::fs::create_dir_all(state_dir).map_err(failed)?;
         let lock = lock(&state_dir.join("admin.lock"))?;
         match std::fs::symlink_metadata(&path) {
@@ -82,11 +79,7 @@ impl AdminSocket {
             Err(e) => return Err(failed(e)),
         }
         let listener = listen(&path).map_err(failed)?;
-        Ok(Self {
-            listener,
-            path,
-            _lock: lock,
-        })
+        Ok(Self { listener, path, _lock: lock })
     }
 
     /// Where it is.
@@ -120,17 +113,9 @@ pub async fn serve(socket: AdminSocket, gateway: Arc<dyn Gateway>) -> io::Result
 
 /// Takes the lock of a state directory, or says who has it.
 fn lock(path: &Path) -> Result<File, BindError> {
-    let failed = |source| BindError::Io {
-        path: path.into(),
-        source,
-    };
+    let failed = |source| BindError::Io { path: path.into(), source };
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600);
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -138,16 +123,11 @@ fn lock(path: &Path) -> Result<File, BindError> {
             let mut pid = String::new();
             let read = file.take(20).read_to_string(&mut pid);
             let pid = read.ok().and_then(|_| pid.trim().parse().ok());
-            return Err(BindError::Live {
-                pid,
-                lock: path.into(),
-            });
+            return Err(BindError::Live { pid, lock: path.into() });
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(failed)?;
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
     Ok(file)
 }
 
@@ -168,9 +148,9 @@ async fn serve_client(stream: UnixStream, gateway: Arc<dyn Gateway>) {
     while let Ok(Ok(Some(line))) = timeout(IDLE, read_line(&mut read)).await {
         let too_long = line.len() as u64 > MAX_REQUEST;
         let mut reply = match serde_json::from_slice(&line) {
-            _ if too_long => encode(&Reply::<()>::Error(format!(
-                "a request has at most {MAX_REQUEST} bytes"
-            ))),
+            _ if too_long => {
+                encode(&Reply::<()>::Error(format!("a request has at most {MAX_REQUEST} bytes")))
+            }
             Ok(request) => answer(request, &*gateway).await,
             Err(e) => encode(&Reply::<()>::Error(format!("not a request of this version: {e}"))),
         };
@@ -228,10 +208,7 @@ mod tests {
             let socket = AdminSocket::bind(dir.path()).unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel();
             let thread = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
                     tokio::select! {
                         served = serve(socket, Arc::new(Fake::default())) => served.unwrap(),
@@ -239,11 +216,7 @@ mod tests {
                     }
                 });
             });
-            Self {
-                dir,
-                stop: Some(stop),
-                thread: Some(thread),
-            }
+            Self { dir, stop: Some(stop), thread: Some(thread) }
         }
 
         fn client(&self) -> Client {
@@ -273,18 +246,9 @@ mod tests {
         let mut client = served.client();
         assert_eq!(client.status().unwrap(), status());
         assert_eq!(client.connections(&ConnectionFilter::default()).unwrap().len(), 3);
-        let filter = ConnectionFilter {
-            route: Some("redis-1".into()),
-            sni: None,
-        };
+        let filter = ConnectionFilter { route: Some("redis-1".into()), sni: None };
         assert_eq!(client.connections(&filter).unwrap().len(), 1);
-        let reloaded = Reloaded {
-            config_generation: 4,
-            listeners: 1,
-            routes: 2,
-            pools: 2,
-            warnings: vec![],
-        };
+        let reloaded = Reloaded { config_generation: 4, listeners: 1, routes: 2, pools: 2, warnings: vec![] };
         assert_eq!(client.reload().unwrap(), reloaded);
         client.drain("redis-1/10.0.0.11:6379", true).unwrap();
         client.drain("redis-1/10.0.0.11:6379", false).unwrap();
@@ -295,11 +259,7 @@ mod tests {
     fn what_the_gateway_refuses_is_an_error_and_the_connection_goes_on() {
         let served = Served::new();
         let mut client = served.client();
-        for refused in [
-            client.drain("nowhere/x:1", true),
-            client.drain("x", false),
-            client.kill(99),
-        ] {
+        for refused in [client.drain("nowhere/x:1", true), client.drain("x", false), client.kill(99)] {
             assert!(matches!(refused, Err(ClientError::Refused(reason)) if reason.starts_with("no ")));
         }
         client.kill(1).unwrap();
@@ -312,9 +272,7 @@ mod tests {
             served.raw(b"{\"command\":\"explode\"}\n\xff\xfe\n\n{\"command\":\"kill\",\"connection\":1}");
         assert_eq!(replies.len(), 4, "{replies:?}");
         assert!(
-            replies[..3]
-                .iter()
-                .all(|reply| reply.starts_with(r#"{"error":"not a request of this version"#))
+            replies[..3].iter().all(|reply| reply.starts_with(r#"{"error":"not a request of this version"#))
         );
         assert_eq!(replies[3], r#"{"ok":null}"#);
     }
@@ -353,10 +311,7 @@ mod tests {
     fn only_the_owner_may_open_the_socket() {
         let dir = TempDir::new();
         let socket = AdminSocket::bind(dir.path()).unwrap();
-        assert_eq!(
-            std::fs::metadata(socket.path()).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(socket.path()).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -388,10 +343,7 @@ mod tests {
         let dir = TempDir::new();
         let path = socket_path(dir.path());
         drop(UnixListener::bind(&path).unwrap());
-        assert!(
-            UnixStream::connect(&path).is_err(),
-            "the file stays, nobody listens"
-        );
+        assert!(UnixStream::connect(&path).is_err(), "the file stays, nobody listens");
         let socket = AdminSocket::bind(dir.path()).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(socket);
@@ -404,10 +356,7 @@ mod tests {
         let dir = TempDir::new();
         let path = socket_path(dir.path());
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            AdminSocket::bind(dir.path()),
-            Err(BindError::NotASocket(_))
-        ));
+        assert!(matches!(AdminSocket::bind(dir.path()), Err(BindError::NotASocket(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 

@@ -32,12 +32,7 @@ pub fn status(status: &Status) -> String {
 
     let mut table = Table::new(["LISTENER", "BIND", ">ACTIVE", ">TOTAL"]);
     for l in &status.listeners {
-        table.row([
-            &l.name,
-            &l.bind.join(" "),
-            &l.active.to_string(),
-            &l.total.to_string(),
-        ]);
+        table.row([&l.name, &l.bind.join(" "), &l.active.to_string(), &l.total.to_string()]);
     }
     out += &table.section();
 
@@ -49,9 +44,7 @@ pub fn status(status: &Status) -> String {
     }
     out += &table.section();
 
-    let mut table = Table::new([
-        "ROUTE", "LISTENER", "SNI", "POOL", ">ACTIVE", ">TOTAL", ">IN", ">OUT",
-    ]);
+    let mut table = Table::new(["ROUTE", "LISTENER", "SNI", "POOL", ">ACTIVE", ">TOTAL", ">IN", ">OUT"]);
     for r in &status.routes {
         table.row([
             &r.name,
@@ -69,13 +62,7 @@ pub fn status(status: &Status) -> String {
     let mut table = Table::new(["POOL", "SERVER", "STATE", ">ACTIVE", ">TOTAL"]);
     for pool in &status.pools {
         for s in &pool.servers {
-            table.row([
-                &pool.name,
-                &s.address,
-                s.state.name(),
-                &s.active.to_string(),
-                &s.total.to_string(),
-            ]);
+            table.row([&pool.name, &s.address, s.state.name(), &s.active.to_string(), &s.total.to_string()]);
         }
     }
     out + &table.section()
@@ -139,11 +126,7 @@ fn bytes(n: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 {
-        format!("{n} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 /// `7384.5` (seconds) as `2h 3m`: the two largest units.
@@ -179,10 +162,7 @@ struct Table<const N: usize> {
 
 impl<const N: usize> Table<N> {
     fn new(head: [&'static str; N]) -> Self {
-        Self {
-            head,
-            rows: Vec::new(),
-        }
+        Self { head, rows: Vec::new() }
     }
 
     fn row(&mut self, cells: [&str; N]) {
@@ -191,11 +171,7 @@ impl<const N: usize> Table<N> {
 
     /// The table behind an empty line; nothing if it has no row.
     fn section(&self) -> String {
-        if self.rows.is_empty() {
-            String::new()
-        } else {
-            format!("\n{}", self.text())
-        }
+        if self.rows.is_empty() { String::new() } else { format!("\n{}", self.text()) }
     }
 
     fn text(&self) -> String {
@@ -283,11 +259,7 @@ pg       pg.internal:5432  draining       1     34
     #[test]
     fn a_hostile_name_reaches_the_terminal_as_printable_ascii_of_bounded_length() {
         let mut connection = fake::connections().remove(0);
-        let plain = super::connections(&[connection.clone()])
-            .lines()
-            .map(str::len)
-            .max()
-            .unwrap();
+        let plain = super::connections(&[connection.clone()]).lines().map(str::len).max().unwrap();
         for name in [
             "\x1b[2J\x1b[31mroot#",
             "\u{9b}2J",
@@ -300,19 +272,10 @@ pg       pg.internal:5432  draining       1     34
         ] {
             connection.sni = Some(name.into());
             let text = super::connections(&[connection.clone()]);
-            assert!(
-                text.chars().all(|c| matches!(c, ' '..='~' | '\n' | '…')),
-                "{text}"
-            );
+            assert!(text.chars().all(|c| matches!(c, ' '..='~' | '\n' | '…')), "{text}");
             assert_eq!(text.lines().count(), 2);
             assert!(text.lines().all(|line| line.len() <= plain + MAX_CELL + 2));
-            assert!(
-                text.lines()
-                    .nth(1)
-                    .unwrap()
-                    .contains("  redis-1  10.0.0.11:6379  "),
-                "{text}"
-            );
+            assert!(text.lines().nth(1).unwrap().contains("  redis-1  10.0.0.11:6379  "), "{text}");
         }
     }
 

@@ -194,10 +194,7 @@ impl ConnectionFilter {
     pub fn matches(&self, route: Option<&str>, sni: Option<&str>) -> bool {
         let bare = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         self.route.as_deref().is_none_or(|wanted| route == Some(wanted))
-            && self
-                .sni
-                .as_deref()
-                .is_none_or(|wanted| sni.map(bare) == Some(bare(wanted)))
+            && self.sni.as_deref().is_none_or(|wanted| sni.map(bare) == Some(bare(wanted)))
     }
 }
 
@@ -307,13 +304,8 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 5] = [
-        "config_generation",
-        "routes[].listener",
-        "routes[].pools[]",
-        "routes[].sni[]",
-        "workers",
-    ];
+    const ADDED: [&str; 5] =
+        ["config_generation", "routes[].listener", "routes[].pools[]", "routes[].sni[]", "workers"];
 
     /// The keys of a document, as paths with the type of each leaf; the reason names in maps are data, not keys.
     fn shape(path: &str, value: &Value, into: &mut BTreeSet<(String, &'static str)>) {
@@ -328,9 +320,7 @@ mod tests {
                     shape(&format!("{path}{dot}{key}"), value, into);
                 }
             }
-            Value::Array(items) => items
-                .iter()
-                .for_each(|item| shape(&format!("{path}[]"), item, into)),
+            Value::Array(items) => items.iter().for_each(|item| shape(&format!("{path}[]"), item, into)),
             Value::String(_) => _ = into.insert((path.into(), "string")),
             Value::Number(n) if n.is_f64() => _ = into.insert((path.into(), "float")),
             Value::Number(_) => _ = into.insert((path.into(), "integer")),
@@ -346,10 +336,7 @@ mod tests {
         shape("", &serde_json::to_value(fake::status()).unwrap(), &mut actual);
         let missing: Vec<_> = expected.difference(&actual).collect();
         assert_eq!(missing, Vec::<&(String, &str)>::new());
-        let added: Vec<_> = actual
-            .difference(&expected)
-            .map(|(path, _)| path.as_str())
-            .collect();
+        let added: Vec<_> = actual.difference(&expected).map(|(path, _)| path.as_str()).collect();
         assert_eq!(added, ADDED);
     }
 
@@ -359,9 +346,7 @@ mod tests {
                     bytes_in, bytes_out, age_seconds, idle_seconds";
         let expected: BTreeSet<&str> = keys.split(',').map(str::trim).collect();
         for connection in fake::connections() {
-            let Value::Object(map) = serde_json::to_value(&connection).unwrap() else {
-                panic!("an object")
-            };
+            let Value::Object(map) = serde_json::to_value(&connection).unwrap() else { panic!("an object") };
             assert_eq!(map.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
             assert!(map["id"].is_u64() && map["client"].is_string());
         }
@@ -374,20 +359,12 @@ mod tests {
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
         let connections = fake::connections();
         let text = serde_json::to_string(&connections).unwrap();
-        assert_eq!(
-            serde_json::from_str::<Vec<Connection>>(&text).unwrap(),
-            connections
-        );
+        assert_eq!(serde_json::from_str::<Vec<Connection>>(&text).unwrap(), connections);
     }
 
     #[test]
     fn a_server_state_is_named_alike_in_json_and_in_tables() {
-        for state in [
-            ServerState::Up,
-            ServerState::Down,
-            ServerState::Draining,
-            ServerState::Unresolved,
-        ] {
+        for state in [ServerState::Up, ServerState::Down, ServerState::Draining, ServerState::Unresolved] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
     }

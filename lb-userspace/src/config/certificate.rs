@@ -54,12 +54,7 @@ pub(super) struct Certificates<'a> {
 
 impl<'a> Certificates<'a> {
     pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
-        Self {
-            files,
-            now,
-            provider: aws_lc_rs::default_provider(),
-            loaded: HashMap::new(),
-        }
+        Self { files, now, provider: aws_lc_rs::default_provider(), loaded: HashMap::new() }
     }
 
     pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
@@ -73,35 +68,18 @@ impl<'a> Certificates<'a> {
     fn load_now(&self, paths: &Paths) -> Result<Loaded, Vec<(Part, Problem)>> {
         let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
         let key = self.key(&paths.key).map_err(|problem| (Part::Key, problem));
-        let client_ca = paths
-            .client_ca
-            .as_deref()
-            .map(|path| self.client_ca(path))
-            .transpose();
+        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path)).transpose();
         let client_ca = client_ca.map_err(|problem| (Part::ClientCa, problem));
         let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
             (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
             (chain, key, client_ca) => {
-                return Err([chain.err(), key.err(), client_ca.err()]
-                    .into_iter()
-                    .flatten()
-                    .collect());
+                return Err([chain.err(), key.err(), client_ca.err()].into_iter().flatten().collect());
             }
         };
-        self.matches(&chain, &key, &paths.chain)
-            .map_err(|problem| vec![problem])?;
+        self.matches(&chain, &key, &paths.chain).map_err(|problem| vec![problem])?;
         let warning = leaf.out_of_date(self.now);
-        let termination = Arc::new(Termination {
-            chain,
-            key,
-            client_ca,
-            not_after: leaf.not_after,
-        });
-        Ok(Loaded {
-            termination,
-            names: leaf.names,
-            warning,
-        })
+        let termination = Arc::new(Termination { chain, key, client_ca, not_after: leaf.not_after });
+        Ok(Loaded { termination, names: leaf.names, warning })
     }
 
     fn chain(&self, path: &Path) -> Result<(Vec<CertificateDer<'static>>, Leaf), Problem> {
@@ -152,10 +130,7 @@ impl<'a> Certificates<'a> {
         let mut roots = RootCertStore::empty();
         for (index, authority) in authorities.iter().enumerate() {
             roots.add(authority.clone()).map_err(|error| {
-                unusable(
-                    path,
-                    &format!("its certificate {} does not parse: {error}", index + 1),
-                )
+                unusable(path, &format!("its certificate {} does not parse: {error}", index + 1))
             })?;
         }
         Ok(authorities)
@@ -172,20 +147,13 @@ impl<'a> Certificates<'a> {
         };
         let Err(error) = of_key(chain) else { return Ok(()) };
         if error != rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
-            return Err((
-                Part::Chain,
-                unusable(chain_path, &format!("its first certificate: {error}")),
-            ));
+            return Err((Part::Chain, unusable(chain_path, &format!("its first certificate: {error}"))));
         }
         let chain_path = quote(&chain_path.to_string_lossy());
-        let problem = Problem::new(format!(
-            "this key does not belong to the certificate in {chain_path}"
-        ));
+        let problem = Problem::new(format!("this key does not belong to the certificate in {chain_path}"));
         let others = (2..).zip(&chain[1..]);
-        let owner = others
-            .filter(|(_, other)| of_key(std::slice::from_ref(*other)).is_ok())
-            .map(|(n, _)| n)
-            .next();
+        let owner =
+            others.filter(|(_, other)| of_key(std::slice::from_ref(*other)).is_ok()).map(|(n, _)| n).next();
         let help = match owner {
             Some(number) => format!("it belongs to certificate {number} of that file: put that one first"),
             None => "compare `openssl pkey -pubout -in KEY` and `openssl x509 -pubkey -noout -in CHAIN`"
@@ -218,9 +186,7 @@ struct Leaf {
 impl Leaf {
     fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let names = certificate
-            .subject_alternative_name()
-            .map_err(|error| error.to_string())?;
+        let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
         let names = names.iter().flat_map(|extension| &extension.value.general_names);
         let names = names.filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into()),

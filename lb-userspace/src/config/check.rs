@@ -33,11 +33,7 @@ pub fn check(text: &str, file_name: &str, files: &dyn Files, now: UnixTime) -> C
     let config = config(&raw, &mut Certificates::new(files, now), &mut report);
     let refused = report.has_errors();
     let diagnostics = report.finish(file_name, text);
-    if refused {
-        Err(diagnostics)
-    } else {
-        Ok((config, diagnostics))
-    }
+    if refused { Err(diagnostics) } else { Ok((config, diagnostics)) }
 }
 
 /// What the format has and this version lacks. Delete a line when its feature is there.
@@ -69,32 +65,19 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
         report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
     }
-    let binds = raw
-        .listeners
-        .iter()
-        .filter_map(|l| l.bind.given())
-        .flat_map(|bind| bind.get_ref());
+    let binds = raw.listeners.iter().filter_map(|l| l.bind.given()).flat_map(|bind| bind.get_ref());
     reject_repeated(
         binds.chain(raw.gateway.admin.given()),
         |a| format!("`{a}` is listened on twice"),
         report,
     );
     let listener_names = Names::new("listener", raw.listeners.iter().map(|l| (&l.name, None)), report);
-    let route_names = Names::new(
-        "route",
-        raw.routes.iter().map(|r| (&r.name, first_sni(r))),
-        report,
-    );
+    let route_names = Names::new("route", raw.routes.iter().map(|r| (&r.name, first_sni(r))), report);
     let pool_names = Names::new("pool", raw.pools.iter().map(|p| (&p.name, None)), report);
 
     let listeners = raw.listeners.iter().zip(&listener_names.list);
     let listeners: Vec<_> = listeners.map(|(raw, name)| listener(raw, name, report)).collect();
-    let pools = raw
-        .pools
-        .iter()
-        .zip(&pool_names.list)
-        .map(|(raw, name)| pool(raw, name, report))
-        .collect();
+    let pools = raw.pools.iter().zip(&pool_names.list).map(|(raw, name)| pool(raw, name, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (raw_route, name) in raw.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&raw_route.listener, report);
@@ -126,14 +109,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
             let sni = raw_route.sni.given().map_or(&[][..], |sni| sni.get_ref());
             let alpn = raw_route.alpn.given().map_or(&[][..], |alpn| alpn.get_ref());
             let alpn = alpn.iter().map(|protocol| &**protocol.get_ref()).collect();
-            claims.push(Claim {
-                name,
-                listener,
-                reference: reference.span(),
-                sni,
-                alpn,
-                certificate,
-            });
+            claims.push(Claim { name, listener, reference: reference.span(), sni, alpn, certificate });
         }
     }
     check_route_counts(raw, &listeners, &claims, report);
@@ -141,12 +117,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
     overlap::warn_of_uncovered_names(&claims, report);
     overlap::warn_of_coalescing(&claims, report);
     warn_of_unused_pools(raw, &routes, report);
-    Config {
-        gateway: gateway(&raw.gateway),
-        listeners,
-        routes,
-        pools,
-    }
+    Config { gateway: gateway(&raw.gateway), listeners, routes, pools, files: Vec::new() }
 }
 
 fn gateway(raw: &RawGateway) -> Gateway {
@@ -184,10 +155,8 @@ fn listener(raw: &RawListener, name: &Arc<str>, report: &mut Report) -> Listener
         && !proxy_protocol
         && !raw.proxy_protocol.is_invalid()
     {
-        let warning = Diagnostic::warning(
-            given.span(),
-            "`trusted_proxies` has no effect without `proxy_protocol`",
-        );
+        let warning =
+            Diagnostic::warning(given.span(), "`trusted_proxies` has no effect without `proxy_protocol`");
         report.push(warning.help("add `proxy_protocol = true`"));
     }
     Listener {
@@ -196,11 +165,7 @@ fn listener(raw: &RawListener, name: &Arc<str>, report: &mut Report) -> Listener
         protocol: raw.protocol.or(Protocol::Tls),
         hello_timeout: raw.hello_timeout.or(Duration::from_secs(5)),
         proxy_protocol,
-        trusted_proxies: if proxy_protocol {
-            trusted_proxies
-        } else {
-            Vec::new()
-        },
+        trusted_proxies: if proxy_protocol { trusted_proxies } else { Vec::new() },
         allow: values(&raw.allow),
         deny: values(&raw.deny),
         max_connections: raw.max_connections.get(),
@@ -212,11 +177,7 @@ fn pool(raw: &RawPool, name: &Arc<str>, report: &mut Report) -> Pool {
     let servers = raw.servers.given().map_or(&[][..], |servers| servers.get_ref());
     let servers = || servers.iter().map(Spanned::get_ref);
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
-    reject_repeated(
-        servers().filter_map(|server| server.address.given()),
-        repeated,
-        report,
-    );
+    reject_repeated(servers().filter_map(|server| server.address.given()), repeated, report);
     let servers = servers().filter_map(|server| {
         Some(Server {
             address: server.address.get()?,
@@ -238,26 +199,17 @@ fn backends(raw: &RawRoute, pools: &Names, report: &mut Report) -> Vec<Backend> 
         return Vec::new();
     };
     let weighed_out = |backend: &Spanned<RawBackend>| {
-        backend
-            .get_ref()
-            .weight
-            .given()
-            .is_some_and(|weight| *weight.get_ref() == 0)
+        backend.get_ref().weight.given().is_some_and(|weight| *weight.get_ref() == 0)
     };
     if !given.get_ref().is_empty() && given.get_ref().iter().all(weighed_out) {
-        let error = Diagnostic::error(
-            given.span(),
-            "every backend has weight 0: no connection can go anywhere",
-        );
+        let error =
+            Diagnostic::error(given.span(), "every backend has weight 0: no connection can go anywhere");
         report.push(error.help("give one of them a weight from 1 to 256"));
     }
     let backends = given.get_ref().iter().map(Spanned::get_ref);
     backends
         .filter_map(|backend| {
-            Some(Backend {
-                pool: pools.resolve(&backend.pool, report)?,
-                weight: backend.weight.or(1),
-            })
+            Some(Backend { pool: pools.resolve(&backend.pool, report)?, weight: backend.weight.or(1) })
         })
         .collect()
 }
@@ -297,10 +249,7 @@ fn load_certificate(
     report: &mut Report,
 ) -> Option<(Range<usize>, Arc<Loaded>)> {
     let certificate = raw.certificate.given()?;
-    let (chain, key) = (
-        certificate.get_ref().chain.given()?,
-        certificate.get_ref().key.given()?,
-    );
+    let (chain, key) = (certificate.get_ref().chain.given()?, certificate.get_ref().key.given()?);
     let client_ca = raw.client_ca.given();
     let paths = Paths {
         chain: chain.get_ref().clone(),
@@ -310,10 +259,7 @@ fn load_certificate(
     match certificates.load(&paths) {
         Ok(loaded) => {
             if let Some(problem) = &loaded.warning {
-                report.push(Diagnostic {
-                    severity: Severity::Warning,
-                    ..problem.clone().at(chain.span())
-                });
+                report.push(Diagnostic { severity: Severity::Warning, ..problem.clone().at(chain.span()) });
             }
             Some((certificate.span(), loaded.clone()))
         }
@@ -333,10 +279,7 @@ fn load_certificate(
 
 /// A passthrough route has nothing to do with certificates.
 fn reject_termination_keys(raw: &RawRoute, report: &mut Report) {
-    for (key, span) in [
-        ("certificate", raw.certificate.span()),
-        ("client_ca", raw.client_ca.span()),
-    ] {
+    for (key, span) in [("certificate", raw.certificate.span()), ("client_ca", raw.client_ca.span())] {
         if let Some(span) = span {
             let error = Diagnostic::error(span, format!("a route that passes TLS through has no `{key}`"));
             report.push(error.help("add `tls = \"terminate\"`, or take it out"));
@@ -370,10 +313,7 @@ fn check_route_counts(raw: &RawConfig, listeners: &[Listener], claims: &[Claim<'
         };
         let listener = &listeners[claim.listener];
         if listener.protocol == Protocol::Tcp {
-            let message = format!(
-                "the `tcp` listener {} has more than one route",
-                quote(&listener.name)
-            );
+            let message = format!("the `tcp` listener {} has more than one route", quote(&listener.name));
             let error = Diagnostic::error(claim.reference.clone(), message);
             let error = error.related(earlier.reference.clone(), "the first is here");
             report.push(error.help("one route with several `backends` shares connections out by weight"));
@@ -383,20 +323,14 @@ fn check_route_counts(raw: &RawConfig, listeners: &[Listener], claims: &[Claim<'
     if claims.len() < raw.routes.len() {
         return;
     }
-    for ((raw, listener), _) in raw
-        .listeners
-        .iter()
-        .zip(listeners)
-        .zip(&first)
-        .filter(|(_, first)| first.is_none())
+    for ((raw, listener), _) in
+        raw.listeners.iter().zip(listeners).zip(&first).filter(|(_, first)| first.is_none())
     {
         let name = quote(&listener.name);
         let help = format!("add a `[[route]]` with `listener = {:?}`", listener.name);
         if listener.protocol == Protocol::Tcp {
-            let error = Diagnostic::error(
-                raw.span.clone(),
-                format!("the `tcp` listener {name} has no route"),
-            );
+            let error =
+                Diagnostic::error(raw.span.clone(), format!("the `tcp` listener {name} has no route"));
             report.push_absence(error.help(help));
         } else {
             let message = format!("no route is on the listener {name}: it turns every client away");
@@ -434,11 +368,7 @@ fn reject_repeated<'r, T: Eq + Hash + 'r>(
             Entry::Vacant(entry) => _ = entry.insert(value.span()),
             Entry::Occupied(first) => {
                 let error = Diagnostic::error(value.span(), message(value.get_ref()));
-                report.push(
-                    error
-                        .related(first.get().clone(), "first here")
-                        .help("take one of them out"),
-                );
+                report.push(error.related(first.get().clone(), "first here").help("take one of them out"));
             }
         }
     }

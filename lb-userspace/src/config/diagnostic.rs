@@ -50,10 +50,7 @@ impl Diagnostic {
     }
 
     pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(span, message)
-        }
+        Self { severity: Severity::Warning, ..Self::error(span, message) }
     }
 
     pub(super) fn related(mut self, span: Range<usize>, what: &'static str) -> Self {
@@ -87,12 +84,7 @@ impl Diagnostics {
     pub(super) fn new(file_name: &str, source: String, list: Vec<Diagnostic>) -> Self {
         let newlines = source.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let line_starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
-        let mut all = Self {
-            file_name: file_name.to_owned(),
-            source,
-            line_starts,
-            list,
-        };
+        let mut all = Self { file_name: file_name.to_owned(), source, line_starts, list };
         all.sort();
         all
     }
@@ -100,10 +92,7 @@ impl Diagnostics {
     /// The file could not be read at all.
     pub(super) fn unreadable(file_name: &str, error: &io::Error) -> Self {
         let message = format!("cannot read {}: {error}", quote(file_name));
-        let diagnostic = Diagnostic {
-            span: None,
-            ..Diagnostic::error(0..0, message)
-        };
+        let diagnostic = Diagnostic { span: None, ..Diagnostic::error(0..0, message) };
         Self::new(file_name, String::new(), vec![diagnostic])
     }
 
@@ -129,10 +118,7 @@ impl Diagnostics {
 
     /// How many there are of this severity.
     pub fn count(&self, severity: Severity) -> usize {
-        self.list
-            .iter()
-            .filter(|diagnostic| diagnostic.severity == severity)
-            .count()
+        self.list.iter().filter(|diagnostic| diagnostic.severity == severity).count()
     }
 
     /// Line and column, both from 1, columns in characters.
@@ -145,11 +131,7 @@ impl Diagnostics {
 
     /// All of them, each with its excerpt and hint.
     pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
         for diagnostic in &self.list {
             out.push_str(&renderer.render(&[self.group(diagnostic)]));
@@ -172,10 +154,7 @@ impl Diagnostics {
             Severity::Warning => Level::WARNING,
         };
         let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
-        let primary = diagnostic
-            .span
-            .as_ref()
-            .map(|span| (span, AnnotationKind::Primary, None));
+        let primary = diagnostic.span.as_ref().map(|span| (span, AnnotationKind::Primary, None));
         let related = diagnostic.related.as_ref();
         let related = related.map(|(span, what)| (span, AnnotationKind::Context, Some(*what)));
         match (primary, related) {
@@ -183,12 +162,7 @@ impl Diagnostics {
                 group = group.element(self.excerpt(&[primary, related]));
             }
             (primary, related) => {
-                group = group.elements(
-                    primary
-                        .into_iter()
-                        .chain(related)
-                        .map(|mark| self.excerpt(&[mark])),
-                );
+                group = group.elements(primary.into_iter().chain(related).map(|mark| self.excerpt(&[mark])));
             }
         }
         match &diagnostic.help {
@@ -209,16 +183,12 @@ impl Diagnostics {
             let end = span.end.min(start + text.len()).max(span.start);
             kind.span(span.start - start..end - start).label(*label)
         });
-        Snippet::source(text)
-            .line_start(line + 1)
-            .path(self.file_name.as_str())
-            .annotations(annotations)
+        Snippet::source(text).line_start(line + 1).path(self.file_name.as_str()).annotations(annotations)
     }
 
     /// By position; what has none comes first.
     fn sort(&mut self) {
-        self.list
-            .sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| span.start));
+        self.list.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| span.start));
     }
 
     /// Index into `line_starts`.
@@ -302,11 +272,7 @@ impl Report {
         let mut all = Diagnostics::new(file_name, source.to_owned(), self.syntax);
         let line = |diagnostic: &Diagnostic| Some(all.line_of(diagnostic.span.as_ref()?));
         let broken: HashSet<_> = all.list.iter().map(line).collect();
-        let kept: Vec<_> = self
-            .list
-            .into_iter()
-            .filter(|d| !broken.contains(&line(d)))
-            .collect();
+        let kept: Vec<_> = self.list.into_iter().filter(|d| !broken.contains(&line(d))).collect();
         all.list.extend(kept);
         all.sort();
         all

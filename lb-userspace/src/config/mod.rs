@@ -14,6 +14,7 @@ mod raw;
 mod tests;
 mod value;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -46,8 +47,11 @@ pub fn load(path: &Path) -> Checked {
         },
         Err(error) => return Err(Diagnostics::unreadable(&name, &error)),
     };
-    let directory = path.parent().unwrap_or(Path::new(""));
-    check(&text, &name, &Directory(directory.to_owned()), UnixTime::now())
+    let directory =
+        Directory { path: path.parent().unwrap_or(Path::new("")).to_owned(), read: RefCell::default() };
+    let (mut config, warnings) = check(&text, &name, &directory, UnixTime::now())?;
+    config.files = directory.read.into_inner();
+    Ok((config, warnings))
 }
 
 /// Where the files come from that a configuration names.
@@ -57,11 +61,17 @@ pub trait Files {
 }
 
 /// The disk, seen from the directory of the configuration file.
-struct Directory(PathBuf);
+struct Directory {
+    path: PathBuf,
+    /// What was read.
+    read: RefCell<Vec<PathBuf>>,
+}
 
 impl Files for Directory {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        read_bounded(&self.0.join(path), MAX_PEM_BYTES)
+        let path = self.path.join(path);
+        self.read.borrow_mut().push(path.clone());
+        read_bounded(&path, MAX_PEM_BYTES)
     }
 }
 
@@ -70,10 +80,7 @@ fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     // One byte more than the limit tells "just fits" from "too large".
     File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("larger than {} MiB", limit >> 20),
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} MiB", limit >> 20)));
     }
     Ok(content)
 }
@@ -89,6 +96,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// See [`Pool`].
     pub pools: Vec<Pool>,
+    /// The certificates and keys it was made from: a change of one of them is a change of the configuration.
+    pub files: Vec<PathBuf>,
 }
 
 /// `[gateway]`: what holds for the whole process.
@@ -242,6 +251,7 @@ pub enum TlsMode {
 }
 
 /// What it takes to end TLS at the gateway.
+#[derive(PartialEq, Eq)]
 pub struct Termination {
     /// Leaf first; not empty; the leaf's public key is that of `key`.
     pub chain: Vec<CertificateDer<'static>>,

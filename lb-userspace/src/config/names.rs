@@ -28,12 +28,7 @@ impl Names {
         things: impl ExactSizeIterator<Item = (&'r Field<Box<str>>, Option<String>)>,
         report: &mut Report,
     ) -> Self {
-        let mut names = Self {
-            kind,
-            list: Vec::new(),
-            index: HashMap::new(),
-            incomplete: false,
-        };
+        let mut names = Self { kind, list: Vec::new(), index: HashMap::new(), incomplete: false };
         let mut spans: HashMap<&str, _> = HashMap::new();
         let mut unnamed = Vec::new();
         for (index, (field, default)) in things.enumerate() {
@@ -83,9 +78,8 @@ impl Names {
 
     fn report_unknown(&self, name: &Spanned<String>, report: &mut Report) {
         let kind = self.kind;
-        let help = report
-            .similar(name.get_ref(), self.list.iter().map(|name| &**name))
-            .unwrap_or_else(|| {
+        let help =
+            report.similar(name.get_ref(), self.list.iter().map(|name| &**name)).unwrap_or_else(|| {
                 let mut known: Vec<_> = self.list.iter().take(5).map(|name| quote(name)).collect();
                 if self.list.len() > known.len() {
                     known.push("…".to_owned());

@@ -44,14 +44,10 @@ pub(super) fn report_ties(claims: &[Claim<'_>], report: &mut Report) {
                     // A duplicate inside one list: reported where the list was read.
                     continue;
                 }
-                let with = protocol
-                    .map(|p| format!(" with ALPN {}", quote(p)))
-                    .unwrap_or_default();
+                let with = protocol.map(|p| format!(" with ALPN {}", quote(p))).unwrap_or_default();
                 let (one, other) = (quote(claims[first].name), quote(claim.name));
-                let message = format!(
-                    "routes {one} and {other} tie: both take `{}`{with}",
-                    pattern.get_ref()
-                );
+                let message =
+                    format!("routes {one} and {other} tie: both take `{}`{with}", pattern.get_ref());
                 let error = Diagnostic::error(pattern.span(), message).related(span, "also here");
                 report.push(error.help("take it out of one of them, or tell them apart by `alpn`"));
                 break;
@@ -71,11 +67,7 @@ pub(super) fn warn_of_uncovered_names(claims: &[Claim<'_>], report: &mut Report)
         let Some((_, certificate)) = &claim.certificate else {
             continue;
         };
-        for pattern in claim
-            .sni
-            .iter()
-            .filter(|pattern| !covers(certificate, pattern.get_ref()))
-        {
+        for pattern in claim.sni.iter().filter(|pattern| !covers(certificate, pattern.get_ref())) {
             let message = format!("the certificate of this route is not for `{}`", pattern.get_ref());
             let mut names: Vec<_> = certificate.names.iter().take(5).map(|name| quote(name)).collect();
             if certificate.names.len() > names.len() {
@@ -99,10 +91,10 @@ fn covers(certificate: &Loaded, pattern: &SniPattern) -> bool {
             certificate.names.contains(name)
                 || wildcard.is_some_and(|wildcard| certificate.names.contains(wildcard.as_str()))
         }
-        SniPattern::Wildcard(parent) => certificate.names.iter().any(|name| {
-            name.strip_suffix(&**parent)
-                .is_some_and(|rest| rest.ends_with('.'))
-        }),
+        SniPattern::Wildcard(parent) => certificate
+            .names
+            .iter()
+            .any(|name| name.strip_suffix(&**parent).is_some_and(|rest| rest.ends_with('.'))),
     }
 }
 
@@ -114,18 +106,12 @@ pub(super) fn warn_of_coalescing(claims: &[Claim<'_>], report: &mut Report) {
         return;
     }
     let served = Served::new(claims);
-    for (index, claim) in claims
-        .iter()
-        .enumerate()
-        .filter(|(_, claim)| terminates_h2(claim))
-    {
+    for (index, claim) in claims.iter().enumerate().filter(|(_, claim)| terminates_h2(claim)) {
         let Some((span, certificate)) = &claim.certificate else {
             continue;
         };
-        let neighbour = certificate
-            .names
-            .iter()
-            .find_map(|name| served.by_other(index, claim.listener, name));
+        let neighbour =
+            certificate.names.iter().find_map(|name| served.by_other(index, claim.listener, name));
         let Some((other, pattern)) = neighbour else {
             continue;
         };
@@ -157,11 +143,7 @@ type Owner<'a> = (usize, &'a Spanned<SniPattern>);
 
 impl<'a> Served<'a> {
     fn new(claims: &'a [Claim<'_>]) -> Self {
-        let mut served = Self {
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
-            siblings: HashMap::new(),
-        };
+        let mut served = Self { exact: HashMap::new(), wildcard: HashMap::new(), siblings: HashMap::new() };
         let claims = || claims.iter().enumerate();
         // A route that lists `h2` beats one that takes any protocol.
         let listed = claims().filter(|(_, claim)| claim.alpn.contains(&H2));
@@ -195,15 +177,8 @@ impl<'a> Served<'a> {
         let is_other = |(owner, _): &Owner<'a>| *owner != index;
         match name.strip_prefix("*.") {
             Some(parent) => {
-                let siblings = self
-                    .siblings
-                    .get(&(listener, parent))
-                    .into_iter()
-                    .flatten()
-                    .copied();
-                siblings
-                    .chain(self.wildcard.get(&(listener, parent)).copied())
-                    .find(is_other)
+                let siblings = self.siblings.get(&(listener, parent)).into_iter().flatten().copied();
+                siblings.chain(self.wildcard.get(&(listener, parent)).copied()).find(is_other)
             }
             None => {
                 let parents = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);

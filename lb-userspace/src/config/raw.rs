@@ -190,21 +190,14 @@ pub(super) fn read(text: &str, report: &mut Report) -> RawConfig {
 fn report_syntax(text: &str, errors: &[toml::de::Error], report: &mut Report) {
     let mut errors: Vec<_> = errors
         .iter()
-        .map(|error| {
-            (
-                error.span().unwrap_or(text.len()..text.len()),
-                error.message().replace('\n', " "),
-            )
-        })
+        .map(|error| (error.span().unwrap_or(text.len()..text.len()), error.message().replace('\n', " ")))
         .collect();
     errors.sort_by_key(|(span, _)| span.start);
     errors.dedup();
     let mut previous = None;
     for (span, message) in errors {
         let inside = RUN_ON.iter().any(|start| message.starts_with(start));
-        let run_on = previous
-            .replace(span.start)
-            .is_some_and(|start| adjacent(text, start..span.start));
+        let run_on = previous.replace(span.start).is_some_and(|start| adjacent(text, start..span.start));
         if inside && run_on {
             continue;
         }
@@ -234,9 +227,7 @@ fn adjacent(text: &str, range: Range<usize>) -> bool {
     let mut lines = text.get(range).unwrap_or_default().split('\n');
     lines.next();
     lines.next_back();
-    lines
-        .map(str::trim)
-        .all(|line| line.is_empty() || line.starts_with('#'))
+    lines.map(str::trim).all(|line| line.is_empty() || line.starts_with('#'))
 }
 
 /// The keys of a table, each with an example of its value.
@@ -272,10 +263,7 @@ const GATEWAY: Keys = Keys {
     ],
 };
 
-const ACCESS_LOG: Keys = Keys {
-    header: "access_log",
-    keys: &[("path", r#""-""#), ("format", r#""json""#)],
-};
+const ACCESS_LOG: Keys = Keys { header: "access_log", keys: &[("path", r#""-""#), ("format", r#""json""#)] };
 
 const LISTENER: Keys = Keys {
     header: "[[listener]]",
@@ -309,15 +297,10 @@ const ROUTE: Keys = Keys {
     ],
 };
 
-const CERTIFICATE: Keys = Keys {
-    header: "certificate",
-    keys: &[("chain", r#""redis-1.crt""#), ("key", r#""redis-1.key""#)],
-};
+const CERTIFICATE: Keys =
+    Keys { header: "certificate", keys: &[("chain", r#""redis-1.crt""#), ("key", r#""redis-1.key""#)] };
 
-const BACKEND: Keys = Keys {
-    header: "a backend",
-    keys: &[("pool", r#""redis-1""#), ("weight", "1")],
-};
+const BACKEND: Keys = Keys { header: "a backend", keys: &[("pool", r#""redis-1""#), ("weight", "1")] };
 
 const POOL: Keys = Keys {
     header: "[[pool]]",
@@ -327,42 +310,24 @@ const POOL: Keys = Keys {
         ("servers", r#"[{ address = "10.0.0.11:6379" }]"#),
         ("connect_timeout", r#""2s""#),
         ("send_proxy", r#""v2""#),
-        (
-            "health",
-            r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#,
-        ),
-        (
-            "tls",
-            r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#,
-        ),
+        ("health", r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#),
+        ("tls", r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#),
     ],
 };
 
 const SERVER: Keys = Keys {
     header: "a server",
-    keys: &[
-        ("address", r#""10.0.0.11:6379""#),
-        ("weight", "1"),
-        ("backup", "true"),
-    ],
+    keys: &[("address", r#""10.0.0.11:6379""#), ("weight", "1"), ("backup", "true")],
 };
 
 const HEALTH: Keys = Keys {
     header: "health",
-    keys: &[
-        ("check", r#""tcp""#),
-        ("interval", r#""5s""#),
-        ("rise", "2"),
-        ("fall", "3"),
-    ],
+    keys: &[("check", r#""tcp""#), ("interval", r#""5s""#), ("rise", "2"), ("fall", "3")],
 };
 
 const UPSTREAM_TLS: Keys = Keys {
     header: "tls of a pool",
-    keys: &[
-        ("ca", r#""upstream-ca.crt""#),
-        ("server_name", r#""redis.internal""#),
-    ],
+    keys: &[("ca", r#""upstream-ca.crt""#), ("server_name", r#""redis.internal""#)],
 };
 
 /// Where a key that is unknown in one table may belong.
@@ -392,44 +357,28 @@ fn interfaces(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Interfaces> 
             return Some(Interfaces::Auto);
         }
         let message = format!("`interfaces` must be `\"auto\"` or a list, not {}", quote(text));
-        reader
-            .report
-            .push(Diagnostic::error(value.span(), message).help(format!("interfaces = [{text:?}]")));
+        reader.report.push(Diagnostic::error(value.span(), message).help(format!("interfaces = [{text:?}]")));
         return None;
     }
     let names = reader.list(value, |r, v| r.parse(v, value::interface))?;
     reader.reject_duplicates(&names, |name| quote(name));
-    Some(Interfaces::Named(
-        names.into_iter().map(|name| name.into_inner().into()).collect(),
-    ))
+    Some(Interfaces::Named(names.into_iter().map(|name| name.into_inner().into()).collect()))
 }
 
 /// `copy` takes whatever reaches it, so it ends the list, written or not.
 fn tiers(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Tier>> {
     let tiers = reader.list(value, |r, v| {
-        r.choice(
-            v,
-            &[
-                ("packet", Tier::Packet),
-                ("sockmap", Tier::Sockmap),
-                ("copy", Tier::Copy),
-            ],
-        )
+        r.choice(v, &[("packet", Tier::Packet), ("sockmap", Tier::Sockmap), ("copy", Tier::Copy)])
     })?;
     reader.reject_duplicates(&tiers, |tier| format!("`{tier}`"));
     let copy = tiers.iter().position(|tier| *tier.get_ref() == Tier::Copy);
     if let Some(unreached) = copy.and_then(|copy| tiers.get(copy + 1)) {
         let message = format!("the tier `{}` is never reached", unreached.get_ref());
         let warning = Diagnostic::warning(unreached.span(), message);
-        reader
-            .report
-            .push(warning.help("put `\"copy\"` last: it takes every connection"));
+        reader.report.push(warning.help("put `\"copy\"` last: it takes every connection"));
     }
-    let mut used: Vec<Tier> = tiers
-        .into_iter()
-        .map(Spanned::into_inner)
-        .take(copy.unwrap_or(usize::MAX))
-        .collect();
+    let mut used: Vec<Tier> =
+        tiers.into_iter().map(Spanned::into_inner).take(copy.unwrap_or(usize::MAX)).collect();
     used.push(Tier::Copy);
     Some(used)
 }
@@ -439,16 +388,12 @@ fn access_log(mut s: Section<'_, '_>) -> RawAccessLog {
         path: s.read("path", |r, v| {
             r.parse(v, |text| match text {
                 "-" => Ok(LogTarget::Stdout),
-                _ => value::absolute_path(text)
-                    .map(LogTarget::File)
-                    .map_err(|problem| {
-                        problem.help("start it with `/`, or write `\"-\"` for standard output")
-                    }),
+                _ => value::absolute_path(text).map(LogTarget::File).map_err(|problem| {
+                    problem.help("start it with `/`, or write `\"-\"` for standard output")
+                }),
             })
         }),
-        format: s.read("format", |r, v| {
-            r.choice(v, &[("json", LogFormat::Json), ("text", LogFormat::Text)])
-        }),
+        format: s.read("format", |r, v| r.choice(v, &[("json", LogFormat::Json), ("text", LogFormat::Text)])),
     }
 }
 
@@ -458,14 +403,7 @@ fn listener(mut s: Section<'_, '_>) -> RawListener {
         name: s.read("name", |r, v| r.parse(v, value::name)),
         bind: s.require("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
         protocol: s.read("protocol", |r, v| {
-            r.choice(
-                v,
-                &[
-                    ("tls", Protocol::Tls),
-                    ("postgres", Protocol::Postgres),
-                    ("tcp", Protocol::Tcp),
-                ],
-            )
+            r.choice(v, &[("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)])
         }),
         hello_timeout: s.read("hello_timeout", |r, v| r.timeout(v)),
         proxy_protocol: s.read("proxy_protocol", |r, v| r.boolean(v)),
@@ -490,21 +428,12 @@ fn networks(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Spanned<Ip
         let (net, trunc) = (network.get_ref(), network.get_ref().trunc());
         if *net != trunc {
             let message = format!("`{net}` has bits set behind its prefix");
-            let help = format!(
-                "it is taken as `{trunc}`; for one address leave the prefix out: `{}`",
-                net.addr()
-            );
-            reader
-                .report
-                .push(Diagnostic::warning(network.span(), message).help(help));
+            let help =
+                format!("it is taken as `{trunc}`; for one address leave the prefix out: `{}`", net.addr());
+            reader.report.push(Diagnostic::warning(network.span(), message).help(help));
         }
     }
-    Some(
-        networks
-            .into_iter()
-            .map(|net| Spanned::new(net.span(), net.into_inner().trunc()))
-            .collect(),
-    )
+    Some(networks.into_iter().map(|net| Spanned::new(net.span(), net.into_inner().trunc())).collect())
 }
 
 fn route(mut s: Section<'_, '_>) -> RawRoute {
@@ -523,13 +452,7 @@ fn route(mut s: Section<'_, '_>) -> RawRoute {
             Some(protocols)
         }),
         tls: s.read("tls", |r, v| {
-            r.choice(
-                v,
-                &[
-                    ("passthrough", RawTls::Passthrough),
-                    ("terminate", RawTls::Terminate),
-                ],
-            )
+            r.choice(v, &[("passthrough", RawTls::Passthrough), ("terminate", RawTls::Terminate)])
         }),
         certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
@@ -550,10 +473,7 @@ fn certificate(mut s: Section<'_, '_>) -> RawCertificate {
 fn backend(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<RawBackend> {
     if let DeValue::String(pool) = value.get_ref() {
         let pool = Field::Given(Spanned::new(value.span(), pool.clone().into_owned()));
-        return Some(RawBackend {
-            pool,
-            weight: Field::Absent,
-        });
+        return Some(RawBackend { pool, weight: Field::Absent });
     }
     let mut s = reader.section(value, &BACKEND)?;
     Some(RawBackend {
@@ -578,9 +498,8 @@ fn pool(mut s: Section<'_, '_>) -> RawPool {
         }),
         servers: s.require("servers", |r, v| r.list(v, server)),
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
-        send_proxy: s.read("send_proxy", |r, v| {
-            r.choice(v, &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)])
-        }),
+        send_proxy: s
+            .read("send_proxy", |r, v| r.choice(v, &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)])),
         health: s.read("health", |r, v| r.section(v, &HEALTH).map(health)),
         tls: s.read("tls", |r, v| r.section(v, &UPSTREAM_TLS).map(upstream_tls)),
     }
@@ -591,11 +510,7 @@ fn server(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<RawServer> {
     if let DeValue::String(_) = value.get_ref() {
         let address = reader.parse(value, value::server_address)?;
         let address = Field::Given(Spanned::new(value.span(), address));
-        return Some(RawServer {
-            address,
-            weight: Field::Absent,
-            backup: Field::Absent,
-        });
+        return Some(RawServer { address, weight: Field::Absent, backup: Field::Absent });
     }
     let mut s = reader.section(value, &SERVER)?;
     Some(RawServer {
@@ -606,9 +521,7 @@ fn server(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<RawServer> {
 }
 
 fn health(mut s: Section<'_, '_>) {
-    s.require("check", |r, v| {
-        r.choice(v, &[("tcp", ()), ("tls", ()), ("redis", ()), ("postgres", ())])
-    });
+    s.require("check", |r, v| r.choice(v, &[("tcp", ()), ("tls", ()), ("redis", ()), ("postgres", ())]));
     s.read("interval", |r, v| r.timeout(v));
     s.read("rise", |r, v| r.integer::<u32>(v, 1..=1000));
     s.read("fall", |r, v| r.integer::<u32>(v, 1..=1000));
@@ -637,12 +550,7 @@ impl<'a, 'i> Section<'a, 'i> {
                 report_unknown_key(report, keys, key);
             }
         }
-        Self {
-            report,
-            keys,
-            table,
-            span,
-        }
+        Self { report, keys, table, span }
     }
 
     fn read<T>(
@@ -654,11 +562,7 @@ impl<'a, 'i> Section<'a, 'i> {
             return Field::Absent;
         };
         let example = self.example(key);
-        let mut reader = Reader {
-            report: self.report,
-            key,
-            example,
-        };
+        let mut reader = Reader { report: self.report, key, example };
         match value(&mut reader, given) {
             Some(value) => Field::Given(Spanned::new(given.span(), value)),
             None => Field::Invalid,
@@ -674,8 +578,7 @@ impl<'a, 'i> Section<'a, 'i> {
         let field = self.read(key, value);
         if field.is_absent() {
             let error = Diagnostic::error(self.span.clone(), format!("{} without `{key}`", self.keys.header));
-            self.report
-                .push_absence(error.help(format!("for example `{key} = {}`", self.example(key))));
+            self.report.push_absence(error.help(format!("for example `{key} = {}`", self.example(key))));
         }
         field
     }
@@ -689,17 +592,13 @@ impl<'a, 'i> Section<'a, 'i> {
     ) -> Vec<T> {
         let field = self.read(key, |reader, value| match value.get_ref() {
             DeValue::Array(list) => {
-                let sections = list
-                    .iter()
-                    .filter_map(|item| reader.section(item, keys).map(&table));
+                let sections = list.iter().filter_map(|item| reader.section(item, keys).map(&table));
                 Some(sections.collect())
             }
             DeValue::Table(_) => {
                 let message = format!("`{key}` is a list of tables");
                 let help = format!("write `{}`", keys.header);
-                reader
-                    .report
-                    .push(Diagnostic::error(value.span(), message).help(help));
+                reader.report.push(Diagnostic::error(value.span(), message).help(help));
                 // So that references to its name are none to nothing.
                 reader.section(value, keys).map(|section| vec![table(section)])
             }
@@ -709,12 +608,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     fn example(&self, key: &str) -> &'static str {
-        self.keys
-            .keys
-            .iter()
-            .find(|(known, _)| *known == key)
-            .expect("only known keys are read")
-            .1
+        self.keys.keys.iter().find(|(known, _)| *known == key).expect("only known keys are read").1
     }
 }
 
@@ -775,9 +669,8 @@ impl Reader<'_> {
             return self.wrong_type(value, "an integer");
         };
         let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let number = number
-            .filter(|number| range.contains(number))
-            .and_then(|number| T::try_from(number).ok());
+        let number =
+            number.filter(|number| range.contains(number)).and_then(|number| T::try_from(number).ok());
         if number.is_none() {
             let message = format!("`{}` must be from {} to {}", self.key, range.start(), range.end());
             self.report.push(Diagnostic::error(value.span(), message));
@@ -790,16 +683,12 @@ impl Reader<'_> {
         if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*choice);
         }
-        let help = self
-            .report
-            .similar(text, choices.iter().map(|(name, _)| *name))
-            .unwrap_or_else(|| {
-                let names: Vec<_> = choices.iter().map(|(name, _)| format!("`{name:?}`")).collect();
-                format!("one of {}", names.join(", "))
-            });
+        let help = self.report.similar(text, choices.iter().map(|(name, _)| *name)).unwrap_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("`{name:?}`")).collect();
+            format!("one of {}", names.join(", "))
+        });
         let message = format!("`{}` cannot be {}", self.key, quote(text));
-        self.report
-            .push(Diagnostic::error(value.span(), message).help(help));
+        self.report.push(Diagnostic::error(value.span(), message).help(help));
         None
     }
 
@@ -813,8 +702,7 @@ impl Reader<'_> {
             && list.is_empty()
         {
             let error = Diagnostic::error(value.span(), format!("`{}` must not be empty", self.key));
-            self.report
-                .push(error.help(format!("for example `{} = {}`", self.key, self.example)));
+            self.report.push(error.help(format!("for example `{} = {}`", self.key, self.example)));
             return None;
         }
         self.items(value, item)
@@ -829,11 +717,7 @@ impl Reader<'_> {
         let DeValue::Array(list) = value.get_ref() else {
             return self.wrong_type(value, "a list");
         };
-        Some(
-            list.iter()
-                .filter_map(|value| Some(Spanned::new(value.span(), item(self, value)?)))
-                .collect(),
-        )
+        Some(list.iter().filter_map(|value| Some(Spanned::new(value.span(), item(self, value)?))).collect())
     }
 
     fn reject_duplicates<T: Eq + Hash>(&mut self, items: &[Spanned<T>], show: impl Fn(&T) -> String) {
@@ -868,8 +752,7 @@ impl Reader<'_> {
             }
             _ => format!("for example `{} = {}`", self.key, self.example),
         };
-        self.report
-            .push(Diagnostic::error(value.span(), message).help(help));
+        self.report.push(Diagnostic::error(value.span(), message).help(help));
         None
     }
 }
@@ -877,9 +760,7 @@ impl Reader<'_> {
 fn report_unknown_key(report: &mut Report, keys: &Keys, key: &Spanned<DeString<'_>>) {
     let name = key.get_ref();
     let known = || keys.keys.iter().map(|(known, _)| *known);
-    let elsewhere = SECTIONS
-        .iter()
-        .find(|section| section.keys.iter().any(|(known, _)| known == name));
+    let elsewhere = SECTIONS.iter().find(|section| section.keys.iter().any(|(known, _)| known == name));
     let help = match (elsewhere, report.similar(name, known())) {
         (Some(section), _) => format!("it belongs in `{}`", section.header),
         (None, Some(similar)) => similar,

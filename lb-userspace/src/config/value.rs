@@ -21,10 +21,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: None,
-        }
+        Self { message: message.into(), help: None }
     }
 
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
@@ -33,10 +30,7 @@ impl Problem {
     }
 
     pub(super) fn at(self, span: Range<usize>) -> Diagnostic {
-        Diagnostic {
-            help: self.help,
-            ..Diagnostic::error(span, self.message)
-        }
+        Diagnostic { help: self.help, ..Diagnostic::error(span, self.message) }
     }
 }
 
@@ -71,9 +65,7 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
     let address: SocketAddr = text.parse().map_err(|_| {
         let problem = Problem::new(format!("{} is not an IP address with a port", quote(text)));
         match text.trim_start_matches(['*', ':']).parse::<u16>() {
-            Ok(port) => problem.help(format!(
-                "on all addresses: `\"0.0.0.0:{port}\"` and `\"[::]:{port}\"`"
-            )),
+            Ok(port) => problem.help(format!("on all addresses: `\"0.0.0.0:{port}\"` and `\"[::]:{port}\"`")),
             Err(_) => problem.help("for example `\"0.0.0.0:443\"` or `\"[::]:443\"`"),
         }
     })?;
@@ -92,9 +84,7 @@ pub(super) fn server_address(text: &str) -> Result<Address, Problem> {
     };
     let (host, port) = text.rsplit_once(':').ok_or_else(|| problem("it has no port"))?;
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(v6) => Host::Ip(IpAddr::V6(
-            v6.parse().map_err(|_| problem("not an IPv6 address"))?,
-        )),
+        Some(v6) => Host::Ip(IpAddr::V6(v6.parse().map_err(|_| problem("not an IPv6 address"))?)),
         None if host.contains(':') => return Err(problem("an IPv6 address stands in brackets")),
         None => match host.parse() {
             Ok(v4) => Host::Ip(v4),
@@ -103,11 +93,7 @@ pub(super) fn server_address(text: &str) -> Result<Address, Problem> {
                 let bare = name.strip_suffix('.').unwrap_or(&name);
                 host_name(bare).map_err(problem)?;
                 // No top-level domain is a number: this is a broken IPv4 address.
-                if bare
-                    .rsplit('.')
-                    .next()
-                    .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()))
-                {
+                if bare.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit())) {
                     return Err(problem("not an IPv4 address"));
                 }
                 Host::Name(name.into())
@@ -150,11 +136,7 @@ pub(super) fn sni_pattern(text: &str) -> Result<SniPattern, Problem> {
         return Err(problem("it is longer than 253 bytes"));
     }
     host_name(host).map_err(problem)?;
-    Ok(if wildcard {
-        SniPattern::Wildcard(host.into())
-    } else {
-        SniPattern::Exact(host.into())
-    })
+    Ok(if wildcard { SniPattern::Wildcard(host.into()) } else { SniPattern::Exact(host.into()) })
 }
 
 /// The name a server's certificate must bear: a host name or an IP address.
@@ -169,10 +151,8 @@ pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Problem> {
 pub(super) fn alpn(text: &str) -> Result<Box<str>, Problem> {
     match text.len() {
         1..=255 => Ok(text.into()),
-        _ => Err(
-            Problem::new(format!("{} is not an ALPN protocol name", quote(text)))
-                .help("1 to 255 bytes, for example `\"h2\"` or `\"postgresql\"`"),
-        ),
+        _ => Err(Problem::new(format!("{} is not an ALPN protocol name", quote(text)))
+            .help("1 to 255 bytes, for example `\"h2\"` or `\"postgresql\"`")),
     }
 }
 
@@ -190,10 +170,8 @@ pub(super) fn name(text: &str) -> Result<Box<str>, Problem> {
 pub(super) fn interface(text: &str) -> Result<Box<str>, Problem> {
     let forbidden = |c: char| c.is_ascii_whitespace() || matches!(c, '/' | ':' | '\0');
     if text.len() > MAX_INTERFACE_NAME || matches!(text, "" | "." | "..") || text.contains(forbidden) {
-        return Err(
-            Problem::new(format!("{} cannot be a network interface", quote(text)))
-                .help("1 to 15 bytes, as `ip link` shows them"),
-        );
+        return Err(Problem::new(format!("{} cannot be a network interface", quote(text)))
+            .help("1 to 15 bytes, as `ip link` shows them"));
     }
     Ok(text.into())
 }
@@ -219,11 +197,8 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Problem> {
 /// The directory of the admin socket.
 pub(super) fn state_dir(text: &str) -> Result<PathBuf, Problem> {
     if text.len() > MAX_STATE_DIR {
-        return Err(
-            Problem::new("this path is too long for a socket in it").help(format!(
-                "at most {MAX_STATE_DIR} bytes: the kernel bounds a socket's path at 107"
-            )),
-        );
+        return Err(Problem::new("this path is too long for a socket in it")
+            .help(format!("at most {MAX_STATE_DIR} bytes: the kernel bounds a socket's path at 107")));
     }
     absolute_path(text)
 }

@@ -87,10 +87,7 @@ pub fn ktls() -> Answer {
 
 /// Whether sequence numbers of a connection can be read and set.
 pub fn tcp_repair() -> Answer {
-    Answer::from_io(
-        on_tcp_socket(libc::TCP_REPAIR, &1_i32.to_ne_bytes()),
-        &[libc::ENOPROTOOPT],
-    )
+    Answer::from_io(on_tcp_socket(libc::TCP_REPAIR, &1_i32.to_ne_bytes()), &[libc::ENOPROTOOPT])
 }
 
 fn program(kind: ProgramType) -> Answer {
@@ -115,27 +112,14 @@ fn on_tcp_socket(option: c_int, value: &[u8]) -> io::Result<()> {
     // SAFETY: `socket` is open for the whole call, and `value` is readable for `length` bytes; the kernel
     // copies them and keeps no pointer.
     let status = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            option,
-            value.as_ptr().cast(),
-            length,
-        )
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value.as_ptr().cast(), length)
     };
-    if status == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether this process can listen at all: all that the copy tier asks of a kernel.
 pub fn tcp() -> Answer {
-    Answer::from_io(
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop),
-        &[libc::EAFNOSUPPORT],
-    )
+    Answer::from_io(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop), &[libc::EAFNOSUPPORT])
 }
 
 #[cfg(test)]

@@ -40,10 +40,7 @@ impl FromStr for KernelVersion {
     type Err = NotARelease;
 
     fn from_str(text: &str) -> Result<Self, NotARelease> {
-        let digits = text
-            .split(|c: char| !c.is_ascii_digit() && c != '.')
-            .next()
-            .unwrap_or_default();
+        let digits = text.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
         let mut numbers = digits.split('.').map(str::parse::<u16>);
         let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
             return Err(NotARelease);
@@ -72,9 +69,7 @@ const PARTIAL_SEND_FIXED_SINCE: KernelVersion = KernelVersion::new(6, 16, 0);
 /// `copied_seq` after SK_PASS, and FIONREAD and wake-ups of the psock's own ingress queue. A distribution's
 /// kernel that took the fix under an older number is judged by its number.
 pub fn sockmap_sound(release: &KernelVersion) -> Result<(), &'static str> {
-    let branch = PARTIAL_SEND_FIXED
-        .iter()
-        .find(|v| (v.major, v.minor) == (release.major, release.minor));
+    let branch = PARTIAL_SEND_FIXED.iter().find(|v| (v.major, v.minor) == (release.major, release.minor));
     match branch {
         Some(first) if release >= first => Ok(()),
         None if *release >= PARTIAL_SEND_FIXED_SINCE => Ok(()),
@@ -103,10 +98,7 @@ mod tests {
     #[test]
     fn each_stable_branch_is_sound_from_its_fix_on() {
         for fixed in PARTIAL_SEND_FIXED {
-            let before = KernelVersion {
-                patch: fixed.patch - 1,
-                ..fixed
-            };
+            let before = KernelVersion { patch: fixed.patch - 1, ..fixed };
             assert_eq!(sockmap_sound(&fixed), Ok(()), "{fixed}");
             assert!(sockmap_sound(&before).is_err(), "{before}");
         }
@@ -115,17 +107,10 @@ mod tests {
     #[test]
     fn branches_without_a_fix_are_not_sound_and_later_ones_are() {
         for (major, minor, patch) in [(5, 10, 250), (6, 5, 13), (6, 13, 12), (6, 14, 11)] {
-            assert!(
-                sockmap_sound(&KernelVersion::new(major, minor, patch)).is_err(),
-                "{major}.{minor}"
-            );
+            assert!(sockmap_sound(&KernelVersion::new(major, minor, patch)).is_err(), "{major}.{minor}");
         }
         for (major, minor, patch) in [(6, 16, 0), (6, 18, 44), (7, 0, 0)] {
-            assert_eq!(
-                sockmap_sound(&KernelVersion::new(major, minor, patch)),
-                Ok(()),
-                "{major}.{minor}"
-            );
+            assert_eq!(sockmap_sound(&KernelVersion::new(major, minor, patch)), Ok(()), "{major}.{minor}");
         }
     }
 }

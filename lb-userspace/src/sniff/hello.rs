@@ -108,13 +108,7 @@ pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientH
     if body.alpn.len() > MAX_ALPN {
         return Err(RejectReason::HelloTooLarge);
     }
-    Ok(ClientHello {
-        sni,
-        alpn: Alpn(body.alpn.into()),
-        version: body.version(),
-        length,
-        postgres,
-    })
+    Ok(ClientHello { sni, alpn: Alpn(body.alpn.into()), version: body.version(), length, postgres })
 }
 
 /// What we use of a ClientHello, as sent: GREASE included, nothing interpreted.
@@ -140,11 +134,7 @@ impl<'a> Body<'a> {
         if !rest.is_empty() || hello.ciphers.is_empty() || hello.comp.is_empty() {
             return None;
         }
-        let mut body = Self {
-            legacy_version: hello.version.0,
-            ciphers: hello.ciphers,
-            ..Self::default()
-        };
+        let mut body = Self { legacy_version: hello.version.0, ciphers: hello.ciphers, ..Self::default() };
         let mut block = hello.ext.unwrap_or_default();
         while !block.is_empty() {
             let (rest, extension) = parse_tls_client_hello_extension(block).ok()?;
@@ -160,11 +150,7 @@ impl<'a> Body<'a> {
 
     /// The highest version offered (RFC 8446, section 4.2.1), GREASE ignored.
     pub(super) fn version(&self) -> TlsVersion {
-        let offered = self
-            .supported_versions
-            .iter()
-            .copied()
-            .filter(|&version| !is_grease(version));
+        let offered = self.supported_versions.iter().copied().filter(|&version| !is_grease(version));
         TlsVersion(offered.max().unwrap_or(self.legacy_version))
     }
 

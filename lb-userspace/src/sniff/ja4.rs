@@ -27,23 +27,13 @@ pub fn ja4(window: &[u8]) -> Option<Ja4> {
     let body = Body::parse(&message)?;
     let not_grease = |value: &u16| !is_grease(*value);
 
-    let mut ciphers: Vec<u16> = body
-        .ciphers
-        .iter()
-        .map(|cipher| cipher.0)
-        .filter(not_grease)
-        .collect();
+    let mut ciphers: Vec<u16> = body.ciphers.iter().map(|cipher| cipher.0).filter(not_grease).collect();
     ciphers.sort_unstable();
     let mut extensions: Vec<u16> = body.extensions.iter().copied().filter(not_grease).collect();
     let counts = [ciphers.len(), extensions.len()].map(|count| count.min(99));
     extensions.retain(|&kind| kind != SERVER_NAME && kind != ALPN);
     extensions.sort_unstable();
-    let algorithms: Vec<u16> = body
-        .signature_algorithms
-        .iter()
-        .copied()
-        .filter(not_grease)
-        .collect();
+    let algorithms: Vec<u16> = body.signature_algorithms.iter().copied().filter(not_grease).collect();
 
     let mut listed = list(&extensions);
     if !algorithms.is_empty() {
@@ -90,11 +80,7 @@ impl fmt::Debug for Ja4 {
 }
 
 fn list(values: &[u16]) -> String {
-    values
-        .iter()
-        .map(|value| format!("{value:04x}"))
-        .collect::<Vec<_>>()
-        .join(",")
+    values.iter().map(|value| format!("{value:04x}")).collect::<Vec<_>>().join(",")
 }
 
 /// Zeros for an empty list, rather than the hash of nothing.
@@ -102,19 +88,12 @@ fn hash(list: &str) -> String {
     if list.is_empty() {
         return "0".repeat(HASH_DIGITS);
     }
-    Sha256::digest(list)
-        .iter()
-        .take(HASH_DIGITS / 2)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(list).iter().take(HASH_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// First and last character of the first protocol offered, or of its hexadecimal form.
 fn protocol(alpn: &[u8]) -> [char; 2] {
-    let name = alpn
-        .split_first()
-        .and_then(|(&length, rest)| rest.get(..length.into()))
-        .unwrap_or_default();
+    let name = alpn.split_first().and_then(|(&length, rest)| rest.get(..length.into())).unwrap_or_default();
     let (Some(&first), Some(&last)) = (name.first(), name.last()) else {
         return ['0', '0'];
     };

@@ -101,10 +101,7 @@ impl Sniffer {
             Preamble::Tls => State::hello(Entry::TlsListener),
             Preamble::Postgres => State::Startup { gss_refused: false },
         };
-        Self {
-            state,
-            started: false,
-        }
+        Self { state, started: false }
     }
 
     /// The next step. Work over a connection's life is linear in the bytes it sends, however they are cut.
@@ -156,18 +153,12 @@ impl Sniffer {
 
     fn answer(&mut self, reply: &'static [u8], next: State) -> Output {
         self.state = next;
-        Output::Answer {
-            reply,
-            consumed: postgres::REQUEST_LENGTH,
-        }
+        Output::Answer { reply, consumed: postgres::REQUEST_LENGTH }
     }
 }
 
 impl State {
     fn hello(entry: Entry) -> Self {
-        Self::Hello {
-            records: Records::default(),
-            entry,
-        }
+        Self::Hello { records: Records::default(), entry }
     }
 }

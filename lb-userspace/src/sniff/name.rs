@@ -22,14 +22,8 @@ impl ServerName {
         let name = name.strip_suffix(b".").unwrap_or(name);
         let valid = name.len() <= MAX_NAME
             && name.split(|&b| b == b'.').all(is_label)
-            && !name
-                .rsplit(|&b| b == b'.')
-                .next()
-                .is_some_and(|last| last.iter().all(u8::is_ascii_digit));
-        let text = std::str::from_utf8(name)
-            .ok()
-            .filter(|_| valid)
-            .ok_or(RejectReason::SniInvalid)?;
+            && !name.rsplit(|&b| b == b'.').next().is_some_and(|last| last.iter().all(u8::is_ascii_digit));
+        let text = std::str::from_utf8(name).ok().filter(|_| valid).ok_or(RejectReason::SniInvalid)?;
         Ok(Self(text.to_ascii_lowercase().into()))
     }
 
@@ -47,9 +41,7 @@ impl fmt::Display for ServerName {
 
 fn is_label(label: &[u8]) -> bool {
     (1..=MAX_LABEL).contains(&label.len())
-        && label
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         && !label.starts_with(b"-")
         && !label.ends_with(b"-")
 }
@@ -97,11 +89,7 @@ mod tests {
             "1",
             &long_label,
         ] {
-            assert_eq!(
-                ServerName::parse(sent.as_bytes()),
-                Err(RejectReason::SniInvalid),
-                "{sent:?}"
-            );
+            assert_eq!(ServerName::parse(sent.as_bytes()), Err(RejectReason::SniInvalid), "{sent:?}");
         }
         assert_eq!(ServerName::parse(b"\xff.example"), Err(RejectReason::SniInvalid));
     }
@@ -113,20 +101,8 @@ mod tests {
             name.truncate(length);
             name
         };
-        assert_eq!(
-            ServerName::parse(name(253).as_bytes()).unwrap().as_str().len(),
-            253
-        );
-        assert_eq!(
-            ServerName::parse((name(253) + ".").as_bytes())
-                .unwrap()
-                .as_str()
-                .len(),
-            253
-        );
-        assert_eq!(
-            ServerName::parse(name(255).as_bytes()),
-            Err(RejectReason::SniInvalid)
-        );
+        assert_eq!(ServerName::parse(name(253).as_bytes()).unwrap().as_str().len(), 253);
+        assert_eq!(ServerName::parse((name(253) + ".").as_bytes()).unwrap().as_str().len(), 253);
+        assert_eq!(ServerName::parse(name(255).as_bytes()), Err(RejectReason::SniInvalid));
     }
 }

@@ -45,11 +45,7 @@ impl Records {
                 return Ok(Some(body(window.get(..self.position).unwrap_or_default())));
             }
             let unread = window.get(self.position..).unwrap_or_default();
-            let walked = if self.left == 0 {
-                self.record(unread)?
-            } else {
-                self.payload(unread)?
-            };
+            let walked = if self.left == 0 { self.record(unread)? } else { self.payload(unread)? };
             if walked == 0 {
                 return Ok(None);
             }
@@ -58,10 +54,7 @@ impl Records {
                 return Err(RejectReason::HelloTooLarge);
             }
             // A server may not be sent a second message yet, so a ClientHello ends where its record ends.
-            if self
-                .length()
-                .is_some_and(|length| self.gathered + self.left > length)
-            {
+            if self.length().is_some_and(|length| self.gathered + self.left > length) {
                 return Err(RejectReason::HelloMalformed);
             }
         }
@@ -81,17 +74,11 @@ impl Records {
 
     /// A record header: its length, or 0 while it is not whole. What is there is judged at once.
     fn record(&mut self, unread: &[u8]) -> Result<usize, RejectReason> {
-        let foreign = unread
-            .first()
-            .is_some_and(|&content_type| content_type != HANDSHAKE)
+        let foreign = unread.first().is_some_and(|&content_type| content_type != HANDSHAKE)
             || unread.get(1).is_some_and(|&major| major != 3);
         if foreign {
             let first = self.position == 0;
-            return Err(if first {
-                RejectReason::NotTls
-            } else {
-                RejectReason::HelloMalformed
-            });
+            return Err(if first { RejectReason::NotTls } else { RejectReason::HelloMalformed });
         }
         let Some(length) = record_length(unread) else {
             return Ok(0);
@@ -115,10 +102,7 @@ impl Records {
         if self.gathered > 0 && self.header[0] != CLIENT_HELLO {
             return Err(RejectReason::HelloMalformed);
         }
-        if self
-            .length()
-            .is_some_and(|length| length > MESSAGE_HEADER + MAX_HELLO)
-        {
+        if self.length().is_some_and(|length| length > MESSAGE_HEADER + MAX_HELLO) {
             return Err(RejectReason::HelloTooLarge);
         }
         Ok(walked)
@@ -133,9 +117,7 @@ fn record_length(record: &[u8]) -> Option<usize> {
 /// The message body in whole records, copied only if there are several.
 fn body(mut records: &[u8]) -> Cow<'_, [u8]> {
     let mut payloads = std::iter::from_fn(|| {
-        let (payload, rest) = records
-            .get(RECORD_HEADER..)?
-            .split_at_checked(record_length(records)?)?;
+        let (payload, rest) = records.get(RECORD_HEADER..)?.split_at_checked(record_length(records)?)?;
         records = rest;
         Some(payload)
     });

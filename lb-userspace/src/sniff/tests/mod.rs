@@ -22,12 +22,7 @@ fn samples() -> Vec<Sample> {
     let manifest = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
     let manifest: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&manifest).unwrap();
     let texts = |value: &serde_json::Value| -> Vec<String> {
-        value
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|text| text.as_str().unwrap().to_owned())
-            .collect()
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
     };
     let samples: Vec<_> = manifest
         .iter()
@@ -73,16 +68,8 @@ fn drive(preamble: Preamble, data: &[u8], size: usize) -> Output {
         }
     }
     if output != Output::NeedMore {
-        assert_eq!(
-            sniffer.handle(Input::Bytes(&data[start..])),
-            output,
-            "the verdict did not latch"
-        );
-        assert_eq!(
-            sniffer.handle(Input::Timeout),
-            output,
-            "the verdict did not latch"
-        );
+        assert_eq!(sniffer.handle(Input::Bytes(&data[start..])), output, "the verdict did not latch");
+        assert_eq!(sniffer.handle(Input::Timeout), output, "the verdict did not latch");
         assert_eq!(sniffer.handle(Input::Closed), output, "the verdict did not latch");
     }
     output
@@ -163,9 +150,6 @@ fn server_name(name: &[u8]) -> Vec<u8> {
 }
 
 fn alpn(names: &[&[u8]]) -> Vec<u8> {
-    let list: Vec<u8> = names
-        .iter()
-        .flat_map(|name| [&[name.len() as u8], *name].concat())
-        .collect();
+    let list: Vec<u8> = names.iter().flat_map(|name| [&[name.len() as u8], *name].concat()).collect();
     extension(16, &vector(&list))
 }

@@ -50,10 +50,7 @@ pub(super) fn check_against_the_oracle(window: &[u8], verdict: &Output) {
     let ours = hello.sni.as_ref().map(|name| name.as_str().to_owned());
     let without_dot = |name: String| name.strip_suffix('.').map(str::to_owned).unwrap_or(name);
     let theirs = oracle(window).expect("accepted, but not readable");
-    assert_eq!(
-        ours,
-        theirs.map(|name| without_dot(String::from_utf8(name).unwrap()))
-    );
+    assert_eq!(ours, theirs.map(|name| without_dot(String::from_utf8(name).unwrap())));
     if let Some(theirs) = rustls_sni(window) {
         assert_eq!(ours, theirs.map(without_dot));
     }
@@ -79,12 +76,7 @@ fn damage() -> impl Strategy<Value = (prop::sample::Index, Damage)> {
 }
 
 fn sample() -> impl Strategy<Value = Vec<u8>> {
-    prop::sample::select(
-        samples()
-            .into_iter()
-            .map(|sample| sample.window)
-            .collect::<Vec<_>>(),
-    )
+    prop::sample::select(samples().into_iter().map(|sample| sample.window).collect::<Vec<_>>())
 }
 
 /// Bytes that get past the first checks more often than chance would have it.

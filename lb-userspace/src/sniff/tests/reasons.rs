@@ -12,20 +12,12 @@ fn postgres(window: &[u8]) -> Output {
 
 /// A capture that offers the ALPN `postgresql`.
 fn direct() -> Vec<u8> {
-    samples()
-        .into_iter()
-        .find(|sample| sample.name == "psql-17-direct.bin")
-        .unwrap()
-        .window
+    samples().into_iter().find(|sample| sample.name == "psql-17-direct.bin").unwrap().window
 }
 
 /// A capture that offers no ALPN.
 fn redis() -> Vec<u8> {
-    samples()
-        .into_iter()
-        .find(|sample| sample.name == "redis-cli-7.bin")
-        .unwrap()
-        .window
+    samples().into_iter().find(|sample| sample.name == "redis-cli-7.bin").unwrap().window
 }
 
 fn rejected(window: &[u8], reason: RejectReason) {
@@ -53,19 +45,13 @@ fn hello_malformed_for_records_that_contradict_themselves() {
     assert_eq!(sniff(b"\x16\x03\x01\x40\x00"), Output::NeedMore);
     // Another content type, or version, in the middle of the message.
     for stranger in [&b"\x15"[..], b"\x14", b"\x17", b"\x16\x02"] {
-        rejected(
-            &[&b"\x16\x03\x01\x00\x02\x01\x00"[..], stranger].concat(),
-            R::HelloMalformed,
-        );
+        rejected(&[&b"\x16\x03\x01\x00\x02\x01\x00"[..], stranger].concat(), R::HelloMalformed);
     }
     // Not a ClientHello.
     rejected(b"\x16\x03\x01\x00\x04\x02", R::HelloMalformed);
     // A record that goes on behind the message, as soon as both lengths are known.
     rejected(b"\x16\x03\x01\x00\x09\x01\x00\x00\x04", R::HelloMalformed);
-    rejected(
-        b"\x16\x03\x01\x00\x04\x01\x00\x00\x04\x16\x03\x01\x00\x05",
-        R::HelloMalformed,
-    );
+    rejected(b"\x16\x03\x01\x00\x04\x01\x00\x00\x04\x16\x03\x01\x00\x05", R::HelloMalformed);
     // A message without a body.
     rejected(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", R::HelloMalformed);
 }
@@ -81,10 +67,7 @@ fn hello_malformed_for_a_body_that_contradicts_itself() {
         }
     }
     rejected(&framed(1, &[&whole[..], b"\0"].concat()), R::HelloMalformed);
-    rejected(
-        &framed(1, &body(&[], &server_name(b"a.example"))),
-        R::HelloMalformed,
-    );
+    rejected(&framed(1, &body(&[], &server_name(b"a.example"))), R::HelloMalformed);
 
     let name = host_name(b"a.example");
     for block in [
@@ -119,10 +102,7 @@ fn hello_malformed_for_a_body_that_contradicts_itself() {
         rejected(&framed(1, &body(&[0x1301], &block)), R::HelloMalformed);
     }
     // Two different GREASE extensions are what Chromium sends.
-    assert!(matches!(
-        sniff(&hello(&[extension(0x2a2a, b""), extension(0x3a3a, b"\0")])),
-        Output::Hello(_)
-    ));
+    assert!(matches!(sniff(&hello(&[extension(0x2a2a, b""), extension(0x3a3a, b"\0")])), Output::Hello(_)));
 }
 
 #[test]
@@ -165,10 +145,7 @@ fn hello_timeout_whatever_is_there() {
         let mut sniffer = Sniffer::new(Preamble::Tls);
         assert_eq!(sniffer.handle(Input::Bytes(data)), Output::NeedMore);
         assert_eq!(sniffer.handle(Input::Timeout), Output::Reject(R::HelloTimeout));
-        assert_eq!(
-            sniffer.handle(Input::Bytes(&redis())),
-            Output::Reject(R::HelloTimeout)
-        );
+        assert_eq!(sniffer.handle(Input::Bytes(&redis())), Output::Reject(R::HelloTimeout));
     }
 }
 
@@ -183,21 +160,12 @@ fn closed_before_data_only_if_there_was_none() {
 fn closed_before_hello_in_the_preamble_behind_it_and_in_the_hello() {
     let mut sniffer = Sniffer::new(Preamble::Tls);
     assert_eq!(sniffer.handle(Input::Bytes(b"\x16")), Output::NeedMore);
-    assert_eq!(
-        sniffer.handle(Input::Closed),
-        Output::Reject(R::ClosedBeforeHello)
-    );
+    assert_eq!(sniffer.handle(Input::Closed), Output::Reject(R::ClosedBeforeHello));
 
     let mut sniffer = Sniffer::new(Preamble::Postgres);
-    assert!(matches!(
-        sniffer.handle(Input::Bytes(&SSL_REQUEST)),
-        Output::Answer { .. }
-    ));
+    assert!(matches!(sniffer.handle(Input::Bytes(&SSL_REQUEST)), Output::Answer { .. }));
     assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
-    assert_eq!(
-        sniffer.handle(Input::Closed),
-        Output::Reject(R::ClosedBeforeHello)
-    );
+    assert_eq!(sniffer.handle(Input::Closed), Output::Reject(R::ClosedBeforeHello));
 }
 
 #[test]
@@ -205,51 +173,24 @@ fn a_postgres_client_is_answered_and_its_hello_read() {
     let redis = redis();
     let mut sniffer = Sniffer::new(Preamble::Postgres);
     for length in 0..8 {
-        assert_eq!(
-            sniffer.handle(Input::Bytes(&GSSENC_REQUEST[..length])),
-            Output::NeedMore
-        );
+        assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST[..length])), Output::NeedMore);
     }
-    assert_eq!(
-        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
-        Output::Answer {
-            reply: b"N",
-            consumed: 8
-        }
-    );
+    assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST)), Output::Answer { reply: b"N", consumed: 8 });
     assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
     for length in 0..8 {
-        assert_eq!(
-            sniffer.handle(Input::Bytes(&SSL_REQUEST[..length])),
-            Output::NeedMore
-        );
+        assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST[..length])), Output::NeedMore);
     }
-    assert_eq!(
-        sniffer.handle(Input::Bytes(&SSL_REQUEST)),
-        Output::Answer {
-            reply: b"S",
-            consumed: 8
-        }
-    );
+    assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST)), Output::Answer { reply: b"S", consumed: 8 });
     for length in 0..redis.len() {
         assert_eq!(sniffer.handle(Input::Bytes(&redis[..length])), Output::NeedMore);
     }
-    let expected = ClientHello {
-        postgres: true,
-        ..facts(&redis)
-    };
-    assert_eq!(
-        sniffer.handle(Input::Bytes(&redis)),
-        Output::Hello(expected.into())
-    );
+    let expected = ClientHello { postgres: true, ..facts(&redis) };
+    assert_eq!(sniffer.handle(Input::Bytes(&redis)), Output::Hello(expected.into()));
 }
 
 #[test]
 fn alpn_mismatch_for_direct_tls_that_does_not_offer_postgresql() {
-    let accepted = ClientHello {
-        postgres: false,
-        ..facts(&direct())
-    };
+    let accepted = ClientHello { postgres: false, ..facts(&direct()) };
     assert_eq!(postgres(&direct()), Output::Hello(accepted.clone().into()));
     assert_eq!(postgres(&redis()), Output::Reject(R::AlpnMismatch));
     let h2 = hello(&[server_name(b"a.example"), alpn(&[b"h2"])]);
@@ -257,17 +198,8 @@ fn alpn_mismatch_for_direct_tls_that_does_not_offer_postgresql() {
 
     // The same behind a refused GSSENCRequest.
     let mut sniffer = Sniffer::new(Preamble::Postgres);
-    assert_eq!(
-        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
-        Output::Answer {
-            reply: b"N",
-            consumed: 8
-        }
-    );
-    assert_eq!(
-        sniffer.handle(Input::Bytes(&direct())),
-        Output::Hello(accepted.into())
-    );
+    assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST)), Output::Answer { reply: b"N", consumed: 8 });
+    assert_eq!(sniffer.handle(Input::Bytes(&direct())), Output::Hello(accepted.into()));
 }
 
 #[test]
@@ -277,27 +209,15 @@ fn postgres_cleartext_for_a_startup_message() {
     assert_eq!(postgres(&startup[..8]), Output::Reject(R::PostgresCleartext));
     assert_eq!(postgres(startup), Output::Reject(R::PostgresCleartext));
     // Protocol 3.2 of PostgreSQL 18; and behind a refused GSSENCRequest.
-    assert_eq!(
-        postgres(b"\0\0\0\x14\0\x03\0\x02"),
-        Output::Reject(R::PostgresCleartext)
-    );
+    assert_eq!(postgres(b"\0\0\0\x14\0\x03\0\x02"), Output::Reject(R::PostgresCleartext));
     let mut sniffer = Sniffer::new(Preamble::Postgres);
-    assert!(matches!(
-        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
-        Output::Answer { .. }
-    ));
-    assert_eq!(
-        sniffer.handle(Input::Bytes(startup)),
-        Output::Reject(R::PostgresCleartext)
-    );
+    assert!(matches!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST)), Output::Answer { .. }));
+    assert_eq!(sniffer.handle(Input::Bytes(startup)), Output::Reject(R::PostgresCleartext));
 }
 
 #[test]
 fn postgres_cancel_cleartext_for_a_cancel_request() {
-    assert_eq!(
-        postgres(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01"),
-        Output::Reject(R::PostgresCancelCleartext)
-    );
+    assert_eq!(postgres(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01"), Output::Reject(R::PostgresCancelCleartext));
 }
 
 #[test]
@@ -312,12 +232,7 @@ fn postgres_malformed_at_the_first_byte_that_is() {
         b"\0\0\0\x08\x04\xd2\x16\x31",
         b"\0\0\0\x09\x04\xd2\x16\x2f",
     ] {
-        assert_eq!(
-            postgres(window),
-            Output::Reject(R::PostgresMalformed),
-            "{}",
-            window.escape_ascii()
-        );
+        assert_eq!(postgres(window), Output::Reject(R::PostgresMalformed), "{}", window.escape_ascii());
     }
     assert_eq!(postgres(b"\0\0\x27\x10"), Output::NeedMore);
     // Twice.
@@ -326,40 +241,25 @@ fn postgres_malformed_at_the_first_byte_that_is() {
         Output::Reject(R::PostgresMalformed)
     );
     // Once it was promised, TLS must follow.
-    assert_eq!(
-        drive(Preamble::Postgres, &[SSL_REQUEST, SSL_REQUEST].concat(), 8),
-        Output::Reject(R::NotTls)
-    );
+    assert_eq!(drive(Preamble::Postgres, &[SSL_REQUEST, SSL_REQUEST].concat(), 8), Output::Reject(R::NotTls));
 }
 
 #[test]
 fn postgres_stuffed_for_bytes_that_do_not_wait_for_the_answer() {
     for request in [SSL_REQUEST, GSSENC_REQUEST] {
-        assert_eq!(
-            postgres(&[&request[..], b"\0"].concat()),
-            Output::Reject(R::PostgresStuffed)
-        );
-        assert_eq!(
-            postgres(&[&request[..], &direct()].concat()),
-            Output::Reject(R::PostgresStuffed)
-        );
+        assert_eq!(postgres(&[&request[..], b"\0"].concat()), Output::Reject(R::PostgresStuffed));
+        assert_eq!(postgres(&[&request[..], &direct()].concat()), Output::Reject(R::PostgresStuffed));
     }
 }
 
 #[test]
 fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
-    let alerts: Vec<_> = R::ALL
-        .iter()
-        .filter_map(|&reason| Some((reason, alert(reason)?)))
-        .collect();
+    let alerts: Vec<_> = R::ALL.iter().filter_map(|&reason| Some((reason, alert(reason)?))).collect();
     for (reason, bytes) in &alerts {
         assert!(matches!(bytes, [21, 3, 3, 0, 2, 2, _]), "{reason}: {bytes:?}");
     }
     assert_eq!(
-        alerts
-            .iter()
-            .map(|(reason, bytes)| (*reason, bytes[6]))
-            .collect::<Vec<_>>(),
+        alerts.iter().map(|(reason, bytes)| (*reason, bytes[6])).collect::<Vec<_>>(),
         [
             (R::HelloMalformed, 50),
             (R::HelloTooLarge, 50),
@@ -376,25 +276,10 @@ fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
 fn a_cleartext_postgres_client_is_told_why_in_an_error_response() {
     let response = postgres_error(R::PostgresCleartext).unwrap();
     assert_eq!(response[0], b'E');
-    assert_eq!(
-        u32::from_be_bytes(response[1..5].try_into().unwrap()) as usize,
-        response.len() - 1
-    );
+    assert_eq!(u32::from_be_bytes(response[1..5].try_into().unwrap()) as usize, response.len() - 1);
     let fields = response[5..].strip_suffix(b"\0\0").unwrap();
-    let fields: Vec<_> = fields
-        .split(|&b| b == 0)
-        .map(|field| (field[0], &field[1..]))
-        .collect();
+    let fields: Vec<_> = fields.split(|&b| b == 0).map(|field| (field[0], &field[1..])).collect();
     assert_eq!(fields.iter().map(|field| field.0).collect::<Vec<_>>(), b"SVCMH");
-    assert_eq!(
-        fields[..3],
-        [(b'S', &b"FATAL"[..]), (b'V', b"FATAL"), (b'C', b"28000")]
-    );
-    assert_eq!(
-        R::ALL
-            .iter()
-            .filter(|&&reason| postgres_error(reason).is_some())
-            .count(),
-        1
-    );
+    assert_eq!(fields[..3], [(b'S', &b"FATAL"[..]), (b'V', b"FATAL"), (b'C', b"28000")]);
+    assert_eq!(R::ALL.iter().filter(|&&reason| postgres_error(reason).is_some()).count(), 1);
 }

@@ -1,0 +1,48 @@
+//! `max_connections`, counted over all workers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// A count of live connections.
+#[derive(Debug, Default)]
+pub struct Limit(AtomicUsize);
+
+impl Limit {
+    /// Counts one more, unless there are `max` already.
+    pub fn acquire(self: &Arc<Self>, max: Option<usize>) -> Option<Permit> {
+        let permit = Permit(self.clone());
+        let before = self.0.fetch_add(1, Relaxed);
+        max.is_none_or(|max| before < max).then_some(permit)
+    }
+
+    /// Connections now.
+    pub fn active(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One connection of a [`Limit`], counted until dropped.
+#[derive(Debug)]
+pub struct Permit(Arc<Limit>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_limit_refuses_and_a_dropped_permit_makes_room() {
+        let limit = Arc::new(Limit::default());
+        let first = limit.acquire(Some(1)).unwrap();
+        assert!(limit.acquire(Some(1)).is_none());
+        assert_eq!(limit.active(), 1);
+        drop(first);
+        assert!(limit.acquire(Some(1)).is_some());
+        assert_eq!(limit.active(), 0);
+    }
+}

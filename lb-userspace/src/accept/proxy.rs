@@ -1,0 +1,113 @@
+//! The PROXY header that a trusted load balancer in front of us sends first (versions 1 and 2).
+
+use crate::account::RejectReason;
+use ppp::{HeaderResult, PartialResult, v1, v2};
+use std::net::SocketAddr;
+
+/// Longest header read: version 2 allows 64 KiB of TLVs, nothing in use comes near.
+const MAX_HEADER: usize = 4096;
+
+/// A header read from the front of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes it takes.
+    pub length: usize,
+    /// The client and the address it connected to; `None` for LOCAL and UNKNOWN (a health check of the proxy).
+    pub endpoints: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// Reads the header at the front of `window`: `Ok(None)` while it is not whole. Pure.
+pub fn read_header(window: &[u8]) -> Result<Option<Header>, RejectReason> {
+    let malformed = RejectReason::ProxyHeaderMalformed;
+    if window.is_empty() {
+        return Ok(None);
+    }
+    let header = HeaderResult::parse(window);
+    if header.is_incomplete() {
+        return if window.len() < MAX_HEADER { Ok(None) } else { Err(malformed) };
+    }
+    let header = match header {
+        HeaderResult::V1(header) => {
+            let header = header.map_err(|_| malformed)?;
+            let endpoints = match header.addresses {
+                v1::Addresses::Tcp4(a) => Some((
+                    SocketAddr::from((a.source_address, a.source_port)),
+                    SocketAddr::from((a.destination_address, a.destination_port)),
+                )),
+                v1::Addresses::Tcp6(a) => Some((
+                    SocketAddr::from((a.source_address, a.source_port)),
+                    SocketAddr::from((a.destination_address, a.destination_port)),
+                )),
+                v1::Addresses::Unknown => None,
+            };
+            Header { length: header.header.len(), endpoints }
+        }
+        HeaderResult::V2(header) => {
+            let header = header.map_err(|_| malformed)?;
+            let endpoints = match (header.command, header.addresses) {
+                (v2::Command::Local, _) => None,
+                (_, v2::Addresses::IPv4(a)) => Some((
+                    SocketAddr::from((a.source_address, a.source_port)),
+                    SocketAddr::from((a.destination_address, a.destination_port)),
+                )),
+                (_, v2::Addresses::IPv6(a)) => Some((
+                    SocketAddr::from((a.source_address, a.source_port)),
+                    SocketAddr::from((a.destination_address, a.destination_port)),
+                )),
+                _ => None,
+            };
+            Header { length: header.len(), endpoints }
+        }
+    };
+    Ok(Some(header))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ProxyVersion;
+    use crate::connect::{Endpoints, proxy_header};
+    use proptest::prelude::*;
+
+    fn header(version: ProxyVersion, client: &str, local: &str) -> (Vec<u8>, (SocketAddr, SocketAddr)) {
+        let endpoints = Endpoints { client: client.parse().unwrap(), local: local.parse().unwrap() };
+        (proxy_header(version, endpoints, Some("a.example")), (endpoints.client, endpoints.local))
+    }
+
+    #[test]
+    fn every_prefix_is_incomplete_until_the_header_is_whole() {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
+            for (client, local) in
+                [("192.0.2.1:1", "192.0.2.2:443"), ("[2001:db8::1]:1", "[2001:db8::2]:443")]
+            {
+                let (mut bytes, endpoints) = header(version, client, local);
+                let length = bytes.len();
+                for prefix in 0..length {
+                    assert_eq!(read_header(&bytes[..prefix]), Ok(None), "{prefix} of {length}");
+                }
+                bytes.extend(b"\x16\x03\x01 what follows");
+                assert_eq!(read_header(&bytes), Ok(Some(Header { length, endpoints: Some(endpoints) })));
+            }
+        }
+    }
+
+    #[test]
+    fn a_local_command_has_no_endpoints() {
+        let bytes = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+        assert_eq!(read_header(bytes), Ok(Some(Header { length: 16, endpoints: None })));
+    }
+
+    #[test]
+    fn a_client_hello_is_not_a_header() {
+        assert_eq!(read_header(b"\x16\x03\x01\x02\x00\x01"), Err(RejectReason::ProxyHeaderMalformed));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..6000)) {
+            if let Ok(Some(header)) = read_header(&bytes) {
+                prop_assert!(header.length <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The live connections, and the one place where a connection's bytes become its route's.
+
+use super::{CloseReason, FallbackReason, Tier};
+use crate::connect::{Pool, Server};
+use crate::gateway::{Listener, Route};
+use crate::splice::{Choice, Traffic};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::task::AbortHandle;
+
+/// A routed connection, from the choice of its route to its end. Shared by the task that carries it and those who
+/// look (`connections`, the metrics).
+pub struct Connection {
+    /// Unique in this process.
+    pub id: u64,
+    /// The client, or what a trusted proxy said it is.
+    pub client: SocketAddr,
+    /// Where it came in.
+    pub listener: Arc<Listener>,
+    /// What it was routed by.
+    pub sni: Option<Box<str>>,
+    /// Its route.
+    pub route: Arc<Route>,
+    /// Its server, once connected.
+    pub upstream: OnceLock<(Arc<Pool>, Arc<Server>)>,
+    /// Its bytes.
+    pub traffic: Traffic,
+    /// [`crate::clock::now_ms`] at accept.
+    pub opened_ms: u64,
+    /// A [`Tier`] and a [`FallbackReason`], `NONE` until the tier is chosen and where there is no reason.
+    tier: AtomicU8,
+    reason: AtomicU8,
+    /// Why it is being ended from outside, `NONE` when it is not.
+    ending: AtomicU8,
+    task: Arc<OnceLock<AbortHandle>>,
+}
+
+const NONE: u8 = u8::MAX;
+
+impl Connection {
+    /// A connection that has just been routed.
+    pub fn new(
+        id: u64,
+        client: SocketAddr,
+        listener: Arc<Listener>,
+        sni: Option<Box<str>>,
+        route: Arc<Route>,
+        opened_ms: u64,
+        task: Arc<OnceLock<AbortHandle>>,
+    ) -> Self {
+        Connection {
+            id,
+            client,
+            listener,
+            sni,
+            route,
+            upstream: OnceLock::new(),
+            traffic: Traffic { active_ms: opened_ms.into(), ..Traffic::default() },
+            opened_ms,
+            tier: NONE.into(),
+            reason: NONE.into(),
+            ending: NONE.into(),
+            task,
+        }
+    }
+
+    /// The tier that carries it and why not an earlier one; `None` before it is chosen.
+    pub fn choice(&self) -> Option<Choice> {
+        let tier = *Tier::ALL.get(usize::from(self.tier.load(Relaxed)))?;
+        let reason = FallbackReason::ALL.get(usize::from(self.reason.load(Relaxed))).copied();
+        Some(Choice { tier, reason })
+    }
+
+    /// Notes the tier.
+    pub fn set_choice(&self, choice: Choice) {
+        self.reason.store(choice.reason.map_or(NONE, |reason| reason as u8), Relaxed);
+        self.tier.store(choice.tier as u8, Relaxed);
+    }
+
+    /// Ends it from outside with this reason: both legs are reset.
+    pub fn end(&self, reason: CloseReason) {
+        self.ending.store(reason as u8, Relaxed);
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
+    /// Why it is being ended from outside.
+    pub fn ending(&self) -> Option<CloseReason> {
+        CloseReason::ALL.get(usize::from(self.ending.load(Relaxed))).copied()
+    }
+}
+
+/// The live connections, in one part per worker so that workers do not wait for one another.
+pub struct Ledger {
+    parts: Box<[Mutex<HashMap<u64, Arc<Connection>>>]>,
+    ids: AtomicU64,
+}
+
+/// The live connections, one after the other.
+pub type Live<'a> = Box<dyn Iterator<Item = &'a Arc<Connection>> + 'a>;
+
+type Part<'a> = MutexGuard<'a, HashMap<u64, Arc<Connection>>>;
+
+impl Ledger {
+    /// For this many workers.
+    pub fn new(workers: usize) -> Self {
+        Ledger { parts: (0..workers).map(|_| Mutex::default()).collect(), ids: AtomicU64::new(1) }
+    }
+
+    /// An id for a new connection.
+    pub fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Relaxed)
+    }
+
+    /// Enters a connection.
+    pub fn enter(&self, worker: usize, connection: Arc<Connection>) {
+        connection.route.stats.total.fetch_add(1, Relaxed);
+        self.part(worker).insert(connection.id, connection);
+    }
+
+    /// Takes a connection out and adds its bytes to its route's: under the lock, so that a reader of
+    /// [`Ledger::read`] counts them exactly once.
+    pub fn close(&self, worker: usize, connection: &Connection, reason: CloseReason) {
+        let mut part = self.part(worker);
+        part.remove(&connection.id);
+        let (stats, traffic) = (&connection.route.stats, &connection.traffic);
+        stats.bytes_in.fetch_add(traffic.bytes_in.load(Relaxed), Relaxed);
+        stats.bytes_out.fetch_add(traffic.bytes_out.load(Relaxed), Relaxed);
+        stats.closes.add(reason as usize);
+    }
+
+    /// All live connections at one moment: none can end while `read` looks at them and their routes' counters.
+    pub fn read<R>(&self, read: impl FnOnce(Live<'_>) -> R) -> R {
+        let parts: Vec<Part<'_>> = (0..self.parts.len()).map(|worker| self.part(worker)).collect();
+        read(Box::new(parts.iter().flat_map(|part| part.values())))
+    }
+
+    fn part(&self, worker: usize) -> Part<'_> {
+        // The map is never left half-changed: a panic elsewhere does not spoil it.
+        self.parts[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

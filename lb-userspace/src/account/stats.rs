@@ -1,0 +1,81 @@
+//! Counters that outlive connections and reloads. Each is written with relaxed atomics: they count, they do not
+//! order.
+
+use super::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::accept::Limit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// One counter per variant of a closed set of reasons.
+#[derive(Debug)]
+pub struct PerReason<const N: usize>([AtomicU64; N]);
+
+impl<const N: usize> Default for PerReason<N> {
+    fn default() -> Self {
+        PerReason(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl<const N: usize> PerReason<N> {
+    /// Counts one of the variant with this index.
+    pub fn add(&self, index: usize) {
+        self.0[index].fetch_add(1, Relaxed);
+    }
+
+    /// The count of the variant with this index.
+    pub fn get(&self, index: usize) -> u64 {
+        self.0[index].load(Relaxed)
+    }
+}
+
+/// Connections of one tier.
+#[derive(Debug, Default)]
+pub struct TierStats {
+    /// Carried by it now.
+    pub active: AtomicU64,
+    /// That began in it.
+    pub total: AtomicU64,
+}
+
+/// A listener's counters; kept across reloads under its name.
+#[derive(Debug, Default)]
+pub struct ListenerStats {
+    /// Connections accepted and not yet closed.
+    pub live: Arc<Limit>,
+    /// Connections accepted.
+    pub total: AtomicU64,
+    /// Clients turned away.
+    pub rejects: PerReason<{ RejectReason::ALL.len() }>,
+}
+
+/// A route's counters; kept across reloads under its name.
+#[derive(Debug, Default)]
+pub struct RouteStats {
+    /// Connections routed and not yet closed.
+    pub live: Arc<Limit>,
+    /// Connections routed.
+    pub total: AtomicU64,
+    /// By tier.
+    pub tiers: [TierStats; Tier::ALL.len()],
+    /// Connections ended.
+    pub closes: PerReason<{ CloseReason::ALL.len() }>,
+    /// Client to server, of connections that have ended.
+    pub bytes_in: AtomicU64,
+    /// Server to client, of connections that have ended.
+    pub bytes_out: AtomicU64,
+}
+
+/// The gateway's own counters.
+#[derive(Debug, Default)]
+pub struct GatewayStats {
+    /// Connections accepted and not yet closed.
+    pub live: Arc<Limit>,
+    /// By tier, over all routes, also those removed since.
+    pub tiers: [TierStats; Tier::ALL.len()],
+    /// Connections that did not get the first tier of the order.
+    pub fallbacks: PerReason<{ FallbackReason::ALL.len() }>,
+    /// Reloads that put a new configuration in place.
+    pub reloads_succeeded: AtomicU64,
+    /// Reloads that changed nothing.
+    pub reloads_failed: AtomicU64,
+}

@@ -1,0 +1,230 @@
+//! The command line.
+
+use crate::admin::{Client, text, view::ConnectionFilter};
+use crate::config::{self, Config};
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Exit codes beside 0.
+const RUNTIME_FAILURE: u8 = 1;
+const BAD_CONFIGURATION: u8 = 2;
+
+/// Where a gateway keeps its state unless the configuration says otherwise.
+const STATE_DIR: &str = "/run/snisplice";
+
+const AFTER_HELP: &str = "\
+A first run:
+  snisplice doctor                    what this machine can do
+  snisplice check -c snisplice.toml   is the configuration right?
+  snisplice run -c snisplice.toml     serve
+  snisplice status                    what a running gateway does";
+
+/// One address, hundreds of databases behind it, chosen by the TLS server name.
+#[derive(Parser)]
+#[command(name = "snisplice", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve in the foreground.
+    ///
+    /// SIGHUP reloads the configuration, live connections are untouched. SIGTERM stops: no new connections, live
+    /// ones may end within drain_timeout; a second SIGTERM cuts them. RUST_LOG sets what is logged to standard
+    /// error (default: info).
+    Run(ConfigFile),
+    /// Validate a configuration: every error at once, with its place and a hint.
+    ///
+    /// Exits with 0 when the configuration would be served, with 2 when not.
+    Check(ConfigFile),
+    /// Show what this kernel and this user can do, and how to get what is missing.
+    Doctor,
+    /// Make the running gateway read its configuration again. A bad file changes nothing.
+    Reload(StateDir),
+    /// Show listeners, routes, pools, servers and tiers of the running gateway.
+    Status {
+        #[command(flatten)]
+        gateway: StateDir,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the live connections of the running gateway.
+    Connections {
+        #[command(flatten)]
+        gateway: StateDir,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Only those of this route.
+        #[arg(long)]
+        route: Option<String>,
+        /// Only those that asked for this server name.
+        #[arg(long)]
+        sni: Option<String>,
+    },
+    /// Stop new connections to a server; open ones stay.
+    Drain {
+        #[command(flatten)]
+        gateway: StateDir,
+        /// POOL/SERVER, as `status` shows them.
+        server: String,
+    },
+    /// Allow new connections to a server again.
+    Undrain {
+        #[command(flatten)]
+        gateway: StateDir,
+        /// POOL/SERVER, as `status` shows them.
+        server: String,
+    },
+    /// Reset one connection.
+    Kill {
+        #[command(flatten)]
+        gateway: StateDir,
+        /// Its id, as `connections` shows it.
+        connection: u64,
+    },
+    /// Print the completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration (TOML).
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct StateDir {
+    /// The configuration of the gateway to talk to; without it the one in /run/snisplice.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// A command's failure and its exit code.
+struct Failure(u8, anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure(RUNTIME_FAILURE, error.into())
+    }
+}
+
+/// Runs the command of the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, error)) => {
+            if !error.to_string().is_empty() {
+                eprintln!("snisplice: {error:#}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(ConfigFile { config: path }) => {
+            let config = load(&path)?;
+            log_to_stderr();
+            Ok(crate::gateway::run(&path, config)?)
+        }
+        Command::Check(ConfigFile { config: path }) => {
+            let config = load(&path)?;
+            let (listeners, routes, pools) =
+                (config.listeners.len(), config.routes.len(), config.pools.len());
+            show(&format!(
+                "{}: {listeners} listeners, {routes} routes, {pools} pools: good\n",
+                path.display()
+            ))
+        }
+        Command::Doctor => {
+            let report = crate::doctor::run();
+            report.print();
+            if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
+        }
+        Command::Reload(gateway) => {
+            let reloaded = gateway.client()?.reload()?;
+            for warning in &reloaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            show(&format!(
+                "reloaded: {} listeners, {} routes, {} pools (generation {})\n",
+                reloaded.listeners, reloaded.routes, reloaded.pools, reloaded.config_generation
+            ))
+        }
+        Command::Status { gateway, json } => {
+            let status = gateway.client()?.status()?;
+            if json { show_json(&status) } else { show(&text::status(&status)) }
+        }
+        Command::Connections { gateway, json, route, sni } => {
+            let connections = gateway.client()?.connections(&ConnectionFilter { route, sni })?;
+            if json { show_json(&connections) } else { show(&text::connections(&connections)) }
+        }
+        Command::Drain { gateway, server } => Ok(gateway.client()?.drain(&server, true)?),
+        Command::Undrain { gateway, server } => Ok(gateway.client()?.drain(&server, false)?),
+        Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "snisplice", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// Loads a configuration; its errors and warnings are shown in full.
+fn load(path: &Path) -> Result<Config, Failure> {
+    match config::load(path) {
+        Ok((config, warnings)) => {
+            warnings.print()?;
+            Ok(config)
+        }
+        Err(errors) => {
+            errors.print()?;
+            let count = errors.count(config::Severity::Error);
+            let noun = if count == 1 { "error" } else { "errors" };
+            Err(Failure(BAD_CONFIGURATION, anyhow::anyhow!("{}: {count} {noun}", path.display())))
+        }
+    }
+}
+
+impl StateDir {
+    fn client(&self) -> Result<Client, Failure> {
+        let state_dir = match &self.config {
+            Some(path) => load(path)?.gateway.state_dir,
+            None => STATE_DIR.into(),
+        };
+        Ok(Client::connect(&state_dir)?)
+    }
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) is not a failure.
+fn show(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn show_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    show(&(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n"))
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let plain = !std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(!plain).with_writer(std::io::stderr).init();
+}

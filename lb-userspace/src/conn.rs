@@ -1,0 +1,247 @@
+//! One connection, from accept to close: the seven stages in order.
+//!
+//! accept -> sniff -> route -> connect -> splice -> account -> close
+
+use crate::accept::{self, Permit};
+use crate::account::{Account, CloseReason, RejectReason, Visitor};
+use crate::clock::now_ms;
+use crate::close::{Leg, farewell};
+use crate::config::Protocol;
+use crate::connect::{self, Endpoints, ServerGuard};
+use crate::gateway::{Gateway, Listener, Route, Snapshot};
+use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::splice::terminate::{self, HandshakeError, Session};
+use crate::splice::{read_some, write_all};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::{timeout, timeout_at};
+
+/// A connection that was accepted and may go on.
+pub struct Accepted {
+    /// The worker that carries it.
+    pub worker: usize,
+    /// The client's socket.
+    pub client: TcpStream,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The configuration at the moment of accept: this connection's for good.
+    pub snapshot: Arc<Snapshot>,
+    /// Where it came in.
+    pub listener: Arc<Listener>,
+    /// Its places in the gateway's and the listener's `max_connections`.
+    pub permits: [Permit; 2],
+    /// The task that carries it, once it is spawned.
+    pub task: Arc<OnceLock<AbortHandle>>,
+}
+
+/// Carries one connection through its stages.
+pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
+    let Accepted { worker, client, peer, snapshot, listener, permits: _permits, task } = accepted;
+    let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
+    let (route, _permit) = match arrival.go().await {
+        Ok(routed) => routed,
+        Err(reason) => {
+            arrival.visitor.reject(&gateway, reason);
+            let word = arrival.last_word(reason);
+            return farewell(arrival.client, word).await;
+        }
+    };
+    let Arrival { visitor, client, window, hello, .. } = arrival;
+    let mut passage = Passage {
+        account: Account::open(gateway, worker, task, visitor, route.clone(), hello.as_deref()),
+        client,
+        route,
+        snapshot,
+    };
+    let reason = match passage.route.termination {
+        None => passage.pass_through(hello, window).await,
+        // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
+        Some(_) => Box::pin(passage.terminate(hello, window)).await,
+    };
+    passage.client.clean();
+    passage.account.close(reason);
+}
+
+/// A client before it has a route.
+struct Arrival {
+    visitor: Visitor,
+    client: Leg,
+    deadline: tokio::time::Instant,
+    /// Bytes received and not consumed; they go to the server, or into the handshake.
+    window: Vec<u8>,
+    hello: Option<Box<ClientHello>>,
+}
+
+impl Arrival {
+    fn new(gateway: &Gateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
+        let deadline = tokio::time::Instant::now() + listener.hello_timeout;
+        let visitor = Visitor::new(gateway, listener, peer, now_ms());
+        Arrival { visitor, client, deadline, window: Vec::new(), hello: None }
+    }
+
+    /// accept, sniff, route.
+    async fn go(&mut self) -> Result<(Arc<Route>, Permit), RejectReason> {
+        if self.visitor.listener.trusts(self.visitor.client) {
+            self.read_proxy_header().await?;
+        }
+        match self.visitor.listener.protocol {
+            Protocol::Tcp => {}
+            Protocol::Tls => self.sniff(Preamble::Tls).await?,
+            Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
+        }
+        self.route()
+    }
+
+    /// accept: the client is who the trusted proxy says it is.
+    async fn read_proxy_header(&mut self) -> Result<(), RejectReason> {
+        loop {
+            if let Some(header) = accept::read_header(&self.window)? {
+                self.window.drain(..header.length);
+                if let Some((client, local)) = header.endpoints {
+                    self.visitor.client = client;
+                    self.visitor.local = Some(local);
+                }
+                return Ok(());
+            }
+            match timeout_at(self.deadline, read_some(&self.client, &mut self.window)).await {
+                Err(_) => return Err(RejectReason::HelloTimeout),
+                Ok(Ok(read)) if read > 0 => {}
+                Ok(_) if self.window.is_empty() => return Err(RejectReason::ClosedBeforeData),
+                Ok(_) => return Err(RejectReason::ProxyHeaderMalformed),
+            }
+        }
+    }
+
+    /// sniff: what does it want?
+    async fn sniff(&mut self, preamble: Preamble) -> Result<(), RejectReason> {
+        let mut sniffer = Sniffer::new(preamble);
+        let mut closed = None;
+        loop {
+            match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
+                Output::NeedMore => {}
+                Output::Answer { reply, consumed } => {
+                    self.window.drain(..consumed);
+                    if write_all(&self.client, reply).await.is_err() {
+                        closed = Some(Input::Closed);
+                    }
+                    continue;
+                }
+                Output::Hello(hello) => {
+                    self.visitor.sniffed(&hello, &self.window);
+                    self.hello = Some(hello);
+                    return Ok(());
+                }
+                Output::Reject(reason) => return Err(reason),
+            }
+            closed = match timeout_at(self.deadline, read_some(&self.client, &mut self.window)).await {
+                Err(_) => Some(Input::Timeout),
+                Ok(Ok(read)) if read > 0 => None,
+                Ok(_) => Some(Input::Closed),
+            };
+        }
+    }
+
+    /// route: where to?
+    fn route(&self) -> Result<(Arc<Route>, Permit), RejectReason> {
+        let hello = self.hello.as_deref();
+        let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
+        let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
+        let (route, _) = self.visitor.listener.table.lookup(sni, offers)?;
+        let permit = route.stats.live.acquire(route.max_connections).ok_or(RejectReason::RouteFull)?;
+        Ok((route.clone(), permit))
+    }
+
+    /// What the client is told in its own protocol.
+    fn last_word(&self, reason: RejectReason) -> &'static [u8] {
+        let in_postgres = match self.visitor.listener.protocol {
+            Protocol::Postgres => sniff::postgres_error(reason),
+            Protocol::Tls | Protocol::Tcp => None,
+        };
+        in_postgres.or_else(|| sniff::alert(reason)).unwrap_or_default()
+    }
+}
+
+/// A connection with a route.
+struct Passage {
+    account: Account,
+    client: Leg,
+    route: Arc<Route>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Passage {
+    /// connect, splice: TLS goes through untouched.
+    async fn pass_through(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
+        let (server, _guard) = match self.connect(hello).await {
+            Ok(connected) => connected,
+            Err(reason) => return reason,
+        };
+        let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, false);
+        self.account.spliced(choice);
+        let traffic = &self.account.connection.traffic;
+        let reason =
+            crate::splice::copy::relay(&self.client, &server, window, traffic, self.route.idle_timeout).await;
+        server.clean();
+        reason
+    }
+
+    /// connect, splice: TLS ends here.
+    async fn terminate(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
+        let session = match self.handshake(window).await {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::debug!(client = %self.account.visitor.client, %error, "TLS handshake failed");
+                return CloseReason::TlsHandshakeFailed;
+            }
+        };
+        let (server, _guard) = match self.connect(hello).await {
+            Ok(connected) => connected,
+            Err(reason) => return reason,
+        };
+        let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, true);
+        self.account.spliced(choice);
+        let traffic = &self.account.connection.traffic;
+        let reason = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
+        server.clean();
+        reason
+    }
+
+    async fn handshake(&mut self, hello: Vec<u8>) -> Result<Session, HandshakeError> {
+        let Some(termination) = &self.route.termination else { return Err(HandshakeError::Closed) };
+        let accept = Session::accept(&self.client, hello, termination.config.clone());
+        let bound = self.account.visitor.listener.hello_timeout;
+        let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
+        self.account.visitor.negotiated(session.version());
+        Ok(session)
+    }
+
+    /// connect: a server of the route's pool, told what it expects before the client's bytes.
+    async fn connect(&mut self, hello: Option<Box<ClientHello>>) -> Result<(Leg, ServerGuard), CloseReason> {
+        let begin = Instant::now();
+        let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
+        let (server, guard) = connect::connect(&pool, self.account.visitor.client.ip()).await?;
+        let mut server = Leg::new(server);
+        self.account.connected(&pool, &guard);
+        if let Some(version) = pool.send_proxy {
+            let sni = self.account.connection.sni.as_deref();
+            let header = connect::proxy_header(version, self.endpoints()?, sni);
+            write_all(&server, &header).await.map_err(|_| CloseReason::ServerReset)?;
+        }
+        if self.route.termination.is_none() && hello.is_some_and(|hello| hello.postgres) {
+            connect::request_tls(&mut server, pool.connect_timeout).await?;
+        }
+        self.account.gateway.connect_seconds.observe(begin.elapsed());
+        Ok((server, guard))
+    }
+
+    fn endpoints(&self) -> Result<Endpoints, CloseReason> {
+        let local = match self.account.visitor.local {
+            Some(local) => local,
+            None => self.client.local_addr().map_err(|_| CloseReason::ClientReset)?,
+        };
+        Ok(Endpoints { client: self.account.visitor.client, local })
+    }
+}

@@ -1,0 +1,354 @@
+//! The control side: start, reload, stop.
+
+use super::worker::{Command, Worker, spawn};
+use super::{Fault, Gateway, ReloadRequest, Snapshot, privileges};
+use crate::accept::listen;
+use crate::account::{AccessLog, CloseReason, GatewayStats, Histogram, Ledger};
+use crate::admin::socket::{self, AdminSocket};
+use crate::admin::{http, view};
+use crate::config::{self, Config};
+use crate::connect::resolve::Resolver;
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+/// How often the files are looked at with `watch = true`.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// How often a stopping gateway looks whether its last connection has ended.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Serves `config`, read from `path`, until a signal says stop.
+pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
+    crate::clock::now_ms();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(Control::start(path, config)?.serve())
+}
+
+struct Control {
+    path: PathBuf,
+    gateway: Arc<Gateway>,
+    workers: Vec<Worker>,
+    log_thread: Option<std::thread::JoinHandle<()>>,
+    requests: mpsc::UnboundedReceiver<ReloadRequest>,
+    admin: Option<TcpListener>,
+    socket: Option<AdminSocket>,
+    resolver: Resolver,
+    /// As started; a reload cannot change these.
+    fixed: config::Gateway,
+    watched: Option<Watched>,
+}
+
+impl Control {
+    /// Everything that needs privileges or can fail, in the order in which a failure leaves least behind.
+    fn start(path: &Path, config: Config) -> anyhow::Result<Control> {
+        let limit = privileges::raise_open_files();
+        let workers = match config.gateway.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let needed = config.gateway.max_connections as u64 * 2;
+        if limit < needed {
+            let max_connections = config.gateway.max_connections;
+            tracing::warn!(
+                limit,
+                needed,
+                max_connections,
+                "the open-files limit is below two per connection"
+            );
+        }
+        let snapshot = Snapshot::new(&config, None)?;
+        let sockets = open(snapshot.addresses(), workers)?;
+        let socket = AdminSocket::bind(&config.gateway.state_dir)?;
+        let admin = config.gateway.admin.map(|address| listen(address, 64).map_err(listen_fault(address)));
+        let admin = admin.transpose()?;
+        let (access_log, log_thread) = match &config.gateway.access_log {
+            None => (None, None),
+            Some(log) => {
+                let (log, thread) = AccessLog::open(log).map_err(|source| Fault::AccessLog {
+                    path: match &log.target {
+                        config::LogTarget::Stdout => "-".into(),
+                        config::LogTarget::File(path) => path.clone(),
+                    },
+                    source,
+                })?;
+                (Some(log), Some(thread))
+            }
+        };
+        privileges::drop_privileges().context("cannot drop privileges")?;
+
+        let (reloads, requests) = mpsc::unbounded_channel();
+        let gateway = Arc::new(Gateway {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            ledger: Ledger::new(workers),
+            stats: GatewayStats::default(),
+            access_log,
+            sniff_seconds: Histogram::new(),
+            connect_seconds: Histogram::new(),
+            workers,
+            reloads,
+            stopping: AtomicBool::new(false),
+        });
+        let workers =
+            (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
+        let watched = config.gateway.watch.then(|| Watched::new(path, &config));
+        let control = Control {
+            path: path.to_path_buf(),
+            gateway,
+            workers,
+            log_thread,
+            requests,
+            admin,
+            socket: Some(socket),
+            resolver: Resolver::system(),
+            fixed: config.gateway,
+            watched,
+        };
+        control.hand_out(sockets);
+        Ok(control)
+    }
+
+    async fn serve(mut self) -> anyhow::Result<()> {
+        self.resolve();
+        let gateway: Arc<dyn crate::admin::Gateway> = self.gateway.clone();
+        if let Some(socket) = self.socket.take() {
+            tokio::spawn(socket::serve(socket, gateway.clone()));
+        }
+        if let Some(admin) = self.admin.take() {
+            tokio::spawn(http::serve(tokio::net::TcpListener::from_std(admin)?, gateway));
+        }
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut stop = Stop::new()?;
+        for (address, _) in self.gateway.snapshot.load().addresses() {
+            tracing::info!(%address, "listening");
+        }
+        let routes = self.gateway.snapshot.load().routes.len();
+        tracing::info!(
+            workers = self.workers.len(),
+            routes,
+            "snisplice {} serves",
+            env!("CARGO_PKG_VERSION")
+        );
+        loop {
+            tokio::select! {
+                () = stop.asked() => break,
+                _ = hangup.recv() => {
+                    if let Some(log) = &self.gateway.access_log {
+                        log.reopen();
+                    }
+                    let _ = self.reload("SIGHUP");
+                }
+                request = self.requests.recv() => {
+                    let result = self.reload("the admin socket");
+                    if let Some(answer) = request {
+                        let _ = answer.send(result);
+                    }
+                }
+                () = changed(&mut self.watched) => { let _ = self.reload("a changed file"); }
+            }
+        }
+        self.stop(stop).await
+    }
+
+    /// Puts the file's configuration in force, or changes nothing and says why.
+    fn reload(&mut self, cause: &str) -> Result<view::Reloaded, String> {
+        let result = self.try_reload();
+        let stats = &self.gateway.stats;
+        match &result {
+            Ok(reloaded) => {
+                stats.reloads_succeeded.fetch_add(1, Relaxed);
+                for warning in &reloaded.warnings {
+                    tracing::warn!("{warning}");
+                }
+                let generation = reloaded.config_generation;
+                tracing::info!(generation, routes = reloaded.routes, "reloaded, asked for by {cause}");
+            }
+            Err(error) => {
+                stats.reloads_failed.fetch_add(1, Relaxed);
+                tracing::error!("not reloaded, nothing has changed (asked for by {cause}): {error}");
+            }
+        }
+        result
+    }
+
+    fn try_reload(&mut self) -> Result<view::Reloaded, String> {
+        let (config, warnings) = config::load(&self.path).map_err(|errors| errors.render(false))?;
+        let mut warnings: Vec<String> = warnings.iter().map(|warning| warning.message.clone()).collect();
+        warnings.extend(self.needs_restart(&config.gateway));
+
+        let old = self.gateway.snapshot.load_full();
+        let new = Snapshot::new(&config, Some(&old)).map_err(|fault| fault.to_string())?;
+        let before: BTreeSet<SocketAddr> = old.addresses().map(|(address, _)| address).collect();
+        let after: BTreeSet<SocketAddr> = new.addresses().map(|(address, _)| address).collect();
+        let added = new.addresses().filter(|(address, _)| !before.contains(address));
+        let sockets = open(added, self.workers.len()).map_err(|fault| fault.to_string())?;
+
+        let reloaded = new.reloaded(warnings);
+        self.gateway.snapshot.store(Arc::new(new));
+        self.hand_out(sockets);
+        for address in before.difference(&after) {
+            for worker in &self.workers {
+                let _ = worker.commands.send(Command::Unlisten(*address));
+            }
+        }
+        self.resolve();
+        if self.watched.is_some() {
+            self.watched = Some(Watched::new(&self.path, &config));
+        }
+        Ok(reloaded)
+    }
+
+    /// What the new configuration asks for and only a restart can give.
+    fn needs_restart(&self, new: &config::Gateway) -> Vec<String> {
+        let old = &self.fixed;
+        let changed = [
+            ("workers", old.workers != new.workers),
+            ("bpffs", old.bpffs != new.bpffs),
+            ("state_dir", old.state_dir != new.state_dir),
+            ("admin", old.admin != new.admin),
+            ("watch", old.watch != new.watch),
+            ("access_log", old.access_log != new.access_log),
+        ];
+        let changed = changed.into_iter().filter(|(_, changed)| *changed);
+        changed
+            .map(|(key, _)| format!("gateway.{key} has changed: it takes effect at the next start"))
+            .collect()
+    }
+
+    fn resolve(&self) {
+        for pool in &self.gateway.snapshot.load().pools {
+            for server in &pool.servers {
+                self.resolver.watch(server);
+            }
+        }
+    }
+
+    /// Gives each worker its socket of every address.
+    fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
+        for (address, sockets) in sockets {
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                let _ = worker.commands.send(Command::Listen(address, socket));
+            }
+        }
+    }
+
+    /// Accepts no more, lets live connections end within `drain_timeout`, resets the rest.
+    async fn stop(self, mut stop: Stop) -> anyhow::Result<()> {
+        self.gateway.stopping.store(true, Relaxed);
+        for (address, _) in self.gateway.snapshot.load().addresses() {
+            for worker in &self.workers {
+                let _ = worker.commands.send(Command::Unlisten(address));
+            }
+        }
+        let live = || self.gateway.stats.live.active();
+        let deadline = Instant::now() + self.fixed.drain_timeout;
+        if live() > 0 {
+            let (live, bound) = (live(), self.fixed.drain_timeout);
+            tracing::info!(live, ?bound, "stopping: waiting for live connections; a second signal cuts them");
+        }
+        while live() > 0 && Instant::now() < deadline {
+            tokio::select! {
+                () = sleep(POLL) => {}
+                () = stop.asked() => break,
+            }
+        }
+        if live() > 0 {
+            tracing::warn!(live = live(), "resetting the connections that are left");
+            self.gateway.ledger.read(|connections| {
+                for connection in connections {
+                    connection.end(CloseReason::Shutdown);
+                }
+            });
+        }
+        for worker in self.workers {
+            let _ = worker.commands.send(Command::Exit);
+            let _ = worker.thread.join();
+        }
+        // The log's last lines are written when the last sender is gone.
+        drop(self.requests);
+        drop(self.gateway);
+        if let Some(thread) = self.log_thread {
+            let _ = thread.join();
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// One socket per worker for each address; all or nothing.
+fn open(
+    addresses: impl Iterator<Item = (SocketAddr, u32)>,
+    workers: usize,
+) -> Result<Vec<(SocketAddr, Vec<TcpListener>)>, Fault> {
+    let open = |(address, backlog)| {
+        let sockets = (0..workers).map(|_| listen(address, backlog)).collect::<Result<_, _>>();
+        Ok((address, sockets.map_err(listen_fault(address))?))
+    };
+    addresses.map(open).collect()
+}
+
+fn listen_fault(address: SocketAddr) -> impl Fn(std::io::Error) -> Fault {
+    move |source| Fault::Listen { address, source }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The files a configuration was made from, with what they looked like.
+struct Watched {
+    files: Vec<PathBuf>,
+    seen: Vec<Option<(SystemTime, u64)>>,
+}
+
+impl Watched {
+    fn new(path: &Path, config: &Config) -> Self {
+        let mut files = vec![path.to_path_buf()];
+        files.extend(config.files.iter().cloned());
+        let seen = files.iter().map(|file| look(file)).collect();
+        Watched { files, seen }
+    }
+}
+
+fn look(file: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+/// Ends when a watched file has changed and stayed so for one look: an editor may be half-way through.
+async fn changed(watched: &mut Option<Watched>) {
+    let Some(watched) = watched else { return std::future::pending().await };
+    let mut before = watched.seen.clone();
+    loop {
+        sleep(WATCH).await;
+        let now: Vec<_> = watched.files.iter().map(|file| look(file)).collect();
+        if now != watched.seen && now == before {
+            watched.seen = now;
+            return;
+        }
+        before = now;
+    }
+}

@@ -1,0 +1,88 @@
+//! The running gateway: what its workers and its control side share.
+
+mod control;
+mod privileges;
+mod report;
+mod snapshot;
+mod worker;
+
+pub use control::run;
+pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
+
+use crate::account::{AccessLog, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
+use crate::splice::{Choice, choose};
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::{mpsc, oneshot};
+
+/// Why the gateway cannot start, or a reload cannot take effect.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The configuration does not hold; the text shows every error with its place.
+    #[error("{0}")]
+    Config(String),
+    /// rustls does not take a route's certificate.
+    #[error("route {route}: {source}")]
+    Tls {
+        /// The route.
+        route: Arc<str>,
+        /// What is wrong.
+        source: anyhow::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The access log cannot be opened.
+    #[error("cannot open the access log {path}: {source}")]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A worker is gone, which only happens at the end.
+    #[error("the gateway is stopping")]
+    Stopping,
+}
+
+/// A reload asked for over the admin socket; answered when it took effect or failed.
+type ReloadRequest = oneshot::Sender<Result<crate::admin::view::Reloaded, String>>;
+
+/// What the workers, the admin side and the control loop share.
+pub struct Gateway {
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// The live connections.
+    pub ledger: Ledger,
+    /// The gateway's own counters.
+    pub stats: GatewayStats,
+    /// Absent: off.
+    pub access_log: Option<AccessLog>,
+    /// From accept to a whole ClientHello.
+    pub sniff_seconds: Histogram,
+    /// From the first dial to a connected server.
+    pub connect_seconds: Histogram,
+    workers: usize,
+    stopping: AtomicBool,
+    reloads: mpsc::UnboundedSender<ReloadRequest>,
+}
+
+impl Gateway {
+    /// The tier for a new connection of this kind.
+    pub fn choose_tier(&self, order: &[Tier], terminated: bool) -> Choice {
+        choose(order, |tier| match tier {
+            Tier::Copy => None,
+            _ if terminated => Some(FallbackReason::TlsTerminated),
+            Tier::Packet => Some(FallbackReason::PacketUnavailable),
+            Tier::Sockmap => Some(FallbackReason::SockmapUnavailable),
+        })
+    }
+}

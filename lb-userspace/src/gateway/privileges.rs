@@ -1,0 +1,37 @@
+//! What the process may do is cut down to what it still needs, before a byte from the network is read.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// Needed after the start: ports below 1024 (a reload may add a listener), and the kernel programs' maps.
+const KEPT: [Capability; 3] =
+    [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
+
+/// Raises the soft limit on open files as far as allowed; a connection needs two descriptors, and two more while
+/// it is in bulk. Returns the limit in force.
+pub(super) fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const WANTED: u64 = 1_048_576;
+    let limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(u64::MAX);
+    // Raising the hard limit takes CAP_SYS_RESOURCE; without it the soft limit still goes up to the hard one.
+    for (soft, hard) in [(WANTED.max(hard), WANTED.max(hard)), (hard, hard)] {
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) }).is_ok() {
+            return soft;
+        }
+    }
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// Drops every capability but [`KEPT`], for this thread and those it starts, and forbids gaining any by exec.
+pub(super) fn drop_privileges() -> Result<(), caps::errors::CapsError> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let kept: CapsHashSet = KEPT.into_iter().filter(|capability| held.contains(capability)).collect();
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        tracing::warn!(%error, "cannot set no_new_privs");
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! What operators see: the snapshot and the counters, as the admin side's views.
+
+use super::{Gateway, Snapshot};
+use crate::account::{
+    CloseReason, Connection, FallbackReason, PerReason, RejectReason, RouteStats, Tier, TierStats,
+};
+use crate::admin::{self, view};
+use crate::clock::now_ms;
+use crate::connect::{Pool, Server};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::oneshot;
+
+/// Bytes of live connections, client to server and back, by the counters of their route.
+type LiveBytes = HashMap<*const RouteStats, (u64, u64)>;
+
+impl Gateway {
+    /// Calls `read` with the bytes of the live connections while none of them can end, so that its sums with the
+    /// routes' counters count every byte once.
+    fn with_live_bytes<R>(&self, read: impl FnOnce(&LiveBytes) -> R) -> R {
+        self.ledger.read(|connections| {
+            let mut live = LiveBytes::new();
+            for connection in connections {
+                let bytes = live.entry(Arc::as_ptr(&connection.route.stats)).or_default();
+                bytes.0 += connection.traffic.bytes_in.load(Relaxed);
+                bytes.1 += connection.traffic.bytes_out.load(Relaxed);
+            }
+            read(&live)
+        })
+    }
+
+    fn find_server(&self, name: &str) -> Result<Arc<Server>, String> {
+        let snapshot = self.snapshot.load();
+        let (pool, address) = name
+            .split_once('/')
+            .ok_or_else(|| format!("{name:?}: write POOL/SERVER, as `status` shows them"))?;
+        let pool = snapshot.pools.iter().find(|other| &*other.name == pool);
+        let pool = pool.ok_or_else(|| format!("there is no pool of the name in {name:?}"))?;
+        let server = pool.servers.iter().find(|server| server.address.to_string() == address);
+        server.cloned().ok_or_else(|| format!("pool {} has no server {address:?}", pool.name))
+    }
+}
+
+impl admin::Gateway for Gateway {
+    fn status(&self) -> view::Status {
+        let snapshot = self.snapshot.load_full();
+        let routes = self.with_live_bytes(|live| {
+            let route = |route: &Arc<super::Route>| {
+                let bytes = bytes_of(&route.stats, live);
+                view::Route {
+                    name: route.name.to_string(),
+                    listener: route.listener.to_string(),
+                    sni: route.sni.iter().map(ToString::to_string).collect(),
+                    pools: route.pools().map(|pool| pool.name.to_string()).collect(),
+                    active: route.stats.live.active() as u64,
+                    total: route.stats.total.load(Relaxed),
+                    bytes_in: bytes.0,
+                    bytes_out: bytes.1,
+                }
+            };
+            snapshot.routes.iter().map(route).collect()
+        });
+        view::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_seconds: now_ms() as f64 / 1000.0,
+            workers: self.workers,
+            config_generation: snapshot.generation,
+            tiers: view::Tiers {
+                packet: count(&self.stats.tiers[Tier::Packet as usize]),
+                sockmap: count(&self.stats.tiers[Tier::Sockmap as usize]),
+                copy: count(&self.stats.tiers[Tier::Copy as usize]),
+            },
+            tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.stats.fallbacks),
+            listeners: snapshot.listeners.iter().map(|listener| listener_view(listener)).collect(),
+            routes,
+            pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),
+        }
+    }
+
+    fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection> {
+        let mut found: Vec<_> = self.ledger.read(|connections| {
+            let wanted = |c: &&Arc<Connection>| filter.matches(Some(&c.route.name), c.sni.as_deref());
+            connections.filter(wanted).cloned().collect()
+        });
+        found.sort_by_key(|connection| connection.id);
+        let now = now_ms();
+        found.iter().map(|connection| connection_view(connection, now)).collect()
+    }
+
+    fn scrape(&self) -> view::Scrape {
+        let snapshot = self.snapshot.load_full();
+        let bytes = self.with_live_bytes(|live| {
+            let bytes = |route: &Arc<super::Route>| {
+                let (bytes_in, bytes_out) = bytes_of(&route.stats, live);
+                view::RouteBytes { route: route.name.to_string(), bytes_in, bytes_out }
+            };
+            snapshot.routes.iter().map(bytes).collect()
+        });
+        let routes = || snapshot.routes.iter();
+        view::Scrape {
+            connections: routes()
+                .flat_map(|route| {
+                    Tier::ALL.iter().map(|tier| view::RouteTier {
+                        listener: route.listener.to_string(),
+                        route: route.name.to_string(),
+                        tier: *tier,
+                        count: count(&route.stats.tiers[*tier as usize]),
+                    })
+                })
+                .collect(),
+            bytes,
+            rejects: snapshot
+                .listeners
+                .iter()
+                .flat_map(|l| {
+                    let count = |r: &RejectReason| (l.name.to_string(), *r, l.stats.rejects.get(*r as usize));
+                    RejectReason::ALL.iter().map(count)
+                })
+                .collect(),
+            closes: routes()
+                .flat_map(|route| {
+                    let stats = &route.stats;
+                    let count = |r: &CloseReason| (route.name.to_string(), *r, stats.closes.get(*r as usize));
+                    CloseReason::ALL.iter().map(count).filter(|(_, _, count)| *count > 0)
+                })
+                .collect(),
+            fallbacks: FallbackReason::ALL
+                .iter()
+                .map(|r| (*r, self.stats.fallbacks.get(*r as usize)))
+                .collect(),
+            servers: snapshot
+                .pools
+                .iter()
+                .flat_map(|pool| {
+                    pool.servers.iter().map(|server| view::ServerUp {
+                        pool: pool.name.to_string(),
+                        server: server.address.to_string(),
+                        up: server.usable(),
+                    })
+                })
+                .collect(),
+            reloads_succeeded: self.stats.reloads_succeeded.load(Relaxed),
+            reloads_failed: self.stats.reloads_failed.load(Relaxed),
+            certificates: routes()
+                .filter_map(|route| {
+                    let expiry = route.termination.as_ref()?.not_after();
+                    Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
+                })
+                .collect(),
+            sniff: self.sniff_seconds.snapshot(),
+            connect: self.connect_seconds.snapshot(),
+            flow_table: None,
+        }
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        if self.stopping.load(Relaxed) {
+            return Err(vec!["the gateway is stopping".into()]);
+        }
+        let snapshot = self.snapshot.load();
+        let empty = snapshot.pools.iter().filter(|pool| !pool.servers.iter().any(|server| server.usable()));
+        let reasons: Vec<_> = empty.map(|pool| format!("pool {} has no usable server", pool.name)).collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<view::Reloaded, String>> + Send>> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.reloads.send(answer);
+        Box::pin(async move {
+            let stopping = || super::Fault::Stopping.to_string();
+            asked.map_err(|_| stopping())?;
+            answered.await.map_err(|_| stopping())?
+        })
+    }
+
+    fn drain(&self, server: &str, draining: bool) -> Result<(), String> {
+        self.find_server(server)?.state.draining.store(draining, Relaxed);
+        Ok(())
+    }
+
+    fn kill(&self, connection: u64) -> Result<(), String> {
+        let found = self.ledger.read(|mut connections| connections.find(|c| c.id == connection).cloned());
+        found.ok_or_else(|| format!("there is no connection {connection}"))?.end(CloseReason::Killed);
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// How many of each there are, for the answer to a reload.
+    pub(super) fn reloaded(&self, warnings: Vec<String>) -> view::Reloaded {
+        view::Reloaded {
+            config_generation: self.generation,
+            listeners: self.listeners.len(),
+            routes: self.routes.len(),
+            pools: self.pools.len(),
+            warnings,
+        }
+    }
+}
+
+fn bytes_of(stats: &Arc<RouteStats>, live: &LiveBytes) -> (u64, u64) {
+    let live = live.get(&Arc::as_ptr(stats)).copied().unwrap_or_default();
+    (stats.bytes_in.load(Relaxed) + live.0, stats.bytes_out.load(Relaxed) + live.1)
+}
+
+fn listener_view(listener: &super::Listener) -> view::Listener {
+    view::Listener {
+        name: listener.name.to_string(),
+        bind: listener.bind.iter().map(SocketAddr::to_string).collect(),
+        active: listener.stats.live.active() as u64,
+        total: listener.stats.total.load(Relaxed),
+        rejects: by_name(RejectReason::ALL, |r| r.name(), &listener.stats.rejects),
+    }
+}
+
+fn pool_view(pool: &Pool) -> view::Pool {
+    let server = |server: &Arc<Server>| view::Server {
+        address: server.address.to_string(),
+        state: server.availability(),
+        active: server.state.active.load(Relaxed) as u64,
+        total: server.state.total.load(Relaxed),
+    };
+    view::Pool { name: pool.name.to_string(), servers: pool.servers.iter().map(server).collect() }
+}
+
+fn connection_view(connection: &Connection, now: u64) -> view::Connection {
+    let upstream = connection.upstream.get();
+    let choice = connection.choice();
+    let seconds_since = |ms: u64| now.saturating_sub(ms) as f64 / 1000.0;
+    view::Connection {
+        id: connection.id,
+        client: SocketAddr::new(connection.client.ip().to_canonical(), connection.client.port()),
+        listener: connection.listener.name.to_string(),
+        sni: connection.sni.as_deref().map(Into::into),
+        route: Some(connection.route.name.to_string()),
+        pool: upstream.map(|(pool, _)| pool.name.to_string()),
+        server: upstream.map(|(_, server)| server.address.to_string()),
+        tier: choice.map(|choice| choice.tier.name().into()),
+        tier_reason: choice.and_then(|choice| choice.reason).map(|reason| reason.name().into()),
+        bytes_in: connection.traffic.bytes_in.load(Relaxed),
+        bytes_out: connection.traffic.bytes_out.load(Relaxed),
+        age_seconds: seconds_since(connection.opened_ms),
+        idle_seconds: seconds_since(connection.traffic.active_ms.load(Relaxed)),
+    }
+}
+
+fn count(stats: &TierStats) -> view::Count {
+    view::Count { active: stats.active.load(Relaxed), total: stats.total.load(Relaxed) }
+}
+
+/// The reasons that have occurred, with their counts. `all[i]` has index `i`.
+fn by_name<R, const N: usize>(
+    all: &[R],
+    name: impl Fn(&R) -> &'static str,
+    counts: &PerReason<N>,
+) -> BTreeMap<String, u64> {
+    let counted = all.iter().enumerate().map(|(index, reason)| (name(reason).to_string(), counts.get(index)));
+    counted.filter(|(_, count)| *count > 0).collect()
+}

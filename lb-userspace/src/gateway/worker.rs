@@ -1,0 +1,129 @@
+//! A worker: one thread pinned to a core, one runtime, its own listening sockets.
+
+use super::Gateway;
+use crate::accept::{BACK_OFF, is_exhaustion};
+use crate::account::RejectReason;
+use crate::close::reset_on_close;
+use crate::conn::{Accepted, serve};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, LocalSet};
+
+/// What the control side tells a worker.
+pub(super) enum Command {
+    /// Accept on this socket.
+    Listen(SocketAddr, std::net::TcpListener),
+    /// Accept no more on this address.
+    Unlisten(SocketAddr),
+    /// Drop everything.
+    Exit,
+}
+
+/// A running worker.
+pub(super) struct Worker {
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) thread: JoinHandle<()>,
+}
+
+/// Starts the worker with this index.
+pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        pin(index);
+        LocalSet::new().block_on(&runtime, obey(gateway, index, receiver));
+    })?;
+    Ok(Worker { commands, thread })
+}
+
+/// Binds the thread to the core with this index among those the process may use. Best effort: a container may
+/// forbid it, and then the scheduler decides.
+fn pin(index: usize) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    if cores.is_empty() {
+        return;
+    }
+    let mut own = CpuSet::new();
+    own.set(cores[index % cores.len()]);
+    if let Err(error) = sched_setaffinity(None, &own) {
+        tracing::debug!(%error, "cannot pin worker {index}");
+    }
+}
+
+async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut accepting: HashMap<SocketAddr, AbortHandle> = HashMap::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Listen(address, socket) => match TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let task = tokio::task::spawn_local(accept(gateway.clone(), index, address, socket));
+                    accepting.insert(address, task.abort_handle());
+                }
+                Err(error) => tracing::error!(%address, %error, "cannot watch the listening socket"),
+            },
+            Command::Unlisten(address) => {
+                if let Some(task) = accepting.remove(&address) {
+                    task.abort();
+                }
+            }
+            Command::Exit => return,
+        }
+    }
+}
+
+/// accept: takes connections off one listening socket, for ever.
+async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socket: TcpListener) {
+    let mut exhausted = false;
+    loop {
+        match socket.accept().await {
+            Ok((client, peer)) => {
+                exhausted = false;
+                admit(&gateway, worker, address, client, peer);
+            }
+            Err(error) if is_exhaustion(&error) => {
+                if !exhausted {
+                    tracing::error!(%address, %error, "cannot accept: waiting for a resource");
+                }
+                exhausted = true;
+                tokio::time::sleep(BACK_OFF).await;
+            }
+            // This client went away between its SYN and now.
+            Err(error) => tracing::debug!(%address, %error, "accept"),
+        }
+    }
+}
+
+/// Decides, before a byte is read, whether the connection may go on; spawns its task.
+fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: TcpStream, peer: SocketAddr) {
+    let snapshot = gateway.snapshot.load_full();
+    let Some(listener) = snapshot.listener(address).cloned() else { return reset_on_close(&client) };
+    listener.stats.total.fetch_add(1, Relaxed);
+    let permits = || {
+        if !listener.acl.permits(peer.ip()) {
+            return Err(RejectReason::AddressDenied);
+        }
+        let gateway = gateway.stats.live.acquire(Some(snapshot.max_connections));
+        let listener = listener.stats.live.acquire(listener.max_connections);
+        Ok([gateway.ok_or(RejectReason::GatewayFull)?, listener.ok_or(RejectReason::ListenerFull)?])
+    };
+    let permits = match permits() {
+        Ok(permits) => permits,
+        Err(reason) => {
+            crate::account::Visitor::new(gateway, listener.clone(), peer, crate::clock::now_ms())
+                .reject(gateway, reason);
+            return reset_on_close(&client);
+        }
+    };
+    let task = Arc::new(OnceLock::new());
+    let accepted = Accepted { worker, client, peer, snapshot, listener, permits, task: task.clone() };
+    let spawned = tokio::task::spawn_local(serve(gateway.clone(), accepted));
+    let _ = task.set(spawned.abort_handle());
+}

@@ -1,0 +1,216 @@
+//! Route: which route serves a ClientHello, by SNI and ALPN. Pure; no I/O, no clock.
+
+mod choose;
+mod schedule;
+
+pub use choose::{Candidate, choose};
+pub use schedule::Schedule;
+
+use crate::account::RejectReason;
+use crate::config::SniPattern;
+use std::collections::HashMap;
+
+/// How well a route's SNI pattern covers a name. The derived order is the precedence: exact beats wildcard,
+/// a longer wildcard beats a shorter one, `*` comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SniMatch {
+    /// `*`, also for clients without SNI.
+    Any,
+    /// `*.suffix`, with the length of `suffix` in bytes.
+    Wildcard(usize),
+    /// The name itself.
+    Exact,
+}
+
+/// How well a route covers a ClientHello. SNI decides first; of two equal patterns the one that asks for an
+/// ALPN beats the one that takes any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Match {
+    /// By server name.
+    pub sni: SniMatch,
+    /// The route names an ALPN protocol and the client offered it.
+    pub alpn: bool,
+}
+
+/// The routes of one listener, indexed so that a lookup costs one hash probe per label of the name, whatever
+/// the number of routes.
+#[derive(Debug)]
+pub struct Table<T> {
+    exact: HashMap<Box<str>, Vec<Entry<T>>>,
+    /// Keyed by the suffix without `*.`.
+    wildcard: HashMap<Box<str>, Vec<Entry<T>>>,
+    any: Vec<Entry<T>>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    alpn: Box<[Box<str>]>,
+    route: T,
+}
+
+impl<T: Clone> Table<T> {
+    /// An empty table: everything is `unknown_sni`, or `no_sni`.
+    pub fn new() -> Self {
+        Table { exact: HashMap::new(), wildcard: HashMap::new(), any: Vec::new() }
+    }
+
+    /// Adds a route under one of its patterns. The configuration has no two routes that tie.
+    pub fn insert(&mut self, pattern: &SniPattern, alpn: &[Box<str>], route: T) {
+        let entries = match pattern {
+            SniPattern::Exact(name) => self.exact.entry(name.clone()).or_default(),
+            SniPattern::Wildcard(suffix) => self.wildcard.entry(suffix.clone()).or_default(),
+            SniPattern::Any => &mut self.any,
+        };
+        entries.push(Entry { alpn: alpn.into(), route });
+        // Routes that ask for an ALPN are looked at before the one that takes any.
+        entries.sort_by_key(|entry| entry.alpn.is_empty());
+    }
+
+    /// The best route for `sni` (lower case, no trailing dot; `None` when the client sent none) among those whose
+    /// ALPN the client `offers`: the greatest [`Match`].
+    pub fn lookup(
+        &self,
+        sni: Option<&str>,
+        offers: impl Fn(&str) -> bool,
+    ) -> Result<(&T, Match), RejectReason> {
+        let mut covered = false;
+        for (sni, entries) in self.candidates(sni) {
+            covered = true;
+            let fits = |entry: &&Entry<T>| {
+                entry.alpn.is_empty() || entry.alpn.iter().any(|protocol| offers(protocol))
+            };
+            if let Some(entry) = entries.iter().find(fits) {
+                return Ok((&entry.route, Match { sni, alpn: !entry.alpn.is_empty() }));
+            }
+        }
+        Err(match (covered, sni) {
+            (true, _) => RejectReason::AlpnMismatch,
+            (false, Some(_)) => RejectReason::UnknownSni,
+            (false, None) => RejectReason::NoSni,
+        })
+    }
+
+    /// Everything that covers the name, best first.
+    fn candidates<'t>(&'t self, sni: Option<&str>) -> impl Iterator<Item = (SniMatch, &'t [Entry<T>])> {
+        let exact = sni.and_then(|name| self.exact.get(name)).map(|entries| (SniMatch::Exact, &entries[..]));
+        let wildcards = suffixes(sni.unwrap_or_default()).filter_map(|suffix| {
+            let entries = self.wildcard.get(suffix)?;
+            Some((SniMatch::Wildcard(suffix.len()), &entries[..]))
+        });
+        let any = (!self.any.is_empty()).then_some((SniMatch::Any, &self.any[..]));
+        exact.into_iter().chain(wildcards).chain(any)
+    }
+}
+
+impl<T: Clone> Default for Table<T> {
+    fn default() -> Self {
+        Table::new()
+    }
+}
+
+/// `a.b.c` -> `b.c`, `c`: what a wildcard may cover, longest first.
+fn suffixes(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('.').map(|(dot, _)| &name[dot + 1..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pattern(text: &str) -> SniPattern {
+        match text.strip_prefix("*.") {
+            Some(suffix) => SniPattern::Wildcard(suffix.into()),
+            None if text == "*" => SniPattern::Any,
+            None => SniPattern::Exact(text.into()),
+        }
+    }
+
+    fn table(routes: &[(&'static str, &[&str])]) -> Table<&'static str> {
+        let mut table = Table::new();
+        for (name, alpn) in routes {
+            let alpn: Vec<Box<str>> = alpn.iter().map(|a| Box::from(*a)).collect();
+            table.insert(&pattern(name), &alpn, *name);
+        }
+        table
+    }
+
+    fn find(table: &Table<&'static str>, sni: &str, alpn: &[&str]) -> Result<&'static str, RejectReason> {
+        let sni = (!sni.is_empty()).then_some(sni);
+        table.lookup(sni, |protocol| alpn.contains(&protocol)).map(|(route, _)| *route)
+    }
+
+    #[test]
+    fn precedence_is_the_derived_order() {
+        let exact = Match { sni: SniMatch::Exact, alpn: false };
+        let long = Match { sni: SniMatch::Wildcard(20), alpn: false };
+        let short = Match { sni: SniMatch::Wildcard(3), alpn: true };
+        let any = Match { sni: SniMatch::Any, alpn: true };
+        assert!(exact > long && long > short && short > any);
+        assert!(Match { sni: SniMatch::Exact, alpn: true } > exact);
+    }
+
+    #[test]
+    fn exact_beats_longer_wildcard_beats_shorter_beats_default() {
+        let t = table(&[("*", &[]), ("*.com", &[]), ("*.example.com", &[]), ("a.example.com", &[])]);
+        assert_eq!(find(&t, "a.example.com", &[]), Ok("a.example.com"));
+        assert_eq!(find(&t, "b.example.com", &[]), Ok("*.example.com"));
+        assert_eq!(find(&t, "x.y.example.com", &[]), Ok("*.example.com"));
+        assert_eq!(find(&t, "example.com", &[]), Ok("*.com"));
+        assert_eq!(find(&t, "example.org", &[]), Ok("*"));
+        assert_eq!(find(&t, "", &[]), Ok("*"));
+    }
+
+    #[test]
+    fn a_wildcard_does_not_cover_its_own_suffix() {
+        let t = table(&[("*.example.com", &[])]);
+        assert_eq!(find(&t, "example.com", &[]), Err(RejectReason::UnknownSni));
+        assert_eq!(find(&t, "badexample.com", &[]), Err(RejectReason::UnknownSni));
+    }
+
+    #[test]
+    fn a_client_without_sni_needs_a_default_route() {
+        let t = table(&[("a.example.com", &[]), ("*.example.com", &[])]);
+        assert_eq!(find(&t, "", &[]), Err(RejectReason::NoSni));
+    }
+
+    #[test]
+    fn alpn_is_asked_for_before_any_is_taken_and_falls_to_wider_patterns() {
+        let mut t = table(&[("a.com", &["h2"]), ("*.com", &["http/1.1"])]);
+        assert_eq!(find(&t, "a.com", &["http/1.1", "h2"]), Ok("a.com"));
+        assert_eq!(find(&t, "a.com", &["postgresql"]), Err(RejectReason::AlpnMismatch));
+        t.insert(&pattern("a.com"), &[], "a.com any");
+        assert_eq!(find(&t, "a.com", &["h2"]), Ok("a.com"));
+        assert_eq!(find(&t, "a.com", &[]), Ok("a.com any"));
+    }
+
+    proptest! {
+        /// The indexed lookup against the definition: of all patterns that cover the name, the greatest match.
+        #[test]
+        fn lookup_is_the_greatest_match(
+            patterns in prop::collection::btree_set(r"(\*|(\*\.)?[ab](\.[ab]){0,3})", 1..20),
+            sni in r"[ab](\.[ab]){0,4}",
+        ) {
+            let covers = |p: &str| match p.strip_prefix("*.") {
+                Some(suffix) => sni.strip_suffix(suffix).is_some_and(|head| head.ends_with('.') && head.len() > 1)
+                    .then_some(SniMatch::Wildcard(suffix.len())),
+                None if p == "*" => Some(SniMatch::Any),
+                None => (p == sni).then_some(SniMatch::Exact),
+            };
+            let mut t = Table::new();
+            for p in &patterns {
+                t.insert(&pattern(p), &[], p.clone());
+            }
+            let best = patterns.iter().filter_map(|p| Some((covers(p)?, p))).max_by_key(|(m, _)| *m);
+            let found = t.lookup(Some(&sni), |_| false);
+            match best {
+                Some((m, p)) => {
+                    let (route, found) = found.unwrap();
+                    prop_assert_eq!(route, p);
+                    prop_assert_eq!(found.sni, m);
+                }
+                None => prop_assert_eq!(found.unwrap_err(), RejectReason::UnknownSni),
+            }
+        }
+    }
+}

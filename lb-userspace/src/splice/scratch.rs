@@ -1,0 +1,89 @@
+//! Buffers of a worker, lent for the time between two awaits: an idle connection owns none.
+
+use std::cell::RefCell;
+
+/// Bytes of one read. Larger reads cost fewer calls; both buffers are to stay in a core's L2 cache.
+pub(crate) const SIZE: usize = 128 * 1024;
+
+/// What a read fills and what is made of it.
+pub(crate) struct Buffers {
+    /// `SIZE` bytes.
+    pub(crate) input: Box<[u8]>,
+    /// Records or plaintext made from `input`.
+    pub(crate) output: Output,
+}
+
+/// Bytes to write. Unlike a `Vec` it keeps its space initialised when it is cleared, so that space for the next
+/// bytes costs nothing.
+#[derive(Default)]
+pub(crate) struct Output {
+    space: Vec<u8>,
+    /// 0 <= length <= space.len()
+    length: usize,
+}
+
+impl Output {
+    pub(crate) fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.space[..self.length]
+    }
+
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        self.space(bytes.len()).copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// Appends what `write` puts into the space it is given. `write` returns how much it wrote, or how much space
+    /// it needs; then it is called once more.
+    pub(crate) fn append(&mut self, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
+        let length = self.length;
+        let written = match write(&mut self.space[length..]) {
+            Err(required) => write(self.space(required)).unwrap_or(0),
+            Ok(written) => written,
+        };
+        self.length += written;
+    }
+
+    /// `size` bytes behind what is there.
+    fn space(&mut self, size: usize) -> &mut [u8] {
+        let end = self.length + size;
+        if self.space.len() < end {
+            self.space.resize(end, 0);
+        }
+        &mut self.space[self.length..end]
+    }
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> =
+        RefCell::new(Buffers { input: vec![0; SIZE].into_boxed_slice(), output: Output::default() });
+}
+
+/// Lends the worker's buffers. `borrow` cannot await, so no two connections hold them at once.
+pub(crate) fn with<R>(borrow: impl FnOnce(&mut Buffers) -> R) -> R {
+    BUFFERS.with_borrow_mut(borrow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_grows_by_what_is_asked_for_and_keeps_what_is_there() {
+        let mut output = Output::default();
+        output.extend(b"head");
+        output.append(|out| match out.len() {
+            0..6 => Err(6),
+            _ => {
+                out[..6].copy_from_slice(b" tail!");
+                Ok(5)
+            }
+        });
+        assert_eq!(output.bytes(), b"head tail");
+        output.clear();
+        assert_eq!(output.bytes(), b"");
+    }
+}

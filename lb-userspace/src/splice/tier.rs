@@ -1,0 +1,53 @@
+//! Which tier carries a connection. Pure.
+
+use crate::account::{FallbackReason, Tier};
+
+/// A tier, and why it is not the first of the configured order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Where the bytes flow.
+    pub tier: Tier,
+    /// Why the first of the order did not do; `None` when it did.
+    pub reason: Option<FallbackReason>,
+}
+
+/// The first tier of `order` that `refusal` has nothing against. `copy` always works, also when the order does
+/// not name it.
+pub fn choose(order: &[Tier], refusal: impl Fn(Tier) -> Option<FallbackReason>) -> Choice {
+    let mut reason = None;
+    for tier in order {
+        match refusal(*tier) {
+            None => return Choice { tier: *tier, reason },
+            Some(refused) => reason = reason.or(Some(refused)),
+        }
+    }
+    Choice { tier: Tier::Copy, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_tier_needs_no_reason() {
+        let choice = choose(&[Tier::Sockmap, Tier::Copy], |_| None);
+        assert_eq!(choice, Choice { tier: Tier::Sockmap, reason: None });
+    }
+
+    #[test]
+    fn the_reason_is_the_one_of_the_first_tier() {
+        let refuse = |tier| match tier {
+            Tier::Packet => Some(FallbackReason::PacketUnavailable),
+            Tier::Sockmap => Some(FallbackReason::SockmapKernel),
+            Tier::Copy => None,
+        };
+        let choice = choose(&[Tier::Packet, Tier::Sockmap, Tier::Copy], refuse);
+        assert_eq!(choice, Choice { tier: Tier::Copy, reason: Some(FallbackReason::PacketUnavailable) });
+    }
+
+    #[test]
+    fn copy_carries_what_nothing_else_may() {
+        let choice = choose(&[Tier::Sockmap], |_| Some(FallbackReason::TlsTerminated));
+        assert_eq!(choice, Choice { tier: Tier::Copy, reason: Some(FallbackReason::TlsTerminated) });
+    }
+}
