@@ -56,8 +56,8 @@ pub struct Plan {
     pub receive: u64,
     /// Bytes per write.
     pub chunk: usize,
-    /// Wait for the other end's end of stream before ending one's own direction.
-    pub finish_last: bool,
+    /// Start to send only when the other end has ended its direction.
+    pub answer: bool,
     /// Stop reading for so long after so many bytes.
     pub stall: Option<(u64, Duration)>,
 }
@@ -71,7 +71,7 @@ impl Plan {
             send: bytes,
             receive: bytes,
             chunk: 64 * 1024,
-            finish_last: false,
+            answer: false,
             stall: None,
         }
     }
@@ -83,7 +83,7 @@ impl Plan {
             receive_seed: self.send_seed,
             send: self.receive,
             receive: self.send,
-            finish_last: false,
+            answer: false,
             stall: None,
             ..*self
         }
@@ -97,42 +97,39 @@ pub fn exchange(duplex: Duplex, plan: &Plan) -> Result<()> {
         mut writer,
         socket,
     } = duplex;
+    if plan.answer {
+        receive(&mut *reader, plan)?;
+        return send(&mut *writer, plan);
+    }
     thread::scope(|scope| {
-        let sender = scope.spawn(|| -> Result<Box<dyn HalfClose + Send>> {
-            send(&mut writer, plan).with_context(|| format!("sending {} bytes", plan.send))?;
-            if !plan.finish_last {
-                writer.finish().context("ending the direction")?;
-            }
-            Ok(writer)
-        });
-        let received = receive(&mut reader, plan);
+        let sender = scope.spawn(|| send(&mut *writer, plan));
+        let received = receive(&mut *reader, plan);
         if received.is_err() {
             // The sender may wait for an end that no longer reads.
             let _ = socket.shutdown(Shutdown::Both);
         }
         let sent = sender.join().expect("the sender does not panic");
-        received?;
-        let mut writer = sent?;
-        if plan.finish_last {
-            writer.finish().context("ending the direction last")?;
-        }
-        Ok(())
+        received.and(sent)
     })
 }
 
-fn send(writer: &mut dyn Write, plan: &Plan) -> Result<()> {
+/// Sends all there is to send and ends the direction.
+fn send(writer: &mut dyn HalfClose, plan: &Plan) -> Result<()> {
     let mut stream = Stream::new(plan.send_seed);
     let mut chunk = vec![0; plan.chunk];
     let mut left = plan.send;
     while left > 0 {
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
         stream.fill(&mut chunk[..n]);
-        writer.write_all(&chunk[..n])?;
+        writer
+            .write_all(&chunk[..n])
+            .with_context(|| format!("sending, {left} bytes before the end"))?;
         left -= n as u64;
     }
-    Ok(writer.flush()?)
+    writer.finish().context("ending the direction")
 }
 
+/// Receives until the other end has ended its direction.
 fn receive(reader: &mut dyn Read, plan: &Plan) -> Result<()> {
     let mut stream = Stream::new(plan.receive_seed);
     let mut got = vec![0; 64 * 1024];
@@ -249,6 +246,20 @@ mod tests {
             },
         );
         assert_eq!(here.unwrap_err().to_string(), "byte 0 differs");
+    }
+
+    #[test]
+    fn an_answer_waits_for_the_end_of_the_question() {
+        let plan = Plan::both_ways(10);
+        let (here, there) = exchange_between(
+            plan.clone(),
+            Plan {
+                answer: true,
+                ..plan.mirrored()
+            },
+        );
+        here.unwrap();
+        there.unwrap();
     }
 
     #[test]

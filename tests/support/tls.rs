@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, ClientConnection, NamedGroup, RootCertStore, SupportedProtocolVersion};
 
 use crate::certs::Leaf;
 use crate::pump::{Duplex, HalfClose};
@@ -42,9 +42,22 @@ impl Client {
     }
 
     /// Handshakes on a connected socket.
-    pub fn connect(&self, mut socket: TcpStream, sni: &str) -> Result<Duplex> {
+    pub fn connect(&self, socket: TcpStream, sni: &str) -> Result<Duplex> {
+        self.connect_sending(socket, sni, |socket, hello| socket.write_all(hello))
+    }
+
+    /// Handshakes on a connected socket, with the ClientHello sent in a way of the caller's own.
+    pub fn connect_sending(
+        &self,
+        mut socket: TcpStream,
+        sni: &str,
+        send_hello: impl FnOnce(&mut TcpStream, &[u8]) -> io::Result<()>,
+    ) -> Result<Duplex> {
         let name = ServerName::try_from(sni.to_owned())?;
         let mut connection = ClientConnection::new(Arc::new(self.config.clone()), name)?;
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello)?;
+        send_hello(&mut socket, &hello)?;
         while connection.is_handshaking() {
             connection.complete_io(&mut socket).context("TLS handshake")?;
         }
@@ -61,17 +74,29 @@ impl Client {
             socket,
         })
     }
+
+    /// Handshakes and tells which group the keys came from.
+    pub fn key_exchange_group(&self, mut socket: TcpStream, sni: &str) -> Result<Option<NamedGroup>> {
+        let name = ServerName::try_from(sni.to_owned())?;
+        let mut connection = ClientConnection::new(Arc::new(self.config.clone()), name)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket).context("TLS handshake")?;
+        }
+        Ok(connection
+            .negotiated_key_exchange_group()
+            .map(|group| group.name()))
+    }
 }
 
 /// The ClientHello (a TLS record) that a real client sends for this name and these protocols.
-pub fn client_hello(sni: &str, alpn: &[&str]) -> Vec<u8> {
+pub fn client_hello(sni: &str, alpn: &[&[u8]]) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(rustls::ALL_VERSIONS)
         .expect("the provider has every version")
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from(sni.to_owned()).expect("a valid name");
     let mut connection = ClientConnection::new(Arc::new(config), name).expect("a valid configuration");
     let mut hello = Vec::new();
