@@ -1,0 +1,68 @@
+//! Who reached what, by which tier, from the gateway's own access log.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use snisplice_tests::Status;
+
+/// One line for each name and way.
+#[derive(Default)]
+struct Row {
+    connections: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+pub(crate) fn print(log: &[Value], status: &Status) -> Result<()> {
+    let mut rows: BTreeMap<[String; 4], Row> = BTreeMap::new();
+    for line in log.iter().filter(|line| line["route"].is_string()) {
+        let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+        let row = rows
+            .entry([text("sni"), text("server"), text("tier"), text("tier_reason")])
+            .or_default();
+        row.connections += 1;
+        row.bytes_in += line["bytes_in"].as_u64().unwrap_or(0);
+        row.bytes_out += line["bytes_out"].as_u64().unwrap_or(0);
+    }
+    println!(
+        "  {:<24} {:<15} {:>5} {:>9} {:>9}  {:<6} why not an earlier tier",
+        "asked for", "reached", "conns", "bytes in", "bytes out", "tier"
+    );
+    for ([sni, server, tier, reason], row) in &rows {
+        println!(
+            "  {sni:<24} {server:<15} {:>5} {:>9} {:>9}  {tier:<6} {reason}",
+            row.connections, row.bytes_in, row.bytes_out
+        );
+    }
+    let refused = status.0["listeners"][0]["rejects"]
+        .as_object()
+        .into_iter()
+        .flatten();
+    for (reason, count) in refused.filter(|(_, count)| count.as_u64() > Some(0)) {
+        println!("  refused: {count} ({reason})");
+    }
+    Ok(())
+}
+
+/// The demo worked only if the gateway's books agree with what the client did.
+pub(crate) fn verify(log: &[Value], status: &Status) -> Result<()> {
+    for (route, connections) in [("app1", 3), ("app2", 1), ("app3", 1)] {
+        let total = status.route(route, "total");
+        ensure!(
+            total == connections,
+            "route {route} counted {total} connections instead of {connections}"
+        );
+        let logged = log.iter().filter(|line| line["route"] == route).count() as u64;
+        ensure!(
+            logged == connections,
+            "route {route} has {logged} lines in the access log"
+        );
+    }
+    let refused = status.rejects("databases", "unknown_sni");
+    ensure!(
+        refused == 1,
+        "{refused} clients were refused for their name, instead of one"
+    );
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! Each stage of a connection's life against real programs, in network namespaces of each test's own.
+
+mod accept;
+mod account;
+mod cli;
+mod close;
+mod connect;
+mod postgres;
+mod reload;
+mod route;
+mod sniff;
+mod splice;
+mod terminate;
+
+mod backend;
+mod config;
+mod openssl;
+mod world;

@@ -1,0 +1,140 @@
+//! PostgreSQL: psql asks for TLS in its own way first (SSLRequest), and is routed by SNI all the same.
+
+use std::io::{Read, Write};
+use std::process::Output;
+
+use anyhow::Result;
+use snisplice_tests::skip::has_program;
+use snisplice_tests::{Gateway, Postgres, require};
+
+use crate::config::{pool, route};
+use crate::world::World;
+
+/// Two databases behind one port: `db1` passed through, `db2` terminated.
+struct Scene {
+    gateway: Gateway,
+    _servers: [Postgres; 2],
+    world: World,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let world = World::new()?;
+        let leaf1 = world.authority.leaf(&["db1.example.com"])?;
+        let leaf2 = world.authority.leaf(&["db2.example.com"])?;
+        let servers = [
+            Postgres::start(&world.net.server, 5431, "db1", Some(&leaf1))?,
+            Postgres::start(&world.net.server, 5433, "db2", None)?,
+        ];
+        let config = "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:5432']\nprotocol = 'postgres'\n"
+            .to_owned()
+            + &route("db1", "db1.example.com", "tls = 'passthrough'")
+            + &route(
+                "db2",
+                "db2.example.com",
+                &format!("tls = 'terminate'\ncertificate = {}", leaf2.toml()),
+            )
+            + &pool("db1", &[5431], "")
+            + &pool("db2", &[5433], "");
+        let gateway = world.gateway(&config)?;
+        Ok(Self {
+            gateway,
+            _servers: servers,
+            world,
+        })
+    }
+
+    fn psql(&self, host: &str, options: &str, query: &str) -> Result<Output> {
+        let authority = self.world.authority.path.display();
+        let connection = format!(
+            "host={host} hostaddr=10.0.1.1 user=postgres sslrootcert={authority} connect_timeout=20 {options}"
+        );
+        let mut psql = self.world.net.client.command("psql");
+        Ok(psql.args(["-X", &connection, "-Atc", query]).output()?)
+    }
+}
+
+#[test]
+fn two_databases_behind_one_port_are_told_apart_by_sni() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let scene = Scene::new()?;
+    for name in ["db1", "db2"] {
+        let output = scene.psql(
+            &format!("{name}.example.com"),
+            "sslmode=verify-full",
+            "show cluster_name",
+        )?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text.trim(), name, "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = scene.psql(
+            &format!("{name}.example.com"),
+            "sslmode=require",
+            "select count(*), sum(length(x)) from (select repeat('x', 1000) x from generate_series(1, 20000)) s",
+        )?;
+        assert_eq!(String::from_utf8_lossy(&rows.stdout).trim(), "20000|20000000");
+        let big = scene.psql(
+            &format!("{name}.example.com"),
+            "sslmode=require",
+            "select repeat('x', 4000000)",
+        )?;
+        assert_eq!(String::from_utf8_lossy(&big.stdout).trim().len(), 4_000_000);
+    }
+    let log = scene.gateway.wait_access_log(6)?;
+    assert_eq!(
+        log.iter().filter(|line| line["sni"] == "db2.example.com").count(),
+        3,
+        "{log:?}"
+    );
+    let status = scene.gateway.status()?;
+    assert_eq!(
+        (status.route("db1", "total"), status.route("db2", "total")),
+        (3, 3)
+    );
+    assert!(status.route("db1", "bytes_out") > 4_000_000);
+    Ok(())
+}
+
+#[test]
+fn clear_text_and_unknown_names_are_refused_in_words_that_psql_shows() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let scene = Scene::new()?;
+    let refused = scene.psql("db1.example.com", "sslmode=disable", "select 1")?;
+    let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(
+        stderr.contains("FATAL") && (stderr.contains("TLS") || stderr.contains("SSL")),
+        "{stderr}"
+    );
+    scene.gateway.wait_status("it to be counted", |s| {
+        s.rejects("databases", "postgres_cleartext") == 1
+    })?;
+
+    let unknown = scene.psql("nobody.example.com", "sslmode=require", "select 1")?;
+    let stderr = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(stderr.contains("unrecognized name"), "{stderr}");
+    scene
+        .gateway
+        .wait_status("it to be counted", |s| s.rejects("databases", "unknown_sni") == 1)?;
+    Ok(())
+}
+
+#[test]
+fn what_no_postgres_client_sends_is_refused_for_its_own_reason() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let scene = Scene::new()?;
+    const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    const CANCEL: &[u8] = &[0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e, 0, 0, 0, 1, 0, 0, 0, 2];
+    for (reason, bytes) in [
+        ("postgres_malformed", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("postgres_stuffed", [SSL_REQUEST, b"x"].concat()),
+        ("postgres_cancel_cleartext", CANCEL.to_vec()),
+    ] {
+        let mut stream = scene.world.connect(5432)?;
+        stream.write_all(&bytes)?;
+        let _ = stream.read_to_end(&mut Vec::new());
+        scene
+            .gateway
+            .wait_status(reason, |s| s.rejects("databases", reason) == 1)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Reload: routes, pools and certificates change for new connections only.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use anyhow::Result;
+use snisplice_tests::tls::client_hello;
+use snisplice_tests::{Redis, eventually};
+
+use crate::backend::{Backend, echo, naming};
+use crate::config::{listener, one_route, passthrough, pool, route, server};
+use crate::openssl::SClient;
+use crate::world::World;
+
+/// A passed-through connection to an echoing backend, over which the hello has come back.
+fn live_connection(world: &World) -> Result<TcpStream> {
+    let hello = client_hello("app1.example.com", &[]);
+    let mut stream = world.connect(443)?;
+    stream.write_all(&hello)?;
+    stream.read_exact(&mut vec![0; hello.len()])?;
+    Ok(stream)
+}
+
+fn still_works(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"still here")?;
+    let mut seen = [0; 10];
+    stream.read_exact(&mut seen)?;
+    assert_eq!(&seen, b"still here");
+    Ok(())
+}
+
+#[test]
+fn sighup_adds_a_route_and_leaves_live_connections_and_counts_alone() -> Result<()> {
+    let world = World::new()?;
+    let _app1 = Backend::start(&world.net.server, 7001, echo)?;
+    let _app2 = Backend::start(&world.net.server, 7002, naming("two"))?;
+    let gateway = world.gateway(&one_route())?;
+    let mut live = live_connection(&world)?;
+    assert!(!world.ask("app2.example.com")?.contains("two"));
+
+    gateway.write_config(
+        &(one_route() + &passthrough("app2", "app2.example.com") + &pool("app2", &[7002], "")),
+    )?;
+    gateway.sighup()?;
+    eventually("the new route", || {
+        world.ask("app2.example.com").ok().filter(|name| name == "two")
+    })?;
+
+    still_works(&mut live)?;
+    let status = gateway.status()?;
+    assert_eq!(
+        (status.route("app1", "active"), status.route("app1", "total")),
+        (1, 1)
+    );
+    assert!(status.rejects("databases", "unknown_sni") >= 1);
+    assert_eq!(gateway.connections()?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_removed_route_serves_its_live_connections_to_their_end() -> Result<()> {
+    let world = World::new()?;
+    let _app1 = Backend::start(&world.net.server, 7001, echo)?;
+    let _app2 = Backend::start(&world.net.server, 7002, naming("two"))?;
+    let gateway = world.gateway(&one_route())?;
+    let mut live = live_connection(&world)?;
+
+    let config = listener("") + &passthrough("app2", "app2.example.com") + &pool("app2", &[7002], "");
+    gateway.write_config(&config)?;
+    gateway.reload()?;
+    assert_eq!(world.ask("app2.example.com")?, "two");
+    let alert = world.ask("app1.example.com")?;
+    assert!(alert.as_bytes().starts_with(&[0x15]), "not an alert: {alert:?}");
+
+    still_works(&mut live)?;
+    assert_eq!(gateway.status()?.listener("databases", "active"), 1);
+    drop(live);
+    let log = gateway.wait_access_log(2)?;
+    assert_eq!(
+        (&log[1]["route"], &log[1]["close_reason"]),
+        (&"app1".into(), &"client_closed".into())
+    );
+    Ok(())
+}
+
+#[test]
+fn a_changed_pool_is_used_by_the_next_connection() -> Result<()> {
+    let world = World::new()?;
+    let _old = Backend::start(&world.net.server, 7001, naming("old"))?;
+    let _new = Backend::start(&world.net.server, 7002, naming("new"))?;
+    let gateway = world.gateway(&one_route())?;
+    assert_eq!(world.ask("app1.example.com")?, "old");
+    gateway.write_config(&one_route().replace(&server(7001), &server(7002)))?;
+    gateway.reload()?;
+    for _ in 0..4 {
+        assert_eq!(world.ask("app1.example.com")?, "new");
+    }
+    gateway.wait_status("the counts of both", |s| s.route("app1", "total") == 5)?;
+    Ok(())
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_to_the_next_client_of_every_worker() -> Result<()> {
+    let world = World::new()?;
+    let _redis = Redis::plain(&world.net.server, 6379)?;
+    let leaf = world.authority.leaf(&["app1.example.com"])?;
+    let terminate = format!("tls = 'terminate'\ncertificate = {}", leaf.toml());
+    let config = format!("[gateway]\nworkers = 2\n{}", listener(""))
+        + &route("app1", "app1.example.com", &terminate)
+        + &pool("app1", &[6379], "");
+    let gateway = world.gateway(&config)?;
+    let certificate = || -> Result<String> {
+        let openssl = SClient::start(&world, "app1.example.com", [] as [&str; 0])?;
+        openssl.wait_for("END CERTIFICATE")?;
+        let output = openssl.finish()?;
+        let (_, pem) = output.split_once("BEGIN CERTIFICATE").expect("there is one");
+        Ok(pem.split_once("END CERTIFICATE").expect("it ends").0.to_owned())
+    };
+    let mut live = SClient::start(&world, "app1.example.com", [] as [&str; 0])?;
+    live.wait_for("Verification: OK")?;
+
+    let old = certificate()?;
+    assert_eq!(certificate()?, old);
+    // The same files, new content.
+    world.authority.leaf(&["app1.example.com"])?;
+    gateway.reload()?;
+    let new = certificate()?;
+    assert_ne!(new, old);
+    for _ in 0..6 {
+        assert_eq!(certificate()?, new);
+    }
+    live.type_in("ECHO still-here\r\n")?;
+    live.wait_for("still-here")
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_reload_says_why() -> Result<()> {
+    let world = World::new()?;
+    let _app1 = Backend::start(&world.net.server, 7001, echo)?;
+    let gateway = world.gateway(&one_route())?;
+    let mut live = live_connection(&world)?;
+
+    gateway.write_config_verbatim(
+        "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:443']\nspeed = 'fast'\n",
+    )?;
+    let output = gateway.cli(["reload"])?;
+    // The bad file is also the one that names the state directory: the command may stop at it, or ask the gateway.
+    assert!(!output.status.success());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("speed"), "{stderr}");
+
+    still_works(&mut live)?;
+    drop(live_connection(&world)?);
+    Ok(())
+}
+
+#[test]
+fn a_bad_file_changes_nothing_on_sighup_and_the_log_says_why() -> Result<()> {
+    let world = World::new()?;
+    let _app1 = Backend::start(&world.net.server, 7001, echo)?;
+    let gateway = world.gateway(&one_route())?;
+    let good = std::fs::read(gateway.config_file())?;
+    let mut live = live_connection(&world)?;
+
+    gateway.write_config_verbatim(
+        "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:443']\nspeed = 'fast'\n",
+    )?;
+    gateway.sighup()?;
+    eventually("the reason in the log", || {
+        gateway.process.stderr().contains("speed").then_some(())
+    })?;
+    still_works(&mut live)?;
+    drop(live_connection(&world)?);
+
+    std::fs::write(gateway.config_file(), good)?;
+    gateway.reload()?;
+    assert_eq!(gateway.status()?.route("app1", "total"), 2);
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! What nearly every test starts from.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use snisplice_tests::tls::client_hello;
+use snisplice_tests::{Authority, Gateway, NetNs, Triangle, process, topology};
+
+/// Far more than any answer takes; a read that meets it is a failed test instead of a stuck one.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Three namespaces and an authority.
+pub(crate) struct World {
+    pub(crate) net: Triangle,
+    pub(crate) authority: Authority,
+}
+
+impl World {
+    pub(crate) fn new() -> Result<Self> {
+        process::PRINT_OUTPUT.store(true, Ordering::Relaxed);
+        Ok(Self {
+            net: Triangle::new()?,
+            authority: Authority::new("snisplice test authority")?,
+        })
+    }
+
+    pub(crate) fn gateway(&self, config: &str) -> Result<Gateway> {
+        Gateway::start(&self.net.gateway, config)
+    }
+
+    /// A connection from the client to a port of the gateway.
+    pub(crate) fn connect(&self, port: u16) -> Result<TcpStream> {
+        dial(&self.net.client, topology::gateway(port))
+    }
+
+    /// A connection from one of several addresses of the client.
+    pub(crate) fn connect_from(&self, source: IpAddr, target: SocketAddr) -> Result<TcpStream> {
+        let stream = self.net.client.run(|| -> Result<TcpStream> {
+            let family = if source.is_ipv4() {
+                AddressFamily::Inet
+            } else {
+                AddressFamily::Inet6
+            };
+            let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+            connect(fd.as_raw_fd(), &SockaddrStorage::from(target))?;
+            Ok(fd.into())
+        })?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        Ok(stream)
+    }
+
+    /// A passed-through connection: a real ClientHello for this name is sent.
+    pub(crate) fn open(&self, sni: &str) -> Result<TcpStream> {
+        let mut stream = self.connect(443)?;
+        stream.write_all(&client_hello(sni, &[]))?;
+        Ok(stream)
+    }
+
+    /// What a [`crate::backend::naming`] backend behind this name answers; empty if nobody did.
+    pub(crate) fn ask(&self, sni: &str) -> Result<String> {
+        Ok(answer(self.open(sni)?))
+    }
+
+    /// What a [`crate::backend::naming_and_holding`] backend behind this name answers.
+    pub(crate) fn ask_and_hang_up(&self, sni: &str) -> Result<String> {
+        let mut stream = self.open(sni)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut bytes = [0; 64];
+        let n = stream.read(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes[..n]).into_owned())
+    }
+}
+
+pub(crate) fn dial(ns: &NetNs, target: SocketAddr) -> Result<TcpStream> {
+    let stream = ns
+        .run(|| TcpStream::connect_timeout(&target, READ_TIMEOUT))
+        .with_context(|| target.to_string())?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Everything until the end of the stream, however it ends.
+pub(crate) fn answer(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset behind the answer is for other tests to judge.
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Makes the coming close of a socket a reset.
+pub(crate) fn reset(stream: &TcpStream) -> Result<()> {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    Ok(nix::sys::socket::setsockopt(
+        stream,
+        nix::sys::socket::sockopt::Linger,
+        &linger,
+    )?)
+}
