@@ -1,1 +1,27 @@
-//! What the tests and the benchmarks share: namespaces, peers, certificates.
+//! What the tests, the demo and the benchmarks share: network namespaces, real peers, certificates, byte streams.
+//!
+//! Nothing here needs cleaning up by hand: namespaces live as long as a file descriptor, processes die with
+//! the thread that started them, files live in a directory that is removed on drop.
+
+pub mod certs;
+pub mod gateway;
+pub mod netns;
+pub mod postgres;
+pub mod process;
+pub mod pump;
+pub mod redis;
+pub mod skip;
+pub mod tempdir;
+pub mod tls;
+pub mod topology;
+pub mod wait;
+
+pub use certs::{Authority, Leaf};
+pub use gateway::{Gateway, Launch, Status};
+pub use netns::NetNs;
+pub use postgres::Postgres;
+pub use process::Process;
+pub use redis::Redis;
+pub use tempdir::TempDir;
+pub use topology::Triangle;
+pub use wait::eventually;

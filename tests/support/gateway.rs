@@ -1,0 +1,324 @@
+//! A running snisplice, with files of its own.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use toml::Table;
+
+use crate::netns::NetNs;
+use crate::process::Process;
+use crate::tempdir::TempDir;
+use crate::wait::eventually;
+
+/// Names the snisplice binary under test; without it, the one beside the test's own executable is used.
+pub const BIN_ENV: &str = "SNISPLICE_BIN";
+
+/// Unusual circumstances to start a gateway in.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// The limit of open files, soft and hard.
+    pub open_files: Option<u64>,
+    /// What the process sees as /etc/resolv.conf.
+    pub resolv_conf: Option<String>,
+}
+
+/// A gateway process and the files it uses.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The process: signals, memory, CPU time, output.
+    pub process: Process,
+    files: TempDir,
+}
+
+impl Gateway {
+    /// Starts a gateway with a configuration, in which `state_dir`, `bpffs` and `access_log` are filled in where
+    /// they are absent, and waits until it listens and answers.
+    pub fn start(ns: &NetNs, config: &str) -> Result<Self> {
+        Self::start_with(ns, config, Launch::default())
+    }
+
+    /// The same, in unusual circumstances.
+    pub fn start_with(ns: &NetNs, config: &str, launch: Launch) -> Result<Self> {
+        let files = TempDir::new()?;
+        let config_file = files.join("snisplice.toml");
+        let (text, ports) = complete(config, files.path())?;
+        fs::write(&config_file, text)?;
+
+        let mut command = ns.command(binary()?);
+        command.arg("run").arg("-c").arg(&config_file);
+        if let Some(limit) = launch.open_files {
+            // SAFETY: between fork and exec the closure makes one system call.
+            unsafe { command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)) };
+        }
+        if let Some(text) = launch.resolv_conf {
+            let file = files.join("resolv.conf");
+            fs::write(&file, text)?;
+            let file = CString::new(file.into_os_string().into_encoded_bytes())?;
+            // SAFETY: between fork and exec the closure only makes system calls; nix allocates nothing for C strings.
+            unsafe { command.pre_exec(move || bind_over_resolv_conf(&file)) };
+        }
+        let mut gateway = Self {
+            process: Process::spawn("snisplice", command)?,
+            files,
+        };
+        gateway.process.wait_listening(&ports)?;
+        eventually("the admin socket to answer", || gateway.status().ok())?;
+        Ok(gateway)
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.files.join("snisplice.toml")
+    }
+
+    /// A path in the gateway's own directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.files.join(name)
+    }
+
+    /// Replaces the configuration file, completed like the first one; the gateway does not know yet.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        fs::write(self.config_file(), complete(config, self.files.path())?.0)?;
+        Ok(())
+    }
+
+    /// Replaces the configuration file by this very text.
+    pub fn write_config_verbatim(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.config_file(), text)?)
+    }
+
+    /// Runs a snisplice command for this gateway: `ARGS -c FILE`.
+    pub fn cli<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Output> {
+        let mut command = Command::new(binary()?);
+        command.args(args).arg("-c").arg(self.config_file());
+        command.output().context("running snisplice")
+    }
+
+    /// `snisplice status --json`.
+    pub fn status(&self) -> Result<Status> {
+        Ok(Status(self.json(&["status", "--json"])?))
+    }
+
+    /// `snisplice connections --json`.
+    pub fn connections(&self) -> Result<Vec<Value>> {
+        match self.json(&["connections", "--json"])? {
+            Value::Array(connections) => Ok(connections),
+            other => bail!("connections --json is not an array: {other}"),
+        }
+    }
+
+    /// The access log so far, one object a line.
+    pub fn access_log(&self) -> Result<Vec<Value>> {
+        let text = self.access_log_text();
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines
+            .map(|line| serde_json::from_str(line).with_context(|| format!("access log line {line:?}")))
+            .collect()
+    }
+
+    /// The access log so far, as it is.
+    pub fn access_log_text(&self) -> String {
+        fs::read_to_string(self.files.join("access.log")).unwrap_or_default()
+    }
+
+    /// Waits for so many lines in the access log and gives them.
+    pub fn wait_access_log(&self, lines: usize) -> Result<Vec<Value>> {
+        eventually(&format!("{lines} lines in the access log"), || {
+            self.access_log().ok().filter(|l| l.len() >= lines)
+        })
+        .with_context(|| self.access_log_text())
+    }
+
+    /// Waits until the status has a property, and gives that status.
+    pub fn wait_status(&self, what: &str, mut property: impl FnMut(&Status) -> bool) -> Result<Status> {
+        let mut last = None;
+        let found = eventually(what, || {
+            last = self.status().ok();
+            last.clone().filter(|status| property(status))
+        });
+        found.with_context(|| format!("the last status was {last:?}"))
+    }
+
+    /// `snisplice reload`, successful.
+    pub fn reload(&self) -> Result<()> {
+        let output = self.cli(["reload"])?;
+        ensure!(
+            output.status.success(),
+            "reload: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// SIGHUP.
+    pub fn sighup(&self) -> Result<()> {
+        self.process.signal(Signal::SIGHUP)
+    }
+
+    fn json(&self, args: &[&str]) -> Result<Value> {
+        let output = self.cli(args)?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "snisplice {args:?}: {}\n{stderr}",
+            output.status
+        );
+        serde_json::from_slice(&output.stdout).with_context(|| format!("the JSON of snisplice {args:?}"))
+    }
+}
+
+/// The JSON of `status --json`; a missing number reads as 0, so that only the keys that count need to be there.
+#[derive(Clone, Debug)]
+pub struct Status(pub Value);
+
+impl Status {
+    /// A number anywhere, by JSON pointer.
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// A number of a listener, such as `active` or `total`.
+    pub fn listener(&self, name: &str, key: &str) -> u64 {
+        named(&self.0["listeners"], "name", name)[key]
+            .as_u64()
+            .unwrap_or(0)
+    }
+
+    /// How many clients a listener turned away for a reason.
+    pub fn rejects(&self, listener: &str, reason: &str) -> u64 {
+        named(&self.0["listeners"], "name", listener)["rejects"][reason]
+            .as_u64()
+            .unwrap_or(0)
+    }
+
+    /// A number of a route.
+    pub fn route(&self, name: &str, key: &str) -> u64 {
+        named(&self.0["routes"], "name", name)[key].as_u64().unwrap_or(0)
+    }
+
+    /// A server of a pool.
+    pub fn server(&self, pool: &str, address: &str) -> &Value {
+        named(
+            &named(&self.0["pools"], "name", pool)["servers"],
+            "address",
+            address,
+        )
+    }
+
+    /// A number of a tier.
+    pub fn tier(&self, name: &str, key: &str) -> u64 {
+        self.0["tiers"][name][key].as_u64().unwrap_or(0)
+    }
+}
+
+/// The snisplice binary under test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(BIN_ENV) {
+        return Ok(path.into());
+    }
+    let here = std::env::current_exe()?;
+    // target/debug/deps/stages-0123 or target/debug/demo
+    let beside = here
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("snisplice"));
+    let found = beside.into_iter().find(|file| file.is_file());
+    found.with_context(|| {
+        format!(
+            "no snisplice beside {}: run `cargo build`, or set {BIN_ENV}",
+            here.display()
+        )
+    })
+}
+
+/// Fills in what every test gateway needs of its own; also gives the ports it will listen on.
+fn complete(config: &str, directory: &Path) -> Result<(String, Vec<u16>)> {
+    let mut table: Table = config.parse().context("the test's own configuration")?;
+    let gateway = table.entry("gateway").or_insert_with(|| Table::new().into());
+    let gateway = gateway.as_table_mut().context("[gateway] is a table")?;
+    let path = |name: &str| toml::Value::from(directory.join(name).display().to_string());
+    gateway.entry("state_dir").or_insert_with(|| path("state"));
+    gateway.entry("bpffs").or_insert_with(|| path("bpffs"));
+    let log = Table::from_iter([
+        ("path".to_owned(), path("access.log")),
+        ("format".to_owned(), "json".into()),
+    ]);
+    gateway.entry("access_log").or_insert(log.into());
+
+    let listeners = table
+        .get("listener")
+        .and_then(toml::Value::as_array)
+        .into_iter()
+        .flatten();
+    let binds = listeners
+        .filter_map(|l| l.get("bind")?.as_array())
+        .flatten()
+        .filter_map(toml::Value::as_str);
+    let ports = binds
+        .map(|bind| bind.rsplit(':').next().unwrap_or_default().parse())
+        .collect::<Result<_, _>>()?;
+    Ok((table.to_string(), ports))
+}
+
+/// Enters a mount namespace of its own in which a file covers /etc/resolv.conf.
+fn bind_over_resolv_conf(file: &CString) -> io::Result<()> {
+    const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    mount(
+        Some(file.as_c_str()),
+        c"/etc/resolv.conf",
+        NONE,
+        MsFlags::MS_BIND,
+        NONE,
+    )?;
+    Ok(())
+}
+
+/// The object of an array in which `key` is `name`, or null.
+fn named<'a>(array: &'a Value, key: &str, name: &str) -> &'a Value {
+    array
+        .as_array()
+        .and_then(|array| array.iter().find(|v| v[key] == name))
+        .unwrap_or(&Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_completed_but_never_overruled() {
+        let config = "[gateway]\nstate_dir = '/s'\n[[listener]]\nbind = ['0.0.0.0:443', '[::]:8443']\n";
+        let (text, ports) = complete(config, Path::new("/d")).unwrap();
+        let table: Table = text.parse().unwrap();
+        assert_eq!(table["gateway"]["state_dir"].as_str(), Some("/s"));
+        assert_eq!(
+            table["gateway"]["access_log"]["path"].as_str(),
+            Some("/d/access.log")
+        );
+        assert_eq!(ports, [443, 8443]);
+    }
+
+    #[test]
+    fn a_status_is_read_by_name() {
+        let status = Status(serde_json::json!({
+            "listeners": [{"name": "l", "rejects": {"unknown_sni": 3}}],
+            "pools": [{"name": "p", "servers": [{"address": "10.0.2.2:1", "state": "up"}]}],
+        }));
+        assert_eq!(status.rejects("l", "unknown_sni"), 3);
+        assert_eq!(status.rejects("other", "unknown_sni"), 0);
+        assert_eq!(status.server("p", "10.0.2.2:1")["state"], "up");
+    }
+}

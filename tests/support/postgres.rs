@@ -1,0 +1,130 @@
+//! Real PostgreSQL servers. PostgreSQL refuses to run as root, so it runs as `postgres` or `nobody`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::unistd::User;
+
+use crate::certs::Leaf;
+use crate::netns::NetNs;
+use crate::process::{Process, checked_output, find_program};
+use crate::tempdir::TempDir;
+
+/// A PostgreSQL server on every address of its namespace: user `postgres`, no password.
+#[derive(Debug)]
+pub struct Postgres {
+    /// The server's process.
+    pub process: Process,
+    /// The port it listens on.
+    pub port: u16,
+    _data: TempDir,
+}
+
+impl Postgres {
+    /// Starts a server; with a certificate it takes TLS as well as clear text. `SHOW cluster_name` gives `name`.
+    pub fn start(ns: &NetNs, port: u16, name: &str, leaf: Option<&Leaf>) -> Result<Self> {
+        let user = User::from_name("postgres")?
+            .or(User::from_name("nobody")?)
+            .context("an unprivileged user")?;
+        let own = |path: &Path| chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+        let files = TempDir::new()?;
+        own(files.path())?;
+        let data = files.join("data");
+
+        let mut initdb = as_user(ns, &user, "initdb")?;
+        initdb
+            .args([
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "--no-sync",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "-D",
+            ])
+            .arg(&data);
+        checked_output(&mut initdb)?;
+        fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("pg_hba.conf"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"host all all all trust\n"))?;
+
+        let mut postgres = as_user(ns, &user, "postgres")?;
+        postgres
+            .arg("-D")
+            .arg(&data)
+            .args(["-p", &port.to_string(), "-h", "*"]);
+        let mut set = |key: &str, value: &str| {
+            postgres.arg("-c").arg(format!("{key}={value}"));
+        };
+        set("unix_socket_directories", "");
+        set("cluster_name", name);
+        set("fsync", "off");
+        set("shared_buffers", "16MB");
+        if let Some(leaf) = leaf {
+            let leaf = leaf.copy_to(files.path())?;
+            own(&leaf.key)?;
+            fs::set_permissions(&leaf.key, fs::Permissions::from_mode(0o600))?;
+            set("ssl", "on");
+            set("ssl_cert_file", &leaf.chain.display().to_string());
+            set("ssl_key_file", &leaf.key.display().to_string());
+        }
+        let mut process = Process::spawn("postgres", postgres)?;
+        process.wait_listening(&[port])?;
+        Ok(Self {
+            process,
+            port,
+            _data: files,
+        })
+    }
+}
+
+/// A command inside the namespace, without root's rights.
+fn as_user(ns: &NetNs, user: &User, program: &str) -> Result<Command> {
+    let program = find_program(program).with_context(|| format!("{program} is not installed"))?;
+    let mut command = ns.command("setpriv");
+    command.args([
+        "--reuid",
+        &user.uid.to_string(),
+        "--regid",
+        &user.gid.to_string(),
+        "--clear-groups",
+    ]);
+    // Changing the user forgets the request to die with the parent; setpriv makes it again.
+    command
+        .args(["--pdeathsig", "KILL", "--no-new-privs", "--"])
+        .arg(program)
+        .current_dir("/");
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certs::Authority;
+
+    #[test]
+    fn postgres_answers_over_tls() -> Result<()> {
+        crate::require!(
+            crate::skip::has_program("postgres"),
+            "postgresql is not installed"
+        );
+        let ns = NetNs::new("postgres")?;
+        let authority = Authority::new("test")?;
+        let leaf = authority.leaf(&["db1.example.com"])?;
+        let _server = Postgres::start(&ns, 5432, "db1", Some(&leaf))?;
+        let mut psql = ns.command("psql");
+        psql.args([
+            "host=127.0.0.1 user=postgres sslmode=require",
+            "-Atc",
+            "show cluster_name",
+        ]);
+        assert_eq!(checked_output(&mut psql)?, "db1\n");
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! Real Redis servers and `redis-cli`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::certs::Leaf;
+use crate::netns::NetNs;
+use crate::process::{Process, checked_output};
+
+/// A Redis server without persistence, on every address of its namespace.
+#[derive(Debug)]
+pub struct Redis {
+    /// The server's process.
+    pub process: Process,
+    /// The port it listens on.
+    pub port: u16,
+    tls: bool,
+}
+
+impl Redis {
+    /// A server in clear text.
+    pub fn plain(ns: &NetNs, port: u16) -> Result<Self> {
+        Self::start(ns, port, false, &["--port".into(), port.to_string()])
+    }
+
+    /// A server that speaks TLS only; clients need no certificate.
+    pub fn tls(ns: &NetNs, port: u16, leaf: &Leaf) -> Result<Self> {
+        let path = |path: &Path| path.display().to_string();
+        let options = [
+            ["--port".into(), "0".into()],
+            ["--tls-port".into(), port.to_string()],
+            ["--tls-cert-file".into(), path(&leaf.chain)],
+            ["--tls-key-file".into(), path(&leaf.key)],
+            ["--tls-ca-cert-file".into(), path(&leaf.authority)],
+            ["--tls-auth-clients".into(), "no".into()],
+        ];
+        Self::start(ns, port, true, options.as_flattened())
+    }
+
+    /// Sets the key `name`, by which clients tell servers apart, from the server's own namespace.
+    pub fn named(self, ns: &NetNs, value: &str) -> Result<Self> {
+        let mut command = ns.command("redis-cli");
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        if self.tls {
+            command.args(["--tls", "--insecure"]);
+        }
+        checked_output(command.args(["set", "name", value]))?;
+        Ok(self)
+    }
+
+    fn start(ns: &NetNs, port: u16, tls: bool, options: &[String]) -> Result<Self> {
+        let mut command = ns.command("redis-server");
+        command.args(options);
+        command.args([
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--protected-mode",
+            "no",
+            "--daemonize",
+            "no",
+        ]);
+        command.args(["--bind", "*", "-::*", "--dir", "/", "--maxclients", "12000"]);
+        let mut process = Process::spawn("redis-server", command)?;
+        process.wait_listening(&[port])?;
+        Ok(Self { process, port, tls })
+    }
+}
+
+/// A `redis-cli` that speaks TLS to `host:port` with this SNI; add the Redis command as arguments.
+pub fn tls_cli(ns: &NetNs, host: &str, port: u16, sni: &str, authority: &Path) -> Command {
+    let mut command = ns.command("redis-cli");
+    command
+        .args([
+            "-h",
+            host,
+            "-p",
+            &port.to_string(),
+            "--tls",
+            "--sni",
+            sni,
+            "--cacert",
+        ])
+        .arg(authority);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certs::Authority;
+
+    #[test]
+    fn redis_answers_in_clear_text_and_over_tls() {
+        let ns = NetNs::new("redis").unwrap();
+        let authority = Authority::new("test").unwrap();
+        let leaf = authority.leaf(&["app1.redis.example.com"]).unwrap();
+        let _plain = Redis::plain(&ns, 6379).unwrap().named(&ns, "plain").unwrap();
+        let _tls = Redis::tls(&ns, 6380, &leaf).unwrap().named(&ns, "tls").unwrap();
+        let mut cli = tls_cli(&ns, "127.0.0.1", 6380, "app1.redis.example.com", &authority.path);
+        assert_eq!(checked_output(cli.args(["get", "name"])).unwrap(), "tls\n");
+    }
+}

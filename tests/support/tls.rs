@@ -1,0 +1,166 @@
+//! A TLS client with its two directions apart, and real ClientHellos for any name.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+
+use crate::certs::Leaf;
+use crate::pump::{Duplex, HalfClose};
+
+/// What a client offers and trusts.
+pub struct Client {
+    config: ClientConfig,
+}
+
+impl Client {
+    /// A client that trusts this authority and offers these versions ([`rustls::ALL_VERSIONS`]).
+    pub fn new(
+        authority: &Path,
+        versions: &[&'static SupportedProtocolVersion],
+        certificate: Option<&Leaf>,
+    ) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority)?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)?
+            .with_root_certificates(roots);
+        let config = match certificate {
+            None => builder.with_no_client_auth(),
+            Some(leaf) => builder.with_client_auth_cert(
+                CertificateDer::pem_file_iter(&leaf.chain)?.collect::<Result<_, _>>()?,
+                PrivateKeyDer::from_pem_file(&leaf.key)?,
+            )?,
+        };
+        Ok(Self { config })
+    }
+
+    /// Handshakes on a connected socket.
+    pub fn connect(&self, mut socket: TcpStream, sni: &str) -> Result<Duplex> {
+        let name = ServerName::try_from(sni.to_owned())?;
+        let mut connection = ClientConnection::new(Arc::new(self.config.clone()), name)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket).context("TLS handshake")?;
+        }
+        let shared = Arc::new(Shared {
+            connection: Mutex::new(connection),
+            output: Mutex::new(socket.try_clone()?),
+        });
+        Ok(Duplex {
+            reader: Box::new(Reader {
+                socket: socket.try_clone()?,
+                shared: shared.clone(),
+            }),
+            writer: Box::new(Writer { shared }),
+            socket,
+        })
+    }
+}
+
+/// The ClientHello (a TLS record) that a real client sends for this name and these protocols.
+pub fn client_hello(sni: &str, alpn: &[&str]) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .expect("the provider has every version")
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from(sni.to_owned()).expect("a valid name");
+    let mut connection = ClientConnection::new(Arc::new(config), name).expect("a valid configuration");
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).expect("writing to memory");
+    hello
+}
+
+/// The connection's state, and the socket in the order in which records were made: the lock on `output` is
+/// taken while `connection` is held, so that records leave in sequence.
+struct Shared {
+    connection: Mutex<ClientConnection>,
+    output: Mutex<TcpStream>,
+}
+
+impl Shared {
+    /// Changes the state, then sends the records that came of it.
+    fn drive<T>(&self, change: impl FnOnce(&mut ClientConnection) -> io::Result<T>) -> io::Result<T> {
+        let mut records = Vec::new();
+        let mut connection = self.connection.lock().expect("no panic while locked");
+        let result = change(&mut connection)?;
+        while connection.wants_write() {
+            connection.write_tls(&mut records)?;
+        }
+        if !records.is_empty() {
+            let mut output = self.output.lock().expect("no panic while locked");
+            // Reading must go on while the socket's buffer is full, or two such ends wait for each other.
+            drop(connection);
+            output.write_all(&records)?;
+        }
+        Ok(result)
+    }
+}
+
+struct Reader {
+    socket: TcpStream,
+    shared: Arc<Shared>,
+}
+
+impl Read for Reader {
+    /// 0 after a close_notify; an end of the stream without one is the error `UnexpectedEof`.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let plain = self.shared.drive(|connection| connection.reader().read(buffer));
+            match plain {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            let mut sealed = [0; 16 * 1024];
+            let n = self.socket.read(&mut sealed)?;
+            self.shared.drive(|connection| {
+                let mut rest = &sealed[..n];
+                // An empty read is how rustls learns of the end of the stream.
+                loop {
+                    connection.read_tls(&mut rest)?;
+                    connection.process_new_packets().map_err(io::Error::other)?;
+                    if rest.is_empty() {
+                        return Ok(());
+                    }
+                }
+            })?;
+        }
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+}
+
+impl Write for Writer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.shared.drive(|connection| connection.writer().write(data))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl HalfClose for Writer {
+    /// close_notify, then FIN.
+    fn finish(&mut self) -> io::Result<()> {
+        self.shared.drive(|connection| {
+            connection.send_close_notify();
+            Ok(())
+        })?;
+        self.shared
+            .output
+            .lock()
+            .expect("no panic while locked")
+            .shutdown(Shutdown::Write)
+    }
+}
