@@ -1,11 +1,11 @@
 //! What the run ran on: enough to judge the numbers, nothing that dates or names the machine.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 /// The machine and the programs.
@@ -29,7 +29,7 @@ struct Version {
 
 impl Machine {
     /// Looks at this machine, for a second, and asks every program for its version.
-    pub(crate) fn describe(snisplice: Option<&Path>) -> Result<Machine> {
+    pub(crate) fn describe(programs: &[(&'static str, PathBuf)]) -> Result<Machine> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let cpu_field = |name: &str| {
             cpuinfo
@@ -48,20 +48,7 @@ impl Machine {
             })
             .context("MemTotal in /proc/meminfo")?;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-        let mut versions = Vec::new();
-        if let Some(path) = snisplice {
-            versions.push(Version::of("snisplice", path, "--version")?);
-        }
-        for (program, argument) in [
-            ("haproxy", "-v"),
-            ("nginx", "-v"),
-            ("envoy", "--version"),
-            ("redis-server", "--version"),
-            ("iperf3", "--version"),
-            ("openssl", "version"),
-        ] {
-            versions.push(Version::of(program, Path::new(program), argument)?);
-        }
+        let versions = programs.iter().map(|(program, path)| Version::of(program, path));
         Ok(Machine {
             kernel: kernel.trim().to_owned(),
             cpu: cpu_field("model name")
@@ -71,7 +58,7 @@ impl Machine {
             memory_gib: (memory_kib / f64::from(1 << 20)).round(),
             virtual_machine: cpu_field("flags").is_some_and(|(_, flags)| flags.contains("hypervisor")),
             busy_before: busy_share(Duration::from_secs(1))?,
-            versions,
+            versions: versions.collect::<Result<_>>()?,
         })
     }
 
@@ -89,7 +76,11 @@ impl Machine {
         } else {
             "machine"
         };
-        let versions: Vec<_> = self.versions.iter().map(|v| v.version.as_str()).collect();
+        let versions: Vec<_> = self
+            .versions
+            .iter()
+            .map(|v| format!("{} {}", v.program, v.version))
+            .collect();
         let mut out = format!(
             "- {machine}: {} cores of {}, {:.0} GiB; Linux {}; {:.1} % busy before the run\n- {}\n",
             self.cores,
@@ -97,7 +88,7 @@ impl Machine {
             self.memory_gib,
             self.kernel,
             self.busy_before * 100.0,
-            versions.join("; "),
+            versions.join(", "),
         );
         if let Some(warning) = self.warning() {
             out += &format!("\n**{warning}**\n");
@@ -107,31 +98,30 @@ impl Machine {
 }
 
 impl Version {
-    fn of(program: &'static str, path: &Path, argument: &str) -> Result<Version> {
+    fn of(program: &'static str, path: &Path) -> Result<Version> {
+        let argument = match program {
+            "haproxy" | "nginx" => "-v",
+            _ => "--version",
+        };
         let output = Command::new(path)
             .arg(argument)
             .output()
             .with_context(|| format!("{program} is missing"))?;
         let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        match text.lines().map(str::trim).find(|line| !line.is_empty()) {
-            Some(line) => {
-                // Envoy prints its own path first, others a build date or a link last.
-                let line = line.rsplit("version: ").next().unwrap_or(line);
-                let version = line.split(" 20").next().unwrap_or(line);
-                let named = version
-                    .to_lowercase()
-                    .contains(program.trim_end_matches("-server"));
-                let version = if named {
-                    version.to_owned()
-                } else {
-                    format!("{program} {version}")
-                };
-                Ok(Version { program, version })
-            }
-            None => bail!("{program} {argument} printed nothing"),
-        }
+        let version = parse_version(&String::from_utf8_lossy(&text))
+            .with_context(|| format!("{program} {argument} prints no version"))?;
+        Ok(Version { program, version })
     }
+}
+
+/// The first thing like `1.2`, behind `version:` where there is one: Envoy prints its path, too.
+fn parse_version(text: &str) -> Option<String> {
+    let text = text.split_once("version: ").map_or(text, |(_, rest)| rest);
+    let words = text.split(|c: char| c.is_whitespace() || "/=,".contains(c));
+    words
+        .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
+        .map(str::to_owned)
+        .next()
 }
 
 /// Cores that this process may use; every subject gets as many threads.
@@ -182,5 +172,29 @@ mod tests {
         assert_eq!(parse_busy(stat), Some(6.63));
         assert_eq!(parse_busy("cpu0 1 2 3"), None);
         assert_eq!(parse_busy(""), None);
+    }
+
+    #[test]
+    fn versions_are_found_in_what_each_program_prints() {
+        for (text, version) in [
+            (
+                "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n",
+                "2.6.12-1+deb12u4",
+            ),
+            ("nginx version: nginx/1.22.1\n", "1.22.1"),
+            (
+                "\n/opt/python3.11/bin/envoy  version: 9e5580/1.40.0/Clean/RELEASE/BoringSSL\n",
+                "1.40.0",
+            ),
+            (
+                "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n",
+                "7.0.15",
+            ),
+            ("iperf 3.12 (cJSON 1.7.15)\n", "3.12"),
+            ("snisplice 0.1.0\n", "0.1.0"),
+        ] {
+            assert_eq!(parse_version(text).as_deref(), Some(version));
+        }
+        assert_eq!(parse_version("no such option"), None);
     }
 }

@@ -4,10 +4,10 @@ mod machine;
 mod path;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::machine::Machine;
 use crate::path::scenarios::{self, Scenario, Size};
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
         );
     }
     let snisplice = arguments.gateway()?;
-    let machine = Machine::describe(snisplice.as_deref())?;
+    let machine = Machine::describe(&arguments.programs(snisplice.as_deref()))?;
     if let Some(warning) = machine.warning() {
         eprintln!("warning: {warning}");
     }
@@ -114,13 +114,28 @@ impl Arguments {
         Ok(Some(path))
     }
 
+    /// The programs of this run, for their versions.
+    fn programs(&self, snisplice: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
+        let kinds = Kind::value_variants()
+            .iter()
+            .filter(|kind| self.wants_subject(**kind));
+        let mut programs: Vec<_> = kinds
+            .filter_map(|kind| kind.program())
+            .chain(["redis-server", "iperf3"])
+            .collect();
+        programs.dedup();
+        let path = |program| match snisplice {
+            Some(path) if program == report::OURS => path.to_owned(),
+            _ => PathBuf::from(program),
+        };
+        programs
+            .into_iter()
+            .map(|program| (program, path(program)))
+            .collect()
+    }
+
     /// All rounds of one scenario, the subjects interleaved.
-    fn measure(
-        &self,
-        scenario: &Scenario,
-        site: &Site,
-        snisplice: Option<&std::path::Path>,
-    ) -> Result<ScenarioReport> {
+    fn measure(&self, scenario: &Scenario, site: &Site, snisplice: Option<&Path>) -> Result<ScenarioReport> {
         let size = if self.quick { Size::QUICK } else { Size::FULL };
         let rounds = self.rounds.unwrap_or(if self.quick { 1 } else { 5 });
         let kinds: Vec<Kind> = scenario

@@ -56,6 +56,15 @@ impl Kind {
         }
     }
 
+    /// The program it is, unless it is none.
+    pub(crate) fn program(self) -> Option<&'static str> {
+        match self {
+            Kind::HaproxySplice => Some("haproxy"),
+            Kind::Direct => None,
+            Kind::Snisplice | Kind::Haproxy | Kind::Nginx | Kind::Envoy => Some(self.name()),
+        }
+    }
+
     /// Starts the subject in the gateway's namespace and waits until it listens.
     pub(crate) fn start(self, site: &Site, snisplice: Option<&Path>) -> Result<Subject> {
         let Some(command) = self.command(site, snisplice)? else {
@@ -188,7 +197,8 @@ impl Drop for Subject {
 fn complaints(output: &str) -> Vec<String> {
     const SIGNS: &[&str] = &["warn", "error", "alert", "crit", "emerg", "panic", "fatal"];
     let mut found: Vec<String> = Vec::new();
-    for line in output.lines() {
+    // iperf3's server ends its connections with a reset.
+    for line in output.lines().filter(|line| !line.contains("reset by peer")) {
         let lower = line.to_lowercase();
         if SIGNS.iter().any(|sign| lower.contains(sign)) && !found.iter().any(|known| known == line) {
             found.push(line.chars().filter(|c| !c.is_control()).take(300).collect());
