@@ -33,7 +33,7 @@ struct Arguments {
     /// Show in under three minutes that everything works
     #[arg(long)]
     quick: bool,
-    /// The gateway to measure [default: the one built beside this program]
+    /// The gateway to measure [default: $SNISPLICE_BIN, or the one built beside this program]
     #[arg(long, value_name = "PATH")]
     snisplice: Option<PathBuf>,
     /// TCP congestion control of every namespace: one of net.ipv4.tcp_allowed_congestion_control
@@ -101,9 +101,10 @@ impl Arguments {
         if !self.wants_subject(Kind::Snisplice) {
             return Ok(None);
         }
-        let path = match &self.snisplice {
-            Some(path) => path.clone(),
-            None => std::env::current_exe()?.with_file_name("snisplice"),
+        let path = match (&self.snisplice, std::env::var_os("SNISPLICE_BIN")) {
+            (Some(path), _) => path.clone(),
+            (None, Some(path)) => path.into(),
+            (None, None) => std::env::current_exe()?.with_file_name("snisplice"),
         };
         let path = path.canonicalize().with_context(|| {
             format!(
