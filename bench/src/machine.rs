@@ -1,0 +1,200 @@
+//! What the run ran on: enough to judge the numbers, nothing that dates or names the machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// The machine and the programs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    kernel: String,
+    cpu: String,
+    cores: usize,
+    memory_gib: f64,
+    virtual_machine: bool,
+    /// Share of all cores that was busy before the first scenario: above a few percent, do not trust the run.
+    busy_before: f64,
+    versions: Vec<Version>,
+}
+
+#[derive(Debug, Serialize)]
+struct Version {
+    program: &'static str,
+    version: String,
+}
+
+impl Machine {
+    /// Looks at this machine, for a second, and asks every program for its version.
+    pub(crate) fn describe(programs: &[(&'static str, PathBuf)]) -> Result<Machine> {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+        let cpu_field = |name: &str| {
+            cpuinfo
+                .lines()
+                .find(|line| line.starts_with(name))
+                .and_then(|line| line.split_once(": "))
+        };
+        let memory_kib: f64 = fs::read_to_string("/proc/meminfo")?
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("MemTotal:")?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse()
+                    .ok()
+            })
+            .context("MemTotal in /proc/meminfo")?;
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let versions = programs.iter().map(|(program, path)| Version::of(program, path));
+        Ok(Machine {
+            kernel: kernel.trim().to_owned(),
+            cpu: cpu_field("model name")
+                .map_or("unknown", |(_, model)| model)
+                .to_owned(),
+            cores: cores()?,
+            memory_gib: (memory_kib / f64::from(1 << 20)).round(),
+            virtual_machine: cpu_field("flags").is_some_and(|(_, flags)| flags.contains("hypervisor")),
+            busy_before: busy_share(Duration::from_secs(1))?,
+            versions: versions.collect::<Result<_>>()?,
+        })
+    }
+
+    /// A warning when something else is using the machine.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let busy = self.busy_before * 100.0;
+        (busy > 5.0)
+            .then(|| format!("the machine was {busy:.0} % busy before the run: the figures are noise"))
+    }
+
+    /// A few lines for the head of the report.
+    pub(crate) fn markdown(&self) -> String {
+        let machine = if self.virtual_machine {
+            "virtual machine"
+        } else {
+            "machine"
+        };
+        let versions: Vec<_> = self
+            .versions
+            .iter()
+            .map(|v| format!("{} {}", v.program, v.version))
+            .collect();
+        let mut out = format!(
+            "- {machine}: {} cores of {}, {:.0} GiB; Linux {}; {:.1} % busy before the run\n- {}\n",
+            self.cores,
+            self.cpu,
+            self.memory_gib,
+            self.kernel,
+            self.busy_before * 100.0,
+            versions.join(", "),
+        );
+        if let Some(warning) = self.warning() {
+            out += &format!("\n**{warning}**\n");
+        }
+        out
+    }
+}
+
+impl Version {
+    fn of(program: &'static str, path: &Path) -> Result<Version> {
+        let argument = match program {
+            "haproxy" | "nginx" => "-v",
+            _ => "--version",
+        };
+        let output = Command::new(path)
+            .arg(argument)
+            .output()
+            .with_context(|| format!("{program} is missing"))?;
+        let text = [output.stdout, output.stderr].concat();
+        let version = parse_version(&String::from_utf8_lossy(&text))
+            .with_context(|| format!("{program} {argument} prints no version"))?;
+        Ok(Version { program, version })
+    }
+}
+
+/// The first thing like `1.2`, behind `version:` where there is one: Envoy prints its path, too.
+fn parse_version(text: &str) -> Option<String> {
+    let text = text.split_once("version: ").map_or(text, |(_, rest)| rest);
+    let words = text.split(|c: char| c.is_whitespace() || "/=,".contains(c));
+    words
+        .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
+        .map(str::to_owned)
+        .next()
+}
+
+/// Cores that this process may use; every subject gets as many threads.
+pub(crate) fn cores() -> Result<usize> {
+    Ok(std::thread::available_parallelism()?.get())
+}
+
+/// Seconds that all cores together have been busy since boot, interrupts included, stolen time not.
+///
+/// The whole machine, because work that moved into interrupts shows in no process's own time.
+pub(crate) fn busy_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    parse_busy(&stat).context("the first line of /proc/stat")
+}
+
+fn busy_share(window: Duration) -> Result<f64> {
+    let before = busy_seconds()?;
+    std::thread::sleep(window);
+    Ok((busy_seconds()? - before) / window.as_secs_f64() / cores()? as f64)
+}
+
+/// The kernel shows times in `USER_HZ`, which is 100 on every architecture Rust's std supports.
+const USER_HZ: f64 = 100.0;
+
+fn parse_busy(stat: &str) -> Option<f64> {
+    let times: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_ascii_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    // user nice system idle iowait irq softirq steal guest guest_nice; the guests are part of user and nice.
+    let &[user, nice, system, _idle, _iowait, irq, softirq, ..] = times.as_slice() else {
+        return None;
+    };
+    Some((user + nice + system + irq + softirq) as f64 / USER_HZ)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_time_leaves_out_idle_iowait_and_steal_and_counts_guests_once() {
+        let stat = "cpu  100 20 3 9999 9999 40 500 9999 60 7\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(parse_busy(stat), Some(6.63));
+        assert_eq!(parse_busy("cpu0 1 2 3"), None);
+        assert_eq!(parse_busy(""), None);
+    }
+
+    #[test]
+    fn versions_are_found_in_what_each_program_prints() {
+        for (text, version) in [
+            (
+                "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n",
+                "2.6.12-1+deb12u4",
+            ),
+            ("nginx version: nginx/1.22.1\n", "1.22.1"),
+            (
+                "\n/opt/python3.11/bin/envoy  version: 9e5580/1.40.0/Clean/RELEASE/BoringSSL\n",
+                "1.40.0",
+            ),
+            (
+                "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n",
+                "7.0.15",
+            ),
+            ("iperf 3.12 (cJSON 1.7.15)\n", "3.12"),
+            ("snisplice 0.1.0\n", "0.1.0"),
+        ] {
+            assert_eq!(parse_version(text).as_deref(), Some(version));
+        }
+        assert_eq!(parse_version("no such option"), None);
+    }
+}

@@ -1,0 +1,57 @@
+//! How much memory a process and its workers use.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+/// Proportional set size of a process and of its children, in bytes: pages they share count once.
+pub(crate) fn of_group(pid: u32) -> Result<u64> {
+    let mut total = 0;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        // Processes come and go while this looks; only those of the group matter.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        if ids(&stat).is_some_and(|(own, parent)| own == pid || parent == pid) {
+            let rollup = fs::read_to_string(entry.path().join("smaps_rollup"))?;
+            total += pss(&rollup).context("no Pss in smaps_rollup")?;
+        }
+    }
+    ensure!(total > 0, "process {pid} is gone");
+    Ok(total)
+}
+
+/// Process and parent from `/proc/PID/stat`; the name in brackets between them may hold spaces and brackets.
+fn ids(stat: &str) -> Option<(u32, u32)> {
+    let (own, _) = stat.split_once(' ')?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    Some((
+        own.parse().ok()?,
+        rest.split_ascii_whitespace().nth(1)?.parse().ok()?,
+    ))
+}
+
+fn pss(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_and_parent_are_found_around_an_awkward_name() {
+        assert_eq!(ids("12 (a) b) S 1 345 345 0 -1"), Some((12, 1)));
+        assert_eq!(ids("garbage"), None);
+    }
+
+    #[test]
+    fn pss_is_read_in_bytes_and_not_taken_from_its_parts() {
+        assert_eq!(
+            pss("00-ff [rollup]\nRss: 90 kB\nPss:         12 kB\nPss_Dirty: 3 kB\n"),
+            Some(12288)
+        );
+        assert_eq!(pss("Pss_Dirty: 3 kB\n"), None);
+    }
+}
