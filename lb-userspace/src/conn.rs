@@ -49,6 +49,9 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
             return farewell(arrival.client, word).await;
         }
     };
+    if arrival.hello.is_some() {
+        gateway.sniff_seconds.observe(arrival.begin.elapsed());
+    }
     let Arrival { visitor, client, window, hello, .. } = arrival;
     let mut passage = Passage {
         account: Account::open(gateway, worker, task, visitor, route.clone(), hello.as_deref()),
@@ -69,7 +72,7 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
 struct Arrival {
     visitor: Visitor,
     client: Leg,
-    deadline: tokio::time::Instant,
+    begin: Instant,
     /// Bytes received and not consumed; they go to the server, or into the handshake.
     window: Vec<u8>,
     hello: Option<Box<ClientHello>>,
@@ -77,9 +80,8 @@ struct Arrival {
 
 impl Arrival {
     fn new(gateway: &Gateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
-        let deadline = tokio::time::Instant::now() + listener.hello_timeout;
         let visitor = Visitor::new(gateway, listener, peer, now_ms());
-        Arrival { visitor, client, deadline, window: Vec::new(), hello: None }
+        Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None }
     }
 
     /// accept, sniff, route.
@@ -95,6 +97,10 @@ impl Arrival {
         self.route()
     }
 
+    fn deadline(&self) -> tokio::time::Instant {
+        (self.begin + self.visitor.listener.hello_timeout).into()
+    }
+
     /// accept: the client is who the trusted proxy says it is.
     async fn read_proxy_header(&mut self) -> Result<(), RejectReason> {
         loop {
@@ -106,7 +112,7 @@ impl Arrival {
                 }
                 return Ok(());
             }
-            match timeout_at(self.deadline, read_some(&self.client, &mut self.window)).await {
+            match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
                 Err(_) => return Err(RejectReason::HelloTimeout),
                 Ok(Ok(read)) if read > 0 => {}
                 Ok(_) if self.window.is_empty() => return Err(RejectReason::ClosedBeforeData),
@@ -136,7 +142,7 @@ impl Arrival {
                 }
                 Output::Reject(reason) => return Err(reason),
             }
-            closed = match timeout_at(self.deadline, read_some(&self.client, &mut self.window)).await {
+            closed = match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
                 Err(_) => Some(Input::Timeout),
                 Ok(Ok(read)) if read > 0 => None,
                 Ok(_) => Some(Input::Closed),

@@ -69,16 +69,10 @@ fn run(keep: bool) -> Result<()> {
     let config = configuration(&app2);
     narrate::quote(&config);
     let gateway = Gateway::start(&net.gateway, &config)?;
-    note(&format!(
-        "snisplice run -c snisplice.toml    (process {})",
-        gateway.process.pid()
-    ));
+    note(&format!("snisplice run -c snisplice.toml    (process {})", gateway.process.pid()));
 
     step("The client talks to both databases at one address and port; only the name differs")?;
-    let client = Client {
-        ns: &net.client,
-        authority: &authority,
-    };
+    let client = Client { ns: &net.client, authority: &authority };
     client.expect(APP1, "the first database")?;
     note("passed through: the gateway read the name in the ClientHello, Redis did the TLS");
     client.expect(APP2, "the second database")?;
@@ -110,9 +104,7 @@ fn run(keep: bool) -> Result<()> {
     step("The client hangs up; the gateway's books")?;
     drop(subscriber);
     let log = gateway.wait_access_log(5)?;
-    let status = gateway.wait_status("all connections to end", |s| {
-        s.listener("databases", "active") == 0
-    })?;
+    let status = gateway.wait_status("all connections to end", |s| s.listener("databases", "active") == 0)?;
     summary::print(&log, &status)?;
     summary::verify(&log, &status)?;
 
@@ -193,20 +185,12 @@ impl Client<'_> {
         let output = self.redis_cli(sni).args(["get", "name"]).output()?;
         let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         println!("  \"{answer}\"");
-        ensure!(
-            answer == name,
-            "expected {name:?}; {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ensure!(answer == name, "expected {name:?}; {}", String::from_utf8_lossy(&output.stderr));
         pause_point()
     }
 
     fn publish(&self, message: &str) -> Result<()> {
-        let status = self
-            .redis_cli(APP1)
-            .args(["publish", "news", message])
-            .output()?
-            .status;
+        let status = self.redis_cli(APP1).args(["publish", "news", message]).output()?.status;
         ensure!(status.success(), "publishing failed");
         Ok(())
     }
@@ -215,21 +199,11 @@ impl Client<'_> {
     fn refused(&self, sni: &str) -> Result<String> {
         println!("  $ openssl s_client -connect {ADDRESS}:{PORT} -servername {sni}");
         let mut openssl = self.ns.command("openssl");
-        openssl.args([
-            "s_client",
-            "-connect",
-            &format!("{ADDRESS}:{PORT}"),
-            "-servername",
-            sni,
-        ]);
+        openssl.args(["s_client", "-connect", &format!("{ADDRESS}:{PORT}"), "-servername", sni]);
         let output = openssl.stdin(std::process::Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        let alert = text
-            .split(':')
-            .find(|part| part.contains("alert unrecognized name"));
-        Ok(alert
-            .with_context(|| format!("no such alert: {text}"))?
-            .to_owned())
+        let alert = text.split(':').find(|part| part.contains("alert unrecognized name"));
+        Ok(alert.with_context(|| format!("no such alert: {text}"))?.to_owned())
     }
 }
 
@@ -249,11 +223,7 @@ impl Subscriber {
         eventually(&format!("the subscriber to receive {text:?}"), || {
             (interrupted() || self.0.stdout().contains(text)).then_some(())
         })?;
-        ensure!(
-            self.0.is_running(),
-            "the subscriber's connection was cut\n{}",
-            self.0.stderr()
-        );
+        ensure!(self.0.is_running(), "the subscriber's connection was cut\n{}", self.0.stderr());
         pause_point()
     }
 }

@@ -18,9 +18,7 @@ pub(crate) fn print(log: &[Value], status: &Status) -> Result<()> {
     let mut rows: BTreeMap<[String; 4], Row> = BTreeMap::new();
     for line in log.iter().filter(|line| line["route"].is_string()) {
         let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
-        let row = rows
-            .entry([text("sni"), text("server"), text("tier"), text("tier_reason")])
-            .or_default();
+        let row = rows.entry([text("sni"), text("server"), text("tier"), text("tier_reason")]).or_default();
         row.connections += 1;
         row.bytes_in += line["bytes_in"].as_u64().unwrap_or(0);
         row.bytes_out += line["bytes_out"].as_u64().unwrap_or(0);
@@ -35,10 +33,7 @@ pub(crate) fn print(log: &[Value], status: &Status) -> Result<()> {
             row.connections, row.bytes_in, row.bytes_out
         );
     }
-    let refused = status.0["listeners"][0]["rejects"]
-        .as_object()
-        .into_iter()
-        .flatten();
+    let refused = status.0["listeners"][0]["rejects"].as_object().into_iter().flatten();
     for (reason, count) in refused.filter(|(_, count)| count.as_u64() > Some(0)) {
         println!("  refused: {count} ({reason})");
     }
@@ -49,20 +44,11 @@ pub(crate) fn print(log: &[Value], status: &Status) -> Result<()> {
 pub(crate) fn verify(log: &[Value], status: &Status) -> Result<()> {
     for (route, connections) in [("app1", 3), ("app2", 1), ("app3", 1)] {
         let total = status.route(route, "total");
-        ensure!(
-            total == connections,
-            "route {route} counted {total} connections instead of {connections}"
-        );
+        ensure!(total == connections, "route {route} counted {total} connections instead of {connections}");
         let logged = log.iter().filter(|line| line["route"] == route).count() as u64;
-        ensure!(
-            logged == connections,
-            "route {route} has {logged} lines in the access log"
-        );
+        ensure!(logged == connections, "route {route} has {logged} lines in the access log");
     }
     let refused = status.rejects("databases", "unknown_sni");
-    ensure!(
-        refused == 1,
-        "{refused} clients were refused for their name, instead of one"
-    );
+    ensure!(refused == 1, "{refused} clients were refused for their name, instead of one");
     Ok(())
 }

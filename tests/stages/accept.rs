@@ -72,9 +72,7 @@ fn deny_wins_over_allow_and_what_is_not_allowed_is_denied() -> Result<()> {
     assert_eq!(ask("10.0.1.2", topology::gateway(443))?, "one");
     assert_eq!(ask("10.0.1.3", topology::gateway(443))?, "");
     assert_eq!(ask("fd00:1::2", topology::gateway6(443))?, "");
-    gateway.wait_status("two denied clients", |s| {
-        s.rejects("databases", "address_denied") == 2
-    })?;
+    gateway.wait_status("two denied clients", |s| s.rejects("databases", "address_denied") == 2)?;
     Ok(())
 }
 
@@ -95,11 +93,7 @@ fn a_listeners_limit_of_connections_holds_and_frees() -> Result<()> {
 #[test]
 fn a_routes_limit_of_connections_holds_and_frees() -> Result<()> {
     let config = listener("")
-        + &route(
-            "app1",
-            "app1.example.com",
-            "tls = 'passthrough'\nmax_connections = 2",
-        )
+        + &route("app1", "app1.example.com", "tls = 'passthrough'\nmax_connections = 2")
         + &pool("app1", &[7001], "");
     limit_holds_and_frees(&config, "route_full")
 }
@@ -113,10 +107,7 @@ fn limit_holds_and_frees(config: &str, reason: &str) -> Result<()> {
         let mut stream = world.connect(443)?;
         let _ = stream.write_all(&client_hello("app1.example.com", &[]));
         let mut name = [0; 3];
-        Ok(stream
-            .read_exact(&mut name)
-            .is_ok_and(|()| name == *b"one")
-            .then_some(stream))
+        Ok(stream.read_exact(&mut name).is_ok_and(|()| name == *b"one").then_some(stream))
     };
 
     let first = open()?.context("the first is served")?;
@@ -134,10 +125,7 @@ fn limit_holds_and_frees(config: &str, reason: &str) -> Result<()> {
 fn a_process_out_of_files_waits_instead_of_spinning_and_recovers() -> Result<()> {
     let world = World::new()?;
     let _backend = Backend::start(&world.net.server, 7001, naming_and_holding("one"))?;
-    let launch = Launch {
-        open_files: Some(64),
-        ..Launch::default()
-    };
+    let launch = Launch { open_files: Some(64), ..Launch::default() };
     let gateway = Gateway::start_with(&world.net.gateway, &one_route(), launch)?;
 
     // Silent clients, twice as many as the process has descriptors: they complete in the backlog.
@@ -152,10 +140,7 @@ fn a_process_out_of_files_waits_instead_of_spinning_and_recovers() -> Result<()>
 
     drop(crowd);
     let served = snisplice_tests::eventually("the gateway to serve again", || {
-        world
-            .ask_and_hang_up("app1.example.com")
-            .ok()
-            .filter(|name| name == "one")
+        world.ask_and_hang_up("app1.example.com").ok().filter(|name| name == "one")
     })?;
     assert_eq!(served, "one");
     Ok(())
@@ -172,11 +157,7 @@ fn every_worker_takes_its_share_of_connections() -> Result<()> {
         for task in fs::read_dir(format!("/proc/{}/task", gateway.process.pid()))? {
             let task = task?;
             let schedstat = fs::read_to_string(task.path().join("schedstat"))?;
-            let nanoseconds = schedstat
-                .split(' ')
-                .next()
-                .context("schedstat has three numbers")?
-                .parse()?;
+            let nanoseconds = schedstat.split(' ').next().context("schedstat has three numbers")?.parse()?;
             busy.insert(task.file_name().to_string_lossy().into_owned(), nanoseconds);
         }
         Ok(busy)
@@ -191,9 +172,8 @@ fn every_worker_takes_its_share_of_connections() -> Result<()> {
     }
     let worked = busy()?;
     // A connection costs tens of microseconds at least; an idle thread uses next to nothing.
-    let workers = worked
-        .iter()
-        .filter(|(task, ns)| **ns > before.get(*task).copied().unwrap_or(0) + 1_000_000);
+    let workers =
+        worked.iter().filter(|(task, ns)| **ns > before.get(*task).copied().unwrap_or(0) + 1_000_000);
     assert_eq!(workers.count(), 2, "{before:?} -> {worked:?}");
     gateway.wait_status("200 connections", |s| s.route("app1", "total") == 200)?;
     Ok(())

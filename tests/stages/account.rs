@@ -46,20 +46,10 @@ fn the_access_log_tells_a_passed_through_connection_once_and_exactly() -> Result
         assert_eq!(line[key], value, "{key} in {line}");
     }
     assert!(line["duration_ms"].is_number(), "{line}");
-    assert!(
-        line["time"]
-            .as_str()
-            .is_some_and(|time| time.starts_with("20") && time.contains('T')),
-        "{line}"
-    );
+    assert!(line["time"].as_str().is_some_and(|time| time.starts_with("20") && time.contains('T')), "{line}");
     assert!(line["alpn"].to_string().contains("redis"), "{line}");
     // JA4: TCP, TLS 1.3, a domain name, then counts and hashes.
-    assert!(
-        line["ja4"]
-            .as_str()
-            .is_some_and(|ja4| ja4.starts_with("t13d") && ja4.len() == 36),
-        "{line}"
-    );
+    assert!(line["ja4"].as_str().is_some_and(|ja4| ja4.starts_with("t13d") && ja4.len() == 36), "{line}");
 
     let status = gateway.status()?;
     assert_eq!(status.route("app1", "bytes_in"), hello.len() as u64 + 1000);
@@ -85,20 +75,9 @@ fn the_access_log_counts_the_plaintext_of_a_terminated_connection() -> Result<()
     assert_eq!(back.len(), 100_000);
 
     let line = gateway.wait_access_log(1)?.remove(0);
-    assert_eq!(
-        (&line["bytes_in"], &line["bytes_out"]),
-        (&json!(100_000), &json!(100_000))
-    );
-    assert_eq!(
-        (&line["tier"], &line["tier_reason"]),
-        (&json!("copy"), &json!("tls_terminated"))
-    );
-    assert!(
-        line["tls_version"]
-            .as_str()
-            .is_some_and(|version| version.contains("1.3")),
-        "{line}"
-    );
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&json!(100_000), &json!(100_000)));
+    assert_eq!((&line["tier"], &line["tier_reason"]), (&json!("copy"), &json!("tls_terminated")));
+    assert!(line["tls_version"].as_str().is_some_and(|version| version.contains("1.3")), "{line}");
     Ok(())
 }
 
@@ -106,18 +85,13 @@ fn the_access_log_counts_the_plaintext_of_a_terminated_connection() -> Result<()
 fn the_text_format_is_one_readable_line() -> Result<()> {
     let world = World::new()?;
     let _backend = Backend::start(&world.net.server, 7001, echo)?;
-    let gateway = world.gateway(&format!(
-        "[gateway]\naccess_log = {{ path = '-', format = 'text' }}\n{}",
-        one_route()
-    ))?;
+    let gateway = world
+        .gateway(&format!("[gateway]\naccess_log = {{ path = '-', format = 'text' }}\n{}", one_route()))?;
     drop(world.open("app1.example.com")?);
     let text = snisplice_tests::eventually("a line on standard output", || {
         Some(gateway.process.stdout()).filter(|text| text.contains("app1.example.com"))
     })?;
-    let line = text
-        .lines()
-        .find(|line| line.contains("app1.example.com"))
-        .context("a line")?;
+    let line = text.lines().find(|line| line.contains("app1.example.com")).context("a line")?;
     for part in ["10.0.1.2:", "databases", "app1", &server(7001), "copy"] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -140,10 +114,7 @@ fn text_from_the_network_is_escaped_in_both_formats() -> Result<()> {
         let text = snisplice_tests::eventually("a line on standard output", || {
             Some(gateway.process.stdout()).filter(|text| text.contains("app1.example.com"))
         })?;
-        let line = text
-            .lines()
-            .find(|line| line.contains("app1.example.com"))
-            .context("a line")?;
+        let line = text.lines().find(|line| line.contains("app1.example.com")).context("a line")?;
         assert!(line.contains("evil"), "the protocol is logged: {line:?}");
         assert!(!text.contains('\x1b') && !text.contains("\nforged"), "{text:?}");
         assert!(line.len() < 2000, "{} bytes", line.len());
@@ -183,14 +154,9 @@ fn status_has_the_shape_that_scripts_rely_on() -> Result<()> {
     let world = World::new()?;
     let (gateway, _redis, held) = two_held_connections(&world)?;
     let _ = world.ask("nobody.example.com")?;
-    let status = gateway
-        .wait_status("the reject", |s| s.rejects("databases", "unknown_sni") == 1)?
-        .0;
+    let status = gateway.wait_status("the reject", |s| s.rejects("databases", "unknown_sni") == 1)?.0;
 
-    assert!(
-        status["version"].is_string() && status["uptime_seconds"].is_number(),
-        "{status}"
-    );
+    assert!(status["version"].is_string() && status["uptime_seconds"].is_number(), "{status}");
     for tier in ["packet", "sockmap", "copy"] {
         assert!(
             status["tiers"][tier]["active"].is_u64() && status["tiers"][tier]["total"].is_u64(),
@@ -200,10 +166,7 @@ fn status_has_the_shape_that_scripts_rely_on() -> Result<()> {
     assert_eq!(status["tiers"]["copy"]["active"], 2);
     assert_eq!(status["tier_fallbacks"]["tls_terminated"], 1);
     let listener = &status["listeners"][0];
-    assert_eq!(
-        (&listener["name"], &listener["bind"]),
-        (&json!("databases"), &json!(["0.0.0.0:443"]))
-    );
+    assert_eq!((&listener["name"], &listener["bind"]), (&json!("databases"), &json!(["0.0.0.0:443"])));
     assert_eq!(listener["active"], 2);
     let route = &status["routes"][1];
     assert_eq!(
@@ -213,14 +176,8 @@ fn status_has_the_shape_that_scripts_rely_on() -> Result<()> {
     assert_eq!((&route["bytes_in"], &route["bytes_out"]), (&json!(6), &json!(7)));
     let pool = &status["pools"][1];
     let server = &pool["servers"][0];
-    assert_eq!(
-        (&pool["name"], &server["address"]),
-        (&json!("terminated"), &json!("10.0.2.2:6379"))
-    );
-    assert_eq!(
-        (&server["state"], &server["active"], &server["total"]),
-        (&json!("up"), &json!(1), &json!(1))
-    );
+    assert_eq!((&pool["name"], &server["address"]), (&json!("terminated"), &json!("10.0.2.2:6379")));
+    assert_eq!((&server["state"], &server["active"], &server["total"]), (&json!("up"), &json!(1), &json!(1)));
 
     // People get the same facts in words.
     let output = gateway.cli(["status"])?;
@@ -238,10 +195,7 @@ fn connections_lists_live_ones_and_filters_them() -> Result<()> {
     let (gateway, _redis, held) = two_held_connections(&world)?;
     let connections = gateway.connections()?;
     assert_eq!(connections.len(), 2);
-    let line = connections
-        .iter()
-        .find(|line| line["route"] == "terminated")
-        .context("the terminated one")?;
+    let line = connections.iter().find(|line| line["route"] == "terminated").context("the terminated one")?;
     for (key, value) in [
         ("client", json!(held[1].socket.local_addr()?.to_string())),
         ("listener", json!("databases")),
@@ -264,11 +218,7 @@ fn connections_lists_live_ones_and_filters_them() -> Result<()> {
     for (filter, value) in [("--route", "terminated"), ("--sni", "terminated.example.com")] {
         let output = gateway.cli(["connections", "--json", filter, value])?;
         let listed: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-        assert_eq!(
-            listed.iter().map(|line| &line["route"]).collect::<Vec<_>>(),
-            ["terminated"],
-            "{filter}"
-        );
+        assert_eq!(listed.iter().map(|line| &line["route"]).collect::<Vec<_>>(), ["terminated"], "{filter}");
     }
 
     drop(held);
@@ -288,13 +238,7 @@ fn metrics_and_health_are_served_on_the_admin_address() -> Result<()> {
 
     let get = |path: &str| {
         let url = format!("http://127.0.0.1:9900{path}");
-        checked_output(
-            world
-                .net
-                .gateway
-                .command("curl")
-                .args(["--fail", "--silent", "--show-error", &url]),
-        )
+        checked_output(world.net.gateway.command("curl").args(["--fail", "--silent", "--show-error", &url]))
     };
     let metrics = get("/metrics")?;
     let sample = |name: &str, labels: &[&str]| -> Result<f64> {
@@ -304,61 +248,24 @@ fn metrics_and_health_are_served_on_the_admin_address() -> Result<()> {
                 line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label))
             })
             .with_context(|| format!("{name} {labels:?} in\n{metrics}"))?;
-        line.rsplit(' ')
-            .next()
-            .context("a value")?
-            .parse()
-            .with_context(|| line.to_owned())
+        line.rsplit(' ').next().context("a value")?.parse().with_context(|| line.to_owned())
     };
     let here = ["listener=\"databases\"", "route=\"terminated\"", "tier=\"copy\""];
     assert_eq!(sample("snisplice_connections_total", &here)?, 1.0);
     assert_eq!(sample("snisplice_connections_active", &here)?, 0.0);
+    assert_eq!(sample("snisplice_bytes_total", &["route=\"terminated\"", "direction=\"in\""])?, 6.0);
+    assert_eq!(sample("snisplice_bytes_total", &["route=\"terminated\"", "direction=\"out\""])?, 7.0);
     assert_eq!(
-        sample(
-            "snisplice_bytes_total",
-            &["route=\"terminated\"", "direction=\"in\""]
-        )?,
-        6.0
-    );
-    assert_eq!(
-        sample(
-            "snisplice_bytes_total",
-            &["route=\"terminated\"", "direction=\"out\""]
-        )?,
-        7.0
-    );
-    assert_eq!(
-        sample(
-            "snisplice_rejects_total",
-            &["listener=\"databases\"", "reason=\"unknown_sni\""]
-        )?,
+        sample("snisplice_rejects_total", &["listener=\"databases\"", "reason=\"unknown_sni\""])?,
         1.0
     );
-    assert_eq!(
-        sample(
-            "snisplice_closes_total",
-            &["route=\"terminated\"", "reason=\"client_"]
-        )?,
-        1.0
-    );
-    assert_eq!(
-        sample("snisplice_tier_fallbacks_total", &["reason=\"tls_terminated\""])?,
-        1.0
-    );
-    assert_eq!(
-        sample(
-            "snisplice_server_up",
-            &["pool=\"terminated\"", "server=\"10.0.2.2:6379\""]
-        )?,
-        1.0
-    );
+    assert_eq!(sample("snisplice_closes_total", &["route=\"terminated\"", "reason=\"client_"])?, 1.0);
+    assert_eq!(sample("snisplice_tier_fallbacks_total", &["reason=\"tls_terminated\""])?, 1.0);
+    assert_eq!(sample("snisplice_server_up", &["pool=\"terminated\"", "server=\"10.0.2.2:6379\""])?, 1.0);
     assert!(sample("snisplice_sniff_seconds_count", &[])? >= 2.0);
     assert!(sample("snisplice_connect_seconds_count", &[])? >= 2.0);
     // No label ever carries text a client chose.
-    assert!(
-        !metrics.contains("nobody") && !metrics.contains("terminated.example.com"),
-        "{metrics}"
-    );
+    assert!(!metrics.contains("nobody") && !metrics.contains("terminated.example.com"), "{metrics}");
 
     get("/healthz")?;
     get("/readyz")?;

@@ -43,10 +43,7 @@ impl Backend {
                 std::thread::spawn(move || serve(stream));
             }
         });
-        Ok(Self {
-            listener,
-            thread: Some(thread),
-        })
+        Ok(Self { listener, thread: Some(thread) })
     }
 }
 

@@ -10,10 +10,7 @@ use crate::config::{listener, one_route, passthrough, pool};
 use crate::world::World;
 
 fn snisplice(args: &[&str]) -> Result<Output> {
-    Command::new(gateway::binary()?)
-        .args(args)
-        .output()
-        .context("running snisplice")
+    Command::new(gateway::binary()?).args(args).output().context("running snisplice")
 }
 
 /// `snisplice check` of a text: exit code and everything it said.
@@ -44,10 +41,7 @@ fn check_reports_every_error_at_once_with_its_place() -> Result<()> {
         assert!(said.contains(part), "{part} in {said}");
     }
     for place in [":4:", ":6:", ":8:", ":11:", ":12:"] {
-        assert!(
-            said.contains(&format!("snisplice.toml{place}")),
-            "{place} in {said}"
-        );
+        assert!(said.contains(&format!("snisplice.toml{place}")), "{place} in {said}");
     }
     Ok(())
 }
@@ -77,21 +71,14 @@ fn run_refuses_a_bad_file_with_the_same_words_as_check() -> Result<()> {
     let said = |output: &Output| {
         String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
     };
-    assert!(
-        said(&run).contains("everywhere") && said(&check).contains("everywhere"),
-        "{}",
-        said(&run)
-    );
+    assert!(said(&run).contains("everywhere") && said(&check).contains("everywhere"), "{}", said(&run));
     Ok(())
 }
 
 #[test]
 fn run_says_which_address_is_taken() -> Result<()> {
     let world = World::new()?;
-    let _taken = world
-        .net
-        .gateway
-        .run(|| std::net::TcpListener::bind("0.0.0.0:443"))?;
+    let _taken = world.net.gateway.run(|| std::net::TcpListener::bind("0.0.0.0:443"))?;
     let error = world.gateway(&one_route()).expect_err("the port is taken");
     assert!(format!("{error:#}").contains("0.0.0.0:443"), "{error:#}");
     assert!(format!("{error:#}").contains("in use"), "{error:#}");
@@ -102,14 +89,7 @@ fn run_says_which_address_is_taken() -> Result<()> {
 fn commands_say_so_when_no_gateway_runs() -> Result<()> {
     let files = TempDir::new()?;
     let file = files.join("snisplice.toml");
-    fs::write(
-        &file,
-        format!(
-            "[gateway]\nstate_dir = {:?}\n{}",
-            files.join("state"),
-            one_route()
-        ),
-    )?;
+    fs::write(&file, format!("[gateway]\nstate_dir = {:?}\n{}", files.join("state"), one_route()))?;
     for command in ["status", "connections", "reload"] {
         let output = snisplice(&[command, "-c", file.to_str().context("UTF-8")?])?;
         assert_eq!(output.status.code(), Some(1), "{command}");
@@ -124,20 +104,8 @@ fn a_second_gateway_with_the_same_state_directory_is_refused() -> Result<()> {
     let world = World::new()?;
     let gateway = world.gateway(&one_route())?;
     let file = gateway.config_file();
-    let output = world
-        .net
-        .server
-        .command(gateway::binary()?)
-        .arg("run")
-        .arg("-c")
-        .arg(&file)
-        .output()?;
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = world.net.server.command(gateway::binary()?).arg("run").arg("-c").arg(&file).output()?;
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(gateway.status()?.listener("databases", "active"), 0);
     Ok(())
 }
@@ -155,35 +123,19 @@ fn doctor_names_what_each_tier_needs() -> Result<()> {
 #[test]
 fn usage_errors_and_help_keep_to_convention() -> Result<()> {
     assert_eq!(snisplice(&["fly"])?.status.code(), Some(2));
-    assert_eq!(
-        snisplice(&["run", "-c", "/nonexistent/snisplice.toml"])?
-            .status
-            .code(),
-        Some(2)
-    );
+    assert_eq!(snisplice(&["run", "-c", "/nonexistent/snisplice.toml"])?.status.code(), Some(2));
     let help = snisplice(&["--help"])?;
     assert!(help.status.success());
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
-    for command in [
-        "run",
-        "check",
-        "doctor",
-        "load",
-        "unload",
-        "reload",
-        "status",
-        "connections",
-        "completions",
-    ] {
+    for command in
+        ["run", "check", "doctor", "load", "unload", "reload", "status", "connections", "completions"]
+    {
         assert!(help.contains(command), "{command} in {help}");
     }
     assert!(String::from_utf8_lossy(&snisplice(&["--version"])?.stdout).starts_with("snisplice "));
     for shell in ["bash", "zsh", "fish"] {
         let script = snisplice(&["completions", shell])?;
-        assert!(
-            String::from_utf8_lossy(&script.stdout).contains("connections"),
-            "{shell}"
-        );
+        assert!(String::from_utf8_lossy(&script.stdout).contains("connections"), "{shell}");
     }
     Ok(())
 }

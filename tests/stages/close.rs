@@ -18,10 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A gateway with one live connection, over which something was said.
 fn scene(world: &World, drain_timeout: &str) -> Result<(Backend, Gateway, TcpStream)> {
     let backend = Backend::start(&world.net.server, 7001, echo)?;
-    let gateway = world.gateway(&format!(
-        "[gateway]\ndrain_timeout = '{drain_timeout}'\n{}",
-        one_route()
-    ))?;
+    let gateway = world.gateway(&format!("[gateway]\ndrain_timeout = '{drain_timeout}'\n{}", one_route()))?;
     let hello = client_hello("app1.example.com", &[]);
     let mut stream = world.connect(443)?;
     stream.write_all(&hello)?;
@@ -42,9 +39,7 @@ fn after_sigterm_a_live_connection_goes_on_until_it_ends_and_no_new_one_begins()
     let world = World::new()?;
     let (_backend, mut gateway, mut stream) = scene(&world, "1m")?;
     gateway.process.signal(Signal::SIGTERM)?;
-    eventually("the listener to close", || {
-        world.connect(443).is_err().then_some(())
-    })?;
+    eventually("the listener to close", || world.connect(443).is_err().then_some(()))?;
     says(&mut stream, b"still here")?;
     assert!(gateway.process.is_running());
     drop(stream);
@@ -69,9 +64,7 @@ fn a_second_sigterm_does_not_wait() -> Result<()> {
     let world = World::new()?;
     let (_backend, mut gateway, stream) = scene(&world, "1h")?;
     gateway.process.signal(Signal::SIGTERM)?;
-    eventually("the listener to close", || {
-        world.connect(443).is_err().then_some(())
-    })?;
+    eventually("the listener to close", || world.connect(443).is_err().then_some(()))?;
     assert!(gateway.process.is_running());
     gateway.process.signal(Signal::SIGTERM)?;
     gateway.process.wait(PATIENCE)?;

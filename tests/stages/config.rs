@@ -4,11 +4,7 @@ use snisplice_tests::topology;
 
 /// A listener named `databases` on port 443, IPv4 unless `extra` binds otherwise.
 pub(crate) fn listener(extra: &str) -> String {
-    let bind = if extra.contains("bind") {
-        ""
-    } else {
-        "bind = ['0.0.0.0:443']"
-    };
+    let bind = if extra.contains("bind") { "" } else { "bind = ['0.0.0.0:443']" };
     format!("[[listener]]\nname = 'databases'\n{bind}\n{extra}\n")
 }
 
@@ -29,14 +25,9 @@ pub(crate) fn passthrough(name: &str, sni: &str) -> String {
 
 /// A pool of servers on the server's IPv4 address, by their ports.
 pub(crate) fn pool(name: &str, ports: &[u16], extra: &str) -> String {
-    let servers: Vec<String> = ports
-        .iter()
-        .map(|port| format!("{{ address = '{}' }}", server(*port)))
-        .collect();
-    format!(
-        "[[pool]]\nname = '{name}'\nservers = [{}]\n{extra}\n",
-        servers.join(", ")
-    )
+    let servers: Vec<String> =
+        ports.iter().map(|port| format!("{{ address = '{}' }}", server(*port))).collect();
+    format!("[[pool]]\nname = '{name}'\nservers = [{}]\n{extra}\n", servers.join(", "))
 }
 
 /// `address` of a server as it stands in configuration and status.

@@ -101,10 +101,7 @@ fn a_server_known_by_name_is_followed_when_its_address_changes() -> Result<()> {
     let _old = Backend::start_on(&world.net.server, topology::SERVER.into(), 7001, naming("old"))?;
     let _new = Backend::start_on(&world.net.server, [10, 0, 2, 3].into(), 7001, naming("new"))?;
     let names = Names::start(&world.net.server, "10.0.2.2 db.test\n")?;
-    let launch = Launch {
-        resolv_conf: Some("nameserver 10.0.2.2\n".to_owned()),
-        ..Launch::default()
-    };
+    let launch = Launch { resolv_conf: Some("nameserver 10.0.2.2\n".to_owned()), ..Launch::default() };
     let config = listener("")
         + &passthrough("app1", "app1.example.com")
         + "[[pool]]\nname = 'app1'\nservers = [{ address = 'db.test:7001' }]\n";
@@ -114,9 +111,7 @@ fn a_server_known_by_name_is_followed_when_its_address_changes() -> Result<()> {
         world.ask("app1.example.com").ok().filter(|name| name == "old")
     })?;
     names.change("10.0.2.3 db.test\n")?;
-    eventually("the new address", || {
-        world.ask("app1.example.com").ok().filter(|name| name == "new")
-    })?;
+    eventually("the new address", || world.ask("app1.example.com").ok().filter(|name| name == "new"))?;
     assert_eq!(world.ask("app1.example.com")?, "new");
     Ok(())
 }
@@ -139,12 +134,7 @@ impl Names {
             "--no-hosts",
             "--user=root",
         ]);
-        dnsmasq.args([
-            "--local-ttl=1",
-            "--pid-file=",
-            "--log-facility=-",
-            "--log-queries",
-        ]);
+        dnsmasq.args(["--local-ttl=1", "--pid-file=", "--log-facility=-", "--log-queries"]);
         dnsmasq.arg(format!("--addn-hosts={}", files.join("hosts").display()));
         let mut process = Process::spawn("dnsmasq", dnsmasq)?;
         process.wait_listening(&[53])?;
@@ -180,11 +170,7 @@ fn a_version_1_proxy_header_tells_the_server_who_the_client_is() -> Result<()> {
     stream.write_all(&hello)?;
     let port = stream.local_addr()?.port();
     drop(stream);
-    let expected = [
-        format!("PROXY TCP4 10.0.1.2 10.0.1.1 {port} 443\r\n").as_bytes(),
-        &hello,
-    ]
-    .concat();
+    let expected = [format!("PROXY TCP4 10.0.1.2 10.0.1.1 {port} 443\r\n").as_bytes(), &hello].concat();
     assert_eq!(received.recv_timeout(PATIENCE)?, expected);
     Ok(())
 }
@@ -210,10 +196,7 @@ fn a_version_2_proxy_header_tells_the_server_who_the_client_is() -> Result<()> {
     let (addresses, after) = rest.split_at(usize::from(u16::from_be_bytes([header[14], header[15]])));
     assert_eq!(addresses[..16], topology::CLIENT6.octets());
     assert_eq!(addresses[16..32], topology::GATEWAY6.octets());
-    assert_eq!(
-        addresses[32..36],
-        [port.to_be_bytes(), 443u16.to_be_bytes()].concat()
-    );
+    assert_eq!(addresses[32..36], [port.to_be_bytes(), 443u16.to_be_bytes()].concat());
     assert_eq!(after, hello);
     Ok(())
 }
@@ -235,10 +218,7 @@ fn a_trusted_proxy_says_who_the_client_is_and_others_speak_for_themselves() -> R
     };
 
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x08\x0a\x00\x01\x01\x15\xb3\x01\xbb";
-    assert_eq!(
-        send([10, 0, 1, 2], b"PROXY TCP4 192.0.2.7 10.0.1.1 5555 443\r\n")?,
-        "one"
-    );
+    assert_eq!(send([10, 0, 1, 2], b"PROXY TCP4 192.0.2.7 10.0.1.1 5555 443\r\n")?, "one");
     assert_eq!(send([10, 0, 1, 2], v2)?, "one");
     assert_eq!(send([10, 0, 1, 3], b"")?, "one");
     assert_eq!(send([10, 0, 1, 2], b"PROXY NONSENSE\r\n")?, "");
@@ -248,8 +228,6 @@ fn a_trusted_proxy_says_who_the_client_is_and_others_speak_for_themselves() -> R
     let clients: Vec<&str> = log.iter().filter_map(|line| line["client"].as_str()).collect();
     assert_eq!(clients[..2], ["192.0.2.7:5555", "192.0.2.8:5555"]);
     assert!(clients[2].starts_with("10.0.1.3:"), "{clients:?}");
-    gateway.wait_status("both to be counted", |s| {
-        s.rejects("databases", "proxy_header_malformed") == 2
-    })?;
+    gateway.wait_status("both to be counted", |s| s.rejects("databases", "proxy_header_malformed") == 2)?;
     Ok(())
 }

@@ -27,19 +27,9 @@ impl SClient {
         let files = TempDir::new()?;
         let output = File::create(files.join("output"))?;
         let mut command = world.net.client.command("openssl");
-        command.args([
-            "s_client",
-            "-connect",
-            "10.0.1.1:443",
-            "-servername",
-            sni,
-            "-CAfile",
-        ]);
+        command.args(["s_client", "-connect", "10.0.1.1:443", "-servername", sni, "-CAfile"]);
         command.arg(&world.authority.path).args(args);
-        command
-            .stdin(Stdio::piped())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+        command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();
         Ok(Self { child, stdin, files })
@@ -59,10 +49,8 @@ impl SClient {
 
     /// Waits for a text in the output.
     pub(crate) fn wait_for(&self, text: &str) -> Result<()> {
-        eventually(&format!("{text:?} from openssl"), || {
-            self.output().contains(text).then_some(())
-        })
-        .with_context(|| self.output())
+        eventually(&format!("{text:?} from openssl"), || self.output().contains(text).then_some(()))
+            .with_context(|| self.output())
     }
 
     /// Waits until it ends by itself; what it printed.

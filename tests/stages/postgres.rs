@@ -29,19 +29,11 @@ impl Scene {
         let config = "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:5432']\nprotocol = 'postgres'\n"
             .to_owned()
             + &route("db1", "db1.example.com", "tls = 'passthrough'")
-            + &route(
-                "db2",
-                "db2.example.com",
-                &format!("tls = 'terminate'\ncertificate = {}", leaf2.toml()),
-            )
+            + &route("db2", "db2.example.com", &format!("tls = 'terminate'\ncertificate = {}", leaf2.toml()))
             + &pool("db1", &[5431], "")
             + &pool("db2", &[5433], "");
         let gateway = world.gateway(&config)?;
-        Ok(Self {
-            gateway,
-            _servers: servers,
-            world,
-        })
+        Ok(Self { gateway, _servers: servers, world })
     }
 
     fn psql(&self, host: &str, options: &str, query: &str) -> Result<Output> {
@@ -59,11 +51,8 @@ fn two_databases_behind_one_port_are_told_apart_by_sni() -> Result<()> {
     require!(has_program("postgres"), "postgresql is not installed");
     let scene = Scene::new()?;
     for name in ["db1", "db2"] {
-        let output = scene.psql(
-            &format!("{name}.example.com"),
-            "sslmode=verify-full",
-            "show cluster_name",
-        )?;
+        let output =
+            scene.psql(&format!("{name}.example.com"), "sslmode=verify-full", "show cluster_name")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(text.trim(), name, "{}", String::from_utf8_lossy(&output.stderr));
         let rows = scene.psql(
@@ -72,24 +61,14 @@ fn two_databases_behind_one_port_are_told_apart_by_sni() -> Result<()> {
             "select count(*), sum(length(x)) from (select repeat('x', 1000) x from generate_series(1, 20000)) s",
         )?;
         assert_eq!(String::from_utf8_lossy(&rows.stdout).trim(), "20000|20000000");
-        let big = scene.psql(
-            &format!("{name}.example.com"),
-            "sslmode=require",
-            "select repeat('x', 4000000)",
-        )?;
+        let big =
+            scene.psql(&format!("{name}.example.com"), "sslmode=require", "select repeat('x', 4000000)")?;
         assert_eq!(String::from_utf8_lossy(&big.stdout).trim().len(), 4_000_000);
     }
     let log = scene.gateway.wait_access_log(6)?;
-    assert_eq!(
-        log.iter().filter(|line| line["sni"] == "db2.example.com").count(),
-        3,
-        "{log:?}"
-    );
+    assert_eq!(log.iter().filter(|line| line["sni"] == "db2.example.com").count(), 3, "{log:?}");
     let status = scene.gateway.status()?;
-    assert_eq!(
-        (status.route("db1", "total"), status.route("db2", "total")),
-        (3, 3)
-    );
+    assert_eq!((status.route("db1", "total"), status.route("db2", "total")), (3, 3));
     assert!(status.route("db1", "bytes_out") > 4_000_000);
     Ok(())
 }
@@ -101,20 +80,13 @@ fn clear_text_and_unknown_names_are_refused_in_words_that_psql_shows() -> Result
     let refused = scene.psql("db1.example.com", "sslmode=disable", "select 1")?;
     let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success());
-    assert!(
-        stderr.contains("FATAL") && (stderr.contains("TLS") || stderr.contains("SSL")),
-        "{stderr}"
-    );
-    scene.gateway.wait_status("it to be counted", |s| {
-        s.rejects("databases", "postgres_cleartext") == 1
-    })?;
+    assert!(stderr.contains("FATAL") && (stderr.contains("TLS") || stderr.contains("SSL")), "{stderr}");
+    scene.gateway.wait_status("it to be counted", |s| s.rejects("databases", "postgres_cleartext") == 1)?;
 
     let unknown = scene.psql("nobody.example.com", "sslmode=require", "select 1")?;
     let stderr = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert!(stderr.contains("unrecognized name"), "{stderr}");
-    scene
-        .gateway
-        .wait_status("it to be counted", |s| s.rejects("databases", "unknown_sni") == 1)?;
+    scene.gateway.wait_status("it to be counted", |s| s.rejects("databases", "unknown_sni") == 1)?;
     Ok(())
 }
 
@@ -132,9 +104,7 @@ fn what_no_postgres_client_sends_is_refused_for_its_own_reason() -> Result<()> {
         let mut stream = scene.world.connect(5432)?;
         stream.write_all(&bytes)?;
         let _ = stream.read_to_end(&mut Vec::new());
-        scene
-            .gateway
-            .wait_status(reason, |s| s.rejects("databases", reason) == 1)?;
+        scene.gateway.wait_status(reason, |s| s.rejects("databases", reason) == 1)?;
     }
     Ok(())
 }

@@ -42,16 +42,11 @@ fn sighup_adds_a_route_and_leaves_live_connections_and_counts_alone() -> Result<
         &(one_route() + &passthrough("app2", "app2.example.com") + &pool("app2", &[7002], "")),
     )?;
     gateway.sighup()?;
-    eventually("the new route", || {
-        world.ask("app2.example.com").ok().filter(|name| name == "two")
-    })?;
+    eventually("the new route", || world.ask("app2.example.com").ok().filter(|name| name == "two"))?;
 
     still_works(&mut live)?;
     let status = gateway.status()?;
-    assert_eq!(
-        (status.route("app1", "active"), status.route("app1", "total")),
-        (1, 1)
-    );
+    assert_eq!((status.route("app1", "active"), status.route("app1", "total")), (1, 1));
     assert!(status.rejects("databases", "unknown_sni") >= 1);
     assert_eq!(gateway.connections()?.len(), 1);
     Ok(())
@@ -76,10 +71,7 @@ fn a_removed_route_serves_its_live_connections_to_their_end() -> Result<()> {
     assert_eq!(gateway.status()?.listener("databases", "active"), 1);
     drop(live);
     let log = gateway.wait_access_log(2)?;
-    assert_eq!(
-        (&log[1]["route"], &log[1]["close_reason"]),
-        (&"app1".into(), &"client_closed".into())
-    );
+    assert_eq!((&log[1]["route"], &log[1]["close_reason"]), (&"app1".into(), &"client_closed".into()));
     Ok(())
 }
 
@@ -166,9 +158,7 @@ fn a_bad_file_changes_nothing_on_sighup_and_the_log_says_why() -> Result<()> {
         "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:443']\nspeed = 'fast'\n",
     )?;
     gateway.sighup()?;
-    eventually("the reason in the log", || {
-        gateway.process.stderr().contains("speed").then_some(())
-    })?;
+    eventually("the reason in the log", || gateway.process.stderr().contains("speed").then_some(()))?;
     still_works(&mut live)?;
     drop(live_connection(&world)?);
 

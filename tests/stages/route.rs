@@ -52,11 +52,7 @@ fn the_protocol_a_client_offers_chooses_among_routes_of_one_name() -> Result<()>
     let _postgres = Backend::start(&world.net.server, 7001, naming("postgres"))?;
     let _other = Backend::start(&world.net.server, 7002, naming("other"))?;
     let config = listener("")
-        + &route(
-            "postgres",
-            "app1.example.com",
-            "tls = 'passthrough'\nalpn = ['postgresql']",
-        )
+        + &route("postgres", "app1.example.com", "tls = 'passthrough'\nalpn = ['postgresql']")
         + &route("other", "app1.example.com", "tls = 'passthrough'")
         + &pool("postgres", &[7001], "")
         + &pool("other", &[7002], "");
@@ -91,17 +87,12 @@ fn weights_share_connections_out_between_pools() -> Result<()> {
         let clients: Vec<_> = (0..4)
             .map(|_| scope.spawn(|| (0..250).try_for_each(|_| world.ask("app1.example.com").map(drop))))
             .collect();
-        clients
-            .into_iter()
-            .try_for_each(|client| client.join().expect("the client does not panic"))
+        clients.into_iter().try_for_each(|client| client.join().expect("the client does not panic"))
     })?;
     let status = gateway.wait_status("1000 connections", |s| s.route("app1", "total") == 1000)?;
     let new = total(&status, "new", 7002);
     // Drawn at random, 10 are expected with a deviation of 3; none, or 30, happen once in 20 000 runs.
-    assert!(
-        (1..30).contains(&new),
-        "{new} of 1000 went to the pool of weight 1"
-    );
+    assert!((1..30).contains(&new), "{new} of 1000 went to the pool of weight 1");
     assert_eq!(total(&status, "old", 7001), 1000 - new);
     Ok(())
 }
@@ -118,10 +109,7 @@ fn round_robin_takes_turns_across_workers() -> Result<()> {
         world.ask("app1.example.com")?;
     }
     let status = gateway.wait_status("30 connections", |s| s.route("app1", "total") == 30)?;
-    assert_eq!(
-        [7001, 7002, 7003].map(|port| total(&status, "app1", port)),
-        [10, 10, 10]
-    );
+    assert_eq!([7001, 7002, 7003].map(|port| total(&status, "app1", port)), [10, 10, 10]);
     Ok(())
 }
 
@@ -129,11 +117,8 @@ fn round_robin_takes_turns_across_workers() -> Result<()> {
 fn a_servers_weight_is_its_share_of_the_turns() -> Result<()> {
     let world = World::new()?;
     let _backends = [7001, 7002].map(|port| Backend::start(&world.net.server, port, naming("x")));
-    let servers = format!(
-        "[{{ address = '{}', weight = 3 }}, {{ address = '{}' }}]",
-        server(7001),
-        server(7002)
-    );
+    let servers =
+        format!("[{{ address = '{}', weight = 3 }}, {{ address = '{}' }}]", server(7001), server(7002));
     let config = listener("")
         + &passthrough("app1", "app1.example.com")
         + &format!("[[pool]]\nname = 'app1'\nbalance = 'round-robin'\nservers = {servers}\n");
@@ -168,10 +153,7 @@ fn least_connections_fills_up_the_server_that_has_fewer() -> Result<()> {
     let held: Vec<_> = held.into_iter().filter(|(name, _)| *name == b'b').collect();
     wait_active(&gateway, 7001, 0)?;
     let again = (0..3).map(|_| open()).collect::<Result<Vec<_>>>()?;
-    assert!(
-        again.iter().all(|(name, _)| *name == b'a'),
-        "the emptied server was passed over"
-    );
+    assert!(again.iter().all(|(name, _)| *name == b'a'), "the emptied server was passed over");
     drop(held);
     Ok(())
 }
@@ -229,9 +211,7 @@ fn openssl_is_told_that_the_name_is_not_recognised() -> Result<()> {
         let output = SClient::start(&world, "nobody.example.com", [version])?.wait_end()?;
         assert!(output.contains("alert unrecognized name"), "{version}: {output}");
     }
-    gateway.wait_status("both to be counted", |s| {
-        s.rejects("databases", "unknown_sni") == 2
-    })?;
+    gateway.wait_status("both to be counted", |s| s.rejects("databases", "unknown_sni") == 2)?;
     Ok(())
 }
 
@@ -240,20 +220,11 @@ fn gnutls_is_told_that_the_name_is_not_recognised() -> Result<()> {
     let world = World::new()?;
     let gateway = world.gateway(&one_route())?;
     let mut gnutls = world.net.client.command("gnutls-cli");
-    gnutls.args([
-        "--insecure",
-        "--sni-hostname",
-        "nobody.example.com",
-        "-p",
-        "443",
-        "10.0.1.1",
-    ]);
+    gnutls.args(["--insecure", "--sni-hostname", "nobody.example.com", "-p", "443", "10.0.1.1"]);
     let output = gnutls.stdin(Stdio::null()).output().context("gnutls-cli")?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(text.contains("[112]"), "{text}");
-    gateway.wait_status("one to be counted", |s| {
-        s.rejects("databases", "unknown_sni") == 1
-    })?;
+    gateway.wait_status("one to be counted", |s| s.rejects("databases", "unknown_sni") == 1)?;
     Ok(())
 }
 

@@ -95,9 +95,8 @@ fn a_client_that_says_nothing_or_half_a_hello_is_timed_out() -> Result<()> {
     halfway.write_all(&client_hello("app1.example.com", &[])[..100])?;
     answer(silent);
     answer(halfway);
-    let status = gateway.wait_status("both to be counted", |s| {
-        s.rejects("databases", "hello_timeout") == 2
-    })?;
+    let status =
+        gateway.wait_status("both to be counted", |s| s.rejects("databases", "hello_timeout") == 2)?;
     assert_eq!(status.listener("databases", "active"), 0);
     Ok(())
 }
@@ -106,11 +105,7 @@ fn a_client_that_says_nothing_or_half_a_hello_is_timed_out() -> Result<()> {
 fn every_malformed_beginning_is_refused_for_its_own_reason() -> Result<()> {
     let world = World::new()?;
     let config = listener("")
-        + &route(
-            "app1",
-            "app1.example.com",
-            "tls = 'passthrough'\nalpn = ['postgresql']",
-        )
+        + &route("app1", "app1.example.com", "tls = 'passthrough'\nalpn = ['postgresql']")
         + &pool("app1", &[7001], "");
     let gateway = world.gateway(&config)?;
 
@@ -118,16 +113,10 @@ fn every_malformed_beginning_is_refused_for_its_own_reason() -> Result<()> {
     let cases: [(&str, Vec<u8>); 9] = [
         ("closed_before_data", Vec::new()),
         ("closed_before_hello", hello[..hello.len() - 1].to_vec()),
-        (
-            "not_tls",
-            b"GET / HTTP/1.1\r\nHost: app1.example.com\r\n\r\n".to_vec(),
-        ),
+        ("not_tls", b"GET / HTTP/1.1\r\nHost: app1.example.com\r\n\r\n".to_vec()),
         ("hello_malformed", with_lying_extensions(&hello)),
         ("hello_too_large", vec![0x16, 3, 1, 0, 5, 1, 0x0f, 0xff, 0xff, 3]),
-        (
-            "sni_invalid",
-            patched(&hello, "app1.example.com", "app1\n\x1b[31m.\0.com"),
-        ),
+        ("sni_invalid", patched(&hello, "app1.example.com", "app1\n\x1b[31m.\0.com")),
         ("unknown_sni", client_hello("nobody.example.com", &[])),
         ("no_sni", client_hello("10.0.1.1", &[])),
         ("alpn_mismatch", client_hello("app1.example.com", &[b"h2"])),
@@ -160,10 +149,8 @@ fn with_lying_extensions(hello: &[u8]) -> Vec<u8> {
 /// Replaces bytes by as many others.
 fn patched(hello: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let at = hello
-        .windows(from.len())
-        .position(|window| window == from.as_bytes())
-        .expect("the text is there");
+    let at =
+        hello.windows(from.len()).position(|window| window == from.as_bytes()).expect("the text is there");
     let mut patched = hello.to_vec();
     patched[at..at + to.len()].copy_from_slice(to.as_bytes());
     patched
@@ -181,9 +168,7 @@ fn a_spelling_of_the_same_name_finds_the_same_route() -> Result<()> {
         let hello = patched(&hello, "app1.example.comx", name);
         let mut stream = world.connect(443)?;
         stream.write_all(&hello)?;
-        stream
-            .read_exact(&mut vec![0; hello.len()])
-            .with_context(|| name.to_owned())?;
+        stream.read_exact(&mut vec![0; hello.len()]).with_context(|| name.to_owned())?;
     }
     gateway.wait_status("both on the route", |s| s.route("app1", "total") == 2)?;
     Ok(())

@@ -74,20 +74,13 @@ impl Scene {
             + &pool("tcp", &[7002], "");
         let gateway = world.gateway(&config)?;
         let client = Client::new(&world.authority.path, rustls::ALL_VERSIONS, None)?;
-        Ok(Self {
-            gateway,
-            _backends: backends,
-            client,
-            world,
-        })
+        Ok(Self { gateway, _backends: backends, client, world })
     }
 
     fn open(&self, mode: Mode) -> Result<Duplex> {
         match mode {
             Passthrough => Ok(self.world.open("passthrough.example.com")?.try_into()?),
-            Terminated => self
-                .client
-                .connect(self.world.connect(443)?, "terminated.example.com"),
+            Terminated => self.client.connect(self.world.connect(443)?, "terminated.example.com"),
             Tcp => Ok(self.world.connect(444)?.try_into()?),
         }
     }
@@ -95,11 +88,7 @@ impl Scene {
     /// What the access log says about the only connection of a route.
     fn logged(&self, mode: Mode, key: &str) -> Result<serde_json::Value> {
         let line = eventually("the connection's line in the access log", || {
-            self.gateway
-                .access_log()
-                .ok()?
-                .into_iter()
-                .find(|line| line["route"] == mode.route())
+            self.gateway.access_log().ok()?.into_iter().find(|line| line["route"] == mode.route())
         })?;
         Ok(line[key].clone())
     }
@@ -118,19 +107,11 @@ fn scene_with_plan(plan: Plan) -> Result<(Scene, mpsc::Receiver<Result<()>>)> {
 fn exchange_through(mode: Mode, client: &Plan, server: Plan) -> Result<()> {
     let (scene, outcomes) = scene_with_plan(server)?;
     let exchanged = exchange(scene.open(mode)?, client).context("the client's end");
-    outcomes
-        .recv_timeout(Duration::from_secs(30))?
-        .context("the server's end")?;
+    outcomes.recv_timeout(Duration::from_secs(30))?.context("the server's end")?;
     exchanged?;
     assert_eq!(scene.logged(mode, "tier")?, "copy");
     let status = scene.gateway.status()?;
-    assert_eq!(
-        (
-            status.route(mode.route(), "active"),
-            status.route(mode.route(), "total")
-        ),
-        (0, 1)
-    );
+    assert_eq!((status.route(mode.route(), "active"), status.route(mode.route(), "total")), (0, 1));
     assert!(status.route(mode.route(), "bytes_in") >= client.send);
     assert!(status.route(mode.route(), "bytes_out") >= client.receive);
     Ok(())
@@ -157,10 +138,7 @@ fn sixty_four_mebibytes_each_way_at_once_cross_a_tcp_listener_unchanged() -> Res
 #[test]
 fn many_tiny_writes_arrive_unchanged() -> Result<()> {
     for mode in MODES {
-        let plan = Plan {
-            chunk: 3,
-            ..Plan::both_ways(30_000)
-        };
+        let plan = Plan { chunk: 3, ..Plan::both_ways(30_000) };
         exchange_through(mode, &plan, plan.mirrored()).with_context(|| format!("{mode:?}"))?;
     }
     Ok(())
@@ -170,10 +148,7 @@ fn many_tiny_writes_arrive_unchanged() -> Result<()> {
 fn a_server_answers_after_the_client_has_ended_its_direction() -> Result<()> {
     for mode in MODES {
         let plan = Plan::both_ways(2 * MIB);
-        let answer = Plan {
-            answer: true,
-            ..plan.mirrored()
-        };
+        let answer = Plan { answer: true, ..plan.mirrored() };
         exchange_through(mode, &plan, answer).with_context(|| format!("{mode:?}"))?;
     }
     Ok(())
@@ -182,10 +157,7 @@ fn a_server_answers_after_the_client_has_ended_its_direction() -> Result<()> {
 #[test]
 fn a_client_goes_on_after_the_server_has_ended_its_direction() -> Result<()> {
     for mode in MODES {
-        let plan = Plan {
-            answer: true,
-            ..Plan::both_ways(2 * MIB)
-        };
+        let plan = Plan { answer: true, ..Plan::both_ways(2 * MIB) };
         exchange_through(mode, &plan, plan.mirrored()).with_context(|| format!("{mode:?}"))?;
     }
     Ok(())
@@ -194,22 +166,13 @@ fn a_client_goes_on_after_the_server_has_ended_its_direction() -> Result<()> {
 #[test]
 fn the_side_that_ended_first_is_the_reason_of_the_close() -> Result<()> {
     for mode in MODES {
-        let (scene, outcomes) = scene_with_plan(Plan {
-            answer: true,
-            ..Plan::both_ways(10).mirrored()
-        })?;
+        let (scene, outcomes) = scene_with_plan(Plan { answer: true, ..Plan::both_ways(10).mirrored() })?;
         exchange(scene.open(mode)?, &Plan::both_ways(10))?;
         outcomes.recv()??;
         assert_eq!(scene.logged(mode, "close_reason")?, "client_closed", "{mode:?}");
 
         let (scene, outcomes) = scene_with_plan(Plan::both_ways(10).mirrored())?;
-        exchange(
-            scene.open(mode)?,
-            &Plan {
-                answer: true,
-                ..Plan::both_ways(10)
-            },
-        )?;
+        exchange(scene.open(mode)?, &Plan { answer: true, ..Plan::both_ways(10) })?;
         outcomes.recv()??;
         assert_eq!(scene.logged(mode, "close_reason")?, "server_closed", "{mode:?}");
     }
@@ -232,9 +195,7 @@ fn a_clients_reset_reaches_the_server_as_a_reset() -> Result<()> {
         duplex.reader.read_exact(&mut [0])?;
         reset(&duplex.socket)?;
         drop(duplex);
-        let end = ends
-            .recv_timeout(Duration::from_secs(20))
-            .with_context(|| format!("{mode:?}"))?;
+        let end = ends.recv_timeout(Duration::from_secs(20)).with_context(|| format!("{mode:?}"))?;
         assert_eq!(end, Err(ErrorKind::ConnectionReset), "{mode:?}");
         assert_eq!(scene.logged(mode, "close_reason")?, "client_reset", "{mode:?}");
     }
@@ -265,27 +226,14 @@ const STALL: Option<(u64, Duration)> = Some((MIB, Duration::from_secs(3)));
 
 #[test]
 fn a_client_that_stops_reading_stops_the_server_and_not_the_gateways_memory() -> Result<()> {
-    let client = Plan {
-        send: 0,
-        stall: STALL,
-        ..Plan::both_ways(48 * MIB)
-    };
+    let client = Plan { send: 0, stall: STALL, ..Plan::both_ways(48 * MIB) };
     in_every_mode_with_bounded_memory(&client, &client.mirrored())
 }
 
 #[test]
 fn a_server_that_stops_reading_stops_the_client_and_not_the_gateways_memory() -> Result<()> {
-    let client = Plan {
-        receive: 0,
-        ..Plan::both_ways(48 * MIB)
-    };
-    in_every_mode_with_bounded_memory(
-        &client,
-        &Plan {
-            stall: STALL,
-            ..client.mirrored()
-        },
-    )
+    let client = Plan { receive: 0, ..Plan::both_ways(48 * MIB) };
+    in_every_mode_with_bounded_memory(&client, &Plan { stall: STALL, ..client.mirrored() })
 }
 
 /// The three modes at once: most of the time they stand still.
@@ -302,9 +250,7 @@ fn in_every_mode_with_bounded_memory(client: &Plan, server: &Plan) -> Result<()>
     thread::scope(|scope| {
         let runs = MODES.map(|mode| (mode, scope.spawn(move || run(mode))));
         runs.into_iter().try_for_each(|(mode, run)| {
-            run.join()
-                .expect("no assertion fails")
-                .with_context(|| format!("{mode:?}"))
+            run.join().expect("no assertion fails").with_context(|| format!("{mode:?}"))
         })
     })
 }
@@ -322,9 +268,7 @@ fn a_thousand_connections_at_once_are_terminated_each_with_its_own_bytes() -> Re
 fn crowd(mode: Mode, size: usize) -> Result<()> {
     let scene = Scene::new(|duplex| Ok(echo(duplex.socket)?))?;
     let mut connections = (0..size).map(|_| scene.open(mode)).collect::<Result<Vec<_>>>()?;
-    scene.gateway.wait_status("all to be active", |s| {
-        s.route(mode.route(), "active") == size as u64
-    })?;
+    scene.gateway.wait_status("all to be active", |s| s.route(mode.route(), "active") == size as u64)?;
 
     let message = |i: usize| format!("connection {i} of {size}\n").repeat(20).into_bytes();
     for (i, connection) in connections.iter_mut().enumerate() {
@@ -332,16 +276,11 @@ fn crowd(mode: Mode, size: usize) -> Result<()> {
     }
     for (i, connection) in connections.iter_mut().enumerate() {
         let mut seen = vec![0; message(i).len()];
-        connection
-            .reader
-            .read_exact(&mut seen)
-            .with_context(|| format!("connection {i}"))?;
+        connection.reader.read_exact(&mut seen).with_context(|| format!("connection {i}"))?;
         assert_eq!(seen, message(i), "connection {i}");
     }
     drop(connections);
-    let status = scene
-        .gateway
-        .wait_status("all to end", |s| s.route(mode.route(), "active") == 0)?;
+    let status = scene.gateway.wait_status("all to end", |s| s.route(mode.route(), "active") == 0)?;
     assert_eq!(status.route(mode.route(), "total"), size as u64);
     assert_eq!(scene.gateway.wait_access_log(size)?.len(), size);
     Ok(())
@@ -428,11 +367,7 @@ fn an_idle_connection_ends_after_the_idle_timeout() -> Result<()> {
         Ok(())
     })?;
     let config = listener("")
-        + &route(
-            "app1",
-            "app1.example.com",
-            "tls = 'passthrough'\nidle_timeout = '300ms'",
-        )
+        + &route("app1", "app1.example.com", "tls = 'passthrough'\nidle_timeout = '300ms'")
         + &pool("app1", &[7001], "");
     let gateway = world.gateway(&config)?;
     let mut stream = world.open("app1.example.com")?;
@@ -440,7 +375,5 @@ fn an_idle_connection_ends_after_the_idle_timeout() -> Result<()> {
     let end = stream.read(&mut [0]).map_err(|e| e.kind());
     assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "{end:?}");
     assert_eq!(gateway.wait_access_log(1)?[0]["close_reason"], "idle_timeout");
-    eventually("the server's side to end", || {
-        (*ended.lock().ok()? == 1).then_some(())
-    })
+    eventually("the server's side to end", || (*ended.lock().ok()? == 1).then_some(()))
 }

@@ -40,11 +40,7 @@ impl Scene {
             + &route("app2", NAME, &terminate)
             + &pool("app2", &[6379], "");
         let gateway = world.gateway(&config)?;
-        Ok(Self {
-            gateway,
-            _redis: redis,
-            world,
-        })
+        Ok(Self { gateway, _redis: redis, world })
     }
 
     /// One session: asks Redis for the name, lets Redis end the connection, and gives what OpenSSL printed.
@@ -67,12 +63,7 @@ fn both_versions_of_tls_are_served_and_end_cleanly() -> Result<()> {
         assert!(output.contains("\nclosed"), "{output}");
         assert!(!output.contains("unexpected eof"), "{output}");
         let line = scene.gateway.wait_access_log(i + 1)?.remove(i);
-        assert!(
-            line["tls_version"]
-                .as_str()
-                .is_some_and(|seen| seen.contains(version)),
-            "{line}"
-        );
+        assert!(line["tls_version"].as_str().is_some_and(|seen| seen.contains(version)), "{line}");
         assert_eq!(line["tier_reason"], "tls_terminated");
         assert_eq!(line["close_reason"], "server_closed");
     }
@@ -85,10 +76,7 @@ fn older_versions_of_tls_are_refused() -> Result<()> {
     let output =
         SClient::start(&scene.world, NAME, ["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"])?.wait_end()?;
     assert!(output.contains("alert protocol version"), "{output}");
-    assert_eq!(
-        scene.gateway.wait_access_log(1)?[0]["close_reason"],
-        "tls_handshake_failed"
-    );
+    assert_eq!(scene.gateway.wait_access_log(1)?[0]["close_reason"], "tls_handshake_failed");
     Ok(())
 }
 
@@ -140,11 +128,7 @@ fn the_protocol_of_the_route_is_negotiated() -> Result<()> {
     let scene = Scene::new("alpn = ['redis']")?;
     let output = scene.session(&["-alpn", "h2,redis"])?;
     assert!(output.contains("ALPN protocol: redis"), "{output}");
-    assert!(
-        scene.gateway.wait_access_log(1)?[0]["alpn"]
-            .to_string()
-            .contains("redis")
-    );
+    assert!(scene.gateway.wait_access_log(1)?[0]["alpn"].to_string().contains("redis"));
     Ok(())
 }
 
@@ -156,13 +140,8 @@ fn a_route_with_a_client_authority_serves_its_certificates_only() -> Result<()> 
     let known = clients.leaf(&["client"])?;
     let stranger = strangers.leaf(&["client"])?;
     let args = |leaf: &snisplice_tests::Leaf| {
-        [
-            "-cert",
-            leaf.chain.to_str().expect("UTF-8"),
-            "-key",
-            leaf.key.to_str().expect("UTF-8"),
-        ]
-        .map(str::to_owned)
+        ["-cert", leaf.chain.to_str().expect("UTF-8"), "-key", leaf.key.to_str().expect("UTF-8")]
+            .map(str::to_owned)
     };
     for version in ["-tls1_2", "-tls1_3"] {
         let cert = args(&known);
@@ -180,15 +159,10 @@ fn a_route_with_a_client_authority_serves_its_certificates_only() -> Result<()> 
         let mut options = vec![version.to_owned()];
         options.extend(args(&stranger));
         let unknown = SClient::start(&scene.world, NAME, options)?.wait_end()?;
-        assert!(
-            unknown.contains("alert unknown ca") || unknown.contains("alert decrypt error"),
-            "{unknown}"
-        );
+        assert!(unknown.contains("alert unknown ca") || unknown.contains("alert decrypt error"), "{unknown}");
     }
     let log = scene.gateway.wait_access_log(6)?;
-    let refused = log
-        .iter()
-        .filter(|line| line["close_reason"] == "tls_handshake_failed");
+    let refused = log.iter().filter(|line| line["close_reason"] == "tls_handshake_failed");
     assert_eq!(refused.count(), 4, "{log:?}");
     Ok(())
 }
@@ -199,10 +173,7 @@ fn keys_are_updated_in_the_middle_of_a_session() -> Result<()> {
     let mut openssl = SClient::start(&scene.world, NAME, ["-tls1_3"])?;
     openssl.wait_for("read R BLOCK")?;
     // k: new keys for what the client sends; K: the server is asked for new keys as well.
-    for (key, command) in [
-        ("k\n", "ECHO after-update-1\r\n"),
-        ("K\n", "ECHO after-update-2\r\n"),
-    ] {
+    for (key, command) in [("k\n", "ECHO after-update-1\r\n"), ("K\n", "ECHO after-update-2\r\n")] {
         openssl.type_in(key)?;
         openssl.wait_for("KEYUPDATE")?;
         openssl.type_in(command)?;
@@ -211,10 +182,7 @@ fn keys_are_updated_in_the_middle_of_a_session() -> Result<()> {
     openssl.type_in("QUIT\r\n")?;
     let output = openssl.wait_end()?;
     assert_eq!(output.matches("KEYUPDATE").count(), 2, "{output}");
-    assert!(
-        !output.contains("unexpected eof") && !output.contains("error"),
-        "{output}"
-    );
+    assert!(!output.contains("unexpected eof") && !output.contains("error"), "{output}");
     Ok(())
 }
 
@@ -254,26 +222,10 @@ fn a_post_quantum_key_exchange_is_preferred() -> Result<()> {
 fn gnutls_is_served() -> Result<()> {
     let scene = Scene::new("")?;
     let mut gnutls = scene.world.net.client.command("gnutls-cli");
-    gnutls.args([
-        "--sni-hostname",
-        NAME,
-        "--verify-hostname",
-        NAME,
-        "-p",
-        "443",
-        "10.0.1.1",
-        "--x509cafile",
-    ]);
-    gnutls
-        .arg(&scene.world.authority.path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+    gnutls.args(["--sni-hostname", NAME, "--verify-hostname", NAME, "-p", "443", "10.0.1.1", "--x509cafile"]);
+    gnutls.arg(&scene.world.authority.path).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = gnutls.spawn()?;
-    child
-        .stdin
-        .take()
-        .context("a pipe")?
-        .write_all(b"GET name\r\nQUIT\r\n")?;
+    child.stdin.take().context("a pipe")?.write_all(b"GET name\r\nQUIT\r\n")?;
     let output = child.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("Handshake was completed"), "{text}");
@@ -290,11 +242,7 @@ fn terminated_and_passed_through_routes_share_a_port() -> Result<()> {
     let _plain = Redis::plain(server, 6380)?.named(server, "terminated")?;
     let config = listener("")
         + &passthrough("app1", "app1.redis.example.com")
-        + &route(
-            "app2",
-            NAME,
-            &format!("tls = 'terminate'\ncertificate = {}", app2.toml()),
-        )
+        + &route("app2", NAME, &format!("tls = 'terminate'\ncertificate = {}", app2.toml()))
         + &pool("app1", &[6379], "")
         + &pool("app2", &[6380], "");
     let gateway = world.gateway(&config)?;
@@ -307,11 +255,7 @@ fn terminated_and_passed_through_routes_share_a_port() -> Result<()> {
         assert_eq!(redis(&["get", "name"])?.trim(), name);
         // Several MiB each way through the real client.
         let mut set = tls_cli(&world.net.client, "10.0.1.1", 443, sni, &world.authority.path);
-        let mut set = set
-            .args(["-x", "set", "big"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()?;
+        let mut set = set.args(["-x", "set", "big"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         set.stdin.take().context("a pipe")?.write_all(&big)?;
         assert!(set.wait()?.success());
         assert!(redis(&["get", "big"])?.trim_end().as_bytes() == big.trim_ascii_end());
@@ -330,10 +274,7 @@ fn a_client_that_goes_away_in_the_handshake_is_counted_as_such() -> Result<()> {
     let scene = Scene::new("")?;
     let output = SClient::start(&scene.world, NAME, ["-tls1_2", "-cipher", "AES128-SHA"])?.wait_end()?;
     assert!(output.contains("alert handshake failure"), "{output}");
-    assert_eq!(
-        scene.gateway.wait_access_log(1)?[0]["close_reason"],
-        "tls_handshake_failed"
-    );
+    assert_eq!(scene.gateway.wait_access_log(1)?[0]["close_reason"], "tls_handshake_failed");
     let quiet = SClient::start(&scene.world, NAME, NO_ARGS)?;
     quiet.wait_for("Verification: OK")?;
     Ok(())

@@ -23,10 +23,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Result<Self> {
         process::PRINT_OUTPUT.store(true, Ordering::Relaxed);
-        Ok(Self {
-            net: Triangle::new()?,
-            authority: Authority::new("snisplice test authority")?,
-        })
+        Ok(Self { net: Triangle::new()?, authority: Authority::new("snisplice test authority")? })
     }
 
     pub(crate) fn gateway(&self, config: &str) -> Result<Gateway> {
@@ -41,11 +38,7 @@ impl World {
     /// A connection from one of several addresses of the client.
     pub(crate) fn connect_from(&self, source: IpAddr, target: SocketAddr) -> Result<TcpStream> {
         let stream = self.net.client.run(|| -> Result<TcpStream> {
-            let family = if source.is_ipv4() {
-                AddressFamily::Inet
-            } else {
-                AddressFamily::Inet6
-            };
+            let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
             bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
             connect(fd.as_raw_fd(), &SockaddrStorage::from(target))?;
@@ -78,9 +71,8 @@ impl World {
 }
 
 pub(crate) fn dial(ns: &NetNs, target: SocketAddr) -> Result<TcpStream> {
-    let stream = ns
-        .run(|| TcpStream::connect_timeout(&target, READ_TIMEOUT))
-        .with_context(|| target.to_string())?;
+    let stream =
+        ns.run(|| TcpStream::connect_timeout(&target, READ_TIMEOUT)).with_context(|| target.to_string())?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -96,13 +88,6 @@ pub(crate) fn answer(mut stream: TcpStream) -> String {
 
 /// Makes the coming close of a socket a reset.
 pub(crate) fn reset(stream: &TcpStream) -> Result<()> {
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    Ok(nix::sys::socket::setsockopt(
-        stream,
-        nix::sys::socket::sockopt::Linger,
-        &linger,
-    )?)
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger)?)
 }

@@ -66,13 +66,9 @@ impl Authority {
         };
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone())?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, names[0].as_str());
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.distinguished_name.push(DnType::CommonName, names[0].as_str());
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
 
@@ -96,11 +92,8 @@ impl Leaf {
 
     /// Copies chain and key to where (and with the owner and mode) a program insists to have them.
     pub fn copy_to(&self, directory: &Path) -> Result<Leaf> {
-        let copy = Leaf {
-            chain: directory.join("server.crt"),
-            key: directory.join("server.key"),
-            ..self.clone()
-        };
+        let copy =
+            Leaf { chain: directory.join("server.crt"), key: directory.join("server.key"), ..self.clone() };
         fs::copy(&self.chain, &copy.chain)?;
         fs::copy(&self.key, &copy.key)?;
         Ok(copy)

@@ -67,10 +67,7 @@ impl Gateway {
             // SAFETY: between fork and exec the closure only makes system calls; nix allocates nothing for C strings.
             unsafe { command.pre_exec(move || bind_over_resolv_conf(&file)) };
         }
-        let mut gateway = Self {
-            process: Process::spawn("snisplice", command)?,
-            files,
-        };
+        let mut gateway = Self { process: Process::spawn("snisplice", command)?, files };
         gateway.process.wait_listening(&ports)?;
         eventually("the admin socket to answer", || gateway.status().ok())?;
         Ok(gateway)
@@ -152,11 +149,7 @@ impl Gateway {
     /// `snisplice reload`, successful.
     pub fn reload(&self) -> Result<()> {
         let output = self.cli(["reload"])?;
-        ensure!(
-            output.status.success(),
-            "reload: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ensure!(output.status.success(), "reload: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 
@@ -168,11 +161,7 @@ impl Gateway {
     fn json(&self, args: &[&str]) -> Result<Value> {
         let output = self.cli(args)?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "snisplice {args:?}: {}\n{stderr}",
-            output.status
-        );
+        ensure!(output.status.success(), "snisplice {args:?}: {}\n{stderr}", output.status);
         serde_json::from_slice(&output.stdout).with_context(|| format!("the JSON of snisplice {args:?}"))
     }
 }
@@ -189,16 +178,12 @@ impl Status {
 
     /// A number of a listener, such as `active` or `total`.
     pub fn listener(&self, name: &str, key: &str) -> u64 {
-        named(&self.0["listeners"], "name", name)[key]
-            .as_u64()
-            .unwrap_or(0)
+        named(&self.0["listeners"], "name", name)[key].as_u64().unwrap_or(0)
     }
 
     /// How many clients a listener turned away for a reason.
     pub fn rejects(&self, listener: &str, reason: &str) -> u64 {
-        named(&self.0["listeners"], "name", listener)["rejects"][reason]
-            .as_u64()
-            .unwrap_or(0)
+        named(&self.0["listeners"], "name", listener)["rejects"][reason].as_u64().unwrap_or(0)
     }
 
     /// A number of a route.
@@ -208,11 +193,7 @@ impl Status {
 
     /// A server of a pool.
     pub fn server(&self, pool: &str, address: &str) -> &Value {
-        named(
-            &named(&self.0["pools"], "name", pool)["servers"],
-            "address",
-            address,
-        )
+        named(&named(&self.0["pools"], "name", pool)["servers"], "address", address)
     }
 
     /// A number of a tier.
@@ -228,17 +209,10 @@ pub fn binary() -> Result<PathBuf> {
     }
     let here = std::env::current_exe()?;
     // target/debug/deps/stages-0123 or target/debug/demo
-    let beside = here
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory| directory.join("snisplice"));
+    let beside = here.ancestors().skip(1).take(2).map(|directory| directory.join("snisplice"));
     let found = beside.into_iter().find(|file| file.is_file());
     found.with_context(|| {
-        format!(
-            "no snisplice beside {}: run `cargo build`, or set {BIN_ENV}",
-            here.display()
-        )
+        format!("no snisplice beside {}: run `cargo build`, or set {BIN_ENV}", here.display())
     })
 }
 
@@ -250,24 +224,14 @@ fn complete(config: &str, directory: &Path) -> Result<(String, Vec<u16>)> {
     let path = |name: &str| toml::Value::from(directory.join(name).display().to_string());
     gateway.entry("state_dir").or_insert_with(|| path("state"));
     gateway.entry("bpffs").or_insert_with(|| path("bpffs"));
-    let log = Table::from_iter([
-        ("path".to_owned(), path("access.log")),
-        ("format".to_owned(), "json".into()),
-    ]);
+    let log =
+        Table::from_iter([("path".to_owned(), path("access.log")), ("format".to_owned(), "json".into())]);
     gateway.entry("access_log").or_insert(log.into());
 
-    let listeners = table
-        .get("listener")
-        .and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten();
-    let binds = listeners
-        .filter_map(|l| l.get("bind")?.as_array())
-        .flatten()
-        .filter_map(toml::Value::as_str);
-    let ports = binds
-        .map(|bind| bind.rsplit(':').next().unwrap_or_default().parse())
-        .collect::<Result<_, _>>()?;
+    let listeners = table.get("listener").and_then(toml::Value::as_array).into_iter().flatten();
+    let binds = listeners.filter_map(|l| l.get("bind")?.as_array()).flatten().filter_map(toml::Value::as_str);
+    let ports =
+        binds.map(|bind| bind.rsplit(':').next().unwrap_or_default().parse()).collect::<Result<_, _>>()?;
     Ok((table.to_string(), ports))
 }
 
@@ -276,22 +240,13 @@ fn bind_over_resolv_conf(file: &CString) -> io::Result<()> {
     const NONE: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
-    mount(
-        Some(file.as_c_str()),
-        c"/etc/resolv.conf",
-        NONE,
-        MsFlags::MS_BIND,
-        NONE,
-    )?;
+    mount(Some(file.as_c_str()), c"/etc/resolv.conf", NONE, MsFlags::MS_BIND, NONE)?;
     Ok(())
 }
 
 /// The object of an array in which `key` is `name`, or null.
 fn named<'a>(array: &'a Value, key: &str, name: &str) -> &'a Value {
-    array
-        .as_array()
-        .and_then(|array| array.iter().find(|v| v[key] == name))
-        .unwrap_or(&Value::Null)
+    array.as_array().and_then(|array| array.iter().find(|v| v[key] == name)).unwrap_or(&Value::Null)
 }
 
 #[cfg(test)]
@@ -304,10 +259,7 @@ mod tests {
         let (text, ports) = complete(config, Path::new("/d")).unwrap();
         let table: Table = text.parse().unwrap();
         assert_eq!(table["gateway"]["state_dir"].as_str(), Some("/s"));
-        assert_eq!(
-            table["gateway"]["access_log"]["path"].as_str(),
-            Some("/d/access.log")
-        );
+        assert_eq!(table["gateway"]["access_log"]["path"].as_str(), Some("/d/access.log"));
         assert_eq!(ports, [443, 8443]);
     }
 

@@ -37,10 +37,7 @@ impl NetNs {
         .join()
         .expect("the thread does not panic")
         .context("a network namespace needs root (CAP_SYS_ADMIN)")?;
-        let ns = Self {
-            name: name.to_owned(),
-            file,
-        };
+        let ns = Self { name: name.to_owned(), file };
         ns.ip("link set lo up")?;
         Ok(ns)
     }
@@ -108,10 +105,7 @@ impl NetNs {
 
     /// Joins two namespaces with a veth pair, both ends up: `(device here, device there)`.
     pub fn link(&self, device: &str, peer: &NetNs, peer_device: &str) -> Result<()> {
-        self.ip(&format!(
-            "link add {device} type veth peer name {peer_device} netns {}",
-            peer.path()
-        ))?;
+        self.ip(&format!("link add {device} type veth peer name {peer_device} netns {}", peer.path()))?;
         self.ip(&format!("link set {device} up"))?;
         peer.ip(&format!("link set {peer_device} up"))?;
         Ok(())
@@ -129,11 +123,7 @@ impl NetNs {
 pub(crate) fn die_with_parent(parent: Pid) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have died before the request above.
-    if getppid() == parent {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::NotConnected.into())
-    }
+    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
 }
 
 #[cfg(test)]
@@ -141,10 +131,7 @@ mod tests {
     use super::*;
 
     fn inode_here() -> String {
-        std::fs::read_link("/proc/thread-self/ns/net")
-            .unwrap()
-            .display()
-            .to_string()
+        std::fs::read_link("/proc/thread-self/ns/net").unwrap().display().to_string()
     }
 
     #[test]
@@ -166,10 +153,7 @@ mod tests {
     fn a_process_dies_with_the_thread_that_started_it() {
         let ns = NetNs::new("three").unwrap();
         let mut child = thread::scope(|scope| {
-            scope
-                .spawn(|| ns.command("sleep").arg("600").spawn().unwrap())
-                .join()
-                .unwrap()
+            scope.spawn(|| ns.command("sleep").arg("600").spawn().unwrap()).join().unwrap()
         });
         use std::os::unix::process::ExitStatusExt;
         assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));

@@ -26,9 +26,8 @@ pub struct Postgres {
 impl Postgres {
     /// Starts a server; with a certificate it takes TLS as well as clear text. `SHOW cluster_name` gives `name`.
     pub fn start(ns: &NetNs, port: u16, name: &str, leaf: Option<&Leaf>) -> Result<Self> {
-        let user = User::from_name("postgres")?
-            .or(User::from_name("nobody")?)
-            .context("an unprivileged user")?;
+        let user =
+            User::from_name("postgres")?.or(User::from_name("nobody")?).context("an unprivileged user")?;
         let own = |path: &Path| chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()));
         let files = TempDir::new()?;
         own(files.path())?;
@@ -36,17 +35,7 @@ impl Postgres {
 
         let mut initdb = as_user(ns, &user, "initdb")?;
         initdb
-            .args([
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "--no-sync",
-                "-E",
-                "UTF8",
-                "--locale=C",
-                "-D",
-            ])
+            .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
             .arg(&data);
         checked_output(&mut initdb)?;
         fs::OpenOptions::new()
@@ -55,10 +44,7 @@ impl Postgres {
             .and_then(|mut file| std::io::Write::write_all(&mut file, b"host all all all trust\n"))?;
 
         let mut postgres = as_user(ns, &user, "postgres")?;
-        postgres
-            .arg("-D")
-            .arg(&data)
-            .args(["-p", &port.to_string(), "-h", "*"]);
+        postgres.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "*"]);
         let mut set = |key: &str, value: &str| {
             postgres.arg("-c").arg(format!("{key}={value}"));
         };
@@ -76,11 +62,7 @@ impl Postgres {
         }
         let mut process = Process::spawn("postgres", postgres)?;
         process.wait_listening(&[port])?;
-        Ok(Self {
-            process,
-            port,
-            _data: files,
-        })
+        Ok(Self { process, port, _data: files })
     }
 }
 
@@ -88,18 +70,9 @@ impl Postgres {
 fn as_user(ns: &NetNs, user: &User, program: &str) -> Result<Command> {
     let program = find_program(program).with_context(|| format!("{program} is not installed"))?;
     let mut command = ns.command("setpriv");
-    command.args([
-        "--reuid",
-        &user.uid.to_string(),
-        "--regid",
-        &user.gid.to_string(),
-        "--clear-groups",
-    ]);
+    command.args(["--reuid", &user.uid.to_string(), "--regid", &user.gid.to_string(), "--clear-groups"]);
     // Changing the user forgets the request to die with the parent; setpriv makes it again.
-    command
-        .args(["--pdeathsig", "KILL", "--no-new-privs", "--"])
-        .arg(program)
-        .current_dir("/");
+    command.args(["--pdeathsig", "KILL", "--no-new-privs", "--"]).arg(program).current_dir("/");
     Ok(command)
 }
 
@@ -110,20 +83,13 @@ mod tests {
 
     #[test]
     fn postgres_answers_over_tls() -> Result<()> {
-        crate::require!(
-            crate::skip::has_program("postgres"),
-            "postgresql is not installed"
-        );
+        crate::require!(crate::skip::has_program("postgres"), "postgresql is not installed");
         let ns = NetNs::new("postgres")?;
         let authority = Authority::new("test")?;
         let leaf = authority.leaf(&["db1.example.com"])?;
         let _server = Postgres::start(&ns, 5432, "db1", Some(&leaf))?;
         let mut psql = ns.command("psql");
-        psql.args([
-            "host=127.0.0.1 user=postgres sslmode=require",
-            "-Atc",
-            "show cluster_name",
-        ]);
+        psql.args(["host=127.0.0.1 user=postgres sslmode=require", "-Atc", "show cluster_name"]);
         assert_eq!(checked_output(&mut psql)?, "db1\n");
         Ok(())
     }

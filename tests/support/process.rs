@@ -35,14 +35,8 @@ impl Process {
         command.stdin(Stdio::null());
         command.stdout(File::create(files.join("stdout"))?);
         command.stderr(File::create(files.join("stderr"))?);
-        let child = command
-            .spawn()
-            .with_context(|| format!("starting {name} ({command:?})"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            files,
-        })
+        let child = command.spawn().with_context(|| format!("starting {name} ({command:?})"))?;
+        Ok(Self { name: name.to_owned(), child, files })
     }
 
     /// The process id.
@@ -61,11 +55,7 @@ impl Process {
             (exited.is_some() || ports.iter().all(|port| listening.contains(port))).then_some(())
         });
         if ready.is_err() || exited.is_some() {
-            bail!(
-                "{} does not listen on {ports:?} (exit: {exited:?})\n{}",
-                self.name,
-                self.output()
-            );
+            bail!("{} does not listen on {ports:?} (exit: {exited:?})\n{}", self.name, self.output());
         }
         Ok(())
     }
@@ -119,26 +109,16 @@ impl Process {
     pub fn cpu_ticks(&self) -> Result<u64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         // The second field, the program's name in brackets, may hold spaces.
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .context("/proc/PID/stat has a name")?
-            .split_whitespace()
-            .collect();
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().context("/proc/PID/stat has a name")?.split_whitespace().collect();
         Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
     }
 
     /// Resident memory in KiB, of `VmRSS` or `VmHWM` (the peak).
     pub fn memory_kib(&self, key: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .context("no such key")?;
-        Ok(line
-            .trim_matches([':', '\t', ' '])
-            .trim_end_matches(" kB")
-            .parse()?)
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such key")?;
+        Ok(line.trim_matches([':', '\t', ' ']).trim_end_matches(" kB").parse()?)
     }
 
     /// Open file descriptors.
@@ -174,10 +154,7 @@ impl Drop for Process {
 
 /// Runs a command to its end: standard output, or an error with everything it said.
 pub fn checked_output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("running {command:?}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
         output.status.success(),
@@ -201,10 +178,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .collect();
     versions.sort();
     directories.extend(versions.into_iter().rev());
-    directories
-        .into_iter()
-        .map(|directory| directory.join(name))
-        .find(|file| file.is_file())
+    directories.into_iter().map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
 /// The ports with a listening TCP socket in the network namespace of a process.
@@ -245,20 +219,14 @@ mod tests {
         command.args(["-c", "echo out; echo err >&2; exit 3"]);
         let mut process = Process::spawn("sh", command).unwrap();
         assert_eq!(process.wait(Duration::from_secs(10)).unwrap().code(), Some(3));
-        assert_eq!(
-            (process.stdout().as_str(), process.stderr().as_str()),
-            ("out\n", "err\n")
-        );
+        assert_eq!((process.stdout().as_str(), process.stderr().as_str()), ("out\n", "err\n"));
     }
 
     #[test]
     fn a_program_that_ends_instead_of_listening_is_an_error_with_its_output() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such option; exit 1"]);
-        let error = Process::spawn("sh", command)
-            .unwrap()
-            .wait_listening(&[1])
-            .unwrap_err();
+        let error = Process::spawn("sh", command).unwrap().wait_listening(&[1]).unwrap_err();
         assert!(error.to_string().contains("no such option"), "{error}");
     }
 

@@ -35,11 +35,7 @@ impl TryFrom<TcpStream> for Duplex {
     type Error = io::Error;
 
     fn try_from(socket: TcpStream) -> io::Result<Self> {
-        Ok(Self {
-            reader: Box::new(socket.try_clone()?),
-            writer: Box::new(socket.try_clone()?),
-            socket,
-        })
+        Ok(Self { reader: Box::new(socket.try_clone()?), writer: Box::new(socket.try_clone()?), socket })
     }
 }
 
@@ -92,11 +88,7 @@ impl Plan {
 
 /// Carries a plan out: sends on one thread, receives and checks on another, until both directions have ended.
 pub fn exchange(duplex: Duplex, plan: &Plan) -> Result<()> {
-    let Duplex {
-        mut reader,
-        mut writer,
-        socket,
-    } = duplex;
+    let Duplex { mut reader, mut writer, socket } = duplex;
     if plan.answer {
         receive(&mut *reader, plan)?;
         return send(&mut *writer, plan);
@@ -121,9 +113,7 @@ fn send(writer: &mut dyn HalfClose, plan: &Plan) -> Result<()> {
     while left > 0 {
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
         stream.fill(&mut chunk[..n]);
-        writer
-            .write_all(&chunk[..n])
-            .with_context(|| format!("sending, {left} bytes before the end"))?;
+        writer.write_all(&chunk[..n]).with_context(|| format!("sending, {left} bytes before the end"))?;
         left -= n as u64;
     }
     writer.finish().context("ending the direction")
@@ -137,15 +127,9 @@ fn receive(reader: &mut dyn Read, plan: &Plan) -> Result<()> {
     let mut total = 0;
     let mut stall = plan.stall;
     loop {
-        let n = reader
-            .read(&mut got)
-            .with_context(|| format!("receiving, after {total} bytes"))?;
+        let n = reader.read(&mut got).with_context(|| format!("receiving, after {total} bytes"))?;
         if n == 0 {
-            ensure!(
-                total == plan.receive,
-                "the stream ended after {total} of {} bytes",
-                plan.receive
-            );
+            ensure!(total == plan.receive, "the stream ended after {total} of {} bytes", plan.receive);
             return Ok(());
         }
         stream.fill(&mut expected[..n]);
@@ -169,11 +153,7 @@ struct Stream {
 
 impl Stream {
     fn new(seed: u64) -> Self {
-        Self {
-            state: seed,
-            word: [0; 8],
-            used: 8,
-        }
+        Self { state: seed, word: [0; 8], used: 8 }
     }
 
     fn fill(&mut self, mut buffer: &mut [u8]) {
@@ -220,17 +200,8 @@ mod tests {
 
     #[test]
     fn what_is_sent_arrives_whatever_the_pieces() {
-        let plan = Plan {
-            chunk: 7,
-            ..Plan::both_ways(100_003)
-        };
-        let (here, there) = exchange_between(
-            plan.clone(),
-            Plan {
-                chunk: 1000,
-                ..plan.mirrored()
-            },
-        );
+        let plan = Plan { chunk: 7, ..Plan::both_ways(100_003) };
+        let (here, there) = exchange_between(plan.clone(), Plan { chunk: 1000, ..plan.mirrored() });
         here.unwrap();
         there.unwrap();
     }
@@ -238,26 +209,14 @@ mod tests {
     #[test]
     fn a_wrong_byte_is_reported_with_its_position() {
         let plan = Plan::both_ways(10);
-        let (here, _) = exchange_between(
-            plan.clone(),
-            Plan {
-                send_seed: 77,
-                ..plan.mirrored()
-            },
-        );
+        let (here, _) = exchange_between(plan.clone(), Plan { send_seed: 77, ..plan.mirrored() });
         assert_eq!(here.unwrap_err().to_string(), "byte 0 differs");
     }
 
     #[test]
     fn an_answer_waits_for_the_end_of_the_question() {
         let plan = Plan::both_ways(10);
-        let (here, there) = exchange_between(
-            plan.clone(),
-            Plan {
-                answer: true,
-                ..plan.mirrored()
-            },
-        );
+        let (here, there) = exchange_between(plan.clone(), Plan { answer: true, ..plan.mirrored() });
         here.unwrap();
         there.unwrap();
     }
@@ -265,16 +224,7 @@ mod tests {
     #[test]
     fn a_missing_byte_is_reported() {
         let plan = Plan::both_ways(10);
-        let (here, _) = exchange_between(
-            plan.clone(),
-            Plan {
-                send: 9,
-                ..plan.mirrored()
-            },
-        );
-        assert_eq!(
-            here.unwrap_err().to_string(),
-            "the stream ended after 9 of 10 bytes"
-        );
+        let (here, _) = exchange_between(plan.clone(), Plan { send: 9, ..plan.mirrored() });
+        assert_eq!(here.unwrap_err().to_string(), "the stream ended after 9 of 10 bytes");
     }
 }

@@ -53,16 +53,7 @@ impl Redis {
     fn start(ns: &NetNs, port: u16, tls: bool, options: &[String]) -> Result<Self> {
         let mut command = ns.command("redis-server");
         command.args(options);
-        command.args([
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--protected-mode",
-            "no",
-            "--daemonize",
-            "no",
-        ]);
+        command.args(["--save", "", "--appendonly", "no", "--protected-mode", "no", "--daemonize", "no"]);
         command.args(["--bind", "*", "-::*", "--dir", "/", "--maxclients", "12000"]);
         let mut process = Process::spawn("redis-server", command)?;
         process.wait_listening(&[port])?;
@@ -73,18 +64,7 @@ impl Redis {
 /// A `redis-cli` that speaks TLS to `host:port` with this SNI; add the Redis command as arguments.
 pub fn tls_cli(ns: &NetNs, host: &str, port: u16, sni: &str, authority: &Path) -> Command {
     let mut command = ns.command("redis-cli");
-    command
-        .args([
-            "-h",
-            host,
-            "-p",
-            &port.to_string(),
-            "--tls",
-            "--sni",
-            sni,
-            "--cacert",
-        ])
-        .arg(authority);
+    command.args(["-h", host, "-p", &port.to_string(), "--tls", "--sni", sni, "--cacert"]).arg(authority);
     command
 }
 

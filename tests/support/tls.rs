@@ -61,14 +61,14 @@ impl Client {
         while connection.is_handshaking() {
             connection.complete_io(&mut socket).context("TLS handshake")?;
         }
-        let shared = Arc::new(Shared {
-            connection: Mutex::new(connection),
-            output: Mutex::new(socket.try_clone()?),
-        });
+        let shared =
+            Arc::new(Shared { connection: Mutex::new(connection), output: Mutex::new(socket.try_clone()?) });
         Ok(Duplex {
             reader: Box::new(Reader {
                 socket: socket.try_clone()?,
                 shared: shared.clone(),
+                sealed: Vec::new(),
+                taken: 0,
             }),
             writer: Box::new(Writer { shared }),
             socket,
@@ -82,9 +82,7 @@ impl Client {
         while connection.is_handshaking() {
             connection.complete_io(&mut socket).context("TLS handshake")?;
         }
-        Ok(connection
-            .negotiated_key_exchange_group()
-            .map(|group| group.name()))
+        Ok(connection.negotiated_key_exchange_group().map(|group| group.name()))
     }
 }
 
@@ -133,6 +131,9 @@ impl Shared {
 struct Reader {
     socket: TcpStream,
     shared: Arc<Shared>,
+    /// Received; `sealed[taken..]` is still to be given to rustls.
+    sealed: Vec<u8>,
+    taken: usize,
 }
 
 impl Read for Reader {
@@ -144,19 +145,20 @@ impl Read for Reader {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
-            let mut sealed = [0; 16 * 1024];
-            let n = self.socket.read(&mut sealed)?;
+            if self.taken == self.sealed.len() {
+                self.sealed.resize(16 * 1024, 0);
+                let n = self.socket.read(&mut self.sealed)?;
+                self.sealed.truncate(n);
+                self.taken = 0;
+            }
+            // One step, then the plaintext: rustls takes no more while its own buffer is full. An empty read is
+            // how it learns of the end of the stream.
+            let mut rest = &self.sealed[self.taken..];
             self.shared.drive(|connection| {
-                let mut rest = &sealed[..n];
-                // An empty read is how rustls learns of the end of the stream.
-                loop {
-                    connection.read_tls(&mut rest)?;
-                    connection.process_new_packets().map_err(io::Error::other)?;
-                    if rest.is_empty() {
-                        return Ok(());
-                    }
-                }
+                connection.read_tls(&mut rest)?;
+                connection.process_new_packets().map_err(io::Error::other)
             })?;
+            self.taken = self.sealed.len() - rest.len();
         }
     }
 }
@@ -182,10 +184,6 @@ impl HalfClose for Writer {
             connection.send_close_notify();
             Ok(())
         })?;
-        self.shared
-            .output
-            .lock()
-            .expect("no panic while locked")
-            .shutdown(Shutdown::Write)
+        self.shared.output.lock().expect("no panic while locked").shutdown(Shutdown::Write)
     }
 }

@@ -50,11 +50,7 @@ impl Triangle {
             gateway: NetNs::new("gateway")?,
             server: NetNs::new("server")?,
         };
-        let Self {
-            client,
-            gateway,
-            server,
-        } = &triangle;
+        let Self { client, gateway, server } = &triangle;
         gateway.link("front", client, "eth0")?;
         gateway.link("back", server, "eth0")?;
         for (ns, device, v4, v6) in [

@@ -91,6 +91,9 @@ impl Record<'_> {
         if let Some(reason) = self.tier_reason {
             let _ = write!(line, "({reason})");
         }
+        if let Some(alpn) = self.alpn {
+            let _ = write!(line, " alpn={}", alpn.join(","));
+        }
         let _ = write!(
             line,
             " in={} out={} {}ms {}",

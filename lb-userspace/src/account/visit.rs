@@ -57,8 +57,8 @@ impl Visitor {
     pub fn negotiated(&mut self, version: Option<ProtocolVersion>) {
         if let Some(hello) = &mut self.hello {
             hello.version = match version {
-                Some(ProtocolVersion::TLSv1_2) => "1.2".into(),
-                Some(ProtocolVersion::TLSv1_3) => "1.3".into(),
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
                 _ => return,
             };
         }
@@ -168,6 +168,7 @@ impl Drop for Account {
             }
         }
         self.gateway.ledger.close(self.worker, &self.connection, reason);
+        tracing::debug!(id = self.connection.id, client = %self.visitor.client, %reason, "closed");
         self.visitor.log(&self.gateway, reason.name(), Some(&self.connection));
     }
 }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 /// How often the files are looked at with `watch = true`.
@@ -119,11 +120,17 @@ impl Control {
     async fn serve(mut self) -> anyhow::Result<()> {
         self.resolve();
         let gateway: Arc<dyn crate::admin::Gateway> = self.gateway.clone();
+        let mut admin = JoinSet::new();
         if let Some(socket) = self.socket.take() {
-            tokio::spawn(socket::serve(socket, gateway.clone()));
+            let gateway = gateway.clone();
+            admin.spawn(async move {
+                if let Err(error) = socket::serve(socket, gateway).await {
+                    tracing::error!(%error, "the admin socket is gone");
+                }
+            });
         }
-        if let Some(admin) = self.admin.take() {
-            tokio::spawn(http::serve(tokio::net::TcpListener::from_std(admin)?, gateway));
+        if let Some(listener) = self.admin.take() {
+            admin.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, gateway));
         }
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
@@ -155,7 +162,7 @@ impl Control {
                 () = changed(&mut self.watched) => { let _ = self.reload("a changed file"); }
             }
         }
-        self.stop(stop).await
+        self.stop(stop, admin).await
     }
 
     /// Puts the file's configuration in force, or changes nothing and says why.
@@ -185,11 +192,11 @@ impl Control {
         warnings.extend(self.needs_restart(&config.gateway));
 
         let old = self.gateway.snapshot.load_full();
-        let new = Snapshot::new(&config, Some(&old)).map_err(|fault| fault.to_string())?;
+        let new = Snapshot::new(&config, Some(&old)).map_err(in_full)?;
         let before: BTreeSet<SocketAddr> = old.addresses().map(|(address, _)| address).collect();
         let after: BTreeSet<SocketAddr> = new.addresses().map(|(address, _)| address).collect();
         let added = new.addresses().filter(|(address, _)| !before.contains(address));
-        let sockets = open(added, self.workers.len()).map_err(|fault| fault.to_string())?;
+        let sockets = open(added, self.workers.len()).map_err(in_full)?;
 
         let reloaded = new.reloaded(warnings);
         self.gateway.snapshot.store(Arc::new(new));
@@ -241,7 +248,7 @@ impl Control {
     }
 
     /// Accepts no more, lets live connections end within `drain_timeout`, resets the rest.
-    async fn stop(self, mut stop: Stop) -> anyhow::Result<()> {
+    async fn stop(self, mut stop: Stop, mut admin: JoinSet<()>) -> anyhow::Result<()> {
         self.gateway.stopping.store(true, Relaxed);
         for (address, _) in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
@@ -272,7 +279,8 @@ impl Control {
             let _ = worker.commands.send(Command::Exit);
             let _ = worker.thread.join();
         }
-        // The log's last lines are written when the last sender is gone.
+        // The log's last lines are written when the last that can add one is gone.
+        admin.shutdown().await;
         drop(self.requests);
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
@@ -293,6 +301,11 @@ fn open(
         Ok((address, sockets.map_err(listen_fault(address))?))
     };
     addresses.map(open).collect()
+}
+
+/// With its causes, on one line.
+fn in_full(fault: Fault) -> String {
+    format!("{:#}", anyhow::Error::new(fault))
 }
 
 fn listen_fault(address: SocketAddr) -> impl Fn(std::io::Error) -> Fault {

@@ -21,11 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 /// Why the gateway cannot start, or a reload cannot take effect.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The configuration does not hold; the text shows every error with its place.
-    #[error("{0}")]
-    Config(String),
     /// rustls does not take a route's certificate.
-    #[error("route {route}: {source}")]
+    #[error("route {route}: rustls does not take its certificate")]
     Tls {
         /// The route.
         route: Arc<str>,
@@ -33,7 +30,7 @@ pub enum Fault {
         source: anyhow::Error,
     },
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -41,7 +38,7 @@ pub enum Fault {
         source: std::io::Error,
     },
     /// The access log cannot be opened.
-    #[error("cannot open the access log {path}: {source}")]
+    #[error("cannot open the access log {path}")]
     AccessLog {
         /// The file.
         path: PathBuf,

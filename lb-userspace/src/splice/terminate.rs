@@ -295,7 +295,8 @@ impl Relay<'_> {
         output.clear();
         let mut answer = Output::default();
         let result = decrypt(&mut self.tls, &mut input[..length], output, &mut answer, &mut self.client_eof);
-        if !answer.bytes().is_empty() {
+        // After our FIN the client gets no more answers (close_notify in answer to its own, a key update).
+        if !answer.bytes().is_empty() && !self.server_eof {
             self.to_client.write(answer.bytes(), self.client).map_err(|_| End::ReadFailed)?;
         }
         let consumed = result.map_err(|error| {
