@@ -193,6 +193,11 @@ fn the_example_of_the_ja4_specification_has_its_fingerprint() {
         "t13d1516h2_8daaf6152771_e5627efa2ab1"
     );
     assert_eq!(facts(&window).version.name(), "TLSv1.3");
+
+    // "If there's > 99, which there should never be, then output 99."
+    let block: Vec<u8> = (100..220).flat_map(|kind| extension(kind, b"")).collect();
+    let window = framed(1, &body(&[0x1301; 120], &block));
+    assert!(ja4(&window).unwrap().as_str().starts_with("t12i999900_"));
 }
 
 #[test]
