@@ -44,15 +44,21 @@ impl Records {
             if self.length().is_some_and(|length| self.gathered == length) {
                 return Ok(Some(body(window.get(..self.position).unwrap_or_default())));
             }
+            // The rest of this record; or a header and a byte, which a next one has at least.
+            let due = if self.left == 0 {
+                RECORD_HEADER + 1
+            } else {
+                self.left
+            };
+            if self.position + due > MAX_WINDOW {
+                return Err(RejectReason::HelloTooLarge);
+            }
             let unread = window.get(self.position..).unwrap_or_default();
             let walked = if self.left == 0 { self.record(unread)? } else { self.payload(unread)? };
             if walked == 0 {
                 return Ok(None);
             }
             self.position += walked;
-            if self.position + self.left > MAX_WINDOW {
-                return Err(RejectReason::HelloTooLarge);
-            }
             // A server may not be sent a second message yet, so a ClientHello ends where its record ends.
             if self.length().is_some_and(|length| self.gathered + self.left > length) {
                 return Err(RejectReason::HelloMalformed);

@@ -69,6 +69,12 @@ fn hello_malformed_for_a_body_that_contradicts_itself() {
     rejected(&framed(1, &[&whole[..], b"\0"].concat()), R::HelloMalformed);
     rejected(&framed(1, &body(&[], &server_name(b"a.example"))), R::HelloMalformed);
 
+    // No compression method: the count and the method are in front of the length of the extensions.
+    let mut none = body(&[0x1301], b"");
+    let at = none.len() - 4;
+    none.splice(at..at + 2, [0]);
+    rejected(&framed(1, &none), R::HelloMalformed);
+
     let name = host_name(b"a.example");
     for block in [
         // Types that come twice, GREASE too.

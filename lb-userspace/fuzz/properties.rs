@@ -1,0 +1,72 @@
+// What must hold of every input: shared by the fuzz targets and the replay of their corpus.
+
+use snisplice::account::RejectReason;
+use snisplice::sniff::{Input, MAX_WINDOW, Output, Preamble, Sniffer, ja4};
+
+/// What a client sends, on either kind of listener.
+pub(crate) fn sniff(data: &[u8]) {
+    for preamble in [Preamble::Tls, Preamble::Postgres] {
+        let at_once = drive(preamble, data, usize::MAX);
+        // Stuffing, by its nature, is seen only if it comes along with the request.
+        if at_once != Output::Reject(RejectReason::PostgresStuffed) {
+            for size in [1, 7, 1000] {
+                assert_eq!(drive(preamble, data, size), at_once, "in segments of {size}");
+            }
+        }
+        if preamble == Preamble::Tls {
+            match &at_once {
+                Output::Hello(hello) => {
+                    assert!(hello.length <= data.len().min(MAX_WINDOW));
+                    assert!(ja4(data).is_some());
+                    let whole = &data[..hello.length];
+                    assert_eq!(
+                        drive(preamble, whole, usize::MAX),
+                        at_once,
+                        "what follows changed it"
+                    );
+                    let short = &whole[..whole.len() - 1];
+                    assert_eq!(drive(preamble, short, usize::MAX), Output::NeedMore);
+                }
+                Output::NeedMore => assert!(data.len() < MAX_WINDOW && ja4(data).is_none()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The body of a ClientHello: framed soundly, it is decided at once.
+pub(crate) fn hello(body: &[u8]) {
+    let body = &body[..body.len().min(snisplice::sniff::MAX_HELLO)];
+    let mut message = (body.len() as u32).to_be_bytes().to_vec();
+    message[0] = 1;
+    message.extend_from_slice(body);
+    let mut window = Vec::new();
+    for payload in message.chunks(1 << 14) {
+        window.extend([22, 3, 1]);
+        window.extend((payload.len() as u16).to_be_bytes());
+        window.extend_from_slice(payload);
+    }
+    assert_ne!(drive(Preamble::Tls, &window, usize::MAX), Output::NeedMore);
+    sniff(&window);
+}
+
+/// The verdict on `data` in segments of `size` bytes, which must latch.
+fn drive(preamble: Preamble, data: &[u8], size: usize) -> Output {
+    let mut sniffer = Sniffer::new(preamble);
+    let (mut start, mut end) = (0, 0);
+    let mut output = Output::NeedMore;
+    while end < data.len() && output == Output::NeedMore {
+        end = data.len().min(end.saturating_add(size));
+        output = sniffer.handle(Input::Bytes(&data[start..end]));
+        while let Output::Answer { consumed, .. } = output {
+            start += consumed;
+            output = sniffer.handle(Input::Bytes(&data[start..end]));
+        }
+    }
+    if output != Output::NeedMore {
+        assert_eq!(sniffer.handle(Input::Bytes(&data[start..])), output);
+        assert_eq!(sniffer.handle(Input::Timeout), output);
+        assert_eq!(sniffer.handle(Input::Closed), output);
+    }
+    output
+}
