@@ -50,9 +50,13 @@ impl Diagnostic {
     }
 
     pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self::error(span, message).into_warning()
+    }
+
+    pub(super) fn into_warning(self) -> Self {
         Self {
             severity: Severity::Warning,
-            ..Self::error(span, message)
+            ..self
         }
     }
 
@@ -161,8 +165,8 @@ impl Diagnostics {
     /// Writes all of them to standard error, in colour if that is a terminal and `NO_COLOR` is not set.
     pub fn print(&self) -> io::Result<()> {
         let mut stderr = io::stderr().lock();
-        let colour =
-            stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colour = stderr.is_terminal() && !unwanted;
         stderr.write_all(self.render(colour).as_bytes())
     }
 
@@ -174,22 +178,14 @@ impl Diagnostics {
         let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
         let primary = diagnostic
             .span
-            .as_ref()
+            .iter()
             .map(|span| (span, AnnotationKind::Primary, None));
-        let related = diagnostic.related.as_ref();
+        let related = diagnostic.related.iter();
         let related = related.map(|(span, what)| (span, AnnotationKind::Context, Some(*what)));
-        match (primary, related) {
-            (Some(primary), Some(related)) if self.line_of(primary.0) == self.line_of(related.0) => {
-                group = group.element(self.excerpt(&[primary, related]));
-            }
-            (primary, related) => {
-                group = group.elements(
-                    primary
-                        .into_iter()
-                        .chain(related)
-                        .map(|mark| self.excerpt(&[mark])),
-                );
-            }
+        let marks: Vec<Mark<'_>> = primary.chain(related).collect();
+        // Marks on one line share its excerpt.
+        for marks in marks.chunk_by(|one, other| self.line_of(one.0) == self.line_of(other.0)) {
+            group = group.element(self.excerpt(marks));
         }
         match &diagnostic.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),
@@ -250,6 +246,8 @@ pub(super) struct Report {
     list: Vec<Diagnostic>,
     /// Where the text is not TOML. Keys and whole tables may be missing from what the parser then recovers.
     syntax: Vec<Diagnostic>,
+    /// What stands from here on is not what the user meant it to be.
+    given_up_from: Option<usize>,
     /// Comparisons made for "did you mean", see [`Report::similar`].
     comparisons: usize,
 }
@@ -264,6 +262,11 @@ impl Report {
 
     pub(super) fn push_syntax(&mut self, diagnostic: Diagnostic) {
         self.syntax.push(diagnostic);
+    }
+
+    /// Nothing that starts behind `at` is to be judged.
+    pub(super) fn give_up_from(&mut self, at: usize) {
+        self.given_up_from = Some(at);
     }
 
     /// Something is missing; of no interest if it may merely have been lost behind a syntax error.
@@ -285,6 +288,11 @@ impl Report {
     ) -> Option<String> {
         /// Lets a slip of the finger through, and a changed ending; not a different word.
         const SIMILAR: f64 = 0.8;
+        /// Of a name that can be; a comparison takes time in the square of its length.
+        const LONGEST: usize = 253;
+        if word.len() > LONGEST {
+            return None;
+        }
         let left = Self::MAX_COMPARISONS.saturating_sub(self.comparisons);
         let (mut best, mut best_score) = (None, SIMILAR);
         for candidate in candidates.into_iter().take(left) {
@@ -302,11 +310,10 @@ impl Report {
         let mut all = Diagnostics::new(file_name, source.to_owned(), self.syntax);
         let line = |diagnostic: &Diagnostic| Some(all.line_of(diagnostic.span.as_ref()?));
         let broken: HashSet<_> = all.list.iter().map(line).collect();
-        let kept: Vec<_> = self
-            .list
-            .into_iter()
-            .filter(|d| !broken.contains(&line(d)))
-            .collect();
+        let start = |diagnostic: &Diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start);
+        let given_up_from = self.given_up_from.unwrap_or(usize::MAX);
+        let kept = |d: &Diagnostic| start(d) < given_up_from && !broken.contains(&line(d));
+        let kept: Vec<_> = self.list.into_iter().filter(kept).collect();
         all.list.extend(kept);
         all.sort();
         all
