@@ -120,11 +120,15 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
             });
         }
     }
-    check_route_counts(raw, &listeners, &claims, report);
+    reject_tcp_route_counts(raw, &listeners, &claims, report);
     overlap::report_ties(&claims, report);
     overlap::warn_of_uncovered_names(&claims, report);
-    overlap::warn_of_coalescing(&claims, report);
-    warn_of_unused_pools(raw, &routes, report);
+    // The rest compares what there is with what there is not, which may merely have been misspelt.
+    if !report.has_errors() {
+        overlap::warn_of_coalescing(&claims, report);
+        warn_of_idle_listeners(raw, &listeners, &routes, report);
+        warn_of_unused_pools(raw, &routes, report);
+    }
     Config {
         gateway: gateway(&raw.gateway),
         listeners,
@@ -323,51 +327,62 @@ fn reject_tls_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
     None
 }
 
-/// A `tcp` listener has exactly one route, the others at least one to be of use.
-fn check_route_counts(raw: &RawConfig, listeners: &[Listener], claims: &[Claim<'_>], report: &mut Report) {
+/// A `tcp` listener has exactly one route.
+fn reject_tcp_route_counts(
+    raw: &RawConfig,
+    listeners: &[Listener],
+    claims: &[Claim<'_>],
+    report: &mut Report,
+) {
     let mut first: Vec<Option<&Claim<'_>>> = vec![None; listeners.len()];
-    for claim in claims {
+    let is_tcp = |index: usize| listeners[index].protocol == Protocol::Tcp;
+    for claim in claims.iter().filter(|claim| is_tcp(claim.listener)) {
         let Some(earlier) = first[claim.listener] else {
             first[claim.listener] = Some(claim);
             continue;
         };
-        let listener = &listeners[claim.listener];
-        if listener.protocol == Protocol::Tcp {
-            let name = quote(&listener.name);
-            let message = format!("the `tcp` listener {name} has more than one route");
-            let error = Diagnostic::error(claim.reference.clone(), message);
-            let error = error.related(earlier.reference.clone(), "the first is here");
-            report.push(error.help("one route with several `backends` shares connections out by weight"));
-        }
+        let name = quote(&listeners[claim.listener].name);
+        let message = format!("the `tcp` listener {name} has more than one route");
+        let error = Diagnostic::error(claim.reference.clone(), message);
+        let error = error.related(earlier.reference.clone(), "the first is here");
+        report.push(error.help("one route with several `backends` shares connections out by weight"));
     }
-    // A route that leads nowhere may have been meant for this listener.
+    // A route that leads nowhere may have been meant for such a listener.
     if claims.len() < raw.routes.len() {
         return;
     }
-    let refused = report.has_errors();
-    for (index, listener) in listeners
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| first[*index].is_none())
-    {
-        let name = quote(&listener.name);
-        let span = raw.listeners[index].span.clone();
-        let help = format!("add a `[[route]]` with `listener = {:?}`", listener.name);
-        if listener.protocol == Protocol::Tcp {
-            let error = Diagnostic::error(span, format!("the `tcp` listener {name} has no route"));
-            report.push_absence(error.help(help));
-        } else if !refused {
-            let message = format!("no route is on the listener {name}: it turns every client away");
-            report.push(Diagnostic::warning(span, message).help(help));
+    for (index, raw) in raw.listeners.iter().enumerate() {
+        if is_tcp(index) && first[index].is_none() {
+            let name = &listeners[index].name;
+            let message = format!("the `tcp` listener {} has no route", quote(name));
+            let error = Diagnostic::error(raw.span.clone(), message);
+            report.push_absence(error.help(format!("add a `[[route]]` with `listener = {name:?}`")));
         }
     }
 }
 
-fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) {
-    // A backend that could not be read may be the one that uses it.
-    if report.has_errors() {
-        return;
+fn warn_of_idle_listeners(raw: &RawConfig, listeners: &[Listener], routes: &[Route], report: &mut Report) {
+    let mut used = vec![false; listeners.len()];
+    for route in routes {
+        used[route.listener] = true;
     }
+    for (index, raw) in raw
+        .listeners
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !used[*index])
+    {
+        let name = &listeners[index].name;
+        let message = format!(
+            "no route is on the listener {}: it turns every client away",
+            quote(name)
+        );
+        let warning = Diagnostic::warning(raw.span.clone(), message);
+        report.push(warning.help(format!("add a `[[route]]` with `listener = {name:?}`")));
+    }
+}
+
+fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) {
     let mut used = vec![false; raw.pools.len()];
     for backend in routes.iter().flat_map(|route| &route.backends) {
         used[backend.pool] = true;

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
 use std::string::FromUtf8Error;
 
-use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 /// The diagnostics of a configuration that is in order: none of them is an error.
 pub type Warnings = Diagnostics;
@@ -70,6 +70,12 @@ impl Diagnostic {
         self
     }
 }
+
+/// A file that is no configuration at all can be wrong in millions of places.
+const MAX_DRAWN: usize = 1000;
+
+/// In bytes. A longer line is no help to the reader, and drawing it many times over takes long.
+const MAX_DRAWN_LINE: usize = 4096;
 
 /// What is underlined, how, and what is written beside it.
 type Mark<'a> = (&'a Range<usize>, AnnotationKind, Option<&'static str>);
@@ -141,13 +147,10 @@ impl Diagnostics {
 
     /// Line and column, both from 1, columns in characters.
     pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
-        let span = diagnostic.span.as_ref()?;
-        let line = self.line_of(span);
-        let before = &self.source[self.line_starts[line]..self.clip(span).start];
-        Some((line + 1, before.chars().count() + 1))
+        diagnostic.span.as_ref().map(|span| self.line_and_column(span))
     }
 
-    /// All of them, each with its excerpt and hint.
+    /// Each with its excerpt and hint; of very many only the first thousand.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
             Renderer::styled()
@@ -155,9 +158,12 @@ impl Diagnostics {
             Renderer::plain()
         };
         let mut out = String::new();
-        for diagnostic in &self.list {
+        for diagnostic in self.list.iter().take(MAX_DRAWN) {
             out.push_str(&renderer.render(&[self.group(diagnostic)]));
             out.push_str("\n\n");
+        }
+        if let Some(left @ 1..) = self.list.len().checked_sub(MAX_DRAWN) {
+            out.push_str(&format!("… and {left} more\n"));
         }
         out
     }
@@ -185,7 +191,10 @@ impl Diagnostics {
         let marks: Vec<Mark<'_>> = primary.chain(related).collect();
         // Marks on one line share its excerpt.
         for marks in marks.chunk_by(|one, other| self.line_of(one.0) == self.line_of(other.0)) {
-            group = group.element(self.excerpt(marks));
+            group = match self.excerpt(marks) {
+                Some(excerpt) => group.element(excerpt),
+                None => group.element(self.origin(marks[0].0)),
+            };
         }
         match &diagnostic.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),
@@ -193,22 +202,38 @@ impl Diagnostics {
         }
     }
 
-    /// The line that `marks` are on, underlined there. The renderer gets no more than this line, so that the cost
-    /// of a diagnostic does not grow with the file.
-    fn excerpt(&self, marks: &[Mark<'_>]) -> Snippet<'_, Annotation<'_>> {
+    /// The line that `marks` are on, underlined there; none if it is no line that someone wrote. The renderer gets
+    /// no more than this line, so that the cost of a diagnostic does not grow with the file.
+    fn excerpt(&self, marks: &[Mark<'_>]) -> Option<Snippet<'_, Annotation<'_>>> {
         let line = self.line_of(marks[0].0);
         let start = self.line_starts[line];
         let text = self.source[start..].lines().next().unwrap_or_default();
+        if text.len() > MAX_DRAWN_LINE {
+            return None;
+        }
         let annotations = marks.iter().map(|(span, kind, label)| {
             let span = self.clip(span);
             // A value over several lines is shown by its first.
             let end = span.end.min(start + text.len()).max(span.start);
             kind.span(span.start - start..end - start).label(*label)
         });
-        Snippet::source(text)
+        let excerpt = Snippet::source(text)
             .line_start(line + 1)
-            .path(self.file_name.as_str())
-            .annotations(annotations)
+            .path(self.file_name.as_str());
+        Some(excerpt.annotations(annotations))
+    }
+
+    fn origin(&self, span: &Range<usize>) -> Origin<'_> {
+        let (line, column) = self.line_and_column(span);
+        Origin::path(self.file_name.as_str())
+            .line(line)
+            .char_column(column)
+    }
+
+    fn line_and_column(&self, span: &Range<usize>) -> (usize, usize) {
+        let line = self.line_of(span);
+        let before = &self.source[self.line_starts[line]..self.clip(span).start];
+        (line + 1, before.chars().count() + 1)
     }
 
     /// By position; what has none comes first.

@@ -274,9 +274,8 @@ fn interfaces(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Interfaces> {
         _ => {
             let names = r.list(v, |r, v| r.parse(v, value::interface))?;
             r.reject_duplicates(&names, |name| quote(name));
-            Some(Interfaces::Named(
-                names.into_iter().map(Spanned::into_inner).collect(),
-            ))
+            let names = names.into_iter().map(Spanned::into_inner);
+            Some(Interfaces::Named(names.collect()))
         }
     }
 }
@@ -293,17 +292,15 @@ fn tiers(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Tier>> {
     r.reject_duplicates(&tiers, |tier| format!("`{tier}`"));
     let mut reached = Vec::new();
     for tier in tiers {
-        if reached.contains(tier.get_ref()) {
-            continue;
-        }
+        // A duplicate, which was reported.
         if reached.contains(tier.get_ref()) {
             continue;
         }
         if reached.contains(&Tier::Copy) {
             let message = format!("the tier `{}` is never reached", tier.get_ref());
             let warning = Diagnostic::warning(tier.span(), message);
-            r.report
-                .push(warning.help("put `\"copy\"` last: it takes every connection"));
+            let help = "put `\"copy\"` last: it takes every connection";
+            r.report.push(warning.help(help));
             continue;
         }
         reached.push(tier.into_inner());

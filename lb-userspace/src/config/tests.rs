@@ -490,7 +490,7 @@ fn a_syntax_error_is_shown_where_it_is() {
         r#"
         error: string values must be quoted, expected literal string
            at: databases
-         help: put it in quotes: `"databases"`
+         help: text, also an address or a duration, stands in quotes
         "#,
     );
 }
@@ -541,7 +541,7 @@ fn errors_are_found_on_both_sides_of_a_syntax_error() {
          help: for example `workers = 0`
         error: invalid float, expected nothing
            at: .0.1:9900
-         help:
+         help: text, also an address or a duration, stands in quotes
         error: `watch` must be `true` or `false`, not an integer
            at: 1
          help: for example `watch = true`
@@ -566,6 +566,59 @@ fn a_file_that_cannot_be_read_is_an_error() {
     let error = load(Path::new("/nonexistent/snisplice.toml")).unwrap_err();
     let message = "error: cannot read `/nonexistent/snisplice.toml`: No such file or directory (os error 2)";
     assert_eq!(error.to_string().trim_end(), message);
+}
+
+/// A directory of this test's own, removed at its end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("snisplice-{}-{name}", std::process::id()));
+        std::fs::create_dir(&directory).expect("a directory of this name is not there");
+        Self(directory)
+    }
+
+    fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing to be done if it cannot be removed, least of all in a panic.
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn relative_paths_start_at_the_directory_of_the_file() {
+    let scratch = Scratch::new("relative");
+    scratch.write("app1.crt", &FILES.0["app1.crt"]);
+    scratch.write("app1.key", &FILES.0["app1.key"]);
+    let (config, _) = load(&scratch.write("snisplice.toml", TERMINATED)).unwrap();
+    assert!(matches!(config.routes[0].tls, TlsMode::Terminate(_)));
+}
+
+#[test]
+fn a_file_may_be_as_large_as_its_bound_and_no_larger() {
+    let scratch = Scratch::new("bound");
+    let path = scratch.write("file", "12345");
+    assert_eq!(read_bounded(&path, 5).unwrap(), b"12345");
+    assert_eq!(
+        read_bounded(&path, 4).unwrap_err().kind(),
+        io::ErrorKind::FileTooLarge
+    );
+}
+
+#[test]
+fn looking_for_similar_names_has_an_end() {
+    let mut report = diagnostic::Report::default();
+    let names: Vec<String> = (0..1000).map(|n| format!("pool-{n}")).collect();
+    let mut similar = || report.similar("pool-1000x", names.iter().map(String::as_str));
+    let found = (0..1000).filter(|_| similar().is_some()).count();
+    assert_eq!(found, 100, "100 000 comparisons in all");
 }
 
 #[test]
@@ -660,7 +713,7 @@ fn a_value_of_the_wrong_type_is_an_error() {
         error: `listener` must be a string, not a list
            at: ["databases"]
          help: for example `listener = "databases"`
-        error: `backends` must be a table, not a boolean
+        error: an item of `backends` must be a table, not a boolean
            at: true
          help: for example `backends = ["redis-1"]`
         error: `pool` is a list of tables
@@ -826,7 +879,7 @@ fn a_duration_needs_a_unit_and_must_be_of_use() {
          help: a number and a unit: `"500ms"`, `"5s"`, `"1h 30m"`
         error: `idle_timeout` must not be zero
            at: "0s"
-         help: for example `idle_timeout = "1h"`
+         help: leave it out for no timeout
         error: `9years` is too long
            at: "9years"
          help: at most `"365days"`
@@ -1048,9 +1101,6 @@ fn an_item_listed_twice_is_an_error() {
         error: `copy` is twice in `tiers`
            at: "copy"
          help: take one of them out
-        warning: the tier `copy` is never reached
-           at: "copy"
-         help: put `"copy"` last: it takes every connection
         error: `eth0` is twice in `interfaces`
            at: "eth0"
          help: take one of them out
@@ -1144,9 +1194,6 @@ fn two_things_of_a_kind_cannot_have_one_name() {
         error: two pools are named `redis`
            at: "redis"
          help: rename one of them
-        warning: no route is on the listener `databases`: it turns every client away
-           at: [[listener]]
-         help: add a `[[route]]` with `listener = "databases"`
         error: two listeners are named `databases`
            at: "databases"
          help: rename one of them
@@ -1168,7 +1215,7 @@ fn a_reference_to_nothing_is_an_error() {
          help: did you mean `databases`?
         error: no pool is named `postgres`
            at: "postgres"
-         help: there are `redis`
+         help: known are `redis`
         "#,
     );
     let poolless = &GOOD[..GOOD.find("[[pool]]").unwrap()];
@@ -1421,10 +1468,10 @@ fn a_certificate_file_must_be_readable_and_hold_a_certificate() {
          help: it holds a private key: are `chain` and `key` swapped?
         error: cannot use `cut.pem`: a PEM section in it does not end
            at: "cut.pem"
-         help: a PEM file with `BEGIN CERTIFICATE`
-        error: cannot use `garbage.crt`: its first certificate does not parse: Parsing Error: Der(UnexpectedTag { expected: Some(Tag(16)), actual: Tag(0) })
+         help: a PEM file with `BEGIN CERTIFICATE`, the server's own first
+        error: cannot use `garbage.crt`: its first certificate is not X.509
            at: "garbage.crt"
-         help:
+         help: a PEM file with `BEGIN CERTIFICATE`, the server's own first
         "#,
     );
 }
@@ -1453,7 +1500,7 @@ fn a_key_file_must_be_readable_and_hold_a_key() {
          help: it holds a certificate: are `chain` and `key` swapped?
         error: cannot use `cut.key`: a PEM section in it does not end
            at: "cut.key"
-         help:
+         help: a PEM file with `BEGIN PRIVATE KEY`
         error: cannot use `garbage.key`: its private key is not one that can be used
            at: "garbage.key"
          help: RSA of 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519
@@ -1493,9 +1540,9 @@ fn a_client_ca_must_hold_certificates() {
     assert_faults(
         &with("garbage.crt"),
         r#"
-        error: cannot use `garbage.crt`: its certificate 1 does not parse: invalid peer certificate: BadEncoding
+        error: cannot use `garbage.crt`: its certificate 1 is not X.509
            at: "garbage.crt"
-         help:
+         help: a PEM file with the certificates that sign those of clients
         "#,
     );
 }
@@ -1734,7 +1781,53 @@ fn diagnostics_are_drawn_with_position_excerpt_and_hint() {
     assert_eq!(
         drawn,
         r#"error: `copy` is twice in `tiers`
-DRAWN"#
+ --> snisplice.toml:2:18
+  |
+2 | tiers = ["copy", "copy"]
+  |          ------  ^^^^^^
+  |          |
+  |          first here
+  |
+  = help: take one of them out
+
+error: routes `app1.example.com` and `second` tie: both take `app1.example.com`
+  --> snisplice.toml:19:8
+   |
+19 | sni = ["app1.example.com"]
+   |        ^^^^^^^^^^^^^^^^^^
+   |
+  ::: snisplice.toml:10:8
+   |
+10 | sni = ["app1.example.com"]
+   |        ------------------ also here
+   |
+   = help: take it out of one of them, or tell them apart by `alpn`
+
+"#
+    );
+}
+
+#[test]
+fn an_endless_line_is_named_but_not_drawn() {
+    let drawn = checked(&format!("x = \"{}\"", "a".repeat(5000)))
+        .unwrap_err()
+        .to_string();
+    assert!(drawn.contains("--> snisplice.toml:1:1\n"), "{drawn}");
+    assert!(!drawn.contains("aaaa"), "{drawn}");
+}
+
+#[test]
+fn of_very_many_errors_the_first_are_drawn() {
+    let text: String = (0..1003).map(|n| format!("zz{n} = 1\n")).collect();
+    let diagnostics = checked(&text).unwrap_err();
+    // One more says that there is no listener.
+    assert_eq!(diagnostics.count(Severity::Error), 1004);
+    let drawn = diagnostics.to_string();
+    assert_eq!(drawn.matches("error: ").count(), 1000);
+    assert!(
+        drawn.ends_with("… and 4 more\n"),
+        "{}",
+        &drawn[drawn.len() - 100..]
     );
 }
 
@@ -1756,7 +1849,51 @@ fn control_characters_of_the_file_do_not_reach_the_terminal() {
     assert!(!drawn.contains('\u{1b}'), "{drawn:?}");
 }
 
+/// Pieces of configurations, for what a grammar would never put together.
+const PIECES: [&str; 32] = [
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    "=",
+    ",",
+    ".",
+    "\n",
+    "#",
+    "\"",
+    "'",
+    "\"\"\"",
+    " ",
+    "\\",
+    "\r",
+    "\0",
+    "é",
+    "1",
+    "-1",
+    "true",
+    "gateway",
+    "listener",
+    "route",
+    "pool",
+    "name",
+    "sni",
+    "backends",
+    "\"*.x\"",
+    "\"5s\"",
+    "\"0.0.0.0:1\"",
+];
+
 proptest! {
+    #[test]
+    fn no_sequence_of_pieces_makes_it_panic(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..60)) {
+        let text = pieces.concat();
+        let (Ok((_, diagnostics)) | Err(diagnostics)) = checked(&text);
+        diagnostics.render(false);
+        prop_assert!(diagnostics.iter().all(|diagnostic| diagnostics.position(diagnostic).is_some()));
+    }
+
     #[test]
     fn no_text_makes_it_panic(text in "\\PC*|[\\[\\]{}=\"',.#a-z0-9 \r\n\t]{0,200}") {
         let (Ok((_, diagnostics)) | Err(diagnostics)) = checked(&text);
