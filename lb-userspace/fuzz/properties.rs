@@ -19,11 +19,7 @@ pub(crate) fn sniff(data: &[u8]) {
                     assert!(hello.length <= data.len().min(MAX_WINDOW));
                     assert!(ja4(data).is_some());
                     let whole = &data[..hello.length];
-                    assert_eq!(
-                        drive(preamble, whole, usize::MAX),
-                        at_once,
-                        "what follows changed it"
-                    );
+                    assert_eq!(drive(preamble, whole, usize::MAX), at_once, "what follows changed it");
                     let short = &whole[..whole.len() - 1];
                     assert_eq!(drive(preamble, short, usize::MAX), Output::NeedMore);
                 }

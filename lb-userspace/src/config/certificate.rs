@@ -68,12 +68,13 @@ impl<'a> Certificates<'a> {
     fn load_now(&self, paths: &Paths) -> Result<Loaded, Vec<(Part, Problem)>> {
         let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
         let key = self.key(&paths.key).map_err(|problem| (Part::Key, problem));
-        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path)).transpose();
-        let client_ca = client_ca.map_err(|problem| (Part::ClientCa, problem));
+        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path));
+        let client_ca = client_ca.transpose().map_err(|problem| (Part::ClientCa, problem));
         let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
             (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
             (chain, key, client_ca) => {
-                return Err([chain.err(), key.err(), client_ca.err()].into_iter().flatten().collect());
+                let problems = [chain.err(), key.err(), client_ca.err()];
+                return Err(problems.into_iter().flatten().collect());
             }
         };
         self.matches(&chain, &key, &paths.chain).map_err(|problem| vec![problem])?;
@@ -85,16 +86,16 @@ impl<'a> Certificates<'a> {
     fn chain(&self, path: &Path) -> Result<(Vec<CertificateDer<'static>>, Leaf), Problem> {
         let pem = self.read(path)?;
         let chain = certificates(path, &pem)?;
-        let leaf = chain.first().map(|leaf| Leaf::parse(leaf)).transpose();
-        match leaf.map_err(|why| unusable(path, &format!("its first certificate does not parse: {why}")))? {
+        let Some(first) = chain.first() else {
+            let problem = unusable(path, "it holds no certificate");
+            return Err(match PrivateKeyDer::from_pem_slice(&pem) {
+                Ok(_) => problem.help("it holds a private key: are `chain` and `key` swapped?"),
+                Err(_) => problem.help(PEM_CERTIFICATE),
+            });
+        };
+        match Leaf::parse(first) {
             Some(leaf) => Ok((chain, leaf)),
-            None => {
-                let problem = unusable(path, "it holds no certificate");
-                Err(match PrivateKeyDer::from_pem_slice(&pem) {
-                    Ok(_) => problem.help("it holds a private key: are `chain` and `key` swapped?"),
-                    Err(_) => problem.help("a PEM file with `BEGIN CERTIFICATE`, the server's own first"),
-                })
-            }
+            None => Err(unusable(path, "its first certificate is not X.509").help(PEM_CERTIFICATE)),
         }
     }
 
@@ -109,10 +110,8 @@ impl<'a> Certificates<'a> {
                 unusable(path, "it holds no private key")
                     .help("it holds a certificate: are `chain` and `key` swapped?")
             }
-            pem::Error::NoItemsFound => {
-                unusable(path, "it holds no private key").help("a PEM file with `BEGIN PRIVATE KEY`")
-            }
-            error => unusable(path, pem_error(&error)),
+            pem::Error::NoItemsFound => unusable(path, "it holds no private key").help(PEM_KEY),
+            error => unusable(path, pem_error(&error)).help(PEM_KEY),
         })?;
         match self.provider.key_provider.load_private_key(key.clone_key()) {
             Ok(_) => Ok(key),
@@ -124,14 +123,14 @@ impl<'a> Certificates<'a> {
     fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
         let authorities = certificates(path, &self.read(path)?)?;
         if authorities.is_empty() {
-            return Err(unusable(path, "it holds no certificate")
-                .help("a PEM file with the certificates that sign those of clients"));
+            return Err(unusable(path, "it holds no certificate").help(PEM_AUTHORITIES));
         }
         let mut roots = RootCertStore::empty();
-        for (index, authority) in authorities.iter().enumerate() {
-            roots.add(authority.clone()).map_err(|error| {
-                unusable(path, &format!("its certificate {} does not parse: {error}", index + 1))
-            })?;
+        for (number, authority) in (1..).zip(&authorities) {
+            if roots.add(authority.clone()).is_err() {
+                let why = format!("its certificate {number} is not X.509");
+                return Err(unusable(path, &why).help(PEM_AUTHORITIES));
+            }
         }
         Ok(authorities)
     }
@@ -184,9 +183,9 @@ struct Leaf {
 }
 
 impl Leaf {
-    fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let names = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+    fn parse(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let names = certificate.subject_alternative_name().ok()?;
         let names = names.iter().flat_map(|extension| &extension.value.general_names);
         let names = names.filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into()),
@@ -194,7 +193,7 @@ impl Leaf {
         });
         // Before 1970 is as good as 1970 here.
         let seconds = |timestamp: i64| u64::try_from(timestamp).unwrap_or(0);
-        Ok(Self {
+        Some(Self {
             not_before: seconds(certificate.validity().not_before.timestamp()),
             not_after: seconds(certificate.validity().not_after.timestamp()),
             names: names.collect(),
@@ -218,10 +217,16 @@ impl Leaf {
     }
 }
 
+const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, the server's own first";
+
+const PEM_AUTHORITIES: &str = "a PEM file with the certificates that sign those of clients";
+
+const PEM_KEY: &str = "a PEM file with `BEGIN PRIVATE KEY`";
+
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| unusable(path, pem_error(&error)).help("a PEM file with `BEGIN CERTIFICATE`"))
+        .map_err(|error| unusable(path, pem_error(&error)).help(PEM_CERTIFICATE))
 }
 
 fn unusable(path: &Path, why: &str) -> Problem {

@@ -1,8 +1,5 @@
 //! Spanned values to a validated configuration: what keys mean for each other. Every error at once.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,10 +9,11 @@ use rustls::pki_types::UnixTime;
 use toml::Spanned;
 
 use super::certificate::{Certificates, Loaded, Part, Paths};
-use super::diagnostic::{Diagnostic, Diagnostics, Report, Severity, Warnings, quote};
+use super::diagnostic::{Diagnostic, Diagnostics, Report, Warnings, quote};
 use super::names::Names;
 use super::overlap::{self, Claim};
-use super::raw::{self, Field, RawBackend, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
+use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
+use super::reader::{Field, reject_repeated};
 use super::{
     AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Pool,
     Protocol, Route, Server, TlsMode,
@@ -65,32 +63,29 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
         report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
     }
-    let binds = raw.listeners.iter().filter_map(|l| l.bind.given()).flat_map(|bind| bind.get_ref());
-    reject_repeated(
-        binds.chain(raw.gateway.admin.given()),
-        |a| format!("`{a}` is listened on twice"),
-        report,
-    );
-    let listener_names = Names::new("listener", raw.listeners.iter().map(|l| (&l.name, None)), report);
-    let route_names = Names::new("route", raw.routes.iter().map(|r| (&r.name, first_sni(r))), report);
-    let pool_names = Names::new("pool", raw.pools.iter().map(|p| (&p.name, None)), report);
+    let binds = raw.listeners.iter().flat_map(|raw| items(&raw.bind));
+    let addresses = binds.chain(raw.gateway.admin.given());
+    reject_repeated(addresses, |address| format!("`{address}` is listened on twice"), report);
+    let names = raw.listeners.iter().map(|raw| (&raw.name, None));
+    let listener_names = Names::new("listener", names, report);
+    let names = raw.routes.iter().map(|raw| (&raw.name, first_sni(raw)));
+    let route_names = Names::new("route", names, report);
+    let names = raw.pools.iter().map(|raw| (&raw.name, None));
+    let pool_names = Names::new("pool", names, report);
 
     let listeners = raw.listeners.iter().zip(&listener_names.list);
     let listeners: Vec<_> = listeners.map(|(raw, name)| listener(raw, name, report)).collect();
-    let pools = raw.pools.iter().zip(&pool_names.list).map(|(raw, name)| pool(raw, name, report)).collect();
+    let pools = raw.pools.iter().zip(&pool_names.list);
+    let pools = pools.map(|(raw, name)| pool(raw, name, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (raw_route, name) in raw.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&raw_route.listener, report);
         // A protocol that is invalid says nothing about what the route may have.
-        let protocol = listener.filter(|index| !raw.listeners[*index].protocol.is_invalid());
-        let certificate = match protocol.map(|index| listeners[index].protocol) {
-            Some(Protocol::Tcp) => {
-                reject_tls_keys(raw_route, report);
-                None
-            }
-            Some(Protocol::Tls | Protocol::Postgres) => tls_keys(raw_route, certificates, report),
-            None => None,
-        };
+        let known = listener.filter(|index| !raw.listeners[*index].protocol.is_invalid());
+        let certificate = known.and_then(|index| match listeners[index].protocol {
+            Protocol::Tcp => reject_tls_keys(raw_route, report),
+            Protocol::Tls | Protocol::Postgres => tls_keys(raw_route, certificates, report),
+        });
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
             name: name.clone(),
@@ -106,17 +101,26 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
             max_connections: raw_route.max_connections.get(),
         });
         if let (Some(listener), Some(reference)) = (listener, raw_route.listener.given()) {
-            let sni = raw_route.sni.given().map_or(&[][..], |sni| sni.get_ref());
-            let alpn = raw_route.alpn.given().map_or(&[][..], |alpn| alpn.get_ref());
-            let alpn = alpn.iter().map(|protocol| &**protocol.get_ref()).collect();
-            claims.push(Claim { name, listener, reference: reference.span(), sni, alpn, certificate });
+            let alpn = items(&raw_route.alpn).iter();
+            claims.push(Claim {
+                name,
+                listener,
+                reference: reference.span(),
+                sni: items(&raw_route.sni),
+                alpn: alpn.map(|protocol| &**protocol.get_ref()).collect(),
+                certificate,
+            });
         }
     }
-    check_route_counts(raw, &listeners, &claims, report);
+    reject_tcp_route_counts(raw, &listeners, &claims, report);
     overlap::report_ties(&claims, report);
     overlap::warn_of_uncovered_names(&claims, report);
-    overlap::warn_of_coalescing(&claims, report);
-    warn_of_unused_pools(raw, &routes, report);
+    // The rest compares what there is with what there is not, which may merely have been misspelt.
+    if !report.has_errors() {
+        overlap::warn_of_coalescing(&claims, report);
+        warn_of_idle_listeners(raw, &listeners, &routes, report);
+        warn_of_unused_pools(raw, &routes, report);
+    }
     Config { gateway: gateway(&raw.gateway), listeners, routes, pools, files: Vec::new() }
 }
 
@@ -174,10 +178,10 @@ fn listener(raw: &RawListener, name: &Arc<str>, report: &mut Report) -> Listener
 }
 
 fn pool(raw: &RawPool, name: &Arc<str>, report: &mut Report) -> Pool {
-    let servers = raw.servers.given().map_or(&[][..], |servers| servers.get_ref());
-    let servers = || servers.iter().map(Spanned::get_ref);
+    let servers = || items(&raw.servers).iter().map(Spanned::get_ref);
+    let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
-    reject_repeated(servers().filter_map(|server| server.address.given()), repeated, report);
+    reject_repeated(addresses, repeated, report);
     let servers = servers().filter_map(|server| {
         Some(Server {
             address: server.address.get()?,
@@ -198,20 +202,18 @@ fn backends(raw: &RawRoute, pools: &Names, report: &mut Report) -> Vec<Backend> 
     let Some(given) = raw.backends.given() else {
         return Vec::new();
     };
-    let weighed_out = |backend: &Spanned<RawBackend>| {
-        backend.get_ref().weight.given().is_some_and(|weight| *weight.get_ref() == 0)
-    };
-    if !given.get_ref().is_empty() && given.get_ref().iter().all(weighed_out) {
-        let error =
-            Diagnostic::error(given.span(), "every backend has weight 0: no connection can go anywhere");
+    let backends = || given.get_ref().iter().map(Spanned::get_ref);
+    if backends().next().is_some() && backends().all(|backend| backend.weight.get() == Some(0)) {
+        let message = "every backend has weight 0: no connection can go anywhere";
+        let error = Diagnostic::error(given.span(), message);
         report.push(error.help("give one of them a weight from 1 to 256"));
     }
-    let backends = given.get_ref().iter().map(Spanned::get_ref);
-    backends
-        .filter_map(|backend| {
-            Some(Backend { pool: pools.resolve(&backend.pool, report)?, weight: backend.weight.or(1) })
-        })
-        .collect()
+    let backends = backends().filter_map(|backend| {
+        let pool = pools.resolve(&backend.pool, report)?;
+        let weight = backend.weight.or(1);
+        Some(Backend { pool, weight })
+    });
+    backends.collect()
 }
 
 /// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.
@@ -226,20 +228,17 @@ fn tls_keys(
             "for example `sni = [\"redis-1.example.com\"]`; `sni = [\"*\"]` takes every name, and clients without one",
         ));
     }
-    match raw.tls.given().map(|tls| (*tls.get_ref(), tls.span())) {
-        Some((RawTls::Terminate, span)) => {
+    match &raw.tls {
+        Field::Invalid => None,
+        Field::Given(tls) if *tls.get_ref() == RawTls::Terminate => {
             if raw.certificate.is_absent() {
-                let error = Diagnostic::error(span, "`terminate` needs a `certificate`");
-                report
-                    .push_absence(error.help("`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`"));
+                let error = Diagnostic::error(tls.span(), "`terminate` needs a `certificate`");
+                let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
+                report.push_absence(error.help(example));
             }
             load_certificate(raw, certificates, report)
         }
-        None if raw.tls.is_invalid() => None,
-        Some((RawTls::Passthrough, _)) | None => {
-            reject_termination_keys(raw, report);
-            None
-        }
+        Field::Given(_) | Field::Absent => reject_termination_keys(raw, report),
     }
 }
 
@@ -249,7 +248,8 @@ fn load_certificate(
     report: &mut Report,
 ) -> Option<(Range<usize>, Arc<Loaded>)> {
     let certificate = raw.certificate.given()?;
-    let (chain, key) = (certificate.get_ref().chain.given()?, certificate.get_ref().key.given()?);
+    let chain = certificate.get_ref().chain.given()?;
+    let key = certificate.get_ref().key.given()?;
     let client_ca = raw.client_ca.given();
     let paths = Paths {
         chain: chain.get_ref().clone(),
@@ -259,7 +259,7 @@ fn load_certificate(
     match certificates.load(&paths) {
         Ok(loaded) => {
             if let Some(problem) = &loaded.warning {
-                report.push(Diagnostic { severity: Severity::Warning, ..problem.clone().at(chain.span()) });
+                report.push(problem.clone().at(chain.span()).into_warning());
             }
             Some((certificate.span(), loaded.clone()))
         }
@@ -278,17 +278,18 @@ fn load_certificate(
 }
 
 /// A passthrough route has nothing to do with certificates.
-fn reject_termination_keys(raw: &RawRoute, report: &mut Report) {
+fn reject_termination_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
     for (key, span) in [("certificate", raw.certificate.span()), ("client_ca", raw.client_ca.span())] {
         if let Some(span) = span {
             let error = Diagnostic::error(span, format!("a route that passes TLS through has no `{key}`"));
             report.push(error.help("add `tls = \"terminate\"`, or take it out"));
         }
     }
+    None
 }
 
 /// Nothing is known of a connection to a `tcp` listener but its addresses.
-fn reject_tls_keys(raw: &RawRoute, report: &mut Report) {
+fn reject_tls_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
     for (key, span) in [
         ("sni", raw.sni.span()),
         ("alpn", raw.alpn.span()),
@@ -301,49 +302,57 @@ fn reject_tls_keys(raw: &RawRoute, report: &mut Report) {
             report.push(error.help("take it out, or make the listener's `protocol` `\"tls\"`"));
         }
     }
+    None
 }
 
-/// A `tcp` listener has exactly one route, the others at least one to be of use.
-fn check_route_counts(raw: &RawConfig, listeners: &[Listener], claims: &[Claim<'_>], report: &mut Report) {
+/// A `tcp` listener has exactly one route.
+fn reject_tcp_route_counts(
+    raw: &RawConfig,
+    listeners: &[Listener],
+    claims: &[Claim<'_>],
+    report: &mut Report,
+) {
     let mut first: Vec<Option<&Claim<'_>>> = vec![None; listeners.len()];
-    for claim in claims {
+    let is_tcp = |index: usize| listeners[index].protocol == Protocol::Tcp;
+    for claim in claims.iter().filter(|claim| is_tcp(claim.listener)) {
         let Some(earlier) = first[claim.listener] else {
             first[claim.listener] = Some(claim);
             continue;
         };
-        let listener = &listeners[claim.listener];
-        if listener.protocol == Protocol::Tcp {
-            let message = format!("the `tcp` listener {} has more than one route", quote(&listener.name));
-            let error = Diagnostic::error(claim.reference.clone(), message);
-            let error = error.related(earlier.reference.clone(), "the first is here");
-            report.push(error.help("one route with several `backends` shares connections out by weight"));
-        }
+        let name = quote(&listeners[claim.listener].name);
+        let message = format!("the `tcp` listener {name} has more than one route");
+        let error = Diagnostic::error(claim.reference.clone(), message);
+        let error = error.related(earlier.reference.clone(), "the first is here");
+        report.push(error.help("one route with several `backends` shares connections out by weight"));
     }
-    // A route that leads nowhere may have been meant for this listener.
+    // A route that leads nowhere may have been meant for such a listener.
     if claims.len() < raw.routes.len() {
         return;
     }
-    for ((raw, listener), _) in
-        raw.listeners.iter().zip(listeners).zip(&first).filter(|(_, first)| first.is_none())
-    {
-        let name = quote(&listener.name);
-        let help = format!("add a `[[route]]` with `listener = {:?}`", listener.name);
-        if listener.protocol == Protocol::Tcp {
-            let error =
-                Diagnostic::error(raw.span.clone(), format!("the `tcp` listener {name} has no route"));
-            report.push_absence(error.help(help));
-        } else {
-            let message = format!("no route is on the listener {name}: it turns every client away");
-            report.push_absence(Diagnostic::warning(raw.span.clone(), message).help(help));
+    for (index, raw) in raw.listeners.iter().enumerate() {
+        if is_tcp(index) && first[index].is_none() {
+            let name = &listeners[index].name;
+            let message = format!("the `tcp` listener {} has no route", quote(name));
+            let error = Diagnostic::error(raw.span.clone(), message);
+            report.push_absence(error.help(format!("add a `[[route]]` with `listener = {name:?}`")));
         }
     }
 }
 
-fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) {
-    // A backend that could not be read may be the one that uses it.
-    if report.has_errors() {
-        return;
+fn warn_of_idle_listeners(raw: &RawConfig, listeners: &[Listener], routes: &[Route], report: &mut Report) {
+    let mut used = vec![false; listeners.len()];
+    for route in routes {
+        used[route.listener] = true;
     }
+    for (index, raw) in raw.listeners.iter().enumerate().filter(|(index, _)| !used[*index]) {
+        let name = &listeners[index].name;
+        let message = format!("no route is on the listener {}: it turns every client away", quote(name));
+        let warning = Diagnostic::warning(raw.span.clone(), message);
+        report.push(warning.help(format!("add a `[[route]]` with `listener = {name:?}`")));
+    }
+}
+
+fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) {
     let mut used = vec![false; raw.pools.len()];
     for backend in routes.iter().flat_map(|route| &route.backends) {
         used[backend.pool] = true;
@@ -357,29 +366,16 @@ fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) 
     }
 }
 
-fn reject_repeated<'r, T: Eq + Hash + 'r>(
-    values: impl Iterator<Item = &'r Spanned<T>>,
-    message: impl Fn(&T) -> String,
-    report: &mut Report,
-) {
-    let mut seen = HashMap::new();
-    for value in values {
-        match seen.entry(value.get_ref()) {
-            Entry::Vacant(entry) => _ = entry.insert(value.span()),
-            Entry::Occupied(first) => {
-                let error = Diagnostic::error(value.span(), message(value.get_ref()));
-                report.push(error.related(first.get().clone(), "first here").help("take one of them out"));
-            }
-        }
-    }
-}
-
 fn first_sni(raw: &RawRoute) -> Option<String> {
     Some(raw.sni.given()?.get_ref().first()?.get_ref().to_string())
 }
 
-/// Without positions; empty where the key is not there.
+/// None where the key is not there.
+fn items<T>(field: &Field<Vec<Spanned<T>>>) -> &[Spanned<T>] {
+    field.given().map_or(&[], |list| list.get_ref())
+}
+
+/// The items without their positions.
 fn values<T: Clone>(field: &Field<Vec<Spanned<T>>>) -> Vec<T> {
-    let list = field.given().map_or(&[][..], |list| list.get_ref());
-    list.iter().map(|value| value.get_ref().clone()).collect()
+    items(field).iter().map(|value| value.get_ref().clone()).collect()
 }

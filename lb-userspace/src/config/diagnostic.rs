@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
 use std::string::FromUtf8Error;
 
-use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 /// The diagnostics of a configuration that is in order: none of them is an error.
 pub type Warnings = Diagnostics;
@@ -50,7 +50,11 @@ impl Diagnostic {
     }
 
     pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(span, message) }
+        Self::error(span, message).into_warning()
+    }
+
+    pub(super) fn into_warning(self) -> Self {
+        Self { severity: Severity::Warning, ..self }
     }
 
     pub(super) fn related(mut self, span: Range<usize>, what: &'static str) -> Self {
@@ -63,6 +67,12 @@ impl Diagnostic {
         self
     }
 }
+
+/// A file that is no configuration at all can be wrong in millions of places.
+const MAX_DRAWN: usize = 1000;
+
+/// In bytes. A longer line is no help to the reader, and drawing it many times over takes long.
+const MAX_DRAWN_LINE: usize = 4096;
 
 /// What is underlined, how, and what is written beside it.
 type Mark<'a> = (&'a Range<usize>, AnnotationKind, Option<&'static str>);
@@ -123,19 +133,19 @@ impl Diagnostics {
 
     /// Line and column, both from 1, columns in characters.
     pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
-        let span = diagnostic.span.as_ref()?;
-        let line = self.line_of(span);
-        let before = &self.source[self.line_starts[line]..self.clip(span).start];
-        Some((line + 1, before.chars().count() + 1))
+        diagnostic.span.as_ref().map(|span| self.line_and_column(span))
     }
 
-    /// All of them, each with its excerpt and hint.
+    /// Each with its excerpt and hint; of very many only the first thousand.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
-        for diagnostic in &self.list {
+        for diagnostic in self.list.iter().take(MAX_DRAWN) {
             out.push_str(&renderer.render(&[self.group(diagnostic)]));
             out.push_str("\n\n");
+        }
+        if let Some(left @ 1..) = self.list.len().checked_sub(MAX_DRAWN) {
+            out.push_str(&format!("… and {left} more\n"));
         }
         out
     }
@@ -143,8 +153,8 @@ impl Diagnostics {
     /// Writes all of them to standard error, in colour if that is a terminal and `NO_COLOR` is not set.
     pub fn print(&self) -> io::Result<()> {
         let mut stderr = io::stderr().lock();
-        let colour =
-            stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colour = stderr.is_terminal() && !unwanted;
         stderr.write_all(self.render(colour).as_bytes())
     }
 
@@ -154,16 +164,16 @@ impl Diagnostics {
             Severity::Warning => Level::WARNING,
         };
         let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
-        let primary = diagnostic.span.as_ref().map(|span| (span, AnnotationKind::Primary, None));
-        let related = diagnostic.related.as_ref();
+        let primary = diagnostic.span.iter().map(|span| (span, AnnotationKind::Primary, None));
+        let related = diagnostic.related.iter();
         let related = related.map(|(span, what)| (span, AnnotationKind::Context, Some(*what)));
-        match (primary, related) {
-            (Some(primary), Some(related)) if self.line_of(primary.0) == self.line_of(related.0) => {
-                group = group.element(self.excerpt(&[primary, related]));
-            }
-            (primary, related) => {
-                group = group.elements(primary.into_iter().chain(related).map(|mark| self.excerpt(&[mark])));
-            }
+        let marks: Vec<Mark<'_>> = primary.chain(related).collect();
+        // Marks on one line share its excerpt.
+        for marks in marks.chunk_by(|one, other| self.line_of(one.0) == self.line_of(other.0)) {
+            group = match self.excerpt(marks) {
+                Some(excerpt) => group.element(excerpt),
+                None => group.element(self.origin(marks[0].0)),
+            };
         }
         match &diagnostic.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),
@@ -171,19 +181,34 @@ impl Diagnostics {
         }
     }
 
-    /// The line that `marks` are on, underlined there. The renderer gets no more than this line, so that the cost
-    /// of a diagnostic does not grow with the file.
-    fn excerpt(&self, marks: &[Mark<'_>]) -> Snippet<'_, Annotation<'_>> {
+    /// The line that `marks` are on, underlined there; none if it is no line that someone wrote. The renderer gets
+    /// no more than this line, so that the cost of a diagnostic does not grow with the file.
+    fn excerpt(&self, marks: &[Mark<'_>]) -> Option<Snippet<'_, Annotation<'_>>> {
         let line = self.line_of(marks[0].0);
         let start = self.line_starts[line];
         let text = self.source[start..].lines().next().unwrap_or_default();
+        if text.len() > MAX_DRAWN_LINE {
+            return None;
+        }
         let annotations = marks.iter().map(|(span, kind, label)| {
             let span = self.clip(span);
             // A value over several lines is shown by its first.
             let end = span.end.min(start + text.len()).max(span.start);
             kind.span(span.start - start..end - start).label(*label)
         });
-        Snippet::source(text).line_start(line + 1).path(self.file_name.as_str()).annotations(annotations)
+        let excerpt = Snippet::source(text).line_start(line + 1).path(self.file_name.as_str());
+        Some(excerpt.annotations(annotations))
+    }
+
+    fn origin(&self, span: &Range<usize>) -> Origin<'_> {
+        let (line, column) = self.line_and_column(span);
+        Origin::path(self.file_name.as_str()).line(line).char_column(column)
+    }
+
+    fn line_and_column(&self, span: &Range<usize>) -> (usize, usize) {
+        let line = self.line_of(span);
+        let before = &self.source[self.line_starts[line]..self.clip(span).start];
+        (line + 1, before.chars().count() + 1)
     }
 
     /// By position; what has none comes first.
@@ -220,6 +245,8 @@ pub(super) struct Report {
     list: Vec<Diagnostic>,
     /// Where the text is not TOML. Keys and whole tables may be missing from what the parser then recovers.
     syntax: Vec<Diagnostic>,
+    /// What stands from here on is not what the user meant it to be.
+    given_up_from: Option<usize>,
     /// Comparisons made for "did you mean", see [`Report::similar`].
     comparisons: usize,
 }
@@ -234,6 +261,11 @@ impl Report {
 
     pub(super) fn push_syntax(&mut self, diagnostic: Diagnostic) {
         self.syntax.push(diagnostic);
+    }
+
+    /// Nothing that starts behind `at` is to be judged.
+    pub(super) fn give_up_from(&mut self, at: usize) {
+        self.given_up_from = Some(at);
     }
 
     /// Something is missing; of no interest if it may merely have been lost behind a syntax error.
@@ -255,6 +287,11 @@ impl Report {
     ) -> Option<String> {
         /// Lets a slip of the finger through, and a changed ending; not a different word.
         const SIMILAR: f64 = 0.8;
+        /// Of a name that can be; a comparison takes time in the square of its length.
+        const LONGEST: usize = 253;
+        if word.len() > LONGEST {
+            return None;
+        }
         let left = Self::MAX_COMPARISONS.saturating_sub(self.comparisons);
         let (mut best, mut best_score) = (None, SIMILAR);
         for candidate in candidates.into_iter().take(left) {
@@ -272,7 +309,10 @@ impl Report {
         let mut all = Diagnostics::new(file_name, source.to_owned(), self.syntax);
         let line = |diagnostic: &Diagnostic| Some(all.line_of(diagnostic.span.as_ref()?));
         let broken: HashSet<_> = all.list.iter().map(line).collect();
-        let kept: Vec<_> = self.list.into_iter().filter(|d| !broken.contains(&line(d))).collect();
+        let start = |diagnostic: &Diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start);
+        let given_up_from = self.given_up_from.unwrap_or(usize::MAX);
+        let kept = |d: &Diagnostic| start(d) < given_up_from && !broken.contains(&line(d));
+        let kept: Vec<_> = self.list.into_iter().filter(kept).collect();
         all.list.extend(kept);
         all.sort();
         all

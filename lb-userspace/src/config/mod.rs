@@ -10,6 +10,7 @@ mod diagnostic;
 mod names;
 mod overlap;
 mod raw;
+mod reader;
 #[cfg(test)]
 mod tests;
 mod value;

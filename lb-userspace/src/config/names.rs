@@ -7,7 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Report, quote};
-use super::raw::Field;
+use super::reader::Field;
 
 /// The names of all things of one kind.
 pub(super) struct Names {
@@ -86,7 +86,7 @@ impl Names {
                 }
                 match known.as_slice() {
                     [] => format!("add a `[[{kind}]]` with this name"),
-                    _ => format!("there are {}", known.join(", ")),
+                    _ => format!("known are {}", known.join(", ")),
                 }
             });
         let message = format!("no {kind} is named {}", quote(name.get_ref()));

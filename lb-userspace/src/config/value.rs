@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
 use super::diagnostic::{Diagnostic, quote};
-use super::{Address, Host, SniPattern};
+use super::{Address, Host, LogTarget, SniPattern};
 
 /// Why a value is not accepted, and what would be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,11 +115,11 @@ pub(super) fn sni_pattern(text: &str) -> Result<SniPattern, Problem> {
     }
     let problem = |why: &str| Problem::new(format!("{} is not a server name: {why}", quote(text)));
     let lower = text.to_ascii_lowercase();
-    let name = lower.strip_suffix('.').unwrap_or(&lower);
-    let (wildcard, host) = match name.strip_prefix("*.") {
+    let (wildcard, host) = match lower.strip_prefix("*.") {
         Some(parent) => (true, parent),
-        None => (false, name),
+        None => (false, &*lower),
     };
+    let host = host.strip_suffix('.').unwrap_or(host);
     if host.contains('*') {
         return Err(problem("`*` stands only for the whole first label")
             .help("`\"*.example.com\"` for one or more labels, `\"*\"` for every name"));
@@ -131,9 +131,6 @@ pub(super) fn sni_pattern(text: &str) -> Result<SniPattern, Problem> {
         return Err(
             problem("clients send no IP addresses there").help("`\"*\"` takes clients without a name")
         );
-    }
-    if name.len() > MAX_HOST_NAME {
-        return Err(problem("it is longer than 253 bytes"));
     }
     host_name(host).map_err(problem)?;
     Ok(if wildcard { SniPattern::Wildcard(host.into()) } else { SniPattern::Exact(host.into()) })
@@ -167,7 +164,7 @@ pub(super) fn name(text: &str) -> Result<Box<str>, Problem> {
 }
 
 /// A network interface, as the kernel allows it to be named (`dev_valid_name`).
-pub(super) fn interface(text: &str) -> Result<Box<str>, Problem> {
+pub(super) fn interface(text: &str) -> Result<String, Problem> {
     let forbidden = |c: char| c.is_ascii_whitespace() || matches!(c, '/' | ':' | '\0');
     if text.len() > MAX_INTERFACE_NAME || matches!(text, "" | "." | "..") || text.contains(forbidden) {
         return Err(Problem::new(format!("{} cannot be a network interface", quote(text)))
@@ -191,6 +188,17 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Problem> {
         false => {
             Err(Problem::new(format!("{} is not an absolute path", quote(text))).help("start it with `/`"))
         }
+    }
+}
+
+/// Where the access log goes.
+pub(super) fn log_target(text: &str) -> Result<LogTarget, Problem> {
+    match text {
+        "-" => Ok(LogTarget::Stdout),
+        _ => match absolute_path(text) {
+            Ok(path) => Ok(LogTarget::File(path)),
+            Err(problem) => Err(problem.help("start it with `/`, or write `\"-\"` for standard output")),
+        },
     }
 }
 

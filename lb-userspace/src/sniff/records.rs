@@ -45,11 +45,7 @@ impl Records {
                 return Ok(Some(body(window.get(..self.position).unwrap_or_default())));
             }
             // The rest of this record; or a header and a byte, which a next one has at least.
-            let due = if self.left == 0 {
-                RECORD_HEADER + 1
-            } else {
-                self.left
-            };
+            let due = if self.left == 0 { RECORD_HEADER + 1 } else { self.left };
             if self.position + due > MAX_WINDOW {
                 return Err(RejectReason::HelloTooLarge);
             }

@@ -10,14 +10,8 @@ const JA4: [(&str, &str); 14] = [
     ("curl-cffi-firefox.bin", "t13d1717h2_5b57614c22b0_3cbfd9057e0d"),
     ("gnutls-3.8.bin", "t13d291300_723694b0fccc_93e4b1f3c4eb"),
     ("openssl-3.0-no-sni.bin", "t13i310900_e8f1e7e78f70_1f22a2ca17c4"),
-    (
-        "openssl-3.0-split-records-128.bin",
-        "t13d311000_e8f1e7e78f70_1f22a2ca17c4",
-    ),
-    (
-        "openssl-3.0-tls12-alpn-postgresql.bin",
-        "t12d2808pl_d943125447b4_e7e480e5a997",
-    ),
+    ("openssl-3.0-split-records-128.bin", "t13d311000_e8f1e7e78f70_1f22a2ca17c4"),
+    ("openssl-3.0-tls12-alpn-postgresql.bin", "t12d2808pl_d943125447b4_e7e480e5a997"),
     ("openssl-3.0.bin", "t13d311000_e8f1e7e78f70_1f22a2ca17c4"),
     ("openssl-3.5-mlkem.bin", "t13d301200_1d37bd780c83_ecd0401ec68b"),
     ("openssl-3.6-mlkem.bin", "t13d301200_1d37bd780c83_ecd0401ec68b"),
@@ -32,20 +26,11 @@ fn the_facts_are_those_of_the_manifest() {
     for sample in samples() {
         let hello = facts(&sample.window);
         let name = &sample.name;
-        assert_eq!(
-            hello.sni.as_ref().map(ServerName::as_str),
-            sample.sni.as_deref(),
-            "{name}"
-        );
+        assert_eq!(hello.sni.as_ref().map(ServerName::as_str), sample.sni.as_deref(), "{name}");
         assert_eq!(hello.alpn.to_string(), sample.alpn.join(","), "{name}");
         assert_eq!(hello.alpn.is_empty(), sample.alpn.is_empty(), "{name}");
         // 0x?a?a, the GREASE values, are the only ones above 0x0304; none at all means TLS 1.2.
-        let version = sample
-            .versions
-            .iter()
-            .copied()
-            .filter(|&version| version <= 0x0304)
-            .max();
+        let version = sample.versions.iter().copied().filter(|&version| version <= 0x0304).max();
         assert_eq!(hello.version, TlsVersion(version.unwrap_or(0x0303)), "{name}");
         assert_eq!(hello.length, sample.window.len(), "{name}");
         assert!(!hello.postgres, "{name}");
@@ -55,25 +40,15 @@ fn the_facts_are_those_of_the_manifest() {
 #[test]
 fn rustls_reads_the_same_names() {
     for sample in samples() {
-        assert_eq!(
-            properties::rustls_sni(&sample.window),
-            Some(sample.sni),
-            "{}",
-            sample.name
-        );
+        assert_eq!(properties::rustls_sni(&sample.window), Some(sample.sni), "{}", sample.name);
     }
 }
 
 #[test]
 fn the_fingerprints_are_those_computed_independently() {
-    let computed: Vec<_> = samples()
-        .into_iter()
-        .map(|sample| (sample.name, ja4(&sample.window).unwrap().to_string()))
-        .collect();
-    let expected: Vec<_> = JA4
-        .iter()
-        .map(|(name, ja4)| (name.to_string(), ja4.to_string()))
-        .collect();
+    let computed: Vec<_> =
+        samples().into_iter().map(|sample| (sample.name, ja4(&sample.window).unwrap().to_string())).collect();
+    let expected: Vec<_> = JA4.iter().map(|(name, ja4)| (name.to_string(), ja4.to_string())).collect();
     assert_eq!(computed, expected);
 }
 
@@ -104,12 +79,7 @@ fn segments_do_not_matter() {
     for sample in samples() {
         let expected = Output::Hello(Box::new(facts(&sample.window)));
         for size in [1, 2, 5, 9, 100, 1460] {
-            assert_eq!(
-                drive(Preamble::Tls, &sample.window, size),
-                expected,
-                "{} by {size}",
-                sample.name
-            );
+            assert_eq!(drive(Preamble::Tls, &sample.window, size), expected, "{} by {size}", sample.name);
         }
     }
 }
@@ -122,22 +92,10 @@ fn records_do_not_matter() {
         let original = facts(&sample.window);
         for size in [1, 7, 128, 16384] {
             let window = records(&message(&sample.window), &[size]);
-            let expected = ClientHello {
-                length: window.len(),
-                ..original.clone()
-            };
+            let expected = ClientHello { length: window.len(), ..original.clone() };
             assert_eq!(facts(&window), expected, "{} in records of {size}", sample.name);
-            assert_eq!(
-                drive(Preamble::Tls, &window, 1),
-                Output::Hello(expected.into()),
-                "{size}"
-            );
-            assert_eq!(
-                ja4(&window),
-                ja4(&sample.window),
-                "{} in records of {size}",
-                sample.name
-            );
+            assert_eq!(drive(Preamble::Tls, &window, 1), Output::Hello(expected.into()), "{size}");
+            assert_eq!(ja4(&window), ja4(&sample.window), "{} in records of {size}", sample.name);
         }
     }
     assert!(several > 0, "no capture has several records");
@@ -188,10 +146,7 @@ fn the_example_of_the_ja4_specification_has_its_fingerprint() {
         })
         .collect();
     let window = framed(1, &body(&ciphers, &block));
-    assert_eq!(
-        ja4(&window).unwrap().to_string(),
-        "t13d1516h2_8daaf6152771_e5627efa2ab1"
-    );
+    assert_eq!(ja4(&window).unwrap().to_string(), "t13d1516h2_8daaf6152771_e5627efa2ab1");
     assert_eq!(facts(&window).version.name(), "TLSv1.3");
 
     // "If there's > 99, which there should never be, then output 99."
@@ -206,27 +161,15 @@ fn a_hello_without_any_extension_is_tls_1_2_without_a_name() {
     body.truncate(body.len() - 2);
     let window = framed(1, &body);
     let hello = facts(&window);
-    assert_eq!(
-        (hello.sni, hello.version.name(), hello.alpn.is_empty()),
-        (None, "TLSv1.2", true)
-    );
-    assert_eq!(
-        ja4(&window).unwrap().as_str().rsplit('_').next(),
-        Some("000000000000")
-    );
+    assert_eq!((hello.sni, hello.version.name(), hello.alpn.is_empty()), (None, "TLSv1.2", true));
+    assert_eq!(ja4(&window).unwrap().as_str().rsplit('_').next(), Some("000000000000"));
 }
 
 #[test]
 fn names_are_normalised_and_protocols_kept_in_order_and_escaped() {
-    let hello = facts(&hello(&[
-        server_name(b"DB_1.Example.COM."),
-        alpn(&[b"\n\xff", b"postgresql"]),
-    ]));
+    let hello = facts(&hello(&[server_name(b"DB_1.Example.COM."), alpn(&[b"\n\xff", b"postgresql"])]));
     assert_eq!(hello.sni.unwrap().as_str(), "db_1.example.com");
-    assert_eq!(
-        hello.alpn.iter().collect::<Vec<_>>(),
-        [&b"\n\xff"[..], b"postgresql"]
-    );
+    assert_eq!(hello.alpn.iter().collect::<Vec<_>>(), [&b"\n\xff"[..], b"postgresql"]);
     assert!(hello.alpn.offers(b"postgresql") && !hello.alpn.offers(b"postgres"));
     assert_eq!(hello.alpn.to_string(), "\\n\\xff,postgresql");
 }
@@ -235,10 +178,7 @@ fn names_are_normalised_and_protocols_kept_in_order_and_escaped() {
 fn padded(length: usize) -> Vec<u8> {
     let name = server_name(b"app1.redis.example");
     let empty = body(&[0x1301], &[name.clone(), extension(21, b"")].concat());
-    body(
-        &[0x1301],
-        &[name, extension(21, &vec![0; length - empty.len()])].concat(),
-    )
+    body(&[0x1301], &[name, extension(21, &vec![0; length - empty.len()])].concat())
 }
 
 #[test]
@@ -248,21 +188,12 @@ fn the_longest_hello_in_segments_of_one_byte_takes_linear_work() {
     let mut turns = 0;
     for length in 1..window.len() {
         assert_eq!(sniffer.handle(Input::Bytes(&window[..length])), Output::NeedMore);
-        let State::Hello { records, .. } = &sniffer.state else {
-            panic!("{:?}", sniffer.state)
-        };
+        let State::Hello { records, .. } = &sniffer.state else { panic!("{:?}", sniffer.state) };
         turns = records.turns;
     }
     // A turn that makes progress and one that finds nothing more, for each segment at most.
-    assert!(
-        turns <= 2 * window.len(),
-        "{turns} turns for {} segments",
-        window.len()
-    );
-    assert_eq!(
-        sniffer.handle(Input::Bytes(&window)),
-        Output::Hello(facts(&window).into())
-    );
+    assert!(turns <= 2 * window.len(), "{turns} turns for {} segments", window.len());
+    assert_eq!(sniffer.handle(Input::Bytes(&window)), Output::Hello(facts(&window).into()));
     assert!(ja4(&window).is_some());
 }
 
@@ -271,13 +202,7 @@ fn the_longest_hello_may_not_cost_more_framing_than_itself() {
     let message = message(&framed(1, &padded(MAX_HELLO)));
     // With 5 bytes of header for 5 of payload, the message's own header is what is too much.
     let window = records(&message, &[5]);
-    assert_eq!(
-        drive(Preamble::Tls, &window, 1000),
-        Output::Reject(RejectReason::HelloTooLarge)
-    );
+    assert_eq!(drive(Preamble::Tls, &window, 1000), Output::Reject(RejectReason::HelloTooLarge));
     // A caller that reads no more than MAX_WINDOW bytes is not left waiting.
-    assert_eq!(
-        sniff(&window[..MAX_WINDOW]),
-        Output::Reject(RejectReason::HelloTooLarge)
-    );
+    assert_eq!(sniff(&window[..MAX_WINDOW]), Output::Reject(RejectReason::HelloTooLarge));
 }

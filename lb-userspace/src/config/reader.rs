@@ -1,0 +1,430 @@
+//! How tables and values of TOML are read: every mistake is reported where it stands, and reading goes on.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, Report, quote};
+use super::raw::SECTIONS;
+use super::value::{self, Problem};
+
+/// Parses `text`, past errors.
+pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> DeTable<'t> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let whole = |error: &toml::de::Error| error.span().unwrap_or(text.len()..text.len());
+    let mut errors: Vec<_> = errors.iter().map(|error| (whole(error), error.message())).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    errors.dedup();
+    let swallowed = errors.iter().any(|(_, message)| message.starts_with("unclosed array,"));
+    for (span, message) in errors {
+        let at = span.start;
+        report.push_syntax(syntax_error(span, message));
+        // An array without its end swallows the rest of the file, with errors at every turn: only the first of
+        // them is a mistake of the user's.
+        if swallowed && INSIDE_ARRAY.iter().any(|start| message.starts_with(start)) {
+            report.give_up_from(at);
+            break;
+        }
+    }
+    root.into_inner()
+}
+
+/// What the parser says of text that it takes for items of an array.
+const INSIDE_ARRAY: [&str; 3] =
+    ["missing comma between array elements", "unexpected `=` in array", "unclosed array,"];
+
+/// What the parser says of text without quotes, by what it starts like.
+const UNQUOTED: [&str; 6] = [
+    "string values must be quoted",
+    "invalid integer",
+    "invalid float",
+    "invalid boolean",
+    "invalid date",
+    "unexpected leading zero",
+];
+
+fn syntax_error(span: Range<usize>, message: &str) -> Diagnostic {
+    let help = if INSIDE_ARRAY.iter().any(|start| message.starts_with(start)) {
+        Some("if the list ends before this, close it with `]`".to_owned())
+    } else if UNQUOTED.iter().any(|start| message.starts_with(start)) {
+        Some("text, also an address or a duration, stands in quotes".to_owned())
+    } else if message == "duplicate key" {
+        Some("take one of them out".to_owned())
+    } else {
+        None
+    };
+    Diagnostic { help, ..Diagnostic::error(span, message.replace('\n', " ")) }
+}
+
+/// The value of a key, as far as it makes sense.
+#[derive(Debug)]
+pub(super) enum Field<T> {
+    /// The key is not there.
+    Absent,
+    /// It is, and what is wrong with it has been reported.
+    Invalid,
+    /// It is, and this is its value and where that stands.
+    Given(Spanned<T>),
+}
+
+impl<T> Field<T> {
+    pub(super) fn given(&self) -> Option<&Spanned<T>> {
+        match self {
+            Field::Given(value) => Some(value),
+            Field::Absent | Field::Invalid => None,
+        }
+    }
+
+    pub(super) fn span(&self) -> Option<Range<usize>> {
+        self.given().map(Spanned::span)
+    }
+
+    pub(super) fn into_value(self) -> Option<T> {
+        match self {
+            Field::Given(value) => Some(value.into_inner()),
+            Field::Absent | Field::Invalid => None,
+        }
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Field::Absent)
+    }
+
+    pub(super) fn is_invalid(&self) -> bool {
+        matches!(self, Field::Invalid)
+    }
+}
+
+impl<T: Clone> Field<T> {
+    /// The value; none also if it is invalid, as the configuration is refused then anyway.
+    pub(super) fn get(&self) -> Option<T> {
+        self.given().map(|value| value.get_ref().clone())
+    }
+
+    /// The value, or what holds without one.
+    pub(super) fn or(&self, default: T) -> T {
+        self.get().unwrap_or(default)
+    }
+}
+
+/// The keys of a table.
+pub(super) struct Keys {
+    /// As users write it.
+    pub(super) header: &'static str,
+    /// A line `key = value` for each.
+    pub(super) examples: &'static str,
+}
+
+impl Keys {
+    /// Each key, with an example of its value.
+    fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.examples.lines().filter_map(|line| line.split_once(" = "))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.iter().map(|(key, _)| key)
+    }
+
+    /// What a table that lacks `key`, or has something else there, might have.
+    fn example(&self, key: &str) -> String {
+        match self.iter().find(|(known, _)| *known == key) {
+            // Not a key with a value, but a header.
+            Some((_, header)) if header == format!("[{key}]") || header == format!("[[{key}]]") => {
+                format!("write `{header}`")
+            }
+            Some((_, value)) => format!("for example `{key} = {value}`"),
+            None => String::new(),
+        }
+    }
+}
+
+pub(super) type Value<'i> = Spanned<DeValue<'i>>;
+
+/// A table being read: every key of it that is not in `keys` has been reported.
+pub(super) struct Section<'a, 'i> {
+    pub(super) report: &'a mut Report,
+    keys: &'static Keys,
+    table: &'a DeTable<'i>,
+    /// Of the header, or of the whole table where it is written inline.
+    pub(super) span: Range<usize>,
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    pub(super) fn open(
+        report: &'a mut Report,
+        keys: &'static Keys,
+        table: &'a DeTable<'i>,
+        span: Range<usize>,
+    ) -> Self {
+        for key in table.keys() {
+            if !keys.names().any(|known| known == key.get_ref()) {
+                report_unknown_key(report, keys, key);
+            }
+        }
+        Self { report, keys, table, span }
+    }
+
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        value: impl FnOnce(&mut Reader<'_>, &Value<'i>) -> Option<T>,
+    ) -> Field<T> {
+        let Some(given) = self.table.get(key) else {
+            return Field::Absent;
+        };
+        let mut reader = Reader { report: self.report, keys: self.keys, key, in_list: false };
+        match value(&mut reader, given) {
+            Some(value) => Field::Given(Spanned::new(given.span(), value)),
+            None => Field::Invalid,
+        }
+    }
+
+    /// A key that is not there is as bad as one that makes no sense.
+    pub(super) fn require<T>(
+        &mut self,
+        key: &'static str,
+        value: impl FnOnce(&mut Reader<'_>, &Value<'i>) -> Option<T>,
+    ) -> Field<T> {
+        let field = self.read(key, value);
+        if !field.is_absent() {
+            return field;
+        }
+        let message = format!("{} without `{key}`", self.keys.header);
+        let error = Diagnostic::error(self.span.clone(), message).help(self.keys.example(key));
+        self.report.push_absence(error);
+        Field::Invalid
+    }
+
+    /// Reads each table of `[[key]]`.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        keys: &'static Keys,
+        table: impl Fn(Section<'_, '_>) -> T,
+    ) -> Vec<T> {
+        let field = self.read(key, |reader, value| match value.get_ref() {
+            DeValue::Array(list) => {
+                let tables = list.iter().filter_map(|item| reader.section(item, keys).map(&table));
+                Some(tables.collect())
+            }
+            DeValue::Table(_) => {
+                let message = format!("`{key}` is a list of tables");
+                reader.error::<()>(value, message, format!("write `{}`", keys.header));
+                // It is read even so, or references to its name would lead nowhere.
+                reader.section(value, keys).map(|section| vec![table(section)])
+            }
+            _ => reader.wrong_type(value, "a list of tables"),
+        });
+        field.into_value().unwrap_or_default()
+    }
+}
+
+/// What stands at one key, or in a list at one key.
+pub(super) struct Reader<'a> {
+    pub(super) report: &'a mut Report,
+    keys: &'static Keys,
+    key: &'static str,
+    /// Reading an item of a list at `key`, not the list.
+    in_list: bool,
+}
+
+impl Reader<'_> {
+    pub(super) fn string<'v>(&mut self, value: &'v Value<'_>) -> Option<&'v str> {
+        match value.get_ref() {
+            DeValue::String(text) => Some(text),
+            _ => self.wrong_type(value, "a string"),
+        }
+    }
+
+    pub(super) fn parse<T>(
+        &mut self,
+        value: &Value<'_>,
+        meaning: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
+        match meaning(self.string(value)?) {
+            Ok(meaning) => Some(meaning),
+            Err(problem) => {
+                self.report.push(problem.at(value.span()));
+                None
+            }
+        }
+    }
+
+    /// A duration that is not zero.
+    pub(super) fn timeout(&mut self, value: &Value<'_>) -> Option<Duration> {
+        let duration = self.parse(value, value::duration)?;
+        if duration.is_zero() {
+            let message = format!("`{}` must not be zero", self.key);
+            let help = match self.key {
+                "idle_timeout" => "leave it out for no timeout".to_owned(),
+                _ => self.keys.example(self.key),
+            };
+            return self.error(value, message, help);
+        }
+        Some(duration)
+    }
+
+    pub(super) fn boolean(&mut self, value: &Value<'_>) -> Option<bool> {
+        match value.get_ref() {
+            DeValue::Boolean(boolean) => Some(*boolean),
+            _ => self.wrong_type(value, "`true` or `false`"),
+        }
+    }
+
+    /// `range` lies within `T`.
+    pub(super) fn integer<T: TryFrom<i64>>(
+        &mut self,
+        value: &Value<'_>,
+        range: RangeInclusive<i64>,
+    ) -> Option<T> {
+        let DeValue::Integer(integer) = value.get_ref() else {
+            return self.wrong_type(value, "an integer");
+        };
+        match i64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) if range.contains(&number) => T::try_from(number).ok(),
+            _ => {
+                let message = format!("`{}` must be from {} to {}", self.key, range.start(), range.end());
+                self.error(value, message, self.keys.example(self.key))
+            }
+        }
+    }
+
+    /// One of a closed set of words.
+    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&'static str, T)]) -> Option<T> {
+        let text = self.string(value)?;
+        if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+            return Some(*choice);
+        }
+        let names = || choices.iter().map(|(name, _)| *name);
+        let help = self.report.similar(text, names());
+        let help = help.unwrap_or_else(|| {
+            let names: Vec<_> = names().map(|name| format!("`{name:?}`")).collect();
+            format!("one of {}", names.join(", "))
+        });
+        self.error(value, format!("`{}` cannot be {}", self.key, quote(text)), help)
+    }
+
+    /// A list with something in it.
+    pub(super) fn list<T>(
+        &mut self,
+        value: &Value<'_>,
+        item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Vec<Spanned<T>>> {
+        match value.get_ref() {
+            DeValue::Array(list) if list.is_empty() => {
+                let message = format!("`{}` must not be empty", self.key);
+                self.error(value, message, self.keys.example(self.key))
+            }
+            _ => self.items(value, item),
+        }
+    }
+
+    /// The items that make sense: the others have been reported.
+    pub(super) fn items<T>(
+        &mut self,
+        value: &Value<'_>,
+        mut item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Vec<Spanned<T>>> {
+        let DeValue::Array(list) = value.get_ref() else {
+            return self.wrong_type(value, "a list");
+        };
+        let mut items = Vec::with_capacity(list.len());
+        self.in_list = true;
+        for value in list {
+            items.extend(item(self, value).map(|item| Spanned::new(value.span(), item)));
+        }
+        self.in_list = false;
+        Some(items)
+    }
+
+    pub(super) fn reject_duplicates<T: Eq + Hash>(
+        &mut self,
+        items: &[Spanned<T>],
+        show: impl Fn(&T) -> String,
+    ) {
+        let message = |item: &T| format!("{} is twice in `{}`", show(item), self.key);
+        reject_repeated(items, message, self.report);
+    }
+
+    pub(super) fn section<'s, 'i>(
+        &'s mut self,
+        value: &'s Value<'i>,
+        keys: &'static Keys,
+    ) -> Option<Section<'s, 'i>> {
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section::open(self.report, keys, table, value.span())),
+            _ => self.wrong_type(value, "a table"),
+        }
+    }
+
+    /// Reports an error; `None` for the caller to hand on.
+    pub(super) fn error<T>(
+        &mut self,
+        value: &Value<'_>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<T> {
+        self.report.push(Diagnostic::error(value.span(), message).help(help));
+        None
+    }
+
+    fn wrong_type<T>(&mut self, value: &Value<'_>, expected: &str) -> Option<T> {
+        let what = if self.in_list { "an item of " } else { "" };
+        let message = format!("{what}`{}` must be {expected}, not {}", self.key, type_name(value));
+        let help = match value.get_ref() {
+            DeValue::String(text) if expected == "a list" => format!("`{} = [{text:?}]`", self.key),
+            _ => self.keys.example(self.key),
+        };
+        self.error(value, message, help)
+    }
+}
+
+/// Every value that was there before, each with the place of the first.
+pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
+    values: impl IntoIterator<Item = &'r Spanned<T>>,
+    message: impl Fn(&T) -> String,
+    report: &mut Report,
+) {
+    let mut seen = HashMap::new();
+    for value in values {
+        match seen.entry(value.get_ref()) {
+            Entry::Vacant(entry) => _ = entry.insert(value.span()),
+            Entry::Occupied(first) => {
+                let error = Diagnostic::error(value.span(), message(value.get_ref()));
+                report.push(error.related(first.get().clone(), "first here").help("take one of them out"));
+            }
+        }
+    }
+}
+
+fn report_unknown_key(report: &mut Report, keys: &Keys, key: &Spanned<DeString<'_>>) {
+    let name = key.get_ref();
+    let error = Diagnostic::error(key.span(), format!("unknown key {} in {}", quote(name), keys.header));
+    if let Some(section) = SECTIONS.iter().find(|section| section.names().any(|known| known == name)) {
+        // The header above it may just have been lost.
+        report.push_absence(error.help(format!("it belongs in `{}`", section.header)));
+        return;
+    }
+    let help = report.similar(name, keys.names()).unwrap_or_else(|| {
+        let known: Vec<_> = keys.names().map(quote).collect();
+        format!("known are {}", known.join(", "))
+    });
+    report.push(error.help(help));
+}
+
+fn type_name(value: &Value<'_>) -> &'static str {
+    match value.get_ref() {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
