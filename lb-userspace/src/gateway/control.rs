@@ -119,19 +119,7 @@ impl Control {
 
     async fn serve(mut self) -> anyhow::Result<()> {
         self.resolve();
-        let gateway: Arc<dyn crate::admin::Gateway> = self.gateway.clone();
-        let mut admin = JoinSet::new();
-        if let Some(socket) = self.socket.take() {
-            let gateway = gateway.clone();
-            admin.spawn(async move {
-                if let Err(error) = socket::serve(socket, gateway).await {
-                    tracing::error!(%error, "the admin socket is gone");
-                }
-            });
-        }
-        if let Some(listener) = self.admin.take() {
-            admin.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, gateway));
-        }
+        let admin = self.serve_admin()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
         for (address, _) in self.gateway.snapshot.load().addresses() {
@@ -163,6 +151,24 @@ impl Control {
             }
         }
         self.stop(stop, admin).await
+    }
+
+    /// Starts answering operators, until the set is dropped.
+    fn serve_admin(&mut self) -> std::io::Result<JoinSet<()>> {
+        let gateway: Arc<dyn crate::admin::Gateway> = self.gateway.clone();
+        let mut admin = JoinSet::new();
+        if let Some(socket) = self.socket.take() {
+            let gateway = gateway.clone();
+            admin.spawn(async move {
+                if let Err(error) = socket::serve(socket, gateway).await {
+                    tracing::error!(%error, "the admin socket is gone");
+                }
+            });
+        }
+        if let Some(listener) = self.admin.take() {
+            admin.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, gateway));
+        }
+        Ok(admin)
     }
 
     /// Puts the file's configuration in force, or changes nothing and says why.
