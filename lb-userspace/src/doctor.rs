@@ -1,6 +1,6 @@
 //! `snisplice doctor`: what this kernel and this user can do, and how to get the rest.
 //!
-//! [`gather`] asks the system; everything below it is a pure function of the [`Facts`].
+//! `gather` asks the system; everything below it is a pure function of the `Facts`.
 
 use std::{collections::HashSet, fmt, fs, io::IsTerminal as _};
 
