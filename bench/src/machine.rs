@@ -32,28 +32,17 @@ impl Machine {
     pub(crate) fn describe(programs: &[(&'static str, PathBuf)]) -> Result<Machine> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let cpu_field = |name: &str| {
-            cpuinfo
-                .lines()
-                .find(|line| line.starts_with(name))
-                .and_then(|line| line.split_once(": "))
+            cpuinfo.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(": "))
         };
         let memory_kib: f64 = fs::read_to_string("/proc/meminfo")?
             .lines()
-            .find_map(|line| {
-                line.strip_prefix("MemTotal:")?
-                    .trim()
-                    .strip_suffix(" kB")?
-                    .parse()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
             .context("MemTotal in /proc/meminfo")?;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         let versions = programs.iter().map(|(program, path)| Version::of(program, path));
         Ok(Machine {
             kernel: kernel.trim().to_owned(),
-            cpu: cpu_field("model name")
-                .map_or("unknown", |(_, model)| model)
-                .to_owned(),
+            cpu: cpu_field("model name").map_or("unknown", |(_, model)| model).to_owned(),
             cores: cores()?,
             memory_gib: (memory_kib / f64::from(1 << 20)).round(),
             virtual_machine: cpu_field("flags").is_some_and(|(_, flags)| flags.contains("hypervisor")),
@@ -71,16 +60,8 @@ impl Machine {
 
     /// A few lines for the head of the report.
     pub(crate) fn markdown(&self) -> String {
-        let machine = if self.virtual_machine {
-            "virtual machine"
-        } else {
-            "machine"
-        };
-        let versions: Vec<_> = self
-            .versions
-            .iter()
-            .map(|v| format!("{} {}", v.program, v.version))
-            .collect();
+        let machine = if self.virtual_machine { "virtual machine" } else { "machine" };
+        let versions: Vec<_> = self.versions.iter().map(|v| format!("{} {}", v.program, v.version)).collect();
         let mut out = format!(
             "- {machine}: {} cores of {}, {:.0} GiB; Linux {}; {:.1} % busy before the run\n- {}\n",
             self.cores,
@@ -103,10 +84,8 @@ impl Version {
             "haproxy" | "nginx" => "-v",
             _ => "--version",
         };
-        let output = Command::new(path)
-            .arg(argument)
-            .output()
-            .with_context(|| format!("{program} is missing"))?;
+        let output =
+            Command::new(path).arg(argument).output().with_context(|| format!("{program} is missing"))?;
         let text = [output.stdout, output.stderr].concat();
         let version = parse_version(&String::from_utf8_lossy(&text))
             .with_context(|| format!("{program} {argument} prints no version"))?;
@@ -177,19 +156,10 @@ mod tests {
     #[test]
     fn versions_are_found_in_what_each_program_prints() {
         for (text, version) in [
-            (
-                "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n",
-                "2.6.12-1+deb12u4",
-            ),
+            ("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n", "2.6.12-1+deb12u4"),
             ("nginx version: nginx/1.22.1\n", "1.22.1"),
-            (
-                "\n/opt/python3.11/bin/envoy  version: 9e5580/1.40.0/Clean/RELEASE/BoringSSL\n",
-                "1.40.0",
-            ),
-            (
-                "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n",
-                "7.0.15",
-            ),
+            ("\n/opt/python3.11/bin/envoy  version: 9e5580/1.40.0/Clean/RELEASE/BoringSSL\n", "1.40.0"),
+            ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n", "7.0.15"),
             ("iperf 3.12 (cJSON 1.7.15)\n", "3.12"),
             ("snisplice 0.1.0\n", "0.1.0"),
         ] {

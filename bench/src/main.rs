@@ -46,18 +46,11 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "network namespaces need root: run with sudo"
-    );
+    ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: run with sudo");
     let wanted: Vec<&Scenario> = scenarios::ALL.iter().filter(|s| arguments.wants(s)).collect();
     if wanted.is_empty() {
         let names: Vec<_> = scenarios::ALL.iter().map(|s| s.name).collect();
-        bail!(
-            "no scenario starts with {:?}; there are {}",
-            arguments.only,
-            names.join(", ")
-        );
+        bail!("no scenario starts with {:?}; there are {}", arguments.only, names.join(", "));
     }
     let snisplice = arguments.gateway()?;
     let machine = Machine::describe(&arguments.programs(snisplice.as_deref()))?;
@@ -85,11 +78,7 @@ fn main() -> Result<()> {
 
 impl Arguments {
     fn wants(&self, scenario: &Scenario) -> bool {
-        self.only.is_empty()
-            || self
-                .only
-                .iter()
-                .any(|start| scenario.name.starts_with(start.as_str()))
+        self.only.is_empty() || self.only.iter().any(|start| scenario.name.starts_with(start.as_str()))
     }
 
     fn wants_subject(&self, kind: Kind) -> bool {
@@ -107,51 +96,32 @@ impl Arguments {
             (None, None) => std::env::current_exe()?.with_file_name("snisplice"),
         };
         let path = path.canonicalize().with_context(|| {
-            format!(
-                "{} is missing: `cargo build --release`, or name it with --snisplice",
-                path.display()
-            )
+            format!("{} is missing: `cargo build --release`, or name it with --snisplice", path.display())
         })?;
         Ok(Some(path))
     }
 
     /// The programs of this run, for their versions.
     fn programs(&self, snisplice: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
-        let kinds = Kind::value_variants()
-            .iter()
-            .filter(|kind| self.wants_subject(**kind));
-        let mut programs: Vec<_> = kinds
-            .filter_map(|kind| kind.program())
-            .chain(["redis-server", "iperf3"])
-            .collect();
+        let kinds = Kind::value_variants().iter().filter(|kind| self.wants_subject(**kind));
+        let mut programs: Vec<_> =
+            kinds.filter_map(|kind| kind.program()).chain(["redis-server", "iperf3"]).collect();
         programs.dedup();
         let path = |program| match snisplice {
             Some(path) if program == report::OURS => path.to_owned(),
             _ => PathBuf::from(program),
         };
-        programs
-            .into_iter()
-            .map(|program| (program, path(program)))
-            .collect()
+        programs.into_iter().map(|program| (program, path(program))).collect()
     }
 
     /// All rounds of one scenario, the subjects interleaved.
     fn measure(&self, scenario: &Scenario, site: &Site, snisplice: Option<&Path>) -> Result<ScenarioReport> {
         let size = if self.quick { Size::QUICK } else { Size::FULL };
         let rounds = self.rounds.unwrap_or(if self.quick { 1 } else { 5 });
-        let kinds: Vec<Kind> = scenario
-            .subjects
-            .iter()
-            .copied()
-            .filter(|k| self.wants_subject(*k))
-            .collect();
+        let kinds: Vec<Kind> = scenario.subjects.iter().copied().filter(|k| self.wants_subject(*k)).collect();
         let mut subjects: Vec<SubjectReport> = kinds
             .iter()
-            .map(|kind| SubjectReport {
-                name: kind.name(),
-                samples: Vec::new(),
-                complaints: Vec::new(),
-            })
+            .map(|kind| SubjectReport { name: kind.name(), samples: Vec::new(), complaints: Vec::new() })
             .collect();
         for round in 1..=rounds {
             for (kind, found) in kinds.iter().zip(&mut subjects) {

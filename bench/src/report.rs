@@ -90,11 +90,7 @@ impl Report {
                 round, so that above 1 snisplice is the better one, also where less is better. How it was \
                 measured: [METHOD.md](../METHOD.md).\n\n";
         out += &self.machine.markdown();
-        let _ = writeln!(
-            out,
-            "- TCP congestion control in every namespace: {}",
-            self.congestion_control
-        );
+        let _ = writeln!(out, "- TCP congestion control in every namespace: {}", self.congestion_control);
         for scenario in &self.scenarios {
             out.push('\n');
             out += &scenario.markdown();
@@ -109,12 +105,7 @@ impl ScenarioReport {
         let rounds = self.subjects.iter().map(|s| s.samples.len()).max().unwrap_or(0);
         let mut out = format!("## {}: {} ({rounds} rounds)\n\n", self.name, self.title);
         let ours = self.subject(OURS);
-        let compared = || {
-            self.metrics
-                .iter()
-                .enumerate()
-                .filter(|(_, m)| m.compared && ours.is_some())
-        };
+        let compared = || self.metrics.iter().enumerate().filter(|(_, m)| m.compared && ours.is_some());
 
         let mut header = String::from("| subject |");
         let mut rule = String::from("|---|");
@@ -135,10 +126,9 @@ impl ScenarioReport {
             }
             for (index, metric) in compared() {
                 let cell = match ours {
-                    Some(ours) if ours.name != subject.name => spread(
-                        ratios(metric.better, ours.column(index), subject.column(index)),
-                        ratio,
-                    ),
+                    Some(ours) if ours.name != subject.name => {
+                        spread(ratios(metric.better, ours.column(index), subject.column(index)), ratio)
+                    }
                     _ => String::new(),
                 };
                 let _ = write!(out, " {cell} |");
@@ -166,11 +156,7 @@ impl ScenarioReport {
         for (index, metric) in self.metrics.iter().enumerate().filter(|(_, m)| m.compared) {
             let best = best_of(metric.better, peers.iter().map(|peer| peer.column(index)));
             let against = ratios(metric.better, ours.column(index), best);
-            let met = if median(against.clone()) >= goal.ratio {
-                "met"
-            } else {
-                "MISSED"
-            };
+            let met = if median(against.clone()) >= goal.ratio { "met" } else { "MISSED" };
             let names: Vec<_> = peers.iter().map(|peer| peer.name).collect();
             let _ = writeln!(
                 out,
@@ -277,21 +263,9 @@ mod tests {
         ScenarioReport {
             name: "example",
             title: "an example".to_owned(),
-            metrics: vec![Metric {
-                name: "speed",
-                unit: "1/s",
-                better,
-                compared: true,
-            }],
-            goal: Some(Goal {
-                ratio: 1.0,
-                peers: &["haproxy", "nginx"],
-            }),
-            subjects: vec![
-                subject(OURS, ours),
-                subject("haproxy", haproxy),
-                subject("nginx", nginx),
-            ],
+            metrics: vec![Metric { name: "speed", unit: "1/s", better, compared: true }],
+            goal: Some(Goal { ratio: 1.0, peers: &["haproxy", "nginx"] }),
+            subjects: vec![subject(OURS, ours), subject("haproxy", haproxy), subject("nginx", nginx)],
         }
     }
 
@@ -303,36 +277,19 @@ mod tests {
 
     #[test]
     fn ratios_pair_the_rounds_and_point_the_same_way_for_both_kinds_of_metric() {
-        assert_eq!(
-            ratios(Better::Higher, vec![20.0, 30.0], vec![10.0, 10.0]),
-            [2.0, 3.0]
-        );
-        assert_eq!(
-            ratios(Better::Lower, vec![20.0, 30.0], vec![10.0, 10.0]),
-            [0.5, 1.0 / 3.0]
-        );
+        assert_eq!(ratios(Better::Higher, vec![20.0, 30.0], vec![10.0, 10.0]), [2.0, 3.0]);
+        assert_eq!(ratios(Better::Lower, vec![20.0, 30.0], vec![10.0, 10.0]), [0.5, 1.0 / 3.0]);
     }
 
     #[test]
     fn the_verdict_compares_with_the_best_peer_of_each_round() {
-        let text = scenario(
-            Better::Higher,
-            &[10.0, 10.0, 10.0],
-            &[20.0, 5.0, 9.0],
-            &[5.0, 20.0, 8.0],
-        )
-        .verdict();
-        assert!(
-            text.contains("0.50 (0.50 to 1.11) times the best of haproxy, nginx"),
-            "{text}"
-        );
+        let text =
+            scenario(Better::Higher, &[10.0, 10.0, 10.0], &[20.0, 5.0, 9.0], &[5.0, 20.0, 8.0]).verdict();
+        assert!(text.contains("0.50 (0.50 to 1.11) times the best of haproxy, nginx"), "{text}");
         assert!(text.contains("MISSED"), "{text}");
 
         let text = scenario(Better::Lower, &[1.0], &[2.0], &[3.0]).verdict();
-        assert!(
-            text.contains("2.00 times") && text.contains("goal 1.00: met"),
-            "{text}"
-        );
+        assert!(text.contains("2.00 times") && text.contains("goal 1.00: met"), "{text}");
     }
 
     #[test]

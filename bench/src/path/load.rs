@@ -63,21 +63,9 @@ pub(crate) fn redis_benchmark(
             test,
             "--csv",
         ])
-        .args([
-            "-n",
-            &requests.to_string(),
-            "-k",
-            if reconnect == Reconnect::Never { "1" } else { "0" },
-        ])
+        .args(["-n", &requests.to_string(), "-k", if reconnect == Reconnect::Never { "1" } else { "0" }])
         // One suite on offer, so that every subject uses the same.
-        .args([
-            "--tls",
-            "--sni",
-            SNI,
-            "--tls-ciphersuites",
-            "TLS_AES_128_GCM_SHA256",
-            "--cacert",
-        ])
+        .args(["--tls", "--sni", SNI, "--tls-ciphersuites", "TLS_AES_128_GCM_SHA256", "--cacert"])
         .arg(&site.leaf.authority);
     let output = run(command)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -176,9 +164,7 @@ fn client_config(site: &Site) -> Result<Arc<ClientConfig>> {
 }
 
 fn run(mut command: Command) -> Result<Output> {
-    command
-        .output()
-        .with_context(|| format!("running {}", command.get_program().display()))
+    command.output().with_context(|| format!("running {}", command.get_program().display()))
 }
 
 /// What redis-benchmark prints whenever it reconnects: to set tcp_tw_reuse, which is set.
@@ -187,9 +173,7 @@ fn is_advice(line: &str) -> bool {
 }
 
 fn parse_redis_csv(csv: &str, test: &str) -> Result<Requests> {
-    let mut lines = csv
-        .lines()
-        .map(|line| line.split(',').map(|cell| cell.trim_matches('"')).collect());
+    let mut lines = csv.lines().map(|line| line.split(',').map(|cell| cell.trim_matches('"')).collect());
     let (Some(header), Some(row), None) = (lines.next(), lines.next(), lines.next()) else {
         bail!("redis-benchmark printed not one header and one row:\n{csv}");
     };
@@ -197,19 +181,12 @@ fn parse_redis_csv(csv: &str, test: &str) -> Result<Requests> {
     let cell = |name: &str| -> Result<f64> {
         let column = header.iter().position(|cell| *cell == name);
         let text = column.and_then(|column| row.get(column));
-        let value: f64 = text
-            .with_context(|| format!("redis-benchmark printed no {name}:\n{csv}"))?
-            .parse()?;
-        ensure!(
-            value.is_finite() && value > 0.0,
-            "redis-benchmark's {name} is {value}:\n{csv}"
-        );
+        let value: f64 =
+            text.with_context(|| format!("redis-benchmark printed no {name}:\n{csv}"))?.parse()?;
+        ensure!(value.is_finite() && value > 0.0, "redis-benchmark's {name} is {value}:\n{csv}");
         Ok(value)
     };
-    ensure!(
-        row.first().is_some_and(|name| name.eq_ignore_ascii_case(test)),
-        "not a row of {test}:\n{csv}"
-    );
+    ensure!(row.first().is_some_and(|name| name.eq_ignore_ascii_case(test)), "not a row of {test}:\n{csv}");
     Ok(Requests {
         per_second: cell("rps")?,
         p50_ms: cell("p50_latency_ms")?,
@@ -223,12 +200,8 @@ fn parse_iperf_json(json: &[u8]) -> Result<Transfer> {
         bail!("{error}");
     }
     let received = &report["end"]["sum_received"];
-    let number = |name: &str| {
-        received[name]
-            .as_f64()
-            .filter(|value| *value > 0.0)
-            .context("nothing received")
-    };
+    let number =
+        |name: &str| received[name].as_f64().filter(|value| *value > 0.0).context("nothing received");
     Ok(Transfer {
         gbit_per_second: number("bits_per_second")? / 1e9,
         gib: number("bytes")? / f64::from(1 << 30),
@@ -246,10 +219,7 @@ mod tests {
     #[test]
     fn the_csv_of_redis_benchmark_is_read_by_column_name() {
         let found = parse_redis_csv(CSV, "get").unwrap();
-        assert_eq!(
-            (found.per_second, found.p50_ms, found.p99_ms),
-            (45454.55, 0.55, 1.2)
-        );
+        assert_eq!((found.per_second, found.p50_ms, found.p99_ms), (45454.55, 0.55, 1.2));
     }
 
     #[test]

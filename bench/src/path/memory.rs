@@ -25,10 +25,7 @@ pub(crate) fn of_group(pid: u32) -> Result<u64> {
 fn ids(stat: &str) -> Option<(u32, u32)> {
     let (own, _) = stat.split_once(' ')?;
     let (_, rest) = stat.rsplit_once(')')?;
-    Some((
-        own.parse().ok()?,
-        rest.split_ascii_whitespace().nth(1)?.parse().ok()?,
-    ))
+    Some((own.parse().ok()?, rest.split_ascii_whitespace().nth(1)?.parse().ok()?))
 }
 
 fn pss(rollup: &str) -> Option<u64> {
@@ -48,10 +45,7 @@ mod tests {
 
     #[test]
     fn pss_is_read_in_bytes_and_not_taken_from_its_parts() {
-        assert_eq!(
-            pss("00-ff [rollup]\nRss: 90 kB\nPss:         12 kB\nPss_Dirty: 3 kB\n"),
-            Some(12288)
-        );
+        assert_eq!(pss("00-ff [rollup]\nRss: 90 kB\nPss:         12 kB\nPss_Dirty: 3 kB\n"), Some(12288));
         assert_eq!(pss("Pss_Dirty: 3 kB\n"), None);
     }
 }

@@ -44,29 +44,15 @@ pub(crate) struct Size {
 
 impl Size {
     /// About five seconds a measurement.
-    pub(crate) const FULL: Size = Size {
-        requests: 250_000,
-        new_connections: 6_000,
-        bulk_seconds: 5,
-        idle_connections: 5_000,
-    };
+    pub(crate) const FULL: Size =
+        Size { requests: 250_000, new_connections: 6_000, bulk_seconds: 5, idle_connections: 5_000 };
     /// About a second.
-    pub(crate) const QUICK: Size = Size {
-        requests: 30_000,
-        new_connections: 1_000,
-        bulk_seconds: 1,
-        idle_connections: 1_000,
-    };
+    pub(crate) const QUICK: Size =
+        Size { requests: 30_000, new_connections: 1_000, bulk_seconds: 1, idle_connections: 1_000 };
 }
 
 const PROXIES: &[Kind] = &[Kind::Snisplice, Kind::Haproxy, Kind::Nginx, Kind::Envoy];
-const PROXIES_AND_DIRECT: &[Kind] = &[
-    Kind::Snisplice,
-    Kind::Haproxy,
-    Kind::Nginx,
-    Kind::Envoy,
-    Kind::Direct,
-];
+const PROXIES_AND_DIRECT: &[Kind] = &[Kind::Snisplice, Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Direct];
 
 /// Every scenario, in the order of the report.
 pub(crate) const ALL: &[Scenario] = &[
@@ -76,10 +62,7 @@ pub(crate) const ALL: &[Scenario] = &[
         mode: Mode::Passthrough,
         load: Load::Requests,
         subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal {
-            ratio: 1.0,
-            peers: &["haproxy", "nginx"],
-        }),
+        goal: Some(Goal { ratio: 1.0, peers: &["haproxy", "nginx"] }),
     },
     Scenario {
         name: "bulk",
@@ -94,10 +77,7 @@ pub(crate) const ALL: &[Scenario] = &[
             Kind::Envoy,
             Kind::Direct,
         ],
-        goal: Some(Goal {
-            ratio: 1.0,
-            peers: &["haproxy", "haproxy-splice", "nginx", "envoy"],
-        }),
+        goal: Some(Goal { ratio: 1.0, peers: &["haproxy", "haproxy-splice", "nginx", "envoy"] }),
     },
     Scenario {
         name: "terminated-redis",
@@ -105,10 +85,7 @@ pub(crate) const ALL: &[Scenario] = &[
         mode: Mode::Terminated,
         load: Load::Requests,
         subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal {
-            ratio: 1.1,
-            peers: &["haproxy", "nginx"],
-        }),
+        goal: Some(Goal { ratio: 1.1, peers: &["haproxy", "nginx"] }),
     },
     Scenario {
         name: "new-connections-passthrough",
@@ -116,10 +93,7 @@ pub(crate) const ALL: &[Scenario] = &[
         mode: Mode::Passthrough,
         load: Load::Connections,
         subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal {
-            ratio: 1.0,
-            peers: &["haproxy"],
-        }),
+        goal: Some(Goal { ratio: 1.0, peers: &["haproxy"] }),
     },
     Scenario {
         name: "new-connections-terminated",
@@ -128,10 +102,7 @@ pub(crate) const ALL: &[Scenario] = &[
         mode: Mode::Terminated,
         load: Load::Connections,
         subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal {
-            ratio: 1.0,
-            peers: &["haproxy"],
-        }),
+        goal: Some(Goal { ratio: 1.0, peers: &["haproxy"] }),
     },
     Scenario {
         name: "idle-memory-passthrough",
@@ -161,12 +132,7 @@ impl Scenario {
     }
 
     pub(crate) fn metrics(&self) -> Vec<Metric> {
-        let metric = |name, unit, better, compared| Metric {
-            name,
-            unit,
-            better,
-            compared,
-        };
+        let metric = |name, unit, better, compared| Metric { name, unit, better, compared };
         match self.load {
             Load::Requests => vec![
                 metric("requests", "1/s", Better::Higher, true),
@@ -201,12 +167,7 @@ impl Scenario {
                 load::redis_benchmark(site, target, "set", requests / 10, Reconnect::Never)?;
                 let (found, cpu) =
                     with_cpu(|| load::redis_benchmark(site, target, "get", requests, Reconnect::Never))?;
-                Ok(vec![
-                    found.per_second,
-                    found.p50_ms,
-                    found.p99_ms,
-                    cpu * 1e6 / f64::from(requests),
-                ])
+                Ok(vec![found.per_second, found.p50_ms, found.p99_ms, cpu * 1e6 / f64::from(requests)])
             }
             Load::Connections => {
                 let connections = size.new_connections;

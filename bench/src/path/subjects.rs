@@ -68,21 +68,11 @@ impl Kind {
     /// Starts the subject in the gateway's namespace and waits until it listens.
     pub(crate) fn start(self, site: &Site, snisplice: Option<&Path>) -> Result<Subject> {
         let Some(command) = self.command(site, snisplice)? else {
-            return Ok(Subject {
-                kind: self,
-                process: None,
-            });
+            return Ok(Subject { kind: self, process: None });
         };
         let mut process = Process::spawn(self.name(), command)?;
-        process.wait_listening(&[
-            Mode::Passthrough.port(),
-            Mode::Terminated.port(),
-            Mode::Tcp.port(),
-        ])?;
-        Ok(Subject {
-            kind: self,
-            process: Some(process),
-        })
+        process.wait_listening(&[Mode::Passthrough.port(), Mode::Terminated.port(), Mode::Tcp.port()])?;
+        Ok(Subject { kind: self, process: Some(process) })
     }
 
     /// The command that runs it in the foreground, its configuration written.
@@ -105,11 +95,7 @@ impl Kind {
                 command
             }
             Kind::Haproxy | Kind::HaproxySplice => {
-                let options = if self == Kind::HaproxySplice {
-                    "option splice-auto"
-                } else {
-                    ""
-                };
+                let options = if self == Kind::HaproxySplice { "option splice-auto" } else { "" };
                 let template = include_str!("../../peers/haproxy.cfg");
                 let config = config("haproxy.cfg", template, &[("options", options)])?;
                 let mut command = gateway.command("haproxy");
@@ -118,17 +104,9 @@ impl Kind {
             }
             Kind::Nginx => {
                 let template = include_str!("../../peers/nginx.conf");
-                let config = config(
-                    "nginx.conf",
-                    template,
-                    &[("load_stream", &nginx_stream_module()?)],
-                )?;
+                let config = config("nginx.conf", template, &[("load_stream", &nginx_stream_module()?)])?;
                 let mut command = gateway.command("nginx");
-                command
-                    .args(["-e", "stderr", "-p"])
-                    .arg(&dir)
-                    .arg("-c")
-                    .arg(config);
+                command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(config);
                 command
             }
             Kind::Envoy => {
@@ -174,11 +152,7 @@ impl Subject {
             return Ok(Vec::new());
         };
         let output = process.stdout() + &process.stderr();
-        ensure!(
-            process.is_running(),
-            "{} ended by itself\n{output}",
-            self.kind.name()
-        );
+        ensure!(process.is_running(), "{} ended by itself\n{output}", self.kind.name());
         process.stop()?;
         Ok(complaints(&output))
     }
@@ -229,26 +203,15 @@ fn fill(template: &str, site: &Site, dir: &Path, extra: &[(&str, &str)]) -> Resu
     let common = common.iter().map(|(name, value)| (*name, value.as_str()));
     let filled = common
         .chain(extra.iter().copied())
-        .fold(template.to_owned(), |text, (name, value)| {
-            text.replace(&format!("{{{{{name}}}}}"), value)
-        });
-    let text: Vec<_> = filled
-        .lines()
-        .filter(|line| !line.trim_start().starts_with('#'))
-        .collect();
-    ensure!(
-        !text.join("\n").contains("{{"),
-        "a placeholder was left over:\n{filled}"
-    );
+        .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
+    let text: Vec<_> = filled.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+    ensure!(!text.join("\n").contains("{{"), "a placeholder was left over:\n{filled}");
     Ok(filled)
 }
 
 /// The line that loads nginx's stream module where it is not built in, as on Debian.
 fn nginx_stream_module() -> Result<String> {
-    let output = Command::new("nginx")
-        .arg("-V")
-        .output()
-        .context("nginx is missing")?;
+    let output = Command::new("nginx").arg("-V").output().context("nginx is missing")?;
     let options = String::from_utf8_lossy(&output.stderr).into_owned();
     if !options.contains("--with-stream=dynamic") {
         return Ok(String::new());
@@ -258,11 +221,7 @@ fn nginx_stream_module() -> Result<String> {
         .find_map(|option| option.strip_prefix("--modules-path="))
         .context("nginx -V names no --modules-path")?;
     let module = Path::new(modules).join("ngx_stream_module.so");
-    ensure!(
-        module.exists(),
-        "{} is missing: install libnginx-mod-stream",
-        module.display()
-    );
+    ensure!(module.exists(), "{} is missing: install libnginx-mod-stream", module.display());
     Ok(format!("load_module {};", module.display()))
 }
 

@@ -58,14 +58,7 @@ impl Site {
             Redis::tls(&triangle.server, REDIS_TLS_PORT, &leaf)?,
             iperf_server(&triangle.server)?,
         );
-        Ok(Site {
-            _servers: servers,
-            triangle,
-            leaf,
-            combined,
-            files,
-            _authority: authority,
-        })
+        Ok(Site { _servers: servers, triangle, leaf, combined, files, _authority: authority })
     }
 
     /// Where a subject keeps its files.
