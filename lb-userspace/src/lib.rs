@@ -1,4 +1,6 @@
 //! The gateway's userspace: it accepts, sniffs, routes and connects; then a tier carries the bytes.
 
 pub mod account;
+pub mod clock;
 pub mod kernel;
+pub mod splice;

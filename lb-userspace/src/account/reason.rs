@@ -100,6 +100,8 @@ reasons! {
         Killed = "killed",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
+        /// The kernel lost or repeated a byte between the two sockets: both sides were reset.
+        KernelFault = "kernel_fault",
     }
 }
 
@@ -142,7 +144,10 @@ mod tests {
     fn names_are_metric_names(names: &[&str]) {
         let mut seen = std::collections::HashSet::new();
         for name in names {
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
             assert!(seen.insert(name), "{name} twice");
         }
     }
