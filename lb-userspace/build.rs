@@ -9,35 +9,46 @@ mod ebpf;
 
 use std::{env, fs, path::Path, process::exit};
 
+/// What to say where there is no toolchain. The one command in it is all that the reader needs.
+const UNPREPARED: &str = "this machine has no eBPF toolchain yet; to install it, run: cargo xtask setup";
+
+/// What the object is made of, relative to the root.
+const INPUTS: &[&str] = &[
+    "lb-ebpf/Cargo.toml",
+    "lb-ebpf/Cargo.lock",
+    "lb-ebpf/src",
+    "lb-common/Cargo.toml",
+    "lb-common/src",
+    // lb-common inherits from it.
+    "Cargo.toml",
+    "xtask/src/ebpf.rs",
+];
+
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("lb-userspace lies in the workspace");
     let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
-    let toolchains = ebpf::Places::here().toolchains();
+
+    let object = match ebpf::Places::here().toolchain(&out.join("probe")) {
+        Some(toolchain) => {
+            ebpf::build(&toolchain, root, &out.join("target")).map(|object| (toolchain, object))
+        }
+        None => Err(UNPREPARED.to_owned()),
+    };
+    // A build script that failed runs again anyway, and cargo shows all that it printed: the error alone.
+    let (toolchain, object) = object.unwrap_or_else(|error| {
+        for line in error.lines() {
+            println!("cargo::error={line}");
+        }
+        exit(1);
+    });
+    fs::copy(object, out.join("snisplice.bpf.o")).expect("OUT_DIR is writable");
 
     println!("cargo::rerun-if-env-changed={}", ebpf::CHOICE);
-    for input in ebpf::INPUTS {
-        println!("cargo::rerun-if-changed={}", root.join(input).display());
-    }
-    for file in toolchains
-        .iter()
-        .flat_map(|toolchain| [&toolchain.rustc, &toolchain.linker])
-    {
+    let inputs = INPUTS.iter().map(|input| root.join(input));
+    for file in inputs.chain([toolchain.rustc, toolchain.linker]) {
         println!("cargo::rerun-if-changed={}", file.display());
-    }
-
-    match ebpf::build(&toolchains, root, &out.join("target")) {
-        Ok((_, object)) => {
-            fs::copy(object, out.join("snisplice.bpf.o")).expect("OUT_DIR is writable");
-        }
-        Err(error) => {
-            // One `cargo::error` is one line.
-            for line in error.to_string().lines() {
-                println!("cargo::error={line}");
-            }
-            exit(1);
-        }
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod account;
 pub mod clock;
+pub mod doctor;
 pub mod kernel;
 pub mod splice;

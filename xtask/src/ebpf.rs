@@ -12,20 +12,6 @@ use std::{
     process::Command,
 };
 
-/// What to say where no toolchain was found. The one command in it is all that the reader needs.
-pub(crate) const UNPREPARED: &str =
-    "this machine has no eBPF toolchain yet; to install it, run: cargo xtask setup";
-
-/// What the object is made of, relative to the root: a change of any of it must rebuild the object.
-pub(crate) const INPUTS: &[&str] = &[
-    "lb-ebpf/Cargo.toml",
-    "lb-ebpf/Cargo.lock",
-    "lb-ebpf/src",
-    "lb-common/Cargo.toml",
-    "lb-common/src",
-    "xtask/src/ebpf.rs",
-];
-
 /// Limits the search to one kind of toolchain: `rustup` or `debian`.
 pub(crate) const CHOICE: &str = "SNISPLICE_EBPF_TOOLCHAIN";
 
@@ -146,17 +132,45 @@ impl Places {
         })
     }
 
-    /// Every complete toolchain, the ordinary one first.
-    pub(crate) fn toolchains(&self) -> Vec<Toolchain> {
+    /// The toolchain to build with: the first that is complete and whose parts fit each other, the ordinary
+    /// one before the distribution's. `scratch` is a directory for the trial.
+    pub(crate) fn toolchain(&self, scratch: &Path) -> Option<Toolchain> {
         let choice = env::var(CHOICE).unwrap_or_default();
-        let mut found = Vec::new();
-        if choice != "debian" {
-            found.extend(self.rustup());
-        }
-        if choice != "rustup" {
-            found.extend(self.debian());
-        }
-        found
+        let rustup = || self.rustup().filter(|_| choice != "debian");
+        let debian = || self.debian().filter(|_| choice != "rustup");
+        rustup()
+            .filter(|toolchain| toolchain.links(scratch))
+            .or_else(|| debian().filter(|toolchain| toolchain.links(scratch)))
+    }
+}
+
+impl Toolchain {
+    /// Whether this linker reads what this compiler writes: compiles and links a crate without anything in it.
+    ///
+    /// LLVM reads bitcode of its own version and older. The debug information is what gives a newer one away;
+    /// without it a small object passes and only the real one fails ("Invalid record").
+    fn links(&self, scratch: &Path) -> bool {
+        let (source, bitcode) = (scratch.join("probe.rs"), scratch.join("probe.bc"));
+        let wrote = fs::create_dir_all(scratch)
+            .and_then(|()| fs::write(&source, "#![feature(no_core)]\n#![no_core]\n"));
+        wrote.is_ok()
+            && Command::new(&self.rustc)
+                .env("RUSTC_BOOTSTRAP", "1")
+                .args([
+                    "--crate-type=lib",
+                    "--target=bpfel-unknown-none",
+                    "--emit=llvm-bc",
+                    "-Cdebuginfo=2",
+                    "-o",
+                ])
+                .args([&bitcode, &source])
+                .output()
+                .is_ok_and(|output| output.status.success())
+            && Command::new(&self.linker)
+                .args(["--btf", "--target=bpfel-unknown-none", "-o"])
+                .args([&scratch.join("probe.o"), &bitcode])
+                .output()
+                .is_ok_and(|output| output.status.success())
     }
 }
 
@@ -204,53 +218,26 @@ pub(crate) fn has_source(sysroot: &Path) -> bool {
         .is_file()
 }
 
-/// Why there is no object.
-#[derive(Debug)]
-pub(crate) enum Error {
-    /// No toolchain is complete.
-    Unprepared,
-    /// Each toolchain that was there failed; the text is what the last one printed.
-    Failed(String),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unprepared => f.write_str(UNPREPARED),
-            Self::Failed(why) => f.write_str(why),
-        }
+/// Builds `lb-ebpf` and returns the object's path, or what the compiler said.
+pub(crate) fn build(toolchain: &Toolchain, root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
+    let output = cargo(toolchain, root)
+        .arg("build")
+        .args(TARGET_ARGS)
+        .args([OsStr::new("--target-dir"), target_dir.as_os_str()])
+        .output()
+        .map_err(|error| format!("{}: {error}", toolchain.cargo.display()))?;
+    if output.status.success() {
+        Ok(target_dir.join("bpfel-unknown-none/release/lb-ebpf"))
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("building lb-ebpf with {toolchain} failed\n{said}"))
     }
-}
-
-impl std::error::Error for Error {}
-
-/// Builds `lb-ebpf` with the first of `toolchains` that manages to; returns that one and the object's path.
-///
-/// Trying is the only sure test: a bpf-linker whose LLVM is too old for the compiler looks well, links small
-/// objects, and fails on the real one with "Invalid record".
-pub(crate) fn build<'t>(
-    toolchains: &'t [Toolchain],
-    root: &Path,
-    target_dir: &Path,
-) -> Result<(&'t Toolchain, PathBuf), Error> {
-    let mut error = Error::Unprepared;
-    for toolchain in toolchains {
-        match build_with(toolchain, root, target_dir) {
-            Ok(object) => return Ok((toolchain, object)),
-            Err(why) => error = Error::Failed(format!("building lb-ebpf with {toolchain} failed\n{why}")),
-        }
-    }
-    Err(error)
 }
 
 /// A cargo for `lb-ebpf` and this toolchain, free of what an outer cargo has put into the environment.
 pub(crate) fn cargo(toolchain: &Toolchain, root: &Path) -> Command {
     let mut cargo = Command::new(&toolchain.cargo);
-    for (key, _) in env::vars_os() {
-        if key.to_str().is_some_and(is_of_outer_build) {
-            cargo.env_remove(key);
-        }
-    }
+    leave_outer_build(&mut cargo);
     let rustflags = [
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
         format!("-Clinker={}", toolchain.linker.display()),
@@ -272,20 +259,12 @@ pub(crate) fn cargo(toolchain: &Toolchain, root: &Path) -> Command {
 /// The arguments that every build of `lb-ebpf` has in common.
 pub(crate) const TARGET_ARGS: &[&str] = &["--release", "--target", "bpfel-unknown-none", "-Zbuild-std=core"];
 
-fn build_with(toolchain: &Toolchain, root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
-    let output = cargo(toolchain, root)
-        .arg("build")
-        .args(TARGET_ARGS)
-        .args([OsStr::new("--target-dir"), target_dir.as_os_str()])
-        .output()
-        .map_err(|error| format!("{}: {error}", toolchain.cargo.display()))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    let object = target_dir.join("bpfel-unknown-none/release/lb-ebpf");
-    match fs::metadata(&object) {
-        Ok(_) => Ok(object),
-        Err(error) => Err(format!("{}: {error}", object.display())),
+/// Takes out of a command's environment what an outer cargo has put there.
+pub(crate) fn leave_outer_build(command: &mut Command) {
+    for (key, _) in env::vars_os() {
+        if key.to_str().is_some_and(is_of_outer_build) {
+            command.env_remove(key);
+        }
     }
 }
 
@@ -408,10 +387,17 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_any_toolchain_is_told_the_one_command() {
-        let machine = Machine::new("bare");
-        let toolchains = machine.0.toolchains();
-        let error = build(&toolchains, Path::new("/nonexistent"), Path::new("/nonexistent")).unwrap_err();
-        assert!(error.to_string().ends_with("run: cargo xtask setup"), "{error}");
+    fn a_linker_that_does_not_link_is_no_toolchain() {
+        let machine = Machine::new("broken");
+        machine.file(machine.nightly().join("bin/rustc"));
+        machine.file(machine.nightly().join("bin/cargo"));
+        machine.file(
+            machine
+                .nightly()
+                .join("lib/rustlib/src/rust/library/core/src/lib.rs"),
+        );
+        machine.file(machine.0.path[0].join("bpf-linker"));
+        assert!(machine.0.rustup().is_some());
+        assert_eq!(machine.0.toolchain(&machine.0.usr.join("scratch")), None);
     }
 }

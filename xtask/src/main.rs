@@ -1,2 +1,54 @@
 //! Development commands: `cargo xtask --help`.
-fn main() {}
+
+mod bench;
+mod build_ebpf;
+mod ci;
+mod demo;
+mod ebpf;
+mod setup;
+mod steps;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// snisplice's development commands.
+///
+/// A fresh clone needs one: `cargo xtask demo` installs what is missing, builds, and shows the gateway at work.
+/// The others call `setup` too, so it never has to be remembered.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    BuildEbpf(build_ebpf::Args),
+    Demo(demo::Args),
+    Test(test::Args),
+    Ci(ci::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Ci(args) => ci::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not the Debug form: with RUST_BACKTRACE set it buries the message under a backtrace.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

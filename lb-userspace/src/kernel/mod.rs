@@ -3,6 +3,7 @@
 //! Pinned programs and maps lie in `<bpffs>/v<ABI>/`, one file each, named as in [`lb_common`].
 
 mod pins;
+pub mod probe;
 pub mod sockmap;
 pub(crate) mod tcp;
 pub mod version;

