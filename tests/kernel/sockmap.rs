@@ -74,14 +74,15 @@ fn bytes_queued_before_the_insertion_go_first() {
             let request = Stream { seed, length: 3000 };
             legs.client.0.write_all(&request.bytes(0, 1000)).unwrap();
             queued(&legs.gateway[0], 1000).await;
-            let server = legs.server.exchange(Stream::EMPTY, request);
-            let rest = thread::spawn(move || {
-                legs.client.0.write_all(&request.bytes(1000, 2000)).unwrap();
-                legs.client.exchange(Stream::EMPTY, Stream::EMPTY).join().unwrap();
+            let (mut client, server, carry) = gateway.carry_these(legs).await;
+            let peers = thread::spawn(move || {
+                client.0.write_all(&request.bytes(1000, 2000)).unwrap();
+                let server = server.exchange(Stream::EMPTY, request);
+                client.exchange(Stream::EMPTY, Stream::EMPTY).join().unwrap();
+                server.join().unwrap();
             });
-            let carried = gateway.carry(&legs.gateway).await;
-            rest.join().unwrap();
-            server.join().unwrap();
+            let carried = carry.await.unwrap();
+            peers.join().unwrap();
             assert_eq!(carried.by_kernel, 3000);
         }
     });
@@ -127,7 +128,7 @@ fn a_fin_right_behind_the_data_does_not_overtake_it() {
             server.join().unwrap();
             assert_eq!(carried.bytes(), [sends.length as u64; 2], "round {round}");
         }
-        assert_eq!(resets_sent(), 0);
+        assert_eq!(aborts(), 0);
     });
 }
 
@@ -264,15 +265,7 @@ fn a_thousand_connections_at_once_leave_nothing_behind() {
 #[test]
 fn a_full_map_leaves_the_connection_to_the_copy_tier() {
     in_a_gateway_for(2, async |gateway| {
-        let first = Legs::new();
-        let carry_first = tokio::task::spawn_local({
-            let gateway = gateway.clone();
-            async move { gateway.carry(&first.gateway).await }
-        });
-        while gateway.sockmap.entries() < 2 {
-            tokio::task::yield_now().await;
-        }
-
+        let (first_client, first_server, carry_first) = gateway.carry_these(Legs::new()).await;
         let second = Legs::new();
         let sends = Stream { seed: 3, length: MIB };
         let (client, server) = (second.client.exchange(sends, sends), second.server.exchange(sends, sends));
@@ -281,7 +274,7 @@ fn a_full_map_leaves_the_connection_to_the_copy_tier() {
         server.join().unwrap();
         assert_eq!((carried.demoted, carried.by_kernel), (Some(FallbackReason::SockmapFull), 0));
 
-        let (client, server) = (first.client.exchange(sends, sends), first.server.exchange(sends, sends));
+        let (client, server) = (first_client.exchange(sends, sends), first_server.exchange(sends, sends));
         assert_eq!(carry_first.await.unwrap().demoted, None);
         client.join().unwrap();
         server.join().unwrap();
@@ -411,10 +404,10 @@ fn a_user_without_capabilities_is_told_so() {
 
 async fn exchange_once(sockmap: Arc<Sockmap>) {
     let gateway = Gateway { sockmap };
-    let legs = Legs::new();
+    let (client, server, carry) = gateway.carry_these(Legs::new()).await;
     let sends = Stream { seed: 4, length: 100_000 };
-    let (client, server) = (legs.client.exchange(sends, sends), legs.server.exchange(sends, sends));
-    let carried = gateway.carry(&legs.gateway).await;
+    let (client, server) = (client.exchange(sends, sends), server.exchange(sends, sends));
+    let carried = carry.await.unwrap();
     client.join().unwrap();
     server.join().unwrap();
     assert_eq!((carried.demoted, carried.by_kernel), (None, 200_000));
@@ -457,6 +450,18 @@ impl Gateway {
             }
         };
         Carried { ended, demoted, by_kernel, total }
+    }
+}
+
+impl Gateway {
+    /// Puts a connection into the kernel's hands; its two ends.
+    async fn carry_these(&self, legs: Legs) -> (Peer, Peer, tokio::task::JoinHandle<Carried>) {
+        let (gateway, before) = (self.clone(), self.sockmap.entries());
+        let carry = tokio::task::spawn_local(async move { gateway.carry(&legs.gateway).await });
+        while self.sockmap.entries() < before + 2 {
+            tokio::task::yield_now().await;
+        }
+        (legs.client, legs.server, carry)
     }
 }
 
@@ -693,13 +698,14 @@ fn queue_seq(socket: &TcpStream, queue: i32) -> u32 {
     seq
 }
 
-/// TCP's count of resets sent by this namespace.
-fn resets_sent() -> u64 {
-    let snmp = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut tcp = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: ")).map(str::split_whitespace);
-    let (mut names, mut values) = (tcp.next().unwrap(), tcp.next().unwrap());
-    let at = names.position(|name| name == "OutRsts").unwrap();
-    values.nth(at).unwrap().parse().unwrap()
+/// How often this namespace's TCP has reset a connection because it was closed with bytes unread.
+fn aborts() -> u64 {
+    let netstat = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let aborts = names.split(' ').zip(values.split(' '));
+    let aborts = aborts.filter(|(name, _)| ["TCPAbortOnData", "TCPAbortOnClose"].contains(name));
+    aborts.map(|(_, value)| value.parse::<u64>().unwrap()).sum()
 }
 
 fn in_a_gateway<F: Future<Output = ()>>(test: impl FnOnce(Gateway) -> F) {

@@ -61,6 +61,8 @@ pub enum InsertError {
 pub(crate) struct Pair<'a> {
     sockmap: &'a Sockmap,
     cookies: [u64; 2],
+    /// [`tcp::sent_exactly`] of each socket before its first redirected byte.
+    sent_before: [u64; 2],
     events: [Arc<Notify>; 2],
 }
 
@@ -155,20 +157,23 @@ impl Sockmap {
 
     /// Everything but the sources.
     fn prepare(&self, sockets: [BorrowedFd<'_>; 2]) -> Result<Pair<'_>, InsertError> {
-        let mut cookies = [0; 2];
-        let mut next_seqs = [0; 2];
-        for (side, socket) in sockets.into_iter().enumerate() {
-            let started = start(socket).map_err(InsertError::Refused)?;
-            (cookies[side], next_seqs[side]) = started;
-        }
-        let pair = Pair { sockmap: self, cookies, events: Default::default() };
+        let starts = [Start::of(sockets[0]), Start::of(sockets[1])];
+        let [client, server] = starts.map(|start| start.map_err(InsertError::Refused));
+        let starts = [client?, server?];
+        let cookies = starts.map(|start| start.cookie);
+        let sent_before = starts.map(|start| start.sent);
+        let pair = Pair { sockmap: self, cookies, sent_before, events: Default::default() };
         for side in [0, 1] {
             lock(&self.waiting).insert(cookies[side], pair.events[side].clone());
         }
         let now_ns = monotonic_ns();
         let mut maps = lock(&self.maps);
         for side in [0, 1] {
-            maps.flows.insert(cookies[side], Flow::new(cookies[1 - side], next_seqs[side], now_ns), 0)?;
+            maps.flows.insert(
+                cookies[side],
+                Flow::new(cookies[1 - side], starts[side].next_seq, now_ns),
+                0,
+            )?;
         }
         for side in [0, 1] {
             maps.targets.insert(cookies[side], sockets[side].as_raw_fd(), 0)?;
@@ -182,6 +187,11 @@ impl Pair<'_> {
     /// What has flowed from this socket to the other.
     pub(crate) fn flow(&self, side: usize) -> io::Result<Flow> {
         lock(&self.sockmap.maps).flows.get(&self.cookies[side], 0).map_err(io::Error::other)
+    }
+
+    /// [`tcp::sent_exactly`] of this socket before its first redirected byte.
+    pub(crate) fn sent_before(&self, side: usize) -> u64 {
+        self.sent_before[side]
     }
 
     /// Each event of this socket's flow, and each [`Pair::wake`].
@@ -268,14 +278,29 @@ pub(crate) fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// The socket's cookie, and the sequence number of the first byte that userspace has not read.
-fn start(socket: BorrowedFd<'_>) -> io::Result<(u64, u32)> {
-    if !tcp::is_established(socket)? {
-        return Err(io::ErrorKind::NotConnected.into());
+/// A socket before anything is redirected.
+#[derive(Clone, Copy)]
+struct Start {
+    cookie: u64,
+    /// Of the first byte that userspace has not read.
+    next_seq: u32,
+    /// [`tcp::sent_exactly`].
+    sent: u64,
+}
+
+impl Start {
+    fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        if !tcp::is_established(socket)? {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        sockopt::set_socket_oobinline(socket, true)?;
+        tcp::select_receive_queue(socket)?;
+        Ok(Self {
+            cookie: sockopt::socket_cookie(socket)?,
+            next_seq: tcp::next_seq(socket)?,
+            sent: tcp::sent_exactly(socket)?,
+        })
     }
-    sockopt::set_socket_oobinline(socket, true)?;
-    tcp::select_receive_queue(socket)?;
-    Ok((sockopt::socket_cookie(socket)?, tcp::next_seq(socket)?))
 }
 
 fn map_data(map: &Map) -> &MapData {

@@ -113,8 +113,6 @@ struct Direction<'a> {
     source: &'a TcpStream,
     target: &'a TcpStream,
     phase: Cell<Phase>,
-    /// [`tcp::sent_exactly`] of the target before the first redirected byte.
-    sent_before: u64,
     /// Bytes moved by userspace, before and after the kernel's work.
     copied: Cell<u64>,
     counter: &'a AtomicU64,
@@ -127,27 +125,13 @@ impl<'a> Splice<'a> {
         server: &'a TcpStream,
         traffic: &'a Traffic,
     ) -> Result<Self, Outcome> {
-        let direction = |source, target: &'a TcpStream, counter: &'a AtomicU64| {
-            Ok::<_, InsertError>(Direction {
-                source,
-                target,
-                phase: Cell::new(Phase::Kernel),
-                sent_before: tcp::sent_exactly(target.as_fd()).map_err(InsertError::Refused)?,
-                copied: Cell::new(counter.load(Relaxed)),
-                counter,
-            })
-        };
-        let entered = || -> Result<_, InsertError> {
-            let directions = [
-                direction(client, server, &traffic.bytes_in)?,
-                direction(server, client, &traffic.bytes_out)?,
-            ];
-            Ok((directions, kernel.insert([client.as_fd(), server.as_fd()])?))
-        };
-        match entered() {
-            Ok((directions, pair)) => Ok(Self {
+        match kernel.insert([client.as_fd(), server.as_fd()]) {
+            Ok(pair) => Ok(Self {
                 pair,
-                directions,
+                directions: [
+                    Direction::new(client, server, &traffic.bytes_in),
+                    Direction::new(server, client, &traffic.bytes_out),
+                ],
                 traffic,
                 demoted: Cell::new(false),
                 first_closed: Cell::new(None),
@@ -195,12 +179,11 @@ impl<'a> Splice<'a> {
                 }
                 () = self.pair.event(from as usize) => {}
             }
-            let flow = self.flow(from)?;
             self.publish();
             if self.demoted.get() {
                 return Ok(End::Demoted);
             }
-            if self.in_flight(from, &flow)? > MAX_IN_FLIGHT {
+            if self.in_flight(from)? > MAX_IN_FLIGHT {
                 self.demoted.set(true);
                 self.pair.wake(from.other() as usize);
                 return Ok(End::Demoted);
@@ -244,7 +227,7 @@ impl<'a> Splice<'a> {
     async fn flush(&self, from: Side) -> Result<(), CloseReason> {
         let (mut wait, longest) = FLUSH_WAIT;
         loop {
-            let in_flight = self.in_flight(from, &self.flow(from)?)?;
+            let in_flight = self.in_flight(from)?;
             self.publish();
             if in_flight == 0 {
                 return Ok(());
@@ -255,15 +238,15 @@ impl<'a> Splice<'a> {
     }
 
     /// Bytes forwarded that the target's TCP has not taken.
-    fn in_flight(&self, from: Side, flow: &Flow) -> Result<u64, CloseReason> {
-        let direction = &self.directions[from as usize];
-        let sent = tcp::sent(direction.target.as_fd()).map_err(|_| from.other().reset())?;
-        // `flow` was read before: what the target has taken beyond it may have been forwarded since.
-        let flow =
-            if sent.bytes - direction.sent_before > flow.forwarded() { &self.flow(from)? } else { flow };
-        match flow.forwarded().checked_sub(sent.bytes - direction.sent_before) {
+    fn in_flight(&self, from: Side) -> Result<u64, CloseReason> {
+        let target = self.directions[from as usize].target;
+        // In this order: what is taken was forwarded before.
+        let sent = tcp::sent(target.as_fd()).map_err(|_| from.other().reset())?;
+        let forwarded = self.flow(from)?.forwarded();
+        let taken = sent.bytes.saturating_sub(self.pair.sent_before(from.other() as usize));
+        match forwarded.checked_sub(taken) {
             Some(0) => Ok(0),
-            Some(_) if sent.is_closed || has_error(direction.target) => Err(from.other().reset()),
+            Some(_) if sent.is_closed || has_error(target) => Err(from.other().reset()),
             Some(bytes) => Ok(bytes),
             None => Err(CloseReason::KernelFault),
         }
@@ -350,7 +333,12 @@ impl Drop for Splice<'_> {
     }
 }
 
-impl Direction<'_> {
+impl<'a> Direction<'a> {
+    fn new(source: &'a TcpStream, target: &'a TcpStream, counter: &'a AtomicU64) -> Self {
+        let copied = Cell::new(counter.load(Relaxed));
+        Self { source, target, phase: Cell::new(Phase::Kernel), copied, counter }
+    }
+
     /// Returns when the source has sent a FIN or failed. Its other readiness is the verdict's business.
     async fn hung_up(&self) {
         loop {
