@@ -2,6 +2,8 @@
 #![no_std]
 #![no_main]
 
+mod sockmap;
+
 /// What the kernel reads to open the GPL-only helpers.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -2,6 +2,7 @@
 
 use crate::admin::{Client, text, view::ConnectionFilter};
 use crate::config::{self, Config};
+use crate::kernel;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
@@ -11,6 +12,11 @@ use std::process::ExitCode;
 /// Exit codes beside 0.
 const RUNTIME_FAILURE: u8 = 1;
 const BAD_CONFIGURATION: u8 = 2;
+
+/// Where the kernel programs are pinned, and for how many connections they have room, unless the configuration says
+/// otherwise.
+const BPFFS: &str = "/sys/fs/bpf/snisplice";
+const MAX_CONNECTIONS: usize = 200_000;
 
 /// Where a gateway keeps its state unless the configuration says otherwise.
 const STATE_DIR: &str = "/run/snisplice";
@@ -44,6 +50,18 @@ enum Command {
     Check(ConfigFile),
     /// Show what this kernel and this user can do, and how to get what is missing.
     Doctor,
+    /// Load the kernel programs of the sockmap tier and pin them, so that `run` adopts them.
+    Load(Bpffs),
+    /// Unpin the kernel programs.
+    ///
+    /// A running gateway keeps those it uses until it ends: no live connection is cut.
+    Unload {
+        #[command(flatten)]
+        at: Bpffs,
+        /// Ask nothing.
+        #[arg(long)]
+        force: bool,
+    },
     /// Make the running gateway read its configuration again. A bad file changes nothing.
     Reload(StateDir),
     /// Show listeners, routes, pools, servers and tiers of the running gateway.
@@ -104,6 +122,13 @@ struct ConfigFile {
 }
 
 #[derive(clap::Args)]
+struct Bpffs {
+    /// The configuration whose `bpffs` and `max_connections` to use; without it the defaults.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
 struct StateDir {
     /// The configuration of the gateway to talk to; without it the one in /run/snisplice.
     #[arg(short, long, value_name = "FILE")]
@@ -154,6 +179,20 @@ fn run(command: Command) -> Result<(), Failure> {
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
+        Command::Load(at) => {
+            let (bpffs, sockets) = at.resolve()?;
+            kernel::load_and_pin(&bpffs, sockets)?;
+            show(&format!("loaded and pinned below {}\n", bpffs.display()))
+        }
+        // Nothing to ask: what a running gateway uses outlives its pin.
+        Command::Unload { at, force: _ } => {
+            let (bpffs, _) = at.resolve()?;
+            let removed = kernel::unload(&bpffs)?;
+            show(match removed {
+                true => "unpinned\n",
+                false => "nothing was pinned\n",
+            })
+        }
         Command::Reload(gateway) => {
             let reloaded = gateway.client()?.reload()?;
             for warning in &reloaded.warnings {
@@ -195,6 +234,20 @@ fn load(path: &Path) -> Result<Config, Failure> {
             let noun = if count == 1 { "error" } else { "errors" };
             Err(Failure(BAD_CONFIGURATION, anyhow::anyhow!("{}: {count} {noun}", path.display())))
         }
+    }
+}
+
+impl Bpffs {
+    /// The pin directory, and how many sockets to make room for: two a connection.
+    fn resolve(&self) -> Result<(PathBuf, u32), Failure> {
+        let (bpffs, connections) = match &self.config {
+            Some(path) => {
+                let gateway = load(path)?.gateway;
+                (gateway.bpffs, gateway.max_connections)
+            }
+            None => (BPFFS.into(), MAX_CONNECTIONS),
+        };
+        Ok((bpffs, u32::try_from(connections * 2).unwrap_or(u32::MAX)))
     }
 }
 

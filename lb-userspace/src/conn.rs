@@ -3,15 +3,16 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 use crate::accept::{self, Permit};
-use crate::account::{Account, CloseReason, RejectReason, Visitor};
+use crate::account::{Account, CloseReason, RejectReason, Tier, Visitor};
 use crate::clock::now_ms;
-use crate::close::{Leg, farewell};
+use crate::close::{Leg, farewell, reset_on_close};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
-use crate::splice::{read_some, write_all};
+use crate::splice::{self, read_some, write_all};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -187,11 +188,29 @@ impl Passage {
         };
         let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, false);
         self.account.spliced(choice);
-        let traffic = &self.account.connection.traffic;
-        let reason =
-            crate::splice::copy::relay(&self.client, &server, window, traffic, self.route.idle_timeout).await;
+        let reason = self.splice(choice.tier, &server, window).await;
         server.clean();
         reason
+    }
+
+    /// splice: bytes flow, in the tier chosen, or in `copy` when that one gives the connection back.
+    async fn splice(&self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
+        let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
+        if tier == Tier::Sockmap
+            && let Some(sockmap) = self.account.gateway.sockmap()
+        {
+            if write_all(server, &prefix).await.is_err() {
+                reset_on_close(&self.client);
+                return CloseReason::ServerReset;
+            }
+            splice::add(&traffic.bytes_in, std::mem::take(&mut prefix).len());
+            // Boxed: the copy tier's connections need not pay for its future.
+            match Box::pin(splice::sockmap::splice(sockmap, &self.client, server, traffic, idle)).await {
+                Outcome::Closed(reason) => return reason,
+                Outcome::Demoted(reason) => self.account.demoted(reason),
+            }
+        }
+        splice::copy::relay(&self.client, server, prefix, traffic, idle).await
     }
 
     /// connect, splice: TLS ends here.

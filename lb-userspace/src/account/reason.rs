@@ -101,6 +101,8 @@ reasons! {
         Killed = "killed",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
+        /// The kernel lost or repeated a byte between the two sockets: both sides were reset.
+        KernelFault = "kernel_fault",
     }
 }
 

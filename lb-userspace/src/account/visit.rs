@@ -1,7 +1,7 @@
 //! What is known of one client, and its account: opened when it has a route, closed exactly once.
 
 use super::access_log::{Record, printable, time_now};
-use super::{CloseReason, Connection, RejectReason};
+use super::{CloseReason, Connection, FallbackReason, RejectReason, Tier};
 use crate::clock::now_ms;
 use crate::connect::{Pool, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route};
@@ -150,6 +150,17 @@ impl Account {
         if let Some(reason) = choice.reason {
             self.gateway.stats.fallbacks.add(reason as usize);
         }
+    }
+
+    /// Notes that the tier gave the connection back to the copy tier. Its total stays where it began.
+    pub fn demoted(&self, reason: FallbackReason) {
+        let Some(before) = self.connection.choice() else { return };
+        self.connection.set_choice(Choice { tier: Tier::Copy, reason: Some(reason) });
+        for tiers in [&self.gateway.stats.tiers, &self.connection.route.stats.tiers] {
+            tiers[before.tier as usize].active.fetch_sub(1, Relaxed);
+            tiers[Tier::Copy as usize].active.fetch_add(1, Relaxed);
+        }
+        self.gateway.stats.fallbacks.add(reason as usize);
     }
 
     /// Closes the account.

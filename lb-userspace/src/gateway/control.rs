@@ -3,11 +3,13 @@
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, Gateway, ReloadRequest, Snapshot, privileges};
 use crate::accept::listen;
-use crate::account::{AccessLog, CloseReason, GatewayStats, Histogram, Ledger};
+use crate::account::{AccessLog, CloseReason, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config};
 use crate::connect::resolve::Resolver;
+use crate::kernel::Kernel;
+use crate::kernel::version::{KernelVersion, sockmap_sound};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -84,6 +86,7 @@ impl Control {
                 (Some(log), Some(thread))
             }
         };
+        let sockmap = open_sockmap(&config.gateway)?;
         privileges::drop_privileges().context("cannot drop privileges")?;
 
         let (reloads, requests) = mpsc::unbounded_channel();
@@ -92,6 +95,7 @@ impl Control {
             ledger: Ledger::new(workers),
             stats: GatewayStats::default(),
             access_log,
+            sockmap,
             sniff_seconds: Histogram::new(),
             connect_seconds: Histogram::new(),
             workers,
@@ -153,10 +157,19 @@ impl Control {
         self.stop(stop, admin).await
     }
 
-    /// Starts answering operators, until the set is dropped.
+    /// Starts answering operators and the kernel, until the set is dropped.
     fn serve_admin(&mut self) -> std::io::Result<JoinSet<()>> {
         let gateway: Arc<dyn crate::admin::Gateway> = self.gateway.clone();
         let mut admin = JoinSet::new();
+        if self.gateway.sockmap().is_some() {
+            let gateway = self.gateway.clone();
+            admin.spawn(async move {
+                let Some(sockmap) = gateway.sockmap() else { return };
+                if let Err(error) = sockmap.serve_events().await {
+                    tracing::error!(%error, "the kernel's events are lost: restart to bound the sockmap tier again");
+                }
+            });
+        }
         if let Some(socket) = self.socket.take() {
             let gateway = gateway.clone();
             admin.spawn(async move {
@@ -295,6 +308,21 @@ impl Control {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// The kernel programs of the sockmap tier, if the configuration names it and this kernel's is sound. A gateway that
+/// asks for them and may not load them does not start; one on an unsound kernel says so and goes on without.
+fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, FallbackReason>> {
+    if !config.tiers.contains(&Tier::Sockmap) {
+        return Ok(Err(FallbackReason::SockmapUnavailable));
+    }
+    let sound = KernelVersion::running().context("cannot tell the kernel's version")?;
+    if let Err(fault) = sockmap_sound(&sound) {
+        tracing::warn!("no sockmap tier: this kernel's sockmap {fault}");
+        return Ok(Err(FallbackReason::SockmapKernel));
+    }
+    let sockets = u32::try_from(config.max_connections * 2).unwrap_or(u32::MAX);
+    Ok(Ok(Kernel::open(&config.bpffs, sockets)?))
 }
 
 /// One socket per worker for each address; all or nothing.

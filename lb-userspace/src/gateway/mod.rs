@@ -10,6 +10,7 @@ pub use control::run;
 pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
 use crate::account::{AccessLog, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
+use crate::kernel::{Kernel, Sockmap};
 use crate::splice::{Choice, choose};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
@@ -67,6 +68,8 @@ pub struct Gateway {
     pub sniff_seconds: Histogram,
     /// From the first dial to a connected server.
     pub connect_seconds: Histogram,
+    /// The kernel programs, or why they are not used.
+    sockmap: Result<Kernel, FallbackReason>,
     workers: usize,
     stopping: AtomicBool,
     reloads: mpsc::UnboundedSender<ReloadRequest>,
@@ -79,7 +82,12 @@ impl Gateway {
             Tier::Copy => None,
             _ if terminated => Some(FallbackReason::TlsTerminated),
             Tier::Packet => Some(FallbackReason::PacketUnavailable),
-            Tier::Sockmap => Some(FallbackReason::SockmapUnavailable),
+            Tier::Sockmap => self.sockmap.as_ref().err().copied(),
         })
+    }
+
+    /// The sockmap tier, where it is to be had.
+    pub fn sockmap(&self) -> Option<&Sockmap> {
+        self.sockmap.as_ref().ok().map(|kernel| &**kernel.sockmap())
     }
 }

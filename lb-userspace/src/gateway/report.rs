@@ -21,6 +21,7 @@ impl Gateway {
     /// Calls `read` with the bytes of the live connections while none of them can end, so that its sums with the
     /// routes' counters count every byte once.
     fn with_live_bytes<R>(&self, read: impl FnOnce(&LiveBytes) -> R) -> R {
+        self.refresh();
         self.ledger.read(|connections| {
             let mut live = LiveBytes::new();
             for connection in connections {
@@ -30,6 +31,14 @@ impl Gateway {
             }
             read(&live)
         })
+    }
+
+    /// Asks the connections whose bytes the kernel moves to note them. They do so when their workers next run:
+    /// this look may still see the count of the one before.
+    fn refresh(&self) {
+        if let Some(sockmap) = self.sockmap() {
+            sockmap.refresh();
+        }
     }
 
     fn find_server(&self, name: &str) -> Result<Arc<Server>, String> {
@@ -81,6 +90,7 @@ impl admin::Gateway for Gateway {
     }
 
     fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection> {
+        self.refresh();
         let mut found: Vec<_> = self.ledger.read(|connections| {
             let wanted = |c: &&Arc<Connection>| filter.matches(Some(&c.route.name), c.sni.as_deref());
             connections.filter(wanted).cloned().collect()

@@ -21,7 +21,25 @@ impl KernelVersion {
 
     /// The kernel that runs. `None` if its release cannot be read.
     pub fn running() -> Option<Self> {
-        rustix::system::uname().release().to_str().ok()?.parse().ok()
+        let uname = rustix::system::uname();
+        let signature = std::fs::read_to_string("/proc/version_signature").unwrap_or_default();
+        Self::identify(uname.release().to_str().ok()?, uname.version().to_str().ok()?, &signature)
+    }
+
+    /// From `uname -r`, `uname -v` and Ubuntu's /proc/version_signature (else empty).
+    ///
+    /// Debian and Ubuntu put the number of their own ABI where the patch level belongs (`6.1.0-50-amd64`); the
+    /// release they are built from stands in the other texts.
+    pub fn identify(release: &str, version: &str, signature: &str) -> Option<Self> {
+        let of_debian = version.split_once("Debian ").map(|(_, rest)| rest);
+        let of_ubuntu = signature.split_whitespace().nth(2);
+        let stated: Option<Self> = of_debian.or(of_ubuntu).and_then(|text| text.parse().ok());
+        let release: Self = release.parse().ok()?;
+        Some(stated.filter(|stated| stated.branch() == release.branch()).unwrap_or(release))
+    }
+
+    fn branch(&self) -> (u16, u16) {
+        (self.major, self.minor)
     }
 }
 
@@ -52,8 +70,7 @@ impl FromStr for KernelVersion {
 
 /// The first releases, per stable branch, in which a partial send of a redirected message is no longer sent
 /// again from its beginning.
-const PARTIAL_SEND_FIXED: [KernelVersion; 5] = [
-    KernelVersion::new(5, 15, 186),
+const PARTIAL_SEND_FIXED: [KernelVersion; 4] = [
     KernelVersion::new(6, 1, 142),
     KernelVersion::new(6, 6, 94),
     KernelVersion::new(6, 12, 34),
@@ -65,16 +82,17 @@ const PARTIAL_SEND_FIXED_SINCE: KernelVersion = KernelVersion::new(6, 16, 0);
 
 /// Whether this kernel's sockmap moves every byte exactly once, in the way the sockmap tier uses it.
 ///
-/// Two further defects do not count, because the tier never passes data up to a socket of the map: a wrong
-/// `copied_seq` after SK_PASS, and FIONREAD and wake-ups of the psock's own ingress queue. A distribution's
-/// kernel that took the fix under an older number is judged by its number.
+/// Two further defects do not count, because the tier never passes data up to a socket of the map and does not ask
+/// for FIONREAD: a wrong `copied_seq` after SK_PASS, and FIONREAD and wake-ups of the psock's own ingress queue.
+/// Before 6.1 there is a fixed 5.15 too, but it reads a socket's queue by another mechanism, on which the tier was
+/// never tried.
 pub fn sockmap_sound(release: &KernelVersion) -> Result<(), &'static str> {
-    let branch = PARTIAL_SEND_FIXED.iter().find(|v| (v.major, v.minor) == (release.major, release.minor));
-    match branch {
+    let fixed = PARTIAL_SEND_FIXED.iter().find(|fixed| fixed.branch() == release.branch());
+    match fixed {
         Some(first) if release >= first => Ok(()),
         None if *release >= PARTIAL_SEND_FIXED_SINCE => Ok(()),
         _ => Err(
-            "sends the bytes of a partial send twice (fixed in 5.15.186, 6.1.142, 6.6.94, 6.12.34, 6.15.3 and 6.16)",
+            "sends the bytes of a partial send twice (fixed in 6.1.142, 6.6.94, 6.12.34, 6.15.3 and 6.16)",
         ),
     }
 }
@@ -96,6 +114,19 @@ mod tests {
     }
 
     #[test]
+    fn a_distribution_states_the_patch_level_elsewhere() {
+        let identify = |release, version, signature| KernelVersion::identify(release, version, signature);
+        let debian = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.164-1 (2026-03-09)";
+        assert_eq!(identify("6.1.0-50-amd64", debian, ""), Some(KernelVersion::new(6, 1, 164)));
+        let ubuntu = "Ubuntu 6.8.0-31.31-generic 6.8.1\n";
+        let version = "#31-Ubuntu SMP PREEMPT_DYNAMIC";
+        assert_eq!(identify("6.8.0-31-generic", version, ubuntu), Some(KernelVersion::new(6, 8, 1)));
+        assert_eq!(identify("6.18.44-fc", "#1 SMP", ""), Some(KernelVersion::new(6, 18, 44)));
+        assert_eq!(identify("6.18.44", debian, ""), Some(KernelVersion::new(6, 18, 44)), "another branch");
+        assert_eq!(identify("five", debian, ""), None);
+    }
+
+    #[test]
     fn each_stable_branch_is_sound_from_its_fix_on() {
         for fixed in PARTIAL_SEND_FIXED {
             let before = KernelVersion { patch: fixed.patch - 1, ..fixed };
@@ -106,7 +137,7 @@ mod tests {
 
     #[test]
     fn branches_without_a_fix_are_not_sound_and_later_ones_are() {
-        for (major, minor, patch) in [(5, 10, 250), (6, 5, 13), (6, 13, 12), (6, 14, 11)] {
+        for (major, minor, patch) in [(5, 10, 250), (5, 15, 190), (6, 5, 13), (6, 13, 12), (6, 14, 11)] {
             assert!(sockmap_sound(&KernelVersion::new(major, minor, patch)).is_err(), "{major}.{minor}");
         }
         for (major, minor, patch) in [(6, 16, 0), (6, 18, 44), (7, 0, 0)] {

@@ -3,6 +3,7 @@
 pub mod copy;
 mod pipe;
 mod scratch;
+pub mod sockmap;
 pub mod terminate;
 mod tier;
 
@@ -49,6 +50,13 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
+
     pub(crate) fn closed(self) -> CloseReason {
         match self {
             Side::Client => CloseReason::ClientClosed,

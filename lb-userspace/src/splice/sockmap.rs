@@ -1,0 +1,426 @@
+//! The sockmap tier: the kernel moves the bytes between the two sockets; this task watches.
+//!
+//! The kernel's part knows no end and no limit, so userspace adds them: it passes on FIN and RST, ends idle
+//! connections, and sends a connection back to the copy tier when its receiver does not keep up, because bytes
+//! that the kernel has taken from one socket and not yet given to the other are bounded by nothing else.
+//!
+//! Each direction goes through
+//!
+//! ```text
+//! redirecting --FIN--> flushing ----------------------------> finished
+//!      |                                                          ^
+//!      +--demoted--> (verdict stopped) flushing --> copying --FIN-+
+//! ```
+//!
+//! on its own: while one waits for a stalled receiver the other must flow, or two programs that write before they
+//! read would wait for each other for ever. When no direction is redirecting or flushing any more, and one is
+//! copying, the connection is handed over.
+
+use super::{Side, Traffic, finish, reset_on_close, scratch};
+use crate::account::{CloseReason, FallbackReason};
+use crate::kernel::Sockmap;
+use crate::kernel::sockmap::{InsertError, Pair, monotonic_ns};
+use crate::kernel::tcp;
+use lb_common::sockmap::Flow;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::cell::Cell;
+use std::io::{self, ErrorKind::WouldBlock};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// Bytes of one direction that the kernel may hold between the two sockets before the connection is demoted. The
+/// kernel reports once per [`EVENT_STEP`](lb_common::sockmap::EVENT_STEP), so the hard bound is the sum of the
+/// two and of what arrives until this task has run.
+pub const MAX_IN_FLIGHT: u64 = 4 << 20;
+
+/// How long to wait before looking again whether the receiver's TCP has taken the rest.
+const FLUSH_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
+
+/// Looks at a socket that hung up, a millisecond apart, before its missing FIN counts as a fault of the kernel.
+const FIN_ATTEMPTS: usize = 1000;
+
+/// What is copied at once while a demoted connection waits for its other direction.
+const COPY_SIZE: usize = 16 << 10;
+
+/// How a connection left this tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is over; dropping the sockets does the rest.
+    Closed(CloseReason),
+    /// No byte was lost, nothing is held: the copy tier goes on with the same two sockets.
+    Demoted(FallbackReason),
+}
+
+/// Carries bytes until both directions have ended, one leg is reset, nothing has moved for `idle`, or the copy
+/// tier has to go on. Userspace must have written all that it has read.
+///
+/// A reset of one leg is passed on: the other socket is set to reset when it is closed. `traffic` is brought up to
+/// date every mebibyte, on [`Sockmap::refresh`] and at the end, however it comes.
+pub async fn splice(
+    kernel: &Sockmap,
+    client: &TcpStream,
+    server: &TcpStream,
+    traffic: &Traffic,
+    idle: Option<Duration>,
+) -> Outcome {
+    let splice = match Splice::enter(kernel, client, server, traffic) {
+        Ok(splice) => splice,
+        Err(outcome) => return outcome,
+    };
+    let reason = tokio::select! {
+        biased;
+        ended = async { tokio::try_join!(splice.carry(Side::Client), splice.carry(Side::Server)) } => match ended {
+            Ok(_) => splice.first_closed.get().unwrap_or(Side::Client).closed(),
+            Err(reason) => splice.fail(reason),
+        },
+        () = splice.handed_over() => return Outcome::Demoted(FallbackReason::SockmapBackpressure),
+        () = splice.idle_expired(idle) => CloseReason::IdleTimeout,
+        () = splice.keep_refreshed(kernel) => unreachable!("it never ends"),
+    };
+    Outcome::Closed(reason)
+}
+
+/// Where a direction is; see the picture above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Kernel,
+    Copying,
+    Finished,
+}
+
+/// How the kernel's work on a direction ended.
+enum End {
+    Fin,
+    Demoted,
+}
+
+struct Splice<'a> {
+    pair: Pair<'a>,
+    /// By [`Side`]: the direction that starts there.
+    directions: [Direction<'a>; 2],
+    traffic: &'a Traffic,
+    demoted: Cell<bool>,
+    first_closed: Cell<Option<Side>>,
+    phase_changed: Notify,
+}
+
+struct Direction<'a> {
+    source: &'a TcpStream,
+    target: &'a TcpStream,
+    phase: Cell<Phase>,
+    /// [`tcp::sent_exactly`] of the target before the first redirected byte.
+    sent_before: u64,
+    /// Bytes moved by userspace, before and after the kernel's work.
+    copied: Cell<u64>,
+    counter: &'a AtomicU64,
+}
+
+impl<'a> Splice<'a> {
+    fn enter(
+        kernel: &'a Sockmap,
+        client: &'a TcpStream,
+        server: &'a TcpStream,
+        traffic: &'a Traffic,
+    ) -> Result<Self, Outcome> {
+        let direction = |source, target: &'a TcpStream, counter: &'a AtomicU64| {
+            Ok::<_, InsertError>(Direction {
+                source,
+                target,
+                phase: Cell::new(Phase::Kernel),
+                sent_before: tcp::sent_exactly(target.as_fd()).map_err(InsertError::Refused)?,
+                copied: Cell::new(counter.load(Relaxed)),
+                counter,
+            })
+        };
+        let entered = || -> Result<_, InsertError> {
+            let directions = [
+                direction(client, server, &traffic.bytes_in)?,
+                direction(server, client, &traffic.bytes_out)?,
+            ];
+            Ok((directions, kernel.insert([client.as_fd(), server.as_fd()])?))
+        };
+        match entered() {
+            Ok((directions, pair)) => Ok(Self {
+                pair,
+                directions,
+                traffic,
+                demoted: Cell::new(false),
+                first_closed: Cell::new(None),
+                phase_changed: Notify::new(),
+            }),
+            Err(InsertError::Full) => Err(Outcome::Demoted(FallbackReason::SockmapFull)),
+            Err(InsertError::Refused(error)) => {
+                tracing::debug!(%error, "the kernel refused a connection for the sockmap");
+                Err(Outcome::Demoted(FallbackReason::SockmapRefused))
+            }
+            Err(InsertError::Broken) => {
+                reset_on_close(client);
+                reset_on_close(server);
+                Err(Outcome::Closed(CloseReason::KernelFault))
+            }
+        }
+    }
+
+    /// One direction, from the first byte until its FIN was passed on.
+    async fn carry(&self, from: Side) -> Result<(), CloseReason> {
+        let direction = &self.directions[from as usize];
+        match self.redirect(from).await? {
+            End::Fin => self.flush(from).await?,
+            End::Demoted => {
+                self.stop(from)?;
+                self.flush(from).await?;
+                self.enter_phase(from, Phase::Copying);
+                direction.copy(from).await?;
+            }
+        }
+        self.first_closed.set(self.first_closed.get().or(Some(from)));
+        finish(direction.target).map_err(|_| from.other().reset())?;
+        self.enter_phase(from, Phase::Finished);
+        Ok(())
+    }
+
+    /// Watches while the kernel moves bytes.
+    async fn redirect(&self, from: Side) -> Result<End, CloseReason> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.directions[from as usize].hung_up() => {
+                    self.await_fin(from).await?;
+                    return Ok(End::Fin);
+                }
+                () = self.pair.event(from as usize) => {}
+            }
+            let flow = self.flow(from)?;
+            self.publish();
+            if self.demoted.get() {
+                return Ok(End::Demoted);
+            }
+            if self.in_flight(from, &flow)? > MAX_IN_FLIGHT {
+                self.demoted.set(true);
+                self.pair.wake(from.other() as usize);
+                return Ok(End::Demoted);
+            }
+        }
+    }
+
+    /// The source has hung up. Returns when the verdict has seen its FIN, and so every byte before it.
+    async fn await_fin(&self, from: Side) -> Result<(), CloseReason> {
+        let direction = &self.directions[from as usize];
+        for _ in 0..FIN_ATTEMPTS {
+            if direction.has_failed() {
+                return Err(from.reset());
+            }
+            // Poll says "hung up" some instructions before the FIN reaches the verdict; this waits for the
+            // socket's lock, and so for the verdict.
+            let _ = tcp::release(direction.source.as_fd());
+            if self.flow(from)?.is_finished() {
+                return Ok(());
+            }
+            if tcp::is_closed(direction.source.as_fd()).unwrap_or(true) {
+                return Err(from.reset());
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        Err(CloseReason::KernelFault)
+    }
+
+    /// Ends the verdict's hold on a direction: from here on the source's bytes wait in its receive queue.
+    fn stop(&self, from: Side) -> Result<(), CloseReason> {
+        let direction = &self.directions[from as usize];
+        match self.pair.stop(from as usize, direction.source.as_fd()) {
+            Ok(true) => Ok(()),
+            _ if direction.has_failed() => Err(from.reset()),
+            _ => Err(CloseReason::KernelFault),
+        }
+    }
+
+    /// Returns when the target's TCP has taken every byte that was forwarded: not one less, or a FIN would overtake
+    /// it and leaving the map would drop it; and not one more, or the kernel has sent something twice.
+    async fn flush(&self, from: Side) -> Result<(), CloseReason> {
+        let (mut wait, longest) = FLUSH_WAIT;
+        loop {
+            let in_flight = self.in_flight(from, &self.flow(from)?)?;
+            self.publish();
+            if in_flight == 0 {
+                return Ok(());
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(longest);
+        }
+    }
+
+    /// Bytes forwarded that the target's TCP has not taken.
+    fn in_flight(&self, from: Side, flow: &Flow) -> Result<u64, CloseReason> {
+        let direction = &self.directions[from as usize];
+        let sent = tcp::sent(direction.target.as_fd()).map_err(|_| from.other().reset())?;
+        // `flow` was read before: what the target has taken beyond it may have been forwarded since.
+        let flow =
+            if sent.bytes - direction.sent_before > flow.forwarded() { &self.flow(from)? } else { flow };
+        match flow.forwarded().checked_sub(sent.bytes - direction.sent_before) {
+            Some(0) => Ok(0),
+            Some(_) if sent.is_closed || has_error(direction.target) => Err(from.other().reset()),
+            Some(bytes) => Ok(bytes),
+            None => Err(CloseReason::KernelFault),
+        }
+    }
+
+    fn flow(&self, from: Side) -> Result<Flow, CloseReason> {
+        match self.pair.flow(from as usize) {
+            Ok(flow) if !flow.is_broken() => Ok(flow),
+            _ => Err(CloseReason::KernelFault),
+        }
+    }
+
+    fn enter_phase(&self, from: Side, phase: Phase) {
+        self.directions[from as usize].phase.set(phase);
+        self.phase_changed.notify_one();
+    }
+
+    /// Returns when userspace can go on: nothing is left in the kernel's hands, and not everything is finished.
+    async fn handed_over(&self) {
+        loop {
+            self.phase_changed.notified().await;
+            let phases = self.directions.each_ref().map(|direction| direction.phase.get());
+            if !phases.contains(&Phase::Kernel) && phases.contains(&Phase::Copying) {
+                return;
+            }
+        }
+    }
+
+    async fn idle_expired(&self, idle: Option<Duration>) {
+        let Some(idle) = idle else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.publish();
+            let quiet = crate::clock::now_ms().saturating_sub(self.traffic.active_ms.load(Relaxed));
+            match idle.checked_sub(Duration::from_millis(quiet)) {
+                // Not before the next tick of the clocks compared, or this would spin within it.
+                Some(left) => sleep(left.max(Duration::from_millis(10))).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn keep_refreshed(&self, kernel: &Sockmap) {
+        loop {
+            kernel.refreshed().await;
+            self.publish();
+        }
+    }
+
+    /// Brings the connection's counters up to date.
+    fn publish(&self) {
+        for from in [Side::Client, Side::Server] {
+            let Ok(flow) = self.pair.flow(from as usize) else {
+                continue;
+            };
+            let direction = &self.directions[from as usize];
+            direction.counter.store(direction.copied.get() + flow.forwarded(), Relaxed);
+            let quiet_ms = monotonic_ns().saturating_sub(flow.active_ns()) / 1_000_000;
+            let active_ms = crate::clock::now_ms().saturating_sub(quiet_ms);
+            self.traffic.active_ms.fetch_max(active_ms, Relaxed);
+        }
+    }
+
+    /// Sets the sockets up to pass on how the connection failed.
+    fn fail(&self, reason: CloseReason) -> CloseReason {
+        let [client, server] = self.directions.each_ref().map(|direction| direction.source);
+        match reason {
+            CloseReason::ClientReset => reset_on_close(server),
+            CloseReason::ServerReset => reset_on_close(client),
+            _ => {
+                tracing::error!("the kernel lost or repeated bytes in the sockmap: resetting the connection");
+                reset_on_close(client);
+                reset_on_close(server);
+            }
+        }
+        reason
+    }
+}
+
+impl Drop for Splice<'_> {
+    fn drop(&mut self) {
+        self.publish();
+    }
+}
+
+impl Direction<'_> {
+    /// Returns when the source has sent a FIN or failed. Its other readiness is the verdict's business.
+    async fn hung_up(&self) {
+        loop {
+            match self.source.ready(Interest::READABLE | Interest::ERROR).await {
+                Ok(ready) if !ready.is_read_closed() && !ready.is_error() => {
+                    // Forget it, or this would return at once for ever.
+                    let _: io::Result<()> = self.source.try_io(Interest::READABLE, || Err(WouldBlock.into()));
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        has_error(self.source)
+    }
+
+    /// Moves bytes by userspace until the source's FIN. Holds none at any point where it waits: they are taken out
+    /// of the source's queue only after the target has them. So it may be cut short.
+    async fn copy(&self, from: Side) -> Result<(), CloseReason> {
+        loop {
+            match scratch::with(|buffers| self.copy_some(from, &mut buffers.input[..COPY_SIZE]))? {
+                Step::Moved(0) => return Ok(()),
+                Step::Moved(bytes) => self.copied.set(self.copied.get() + bytes as u64),
+                Step::SourceEmpty => self.source.readable().await.map_err(|_| from.reset())?,
+                Step::TargetFull => self.target.writable().await.map_err(|_| from.other().reset())?,
+            }
+        }
+    }
+
+    fn copy_some(&self, from: Side, buffer: &mut [u8]) -> Result<Step, CloseReason> {
+        let peek = || Ok(recv(self.source, &mut *buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.1);
+        let peeked = match self.source.try_io(Interest::READABLE, peek) {
+            Ok(0) => return Ok(Step::Moved(0)),
+            Ok(peeked) => peeked,
+            Err(error) if error.kind() == WouldBlock => return Ok(Step::SourceEmpty),
+            Err(_) => return Err(from.reset()),
+        };
+        let write = || Ok(send(self.target, &buffer[..peeked], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?);
+        let written = match self.target.try_io(Interest::WRITABLE, write) {
+            Ok(written) => written,
+            Err(error) if error.kind() == WouldBlock => return Ok(Step::TargetFull),
+            Err(_) => return Err(from.other().reset()),
+        };
+        self.discard(&mut buffer[..written]).map_err(|_| from.reset())?;
+        Ok(Step::Moved(written))
+    }
+
+    /// Takes bytes that were peeked at out of the receive queue.
+    fn discard(&self, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let taken = recv(self.source, &mut *bytes, RecvFlags::DONTWAIT)?.1;
+            if taken == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            bytes = &mut bytes[taken..];
+        }
+        Ok(())
+    }
+}
+
+/// What one attempt to copy came to.
+enum Step {
+    /// So many bytes; 0: the source has ended.
+    Moved(usize),
+    SourceEmpty,
+    TargetFull,
+}
+
+/// Whether the socket has an error pending; asking clears it.
+fn has_error(socket: &TcpStream) -> bool {
+    !matches!(socket.take_error(), Ok(None))
+}
