@@ -14,7 +14,7 @@ struct Row {
     bytes_out: u64,
 }
 
-pub(crate) fn print(log: &[Value], status: &Status) -> Result<()> {
+pub(crate) fn print(log: &[Value], status: &Status) {
     let mut rows: BTreeMap<[String; 4], Row> = BTreeMap::new();
     for line in log.iter().filter(|line| line["route"].is_string()) {
         let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
@@ -24,12 +24,13 @@ pub(crate) fn print(log: &[Value], status: &Status) -> Result<()> {
         row.bytes_out += line["bytes_out"].as_u64().unwrap_or(0);
     }
     println!(
-        "  {:<24} {:<15} {:>5} {:>9} {:>9}  {:<6} why not an earlier tier",
-        "asked for", "reached", "conns", "bytes in", "bytes out", "tier"
+        "  {:<23} {:<14} {:<9} {:>5} {:>9} {:>9}  {:<5} because",
+        "asked for", "reached", "TLS ended", "conns", "bytes in", "bytes out", "tier"
     );
     for ([sni, server, tier, reason], row) in &rows {
+        let tls = if reason == "tls_terminated" { "gateway" } else { "server" };
         println!(
-            "  {sni:<24} {server:<15} {:>5} {:>9} {:>9}  {tier:<6} {reason}",
+            "  {sni:<23} {server:<14} {tls:<9} {:>5} {:>9} {:>9}  {tier:<5} {reason}",
             row.connections, row.bytes_in, row.bytes_out
         );
     }
@@ -37,7 +38,6 @@ pub(crate) fn print(log: &[Value], status: &Status) -> Result<()> {
     for (reason, count) in refused.filter(|(_, count)| count.as_u64() > Some(0)) {
         println!("  refused: {count} ({reason})");
     }
-    Ok(())
 }
 
 /// The demo worked only if the gateway's books agree with what the client did.

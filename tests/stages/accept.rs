@@ -171,10 +171,11 @@ fn every_worker_takes_its_share_of_connections() -> Result<()> {
         stream.read_exact(&mut vec![0; hello.len()])?;
     }
     let worked = busy()?;
-    // A connection costs tens of microseconds at least; an idle thread uses next to nothing.
-    let workers =
-        worked.iter().filter(|(task, ns)| **ns > before.get(*task).copied().unwrap_or(0) + 1_000_000);
-    assert_eq!(workers.count(), 2, "{before:?} -> {worked:?}");
+    let mut spent: Vec<u64> =
+        worked.iter().map(|(task, ns)| ns - before.get(task).copied().unwrap_or(0)).collect();
+    spent.sort_unstable_by(|a, b| b.cmp(a));
+    // By chance alone each of two gets 100 with a deviation of 7.
+    assert!(spent[1] > spent[0] / 4, "nanoseconds of each thread, busiest first: {spent:?}");
     gateway.wait_status("200 connections", |s| s.route("app1", "total") == 200)?;
     Ok(())
 }

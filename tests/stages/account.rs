@@ -154,7 +154,11 @@ fn status_has_the_shape_that_scripts_rely_on() -> Result<()> {
     let world = World::new()?;
     let (gateway, _redis, held) = two_held_connections(&world)?;
     let _ = world.ask("nobody.example.com")?;
-    let status = gateway.wait_status("the reject", |s| s.rejects("databases", "unknown_sni") == 1)?.0;
+    let status = gateway
+        .wait_status("the reject to be over", |s| {
+            s.rejects("databases", "unknown_sni") == 1 && s.listener("databases", "active") == 2
+        })?
+        .0;
 
     assert!(status["version"].is_string() && status["uptime_seconds"].is_number(), "{status}");
     for tier in ["packet", "sockmap", "copy"] {
@@ -234,7 +238,7 @@ fn metrics_and_health_are_served_on_the_admin_address() -> Result<()> {
     let _ = world.ask("nobody.example.com")?;
     gateway.wait_status("the reject", |s| s.rejects("databases", "unknown_sni") == 1)?;
     drop(held);
-    gateway.wait_access_log(2)?;
+    gateway.wait_status("all to end", |s| s.listener("databases", "active") == 0)?;
 
     let get = |path: &str| {
         let url = format!("http://127.0.0.1:9900{path}");

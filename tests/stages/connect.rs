@@ -89,7 +89,8 @@ fn the_connect_timeout_of_the_last_server_is_the_reason_of_the_close() -> Result
 /// Drops what arrives for a port, without a word.
 fn black_hole(ns: &NetNs, port: u16) -> Result<()> {
     let rules = format!(
-        "table inet hole {{ chain in {{ type filter hook input priority 0; tcp dport {port} drop; }} }}"
+        "add table inet hole; add chain inet hole in {{ type filter hook input priority 0; }}; \
+         add rule inet hole in tcp dport {port} drop"
     );
     checked_output(ns.command("nft").arg(rules)).map(drop)
 }

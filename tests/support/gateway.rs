@@ -69,8 +69,22 @@ impl Gateway {
         }
         let mut gateway = Self { process: Process::spawn("snisplice", command)?, files };
         gateway.process.wait_listening(&ports)?;
-        eventually("the admin socket to answer", || gateway.status().ok())?;
+        gateway.wait_ready()?;
         Ok(gateway)
+    }
+
+    /// Waits until the gateway answers on its admin socket, which it does once it serves.
+    fn wait_ready(&mut self) -> Result<()> {
+        let answers = eventually("the admin socket to answer", || {
+            let answers = self.status().is_ok();
+            (answers || !self.process.is_running()).then_some(answers)
+        });
+        ensure!(
+            answers.as_ref().is_ok_and(|&answers| answers),
+            "the gateway did not start\n{}",
+            self.process.output()
+        );
+        Ok(())
     }
 
     /// The configuration file.

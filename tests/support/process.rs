@@ -131,7 +131,8 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn output(&self) -> String {
+    /// The end of what it wrote, for messages.
+    pub fn output(&self) -> String {
         let mut text = String::new();
         for (kind, content) in [("stdout", self.stdout()), ("stderr", self.stderr())] {
             if !content.is_empty() {
