@@ -6,7 +6,7 @@
 //! connection owns neither buffer nor pipe.
 
 use super::pipe::Pipe;
-use super::{Side, Traffic, add, finish, idle_expired, reset_on_close, scratch};
+use super::{Side, Traffic, add, finish, idle_expired, read_once, reset_on_close, scratch};
 use crate::account::CloseReason;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind::WouldBlock};
@@ -180,7 +180,7 @@ impl<'a> Half<'a> {
             *length = read;
             return Ok(read);
         }
-        let read = self.from.try_read(scratch)?;
+        let read = read_once(self.from, scratch)?;
         self.full_reads = if read == scratch.len() { self.full_reads.saturating_add(1) } else { 0 };
         Ok(read)
     }

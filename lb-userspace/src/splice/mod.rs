@@ -15,6 +15,7 @@ use crate::account::CloseReason;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Bytes of a connection. One writer: the task that carries it; `connections` and the metrics read.
@@ -85,12 +86,23 @@ pub(crate) async fn idle_expired(traffic: &Traffic, idle: Option<Duration>) {
     }
 }
 
+/// Reads once. A read that does not fill its buffer has emptied the socket: tokio is told so, as its own
+/// `AsyncRead` does, or the next look would be a system call that finds nothing. A FIN behind the bytes is not
+/// missed: tokio never forgets that a side was closed.
+pub(crate) fn read_once(socket: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+    let read = socket.try_read(into)?;
+    if 0 < read && read < into.len() {
+        let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    }
+    Ok(read)
+}
+
 /// Waits for bytes and appends what one read gives (at most 16 KiB); 0 at the end.
 pub(crate) async fn read_some(socket: &TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         socket.readable().await?;
         let read = scratch::with(|buffers| {
-            let read = socket.try_read(&mut buffers.input[..16 * 1024])?;
+            let read = read_once(socket, &mut buffers.input[..16 * 1024])?;
             into.extend_from_slice(&buffers.input[..read]);
             Ok(read)
         });

@@ -4,7 +4,7 @@
 //! records are decrypted from the worker's buffer and plaintext is encrypted into it.
 
 use super::scratch::{self, Buffers, Output};
-use super::{Side, Traffic, add, finish, idle_expired, reset_on_close};
+use super::{Side, Traffic, add, finish, idle_expired, read_once, reset_on_close};
 use crate::account::CloseReason;
 use crate::config::Termination;
 use rustls::server::{
@@ -273,7 +273,7 @@ impl Relay<'_> {
             ready!(self.client.poll_read_ready(cx)).map_err(|_| End::ReadFailed)?;
             let held = self.incoming.len();
             buffers.input[..held].copy_from_slice(&self.incoming);
-            let read = match self.client.try_read(&mut buffers.input[held..]) {
+            let read = match read_once(self.client, &mut buffers.input[held..]) {
                 // A client that leaves without close_notify: many do. The server sees the same FIN.
                 Ok(0) => {
                     self.client_eof = true;
@@ -325,7 +325,7 @@ impl Relay<'_> {
             }
             ready!(self.server.poll_read_ready(cx)).map_err(|_| End::ReadFailed)?;
             let Buffers { input, output } = &mut *buffers;
-            let plaintext = match self.server.try_read(input) {
+            let plaintext = match read_once(self.server, input) {
                 Ok(0) => {
                     self.server_eof = true;
                     None
