@@ -163,11 +163,12 @@ impl Arrival {
 
     /// What the client is told in its own protocol.
     fn last_word(&self, reason: RejectReason) -> &'static [u8] {
-        let in_postgres = match self.visitor.listener.protocol {
-            Protocol::Postgres => sniff::postgres_error(reason),
-            Protocol::Tls | Protocol::Tcp => None,
+        let word = match self.visitor.listener.protocol {
+            Protocol::Tcp => None,
+            Protocol::Tls => sniff::alert(reason),
+            Protocol::Postgres => sniff::postgres_error(reason).or_else(|| sniff::alert(reason)),
         };
-        in_postgres.or_else(|| sniff::alert(reason)).unwrap_or_default()
+        word.unwrap_or_default()
     }
 }
 
@@ -215,7 +216,7 @@ impl Passage {
 
     /// connect, splice: TLS ends here.
     async fn terminate(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
-        let session = match self.handshake(window).await {
+        let mut session = match self.handshake(window).await {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.visitor.client, %error, "TLS handshake failed");
@@ -224,7 +225,10 @@ impl Passage {
         };
         let (server, _guard) = match self.connect(hello).await {
             Ok(connected) => connected,
-            Err(reason) => return reason,
+            Err(reason) => {
+                session.say_goodbye(&self.client);
+                return reason;
+            }
         };
         let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, true);
         self.account.spliced(choice);

@@ -7,6 +7,10 @@ use std::net::SocketAddr;
 /// Longest header read: version 2 allows 64 KiB of TLVs, nothing in use comes near.
 const MAX_HEADER: usize = 4096;
 
+/// How a version 1 header begins, and the longest one with its line end (PROXY protocol specification, section 2.1).
+const V1_START: &[u8] = b"PROXY ";
+const V1_MAX: usize = 107;
+
 /// A header read from the front of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -19,7 +23,7 @@ pub struct Header {
 /// Reads the header at the front of `window`: `Ok(None)` while it is not whole. Pure.
 pub fn read_header(window: &[u8]) -> Result<Option<Header>, RejectReason> {
     let malformed = RejectReason::ProxyHeaderMalformed;
-    if window.is_empty() {
+    if is_open_line(window) {
         return Ok(None);
     }
     let header = HeaderResult::parse(window);
@@ -60,6 +64,13 @@ pub fn read_header(window: &[u8]) -> Result<Option<Header>, RejectReason> {
         }
     };
     Ok(Some(header))
+}
+
+/// Whether the window may be a version 1 header whose line has not ended yet, or nothing at all. ppp takes some
+/// unfinished lines ("PROXY TCP4 192.0.2.1 192.0.2.2 1 ") for broken ones.
+fn is_open_line(window: &[u8]) -> bool {
+    let start = &window[..window.len().min(V1_START.len())];
+    V1_START.starts_with(start) && window.len() < V1_MAX && !window.windows(2).any(|pair| pair == b"\r\n")
 }
 
 #[cfg(test)]

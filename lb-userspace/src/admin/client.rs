@@ -26,7 +26,7 @@ pub struct Client {
 pub enum ClientError {
     /// Nobody listens there.
     #[error(
-        "no gateway is running here: cannot connect to {} ({source}); \
+        "no gateway is running here: cannot connect to {} ({cause}); \
          start one with `snisplice run`, or name its configuration with `-c`",
         path.display()
     )]
@@ -34,10 +34,10 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A gateway may be there, but not for this user.
-    #[error("cannot connect to {}: {source}; run this as root or as the gateway's user", path.display())]
+    #[error("cannot connect to {}; run this as root or as the gateway's user", path.display())]
     Forbidden {
         /// The socket.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection broke or the answer did not come in time.
-    #[error("the gateway at {} does not answer: {source}", path.display())]
+    #[error("the gateway at {} does not answer", path.display())]
     Broken {
         /// The socket.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The answer is not what this version expects.
-    #[error("the gateway at {} answers in another way than this version expects: {source}", path.display())]
+    #[error("the gateway at {} answers in another way than this version expects", path.display())]
     Version {
         /// The socket.
         path: PathBuf,
@@ -79,7 +79,7 @@ impl Client {
             Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                 Err(ClientError::Forbidden { path, source })
             }
-            Err(source) => Err(ClientError::NotRunning { path, source }),
+            Err(source) => Err(ClientError::NotRunning { path, cause: source }),
         }
     }
 

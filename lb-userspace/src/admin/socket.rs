@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufRead
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// Clients served at once. Commands are short; `snisplice top` stays.
+/// Clients served at once. Commands are short.
 const MAX_CLIENTS: usize = 32;
 
 /// A client that asks nothing for this long is let go.

@@ -45,7 +45,7 @@ struct Control {
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
-    /// As started; a reload cannot change these.
+    /// As started; of these a reload changes `drain_timeout` only.
     fixed: config::Gateway,
     watched: Option<Watched>,
 }
@@ -218,6 +218,7 @@ impl Control {
         let sockets = open(added, self.workers.len()).map_err(in_full)?;
 
         let reloaded = new.reloaded(warnings);
+        self.fixed.drain_timeout = config.gateway.drain_timeout;
         self.gateway.snapshot.store(Arc::new(new));
         self.hand_out(sockets);
         for address in before.difference(&after) {
@@ -237,6 +238,7 @@ impl Control {
         let old = &self.fixed;
         let changed = [
             ("workers", old.workers != new.workers),
+            ("tiers", !old.tiers.contains(&Tier::Sockmap) && new.tiers.contains(&Tier::Sockmap)),
             ("bpffs", old.bpffs != new.bpffs),
             ("state_dir", old.state_dir != new.state_dir),
             ("admin", old.admin != new.admin),

@@ -108,6 +108,14 @@ impl Session {
         }
     }
 
+    /// Sends close_notify, for a connection that has no server. Best effort.
+    pub fn say_goodbye(&mut self, client: &TcpStream) {
+        let mut output = Output::default();
+        if encrypt(&mut self.tls, None, &mut output).is_ok() {
+            let _ = client.try_write(output.bytes());
+        }
+    }
+
     /// The protocol version agreed on.
     pub fn version(&self) -> Option<rustls::ProtocolVersion> {
         self.tls.protocol_version()
