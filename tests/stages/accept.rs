@@ -32,8 +32,9 @@ fn one_port_serves_both_families_at_once() -> Result<()> {
 
     let log = gateway.wait_access_log(2)?;
     let clients: Vec<&str> = log.iter().filter_map(|line| line["client"].as_str()).collect();
-    assert!(clients[0].starts_with("10.0.1.2:"), "{clients:?}");
-    assert!(clients[1].starts_with("[fd00:1::2]:"), "{clients:?}");
+    for client in ["10.0.1.2:", "[fd00:1::2]:"] {
+        assert!(clients.iter().any(|seen| seen.starts_with(client)), "{client} in {clients:?}");
+    }
     assert_eq!(gateway.status()?.listener("databases", "total"), 2);
     Ok(())
 }
@@ -64,7 +65,10 @@ fn deny_wins_over_allow_and_what_is_not_allowed_is_denied() -> Result<()> {
     let gateway = world.gateway(&config)?;
 
     let ask = |source: &str, target| -> Result<String> {
-        let mut stream = world.connect_from(source.parse::<IpAddr>()?, target)?;
+        // Who is turned away at once may meet the reset while still connecting.
+        let Ok(mut stream) = world.connect_from(source.parse::<IpAddr>()?, target) else {
+            return Ok(String::new());
+        };
         // The gateway may have closed already.
         let _ = stream.write_all(&client_hello("app1.example.com", &[]));
         Ok(answer(stream))
@@ -104,7 +108,8 @@ fn limit_holds_and_frees(config: &str, reason: &str) -> Result<()> {
     let _backend = Backend::start(&world.net.server, 7001, naming_and_holding("one"))?;
     let gateway = world.gateway(config)?;
     let open = || -> Result<_> {
-        let mut stream = world.connect(443)?;
+        // Who is turned away at once may meet the reset while still connecting.
+        let Ok(mut stream) = world.connect(443) else { return Ok(None) };
         let _ = stream.write_all(&client_hello("app1.example.com", &[]));
         let mut name = [0; 3];
         Ok(stream.read_exact(&mut name).is_ok_and(|()| name == *b"one").then_some(stream))
