@@ -34,7 +34,7 @@ fn both_directions_at_once_deliver_every_byte() {
         let carried = gateway.carry(&legs.gateway).await;
         client.join().unwrap();
         server.join().unwrap();
-        assert!(matches!(carried.ended, CloseReason::ClientClosed | CloseReason::ServerClosed));
+        assert!(is_orderly(carried.ended));
         assert_eq!(carried.bytes(), [64 * MIB as u64; 2]);
         assert!(carried.by_kernel > 0);
     });
@@ -49,13 +49,14 @@ fn insertion_under_fire_loses_repeats_and_reorders_nothing() {
         for round in 0..2000_u64 {
             let legs = Legs::new();
             let [client_sends, server_sends] = [round, !round]
-                .map(|seed| Stream { seed, length: 100_000 + (round as usize * 7919) % 200_000 });
+                .map(|seed| Stream { seed, length: 60_000 + (round as usize * 7919) % 60_000 });
             let client = legs.client.exchange(client_sends, server_sends);
             let server = legs.server.exchange(server_sends, client_sends);
             let prefix = (round as usize * 997) % 50_000;
             forward_exactly(&legs.gateway[0], &legs.gateway[1], prefix).await;
             forward_exactly(&legs.gateway[1], &legs.gateway[0], prefix / 3).await;
             let carried = gateway.carry(&legs.gateway).await;
+            assert!(is_orderly(carried.ended), "{:?} in round {round}", carried.ended);
             client.join().unwrap();
             server.join().unwrap();
             let expected = [client_sends.length - prefix, server_sends.length - prefix / 3];
@@ -92,9 +93,8 @@ fn bytes_queued_before_the_insertion_go_first() {
 fn a_half_closed_connection_goes_on_the_other_way() {
     in_a_gateway(async |gateway| {
         for client_first in [true, false] {
-            let legs = Legs::new();
-            let (first, second) =
-                if client_first { (legs.client, legs.server) } else { (legs.server, legs.client) };
+            let (client, server, carry) = gateway.carry_these(Legs::new()).await;
+            let (first, second) = if client_first { (client, server) } else { (server, client) };
             let (question, answer) = (Stream { seed: 5, length: 1000 }, Stream { seed: 6, length: 5 * MIB });
             let first = first.exchange(question, answer);
             let second = thread::spawn(move || {
@@ -103,7 +103,7 @@ fn a_half_closed_connection_goes_on_the_other_way() {
                 answer.send_all(&second.0);
                 second.0.shutdown(Shutdown::Write).unwrap();
             });
-            let carried = gateway.carry(&legs.gateway).await;
+            let carried = carry.await.unwrap();
             first.join().unwrap();
             second.join().unwrap();
             let expected = if client_first { CloseReason::ClientClosed } else { CloseReason::ServerClosed };
@@ -115,7 +115,7 @@ fn a_half_closed_connection_goes_on_the_other_way() {
 #[test]
 fn a_fin_right_behind_the_data_does_not_overtake_it() {
     in_a_gateway(async |gateway| {
-        for round in 0..1000_u64 {
+        for round in 0..500_u64 {
             let legs = Legs::new();
             let sends = Stream { seed: round, length: (round as usize * 613) % 300_000 };
             let client = legs.client.exchange(sends, sends);
@@ -124,6 +124,7 @@ fn a_fin_right_behind_the_data_does_not_overtake_it() {
                 tokio::task::yield_now().await;
             }
             let carried = gateway.carry(&legs.gateway).await;
+            assert!(is_orderly(carried.ended), "{:?} in round {round}", carried.ended);
             client.join().unwrap();
             server.join().unwrap();
             assert_eq!(carried.bytes(), [sends.length as u64; 2], "round {round}");
@@ -160,7 +161,7 @@ fn a_stalled_receiver_stops_its_sender_and_nobody_else_and_gets_every_byte_later
     in_a_gateway(async |gateway| {
         let legs = Legs::new();
         let (upload, download) =
-            (Stream { seed: 8, length: 400 * MIB }, Stream { seed: 9, length: 64 * MIB });
+            (Stream { seed: 8, length: 160 * MIB }, Stream { seed: 9, length: 64 * MIB });
         let sent = Arc::new(AtomicU64::new(0));
 
         let uploader = thread::spawn({
@@ -194,7 +195,7 @@ fn a_stalled_receiver_stops_its_sender_and_nobody_else_and_gets_every_byte_later
         assert_eq!(carried.bytes(), [upload.length as u64, download.length as u64]);
         // The two sockets' buffers at each end, the cap, and what a busy machine's scheduler adds.
         let buffers = 4 * 8 * MIB as u64;
-        assert!(halted_at < MAX_IN_FLIGHT + EVENT_STEP + buffers + 64 * MIB as u64, "{halted_at}");
+        assert!(halted_at < MAX_IN_FLIGHT + EVENT_STEP + buffers + 32 * MIB as u64, "{halted_at}");
         assert!(halted_at > 0);
     });
 }
@@ -203,9 +204,9 @@ fn a_stalled_receiver_stops_its_sender_and_nobody_else_and_gets_every_byte_later
 fn a_slow_receiver_is_demoted_in_mid_stream_without_losing_a_byte() {
     in_a_gateway(async |gateway| {
         let mut demoted = 0;
-        for round in 0..20_u64 {
+        for round in 0..8_u64 {
             let legs = Legs::new();
-            let upload = Stream { seed: round, length: 48 * MIB };
+            let upload = Stream { seed: round, length: 32 * MIB };
             let download = Stream { seed: !round, length: 4 * MIB };
             let client = legs.client.exchange(upload, download);
             let server = thread::spawn(move || {
@@ -619,6 +620,10 @@ impl Stream {
         });
         assert_eq!(from.read(&mut [0]).unwrap(), 0, "more than {} bytes", self.length);
     }
+}
+
+fn is_orderly(reason: CloseReason) -> bool {
+    matches!(reason, CloseReason::ClientClosed | CloseReason::ServerClosed)
 }
 
 /// Waits until the counter stands still; returns where.

@@ -95,14 +95,15 @@ impl Connection {
 
 /// The live connections, in one part per worker so that workers do not wait for one another.
 pub struct Ledger {
-    parts: Box<[Mutex<HashMap<u64, Arc<Connection>>>]>,
+    parts: Vec<Mutex<Part>>,
     ids: AtomicU64,
 }
 
 /// The live connections, one after the other.
 pub type Live<'a> = Box<dyn Iterator<Item = &'a Arc<Connection>> + 'a>;
 
-type Part<'a> = MutexGuard<'a, HashMap<u64, Arc<Connection>>>;
+/// One worker's connections, by id.
+type Part = HashMap<u64, Arc<Connection>>;
 
 impl Ledger {
     /// For this many workers.
@@ -134,11 +135,12 @@ impl Ledger {
 
     /// All live connections at one moment: none can end while `read` looks at them and their routes' counters.
     pub fn read<R>(&self, read: impl FnOnce(Live<'_>) -> R) -> R {
-        let parts: Vec<Part<'_>> = (0..self.parts.len()).map(|worker| self.part(worker)).collect();
+        let parts: Vec<MutexGuard<'_, Part>> =
+            (0..self.parts.len()).map(|worker| self.part(worker)).collect();
         read(Box::new(parts.iter().flat_map(|part| part.values())))
     }
 
-    fn part(&self, worker: usize) -> Part<'_> {
+    fn part(&self, worker: usize) -> MutexGuard<'_, Part> {
         // The map is never left half-changed: a panic elsewhere does not spoil it.
         self.parts[worker].lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -52,7 +52,7 @@ pub enum InsertError {
     /// The kernel refuses a socket: not established any more, under TLS, in another sockmap.
     #[error("the kernel refuses the socket")]
     Refused(#[source] io::Error),
-    /// Bytes were lost when an insertion had to be undone.
+    /// Bytes were lost.
     #[error("the kernel lost bytes")]
     Broken,
 }
@@ -64,6 +64,7 @@ pub(crate) struct Pair<'a> {
     /// [`tcp::sent_exactly`] of each socket before its first redirected byte.
     sent_before: [u64; 2],
     events: [Arc<Notify>; 2],
+    refusal: Option<InsertError>,
 }
 
 impl Sockmap {
@@ -136,18 +137,18 @@ impl Sockmap {
     /// the socket's lock, so it cannot be overtaken by what arrives after. And a segment of which userspace has read
     /// the head is cut by its sequence number.
     pub(crate) fn insert(&self, sockets: [BorrowedFd<'_>; 2]) -> Result<Pair<'_>, InsertError> {
-        let pair = self.prepare(sockets)?;
+        let mut pair = self.prepare(sockets)?;
         for (side, socket) in sockets.into_iter().enumerate() {
-            // Held back, so that nothing has flowed yet if the second source is refused.
             tcp::hold(socket).map_err(InsertError::Refused)?;
             let inserted = lock(&self.maps).sources.insert(pair.cookies[side], socket.as_raw_fd(), 0);
             if let Err(error) = inserted {
-                let undone = pair.undo(&sockets[..side]);
-                for held in &sockets[..=side] {
-                    let _ = tcp::release(*held);
-                }
-                return Err(if undone { error.into() } else { InsertError::Broken });
+                pair.refusal = Some(error.into());
+                break;
             }
+        }
+        // The second may be refused (its FIN has just come) when the first has flowed already: a FIN is not held.
+        if pair.refusal.is_some() && !pair.stop(0, sockets[0]).unwrap_or(false) {
+            return Err(InsertError::Broken);
         }
         for socket in sockets {
             tcp::release(socket).map_err(|_| InsertError::Broken)?;
@@ -162,7 +163,7 @@ impl Sockmap {
         let starts = [client?, server?];
         let cookies = starts.map(|start| start.cookie);
         let sent_before = starts.map(|start| start.sent);
-        let pair = Pair { sockmap: self, cookies, sent_before, events: Default::default() };
+        let pair = Pair { sockmap: self, cookies, sent_before, events: Default::default(), refusal: None };
         for side in [0, 1] {
             lock(&self.waiting).insert(cookies[side], pair.events[side].clone());
         }
@@ -184,6 +185,12 @@ impl Sockmap {
 }
 
 impl Pair<'_> {
+    /// Why the verdict has none of the two sockets, if so. What it took of one before it was refused the other is
+    /// on its way.
+    pub(crate) fn refusal(&self) -> Option<&InsertError> {
+        self.refusal.as_ref()
+    }
+
     /// What has flowed from this socket to the other.
     pub(crate) fn flow(&self, side: usize) -> io::Result<Flow> {
         lock(&self.sockmap.maps).flows.get(&self.cookies[side], 0).map_err(io::Error::other)
@@ -218,14 +225,6 @@ impl Pair<'_> {
         let flow = self.flow(side)?;
         tcp::release(socket)?;
         Ok(!flow.is_broken() && flow.next_seq() == next_seq)
-    }
-
-    /// Takes out the sources inserted so far; whether nothing was lost or has flowed.
-    fn undo(&self, sources: &[BorrowedFd<'_>]) -> bool {
-        sources.iter().enumerate().all(|(side, &socket)| {
-            let stopped = self.stop(side, socket).unwrap_or(false);
-            stopped && self.flow(side).is_ok_and(|flow| flow.forwarded() == 0)
-        })
     }
 
     fn leave_sources(&self, side: usize) {

@@ -78,7 +78,7 @@ pub async fn splice(
             Ok(_) => splice.first_closed.get().unwrap_or(Side::Client).closed(),
             Err(reason) => splice.fail(reason),
         },
-        () = splice.handed_over() => return Outcome::Demoted(FallbackReason::SockmapBackpressure),
+        reason = splice.handed_over() => return Outcome::Demoted(reason),
         () = splice.idle_expired(idle) => CloseReason::IdleTimeout,
         () = splice.keep_refreshed(kernel) => unreachable!("it never ends"),
     };
@@ -104,7 +104,8 @@ struct Splice<'a> {
     /// By [`Side`]: the direction that starts there.
     directions: [Direction<'a>; 2],
     traffic: &'a Traffic,
-    demoted: Cell<bool>,
+    /// Both directions go back to userspace.
+    demoted: Cell<Option<FallbackReason>>,
     first_closed: Cell<Option<Side>>,
     phase_changed: Notify,
 }
@@ -127,40 +128,39 @@ impl<'a> Splice<'a> {
     ) -> Result<Self, Outcome> {
         match kernel.insert([client.as_fd(), server.as_fd()]) {
             Ok(pair) => Ok(Self {
+                demoted: Cell::new(pair.refusal().map(fallback)),
                 pair,
                 directions: [
                     Direction::new(client, server, &traffic.bytes_in),
                     Direction::new(server, client, &traffic.bytes_out),
                 ],
                 traffic,
-                demoted: Cell::new(false),
                 first_closed: Cell::new(None),
                 phase_changed: Notify::new(),
             }),
-            Err(InsertError::Full) => Err(Outcome::Demoted(FallbackReason::SockmapFull)),
-            Err(InsertError::Refused(error)) => {
-                tracing::debug!(%error, "the kernel refused a connection for the sockmap");
-                Err(Outcome::Demoted(FallbackReason::SockmapRefused))
-            }
             Err(InsertError::Broken) => {
                 reset_on_close(client);
                 reset_on_close(server);
-                Err(Outcome::Closed(CloseReason::KernelFault))
+                let reset = [(client, Side::Client), (server, Side::Server)]
+                    .into_iter()
+                    .find(|(leg, _)| is_closed(leg));
+                Err(Outcome::Closed(reset.map_or(CloseReason::KernelFault, |(_, side)| side.reset())))
             }
+            Err(error) => Err(Outcome::Demoted(fallback(&error))),
         }
     }
 
     /// One direction, from the first byte until its FIN was passed on.
     async fn carry(&self, from: Side) -> Result<(), CloseReason> {
         let direction = &self.directions[from as usize];
-        match self.redirect(from).await? {
-            End::Fin => self.flush(from).await?,
-            End::Demoted => {
-                self.stop(from)?;
-                self.flush(from).await?;
-                self.enter_phase(from, Phase::Copying);
-                direction.copy(from).await?;
-            }
+        let end = match self.demoted.get() {
+            None => self.redirect(from).await?,
+            Some(_) => End::Demoted,
+        };
+        self.flush(from).await?;
+        if let End::Demoted = end {
+            self.enter_phase(from, Phase::Copying);
+            direction.copy(from).await?;
         }
         self.first_closed.set(self.first_closed.get().or(Some(from)));
         finish(direction.target).map_err(|_| from.other().reset())?;
@@ -180,12 +180,12 @@ impl<'a> Splice<'a> {
                 () = self.pair.event(from as usize) => {}
             }
             self.publish();
-            if self.demoted.get() {
-                return Ok(End::Demoted);
-            }
             if self.in_flight(from)? > MAX_IN_FLIGHT {
-                self.demoted.set(true);
+                self.demoted.set(Some(FallbackReason::SockmapBackpressure));
                 self.pair.wake(from.other() as usize);
+            }
+            if self.demoted.get().is_some() {
+                self.stop(from)?;
                 return Ok(End::Demoted);
             }
         }
@@ -204,7 +204,7 @@ impl<'a> Splice<'a> {
             if self.flow(from)?.is_finished() {
                 return Ok(());
             }
-            if tcp::is_closed(direction.source.as_fd()).unwrap_or(true) {
+            if is_closed(direction.source) {
                 return Err(from.reset());
             }
             sleep(Duration::from_millis(1)).await;
@@ -217,7 +217,7 @@ impl<'a> Splice<'a> {
         let direction = &self.directions[from as usize];
         match self.pair.stop(from as usize, direction.source.as_fd()) {
             Ok(true) => Ok(()),
-            _ if direction.has_failed() => Err(from.reset()),
+            _ if direction.has_failed() || is_closed(direction.source) => Err(from.reset()),
             _ => Err(CloseReason::KernelFault),
         }
     }
@@ -265,12 +265,14 @@ impl<'a> Splice<'a> {
     }
 
     /// Returns when userspace can go on: nothing is left in the kernel's hands, and not everything is finished.
-    async fn handed_over(&self) {
+    async fn handed_over(&self) -> FallbackReason {
         loop {
             self.phase_changed.notified().await;
             let phases = self.directions.each_ref().map(|direction| direction.phase.get());
-            if !phases.contains(&Phase::Kernel) && phases.contains(&Phase::Copying) {
-                return;
+            if let (false, Some(reason)) = (phases.contains(&Phase::Kernel), self.demoted.get())
+                && phases.contains(&Phase::Copying)
+            {
+                return reason;
             }
         }
     }
@@ -398,6 +400,17 @@ impl<'a> Direction<'a> {
         }
         Ok(())
     }
+}
+
+fn fallback(error: &InsertError) -> FallbackReason {
+    match error {
+        InsertError::Full => FallbackReason::SockmapFull,
+        InsertError::Refused(_) | InsertError::Broken => FallbackReason::SockmapRefused,
+    }
+}
+
+fn is_closed(socket: &TcpStream) -> bool {
+    tcp::is_closed(socket.as_fd()).unwrap_or(true)
 }
 
 /// What one attempt to copy came to.
