@@ -34,11 +34,7 @@ static SOCKMAP_EVENTS: RingBuf = RingBuf::with_byte_size(sockmap::EVENTS_BYTES, 
 /// SK_PASS with a redirect set: the kernel moves the segment to the peer. SK_DROP: nothing of it is left.
 #[stream_verdict]
 pub fn sockmap_verdict(ctx: SkBuffContext) -> u32 {
-    if redirect(&ctx).is_some() {
-        SK_PASS
-    } else {
-        SK_DROP
-    }
+    if redirect(&ctx).is_some() { SK_PASS } else { SK_DROP }
 }
 
 #[inline(always)]
@@ -70,13 +66,7 @@ fn redirect(ctx: &SkBuffContext) -> Option<()> {
 fn segment(ctx: &SkBuffContext) -> Segment {
     let skb = ctx.skb.skb;
     // SAFETY: fields of the program's context, which lives as long as the run.
-    unsafe {
-        Segment {
-            seq: (*skb).cb[0],
-            end_seq: (*skb).cb[1],
-            len: (*skb).len,
-        }
-    }
+    unsafe { Segment { seq: (*skb).cb[0], end_seq: (*skb).cb[1], len: (*skb).len } }
 }
 
 /// Cuts `skip` bytes off the head and redirects the rest. `None`: the segment is to be dropped, which is
