@@ -12,8 +12,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, LocalSet};
+use tokio::task::AbortHandle;
 
 /// What the control side tells a worker.
 pub(super) enum Command {
@@ -34,11 +35,19 @@ pub(super) struct Worker {
 /// Starts the worker with this index.
 pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
     let (commands, receiver) = mpsc::unbounded_channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (started, start) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         pin(index);
-        LocalSet::new().block_on(&runtime, obey(gateway, index, receiver));
+        // A LocalRuntime, and no LocalSet on another runtime: that one writes to an eventfd for each wake-up.
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => {
+                let _ = started.send(Ok(()));
+                runtime.block_on(obey(gateway, index, receiver));
+            }
+            Err(error) => _ = started.send(Err(error)),
+        }
     })?;
+    start.recv().map_err(io::Error::other)??;
     Ok(Worker { commands, thread })
 }
 

@@ -61,12 +61,23 @@ impl Relay<'_> {
         if self.traffic.moved() != before {
             self.traffic.active_ms.store(crate::clock::now_ms(), Relaxed);
         }
-        for (side, end) in [(Side::Client, request), (Side::Server, response)] {
+        let halves = [
+            (Side::Client, request, response, self.request.to),
+            (Side::Server, response, request, self.response.to),
+        ];
+        for (side, end, other, to) in halves {
             match end {
-                Poll::Ready(End::Closed) => self.first_closed = self.first_closed.or(Some(side)),
+                Poll::Ready(End::Closed) if self.first_closed.is_none() => {
+                    self.first_closed = Some(side);
+                    // With both at their end the sockets are closed at once, which says the same. A receiver that
+                    // is gone shows when the other half reads from it.
+                    if other.is_pending() {
+                        let _ = finish(to);
+                    }
+                }
                 Poll::Ready(End::ReadFailed) => return Poll::Ready(self.reset(side)),
                 // What the receiver sent before it went is still worth delivering: the other half goes on.
-                Poll::Ready(End::WriteFailed) | Poll::Pending => {}
+                Poll::Ready(End::Closed | End::WriteFailed) | Poll::Pending => {}
             }
         }
         Poll::Ready(match (ready!(request), ready!(response)) {
@@ -89,7 +100,7 @@ impl Relay<'_> {
 /// How a direction ended.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// FIN received, everything delivered, FIN passed on.
+    /// FIN received, everything delivered.
     Closed,
     ReadFailed,
     WriteFailed,
@@ -145,7 +156,7 @@ impl<'a> Half<'a> {
         for _ in 0..TURN {
             ready!(self.poll_deliver(cx)).map_err(|_| End::WriteFailed)?;
             if self.eof {
-                return Poll::Ready(finish(self.to).map_err(|_| End::WriteFailed));
+                return Poll::Ready(Ok(()));
             }
             if self.from.poll_read_ready(cx).map_err(|_| End::ReadFailed)?.is_pending() {
                 self.rest();

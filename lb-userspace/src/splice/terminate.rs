@@ -238,15 +238,26 @@ impl Relay<'_> {
         if self.traffic.moved() != before {
             self.traffic.active_ms.store(crate::clock::now_ms(), Relaxed);
         }
-        for (side, end) in [(Side::Client, self.request), (Side::Server, self.response)] {
+        let halves = [
+            (Side::Client, self.request, self.response, self.server),
+            (Side::Server, self.response, self.request, self.client),
+        ];
+        for (side, end, other, to) in halves {
             match end {
-                Some(End::Closed) => self.first_closed = self.first_closed.or(Some(side)),
+                Some(End::Closed) if self.first_closed.is_none() => {
+                    self.first_closed = Some(side);
+                    // With both at their end the sockets are closed at once, which says the same. A receiver that
+                    // is gone shows when the other half reads from it.
+                    if other.is_none() {
+                        let _ = finish(to);
+                    }
+                }
                 Some(End::ReadFailed) => return Poll::Ready(self.reset(side)),
                 Some(End::Tls) => {
                     reset_on_close(self.server);
                     return Poll::Ready(CloseReason::TlsError);
                 }
-                Some(End::WriteFailed) | None => {}
+                Some(End::Closed | End::WriteFailed) | None => {}
             }
         }
         match (self.request, self.response) {
@@ -276,7 +287,7 @@ impl Relay<'_> {
                 ready!(self.to_client.poll_flush(self.client, cx)).map_err(|_| End::ReadFailed)?;
             }
             if self.client_eof {
-                return Poll::Ready(finish(self.server).map_err(|_| End::WriteFailed));
+                return Poll::Ready(Ok(()));
             }
             ready!(self.client.poll_read_ready(cx)).map_err(|_| End::ReadFailed)?;
             let held = self.incoming.len();
@@ -329,7 +340,7 @@ impl Relay<'_> {
         for _ in 0..TURN {
             ready!(self.to_client.poll_flush(self.client, cx)).map_err(|_| End::WriteFailed)?;
             if self.server_eof {
-                return Poll::Ready(finish(self.client).map_err(|_| End::WriteFailed));
+                return Poll::Ready(Ok(()));
             }
             ready!(self.server.poll_read_ready(cx)).map_err(|_| End::ReadFailed)?;
             let Buffers { input, output } = &mut *buffers;
