@@ -205,6 +205,8 @@ fn a_slow_receiver_is_demoted_in_mid_stream_without_losing_a_byte() {
     in_a_gateway(async |gateway| {
         let mut demoted = 0;
         for round in 0..8_u64 {
+            // Longer each time: on a busy machine the sender needs time to get ahead.
+            let pause = Duration::from_millis(30 << round);
             let legs = Legs::new();
             let upload = Stream { seed: round, length: 32 * MIB };
             let download = Stream { seed: !round, length: 4 * MIB };
@@ -215,7 +217,7 @@ fn a_slow_receiver_is_demoted_in_mid_stream_without_losing_a_byte() {
                     download.send_all(&send);
                     send.shutdown(Shutdown::Write).unwrap();
                 });
-                thread::sleep(Duration::from_millis(30 + round));
+                thread::sleep(pause);
                 upload.expect_all(&legs.server.0);
                 sender.join().unwrap();
             });
@@ -224,8 +226,11 @@ fn a_slow_receiver_is_demoted_in_mid_stream_without_losing_a_byte() {
             server.join().unwrap();
             assert_eq!(carried.bytes(), [upload.length as u64, download.length as u64], "round {round}");
             demoted += u32::from(carried.demoted.is_some());
+            if demoted == 3 {
+                return;
+            }
         }
-        assert!(demoted > 0);
+        panic!("demoted in {demoted} of 8 rounds");
     });
 }
 
