@@ -1,4 +1,7 @@
-//! A worker: one thread pinned to a core, one runtime, its own listening sockets.
+//! A worker: one thread, one runtime, its own listening sockets; as many as there are cores.
+//!
+//! Workers are not bound to cores: where anything else runs on the machine, a worker that may not leave a busy core
+//! makes its connections wait while another core idles (measured: 0.6 times the new TLS connections per second).
 
 use super::Gateway;
 use crate::accept::{BACK_OFF, is_exhaustion};
@@ -37,7 +40,6 @@ pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
     let (commands, receiver) = mpsc::unbounded_channel();
     let (started, start) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        pin(index);
         // A LocalRuntime, and no LocalSet on another runtime: that one writes to an eventfd for each wake-up.
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
@@ -49,22 +51,6 @@ pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
     })?;
     start.recv().map_err(io::Error::other)??;
     Ok(Worker { commands, thread })
-}
-
-/// Binds the thread to the core with this index among those the process may use. Best effort: a container may
-/// forbid it, and then the scheduler decides.
-fn pin(index: usize) {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
-    if cores.is_empty() {
-        return;
-    }
-    let mut own = CpuSet::new();
-    own.set(cores[index % cores.len()]);
-    if let Err(error) = sched_setaffinity(None, &own) {
-        tracing::debug!(%error, "cannot pin worker {index}");
-    }
 }
 
 async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
