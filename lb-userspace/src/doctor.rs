@@ -450,7 +450,7 @@ mod tests {
         let forbidden = Facts { sk_skb: Answer::NotPermitted, ..healthy() };
         assert_eq!(tier(&forbidden, Tier::Sockmap), Err("sk_skb is not permitted to this user".into()));
         let unsound = Facts { kernel: Some(KernelVersion::new(6, 1, 141)), ..healthy() };
-        assert!(tier(&unsound, Tier::Sockmap).unwrap_err().starts_with("this kernel sends the bytes"));
+        assert!(tier(&unsound, Tier::Sockmap).unwrap_err().starts_with("this kernel may send bytes twice"));
     }
 
     #[test]

@@ -127,6 +127,24 @@ fn limit_holds_and_frees(config: &str, reason: &str) -> Result<()> {
 }
 
 #[test]
+fn a_full_route_of_a_tcp_listener_closes_without_a_word_of_tls() -> Result<()> {
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    let config = "[[listener]]\nname = 'plain'\nbind = ['0.0.0.0:444']\nprotocol = 'tcp'\n".to_owned()
+        + "[[route]]\nname = 'tcp'\nlistener = 'plain'\nmax_connections = 1\nbackends = [{ pool = 'tcp' }]\n"
+        + &pool("tcp", &[7001], "");
+    let gateway = world.gateway(&config)?;
+    let mut first = world.connect(444)?;
+    first.write_all(b"one")?;
+    first.read_exact(&mut [0; 3])?;
+    let mut said = Vec::new();
+    let _ = world.connect(444)?.read_to_end(&mut said);
+    assert_eq!(said, b"");
+    gateway.wait_status("the second to be counted", |s| s.rejects("plain", "route_full") == 1)?;
+    Ok(())
+}
+
+#[test]
 fn a_process_out_of_files_waits_instead_of_spinning_and_recovers() -> Result<()> {
     let world = World::new()?;
     let _backend = Backend::start(&world.net.server, 7001, naming_and_holding("one"))?;

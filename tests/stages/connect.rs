@@ -55,7 +55,9 @@ fn a_terminated_client_is_turned_away_when_every_server_is_down() -> Result<()> 
     let config = listener("") + &route("app1", "app1.example.com", &terminate) + &pool("app1", &[7009], "");
     let gateway = world.gateway(&config)?;
     let openssl = crate::openssl::SClient::start(&world, "app1.example.com", [] as [&str; 0])?;
-    openssl.wait_end()?;
+    let output = openssl.wait_end()?;
+    // It has a session by then: its end is a close_notify, not a cut.
+    assert!(output.contains("\nclosed") && !output.contains("unexpected eof"), "{output}");
     assert_eq!(gateway.wait_access_log(1)?[0]["close_reason"], "connect_failed");
     Ok(())
 }
