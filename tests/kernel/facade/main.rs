@@ -1,0 +1,4 @@
+//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, raw sockets. Each
+//! test has network namespaces of its own.
+
+mod devices;
