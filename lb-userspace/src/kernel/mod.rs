@@ -5,6 +5,7 @@
 pub mod devices;
 mod pins;
 pub mod probe;
+pub mod raw;
 pub mod sockmap;
 pub(crate) mod tcp;
 pub mod version;

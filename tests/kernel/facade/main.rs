@@ -2,3 +2,4 @@
 //! test has network namespaces of its own.
 
 mod devices;
+mod raw;
