@@ -2,6 +2,7 @@
 //!
 //! Pinned programs and maps lie in `<bpffs>/v<ABI>/`, one file each, named as in [`lb_common`].
 
+pub mod batch;
 pub mod devices;
 mod pins;
 pub mod probe;
