@@ -1,0 +1,6 @@
+//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, raw sockets. Each
+//! test has network namespaces of its own.
+
+mod batch;
+mod devices;
+mod raw;
