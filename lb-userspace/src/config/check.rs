@@ -98,6 +98,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
             },
             backends: backends(raw_route, &pool_names, report),
             idle_timeout: raw_route.idle_timeout.get(),
+            max_age: raw_route.max_age.get(),
             max_connections: raw_route.max_connections.get(),
         });
         if let (Some(listener), Some(reference)) = (listener, raw_route.listener.given()) {
@@ -139,6 +140,8 @@ fn gateway(raw: &RawGateway) -> Gateway {
         }),
         max_connections: raw.max_connections.or(200_000),
         drain_timeout: raw.drain_timeout.or(Duration::from_secs(30)),
+        source_ports: raw.source_ports.or(10_240..=32_767),
+        flow_table: raw.flow_table.or(1 << 20),
     }
 }
 
