@@ -16,7 +16,7 @@ use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, Ra
 use super::reader::{Field, reject_repeated};
 use super::{
     AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Pool,
-    Protocol, Route, Server, TlsMode,
+    Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
 use crate::account::Tier;
 
@@ -140,7 +140,7 @@ fn gateway(raw: &RawGateway) -> Gateway {
         }),
         max_connections: raw.max_connections.or(200_000),
         drain_timeout: raw.drain_timeout.or(Duration::from_secs(30)),
-        source_ports: raw.source_ports.or(10_240..=32_767),
+        source_ports: raw.source_ports.or(SOURCE_PORTS),
         flow_table: raw.flow_table.or(1 << 20),
     }
 }
