@@ -4,10 +4,11 @@
 //! is in the byte order of the machine.
 #![no_std]
 
+pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
 pub mod sockmap;
 
 /// Names the directory of the pins. A change of a map's name, key, value or meaning needs a new one: an old
 /// program would read the new maps wrongly.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -1,6 +1,20 @@
 //! The types that may cross the boundary as plain bytes.
 
-use crate::sockmap::Flow;
+use crate::{packet, sockmap};
 
 // SAFETY: `repr(C)`, `Copy` and without padding; every bit pattern is a value.
-unsafe impl aya::Pod for Flow {}
+unsafe impl aya::Pod for sockmap::Flow {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::Tuple {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::Flow {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::Sighting {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::Handover {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::Record {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::Name {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::Event {}

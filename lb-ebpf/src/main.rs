@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod packet;
 mod sockmap;
 
 /// What the kernel reads to open the GPL-only helpers.

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
+    sync::Once,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -267,11 +268,19 @@ fn apt_install(why: &str, packages: &[&str]) -> Result<()> {
         bail!("missing here; run as root: {by_hand}");
     }
     let _quiet = ServicesStayDown::new()?;
-    if quietly(why, apt("install").args(packages)).is_err() {
-        quietly("the lists of packages, which may be old", &mut apt("update"))?;
-        quietly(why, apt("install").args(packages))?;
-    }
-    Ok(())
+    refresh_package_lists();
+    quietly(why, apt("install").args(packages))
+}
+
+/// Once a run. An old list would not only miss packages: it offers old versions, such as a rustc-web that cannot
+/// build the kernel programs. Without a network the lists there are have to do.
+fn refresh_package_lists() {
+    static REFRESHED: Once = Once::new();
+    REFRESHED.call_once(|| {
+        if let Err(error) = quietly("the lists of packages, which may be old", &mut apt("update")) {
+            println!("  going on with the lists there are: {error:#}");
+        }
+    });
 }
 
 /// apt-get that asks nothing, waits for another apt, and removes nothing to make room.

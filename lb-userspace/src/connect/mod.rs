@@ -1,6 +1,7 @@
 //! Connect: a socket to one server of the route's pool.
 
 mod pool;
+pub mod ports;
 mod preamble;
 pub mod resolve;
 

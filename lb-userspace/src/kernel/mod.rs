@@ -2,8 +2,11 @@
 //!
 //! Pinned programs and maps lie in `<bpffs>/v<ABI>/`, one file each, named as in [`lb_common`].
 
+pub mod batch;
+pub mod devices;
 mod pins;
 pub mod probe;
+pub mod raw;
 pub mod sockmap;
 pub(crate) mod tcp;
 pub mod version;

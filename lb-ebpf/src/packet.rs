@@ -1,0 +1,632 @@
+//! The packet tier: forwards the packets of spliced connections, and sights the SYNs of those to come.
+//!
+//! Runs at tc ingress of every device. A packet that is no business of ours goes on to the next program and up the
+//! stack as if this one was not there. A packet of a [`Flow`] never goes up: it leaves translated, or, where it
+//! cannot, it is dropped as on a lossy link; passed up, it would meet no socket, and the answer would be a reset.
+//!
+//! Checksums are changed by the kernel's helpers only, which know whether a sum is complete, partial or not yet
+//! there; everything else is written into the packet afterwards, for the helpers may move it.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
+    helpers::{
+        bpf_check_mtu, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+        bpf_redirect_peer, bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+    macros::{classifier, map},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    programs::TcContext,
+};
+use lb_common::packet::{
+    self, Count, Event, Flow, Handover, Name, Record, Sighting, State, Tuple, before, event, exit, flag,
+    options::{self, Scratch, SynOptions},
+    sighted,
+    translate::{Difference, Head, tcp},
+};
+
+/// linux/bpf.h: elements are allocated when they are inserted.
+const BPF_F_NO_PREALLOC: u32 = 1;
+/// linux/bpf.h: do not count the address change into the packet's own sum, which IPv6's lack of a header checksum
+/// balances; newer than aya's bindings.
+const BPF_F_IPV6: u64 = 1 << 7;
+/// linux/pkt_cls.h: on to the next program, then up the stack; the same number as TCX_NEXT.
+const NEXT: i32 = -1;
+
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const TCP: usize = 20;
+/// Offset of the checksum in a TCP header.
+const TCP_CHECKSUM: usize = 16;
+const PROTOCOL_TCP: u8 = 6;
+const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// Packets up to this size fit any device (RFC 8200, section 5).
+const FITS_ANYWHERE: u32 = 1280;
+const LOOPBACK: u32 = 1;
+
+#[map]
+static PACKET_FLOWS: HashMap<Tuple, Flow> =
+    HashMap::with_max_entries(packet::DEFAULT_FLOWS, BPF_F_NO_PREALLOC);
+#[map]
+static PACKET_SIGHTINGS: LruHashMap<Tuple, Sighting> = LruHashMap::with_max_entries(packet::MAX_SIGHTINGS, 0);
+#[map]
+static PACKET_HANDOVERS: HashMap<u64, Handover> =
+    HashMap::with_max_entries(packet::MAX_HANDOVERS, BPF_F_NO_PREALLOC);
+#[map]
+static PACKET_CONNECTIONS: HashMap<u64, Record> =
+    HashMap::with_max_entries(packet::DEFAULT_FLOWS / 2, BPF_F_NO_PREALLOC);
+#[map]
+static PACKET_NAMES: HashMap<u64, Name> = HashMap::with_max_entries(packet::MAX_NAMES, BPF_F_NO_PREALLOC);
+#[map]
+static PACKET_PORTS: Array<u64> = Array::with_max_entries(2 * packet::PORT_WORDS, 0);
+#[map]
+static PACKET_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Count::Number as u32, 0);
+#[map]
+static PACKET_EVENTS: RingBuf = RingBuf::with_byte_size(packet::EVENTS_BYTES, 0);
+/// The options of the packet in hand, before and after: too much for the stack, and the verifier follows a varying
+/// index better into a map.
+#[map]
+static PACKET_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// 1 where the kernel knows [`BPF_F_IPV6`]; set by the loader.
+#[unsafe(no_mangle)]
+static PACKET_CSUM_KNOWS_IPV6: u8 = 0;
+
+/// For devices with an Ethernet header.
+#[classifier]
+pub fn packet_ethernet(ctx: TcContext) -> i32 {
+    forward::<ETHERNET>(&ctx).unwrap_or(NEXT)
+}
+
+/// For devices whose packets begin with the IP header.
+#[classifier]
+pub fn packet_bare(ctx: TcContext) -> i32 {
+    forward::<0>(&ctx).unwrap_or(NEXT)
+}
+
+/// `None`: not ours.
+#[inline(always)]
+fn forward<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
+    // SAFETY: fields of the program's context, which lives as long as the run.
+    let (protocol, tagged) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present) };
+    // A tagged packet comes again, on its VLAN's own device.
+    if tagged != 0 {
+        return None;
+    }
+    match protocol {
+        ETH_P_IP => ipv4::<LINK>(ctx),
+        ETH_P_IPV6 => ipv6::<LINK>(ctx),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn ipv4<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
+    let ip: [u32; 5] = read(ctx, LINK, IPV4 + TCP)?;
+    let [version, ..] = ip[0].to_ne_bytes();
+    let [.., protocol, _, _] = ip[2].to_ne_bytes();
+    if protocol != PROTOCOL_TCP {
+        return None;
+    }
+    let fragment = u16::from_be((ip[1] >> 16) as u16) & 0x3fff;
+    if version != 0x45 || fragment != 0 {
+        return odd_ipv4::<LINK>(ctx, &ip, version, fragment);
+    }
+    let head: Head = read(ctx, LINK + IPV4, TCP)?;
+    let tuple = Tuple::v4(ip[3], ip[4], head.ports as u16, (head.ports >> 16) as u16);
+    let total = u32::from(u16::from_be((ip[0] >> 16) as u16));
+    segment::<LINK, IPV4>(ctx, &tuple, &head, total)
+}
+
+#[inline(always)]
+fn ipv6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
+    let ip: [u32; 10] = read(ctx, LINK, IPV6 + TCP)?;
+    let [_, _, protocol, _] = ip[1].to_ne_bytes();
+    if protocol != PROTOCOL_TCP {
+        return None;
+    }
+    let head: Head = read(ctx, LINK + IPV6, TCP)?;
+    let tuple = Tuple {
+        source: [ip[2], ip[3], ip[4], ip[5]],
+        destination: [ip[6], ip[7], ip[8], ip[9]],
+        source_port: head.ports as u16,
+        destination_port: (head.ports >> 16) as u16,
+    };
+    let payload = u32::from(u16::from_be(ip[1] as u16));
+    segment::<LINK, IPV6>(ctx, &tuple, &head, payload + IPV6 as u32)
+}
+
+/// A TCP segment that has nothing odd about it. `length`: of the IP packet; 0 where it is longer than fits the field.
+#[inline(always)]
+fn segment<const LINK: usize, const IP: usize>(
+    ctx: &TcContext,
+    tuple: &Tuple,
+    head: &Head,
+    length: u32,
+) -> Option<i32> {
+    let Some(flow) = PACKET_FLOWS.get_ptr_mut(tuple) else {
+        if head.has(tcp::SYN) {
+            sight::<LINK, IP>(ctx, tuple, head);
+        }
+        return None;
+    };
+    // SAFETY: the kernel frees a map value only after this run. Other CPUs may change it at the same time: each
+    // number is aligned, and each store stands on its own.
+    let flow = unsafe { &mut *flow };
+
+    if head.has(tcp::SYN) && flow.state.is_closed() {
+        take_over(flow, tuple);
+        sight::<LINK, IP>(ctx, tuple, head);
+        return None;
+    }
+    let length = if length == 0 { ctx.len() - LINK as u32 } else { length };
+    let headers = (IP + head.length()) as u32;
+    if head.length() < TCP || length < headers {
+        return drop_counted(Count::BadOptions);
+    }
+    let payload = length - headers;
+    let end = head.sequence().wrapping_add(payload);
+    let known_end = flow.end();
+
+    flow.packets = flow.packets.wrapping_add(1);
+    flow.active = tick();
+    if !head.has(tcp::SYN | tcp::RST) {
+        flow.advance(end);
+    }
+    if head.has(tcp::ACK) {
+        flow.acknowledge(head.acknowledgement());
+    }
+
+    let mut tsecr_floor = None;
+    if flow.handover != 0 {
+        // SAFETY: as above; userspace replaces a handover whole.
+        match unsafe { PACKET_HANDOVERS.get(flow.id) } {
+            Some(handover) => {
+                note_fins(flow, &handover.fin);
+                let from_server = flow.has(flag::FROM_SERVER);
+                let by_direction = |pair: &[u32; 2]| if from_server { pair[1] } else { pair[0] };
+                let await_ack = by_direction(&handover.await_ack);
+                if payload == 0
+                    && !head.has(tcp::SYN | tcp::FIN | tcp::RST)
+                    && before(head.acknowledgement(), await_ack)
+                {
+                    // It tells the socket how much of its prefix has arrived; it says nothing to the other end.
+                    return None;
+                }
+                tsecr_floor = Some(by_direction(&handover.tsecr_floor));
+            }
+            None => flow.handover = 0,
+        }
+    }
+    if head.has(tcp::FIN | tcp::RST) || flow.state.is_reset() {
+        note_closing(flow, head, end.wrapping_sub(known_end));
+    }
+    leave::<LINK, IP>(ctx, flow, head, headers, length, tsecr_floor)
+}
+
+/// Sends a packet on its way: fits, translates, redirects.
+#[inline(always)]
+fn leave<const LINK: usize, const IP: usize>(
+    ctx: &TcContext,
+    flow: &Flow,
+    head: &Head,
+    headers: u32,
+    length: u32,
+    tsecr_floor: Option<u32>,
+) -> Option<i32> {
+    if length > FITS_ANYWHERE && flow.exit != exit::LOCAL && !fits(ctx, flow, head, headers, length) {
+        return drop_counted(Count::TooBig);
+    }
+    if LINK == 0 && !add_ethernet_header(ctx) {
+        return drop_counted(Count::NotWritable);
+    }
+    let new = flow.translate(head);
+    let mut difference = Difference::default().words(&head.words(), &new.words());
+
+    let at = ETHERNET + IP + TCP;
+    let mut timestamps = None;
+    let mut options_length = 0;
+    if head.length() > TCP {
+        options_length = head.length() - TCP;
+        let first: [u32; 3] = read(ctx, at, 12).unwrap_or([0; 3]);
+        // Two NOPs and the timestamps (RFC 7323, appendix A): what nearly every segment has, and nothing else.
+        if options_length == 12 && first[0] == 0x0101_080a_u32.to_be() && flow.has(flag::TIMESTAMPS) {
+            let (tsval, tsecr) = flow.timestamps(u32::from_be(first[1]), u32::from_be(first[2]), tsecr_floor);
+            let new = [first[0], tsval.to_be(), tsecr.to_be()];
+            difference = difference.words(&first, &new);
+            timestamps = Some(new);
+        } else {
+            let Some(scratch) = load_options(ctx, at, options_length) else {
+                return drop_counted(Count::BadOptions);
+            };
+            if scratch.translate(flow, options_length, tsecr_floor).is_err() {
+                return drop_counted(Count::BadOptions);
+            }
+            for i in 0..options::MAX / 4 {
+                difference = difference.word(word(&scratch.old, i), word(&scratch.new, i));
+            }
+        }
+    }
+
+    let checksum = (ETHERNET + IP + TCP_CHECKSUM) as u32;
+    let skb = ctx.skb.skb;
+    let written = if IP == IPV4 { write_ipv4(ctx, flow, checksum) } else { write_ipv6(ctx, flow, checksum) };
+    match written {
+        Written::Yes => {}
+        Written::No => return drop_counted(Count::NotWritable),
+        Written::Congested => return drop_counted(Count::Congestion),
+    }
+    // SAFETY: helpers that take the context of this program type, and the scratch of this CPU, which is `at least`
+    // `options_length` (checked by `load_options`) bytes long.
+    unsafe {
+        if bpf_l4_csum_replace(skb, checksum, 0, difference.sum().into(), 0) != 0 {
+            return drop_counted(Count::NotWritable);
+        }
+        if options_length > 0 && timestamps.is_none() {
+            let (Some(scratch), Some(length)) = (scratch(), bounded(options_length)) else {
+                return drop_counted(Count::BadOptions);
+            };
+            if bpf_skb_store_bytes(skb, at as u32, scratch.new.as_ptr().cast(), length, 0) != 0 {
+                return drop_counted(Count::NotWritable);
+            }
+        }
+        let Some(segment) = header::<[u32; 4]>(ctx, ETHERNET + IP, TCP) else {
+            return drop_counted(Count::NotWritable);
+        };
+        *segment = new.words();
+        if let Some(words) = timestamps {
+            let Some(options) = header::<[u32; 3]>(ctx, ETHERNET + IP + TCP, 12) else {
+                return drop_counted(Count::NotWritable);
+            };
+            *options = words;
+        }
+        match flow.exit {
+            exit::LOCAL => {
+                // The loopback device takes for another host's what is not addressed to its own address: zeros.
+                let Some(addresses) = header::<[u16; 6]>(ctx, 0, 12) else {
+                    return drop_counted(Count::NotWritable);
+                };
+                *addresses = [0; 6];
+                Some(bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32)
+            }
+            exit::PEER => Some(bpf_redirect_peer(flow.ifindex, 0) as i32),
+            _ => Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32),
+        }
+    }
+}
+
+/// How writing the IP header went.
+enum Written {
+    Yes,
+    No,
+    /// The packet says that congestion was experienced, and the leg it leaves by has no word for it: it is to be
+    /// dropped, which says the same (RFC 6040, section 4.2).
+    Congested,
+}
+
+#[inline(always)]
+fn write_ipv4(ctx: &TcContext, flow: &Flow, checksum: u32) -> Written {
+    let Some(old) = read::<[u32; 5]>(ctx, ETHERNET, IPV4) else { return Written::No };
+    let mut new = old;
+    (new[3], new[4]) = (flow.out.source[3], flow.out.destination[3]);
+    let addresses = Difference::default().word(old[3], new[3]).word(old[4], new[4]);
+    if flow.has(flag::STRIP_ECN) {
+        let [version, service, length @ ..] = old[0].to_ne_bytes();
+        if service & ECN == ECN {
+            return Written::Congested;
+        }
+        new[0] = u32::from_ne_bytes([version, service & !ECN, length[0], length[1]]);
+    }
+    let sum = addresses.word(old[0], new[0]).apply((old[2] >> 16) as u16);
+    new[2] = old[2] & 0xffff | u32::from(sum) << 16;
+    // SAFETY: a helper that takes the context of this program type; the header's bounds are checked.
+    unsafe {
+        let flags = u64::from(BPF_F_PSEUDO_HDR);
+        if bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, addresses.sum().into(), flags) != 0 {
+            return Written::No;
+        }
+        let Some(ip) = header::<[u32; 5]>(ctx, ETHERNET, IPV4) else { return Written::No };
+        *ip = new;
+    }
+    Written::Yes
+}
+
+#[inline(always)]
+fn write_ipv6(ctx: &TcContext, flow: &Flow, checksum: u32) -> Written {
+    let Some(old) = read::<[u32; 10]>(ctx, ETHERNET, IPV6) else { return Written::No };
+    let (source, destination) = (&flow.out.source, &flow.out.destination);
+    let addresses = Difference::default()
+        .words(&[old[2], old[3], old[4], old[5]], source)
+        .words(&[old[6], old[7], old[8], old[9]], destination);
+    // SAFETY: helpers that take the context of this program type; the header's bounds are checked.
+    unsafe {
+        if flow.has(flag::STRIP_ECN) {
+            let [version, class, label @ ..] = old[0].to_ne_bytes();
+            if class & ECN << 4 == ECN << 4 {
+                return Written::Congested;
+            }
+            let word = [version, class & !(ECN << 4), label[0], label[1]];
+            let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+            if bpf_skb_store_bytes(ctx.skb.skb, ETHERNET as u32, word.as_ptr().cast(), 4, flags) != 0 {
+                return Written::No;
+            }
+        }
+        let mut flags = u64::from(BPF_F_PSEUDO_HDR);
+        if core::ptr::read_volatile(&PACKET_CSUM_KNOWS_IPV6) != 0 {
+            flags |= BPF_F_IPV6;
+        }
+        if bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, addresses.sum().into(), flags) != 0 {
+            return Written::No;
+        }
+        let Some(ip) = header::<[[u32; 4]; 2]>(ctx, ETHERNET + 8, 32) else { return Written::No };
+        *ip = [*source, *destination];
+    }
+    Written::Yes
+}
+
+/// The two bits of ECN in the traffic class; both: congestion experienced (RFC 3168, section 5).
+const ECN: u8 = 3;
+
+/// Whether the packet, or each segment it will be cut into, fits the device it leaves by. If not, its sender is told,
+/// by userspace.
+#[inline(always)]
+fn fits(ctx: &TcContext, flow: &Flow, head: &Head, headers: u32, length: u32) -> bool {
+    let mut mtu = 0;
+    // SAFETY: a helper that takes the context of this program type; a field of it.
+    let segment = unsafe {
+        // Only for the number: what it says of the packet counts merged segments as one packet, or not at all.
+        bpf_check_mtu(ctx.as_ptr(), flow.ifindex, &mut mtu, 0, 0);
+        (*ctx.skb.skb).gso_size
+    };
+    let size = if segment != 0 { headers + segment } else { length };
+    if mtu == 0 || size <= mtu {
+        return true;
+    }
+    let from_server = u32::from(flow.has(flag::FROM_SERVER));
+    tell(Event { id: flow.id, kind: event::TOO_BIG, from_server, seq: head.sequence(), mtu });
+    false
+}
+
+/// Puts an Ethernet header in front, which the ways out expect.
+#[inline(always)]
+fn add_ethernet_header(ctx: &TcContext) -> bool {
+    // SAFETY: a helper that takes the context of this program type; the header's bounds are checked.
+    unsafe {
+        let protocol = (*ctx.skb.skb).protocol as u16;
+        if bpf_skb_change_head(ctx.skb.skb, ETHERNET as u32, 0) != 0 {
+            return false;
+        }
+        let Some(field) = header::<u16>(ctx, ETHERNET - 2, 2) else { return false };
+        *field = protocol;
+    }
+    true
+}
+
+/// A FIN, a reset, or life after a reset.
+#[inline(always)]
+fn note_closing(flow: &mut Flow, head: &Head, ahead: u32) {
+    let side = usize::from(flow.has(flag::FROM_SERVER));
+    let mut state = flow.state;
+    if head.has(tcp::RST) {
+        // The receiver takes a reset whose number is exactly the next it expects (RFC 5961, section 3.2).
+        let seq = head.sequence();
+        let exact = seq == flow.end() || seq == flow.end().wrapping_add(1) || {
+            let expected = PACKET_FLOWS.get_ptr_mut(flow.out.reversed());
+            // SAFETY: as in `segment`; an aligned word is read.
+            expected.is_some_and(|other| unsafe { (*other).ack } == seq.wrapping_add(flow.seq_delta))
+        };
+        if !exact {
+            return;
+        }
+        set(&mut state.reset, side, 1);
+    } else {
+        // Who has reset says nothing more: that reset was somebody else's.
+        set(&mut state.reset, side, 0);
+        if head.has(tcp::FIN) && ahead <= packet::MAX_FIN_AHEAD && get(&state.fin, side) == 0 {
+            let place = if get(&state.fin, 1 - side) == 0 { State::FIRST } else { State::SECOND };
+            set(&mut state.fin, side, place);
+        }
+    }
+    set_state(flow, state);
+}
+
+/// Notes FINs that the sockets have taken.
+#[inline(always)]
+fn note_fins(flow: &mut Flow, fin: &[u8; 2]) {
+    let mut state = flow.state;
+    for side in 0..2 {
+        if fin[side] != 0 && state.fin[side] == 0 {
+            state.fin[side] = fin[side];
+        }
+    }
+    set_state(flow, state);
+}
+
+/// Gives both flows of the connection a new state, and tells userspace when that closes it.
+#[inline(always)]
+fn set_state(flow: &mut Flow, state: State) {
+    let old = flow.state;
+    if old == state {
+        return;
+    }
+    store_changes(flow, old, state);
+    if let Some(other) = PACKET_FLOWS.get_ptr_mut(flow.out.reversed()) {
+        // SAFETY: as in `segment`.
+        store_changes(unsafe { &mut *other }, old, state);
+    }
+    if state.is_closed() && !old.is_closed() {
+        tell(Event { id: flow.id, kind: event::CLOSED, from_server: 0, seq: 0, mtu: 0 });
+    }
+}
+
+/// Stores the bytes that differ, and no other: those may be changed elsewhere at the same time.
+#[inline(always)]
+fn store_changes(flow: &mut Flow, old: State, new: State) {
+    for side in 0..2 {
+        // SAFETY: fields of a flow that is alive; volatile, so that neighbouring stores are not merged.
+        unsafe {
+            if old.fin[side] != new.fin[side] {
+                core::ptr::write_volatile(&raw mut flow.state.fin[side], new.fin[side]);
+            }
+            if old.reset[side] != new.reset[side] {
+                core::ptr::write_volatile(&raw mut flow.state.reset[side], new.reset[side]);
+            }
+        }
+    }
+}
+
+/// Without an index that varies, which the verifier does not allow on the stack.
+#[inline(always)]
+fn get(pair: &[u8; 2], side: usize) -> u8 {
+    if side == 0 { pair[0] } else { pair[1] }
+}
+
+/// The same.
+#[inline(always)]
+fn set(pair: &mut [u8; 2], side: usize, value: u8) {
+    if side == 0 { pair[0] = value } else { pair[1] = value }
+}
+
+/// A new connection has the tuple of one that is closed.
+#[inline(always)]
+fn take_over(flow: &Flow, tuple: &Tuple) {
+    let (id, other) = (flow.id, flow.out.reversed());
+    let _ = PACKET_FLOWS.remove(other);
+    let _ = PACKET_FLOWS.remove(tuple);
+    tell(Event { id, kind: event::REUSED, from_server: 0, seq: 0, mtu: 0 });
+}
+
+/// Notes a SYN toward a listener, or a SYN-ACK toward a source port of ours.
+#[inline(always)]
+fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, head: &Head) {
+    let bitmap = if head.has(tcp::ACK) { packet::PORT_WORDS } else { 0 };
+    let port = u32::from(u16::from_be(tuple.destination_port));
+    let Some(ports) = PACKET_PORTS.get(bitmap + (port >> 6)) else { return };
+    if ports >> (port & 63) & 1 == 0 {
+        return;
+    }
+    let mut found = SynOptions::NONE;
+    if head.length() > TCP {
+        let length = head.length() - TCP;
+        let Some(scratch) = load_options(ctx, LINK + IP + TCP, length) else { return };
+        let Ok(read) = scratch.read_syn(length) else { return };
+        found = read;
+    }
+    let [offset, ..] = head.control.to_ne_bytes();
+    if offset & tcp::AE != 0 {
+        found.flags |= sighted::ACCURATE_ECN;
+    }
+    let sighting = Sighting {
+        isn: head.sequence(),
+        // SAFETY: a field of the program's context, which lives as long as the run.
+        ifindex: unsafe { (*ctx.skb.skb).ifindex },
+        tsval: found.tsval,
+        mss: found.mss,
+        flags: found.flags,
+        window_scale: found.window_scale,
+    };
+    if PACKET_SIGHTINGS.insert(tuple, sighting, 0).is_ok() {
+        count(Count::Sighted);
+    }
+}
+
+/// A fragment, or a packet with options. TCP sends neither; what arrives all the same for a spliced connection is
+/// dropped, for up the stack it would be answered with a reset.
+#[inline(always)]
+fn odd_ipv4<const LINK: usize>(ctx: &TcContext, ip: &[u32; 5], version: u8, fragment: u16) -> Option<i32> {
+    let words = usize::from(version & 15);
+    if fragment & 0x1fff != 0 || words < IPV4 / 4 {
+        return None;
+    }
+    let mut ports = 0_u32;
+    let at = (LINK + words * 4) as u32;
+    // SAFETY: a helper that takes the context of this program type and four bytes of the stack.
+    if unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, (&raw mut ports).cast(), 4) } != 0 {
+        return None;
+    }
+    let tuple = Tuple::v4(ip[3], ip[4], ports as u16, (ports >> 16) as u16);
+    PACKET_FLOWS.get_ptr_mut(tuple)?;
+    drop_counted(Count::Fragment)
+}
+
+/// Copies options into this CPU's scratch, the rest of which is 0. `None`: there are not so many.
+#[inline(always)]
+fn load_options(ctx: &TcContext, at: usize, length: usize) -> Option<&'static mut Scratch> {
+    let scratch = scratch()?;
+    scratch.old = [0; options::MAX];
+    let length = bounded(length)?;
+    // SAFETY: a helper that takes the context of this program type; `length` is at most that of the array.
+    let status =
+        unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at as u32, scratch.old.as_mut_ptr().cast(), length) };
+    (status == 0).then_some(scratch)
+}
+
+/// This CPU's scratch.
+#[inline(always)]
+fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: a run is not interrupted by another one on its CPU, and uses one reference at a time.
+    PACKET_SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// 1 to 40. The mask is for the verifier, which does not follow the division by four that bounds it already.
+#[inline(always)]
+fn bounded(length: usize) -> Option<u32> {
+    let length = core::hint::black_box(length as u32) & 63;
+    (1 <= length && length <= options::MAX as u32).then_some(length)
+}
+
+#[inline(always)]
+fn word(bytes: &[u8; options::MAX], index: usize) -> u32 {
+    let at = index * 4;
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// A copy of what lies `at` this offset of the packet, of which at least `length` bytes must be there.
+#[inline(always)]
+fn read<T: Copy>(ctx: &TcContext, at: usize, length: usize) -> Option<T> {
+    // SAFETY: only called with arrays of integers and with `Head`, for which any bytes are a value.
+    header(ctx, at, length).map(|bytes: *mut T| unsafe { *bytes })
+}
+
+/// Where the packet has `length` bytes (at least a `T`) at this offset, within bounds; good until the next helper that
+/// may move the packet. Not aligned to more than 2, which the architectures of the kernel's JITs do not mind.
+#[inline(always)]
+fn header<T>(ctx: &TcContext, at: usize, length: usize) -> Option<*mut T> {
+    let end = at + if length < size_of::<T>() { size_of::<T>() } else { length };
+    if ctx.data() + end > ctx.data_end() {
+        // SAFETY: a helper that takes the context of this program type.
+        if unsafe { bpf_skb_pull_data(ctx.skb.skb, end as u32) } != 0 || ctx.data() + end > ctx.data_end() {
+            return None;
+        }
+    }
+    Some((ctx.data() + at) as *mut T)
+}
+
+#[inline(always)]
+fn tick() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> packet::TICK_SHIFT) as u32
+}
+
+#[inline(always)]
+fn tell(event: Event) {
+    if PACKET_EVENTS.output(event, 0).is_err() {
+        count(Count::EventLost);
+    }
+}
+
+#[inline(always)]
+fn drop_counted(reason: Count) -> Option<i32> {
+    count(reason);
+    Some(TC_ACT_SHOT as i32)
+}
+
+#[inline(always)]
+fn count(what: Count) {
+    if let Some(count) = PACKET_COUNTS.get_ptr_mut(what as u32) {
+        // SAFETY: this CPU's own counter.
+        unsafe { *count += 1 };
+    }
+}

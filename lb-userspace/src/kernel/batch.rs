@@ -1,0 +1,141 @@
+//! Many entries of a hash map in one system call (kernel 5.6 and newer), which aya does not have.
+
+use std::borrow::Borrow;
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::os::fd::{AsFd, AsRawFd};
+
+use aya::Pod;
+use aya::maps::{HashMap, IterableMap, MapData};
+
+/// linux/bpf.h `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
+
+/// linux/bpf.h `union bpf_attr`, the part `batch`.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    /// In: entries there is room for, or that are meant. Out: entries that were handled.
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+const _: () = assert!(offset_of!(Attributes, flags) == 48 && size_of::<Attributes>() == 56, "linux/bpf.h");
+
+/// Shows every entry that is in the map all the while exactly once, about `batch` (at least 1) at a time: keys and
+/// values, in the same order. An entry that comes or goes meanwhile may be shown or not.
+pub fn for_each_batch<T, K, V>(
+    map: &HashMap<T, K, V>,
+    batch: u32,
+    mut each: impl FnMut(&[K], &[V]),
+) -> io::Result<()>
+where
+    T: Borrow<MapData>,
+    K: Pod,
+    V: Pod,
+{
+    let (mut room, mut position) = (batch.max(1), None::<u32>);
+    let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+    loop {
+        keys.clear();
+        values.clear();
+        keys.reserve(room as usize);
+        values.reserve(room as usize);
+        let mut next = 0_u32;
+        let mut attributes = Attributes {
+            in_batch: position.as_ref().map_or(0, |position| address(position)),
+            out_batch: address(&raw mut next),
+            keys: keys.as_mut_ptr().expose_provenance() as u64,
+            values: values.as_mut_ptr().expose_provenance() as u64,
+            count: room,
+            map_fd: file(map),
+            ..Attributes::default()
+        };
+        // SAFETY: the kernel reads the four bytes of `position` and writes the four of `next` (for a hash map a
+        // position is a number), and at most `room` keys and values of the sizes that aya has compared with the
+        // map's into the vectors, which have room for so many and are not touched meanwhile.
+        let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
+        let is_end = match result {
+            Ok(()) => false,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => true,
+                // The next bucket of the hash table has more entries than there is room for; nothing was written.
+                Some(libc::ENOSPC) => {
+                    room = room.checked_mul(2).ok_or(error)?;
+                    continue;
+                }
+                _ => return Err(error),
+            },
+        };
+        let count = attributes.count.min(room) as usize;
+        // SAFETY: the kernel has written `count` keys and values, which `K` and `V` stand for as in every map.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        if count > 0 {
+            each(&keys, &values);
+        }
+        if is_end {
+            return Ok(());
+        }
+        position = Some(next);
+    }
+}
+
+/// Removes the entries with these keys. Returns how many there were.
+pub fn delete_batch<T, K, V>(map: &HashMap<T, K, V>, keys: &[K]) -> io::Result<usize>
+where
+    T: Borrow<MapData>,
+    K: Pod,
+    V: Pod,
+{
+    let (mut rest, mut deleted) = (keys, 0);
+    while !rest.is_empty() {
+        let mut attributes = Attributes {
+            keys: rest.as_ptr().expose_provenance() as u64,
+            count: u32::try_from(rest.len()).unwrap_or(u32::MAX),
+            map_fd: file(map),
+            ..Attributes::default()
+        };
+        // SAFETY: the kernel reads `count` keys, of the size that aya has compared with the map's, from the slice.
+        let result = unsafe { bpf(BPF_MAP_DELETE_BATCH, &mut attributes) };
+        let done = (attributes.count as usize).min(rest.len());
+        deleted += done;
+        match result {
+            Ok(()) => rest = &rest[done..],
+            // It stops at a key that is not there.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                rest = rest.get(done + 1..).unwrap_or_default();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(deleted)
+}
+
+fn file<T: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<T, K, V>) -> u32 {
+    map.map().fd().as_fd().as_raw_fd().cast_unsigned()
+}
+
+fn address<T>(value: *const T) -> u64 {
+    value.expose_provenance() as u64
+}
+
+/// # Safety
+///
+/// The kernel may do with the memory that `attributes` points to what the command does.
+unsafe fn bpf(command: libc::c_int, attributes: &mut Attributes) -> io::Result<()> {
+    // SAFETY: `attributes` is readable and writable for its size; the caller answers for what it points to.
+    let status = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<Attributes>())
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

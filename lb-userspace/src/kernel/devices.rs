@@ -1,0 +1,383 @@
+//! Network devices of the network namespace in which the calling thread is.
+//!
+//! Asked of rtnetlink: /sys/class/net shows the namespace of whoever mounted it.
+
+use std::ffi::{c_char, c_ulong};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::config::Interfaces;
+
+/// How often a list is asked for that changes while it is read.
+const ATTEMPTS: usize = 10;
+/// linux/netlink.h: the list has changed while it was read.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+/// linux/rtnetlink.h: devices that come, go and change.
+const RTMGRP_LINK: u32 = 1;
+
+/// One network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Unique in its namespace, and not used again soon.
+    pub index: u32,
+    /// Unique in its namespace at one time.
+    pub name: String,
+    /// Bytes of an IP packet, at most.
+    pub mtu: u32,
+    /// Set up by the administrator; the cable may be out.
+    pub is_up: bool,
+    /// What precedes the IP header in a packet that a tc program sees.
+    pub link_layer: LinkLayer,
+    /// The device this one is a part of: its index.
+    pub master: Option<u32>,
+    /// The driver's name for virtual devices, such as "veth", "bridge" or "vlan".
+    pub kind: Option<String>,
+    /// One end of a pair, the other of which is in another network namespace.
+    pub peer_netns: bool,
+    /// A tunnel without an other end of its own: each packet must say where it goes.
+    pub is_external: bool,
+}
+
+/// What precedes the IP header in a packet that a tc program sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// Nothing.
+    Bare,
+    /// Something else.
+    Unsupported,
+}
+
+impl From<LinkLayerType> for LinkLayer {
+    fn from(kind: LinkLayerType) -> Self {
+        match kind {
+            LinkLayerType::Ether | LinkLayerType::Loopback => Self::Ethernet,
+            // As dev_is_mac_header_xmit of the kernel has it, but for GRE: where that has no fixed other end,
+            // packets carry the outer headers.
+            LinkLayerType::None
+            | LinkLayerType::Rawip
+            | LinkLayerType::Ppp
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit => Self::Bare,
+            _ => Self::Unsupported,
+        }
+    }
+}
+
+/// All devices, in the kernel's order.
+pub fn devices() -> io::Result<Vec<Device>> {
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    for _ in 0..ATTEMPTS {
+        if let Some(devices) = dump(&socket)? {
+            return Ok(devices);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::Interrupted, "the list of network devices does not come to rest"))
+}
+
+/// Those that get programs.
+///
+/// `auto` is every device where packets for this host's IP arrive, also while it is down: a packet of a spliced flow
+/// that met no program would meet the TCP stack, which would reset the connection. Left out are
+///
+/// - parts of a bridge, bond, team or switch: their packets are seen again on the master. A VRF is no such master;
+/// - tunnels in external mode (`ip link add … type vxlan external`): where a packet goes is said by its route's
+///   encapsulation, which a redirect passes by. Other tunnels are devices like any other;
+/// - devices where nothing arrives (dummy), or arrives only on its way to another device (ifb).
+///
+/// A VLAN and the device below it both stay. So do a macvlan and its lower device. The program on the lower one sees
+/// the packets first; those of a VLAN carry their tag, out of line, and are none of its business.
+pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a Device> {
+    let carries_ip = devices.iter().filter(|device| device.link_layer != LinkLayer::Unsupported);
+    match interfaces {
+        Interfaces::Auto => carries_ip
+            .filter(|device| !is_port(device, devices) && !device.is_external && !is_sink(device))
+            .collect(),
+        Interfaces::Named(names) => carries_ip.filter(|device| names.contains(&device.name)).collect(),
+    }
+}
+
+/// Whether a master takes what arrives on the device. A master that is not in the list is taken for one that does.
+fn is_port(device: &Device, devices: &[Device]) -> bool {
+    let Some(master) = device.master else { return false };
+    let master = devices.iter().find(|other| other.index == master);
+    master.and_then(|master| master.kind.as_deref()) != Some("vrf")
+}
+
+fn is_sink(device: &Device) -> bool {
+    matches!(device.kind.as_deref(), Some("dummy" | "ifb"))
+}
+
+/// Whether the device's hardware joins the packets of a connection for good (large receive offload): what comes out is
+/// too large to be sent on. `false` also where the driver has no such thing.
+pub fn joins_packets(device: &Device) -> io::Result<bool> {
+    /// linux/sockios.h.
+    const SIOCETHTOOL: c_ulong = 0x8946;
+    /// linux/ethtool.h.
+    const ETHTOOL_GFLAGS: u32 = 0x25;
+    const ETH_FLAG_LRO: u32 = 1 << 15;
+    /// linux/ethtool.h `struct ethtool_value`.
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    // SAFETY: zeros are a value of every field of this plain structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte of the name stays 0; the kernel's names are shorter.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(device.name.bytes()) {
+        *to = from as c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the kernel reads the name and writes to `value`, which outlives the call, as much as the command says.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    match (status, io::Error::last_os_error()) {
+        (0, _) => Ok(value.data & ETH_FLAG_LRO != 0),
+        (_, error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        (_, error) => Err(error),
+    }
+}
+
+/// Says that devices have come, gone or changed. Readable, for poll, when there is news.
+#[derive(Debug)]
+pub struct Watch(Socket);
+
+impl Watch {
+    /// Begins to watch the namespace in which the calling thread is.
+    pub fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        socket.bind(&SocketAddr::new(0, RTMGRP_LINK))?;
+        Ok(Self(socket))
+    }
+
+    /// Whether something has changed since the last call; takes all news that there is.
+    pub fn changed(&self) -> io::Result<bool> {
+        let mut changed = false;
+        // The news itself does not matter, only that there is some: a buffer of any size will do.
+        let mut news = Vec::with_capacity(64);
+        loop {
+            news.clear();
+            match self.0.recv(&mut news, 0) {
+                Ok(_) => changed = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
+                // There was more news than the kernel keeps.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// `None`: the list changed while it was read.
+fn dump(socket: &Socket) -> io::Result<Option<Vec<Device>>> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetLink(link)));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+
+    let (mut devices, mut whole) = (Vec::new(), true);
+    loop {
+        let (datagram, sender) = socket.recv_from_full()?;
+        // Anyone may send to a netlink socket; the kernel's port is 0.
+        if sender.port_number() != 0 {
+            continue;
+        }
+        for message in messages(&datagram) {
+            let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+                Ok(message) => message,
+                Err(error) => {
+                    tracing::warn!(%error, "the kernel describes a network device in a way not understood");
+                    continue;
+                }
+            };
+            whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(whole.then_some(devices)),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                    devices.extend(device(&link));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The messages of a datagram, each with its header, by the lengths they begin with.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const ALIGNMENT: usize = 4;
+    const HEADER: usize = 16;
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
+        let message = rest.get(..length).filter(|_| length >= HEADER)?;
+        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// `None`: it has no name, as no device of Linux.
+fn device(link: &LinkMessage) -> Option<Device> {
+    let mut device = Device {
+        index: link.header.index,
+        name: String::new(),
+        mtu: 0,
+        is_up: link.header.flags.contains(LinkFlags::Up),
+        link_layer: link.header.link_layer_type.into(),
+        master: None,
+        kind: None,
+        peer_netns: false,
+        is_external: false,
+    };
+    let mut link_is_elsewhere = false;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Controller(index) => device.master = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => link_is_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => device.kind = Some(kind.to_string()),
+                        LinkInfo::Data(data) => device.is_external = is_external(data),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // Of a VLAN, say, the attribute would tell where the device below it is.
+    let is_pair = [InfoKind::Veth, InfoKind::Netkit].iter().any(|kind| device.kind == Some(kind.to_string()));
+    device.peer_netns = is_pair && link_is_elsewhere;
+    (!device.name.is_empty()).then_some(device)
+}
+
+fn is_external(data: &InfoData) -> bool {
+    match data {
+        InfoData::Vxlan(options) => {
+            options.iter().any(|option| matches!(option, InfoVxlan::CollectMetadata(true)))
+        }
+        InfoData::Geneve(options) => options.contains(&InfoGeneve::CollectMetadata),
+        InfoData::IpTunnel(options) => options.contains(&InfoIpTunnel::CollectMetadata),
+        InfoData::GreTap(options) | InfoData::ErSpan(options) => options.contains(&InfoGre::CollectMetadata),
+        InfoData::GreTap6(options) | InfoData::Ip6ErSpan(options) => {
+            options.contains(&InfoGre6::CollectMetadata)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: u32, name: &str, kind: &str) -> Device {
+        Device {
+            index,
+            name: name.to_owned(),
+            mtu: 1500,
+            is_up: true,
+            link_layer: LinkLayer::Ethernet,
+            master: None,
+            kind: (!kind.is_empty()).then(|| kind.to_owned()),
+            peer_netns: false,
+            is_external: false,
+        }
+    }
+
+    fn part_of(master: u32, device: Device) -> Device {
+        Device { master: Some(master), ..device }
+    }
+
+    fn names(devices: &[Device], interfaces: &Interfaces) -> Vec<String> {
+        relevant(devices, interfaces).into_iter().map(|device| device.name.clone()).collect()
+    }
+
+    #[test]
+    fn auto_takes_the_devices_where_packets_reach_this_hosts_ip() {
+        let devices = [
+            device(1, "lo", ""),
+            part_of(5, device(2, "eth0", "")),
+            part_of(4, device(3, "veth1", "veth")),
+            device(4, "br0", "bridge"),
+            device(5, "bond0", "bond"),
+            device(6, "bond0.7", "vlan"),
+            device(7, "vrf-red", "vrf"),
+            part_of(7, device(8, "eth1", "")),
+            part_of(99, device(9, "eth2", "")),
+            device(10, "flannel.1", "vxlan"),
+            Device { is_external: true, ..device(11, "cilium_vxlan", "vxlan") },
+            device(12, "kube-ipvs0", "dummy"),
+            device(13, "ifb0", "ifb"),
+            Device { link_layer: LinkLayer::Bare, ..device(14, "wg0", "wireguard") },
+            Device { link_layer: LinkLayer::Unsupported, ..device(15, "ib0", "ipoib") },
+            Device { is_up: false, ..device(16, "eth3", "") },
+        ];
+        assert_eq!(
+            names(&devices, &Interfaces::Auto),
+            ["lo", "br0", "bond0", "bond0.7", "vrf-red", "eth1", "flannel.1", "wg0", "eth3"]
+        );
+    }
+
+    #[test]
+    fn named_devices_are_taken_as_they_are_unless_their_packets_cannot_be_read() {
+        let devices = [
+            part_of(9, device(1, "eth0", "")),
+            Device { link_layer: LinkLayer::Unsupported, ..device(2, "ib0", "ipoib") },
+            device(3, "eth1", ""),
+        ];
+        let named = Interfaces::Named(vec!["eth0".into(), "ib0".into(), "absent".into()]);
+        assert_eq!(names(&devices, &named), ["eth0"]);
+    }
+
+    #[test]
+    fn a_datagram_is_cut_into_messages_by_their_lengths() {
+        let message = |length: u32, size: usize| {
+            let mut bytes = vec![0; size];
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            bytes
+        };
+        let lengths = |bytes: &[u8]| messages(bytes).map(<[u8]>::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&[message(17, 20), message(16, 16)].concat()), [17, 16]);
+        assert_eq!(lengths(&[message(16, 16), message(18, 18)].concat()), [16, 18]);
+        // Lengths that lie: less than a header, more than there is.
+        assert_eq!(lengths(&[message(16, 16), message(0, 20)].concat()), [16]);
+        assert_eq!(lengths(&[message(16, 16), message(40, 20)].concat()), [16]);
+        assert_eq!(lengths(&[1, 2]), [0; 0]);
+    }
+}

@@ -1,0 +1,309 @@
+//! Packets of connections that have no socket any more: the gateway writes them itself.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// IPPROTO_RAW: what is sent begins with its IP header, and nothing is received.
+const HEADER_INCLUDED: i32 = libc::IPPROTO_RAW;
+
+const HOP_LIMIT: u8 = 64;
+const DONT_FRAGMENT: u16 = 0x4000;
+const TCP_RST_ACK: u8 = 0x14;
+const ICMP_UNREACHABLE: u8 = 3;
+const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
+const ICMPV6_PACKET_TOO_BIG: u8 = 2;
+/// Bytes of a TCP header that an ICMP error quotes: ports and sequence number.
+const QUOTED: usize = 8;
+
+/// Sends packets on behalf of connections without sockets. Never blocks.
+#[derive(Debug)]
+pub struct Injector {
+    v4: Socket,
+    /// `None`: the kernel has no IPv6.
+    v6: Option<Socket>,
+}
+
+impl Injector {
+    /// Opens the sockets, in the network namespace in which the calling thread is. Needs CAP_NET_RAW, which may be
+    /// dropped afterwards.
+    pub fn open() -> io::Result<Self> {
+        let open = |domain| -> io::Result<Socket> {
+            let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(HEADER_INCLUDED)))?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        let v6 = match open(Domain::IPV6) {
+            Ok(socket) => Some(socket),
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { v4: open(Domain::IPV4)?, v6 })
+    }
+
+    /// Resets a connection at its other end.
+    ///
+    /// `local` and `peer` are the connection's ends, as a packet from here would have them; `seq` is the sequence
+    /// number that the peer expects next (it believes no other), `ack` the one that is expected of it.
+    pub fn reset(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
+        self.send(Ends::new(local, peer)?, |ends| ends.reset(seq, ack))
+    }
+
+    /// Tells the peer that a packet of its did not fit: what a router would say, about a packet that it sent to
+    /// `local` with the sequence number `seq`. `mtu` is what would have fitted, in bytes of IP packet.
+    pub fn packet_too_big(&self, local: SocketAddr, peer: SocketAddr, seq: u32, mtu: u32) -> io::Result<()> {
+        self.send(Ends::new(local, peer)?, |ends| ends.packet_too_big(seq, mtu))
+    }
+
+    fn send(&self, ends: Ends, packet: impl FnOnce(Ends) -> Vec<u8>) -> io::Result<()> {
+        let socket = match ends.peer {
+            SocketAddr::V4(_) => &self.v4,
+            SocketAddr::V6(_) => {
+                self.v6.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?
+            }
+        };
+        // A raw socket takes a port for a protocol number.
+        let mut to = ends.peer;
+        to.set_port(0);
+        // A packet goes out whole or not at all.
+        socket.send_to(&packet(ends), &to.into()).map(drop)
+    }
+}
+
+/// The two ends of a connection. Both addresses are of one family, neither is an IPv4 address in IPv6 clothes.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+impl Ends {
+    fn new(local: SocketAddr, peer: SocketAddr) -> io::Result<Self> {
+        let (local, peer) = (canonical(local), canonical(peer));
+        if local.is_ipv4() == peer.is_ipv4() {
+            Ok(Self { local, peer })
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{local} cannot reach {peer}")))
+        }
+    }
+
+    fn reset(self, seq: u32, ack: u32) -> Vec<u8> {
+        let mut tcp = Vec::with_capacity(20);
+        tcp.extend(self.local.port().to_be_bytes());
+        tcp.extend(self.peer.port().to_be_bytes());
+        tcp.extend(seq.to_be_bytes());
+        tcp.extend(ack.to_be_bytes());
+        // Five words of header; no window; checksum below; nothing urgent.
+        tcp.extend([5 << 4, TCP_RST_ACK, 0, 0, 0, 0, 0, 0]);
+        let sum = self.with_pseudo_header(libc::IPPROTO_TCP as u8, &tcp);
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        self.packet(libc::IPPROTO_TCP as u8, &tcp)
+    }
+
+    fn packet_too_big(self, seq: u32, mtu: u32) -> Vec<u8> {
+        let mut quoted = Vec::with_capacity(QUOTED);
+        quoted.extend(self.peer.port().to_be_bytes());
+        quoted.extend(self.local.port().to_be_bytes());
+        quoted.extend(seq.to_be_bytes());
+        let theirs = Self { local: self.peer, peer: self.local };
+        // How long it was is not known, only that it was too long.
+        let length = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_add(1);
+        let original = [theirs.ip_header(libc::IPPROTO_TCP as u8, length), quoted].concat();
+        match self.local {
+            SocketAddr::V4(_) => {
+                let mut icmp = vec![ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, 0, 0, 0, 0];
+                icmp.extend(u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes());
+                icmp.extend(original);
+                let sum = checksum(&[&icmp]);
+                icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+                self.packet(libc::IPPROTO_ICMP as u8, &icmp)
+            }
+            SocketAddr::V6(_) => {
+                let mut icmp = vec![ICMPV6_PACKET_TOO_BIG, 0, 0, 0];
+                icmp.extend(mtu.to_be_bytes());
+                icmp.extend(original);
+                let sum = self.with_pseudo_header(libc::IPPROTO_ICMPV6 as u8, &icmp);
+                icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+                self.packet(libc::IPPROTO_ICMPV6 as u8, &icmp)
+            }
+        }
+    }
+
+    fn packet(self, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let header = self.ip_header(protocol, self.ip_header_len() + payload.len());
+        [&header, payload].concat()
+    }
+
+    fn ip_header_len(self) -> usize {
+        if self.local.is_ipv4() { 20 } else { 40 }
+    }
+
+    /// The header, without options, of a packet of `length` bytes with this header; of 65 535 if there were more.
+    fn ip_header(self, protocol: u8, length: usize) -> Vec<u8> {
+        let short = |length: usize| u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
+        let mut header = Vec::with_capacity(self.ip_header_len());
+        if self.local.is_ipv4() {
+            // Version 4, five words; no service class.
+            header.extend([0x45, 0]);
+            header.extend(short(length));
+            header.extend([0, 0]);
+            header.extend(DONT_FRAGMENT.to_be_bytes());
+            header.extend([HOP_LIMIT, protocol, 0, 0]);
+        } else {
+            // Version 6; no traffic class, no flow label.
+            header.extend([0x60, 0, 0, 0]);
+            header.extend(short(length - self.ip_header_len()));
+            header.extend([protocol, HOP_LIMIT]);
+        }
+        header.extend(octets(self.local.ip()));
+        header.extend(octets(self.peer.ip()));
+        if self.local.is_ipv4() {
+            let sum = checksum(&[&header]);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        header
+    }
+
+    /// The checksum over the addresses, the protocol and what follows the IP header.
+    fn with_pseudo_header(self, protocol: u8, payload: &[u8]) -> u16 {
+        let length = payload.len() as u32;
+        // The order of the fields differs between IPv4 and IPv6; their sum does not.
+        let rest = [&length.to_be_bytes()[..], &[0, protocol]].concat();
+        checksum(&[&octets(self.local.ip()), &octets(self.peer.ip()), &rest, payload])
+    }
+}
+
+/// IPv4 as IPv4: a socket that is bound to `::` sees such addresses as `::ffff:10.0.0.1`.
+fn canonical(mut address: SocketAddr) -> SocketAddr {
+    // An address that is no IPv4 stays as it is, with its scope.
+    if address.ip().to_canonical().is_ipv4() {
+        address.set_ip(address.ip().to_canonical());
+    }
+    address
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// RFC 1071. Each part but the last is of even length.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let mut sum = 0_u32;
+    for part in parts {
+        for pair in part.chunks(2) {
+            // At most 64 KiB are added up: no overflow.
+            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{
+        Icmpv4Type, Icmpv6Type, LaxPacketHeaders, LaxPayloadSlice, NetHeaders, PacketBuilder, PacketHeaders,
+        PayloadSlice, TransportHeader, icmpv4,
+    };
+    use proptest::prelude::*;
+
+    fn v4() -> impl Strategy<Value = SocketAddr> {
+        any::<([u8; 4], u16)>().prop_map(SocketAddr::from)
+    }
+
+    fn v6() -> impl Strategy<Value = SocketAddr> {
+        any::<([u16; 8], u16)>()
+            .prop_map(SocketAddr::from)
+            .prop_filter("IPv4 in clothes", |address| !address.ip().to_canonical().is_ipv4())
+    }
+
+    /// Two addresses of one family.
+    fn ends() -> impl Strategy<Value = Ends> {
+        prop_oneof![(v4(), v4()), (v6(), v6())].prop_map(|(local, peer)| Ends::new(local, peer).unwrap())
+    }
+
+    /// The packet as etherparse would write it up to the transport header.
+    fn builder(ends: Ends) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+        match (ends.local.ip(), ends.peer.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOP_LIMIT),
+            (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), HOP_LIMIT),
+            _ => unreachable!(),
+        }
+    }
+
+    fn addresses(net: &NetHeaders) -> (IpAddr, IpAddr) {
+        match net {
+            NetHeaders::Ipv4(header, _) => (header.source.into(), header.destination.into()),
+            NetHeaders::Ipv6(header, _) => (header.source.into(), header.destination.into()),
+            NetHeaders::Arp(_) => unreachable!(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_reset_is_what_another_implementation_writes(ends in ends(), seq: u32, ack: u32) {
+            let step = builder(ends).tcp(ends.local.port(), ends.peer.port(), seq, 0).rst().ack(ack);
+            let mut expected = Vec::new();
+            step.write(&mut expected, &[]).unwrap();
+            prop_assert_eq!(ends.reset(seq, ack), expected);
+        }
+
+        #[test]
+        fn packet_too_big_quotes_the_peers_packet(ends in ends(), seq: u32, mtu in 68..=u32::MAX) {
+            let packet = ends.packet_too_big(seq, mtu);
+            let outer = PacketHeaders::from_ip_slice(&packet).unwrap();
+            prop_assert_eq!(addresses(outer.net.as_ref().unwrap()), (ends.local.ip(), ends.peer.ip()));
+            let quoted = match outer.payload {
+                PayloadSlice::Icmpv4(quoted) | PayloadSlice::Icmpv6(quoted) => quoted,
+                other => panic!("{other:?}"),
+            };
+            // The checksum, computed anew by etherparse.
+            let mut expected = Vec::new();
+            if ends.local.is_ipv4() {
+                let next_hop_mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                let header = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu };
+                builder(ends).icmpv4(Icmpv4Type::DestinationUnreachable(header)).write(&mut expected, quoted)
+            } else {
+                let header = Icmpv6Type::PacketTooBig { mtu };
+                builder(ends).icmpv6(header).write(&mut expected, quoted)
+            }
+            .unwrap();
+            prop_assert_eq!(&packet, &expected);
+
+            let inner = LaxPacketHeaders::from_ip(quoted).unwrap();
+            prop_assert_eq!(addresses(inner.net.as_ref().unwrap()), (ends.peer.ip(), ends.local.ip()));
+            if let Some(NetHeaders::Ipv4(header, _)) = &inner.net {
+                prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
+                prop_assert!(header.dont_fragment && u32::from(header.total_len) > mtu.min(65_534));
+            }
+            // Not a whole TCP header: ports and sequence number.
+            prop_assert!(inner.transport.is_none());
+            let LaxPayloadSlice::Ip(tcp) = inner.payload else { panic!("{:?}", inner.payload) };
+            let (from, to) = (ends.peer.port().to_be_bytes(), ends.local.port().to_be_bytes());
+            prop_assert_eq!(tcp.payload, [&from[..], &to[..], &seq.to_be_bytes()[..]].concat());
+        }
+    }
+
+    #[test]
+    fn ipv4_in_ipv6_clothes_is_ipv4() {
+        let ends = Ends::new("[::ffff:10.0.0.1]:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap()).unwrap();
+        let packet = ends.reset(1, 2);
+        let headers = PacketHeaders::from_ip_slice(&packet).unwrap();
+        assert!(matches!(headers.net, Some(NetHeaders::Ipv4(..))));
+        let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!() };
+        assert!(tcp.rst && tcp.ack && tcp.window_size == 0);
+    }
+
+    #[test]
+    fn ends_of_two_families_are_refused() {
+        let error = Ends::new("10.0.0.1:1".parse().unwrap(), "[fd00::1]:2".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,77 @@
+//! Batches of map entries, on real maps.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use aya::maps::{HashMap, MapData};
+use snisplice::kernel::batch::{delete_batch, for_each_batch};
+
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+fn filled(max_entries: u32, entries: u64) -> Result<HashMap<MapData, u64, [u8; 12]>> {
+    let mut map = HashMap::create(max_entries, BPF_F_NO_PREALLOC)?;
+    for key in 0..entries {
+        map.insert(key, value(key), 0)?;
+    }
+    Ok(map)
+}
+
+/// A value that is no multiple of eight bytes long.
+fn value(key: u64) -> [u8; 12] {
+    let mut value = [0xa5; 12];
+    value[..8].copy_from_slice(&(!key).to_be_bytes());
+    value
+}
+
+#[test]
+fn every_entry_is_shown_once_whatever_the_batch() -> Result<()> {
+    let map = filled(10_000, 3_333)?;
+    for batch in [0, 1, 100, 3_333, 50_000] {
+        let (mut seen, mut calls) = (BTreeMap::new(), 0);
+        for_each_batch(&map, batch, |keys, values| {
+            calls += 1;
+            assert_eq!(keys.len(), values.len());
+            for (key, value) in keys.iter().zip(values) {
+                assert_eq!(seen.insert(*key, *value), None, "{key} is shown twice");
+            }
+        })?;
+        assert_eq!(seen.len(), 3_333);
+        assert!(seen.iter().all(|(key, shown)| *shown == value(*key)));
+        assert_eq!(calls == 1, batch >= 3_333, "{calls} calls for a batch of {batch}");
+    }
+    Ok(())
+}
+
+/// One entry a batch: two entries in one bucket of the table do not fit.
+#[test]
+fn a_bucket_that_is_larger_than_the_batch_makes_it_larger() -> Result<()> {
+    // 1024 buckets, 1000 entries: some bucket has two.
+    let map = filled(1_000, 1_000)?;
+    let (mut entries, mut largest) = (0, 0);
+    for_each_batch(&map, 1, |keys, _| {
+        entries += keys.len();
+        largest = largest.max(keys.len());
+    })?;
+    assert_eq!(entries, 1_000);
+    assert!(largest > 1);
+    Ok(())
+}
+
+#[test]
+fn an_empty_map_shows_nothing() -> Result<()> {
+    for_each_batch(&filled(100, 0)?, 10, |_, _| panic!("an entry in an empty map"))?;
+    Ok(())
+}
+
+#[test]
+fn entries_are_deleted_past_those_that_are_not_there() -> Result<()> {
+    let map = filled(100, 10)?;
+    // First, in the middle, twice in a row, given twice, last.
+    let keys = [90, 1, 2, 91, 92, 3, 3, 9, 93];
+    assert_eq!(delete_batch(&map, &keys)?, 4);
+    let mut left: Vec<u64> = map.keys().collect::<Result<_, _>>()?;
+    left.sort_unstable();
+    assert_eq!(left, [0, 4, 5, 6, 7, 8]);
+    assert_eq!(delete_batch(&map, &[])?, 0);
+    Ok(())
+}

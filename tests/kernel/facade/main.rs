@@ -1,0 +1,7 @@
+//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, raw sockets. Each
+//! test has network namespaces of its own.
+
+mod batch;
+mod devices;
+mod probe;
+mod raw;

@@ -1,0 +1,127 @@
+//! Packets written by the gateway, as the TCP at the other end takes them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+
+use anyhow::Result;
+use snisplice::kernel::raw::Injector;
+use snisplice_tests::topology::{self, Triangle};
+use snisplice_tests::{NetNs, eventually};
+
+/// linux/tcp.h.
+const TCP_RECV_QUEUE: libc::c_int = 1;
+const TCP_SEND_QUEUE: libc::c_int = 2;
+
+/// A connection whose end at the gateway is gone, and the peer does not know, as that of a spliced one.
+struct Orphan {
+    peer: TcpStream,
+    local_address: SocketAddr,
+    peer_address: SocketAddr,
+    /// Sequence number of the next byte from here.
+    snd_nxt: u32,
+    /// Sequence number of the next byte from the peer.
+    rcv_nxt: u32,
+}
+
+impl Orphan {
+    /// From `client` to `address`, where a listener at `gateway` is bound to `bind`.
+    fn new(gateway: &NetNs, client: &NetNs, bind: IpAddr, address: IpAddr) -> Result<Self> {
+        let listener = gateway.run(|| TcpListener::bind((bind, 0)))?;
+        let port = listener.local_addr()?.port();
+        let mut peer = client.run(|| TcpStream::connect((address, port)))?;
+        let (mut local, peer_address) = listener.accept()?;
+        // Away from the numbers of the handshake.
+        peer.write_all(b"hello")?;
+        local.read_exact(&mut [0; 5])?;
+        local.write_all(b"hi")?;
+        peer.read_exact(&mut [0; 2])?;
+        set(&local, libc::TCP_REPAIR, 1)?;
+        Ok(Self {
+            peer,
+            local_address: local.local_addr()?,
+            peer_address,
+            snd_nxt: queue_seq(&local, TCP_SEND_QUEUE)?,
+            rcv_nxt: queue_seq(&local, TCP_RECV_QUEUE)?,
+            // Here the local end is closed, in repair mode: nothing is sent.
+        })
+    }
+}
+
+fn set(socket: &TcpStream, option: libc::c_int, value: libc::c_int) -> Result<()> {
+    // SAFETY: the option takes one int, which outlives the call.
+    let status = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), 4)
+    };
+    if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
+fn get(socket: &TcpStream, level: libc::c_int, option: libc::c_int) -> Result<u32> {
+    let (mut value, mut size) = (0_u32, 4);
+    // SAFETY: the kernel writes at most `size` bytes, the size of `value`.
+    let status = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut size)
+    };
+    if status == 0 { Ok(value) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
+fn queue_seq(socket: &TcpStream, queue: libc::c_int) -> Result<u32> {
+    set(socket, libc::TCP_REPAIR_QUEUE, queue)?;
+    get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)
+}
+
+const EVERY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// The peer believes no reset but one that has exactly the sequence number it expects.
+fn is_reset(gateway: &NetNs, mut orphan: Orphan) -> Result<()> {
+    let injector = gateway.run(Injector::open)?;
+    injector.reset(orphan.local_address, orphan.peer_address, orphan.snd_nxt, orphan.rcv_nxt)?;
+    let error = orphan.peer.read(&mut [0]).expect_err("a reset connection");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    Ok(())
+}
+
+#[test]
+fn a_reset_ends_the_connection_at_its_other_end() -> Result<()> {
+    let Triangle { client, gateway, server: _ } = Triangle::new()?;
+    let (v4, v6) = (topology::GATEWAY.into(), topology::GATEWAY6.into());
+    // The last is IPv4 as a listener for both families sees it.
+    for (bind, address) in [(v4, v4), (v6, v6), (EVERY, v4)] {
+        is_reset(&gateway, Orphan::new(&gateway, &client, bind, address)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reset_reaches_a_peer_on_the_same_host() -> Result<()> {
+    let ns = NetNs::new("alone")?;
+    ns.address("lo", "10.9.9.9/32")?;
+    for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), [10, 9, 9, 9].into()] {
+        is_reset(&ns, Orphan::new(&ns, &ns, address, address)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn packet_too_big_lowers_the_peers_path_mtu() -> Result<()> {
+    const MTU: u32 = 1300;
+    let Triangle { client, gateway, server: _ } = Triangle::new()?;
+    for (address, option) in [
+        (topology::GATEWAY.into(), (libc::IPPROTO_IP, libc::IP_MTU)),
+        (topology::GATEWAY6.into(), (libc::IPPROTO_IPV6, libc::IPV6_MTU)),
+    ] {
+        let mut orphan = Orphan::new(&gateway, &client, address, address)?;
+        assert_eq!(get(&orphan.peer, option.0, option.1)?, 1500);
+        // Only data that is not acknowledged can have been too big, and the gateway's stack would reset a connection
+        // that it does not know: the data goes to somebody else.
+        client.ip(&format!("neigh replace {address} lladdr 02:00:00:00:00:99 dev eth0 nud permanent"))?;
+        orphan.peer.write_all(&[0; 1400])?;
+        let injector = gateway.run(Injector::open)?;
+        let (local, peer) = (orphan.local_address, orphan.peer_address);
+        injector.packet_too_big(local, peer, orphan.rcv_nxt, MTU)?;
+        eventually("the path MTU to change", || {
+            (get(&orphan.peer, option.0, option.1).ok()? == MTU).then_some(())
+        })?;
+    }
+    Ok(())
+}
