@@ -1,16 +1,19 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use etherparse::PacketBuilder;
 use serde_json::Value;
 use snisplice_tests::pump::{Duplex, Plan, exchange};
 use snisplice_tests::topology::Triangle;
 use snisplice_tests::{Backend, Gateway, eventually, require};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
@@ -27,6 +30,11 @@ struct Scene {
 
 impl Scene {
     fn new(opening: Opening, route: &str) -> Result<Self> {
+        Self::with_gateway(opening, "", route)
+    }
+
+    /// With further settings of the gateway, a table of its own, and of the route.
+    fn with_gateway(opening: Opening, gateway: &str, route: &str) -> Result<Self> {
         let net = Triangle::new()?;
         let (sender, accepted) = mpsc::channel();
         let listener = SocketOptions::default().listen(&net.server)?;
@@ -35,7 +43,8 @@ impl Scene {
             sender.send(stream).map_err(std::io::Error::other)
         })?;
         let address = net.server_addresses[usize::from(opening.v6)];
-        let gateway = Gateway::start(&net.gateway, &config(&opening, address, None, route))?;
+        let config = gateway.to_owned() + &config(&opening, address, None, route);
+        let gateway = Gateway::start(&net.gateway, &config)?;
         Ok(Self { net, gateway, opening, accepted, _backend: backend })
     }
 
@@ -118,6 +127,69 @@ fn a_killed_connection_is_reset_at_both_ends_and_no_other() -> Result<()> {
     other_server.write_all(b"x")?;
     other.reader.read_exact(&mut [0])?;
     scene.spliced(1).map(drop)
+}
+
+/// Who knows addresses and ports, but not the sequence numbers, ends nothing.
+#[test]
+fn forged_resets_and_syns_end_nothing() -> Result<()> {
+    let scene = Scene::new(Opening::default(), "")?;
+    let (mut client, mut server, _) = scene.connection()?;
+    scene.spliced(1)?;
+    let (SocketAddr::V4(here), SocketAddr::V4(there)) =
+        (client.socket.local_addr()?, client.socket.peer_addr()?)
+    else {
+        bail!("the scene is of IPv4")
+    };
+    let raw = scene
+        .net
+        .client
+        .run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))))?;
+    for step in 0..64_u32 {
+        let seq = step << 26;
+        let segment = PacketBuilder::ipv4(here.ip().octets(), there.ip().octets(), 64).tcp(
+            here.port(),
+            there.port(),
+            seq,
+            1024,
+        );
+        let segment = if step % 2 == 0 { segment.rst() } else { segment.syn() };
+        let mut packet = Vec::new();
+        segment.write(&mut packet, &[])?;
+        raw.send_to(&packet, &SocketAddr::V4(there).into())?;
+    }
+    let mut byte = [0];
+    server.write_all(b"x")?;
+    client.reader.read_exact(&mut byte)?;
+    client.writer.write_all(b"y")?;
+    server.read_exact(&mut byte)?;
+    drop(client);
+    ensure!(server.read(&mut byte)? == 0);
+    drop(server);
+    let log = scene.gateway.wait_access_log(1)?;
+    ensure!(log.len() == 1 && log[0]["close_reason"] == "client_closed", "{log:?}");
+    Expect::Packet.check(&log[0])
+}
+
+#[test]
+fn a_full_flow_table_means_the_next_tier_and_evicts_nobody() -> Result<()> {
+    let scene = Scene::with_gateway(Opening::default(), "[gateway]\nflow_table = 4\n", "")?;
+    let mut ends = vec![scene.connection()?, scene.connection()?];
+    scene.spliced(2)?;
+    ends.push(scene.connection()?);
+    let live =
+        eventually("three connections", || scene.gateway.connections().ok().filter(|live| live.len() == 3))?;
+    let third = ends[2].0.socket.local_addr()?.to_string();
+    for line in &live {
+        let expect = if line["client"] == third { Expect::Copy("flow_table_full") } else { Expect::Packet };
+        expect.check(line)?;
+    }
+    for (client, server, _) in &mut ends {
+        client.writer.write_all(b"still")?;
+        server.read_exact(&mut [0; 5])?;
+    }
+    let status = scene.gateway.status()?;
+    ensure!(!PACKET || status.number("/tier_fallbacks/flow_table_full") == 1, "{status:?}");
+    Ok(())
 }
 
 /// For so long processes come and go; a longer time in seconds comes from the environment.
