@@ -40,7 +40,7 @@ impl TryFrom<TcpStream> for Duplex {
     }
 }
 
-/// When an end begins to send.
+/// When an end sends what comes behind its greeting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At once.
@@ -81,7 +81,9 @@ pub struct Plan {
     pub chunk: usize,
     /// Pause behind each write.
     pub pace: Duration,
-    /// When to begin to send.
+    /// How many bytes of these to send first, at once.
+    pub greeting: u64,
+    /// When to send the rest, and to end.
     pub start: Start,
     /// How to end.
     pub end: End,
@@ -99,6 +101,7 @@ impl Plan {
             receive: bytes,
             chunk: 64 * 1024,
             pace: Duration::ZERO,
+            greeting: 0,
             start: Start::AtOnce,
             end: End::Finish,
             stall: None,
@@ -112,6 +115,7 @@ impl Plan {
             receive_seed: self.send_seed,
             send: self.receive,
             receive: self.send,
+            greeting: 0,
             start: Start::AtOnce,
             end: match self.end {
                 End::Finish => End::Finish,
@@ -150,8 +154,11 @@ pub fn reset_on_close(stream: &TcpStream) -> Result<()> {
     Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger)?)
 }
 
-/// Sends all there is to send, once it may start, and ends the direction.
+/// Sends the greeting, then, once it may, the rest, and ends the direction.
 fn send(writer: &mut dyn HalfClose, plan: &Plan, starting: Receiver<()>) -> Result<()> {
+    let mut stream = Stream::new(plan.send_seed);
+    let greeting = plan.greeting.min(plan.send);
+    send_some(writer, &mut stream, greeting, plan)?;
     match plan.start {
         Start::AtOnce => {}
         Start::Later(pause) => thread::sleep(pause),
@@ -162,20 +169,24 @@ fn send(writer: &mut dyn HalfClose, plan: &Plan, starting: Receiver<()>) -> Resu
             }
         }
     }
-    let mut stream = Stream::new(plan.send_seed);
+    send_some(writer, &mut stream, plan.send - greeting, plan)?;
+    if plan.end == End::Finish {
+        writer.finish().context("ending the direction")?;
+    }
+    Ok(())
+}
+
+fn send_some(writer: &mut dyn HalfClose, stream: &mut Stream, bytes: u64, plan: &Plan) -> Result<()> {
     let mut chunk = vec![0; plan.chunk];
-    let mut left = plan.send;
+    let mut left = bytes;
     while left > 0 {
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
         stream.fill(&mut chunk[..n]);
-        writer.write_all(&chunk[..n]).with_context(|| format!("sending, {left} bytes before the end"))?;
+        writer.write_all(&chunk[..n]).with_context(|| format!("sending, {left} of {bytes} bytes left"))?;
         left -= n as u64;
         if !plan.pace.is_zero() {
             thread::sleep(plan.pace);
         }
-    }
-    if plan.end == End::Finish {
-        writer.finish().context("ending the direction")?;
     }
     Ok(())
 }
@@ -314,11 +325,13 @@ mod tests {
 
     #[test]
     fn who_waits_for_bytes_starts_when_they_are_there() {
-        let plan = Plan { start: Start::AfterBytes(10), ..Plan::both_ways(10) };
-        let later = Start::Later(Duration::from_millis(10));
-        let (here, there) = exchange_between(plan.clone(), Plan { start: later, ..plan.mirrored() });
-        here.unwrap();
-        there.unwrap();
+        let plan = Plan { greeting: 3, start: Start::AfterBytes(7), ..Plan::both_ways(10) };
+        for start in [Start::Later(Duration::from_millis(10)), Start::AfterBytes(3)] {
+            let (here, there) =
+                exchange_between(plan.clone(), Plan { greeting: 7, start, ..plan.mirrored() });
+            here.unwrap();
+            there.unwrap();
+        }
     }
 
     #[test]

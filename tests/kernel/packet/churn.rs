@@ -74,19 +74,23 @@ const ENDINGS: [Ending; 5] = [
 impl Ending {
     /// The parts of client and server in an exchange that ends like this.
     fn plans(self, plan: &Plan) -> [Plan; 2] {
+        // What the client has asked for in front is a greeting: both go on when they have heard from each other.
+        let hears = |plan: Plan| Plan { start: Start::AfterBytes(1), ..plan };
+        let waits = |plan: Plan, start| Plan { greeting: 1, start, ..plan };
         let (client, server) = (plan.clone(), plan.mirrored());
-        let client_waits = Plan { start: Start::AfterBytes(client.receive), ..client.clone() };
-        let server_waits = Plan { start: Start::AfterBytes(server.receive), ..server.clone() };
+        let (all_here, all_there) = (Start::AfterBytes(client.receive), Start::AfterBytes(server.receive));
         match self {
-            Self::ClientCloses => [client, Plan { start: Start::AfterEnd, ..server }],
-            Self::ServerCloses => [Plan { start: Start::AfterEnd, ..client }, server],
-            Self::BothClose => [client, server],
-            Self::ClientResets => {
-                [Plan { end: End::Reset, ..client }, Plan { end: End::MeetReset, ..server_waits }]
-            }
-            Self::ServerResets => {
-                [Plan { end: End::MeetReset, ..client_waits }, Plan { end: End::Reset, ..server }]
-            }
+            Self::ClientCloses => [hears(client), waits(server, Start::AfterEnd)],
+            Self::ServerCloses => [waits(client, Start::AfterEnd), hears(server)],
+            Self::BothClose => [hears(client), waits(server, Start::AtOnce)],
+            Self::ClientResets => [
+                hears(Plan { end: End::Reset, ..client }),
+                waits(Plan { end: End::MeetReset, ..server }, all_there),
+            ],
+            Self::ServerResets => [
+                waits(Plan { end: End::MeetReset, ..client }, all_here),
+                hears(Plan { end: End::Reset, ..server }),
+            ],
         }
     }
 }
@@ -159,8 +163,8 @@ fn two_hundred_connections_come_and_go_with_packets_lost() -> Result<()> {
                 let plan = Plan {
                     send_seed: seed,
                     receive_seed: !seed,
-                    send: seed.wrapping_mul(7919) % 30_000,
-                    receive: seed.wrapping_mul(104_729) % 60_000,
+                    send: 1 + seed.wrapping_mul(7919) % 30_000,
+                    receive: 1 + seed.wrapping_mul(104_729) % 60_000,
                     ..Plan::both_ways(0)
                 };
                 let ending = GRACEFUL[(seed % 3) as usize];

@@ -9,7 +9,7 @@ use snisplice_tests::wire::{Faults, Kind};
 use snisplice_tests::{Counters, require};
 
 use crate::PACKET;
-use crate::case::{Case, Expect, MIB, WIRES};
+use crate::case::{Case, Expect, GREETING, MIB, WIRES};
 use crate::ends::{Opening, Speech};
 
 /// A test for each case.
@@ -73,12 +73,12 @@ fn offloads_off(net: &Triangle) -> Result<()> {
 
 // How the ends behave.
 cases! {
-    a_gibibyte_to_the_server: Case::exchange(Plan { receive: 0, ..Plan::both_ways(1024 * MIB) });
-    a_gibibyte_to_the_client: Case::exchange(Plan { send: 0, ..Plan::both_ways(1024 * MIB) });
+    a_gibibyte_to_the_server: Case::exchange(Plan { receive: GREETING, ..Plan::both_ways(1024 * MIB) });
+    a_gibibyte_to_the_client: Case::exchange(Plan { send: GREETING, ..Plan::both_ways(1024 * MIB) });
     many_tiny_writes: Case::exchange(Plan { chunk: 3, ..Plan::both_ways(30_000) });
     the_client_ends_its_direction_first: {
         let case = Case::both_ways(2 * MIB);
-        let server = Plan { start: Start::AfterEnd, ..case.server.clone() };
+        let server = Plan { greeting: GREETING, start: Start::AfterEnd, ..case.server.clone() };
         Case { server, close_reasons: &["client_closed"], ..case }
     };
     the_server_ends_its_direction_first: {
@@ -88,7 +88,7 @@ cases! {
     };
     the_client_ends_its_direction_first_with_loss: {
         let case = Case::both_ways(MIB).faulty(LOSS);
-        Case { server: Plan { start: Start::AfterEnd, ..case.server.clone() }, ..case }
+        Case { server: Plan { greeting: GREETING, start: Start::AfterEnd, ..case.server.clone() }, ..case }
     };
     the_server_ends_its_direction_first_with_loss: {
         let case = Case::both_ways(MIB).faulty(LOSS);
@@ -107,7 +107,7 @@ cases! {
         Case { receive_buffer: Some(256 * 1024), server, ..case }
     };
     the_client_stops_reading_for_five_seconds_with_loss: {
-        let case = Case::exchange(Plan { send: 0, stall: STALL, ..Plan::both_ways(2 * MIB) }).faulty(LOSS);
+        let case = Case::exchange(Plan { send: GREETING, stall: STALL, ..Plan::both_ways(2 * MIB) }).faulty(LOSS);
         Case { receive_buffer: Some(64 * 1024), ..case }
     };
     windows_of_two_kibibytes: Case { receive_buffer: Some(2048), ..Case::both_ways(256 * 1024) };
@@ -122,7 +122,7 @@ fn aborted(client: Plan) -> Case {
     let client_resets = client.end == End::Reset;
     let mut case = Case::exchange(client);
     let waits = if client_resets { &mut case.server } else { &mut case.client };
-    waits.start = Start::AfterBytes(waits.receive);
+    (waits.greeting, waits.start) = (GREETING, Start::AfterBytes(waits.receive));
     Case {
         close_reasons: if client_resets { &["client_reset"] } else { &["server_reset"] },
         faulty: &["Tcp.OutRsts", "Tcp.EstabResets", "TcpExt.TCPAbortOnData", "TcpExt.TCPAbortOnClose"],
@@ -141,46 +141,69 @@ cases! {
     a_hello_in_several_segments_with_loss:
         Case { opening: Opening { pieces: 5, ..Opening::default() }, ..Case::both_ways(MIB).faulty(LOSS) };
     data_right_behind_the_hello: early_data(4 * 1024);
-    forty_kibibytes_right_behind_the_hello: early_data(40 * 1024);
-    three_hundred_kibibytes_right_behind_the_hello: early_data(300 * 1024);
-    three_hundred_kibibytes_right_behind_the_hello_with_loss: early_data(300 * 1024).faulty(LOSS);
-    a_megabyte_at_once_over_plain_tcp:
-        Case { expect: Expect::Either("prefix_too_large"), ..Case::both_ways(MIB).speaking(Speech::Tcp) };
+    forty_kibibytes_right_behind_the_hello:
+        Case { expect: Expect::Either(&["prefix_too_large"]), ..early_data(40 * 1024) };
+    three_hundred_kibibytes_right_behind_the_hello:
+        Case { expect: Expect::Either(&["prefix_too_large"]), ..early_data(300 * 1024) };
+    three_hundred_kibibytes_right_behind_the_hello_with_loss:
+        Case { expect: Expect::Either(&["prefix_too_large"]), ..early_data(300 * 1024).faulty(LOSS) };
+    both_ends_send_all_at_once:
+        Case { expect: Expect::Either(&["prefix_too_large"]), ..Case::impatient(Plan::both_ways(4 * MIB)) };
+    both_ends_send_all_at_once_over_plain_tcp: Case {
+        expect: Expect::Either(&["prefix_too_large"]),
+        ..Case::impatient(Plan::both_ways(4 * MIB)).speaking(Speech::Tcp)
+    };
+    both_ends_say_little_and_end_at_once: Case {
+        expect: Expect::Either(&["closing"]),
+        rounds: 20,
+        ..Case::impatient(Plan::both_ways(10)).speaking(Speech::Tcp)
+    };
     a_proxy_header_of_version_1: Case { send_proxy: Some("v1"), ..Case::both_ways(MIB) };
     a_proxy_header_of_version_2: Case { send_proxy: Some("v2"), ..Case::both_ways(MIB) };
     a_proxy_header_over_plain_tcp:
         Case { send_proxy: Some("v2"), ..Case::both_ways(MIB).speaking(Speech::Tcp) };
     a_proxy_header_over_ipv6_with_loss:
         Case { send_proxy: Some("v2"), ..Case::both_ways(MIB).v6().faulty(LOSS) };
-    a_server_that_speaks_first: server_first(Start::AtOnce, Start::AfterBytes(BANNER));
-    a_server_that_speaks_first_after_a_while:
-        server_first(Start::Later(Duration::from_millis(200)), Start::AfterBytes(BANNER));
-    a_client_that_speaks_first_after_a_while:
-        server_first(Start::AfterBytes(BANNER), Start::Later(Duration::from_millis(200)));
-    both_speak_first: server_first(Start::AtOnce, Start::AtOnce);
-    a_server_that_speaks_first_with_loss: server_first(Start::AtOnce, Start::AfterBytes(BANNER)).faulty(LOSS);
+    a_server_that_speaks_first: greeted([0, GREETING], Duration::ZERO);
+    a_server_that_speaks_first_and_goes_on_after_a_while: greeted([0, GREETING], WHILE);
+    a_client_that_goes_on_after_a_while: greeted([GREETING, 0], WHILE);
+    both_speak_first: greeted([GREETING, GREETING], Duration::ZERO);
+    both_speak_first_and_go_on_after_a_while: greeted([GREETING, GREETING], WHILE);
+    both_say_much_first: greeted([5000, 5000], Duration::ZERO);
+    a_server_that_speaks_first_ipv6: greeted([0, GREETING], Duration::ZERO).v6();
+    a_server_that_speaks_first_with_loss: greeted([0, GREETING], Duration::ZERO).faulty(LOSS);
+    both_speak_first_with_loss: greeted([GREETING, GREETING], Duration::ZERO).faulty(LOSS);
+    both_say_much_first_with_everything: greeted([5000, 5000], Duration::ZERO).faulty(ALL);
     postgres: Case::both_ways(4 * MIB).speaking(Speech::Postgres);
     postgres_with_a_proxy_header:
         Case { send_proxy: Some("v2"), ..Case::both_ways(MIB).speaking(Speech::Postgres) };
     postgres_with_loss: Case::both_ways(MIB).speaking(Speech::Postgres).faulty(LOSS);
 }
 
-/// What an end waits for that lets the other one speak first.
-const BANNER: u64 = 100;
+const WHILE: Duration = Duration::from_millis(200);
 
-fn server_first(server: Start, client: Start) -> Case {
-    let case = Case::exchange(Plan { chunk: 1000, ..Plan::both_ways(100_000) }).speaking(Speech::Tcp);
-    let server = Plan { start: server, ..case.server.clone() };
-    let client = Plan { start: client, ..case.client.clone() };
-    Case { server, client, rounds: 3, ..case }
+/// Client and server say so much first over plain TCP; the rest of what the server sends takes so long to begin.
+fn greeted([client, server]: [u64; 2], pause: Duration) -> Case {
+    let case = Case::exchange(Plan { chunk: 10_000, ..Plan::both_ways(100_000) }).speaking(Speech::Tcp);
+    Case {
+        client: Plan { greeting: client, ..case.client.clone() },
+        server: Plan {
+            greeting: server,
+            start: if pause.is_zero() { case.server.start } else { Start::Later(pause) },
+            ..case.server.clone()
+        },
+        rounds: 5,
+        ..case
+    }
 }
 
-fn early_data(bytes: usize) -> Case {
-    let plan = Plan { chunk: bytes, ..Plan::both_ways(MIB) };
+/// The client sends so many bytes in one write with the ClientHello.
+fn early_data(bytes: u64) -> Case {
+    let case = Case::exchange(Plan { chunk: bytes as usize, ..Plan::both_ways(MIB) });
     Case {
         opening: Opening { early_data: true, ..Opening::default() },
-        expect: Expect::Either("prefix_too_large"),
-        ..Case::exchange(plan)
+        client: Plan { greeting: bytes, ..case.client.clone() },
+        ..case
     }
 }
 
