@@ -1,13 +1,13 @@
 //! The command line.
 
 use crate::account::Tier;
-use crate::admin::{Client, text, view::ConnectionFilter};
+use crate::admin::{Client, text, top, view::ConnectionFilter};
 use crate::config::{self, Config, Interfaces};
 use crate::kernel;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use lb_common::packet::DEFAULT_FLOWS;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -90,6 +90,17 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// Only those of this route.
+        #[arg(long)]
+        route: Option<String>,
+        /// Only those that asked for this server name.
+        #[arg(long)]
+        sni: Option<String>,
+    },
+    /// Watch the live connections of the running gateway in the terminal.
+    Top {
+        #[command(flatten)]
+        gateway: StateDir,
         /// Only those of this route.
         #[arg(long)]
         route: Option<String>,
@@ -241,6 +252,15 @@ fn run(command: Command) -> Result<(), Failure> {
             let connections = gateway.client()?.connections(&ConnectionFilter { route, sni })?;
             if json { show_json(&connections) } else { show(&text::connections(&connections)) }
         }
+        Command::Top { gateway, route, sni } => {
+            if !std::io::stdout().is_terminal() {
+                return Err(anyhow::anyhow!("`top` takes a terminal; `connections` does not").into());
+            }
+            let state_dir = gateway.state_dir()?;
+            // Says why there is nothing to watch before the screen is cleared.
+            Client::connect(&state_dir)?;
+            Ok(top::run(state_dir, ConnectionFilter { route, sni })?)
+        }
         Command::Drain { gateway, server } => Ok(gateway.client()?.drain(&server, true)?),
         Command::Undrain { gateway, server } => Ok(gateway.client()?.drain(&server, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
@@ -302,7 +322,7 @@ impl Bpffs {
 /// Asks on the terminal whether so many connections shall be cut.
 fn confirmed(connections: usize) -> Result<bool, Failure> {
     let stdin = std::io::stdin();
-    if !std::io::IsTerminal::is_terminal(&stdin) {
+    if !stdin.is_terminal() {
         let message = format!("{connections} live connections would be cut; --force does it without asking");
         return Err(anyhow::anyhow!(message).into());
     }
@@ -313,12 +333,15 @@ fn confirmed(connections: usize) -> Result<bool, Failure> {
 }
 
 impl StateDir {
-    fn client(&self) -> Result<Client, Failure> {
-        let state_dir = match &self.config {
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        Ok(match &self.config {
             Some(path) => load(path)?.gateway.state_dir,
             None => STATE_DIR.into(),
-        };
-        Ok(Client::connect(&state_dir)?)
+        })
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.state_dir()?)?)
     }
 }
 
@@ -339,6 +362,6 @@ fn show_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let plain = !std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let plain = !std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(!plain).with_writer(std::io::stderr).init();
 }
