@@ -35,7 +35,11 @@ pub(crate) fn print(log: &[Value]) {
         );
     }
     for line in log.iter().filter(|line| line["route"].is_null()) {
-        println!("  refused: {} ({})", line["client"].as_str().unwrap_or("-"), line["close_reason"].as_str().unwrap_or("-"));
+        println!(
+            "  refused: {} ({})",
+            line["client"].as_str().unwrap_or("-"),
+            line["close_reason"].as_str().unwrap_or("-")
+        );
     }
 }
 
