@@ -1,4 +1,4 @@
-//! A scenario as bar charts, in SVG: one panel per case, one bar per subject, with a line from the lowest to the
+//! A scenario as bar charts, in SVG: one panel per case and figure, one bar per subject, with a line from the lowest to the
 //! highest round. Written by hand because a bar chart is a few rectangles.
 
 use std::fmt::Write as _;
@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use crate::report::{BARE, Better, OURS, Report, Row, Table, quantity};
 
 const PANEL_WIDTH: f64 = 470.0;
-const COLUMNS: usize = 2;
 const MARGIN: f64 = 24.0;
 /// Of a panel: title and subtitle above the bars.
 const HEAD: f64 = 50.0;
@@ -16,6 +15,8 @@ const NAMES: f64 = 128.0;
 /// To the right of the longest bar, for its figure.
 const FIGURES: f64 = 74.0;
 const TITLE: f64 = 56.0;
+/// What a letter of a case's title takes, about.
+const TITLE_LETTER: f64 = 8.5;
 
 const STYLE: &str = "\
 text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#1f2937}\
@@ -25,29 +26,27 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-se
 
 /// The chart of one scenario.
 pub(crate) fn scenario(report: &Report, scenario: &str) -> String {
-    let panels: Vec<(&Table, usize)> = report
-        .tables
-        .iter()
-        .filter(|table| table.scenario == scenario)
-        .flat_map(|table| {
-            let compared = |metric: &usize| table.metrics[*metric].compared;
-            (0..table.metrics.len()).filter(compared).map(move |metric| (table, metric))
-        })
-        .collect();
-    let columns = COLUMNS.min(panels.len().max(1));
+    let tables = || report.tables.iter().filter(|table| table.scenario == scenario);
+    let columns = tables().map(|table| compared(table).count()).max().unwrap_or(0).max(1);
     let width = MARGIN + columns as f64 * (PANEL_WIDTH + MARGIN);
 
     let mut body = String::new();
     let mut top = TITLE;
-    for line in panels.chunks(columns) {
-        for (column, (table, metric)) in line.iter().enumerate() {
-            let left = MARGIN + column as f64 * (PANEL_WIDTH + MARGIN);
-            let panel = panel(table, *metric);
-            let _ = writeln!(body, "<g transform=\"translate({left:.0} {top:.0})\">\n{panel}</g>");
+    for table in tables() {
+        let title = shorten(&table.title, (width / TITLE_LETTER) as usize);
+        let _ = writeln!(
+            body,
+            "<g transform=\"translate({MARGIN:.0} {top:.0})\">\n<text class=\"title\" y=\"14\">{}</text>",
+            escape(&title)
+        );
+        for (column, metric) in compared(table).enumerate() {
+            let left = column as f64 * (PANEL_WIDTH + MARGIN);
+            let panel = panel(table, metric);
+            let _ = writeln!(body, "<g transform=\"translate({left:.0} 0)\">\n{panel}</g>");
         }
-        top += line.iter().map(|(table, _)| height(table)).fold(0.0, f64::max) + MARGIN;
+        body += "</g>\n";
+        top += HEAD + table.rows.len() as f64 * BAR + MARGIN;
     }
-    let machine = report.machine.one_line();
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {total:.0}\" width=\"{width:.0}\" \
          height=\"{total:.0}\">\n<style>{STYLE}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
@@ -55,16 +54,17 @@ pub(crate) fn scenario(report: &Report, scenario: &str) -> String {
          <text class=\"sub\" x=\"{MARGIN}\" y=\"{:.0}\">{}</text>\n</svg>\n",
         escape(scenario),
         top + 2.0,
-        escape(&machine),
+        escape(&report.machine.one_line()),
         total = top + 18.0,
     )
 }
 
-fn height(table: &Table) -> f64 {
-    HEAD + table.rows.len() as f64 * BAR
+/// The metrics that have a panel.
+fn compared(table: &Table) -> impl Iterator<Item = usize> {
+    table.metrics.iter().enumerate().filter(|(_, metric)| metric.compared).map(|(index, _)| index)
 }
 
-/// One case and metric; its own corner is at 0, 0.
+/// One case and metric; its own corner is at 0, 0, the case's title above it.
 fn panel(table: &Table, index: usize) -> String {
     let metric = &table.metrics[index];
     let highest = table.rows.iter().filter_map(|row| row.summary(index)).map(|[.., highest]| highest);
@@ -74,17 +74,10 @@ fn panel(table: &Table, index: usize) -> String {
         Better::Higher => "more is better",
         Better::Lower => "less is better",
     };
-    let mut out = String::new();
-    let _ = writeln!(out, "<text class=\"title\" y=\"14\">{}</text>", escape(&shorten(&table.title, 74)));
-    let _ = writeln!(
-        out,
-        "<text class=\"sub\" y=\"32\">{}: {} ({direction})</text>",
-        escape(&table.case),
-        escape(&metric.label())
-    );
+    let mut out = format!("<text class=\"sub\" y=\"32\">{} ({direction})</text>\n", escape(&metric.label()));
     for (number, row) in table.rows.iter().enumerate() {
         let top = HEAD - 6.0 + number as f64 * BAR;
-        let _ = write!(out, "<g transform=\"translate(0 {top:.0})\">{}</g>\n", bar(row, index, scale));
+        let _ = writeln!(out, "<g transform=\"translate(0 {top:.0})\">{}</g>", bar(row, index, scale));
     }
     out
 }
@@ -104,7 +97,9 @@ fn bar(row: &Row, metric: usize, scale: f64) -> String {
             escape(&shorten(reason, 52))
         );
     };
+    // Memory may also become less.
     let length = (median * scale).max(1.0);
+    let lowest = lowest.max(0.0);
     let mut out = name;
     let _ = write!(
         out,

@@ -371,7 +371,7 @@ fn ratio(value: f64) -> String {
 /// Three significant digits or more, thousands set apart.
 pub(crate) fn quantity(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".to_owned(),
+        v if v < 1e4 && v.fract() == 0.0 => format!("{value:.0}"),
         v if v >= 9_999.5 => {
             let digits = format!("{:.0}", v);
             let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
@@ -465,14 +465,17 @@ pub(crate) mod tests {
         let after = report(table(Better::Lower, &[("haproxy", &[10.0]), ("new", &[1.0])]));
         let text = compare(&before, &after);
         assert_eq!(text.lines().count(), 3, "{text}");
-        assert!(text.contains("| example one | haproxy | speed, 1/s | 20.0 | 10.0 | 2.00 |"), "{text}");
+        assert!(text.contains("| example one | haproxy | speed, 1/s | 20 | 10 | 2.00 |"), "{text}");
     }
 
     #[test]
     fn figures_keep_three_digits() {
         let shown =
-            [0.0, 0.012_34, 1.234, 12.34, 123.4, 1234.0, 9_999.7, 12_345.6, 1_234_567.0].map(quantity);
-        assert_eq!(shown, ["0", "0.012", "1.23", "12.3", "123", "1234", "10 000", "12 346", "1 234 567"]);
+            [0.0, 8.0, 0.012_34, 1.234, 12.34, 123.4, 1234.0, 9_999.7, 12_345.6, 1_234_567.0].map(quantity);
+        assert_eq!(
+            shown,
+            ["0", "8", "0.012", "1.23", "12.3", "123", "1234", "10 000", "12 346", "1 234 567"]
+        );
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub(crate) fn redis_benchmark(
 /// Runs iperf3, with a server of its own.
 ///
 /// A lasting iperf3 server closes its listening socket after each test and opens it again. A connection that a proxy
-/// makes between the two is reset ("control socket has closed unexpectedly"), and a proxy makes them later than a
+/// makes between the two is reset (which a proxy turns into "control socket has closed unexpectedly"), and a proxy makes them later than a
 /// client whose own connection has ended before.
 pub(crate) fn iperf(
     stand: &Stand,
