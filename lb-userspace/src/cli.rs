@@ -49,7 +49,11 @@ enum Command {
     /// Exits with 0 when the configuration would be served, with 2 when not.
     Check(ConfigFile),
     /// Show what this kernel and this user can do, and how to get what is missing.
-    Doctor,
+    Doctor {
+        /// The configuration whose `source_ports` to look at; without it the default.
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Load the kernel programs of the sockmap tier and pin them, so that `run` adopts them.
     Load(Bpffs),
     /// Unpin the kernel programs.
@@ -174,8 +178,12 @@ fn run(command: Command) -> Result<(), Failure> {
                 path.display()
             ))
         }
-        Command::Doctor => {
-            let report = crate::doctor::run();
+        Command::Doctor { config } => {
+            let source_ports = match config {
+                Some(path) => load(&path)?.gateway.source_ports,
+                None => config::SOURCE_PORTS,
+            };
+            let report = crate::doctor::run(source_ports);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }

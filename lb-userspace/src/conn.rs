@@ -53,19 +53,25 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     if arrival.hello.is_some() {
         gateway.sniff_seconds.observe(arrival.begin.elapsed());
     }
-    let Arrival { visitor, client, window, hello, .. } = arrival;
+    let Arrival { visitor, client, begin, window, hello } = arrival;
     let mut passage = Passage {
         account: Account::open(gateway, worker, task, visitor, route.clone(), hello.as_deref()),
         client,
         route,
         snapshot,
     };
-    let reason = match passage.route.termination {
-        None => passage.pass_through(hello, window).await,
-        // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
-        Some(_) => Box::pin(passage.terminate(hello, window)).await,
+    let reason = match passage.route.max_age {
+        None => passage.go(hello, window).await,
+        // Boxed: connections without an end to their time need not pay for its clock.
+        Some(age) => {
+            let end = begin + age;
+            Box::pin(timeout_at(end.into(), passage.go(hello, window))).await.unwrap_or(CloseReason::MaxAge)
+        }
     };
-    passage.client.clean();
+    // In the middle of whatever it did, it ends with a reset, in all tiers.
+    if reason != CloseReason::MaxAge {
+        passage.client.clean();
+    }
     passage.account.close(reason);
 }
 
@@ -181,6 +187,15 @@ struct Passage {
 }
 
 impl Passage {
+    /// connect, splice.
+    async fn go(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
+        match self.route.termination {
+            None => self.pass_through(hello, window).await,
+            // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
+            Some(_) => Box::pin(self.terminate(hello, window)).await,
+        }
+    }
+
     /// connect, splice: TLS goes through untouched.
     async fn pass_through(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
         let (server, _guard) = match self.connect(hello).await {

@@ -2,22 +2,24 @@
 //!
 //! `gather` asks the system; everything below it is a pure function of the `Facts`.
 
-use std::{collections::HashSet, fmt, fs, io::IsTerminal as _};
+use std::{collections::HashSet, fmt, fs, io::IsTerminal as _, ops::RangeInclusive};
 
 use caps::{CapSet, Capability};
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use crate::{
     account::Tier,
+    config::Interfaces,
     kernel::{
+        devices,
         probe::{self, Answer},
         version::{KernelVersion, sockmap_sound},
     },
 };
 
-/// Examines this machine.
-pub fn run() -> Report {
-    Report::new(&gather())
+/// Examines this machine, for a gateway with these ports toward servers.
+pub fn run(source_ports: RangeInclusive<u16>) -> Report {
+    Report::new(&gather(source_ports))
 }
 
 /// The findings, line by line. `{}` is plain text, `{:#}` coloured.
@@ -61,6 +63,11 @@ struct Facts {
     sock_hash: Answer,
     ktls: Answer,
     tcp_repair: Answer,
+    growing_hash: Answer,
+    ring_buffer: Answer,
+    membarrier: Answer,
+    raw_sockets: Answer,
+    ipv6_checksum: Answer,
     tcp: Answer,
     effective: HashSet<Capability>,
     permitted: HashSet<Capability>,
@@ -70,9 +77,17 @@ struct Facts {
     /// `kernel.unprivileged_bpf_disabled`.
     unprivileged_bpf: Option<String>,
     somaxconn: Option<u32>,
+    /// Of the configuration.
+    source_ports: RangeInclusive<u16>,
+    /// `net.ipv4.ip_local_port_range`.
+    kernel_ports: Option<RangeInclusive<u16>>,
+    /// `net.ipv4.ip_local_reserved_ports`.
+    reserved_ports: String,
+    /// Devices that join packets for good.
+    lro: Vec<String>,
 }
 
-fn gather() -> Facts {
+fn gather(source_ports: RangeInclusive<u16>) -> Facts {
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let capabilities = |set| caps::read(None, set).unwrap_or_default().into_iter().collect();
     Facts {
@@ -85,6 +100,11 @@ fn gather() -> Facts {
         sock_hash: probe::sock_hash(),
         ktls: probe::ktls(),
         tcp_repair: probe::tcp_repair(),
+        growing_hash: probe::growing_hash(),
+        ring_buffer: probe::ring_buffer(),
+        membarrier: probe::membarrier(),
+        raw_sockets: probe::raw_sockets(),
+        ipv6_checksum: probe::ipv6_checksum(),
         tcp: probe::tcp(),
         effective: capabilities(CapSet::Effective),
         permitted: capabilities(CapSet::Permitted),
@@ -93,7 +113,27 @@ fn gather() -> Facts {
         memlock: getrlimit(Resource::Memlock),
         unprivileged_bpf: read("/proc/sys/kernel/unprivileged_bpf_disabled"),
         somaxconn: read("/proc/sys/net/core/somaxconn").and_then(|text| text.parse().ok()),
+        source_ports,
+        kernel_ports: read("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| ports(&text)),
+        reserved_ports: read("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default(),
+        lro: joining_devices(),
     }
+}
+
+/// Those of the devices that would get programs.
+fn joining_devices() -> Vec<String> {
+    let devices = devices::devices().unwrap_or_default();
+    let joins = |device: &&devices::Device| devices::joins_packets(device).unwrap_or(false);
+    let relevant = devices::relevant(&devices, &Interfaces::Auto).into_iter();
+    relevant.filter(joins).map(|device| device.name.clone()).collect()
+}
+
+/// Two ports with white space (`ip_local_port_range`) or `-` between them, or one.
+fn ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut ends = text.split(['-', '\t', ' ']).filter(|end| !end.is_empty());
+    let first = ends.next()?.parse().ok()?;
+    let last = ends.next().map_or(Some(first), |last| last.parse().ok())?;
+    Some(first..=last)
 }
 
 /// Where bpffs is mounted, from the text of /proc/self/mounts.
@@ -149,10 +189,11 @@ impl Line {
 const AS_ROOT: &str = "run as root, or with the capabilities below";
 
 /// What each capability is for.
-const CAPABILITIES: [(Capability, &str, &str); 5] = [
+const CAPABILITIES: [(Capability, &str, &str); 6] = [
     (Capability::CAP_BPF, "cap_bpf", "load programs, make maps"),
     (Capability::CAP_NET_ADMIN, "cap_net_admin", "attach programs to sockets and devices"),
     (Capability::CAP_PERFMON, "cap_perfmon", "programs that compute with packet pointers"),
+    (Capability::CAP_NET_RAW, "cap_net_raw", "end connections of the packet tier"),
     (Capability::CAP_NET_BIND_SERVICE, "cap_net_bind_service", "listen on ports below 1024"),
     (Capability::CAP_SYS_RESOURCE, "cap_sys_resource", "raise the limits of open files and locked memory"),
 ];
@@ -174,6 +215,29 @@ fn lines(facts: &Facts) -> Vec<Line> {
         ),
         Line::answer("tcx", "tc programs that can be pinned and replaced", &facts.tcx, "kernel 6.6 or newer"),
         Line::answer(
+            "TCP_REPAIR",
+            "sequence numbers of a connection",
+            &facts.tcp_repair,
+            "a kernel with CONFIG_CHECKPOINT_RESTORE=y",
+        ),
+        Line::answer("flow table", "maps that grow as they fill", &facts.growing_hash, "kernel 4.6 or newer"),
+        Line::answer("ring buffer", "events of the programs", &facts.ring_buffer, "kernel 5.8 or newer"),
+        Line::answer(
+            "membarrier",
+            "knowing that no packet is under way",
+            &facts.membarrier,
+            "a kernel without nohz_full= on its command line, or a container that allows membarrier(2)",
+        ),
+        Line::answer(
+            "raw sockets",
+            "resets of connections that have no socket",
+            &facts.raw_sockets,
+            "a container that allows raw sockets",
+        ),
+        ipv6_checksum(&facts.ipv6_checksum),
+        source_ports(facts),
+        lro(&facts.lro),
+        Line::answer(
             "sk_skb",
             "verdict programs of a sockmap",
             &facts.sk_skb,
@@ -191,12 +255,6 @@ fn lines(facts: &Facts) -> Vec<Line> {
             "TLS records in the kernel",
             &facts.ktls,
             "modprobe tls, or a kernel with CONFIG_TLS",
-        ),
-        Line::answer(
-            "TCP_REPAIR",
-            "sequence numbers of a connection",
-            &facts.tcp_repair,
-            "a kernel with CONFIG_CHECKPOINT_RESTORE=y",
         ),
     ];
     lines.extend(CAPABILITIES.iter().map(|entry| capability(facts, *entry)));
@@ -230,6 +288,46 @@ fn jit(value: Option<&str>) -> Line {
         _ => "look at net.core.bpf_jit_enable in the host's network namespace",
     };
     Line::new("BPF JIT", state, found).remedy(remedy)
+}
+
+fn ipv6_checksum(answer: &Answer) -> Line {
+    const PURPOSE: &str = "checksums of IPv6 that a network card has added up stay right";
+    match answer {
+        // The tier works without, where no card of that kind is in use.
+        Answer::No => Line::new("IPv6 checksum", State::Note, format!("not in this kernel; {PURPOSE}"))
+            .remedy("kernel 6.16, or a stable one of its time, before IPv6 through the packet tier"),
+        answer => Line::answer("IPv6 checksum", PURPOSE, answer, "kernel 6.16"),
+    }
+}
+
+/// The ports toward servers may not be those that the kernel gives to other programs.
+fn source_ports(facts: &Facts) -> Line {
+    let line = |state, found: String| Line::new("source ports", state, found);
+    let show = |ports: &RangeInclusive<u16>| format!("{}-{}", ports.start(), ports.end());
+    let ours = show(&facts.source_ports);
+    let Some(kernel) = &facts.kernel_ports else {
+        return line(State::Note, format!("{ours}; net.ipv4.ip_local_port_range cannot be read"))
+            .remedy("mount /proc in this container");
+    };
+    let reserved: Vec<_> = facts.reserved_ports.split(',').filter_map(ports).collect();
+    let is_free = |port: u16| !kernel.contains(&port) || reserved.iter().any(|ports| ports.contains(&port));
+    if facts.source_ports.clone().all(is_free) {
+        return line(State::Ok, format!("{ours}; the kernel hands out others"));
+    }
+    let reserve = [&facts.reserved_ports, &ours].map(|ports| ports.as_str());
+    let reserve: Vec<_> = reserve.into_iter().filter(|ports| !ports.is_empty()).collect();
+    line(State::Note, format!("{ours} overlap those that the kernel hands out, {}", show(kernel)))
+        .remedy(format!("sysctl -w net.ipv4.ip_local_reserved_ports={}", reserve.join(",")))
+}
+
+fn lro(devices: &[String]) -> Line {
+    let line = |state, found: String| Line::new("LRO", state, found);
+    if devices.is_empty() {
+        return line(State::Ok, "no device joins packets for good".to_owned());
+    }
+    let commands: Vec<_> = devices.iter().map(|device| format!("ethtool -K {device} lro off")).collect();
+    line(State::Note, format!("joins packets for good on {}: they cannot be sent on", devices.join(", ")))
+        .remedy(commands.join("; "))
 }
 
 fn sockmap_kernel(kernel: Option<KernelVersion>) -> Line {
@@ -324,7 +422,16 @@ fn tiers(facts: &Facts) -> Vec<(Tier, Result<(), String>)> {
         Some(Err(why)) => Err(format!("this kernel {why}")),
         Some(Ok(())) => works(&[("sk_skb", &facts.sk_skb), ("sockmap", &facts.sock_hash)]),
     };
-    vec![(Tier::Packet, Err("not in this version".to_owned())), (Tier::Sockmap, sockmap), (Tier::Copy, copy)]
+    let packet = works(&[
+        ("tc", &facts.tc),
+        ("tcx", &facts.tcx),
+        ("the flow table", &facts.growing_hash),
+        ("the ring buffer", &facts.ring_buffer),
+        ("TCP_REPAIR", &facts.tcp_repair),
+        ("membarrier", &facts.membarrier),
+        ("raw sockets", &facts.raw_sockets),
+    ]);
+    vec![(Tier::Packet, packet), (Tier::Sockmap, sockmap), (Tier::Copy, copy)]
 }
 
 /// The first answer that is not yes says why not.
@@ -387,6 +494,11 @@ mod tests {
             sock_hash: Answer::Yes,
             ktls: Answer::Yes,
             tcp_repair: Answer::Yes,
+            growing_hash: Answer::Yes,
+            ring_buffer: Answer::Yes,
+            membarrier: Answer::Yes,
+            raw_sockets: Answer::Yes,
+            ipv6_checksum: Answer::Yes,
             tcp: Answer::Yes,
             effective: all.clone(),
             permitted: all,
@@ -395,6 +507,10 @@ mod tests {
             memlock: Rlimit { current: None, maximum: None },
             unprivileged_bpf: Some("2".into()),
             somaxconn: Some(4096),
+            source_ports: 10_240..=32_767,
+            kernel_ports: Some(32_768..=60_999),
+            reserved_ports: String::new(),
+            lro: vec![],
         }
     }
 
@@ -408,7 +524,7 @@ mod tests {
         assert!(report.lines.iter().all(|line| line.state == State::Ok && line.remedy.is_none()), "{report}");
         assert!(report.can_serve());
         assert_eq!(tier(&healthy(), Tier::Sockmap), Ok(()));
-        assert_eq!(tier(&healthy(), Tier::Packet), Err("not in this version".into()));
+        assert_eq!(tier(&healthy(), Tier::Packet), Ok(()));
     }
 
     #[test]
@@ -423,6 +539,11 @@ mod tests {
             sock_hash: Answer::Unknown("Cannot allocate memory".into()),
             ktls: Answer::No,
             tcp_repair: Answer::NotPermitted,
+            growing_hash: Answer::No,
+            ring_buffer: Answer::No,
+            membarrier: Answer::No,
+            raw_sockets: Answer::NotPermitted,
+            ipv6_checksum: Answer::No,
             effective: HashSet::new(),
             permitted: HashSet::new(),
             bpffs: vec![],
@@ -430,6 +551,8 @@ mod tests {
             memlock: Rlimit { current: Some(65_536), maximum: Some(65_536) },
             unprivileged_bpf: Some("0".into()),
             somaxconn: Some(128),
+            kernel_ports: Some(1024..=65_535),
+            lro: vec!["eth0".into(), "eth1".into()],
             ..healthy()
         };
         let report = Report::new(&facts);
@@ -451,6 +574,49 @@ mod tests {
         assert_eq!(tier(&forbidden, Tier::Sockmap), Err("sk_skb is not permitted to this user".into()));
         let unsound = Facts { kernel: Some(KernelVersion::new(6, 1, 141)), ..healthy() };
         assert!(tier(&unsound, Tier::Sockmap).unwrap_err().starts_with("this kernel may send bytes twice"));
+    }
+
+    #[test]
+    fn the_packet_tier_says_what_it_lacks_and_can_do_without_some_of_it() {
+        for (facts, why) in [
+            (Facts { tcx: Answer::No, ..healthy() }, "tcx is not in this kernel"),
+            (
+                Facts { raw_sockets: Answer::NotPermitted, ..healthy() },
+                "raw sockets is not permitted to this user",
+            ),
+            (Facts { membarrier: Answer::No, ..healthy() }, "membarrier is not in this kernel"),
+        ] {
+            assert_eq!(tier(&facts, Tier::Packet), Err(why.into()));
+        }
+        let worse = Facts { ipv6_checksum: Answer::No, lro: vec!["eth0".into()], ..healthy() };
+        assert_eq!(tier(&worse, Tier::Packet), Ok(()));
+    }
+
+    #[test]
+    fn ports_that_the_kernel_hands_out_too_are_to_be_reserved_beside_those_that_are() {
+        let wide = Facts { kernel_ports: Some(10_000..=65_535), ..healthy() };
+        let line = source_ports(&wide);
+        assert_eq!(line.state, State::Note);
+        assert_eq!(line.remedy.unwrap(), "sysctl -w net.ipv4.ip_local_reserved_ports=10240-32767");
+        let other = Facts { reserved_ports: "8080,20000-20100".into(), ..wide.clone() };
+        assert_eq!(
+            source_ports(&other).remedy.unwrap(),
+            "sysctl -w net.ipv4.ip_local_reserved_ports=8080,20000-20100,10240-32767"
+        );
+        for reserved in ["10240-32767", "80,10000-20000,20001-40000"] {
+            let reserved = Facts { reserved_ports: reserved.into(), ..wide.clone() };
+            assert_eq!(source_ports(&reserved).state, State::Ok);
+        }
+        let touching = Facts { kernel_ports: Some(32_767..=60_999), ..healthy() };
+        assert_eq!(source_ports(&touching).state, State::Note);
+    }
+
+    #[test]
+    fn ranges_of_ports_are_read_as_the_kernel_writes_them() {
+        assert_eq!(ports("32768\t60999"), Some(32_768..=60_999));
+        assert_eq!(ports("8080"), Some(8080..=8080));
+        assert_eq!(ports("20000-20100"), Some(20_000..=20_100));
+        assert_eq!(ports(""), None);
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn a_second_gateway_with_the_same_state_directory_is_refused() -> Result<()> {
 fn doctor_names_what_each_tier_needs() -> Result<()> {
     let output = snisplice(&["doctor"])?;
     let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
-    for part in ["btf", "tc", "sockmap", "ktls", "bpffs", "copy"] {
+    for part in ["btf", "tcx", "source ports", "raw sockets", "packet", "sockmap", "ktls", "bpffs", "copy"] {
         assert!(text.contains(part), "{part} in {text}");
     }
     Ok(())

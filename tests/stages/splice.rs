@@ -430,3 +430,35 @@ fn an_idle_connection_ends_after_the_idle_timeout() -> Result<()> {
     assert_eq!(gateway.wait_access_log(1)?[0]["close_reason"], "idle_timeout");
     eventually("the server's side to end", || (*ended.lock().ok()? == 1).then_some(()))
 }
+
+/// Bytes move all the time.
+#[test]
+fn a_connection_ends_at_its_max_age_whatever_it_does() -> Result<()> {
+    let world = World::new()?;
+    let (ended, server_ended) = mpsc::channel();
+    let _backend = Backend::start(&world.net.server, 7001, move |stream| {
+        let end = echo(stream).map_err(|error| error.kind());
+        ended.send(end).map_err(io::Error::other)
+    })?;
+    let config = listener("")
+        + &route("app1", "app1.example.com", "tls = 'passthrough'\nmax_age = '700ms'")
+        + &pool("app1", &[7001], "");
+    let gateway = world.gateway(&config)?;
+    let mut stream = world.open("app1.example.com")?;
+    let mut bytes = [0; 4096];
+    let mut echoed = 0;
+    let end = loop {
+        match stream.read(&mut bytes).and_then(|n| stream.write_all(&bytes[..n]).map(|()| n)) {
+            Ok(0) => break None,
+            Ok(n) => echoed += n,
+            Err(error) => break Some(error.kind()),
+        }
+    };
+    let is_reset = |end| matches!(end, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+    assert!(end.is_some_and(is_reset), "{end:?}");
+    assert!(server_ended.recv()?.is_err_and(is_reset));
+    let log = gateway.wait_access_log(1)?;
+    assert_eq!(log[0]["close_reason"], "max_age");
+    assert!(echoed > 2 * client_hello("app1.example.com", &[]).len(), "only {echoed} bytes came back");
+    Ok(())
+}

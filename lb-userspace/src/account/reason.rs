@@ -83,6 +83,8 @@ reasons! {
         ServerReset = "server_reset",
         /// No byte in either direction for the route's `idle_timeout`.
         IdleTimeout = "idle_timeout",
+        /// It was as old as the route's `max_age`.
+        MaxAge = "max_age",
         /// No server of the pool is up, resolved and permitted.
         NoServer = "no_server",
         /// Every server tried refused or was unreachable.

@@ -16,7 +16,7 @@ use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, Ra
 use super::reader::{Field, reject_repeated};
 use super::{
     AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Pool,
-    Protocol, Route, Server, TlsMode,
+    Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
 use crate::account::Tier;
 
@@ -98,6 +98,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
             },
             backends: backends(raw_route, &pool_names, report),
             idle_timeout: raw_route.idle_timeout.get(),
+            max_age: raw_route.max_age.get(),
             max_connections: raw_route.max_connections.get(),
         });
         if let (Some(listener), Some(reference)) = (listener, raw_route.listener.given()) {
@@ -139,6 +140,8 @@ fn gateway(raw: &RawGateway) -> Gateway {
         }),
         max_connections: raw.max_connections.or(200_000),
         drain_timeout: raw.drain_timeout.or(Duration::from_secs(30)),
+        source_ports: raw.source_ports.or(SOURCE_PORTS),
+        flow_table: raw.flow_table.or(1 << 20),
     }
 }
 

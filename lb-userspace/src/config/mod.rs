@@ -20,6 +20,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,9 @@ use crate::account::Tier;
 
 pub use check::{Checked, check};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
+
+/// [`Gateway::source_ports`] of a file that says nothing of them: below those that the kernel itself hands out.
+pub const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=32_767;
 
 /// Upper bound on the size of the configuration file, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 64 << 20;
@@ -124,12 +128,16 @@ pub struct Gateway {
     pub max_connections: usize,
     /// How long a graceful stop waits for connections to end; zero: not at all.
     pub drain_timeout: Duration,
+    /// Ports of connections to servers, in the packet tier: at least 256, none below 1024.
+    pub source_ports: RangeInclusive<u16>,
+    /// Entries of the packet tier's flow table, two per connection; at least 2.
+    pub flow_table: u32,
 }
 
 /// The network interfaces the kernel programs are attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interfaces {
-    /// Those that the listeners' and servers' routes lead through.
+    /// All where packets reach this host's IP: see [`relevant`](crate::kernel::devices::relevant).
     Auto,
     /// Exactly these; not empty, no duplicates.
     Named(Vec<String>),
@@ -217,6 +225,8 @@ pub struct Route {
     pub backends: Vec<Backend>,
     /// Without a byte in either direction; not zero; absent: none.
     pub idle_timeout: Option<Duration>,
+    /// Since its accept, whatever it does; not zero; absent: none.
+    pub max_age: Option<Duration>,
     /// Connections open at once; at least 1; absent: no bound of its own.
     pub max_connections: Option<usize>,
 }

@@ -38,6 +38,8 @@ pub(super) struct RawGateway {
     pub(super) access_log: Field<RawAccessLog>,
     pub(super) max_connections: Field<usize>,
     pub(super) drain_timeout: Field<Duration>,
+    pub(super) source_ports: Field<RangeInclusive<u16>>,
+    pub(super) flow_table: Field<u32>,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ pub(super) struct RawRoute {
     pub(super) client_ca: Field<PathBuf>,
     pub(super) backends: Field<Vec<Spanned<RawBackend>>>,
     pub(super) idle_timeout: Field<Duration>,
+    pub(super) max_age: Field<Duration>,
     pub(super) max_connections: Field<usize>,
 }
 
@@ -153,7 +156,9 @@ admin = "127.0.0.1:9900"
 watch = true
 access_log = { path = "-", format = "json" }
 max_connections = 200000
-drain_timeout = "30s""#,
+drain_timeout = "30s"
+source_ports = "10240-32767"
+flow_table = 1048576"#,
 };
 
 const ACCESS_LOG: Keys = Keys {
@@ -190,6 +195,7 @@ certificate = { chain = "redis-1.crt", key = "redis-1.key" }
 client_ca = "clients-ca.crt"
 backends = ["redis-1"]
 idle_timeout = "1h"
+max_age = "24h"
 max_connections = 1000"#,
 };
 
@@ -258,8 +264,13 @@ fn gateway(mut s: Section<'_, '_>) -> RawGateway {
         access_log: s.read("access_log", |r, v| r.section(v, &ACCESS_LOG).map(access_log)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
         drain_timeout: s.read("drain_timeout", |r, v| r.parse(v, value::duration)),
+        source_ports: s.read("source_ports", |r, v| r.parse(v, value::source_ports)),
+        flow_table: s.read("flow_table", |r, v| r.integer(v, FLOWS)),
     }
 }
+
+/// Of `flow_table`: two per connection. The upper end is where a flow table would be larger than most machines.
+const FLOWS: RangeInclusive<i64> = 2..=100_000_000;
 
 /// Of any `max_connections`.
 const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000_000;
@@ -380,6 +391,7 @@ fn route(mut s: Section<'_, '_>) -> RawRoute {
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
         backends: s.require("backends", |r, v| r.list(v, backend)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
+        max_age: s.read("max_age", |r, v| r.timeout(v)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
     }
 }

@@ -261,7 +261,7 @@ impl Reader<'_> {
         if duration.is_zero() {
             let message = format!("`{}` must not be zero", self.key);
             let help = match self.key {
-                "idle_timeout" => "leave it out for no timeout".to_owned(),
+                "idle_timeout" | "max_age" => "leave it out for no timeout".to_owned(),
                 _ => self.keys.example(self.key),
             };
             return self.error(value, message, help);

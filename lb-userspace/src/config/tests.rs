@@ -146,6 +146,8 @@ fn what_is_left_out_has_its_default() {
         access_log: None,
         max_connections: 200_000,
         drain_timeout: Duration::from_secs(30),
+        source_ports: 10_240..=32_767,
+        flow_table: 1_048_576,
     };
     assert_eq!(config.gateway, gateway);
     let listener = Listener {
@@ -166,7 +168,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((route.listener, &route.sni[..]), (0, &[SniPattern::Exact("app1.example.com".into())][..]));
     assert!(route.alpn.is_empty() && matches!(route.tls, TlsMode::Passthrough));
     assert_eq!(route.backends, [Backend { pool: 0, weight: 1 }]);
-    assert_eq!((route.idle_timeout, route.max_connections), (None, None));
+    assert_eq!((route.idle_timeout, route.max_age, route.max_connections), (None, None, None));
     let address = Address { host: Host::Ip("10.0.0.11".parse().unwrap()), port: 6379 };
     let pool = Pool {
         name: "redis".into(),
@@ -269,6 +271,8 @@ fn every_other_key_reaches_the_configuration() {
         watch = true
         access_log = { path = "/var/log/snisplice.log", format = "text" }
         drain_timeout = "0s"
+        source_ports = "20000 - 20255"
+        flow_table = 2
 
         [[listener]]
         bind = ["[::1]:5432"]
@@ -288,6 +292,7 @@ fn every_other_key_reaches_the_configuration() {
         sni = ["*.Example.COM.", "*"]
         alpn = ["postgresql"]
         backends = ["a", { pool = "b", weight = 0 }]
+        max_age = "24h"
 
         [[route]]
         listener = "listener-2"
@@ -313,6 +318,7 @@ fn every_other_key_reaches_the_configuration() {
     );
     let gateway = &config.gateway;
     assert_eq!((gateway.workers, gateway.watch, gateway.drain_timeout), (4, true, Duration::ZERO));
+    assert_eq!((&gateway.source_ports, gateway.flow_table), (&(20_000..=20_255), 2));
     assert_eq!(gateway.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "cni0".to_owned()]));
     assert_eq!(gateway.tiers, [Tier::Sockmap, Tier::Copy], "copy takes the rest");
     let target = LogTarget::File("/var/log/snisplice.log".into());
@@ -324,6 +330,7 @@ fn every_other_key_reaches_the_configuration() {
     assert_eq!(postgres.deny, ["192.0.2.0/24".parse().unwrap()]);
     assert_eq!((postgres.max_connections, postgres.backlog), (Some(7), 16));
     let route = &config.routes[0];
+    assert_eq!((route.max_age, config.routes[1].max_age), (Some(Duration::from_secs(86_400)), None));
     assert_eq!((&*route.name, &*config.routes[1].name), ("*.example.com", "route-2"));
     assert_eq!(route.sni, [SniPattern::Wildcard("example.com".into()), SniPattern::Any]);
     assert_eq!(route.alpn, ["postgresql".into()]);
@@ -739,9 +746,33 @@ fn an_integer_out_of_range_is_an_error() {
 // Single values
 
 #[test]
+fn source_ports_are_a_range_of_some_size_above_the_services() {
+    for (ports, why) in [
+        ("10240", "two ports with a `-` between them"),
+        ("10240-", "a port is a number up to 65535"),
+        ("10240-+20000", "a port is a number up to 65535"),
+        ("10240-65536", "a port is a number up to 65535"),
+        ("1023-5000", "ports below 1024 belong to services"),
+        ("10240-10494", "it must have at least 256 ports, the lower one first"),
+        ("32767-10240", "it must have at least 256 ports, the lower one first"),
+    ] {
+        assert_faults(
+            &format!("[gateway]\nsource_ports = \"{ports}\"\n{GOOD}"),
+            &format!(
+                "error: `{ports}` is not a range of source ports: {why}
+                    at: \"{ports}\"
+                  help: for example `\"10240-32767\"`"
+            ),
+        );
+    }
+    let widest = accepted(&format!("[gateway]\nsource_ports = \"1024-65535\"\n{GOOD}"));
+    assert_eq!(widest.gateway.source_ports, 1024..=65_535);
+}
+
+#[test]
 fn a_duration_needs_a_unit_and_must_be_of_use() {
     let text = changed(GOOD, "bind =", "hello_timeout = \"5\"\nbind =");
-    let text = changed(&text, "sni =", "idle_timeout = \"0s\"\nsni =");
+    let text = changed(&text, "sni =", "idle_timeout = \"0s\"\nmax_age = \"0ms\"\nsni =");
     assert_faults(
         &changed(&text, "servers =", "connect_timeout = \"9years\"\nservers ="),
         r#"
@@ -750,6 +781,9 @@ fn a_duration_needs_a_unit_and_must_be_of_use() {
          help: a number and a unit: `"500ms"`, `"5s"`, `"1h 30m"`
         error: `idle_timeout` must not be zero
            at: "0s"
+         help: leave it out for no timeout
+        error: `max_age` must not be zero
+           at: "0ms"
          help: leave it out for no timeout
         error: `9years` is too long
            at: "9years"

@@ -1,7 +1,7 @@
 //! Single values of the configuration: text to meaning, without position or context.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +59,35 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, Problem> {
             .help("for example `\"10.0.0.0/8\"` or `\"2001:db8::/32\"`")
     })
 }
+
+/// `10240-32767`: both ends belong to it.
+pub(super) fn source_ports(text: &str) -> Result<RangeInclusive<u16>, Problem> {
+    let problem = |why: &str| {
+        Problem::new(format!("{} is not a range of source ports: {why}", quote(text)))
+            .help("for example `\"10240-32767\"`")
+    };
+    let port = |text: &str| {
+        let text = text.trim();
+        // Not "+10240", which would parse.
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| text.parse().ok()).flatten()
+    };
+    let (first, last) = text.split_once('-').ok_or_else(|| problem("two ports with a `-` between them"))?;
+    let (first, last): (u16, u16) =
+        port(first).zip(port(last)).ok_or_else(|| problem("a port is a number up to 65535"))?;
+    if first < MIN_SOURCE_PORT {
+        return Err(problem("ports below 1024 belong to services"));
+    }
+    let range = first..=last;
+    if range.len() < MIN_SOURCE_PORTS {
+        return Err(problem("it must have at least 256 ports, the lower one first"));
+    }
+    Ok(range)
+}
+
+const MIN_SOURCE_PORT: u16 = 1024;
+/// With fewer, ports of ended connections would soon get no rest.
+const MIN_SOURCE_PORTS: usize = 256;
 
 /// An address to listen on.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {

@@ -67,6 +67,8 @@ pub struct Route {
     pub sni: Vec<config::SniPattern>,
     /// Ends a connection on which nothing moves; `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// Ends a connection so long after its accept; `None`: never.
+    pub max_age: Option<Duration>,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
     /// `None`: TLS is passed through.
@@ -224,6 +226,7 @@ fn build_route(
         listener: listener.name.clone(),
         sni: route.sni.clone(),
         idle_timeout: route.idle_timeout,
+        max_age: route.max_age,
         max_connections: route.max_connections,
         termination,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),

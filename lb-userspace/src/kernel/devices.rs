@@ -2,6 +2,7 @@
 //!
 //! Asked of rtnetlink: /sys/class/net shows the namespace of whoever mounted it.
 
+use std::ffi::{c_char, c_ulong};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
@@ -116,6 +117,39 @@ fn is_port(device: &Device, devices: &[Device]) -> bool {
 
 fn is_sink(device: &Device) -> bool {
     matches!(device.kind.as_deref(), Some("dummy" | "ifb"))
+}
+
+/// Whether the device's hardware joins the packets of a connection for good (large receive offload): what comes out is
+/// too large to be sent on. `false` also where the driver has no such thing.
+pub fn joins_packets(device: &Device) -> io::Result<bool> {
+    /// linux/sockios.h.
+    const SIOCETHTOOL: c_ulong = 0x8946;
+    /// linux/ethtool.h.
+    const ETHTOOL_GFLAGS: u32 = 0x25;
+    const ETH_FLAG_LRO: u32 = 1 << 15;
+    /// linux/ethtool.h `struct ethtool_value`.
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    // SAFETY: zeros are a value of every field of this plain structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte of the name stays 0; the kernel's names are shorter.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(device.name.bytes()) {
+        *to = from as c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the kernel reads the name and writes to `value`, which outlives the call, as much as the command says.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    match (status, io::Error::last_os_error()) {
+        (0, _) => Ok(value.data & ETH_FLAG_LRO != 0),
+        (_, error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        (_, error) => Err(error),
+    }
 }
 
 /// Says that devices have come, gone or changed. Readable, for poll, when there is news.

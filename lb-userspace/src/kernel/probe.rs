@@ -6,14 +6,16 @@ use std::{
     ffi::c_int,
     io,
     net::{Ipv4Addr, TcpListener},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
 use aya::{
-    maps::MapType,
+    maps::{HashMap, MapData, MapError, MapType},
     programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType},
     sys::{SyscallError, is_map_supported, is_program_supported},
 };
+
+use super::raw::Injector;
 
 /// The answer to one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,153 @@ pub fn tcx() -> Answer {
         // EINVAL: an attach type that this kernel does not know.
         Err(error) => program_error(error, &[libc::EINVAL, libc::ENOSYS]),
     }
+}
+
+/// Whether there are hash maps that take memory for what is in them, not for what might be.
+pub fn growing_hash() -> Answer {
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    match HashMap::<MapData, u32, u32>::create(1, BPF_F_NO_PREALLOC) {
+        Ok(_) => Answer::Yes,
+        Err(MapError::CreateError { io_error, .. }) => {
+            Answer::from_io(Err(io_error), &[libc::EINVAL, libc::ENOSYS])
+        }
+        Err(error) => Answer::Unknown(error.to_string()),
+    }
+}
+
+/// Whether programs can send events through a ring buffer.
+pub fn ring_buffer() -> Answer {
+    Answer::from_aya(is_map_supported(MapType::RingBuf))
+}
+
+/// Whether a process can wait until every processor has passed a point where no packet is under way.
+pub fn membarrier() -> Answer {
+    const MEMBARRIER_CMD_QUERY: c_int = 0;
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: the command takes no pointer and changes nothing.
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) } {
+        -1 => Answer::from_io(Err(io::Error::last_os_error()), &[libc::ENOSYS]),
+        commands if commands & MEMBARRIER_CMD_GLOBAL != 0 => Answer::Yes,
+        // Processors that the tick leaves alone cannot be waited for.
+        _ => Answer::No,
+    }
+}
+
+/// Whether packets can be sent for connections that have no socket.
+pub fn raw_sockets() -> Answer {
+    Answer::from_io(Injector::open().map(drop), &[libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT])
+}
+
+/// Whether the helper that updates a TCP checksum knows that addresses are IPv6 ones: else it spoils what a network
+/// card has summed up (CHECKSUM_COMPLETE).
+///
+/// Runs a program of a few instructions on a packet of zeros.
+pub fn ipv6_checksum() -> Answer {
+    const BPF_F_PSEUDO_HDR: i32 = 1 << 4;
+    const BPF_F_IPV6: i32 = 1 << 7;
+    const L4_CSUM_REPLACE: i32 = 11;
+    const CHECKSUM_AT: i32 = 14 + 40 + 16;
+    let set =
+        |register: u8, value: i32| Instruction { code: MOV64_IMM, registers: register, offset: 0, value };
+    // r1 is the packet from the start; the result is in r0.
+    let program = [
+        set(2, CHECKSUM_AT),
+        set(3, 0),
+        set(4, 1),
+        set(5, BPF_F_PSEUDO_HDR | BPF_F_IPV6),
+        Instruction { code: CALL, registers: 0, offset: 0, value: L4_CSUM_REPLACE },
+        Instruction { code: EXIT, registers: 0, offset: 0, value: 0 },
+    ];
+    match load(&program).and_then(|program| run(&program, &[0; 14 + 40 + 20])) {
+        // Flags that the helper does not know are EINVAL to it.
+        Ok(result) if result.cast_signed() == -libc::EINVAL => Answer::No,
+        Ok(_) => Answer::Yes,
+        Err(error) => Answer::from_io(Err(error), &[libc::ENOSYS]),
+    }
+}
+
+const MOV64_IMM: u8 = 0xb7;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+
+/// linux/bpf.h `struct bpf_insn`.
+#[repr(C)]
+struct Instruction {
+    code: u8,
+    /// Destination in the lower half.
+    registers: u8,
+    offset: i16,
+    value: i32,
+}
+
+/// Loads a program of the tc hook. aya loads programs from object files only.
+fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: c_int = 5;
+    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    /// linux/bpf.h `union bpf_attr`, the beginning for this command.
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u64; 2],
+        kernel_version: u32,
+        flags: u32,
+    }
+    let mut attributes = Attributes {
+        kind: BPF_PROG_TYPE_SCHED_CLS,
+        instruction_count: program.len() as u32,
+        instructions: program.as_ptr().expose_provenance() as u64,
+        license: c"GPL".as_ptr().expose_provenance() as u64,
+        log: [0; 2],
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads the instructions, as many as are said, and the license, and keeps no pointer.
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) }?;
+    // SAFETY: the command's result is a new descriptor, of which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs a program once, on a packet that exists nowhere else.
+fn run(program: &OwnedFd, packet: &[u8]) -> io::Result<u32> {
+    const BPF_PROG_TEST_RUN: c_int = 10;
+    /// linux/bpf.h `union bpf_attr`, the beginning for this command.
+    #[repr(C)]
+    struct Attributes {
+        program: u32,
+        result: u32,
+        packet_length: u32,
+        out_length: u32,
+        packet: u64,
+        out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    let mut attributes = Attributes {
+        program: program.as_raw_fd().cast_unsigned(),
+        result: 0,
+        packet_length: packet.len() as u32,
+        out_length: 0,
+        packet: packet.as_ptr().expose_provenance() as u64,
+        out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    // SAFETY: the kernel reads as many bytes of the packet as it has; it writes to the attributes alone.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) }?;
+    Ok(attributes.result)
+}
+
+/// # Safety
+///
+/// `attributes` is what the command takes, and the kernel may do with the memory it points to what the command does.
+unsafe fn bpf<T>(command: c_int, attributes: &mut T) -> io::Result<c_int> {
+    // SAFETY: `attributes` is readable and writable for its size; the caller answers for the rest.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
 }
 
 /// Whether the kernel can encrypt TLS records on a socket (the `tls` upper-layer protocol).

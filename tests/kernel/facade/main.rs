@@ -3,4 +3,5 @@
 
 mod batch;
 mod devices;
+mod probe;
 mod raw;
