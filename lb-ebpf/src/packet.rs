@@ -70,10 +70,6 @@ static PACKET_EVENTS: RingBuf = RingBuf::with_byte_size(packet::EVENTS_BYTES, 0)
 #[map]
 static PACKET_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// 1 where the kernel knows [`BPF_F_IPV6`]; set by the loader.
-#[unsafe(no_mangle)]
-static PACKET_CSUM_KNOWS_IPV6: u8 = 0;
-
 /// For devices with an Ethernet header.
 #[classifier]
 pub fn packet_ethernet(ctx: TcContext) -> i32 {
@@ -172,7 +168,8 @@ fn segment<const LINK: usize, const IP: usize>(
 
     flow.packets = flow.packets.wrapping_add(1);
     flow.active = tick();
-    if !head.has(tcp::SYN | tcp::RST) {
+    // Without payload the number may be one further: behind a FIN.
+    if payload != 0 && !head.has(tcp::SYN | tcp::RST) {
         flow.advance(end);
     }
     if head.has(tcp::ACK) {
@@ -353,11 +350,13 @@ fn write_ipv6(ctx: &TcContext, flow: &Flow, checksum: u32) -> Written {
                 return Written::No;
             }
         }
-        let mut flags = u64::from(BPF_F_PSEUDO_HDR);
-        if core::ptr::read_volatile(&PACKET_CSUM_KNOWS_IPV6) != 0 {
-            flags |= BPF_F_IPV6;
-        }
-        if bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, addresses.sum().into(), flags) != 0 {
+        let (skb, difference) = (ctx.skb.skb, addresses.sum().into());
+        let flags = u64::from(BPF_F_PSEUDO_HDR);
+        // Kernels before 6.16 do not know the second flag and refuse; there a packet whose sum the device has made
+        // reaches the next socket of this host with a sum that is made once more.
+        if bpf_l4_csum_replace(skb, checksum, 0, difference, flags | BPF_F_IPV6) != 0
+            && bpf_l4_csum_replace(skb, checksum, 0, difference, flags) != 0
+        {
             return Written::No;
         }
         let Some(ip) = header::<[[u32; 4]; 2]>(ctx, ETHERNET + 8, 32) else { return Written::No };

@@ -1,12 +1,17 @@
-//! The process's monotonic clock, in the one unit that counters use.
+//! The one clock of counters: CLOCK_MONOTONIC, which the kernel programs read too and which outlives the process.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::LazyLock;
-use std::time::Instant;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static START: LazyLock<u64> = LazyLock::new(now_ms);
+
+/// Milliseconds since the machine started.
+pub fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+}
 
 /// Milliseconds since the process started (since the first call).
-pub fn now_ms() -> u64 {
-    // 584 million years fit.
-    START.elapsed().as_millis() as u64
+pub fn uptime_ms() -> u64 {
+    now_ms() - *START
 }

@@ -3,22 +3,22 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 use crate::accept::{self, Permit};
-use crate::account::{Account, CloseReason, RejectReason, Tier, Visitor};
+use crate::account::{Account, CloseReason, FallbackReason, RejectReason, Task, Tier, Visitor};
 use crate::clock::now_ms;
 use crate::close::{Leg, farewell, reset_on_close};
 use crate::config::Protocol;
-use crate::connect::{self, Endpoints, ServerGuard};
+use crate::connect::{self, Endpoints, ServerGuard, Source};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::splice::packet::{Begun, Live, Plan, SourcePort};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
 use crate::splice::{self, read_some, write_all};
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 /// A connection that was accepted and may go on.
 pub struct Accepted {
@@ -35,14 +35,14 @@ pub struct Accepted {
     /// Its places in the gateway's and the listener's `max_connections`.
     pub permits: [Permit; 2],
     /// The task that carries it, once it is spawned.
-    pub task: Arc<OnceLock<AbortHandle>>,
+    pub task: Task,
 }
 
 /// Carries one connection through its stages.
 pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
-    let Accepted { worker, client, peer, snapshot, listener, permits: _permits, task } = accepted;
+    let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
     let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
-    let (route, _permit) = match arrival.go().await {
+    let (route, permit) = match arrival.go().await {
         Ok(routed) => routed,
         Err(reason) => {
             arrival.visitor.reject(&gateway, reason);
@@ -54,25 +54,23 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
         gateway.sniff_seconds.observe(arrival.begin.elapsed());
     }
     let Arrival { visitor, client, begin, window, hello } = arrival;
-    let mut passage = Passage {
-        account: Account::open(gateway, worker, task, visitor, route.clone(), hello.as_deref()),
-        client,
-        route,
-        snapshot,
-    };
-    let reason = match passage.route.max_age {
+    let account = Account::open(gateway, worker, task, visitor, route.clone(), hello.as_deref());
+    let connection = account.connection.clone();
+    let [of_gateway, of_listener] = permits;
+    let max_age = route.max_age;
+    let passage = Passage { account, client, route, snapshot, permits: [of_gateway, of_listener, permit] };
+    match max_age {
         None => passage.go(hello, window).await,
         // Boxed: connections without an end to their time need not pay for its clock.
         Some(age) => {
-            let end = begin + age;
-            Box::pin(timeout_at(end.into(), passage.go(hello, window))).await.unwrap_or(CloseReason::MaxAge)
+            let mut going = Box::pin(passage.go(hello, window));
+            tokio::select! {
+                () = &mut going => {}
+                // In the middle of whatever it did, it is dropped: it ends with a reset.
+                () = sleep_until((begin + age).into()) => connection.set_ending(CloseReason::MaxAge),
+            }
         }
-    };
-    // In the middle of whatever it did, it ends with a reset, in all tiers.
-    if reason != CloseReason::MaxAge {
-        passage.client.clean();
     }
-    passage.account.close(reason);
 }
 
 /// A client before it has a route.
@@ -184,29 +182,83 @@ struct Passage {
     client: Leg,
     route: Arc<Route>,
     snapshot: Arc<Snapshot>,
+    /// Its places in the `max_connections` of the gateway, the listener and the route.
+    permits: [Permit; 3],
+}
+
+/// A connected server.
+struct Upstream {
+    socket: Leg,
+    guard: ServerGuard,
+    port: Option<SourcePort>,
 }
 
 impl Passage {
-    /// connect, splice.
-    async fn go(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
-        match self.route.termination {
-            None => self.pass_through(hello, window).await,
+    /// connect, splice, close.
+    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
+        let reason = match self.route.termination {
+            None => {
+                let plan = self.plan();
+                match self.connect(hello, plan.ok()).await {
+                    Ok(server) => return self.pass_through(plan, server, window).await,
+                    Err(reason) => reason,
+                }
+            }
             // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
             Some(_) => Box::pin(self.terminate(hello, window)).await,
-        }
+        };
+        self.close(reason);
     }
 
-    /// connect, splice: TLS goes through untouched.
-    async fn pass_through(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
-        let (server, _guard) = match self.connect(hello).await {
-            Ok(connected) => connected,
-            Err(reason) => return reason,
-        };
-        let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, false);
+    fn close(self, reason: CloseReason) {
+        self.client.clean();
+        self.account.close(reason);
+    }
+
+    /// Whether the kernel may forward the connection, as far as the client's handshake tells.
+    fn plan(&self) -> Result<Plan, FallbackReason> {
+        if !self.snapshot.tiers.contains(&Tier::Packet) {
+            return Err(FallbackReason::PacketUnavailable);
+        }
+        self.account.gateway.packet()?.plan(&self.client)
+    }
+
+    /// splice: TLS goes through untouched.
+    async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+        let mut begun = None;
+        let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, false, || {
+            self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
+        });
         self.account.spliced(choice);
-        let reason = self.splice(choice.tier, &server, window).await;
-        server.clean();
-        reason
+        if let Some(begun) = begun {
+            // Boxed: the copy tier's connections need not pay for its future.
+            return Box::pin(self.hand_over(begun, server, window)).await;
+        }
+        let reason = self.splice(choice.tier, &server.socket, window).await;
+        server.socket.clean();
+        self.close(reason);
+    }
+
+    /// Puts the flows in.
+    fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<Begun, FallbackReason> {
+        if server.port.is_none() {
+            return Err(FallbackReason::NoSourcePort);
+        }
+        let packet = self.account.gateway.packet()?;
+        packet.begin(plan, &self.client, &server.socket, held, &self.account)
+    }
+
+    /// splice: the kernel forwards packets; this task still carries over what the sockets hold, and closes them.
+    async fn hand_over(self, begun: Begun, server: Upstream, window: Vec<u8>) {
+        let Self { account, client, permits, .. } = self;
+        let Upstream { socket: server, guard, port } = server;
+        let (gateway, connection) = (account.gateway.clone(), account.connection.clone());
+        let Ok(packet) = gateway.packet() else { return };
+        packet.enter(Live::new(account, guard, permits, port));
+        if let Err(reason) = packet.finish(begun, &client, &server, window).await {
+            packet.end(connection.id, reason);
+        }
+        connection.leave_task();
     }
 
     /// splice: bytes flow, in the tier chosen, or in `copy` when that one gives the connection back.
@@ -238,14 +290,17 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        let (server, _guard) = match self.connect(hello).await {
+        let Upstream { socket: server, guard: _guard, .. } = match self.connect(hello, None).await {
             Ok(connected) => connected,
             Err(reason) => {
                 session.say_goodbye(&self.client);
                 return reason;
             }
         };
-        let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, true);
+        let choice = self
+            .account
+            .gateway
+            .choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
         self.account.spliced(choice);
         let traffic = &self.account.connection.traffic;
         let reason = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
@@ -263,10 +318,16 @@ impl Passage {
     }
 
     /// connect: a server of the route's pool, told what it expects before the client's bytes.
-    async fn connect(&mut self, hello: Option<Box<ClientHello>>) -> Result<(Leg, ServerGuard), CloseReason> {
+    async fn connect(
+        &mut self,
+        hello: Option<Box<ClientHello>>,
+        plan: Option<Plan>,
+    ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
-        let (server, guard) = connect::connect(&pool, self.account.visitor.client.ip()).await?;
+        let gateway = self.account.gateway.clone();
+        let source = plan.and_then(|plan| Some(Source { tier: gateway.packet().ok()?, mss: plan.mss() }));
+        let (server, port, guard) = connect::connect(&pool, self.account.visitor.client.ip(), source).await?;
         let mut server = Leg::new(server);
         self.account.connected(&pool, &guard);
         if let Some(version) = pool.send_proxy {
@@ -278,7 +339,7 @@ impl Passage {
             connect::request_tls(&mut server, pool.connect_timeout).await?;
         }
         self.account.gateway.connect_seconds.observe(begin.elapsed());
-        Ok((server, guard))
+        Ok(Upstream { socket: server, guard, port })
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {

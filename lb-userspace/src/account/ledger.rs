@@ -34,10 +34,18 @@ pub struct Connection {
     reason: AtomicU8,
     /// Why it is being ended from outside, `NONE` when it is not.
     ending: AtomicU8,
-    task: Arc<OnceLock<AbortHandle>>,
+    task: Task,
 }
 
 const NONE: u8 = u8::MAX;
+
+/// The task that carries a connection, once it is spawned and while it lives: the handle keeps all its memory.
+pub type Task = Arc<Mutex<Option<AbortHandle>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is ever left half-changed: a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Connection {
     /// A connection that has just been routed.
@@ -48,7 +56,7 @@ impl Connection {
         sni: Option<Box<str>>,
         route: Arc<Route>,
         opened_ms: u64,
-        task: Arc<OnceLock<AbortHandle>>,
+        task: Task,
     ) -> Self {
         Connection {
             id,
@@ -81,10 +89,20 @@ impl Connection {
 
     /// Ends it from outside with this reason: both legs are reset.
     pub fn end(&self, reason: CloseReason) {
-        self.ending.store(reason as u8, Relaxed);
-        if let Some(task) = self.task.get() {
+        self.set_ending(reason);
+        if let Some(task) = lock(&self.task).as_ref() {
             task.abort();
         }
+    }
+
+    /// Notes why it is about to be dropped.
+    pub fn set_ending(&self, reason: CloseReason) {
+        self.ending.store(reason as u8, Relaxed);
+    }
+
+    /// It goes on without its task.
+    pub fn leave_task(&self) {
+        *lock(&self.task) = None;
     }
 
     /// Why it is being ended from outside.
@@ -116,6 +134,11 @@ impl Ledger {
         self.ids.fetch_add(1, Relaxed)
     }
 
+    /// An id that an earlier process has given: later ones are larger.
+    pub fn know_id(&self, id: u64) {
+        self.ids.fetch_max(id + 1, Relaxed);
+    }
+
     /// Enters a connection.
     pub fn enter(&self, worker: usize, connection: Arc<Connection>) {
         connection.route.stats.total.fetch_add(1, Relaxed);
@@ -141,7 +164,6 @@ impl Ledger {
     }
 
     fn part(&self, worker: usize) -> MutexGuard<'_, Part> {
-        // The map is never left half-changed: a panic elsewhere does not spoil it.
-        self.parts[worker].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.parts[worker])
     }
 }

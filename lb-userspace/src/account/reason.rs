@@ -125,6 +125,31 @@ reasons! {
     FallbackReason {
         /// This version, or this kernel, has no packet programs loaded.
         PacketUnavailable = "packet_unavailable",
+        /// No program has seen the client's SYN or the server's SYN-ACK as this host's sockets know them: they came by
+        /// a device without a program, from before the gateway's start, or through address translation.
+        NoSynSeen = "no_syn_seen",
+        /// IPv4 on one leg, IPv6 on the other.
+        MixedFamily = "mixed_family",
+        /// One leg sends larger segments than the other takes.
+        MssMismatch = "mss_mismatch",
+        /// TCP timestamps on one leg only.
+        TimestampsMismatch = "timestamps_mismatch",
+        /// A leg uses accurate ECN, whose counters belong to one connection.
+        AccurateEcn = "accurate_ecn",
+        /// There are more bytes under way than a handover carries.
+        PrefixTooLarge = "prefix_too_large",
+        /// The flow table has no room.
+        FlowTableFull = "flow_table_full",
+        /// The flow table has a connection of the same addresses and ports.
+        FlowTaken = "flow_taken",
+        /// No source port of ours toward the server was free.
+        NoSourcePort = "no_source_port",
+        /// A device that takes no tc program.
+        DeviceUnsupported = "device_unsupported",
+        /// A leg was at its end before the connection was spliced.
+        Closing = "closing",
+        /// The kernel refused.
+        PacketRefused = "packet_refused",
         /// The sockmap programs are not loaded.
         SockmapUnavailable = "sockmap_unavailable",
         /// This kernel's sockmap is known to lose or duplicate bytes.

@@ -4,7 +4,7 @@
 use super::{CloseReason, FallbackReason, RejectReason, Tier};
 use crate::accept::Limit;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 /// One counter per variant of a closed set of reasons.
 #[derive(Debug)]
@@ -44,8 +44,24 @@ pub struct ListenerStats {
     pub live: Arc<Limit>,
     /// Connections accepted.
     pub total: AtomicU64,
+    /// The MSS that its SYN-ACKs announce, at most; 0: the kernel's choice.
+    mss: AtomicU16,
     /// Clients turned away.
     pub rejects: PerReason<{ RejectReason::ALL.len() }>,
+}
+
+impl ListenerStats {
+    /// A server behind this listener takes no larger segments than this.
+    pub fn clamp_mss(&self, mss: u16) {
+        let smaller = |old| if old == 0 || mss < old { Some(mss) } else { None };
+        // An error: it is as small already.
+        let _ = self.mss.fetch_update(Relaxed, Relaxed, smaller);
+    }
+
+    /// The MSS that its SYN-ACKs are to announce, at most; 0: the kernel's choice.
+    pub fn mss(&self) -> u16 {
+        self.mss.load(Relaxed)
+    }
 }
 
 /// A route's counters; kept across reloads under its name.

@@ -1,17 +1,17 @@
 //! What is known of one client, and its account: opened when it has a route, closed exactly once.
 
 use super::access_log::{Record, printable, time_now};
-use super::{CloseReason, Connection, FallbackReason, RejectReason, Tier};
+use super::{CloseReason, Connection, FallbackReason, RejectReason, Task, Tier};
 use crate::clock::now_ms;
 use crate::connect::{Pool, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route};
 use crate::sniff::{ClientHello, ja4};
 use crate::splice::Choice;
+use lb_common::packet::Record as Kept;
 use rustls::ProtocolVersion;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
-use tokio::task::AbortHandle;
 
 /// A client, with what the access log will say of it.
 pub struct Visitor {
@@ -25,6 +25,14 @@ pub struct Visitor {
     /// Kept only when there is an access log: an idle connection should own little.
     hello: Option<Box<HelloFacts>>,
     logged: bool,
+}
+
+/// Tags of [`Visitor::facts`].
+mod fact {
+    pub(super) const SNI: u8 = 1;
+    pub(super) const VERSION: u8 = 2;
+    pub(super) const JA4: u8 = 3;
+    pub(super) const ALPN: u8 = 4;
 }
 
 struct HelloFacts {
@@ -64,6 +72,58 @@ impl Visitor {
         }
     }
 
+    /// What is known of its ClientHello, and `sni`, as the next process can read it: fields of a tag, a length and as
+    /// many bytes. What finds no room is left out, the least important first. Second: bytes used.
+    pub fn facts(&self, sni: Option<&str>) -> ([u8; Kept::FACTS], u16) {
+        let (mut packed, mut length) = ([0; Kept::FACTS], 0);
+        let mut put = |tag: u8, text: &str| {
+            let field = [&[tag, text.len() as u8], text.as_bytes()].concat();
+            if text.len() <= 255 && length + field.len() <= packed.len() {
+                packed[length..length + field.len()].copy_from_slice(&field);
+                length += field.len();
+            }
+        };
+        if let Some(sni) = sni {
+            put(fact::SNI, sni);
+        }
+        if let Some(hello) = &self.hello {
+            put(fact::VERSION, &hello.version);
+            if let Some(ja4) = &hello.ja4 {
+                put(fact::JA4, ja4);
+            }
+            hello.alpn.iter().for_each(|protocol| put(fact::ALPN, protocol));
+        }
+        (packed, length as u16)
+    }
+
+    /// A client that an earlier process has accepted, with its SNI.
+    pub fn remembered(
+        gateway: &Gateway,
+        listener: Arc<Listener>,
+        client: SocketAddr,
+        opened_ms: u64,
+        mut facts: &[u8],
+    ) -> (Self, Option<Box<str>>) {
+        let mut visitor = Self::new(gateway, listener, client, opened_ms);
+        let mut hello = HelloFacts { sni: None, alpn: Vec::new(), version: String::new(), ja4: None };
+        let mut known = false;
+        while let [tag, length, rest @ ..] = facts {
+            let Some((text, rest)) = rest.split_at_checked(usize::from(*length)) else { break };
+            facts = rest;
+            let text = String::from_utf8_lossy(text).into_owned();
+            match *tag {
+                fact::SNI => hello.sni = Some(text.into()),
+                fact::VERSION => (known, hello.version) = (true, text),
+                fact::JA4 => hello.ja4 = Some(text),
+                fact::ALPN => hello.alpn.push(text),
+                _ => {}
+            }
+        }
+        let sni = hello.sni.clone();
+        visitor.hello = (visitor.logged && known).then(|| Box::new(hello));
+        (visitor, sni)
+    }
+
     /// Counts and logs a client that is turned away.
     pub fn reject(&self, gateway: &Gateway, reason: RejectReason) {
         self.listener.stats.rejects.add(reason as usize);
@@ -90,7 +150,7 @@ impl Visitor {
             tier_reason: choice.and_then(|choice| choice.reason).map(|reason| reason.name()),
             bytes_in: traffic.map_or(0, |traffic| traffic.bytes_in.load(Relaxed)),
             bytes_out: traffic.map_or(0, |traffic| traffic.bytes_out.load(Relaxed)),
-            duration_ms: now_ms() - self.opened_ms,
+            duration_ms: now_ms().saturating_sub(self.opened_ms),
             close_reason,
             ja4: hello.and_then(|hello| hello.ja4.as_deref()),
         };
@@ -108,6 +168,8 @@ pub struct Account {
     pub connection: Arc<Connection>,
     worker: usize,
     reason: Option<CloseReason>,
+    /// The next process will close it.
+    left: bool,
 }
 
 impl Account {
@@ -115,7 +177,7 @@ impl Account {
     pub fn open(
         gateway: Arc<Gateway>,
         worker: usize,
-        task: Arc<OnceLock<AbortHandle>>,
+        task: Task,
         visitor: Visitor,
         route: Arc<Route>,
         hello: Option<&ClientHello>,
@@ -131,7 +193,28 @@ impl Account {
             task,
         ));
         gateway.ledger.enter(worker, connection.clone());
-        Account { gateway, visitor, connection, worker, reason: None }
+        Account { gateway, visitor, connection, worker, reason: None, left: false }
+    }
+
+    /// Takes over the account of a connection that an earlier process has opened.
+    pub fn adopt(
+        gateway: Arc<Gateway>,
+        visitor: Visitor,
+        id: u64,
+        sni: Option<Box<str>>,
+        route: Arc<Route>,
+    ) -> Self {
+        let (client, listener, opened_ms) = (visitor.client, visitor.listener.clone(), visitor.opened_ms);
+        let connection = Connection::new(id, client, listener, sni, route, opened_ms, Task::default());
+        let connection = Arc::new(connection);
+        gateway.ledger.know_id(id);
+        gateway.ledger.enter(0, connection.clone());
+        Account { gateway, visitor, connection, worker: 0, reason: None, left: false }
+    }
+
+    /// Leaves it to the next process: the connection goes on.
+    pub fn leave(mut self) {
+        self.left = true;
     }
 
     /// Notes the server.
@@ -171,6 +254,9 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         let reason = self.reason.or(self.connection.ending()).unwrap_or(CloseReason::Shutdown);
         if let Some(choice) = self.connection.choice() {
             let index = choice.tier as usize;

@@ -9,8 +9,12 @@ pub use pool::{Pool, Server, ServerGuard, ServerRecord};
 pub use preamble::{Endpoints, proxy_header, request_tls};
 
 use crate::account::CloseReason;
+use crate::kernel::tcp;
+use crate::splice::packet::{PacketTier, SourcePort};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
@@ -21,17 +25,36 @@ const ATTEMPTS: usize = 4;
 /// Idle time before the kernel asks whether the peer is still there; the system's own interval and count follow.
 pub const KEEPALIVE: Duration = Duration::from_secs(300);
 
+/// Attempts to find a source port of ours that no socket has.
+const PORT_ATTEMPTS: usize = 16;
+
+/// What a connection that may be spliced is dialled with.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// Whose source ports it takes: the kernel does not know those of spliced connections.
+    pub tier: &'a Arc<PacketTier>,
+    /// The MSS that the client announced: the server shall send it no larger segments.
+    pub mss: Option<u16>,
+}
+
+/// A connected socket, with its source port if that is one of ours.
+type Dialled = (TcpStream, Option<SourcePort>);
+
 /// Connects to a server of `pool`; on failure to the next one.
-pub async fn connect(pool: &Pool, client: IpAddr) -> Result<(TcpStream, ServerGuard), CloseReason> {
+pub async fn connect(
+    pool: &Pool,
+    client: IpAddr,
+    source: Option<Source<'_>>,
+) -> Result<(TcpStream, Option<SourcePort>, ServerGuard), CloseReason> {
     let mut tried = Vec::new();
     let mut reason = CloseReason::NoServer;
     while tried.len() < ATTEMPTS {
         let Some(guard) = pool.choose(client, &tried) else { break };
         let server = guard.server().clone();
-        match dial(&server, pool.connect_timeout).await {
-            Ok(stream) => {
+        match dial(&server, pool.connect_timeout, source).await {
+            Ok((stream, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
-                return Ok((stream, guard));
+                return Ok((stream, port, guard));
             }
             Err(error) => {
                 server.state.failures.fetch_add(1, Relaxed);
@@ -54,12 +77,12 @@ fn reason_of(error: &io::Error) -> CloseReason {
 }
 
 /// Tries the server's addresses in turn; `timeout` bounds all of them together.
-async fn dial(server: &Server, timeout: Duration) -> io::Result<TcpStream> {
+async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
     let attempts = async {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in server.addresses().iter() {
-            match open(*address).await {
-                Ok(stream) => return Ok(stream),
+            match open_from(*address, source).await {
+                Ok(dialled) => return Ok(dialled),
                 Err(error) => last = error,
             }
         }
@@ -68,7 +91,23 @@ async fn dial(server: &Server, timeout: Duration) -> io::Result<TcpStream> {
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+/// From a port of ours if there is one, else from one that the kernel chooses: never from that of a spliced connection.
+async fn open_from(address: SocketAddr, source: Option<Source<'_>>) -> io::Result<Dialled> {
+    const TAKEN: [i32; 2] = [libc::EADDRINUSE, libc::EADDRNOTAVAIL];
+    let Some(source) = source else { return Ok((open(address, None).await?, None)) };
+    for _ in 0..PORT_ATTEMPTS {
+        let Some(port) = source.tier.source_port(address) else { break };
+        match open(address, Some((port.number(), source.mss))).await {
+            Ok(stream) => return Ok((stream, Some(port))),
+            // By a socket: somebody listens there, or our own in TIME_WAIT.
+            Err(error) if error.raw_os_error().is_some_and(|code| TAKEN.contains(&code)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((open(address, None).await?, None))
+}
+
+async fn open(address: SocketAddr, from: Option<(u16, Option<u16>)>) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -76,5 +115,21 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
     socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    if let Some((port, mss)) = from {
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        // The same port serves connections to several servers.
+        socket.set_reuseaddr(true)?;
+        if address.is_ipv6() {
+            socket2::SockRef::from(&socket).set_only_v6(true)?;
+        }
+        socket.bind(SocketAddr::new(any, port))?;
+        if let Some(mss) = mss {
+            // Refused: larger than any that the kernel would announce by itself, or too small to be used.
+            let _ = tcp::set_mss(socket.as_fd(), mss);
+        }
+    }
     socket.connect(address).await
 }

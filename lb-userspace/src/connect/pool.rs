@@ -71,6 +71,12 @@ impl ServerRecord {
 }
 
 impl Server {
+    /// A server that is not configured any more; connections to it still live.
+    pub fn retired(address: SocketAddr) -> Self {
+        let address = Address { host: Host::Ip(address.ip()), port: address.port() };
+        Server { address, weight: 1, backup: false, state: Arc::default() }
+    }
+
     /// Its addresses, best first.
     pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
         self.state.addresses.load_full()
@@ -118,6 +124,20 @@ impl Pool {
         }
     }
 
+    /// A pool that is not configured any more; connections to its servers still live.
+    pub fn retired(name: &str) -> Self {
+        Pool {
+            name: name.into(),
+            connect_timeout: Duration::ZERO,
+            send_proxy: None,
+            servers: Vec::new(),
+            balance: Balance::RoundRobin,
+            schedule: Schedule::new(&[]),
+            choices: AtomicU64::new(0),
+            random: RandomState::new(),
+        }
+    }
+
     /// The server for a new connection of `client`, counted as active until the guard is dropped; none of `tried`.
     pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
         let candidates: Vec<Candidate> = self
@@ -141,7 +161,8 @@ impl Pool {
 pub struct ServerGuard(Arc<Server>);
 
 impl ServerGuard {
-    fn new(server: Arc<Server>) -> Self {
+    /// Counts one more connection.
+    pub fn new(server: Arc<Server>) -> Self {
         server.state.active.fetch_add(1, Relaxed);
         ServerGuard(server)
     }

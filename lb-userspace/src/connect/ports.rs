@@ -34,6 +34,11 @@ impl SourcePorts {
         Self { range, servers: Mutex::default(), start: RandomState::new() }
     }
 
+    /// The ports that are handed out.
+    pub fn range(&self) -> RangeInclusive<u16> {
+        self.range.clone()
+    }
+
     /// A port toward `server` that no other connection to it has, until it is given back; `None`: there is none,
     /// or it was given back less than [`MIN_REST_MS`] ago.
     pub fn take(&self, server: SocketAddr, now_ms: u64) -> Option<u16> {

@@ -8,8 +8,9 @@ use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config};
 use crate::connect::resolve::Resolver;
-use crate::kernel::Kernel;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
+use crate::kernel::{Kernel, KernelError};
+use crate::splice::packet::{PacketTier, Sweeper};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
@@ -31,7 +32,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Serves `config`, read from `path`, until a signal says stop.
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
-    crate::clock::now_ms();
+    crate::clock::uptime_ms();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(Control::start(path, config)?.serve())
 }
@@ -48,6 +49,7 @@ struct Control {
     /// As started; of these a reload changes `drain_timeout` only.
     fixed: config::Gateway,
     watched: Option<Watched>,
+    sweeper: Option<Sweeper>,
 }
 
 impl Control {
@@ -86,6 +88,7 @@ impl Control {
                 (Some(log), Some(thread))
             }
         };
+        let packet = open_packet(&config.gateway, &snapshot)?;
         let sockmap = open_sockmap(&config.gateway)?;
         privileges::drop_privileges().context("cannot drop privileges")?;
 
@@ -95,6 +98,7 @@ impl Control {
             ledger: Ledger::new(workers),
             stats: GatewayStats::default(),
             access_log,
+            packet,
             sockmap,
             sniff_seconds: Histogram::new(),
             connect_seconds: Histogram::new(),
@@ -102,6 +106,13 @@ impl Control {
             reloads,
             stopping: AtomicBool::new(false),
         });
+        let sweeper = match gateway.packet() {
+            Err(_) => None,
+            Ok(packet) => {
+                packet.adopt(&gateway);
+                Some(Sweeper::start(packet.clone())?)
+            }
+        };
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
         let watched = config.gateway.watch.then(|| Watched::new(path, &config));
@@ -116,6 +127,7 @@ impl Control {
             resolver: Resolver::system(),
             fixed: config.gateway,
             watched,
+            sweeper,
         };
         control.hand_out(sockets);
         Ok(control)
@@ -220,6 +232,12 @@ impl Control {
         let reloaded = new.reloaded(warnings);
         self.fixed.drain_timeout = config.gateway.drain_timeout;
         self.gateway.snapshot.store(Arc::new(new));
+        if let Ok(packet) = self.gateway.packet()
+            && let Err(error) =
+                packet.listen(self.gateway.snapshot.load().addresses().map(|(address, _)| address))
+        {
+            tracing::error!(%error, "new listeners stay out of the packet tier");
+        }
         self.hand_out(sockets);
         for address in before.difference(&after) {
             for worker in &self.workers {
@@ -276,7 +294,8 @@ impl Control {
                 let _ = worker.commands.send(Command::Unlisten(address));
             }
         }
-        let live = || self.gateway.stats.live.active();
+        let independent = || self.gateway.packet().map_or(0, |packet| packet.independent());
+        let live = || self.gateway.stats.live.active().saturating_sub(independent());
         let deadline = Instant::now() + self.fixed.drain_timeout;
         if live() > 0 {
             let (live, bound) = (live(), self.fixed.drain_timeout);
@@ -300,6 +319,14 @@ impl Control {
             let _ = worker.commands.send(Command::Exit);
             let _ = worker.thread.join();
         }
+        drop(self.sweeper);
+        if let Ok(packet) = self.gateway.packet() {
+            let connections = packet.independent();
+            if connections > 0 {
+                tracing::info!(connections, "these go on in the kernel, for the next gateway to adopt");
+            }
+            packet.leave();
+        }
         // The log's last lines are written when the last that can add one is gone.
         admin.shutdown().await;
         drop(self.requests);
@@ -309,6 +336,30 @@ impl Control {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The packet tier, if the configuration names it. A gateway that asks for it and may not have it says so and goes on
+/// without: every connection then counts why.
+fn open_packet(
+    config: &config::Gateway,
+    snapshot: &Snapshot,
+) -> anyhow::Result<Result<Arc<PacketTier>, FallbackReason>> {
+    if !config.tiers.contains(&Tier::Packet) {
+        return Ok(Err(FallbackReason::PacketUnavailable));
+    }
+    let opened = PacketTier::open(config).and_then(|packet| {
+        packet.listen(snapshot.addresses().map(|(address, _)| address))?;
+        Ok(packet)
+    });
+    match opened {
+        Ok(packet) => Ok(Ok(Arc::new(packet))),
+        // Two gateways would sweep each other's flows.
+        Err(error) if matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) => Err(error),
+        Err(error) => {
+            tracing::warn!("no packet tier: {error:#}");
+            Ok(Err(FallbackReason::PacketUnavailable))
+        }
     }
 }
 

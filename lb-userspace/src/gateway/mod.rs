@@ -11,6 +11,7 @@ pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
 use crate::account::{AccessLog, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
 use crate::kernel::{Kernel, Sockmap};
+use crate::splice::packet::PacketTier;
 use crate::splice::{Choice, choose};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
@@ -68,7 +69,9 @@ pub struct Gateway {
     pub sniff_seconds: Histogram,
     /// From the first dial to a connected server.
     pub connect_seconds: Histogram,
-    /// The kernel programs, or why they are not used.
+    /// The packet tier, or why it is not used.
+    packet: Result<Arc<PacketTier>, FallbackReason>,
+    /// The programs of the sockmap tier, or why they are not used.
     sockmap: Result<Kernel, FallbackReason>,
     workers: usize,
     stopping: AtomicBool,
@@ -76,14 +79,24 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The tier for a new connection of this kind.
-    pub fn choose_tier(&self, order: &[Tier], terminated: bool) -> Choice {
+    /// The tier for a new connection of this kind. `packet` tries to splice it in the packet tier.
+    pub fn choose_tier(
+        &self,
+        order: &[Tier],
+        terminated: bool,
+        mut packet: impl FnMut() -> Result<(), FallbackReason>,
+    ) -> Choice {
         choose(order, |tier| match tier {
             Tier::Copy => None,
             _ if terminated => Some(FallbackReason::TlsTerminated),
-            Tier::Packet => Some(FallbackReason::PacketUnavailable),
+            Tier::Packet => packet().err(),
             Tier::Sockmap => self.sockmap.as_ref().err().copied(),
         })
+    }
+
+    /// The packet tier, where it is to be had.
+    pub fn packet(&self) -> Result<&Arc<PacketTier>, FallbackReason> {
+        self.packet.as_ref().map_err(|reason| *reason)
     }
 
     /// The sockmap tier, where it is to be had.

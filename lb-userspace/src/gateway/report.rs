@@ -5,7 +5,7 @@ use crate::account::{
     CloseReason, Connection, FallbackReason, PerReason, RejectReason, RouteStats, Tier, TierStats,
 };
 use crate::admin::{self, view};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, uptime_ms};
 use crate::connect::{Pool, Server};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -36,6 +36,9 @@ impl Gateway {
     /// Asks the connections whose bytes the kernel moves to note them. They do so when their workers next run:
     /// this look may still see the count of the one before.
     fn refresh(&self) {
+        if let Ok(packet) = self.packet() {
+            packet.refresh();
+        }
         if let Some(sockmap) = self.sockmap() {
             sockmap.refresh();
         }
@@ -74,7 +77,7 @@ impl admin::Gateway for Gateway {
         });
         view::Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            uptime_seconds: now_ms() as f64 / 1000.0,
+            uptime_seconds: uptime_ms() as f64 / 1000.0,
             workers: self.workers,
             config_generation: snapshot.generation,
             tiers: view::Tiers {
@@ -162,7 +165,10 @@ impl admin::Gateway for Gateway {
                 .collect(),
             sniff: self.sniff_seconds.snapshot(),
             connect: self.connect_seconds.snapshot(),
-            flow_table: None,
+            flow_table: self.packet().ok().map(|packet| view::FlowTable {
+                entries: packet.entries(),
+                capacity: packet.kernel().capacity().into(),
+            }),
         }
     }
 
@@ -194,6 +200,9 @@ impl admin::Gateway for Gateway {
     fn kill(&self, connection: u64) -> Result<(), String> {
         let found = self.ledger.read(|mut connections| connections.find(|c| c.id == connection).cloned());
         found.ok_or_else(|| format!("there is no connection {connection}"))?.end(CloseReason::Killed);
+        if let Ok(packet) = self.packet() {
+            packet.end(connection, CloseReason::Killed);
+        }
         Ok(())
     }
 }

@@ -96,6 +96,22 @@ impl TerminatedRoute {
 }
 
 impl Listener {
+    /// A listener that is not configured any more; connections that came in by it still live.
+    pub fn retired(name: &str) -> Self {
+        Listener {
+            name: name.into(),
+            bind: Vec::new(),
+            protocol: Protocol::Tcp,
+            hello_timeout: Duration::ZERO,
+            trusted_proxies: None,
+            acl: Acl::default(),
+            max_connections: None,
+            backlog: 0,
+            table: Table::new(),
+            stats: Arc::default(),
+        }
+    }
+
     /// Whether this peer sends a PROXY header first.
     pub fn trusts(&self, peer: SocketAddr) -> bool {
         let peer = peer.ip().to_canonical();
@@ -104,6 +120,28 @@ impl Listener {
 }
 
 impl Route {
+    /// A route that is not configured any more; connections that it was chosen for still live, with its bounds.
+    pub fn retired(
+        name: &str,
+        listener: &str,
+        idle_timeout: Option<Duration>,
+        max_age: Option<Duration>,
+    ) -> Self {
+        Route {
+            name: name.into(),
+            listener: listener.into(),
+            sni: Vec::new(),
+            idle_timeout,
+            max_age,
+            max_connections: None,
+            termination: None,
+            stats: Arc::default(),
+            backends: Vec::new(),
+            schedule: Schedule::new(&[]),
+            choices: AtomicU64::new(0),
+        }
+    }
+
     /// Its pools, in the order of the configuration.
     pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.backends.iter()

@@ -5,14 +5,15 @@
 
 use super::Gateway;
 use crate::accept::{BACK_OFF, is_exhaustion};
-use crate::account::RejectReason;
+use crate::account::{RejectReason, Task};
 use crate::close::reset_on_close;
 use crate::conn::{Accepted, serve};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -76,11 +77,12 @@ async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::Unbounded
 
 /// accept: takes connections off one listening socket, for ever.
 async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socket: TcpListener) {
-    let mut exhausted = false;
+    let (mut exhausted, mut mss) = (false, 0);
     loop {
         match socket.accept().await {
             Ok((client, peer)) => {
                 exhausted = false;
+                mss = follow_mss(&gateway, address, &socket, mss);
                 admit(&gateway, worker, address, client, peer);
             }
             Err(error) if is_exhaustion(&error) => {
@@ -94,6 +96,18 @@ async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socke
             Err(error) => tracing::debug!(%address, %error, "accept"),
         }
     }
+}
+
+/// Lets the socket's next SYN-ACKs announce no larger MSS than the listener's servers take, which is learnt when one of
+/// them takes less than a client was told. Returns what they announce; 0: the kernel's choice.
+fn follow_mss(gateway: &Gateway, address: SocketAddr, socket: &TcpListener, announced: u16) -> u16 {
+    let mss = gateway.snapshot.load().listener(address).map_or(announced, |listener| listener.stats.mss());
+    if mss != announced
+        && let Err(error) = crate::kernel::tcp::set_mss(socket.as_fd(), mss)
+    {
+        tracing::warn!(%address, mss, %error, "cannot announce a smaller MSS");
+    }
+    mss
 }
 
 /// Decides, before a byte is read, whether the connection may go on; spawns its task.
@@ -117,8 +131,8 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
             return reset_on_close(&client);
         }
     };
-    let task = Arc::new(OnceLock::new());
+    let task = Task::default();
     let accepted = Accepted { worker, client, peer, snapshot, listener, permits, task: task.clone() };
     let spawned = tokio::task::spawn_local(serve(gateway.clone(), accepted));
-    let _ = task.set(spawned.abort_handle());
+    *task.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawned.abort_handle());
 }

@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod devices;
+pub mod packet;
 mod pins;
 pub mod probe;
 pub mod raw;
@@ -11,6 +12,7 @@ pub mod sockmap;
 pub(crate) mod tcp;
 pub mod version;
 
+pub use packet::Packet;
 pub use sockmap::Sockmap;
 
 use aya::maps::MapError;
@@ -44,6 +46,12 @@ pub enum KernelError {
         path: PathBuf,
         /// What the file system said.
         source: io::Error,
+    },
+    /// Another process serves with them.
+    #[error("another gateway uses the kernel programs below {}", .path.display())]
+    InUse {
+        /// The configured directory.
+        path: PathBuf,
     },
     /// Something else than our map lies at a pin's path.
     #[error("{} is not the map of this version ({expected}, but {found}); `snisplice unload` removes it", .path.display())]
@@ -85,7 +93,7 @@ impl Kernel {
     ///
     /// `sockets` is how many the sockmap has room for, two per connection; adopted maps keep their size.
     pub fn open(bpffs: &Path, sockets: u32) -> Result<Self, KernelError> {
-        match Pins::existing(bpffs)?.filter(Pins::lock) {
+        match Pins::existing(bpffs, "sockmap")?.filter(Pins::lock) {
             Some(pins) => {
                 let mut programs = load(Some(&pins), sockets)?;
                 let sockmap = Arc::new(Sockmap::new(&mut programs).map_err(from_map)?);
@@ -108,22 +116,19 @@ impl Kernel {
 /// `snisplice load`: loads, attaches and pins the programs; mounts the bpf file system where it is missing. What is
 /// pinned already stays, with this build's program.
 pub fn load_and_pin(bpffs: &Path, sockets: u32) -> Result<(), KernelError> {
-    let pins = Pins::create(bpffs)?;
+    let pins = Pins::create(bpffs, "sockmap")?;
     load(Some(&pins), sockets).map(drop)
 }
 
 /// `snisplice unload`: removes what is pinned. `false`: nothing was. A gateway that runs keeps its programs, and its
 /// connections, until it ends.
 pub fn unload(bpffs: &Path) -> Result<bool, KernelError> {
-    match Pins::existing(bpffs)? {
-        Some(pins) => pins.remove().map(|()| true),
-        None => Ok(false),
-    }
+    pins::remove_all(bpffs)
 }
 
-/// Whether something of this ABI version is pinned.
+/// Whether something is pinned.
 pub fn is_loaded(bpffs: &Path) -> Result<bool, KernelError> {
-    Ok(Pins::existing(bpffs)?.is_some())
+    pins::are_there(bpffs)
 }
 
 /// Loads the programs and attaches them: to new maps, or to those pinned, which are then checked and, where
@@ -134,6 +139,7 @@ fn load(pins: Option<&Pins>, sockets: u32) -> Result<Ebpf, KernelError> {
     for name in sized {
         loader.map_max_entries(name, sockets.max(2));
     }
+    packet::shrink(&mut loader);
     if let Some(pins) = pins {
         for shape in &sockmap::SHAPES {
             pins.check(shape)?;
@@ -142,20 +148,21 @@ fn load(pins: Option<&Pins>, sockets: u32) -> Result<Ebpf, KernelError> {
     }
     let mut programs = loader.load(OBJECT).map_err(from_ebpf)?;
 
+    let of_verdict = |error| from_program(sockmap::VERDICT, error);
     let sources = sockmap::sources(&mut programs).map_err(from_map)?;
     let verdict: &mut SkSkb = programs
         .program_mut(sockmap::VERDICT)
         .expect("the object has the program")
         .try_into()
-        .map_err(from_program)?;
-    verdict.load().map_err(from_program)?;
-    let link = verdict.attach(&sources).map_err(from_program)?;
+        .map_err(of_verdict)?;
+    verdict.load().map_err(of_verdict)?;
+    let link = verdict.attach(&sources).map_err(of_verdict)?;
     if let Some(pins) = pins {
         let path = pins.path(sockmap::VERDICT);
         pins.clear(sockmap::VERDICT)?;
         verdict.pin(&path).map_err(|error| pin_error(path, io::Error::other(error)))?;
         // Dropping the link would detach the program. The map holds it; there is nothing else to keep.
-        std::mem::forget(verdict.take_link(link).map_err(from_program)?);
+        std::mem::forget(verdict.take_link(link).map_err(of_verdict)?);
     }
     Ok(programs)
 }
@@ -172,13 +179,13 @@ fn from_map(error: MapError) -> KernelError {
     permission(&error).unwrap_or_else(|| KernelError::Load(Box::new(error)))
 }
 
-fn from_program(error: ProgramError) -> KernelError {
+fn from_program(program: &'static str, error: ProgramError) -> KernelError {
     if let Some(error) = permission(&error) {
         return error;
     }
     match error {
         ProgramError::LoadError { verifier_log, .. } => {
-            KernelError::Rejected { program: sockmap::VERDICT, log: tail(&verifier_log.to_string()) }
+            KernelError::Rejected { program, log: tail(&verifier_log.to_string()) }
         }
         error => KernelError::Load(Box::new(error)),
     }

@@ -23,7 +23,7 @@ pub(super) struct Shape {
     pub(super) value: u32,
 }
 
-/// `<bpffs>/v<ABI>/`, which exists.
+/// `<bpffs>/v<ABI>/<tier>/`, which exists.
 #[derive(Debug)]
 pub(super) struct Pins {
     dir: PathBuf,
@@ -32,8 +32,8 @@ pub(super) struct Pins {
 
 impl Pins {
     /// The directory if it is there.
-    pub(super) fn existing(bpffs: &Path) -> Result<Option<Self>, KernelError> {
-        let dir = versioned(bpffs);
+    pub(super) fn existing(bpffs: &Path, tier: &str) -> Result<Option<Self>, KernelError> {
+        let dir = versioned(bpffs).join(tier);
         match File::open(&dir) {
             Ok(handle) => Ok(Some(Self { dir, handle })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -42,8 +42,8 @@ impl Pins {
     }
 
     /// Makes the directory; mounts the file system if it belongs at [`BPFFS_ROOT`] and is not there.
-    pub(super) fn create(bpffs: &Path) -> Result<Self, KernelError> {
-        let dir = versioned(bpffs);
+    pub(super) fn create(bpffs: &Path, tier: &str) -> Result<Self, KernelError> {
+        let dir = versioned(bpffs).join(tier);
         let no_bpffs = |source| KernelError::NoBpffs { path: bpffs.to_owned(), source };
         if !is_bpffs(bpffs) {
             if !bpffs.starts_with(BPFFS_ROOT) {
@@ -88,17 +88,37 @@ impl Pins {
             _ => Ok(()),
         }
     }
+}
 
-    /// Removes all pins and the directory; its parent too, if nothing else is left in it.
-    pub(super) fn remove(self) -> Result<(), KernelError> {
+/// Whether something is pinned below the directory, by whichever version.
+pub(super) fn are_there(bpffs: &Path) -> Result<bool, KernelError> {
+    Ok(!versions(bpffs)?.is_empty())
+}
+
+/// Removes all pins, and the directory if nothing else is left in it. `false`: there were none.
+pub(super) fn remove_all(bpffs: &Path) -> Result<bool, KernelError> {
+    let versions = versions(bpffs)?;
+    for dir in &versions {
         // A bpf file system has no other entries than pins and directories.
-        fs::remove_dir_all(&self.dir).map_err(|error| pin_error(self.dir.clone(), error))?;
-        if let Some(bpffs) = self.dir.parent() {
-            // Fails where it should: not empty, or a mount point.
-            let _ = fs::remove_dir(bpffs);
-        }
-        Ok(())
+        fs::remove_dir_all(dir).map_err(|error| pin_error(dir.clone(), error))?;
     }
+    // Fails where it should: not empty, or a mount point.
+    let _ = fs::remove_dir(bpffs);
+    Ok(!versions.is_empty())
+}
+
+/// The directories of all versions that have pins.
+fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = match fs::read_dir(bpffs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(pin_error(bpffs.to_owned(), error)),
+    };
+    let is_version = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    Ok(entries.flatten().map(|entry| entry.path()).filter(is_version).collect())
 }
 
 fn versioned(bpffs: &Path) -> PathBuf {

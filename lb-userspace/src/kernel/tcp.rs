@@ -1,6 +1,5 @@
-//! What the kernel knows of one TCP socket, in numbers that can be compared with a [`Flow`]'s.
-//!
-//! [`Flow`]: lb_common::sockmap::Flow
+//! What the kernel knows of one TCP socket, in numbers that can be compared with a flow's; and repair mode, in which a
+//! socket can be closed without a word.
 
 use rustix::net::sockopt;
 use std::io;
@@ -20,13 +19,33 @@ const TCP_RECV_QUEUE: libc::c_int = 1;
 #[repr(C)]
 struct TcpInfo {
     state: u8,
-    _options: [u8; 7],
-    _counters: [u32; 24],
+    _recovery: [u8; 4],
+    options: u8,
+    /// Low half: the scale the peer announced; high half: ours.
+    window_scales: u8,
+    _flags: u8,
+    _timers: [u32; 2],
+    _segments: [u32; 11],
+    pmtu: u32,
+    _estimates: [u32; 5],
+    advmss: u32,
+    _more: [u32; 4],
     _pacing: [u64; 2],
     bytes_acked: u64,
+    bytes_received: u64,
 }
 
+const _: () = assert!(offset_of!(TcpInfo, pmtu) == 60, "linux/tcp.h");
+const _: () = assert!(offset_of!(TcpInfo, advmss) == 84, "linux/tcp.h");
 const _: () = assert!(offset_of!(TcpInfo, bytes_acked) == 120, "linux/tcp.h");
+
+/// linux/tcp.h `tcpi_options`.
+const TCPI_OPT_TIMESTAMPS: u8 = 1;
+const TCPI_OPT_SACK: u8 = 2;
+const TCPI_OPT_ECN: u8 = 8;
+
+/// linux/tcp.h: the queue whose sequence number is that of the next byte to send.
+const TCP_SEND_QUEUE: libc::c_int = 2;
 
 /// linux/tcp_states.h.
 const ESTABLISHED: u8 = 1;
@@ -152,6 +171,126 @@ fn queued(socket: BorrowedFd<'_>) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// One leg, as the packet tier must know it to take it over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leg {
+    /// Established in both directions.
+    pub(crate) is_established: bool,
+    /// Sequence number of the next byte to be written, by userspace.
+    pub(crate) write_seq: u32,
+    /// Sequence number of the next byte expected from the peer.
+    pub(crate) receive_next: u32,
+    /// Bytes received and not read.
+    pub(crate) unread: u32,
+    /// Bytes written that the peer has not acknowledged.
+    pub(crate) unacknowledged: u32,
+    /// Bytes received in all.
+    pub(crate) bytes_received: u64,
+    /// The window scale the peer has announced.
+    pub(crate) peer_scale: u8,
+    /// The window scale the peer was promised.
+    pub(crate) own_scale: u8,
+    pub(crate) timestamps: bool,
+    pub(crate) sack: bool,
+    pub(crate) ecn: bool,
+    /// The MSS that the peer was told.
+    pub(crate) advertised_mss: u32,
+    /// Largest packet that the path takes, as far as is known.
+    pub(crate) path_mtu: u32,
+    /// TSval of what is sent now.
+    pub(crate) timestamp: u32,
+    /// It ticks in microseconds instead of milliseconds.
+    pub(crate) fine_timestamps: bool,
+}
+
+/// Reads a leg. The socket is in repair mode, and its receive queue is selected afterwards.
+pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
+    let timestamp: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?;
+    set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
+    let write_seq: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
+    set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)?;
+    for _ in 0..ATTEMPTS {
+        let receive_next: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
+        let (info, unread) = (info(socket)?, unread(socket)?);
+        let after: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
+        if after != receive_next {
+            continue;
+        }
+        return Ok(Leg {
+            is_established: info.state == ESTABLISHED,
+            write_seq,
+            receive_next,
+            unread,
+            unacknowledged: queued(socket)?,
+            bytes_received: info.bytes_received,
+            peer_scale: info.window_scales & 15,
+            own_scale: info.window_scales >> 4,
+            timestamps: info.options & TCPI_OPT_TIMESTAMPS != 0,
+            sack: info.options & TCPI_OPT_SACK != 0,
+            ecn: info.options & TCPI_OPT_ECN != 0,
+            advertised_mss: info.advmss,
+            path_mtu: info.pmtu,
+            timestamp,
+            fine_timestamps: timestamp & 1 != 0,
+        });
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Enters repair mode: closed in it, a socket sends neither FIN nor reset, also when its process dies. It goes on
+/// receiving, acknowledging and retransmitting.
+pub(crate) fn enter_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_REPAIR, 1)
+}
+
+/// Leaves repair mode; what is written is sent again.
+pub(crate) fn leave_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)?;
+    // Repair mode changes it; a TIME_WAIT without it would keep a restarted gateway from its port.
+    Ok(sockopt::set_socket_reuseaddr(socket, true)?)
+}
+
+/// Selects the receive queue of a socket in repair mode: then it can be peeked at.
+pub(crate) fn select_receive(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)
+}
+
+/// Sends an acknowledgement that is being delayed.
+pub(crate) fn flush_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_QUICKACK, 1)
+}
+
+/// Bounds the segments of both directions (RFC 9293, section 3.7.1): on a socket that is not connected, what its SYN
+/// says, or its SYN-ACKs.
+pub(crate) fn set_mss(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_MAXSEG, bytes.into())
+}
+
+/// Whether the peer has acknowledged all that was written.
+pub(crate) fn is_acknowledged(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(queued(socket)? == 0)
+}
+
+/// Whether the peer has sent its FIN.
+pub(crate) fn has_fin(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(!matches!(info(socket)?.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
+}
+
+/// A copy of the receive queue, from this offset on. The socket is in repair mode with that queue selected, in which
+/// it cannot be read, only peeked at.
+pub(crate) fn peek_from(socket: BorrowedFd<'_>, offset: usize) -> io::Result<Vec<u8>> {
+    let length = unread(socket)? as usize;
+    if length <= offset {
+        return Ok(Vec::new());
+    }
+    let mut bytes = vec![0; length];
+    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+    let (peeked, _) = rustix::net::recv(socket, &mut bytes[..], flags)?;
+    bytes.truncate(peeked);
+    bytes.drain(..offset.min(peeked));
+    Ok(bytes)
 }
 
 fn info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {

@@ -13,7 +13,7 @@ pub struct Choice {
 
 /// The first tier of `order` that `refusal` has nothing against. `copy` always works, also when the order does
 /// not name it.
-pub fn choose(order: &[Tier], refusal: impl Fn(Tier) -> Option<FallbackReason>) -> Choice {
+pub fn choose(order: &[Tier], mut refusal: impl FnMut(Tier) -> Option<FallbackReason>) -> Choice {
     let mut reason = None;
     for tier in order {
         match refusal(*tier) {

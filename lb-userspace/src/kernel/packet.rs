@@ -1,0 +1,419 @@
+//! The maps and programs of the packet tier, pinned: they carry on when the process ends, and the next one adopts
+//! them.
+
+use super::batch::for_each_batch;
+use super::devices::{Device, LinkLayer, relevant};
+use super::pins::{Pins, Shape};
+use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
+use crate::config::Interfaces;
+use aya::maps::{Array, HashMap, MapData, MapError, MapType, PerCpuArray, RingBuf};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::packet::{
+    self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
+    Handover, NAMES, Name, PORTS, Record, SIGHTINGS, Sighting, Tuple,
+};
+use std::collections::HashSet;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// All maps, for those who adopt them.
+const SHAPES: [Shape; 8] = [
+    shape::<Tuple, Flow>(FLOWS, MapType::Hash),
+    shape::<Tuple, Sighting>(SIGHTINGS, MapType::LruHash),
+    shape::<u64, Handover>(HANDOVERS, MapType::Hash),
+    shape::<u64, Record>(CONNECTIONS, MapType::Hash),
+    shape::<u64, Name>(NAMES, MapType::Hash),
+    shape::<u32, u64>(PORTS, MapType::Array),
+    shape::<u32, u64>(COUNTS, MapType::PerCpuArray),
+    Shape { name: EVENTS, kind: MapType::RingBuf, key: 0, value: 0 },
+];
+
+const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
+    Shape { name, kind, key: size_of::<K>() as u32, value: size_of::<V>() as u32 }
+}
+
+/// Entries read by one system call.
+const BATCH: u32 = 1024;
+
+/// Where a program is attached through netlink, on kernels without tcx: always the same place, so that the next
+/// process finds it.
+const PRIORITY: u16 = 17;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// linux/bpf.h.
+const BPF_NOEXIST: u64 = 1;
+
+/// The packet tier in the kernel. Shared by all workers.
+pub struct Packet {
+    maps: Mutex<Maps>,
+    /// The flow table once more, to read from without a lock.
+    flows: HashMap<MapData, Tuple, Flow>,
+    sightings: HashMap<MapData, Tuple, Sighting>,
+    counts: PerCpuArray<MapData, u64>,
+    events: Mutex<RingBuf<MapData>>,
+    programs: Mutex<Programs>,
+    capacity: u32,
+    pins: Pins,
+}
+
+/// The kernel would allow all of them at once; aya's API takes them exclusively.
+struct Maps {
+    flows: HashMap<MapData, Tuple, Flow>,
+    handovers: HashMap<MapData, u64, Handover>,
+    connections: HashMap<MapData, u64, Record>,
+    names: HashMap<MapData, u64, Name>,
+    known_names: HashSet<u64>,
+    ports: Array<MapData, u64>,
+}
+
+struct Programs {
+    ebpf: Ebpf,
+    /// Interface indices of the devices that have a program.
+    attached: HashSet<u32>,
+}
+
+/// Why a connection's flows cannot be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum InsertError {
+    /// No room in the flow table.
+    #[error("the flow table is full")]
+    Full,
+    /// There is a flow of that tuple already.
+    #[error("there is a flow of this address and port")]
+    Taken,
+    /// Anything else.
+    #[error("the kernel refuses the flow")]
+    Refused(#[source] MapError),
+}
+
+impl InsertError {
+    fn from_map(error: MapError) -> Self {
+        let code = match &error {
+            MapError::SyscallError(error) => error.io_error.raw_os_error(),
+            _ => None,
+        };
+        match code {
+            Some(libc::E2BIG | libc::ENOMEM) => Self::Full,
+            Some(libc::EEXIST) => Self::Taken,
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+impl Packet {
+    /// Loads the programs and pins them with their maps; adopts those that are there, with the connections in them.
+    /// One process at a time. `flows` is how many the table has room for, two per connection; an adopted table keeps
+    /// its size.
+    pub fn open(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
+        let pins = Pins::create(bpffs, "packet")?;
+        if !pins.lock() {
+            return Err(KernelError::InUse { path: bpffs.to_owned() });
+        }
+        let mut ebpf = load(&pins, flows)?;
+        let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
+        let capacity = flows.info().map_err(from_map)?.max_entries();
+        let maps = Maps {
+            flows: take(&mut ebpf, FLOWS)?,
+            handovers: take(&mut ebpf, HANDOVERS)?,
+            connections: take(&mut ebpf, CONNECTIONS)?,
+            names: take(&mut ebpf, NAMES)?,
+            known_names: HashSet::new(),
+            ports: take(&mut ebpf, PORTS)?,
+        };
+        Ok(Self {
+            flows: aya::maps::Map::HashMap(flows).try_into().map_err(from_map)?,
+            sightings: take(&mut ebpf, SIGHTINGS)?,
+            counts: take(&mut ebpf, COUNTS)?,
+            events: Mutex::new(take(&mut ebpf, EVENTS)?),
+            maps: Mutex::new(maps),
+            programs: Mutex::new(Programs { ebpf, attached: HashSet::new() }),
+            capacity,
+            pins,
+        })
+    }
+
+    /// Gives every relevant device its program, also those that have an earlier process's, and forgets devices that
+    /// are gone. Returns what went wrong, by device.
+    pub fn attach(&self, devices: &[Device], interfaces: &Interfaces) -> Vec<(String, KernelError)> {
+        let mut programs = lock(&self.programs);
+        let relevant = relevant(devices, interfaces);
+        let present: HashSet<u32> = relevant.iter().map(|device| device.index).collect();
+        for gone in programs.attached.extract_if(|index| !present.contains(index)) {
+            let _ = self.pins.clear(&link_name(gone));
+        }
+        let mut failures = Vec::new();
+        for device in relevant {
+            if !programs.attached.contains(&device.index) {
+                match attach(&mut programs.ebpf, &self.pins, device) {
+                    Ok(()) => _ = programs.attached.insert(device.index),
+                    Err(error) => failures.push((device.name.clone(), error)),
+                }
+            }
+        }
+        failures
+    }
+
+    /// Whether the device has a program.
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        lock(&self.programs).attached.contains(&ifindex)
+    }
+
+    /// Sets the ports whose SYNs are sighted, and those whose SYN-ACKs are.
+    pub fn sight(
+        &self,
+        listeners: impl IntoIterator<Item = u16>,
+        sources: RangeInclusive<u16>,
+    ) -> Result<(), MapError> {
+        let mut words = vec![0_u64; 2 * packet::PORT_WORDS as usize];
+        let ports = listeners.into_iter().map(usize::from);
+        for bit in ports.chain(sources.map(|port| 64 * packet::PORT_WORDS as usize + usize::from(port))) {
+            words[bit / 64] |= 1 << (bit % 64);
+        }
+        let mut maps = lock(&self.maps);
+        (0..).zip(words).try_for_each(|(index, word)| maps.ports.set(index, word, 0))
+    }
+
+    /// The SYN or SYN-ACK that arrived with this tuple.
+    pub fn sighting(&self, tuple: &Tuple) -> Option<Sighting> {
+        self.sightings.get(tuple, 0).ok()
+    }
+
+    /// Enters a connection: from here on its packets are forwarded. All or nothing.
+    pub fn insert(&self, record: &Record, flows: [&Flow; 2], handover: &Handover) -> Result<(), InsertError> {
+        let (tuples, id) = ([record.from_client, record.from_server], flows[0].id);
+        let mut maps = lock(&self.maps);
+        maps.connections.insert(id, record, BPF_NOEXIST).map_err(InsertError::from_map)?;
+        let mut entered = 0;
+        let mut enter = || {
+            maps.handovers.insert(id, handover, 0)?;
+            for (tuple, flow) in tuples.iter().zip(flows) {
+                maps.flows.insert(tuple, flow, BPF_NOEXIST)?;
+                entered += 1;
+            }
+            Ok(())
+        };
+        let result = enter().map_err(InsertError::from_map);
+        if result.is_err() {
+            for tuple in &tuples[..entered] {
+                let _ = maps.flows.remove(tuple);
+            }
+            let _ = maps.handovers.remove(&id);
+            let _ = maps.connections.remove(&id);
+        }
+        result
+    }
+
+    /// The flow of packets that arrive with this tuple.
+    pub fn flow(&self, tuple: &Tuple) -> Option<Flow> {
+        self.flows.get(tuple, 0).ok()
+    }
+
+    /// Tells the programs what the sockets of a connection still have to do.
+    pub fn set_handover(&self, id: u64, handover: &Handover) -> Result<(), MapError> {
+        lock(&self.maps).handovers.insert(id, handover, 0)
+    }
+
+    /// The sockets are gone.
+    pub fn end_handover(&self, id: u64) {
+        // Not there: a restarted gateway's.
+        let _ = lock(&self.maps).handovers.remove(&id);
+    }
+
+    /// Forgets what the next process would have been told of a connection.
+    pub fn forget(&self, id: u64) {
+        let mut maps = lock(&self.maps);
+        let _ = maps.connections.remove(&id);
+        let _ = maps.handovers.remove(&id);
+    }
+
+    /// Removes a flow: what arrives with this tuple goes up the stack.
+    pub fn remove(&self, tuple: &Tuple) {
+        // Not there: the programs were first, for a new connection.
+        let _ = lock(&self.maps).flows.remove(tuple);
+    }
+
+    /// Every flow at some moment of the walk.
+    pub fn flows(&self, mut see: impl FnMut(&Tuple, &Flow)) -> io::Result<()> {
+        for_each_batch(&self.flows, BATCH, |tuples, flows| {
+            for (tuple, flow) in tuples.iter().zip(flows) {
+                see(tuple, flow);
+            }
+        })
+    }
+
+    /// What is known of a connection besides its flows.
+    pub fn record(&self, id: u64) -> Option<Record> {
+        lock(&self.maps).connections.get(&id, 0).ok()
+    }
+
+    /// Every connection, for adoption.
+    pub fn records(&self) -> Vec<(u64, Record)> {
+        lock(&self.maps).connections.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Notes a name and gives the key that it is found by.
+    pub fn intern(&self, name: &str) -> u64 {
+        let key = hash(name);
+        let mut maps = lock(&self.maps);
+        if maps.known_names.insert(key) {
+            let mut text = [0; 270];
+            let bytes = &name.as_bytes()[..name.floor_char_boundary(text.len())];
+            text[..bytes.len()].copy_from_slice(bytes);
+            // Without it the next process does not know what it is called; nothing else depends on it.
+            let _ = maps.names.insert(key, Name { length: bytes.len() as u16, text }, 0);
+        }
+        key
+    }
+
+    /// The name of a key.
+    pub fn name(&self, key: u64) -> Option<String> {
+        let name = lock(&self.maps).names.get(&key, 0).ok()?;
+        let bytes = name.text.get(..usize::from(name.length))?;
+        Some(String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// Hands over the events there are.
+    pub fn events(&self, mut see: impl FnMut(Event)) {
+        let mut events = lock(&self.events);
+        while let Some(item) = events.next() {
+            if item.len() >= size_of::<Event>() {
+                // SAFETY: long enough; `Event` is plain numbers.
+                see(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+            }
+        }
+    }
+
+    /// Calls `see` with the descriptor that is readable when there are events.
+    pub fn with_events_fd<R>(&self, see: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+        let events = lock(&self.events);
+        // SAFETY: the ring buffer owns its descriptor and is borrowed, locked, for as long as this one.
+        see(unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) })
+    }
+
+    /// Packets counted by the programs, over all CPUs.
+    pub fn count(&self, what: Count) -> u64 {
+        self.counts.get(&(what as u32), 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// Flows that the table has room for.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+}
+
+/// FNV-1a; of names that the operator chose, so no flooding to resist.
+fn hash(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn load(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(FLOWS, flows.max(2));
+    loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
+    sockmap::shrink(&mut loader);
+    for shape in &SHAPES {
+        pins.check(shape)?;
+        loader.map_pin_path(shape.name, pins.path(shape.name));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(from_ebpf)?;
+    for name in [FORWARD_ETHERNET, FORWARD_BARE] {
+        program(&mut ebpf, name)?.load().map_err(|error| from_program(name, error))?;
+    }
+    Ok(ebpf)
+}
+
+/// Makes this tier's maps as small as they can be, in a load for the other one's sake.
+pub(super) fn shrink(loader: &mut EbpfLoader<'_>) {
+    for name in [FLOWS, SIGHTINGS, HANDOVERS, CONNECTIONS, NAMES] {
+        loader.map_max_entries(name, 1);
+    }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, KernelError>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    ebpf.take_map(name).expect("the object has the map").try_into().map_err(from_map)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
+    let program = ebpf.program_mut(name).expect("the object has the program");
+    program.try_into().map_err(|error| from_program(name, error))
+}
+
+fn link_name(ifindex: u32) -> String {
+    format!("link-{ifindex}")
+}
+
+/// Attaches the program for this kind of device; where an earlier process has attached one, that is replaced, at once
+/// and without a gap.
+fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device) -> Result<(), KernelError> {
+    let name = match device.link_layer {
+        LinkLayer::Ethernet => FORWARD_ETHERNET,
+        LinkLayer::Bare => FORWARD_BARE,
+        LinkLayer::Unsupported => return Ok(()),
+    };
+    let program = program(ebpf, name)?;
+    let failed = |error| from_program(name, error);
+    let pin = link_name(device.index);
+    let path = pins.path(&pin);
+    if let Ok(pinned) = PinnedLink::from_pin(&path) {
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(of_link)?;
+        match program.attach_to_link(link) {
+            // The pin holds it.
+            Ok(link) => return program.take_link(link).map(drop).map_err(failed),
+            // Its device is gone, and another one has its index.
+            Err(_) => pins.clear(&pin)?,
+        }
+    }
+    let tcx = TcAttachOptions::TcxOrder(LinkOrder::first());
+    match program.attach_with_options(&device.name, TcAttachType::Ingress, tcx) {
+        Ok(link) => {
+            let link: FdLink = program.take_link(link).map_err(failed)?.try_into().map_err(of_link)?;
+            link.pin(&path).map_err(|error| pin_error(path, io::Error::other(error)))?;
+            Ok(())
+        }
+        Err(error) if is_unknown(&error) => attach_by_netlink(program, device).map_err(failed),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn of_link(error: LinkError) -> KernelError {
+    KernelError::Load(Box::new(error))
+}
+
+/// EINVAL: a kernel that does not know tcx.
+fn is_unknown(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
+}
+
+/// As a filter of the clsact qdisc, which stays when the process ends.
+fn attach_by_netlink(program: &mut SchedClassifier, device: &Device) -> Result<(), ProgramError> {
+    // There already: somebody else's is as good.
+    let _ = qdisc_add_clsact(&device.name);
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+    let attached =
+        program.attach_with_options(&device.name, TcAttachType::Ingress, TcAttachOptions::Netlink(options));
+    let link = match attached {
+        Ok(link) => link,
+        Err(_) => program.attach_to_link(
+            SchedClassifierLink::attached(&device.name, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+                .map_err(aya::programs::tc::TcError::IoError)?,
+        )?,
+    };
+    // Dropped, it would be detached.
+    std::mem::forget(program.take_link(link)?);
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half-changed by a panic: each critical section is one call into the kernel, or undone.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,91 @@
+//! Waiting until every CPU is done with the packets it had in hand.
+
+use rustix::io::Errno;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// linux/membarrier.h
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+
+/// Instead of a grace period where the kernel gives none (nohz_full): far longer than a packet takes from the tc hook
+/// to its socket.
+const INSTEAD: Duration = Duration::from_millis(100);
+
+/// Lets any number of connections wait for one grace period together.
+pub(crate) struct Grace(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    list: Vec<oneshot::Sender<()>>,
+    over: bool,
+}
+
+impl Grace {
+    /// Starts the thread that waits, for a grace period is a blocking call.
+    pub(crate) fn start() -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let theirs = shared.clone();
+        std::thread::Builder::new().name("grace".into()).spawn(move || theirs.serve())?;
+        Ok(Self(shared))
+    }
+
+    /// Returns when every packet that was between the tc hook and its socket at the time of the call has arrived.
+    pub(crate) async fn wait(&self) {
+        let (sender, over) = oneshot::channel();
+        self.0.lock().list.push(sender);
+        self.0.news.notify_one();
+        // An error: the process is ending, and the task with it.
+        let _ = over.await;
+    }
+}
+
+impl Drop for Grace {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.news.notify_one();
+    }
+}
+
+impl Shared {
+    fn serve(&self) {
+        loop {
+            let mut waiting = self.lock();
+            while waiting.list.is_empty() {
+                if waiting.over {
+                    return;
+                }
+                waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            let batch = std::mem::take(&mut waiting.list);
+            drop(waiting);
+            if grace_period().is_err() {
+                std::thread::sleep(INSTEAD);
+            }
+            for waiter in batch {
+                // Gone: its task was ended.
+                let _ = waiter.send(());
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An RCU grace period: the tc hook and what follows, up to the socket, are one RCU read-side section.
+fn grace_period() -> Result<(), Errno> {
+    // SAFETY: a system call on plain numbers.
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}

@@ -1,0 +1,149 @@
+//! Handover: from two sockets to two flows, at any moment, without losing a byte.
+//!
+//! A socket keeps its duty for the bytes it has accepted and not yet delivered on the other leg, the *prefix*, and for
+//! nothing else. The flows go live first; then what is in the sockets' queues is written to the other socket, which
+//! sends and retransmits it, for the programs leave it the acknowledgements of it. Once the other end has all of it,
+//! both sockets are closed in repair mode: without a word.
+
+use super::grace::Grace;
+use super::terms::Terms;
+use crate::account::CloseReason;
+use crate::kernel::{Packet, tcp};
+use crate::splice::{Side, finish, write_all};
+use lb_common::packet::{State, Tuple, before};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// First pause between two looks whether a prefix is acknowledged; each is twice as long as the one before.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(500);
+
+/// A connection whose flows are live and whose sockets, in repair mode, may still have something to do.
+pub(crate) struct Begun {
+    pub(super) id: u64,
+    /// By what packets arrive. Index 0: the client's.
+    pub(super) tuples: [Tuple; 2],
+    pub(super) terms: Terms,
+}
+
+/// One direction: what one socket has received and the other must send.
+struct Direction<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    /// Bytes at the head of the receive queue that have been passed on. In repair mode they cannot be taken out.
+    passed: usize,
+    /// The place of the sender's FIN once the sender's socket has it ([`State`]), else 0.
+    fin: u8,
+    /// It was passed on.
+    fin_sent: bool,
+    /// Sequence number behind all that `to` was given.
+    written: u32,
+}
+
+impl Begun {
+    /// Carries the prefix over: `held`, read from the client before, and what the sockets have received since. Both
+    /// sockets may be dropped when this returns, and also when it is cut short: without a word.
+    pub(crate) async fn finish(
+        self,
+        kernel: &Packet,
+        grace: &Grace,
+        client: &TcpStream,
+        server: &TcpStream,
+        held: Vec<u8>,
+    ) -> Result<(), CloseReason> {
+        let Self { id, tuples, terms } = self;
+        let mut handover = terms.handover;
+        let [to_client, to_server] = terms.written;
+        let mut request =
+            Direction { from: client, to: server, passed: 0, fin: 0, fin_sent: false, written: to_server };
+        let mut response =
+            Direction { from: server, to: client, passed: 0, fin: 0, fin_sent: false, written: to_client };
+        let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
+            handover.await_ack = [response.written, request.written];
+            handover.fin = [request.fin, response.fin];
+            // Without it the programs leave the sockets every acknowledgement: slower, and as safe.
+            let _ = kernel.set_handover(id, &handover);
+        };
+        let mut held = Some(held);
+        // The second time, for what had passed the programs before the flows were there.
+        for again in [false, true] {
+            if again {
+                grace.wait().await;
+            }
+            request.pass_on(held.take().unwrap_or_default(), response.fin, Side::Client).await?;
+            response.pass_on(Vec::new(), request.fin, Side::Server).await?;
+            // Before a FIN is sent: its acknowledgement is when the programs take note of it.
+            tell(&request, &response);
+            request.send_fin().map_err(|_| CloseReason::ServerReset)?;
+            response.send_fin().map_err(|_| CloseReason::ClientReset)?;
+        }
+        let mut pause = FIRST_LOOK;
+        while !request.is_done(kernel, &tuples[1]) || !response.is_done(kernel, &tuples[0]) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+        kernel.end_handover(id);
+        Ok(())
+    }
+}
+
+impl Direction<'_> {
+    /// Writes `held` and what has arrived since the last call. `other_fin`: the place of the other direction's.
+    async fn pass_on(&mut self, mut held: Vec<u8>, other_fin: u8, from: Side) -> Result<(), CloseReason> {
+        let look = || {
+            if tcp::is_closed(self.from.as_fd())? {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            // Asked before the queue is looked at: then that holds all that came before the FIN.
+            let ends = self.fin == 0 && tcp::has_fin(self.from.as_fd())?;
+            io::Result::Ok((ends, tcp::peek_from(self.from.as_fd(), self.passed)?))
+        };
+        let (ends, arrived) = look().map_err(|_| from.reset())?;
+        self.passed += arrived.len();
+        held.extend(arrived);
+        if !held.is_empty() {
+            self.write(&held).await.map_err(|_| from.other().reset())?;
+            self.written = self.written.wrapping_add(held.len() as u32);
+        }
+        if ends {
+            self.fin = if other_fin == 0 { State::FIRST } else { State::SECOND };
+            self.written = self.written.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        tcp::leave_repair(self.to.as_fd())?;
+        let result = write_all(self.to, bytes).await;
+        self.silence()?;
+        result
+    }
+
+    /// Passes the FIN on, once.
+    fn send_fin(&mut self) -> io::Result<()> {
+        if self.fin != 0 && !self.fin_sent {
+            self.fin_sent = true;
+            tcp::leave_repair(self.to.as_fd())?;
+            finish(self.to)?;
+            self.silence()?;
+        }
+        Ok(())
+    }
+
+    /// From here on closing the socket that writes says nothing, and it can be peeked at.
+    fn silence(&self) -> io::Result<()> {
+        tcp::enter_repair(self.to.as_fd())?;
+        tcp::select_receive(self.to.as_fd())
+    }
+
+    /// Whether the receiver has all that the socket was given, or the connection is over. `back`: what packets of the
+    /// receiver arrive with.
+    fn is_done(&self, kernel: &Packet, back: &Tuple) -> bool {
+        let gone = |asked: io::Result<bool>| asked.unwrap_or(true);
+        kernel.flow(back).is_none_or(|flow| !before(flow.ack, self.written))
+            || gone(tcp::is_acknowledged(self.to.as_fd()))
+            || gone(tcp::is_closed(self.to.as_fd()))
+    }
+}

@@ -1,0 +1,313 @@
+//! On what terms the kernel takes a connection over: two flows, computed from the two legs. Pure.
+
+use crate::account::FallbackReason;
+use crate::kernel::tcp::Leg;
+use lb_common::packet::{Address, Flow, Handover, Sighting, State, Tuple, flag, sighted};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// Most bytes that a leg may still have to send for the other when its connection is taken over.
+pub(crate) const MAX_PREFIX: usize = 256 * 1024;
+
+/// How far ahead of our sockets' clocks translated timestamps begin, in milliseconds: a prefix may be written that
+/// much later than the clock was read, and still be older than what comes after it.
+const LEAD_MS: u32 = 64;
+
+/// Smallest MSS that a listener is told to announce for the sake of a server.
+const MIN_CLAMP: u32 = 1200;
+
+/// What an IPv4 host that says nothing takes (RFC 9293, section 3.7.1).
+const DEFAULT_MSS: u16 = 536;
+
+/// The legs of a connection, with what the programs have seen of their handshakes. Index 0: the client's.
+pub(crate) struct Legs<'a> {
+    pub(crate) legs: [&'a Leg; 2],
+    pub(crate) sightings: [&'a Sighting; 2],
+    /// By what its packets arrive.
+    pub(crate) tuples: [Tuple; 2],
+    /// How packets leave by a leg.
+    pub(crate) exits: [u8; 2],
+    /// Bytes read from the client's socket and not written to the server's.
+    pub(crate) held: usize,
+}
+
+/// Why there are no terms.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: FallbackReason,
+    /// The MSS with which the listener's next connections would not be refused for that reason.
+    pub(crate) clamp: Option<u16>,
+}
+
+impl From<FallbackReason> for Refusal {
+    fn from(reason: FallbackReason) -> Self {
+        Self { reason, clamp: None }
+    }
+}
+
+/// The flows, and what the programs must know until the sockets are closed.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) flows: [Flow; 2],
+    pub(crate) handover: Handover,
+    /// Sequence number behind the last byte that the leg's socket has been given. Index 0: the client's.
+    pub(crate) written: [u32; 2],
+}
+
+impl Terms {
+    pub(crate) fn new(id: u64, now_tick: u32, at: &Legs<'_>) -> Result<Self, Refusal> {
+        let [client, server] = at.legs;
+        if !client.is_established || !server.is_established {
+            return Err(FallbackReason::Closing.into());
+        }
+        for (leg, sighting) in at.legs.iter().zip(at.sightings) {
+            // An older connection's handshake with the same tuple says nothing of this one.
+            let first = leg.receive_next.wrapping_sub(leg.bytes_received as u32).wrapping_sub(1);
+            if sighting.isn != first || leg.timestamps != (sighting.flags & sighted::TIMESTAMPS != 0) {
+                return Err(FallbackReason::NoSynSeen.into());
+            }
+            if sighting.flags & sighted::ACCURATE_ECN != 0 && leg.ecn {
+                return Err(FallbackReason::AccurateEcn.into());
+            }
+        }
+        if client.timestamps != server.timestamps {
+            return Err(FallbackReason::TimestampsMismatch.into());
+        }
+        if at.held + client.unread as usize > MAX_PREFIX || server.unread as usize > MAX_PREFIX {
+            return Err(FallbackReason::PrefixTooLarge.into());
+        }
+        let is_ipv4 = ends(&at.tuples[0])[0].is_ipv4();
+        for (from, to) in [(0, 1), (1, 0)] {
+            let takes = takes(at.legs[to], at.sightings[to], is_ipv4);
+            if at.legs[from].advertised_mss > takes {
+                let clamp = (to == 1 && takes >= MIN_CLAMP).then_some(takes as u16);
+                return Err(Refusal { reason: FallbackReason::MssMismatch, clamp });
+            }
+        }
+        Ok(Self::agreed(id, now_tick, at))
+    }
+
+    fn agreed(id: u64, now_tick: u32, at: &Legs<'_>) -> Self {
+        let [client, server] = at.legs;
+        // The byte that userspace would read next from one socket is the one it would write next to the other, behind
+        // what it holds.
+        let next_read = at.legs.map(|leg| leg.receive_next.wrapping_sub(leg.unread));
+        let next_written = [client.write_seq, server.write_seq.wrapping_add(at.held as u32)];
+        let seq_delta =
+            [next_written[1].wrapping_sub(next_read[0]), next_written[0].wrapping_sub(next_read[1])];
+        // Each side's clock goes on, for the other one, from where our socket's is, and a little ahead of it: what
+        // the sockets still send must not be newer than what follows. The handshake is what the other clock is known
+        // by; it is some time ago, which adds to the lead.
+        let lead = |leg: &Leg| if leg.fine_timestamps { LEAD_MS * 1000 } else { LEAD_MS };
+        let clock = at.legs.map(|leg| leg.timestamp.wrapping_add(lead(leg)));
+        let tsval_delta =
+            [clock[1].wrapping_sub(at.sightings[0].tsval), clock[0].wrapping_sub(at.sightings[1].tsval)];
+        let mut flags = 0;
+        for (bit, set) in [
+            (flag::TIMESTAMPS, client.timestamps && server.timestamps),
+            (flag::SACK, client.sack && server.sack),
+            (flag::STRIP_ECN, client.ecn != server.ecn),
+        ] {
+            if set {
+                flags |= bit;
+            }
+        }
+        let flow = |from: usize| {
+            let to = 1 - from;
+            let held = if from == 0 { at.held as u32 } else { 0 };
+            let leg = at.legs[from];
+            Flow {
+                id,
+                bytes: u64::from(held + leg.unread),
+                out: at.tuples[to].reversed(),
+                seq_delta: seq_delta[from],
+                ack_delta: seq_delta[to].wrapping_neg(),
+                tsval_delta: tsval_delta[from],
+                tsecr_delta: tsval_delta[to].wrapping_neg(),
+                ifindex: at.sightings[to].ifindex,
+                base: next_read[from].wrapping_sub(held),
+                ack: leg.write_seq.wrapping_sub(leg.unacknowledged),
+                state: State::default(),
+                packets: 0,
+                active: now_tick,
+                window_shift: leg.peer_scale.cast_signed() - at.legs[to].own_scale.cast_signed(),
+                flags: flags | if from == 1 { flag::FROM_SERVER } else { 0 },
+                exit: at.exits[to],
+                handover: 1,
+            }
+        };
+        Self {
+            flows: [flow(0), flow(1)],
+            handover: Handover {
+                // Until the queues are emptied nobody knows where the prefix ends.
+                await_ack: next_written.map(|seq| seq.wrapping_add(MAX_PREFIX as u32 * 2)),
+                tsecr_floor: clock,
+                ..Handover::default()
+            },
+            written: [client.write_seq, server.write_seq],
+        }
+    }
+}
+
+/// The largest segment, without options, that a leg takes.
+fn takes(leg: &Leg, sighting: &Sighting, is_ipv4: bool) -> u32 {
+    let headers = if is_ipv4 { 40 } else { 60 };
+    let announced = if sighting.mss == 0 { DEFAULT_MSS } else { sighting.mss };
+    leg.path_mtu.saturating_sub(headers).min(announced.into())
+}
+
+/// What packets between two ends are addressed by.
+pub(crate) fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
+    Tuple {
+        source: address(source.ip()),
+        destination: address(destination.ip()),
+        source_port: source.port().to_be(),
+        destination_port: destination.port().to_be(),
+    }
+}
+
+pub(crate) fn address(ip: IpAddr) -> Address {
+    let octets = match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    let (words, _) = octets.as_chunks::<4>();
+    std::array::from_fn(|i| u32::from_ne_bytes(words[i]))
+}
+
+pub(crate) fn socket_address(address: &Address, port: u16) -> SocketAddr {
+    let mut octets = [0; 16];
+    for (bytes, word) in octets.as_chunks_mut::<4>().0.iter_mut().zip(address) {
+        *bytes = word.to_ne_bytes();
+    }
+    SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), u16::from_be(port))
+}
+
+/// The two ends that a tuple names: who sends, and whom it is for.
+pub(crate) fn ends(tuple: &Tuple) -> [SocketAddr; 2] {
+    [
+        socket_address(&tuple.source, tuple.source_port),
+        socket_address(&tuple.destination, tuple.destination_port),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::packet::NO_WINDOW_SCALE;
+
+    fn leg(write_seq: u32, receive_next: u32) -> Leg {
+        Leg {
+            is_established: true,
+            write_seq,
+            receive_next,
+            unread: 0,
+            unacknowledged: 0,
+            bytes_received: 0,
+            peer_scale: 7,
+            own_scale: 7,
+            timestamps: true,
+            sack: true,
+            ecn: false,
+            advertised_mss: 1460,
+            path_mtu: 1500,
+            timestamp: 1000,
+            fine_timestamps: false,
+        }
+    }
+
+    fn sighting(leg: &Leg) -> Sighting {
+        Sighting {
+            isn: leg.receive_next.wrapping_sub(leg.bytes_received as u32).wrapping_sub(1),
+            ifindex: 2,
+            tsval: 500,
+            mss: 1460,
+            flags: sighted::TIMESTAMPS | sighted::SACK,
+            window_scale: NO_WINDOW_SCALE,
+        }
+    }
+
+    fn terms(client: &Leg, server: &Leg, held: usize) -> Result<Terms, Refusal> {
+        let sightings = [sighting(client), sighting(server)];
+        let [a, b, c, d] =
+            ["10.0.0.1:1", "10.0.0.2:443", "10.0.0.3:5", "10.0.0.4:6379"].map(|text| text.parse().unwrap());
+        let tuples = [tuple(a, b), tuple(d, c)];
+        let [first, second] = &sightings;
+        let at = Legs { legs: [client, server], sightings: [first, second], tuples, exits: [0, 0], held };
+        Terms::new(1, 0, &at)
+    }
+
+    #[test]
+    fn the_next_byte_of_each_end_follows_the_prefix() {
+        // 300 bytes read and held, 20 unread; the server has spoken 5 bytes, unread.
+        let mut client = leg(u32::MAX, 100);
+        (client.unread, client.bytes_received) = (20, 320);
+        let mut server = leg(7000, 2);
+        (server.unread, server.bytes_received) = (5, 5);
+        let Terms { flows: [request, response], written, .. } = terms(&client, &server, 300).unwrap();
+        // The client's next byte comes behind 320 bytes of prefix.
+        assert_eq!(100_u32.wrapping_add(request.seq_delta), 7320);
+        assert_eq!(7320_u32.wrapping_add(response.ack_delta), 100);
+        // The server's next one behind its 5.
+        assert_eq!(2_u32.wrapping_add(response.seq_delta), 4);
+        assert_eq!(4_u32.wrapping_add(request.ack_delta), 2);
+        assert_eq!([request.end(), response.end()], [100, 2]);
+        assert_eq!([request.bytes, response.bytes], [320, 5]);
+        assert_eq!(written, [u32::MAX, 7000]);
+        assert_eq!(request.out, tuple("10.0.0.3:5".parse().unwrap(), "10.0.0.4:6379".parse().unwrap()));
+    }
+
+    #[test]
+    fn timestamps_go_on_from_our_own_clocks() {
+        let (client, mut server) = (leg(1, 1), leg(1, 1));
+        server.timestamp = 77_000;
+        let Terms { flows: [request, response], handover, .. } = terms(&client, &server, 0).unwrap();
+        assert_eq!(request.timestamps(500, 0, None).0, 77_000 + LEAD_MS);
+        assert_eq!(response.timestamps(500, 0, None).0, 1000 + LEAD_MS);
+        // What the client echoes of a translated timestamp comes back to the server as it was.
+        assert_eq!(request.timestamps(0, 1000 + LEAD_MS + 3, Some(handover.tsecr_floor[0])).1, 503);
+        assert_eq!(request.timestamps(0, 1000, Some(handover.tsecr_floor[0])).1, 0);
+    }
+
+    #[test]
+    fn windows_are_shifted_from_what_the_sender_means_to_what_the_receiver_was_told() {
+        let (mut client, mut server) = (leg(1, 1), leg(1, 1));
+        (client.peer_scale, client.own_scale) = (2, 3);
+        (server.peer_scale, server.own_scale) = (9, 7);
+        let Terms { flows: [request, response], .. } = terms(&client, &server, 0).unwrap();
+        assert_eq!([request.window_shift, response.window_shift], [2 - 7, 9 - 3]);
+    }
+
+    #[test]
+    fn what_cannot_be_translated_is_refused() {
+        type Spoil = fn(&mut Leg, &mut Leg);
+        let cases: [(Spoil, FallbackReason); 4] = [
+            (|client, _| client.is_established = false, FallbackReason::Closing),
+            (|_, server| server.timestamps = false, FallbackReason::NoSynSeen),
+            (|_, server| server.unread = MAX_PREFIX as u32 + 1, FallbackReason::PrefixTooLarge),
+            (|_, server| server.advertised_mss = 1461, FallbackReason::MssMismatch),
+        ];
+        for (spoil, reason) in cases {
+            let (mut client, mut server) = (leg(1, 1), leg(1, 1));
+            spoil(&mut client, &mut server);
+            assert_eq!(terms(&client, &server, 0).unwrap_err().reason, reason);
+        }
+    }
+
+    #[test]
+    fn a_smaller_server_teaches_the_listener_its_mss() {
+        let (client, mut server) = (leg(1, 1), leg(1, 1));
+        server.path_mtu = 1400;
+        let refusal = terms(&client, &server, 0).unwrap_err();
+        assert_eq!(refusal, Refusal { reason: FallbackReason::MssMismatch, clamp: Some(1360) });
+        server.path_mtu = 1000;
+        assert_eq!(terms(&client, &server, 0).unwrap_err().clamp, None);
+    }
+
+    #[test]
+    fn addresses_survive_the_way_into_a_tuple_and_back() {
+        for text in ["192.0.2.1:443", "[2001:db8::1]:65535"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(ends(&tuple(address, address)), [address, address]);
+        }
+    }
+}
