@@ -127,8 +127,8 @@ fn bar(row: &Row, metric: usize, scale: f64) -> String {
 fn colour(subject: &str) -> &'static str {
     match OURS.iter().position(|own| *own == subject) {
         Some(0) => "#0f766e",
-        Some(1) => "#2dd4bf",
-        Some(_) => "#5eaaa2",
+        Some(1) => "#5eaaa2",
+        Some(_) => "#99d5cd",
         None if subject == BARE => "#d1d5db",
         None => "#94a3b8",
     }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::chart;
 use crate::machine::Machine;
 
-/// The subjects that are ours, best first: the others are compared with the first of them that is in the table.
-pub(crate) const OURS: &[&str] = &["snisplice-packet", "snisplice-sockmap", "snisplice-copy"];
+/// The subjects that are ours: the others are compared with the first of them that has figures in the table. What is
+/// tried by default comes first.
+pub(crate) const OURS: &[&str] = &["snisplice-packet", "snisplice-copy", "snisplice-sockmap"];
 /// The limit: the kernel forwards, nobody is in between.
 pub(crate) const BARE: &str = "bare";
 

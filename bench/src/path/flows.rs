@@ -15,7 +15,7 @@ pub(crate) struct Table(std::cell::RefCell<HashMap<MapData, Tuple, Flow>>);
 impl Table {
     /// By its pin below the gateway's directory in the bpf file system.
     pub(crate) fn open(bpffs: &Path) -> Result<Table> {
-        let path = bpffs.join(format!("v{}", lb_common::ABI_VERSION)).join(FLOWS);
+        let path = bpffs.join(format!("v{}/packet", lb_common::ABI_VERSION)).join(FLOWS);
         let data = MapData::from_pin(&path).with_context(|| format!("the flow table {}", path.display()))?;
         Ok(Table(HashMap::try_from(Map::HashMap(data))?.into()))
     }

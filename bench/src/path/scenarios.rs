@@ -96,7 +96,7 @@ impl Depth {
 
     /// Of one measurement.
     fn seconds(self) -> f64 {
-        if self == Depth::Quick { 0.5 } else { 3.0 }
+        if self == Depth::Quick { 0.5 } else { 2.0 }
     }
 
     /// Every scenario, in the order of the report.
@@ -307,7 +307,7 @@ impl Depth {
         let case = |name: &str, what: &str, operation| {
             let title = format!("PING over TLS at 2000 a second and 50 new connections a second: {what}");
             Case {
-                seconds: if self == Depth::Quick { 2.0 } else { 10.0 },
+                seconds: if self == Depth::Quick { 2.0 } else { 8.0 },
                 ..self.case(name.to_owned(), title, Load::Operation(operation))
             }
         };
@@ -510,10 +510,10 @@ impl Case {
             }
             Load::Idle { connections } => idle(subject, stand, connections),
             Load::Routes { routes } => {
-                let used = subject.memory()?;
                 let endpoint = subject.endpoint(Service::Routes);
                 connect(stand, &endpoint, 4, routes, false, 0.1)?;
                 let found = connect(stand, &endpoint, 4, routes, false, self.seconds)?;
+                let used = subject.memory()?;
                 Ok(vec![started.as_secs_f64(), mib(used), found.per_second, found.first_byte_p50_ms])
             }
             Load::Flows { flows } => self.flows(subject, stand, flows),
@@ -620,13 +620,15 @@ fn idle(subject: &Subject<'_>, stand: &Stand, connections: u64) -> Result<Sample
     if count > first {
         parts.push((subject.endpoint(Service::SecondTls), count - first));
     }
+    // What only the start needed, is freed by now.
+    thread::sleep(Duration::from_secs(1));
     let (process, kernel) = (subject.memory()?, memory::of_kernel()?);
     // In processes of their own: one cannot open more than its limit of files.
     let holders = parts
         .iter()
         .map(|(endpoint, count)| Running::start(stand, "idle", endpoint, &["--count", &count.to_string()]))
         .collect::<Result<Vec<_>>>()?;
-    // What is freed, is freed by now.
+    // And what only the opening needed.
     thread::sleep(Duration::from_secs(1));
     let (process_open, kernel_open) = (subject.memory()?, memory::of_kernel()?);
     let answered = holders.into_iter().map(Running::finish::<u64>).sum::<Result<u64>>()?;

@@ -199,6 +199,8 @@ impl Kind {
         match self {
             // No socket of the gateway is involved.
             Kind::Bare | Kind::SnisplicePacket => u64::MAX,
+            // Two sockets a connection and two pipes of two ends, and a tenth for everything else.
+            Kind::HaproxySplice => open_files * 9 / 60,
             // Two sockets a connection, and a tenth for everything else.
             _ => open_files * 9 / 20,
         }
@@ -325,9 +327,7 @@ impl Subject<'_> {
         let Some(tier) = self.kind.tier().filter(|tier| *tier != "copy") else {
             return Ok(Vec::new());
         };
-        let mut command = Command::new(self.snisplice()?);
-        command.args(["status", "--json", "-c"]).arg(self.dir().join("snisplice.toml"));
-        let status: Value = serde_json::from_str(&checked_output(&mut command)?)?;
+        let status = self.status()?;
         let fallbacks: Vec<String> = status["tier_fallbacks"]
             .as_object()
             .into_iter()
@@ -442,7 +442,18 @@ impl Subject<'_> {
             }
             outcome?;
         }
+        if self.kind.is_ours() {
+            // It listens before the kernel programs are loaded, and answers when it serves.
+            eventually("the gateway to answer", || self.status().ok()).map(drop)?;
+        }
         Ok(())
+    }
+
+    /// `snisplice status --json`.
+    fn status(&self) -> Result<Value> {
+        let mut command = Command::new(self.snisplice()?);
+        command.args(["status", "--json", "-c"]).arg(self.dir().join("snisplice.toml"));
+        Ok(serde_json::from_str(&checked_output(&mut command)?)?)
     }
 
     /// The commands that run it in the foreground.

@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let plain = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.port))?;
     let tls = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.tls_port))?;
     thread::scope(|scope| {
-        scope.spawn(|| each(&plain, |socket| serve(socket)));
+        scope.spawn(|| each(&plain, serve));
         scope.spawn(|| {
             each(&tls, move |socket| {
                 serve(StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, socket))

@@ -87,11 +87,13 @@ pub(super) fn run(args: &Args) -> Result<Steady> {
     let config = tls::config(&args.server.authority, false)?;
     let slots =
         (0..args.connections).map(|_| Ok(Slot { link: Some(connect(&config, args)?), ..Slot::default() }));
+    let (reconnect, reconnected) = channel();
     let mut load = Load {
         args: args.clone(),
         config: Arc::clone(&config),
         slots: slots.collect::<Result<_>>()?,
-        reconnected: channel(),
+        reconnect,
+        reconnected,
         latencies: Vec::new(),
         failed: 0,
         lost: 0,
@@ -137,7 +139,9 @@ struct Load {
     args: Args,
     config: Arc<ClientConfig>,
     slots: Vec<Slot>,
-    reconnected: (Sender<(usize, Link)>, Receiver<(usize, Link)>),
+    /// Whoever connects again puts a slot's new connection in at one end.
+    reconnect: Sender<(usize, Link)>,
+    reconnected: Receiver<(usize, Link)>,
     latencies: Vec<f64>,
     failed: u64,
     lost: u64,
@@ -161,7 +165,7 @@ impl Load {
                 self.send(slot)?;
                 next += 1;
             }
-            while let Ok((slot, link)) = self.reconnected.1.try_recv() {
+            while let Ok((slot, link)) = self.reconnected.try_recv() {
                 self.slots[slot].link = Some(link);
                 self.send(slot)?;
             }
@@ -245,15 +249,17 @@ impl Load {
             self.lost += 1;
         }
         let (args, config, sender) =
-            (self.args.clone(), Arc::clone(&self.config), self.reconnected.0.clone());
+            (self.args.clone(), Arc::clone(&self.config), self.reconnect.clone());
         // Ends with the process at the latest.
         thread::spawn(move || {
-            loop {
+            let link = loop {
                 match connect(&config, &args) {
-                    Ok(link) => return sender.send((number, link)),
+                    Ok(link) => break link,
                     Err(_) => thread::sleep(PAUSE),
                 }
-            }
+            };
+            // Nobody waits for it any more when the load is over.
+            let _ = sender.send((number, link));
         });
         Ok(())
     }
