@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Launch, topology};
 
-use crate::backend::{Backend, echo, naming, naming_and_holding};
 use crate::config::{listener, one_route, passthrough, pool, route};
 use crate::world::{World, answer, dial};
+use snisplice_tests::backend::{Backend, echo, naming, naming_and_holding};
 use std::io::{Read, Write};
 
 #[test]

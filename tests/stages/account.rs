@@ -8,9 +8,9 @@ use snisplice_tests::process::checked_output;
 use snisplice_tests::tls::{Client, client_hello};
 use snisplice_tests::{Gateway, Redis};
 
-use crate::backend::{Backend, echo};
 use crate::config::{listener, one_route, passthrough, pool, route, server};
 use crate::world::World;
+use snisplice_tests::backend::{Backend, echo};
 
 #[test]
 fn the_access_log_tells_a_passed_through_connection_once_and_exactly() -> Result<()> {

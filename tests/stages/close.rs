@@ -10,9 +10,9 @@ use serde_json::Value;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, eventually};
 
-use crate::backend::{Backend, echo};
 use crate::config::one_route;
 use crate::world::World;
+use snisplice_tests::backend::{Backend, echo};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

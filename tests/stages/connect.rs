@@ -12,9 +12,9 @@ use snisplice_tests::process::checked_output;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Launch, NetNs, Process, TempDir, eventually, topology};
 
-use crate::backend::{Backend, naming};
 use crate::config::{listener, passthrough, pool, route, server};
 use crate::world::{World, answer, dial};
+use snisplice_tests::backend::{Backend, naming};
 
 fn config(ports: &[u16], extra: &str) -> String {
     listener("") + &passthrough("app1", "app1.example.com") + &pool("app1", ports, extra)

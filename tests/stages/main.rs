@@ -12,7 +12,6 @@ mod sniff;
 mod splice;
 mod terminate;
 
-mod backend;
 mod config;
 mod openssl;
 mod world;

@@ -7,10 +7,10 @@ use anyhow::Result;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Redis, eventually};
 
-use crate::backend::{Backend, echo, naming};
 use crate::config::{listener, one_route, passthrough, pool, route, server};
 use crate::openssl::SClient;
 use crate::world::World;
+use snisplice_tests::backend::{Backend, echo, naming};
 
 /// A passed-through connection to an echoing backend, over which the hello has come back.
 fn live_connection(world: &World) -> Result<TcpStream> {

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Status};
 
-use crate::backend::{Backend, naming, naming_and_holding};
 use crate::config::{listener, one_route, passthrough, pool, route, server};
 use crate::openssl::SClient;
 use crate::world::{World, answer};
+use snisplice_tests::backend::{Backend, naming, naming_and_holding};
 
 #[test]
 fn an_exact_name_beats_a_long_wildcard_beats_a_short_one_beats_the_default() -> Result<()> {

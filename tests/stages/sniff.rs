@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use snisplice_tests::tls::{Client, client_hello};
 
-use crate::backend::{Backend, echo};
 use crate::config::{listener, one_route, passthrough, pool, route};
 use crate::world::{World, answer};
+use snisplice_tests::backend::{Backend, echo};
 
 #[test]
 fn a_hello_of_one_byte_segments_is_passed_through_whole() -> Result<()> {

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use snisplice::kernel::version::{KernelVersion, sockmap_sound};
-use snisplice_tests::pump::{Duplex, Plan, exchange};
+use snisplice_tests::pump::{Duplex, Plan, Start, exchange, reset_on_close};
 use snisplice_tests::skip::skipped;
 use snisplice_tests::tls::{Client, client_hello};
 use snisplice_tests::{Gateway, eventually, require};
 
-use crate::backend::{Backend, echo, read_record};
 use crate::config::{listener, passthrough, pool, route};
-use crate::world::{World, reset};
+use crate::world::World;
+use snisplice_tests::backend::{Backend, echo, read_record};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -184,7 +184,7 @@ fn many_tiny_writes_arrive_unchanged() -> Result<()> {
 fn a_server_answers_after_the_client_has_ended_its_direction() -> Result<()> {
     for mode in modes() {
         let plan = Plan::both_ways(2 * MIB);
-        let answer = Plan { answer: true, ..plan.mirrored() };
+        let answer = Plan { start: Start::AfterEnd, ..plan.mirrored() };
         exchange_through(mode, &plan, answer).with_context(|| format!("{mode:?}"))?;
     }
     Ok(())
@@ -193,7 +193,7 @@ fn a_server_answers_after_the_client_has_ended_its_direction() -> Result<()> {
 #[test]
 fn a_client_goes_on_after_the_server_has_ended_its_direction() -> Result<()> {
     for mode in modes() {
-        let plan = Plan { answer: true, ..Plan::both_ways(2 * MIB) };
+        let plan = Plan { start: Start::AfterEnd, ..Plan::both_ways(2 * MIB) };
         exchange_through(mode, &plan, plan.mirrored()).with_context(|| format!("{mode:?}"))?;
     }
     Ok(())
@@ -203,13 +203,13 @@ fn a_client_goes_on_after_the_server_has_ended_its_direction() -> Result<()> {
 fn the_side_that_ended_first_is_the_reason_of_the_close() -> Result<()> {
     for mode in modes() {
         let (scene, outcomes) =
-            scene_with_plan(mode, Plan { answer: true, ..Plan::both_ways(10).mirrored() })?;
+            scene_with_plan(mode, Plan { start: Start::AfterEnd, ..Plan::both_ways(10).mirrored() })?;
         exchange(scene.open(mode)?, &Plan::both_ways(10))?;
         outcomes.recv()??;
         assert_eq!(scene.logged(mode, "close_reason")?, "client_closed", "{mode:?}");
 
         let (scene, outcomes) = scene_with_plan(mode, Plan::both_ways(10).mirrored())?;
-        exchange(scene.open(mode)?, &Plan { answer: true, ..Plan::both_ways(10) })?;
+        exchange(scene.open(mode)?, &Plan { start: Start::AfterEnd, ..Plan::both_ways(10) })?;
         outcomes.recv()??;
         assert_eq!(scene.logged(mode, "close_reason")?, "server_closed", "{mode:?}");
     }
@@ -230,7 +230,7 @@ fn a_clients_reset_reaches_the_server_as_a_reset() -> Result<()> {
         let mut duplex = scene.open(mode)?;
         duplex.writer.write_all(b"x")?;
         duplex.reader.read_exact(&mut [0])?;
-        reset(&duplex.socket)?;
+        reset_on_close(&duplex.socket)?;
         drop(duplex);
         let end = ends.recv_timeout(Duration::from_secs(20)).with_context(|| format!("{mode:?}"))?;
         assert_eq!(end, Err(ErrorKind::ConnectionReset), "{mode:?}");
@@ -244,7 +244,7 @@ fn a_servers_reset_reaches_the_client_as_a_reset() -> Result<()> {
     for mode in modes() {
         let scene = Scene::new(mode, |mut duplex| {
             duplex.reader.read_exact(&mut [0])?;
-            reset(&duplex.socket)
+            reset_on_close(&duplex.socket)
         })?;
         let mut duplex = scene.open(mode)?;
         duplex.writer.write_all(b"x")?;

@@ -11,10 +11,10 @@ use snisplice_tests::redis::tls_cli;
 use snisplice_tests::tls::Client;
 use snisplice_tests::{Authority, Gateway, Redis, certs::KeyKind, eventually};
 
-use crate::backend::{Backend, echo};
 use crate::config::{listener, passthrough, pool, route};
 use crate::openssl::SClient;
 use crate::world::World;
+use snisplice_tests::backend::{Backend, echo};
 
 const NAME: &str = "app2.redis.example.com";
 const NO_ARGS: [&str; 0] = [];

@@ -55,12 +55,12 @@ impl World {
         Ok(stream)
     }
 
-    /// What a [`crate::backend::naming`] backend behind this name answers; empty if nobody did.
+    /// What a [`snisplice_tests::backend::naming`] backend behind this name answers; empty if nobody did.
     pub(crate) fn ask(&self, sni: &str) -> Result<String> {
         Ok(answer(self.open(sni)?))
     }
 
-    /// What a [`crate::backend::naming_and_holding`] backend behind this name answers.
+    /// What a [`snisplice_tests::backend::naming_and_holding`] backend behind this name answers.
     pub(crate) fn ask_and_hang_up(&self, sni: &str) -> Result<String> {
         let mut stream = self.open(sni)?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -84,10 +84,4 @@ pub(crate) fn answer(mut stream: TcpStream) -> String {
     // A reset behind the answer is for other tests to judge.
     let _ = stream.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Makes the coming close of a socket a reset.
-pub(crate) fn reset(stream: &TcpStream) -> Result<()> {
-    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-    Ok(nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger)?)
 }

@@ -15,10 +15,11 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use toml::Table;
 
+use crate::bpffs::BpfFs;
 use crate::netns::NetNs;
 use crate::process::Process;
 use crate::tempdir::TempDir;
-use crate::wait::eventually;
+use crate::wait::{PATIENCE, eventually};
 
 /// Names the snisplice binary under test; without it, the one beside the test's own executable is used.
 pub const BIN_ENV: &str = "SNISPLICE_BIN";
@@ -37,6 +38,11 @@ pub struct Launch {
 pub struct Gateway {
     /// The process: signals, memory, CPU time, output.
     pub process: Process,
+    ns: NetNs,
+    launch: Launch,
+    /// Where it listens.
+    ports: Vec<u16>,
+    _bpffs: BpfFs,
     files: TempDir,
 }
 
@@ -50,27 +56,40 @@ impl Gateway {
     /// The same, in unusual circumstances.
     pub fn start_with(ns: &NetNs, config: &str, launch: Launch) -> Result<Self> {
         let files = TempDir::new()?;
-        let config_file = files.join("snisplice.toml");
+        let bpffs = BpfFs::mount_in(files.path())?;
         let (text, ports) = complete(config, files.path())?;
-        fs::write(&config_file, text)?;
-
-        let mut command = ns.command(binary()?);
-        command.arg("run").arg("-c").arg(&config_file);
-        if let Some(limit) = launch.open_files {
-            // SAFETY: between fork and exec the closure makes one system call.
-            unsafe { command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)) };
-        }
-        if let Some(text) = launch.resolv_conf {
-            let file = files.join("resolv.conf");
-            fs::write(&file, text)?;
-            let file = CString::new(file.into_os_string().into_encoded_bytes())?;
-            // SAFETY: between fork and exec the closure only makes system calls; nix allocates nothing for C strings.
-            unsafe { command.pre_exec(move || bind_over_resolv_conf(&file)) };
-        }
-        let mut gateway = Self { process: Process::spawn("snisplice", command)?, files };
-        gateway.process.wait_listening(&ports)?;
-        gateway.wait_ready()?;
+        fs::write(files.join(CONFIG), text)?;
+        let process = spawn(ns, &files, &launch)?;
+        let mut gateway = Self { process, ns: ns.again()?, launch, ports, _bpffs: bpffs, files };
+        gateway.wait_serving()?;
         Ok(gateway)
+    }
+
+    /// Kills the process without a warning and starts another one, with the same files and the same pins. The new
+    /// process dies with the thread that calls this.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait(PATIENCE)?;
+        self.start_again()
+    }
+
+    /// Asks the process to end and starts another one, with the same files and the same pins. The new process dies
+    /// with the thread that calls this.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        let status = self.process.wait(PATIENCE)?;
+        ensure!(status.success(), "the gateway ended with {status}\n{}", self.process.output());
+        self.start_again()
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        self.process = spawn(&self.ns, &self.files, &self.launch)?;
+        self.wait_serving()
+    }
+
+    fn wait_serving(&mut self) -> Result<()> {
+        self.process.wait_listening(&self.ports)?;
+        self.wait_ready()
     }
 
     /// Waits until the gateway answers on its admin socket, which it does once it serves.
@@ -89,7 +108,7 @@ impl Gateway {
 
     /// The configuration file.
     pub fn config_file(&self) -> PathBuf {
-        self.files.join("snisplice.toml")
+        self.files.join(CONFIG)
     }
 
     /// A path in the gateway's own directory.
@@ -180,6 +199,27 @@ impl Gateway {
     }
 }
 
+/// The configuration's file name.
+const CONFIG: &str = "snisplice.toml";
+
+/// Starts the process with the files of a gateway.
+fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<Process> {
+    let mut command = ns.command(binary()?);
+    command.arg("run").arg("-c").arg(files.join(CONFIG));
+    if let Some(limit) = launch.open_files {
+        // SAFETY: between fork and exec the closure makes one system call.
+        unsafe { command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)) };
+    }
+    if let Some(text) = &launch.resolv_conf {
+        let file = files.join("resolv.conf");
+        fs::write(&file, text)?;
+        let file = CString::new(file.into_os_string().into_encoded_bytes())?;
+        // SAFETY: between fork and exec the closure only makes system calls; nix allocates nothing for C strings.
+        unsafe { command.pre_exec(move || bind_over_resolv_conf(&file)) };
+    }
+    Process::spawn("snisplice", command)
+}
+
 /// The JSON of `status --json`; a missing number reads as 0, so that only the keys that count need to be there.
 #[derive(Clone, Debug)]
 pub struct Status(pub Value);
@@ -237,7 +277,7 @@ fn complete(config: &str, directory: &Path) -> Result<(String, Vec<u16>)> {
     let gateway = gateway.as_table_mut().context("[gateway] is a table")?;
     let path = |name: &str| toml::Value::from(directory.join(name).display().to_string());
     gateway.entry("state_dir").or_insert_with(|| path("state"));
-    gateway.entry("bpffs").or_insert_with(|| path("bpffs"));
+    gateway.entry("bpffs").or_insert_with(|| path(BpfFs::NAME));
     let log =
         Table::from_iter([("path".to_owned(), path("access.log")), ("format".to_owned(), "json".into())]);
     gateway.entry("access_log").or_insert(log.into());

@@ -3,7 +3,10 @@
 //! Nothing here needs cleaning up by hand: namespaces live as long as a file descriptor, processes die with
 //! the thread that started them, files live in a directory that is removed on drop.
 
+pub mod backend;
+pub mod bpffs;
 pub mod certs;
+pub mod counters;
 pub mod gateway;
 pub mod netns;
 pub mod postgres;
@@ -15,8 +18,12 @@ pub mod tempdir;
 pub mod tls;
 pub mod topology;
 pub mod wait;
+pub mod wire;
 
+pub use backend::Backend;
+pub use bpffs::BpfFs;
 pub use certs::{Authority, Leaf};
+pub use counters::Counters;
 pub use gateway::{Gateway, Launch, Status};
 pub use netns::NetNs;
 pub use postgres::Postgres;
@@ -25,3 +32,4 @@ pub use redis::Redis;
 pub use tempdir::TempDir;
 pub use topology::Triangle;
 pub use wait::eventually;
+pub use wire::Wire;

@@ -38,8 +38,15 @@ impl NetNs {
         .expect("the thread does not panic")
         .context("a network namespace needs root (CAP_SYS_ADMIN)")?;
         let ns = Self { name: name.to_owned(), file };
+        // Nobody else is there, and neighbours are not asked for before the link-local address is certain (2 s).
+        ns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         ns.ip("link set lo up")?;
         Ok(ns)
+    }
+
+    /// The same namespace, held once more.
+    pub fn again(&self) -> Result<Self> {
+        Ok(Self { name: self.name.clone(), file: self.file.try_clone()? })
     }
 
     /// The name given to [`NetNs::new`].
@@ -108,6 +115,18 @@ impl NetNs {
         self.ip(&format!("link add {device} type veth peer name {peer_device} netns {}", peer.path()))?;
         self.ip(&format!("link set {device} up"))?;
         peer.ip(&format!("link set {peer_device} up"))?;
+        Ok(())
+    }
+
+    /// Switches a device's offloads of the sender (segmentation, checksums) and GRO.
+    pub fn offloads(&self, device: &str, on: bool) -> Result<()> {
+        let state = if on { "on" } else { "off" };
+        let mut command = self.command("ethtool");
+        command.args(["-K", device]);
+        for feature in ["tx", "sg", "tso", "gso", "gro"] {
+            command.args([feature, state]);
+        }
+        checked_output(&mut command)?;
         Ok(())
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::bpffs::{self, BpfFs};
+
 const PREFIX: &str = "snisplice-test-";
 
 /// A directory of its own under the system's temporary directory.
@@ -58,6 +60,8 @@ fn remove_leftovers() {
             continue;
         };
         if owner != std::process::id() && !Path::new(&format!("/proc/{owner}")).exists() {
+            // Else the directory could not be removed, and the pins would be.
+            bpffs::unmount(&entry.path().join(BpfFs::NAME));
             let _ = fs::remove_dir_all(entry.path());
         }
     }

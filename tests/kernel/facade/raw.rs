@@ -83,7 +83,7 @@ fn is_reset(gateway: &NetNs, mut orphan: Orphan) -> Result<()> {
 
 #[test]
 fn a_reset_ends_the_connection_at_its_other_end() -> Result<()> {
-    let Triangle { client, gateway, server: _ } = Triangle::new()?;
+    let Triangle { client, gateway, .. } = Triangle::new()?;
     let (v4, v6) = (topology::GATEWAY.into(), topology::GATEWAY6.into());
     // The last is IPv4 as a listener for both families sees it.
     for (bind, address) in [(v4, v4), (v6, v6), (EVERY, v4)] {
@@ -105,7 +105,7 @@ fn a_reset_reaches_a_peer_on_the_same_host() -> Result<()> {
 #[test]
 fn packet_too_big_lowers_the_peers_path_mtu() -> Result<()> {
     const MTU: u32 = 1300;
-    let Triangle { client, gateway, server: _ } = Triangle::new()?;
+    let Triangle { client, gateway, .. } = Triangle::new()?;
     for (address, option) in [
         (topology::GATEWAY.into(), (libc::IPPROTO_IP, libc::IP_MTU)),
         (topology::GATEWAY6.into(), (libc::IPPROTO_IPV6, libc::IPV6_MTU)),

@@ -6,18 +6,19 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crate::netns::NetNs;
 use anyhow::Result;
-use snisplice_tests::NetNs;
 
 /// A listening socket and a thread for each connection; stops listening on drop.
-pub(crate) struct Backend {
+#[derive(Debug)]
+pub struct Backend {
     listener: TcpListener,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Backend {
     /// Serves a port on every address, of both families.
-    pub(crate) fn start(
+    pub fn start(
         ns: &NetNs,
         port: u16,
         serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
@@ -26,13 +27,21 @@ impl Backend {
     }
 
     /// Serves a port on one address.
-    pub(crate) fn start_on(
+    pub fn start_on(
         ns: &NetNs,
         address: IpAddr,
         port: u16,
         serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let listener = ns.run(|| TcpListener::bind((address, port)))?;
+        Self::serve(ns, ns.run(|| TcpListener::bind((address, port)))?, serve)
+    }
+
+    /// Serves a listening socket, by threads in this namespace.
+    pub fn serve(
+        ns: &NetNs,
+        listener: TcpListener,
+        serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
         // The backlog of the standard library (128) is too short for a thousand clients at once.
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096)?)?;
         let accepting = listener.try_clone()?;
@@ -56,7 +65,7 @@ impl Drop for Backend {
 }
 
 /// Answers a ClientHello (or any one TLS record) with a name and ends its direction.
-pub(crate) fn naming(name: &'static str) -> impl Fn(TcpStream) -> io::Result<()> + Send + Sync {
+pub fn naming(name: &'static str) -> impl Fn(TcpStream) -> io::Result<()> + Send + Sync {
     move |mut stream| {
         read_record(&mut stream)?;
         stream.write_all(name.as_bytes())?;
@@ -67,7 +76,7 @@ pub(crate) fn naming(name: &'static str) -> impl Fn(TcpStream) -> io::Result<()>
 }
 
 /// Like [`naming`], but the connection stays open until the client ends it.
-pub(crate) fn naming_and_holding(name: &'static str) -> impl Fn(TcpStream) -> io::Result<()> + Send + Sync {
+pub fn naming_and_holding(name: &'static str) -> impl Fn(TcpStream) -> io::Result<()> + Send + Sync {
     move |mut stream| {
         read_record(&mut stream)?;
         stream.write_all(name.as_bytes())?;
@@ -77,7 +86,7 @@ pub(crate) fn naming_and_holding(name: &'static str) -> impl Fn(TcpStream) -> io
 }
 
 /// Sends every byte back.
-pub(crate) fn echo(mut stream: TcpStream) -> io::Result<()> {
+pub fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut back = stream.try_clone()?;
     io::copy(&mut stream, &mut back)?;
@@ -85,7 +94,7 @@ pub(crate) fn echo(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Reads one TLS record, header included.
-pub(crate) fn read_record(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub fn read_record(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut record = vec![0; 5];
     stream.read_exact(&mut record)?;
     let length = usize::from(u16::from_be_bytes([record[3], record[4]]));

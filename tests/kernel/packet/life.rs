@@ -1,0 +1,328 @@
+//! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use etherparse::PacketBuilder;
+use serde_json::Value;
+use snisplice_tests::pump::{Duplex, Plan, exchange};
+use snisplice_tests::topology::Triangle;
+use snisplice_tests::{Backend, Gateway, eventually, require};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::PACKET;
+use crate::case::{Expect, MIB, config, counters, grown, no_faults};
+use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
+
+/// A gateway, and a server whose ends of connections the test holds.
+struct Scene {
+    net: Triangle,
+    gateway: Gateway,
+    opening: Opening,
+    accepted: Receiver<TcpStream>,
+    _backend: Backend,
+}
+
+impl Scene {
+    fn new(opening: Opening, route: &str) -> Result<Self> {
+        Self::with_gateway(opening, "", route)
+    }
+
+    /// With further settings of the gateway, a table of its own, and of the route.
+    fn with_gateway(opening: Opening, gateway: &str, route: &str) -> Result<Self> {
+        let net = Triangle::new()?;
+        let (sender, accepted) = mpsc::channel();
+        let listener = SocketOptions::default().listen(&net.server)?;
+        let backend = Backend::serve(&net.server, listener, move |mut stream| {
+            opening.greet(&mut stream, None)?;
+            sender.send(stream).map_err(std::io::Error::other)
+        })?;
+        let address = net.server_addresses[usize::from(opening.v6)];
+        let config = gateway.to_owned() + &config(&opening, address, None, route);
+        let gateway = Gateway::start(&net.gateway, &config)?;
+        Ok(Self { net, gateway, opening, accepted, _backend: backend })
+    }
+
+    /// Both ends of a connection, across which a few bytes went each way; and how many the client said before.
+    fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
+        let (mut client, said) = self.opening.open(&self.net.client)?;
+        let mut server = self.accepted.recv_timeout(PATIENCE)?;
+        client.writer.write_all(b"ping")?;
+        let mut got = [0; 4];
+        server.read_exact(&mut got)?;
+        server.write_all(b"pong")?;
+        client.reader.read_exact(&mut got)?;
+        ensure!(&got == b"pong");
+        Ok((client, server, said))
+    }
+
+    /// The live connections, once there are so many in the tier they belong to.
+    fn spliced(&self, number: usize) -> Result<Vec<Value>> {
+        eventually(&format!("{number} connections in their tier"), || {
+            let live = self.gateway.connections().ok()?;
+            let all = live.len() == number && live.iter().all(|c| Expect::Packet.check(c).is_ok());
+            all.then_some(live)
+        })
+        .with_context(|| format!("{:?}", self.gateway.connections()))
+    }
+}
+
+/// What an end sees that the gateway has ended.
+fn meets_reset(mut stream: &TcpStream) -> Result<()> {
+    let seen = stream.read(&mut [0]).map_err(|e| e.kind());
+    // The copy tier ends a connection with whatever its sockets make of it.
+    let ended = seen == Err(ErrorKind::ConnectionReset) || (!PACKET && seen == Ok(0));
+    ensure!(ended, "{seen:?} instead of a reset");
+    Ok(())
+}
+
+#[test]
+fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
+    for v6 in [false, true] {
+        let opening = Opening { v6, ..Opening::default() };
+        let scene = Scene::new(opening, "idle_timeout = '1s'")?;
+        let (idle_client, idle_server, said) = scene.connection()?;
+        let (mut client, mut server, _) = scene.connection()?;
+        for round in 0..15 {
+            let mut byte = [round];
+            server.write_all(&byte)?;
+            client.reader.read_exact(&mut byte)?;
+            ensure!(byte == [round]);
+            thread::sleep(Duration::from_millis(200));
+        }
+        meets_reset(&idle_client.socket).context("the idle client")?;
+        meets_reset(&idle_server).context("the idle server")?;
+        let log = scene.gateway.wait_access_log(1)?;
+        ensure!(log.len() == 1 && log[0]["close_reason"] == "idle_timeout", "{log:?}");
+        ensure!(log[0]["bytes_in"] == said + 4 && log[0]["bytes_out"] == 4, "{log:?}");
+        Expect::Packet.check(&log[0])?;
+        meets_reset(&client.socket).context("the client that was busy")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_killed_connection_is_reset_at_both_ends_and_no_other() -> Result<()> {
+    let scene = Scene::new(Opening::default(), "")?;
+    let (client, server, said) = scene.connection()?;
+    let (mut other, mut other_server, _) = scene.connection()?;
+    let port = client.socket.local_addr()?.port();
+    let live = scene.spliced(2)?;
+    let ours = live.iter().find(|c| c["client"].as_str().is_some_and(|c| c.ends_with(&format!(":{port}"))));
+    let id = ours.with_context(|| format!("{live:?}"))?["id"].to_string();
+    let killed = scene.gateway.cli(["kill", &id])?;
+    ensure!(killed.status.success(), "{killed:?}");
+    meets_reset(&client.socket).context("the client")?;
+    meets_reset(&server).context("the server")?;
+    let log = scene.gateway.wait_access_log(1)?;
+    ensure!(log[0]["close_reason"] == "killed", "{log:?}");
+    ensure!(log[0]["bytes_in"] == said + 4 && log[0]["bytes_out"] == 4, "{log:?}");
+    Expect::Packet.check(&log[0])?;
+
+    other_server.write_all(b"x")?;
+    other.reader.read_exact(&mut [0])?;
+    scene.spliced(1).map(drop)
+}
+
+/// Who knows addresses and ports, but not the sequence numbers, ends nothing.
+#[test]
+fn forged_resets_and_syns_end_nothing() -> Result<()> {
+    let scene = Scene::new(Opening::default(), "")?;
+    let (mut client, mut server, _) = scene.connection()?;
+    scene.spliced(1)?;
+    let (SocketAddr::V4(here), SocketAddr::V4(there)) =
+        (client.socket.local_addr()?, client.socket.peer_addr()?)
+    else {
+        bail!("the scene is of IPv4")
+    };
+    let raw = scene
+        .net
+        .client
+        .run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))))?;
+    for step in 0..64_u32 {
+        let seq = step << 26;
+        let segment = PacketBuilder::ipv4(here.ip().octets(), there.ip().octets(), 64).tcp(
+            here.port(),
+            there.port(),
+            seq,
+            1024,
+        );
+        let segment = if step % 2 == 0 { segment.rst() } else { segment.syn() };
+        let mut packet = Vec::new();
+        segment.write(&mut packet, &[])?;
+        raw.send_to(&packet, &SocketAddr::V4(there).into())?;
+    }
+    let mut byte = [0];
+    server.write_all(b"x")?;
+    client.reader.read_exact(&mut byte)?;
+    client.writer.write_all(b"y")?;
+    server.read_exact(&mut byte)?;
+    drop(client);
+    ensure!(server.read(&mut byte)? == 0);
+    drop(server);
+    let log = scene.gateway.wait_access_log(1)?;
+    ensure!(log.len() == 1 && log[0]["close_reason"] == "client_closed", "{log:?}");
+    Expect::Packet.check(&log[0])
+}
+
+#[test]
+fn a_full_flow_table_means_the_next_tier_and_evicts_nobody() -> Result<()> {
+    let scene = Scene::with_gateway(Opening::default(), "[gateway]\nflow_table = 4\n", "")?;
+    let mut ends = vec![scene.connection()?, scene.connection()?];
+    scene.spliced(2)?;
+    ends.push(scene.connection()?);
+    let live =
+        eventually("three connections", || scene.gateway.connections().ok().filter(|live| live.len() == 3))?;
+    let third = ends[2].0.socket.local_addr()?.to_string();
+    for line in &live {
+        let expect = if line["client"] == third { Expect::Copy("flow_table_full") } else { Expect::Packet };
+        expect.check(line)?;
+    }
+    for (client, server, _) in &mut ends {
+        client.writer.write_all(b"still")?;
+        server.read_exact(&mut [0; 5])?;
+    }
+    let status = scene.gateway.status()?;
+    ensure!(!PACKET || status.number("/tier_fallbacks/flow_table_full") == 1, "{status:?}");
+    Ok(())
+}
+
+/// For so long processes come and go; a longer time in seconds comes from the environment.
+fn restarting_time() -> Duration {
+    let seconds = std::env::var("SNISPLICE_RESTART_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(10))
+}
+
+#[test]
+fn connections_outlive_processes_that_are_killed_every_second() -> Result<()> {
+    outlive(Opening::default(), Gateway::kill_and_restart)
+}
+
+#[test]
+fn connections_outlive_processes_that_are_killed_every_second_ipv6() -> Result<()> {
+    outlive(Opening { v6: true, speech: Speech::Tcp, ..Opening::default() }, Gateway::kill_and_restart)
+}
+
+#[test]
+fn connections_outlive_graceful_restarts() -> Result<()> {
+    outlive(Opening::default(), Gateway::restart)
+}
+
+/// Connections that carry bytes all the time and one that carries none, while processes come and go.
+fn outlive(opening: Opening, restart: fn(&mut Gateway) -> Result<()>) -> Result<()> {
+    require!(PACKET, "only the packet tier outlives the process");
+    const TRANSFERS: usize = 4;
+    /// Bytes go for longer than processes come and go: so many writes with a pause behind each.
+    const PACE: Duration = Duration::from_millis(10);
+    const CHUNK: u64 = 32 * 1024;
+    let time = restarting_time();
+    let writes = (time.as_millis() / PACE.as_millis()) as u64 + 200;
+    let plan = Plan { pace: PACE, chunk: CHUNK as usize, ..Plan::both_ways(writes * CHUNK) };
+
+    let mut scene = Scene::new(opening, "")?;
+    let before = counters(&scene.net)?;
+    let (mut quiet, mut quiet_server, said) = scene.connection()?;
+    let mut ends = Vec::new();
+    for _ in 0..TRANSFERS {
+        let (client, server, _) = scene.connection()?;
+        let (here, there) = (plan.clone(), plan.mirrored());
+        ends.push(thread::spawn(move || exchange(client, &here).context("a client")));
+        ends.push(thread::spawn(move || exchange(server.try_into()?, &there).context("a server")));
+    }
+    let mut known = scene.spliced(TRANSFERS + 1)?;
+    let begin = Instant::now();
+    let mut restarts = 0;
+    while begin.elapsed() < time {
+        thread::sleep(Duration::from_secs(1));
+        restart(&mut scene.gateway)?;
+        restarts += 1;
+        known = scene.spliced(TRANSFERS + 1).and_then(|live| same_connections(&known, live))?;
+        // The new process also takes new connections into the tier.
+        let (mut fresh, fresh_server, _) = scene.connection()?;
+        scene.spliced(TRANSFERS + 2)?;
+        drop(fresh_server);
+        ensure!(fresh.reader.read(&mut [0])? == 0);
+        drop(fresh);
+        scene.gateway.wait_access_log(restarts)?;
+    }
+    for end in ends {
+        end.join().expect("no assertion in there")?;
+    }
+    quiet.writer.write_all(b"still")?;
+    quiet_server.read_exact(&mut [0; 5])?;
+    drop(quiet);
+    ensure!(quiet_server.read(&mut [0])? == 0);
+    drop(quiet_server);
+
+    let log = scene.gateway.wait_access_log(restarts + TRANSFERS + 1)?;
+    let moved: Vec<_> = log[restarts..].iter().map(|line| [&line["bytes_in"], &line["bytes_out"]]).collect();
+    for line in &log[restarts..] {
+        Expect::Packet.check(line)?;
+        let named = line["route"] == "app1" && (opening.speech == Speech::Tcp || line["sni"] == SNI);
+        ensure!(named, "{line}");
+        ensure!(line["duration_ms"].as_u64() >= Some(begin.elapsed().as_millis() as u64 / 2), "{line}");
+        let reason = line["close_reason"].as_str().unwrap_or_default();
+        ensure!(["client_closed", "server_closed"].contains(&reason), "{line}");
+    }
+    for (bytes_in, bytes_out, number) in
+        [(said + 4 + 5, 4, 1), (said + 4 + plan.send, 4 + plan.receive, TRANSFERS)]
+    {
+        let seen = moved.iter().filter(|bytes| *bytes[0] == bytes_in && *bytes[1] == bytes_out).count();
+        ensure!(seen == number, "{seen} and not {number} with {bytes_in} and {bytes_out} bytes: {moved:?}");
+    }
+    no_faults(&scene.net, &grown(&scene.net, &before)?, &[])
+}
+
+/// Checks that a new process knows the same connections as the last one, older and with no fewer bytes; these.
+fn same_connections(known: &[Value], live: Vec<Value>) -> Result<Vec<Value>> {
+    for before in known {
+        let now = live.iter().find(|c| c["client"] == before["client"]);
+        let now = now.with_context(|| format!("{} is not among {live:?}", before["client"]))?;
+        for key in ["listener", "route", "sni", "pool", "server", "tier"] {
+            ensure!(now[key] == before[key], "{key} has changed: {before} and {now}");
+        }
+        for key in ["bytes_in", "bytes_out", "age_seconds"] {
+            ensure!(now[key].as_f64() >= before[key].as_f64(), "{key} has shrunk: {before} and {now}");
+        }
+    }
+    Ok(live)
+}
+
+#[test]
+fn a_live_connection_is_shown_with_all_that_is_known_of_it() -> Result<()> {
+    let scene = Scene::new(Opening::default(), "")?;
+    let (client, server, said) = scene.connection()?;
+    let (here, there) = (Plan::both_ways(MIB), Plan::both_ways(MIB).mirrored());
+    let address = client.socket.local_addr()?.to_string();
+    let [mut quiet_client, quiet_server] = [client.socket.try_clone()?, server.try_clone()?];
+    let live = scene.spliced(1)?;
+    let expected = serde_json::json!({
+        "client": address, "listener": "databases", "sni": SNI, "route": "app1", "pool": "app1",
+        "server": "10.0.2.2:7001", "bytes_in": said + 4, "bytes_out": 4,
+    });
+    for (key, value) in expected.as_object().expect("an object") {
+        ensure!(live[0][key] == *value, "{key} is not {value}: {}", live[0]);
+    }
+    quiet_client.write_all(b"more")?;
+    (&quiet_server).read_exact(&mut [0; 4])?;
+    eventually("more bytes to be shown", || {
+        let live = scene.gateway.connections().ok()?;
+        (live.first()?["bytes_in"] == said + 8).then_some(())
+    })?;
+    thread::scope(|scope| {
+        let server = scope.spawn(|| exchange(server.try_into()?, &there));
+        exchange(client, &here)?;
+        server.join().expect("no assertion in there")
+    })?;
+    let log = scene.gateway.wait_access_log(1)?;
+    ensure!(log[0]["bytes_in"] == said + 8 + MIB && log[0]["bytes_out"] == 4 + MIB, "{log:?}");
+    let status = scene.gateway.status()?;
+    let tier = if PACKET { "packet" } else { "copy" };
+    ensure!((status.tier(tier, "active"), status.tier(tier, "total")) == (0, 1), "{status:?}");
+    Ok(())
+}

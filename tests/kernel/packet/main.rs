@@ -1,0 +1,15 @@
+//! The packet tier between real TCP ends: every byte checked, and what the kernels of client, gateway and server
+//! count as faults unchanged by us.
+//!
+//! Nearly every test is one [`case::Case`]: a topology, what happens on the way, how both ends behave, and what the
+//! access log must say.
+
+mod case;
+mod churn;
+mod ends;
+mod life;
+mod programs;
+mod transfers;
+
+/// Whether this version has the packet tier; until then every connection is expected in `copy`.
+const PACKET: bool = false;
