@@ -248,8 +248,7 @@ impl Load {
             self.failed += link.due.len() as u64;
             self.lost += 1;
         }
-        let (args, config, sender) =
-            (self.args.clone(), Arc::clone(&self.config), self.reconnect.clone());
+        let (args, config, sender) = (self.args.clone(), Arc::clone(&self.config), self.reconnect.clone());
         // Ends with the process at the latest.
         thread::spawn(move || {
             let link = loop {
