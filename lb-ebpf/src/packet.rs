@@ -7,6 +7,8 @@
 //! Checksums are changed by the kernel's helpers only, which know whether a sum is complete, partial or not yet
 //! there; everything else is written into the packet afterwards, for the helpers may move it.
 
+mod icmp;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
@@ -39,7 +41,9 @@ const IPV6: usize = 40;
 const TCP: usize = 20;
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM: usize = 16;
+const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_ICMPV6: u8 = 58;
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// Packets up to this size fit any device (RFC 8200, section 5).
@@ -104,7 +108,7 @@ fn ipv4<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     let [version, ..] = ip[0].to_ne_bytes();
     let [.., protocol, _, _] = ip[2].to_ne_bytes();
     if protocol != PROTOCOL_TCP {
-        return None;
+        return if protocol == PROTOCOL_ICMP { icmp::v4::<LINK>(ctx, &ip) } else { None };
     }
     let fragment = u16::from_be((ip[1] >> 16) as u16) & 0x3fff;
     if version != 0x45 || fragment != 0 {
@@ -121,7 +125,7 @@ fn ipv6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     let ip: [u32; 10] = read(ctx, LINK, IPV6 + TCP)?;
     let [_, _, protocol, _] = ip[1].to_ne_bytes();
     if protocol != PROTOCOL_TCP {
-        return None;
+        return if protocol == PROTOCOL_ICMPV6 { icmp::v6::<LINK>(ctx) } else { None };
     }
     let head: Head = read(ctx, LINK + IPV6, TCP)?;
     let tuple = Tuple {
@@ -279,6 +283,15 @@ fn leave<const LINK: usize, const IP: usize>(
             };
             *options = words;
         }
+    }
+    redirect(ctx, flow)
+}
+
+/// Sends a translated packet, with room for an Ethernet header, on its way.
+#[inline(always)]
+fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
+    // SAFETY: helpers without pointers of ours; the header's bounds are checked.
+    unsafe {
         match flow.exit {
             exit::LOCAL => {
                 // The loopback device takes for another host's what is not addressed to its own address: zeros.
@@ -350,19 +363,25 @@ fn write_ipv6(ctx: &TcContext, flow: &Flow, checksum: u32) -> Written {
                 return Written::No;
             }
         }
-        let (skb, difference) = (ctx.skb.skb, addresses.sum().into());
-        let flags = u64::from(BPF_F_PSEUDO_HDR);
-        // Kernels before 6.16 do not know the second flag and refuse; there a packet whose sum the device has made
-        // reaches the next socket of this host with a sum that is made once more.
-        if bpf_l4_csum_replace(skb, checksum, 0, difference, flags | BPF_F_IPV6) != 0
-            && bpf_l4_csum_replace(skb, checksum, 0, difference, flags) != 0
-        {
+        if !replace_ipv6_addresses(ctx, checksum, addresses) {
             return Written::No;
         }
         let Some(ip) = header::<[[u32; 4]; 2]>(ctx, ETHERNET + 8, 32) else { return Written::No };
         *ip = [*source, *destination];
     }
     Written::Yes
+}
+
+/// Corrects a checksum for addresses of the IPv6 header that change.
+#[inline(always)]
+fn replace_ipv6_addresses(ctx: &TcContext, checksum: u32, addresses: Difference) -> bool {
+    let flags = u64::from(BPF_F_PSEUDO_HDR);
+    // Kernels before 6.16 do not know the second flag and refuse; there a packet whose sum the device has made reaches
+    // the next socket of this host with a sum that is made once more.
+    [flags | BPF_F_IPV6, flags].into_iter().any(|flags| {
+        // SAFETY: a helper that takes the context of this program type.
+        unsafe { bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, addresses.sum().into(), flags) == 0 }
+    })
 }
 
 /// The two bits of ECN in the traffic class; both: congestion experienced (RFC 3168, section 5).

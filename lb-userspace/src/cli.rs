@@ -1,11 +1,13 @@
 //! The command line.
 
-use crate::admin::{Client, text, view::ConnectionFilter};
-use crate::config::{self, Config};
+use crate::account::Tier;
+use crate::admin::{Client, text, top, view::ConnectionFilter};
+use crate::config::{self, Config, Interfaces};
 use crate::kernel;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::io::Write;
+use lb_common::packet::DEFAULT_FLOWS;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +18,6 @@ const BAD_CONFIGURATION: u8 = 2;
 /// Where the kernel programs are pinned, and for how many connections they have room, unless the configuration says
 /// otherwise.
 const BPFFS: &str = "/sys/fs/bpf/snisplice";
-const MAX_CONNECTIONS: usize = 200_000;
 
 /// Where a gateway keeps its state unless the configuration says otherwise.
 const STATE_DIR: &str = "/run/snisplice";
@@ -54,11 +55,17 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Load the kernel programs of the sockmap tier and pin them, so that `run` adopts them.
-    Load(Bpffs),
-    /// Unpin the kernel programs.
+    /// Load, attach and pin the kernel programs of the configured tiers, so that `run` adopts them.
+    Load {
+        #[command(flatten)]
+        at: Bpffs,
+        /// Only on these devices (may be given several times) [default: `interfaces` of the configuration].
+        #[arg(short, long, value_name = "IFACE")]
+        interface: Vec<String>,
+    },
+    /// Detach and unpin the kernel programs, of all versions.
     ///
-    /// A running gateway keeps those it uses until it ends: no live connection is cut.
+    /// The connections that they forward are cut: their ends get a reset with their next packet. Asks first.
     Unload {
         #[command(flatten)]
         at: Bpffs,
@@ -83,6 +90,17 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// Only those of this route.
+        #[arg(long)]
+        route: Option<String>,
+        /// Only those that asked for this server name.
+        #[arg(long)]
+        sni: Option<String>,
+    },
+    /// Watch the live connections of the running gateway in the terminal.
+    Top {
+        #[command(flatten)]
+        gateway: StateDir,
         /// Only those of this route.
         #[arg(long)]
         route: Option<String>,
@@ -127,7 +145,7 @@ struct ConfigFile {
 
 #[derive(clap::Args)]
 struct Bpffs {
-    /// The configuration whose `bpffs` and `max_connections` to use; without it the defaults.
+    /// The configuration whose tiers, sizes and `bpffs` to use; without it the defaults.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -187,17 +205,32 @@ fn run(command: Command) -> Result<(), Failure> {
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
-        Command::Load(at) => {
-            let (bpffs, sockets) = at.resolve()?;
-            kernel::load_and_pin(&bpffs, sockets)?;
-            show(&format!("loaded and pinned below {}\n", bpffs.display()))
+        Command::Load { at, interface } => {
+            let mut wanted = at.resolve()?;
+            if !interface.is_empty() {
+                wanted.interfaces = Interfaces::Named(interface);
+            }
+            if wanted.tiers.contains(&Tier::Packet) {
+                let failures = kernel::packet::load(&wanted.bpffs, wanted.flows, &wanted.interfaces)?;
+                if !failures.is_empty() {
+                    let failures: Vec<_> =
+                        failures.iter().map(|(device, error)| format!("{device}: {error:#}")).collect();
+                    return Err(anyhow::anyhow!("not attached to {}", failures.join("; ")).into());
+                }
+            }
+            if wanted.tiers.contains(&Tier::Sockmap) {
+                kernel::load_and_pin(&wanted.bpffs, wanted.sockets)?;
+            }
+            show(&format!("loaded and pinned below {}\n", wanted.bpffs.display()))
         }
-        // Nothing to ask: what a running gateway uses outlives its pin.
-        Command::Unload { at, force: _ } => {
-            let (bpffs, _) = at.resolve()?;
-            let removed = kernel::unload(&bpffs)?;
-            show(match removed {
-                true => "unpinned\n",
+        Command::Unload { at, force } => {
+            let bpffs = at.resolve()?.bpffs;
+            let connections = kernel::packet::connections(&bpffs)?;
+            if connections > 0 && !force && !confirmed(connections)? {
+                return Err(anyhow::anyhow!("nothing was unloaded").into());
+            }
+            show(match kernel::unload(&bpffs)? {
+                true => "detached and unpinned\n",
                 false => "nothing was pinned\n",
             })
         }
@@ -218,6 +251,15 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Connections { gateway, json, route, sni } => {
             let connections = gateway.client()?.connections(&ConnectionFilter { route, sni })?;
             if json { show_json(&connections) } else { show(&text::connections(&connections)) }
+        }
+        Command::Top { gateway, route, sni } => {
+            if !std::io::stdout().is_terminal() {
+                return Err(anyhow::anyhow!("`top` takes a terminal; `connections` does not").into());
+            }
+            let state_dir = gateway.state_dir()?;
+            // Says why there is nothing to watch before the screen is cleared.
+            Client::connect(&state_dir)?;
+            Ok(top::run(state_dir, ConnectionFilter { route, sni })?)
         }
         Command::Drain { gateway, server } => Ok(gateway.client()?.drain(&server, true)?),
         Command::Undrain { gateway, server } => Ok(gateway.client()?.drain(&server, false)?),
@@ -245,27 +287,61 @@ fn load(path: &Path) -> Result<Config, Failure> {
     }
 }
 
+/// What the kernel programs are loaded with.
+struct Wanted {
+    bpffs: PathBuf,
+    tiers: Vec<Tier>,
+    interfaces: Interfaces,
+    flows: u32,
+    /// Two a connection.
+    sockets: u32,
+}
+
 impl Bpffs {
-    /// The pin directory, and how many sockets to make room for: two a connection.
-    fn resolve(&self) -> Result<(PathBuf, u32), Failure> {
-        let (bpffs, connections) = match &self.config {
-            Some(path) => {
-                let gateway = load(path)?.gateway;
-                (gateway.bpffs, gateway.max_connections)
-            }
-            None => (BPFFS.into(), MAX_CONNECTIONS),
+    fn resolve(&self) -> Result<Wanted, Failure> {
+        let Some(path) = &self.config else {
+            return Ok(Wanted {
+                bpffs: BPFFS.into(),
+                tiers: vec![Tier::Packet],
+                interfaces: Interfaces::Auto,
+                flows: DEFAULT_FLOWS,
+                sockets: 0,
+            });
         };
-        Ok((bpffs, u32::try_from(connections * 2).unwrap_or(u32::MAX)))
+        let gateway = load(path)?.gateway;
+        Ok(Wanted {
+            bpffs: gateway.bpffs,
+            tiers: gateway.tiers,
+            interfaces: gateway.interfaces,
+            flows: gateway.flow_table,
+            sockets: u32::try_from(gateway.max_connections * 2).unwrap_or(u32::MAX),
+        })
     }
 }
 
+/// Asks on the terminal whether so many connections shall be cut.
+fn confirmed(connections: usize) -> Result<bool, Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        let message = format!("{connections} live connections would be cut; --force does it without asking");
+        return Err(anyhow::anyhow!(message).into());
+    }
+    eprint!("{connections} live connections would be cut. Unload all the same? [y/N] ");
+    let mut answer = String::new();
+    stdin.read_line(&mut answer).context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 impl StateDir {
-    fn client(&self) -> Result<Client, Failure> {
-        let state_dir = match &self.config {
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        Ok(match &self.config {
             Some(path) => load(path)?.gateway.state_dir,
             None => STATE_DIR.into(),
-        };
-        Ok(Client::connect(&state_dir)?)
+        })
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.state_dir()?)?)
     }
 }
 
@@ -286,6 +362,6 @@ fn show_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let plain = !std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let plain = !std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(!plain).with_writer(std::io::stderr).init();
 }

@@ -128,7 +128,7 @@ fn usage_errors_and_help_keep_to_convention() -> Result<()> {
     assert!(help.status.success());
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for command in
-        ["run", "check", "doctor", "load", "unload", "reload", "status", "connections", "completions"]
+        ["run", "check", "doctor", "load", "unload", "reload", "status", "connections", "top", "completions"]
     {
         assert!(help.contains(command), "{command} in {help}");
     }

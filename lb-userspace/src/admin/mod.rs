@@ -12,6 +12,7 @@ mod metrics;
 mod protocol;
 pub mod socket;
 pub mod text;
+pub mod top;
 pub mod view;
 
 pub use client::{Client, ClientError};

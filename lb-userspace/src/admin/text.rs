@@ -118,7 +118,7 @@ pub fn printable(text: &str, max: usize) -> String {
 }
 
 /// `1536` as `1.5 KiB`.
-fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     // From 1023.95 on, one decimal place would round to 1024.0.
     let (mut value, mut unit) = (n as f64, 0);
@@ -130,7 +130,7 @@ fn bytes(n: u64) -> String {
 }
 
 /// `7384.5` (seconds) as `2h 3m`: the two largest units.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let s = seconds as u64;
     match s {
         0 => format!("{}ms", (seconds * 1000.0) as u64),
@@ -150,7 +150,7 @@ fn first(names: &[String]) -> String {
     }
 }
 
-fn known(value: &Option<String>) -> &str {
+pub(super) fn known(value: &Option<String>) -> &str {
     value.as_deref().unwrap_or("-")
 }
 

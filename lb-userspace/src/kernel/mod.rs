@@ -113,17 +113,21 @@ impl Kernel {
     }
 }
 
-/// `snisplice load`: loads, attaches and pins the programs; mounts the bpf file system where it is missing. What is
+/// `snisplice load` for the sockmap tier: loads, attaches and pins the programs; mounts the bpf file system where it is missing. What is
 /// pinned already stays, with this build's program.
 pub fn load_and_pin(bpffs: &Path, sockets: u32) -> Result<(), KernelError> {
     let pins = Pins::create(bpffs, "sockmap")?;
     load(Some(&pins), sockets).map(drop)
 }
 
-/// `snisplice unload`: removes what is pinned. `false`: nothing was. A gateway that runs keeps its programs, and its
-/// connections, until it ends.
+/// `snisplice unload`: detaches the packet tier's programs and removes all pins. `false`: nothing was pinned. What a
+/// running gateway carries in the sockmap tier goes on until it ends.
 pub fn unload(bpffs: &Path) -> Result<bool, KernelError> {
-    pins::remove_all(bpffs)
+    let removed = pins::remove_all(bpffs)?;
+    if removed {
+        packet::detach();
+    }
+    Ok(removed)
 }
 
 /// Whether something is pinned.

@@ -2,13 +2,15 @@
 //! them.
 
 use super::batch::for_each_batch;
-use super::devices::{Device, LinkLayer, relevant};
+use super::devices::{Device, LinkLayer, devices, relevant};
 use super::pins::{Pins, Shape};
 use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
 use crate::config::Interfaces;
 use aya::maps::{Array, HashMap, MapData, MapError, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::packet::{
@@ -37,6 +39,9 @@ const SHAPES: [Shape; 8] = [
 const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>() as u32, value: size_of::<V>() as u32 }
 }
+
+/// The directory of the pins.
+const TIER: &str = "packet";
 
 /// Entries read by one system call.
 const BATCH: u32 = 1024;
@@ -111,11 +116,11 @@ impl Packet {
     /// One process at a time. `flows` is how many the table has room for, two per connection; an adopted table keeps
     /// its size.
     pub fn open(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
-        let pins = Pins::create(bpffs, "packet")?;
+        let pins = Pins::create(bpffs, TIER)?;
         if !pins.lock() {
             return Err(KernelError::InUse { path: bpffs.to_owned() });
         }
-        let mut ebpf = load(&pins, flows)?;
+        let mut ebpf = load_programs(&pins, flows)?;
         let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
         let capacity = flows.info().map_err(from_map)?.max_entries();
         let maps = Maps {
@@ -307,13 +312,42 @@ impl Packet {
     }
 }
 
+/// `snisplice load`: pins the programs and attaches them, for a gateway to adopt. Returns what went wrong, by device.
+pub fn load(
+    bpffs: &Path,
+    flows: u32,
+    interfaces: &Interfaces,
+) -> Result<Vec<(String, KernelError)>, KernelError> {
+    let packet = Packet::open(bpffs, flows)?;
+    let devices = devices().map_err(|error| KernelError::Load(Box::new(error)))?;
+    Ok(packet.attach(&devices, interfaces))
+}
+
+/// How many connections of this version the kernel forwards.
+pub fn connections(bpffs: &Path) -> Result<usize, KernelError> {
+    let Some(pins) = Pins::existing(bpffs, TIER)? else { return Ok(0) };
+    let Ok(map) = MapData::from_pin(pins.path(CONNECTIONS)) else { return Ok(0) };
+    let records: HashMap<MapData, u64, Record> = aya::maps::Map::HashMap(map).try_into().map_err(from_map)?;
+    Ok(records.keys().filter_map(Result::ok).count())
+}
+
+/// Detaches programs that netlink has attached; those of pinned links go with their pins.
+pub(super) fn detach() {
+    for device in devices().unwrap_or_default() {
+        for name in [FORWARD_ETHERNET, FORWARD_BARE] {
+            // Not there: the rule.
+            let _ = qdisc_detach_program(&device.name, TcAttachType::Ingress, name);
+        }
+    }
+}
+
 /// FNV-1a; of names that the operator chose, so no flooding to resist.
 fn hash(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn load(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
+fn load_programs(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(FLOWS, flows.max(2));
     loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));

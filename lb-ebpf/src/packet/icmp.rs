@@ -1,0 +1,146 @@
+//! ICMP errors about packets that a flow has sent: translated, they go to who has sent the packet first.
+
+use aya_ebpf::{helpers::bpf_l4_csum_replace, programs::TcContext};
+use lb_common::packet::{
+    Count, Tuple,
+    icmp::{self, HEADER, QUOTED, Quote},
+    translate::Difference,
+};
+
+use super::{
+    ETHERNET, IPV4, IPV6, PACKET_FLOWS, PROTOCOL_TCP, add_ethernet_header, count, drop_counted, header, read,
+    redirect, replace_ipv6_addresses,
+};
+
+/// Offset of the checksum in an ICMP header.
+const CHECKSUM: usize = 2;
+
+/// An ICMP packet. `None`: not about a flow.
+#[inline(always)]
+pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option<i32> {
+    const INNER: usize = IPV4 + HEADER;
+    if outer[0].to_ne_bytes()[0] != 0x45 || outer[1] & FRAGMENT != 0 {
+        return None;
+    }
+    let kind: u8 = read(ctx, LINK + IPV4, HEADER)?;
+    if !icmp::is_error(kind) {
+        return None;
+    }
+    let inner: [u32; 5] = read(ctx, LINK + INNER, IPV4 + QUOTED)?;
+    let quote: Quote = read(ctx, LINK + INNER + IPV4, QUOTED)?;
+    if inner[0].to_ne_bytes()[0] != 0x45 || inner[2].to_ne_bytes()[1] != PROTOCOL_TCP {
+        return None;
+    }
+    // The quoted packet went away from us; its flow's twin is found by what comes back.
+    let sent = Tuple::v4(inner[3], inner[4], quote[0] as u16, (quote[0] >> 16) as u16);
+    // SAFETY: the kernel frees a map value only after this run; only fields that never change are read.
+    let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    if LINK == 0 && !add_ethernet_header(ctx) {
+        return drop_counted(Count::NotWritable);
+    }
+
+    let tuple = flow.quoted_tuple();
+    let quote_new = flow.quote(&quote);
+    let (source, destination) = (flow.out.source[3], flow.out.destination[3]);
+    let outer_change = Difference::default().word(outer[3], source).word(outer[4], destination);
+    let inner_change =
+        Difference::default().word(inner[3], tuple.source[3]).word(inner[4], tuple.destination[3]);
+    // The quoted header keeps its sum, its checksum included.
+    let change = Difference::default().words(&quote, &quote_new);
+    let checksum = (ETHERNET + IPV4 + CHECKSUM) as u32;
+    // SAFETY: a helper that takes the context of this program type; the headers' bounds are checked.
+    unsafe {
+        if bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, change.sum().into(), 0) != 0 {
+            return drop_counted(Count::NotWritable);
+        }
+        let Some(ip) = header::<[u32; 5]>(ctx, ETHERNET, IPV4) else {
+            return drop_counted(Count::NotWritable);
+        };
+        *ip = [outer[0], outer[1], with_checksum(outer[2], outer_change), source, destination];
+        let Some(ip) = header::<[u32; 7]>(ctx, ETHERNET + INNER, IPV4 + QUOTED) else {
+            return drop_counted(Count::NotWritable);
+        };
+        *ip = [
+            inner[0],
+            inner[1],
+            with_checksum(inner[2], inner_change),
+            tuple.source[3],
+            tuple.destination[3],
+            quote_new[0],
+            quote_new[1],
+        ];
+    }
+    count(Count::IcmpTranslated);
+    redirect(ctx, flow)
+}
+
+/// An ICMPv6 packet. `None`: not about a flow.
+#[inline(always)]
+pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
+    const INNER: usize = IPV6 + HEADER;
+    /// Before the addresses.
+    const REST: usize = 8;
+    let kind: u8 = read(ctx, LINK + IPV6, HEADER)?;
+    if !icmp::is_error_v6(kind) {
+        return None;
+    }
+    let outer: [[u32; 4]; 2] = read(ctx, LINK + REST, 32)?;
+    let protocol: u8 = read(ctx, LINK + INNER + 6, IPV6 + QUOTED - 6)?;
+    let inner: [[u32; 4]; 2] = read(ctx, LINK + INNER + REST, 32)?;
+    let quote: Quote = read(ctx, LINK + INNER + IPV6, QUOTED)?;
+    if protocol != PROTOCOL_TCP {
+        return None;
+    }
+    let sent = Tuple {
+        source: inner[0],
+        destination: inner[1],
+        source_port: quote[0] as u16,
+        destination_port: (quote[0] >> 16) as u16,
+    };
+    // SAFETY: as in `v4`.
+    let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    if LINK == 0 && !add_ethernet_header(ctx) {
+        return drop_counted(Count::NotWritable);
+    }
+
+    let tuple = flow.quoted_tuple();
+    let quote_new = flow.quote(&quote);
+    let addresses =
+        Difference::default().words(&outer[0], &flow.out.source).words(&outer[1], &flow.out.destination);
+    let change = Difference::default()
+        .words(&inner[0], &tuple.source)
+        .words(&inner[1], &tuple.destination)
+        .words(&quote, &quote_new);
+    let checksum = (ETHERNET + IPV6 + CHECKSUM) as u32;
+    // SAFETY: as in `v4`.
+    unsafe {
+        if !replace_ipv6_addresses(ctx, checksum, addresses)
+            || bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, change.sum().into(), 0) != 0
+        {
+            return drop_counted(Count::NotWritable);
+        }
+        let Some(ip) = header::<[[u32; 4]; 2]>(ctx, ETHERNET + REST, 32) else {
+            return drop_counted(Count::NotWritable);
+        };
+        *ip = [flow.out.source, flow.out.destination];
+        let Some(ip) = header::<[[u32; 4]; 2]>(ctx, ETHERNET + INNER + REST, 32) else {
+            return drop_counted(Count::NotWritable);
+        };
+        *ip = [tuple.source, tuple.destination];
+        let Some(quote) = header::<Quote>(ctx, ETHERNET + INNER + IPV6, QUOTED) else {
+            return drop_counted(Count::NotWritable);
+        };
+        *quote = quote_new;
+    }
+    count(Count::IcmpTranslated);
+    redirect(ctx, flow)
+}
+
+/// More fragments, or an offset: the second word of an IPv4 header.
+const FRAGMENT: u32 = (0x3fff_u16.to_be() as u32) << 16;
+
+/// The third word of an IPv4 header after a change elsewhere in it.
+#[inline(always)]
+fn with_checksum(word: u32, change: Difference) -> u32 {
+    word & 0xffff | u32::from(change.apply((word >> 16) as u16)) << 16
+}
