@@ -21,7 +21,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::packet::{
-    self, Count, Event, Flow, Handover, Name, Record, Sighting, State, Tuple, before, event, exit, flag,
+    self, Count, Ethernet, Event, Flow, Handover, Name, Record, Sighting, State, Tuple, before, event, exit,
+    flag,
     options::{self, Scratch, SynOptions},
     sighted,
     translate::{Difference, Head, tcp},
@@ -301,7 +302,19 @@ fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
                 *addresses = [0; 6];
                 Some(bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32)
             }
-            exit::PEER => Some(bpf_redirect_peer(flow.ifindex, 0) as i32),
+            exit::PEER => {
+                // Without its record it is a closed connection, whose last packets may take the longer way.
+                if let Some(record) = PACKET_CONNECTIONS.get_ptr(flow.id) {
+                    let leg = if flow.has(flag::FROM_SERVER) { 0 } else { 1 };
+                    let addresses = (*record).ethernet[leg];
+                    let Some(link) = header::<Ethernet>(ctx, 0, ETHERNET) else {
+                        return drop_counted(Count::NotWritable);
+                    };
+                    *link = addresses;
+                    return Some(bpf_redirect_peer(flow.ifindex, 0) as i32);
+                }
+                Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32)
+            }
             _ => Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32),
         }
     }
@@ -536,6 +549,7 @@ fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, hea
     if offset & tcp::AE != 0 {
         found.flags |= sighted::ACCURATE_ECN;
     }
+    let ethernet = if LINK == ETHERNET { read(ctx, 0, ETHERNET).unwrap_or_default() } else { [0; 12] };
     let sighting = Sighting {
         isn: head.sequence(),
         // SAFETY: a field of the program's context, which lives as long as the run.
@@ -544,6 +558,7 @@ fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, hea
         mss: found.mss,
         flags: found.flags,
         window_scale: found.window_scale,
+        ethernet,
     };
     if PACKET_SIGHTINGS.insert(tuple, sighting, 0).is_ok() {
         count(Count::Sighted);

@@ -13,5 +13,7 @@ pub fn now_ms() -> u64 {
 
 /// Milliseconds since the process started (since the first call).
 pub fn uptime_ms() -> u64 {
-    now_ms() - *START
+    // Read before the clock: the first call sets it.
+    let start = *START;
+    now_ms() - start
 }

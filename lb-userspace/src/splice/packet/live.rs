@@ -8,7 +8,7 @@ use crate::connect::{Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
 use crate::splice::Choice;
-use lb_common::packet::{Flow, Record, State, Tuple, flag};
+use lb_common::packet::{Flow, Record, Sighting, State, Tuple, flag};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -186,7 +186,12 @@ impl PacketTier {
 }
 
 /// What the next process must know of a connection.
-pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> Record {
+pub(super) fn record(
+    kernel: &Packet,
+    account: &Account,
+    tuples: [Tuple; 2],
+    sightings: [&Sighting; 2],
+) -> Record {
     let connection = &account.connection;
     let upstream = connection.upstream.get();
     let (facts, facts_length) = account.visitor.facts(connection.sni.as_deref());
@@ -202,6 +207,12 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> 
         ],
         from_client,
         from_server,
+        // Back to where the handshake came from.
+        ethernet: sightings.map(|sighting| {
+            let mut addresses = sighting.ethernet;
+            addresses.rotate_left(6);
+            addresses
+        }),
         client: address(connection.client.ip()),
         client_port: connection.client.port().to_be(),
         facts_length,

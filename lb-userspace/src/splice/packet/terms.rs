@@ -223,6 +223,7 @@ mod tests {
             mss: 1460,
             flags: sighted::TIMESTAMPS | sighted::SACK,
             window_scale: NO_WINDOW_SCALE,
+            ethernet: [0; 12],
         }
     }
 
