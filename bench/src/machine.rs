@@ -6,30 +6,33 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use nix::sys::resource::{Resource, getrlimit};
+use serde::{Deserialize, Serialize};
 
 /// The machine and the programs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     kernel: String,
     cpu: String,
     cores: usize,
     memory_gib: f64,
     virtual_machine: bool,
+    /// The hard limit of open files of a process: no subject can have more sockets.
+    open_files: u64,
     /// Share of all cores that was busy before the first scenario: above a few percent, do not trust the run.
     busy_before: f64,
     versions: Vec<Version>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Version {
-    program: &'static str,
+    program: String,
     version: String,
 }
 
 impl Machine {
     /// Looks at this machine, for a second, and asks every program for its version.
-    pub(crate) fn describe(programs: &[(&'static str, PathBuf)]) -> Result<Machine> {
+    pub(crate) fn describe(programs: &[(&str, PathBuf)]) -> Result<Machine> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let cpu_field = |name: &str| {
             cpuinfo.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(": "))
@@ -39,7 +42,8 @@ impl Machine {
             .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
             .context("MemTotal in /proc/meminfo")?;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-        let versions = programs.iter().map(|(program, path)| Version::of(program, path));
+        let versions =
+            programs.iter().map(|(program, path)| Version::of(program, path)).collect::<Result<_>>();
         Ok(Machine {
             kernel: kernel.trim().to_owned(),
             cpu: cpu_field("model name").map_or("unknown", |(_, model)| model).to_owned(),
@@ -47,7 +51,8 @@ impl Machine {
             memory_gib: (memory_kib / f64::from(1 << 20)).round(),
             virtual_machine: cpu_field("flags").is_some_and(|(_, flags)| flags.contains("hypervisor")),
             busy_before: busy_share(Duration::from_secs(1))?,
-            versions: versions.collect::<Result<_>>()?,
+            open_files: open_files()?,
+            versions: versions?,
         })
     }
 
@@ -58,17 +63,23 @@ impl Machine {
             .then(|| format!("the machine was {busy:.0} % busy before the run: the figures are noise"))
     }
 
+    /// What the charts say of it.
+    pub(crate) fn one_line(&self) -> String {
+        let machine = if self.virtual_machine { "virtual machine" } else { "machine" };
+        format!(
+            "{machine}: {} cores of {}, {:.0} GiB; Linux {}",
+            self.cores, self.cpu, self.memory_gib, self.kernel
+        )
+    }
+
     /// A few lines for the head of the report.
     pub(crate) fn markdown(&self) -> String {
-        let machine = if self.virtual_machine { "virtual machine" } else { "machine" };
         let versions: Vec<_> = self.versions.iter().map(|v| format!("{} {}", v.program, v.version)).collect();
         let mut out = format!(
-            "- {machine}: {} cores of {}, {:.0} GiB; Linux {}; {:.1} % busy before the run\n- {}\n",
-            self.cores,
-            self.cpu,
-            self.memory_gib,
-            self.kernel,
+            "- {}; {:.1} % busy before the run; {} open files a process at most\n- {}\n",
+            self.one_line(),
             self.busy_before * 100.0,
+            self.open_files,
             versions.join(", "),
         );
         if let Some(warning) = self.warning() {
@@ -79,9 +90,11 @@ impl Machine {
 }
 
 impl Version {
-    fn of(program: &'static str, path: &Path) -> Result<Version> {
+    fn of(program: &str, path: &Path) -> Result<Version> {
         let argument = match program {
             "haproxy" | "nginx" => "-v",
+            "sniproxy" => "-V",
+            "openssl" => "version",
             _ => "--version",
         };
         let output =
@@ -89,7 +102,7 @@ impl Version {
         let text = [output.stdout, output.stderr].concat();
         let version = parse_version(&String::from_utf8_lossy(&text))
             .with_context(|| format!("{program} {argument} prints no version"))?;
-        Ok(Version { program, version })
+        Ok(Version { program: program.to_owned(), version })
     }
 }
 
@@ -106,6 +119,11 @@ fn parse_version(text: &str) -> Option<String> {
 /// Cores that this process may use; every subject gets as many threads.
 pub(crate) fn cores() -> Result<usize> {
     Ok(std::thread::available_parallelism()?.get())
+}
+
+/// How many files a process of this run may open, sockets included.
+pub(crate) fn open_files() -> Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.1)
 }
 
 /// Seconds that all cores together have been busy since boot, interrupts included, stolen time not.
@@ -145,6 +163,22 @@ fn parse_busy(stat: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
+    impl Machine {
+        /// For the tests of what is written about a run.
+        pub(crate) fn example() -> Machine {
+            Machine {
+                kernel: "6.1".to_owned(),
+                cpu: "a processor".to_owned(),
+                cores: 2,
+                memory_gib: 4.0,
+                virtual_machine: true,
+                open_files: 1024,
+                busy_before: 0.0,
+                versions: Vec::new(),
+            }
+        }
+    }
+
     #[test]
     fn busy_time_leaves_out_idle_iowait_and_steal_and_counts_guests_once() {
         let stat = "cpu  100 20 3 9999 9999 40 500 9999 60 7\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
@@ -162,6 +196,7 @@ mod tests {
             ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n", "7.0.15"),
             ("iperf 3.12 (cJSON 1.7.15)\n", "3.12"),
             ("snisplice 0.1.0\n", "0.1.0"),
+            ("sniproxy 0.6.0\n", "0.6.0"),
         ] {
             assert_eq!(parse_version(text).as_deref(), Some(version));
         }

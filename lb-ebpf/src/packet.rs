@@ -136,7 +136,8 @@ fn ipv6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
         destination_port: (head.ports >> 16) as u16,
     };
     let payload = u32::from(u16::from_be(ip[1] as u16));
-    segment::<LINK, IPV6>(ctx, &tuple, &head, payload + IPV6 as u32)
+    let length = if payload == 0 { 0 } else { payload + IPV6 as u32 };
+    segment::<LINK, IPV6>(ctx, &tuple, &head, length)
 }
 
 /// A TCP segment that has nothing odd about it. `length`: of the IP packet; 0 where it is longer than fits the field.
@@ -203,7 +204,8 @@ fn segment<const LINK: usize, const IP: usize>(
         }
     }
     if head.has(tcp::FIN | tcp::RST) || flow.state.is_reset() {
-        note_closing(flow, head, end.wrapping_sub(known_end));
+        let ahead = end.wrapping_sub(known_end);
+        note_closing(flow, head, ahead, payload != 0 && ahead != 0);
     }
     leave::<LINK, IP>(ctx, flow, head, headers, length, tsecr_floor)
 }
@@ -437,7 +439,7 @@ fn add_ethernet_header(ctx: &TcContext) -> bool {
 
 /// A FIN, a reset, or life after a reset.
 #[inline(always)]
-fn note_closing(flow: &mut Flow, head: &Head, ahead: u32) {
+fn note_closing(flow: &mut Flow, head: &Head, ahead: u32, is_new: bool) {
     let side = usize::from(flow.has(flag::FROM_SERVER));
     let mut state = flow.state;
     if head.has(tcp::RST) {
@@ -453,8 +455,10 @@ fn note_closing(flow: &mut Flow, head: &Head, ahead: u32) {
         }
         set(&mut state.reset, side, 1);
     } else {
-        // Who has reset says nothing more: that reset was somebody else's.
-        set(&mut state.reset, side, 0);
+        // Who has reset says nothing new: that reset was somebody else's.
+        if is_new && ahead <= packet::MAX_WINDOW {
+            set(&mut state.reset, side, 0);
+        }
         if head.has(tcp::FIN) && ahead <= packet::MAX_FIN_AHEAD && get(&state.fin, side) == 0 {
             let place = if get(&state.fin, 1 - side) == 0 { State::FIRST } else { State::SECOND };
             set(&mut state.fin, side, place);

@@ -1,27 +1,52 @@
 //! `cargo xtask bench`.
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, process::Command};
 
 use anyhow::Result;
 
 use crate::{setup, steps};
 
-/// Measure the gateway beside its peers; tables go into bench/results/.
+/// Measure the gateway beside its peers; tables and charts go into bench/results/.
+///
+/// `bench instructions` counts instructions instead, against stored figures; `bench compare A.json B.json` compares two
+/// runs.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Arguments of the benchmark; `-- --help` lists them.
+    /// Arguments of the benchmark: `--quick`, a scenario, …; `-- --help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some((first, rest)) = args.args.split_first()
+        && first == "instructions"
+    {
+        setup::ensure(setup::Scope::Test)?;
+        return instructions(rest);
+    }
     setup::ensure(setup::Scope::Bench)?;
-    steps::show(&mut steps::cargo(&["build", "--release", "--package", "snisplice"]))?;
+    // In one go: each alone would enable fewer features of what they share, and compile that twice.
+    steps::show(&mut steps::cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "snisplice",
+        "--package",
+        "snisplice-bench",
+    ]))?;
     steps::show(
-        steps::cargo(&["run", "--release", "--quiet", "--package", "snisplice-bench", "--"])
+        Command::new(steps::target_dir().join("release/snisplice-bench"))
             .args(&args.args)
             .env("PATH", path_with_envoy()?)
             .env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")),
+    )
+}
+
+/// Counts instructions per operation against stored figures, on a machine that is set up.
+pub(crate) fn instructions(args: &[String]) -> Result<()> {
+    steps::show(
+        steps::cargo(&["run", "--release", "--quiet", "--package", "snisplice-instructions", "--"])
+            .args(args),
     )
 }
 

@@ -36,7 +36,7 @@ pub(crate) enum Scope {
     Test,
     /// Also what the demo shows.
     Demo,
-    /// Also the peers to measure against: HAProxy, nginx, Envoy.
+    /// Also the peers to measure against: HAProxy, nginx, Envoy, sniproxy.
     Bench,
 }
 
@@ -70,10 +70,12 @@ const NEEDS: &[Need] = &[
     need("nft", "nftables", &[Test]),
     need("ethtool", "ethtool", &[Test, Bench]),
     need("tcpdump", "tcpdump", &[Test]),
+    need("valgrind", "valgrind", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
     need("haproxy", "haproxy", &[Bench]),
     need("nginx", "nginx", &[Bench]),
     need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
+    need("sniproxy", "sniproxy", &[Bench]),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {

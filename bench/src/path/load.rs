@@ -1,178 +1,214 @@
-//! The clients: redis-benchmark, iperf3, and many quiet TLS connections. A wrong answer is an error, never a
-//! slow figure.
+//! The clients: redis-benchmark, iperf3, and the tools of ours where there is none. A wrong answer is an error,
+//! never a slow figure.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Output};
-use std::sync::Arc;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde::de::DeserializeOwned;
+use snisplice_tests::Process;
 
-use super::topology::{SNI, Site};
+use super::subjects::{Endpoint, Stand};
+use super::topology::IPERF_PORT;
+pub(crate) use crate::tools::{Connections, Direction, Steady, Transfer};
 
-/// Whether redis-benchmark keeps its connections.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reconnect {
-    Never,
-    EveryRequest,
+/// What redis-benchmark does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requests {
+    pub(crate) set: bool,
+    pub(crate) clients: u32,
+    pub(crate) pipeline: u32,
+    /// Bytes of a value.
+    pub(crate) value: u32,
 }
 
 /// What redis-benchmark found.
-pub(crate) struct Requests {
+pub(crate) struct Rate {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
 }
 
-/// Which way the bytes of an iperf3 stream flow, seen from the client.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Up,
-    Down,
-}
-
 /// What iperf3 found, at the receiving end.
-pub(crate) struct Transfer {
+pub(crate) struct Bulk {
     pub(crate) gbit_per_second: f64,
     pub(crate) gib: f64,
 }
 
-/// Runs redis-benchmark over TLS: one command, 50 connections.
+/// How much an iperf3 test transfers.
+#[derive(Clone, Copy)]
+pub(crate) enum Length {
+    Seconds(f64),
+    Mebibytes(u32),
+}
+
+/// Runs redis-benchmark, over TLS or not.
 pub(crate) fn redis_benchmark(
-    site: &Site,
-    target: SocketAddr,
-    test: &str,
-    requests: u32,
-    reconnect: Reconnect,
-) -> Result<Requests> {
-    let mut command = site.triangle.client.command("redis-benchmark");
-    command
-        .args([
-            "-h",
-            &target.ip().to_string(),
-            "-p",
-            &target.port().to_string(),
-            "-c",
-            "50",
-            "-t",
-            test,
-            "--csv",
-        ])
-        .args(["-n", &requests.to_string(), "-k", if reconnect == Reconnect::Never { "1" } else { "0" }])
+    stand: &Stand,
+    endpoint: &Endpoint,
+    tls: bool,
+    load: Requests,
+    requests: u64,
+) -> Result<Rate> {
+    let test = if load.set { "set" } else { "get" };
+    let mut command = stand.site.triangle.client.command("redis-benchmark");
+    command.args(["-h", &endpoint.address.ip().to_string(), "-p", &endpoint.address.port().to_string()]);
+    command.args(["-c", &load.clients.to_string(), "-P", &load.pipeline.to_string()]);
+    command.args(["-d", &load.value.to_string(), "-n", &requests.to_string(), "-t", test, "--csv"]);
+    if tls {
         // One suite on offer, so that every subject uses the same.
-        .args(["--tls", "--sni", SNI, "--tls-ciphersuites", "TLS_AES_128_GCM_SHA256", "--cacert"])
-        .arg(&site.leaf.authority);
-    let output = run(command)?;
+        command.args([
+            "--tls",
+            "--sni",
+            &endpoint.sni,
+            "--tls-ciphersuites",
+            "TLS_AES_128_GCM_SHA256",
+            "--cacert",
+        ]);
+        command.arg(&stand.site.leaf.authority);
+    }
+    let output = run(&mut command)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let trouble: Vec<_> = stderr.lines().filter(|line| !is_advice(line)).collect();
     ensure!(
-        output.status.success() && trouble.is_empty(),
-        "redis-benchmark: {}: {}",
-        output.status,
-        trouble.join("\n")
+        output.status.success() && stderr.trim().is_empty(),
+        "redis-benchmark: {}: {stderr}",
+        output.status
     );
     parse_redis_csv(&String::from_utf8_lossy(&output.stdout), test)
 }
 
-/// Runs one iperf3 stream.
-pub(crate) fn iperf(site: &Site, target: SocketAddr, direction: Direction, seconds: u32) -> Result<Transfer> {
-    let mut command = site.triangle.client.command("iperf3");
-    command.args([
-        "-c",
-        &target.ip().to_string(),
-        "-p",
-        &target.port().to_string(),
-        "-t",
-        &seconds.to_string(),
-        "-J",
-    ]);
+/// Runs iperf3, with a server of its own.
+///
+/// A lasting iperf3 server closes its listening socket after each test and opens it again. A connection that a proxy
+/// makes between the two is reset (which a proxy turns into "control socket has closed unexpectedly"), and a proxy makes them later than a
+/// client whose own connection has ended before.
+pub(crate) fn iperf(
+    stand: &Stand,
+    endpoint: &Endpoint,
+    direction: Direction,
+    streams: u32,
+    length: Length,
+) -> Result<Bulk> {
+    let triangle = &stand.site.triangle;
+    let mut server = triangle.server.command("iperf3");
+    server.args(["--server", "--one-off", "--port", &IPERF_PORT.to_string()]);
+    let mut server = Process::spawn("iperf3 server", server)?;
+    server.wait_listening(&[IPERF_PORT])?;
+
+    let mut command = triangle.client.command("iperf3");
+    command.args(["-c", &endpoint.address.ip().to_string(), "-p", &endpoint.address.port().to_string()]);
+    command.args(["-P", &streams.to_string(), "-J"]);
+    match length {
+        // It takes whole seconds only.
+        Length::Seconds(seconds) => command.args(["-t", &seconds.ceil().to_string()]),
+        Length::Mebibytes(mebibytes) => command.args(["-n", &format!("{mebibytes}M")]),
+    };
     if direction == Direction::Down {
         command.arg("-R");
     }
-    let output = run(command)?;
-    parse_iperf_json(&output.stdout).with_context(|| format!("iperf3: {}", output.status))
+    let output = run(&mut command)?;
+    let found = parse_iperf_json(&output.stdout).with_context(|| format!("iperf3: {}", output.status))?;
+    server.wait(Duration::from_secs(10)).context("the server did not see the end")?;
+    Ok(found)
 }
 
-/// Established TLS connections to Redis, each of which has answered a PING.
-pub(crate) struct IdleConnections(Vec<StreamOwned<ClientConnection, TcpStream>>);
-
-/// Opens `count` connections from the client's namespace, one after another.
-pub(crate) fn idle_connections(site: &Site, target: SocketAddr, count: u32) -> Result<IdleConnections> {
-    let config = client_config(site)?;
-    site.triangle.client.run(|| {
-        let open = (0..count)
-            .map(|number| connect(&config, target).with_context(|| format!("idle connection {number}")))
-            .collect::<Result<_>>()?;
-        Ok(IdleConnections(open))
-    })
+/// One TLS transfer of so many bytes.
+pub(crate) fn stream(
+    stand: &Stand,
+    endpoint: &Endpoint,
+    direction: Direction,
+    bytes: u64,
+) -> Result<Transfer> {
+    let direction = if direction == Direction::Up { "up" } else { "down" };
+    tool(stand, "stream", endpoint, &["--direction", direction, "--bytes", &bytes.to_string()])
 }
 
-impl IdleConnections {
-    /// Checks that every connection still answers, then closes them all.
-    pub(crate) fn close(mut self) -> Result<()> {
-        for stream in &mut self.0 {
-            ping(stream)?;
-            stream.conn.send_close_notify();
-            stream.flush()?;
+/// Runs a tool of ours to its end.
+pub(crate) fn tool<T: DeserializeOwned>(
+    stand: &Stand,
+    name: &str,
+    endpoint: &Endpoint,
+    args: &[&str],
+) -> Result<T> {
+    let mut command = tool_command(stand, name, endpoint);
+    let output = run(command.args(args))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name}: {stderr}");
+    serde_json::from_slice(&output.stdout).with_context(|| format!("what {name} printed"))
+}
+
+/// A tool of ours at work.
+pub(crate) struct Running {
+    name: &'static str,
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// Starts it and waits until it says that it is ready.
+    pub(crate) fn start(
+        stand: &Stand,
+        name: &'static str,
+        endpoint: &Endpoint,
+        args: &[&str],
+    ) -> Result<Running> {
+        let mut command = tool_command(stand, name, endpoint);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
+        let mut stdout = BufReader::new(child.stdout.take().context("piped")?);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let mut running = Running { name, child, stdout };
+        if line != "ready\n" {
+            running.wait()?;
+            bail!("{name} was not ready");
         }
+        Ok(running)
+    }
+
+    /// Whether it still works.
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What it found, once it has ended. One that waits for the end of its standard input gets it.
+    pub(crate) fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        self.stdout.read_to_string(&mut text)?;
+        self.wait()?;
+        serde_json::from_str(&text).with_context(|| format!("what {} printed", self.name))
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let mut stderr = String::new();
+        self.child.stderr.as_mut().context("piped")?.read_to_string(&mut stderr)?;
+        ensure!(self.child.wait()?.success(), "{}: {stderr}", self.name);
         Ok(())
     }
 }
 
-fn connect(
-    config: &Arc<ClientConfig>,
-    address: SocketAddr,
-) -> Result<StreamOwned<ClientConnection, TcpStream>> {
-    let socket = TcpStream::connect(address)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    socket.set_nodelay(true)?;
-    let connection = ClientConnection::new(Arc::clone(config), ServerName::try_from(SNI)?)?;
-    let mut stream = StreamOwned::new(connection, socket);
-    ping(&mut stream)?;
-    Ok(stream)
+fn tool_command(stand: &Stand, name: &str, endpoint: &Endpoint) -> Command {
+    let mut command = stand.site.triangle.client.command(&stand.own);
+    command.args([
+        "tool",
+        name,
+        "--target",
+        &endpoint.address.to_string(),
+        "--sni",
+        &endpoint.sni,
+        "--authority",
+    ]);
+    command.arg(&stand.site.leaf.authority);
+    command
 }
 
-fn ping(stream: &mut StreamOwned<ClientConnection, TcpStream>) -> Result<()> {
-    stream.write_all(b"PING\r\n")?;
-    let mut answer = [0; 7];
-    stream.read_exact(&mut answer)?;
-    ensure!(&answer == b"+PONG\r\n", "Redis answered {answer:?} to PING");
-    Ok(())
-}
-
-/// The same suite and key exchange as redis-benchmark's, and a full handshake every time.
-fn client_config(site: &Site) -> Result<Arc<ClientConfig>> {
-    use rustls::crypto::aws_lc_rs as crypto;
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&site.leaf.authority)?)?;
-    let provider = rustls::crypto::CryptoProvider {
-        cipher_suites: vec![crypto::cipher_suite::TLS13_AES_128_GCM_SHA256],
-        kx_groups: vec![crypto::kx_group::X25519],
-        ..crypto::default_provider()
-    };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
-fn run(mut command: Command) -> Result<Output> {
+fn run(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| format!("running {}", command.get_program().display()))
 }
 
-/// What redis-benchmark prints whenever it reconnects: to set tcp_tw_reuse, which is set.
-fn is_advice(line: &str) -> bool {
-    line.trim().is_empty() || line.starts_with("WARNING: Keepalive disabled.")
-}
-
-fn parse_redis_csv(csv: &str, test: &str) -> Result<Requests> {
+fn parse_redis_csv(csv: &str, test: &str) -> Result<Rate> {
     let mut lines = csv.lines().map(|line| line.split(',').map(|cell| cell.trim_matches('"')).collect());
     let (Some(header), Some(row), None) = (lines.next(), lines.next(), lines.next()) else {
         bail!("redis-benchmark printed not one header and one row:\n{csv}");
@@ -183,18 +219,15 @@ fn parse_redis_csv(csv: &str, test: &str) -> Result<Requests> {
         let text = column.and_then(|column| row.get(column));
         let value: f64 =
             text.with_context(|| format!("redis-benchmark printed no {name}:\n{csv}"))?.parse()?;
-        ensure!(value.is_finite() && value > 0.0, "redis-benchmark's {name} is {value}:\n{csv}");
+        // Infinite is the rate of what took less than a millisecond.
+        ensure!(value > 0.0, "redis-benchmark's {name} is {value}:\n{csv}");
         Ok(value)
     };
     ensure!(row.first().is_some_and(|name| name.eq_ignore_ascii_case(test)), "not a row of {test}:\n{csv}");
-    Ok(Requests {
-        per_second: cell("rps")?,
-        p50_ms: cell("p50_latency_ms")?,
-        p99_ms: cell("p99_latency_ms")?,
-    })
+    Ok(Rate { per_second: cell("rps")?, p50_ms: cell("p50_latency_ms")?, p99_ms: cell("p99_latency_ms")? })
 }
 
-fn parse_iperf_json(json: &[u8]) -> Result<Transfer> {
+fn parse_iperf_json(json: &[u8]) -> Result<Bulk> {
     let report: serde_json::Value = serde_json::from_slice(json)?;
     if let Some(error) = report["error"].as_str() {
         bail!("{error}");
@@ -202,10 +235,7 @@ fn parse_iperf_json(json: &[u8]) -> Result<Transfer> {
     let received = &report["end"]["sum_received"];
     let number =
         |name: &str| received[name].as_f64().filter(|value| *value > 0.0).context("nothing received");
-    Ok(Transfer {
-        gbit_per_second: number("bits_per_second")? / 1e9,
-        gib: number("bytes")? / f64::from(1 << 30),
-    })
+    Ok(Bulk { gbit_per_second: number("bits_per_second")? / 1e9, gib: number("bytes")? / f64::from(1 << 30) })
 }
 
 #[cfg(test)]

@@ -21,6 +21,22 @@ pub(crate) fn of_group(pid: u32) -> Result<u64> {
     Ok(total)
 }
 
+/// The processes that this one has started.
+pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
+    let stats = fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    Ok(stats.filter_map(|stat| ids(&stat)).filter(|(_, parent)| *parent == pid).map(|(own, _)| own).collect())
+}
+
+/// Bytes that the kernel itself uses for objects such as sockets, files and entries of BPF maps: `Slab`.
+pub(crate) fn of_kernel() -> Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let line =
+        meminfo.lines().find_map(|line| line.strip_prefix("Slab:")).context("no Slab in /proc/meminfo")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
 /// Process and parent from `/proc/PID/stat`; the name in brackets between them may hold spaces and brackets.
 fn ids(stat: &str) -> Option<(u32, u32)> {
     let (own, _) = stat.split_once(' ')?;

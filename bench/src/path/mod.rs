@@ -1,5 +1,6 @@
 //! Whole paths: a real client, a subject, a real server.
 
+mod flows;
 mod load;
 mod memory;
 pub(crate) mod scenarios;

@@ -3,204 +3,660 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
-use super::load::{self, Direction, Reconnect};
-use super::subjects::{Kind, Mode, Subject};
-use super::topology::Site;
-use crate::machine::busy_seconds;
-use crate::report::{Better, Goal, Metric, Sample};
+use super::load::{self, Connections, Direction, Length, Rate, Requests, Running, Steady};
+use super::subjects::{Endpoint, Kind, Service, Stand, Subject};
+use super::{flows, memory};
+use crate::machine::{self, busy_seconds};
+use crate::report::{Better, Metric, Sample};
 
-/// One scenario. The metrics follow from its load.
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Shows in under three minutes that everything works.
+    Quick,
+    /// What matters, long enough to mean something.
+    Default,
+    /// Also every combination of redis-benchmark's options.
+    Full,
+}
+
+/// Everything that one subject does in one go.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
-    title: &'static str,
-    mode: Mode,
+    pub(crate) cases: Vec<Case>,
+}
+
+/// One table of the report. The metrics follow from the load.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) title: String,
     load: Load,
-    pub(crate) subjects: &'static [Kind],
-    pub(crate) goal: Option<Goal>,
+    /// Of one measurement.
+    seconds: f64,
 }
 
 #[derive(Clone, Copy)]
 enum Load {
-    /// redis-benchmark, GET over 50 connections that stay.
-    Requests,
-    /// redis-benchmark, 50 at a time, a new TLS connection for every GET.
-    Connections,
-    /// One iperf3 stream, first toward the server, then from it.
-    Bulk,
+    /// iperf3, plain TCP.
+    Iperf { direction: Direction, streams: u32 },
+    /// One TLS transfer.
+    Stream { service: Service, direction: Direction },
+    /// redis-benchmark.
+    Requests { service: Service, requests: Requests },
+    /// PING at a fixed rate, over 50 connections.
+    Latency { service: Service, rate: u32 },
+    /// New TLS connections from so many clients at once.
+    Connections { service: Service, clients: u32, resume: bool },
     /// Connections that have talked once and then keep silent.
-    Idle,
+    Idle { connections: u64 },
+    /// New connections to any of so many names.
+    Routes { routes: u32 },
+    /// Requests while the flow table holds so many entries.
+    Flows { flows: u32 },
+    /// PING at a fixed rate while something happens.
+    Operation(Operation),
 }
 
-/// How much of everything one measurement does.
-#[derive(Clone, Copy)]
-pub(crate) struct Size {
-    requests: u32,
-    new_connections: u32,
-    bulk_seconds: u32,
-    idle_connections: u32,
+/// What happens, once a second.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Nothing,
+    /// One more route each time.
+    Reload,
+    /// SIGTERM, and started again when it has ended.
+    Restart,
+    /// SIGKILL to every process, and started again.
+    Kill,
+    /// One of two servers is killed, then started again.
+    Server,
 }
 
-impl Size {
-    /// About five seconds a measurement.
-    pub(crate) const FULL: Size =
-        Size { requests: 250_000, new_connections: 6_000, bulk_seconds: 5, idle_connections: 5_000 };
-    /// About a second.
-    pub(crate) const QUICK: Size =
-        Size { requests: 30_000, new_connections: 1_000, bulk_seconds: 1, idle_connections: 1_000 };
-}
+/// Connections of the latency and operation scenarios.
+const STEADY: u32 = 50;
+/// Bytes that warm a TLS transfer up.
+const WARM_UP: u64 = 64 << 20;
+/// Idle connections to one server: Redis takes 12 000 at most.
+const IDLE_PER_SERVER: u64 = 10_000;
 
-const PROXIES: &[Kind] = &[Kind::Snisplice, Kind::Haproxy, Kind::Nginx, Kind::Envoy];
-const PROXIES_AND_DIRECT: &[Kind] = &[Kind::Snisplice, Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Direct];
-
-/// Every scenario, in the order of the report.
-pub(crate) const ALL: &[Scenario] = &[
-    Scenario {
-        name: "passthrough-redis",
-        title: "redis-benchmark over TLS, GET, 50 connections, passed through by SNI",
-        mode: Mode::Passthrough,
-        load: Load::Requests,
-        subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal { ratio: 1.0, peers: &["haproxy", "nginx"] }),
-    },
-    Scenario {
-        name: "bulk",
-        title: "one iperf3 stream through a plain TCP listener",
-        mode: Mode::Tcp,
-        load: Load::Bulk,
-        subjects: &[
-            Kind::Snisplice,
-            Kind::Haproxy,
-            Kind::HaproxySplice,
-            Kind::Nginx,
-            Kind::Envoy,
-            Kind::Direct,
-        ],
-        goal: Some(Goal { ratio: 1.0, peers: &["haproxy", "haproxy-splice", "nginx", "envoy"] }),
-    },
-    Scenario {
-        name: "terminated-redis",
-        title: "redis-benchmark over TLS, GET, 50 connections, terminated at the gateway (direct: at the server)",
-        mode: Mode::Terminated,
-        load: Load::Requests,
-        subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal { ratio: 1.1, peers: &["haproxy", "nginx"] }),
-    },
-    Scenario {
-        name: "new-connections-passthrough",
-        title: "redis-benchmark, a new TLS connection for every GET, passed through by SNI",
-        mode: Mode::Passthrough,
-        load: Load::Connections,
-        subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal { ratio: 1.0, peers: &["haproxy"] }),
-    },
-    Scenario {
-        name: "new-connections-terminated",
-        title: "redis-benchmark, a new TLS connection for every GET, terminated at the gateway (direct: at the \
-                server)",
-        mode: Mode::Terminated,
-        load: Load::Connections,
-        subjects: PROXIES_AND_DIRECT,
-        goal: Some(Goal { ratio: 1.0, peers: &["haproxy"] }),
-    },
-    Scenario {
-        name: "idle-memory-passthrough",
-        title: "idle TLS connections, passed through by SNI",
-        mode: Mode::Passthrough,
-        load: Load::Idle,
-        subjects: PROXIES,
-        goal: None,
-    },
-    Scenario {
-        name: "idle-memory-terminated",
-        title: "idle TLS connections, terminated at the gateway",
-        mode: Mode::Terminated,
-        load: Load::Idle,
-        subjects: PROXIES,
-        goal: None,
-    },
-];
-
-impl Scenario {
-    /// What it does, with the amount where that matters to the reader.
-    pub(crate) fn title(&self, size: Size) -> String {
-        match self.load {
-            Load::Idle => format!("{} {}", size.idle_connections, self.title),
-            Load::Requests | Load::Connections | Load::Bulk => self.title.to_owned(),
+impl Depth {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Depth::Quick => "quick",
+            Depth::Default => "default",
+            Depth::Full => "full",
         }
+    }
+
+    pub(crate) fn rounds(self) -> u32 {
+        if self == Depth::Quick { 1 } else { 3 }
+    }
+
+    /// Of one measurement.
+    fn seconds(self) -> f64 {
+        if self == Depth::Quick { 0.5 } else { 2.0 }
+    }
+
+    /// Every scenario, in the order of the report.
+    pub(crate) fn scenarios(self) -> Vec<Scenario> {
+        let scenario = |name, cases| Scenario { name, cases };
+        vec![
+            scenario("bulk", self.bulk()),
+            scenario("requests", self.requests()),
+            scenario("latency", self.latency()),
+            scenario("connections", self.connections()),
+            scenario("scale", self.scale()),
+            scenario("operations", self.operations()),
+        ]
+    }
+
+    fn bulk(self) -> Vec<Case> {
+        use Direction::{Down, Up};
+        let way = |direction| if direction == Up { "up" } else { "down" };
+        let iperf = |direction, streams: u32| {
+            let plural = if streams == 1 { "one iperf3 stream" } else { "8 iperf3 streams" };
+            let toward = if direction == Up { "toward" } else { "from" };
+            self.case(
+                format!("tcp-{}-{streams}", way(direction)),
+                format!("{plural} {toward} the server through a plain TCP listener"),
+                Load::Iperf { direction, streams },
+            )
+        };
+        let stream = |direction, service| {
+            let (kind, how) = match service {
+                Service::BulkTls => ("passthrough", "passed through by SNI"),
+                _ => ("terminated", "terminated at the gateway (bare: at the server)"),
+            };
+            self.case(
+                format!("tls-{kind}-{}", way(direction)),
+                format!(
+                    "one TLS stream {}, {how}",
+                    if direction == Up { "toward the server" } else { "from the server" }
+                ),
+                Load::Stream { service, direction },
+            )
+        };
+        let mut cases = vec![iperf(Up, 1), iperf(Down, 1)];
+        if self != Depth::Quick {
+            cases.extend([iperf(Up, 8), iperf(Down, 8)]);
+        }
+        for service in [Service::BulkTls, Service::BulkTerminated] {
+            if self != Depth::Quick {
+                cases.push(stream(Up, service));
+            }
+            cases.push(stream(Down, service));
+        }
+        cases
+    }
+
+    fn requests(self) -> Vec<Case> {
+        let case = |service, set, clients, pipeline, value| {
+            let (kind, how) = match service {
+                Service::RedisPlain => ("plain", "plain TCP"),
+                Service::RedisTls => ("tls", "TLS passed through by SNI"),
+                _ => ("terminated", "TLS terminated at the gateway (bare: at the server)"),
+            };
+            let test = if set { "SET" } else { "GET" };
+            let bytes = match value {
+                1024 => "1 KiB".to_owned(),
+                65536 => "64 KiB".to_owned(),
+                bytes => format!("{bytes} B"),
+            };
+            self.case(
+                format!("{kind}-{}-c{clients}-p{pipeline}-{value}", test.to_lowercase()),
+                format!("redis-benchmark {test}, {clients} connections, pipeline {pipeline}, {bytes}, {how}"),
+                Load::Requests { service, requests: Requests { set, clients, pipeline, value } },
+            )
+        };
+        use Service::{RedisPlain, RedisTerminated, RedisTls};
+        match self {
+            Depth::Quick => {
+                [RedisTls, RedisPlain, RedisTerminated].map(|service| case(service, false, 50, 1, 3)).into()
+            }
+            Depth::Default => {
+                let mut cases = Vec::new();
+                for service in [RedisTls, RedisPlain] {
+                    cases.extend([
+                        case(service, false, 50, 1, 3),
+                        case(service, true, 50, 1, 3),
+                        case(service, false, 1, 1, 3),
+                        case(service, false, 500, 1, 3),
+                        case(service, false, 50, 16, 3),
+                        case(service, false, 50, 1, 1024),
+                        case(service, false, 50, 1, 65536),
+                    ]);
+                }
+                cases.extend([
+                    case(RedisTerminated, false, 50, 1, 3),
+                    case(RedisTerminated, false, 1, 1, 3),
+                    case(RedisTerminated, false, 50, 1, 65536),
+                ]);
+                cases
+            }
+            Depth::Full => {
+                let mut cases = Vec::new();
+                for service in [RedisTls, RedisPlain, RedisTerminated] {
+                    for (set, clients) in
+                        [false, true].into_iter().flat_map(|set| [1, 50, 500].map(|c| (set, c)))
+                    {
+                        for (pipeline, value) in
+                            [1, 16].into_iter().flat_map(|p| [3, 1024, 65536].map(|v| (p, v)))
+                        {
+                            cases.push(case(service, set, clients, pipeline, value));
+                        }
+                    }
+                }
+                cases
+            }
+        }
+    }
+
+    fn latency(self) -> Vec<Case> {
+        let case = |service, rate| {
+            let (kind, how) = match service {
+                Service::RedisTls => ("tls", "passed through by SNI"),
+                _ => ("terminated", "terminated at the gateway (bare: at the server)"),
+            };
+            self.case(
+                format!("{kind}-{rate}"),
+                format!("PING over TLS at {rate} a second, {STEADY} connections, {how}"),
+                Load::Latency { service, rate },
+            )
+        };
+        match self {
+            Depth::Quick => vec![case(Service::RedisTls, 5_000)],
+            _ => vec![
+                case(Service::RedisTls, 1_000),
+                case(Service::RedisTls, 10_000),
+                case(Service::RedisTerminated, 10_000),
+            ],
+        }
+    }
+
+    fn connections(self) -> Vec<Case> {
+        let case = |service, clients, resume| {
+            let (kind, how) = match service {
+                Service::RedisTls => ("tls", "passed through by SNI"),
+                _ => ("terminated", "terminated at the gateway (bare: at the server)"),
+            };
+            let (handshake, handshakes) =
+                if resume { ("resumed", "resumed") } else { ("full", "full handshakes") };
+            let many =
+                if clients == 1 { "one after another".to_owned() } else { format!("{clients} clients") };
+            self.case(
+                format!("{kind}-{handshake}-{clients}"),
+                format!("new TLS connections, {handshakes}, {many}, one PING each, {how}"),
+                Load::Connections { service, clients, resume },
+            )
+        };
+        use Service::{RedisTerminated, RedisTls};
+        match self {
+            Depth::Quick => {
+                vec![case(RedisTls, 16, false), case(RedisTls, 16, true), case(RedisTerminated, 16, false)]
+            }
+            _ => [RedisTls, RedisTerminated]
+                .into_iter()
+                .flat_map(|service| {
+                    [case(service, 16, false), case(service, 16, true), case(service, 1, false)]
+                })
+                .collect(),
+        }
+    }
+
+    fn scale(self) -> Vec<Case> {
+        let idle = |connections: u64| {
+            self.case(
+                format!("idle-{connections}"),
+                format!("{connections} idle TLS connections, passed through by SNI"),
+                Load::Idle { connections },
+            )
+        };
+        let routes = |routes: u32| {
+            self.case(
+                format!("routes-{routes}"),
+                format!("{routes} routes: start, memory, and new TLS connections to any of the names"),
+                Load::Routes { routes },
+            )
+        };
+        let flows = |flows: u32| {
+            self.case(
+                format!("flows-{flows}"),
+                format!("redis-benchmark, plain TCP, with {flows} connections in the flow table"),
+                Load::Flows { flows },
+            )
+        };
+        match self {
+            Depth::Quick => vec![idle(500), routes(100), flows(100)],
+            _ => vec![
+                idle(1_000),
+                idle(20_000),
+                routes(10),
+                routes(10_000),
+                routes(100_000),
+                flows(100),
+                flows(10_000),
+                // The table of 1 048 576 entries, two a connection, nearly full.
+                flows(500_000),
+            ],
+        }
+    }
+
+    fn operations(self) -> Vec<Case> {
+        let case = |name: &str, what: &str, operation| {
+            let title = format!("PING over TLS at 2000 a second and 50 new connections a second: {what}");
+            Case {
+                seconds: if self == Depth::Quick { 2.0 } else { 8.0 },
+                ..self.case(name.to_owned(), title, Load::Operation(operation))
+            }
+        };
+        let kill = || case("kill", "kill -9 and a start, every 2 s", Operation::Kill);
+        let reload = || case("reload", "a reload with one more route, every second", Operation::Reload);
+        match self {
+            Depth::Quick => vec![reload(), kill()],
+            _ => vec![
+                case("nothing", "nothing else", Operation::Nothing),
+                reload(),
+                case("restart", "SIGTERM and a start, every 2 s", Operation::Restart),
+                kill(),
+                case("server", "one of two servers dies and comes back, every 2 s", Operation::Server),
+            ],
+        }
+    }
+
+    fn case(self, name: String, title: String, load: Load) -> Case {
+        Case { name, title, load, seconds: self.seconds() }
+    }
+}
+
+impl Case {
+    /// What a subject must offer to take part.
+    fn services(&self) -> &'static [Service] {
+        match self.load {
+            Load::Iperf { .. } => &[Service::Iperf],
+            Load::Stream { service: Service::BulkTls, .. } => &[Service::BulkTls],
+            Load::Stream { .. } => &[Service::BulkTerminated],
+            Load::Requests { service: Service::RedisPlain, .. } | Load::Flows { .. } => {
+                &[Service::RedisPlain]
+            }
+            Load::Requests { service, .. }
+            | Load::Latency { service, .. }
+            | Load::Connections { service, .. } => {
+                if service == Service::RedisTls {
+                    &[Service::RedisTls]
+                } else {
+                    &[Service::RedisTerminated]
+                }
+            }
+            Load::Idle { .. } => &[Service::RedisTls, Service::SecondTls],
+            Load::Routes { .. } => &[Service::Routes],
+            Load::Operation(Operation::Server) => &[Service::PairTls],
+            Load::Operation(_) => &[Service::RedisTls],
+        }
+    }
+
+    pub(crate) fn takes(&self, kind: Kind) -> bool {
+        // Where splicing in HAProxy makes no difference, it is not asked twice.
+        let haproxy_splice =
+            matches!(self.load, Load::Iperf { .. } | Load::Stream { service: Service::BulkTls, .. });
+        let special = match (self.load, kind) {
+            (_, Kind::HaproxySplice) => haproxy_splice,
+            (Load::Flows { .. }, kind) => kind == Kind::SnisplicePacket,
+            (Load::Operation(operation), Kind::Bare) => operation == Operation::Nothing,
+            // It reads no configuration.
+            (Load::Operation(Operation::Reload), Kind::Splice2) => false,
+            // The same lookup for every tier.
+            (Load::Routes { .. }, Kind::SnisplicePacket | Kind::SnispliceSockmap) => false,
+            _ => true,
+        };
+        special && self.services().iter().all(|service| kind.offers(*service))
+    }
+
+    /// Whether the subject must not have done anything before.
+    pub(crate) fn is_fresh(&self) -> bool {
+        matches!(self.load, Load::Idle { .. } | Load::Routes { .. } | Load::Flows { .. } | Load::Operation(_))
+    }
+
+    /// Routes to start the subject with.
+    pub(crate) fn routes(&self) -> u32 {
+        if let Load::Routes { routes } = self.load { routes } else { 0 }
     }
 
     pub(crate) fn metrics(&self) -> Vec<Metric> {
-        let metric = |name, unit, better, compared| Metric { name, unit, better, compared };
+        use Better::{Higher, Lower};
+        let metric = |name: &str, unit: &str, better, compared| Metric {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            better,
+            compared,
+        };
         match self.load {
-            Load::Requests => vec![
-                metric("requests", "1/s", Better::Higher, true),
-                metric("p50", "ms", Better::Lower, false),
-                metric("p99", "ms", Better::Lower, false),
-                metric("CPU", "s per million", Better::Lower, false),
+            Load::Iperf { .. } | Load::Stream { .. } => {
+                vec![
+                    metric("throughput", "Gbit/s", Higher, true),
+                    metric("machine's CPU", "s per GiB", Lower, true),
+                ]
+            }
+            Load::Requests { .. } => vec![
+                metric("requests", "1/s", Higher, true),
+                metric("machine's CPU", "s per million", Lower, true),
+                metric("p50", "ms", Lower, false),
+                metric("p99", "ms", Lower, false),
             ],
-            Load::Connections => vec![
-                metric("new connections", "1/s", Better::Higher, true),
-                metric("CPU", "s per million", Better::Lower, false),
+            Load::Latency { .. } => vec![
+                metric("p50", "ms", Lower, true),
+                metric("p90", "ms", Lower, false),
+                metric("p99", "ms", Lower, true),
+                metric("p99.9", "ms", Lower, false),
+                metric("worst", "ms", Lower, false),
+                metric("machine's CPU", "s per million", Lower, false),
             ],
-            Load::Bulk => vec![
-                metric("up", "Gbit/s", Better::Higher, true),
-                metric("down", "Gbit/s", Better::Higher, true),
-                metric("CPU up", "s per GiB", Better::Lower, false),
-                metric("CPU down", "s per GiB", Better::Lower, false),
+            Load::Connections { clients: 1, .. } => vec![
+                metric("first byte, p50", "ms", Lower, true),
+                metric("first byte, p99", "ms", Lower, false),
+                metric("connections", "1/s", Higher, false),
+                metric("machine's CPU", "s per million", Lower, false),
             ],
-            Load::Idle => vec![
-                metric("per connection", "KiB", Better::Lower, true),
-                metric("all open", "MiB", Better::Lower, false),
-                metric("none yet", "MiB", Better::Lower, false),
+            Load::Connections { .. } => vec![
+                metric("connections", "1/s", Higher, true),
+                metric("machine's CPU", "s per million", Lower, true),
+                metric("first byte, p50", "ms", Lower, false),
+                metric("first byte, p99", "ms", Lower, false),
+            ],
+            Load::Idle { .. } => vec![
+                metric("process", "KiB per connection", Lower, true),
+                metric("kernel", "KiB per connection", Lower, true),
+                metric("open", "connections", Higher, false),
+                metric("process, all open", "MiB", Lower, false),
+                metric("process, none yet", "MiB", Lower, false),
+            ],
+            Load::Routes { .. } => vec![
+                metric("ready after", "s", Lower, true),
+                metric("process", "MiB", Lower, true),
+                metric("connections", "1/s", Higher, false),
+                metric("first byte, p50", "ms", Lower, false),
+            ],
+            Load::Flows { .. } => vec![
+                metric("program", "ns per packet", Lower, true),
+                metric("machine's CPU", "s per million", Lower, false),
+                metric("requests", "1/s", Higher, false),
+                metric("kernel", "bytes per connection", Lower, false),
+            ],
+            Load::Operation(_) => vec![
+                metric("p99", "ms", Lower, true),
+                metric("longest silence", "ms", Lower, false),
+                metric("requests failed", "", Lower, false),
+                metric("connections cut", "", Lower, false),
+                metric("connections refused", "", Lower, true),
+                metric("connections opened", "", Higher, false),
+                metric("times", "", Higher, false),
             ],
         }
     }
 
-    /// One measurement of a freshly started subject, warm-up included.
-    pub(crate) fn measure(&self, site: &Site, subject: &Subject, size: Size) -> Result<Sample> {
-        let target = subject.target(self.mode);
+    /// One measurement, warm-up included. `started` is how long the subject took to be ready.
+    pub(crate) fn measure(
+        &self,
+        subject: &mut Subject<'_>,
+        stand: &Stand,
+        started: Duration,
+    ) -> Result<Sample> {
         match self.load {
-            Load::Requests => {
-                let requests = size.requests;
-                load::redis_benchmark(site, target, "set", requests / 10, Reconnect::Never)?;
-                let (found, cpu) =
-                    with_cpu(|| load::redis_benchmark(site, target, "get", requests, Reconnect::Never))?;
-                Ok(vec![found.per_second, found.p50_ms, found.p99_ms, cpu * 1e6 / f64::from(requests)])
+            Load::Iperf { direction, streams } => {
+                let endpoint = subject.endpoint(Service::Iperf);
+                load::iperf(stand, &endpoint, direction, streams, Length::Mebibytes(64))?;
+                let length = Length::Seconds(self.seconds);
+                let (found, cpu) = with_cpu(|| load::iperf(stand, &endpoint, direction, streams, length))?;
+                Ok(vec![found.gbit_per_second, cpu / found.gib])
             }
-            Load::Connections => {
-                let connections = size.new_connections;
-                load::redis_benchmark(site, target, "set", connections / 10, Reconnect::EveryRequest)?;
-                let (found, cpu) = with_cpu(|| {
-                    load::redis_benchmark(site, target, "get", connections, Reconnect::EveryRequest)
-                })?;
-                Ok(vec![found.per_second, cpu * 1e6 / f64::from(connections)])
+            Load::Stream { service, direction } => {
+                let endpoint = subject.endpoint(service);
+                let warm = load::stream(stand, &endpoint, direction, WARM_UP)?;
+                let bytes = (WARM_UP as f64 / warm.seconds * self.seconds) as u64;
+                let (found, cpu) = with_cpu(|| load::stream(stand, &endpoint, direction, bytes))?;
+                let gib = bytes as f64 / f64::from(1 << 30);
+                Ok(vec![bytes as f64 * 8.0 / 1e9 / found.seconds, cpu / gib])
             }
-            Load::Bulk => {
-                let seconds = size.bulk_seconds;
-                let mut rates = Vec::new();
-                let mut costs = Vec::new();
-                for direction in [Direction::Up, Direction::Down] {
-                    load::iperf(site, target, direction, 1)?;
-                    let (found, cpu) = with_cpu(|| load::iperf(site, target, direction, seconds))?;
-                    rates.push(found.gbit_per_second);
-                    costs.push(cpu / found.gib);
-                }
-                Ok([rates, costs].concat())
+            Load::Requests { service, requests } => {
+                let (rate, cpu) = self.requests(stand, &subject.endpoint(service), service, requests)?;
+                Ok(vec![rate.per_second, cpu, rate.p50_ms, rate.p99_ms])
             }
-            Load::Idle => {
-                let before = subject.memory()?;
-                let open = load::idle_connections(site, target, size.idle_connections)?;
-                // What a subject frees, it frees by now.
-                thread::sleep(Duration::from_secs(1));
-                let after = subject.memory()?;
-                open.close().context("an idle connection was no longer alive")?;
-                let per_connection = (after as f64 - before as f64) / f64::from(size.idle_connections);
-                Ok(vec![per_connection / 1024.0, mib(after), mib(before)])
+            Load::Latency { service, rate } => {
+                let endpoint = subject.endpoint(service);
+                let (connections, rate) = (STEADY.to_string(), rate.to_string());
+                let run = |seconds: f64| {
+                    let seconds = seconds.to_string();
+                    let args = ["--connections", &connections, "--rate", &rate, "--seconds", &seconds];
+                    load::tool::<Steady>(stand, "steady", &endpoint, &args)
+                };
+                run(0.2)?;
+                let (found, cpu) = with_cpu(|| run(self.seconds))?;
+                let per_million = cpu * 1e6 / found.answered as f64;
+                Ok(vec![found.p50, found.p90, found.p99, found.p999, found.max, per_million])
             }
+            Load::Connections { service, clients, resume } => {
+                let endpoint = subject.endpoint(service);
+                connect(stand, &endpoint, clients, 1, resume, 0.1)?;
+                let (found, cpu) = with_cpu(|| connect(stand, &endpoint, clients, 1, resume, self.seconds))?;
+                ensure!(found.count > 0, "no connection was answered");
+                let per_million = cpu * 1e6 / found.count as f64;
+                let (p50, p99) = (found.first_byte_p50_ms, found.first_byte_p99_ms);
+                Ok(if clients == 1 {
+                    vec![p50, p99, found.per_second, per_million]
+                } else {
+                    vec![found.per_second, per_million, p50, p99]
+                })
+            }
+            Load::Idle { connections } => idle(subject, stand, connections),
+            Load::Routes { routes } => {
+                let endpoint = subject.endpoint(Service::Routes);
+                connect(stand, &endpoint, 4, routes, false, 0.1)?;
+                let found = connect(stand, &endpoint, 4, routes, false, self.seconds)?;
+                let used = subject.memory()?;
+                Ok(vec![started.as_secs_f64(), mib(used), found.per_second, found.first_byte_p50_ms])
+            }
+            Load::Flows { flows } => self.flows(subject, stand, flows),
+            Load::Operation(operation) => self.operation(subject, stand, operation),
         }
     }
+}
+
+impl Case {
+    /// redis-benchmark for about the wanted time; also the machine's CPU seconds per million requests.
+    fn requests(
+        &self,
+        stand: &Stand,
+        endpoint: &Endpoint,
+        service: Service,
+        requests: Requests,
+    ) -> Result<(Rate, f64)> {
+        let tls = service != Service::RedisPlain;
+        let run = |requests, count| load::redis_benchmark(stand, endpoint, tls, requests, count);
+        // So that GET finds a value of this size.
+        run(Requests { set: true, clients: 1, pipeline: 1, ..requests }, 10)?;
+        let at_once = u64::from(requests.clients * requests.pipeline);
+        // A tenth of the load at least, so that its rate means something.
+        let mut warm_up = (at_once * 4).max(1_000);
+        let mut warm = run(requests, warm_up)?;
+        while warm_up as f64 / warm.per_second < self.seconds / 10.0 {
+            warm_up *= 4;
+            warm = run(requests, warm_up)?;
+        }
+        let count = ((warm.per_second * self.seconds) as u64).max(at_once);
+        let (found, cpu) = with_cpu(|| run(requests, count))?;
+        ensure!(
+            found.per_second.is_finite(),
+            "{count} requests took no time that redis-benchmark could measure"
+        );
+        Ok((found, cpu * 1e6 / count as f64))
+    }
+
+    /// Requests through a flow table that holds so many connections beside those of the load.
+    fn flows(&self, subject: &Subject<'_>, stand: &Stand, flows: u32) -> Result<Sample> {
+        let before = memory::of_kernel()?;
+        let table = flows::Table::open(&super::subjects::bpffs())?;
+        table.fill(flows)?;
+        let bytes = (memory::of_kernel()? as f64 - before as f64) / f64::from(flows);
+        let requests = Requests { set: false, clients: STEADY, pipeline: 1, value: 3 };
+        let statistics = flows::Statistics::start()?;
+        let (rate, cpu) =
+            self.requests(stand, &subject.endpoint(Service::RedisPlain), Service::RedisPlain, requests)?;
+        let per_packet = statistics.nanoseconds_per_run()?;
+        table.check(flows)?;
+        Ok(vec![per_packet, cpu, rate.per_second, bytes])
+    }
+
+    fn operation(&self, subject: &mut Subject<'_>, stand: &Stand, operation: Operation) -> Result<Sample> {
+        let is_server = operation == Operation::Server;
+        let mut second = if is_server { Some(stand.site.second_redis()?) } else { None };
+        let endpoint = subject.endpoint(if is_server { Service::PairTls } else { Service::RedisTls });
+        let (connections, seconds) = (STEADY.to_string(), self.seconds.to_string());
+        let args = ["--connections", &connections, "--rate", "2000", "--seconds", &seconds];
+        let args = [&args[..], &["--reconnect", "--new-per-second", "50"]].concat();
+        let mut running = Running::start(stand, "steady", &endpoint, &args)?;
+        let pause = Duration::from_millis(500);
+        let mut times = 0;
+        thread::sleep(pause);
+        while running.is_running()? {
+            match operation {
+                Operation::Nothing => {}
+                Operation::Reload => subject.reload()?,
+                Operation::Restart => subject.restart(Signal::SIGTERM)?,
+                Operation::Kill => subject.restart(Signal::SIGKILL)?,
+                // The drop kills it.
+                Operation::Server => drop(second.take()),
+            }
+            thread::sleep(pause * 2);
+            if is_server {
+                second = Some(stand.site.second_redis()?);
+            }
+            if operation != Operation::Reload {
+                thread::sleep(pause * 2);
+            }
+            times += 1;
+        }
+        let found: Steady = running.finish()?;
+        ensure!(found.answered > 0, "nothing was answered");
+        Ok(vec![
+            found.p99,
+            found.gap,
+            found.failed as f64,
+            found.lost as f64,
+            found.refused as f64,
+            found.opened as f64,
+            f64::from(if operation == Operation::Nothing { 0 } else { times }),
+        ])
+    }
+}
+
+fn idle(subject: &Subject<'_>, stand: &Stand, connections: u64) -> Result<Sample> {
+    let open_files = machine::open_files()?;
+    let per_server = IDLE_PER_SERVER.min(open_files * 9 / 10);
+    let count = connections.min(subject.kind.capacity(open_files)).min(2 * per_server);
+    let _second = stand.site.second_redis()?;
+    let first = count.min(per_server);
+    let mut parts = vec![(subject.endpoint(Service::RedisTls), first)];
+    if count > first {
+        parts.push((subject.endpoint(Service::SecondTls), count - first));
+    }
+    // What only the start needed, is freed by now.
+    thread::sleep(Duration::from_secs(1));
+    let (process, kernel) = (subject.memory()?, memory::of_kernel()?);
+    // In processes of their own: one cannot open more than its limit of files.
+    let holders = parts
+        .iter()
+        .map(|(endpoint, count)| Running::start(stand, "idle", endpoint, &["--count", &count.to_string()]))
+        .collect::<Result<Vec<_>>>()?;
+    // And what only the opening needed.
+    thread::sleep(Duration::from_secs(1));
+    let (process_open, kernel_open) = (subject.memory()?, memory::of_kernel()?);
+    let answered = holders.into_iter().map(Running::finish::<u64>).sum::<Result<u64>>()?;
+    ensure!(answered == count, "{answered} of {count} idle connections were still alive");
+    let each = |before: u64, after: u64| (after as f64 - before as f64) / count as f64 / 1024.0;
+    Ok(vec![
+        each(process, process_open),
+        each(kernel, kernel_open),
+        count as f64,
+        mib(process_open),
+        mib(process),
+    ])
+}
+
+fn connect(
+    stand: &Stand,
+    endpoint: &Endpoint,
+    clients: u32,
+    names: u32,
+    resume: bool,
+    seconds: f64,
+) -> Result<Connections> {
+    let (clients, names, seconds) = (clients.to_string(), names.to_string(), seconds.to_string());
+    let mut args = vec!["--clients", &clients, "--names", &names, "--seconds", &seconds];
+    if resume {
+        args.push("--resume");
+    }
+    load::tool(stand, "connect", endpoint, &args)
 }
 
 /// Runs `load` and measures what the whole machine spent on it, in core seconds.

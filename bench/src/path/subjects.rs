@@ -1,169 +1,556 @@
 //! The subjects: what can stand between the client and the server.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-
-use snisplice_tests::{Process, topology};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use snisplice_tests::process::checked_output;
+use snisplice_tests::{Process, eventually, topology};
 
 use super::memory;
-use super::topology::{IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SNI, Site};
+use super::topology::{
+    BULK_PORT, BULK_TLS_PORT, DOMAIN, IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SECOND_TLS_PORT, Site,
+};
 use crate::machine;
+
+/// Where the bpf file system belongs; each run has a directory of its own in it.
+const BPFFS: &str = "/sys/fs/bpf";
+const BPFFS_PREFIX: &str = "snisplice-bench-";
 
 /// Who forwards the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    Snisplice,
+    /// Nobody: the gateway's kernel routes the packets. The limit, for termination too: the server then does it.
+    Bare,
+    /// snisplice, connections handed to the kernel packet by packet.
+    SnisplicePacket,
+    /// snisplice, bytes moved from socket to socket in the kernel.
+    SnispliceSockmap,
+    /// snisplice, bytes copied in userspace.
+    SnispliceCopy,
+    /// Our minimal userspace relay with splice(2).
+    Splice2,
     Haproxy,
     /// HAProxy with `option splice-auto`.
     HaproxySplice,
     Nginx,
     Envoy,
-    /// Nobody: the gateway's kernel routes the packets. The limit, for termination too: the server then does it.
-    Direct,
+    Sniproxy,
 }
 
-/// What the subject is asked to do; each has its own port, the same for every subject.
+/// What clients reach through a subject; the listening ports are the same for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Route by SNI, leave the TLS alone.
-    Passthrough,
-    /// Route by SNI, end the TLS here, plain TCP to the server.
-    Terminated,
-    /// Forward every connection.
-    Tcp,
+pub(crate) enum Service {
+    /// Plain TCP to iperf3.
+    Iperf,
+    /// Plain TCP to Redis.
+    RedisPlain,
+    /// Passed through by SNI to a Redis that speaks TLS.
+    RedisTls,
+    /// The same to another one.
+    SecondTls,
+    /// TLS ends at the subject, plain TCP to Redis.
+    RedisTerminated,
+    /// Passed through by SNI to either Redis that speaks TLS.
+    PairTls,
+    /// Passed through by SNI to the server of bytes.
+    BulkTls,
+    /// TLS ends at the subject, plain TCP to the server of bytes.
+    BulkTerminated,
+    /// One of many names, passed through by SNI to Redis.
+    Routes,
+}
+
+/// Where a client connects to and which name it asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    pub(crate) sni: String,
+}
+
+/// What the subjects are built from.
+pub(crate) struct Stand {
+    pub(crate) site: Site,
+    /// The gateway's program, if it takes part.
+    pub(crate) snisplice: Option<PathBuf>,
+    /// This program, which has the tools of ours.
+    pub(crate) own: PathBuf,
 }
 
 /// A running subject. Dropping it ends it.
-pub(crate) struct Subject {
-    kind: Kind,
-    process: Option<Process>,
+pub(crate) struct Subject<'s> {
+    pub(crate) kind: Kind,
+    stand: &'s Stand,
+    processes: Vec<Process>,
+    /// Names of the form `rN.DOMAIN` that it routes.
+    routes: u32,
+}
+
+const PASSTHROUGH: u16 = 7001;
+const TERMINATED: u16 = 7002;
+const TCP_IPERF: u16 = 7003;
+const TCP_REDIS: u16 = 7004;
+/// The relay does not read names, so it has a port for each server.
+const RELAY_BULK: u16 = 7005;
+const RELAY_SECOND: u16 = 7006;
+
+impl Service {
+    fn port(self) -> u16 {
+        match self {
+            Service::Iperf => TCP_IPERF,
+            Service::RedisPlain => TCP_REDIS,
+            Service::RedisTerminated | Service::BulkTerminated => TERMINATED,
+            _ => PASSTHROUGH,
+        }
+    }
+
+    /// The server's own port, for the bare route.
+    fn server_port(self) -> u16 {
+        match self {
+            Service::Iperf => IPERF_PORT,
+            Service::RedisPlain => REDIS_PORT,
+            Service::RedisTls | Service::RedisTerminated | Service::Routes => REDIS_TLS_PORT,
+            Service::SecondTls | Service::PairTls => SECOND_TLS_PORT,
+            Service::BulkTls | Service::BulkTerminated => BULK_TLS_PORT,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Service::BulkTls | Service::BulkTerminated => "bulk",
+            Service::SecondTls => "second",
+            Service::PairTls => "pair",
+            Service::Routes => "r{}",
+            _ => "redis",
+        }
+    }
+
+    fn is_terminated(self) -> bool {
+        matches!(self, Service::RedisTerminated | Service::BulkTerminated)
+    }
 }
 
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Kind::Snisplice => crate::report::OURS,
+            Kind::Bare => crate::report::BARE,
+            Kind::SnisplicePacket => "snisplice-packet",
+            Kind::SnispliceSockmap => "snisplice-sockmap",
+            Kind::SnispliceCopy => "snisplice-copy",
+            Kind::Splice2 => "splice2",
             Kind::Haproxy => "haproxy",
             Kind::HaproxySplice => "haproxy-splice",
             Kind::Nginx => "nginx",
             Kind::Envoy => "envoy",
-            Kind::Direct => "direct",
+            Kind::Sniproxy => "sniproxy",
         }
     }
 
-    /// The program it is, unless it is none.
+    /// The program it is, unless it is none or this one.
     pub(crate) fn program(self) -> Option<&'static str> {
         match self {
+            Kind::Bare | Kind::Splice2 => None,
+            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => Some("snisplice"),
             Kind::HaproxySplice => Some("haproxy"),
-            Kind::Direct => None,
-            Kind::Snisplice | Kind::Haproxy | Kind::Nginx | Kind::Envoy => Some(self.name()),
+            Kind::Haproxy | Kind::Nginx | Kind::Envoy | Kind::Sniproxy => Some(self.name()),
+        }
+    }
+
+    /// The tier, of snisplice.
+    fn tier(self) -> Option<&'static str> {
+        match self {
+            Kind::SnisplicePacket => Some("packet"),
+            Kind::SnispliceSockmap => Some("sockmap"),
+            Kind::SnispliceCopy => Some("copy"),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_ours(self) -> bool {
+        self.tier().is_some()
+    }
+
+    /// Whether it can do this at all. Terminated routes of snisplice take the copy tier, whatever is configured.
+    pub(crate) fn offers(self, service: Service) -> bool {
+        match self {
+            Kind::Bare => !matches!(service, Service::PairTls | Service::Routes),
+            Kind::SnisplicePacket | Kind::SnispliceSockmap => !service.is_terminated(),
+            Kind::SnispliceCopy | Kind::Haproxy | Kind::HaproxySplice | Kind::Nginx | Kind::Envoy => true,
+            Kind::Splice2 => {
+                !service.is_terminated() && !matches!(service, Service::PairTls | Service::Routes)
+            }
+            // It routes TLS and HTTP by name, nothing else, and a name has one server.
+            Kind::Sniproxy => {
+                matches!(service, Service::RedisTls | Service::SecondTls | Service::BulkTls | Service::Routes)
+            }
+        }
+    }
+
+    /// How many connections it can hold where a process may open so many files.
+    pub(crate) fn capacity(self, open_files: u64) -> u64 {
+        match self {
+            // No socket of the gateway is involved.
+            Kind::Bare | Kind::SnisplicePacket => u64::MAX,
+            // Two sockets a connection and two pipes of two ends, and a tenth for everything else.
+            Kind::HaproxySplice => open_files * 9 / 60,
+            // Two sockets a connection, and a tenth for everything else.
+            _ => open_files * 9 / 20,
         }
     }
 
     /// Starts the subject in the gateway's namespace and waits until it listens.
-    pub(crate) fn start(self, site: &Site, snisplice: Option<&Path>) -> Result<Subject> {
-        let Some(command) = self.command(site, snisplice)? else {
-            return Ok(Subject { kind: self, process: None });
-        };
-        let mut process = Process::spawn(self.name(), command)?;
-        process.wait_listening(&[Mode::Passthrough.port(), Mode::Terminated.port(), Mode::Tcp.port()])?;
-        Ok(Subject { kind: self, process: Some(process) })
+    pub(crate) fn start(self, stand: &Stand, routes: u32) -> Result<Subject<'_>> {
+        let mut subject = Subject { kind: self, stand, processes: Vec::new(), routes };
+        fs::create_dir_all(subject.dir())?;
+        subject.configure()?;
+        subject.launch()?;
+        Ok(subject)
     }
 
-    /// The command that runs it in the foreground, its configuration written.
-    fn command(self, site: &Site, snisplice: Option<&Path>) -> Result<Option<Command>> {
-        let dir = site.dir().join(self.name());
-        fs::create_dir_all(&dir)?;
-        let config = |file: &str, template: &str, extra: &[(&str, &str)]| -> Result<PathBuf> {
-            let path = dir.join(file);
-            fs::write(&path, fill(template, site, &dir, extra)?)?;
-            Ok(path)
-        };
-        let gateway = &site.triangle.gateway;
-        let command = match self {
-            Kind::Direct => return Ok(None),
-            Kind::Snisplice => {
-                let config = config("snisplice.toml", include_str!("../../peers/snisplice.toml"), &[])?;
-                let mut command = gateway.command(snisplice.context("no snisplice binary")?);
-                // Warnings only, as for every peer.
-                command.args(["run", "-c"]).arg(config).env("RUST_LOG", "warn");
-                command
-            }
-            Kind::Haproxy | Kind::HaproxySplice => {
-                let options = if self == Kind::HaproxySplice { "option splice-auto" } else { "" };
-                let template = include_str!("../../peers/haproxy.cfg");
-                let config = config("haproxy.cfg", template, &[("options", options)])?;
-                let mut command = gateway.command("haproxy");
-                command.args(["-db", "-f"]).arg(config);
-                command
-            }
-            Kind::Nginx => {
-                let template = include_str!("../../peers/nginx.conf");
-                let config = config("nginx.conf", template, &[("load_stream", &nginx_stream_module()?)])?;
-                let mut command = gateway.command("nginx");
-                command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(config);
-                command
-            }
-            Kind::Envoy => {
-                let config = config("envoy.yaml", include_str!("../../peers/envoy.yaml"), &[])?;
-                let mut command = gateway.command("envoy");
-                command.args(["--disable-hot-restart", "--log-level", "warning", "--concurrency"]);
-                command.arg(machine::cores()?.to_string()).arg("-c").arg(config);
-                command
-            }
-        };
-        Ok(Some(command))
-    }
-}
-
-impl Mode {
-    fn port(self) -> u16 {
+    /// What must be listening before it is ready.
+    fn ports(self) -> &'static [u16] {
         match self {
-            Mode::Passthrough => 7001,
-            Mode::Terminated => 7002,
-            Mode::Tcp => 7003,
+            Kind::Splice2 => &[PASSTHROUGH, TCP_IPERF, TCP_REDIS, RELAY_BULK, RELAY_SECOND],
+            Kind::Sniproxy => &[PASSTHROUGH],
+            _ => &[PASSTHROUGH, TERMINATED, TCP_IPERF, TCP_REDIS],
+        }
+    }
+
+    /// The configuration's files and their templates. `{{routes}}` becomes the lines of `route`.
+    fn templates(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Kind::Bare | Kind::Splice2 => &[],
+            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => {
+                &[("snisplice.toml", include_str!("../../peers/snisplice.toml"))]
+            }
+            Kind::Haproxy | Kind::HaproxySplice => &[
+                ("names.map", include_str!("../../peers/haproxy.map")),
+                ("haproxy.cfg", include_str!("../../peers/haproxy.cfg")),
+            ],
+            Kind::Nginx => &[("nginx.conf", include_str!("../../peers/nginx.conf"))],
+            Kind::Envoy => &[
+                ("envoy.yaml", include_str!("../../peers/envoy.yaml")),
+                ("listeners.yaml", include_str!("../../peers/envoy-listeners.yaml")),
+            ],
+            Kind::Sniproxy => &[("sniproxy.conf", include_str!("../../peers/sniproxy.conf"))],
+        }
+    }
+
+    /// One more name, to the Redis that speaks TLS.
+    fn route(self, number: u32) -> String {
+        let sni = format!("r{number}.{DOMAIN}");
+        match self {
+            Kind::Bare | Kind::Splice2 => String::new(),
+            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => format!(
+                "[[route]]\nname = \"r{number}\"\nlistener = \"passthrough\"\nsni = [\"{sni}\"]\n\
+                 backends = [{{ pool = \"redis-tls\" }}]\n"
+            ),
+            Kind::Haproxy | Kind::HaproxySplice => format!("{sni} redis_tls\n"),
+            Kind::Nginx => format!("        {sni} redis_tls;\n"),
+            Kind::Envoy => format!(
+                "  - filter_chain_match: {{ server_names: [\"{sni}\"] }}\n    name: r{number}\n    filters:\n    \
+                 - name: envoy.filters.network.tcp_proxy\n      typed_config: {{ \"@type\": \
+                 type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: \
+                 routes, cluster: redis_tls }}\n"
+            ),
+            Kind::Sniproxy => {
+                format!("    ^{}$ {}\n", sni.replace('.', "\\\\."), topology::server(REDIS_TLS_PORT))
+            }
         }
     }
 }
 
-impl Subject {
-    /// The address clients use for `mode`.
-    pub(crate) fn target(&self, mode: Mode) -> SocketAddr {
-        match (self.kind, mode) {
-            (Kind::Direct, Mode::Passthrough | Mode::Terminated) => topology::server(REDIS_TLS_PORT),
-            (Kind::Direct, Mode::Tcp) => topology::server(IPERF_PORT),
-            _ => topology::gateway(mode.port()),
-        }
+impl Subject<'_> {
+    /// Where clients of a service connect to.
+    pub(crate) fn endpoint(&self, service: Service) -> Endpoint {
+        let address = match (self.kind, service) {
+            (Kind::Bare, _) => topology::server(service.server_port()),
+            (Kind::Splice2, Service::BulkTls) => topology::gateway(RELAY_BULK),
+            (Kind::Splice2, Service::SecondTls) => topology::gateway(RELAY_SECOND),
+            _ => topology::gateway(service.port()),
+        };
+        Endpoint { address, sni: format!("{}.{DOMAIN}", service.name()) }
     }
 
-    /// Bytes of memory of the process and its workers, shared pages shared out (PSS).
+    /// Bytes of memory of its processes and their workers, shared pages shared out (PSS); 0 of the bare route.
     pub(crate) fn memory(&self) -> Result<u64> {
-        memory::of_group(self.process.as_ref().context("direct has no process")?.pid())
+        self.processes.iter().map(|process| memory::of_group(process.pid())).sum()
+    }
+
+    /// Makes it read its configuration again, with one more route than before. Returns at once.
+    pub(crate) fn reload(&mut self) -> Result<()> {
+        self.routes += 1;
+        self.configure()?;
+        let signal = match self.kind {
+            // The master starts new workers; the old ones end with their connections.
+            Kind::Haproxy | Kind::HaproxySplice => Signal::SIGUSR2,
+            // It watches the file of its listeners.
+            Kind::Envoy => return Ok(()),
+            _ => Signal::SIGHUP,
+        };
+        self.processes.iter().try_for_each(|process| process.signal(signal))
+    }
+
+    /// Ends it as a service manager (SIGTERM) or an accident (SIGKILL, to all of its processes) would, and starts it
+    /// again at once.
+    pub(crate) fn restart(&mut self, signal: Signal) -> Result<()> {
+        for process in &mut self.processes {
+            let mut group = vec![process.pid()];
+            if signal == Signal::SIGKILL {
+                group.extend(memory::children(process.pid())?);
+            }
+            for pid in &group {
+                kill(Pid::from_raw(pid.cast_signed()), signal).or_else(|error| {
+                    // A worker that ended with its master.
+                    if error == nix::Error::ESRCH { Ok(()) } else { Err(error) }
+                })?;
+            }
+            process.wait(Duration::from_secs(10))?;
+            eventually("the workers to end", || {
+                group.iter().all(|pid| !Path::new(&format!("/proc/{pid}/exe")).exists()).then_some(())
+            })?;
+        }
+        self.processes.clear();
+        self.launch()
+    }
+
+    /// Makes sure that connections took the tier that is to be measured.
+    pub(crate) fn check_tier(&self) -> Result<Vec<String>> {
+        let Some(tier) = self.kind.tier().filter(|tier| *tier != "copy") else {
+            return Ok(Vec::new());
+        };
+        let status = self.status()?;
+        let fallbacks: Vec<String> = status["tier_fallbacks"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, count)| count.as_u64().is_some_and(|count| count > 0))
+            .map(|(reason, count)| format!("{count} with {reason}"))
+            .collect();
+        let taken = status["tiers"][tier]["total"].as_u64().unwrap_or(0);
+        ensure!(taken > 0, "no connection took the {tier} tier: {}", fallbacks.join(", "));
+        Ok(fallbacks.iter().map(|reason| format!("connections in another tier: {reason}")).collect())
     }
 
     /// Ends it and returns what it complained about in its log.
     pub(crate) fn stop(mut self) -> Result<Vec<String>> {
-        let Some(mut process) = self.process.take() else {
-            return Ok(Vec::new());
+        let mut found = Vec::new();
+        for mut process in std::mem::take(&mut self.processes) {
+            let output = process.stdout() + &process.stderr();
+            ensure!(process.is_running(), "{} ended by itself\n{output}", self.kind.name());
+            process.stop()?;
+            found.extend(complaints(&output));
+        }
+        self.unload()?;
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Takes the kernel programs away: they would serve on, and slow down the next subject.
+    fn unload(&self) -> Result<()> {
+        let pins = bpffs();
+        if self.kind.is_ours() && pins.exists() {
+            let mut command = self.stand.site.triangle.gateway.command(self.snisplice()?);
+            command.args(["unload", "--force", "-c"]).arg(self.dir().join("snisplice.toml"));
+            checked_output(&mut command)?;
+            remove(&pins)?;
+        }
+        Ok(())
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.stand.site.dir().join(self.kind.name())
+    }
+
+    fn snisplice(&self) -> Result<&Path> {
+        self.stand.snisplice.as_deref().context("no snisplice binary")
+    }
+
+    /// Writes the configuration. Each file appears complete, by a rename: Envoy reads it as soon as it changes.
+    fn configure(&self) -> Result<()> {
+        let routes: String = (0..self.routes).map(|number| self.kind.route(number)).collect();
+        for (file, template) in self.kind.templates() {
+            let path = self.dir().join(file);
+            let new = path.with_extension("new");
+            fs::write(&new, self.fill(template)?.replace("{{routes}}", &routes))?;
+            fs::rename(new, path)?;
+        }
+        Ok(())
+    }
+
+    /// The template with every `{{name}}` but `{{routes}}` replaced.
+    fn fill(&self, template: &str) -> Result<String> {
+        let site = &self.stand.site;
+        let path = |path: &Path| path.display().to_string();
+        let server = |port| topology::server(port).to_string();
+        let open_files = machine::open_files()?;
+        let options = if self.kind == Kind::HaproxySplice { "option splice-auto" } else { "" };
+        let values = [
+            ("cores", machine::cores()?.to_string()),
+            ("open_files", open_files.to_string()),
+            ("max_connections", self.kind.capacity(open_files).min(200_000).to_string()),
+            ("dir", path(&self.dir())),
+            ("bpffs", path(&bpffs())),
+            ("domain", DOMAIN.to_owned()),
+            ("tier", self.kind.tier().unwrap_or_default().to_owned()),
+            ("options", options.to_owned()),
+            ("load_stream", if self.kind == Kind::Nginx { nginx_stream_module()? } else { String::new() }),
+            ("server_address", topology::SERVER.to_string()),
+            ("redis", server(REDIS_PORT)),
+            ("redis_tls", server(REDIS_TLS_PORT)),
+            ("second_tls", server(SECOND_TLS_PORT)),
+            ("bulk", server(BULK_PORT)),
+            ("bulk_tls", server(BULK_TLS_PORT)),
+            ("iperf", server(IPERF_PORT)),
+            ("certificate", path(&site.leaf.chain)),
+            ("key", path(&site.leaf.key)),
+            ("combined", path(&site.combined)),
+        ];
+        let text = values
+            .iter()
+            .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
+        let left = text.lines().find(|line| {
+            !line.trim_start().starts_with('#') && line.replace("{{routes}}", "").contains("{{")
+        });
+        ensure!(left.is_none(), "a placeholder was left over: {left:?}");
+        Ok(text)
+    }
+
+    /// Starts its processes.
+    fn launch(&mut self) -> Result<()> {
+        for command in self.commands()? {
+            self.processes.push(Process::spawn(self.kind.name(), command)?);
+        }
+        let ports = self.kind.ports();
+        // A large configuration takes its time to read; a process that ends is noticed at once.
+        let patience = if self.routes >= 10_000 { 6 } else { 1 };
+        for process in &mut self.processes {
+            let mut outcome = Ok(());
+            for _ in 0..patience {
+                outcome = process.wait_listening(ports);
+                if outcome.is_ok() || !process.is_running() {
+                    break;
+                }
+            }
+            outcome?;
+        }
+        if self.kind.is_ours() {
+            // It listens before the kernel programs are loaded, and answers when it serves.
+            eventually("the gateway to answer", || self.status().ok()).map(drop)?;
+        }
+        Ok(())
+    }
+
+    /// `snisplice status --json`.
+    fn status(&self) -> Result<Value> {
+        let mut command = Command::new(self.snisplice()?);
+        command.args(["status", "--json", "-c"]).arg(self.dir().join("snisplice.toml"));
+        Ok(serde_json::from_str(&checked_output(&mut command)?)?)
+    }
+
+    /// The commands that run it in the foreground.
+    fn commands(&self) -> Result<Vec<Command>> {
+        let dir = self.dir();
+        let cores = machine::cores()?;
+        let gateway = &self.stand.site.triangle.gateway;
+        let command = match self.kind {
+            Kind::Bare => return Ok(Vec::new()),
+            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => {
+                let mut command = gateway.command(self.snisplice()?);
+                // Warnings only, as for every peer.
+                command.args(["run", "-c"]).arg(dir.join("snisplice.toml")).env("RUST_LOG", "warn");
+                command
+            }
+            Kind::Splice2 => {
+                let mut command = gateway.command(&self.stand.own);
+                command.args(["tool", "relay", "--threads", &cores.to_string()]);
+                for (port, target) in [
+                    (PASSTHROUGH, REDIS_TLS_PORT),
+                    (TCP_IPERF, IPERF_PORT),
+                    (TCP_REDIS, REDIS_PORT),
+                    (RELAY_BULK, BULK_TLS_PORT),
+                    (RELAY_SECOND, SECOND_TLS_PORT),
+                ] {
+                    command.args(["--forward", &format!("0.0.0.0:{port}={}", topology::server(target))]);
+                }
+                command
+            }
+            Kind::Haproxy | Kind::HaproxySplice => {
+                let mut command = gateway.command("haproxy");
+                command.args(["-W", "-db", "-f"]).arg(dir.join("haproxy.cfg"));
+                command
+            }
+            Kind::Nginx => {
+                let mut command = gateway.command("nginx");
+                command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(dir.join("nginx.conf"));
+                command
+            }
+            Kind::Envoy => {
+                let mut command = gateway.command("envoy");
+                command.args(["--disable-hot-restart", "--log-level", "warning"]);
+                command.args(["--concurrency", &cores.to_string(), "-c"]).arg(dir.join("envoy.yaml"));
+                command
+            }
+            Kind::Sniproxy => {
+                // One thread each; its manual runs several on one port.
+                let one = || {
+                    let mut command = gateway.command("sniproxy");
+                    command.arg("-f").arg("-c").arg(dir.join("sniproxy.conf"));
+                    command
+                };
+                return Ok((0..cores).map(|_| one()).collect());
+            }
         };
-        let output = process.stdout() + &process.stderr();
-        ensure!(process.is_running(), "{} ended by itself\n{output}", self.kind.name());
-        process.stop()?;
-        Ok(complaints(&output))
+        Ok(vec![command])
     }
 }
 
-impl Drop for Subject {
+impl Drop for Subject<'_> {
     /// After a failure: a killed nginx would leave its workers behind, one that is asked to end does not.
     fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
+        for process in &mut self.processes {
             let _ = process.stop();
         }
+        if let Err(error) = self.unload() {
+            eprintln!("warning: kernel programs may be left behind: {error:#}");
+        }
+    }
+}
+
+/// This run's pins.
+pub(crate) fn bpffs() -> PathBuf {
+    Path::new(BPFFS).join(format!("{BPFFS_PREFIX}{}", std::process::id()))
+}
+
+/// Removes the pins of runs that were killed.
+pub(crate) fn remove_leftovers() -> Result<()> {
+    let Ok(entries) = fs::read_dir(BPFFS) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(BPFFS_PREFIX));
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", dir.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -173,6 +560,11 @@ fn complaints(output: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     // iperf3's server ends its connections with a reset.
     for line in output.lines().filter(|line| !line.contains("reset by peer")) {
+        // Without the time in front of it, so that what is said twice is the same.
+        let line = line
+            .split_once("Z ")
+            .filter(|(time, _)| time.starts_with(|c: char| c.is_ascii_digit()) && !time.contains(' '))
+            .map_or(line, |(_, rest)| rest.trim());
         let lower = line.to_lowercase();
         if SIGNS.iter().any(|sign| lower.contains(sign)) && !found.iter().any(|known| known == line) {
             found.push(line.chars().filter(|c| !c.is_control()).take(300).collect());
@@ -182,31 +574,6 @@ fn complaints(output: &str) -> Vec<String> {
         }
     }
     found
-}
-
-/// The template with every `{{name}}` replaced.
-fn fill(template: &str, site: &Site, dir: &Path, extra: &[(&str, &str)]) -> Result<String> {
-    let path = |path: &Path| path.display().to_string();
-    let server = |port| topology::server(port).to_string();
-    let common = [
-        ("cores", machine::cores()?.to_string()),
-        ("dir", path(dir)),
-        ("sni", SNI.to_owned()),
-        ("server_address", topology::SERVER.to_string()),
-        ("redis", server(REDIS_PORT)),
-        ("redis_tls", server(REDIS_TLS_PORT)),
-        ("iperf", server(IPERF_PORT)),
-        ("certificate", path(&site.leaf.chain)),
-        ("key", path(&site.leaf.key)),
-        ("combined", path(&site.combined)),
-    ];
-    let common = common.iter().map(|(name, value)| (*name, value.as_str()));
-    let filled = common
-        .chain(extra.iter().copied())
-        .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
-    let text: Vec<_> = filled.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-    ensure!(!text.join("\n").contains("{{"), "a placeholder was left over:\n{filled}");
-    Ok(filled)
 }
 
 /// The line that loads nginx's stream module where it is not built in, as on Debian.
@@ -221,7 +588,9 @@ fn nginx_stream_module() -> Result<String> {
         .find_map(|option| option.strip_prefix("--modules-path="))
         .context("nginx -V names no --modules-path")?;
     let module = Path::new(modules).join("ngx_stream_module.so");
-    ensure!(module.exists(), "{} is missing: install libnginx-mod-stream", module.display());
+    if !module.exists() {
+        bail!("{} is missing: install libnginx-mod-stream", module.display());
+    }
     Ok(format!("load_module {};", module.display()))
 }
 
@@ -231,7 +600,8 @@ mod tests {
 
     #[test]
     fn complaints_are_the_distinct_lines_of_trouble() {
-        let log = "starting\n[WARNING] limits\n[WARNING] limits\nthread panicked\n";
-        assert_eq!(complaints(log), ["[WARNING] limits", "thread panicked"]);
+        let log = "starting\n[WARNING] limits\n[WARNING] limits\nthread panicked\n\
+                   2026-01-01T00:00:00.1Z  WARN a limit\n2026-01-01T00:00:00.2Z  WARN a limit\n";
+        assert_eq!(complaints(log), ["[WARNING] limits", "thread panicked", "WARN a limit"]);
     }
 }

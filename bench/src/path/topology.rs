@@ -7,11 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use snisplice_tests::{Authority, Leaf, NetNs, Process, Redis, TempDir, Triangle};
 
-/// The one name that clients ask for.
-pub(crate) const SNI: &str = "redis.bench.example";
+/// Every name that clients ask for is below it; so is the wildcard of the certificate.
+pub(crate) const DOMAIN: &str = "bench.example";
 pub(crate) const REDIS_PORT: u16 = 6379;
 pub(crate) const REDIS_TLS_PORT: u16 = 6380;
+/// Another Redis: one cannot hold more connections than it may open files, and one may die.
+pub(crate) const SECOND_TLS_PORT: u16 = 6381;
 pub(crate) const IPERF_PORT: u16 = 5201;
+/// The server of bytes, in clear text and over TLS.
+pub(crate) const BULK_PORT: u16 = 5301;
+pub(crate) const BULK_TLS_PORT: u16 = 5302;
 
 /// Settings of every namespace. Each is the kernel's default where no comment says otherwise, so that the tuning
 /// of the machine at hand does not reach the figures.
@@ -40,7 +45,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) fn build(congestion_control: &str) -> Result<Site> {
+    /// `own` is this program, for the server of bytes.
+    pub(crate) fn build(congestion_control: &str, own: &Path) -> Result<Site> {
         let triangle = Triangle::new()?;
         for namespace in [&triangle.client, &triangle.gateway, &triangle.server] {
             namespace.sysctl("net/ipv4/tcp_congestion_control", congestion_control)?;
@@ -49,14 +55,14 @@ impl Site {
             }
         }
         let authority = Authority::new("snisplice bench authority")?;
-        let leaf = authority.leaf(&[SNI])?;
+        let leaf = authority.leaf(&[DOMAIN, &format!("*.{DOMAIN}")])?;
         let files = TempDir::new()?;
         let combined = files.join("combined.pem");
         fs::write(&combined, [fs::read(&leaf.chain)?, fs::read(&leaf.key)?].concat())?;
         let servers = (
             Redis::plain(&triangle.server, REDIS_PORT)?,
             Redis::tls(&triangle.server, REDIS_TLS_PORT, &leaf)?,
-            iperf_server(&triangle.server)?,
+            bulk_server(&triangle.server, own, &leaf)?,
         );
         Ok(Site { _servers: servers, triangle, leaf, combined, files, _authority: authority })
     }
@@ -65,12 +71,25 @@ impl Site {
     pub(crate) fn dir(&self) -> &Path {
         self.files.path()
     }
+
+    /// Starts the Redis that not every case needs.
+    pub(crate) fn second_redis(&self) -> Result<Redis> {
+        Redis::tls(&self.triangle.server, SECOND_TLS_PORT, &self.leaf)
+    }
 }
 
-fn iperf_server(namespace: &NetNs) -> Result<Process> {
-    let mut command = namespace.command("iperf3");
-    command.args(["--server", "--port", &IPERF_PORT.to_string()]);
-    let mut server = Process::spawn("iperf3", command)?;
-    server.wait_listening(&[IPERF_PORT])?;
+fn bulk_server(namespace: &NetNs, own: &Path, leaf: &Leaf) -> Result<Process> {
+    let mut command = namespace.command(own);
+    command.args([
+        "tool",
+        "serve",
+        "--port",
+        &BULK_PORT.to_string(),
+        "--tls-port",
+        &BULK_TLS_PORT.to_string(),
+    ]);
+    command.arg("--chain").arg(&leaf.chain).arg("--key").arg(&leaf.key);
+    let mut server = Process::spawn("server of bytes", command)?;
+    server.wait_listening(&[BULK_PORT, BULK_TLS_PORT])?;
     Ok(server)
 }

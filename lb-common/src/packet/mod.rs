@@ -291,7 +291,7 @@ pub struct Handover {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
-    /// When it was accepted, Unix milliseconds.
+    /// When it was accepted, in milliseconds of CLOCK_MONOTONIC.
     pub opened_ms: u64,
     /// Keys of [`NAMES`]: listener, route, pool, server.
     pub names: [u64; 4],

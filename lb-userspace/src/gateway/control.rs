@@ -73,8 +73,10 @@ impl Control {
             );
         }
         let snapshot = Snapshot::new(&config, None)?;
-        let sockets = open(snapshot.addresses(), workers)?;
+        // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
         let socket = AdminSocket::bind(&config.gateway.state_dir)?;
+        let packet = open_packet(&config.gateway, &snapshot)?;
+        let sockets = open(snapshot.addresses(), workers)?;
         let admin = config.gateway.admin.map(|address| listen(address, 64).map_err(listen_fault(address)));
         let admin = admin.transpose()?;
         let (access_log, log_thread) = match &config.gateway.access_log {
@@ -90,7 +92,6 @@ impl Control {
                 (Some(log), Some(thread))
             }
         };
-        let packet = open_packet(&config.gateway, &snapshot)?;
         let sockmap = open_sockmap(&config.gateway)?;
         privileges::drop_privileges().context("cannot drop privileges")?;
 
@@ -379,7 +380,12 @@ fn open_packet(
     match opened {
         Ok(packet) => Ok(Ok(Arc::new(packet))),
         // Two gateways would sweep each other's flows.
-        Err(error) if matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) => Err(error),
+        Err(error)
+            if config.tiers.contains(&Tier::Packet)
+                && matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) =>
+        {
+            Err(error)
+        }
         Err(error) => {
             tracing::warn!("no packet tier: {error:#}");
             Ok(Err(FallbackReason::PacketUnavailable))

@@ -7,6 +7,7 @@ mod snapshot;
 mod worker;
 
 pub use control::run;
+pub(crate) use privileges::drop_privileges;
 pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
 use crate::account::{AccessLog, FallbackReason, GatewayStats, Histogram, Ledger, Tier};

@@ -1,0 +1,93 @@
+//! New TLS connections as fast as they come, each with one PING.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustls::HandshakeKind;
+use serde::{Deserialize, Serialize};
+
+use super::{quantile, tls};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[arg(long)]
+    target: SocketAddr,
+    /// The server name; `{}` in it becomes a number below `--names`.
+    #[arg(long)]
+    sni: String,
+    /// How many names there are.
+    #[arg(long, default_value_t = 1)]
+    names: u64,
+    #[arg(long)]
+    authority: PathBuf,
+    /// Clients at work at the same time.
+    #[arg(long)]
+    clients: u64,
+    #[arg(long)]
+    seconds: f64,
+    /// Resume a session instead of making a full handshake.
+    #[arg(long)]
+    resume: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Connections {
+    /// Connections that were answered.
+    pub(crate) count: u64,
+    pub(crate) per_second: f64,
+    /// From connect(2) to the first byte of the answer.
+    pub(crate) first_byte_p50_ms: f64,
+    pub(crate) first_byte_p99_ms: f64,
+}
+
+pub(super) fn run(args: &Args) -> Result<Connections> {
+    let start = Instant::now();
+    let bound = Duration::from_secs_f64(args.seconds);
+    let found: Vec<Result<Vec<f64>>> = thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..args.clients).map(|number| scope.spawn(move || client(args, number, start, bound))).collect();
+        clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect()
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let mut first_bytes = found.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    first_bytes.sort_by(f64::total_cmp);
+    Ok(Connections {
+        count: first_bytes.len() as u64,
+        per_second: first_bytes.len() as f64 / seconds,
+        first_byte_p50_ms: quantile(&first_bytes, 0.5),
+        first_byte_p99_ms: quantile(&first_bytes, 0.99),
+    })
+}
+
+/// One client's times to the first byte, in ms.
+fn client(args: &Args, number: u64, start: Instant, bound: Duration) -> Result<Vec<f64>> {
+    let config = tls::config(&args.authority, args.resume)?;
+    // What is to be resumed; the first connection of a thread cannot be.
+    if args.resume {
+        connect(&config, args, 0)?;
+    }
+    let mut times = Vec::new();
+    while start.elapsed() < bound {
+        let begin = Instant::now();
+        // A prime apart, so that neighbours in time are not neighbours in a table.
+        let name = (times.len() as u64 * 7919 + number * 104_729) % args.names;
+        let stream = connect(&config, args, name).with_context(|| format!("connection {}", times.len()))?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+        let kind = stream.conn.handshake_kind();
+        let expected = if args.resume { HandshakeKind::Resumed } else { HandshakeKind::Full };
+        ensure!(kind == Some(expected), "the handshake was {kind:?} and not {expected:?}");
+        tls::close(stream);
+    }
+    Ok(times)
+}
+
+fn connect(config: &std::sync::Arc<rustls::ClientConfig>, args: &Args, name: u64) -> Result<tls::Stream> {
+    let sni = args.sni.replace("{}", &name.to_string());
+    let mut stream = tls::connect(config, args.target, &sni)?;
+    tls::ping(&mut stream)?;
+    Ok(stream)
+}

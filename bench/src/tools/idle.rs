@@ -1,0 +1,46 @@
+//! Many quiet TLS connections.
+
+use std::io::stdin;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use super::tls;
+
+/// At the same time: opening one after another would take the round trips of all.
+const THREADS: u32 = 4;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    server: tls::Server,
+    #[arg(long)]
+    count: u32,
+}
+
+/// Opens all, says that it is ready, and waits for the end of standard input. Then each must still answer: how many
+/// did.
+pub(super) fn run(args: &Args) -> Result<u64> {
+    let config = tls::config(&args.server.authority, false)?;
+    let open = |number| {
+        let mut stream = tls::connect(&config, args.server.target, &args.server.sni)?;
+        tls::ping(&mut stream).with_context(|| format!("idle connection {number}"))?;
+        Ok(stream)
+    };
+    let streams: Vec<Result<Vec<_>>> = thread::scope(|scope| {
+        let open = &open;
+        let threads: Vec<_> = (0..THREADS)
+            .map(|first| {
+                scope.spawn(move || (first..args.count).step_by(THREADS as usize).map(open).collect())
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("opening does not panic")).collect()
+    });
+    let mut streams =
+        streams.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
+    super::ready()?;
+    stdin().read_line(&mut String::new())?;
+    let answered = streams.iter_mut().filter_map(|stream| tls::ping(stream).ok()).count();
+    streams.into_iter().for_each(tls::close);
+    Ok(answered as u64)
+}

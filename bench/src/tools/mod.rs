@@ -1,0 +1,83 @@
+//! Programs of ours that a run starts in its namespaces, as processes of their own: the relay that is a subject,
+//! the server of bytes, and the loads that no ordinary tool makes. A load prints a line of JSON when it is done;
+//! one that opens connections first says `ready` before.
+
+mod connect;
+mod idle;
+mod relay;
+mod serve;
+mod steady;
+mod stream;
+mod tls;
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+pub(crate) use connect::Connections;
+pub(crate) use steady::Steady;
+pub(crate) use stream::{Direction, Transfer};
+
+/// `snisplice-bench tool NAME …`.
+#[derive(clap::Subcommand)]
+pub(crate) enum Tool {
+    /// A relay with splice(2), and nothing else.
+    Relay(relay::Args),
+    /// Sends or takes as many bytes as a client asks for, in clear text and over TLS.
+    Serve(serve::Args),
+    /// One client of `serve`.
+    Stream(stream::Args),
+    /// PING to Redis over TLS at a fixed rate, whether or not the answers come.
+    Steady(steady::Args),
+    /// New TLS connections, each with one PING.
+    Connect(connect::Args),
+    /// TLS connections that have said PING once, and stay.
+    Idle(idle::Args),
+}
+
+impl Tool {
+    pub(crate) fn run(&self) -> Result<()> {
+        match self {
+            Tool::Relay(args) => relay::run(args),
+            Tool::Serve(args) => serve::run(args),
+            Tool::Stream(args) => print(&stream::run(args)?),
+            Tool::Steady(args) => print(&steady::run(args)?),
+            Tool::Connect(args) => print(&connect::run(args)?),
+            Tool::Idle(args) => print(&idle::run(args)?),
+        }
+    }
+}
+
+/// Tells who started a tool that its connections are open.
+fn ready() -> Result<()> {
+    println!("ready");
+    Ok(std::io::stdout().flush()?)
+}
+
+fn print(found: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(found)?);
+    Ok(())
+}
+
+/// The value below which this share of the sorted values lies (nearest rank); 0 of none.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn a_quantile_is_a_value_that_occurred() {
+        let values: Vec<f64> = (1..=1000).map(f64::from).collect();
+        assert_eq!(
+            [0.5, 0.99, 0.999, 1.0].map(|share| quantile(&values, share)),
+            [500.0, 990.0, 999.0, 1000.0]
+        );
+        assert_eq!(quantile(&[7.0], 0.5), 7.0);
+        assert_eq!(quantile(&[], 0.5), 0.0);
+    }
+}
