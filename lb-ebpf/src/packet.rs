@@ -21,7 +21,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::packet::{
-    self, Count, Event, Flow, Handover, Name, Record, Sighting, State, Tuple, before, event, exit, flag,
+    self, Count, Ethernet, Event, Flow, Handover, Name, Record, Sighting, State, Tuple, before, event, exit,
+    flag,
     options::{self, Scratch, SynOptions},
     sighted,
     translate::{Difference, Head, tcp},
@@ -135,7 +136,8 @@ fn ipv6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
         destination_port: (head.ports >> 16) as u16,
     };
     let payload = u32::from(u16::from_be(ip[1] as u16));
-    segment::<LINK, IPV6>(ctx, &tuple, &head, payload + IPV6 as u32)
+    let length = if payload == 0 { 0 } else { payload + IPV6 as u32 };
+    segment::<LINK, IPV6>(ctx, &tuple, &head, length)
 }
 
 /// A TCP segment that has nothing odd about it. `length`: of the IP packet; 0 where it is longer than fits the field.
@@ -202,7 +204,8 @@ fn segment<const LINK: usize, const IP: usize>(
         }
     }
     if head.has(tcp::FIN | tcp::RST) || flow.state.is_reset() {
-        note_closing(flow, head, end.wrapping_sub(known_end));
+        let ahead = end.wrapping_sub(known_end);
+        note_closing(flow, head, ahead, payload != 0 && ahead != 0);
     }
     leave::<LINK, IP>(ctx, flow, head, headers, length, tsecr_floor)
 }
@@ -301,7 +304,19 @@ fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
                 *addresses = [0; 6];
                 Some(bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32)
             }
-            exit::PEER => Some(bpf_redirect_peer(flow.ifindex, 0) as i32),
+            exit::PEER => {
+                // Without its record it is a closed connection, whose last packets may take the longer way.
+                if let Some(record) = PACKET_CONNECTIONS.get_ptr(flow.id) {
+                    let leg = if flow.has(flag::FROM_SERVER) { 0 } else { 1 };
+                    let addresses = (*record).ethernet[leg];
+                    let Some(link) = header::<Ethernet>(ctx, 0, ETHERNET) else {
+                        return drop_counted(Count::NotWritable);
+                    };
+                    *link = addresses;
+                    return Some(bpf_redirect_peer(flow.ifindex, 0) as i32);
+                }
+                Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32)
+            }
             _ => Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32),
         }
     }
@@ -424,7 +439,7 @@ fn add_ethernet_header(ctx: &TcContext) -> bool {
 
 /// A FIN, a reset, or life after a reset.
 #[inline(always)]
-fn note_closing(flow: &mut Flow, head: &Head, ahead: u32) {
+fn note_closing(flow: &mut Flow, head: &Head, ahead: u32, is_new: bool) {
     let side = usize::from(flow.has(flag::FROM_SERVER));
     let mut state = flow.state;
     if head.has(tcp::RST) {
@@ -440,8 +455,10 @@ fn note_closing(flow: &mut Flow, head: &Head, ahead: u32) {
         }
         set(&mut state.reset, side, 1);
     } else {
-        // Who has reset says nothing more: that reset was somebody else's.
-        set(&mut state.reset, side, 0);
+        // Who has reset says nothing new: that reset was somebody else's.
+        if is_new && ahead <= packet::MAX_WINDOW {
+            set(&mut state.reset, side, 0);
+        }
         if head.has(tcp::FIN) && ahead <= packet::MAX_FIN_AHEAD && get(&state.fin, side) == 0 {
             let place = if get(&state.fin, 1 - side) == 0 { State::FIRST } else { State::SECOND };
             set(&mut state.fin, side, place);
@@ -536,6 +553,7 @@ fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, hea
     if offset & tcp::AE != 0 {
         found.flags |= sighted::ACCURATE_ECN;
     }
+    let ethernet = if LINK == ETHERNET { read(ctx, 0, ETHERNET).unwrap_or_default() } else { [0; 12] };
     let sighting = Sighting {
         isn: head.sequence(),
         // SAFETY: a field of the program's context, which lives as long as the run.
@@ -544,6 +562,7 @@ fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, hea
         mss: found.mss,
         flags: found.flags,
         window_scale: found.window_scale,
+        ethernet,
     };
     if PACKET_SIGHTINGS.insert(tuple, sighting, 0).is_ok() {
         count(Count::Sighted);

@@ -3,14 +3,14 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 use crate::accept::{self, Permit};
-use crate::account::{Account, CloseReason, FallbackReason, RejectReason, Task, Tier, Visitor};
+use crate::account::{Account, CloseReason, Connection, FallbackReason, RejectReason, Task, Tier, Visitor};
 use crate::clock::now_ms;
 use crate::close::{Leg, farewell, reset_on_close};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, ServerGuard, Source};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
-use crate::splice::packet::{Begun, Live, Plan, SourcePort};
+use crate::splice::packet::{Begun, Live, PacketTier, Plan, SourcePort};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
 use crate::splice::{self, read_some, write_all};
@@ -186,6 +186,18 @@ struct Passage {
     permits: [Permit; 3],
 }
 
+/// A handover that is under way: dropped, both ends are reset.
+struct Unfinished<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some((packet, connection)) = self.0 {
+            packet.end(connection.id, connection.ending().unwrap_or(CloseReason::Shutdown));
+            connection.leave_task();
+        }
+    }
+}
+
 /// A connected server.
 struct Upstream {
     socket: Leg,
@@ -255,9 +267,16 @@ impl Passage {
         let (gateway, connection) = (account.gateway.clone(), account.connection.clone());
         let Ok(packet) = gateway.packet() else { return };
         packet.enter(Live::new(account, guard, permits, port));
+        // Cut short at any point, what the sockets still hold is lost, and the connection must not go on without.
+        let mut unfinished = Unfinished(Some((packet, &connection)));
+        // Should the process die while one of them is writing: a reset, not a FIN that looks like a clean end.
+        reset_on_close(&client);
+        reset_on_close(&server);
         if let Err(reason) = packet.finish(begun, &client, &server, window).await {
-            packet.end(connection.id, reason);
+            connection.set_ending(reason);
+            return;
         }
+        unfinished.0 = None;
         connection.leave_task();
     }
 

@@ -18,6 +18,7 @@ use snisplice_tests::{Authority, Gateway, Leaf, NetNs, Redis, Triangle, eventual
 use narrate::{note, step};
 
 /// What the client connects to, whatever the database.
+const SERVER_ADDRESS: &str = "10.0.2.2";
 const ADDRESS: &str = "10.0.1.1";
 const PORT: u16 = 443;
 const APP1: &str = "app1.redis.example.com";
@@ -75,7 +76,7 @@ fn run(keep: bool) -> Result<()> {
     step("The gateway, with this configuration")?;
     let config = configuration(&app2);
     narrate::quote(&config);
-    let gateway = Gateway::start(&net.gateway, &config)?;
+    let mut gateway = Gateway::start(&net.gateway, &config)?;
     note(&format!("snisplice run -c snisplice.toml    (process {})", gateway.process.pid()));
 
     step("The client talks to both databases at one address and port; only the name differs")?;
@@ -104,6 +105,18 @@ fn run(keep: bool) -> Result<()> {
     step("What the gateway says about the connection that is still open: snisplice connections")?;
     narrate::quote(&String::from_utf8_lossy(&gateway.cli(["connections"])?.stdout));
 
+    step("The gateway's process is killed (kill -9) in the middle of that connection")?;
+    let so_far = gateway.access_log()?;
+    gateway.kill()?;
+    note("no snisplice runs now; Redis itself is asked to publish");
+    publish_at_the_server(&net.server, &authority, "nobody stands between us")?;
+    subscriber.expect("nobody stands between us")?;
+    note("the subscriber has it: the kernel forwards each packet of that connection by itself");
+    gateway.start_again()?;
+    note(&format!("snisplice run -c snisplice.toml    (process {})", gateway.process.pid()));
+    note("the new process adopts the connection, with its route, name, age and bytes: snisplice connections");
+    narrate::quote(&String::from_utf8_lossy(&gateway.cli(["connections"])?.stdout));
+
     if keep {
         keep_running(&net, &gateway, &authority)?;
     }
@@ -115,8 +128,16 @@ fn run(keep: bool) -> Result<()> {
         (log.iter().filter(|line| line["route"].is_string()).count() >= 5).then_some(log)
     })?;
     let status = gateway.wait_status("all connections to end", |s| s.listener("databases", "active") == 0)?;
-    summary::print(&log, &status);
-    summary::verify(&log, &status)?;
+    summary::print(&log);
+    summary::verify(&so_far, &log, &status)?;
+    Ok(())
+}
+
+/// Without a gateway: from the server's machine to its own Redis.
+fn publish_at_the_server(server: &NetNs, authority: &Authority, message: &str) -> Result<()> {
+    let mut command = tls_cli(server, SERVER_ADDRESS, 6379, APP1, &authority.path);
+    let status = command.args(["publish", "news", message]).output()?.status;
+    ensure!(status.success(), "publishing failed");
     Ok(())
 }
 

@@ -68,9 +68,15 @@ impl Gateway {
     /// Kills the process without a warning and starts another one, with the same files and the same pins. The new
     /// process dies with the thread that calls this.
     pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.kill()?;
+        self.start_again()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;
         self.process.wait(PATIENCE)?;
-        self.start_again()
+        Ok(())
     }
 
     /// Asks the process to end and starts another one, with the same files and the same pins. The new process dies
@@ -82,7 +88,9 @@ impl Gateway {
         self.start_again()
     }
 
-    fn start_again(&mut self) -> Result<()> {
+    /// Starts another process with the same files and the same pins, after the first has ended. It dies with the thread
+    /// that calls this.
+    pub fn start_again(&mut self) -> Result<()> {
         self.process = spawn(&self.ns, &self.files, &self.launch)?;
         self.wait_serving()
     }

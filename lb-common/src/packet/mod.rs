@@ -9,7 +9,7 @@
 //! | [`FLOWS`] | hash | tuple -> [`Flow`] | userspace inserts and removes, the programs update and remove |
 //! | [`SIGHTINGS`] | LRU hash | tuple of a SYN or SYN-ACK -> [`Sighting`] | the programs |
 //! | [`HANDOVERS`] | hash | connection id -> [`Handover`] while sockets still live | userspace |
-//! | [`CONNECTIONS`] | hash | connection id -> [`Record`], for the next process | userspace |
+//! | [`CONNECTIONS`] | hash | connection id -> [`Record`], also for the next process | userspace |
 //! | [`NAMES`] | hash | hash of a name -> [`Name`], for the next process | userspace |
 //! | [`PORTS`] | array | bitmaps of the ports whose SYNs and SYN-ACKs are sighted | userspace |
 //! | [`COUNTS`] | per-CPU array | [`Count`] -> packets | the programs |
@@ -144,7 +144,7 @@ pub mod flag {
 pub mod exit {
     /// By a device, to the neighbour that the routing table names.
     pub const NEIGHBOUR: u8 = 0;
-    /// Into the other end of a veth, in another network namespace.
+    /// Into the other end of a veth, in another network namespace, with the addresses of the [`Record`](super::Record).
     pub const PEER: u8 = 1;
     /// To a socket of this host, by way of the loopback device.
     pub const LOCAL: u8 = 2;
@@ -252,7 +252,12 @@ pub struct Sighting {
     pub flags: u8,
     /// Window scale; [`NO_WINDOW_SCALE`] if absent.
     pub window_scale: u8,
+    /// The first 12 bytes of its Ethernet header: to whom, from whom.
+    pub ethernet: Ethernet,
 }
+
+/// Two Ethernet addresses as they stand in a packet: to whom, from whom.
+pub type Ethernet = [u8; 12];
 
 /// There is no window scale option.
 pub const NO_WINDOW_SCALE: u8 = 0xff;
@@ -282,11 +287,11 @@ pub struct Handover {
     pub reserved: [u8; 2],
 }
 
-/// What a later process must know of a connection, and no packet tells.
+/// What is known of a connection and no packet tells; also to the next process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
-    /// When it was accepted, Unix milliseconds.
+    /// When it was accepted, in milliseconds of CLOCK_MONOTONIC.
     pub opened_ms: u64,
     /// Keys of [`NAMES`]: listener, route, pool, server.
     pub names: [u64; 4],
@@ -294,6 +299,9 @@ pub struct Record {
     pub from_client: Tuple,
     /// What packets of the server arrive with.
     pub from_server: Tuple,
+    /// By leg (0: the client's): the Ethernet addresses that packets leave with where the kernel does not find them
+    /// ([`exit::PEER`]).
+    pub ethernet: [Ethernet; 2],
     /// The client's address, or what a trusted proxy said it is.
     pub client: Address,
     /// Its port, network order.
@@ -310,7 +318,7 @@ pub struct Record {
 
 impl Record {
     /// Room for facts: with the kernel's own part a record fills a 512-byte slab.
-    pub const FACTS: usize = 308;
+    pub const FACTS: usize = 284;
 }
 
 /// A name of the configuration; longer ones are cut.

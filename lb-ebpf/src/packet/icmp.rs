@@ -2,14 +2,14 @@
 
 use aya_ebpf::{helpers::bpf_l4_csum_replace, programs::TcContext};
 use lb_common::packet::{
-    Count, Tuple,
+    Count, Flow, Tuple,
     icmp::{self, HEADER, QUOTED, Quote},
     translate::Difference,
 };
 
 use super::{
-    ETHERNET, IPV4, IPV6, PACKET_FLOWS, PROTOCOL_TCP, add_ethernet_header, count, drop_counted, header, read,
-    redirect, replace_ipv6_addresses,
+    ETHERNET, IPV4, IPV6, PACKET_FLOWS, PACKET_HANDOVERS, PROTOCOL_TCP, add_ethernet_header, count,
+    drop_counted, header, read, redirect, replace_ipv6_addresses,
 };
 
 /// Offset of the checksum in an ICMP header.
@@ -35,6 +35,9 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
     let sent = Tuple::v4(inner[3], inner[4], quote[0] as u16, (quote[0] >> 16) as u16);
     // SAFETY: the kernel frees a map value only after this run; only fields that never change are read.
     let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    if is_handing_over(flow) {
+        return None;
+    }
     if LINK == 0 && !add_ethernet_header(ctx) {
         return drop_counted(Count::NotWritable);
     }
@@ -99,6 +102,9 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     };
     // SAFETY: as in `v4`.
     let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    if is_handing_over(flow) {
+        return None;
+    }
     if LINK == 0 && !add_ethernet_header(ctx) {
         return drop_counted(Count::NotWritable);
     }
@@ -134,6 +140,13 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     }
     count(Count::IcmpTranslated);
     redirect(ctx, flow)
+}
+
+/// While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. About a
+/// packet of an end it tells nobody anything; that end's next packet meets the same router.
+#[inline(always)]
+fn is_handing_over(flow: &Flow) -> bool {
+    flow.handover != 0 && PACKET_HANDOVERS.get_ptr(flow.id).is_some()
 }
 
 /// More fragments, or an offset: the second word of an IPv4 header.

@@ -163,6 +163,10 @@ struct Writer {
 
 impl Writer {
     fn run(self, file: Option<File>) {
+        // Each thread has its own: this one starts before the process drops them.
+        if let Err(error) = crate::gateway::drop_privileges() {
+            tracing::warn!(%error, "the access log's thread keeps its privileges");
+        }
         let sink = |file: Option<File>| -> BufWriter<Box<dyn Write>> {
             BufWriter::new(match file {
                 Some(file) => Box::new(file),

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 /// A routed connection, from the choice of its route to its end. Shared by the task that carries it and those who
 /// look (`connections`, the metrics).
 pub struct Connection {
-    /// Unique in this process.
+    /// Unique in this process, and among the connections that it has adopted.
     pub id: u64,
     /// The client, or what a trusted proxy said it is.
     pub client: SocketAddr,

@@ -51,16 +51,15 @@ pub struct ListenerStats {
 }
 
 impl ListenerStats {
-    /// A server behind this listener takes no larger segments than this.
-    pub fn clamp_mss(&self, mss: u16) {
+    /// A server behind this listener takes no larger segments than this. `false`: that was known.
+    pub fn clamp_mss(&self, mss: u16) -> bool {
         let smaller = |old| if old == 0 || mss < old { Some(mss) } else { None };
-        // An error: it is as small already.
-        let _ = self.mss.fetch_update(Relaxed, Relaxed, smaller);
+        self.mss.fetch_update(Relaxed, Relaxed, smaller).is_ok()
     }
 
-    /// The MSS that its SYN-ACKs are to announce, at most; 0: the kernel's choice.
-    pub fn mss(&self) -> u16 {
-        self.mss.load(Relaxed)
+    /// The MSS that its SYN-ACKs are to announce, at most; `None`: the kernel's choice.
+    pub fn mss(&self) -> Option<u16> {
+        Some(self.mss.load(Relaxed)).filter(|mss| *mss != 0)
     }
 }
 

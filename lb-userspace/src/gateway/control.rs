@@ -8,6 +8,7 @@ use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config};
 use crate::connect::resolve::Resolver;
+use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError};
 use crate::splice::packet::{PacketTier, Sweeper};
@@ -15,9 +16,10 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -71,8 +73,10 @@ impl Control {
             );
         }
         let snapshot = Snapshot::new(&config, None)?;
-        let sockets = open(snapshot.addresses(), workers)?;
+        // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
         let socket = AdminSocket::bind(&config.gateway.state_dir)?;
+        let packet = open_packet(&config.gateway, &snapshot)?;
+        let sockets = open(snapshot.addresses(), workers)?;
         let admin = config.gateway.admin.map(|address| listen(address, 64).map_err(listen_fault(address)));
         let admin = admin.transpose()?;
         let (access_log, log_thread) = match &config.gateway.access_log {
@@ -88,7 +92,6 @@ impl Control {
                 (Some(log), Some(thread))
             }
         };
-        let packet = open_packet(&config.gateway, &snapshot)?;
         let sockmap = open_sockmap(&config.gateway)?;
         privileges::drop_privileges().context("cannot drop privileges")?;
 
@@ -100,6 +103,7 @@ impl Control {
             access_log,
             packet,
             sockmap,
+            listening: Mutex::default(),
             sniff_seconds: Histogram::new(),
             connect_seconds: Histogram::new(),
             workers,
@@ -240,6 +244,7 @@ impl Control {
         }
         self.hand_out(sockets);
         for address in before.difference(&after) {
+            self.gateway.listening().remove(address);
             for worker in &self.workers {
                 let _ = worker.commands.send(Command::Unlisten(*address));
             }
@@ -256,7 +261,15 @@ impl Control {
         let old = &self.fixed;
         let changed = [
             ("workers", old.workers != new.workers),
-            ("tiers", !old.tiers.contains(&Tier::Sockmap) && new.tiers.contains(&Tier::Sockmap)),
+            (
+                "tiers",
+                [Tier::Packet, Tier::Sockmap]
+                    .iter()
+                    .any(|tier| new.tiers.contains(tier) && !old.tiers.contains(tier)),
+            ),
+            ("interfaces", old.interfaces != new.interfaces),
+            ("source_ports", old.source_ports != new.source_ports),
+            ("flow_table", old.flow_table != new.flow_table),
             ("bpffs", old.bpffs != new.bpffs),
             ("state_dir", old.state_dir != new.state_dir),
             ("admin", old.admin != new.admin),
@@ -280,6 +293,16 @@ impl Control {
     /// Gives each worker its socket of every address.
     fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
         for (address, sockets) in sockets {
+            let mss = self.gateway.snapshot.load().listener(address).and_then(|known| known.stats.mss());
+            let mut again = Vec::new();
+            for socket in &sockets {
+                if let Some(mss) = mss {
+                    // Refused: the kernel's own choice is smaller.
+                    let _ = crate::kernel::tcp::set_mss(socket.as_fd(), mss);
+                }
+                again.extend(socket.try_clone());
+            }
+            self.gateway.listening().insert(address, again);
             for (worker, socket) in self.workers.iter().zip(sockets) {
                 let _ = worker.commands.send(Command::Listen(address, socket));
             }
@@ -289,6 +312,7 @@ impl Control {
     /// Accepts no more, lets live connections end within `drain_timeout`, resets the rest.
     async fn stop(self, mut stop: Stop, mut admin: JoinSet<()>) -> anyhow::Result<()> {
         self.gateway.stopping.store(true, Relaxed);
+        self.gateway.listening().clear();
         for (address, _) in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
                 let _ = worker.commands.send(Command::Unlisten(address));
@@ -339,13 +363,14 @@ impl Control {
     }
 }
 
-/// The packet tier, if the configuration names it. A gateway that asks for it and may not have it says so and goes on
+/// The packet tier, if the configuration names it, or the kernel still forwards connections. A gateway that asks for it and may not have it says so and goes on
 /// without: every connection then counts why.
 fn open_packet(
     config: &config::Gateway,
     snapshot: &Snapshot,
 ) -> anyhow::Result<Result<Arc<PacketTier>, FallbackReason>> {
-    if !config.tiers.contains(&Tier::Packet) {
+    // Also where it is not to take new ones: an earlier process's connections are still to be ended and counted.
+    if !config.tiers.contains(&Tier::Packet) && connections(&config.bpffs).unwrap_or(0) == 0 {
         return Ok(Err(FallbackReason::PacketUnavailable));
     }
     let opened = PacketTier::open(config).and_then(|packet| {
@@ -355,7 +380,12 @@ fn open_packet(
     match opened {
         Ok(packet) => Ok(Ok(Arc::new(packet))),
         // Two gateways would sweep each other's flows.
-        Err(error) if matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) => Err(error),
+        Err(error)
+            if config.tiers.contains(&Tier::Packet)
+                && matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) =>
+        {
+            Err(error)
+        }
         Err(error) => {
             tracing::warn!("no packet tier: {error:#}");
             Ok(Err(FallbackReason::PacketUnavailable))

@@ -7,6 +7,7 @@ mod snapshot;
 mod worker;
 
 pub use control::run;
+pub(crate) use privileges::drop_privileges;
 pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
 use crate::account::{AccessLog, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
@@ -14,10 +15,12 @@ use crate::kernel::{Kernel, Sockmap};
 use crate::splice::packet::PacketTier;
 use crate::splice::{Choice, choose};
 use arc_swap::ArcSwap;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 /// Why the gateway cannot start, or a reload cannot take effect.
@@ -73,6 +76,8 @@ pub struct Gateway {
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.
     sockmap: Result<Kernel, FallbackReason>,
+    /// Every listening socket, once more.
+    listening: Mutex<HashMap<SocketAddr, Vec<TcpListener>>>,
     workers: usize,
     stopping: AtomicBool,
     reloads: mpsc::UnboundedSender<ReloadRequest>,
@@ -92,6 +97,25 @@ impl Gateway {
             Tier::Packet => packet().err(),
             Tier::Sockmap => self.sockmap.as_ref().err().copied(),
         })
+    }
+
+    /// Lets a listener's next SYN-ACKs announce no larger MSS than this: a server behind it takes no larger segments.
+    pub fn clamp_mss(&self, listener: &Listener, mss: u16) {
+        if !listener.stats.clamp_mss(mss) {
+            return;
+        }
+        let listening = self.listening();
+        for socket in listener.bind.iter().filter_map(|address| listening.get(address)).flatten() {
+            if let Err(error) = crate::kernel::tcp::set_mss(socket.as_fd(), mss) {
+                tracing::warn!(listener = %listener.name, mss, %error, "cannot announce a smaller MSS");
+            }
+        }
+        tracing::info!(listener = %listener.name, mss, "a server takes smaller segments: clients are told so");
+    }
+
+    fn listening(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<TcpListener>>> {
+        // The map is never left half-changed.
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The packet tier, where it is to be had.

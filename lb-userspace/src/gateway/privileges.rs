@@ -22,8 +22,9 @@ pub(super) fn raise_open_files() -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
-/// Drops every capability but [`KEPT`], for this thread and those it starts, and forbids gaining any by exec.
-pub(super) fn drop_privileges() -> Result<(), caps::errors::CapsError> {
+/// Drops every capability but [`KEPT`], for this thread and those it starts from here on, and forbids gaining any by
+/// exec.
+pub(crate) fn drop_privileges() -> Result<(), caps::errors::CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
     let kept: CapsHashSet = KEPT.into_iter().filter(|capability| held.contains(capability)).collect();
     caps::clear(None, CapSet::Ambient)?;

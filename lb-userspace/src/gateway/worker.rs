@@ -11,7 +11,6 @@ use crate::conn::{Accepted, serve};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -77,12 +76,11 @@ async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::Unbounded
 
 /// accept: takes connections off one listening socket, for ever.
 async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socket: TcpListener) {
-    let (mut exhausted, mut mss) = (false, 0);
+    let mut exhausted = false;
     loop {
         match socket.accept().await {
             Ok((client, peer)) => {
                 exhausted = false;
-                mss = follow_mss(&gateway, address, &socket, mss);
                 admit(&gateway, worker, address, client, peer);
             }
             Err(error) if is_exhaustion(&error) => {
@@ -96,18 +94,6 @@ async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socke
             Err(error) => tracing::debug!(%address, %error, "accept"),
         }
     }
-}
-
-/// Lets the socket's next SYN-ACKs announce no larger MSS than the listener's servers take, which is learnt when one of
-/// them takes less than a client was told. Returns what they announce; 0: the kernel's choice.
-fn follow_mss(gateway: &Gateway, address: SocketAddr, socket: &TcpListener, announced: u16) -> u16 {
-    let mss = gateway.snapshot.load().listener(address).map_or(announced, |listener| listener.stats.mss());
-    if mss != announced
-        && let Err(error) = crate::kernel::tcp::set_mss(socket.as_fd(), mss)
-    {
-        tracing::warn!(%address, mss, %error, "cannot announce a smaller MSS");
-    }
-    mss
 }
 
 /// Decides, before a byte is read, whether the connection may go on; spawns its task.

@@ -219,6 +219,16 @@ impl Packet {
         self.flows.get(tuple, 0).ok()
     }
 
+    /// The flows of a connection, of those that packets with these tuples belong to now.
+    pub fn flows_of(&self, id: u64, record: &Record) -> [Option<Flow>; 2] {
+        [record.from_client, record.from_server].map(|tuple| self.flow(&tuple).filter(|flow| flow.id == id))
+    }
+
+    /// What the programs were told last of a handover that has not ended.
+    pub fn handover(&self, id: u64) -> Option<Handover> {
+        lock(&self.maps).handovers.get(&id, 0).ok()
+    }
+
     /// Tells the programs what the sockets of a connection still have to do.
     pub fn set_handover(&self, id: u64, handover: &Handover) -> Result<(), MapError> {
         lock(&self.maps).handovers.insert(id, handover, 0)
@@ -237,10 +247,13 @@ impl Packet {
         let _ = maps.handovers.remove(&id);
     }
 
-    /// Removes a flow: what arrives with this tuple goes up the stack.
-    pub fn remove(&self, tuple: &Tuple) {
-        // Not there: the programs were first, for a new connection.
-        let _ = lock(&self.maps).flows.remove(tuple);
+    /// Removes a flow of this connection: what arrives with this tuple goes up the stack.
+    pub fn remove(&self, id: u64, tuple: &Tuple) {
+        // Not there, or another's: a new connection has taken the tuple over. Under the lock no flow is inserted.
+        let mut maps = lock(&self.maps);
+        if self.flow(tuple).is_some_and(|flow| flow.id == id) {
+            let _ = maps.flows.remove(tuple);
+        }
     }
 
     /// Every flow at some moment of the walk.
@@ -283,15 +296,18 @@ impl Packet {
         Some(String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// Hands over the events there are.
-    pub fn events(&self, mut see: impl FnMut(Event)) {
-        let mut events = lock(&self.events);
-        while let Some(item) = events.next() {
+    /// The events there are, at most so many.
+    pub fn events(&self, most: usize) -> Vec<Event> {
+        let (mut events, mut found) = (lock(&self.events), Vec::new());
+        while found.len() < most
+            && let Some(item) = events.next()
+        {
             if item.len() >= size_of::<Event>() {
                 // SAFETY: long enough; `Event` is plain numbers.
-                see(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+                found.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
             }
         }
+        found
     }
 
     /// Calls `see` with the descriptor that is readable when there are events.

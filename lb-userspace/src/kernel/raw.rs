@@ -10,6 +10,7 @@ const HEADER_INCLUDED: i32 = libc::IPPROTO_RAW;
 
 const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000;
+const TCP_ACK: u8 = 0x10;
 const TCP_RST_ACK: u8 = 0x14;
 const ICMP_UNREACHABLE: u8 = 3;
 const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
@@ -47,7 +48,13 @@ impl Injector {
     /// `local` and `peer` are the connection's ends, as a packet from here would have them; `seq` is the sequence
     /// number that the peer expects next (it believes no other), `ack` the one that is expected of it.
     pub fn reset(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
-        self.send(Ends::new(local, peer)?, |ends| ends.reset(seq, ack))
+        self.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_RST_ACK, seq, ack))
+    }
+
+    /// Asks the peer whether it is still there, as TCP keepalive does (RFC 9293, section 3.8.4): it answers an
+    /// acknowledgement of what is before the sequence number that it expects. Arguments as for [`Injector::reset`].
+    pub fn probe(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
+        self.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_ACK, seq.wrapping_sub(1), ack))
     }
 
     /// Tells the peer that a packet of its did not fit: what a router would say, about a packet that it sent to
@@ -88,14 +95,15 @@ impl Ends {
         }
     }
 
-    fn reset(self, seq: u32, ack: u32) -> Vec<u8> {
+    /// A segment without payload.
+    fn segment(self, flags: u8, seq: u32, ack: u32) -> Vec<u8> {
         let mut tcp = Vec::with_capacity(20);
         tcp.extend(self.local.port().to_be_bytes());
         tcp.extend(self.peer.port().to_be_bytes());
         tcp.extend(seq.to_be_bytes());
         tcp.extend(ack.to_be_bytes());
         // Five words of header; no window; checksum below; nothing urgent.
-        tcp.extend([5 << 4, TCP_RST_ACK, 0, 0, 0, 0, 0, 0]);
+        tcp.extend([5 << 4, flags, 0, 0, 0, 0, 0, 0]);
         let sum = self.with_pseudo_header(libc::IPPROTO_TCP as u8, &tcp);
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         self.packet(libc::IPPROTO_TCP as u8, &tcp)
@@ -252,7 +260,7 @@ mod tests {
             let step = builder(ends).tcp(ends.local.port(), ends.peer.port(), seq, 0).rst().ack(ack);
             let mut expected = Vec::new();
             step.write(&mut expected, &[]).unwrap();
-            prop_assert_eq!(ends.reset(seq, ack), expected);
+            prop_assert_eq!(ends.segment(TCP_RST_ACK, seq, ack), expected);
         }
 
         #[test]
@@ -294,7 +302,7 @@ mod tests {
     #[test]
     fn ipv4_in_ipv6_clothes_is_ipv4() {
         let ends = Ends::new("[::ffff:10.0.0.1]:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap()).unwrap();
-        let packet = ends.reset(1, 2);
+        let packet = ends.segment(TCP_RST_ACK, 1, 2);
         let headers = PacketHeaders::from_ip_slice(&packet).unwrap();
         assert!(matches!(headers.net, Some(NetHeaders::Ipv4(..))));
         let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!() };

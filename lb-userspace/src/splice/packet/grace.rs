@@ -1,5 +1,6 @@
 //! Waiting until every CPU is done with the packets it had in hand.
 
+use crate::gateway::drop_privileges;
 use rustix::io::Errno;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -56,6 +57,10 @@ impl Drop for Grace {
 
 impl Shared {
     fn serve(&self) {
+        // Each thread has its own: this one starts before the process drops them.
+        if let Err(error) = drop_privileges() {
+            tracing::warn!(%error, "the grace thread keeps its privileges");
+        }
         loop {
             let mut waiting = self.lock();
             while waiting.list.is_empty() {

@@ -8,7 +8,7 @@ use crate::connect::{Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
 use crate::splice::Choice;
-use lb_common::packet::{Flow, Record, State, Tuple, flag};
+use lb_common::packet::{Flow, Record, Sighting, State, Tuple, before, flag};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub struct Live {
     pub(super) _port: Option<SourcePort>,
     /// The last sweep that saw one of its flows.
     pub(super) seen: u32,
+    /// Probes that its ends (0: the client) have not answered.
+    pub(super) probes: [u8; 2],
 }
 
 impl Live {
@@ -31,7 +33,7 @@ impl Live {
         permits: [Permit; 3],
         port: Option<SourcePort>,
     ) -> Self {
-        Self { account, _server: server, _permits: permits, _port: port, seen: 0 }
+        Self { account, _server: server, _permits: permits, _port: port, seen: 0, probes: [0, 0] }
     }
 
     /// Notes what a flow has counted.
@@ -79,18 +81,36 @@ impl PacketTier {
         let snapshot = gateway.snapshot.load();
         let records = self.kernel().records();
         for (id, record) in &records {
-            let flows = [&record.from_client, &record.from_server].map(|tuple| self.kernel().flow(tuple));
+            let flows = self.kernel().flows_of(*id, record);
             if flows.iter().flatten().next().is_none() {
                 self.kernel().forget(*id);
                 continue;
             }
-            // Its process has died in the middle: what the sockets still had to send is with them.
-            self.kernel().end_handover(*id);
             let live = self.remembered(gateway, &snapshot, *id, record);
             live.account.spliced(Choice { tier: Tier::Packet, reason: None });
             flows.iter().flatten().for_each(|flow| live.note(flow));
             self.enter(live);
+            // Its process has died in the middle. What its sockets had not got through is lost, and with it the
+            // connection: better an end that both notice than a wait for ever.
+            let whole = match (flows, self.kernel().handover(*id)) {
+                ([Some(_), Some(_)], None) => true,
+                ([Some(request), Some(response)], Some(handover)) => {
+                    !before(request.ack, handover.await_ack[0])
+                        && !before(response.ack, handover.await_ack[1])
+                }
+                _ => false,
+            };
+            if whole {
+                self.kernel().end_handover(*id);
+            } else {
+                self.end(*id, CloseReason::Shutdown);
+            }
         }
+        // Flows of connections that are closed still carry the ids of their time, and so do events.
+        if let Err(error) = self.kernel().flows(|_, flow| gateway.ledger.know_id(flow.id)) {
+            tracing::error!(%error, "cannot read the flow table");
+        }
+        while !self.kernel().events(usize::MAX).is_empty() {}
         if !records.is_empty() {
             tracing::info!(connections = self.lock().len(), "adopted the connections of an earlier process");
         }
@@ -146,7 +166,7 @@ impl PacketTier {
         let Some(live) = self.lock().remove(&id) else { return false };
         if let Some(record) = self.kernel().record(id) {
             let tuples = [record.from_client, record.from_server];
-            let flows = tuples.map(|tuple| self.kernel().flow(&tuple));
+            let flows = self.kernel().flows_of(id, &record);
             for (tuple, flow) in tuples.iter().zip(&flows) {
                 let Some(flow) = flow else { continue };
                 live.note(flow);
@@ -158,7 +178,7 @@ impl PacketTier {
                 }
             }
             for tuple in &tuples {
-                self.kernel().remove(tuple);
+                self.kernel().remove(id, tuple);
             }
         }
         self.kernel().forget(id);
@@ -169,7 +189,7 @@ impl PacketTier {
     /// Closes the account of a connection that has ended by itself. Its flows stay a while, for its last packets.
     pub(super) fn ended(&self, id: u64) {
         let Some(record) = self.kernel().record(id) else { return };
-        let flows = [record.from_client, record.from_server].map(|tuple| self.kernel().flow(&tuple));
+        let flows = self.kernel().flows_of(id, &record);
         let Some(reason) = flows.iter().flatten().find_map(|flow| reason_of(&flow.state)) else { return };
         let Some(live) = self.lock().remove(&id) else { return };
         flows.iter().flatten().for_each(|flow| live.note(flow));
@@ -179,6 +199,11 @@ impl PacketTier {
 
     /// Closes the account of a connection whose flows are gone.
     pub(super) fn lost(&self, id: u64) {
+        let record = self.kernel().record(id);
+        if record.is_some_and(|record| self.kernel().flows_of(id, &record).iter().flatten().next().is_some())
+        {
+            return;
+        }
         let Some(live) = self.lock().remove(&id) else { return };
         self.kernel().forget(id);
         live.account.close(CloseReason::ClientClosed);
@@ -186,7 +211,12 @@ impl PacketTier {
 }
 
 /// What the next process must know of a connection.
-pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> Record {
+pub(super) fn record(
+    kernel: &Packet,
+    account: &Account,
+    tuples: [Tuple; 2],
+    sightings: [&Sighting; 2],
+) -> Record {
     let connection = &account.connection;
     let upstream = connection.upstream.get();
     let (facts, facts_length) = account.visitor.facts(connection.sni.as_deref());
@@ -202,6 +232,12 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> 
         ],
         from_client,
         from_server,
+        // Back to where the handshake came from.
+        ethernet: sightings.map(|sighting| {
+            let mut addresses = sighting.ethernet;
+            addresses.rotate_left(6);
+            addresses
+        }),
         client: address(connection.client.ip()),
         client_port: connection.client.port().to_be(),
         facts_length,

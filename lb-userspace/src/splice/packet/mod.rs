@@ -182,11 +182,11 @@ impl PacketTier {
             let at = Legs { legs: [&client, &server], sightings, tuples, exits, held };
             let terms = Terms::new(connection.id, now_tick(), &at).map_err(|refusal| {
                 if let Some(mss) = refusal.clamp {
-                    connection.listener.stats.clamp_mss(mss);
+                    account.gateway.clamp_mss(&connection.listener, mss);
                 }
                 refusal.reason
             })?;
-            let record = live::record(&self.kernel, account, tuples);
+            let record = live::record(&self.kernel, account, tuples, sightings);
             let [request, response] = &terms.flows;
             let inserted = self.kernel.insert(&record, [request, response], &terms.handover);
             inserted.map_err(|error| match error {

@@ -5,8 +5,9 @@ use super::terms::ends;
 use super::{PacketTier, ms_of_tick};
 use crate::account::CloseReason;
 use crate::clock::now_ms;
+use crate::connect::KEEPALIVE;
 use crate::kernel::devices::Watch;
-use lb_common::packet::{Event, Tuple, event};
+use lb_common::packet::{Event, Flow, Tuple, event, flag};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io;
@@ -23,6 +24,15 @@ const SHARE: u32 = 20;
 
 /// How long a reset must stand before it counts: one that somebody else has forged is followed by more packets.
 const RESET_STANDS: Duration = Duration::from_millis(500);
+
+/// Events between two looks at the clock.
+const MOST_EVENTS: usize = 4096;
+
+/// How long one end may be silent before it is asked whether it is still there: what keepalive does for a socket.
+const KEEPALIVE_MS: u64 = KEEPALIVE.as_millis() as u64;
+/// Time between two such questions, and how many may stay unanswered: Linux' own (tcp(7)).
+const PROBE_MS: u64 = 75_000;
+const PROBES: u64 = 9;
 
 /// How long the flows of a closed connection stay for its last packets: as long as its ends remember it (TIME_WAIT).
 const LINGER_MS: u64 = 60_000;
@@ -42,7 +52,14 @@ impl Sweeper {
         let over = Arc::<AtomicBool>::default();
         let (watch, seen) = (Watch::new()?, over.clone());
         let thread = std::thread::Builder::new().name("sweeper".into()).spawn(move || {
-            let mut sweep = Sweep { tier, watch, resets: Vec::new(), next: Instant::now() + SWEEP, turn: 0 };
+            let mut sweep = Sweep {
+                tier,
+                watch,
+                resets: Vec::new(),
+                next: Instant::now() + SWEEP,
+                turn: 0,
+                devices_changed: false,
+            };
             while !seen.load(Relaxed) {
                 if let Err(error) = sweep.turn() {
                     tracing::error!(%error, "the packet tier's sweeper");
@@ -70,18 +87,20 @@ struct Sweep {
     resets: Vec<(Instant, u64)>,
     next: Instant,
     turn: u32,
+    /// They are yet to be looked at.
+    devices_changed: bool,
 }
 
 impl Sweep {
     fn turn(&mut self) -> io::Result<()> {
         self.wait()?;
-        if self.watch.changed()? {
+        self.devices_changed |= self.watch.changed()?;
+        if self.devices_changed {
             self.tier.follow_devices()?;
+            self.devices_changed = false;
         }
         let now = Instant::now();
-        let mut events = Vec::new();
-        self.tier.kernel().events(|event| events.push(event));
-        for event in events {
+        for event in self.tier.kernel().events(MOST_EVENTS) {
             self.follow(event, now);
         }
         let tier = &self.tier;
@@ -150,6 +169,7 @@ impl PacketTier {
     fn sweep(&self, turn: u32) -> io::Result<()> {
         let now = now_ms();
         let (mut entries, mut ended, mut stale) = (0_u64, Vec::new(), Vec::<(Tuple, u64)>::new());
+        let mut silent = Vec::new();
         // The later of both directions: a flow may be quiet while its twin is not.
         let mut rest: HashMap<u64, u64> = HashMap::new();
         self.kernel().flows(|tuple, flow| {
@@ -159,6 +179,16 @@ impl PacketTier {
                 Some(live) => {
                     live.note(flow);
                     live.seen = turn;
+                    let side = usize::from(flow.has(flag::FROM_SERVER));
+                    let quiet = now.saturating_sub(ms_of_tick(flow.active));
+                    // How many should have been asked by now.
+                    let due = if quiet < KEEPALIVE_MS { 0 } else { 1 + (quiet - KEEPALIVE_MS) / PROBE_MS };
+                    if due > PROBES {
+                        silent.push((flow.id, [CloseReason::ClientReset, CloseReason::ServerReset][side]));
+                    } else if due > live.probes[side].into() {
+                        self.probe(tuple, flow);
+                    }
+                    live.probes[side] = due as u8;
                     if reason_of(&flow.state).is_some() && now.saturating_sub(ms_of_tick(flow.active)) > 1000
                     {
                         ended.push(flow.id);
@@ -175,10 +205,13 @@ impl PacketTier {
         let linger = if entries * 2 > self.kernel().capacity().into() { SHORT_LINGER_MS } else { LINGER_MS };
         for (tuple, id) in stale {
             if now.saturating_sub(rest[&id]) >= linger {
-                self.kernel().remove(&tuple);
+                self.kernel().remove(id, &tuple);
             }
         }
-        ended.dedup();
+        for (id, side) in silent {
+            self.end(id, side);
+        }
+        // Twice in the list, for both of its flows: the second time there is nothing left to end.
         ended.into_iter().for_each(|id| self.ended(id));
 
         let (mut expired, mut lost) = (Vec::new(), Vec::new());
@@ -197,10 +230,12 @@ impl PacketTier {
         Ok(())
     }
 
-    /// Ends every spliced connection.
-    pub fn end_all(&self, reason: CloseReason) {
-        let ids: Vec<u64> = self.lock().keys().copied().collect();
-        ids.into_iter().for_each(|id| _ = self.end(id, reason));
+    /// Asks an end whether it is still there. Its answer goes to the other end, to which it says nothing new.
+    fn probe(&self, tuple: &Tuple, flow: &Flow) {
+        let [peer, local] = ends(tuple);
+        if let Err(error) = self.injector().probe(local, peer, flow.ack, flow.end()) {
+            tracing::debug!(%error, %peer, "cannot send a probe");
+        }
     }
 
     fn say_too_big(&self, event: &Event) {

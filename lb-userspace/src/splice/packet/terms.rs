@@ -138,8 +138,11 @@ impl Terms {
         Self {
             flows: [flow(0), flow(1)],
             handover: Handover {
-                // Until the queues are emptied nobody knows where the prefix ends.
-                await_ack: next_written.map(|seq| seq.wrapping_add(MAX_PREFIX as u32 * 2)),
+                // Behind the prefix, as far as it is known: what is held, and what is in the other socket's queue.
+                await_ack: [
+                    next_written[0].wrapping_add(server.unread),
+                    next_written[1].wrapping_add(client.unread),
+                ],
                 tsecr_floor: clock,
                 ..Handover::default()
             },
@@ -223,6 +226,7 @@ mod tests {
             mss: 1460,
             flags: sighted::TIMESTAMPS | sighted::SACK,
             window_scale: NO_WINDOW_SCALE,
+            ethernet: [0; 12],
         }
     }
 
