@@ -29,8 +29,10 @@ pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
     Ok(stats.filter_map(|stat| ids(&stat)).filter(|(_, parent)| *parent == pid).map(|(own, _)| own).collect())
 }
 
-/// Bytes that the kernel itself uses for objects such as sockets, files and entries of BPF maps: `Slab`.
+/// Bytes that the kernel itself uses for objects such as sockets, files and entries of BPF maps: `Slab`, without the
+/// names and files that it only remembers.
 pub(crate) fn of_kernel() -> Result<u64> {
+    fs::write("/proc/sys/vm/drop_caches", "2").context("dropping the kernel's caches of names and files")?;
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let line =
         meminfo.lines().find_map(|line| line.strip_prefix("Slab:")).context("no Slab in /proc/meminfo")?;
