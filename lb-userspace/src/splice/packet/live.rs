@@ -61,12 +61,13 @@ impl Live {
 
 /// The reason that a state stands for, if it is one of an end.
 pub(super) fn reason_of(state: &State) -> Option<CloseReason> {
-    match (state.reset, state.fin) {
-        ([0, 0], [0, _] | [_, 0]) => None,
-        ([0, 0], [State::FIRST, _]) => Some(CloseReason::ClientClosed),
-        ([0, 0], _) => Some(CloseReason::ServerClosed),
-        ([0, _], _) => Some(CloseReason::ServerReset),
-        _ => Some(CloseReason::ClientReset),
+    match (state.fin, state.reset) {
+        ([0, _] | [_, 0], [0, 0]) => None,
+        ([0, _] | [_, 0], [0, _]) => Some(CloseReason::ServerReset),
+        ([0, _] | [_, 0], _) => Some(CloseReason::ClientReset),
+        // A reset behind both FINs is the answer to a late segment: nobody had anything more to say.
+        ([State::FIRST, _], _) => Some(CloseReason::ClientClosed),
+        _ => Some(CloseReason::ServerClosed),
     }
 }
 
