@@ -270,7 +270,7 @@ impl Drop for Counted<'_> {
 
 /// The programs' clock.
 fn now_tick() -> u32 {
-    (now_ms() * 1_000_000 >> TICK_SHIFT) as u32
+    ((now_ms() * 1_000_000) >> TICK_SHIFT) as u32
 }
 
 /// [`now_ms`] at a tick of the programs' clock in the last 52 days.
