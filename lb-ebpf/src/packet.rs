@@ -200,7 +200,7 @@ fn segment<const LINK: usize, const IP: usize>(
                     && before(head.acknowledgement(), await_ack)
                 {
                     // It tells the socket how much of its prefix has arrived; it says nothing to the other end.
-                    return None;
+                    return for_socket::<LINK, IP>(ctx, head, by_direction(&handover.receive_next));
                 }
                 tsecr_floor = Some(by_direction(&handover.tsecr_floor));
             }
@@ -212,6 +212,31 @@ fn segment<const LINK: usize, const IP: usize>(
         note_closing(flow, head, ahead, payload != 0 && ahead != 0);
     }
     leave::<LINK, IP>(ctx, flow, head, headers, length, tsecr_floor)
+}
+
+/// An acknowledgement goes up the stack, from no further ahead than the socket expects.
+#[inline(always)]
+fn for_socket<const LINK: usize, const IP: usize>(
+    ctx: &TcContext,
+    head: &Head,
+    expected: u32,
+) -> Option<i32> {
+    if !before(expected, head.sequence()) {
+        return None;
+    }
+    let change = Difference::default().word(head.seq, expected.to_be());
+    let checksum = (LINK + IP + TCP_CHECKSUM) as u32;
+    // SAFETY: a helper that takes the context of this program type; the header's bounds are checked.
+    unsafe {
+        if bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, change.sum().into(), 0) != 0 {
+            return drop_counted(Count::NotWritable);
+        }
+        let Some(seq) = header::<u32>(ctx, LINK + IP + 4, 4) else {
+            return drop_counted(Count::NotWritable);
+        };
+        *seq = expected.to_be();
+    }
+    None
 }
 
 /// Sends a packet on its way: fits, translates, redirects.

@@ -287,6 +287,9 @@ pub struct Handover {
     pub await_ack: [u32; 2],
     /// By direction: an earlier TSecr echoes a socket, not the other end; 0 is sent instead.
     pub tsecr_floor: [u32; 2],
+    /// By direction: the sequence number that the socket expects next. It takes no acknowledgement from beyond its
+    /// window, and the other end may be that far before the prefix is through.
+    pub receive_next: [u32; 2],
     /// By direction: the place of a FIN that the socket has taken ([`State`]).
     pub fin: [u8; 2],
     /// 0.

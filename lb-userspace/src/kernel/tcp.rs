@@ -257,6 +257,11 @@ pub(crate) fn select_receive(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)
 }
 
+/// Sequence number that the socket expects next, a FIN it has taken counted. Needs [`select_receive`].
+pub(crate) fn receive_next(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)
+}
+
 /// Sends an acknowledgement that is being delayed.
 pub(crate) fn flush_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_QUICKACK, 1)

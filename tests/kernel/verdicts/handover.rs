@@ -15,7 +15,8 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
     with_programs(|programs| {
         for v6 in [false, true] {
             let connection = Connection::new(v6).with(|flow| flow.handover = 1);
-            let handover = Handover { await_ack: AWAITED, ..Handover::default() };
+            let receive_next = [connection.request().seq, connection.response().seq];
+            let handover = Handover { await_ack: AWAITED, receive_next, ..Handover::default() };
             programs.handovers.insert(1, handover, 0)?;
             for side in [FROM_CLIENT, FROM_SERVER] {
                 let segments = [
@@ -43,6 +44,19 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
                     row("of a part, with a FIN", awaited - 1, ACK | FIN, b"", false),
                     row("of a part, with a reset", awaited - 1, ACK | RST, b"", false),
                     row("of a part, with a SYN", awaited - 1, ACK | SYN, b"", false),
+                ];
+                check(programs, &connection, rows)?;
+
+                // The socket takes none from beyond its window.
+                let from = |seq: u32| {
+                    let (ack, payload) = (awaited - 1, Vec::new());
+                    frame(&Segment { seq, ack, flags: ACK, payload, ..came.clone() })
+                };
+                let ahead = came.seq.wrapping_add(1 << 20);
+                let behind = came.seq.wrapping_sub(1);
+                let rows = [
+                    ("from far ahead", from(ahead), Fate::PassedAs(from(came.seq))),
+                    ("from behind", from(behind), Fate::Passed),
                 ];
                 check(programs, &connection, rows)?;
             }

@@ -35,7 +35,9 @@ const COUNTS: [Count; Count::Number as usize] = [
 pub(crate) enum Fate {
     /// It goes on to the next program and up the stack, as it came.
     Passed,
-    /// The same, and it is noted as a SYN.
+    /// The same, as these bytes.
+    PassedAs(Vec<u8>),
+    /// It goes on as it came, and is noted as a SYN.
     Sighted,
     /// It is dropped, and that is counted.
     Dropped(Count),
@@ -184,10 +186,10 @@ impl Programs {
             .collect();
 
         let verdict = result.return_value.cast_signed();
-        ensure!(verdict != TCX_NEXT || left == packet, "passed, but changed into {left:02x?}");
         Ok(match (verdict, &counted[..]) {
-            (TCX_NEXT, []) => Fate::Passed,
-            (TCX_NEXT, [Count::Sighted]) => Fate::Sighted,
+            (TCX_NEXT, []) if left == packet => Fate::Passed,
+            (TCX_NEXT, []) => Fate::PassedAs(left),
+            (TCX_NEXT, [Count::Sighted]) if left == packet => Fate::Sighted,
             (TC_ACT_SHOT, [count]) => Fate::Dropped(*count),
             (TC_ACT_REDIRECT, []) => Fate::Leaves(left),
             (TC_ACT_REDIRECT, [Count::IcmpTranslated]) => Fate::Tells(left),

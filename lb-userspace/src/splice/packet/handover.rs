@@ -62,6 +62,10 @@ impl Begun {
             Direction { from: server, to: client, passed: 0, fin: 0, fin_sent: false, written: to_client };
         let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
             handover.await_ack = [response.written, request.written];
+            for (next, socket) in handover.receive_next.iter_mut().zip([client, server]) {
+                // What an error would leave there is older, and as right.
+                *next = tcp::receive_next(socket.as_fd()).unwrap_or(*next);
+            }
             handover.fin = [request.fin, response.fin];
             // Without it the programs leave the sockets every acknowledgement: slower, and as safe.
             let _ = kernel.set_handover(id, &handover);

@@ -144,6 +144,7 @@ impl Terms {
                     next_written[1].wrapping_add(client.unread),
                 ],
                 tsecr_floor: clock,
+                receive_next: at.legs.map(|leg| leg.receive_next),
                 ..Handover::default()
             },
             written: [client.write_seq, server.write_seq],
