@@ -21,8 +21,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::packet::{
-    self, Count, Ethernet, Event, Flow, Handover, Name, Record, Sighting, State, Tuple, before, event, exit,
-    flag,
+    self, Count, Ethernet, Event, Flow, Handover, MAPPED, Name, Record, Sighting, State, Tuple, before,
+    event, exit, flag,
     options::{self, Scratch, SynOptions},
     sighted,
     translate::{Difference, Head, tcp},
@@ -127,6 +127,10 @@ fn ipv6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     let [_, _, protocol, _] = ip[1].to_ne_bytes();
     if protocol != PROTOCOL_TCP {
         return if protocol == PROTOCOL_ICMPV6 { icmp::v6::<LINK>(ctx) } else { None };
+    }
+    // Never on a wire (RFC 4291, section 2.5.5.2); here it would pass for an IPv4 packet of the same addresses.
+    if ip[4] == MAPPED && ip[2] | ip[3] == 0 {
+        return None;
     }
     let head: Head = read(ctx, LINK + IPV6, TCP)?;
     let tuple = Tuple {

@@ -108,7 +108,8 @@ impl Gateway {
         });
         ensure!(
             answers.as_ref().is_ok_and(|&answers| answers),
-            "the gateway did not start\n{}",
+            "the gateway did not start (exit: {:?})\n{}",
+            self.process.exit_status(),
             self.process.output()
         );
         Ok(())

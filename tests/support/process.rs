@@ -71,6 +71,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// How it ended, if it has.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
     /// Waits for the end, at most this long.
     pub fn wait(&mut self, bound: Duration) -> Result<ExitStatus> {
         let start = Instant::now();

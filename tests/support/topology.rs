@@ -73,6 +73,8 @@ impl Default for Shape {
 /// Client, gateway and server; devices `eth0` in the client and the server, `front` and `back` in the gateway.
 #[derive(Debug)]
 pub struct Triangle {
+    /// How they are joined.
+    pub shape: Shape,
     /// Where clients run.
     pub client: NetNs,
     /// Where the gateway (or a peer it is compared with) runs.
@@ -166,7 +168,7 @@ impl Triangle {
             server.ip(&format!("route add default via {GATEWAY_BACK}"))?;
             server.ip(&format!("-6 route add default via {GATEWAY6_BACK}"))?;
         }
-        Ok(Self { client, gateway, server, front, back, server_addresses, _switch: switch })
+        Ok(Self { shape, client, gateway, server, front, back, server_addresses, _switch: switch })
     }
 
     /// Both wires, as far as there are any, the client's first.

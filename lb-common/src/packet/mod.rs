@@ -118,7 +118,13 @@ impl State {
     /// Both have sent their FIN, or one has reset: what still passes is the tail of the connection.
     #[inline(always)]
     pub const fn is_closed(&self) -> bool {
-        self.fin[0] != 0 && self.fin[1] != 0 || self.is_reset()
+        self.is_finished() || self.is_reset()
+    }
+
+    /// Both have sent their FIN. A reset after that only says that somebody has forgotten the connection by now.
+    #[inline(always)]
+    pub const fn is_finished(&self) -> bool {
+        self.fin[0] != 0 && self.fin[1] != 0
     }
 
     /// One of them has reset.

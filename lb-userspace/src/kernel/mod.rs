@@ -3,6 +3,7 @@
 //! Pinned programs and maps lie in `<bpffs>/v<ABI>/`, one file each, named as in [`lb_common`].
 
 pub mod batch;
+pub mod conntrack;
 pub mod devices;
 pub mod packet;
 mod pins;
@@ -23,7 +24,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/snisplice.bpf.o"));
+/// The compiled kernel programs, an ELF object.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/snisplice.bpf.o"));
 
 /// Why the kernel programs are not there.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use snisplice_tests::backend::read_record;
 use snisplice_tests::pump::{Duplex, HalfClose};
 use snisplice_tests::tls::client_hello;
-use snisplice_tests::{NetNs, topology};
+use snisplice_tests::{NetNs, eventually, topology};
 use socket2::{Domain, Socket, Type};
 
 /// Far more than any step takes, lost packets included; a wait that meets it is a failed test.
@@ -70,19 +70,25 @@ impl SocketOptions {
     }
 
     pub(crate) fn dial(&self, ns: &NetNs, target: SocketAddr) -> Result<TcpStream> {
-        let stream: TcpStream = ns.run(|| {
+        let connect = || {
             let socket = self.socket(Domain::for_address(target))?;
             if let Some(port) = self.port {
-                let any: IpAddr = if target.is_ipv4() {
-                    Ipv4Addr::UNSPECIFIED.into()
-                } else {
-                    Ipv6Addr::UNSPECIFIED.into()
+                let any: IpAddr = match target {
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
                 };
                 socket.bind(&SocketAddr::new(any, port).into())?;
             }
             socket.connect_timeout(&target.into(), PATIENCE)?;
             io::Result::Ok(socket.into())
-        })?;
+        };
+        // The last connection from the same port may still wait for the acknowledgement of its FIN.
+        let stream: TcpStream = ns.run(|| {
+            eventually("a free port", || match connect() {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => None,
+                result => Some(result),
+            })
+        })??;
         patient(&stream)?;
         Ok(stream)
     }

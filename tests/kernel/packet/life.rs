@@ -195,7 +195,7 @@ fn a_full_flow_table_means_the_next_tier_and_evicts_nobody() -> Result<()> {
 /// For so long processes come and go; a longer time in seconds comes from the environment.
 fn restarting_time() -> Duration {
     let seconds = std::env::var("SNISPLICE_RESTART_SECONDS").ok().and_then(|s| s.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(10))
+    Duration::from_secs(seconds.unwrap_or(6))
 }
 
 #[test]
@@ -217,11 +217,12 @@ fn connections_outlive_graceful_restarts() -> Result<()> {
 fn outlive(opening: Opening, restart: fn(&mut Gateway) -> Result<()>) -> Result<()> {
     require!(PACKET, "only the packet tier outlives the process");
     const TRANSFERS: usize = 4;
-    /// Bytes go for longer than processes come and go: so many writes with a pause behind each.
     const PACE: Duration = Duration::from_millis(10);
+    /// Bytes go for so much longer than processes come and go: the last restart takes a while on a busy machine.
+    const LONGER: Duration = Duration::from_secs(6);
     const CHUNK: u64 = 32 * 1024;
     let time = restarting_time();
-    let writes = (time.as_millis() / PACE.as_millis()) as u64 + 200;
+    let writes = ((time + LONGER).as_millis() / PACE.as_millis()) as u64;
     let plan = Plan { pace: PACE, chunk: CHUNK as usize, ..Plan::both_ways(writes * CHUNK) };
 
     let mut scene = Scene::new(opening, "")?;

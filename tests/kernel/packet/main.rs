@@ -11,5 +11,5 @@ mod life;
 mod programs;
 mod transfers;
 
-/// Whether this version has the packet tier; until then every connection is expected in `copy`.
-const PACKET: bool = false;
+/// Whether this version has the packet tier; if not, every connection is expected in `copy`.
+const PACKET: bool = true;

@@ -61,11 +61,11 @@ impl Live {
 
 /// The reason that a state stands for, if it is one of an end.
 pub(super) fn reason_of(state: &State) -> Option<CloseReason> {
-    match (state.reset, state.fin) {
-        ([0, 0], [0, _] | [_, 0]) => None,
-        ([0, 0], [State::FIRST, _]) => Some(CloseReason::ClientClosed),
-        ([0, 0], _) => Some(CloseReason::ServerClosed),
-        ([0, _], _) => Some(CloseReason::ServerReset),
+    match state.reset {
+        _ if state.is_finished() && state.fin[0] == State::FIRST => Some(CloseReason::ClientClosed),
+        _ if state.is_finished() => Some(CloseReason::ServerClosed),
+        [0, 0] => None,
+        [0, _] => Some(CloseReason::ServerReset),
         _ => Some(CloseReason::ClientReset),
     }
 }
@@ -244,5 +244,21 @@ pub(super) fn record(
         idle_timeout: seconds(connection.route.idle_timeout),
         max_age: seconds(connection.route.max_age),
         facts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_after_both_fins_is_not_how_it_ended() {
+        let reason = |fin, reset| reason_of(&State { fin, reset });
+        assert_eq!(reason([0, 0], [0, 0]), None);
+        assert_eq!(reason([State::FIRST, 0], [0, 0]), None);
+        assert_eq!(reason([State::FIRST, State::SECOND], [0, 0]), Some(CloseReason::ClientClosed));
+        assert_eq!(reason([State::SECOND, State::FIRST], [1, 0]), Some(CloseReason::ServerClosed));
+        assert_eq!(reason([State::FIRST, 0], [0, 1]), Some(CloseReason::ServerReset));
+        assert_eq!(reason([0, State::FIRST], [1, 0]), Some(CloseReason::ClientReset));
     }
 }

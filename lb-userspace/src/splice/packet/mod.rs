@@ -18,6 +18,7 @@ use crate::account::{Account, CloseReason, FallbackReason};
 use crate::clock::now_ms;
 use crate::config;
 use crate::connect::ports::SourcePorts;
+use crate::kernel::conntrack::Conntrack;
 use crate::kernel::devices::{self, Device};
 use crate::kernel::packet::InsertError;
 use crate::kernel::raw::Injector;
@@ -45,6 +46,7 @@ pub struct PacketTier {
     exits: RwLock<HashMap<u32, u8>>,
     grace: Grace,
     injector: Injector,
+    conntrack: Option<Conntrack>,
     live: Mutex<HashMap<u64, Box<Live>>>,
     /// Connections whose sockets are not closed yet.
     handovers: AtomicUsize,
@@ -96,6 +98,7 @@ impl PacketTier {
             exits: RwLock::default(),
             grace: Grace::start()?,
             injector: Injector::open()?,
+            conntrack: Conntrack::open()?,
             live: Mutex::default(),
             handovers: AtomicUsize::new(0),
             entries: AtomicU64::new(0),
@@ -216,7 +219,19 @@ impl PacketTier {
         held: Vec<u8>,
     ) -> Result<(), CloseReason> {
         let _counted = Counted::new(&self.handovers);
-        begun.finish(&self.kernel, &self.grace, client, server, held).await
+        let [request, response] = &begun.terms.flows;
+        let [from_client, from_server] = begun.tuples;
+        // The legs, each as its handshake went.
+        let legs = [(from_client, response.exit), (from_server.reversed(), request.exit)];
+        begun.finish(&self.kernel, &self.grace, client, server, held).await?;
+        if let Some(conntrack) = &self.conntrack {
+            // A leg to an end on this host goes on through netfilter, which sees its FINs.
+            for (tuple, _) in legs.iter().filter(|(_, exit)| *exit != exit::LOCAL) {
+                let [source, destination] = terms::ends(tuple);
+                conntrack.forget(source, destination);
+            }
+        }
+        Ok(())
     }
 
     /// The kernel's side.
@@ -270,7 +285,7 @@ impl Drop for Counted<'_> {
 
 /// The programs' clock.
 fn now_tick() -> u32 {
-    (now_ms() * 1_000_000 >> TICK_SHIFT) as u32
+    ((now_ms() * 1_000_000) >> TICK_SHIFT) as u32
 }
 
 /// [`now_ms`] at a tick of the programs' clock in the last 52 days.

@@ -141,7 +141,9 @@ impl Sweep {
                 let Some(record) = self.tier.kernel().record(event.id) else { return };
                 let flow = self.tier.kernel().flow(&record.from_client);
                 match flow {
-                    Some(flow) if flow.state.is_reset() => self.resets.push((now + RESET_STANDS, event.id)),
+                    Some(flow) if !flow.state.is_finished() => {
+                        self.resets.push((now + RESET_STANDS, event.id))
+                    }
                     _ => self.tier.ended(event.id),
                 }
             }

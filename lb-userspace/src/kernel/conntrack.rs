@@ -1,0 +1,127 @@
+//! Netfilter's connection tracking (conntrack), by ctnetlink: its entries for connections that it sees no more of.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
+
+/// Bytes of an answer that matter: its header and the error number, not the request it quotes.
+const ANSWER: usize = 20;
+
+/// Removes entries from the table of one network namespace. Never waits.
+pub struct Conntrack(Socket);
+
+impl Conntrack {
+    /// For the network namespace in which the calling thread is. `None`: the kernel has no ctnetlink.
+    ///
+    /// Needs CAP_NET_ADMIN, here and later.
+    pub fn open() -> io::Result<Option<Self>> {
+        let socket = match Socket::new(NETLINK_NETFILTER) {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+            socket => socket?,
+        };
+        socket.set_non_blocking(true)?;
+        // The kernel, which then is the only one to be heard.
+        socket.connect(&NetlinkAddress::new(0, 0))?;
+        // The kernel loads ctnetlink when it is first asked for; where it cannot, it would try again every time.
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        socket.send(&deletion(nobody, nobody), 0)?;
+        // It has answered before the call returned.
+        let mut answer = Vec::with_capacity(ANSWER);
+        socket.recv(&mut answer, 0)?;
+        let number = answer.get(16..).and_then(<[u8]>::first_chunk).map(|bytes| -i32::from_ne_bytes(*bytes));
+        match number {
+            Some(libc::ENOENT) => Ok(Some(Self(socket))),
+            Some(libc::EPERM) => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Removes the entry of a TCP connection, if there is one, from `source`, which began it, to `destination`.
+    ///
+    /// Entries in a conntrack zone of their own (`ct zone set`) are not found.
+    pub fn forget(&self, source: SocketAddr, destination: SocketAddr) {
+        // An entry that stays ends by netfilter's timeout.
+        let _ = self.0.send(&deletion(source, destination), 0);
+        // Only errors are answered, mostly that there is no such entry. Unread they would fill the receive buffer.
+        let mut answer = Vec::with_capacity(ANSWER);
+        while self.0.recv(&mut answer, 0).is_ok() {
+            answer.clear();
+        }
+    }
+}
+
+/// IPCTNL_MSG_CT_DELETE of linux/netfilter/nfnetlink_conntrack.h. Without the tuple it would mean the whole table.
+fn deletion(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let family = match source {
+        SocketAddr::V4(_) => NetfilterProtoFamily::IPv4,
+        SocketAddr::V6(_) => NetfilterProtoFamily::IPv6,
+    };
+    let tuple = ConntrackAttribute::CtaTupleOrig(vec![
+        Tuple::Ip(vec![IPTuple::SourceAddress(source.ip()), IPTuple::DestinationAddress(destination.ip())]),
+        Tuple::Proto(vec![
+            ProtoTuple::Protocol(Protocol::Tcp),
+            ProtoTuple::SourcePort(source.port()),
+            ProtoTuple::DestinationPort(destination.port()),
+        ]),
+    ]);
+    let request = NetfilterMessage::new(
+        NetfilterHeader::new(family, libc::NFNETLINK_V0 as u8, 0),
+        ConntrackMessage::Delete(vec![tuple]),
+    );
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attribute as linux/netlink.h has it: length, type, value, and what is missing to a multiple of 4.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = [(4 + value.len() as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn expected(family: u8, addresses: [Vec<u8>; 2]) -> Vec<u8> {
+        const NESTED: u16 = 0x8000;
+        let ports = [
+            attribute(1, &[6]),
+            attribute(2, &40000_u16.to_be_bytes()),
+            attribute(3, &443_u16.to_be_bytes()),
+        ];
+        let tuple =
+            [attribute(NESTED | 1, &addresses.concat()), attribute(NESTED | 2, &ports.concat())].concat();
+        let body = [vec![family, 0, 0, 0], attribute(NESTED | 1, &tuple)].concat();
+        let mut message = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        // Subsystem 1, message 2; a request, no acknowledgement wanted; sequence and port numbers.
+        message.extend(0x0102_u16.to_ne_bytes());
+        message.extend(1_u16.to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend(body);
+        message
+    }
+
+    #[test]
+    fn a_deletion_names_one_tcp_connection() {
+        let bytes = deletion("10.0.1.2:40000".parse().unwrap(), "10.0.1.1:443".parse().unwrap());
+        assert_eq!(bytes, expected(2, [attribute(1, &[10, 0, 1, 2]), attribute(2, &[10, 0, 1, 1])]));
+
+        let bytes = deletion("[fd01::2]:40000".parse().unwrap(), "[fd01::1]:443".parse().unwrap());
+        let address = |last: u8| [&[0xfd, 1], &[0; 13][..], &[last]].concat();
+        assert_eq!(bytes, expected(10, [attribute(3, &address(2)), attribute(4, &address(1))]));
+    }
+}

@@ -1,0 +1,126 @@
+//! While the sockets still live: what is for them, and what is not.
+
+use anyhow::{Result, ensure};
+use lb_common::packet::{Event, Handover, State, event};
+
+use crate::connection::{Connection, FROM_CLIENT, FROM_SERVER, frame};
+use crate::programs::{Fate, check, with_programs};
+use crate::properties::model::{ACK, FIN, NOP, RST, SYN, Segment};
+
+/// The sockets wait for these to be acknowledged: by the client, by the server.
+const AWAITED: [u32; 2] = [2_300, 501_400];
+
+#[test]
+fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            let connection = Connection::new(v6).with(|flow| flow.handover = 1);
+            let handover = Handover { await_ack: AWAITED, ..Handover::default() };
+            programs.handovers.insert(1, handover, 0)?;
+            for side in [FROM_CLIENT, FROM_SERVER] {
+                let segments = [
+                    [connection.request(), connection.forwarded_request()],
+                    [connection.response(), connection.forwarded_response()],
+                ];
+                let [came, left] = &segments[side];
+                let awaited = AWAITED[side];
+                let difference = left.ack.wrapping_sub(came.ack);
+                let row = |what, ack: u32, flags, payload: &[u8], passes| {
+                    let payload = payload.to_vec();
+                    let window = if flags & SYN != 0 { came.window } else { left.window };
+                    let came = Segment { ack, flags, payload: payload.clone(), ..came.clone() };
+                    let ack = ack.wrapping_add(difference);
+                    let left = Segment { ack, flags, payload, window, ..left.clone() };
+                    let fate = if passes { Fate::Passed } else { Fate::Leaves(frame(&left)) };
+                    (what, frame(&came), fate)
+                };
+                let rows = [
+                    row("of a part", awaited - 1, ACK, b"", true),
+                    row("of long ago", awaited.wrapping_sub(0x7fff_ffff), ACK, b"", true),
+                    row("of all", awaited, ACK, b"", false),
+                    row("of more", awaited + 1, ACK, b"", false),
+                    row("of a part, with bytes", awaited - 1, ACK, b"x", false),
+                    row("of a part, with a FIN", awaited - 1, ACK | FIN, b"", false),
+                    row("of a part, with a reset", awaited - 1, ACK | RST, b"", false),
+                    row("of a part, with a SYN", awaited - 1, ACK | SYN, b"", false),
+                ];
+                check(programs, &connection, rows)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_echo_of_the_socket_is_not_passed_on() -> Result<()> {
+    with_programs(|programs| {
+        let connection = Connection::new(false).with(|flow| flow.handover = 1);
+        let handover =
+            Handover { await_ack: [2_000, 501_000], tsecr_floor: [60, 1_100], ..Handover::default() };
+        programs.handovers.insert(1, handover, 0)?;
+        let stamps = |tsval: u32, tsecr: u32| [tsval.to_be_bytes(), tsecr.to_be_bytes()].concat();
+        for (what, before, after) in [
+            ("aligned", [NOP, NOP, 8, 10], [].as_slice()),
+            ("at an odd offset", [NOP, 8, 10, 0], [NOP].as_slice()),
+        ] {
+            let options = |tsval, tsecr| {
+                let before = &before[..before.len() - after.len()];
+                [before, &stamps(tsval, tsecr), after].concat()
+            };
+            let came = |options| frame(&Segment { options, ..connection.request() });
+            let left = |options| Fate::Leaves(frame(&Segment { options, ..connection.forwarded_request() }));
+            let rows = [
+                (what, came(options(5, 60)), left(options(1_005, 67))),
+                (what, came(options(5, 59)), left(options(1_005, 0))),
+                // The clock has gone round.
+                (what, came(options(5, 60 + 0x7fff_ffff)), left(options(1_005, 67 + 0x7fff_ffff))),
+                (what, came(options(5, 60 + 0x8000_0000)), left(options(1_005, 0))),
+            ];
+            check(programs, &connection, rows)?;
+            let came = |options| frame(&Segment { options, ..connection.response() });
+            let left = |options| Fate::Leaves(frame(&Segment { options, ..connection.forwarded_response() }));
+            let rows = [
+                (what, came(options(67, 1_100)), left(options(60, 100))),
+                (what, came(options(67, 1_099)), left(options(60, 0))),
+            ];
+            check(programs, &connection, rows)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn without_a_handover_a_flow_forgets_that_there_was_one() -> Result<()> {
+    with_programs(|programs| {
+        let connection = Connection::new(false).with(|flow| flow.handover = 1);
+        programs.splice(&connection)?;
+        let acknowledgement = |segment| Segment { payload: vec![], ..segment };
+        let fate = programs.run(&frame(&acknowledgement(connection.request())))?;
+        ensure!(fate == Fate::Leaves(frame(&acknowledgement(connection.forwarded_request()))), "{fate:02x?}");
+        ensure!(programs.flows.get(&connection.tuples[FROM_CLIENT], 0)?.handover == 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_fin_that_the_socket_has_taken_counts() -> Result<()> {
+    with_programs(|programs| {
+        let connection = Connection::new(false).with(|flow| flow.handover = 1);
+        programs.splice(&connection)?;
+        let fin = [State::FIRST, 0];
+        let handover = Handover { await_ack: [2_000, 501_000], fin, ..Handover::default() };
+        programs.handovers.insert(1, handover, 0)?;
+        let fates = [
+            programs.run(&frame(&connection.response()))?,
+            programs.run(&frame(&Segment { flags: ACK | FIN, ..connection.response() }))?,
+        ];
+        ensure!(fates.iter().all(|fate| matches!(fate, Fate::Leaves(_))), "{fates:02x?}");
+        for tuple in &connection.tuples {
+            let state = programs.flows.get(tuple, 0)?.state;
+            ensure!(state == State { fin: [State::FIRST, State::SECOND], reset: [0, 0] }, "{state:?}");
+        }
+        let closed = Event { id: 1, kind: event::CLOSED, from_server: 0, seq: 0, mtu: 0 };
+        ensure!(programs.events() == [closed]);
+        Ok(())
+    })
+}

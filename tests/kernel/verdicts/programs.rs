@@ -1,0 +1,238 @@
+//! The programs, loaded, and the maps that they know.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, Pod};
+use lb_common::packet::{self, Count, Event, Flow, Handover, Record, Sighting, Tuple};
+use lb_common::sockmap;
+use snisplice::kernel::OBJECT;
+use snisplice_tests::NetNs;
+
+use crate::connection::Connection;
+
+/// linux/pkt_cls.h.
+const TCX_NEXT: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+
+/// All that is counted.
+const COUNTS: [Count; Count::Number as usize] = [
+    Count::Sighted,
+    Count::Fragment,
+    Count::BadOptions,
+    Count::Congestion,
+    Count::TooBig,
+    Count::NotWritable,
+    Count::IcmpTranslated,
+    Count::EventLost,
+];
+
+/// What becomes of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes on to the next program and up the stack, as it came.
+    Passed,
+    /// The same, and it is noted as a SYN.
+    Sighted,
+    /// It is dropped, and that is counted.
+    Dropped(Count),
+    /// It leaves by another way, as these bytes.
+    Leaves(Vec<u8>),
+    /// It does, being an error that an ICMP packet tells of.
+    Tells(Vec<u8>),
+}
+
+/// How a packet comes.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    /// Which program sees it.
+    pub(crate) program: &'static str,
+    /// The device, of the namespace.
+    pub(crate) ifindex: u32,
+    /// Payload of each segment that the packet was merged from; 0: not merged.
+    pub(crate) segment: u32,
+}
+
+impl Arrival {
+    /// By the loopback device.
+    pub(crate) const PLAIN: Self = Self { program: packet::FORWARD_ETHERNET, ifindex: 1, segment: 0 };
+}
+
+pub(crate) struct Programs {
+    pub(crate) ns: NetNs,
+    ebpf: Ebpf,
+    pub(crate) flows: HashMap<MapData, Tuple, Flow>,
+    pub(crate) sightings: HashMap<MapData, Tuple, Sighting>,
+    pub(crate) handovers: HashMap<MapData, u64, Handover>,
+    pub(crate) connections: HashMap<MapData, u64, Record>,
+    ports: Array<MapData, u64>,
+    counts: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
+}
+
+/// Runs a test in a namespace of its own, with maps as if the programs were new. They are loaded once, for the verifier
+/// takes its time: one test at a time.
+pub(crate) fn with_programs(test: impl FnOnce(&mut Programs) -> Result<()> + Send) -> Result<()> {
+    static PROGRAMS: Mutex<Option<Programs>> = Mutex::new(None);
+    let mut programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    if programs.is_none() {
+        *programs = Some(Programs::load()?);
+    }
+    let programs = programs.as_mut().expect("loaded");
+    programs.forget()?;
+    programs.ns = NetNs::new("programs")?;
+    programs.ns.again()?.run(|| test(programs))
+}
+
+impl Programs {
+    fn load() -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        let tables =
+            [packet::FLOWS, packet::SIGHTINGS, packet::HANDOVERS, packet::CONNECTIONS, packet::NAMES];
+        for name in tables.into_iter().chain([sockmap::SOURCES, sockmap::TARGETS, sockmap::FLOWS]) {
+            loader.map_max_entries(name, 64);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        for name in [packet::FORWARD_ETHERNET, packet::FORWARD_BARE] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
+            program.load()?;
+        }
+        Ok(Self {
+            ns: NetNs::new("programs")?,
+            flows: take(&mut ebpf, packet::FLOWS)?,
+            sightings: take(&mut ebpf, packet::SIGHTINGS)?,
+            handovers: take(&mut ebpf, packet::HANDOVERS)?,
+            connections: take(&mut ebpf, packet::CONNECTIONS)?,
+            ports: take(&mut ebpf, packet::PORTS)?,
+            counts: take(&mut ebpf, packet::COUNTS)?,
+            events: take(&mut ebpf, packet::EVENTS)?,
+            ebpf,
+        })
+    }
+
+    /// Empties the maps.
+    fn forget(&mut self) -> Result<()> {
+        fn clear<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) -> Result<()> {
+            let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
+            keys.iter().try_for_each(|key| Ok(map.remove(key)?))
+        }
+        clear(&mut self.flows)?;
+        clear(&mut self.sightings)?;
+        clear(&mut self.handovers)?;
+        clear(&mut self.connections)?;
+        for index in 0..self.ports.len() {
+            self.ports.set(index, 0, 0)?;
+        }
+        self.events();
+        Ok(())
+    }
+
+    /// Enters a connection, instead of what was there under its tuples.
+    pub(crate) fn splice(&mut self, connection: &Connection) -> Result<()> {
+        for (tuple, flow) in connection.tuples.iter().zip(&connection.flows) {
+            self.flows.insert(tuple, flow, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Has SYNs to one port sighted, and SYN-ACKs to another.
+    pub(crate) fn sight(&mut self, listener: u16, source: u16) -> Result<()> {
+        for (bitmap, port) in [(0, listener), (packet::PORT_WORDS, source)] {
+            self.ports.set(bitmap + u32::from(port) / 64, 1 << (port % 64), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Has the programs tell what they want to, and gives it.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            assert_eq!(item.len(), size_of::<Event>());
+            // SAFETY: as long as an `Event`, which is plain numbers.
+            events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+        }
+        events
+    }
+
+    /// What becomes of an Ethernet frame.
+    pub(crate) fn run(&self, packet: &[u8]) -> Result<Fate> {
+        self.run_from(Arrival::PLAIN, packet)
+    }
+
+    /// What becomes of a packet that comes like this.
+    pub(crate) fn run_from(&self, arrival: Arrival, packet: &[u8]) -> Result<Fate> {
+        let program: &SchedClassifier =
+            self.ebpf.program(arrival.program).context("a program")?.try_into()?;
+        let before = self.counts()?;
+        // Room for an Ethernet header that is put in front.
+        let mut left = vec![0; packet.len() + 14];
+        let context = context(arrival);
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut left),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        })?;
+        left.truncate(result.data_size_out as usize);
+        let after = self.counts()?;
+        let counted: Vec<Count> = COUNTS
+            .into_iter()
+            .flat_map(|count| (before[count as usize]..after[count as usize]).map(move |_| count))
+            .collect();
+
+        let verdict = result.return_value.cast_signed();
+        ensure!(verdict != TCX_NEXT || left == packet, "passed, but changed into {left:02x?}");
+        Ok(match (verdict, &counted[..]) {
+            (TCX_NEXT, []) => Fate::Passed,
+            (TCX_NEXT, [Count::Sighted]) => Fate::Sighted,
+            (TC_ACT_SHOT, [count]) => Fate::Dropped(*count),
+            (TC_ACT_REDIRECT, []) => Fate::Leaves(left),
+            (TC_ACT_REDIRECT, [Count::IcmpTranslated]) => Fate::Tells(left),
+            _ => bail!("verdict {verdict}, counted {counted:?}, {left:02x?}"),
+        })
+    }
+
+    fn counts(&self) -> Result<[u64; COUNTS.len()]> {
+        let mut counts = [0; COUNTS.len()];
+        for (count, index) in counts.iter_mut().zip(0..) {
+            *count = self.counts.get(&index, 0)?.iter().sum();
+        }
+        Ok(counts)
+    }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
+    Ok(ebpf.take_map(name).context("the object has the map")?.try_into()?)
+}
+
+/// A `struct __sk_buff` (linux/bpf.h) that says only how the packet came.
+fn context(arrival: Arrival) -> [u8; 192] {
+    const IFINDEX: usize = 40;
+    const GSO_SIZE: usize = 176;
+    let mut context = [0; 192];
+    for (at, value) in [(IFINDEX, arrival.ifindex), (GSO_SIZE, arrival.segment)] {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    context
+}
+
+/// Checks a table: what the rows are about, what comes and what becomes of it.
+pub(crate) fn check(
+    programs: &mut Programs,
+    connection: &Connection,
+    rows: impl IntoIterator<Item = (&'static str, Vec<u8>, Fate)>,
+) -> Result<()> {
+    for (what, packet, expected) in rows {
+        programs.splice(connection)?;
+        let fate = programs.run(&packet).with_context(|| what.to_owned())?;
+        ensure!(
+            fate == expected,
+            "{what}, {}:\n{packet:02x?} becomes\n{fate:02x?}, not\n{expected:02x?}",
+            if connection.v6 { "IPv6" } else { "IPv4" }
+        );
+    }
+    Ok(())
+}
