@@ -569,7 +569,6 @@ impl Case {
 
     fn operation(&self, subject: &mut Subject<'_>, stand: &Stand, operation: Operation) -> Result<Sample> {
         let is_server = operation == Operation::Server;
-        let mut second = if is_server { Some(stand.site.second_redis()?) } else { None };
         let endpoint = subject.endpoint(if is_server { Service::PairTls } else { Service::RedisTls });
         let (connections, seconds) = (STEADY.to_string(), self.seconds.to_string());
         let args = ["--connections", &connections, "--rate", "2000", "--seconds", &seconds];
@@ -584,12 +583,11 @@ impl Case {
                 Operation::Reload => subject.reload()?,
                 Operation::Restart => subject.restart(Signal::SIGTERM)?,
                 Operation::Kill => subject.restart(Signal::SIGKILL)?,
-                // The drop kills it.
-                Operation::Server => drop(second.take()),
+                Operation::Server => stand.site.kill_second(),
             }
             thread::sleep(pause * 2);
             if is_server {
-                second = Some(stand.site.second_redis()?);
+                stand.site.start_second()?;
             }
             if operation != Operation::Reload {
                 thread::sleep(pause * 2);
@@ -614,7 +612,6 @@ fn idle(subject: &Subject<'_>, stand: &Stand, connections: u64) -> Result<Sample
     let open_files = machine::open_files()?;
     let per_server = IDLE_PER_SERVER.min(open_files * 9 / 10);
     let count = connections.min(subject.kind.capacity(open_files)).min(2 * per_server);
-    let _second = stand.site.second_redis()?;
     let first = count.min(per_server);
     let mut parts = vec![(subject.endpoint(Service::RedisTls), first)];
     if count > first {

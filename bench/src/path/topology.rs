@@ -1,6 +1,7 @@
 //! The site of every scenario: client, gateway and server namespaces, the same kernel settings in each, and the
 //! servers.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,8 @@ const SYSCTLS: &[(&str, &str)] = &[
 pub(crate) struct Site {
     /// Held for their lives only, before what they live in.
     _servers: (Redis, Redis, Process),
+    /// The Redis that may die.
+    second: RefCell<Option<Redis>>,
     pub(crate) triangle: Triangle,
     pub(crate) leaf: Leaf,
     /// Chain and key in one file, as HAProxy wants them.
@@ -64,7 +67,17 @@ impl Site {
             Redis::tls(&triangle.server, REDIS_TLS_PORT, &leaf)?,
             bulk_server(&triangle.server, own, &leaf)?,
         );
-        Ok(Site { _servers: servers, triangle, leaf, combined, files, _authority: authority })
+        let site = Site {
+            _servers: servers,
+            second: RefCell::new(None),
+            triangle,
+            leaf,
+            combined,
+            files,
+            _authority: authority,
+        };
+        site.start_second()?;
+        Ok(site)
     }
 
     /// Where a subject keeps its files.
@@ -72,9 +85,16 @@ impl Site {
         self.files.path()
     }
 
-    /// Starts the Redis that not every case needs.
-    pub(crate) fn second_redis(&self) -> Result<Redis> {
-        Redis::tls(&self.triangle.server, SECOND_TLS_PORT, &self.leaf)
+    /// Starts the second Redis again.
+    pub(crate) fn start_second(&self) -> Result<()> {
+        let redis = Redis::tls(&self.triangle.server, SECOND_TLS_PORT, &self.leaf)?;
+        self.second.replace(Some(redis));
+        Ok(())
+    }
+
+    /// Kills the second Redis.
+    pub(crate) fn kill_second(&self) {
+        self.second.take();
     }
 }
 
