@@ -500,9 +500,9 @@ fn note_closing(flow: &mut Flow, head: &Head, ahead: u32, is_new: bool) {
 #[inline(always)]
 fn note_fins(flow: &mut Flow, fin: &[u8; 2]) {
     let mut state = flow.state;
-    for side in 0..2 {
-        if fin[side] != 0 && state.fin[side] == 0 {
-            state.fin[side] = fin[side];
+    for (known, seen) in state.fin.iter_mut().zip(fin) {
+        if *known == 0 {
+            *known = *seen;
         }
     }
     set_state(flow, state);
@@ -686,7 +686,7 @@ fn tell(event: Event) {
 #[inline(always)]
 fn drop_counted(reason: Count) -> Option<i32> {
     count(reason);
-    Some(TC_ACT_SHOT as i32)
+    Some(TC_ACT_SHOT)
 }
 
 #[inline(always)]
