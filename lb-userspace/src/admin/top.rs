@@ -1,6 +1,6 @@
 //! `snisplice top`: the live connections, in the terminal.
 //!
-//! [`Screen`] is what is known and how it is shown; it asks nobody and knows no clock. [`run`] feeds it.
+//! `Screen` is what is known and how it is shown; it asks nobody and knows no clock. [`run`] feeds it.
 
 use std::collections::HashMap;
 use std::io;

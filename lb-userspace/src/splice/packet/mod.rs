@@ -2,7 +2,7 @@
 //!
 //! `plan` looks at the client's handshake before a server is dialled, `begin` puts the flows in, `Begun::finish` carries
 //! over what the sockets still hold; `Live` is all that is left of the connection in this process, and the sweeper ends
-//! it. [`terms`] has the arithmetic.
+//! it. `terms` has the arithmetic.
 
 mod grace;
 mod handover;
