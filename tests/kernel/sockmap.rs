@@ -373,7 +373,7 @@ fn pinned_maps_are_adopted_by_one_process_and_foreign_ones_by_none() {
         runtime(async { exchange_once(again.sockmap().clone()).await });
         drop(again);
 
-        let pins = bpffs.join(format!("v{}", lb_common::ABI_VERSION));
+        let pins = bpffs.join(format!("v{}/sockmap", lb_common::ABI_VERSION));
         std::fs::remove_file(pins.join(lb_common::sockmap::FLOWS)).unwrap();
         std::fs::rename(pins.join(lb_common::sockmap::EVENTS), pins.join(lb_common::sockmap::FLOWS)).unwrap();
         assert!(matches!(Kernel::open(&bpffs, 64), Err(KernelError::ForeignPin { .. })));

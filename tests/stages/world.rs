@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use snisplice_tests::tls::client_hello;
-use snisplice_tests::{Authority, Gateway, NetNs, Triangle, process, topology};
+use snisplice_tests::{Authority, Gateway, NetNs, Triangle, gateway, process, topology};
 
 /// Far more than any answer takes; a read that meets it is a failed test instead of a stuck one.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,6 +23,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Result<Self> {
         process::PRINT_OUTPUT.store(true, Ordering::Relaxed);
+        gateway::PACKET_TIER.store(false, Ordering::Relaxed);
         Ok(Self { net: Triangle::new()?, authority: Authority::new("snisplice test authority")? })
     }
 

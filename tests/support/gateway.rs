@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
@@ -23,6 +24,10 @@ use crate::wait::{PATIENCE, eventually};
 
 /// Names the snisplice binary under test; without it, the one beside the test's own executable is used.
 pub const BIN_ENV: &str = "SNISPLICE_BIN";
+
+/// Whether gateways find a bpf file system, without which there is no packet tier: the tests of the stages do without,
+/// to see them in userspace.
+pub static PACKET_TIER: AtomicBool = AtomicBool::new(true);
 
 /// Unusual circumstances to start a gateway in.
 #[derive(Clone, Debug, Default)]
@@ -286,7 +291,8 @@ fn complete(config: &str, directory: &Path) -> Result<(String, Vec<u16>)> {
     let gateway = gateway.as_table_mut().context("[gateway] is a table")?;
     let path = |name: &str| toml::Value::from(directory.join(name).display().to_string());
     gateway.entry("state_dir").or_insert_with(|| path("state"));
-    gateway.entry("bpffs").or_insert_with(|| path(BpfFs::NAME));
+    let bpffs = if PACKET_TIER.load(Ordering::Relaxed) { path(BpfFs::NAME) } else { "/nonexistent".into() };
+    gateway.entry("bpffs").or_insert(bpffs);
     let log =
         Table::from_iter([("path".to_owned(), path("access.log")), ("format".to_owned(), "json".into())]);
     gateway.entry("access_log").or_insert(log.into());

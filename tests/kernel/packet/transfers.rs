@@ -111,8 +111,6 @@ cases! {
         Case { receive_buffer: Some(64 * 1024), ..case }
     };
     windows_of_two_kibibytes: Case { receive_buffer: Some(4096), ..Case::both_ways(256 * 1024) };
-    windows_of_two_kibibytes_with_loss:
-        Case { receive_buffer: Some(4096), ..Case::both_ways(64 * 1024).faulty(LOSS) };
 }
 
 const STALL: Option<(u64, Duration)> = Some((MIB / 2, Duration::from_secs(5)));
