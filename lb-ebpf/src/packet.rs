@@ -636,11 +636,13 @@ fn scratch() -> Option<&'static mut Scratch> {
     PACKET_SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
 
-/// 1 to 40. The mask is for the verifier, which does not follow the division by four that bounds it already.
+/// 1 to 40. What is left out of account is that the length is a multiple of four, and so bounded, already: the verifier
+/// does not follow that. Nor do verifiers before Linux 6.13 follow a comparison with the lower bound, which the compiler
+/// folds into that with the upper one; so what is compared is one less, and cannot become 0 when the one is added.
 #[inline(always)]
 fn bounded(length: usize) -> Option<u32> {
-    let length = core::hint::black_box(length as u32) & 63;
-    (1 <= length && length <= options::MAX as u32).then_some(length)
+    let less_one = core::hint::black_box((length as u32).wrapping_sub(1)) & 63;
+    (less_one < options::MAX as u32).then_some(less_one + 1)
 }
 
 #[inline(always)]

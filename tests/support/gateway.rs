@@ -20,7 +20,7 @@ use crate::bpffs::BpfFs;
 use crate::netns::NetNs;
 use crate::process::Process;
 use crate::tempdir::TempDir;
-use crate::wait::{PATIENCE, eventually};
+use crate::wait::{eventually, patience};
 
 /// Names the snisplice binary under test; without it, the one beside the test's own executable is used.
 pub const BIN_ENV: &str = "SNISPLICE_BIN";
@@ -80,7 +80,7 @@ impl Gateway {
     /// SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGKILL)?;
-        self.process.wait(PATIENCE)?;
+        self.process.wait(patience())?;
         Ok(())
     }
 
@@ -88,7 +88,7 @@ impl Gateway {
     /// with the thread that calls this.
     pub fn restart(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
-        let status = self.process.wait(PATIENCE)?;
+        let status = self.process.wait(patience())?;
         ensure!(status.success(), "the gateway ended with {status}\n{}", self.process.output());
         self.start_again()
     }

@@ -179,7 +179,11 @@ impl Triangle {
 
 /// Whether this kernel has VLAN devices (CONFIG_VLAN_8021Q).
 pub fn has_vlans() -> bool {
-    NetNs::new("vlan").is_ok_and(|ns| ns.ip("link add link lo name vlan type vlan id 7").is_ok())
+    NetNs::new("vlan").is_ok_and(|ns| {
+        // Not on the loopback device: that takes no VLANs on any kernel.
+        ns.ip("link add below type veth peer name other").is_ok()
+            && ns.ip("link add link below name vlan type vlan id 7").is_ok()
+    })
 }
 
 /// Joins a neighbour's `eth0` to a device of the gateway.

