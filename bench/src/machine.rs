@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit};
@@ -126,12 +127,17 @@ pub(crate) fn open_files() -> Result<u64> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.1)
 }
 
-/// Seconds that all cores together have been busy since boot, interrupts included, stolen time not.
+/// Seconds that all cores together have been busy, interrupts included, stolen time not. Only differences mean anything.
 ///
-/// The whole machine, because work that moved into interrupts shows in no process's own time.
+/// The whole machine, because work that moved into interrupts shows in no process's own time. What was not idle, because
+/// most kernels measure idle times exactly but find the busy ones by looking at each tick: a load that wakes up with the
+/// ticks, as one at a fixed rate does, is then taken for a core's worth, or for nothing.
 pub(crate) fn busy_seconds() -> Result<f64> {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let elapsed = START.elapsed();
     let stat = fs::read_to_string("/proc/stat")?;
-    parse_busy(&stat).context("the first line of /proc/stat")
+    let idle = parse_idle(&stat).context("the first line of /proc/stat")?;
+    Ok(elapsed.as_secs_f64() * cores()? as f64 - idle)
 }
 
 fn busy_share(window: Duration) -> Result<f64> {
@@ -143,7 +149,8 @@ fn busy_share(window: Duration) -> Result<f64> {
 /// The kernel shows times in `USER_HZ`, which is 100 on every architecture Rust's std supports.
 const USER_HZ: f64 = 100.0;
 
-fn parse_busy(stat: &str) -> Option<f64> {
+/// Seconds of all cores together without work, or taken away by the host.
+fn parse_idle(stat: &str) -> Option<f64> {
     let times: Vec<u64> = stat
         .lines()
         .next()?
@@ -152,11 +159,10 @@ fn parse_busy(stat: &str) -> Option<f64> {
         .map(str::parse)
         .collect::<Result<_, _>>()
         .ok()?;
-    // user nice system idle iowait irq softirq steal guest guest_nice; the guests are part of user and nice.
-    let &[user, nice, system, _idle, _iowait, irq, softirq, ..] = times.as_slice() else {
+    let &[_user, _nice, _system, idle, iowait, _irq, _softirq, steal, ..] = times.as_slice() else {
         return None;
     };
-    Some((user + nice + system + irq + softirq) as f64 / USER_HZ)
+    Some((idle + iowait + steal) as f64 / USER_HZ)
 }
 
 #[cfg(test)]
@@ -180,11 +186,11 @@ mod tests {
     }
 
     #[test]
-    fn busy_time_leaves_out_idle_iowait_and_steal_and_counts_guests_once() {
-        let stat = "cpu  100 20 3 9999 9999 40 500 9999 60 7\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
-        assert_eq!(parse_busy(stat), Some(6.63));
-        assert_eq!(parse_busy("cpu0 1 2 3"), None);
-        assert_eq!(parse_busy(""), None);
+    fn idle_time_is_that_of_all_cores_and_includes_waits_and_what_the_host_took() {
+        let stat = "cpu  9999 9999 9999 100 20 9999 9999 3 60 7\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(parse_idle(stat), Some(1.23));
+        assert_eq!(parse_idle("cpu0 1 2 3"), None);
+        assert_eq!(parse_idle(""), None);
     }
 
     #[test]
