@@ -132,6 +132,8 @@ reasons! {
         MixedFamily = "mixed_family",
         /// One leg sends larger segments than the other takes.
         MssMismatch = "mss_mismatch",
+        /// Either end may have sent the other more than it has room for.
+        WindowMismatch = "window_mismatch",
         /// TCP timestamps on one leg only.
         TimestampsMismatch = "timestamps_mismatch",
         /// A leg uses accurate ECN, whose counters belong to one connection.

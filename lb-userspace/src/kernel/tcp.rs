@@ -173,6 +173,23 @@ fn queued(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
+/// linux/tcp.h: for sockets in repair mode, since Linux 4.8.
+const TCP_REPAIR_WINDOW: libc::c_int = 29;
+
+/// linux/tcp.h `struct tcp_repair_window`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct RepairWindow {
+    _send_from: u32,
+    /// What the peer has announced last; how far beyond what it has acknowledged.
+    send: u32,
+    _largest: u32,
+    /// What the peer was told last.
+    receive: u32,
+    /// What was acknowledged then.
+    receive_from: u32,
+}
+
 /// One leg, as the packet tier must know it to take it over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leg {
@@ -186,6 +203,10 @@ pub(crate) struct Leg {
     pub(crate) unread: u32,
     /// Bytes written that the peer has not acknowledged.
     pub(crate) unacknowledged: u32,
+    /// Sequence number behind the last byte that the peer was allowed to send.
+    pub(crate) promised: u32,
+    /// Sequence number behind the last byte that the peer has room for.
+    pub(crate) room: u32,
     /// Bytes received in all.
     pub(crate) bytes_received: u64,
     /// The window scale the peer has announced.
@@ -218,12 +239,16 @@ pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
         if after != receive_next {
             continue;
         }
+        let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
+        let unacknowledged = queued(socket)?;
         return Ok(Leg {
             is_established: info.state == ESTABLISHED,
             write_seq,
             receive_next,
             unread,
-            unacknowledged: queued(socket)?,
+            unacknowledged,
+            promised: windows.receive_from.wrapping_add(windows.receive),
+            room: write_seq.wrapping_sub(unacknowledged).wrapping_add(windows.send),
             bytes_received: info.bytes_received,
             peer_scale: info.window_scales & 15,
             own_scale: info.window_scales >> 4,
@@ -329,7 +354,7 @@ fn get<T: Copy>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int)
         libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut size)
     };
     match status {
-        // SAFETY: zeroed, then written; `T` is `TcpInfo` or a number, for which every bit pattern is a value.
+        // SAFETY: zeroed, then written; `T` is a structure of numbers or a number, for which every bit pattern is a value.
         0 => Ok(unsafe { value.assume_init() }),
         _ => Err(io::Error::last_os_error()),
     }

@@ -110,7 +110,16 @@ cases! {
         let case = Case::exchange(Plan { send: GREETING, stall: STALL, ..Plan::both_ways(2 * MIB) }).faulty(LOSS);
         Case { receive_buffer: Some(64 * 1024), ..case }
     };
-    windows_of_two_kibibytes: Case { receive_buffer: Some(4096), ..Case::both_ways(256 * 1024) };
+    windows_of_two_kibibytes: two_kibibytes(256 * 1024);
+    windows_of_two_kibibytes_with_loss: two_kibibytes(64 * 1024).faulty(LOSS);
+    windows_of_two_kibibytes_of_the_ends_alone:
+        Case { prepare: |_| Ok(()), expect: Expect::Copy("window_mismatch"), ..two_kibibytes(64 * 1024) };
+}
+
+/// The gateway promises no more than the ends have room for.
+fn two_kibibytes(bytes: u64) -> Case {
+    let prepare = |net: &Triangle| net.gateway.sysctl("net/ipv4/tcp_rmem", "4096 4096 6291456");
+    Case { receive_buffer: Some(4096), prepare, ..Case::both_ways(bytes) }
 }
 
 const STALL: Option<(u64, Duration)> = Some((MIB / 2, Duration::from_secs(5)));

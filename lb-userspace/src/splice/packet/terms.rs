@@ -2,7 +2,7 @@
 
 use crate::account::FallbackReason;
 use crate::kernel::tcp::Leg;
-use lb_common::packet::{Address, Flow, Handover, Sighting, State, Tuple, flag, sighted};
+use lb_common::packet::{Address, Flow, Handover, Sighting, State, Tuple, before, flag, sighted};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Most bytes that a leg may still have to send for the other when its connection is taken over.
@@ -83,7 +83,19 @@ impl Terms {
                 return Err(Refusal { reason: FallbackReason::MssMismatch, clamp });
             }
         }
-        Ok(Self::agreed(id, now_tick, at))
+        let terms = Self::agreed(id, now_tick, at);
+        // An end that has sent more than the other has room for, as our socket had more, acknowledges from beyond the
+        // other's window, where acknowledgements are not heard (RFC 9293, section 3.10.7.4). That heals as long as the
+        // other one's are heard. If both do it, and lose a packet that lies less far from the front than what is too
+        // much, neither ever learns what has arrived. The front packet itself is sent again and taken.
+        let oversent = |from: usize, to: usize| {
+            let promised = at.legs[from].promised.wrapping_add(terms.flows[from].seq_delta);
+            before(at.legs[to].room.wrapping_add(2 * at.legs[from].advertised_mss), promised)
+        };
+        if oversent(0, 1) && oversent(1, 0) {
+            return Err(FallbackReason::WindowMismatch.into());
+        }
+        Ok(terms)
     }
 
     fn agreed(id: u64, now_tick: u32, at: &Legs<'_>) -> Self {
@@ -206,6 +218,8 @@ mod tests {
             receive_next,
             unread: 0,
             unacknowledged: 0,
+            promised: receive_next.wrapping_add(65_000),
+            room: write_seq.wrapping_add(65_000),
             bytes_received: 0,
             peer_scale: 7,
             own_scale: 7,
@@ -295,6 +309,24 @@ mod tests {
             let (mut client, mut server) = (leg(1, 1), leg(1, 1));
             spoil(&mut client, &mut server);
             assert_eq!(terms(&client, &server, 0).unwrap_err().reason, reason);
+        }
+    }
+
+    #[test]
+    fn windows_may_shrink_in_one_direction_and_not_in_both() {
+        // Our sockets have promised 65 000 bytes each.
+        for (client_room, server_room, refused) in
+            [(60_000, 60_000, true), (2000, 65_000, false), (63_000, 2000, false), (60_000, 0, true)]
+        {
+            let (mut client, mut server) = (leg(u32::MAX, 100), leg(7000, u32::MAX - 5));
+            client.room = client.write_seq.wrapping_add(client_room);
+            server.room = server.write_seq.wrapping_add(server_room);
+            let reason = terms(&client, &server, 0).err().map(|refusal| refusal.reason);
+            assert_eq!(
+                reason,
+                refused.then_some(FallbackReason::WindowMismatch),
+                "{client_room} {server_room}"
+            );
         }
     }
 
