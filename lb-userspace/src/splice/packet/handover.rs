@@ -89,6 +89,8 @@ impl Begun {
             pause = (pause * 2).min(LAST_LOOK);
         }
         kernel.end_handover(id);
+        // An acknowledgement may have been left to a socket just before, and would be answered with a reset without it.
+        grace.wait().await;
         Ok(())
     }
 }
