@@ -272,7 +272,7 @@ impl Passage {
         // Should the process die while one of them is writing: a reset, not a FIN that looks like a clean end.
         reset_on_close(&client);
         reset_on_close(&server);
-        if let Err(reason) = packet.finish(begun, &client, &server, window).await {
+        if let Err(reason) = packet.finish(begun, [&client, &server], window, &connection.traffic).await {
             connection.set_ending(reason);
             return;
         }

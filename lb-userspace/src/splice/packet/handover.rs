@@ -6,10 +6,11 @@
 //! both sockets are closed in repair mode: without a word.
 
 use super::grace::Grace;
+use super::raise;
 use super::terms::Terms;
 use crate::account::CloseReason;
 use crate::kernel::{Packet, tcp};
-use crate::splice::{Side, finish, write_all};
+use crate::splice::{Side, Traffic, finish, write_all};
 use lb_common::packet::{State, Tuple, before};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -47,13 +48,13 @@ impl Begun {
     /// sockets may be dropped when this returns, and also when it is cut short: without a word.
     pub(crate) async fn finish(
         self,
-        kernel: &Packet,
-        grace: &Grace,
-        client: &TcpStream,
-        server: &TcpStream,
+        (kernel, grace): (&Packet, &Grace),
+        [client, server]: [&TcpStream; 2],
         held: Vec<u8>,
+        traffic: &Traffic,
     ) -> Result<(), CloseReason> {
         let Self { id, tuples, terms } = self;
+        let held_bytes = held.len();
         let mut handover = terms.handover;
         let [to_client, to_server] = terms.written;
         let mut request =
@@ -78,6 +79,9 @@ impl Begun {
             }
             request.pass_on(held.take().unwrap_or_default(), response.fin, Side::Client).await?;
             response.pass_on(Vec::new(), request.fin, Side::Server).await?;
+            // The flows do not know of what passed the programs before they were there, unless more follows it.
+            raise(&traffic.bytes_in, (held_bytes + request.passed) as u64);
+            raise(&traffic.bytes_out, response.passed as u64);
             // Before a FIN is sent: its acknowledgement is when the programs take note of it.
             tell(&request, &response);
             request.send_fin().map_err(|_| CloseReason::ServerReset)?;

@@ -23,6 +23,7 @@ use crate::kernel::devices::{self, Device};
 use crate::kernel::packet::InsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
+use crate::splice::Traffic;
 use grace::Grace;
 use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
@@ -210,20 +211,20 @@ impl PacketTier {
         })
     }
 
-    /// Carries over what the sockets still hold, and closes them.
+    /// Carries over what the sockets still hold, and counts it, and closes them.
     pub(crate) async fn finish(
         &self,
         begun: Begun,
-        client: &TcpStream,
-        server: &TcpStream,
+        [client, server]: [&TcpStream; 2],
         held: Vec<u8>,
+        traffic: &Traffic,
     ) -> Result<(), CloseReason> {
         let _counted = Counted::new(&self.handovers);
         let [request, response] = &begun.terms.flows;
         let [from_client, from_server] = begun.tuples;
         // The legs, each as its handshake went.
         let legs = [(from_client, response.exit), (from_server.reversed(), request.exit)];
-        begun.finish(&self.kernel, &self.grace, client, server, held).await?;
+        begun.finish((&self.kernel, &self.grace), [client, server], held, traffic).await?;
         if let Some(conntrack) = &self.conntrack {
             // A leg to an end on this host goes on through netfilter, which sees its FINs.
             for (tuple, _) in legs.iter().filter(|(_, exit)| *exit != exit::LOCAL) {
