@@ -22,7 +22,10 @@ const INPUTS: &[&str] = &[
 ];
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lb-userspace lies in the workspace");
+    // Cargo runs it in the package's directory, and takes relative paths from there: a target directory that two
+    // checkouts share must not keep the one's sources for the other's.
+    let package = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let root = Path::new(&package).parent().expect("lb-userspace lies in the workspace");
     let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
 
@@ -42,7 +45,7 @@ fn main() {
     fs::copy(object, out.join("snisplice.bpf.o")).expect("OUT_DIR is writable");
 
     println!("cargo::rerun-if-env-changed={}", ebpf::CHOICE);
-    let inputs = INPUTS.iter().map(|input| root.join(input));
+    let inputs = INPUTS.iter().map(|input| Path::new("..").join(input));
     for file in inputs.chain([toolchain.rustc, toolchain.linker]) {
         println!("cargo::rerun-if-changed={}", file.display());
     }

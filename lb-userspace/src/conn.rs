@@ -193,6 +193,8 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some((packet, connection)) = self.0 {
             packet.end(connection.id, connection.ending().unwrap_or(CloseReason::Shutdown));
+            // It may have ended by itself before.
+            packet.kernel().end_handover(connection.id);
             connection.leave_task();
         }
     }

@@ -62,6 +62,9 @@ pub type Address = [u32; 4];
 /// The third word of an IPv4 address mapped into IPv6.
 pub const MAPPED: u32 = 0xffff_u32.to_be();
 
+/// Packet mark ("snip") of what the gateway itself tells a socket during a handover.
+pub const FOR_SOCKET_MARK: u32 = 0x736e_6970;
+
 /// What a packet is addressed by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -236,17 +236,26 @@ impl Packet {
         lock(&self.maps).handovers.insert(id, handover, 0)
     }
 
-    /// The sockets are gone.
+    /// The sockets are gone, or about to go.
     pub fn end_handover(&self, id: u64) {
         // Not there: a restarted gateway's.
         let _ = lock(&self.maps).handovers.remove(&id);
     }
 
-    /// Forgets what the next process would have been told of a connection.
-    pub fn forget(&self, id: u64) {
+    /// Ends the handovers of connections that are forgotten: their process died before they were through.
+    pub fn end_old_handovers(&self) {
         let mut maps = lock(&self.maps);
-        let _ = maps.connections.remove(&id);
-        let _ = maps.handovers.remove(&id);
+        let ids: Vec<u64> = maps.handovers.keys().filter_map(Result::ok).collect();
+        for id in ids {
+            if maps.connections.get(&id, 0).is_err() {
+                let _ = maps.handovers.remove(&id);
+            }
+        }
+    }
+
+    /// Forgets what the next process would have been told of a connection. Its sockets may still be at work.
+    pub fn forget(&self, id: u64) {
+        let _ = lock(&self.maps).connections.remove(&id);
     }
 
     /// Removes a flow of this connection: what arrives with this tuple goes up the stack.

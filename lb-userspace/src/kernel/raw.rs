@@ -1,8 +1,9 @@
-//! Packets of connections that have no socket any more: the gateway writes them itself.
+//! Packets of spliced connections that no socket sends: the gateway writes them itself.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::packet::FOR_SOCKET_MARK;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// IPPROTO_RAW: what is sent begins with its IP header, and nothing is received.
@@ -18,18 +19,62 @@ const ICMPV6_PACKET_TOO_BIG: u8 = 2;
 /// Bytes of a TCP header that an ICMP error quotes: ports and sequence number.
 const QUOTED: usize = 8;
 
-/// Sends packets on behalf of connections without sockets. Never blocks.
+/// Sends packets on behalf of connections whose sockets do not. Never blocks.
 #[derive(Debug)]
 pub struct Injector {
+    outward: Sockets,
+    /// Toward sockets of this host: their packets bear [`FOR_SOCKET_MARK`].
+    inward: Sockets,
+}
+
+#[derive(Debug)]
+struct Sockets {
     v4: Socket,
     /// `None`: the kernel has no IPv6.
     v6: Option<Socket>,
 }
 
 impl Injector {
-    /// Opens the sockets, in the network namespace in which the calling thread is. Needs CAP_NET_RAW, which may be
-    /// dropped afterwards.
+    /// Opens the sockets, in the network namespace in which the calling thread is. Needs CAP_NET_RAW and
+    /// CAP_NET_ADMIN, which may be dropped afterwards.
     pub fn open() -> io::Result<Self> {
+        let (outward, inward) = (Sockets::open()?, Sockets::open()?);
+        for socket in [Some(&inward.v4), inward.v6.as_ref()].into_iter().flatten() {
+            socket.set_mark(FOR_SOCKET_MARK)?;
+        }
+        Ok(Self { outward, inward })
+    }
+
+    /// Resets a connection at its other end.
+    ///
+    /// `local` and `peer` are the connection's ends, as a packet from here would have them; `seq` is the sequence
+    /// number that the peer expects next (it believes no other), `ack` the one that is expected of it.
+    pub fn reset(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
+        self.outward.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_RST_ACK, seq, ack, 0))
+    }
+
+    /// Asks the peer whether it is still there, as TCP keepalive does (RFC 9293, section 3.8.4): it answers an
+    /// acknowledgement of what is before the sequence number that it expects. Arguments as for [`Injector::reset`].
+    pub fn probe(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
+        self.outward.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_ACK, seq.wrapping_sub(1), ack, 0))
+    }
+
+    /// Tells the connection's socket, on this host, that its peer has acknowledged everything before `ack`. `seq` is
+    /// the sequence number that the socket expects next. The window is the largest that the field has room for: with 0
+    /// the socket would not even send its FIN.
+    pub fn acknowledge(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
+        self.inward.send(Ends::new(peer, local)?, |ends| ends.segment(TCP_ACK, seq, ack, u16::MAX))
+    }
+
+    /// Tells the peer that a packet of its did not fit: what a router would say, about a packet that it sent to
+    /// `local` with the sequence number `seq`. `mtu` is what would have fitted, in bytes of IP packet.
+    pub fn packet_too_big(&self, local: SocketAddr, peer: SocketAddr, seq: u32, mtu: u32) -> io::Result<()> {
+        self.outward.send(Ends::new(local, peer)?, |ends| ends.packet_too_big(seq, mtu))
+    }
+}
+
+impl Sockets {
+    fn open() -> io::Result<Self> {
         let open = |domain| -> io::Result<Socket> {
             let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(HEADER_INCLUDED)))?;
             socket.set_nonblocking(true)?;
@@ -41,26 +86,6 @@ impl Injector {
             Err(error) => return Err(error),
         };
         Ok(Self { v4: open(Domain::IPV4)?, v6 })
-    }
-
-    /// Resets a connection at its other end.
-    ///
-    /// `local` and `peer` are the connection's ends, as a packet from here would have them; `seq` is the sequence
-    /// number that the peer expects next (it believes no other), `ack` the one that is expected of it.
-    pub fn reset(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
-        self.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_RST_ACK, seq, ack))
-    }
-
-    /// Asks the peer whether it is still there, as TCP keepalive does (RFC 9293, section 3.8.4): it answers an
-    /// acknowledgement of what is before the sequence number that it expects. Arguments as for [`Injector::reset`].
-    pub fn probe(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
-        self.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_ACK, seq.wrapping_sub(1), ack))
-    }
-
-    /// Tells the peer that a packet of its did not fit: what a router would say, about a packet that it sent to
-    /// `local` with the sequence number `seq`. `mtu` is what would have fitted, in bytes of IP packet.
-    pub fn packet_too_big(&self, local: SocketAddr, peer: SocketAddr, seq: u32, mtu: u32) -> io::Result<()> {
-        self.send(Ends::new(local, peer)?, |ends| ends.packet_too_big(seq, mtu))
     }
 
     fn send(&self, ends: Ends, packet: impl FnOnce(Ends) -> Vec<u8>) -> io::Result<()> {
@@ -96,14 +121,17 @@ impl Ends {
     }
 
     /// A segment without payload.
-    fn segment(self, flags: u8, seq: u32, ack: u32) -> Vec<u8> {
+    fn segment(self, flags: u8, seq: u32, ack: u32, window: u16) -> Vec<u8> {
         let mut tcp = Vec::with_capacity(20);
         tcp.extend(self.local.port().to_be_bytes());
         tcp.extend(self.peer.port().to_be_bytes());
         tcp.extend(seq.to_be_bytes());
         tcp.extend(ack.to_be_bytes());
-        // Five words of header; no window; checksum below; nothing urgent.
-        tcp.extend([5 << 4, flags, 0, 0, 0, 0, 0, 0]);
+        // Five words of header.
+        tcp.extend([5 << 4, flags]);
+        tcp.extend(window.to_be_bytes());
+        // The checksum, see below; nothing urgent.
+        tcp.extend([0; 4]);
         let sum = self.with_pseudo_header(libc::IPPROTO_TCP as u8, &tcp);
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         self.packet(libc::IPPROTO_TCP as u8, &tcp)
@@ -256,11 +284,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_reset_is_what_another_implementation_writes(ends in ends(), seq: u32, ack: u32) {
-            let step = builder(ends).tcp(ends.local.port(), ends.peer.port(), seq, 0).rst().ack(ack);
+        fn a_reset_is_what_another_implementation_writes(ends in ends(), seq: u32, ack: u32, window: u16) {
+            let step = builder(ends).tcp(ends.local.port(), ends.peer.port(), seq, window).rst().ack(ack);
             let mut expected = Vec::new();
             step.write(&mut expected, &[]).unwrap();
-            prop_assert_eq!(ends.segment(TCP_RST_ACK, seq, ack), expected);
+            prop_assert_eq!(ends.segment(TCP_RST_ACK, seq, ack, window), expected);
         }
 
         #[test]
@@ -302,7 +330,7 @@ mod tests {
     #[test]
     fn ipv4_in_ipv6_clothes_is_ipv4() {
         let ends = Ends::new("[::ffff:10.0.0.1]:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap()).unwrap();
-        let packet = ends.segment(TCP_RST_ACK, 1, 2);
+        let packet = ends.segment(TCP_RST_ACK, 1, 2, 0);
         let headers = PacketHeaders::from_ip_slice(&packet).unwrap();
         assert!(matches!(headers.net, Some(NetHeaders::Ipv4(..))));
         let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!() };

@@ -308,19 +308,36 @@ pub(crate) fn has_fin(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(!matches!(info(socket)?.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
 }
 
-/// A copy of the receive queue, from this offset on. The socket is in repair mode with that queue selected, in which
-/// it cannot be read, only peeked at.
-pub(crate) fn peek_from(socket: BorrowedFd<'_>, offset: usize) -> io::Result<Vec<u8>> {
+/// What is in the receive queue behind what is left there of earlier calls, and how much this call leaves there. The
+/// socket is in repair mode with that queue selected, in which it cannot be read, only peeked at.
+///
+/// A few bytes are taken out all the same, and the FIN behind them: only what was read is acknowledged at once
+/// ([`flush_acknowledgement`]). More would open the window, for the peer to send what the other end has no room for.
+pub(crate) fn received(socket: BorrowedFd<'_>, left: usize, fin: bool) -> io::Result<(Vec<u8>, usize)> {
+    const FEW: usize = 512;
     let length = unread(socket)? as usize;
-    if length <= offset {
-        return Ok(Vec::new());
+    if length <= left && !fin {
+        return Ok((Vec::new(), left));
     }
-    let mut bytes = vec![0; length];
-    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-    let (peeked, _) = rustix::net::recv(socket, &mut bytes[..], flags)?;
+    let flags = rustix::net::RecvFlags::DONTWAIT;
+    let mut bytes = vec![0; length.max(FEW)];
+    if left == 0 && length < FEW {
+        leave_repair(socket)?;
+        let taken = rustix::net::recv(socket, &mut bytes[..], flags);
+        enter_repair(socket)?;
+        select_receive(socket)?;
+        let taken = match taken {
+            Ok((taken, _)) => taken,
+            Err(rustix::io::Errno::AGAIN) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        bytes.truncate(taken);
+        return Ok((bytes, 0));
+    }
+    let (peeked, _) = rustix::net::recv(socket, &mut bytes[..], flags | rustix::net::RecvFlags::PEEK)?;
     bytes.truncate(peeked);
-    bytes.drain(..offset.min(peeked));
-    Ok(bytes)
+    bytes.drain(..left.min(peeked));
+    Ok((bytes, peeked))
 }
 
 fn info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {

@@ -1,7 +1,7 @@
 //! Packets written by the gateway, as the TCP at the other end takes them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
 use anyhow::Result;
@@ -122,6 +122,43 @@ fn packet_too_big_lowers_the_peers_path_mtu() -> Result<()> {
         eventually("the path MTU to change", || {
             (get(&orphan.peer, option.0, option.1).ok()? == MTU).then_some(())
         })?;
+    }
+    Ok(())
+}
+
+/// Bytes, and the FIN, that were written and are not acknowledged.
+fn unacknowledged(socket: &TcpStream) -> Result<i32> {
+    let mut bytes = 0;
+    // SAFETY: SIOCOUTQ (which is TIOCOUTQ) writes one int.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if status == 0 { Ok(bytes) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
+#[test]
+fn a_socket_is_told_what_its_peer_has_acknowledged() -> Result<()> {
+    const NOBODY: &str = "lladdr 02:00:00:00:00:99 dev front nud permanent";
+    let Triangle { client, gateway, .. } = Triangle::new()?;
+    let injector = gateway.run(Injector::open)?;
+    let v4 = (topology::GATEWAY.into(), topology::CLIENT.to_string());
+    let v6 = (topology::GATEWAY6.into(), topology::CLIENT6.to_string());
+    for (bind, (address, neighbour)) in [(v4.0, v4.clone()), (v6.0, v6), (EVERY, v4)] {
+        for ends in [false, true] {
+            let listener = gateway.run(|| TcpListener::bind((bind, 0)))?;
+            let port = listener.local_addr()?.port();
+            let _peer = client.run(|| TcpStream::connect((address, port)))?;
+            let (mut local, peer) = listener.accept()?;
+            gateway.ip(&format!("neigh replace {neighbour} {NOBODY}"))?;
+            local.write_all(&[0; 1000])?;
+            if ends {
+                local.shutdown(Shutdown::Write)?;
+            }
+            assert_eq!(unacknowledged(&local)?, 1000 + i32::from(ends));
+            set(&local, libc::TCP_REPAIR, 1)?;
+            let [ack, seq] = [queue_seq(&local, TCP_SEND_QUEUE)?, queue_seq(&local, TCP_RECV_QUEUE)?];
+            injector.acknowledge(local.local_addr()?, peer, seq, ack)?;
+            eventually("the socket to hear of it", || (unacknowledged(&local).ok()? == 0).then_some(()))?;
+            gateway.ip(&format!("neigh del {neighbour} dev front"))?;
+        }
     }
     Ok(())
 }

@@ -144,6 +144,17 @@ cases! {
         Case { opening: Opening { pieces: 5, ..Opening::default() }, ..Case::both_ways(MIB) };
     a_hello_in_several_segments_with_loss:
         Case { opening: Opening { pieces: 5, ..Opening::default() }, ..Case::both_ways(MIB).faulty(LOSS) };
+    a_hello_that_is_acknowledged_with_bytes_is_not_sent_again: Case {
+        opening: Opening { pieces: 5, ..Opening::default() },
+        rounds: 20,
+        // Now and then the gateway's process is late.
+        verify: |_, [_, gateway, _]| {
+            let again = gateway.get("Tcp.RetransSegs");
+            ensure!(again <= 10, "sent {again} segments again");
+            Ok(())
+        },
+        ..Case::both_ways(MIB)
+    };
     data_right_behind_the_hello: early_data(4 * 1024);
     forty_kibibytes_right_behind_the_hello:
         Case { expect: Expect::Either(&["prefix_too_large", "window_mismatch"]), ..early_data(40 * 1024) };

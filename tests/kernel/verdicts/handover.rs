@@ -1,10 +1,10 @@
 //! While the sockets still live: what is for them, and what is not.
 
 use anyhow::{Result, ensure};
-use lb_common::packet::{Event, Handover, State, event};
+use lb_common::packet::{Event, FOR_SOCKET_MARK, Handover, State, event};
 
 use crate::connection::{Connection, FROM_CLIENT, FROM_SERVER, frame};
-use crate::programs::{Fate, check, with_programs};
+use crate::programs::{Arrival, Fate, check, with_programs};
 use crate::properties::model::{ACK, FIN, NOP, RST, SYN, Segment};
 
 /// The sockets wait for these to be acknowledged: by the client, by the server.
@@ -59,6 +59,41 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
                     ("from behind", from(behind), Fate::Passed),
                 ];
                 check(programs, &connection, rows)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_the_gateway_tells_a_socket_goes_nowhere_else() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            let connection = Connection::new(v6).with(|flow| flow.handover = 1);
+            programs.splice(&connection)?;
+            programs.handovers.insert(1, Handover { await_ack: AWAITED, ..Handover::default() }, 0)?;
+            let ours = Arrival { mark: FOR_SOCKET_MARK, ..Arrival::PLAIN };
+            let acknowledgements = [connection.request(), connection.response()]
+                .map(|came| frame(&Segment { flags: ACK, payload: vec![], ..came }));
+            for packet in &acknowledgements {
+                let fate = programs.run_from(ours, packet)?;
+                ensure!(fate == Fate::Passed, "{fate:02x?}");
+            }
+            for tuple in &connection.tuples {
+                ensure!(programs.flows.get(tuple, 0)?.packets == 0);
+            }
+            // The sockets are gone.
+            programs.handovers.remove(&1)?;
+            for packet in &acknowledgements {
+                let fate = programs.run_from(ours, packet)?;
+                ensure!(fate == Fate::Swallowed, "{fate:02x?}");
+            }
+            for tuple in &connection.tuples {
+                programs.flows.remove(tuple)?;
+            }
+            for packet in &acknowledgements {
+                let fate = programs.run_from(ours, packet)?;
+                ensure!(fate == Fate::Passed, "{fate:02x?}");
             }
         }
         Ok(())

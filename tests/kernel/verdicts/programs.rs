@@ -41,6 +41,8 @@ pub(crate) enum Fate {
     Sighted,
     /// It is dropped, and that is counted.
     Dropped(Count),
+    /// It is dropped, and nobody misses it.
+    Swallowed,
     /// It leaves by another way, as these bytes.
     Leaves(Vec<u8>),
     /// It does, being an error that an ICMP packet tells of.
@@ -56,11 +58,14 @@ pub(crate) struct Arrival {
     pub(crate) ifindex: u32,
     /// Payload of each segment that the packet was merged from; 0: not merged.
     pub(crate) segment: u32,
+    /// Its mark.
+    pub(crate) mark: u32,
 }
 
 impl Arrival {
     /// By the loopback device.
-    pub(crate) const PLAIN: Self = Self { program: packet::FORWARD_ETHERNET, ifindex: 1, segment: 0 };
+    pub(crate) const PLAIN: Self =
+        Self { program: packet::FORWARD_ETHERNET, ifindex: 1, segment: 0, mark: 0 };
 }
 
 pub(crate) struct Programs {
@@ -191,6 +196,7 @@ impl Programs {
             (TCX_NEXT, []) => Fate::PassedAs(left),
             (TCX_NEXT, [Count::Sighted]) if left == packet => Fate::Sighted,
             (TC_ACT_SHOT, [count]) => Fate::Dropped(*count),
+            (TC_ACT_SHOT, []) => Fate::Swallowed,
             (TC_ACT_REDIRECT, []) => Fate::Leaves(left),
             (TC_ACT_REDIRECT, [Count::IcmpTranslated]) => Fate::Tells(left),
             _ => bail!("verdict {verdict}, counted {counted:?}, {left:02x?}"),
@@ -212,10 +218,11 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Resul
 
 /// A `struct __sk_buff` (linux/bpf.h) that says only how the packet came.
 fn context(arrival: Arrival) -> [u8; 192] {
+    const MARK: usize = 8;
     const IFINDEX: usize = 40;
     const GSO_SIZE: usize = 176;
     let mut context = [0; 192];
-    for (at, value) in [(IFINDEX, arrival.ifindex), (GSO_SIZE, arrival.segment)] {
+    for (at, value) in [(MARK, arrival.mark), (IFINDEX, arrival.ifindex), (GSO_SIZE, arrival.segment)] {
         context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     context

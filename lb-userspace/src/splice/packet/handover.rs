@@ -2,24 +2,32 @@
 //!
 //! A socket keeps its duty for the bytes it has accepted and not yet delivered on the other leg, the *prefix*, and for
 //! nothing else. The flows go live first; then what is in the sockets' queues is written to the other socket, which
-//! sends and retransmits it, for the programs leave it the acknowledgements of it. Once the other end has all of it,
-//! both sockets are closed in repair mode: without a word.
+//! sends and retransmits it, for the programs leave it the acknowledgements of it: those of a part of it, without bytes
+//! of their own. All others belong to the flow; of what they acknowledge the socket is told by a segment of ours, lest it
+//! sends again what has arrived. Once the other end has all of it, both sockets are closed in repair mode: without a
+//! word.
 
 use super::grace::Grace;
 use super::raise;
-use super::terms::Terms;
+use super::terms::{Terms, ends};
 use crate::account::CloseReason;
+use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
 use crate::splice::{Side, Traffic, finish, write_all};
 use lb_common::packet::{State, Tuple, before};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// First pause between two looks whether a prefix is acknowledged; each is twice as long as the one before.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(500);
+
+/// How many times a socket is told what has arrived. If it hears of none, it may send something twice, and the receiver
+/// knows what to do.
+const TELLINGS: u8 = 3;
 
 /// A connection whose flows are live and whose sockets, in repair mode, may still have something to do.
 pub(crate) struct Begun {
@@ -33,14 +41,18 @@ pub(crate) struct Begun {
 struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
-    /// Bytes at the head of the receive queue that have been passed on. In repair mode they cannot be taken out.
+    /// Bytes from the receive queue that have been passed on.
     passed: usize,
+    /// So many of them are still at its head.
+    left: usize,
     /// The place of the sender's FIN once the sender's socket has it ([`State`]), else 0.
     fin: u8,
     /// It was passed on.
     fin_sent: bool,
     /// Sequence number behind all that `to` was given.
     written: u32,
+    /// How many times `to` was told that this has arrived.
+    told: u8,
 }
 
 impl Begun {
@@ -48,7 +60,7 @@ impl Begun {
     /// sockets may be dropped when this returns, and also when it is cut short: without a word.
     pub(crate) async fn finish(
         self,
-        (kernel, grace): (&Packet, &Grace),
+        (kernel, grace, injector): (&Packet, &Grace, &Injector),
         [client, server]: [&TcpStream; 2],
         held: Vec<u8>,
         traffic: &Traffic,
@@ -57,10 +69,26 @@ impl Begun {
         let held_bytes = held.len();
         let mut handover = terms.handover;
         let [to_client, to_server] = terms.written;
-        let mut request =
-            Direction { from: client, to: server, passed: 0, fin: 0, fin_sent: false, written: to_server };
-        let mut response =
-            Direction { from: server, to: client, passed: 0, fin: 0, fin_sent: false, written: to_client };
+        let mut request = Direction {
+            from: client,
+            to: server,
+            passed: 0,
+            left: 0,
+            fin: 0,
+            fin_sent: false,
+            written: to_server,
+            told: 0,
+        };
+        let mut response = Direction {
+            from: server,
+            to: client,
+            passed: 0,
+            left: 0,
+            fin: 0,
+            fin_sent: false,
+            written: to_client,
+            told: 0,
+        };
         let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
             handover.await_ack = [response.written, request.written];
             for (next, socket) in handover.receive_next.iter_mut().zip([client, server]) {
@@ -71,11 +99,28 @@ impl Begun {
             // Without it the programs leave the sockets every acknowledgement: slower, and as safe.
             let _ = kernel.set_handover(id, &handover);
         };
+        let settled = async |request: &mut Direction<'_>, response: &mut Direction<'_>| {
+            let mut pause = FIRST_LOOK;
+            // Both are asked each time, for both sockets may have to be told.
+            while !(request.is_done(kernel, injector, &tuples[1])
+                & response.is_done(kernel, injector, &tuples[0]))
+            {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_LOOK);
+            }
+        };
         let mut held = Some(held);
         // The second time, for what had passed the programs before the flows were there.
         for again in [false, true] {
             if again {
-                grace.wait().await;
+                let mut arrived = pin!(grace.wait());
+                tokio::select! {
+                    () = &mut arrived => {}
+                    () = async {
+                        tokio::time::sleep(FIRST_LOOK).await;
+                        settled(&mut request, &mut response).await;
+                    } => arrived.await,
+                }
             }
             request.pass_on(held.take().unwrap_or_default(), response.fin, Side::Client).await?;
             response.pass_on(Vec::new(), request.fin, Side::Server).await?;
@@ -87,11 +132,7 @@ impl Begun {
             request.send_fin().map_err(|_| CloseReason::ServerReset)?;
             response.send_fin().map_err(|_| CloseReason::ClientReset)?;
         }
-        let mut pause = FIRST_LOOK;
-        while !request.is_done(kernel, &tuples[1]) || !response.is_done(kernel, &tuples[0]) {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_LOOK);
-        }
+        settled(&mut request, &mut response).await;
         kernel.end_handover(id);
         // An acknowledgement may have been left to a socket just before, and would be answered with a reset without it.
         grace.wait().await;
@@ -103,15 +144,25 @@ impl Direction<'_> {
     /// Writes `held` and what has arrived since the last call. `other_fin`: the place of the other direction's.
     async fn pass_on(&mut self, mut held: Vec<u8>, other_fin: u8, from: Side) -> Result<(), CloseReason> {
         let look = || {
+            if self.fin != 0 {
+                // It was passed on with all that came before it. The socket may be done with the connection by now.
+                return Ok((false, Vec::new(), self.left));
+            }
             if tcp::is_closed(self.from.as_fd())? {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             // Asked before the queue is looked at: then that holds all that came before the FIN.
-            let ends = self.fin == 0 && tcp::has_fin(self.from.as_fd())?;
-            io::Result::Ok((ends, tcp::peek_from(self.from.as_fd(), self.passed)?))
+            let ends = tcp::has_fin(self.from.as_fd())?;
+            let (arrived, left) = tcp::received(self.from.as_fd(), self.left, ends)?;
+            // Its acknowledgement, delayed, would come between those of what follows.
+            if ends || !arrived.is_empty() {
+                tcp::flush_acknowledgement(self.from.as_fd())?;
+            }
+            io::Result::Ok((ends, arrived, left))
         };
-        let (ends, arrived) = look().map_err(|_| from.reset())?;
+        let (ends, arrived, left) = look().map_err(|_| from.reset())?;
         self.passed += arrived.len();
+        self.left = left;
         held.extend(arrived);
         if !held.is_empty() {
             self.write(&held).await.map_err(|_| from.other().reset())?;
@@ -150,10 +201,23 @@ impl Direction<'_> {
 
     /// Whether the receiver has all that the socket was given, or the connection is over. `back`: what packets of the
     /// receiver arrive with.
-    fn is_done(&self, kernel: &Packet, back: &Tuple) -> bool {
+    fn is_done(&mut self, kernel: &Packet, injector: &Injector, back: &Tuple) -> bool {
+        let to = self.to.as_fd();
         let gone = |asked: io::Result<bool>| asked.unwrap_or(true);
-        kernel.flow(back).is_none_or(|flow| !before(flow.ack, self.written))
-            || gone(tcp::is_acknowledged(self.to.as_fd()))
-            || gone(tcp::is_closed(self.to.as_fd()))
+        if gone(tcp::is_acknowledged(to)) || gone(tcp::is_closed(to)) {
+            return true;
+        }
+        let Some(flow) = kernel.flow(back) else { return true };
+        if before(flow.ack, self.written) {
+            return false;
+        }
+        if self.told < TELLINGS {
+            self.told += 1;
+            let [peer, local] = ends(back);
+            let _ =
+                tcp::receive_next(to).and_then(|next| injector.acknowledge(local, peer, next, self.written));
+            return gone(tcp::is_acknowledged(to));
+        }
+        true
     }
 }

@@ -106,6 +106,7 @@ impl PacketTier {
                 self.end(*id, CloseReason::Shutdown);
             }
         }
+        self.kernel().end_old_handovers();
         // Flows of connections that are closed still carry the ids of their time, and so do events.
         if let Err(error) = self.kernel().flows(|_, flow| gateway.ledger.know_id(flow.id)) {
             tracing::error!(%error, "cannot read the flow table");
@@ -182,6 +183,7 @@ impl PacketTier {
             }
         }
         self.kernel().forget(id);
+        self.kernel().end_handover(id);
         live.account.close(reason);
         true
     }

@@ -173,8 +173,10 @@ impl PacketTier {
             };
             [client, server]
         };
-        // Its acknowledgement would come from the socket after the server's packets have overtaken it.
-        let _ = tcp::flush_acknowledgement(client.as_fd());
+        // Its acknowledgement would come from the socket after the other end's packets have overtaken it.
+        for socket in [client, server] {
+            let _ = tcp::flush_acknowledgement(socket.as_fd());
+        }
         let connection = &account.connection;
         let begun = || -> Result<Begun, FallbackReason> {
             for socket in [client, server] {
@@ -224,7 +226,7 @@ impl PacketTier {
         let [from_client, from_server] = begun.tuples;
         // The legs, each as its handshake went.
         let legs = [(from_client, response.exit), (from_server.reversed(), request.exit)];
-        begun.finish((&self.kernel, &self.grace), [client, server], held, traffic).await?;
+        begun.finish((&self.kernel, &self.grace, &self.injector), [client, server], held, traffic).await?;
         if let Some(conntrack) = &self.conntrack {
             // A leg to an end on this host goes on through netfilter, which sees its FINs.
             for (tuple, _) in legs.iter().filter(|(_, exit)| *exit != exit::LOCAL) {
