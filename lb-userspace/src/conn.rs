@@ -3,7 +3,7 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 use crate::accept::{self, Permit};
-use crate::account::{Account, CloseReason, Connection, FallbackReason, RejectReason, Task, Tier, Visitor};
+use crate::account::{Account, CloseReason, Connection, FallbackReason, RejectReason, Tier, Visitor};
 use crate::clock::now_ms;
 use crate::close::{Leg, farewell, reset_on_close};
 use crate::config::Protocol;
@@ -14,10 +14,13 @@ use crate::splice::packet::{Begun, Live, PacketTier, Plan, SourcePort};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
 use crate::splice::{self, read_some, write_all};
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep_until, timeout, timeout_at};
 
 /// A connection that was accepted and may go on.
@@ -34,8 +37,8 @@ pub struct Accepted {
     pub listener: Arc<Listener>,
     /// Its places in the gateway's and the listener's `max_connections`.
     pub permits: [Permit; 2],
-    /// The task that carries it, once it is spawned.
-    pub task: Task,
+    /// The task that carries it, once it is spawned: before it runs.
+    pub task: Rc<Cell<Option<AbortHandle>>>,
 }
 
 /// Carries one connection through its stages.
@@ -54,7 +57,7 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
         gateway.sniff_seconds.observe(arrival.begin.elapsed());
     }
     let Arrival { visitor, client, begin, window, hello } = arrival;
-    let account = Account::open(gateway, worker, task, visitor, route.clone(), hello.as_deref());
+    let account = Account::open(gateway, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age;
@@ -113,7 +116,7 @@ impl Arrival {
                 self.window.drain(..header.length);
                 if let Some((client, local)) = header.endpoints {
                     self.visitor.client = client;
-                    self.visitor.local = Some(local);
+                    self.visitor.local = Some(Box::new(local));
                 }
                 return Ok(());
             }
@@ -307,7 +310,7 @@ impl Passage {
         let mut session = match self.handshake(window).await {
             Ok(session) => session,
             Err(error) => {
-                tracing::debug!(client = %self.account.visitor.client, %error, "TLS handshake failed");
+                tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
                 return CloseReason::TlsHandshakeFailed;
             }
         };
@@ -332,9 +335,9 @@ impl Passage {
     async fn handshake(&mut self, hello: Vec<u8>) -> Result<Session, HandshakeError> {
         let Some(termination) = &self.route.termination else { return Err(HandshakeError::Closed) };
         let accept = Session::accept(&self.client, hello, termination.config.clone());
-        let bound = self.account.visitor.listener.hello_timeout;
+        let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
-        self.account.visitor.negotiated(session.version());
+        self.account.negotiated(session.version());
         Ok(session)
     }
 
@@ -348,7 +351,8 @@ impl Passage {
         let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
         let gateway = self.account.gateway.clone();
         let source = plan.and_then(|plan| Some(Source { tier: gateway.packet().ok()?, mss: plan.mss() }));
-        let (server, port, guard) = connect::connect(&pool, self.account.visitor.client.ip(), source).await?;
+        let (server, port, guard) =
+            connect::connect(&pool, self.account.connection.client.ip(), source).await?;
         let mut server = Leg::new(server);
         self.account.connected(&pool, &guard);
         if let Some(version) = pool.send_proxy {
@@ -364,10 +368,10 @@ impl Passage {
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {
-        let local = match self.account.visitor.local {
-            Some(local) => local,
+        let local = match &self.account.local {
+            Some(local) => **local,
             None => self.client.local_addr().map_err(|_| CloseReason::ClientReset)?,
         };
-        Ok(Endpoints { client: self.account.visitor.client, local })
+        Ok(Endpoints { client: self.account.connection.client, local })
     }
 }

@@ -34,13 +34,11 @@ pub struct Connection {
     reason: AtomicU8,
     /// Why it is being ended from outside, `NONE` when it is not.
     ending: AtomicU8,
-    task: Task,
+    /// The task that carries it, while it does: the handle keeps all of the task's memory.
+    task: Mutex<Option<AbortHandle>>,
 }
 
 const NONE: u8 = u8::MAX;
-
-/// The task that carries a connection, once it is spawned and while it lives: the handle keeps all its memory.
-pub type Task = Arc<Mutex<Option<AbortHandle>>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is ever left half-changed: a panic elsewhere does not spoil it.
@@ -56,7 +54,7 @@ impl Connection {
         sni: Option<Box<str>>,
         route: Arc<Route>,
         opened_ms: u64,
-        task: Task,
+        task: Option<AbortHandle>,
     ) -> Self {
         Connection {
             id,
@@ -70,7 +68,7 @@ impl Connection {
             tier: NONE.into(),
             reason: NONE.into(),
             ending: NONE.into(),
-            task,
+            task: Mutex::new(task),
         }
     }
 

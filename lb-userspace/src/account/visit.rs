@@ -1,7 +1,7 @@
 //! What is known of one client, and its account: opened when it has a route, closed exactly once.
 
 use super::access_log::{Record, printable, time_now};
-use super::{CloseReason, Connection, FallbackReason, RejectReason, Task, Tier};
+use super::{CloseReason, Connection, FallbackReason, RejectReason, Tier};
 use crate::clock::now_ms;
 use crate::connect::{Pool, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route};
@@ -12,22 +12,23 @@ use rustls::ProtocolVersion;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use tokio::task::AbortHandle;
 
-/// A client, with what the access log will say of it.
+/// A client without a route yet, with what the access log will say of it.
 pub struct Visitor {
     /// Where it came in.
     pub listener: Arc<Listener>,
     /// Its address, or what a trusted proxy said it is.
     pub client: SocketAddr,
     /// Where it connected to, if a trusted proxy said so.
-    pub local: Option<SocketAddr>,
+    pub local: Option<Box<SocketAddr>>,
     opened_ms: u64,
     /// Kept only when there is an access log: an idle connection should own little.
     hello: Option<Box<HelloFacts>>,
     logged: bool,
 }
 
-/// Tags of [`Visitor::facts`].
+/// Tags of [`Account::facts`].
 mod fact {
     pub(super) const SNI: u8 = 1;
     pub(super) const VERSION: u8 = 2;
@@ -61,41 +62,6 @@ impl Visitor {
         });
     }
 
-    /// Notes the TLS version agreed on.
-    pub fn negotiated(&mut self, version: Option<ProtocolVersion>) {
-        if let Some(hello) = &mut self.hello {
-            hello.version = match version {
-                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
-                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
-                _ => return,
-            };
-        }
-    }
-
-    /// What is known of its ClientHello, and `sni`, as the next process can read it: fields of a tag, a length and as
-    /// many bytes. What finds no room is left out, the least important first. Second: bytes used.
-    pub fn facts(&self, sni: Option<&str>) -> ([u8; Kept::FACTS], u16) {
-        let (mut packed, mut length) = ([0; Kept::FACTS], 0);
-        let mut put = |tag: u8, text: &str| {
-            let field = [&[tag, text.len() as u8], text.as_bytes()].concat();
-            if text.len() <= 255 && length + field.len() <= packed.len() {
-                packed[length..length + field.len()].copy_from_slice(&field);
-                length += field.len();
-            }
-        };
-        if let Some(sni) = sni {
-            put(fact::SNI, sni);
-        }
-        if let Some(hello) = &self.hello {
-            put(fact::VERSION, &hello.version);
-            if let Some(ja4) = &hello.ja4 {
-                put(fact::JA4, ja4);
-            }
-            hello.alpn.iter().for_each(|protocol| put(fact::ALPN, protocol));
-        }
-        (packed, length as u16)
-    }
-
     /// A client that an earlier process has accepted, with its SNI.
     pub fn remembered(
         gateway: &Gateway,
@@ -127,45 +93,54 @@ impl Visitor {
     /// Counts and logs a client that is turned away.
     pub fn reject(&self, gateway: &Gateway, reason: RejectReason) {
         self.listener.stats.rejects.add(reason as usize);
-        self.log(gateway, reason.name(), None);
+        let who = (&*self.listener, self.client, self.opened_ms);
+        log(gateway, who, self.hello.as_deref(), reason.name(), None);
     }
+}
 
-    fn log(&self, gateway: &Gateway, close_reason: &'static str, connection: Option<&Connection>) {
-        let Some(log) = &gateway.access_log else { return };
-        let hello = self.hello.as_deref();
-        let upstream = connection.and_then(|connection| connection.upstream.get());
-        let choice = connection.and_then(Connection::choice);
-        let traffic = connection.map(|connection| &connection.traffic);
-        let record = Record {
-            time: time_now(),
-            listener: &self.listener.name,
-            client: SocketAddr::new(self.client.ip().to_canonical(), self.client.port()),
-            sni: hello.and_then(|hello| hello.sni.as_deref()),
-            alpn: hello.map(|hello| &hello.alpn[..]).filter(|alpn| !alpn.is_empty()),
-            tls_version: hello.map(|hello| &*hello.version),
-            route: connection.map(|connection| &*connection.route.name),
-            pool: upstream.map(|(pool, _)| &*pool.name),
-            server: upstream.map(|(_, server)| server.address.to_string()),
-            tier: choice.map(|choice| choice.tier.name()),
-            tier_reason: choice.and_then(|choice| choice.reason).map(|reason| reason.name()),
-            bytes_in: traffic.map_or(0, |traffic| traffic.bytes_in.load(Relaxed)),
-            bytes_out: traffic.map_or(0, |traffic| traffic.bytes_out.load(Relaxed)),
-            duration_ms: now_ms().saturating_sub(self.opened_ms),
-            close_reason,
-            ja4: hello.and_then(|hello| hello.ja4.as_deref()),
-        };
-        log.write(record.line(log.format));
-    }
+/// Writes an access-log line; `who`: where a client came in, its address, and when.
+fn log(
+    gateway: &Gateway,
+    who: (&Listener, SocketAddr, u64),
+    hello: Option<&HelloFacts>,
+    close_reason: &'static str,
+    connection: Option<&Connection>,
+) {
+    let Some(log) = &gateway.access_log else { return };
+    let (listener, client, opened_ms) = who;
+    let upstream = connection.and_then(|connection| connection.upstream.get());
+    let choice = connection.and_then(Connection::choice);
+    let traffic = connection.map(|connection| &connection.traffic);
+    let record = Record {
+        time: time_now(),
+        listener: &listener.name,
+        client: SocketAddr::new(client.ip().to_canonical(), client.port()),
+        sni: hello.and_then(|hello| hello.sni.as_deref()),
+        alpn: hello.map(|hello| &hello.alpn[..]).filter(|alpn| !alpn.is_empty()),
+        tls_version: hello.map(|hello| &*hello.version),
+        route: connection.map(|connection| &*connection.route.name),
+        pool: upstream.map(|(pool, _)| &*pool.name),
+        server: upstream.map(|(_, server)| server.address.to_string()),
+        tier: choice.map(|choice| choice.tier.name()),
+        tier_reason: choice.and_then(|choice| choice.reason).map(|reason| reason.name()),
+        bytes_in: traffic.map_or(0, |traffic| traffic.bytes_in.load(Relaxed)),
+        bytes_out: traffic.map_or(0, |traffic| traffic.bytes_out.load(Relaxed)),
+        duration_ms: now_ms().saturating_sub(opened_ms),
+        close_reason,
+        ja4: hello.and_then(|hello| hello.ja4.as_deref()),
+    };
+    log.write(record.line(log.format));
 }
 
 /// The account of a routed connection. Dropped without a reason it was ended from outside.
 pub struct Account {
     /// The gateway.
     pub gateway: Arc<Gateway>,
-    /// Its client.
-    pub visitor: Visitor,
     /// Its entry in the ledger.
     pub connection: Arc<Connection>,
+    /// Where its client connected to, if a trusted proxy said so.
+    pub local: Option<Box<SocketAddr>>,
+    hello: Option<Box<HelloFacts>>,
     worker: usize,
     reason: Option<CloseReason>,
     /// The next process will close it.
@@ -177,23 +152,14 @@ impl Account {
     pub fn open(
         gateway: Arc<Gateway>,
         worker: usize,
-        task: Task,
+        task: Option<AbortHandle>,
         visitor: Visitor,
         route: Arc<Route>,
         hello: Option<&ClientHello>,
     ) -> Self {
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str().into());
-        let connection = Arc::new(Connection::new(
-            gateway.ledger.next_id(),
-            visitor.client,
-            visitor.listener.clone(),
-            sni,
-            route,
-            visitor.opened_ms,
-            task,
-        ));
-        gateway.ledger.enter(worker, connection.clone());
-        Account { gateway, visitor, connection, worker, reason: None, left: false }
+        let id = gateway.ledger.next_id();
+        Self::enter(gateway, worker, task, visitor, id, sni, route)
     }
 
     /// Takes over the account of a connection that an earlier process has opened.
@@ -204,12 +170,58 @@ impl Account {
         sni: Option<Box<str>>,
         route: Arc<Route>,
     ) -> Self {
-        let (client, listener, opened_ms) = (visitor.client, visitor.listener.clone(), visitor.opened_ms);
-        let connection = Connection::new(id, client, listener, sni, route, opened_ms, Task::default());
-        let connection = Arc::new(connection);
         gateway.ledger.know_id(id);
-        gateway.ledger.enter(0, connection.clone());
-        Account { gateway, visitor, connection, worker: 0, reason: None, left: false }
+        Self::enter(gateway, 0, None, visitor, id, sni, route)
+    }
+
+    fn enter(
+        gateway: Arc<Gateway>,
+        worker: usize,
+        task: Option<AbortHandle>,
+        visitor: Visitor,
+        id: u64,
+        sni: Option<Box<str>>,
+        route: Arc<Route>,
+    ) -> Self {
+        let Visitor { listener, client, local, opened_ms, hello, .. } = visitor;
+        let connection = Arc::new(Connection::new(id, client, listener, sni, route, opened_ms, task));
+        gateway.ledger.enter(worker, connection.clone());
+        Account { gateway, connection, local, hello, worker, reason: None, left: false }
+    }
+
+    /// Notes the TLS version agreed on.
+    pub fn negotiated(&mut self, version: Option<ProtocolVersion>) {
+        if let Some(hello) = &mut self.hello {
+            hello.version = match version {
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
+                _ => return,
+            };
+        }
+    }
+
+    /// What is known of its ClientHello, as the next process can read it: fields of a tag, a length and as many bytes.
+    /// What finds no room is left out, the least important first. Second: bytes used.
+    pub fn facts(&self) -> ([u8; Kept::FACTS], u16) {
+        let (mut packed, mut length) = ([0; Kept::FACTS], 0);
+        let mut put = |tag: u8, text: &str| {
+            let field = [&[tag, text.len() as u8], text.as_bytes()].concat();
+            if text.len() <= 255 && length + field.len() <= packed.len() {
+                packed[length..length + field.len()].copy_from_slice(&field);
+                length += field.len();
+            }
+        };
+        if let Some(sni) = &self.connection.sni {
+            put(fact::SNI, sni);
+        }
+        if let Some(hello) = &self.hello {
+            put(fact::VERSION, &hello.version);
+            if let Some(ja4) = &hello.ja4 {
+                put(fact::JA4, ja4);
+            }
+            hello.alpn.iter().for_each(|protocol| put(fact::ALPN, protocol));
+        }
+        (packed, length as u16)
     }
 
     /// Leaves it to the next process: the connection goes on.
@@ -265,7 +277,9 @@ impl Drop for Account {
             }
         }
         self.gateway.ledger.close(self.worker, &self.connection, reason);
-        tracing::debug!(id = self.connection.id, client = %self.visitor.client, %reason, "closed");
-        self.visitor.log(&self.gateway, reason.name(), Some(&self.connection));
+        let connection = &*self.connection;
+        tracing::debug!(id = connection.id, client = %connection.client, %reason, "closed");
+        let who = (&*connection.listener, connection.client, connection.opened_ms);
+        log(&self.gateway, who, self.hello.as_deref(), reason.name(), Some(connection));
     }
 }

@@ -5,14 +5,16 @@
 
 use super::Gateway;
 use crate::accept::{BACK_OFF, is_exhaustion};
-use crate::account::{RejectReason, Task};
+use crate::account::RejectReason;
 use crate::close::reset_on_close;
 use crate::conn::{Accepted, serve};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -117,8 +119,8 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
             return reset_on_close(&client);
         }
     };
-    let task = Task::default();
+    let task = Rc::new(Cell::new(None));
     let accepted = Accepted { worker, client, peer, snapshot, listener, permits, task: task.clone() };
     let spawned = tokio::task::spawn_local(serve(gateway.clone(), accepted));
-    *task.lock().unwrap_or_else(PoisonError::into_inner) = Some(spawned.abort_handle());
+    task.set(Some(spawned.abort_handle()));
 }

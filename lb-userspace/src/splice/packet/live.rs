@@ -221,7 +221,7 @@ pub(super) fn record(
 ) -> Record {
     let connection = &account.connection;
     let upstream = connection.upstream.get();
-    let (facts, facts_length) = account.visitor.facts(connection.sni.as_deref());
+    let (facts, facts_length) = account.facts();
     let seconds = |bound: Option<Duration>| bound.map_or(0, |bound| bound.as_secs().max(1) as u32);
     let [from_client, from_server] = tuples;
     Record {

@@ -28,7 +28,7 @@ use grace::Grace;
 use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -65,7 +65,8 @@ pub struct Plan {
 /// A source port toward a server, taken until dropped.
 pub struct SourcePort {
     tier: Arc<PacketTier>,
-    server: SocketAddr,
+    /// The server's address and port: as a `SocketAddr` half as large again, in each idle connection.
+    server: (IpAddr, u16),
     port: u16,
 }
 
@@ -78,7 +79,7 @@ impl SourcePort {
 
 impl Drop for SourcePort {
     fn drop(&mut self) {
-        self.tier.ports.give_back(self.server, self.port, now_ms());
+        self.tier.ports.give_back(self.server.into(), self.port, now_ms());
     }
 }
 
@@ -136,13 +137,15 @@ impl PacketTier {
 
     /// A port of our own toward the server, which no spliced connection has.
     pub fn source_port(self: &Arc<Self>, server: SocketAddr) -> Option<SourcePort> {
-        let port = self.ports.take(server, now_ms())?;
+        let server = (server.ip(), server.port());
+        let port = self.ports.take(server.into(), now_ms())?;
         Some(SourcePort { tier: self.clone(), server, port })
     }
 
     /// The port of a connection of an earlier process.
     fn known_port(self: &Arc<Self>, server: SocketAddr, port: u16) -> Option<SourcePort> {
-        self.ports.reserve(server, port);
+        let server = (server.ip(), server.port());
+        self.ports.reserve(server.into(), port);
         Some(SourcePort { tier: self.clone(), server, port })
     }
 
