@@ -115,7 +115,7 @@ impl Arrival {
             if let Some(header) = accept::read_header(&self.window)? {
                 self.window.drain(..header.length);
                 if let Some((client, local)) = header.endpoints {
-                    self.visitor.client = client;
+                    self.visitor.client = accept::canonical(client);
                     self.visitor.local = Some(Box::new(local));
                 }
                 return Ok(());
@@ -274,14 +274,13 @@ impl Passage {
         packet.enter(Live::new(account, guard, permits, port));
         // Cut short at any point, what the sockets still hold is lost, and the connection must not go on without.
         let mut unfinished = Unfinished(Some((packet, &connection)));
-        // Should the process die while one of them is writing: a reset, not a FIN that looks like a clean end.
-        reset_on_close(&client);
-        reset_on_close(&server);
         if let Err(reason) = packet.finish(begun, [&client, &server], window, &connection.traffic).await {
             connection.set_ending(reason);
             return;
         }
         unfinished.0 = None;
+        client.clean();
+        server.clean();
         connection.leave_task();
     }
 

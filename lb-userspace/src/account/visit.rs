@@ -114,7 +114,7 @@ fn log(
     let record = Record {
         time: time_now(),
         listener: &listener.name,
-        client: SocketAddr::new(client.ip().to_canonical(), client.port()),
+        client,
         sni: hello.and_then(|hello| hello.sni.as_deref()),
         alpn: hello.map(|hello| &hello.alpn[..]).filter(|alpn| !alpn.is_empty()),
         tls_version: hello.map(|hello| &*hello.version),

@@ -1,5 +1,6 @@
 //! What the server is told before the client's bytes: a PROXY header, PostgreSQL's request for TLS.
 
+use crate::accept::canonical;
 use crate::account::CloseReason;
 use crate::config::ProxyVersion;
 use ppp::v2::{Builder, Command, Protocol, Version};
@@ -45,7 +46,6 @@ pub fn proxy_header(version: ProxyVersion, endpoints: Endpoints, sni: Option<&st
 
 /// An IPv4 client of a dual-stack socket stays IPv4; else both addresses are written as IPv6.
 fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAddr) {
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (client, local) = (canonical(client), canonical(local));
     let mapped = |address: SocketAddr| match address.ip() {
         std::net::IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),

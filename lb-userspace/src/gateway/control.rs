@@ -65,12 +65,21 @@ impl Control {
         let needed = config.gateway.max_connections as u64 * 2;
         if limit < needed {
             let max_connections = config.gateway.max_connections;
-            tracing::warn!(
-                limit,
-                needed,
-                max_connections,
-                "the open-files limit is below two per connection"
-            );
+            if config.gateway.tiers.contains(&Tier::Packet) {
+                tracing::info!(
+                    limit,
+                    needed,
+                    max_connections,
+                    "the open-files limit is below two per connection; those of the packet tier have none open"
+                );
+            } else {
+                tracing::warn!(
+                    limit,
+                    needed,
+                    max_connections,
+                    "the open-files limit is below two per connection"
+                );
+            }
         }
         let snapshot = Snapshot::new(&config, None)?;
         // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.

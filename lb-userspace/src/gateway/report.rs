@@ -251,7 +251,7 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
     let seconds_since = |ms: u64| now.saturating_sub(ms) as f64 / 1000.0;
     view::Connection {
         id: connection.id,
-        client: SocketAddr::new(connection.client.ip().to_canonical(), connection.client.port()),
+        client: connection.client,
         listener: connection.listener.name.to_string(),
         sni: connection.sni.as_deref().map(Into::into),
         route: Some(connection.route.name.to_string()),

@@ -114,7 +114,7 @@ impl Listener {
 
     /// Whether this peer sends a PROXY header first.
     pub fn trusts(&self, peer: SocketAddr) -> bool {
-        let peer = peer.ip().to_canonical();
+        let peer = peer.ip();
         self.trusted_proxies.as_ref().is_some_and(|proxies| proxies.iter().any(|net| net.contains(&peer)))
     }
 }

@@ -4,7 +4,7 @@
 //! makes its connections wait while another core idles (measured: 0.6 times the new TLS connections per second).
 
 use super::Gateway;
-use crate::accept::{BACK_OFF, is_exhaustion};
+use crate::accept::{BACK_OFF, canonical, is_exhaustion};
 use crate::account::RejectReason;
 use crate::close::reset_on_close;
 use crate::conn::{Accepted, serve};
@@ -83,7 +83,7 @@ async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socke
         match socket.accept().await {
             Ok((client, peer)) => {
                 exhausted = false;
-                admit(&gateway, worker, address, client, peer);
+                admit(&gateway, worker, address, client, canonical(peer));
             }
             Err(error) if is_exhaustion(&error) => {
                 if !exhausted {

@@ -272,7 +272,12 @@ pub(crate) fn enter_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Leaves repair mode; what is written is sent again.
 pub(crate) fn leave_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_tcp(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)?;
+    set_tcp(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
+}
+
+/// Leaves repair mode for good.
+pub(crate) fn end_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
+    leave_repair(socket)?;
     // Repair mode changes it; a TIME_WAIT without it would keep a restarted gateway from its port.
     Ok(sockopt::set_socket_reuseaddr(socket, true)?)
 }
@@ -303,9 +308,25 @@ pub(crate) fn is_acknowledged(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(queued(socket)? == 0)
 }
 
-/// Whether the peer has sent its FIN.
-pub(crate) fn has_fin(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(!matches!(info(socket)?.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
+/// How far a socket has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// The connection is gone.
+    pub(crate) is_closed: bool,
+    /// The peer has sent its FIN.
+    pub(crate) has_fin: bool,
+    /// Bytes received in all, the FIN counted as one.
+    pub(crate) received: u64,
+}
+
+/// How far the socket has come.
+pub(crate) fn progress(socket: BorrowedFd<'_>) -> io::Result<Progress> {
+    let info = info(socket)?;
+    Ok(Progress {
+        is_closed: info.state == CLOSE,
+        has_fin: !matches!(info.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2),
+        received: info.bytes_received,
+    })
 }
 
 /// What is in the receive queue behind what is left there of earlier calls, and how much this call leaves there. The

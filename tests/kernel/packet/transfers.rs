@@ -144,17 +144,8 @@ cases! {
         Case { opening: Opening { pieces: 5, ..Opening::default() }, ..Case::both_ways(MIB) };
     a_hello_in_several_segments_with_loss:
         Case { opening: Opening { pieces: 5, ..Opening::default() }, ..Case::both_ways(MIB).faulty(LOSS) };
-    a_hello_that_is_acknowledged_with_bytes_is_not_sent_again: Case {
-        opening: Opening { pieces: 5, ..Opening::default() },
-        rounds: 20,
-        // Now and then the gateway's process is late.
-        verify: |_, [_, gateway, _]| {
-            let again = gateway.get("Tcp.RetransSegs");
-            ensure!(again <= 10, "sent {again} segments again");
-            Ok(())
-        },
-        ..Case::both_ways(MIB)
-    };
+    a_hello_that_is_acknowledged_with_bytes_is_not_sent_again: answered_hello();
+    a_hello_that_is_acknowledged_with_bytes_is_not_sent_again_ipv6: answered_hello().v6();
     data_right_behind_the_hello: early_data(4 * 1024);
     forty_kibibytes_right_behind_the_hello:
         Case { expect: Expect::Either(&["prefix_too_large", "window_mismatch"]), ..early_data(40 * 1024) };
@@ -193,6 +184,21 @@ cases! {
     postgres_with_a_proxy_header:
         Case { send_proxy: Some("v2"), ..Case::both_ways(MIB).speaking(Speech::Postgres) };
     postgres_with_loss: Case::both_ways(MIB).speaking(Speech::Postgres).faulty(LOSS);
+}
+
+/// The gateway's socket does not see what acknowledges the ClientHello: it comes with the server's first bytes.
+fn answered_hello() -> Case {
+    Case {
+        opening: Opening { pieces: 5, ..Opening::default() },
+        rounds: 20,
+        verify: |_, [_, gateway, _]| {
+            let again = gateway.get("Tcp.RetransSegs");
+            // Not none: now and then the gateway's process is late.
+            ensure!(again <= 10, "sent {again} segments again");
+            Ok(())
+        },
+        ..Case::both_ways(MIB)
+    }
 }
 
 const WHILE: Duration = Duration::from_millis(200);

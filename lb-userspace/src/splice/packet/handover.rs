@@ -13,7 +13,7 @@ use super::terms::{Terms, ends};
 use crate::account::CloseReason;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
-use crate::splice::{Side, Traffic, finish, write_all};
+use crate::splice::{Side, Traffic, finish, reset_on_close, write_all};
 use lb_common::packet::{State, Tuple, before};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -41,6 +41,8 @@ pub(crate) struct Begun {
 struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
+    /// What `from` had received, by its own count ([`tcp::Progress`]), when it was last looked at.
+    seen: u64,
     /// Bytes from the receive queue that have been passed on.
     passed: usize,
     /// So many of them are still at its head.
@@ -68,27 +70,19 @@ impl Begun {
         let Self { id, tuples, terms } = self;
         let held_bytes = held.len();
         let mut handover = terms.handover;
-        let [to_client, to_server] = terms.written;
-        let mut request = Direction {
-            from: client,
-            to: server,
+        let way = |from, to, written, seen| Direction {
+            from,
+            to,
+            seen,
             passed: 0,
             left: 0,
             fin: 0,
             fin_sent: false,
-            written: to_server,
+            written,
             told: 0,
         };
-        let mut response = Direction {
-            from: server,
-            to: client,
-            passed: 0,
-            left: 0,
-            fin: 0,
-            fin_sent: false,
-            written: to_client,
-            told: 0,
-        };
+        let mut request = way(client, server, terms.written[1], terms.seen[0]);
+        let mut response = way(server, client, terms.written[0], terms.seen[1]);
         let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
             handover.await_ack = [response.written, request.written];
             for (next, socket) in handover.receive_next.iter_mut().zip([client, server]) {
@@ -122,13 +116,17 @@ impl Begun {
                     } => arrived.await,
                 }
             }
-            request.pass_on(held.take().unwrap_or_default(), response.fin, Side::Client).await?;
-            response.pass_on(Vec::new(), request.fin, Side::Server).await?;
+            let mut news =
+                request.pass_on(held.take().unwrap_or_default(), response.fin, Side::Client).await?;
+            news |= response.pass_on(Vec::new(), request.fin, Side::Server).await?;
             // The flows do not know of what passed the programs before they were there, unless more follows it.
             raise(&traffic.bytes_in, (held_bytes + request.passed) as u64);
             raise(&traffic.bytes_out, response.passed as u64);
-            // Before a FIN is sent: its acknowledgement is when the programs take note of it.
-            tell(&request, &response);
+            // Of the rest the programs know by the terms. Before a FIN is sent: its acknowledgement is when they take
+            // note of it.
+            if news {
+                tell(&request, &response);
+            }
             request.send_fin().map_err(|_| CloseReason::ServerReset)?;
             response.send_fin().map_err(|_| CloseReason::ClientReset)?;
         }
@@ -141,28 +139,12 @@ impl Begun {
 }
 
 impl Direction<'_> {
-    /// Writes `held` and what has arrived since the last call. `other_fin`: the place of the other direction's.
-    async fn pass_on(&mut self, mut held: Vec<u8>, other_fin: u8, from: Side) -> Result<(), CloseReason> {
-        let look = || {
-            if self.fin != 0 {
-                // It was passed on with all that came before it. The socket may be done with the connection by now.
-                return Ok((false, Vec::new(), self.left));
-            }
-            if tcp::is_closed(self.from.as_fd())? {
-                return Err(io::ErrorKind::ConnectionReset.into());
-            }
-            // Asked before the queue is looked at: then that holds all that came before the FIN.
-            let ends = tcp::has_fin(self.from.as_fd())?;
-            let (arrived, left) = tcp::received(self.from.as_fd(), self.left, ends)?;
-            // Its acknowledgement, delayed, would come between those of what follows.
-            if ends || !arrived.is_empty() {
-                tcp::flush_acknowledgement(self.from.as_fd())?;
-            }
-            io::Result::Ok((ends, arrived, left))
-        };
-        let (ends, arrived, left) = look().map_err(|_| from.reset())?;
+    /// Writes `held` and what has arrived since the last call; whether anything has. `other_fin`: the place of the other
+    /// direction's.
+    async fn pass_on(&mut self, mut held: Vec<u8>, other_fin: u8, from: Side) -> Result<bool, CloseReason> {
+        let (ends, arrived) = self.look().map_err(|_| from.reset())?;
+        let news = ends || !arrived.is_empty();
         self.passed += arrived.len();
-        self.left = left;
         held.extend(arrived);
         if !held.is_empty() {
             self.write(&held).await.map_err(|_| from.other().reset())?;
@@ -172,11 +154,34 @@ impl Direction<'_> {
             self.fin = if other_fin == 0 { State::FIRST } else { State::SECOND };
             self.written = self.written.wrapping_add(1);
         }
-        Ok(())
+        Ok(news)
+    }
+
+    /// Whether the sender has sent its FIN since the last call, and the bytes that have arrived since.
+    fn look(&mut self) -> io::Result<(bool, Vec<u8>)> {
+        if self.fin != 0 {
+            // It was passed on with all that came before it. The socket may be done with the connection by now.
+            return Ok((false, Vec::new()));
+        }
+        let from = self.from.as_fd();
+        // Asked before the queue is looked at: then that holds all that came before the FIN.
+        let progress = tcp::progress(from)?;
+        if progress.is_closed {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if progress.received == self.seen {
+            return Ok((false, Vec::new()));
+        }
+        self.seen = progress.received;
+        let (arrived, left) = tcp::received(from, self.left, progress.has_fin)?;
+        self.left = left;
+        // Its acknowledgement, delayed, would come between those of what follows.
+        tcp::flush_acknowledgement(from)?;
+        Ok((progress.has_fin, arrived))
     }
 
     async fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        tcp::leave_repair(self.to.as_fd())?;
+        self.speak()?;
         let result = write_all(self.to, bytes).await;
         self.silence()?;
         result
@@ -186,11 +191,18 @@ impl Direction<'_> {
     fn send_fin(&mut self) -> io::Result<()> {
         if self.fin != 0 && !self.fin_sent {
             self.fin_sent = true;
-            tcp::leave_repair(self.to.as_fd())?;
+            self.speak()?;
             finish(self.to)?;
             self.silence()?;
         }
         Ok(())
+    }
+
+    /// From here on what is written is sent.
+    fn speak(&self) -> io::Result<()> {
+        // Should the process die meanwhile: a reset, not a FIN that looks like a clean end.
+        reset_on_close(self.to);
+        tcp::leave_repair(self.to.as_fd())
     }
 
     /// From here on closing the socket that writes says nothing, and it can be peeked at.
@@ -204,12 +216,12 @@ impl Direction<'_> {
     fn is_done(&mut self, kernel: &Packet, injector: &Injector, back: &Tuple) -> bool {
         let to = self.to.as_fd();
         let gone = |asked: io::Result<bool>| asked.unwrap_or(true);
-        if gone(tcp::is_acknowledged(to)) || gone(tcp::is_closed(to)) {
+        if gone(tcp::is_acknowledged(to)) {
             return true;
         }
         let Some(flow) = kernel.flow(back) else { return true };
         if before(flow.ack, self.written) {
-            return false;
+            return gone(tcp::is_closed(to));
         }
         if self.told < TELLINGS {
             self.told += 1;

@@ -211,7 +211,7 @@ impl PacketTier {
         begun().inspect_err(|_| {
             for socket in [client, server] {
                 // Not in repair mode: nothing to leave.
-                let _ = tcp::leave_repair(socket.as_fd());
+                let _ = tcp::end_repair(socket.as_fd());
             }
         })
     }

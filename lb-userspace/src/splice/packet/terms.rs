@@ -51,6 +51,8 @@ pub(crate) struct Terms {
     pub(crate) handover: Handover,
     /// Sequence number behind the last byte that the leg's socket has been given. Index 0: the client's.
     pub(crate) written: [u32; 2],
+    /// Bytes that have been read from the leg's socket. Index 0: the client's.
+    pub(crate) seen: [u64; 2],
 }
 
 impl Terms {
@@ -163,6 +165,7 @@ impl Terms {
                 ..Handover::default()
             },
             written: [client.write_seq, server.write_seq],
+            seen: at.legs.map(|leg| leg.bytes_received.saturating_sub(leg.unread.into())),
         }
     }
 }
