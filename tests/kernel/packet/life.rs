@@ -192,6 +192,22 @@ fn a_full_flow_table_means_the_next_tier_and_evicts_nobody() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn closed_connections_make_room_in_a_full_table() -> Result<()> {
+    require!(PACKET, "only the packet tier has a flow table");
+    let scene = Scene::with_gateway(Opening::default(), "[gateway]\nflow_table = 8\n", "")?;
+    let ends = (0..4).map(|_| scene.connection()).collect::<Result<Vec<_>>>()?;
+    scene.spliced(4)?;
+    drop(ends);
+    scene.gateway.wait_access_log(4)?;
+    // Their flows stay for their last packets, and go: five seconds later, for the table is more than half full.
+    eventually("room for a connection", || {
+        let _ends = scene.connection().ok()?;
+        let live = scene.gateway.connections().ok()?;
+        live.iter().any(|line| line["tier"] == "packet").then_some(())
+    })
+}
+
 /// For so long processes come and go; a longer time in seconds comes from the environment.
 fn restarting_time() -> Duration {
     let seconds = std::env::var("SNISPLICE_RESTART_SECONDS").ok().and_then(|s| s.parse().ok());

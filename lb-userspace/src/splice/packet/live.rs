@@ -4,6 +4,7 @@ use super::terms::{address, ends, socket_address};
 use super::{PacketTier, SourcePort, ms_of_tick, raise};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
+use crate::clock::now_ms;
 use crate::connect::{Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
@@ -108,7 +109,13 @@ impl PacketTier {
         }
         self.kernel().end_old_handovers();
         // Flows of connections that are closed still carry the ids of their time, and so do events.
-        if let Err(error) = self.kernel().flows(|_, flow| gateway.ledger.know_id(flow.id)) {
+        let see = |tuple: &Tuple, flow: &Flow| {
+            gateway.ledger.know_id(flow.id);
+            if !self.lock().contains_key(&flow.id) {
+                self.lingering().push(now_ms(), flow.id, [*tuple, flow.out.reversed()]);
+            }
+        };
+        if let Err(error) = self.kernel().flows(see) {
             tracing::error!(%error, "cannot read the flow table");
         }
         while !self.kernel().events(usize::MAX).is_empty() {}
@@ -196,6 +203,7 @@ impl PacketTier {
         let Some(live) = self.lock().remove(&id) else { return };
         flows.iter().flatten().for_each(|flow| live.note(flow));
         self.kernel().forget(id);
+        self.lingering().push(now_ms(), id, [record.from_client, record.from_server]);
         live.account.close(reason);
     }
 

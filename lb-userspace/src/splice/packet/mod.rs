@@ -12,6 +12,7 @@ pub(crate) mod terms;
 
 pub(crate) use handover::Begun;
 pub use live::Live;
+use sweep::Lingering;
 pub use sweep::Sweeper;
 
 use crate::account::{Account, CloseReason, FallbackReason};
@@ -51,7 +52,8 @@ pub struct PacketTier {
     live: Mutex<HashMap<u64, Box<Live>>>,
     /// Connections whose sockets are not closed yet.
     handovers: AtomicUsize,
-    /// Flows seen by the last sweep.
+    lingering: Mutex<Lingering>,
+    /// Flows at the last sweep.
     entries: AtomicU64,
 }
 
@@ -103,6 +105,7 @@ impl PacketTier {
             conntrack: Conntrack::open()?,
             live: Mutex::default(),
             handovers: AtomicUsize::new(0),
+            lingering: Mutex::default(),
             entries: AtomicU64::new(0),
         };
         tier.follow_devices()?;
@@ -250,13 +253,18 @@ impl PacketTier {
         self.lock().len().saturating_sub(self.handovers.load(Relaxed))
     }
 
-    /// Flows in the table: at the last sweep.
+    /// Flows in the table at the last sweep, those of closed connections included that a new one may have removed.
     pub fn entries(&self) -> u64 {
         self.entries.load(Relaxed)
     }
 
     fn injector(&self) -> &Injector {
         &self.injector
+    }
+
+    fn lingering(&self) -> MutexGuard<'_, Lingering> {
+        // The queue is never left half-changed.
+        self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Box<Live>>> {

@@ -9,7 +9,7 @@ use crate::connect::KEEPALIVE;
 use crate::kernel::devices::Watch;
 use lb_common::packet::{Event, Flow, Tuple, event, flag};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -39,6 +39,38 @@ const LINGER_MS: u64 = 60_000;
 
 /// The same, when the table is more than half full.
 const SHORT_LINGER_MS: u64 = 5_000;
+
+/// A walk through the flow table takes milliseconds of a processor in one system call, however few flows there are. With
+/// less than one connection in so many entries of the table, each one's flows are looked up instead.
+const SPARSE: usize = 128;
+
+/// Closed connections whose flows stay a while, the first to go first.
+#[derive(Default)]
+pub(super) struct Lingering(VecDeque<Closed>);
+
+struct Closed {
+    /// [`now_ms`] when it was last heard of.
+    since: u64,
+    id: u64,
+    tuples: [Tuple; 2],
+}
+
+impl Lingering {
+    pub(super) fn push(&mut self, since: u64, id: u64, tuples: [Tuple; 2]) {
+        self.0.push_back(Closed { since, id, tuples });
+    }
+
+    /// One that has lingered for so long.
+    fn pop(&mut self, now: u64, linger: u64) -> Option<(u64, [Tuple; 2])> {
+        let over = self.0.front().is_some_and(|oldest| now.saturating_sub(oldest.since) >= linger);
+        let closed = if over { self.0.pop_front() } else { None };
+        // What a busy minute needed is not kept for ever.
+        if self.0.len() < self.0.capacity() / 4 {
+            self.0.shrink_to(self.0.len() * 2);
+        }
+        closed.map(|closed| (closed.id, closed.tuples))
+    }
+}
 
 /// The thread; it ends when this is dropped.
 pub struct Sweeper {
@@ -155,9 +187,27 @@ impl Sweep {
 }
 
 impl PacketTier {
+    /// The flows of all spliced connections, and maybe of closed ones.
+    fn each_flow(&self, mut see: impl FnMut(&Tuple, &Flow)) -> io::Result<()> {
+        let ids: Vec<u64> = self.lock().keys().copied().collect();
+        if ids.len() * SPARSE >= self.kernel().capacity() as usize {
+            return self.kernel().flows(see);
+        }
+        for id in ids {
+            let Some(record) = self.kernel().record(id) else { continue };
+            let tuples = [record.from_client, record.from_server];
+            for (tuple, flow) in tuples.iter().zip(self.kernel().flows_of(id, &record)) {
+                if let Some(flow) = flow {
+                    see(tuple, &flow);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Brings the accounts of all spliced connections up to date.
     pub fn refresh(&self) {
-        let result = self.kernel().flows(|_, flow| {
+        let result = self.each_flow(|_, flow| {
             if let Some(live) = self.lock().get(&flow.id) {
                 live.note(flow);
             }
@@ -170,46 +220,27 @@ impl PacketTier {
     /// Notes traffic, ends what is idle or too old, and removes what is long closed.
     fn sweep(&self, turn: u32) -> io::Result<()> {
         let now = now_ms();
-        let (mut entries, mut ended, mut stale) = (0_u64, Vec::new(), Vec::<(Tuple, u64)>::new());
-        let mut silent = Vec::new();
-        // The later of both directions: a flow may be quiet while its twin is not.
-        let mut rest: HashMap<u64, u64> = HashMap::new();
-        self.kernel().flows(|tuple, flow| {
-            entries += 1;
+        let (mut ended, mut silent) = (Vec::new(), Vec::new());
+        self.each_flow(|tuple, flow| {
             let mut live = self.lock();
-            match live.get_mut(&flow.id) {
-                Some(live) => {
-                    live.note(flow);
-                    live.seen = turn;
-                    let side = usize::from(flow.has(flag::FROM_SERVER));
-                    let quiet = now.saturating_sub(ms_of_tick(flow.active));
-                    // How many should have been asked by now.
-                    let due = if quiet < KEEPALIVE_MS { 0 } else { 1 + (quiet - KEEPALIVE_MS) / PROBE_MS };
-                    if due > PROBES {
-                        silent.push((flow.id, [CloseReason::ClientReset, CloseReason::ServerReset][side]));
-                    } else if due > live.probes[side].into() {
-                        self.probe(tuple, flow);
-                    }
-                    live.probes[side] = due as u8;
-                    if reason_of(&flow.state).is_some() && now.saturating_sub(ms_of_tick(flow.active)) > 1000
-                    {
-                        ended.push(flow.id);
-                    }
-                }
-                None => {
-                    let active = rest.entry(flow.id).or_default();
-                    *active = ms_of_tick(flow.active).max(*active);
-                    stale.push((*tuple, flow.id));
-                }
+            let Some(live) = live.get_mut(&flow.id) else { return };
+            live.note(flow);
+            live.seen = turn;
+            let side = usize::from(flow.has(flag::FROM_SERVER));
+            let quiet = now.saturating_sub(ms_of_tick(flow.active));
+            // How many should have been asked by now.
+            let due = if quiet < KEEPALIVE_MS { 0 } else { 1 + (quiet - KEEPALIVE_MS) / PROBE_MS };
+            if due > PROBES {
+                silent.push((flow.id, [CloseReason::ClientReset, CloseReason::ServerReset][side]));
+            } else if due > live.probes[side].into() {
+                self.probe(tuple, flow);
+            }
+            live.probes[side] = due as u8;
+            if reason_of(&flow.state).is_some() && quiet > 1000 {
+                ended.push(flow.id);
             }
         })?;
-        self.entries.store(entries, Relaxed);
-        let linger = if entries * 2 > self.kernel().capacity().into() { SHORT_LINGER_MS } else { LINGER_MS };
-        for (tuple, id) in stale {
-            if now.saturating_sub(rest[&id]) >= linger {
-                self.kernel().remove(id, &tuple);
-            }
-        }
+        self.forget_closed(now);
         for (id, side) in silent {
             self.end(id, side);
         }
@@ -232,6 +263,25 @@ impl PacketTier {
         Ok(())
     }
 
+    /// Removes the flows of closed connections that have been silent for long enough.
+    fn forget_closed(&self, now: u64) {
+        let connections = self.lock().len() + self.lingering().0.len();
+        self.entries.store(connections as u64 * 2, Relaxed);
+        let linger =
+            if connections * 4 > self.kernel().capacity() as usize { SHORT_LINGER_MS } else { LINGER_MS };
+        loop {
+            let Some((id, tuples)) = self.lingering().pop(now, linger) else { return };
+            // The later of both directions: one may be quiet while the other is not.
+            let flows = tuples.map(|tuple| self.kernel().flow(&tuple).filter(|flow| flow.id == id));
+            let active = flows.iter().flatten().map(|flow| ms_of_tick(flow.active)).max();
+            if active.is_some_and(|active| now.saturating_sub(active) < linger) {
+                self.lingering().push(now, id, tuples);
+            } else {
+                tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
+            }
+        }
+    }
+
     /// Asks an end whether it is still there. Its answer goes to the other end, to which it says nothing new.
     fn probe(&self, tuple: &Tuple, flow: &Flow) {
         let [peer, local] = ends(tuple);
@@ -247,5 +297,27 @@ impl PacketTier {
         if let Err(error) = self.injector().packet_too_big(local, peer, event.seq, event.mtu) {
             tracing::debug!(%error, %peer, "cannot say that a packet was too big");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_connections_go_in_order_and_none_too_early() {
+        let mut lingering = Lingering::default();
+        for id in 1..=100 {
+            lingering.push(id * 10, id, [Tuple::default(); 2]);
+        }
+        let mut gone = |now, linger| {
+            std::iter::from_fn(|| lingering.pop(now, linger)).map(|(id, _)| id).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(1009, 1000), [0; 0]);
+        assert_eq!(gone(1020, 1000), [1, 2]);
+        // A clock that was read before the connection was closed.
+        assert_eq!(gone(0, 1), [0; 0]);
+        assert_eq!(gone(1020, 20), (3..=100).collect::<Vec<_>>());
+        assert_eq!(gone(u64::MAX, 0), [0; 0]);
     }
 }
