@@ -167,10 +167,11 @@ fn segment<const LINK: usize, const IP: usize>(
         sight::<LINK, IP>(ctx, tuple, head);
         return None;
     }
-    // SAFETY: a field of the program's context, which lives as long as the run; a lookup without a value.
-    if unsafe { (*ctx.skb.skb).mark } == packet::FOR_SOCKET_MARK {
+    // SAFETY: a field of the program's context, which lives as long as the run.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    if mark == packet::FOR_SOCKET_MARK {
         // Late, it would meet no socket any more.
-        return if unsafe { PACKET_HANDOVERS.get(flow.id) }.is_some() { None } else { Some(TC_ACT_SHOT) };
+        return if PACKET_HANDOVERS.get_ptr(flow.id).is_some() { None } else { Some(TC_ACT_SHOT) };
     }
     let length = if length == 0 { ctx.len() - LINK as u32 } else { length };
     let headers = (IP + head.length()) as u32;
