@@ -305,6 +305,9 @@ pub struct Handover {
 pub struct Record {
     /// When it was accepted, in milliseconds of CLOCK_MONOTONIC.
     pub opened_ms: u64,
+    /// By direction (0: from the client): bytes that the sockets have carried. The flow counts them too, unless they
+    /// passed the programs before it was there and nothing has followed them.
+    pub carried: [u64; 2],
     /// Keys of [`NAMES`]: listener, route, pool, server.
     pub names: [u64; 4],
     /// What packets of the client arrive with.
@@ -330,7 +333,7 @@ pub struct Record {
 
 impl Record {
     /// Room for facts: with the kernel's own part a record fills a 512-byte slab.
-    pub const FACTS: usize = 284;
+    pub const FACTS: usize = 268;
 }
 
 /// A name of the configuration; longer ones are cut.

@@ -53,6 +53,8 @@ const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// linux/bpf.h.
 const BPF_NOEXIST: u64 = 1;
+/// linux/bpf.h: update an element, create none.
+const BPF_EXIST: u64 = 2;
 
 /// The packet tier in the kernel. Shared by all workers.
 pub struct Packet {
@@ -234,6 +236,15 @@ impl Packet {
     /// Tells the programs what the sockets of a connection still have to do.
     pub fn set_handover(&self, id: u64, handover: &Handover) -> Result<(), MapError> {
         lock(&self.maps).handovers.insert(id, handover, 0)
+    }
+
+    /// Notes the bytes that a connection's sockets have carried ([`Record::carried`]).
+    pub fn set_carried(&self, id: u64, bytes: [u64; 2]) {
+        let mut maps = lock(&self.maps);
+        // Not there: it has ended.
+        if let Ok(record) = maps.connections.get(&id, 0) {
+            let _ = maps.connections.insert(id, Record { carried: bytes, ..record }, BPF_EXIST);
+        }
     }
 
     /// The sockets are gone, or about to go.

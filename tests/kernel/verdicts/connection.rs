@@ -79,6 +79,7 @@ impl Connection {
             ethernet,
             client: from_client.source,
             client_port: from_client.source_port,
+            carried: [0; 2],
             facts_length: 0,
             idle_timeout: 0,
             max_age: 0,

@@ -120,8 +120,12 @@ impl Begun {
                 request.pass_on(held.take().unwrap_or_default(), response.fin, Side::Client).await?;
             news |= response.pass_on(Vec::new(), request.fin, Side::Server).await?;
             // The flows do not know of what passed the programs before they were there, unless more follows it.
-            raise(&traffic.bytes_in, (held_bytes + request.passed) as u64);
-            raise(&traffic.bytes_out, response.passed as u64);
+            let carried = [(held_bytes + request.passed) as u64, response.passed as u64];
+            if news {
+                kernel.set_carried(id, carried);
+            }
+            raise(&traffic.bytes_in, carried[0]);
+            raise(&traffic.bytes_out, carried[1]);
             // Of the rest the programs know by the terms. Before a FIN is sent: its acknowledgement is when they take
             // note of it.
             if news {

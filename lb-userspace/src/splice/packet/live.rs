@@ -90,6 +90,9 @@ impl PacketTier {
             let live = self.remembered(gateway, &snapshot, *id, record);
             live.account.spliced(Choice { tier: Tier::Packet, reason: None });
             flows.iter().flatten().for_each(|flow| live.note(flow));
+            let traffic = &live.account.connection.traffic;
+            raise(&traffic.bytes_in, record.carried[0]);
+            raise(&traffic.bytes_out, record.carried[1]);
             self.enter(live);
             // Its process has died in the middle. What its sockets had not got through is lost, and with it the
             // connection: better an end that both notice than a wait for ever.
@@ -234,6 +237,7 @@ pub(super) fn record(
     let [from_client, from_server] = tuples;
     Record {
         opened_ms: connection.opened_ms,
+        carried: [0; 2],
         names: [
             kernel.intern(&connection.listener.name),
             kernel.intern(&connection.route.name),
