@@ -9,6 +9,7 @@ use crate::close::{Leg, farewell, reset_on_close};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, ServerGuard, Source};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
+use crate::kernel::canonical;
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::splice::packet::{Begun, Live, PacketTier, Plan, SourcePort};
 use crate::splice::sockmap::Outcome;
@@ -115,7 +116,7 @@ impl Arrival {
             if let Some(header) = accept::read_header(&self.window)? {
                 self.window.drain(..header.length);
                 if let Some((client, local)) = header.endpoints {
-                    self.visitor.client = accept::canonical(client);
+                    self.visitor.client = canonical(client);
                     self.visitor.local = Some(Box::new(local));
                 }
                 return Ok(());

@@ -4,10 +4,11 @@
 //! makes its connections wait while another core idles (measured: 0.6 times the new TLS connections per second).
 
 use super::Gateway;
-use crate::accept::{BACK_OFF, canonical, is_exhaustion};
+use crate::accept::{BACK_OFF, is_exhaustion};
 use crate::account::RejectReason;
 use crate::close::reset_on_close;
 use crate::conn::{Accepted, serve};
+use crate::kernel::canonical;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;

@@ -21,8 +21,18 @@ use aya::programs::{ProgramError, SkSkb};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use pins::Pins;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// IPv4 as IPv4: a socket that is bound to `::` sees such addresses as `::ffff:192.0.2.1`. An address that is no IPv4
+/// stays as it is, with its scope.
+pub(crate) fn canonical(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().to_canonical().is_ipv4() {
+        address.set_ip(address.ip().to_canonical());
+    }
+    address
+}
 
 /// The compiled kernel programs, an ELF object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/snisplice.bpf.o"));

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use super::canonical;
 use lb_common::packet::FOR_SOCKET_MARK;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -208,15 +209,6 @@ impl Ends {
         let rest = [&length.to_be_bytes()[..], &[0, protocol]].concat();
         checksum(&[&octets(self.local.ip()), &octets(self.peer.ip()), &rest, payload])
     }
-}
-
-/// IPv4 as IPv4: a socket that is bound to `::` sees such addresses as `::ffff:10.0.0.1`.
-fn canonical(mut address: SocketAddr) -> SocketAddr {
-    // An address that is no IPv4 stays as it is, with its scope.
-    if address.ip().to_canonical().is_ipv4() {
-        address.set_ip(address.ip().to_canonical());
-    }
-    address
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
