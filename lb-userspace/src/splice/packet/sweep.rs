@@ -8,11 +8,12 @@ use crate::clock::now_ms;
 use crate::connect::KEEPALIVE;
 use crate::kernel::devices::Watch;
 use lb_common::packet::{Event, Flow, Tuple, event, flag};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -74,28 +75,34 @@ impl Lingering {
 
 /// The thread; it ends when this is dropped.
 pub struct Sweeper {
-    over: Arc<AtomicBool>,
+    /// An eventfd: written, it is over. A thread that only looked now and then would keep a restart waiting.
+    over: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Sweeper {
     /// Starts it, in the network namespace of the calling thread.
     pub fn start(tier: Arc<PacketTier>) -> io::Result<Self> {
-        let over = Arc::<AtomicBool>::default();
+        let over = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (watch, seen) = (Watch::new()?, over.clone());
         let thread = std::thread::Builder::new().name("sweeper".into()).spawn(move || {
             let mut sweep = Sweep {
                 tier,
                 watch,
+                over: seen,
                 resets: Vec::new(),
                 next: Instant::now() + SWEEP,
                 turn: 0,
                 devices_changed: false,
             };
-            while !seen.load(Relaxed) {
-                if let Err(error) = sweep.turn() {
-                    tracing::error!(%error, "the packet tier's sweeper");
-                    std::thread::sleep(SWEEP);
+            loop {
+                match sweep.turn() {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "the packet tier's sweeper");
+                        std::thread::sleep(SWEEP);
+                    }
                 }
             }
         })?;
@@ -105,7 +112,8 @@ impl Sweeper {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        self.over.store(true, Relaxed);
+        // An eventfd takes a first 1 (eventfd(2)).
+        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -115,7 +123,8 @@ impl Drop for Sweeper {
 struct Sweep {
     tier: Arc<PacketTier>,
     watch: Watch,
-    /// Connections whose reset is yet to stand, and until when.
+    over: Arc<OwnedFd>,
+    /// Connections whose reset is yet to stand, and until when: the first to stand first.
     resets: Vec<(Instant, u64)>,
     next: Instant,
     turn: u32,
@@ -124,8 +133,11 @@ struct Sweep {
 }
 
 impl Sweep {
-    fn turn(&mut self) -> io::Result<()> {
-        self.wait()?;
+    /// `false`: it is over.
+    fn turn(&mut self) -> io::Result<bool> {
+        if self.wait()? {
+            return Ok(false);
+        }
         self.devices_changed |= self.watch.changed()?;
         if self.devices_changed {
             self.tier.follow_devices()?;
@@ -148,20 +160,22 @@ impl Sweep {
             self.tier.sweep(self.turn)?;
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Until there is something to do.
-    fn wait(&self) -> io::Result<()> {
-        // Short enough for a process that ends.
-        const LONGEST: Duration = Duration::from_millis(100);
-        let until = self.next.saturating_duration_since(Instant::now()).min(LONGEST);
+    /// For an event, a change of the devices, a reset that has stood or the next look; whether it is over.
+    fn wait(&self) -> io::Result<bool> {
+        let next = self.resets.first().map_or(self.next, |(stands_at, _)| self.next.min(*stands_at));
+        let until = next.saturating_duration_since(Instant::now());
         let until = Timespec::try_from(until).map_err(io::Error::other)?;
         self.tier.kernel().with_events_fd(|events| {
-            let mut fds =
-                [PollFd::from_borrowed_fd(events, PollFlags::IN), PollFd::new(&self.watch, PollFlags::IN)];
+            let mut fds = [
+                PollFd::new(&self.over, PollFlags::IN),
+                PollFd::new(&self.watch, PollFlags::IN),
+                PollFd::from_borrowed_fd(events, PollFlags::IN),
+            ];
             match poll(&mut fds, Some(&until)) {
-                Err(rustix::io::Errno::INTR) | Ok(_) => Ok(()),
+                Err(rustix::io::Errno::INTR) | Ok(_) => Ok(!fds[0].revents().is_empty()),
                 Err(error) => Err(error.into()),
             }
         })
