@@ -198,7 +198,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Doctor { config } => {
             let source_ports = match config {
-                Some(path) => load(&path)?.gateway.source_ports,
+                Some(path) => load_gateway(&path)?.source_ports,
                 None => config::SOURCE_PORTS,
             };
             let report = crate::doctor::run(source_ports);
@@ -273,7 +273,16 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Loads a configuration; its errors and warnings are shown in full.
 fn load(path: &Path) -> Result<Config, Failure> {
-    match config::load(path) {
+    shown(path, config::load(path))
+}
+
+/// The same for its `[gateway]` alone.
+fn load_gateway(path: &Path) -> Result<config::Gateway, Failure> {
+    shown(path, config::load_gateway(path))
+}
+
+fn shown<T>(path: &Path, loaded: Result<(T, config::Warnings), config::Diagnostics>) -> Result<T, Failure> {
+    match loaded {
         Ok((config, warnings)) => {
             warnings.print()?;
             Ok(config)
@@ -308,7 +317,7 @@ impl Bpffs {
                 sockets: 0,
             });
         };
-        let gateway = load(path)?.gateway;
+        let gateway = load_gateway(path)?;
         Ok(Wanted {
             bpffs: gateway.bpffs,
             tiers: gateway.tiers,
@@ -335,7 +344,7 @@ fn confirmed(connections: usize) -> Result<bool, Failure> {
 impl StateDir {
     fn state_dir(&self) -> Result<PathBuf, Failure> {
         Ok(match &self.config {
-            Some(path) => load(path)?.gateway.state_dir,
+            Some(path) => load_gateway(path)?.state_dir,
             None => STATE_DIR.into(),
         })
     }

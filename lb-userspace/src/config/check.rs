@@ -34,6 +34,15 @@ pub fn check(text: &str, file_name: &str, files: &dyn Files, now: UnixTime) -> C
     if refused { Err(diagnostics) } else { Ok((config, diagnostics)) }
 }
 
+/// Validates `[gateway]` alone; whatever else is wrong with `text`, but for its syntax, is not asked.
+pub fn check_gateway(text: &str, file_name: &str) -> Result<(Gateway, Warnings), Diagnostics> {
+    let mut report = Report::default();
+    let gateway = gateway(&raw::read_gateway(text, &mut report));
+    let refused = report.has_errors();
+    let diagnostics = report.finish(file_name, text);
+    if refused { Err(diagnostics) } else { Ok((gateway, diagnostics)) }
+}
+
 /// What the format has and this version lacks. Delete a line when its feature is there.
 fn not_in_this_version(raw: &RawConfig, report: &mut Report) {
     for pool in &raw.pools {

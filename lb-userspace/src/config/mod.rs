@@ -30,7 +30,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::account::Tier;
 
-pub use check::{Checked, check};
+pub use check::{Checked, check, check_gateway};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 
 /// [`Gateway::source_ports`] of a file that says nothing of them: below those that the kernel itself hands out.
@@ -44,19 +44,28 @@ pub const MAX_PEM_BYTES: u64 = 4 << 20;
 
 /// Reads and validates the file at `path`; the files it names are looked for beside it.
 pub fn load(path: &Path) -> Checked {
-    let name = path.display().to_string();
-    let text = match read_bounded(path, MAX_CONFIG_BYTES) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => return Err(Diagnostics::not_utf8(&name, &error)),
-        },
-        Err(error) => return Err(Diagnostics::unreadable(&name, &error)),
-    };
+    let (name, text) = read(path)?;
     let directory =
         Directory { path: path.parent().unwrap_or(Path::new("")).to_owned(), read: RefCell::default() };
     let (mut config, warnings) = check(&text, &name, &directory, UnixTime::now())?;
     config.files = directory.read.into_inner();
     Ok((config, warnings))
+}
+
+/// Reads `[gateway]` of the file at `path`, for those who look for a gateway that runs with it: its routes may be
+/// many, or have become wrong since.
+pub fn load_gateway(path: &Path) -> Result<(Gateway, Warnings), Diagnostics> {
+    let (name, text) = read(path)?;
+    check_gateway(&text, &name)
+}
+
+/// What diagnostics call the file, and its text.
+fn read(path: &Path) -> Result<(String, String), Diagnostics> {
+    let name = path.display().to_string();
+    let bytes =
+        read_bounded(path, MAX_CONFIG_BYTES).map_err(|error| Diagnostics::unreadable(&name, &error))?;
+    let text = String::from_utf8(bytes).map_err(|error| Diagnostics::not_utf8(&name, &error))?;
+    Ok((name, text))
 }
 
 /// Where the files come from that a configuration names.

@@ -122,131 +122,123 @@ pub(super) struct RawServer {
 pub(super) fn read(text: &str, report: &mut Report) -> RawConfig {
     let root = reader::parse(text, report);
     let mut root = Section::open(report, &ROOT, &root, 0..0);
-    let gateway = root.read("gateway", |r, v| r.section(v, &GATEWAY).map(gateway));
     RawConfig {
-        // Without a [gateway], everything in it has its default.
-        gateway: gateway
-            .into_value()
-            .unwrap_or_else(|| self::gateway(Section::open(root.report, &GATEWAY, &DeTable::new(), 0..0))),
+        gateway: gateway_of(&mut root),
         listeners: root.tables("listener", &LISTENER, listener),
         routes: root.tables("route", &ROUTE, route),
         pools: root.tables("pool", &POOL, pool),
     }
 }
 
+/// Reads no more than `[gateway]`; syntax errors anywhere count, as they may hide it.
+pub(super) fn read_gateway(text: &str, report: &mut Report) -> RawGateway {
+    let mut all = reader::parse(text, report);
+    let alone: DeTable<'_> = all.remove_entry("gateway").into_iter().collect();
+    gateway_of(&mut Section::open(report, &ROOT, &alone, 0..0))
+}
+
+/// Without a `[gateway]`, everything in it has its default.
+fn gateway_of(root: &mut Section<'_, '_>) -> RawGateway {
+    let given = root.read("gateway", |r, v| r.section(v, &GATEWAY).map(gateway));
+    given.into_value().unwrap_or_else(|| gateway(Section::open(root.report, &GATEWAY, &DeTable::new(), 0..0)))
+}
+
 /// What there is, by how users write it.
 const ROOT: Keys = Keys {
     header: "the top level",
-    examples: "
-gateway = [gateway]
-listener = [[listener]]
-route = [[route]]
-pool = [[pool]]",
+    examples: &[
+        ("gateway", "[gateway]"),
+        ("listener", "[[listener]]"),
+        ("route", "[[route]]"),
+        ("pool", "[[pool]]"),
+    ],
 };
 
 const GATEWAY: Keys = Keys {
     header: "[gateway]",
-    examples: r#"
-workers = 0
-interfaces = ["eth0"]
-tiers = ["packet", "copy"]
-bpffs = "/sys/fs/bpf/snisplice"
-state_dir = "/run/snisplice"
-admin = "127.0.0.1:9900"
-watch = true
-access_log = { path = "-", format = "json" }
-max_connections = 200000
-drain_timeout = "30s"
-source_ports = "10240-32767"
-flow_table = 1048576"#,
+    examples: &[
+        ("workers", "0"),
+        ("interfaces", r#"["eth0"]"#),
+        ("tiers", r#"["packet", "copy"]"#),
+        ("bpffs", r#""/sys/fs/bpf/snisplice""#),
+        ("state_dir", r#""/run/snisplice""#),
+        ("admin", r#""127.0.0.1:9900""#),
+        ("watch", "true"),
+        ("access_log", r#"{ path = "-", format = "json" }"#),
+        ("max_connections", "200000"),
+        ("drain_timeout", r#""30s""#),
+        ("source_ports", r#""10240-32767""#),
+        ("flow_table", "1048576"),
+    ],
 };
 
-const ACCESS_LOG: Keys = Keys {
-    header: "access_log",
-    examples: r#"
-path = "-"
-format = "json""#,
-};
+const ACCESS_LOG: Keys =
+    Keys { header: "access_log", examples: &[("path", r#""-""#), ("format", r#""json""#)] };
 
 const LISTENER: Keys = Keys {
     header: "[[listener]]",
-    examples: r#"
-name = "databases"
-bind = ["0.0.0.0:443", "[::]:443"]
-protocol = "tls"
-hello_timeout = "5s"
-proxy_protocol = true
-trusted_proxies = ["10.0.0.0/8"]
-allow = ["10.0.0.0/8"]
-deny = ["10.0.0.0/8"]
-max_connections = 100000
-backlog = 4096"#,
+    examples: &[
+        ("name", r#""databases""#),
+        ("bind", r#"["0.0.0.0:443", "[::]:443"]"#),
+        ("protocol", r#""tls""#),
+        ("hello_timeout", r#""5s""#),
+        ("proxy_protocol", "true"),
+        ("trusted_proxies", r#"["10.0.0.0/8"]"#),
+        ("allow", r#"["10.0.0.0/8"]"#),
+        ("deny", r#"["10.0.0.0/8"]"#),
+        ("max_connections", "100000"),
+        ("backlog", "4096"),
+    ],
 };
 
 const ROUTE: Keys = Keys {
     header: "[[route]]",
-    examples: r#"
-name = "redis-1"
-listener = "databases"
-sni = ["redis-1.example.com"]
-alpn = ["postgresql"]
-tls = "terminate"
-certificate = { chain = "redis-1.crt", key = "redis-1.key" }
-client_ca = "clients-ca.crt"
-backends = ["redis-1"]
-idle_timeout = "1h"
-max_age = "24h"
-max_connections = 1000"#,
+    examples: &[
+        ("name", r#""redis-1""#),
+        ("listener", r#""databases""#),
+        ("sni", r#"["redis-1.example.com"]"#),
+        ("alpn", r#"["postgresql"]"#),
+        ("tls", r#""terminate""#),
+        ("certificate", r#"{ chain = "redis-1.crt", key = "redis-1.key" }"#),
+        ("client_ca", r#""clients-ca.crt""#),
+        ("backends", r#"["redis-1"]"#),
+        ("idle_timeout", r#""1h""#),
+        ("max_age", r#""24h""#),
+        ("max_connections", "1000"),
+    ],
 };
 
-const CERTIFICATE: Keys = Keys {
-    header: "certificate",
-    examples: r#"
-chain = "redis-1.crt"
-key = "redis-1.key""#,
-};
+const CERTIFICATE: Keys =
+    Keys { header: "certificate", examples: &[("chain", r#""redis-1.crt""#), ("key", r#""redis-1.key""#)] };
 
-const BACKEND: Keys = Keys {
-    header: "a backend",
-    examples: r#"
-pool = "redis-1"
-weight = 1"#,
-};
+const BACKEND: Keys = Keys { header: "a backend", examples: &[("pool", r#""redis-1""#), ("weight", "1")] };
 
 const POOL: Keys = Keys {
     header: "[[pool]]",
-    examples: r#"
-name = "redis-1"
-balance = "round-robin"
-servers = ["10.0.0.11:6379"]
-connect_timeout = "2s"
-send_proxy = "v2"
-health = { check = "tcp", interval = "5s", rise = 2, fall = 3 }
-tls = { ca = "upstream-ca.crt", server_name = "redis.internal" }"#,
+    examples: &[
+        ("name", r#""redis-1""#),
+        ("balance", r#""round-robin""#),
+        ("servers", r#"["10.0.0.11:6379"]"#),
+        ("connect_timeout", r#""2s""#),
+        ("send_proxy", r#""v2""#),
+        ("health", r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#),
+        ("tls", r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#),
+    ],
 };
 
 const SERVER: Keys = Keys {
     header: "a server",
-    examples: r#"
-address = "10.0.0.11:6379"
-weight = 1
-backup = true"#,
+    examples: &[("address", r#""10.0.0.11:6379""#), ("weight", "1"), ("backup", "true")],
 };
 
 const HEALTH: Keys = Keys {
     header: "health",
-    examples: r#"
-check = "tcp"
-interval = "5s"
-rise = 2
-fall = 3"#,
+    examples: &[("check", r#""tcp""#), ("interval", r#""5s""#), ("rise", "2"), ("fall", "3")],
 };
 
 const UPSTREAM_TLS: Keys = Keys {
     header: "tls of a pool",
-    examples: r#"
-ca = "upstream-ca.crt"
-server_name = "redis.internal""#,
+    examples: &[("ca", r#""upstream-ca.crt""#), ("server_name", r#""redis.internal""#)],
 };
 
 /// Where a key that is unknown in one table may belong.

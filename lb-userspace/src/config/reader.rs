@@ -116,25 +116,20 @@ impl<T: Clone> Field<T> {
 pub(super) struct Keys {
     /// As users write it.
     pub(super) header: &'static str,
-    /// A line `key = value` for each.
-    pub(super) examples: &'static str,
+    /// Each key, with an example of its value.
+    pub(super) examples: &'static [(&'static str, &'static str)],
 }
 
 impl Keys {
-    /// Each key, with an example of its value.
-    fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.examples.lines().filter_map(|line| line.split_once(" = "))
-    }
-
     fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.iter().map(|(key, _)| key)
+        self.examples.iter().map(|(key, _)| *key)
     }
 
     /// What a table that lacks `key`, or has something else there, might have.
     fn example(&self, key: &str) -> String {
-        match self.iter().find(|(known, _)| *known == key) {
+        match self.examples.iter().find(|(known, _)| *known == key) {
             // Not a key with a value, but a header.
-            Some((_, header)) if header == format!("[{key}]") || header == format!("[[{key}]]") => {
+            Some((_, header)) if *header == format!("[{key}]") || *header == format!("[[{key}]]") => {
                 format!("write `{header}`")
             }
             Some((_, value)) => format!("for example `{key} = {value}`"),

@@ -1014,6 +1014,20 @@ fn an_item_listed_twice_is_an_error() {
 }
 
 #[test]
+fn the_gateway_is_found_in_a_file_whose_routes_are_wrong() {
+    let wrong = "[gateway]\nstate_dir = '/run/other'\n[[route]]\nsnj = 1\n[[rout]]\n";
+    assert!(check(wrong, "x.toml", &*FILES, UnixTime::since_unix_epoch(NOW)).is_err());
+    let (gateway, _) = check_gateway(wrong, "x.toml").expect("nothing is wrong with [gateway]");
+    assert_eq!(gateway.state_dir, Path::new("/run/other"));
+    let (gateway, _) = check_gateway(GOOD, "x.toml").expect("good");
+    assert_eq!(gateway.state_dir, Path::new("/run/snisplice"));
+    // What is wrong with itself, and what may hide it, counts.
+    for text in ["[gateway]\nstate_dir = 'here'", "[gateway]\nstatedir = '/here'", "x = [\n[gateway]\n"] {
+        assert!(check_gateway(text, "x.toml").is_err(), "{text}");
+    }
+}
+
+#[test]
 fn gateway_values_must_be_usable() {
     let text = format!(
         r#"
