@@ -54,15 +54,17 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
             return farewell(arrival.client, word).await;
         }
     };
+    let routed = Instant::now();
     if arrival.hello.is_some() {
-        gateway.sniff_seconds.observe(arrival.begin.elapsed());
+        gateway.sniff_seconds.observe(routed - arrival.begin);
     }
     let Arrival { visitor, client, begin, window, hello } = arrival;
     let account = Account::open(gateway, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age;
-    let passage = Passage { account, client, route, snapshot, permits: [of_gateway, of_listener, permit] };
+    let permits = [of_gateway, of_listener, permit];
+    let passage = Passage { account, client, route, routed, snapshot, permits };
     match max_age {
         None => passage.go(hello, window).await,
         // Boxed: connections without an end to their time need not pay for its clock.
@@ -185,6 +187,8 @@ struct Passage {
     account: Account,
     client: Leg,
     route: Arc<Route>,
+    /// When the route was known.
+    routed: Instant,
     snapshot: Arc<Snapshot>,
     /// Its places in the `max_connections` of the gateway, the listener and the route.
     permits: [Permit; 3],
@@ -263,7 +267,9 @@ impl Passage {
             return Err(FallbackReason::NoSourcePort);
         }
         let packet = self.account.gateway.packet()?;
-        packet.begin(plan, &self.client, &server.socket, held, &self.account)
+        let begun = packet.begin(plan, &self.client, &server.socket, held, &self.account)?;
+        self.account.gateway.handover_seconds.observe(self.routed.elapsed());
+        Ok(begun)
     }
 
     /// splice: the kernel forwards packets; this task still carries over what the sockets hold, and closes them.

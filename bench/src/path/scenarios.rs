@@ -3,12 +3,12 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::load::{self, Connections, Direction, Length, Rate, Requests, Running, Steady};
 use super::subjects::{Endpoint, Kind, Service, Stand, Subject};
-use super::{flows, memory};
+use super::{flows, handover, memory};
 use crate::machine::{self, busy_seconds};
 use crate::report::{Better, Metric, Sample};
 
@@ -50,6 +50,8 @@ enum Load {
     Latency { service: Service, rate: u32 },
     /// New TLS connections from so many clients at once.
     Connections { service: Service, clients: u32, resume: bool },
+    /// New TLS connections from so many clients at once, and how long their handover takes.
+    Handover { clients: u32 },
     /// Connections that have talked once and then keep silent.
     Idle { connections: u64 },
     /// New connections to any of so many names.
@@ -251,6 +253,13 @@ impl Depth {
                 Load::Connections { service, clients, resume },
             )
         };
+        let handover = |clients: u32| {
+            self.case(
+                format!("handover-{clients}"),
+                format!("from a known route to flows in the kernel, {clients} clients with full handshakes"),
+                Load::Handover { clients },
+            )
+        };
         use Service::{RedisTerminated, RedisTls};
         match self {
             Depth::Quick => {
@@ -261,6 +270,7 @@ impl Depth {
                 .flat_map(|service| {
                     [case(service, 16, false), case(service, 16, true), case(service, 1, false)]
                 })
+                .chain([handover(1), handover(16)])
                 .collect(),
         }
     }
@@ -349,6 +359,7 @@ impl Case {
                     &[Service::RedisTerminated]
                 }
             }
+            Load::Handover { .. } => &[Service::RedisTls],
             Load::Idle { .. } => &[Service::RedisTls, Service::SecondTls],
             Load::Routes { .. } => &[Service::Routes],
             Load::Operation(Operation::Server) => &[Service::PairTls],
@@ -362,12 +373,12 @@ impl Case {
             matches!(self.load, Load::Iperf { .. } | Load::Stream { service: Service::BulkTls, .. });
         let special = match (self.load, kind) {
             (_, Kind::HaproxySplice) => haproxy_splice,
-            (Load::Flows { .. }, kind) => kind == Kind::SnisplicePacket,
+            (Load::Flows { .. } | Load::Handover { .. }, kind) => kind == Kind::SnisplicePacket,
             (Load::Operation(operation), Kind::Bare) => operation == Operation::Nothing,
             // It reads no configuration.
             (Load::Operation(Operation::Reload), Kind::Splice2) => false,
-            // The same lookup for every tier.
-            (Load::Routes { .. }, Kind::SnisplicePacket | Kind::SnispliceSockmap) => false,
+            // As the copy tier's, and the packet tier's with the kernel programs to load.
+            (Load::Routes { .. }, Kind::SnispliceSockmap) => false,
             _ => true,
         };
         special && self.services().iter().all(|service| kind.offers(*service))
@@ -423,6 +434,12 @@ impl Case {
                 metric("machine's CPU", "s per million", Lower, true),
                 metric("first byte, p50", "ms", Lower, false),
                 metric("first byte, p99", "ms", Lower, false),
+            ],
+            Load::Handover { .. } => vec![
+                metric("p50", "ms", Lower, true),
+                metric("p99", "ms", Lower, false),
+                metric("of the first byte's p50", "%", Lower, false),
+                metric("connections", "1/s", Higher, false),
             ],
             Load::Idle { .. } => vec![
                 metric("process", "KiB per connection", Lower, true),
@@ -507,6 +524,18 @@ impl Case {
                 } else {
                     vec![found.per_second, per_million, p50, p99]
                 })
+            }
+            Load::Handover { clients } => {
+                let endpoint = subject.endpoint(Service::RedisTls);
+                connect(stand, &endpoint, clients, 1, false, 0.1)?;
+                let before = handover::Histogram::read(stand)?;
+                let found = connect(stand, &endpoint, clients, 1, false, self.seconds)?;
+                let seen = handover::Histogram::read(stand)?.since(&before);
+                let ms = |part| seen.quantile(part).map(|seconds| seconds * 1e3);
+                let (Some(p50), Some(p99)) = (ms(0.5), ms(0.99)) else {
+                    bail!("no quantile of {} handovers", seen.count())
+                };
+                Ok(vec![p50, p99, 100.0 * p50 / found.first_byte_p50_ms, found.per_second])
             }
             Load::Idle { connections } => idle(subject, stand, connections),
             Load::Routes { routes } => {

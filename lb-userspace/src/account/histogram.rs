@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Upper bounds of the buckets but the last, inclusive, in microseconds: a handshake on the same machine takes
-/// 100 us, `connect_timeout` and `hello_timeout` are seconds.
-pub const BOUNDS_US: [u64; 16] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 5_000_000, 10_000_000,
+/// Upper bounds of the buckets but the last, inclusive, in microseconds: a connect on the same machine and a handover
+/// take 50 to 100 us, `connect_timeout` and `hello_timeout` are seconds.
+pub const BOUNDS_US: [u64; 20] = [
+    25, 50, 75, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
 /// The bounds, and one bucket for what is longer than all of them.
@@ -77,7 +77,7 @@ mod tests {
         histogram.observe(Duration::from_secs(10));
         histogram.observe(Duration::from_secs(11));
         let seen = histogram.snapshot();
-        assert_eq!((seen.buckets[0], seen.buckets[1]), (2, 1));
+        assert_eq!((seen.buckets[0], seen.buckets[3], seen.buckets[4]), (1, 1, 1));
         assert_eq!((seen.buckets[BUCKETS - 2], seen.buckets[BUCKETS - 1]), (1, 1));
         assert_eq!(seen.count(), 5);
         assert_eq!(seen.sum, Duration::from_nanos(21_000_200_001));

@@ -59,6 +59,7 @@ impl Gateway for Fake {
             certificates: vec![(route(), 1_900_000_000)],
             sniff: sniff.snapshot(),
             connect: Histogram::new().snapshot(),
+            handover: Histogram::new().snapshot(),
             flow_table: self.flow_table,
         }
     }

@@ -100,6 +100,8 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
     write_histogram(encoder, "snisplice_sniff", help, &scrape.sniff)?;
     let help = "From the first dial to a connected server";
     write_histogram(encoder, "snisplice_connect", help, &scrape.connect)?;
+    let help = "From a known route, server connected meanwhile, to flows in the kernel: connections of the packet tier";
+    write_histogram(encoder, "snisplice_handover", help, &scrape.handover)?;
 
     if let Some(table) = scrape.flow_table {
         let help = "Flows in the kernel's flow table, two per connection";

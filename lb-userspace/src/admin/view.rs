@@ -239,6 +239,8 @@ pub struct Scrape {
     pub sniff: Snapshot,
     /// From the first dial to a connected server.
     pub connect: Snapshot,
+    /// From a known route to flows in the kernel.
+    pub handover: Snapshot,
     /// Absent while no packet tier is loaded.
     pub flow_table: Option<FlowTable>,
 }

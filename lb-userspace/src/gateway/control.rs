@@ -115,6 +115,7 @@ impl Control {
             listening: Mutex::default(),
             sniff_seconds: Histogram::new(),
             connect_seconds: Histogram::new(),
+            handover_seconds: Histogram::new(),
             workers,
             reloads,
             stopping: AtomicBool::new(false),
@@ -143,6 +144,7 @@ impl Control {
             sweeper,
         };
         control.hand_out(sockets);
+        give_back_memory();
         Ok(control)
     }
 
@@ -212,6 +214,7 @@ impl Control {
     /// Puts the file's configuration in force, or changes nothing and says why.
     fn reload(&mut self, cause: &str) -> Result<view::Reloaded, String> {
         let result = self.try_reload();
+        give_back_memory();
         let stats = &self.gateway.stats;
         match &result {
             Ok(reloaded) => {
@@ -427,6 +430,16 @@ fn open(
         Ok((address, sockets.map_err(listen_fault(address))?))
     };
     addresses.map(open).collect()
+}
+
+/// Returns free memory to the system: reading a configuration takes several times what it leaves, of 100 000 routes
+/// 200 MiB, and nothing else here ever needs that.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// With its causes, on one line.

@@ -72,6 +72,8 @@ pub struct Gateway {
     pub sniff_seconds: Histogram,
     /// From the first dial to a connected server.
     pub connect_seconds: Histogram,
+    /// From a known route, the server connected meanwhile, to flows in the kernel.
+    pub handover_seconds: Histogram,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.

@@ -165,6 +165,7 @@ impl admin::Gateway for Gateway {
                 .collect(),
             sniff: self.sniff_seconds.snapshot(),
             connect: self.connect_seconds.snapshot(),
+            handover: self.handover_seconds.snapshot(),
             flow_table: self.packet().ok().map(|packet| view::FlowTable {
                 entries: packet.entries(),
                 capacity: packet.kernel().capacity().into(),
