@@ -332,8 +332,8 @@ fn ratios(better: Better, ours: &Row, theirs: &Row, metric: usize) -> Vec<f64> {
             (Better::Lower, (Some(ours), Some(theirs))) => Some(theirs / ours),
             _ => None,
         })
-        // Nothing against nothing, such as no errors on both sides.
-        .filter(|ratio| ratio.is_finite())
+        // Where one of them is nothing, or a difference below it, there is no "times".
+        .filter(|ratio| ratio.is_finite() && *ratio > 0.0)
         .collect()
 }
 

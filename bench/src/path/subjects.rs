@@ -443,8 +443,9 @@ impl Subject<'_> {
             outcome?;
         }
         if self.kind.is_ours() {
-            // It listens before the kernel programs are loaded, and answers when it serves.
-            eventually("the gateway to answer", || self.status().ok()).map(drop)?;
+            // It listens before its workers accept.
+            let serves = || self.processes.iter().all(|process| process.stderr().contains(" serves "));
+            eventually("the gateway to serve", || serves().then_some(()))?;
         }
         Ok(())
     }
