@@ -111,11 +111,15 @@ impl Opening {
         }
     }
 
+    /// Where the client connects to.
+    pub(crate) fn target(&self) -> SocketAddr {
+        if self.v6 { topology::gateway6(self.port()) } else { topology::gateway(self.port()) }
+    }
+
     /// Connects and says what has to be said before the bytes of the exchange; how many bytes of that go to the
     /// server as they are.
     pub(crate) fn open(&self, client: &NetNs) -> Result<(Duplex, u64)> {
-        let target = if self.v6 { topology::gateway6(self.port()) } else { topology::gateway(self.port()) };
-        let mut stream = self.socket.dial(client, target)?;
+        let mut stream = self.socket.dial(client, self.target())?;
         if self.speech == Speech::Tcp {
             return Ok((stream.try_into()?, 0));
         }

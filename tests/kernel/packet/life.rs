@@ -1,5 +1,6 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver};
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::PacketBuilder;
 use serde_json::Value;
+use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::{Duplex, Plan, exchange};
+use snisplice_tests::skip::has_program;
 use snisplice_tests::topology::Triangle;
 use snisplice_tests::{Backend, Gateway, eventually, require};
 
@@ -309,6 +312,38 @@ fn the_next_process_knows_of_bytes_that_came_while_the_flows_went_in() -> Result
     let live = same_connections(&known, scene.gateway.connections()?)?;
     for line in live {
         ensure!(line["bytes_in"] == 4 && line["bytes_out"] == 4, "{line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn netfilter_forgets_a_connection_that_it_sees_no_more_of() -> Result<()> {
+    require!(PACKET, "only the packet tier passes netfilter by");
+    const TABLE: &str = "/proc/thread-self/net/nf_conntrack";
+    require!(fs::exists(TABLE)?, "the kernel does not show its conntrack table");
+    require!(has_program("nft"), "no nft");
+    for v6 in [false, true] {
+        let scene = Scene::new(Opening { v6, ..Opening::default() }, "")?;
+        let rule = "table inet filter { chain input { type filter hook input priority 0; ct state established accept; }; }";
+        checked_output(scene.net.gateway.command("nft").arg(rule))?;
+        // One whose handshake only was tracked, for the table to hold something that nobody removes.
+        let stray = scene.opening.socket.dial(&scene.net.client, scene.opening.target())?;
+        let (mut client, mut server, _) = scene.connection()?;
+        scene.spliced(1)?;
+        let tracked = || scene.net.gateway.run(|| fs::read_to_string(TABLE));
+        let port = |stream: &TcpStream| anyhow::Ok(format!("={} ", stream.local_addr()?.port()));
+        let stray_port = port(&stray)?;
+        ensure!(tracked()?.contains(&stray_port), "netfilter tracks nothing here");
+        let (client_port, server_port) = (port(&client.socket)?, format!("={} ", server.peer_addr()?.port()));
+        eventually("both entries to go", || {
+            let table = tracked().ok()?;
+            (!table.contains(&client_port) && !table.contains(&server_port)).then_some(())
+        })
+        .with_context(|| format!("{:?}", tracked()))?;
+        ensure!(tracked()?.contains(&stray_port), "the entry of another connection is gone");
+        // And it goes on without.
+        server.write_all(b"more")?;
+        client.reader.read_exact(&mut [0; 4])?;
     }
     Ok(())
 }
