@@ -5,7 +5,10 @@ use std::{
     io::{IsTerminal as _, Write as _, stderr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        LazyLock,
+        mpsc::{RecvTimeoutError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -14,9 +17,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::ebpf::Places;
 
-/// The root of the workspace.
+/// The root of the workspace: of the one that cargo was called in, which is not always the one that this was compiled in,
+/// when two share a target directory.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+    static PACKAGE: LazyLock<PathBuf> = LazyLock::new(|| {
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+    });
+    PACKAGE.parent().expect("xtask lies in the workspace")
 }
 
 /// Where cargo builds: CARGO_TARGET_DIR, else `target`.
