@@ -1,14 +1,8 @@
 //! How long the packet tier takes from a known route to flows in the kernel, by the gateway's own histogram.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use anyhow::{Result, ensure};
 
-use anyhow::{Context, Result, ensure};
-
-use super::subjects::Stand;
-
-/// The admin address of bench/peers/snisplice.toml, in the gateway's namespace.
-const ADMIN: &str = "127.0.0.1:9900";
+use super::subjects::Subject;
 
 const NAME: &str = "snisplice_handover_seconds_bucket{le=\"";
 
@@ -17,15 +11,8 @@ pub(crate) struct Histogram(Vec<(f64, f64)>);
 
 impl Histogram {
     /// What the running gateway has counted so far.
-    pub(crate) fn read(stand: &Stand) -> Result<Histogram> {
-        let text = stand.site.triangle.gateway.run(|| -> Result<String> {
-            let mut stream = TcpStream::connect(ADMIN).context("the gateway's admin address")?;
-            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })?;
-        Histogram::parse(&text)
+    pub(crate) fn read(subject: &Subject<'_>) -> Result<Histogram> {
+        Histogram::parse(&subject.admin("/metrics")?)
     }
 
     fn parse(metrics: &str) -> Result<Histogram> {

@@ -528,9 +528,9 @@ impl Case {
             Load::Handover { clients } => {
                 let endpoint = subject.endpoint(Service::RedisTls);
                 connect(stand, &endpoint, clients, 1, false, 0.1)?;
-                let before = handover::Histogram::read(stand)?;
+                let before = handover::Histogram::read(subject)?;
                 let found = connect(stand, &endpoint, clients, 1, false, self.seconds)?;
-                let seen = handover::Histogram::read(stand)?.since(&before);
+                let seen = handover::Histogram::read(subject)?.since(&before);
                 let ms = |part| seen.quantile(part).map(|seconds| seconds * 1e3);
                 let (Some(p50), Some(p99)) = (ms(0.5), ms(0.99)) else {
                     bail!("no quantile of {} handovers", seen.count())

@@ -1,8 +1,8 @@
 //! The subjects: what can stand between the client and the server.
 
 use std::fs;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -98,6 +98,8 @@ const PASSTHROUGH: u16 = 7001;
 const TERMINATED: u16 = 7002;
 const TCP_IPERF: u16 = 7003;
 const TCP_REDIS: u16 = 7004;
+/// Of bench/peers/snisplice.toml, in the gateway's namespace.
+const ADMIN: &str = "127.0.0.1:9900";
 /// The relay does not read names, so it has a port for each server.
 const RELAY_BULK: u16 = 7005;
 const RELAY_SECOND: u16 = 7006;
@@ -444,10 +446,20 @@ impl Subject<'_> {
         }
         if self.kind.is_ours() {
             // It listens before its workers accept.
-            let serves = || self.processes.iter().all(|process| process.stderr().contains(" serves "));
-            eventually("the gateway to serve", || serves().then_some(()))?;
+            eventually("the gateway to answer", || self.admin("/healthz").ok()).map(drop)?;
         }
         Ok(())
+    }
+
+    /// What a page of the gateway's admin address says.
+    pub(crate) fn admin(&self, page: &str) -> Result<String> {
+        self.stand.site.triangle.gateway.run(|| {
+            let mut stream = TcpStream::connect(ADMIN)?;
+            write!(stream, "GET {page} HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })
     }
 
     /// `snisplice status --json`.
