@@ -11,7 +11,10 @@ mod icmp;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
+    bindings::{
+        BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+        TC_ACT_SHOT,
+    },
     helpers::{
         bpf_check_mtu, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
         bpf_redirect_peer, bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -686,7 +689,10 @@ fn tick() -> u32 {
 
 #[inline(always)]
 fn tell(event: Event) {
-    if PACKET_EVENTS.output(event, 0).is_err() {
+    // The end of a connection is no reason to wake anybody, which takes an interrupt: the sweeper looks often enough.
+    // An end that waits for news of its path's MTU is.
+    let flags = if event.kind == event::TOO_BIG { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    if PACKET_EVENTS.output(event, flags.into()).is_err() {
         count(Count::EventLost);
     }
 }

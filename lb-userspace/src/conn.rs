@@ -256,6 +256,7 @@ impl Passage {
             // Boxed: the copy tier's connections need not pay for its future.
             return Box::pin(self.hand_over(begun, server, window)).await;
         }
+        connect::keep_alive(&server.socket);
         let reason = self.splice(choice.tier, &server.socket, window).await;
         server.socket.clean();
         self.close(reason);
@@ -332,6 +333,7 @@ impl Passage {
             .gateway
             .choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
         self.account.spliced(choice);
+        connect::keep_alive(&server);
         let traffic = &self.account.connection.traffic;
         let reason = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
         server.clean();

@@ -107,14 +107,19 @@ async fn open_from(address: SocketAddr, source: Option<Source<'_>>) -> io::Resul
     Ok((open(address, None).await?, None))
 }
 
+/// Has the kernel ask now and then whether the server is still there: of a socket that is to stay.
+pub fn keep_alive(server: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
+    // A socket that is gone shows that soon enough.
+    let _ = socket2::SockRef::from(server).set_tcp_keepalive(&keepalive);
+}
+
 async fn open(address: SocketAddr, from: Option<(u16, Option<u16>)>) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     if let Some((port, mss)) = from {
         let any: IpAddr = match address {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

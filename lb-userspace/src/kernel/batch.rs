@@ -10,7 +10,6 @@ use aya::maps::{HashMap, IterableMap, MapData};
 
 /// linux/bpf.h `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
-const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
 /// linux/bpf.h `union bpf_attr`, the part `batch`.
 #[repr(C)]
@@ -88,37 +87,6 @@ where
         }
         position = Some(next);
     }
-}
-
-/// Removes the entries with these keys. Returns how many there were.
-pub fn delete_batch<T, K, V>(map: &HashMap<T, K, V>, keys: &[K]) -> io::Result<usize>
-where
-    T: Borrow<MapData>,
-    K: Pod,
-    V: Pod,
-{
-    let (mut rest, mut deleted) = (keys, 0);
-    while !rest.is_empty() {
-        let mut attributes = Attributes {
-            keys: rest.as_ptr().expose_provenance() as u64,
-            count: u32::try_from(rest.len()).unwrap_or(u32::MAX),
-            map_fd: file(map),
-            ..Attributes::default()
-        };
-        // SAFETY: the kernel reads `count` keys, of the size that aya has compared with the map's, from the slice.
-        let result = unsafe { bpf(BPF_MAP_DELETE_BATCH, &mut attributes) };
-        let done = (attributes.count as usize).min(rest.len());
-        deleted += done;
-        match result {
-            Ok(()) => rest = &rest[done..],
-            // It stops at a key that is not there.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                rest = rest.get(done + 1..).unwrap_or_default();
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(deleted)
 }
 
 fn file<T: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<T, K, V>) -> u32 {

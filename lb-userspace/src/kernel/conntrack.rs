@@ -1,7 +1,9 @@
 //! Netfilter's connection tracking (conntrack), by ctnetlink: its entries for connections that it sees no more of.
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt as _;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
@@ -14,8 +16,15 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 /// Bytes of an answer that matter: its header and the error number, not the request it quotes.
 const ANSWER: usize = 20;
 
+/// How many entries the table of the reader's network namespace has.
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+
 /// Removes entries from the table of one network namespace. Never waits.
-pub struct Conntrack(Socket);
+pub struct Conntrack {
+    socket: Socket,
+    /// `None`: the kernel does not say.
+    count: Option<File>,
+}
 
 impl Conntrack {
     /// For the network namespace in which the calling thread is. `None`: the kernel has no ctnetlink.
@@ -37,7 +46,7 @@ impl Conntrack {
         socket.recv(&mut answer, 0)?;
         let number = answer.get(16..).and_then(<[u8]>::first_chunk).map(|bytes| -i32::from_ne_bytes(*bytes));
         match number {
-            Some(libc::ENOENT) => Ok(Some(Self(socket))),
+            Some(libc::ENOENT) => Ok(Some(Self { socket, count: File::open(COUNT).ok() })),
             Some(libc::EPERM) => Err(io::Error::from_raw_os_error(libc::EPERM)),
             _ => Ok(None),
         }
@@ -47,13 +56,24 @@ impl Conntrack {
     ///
     /// Entries in a conntrack zone of their own (`ct zone set`) are not found.
     pub fn forget(&self, source: SocketAddr, destination: SocketAddr) {
+        if self.is_empty() {
+            return;
+        }
         // An entry that stays ends by netfilter's timeout.
-        let _ = self.0.send(&deletion(source, destination), 0);
+        let _ = self.socket.send(&deletion(source, destination), 0);
         // Only errors are answered, mostly that there is no such entry. Unread they would fill the receive buffer.
         let mut answer = Vec::with_capacity(ANSWER);
-        while self.0.recv(&mut answer, 0).is_ok() {
+        while self.socket.recv(&mut answer, 0).is_ok() {
             answer.clear();
         }
+    }
+
+    /// Whether no rule has anything tracked here: one question instead of two requests and their answers.
+    fn is_empty(&self) -> bool {
+        let mut digits = [0; 2];
+        self.count.as_ref().is_some_and(|count| {
+            count.read_at(&mut digits, 0).is_ok_and(|length| digits[..length] == *b"0\n")
+        })
     }
 }
 

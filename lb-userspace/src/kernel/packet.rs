@@ -77,6 +77,8 @@ struct Maps {
     names: HashMap<MapData, u64, Name>,
     known_names: HashSet<u64>,
     ports: Array<MapData, u64>,
+    /// What is in `ports`, as far as this process has written it.
+    sighted: Vec<Option<u64>>,
 }
 
 struct Programs {
@@ -134,6 +136,7 @@ impl Packet {
             names: pinned(&pins, NAMES)?,
             known_names: HashSet::new(),
             ports: pinned(&pins, PORTS)?,
+            sighted: vec![None; 2 * packet::PORT_WORDS as usize],
         };
         Ok(Self {
             flows: pinned(&pins, FLOWS)?,
@@ -184,8 +187,15 @@ impl Packet {
         for bit in ports.chain(sources.map(|port| 64 * packet::PORT_WORDS as usize + usize::from(port))) {
             words[bit / 64] |= 1 << (bit % 64);
         }
-        let mut maps = lock(&self.maps);
-        (0..).zip(words).try_for_each(|(index, word)| maps.ports.set(index, word, 0))
+        let Maps { ports, sighted, .. } = &mut *lock(&self.maps);
+        for (index, (word, known)) in (0..).zip(words.into_iter().zip(sighted)) {
+            // A system call each, and a reload changes few of them or none.
+            if *known != Some(word) {
+                ports.set(index, word, 0)?;
+                *known = Some(word);
+            }
+        }
+        Ok(())
     }
 
     /// The SYN or SYN-ACK that arrived with this tuple.

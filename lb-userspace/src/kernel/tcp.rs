@@ -25,7 +25,10 @@ struct TcpInfo {
     window_scales: u8,
     _flags: u8,
     _timers: [u32; 2],
-    _segments: [u32; 11],
+    _mss: [u32; 2],
+    /// Segments.
+    unacked: u32,
+    _segments: [u32; 8],
     pmtu: u32,
     _estimates: [u32; 5],
     advmss: u32,
@@ -33,8 +36,13 @@ struct TcpInfo {
     _pacing: [u64; 2],
     bytes_acked: u64,
     bytes_received: u64,
+    _packets: [u32; 2],
+    notsent_bytes: u32,
+    _min_rtt: u32,
 }
 
+const _: () = assert!(offset_of!(TcpInfo, unacked) == 24, "linux/tcp.h");
+const _: () = assert!(offset_of!(TcpInfo, notsent_bytes) == 144, "linux/tcp.h");
 const _: () = assert!(offset_of!(TcpInfo, pmtu) == 60, "linux/tcp.h");
 const _: () = assert!(offset_of!(TcpInfo, advmss) == 84, "linux/tcp.h");
 const _: () = assert!(offset_of!(TcpInfo, bytes_acked) == 120, "linux/tcp.h");
@@ -240,7 +248,9 @@ pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
             continue;
         }
         let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
-        let unacknowledged = queued(socket)?;
+        // Nobody writes meanwhile: where there was nothing, there is nothing.
+        let idle = info.unacked == 0 && info.notsent_bytes == 0;
+        let unacknowledged = if idle { 0 } else { queued(socket)? };
         return Ok(Leg {
             is_established: info.state == ESTABLISHED,
             write_seq,

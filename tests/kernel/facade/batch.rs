@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use aya::maps::{HashMap, MapData};
-use snisplice::kernel::batch::{delete_batch, for_each_batch};
+use snisplice::kernel::batch::for_each_batch;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
@@ -60,18 +60,5 @@ fn a_bucket_that_is_larger_than_the_batch_makes_it_larger() -> Result<()> {
 #[test]
 fn an_empty_map_shows_nothing() -> Result<()> {
     for_each_batch(&filled(100, 0)?, 10, |_, _| panic!("an entry in an empty map"))?;
-    Ok(())
-}
-
-#[test]
-fn entries_are_deleted_past_those_that_are_not_there() -> Result<()> {
-    let map = filled(100, 10)?;
-    // First, in the middle, twice in a row, given twice, last.
-    let keys = [90, 1, 2, 91, 92, 3, 3, 9, 93];
-    assert_eq!(delete_batch(&map, &keys)?, 4);
-    let mut left: Vec<u64> = map.keys().collect::<Result<_, _>>()?;
-    left.sort_unstable();
-    assert_eq!(left, [0, 4, 5, 6, 7, 8]);
-    assert_eq!(delete_batch(&map, &[])?, 0);
     Ok(())
 }

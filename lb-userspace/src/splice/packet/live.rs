@@ -201,7 +201,11 @@ impl PacketTier {
     /// Closes the account of a connection that has ended by itself. Its flows stay a while, for its last packets.
     pub(super) fn ended(&self, id: u64) {
         let Some(record) = self.kernel().record(id) else { return };
-        let flows = self.kernel().flows_of(id, &record);
+        self.close(id, &record, &self.kernel().flows_of(id, &record));
+    }
+
+    /// The same, of what was looked up.
+    pub(super) fn close(&self, id: u64, record: &Record, flows: &[Option<Flow>; 2]) {
         let Some(reason) = flows.iter().flatten().find_map(|flow| reason_of(&flow.state)) else { return };
         let Some(live) = self.lock().remove(&id) else { return };
         flows.iter().flatten().for_each(|flow| live.note(flow));

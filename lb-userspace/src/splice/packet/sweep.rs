@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// Least time between two looks through the flow table.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Time between two looks for events: only the most urgent ones wake the sweeper.
+const EVENTS: Duration = Duration::from_millis(50);
+
 /// A look takes at most this part of the sweeper's time: one in so many.
 const SHARE: u32 = 20;
 
@@ -124,7 +127,7 @@ struct Sweep {
     tier: Arc<PacketTier>,
     watch: Watch,
     over: Arc<OwnedFd>,
-    /// Connections whose reset is yet to stand, and until when: the first to stand first.
+    /// Connections whose reset is yet to stand, and until when.
     resets: Vec<(Instant, u64)>,
     next: Instant,
     turn: u32,
@@ -163,10 +166,9 @@ impl Sweep {
         Ok(true)
     }
 
-    /// For an event, a change of the devices, a reset that has stood or the next look; whether it is over.
+    /// For an urgent event, a change of the devices or the next look; whether it is over.
     fn wait(&self) -> io::Result<bool> {
-        let next = self.resets.first().map_or(self.next, |(stands_at, _)| self.next.min(*stands_at));
-        let until = next.saturating_duration_since(Instant::now());
+        let until = self.next.saturating_duration_since(Instant::now()).min(EVENTS);
         let until = Timespec::try_from(until).map_err(io::Error::other)?;
         self.tier.kernel().with_events_fd(|events| {
             let mut fds = [
@@ -185,12 +187,11 @@ impl Sweep {
         match event.kind {
             event::CLOSED => {
                 let Some(record) = self.tier.kernel().record(event.id) else { return };
-                let flow = self.tier.kernel().flow(&record.from_client);
-                match flow {
-                    Some(flow) if !flow.state.is_finished() => {
-                        self.resets.push((now + RESET_STANDS, event.id))
-                    }
-                    _ => self.tier.ended(event.id),
+                let flows = self.tier.kernel().flows_of(event.id, &record);
+                if flows.iter().flatten().any(|flow| !flow.state.is_finished()) {
+                    self.resets.push((now + RESET_STANDS, event.id));
+                } else {
+                    self.tier.close(event.id, &record, &flows);
                 }
             }
             event::REUSED => self.tier.lost(event.id),
