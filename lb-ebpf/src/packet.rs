@@ -166,6 +166,10 @@ fn segment<const LINK: usize, const IP: usize>(
     let flow = unsafe { &mut *flow };
 
     if head.has(tcp::SYN) && flow.state.is_closed() {
+        if is_sighted(tuple, head) {
+            // That of the closed connection, late: no beginning of another, and nobody would know it.
+            return Some(TC_ACT_SHOT);
+        }
         take_over(flow, tuple);
         sight::<LINK, IP>(ctx, tuple, head);
         return None;
@@ -569,6 +573,13 @@ fn take_over(flow: &Flow, tuple: &Tuple) {
     let _ = PACKET_FLOWS.remove(other);
     let _ = PACKET_FLOWS.remove(tuple);
     tell(Event { id, kind: event::REUSED, from_server: 0, seq: 0, mtu: 0 });
+}
+
+/// Whether this SYN was noted, and no other since.
+#[inline(always)]
+fn is_sighted(tuple: &Tuple, head: &Head) -> bool {
+    // SAFETY: a number, which another CPU may replace as a whole.
+    unsafe { PACKET_SIGHTINGS.get(tuple) }.is_some_and(|sighting| sighting.isn == head.sequence())
 }
 
 /// Notes a SYN toward a listener, or a SYN-ACK toward a source port of ours.
