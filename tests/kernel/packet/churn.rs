@@ -184,5 +184,8 @@ fn two_hundred_connections_come_and_go_with_packets_lost() -> Result<()> {
     let log = scene.gateway.wait_access_log(usize::try_from(done)?)?;
     ensure!(log.len() as u64 == done && done > CROWD, "{} lines of {done} connections", log.len());
     log.iter().try_for_each(|line| Expect::Packet.check(line))?;
-    no_faults(&scene.net, &grown(&scene.net, &before)?, &[])
+    // A client may take its port again while the sockets of the last connection from there still wait for the last
+    // acknowledgement of their prefix: it gets no more through, and what is sent again meets no socket.
+    let [client, gateway, server] = grown(&scene.net, &before)?;
+    no_faults(&scene.net, &[client, gateway.except(&["Tcp.OutRsts"]), server], &[])
 }
