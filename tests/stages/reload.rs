@@ -134,11 +134,12 @@ fn a_bad_file_changes_nothing_and_reload_says_why() -> Result<()> {
     let gateway = world.gateway(&one_route())?;
     let mut live = live_connection(&world)?;
 
-    gateway.write_config_verbatim(
-        "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:443']\nspeed = 'fast'\n",
-    )?;
+    // The file is bad and still says where the gateway is found, which is all that the command reads in it.
+    let good = std::fs::read_to_string(gateway.config_file())?;
+    gateway.write_config_verbatim(&format!(
+        "{good}\n[[listener]]\nname = 'more'\nbind = ['0.0.0.0:444']\nspeed = 'fast'\n"
+    ))?;
     let output = gateway.cli(["reload"])?;
-    // The bad file is also the one that names the state directory: the command may stop at it, or ask the gateway.
     assert!(!output.status.success());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("speed"), "{stderr}");
