@@ -29,18 +29,21 @@ pub fn check(text: &str, file_name: &str, files: &dyn Files, now: UnixTime) -> C
     let raw = raw::read(text, &mut report);
     not_in_this_version(&raw, &mut report);
     let config = config(&raw, &mut Certificates::new(files, now), &mut report);
-    let refused = report.has_errors();
-    let diagnostics = report.finish(file_name, text);
-    if refused { Err(diagnostics) } else { Ok((config, diagnostics)) }
+    conclude(config, report, file_name, text)
 }
 
 /// Validates `[gateway]` alone; whatever else is wrong with `text`, but for its syntax, is not asked.
 pub fn check_gateway(text: &str, file_name: &str) -> Result<(Gateway, Warnings), Diagnostics> {
     let mut report = Report::default();
     let gateway = gateway(&raw::read_gateway(text, &mut report));
+    conclude(gateway, report, file_name, text)
+}
+
+/// What was read with its warnings, or, if an error was reported, everything that is wrong with it.
+fn conclude<T>(read: T, report: Report, file_name: &str, text: &str) -> Result<(T, Warnings), Diagnostics> {
     let refused = report.has_errors();
     let diagnostics = report.finish(file_name, text);
-    if refused { Err(diagnostics) } else { Ok((gateway, diagnostics)) }
+    if refused { Err(diagnostics) } else { Ok((read, diagnostics)) }
 }
 
 /// What the format has and this version lacks. Delete a line when its feature is there.
