@@ -1,4 +1,4 @@
-//! Many entries of a hash map in one system call (kernel 5.6 and newer), which aya does not have.
+//! Many entries of a map in one system call (kernel 5.6 and newer), which aya does not have.
 
 use std::borrow::Borrow;
 use std::io;
@@ -6,7 +6,7 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::Pod;
-use aya::maps::{HashMap, IterableMap, MapData};
+use aya::maps::{Array, HashMap, IterableMap, MapData};
 
 /// linux/bpf.h `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -28,18 +28,19 @@ struct Attributes {
 
 const _: () = assert!(offset_of!(Attributes, flags) == 48 && size_of::<Attributes>() == 56, "linux/bpf.h");
 
+/// A map in which a position of the walk takes four bytes: the number of a hash table's bucket, or an array's index.
+pub trait Batched<K: Pod, V>: IterableMap<K, V> {}
+
+impl<T: Borrow<MapData>, K: Pod, V: Pod> Batched<K, V> for HashMap<T, K, V> {}
+impl<T: Borrow<MapData>, V: Pod> Batched<u32, V> for Array<T, V> {}
+
 /// Shows every entry that is in the map all the while exactly once, about `batch` (at least 1) at a time: keys and
 /// values, in the same order. An entry that comes or goes meanwhile may be shown or not.
-pub fn for_each_batch<T, K, V>(
-    map: &HashMap<T, K, V>,
+pub fn for_each_batch<K: Pod, V: Pod>(
+    map: &impl Batched<K, V>,
     batch: u32,
     mut each: impl FnMut(&[K], &[V]),
-) -> io::Result<()>
-where
-    T: Borrow<MapData>,
-    K: Pod,
-    V: Pod,
-{
+) -> io::Result<()> {
     let (mut room, mut position) = (batch.max(1), None::<u32>);
     let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
     loop {
@@ -54,11 +55,11 @@ where
             keys: keys.as_mut_ptr().expose_provenance() as u64,
             values: values.as_mut_ptr().expose_provenance() as u64,
             count: room,
-            map_fd: file(map),
+            map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
             ..Attributes::default()
         };
-        // SAFETY: the kernel reads the four bytes of `position` and writes the four of `next` (for a hash map a
-        // position is a number), and at most `room` keys and values of the sizes that aya has compared with the
+        // SAFETY: the kernel reads the four bytes of `position` and writes the four of `next` (what
+        // `Batched` promises), and at most `room` keys and values of the sizes that aya has compared with the
         // map's into the vectors, which have room for so many and are not touched meanwhile.
         let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
         let is_end = match result {
@@ -87,10 +88,6 @@ where
         }
         position = Some(next);
     }
-}
-
-fn file<T: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<T, K, V>) -> u32 {
-    map.map().fd().as_fd().as_raw_fd().cast_unsigned()
 }
 
 fn address<T>(value: *const T) -> u64 {

@@ -77,8 +77,8 @@ struct Maps {
     names: HashMap<MapData, u64, Name>,
     known_names: HashSet<u64>,
     ports: Array<MapData, u64>,
-    /// What is in `ports`, as far as this process has written it.
-    sighted: Vec<Option<u64>>,
+    /// What is in `ports`, which nobody else writes.
+    sighted: Vec<u64>,
 }
 
 struct Programs {
@@ -129,14 +129,18 @@ impl Packet {
         let ethernet = program(&pins, FORWARD_ETHERNET, flows)?;
         let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
         let capacity = flows.info().map_err(from_map)?.max_entries();
+        let ports: Array<MapData, u64> = pinned(&pins, PORTS)?;
+        let mut sighted = Vec::new();
+        for_each_batch(&ports, ports.len(), |_, words| sighted.extend_from_slice(words))
+            .map_err(|source| KernelError::Pin { path: pins.path(PORTS), source })?;
         let maps = Maps {
             flows: Map::HashMap(flows).try_into().map_err(from_map)?,
             handovers: pinned(&pins, HANDOVERS)?,
             connections: pinned(&pins, CONNECTIONS)?,
             names: pinned(&pins, NAMES)?,
             known_names: HashSet::new(),
-            ports: pinned(&pins, PORTS)?,
-            sighted: vec![None; 2 * packet::PORT_WORDS as usize],
+            ports,
+            sighted,
         };
         Ok(Self {
             flows: pinned(&pins, FLOWS)?,
@@ -189,10 +193,10 @@ impl Packet {
         }
         let Maps { ports, sighted, .. } = &mut *lock(&self.maps);
         for (index, (word, known)) in (0..).zip(words.into_iter().zip(sighted)) {
-            // A system call each, and a reload changes few of them or none.
-            if *known != Some(word) {
+            // A system call each, and a reload or a restart changes few of them or none.
+            if *known != word {
                 ports.set(index, word, 0)?;
-                *known = Some(word);
+                *known = word;
             }
         }
         Ok(())

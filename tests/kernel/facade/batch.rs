@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use snisplice::kernel::batch::for_each_batch;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -60,5 +60,22 @@ fn a_bucket_that_is_larger_than_the_batch_makes_it_larger() -> Result<()> {
 #[test]
 fn an_empty_map_shows_nothing() -> Result<()> {
     for_each_batch(&filled(100, 0)?, 10, |_, _| panic!("an entry in an empty map"))?;
+    Ok(())
+}
+
+#[test]
+fn an_array_is_shown_in_its_order() -> Result<()> {
+    let mut map = Array::<MapData, u64>::create(100, 0)?;
+    map.set(3, 7, 0)?;
+    map.set(99, u64::MAX, 0)?;
+    for batch in [1, 33, 100, 1_000] {
+        let (mut indices, mut words) = (Vec::new(), Vec::new());
+        for_each_batch(&map, batch, |keys: &[u32], values| {
+            indices.extend_from_slice(keys);
+            words.extend_from_slice(values);
+        })?;
+        assert_eq!(indices, (0..100).collect::<Vec<_>>());
+        assert_eq!((words[3], words[99], words.iter().filter(|word| **word == 0).count()), (7, u64::MAX, 98));
+    }
     Ok(())
 }
