@@ -11,7 +11,7 @@ use snisplice_tests::Process;
 
 use super::subjects::{Endpoint, Stand};
 use super::topology::IPERF_PORT;
-pub(crate) use crate::tools::{Connections, Direction, Steady, Transfer};
+pub(crate) use crate::tools::{Connections, Direction, Paired, Steady, Transfer};
 
 /// What redis-benchmark does.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::load::{self, Connections, Direction, Length, Rate, Requests, Running, Steady};
+use super::load::{self, Connections, Direction, Length, Paired, Rate, Requests, Running, Steady};
 use super::subjects::{Endpoint, Kind, Service, Stand, Subject};
 use super::{flows, handover, memory};
 use crate::machine::{self, busy_seconds};
@@ -52,6 +52,8 @@ enum Load {
     Connections { service: Service, clients: u32, resume: bool },
     /// New TLS connections from so many clients at once, and how long their handover takes.
     Handover { clients: u32 },
+    /// One of these, taking turns with the bare route.
+    Paired { service: Service, turns: Turns, connections: u32 },
     /// Connections that have talked once and then keep silent.
     Idle { connections: u64 },
     /// New connections to any of so many names.
@@ -60,6 +62,17 @@ enum Load {
     Flows { flows: u32 },
     /// PING at a fixed rate while something happens.
     Operation(Operation),
+}
+
+/// What takes turns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turns {
+    Bulk(Direction),
+    /// PING as fast as the answers come, or so many a second.
+    Ping(Option<u32>),
+    Connect {
+        resume: bool,
+    },
 }
 
 /// What happens, once a second.
@@ -109,6 +122,7 @@ impl Depth {
             scenario("requests", self.requests()),
             scenario("latency", self.latency()),
             scenario("connections", self.connections()),
+            scenario("paired", self.paired()),
             scenario("scale", self.scale()),
             scenario("operations", self.operations()),
         ]
@@ -275,6 +289,50 @@ impl Depth {
         }
     }
 
+    fn paired(self) -> Vec<Case> {
+        use Direction::{Down, Up};
+        use Service::{BulkTerminated, BulkTls, Iperf, RedisTerminated, RedisTls};
+        let case = |name: &str, what: &str, service, turns, connections| Case {
+            seconds: 2.0 * self.seconds(),
+            ..self.case(
+                name.to_owned(),
+                format!("{what}, in turns with the bare route"),
+                Load::Paired { service, turns, connections },
+            )
+        };
+        let ping = |name, what, connections, rate| case(name, what, RedisTls, Turns::Ping(rate), connections);
+        let many = ping("ping-50", "PING over TLS, 50 connections", 50, None);
+        if self == Depth::Quick {
+            return vec![many];
+        }
+        let bulk = |name, what, service, direction, connections| {
+            case(name, what, service, Turns::Bulk(direction), connections)
+        };
+        let connect = |name, what, resume| case(name, what, RedisTls, Turns::Connect { resume }, 16);
+        vec![
+            bulk("tcp-up-1", "one TCP stream toward the server", Iperf, Up, 1),
+            bulk("tcp-down-1", "one TCP stream from the server", Iperf, Down, 1),
+            bulk("tcp-up-8", "8 TCP streams toward the server", Iperf, Up, 8),
+            bulk("tcp-down-8", "8 TCP streams from the server", Iperf, Down, 8),
+            bulk("tls-up", "one TLS stream toward the server", BulkTls, Up, 1),
+            bulk("tls-down", "one TLS stream from the server", BulkTls, Down, 1),
+            ping("ping-1", "PING over TLS, one connection", 1, None),
+            many,
+            ping("rate-10000", "PING over TLS at 10 000 a second, 50 connections", 50, Some(10_000)),
+            connect("full-16", "new TLS connections, full handshakes, 16 clients", false),
+            connect("resumed-16", "new TLS connections, resumed, 16 clients", true),
+            bulk("terminated-up", "one TLS stream toward the server, terminated", BulkTerminated, Up, 1),
+            bulk("terminated-down", "one TLS stream from the server, terminated", BulkTerminated, Down, 1),
+            case(
+                "terminated-ping-50",
+                "PING, terminated, 50 connections",
+                RedisTerminated,
+                Turns::Ping(None),
+                50,
+            ),
+        ]
+    }
+
     fn scale(self) -> Vec<Case> {
         let idle = |connections: u64| {
             self.case(
@@ -360,6 +418,11 @@ impl Case {
                 }
             }
             Load::Handover { .. } => &[Service::RedisTls],
+            Load::Paired { service: Service::Iperf, .. } => &[Service::Iperf],
+            Load::Paired { service: Service::BulkTls, .. } => &[Service::BulkTls],
+            Load::Paired { service: Service::BulkTerminated, .. } => &[Service::BulkTerminated],
+            Load::Paired { service: Service::RedisTerminated, .. } => &[Service::RedisTerminated],
+            Load::Paired { .. } => &[Service::RedisTls],
             Load::Idle { .. } => &[Service::RedisTls, Service::SecondTls],
             Load::Routes { .. } => &[Service::Routes],
             Load::Operation(Operation::Server) => &[Service::PairTls],
@@ -369,8 +432,12 @@ impl Case {
 
     pub(crate) fn takes(&self, kind: Kind) -> bool {
         // Where splicing in HAProxy makes no difference, it is not asked twice.
-        let haproxy_splice =
-            matches!(self.load, Load::Iperf { .. } | Load::Stream { service: Service::BulkTls, .. });
+        let haproxy_splice = matches!(
+            self.load,
+            Load::Iperf { .. }
+                | Load::Stream { service: Service::BulkTls, .. }
+                | Load::Paired { service: Service::Iperf | Service::BulkTls, .. }
+        );
         let special = match (self.load, kind) {
             (_, Kind::HaproxySplice) => haproxy_splice,
             (Load::Flows { .. } | Load::Handover { .. }, kind) => kind == Kind::SnisplicePacket,
@@ -441,6 +508,38 @@ impl Case {
                 metric("of the first byte's p50", "%", Lower, false),
                 metric("connections", "1/s", Higher, false),
             ],
+            Load::Paired { turns, .. } => {
+                let ratio = |name: &str, better| metric(&format!("{name} ÷ bare"), "", better, true);
+                match turns {
+                    Turns::Bulk(_) => {
+                        vec![
+                            ratio("throughput", Higher),
+                            metric("throughput", "Gbit/s", Higher, false),
+                            metric("bare's", "Gbit/s", Higher, false),
+                        ]
+                    }
+                    Turns::Ping(None) => vec![
+                        ratio("requests", Higher),
+                        ratio("p50", Lower),
+                        ratio("p99", Lower),
+                        metric("requests", "1/s", Higher, false),
+                        metric("p50", "ms", Lower, false),
+                        metric("p99", "ms", Lower, false),
+                    ],
+                    Turns::Ping(Some(_)) => vec![
+                        ratio("p50", Lower),
+                        ratio("p99", Lower),
+                        metric("p50", "ms", Lower, false),
+                        metric("p99", "ms", Lower, false),
+                    ],
+                    Turns::Connect { .. } => vec![
+                        ratio("connections", Higher),
+                        ratio("first byte, p50", Lower),
+                        metric("connections", "1/s", Higher, false),
+                        metric("first byte, p50", "ms", Lower, false),
+                    ],
+                }
+            }
             Load::Idle { .. } => vec![
                 metric("process", "KiB per connection", Lower, true),
                 metric("kernel", "KiB per connection", Lower, true),
@@ -537,6 +636,9 @@ impl Case {
                 };
                 Ok(vec![p50, p99, 100.0 * p50 / found.first_byte_p50_ms, found.per_second])
             }
+            Load::Paired { service, turns, connections } => {
+                self.paired(subject, stand, service, turns, connections)
+            }
             Load::Idle { connections } => idle(subject, stand, connections),
             Load::Routes { routes } => {
                 let endpoint = subject.endpoint(Service::Routes);
@@ -552,6 +654,42 @@ impl Case {
 }
 
 impl Case {
+    fn paired(
+        &self,
+        subject: &Subject<'_>,
+        stand: &Stand,
+        service: Service,
+        turns: Turns,
+        connections: u32,
+    ) -> Result<Sample> {
+        let mut args: Vec<String> = vec!["--beside".into(), service.direct().to_string()];
+        args.extend(["--connections".into(), connections.to_string()]);
+        args.extend(["--seconds".into(), self.seconds.to_string(), "--load".into()]);
+        args.push(match turns {
+            Turns::Bulk(Direction::Up) => "up".into(),
+            Turns::Bulk(Direction::Down) => "down".into(),
+            Turns::Ping(_) => "ping".into(),
+            Turns::Connect { .. } => "connect".into(),
+        });
+        match turns {
+            Turns::Ping(Some(rate)) => args.extend(["--rate".into(), rate.to_string()]),
+            Turns::Connect { resume: true } => args.push("--resume".into()),
+            Turns::Bulk(_) if service == Service::Iperf => args.push("--plain".into()),
+            _ => {}
+        }
+        let _server =
+            (service == Service::Iperf).then(|| stand.site.bulk_at_iperf(&stand.own)).transpose()?;
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let Paired { bare, subject } = load::tool(stand, "paired", &subject.endpoint(service), &args)?;
+        let [rate, p50, p99] = [subject.rate / bare.rate, subject.p50 / bare.p50, subject.p99 / bare.p99];
+        Ok(match turns {
+            Turns::Bulk(_) => vec![rate, subject.rate / 1e9, bare.rate / 1e9],
+            Turns::Ping(None) => vec![rate, p50, p99, subject.rate, subject.p50, subject.p99],
+            Turns::Ping(Some(_)) => vec![p50, p99, subject.p50, subject.p99],
+            Turns::Connect { .. } => vec![rate, p50, subject.rate, subject.p50],
+        })
+    }
+
     /// redis-benchmark for about the wanted time; also the machine's CPU seconds per million requests.
     fn requests(
         &self,

@@ -125,6 +125,11 @@ impl Service {
         }
     }
 
+    /// The server itself, by the bare route.
+    pub(crate) fn direct(self) -> SocketAddr {
+        topology::server(self.server_port())
+    }
+
     fn name(self) -> &'static str {
         match self {
             Service::BulkTls | Service::BulkTerminated => "bulk",
@@ -274,7 +279,7 @@ impl Subject<'_> {
     /// Where clients of a service connect to.
     pub(crate) fn endpoint(&self, service: Service) -> Endpoint {
         let address = match (self.kind, service) {
-            (Kind::Bare, _) => topology::server(service.server_port()),
+            (Kind::Bare, _) => service.direct(),
             (Kind::Splice2, Service::BulkTls) => topology::gateway(RELAY_BULK),
             (Kind::Splice2, Service::SecondTls) => topology::gateway(RELAY_SECOND),
             _ => topology::gateway(service.port()),

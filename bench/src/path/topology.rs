@@ -18,6 +18,8 @@ pub(crate) const IPERF_PORT: u16 = 5201;
 /// The server of bytes, in clear text and over TLS.
 pub(crate) const BULK_PORT: u16 = 5301;
 pub(crate) const BULK_TLS_PORT: u16 = 5302;
+/// Of a server of bytes that is not asked for TLS.
+const SPARE_PORT: u16 = 5303;
 
 /// Settings of every namespace. Each is the kernel's default where no comment says otherwise, so that the tuning
 /// of the machine at hand does not reach the figures.
@@ -65,7 +67,7 @@ impl Site {
         let servers = (
             Redis::plain(&triangle.server, REDIS_PORT)?,
             Redis::tls(&triangle.server, REDIS_TLS_PORT, &leaf)?,
-            bulk_server(&triangle.server, own, &leaf)?,
+            bulk_server(&triangle.server, own, &leaf, [BULK_PORT, BULK_TLS_PORT])?,
         );
         let site = Site {
             _servers: servers,
@@ -92,24 +94,23 @@ impl Site {
         Ok(())
     }
 
+    /// A server of bytes in the place of iperf3's.
+    pub(crate) fn bulk_at_iperf(&self, own: &Path) -> Result<Process> {
+        bulk_server(&self.triangle.server, own, &self.leaf, [IPERF_PORT, SPARE_PORT])
+    }
+
     /// Kills the second Redis.
     pub(crate) fn kill_second(&self) {
         self.second.take();
     }
 }
 
-fn bulk_server(namespace: &NetNs, own: &Path, leaf: &Leaf) -> Result<Process> {
+fn bulk_server(namespace: &NetNs, own: &Path, leaf: &Leaf, ports: [u16; 2]) -> Result<Process> {
+    let [port, tls_port] = ports.map(|port| port.to_string());
     let mut command = namespace.command(own);
-    command.args([
-        "tool",
-        "serve",
-        "--port",
-        &BULK_PORT.to_string(),
-        "--tls-port",
-        &BULK_TLS_PORT.to_string(),
-    ]);
+    command.args(["tool", "serve", "--port", &port, "--tls-port", &tls_port]);
     command.arg("--chain").arg(&leaf.chain).arg("--key").arg(&leaf.key);
     let mut server = Process::spawn("server of bytes", command)?;
-    server.wait_listening(&[BULK_PORT, BULK_TLS_PORT])?;
+    server.wait_listening(&ports)?;
     Ok(server)
 }

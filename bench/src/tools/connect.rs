@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,26 +69,32 @@ fn client(args: &Args, number: u64, start: Instant, bound: Duration) -> Result<V
     let config = tls::config(&args.authority, args.resume)?;
     // What is to be resumed; the first connection of a thread cannot be.
     if args.resume {
-        connect(&config, args, 0)?;
+        let sni = args.sni.replace("{}", "0");
+        tls::close(tls::open(&config, args.target, &sni)?);
     }
     let mut times = Vec::new();
     while start.elapsed() < bound {
-        let begin = Instant::now();
         // A prime apart, so that neighbours in time are not neighbours in a table.
         let name = (times.len() as u64 * 7919 + number * 104_729) % args.names;
-        let stream = connect(&config, args, name).with_context(|| format!("connection {}", times.len()))?;
-        times.push(begin.elapsed().as_secs_f64() * 1e3);
-        let kind = stream.conn.handshake_kind();
-        let expected = if args.resume { HandshakeKind::Resumed } else { HandshakeKind::Full };
-        ensure!(kind == Some(expected), "the handshake was {kind:?} and not {expected:?}");
-        tls::close(stream);
+        let visit = visit(&config, args.target, &args.sni.replace("{}", &name.to_string()), args.resume);
+        times.push(visit.with_context(|| format!("connection {}", times.len()))?);
     }
     Ok(times)
 }
 
-fn connect(config: &std::sync::Arc<rustls::ClientConfig>, args: &Args, name: u64) -> Result<tls::Stream> {
-    let sni = args.sni.replace("{}", &name.to_string());
-    let mut stream = tls::connect(config, args.target, &sni)?;
-    tls::ping(&mut stream)?;
-    Ok(stream)
+/// One connection with one PING: ms from connect(2) to the first byte of the answer.
+pub(super) fn visit(
+    config: &Arc<rustls::ClientConfig>,
+    target: SocketAddr,
+    sni: &str,
+    resumes: bool,
+) -> Result<f64> {
+    let begin = Instant::now();
+    let stream = tls::open(config, target, sni)?;
+    let time = begin.elapsed().as_secs_f64() * 1e3;
+    let kind = stream.conn.handshake_kind();
+    let expected = if resumes { HandshakeKind::Resumed } else { HandshakeKind::Full };
+    ensure!(kind == Some(expected), "the handshake was {kind:?} and not {expected:?}");
+    tls::close(stream);
+    Ok(time)
 }

@@ -25,8 +25,8 @@ pub(crate) struct Args {
 pub(super) fn run(args: &Args) -> Result<u64> {
     let config = tls::config(&args.server.authority, false)?;
     let open = |number| {
-        let mut stream = tls::connect(&config, args.server.target, &args.server.sni)?;
-        tls::ping(&mut stream).with_context(|| format!("idle connection {number}"))?;
+        let stream = tls::open(&config, args.server.target, &args.server.sni)
+            .with_context(|| format!("idle connection {number}"))?;
         Ok(stream)
     };
     let streams: Vec<Result<Vec<_>>> = thread::scope(|scope| {

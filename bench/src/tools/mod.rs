@@ -4,6 +4,8 @@
 
 mod connect;
 mod idle;
+mod link;
+mod paired;
 mod relay;
 mod serve;
 mod steady;
@@ -16,6 +18,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 pub(crate) use connect::Connections;
+pub(crate) use paired::Paired;
 pub(crate) use steady::Steady;
 pub(crate) use stream::{Direction, Transfer};
 
@@ -30,6 +33,8 @@ pub(crate) enum Tool {
     Stream(stream::Args),
     /// PING to Redis over TLS at a fixed rate, whether or not the answers come.
     Steady(steady::Args),
+    /// One load on two ways to the same server, which take turns.
+    Paired(paired::Args),
     /// New TLS connections, each with one PING.
     Connect(connect::Args),
     /// TLS connections that have said PING once, and stay.
@@ -43,6 +48,7 @@ impl Tool {
             Tool::Serve(args) => serve::run(args),
             Tool::Stream(args) => print(&stream::run(args)?),
             Tool::Steady(args) => print(&steady::run(args)?),
+            Tool::Paired(args) => print(&paired::run(args)?),
             Tool::Connect(args) => print(&connect::run(args)?),
             Tool::Idle(args) => print(&idle::run(args)?),
         }

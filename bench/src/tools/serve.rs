@@ -56,22 +56,21 @@ fn each(listener: &TcpListener, serve: impl Fn(TcpStream) -> Result<()> + Clone 
     }
 }
 
+/// One transfer after another, until the client closes.
 fn serve(mut stream: impl Read + Write) -> Result<()> {
+    let zeros = [0; BUFFER];
     let mut header = [0; Header::LENGTH];
-    stream.read_exact(&mut header)?;
-    let header = Header::parse(header).context("not a header")?;
-    match header.direction {
-        Direction::Up => {
-            super::stream::take(&mut stream, header.length)?;
-            stream.write_all(&[1])?;
+    while stream.read(&mut header[..1])? == 1 {
+        stream.read_exact(&mut header[1..])?;
+        let header = Header::parse(header).context("not a header")?;
+        match header.direction {
+            Direction::Up => {
+                super::stream::take(&mut stream, header.length)?;
+                stream.write_all(&[1])?;
+            }
+            Direction::Down => super::stream::give(&mut stream, header.length, &zeros)?,
         }
-        Direction::Down => {
-            let zeros = [0; BUFFER];
-            super::stream::give(&mut stream, header.length, &zeros)?;
-        }
+        stream.flush()?;
     }
-    stream.flush()?;
-    // Until the client closes: it has everything then.
-    let _ = stream.read(&mut [0]);
     Ok(())
 }

@@ -2,22 +2,19 @@
 //! it could be sent. So a stall of one second at 5 000 requests a second shows in 5 000 latencies, not in one.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use super::tls::{PING, PONG};
+use super::link::{self, Link, PATIENCE};
 use super::{quantile, tls};
 
-/// How long an answer may be late before its request counts as failed, and a new connection as refused.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts to connect again.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Threads that open the new connections: one that waits must not hold up the next.
@@ -63,14 +60,6 @@ pub(crate) struct Steady {
     pub(crate) refused: u64,
     /// The longest time in which nothing was answered.
     pub(crate) gap: f64,
-}
-
-/// An open connection and the times of the requests under way.
-struct Link {
-    stream: tls::Stream,
-    due: VecDeque<Instant>,
-    /// Bytes of the answer that is arriving.
-    partial: usize,
 }
 
 /// A place for a connection.
@@ -186,19 +175,8 @@ impl Load {
 
     /// Waits for answers, at most so long; the slots that have some.
     fn readable(&self, wait: Duration) -> Result<Vec<usize>> {
-        let linked = || self.slots.iter().enumerate().filter_map(|(slot, s)| Some((slot, s.link.as_ref()?)));
-        let mut fds: Vec<PollFd<'_>> = linked()
-            .map(|(_, link)| {
-                let write = if link.stream.conn.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
-                PollFd::new(&link.stream.sock, PollFlags::IN | write)
-            })
-            .collect();
-        let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
-        match poll(&mut fds, Some(&wait)) {
-            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
-            other => other.context("poll")?,
-        };
-        Ok(linked().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((slot, _), _)| slot).collect())
+        let linked = self.slots.iter().enumerate();
+        link::ready(linked.filter_map(|(number, slot)| Some((number, slot.link.as_ref()?))), wait)
     }
 
     /// Sends what waits in a slot.
@@ -208,9 +186,7 @@ impl Load {
             return Ok(());
         };
         while let Some(due) = slot.waiting.pop_front() {
-            // Into rustls's buffer, which takes a few requests without a limit.
-            link.stream.conn.writer().write_all(PING)?;
-            link.due.push_back(due);
+            link.ask(due)?;
         }
         match link.flush() {
             Ok(()) => Ok(()),
@@ -274,55 +250,8 @@ impl Slot {
     }
 }
 
-impl Link {
-    /// Writes what rustls holds, as far as the socket takes it.
-    fn flush(&mut self) -> io::Result<()> {
-        while self.stream.conn.wants_write() {
-            match self.stream.conn.write_tls(&mut self.stream.sock) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                other => other?,
-            };
-        }
-        Ok(())
-    }
-
-    /// Reads what is there; how many answers are complete now.
-    fn answers(&mut self) -> io::Result<usize> {
-        self.flush()?;
-        match self.stream.conn.read_tls(&mut self.stream.sock) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-            Err(error) => return Err(error),
-        }
-        self.stream.conn.process_new_packets().map_err(io::Error::other)?;
-        let mut complete = 0;
-        let mut buffer = [0; 4096];
-        loop {
-            let read = match self.stream.conn.reader().read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(complete),
-                Err(error) => return Err(error),
-            };
-            for byte in &buffer[..read] {
-                if PONG[self.partial] != *byte {
-                    return Err(io::Error::other("Redis answered something else to PING"));
-                }
-                self.partial = (self.partial + 1) % PONG.len();
-                complete += usize::from(self.partial == 0);
-            }
-        }
-    }
-}
-
-/// Connects, shakes hands, and leaves the socket non-blocking.
 fn connect(config: &Arc<ClientConfig>, args: &Args) -> Result<Link> {
-    let mut stream = tls::connect(config, args.server.target, &args.server.sni)?;
-    stream.sock.set_read_timeout(Some(PATIENCE))?;
-    tls::ping(&mut stream)?;
-    stream.sock.set_nonblocking(true)?;
-    Ok(Link { stream, due: VecDeque::new(), partial: 0 })
+    Link::open(config, args.server.target, &args.server.sni)
 }
 
 /// New connections at their times: latencies in ms, and how many failed.
@@ -335,7 +264,7 @@ fn open_anew(args: &Args, config: &Arc<ClientConfig>, number: u32, start: Instan
         match connect(config, args) {
             Ok(link) if due.elapsed() <= PATIENCE => {
                 times.push(milliseconds(due.elapsed()));
-                tls::close(link.stream);
+                tls::close(link.into_stream());
             }
             _ => refused += 1,
         }

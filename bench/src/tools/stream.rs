@@ -69,24 +69,36 @@ pub(super) fn run(args: &Args) -> Result<Transfer> {
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
-    let start = Instant::now();
-    stream.write_all(&Header { direction: args.direction, length: args.bytes }.bytes())?;
-    match args.direction {
-        Direction::Up => {
-            give(&mut stream, args.bytes, &[0; BUFFER])?;
-            let mut confirmed = [0];
-            stream.read_exact(&mut confirmed)?;
-            ensure!(confirmed == [1], "the server said {confirmed:?}");
-        }
-        Direction::Down => take(&mut stream, args.bytes)?,
-    }
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = transfer(&mut stream, args.direction, args.bytes)?;
     tls::close(stream);
     Ok(Transfer { seconds })
 }
 
+/// One transfer with the server of bytes: seconds until the receiver has everything.
+pub(super) fn transfer(
+    stream: &mut (impl Read + Write + ?Sized),
+    direction: Direction,
+    bytes: u64,
+) -> Result<f64> {
+    let start = Instant::now();
+    stream.write_all(&Header { direction, length: bytes }.bytes())?;
+    match direction {
+        Direction::Up => {
+            give(stream, bytes, &[0; BUFFER])?;
+            let mut confirmed = [0];
+            stream.read_exact(&mut confirmed)?;
+            ensure!(confirmed == [1], "the server said {confirmed:?}");
+        }
+        Direction::Down => {
+            stream.flush()?;
+            take(stream, bytes)?;
+        }
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
 /// Writes so many bytes.
-pub(super) fn give(stream: &mut impl Write, length: u64, chunk: &[u8]) -> Result<()> {
+pub(super) fn give(stream: &mut (impl Write + ?Sized), length: u64, chunk: &[u8]) -> Result<()> {
     let mut left = length;
     while left > 0 {
         let now = left.min(chunk.len() as u64);
@@ -97,7 +109,7 @@ pub(super) fn give(stream: &mut impl Write, length: u64, chunk: &[u8]) -> Result
 }
 
 /// Reads so many bytes; an early end is an error.
-pub(super) fn take(stream: &mut impl Read, length: u64) -> Result<()> {
+pub(super) fn take(stream: &mut (impl Read + ?Sized), length: u64) -> Result<()> {
     let mut buffer = [0; BUFFER];
     let mut left = length;
     while left > 0 {

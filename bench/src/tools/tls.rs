@@ -71,6 +71,13 @@ pub(super) fn ping(stream: &mut Stream) -> Result<()> {
     Ok(())
 }
 
+/// Connects, shakes hands and asks once.
+pub(super) fn open(config: &Arc<ClientConfig>, target: SocketAddr, sni: &str) -> Result<Stream> {
+    let mut stream = connect(config, target, sni)?;
+    ping(&mut stream)?;
+    Ok(stream)
+}
+
 /// Says goodbye and closes.
 pub(super) fn close(mut stream: Stream) {
     stream.conn.send_close_notify();

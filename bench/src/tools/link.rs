@@ -1,0 +1,109 @@
+//! An open connection to Redis over TLS that never blocks.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustls::ClientConfig;
+
+use super::tls::{self, PING, PONG};
+
+/// How long an answer may be late before its request counts as failed, and a new connection as refused.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The connection and the times of the requests under way.
+pub(super) struct Link {
+    stream: tls::Stream,
+    /// When each request that has no answer yet was due.
+    pub(super) due: VecDeque<Instant>,
+    /// Bytes of the answer that is arriving.
+    partial: usize,
+}
+
+impl Link {
+    /// Connects, shakes hands, asks once, and leaves the socket non-blocking.
+    pub(super) fn open(config: &Arc<ClientConfig>, target: SocketAddr, sni: &str) -> Result<Link> {
+        let mut stream = tls::connect(config, target, sni)?;
+        stream.sock.set_read_timeout(Some(PATIENCE))?;
+        tls::ping(&mut stream)?;
+        stream.sock.set_nonblocking(true)?;
+        Ok(Link { stream, due: VecDeque::new(), partial: 0 })
+    }
+
+    /// Puts a request into rustls's buffer, which takes a few of them without a limit.
+    pub(super) fn ask(&mut self, due: Instant) -> io::Result<()> {
+        self.stream.conn.writer().write_all(PING)?;
+        self.due.push_back(due);
+        Ok(())
+    }
+
+    /// Writes what rustls holds, as far as the socket takes it.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        while self.stream.conn.wants_write() {
+            match self.stream.conn.write_tls(&mut self.stream.sock) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                other => other?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads what is there; how many answers are complete now.
+    pub(super) fn answers(&mut self) -> io::Result<usize> {
+        self.flush()?;
+        match self.stream.conn.read_tls(&mut self.stream.sock) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) => return Err(error),
+        }
+        self.stream.conn.process_new_packets().map_err(io::Error::other)?;
+        let mut complete = 0;
+        let mut buffer = [0; 4096];
+        loop {
+            let read = match self.stream.conn.reader().read(&mut buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(complete),
+                Err(error) => return Err(error),
+            };
+            for byte in &buffer[..read] {
+                if PONG[self.partial] != *byte {
+                    return Err(io::Error::other("Redis answered something else to PING"));
+                }
+                self.partial = (self.partial + 1) % PONG.len();
+                complete += usize::from(self.partial == 0);
+            }
+        }
+    }
+
+    /// Takes the ended connection back, to say goodbye.
+    pub(super) fn into_stream(self) -> tls::Stream {
+        self.stream
+    }
+}
+
+/// Waits until one of these connections has something to read or room for what waits, at most so long. The numbers of
+/// those that have.
+pub(super) fn ready<'l>(
+    links: impl Iterator<Item = (usize, &'l Link)> + Clone,
+    wait: Duration,
+) -> Result<Vec<usize>> {
+    let mut fds: Vec<PollFd<'_>> = links
+        .clone()
+        .map(|(_, link)| {
+            let write = if link.stream.conn.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
+            PollFd::new(&link.stream.sock, PollFlags::IN | write)
+        })
+        .collect();
+    let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+    match poll(&mut fds, Some(&wait)) {
+        Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+        other => other.context("poll")?,
+    };
+    Ok(links.zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((number, _), _)| number).collect())
+}
