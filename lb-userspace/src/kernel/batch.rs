@@ -28,11 +28,18 @@ struct Attributes {
 
 const _: () = assert!(offset_of!(Attributes, flags) == 48 && size_of::<Attributes>() == 56, "linux/bpf.h");
 
-/// A map in which a position of the walk takes four bytes: the number of a hash table's bucket, or an array's index.
-pub trait Batched<K: Pod, V>: IterableMap<K, V> {}
+/// A map that [`for_each_batch`] can walk.
+///
+/// # Safety
+///
+/// The kernel's position in the map takes four bytes (the number of a hash table's bucket, or an array's index), and its
+/// keys and values are as long as `K` and `V`.
+pub unsafe trait Batched<K: Pod, V: Pod>: IterableMap<K, V> {}
 
-impl<T: Borrow<MapData>, K: Pod, V: Pod> Batched<K, V> for HashMap<T, K, V> {}
-impl<T: Borrow<MapData>, V: Pod> Batched<u32, V> for Array<T, V> {}
+// SAFETY: a position is a bucket's number; aya has compared the sizes when it made the map from its file.
+unsafe impl<T: Borrow<MapData>, K: Pod, V: Pod> Batched<K, V> for HashMap<T, K, V> {}
+// SAFETY: a position is an index; aya has compared the sizes.
+unsafe impl<T: Borrow<MapData>, V: Pod> Batched<u32, V> for Array<T, V> {}
 
 /// Shows every entry that is in the map all the while exactly once, about `batch` (at least 1) at a time: keys and
 /// values, in the same order. An entry that comes or goes meanwhile may be shown or not.
@@ -58,9 +65,9 @@ pub fn for_each_batch<K: Pod, V: Pod>(
             map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
             ..Attributes::default()
         };
-        // SAFETY: the kernel reads the four bytes of `position` and writes the four of `next` (what
-        // `Batched` promises), and at most `room` keys and values of the sizes that aya has compared with the
-        // map's into the vectors, which have room for so many and are not touched meanwhile.
+        // SAFETY: `Batched` promises that the kernel reads the four bytes of `position`, writes the four of `next`, and
+        // writes at most `room` keys and values of these sizes into the vectors, which have room for so many and are
+        // not touched meanwhile.
         let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
         let is_end = match result {
             Ok(()) => false,

@@ -130,9 +130,14 @@ impl Packet {
         let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
         let capacity = flows.info().map_err(from_map)?.max_entries();
         let ports: Array<MapData, u64> = pinned(&pins, PORTS)?;
-        let mut sighted = Vec::new();
-        for_each_batch(&ports, ports.len(), |_, words| sighted.extend_from_slice(words))
-            .map_err(|source| KernelError::Pin { path: pins.path(PORTS), source })?;
+        // Room for one more than there are, and it ends with the first call.
+        let (words, mut sighted) = (2 * packet::PORT_WORDS, Vec::new());
+        for_each_batch(&ports, words + 1, |_, words| sighted.extend_from_slice(words))
+            .map_err(|error| KernelError::Load(error.into()))?;
+        if sighted.len() != words as usize {
+            let (expected, found) = (format!("{words} words"), format!("{} words", sighted.len()));
+            return Err(KernelError::ForeignPin { path: pins.path(PORTS), expected, found });
+        }
         let maps = Maps {
             flows: Map::HashMap(flows).try_into().map_err(from_map)?,
             handovers: pinned(&pins, HANDOVERS)?,
