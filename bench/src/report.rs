@@ -24,6 +24,9 @@ pub(crate) struct Metric {
     pub(crate) better: Better,
     /// Whether the table shows how we compare in it.
     pub(crate) compared: bool,
+    /// It is a part of the bare route's already, measured in turns with it.
+    #[serde(default)]
+    pub(crate) of_bare: bool,
 }
 
 impl Metric {
@@ -137,7 +140,7 @@ impl Report {
                 let enough = if row.subject == BARE { 0.95 } else { 1.0 };
                 for (index, metric) in table.metrics.iter().enumerate().filter(|(_, metric)| metric.compared)
                 {
-                    let found = ratios(metric.better, ours, row, index);
+                    let found = ratios(metric, ours, row, index);
                     if median(found.clone()) < enough {
                         let _ = writeln!(
                             out,
@@ -208,7 +211,7 @@ impl Table {
             for (index, metric) in compared() {
                 let cell = match ours {
                     Some(ours) if ours.subject != row.subject => {
-                        spread(ratios(metric.better, ours, row, index), ratio)
+                        spread(ratios(metric, ours, row, index), ratio)
                     }
                     _ => String::new(),
                 };
@@ -322,15 +325,16 @@ pub(crate) fn sample_line(metrics: &[Metric], sample: &Sample) -> String {
     parts.join(", ")
 }
 
-/// Round by round, how many times better `ours` is than `theirs`, where both have a value.
-fn ratios(better: Better, ours: &Row, theirs: &Row, metric: usize) -> Vec<f64> {
-    ours.column(metric)
+/// Round by round, how many times better `ours` is than `theirs`, where both have a value. What is a part of the bare
+/// route's already is not compared with that of another minute.
+fn ratios(metric: &Metric, ours: &Row, theirs: &Row, index: usize) -> Vec<f64> {
+    let is_itself = metric.of_bare && theirs.subject == BARE;
+    ours.column(index)
         .into_iter()
-        .zip(theirs.column(metric))
-        .filter_map(|pair| match (better, pair) {
-            (Better::Higher, (Some(ours), Some(theirs))) => Some(ours / theirs),
-            (Better::Lower, (Some(ours), Some(theirs))) => Some(theirs / ours),
-            _ => None,
+        .zip(theirs.column(index))
+        .filter_map(|(ours, theirs)| {
+            let (ours, theirs) = (ours?, if is_itself { 1.0 } else { theirs? });
+            Some(if metric.better == Better::Higher { ours / theirs } else { theirs / ours })
         })
         // Where one of them is nothing, or a difference below it, there is no "times".
         .filter(|ratio| ratio.is_finite() && *ratio > 0.0)
@@ -403,6 +407,7 @@ pub(crate) mod tests {
                 unit: "1/s".to_owned(),
                 better,
                 compared: true,
+                of_bare: false,
             }],
             rows: rows.iter().map(row).collect(),
         }
@@ -429,9 +434,20 @@ pub(crate) mod tests {
             Better::Higher,
             &[("snisplice-copy", &[20.0, f64::NAN, 30.0]), ("haproxy", &[10.0, 1.0, 10.0])],
         );
-        let found = |better| ratios(better, &pair.rows[0], &pair.rows[1], 0);
-        assert_eq!(found(Better::Higher), [2.0, 3.0]);
-        assert_eq!(found(Better::Lower), [0.5, 1.0 / 3.0]);
+        let mut metric = pair.metrics[0].clone();
+        assert_eq!(ratios(&metric, &pair.rows[0], &pair.rows[1], 0), [2.0, 3.0]);
+        metric.better = Better::Lower;
+        assert_eq!(ratios(&metric, &pair.rows[0], &pair.rows[1], 0), [0.5, 1.0 / 3.0]);
+    }
+
+    #[test]
+    fn a_part_of_the_bare_route_is_compared_with_others_and_not_with_the_bare_route_again() {
+        let mut table =
+            table(Better::Lower, &[("snisplice-packet", &[0.5]), (BARE, &[2.0]), ("haproxy", &[1.5])]);
+        table.metrics[0].of_bare = true;
+        let text = table.markdown();
+        assert!(text.contains("| bare | 2 | 2.00 |"), "{text}");
+        assert!(text.contains("| haproxy | 1.50 | 3.00 |"), "{text}");
     }
 
     #[test]

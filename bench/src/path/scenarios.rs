@@ -468,6 +468,7 @@ impl Case {
             unit: unit.to_owned(),
             better,
             compared,
+            of_bare: false,
         };
         match self.load {
             Load::Iperf { .. } | Load::Stream { .. } => {
@@ -509,36 +510,28 @@ impl Case {
                 metric("connections", "1/s", Higher, false),
             ],
             Load::Paired { turns, .. } => {
-                let ratio = |name: &str, better| metric(&format!("{name} ÷ bare"), "", better, true);
-                match turns {
-                    Turns::Bulk(_) => {
-                        vec![
-                            ratio("throughput", Higher),
-                            metric("throughput", "Gbit/s", Higher, false),
-                            metric("bare's", "Gbit/s", Higher, false),
-                        ]
+                let figures: &[(&str, &str, Better, bool)] = match turns {
+                    Turns::Bulk(_) => &[("throughput", "Gbit/s", Higher, true)],
+                    Turns::Ping(None) => &[
+                        ("requests", "1/s", Higher, true),
+                        ("p50", "ms", Lower, true),
+                        ("p99", "ms", Lower, true),
+                    ],
+                    // A tail of some seconds is a few stalls, whoever has them.
+                    Turns::Ping(Some(_)) => &[("p50", "ms", Lower, true), ("p99", "ms", Lower, false)],
+                    Turns::Connect { .. } => {
+                        &[("connections", "1/s", Higher, true), ("first byte, p50", "ms", Lower, true)]
                     }
-                    Turns::Ping(None) => vec![
-                        ratio("requests", Higher),
-                        ratio("p50", Lower),
-                        ratio("p99", Lower),
-                        metric("requests", "1/s", Higher, false),
-                        metric("p50", "ms", Lower, false),
-                        metric("p99", "ms", Lower, false),
-                    ],
-                    Turns::Ping(Some(_)) => vec![
-                        ratio("p50", Lower),
-                        ratio("p99", Lower),
-                        metric("p50", "ms", Lower, false),
-                        metric("p99", "ms", Lower, false),
-                    ],
-                    Turns::Connect { .. } => vec![
-                        ratio("connections", Higher),
-                        ratio("first byte, p50", Lower),
-                        metric("connections", "1/s", Higher, false),
-                        metric("first byte, p50", "ms", Lower, false),
-                    ],
-                }
+                };
+                let part = |(name, _, better, compared): &(&str, &str, Better, bool)| Metric {
+                    of_bare: true,
+                    ..metric(&format!("{name} ÷ bare"), "", *better, *compared)
+                };
+                let both = |(name, unit, better, _): &(&str, &str, Better, bool)| {
+                    [(*name).to_owned(), format!("bare's {name}")]
+                        .map(|name| metric(&name, unit, *better, false))
+                };
+                figures.iter().map(part).chain(figures.iter().flat_map(both)).collect()
             }
             Load::Idle { .. } => vec![
                 metric("process", "KiB per connection", Lower, true),
@@ -681,13 +674,17 @@ impl Case {
             (service == Service::Iperf).then(|| stand.site.bulk_at_iperf(&stand.own)).transpose()?;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let Paired { bare, subject } = load::tool(stand, "paired", &subject.endpoint(service), &args)?;
-        let [rate, p50, p99] = [subject.rate / bare.rate, subject.p50 / bare.p50, subject.p99 / bare.p99];
-        Ok(match turns {
-            Turns::Bulk(_) => vec![rate, subject.rate / 1e9, bare.rate / 1e9],
-            Turns::Ping(None) => vec![rate, p50, p99, subject.rate, subject.p50, subject.p99],
-            Turns::Ping(Some(_)) => vec![p50, p99, subject.p50, subject.p99],
-            Turns::Connect { .. } => vec![rate, p50, subject.rate, subject.p50],
-        })
+        let unit = if matches!(turns, Turns::Bulk(_)) { 1e9 } else { 1.0 };
+        let rates = [subject.rate / unit, bare.rate / unit];
+        let (p50s, p99s) = ([subject.p50, bare.p50], [subject.p99, bare.p99]);
+        let figures: &[[f64; 2]] = match turns {
+            Turns::Bulk(_) => &[rates],
+            Turns::Ping(None) => &[rates, p50s, p99s],
+            Turns::Ping(Some(_)) => &[p50s, p99s],
+            Turns::Connect { .. } => &[rates, p50s],
+        };
+        let parts = figures.iter().map(|[subject, bare]| subject / bare);
+        Ok(parts.chain(figures.iter().flatten().copied()).collect())
     }
 
     /// redis-benchmark for about the wanted time; also the machine's CPU seconds per million requests.

@@ -18,8 +18,6 @@ pub(crate) const IPERF_PORT: u16 = 5201;
 /// The server of bytes, in clear text and over TLS.
 pub(crate) const BULK_PORT: u16 = 5301;
 pub(crate) const BULK_TLS_PORT: u16 = 5302;
-/// Of a server of bytes that is not asked for TLS.
-const SPARE_PORT: u16 = 5303;
 
 /// Settings of every namespace. Each is the kernel's default where no comment says otherwise, so that the tuning
 /// of the machine at hand does not reach the figures.
@@ -67,7 +65,7 @@ impl Site {
         let servers = (
             Redis::plain(&triangle.server, REDIS_PORT)?,
             Redis::tls(&triangle.server, REDIS_TLS_PORT, &leaf)?,
-            bulk_server(&triangle.server, own, &leaf, [BULK_PORT, BULK_TLS_PORT])?,
+            bulk_server(&triangle.server, own, &leaf, BULK_PORT, Some(BULK_TLS_PORT))?,
         );
         let site = Site {
             _servers: servers,
@@ -96,7 +94,7 @@ impl Site {
 
     /// A server of bytes in the place of iperf3's.
     pub(crate) fn bulk_at_iperf(&self, own: &Path) -> Result<Process> {
-        bulk_server(&self.triangle.server, own, &self.leaf, [IPERF_PORT, SPARE_PORT])
+        bulk_server(&self.triangle.server, own, &self.leaf, IPERF_PORT, None)
     }
 
     /// Kills the second Redis.
@@ -105,12 +103,20 @@ impl Site {
     }
 }
 
-fn bulk_server(namespace: &NetNs, own: &Path, leaf: &Leaf, ports: [u16; 2]) -> Result<Process> {
-    let [port, tls_port] = ports.map(|port| port.to_string());
+fn bulk_server(
+    namespace: &NetNs,
+    own: &Path,
+    leaf: &Leaf,
+    port: u16,
+    tls_port: Option<u16>,
+) -> Result<Process> {
     let mut command = namespace.command(own);
-    command.args(["tool", "serve", "--port", &port, "--tls-port", &tls_port]);
+    command.args(["tool", "serve", "--port", &port.to_string()]);
     command.arg("--chain").arg(&leaf.chain).arg("--key").arg(&leaf.key);
+    if let Some(port) = tls_port {
+        command.args(["--tls-port", &port.to_string()]);
+    }
     let mut server = Process::spawn("server of bytes", command)?;
-    server.wait_listening(&ports)?;
+    server.wait_listening(&[port].into_iter().chain(tls_port).collect::<Vec<_>>())?;
     Ok(server)
 }

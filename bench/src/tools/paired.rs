@@ -15,19 +15,24 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::link::{self, Link, PATIENCE};
-use super::stream::{Direction, transfer};
+use super::stream::{Direction, Header, confirmed, give, take};
 use super::{connect, quantile, tls};
 
 /// The two ways, as the sides of a pair.
 const WAYS: usize = 2;
 /// Which way has which turn: a drift of the machine hits both alike.
 const ORDER: [usize; 4] = [0, 1, 1, 0];
-/// Short, so that both ways see the same weather; shorter than 200 ms, after which TCP would start slowly again.
-const TURN: Duration = Duration::from_millis(50);
-/// Of new connections, which are over later than their turn: those of 16 clients last some 5 ms.
-const CONNECT_TURN: Duration = Duration::from_millis(250);
-/// Bytes that warm a connection up, and tell how many fill a turn.
-const WARM_UP: u64 = 32 << 20;
+/// Long beside what a turn begins and ends with, short beside the machine's weather.
+const TURN: Duration = Duration::from_millis(100);
+/// Requests that are due in the first moments of a turn are not in its latencies: they find every process asleep, and
+/// in a closed loop all of them come at once.
+const SETTLING: Duration = Duration::from_millis(5);
+/// Bytes that are announced at once: enough that the headers cost nothing.
+const CHUNK: u64 = 1 << 20;
+/// Chunks that are asked for before they are needed.
+const AHEAD: u64 = 4;
+/// Bytes written at once, as iperf3 does.
+const BUFFER: usize = 128 * 1024;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -120,13 +125,14 @@ impl Args {
     }
 
     /// Turns that fill the time, each way as often as the other.
-    fn turns(&self, turn: Duration) -> usize {
-        let fours = self.seconds / (turn.as_secs_f64() * ORDER.len() as f64);
+    fn turns(&self) -> usize {
+        let fours = self.seconds / (TURN.as_secs_f64() * ORDER.len() as f64);
         ORDER.len() * (fours.round() as usize).max(1)
     }
 }
 
-/// A thread per stream; all of them have the same turn.
+/// A thread per stream; all of them have the same turn. Each stream is measured over its own time, so that nobody pays for
+/// the last one of a turn.
 fn bulk(args: &Args, direction: Direction) -> Result<[Tally; WAYS]> {
     let barrier = Barrier::new(args.connections);
     let results: Vec<Result<[Tally; WAYS]>> = thread::scope(|scope| {
@@ -136,49 +142,78 @@ fn bulk(args: &Args, direction: Direction) -> Result<[Tally; WAYS]> {
     });
     let mut tallies: [Tally; WAYS] = Default::default();
     for result in results {
-        for (tally, part) in tallies.iter_mut().zip(result?) {
-            // From one barrier to the next: every thread has the same time.
-            tally.seconds = tally.seconds.max(part.seconds);
-            tally.done += part.done;
+        for (tally, stream) in tallies.iter_mut().zip(result?) {
+            tally.seconds = 1.0;
+            tally.done += stream.way().rate;
         }
     }
     Ok(tallies)
 }
 
 fn streams(args: &Args, direction: Direction, barrier: &Barrier) -> Result<[Tally; WAYS]> {
-    // Errors wait for the end of every turn, or the other threads would wait for ever.
     let mut opened = args.addresses().map(|address| open(args, address).context("opening a stream"));
-    let mut turn = |way: usize, bytes: u64| -> Result<f64> {
-        barrier.wait();
-        let start = Instant::now();
-        let done = match &mut opened[way] {
-            Ok(stream) => transfer(stream.as_mut(), direction, bytes).map(|_| ()),
-            Err(error) => Err(anyhow::anyhow!("{error:#}")),
-        };
-        barrier.wait();
-        if done.is_err() {
-            opened[way] = Err(anyhow::anyhow!("a stream broke"));
-        }
-        done.map(|()| start.elapsed().as_secs_f64())
-    };
-    let share = WARM_UP / args.connections as u64;
-    let warm_up: Vec<Result<f64>> = ORDER.map(|way| turn(way, share)).into();
-    // The connections are warm in the second half of it. A thread that has failed goes on taking its turns.
-    let seconds: f64 = warm_up.iter().skip(WAYS).map(|seconds| seconds.as_ref().map_or(1.0, |s| *s)).sum();
-    let bytes = (share as f64 * TURN.as_secs_f64() * WAYS as f64 / seconds.max(1e-3)) as u64;
     let mut tallies: [Tally; WAYS] = Default::default();
-    let mut failure = warm_up.into_iter().find_map(Result::err);
-    for number in 0..args.turns(TURN) {
+    let mut failure = None;
+    for number in 0..ORDER.len() + args.turns() {
         let way = ORDER[number % ORDER.len()];
-        match turn(way, bytes) {
-            Ok(seconds) => {
+        // A thread that has failed goes on taking its turns, or the others would wait for ever.
+        barrier.wait();
+        let outcome = match &mut opened[way] {
+            Ok(stream) => bulk_turn(stream.as_mut(), direction),
+            Err(_) => continue,
+        };
+        match outcome {
+            Ok((bytes, seconds)) if number >= ORDER.len() => {
                 tallies[way].seconds += seconds;
                 tallies[way].done += bytes as f64 * 8.0;
             }
-            Err(error) => failure = failure.or(Some(error)),
+            // The first turns warm up.
+            Ok(_) => {}
+            Err(error) => {
+                failure = failure.or(Some(error));
+                opened[way] = Err(anyhow::anyhow!("it broke"));
+            }
         }
     }
-    failure.map_or(Ok(tallies), Err)
+    match opened.into_iter().find_map(Result::err) {
+        Some(error) => Err(failure.unwrap_or(error)),
+        None => Ok(tallies),
+    }
+}
+
+/// Bytes for the length of a turn: how many, and the seconds until the last had arrived.
+fn bulk_turn(stream: &mut dyn Stream, direction: Direction) -> Result<(u64, f64)> {
+    let start = Instant::now();
+    let header = Header { direction, length: CHUNK }.bytes();
+    let mut chunks = 0;
+    match direction {
+        Direction::Up => {
+            let zeros = [0; BUFFER];
+            while start.elapsed() < TURN {
+                stream.write_all(&header)?;
+                give(stream, CHUNK, &zeros)?;
+                chunks += 1;
+            }
+            // One byte each, which have waited in the socket.
+            (0..chunks).try_for_each(|_| confirmed(stream))?;
+        }
+        Direction::Down => {
+            let mut asked = 0;
+            loop {
+                while asked < chunks + AHEAD && start.elapsed() < TURN {
+                    stream.write_all(&header)?;
+                    asked += 1;
+                }
+                stream.flush()?;
+                if asked == chunks {
+                    break;
+                }
+                take(stream, CHUNK)?;
+                chunks += 1;
+            }
+        }
+    }
+    Ok((chunks * CHUNK, start.elapsed().as_secs_f64()))
 }
 
 trait Stream: Read + Write {}
@@ -207,7 +242,7 @@ fn ping(args: &Args) -> Result<[Tally; WAYS]> {
             .collect::<Result<Vec<_>>>()
     });
     let mut tallies: [Tally; WAYS] = Default::default();
-    for number in 0..ORDER.len() + args.turns(TURN) {
+    for number in 0..ORDER.len() + args.turns() {
         let way = ORDER[number % ORDER.len()];
         let links = links[way].as_mut().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let mut tally = Tally::default();
@@ -259,7 +294,9 @@ fn ping_turn(links: &mut [Link], rate: Option<f64>, tally: &mut Tally) -> Result
             let answers = link.answers()?;
             let now = Instant::now();
             for due in link.due.drain(..answers) {
-                tally.latencies.push((now - due).as_secs_f64() * 1e3);
+                if due >= start + SETTLING {
+                    tally.latencies.push((now - due).as_secs_f64() * 1e3);
+                }
                 tally.done += 1.0;
             }
             if rate.is_none() && answers > 0 && now < end {
@@ -272,19 +309,20 @@ fn ping_turn(links: &mut [Link], rate: Option<f64>, tally: &mut Tally) -> Result
     Ok(())
 }
 
-/// A thread per client; a connection belongs to the turn in which it begins.
+/// A thread per client. A connection belongs to the turn in which it begins, and its time to its way: a client that one way
+/// holds up is not missing from the other.
 fn visits(args: &Args) -> Result<[Tally; WAYS]> {
     let start = Instant::now();
-    let turns = args.turns(CONNECT_TURN);
+    let end = ORDER.len() + args.turns();
     let results: Vec<Result<[Tally; WAYS]>> = thread::scope(|scope| {
         let clients: Vec<_> =
-            (0..args.connections).map(|_| scope.spawn(|| client(args, start, turns))).collect();
+            (0..args.connections).map(|_| scope.spawn(|| client(args, start, end))).collect();
         clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect()
     });
     let mut tallies: [Tally; WAYS] = Default::default();
     for result in results {
         for (tally, mut part) in tallies.iter_mut().zip(result?) {
-            tally.seconds = CONNECT_TURN.as_secs_f64() * (turns / WAYS) as f64;
+            tally.seconds += part.seconds / args.connections as f64;
             tally.done += part.done;
             tally.latencies.append(&mut part.latencies);
         }
@@ -292,20 +330,22 @@ fn visits(args: &Args) -> Result<[Tally; WAYS]> {
     Ok(tallies)
 }
 
-fn client(args: &Args, start: Instant, turns: usize) -> Result<[Tally; WAYS]> {
+fn client(args: &Args, start: Instant, end: usize) -> Result<[Tally; WAYS]> {
     // Sessions of one server mean nothing to the other where TLS is terminated.
     let configs = [config(args, args.beside)?, config(args, args.server.target)?];
     let mut tallies: [Tally; WAYS] = Default::default();
     loop {
-        let turn = (start.elapsed().as_secs_f64() / CONNECT_TURN.as_secs_f64()) as usize;
-        // The first four warm up.
-        if turn >= ORDER.len() + turns {
+        let begin = Instant::now();
+        let turn = ((begin - start).as_secs_f64() / TURN.as_secs_f64()) as usize;
+        if turn >= end {
             return Ok(tallies);
         }
         let way = ORDER[turn % ORDER.len()];
         let time = connect::visit(&configs[way], args.addresses()[way], &args.server.sni, args.resume)?;
+        // The first turns warm up.
         if turn >= ORDER.len() {
             tallies[way].latencies.push(time);
+            tallies[way].seconds += begin.elapsed().as_secs_f64();
             tallies[way].done += 1.0;
         }
     }
@@ -322,13 +362,82 @@ fn config(args: &Args, address: SocketAddr) -> Result<std::sync::Arc<rustls::Cli
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::super::serve;
     use super::*;
 
+    /// A server of bytes; each of its connections is cut, or waits a while, when so many bytes have come or gone.
+    fn server(after: Option<(u64, Duration)>) -> SocketAddr {
+        struct Hindered(TcpStream, Option<(u64, Duration)>, u64);
+        impl Hindered {
+            fn pass(&mut self, bytes: usize) -> std::io::Result<usize> {
+                self.2 += bytes as u64;
+                match self.1 {
+                    Some((after, pause)) if self.2 >= after => {
+                        self.2 = 0;
+                        if pause.is_zero() {
+                            return Err(std::io::ErrorKind::ConnectionAborted.into());
+                        }
+                        thread::sleep(pause);
+                    }
+                    _ => {}
+                }
+                Ok(bytes)
+            }
+        }
+        impl Read for Hindered {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                let read = self.0.read(buffer)?;
+                self.pass(read)
+            }
+        }
+        impl Write for Hindered {
+            fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+                let written = self.0.write(buffer)?;
+                self.pass(written)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                thread::spawn(move || serve::serve(Hindered(socket, after, 0)));
+            }
+        });
+        address
+    }
+
+    fn args(load: Load, beside: SocketAddr, target: SocketAddr) -> Args {
+        let server = tls::Server { target, sni: "a.example".to_owned(), authority: "none".into() };
+        Args { server, beside, load, connections: 3, plain: true, rate: None, resume: false, seconds: 1.0 }
+    }
+
     #[test]
-    fn each_way_has_as_many_turns_and_neither_is_always_first() {
-        assert_eq!(ORDER.iter().sum::<usize>(), ORDER.len() / WAYS);
-        let first: Vec<usize> = ORDER.chunks(WAYS).map(|pair| pair[0]).collect();
-        assert_eq!(first, [0, 1]);
+    fn the_way_that_waits_is_the_slow_one_in_both_directions() {
+        // 40 ms for each megabyte of a connection: 0.2 Gbit/s at most.
+        let (fast, slow) = (server(None), server(Some((1 << 20, Duration::from_millis(40)))));
+        for load in [Load::Up, Load::Down] {
+            let found = run(&args(load, fast, slow)).unwrap();
+            assert!(found.subject.rate < 3.0 * 0.25e9, "{load:?}: {found:?}");
+            assert!(found.subject.rate < found.bare.rate, "{load:?}: {found:?}");
+            let found = run(&args(load, slow, fast)).unwrap();
+            assert!(found.bare.rate < found.subject.rate, "{load:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_breaks_off_is_an_error_and_nobody_waits_for_ever() {
+        let (good, bad) = (server(None), server(Some((5 << 20, Duration::ZERO))));
+        for load in [Load::Up, Load::Down] {
+            assert!(run(&args(load, good, bad)).is_err(), "{load:?}");
+            assert!(run(&args(load, bad, good)).is_err(), "{load:?}");
+        }
+        let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        assert!(run(&args(Load::Up, good, nobody)).is_err());
     }
 
     #[test]

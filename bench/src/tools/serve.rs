@@ -18,9 +18,9 @@ pub(crate) struct Args {
     /// The port in clear text.
     #[arg(long)]
     port: u16,
-    /// The port that speaks TLS.
+    /// The port that speaks TLS, if one is to.
     #[arg(long)]
-    tls_port: u16,
+    tls_port: Option<u16>,
     #[arg(long)]
     chain: PathBuf,
     #[arg(long)]
@@ -36,14 +36,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
         .with_single_cert(chain, PrivateKeyDer::from_pem_file(&args.key)?)?;
     let config = Arc::new(config);
     let plain = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.port))?;
-    let tls = TcpListener::bind((Ipv4Addr::UNSPECIFIED, args.tls_port))?;
+    let tls = args.tls_port.map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).transpose()?;
     thread::scope(|scope| {
         scope.spawn(|| each(&plain, serve));
-        scope.spawn(|| {
-            each(&tls, move |socket| {
-                serve(StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, socket))
-            })
-        });
+        if let Some(tls) = &tls {
+            scope.spawn(|| {
+                each(tls, move |socket| {
+                    serve(StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, socket))
+                })
+            });
+        }
     });
     Ok(())
 }
@@ -57,7 +59,7 @@ fn each(listener: &TcpListener, serve: impl Fn(TcpStream) -> Result<()> + Clone 
 }
 
 /// One transfer after another, until the client closes.
-fn serve(mut stream: impl Read + Write) -> Result<()> {
+pub(super) fn serve(mut stream: impl Read + Write) -> Result<()> {
     let zeros = [0; BUFFER];
     let mut header = [0; Header::LENGTH];
     while stream.read(&mut header[..1])? == 1 {

@@ -45,7 +45,7 @@ pub(super) struct Header {
 impl Header {
     pub(super) const LENGTH: usize = 9;
 
-    fn bytes(&self) -> [u8; Self::LENGTH] {
+    pub(super) fn bytes(&self) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
         bytes[0] = (self.direction == Direction::Up).into();
         bytes[1..].copy_from_slice(&self.length.to_be_bytes());
@@ -69,32 +69,26 @@ pub(super) fn run(args: &Args) -> Result<Transfer> {
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
-    let seconds = transfer(&mut stream, args.direction, args.bytes)?;
+    let start = Instant::now();
+    stream.write_all(&Header { direction: args.direction, length: args.bytes }.bytes())?;
+    match args.direction {
+        Direction::Up => {
+            give(&mut stream, args.bytes, &[0; BUFFER])?;
+            confirmed(&mut stream)?;
+        }
+        Direction::Down => take(&mut stream, args.bytes)?,
+    }
+    let seconds = start.elapsed().as_secs_f64();
     tls::close(stream);
     Ok(Transfer { seconds })
 }
 
-/// One transfer with the server of bytes: seconds until the receiver has everything.
-pub(super) fn transfer(
-    stream: &mut (impl Read + Write + ?Sized),
-    direction: Direction,
-    bytes: u64,
-) -> Result<f64> {
-    let start = Instant::now();
-    stream.write_all(&Header { direction, length: bytes }.bytes())?;
-    match direction {
-        Direction::Up => {
-            give(stream, bytes, &[0; BUFFER])?;
-            let mut confirmed = [0];
-            stream.read_exact(&mut confirmed)?;
-            ensure!(confirmed == [1], "the server said {confirmed:?}");
-        }
-        Direction::Down => {
-            stream.flush()?;
-            take(stream, bytes)?;
-        }
-    }
-    Ok(start.elapsed().as_secs_f64())
+/// Waits until the server has everything that one header announced.
+pub(super) fn confirmed(stream: &mut (impl Read + ?Sized)) -> Result<()> {
+    let mut confirmed = [0];
+    stream.read_exact(&mut confirmed)?;
+    ensure!(confirmed == [1], "the server said {confirmed:?}");
+    Ok(())
 }
 
 /// Writes so many bytes.
