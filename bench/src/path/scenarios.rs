@@ -356,7 +356,8 @@ impl Depth {
             )
         };
         match self {
-            Depth::Quick => vec![idle(500), routes(100), flows(100)],
+            // More routes are also in each reload of `operations`.
+            Depth::Quick => vec![idle(500), flows(100)],
             _ => vec![
                 idle(1_000),
                 idle(20_000),
