@@ -6,8 +6,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -236,17 +235,17 @@ fn ping(args: &Args) -> Result<[Tally; WAYS]> {
     // Or the kernel would let each wait last 50 us longer.
     nix::sys::prctl::set_timerslack(1)?;
     let config = tls::config(&args.server.authority, false)?;
-    let mut links = args.addresses().map(|address| {
+    let [bare, subject] = args.addresses().map(|address| {
         (0..args.connections)
             .map(|_| Link::open(&config, address, &args.server.sni))
             .collect::<Result<Vec<_>>>()
     });
+    let mut links = [bare?, subject?];
     let mut tallies: [Tally; WAYS] = Default::default();
     for number in 0..ORDER.len() + args.turns() {
         let way = ORDER[number % ORDER.len()];
-        let links = links[way].as_mut().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let mut tally = Tally::default();
-        ping_turn(links, args.rate, &mut tally)?;
+        ping_turn(&mut links[way], args.rate, &mut tally)?;
         // The first turns warm up.
         if number >= ORDER.len() {
             tallies[way].seconds += tally.seconds;
@@ -352,8 +351,8 @@ fn client(args: &Args, start: Instant, end: usize) -> Result<[Tally; WAYS]> {
 }
 
 /// Settings of a client, with a session to resume if it is to.
-fn config(args: &Args, address: SocketAddr) -> Result<std::sync::Arc<rustls::ClientConfig>> {
-    let config = tls::config(Path::new(&args.server.authority), args.resume)?;
+fn config(args: &Args, address: SocketAddr) -> Result<Arc<rustls::ClientConfig>> {
+    let config = tls::config(&args.server.authority, args.resume)?;
     if args.resume {
         tls::close(tls::open(&config, address, &args.server.sni)?);
     }
