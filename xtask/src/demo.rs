@@ -1,5 +1,7 @@
 //! `cargo xtask demo`.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::{setup, steps};
@@ -23,4 +25,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .args(&args.args)
             .env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")),
     )
+}
+
+/// The demo as `test::BUILD` has built it, with the gateway of that build.
+pub(crate) fn built() -> Command {
+    let debug = steps::target_dir().join("debug");
+    let mut demo = Command::new(debug.join("demo"));
+    demo.env("SNISPLICE_BIN", debug.join("snisplice"));
+    demo
 }
