@@ -4,8 +4,8 @@ use anyhow::Result;
 use aya::maps::{Array, Map, MapData};
 use lb_common::packet::{PORT_WORDS, PORTS};
 use snisplice::kernel::packet::Packet;
-use snisplice_tests::TempDir;
 use snisplice_tests::bpffs::BpfFs;
+use snisplice_tests::{TempDir, eventually};
 
 /// Every port whose bit is set: of the listeners, and of the sources behind 65 535.
 fn sighted(bpffs: &std::path::Path) -> Result<Vec<u32>> {
@@ -28,7 +28,8 @@ fn the_ports_of_the_last_process_are_forgotten_and_those_of_the_next_are_set() -
     first.sight([443, 5432, 5433], 20_000..=20_001)?;
     assert_eq!(sighted(&path)?, [443, 5432, 5433, 65_536 + 20_000, 65_536 + 20_001]);
     drop(first);
-    let next = Packet::open(&path, 64)?;
+    // A process that another test is starting has the lock's file open until it executes its program.
+    let next = eventually("the first one's lock to be free", || Packet::open(&path, 64).ok())?;
     assert_eq!(sighted(&path)?.len(), 5, "nothing is lost before it is said anew");
     next.sight([443, 6379], 20_001..=20_002)?;
     assert_eq!(sighted(&path)?, [443, 6379, 65_536 + 20_001, 65_536 + 20_002]);
