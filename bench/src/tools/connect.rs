@@ -1,7 +1,7 @@
 //! New TLS connections as fast as they come, each with one PING.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -66,12 +66,7 @@ pub(super) fn run(args: &Args) -> Result<Connections> {
 
 /// One client's times to the first byte, in ms.
 fn client(args: &Args, number: u64, start: Instant, bound: Duration) -> Result<Vec<f64>> {
-    let config = tls::config(&args.authority, args.resume)?;
-    // What is to be resumed; the first connection of a thread cannot be.
-    if args.resume {
-        let sni = args.sni.replace("{}", "0");
-        tls::close(tls::open(&config, args.target, &sni)?);
-    }
+    let config = config(&args.authority, args.target, &args.sni.replace("{}", "0"), args.resume)?;
     let mut times = Vec::new();
     while start.elapsed() < bound {
         // A prime apart, so that neighbours in time are not neighbours in a table.
@@ -80,6 +75,20 @@ fn client(args: &Args, number: u64, start: Instant, bound: Duration) -> Result<V
         times.push(visit.with_context(|| format!("connection {}", times.len()))?);
     }
     Ok(times)
+}
+
+/// Settings of a client; with a session of this server, if it is to resume one: its first connection cannot.
+pub(super) fn config(
+    authority: &Path,
+    target: SocketAddr,
+    sni: &str,
+    resumes: bool,
+) -> Result<Arc<rustls::ClientConfig>> {
+    let config = tls::config(authority, resumes)?;
+    if resumes {
+        tls::close(tls::open(&config, target, sni)?);
+    }
+    Ok(config)
 }
 
 /// One connection with one PING: ms from connect(2) to the first byte of the answer.

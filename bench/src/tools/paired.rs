@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -331,7 +331,10 @@ fn visits(args: &Args) -> Result<[Tally; WAYS]> {
 
 fn client(args: &Args, start: Instant, end: usize) -> Result<[Tally; WAYS]> {
     // Sessions of one server mean nothing to the other where TLS is terminated.
-    let configs = [config(args, args.beside)?, config(args, args.server.target)?];
+    let [bare, subject] = args
+        .addresses()
+        .map(|address| connect::config(&args.server.authority, address, &args.server.sni, args.resume));
+    let configs = [bare?, subject?];
     let mut tallies: [Tally; WAYS] = Default::default();
     loop {
         let begin = Instant::now();
@@ -348,15 +351,6 @@ fn client(args: &Args, start: Instant, end: usize) -> Result<[Tally; WAYS]> {
             tallies[way].done += 1.0;
         }
     }
-}
-
-/// Settings of a client, with a session to resume if it is to.
-fn config(args: &Args, address: SocketAddr) -> Result<Arc<rustls::ClientConfig>> {
-    let config = tls::config(&args.server.authority, args.resume)?;
-    if args.resume {
-        tls::close(tls::open(&config, address, &args.server.sni)?);
-    }
-    Ok(config)
 }
 
 #[cfg(test)]
