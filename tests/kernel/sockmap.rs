@@ -8,8 +8,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -151,6 +151,42 @@ fn a_reset_of_either_side_reaches_the_other() {
             legs.gateway.clear();
             assert_eq!(peers.join().unwrap(), io::ErrorKind::ConnectionReset);
             assert_eq!(carried.ended, reason);
+        }
+    });
+}
+
+/// The socket's error says "reset" once; whoever takes it without saying so leaves the next reader a clean end.
+#[test]
+fn a_reset_in_the_midst_of_the_insertion_is_not_taken_for_an_end() {
+    in_a_gateway(async |gateway| {
+        for round in 0..2000 {
+            let mut legs = Legs::new();
+            let server = legs.server.0;
+            SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+            let inserting = Arc::new(Barrier::new(2));
+            let resets = thread::spawn({
+                let inserting = Arc::clone(&inserting);
+                move || {
+                    inserting.wait();
+                    let begin = Instant::now();
+                    while begin.elapsed() < Duration::from_nanos(round * 25) {
+                        std::hint::spin_loop();
+                    }
+                    drop(server);
+                }
+            });
+            inserting.wait();
+            let [client, server] = &legs.gateway[..] else { unreachable!("a connection has two legs") };
+            let outcome = splice(&gateway.sockmap, client, server, &Traffic::default(), None).await;
+            resets.join().unwrap();
+            match outcome {
+                Outcome::Closed(reason) => assert_eq!(reason, CloseReason::ServerReset, "round {round}"),
+                Outcome::Demoted(_) => {
+                    let met = read_some(server, &mut [0]).await.map_err(|error| error.kind());
+                    assert_eq!(met, Err(io::ErrorKind::ConnectionReset), "round {round}");
+                }
+            }
+            legs.gateway.clear();
         }
     });
 }

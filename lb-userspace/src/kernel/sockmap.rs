@@ -221,7 +221,7 @@ impl Pair<'_> {
     pub(crate) fn stop(&self, side: usize, socket: BorrowedFd<'_>) -> io::Result<bool> {
         tcp::hold(socket)?;
         self.leave_sources(side);
-        let next_seq = tcp::next_seq(socket)?;
+        let next_seq = tcp::next_seq_in_sockmap(socket)?;
         let flow = self.flow(side)?;
         tcp::release(socket)?;
         Ok(!flow.is_broken() && flow.next_seq() == next_seq)

@@ -118,6 +118,19 @@ pub(crate) fn select_receive_queue(socket: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// Takes the socket's lock: a verdict that was running has ended when this returns.
 pub(crate) fn next_seq(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    next_seq_before(socket, unread)
+}
+
+/// [`next_seq`] of a socket in a sockmap, which some kernels tell nothing else about. An error may be the socket's
+/// own, which nobody will read again: a connection that is gone then looks like one that has ended.
+pub(crate) fn next_seq_in_sockmap(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    next_seq_before(socket, peeked)
+}
+
+fn next_seq_before(
+    socket: BorrowedFd<'_>,
+    unread: impl Fn(BorrowedFd<'_>) -> io::Result<u32>,
+) -> io::Result<u32> {
     for _ in 0..ATTEMPTS {
         let before = end_of_received(socket)?;
         let unread = unread(socket)?;
@@ -156,8 +169,14 @@ fn end_of_received(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Bytes in the receive queue. Not by SIOCINQ, which some kernels answer with 0 for a socket in a sockmap.
+/// Bytes in the receive queue. Leaves the socket's error to whoever reads next, for it tells a reset from an end.
 fn unread(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(u32::try_from(rustix::io::ioctl_fionread(socket)?).unwrap_or(u32::MAX))
+}
+
+/// Bytes in the receive queue of a socket in a sockmap: some kernels answer [`unread`] with 0 there. When there are
+/// none, takes the socket's error.
+fn peeked(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let flags = libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_DONTWAIT;
     // SAFETY: with MSG_TRUNC TCP counts and does not write, so there is no buffer to be valid.
     let n = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), libc::c_int::MAX as usize, flags) };

@@ -1,17 +1,18 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
-use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, hint};
 
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::PacketBuilder;
 use serde_json::Value;
 use snisplice_tests::process::checked_output;
-use snisplice_tests::pump::{Duplex, Plan, exchange};
+use snisplice_tests::pump::{Duplex, Plan, exchange, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::topology::Triangle;
 use snisplice_tests::{Backend, Gateway, eventually, require};
@@ -130,6 +131,49 @@ fn a_killed_connection_is_reset_at_both_ends_and_no_other() -> Result<()> {
     other_server.write_all(b"x")?;
     other.reader.read_exact(&mut [0])?;
     scene.spliced(1).map(drop)
+}
+
+/// The socket's error says "reset" once; whoever takes it without saying so leaves the next tier a clean end.
+#[test]
+fn a_server_that_resets_in_the_midst_of_the_handover_has_not_ended() -> Result<()> {
+    // By a `tcp` listener there is nothing to be written, and so nothing but the error that tells.
+    [Speech::Tls, Speech::Tcp].into_iter().try_for_each(|speech| {
+        resets_in_the_midst(Opening { speech, ..Opening::default() }).with_context(|| format!("{speech:?}"))
+    })
+}
+
+fn resets_in_the_midst(opening: Opening) -> Result<()> {
+    const ROUNDS: usize = 400;
+    let net = Triangle::new()?;
+    let round = AtomicU64::new(0);
+    let listener = SocketOptions::default().listen(&net.server)?;
+    let _backend = Backend::serve(&net.server, listener, move |stream| {
+        let begin = Instant::now();
+        let pause = Duration::from_micros(round.fetch_add(1, Relaxed) % 200);
+        while begin.elapsed() < pause {
+            hint::spin_loop();
+        }
+        reset_on_close(&stream).map_err(io::Error::other)
+    })?;
+    let gateway = Gateway::start(&net.gateway, &config(&opening, net.server_addresses[0], None, ""))?;
+    let mut unreset = 0;
+    for _ in 0..ROUNDS {
+        // The client may be told before it knows that it is connected.
+        let met = opening.open(&net.client).and_then(|(client, _)| Ok((&client.socket).read(&mut [0])?));
+        match met.map_err(|error| error.downcast_ref().map(io::Error::kind)) {
+            Err(Some(ErrorKind::ConnectionReset)) => {}
+            Ok(0) => unreset += 1,
+            other => bail!("{other:?} instead of a reset"),
+        }
+    }
+    let log = gateway.wait_access_log(ROUNDS)?;
+    let with = |reason: &str| log.iter().filter(|line| line["close_reason"] == reason).count();
+    // Reset before the gateway had noticed that it was connected: no server, and a client that is let go.
+    let unconnected = with("connect_failed");
+    ensure!(unconnected < ROUNDS, "no connection got as far as its handover");
+    ensure!(with("server_reset") == ROUNDS - unconnected, "{log:?}");
+    ensure!(unreset == unconnected, "{unreset} clients met an end, {unconnected} of them without a server");
+    Ok(())
 }
 
 /// Who knows addresses and ports, but not the sequence numbers, ends nothing.
