@@ -3,12 +3,15 @@
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use command_fds::{CommandFdExt, FdMapping};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
@@ -36,7 +39,14 @@ pub struct Launch {
     pub open_files: Option<u64>,
     /// What the process sees as /etc/resolv.conf.
     pub resolv_conf: Option<String>,
+    /// What it inherits as a service manager would have it inherit (LISTEN_FDS).
+    pub inherited: Arc<Vec<OwnedFd>>,
+    /// Where it tells how it is (NOTIFY_SOCKET).
+    pub notify: Option<PathBuf>,
 }
+
+/// sd_listen_fds(3): SD_LISTEN_FDS_START.
+const FIRST_INHERITED: i32 = 3;
 
 /// A gateway process and the files it uses.
 #[derive(Debug)]
@@ -218,8 +228,24 @@ const CONFIG: &str = "snisplice.toml";
 
 /// Starts the process with the files of a gateway.
 fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<Process> {
-    let mut command = ns.command(binary()?);
+    let mut command = if launch.inherited.is_empty() {
+        ns.command(binary()?)
+    } else {
+        // LISTEN_PID must be the number of the process itself.
+        let mut command = ns.command("sh");
+        command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(binary()?);
+        command.env("LISTEN_FDS", launch.inherited.len().to_string());
+        let mapping = |(descriptor, nth): (&OwnedFd, i32)| {
+            Ok(FdMapping { parent_fd: descriptor.try_clone()?, child_fd: FIRST_INHERITED + nth })
+        };
+        let mappings = launch.inherited.iter().zip(0..).map(mapping).collect::<io::Result<_>>()?;
+        command.fd_mappings(mappings)?;
+        command
+    };
     command.arg("run").arg("-c").arg(files.join(CONFIG));
+    if let Some(socket) = &launch.notify {
+        command.env("NOTIFY_SOCKET", socket);
+    }
     if let Some(limit) = launch.open_files {
         // SAFETY: between fork and exec the closure makes one system call.
         unsafe { command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)) };

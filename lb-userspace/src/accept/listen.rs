@@ -16,10 +16,15 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    socket.bind(&address.into())?;
+    prepare(&socket, backlog)?;
+    Ok(socket.into())
+}
+
+/// Everything but the address; on a socket that listens already it changes what the next connections get.
+pub(super) fn prepare(socket: &Socket, backlog: u32) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))
 }

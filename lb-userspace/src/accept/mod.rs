@@ -1,11 +1,13 @@
 //! Accept: listening sockets, and what is decided before a byte is read.
 
 mod acl;
+mod inherited;
 mod limit;
 mod listen;
 mod proxy;
 
 pub use acl::Acl;
+pub use inherited::{InheritError, Inherited};
 pub use limit::{Limit, Permit};
 pub use listen::listen;
 pub use proxy::read_header;

@@ -2,7 +2,7 @@
 
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, Gateway, ReloadRequest, Snapshot, privileges};
-use crate::accept::listen;
+use crate::accept::{Inherited, listen};
 use crate::account::{AccessLog, CloseReason, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
@@ -14,6 +14,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::splice::packet::{PacketTier, Sweeper};
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use sd_notify::NotifyState;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
@@ -35,8 +36,9 @@ const POLL: Duration = Duration::from_millis(20);
 /// Serves `config`, read from `path`, until a signal says stop.
 pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     crate::clock::uptime_ms();
+    let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Control::start(path, config)?.serve())
+    runtime.block_on(Control::start(path, config, inherited)?.serve())
 }
 
 struct Control {
@@ -45,6 +47,7 @@ struct Control {
     workers: Vec<Worker>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     requests: mpsc::UnboundedReceiver<ReloadRequest>,
+    inherited: Inherited,
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
@@ -56,7 +59,7 @@ struct Control {
 
 impl Control {
     /// Everything that needs privileges or can fail, in the order in which a failure leaves least behind.
-    fn start(path: &Path, config: Config) -> anyhow::Result<Control> {
+    fn start(path: &Path, config: Config, inherited: Inherited) -> anyhow::Result<Control> {
         let limit = privileges::raise_open_files();
         let workers = match config.gateway.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -85,7 +88,10 @@ impl Control {
         // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
         let socket = AdminSocket::bind(&config.gateway.state_dir)?;
         let packet = open_packet(&config.gateway, &snapshot)?;
-        let sockets = open(snapshot.addresses(), workers)?;
+        let sockets = open(snapshot.addresses(), workers, &inherited)?;
+        for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
+            tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
+        }
         let admin = config.gateway.admin.map(|address| listen(address, 64).map_err(listen_fault(address)));
         let admin = admin.transpose()?;
         let (access_log, log_thread) = match &config.gateway.access_log {
@@ -136,6 +142,7 @@ impl Control {
             workers,
             log_thread,
             requests,
+            inherited,
             admin,
             socket: Some(socket),
             resolver: Resolver::system(),
@@ -163,6 +170,7 @@ impl Control {
             "snisplice {} serves",
             env!("CARGO_PKG_VERSION")
         );
+        tell_manager(NotifyState::Ready);
         loop {
             tokio::select! {
                 () = stop.asked() => break,
@@ -243,7 +251,7 @@ impl Control {
         let before: BTreeSet<SocketAddr> = old.addresses().map(|(address, _)| address).collect();
         let after: BTreeSet<SocketAddr> = new.addresses().map(|(address, _)| address).collect();
         let added = new.addresses().filter(|(address, _)| !before.contains(address));
-        let sockets = open(added, self.workers.len()).map_err(in_full)?;
+        let sockets = open(added, self.workers.len(), &self.inherited).map_err(in_full)?;
 
         let reloaded = new.reloaded(warnings);
         self.fixed.drain_timeout = config.gateway.drain_timeout;
@@ -323,6 +331,7 @@ impl Control {
 
     /// Accepts no more, lets live connections end within `drain_timeout`, resets the rest.
     async fn stop(self, mut stop: Stop, mut admin: JoinSet<()>) -> anyhow::Result<()> {
+        tell_manager(NotifyState::Stopping);
         self.gateway.stopping.store(true, Relaxed);
         self.gateway.listening().clear();
         for (address, _) in self.gateway.snapshot.load().addresses() {
@@ -420,16 +429,26 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
     Ok(Ok(Kernel::open(&config.bpffs, sockets)?))
 }
 
-/// One socket per worker for each address; all or nothing.
+/// One socket per worker for each address, those of the service manager where it has some; all or nothing.
 fn open(
     addresses: impl Iterator<Item = (SocketAddr, u32)>,
     workers: usize,
+    inherited: &Inherited,
 ) -> Result<Vec<(SocketAddr, Vec<TcpListener>)>, Fault> {
     let open = |(address, backlog)| {
-        let sockets = (0..workers).map(|_| listen(address, backlog)).collect::<Result<_, _>>();
+        let sockets = inherited
+            .sockets(address, backlog, workers)
+            .unwrap_or_else(|| (0..workers).map(|_| listen(address, backlog)).collect());
         Ok((address, sockets.map_err(listen_fault(address))?))
     };
     addresses.map(open).collect()
+}
+
+/// Tells the service manager, if it has asked (NOTIFY_SOCKET, sd_notify(3)).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
 }
 
 /// Returns free memory to the system: reading a configuration takes several times what it leaves, of 100 000 routes

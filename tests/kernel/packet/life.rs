@@ -1,7 +1,8 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -10,12 +11,13 @@ use std::{fs, hint};
 
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::PacketBuilder;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::{Duplex, Plan, exchange, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::topology::Triangle;
-use snisplice_tests::{Backend, Gateway, eventually, require};
+use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -39,6 +41,16 @@ impl Scene {
 
     /// With further settings of the gateway, a table of its own, and of the route.
     fn with_gateway(opening: Opening, gateway: &str, route: &str) -> Result<Self> {
+        Self::launched(opening, gateway, route, |_| Ok(Launch::default()))
+    }
+
+    /// The same, in unusual circumstances.
+    fn launched(
+        opening: Opening,
+        gateway: &str,
+        route: &str,
+        launch: impl FnOnce(&Triangle) -> Result<Launch>,
+    ) -> Result<Self> {
         let net = Triangle::new()?;
         let (sender, accepted) = mpsc::channel();
         let listener = SocketOptions::default().listen(&net.server)?;
@@ -48,13 +60,19 @@ impl Scene {
         })?;
         let address = net.server_addresses[usize::from(opening.v6)];
         let config = gateway.to_owned() + &config(&opening, address, None, route);
-        let gateway = Gateway::start(&net.gateway, &config)?;
+        let launch = launch(&net)?;
+        let gateway = Gateway::start_with(&net.gateway, &config, launch)?;
         Ok(Self { net, gateway, opening, accepted, _backend: backend })
     }
 
     /// Both ends of a connection, across which a few bytes went each way; and how many the client said before.
     fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
-        let (mut client, said) = self.opening.open(&self.net.client)?;
+        let (client, said) = self.opening.open(&self.net.client)?;
+        self.connected(client, said)
+    }
+
+    /// The same of a client that has said its part.
+    fn connected(&self, mut client: Duplex, said: u64) -> Result<(Duplex, TcpStream, u64)> {
         let mut server = self.accepted.recv_timeout(PATIENCE)?;
         client.writer.write_all(b"ping")?;
         let mut got = [0; 4];
@@ -174,6 +192,26 @@ fn resets_in_the_midst(opening: Opening) -> Result<()> {
     ensure!(with("server_reset") == ROUNDS - unconnected, "{log:?}");
     ensure!(unreset == unconnected, "{unreset} clients met an end, {unconnected} of them without a server");
     Ok(())
+}
+
+#[test]
+fn who_connects_while_no_gateway_runs_comes_to_this_tier_too() -> Result<()> {
+    // As a service manager would: it holds the listening socket.
+    let launch = |net: &Triangle| -> Result<Launch> {
+        let socket = net.gateway.run(|| TcpListener::bind("0.0.0.0:443"))?;
+        Ok(Launch { inherited: Arc::new(vec![socket.into()]), ..Launch::default() })
+    };
+    let mut scene = Scene::launched(Opening::default(), "", "", launch)?;
+    let (mut client, mut server, _) = scene.connection()?;
+    scene.spliced(1)?;
+    scene.gateway.process.signal(Signal::SIGTERM)?;
+    scene.gateway.process.wait(PATIENCE)?;
+    let (waiting, said) = scene.opening.open(&scene.net.client)?;
+    client.writer.write_all(b"x")?;
+    server.read_exact(&mut [0])?;
+    scene.gateway.start_again()?;
+    let _waiting = scene.connected(waiting, said)?;
+    scene.spliced(2).map(drop)
 }
 
 /// Who knows addresses and ports, but not the sequence numbers, ends nothing.

@@ -1,0 +1,74 @@
+//! Listening sockets that a service manager has opened and keeps open: while no gateway runs, new clients wait in their
+//! backlog instead of being refused.
+
+use super::listen::prepare;
+use socket2::{Protocol, Socket, Type};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
+/// Why a descriptor of the service manager is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    /// LISTEN_PID or LISTEN_FDS is no number, or a descriptor is not open.
+    #[error("LISTEN_FDS does not describe what was inherited")]
+    Environment(#[source] io::Error),
+    /// It is something else.
+    #[error("inherited descriptor {0} is not a listening TCP socket (in systemd: ListenStream=ADDRESS:PORT)")]
+    NotListening(i32),
+    /// Taken for `[::]`, it would also take what is meant for `0.0.0.0`.
+    #[error("the inherited socket of {0} takes IPv4 too (in systemd: BindIPv6Only=ipv6-only)")]
+    BothFamilies(SocketAddr),
+}
+
+/// The sockets, by address; for as long as the process lives, for a reload may take an address in again.
+#[derive(Debug, Default)]
+pub struct Inherited(BTreeMap<SocketAddr, Vec<Socket>>);
+
+impl Inherited {
+    /// Takes over what LISTEN_PID and LISTEN_FDS are about (sd_listen_fds(3)). To be called once.
+    pub fn from_environment() -> Result<Self, InheritError> {
+        let mut sockets = BTreeMap::<_, Vec<_>>::new();
+        for descriptor in sd_notify::listen_fds().map_err(InheritError::Environment)? {
+            // SAFETY: it is open, as `listen_fds` has seen, and the service manager has given it to this process for
+            // whoever asks first; nobody else asks.
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+            let address = listening_address(&socket).ok_or(InheritError::NotListening(descriptor))?;
+            if address.ip().is_unspecified() && address.is_ipv6() && !socket.only_v6().unwrap_or(false) {
+                return Err(InheritError::BothFamilies(address));
+            }
+            sockets.entry(address).or_default().push(socket);
+        }
+        Ok(Self(sockets))
+    }
+
+    /// Their addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.keys().copied()
+    }
+
+    /// A socket for each worker, set up as [`super::listen`] does; several share one where there are not enough.
+    /// `None`: the address was not inherited.
+    pub fn sockets(
+        &self,
+        address: SocketAddr,
+        backlog: u32,
+        workers: usize,
+    ) -> Option<io::Result<Vec<TcpListener>>> {
+        let sockets = self.0.get(&address)?.iter().cycle().take(workers);
+        let shared = sockets.map(|socket| {
+            prepare(socket, backlog)?;
+            Ok(socket.try_clone()?.into())
+        });
+        Some(shared.collect())
+    }
+}
+
+fn listening_address(socket: &Socket) -> Option<SocketAddr> {
+    let is_tcp = socket.r#type().ok()? == Type::STREAM && socket.protocol().ok()? == Some(Protocol::TCP);
+    if !is_tcp || !socket.is_listener().ok()? {
+        return None;
+    }
+    socket.local_addr().ok()?.as_socket()
+}
