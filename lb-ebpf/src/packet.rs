@@ -199,7 +199,7 @@ fn segment<const LINK: usize, const IP: usize>(
         flow.acknowledge(head.acknowledgement());
     }
 
-    let mut tsecr_floor = None;
+    let mut bounds = Bounds::default();
     if flow.handover != 0 {
         // SAFETY: as above; userspace replaces a handover whole.
         match unsafe { PACKET_HANDOVERS.get(flow.id) } {
@@ -213,9 +213,26 @@ fn segment<const LINK: usize, const IP: usize>(
                     && before(head.acknowledgement(), await_ack)
                 {
                     // It tells the socket how much of its prefix has arrived; it says nothing to the other end.
-                    return for_socket::<LINK, IP>(ctx, head, by_direction(&handover.receive_next));
+                    return for_socket::<LINK, IP>(ctx, head, by_direction(&handover.promised));
                 }
-                tsecr_floor = Some(by_direction(&handover.tsecr_floor));
+                bounds.tsecr_floor = Some(by_direction(&handover.tsecr_floor));
+                if payload != 0 && before(known_end, head.sequence()) {
+                    flow.handover = 2;
+                }
+                let receivers = |pair: &[u32; 2]| if from_server { pair[0] } else { pair[1] };
+                let back = PACKET_FLOWS.get_ptr(&flow.out.reversed());
+                // SAFETY: as above; aligned numbers are read.
+                let (ack, sent) = back.map_or((0, 0), |back| unsafe { ((*back).ack, (*back).end()) });
+                if flow.handover == 2 || back.is_some() && before(ack, receivers(&handover.await_ack)) {
+                    let promised = receivers(&handover.promised);
+                    let [clients, servers] = handover.window_scale;
+                    bounds.window = Some(Window {
+                        // A window that ends before what has been sent makes its sender acknowledge from there, where
+                        // nobody listens any more.
+                        end: if back.is_some() && before(promised, sent) { sent } else { promised },
+                        scale: if from_server { clients } else { servers },
+                    });
+                }
             }
             None => flow.handover = 0,
         }
@@ -224,20 +241,20 @@ fn segment<const LINK: usize, const IP: usize>(
         let ahead = end.wrapping_sub(known_end);
         note_closing(flow, head, ahead, payload != 0 && ahead != 0);
     }
-    leave::<LINK, IP>(ctx, flow, head, headers, length, tsecr_floor)
+    leave::<LINK, IP>(ctx, flow, head, headers, length, &bounds)
 }
 
-/// An acknowledgement goes up the stack, from no further ahead than the socket expects.
+/// An acknowledgement goes up the stack, from no further ahead than the socket's window reaches.
 #[inline(always)]
 fn for_socket<const LINK: usize, const IP: usize>(
     ctx: &TcContext,
     head: &Head,
-    expected: u32,
+    window_end: u32,
 ) -> Option<i32> {
-    if !before(expected, head.sequence()) {
+    if !before(window_end, head.sequence()) {
         return None;
     }
-    let change = Difference::default().word(head.seq, expected.to_be());
+    let change = Difference::default().word(head.seq, window_end.to_be());
     let checksum = (LINK + IP + TCP_CHECKSUM) as u32;
     // SAFETY: a helper that takes the context of this program type; the header's bounds are checked.
     unsafe {
@@ -247,9 +264,22 @@ fn for_socket<const LINK: usize, const IP: usize>(
         let Some(seq) = header::<u32>(ctx, LINK + IP + 4, 4) else {
             return drop_counted(Count::NotWritable);
         };
-        *seq = expected.to_be();
+        *seq = window_end.to_be();
     }
     None
+}
+
+/// What a packet may not say while sockets still send; see [`Handover`].
+#[derive(Default)]
+struct Bounds {
+    tsecr_floor: Option<u32>,
+    window: Option<Window>,
+}
+
+/// Where the window that the receiver is told ends at the latest.
+struct Window {
+    end: u32,
+    scale: u8,
 }
 
 /// Sends a packet on its way: fits, translates, redirects.
@@ -260,7 +290,7 @@ fn leave<const LINK: usize, const IP: usize>(
     head: &Head,
     headers: u32,
     length: u32,
-    tsecr_floor: Option<u32>,
+    bounds: &Bounds,
 ) -> Option<i32> {
     if length > FITS_ANYWHERE && flow.exit != exit::LOCAL && !fits(ctx, flow, head, headers, length) {
         return drop_counted(Count::TooBig);
@@ -268,7 +298,12 @@ fn leave<const LINK: usize, const IP: usize>(
     if LINK == 0 && !add_ethernet_header(ctx) {
         return drop_counted(Count::NotWritable);
     }
-    let new = flow.translate(head);
+    let mut new = flow.translate(head);
+    if let Some(Window { end, scale }) = bounds.window
+        && head.has(tcp::ACK)
+    {
+        new = new.with_window_up_to(end, scale);
+    }
     let mut difference = Difference::default().words(&head.words(), &new.words());
 
     let at = ETHERNET + IP + TCP;
@@ -279,7 +314,8 @@ fn leave<const LINK: usize, const IP: usize>(
         let first: [u32; 3] = read(ctx, at, 12).unwrap_or([0; 3]);
         // Two NOPs and the timestamps (RFC 7323, appendix A): what nearly every segment has, and nothing else.
         if options_length == 12 && first[0] == 0x0101_080a_u32.to_be() && flow.has(flag::TIMESTAMPS) {
-            let (tsval, tsecr) = flow.timestamps(u32::from_be(first[1]), u32::from_be(first[2]), tsecr_floor);
+            let (tsval, tsecr) =
+                flow.timestamps(u32::from_be(first[1]), u32::from_be(first[2]), bounds.tsecr_floor);
             let new = [first[0], tsval.to_be(), tsecr.to_be()];
             difference = difference.words(&first, &new);
             timestamps = Some(new);
@@ -287,7 +323,7 @@ fn leave<const LINK: usize, const IP: usize>(
             let Some(scratch) = load_options(ctx, at, options_length) else {
                 return drop_counted(Count::BadOptions);
             };
-            if scratch.translate(flow, options_length, tsecr_floor).is_err() {
+            if scratch.translate(flow, options_length, bounds.tsecr_floor).is_err() {
                 return drop_counted(Count::BadOptions);
             }
             for i in 0..options::MAX / 4 {

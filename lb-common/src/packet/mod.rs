@@ -195,7 +195,8 @@ pub struct Flow {
     pub flags: u8,
     /// See [`exit`].
     pub exit: u8,
-    /// 1 while the sockets may still live: there may be a [`Handover`].
+    /// 1 while the sockets may still live: there may be a [`Handover`]. 2 if, besides, bytes have come from beyond what
+    /// was known: what is before them may be in a socket.
     pub handover: u8,
 }
 
@@ -290,13 +291,16 @@ pub struct Handover {
     pub await_ack: [u32; 2],
     /// By direction: an earlier TSecr echoes a socket, not the other end; 0 is sent instead.
     pub tsecr_floor: [u32; 2],
-    /// By direction: the sequence number that the socket expects next. It takes no acknowledgement from beyond its
-    /// window, and the other end may be that far before the prefix is through.
-    pub receive_next: [u32; 2],
+    /// By direction: how far the sender was allowed to send, by its own count, when it last heard of its socket. An
+    /// acknowledgement from further ahead, where the other end may have room, the socket would not take: it is given as
+    /// from here. And while a socket still sends to an end, that end is allowed no more than this: the socket
+    /// acknowledges only what it has received itself, and a segment whose acknowledgement is older by more than the
+    /// largest window than what has been acknowledged since is not taken (RFC 5961, section 5.2).
+    pub promised: [u32; 2],
     /// By direction: the place of a FIN that the socket has taken ([`State`]).
     pub fin: [u8; 2],
-    /// 0.
-    pub reserved: [u8; 2],
+    /// By direction: the scale of the windows that the sender is told.
+    pub window_scale: [u8; 2],
 }
 
 /// What is known of a connection and no packet tells; also to the next process.

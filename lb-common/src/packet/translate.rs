@@ -70,6 +70,17 @@ impl Head {
     pub const fn acknowledgement(&self) -> u32 {
         u32::from_be(self.ack)
     }
+
+    /// The header with a window, of this scale, that ends at this sequence number at the latest.
+    #[inline(always)]
+    pub const fn with_window_up_to(&self, end: u32, scale: u8) -> Self {
+        let [offset, flags, window @ ..] = self.control.to_ne_bytes();
+        let ack = self.acknowledgement();
+        let room = if before(end, ack) { 0 } else { end.wrapping_sub(ack) >> (scale & 15) };
+        let window = u16::from_be_bytes(window);
+        let window = if (window as u32) < room { window } else { room as u16 }.to_be_bytes();
+        Self { control: u32::from_ne_bytes([offset, flags, window[0], window[1]]), ..*self }
+    }
 }
 
 impl Flow {
@@ -211,6 +222,32 @@ pub(super) mod tests {
         ] {
             flow.window_shift = shift;
             assert_eq!(flow.window(window), expected, "{window} by {shift}");
+        }
+    }
+
+    #[test]
+    fn a_window_ends_where_it_is_told_to_at_the_latest() {
+        let head = |ack: u32, window: u16| {
+            let [high, low] = window.to_be_bytes();
+            Head {
+                ports: 1,
+                seq: 2,
+                ack: ack.to_be(),
+                control: u32::from_ne_bytes([0x50, tcp::ACK, high, low]),
+            }
+        };
+        for (ack, window, end, scale, expected) in [
+            (1000, 500, 2000, 0, 500),
+            (1000, 500, 1400, 0, 400),
+            (1000, 500, 1000, 0, 0),
+            (1000, 500, 999, 0, 0),
+            (1000, 500, 1000 + (100 << 7) + 127, 7, 100),
+            (u32::MAX - 9, 500, 90, 0, 100),
+            (1000, u16::MAX, 1000 + (1 << 30), 14, u16::MAX),
+            (1000, u16::MAX, 1000 + (1 << 30), 0, u16::MAX),
+        ] {
+            let limited = head(ack, window).with_window_up_to(end, scale);
+            assert_eq!(limited, head(ack, expected), "{window} from {ack}, to {end}, by {scale}");
         }
     }
 

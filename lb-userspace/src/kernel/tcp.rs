@@ -230,7 +230,7 @@ pub(crate) struct Leg {
     pub(crate) unread: u32,
     /// Bytes written that the peer has not acknowledged.
     pub(crate) unacknowledged: u32,
-    /// Sequence number behind the last byte that the peer was allowed to send.
+    /// [`promised`].
     pub(crate) promised: u32,
     /// Sequence number behind the last byte that the peer has room for.
     pub(crate) room: u32,
@@ -251,6 +251,19 @@ pub(crate) struct Leg {
     pub(crate) timestamp: u32,
     /// It ticks in microseconds instead of milliseconds.
     pub(crate) fine_timestamps: bool,
+}
+
+impl RepairWindow {
+    /// Sequence number behind the last byte that the peer was allowed to send.
+    fn promised(&self) -> u32 {
+        self.receive_from.wrapping_add(self.receive)
+    }
+}
+
+/// Sequence number behind the last byte that the peer was allowed to send. The socket is in repair mode.
+pub(crate) fn promised(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
+    Ok(windows.promised())
 }
 
 /// Reads a leg. The socket is in repair mode, and its receive queue is selected afterwards.
@@ -276,7 +289,7 @@ pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
             receive_next,
             unread,
             unacknowledged,
-            promised: windows.receive_from.wrapping_add(windows.receive),
+            promised: windows.promised(),
             room: write_seq.wrapping_sub(unacknowledged).wrapping_add(windows.send),
             bytes_received: info.bytes_received,
             peer_scale: info.window_scales & 15,

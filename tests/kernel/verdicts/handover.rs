@@ -10,13 +10,15 @@ use crate::properties::model::{ACK, FIN, NOP, RST, SYN, Segment};
 /// The sockets wait for these to be acknowledged: by the client, by the server.
 const AWAITED: [u32; 2] = [2_300, 501_400];
 
+/// More than any window.
+const ROOM: [u32; 2] = [1 << 24; 2];
+
 #[test]
 fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Result<()> {
     with_programs(|programs| {
         for v6 in [false, true] {
             let connection = Connection::new(v6).with(|flow| flow.handover = 1);
-            let receive_next = [connection.request().seq, connection.response().seq];
-            let handover = Handover { await_ack: AWAITED, receive_next, ..Handover::default() };
+            let handover = Handover { await_ack: AWAITED, promised: ROOM, ..Handover::default() };
             programs.handovers.insert(1, handover, 0)?;
             for side in [FROM_CLIENT, FROM_SERVER] {
                 let segments = [
@@ -52,13 +54,63 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
                     let (ack, payload) = (awaited - 1, Vec::new());
                     frame(&Segment { seq, ack, flags: ACK, payload, ..came.clone() })
                 };
-                let ahead = came.seq.wrapping_add(1 << 20);
-                let behind = came.seq.wrapping_sub(1);
+                let end = ROOM[side];
                 let rows = [
-                    ("from far ahead", from(ahead), Fate::PassedAs(from(came.seq))),
-                    ("from behind", from(behind), Fate::Passed),
+                    ("from far ahead", from(end + (1 << 20)), Fate::PassedAs(from(end))),
+                    ("from the end", from(end), Fate::Passed),
+                    ("from behind", from(came.seq - 1), Fate::Passed),
                 ];
                 check(programs, &connection, rows)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A socket that still sends has an acknowledgement from before all that flows the other way meanwhile.
+#[test]
+fn an_end_is_not_allowed_to_run_away_from_a_socket_that_still_sends_to_it() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            let waiting = Connection::new(v6).with(|flow| flow.handover = 1);
+            let through = waiting.with(|flow| flow.ack += 1_000);
+            // 100 bytes behind what they have acknowledged, in units of 2 and 4.
+            let (promised, window_scale) = ([1_100, 92_100], [2, 1]);
+            let handover = Handover { await_ack: AWAITED, promised, window_scale, ..Handover::default() };
+            programs.handovers.insert(1, handover, 0)?;
+            let limited = [50, 25];
+            for side in [FROM_CLIENT, FROM_SERVER] {
+                let (came, left) = match side {
+                    FROM_CLIENT => (waiting.request(), waiting.forwarded_request()),
+                    _ => (waiting.response(), waiting.forwarded_response()),
+                };
+                let row = |what, further: [u32; 2], flags, window: u16| {
+                    let [seq, ack] = further;
+                    let further = |segment: &Segment| {
+                        let (seq, ack) = (segment.seq + seq, segment.ack + ack);
+                        Segment { seq, ack, flags, ..segment.clone() }
+                    };
+                    let left = Segment { window, ..further(&left) };
+                    (what, frame(&further(&came)), Fate::Leaves(frame(&left)))
+                };
+                let rows = [
+                    row("room", [0, 0], ACK, limited[side]),
+                    row("hardly any room", [0, 100 - 2], ACK, 1 >> side),
+                    row("no room left", [0, 100], ACK, 0),
+                    row("it has run away", [0, 2_000], ACK, 0),
+                ];
+                check(programs, &waiting, rows)?;
+                let rows = [row("it has sent more than that", [0, 0], ACK, [75, 37][side])];
+                check(programs, &waiting.with(|flow| flow.bytes = 150), rows)?;
+                let rows = [
+                    row("the socket is through", [0, 0], ACK, left.window),
+                    row("a gap: it may not be", [1, 0], ACK, limited[side]),
+                ];
+                check(programs, &through, rows)?;
+                let (_, acknowledgement, _) = row("", [0, 2_000], ACK, 0);
+                let fate = programs.run(&acknowledgement)?;
+                let (.., expected) = row("and still not", [0, 2_000], ACK, 0);
+                ensure!(fate == expected, "{fate:02x?}, not {expected:02x?}");
             }
         }
         Ok(())

@@ -237,6 +237,8 @@ fn generated_segments_leave_as_the_model_says() -> Result<()> {
                 // Nothing is for the sockets any more.
                 await_ack: [segment.ack; 2],
                 tsecr_floor: [floor.unwrap_or_default(); 2],
+                // More than any window.
+                promised: [segment.ack.wrapping_add(flow.ack_delta).wrapping_add(1 << 30); 2],
                 ..Handover::default()
             };
             match floor {

@@ -85,9 +85,9 @@ impl Begun {
         let mut response = way(server, client, terms.written[0], terms.seen[1]);
         let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
             handover.await_ack = [response.written, request.written];
-            for (next, socket) in handover.receive_next.iter_mut().zip([client, server]) {
-                // What an error would leave there is older, and as right.
-                *next = tcp::receive_next(socket.as_fd()).unwrap_or(*next);
+            for (promised, socket) in handover.promised.iter_mut().zip([client, server]) {
+                // What an error would leave there is older.
+                *promised = tcp::promised(socket.as_fd()).unwrap_or(*promised);
             }
             handover.fin = [request.fin, response.fin];
             // Without it the programs leave the sockets every acknowledgement: slower, and as safe.
@@ -116,9 +116,19 @@ impl Begun {
                     } => arrived.await,
                 }
             }
-            let mut news =
-                request.pass_on(held.take().unwrap_or_default(), response.fin, Side::Client).await?;
-            news |= response.pass_on(Vec::new(), request.fin, Side::Server).await?;
+            let requested =
+                request.look(held.take().unwrap_or_default()).map_err(|_| Side::Client.reset())?;
+            let responded = response.look(Vec::new()).map_err(|_| Side::Server.reset())?;
+            let news = requested.news || responded.news;
+            // Before it is written: a sender with a full buffer waits for the acknowledgement of all that it was given.
+            if news {
+                tell(&request, &response);
+            }
+            // At the same time: an end may read only when it has written.
+            tokio::try_join!(
+                async { request.write(&requested.bytes).await.map_err(|_| Side::Server.reset()) },
+                async { response.write(&responded.bytes).await.map_err(|_| Side::Client.reset()) },
+            )?;
             // The flows do not know of what passed the programs before they were there, unless more follows it.
             let carried = [(held_bytes + request.passed) as u64, response.passed as u64];
             if news {
@@ -128,7 +138,7 @@ impl Begun {
             raise(&traffic.bytes_out, carried[1]);
             // Of the rest the programs know by the terms. Before a FIN is sent: its acknowledgement is when they take
             // note of it.
-            if news {
+            if request.end(&requested, response.fin) | response.end(&responded, request.fin) {
                 tell(&request, &response);
             }
             request.send_fin().map_err(|_| CloseReason::ServerReset)?;
@@ -142,27 +152,29 @@ impl Begun {
     }
 }
 
+/// What one direction has to pass on.
+struct Arrived {
+    bytes: Vec<u8>,
+    /// And then the FIN.
+    ends: bool,
+    /// Some of it was not known before.
+    news: bool,
+}
+
 impl Direction<'_> {
-    /// Writes `held` and what has arrived since the last call; whether anything has. `other_fin`: the place of the other
-    /// direction's.
-    async fn pass_on(&mut self, mut held: Vec<u8>, other_fin: u8, from: Side) -> Result<bool, CloseReason> {
-        let (ends, arrived) = self.look().map_err(|_| from.reset())?;
+    /// What is to be written: `held`, and what has arrived since the last call.
+    fn look(&mut self, held: Vec<u8>) -> io::Result<Arrived> {
+        let (ends, arrived) = self.arrived()?;
         let news = ends || !arrived.is_empty();
         self.passed += arrived.len();
-        held.extend(arrived);
-        if !held.is_empty() {
-            self.write(&held).await.map_err(|_| from.other().reset())?;
-            self.written = self.written.wrapping_add(held.len() as u32);
-        }
-        if ends {
-            self.fin = if other_fin == 0 { State::FIRST } else { State::SECOND };
-            self.written = self.written.wrapping_add(1);
-        }
-        Ok(news)
+        let mut bytes = held;
+        bytes.extend(arrived);
+        self.written = self.written.wrapping_add(bytes.len() as u32).wrapping_add(ends.into());
+        Ok(Arrived { bytes, ends, news })
     }
 
     /// Whether the sender has sent its FIN since the last call, and the bytes that have arrived since.
-    fn look(&mut self) -> io::Result<(bool, Vec<u8>)> {
+    fn arrived(&mut self) -> io::Result<(bool, Vec<u8>)> {
         if self.fin != 0 {
             // It was passed on with all that came before it. The socket may be done with the connection by now.
             return Ok((false, Vec::new()));
@@ -184,7 +196,19 @@ impl Direction<'_> {
         Ok((progress.has_fin, arrived))
     }
 
+    /// Notes the end of this direction, if what has been written was its last; whether it was. `other_fin`: the place of
+    /// the other direction's.
+    fn end(&mut self, written: &Arrived, other_fin: u8) -> bool {
+        if written.ends {
+            self.fin = if other_fin == 0 { State::FIRST } else { State::SECOND };
+        }
+        written.ends
+    }
+
     async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.speak()?;
         let result = write_all(self.to, bytes).await;
         self.silence()?;

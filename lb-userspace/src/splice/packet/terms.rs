@@ -161,8 +161,9 @@ impl Terms {
                     next_written[1].wrapping_add(client.unread),
                 ],
                 tsecr_floor: clock,
-                receive_next: at.legs.map(|leg| leg.receive_next),
-                ..Handover::default()
+                promised: at.legs.map(|leg| leg.promised),
+                fin: [0, 0],
+                window_scale: at.legs.map(|leg| leg.own_scale),
             },
             written: [client.write_seq, server.write_seq],
             seen: at.legs.map(|leg| leg.bytes_received.saturating_sub(leg.unread.into())),
