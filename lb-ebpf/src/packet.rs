@@ -220,7 +220,7 @@ fn segment<const LINK: usize, const IP: usize>(
                     flow.handover = 2;
                 }
                 let receivers = |pair: &[u32; 2]| if from_server { pair[0] } else { pair[1] };
-                let back = PACKET_FLOWS.get_ptr(&flow.out.reversed());
+                let back = PACKET_FLOWS.get_ptr(flow.out.reversed());
                 // SAFETY: as above; aligned numbers are read.
                 let (ack, sent) = back.map_or((0, 0), |back| unsafe { ((*back).ack, (*back).end()) });
                 if flow.handover == 2 || back.is_some() && before(ack, receivers(&handover.await_ack)) {
