@@ -48,7 +48,7 @@ impl Inherited {
         self.0.keys().copied()
     }
 
-    /// A socket for each worker, set up as [`super::listen`] does; several share one where there are not enough.
+    /// A socket for each worker, set up as [`super::listen()`] does; several share one where there are not enough.
     /// `None`: the address was not inherited.
     pub fn sockets(
         &self,
