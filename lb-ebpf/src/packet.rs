@@ -605,10 +605,10 @@ fn set(pair: &mut [u8; 2], side: usize, value: u8) {
 /// A new connection has the tuple of one that is closed.
 #[inline(always)]
 fn take_over(flow: &Flow, tuple: &Tuple) {
-    let (id, other) = (flow.id, flow.out.reversed());
+    let (id, other, state) = (flow.id, flow.out.reversed(), flow.state.packed());
     let _ = PACKET_FLOWS.remove(other);
     let _ = PACKET_FLOWS.remove(tuple);
-    tell(Event { id, kind: event::REUSED, from_server: 0, seq: 0, mtu: 0 });
+    tell(Event { id, kind: event::REUSED, from_server: 0, seq: state, mtu: 0 });
 }
 
 /// Whether this SYN was noted, and no other since.

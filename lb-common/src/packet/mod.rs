@@ -135,6 +135,19 @@ impl State {
     pub const fn is_reset(&self) -> bool {
         self.reset[0] != 0 || self.reset[1] != 0
     }
+
+    /// In one number, for an [`Event`].
+    #[inline(always)]
+    pub const fn packed(&self) -> u32 {
+        let ([a, b], [c, d]) = (self.fin, self.reset);
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
+    /// What was [packed](Self::packed).
+    pub const fn unpacked(number: u32) -> Self {
+        let [a, b, c, d] = number.to_ne_bytes();
+        Self { fin: [a, b], reset: [c, d] }
+    }
 }
 
 /// Flags of a [`Flow`], fixed at its start.
@@ -360,7 +373,8 @@ pub struct Event {
     pub kind: u32,
     /// For [`event::TOO_BIG`]: 1 if the packet came from the server.
     pub from_server: u32,
-    /// For [`event::TOO_BIG`]: the packet's sequence number, as it arrived.
+    /// For [`event::TOO_BIG`]: the packet's sequence number, as it arrived. For [`event::REUSED`]: how the connection
+    /// had ended ([`State::packed`]).
     pub seq: u32,
     /// For [`event::TOO_BIG`]: the largest packet that would have passed.
     pub mtu: u32,

@@ -160,14 +160,14 @@ fn a_server_that_resets_in_the_midst_of_the_handover_has_not_ended() -> Result<(
     })
 }
 
-fn resets_in_the_midst(opening: Opening) -> Result<()> {
-    const ROUNDS: usize = 400;
+fn resets_in_the_midst(mut opening: Opening) -> Result<()> {
+    const ROUNDS: u16 = 400;
     let net = Triangle::new()?;
-    let round = AtomicU64::new(0);
+    let accepted = AtomicU64::new(0);
     let listener = SocketOptions::default().listen(&net.server)?;
     let _backend = Backend::serve(&net.server, listener, move |stream| {
         let begin = Instant::now();
-        let pause = Duration::from_micros(round.fetch_add(1, Relaxed) % 200);
+        let pause = Duration::from_micros(accepted.fetch_add(1, Relaxed) % 200);
         while begin.elapsed() < pause {
             hint::spin_loop();
         }
@@ -175,7 +175,9 @@ fn resets_in_the_midst(opening: Opening) -> Result<()> {
     })?;
     let gateway = Gateway::start(&net.gateway, &config(&opening, net.server_addresses[0], None, ""))?;
     let mut unreset = 0;
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
+        // None again: the sockets of a handover would answer.
+        opening.socket.port = Some(10_000 + round);
         // The client may be told before it knows that it is connected.
         let met = opening.open(&net.client).and_then(|(client, _)| Ok((&client.socket).read(&mut [0])?));
         match met.map_err(|error| error.downcast_ref().map(io::Error::kind)) {
@@ -184,13 +186,37 @@ fn resets_in_the_midst(opening: Opening) -> Result<()> {
             other => bail!("{other:?} instead of a reset"),
         }
     }
-    let log = gateway.wait_access_log(ROUNDS)?;
+    let log = gateway.wait_access_log(ROUNDS.into())?;
     let with = |reason: &str| log.iter().filter(|line| line["close_reason"] == reason).count();
     // Reset before the gateway had noticed that it was connected: no server, and a client that is let go.
     let unconnected = with("connect_failed");
-    ensure!(unconnected < ROUNDS, "no connection got as far as its handover");
-    ensure!(with("server_reset") == ROUNDS - unconnected, "{log:?}");
+    ensure!(unconnected < log.len(), "no connection got as far as its handover");
+    ensure!(with("server_reset") == log.len() - unconnected, "{log:?}");
     ensure!(unreset == unconnected, "{unreset} clients met an end, {unconnected} of them without a server");
+    Ok(())
+}
+
+/// The next connection takes the flows away in which the end of the last is written.
+#[test]
+fn a_client_that_takes_its_port_again_at_once_hides_nothing_of_the_last_connection() -> Result<()> {
+    const ROUNDS: usize = 5;
+    let mut opening = Opening::default();
+    opening.socket.port = Some(50_000);
+    let scene = Scene::new(opening, "")?;
+    for _ in 0..ROUNDS {
+        let (client, server, _) = scene.connection()?;
+        // A socket of the gateway would have something to say to the next SYN.
+        eventually("the gateway's sockets to be closed", || {
+            let table = scene.net.gateway.run(|| fs::read_to_string("/proc/thread-self/net/tcp")).ok()?;
+            let established = |line: &str| line.split_whitespace().nth(3) == Some("01");
+            (!table.lines().any(established)).then_some(())
+        })?;
+        reset_on_close(&server)?;
+        drop(server);
+        meets_reset(&client.socket)?;
+    }
+    let log = scene.gateway.wait_access_log(ROUNDS)?;
+    ensure!(log.iter().all(|line| line["close_reason"] == "server_reset"), "{log:?}");
     Ok(())
 }
 

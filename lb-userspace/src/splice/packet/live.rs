@@ -214,8 +214,8 @@ impl PacketTier {
         live.account.close(reason);
     }
 
-    /// Closes the account of a connection whose flows are gone.
-    pub(super) fn lost(&self, id: u64) {
+    /// Closes the account of a connection whose flows are gone, for this reason if it is known.
+    pub(super) fn lost(&self, id: u64, reason: Option<CloseReason>) {
         let record = self.kernel().record(id);
         if record.is_some_and(|record| self.kernel().flows_of(id, &record).iter().flatten().next().is_some())
         {
@@ -223,7 +223,7 @@ impl PacketTier {
         }
         let Some(live) = self.lock().remove(&id) else { return };
         self.kernel().forget(id);
-        live.account.close(CloseReason::ClientClosed);
+        live.account.close(reason.unwrap_or(CloseReason::ClientClosed));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::account::CloseReason;
 use crate::clock::now_ms;
 use crate::connect::KEEPALIVE;
 use crate::kernel::devices::Watch;
-use lb_common::packet::{Event, Flow, Tuple, event, flag};
+use lb_common::packet::{Event, Flow, State, Tuple, event, flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::io;
@@ -194,7 +194,7 @@ impl Sweep {
                     self.tier.close(event.id, &record, &flows);
                 }
             }
-            event::REUSED => self.tier.lost(event.id),
+            event::REUSED => self.tier.lost(event.id, reason_of(&State::unpacked(event.seq))),
             event::TOO_BIG => self.tier.say_too_big(&event),
             _ => {}
         }
@@ -271,7 +271,7 @@ impl PacketTier {
                 expired.push((*id, reason));
             }
         }
-        lost.into_iter().for_each(|id| self.lost(id));
+        lost.into_iter().for_each(|id| self.lost(id, None));
         for (id, reason) in expired {
             self.end(id, reason);
         }
