@@ -8,6 +8,7 @@
 //! there; everything else is written into the packet afterwards, for the helpers may move it.
 
 mod icmp;
+mod track;
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -24,15 +25,19 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::packet::{
-    self, Count, Ethernet, Event, Flow, Handover, MAPPED, Name, Record, Sighting, State, Tuple, before,
-    event, exit, flag,
+    self, Count, Event, Flow, Handover, MAPPED, Name, Path, Record, Sighting, Tuple, before, event, exit,
+    flag,
     options::{self, Scratch, SynOptions},
     sighted,
+    track::{Segment, Track, closing},
     translate::{Difference, Head, tcp},
 };
+use track::{Gate, Halves};
 
 /// linux/bpf.h: elements are allocated when they are inserted.
 const BPF_F_NO_PREALLOC: u32 = 1;
+/// linux/bpf.h: userspace reads and writes the elements as memory.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// linux/bpf.h: do not count the address change into the packet's own sum, which IPv6's lack of a header checksum
 /// balances; newer than aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -53,10 +58,16 @@ const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// Packets up to this size fit any device (RFC 8200, section 5).
 const FITS_ANYWHERE: u32 = 1280;
 const LOOPBACK: u32 = 1;
+/// linux/if_packet.h: the frame is addressed to this host. The IP stack takes no other.
+const PACKET_HOST: u32 = 0;
 
 #[map]
 static PACKET_FLOWS: HashMap<Tuple, Flow> =
     HashMap::with_max_entries(packet::DEFAULT_FLOWS, BPF_F_NO_PREALLOC);
+#[map]
+static PACKET_TRACKS: Array<Track> = Array::with_max_entries(packet::DEFAULT_FLOWS / 2, BPF_F_MMAPABLE);
+#[map]
+static PACKET_PATHS: HashMap<Path, u32> = HashMap::with_max_entries(packet::MAX_PATHS, BPF_F_NO_PREALLOC);
 #[map]
 static PACKET_SIGHTINGS: LruHashMap<Tuple, Sighting> = LruHashMap::with_max_entries(packet::MAX_SIGHTINGS, 0);
 #[map]
@@ -155,93 +166,110 @@ fn segment<const LINK: usize, const IP: usize>(
     head: &Head,
     length: u32,
 ) -> Option<i32> {
-    let Some(flow) = PACKET_FLOWS.get_ptr_mut(tuple) else {
-        if head.has(tcp::SYN) {
-            sight::<LINK, IP>(ctx, tuple, head);
-        }
-        return None;
-    };
-    // SAFETY: the kernel frees a map value only after this run. Other CPUs may change it at the same time: each
-    // number is aligned, and each store stands on its own.
-    let flow = unsafe { &mut *flow };
-
-    if head.has(tcp::SYN) && flow.state.is_closed() {
-        if is_sighted(tuple, head) {
-            // That of the closed connection, late: no beginning of another, and nobody would know it.
-            return Some(TC_ACT_SHOT);
-        }
-        take_over(flow, tuple);
+    let Some(flow) = PACKET_FLOWS.get_ptr(tuple) else {
         sight::<LINK, IP>(ctx, tuple, head);
         return None;
-    }
-    // SAFETY: a field of the program's context, which lives as long as the run.
-    let mark = unsafe { (*ctx.skb.skb).mark };
-    if mark == packet::FOR_SOCKET_MARK {
+    };
+    // SAFETY: the kernel frees a map value only after this run, and userspace replaces a flow as a whole, never a part of
+    // it.
+    let flow = unsafe { &*flow };
+    // SAFETY: fields of the program's context, which lives as long as the run.
+    let (mark, kind, device) =
+        unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).pkt_type, (*ctx.skb.skb).ifindex) };
+    if mark == packet::FOR_SOCKET_MARK && device == LOOPBACK {
         // Late, it would meet no socket any more.
-        return if PACKET_HANDOVERS.get_ptr(flow.id).is_some() { None } else { Some(TC_ACT_SHOT) };
+        return match PACKET_HANDOVERS.get_ptr(flow.id) {
+            Some(_) => None,
+            None => drop_counted(Count::SocketGone),
+        };
     }
+    if kind != PACKET_HOST {
+        // Seen by a promiscuous device; the stack takes no notice of it.
+        return None;
+    }
+    if device != flow.from && !comes_by(device, flow) {
+        return drop_counted(Count::WrongDevice);
+    }
+    let halves = Halves::of(flow)?;
+
     let length = if length == 0 { ctx.len() - LINK as u32 } else { length };
     let headers = (IP + head.length()) as u32;
     if head.length() < TCP || length < headers {
         return drop_counted(Count::BadOptions);
     }
-    let payload = length - headers;
-    let end = head.sequence().wrapping_add(payload);
-    let known_end = flow.end();
-
-    flow.packets = flow.packets.wrapping_add(1);
-    flow.active = tick();
-    // Without payload the number may be one further: behind a FIN.
-    if payload != 0 && !head.has(tcp::SYN | tcp::RST) {
-        flow.advance(end);
-    }
-    if head.has(tcp::ACK) {
-        flow.acknowledge(head.acknowledgement());
-    }
-
+    let mut segment = Segment {
+        seq: head.sequence(),
+        ack: head.acknowledgement(),
+        payload: length - headers,
+        window: head.window(),
+        flags: head.flags(),
+        ..Segment::default()
+    };
     let mut bounds = Bounds::default();
-    if flow.handover != 0 {
+    let mut handover = None;
+    if halves.own_closing() & closing::HANDOVER != 0 {
         // SAFETY: as above; userspace replaces a handover whole.
-        match unsafe { PACKET_HANDOVERS.get(flow.id) } {
-            Some(handover) => {
-                note_fins(flow, &handover.fin);
-                let from_server = flow.has(flag::FROM_SERVER);
-                let by_direction = |pair: &[u32; 2]| if from_server { pair[1] } else { pair[0] };
-                let await_ack = by_direction(&handover.await_ack);
-                if payload == 0
-                    && !head.has(tcp::SYN | tcp::FIN | tcp::RST)
-                    && before(head.acknowledgement(), await_ack)
-                {
-                    // It tells the socket how much of its prefix has arrived; it says nothing to the other end.
-                    return for_socket::<LINK, IP>(ctx, head, by_direction(&handover.promised));
-                }
-                bounds.tsecr_floor = Some(by_direction(&handover.tsecr_floor));
-                if payload != 0 && before(known_end, head.sequence()) {
-                    flow.handover = 2;
-                }
-                let receivers = |pair: &[u32; 2]| if from_server { pair[0] } else { pair[1] };
-                let back = PACKET_FLOWS.get_ptr(flow.out.reversed());
-                // SAFETY: as above; aligned numbers are read.
-                let (ack, sent) = back.map_or((0, 0), |back| unsafe { ((*back).ack, (*back).end()) });
-                if flow.handover == 2 || back.is_some() && before(ack, receivers(&handover.await_ack)) {
-                    let promised = receivers(&handover.promised);
-                    let [clients, servers] = handover.window_scale;
-                    bounds.window = Some(Window {
-                        // A window that ends before what has been sent makes its sender acknowledge from there, where
-                        // nobody listens any more.
-                        end: if back.is_some() && before(promised, sent) { sent } else { promised },
-                        scale: if from_server { clients } else { servers },
-                    });
-                }
-            }
-            None => flow.handover = 0,
+        handover = unsafe { PACKET_HANDOVERS.get(flow.id) };
+        match handover {
+            Some(handover) => bounds.await_ack = Some(of(&handover.await_ack, flow.side())),
+            None => halves.end_handover(),
         }
     }
-    if head.has(tcp::FIN | tcp::RST) || flow.state.is_reset() {
-        let ahead = end.wrapping_sub(known_end);
-        note_closing(flow, head, ahead, payload != 0 && ahead != 0);
+    if head.has(tcp::SYN | tcp::RST) || halves.is_closing() {
+        match track::gate(flow, &halves, &segment, bounds.await_ack) {
+            Gate::Open => {}
+            Gate::ResetOutside => return drop_counted(Count::ResetOutside),
+            Gate::BehindEnd => return drop_counted(Count::BehindEnd),
+            Gate::ResetInexact => return track::ask(flow, &halves, Count::ResetInexact),
+            Gate::SynOnLive => return track::ask(flow, &halves, Count::SynOnLive),
+            Gate::Over => {
+                if is_sighted(tuple, head) {
+                    // That of the closed connection, late: no beginning of another, and nobody would know it.
+                    return drop_counted(Count::SynLate);
+                }
+                track::take_over(flow, &halves, tuple);
+                sight::<LINK, IP>(ctx, tuple, head);
+                return None;
+            }
+        }
     }
-    leave::<LINK, IP>(ctx, flow, head, headers, length, &bounds)
+    if let (Some(handover), Some(await_ack)) = (handover, bounds.await_ack) {
+        if segment.payload == 0 && !head.has(tcp::SYN | tcp::FIN | tcp::RST) && before(segment.ack, await_ack)
+        {
+            // It tells the socket how much of its prefix has arrived; it says nothing to the other end.
+            return for_socket::<LINK, IP>(ctx, head, of(&handover.promised, flow.side()));
+        }
+        bounds.tsecr_floor = Some(of(&handover.tsecr_floor, flow.side()));
+        if segment.payload != 0 && before(halves.own_end(), segment.seq) {
+            halves.note_beyond();
+        }
+        let receiver = 1 - flow.side();
+        if halves.own_closing() & closing::BEYOND != 0
+            || before(halves.peer_ack(), of(&handover.await_ack, receiver))
+        {
+            let (promised, sent) = (of(&handover.promised, receiver), halves.peer_end());
+            // A right edge below what has been sent would make its sender acknowledge from beyond it, and be dropped.
+            bounds.window_end = Some(if before(promised, sent) { sent } else { promised });
+        }
+    }
+    leave::<LINK, IP>(ctx, flow, &halves, head, headers, length, &mut segment, &bounds)
+}
+
+/// Whether packets of this flow may come by that device too. If not, userspace is asked to look at the routing table.
+#[inline(never)]
+fn comes_by(device: u32, flow: &Flow) -> bool {
+    if PACKET_PATHS.get_ptr(Path { device, expected: flow.from }).is_some() {
+        return true;
+    }
+    let from_server = flow.side() as u32;
+    tell(Event { id: flow.id, kind: event::WRONG_DEVICE, from_server, number: device, mtu: 0 });
+    false
+}
+
+/// Without an index that varies, which the verifier does not allow on the stack.
+#[inline(always)]
+fn of(pair: &[u32; 2], side: usize) -> u32 {
+    if side == 0 { pair[0] } else { pair[1] }
 }
 
 /// An acknowledgement goes up the stack, from no further ahead than the socket's window reaches.
@@ -272,24 +300,23 @@ fn for_socket<const LINK: usize, const IP: usize>(
 /// What a packet may not say while sockets still send; see [`Handover`].
 #[derive(Default)]
 struct Bounds {
+    await_ack: Option<u32>,
     tsecr_floor: Option<u32>,
-    window: Option<Window>,
+    /// Where the window that the receiver is told ends at the latest.
+    window_end: Option<u32>,
 }
 
-/// Where the window that the receiver is told ends at the latest.
-struct Window {
-    end: u32,
-    scale: u8,
-}
-
-/// Sends a packet on its way: fits, translates, redirects.
+/// Sends a packet on its way: fits, translates, notes, redirects.
+#[expect(clippy::too_many_arguments, reason = "inlined: a structure would take room on the stack")]
 #[inline(always)]
 fn leave<const LINK: usize, const IP: usize>(
     ctx: &TcContext,
     flow: &Flow,
+    halves: &Halves,
     head: &Head,
     headers: u32,
     length: u32,
+    segment: &mut Segment,
     bounds: &Bounds,
 ) -> Option<i32> {
     if length > FITS_ANYWHERE && flow.exit != exit::LOCAL && !fits(ctx, flow, head, headers, length) {
@@ -299,11 +326,12 @@ fn leave<const LINK: usize, const IP: usize>(
         return drop_counted(Count::NotWritable);
     }
     let mut new = flow.translate(head);
-    if let Some(Window { end, scale }) = bounds.window
+    if let Some(end) = bounds.window_end
         && head.has(tcp::ACK)
     {
-        new = new.with_window_up_to(end, scale);
+        new = new.with_window_up_to(end, flow.promised_scale);
     }
+    segment.leaving_window = new.window();
     let mut difference = Difference::default().words(&head.words(), &new.words());
 
     let at = ETHERNET + IP + TCP;
@@ -314,8 +342,8 @@ fn leave<const LINK: usize, const IP: usize>(
         let first: [u32; 3] = read(ctx, at, 12).unwrap_or([0; 3]);
         // Two NOPs and the timestamps (RFC 7323, appendix A): what nearly every segment has, and nothing else.
         if options_length == 12 && first[0] == 0x0101_080a_u32.to_be() && flow.has(flag::TIMESTAMPS) {
-            let (tsval, tsecr) =
-                flow.timestamps(u32::from_be(first[1]), u32::from_be(first[2]), bounds.tsecr_floor);
+            (segment.timestamps, segment.tsval) = (true, u32::from_be(first[1]));
+            let (tsval, tsecr) = flow.timestamps(segment.tsval, u32::from_be(first[2]), bounds.tsecr_floor);
             let new = [first[0], tsval.to_be(), tsecr.to_be()];
             difference = difference.words(&first, &new);
             timestamps = Some(new);
@@ -325,6 +353,9 @@ fn leave<const LINK: usize, const IP: usize>(
             };
             if scratch.translate(flow, options_length, bounds.tsecr_floor).is_err() {
                 return drop_counted(Count::BadOptions);
+            }
+            if let Some(tsval) = scratch.tsval() {
+                (segment.timestamps, segment.tsval) = (true, tsval);
             }
             for i in 0..options::MAX / 4 {
                 difference = difference.word(word(&scratch.old, i), word(&scratch.new, i));
@@ -365,6 +396,7 @@ fn leave<const LINK: usize, const IP: usize>(
             *options = words;
         }
     }
+    track::note(flow, halves, segment, bounds.await_ack);
     redirect(ctx, flow)
 }
 
@@ -382,19 +414,7 @@ fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
                 *addresses = [0; 6];
                 Some(bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32)
             }
-            exit::PEER => {
-                // Without its record it is a closed connection, whose last packets may take the longer way.
-                if let Some(record) = PACKET_CONNECTIONS.get_ptr(flow.id) {
-                    let leg = if flow.has(flag::FROM_SERVER) { 0 } else { 1 };
-                    let addresses = (*record).ethernet[leg];
-                    let Some(link) = header::<Ethernet>(ctx, 0, ETHERNET) else {
-                        return drop_counted(Count::NotWritable);
-                    };
-                    *link = addresses;
-                    return Some(bpf_redirect_peer(flow.ifindex, 0) as i32);
-                }
-                Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32)
-            }
+            exit::PEER => Some(bpf_redirect_peer(flow.ifindex, 0) as i32),
             _ => Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32),
         }
     }
@@ -496,7 +516,7 @@ fn fits(ctx: &TcContext, flow: &Flow, head: &Head, headers: u32, length: u32) ->
         return true;
     }
     let from_server = u32::from(flow.has(flag::FROM_SERVER));
-    tell(Event { id: flow.id, kind: event::TOO_BIG, from_server, seq: head.sequence(), mtu });
+    tell(Event { id: flow.id, kind: event::TOO_BIG, from_server, number: head.sequence(), mtu });
     false
 }
 
@@ -515,102 +535,6 @@ fn add_ethernet_header(ctx: &TcContext) -> bool {
     true
 }
 
-/// A FIN, a reset, or life after a reset.
-#[inline(always)]
-fn note_closing(flow: &mut Flow, head: &Head, ahead: u32, is_new: bool) {
-    let side = usize::from(flow.has(flag::FROM_SERVER));
-    let mut state = flow.state;
-    if head.has(tcp::RST) {
-        // The receiver takes a reset whose number is exactly the next it expects (RFC 5961, section 3.2).
-        let seq = head.sequence();
-        let exact = seq == flow.end() || seq == flow.end().wrapping_add(1) || {
-            let expected = PACKET_FLOWS.get_ptr_mut(flow.out.reversed());
-            // SAFETY: as in `segment`; an aligned word is read.
-            expected.is_some_and(|other| unsafe { (*other).ack } == seq.wrapping_add(flow.seq_delta))
-        };
-        if !exact {
-            return;
-        }
-        set(&mut state.reset, side, 1);
-    } else {
-        // Who has reset says nothing new: that reset was somebody else's.
-        if is_new && ahead <= packet::MAX_WINDOW {
-            set(&mut state.reset, side, 0);
-        }
-        if head.has(tcp::FIN) && ahead <= packet::MAX_FIN_AHEAD && get(&state.fin, side) == 0 {
-            let place = if get(&state.fin, 1 - side) == 0 { State::FIRST } else { State::SECOND };
-            set(&mut state.fin, side, place);
-        }
-    }
-    set_state(flow, state);
-}
-
-/// Notes FINs that the sockets have taken.
-#[inline(always)]
-fn note_fins(flow: &mut Flow, fin: &[u8; 2]) {
-    let mut state = flow.state;
-    for (known, seen) in state.fin.iter_mut().zip(fin) {
-        if *known == 0 {
-            *known = *seen;
-        }
-    }
-    set_state(flow, state);
-}
-
-/// Gives both flows of the connection a new state, and tells userspace when that closes it.
-#[inline(always)]
-fn set_state(flow: &mut Flow, state: State) {
-    let old = flow.state;
-    if old == state {
-        return;
-    }
-    store_changes(flow, old, state);
-    if let Some(other) = PACKET_FLOWS.get_ptr_mut(flow.out.reversed()) {
-        // SAFETY: as in `segment`.
-        store_changes(unsafe { &mut *other }, old, state);
-    }
-    if state.is_closed() && !old.is_closed() {
-        tell(Event { id: flow.id, kind: event::CLOSED, from_server: 0, seq: 0, mtu: 0 });
-    }
-}
-
-/// Stores the bytes that differ, and no other: those may be changed elsewhere at the same time.
-#[inline(always)]
-fn store_changes(flow: &mut Flow, old: State, new: State) {
-    for side in 0..2 {
-        // SAFETY: fields of a flow that is alive; volatile, so that neighbouring stores are not merged.
-        unsafe {
-            if old.fin[side] != new.fin[side] {
-                core::ptr::write_volatile(&raw mut flow.state.fin[side], new.fin[side]);
-            }
-            if old.reset[side] != new.reset[side] {
-                core::ptr::write_volatile(&raw mut flow.state.reset[side], new.reset[side]);
-            }
-        }
-    }
-}
-
-/// Without an index that varies, which the verifier does not allow on the stack.
-#[inline(always)]
-fn get(pair: &[u8; 2], side: usize) -> u8 {
-    if side == 0 { pair[0] } else { pair[1] }
-}
-
-/// The same.
-#[inline(always)]
-fn set(pair: &mut [u8; 2], side: usize, value: u8) {
-    if side == 0 { pair[0] = value } else { pair[1] = value }
-}
-
-/// A new connection has the tuple of one that is closed.
-#[inline(always)]
-fn take_over(flow: &Flow, tuple: &Tuple) {
-    let (id, other, state) = (flow.id, flow.out.reversed(), flow.state.packed());
-    let _ = PACKET_FLOWS.remove(other);
-    let _ = PACKET_FLOWS.remove(tuple);
-    tell(Event { id, kind: event::REUSED, from_server: 0, seq: state, mtu: 0 });
-}
-
 /// Whether this SYN was noted, and no other since.
 #[inline(always)]
 fn is_sighted(tuple: &Tuple, head: &Head) -> bool {
@@ -618,14 +542,19 @@ fn is_sighted(tuple: &Tuple, head: &Head) -> bool {
     unsafe { PACKET_SIGHTINGS.get(tuple) }.is_some_and(|sighting| sighting.isn == head.sequence())
 }
 
-/// Notes a SYN toward a listener, or a SYN-ACK toward a source port of ours.
+/// Notes a SYN toward a listener, or a SYN-ACK toward a source port of ours, and of what follows a SYN the first
+/// acknowledgement number.
 #[inline(always)]
 fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, head: &Head) {
-    let bitmap = if head.has(tcp::ACK) { packet::PORT_WORDS } else { 0 };
+    let is_answer = head.has(tcp::SYN) && head.has(tcp::ACK);
+    let bitmap = if is_answer { packet::PORT_WORDS } else { 0 };
     let port = u32::from(u16::from_be(tuple.destination_port));
     let Some(ports) = PACKET_PORTS.get(bitmap + (port >> 6)) else { return };
     if ports >> (port & 63) & 1 == 0 {
         return;
+    }
+    if !head.has(tcp::SYN) {
+        return sight_acknowledgement(tuple, head);
     }
     let mut found = SynOptions::NONE;
     if head.length() > TCP {
@@ -638,7 +567,9 @@ fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, hea
     if offset & tcp::AE != 0 {
         found.flags |= sighted::ACCURATE_ECN;
     }
-    let ethernet = if LINK == ETHERNET { read(ctx, 0, ETHERNET).unwrap_or_default() } else { [0; 12] };
+    if is_answer {
+        found.flags |= sighted::ACKNOWLEDGED;
+    }
     let sighting = Sighting {
         isn: head.sequence(),
         // SAFETY: a field of the program's context, which lives as long as the run.
@@ -647,10 +578,24 @@ fn sight<const LINK: usize, const IP: usize>(ctx: &TcContext, tuple: &Tuple, hea
         mss: found.mss,
         flags: found.flags,
         window_scale: found.window_scale,
-        ethernet,
+        ack: head.acknowledgement(),
     };
     if PACKET_SIGHTINGS.insert(tuple, sighting, 0).is_ok() {
         count(Count::Sighted);
+    }
+}
+
+/// A segment behind a SYN that was sighted.
+#[inline(always)]
+fn sight_acknowledgement(tuple: &Tuple, head: &Head) {
+    let Some(sighting) = PACKET_SIGHTINGS.get_ptr_mut(tuple) else { return };
+    // SAFETY: a value of the map, which the kernel does not free during this run; each store is of an aligned number, and
+    // who reads the flag between the two reads the number of a SYN, which is 0 and fits no socket.
+    unsafe {
+        if (*sighting).flags & sighted::ACKNOWLEDGED == 0 && head.has(tcp::ACK) {
+            (*sighting).ack = head.acknowledgement();
+            (*sighting).flags |= sighted::ACKNOWLEDGED;
+        }
     }
 }
 
@@ -737,8 +682,9 @@ fn tick() -> u32 {
 #[inline(always)]
 fn tell(event: Event) {
     // The end of a connection is no reason to wake anybody, which takes an interrupt: the sweeper looks often enough.
-    // An end that waits for news of its path's MTU is.
-    let flags = if event.kind == event::TOO_BIG { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    // An end that waits for news of its path's MTU is, and one that is to be asked.
+    let is_urgent = event.kind == event::TOO_BIG || event.kind == event::CHALLENGE;
+    let flags = if is_urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     if PACKET_EVENTS.output(event, flags.into()).is_err() {
         count(Count::EventLost);
     }

@@ -11,6 +11,15 @@ pub const HEADER: usize = 8;
 /// Bytes of the TCP header that every error quotes (RFC 792).
 pub const QUOTED: usize = 8;
 
+/// Type and code of "fragmentation needed", which names an MTU (RFC 1191).
+pub const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
+/// Type of ICMPv6's "packet too big", which names an MTU (RFC 4443, section 3.2).
+pub const PACKET_TOO_BIG: u8 = 2;
+/// Offset of the MTU, two bytes, in an ICMP header.
+pub const MTU: usize = 6;
+/// Offset of the MTU, four bytes, in an ICMPv6 header.
+pub const MTU_V6: usize = 4;
+
 /// The first two words of a TCP header.
 pub type Quote = [u32; 2];
 

@@ -4,9 +4,13 @@
 //! Addresses and ports are kept as they stand in a packet (network order); every other number is in the byte order
 //! of the machine. IPv4 addresses are mapped into IPv6 (RFC 4291, section 2.5.5.2).
 //!
+//! A flow is constant: what changes with each packet is in the connection's [`Track`](track::Track).
+//!
 //! | map | type | holds | written by |
 //! |---|---|---|---|
-//! | [`FLOWS`] | hash | tuple -> [`Flow`] | userspace inserts and removes, the programs update and remove |
+//! | [`FLOWS`] | hash | tuple -> [`Flow`] | userspace; the programs remove, when a tuple is taken again |
+//! | [`TRACKS`] | array, mapped into userspace | [`Flow::slot`] -> [`Track`](track::Track) | userspace before its flows go in, then the programs |
+//! | [`PATHS`] | hash | [`Path`] -> 1 | userspace |
 //! | [`SIGHTINGS`] | LRU hash | tuple of a SYN or SYN-ACK -> [`Sighting`] | the programs |
 //! | [`HANDOVERS`] | hash | connection id -> [`Handover`] while sockets still live | userspace |
 //! | [`CONNECTIONS`] | hash | connection id -> [`Record`], also for the next process | userspace |
@@ -17,10 +21,15 @@
 
 pub mod icmp;
 pub mod options;
+pub mod track;
 pub mod translate;
 
 /// Hash: [`Tuple`] -> [`Flow`]. Never an LRU, which would evict live connections.
 pub const FLOWS: &str = "PACKET_FLOWS";
+/// Array of [`Track`](track::Track), by [`Flow::slot`].
+pub const TRACKS: &str = "PACKET_TRACKS";
+/// Hash: [`Path`] -> 1: by which other devices packets may come.
+pub const PATHS: &str = "PACKET_PATHS";
 /// LRU hash: [`Tuple`] -> [`Sighting`].
 pub const SIGHTINGS: &str = "PACKET_SIGHTINGS";
 /// Hash: connection id -> [`Handover`].
@@ -42,6 +51,8 @@ pub const FORWARD_BARE: &str = "packet_bare";
 
 /// Entries of [`FLOWS`] unless the loader says otherwise; a connection takes two.
 pub const DEFAULT_FLOWS: u32 = 1 << 20;
+/// Entries of [`PATHS`]: pairs of devices.
+pub const MAX_PATHS: u32 = 1 << 10;
 /// Entries of [`SIGHTINGS`]: handshakes that may be under way, and the flood that may push them out.
 pub const MAX_SIGHTINGS: u32 = 1 << 16;
 /// Entries of [`HANDOVERS`]: connections whose sockets are about to be closed.
@@ -53,7 +64,7 @@ pub const EVENTS_BYTES: u32 = 1 << 20;
 /// Words of one bitmap of ports.
 pub const PORT_WORDS: u32 = 1024;
 
-/// One tick of [`Flow::active`], as a shift of nanoseconds of CLOCK_MONOTONIC: 1.05 ms. 2^32 of them are 52 days.
+/// One tick of [`Half::heard`](track::Half::heard), as a shift of nanoseconds of CLOCK_MONOTONIC: 1.05 ms. 2^32 of them are 52 days.
 pub const TICK_SHIFT: u32 = 20;
 
 /// An address as in a packet; IPv4 mapped into IPv6.
@@ -99,57 +110,6 @@ impl Tuple {
     }
 }
 
-/// How far a connection has come to its end: the same in both of its flows.
-///
-/// Each byte is stored to as a whole, so that a program on another CPU loses nothing: the kernel's target has no
-/// atomic instructions that all its kernels know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct State {
-    /// By direction (0: from the client): 0, or the place of its FIN: [`State::FIRST`] or [`State::SECOND`].
-    pub fin: [u8; 2],
-    /// By direction: 1 after a reset whose sequence number the receiver takes.
-    pub reset: [u8; 2],
-}
-
-impl State {
-    /// The other direction had not ended.
-    pub const FIRST: u8 = 1;
-    /// The other direction had ended.
-    pub const SECOND: u8 = 2;
-
-    /// Both have sent their FIN, or one has reset: what still passes is the tail of the connection.
-    #[inline(always)]
-    pub const fn is_closed(&self) -> bool {
-        self.is_finished() || self.is_reset()
-    }
-
-    /// Both have sent their FIN. A reset after that only says that somebody has forgotten the connection by now.
-    #[inline(always)]
-    pub const fn is_finished(&self) -> bool {
-        self.fin[0] != 0 && self.fin[1] != 0
-    }
-
-    /// One of them has reset.
-    #[inline(always)]
-    pub const fn is_reset(&self) -> bool {
-        self.reset[0] != 0 || self.reset[1] != 0
-    }
-
-    /// In one number, for an [`Event`].
-    #[inline(always)]
-    pub const fn packed(&self) -> u32 {
-        let ([a, b], [c, d]) = (self.fin, self.reset);
-        u32::from_ne_bytes([a, b, c, d])
-    }
-
-    /// What was [packed](Self::packed).
-    pub const fn unpacked(number: u32) -> Self {
-        let [a, b, c, d] = number.to_ne_bytes();
-        Self { fin: [a, b], reset: [c, d] }
-    }
-}
-
 /// Flags of a [`Flow`], fixed at its start.
 pub mod flag {
     /// The packets come from the server.
@@ -166,20 +126,21 @@ pub mod flag {
 pub mod exit {
     /// By a device, to the neighbour that the routing table names.
     pub const NEIGHBOUR: u8 = 0;
-    /// Into the other end of a veth, in another network namespace, with the addresses of the [`Record`](super::Record).
+    /// Into the other end of a veth, in another network namespace, where it ends. No Ethernet address matters there.
     pub const PEER: u8 = 1;
     /// To a socket of this host, by way of the loopback device.
     pub const LOCAL: u8 = 2;
 }
 
-/// One direction of a spliced connection. 96 bytes: with its key and the kernel's own 56 it fills a 192-byte slab.
+/// One direction of a spliced connection: the packets of one end, X, for the other, Y. Constant: userspace replaces it
+/// whole. 88 bytes: with its key and the kernel's own 56 it fits a 192-byte slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
     /// Of the connection.
     pub id: u64,
-    /// Payload bytes, each counted once: how far the sender's sequence numbers have advanced.
-    pub bytes: u64,
+    /// [`Half::position`](track::Half::position) of X before the first byte that is accounted.
+    pub origin: u64,
     /// What the packets are addressed by when they leave.
     pub out: Tuple,
     /// Added to sequence numbers.
@@ -192,25 +153,22 @@ pub struct Flow {
     pub tsecr_delta: u32,
     /// The device the packets leave by.
     pub ifindex: u32,
-    /// Sequence number of the first byte counted in `bytes`, as it arrives.
-    pub base: u32,
-    /// Highest acknowledgement number seen, as it arrives.
-    pub ack: u32,
-    /// See [`State`].
-    pub state: State,
-    /// Packets, as the kernel merges them.
-    pub packets: u32,
-    /// When the last packet came ([`TICK_SHIFT`]).
-    pub active: u32,
-    /// Scale of the sender's window less the scale that the receiver was promised.
-    pub window_shift: i8,
+    /// The device they come by.
+    pub from: u32,
+    /// Place in [`TRACKS`], the same for both directions.
+    pub slot: u32,
+    /// Scale of X's windows.
+    pub own_scale: u8,
+    /// Scale of Y's windows.
+    pub peer_scale: u8,
+    /// Scale in which Y was promised that it would be told windows.
+    pub promised_scale: u8,
     /// See [`flag`].
     pub flags: u8,
     /// See [`exit`].
     pub exit: u8,
-    /// 1 while the sockets may still live: there may be a [`Handover`]. 2 if, besides, bytes have come from beyond what
-    /// was known: what is before them may be in a socket.
-    pub handover: u8,
+    /// Zeros: the kernel compares and copies every byte.
+    pub padding: [u8; 7],
 }
 
 impl Flow {
@@ -220,38 +178,22 @@ impl Flow {
         self.flags & flag != 0
     }
 
-    /// Sequence number behind the last byte seen, as it arrives.
+    /// The place of X in pairs: 0 for the client, 1 for the server.
     #[inline(always)]
-    pub const fn end(&self) -> u32 {
-        self.base.wrapping_add(self.bytes as u32)
-    }
-
-    /// Counts the bytes up to this sequence number, unless they were counted before.
-    ///
-    /// Two CPUs may race here; the position is absolute, so that the next packet corrects what a lost store leaves
-    /// out.
-    #[inline(always)]
-    pub const fn advance(&mut self, end: u32) {
-        let ahead = end.wrapping_sub(self.end());
-        if ahead.wrapping_sub(1) < MAX_WINDOW {
-            self.bytes += ahead as u64;
-        }
-    }
-
-    /// Notes an acknowledgement number.
-    #[inline(always)]
-    pub const fn acknowledge(&mut self, ack: u32) {
-        if ack.wrapping_sub(self.ack).wrapping_sub(1) < MAX_WINDOW {
-            self.ack = ack;
-        }
+    pub const fn side(&self) -> usize {
+        (self.flags & flag::FROM_SERVER) as usize
     }
 }
 
-/// The largest window (RFC 7323, section 2.3): what is further ahead does not belong to the connection.
-pub const MAX_WINDOW: u32 = 1 << 30;
-
-/// How far ahead of the bytes seen a FIN may be to count: its own packet may overtake lost ones.
-pub const MAX_FIN_AHEAD: u32 = 1 << 24;
+/// Packets that belong to one device may come by another as well: the routing table has a way to their sender there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Path {
+    /// The device they come by.
+    pub device: u32,
+    /// The one they are expected by ([`Flow::from`]).
+    pub expected: u32,
+}
 
 /// Whether sequence number `a` is before `b` (RFC 9293, section 3.4).
 #[inline(always)]
@@ -275,12 +217,11 @@ pub struct Sighting {
     pub flags: u8,
     /// Window scale; [`NO_WINDOW_SCALE`] if absent.
     pub window_scale: u8,
-    /// The first 12 bytes of its Ethernet header: to whom, from whom.
-    pub ethernet: Ethernet,
+    /// An acknowledgement number of the sender: that of a SYN-ACK, or of the first segment that follows a SYN. Who changes
+    /// sequence numbers between the device and the gateway's socket (SYNPROXY) shows here. Only if
+    /// [`sighted::ACKNOWLEDGED`].
+    pub ack: u32,
 }
-
-/// Two Ethernet addresses as they stand in a packet: to whom, from whom.
-pub type Ethernet = [u8; 12];
 
 /// There is no window scale option.
 pub const NO_WINDOW_SCALE: u8 = 0xff;
@@ -293,6 +234,8 @@ pub mod sighted {
     pub const SACK: u8 = 2;
     /// The AE flag: accurate ECN is offered or taken, whose counters cannot be translated.
     pub const ACCURATE_ECN: u8 = 4;
+    /// [`Sighting::ack`](super::Sighting::ack) is known.
+    pub const ACKNOWLEDGED: u8 = 8;
 }
 
 /// What the programs must know while the sockets of a connection still hold a prefix.
@@ -304,16 +247,13 @@ pub struct Handover {
     pub await_ack: [u32; 2],
     /// By direction: an earlier TSecr echoes a socket, not the other end; 0 is sent instead.
     pub tsecr_floor: [u32; 2],
-    /// By direction: how far the sender was allowed to send, by its own count, when it last heard of its socket. An
-    /// acknowledgement from further ahead, where the other end may have room, the socket would not take: it is given as
-    /// from here. And while a socket still sends to an end, that end is allowed no more than this: the socket
-    /// acknowledges only what it has received itself, and a segment whose acknowledgement is older by more than the
-    /// largest window than what has been acknowledged since is not taken (RFC 5961, section 5.2).
+    /// By direction: right edge of the window that the socket has last advertised to the sender.
+    ///
+    /// A pure ACK for the socket whose sequence number lies beyond it, where the other end may have room, is rewritten to
+    /// it: the socket would not take it. And while a socket still sends to an end, the windows forwarded to that end are
+    /// clamped to it: the socket acknowledges only what it has received itself, and a segment whose acknowledgement is
+    /// older by more than the largest window than what has been acknowledged since is not taken (RFC 5961, section 5.2).
     pub promised: [u32; 2],
-    /// By direction: the place of a FIN that the socket has taken ([`State`]).
-    pub fin: [u8; 2],
-    /// By direction: the scale of the windows that the sender is told.
-    pub window_scale: [u8; 2],
 }
 
 /// What is known of a connection and no packet tells; also to the next process.
@@ -322,18 +262,12 @@ pub struct Handover {
 pub struct Record {
     /// When it was accepted, in milliseconds of CLOCK_MONOTONIC.
     pub opened_ms: u64,
-    /// By direction (0: from the client): bytes that the sockets have carried. The flow counts them too, unless they
-    /// passed the programs before it was there and nothing has followed them.
-    pub carried: [u64; 2],
     /// Keys of [`NAMES`]: listener, route, pool, server.
     pub names: [u64; 4],
     /// What packets of the client arrive with.
     pub from_client: Tuple,
     /// What packets of the server arrive with.
     pub from_server: Tuple,
-    /// By leg (0: the client's): the Ethernet addresses that packets leave with where the kernel does not find them
-    /// ([`exit::PEER`]).
-    pub ethernet: [Ethernet; 2],
     /// The client's address, or what a trusted proxy said it is.
     pub client: Address,
     /// Its port, network order.
@@ -350,7 +284,7 @@ pub struct Record {
 
 impl Record {
     /// Room for facts: with the kernel's own part a record fills a 512-byte slab.
-    pub const FACTS: usize = 268;
+    pub const FACTS: usize = 308;
 }
 
 /// A name of the configuration; longer ones are cut.
@@ -371,47 +305,118 @@ pub struct Event {
     pub id: u64,
     /// See [`event`].
     pub kind: u32,
-    /// For [`event::TOO_BIG`]: 1 if the packet came from the server.
+    /// 1 if it is about a packet of the server.
     pub from_server: u32,
-    /// For [`event::TOO_BIG`]: the packet's sequence number, as it arrived. For [`event::REUSED`]: how the connection
-    /// had ended ([`State::packed`]).
-    pub seq: u32,
+    /// [`event::TOO_BIG`]: the packet's sequence number, as it arrived. [`event::REUSED`]: how the connection had ended
+    /// ([`closings`]). [`event::WRONG_DEVICE`]: the device it came by.
+    pub number: u32,
     /// For [`event::TOO_BIG`]: the largest packet that would have passed.
     pub mtu: u32,
 }
 
+/// Both ends' [`Half::closing`](track::Half::closing), the client's first, in one number for an [`Event`].
+#[inline(always)]
+pub const fn closings(of_client: u8, of_server: u8) -> u32 {
+    (of_server as u32) << 8 | of_client as u32
+}
+
 /// Kinds of [`Event`].
 pub mod event {
-    /// Both FINs have passed, or a reset.
-    pub const CLOSED: u32 = 1;
-    /// A SYN took over the tuple of a connection that was closed: its flows are gone.
+    /// Both FINs have passed, and their acknowledgements.
+    pub const FINISHED: u32 = 1;
+    /// A SYN took over the tuple of a connection that was over: its flows are gone.
     pub const REUSED: u32 = 2;
     /// A packet did not fit the device it should leave by, and was dropped: its sender must be told.
     pub const TOO_BIG: u32 = 3;
+    /// An exact reset has passed.
+    pub const RESET: u32 = 4;
+    /// A SYN, or a reset that is not exact: who sends so must be asked, with a challenge ACK (RFC 5961, section 3.2).
+    pub const CHALLENGE: u32 = 5;
+    /// A packet came by another device than its connection's: does the routing table allow that?
+    pub const WRONG_DEVICE: u32 = 6;
 }
 
-/// What the programs count besides the flows' own counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Count {
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $drop:literal;)*) => {
+        /// What the programs count.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Count {
+            $($(#[$doc])* $name,)*
+            /// How many there are.
+            Number,
+        }
+
+        impl Count {
+            /// All of them, in the order of their numbers.
+            pub const ALL: [Self; Self::Number as usize] = [$(Self::$name),*];
+
+            /// As metrics and `status` call it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                    Self::Number => "",
+                }
+            }
+
+            /// Whether the packet was dropped.
+            pub const fn is_drop(self) -> bool {
+                match self {
+                    $(Self::$name => $drop,)*
+                    Self::Number => false,
+                }
+            }
+        }
+    };
+}
+
+counts! {
     /// A SYN or SYN-ACK was sighted.
-    Sighted,
-    /// Dropped: an IP fragment, or a packet with IP options, of a spliced connection.
-    Fragment,
-    /// Dropped: TCP options that contradict themselves.
-    BadOptions,
-    /// Dropped: congestion was experienced, and the other leg could not be told otherwise.
-    Congestion,
-    /// Dropped: larger than the device it should leave by takes.
-    TooBig,
-    /// Dropped: the packet could not be changed.
-    NotWritable,
+    Sighted = "handshake_sighted", false;
+    /// An IP fragment, or a packet with IP options, of a spliced connection.
+    Fragment = "fragment", true;
+    /// TCP options that contradict themselves, or lengths that do.
+    BadOptions = "bad_options", true;
+    /// Congestion was experienced, and the other leg could not be told otherwise.
+    Congestion = "congestion", true;
+    /// Larger than the device it should leave by takes.
+    TooBig = "too_big", true;
+    /// The packet could not be changed.
+    NotWritable = "not_writable", true;
+    /// It came by a device by which there is no route to its sender.
+    WrongDevice = "wrong_device", true;
+    /// A SYN on a live connection.
+    SynOnLive = "syn_on_live", true;
+    /// A late copy of the SYN that a connection began with, after its end.
+    SynLate = "syn_late", true;
+    /// A reset in the window, but not exact: its sender is asked.
+    ResetInexact = "reset_inexact", true;
+    /// A reset outside of the window.
+    ResetOutside = "reset_outside", true;
+    /// More than a repetition, after both FINs were acknowledged.
+    BehindEnd = "behind_end", true;
+    /// An ICMP error about bytes that are not under way, or that contradicts itself.
+    IcmpUnrelated = "icmp_unrelated", true;
+    /// What the gateway told a socket of its own, which is closed by now.
+    SocketGone = "socket_gone", true;
     /// An ICMP error was translated.
-    IcmpTranslated,
+    IcmpTranslated = "icmp_translated", false;
+    /// An exact reset passed.
+    ResetExact = "reset_exact", false;
+    /// A SYN took over the tuple of a connection that was over.
+    TakenOver = "taken_over", false;
+    /// Forwarded, without effect on what is known: no ACK flag.
+    NoAck = "no_ack", false;
+    /// The same: it acknowledges what is too old.
+    TooOld = "too_old", false;
+    /// The same: beyond the window, or it acknowledges what was never sent.
+    TooNew = "too_new", false;
+    /// Somewhat beyond what is known.
+    Near = "near", false;
+    /// A keepalive probe, or the probe of a shut window.
+    Keepalive = "keepalive", false;
     /// An event found no room.
-    EventLost,
-    /// How many there are.
-    Number,
+    EventLost = "event_lost", false;
 }
 
 #[cfg(test)]
@@ -422,36 +427,9 @@ mod tests {
     #[test]
     fn the_kernel_keeps_values_in_the_slabs_they_were_made_for() {
         // struct htab_elem is 48 bytes, keys are padded to 8, and the allocator of bpf adds 8.
-        assert_eq!(48 + size_of::<Tuple>().next_multiple_of(8) + size_of::<Flow>() + 8, 192);
+        assert!(48 + size_of::<Tuple>().next_multiple_of(8) + size_of::<Flow>() + 8 <= 192);
+        assert_eq!(size_of::<Flow>(), 88);
+        assert_eq!(size_of::<track::Track>(), 64);
         assert_eq!(48 + 8 + size_of::<Record>() + 8, 512);
-    }
-
-    #[test]
-    fn bytes_are_counted_once_across_the_wrap() {
-        let mut flow = translate::tests::flow();
-        (flow.base, flow.bytes) = (u32::MAX - 9, 0);
-        for (end, bytes) in [(u32::MAX, 9), (5, 15), (u32::MAX, 15), (5, 15), (6, 16), (6 + (1 << 31), 16)] {
-            flow.advance(end);
-            assert_eq!(flow.bytes, bytes);
-        }
-    }
-
-    #[test]
-    fn acknowledgements_only_go_forward() {
-        let mut flow = translate::tests::flow();
-        flow.ack = u32::MAX - 1;
-        for (ack, highest) in [(3, 3), (u32::MAX, 3), (3, 3), (4, 4)] {
-            flow.acknowledge(ack);
-            assert_eq!(flow.ack, highest);
-        }
-    }
-
-    #[test]
-    fn a_connection_is_closed_by_both_fins_or_one_reset() {
-        let state = |fin, reset| State { fin, reset };
-        assert!(!state([0, 0], [0, 0]).is_closed());
-        assert!(!state([1, 0], [0, 0]).is_closed());
-        assert!(state([1, 2], [0, 0]).is_closed());
-        assert!(state([0, 0], [0, 1]).is_closed());
     }
 }

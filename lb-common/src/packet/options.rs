@@ -124,6 +124,7 @@ impl Scratch {
         tsecr_floor: Option<u32>,
     ) -> Result<(), Malformed> {
         self.new = self.old;
+        self.found.flags = 0;
         self.walk.left = 0;
         for at in 0..MAX {
             match self.step(at, length)? {
@@ -131,8 +132,10 @@ impl Scratch {
                 Step::Padding => {}
                 Step::Byte { kind: kind::TIMESTAMPS, index } if flow.has(flag::TIMESTAMPS) => {
                     if index == 2 && at + 8 <= MAX {
+                        self.found.flags = sighted::TIMESTAMPS;
+                        self.found.tsval = be32(&self.old, at);
                         let (tsval, tsecr) =
-                            flow.timestamps(be32(&self.old, at), be32(&self.old, at + 4), tsecr_floor);
+                            flow.timestamps(self.found.tsval, be32(&self.old, at + 4), tsecr_floor);
                         put_be32(&mut self.new, at, tsval);
                         put_be32(&mut self.new, at + 4, tsecr);
                     }
@@ -147,6 +150,12 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// TSval, as it arrived, of the options that were [translated](Self::translate) last, if they had one.
+    #[inline(always)]
+    pub const fn tsval(&self) -> Option<u32> {
+        if self.found.flags & sighted::TIMESTAMPS != 0 { Some(self.found.tsval) } else { None }
     }
 
     /// What the byte `at` is. Sizes are checked at an option's first byte.

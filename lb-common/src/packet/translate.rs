@@ -71,6 +71,13 @@ impl Head {
         u32::from_be(self.ack)
     }
 
+    /// The window, unscaled.
+    #[inline(always)]
+    pub const fn window(&self) -> u16 {
+        let [_, _, window @ ..] = self.control.to_ne_bytes();
+        u16::from_be_bytes(window)
+    }
+
     /// The header with a window, of this scale, that ends at this sequence number at the latest.
     #[inline(always)]
     pub const fn with_window_up_to(&self, end: u32, scale: u8) -> Self {
@@ -109,8 +116,8 @@ impl Flow {
     /// The window in the units that the receiver was promised. An open window stays open: what rounding adds is
     /// less than one unit.
     #[inline(always)]
-    const fn window(&self, window: u16) -> u16 {
-        let shift = self.window_shift;
+    pub const fn window(&self, window: u16) -> u16 {
+        let shift = self.own_scale as i8 - self.promised_scale as i8;
         if shift >= 0 {
             let wide = (window as u32) << (shift as u32 & 15);
             if wide > u16::MAX as u32 { u16::MAX } else { wide as u16 }
@@ -183,45 +190,44 @@ impl Difference {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::{State, Tuple, exit};
+    use super::super::{Tuple, exit};
     use super::*;
 
     pub(in super::super) fn flow() -> Flow {
         Flow {
             id: 1,
-            bytes: 0,
+            origin: 0,
             out: Tuple::v4(1, 2, 3, 4),
             seq_delta: 0x8000_0001,
             ack_delta: 7,
             tsval_delta: 100,
             tsecr_delta: u32::MAX - 99,
             ifindex: 1,
-            base: 0,
-            ack: 0,
-            state: State::default(),
-            packets: 0,
-            active: 0,
-            window_shift: 0,
+            from: 2,
+            slot: 0,
+            own_scale: 0,
+            peer_scale: 0,
+            promised_scale: 0,
             flags: flag::TIMESTAMPS | flag::SACK,
             exit: exit::NEIGHBOUR,
-            handover: 0,
+            padding: [0; 7],
         }
     }
 
     #[test]
     fn a_window_is_rescaled_and_never_closed_or_wrapped_by_it() {
         let mut flow = flow();
-        for (shift, window, expected) in [
-            (0, 500, 500),
-            (3, 500, 4000),
-            (14, 65535, 65535),
-            (-7, 65535, 511),
-            (-7, 127, 1),
-            (-7, 0, 0),
-            (-14, 1, 1),
+        for (own, promised, window, expected) in [
+            (7, 7, 500, 500),
+            (10, 7, 500, 4000),
+            (14, 0, 65535, 65535),
+            (0, 7, 65535, 511),
+            (0, 7, 127, 1),
+            (0, 7, 0, 0),
+            (0, 14, 1, 1),
         ] {
-            flow.window_shift = shift;
-            assert_eq!(flow.window(window), expected, "{window} by {shift}");
+            (flow.own_scale, flow.promised_scale) = (own, promised);
+            assert_eq!(flow.window(window), expected, "{window} from {own} to {promised}");
         }
     }
 

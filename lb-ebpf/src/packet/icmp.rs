@@ -2,14 +2,16 @@
 
 use aya_ebpf::{helpers::bpf_l4_csum_replace, programs::TcContext};
 use lb_common::packet::{
-    Count, Flow, Tuple,
+    Count, Flow, Tuple, before,
     icmp::{self, HEADER, QUOTED, Quote},
+    track::closing,
     translate::Difference,
 };
 
 use super::{
-    ETHERNET, IPV4, IPV6, PACKET_FLOWS, PACKET_HANDOVERS, PROTOCOL_TCP, add_ethernet_header, count,
-    drop_counted, header, read, redirect, replace_ipv6_addresses,
+    ETHERNET, FITS_ANYWHERE, IPV4, IPV6, PACKET_FLOWS, PACKET_HANDOVERS, PACKET_HOST, PROTOCOL_TCP,
+    add_ethernet_header, comes_by, count, drop_counted, header, read, redirect, replace_ipv6_addresses,
+    track::Halves,
 };
 
 /// Offset of the checksum in an ICMP header.
@@ -33,10 +35,22 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
     }
     // The quoted packet went away from us; its flow's twin is found by what comes back.
     let sent = Tuple::v4(inner[3], inner[4], quote[0] as u16, (quote[0] >> 16) as u16);
-    // SAFETY: the kernel frees a map value only after this run; only fields that never change are read.
+    // SAFETY: the kernel frees a map value only after this run, and userspace replaces a flow as a whole.
     let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
-    if is_handing_over(flow) {
-        return None;
+    let code: [u8; 2] = read(ctx, LINK + IPV4, HEADER)?;
+    let mtu = (code == icmp::FRAGMENTATION_NEEDED).then_some(()).and_then(|()| {
+        let mtu: u16 = read(ctx, LINK + IPV4 + icmp::MTU, 2)?;
+        Some(u32::from(u16::from_be(mtu)))
+    });
+    let length = u32::from(u16::from_be((inner[0] >> 16) as u16));
+    match judge(ctx, flow, &quote) {
+        Claim::Socket => return None,
+        Claim::Drop(reason) => return drop_counted(reason),
+        // Routers older than RFC 1191 say 0.
+        Claim::True if mtu.is_some_and(|mtu| mtu != 0 && length <= mtu) => {
+            return drop_counted(Count::IcmpUnrelated);
+        }
+        Claim::True => {}
     }
     if LINK == 0 && !add_ethernet_header(ctx) {
         return drop_counted(Count::NotWritable);
@@ -102,8 +116,20 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     };
     // SAFETY: as in `v4`.
     let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
-    if is_handing_over(flow) {
-        return None;
+    let mtu = (kind == icmp::PACKET_TOO_BIG).then_some(()).and_then(|()| {
+        let mtu: [u16; 2] = read(ctx, LINK + IPV6 + icmp::MTU_V6, 4)?;
+        Some(u32::from(u16::from_be(mtu[0])) << 16 | u32::from(u16::from_be(mtu[1])))
+    });
+    let payload: u16 = read(ctx, LINK + INNER + 4, IPV6 + QUOTED - 4)?;
+    let length = u32::from(u16::from_be(payload)) + IPV6 as u32;
+    match judge(ctx, flow, &quote) {
+        Claim::Socket => return None,
+        Claim::Drop(reason) => return drop_counted(reason),
+        // No link takes less (RFC 8200, section 5).
+        Claim::True if mtu.is_some_and(|mtu| mtu < FITS_ANYWHERE || length <= mtu) => {
+            return drop_counted(Count::IcmpUnrelated);
+        }
+        Claim::True => {}
     }
     if LINK == 0 && !add_ethernet_header(ctx) {
         return drop_counted(Count::NotWritable);
@@ -142,11 +168,40 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     redirect(ctx, flow)
 }
 
-/// While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. About a
-/// packet of an end it tells nobody anything; that end's next packet meets the same router.
+/// What an error claims.
+enum Claim {
+    /// It may be about what a socket of ours has sent.
+    Socket,
+    /// It is not to be believed.
+    Drop(Count),
+    /// Something that is under way was not delivered.
+    True,
+}
+
+/// Whether an error is about bytes that are under way (RFC 5927, section 4.1), and comes from where they went. `flow` is
+/// that of the packets that come back from there.
 #[inline(always)]
-fn is_handing_over(flow: &Flow) -> bool {
-    flow.handover != 0 && PACKET_HANDOVERS.get_ptr(flow.id).is_some()
+fn judge(ctx: &TcContext, flow: &Flow, quote: &Quote) -> Claim {
+    let Some(halves) = Halves::of(flow) else { return Claim::Socket };
+    // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. About a
+    // packet of an end it tells nobody anything; that end's next packet meets the same router.
+    if halves.own_closing() & closing::HANDOVER != 0 && PACKET_HANDOVERS.get_ptr(flow.id).is_some() {
+        return Claim::Socket;
+    }
+    // SAFETY: fields of the program's context, which lives as long as the run.
+    let (kind, device) = unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).ifindex) };
+    if kind != PACKET_HOST {
+        return Claim::Socket;
+    }
+    if device != flow.from && !comes_by(device, flow) {
+        return Claim::Drop(Count::WrongDevice);
+    }
+    let seq = u32::from_be(quote[1]);
+    let sent = halves.peer_sent().wrapping_sub(flow.ack_delta);
+    if before(seq, halves.own_ack()) || before(sent, seq) {
+        return Claim::Drop(Count::IcmpUnrelated);
+    }
+    Claim::True
 }
 
 /// More fragments, or an offset: the second word of an IPv4 header.
