@@ -9,6 +9,10 @@ unsafe impl aya::Pod for packet::Tuple {}
 // SAFETY: as above.
 unsafe impl aya::Pod for packet::Flow {}
 // SAFETY: as above.
+unsafe impl aya::Pod for packet::Path {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::track::Track {}
+// SAFETY: as above.
 unsafe impl aya::Pod for packet::Sighting {}
 // SAFETY: as above.
 unsafe impl aya::Pod for packet::Handover {}

@@ -94,14 +94,15 @@ impl Visitor {
     pub fn reject(&self, gateway: &Gateway, reason: RejectReason) {
         self.listener.stats.rejects.add(reason as usize);
         let who = (&*self.listener, self.client, self.opened_ms);
-        log(gateway, who, self.hello.as_deref(), reason.name(), None);
+        log(gateway, who, now_ms(), self.hello.as_deref(), reason.name(), None);
     }
 }
 
-/// Writes an access-log line; `who`: where a client came in, its address, and when.
+/// Writes an access-log line; `who`: where a client came in, its address, and when; then when it ended.
 fn log(
     gateway: &Gateway,
     who: (&Listener, SocketAddr, u64),
+    ended_ms: u64,
     hello: Option<&HelloFacts>,
     close_reason: &'static str,
     connection: Option<&Connection>,
@@ -125,7 +126,7 @@ fn log(
         tier_reason: choice.and_then(|choice| choice.reason).map(|reason| reason.name()),
         bytes_in: traffic.map_or(0, |traffic| traffic.bytes_in.load(Relaxed)),
         bytes_out: traffic.map_or(0, |traffic| traffic.bytes_out.load(Relaxed)),
-        duration_ms: now_ms().saturating_sub(opened_ms),
+        duration_ms: ended_ms.saturating_sub(opened_ms),
         close_reason,
         ja4: hello.and_then(|hello| hello.ja4.as_deref()),
     };
@@ -143,6 +144,8 @@ pub struct Account {
     hello: Option<Box<HelloFacts>>,
     worker: usize,
     reason: Option<CloseReason>,
+    /// When it ended, if not when its account is closed.
+    ended_ms: Option<u64>,
     /// The next process will close it.
     left: bool,
 }
@@ -186,7 +189,7 @@ impl Account {
         let Visitor { listener, client, local, opened_ms, hello, .. } = visitor;
         let connection = Arc::new(Connection::new(id, client, listener, sni, route, opened_ms, task));
         gateway.ledger.enter(worker, connection.clone());
-        Account { gateway, connection, local, hello, worker, reason: None, left: false }
+        Account { gateway, connection, local, hello, worker, reason: None, ended_ms: None, left: false }
     }
 
     /// Notes the TLS version agreed on.
@@ -259,8 +262,13 @@ impl Account {
     }
 
     /// Closes the account.
-    pub fn close(mut self, reason: CloseReason) {
-        self.reason = Some(reason);
+    pub fn close(self, reason: CloseReason) {
+        self.close_at(reason, None);
+    }
+
+    /// Closes the account of a connection that ended at this time ([`now_ms`]), before anybody noticed.
+    pub fn close_at(mut self, reason: CloseReason, ended_ms: Option<u64>) {
+        (self.reason, self.ended_ms) = (Some(reason), ended_ms);
     }
 }
 
@@ -280,6 +288,7 @@ impl Drop for Account {
         let connection = &*self.connection;
         tracing::debug!(id = connection.id, client = %connection.client, %reason, "closed");
         let who = (&*connection.listener, connection.client, connection.opened_ms);
-        log(&self.gateway, who, self.hello.as_deref(), reason.name(), Some(connection));
+        let ended_ms = self.ended_ms.unwrap_or_else(now_ms);
+        log(&self.gateway, who, ended_ms, self.hello.as_deref(), reason.name(), Some(connection));
     }
 }

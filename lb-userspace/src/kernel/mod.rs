@@ -11,6 +11,7 @@ pub mod probe;
 pub mod raw;
 pub mod sockmap;
 pub(crate) mod tcp;
+mod tracks;
 pub mod version;
 
 pub use packet::Packet;

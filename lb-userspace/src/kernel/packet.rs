@@ -4,6 +4,7 @@
 use super::batch::for_each_batch;
 use super::devices::{Device, LinkLayer, devices, relevant};
 use super::pins::{Pins, Shape};
+use super::tracks::Tracks;
 use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
 use crate::config::Interfaces;
 use aya::EbpfLoader;
@@ -15,7 +16,8 @@ use aya::programs::tc::{
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use lb_common::packet::{
     self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
-    Handover, NAMES, Name, PORTS, Record, SIGHTINGS, Sighting, Tuple,
+    Handover, NAMES, Name, PATHS, PORTS, Path as DevicePath, Record, SIGHTINGS, Sighting, TRACKS, Tuple,
+    track::Track,
 };
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -25,8 +27,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
 /// All maps, for those who adopt them.
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 10] = [
     shape::<Tuple, Flow>(FLOWS, MapType::Hash),
+    shape::<u32, Track>(TRACKS, MapType::Array),
+    shape::<DevicePath, u32>(PATHS, MapType::Hash),
     shape::<Tuple, Sighting>(SIGHTINGS, MapType::LruHash),
     shape::<u64, Handover>(HANDOVERS, MapType::Hash),
     shape::<u64, Record>(CONNECTIONS, MapType::Hash),
@@ -65,6 +69,11 @@ pub struct Packet {
     counts: PerCpuArray<MapData, u64>,
     events: Mutex<RingBuf<MapData>>,
     programs: Mutex<Programs>,
+    tracks: Tracks,
+    /// Slots of connections that were not entered after all; given back with the next one.
+    unused: Mutex<Vec<u32>>,
+    /// The flows that were there at the start, until somebody takes them.
+    found: Mutex<Vec<(Tuple, Flow)>>,
     capacity: u32,
     pins: Pins,
 }
@@ -72,6 +81,7 @@ pub struct Packet {
 /// The kernel would allow all of them at once; aya's API takes them exclusively.
 struct Maps {
     flows: HashMap<MapData, Tuple, Flow>,
+    paths: HashMap<MapData, DevicePath, u32>,
     handovers: HashMap<MapData, u64, Handover>,
     connections: HashMap<MapData, u64, Record>,
     names: HashMap<MapData, u64, Name>,
@@ -101,6 +111,9 @@ pub enum InsertError {
     /// Anything else.
     #[error("the kernel refuses the flow")]
     Refused(#[source] MapError),
+    /// Its track cannot be reached.
+    #[error("the tracks cannot be mapped")]
+    Unmapped(#[source] io::Error),
 }
 
 impl InsertError {
@@ -126,9 +139,21 @@ impl Packet {
         if !pins.lock() {
             return Err(KernelError::InUse { path: bpffs.to_owned() });
         }
+        let is_new = !pins.path(FLOWS).exists();
         let ethernet = program(&pins, FORWARD_ETHERNET, flows)?;
         let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
         let capacity = flows.info().map_err(from_map)?.max_entries();
+        let to_read: HashMap<MapData, Tuple, Flow> = pinned(&pins, FLOWS)?;
+        let mut found = Vec::new();
+        // A walk through an empty table takes milliseconds.
+        if !is_new {
+            for_each_batch(&to_read, BATCH, |tuples, flows| {
+                found.extend(tuples.iter().copied().zip(flows.iter().copied()));
+            })
+            .map_err(|error| KernelError::Load(error.into()))?;
+        }
+        let tracks = MapData::from_pin(pins.path(TRACKS)).map_err(from_map)?;
+        let tracks = Tracks::new(tracks, found.iter().map(|(_, flow)| flow.slot))?;
         let ports: Array<MapData, u64> = pinned(&pins, PORTS)?;
         // Room for one more than there are, and it ends with the first call.
         let (words, mut sighted) = (2 * packet::PORT_WORDS, Vec::new());
@@ -140,6 +165,7 @@ impl Packet {
         }
         let maps = Maps {
             flows: Map::HashMap(flows).try_into().map_err(from_map)?,
+            paths: pinned(&pins, PATHS)?,
             handovers: pinned(&pins, HANDOVERS)?,
             connections: pinned(&pins, CONNECTIONS)?,
             names: pinned(&pins, NAMES)?,
@@ -148,7 +174,10 @@ impl Packet {
             sighted,
         };
         Ok(Self {
-            flows: pinned(&pins, FLOWS)?,
+            flows: to_read,
+            tracks,
+            unused: Mutex::default(),
+            found: Mutex::new(found),
             sightings: pinned(&pins, SIGHTINGS)?,
             counts: pinned(&pins, COUNTS)?,
             events: Mutex::new(pinned(&pins, EVENTS)?),
@@ -212,29 +241,81 @@ impl Packet {
         self.sightings.get(tuple, 0).ok()
     }
 
-    /// Enters a connection: from here on its packets are forwarded. All or nothing.
-    pub fn insert(&self, record: &Record, flows: [&Flow; 2], handover: &Handover) -> Result<(), InsertError> {
-        let (tuples, id) = ([record.from_client, record.from_server], flows[0].id);
+    /// Notes what the next process must know of a connection whose flows are about to be entered. It finds a connection
+    /// without flows if this one dies meanwhile.
+    pub fn announce(&self, id: u64, record: &Record) -> Result<(), InsertError> {
+        lock(&self.maps).connections.insert(id, record, BPF_NOEXIST).map_err(InsertError::from_map)
+    }
+
+    /// Enters a connection: from here on its packets are forwarded. All or nothing. Gives its slot, which the flows name.
+    pub fn insert(
+        &self,
+        tuples: [&Tuple; 2],
+        mut flows: [Flow; 2],
+        track: &Track,
+        handover: &Handover,
+    ) -> Result<u32, InsertError> {
+        let id = flows[0].id;
+        let slot = self.tracks.take().ok_or(InsertError::Full)?;
         let mut maps = lock(&self.maps);
-        maps.connections.insert(id, record, BPF_NOEXIST).map_err(InsertError::from_map)?;
         let mut entered = 0;
         let mut enter = || {
-            maps.handovers.insert(id, handover, 0)?;
-            for (tuple, flow) in tuples.iter().zip(flows) {
-                maps.flows.insert(tuple, flow, BPF_NOEXIST)?;
+            self.tracks.begin(slot, track).map_err(InsertError::Unmapped)?;
+            maps.handovers.insert(id, handover, 0).map_err(InsertError::from_map)?;
+            for (tuple, flow) in tuples.into_iter().zip(&mut flows) {
+                flow.slot = slot;
+                maps.flows.insert(tuple, *flow, BPF_NOEXIST).map_err(InsertError::from_map)?;
                 entered += 1;
             }
-            Ok(())
+            Ok(slot)
         };
-        let result = enter().map_err(InsertError::from_map);
+        let result = enter();
         if result.is_err() {
-            for tuple in &tuples[..entered] {
+            for tuple in tuples.into_iter().take(entered) {
                 let _ = maps.flows.remove(tuple);
             }
             let _ = maps.handovers.remove(&id);
-            let _ = maps.connections.remove(&id);
+        }
+        drop(maps);
+        if result.is_err() {
+            // A program may have met the first flow.
+            lock(&self.unused).push(slot);
         }
         result
+    }
+
+    /// Gives a slot back, when the function is called: after a grace period that has begun when the flows were gone.
+    pub fn release(&self, slot: u32) -> impl FnOnce() + Send + 'static {
+        let mut slots = std::mem::take(&mut *lock(&self.unused));
+        slots.push(slot);
+        self.tracks.release(slots)
+    }
+
+    /// What a connection's packets have told. Zeros where there is no such slot.
+    pub fn track(&self, slot: u32) -> Track {
+        self.tracks.load(slot).unwrap_or_else(|error| {
+            tracing::error!(%error, slot, "cannot read a connection's track");
+            Track::default()
+        })
+    }
+
+    /// Notes what a socket has received of an end (0: the client): up to this sequence number, and then a FIN of this
+    /// place ([`closing::FIN`](packet::track::closing::FIN); 0: none).
+    pub fn advance(&self, slot: u32, side: usize, end: u32, fin: u8) {
+        if let Err(error) = self.tracks.advance(slot, side, end, fin) {
+            tracing::error!(%error, slot, "cannot write a connection's track");
+        }
+    }
+
+    /// An end (0: the client) that was asked may be asked again.
+    pub fn was_asked(&self, slot: u32, side: usize) {
+        // Mapped, or it would not have been asked.
+        let _ = self.tracks.was_asked(slot, side);
+    }
+
+    /// The flows that an earlier process has left, once.
+    pub fn take_found(&self) -> Vec<(Tuple, Flow)> {
+        std::mem::take(&mut lock(&self.found))
     }
 
     /// The flow of packets that arrive with this tuple.
@@ -255,15 +336,6 @@ impl Packet {
     /// Tells the programs what the sockets of a connection still have to do.
     pub fn set_handover(&self, id: u64, handover: &Handover) -> Result<(), MapError> {
         lock(&self.maps).handovers.insert(id, handover, 0)
-    }
-
-    /// Notes the bytes that a connection's sockets have carried ([`Record::carried`]).
-    pub fn set_carried(&self, id: u64, bytes: [u64; 2]) {
-        let mut maps = lock(&self.maps);
-        // Not there: it has ended.
-        if let Ok(record) = maps.connections.get(&id, 0) {
-            let _ = maps.connections.insert(id, Record { carried: bytes, ..record }, BPF_EXIST);
-        }
     }
 
     /// The sockets are gone, or about to go.
@@ -297,13 +369,27 @@ impl Packet {
         }
     }
 
-    /// Every flow at some moment of the walk.
-    pub fn flows(&self, mut see: impl FnMut(&Tuple, &Flow)) -> io::Result<()> {
-        for_each_batch(&self.flows, BATCH, |tuples, flows| {
-            for (tuple, flow) in tuples.iter().zip(flows) {
-                see(tuple, flow);
-            }
-        })
+    /// Puts another flow in the place of one that is there.
+    pub fn replace(&self, tuple: &Tuple, flow: &Flow) {
+        let mut maps = lock(&self.maps);
+        // Under the lock no flow is inserted; a program may remove it in between, and then there is none.
+        if self.flow(tuple).is_some_and(|known| known.id == flow.id) {
+            let _ = maps.flows.insert(tuple, flow, BPF_EXIST);
+        }
+    }
+
+    /// Has the programs take packets that are expected by one device from another too, or no longer.
+    pub fn set_path(&self, path: DevicePath, allowed: bool) {
+        let mut maps = lock(&self.maps);
+        let result = if allowed { maps.paths.insert(path, 1, 0) } else { maps.paths.remove(&path) };
+        if let (Err(error), true) = (result, allowed) {
+            tracing::error!(%error, ?path, "the kernel refuses a path");
+        }
+    }
+
+    /// The paths there are.
+    pub fn paths(&self) -> Vec<DevicePath> {
+        lock(&self.maps).paths.keys().filter_map(Result::ok).collect()
     }
 
     /// What is known of a connection besides its flows.
@@ -436,6 +522,7 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(FLOWS, flows.max(2));
     loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
+    loader.map_max_entries(TRACKS, (flows / 2).max(1));
     sockmap::shrink(&mut loader);
     for shape in &SHAPES {
         pins.check(shape)?;
@@ -453,7 +540,7 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
 
 /// Makes this tier's maps as small as they can be, in a load for the other one's sake.
 pub(super) fn shrink(loader: &mut EbpfLoader<'_>) {
-    for name in [FLOWS, SIGHTINGS, HANDOVERS, CONNECTIONS, NAMES] {
+    for name in [FLOWS, TRACKS, PATHS, SIGHTINGS, HANDOVERS, CONNECTIONS, NAMES] {
         loader.map_max_entries(name, 1);
     }
 }

@@ -210,7 +210,8 @@ struct RepairWindow {
     _send_from: u32,
     /// What the peer has announced last; how far beyond what it has acknowledged.
     send: u32,
-    _largest: u32,
+    /// The largest that it has announced.
+    largest: u32,
     /// What the peer was told last.
     receive: u32,
     /// What was acknowledged then.
@@ -234,6 +235,12 @@ pub(crate) struct Leg {
     pub(crate) promised: u32,
     /// Sequence number behind the last byte that the peer has room for.
     pub(crate) room: u32,
+    /// The largest window that the peer has announced, in bytes.
+    pub(crate) largest_window: u32,
+    /// The window that the peer was told last, in bytes.
+    pub(crate) own_window: u32,
+    /// Bytes that the peer has acknowledged in all, and maybe the SYN.
+    pub(crate) bytes_acked: u64,
     /// Bytes received in all.
     pub(crate) bytes_received: u64,
     /// The window scale the peer has announced.
@@ -291,6 +298,9 @@ pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
             unacknowledged,
             promised: windows.promised(),
             room: write_seq.wrapping_sub(unacknowledged).wrapping_add(windows.send),
+            largest_window: windows.largest,
+            own_window: windows.receive,
+            bytes_acked: info.bytes_acked,
             bytes_received: info.bytes_received,
             peer_scale: info.window_scales & 15,
             own_scale: info.window_scales >> 4,

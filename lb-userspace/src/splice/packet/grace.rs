@@ -25,7 +25,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Waiting {
-    list: Vec<oneshot::Sender<()>>,
+    list: Vec<Box<dyn FnOnce() + Send>>,
     over: bool,
 }
 
@@ -41,10 +41,16 @@ impl Grace {
     /// Returns when every packet that was between the tc hook and its socket at the time of the call has arrived.
     pub(crate) async fn wait(&self) {
         let (sender, over) = oneshot::channel();
-        self.0.lock().list.push(sender);
-        self.0.news.notify_one();
+        // Gone: its task was ended.
+        self.then(move || _ = sender.send(()));
         // An error: the process is ending, and the task with it.
         let _ = over.await;
+    }
+
+    /// Calls the function when no program is any more in the midst of a packet that it had in hand at the time of the call.
+    pub(crate) fn then(&self, call: impl FnOnce() + Send + 'static) {
+        self.0.lock().list.push(Box::new(call));
+        self.0.news.notify_one();
     }
 }
 
@@ -74,9 +80,8 @@ impl Shared {
             if grace_period().is_err() {
                 std::thread::sleep(INSTEAD);
             }
-            for waiter in batch {
-                // Gone: its task was ended.
-                let _ = waiter.send(());
+            for call in batch {
+                call();
             }
         }
     }

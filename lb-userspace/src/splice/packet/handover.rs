@@ -8,13 +8,13 @@
 //! word.
 
 use super::grace::Grace;
-use super::raise;
 use super::terms::{Terms, ends};
 use crate::account::CloseReason;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
-use crate::splice::{Side, Traffic, finish, reset_on_close, write_all};
-use lb_common::packet::{State, Tuple, before};
+use crate::splice::{Side, finish, reset_on_close, write_all};
+use lb_common::packet::track::closing;
+use lb_common::packet::{Tuple, before};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::pin::pin;
@@ -32,6 +32,7 @@ const TELLINGS: u8 = 3;
 /// A connection whose flows are live and whose sockets, in repair mode, may still have something to do.
 pub(crate) struct Begun {
     pub(super) id: u64,
+    pub(super) slot: u32,
     /// By what packets arrive. Index 0: the client's.
     pub(super) tuples: [Tuple; 2],
     pub(super) terms: Terms,
@@ -43,11 +44,11 @@ struct Direction<'a> {
     to: &'a TcpStream,
     /// What `from` had received, by its own count ([`tcp::Progress`]), when it was last looked at.
     seen: u64,
-    /// Bytes from the receive queue that have been passed on.
-    passed: usize,
+    /// The sequence number that stands for 0 there.
+    base: u32,
     /// So many of them are still at its head.
     left: usize,
-    /// The place of the sender's FIN once the sender's socket has it ([`State`]), else 0.
+    /// The place of the sender's FIN once the sender's socket has it ([`closing::FIN`]), else 0.
     fin: u8,
     /// It was passed on.
     fin_sent: bool,
@@ -58,6 +59,11 @@ struct Direction<'a> {
 }
 
 impl Begun {
+    /// The connection's slot, and where its bytes begin.
+    pub(crate) fn place(&self) -> (u32, [u64; 2]) {
+        (self.slot, [0, 1].map(|side| self.terms.flows[side].origin))
+    }
+
     /// Carries the prefix over: `held`, read from the client before, and what the sockets have received since. Both
     /// sockets may be dropped when this returns, and also when it is cut short: without a word.
     pub(crate) async fn finish(
@@ -65,16 +71,14 @@ impl Begun {
         (kernel, grace, injector): (&Packet, &Grace, &Injector),
         [client, server]: [&TcpStream; 2],
         held: Vec<u8>,
-        traffic: &Traffic,
     ) -> Result<(), CloseReason> {
-        let Self { id, tuples, terms } = self;
-        let held_bytes = held.len();
+        let Self { id, slot, tuples, terms } = self;
         let mut handover = terms.handover;
-        let way = |from, to, written, seen| Direction {
+        let way = |from, to, written, (seen, base)| Direction {
             from,
             to,
             seen,
-            passed: 0,
+            base,
             left: 0,
             fin: 0,
             fin_sent: false,
@@ -89,15 +93,14 @@ impl Begun {
                 // What an error would leave there is older.
                 *promised = tcp::promised(socket.as_fd()).unwrap_or(*promised);
             }
-            handover.fin = [request.fin, response.fin];
             // Without it the programs leave the sockets every acknowledgement: slower, and as safe.
             let _ = kernel.set_handover(id, &handover);
         };
         let settled = async |request: &mut Direction<'_>, response: &mut Direction<'_>| {
             let mut pause = FIRST_LOOK;
             // Both are asked each time, for both sockets may have to be told.
-            while !(request.is_done(kernel, injector, &tuples[1])
-                & response.is_done(kernel, injector, &tuples[0]))
+            while !(request.is_done(kernel, injector, slot, (1, &tuples[1]))
+                & response.is_done(kernel, injector, slot, (0, &tuples[0])))
             {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LAST_LOOK);
@@ -129,16 +132,15 @@ impl Begun {
                 async { request.write(&requested.bytes).await.map_err(|_| Side::Server.reset()) },
                 async { response.write(&responded.bytes).await.map_err(|_| Side::Client.reset()) },
             )?;
-            // The flows do not know of what passed the programs before they were there, unless more follows it.
-            let carried = [(held_bytes + request.passed) as u64, response.passed as u64];
-            if news {
-                kernel.set_carried(id, carried);
+            // The programs do not know of what passed them before the flows were there, unless more follows it. Before a
+            // FIN is sent, for they take its acknowledgement only if they know of it.
+            let ended = [request.end(&requested, response.fin), response.end(&responded, request.fin)];
+            for (side, direction) in [&request, &response].into_iter().enumerate() {
+                if news {
+                    kernel.advance(slot, side, direction.received(), direction.fin);
+                }
             }
-            raise(&traffic.bytes_in, carried[0]);
-            raise(&traffic.bytes_out, carried[1]);
-            // Of the rest the programs know by the terms. Before a FIN is sent: its acknowledgement is when they take
-            // note of it.
-            if request.end(&requested, response.fin) | response.end(&responded, request.fin) {
+            if ended != [false, false] {
                 tell(&request, &response);
             }
             request.send_fin().map_err(|_| CloseReason::ServerReset)?;
@@ -166,7 +168,6 @@ impl Direction<'_> {
     fn look(&mut self, held: Vec<u8>) -> io::Result<Arrived> {
         let (ends, arrived) = self.arrived()?;
         let news = ends || !arrived.is_empty();
-        self.passed += arrived.len();
         let mut bytes = held;
         bytes.extend(arrived);
         self.written = self.written.wrapping_add(bytes.len() as u32).wrapping_add(ends.into());
@@ -196,11 +197,16 @@ impl Direction<'_> {
         Ok((progress.has_fin, arrived))
     }
 
+    /// Sequence number behind the last byte that the sender's socket had received when it was last looked at.
+    fn received(&self) -> u32 {
+        self.base.wrapping_add(self.seen as u32).wrapping_sub(u32::from(self.fin != 0))
+    }
+
     /// Notes the end of this direction, if what has been written was its last; whether it was. `other_fin`: the place of
     /// the other direction's.
     fn end(&mut self, written: &Arrived, other_fin: u8) -> bool {
         if written.ends {
-            self.fin = if other_fin == 0 { State::FIRST } else { State::SECOND };
+            self.fin = if other_fin == 0 { closing::FIRST } else { closing::SECOND };
         }
         written.ends
     }
@@ -239,16 +245,24 @@ impl Direction<'_> {
         tcp::select_receive(self.to.as_fd())
     }
 
-    /// Whether the receiver has all that the socket was given, or the connection is over. `back`: what packets of the
-    /// receiver arrive with.
-    fn is_done(&mut self, kernel: &Packet, injector: &Injector, back: &Tuple) -> bool {
+    /// Whether the receiver has all that the socket was given, or the connection is over. The receiver: its side (0: the
+    /// client), and what its packets arrive with.
+    fn is_done(
+        &mut self,
+        kernel: &Packet,
+        injector: &Injector,
+        slot: u32,
+        (receiver, back): (usize, &Tuple),
+    ) -> bool {
         let to = self.to.as_fd();
         let gone = |asked: io::Result<bool>| asked.unwrap_or(true);
         if gone(tcp::is_acknowledged(to)) {
             return true;
         }
-        let Some(flow) = kernel.flow(back) else { return true };
-        if before(flow.ack, self.written) {
+        if kernel.flow(back).is_none() {
+            return true;
+        }
+        if before(kernel.track(slot).halves[receiver].ack, self.written) {
             return gone(tcp::is_closed(to));
         }
         if self.told < TELLINGS {

@@ -1,18 +1,35 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
 use super::terms::{address, ends, socket_address};
+use super::words::View;
 use super::{PacketTier, SourcePort, ms_of_tick, raise};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
 use crate::clock::now_ms;
-use crate::connect::{Pool, Server, ServerGuard};
+use crate::connect::{KEEPALIVE, Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
 use crate::splice::Choice;
-use lb_common::packet::{Flow, Record, Sighting, State, Tuple, before, flag};
+use lb_common::packet::track::{Half, Track, closing};
+use lb_common::packet::{Flow, Record, Tuple};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+/// How long a reset must stand before the connection is over: who has not sent it goes on.
+pub(super) const RESET_STANDS_MS: u64 = 500;
+
+/// How long an end may be silent before it is asked whether it is still there: what keepalive does for a socket.
+const KEEPALIVE_MS: u64 = KEEPALIVE.as_millis() as u64;
+/// Time between two such questions, and how many may stay unanswered: Linux' own (tcp(7)). One proves nothing: Linux
+/// answers two a second, whoever asks.
+const PROBE_MS: u64 = 75_000;
+const PROBES: u64 = 9;
+
+/// How long the flows of a finished connection stay for its last packets: as long as its ends remember it (TIME_WAIT).
+/// As long, too, a connection may be silent whose FINs have passed, but not their acknowledgements.
+pub(super) const LINGER_MS: u64 = 60_000;
 
 /// A spliced connection.
 pub struct Live {
@@ -20,10 +37,27 @@ pub struct Live {
     pub(super) _server: ServerGuard,
     pub(super) _permits: [Permit; 3],
     pub(super) _port: Option<SourcePort>,
-    /// The last sweep that saw one of its flows.
-    pub(super) seen: u32,
+    /// Place of its track.
+    pub(super) slot: u32,
+    /// [`Flow::origin`] of both flows.
+    origin: [u64; 2],
     /// Probes that its ends (0: the client) have not answered.
-    pub(super) probes: [u8; 2],
+    probes: [u8; 2],
+}
+
+/// What a look at a connection calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// A new connection has its tuple.
+    Reused,
+    /// Both FINs have passed: is it finished? If not, it is silent for too long.
+    Finish { silent: bool },
+    /// It is to be reset, for this reason.
+    End(CloseReason),
+    /// An end is to be asked what its SYN, or its inexact reset, meant.
+    Challenge { side: usize },
+    /// An end is to be asked whether it is still there.
+    Probe { side: usize },
 }
 
 impl Live {
@@ -33,20 +67,62 @@ impl Live {
         server: ServerGuard,
         permits: [Permit; 3],
         port: Option<SourcePort>,
+        (slot, origin): (u32, [u64; 2]),
     ) -> Self {
-        Self { account, _server: server, _permits: permits, _port: port, seen: 0, probes: [0, 0] }
+        Self { account, _server: server, _permits: permits, _port: port, slot, origin, probes: [0, 0] }
     }
 
-    /// Notes what a flow has counted.
-    pub(super) fn note(&self, flow: &Flow) {
+    /// Notes what its packets have told: bytes, and when the last one came. The time is that of the last packet of an end
+    /// that has sent bytes since the last look.
+    pub(super) fn note(&self, track: &Track) {
         let traffic = &self.account.connection.traffic;
-        let bytes = if flow.has(flag::FROM_SERVER) { &traffic.bytes_out } else { &traffic.bytes_in };
-        raise(bytes, flow.bytes);
-        raise(&traffic.active_ms, ms_of_tick(flow.active));
+        let counters = [&traffic.bytes_in, &traffic.bytes_out];
+        for ((half, origin), bytes) in track.halves.iter().zip(self.origin).zip(counters) {
+            let sent = half.position.saturating_sub(origin);
+            if bytes.fetch_max(sent, Relaxed) < sent {
+                raise(&traffic.active_ms, ms_of_tick(half.heard));
+            }
+        }
+    }
+
+    /// What is to be done about the connection at this time.
+    fn due(&mut self, track: &Track, now_ms: u64) -> impl Iterator<Item = Due> + use<> {
+        let heard = track.halves.map(|half| ms_of_tick(half.heard));
+        let quiet = heard.map(|heard| now_ms.saturating_sub(heard));
+        let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
+        let reset_stands =
+            track.halves.iter().zip(quiet).any(|(half, quiet)| half.has_reset() && quiet >= RESET_STANDS_MS);
+        let first = if any(closing::REUSED) {
+            Some(Due::Reused)
+        } else if track.halves.iter().all(Half::has_fin) {
+            Some(Due::Finish { silent: quiet.iter().all(|quiet| *quiet >= LINGER_MS) })
+        } else if reset_stands {
+            reason_of(closings(track)).map(Due::End)
+        } else {
+            self.expired(now_ms).map(Due::End)
+        };
+        let mut due = [first, None, None, None, None];
+        if first.is_none() {
+            for side in [0, 1] {
+                // How many should have been asked by now.
+                let asked =
+                    if quiet[side] < KEEPALIVE_MS { 0 } else { 1 + (quiet[side] - KEEPALIVE_MS) / PROBE_MS };
+                if asked > PROBES {
+                    due[0] = Some(Due::End([CloseReason::ClientReset, CloseReason::ServerReset][side]));
+                } else if asked > self.probes[side].into() && !track.halves[side].has_reset() {
+                    due[1 + side] = Some(Due::Probe { side });
+                }
+                self.probes[side] = asked as u8;
+                if track.halves[side].asked != 0 {
+                    due[3 + side] = Some(Due::Challenge { side });
+                }
+            }
+        }
+        due.into_iter().flatten()
     }
 
     /// Why it is to be ended, if it is: idle, or alive, for too long.
-    pub(super) fn expired(&self, now_ms: u64) -> Option<CloseReason> {
+    fn expired(&self, now_ms: u64) -> Option<CloseReason> {
         let connection = &self.account.connection;
         let since = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
         let idle = since(connection.traffic.active_ms.load(Relaxed));
@@ -60,15 +136,30 @@ impl Live {
     }
 }
 
-/// The reason that a state stands for, if it is one of an end.
-pub(super) fn reason_of(state: &State) -> Option<CloseReason> {
-    match state.reset {
-        _ if state.is_finished() && state.fin[0] == State::FIRST => Some(CloseReason::ClientClosed),
-        _ if state.is_finished() => Some(CloseReason::ServerClosed),
-        [0, 0] => None,
-        [0, _] => Some(CloseReason::ServerReset),
-        _ => Some(CloseReason::ClientReset),
+/// How far both ends have come to the end, the client first.
+pub(super) fn closings(track: &Track) -> [u8; 2] {
+    track.halves.map(|half| half.closing)
+}
+
+/// The reason that this stands for, if it is one of an end. A reset after both FINs only says that somebody has forgotten
+/// the connection by then.
+pub(super) fn reason_of(closings: [u8; 2]) -> Option<CloseReason> {
+    let fin = closings.map(|closing| closing & closing::FIN);
+    let reset = closings.map(|closing| closing & closing::RESET != 0);
+    match fin {
+        [0, _] | [_, 0] => match reset {
+            [false, false] => None,
+            [false, true] => Some(CloseReason::ServerReset),
+            [true, _] => Some(CloseReason::ClientReset),
+        },
+        [closing::FIRST, _] => Some(CloseReason::ClientClosed),
+        _ => Some(CloseReason::ServerClosed),
     }
+}
+
+/// When the last packet came.
+fn last_heard_ms(track: &Track) -> u64 {
+    track.halves.iter().map(|half| ms_of_tick(half.heard)).max().unwrap_or_default()
 }
 
 impl PacketTier {
@@ -80,51 +171,54 @@ impl PacketTier {
     /// Takes over the connections of an earlier process.
     pub fn adopt(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let snapshot = gateway.snapshot.load();
+        let mut found = HashMap::<u64, Found>::new();
+        for (tuple, flow) in self.kernel().take_found() {
+            gateway.ledger.know_id(flow.id);
+            found.entry(flow.id).or_default()[flow.side()] = Some((tuple, flow));
+        }
         let records = self.kernel().records();
         for (id, record) in &records {
-            let flows = self.kernel().flows_of(*id, record);
-            if flows.iter().flatten().next().is_none() {
-                self.kernel().forget(*id);
+            let [Some((_, request)), Some((_, response))] = found.remove(id).unwrap_or_default() else {
+                // Its process has died between the end of its sockets and the beginning of its flows.
+                self.abandon(*id, record);
                 continue;
-            }
-            let live = self.remembered(gateway, &snapshot, *id, record);
-            live.account.spliced(Choice { tier: Tier::Packet, reason: None });
-            flows.iter().flatten().for_each(|flow| live.note(flow));
-            let traffic = &live.account.connection.traffic;
-            raise(&traffic.bytes_in, record.carried[0]);
-            raise(&traffic.bytes_out, record.carried[1]);
-            self.enter(live);
-            // Its process has died in the middle. What its sockets had not got through is lost, and with it the
-            // connection: better an end that both notice than a wait for ever.
-            let whole = match (flows, self.kernel().handover(*id)) {
-                ([Some(_), Some(_)], None) => true,
-                ([Some(request), Some(response)], Some(handover)) => {
-                    !before(request.ack, handover.await_ack[0])
-                        && !before(response.ack, handover.await_ack[1])
-                }
-                _ => false,
             };
-            if whole {
-                self.kernel().end_handover(*id);
-            } else {
+            let track = self.kernel().track(request.slot);
+            let at = (request.slot, [request.origin, response.origin]);
+            let live = self.remembered(gateway, &snapshot, *id, record, at);
+            live.account.spliced(Choice { tier: Tier::Packet, reason: None });
+            live.note(&track);
+            raise(&live.account.connection.traffic.active_ms, last_heard_ms(&track));
+            self.enter(live);
+            // Its process has died in the middle. What its sockets had not got through is lost, and so may bytes be that
+            // passed the programs just before the flows were there: better an end that both notice than a wait for ever.
+            if self.kernel().handover(*id).is_some() {
                 self.end(*id, CloseReason::Shutdown);
             }
         }
         self.kernel().end_old_handovers();
-        // Flows of connections that are closed still carry the ids of their time, and so do events.
-        let see = |tuple: &Tuple, flow: &Flow| {
-            gateway.ledger.know_id(flow.id);
-            if !self.lock().contains_key(&flow.id) {
-                self.lingering().push(now_ms(), flow.id, [*tuple, flow.out.reversed()]);
-            }
-        };
-        if let Err(error) = self.kernel().flows(see) {
-            tracing::error!(%error, "cannot read the flow table");
+        for (id, flows) in found {
+            let Some((tuple, flow)) = flows.into_iter().flatten().next() else { continue };
+            self.lingering().push(now_ms(), id, flow.slot, [tuple, flow.out.reversed()]);
         }
         while !self.kernel().events(usize::MAX).is_empty() {}
         if !records.is_empty() {
             tracing::info!(connections = self.lock().len(), "adopted the connections of an earlier process");
         }
+    }
+
+    /// Ends a connection that has no numbers left. Each end is asked something absurd: its answer meets no socket, and the
+    /// reset with which the stack answers that is exact.
+    fn abandon(&self, id: u64, record: &Record) {
+        for tuple in [&record.from_client, &record.from_server] {
+            let [peer, local] = ends(tuple);
+            self.kernel().remove(id, tuple);
+            if let Err(error) = self.injector().probe(local, peer, 0, 0) {
+                tracing::debug!(%error, %peer, "cannot ask an end of an abandoned connection");
+            }
+        }
+        self.kernel().end_handover(id);
+        self.kernel().forget(id);
     }
 
     /// The account of a connection of an earlier process. What is not configured any more keeps its name.
@@ -134,6 +228,7 @@ impl PacketTier {
         snapshot: &Snapshot,
         id: u64,
         record: &Record,
+        at: (u32, [u64; 2]),
     ) -> Live {
         let [listener, route, pool, server] =
             record.names.map(|key| self.kernel().name(key).unwrap_or_else(|| "unknown".into()));
@@ -162,7 +257,7 @@ impl PacketTier {
         let account = Account::adopt(gateway.clone(), visitor, id, sni, route);
         let guard = ServerGuard::new(server);
         account.connected(&pool, &guard);
-        Live::new(account, guard, permits, self.known_port(address, local.port()))
+        Live::new(account, guard, permits, self.known_port(address, local.port()), at)
     }
 
     /// Leaves all connections to the next process.
@@ -172,68 +267,165 @@ impl PacketTier {
         }
     }
 
-    /// Ends a connection from outside, with a reset to both ends. `false`: it is not one of ours.
+    /// Ends a connection, with resets to both ends: nothing of it is given back while it may live. `false`: it is not one of
+    /// ours.
     pub fn end(&self, id: u64, reason: CloseReason) -> bool {
+        self.end_at(id, reason, None)
+    }
+
+    /// The same of one that has ended by itself at this time.
+    fn end_at(&self, id: u64, reason: CloseReason, ended_ms: Option<u64>) -> bool {
         let Some(live) = self.lock().remove(&id) else { return false };
         if let Some(record) = self.kernel().record(id) {
             let tuples = [record.from_client, record.from_server];
-            let flows = self.kernel().flows_of(id, &record);
-            for (tuple, flow) in tuples.iter().zip(&flows) {
-                let Some(flow) = flow else { continue };
-                live.note(flow);
-                let [peer, local] = ends(tuple);
-                // Its next number is what it has acknowledged. Should that be wrong by now, it answers, and the stack
-                // that has no such socket resets it.
-                if let Err(error) = self.injector().reset(local, peer, flow.ack, flow.end()) {
-                    tracing::debug!(%error, %peer, "cannot send a reset");
+            match self.view(id, &record) {
+                Some(view) => {
+                    live.note(&view.track);
+                    for (side, tuple) in tuples.iter().enumerate() {
+                        let [peer, local] = ends(tuple);
+                        for words in view.resets(side) {
+                            if let Err(error) = self.injector().reset(local, peer, words.seq, words.ack) {
+                                tracing::debug!(%error, %peer, "cannot send a reset");
+                            }
+                        }
+                    }
+                    tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
                 }
-            }
-            for tuple in &tuples {
-                self.kernel().remove(id, tuple);
+                None => self.abandon(id, &record),
             }
         }
         self.kernel().forget(id);
         self.kernel().end_handover(id);
-        live.account.close(reason);
+        self.release(live.slot);
+        live.account.close_at(reason, ended_ms);
         true
     }
 
-    /// Closes the account of a connection that has ended by itself. Its flows stay a while, for its last packets.
-    pub(super) fn ended(&self, id: u64) {
-        let Some(record) = self.kernel().record(id) else { return };
-        self.close(id, &record, &self.kernel().flows_of(id, &record));
+    /// A slot whose flows are gone.
+    pub(super) fn release(&self, slot: u32) {
+        self.grace.then(self.kernel().release(slot));
     }
 
-    /// The same, of what was looked up.
-    pub(super) fn close(&self, id: u64, record: &Record, flows: &[Option<Flow>; 2]) {
-        let Some(reason) = flows.iter().flatten().find_map(|flow| reason_of(&flow.state)) else { return };
-        let Some(live) = self.lock().remove(&id) else { return };
-        flows.iter().flatten().for_each(|flow| live.note(flow));
-        self.kernel().forget(id);
-        self.lingering().push(now_ms(), id, [record.from_client, record.from_server]);
-        live.account.close(reason);
+    /// A connection as the programs have it; `None`: its flows are gone.
+    pub(super) fn view(&self, id: u64, record: &Record) -> Option<View> {
+        let [Some(request), Some(response)] = self.kernel().flows_of(id, record) else { return None };
+        Some(View { flows: [request, response], track: self.kernel().track(request.slot) })
     }
 
-    /// Closes the account of a connection whose flows are gone, for this reason if it is known.
-    pub(super) fn lost(&self, id: u64, reason: Option<CloseReason>) {
-        let record = self.kernel().record(id);
-        if record.is_some_and(|record| self.kernel().flows_of(id, &record).iter().flatten().next().is_some())
-        {
-            return;
+    /// Looks at a connection whose FINs have both passed. Finished, its account is closed: nobody can fake that alone, and
+    /// its flows stay a while, for its last packets.
+    pub(super) fn finish_account(&self, id: u64) -> bool {
+        let Some(record) = self.kernel().record(id) else { return false };
+        let Some(view) = self.view(id, &record) else { return false };
+        let Some(reason) = reason_of(closings(&view.track)) else { return false };
+        if !view.is_finished() {
+            return false;
         }
-        let Some(live) = self.lock().remove(&id) else { return };
+        let Some(live) = self.lock().remove(&id) else { return false };
+        live.note(&view.track);
         self.kernel().forget(id);
-        live.account.close(reason.unwrap_or(CloseReason::ClientClosed));
+        self.lingering().push(now_ms(), id, live.slot, [record.from_client, record.from_server]);
+        live.account.close_at(reason, Some(last_heard_ms(&view.track)));
+        true
+    }
+
+    /// Ends a connection whose reset still stands.
+    pub(super) fn end_reset(&self, id: u64) {
+        let Some(slot) = self.lock().get(&id).map(|live| live.slot) else { return };
+        let track = self.kernel().track(slot);
+        if track.halves.iter().any(Half::has_reset)
+            && let Some(reason) = reason_of(closings(&track))
+        {
+            self.end_at(id, reason, Some(last_heard_ms(&track)));
+        }
+    }
+
+    /// Closes the account of a connection whose flows a new one of this side has taken away. Unless both FINs had passed,
+    /// the other side is reset; this one has said by its SYN that it knows of nothing.
+    pub(super) fn reused(&self, id: u64, side: usize, closings: [u8; 2]) {
+        let Some(live) = self.lock().remove(&id) else { return };
+        let track = self.kernel().track(live.slot);
+        live.note(&track);
+        if closings.iter().any(|closing| closing & closing::FIN == 0)
+            && let Some(record) = self.kernel().record(id)
+        {
+            let half = &track.halves[1 - side];
+            let [peer, local] = ends([&record.from_server, &record.from_client][side]);
+            if let Err(error) = self.injector().reset(local, peer, half.ack, half.sent()) {
+                tracing::debug!(%error, %peer, "cannot send a reset");
+            }
+        }
+        self.kernel().forget(id);
+        self.kernel().end_handover(id);
+        self.release(live.slot);
+        let reason = reason_of(closings).unwrap_or(CloseReason::ClientReset);
+        live.account.close_at(reason, Some(last_heard_ms(&track)));
+    }
+
+    /// Looks at every connection, and does what is due.
+    pub(super) fn look(&self, now: u64) {
+        let ids: Vec<u64> = self.lock().keys().copied().collect();
+        let mut due = Vec::new();
+        for ids in ids.chunks(AT_ONCE) {
+            let mut live = self.lock();
+            for id in ids {
+                let Some(live) = live.get_mut(id) else { continue };
+                let track = self.kernel().track(live.slot);
+                live.note(&track);
+                due.extend(live.due(&track, now).map(|due| (*id, due)));
+            }
+        }
+        for (id, due) in due {
+            match due {
+                Due::Reused => {
+                    let slot = self.lock().get(&id).map(|live| live.slot);
+                    if let Some(slot) = slot {
+                        let closings = closings(&self.kernel().track(slot));
+                        let side = usize::from(closings[0] & closing::REUSED == 0);
+                        self.reused(id, side, closings);
+                    }
+                }
+                Due::Finish { silent } => {
+                    if !self.finish_account(id) && silent {
+                        self.end_silent(id);
+                    }
+                }
+                Due::End(reason) if matches!(reason, CloseReason::ClientReset | CloseReason::ServerReset) => {
+                    let slot = self.lock().get(&id).map(|live| live.slot);
+                    let ended = slot.map(|slot| last_heard_ms(&self.kernel().track(slot)));
+                    self.end_at(id, reason, ended);
+                }
+                Due::End(reason) => _ = self.end(id, reason),
+                Due::Challenge { side } => self.challenge(id, side),
+                Due::Probe { side } => self.probe(id, side),
+            }
+        }
+    }
+
+    /// Ends a connection that both ends have closed, and one of them has never acknowledged that.
+    fn end_silent(&self, id: u64) {
+        let Some(slot) = self.lock().get(&id).map(|live| live.slot) else { return };
+        let track = self.kernel().track(slot);
+        let reason = reason_of(closings(&track)).unwrap_or(CloseReason::ClientClosed);
+        self.end_at(id, reason, Some(last_heard_ms(&track)));
+    }
+
+    /// Brings the accounts of all spliced connections up to date.
+    pub fn refresh(&self) {
+        for live in self.lock().values() {
+            live.note(&self.kernel().track(live.slot));
+        }
     }
 }
 
+/// Connections that are looked at under one lock.
+const AT_ONCE: usize = 1024;
+
+/// Both flows of a connection of an earlier process, as far as they are there, each with its tuple.
+type Found = [Option<(Tuple, Flow)>; 2];
+
 /// What the next process must know of a connection.
-pub(super) fn record(
-    kernel: &Packet,
-    account: &Account,
-    tuples: [Tuple; 2],
-    sightings: [&Sighting; 2],
-) -> Record {
+pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> Record {
     let connection = &account.connection;
     let upstream = connection.upstream.get();
     let (facts, facts_length) = account.facts();
@@ -241,7 +433,6 @@ pub(super) fn record(
     let [from_client, from_server] = tuples;
     Record {
         opened_ms: connection.opened_ms,
-        carried: [0; 2],
         names: [
             kernel.intern(&connection.listener.name),
             kernel.intern(&connection.route.name),
@@ -250,12 +441,6 @@ pub(super) fn record(
         ],
         from_client,
         from_server,
-        // Back to where the handshake came from.
-        ethernet: sightings.map(|sighting| {
-            let mut addresses = sighting.ethernet;
-            addresses.rotate_left(6);
-            addresses
-        }),
         client: address(connection.client.ip()),
         client_port: connection.client.port().to_be(),
         facts_length,
@@ -271,12 +456,19 @@ mod tests {
 
     #[test]
     fn a_reset_after_both_fins_is_not_how_it_ended() {
-        let reason = |fin, reset| reason_of(&State { fin, reset });
-        assert_eq!(reason([0, 0], [0, 0]), None);
-        assert_eq!(reason([State::FIRST, 0], [0, 0]), None);
-        assert_eq!(reason([State::FIRST, State::SECOND], [0, 0]), Some(CloseReason::ClientClosed));
-        assert_eq!(reason([State::SECOND, State::FIRST], [1, 0]), Some(CloseReason::ServerClosed));
-        assert_eq!(reason([State::FIRST, 0], [0, 1]), Some(CloseReason::ServerReset));
-        assert_eq!(reason([0, State::FIRST], [1, 0]), Some(CloseReason::ClientReset));
+        const FIRST: u8 = closing::FIRST;
+        const SECOND: u8 = closing::SECOND;
+        const RESET: u8 = closing::RESET;
+        for (closings, reason) in [
+            ([0, 0], None),
+            ([FIRST, 0], None),
+            ([FIRST | closing::HANDOVER, 0], None),
+            ([FIRST, SECOND], Some(CloseReason::ClientClosed)),
+            ([SECOND | RESET, FIRST], Some(CloseReason::ServerClosed)),
+            ([FIRST, RESET], Some(CloseReason::ServerReset)),
+            ([RESET, FIRST], Some(CloseReason::ClientReset)),
+        ] {
+            assert_eq!(reason_of(closings), reason, "{closings:?}");
+        }
     }
 }

@@ -9,11 +9,12 @@ mod handover;
 mod live;
 mod sweep;
 pub(crate) mod terms;
+mod words;
 
 pub(crate) use handover::Begun;
 pub use live::Live;
-use sweep::Lingering;
 pub use sweep::Sweeper;
+use sweep::{Lingering, Pending};
 
 use crate::account::{Account, CloseReason, FallbackReason};
 use crate::clock::now_ms;
@@ -24,7 +25,6 @@ use crate::kernel::devices::{self, Device};
 use crate::kernel::packet::InsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
-use crate::splice::Traffic;
 use grace::Grace;
 use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use terms::{Legs, Terms, tuple};
+use terms::{Legs, Terms, Way, tuple};
 use tokio::net::TcpStream;
 
 /// The index of the loopback device, in every network namespace.
@@ -53,6 +53,7 @@ pub struct PacketTier {
     /// Connections whose sockets are not closed yet.
     handovers: AtomicUsize,
     lingering: Mutex<Lingering>,
+    pending: Mutex<Pending>,
     /// Flows at the last sweep.
     entries: AtomicU64,
 }
@@ -106,6 +107,7 @@ impl PacketTier {
             live: Mutex::default(),
             handovers: AtomicUsize::new(0),
             lingering: Mutex::default(),
+            pending: Mutex::default(),
             entries: AtomicU64::new(0),
         };
         tier.follow_devices()?;
@@ -171,10 +173,13 @@ impl PacketTier {
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
         let sightings = [&plan.sighting, &sighting];
         let tuples = [plan.from_client, from_server];
-        let exits = {
+        let ways = {
             let exits = self.exits.read().unwrap_or_else(PoisonError::into_inner);
-            let exit = |sighting: &Sighting| exits.get(&sighting.ifindex).copied();
-            let (Some(client), Some(server)) = (exit(&plan.sighting), exit(&sighting)) else {
+            let way = |sighting: &Sighting| {
+                let exit = *exits.get(&sighting.ifindex)?;
+                Some(Way { ifindex: sighting.ifindex, exit })
+            };
+            let (Some(client), Some(server)) = (way(&plan.sighting), way(&sighting)) else {
                 return Err(FallbackReason::DeviceUnsupported);
             };
             [client, server]
@@ -184,6 +189,8 @@ impl PacketTier {
             let _ = tcp::flush_acknowledgement(socket.as_fd());
         }
         let connection = &account.connection;
+        // Before the sockets fall silent: should this process die with them, the next one finds that there was something.
+        self.kernel.announce(connection.id, &live::record(&self.kernel, account, tuples)).map_err(refusal)?;
         let begun = || -> Result<Begun, FallbackReason> {
             for socket in [client, server] {
                 tcp::enter_repair(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)?;
@@ -191,31 +198,25 @@ impl PacketTier {
             let read =
                 |socket: &TcpStream| tcp::leg(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused);
             let (client, server) = (read(client)?, read(server)?);
-            let at = Legs { legs: [&client, &server], sightings, tuples, exits, held };
+            let at = Legs { legs: [&client, &server], sightings, tuples, ways, held };
             let terms = Terms::new(connection.id, now_tick(), &at).map_err(|refusal| {
                 if let Some(mss) = refusal.clamp {
                     account.gateway.clamp_mss(&connection.listener, mss);
                 }
                 refusal.reason
             })?;
-            let record = live::record(&self.kernel, account, tuples, sightings);
-            let [request, response] = &terms.flows;
-            let inserted = self.kernel.insert(&record, [request, response], &terms.handover);
-            inserted.map_err(|error| match error {
-                InsertError::Full => FallbackReason::FlowTableFull,
-                InsertError::Taken => FallbackReason::FlowTaken,
-                InsertError::Refused(error) => {
-                    tracing::error!(%error, "the kernel refuses a flow");
-                    FallbackReason::PacketRefused
-                }
-            })?;
-            Ok(Begun { id: connection.id, tuples, terms })
+            let [from_client, from_server] = &tuples;
+            let inserted =
+                self.kernel.insert([from_client, from_server], terms.flows, &terms.track, &terms.handover);
+            let slot = inserted.map_err(refusal)?;
+            Ok(Begun { id: connection.id, slot, tuples, terms })
         };
         begun().inspect_err(|_| {
             for socket in [client, server] {
                 // Not in repair mode: nothing to leave.
                 let _ = tcp::end_repair(socket.as_fd());
             }
+            self.kernel.forget(connection.id);
         })
     }
 
@@ -225,14 +226,13 @@ impl PacketTier {
         begun: Begun,
         [client, server]: [&TcpStream; 2],
         held: Vec<u8>,
-        traffic: &Traffic,
     ) -> Result<(), CloseReason> {
         let _counted = Counted::new(&self.handovers);
         let [request, response] = &begun.terms.flows;
         let [from_client, from_server] = begun.tuples;
         // The legs, each as its handshake went.
         let legs = [(from_client, response.exit), (from_server.reversed(), request.exit)];
-        begun.finish((&self.kernel, &self.grace, &self.injector), [client, server], held, traffic).await?;
+        begun.finish((&self.kernel, &self.grace, &self.injector), [client, server], held).await?;
         if let Some(conntrack) = &self.conntrack {
             // A leg to an end on this host goes on through netfilter, which sees its FINs.
             for (tuple, _) in legs.iter().filter(|(_, exit)| *exit != exit::LOCAL) {
@@ -267,9 +267,25 @@ impl PacketTier {
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        // Nor are these.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Box<Live>>> {
         // The map is never left half-changed.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refusal(error: InsertError) -> FallbackReason {
+    match error {
+        InsertError::Full => FallbackReason::FlowTableFull,
+        InsertError::Taken => FallbackReason::FlowTaken,
+        InsertError::Refused(_) | InsertError::Unmapped(_) => {
+            tracing::error!(%error, "the kernel refuses a flow");
+            FallbackReason::PacketRefused
+        }
     }
 }
 

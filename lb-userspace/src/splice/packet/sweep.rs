@@ -1,13 +1,12 @@
 //! The sweeper: follows the programs' events and the devices, and looks through the flow table now and then.
 
-use super::live::reason_of;
+use super::live::{LINGER_MS, RESET_STANDS_MS};
 use super::terms::ends;
+use super::words::{View, Words};
 use super::{PacketTier, ms_of_tick};
-use crate::account::CloseReason;
 use crate::clock::now_ms;
-use crate::connect::KEEPALIVE;
 use crate::kernel::devices::Watch;
-use lb_common::packet::{Event, Flow, State, Tuple, event, flag};
+use lb_common::packet::{Event, Tuple, event};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::io;
@@ -17,36 +16,33 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Least time between two looks through the flow table.
+/// Least time between two looks at all connections.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Time between two looks for events: only the most urgent ones wake the sweeper.
 const EVENTS: Duration = Duration::from_millis(50);
 
-/// A look takes at most this part of the sweeper's time: one in so many.
+/// Sweeps use at most this share of the thread's time: one part in so many.
 const SHARE: u32 = 20;
 
-/// How long a reset must stand before it counts: one that somebody else has forged is followed by more packets.
-const RESET_STANDS: Duration = Duration::from_millis(500);
+/// Least time between two challenge ACKs to one end (RFC 5961, section 10: they are to be limited). Per connection: a limit
+/// that connections share would tell a stranger which one he has hit (CVE-2016-5696).
+const CHALLENGE_MS: u64 = 500;
 
 /// Events between two looks at the clock.
 const MOST_EVENTS: usize = 4096;
 
-/// How long one end may be silent before it is asked whether it is still there: what keepalive does for a socket.
-const KEEPALIVE_MS: u64 = KEEPALIVE.as_millis() as u64;
-/// Time between two such questions, and how many may stay unanswered: Linux' own (tcp(7)).
-const PROBE_MS: u64 = 75_000;
-const PROBES: u64 = 9;
-
-/// How long the flows of a closed connection stay for its last packets: as long as its ends remember it (TIME_WAIT).
-const LINGER_MS: u64 = 60_000;
-
-/// The same, when the table is more than half full.
+/// [`LINGER_MS`] when the table is more than half full.
 const SHORT_LINGER_MS: u64 = 5_000;
 
-/// A walk through the flow table takes milliseconds of a processor in one system call, however few flows there are. With
-/// less than one connection in so many entries of the table, each one's flows are looked up instead.
-const SPARSE: usize = 128;
+/// What is to be done in a moment, the first to be done first.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// Connections whose reset is yet to stand, and when it does.
+    resets: VecDeque<(u64, u64)>,
+    /// Ends (slot, side) that may be asked again, and when.
+    asked: VecDeque<(u64, u32, usize)>,
+}
 
 /// Closed connections whose flows stay a while, the first to go first.
 #[derive(Default)]
@@ -56,23 +52,24 @@ struct Closed {
     /// [`now_ms`] when it was last heard of.
     since: u64,
     id: u64,
+    slot: u32,
     tuples: [Tuple; 2],
 }
 
 impl Lingering {
-    pub(super) fn push(&mut self, since: u64, id: u64, tuples: [Tuple; 2]) {
-        self.0.push_back(Closed { since, id, tuples });
+    pub(super) fn push(&mut self, since: u64, id: u64, slot: u32, tuples: [Tuple; 2]) {
+        self.0.push_back(Closed { since, id, slot, tuples });
     }
 
     /// One that has lingered for so long.
-    fn pop(&mut self, now: u64, linger: u64) -> Option<(u64, [Tuple; 2])> {
+    fn pop(&mut self, now: u64, linger: u64) -> Option<Closed> {
         let over = self.0.front().is_some_and(|oldest| now.saturating_sub(oldest.since) >= linger);
         let closed = if over { self.0.pop_front() } else { None };
         // What a busy minute needed is not kept for ever.
         if self.0.len() < self.0.capacity() / 4 {
             self.0.shrink_to(self.0.len() * 2);
         }
-        closed.map(|closed| (closed.id, closed.tuples))
+        closed
     }
 }
 
@@ -89,15 +86,8 @@ impl Sweeper {
         let over = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (watch, seen) = (Watch::new()?, over.clone());
         let thread = std::thread::Builder::new().name("sweeper".into()).spawn(move || {
-            let mut sweep = Sweep {
-                tier,
-                watch,
-                over: seen,
-                resets: Vec::new(),
-                next: Instant::now() + SWEEP,
-                turn: 0,
-                devices_changed: false,
-            };
+            let mut sweep =
+                Sweep { tier, watch, over: seen, next: Instant::now() + SWEEP, devices_changed: false };
             loop {
                 match sweep.turn() {
                     Ok(true) => {}
@@ -127,10 +117,7 @@ struct Sweep {
     tier: Arc<PacketTier>,
     watch: Watch,
     over: Arc<OwnedFd>,
-    /// Connections whose reset is yet to stand, and until when.
-    resets: Vec<(Instant, u64)>,
     next: Instant,
-    turn: u32,
     /// They are yet to be looked at.
     devices_changed: bool,
 }
@@ -146,21 +133,10 @@ impl Sweep {
             self.tier.follow_devices()?;
             self.devices_changed = false;
         }
+        self.tier.follow_events();
         let now = Instant::now();
-        for event in self.tier.kernel().events(MOST_EVENTS) {
-            self.follow(event, now);
-        }
-        let tier = &self.tier;
-        self.resets.retain(|(stands_at, id)| {
-            let stands = now >= *stands_at;
-            if stands {
-                tier.ended(*id);
-            }
-            !stands
-        });
         if now >= self.next {
-            self.turn = self.turn.wrapping_add(1);
-            self.tier.sweep(self.turn)?;
+            self.tier.sweep();
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
         Ok(true)
@@ -182,100 +158,53 @@ impl Sweep {
             }
         })
     }
-
-    fn follow(&mut self, event: Event, now: Instant) {
-        match event.kind {
-            event::CLOSED => {
-                let Some(record) = self.tier.kernel().record(event.id) else { return };
-                let flows = self.tier.kernel().flows_of(event.id, &record);
-                if flows.iter().flatten().any(|flow| !flow.state.is_finished()) {
-                    self.resets.push((now + RESET_STANDS, event.id));
-                } else {
-                    self.tier.close(event.id, &record, &flows);
-                }
-            }
-            event::REUSED => self.tier.lost(event.id, reason_of(&State::unpacked(event.seq))),
-            event::TOO_BIG => self.tier.say_too_big(&event),
-            _ => {}
-        }
-    }
 }
 
 impl PacketTier {
-    /// The flows of all spliced connections, and maybe of closed ones.
-    fn each_flow(&self, mut see: impl FnMut(&Tuple, &Flow)) -> io::Result<()> {
-        let ids: Vec<u64> = self.lock().keys().copied().collect();
-        if ids.len() * SPARSE >= self.kernel().capacity() as usize {
-            return self.kernel().flows(see);
-        }
-        for id in ids {
-            let Some(record) = self.kernel().record(id) else { continue };
-            let tuples = [record.from_client, record.from_server];
-            for (tuple, flow) in tuples.iter().zip(self.kernel().flows_of(id, &record)) {
-                if let Some(flow) = flow {
-                    see(tuple, &flow);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings the accounts of all spliced connections up to date.
-    pub fn refresh(&self) {
-        let result = self.each_flow(|_, flow| {
-            if let Some(live) = self.lock().get(&flow.id) {
-                live.note(flow);
-            }
-        });
-        if let Err(error) = result {
-            tracing::error!(%error, "cannot read the flow table");
-        }
-    }
-
-    /// Notes traffic, ends what is idle or too old, and removes what is long closed.
-    fn sweep(&self, turn: u32) -> io::Result<()> {
+    /// Follows what the programs tell, and does what has become due. Also called where a limit is met: the end of another
+    /// connection may be among the events.
+    pub(crate) fn follow_events(&self) {
         let now = now_ms();
-        let (mut ended, mut silent) = (Vec::new(), Vec::new());
-        self.each_flow(|tuple, flow| {
-            let mut live = self.lock();
-            let Some(live) = live.get_mut(&flow.id) else { return };
-            live.note(flow);
-            live.seen = turn;
-            let side = usize::from(flow.has(flag::FROM_SERVER));
-            let quiet = now.saturating_sub(ms_of_tick(flow.active));
-            // How many should have been asked by now.
-            let due = if quiet < KEEPALIVE_MS { 0 } else { 1 + (quiet - KEEPALIVE_MS) / PROBE_MS };
-            if due > PROBES {
-                silent.push((flow.id, [CloseReason::ClientReset, CloseReason::ServerReset][side]));
-            } else if due > live.probes[side].into() {
-                self.probe(tuple, flow);
-            }
-            live.probes[side] = due as u8;
-            if reason_of(&flow.state).is_some() && quiet > 1000 {
-                ended.push(flow.id);
-            }
-        })?;
-        self.forget_closed(now);
-        for (id, side) in silent {
-            self.end(id, side);
+        for event in self.kernel().events(MOST_EVENTS) {
+            self.follow(&event, now);
         }
-        // Twice in the list, for both of its flows: the second time there is nothing left to end.
-        ended.into_iter().for_each(|id| self.ended(id));
+        loop {
+            let mut pending = self.pending();
+            let stands = pending.resets.pop_front_if(|(at, _)| *at <= now);
+            let rested = pending.asked.pop_front_if(|(at, ..)| *at <= now);
+            drop(pending);
+            if let Some((_, id)) = stands {
+                self.end_reset(id);
+            }
+            if let Some((_, slot, side)) = rested {
+                self.kernel().was_asked(slot, side);
+            }
+            if stands.is_none() && rested.is_none() {
+                return;
+            }
+        }
+    }
 
-        let (mut expired, mut lost) = (Vec::new(), Vec::new());
-        for (id, live) in self.lock().iter() {
-            // Entered since the walk began: its turn is 0.
-            if live.seen != 0 && live.seen != turn {
-                lost.push(*id);
-            } else if let Some(reason) = live.expired(now) {
-                expired.push((*id, reason));
+    fn follow(&self, event: &Event, now: u64) {
+        let side = event.from_server as usize & 1;
+        match event.kind {
+            event::FINISHED => _ = self.finish_account(event.id),
+            event::RESET => self.pending().resets.push_back((now + RESET_STANDS_MS, event.id)),
+            event::REUSED => {
+                let [client, server, ..] = event.number.to_le_bytes();
+                self.reused(event.id, side, [client, server]);
             }
+            event::TOO_BIG => self.say_too_big(event),
+            event::CHALLENGE => self.challenge(event.id, side),
+            _ => {}
         }
-        lost.into_iter().for_each(|id| self.lost(id, None));
-        for (id, reason) in expired {
-            self.end(id, reason);
-        }
-        Ok(())
+    }
+
+    /// Looks at every connection, and removes what is long closed.
+    fn sweep(&self) {
+        let now = now_ms();
+        self.look(now);
+        self.forget_closed(now);
     }
 
     /// Removes the flows of closed connections that have been silent for long enough.
@@ -285,31 +214,47 @@ impl PacketTier {
         let linger =
             if connections * 4 > self.kernel().capacity() as usize { SHORT_LINGER_MS } else { LINGER_MS };
         loop {
-            let Some((id, tuples)) = self.lingering().pop(now, linger) else { return };
+            let Some(closed) = self.lingering().pop(now, linger) else { return };
+            let Closed { id, slot, tuples, .. } = closed;
             // The later of both directions: one may be quiet while the other is not.
-            let flows = tuples.map(|tuple| self.kernel().flow(&tuple).filter(|flow| flow.id == id));
-            let active = flows.iter().flatten().map(|flow| ms_of_tick(flow.active)).max();
-            if active.is_some_and(|active| now.saturating_sub(active) < linger) {
-                self.lingering().push(now, id, tuples);
+            let heard = self.kernel().track(slot).halves.map(|half| ms_of_tick(half.heard));
+            if heard.iter().any(|heard| now.saturating_sub(*heard) < linger) {
+                self.lingering().push(now, id, slot, tuples);
             } else {
                 tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
+                self.release(slot);
             }
         }
     }
 
     /// Asks an end whether it is still there. Its answer goes to the other end, to which it says nothing new.
-    fn probe(&self, tuple: &Tuple, flow: &Flow) {
-        let [peer, local] = ends(tuple);
-        if let Err(error) = self.injector().probe(local, peer, flow.ack, flow.end()) {
-            tracing::debug!(%error, %peer, "cannot send a probe");
+    pub(super) fn probe(&self, id: u64, side: usize) {
+        self.say(id, side, View::probe);
+    }
+
+    /// Asks an end what its SYN, or a reset that is not exact, meant.
+    pub(super) fn challenge(&self, id: u64, side: usize) {
+        let Some(slot) = self.say(id, side, View::challenge) else { return };
+        self.pending().asked.push_back((now_ms() + CHALLENGE_MS, slot, side));
+    }
+
+    /// Says something to an end in the other's name; gives the connection's slot.
+    fn say(&self, id: u64, side: usize, words: impl FnOnce(&View, usize) -> Words) -> Option<u32> {
+        let record = self.kernel().record(id)?;
+        let view = self.view(id, &record)?;
+        let words = words(&view, side);
+        let [peer, local] = ends([&record.from_client, &record.from_server][side]);
+        if let Err(error) = self.injector().probe(local, peer, words.seq.wrapping_add(1), words.ack) {
+            tracing::debug!(%error, %peer, "cannot ask an end");
         }
+        Some(view.flows[side].slot)
     }
 
     fn say_too_big(&self, event: &Event) {
         let Some(record) = self.kernel().record(event.id) else { return };
         let tuple = if event.from_server == 1 { &record.from_server } else { &record.from_client };
         let [peer, local] = ends(tuple);
-        if let Err(error) = self.injector().packet_too_big(local, peer, event.seq, event.mtu) {
+        if let Err(error) = self.injector().packet_too_big(local, peer, event.number, event.mtu) {
             tracing::debug!(%error, %peer, "cannot say that a packet was too big");
         }
     }
@@ -323,10 +268,10 @@ mod tests {
     fn closed_connections_go_in_order_and_none_too_early() {
         let mut lingering = Lingering::default();
         for id in 1..=100 {
-            lingering.push(id * 10, id, [Tuple::default(); 2]);
+            lingering.push(id * 10, id, id as u32, [Tuple::default(); 2]);
         }
         let mut gone = |now, linger| {
-            std::iter::from_fn(|| lingering.pop(now, linger)).map(|(id, _)| id).collect::<Vec<_>>()
+            std::iter::from_fn(|| lingering.pop(now, linger)).map(|closed| closed.id).collect::<Vec<_>>()
         };
         assert_eq!(gone(1009, 1000), [0; 0]);
         assert_eq!(gone(1020, 1000), [1, 2]);

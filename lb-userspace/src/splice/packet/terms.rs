@@ -2,7 +2,8 @@
 
 use crate::account::FallbackReason;
 use crate::kernel::tcp::Leg;
-use lb_common::packet::{Address, Flow, Handover, Sighting, State, Tuple, before, flag, sighted};
+use lb_common::packet::track::{Half, Track, closing};
+use lb_common::packet::{Address, Flow, Handover, Sighting, Tuple, before, flag, sighted};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Most bytes that a leg may still have to send for the other when its connection is taken over.
@@ -25,9 +26,18 @@ pub(crate) struct Legs<'a> {
     /// By what its packets arrive.
     pub(crate) tuples: [Tuple; 2],
     /// How packets leave by a leg.
-    pub(crate) exits: [u8; 2],
+    pub(crate) ways: [Way; 2],
     /// Bytes read from the client's socket and not written to the server's.
     pub(crate) held: usize,
+}
+
+/// How packets leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// The device.
+    pub(crate) ifindex: u32,
+    /// See [`lb_common::packet::exit`].
+    pub(crate) exit: u8,
 }
 
 /// Why there are no terms.
@@ -48,11 +58,13 @@ impl From<FallbackReason> for Refusal {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) flows: [Flow; 2],
+    /// What is known of both ends at the start.
+    pub(crate) track: Track,
     pub(crate) handover: Handover,
     /// Sequence number behind the last byte that the leg's socket has been given. Index 0: the client's.
     pub(crate) written: [u32; 2],
-    /// Bytes that have been read from the leg's socket. Index 0: the client's.
-    pub(crate) seen: [u64; 2],
+    /// Bytes that have been read from the leg's socket, and the sequence number before the first. Index 0: the client's.
+    pub(crate) seen: [(u64, u32); 2],
 }
 
 impl Terms {
@@ -64,7 +76,10 @@ impl Terms {
         for (leg, sighting) in at.legs.iter().zip(at.sightings) {
             // An older connection's handshake with the same tuple says nothing of this one.
             let first = leg.receive_next.wrapping_sub(leg.bytes_received as u32).wrapping_sub(1);
-            if sighting.isn != first || leg.timestamps != (sighting.flags & sighted::TIMESTAMPS != 0) {
+            if sighting.isn != first
+                || !is_seen(leg, sighting)
+                || leg.timestamps != (sighting.flags & sighted::TIMESTAMPS != 0)
+            {
                 return Err(FallbackReason::NoSynSeen.into());
             }
             if sighting.flags & sighted::ACCURATE_ECN != 0 && leg.ecn {
@@ -128,32 +143,51 @@ impl Terms {
                 flags |= bit;
             }
         }
+        let first_wrap = |number: u32| 1 << 32 | u64::from(number);
+        let held = [at.held as u32, 0];
         let flow = |from: usize| {
-            let to = 1 - from;
-            let held = if from == 0 { at.held as u32 } else { 0 };
-            let leg = at.legs[from];
+            let (to, leg) = (1 - from, at.legs[from]);
             Flow {
                 id,
-                bytes: u64::from(held + leg.unread),
+                origin: first_wrap(leg.receive_next) - u64::from(held[from] + leg.unread),
                 out: at.tuples[to].reversed(),
                 seq_delta: seq_delta[from],
                 ack_delta: seq_delta[to].wrapping_neg(),
                 tsval_delta: tsval_delta[from],
                 tsecr_delta: tsval_delta[to].wrapping_neg(),
-                ifindex: at.sightings[to].ifindex,
-                base: next_read[from].wrapping_sub(held),
-                ack: leg.write_seq.wrapping_sub(leg.unacknowledged),
-                state: State::default(),
-                packets: 0,
-                active: now_tick,
-                window_shift: leg.peer_scale.cast_signed() - at.legs[to].own_scale.cast_signed(),
+                ifindex: at.ways[to].ifindex,
+                from: at.sightings[from].ifindex,
+                slot: 0,
+                own_scale: leg.peer_scale,
+                peer_scale: at.legs[to].peer_scale,
+                promised_scale: at.legs[to].own_scale,
                 flags: flags | if from == 1 { flag::FROM_SERVER } else { 0 },
-                exit: at.exits[to],
-                handover: 1,
+                exit: at.ways[to].exit,
+                padding: [0; 7],
+            }
+        };
+        let half = |from: usize| {
+            let (to, leg) = (1 - from, at.legs[from]);
+            // An end may use what it was promised by our socket, and offers what our socket was told or, by way of our other
+            // socket, has told the other end.
+            let [offered, passed_on] = [leg.room, at.legs[to].promised.wrapping_add(seq_delta[to])];
+            let largest = leg.largest_window.max(at.legs[to].own_window);
+            let acknowledged = at.legs[to].write_seq.wrapping_sub(at.legs[to].unacknowledged);
+            Half {
+                position: first_wrap(leg.receive_next),
+                gap: acknowledged.wrapping_sub(seq_delta[from]),
+                ack: leg.write_seq.wrapping_sub(leg.unacknowledged),
+                edge: if before(offered, passed_on) { passed_on } else { offered },
+                heard: now_tick,
+                tsval: at.sightings[from].tsval,
+                most: u16::try_from(largest.div_ceil(1 << leg.peer_scale)).unwrap_or(u16::MAX),
+                closing: closing::HANDOVER,
+                asked: 0,
             }
         };
         Self {
             flows: [flow(0), flow(1)],
+            track: Track { halves: [half(0), half(1)] },
             handover: Handover {
                 // Behind the prefix, as far as it is known: what is held, and what is in the other socket's queue.
                 await_ack: [
@@ -162,13 +196,24 @@ impl Terms {
                 ],
                 tsecr_floor: clock,
                 promised: at.legs.map(|leg| leg.promised),
-                fin: [0, 0],
-                window_scale: at.legs.map(|leg| leg.own_scale),
             },
             written: [client.write_seq, server.write_seq],
-            seen: at.legs.map(|leg| leg.bytes_received.saturating_sub(leg.unread.into())),
+            seen: at.legs.map(|leg| {
+                let base = leg.receive_next.wrapping_sub(leg.bytes_received as u32);
+                (leg.bytes_received.saturating_sub(leg.unread.into()), base)
+            }),
         }
     }
+}
+
+/// Whether the gateway's own numbers on the wire are those of its socket. They are not where something between the
+/// device and the socket changes them: SYNPROXY, or a load balancer's hook.
+fn is_seen(leg: &Leg, sighting: &Sighting) -> bool {
+    /// What may be acknowledged between two questions to the socket.
+    const MEANWHILE: u64 = 1 << 16;
+    let acknowledged = leg.write_seq.wrapping_sub(leg.unacknowledged);
+    let since = u64::from(acknowledged.wrapping_sub(sighting.ack));
+    sighting.flags & sighted::ACKNOWLEDGED != 0 && since <= leg.bytes_acked + MEANWHILE
 }
 
 /// The largest segment, without options, that a leg takes.

@@ -1,0 +1,198 @@
+//! The tracks of spliced connections, as memory that is shared with the kernel programs; and who has which.
+
+use super::{KernelError, from_map};
+use aya::maps::MapData;
+use lb_common::packet::before;
+use lb_common::packet::track::{Half, Track, closing};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::AsFd as _;
+use std::ptr::{NonNull, read_volatile, write_volatile};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Slots that are mapped at once: what is never used takes no memory of this process.
+const CHUNK: usize = 1024;
+const CHUNK_BYTES: usize = CHUNK * size_of::<Track>();
+
+/// The array [`TRACKS`](lb_common::packet::TRACKS).
+pub(super) struct Tracks {
+    map: MapData,
+    capacity: usize,
+    chunks: Box<[OnceLock<Chunk>]>,
+    slots: Arc<Mutex<Slots>>,
+}
+
+/// Memory shared with the kernel: [`CHUNK`] tracks, or as many as are left.
+struct Chunk {
+    base: NonNull<Track>,
+    bytes: usize,
+}
+
+// SAFETY: plain memory that belongs to no thread. The kernel changes it at any time, so it is accessed by volatile loads
+// and stores of aligned numbers alone.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `Tracks::chunk` with this size; nobody has a pointer into it for longer than a call.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// Which slots are free. The lowest go first, so that few chunks are ever mapped.
+#[derive(Debug, Default)]
+struct Slots {
+    /// Below it every slot is in use or in `free`.
+    next: u32,
+    free: Vec<u32>,
+}
+
+impl Tracks {
+    /// `used`: the slots of connections that are there already.
+    pub(super) fn new(map: MapData, used: impl Iterator<Item = u32>) -> Result<Self, KernelError> {
+        let capacity = map.info().map_err(from_map)?.max_entries() as usize;
+        let mut used: Vec<u32> = used.filter(|slot| (*slot as usize) < capacity).collect();
+        used.sort_unstable();
+        used.dedup();
+        let next = used.last().map_or(0, |last| last + 1);
+        let mut taken = used.into_iter().peekable();
+        let mut free: Vec<u32> = (0..next).filter(|slot| taken.next_if_eq(slot).is_none()).collect();
+        free.reverse();
+        Ok(Self {
+            map,
+            capacity,
+            chunks: (0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+            slots: Arc::new(Mutex::new(Slots { next, free })),
+        })
+    }
+
+    /// A slot that no flow names; `None`: there is none.
+    pub(super) fn take(&self) -> Option<u32> {
+        let mut slots = lock(&self.slots);
+        if let Some(slot) = slots.free.pop() {
+            return Some(slot);
+        }
+        let slot = slots.next;
+        if slot as usize == self.capacity {
+            return None;
+        }
+        slots.next += 1;
+        Some(slot)
+    }
+
+    /// Gives slots back when the returned function is called: that must be after a grace period, for programs may be in
+    /// the midst of a packet whose flow named one.
+    pub(super) fn release(&self, released: Vec<u32>) -> impl FnOnce() + Send + 'static {
+        let slots = self.slots.clone();
+        move || lock(&slots).free.extend(released)
+    }
+
+    /// Both halves, each field as it is at some moment.
+    pub(super) fn load(&self, slot: u32) -> io::Result<Track> {
+        let track = self.at(slot)?;
+        // SAFETY: points to a track that is mapped for as long as `self` lives; see `Chunk`.
+        unsafe {
+            Ok(Track { halves: [load(&raw const (*track).halves[0]), load(&raw const (*track).halves[1])] })
+        }
+    }
+
+    /// Begins a connection. No flow names the slot yet.
+    pub(super) fn begin(&self, slot: u32, track: &Track) -> io::Result<()> {
+        let to = self.at(slot)?;
+        // SAFETY: as in `load`; nobody else accesses the slot before its flows are there.
+        unsafe { write_volatile(to, *track) };
+        Ok(())
+    }
+
+    /// Notes what an end has sent and a socket has received: up to this number, and a FIN behind it (a value of
+    /// [`closing::FIN`]; 0: none). The programs may know it, and more, already.
+    pub(super) fn advance(&self, slot: u32, side: usize, end: u32, fin: u8) -> io::Result<()> {
+        let half = self.half(slot, side)?;
+        // SAFETY: as in `load`. The programs store the same fields; what is lost when both do so at once is an advance that
+        // the end's next bytes bring again.
+        unsafe {
+            let position = read_volatile(&raw const (*half).position);
+            if before(position as u32, end) {
+                write_volatile(
+                    &raw mut (*half).position,
+                    position + u64::from(end.wrapping_sub(position as u32)),
+                );
+            }
+            let closing = read_volatile(&raw const (*half).closing);
+            if closing & closing::FIN == 0 && fin != 0 {
+                write_volatile(&raw mut (*half).closing, closing | fin);
+            }
+        }
+        Ok(())
+    }
+
+    /// An end that was asked may be asked again.
+    pub(super) fn was_asked(&self, slot: u32, side: usize) -> io::Result<()> {
+        let half = self.half(slot, side)?;
+        // SAFETY: as in `load`.
+        unsafe { write_volatile(&raw mut (*half).asked, 0) };
+        Ok(())
+    }
+
+    fn half(&self, slot: u32, side: usize) -> io::Result<*mut Half> {
+        let track = self.at(slot)?;
+        // SAFETY: as in `load`; an index out of bounds panics.
+        Ok(unsafe { &raw mut (*track).halves[side] })
+    }
+
+    fn at(&self, slot: u32) -> io::Result<*mut Track> {
+        let slot = slot as usize;
+        if slot >= self.capacity {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let chunk = self.chunk(slot / CHUNK)?;
+        // SAFETY: below the capacity, and so within the chunk.
+        Ok(unsafe { chunk.base.as_ptr().add(slot % CHUNK) })
+    }
+
+    fn chunk(&self, index: usize) -> io::Result<&Chunk> {
+        let cell = &self.chunks[index];
+        if let Some(chunk) = cell.get() {
+            return Ok(chunk);
+        }
+        let bytes = (self.capacity - index * CHUNK).min(CHUNK) * size_of::<Track>();
+        let bytes = bytes.next_multiple_of(rustix::param::page_size());
+        let offset = (index * CHUNK_BYTES) as u64;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let base = unsafe {
+            mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, self.map.fd().as_fd(), offset)?
+        };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // If another thread was faster, this mapping goes away again.
+        Ok(cell.get_or_init(|| Chunk { base, bytes }))
+    }
+}
+
+/// # Safety
+///
+/// `half` points to one that is mapped.
+unsafe fn load(half: *const Half) -> Half {
+    // SAFETY: the caller's; see `Chunk`.
+    unsafe {
+        Half {
+            position: read_volatile(&raw const (*half).position),
+            gap: read_volatile(&raw const (*half).gap),
+            ack: read_volatile(&raw const (*half).ack),
+            edge: read_volatile(&raw const (*half).edge),
+            heard: read_volatile(&raw const (*half).heard),
+            tsval: read_volatile(&raw const (*half).tsval),
+            most: read_volatile(&raw const (*half).most),
+            closing: read_volatile(&raw const (*half).closing),
+            asked: read_volatile(&raw const (*half).asked),
+        }
+    }
+}
+
+fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    // Never left half-changed.
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
