@@ -261,8 +261,7 @@ fn comes_by(device: u32, flow: &Flow) -> bool {
     if PACKET_PATHS.get_ptr(Path { device, expected: flow.from }).is_some() {
         return true;
     }
-    let from_server = flow.side() as u32;
-    tell(Event { id: flow.id, kind: event::WRONG_DEVICE, from_server, number: device, mtu: 0 });
+    tell(flow, event::WRONG_DEVICE, device, 0);
     false
 }
 
@@ -515,8 +514,7 @@ fn fits(ctx: &TcContext, flow: &Flow, head: &Head, headers: u32, length: u32) ->
     if mtu == 0 || size <= mtu {
         return true;
     }
-    let from_server = u32::from(flow.has(flag::FROM_SERVER));
-    tell(Event { id: flow.id, kind: event::TOO_BIG, from_server, number: head.sequence(), mtu });
+    tell(flow, event::TOO_BIG, head.sequence(), mtu);
     false
 }
 
@@ -679,11 +677,14 @@ fn tick() -> u32 {
     (unsafe { bpf_ktime_get_coarse_ns() } >> packet::TICK_SHIFT) as u32
 }
 
-#[inline(always)]
-fn tell(event: Event) {
+/// Tells userspace something of a packet's connection; see [`Event`]. A function of its own, for an event takes room on
+/// the stack.
+#[inline(never)]
+fn tell(flow: &Flow, kind: u32, number: u32, mtu: u32) {
+    let event = Event { id: flow.id, kind, from_server: flow.side() as u32, number, mtu };
     // The end of a connection is no reason to wake anybody, which takes an interrupt: the sweeper looks often enough.
     // An end that waits for news of its path's MTU is, and one that is to be asked.
-    let is_urgent = event.kind == event::TOO_BIG || event.kind == event::CHALLENGE;
+    let is_urgent = kind == event::TOO_BIG || kind == event::CHALLENGE;
     let flags = if is_urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     if PACKET_EVENTS.output(event, flags.into()).is_err() {
         count(Count::EventLost);

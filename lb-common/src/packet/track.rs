@@ -56,6 +56,8 @@ pub mod closing {
     pub const BEYOND: u8 = 16;
     /// A new connection has the tuple; both flows are gone.
     pub const REUSED: u8 = 32;
+    /// Userspace was told that the connection is finished.
+    pub const FINISHED: u8 = 64;
 }
 
 impl Half {
@@ -278,7 +280,7 @@ impl Half {
         mut self,
         verdict: Verdict,
         segment: &Segment,
-        peer: &Self,
+        peer_has_fin: bool,
         flow: &Flow,
         tick: u32,
     ) -> Self {
@@ -302,7 +304,7 @@ impl Half {
         }
         if counts {
             if segment.has(tcp::FIN) && segment.payload_end() == self.end() && !self.has_fin() {
-                self.closing |= if peer.has_fin() { closing::SECOND } else { closing::FIRST };
+                self.closing |= if peer_has_fin { closing::SECOND } else { closing::FIRST };
             }
             if before(self.ack, segment.ack) {
                 self.ack = segment.ack;

@@ -4,7 +4,7 @@
 use core::ptr::{read_volatile, write_volatile};
 
 use lb_common::packet::{
-    Count, Event, Flow, Tuple, closings, event,
+    Count, Flow, Tuple, closings, event,
     track::{Bounds, Half, Reset, Segment, Verdict, closing},
     translate::tcp,
 };
@@ -61,17 +61,24 @@ impl Halves {
     /// Sequence number behind all that the peer has sent, its FIN included.
     #[inline(always)]
     pub(super) fn peer_sent(&self) -> u32 {
-        // SAFETY: see `own_closing`.
-        let closing = unsafe { read_volatile(&raw const (*self.peer).closing) };
-        self.peer_end().wrapping_add(u32::from(closing & closing::FIN != 0))
+        self.peer_end().wrapping_add(u32::from(self.peer_closing() & closing::FIN != 0))
     }
 
     /// A FIN or a reset of either end was noted.
     #[inline(always)]
     pub(super) fn is_closing(&self) -> bool {
+        (self.own_closing() | self.peer_closing()) & (closing::FIN | closing::RESET) != 0
+    }
+
+    #[inline(always)]
+    fn peer_closing(&self) -> u8 {
         // SAFETY: see `own_closing`.
-        let peer = unsafe { read_volatile(&raw const (*self.peer).closing) };
-        (self.own_closing() | peer) & (closing::FIN | closing::RESET) != 0
+        unsafe { read_volatile(&raw const (*self.peer).closing) }
+    }
+
+    #[inline(always)]
+    fn both_have_fins(&self) -> bool {
+        self.own_closing() & closing::FIN != 0 && self.peer_closing() & closing::FIN != 0
     }
 
     /// The sockets are gone.
@@ -206,7 +213,7 @@ pub(super) fn ask(flow: &Flow, halves: &Halves, reason: Count) -> Option<i32> {
     unsafe {
         if read_volatile(&raw const (*halves.own).asked) == 0 {
             write_volatile(&raw mut (*halves.own).asked, 1);
-            about(flow, event::CHALLENGE);
+            tell(flow, event::CHALLENGE, 0, 0);
         }
     }
     drop_counted(reason)
@@ -215,60 +222,74 @@ pub(super) fn ask(flow: &Flow, halves: &Halves, reason: Count) -> Option<i32> {
 /// A new connection has the tuple of one that is over.
 #[inline(always)]
 pub(super) fn take_over(flow: &Flow, halves: &Halves, tuple: &Tuple) {
-    let (id, other) = (flow.id, flow.out.reversed());
-    let (own, peer) = halves.load();
-    let number = match flow.side() {
-        0 => closings(own.closing, peer.closing),
-        _ => closings(peer.closing, own.closing),
-    };
-    halves.store_closing(own.closing | closing::REUSED);
-    let _ = PACKET_FLOWS.remove(other);
+    let (own, peer) = (halves.own_closing(), halves.peer_closing());
+    let number = if flow.side() == 0 { closings(own, peer) } else { closings(peer, own) };
+    halves.store_closing(own | closing::REUSED);
+    tell(flow, event::REUSED, number, 0);
+    let _ = PACKET_FLOWS.remove(flow.out.reversed());
     let _ = PACKET_FLOWS.remove(tuple);
     count(Count::TakenOver);
-    tell(Event { id, kind: event::REUSED, from_server: flow.side() as u32, number, mtu: 0 });
 }
 
-/// Notes what a packet tells that is about to leave. A function of its own, called last: the verifier follows it once
-/// and not along each way that leads here, and what was dropped does not count.
-#[inline(never)]
-pub(super) fn note(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>) {
-    let (own, peer) = halves.load();
-    if segment.flags & tcp::RST != 0 {
-        if !own.has_reset() {
-            count(Count::ResetExact);
-            about(flow, event::RESET);
-        }
-        return halves.store(&own, &own.after_reset(tick()));
-    }
-    if segment.flags & tcp::SYN != 0 {
-        return;
-    }
-    let bounds = Bounds::new(flow, &own, &peer, await_ack);
-    let verdict = bounds.judge(segment);
-    let odd = match verdict {
-        Verdict::Counts | Verdict::Old => None,
-        Verdict::Near => Some(Count::Near),
-        Verdict::Keepalive => Some(Count::Keepalive),
-        Verdict::TooOld => Some(Count::TooOld),
-        Verdict::TooNew => Some(Count::TooNew),
-        Verdict::NoAck => Some(Count::NoAck),
-    };
-    if let Some(odd) = odd {
-        count(odd);
-    }
-    let new = own.after(verdict, segment, &peer, flow, tick());
-    halves.store(&own, &new);
-    if new.has_fin()
-        && peer.has_fin()
-        && !bounds.is_finished(&own, &peer)
-        && Bounds::new(flow, &new, &peer, await_ack).is_finished(&new, &peer)
-    {
-        about(flow, event::FINISHED);
-    }
-}
-
-/// Tells userspace something of a packet's connection.
+/// Notes what a packet tells that is about to leave: called last, for what was dropped does not count. In functions of
+/// their own: the verifier follows each once and not along every way that leads here, and the stack has no room for all.
 #[inline(always)]
-fn about(flow: &Flow, kind: u32) {
-    tell(Event { id: flow.id, kind, from_server: flow.side() as u32, number: 0, mtu: 0 });
+pub(super) fn note(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>) {
+    if segment.flags & tcp::RST != 0 {
+        note_reset(flow, halves);
+    } else if segment.flags & tcp::SYN == 0 {
+        let verdict = judge(flow, halves, segment, await_ack);
+        if matches!(verdict, Verdict::Counts | Verdict::Near | Verdict::Keepalive) {
+            follow(flow, halves, segment, verdict);
+            if halves.both_have_fins() {
+                note_finish(flow, halves, await_ack);
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn note_reset(flow: &Flow, halves: &Halves) {
+    // SAFETY: see `Halves::own_closing`.
+    let own = unsafe { load(halves.own) };
+    if !own.has_reset() {
+        count(Count::ResetExact);
+        tell(flow, event::RESET, 0, 0);
+        halves.store(&own, &own.after_reset(tick()));
+    }
+}
+
+#[inline(never)]
+fn judge(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>) -> Verdict {
+    let (own, peer) = halves.load();
+    let verdict = Bounds::new(flow, &own, &peer, await_ack).judge(segment);
+    count(match verdict {
+        Verdict::Counts | Verdict::Old => return verdict,
+        Verdict::Near => Count::Near,
+        Verdict::Keepalive => Count::Keepalive,
+        Verdict::TooOld => Count::TooOld,
+        Verdict::TooNew => Count::TooNew,
+        Verdict::NoAck => Count::NoAck,
+    });
+    verdict
+}
+
+#[inline(never)]
+fn follow(flow: &Flow, halves: &Halves, segment: &Segment, verdict: Verdict) {
+    // SAFETY: see `Halves::own_closing`.
+    let own = unsafe { load(halves.own) };
+    let new = own.after(verdict, segment, halves.peer_closing() & closing::FIN != 0, flow, tick());
+    halves.store(&own, &new);
+}
+
+/// Tells userspace once that a connection is finished: of its last packets, the first that says so.
+#[inline(never)]
+fn note_finish(flow: &Flow, halves: &Halves, await_ack: Option<u32>) {
+    let (own, peer) = halves.load();
+    if own.closing & closing::FINISHED == 0
+        && Bounds::new(flow, &own, &peer, await_ack).is_finished(&own, &peer)
+    {
+        halves.store_closing(own.closing | closing::FINISHED);
+        tell(flow, event::FINISHED, 0, 0);
+    }
 }
