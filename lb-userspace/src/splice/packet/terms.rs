@@ -272,6 +272,9 @@ mod tests {
             unacknowledged: 0,
             promised: receive_next.wrapping_add(65_000),
             room: write_seq.wrapping_add(65_000),
+            largest_window: 65_000,
+            own_window: 65_000,
+            bytes_acked: 0,
             bytes_received: 0,
             peer_scale: 7,
             own_scale: 7,
@@ -291,9 +294,9 @@ mod tests {
             ifindex: 2,
             tsval: 500,
             mss: 1460,
-            flags: sighted::TIMESTAMPS | sighted::SACK,
+            flags: sighted::TIMESTAMPS | sighted::SACK | sighted::ACKNOWLEDGED,
             window_scale: NO_WINDOW_SCALE,
-            ethernet: [0; 12],
+            ack: leg.write_seq.wrapping_sub(leg.unacknowledged).wrapping_sub(leg.bytes_acked as u32),
         }
     }
 
@@ -303,8 +306,9 @@ mod tests {
             ["10.0.0.1:1", "10.0.0.2:443", "10.0.0.3:5", "10.0.0.4:6379"].map(|text| text.parse().unwrap());
         let tuples = [tuple(a, b), tuple(d, c)];
         let [first, second] = &sightings;
-        let at = Legs { legs: [client, server], sightings: [first, second], tuples, exits: [0, 0], held };
-        Terms::new(1, 0, &at)
+        let ways = [Way { ifindex: 2, exit: 0 }, Way { ifindex: 3, exit: 0 }];
+        let at = Legs { legs: [client, server], sightings: [first, second], tuples, ways, held };
+        Terms::new(1, 77, &at)
     }
 
     #[test]
@@ -314,15 +318,16 @@ mod tests {
         (client.unread, client.bytes_received) = (20, 320);
         let mut server = leg(7000, 2);
         (server.unread, server.bytes_received) = (5, 5);
-        let Terms { flows: [request, response], written, .. } = terms(&client, &server, 300).unwrap();
+        let Terms { flows: [request, response], track, written, .. } = terms(&client, &server, 300).unwrap();
         // The client's next byte comes behind 320 bytes of prefix.
         assert_eq!(100_u32.wrapping_add(request.seq_delta), 7320);
         assert_eq!(7320_u32.wrapping_add(response.ack_delta), 100);
         // The server's next one behind its 5.
         assert_eq!(2_u32.wrapping_add(response.seq_delta), 4);
         assert_eq!(4_u32.wrapping_add(request.ack_delta), 2);
-        assert_eq!([request.end(), response.end()], [100, 2]);
-        assert_eq!([request.bytes, response.bytes], [320, 5]);
+        let [of_client, of_server] = &track.halves;
+        assert_eq!([of_client.end(), of_server.end()], [100, 2]);
+        assert_eq!([of_client.position - request.origin, of_server.position - response.origin], [320, 5]);
         assert_eq!(written, [u32::MAX, 7000]);
         assert_eq!(request.out, tuple("10.0.0.3:5".parse().unwrap(), "10.0.0.4:6379".parse().unwrap()));
     }
@@ -345,7 +350,49 @@ mod tests {
         (client.peer_scale, client.own_scale) = (2, 3);
         (server.peer_scale, server.own_scale) = (9, 7);
         let Terms { flows: [request, response], .. } = terms(&client, &server, 0).unwrap();
-        assert_eq!([request.window_shift, response.window_shift], [2 - 7, 9 - 3]);
+        assert_eq!([request.own_scale, request.peer_scale, request.promised_scale], [2, 9, 7]);
+        assert_eq!([response.own_scale, response.peer_scale, response.promised_scale], [9, 2, 3]);
+    }
+
+    #[test]
+    fn each_end_is_known_by_what_both_sockets_know() {
+        // Of 300 bytes written to the client 100 are acknowledged, and it has room for 1000.
+        let mut client = leg(5000, 700);
+        (client.unacknowledged, client.bytes_acked) = (200, 100);
+        (client.room, client.largest_window) = (5800, 1001);
+        let mut server = leg(9000, 40);
+        server.own_window = 500;
+        server.promised = 540;
+        let Terms { flows: [request, response], track: Track { halves: [of_client, of_server] }, .. } =
+            terms(&client, &server, 0).unwrap();
+        assert_eq!(of_client.position, 1 << 32 | 700);
+        // Nothing is missing of what it has sent.
+        assert_eq!(of_client.gap, of_server.ack.wrapping_sub(request.seq_delta));
+        assert_eq!(of_client.ack, 4800);
+        // The server may send to 540, by its own count; that is 5500 by the client's. The client has offered more.
+        assert_eq!(540_u32.wrapping_add(response.seq_delta), 5500);
+        assert_eq!(of_client.edge, 5800);
+        // Rounded up, in units of 128.
+        assert_eq!(of_client.most, 8);
+        assert_eq!((of_client.heard, of_client.tsval), (77, 500));
+        assert_eq!((of_client.closing, of_client.asked), (closing::HANDOVER, 0));
+    }
+
+    #[test]
+    fn what_changes_the_gateways_numbers_on_the_way_to_the_wire_is_noticed() {
+        let (client, server) = (leg(5000, 1), leg(7000, 1));
+        let sightings = [sighting(&client), sighting(&server)];
+        for (change, seen) in [
+            (sightings[0], true),
+            // Acknowledged since.
+            (Sighting { ack: 4990, ..sightings[0] }, true),
+            // Of numbers that the socket does not know: beyond it, and long before it.
+            (Sighting { ack: 5001, ..sightings[0] }, false),
+            (Sighting { ack: 0x8000_0000, ..sightings[0] }, false),
+            (Sighting { flags: 0, ..sightings[0] }, false),
+        ] {
+            assert_eq!(is_seen(&client, &change), seen, "{change:?}");
+        }
     }
 
     #[test]

@@ -66,3 +66,90 @@ impl View {
         Words { seq, ack, window, timestamps }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::packet::Tuple;
+    use lb_common::packet::track::{Half, closing};
+
+    /// The client's sequence numbers are 500 000 further at the server, the server's 90 000 less at the client.
+    fn view() -> View {
+        let flow = |side: u8, seq_delta: u32, ack_delta: u32, tsval_delta: u32| Flow {
+            id: 1,
+            origin: 0,
+            out: Tuple::default(),
+            seq_delta,
+            ack_delta,
+            tsval_delta,
+            tsecr_delta: 0,
+            ifindex: 0,
+            from: 0,
+            slot: 0,
+            own_scale: 7,
+            peer_scale: 7,
+            promised_scale: 3 + side,
+            flags: flag::TIMESTAMPS | side,
+            exit: 0,
+            padding: [0; 7],
+        };
+        let half = |end: u32, ack, edge, tsval| Half {
+            position: end.into(),
+            gap: 0,
+            ack,
+            edge,
+            heard: 0,
+            tsval,
+            most: 500,
+            closing: 0,
+            asked: 0,
+        };
+        View {
+            flows: [
+                flow(0, 500_000, 90_000, 1_000),
+                flow(flag::FROM_SERVER, 90_000_u32.wrapping_neg(), 500_000_u32.wrapping_neg(), 7),
+            ],
+            // The client has sent up to 1 100 and acknowledged 2 000; the server has sent up to 92 050 and acknowledged what
+            // is 1 060 to the client.
+            track: Track { halves: [half(1_100, 2_000, 2_800, 44), half(92_050, 501_060, 501_860, 55)] },
+        }
+    }
+
+    #[test]
+    fn a_probe_repeats_the_byte_before_the_one_that_is_expected() {
+        let words = |side| view().probe(side);
+        // 800 bytes of the server's window, in units of 16; of the client's, in units of 8.
+        let timestamps = Some((55 + 7, 44));
+        assert_eq!(words(0), Words { seq: 1_999, ack: 1_060, window: 50, timestamps });
+        let timestamps = Some((44 + 1_000, 55));
+        assert_eq!(words(1), Words { seq: 501_059, ack: 92_000, window: 100, timestamps });
+    }
+
+    #[test]
+    fn a_challenge_acknowledges_all_that_may_have_arrived() {
+        let mut view = view();
+        assert_eq!((view.challenge(0).seq, view.challenge(0).ack), (2_000, 1_100));
+        // There was a hole, of which nobody knows whether it is filled.
+        view.track.halves[0].gap = 1_080;
+        assert_eq!(view.challenge(0).ack, 1_060);
+    }
+
+    #[test]
+    fn resets_are_at_what_an_end_expects_for_certain_and_at_what_it_expects_if_nothing_was_lost() {
+        let seqs = |view: &View, side| view.resets(side).map(|words| words.seq).collect::<Vec<_>>();
+        let mut view = view();
+        assert_eq!(seqs(&view, 0), [2_000, 2_050]);
+        assert_eq!(seqs(&view, 1), [501_060, 501_100]);
+        view.track.halves[1].closing = closing::FIRST;
+        assert_eq!(seqs(&view, 0), [2_000, 2_051]);
+        (view.track.halves[1].closing, view.track.halves[0].ack) = (0, 2_050);
+        assert_eq!(seqs(&view, 0), [2_050]);
+    }
+
+    #[test]
+    fn without_timestamps_nothing_is_said_of_them() {
+        let mut view = view();
+        view.flows.iter_mut().for_each(|flow| flow.flags &= !flag::TIMESTAMPS);
+        assert_eq!(view.probe(0).timestamps, None);
+    }
+}
