@@ -1,107 +1,26 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, hint};
 
 use anyhow::{Context, Result, bail, ensure};
-use etherparse::PacketBuilder;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use snisplice_tests::process::checked_output;
-use snisplice_tests::pump::{Duplex, Plan, exchange, reset_on_close};
+use snisplice_tests::pump::{Plan, exchange, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::topology::Triangle;
 use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
 use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
-
-/// A gateway, and a server whose ends of connections the test holds.
-struct Scene {
-    net: Triangle,
-    gateway: Gateway,
-    opening: Opening,
-    accepted: Receiver<TcpStream>,
-    _backend: Backend,
-}
-
-impl Scene {
-    fn new(opening: Opening, route: &str) -> Result<Self> {
-        Self::with_gateway(opening, "", route)
-    }
-
-    /// With further settings of the gateway, a table of its own, and of the route.
-    fn with_gateway(opening: Opening, gateway: &str, route: &str) -> Result<Self> {
-        Self::launched(opening, gateway, route, |_| Ok(Launch::default()))
-    }
-
-    /// The same, in unusual circumstances.
-    fn launched(
-        opening: Opening,
-        gateway: &str,
-        route: &str,
-        launch: impl FnOnce(&Triangle) -> Result<Launch>,
-    ) -> Result<Self> {
-        let net = Triangle::new()?;
-        let (sender, accepted) = mpsc::channel();
-        let listener = SocketOptions::default().listen(&net.server)?;
-        let backend = Backend::serve(&net.server, listener, move |mut stream| {
-            opening.greet(&mut stream, None)?;
-            sender.send(stream).map_err(std::io::Error::other)
-        })?;
-        let address = net.server_addresses[usize::from(opening.v6)];
-        let config = gateway.to_owned() + &config(&opening, address, None, route);
-        let launch = launch(&net)?;
-        let gateway = Gateway::start_with(&net.gateway, &config, launch)?;
-        Ok(Self { net, gateway, opening, accepted, _backend: backend })
-    }
-
-    /// Both ends of a connection, across which a few bytes went each way; and how many the client said before.
-    fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
-        let (client, said) = self.opening.open(&self.net.client)?;
-        self.connected(client, said)
-    }
-
-    /// The same of a client that has said its part.
-    fn connected(&self, mut client: Duplex, said: u64) -> Result<(Duplex, TcpStream, u64)> {
-        let mut server = self.accepted.recv_timeout(PATIENCE)?;
-        client.writer.write_all(b"ping")?;
-        let mut got = [0; 4];
-        server.read_exact(&mut got)?;
-        server.write_all(b"pong")?;
-        client.reader.read_exact(&mut got)?;
-        ensure!(&got == b"pong");
-        Ok((client, server, said))
-    }
-
-    /// The live connections, once there are so many in the tier they belong to.
-    fn spliced(&self, number: usize) -> Result<Vec<Value>> {
-        eventually(&format!("{number} connections in their tier"), || {
-            let live = self.gateway.connections().ok()?;
-            let all = live.len() == number && live.iter().all(|c| Expect::Packet.check(c).is_ok());
-            all.then_some(live)
-        })
-        .with_context(|| format!("{:?}", self.gateway.connections()))
-    }
-}
-
-/// What an end sees that the gateway has ended.
-fn meets_reset(mut stream: &TcpStream) -> Result<()> {
-    let seen = stream.read(&mut [0]).map_err(|e| e.kind());
-    // The copy tier ends a connection with whatever its sockets make of it.
-    let ended = seen == Err(ErrorKind::ConnectionReset) || (!PACKET && seen == Ok(0));
-    ensure!(ended, "{seen:?} instead of a reset");
-    Ok(())
-}
+use crate::scene::{Scene, meets_reset};
 
 #[test]
 fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
@@ -238,47 +157,6 @@ fn who_connects_while_no_gateway_runs_comes_to_this_tier_too() -> Result<()> {
     scene.gateway.start_again()?;
     let _waiting = scene.connected(waiting, said)?;
     scene.spliced(2).map(drop)
-}
-
-/// Who knows addresses and ports, but not the sequence numbers, ends nothing.
-#[test]
-fn forged_resets_and_syns_end_nothing() -> Result<()> {
-    let scene = Scene::new(Opening::default(), "")?;
-    let (mut client, mut server, _) = scene.connection()?;
-    scene.spliced(1)?;
-    let (SocketAddr::V4(here), SocketAddr::V4(there)) =
-        (client.socket.local_addr()?, client.socket.peer_addr()?)
-    else {
-        bail!("the scene is of IPv4")
-    };
-    let raw = scene
-        .net
-        .client
-        .run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))))?;
-    for step in 0..64_u32 {
-        let seq = step << 26;
-        let segment = PacketBuilder::ipv4(here.ip().octets(), there.ip().octets(), 64).tcp(
-            here.port(),
-            there.port(),
-            seq,
-            1024,
-        );
-        let segment = if step % 2 == 0 { segment.rst() } else { segment.syn() };
-        let mut packet = Vec::new();
-        segment.write(&mut packet, &[])?;
-        raw.send_to(&packet, &SocketAddr::V4(there).into())?;
-    }
-    let mut byte = [0];
-    server.write_all(b"x")?;
-    client.reader.read_exact(&mut byte)?;
-    client.writer.write_all(b"y")?;
-    server.read_exact(&mut byte)?;
-    drop(client);
-    ensure!(server.read(&mut byte)? == 0);
-    drop(server);
-    let log = scene.gateway.wait_access_log(1)?;
-    ensure!(log.len() == 1 && log[0]["close_reason"] == "client_closed", "{log:?}");
-    Expect::Packet.check(&log[0])
 }
 
 #[test]

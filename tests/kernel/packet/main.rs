@@ -9,6 +9,8 @@ mod churn;
 mod ends;
 mod life;
 mod programs;
+mod scene;
+mod strangers;
 mod transfers;
 
 /// Whether this version has the packet tier; if not, every connection is expected in `copy`.

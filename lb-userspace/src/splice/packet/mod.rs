@@ -54,6 +54,8 @@ pub struct PacketTier {
     handovers: AtomicUsize,
     lingering: Mutex<Lingering>,
     pending: Mutex<Pending>,
+    /// Held by who follows the programs' events.
+    following: Mutex<()>,
     /// Flows at the last sweep.
     entries: AtomicU64,
 }
@@ -108,6 +110,7 @@ impl PacketTier {
             handovers: AtomicUsize::new(0),
             lingering: Mutex::default(),
             pending: Mutex::default(),
+            following: Mutex::default(),
             entries: AtomicU64::new(0),
         };
         tier.follow_devices()?;

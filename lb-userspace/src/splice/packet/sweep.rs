@@ -11,8 +11,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -164,6 +164,8 @@ impl PacketTier {
     /// Follows what the programs tell, and does what has become due. Also called where a limit is met: the end of another
     /// connection may be among the events.
     pub(crate) fn follow_events(&self) {
+        // Who comes second waits for what the first has taken: it may be what he is here for.
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now_ms();
         for event in self.kernel().events(MOST_EVENTS) {
             self.follow(&event, now);
