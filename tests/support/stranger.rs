@@ -152,6 +152,15 @@ impl Numbers {
     }
 }
 
+/// Whether the socket's connection is gone.
+pub fn is_closed(stream: &TcpStream) -> io::Result<bool> {
+    /// linux/tcp_states.h.
+    const CLOSE: u8 = 7;
+    // The state is the first byte of `struct tcp_info`.
+    let [state, ..] = get::<[u8; 8]>(stream, libc::TCP_INFO)?;
+    Ok(state == CLOSE)
+}
+
 /// Closes a socket whose kernel then knows nothing more of the connection, and says nothing.
 pub fn forget(stream: TcpStream) -> io::Result<()> {
     set(&stream, libc::TCP_REPAIR, 1)

@@ -9,6 +9,7 @@ mod churn;
 mod ends;
 mod life;
 mod programs;
+mod receivers;
 mod scene;
 mod strangers;
 mod transfers;

@@ -30,7 +30,7 @@ fn scene(tier: &str, v6: bool, route: &str) -> Result<Scene> {
 }
 
 /// Waits until so many connections are in this tier, and none of their sockets is left where it is the packet tier.
-fn settled(scene: &Scene, tier: &str, number: usize) -> Result<()> {
+pub(crate) fn settled(scene: &Scene, tier: &str, number: usize) -> Result<()> {
     eventually("connections in their tier", || {
         let live = scene.gateway.connections().ok()?;
         (live.len() == number && live.iter().all(|c| c["tier"] == tier)).then_some(())
@@ -58,7 +58,7 @@ fn no_sockets(gateway: &NetNs) -> Result<()> {
 }
 
 /// A few bytes each way.
-fn talk(client: &mut Duplex, server: &mut TcpStream) -> Result<()> {
+pub(crate) fn talk(client: &mut Duplex, server: &mut TcpStream) -> Result<()> {
     let mut four = [0; 4];
     client.writer.write_all(b"more")?;
     server.read_exact(&mut four).context("the server")?;
@@ -69,17 +69,17 @@ fn talk(client: &mut Duplex, server: &mut TcpStream) -> Result<()> {
 }
 
 /// Pseudo-random numbers from a seed (xorshift).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u32 {
+    pub(crate) fn next(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 16) as u32
     }
 
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.next() as usize % all.len()]
     }
 }
