@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod conntrack;
 pub mod devices;
+pub mod ipsec;
 mod netlink;
 pub mod packet;
 pub mod pairs;
