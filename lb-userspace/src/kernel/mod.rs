@@ -5,10 +5,14 @@
 pub mod batch;
 pub mod conntrack;
 pub mod devices;
+pub mod ipsec;
+mod netlink;
 pub mod packet;
+pub mod pairs;
 mod pins;
 pub mod probe;
 pub mod raw;
+pub mod routes;
 pub mod sockmap;
 pub(crate) mod tcp;
 mod tracks;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use snisplice::config::Interfaces;
-use snisplice::kernel::devices::{Device, LinkLayer, Watch, devices, relevant};
+use snisplice::kernel::devices::{Changes, Device, LinkLayer, Watch, devices, relevant};
 use snisplice_tests::NetNs;
 
 fn list(ns: &NetNs) -> Vec<Device> {
@@ -75,19 +75,19 @@ fn a_list_longer_than_one_datagram_is_whole() -> Result<()> {
 fn a_change_is_announced_once() -> Result<()> {
     let ns = NetNs::new("watched")?;
     let watch = ns.run(|| Watch::new().unwrap());
-    assert!(!watch.changed()?);
+    assert_eq!(watch.changed()?, Changes::default());
     // The kernel tells before it answers who asked for the change.
     ns.ip("link add br0 type bridge")?;
-    assert!(watch.changed()?);
-    assert!(!watch.changed()?);
+    assert!(watch.changed()?.devices);
+    assert_eq!(watch.changed()?, Changes::default());
     ns.ip("link set br0 up")?;
-    assert!(watch.changed()?);
+    assert!(watch.changed()?.devices);
     // More than the socket's buffer holds.
     for _ in 0..150 {
         ns.ip("link set br0 down")?;
         ns.ip("link set br0 up")?;
     }
-    assert!(watch.changed()?);
-    assert!(!watch.changed()?);
+    assert!(watch.changed()?.devices);
+    assert_eq!(watch.changed()?, Changes::default());
     Ok(())
 }

@@ -8,6 +8,7 @@ mod case;
 mod churn;
 mod ends;
 mod life;
+mod networks;
 mod programs;
 mod receivers;
 mod scene;

@@ -128,7 +128,7 @@ impl Sweep {
         if self.wait()? {
             return Ok(false);
         }
-        self.devices_changed |= self.watch.changed()?;
+        self.devices_changed |= self.watch.changed()?.devices;
         if self.devices_changed {
             self.tier.follow_devices()?;
             self.devices_changed = false;
