@@ -12,8 +12,8 @@ use libc::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVxlan, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -38,8 +38,6 @@ pub struct Device {
     pub master: Option<u32>,
     /// The driver's name for virtual devices, such as "veth", "bridge" or "vlan".
     pub kind: Option<String>,
-    /// One end of a pair, the other of which is in another network namespace.
-    pub peer_netns: bool,
     /// A tunnel without an other end of its own: each packet must say where it goes.
     pub is_external: bool,
 }
@@ -246,16 +244,13 @@ pub(super) fn device_of(link: &LinkMessage) -> Option<Device> {
         link_layer: link.header.link_layer_type.into(),
         master: None,
         kind: None,
-        peer_netns: false,
         is_external: false,
     };
-    let mut link_is_elsewhere = false;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::Controller(index) => device.master = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => link_is_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -268,9 +263,6 @@ pub(super) fn device_of(link: &LinkMessage) -> Option<Device> {
             _ => {}
         }
     }
-    // Of a VLAN, say, the attribute would tell where the device below it is.
-    let is_pair = [InfoKind::Veth, InfoKind::Netkit].iter().any(|kind| device.kind == Some(kind.to_string()));
-    device.peer_netns = is_pair && link_is_elsewhere;
     (!device.name.is_empty()).then_some(device)
 }
 
@@ -302,7 +294,6 @@ mod tests {
             link_layer: LinkLayer::Ethernet,
             master: None,
             kind: (!kind.is_empty()).then(|| kind.to_owned()),
-            peer_netns: false,
             is_external: false,
         }
     }

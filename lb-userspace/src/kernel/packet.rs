@@ -21,7 +21,7 @@ use lb_common::packet::{
 };
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
@@ -437,11 +437,11 @@ impl Packet {
         found
     }
 
-    /// Calls `see` with the descriptor that is readable when there are events.
-    pub fn with_events_fd<R>(&self, see: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+    /// What is readable when there are events that the programs found urgent.
+    pub fn events_fd(&self) -> io::Result<OwnedFd> {
         let events = lock(&self.events);
-        // SAFETY: the ring buffer owns its descriptor and is borrowed, locked, for as long as this one.
-        see(unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) })
+        // SAFETY: the ring buffer owns its descriptor and is borrowed, locked, meanwhile.
+        unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) }.try_clone_to_owned()
     }
 
     /// Packets counted by the programs, over all CPUs.

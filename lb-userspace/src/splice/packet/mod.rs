@@ -9,6 +9,7 @@ mod handover;
 mod live;
 mod sweep;
 pub(crate) mod terms;
+mod ways;
 mod words;
 
 pub(crate) use handover::Begun;
@@ -21,20 +22,19 @@ use crate::clock::now_ms;
 use crate::config;
 use crate::connect::ports::SourcePorts;
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::devices::{self, Device};
 use crate::kernel::packet::InsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
 use grace::Grace;
 use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use terms::{Legs, Terms, Way, tuple};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use terms::{Legs, Terms, tuple};
 use tokio::net::TcpStream;
+use ways::Ways;
 
 /// The index of the loopback device, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -43,9 +43,7 @@ const LOOPBACK: u32 = 1;
 pub struct PacketTier {
     kernel: Packet,
     ports: SourcePorts,
-    interfaces: config::Interfaces,
-    /// How packets leave by a device that has a program.
-    exits: RwLock<HashMap<u32, u8>>,
+    ways: Ways,
     grace: Grace,
     injector: Injector,
     conntrack: Option<Conntrack>,
@@ -101,8 +99,7 @@ impl PacketTier {
         let tier = Self {
             kernel: Packet::open(&config.bpffs, config.flow_table)?,
             ports: SourcePorts::new(config.source_ports.clone()),
-            interfaces: config.interfaces.clone(),
-            exits: RwLock::default(),
+            ways: Ways::open(config.interfaces.clone())?,
             grace: Grace::start()?,
             injector: Injector::open()?,
             conntrack: Conntrack::open()?,
@@ -113,20 +110,9 @@ impl PacketTier {
             following: Mutex::default(),
             entries: AtomicU64::new(0),
         };
-        tier.follow_devices()?;
+        tier.ways.follow_devices(&tier.kernel)?;
+        tier.forget_paths();
         Ok(tier)
-    }
-
-    /// Gives devices that have come their program.
-    fn follow_devices(&self) -> io::Result<()> {
-        let devices = devices::devices()?;
-        for (device, error) in self.kernel.attach(&devices, &self.interfaces) {
-            tracing::warn!(%device, %error, "no packet tier on this device");
-        }
-        let exits = devices.iter().filter(|device| self.kernel.is_attached(device.index));
-        let exits = exits.map(|device| (device.index, exit_by(device))).collect();
-        *self.exits.write().unwrap_or_else(PoisonError::into_inner) = exits;
-        Ok(())
     }
 
     /// The ports of the listeners: handshakes toward them are sighted.
@@ -176,17 +162,11 @@ impl PacketTier {
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
         let sightings = [&plan.sighting, &sighting];
         let tuples = [plan.from_client, from_server];
-        let ways = {
-            let exits = self.exits.read().unwrap_or_else(PoisonError::into_inner);
-            let way = |sighting: &Sighting| {
-                let exit = *exits.get(&sighting.ifindex)?;
-                Some(Way { ifindex: sighting.ifindex, exit })
-            };
-            let (Some(client), Some(server)) = (way(&plan.sighting), way(&sighting)) else {
-                return Err(FallbackReason::DeviceUnsupported);
-            };
-            [client, server]
+        let way = |tuple: &Tuple, sighting: &Sighting| {
+            let [peer, local] = terms::ends(tuple);
+            self.ways.way(local, peer, sighting.ifindex)
         };
+        let ways = [way(&plan.from_client, &plan.sighting)?, way(&from_server, &sighting)?];
         // Its acknowledgement would come from the socket after the other end's packets have overtaken it.
         for socket in [client, server] {
             let _ = tcp::flush_acknowledgement(socket.as_fd());
@@ -289,14 +269,6 @@ fn refusal(error: InsertError) -> FallbackReason {
             tracing::error!(%error, "the kernel refuses a flow");
             FallbackReason::PacketRefused
         }
-    }
-}
-
-fn exit_by(device: &Device) -> u8 {
-    match device {
-        Device { index: LOOPBACK, .. } => exit::LOCAL,
-        Device { peer_netns: true, .. } => exit::PEER,
-        _ => exit::NEIGHBOUR,
     }
 }
 
