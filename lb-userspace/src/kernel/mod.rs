@@ -59,6 +59,24 @@ pub enum KernelError {
         /// What the file system said.
         source: io::Error,
     },
+    /// A directory of pins belongs to another user, who can change what lies in it.
+    #[error("{} belongs to user {owner}, and this is user {us}: remove it, or run as its owner, or set `bpffs` to another directory", .path.display())]
+    ForeignDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// As whom this process runs.
+        us: u32,
+    },
+    /// Other users can change what lies in a directory of pins.
+    #[error("others may write to {} (mode {mode:04o}): see that nothing in it is theirs and `chmod 0700` it, or set `bpffs` to a directory of its own in it", .path.display())]
+    OpenDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Another process serves with them.
     #[error("another gateway uses the kernel programs below {}", .path.display())]
     InUse {
