@@ -153,11 +153,9 @@ pub fn load_and_pin(bpffs: &Path, sockets: u32) -> Result<(), KernelError> {
 /// `snisplice unload`: detaches the packet tier's programs and removes all pins. `false`: nothing was pinned. What a
 /// running gateway carries in the sockmap tier goes on until it ends.
 pub fn unload(bpffs: &Path) -> Result<bool, KernelError> {
-    let removed = pins::remove_all(bpffs)?;
-    if removed {
-        packet::detach();
-    }
-    Ok(removed)
+    // The pins say which programs are meant.
+    packet::detach(bpffs)?;
+    pins::remove_all(bpffs)
 }
 
 /// Whether something is pinned.

@@ -134,7 +134,7 @@ pub(super) fn remove_all(bpffs: &Path) -> Result<bool, KernelError> {
 }
 
 /// The directories of all versions that have pins.
-fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
+pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let entries = match fs::read_dir(bpffs) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

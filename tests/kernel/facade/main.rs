@@ -1,10 +1,11 @@
-//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, adopted maps, whose
+//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, filters, adopted maps, whose
 //! the pins are, connection tracking, raw sockets. Each test has network namespaces of its own.
 
 mod adoption;
 mod batch;
 mod conntrack;
 mod devices;
+mod filters;
 mod pins;
 mod probe;
 mod raw;
