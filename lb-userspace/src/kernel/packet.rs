@@ -41,7 +41,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
 }
 
 /// The directory of the pins.
-const TIER: &str = "packet";
+pub(super) const TIER: &str = "packet";
 
 /// Entries read by one system call.
 const BATCH: u32 = 1024;

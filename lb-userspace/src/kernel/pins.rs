@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, fstat};
 use rustix::process::geteuid;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// `f_type` of a bpf file system (linux/magic.h).
@@ -145,6 +145,19 @@ pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
         name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
     };
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_version).collect())
+}
+
+/// Where this version's pins of a tier lie, if there are any.
+pub(super) fn directory(bpffs: &Path, tier: &str) -> PathBuf {
+    let [.., dir] = directories(bpffs, tier);
+    dir
+}
+
+/// The root of the bpf file system that the path is on; `None`: it is on none.
+pub(super) fn root(bpffs: &Path) -> Option<PathBuf> {
+    let device = |path: &Path| path.metadata().ok().map(|metadata| metadata.dev());
+    let existing = bpffs.ancestors().find(|path| path.exists()).filter(|path| is_bpffs(path))?;
+    existing.ancestors().take_while(|path| device(path) == device(existing)).last().map(Path::to_owned)
 }
 
 /// Each from the configured one down to a tier's.

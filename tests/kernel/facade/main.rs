@@ -1,4 +1,4 @@
-//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, filters, adopted maps, whose
+//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, filters, other gateways, adopted maps, whose
 //! the pins are, connection tracking, raw sockets. Each test has network namespaces of its own.
 
 mod adoption;
@@ -6,6 +6,7 @@ mod batch;
 mod conntrack;
 mod devices;
 mod filters;
+mod foreign;
 mod pins;
 mod probe;
 mod raw;

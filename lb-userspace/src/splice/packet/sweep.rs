@@ -160,6 +160,7 @@ impl Sweep {
         });
         if now >= self.next {
             self.turn = self.turn.wrapping_add(1);
+            self.tier.foreign.look();
             self.tier.sweep(self.turn)?;
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
