@@ -116,6 +116,7 @@ async fn open_from_ports(
     if let Ok(result) = tokio::time::timeout(patience, first.as_mut()).await {
         return result;
     }
+    source.tier.look_elsewhere(address);
     tokio::select! {
         result = first.as_mut() => result,
         Ok(dialled) = Box::pin(open_from_ports(address, source, ports - 1, patience)) => Ok(dialled),

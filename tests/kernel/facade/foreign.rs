@@ -47,7 +47,7 @@ fn tables_of_other_directories_and_versions_are_found_and_asked() -> Result<()> 
 
     let other = Packet::open(&theirs, 64)?;
     let theirs = format!("theirs/v{}/packet", lb_common::ABI_VERSION);
-    ensure!(found(&root, &ours)? == [theirs.clone()]);
+    ensure!(found(&root, &ours)? == std::slice::from_ref(&theirs));
     // Versions of yesterday and tomorrow.
     pin_table(ours.join("v1/packet"), TAKEN, [0xff_u8; 7])?;
     pin_table(root.join("some/where/v999/packet"), TAKEN, [0xff_u8; 1000])?;

@@ -154,6 +154,11 @@ impl PacketTier {
         std::iter::from_fn(take).find(|port| !foreign.as_ref().is_some_and(|foreign| foreign.has(port.port)))
     }
 
+    /// Nobody has answered a connection to the server: the next one is not from the next port.
+    pub fn look_elsewhere(&self, server: SocketAddr) {
+        self.ports.look_elsewhere((server.ip(), server.port()).into());
+    }
+
     /// The port of a connection of an earlier process.
     fn known_port(self: &Arc<Self>, server: SocketAddr, port: u16) -> Option<SourcePort> {
         let server = (server.ip(), server.port());
