@@ -16,8 +16,8 @@ pub const MIN_REST_MS: u64 = 1_000;
 
 /// Hands out source ports, each to one connection at a time per server.
 ///
-/// The port that was free longest goes first, as far as a bitmap can tell and none is asked for from elsewhere. Time comes from the caller, in
-/// milliseconds of one clock that does not go back.
+/// The port that was free longest goes first, as far as a bitmap can tell, unless one from elsewhere is asked for. Time
+/// comes from the caller, in milliseconds of one clock that does not go back.
 #[derive(Debug)]
 pub struct SourcePorts {
     range: RangeInclusive<u16>,
