@@ -105,8 +105,8 @@ impl FlowTable {
             value: address(value.as_mut_ptr()),
             flags: 0,
         };
-        // SAFETY: `open` has seen that a key is as long as a `Tuple`, which the kernel reads, and a value, which it writes,
-        // not longer than `value`. Neither is touched meanwhile.
+        // SAFETY: `open` has seen that a key, which the kernel reads, is as long as a `Tuple`, and a value, which it
+        // writes, not longer than `value`. Neither is touched meanwhile.
         unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes) }.is_ok()
     }
 

@@ -1,5 +1,5 @@
-//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, filters, other gateways, adopted maps, whose
-//! the pins are, connection tracking, raw sockets. Each test has network namespaces of its own.
+//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, filters, other gateways,
+//! adopted maps, whose the pins are, connection tracking, raw sockets. Each test has network namespaces of its own.
 
 mod adoption;
 mod batch;

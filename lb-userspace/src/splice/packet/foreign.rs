@@ -10,8 +10,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The other gateways, as far as they are known by what they have pinned. Alone on its host, a gateway pays a look at an
-/// empty list per connection.
+/// The other gateways, as far as they are known by what they have pinned. Alone on its host, a gateway pays a look at
+/// an empty list per connection.
 pub(super) struct Foreign {
     bpffs: PathBuf,
     /// Our own.
