@@ -7,6 +7,7 @@
 mod case;
 mod churn;
 mod ends;
+mod gateways;
 mod life;
 mod networks;
 mod programs;

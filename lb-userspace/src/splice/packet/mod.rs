@@ -4,6 +4,7 @@
 //! over what the sockets still hold; `Live` is all that is left of the connection in this process, and the sweeper ends
 //! it. `terms` has the arithmetic.
 
+mod foreign;
 mod grace;
 mod handover;
 mod live;
@@ -25,6 +26,7 @@ use crate::kernel::conntrack::Conntrack;
 use crate::kernel::packet::InsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
+use foreign::Foreign;
 use grace::Grace;
 use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
@@ -43,6 +45,7 @@ const LOOPBACK: u32 = 1;
 pub struct PacketTier {
     kernel: Packet,
     ports: SourcePorts,
+    foreign: Foreign,
     ways: Ways,
     grace: Grace,
     injector: Injector,
@@ -99,6 +102,7 @@ impl PacketTier {
         let tier = Self {
             kernel: Packet::open(&config.bpffs, config.flow_table)?,
             ports: SourcePorts::new(config.source_ports.clone()),
+            foreign: Foreign::new(config.bpffs.clone(), config.source_ports.clone()),
             ways: Ways::open(config.interfaces.clone())?,
             grace: Grace::start()?,
             injector: Injector::open()?,
@@ -129,11 +133,21 @@ impl PacketTier {
         Ok(Plan { from_client, sighting })
     }
 
-    /// A port of our own toward the server, which no spliced connection has.
+    /// A port of our own toward the server, which no spliced connection has, be it another gateway's.
     pub fn source_port(self: &Arc<Self>, server: SocketAddr) -> Option<SourcePort> {
+        let foreign = self.foreign.toward(server);
         let server = (server.ip(), server.port());
-        let port = self.ports.take(server.into(), now_ms())?;
-        Some(SourcePort { tier: self.clone(), server, port })
+        let take = || {
+            let port = self.ports.take(server.into(), now_ms())?;
+            Some(SourcePort { tier: self.clone(), server, port })
+        };
+        // One that is passed over rests like one of ours, so each is looked at once.
+        std::iter::from_fn(take).find(|port| !foreign.as_ref().is_some_and(|foreign| foreign.has(port.port)))
+    }
+
+    /// Nobody has answered a connection to the server: the next one is not from the next port.
+    pub fn look_elsewhere(&self, server: SocketAddr) {
+        self.ports.look_elsewhere((server.ip(), server.port()).into());
     }
 
     /// The port of a connection of an earlier process.

@@ -153,6 +153,7 @@ impl Sweep {
         self.tier.follow_events();
         let now = Instant::now();
         if now >= self.next {
+            self.tier.foreign.look();
             self.tier.sweep();
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
