@@ -11,4 +11,4 @@ pub mod sockmap;
 
 /// Names the directory of the pins. A change of a map's name, key, value or meaning needs a new one: an old
 /// program would read the new maps wrongly.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

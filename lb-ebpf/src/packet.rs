@@ -8,6 +8,7 @@
 //! there; everything else is written into the packet afterwards, for the helpers may move it.
 
 mod icmp;
+mod inject;
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -26,6 +27,7 @@ use aya_ebpf::{
 use lb_common::packet::{
     self, Count, Ethernet, Event, Flow, Handover, MAPPED, Name, Record, Sighting, State, Tuple, before,
     event, exit, flag,
+    inject::INJECTED_MARK,
     options::{self, Scratch, SynOptions},
     sighted,
     translate::{Difference, Head, tcp},
@@ -98,6 +100,14 @@ fn forward<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     // A tagged packet comes again, on its VLAN's own device.
     if tagged != 0 {
         return None;
+    }
+    // SAFETY: the same.
+    let (mark, ifindex) = unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).ifindex) };
+    if LINK == ETHERNET && mark == INJECTED_MARK && ifindex == LOOPBACK {
+        let verdict = inject::follow(ctx.skb.skb);
+        if verdict != NEXT {
+            return Some(verdict);
+        }
     }
     match protocol {
         ETH_P_IP => ipv4::<LINK>(ctx),

@@ -16,6 +16,7 @@
 //! | [`EVENTS`] | ring buffer | [`Event`] | the programs |
 
 pub mod icmp;
+pub mod inject;
 pub mod options;
 pub mod translate;
 

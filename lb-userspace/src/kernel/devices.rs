@@ -19,6 +19,8 @@ use crate::config::Interfaces;
 
 /// How often a list is asked for that changes while it is read.
 const ATTEMPTS: usize = 10;
+/// The index of the loopback device, in every network namespace.
+const LOOPBACK: u32 = 1;
 /// linux/netlink.h: the list has changed while it was read.
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// linux/rtnetlink.h: devices that come, go and change.
@@ -96,6 +98,9 @@ pub fn devices() -> io::Result<Vec<Device>> {
 ///   encapsulation, which a redirect passes by. Other tunnels are devices like any other;
 /// - devices where nothing arrives (dummy), or arrives only on its way to another device (ifb).
 ///
+/// The loopback device is always among them, whatever the configuration names: what the gateway itself sends to the ends
+/// of spliced connections, it sends by there ([`lb_common::packet::inject`]).
+///
 /// A VLAN and the device below it both stay. So do a macvlan and its lower device. The program on the lower one sees
 /// the packets first; those of a VLAN carry their tag, out of line, and are none of its business.
 pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a Device> {
@@ -104,7 +109,9 @@ pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a D
         Interfaces::Auto => carries_ip
             .filter(|device| !is_port(device, devices) && !device.is_external && !is_sink(device))
             .collect(),
-        Interfaces::Named(names) => carries_ip.filter(|device| names.contains(&device.name)).collect(),
+        Interfaces::Named(names) => {
+            carries_ip.filter(|device| device.index == LOOPBACK || names.contains(&device.name)).collect()
+        }
     }
 }
 
@@ -357,12 +364,13 @@ mod tests {
     #[test]
     fn named_devices_are_taken_as_they_are_unless_their_packets_cannot_be_read() {
         let devices = [
-            part_of(9, device(1, "eth0", "")),
-            Device { link_layer: LinkLayer::Unsupported, ..device(2, "ib0", "ipoib") },
-            device(3, "eth1", ""),
+            device(1, "lo", ""),
+            part_of(9, device(2, "eth0", "")),
+            Device { link_layer: LinkLayer::Unsupported, ..device(3, "ib0", "ipoib") },
+            device(4, "eth1", ""),
         ];
         let named = Interfaces::Named(vec!["eth0".into(), "ib0".into(), "absent".into()]);
-        assert_eq!(names(&devices, &named), ["eth0"]);
+        assert_eq!(names(&devices, &named), ["lo", "eth0"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod conntrack;
 pub mod devices;
+pub mod frames;
 pub mod packet;
 mod pins;
 pub mod probe;

@@ -26,16 +26,16 @@ use crate::case::{Expect, MIB, config, counters, grown, no_faults};
 use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
 
 /// A gateway, and a server whose ends of connections the test holds.
-struct Scene {
-    net: Triangle,
-    gateway: Gateway,
+pub(crate) struct Scene {
+    pub(crate) net: Triangle,
+    pub(crate) gateway: Gateway,
     opening: Opening,
     accepted: Receiver<TcpStream>,
     _backend: Backend,
 }
 
 impl Scene {
-    fn new(opening: Opening, route: &str) -> Result<Self> {
+    pub(crate) fn new(opening: Opening, route: &str) -> Result<Self> {
         Self::with_gateway(opening, "", route)
     }
 
@@ -45,7 +45,7 @@ impl Scene {
     }
 
     /// The same, in unusual circumstances.
-    fn launched(
+    pub(crate) fn launched(
         opening: Opening,
         gateway: &str,
         route: &str,
@@ -66,7 +66,7 @@ impl Scene {
     }
 
     /// Both ends of a connection, across which a few bytes went each way; and how many the client said before.
-    fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
+    pub(crate) fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
         let (client, said) = self.opening.open(&self.net.client)?;
         self.connected(client, said)
     }
@@ -84,7 +84,7 @@ impl Scene {
     }
 
     /// The live connections, once there are so many in the tier they belong to.
-    fn spliced(&self, number: usize) -> Result<Vec<Value>> {
+    pub(crate) fn spliced(&self, number: usize) -> Result<Vec<Value>> {
         eventually(&format!("{number} connections in their tier"), || {
             let live = self.gateway.connections().ok()?;
             let all = live.len() == number && live.iter().all(|c| Expect::Packet.check(c).is_ok());
@@ -92,10 +92,25 @@ impl Scene {
         })
         .with_context(|| format!("{:?}", self.gateway.connections()))
     }
+
+    /// Waits until netfilter, which has tracked it, knows nothing of a connection any more.
+    pub(crate) fn forgotten_by_netfilter(&self, client: &Duplex, server: &TcpStream) -> Result<()> {
+        let tracked = || self.net.gateway.run(|| fs::read_to_string(CONNTRACK));
+        let ports = [client.socket.local_addr()?.port(), server.peer_addr()?.port()];
+        let ports = ports.map(|port| format!("={port} "));
+        eventually("both entries to go", || {
+            let table = tracked().ok()?;
+            (!ports.iter().any(|port| table.contains(port))).then_some(())
+        })
+        .with_context(|| format!("{:?}", tracked()))
+    }
 }
 
+/// netfilter's table of connections, in the network namespace of the thread.
+const CONNTRACK: &str = "/proc/thread-self/net/nf_conntrack";
+
 /// What an end sees that the gateway has ended.
-fn meets_reset(mut stream: &TcpStream) -> Result<()> {
+pub(crate) fn meets_reset(mut stream: &TcpStream) -> Result<()> {
     let seen = stream.read(&mut [0]).map_err(|e| e.kind());
     // The copy tier ends a connection with whatever its sockets make of it.
     let ended = seen == Err(ErrorKind::ConnectionReset) || (!PACKET && seen == Ok(0));
@@ -427,8 +442,7 @@ fn the_next_process_knows_of_bytes_that_came_while_the_flows_went_in() -> Result
 #[test]
 fn netfilter_forgets_a_connection_that_it_sees_no_more_of() -> Result<()> {
     require!(PACKET, "only the packet tier passes netfilter by");
-    const TABLE: &str = "/proc/thread-self/net/nf_conntrack";
-    require!(fs::exists(TABLE)?, "the kernel does not show its conntrack table");
+    require!(fs::exists(CONNTRACK)?, "the kernel does not show its conntrack table");
     require!(has_program("nft"), "no nft");
     for v6 in [false, true] {
         let scene = Scene::new(Opening { v6, ..Opening::default() }, "")?;
@@ -438,16 +452,10 @@ fn netfilter_forgets_a_connection_that_it_sees_no_more_of() -> Result<()> {
         let stray = scene.opening.socket.dial(&scene.net.client, scene.opening.target())?;
         let (mut client, mut server, _) = scene.connection()?;
         scene.spliced(1)?;
-        let tracked = || scene.net.gateway.run(|| fs::read_to_string(TABLE));
-        let port = |stream: &TcpStream| anyhow::Ok(format!("={} ", stream.local_addr()?.port()));
-        let stray_port = port(&stray)?;
+        let tracked = || scene.net.gateway.run(|| fs::read_to_string(CONNTRACK));
+        let stray_port = format!("={} ", stray.local_addr()?.port());
         ensure!(tracked()?.contains(&stray_port), "netfilter tracks nothing here");
-        let (client_port, server_port) = (port(&client.socket)?, format!("={} ", server.peer_addr()?.port()));
-        eventually("both entries to go", || {
-            let table = tracked().ok()?;
-            (!table.contains(&client_port) && !table.contains(&server_port)).then_some(())
-        })
-        .with_context(|| format!("{:?}", tracked()))?;
+        scene.forgotten_by_netfilter(&client, &server)?;
         ensure!(tracked()?.contains(&stray_port), "the entry of another connection is gone");
         // And it goes on without.
         server.write_all(b"more")?;

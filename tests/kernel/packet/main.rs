@@ -7,6 +7,7 @@
 mod case;
 mod churn;
 mod ends;
+mod filters;
 mod life;
 mod programs;
 mod transfers;

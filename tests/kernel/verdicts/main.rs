@@ -10,6 +10,7 @@ mod errors;
 #[path = "../../../lb-common/tests/generate/mod.rs"]
 mod generate;
 mod handover;
+mod injected;
 mod programs;
 #[path = "../../../lb-common/fuzz/properties.rs"]
 #[allow(dead_code, reason = "of lb-common's own tests")]

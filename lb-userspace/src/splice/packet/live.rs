@@ -1,13 +1,14 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
 use super::terms::{address, ends, socket_address};
-use super::{PacketTier, SourcePort, ms_of_tick, raise};
+use super::{PacketTier, SourcePort, ms_of_tick, raise, way};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
 use crate::clock::now_ms;
 use crate::connect::{Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
+use crate::kernel::raw::{Kind, Segment};
 use crate::splice::Choice;
 use lb_common::packet::{Flow, Record, Sighting, State, Tuple, before, flag};
 use std::sync::Arc;
@@ -178,13 +179,16 @@ impl PacketTier {
         if let Some(record) = self.kernel().record(id) {
             let tuples = [record.from_client, record.from_server];
             let flows = self.kernel().flows_of(id, &record);
-            for (tuple, flow) in tuples.iter().zip(&flows) {
+            for (tuple, (flow, twin)) in tuples.iter().zip([(flows[0], flows[1]), (flows[1], flows[0])]) {
                 let Some(flow) = flow else { continue };
-                live.note(flow);
+                live.note(&flow);
+                let Some(twin) = twin else { continue };
                 let [peer, local] = ends(tuple);
                 // Its next number is what it has acknowledged. Should that be wrong by now, it answers, and the stack
                 // that has no such socket resets it.
-                if let Err(error) = self.injector().reset(local, peer, flow.ack, flow.end()) {
+                let (seq, ack) = (flow.ack, flow.end());
+                let reset = Segment { kind: Kind::Reset, seq, ack, window: 0, timestamps: None };
+                if let Err(error) = self.injector().send(way(&twin), local, peer, &reset) {
                     tracing::debug!(%error, %peer, "cannot send a reset");
                 }
             }

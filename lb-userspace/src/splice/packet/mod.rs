@@ -26,7 +26,8 @@ use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
 use crate::splice::Traffic;
 use grace::Grace;
-use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
+use lb_common::packet::inject::Way;
+use lb_common::packet::{Flow, Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -279,6 +280,11 @@ fn exit_by(device: &Device) -> u8 {
         Device { peer_netns: true, .. } => exit::PEER,
         _ => exit::NEIGHBOUR,
     }
+}
+
+/// The way on which a flow's packets leave.
+fn way(flow: &Flow) -> Way {
+    Way { ifindex: flow.ifindex, kind: flow.exit }
 }
 
 /// One more, until dropped.

@@ -2,11 +2,12 @@
 
 use super::live::reason_of;
 use super::terms::ends;
-use super::{PacketTier, ms_of_tick};
+use super::{PacketTier, ms_of_tick, way};
 use crate::account::CloseReason;
 use crate::clock::now_ms;
 use crate::connect::KEEPALIVE;
 use crate::kernel::devices::Watch;
+use crate::kernel::raw::{Kind, Segment};
 use lb_common::packet::{Event, Flow, State, Tuple, event, flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
@@ -299,17 +300,24 @@ impl PacketTier {
 
     /// Asks an end whether it is still there. Its answer goes to the other end, to which it says nothing new.
     fn probe(&self, tuple: &Tuple, flow: &Flow) {
+        let Some(twin) = self.kernel().flow(&flow.out.reversed()) else { return };
         let [peer, local] = ends(tuple);
-        if let Err(error) = self.injector().probe(local, peer, flow.ack, flow.end()) {
+        // It answers an acknowledgement of what is before the number that it expects.
+        let (seq, ack) = (flow.ack.wrapping_sub(1), flow.end());
+        let probe = Segment { kind: Kind::Ack, seq, ack, window: 0, timestamps: None };
+        if let Err(error) = self.injector().send(way(&twin), local, peer, &probe) {
             tracing::debug!(%error, %peer, "cannot send a probe");
         }
     }
 
     fn say_too_big(&self, event: &Event) {
         let Some(record) = self.kernel().record(event.id) else { return };
-        let tuple = if event.from_server == 1 { &record.from_server } else { &record.from_client };
+        let tuples = [&record.from_client, &record.from_server];
+        let [tuple, back] = if event.from_server == 1 { [tuples[1], tuples[0]] } else { tuples };
+        let Some(twin) = self.kernel().flow(back) else { return };
         let [peer, local] = ends(tuple);
-        if let Err(error) = self.injector().packet_too_big(local, peer, event.seq, event.mtu) {
+        let (seq, mtu) = (event.seq, event.mtu);
+        if let Err(error) = self.injector().packet_too_big(way(&twin), local, peer, seq, mtu) {
             tracing::debug!(%error, %peer, "cannot say that a packet was too big");
         }
     }
