@@ -14,9 +14,12 @@
 //! | [`PORTS`] | array | bitmaps of the ports whose SYNs and SYN-ACKs are sighted | userspace |
 //! | [`COUNTS`] | per-CPU array | [`Count`] -> packets | the programs |
 //! | [`EVENTS`] | ring buffer | [`Event`] | the programs |
+//! | [`ODD`](odd::ODD) | perf buffers | packets that are odd, whole ([`odd`]) | the programs |
+//! | [`FRAGMENTS`](odd::FRAGMENTS) | LRU hash | [`odd::Fragments`] whose parts are taken | the programs |
 
 pub mod icmp;
 pub mod inject;
+pub mod odd;
 pub mod options;
 pub mod translate;
 
@@ -397,8 +400,8 @@ pub mod event {
 pub enum Count {
     /// A SYN or SYN-ACK was sighted.
     Sighted,
-    /// Dropped: an IP fragment, or a packet with IP options, of a spliced connection.
-    Fragment,
+    /// Dropped: an odd packet ([`odd`]) of a spliced connection that nobody was there to take.
+    OddLost,
     /// Dropped: TCP options that contradict themselves.
     BadOptions,
     /// Dropped: congestion was experienced, and the other leg could not be told otherwise.
@@ -411,6 +414,8 @@ pub enum Count {
     IcmpTranslated,
     /// An event found no room.
     EventLost,
+    /// An odd packet ([`odd`]) was handed up, to come again plain.
+    OddTaken,
     /// How many there are.
     Number,
 }

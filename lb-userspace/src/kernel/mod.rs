@@ -6,6 +6,7 @@ pub mod batch;
 pub mod conntrack;
 pub mod devices;
 pub mod frames;
+pub mod odd;
 pub mod packet;
 mod pins;
 pub mod probe;

@@ -9,6 +9,7 @@ mod churn;
 mod ends;
 mod filters;
 mod life;
+mod odd;
 mod programs;
 mod transfers;
 

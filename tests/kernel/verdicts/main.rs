@@ -11,6 +11,7 @@ mod errors;
 mod generate;
 mod handover;
 mod injected;
+mod odd;
 mod programs;
 #[path = "../../../lb-common/fuzz/properties.rs"]
 #[allow(dead_code, reason = "of lb-common's own tests")]

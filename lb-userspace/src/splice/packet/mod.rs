@@ -7,11 +7,14 @@
 mod grace;
 mod handover;
 mod live;
+mod odd;
 mod sweep;
 pub(crate) mod terms;
 
 pub(crate) use handover::Begun;
 pub use live::Live;
+use odd::OddThread;
+pub use odd::{Loss, Losses};
 use sweep::Lingering;
 pub use sweep::Sweeper;
 
@@ -49,6 +52,7 @@ pub struct PacketTier {
     exits: RwLock<HashMap<u32, u8>>,
     grace: Grace,
     injector: Injector,
+    odd: OddThread,
     conntrack: Option<Conntrack>,
     live: Mutex<HashMap<u64, Box<Live>>>,
     /// Connections whose sockets are not closed yet.
@@ -96,13 +100,16 @@ impl Plan {
 impl PacketTier {
     /// Loads the programs, or adopts those of an earlier process, and attaches them to the devices there are.
     pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
+        let kernel = Packet::open(&config.bpffs, config.flow_table)?;
+        let odd = OddThread::start(&kernel)?;
         let tier = Self {
-            kernel: Packet::open(&config.bpffs, config.flow_table)?,
+            kernel,
             ports: SourcePorts::new(config.source_ports.clone()),
             interfaces: config.interfaces.clone(),
             exits: RwLock::default(),
             grace: Grace::start()?,
             injector: Injector::open()?,
+            odd,
             conntrack: Conntrack::open()?,
             live: Mutex::default(),
             handovers: AtomicUsize::new(0),
@@ -257,6 +264,11 @@ impl PacketTier {
     /// Flows in the table at the last sweep, those of closed connections included that a new one may have removed.
     pub fn entries(&self) -> u64 {
         self.entries.load(Relaxed)
+    }
+
+    /// Odd packets that were lost in this process.
+    pub fn losses(&self) -> &Losses {
+        self.odd.losses()
     }
 
     fn injector(&self) -> &Injector {
