@@ -12,7 +12,8 @@
 //!
 //! It is addressed to another host than the loopback device's, so that the stack drops it where there is no program to
 //! take it. Marks do not travel, so none comes from the network; and what a rule of this host happens to give the same
-//! mark has another sender.
+//! mark has another sender. Gateways of several versions may share a host, and any one's program takes the frames of all: a
+//! change of this layout takes another mark.
 
 use super::{Ethernet, exit};
 

@@ -14,7 +14,7 @@
 //! | [`PORTS`] | array | bitmaps of the ports whose SYNs and SYN-ACKs are sighted | userspace |
 //! | [`COUNTS`] | per-CPU array | [`Count`] -> packets | the programs |
 //! | [`EVENTS`] | ring buffer | [`Event`] | the programs |
-//! | [`ODD`](odd::ODD) | perf buffers | packets that are odd, whole ([`odd`]) | the programs |
+//! | [`ODD`](odd::ODD) | perf event array | copies of [odd] packets | the programs |
 //! | [`FRAGMENTS`](odd::FRAGMENTS) | LRU hash | [`odd::Fragments`] whose parts are taken | the programs |
 
 pub mod icmp;

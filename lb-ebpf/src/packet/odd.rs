@@ -19,7 +19,7 @@ use super::{IPV4, IPV6, NEXT, PACKET_FLOWS, PROTOCOL_TCP, count, tick};
 
 /// Next header of an IPv6 fragment (RFC 8200, section 4.5).
 const FRAGMENT: u8 = 44;
-/// For so long, in ticks, a note says whose fragments these are: 16 s, as long as userspace waits for them.
+/// For so long, in ticks, a note says whose fragments these are: 17 s, a little longer than userspace waits for them.
 const NOTED: u32 = 1 << 14;
 
 #[map]

@@ -35,7 +35,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    pub(crate) fn new(opening: Opening, route: &str) -> Result<Self> {
+    fn new(opening: Opening, route: &str) -> Result<Self> {
         Self::with_gateway(opening, "", route)
     }
 
@@ -51,7 +51,17 @@ impl Scene {
         route: &str,
         launch: impl FnOnce(&Triangle) -> Result<Launch>,
     ) -> Result<Self> {
-        let net = Triangle::new()?;
+        Self::within(Triangle::new()?, opening, gateway, route, launch)
+    }
+
+    /// The same between other namespaces.
+    pub(crate) fn within(
+        net: Triangle,
+        opening: Opening,
+        gateway: &str,
+        route: &str,
+        launch: impl FnOnce(&Triangle) -> Result<Launch>,
+    ) -> Result<Self> {
         let (sender, accepted) = mpsc::channel();
         let listener = SocketOptions::default().listen(&net.server)?;
         let backend = Backend::serve(&net.server, listener, move |mut stream| {

@@ -7,9 +7,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::{IpNumber, Ipv6FragmentHeader, Ipv6Header, TcpHeader};
-use snisplice_tests::Counters;
 use snisplice_tests::pump::{Plan, exchange};
 use snisplice_tests::topology::{GATEWAY, Leg, Shape, Triangle};
+use snisplice_tests::wire::Kind;
+use snisplice_tests::{Counters, Launch};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::case::{Case, Expect, MIB};
@@ -46,9 +47,28 @@ fn every_byte_of_packets_that_a_router_has_cut_arrives() -> Result<()> {
     Case { shape: Shape::Apart(Leg::Router, Leg::Veth), prepare: cut, verify, ..case }.run()
 }
 
-/// An exchange in which the client, spliced, begins to send something else than plain packets.
+/// A device with Ethernet headers, which leaves checksums and the cutting of segments to the next one, and one without.
+const SHAPES: [Shape; 2] =
+    [Shape::Apart(Leg::Veth, Leg::Veth), Shape::Apart(Leg::Wire(Kind::Ip), Leg::Wire(Kind::Ip))];
+
+fn scene(shape: Shape, v6: bool) -> Result<Scene> {
+    let opening = Opening { v6, ..Opening::default() };
+    Scene::within(Triangle::shaped(shape)?, opening, "", "", |_| Ok(Launch::default()))
+}
+
+/// Exchanges in which the client, spliced, begins to send something else than plain packets.
 fn with_option(v6: bool, level: libc::c_int, option: libc::c_int, value: &[u8]) -> Result<()> {
-    let scene = Scene::new(Opening { v6, ..Opening::default() }, "")?;
+    SHAPES.into_iter().try_for_each(|shape| {
+        with_option_over(shape, v6, (level, option, value)).with_context(|| format!("{shape:?}"))
+    })
+}
+
+fn with_option_over(
+    shape: Shape,
+    v6: bool,
+    (level, option, value): (libc::c_int, libc::c_int, &[u8]),
+) -> Result<()> {
+    let scene = scene(shape, v6)?;
     let (client, server, _) = scene.connection()?;
     scene.spliced(1)?;
     set(&client.socket, level, option, value).context("the option")?;
@@ -116,7 +136,11 @@ fn fragments(from: SocketAddr, to: SocketAddr, segment: &TcpHeader, payload: &[u
 
 #[test]
 fn a_segment_in_ipv6_fragments_arrives() -> Result<()> {
-    let scene = Scene::new(Opening { v6: true, ..Opening::default() }, "")?;
+    SHAPES.into_iter().try_for_each(|shape| in_fragments(shape).with_context(|| format!("{shape:?}")))
+}
+
+fn in_fragments(shape: Shape) -> Result<()> {
+    let scene = scene(shape, true)?;
     let (client, mut server, _) = scene.connection()?;
     scene.spliced(1)?;
     let (here, there) = (client.socket.local_addr()?, client.socket.peer_addr()?);
