@@ -30,6 +30,8 @@ struct Orphan {
     snd_nxt: u32,
     /// Sequence number of the next byte from the peer.
     rcv_nxt: u32,
+    /// TSval of what would be sent next.
+    timestamp: u32,
 }
 
 impl Orphan {
@@ -51,6 +53,7 @@ impl Orphan {
             peer_address,
             snd_nxt: queue_seq(&local, TCP_SEND_QUEUE)?,
             rcv_nxt: queue_seq(&local, TCP_RECV_QUEUE)?,
+            timestamp: get(&local, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?,
             // Here the local end is closed, in repair mode: nothing is sent.
         })
     }
@@ -159,7 +162,8 @@ fn a_probe_is_answered_whatever_is_filtered_and_routed_otherwise() -> Result<()>
             checked_output(gateway.command("nft").arg(rules))?;
             let before = Counters::of(&gateway)?.get("Tcp.InSegs");
             let (seq, ack) = (orphan.snd_nxt.wrapping_sub(1), orphan.rcv_nxt);
-            let timestamps = Some((1, 1));
+            // One that was older than the last would not be answered.
+            let timestamps = Some((orphan.timestamp, 0));
             let probe = Segment { kind: Kind::Ack, seq, ack, window: 500, timestamps };
             sender.injector.send(sender.way(kind), orphan.local_address, orphan.peer_address, &probe)?;
             // No socket of the gateway has a connection that it could come for.
