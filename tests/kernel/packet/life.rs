@@ -1,26 +1,30 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, hint};
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Map, MapData};
+use lb_common::packet::{CONNECTIONS, Record, Tuple};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::{Plan, exchange, reset_on_close};
 use snisplice_tests::skip::has_program;
+use snisplice_tests::stranger::forget;
 use snisplice_tests::topology::Triangle;
-use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
+use snisplice_tests::{Backend, BpfFs, Gateway, Launch, eventually, require};
 
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
-use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
+use crate::ends::{Opening, PATIENCE, SERVER_PORT, SNI, SocketOptions, Speech};
 use crate::scene::{CONNTRACK, Scene, meets_reset};
+use crate::strangers::settled;
 
 #[test]
 fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
@@ -374,4 +378,116 @@ fn a_live_connection_is_shown_with_all_that_is_known_of_it() -> Result<()> {
     let tier = if PACKET { "packet" } else { "copy" };
     ensure!((status.tier(tier, "active"), status.tier(tier, "total")) == (0, 1), "{status:?}");
     Ok(())
+}
+
+/// A process that dies between the moment at which its sockets fall silent and the one at which the flows are there leaves
+/// nothing but a note. This test is that process.
+#[test]
+fn a_connection_of_which_a_dead_process_has_left_only_a_note_is_reset() -> Result<()> {
+    for v6 in [false, true] {
+        let opening = Opening { v6, speech: Speech::Tcp, ..Opening::default() };
+        let mut scene = Scene::new(opening, "")?;
+        // So that the record of a real one can be looked at.
+        let _first = scene.connection()?;
+        settled(&scene, "packet", 1)?;
+        let pin = scene.gateway.file(BpfFs::NAME).join(format!("v{}/packet", lb_common::ABI_VERSION));
+        let mut records: aya::maps::HashMap<MapData, u64, Record> =
+            Map::HashMap(MapData::from_pin(pin.join(CONNECTIONS))?).try_into()?;
+        let (id, record) = records.iter().next().context("a record")??;
+        scene.gateway.kill()?;
+
+        let listener = scene.net.gateway.run(|| TcpListener::bind(opening.target()))?;
+        let (client, _) = opening.open(&scene.net.client)?;
+        let (of_client, _) = listener.accept()?;
+        drop(listener);
+        let address = SocketAddr::new(scene.net.server_addresses[usize::from(v6)], SERVER_PORT);
+        let of_server = scene.net.gateway.run(|| TcpStream::connect(address))?;
+        let server = scene.accepted(PATIENCE)?;
+        let arrives = |stream: &TcpStream| anyhow::Ok(tuple(stream.peer_addr()?, stream.local_addr()?));
+        let (from_client, from_server) = (arrives(&of_client)?, arrives(&of_server)?);
+        forget(of_client)?;
+        forget(of_server)?;
+        records.insert(id + 1, Record { from_client, from_server, ..record }, 0)?;
+        scene.gateway.start_again()?;
+        meets_reset(&client.socket).context("the client")?;
+        meets_reset(&server).context("the server")?;
+        scene.spliced(1)?;
+    }
+    Ok(())
+}
+
+fn tuple(from: SocketAddr, to: SocketAddr) -> Tuple {
+    let address = |ip: IpAddr| {
+        let octets = match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        let (words, _) = octets.as_chunks::<4>();
+        std::array::from_fn(|i| u32::from_ne_bytes(words[i]))
+    };
+    Tuple {
+        source: address(from.ip()),
+        destination: address(to.ip()),
+        source_port: from.port().to_be(),
+        destination_port: to.port().to_be(),
+    }
+}
+
+/// Whatever a process that is killed was in the midst of: each connection goes on or ends, and both ends know.
+#[test]
+fn a_kill_in_the_midst_of_handovers_leaves_no_connection_that_stands_still() -> Result<()> {
+    const CLIENTS: usize = 8;
+    const KILLS: usize = 6;
+    let opening = Opening::default();
+    let net = Triangle::new()?;
+    let listener = SocketOptions::default().listen(&net.server)?;
+    let _backend = Backend::serve(&net.server, listener, move |mut stream| {
+        opening.greet(&mut stream, None)?;
+        let mut four = [0; 4];
+        stream.read_exact(&mut four)?;
+        stream.write_all(&four)?;
+        // Until the client ends.
+        stream.read(&mut four).map(drop)
+    })?;
+    let mut gateway = Gateway::start(&net.gateway, &config(&opening, net.server_addresses[0], None, ""))?;
+    let over = AtomicBool::new(false);
+    let served = AtomicU64::new(0);
+    thread::scope(|scope| -> Result<()> {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    while !over.load(Relaxed) {
+                        match exchange_once(&opening, &net) {
+                            Ok(()) => _ = served.fetch_add(1, Relaxed),
+                            Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                                bail!("a client waits in vain")
+                            }
+                            // No process, or one that has died: a client that knows may try again.
+                            Err(_) => thread::sleep(Duration::from_millis(5)),
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for _ in 0..KILLS {
+            let before = served.load(Relaxed);
+            eventually("some exchanges", || (served.load(Relaxed) > before + 20).then_some(()))?;
+            gateway.kill_and_restart()?;
+        }
+        over.store(true, Relaxed);
+        clients.into_iter().try_for_each(|client| client.join().expect("no assertion in there"))
+    })
+}
+
+/// Connects, says four bytes and hears them.
+fn exchange_once(opening: &Opening, net: &Triangle) -> std::result::Result<(), ErrorKind> {
+    let kind =
+        |error: anyhow::Error| error.downcast_ref::<io::Error>().map_or(ErrorKind::Other, io::Error::kind);
+    let (mut client, _) = opening.open(&net.client).map_err(kind)?;
+    let mut exchange = || {
+        client.writer.write_all(b"ping")?;
+        client.reader.read_exact(&mut [0; 4])
+    };
+    exchange().map_err(|error: io::Error| error.kind())
 }

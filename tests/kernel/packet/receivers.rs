@@ -23,6 +23,9 @@ const BATCH: usize = 50;
 /// The largest window that the stranger names.
 const WINDOW: u16 = 500;
 
+/// Bytes that the server says in [`Scene::connection`] and [`talk`].
+const SAID: u32 = 8;
+
 /// Segments in all, about; another number comes from the environment.
 fn segments() -> usize {
     let number = std::env::var("SNISPLICE_SEGMENTS").ok().and_then(|number| number.parse().ok());
@@ -112,11 +115,12 @@ impl Victim {
     }
 
     /// What the pure tracker makes of the forged segments; and whether one of them is judged otherwise by Linux, for one of
-    /// the two causes that are known: somewhat beyond the window, or an acknowledgement that is older than any byte that was
-    /// ever acknowledged.
+    /// the causes that are known: somewhat beyond the window; an acknowledgement that is older than any byte that was ever
+    /// acknowledged; bytes behind a FIN, on which Linux gives the connection up, with a reset at whatever number they
+    /// acknowledge.
     fn expected(&self) -> (Track, bool) {
         let (mut track, mut known_difference) = (self.before, false);
-        let first_ack = self.before.halves[0].ack;
+        let first_ack = self.before.halves[0].ack.wrapping_sub(SAID);
         for segment in &self.forged {
             let [own, peer] = &track.halves;
             let bounds = Bounds::new(&self.flow, own, peer, None);
@@ -129,7 +133,9 @@ impl Victim {
                 *own
             } else {
                 let verdict = bounds.judge(segment);
-                known_difference |= verdict == Verdict::Near || before(segment.ack, first_ack);
+                known_difference |= verdict == Verdict::Near
+                    || before(segment.ack, first_ack)
+                    || own.has_fin() && segment.payload > 0;
                 own.after(verdict, segment, peer.has_fin(), &self.flow, own.heard)
             };
             track.halves[0] = new;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -71,9 +72,14 @@ impl Scene {
         self.connected(client, said)
     }
 
+    /// The server's end of the next connection that has said its part.
+    pub(crate) fn accepted(&self, patience: Duration) -> Result<TcpStream> {
+        Ok(self.accepted.recv_timeout(patience)?)
+    }
+
     /// The same of a client that has said its part.
     pub(crate) fn connected(&self, mut client: Duplex, said: u64) -> Result<(Duplex, TcpStream, u64)> {
-        let mut server = self.accepted.recv_timeout(PATIENCE)?;
+        let mut server = self.accepted(PATIENCE)?;
         client.writer.write_all(b"ping")?;
         let mut got = [0; 4];
         server.read_exact(&mut got)?;

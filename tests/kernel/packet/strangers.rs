@@ -170,13 +170,15 @@ fn a_spray_over_all_ports_kills_no_connection() -> Result<()> {
         let stranger = Stranger::new(&scene.net.server, from, to)?;
         let beside = Stranger::new(&scene.net.client, from, to)?;
         let mut random = Random(11);
-        for packet in 0..PACKETS {
-            let flags = [ACK | PSH, RST, SYN][packet % 3];
-            let payload: &[u8] = if flags & PSH != 0 { b"x" } else { b"" };
-            let forged =
-                Forged { flags, seq: random.next(), ack: random.next(), payload, ..Forged::default() };
+        for packet in 0..PACKETS / 3 {
             let from = if packet % 2 == 0 { &stranger } else { &beside };
-            from.send_from(random.one_of(&ports), &forged)?;
+            let (port, seq, ack) = (random.one_of(&ports), random.next(), random.next());
+            // What one believes of the first, the second fits.
+            for (flags, seq, payload) in
+                [(ACK | PSH, seq, &b"x"[..]), (RST, seq.wrapping_add(1), b""), (SYN, random.next(), b"")]
+            {
+                from.send_from(port, &Forged { flags, seq, ack, payload, ..Forged::default() })?;
+            }
         }
         for (client, server, _) in &mut ends {
             talk(client, server).with_context(|| tier.to_owned())?;
