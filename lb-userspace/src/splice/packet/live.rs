@@ -290,14 +290,9 @@ impl PacketTier {
         }
         self.kernel().forget(id);
         self.kernel().end_handover(id);
-        self.release(live.slot);
+        self.release(id, live.slot);
         live.account.close_at(reason, ended_ms);
         true
-    }
-
-    /// A slot whose flows are gone.
-    pub(super) fn release(&self, slot: u32) {
-        self.grace.then(self.kernel().release(slot));
     }
 
     /// A connection as the programs have it; `None`: its flows are gone.
@@ -349,7 +344,7 @@ impl PacketTier {
         }
         self.kernel().forget(id);
         self.kernel().end_handover(id);
-        self.release(live.slot);
+        self.release(id, live.slot);
         let reason = reason_of(closings).unwrap_or(CloseReason::ClientReset);
         live.account.close_at(reason, Some(last_heard_ms(&track)));
     }

@@ -36,7 +36,7 @@ use lb_common::packet::{Flow, Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use terms::{Legs, Terms, tuple};
 use tokio::net::TcpStream;
@@ -56,8 +56,8 @@ pub struct PacketTier {
     odd: OddThread,
     conntrack: Option<Conntrack>,
     live: Mutex<HashMap<u64, Box<Live>>>,
-    /// Connections whose sockets are not closed yet.
-    handovers: AtomicUsize,
+    /// Connections whose sockets are not closed yet, each with its slot if it is over all the same.
+    handovers: Mutex<HashMap<u64, Option<u32>>>,
     lingering: Mutex<Lingering>,
     pending: Mutex<Pending>,
     /// Held by who follows the programs' events.
@@ -116,7 +116,7 @@ impl PacketTier {
             odd,
             conntrack: Conntrack::open()?,
             live: Mutex::default(),
-            handovers: AtomicUsize::new(0),
+            handovers: Mutex::default(),
             lingering: Mutex::default(),
             pending: Mutex::default(),
             following: Mutex::default(),
@@ -214,6 +214,7 @@ impl PacketTier {
             let inserted =
                 self.kernel.insert([from_client, from_server], terms.flows, &terms.track, &terms.handover);
             let slot = inserted.map_err(refusal)?;
+            self.handovers().insert(connection.id, None);
             Ok(Begun { id: connection.id, slot, tuples, terms })
         };
         begun().inspect_err(|_| {
@@ -232,7 +233,7 @@ impl PacketTier {
         [client, server]: [&TcpStream; 2],
         held: Vec<u8>,
     ) -> Result<(), CloseReason> {
-        let _counted = Counted::new(&self.handovers);
+        let _handing_over = HandingOver { tier: self, id: begun.id };
         let [request, response] = &begun.terms.flows;
         let [from_client, from_server] = begun.tuples;
         // The legs, each as its handshake went.
@@ -255,7 +256,7 @@ impl PacketTier {
 
     /// Connections that go on without this process.
     pub fn independent(&self) -> usize {
-        self.lock().len().saturating_sub(self.handovers.load(Relaxed))
+        self.lock().len().saturating_sub(self.handovers().len())
     }
 
     /// Flows in the table at the last sweep, those of closed connections included that a new one may have removed.
@@ -275,6 +276,24 @@ impl PacketTier {
     fn lingering(&self) -> MutexGuard<'_, Lingering> {
         // The queue is never left half-changed.
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back the slot of a connection whose flows are gone: to another connection only when nobody works on this one
+    /// any more.
+    fn release(&self, id: u64, slot: u32) {
+        match self.handovers().get_mut(&id) {
+            Some(over) => *over = Some(slot),
+            None => self.free(slot),
+        }
+    }
+
+    fn free(&self, slot: u32) {
+        self.grace.then(self.kernel.release(slot));
+    }
+
+    fn handovers(&self) -> MutexGuard<'_, HashMap<u64, Option<u32>>> {
+        // Each change is one call.
+        self.handovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -304,19 +323,17 @@ fn way(flow: &Flow) -> Way {
     Way { ifindex: flow.ifindex, kind: flow.exit }
 }
 
-/// One more, until dropped.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
+/// A handover that is under way, until dropped.
+struct HandingOver<'a> {
+    tier: &'a PacketTier,
+    id: u64,
 }
 
-impl Drop for Counted<'_> {
+impl Drop for HandingOver<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        if let Some(Some(slot)) = self.tier.handovers().remove(&self.id) {
+            self.tier.free(slot);
+        }
     }
 }
 

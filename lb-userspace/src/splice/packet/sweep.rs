@@ -246,7 +246,7 @@ impl PacketTier {
                 self.lingering().push(now, id, slot, tuples);
             } else {
                 tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
-                self.release(slot);
+                self.release(id, slot);
             }
         }
     }
@@ -281,7 +281,7 @@ impl PacketTier {
     /// with.
     pub(super) fn speak_by_route(&self, tuple: &Tuple, kind: Kind, words: &Words) {
         let [peer, local] = ends(tuple);
-        match self.ways.way_of(local, peer) {
+        match self.ways.way_of(local, peer, 0) {
             Ok(way) => self.speak_by(way, tuple, kind, words),
             Err(reason) => tracing::debug!(%peer, %reason, "no way to an end"),
         }

@@ -84,7 +84,7 @@ impl Ways {
         if self.is_encrypted(local, peer) {
             return Err(FallbackReason::IpsecPolicy);
         }
-        let way = self.way_of(local, peer)?;
+        let way = self.way_of(local, peer, from)?;
         // What this host's own stack has sent, in another's name (a SYN proxy), has passed no device.
         if (from == LOOPBACK) != (way.kind == exit::LOCAL) {
             return Err(FallbackReason::NoSynSeen);
@@ -92,7 +92,18 @@ impl Ways {
         Ok(way)
     }
 
-    pub(super) fn way_of(&self, local: SocketAddr, peer: SocketAddr) -> Result<Way, FallbackReason> {
+    /// The same without a look at where packets come from, but for a peer whose address is of that link alone.
+    pub(super) fn way_of(
+        &self,
+        local: SocketAddr,
+        mut peer: SocketAddr,
+        from: u32,
+    ) -> Result<Way, FallbackReason> {
+        if let SocketAddr::V6(peer) = &mut peer
+            && peer.ip().is_unicast_link_local()
+        {
+            peer.set_scope_id(from);
+        }
         let Exit { device, is_local, .. } =
             self.routes.exit(local, peer, MARK).map_err(|error| match error {
                 Unroutable::Encapsulated => FallbackReason::DeviceUnsupported,
@@ -212,14 +223,16 @@ impl PacketTier {
         let tuples = [&record.from_client, &record.from_server];
         let [Some(request), Some(response)] = self.kernel().flows_of(id, &record) else { return };
         // The way to an end is in the flow of the packets that come from the other.
-        for (flow, from, to) in [(request, tuples[0], tuples[1]), (response, tuples[1], tuples[0])] {
+        for (flow, back, from, to) in
+            [(request, response, tuples[0], tuples[1]), (response, request, tuples[1], tuples[0])]
+        {
             let [peer, local] = ends(to);
             if self.ways.is_encrypted(local, peer) {
                 // In clear text it must not go on, and its sockets are gone.
                 self.end(id, CloseReason::IpsecPolicy);
                 return;
             }
-            match self.ways.way_of(local, peer) {
+            match self.ways.way_of(local, peer, back.from) {
                 Ok(way) => self.lead(from, &flow, way),
                 // As long as there is none, its packets are lost, as they would be anywhere.
                 Err(reason) => tracing::debug!(id, %peer, %reason, "no way to an end any more"),
