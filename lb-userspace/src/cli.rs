@@ -51,7 +51,7 @@ enum Command {
     Check(ConfigFile),
     /// Show what this kernel and this user can do, and how to get what is missing.
     Doctor {
-        /// The configuration whose `source_ports` to look at; without it the default.
+        /// The configuration whose `source_ports` and `bpffs` to look at; without it the default.
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -197,11 +197,14 @@ fn run(command: Command) -> Result<(), Failure> {
             ))
         }
         Command::Doctor { config } => {
-            let source_ports = match config {
-                Some(path) => load_gateway(&path)?.source_ports,
-                None => config::SOURCE_PORTS,
+            let (source_ports, bpffs) = match config {
+                Some(path) => {
+                    let gateway = load_gateway(&path)?;
+                    (gateway.source_ports, gateway.bpffs)
+                }
+                None => (config::SOURCE_PORTS, BPFFS.into()),
             };
-            let report = crate::doctor::run(source_ports);
+            let report = crate::doctor::run(source_ports, &bpffs);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }

@@ -3,6 +3,7 @@
 use super::Gateway;
 use super::view::*;
 use crate::account::{CloseReason, FallbackReason, Histogram, RejectReason, Tier};
+use lb_common::packet::Count as PacketCount;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -13,12 +14,15 @@ pub(crate) struct Fake {
     /// The first route's name.
     pub(crate) route_name: String,
     pub(crate) not_ready: Vec<String>,
+    pub(crate) packets: Option<Vec<(PacketCount, u64)>>,
     pub(crate) flow_table: Option<FlowTable>,
 }
 
 impl Default for Fake {
     fn default() -> Self {
-        Self { route_name: "redis-1".into(), not_ready: vec![], flow_table: None }
+        let packets =
+            vec![(PacketCount::Sighted, 2400), (PacketCount::ResetOutside, 7), (PacketCount::SynLate, 0)];
+        Self { route_name: "redis-1".into(), not_ready: vec![], packets: Some(packets), flow_table: None }
     }
 }
 
@@ -60,6 +64,7 @@ impl Gateway for Fake {
             sniff: sniff.snapshot(),
             connect: Histogram::new().snapshot(),
             handover: Histogram::new().snapshot(),
+            packets: self.packets.clone(),
             flow_table: self.flow_table,
         }
     }
@@ -103,6 +108,10 @@ pub(crate) fn status() -> Status {
         config_generation: 3,
         tiers: Tiers { copy: Count { active: 3, total: 1234 }, ..Tiers::default() },
         tier_fallbacks: [("packet_unavailable".into(), 1200), ("tls_terminated".into(), 34)].into(),
+        packet: Some(Packets {
+            drops: [("reset_outside".into(), 7), ("syn_late".into(), 1)].into(),
+            notes: [("handshake_sighted".into(), 2400)].into(),
+        }),
         listeners: vec![Listener {
             name: "databases".into(),
             bind: vec!["0.0.0.0:443".into(), "[::]:443".into()],

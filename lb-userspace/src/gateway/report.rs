@@ -86,6 +86,7 @@ impl admin::Gateway for Gateway {
                 copy: count(&self.stats.tiers[Tier::Copy as usize]),
             },
             tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.stats.fallbacks),
+            packet: self.packet().ok().map(|packet| view::Packets::new(&packet.kernel().counts())),
             listeners: snapshot.listeners.iter().map(|listener| listener_view(listener)).collect(),
             routes,
             pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),
@@ -166,6 +167,7 @@ impl admin::Gateway for Gateway {
             sniff: self.sniff_seconds.snapshot(),
             connect: self.connect_seconds.snapshot(),
             handover: self.handover_seconds.snapshot(),
+            packets: self.packet().ok().map(|packet| packet.kernel().counts().into()),
             flow_table: self.packet().ok().map(|packet| view::FlowTable {
                 entries: packet.entries(),
                 capacity: packet.kernel().capacity().into(),

@@ -10,20 +10,24 @@ use std::time::{Duration, Instant};
 use std::{fs, hint};
 
 use anyhow::{Context, Result, bail, ensure};
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::{Duplex, Plan, exchange, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::topology::Triangle;
-use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
+use snisplice_tests::{Backend, Gateway, Launch, Status, eventually, require};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
 use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
+
+type Segment = PacketBuilderStep<TcpHeader>;
+/// Gives a segment its flags.
+type Kind = fn(Segment) -> Segment;
 
 /// A gateway, and a server whose ends of connections the test holds.
 struct Scene {
@@ -81,6 +85,25 @@ impl Scene {
         client.reader.read_exact(&mut got)?;
         ensure!(&got == b"pong");
         Ok((client, server, said))
+    }
+
+    /// What sends a segment in a client's name, with a sequence number of one's choice.
+    fn forger(&self, client: &TcpStream) -> Result<impl Fn(u32, Kind) -> Result<()> + use<>> {
+        let (SocketAddr::V4(here), SocketAddr::V4(there)) = (client.local_addr()?, client.peer_addr()?)
+        else {
+            bail!("the scene is of IPv4")
+        };
+        let raw = self
+            .net
+            .client
+            .run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))))?;
+        Ok(move |seq, kind: Kind| {
+            let segment = PacketBuilder::ipv4(here.ip().octets(), there.ip().octets(), 64);
+            let mut packet = Vec::new();
+            kind(segment.tcp(here.port(), there.port(), seq, 1024)).write(&mut packet, &[])?;
+            raw.send_to(&packet, &SocketAddr::V4(there).into())?;
+            Ok(())
+        })
     }
 
     /// The live connections, once there are so many in the tier they belong to.
@@ -270,27 +293,9 @@ fn forged_resets_and_syns_end_nothing() -> Result<()> {
     let scene = Scene::new(Opening::default(), "")?;
     let (mut client, mut server, _) = scene.connection()?;
     scene.spliced(1)?;
-    let (SocketAddr::V4(here), SocketAddr::V4(there)) =
-        (client.socket.local_addr()?, client.socket.peer_addr()?)
-    else {
-        bail!("the scene is of IPv4")
-    };
-    let raw = scene
-        .net
-        .client
-        .run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))))?;
+    let forge = scene.forger(&client.socket)?;
     for step in 0..64_u32 {
-        let seq = step << 26;
-        let segment = PacketBuilder::ipv4(here.ip().octets(), there.ip().octets(), 64).tcp(
-            here.port(),
-            there.port(),
-            seq,
-            1024,
-        );
-        let segment = if step % 2 == 0 { segment.rst() } else { segment.syn() };
-        let mut packet = Vec::new();
-        segment.write(&mut packet, &[])?;
-        raw.send_to(&packet, &SocketAddr::V4(there).into())?;
+        forge(step << 26, if step % 2 == 0 { Segment::rst } else { Segment::syn })?;
     }
     let mut byte = [0];
     server.write_all(b"x")?;
@@ -303,6 +308,50 @@ fn forged_resets_and_syns_end_nothing() -> Result<()> {
     let log = scene.gateway.wait_access_log(1)?;
     ensure!(log.len() == 1 && log[0]["close_reason"] == "client_closed", "{log:?}");
     Expect::Packet.check(&log[0])
+}
+
+#[test]
+fn what_the_programs_drop_is_counted_by_reason_and_shown() -> Result<()> {
+    require!(PACKET, "no other tier drops packets");
+    let scene = Scene::with_gateway(Opening::default(), "[gateway]\nadmin = '127.0.0.1:9900'\n", "")?;
+    let (mut client, mut server, _) = scene.connection()?;
+    scene.spliced(1)?;
+    ensure!(scene.gateway.status()?.0["packet"]["drops"] == serde_json::json!({}));
+    // One of them may be in the window, by chance.
+    let forge = scene.forger(&client.socket)?;
+    (0..4).try_for_each(|quarter: u32| forge(quarter << 30, Segment::rst))?;
+
+    let [outside, inexact] = ["/packet/drops/reset_outside", "/packet/drops/reset_inexact"];
+    let all = |status: &Status| status.number(outside) + status.number(inexact) == 4;
+    let status = scene.gateway.wait_status("all to be counted", all)?;
+    let number = status.number(outside);
+    ensure!(number >= 3, "{status:?}");
+    ensure!(status.number("/packet/notes/handshake_sighted") > 0, "{status:?}");
+    let text = |args: &[&str]| -> Result<String> {
+        let output = scene.gateway.cli(args)?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let table = text(&["status"])?;
+    let row = table.split_once("\nPACKETS DROPPED BECAUSE").with_context(|| table.clone())?.1;
+    ensure!(
+        row.lines().any(|line| line.split_whitespace().eq(["reset_outside", &number.to_string()])),
+        "{row}"
+    );
+    let advice = text(&["doctor"])?;
+    ensure!(advice.contains(&format!("reset_outside, {number} since 2")), "{advice}");
+
+    let mut curl = scene.net.gateway.command("curl");
+    let metrics = checked_output(curl.args(["--fail", "--silent", "http://127.0.0.1:9900/metrics"]))?;
+    for (reason, number) in [("reset_outside", number), ("syn_late", 0)] {
+        let sample = format!("\nsnisplice_packet_drops_total{{reason=\"{reason}\"}} {number}\n");
+        ensure!(metrics.contains(&sample), "{metrics}");
+    }
+    ensure!(metrics.contains("\nsnisplice_packet_notes_total{note=\"handshake_sighted\"} "), "{metrics}");
+
+    server.write_all(b"x")?;
+    client.reader.read_exact(&mut [0])?;
+    scene.spliced(1).map(drop)
 }
 
 #[test]
