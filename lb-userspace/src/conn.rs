@@ -46,7 +46,7 @@ pub struct Accepted {
 pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
     let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
-    let (route, permit) = match arrival.go().await {
+    let (route, permit) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
             arrival.visitor.reject(&gateway, reason);
@@ -96,7 +96,7 @@ impl Arrival {
     }
 
     /// accept, sniff, route.
-    async fn go(&mut self) -> Result<(Arc<Route>, Permit), RejectReason> {
+    async fn go(&mut self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
         }
@@ -105,7 +105,7 @@ impl Arrival {
             Protocol::Tls => self.sniff(Preamble::Tls).await?,
             Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
         }
-        self.route()
+        self.route(gateway)
     }
 
     fn deadline(&self) -> tokio::time::Instant {
@@ -162,12 +162,13 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&self) -> Result<(Arc<Route>, Permit), RejectReason> {
+    fn route(&self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
         let hello = self.hello.as_deref();
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
         let (route, _) = self.visitor.listener.table.lookup(sni, offers)?;
-        let permit = route.stats.live.acquire(route.max_connections).ok_or(RejectReason::RouteFull)?;
+        let permit = gateway.acquire(&route.stats.live, route.max_connections);
+        let permit = permit.ok_or(RejectReason::RouteFull)?;
         Ok((route.clone(), permit))
     }
 

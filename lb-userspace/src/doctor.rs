@@ -15,6 +15,7 @@ use crate::{
     config::Interfaces,
     kernel::{
         devices,
+        foreign::{FlowTable, flow_tables},
         packet::{self, Counts},
         probe::{self, Answer},
         version::{KernelVersion, sockmap_sound},
@@ -87,6 +88,8 @@ struct Facts {
     kernel_ports: Option<RangeInclusive<u16>>,
     /// `net.ipv4.ip_local_reserved_ports`.
     reserved_ports: String,
+    /// Other gateways that use some of them: where their pins are, and their ranges.
+    rivals: Vec<(String, RangeInclusive<u16>)>,
     /// Devices that join packets for good.
     lro: Vec<String>,
     /// What pinned programs have counted, and since when; or why that cannot be read.
@@ -119,12 +122,21 @@ fn gather(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Facts {
         memlock: getrlimit(Resource::Memlock),
         unprivileged_bpf: read("/proc/sys/kernel/unprivileged_bpf_disabled"),
         somaxconn: read("/proc/sys/net/core/somaxconn").and_then(|text| text.parse().ok()),
+        rivals: rivals(&source_ports, bpffs),
         source_ports,
         kernel_ports: read("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| ports(&text)),
         reserved_ports: read("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default(),
         lro: joining_devices(),
         counted: packet::counts(bpffs).map_err(|error| format!("{:#}", anyhow::Error::from(error))),
     }
+}
+
+fn rivals(source_ports: &RangeInclusive<u16>, bpffs: &Path) -> Vec<(String, RangeInclusive<u16>)> {
+    let tables = flow_tables(bpffs).into_iter();
+    let of = |table: &FlowTable| {
+        Some((table.directory().display().to_string(), table.overlapping(bpffs, source_ports)?))
+    };
+    tables.filter_map(|table| of(&table)).collect()
 }
 
 /// Those of the devices that would get programs.
@@ -243,6 +255,7 @@ fn lines(facts: &Facts) -> Vec<Line> {
         ),
         ipv6_checksum(&facts.ipv6_checksum),
         source_ports(facts),
+        other_gateways(facts),
         lro(&facts.lro),
         Line::answer(
             "sk_skb",
@@ -308,11 +321,14 @@ fn ipv6_checksum(answer: &Answer) -> Line {
     }
 }
 
+fn range(ports: &RangeInclusive<u16>) -> String {
+    format!("{}-{}", ports.start(), ports.end())
+}
+
 /// The ports toward servers may not be those that the kernel gives to other programs.
 fn source_ports(facts: &Facts) -> Line {
     let line = |state, found: String| Line::new("source ports", state, found);
-    let show = |ports: &RangeInclusive<u16>| format!("{}-{}", ports.start(), ports.end());
-    let ours = show(&facts.source_ports);
+    let ours = range(&facts.source_ports);
     let Some(kernel) = &facts.kernel_ports else {
         return line(State::Note, format!("{ours}; net.ipv4.ip_local_port_range cannot be read"))
             .remedy("mount /proc in this container");
@@ -324,8 +340,21 @@ fn source_ports(facts: &Facts) -> Line {
     }
     let reserve = [&facts.reserved_ports, &ours].map(|ports| ports.as_str());
     let reserve: Vec<_> = reserve.into_iter().filter(|ports| !ports.is_empty()).collect();
-    line(State::Note, format!("{ours} overlap those that the kernel hands out, {}", show(kernel)))
+    line(State::Note, format!("{ours} overlap those that the kernel hands out, {}", range(kernel)))
         .remedy(format!("sysctl -w net.ipv4.ip_local_reserved_ports={}", reserve.join(",")))
+}
+
+/// Connections of other gateways on this host are kept apart from ours, but each port that one of them has toward a
+/// server is one less for us.
+fn other_gateways(facts: &Facts) -> Line {
+    let line = |state, found: String| Line::new("other gateways", state, found);
+    if facts.rivals.is_empty() {
+        return line(State::Ok, "none that uses these source ports".to_owned());
+    }
+    let rivals: Vec<_> =
+        facts.rivals.iter().map(|(directory, ports)| format!("{} ({directory})", range(ports))).collect();
+    line(State::Note, format!("use some of these source ports: {}", rivals.join(", ")))
+        .remedy("`source_ports` of its own for each gateway on this host")
 }
 
 fn lro(devices: &[String]) -> Line {
@@ -555,9 +584,10 @@ mod tests {
             memlock: Rlimit { current: None, maximum: None },
             unprivileged_bpf: Some("2".into()),
             somaxconn: Some(4096),
-            source_ports: 10_240..=32_767,
+            source_ports: 10_240..=29_999,
             kernel_ports: Some(32_768..=60_999),
             reserved_ports: String::new(),
+            rivals: vec![],
             lro: vec![],
             counted: Ok(None),
         }
@@ -606,6 +636,7 @@ mod tests {
             unprivileged_bpf: Some("0".into()),
             somaxconn: Some(128),
             kernel_ports: Some(1024..=65_535),
+            rivals: vec![("/sys/fs/bpf/edge/v1/packet".into(), 20_000..=40_000)],
             lro: vec!["eth0".into(), "eth1".into()],
             counted: Err("Permission denied".into()),
             ..healthy()
@@ -652,18 +683,31 @@ mod tests {
         let wide = Facts { kernel_ports: Some(10_000..=65_535), ..healthy() };
         let line = source_ports(&wide);
         assert_eq!(line.state, State::Note);
-        assert_eq!(line.remedy.unwrap(), "sysctl -w net.ipv4.ip_local_reserved_ports=10240-32767");
+        assert_eq!(line.remedy.unwrap(), "sysctl -w net.ipv4.ip_local_reserved_ports=10240-29999");
         let other = Facts { reserved_ports: "8080,20000-20100".into(), ..wide.clone() };
         assert_eq!(
             source_ports(&other).remedy.unwrap(),
-            "sysctl -w net.ipv4.ip_local_reserved_ports=8080,20000-20100,10240-32767"
+            "sysctl -w net.ipv4.ip_local_reserved_ports=8080,20000-20100,10240-29999"
         );
-        for reserved in ["10240-32767", "80,10000-20000,20001-40000"] {
+        for reserved in ["10240-29999", "80,10000-20000,20001-40000"] {
             let reserved = Facts { reserved_ports: reserved.into(), ..wide.clone() };
             assert_eq!(source_ports(&reserved).state, State::Ok);
         }
-        let touching = Facts { kernel_ports: Some(32_767..=60_999), ..healthy() };
+        let touching = Facts { kernel_ports: Some(29_999..=60_999), ..healthy() };
         assert_eq!(source_ports(&touching).state, State::Note);
+    }
+
+    #[test]
+    fn other_gateways_with_the_same_ports_are_named() {
+        let rivals = vec![
+            ("/sys/fs/bpf/edge/v1/packet".into(), 20_000..=40_000),
+            ("/sys/fs/bpf/b/v2/packet".into(), 10_240..=10_500),
+        ];
+        let line = other_gateways(&Facts { rivals, ..healthy() });
+        assert_eq!(line.state, State::Note);
+        let found = "use some of these source ports: 20000-40000 (/sys/fs/bpf/edge/v1/packet), \
+                     10240-10500 (/sys/fs/bpf/b/v2/packet)";
+        assert_eq!(line.found, found);
     }
 
     #[test]

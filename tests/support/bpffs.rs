@@ -20,7 +20,8 @@ impl BpfFs {
     pub fn mount_in(directory: &Path) -> Result<Self> {
         let path = directory.join(Self::NAME);
         fs::create_dir(&path)?;
-        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>)
+        // A gateway puts its pins only where nobody else can write.
+        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
             .with_context(|| format!("mounting a bpf file system at {}", path.display()))?;
         Ok(Self { path })
     }

@@ -14,6 +14,7 @@ pub mod process;
 pub mod pump;
 pub mod redis;
 pub mod skip;
+pub mod stranger;
 pub mod tempdir;
 pub mod tls;
 pub mod topology;

@@ -6,13 +6,13 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -102,6 +102,15 @@ impl NetNs {
     /// Runs `ip ARGS` (separated by spaces) inside.
     pub fn ip(&self, args: &str) -> Result<String> {
         checked_output(self.command("ip").args(args.split_whitespace()))
+    }
+
+    /// Runs many lines of `ip ARGS` inside, by one process.
+    pub fn ip_batch(&self, lines: &str) -> Result<()> {
+        let mut child = self.command("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+        let written = child.stdin.take().context("it is piped")?.write_all(lines.as_bytes());
+        let status = child.wait()?;
+        ensure!(written.is_ok() && status.success(), "ip -batch in {}: {status}", self.name);
+        Ok(())
     }
 
     /// Sets a sysctl by its path below /proc/sys, such as `net/ipv4/ip_forward`.

@@ -103,6 +103,8 @@ reasons! {
         Killed = "killed",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
+        /// An IPsec policy came that wants its packets encrypted: a connection of the packet tier cannot go on.
+        IpsecPolicy = "ipsec_policy",
         /// The kernel lost or repeated a byte between the two sockets: both sides were reset.
         KernelFault = "kernel_fault",
     }
@@ -126,7 +128,7 @@ reasons! {
         /// This version, or this kernel, has no packet programs loaded.
         PacketUnavailable = "packet_unavailable",
         /// No program has seen the client's SYN or the server's SYN-ACK as this host's sockets know them: they came by
-        /// a device without a program, from before the gateway's start, or through address translation.
+        /// a device without a program, from before the gateway's start, or through address translation or a SYN proxy.
         NoSynSeen = "no_syn_seen",
         /// IPv4 on one leg, IPv6 on the other.
         MixedFamily = "mixed_family",
@@ -146,8 +148,12 @@ reasons! {
         FlowTaken = "flow_taken",
         /// No source port of ours toward the server was free.
         NoSourcePort = "no_source_port",
-        /// A device that takes no tc program.
+        /// A device that takes no tc program, or a route that wraps packets.
         DeviceUnsupported = "device_unsupported",
+        /// The routing table has no way to an end, though its packets came.
+        NoRoute = "no_route",
+        /// An IPsec policy wants the packets of a leg encrypted, or would refuse them.
+        IpsecPolicy = "ipsec_policy",
         /// A leg was at its end before the connection was spliced.
         Closing = "closing",
         /// The kernel refused.

@@ -33,8 +33,9 @@ use crate::account::Tier;
 pub use check::{Checked, check, check_gateway};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 
-/// [`Gateway::source_ports`] of a file that says nothing of them: below those that the kernel itself hands out.
-pub const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=32_767;
+/// [`Gateway::source_ports`] of a file that says nothing of them: below those that the kernel itself hands out (from
+/// 32768 on) and those of Kubernetes' services (NodePorts, 30000 to 32767).
+pub const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=29_999;
 
 /// Upper bound on the size of the configuration file, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 64 << 20;

@@ -167,7 +167,7 @@ const GATEWAY: Keys = Keys {
         ("access_log", r#"{ path = "-", format = "json" }"#),
         ("max_connections", "200000"),
         ("drain_timeout", r#""30s""#),
-        ("source_ports", r#""10240-32767""#),
+        ("source_ports", r#""10240-29999""#),
         ("flow_table", "1048576"),
     ],
 };

@@ -60,11 +60,11 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, Problem> {
     })
 }
 
-/// `10240-32767`: both ends belong to it.
+/// `10240-29999`: both ends belong to it.
 pub(super) fn source_ports(text: &str) -> Result<RangeInclusive<u16>, Problem> {
     let problem = |why: &str| {
         Problem::new(format!("{} is not a range of source ports: {why}", quote(text)))
-            .help("for example `\"10240-32767\"`")
+            .help("for example `\"10240-29999\"`")
     };
     let port = |text: &str| {
         let text = text.trim();

@@ -14,6 +14,7 @@ use crate::splice::packet::{PacketTier, SourcePort};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// Attempts to find a source port of ours that no socket has.
 const PORT_ATTEMPTS: usize = 16;
+
+/// Ports of ours from which a connection is tried, one after another as long as there is no answer.
+const UNANSWERED_PORTS: u32 = 3;
 
 /// What a connection that may be spliced is dialled with.
 #[derive(Clone, Copy)]
@@ -78,10 +82,15 @@ fn reason_of(error: &io::Error) -> CloseReason {
 
 /// Tries the server's addresses in turn; `timeout` bounds all of them together.
 async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
+    let patience = timeout / UNANSWERED_PORTS;
     let attempts = async {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in server.addresses().iter() {
-            match open_from(*address, source).await {
+            let opened = match source {
+                Some(source) => open_from_ports(*address, source, UNANSWERED_PORTS, patience).await,
+                None => open(*address, None).await.map(|stream| (stream, None)),
+            };
+            match opened {
                 Ok(dialled) => return Ok(dialled),
                 Err(error) => last = error,
             }
@@ -91,10 +100,32 @@ async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) ->
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
+/// From one of so many ports of ours. Where the connection of somebody we do not know of has the port, the server's
+/// answer to our SYN goes to that one's end: after a while without an answer another port is tried too, and the first
+/// answer counts. The first port is not given up for that: the server may just be slow.
+async fn open_from_ports(
+    address: SocketAddr,
+    source: Source<'_>,
+    ports: u32,
+    patience: Duration,
+) -> io::Result<Dialled> {
+    let mut first = pin!(open_from(address, source));
+    if ports == 1 {
+        return first.await;
+    }
+    if let Ok(result) = tokio::time::timeout(patience, first.as_mut()).await {
+        return result;
+    }
+    source.tier.look_elsewhere(address);
+    tokio::select! {
+        result = first.as_mut() => result,
+        Ok(dialled) = Box::pin(open_from_ports(address, source, ports - 1, patience)) => Ok(dialled),
+    }
+}
+
 /// From a port of ours if there is one, else from one that the kernel chooses: never from that of a spliced connection.
-async fn open_from(address: SocketAddr, source: Option<Source<'_>>) -> io::Result<Dialled> {
+async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialled> {
     const TAKEN: [i32; 2] = [libc::EADDRINUSE, libc::EADDRNOTAVAIL];
-    let Some(source) = source else { return Ok((open(address, None).await?, None)) };
     for _ in 0..PORT_ATTEMPTS {
         let Some(port) = source.tier.source_port(address) else { break };
         match open(address, Some((port.number(), source.mss))).await {

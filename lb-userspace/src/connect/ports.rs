@@ -16,8 +16,8 @@ pub const MIN_REST_MS: u64 = 1_000;
 
 /// Hands out source ports, each to one connection at a time per server.
 ///
-/// The port that was free longest goes first, as far as a bitmap can tell. Time comes from the caller, in
-/// milliseconds of one clock that does not go back.
+/// The port that was free longest goes first, as far as a bitmap can tell, unless one from elsewhere is asked for. Time
+/// comes from the caller, in milliseconds of one clock that does not go back.
 #[derive(Debug)]
 pub struct SourcePorts {
     range: RangeInclusive<u16>,
@@ -49,6 +49,14 @@ impl SourcePorts {
         }
         let index = servers.entry(server).or_insert_with(|| self.ports(server)).take(now_ms)?;
         Some(self.range.start() + index)
+    }
+
+    /// The next port toward `server` lies somewhere else in the range: those that follow the last one may have the same
+    /// fault, as they do where somebody has taken them one after another.
+    pub fn look_elsewhere(&self, server: SocketAddr) {
+        if let Some(ports) = self.lock().get_mut(&server) {
+            ports.cursor = (self.start.hash_one((server, ports.cursor)) % u64::from(ports.count)) as u32;
+        }
     }
 
     /// The connection that had the port is over. Other ports than those in use are ignored.
@@ -297,6 +305,20 @@ mod tests {
     }
 
     #[test]
+    fn elsewhere_is_hardly_ever_next_door() {
+        let ports = SourcePorts::new(10_000..=29_999);
+        ports.look_elsewhere(A);
+        let mut next_door = 0;
+        for _ in 0..1000 {
+            let last = ports.take(A, 0).unwrap();
+            ports.look_elsewhere(A);
+            next_door += i32::from(ports.take(A, 0).unwrap().abs_diff(last) < 100);
+        }
+        // Expected are ten.
+        assert!(next_door < 50, "{next_door}");
+    }
+
+    #[test]
     fn what_is_not_in_use_cannot_be_given_back() {
         let ports = SourcePorts::new(100..=101);
         ports.give_back(A, 100, 0);
@@ -339,6 +361,7 @@ mod tests {
         /// The n-th of those in use.
         GiveBack(prop::sample::Index),
         Reserve(u16),
+        LookElsewhere,
         Wait(u64),
     }
 
@@ -347,6 +370,7 @@ mod tests {
             4 => Just(Step::Take),
             3 => any::<prop::sample::Index>().prop_map(Step::GiveBack),
             1 => (90..=210_u16).prop_map(Step::Reserve),
+            1 => Just(Step::LookElsewhere),
             2 => prop_oneof![0..3_000_u64, 0..90_000_u64].prop_map(Step::Wait),
         ]
     }
@@ -396,6 +420,7 @@ mod tests {
                             in_use.push(port);
                         }
                     }
+                    Step::LookElsewhere => ports.look_elsewhere(A),
                     Step::Wait(ms) => now += ms,
                 }
             }

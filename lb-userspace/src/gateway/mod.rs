@@ -10,6 +10,7 @@ pub use control::run;
 pub(crate) use privileges::drop_privileges;
 pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
+use crate::accept::{Limit, Permit};
 use crate::account::{AccessLog, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
 use crate::kernel::{Kernel, Sockmap};
 use crate::splice::packet::PacketTier;
@@ -113,6 +114,15 @@ impl Gateway {
             }
         }
         tracing::info!(listener = %listener.name, mss, "a server takes smaller segments: clients are told so");
+    }
+
+    /// One more connection of a limit, unless there are `max` already, those included of whose end the kernel has not told
+    /// yet.
+    pub fn acquire(&self, limit: &Arc<Limit>, max: Option<usize>) -> Option<Permit> {
+        limit.acquire(max).or_else(|| {
+            self.packet().ok()?.follow_events();
+            limit.acquire(max)
+        })
     }
 
     fn listening(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<TcpListener>>> {

@@ -108,9 +108,9 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
         if !listener.acl.permits(peer.ip()) {
             return Err(RejectReason::AddressDenied);
         }
-        let gateway = gateway.stats.live.acquire(Some(snapshot.max_connections));
-        let listener = listener.stats.live.acquire(listener.max_connections);
-        Ok([gateway.ok_or(RejectReason::GatewayFull)?, listener.ok_or(RejectReason::ListenerFull)?])
+        let of_gateway = gateway.acquire(&gateway.stats.live, Some(snapshot.max_connections));
+        let of_listener = gateway.acquire(&listener.stats.live, listener.max_connections);
+        Ok([of_gateway.ok_or(RejectReason::GatewayFull)?, of_listener.ok_or(RejectReason::ListenerFull)?])
     };
     let permits = match permits() {
         Ok(permits) => permits,

@@ -97,17 +97,20 @@ pub fn for_each_batch<K: Pod, V: Pod>(
     }
 }
 
-fn address<T>(value: *const T) -> u64 {
+/// As the kernel takes it.
+pub(super) fn address<T>(value: *const T) -> u64 {
     value.expose_provenance() as u64
 }
 
+/// bpf(2), of a command that gives no descriptor.
+///
 /// # Safety
 ///
-/// The kernel may do with the memory that `attributes` points to what the command does.
-unsafe fn bpf(command: libc::c_int, attributes: &mut Attributes) -> io::Result<()> {
+/// `attributes` is what the command takes of `union bpf_attr`, and the kernel may do with the memory that it points to
+/// what the command does.
+pub(super) unsafe fn bpf<A>(command: libc::c_int, attributes: &mut A) -> io::Result<()> {
     // SAFETY: `attributes` is readable and writable for its size; the caller answers for what it points to.
-    let status = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<Attributes>())
-    };
+    let status =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<A>()) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

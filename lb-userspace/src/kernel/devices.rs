@@ -6,23 +6,20 @@ use std::ffi::{c_char, c_ulong};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use libc::{
+    RTM_DELLINK, RTM_NEWLINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE, RTNLGRP_LINK, RTNLGRP_NEXTHOP,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVxlan, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 
+use super::netlink::{self, Netlink};
 use crate::config::Interfaces;
-
-/// How often a list is asked for that changes while it is read.
-const ATTEMPTS: usize = 10;
-/// linux/netlink.h: the list has changed while it was read.
-const NLM_F_DUMP_INTR: u16 = 0x10;
-/// linux/rtnetlink.h: devices that come, go and change.
-const RTMGRP_LINK: u32 = 1;
 
 /// One network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +38,6 @@ pub struct Device {
     pub master: Option<u32>,
     /// The driver's name for virtual devices, such as "veth", "bridge" or "vlan".
     pub kind: Option<String>,
-    /// One end of a pair, the other of which is in another network namespace.
-    pub peer_netns: bool,
     /// A tunnel without an other end of its own: each packet must say where it goes.
     pub is_external: bool,
 }
@@ -77,13 +72,35 @@ impl From<LinkLayerType> for LinkLayer {
 
 /// All devices, in the kernel's order.
 pub fn devices() -> io::Result<Vec<Device>> {
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    for _ in 0..ATTEMPTS {
-        if let Some(devices) = dump(&socket)? {
-            return Ok(devices);
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    Netlink::open(NETLINK_ROUTE)?.list(RouteNetlinkMessage::GetLink(link), |entry| match entry {
+        Ok(RouteNetlinkMessage::NewLink(link)) => device_of(&link),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(%error, "the kernel describes a network device in a way not understood");
+            None
         }
+    })
+}
+
+/// One device, as the kernel describes it; of another network namespace, if `elsewhere` is the number by which the
+/// socket's knows it. `None`: there is none.
+pub(super) fn link(
+    netlink: &mut Netlink,
+    index: u32,
+    elsewhere: Option<i32>,
+) -> io::Result<Option<LinkMessage>> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    link.attributes.extend(elsewhere.map(LinkAttribute::IfNetnsId));
+    match netlink.ask(RouteNetlinkMessage::GetLink(link)) {
+        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
+        Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
     }
-    Err(io::Error::new(io::ErrorKind::Interrupted, "the list of network devices does not come to rest"))
 }
 
 /// Those that get programs.
@@ -152,35 +169,56 @@ pub fn joins_packets(device: &Device) -> io::Result<bool> {
     }
 }
 
-/// Says that devices have come, gone or changed. Readable, for poll, when there is news.
+/// What has changed since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Devices have come, gone or changed.
+    pub devices: bool,
+    /// Something that decides where packets go: routes, rules, addresses, next hops or devices.
+    pub routes: bool,
+}
+
+impl Changes {
+    const ALL: Self = Self { devices: true, routes: true };
+
+    /// By a kind of message of rtnetlink; `None`: of one that was lost.
+    fn note(&mut self, kind: Option<u16>) {
+        match kind {
+            // With a device go its routes, of which IPv4 says nothing.
+            None | Some(RTM_NEWLINK | RTM_DELLINK) => *self = Self::ALL,
+            Some(_) => self.routes = true,
+        }
+    }
+}
+
+/// Says that devices, or the ways of packets, have changed. Readable, for poll, when there is news.
+///
+/// Not told of: neighbours, which the kernel looks up for each packet, and the sysctls that choose between the paths of
+/// a route.
 #[derive(Debug)]
 pub struct Watch(Socket);
 
 impl Watch {
     /// Begins to watch the namespace in which the calling thread is.
     pub fn new() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.set_non_blocking(true)?;
-        socket.bind(&SocketAddr::new(0, RTMGRP_LINK))?;
-        Ok(Self(socket))
+        const GROUPS: [u32; 8] = [
+            RTNLGRP_LINK,
+            RTNLGRP_IPV4_IFADDR,
+            RTNLGRP_IPV6_IFADDR,
+            RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV6_ROUTE,
+            RTNLGRP_IPV4_RULE,
+            RTNLGRP_IPV6_RULE,
+            RTNLGRP_NEXTHOP,
+        ];
+        netlink::listen(NETLINK_ROUTE, &GROUPS).map(Self)
     }
 
-    /// Whether something has changed since the last call; takes all news that there is.
-    pub fn changed(&self) -> io::Result<bool> {
-        let mut changed = false;
-        // The news itself does not matter, only that there is some: a buffer of any size will do.
-        let mut news = Vec::with_capacity(64);
-        loop {
-            news.clear();
-            match self.0.recv(&mut news, 0) {
-                Ok(_) => changed = true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
-                // There was more news than the kernel keeps.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+    /// What has changed since the last call; takes all news that there is.
+    pub fn changed(&self) -> io::Result<Changes> {
+        let mut changes = Changes::default();
+        netlink::drain(&self.0, |kind| changes.note(kind))?;
+        Ok(changes)
     }
 }
 
@@ -196,61 +234,8 @@ impl AsRawFd for Watch {
     }
 }
 
-/// `None`: the list changed while it was read.
-fn dump(socket: &Socket) -> io::Result<Option<Vec<Device>>> {
-    let mut link = LinkMessage::default();
-    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetLink(link)));
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-
-    let (mut devices, mut whole) = (Vec::new(), true);
-    loop {
-        let (datagram, sender) = socket.recv_from_full()?;
-        // Anyone may send to a netlink socket; the kernel's port is 0.
-        if sender.port_number() != 0 {
-            continue;
-        }
-        for message in messages(&datagram) {
-            let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-                Ok(message) => message,
-                Err(error) => {
-                    tracing::warn!(%error, "the kernel describes a network device in a way not understood");
-                    continue;
-                }
-            };
-            whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(whole.then_some(devices)),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    devices.extend(device(&link));
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// The messages of a datagram, each with its header, by the lengths they begin with.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
-    const ALIGNMENT: usize = 4;
-    const HEADER: usize = 16;
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-        let message = rest.get(..length).filter(|_| length >= HEADER)?;
-        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
 /// `None`: it has no name, as no device of Linux.
-fn device(link: &LinkMessage) -> Option<Device> {
+pub(super) fn device_of(link: &LinkMessage) -> Option<Device> {
     let mut device = Device {
         index: link.header.index,
         name: String::new(),
@@ -259,16 +244,13 @@ fn device(link: &LinkMessage) -> Option<Device> {
         link_layer: link.header.link_layer_type.into(),
         master: None,
         kind: None,
-        peer_netns: false,
         is_external: false,
     };
-    let mut link_is_elsewhere = false;
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::Controller(index) => device.master = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => link_is_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -281,9 +263,6 @@ fn device(link: &LinkMessage) -> Option<Device> {
             _ => {}
         }
     }
-    // Of a VLAN, say, the attribute would tell where the device below it is.
-    let is_pair = [InfoKind::Veth, InfoKind::Netkit].iter().any(|kind| device.kind == Some(kind.to_string()));
-    device.peer_netns = is_pair && link_is_elsewhere;
     (!device.name.is_empty()).then_some(device)
 }
 
@@ -315,7 +294,6 @@ mod tests {
             link_layer: LinkLayer::Ethernet,
             master: None,
             kind: (!kind.is_empty()).then(|| kind.to_owned()),
-            peer_netns: false,
             is_external: false,
         }
     }
@@ -366,18 +344,15 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_is_cut_into_messages_by_their_lengths() {
-        let message = |length: u32, size: usize| {
-            let mut bytes = vec![0; size];
-            bytes[..4].copy_from_slice(&length.to_ne_bytes());
-            bytes
+    fn a_change_of_a_device_may_move_routes_and_others_are_no_change_of_a_device() {
+        let after = |kinds: &[Option<u16>]| {
+            let mut changes = Changes::default();
+            kinds.iter().for_each(|kind| changes.note(*kind));
+            (changes.devices, changes.routes)
         };
-        let lengths = |bytes: &[u8]| messages(bytes).map(<[u8]>::len).collect::<Vec<_>>();
-        assert_eq!(lengths(&[message(17, 20), message(16, 16)].concat()), [17, 16]);
-        assert_eq!(lengths(&[message(16, 16), message(18, 18)].concat()), [16, 18]);
-        // Lengths that lie: less than a header, more than there is.
-        assert_eq!(lengths(&[message(16, 16), message(0, 20)].concat()), [16]);
-        assert_eq!(lengths(&[message(16, 16), message(40, 20)].concat()), [16]);
-        assert_eq!(lengths(&[1, 2]), [0; 0]);
+        assert_eq!(after(&[]), (false, false));
+        assert_eq!(after(&[Some(libc::RTM_NEWROUTE), Some(libc::RTM_DELADDR)]), (false, true));
+        assert_eq!(after(&[Some(RTM_DELLINK)]), (true, true));
+        assert_eq!(after(&[None, Some(libc::RTM_NEWRULE)]), (true, true));
     }
 }

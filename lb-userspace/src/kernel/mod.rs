@@ -5,10 +5,15 @@
 pub mod batch;
 pub mod conntrack;
 pub mod devices;
+pub mod foreign;
+pub mod ipsec;
+mod netlink;
 pub mod packet;
+pub mod pairs;
 mod pins;
 pub mod probe;
 pub mod raw;
+pub mod routes;
 pub mod sockmap;
 pub(crate) mod tcp;
 mod tracks;
@@ -59,6 +64,24 @@ pub enum KernelError {
         path: PathBuf,
         /// What the file system said.
         source: io::Error,
+    },
+    /// A directory of pins belongs to another user, who can change what lies in it.
+    #[error("{} belongs to user {owner}, and this is user {us}: remove it, or run as its owner, or set `bpffs` to another directory", .path.display())]
+    ForeignDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// As whom this process runs.
+        us: u32,
+    },
+    /// Other users can change what lies in a directory of pins.
+    #[error("others may write to {} (mode {mode:04o}): see that nothing in it is theirs and `chmod 0700` it, or set `bpffs` to a directory of its own in it", .path.display())]
+    OpenDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// Another process serves with them.
     #[error("another gateway uses the kernel programs below {}", .path.display())]
@@ -136,11 +159,9 @@ pub fn load_and_pin(bpffs: &Path, sockets: u32) -> Result<(), KernelError> {
 /// `snisplice unload`: detaches the packet tier's programs and removes all pins. `false`: nothing was pinned. What a
 /// running gateway carries in the sockmap tier goes on until it ends.
 pub fn unload(bpffs: &Path) -> Result<bool, KernelError> {
-    let removed = pins::remove_all(bpffs)?;
-    if removed {
-        packet::detach();
-    }
-    Ok(removed)
+    // The pins say which programs are meant.
+    packet::detach(bpffs)?;
+    pins::remove_all(bpffs)
 }
 
 /// Whether something is pinned.

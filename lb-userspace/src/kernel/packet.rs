@@ -3,7 +3,7 @@
 
 use super::batch::for_each_batch;
 use super::devices::{Device, LinkLayer, devices, relevant};
-use super::pins::{Pins, Shape};
+use super::pins::{self, Pins, Shape};
 use super::tracks::Tracks;
 use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
 use crate::config::Interfaces;
@@ -11,9 +11,9 @@ use aya::EbpfLoader;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use lb_common::packet::{
     self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
     Handover, NAMES, Name, PATHS, PORTS, Path as DevicePath, Record, SIGHTINGS, Sighting, TRACKS, Tuple,
@@ -21,7 +21,7 @@ use lb_common::packet::{
 };
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -46,15 +46,14 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
 }
 
 /// The directory of the pins.
-const TIER: &str = "packet";
+pub(super) const TIER: &str = "packet";
 
 /// Entries read by one system call.
 const BATCH: u32 = 1024;
 
-/// Where a program is attached through netlink, on kernels without tcx: always the same place, so that the next
-/// process finds it.
+/// Where programs are attached through netlink, on kernels without tcx: those of all gateways on the host, each by a
+/// handle of its own.
 const PRIORITY: u16 = 17;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// linux/bpf.h.
 const BPF_NOEXIST: u64 = 1;
@@ -99,6 +98,8 @@ struct Programs {
     ethernet: SchedClassifier,
     /// For devices without an Ethernet header; loaded when there is one.
     bare: Option<SchedClassifier>,
+    /// By which they are attached through netlink.
+    handle: TcHandle,
     /// Interface indices of the devices that have a program.
     attached: HashSet<u32>,
 }
@@ -146,7 +147,8 @@ impl Packet {
         let is_new = !pins.path(FLOWS).exists();
         let ethernet = program(&pins, FORWARD_ETHERNET, flows)?;
         let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
-        let capacity = flows.info().map_err(from_map)?.max_entries();
+        let info = flows.info().map_err(from_map)?;
+        let (capacity, handle) = (info.max_entries(), handle(&info));
         let to_read: HashMap<MapData, Tuple, Flow> = pinned(&pins, FLOWS)?;
         let mut found = Vec::new();
         // A walk through an empty table takes milliseconds.
@@ -186,7 +188,7 @@ impl Packet {
             counts: pinned(&pins, COUNTS)?,
             events: Mutex::new(pinned(&pins, EVENTS)?),
             maps: Mutex::new(maps),
-            programs: Mutex::new(Programs { ethernet, bare: None, attached: HashSet::new() }),
+            programs: Mutex::new(Programs { ethernet, bare: None, handle, attached: HashSet::new() }),
             capacity,
             pins,
         })
@@ -195,6 +197,29 @@ impl Packet {
     /// Gives every relevant device its program, also those that have an earlier process's, and forgets devices that
     /// are gone. Returns what went wrong, by device.
     pub fn attach(&self, devices: &[Device], interfaces: &Interfaces) -> Vec<(String, KernelError)> {
+        self.attach_by(attach, devices, interfaces)
+    }
+
+    /// The same, in the way of kernels without tcx, whatever this one has.
+    pub fn attach_by_netlink(
+        &self,
+        devices: &[Device],
+        interfaces: &Interfaces,
+    ) -> Vec<(String, KernelError)> {
+        let attach = |programs: &mut Programs, pins: &Pins, device: &Device, flows| {
+            let handle = programs.handle;
+            let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(()) };
+            attach_by_netlink(program, device, handle).map_err(|error| from_program(name, error))
+        };
+        self.attach_by(attach, devices, interfaces)
+    }
+
+    fn attach_by(
+        &self,
+        attach: impl Fn(&mut Programs, &Pins, &Device, u32) -> Result<(), KernelError>,
+        devices: &[Device],
+        interfaces: &Interfaces,
+    ) -> Vec<(String, KernelError)> {
         let mut programs = lock(&self.programs);
         let relevant = relevant(devices, interfaces);
         let present: HashSet<u32> = relevant.iter().map(|device| device.index).collect();
@@ -441,11 +466,11 @@ impl Packet {
         found
     }
 
-    /// Calls `see` with the descriptor that is readable when there are events.
-    pub fn with_events_fd<R>(&self, see: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+    /// What is readable when there are events that the programs found urgent.
+    pub fn events_fd(&self) -> io::Result<OwnedFd> {
         let events = lock(&self.events);
-        // SAFETY: the ring buffer owns its descriptor and is borrowed, locked, for as long as this one.
-        see(unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) })
+        // SAFETY: the ring buffer owns its descriptor and is borrowed, locked, meanwhile.
+        unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) }.try_clone_to_owned()
     }
 
     /// Packets counted by the programs, over all CPUs, since the programs were loaded: also by those of an earlier process.
@@ -501,14 +526,31 @@ fn counted(map: &PerCpuArray<MapData, u64>, what: Count) -> u64 {
     map.get(&(what as u32), 0).map_or(0, |values| values.iter().sum())
 }
 
-/// Detaches programs that netlink has attached; those of pinned links go with their pins.
-pub(super) fn detach() {
+/// The handle by which programs with this flow table are attached through netlink. As long as such a program is
+/// attached, the table has its number to itself: other tables have other handles, and a next process that adopts the
+/// table finds the programs again. The highest bit is set in no handle that the kernel chooses by itself.
+fn handle(flows: &MapInfo) -> TcHandle {
+    TcHandle::from(flows.id() | 1 << 31)
+}
+
+/// The handles of all versions that have pins in the directory.
+fn handles(bpffs: &Path) -> Result<Vec<TcHandle>, KernelError> {
+    let tables = pins::versions(bpffs)?.into_iter().map(|version| version.join(TIER).join(FLOWS));
+    Ok(tables.filter_map(|table| MapInfo::from_pin(table).ok()).map(|info| handle(&info)).collect())
+}
+
+/// Detaches the programs of this directory that netlink has attached; those of pinned links go with their pins.
+pub(super) fn detach(bpffs: &Path) -> Result<(), KernelError> {
+    let handles = handles(bpffs)?;
     for device in devices().unwrap_or_default() {
-        for name in [FORWARD_ETHERNET, FORWARD_BARE] {
+        for handle in &handles {
+            let ingress = TcAttachType::Ingress;
             // Not there: the rule.
-            let _ = qdisc_detach_program(&device.name, TcAttachType::Ingress, name);
+            let _ = SchedClassifierLink::attached(&device.name, ingress, PRIORITY, *handle, None)
+                .map(SchedClassifierLink::detach);
         }
     }
+    Ok(())
 }
 
 /// FNV-1a; of what the operator or we chose, so no flooding to resist.
@@ -584,15 +626,28 @@ fn link_name(ifindex: u32) -> String {
     format!("link-{ifindex}")
 }
 
+impl Programs {
+    /// The program for this kind of device, and its name; `None`: there is none.
+    fn of(
+        &mut self,
+        device: &Device,
+        pins: &Pins,
+        flows: u32,
+    ) -> Result<Option<(&'static str, &mut SchedClassifier)>, KernelError> {
+        Ok(match (device.link_layer, &mut self.bare) {
+            (LinkLayer::Ethernet, _) => Some((FORWARD_ETHERNET, &mut self.ethernet)),
+            (LinkLayer::Bare, Some(bare)) => Some((FORWARD_BARE, bare)),
+            (LinkLayer::Bare, none) => Some((FORWARD_BARE, none.insert(program(pins, FORWARD_BARE, flows)?))),
+            (LinkLayer::Unsupported, _) => None,
+        })
+    }
+}
+
 /// Attaches the program for this kind of device; where an earlier process has attached one, that is replaced, at once
 /// and without a gap.
 fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> Result<(), KernelError> {
-    let (name, program) = match (device.link_layer, &mut programs.bare) {
-        (LinkLayer::Ethernet, _) => (FORWARD_ETHERNET, &mut programs.ethernet),
-        (LinkLayer::Bare, Some(bare)) => (FORWARD_BARE, bare),
-        (LinkLayer::Bare, none) => (FORWARD_BARE, none.insert(program(pins, FORWARD_BARE, flows)?)),
-        (LinkLayer::Unsupported, _) => return Ok(()),
-    };
+    let handle = programs.handle;
+    let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(()) };
     let failed = |error| from_program(name, error);
     let pin = link_name(device.index);
     let path = pins.path(&pin);
@@ -612,7 +667,7 @@ fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> 
             link.pin(&path).map_err(|error| pin_error(path, io::Error::other(error)))?;
             Ok(())
         }
-        Err(error) if is_unknown(&error) => attach_by_netlink(program, device).map_err(failed),
+        Err(error) if is_unknown(&error) => attach_by_netlink(program, device, handle).map_err(failed),
         Err(error) => Err(failed(error)),
     }
 }
@@ -626,18 +681,21 @@ fn is_unknown(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
 }
 
-/// As a filter of the clsact qdisc, which stays when the process ends.
-fn attach_by_netlink(program: &mut SchedClassifier, device: &Device) -> Result<(), ProgramError> {
+/// As a filter of the clsact qdisc, which stays when the process ends. Another gateway's, of another handle, stays too:
+/// what one of the programs does not know goes on to the next.
+fn attach_by_netlink(
+    program: &mut SchedClassifier,
+    device: &Device,
+    handle: TcHandle,
+) -> Result<(), ProgramError> {
     // There already: somebody else's is as good.
     let _ = qdisc_add_clsact(&device.name);
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
-    let attached =
-        program.attach_with_options(&device.name, TcAttachType::Ingress, TcAttachOptions::Netlink(options));
-    let link = match attached {
+    let (name, ingress) = (&device.name, TcAttachType::Ingress);
+    let options = NlOptions { priority: PRIORITY, handle, ..NlOptions::default() };
+    let link = match program.attach_with_options(name, ingress, TcAttachOptions::Netlink(options)) {
         Ok(link) => link,
         Err(_) => program.attach_to_link(
-            SchedClassifierLink::attached(&device.name, TcAttachType::Ingress, PRIORITY, HANDLE, None)
-                .map_err(aya::programs::tc::TcError::IoError)?,
+            SchedClassifierLink::attached(name, ingress, PRIORITY, handle, None).map_err(TcError::IoError)?,
         )?,
     };
     // Dropped, it would be detached.

@@ -1,16 +1,26 @@
 //! The directory of pins in the bpf file system.
+//!
+//! Whoever may write there can put a map of his own in the place of ours, and whoever may open the directory can take
+//! its lock. So the configured directory and those below it belong to this user and are closed to all others.
 
 use super::{KernelError, pin_error};
 use aya::maps::{MapInfo, MapType};
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{self, File};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, fstat};
+use rustix::process::geteuid;
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// `f_type` of a bpf file system (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// Where the bpf file system belongs.
 const BPFFS_ROOT: &str = "/sys/fs/bpf";
+
+/// What others than the owner may do to a directory of ours: nothing.
+const OTHERS: u32 = 0o077;
+/// The same, as far as they could change what lies in it.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// What a map must be like to be ours.
 #[derive(Debug)]
@@ -33,28 +43,38 @@ pub(super) struct Pins {
 impl Pins {
     /// The directory if it is there.
     pub(super) fn existing(bpffs: &Path, tier: &str) -> Result<Option<Self>, KernelError> {
-        let dir = versioned(bpffs).join(tier);
-        match File::open(&dir) {
-            Ok(handle) => Ok(Some(Self { dir, handle })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(pin_error(dir, error)),
+        let mut handle = None;
+        let path = directories(bpffs, tier);
+        for dir in &path {
+            handle = open_ours(dir)?;
+            if handle.is_none() {
+                break;
+            }
         }
+        let [.., dir] = path;
+        Ok(handle.map(|handle| Self { dir, handle }))
     }
 
     /// Makes the directory; mounts the file system if it belongs at [`BPFFS_ROOT`] and is not there.
     pub(super) fn create(bpffs: &Path, tier: &str) -> Result<Self, KernelError> {
-        let dir = versioned(bpffs).join(tier);
         let no_bpffs = |source| KernelError::NoBpffs { path: bpffs.to_owned(), source };
         if !is_bpffs(bpffs) {
             if !bpffs.starts_with(BPFFS_ROOT) {
                 return Err(no_bpffs(io::ErrorKind::NotFound.into()));
             }
-            rustix::mount::mount("bpf", BPFFS_ROOT, "bpf", rustix::mount::MountFlags::empty(), None)
+            let flags = rustix::mount::MountFlags::empty();
+            // Without a mode it would be as open as /tmp.
+            rustix::mount::mount("bpf", BPFFS_ROOT, "bpf", flags, Some(c"mode=0700"))
                 .map_err(|error| no_bpffs(error.into()))?;
         }
-        fs::create_dir_all(&dir).map_err(|error| pin_error(dir.clone(), error))?;
-        let handle = File::open(&dir).map_err(|error| pin_error(dir.clone(), error))?;
-        Ok(Self { dir, handle })
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        for dir in directories(bpffs, tier) {
+            builder.create(&dir).map_err(|error| pin_error(dir.clone(), error))?;
+            // It may have been there, made by whomever: nothing is made in it before that is known.
+            open_ours(&dir)?;
+        }
+        Self::existing(bpffs, tier)?.ok_or_else(|| no_bpffs(io::ErrorKind::NotFound.into()))
     }
 
     /// Claims the pinned maps for this process, until the value is dropped. `false`: another has them.
@@ -114,7 +134,7 @@ pub(super) fn remove_all(bpffs: &Path) -> Result<bool, KernelError> {
 }
 
 /// The directories of all versions that have pins.
-fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
+pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let entries = match fs::read_dir(bpffs) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -127,8 +147,50 @@ fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_version).collect())
 }
 
-fn versioned(bpffs: &Path) -> PathBuf {
-    bpffs.join(format!("v{}", lb_common::ABI_VERSION))
+/// Where this version's pins of a tier lie, if there are any.
+pub(super) fn directory(bpffs: &Path, tier: &str) -> PathBuf {
+    let [.., dir] = directories(bpffs, tier);
+    dir
+}
+
+/// The root of the bpf file system that the path is on; `None`: it is on none.
+pub(super) fn root(bpffs: &Path) -> Option<PathBuf> {
+    let device = |path: &Path| path.metadata().ok().map(|metadata| metadata.dev());
+    let existing = bpffs.ancestors().find(|path| path.exists()).filter(|path| is_bpffs(path))?;
+    existing.ancestors().take_while(|path| device(path) == device(existing)).last().map(Path::to_owned)
+}
+
+/// Each from the configured one down to a tier's.
+fn directories(bpffs: &Path, tier: &str) -> [PathBuf; 3] {
+    let version = bpffs.join(format!("v{}", lb_common::ABI_VERSION));
+    let tier = version.join(tier);
+    [bpffs.to_owned(), version, tier]
+}
+
+/// A directory, opened and closed to others; `None`: it is not there. Refused is one in which others can have changed,
+/// or can change, what is pinned.
+fn open_ours(dir: &Path) -> Result<Option<File>, KernelError> {
+    let of_pin = |error: rustix::io::Errno| pin_error(dir.to_owned(), error.into());
+    // Not by a symbolic link: where the directory above is open to others, they decide where it leads to.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = match rustix::fs::open(dir, flags, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(of_pin(error)),
+    };
+    let stat = fstat(&handle).map_err(of_pin)?;
+    let us = geteuid().as_raw();
+    if stat.st_uid != us {
+        return Err(KernelError::ForeignDirectory { path: dir.to_owned(), owner: stat.st_uid, us });
+    }
+    let mode = stat.st_mode & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        return Err(KernelError::OpenDirectory { path: dir.to_owned(), mode });
+    }
+    if mode & OTHERS != 0 {
+        fchmod(&handle, Mode::RWXU).map_err(of_pin)?;
+    }
+    Ok(Some(handle.into()))
 }
 
 /// Whether the path, or what is there of it, lies on a bpf file system.

@@ -1,9 +1,16 @@
-//! What `snisplice::kernel` has of the kernel beside programs: devices, batches of map entries, adopted maps, connection
-//! tracking, raw sockets. Each test has network namespaces of its own.
+//! What `snisplice::kernel` has of the kernel beside programs: devices, routes, pairs, IPsec policies, batches of map
+//! entries, filters, other gateways, adopted maps, whose the pins are, connection tracking, raw sockets. Each test has
+//! network namespaces of its own.
 
 mod adoption;
 mod batch;
 mod conntrack;
 mod devices;
+mod filters;
+mod foreign;
+mod ipsec;
+mod pairs;
+mod pins;
 mod probe;
 mod raw;
+mod routes;

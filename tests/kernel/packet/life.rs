@@ -1,130 +1,26 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, hint};
 
 use anyhow::{Context, Result, bail, ensure};
-use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use snisplice_tests::process::checked_output;
-use snisplice_tests::pump::{Duplex, Plan, exchange, reset_on_close};
+use snisplice_tests::pump::{Plan, exchange, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::topology::Triangle;
-use snisplice_tests::{Backend, Gateway, Launch, Status, eventually, require};
-
-use socket2::{Domain, Protocol, Socket, Type};
+use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
 
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
 use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
-
-type Segment = PacketBuilderStep<TcpHeader>;
-/// Gives a segment its flags.
-type Kind = fn(Segment) -> Segment;
-
-/// A gateway, and a server whose ends of connections the test holds.
-struct Scene {
-    net: Triangle,
-    gateway: Gateway,
-    opening: Opening,
-    accepted: Receiver<TcpStream>,
-    _backend: Backend,
-}
-
-impl Scene {
-    fn new(opening: Opening, route: &str) -> Result<Self> {
-        Self::with_gateway(opening, "", route)
-    }
-
-    /// With further settings of the gateway, a table of its own, and of the route.
-    fn with_gateway(opening: Opening, gateway: &str, route: &str) -> Result<Self> {
-        Self::launched(opening, gateway, route, |_| Ok(Launch::default()))
-    }
-
-    /// The same, in unusual circumstances.
-    fn launched(
-        opening: Opening,
-        gateway: &str,
-        route: &str,
-        launch: impl FnOnce(&Triangle) -> Result<Launch>,
-    ) -> Result<Self> {
-        let net = Triangle::new()?;
-        let (sender, accepted) = mpsc::channel();
-        let listener = SocketOptions::default().listen(&net.server)?;
-        let backend = Backend::serve(&net.server, listener, move |mut stream| {
-            opening.greet(&mut stream, None)?;
-            sender.send(stream).map_err(std::io::Error::other)
-        })?;
-        let address = net.server_addresses[usize::from(opening.v6)];
-        let config = gateway.to_owned() + &config(&opening, address, None, route);
-        let launch = launch(&net)?;
-        let gateway = Gateway::start_with(&net.gateway, &config, launch)?;
-        Ok(Self { net, gateway, opening, accepted, _backend: backend })
-    }
-
-    /// Both ends of a connection, across which a few bytes went each way; and how many the client said before.
-    fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
-        let (client, said) = self.opening.open(&self.net.client)?;
-        self.connected(client, said)
-    }
-
-    /// The same of a client that has said its part.
-    fn connected(&self, mut client: Duplex, said: u64) -> Result<(Duplex, TcpStream, u64)> {
-        let mut server = self.accepted.recv_timeout(PATIENCE)?;
-        client.writer.write_all(b"ping")?;
-        let mut got = [0; 4];
-        server.read_exact(&mut got)?;
-        server.write_all(b"pong")?;
-        client.reader.read_exact(&mut got)?;
-        ensure!(&got == b"pong");
-        Ok((client, server, said))
-    }
-
-    /// What sends a segment in a client's name, with a sequence number of one's choice.
-    fn forger(&self, client: &TcpStream) -> Result<impl Fn(u32, Kind) -> Result<()> + use<>> {
-        let (SocketAddr::V4(here), SocketAddr::V4(there)) = (client.local_addr()?, client.peer_addr()?)
-        else {
-            bail!("the scene is of IPv4")
-        };
-        let raw = self
-            .net
-            .client
-            .run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))))?;
-        Ok(move |seq, kind: Kind| {
-            let segment = PacketBuilder::ipv4(here.ip().octets(), there.ip().octets(), 64);
-            let mut packet = Vec::new();
-            kind(segment.tcp(here.port(), there.port(), seq, 1024)).write(&mut packet, &[])?;
-            raw.send_to(&packet, &SocketAddr::V4(there).into())?;
-            Ok(())
-        })
-    }
-
-    /// The live connections, once there are so many in the tier they belong to.
-    fn spliced(&self, number: usize) -> Result<Vec<Value>> {
-        eventually(&format!("{number} connections in their tier"), || {
-            let live = self.gateway.connections().ok()?;
-            let all = live.len() == number && live.iter().all(|c| Expect::Packet.check(c).is_ok());
-            all.then_some(live)
-        })
-        .with_context(|| format!("{:?}", self.gateway.connections()))
-    }
-}
-
-/// What an end sees that the gateway has ended.
-fn meets_reset(mut stream: &TcpStream) -> Result<()> {
-    let seen = stream.read(&mut [0]).map_err(|e| e.kind());
-    // The copy tier ends a connection with whatever its sockets make of it.
-    let ended = seen == Err(ErrorKind::ConnectionReset) || (!PACKET && seen == Ok(0));
-    ensure!(ended, "{seen:?} instead of a reset");
-    Ok(())
-}
+use crate::scene::{Scene, meets_reset};
 
 #[test]
 fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
@@ -285,73 +181,6 @@ fn who_connects_while_no_gateway_runs_comes_to_this_tier_too() -> Result<()> {
     scene.gateway.start_again()?;
     let _waiting = scene.connected(waiting, said)?;
     scene.spliced(2).map(drop)
-}
-
-/// Who knows addresses and ports, but not the sequence numbers, ends nothing.
-#[test]
-fn forged_resets_and_syns_end_nothing() -> Result<()> {
-    let scene = Scene::new(Opening::default(), "")?;
-    let (mut client, mut server, _) = scene.connection()?;
-    scene.spliced(1)?;
-    let forge = scene.forger(&client.socket)?;
-    for step in 0..64_u32 {
-        forge(step << 26, if step % 2 == 0 { Segment::rst } else { Segment::syn })?;
-    }
-    let mut byte = [0];
-    server.write_all(b"x")?;
-    client.reader.read_exact(&mut byte)?;
-    client.writer.write_all(b"y")?;
-    server.read_exact(&mut byte)?;
-    drop(client);
-    ensure!(server.read(&mut byte)? == 0);
-    drop(server);
-    let log = scene.gateway.wait_access_log(1)?;
-    ensure!(log.len() == 1 && log[0]["close_reason"] == "client_closed", "{log:?}");
-    Expect::Packet.check(&log[0])
-}
-
-#[test]
-fn what_the_programs_drop_is_counted_by_reason_and_shown() -> Result<()> {
-    require!(PACKET, "no other tier drops packets");
-    let scene = Scene::with_gateway(Opening::default(), "[gateway]\nadmin = '127.0.0.1:9900'\n", "")?;
-    let (mut client, mut server, _) = scene.connection()?;
-    scene.spliced(1)?;
-    ensure!(scene.gateway.status()?.0["packet"]["drops"] == serde_json::json!({}));
-    // One of them may be in the window, by chance.
-    let forge = scene.forger(&client.socket)?;
-    (0..4).try_for_each(|quarter: u32| forge(quarter << 30, Segment::rst))?;
-
-    let [outside, inexact] = ["/packet/drops/reset_outside", "/packet/drops/reset_inexact"];
-    let all = |status: &Status| status.number(outside) + status.number(inexact) == 4;
-    let status = scene.gateway.wait_status("all to be counted", all)?;
-    let number = status.number(outside);
-    ensure!(number >= 3, "{status:?}");
-    ensure!(status.number("/packet/notes/handshake_sighted") > 0, "{status:?}");
-    let text = |args: &[&str]| -> Result<String> {
-        let output = scene.gateway.cli(args)?;
-        ensure!(output.status.success(), "{output:?}");
-        Ok(String::from_utf8(output.stdout)?)
-    };
-    let table = text(&["status"])?;
-    let row = table.split_once("\nPACKETS DROPPED BECAUSE").with_context(|| table.clone())?.1;
-    ensure!(
-        row.lines().any(|line| line.split_whitespace().eq(["reset_outside", &number.to_string()])),
-        "{row}"
-    );
-    let advice = text(&["doctor"])?;
-    ensure!(advice.contains(&format!("reset_outside, {number} since 2")), "{advice}");
-
-    let mut curl = scene.net.gateway.command("curl");
-    let metrics = checked_output(curl.args(["--fail", "--silent", "http://127.0.0.1:9900/metrics"]))?;
-    for (reason, number) in [("reset_outside", number), ("syn_late", 0)] {
-        let sample = format!("\nsnisplice_packet_drops_total{{reason=\"{reason}\"}} {number}\n");
-        ensure!(metrics.contains(&sample), "{metrics}");
-    }
-    ensure!(metrics.contains("\nsnisplice_packet_notes_total{note=\"handshake_sighted\"} "), "{metrics}");
-
-    server.write_all(b"x")?;
-    client.reader.read_exact(&mut [0])?;
-    scene.spliced(1).map(drop)
 }
 
 #[test]

@@ -7,8 +7,13 @@
 mod case;
 mod churn;
 mod ends;
+mod gateways;
 mod life;
+mod networks;
 mod programs;
+mod receivers;
+mod scene;
+mod strangers;
 mod transfers;
 
 /// Whether this version has the packet tier; if not, every connection is expected in `copy`.

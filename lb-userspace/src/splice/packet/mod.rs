@@ -4,11 +4,13 @@
 //! over what the sockets still hold; `Live` is all that is left of the connection in this process, and the sweeper ends
 //! it. `terms` has the arithmetic.
 
+mod foreign;
 mod grace;
 mod handover;
 mod live;
 mod sweep;
 pub(crate) mod terms;
+mod ways;
 mod words;
 
 pub(crate) use handover::Begun;
@@ -21,20 +23,20 @@ use crate::clock::now_ms;
 use crate::config;
 use crate::connect::ports::SourcePorts;
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::devices::{self, Device};
 use crate::kernel::packet::InsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
+use foreign::Foreign;
 use grace::Grace;
 use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use terms::{Legs, Terms, Way, tuple};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use terms::{Legs, Terms, tuple};
 use tokio::net::TcpStream;
+use ways::Ways;
 
 /// The index of the loopback device, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -43,9 +45,8 @@ const LOOPBACK: u32 = 1;
 pub struct PacketTier {
     kernel: Packet,
     ports: SourcePorts,
-    interfaces: config::Interfaces,
-    /// How packets leave by a device that has a program.
-    exits: RwLock<HashMap<u32, u8>>,
+    foreign: Foreign,
+    ways: Ways,
     grace: Grace,
     injector: Injector,
     conntrack: Option<Conntrack>,
@@ -54,6 +55,8 @@ pub struct PacketTier {
     handovers: AtomicUsize,
     lingering: Mutex<Lingering>,
     pending: Mutex<Pending>,
+    /// Held by who follows the programs' events.
+    following: Mutex<()>,
     /// Flows at the last sweep.
     entries: AtomicU64,
 }
@@ -99,8 +102,8 @@ impl PacketTier {
         let tier = Self {
             kernel: Packet::open(&config.bpffs, config.flow_table)?,
             ports: SourcePorts::new(config.source_ports.clone()),
-            interfaces: config.interfaces.clone(),
-            exits: RwLock::default(),
+            foreign: Foreign::new(config.bpffs.clone(), config.source_ports.clone()),
+            ways: Ways::open(config.interfaces.clone())?,
             grace: Grace::start()?,
             injector: Injector::open()?,
             conntrack: Conntrack::open()?,
@@ -108,22 +111,12 @@ impl PacketTier {
             handovers: AtomicUsize::new(0),
             lingering: Mutex::default(),
             pending: Mutex::default(),
+            following: Mutex::default(),
             entries: AtomicU64::new(0),
         };
-        tier.follow_devices()?;
+        tier.ways.follow_devices(&tier.kernel)?;
+        tier.forget_paths();
         Ok(tier)
-    }
-
-    /// Gives devices that have come their program.
-    fn follow_devices(&self) -> io::Result<()> {
-        let devices = devices::devices()?;
-        for (device, error) in self.kernel.attach(&devices, &self.interfaces) {
-            tracing::warn!(%device, %error, "no packet tier on this device");
-        }
-        let exits = devices.iter().filter(|device| self.kernel.is_attached(device.index));
-        let exits = exits.map(|device| (device.index, exit_by(device))).collect();
-        *self.exits.write().unwrap_or_else(PoisonError::into_inner) = exits;
-        Ok(())
     }
 
     /// The ports of the listeners: handshakes toward them are sighted.
@@ -140,11 +133,21 @@ impl PacketTier {
         Ok(Plan { from_client, sighting })
     }
 
-    /// A port of our own toward the server, which no spliced connection has.
+    /// A port of our own toward the server, which no spliced connection has, be it another gateway's.
     pub fn source_port(self: &Arc<Self>, server: SocketAddr) -> Option<SourcePort> {
+        let foreign = self.foreign.toward(server);
         let server = (server.ip(), server.port());
-        let port = self.ports.take(server.into(), now_ms())?;
-        Some(SourcePort { tier: self.clone(), server, port })
+        let take = || {
+            let port = self.ports.take(server.into(), now_ms())?;
+            Some(SourcePort { tier: self.clone(), server, port })
+        };
+        // One that is passed over rests like one of ours, so each is looked at once.
+        std::iter::from_fn(take).find(|port| !foreign.as_ref().is_some_and(|foreign| foreign.has(port.port)))
+    }
+
+    /// Nobody has answered a connection to the server: the next one is not from the next port.
+    pub fn look_elsewhere(&self, server: SocketAddr) {
+        self.ports.look_elsewhere((server.ip(), server.port()).into());
     }
 
     /// The port of a connection of an earlier process.
@@ -173,17 +176,11 @@ impl PacketTier {
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
         let sightings = [&plan.sighting, &sighting];
         let tuples = [plan.from_client, from_server];
-        let ways = {
-            let exits = self.exits.read().unwrap_or_else(PoisonError::into_inner);
-            let way = |sighting: &Sighting| {
-                let exit = *exits.get(&sighting.ifindex)?;
-                Some(Way { ifindex: sighting.ifindex, exit })
-            };
-            let (Some(client), Some(server)) = (way(&plan.sighting), way(&sighting)) else {
-                return Err(FallbackReason::DeviceUnsupported);
-            };
-            [client, server]
+        let way = |tuple: &Tuple, sighting: &Sighting| {
+            let [peer, local] = terms::ends(tuple);
+            self.ways.way(local, peer, sighting.ifindex)
         };
+        let ways = [way(&plan.from_client, &plan.sighting)?, way(&from_server, &sighting)?];
         // Its acknowledgement would come from the socket after the other end's packets have overtaken it.
         for socket in [client, server] {
             let _ = tcp::flush_acknowledgement(socket.as_fd());
@@ -286,14 +283,6 @@ fn refusal(error: InsertError) -> FallbackReason {
             tracing::error!(%error, "the kernel refuses a flow");
             FallbackReason::PacketRefused
         }
-    }
-}
-
-fn exit_by(device: &Device) -> u8 {
-    match device {
-        Device { index: LOOPBACK, .. } => exit::LOCAL,
-        Device { peer_netns: true, .. } => exit::PEER,
-        _ => exit::NEIGHBOUR,
     }
 }
 

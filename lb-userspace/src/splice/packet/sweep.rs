@@ -11,8 +11,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -85,9 +85,17 @@ impl Sweeper {
     pub fn start(tier: Arc<PacketTier>) -> io::Result<Self> {
         let over = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (watch, seen) = (Watch::new()?, over.clone());
+        let events = tier.kernel().events_fd()?;
         let thread = std::thread::Builder::new().name("sweeper".into()).spawn(move || {
-            let mut sweep =
-                Sweep { tier, watch, over: seen, next: Instant::now() + SWEEP, devices_changed: false };
+            let mut sweep = Sweep {
+                tier,
+                watch,
+                over: seen,
+                next: Instant::now() + SWEEP,
+                devices_changed: false,
+                is_behind: false,
+                events,
+            };
             loop {
                 match sweep.turn() {
                     Ok(true) => {}
@@ -120,6 +128,10 @@ struct Sweep {
     next: Instant,
     /// They are yet to be looked at.
     devices_changed: bool,
+    /// There are connections whose ways are yet to be looked at.
+    is_behind: bool,
+    /// Readable when the programs have something urgent to tell.
+    events: OwnedFd,
 }
 
 impl Sweep {
@@ -128,35 +140,41 @@ impl Sweep {
         if self.wait()? {
             return Ok(false);
         }
-        self.devices_changed |= self.watch.changed()?;
+        let changes = self.watch.changed()?;
+        self.devices_changed |= changes.devices;
         if self.devices_changed {
-            self.tier.follow_devices()?;
+            self.tier.ways.follow_devices(&self.tier.kernel)?;
             self.devices_changed = false;
         }
+        if self.tier.ways.changed()? || changes.routes {
+            self.tier.routes_changed();
+        }
+        self.is_behind = self.tier.follow_routes();
         self.tier.follow_events();
         let now = Instant::now();
         if now >= self.next {
+            self.tier.foreign.look();
             self.tier.sweep();
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
         Ok(true)
     }
 
-    /// For an urgent event, a change of the devices or the next look; whether it is over.
+    /// For an urgent event, a change of devices or routes, or the next look; whether it is over.
     fn wait(&self) -> io::Result<bool> {
         let until = self.next.saturating_duration_since(Instant::now()).min(EVENTS);
+        let until = if self.is_behind { Duration::ZERO } else { until };
         let until = Timespec::try_from(until).map_err(io::Error::other)?;
-        self.tier.kernel().with_events_fd(|events| {
-            let mut fds = [
-                PollFd::new(&self.over, PollFlags::IN),
-                PollFd::new(&self.watch, PollFlags::IN),
-                PollFd::from_borrowed_fd(events, PollFlags::IN),
-            ];
-            match poll(&mut fds, Some(&until)) {
-                Err(rustix::io::Errno::INTR) | Ok(_) => Ok(!fds[0].revents().is_empty()),
-                Err(error) => Err(error.into()),
-            }
-        })
+        let mut fds = vec![
+            PollFd::new(&self.over, PollFlags::IN),
+            PollFd::new(&self.watch, PollFlags::IN),
+            PollFd::new(&self.events, PollFlags::IN),
+        ];
+        fds.extend(self.tier.ways.news().map(|news| PollFd::from_borrowed_fd(news, PollFlags::IN)));
+        match poll(&mut fds, Some(&until)) {
+            Err(rustix::io::Errno::INTR) | Ok(_) => Ok(!fds[0].revents().is_empty()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -164,6 +182,8 @@ impl PacketTier {
     /// Follows what the programs tell, and does what has become due. Also called where a limit is met: the end of another
     /// connection may be among the events.
     pub(crate) fn follow_events(&self) {
+        // Who comes second waits for what the first has taken: it may be what he is here for.
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now_ms();
         for event in self.kernel().events(MOST_EVENTS) {
             self.follow(&event, now);
@@ -196,6 +216,7 @@ impl PacketTier {
             }
             event::TOO_BIG => self.say_too_big(event),
             event::CHALLENGE => self.challenge(event.id, side),
+            event::WRONG_DEVICE => self.look_at_path(event),
             _ => {}
         }
     }
@@ -205,6 +226,7 @@ impl PacketTier {
         let now = now_ms();
         self.look(now);
         self.forget_closed(now);
+        self.forget_refusals();
     }
 
     /// Removes the flows of closed connections that have been silent for long enough.

@@ -1,0 +1,304 @@
+//! Where the kernel sends packets, and by which devices it expects them: rtnetlink's `ip route get`.
+//!
+//! A spliced connection's packets pass no socket, so nothing looks a route up for them; and none checks the reverse
+//! path of what arrives. Both are asked here, with all that the kernel's rules may look at: addresses, mark, ports.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::canonical;
+use super::devices::{Device, device_of, link};
+use super::netlink::Netlink;
+
+/// The index of the loopback device, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The routes of one network namespace.
+///
+/// Nothing is remembered. An answer takes 6 to 10 microseconds (Linux 6.18, a small virtual machine), 30 for
+/// [`Routes::admits`], which only packets by unexpected devices ask for. A remembered one could be wrong without a
+/// message that says so: by ports, where a rule selects by them or fib_multipath_hash_policy has paths chosen by them,
+/// by a redirect or by a path that failed (IPv6 tries routers in turn).
+pub struct Routes {
+    /// One for all threads: who waits for another's answer waits microseconds.
+    netlink: Mutex<Netlink>,
+}
+
+/// Where the kernel sends the packets of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The index of the device that they leave by; of a peer on this host the loopback device, or its VRF.
+    pub device: u32,
+    /// The peer is on this host.
+    pub is_local: bool,
+    /// Who is asked for its link-layer address, where that is not the peer; of either family.
+    pub next_hop: Option<IpAddr>,
+}
+
+/// Why packets cannot be sent to a peer by a redirect.
+#[derive(Debug, thiserror::Error)]
+pub enum Unroutable {
+    /// There is no route, or one that says so; or the local address, or the device of the peer's scope, is not this
+    /// host's: the kernel says all that by the same numbers.
+    #[error("no route to the peer")]
+    Unreachable,
+    /// A route or rule forbids it.
+    #[error("a route or rule prohibits packets to the peer")]
+    Prohibited,
+    /// A route or rule discards the packets.
+    #[error("a route or rule discards packets to the peer")]
+    Discarded,
+    /// The peer's address is not one host's.
+    #[error("the peer's address is not that of one host")]
+    NotUnicast,
+    /// The route wraps packets (`ip route add … encap`), which a redirect would pass by.
+    #[error("the route to the peer encapsulates")]
+    Encapsulated,
+    /// The kernel's answer lacks what it has to say, or there is none; or the ends are of two families.
+    #[error("asking the kernel for a route")]
+    Unknown(#[source] io::Error),
+}
+
+impl From<io::Error> for Unroutable {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV) => Self::Unreachable,
+            Some(libc::EACCES) => Self::Prohibited,
+            Some(libc::EINVAL) => Self::Discarded,
+            _ => Self::Unknown(error),
+        }
+    }
+}
+
+impl Routes {
+    /// Those of the network namespace in which the calling thread is.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { netlink: Mutex::new(Netlink::open(NETLINK_ROUTE)?) })
+    }
+
+    /// Where a TCP socket of this process with these ends sends its packets; a link-local peer is asked for by its
+    /// scope. Of a route with several paths it is the one that the kernel chooses for these ends. `mark`: the socket's.
+    pub fn exit(&self, local: SocketAddr, peer: SocketAddr, mark: u32) -> Result<Exit, Unroutable> {
+        let (local, peer) = (canonical(local), canonical(peer));
+        if local.is_ipv4() != peer.is_ipv4() {
+            return Err(Unroutable::Unknown(io::ErrorKind::InvalidInput.into()));
+        }
+        let mut query = query(peer.ip(), Some(local.ip()), mark);
+        query.attributes.push(RouteAttribute::IpProto(libc::IPPROTO_TCP as u8));
+        query.attributes.push(RouteAttribute::Sport(local.port()));
+        query.attributes.push(RouteAttribute::Dport(peer.port()));
+        if let SocketAddr::V6(peer) = peer
+            && peer.scope_id() != 0
+        {
+            query.attributes.push(RouteAttribute::Oif(peer.scope_id()));
+        }
+        exit_of(&ask(&mut self.lock(), query)?)
+    }
+
+    /// Whether a packet from `peer` to `local` may have come by `device`, as a strict reverse path filter has it that
+    /// knows all feasible paths (RFC 3704, section 2.3): the kernel has a route to the peer by that device, and none by
+    /// another that is more specific, or of a table that comes before. So the other paths of a route are admitted, and
+    /// a second default route of a higher metric; a default route is not where a prefix leads elsewhere. Of a device in
+    /// a VRF, the VRF's routes count. `mark`: with which the kernel's rules are asked.
+    ///
+    /// Ports play no part: a rule that selects by them is passed over. Of IPv6 routes in a table that a rule selects by
+    /// source, those of a higher metric are not found.
+    pub fn admits(&self, peer: IpAddr, local: IpAddr, mark: u32, device: u32) -> io::Result<bool> {
+        let (peer, local) = (peer.to_canonical(), local.to_canonical());
+        if peer.is_ipv4() != local.is_ipv4() {
+            return Ok(false);
+        }
+        let netlink = &mut self.lock();
+        let vrf = vrf_of(netlink, device)?;
+        let by = |source, device: Option<u32>| {
+            let mut query = query(peer, source, mark);
+            // The route as it is in its table, and which table that is, instead of what comes of it: without, IPv4 says
+            // yes to any device.
+            query.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
+            query.attributes.extend(device.map(RouteAttribute::Oif));
+            query
+        };
+        let Some(best) = found(ask(netlink, by(Some(local), vrf)))? else { return Ok(false) };
+        if best.header.kind == RouteType::Local {
+            return Ok(device == LOOPBACK);
+        }
+        if best.header.kind != RouteType::Unicast {
+            return Ok(false);
+        }
+        if leaves_by(&best, device) {
+            return Ok(true);
+        }
+        // IPv6 takes the device for a wish, not a condition, of who says a source address.
+        let source = local.is_ipv4().then_some(local);
+        let other = found(ask(netlink, by(source, Some(device))))?;
+        Ok(other.is_some_and(|other| is_as_good(&other, &best)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Netlink> {
+        // What an earlier request has left there is told by its sequence number.
+        self.netlink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn query(peer: IpAddr, local: Option<IpAddr>, mark: u32) -> RouteMessage {
+    let mut query = RouteMessage::default();
+    let (family, length) = match peer {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    query.header.address_family = family;
+    query.header.destination_prefix_length = length;
+    query.attributes.push(RouteAttribute::Destination(peer.into()));
+    if let Some(local) = local {
+        query.header.source_prefix_length = length;
+        query.attributes.push(RouteAttribute::Source(local.into()));
+    }
+    query.attributes.push(RouteAttribute::Mark(mark));
+    query
+}
+
+fn ask(netlink: &mut Netlink, query: RouteMessage) -> io::Result<RouteMessage> {
+    match netlink.ask(RouteNetlinkMessage::GetRoute(query))? {
+        RouteNetlinkMessage::NewRoute(route) => Ok(route),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(answer: &RouteNetlinkMessage) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the kernel answers {}", answer.message_type()))
+}
+
+/// `None`: there is no route, for one reason or another.
+fn found(answer: io::Result<RouteMessage>) -> io::Result<Option<RouteMessage>> {
+    match answer.map_err(Unroutable::from) {
+        Ok(route) => Ok(Some(route)),
+        Err(Unroutable::Unknown(error)) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn exit_of(route: &RouteMessage) -> Result<Exit, Unroutable> {
+    let is_local = match route.header.kind {
+        RouteType::Unicast => false,
+        RouteType::Local => true,
+        RouteType::Unreachable | RouteType::Throw => return Err(Unroutable::Unreachable),
+        RouteType::Prohibit => return Err(Unroutable::Prohibited),
+        RouteType::BlackHole => return Err(Unroutable::Discarded),
+        _ => return Err(Unroutable::NotUnicast),
+    };
+    let (mut device, mut next_hop) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => next_hop = Some(IpAddr::V4(*address)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => next_hop = Some(IpAddr::V6(*address)),
+            RouteAttribute::Via(RouteVia::Inet(address)) => next_hop = Some(IpAddr::V4(*address)),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => next_hop = Some(IpAddr::V6(*address)),
+            RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => return Err(Unroutable::Encapsulated),
+            _ => {}
+        }
+    }
+    let nowhere = || Unroutable::Unknown(io::Error::other("a route without a device"));
+    Ok(Exit { device: device.ok_or_else(nowhere)?, is_local, next_hop })
+}
+
+/// Whether a packet's sender may be expected by one route as by the other, which is the best.
+fn is_as_good(route: &RouteMessage, best: &RouteMessage) -> bool {
+    let length = |route: &RouteMessage| route.header.destination_prefix_length;
+    // A rule's table where nothing is found is passed over, up to one that the best route's rule comes before.
+    route.header.kind == RouteType::Unicast
+        && table_of(route) == table_of(best)
+        && length(route) >= length(best)
+}
+
+fn table_of(route: &RouteMessage) -> u32 {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    // The header has room for the first 256.
+    table.unwrap_or(route.header.table.into())
+}
+
+/// Whether one of a route's paths is by the device.
+fn leaves_by(route: &RouteMessage, device: u32) -> bool {
+    route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Oif(index) => *index == device,
+        RouteAttribute::MultiPath(paths) => paths.iter().any(|path| path.interface_index == device),
+        _ => false,
+    })
+}
+
+/// The VRF that a device is in.
+fn vrf_of(netlink: &mut Netlink, device: u32) -> io::Result<Option<u32>> {
+    let Some(device) = described(netlink, device)? else { return Ok(None) };
+    let Some(master) = device.master else { return Ok(None) };
+    let is_vrf = described(netlink, master)?.is_some_and(|master| master.kind.as_deref() == Some("vrf"));
+    Ok(is_vrf.then_some(master))
+}
+
+fn described(netlink: &mut Netlink, device: u32) -> io::Result<Option<Device>> {
+    Ok(link(netlink, device, None)?.as_ref().and_then(device_of))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_route::route::RouteNextHop;
+
+    fn route(kind: RouteType, attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.kind = kind;
+        route.attributes = attributes;
+        route
+    }
+
+    #[test]
+    fn a_route_says_by_which_device_and_to_whom_its_packets_leave() {
+        let exit = |kind, attributes| exit_of(&route(kind, attributes)).unwrap();
+        let (v4, v6): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "fe80::1".parse().unwrap());
+        let on_link = exit(RouteType::Unicast, vec![RouteAttribute::Oif(7)]);
+        assert_eq!(on_link, Exit { device: 7, is_local: false, next_hop: None });
+        for (attribute, next_hop) in [
+            (RouteAttribute::Gateway(v4.into()), v4),
+            (RouteAttribute::Gateway(v6.into()), v6),
+            (RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap())), v6),
+        ] {
+            let exit = exit(RouteType::Unicast, vec![attribute, RouteAttribute::Oif(7)]);
+            assert_eq!(exit, Exit { device: 7, is_local: false, next_hop: Some(next_hop) });
+        }
+        assert!(exit(RouteType::Local, vec![RouteAttribute::Oif(1)]).is_local);
+    }
+
+    #[test]
+    fn a_route_that_a_redirect_cannot_follow_is_refused_with_its_reason() {
+        let refusal = |kind| exit_of(&route(kind, vec![RouteAttribute::Oif(7)])).unwrap_err();
+        assert!(matches!(refusal(RouteType::Unreachable), Unroutable::Unreachable));
+        assert!(matches!(refusal(RouteType::Prohibit), Unroutable::Prohibited));
+        assert!(matches!(refusal(RouteType::BlackHole), Unroutable::Discarded));
+        assert!(matches!(refusal(RouteType::Broadcast), Unroutable::NotUnicast));
+        let wrapped =
+            route(RouteType::Unicast, vec![RouteAttribute::Oif(7), RouteAttribute::Encap(Vec::new())]);
+        assert!(matches!(exit_of(&wrapped).unwrap_err(), Unroutable::Encapsulated));
+        let nowhere = route(RouteType::Unicast, Vec::new());
+        assert!(matches!(exit_of(&nowhere).unwrap_err(), Unroutable::Unknown(_)));
+    }
+
+    #[test]
+    fn any_path_of_a_route_may_be_by_the_device() {
+        let path = |index| {
+            let mut path = RouteNextHop::default();
+            path.interface_index = index;
+            path
+        };
+        let several = route(RouteType::Unicast, vec![RouteAttribute::MultiPath(vec![path(3), path(4)])]);
+        assert_eq!([3, 4, 5].map(|device| leaves_by(&several, device)), [true, true, false]);
+    }
+}

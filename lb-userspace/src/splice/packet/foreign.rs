@@ -1,0 +1,98 @@
+//! Source ports that other gateways on this host have toward a server.
+
+use super::terms::tuple;
+use crate::kernel::foreign::{FlowTable, flow_tables};
+use arc_swap::ArcSwap;
+use socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The other gateways, as far as they are known by what they have pinned. Alone on its host, a gateway pays a look at
+/// an empty list per connection.
+pub(super) struct Foreign {
+    bpffs: PathBuf,
+    /// Our own.
+    source_ports: RangeInclusive<u16>,
+    tables: ArcSwap<Vec<FlowTable>>,
+}
+
+/// What others have toward one server.
+pub(super) struct Toward {
+    tables: Arc<Vec<FlowTable>>,
+    server: SocketAddr,
+    /// Ours.
+    address: IpAddr,
+}
+
+impl Foreign {
+    /// Looks for them for the first time.
+    pub(super) fn new(bpffs: PathBuf, source_ports: RangeInclusive<u16>) -> Self {
+        let foreign = Self { bpffs, source_ports, tables: ArcSwap::default() };
+        foreign.look();
+        foreign
+    }
+
+    /// Takes notice of those that have come or gone, and says of which the ports are ours too. What one of them does
+    /// before it is noticed meets the retry of `connect`.
+    pub(super) fn look(&self) {
+        let (known, tables) = (self.tables.load(), flow_tables(&self.bpffs));
+        if known.iter().map(FlowTable::id).eq(tables.iter().map(FlowTable::id)) {
+            return;
+        }
+        for new in tables.iter().filter(|table| known.iter().all(|known| known.id() != table.id())) {
+            self.tell_overlap(new);
+        }
+        self.tables.store(Arc::new(tables));
+    }
+
+    fn tell_overlap(&self, table: &FlowTable) {
+        let ours = &self.source_ports;
+        if let Some(theirs) = table.overlapping(&self.bpffs, ours) {
+            tracing::warn!(
+                directory = %table.directory().display(),
+                "another gateway on this host uses source ports {}-{}, this one {}-{}: give each its own (`source_ports`)",
+                theirs.start(), theirs.end(), ours.start(), ours.end(),
+            );
+        }
+    }
+
+    /// `None`: there is nobody else.
+    pub(super) fn toward(&self, server: SocketAddr) -> Option<Toward> {
+        let tables = self.tables.load();
+        if tables.is_empty() {
+            return None;
+        }
+        // No way to the server: the attempt to connect will say so.
+        let address = address_toward(server).ok()?;
+        Some(Toward { tables: Arc::clone(&tables), server, address })
+    }
+}
+
+impl Toward {
+    /// Whether a connection from this port of ours to the server belongs to another gateway.
+    pub(super) fn has(&self, port: u16) -> bool {
+        let tuple = tuple(self.server, SocketAddr::new(self.address, port));
+        self.tables.iter().any(|table| table.contains(&tuple))
+    }
+}
+
+/// Our address in a connection to the server: that of a datagram socket, which says nothing to anybody.
+fn address_toward(server: SocketAddr) -> io::Result<IpAddr> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
+    socket.connect(&server.into())?;
+    let local = socket.local_addr()?.as_socket();
+    local.map(|local| local.ip()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_address_toward_a_server_is_that_of_the_route() {
+        assert_eq!(address_toward("127.0.0.1:9".parse().unwrap()).unwrap(), IpAddr::from([127, 0, 0, 1]));
+    }
+}
