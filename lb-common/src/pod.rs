@@ -22,3 +22,5 @@ unsafe impl aya::Pod for packet::Record {}
 unsafe impl aya::Pod for packet::Name {}
 // SAFETY: as above.
 unsafe impl aya::Pod for packet::Event {}
+// SAFETY: as above.
+unsafe impl aya::Pod for packet::odd::Fragments {}

@@ -8,6 +8,8 @@
 //! there; everything else is written into the packet afterwards, for the helpers may move it.
 
 mod icmp;
+mod inject;
+mod odd;
 mod track;
 
 use aya_ebpf::{
@@ -27,6 +29,7 @@ use aya_ebpf::{
 use lb_common::packet::{
     self, Count, Event, Flow, Handover, MAPPED, Name, Path, Record, Sighting, Tuple, before, event, exit,
     flag,
+    inject::INJECTED_MARK,
     options::{self, Scratch, SynOptions},
     sighted,
     track::{Segment, Track, closing},
@@ -110,6 +113,14 @@ fn forward<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     if tagged != 0 {
         return None;
     }
+    // SAFETY: the same.
+    let (mark, ifindex) = unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).ifindex) };
+    if LINK == ETHERNET && mark == INJECTED_MARK && ifindex == LOOPBACK {
+        let verdict = inject::follow(ctx.skb.skb);
+        if verdict != NEXT {
+            return Some(verdict);
+        }
+    }
     match protocol {
         ETH_P_IP => ipv4::<LINK>(ctx),
         ETH_P_IPV6 => ipv6::<LINK>(ctx),
@@ -119,7 +130,10 @@ fn forward<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
 
 #[inline(always)]
 fn ipv4<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
-    let ip: [u32; 5] = read(ctx, LINK, IPV4 + TCP)?;
+    let Some(ip) = read::<[u32; 5]>(ctx, LINK, IPV4 + TCP) else {
+        // The last fragment of a packet may be shorter.
+        return Some(odd::v4(ctx.skb.skb, LINK as u32));
+    };
     let [version, ..] = ip[0].to_ne_bytes();
     let [.., protocol, _, _] = ip[2].to_ne_bytes();
     if protocol != PROTOCOL_TCP {
@@ -127,7 +141,7 @@ fn ipv4<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     }
     let fragment = u16::from_be((ip[1] >> 16) as u16) & 0x3fff;
     if version != 0x45 || fragment != 0 {
-        return odd_ipv4::<LINK>(ctx, &ip, version, fragment);
+        return Some(odd::v4(ctx.skb.skb, LINK as u32));
     }
     let head: Head = read(ctx, LINK + IPV4, TCP)?;
     let tuple = Tuple::v4(ip[3], ip[4], head.ports as u16, (head.ports >> 16) as u16);
@@ -137,10 +151,17 @@ fn ipv4<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
 
 #[inline(always)]
 fn ipv6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
-    let ip: [u32; 10] = read(ctx, LINK, IPV6 + TCP)?;
+    let Some(ip) = read::<[u32; 10]>(ctx, LINK, IPV6 + TCP) else {
+        // The last fragment of a packet may be shorter.
+        return Some(odd::v6(ctx.skb.skb, LINK as u32));
+    };
     let [_, _, protocol, _] = ip[1].to_ne_bytes();
     if protocol != PROTOCOL_TCP {
-        return if protocol == PROTOCOL_ICMPV6 { icmp::v6::<LINK>(ctx) } else { None };
+        return match protocol {
+            PROTOCOL_ICMPV6 => icmp::v6::<LINK>(ctx),
+            _ if odd::is_extension(protocol) => Some(odd::v6(ctx.skb.skb, LINK as u32)),
+            _ => None,
+        };
     }
     // Never on a wire (RFC 4291, section 2.5.5.2); here it would pass for an IPv4 packet of the same addresses.
     if ip[4] == MAPPED && ip[2] | ip[3] == 0 {
@@ -595,25 +616,6 @@ fn sight_acknowledgement(tuple: &Tuple, head: &Head) {
             (*sighting).flags |= sighted::ACKNOWLEDGED;
         }
     }
-}
-
-/// A fragment, or a packet with options. TCP sends neither; what arrives all the same for a spliced connection is
-/// dropped, for up the stack it would be answered with a reset.
-#[inline(always)]
-fn odd_ipv4<const LINK: usize>(ctx: &TcContext, ip: &[u32; 5], version: u8, fragment: u16) -> Option<i32> {
-    let words = usize::from(version & 15);
-    if fragment & 0x1fff != 0 || words < IPV4 / 4 {
-        return None;
-    }
-    let mut ports = 0_u32;
-    let at = (LINK + words * 4) as u32;
-    // SAFETY: a helper that takes the context of this program type and four bytes of the stack.
-    if unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, (&raw mut ports).cast(), 4) } != 0 {
-        return None;
-    }
-    let tuple = Tuple::v4(ip[3], ip[4], ports as u16, (ports >> 16) as u16);
-    PACKET_FLOWS.get_ptr_mut(tuple)?;
-    drop_counted(Count::Fragment)
 }
 
 /// Copies options into this CPU's scratch, the rest of which is 0. `None`: there are not so many.

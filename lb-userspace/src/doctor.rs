@@ -556,6 +556,7 @@ fn mark(colour: bool, state: State) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::splice::packet::Loss;
     use std::collections::BTreeSet;
 
     /// A machine on which everything works.
@@ -762,7 +763,8 @@ mod tests {
         let (_, section) = MANUAL.split_once("\n### Dropped packets\n").unwrap();
         let rows = section.split("\n#").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));
         let named: BTreeSet<_> = rows.map(|row| row.split('`').next().unwrap()).collect();
-        assert_eq!(named, Count::ALL.map(Count::name).into());
+        let counted = Count::ALL.iter().map(|what| what.name());
+        assert_eq!(named, counted.chain(Loss::ALL.iter().map(|loss| loss.name())).collect());
     }
 
     #[test]

@@ -18,8 +18,12 @@
 //! | [`PORTS`] | array | bitmaps of the ports whose SYNs and SYN-ACKs are sighted | userspace |
 //! | [`COUNTS`] | per-CPU array | [`Count`] -> packets | the programs |
 //! | [`EVENTS`] | ring buffer | [`Event`] | the programs |
+//! | [`ODD`](odd::ODD) | perf event array | copies of [odd] packets | the programs |
+//! | [`FRAGMENTS`](odd::FRAGMENTS) | LRU hash | [`odd::Fragments`] whose parts are taken | the programs |
 
 pub mod icmp;
+pub mod inject;
+pub mod odd;
 pub mod options;
 pub mod track;
 pub mod translate;
@@ -223,6 +227,9 @@ pub struct Sighting {
     pub ack: u32,
 }
 
+/// Two Ethernet addresses as they stand in a packet: to whom, from whom.
+pub type Ethernet = [u8; 12];
+
 /// There is no window scale option.
 pub const NO_WINDOW_SCALE: u8 = 0xff;
 
@@ -373,8 +380,8 @@ macro_rules! counts {
 counts! {
     /// A SYN or SYN-ACK was sighted.
     Sighted = "handshake_sighted", false;
-    /// An IP fragment, or a packet with IP options, of a spliced connection.
-    Fragment = "fragment", true;
+    /// An odd packet ([`odd`]) of a spliced connection that nobody was there to take.
+    OddLost = "odd_lost", true;
     /// TCP options that contradict themselves, or lengths that do.
     BadOptions = "bad_options", true;
     /// Congestion was experienced, and the other leg could not be told otherwise.
@@ -415,6 +422,8 @@ counts! {
     Near = "near", false;
     /// A keepalive probe, or the probe of a shut window.
     Keepalive = "keepalive", false;
+    /// An odd packet ([`odd`]) was handed up, to come again plain.
+    OddTaken = "odd_taken", false;
     /// An event found no room.
     EventLost = "event_lost", false;
 }

@@ -3,7 +3,6 @@
 use super::Gateway;
 use super::view::*;
 use crate::account::{CloseReason, FallbackReason, Histogram, RejectReason, Tier};
-use lb_common::packet::Count as PacketCount;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -14,14 +13,16 @@ pub(crate) struct Fake {
     /// The first route's name.
     pub(crate) route_name: String,
     pub(crate) not_ready: Vec<String>,
-    pub(crate) packets: Option<Vec<(PacketCount, u64)>>,
+    pub(crate) packets: Option<PacketCounts>,
     pub(crate) flow_table: Option<FlowTable>,
 }
 
 impl Default for Fake {
     fn default() -> Self {
-        let packets =
-            vec![(PacketCount::Sighted, 2400), (PacketCount::ResetOutside, 7), (PacketCount::SynLate, 0)];
+        let packets = PacketCounts {
+            drops: vec![("reset_outside", 7), ("syn_late", 0)],
+            notes: vec![("handshake_sighted", 2400)],
+        };
         Self { route_name: "redis-1".into(), not_ready: vec![], packets: Some(packets), flow_table: None }
     }
 }

@@ -104,17 +104,15 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
     write_histogram(encoder, "snisplice_handover", help, &scrape.handover)?;
 
     if let Some(packets) = &scrape.packets {
-        let help =
-            "Packets of connections in the packet tier that its programs dropped, since they were loaded";
+        let help = "Packets of connections in the packet tier that were dropped";
         let mut family = Family::new(encoder, "snisplice_packet_drops", None, help, Counter)?;
-        for (reason, n) in packets.iter().filter(|(what, _)| what.is_drop()) {
-            family.sample([("reason", reason.name())], &ConstCounter::new(*n))?;
+        for (reason, n) in &packets.drops {
+            family.sample([("reason", reason)], &ConstCounter::new(*n))?;
         }
-        let help =
-            "Packets that the packet tier's programs did not drop, but noticed, since they were loaded";
+        let help = "Packets that the packet tier noticed and did not drop";
         let mut family = Family::new(encoder, "snisplice_packet_notes", None, help, Counter)?;
-        for (note, n) in packets.iter().filter(|(what, _)| !what.is_drop()) {
-            family.sample([("note", note.name())], &ConstCounter::new(*n))?;
+        for (note, n) in &packets.notes {
+            family.sample([("note", note)], &ConstCounter::new(*n))?;
         }
     }
     if let Some(table) = scrape.flow_table {

@@ -4,7 +4,6 @@
 
 use crate::account::histogram::Snapshot;
 use crate::account::{CloseReason, FallbackReason, RejectReason, Tier};
-use lb_common::packet::Count as PacketCount;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,7 +23,7 @@ pub struct Status {
     pub tiers: Tiers,
     /// Why connections did not get an earlier tier: reason to connections.
     pub tier_fallbacks: BTreeMap<String, u64>,
-    /// What the packet tier's programs have counted; absent while no packet tier is loaded.
+    /// What the packet tier has counted; absent while no packet tier is loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packet: Option<Packets>,
     /// In the order of the configuration.
@@ -57,8 +56,8 @@ impl Tiers {
     }
 }
 
-/// Packets that the packet tier's programs have counted, by reason, those that occurred. Since the programs were loaded: they
-/// outlive the process.
+/// Packets that the packet tier has counted, by reason, those that occurred. What the programs count they count since they were
+/// loaded: they outlive the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packets {
     /// Dropped: reason to packets.
@@ -67,14 +66,12 @@ pub struct Packets {
     pub notes: BTreeMap<String, u64>,
 }
 
-impl Packets {
-    /// Of what was counted.
-    pub fn new(counts: &[(PacketCount, u64)]) -> Self {
-        let of = |drops| {
-            let wanted = counts.iter().filter(|(what, n)| what.is_drop() == drops && *n > 0);
-            wanted.map(|(what, n)| (what.name().to_owned(), *n)).collect()
+impl From<PacketCounts> for Packets {
+    fn from(counts: PacketCounts) -> Self {
+        let occurred = |counts: Vec<(&str, u64)>| {
+            counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
         };
-        Self { drops: of(true), notes: of(false) }
+        Self { drops: occurred(counts.drops), notes: occurred(counts.notes) }
     }
 }
 
@@ -266,8 +263,8 @@ pub struct Scrape {
     pub connect: Snapshot,
     /// From a known route to flows in the kernel.
     pub handover: Snapshot,
-    /// Packets counted by the packet tier's programs. Absent while no packet tier is loaded.
-    pub packets: Option<Vec<(PacketCount, u64)>>,
+    /// Packets counted by the packet tier. Absent while no packet tier is loaded.
+    pub packets: Option<PacketCounts>,
     /// Absent while no packet tier is loaded.
     pub flow_table: Option<FlowTable>,
 }
@@ -305,6 +302,15 @@ pub struct ServerUp {
     pub server: String,
     /// Whether it is [`ServerState::Up`].
     pub up: bool,
+}
+
+/// What the packet tier counts, each with its number of packets.
+#[derive(Clone, Debug, Default)]
+pub struct PacketCounts {
+    /// Reasons for a drop.
+    pub drops: Vec<(&'static str, u64)>,
+    /// What else is worth a look.
+    pub notes: Vec<(&'static str, u64)>,
 }
 
 /// How full the packet tier's flow table is.
@@ -410,9 +416,12 @@ mod tests {
     }
 
     #[test]
-    fn packets_that_were_dropped_are_told_from_others_and_zeros_are_left_out() {
-        let counts = [(PacketCount::ResetOutside, 7), (PacketCount::Sighted, 5), (PacketCount::SynLate, 0)];
-        let packets = Packets::new(&counts);
+    fn of_packets_zeros_are_left_out() {
+        let counts = PacketCounts {
+            drops: vec![("reset_outside", 7), ("syn_late", 0)],
+            notes: vec![("near", 0), ("handshake_sighted", 5)],
+        };
+        let packets = Packets::from(counts);
         assert_eq!(packets.drops, [("reset_outside".into(), 7)].into());
         assert_eq!(packets.notes, [("handshake_sighted".into(), 5)].into());
     }

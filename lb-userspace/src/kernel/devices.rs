@@ -21,6 +21,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::netlink::{self, Netlink};
 use crate::config::Interfaces;
 
+/// The index of the loopback device, in every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// One network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -113,6 +116,9 @@ pub(super) fn link(
 ///   encapsulation, which a redirect passes by. Other tunnels are devices like any other;
 /// - devices where nothing arrives (dummy), or arrives only on its way to another device (ifb).
 ///
+/// The loopback device is always among them, whatever the configuration names: what the gateway itself sends to the ends
+/// of spliced connections, it sends by there ([`lb_common::packet::inject`]).
+///
 /// A VLAN and the device below it both stay. So do a macvlan and its lower device. The program on the lower one sees
 /// the packets first; those of a VLAN carry their tag, out of line, and are none of its business.
 pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a Device> {
@@ -121,7 +127,9 @@ pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a D
         Interfaces::Auto => carries_ip
             .filter(|device| !is_port(device, devices) && !device.is_external && !is_sink(device))
             .collect(),
-        Interfaces::Named(names) => carries_ip.filter(|device| names.contains(&device.name)).collect(),
+        Interfaces::Named(names) => {
+            carries_ip.filter(|device| device.index == LOOPBACK || names.contains(&device.name)).collect()
+        }
     }
 }
 
@@ -335,12 +343,13 @@ mod tests {
     #[test]
     fn named_devices_are_taken_as_they_are_unless_their_packets_cannot_be_read() {
         let devices = [
-            part_of(9, device(1, "eth0", "")),
-            Device { link_layer: LinkLayer::Unsupported, ..device(2, "ib0", "ipoib") },
-            device(3, "eth1", ""),
+            device(1, "lo", ""),
+            part_of(9, device(2, "eth0", "")),
+            Device { link_layer: LinkLayer::Unsupported, ..device(3, "ib0", "ipoib") },
+            device(4, "eth1", ""),
         ];
         let named = Interfaces::Named(vec!["eth0".into(), "ib0".into(), "absent".into()]);
-        assert_eq!(names(&devices, &named), ["eth0"]);
+        assert_eq!(names(&devices, &named), ["lo", "eth0"]);
     }
 
     #[test]

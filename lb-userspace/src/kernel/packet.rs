@@ -8,7 +8,9 @@ use super::tracks::Tracks;
 use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
 use crate::config::Interfaces;
 use aya::EbpfLoader;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
+use aya::maps::{
+    Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerfEventArray, RingBuf,
+};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
@@ -17,6 +19,7 @@ use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttac
 use lb_common::packet::{
     self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
     Handover, NAMES, Name, PATHS, PORTS, Path as DevicePath, Record, SIGHTINGS, Sighting, TRACKS, Tuple,
+    odd::{FRAGMENTS, Fragments, ODD},
     track::Track,
 };
 use std::collections::HashSet;
@@ -28,7 +31,7 @@ use std::time::SystemTime;
 use std::{fs, io};
 
 /// All maps, for those who adopt them.
-const SHAPES: [Shape; 10] = [
+const SHAPES: [Shape; 12] = [
     shape::<Tuple, Flow>(FLOWS, MapType::Hash),
     shape::<u32, Track>(TRACKS, MapType::Array),
     shape::<DevicePath, u32>(PATHS, MapType::Hash),
@@ -39,6 +42,8 @@ const SHAPES: [Shape; 10] = [
     shape::<u32, u64>(PORTS, MapType::Array),
     shape::<u32, u64>(COUNTS, MapType::PerCpuArray),
     Shape { name: EVENTS, kind: MapType::RingBuf, key: 0, value: 0 },
+    shape::<u32, u32>(ODD, MapType::PerfEventArray),
+    shape::<Fragments, u32>(FRAGMENTS, MapType::LruHash),
 ];
 
 const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
@@ -473,6 +478,12 @@ impl Packet {
         unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) }.try_clone_to_owned()
     }
 
+    /// Where the programs put odd packets.
+    pub(super) fn odd_buffers(&self) -> Result<PerfEventArray<MapData>, MapError> {
+        let map = MapData::from_pin(self.pins.path(ODD)).and_then(Map::from_map_data);
+        map.and_then(PerfEventArray::try_from)
+    }
+
     /// Packets counted by the programs, over all CPUs, since the programs were loaded: also by those of an earlier process.
     pub fn count(&self, what: Count) -> u64 {
         counted(&self.counts, what)
@@ -609,7 +620,7 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
 
 /// Makes this tier's maps as small as they can be, in a load for the other one's sake.
 pub(super) fn shrink(loader: &mut EbpfLoader<'_>) {
-    for name in [FLOWS, TRACKS, PATHS, SIGHTINGS, HANDOVERS, CONNECTIONS, NAMES] {
+    for name in [FLOWS, TRACKS, PATHS, SIGHTINGS, HANDOVERS, CONNECTIONS, NAMES, FRAGMENTS] {
         loader.map_max_entries(name, 1);
     }
 }

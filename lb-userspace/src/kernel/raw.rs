@@ -4,7 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::canonical;
+use super::frames::Frames;
 use lb_common::packet::FOR_SOCKET_MARK;
+use lb_common::packet::inject::{NOBODY, Way};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// IPPROTO_RAW: what is sent begins with its IP header, and nothing is received.
@@ -17,15 +19,45 @@ const TCP_RST_ACK: u8 = 0x14;
 const ICMP_UNREACHABLE: u8 = 3;
 const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
 const ICMPV6_PACKET_TOO_BIG: u8 = 2;
+/// Two NOPs, the timestamps option and its length: as RFC 7323, appendix A has it, and nearly every stack.
+const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 /// Bytes of a TCP header that an ICMP error quotes: ports and sequence number.
 const QUOTED: usize = 8;
 
 /// Sends packets on behalf of connections whose sockets do not. Never blocks.
 #[derive(Debug)]
 pub struct Injector {
-    outward: Sockets,
+    /// Toward the ends. Not by raw sockets: their packets pass netfilter, to which a connection that it has forgotten is
+    /// none, and the routing table, which may know another way than the connection's.
+    outward: Frames,
     /// Toward sockets of this host: their packets bear [`FOR_SOCKET_MARK`].
     inward: Sockets,
+}
+
+/// A segment without payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// What it is for.
+    pub kind: Kind,
+    /// Its sequence number.
+    pub seq: u32,
+    /// Its acknowledgement number.
+    pub ack: u32,
+    /// The window field, in the units that the connection's handshake has agreed on. Some stacks take 0 for a window
+    /// that is shut, also in a probe.
+    pub window: u16,
+    /// TSval and TSecr, if the connection has timestamps: a receiver may drop a segment without (RFC 7323, section 3.2).
+    pub timestamps: Option<(u32, u32)>,
+}
+
+/// What a [`Segment`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It says what was received: a challenge (RFC 5961) or, with the sequence number before that which the peer expects,
+    /// a keepalive probe (RFC 9293, section 3.8.4).
+    Ack,
+    /// It ends the connection. The peer believes none but one with the sequence number that it expects next.
+    Reset,
 }
 
 #[derive(Debug)]
@@ -39,38 +71,42 @@ impl Injector {
     /// Opens the sockets, in the network namespace in which the calling thread is. Needs CAP_NET_RAW and
     /// CAP_NET_ADMIN, which may be dropped afterwards.
     pub fn open() -> io::Result<Self> {
-        let (outward, inward) = (Sockets::open()?, Sockets::open()?);
+        let (outward, inward) = (Frames::open()?, Sockets::open()?);
         for socket in [Some(&inward.v4), inward.v6.as_ref()].into_iter().flatten() {
             socket.set_mark(FOR_SOCKET_MARK)?;
         }
         Ok(Self { outward, inward })
     }
 
-    /// Resets a connection at its other end.
-    ///
-    /// `local` and `peer` are the connection's ends, as a packet from here would have them; `seq` is the sequence
-    /// number that the peer expects next (it believes no other), `ack` the one that is expected of it.
-    pub fn reset(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
-        self.outward.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_RST_ACK, seq, ack, 0))
-    }
-
-    /// Asks the peer whether it is still there, as TCP keepalive does (RFC 9293, section 3.8.4): it answers an
-    /// acknowledgement of what is before the sequence number that it expects. Arguments as for [`Injector::reset`].
-    pub fn probe(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
-        self.outward.send(Ends::new(local, peer)?, |ends| ends.segment(TCP_ACK, seq.wrapping_sub(1), ack, 0))
+    /// Sends a segment to the peer, by the way on which packets of the connection leave for it. `local` and `peer` are
+    /// the connection's ends, as a packet from here has them.
+    pub fn send(&self, way: Way, local: SocketAddr, peer: SocketAddr, segment: &Segment) -> io::Result<()> {
+        self.leave(way, &Ends::new(local, peer)?.segment(segment))
     }
 
     /// Tells the connection's socket, on this host, that its peer has acknowledged everything before `ack`. `seq` is
     /// the sequence number that the socket expects next. The window is the largest that the field has room for: with 0
     /// the socket would not even send its FIN.
     pub fn acknowledge(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
-        self.inward.send(Ends::new(peer, local)?, |ends| ends.segment(TCP_ACK, seq, ack, u16::MAX))
+        let segment = Segment { kind: Kind::Ack, seq, ack, window: u16::MAX, timestamps: None };
+        self.inward.send(Ends::new(peer, local)?, &segment)
     }
 
     /// Tells the peer that a packet of its did not fit: what a router would say, about a packet that it sent to
     /// `local` with the sequence number `seq`. `mtu` is what would have fitted, in bytes of IP packet.
-    pub fn packet_too_big(&self, local: SocketAddr, peer: SocketAddr, seq: u32, mtu: u32) -> io::Result<()> {
-        self.outward.send(Ends::new(local, peer)?, |ends| ends.packet_too_big(seq, mtu))
+    pub fn packet_too_big(
+        &self,
+        way: Way,
+        local: SocketAddr,
+        peer: SocketAddr,
+        seq: u32,
+        mtu: u32,
+    ) -> io::Result<()> {
+        self.leave(way, &Ends::new(local, peer)?.packet_too_big(seq, mtu))
+    }
+
+    fn leave(&self, way: Way, packet: &[u8]) -> io::Result<()> {
+        self.outward.send(way.addresses(NOBODY), packet, None)
     }
 }
 
@@ -89,7 +125,7 @@ impl Sockets {
         Ok(Self { v4: open(Domain::IPV4)?, v6 })
     }
 
-    fn send(&self, ends: Ends, packet: impl FnOnce(Ends) -> Vec<u8>) -> io::Result<()> {
+    fn send(&self, ends: Ends, segment: &Segment) -> io::Result<()> {
         let socket = match ends.peer {
             SocketAddr::V4(_) => &self.v4,
             SocketAddr::V6(_) => {
@@ -100,7 +136,7 @@ impl Sockets {
         let mut to = ends.peer;
         to.set_port(0);
         // A packet goes out whole or not at all.
-        socket.send_to(&packet(ends), &to.into()).map(drop)
+        socket.send_to(&ends.segment(segment), &to.into()).map(drop)
     }
 }
 
@@ -121,18 +157,25 @@ impl Ends {
         }
     }
 
-    /// A segment without payload.
-    fn segment(self, flags: u8, seq: u32, ack: u32, window: u16) -> Vec<u8> {
-        let mut tcp = Vec::with_capacity(20);
+    fn segment(self, segment: &Segment) -> Vec<u8> {
+        let flags = match segment.kind {
+            Kind::Ack => TCP_ACK,
+            Kind::Reset => TCP_RST_ACK,
+        };
+        let options =
+            segment.timestamps.map(|(tsval, tsecr)| [TIMESTAMPS, tsval.to_be_bytes(), tsecr.to_be_bytes()]);
+        let options = options.as_ref().map_or(&[][..], |words| words.as_flattened());
+        let mut tcp = Vec::with_capacity(20 + options.len());
         tcp.extend(self.local.port().to_be_bytes());
         tcp.extend(self.peer.port().to_be_bytes());
-        tcp.extend(seq.to_be_bytes());
-        tcp.extend(ack.to_be_bytes());
-        // Five words of header.
-        tcp.extend([5 << 4, flags]);
-        tcp.extend(window.to_be_bytes());
+        tcp.extend(segment.seq.to_be_bytes());
+        tcp.extend(segment.ack.to_be_bytes());
+        // Words of header.
+        tcp.extend([(5 + options.len() as u8 / 4) << 4, flags]);
+        tcp.extend(segment.window.to_be_bytes());
         // The checksum, see below; nothing urgent.
         tcp.extend([0; 4]);
+        tcp.extend(options);
         let sum = self.with_pseudo_header(libc::IPPROTO_TCP as u8, &tcp);
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         self.packet(libc::IPPROTO_TCP as u8, &tcp)
@@ -219,7 +262,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
 }
 
 /// RFC 1071. Each part but the last is of even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
+pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u32;
     for part in parts {
         for pair in part.chunks(2) {
@@ -257,6 +300,14 @@ mod tests {
         prop_oneof![(v4(), v4()), (v6(), v6())].prop_map(|(local, peer)| Ends::new(local, peer).unwrap())
     }
 
+    fn segment() -> impl Strategy<Value = Segment> {
+        let numbers = any::<(bool, u32, u32, u16, Option<(u32, u32)>)>();
+        numbers.prop_map(|(ends, seq, ack, window, timestamps)| {
+            let kind = if ends { Kind::Reset } else { Kind::Ack };
+            Segment { kind, seq, ack, window, timestamps }
+        })
+    }
+
     /// The packet as etherparse would write it up to the transport header.
     fn builder(ends: Ends) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
         match (ends.local.ip(), ends.peer.ip()) {
@@ -276,11 +327,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_reset_is_what_another_implementation_writes(ends in ends(), seq: u32, ack: u32, window: u16) {
-            let step = builder(ends).tcp(ends.local.port(), ends.peer.port(), seq, window).rst().ack(ack);
+        fn a_segment_is_what_another_implementation_writes(ends in ends(), segment in segment()) {
+            let Segment { seq, ack, window, .. } = segment;
+            let step = builder(ends).tcp(ends.local.port(), ends.peer.port(), seq, window).ack(ack);
+            let step = if segment.kind == Kind::Reset { step.rst() } else { step };
+            let step = match segment.timestamps {
+                None => step,
+                Some((tsval, tsecr)) => {
+                    use etherparse::TcpOptionElement::{Noop, Timestamp};
+                    step.options(&[Noop, Noop, Timestamp(tsval, tsecr)]).unwrap()
+                }
+            };
             let mut expected = Vec::new();
             step.write(&mut expected, &[]).unwrap();
-            prop_assert_eq!(ends.segment(TCP_RST_ACK, seq, ack, window), expected);
+            prop_assert_eq!(ends.segment(&segment), expected);
         }
 
         #[test]
@@ -322,7 +382,8 @@ mod tests {
     #[test]
     fn ipv4_in_ipv6_clothes_is_ipv4() {
         let ends = Ends::new("[::ffff:10.0.0.1]:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap()).unwrap();
-        let packet = ends.segment(TCP_RST_ACK, 1, 2, 0);
+        let segment = Segment { kind: Kind::Reset, seq: 1, ack: 2, window: 0, timestamps: None };
+        let packet = ends.segment(&segment);
         let headers = PacketHeaders::from_ip_slice(&packet).unwrap();
         assert!(matches!(headers.net, Some(NetHeaders::Ipv4(..))));
         let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!() };

@@ -4,10 +4,18 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
-use anyhow::Result;
-use snisplice::kernel::raw::Injector;
+use anyhow::{Context, Result, ensure};
+use lb_common::packet::exit;
+use lb_common::packet::inject::Way;
+use snisplice::config::Interfaces;
+use snisplice::kernel::Packet;
+use snisplice::kernel::devices::devices;
+use snisplice::kernel::raw::{Injector, Kind, Segment};
+use snisplice_tests::bpffs::BpfFs;
+use snisplice_tests::process::checked_output;
+use snisplice_tests::skip::has_program;
 use snisplice_tests::topology::{self, Triangle};
-use snisplice_tests::{NetNs, eventually};
+use snisplice_tests::{Counters, NetNs, TempDir, eventually, require};
 
 /// linux/tcp.h.
 const TCP_RECV_QUEUE: libc::c_int = 1;
@@ -22,6 +30,8 @@ struct Orphan {
     snd_nxt: u32,
     /// Sequence number of the next byte from the peer.
     rcv_nxt: u32,
+    /// TSval of what would be sent next.
+    timestamp: u32,
 }
 
 impl Orphan {
@@ -43,6 +53,7 @@ impl Orphan {
             peer_address,
             snd_nxt: queue_seq(&local, TCP_SEND_QUEUE)?,
             rcv_nxt: queue_seq(&local, TCP_RECV_QUEUE)?,
+            timestamp: get(&local, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?,
             // Here the local end is closed, in repair mode: nothing is sent.
         })
     }
@@ -72,22 +83,54 @@ fn queue_seq(socket: &TcpStream, queue: libc::c_int) -> Result<u32> {
 
 const EVERY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// The peer believes no reset but one that has exactly the sequence number it expects.
-fn is_reset(gateway: &NetNs, mut orphan: Orphan) -> Result<()> {
-    let injector = gateway.run(Injector::open)?;
-    injector.reset(orphan.local_address, orphan.peer_address, orphan.snd_nxt, orphan.rcv_nxt)?;
-    let error = orphan.peer.read(&mut [0]).expect_err("a reset connection");
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    Ok(())
+/// An injector, and the program on the loopback device that its packets take.
+struct Sender {
+    injector: Injector,
+    /// By which the peer is reached.
+    device: u32,
+    _packet: Packet,
+    _bpffs: BpfFs,
+    _dir: TempDir,
+}
+
+impl Sender {
+    fn new(gateway: &NetNs, device: &str) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let bpffs = BpfFs::mount_in(dir.path())?;
+        let packet = Packet::open(&dir.path().join(BpfFs::NAME), 64)?;
+        let (injector, devices) = gateway.run(|| anyhow::Ok((Injector::open()?, devices()?)))?;
+        // None but the loopback device, which is not named.
+        let failures = gateway.run(|| packet.attach(&devices, &Interfaces::Named(Vec::new())));
+        ensure!(failures.is_empty(), "{failures:?}");
+        let device = devices.iter().find(|known| known.name == device).context("no such device")?.index;
+        Ok(Self { injector, device, _packet: packet, _bpffs: bpffs, _dir: dir })
+    }
+
+    fn way(&self, kind: u8) -> Way {
+        Way { ifindex: self.device, kind }
+    }
+
+    /// The peer believes no reset but one that has exactly the sequence number it expects.
+    fn resets(&self, kind: u8, mut orphan: Orphan) -> Result<()> {
+        let (seq, ack) = (orphan.snd_nxt, orphan.rcv_nxt);
+        let reset = Segment { kind: Kind::Reset, seq, ack, window: 0, timestamps: None };
+        self.injector.send(self.way(kind), orphan.local_address, orphan.peer_address, &reset)?;
+        let error = orphan.peer.read(&mut [0]).expect_err("a reset connection");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        Ok(())
+    }
 }
 
 #[test]
 fn a_reset_ends_the_connection_at_its_other_end() -> Result<()> {
     let Triangle { client, gateway, .. } = Triangle::new()?;
+    let sender = Sender::new(&gateway, "front")?;
     let (v4, v6) = (topology::GATEWAY.into(), topology::GATEWAY6.into());
     // The last is IPv4 as a listener for both families sees it.
     for (bind, address) in [(v4, v4), (v6, v6), (EVERY, v4)] {
-        is_reset(&gateway, Orphan::new(&gateway, &client, bind, address)?)?;
+        for kind in [exit::NEIGHBOUR, exit::PEER] {
+            sender.resets(kind, Orphan::new(&gateway, &client, bind, address)?)?;
+        }
     }
     Ok(())
 }
@@ -96,8 +139,40 @@ fn a_reset_ends_the_connection_at_its_other_end() -> Result<()> {
 fn a_reset_reaches_a_peer_on_the_same_host() -> Result<()> {
     let ns = NetNs::new("alone")?;
     ns.address("lo", "10.9.9.9/32")?;
+    let sender = Sender::new(&ns, "lo")?;
     for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), [10, 9, 9, 9].into()] {
-        is_reset(&ns, Orphan::new(&ns, &ns, address, address)?)?;
+        sender.resets(exit::LOCAL, Orphan::new(&ns, &ns, address, address)?)?;
+    }
+    Ok(())
+}
+
+/// Of connections that netfilter has never seen; and a mark is for the routing table to read, unless it is ours.
+#[test]
+fn a_probe_is_answered_whatever_is_filtered_and_routed_otherwise() -> Result<()> {
+    require!(has_program("nft"), "no nft");
+    let Triangle { client, gateway, .. } = Triangle::new()?;
+    let sender = Sender::new(&gateway, "front")?;
+    for (family, address) in [("-4", topology::GATEWAY.into()), ("-6", topology::GATEWAY6.into())] {
+        for kind in [exit::NEIGHBOUR, exit::PEER] {
+            let orphan = Orphan::new(&gateway, &client, address, address)?;
+            gateway.ip(&format!("{family} rule add pref 1 fwmark 0x736e696e blackhole"))?;
+            // Neighbours may be looked for.
+            let rules = "table inet filter { chain output { type filter hook output priority 0; policy drop; \
+                         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; }; }";
+            checked_output(gateway.command("nft").arg(rules))?;
+            let before = Counters::of(&gateway)?.get("Tcp.InSegs");
+            let (seq, ack) = (orphan.snd_nxt.wrapping_sub(1), orphan.rcv_nxt);
+            // One that was older than the last would not be answered.
+            let timestamps = Some((orphan.timestamp, 0));
+            let probe = Segment { kind: Kind::Ack, seq, ack, window: 500, timestamps };
+            sender.injector.send(sender.way(kind), orphan.local_address, orphan.peer_address, &probe)?;
+            // No socket of the gateway has a connection that it could come for.
+            eventually("an answer", || {
+                (Counters::of(&gateway).ok()?.get("Tcp.InSegs") > before).then_some(())
+            })?;
+            checked_output(gateway.command("nft").arg("flush ruleset"))?;
+            gateway.ip(&format!("{family} rule del pref 1"))?;
+        }
     }
     Ok(())
 }
@@ -106,6 +181,7 @@ fn a_reset_reaches_a_peer_on_the_same_host() -> Result<()> {
 fn packet_too_big_lowers_the_peers_path_mtu() -> Result<()> {
     const MTU: u32 = 1300;
     let Triangle { client, gateway, .. } = Triangle::new()?;
+    let sender = Sender::new(&gateway, "front")?;
     for (address, option) in [
         (topology::GATEWAY.into(), (libc::IPPROTO_IP, libc::IP_MTU)),
         (topology::GATEWAY6.into(), (libc::IPPROTO_IPV6, libc::IPV6_MTU)),
@@ -116,9 +192,8 @@ fn packet_too_big_lowers_the_peers_path_mtu() -> Result<()> {
         // that it does not know: the data goes to somebody else.
         client.ip(&format!("neigh replace {address} lladdr 02:00:00:00:00:99 dev eth0 nud permanent"))?;
         orphan.peer.write_all(&[0; 1400])?;
-        let injector = gateway.run(Injector::open)?;
-        let (local, peer) = (orphan.local_address, orphan.peer_address);
-        injector.packet_too_big(local, peer, orphan.rcv_nxt, MTU)?;
+        let (way, local, peer) = (sender.way(exit::NEIGHBOUR), orphan.local_address, orphan.peer_address);
+        sender.injector.packet_too_big(way, local, peer, orphan.rcv_nxt, MTU)?;
         eventually("the path MTU to change", || {
             (get(&orphan.peer, option.0, option.1).ok()? == MTU).then_some(())
         })?;

@@ -1,7 +1,7 @@
 //! The end of a connection by the gateway's will, and a gateway whose process ends before its connections.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -20,7 +20,7 @@ use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
 use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
-use crate::scene::{Scene, meets_reset};
+use crate::scene::{CONNTRACK, Scene, meets_reset};
 
 #[test]
 fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
@@ -329,8 +329,7 @@ fn the_next_process_knows_of_bytes_that_came_while_the_flows_went_in() -> Result
 #[test]
 fn netfilter_forgets_a_connection_that_it_sees_no_more_of() -> Result<()> {
     require!(PACKET, "only the packet tier passes netfilter by");
-    const TABLE: &str = "/proc/thread-self/net/nf_conntrack";
-    require!(fs::exists(TABLE)?, "the kernel does not show its conntrack table");
+    require!(fs::exists(CONNTRACK)?, "the kernel does not show its conntrack table");
     require!(has_program("nft"), "no nft");
     for v6 in [false, true] {
         let scene = Scene::new(Opening { v6, ..Opening::default() }, "")?;
@@ -340,16 +339,10 @@ fn netfilter_forgets_a_connection_that_it_sees_no_more_of() -> Result<()> {
         let stray = scene.opening.socket.dial(&scene.net.client, scene.opening.target())?;
         let (mut client, mut server, _) = scene.connection()?;
         scene.spliced(1)?;
-        let tracked = || scene.net.gateway.run(|| fs::read_to_string(TABLE));
-        let port = |stream: &TcpStream| anyhow::Ok(format!("={} ", stream.local_addr()?.port()));
-        let stray_port = port(&stray)?;
+        let tracked = || scene.net.gateway.run(|| fs::read_to_string(CONNTRACK));
+        let stray_port = format!("={} ", stray.local_addr()?.port());
         ensure!(tracked()?.contains(&stray_port), "netfilter tracks nothing here");
-        let (client_port, server_port) = (port(&client.socket)?, format!("={} ", server.peer_addr()?.port()));
-        eventually("both entries to go", || {
-            let table = tracked().ok()?;
-            (!table.contains(&client_port) && !table.contains(&server_port)).then_some(())
-        })
-        .with_context(|| format!("{:?}", tracked()))?;
+        scene.forgotten_by_netfilter(&client, &server)?;
         ensure!(tracked()?.contains(&stray_port), "the entry of another connection is gone");
         // And it goes on without.
         server.write_all(b"more")?;

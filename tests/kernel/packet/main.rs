@@ -7,9 +7,11 @@
 mod case;
 mod churn;
 mod ends;
+mod filters;
 mod gateways;
 mod life;
 mod networks;
+mod odd;
 mod programs;
 mod receivers;
 mod scene;

@@ -1,5 +1,6 @@
 //! A gateway between two ends that a test holds in its hands.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver};
@@ -40,7 +41,17 @@ impl Scene {
         route: &str,
         launch: impl FnOnce(&Triangle) -> Result<Launch>,
     ) -> Result<Self> {
-        let net = Triangle::new()?;
+        Self::within(Triangle::new()?, opening, gateway, route, launch)
+    }
+
+    /// The same between other namespaces.
+    pub(crate) fn within(
+        net: Triangle,
+        opening: Opening,
+        gateway: &str,
+        route: &str,
+        launch: impl FnOnce(&Triangle) -> Result<Launch>,
+    ) -> Result<Self> {
         let (sender, accepted) = mpsc::channel();
         let listener = SocketOptions::default().listen(&net.server)?;
         let backend = Backend::serve(&net.server, listener, move |mut stream| {
@@ -81,7 +92,22 @@ impl Scene {
         })
         .with_context(|| format!("{:?}", self.gateway.connections()))
     }
+
+    /// Waits until netfilter, which has tracked it, knows nothing of a connection any more.
+    pub(crate) fn forgotten_by_netfilter(&self, client: &Duplex, server: &TcpStream) -> Result<()> {
+        let tracked = || self.net.gateway.run(|| fs::read_to_string(CONNTRACK));
+        let ports = [client.socket.local_addr()?.port(), server.peer_addr()?.port()];
+        let ports = ports.map(|port| format!("={port} "));
+        eventually("both entries to go", || {
+            let table = tracked().ok()?;
+            (!ports.iter().any(|port| table.contains(port))).then_some(())
+        })
+        .with_context(|| format!("{:?}", tracked()))
+    }
 }
+
+/// netfilter's table of connections, in the network namespace of the thread.
+pub(crate) const CONNTRACK: &str = "/proc/thread-self/net/nf_conntrack";
 
 /// What an end sees that the gateway has ended.
 pub(crate) fn meets_reset(mut stream: &TcpStream) -> Result<()> {

@@ -10,6 +10,8 @@ mod errors;
 #[path = "../../../lb-common/tests/generate/mod.rs"]
 mod generate;
 mod handover;
+mod injected;
+mod odd;
 mod programs;
 #[path = "../../../lb-common/fuzz/properties.rs"]
 #[allow(dead_code, reason = "of lb-common's own tests")]

@@ -3,9 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerfEventArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::util::online_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
+use lb_common::packet::odd::{Fragments, Odd};
 use lb_common::packet::{self, Count, Event, Flow, Handover, Record, Sighting, Tuple};
 use lb_common::sockmap;
 use snisplice::kernel::OBJECT;
@@ -21,13 +24,14 @@ const TC_ACT_REDIRECT: i32 = 7;
 /// All that is counted.
 const COUNTS: [Count; Count::Number as usize] = [
     Count::Sighted,
-    Count::Fragment,
+    Count::OddLost,
     Count::BadOptions,
     Count::Congestion,
     Count::TooBig,
     Count::NotWritable,
     Count::IcmpTranslated,
     Count::EventLost,
+    Count::OddTaken,
 ];
 
 /// What becomes of a packet.
@@ -43,6 +47,8 @@ pub(crate) enum Fate {
     Dropped(Count),
     /// It is dropped, and nobody misses it.
     Swallowed,
+    /// It is dropped, and userspace has it.
+    HandedUp,
     /// It leaves by another way, as these bytes.
     Leaves(Vec<u8>),
     /// It does, being an error that an ICMP packet tells of.
@@ -78,6 +84,10 @@ pub(crate) struct Programs {
     ports: Array<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
+    fragments: HashMap<MapData, Fragments, u32>,
+    odd: PerfEventArray<MapData>,
+    /// Of each CPU, while odd packets are read.
+    buffers: Vec<PerfEventArrayBuffer<MapData>>,
 }
 
 /// Runs a test in a namespace of its own, with maps as if the programs were new. They are loaded once, for the verifier
@@ -116,6 +126,9 @@ impl Programs {
             ports: take(&mut ebpf, packet::PORTS)?,
             counts: take(&mut ebpf, packet::COUNTS)?,
             events: take(&mut ebpf, packet::EVENTS)?,
+            fragments: take(&mut ebpf, packet::odd::FRAGMENTS)?,
+            odd: take(&mut ebpf, packet::odd::ODD)?,
+            buffers: Vec::new(),
             ebpf,
         })
     }
@@ -130,6 +143,8 @@ impl Programs {
         clear(&mut self.sightings)?;
         clear(&mut self.handovers)?;
         clear(&mut self.connections)?;
+        clear(&mut self.fragments)?;
+        self.buffers.clear();
         for index in 0..self.ports.len() {
             self.ports.set(index, 0, 0)?;
         }
@@ -164,6 +179,31 @@ impl Programs {
         events
     }
 
+    /// From here on somebody reads odd packets. What nobody has taken before is gone.
+    pub(crate) fn read_odd(&mut self) -> Result<()> {
+        // Long enough for what one test sends.
+        const PAGES: usize = 32;
+        let cpus = online_cpus().map_err(|(_, error)| error)?;
+        self.buffers =
+            cpus.into_iter().map(|cpu| self.odd.open(cpu, Some(PAGES))).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// The odd packets that were handed up: the device they came by, the size of the segments that they were merged
+    /// from, and the frames.
+    pub(crate) fn odd(&mut self) -> Vec<(u32, u32, Vec<u8>)> {
+        let mut found = Vec::new();
+        for buffer in &mut self.buffers {
+            buffer.for_each(|event| {
+                let PerfEvent::Sample { head, tail } = event else { panic!("{event:?}") };
+                let copy = [head, tail].concat();
+                let (odd, frame) = Odd::split(&copy).expect("a whole copy");
+                found.push((odd.ifindex, odd.segment, frame.to_vec()));
+            });
+        }
+        found
+    }
+
     /// What becomes of an Ethernet frame.
     pub(crate) fn run(&self, packet: &[u8]) -> Result<Fate> {
         self.run_from(Arrival::PLAIN, packet)
@@ -195,6 +235,7 @@ impl Programs {
             (TCX_NEXT, []) if left == packet => Fate::Passed,
             (TCX_NEXT, []) => Fate::PassedAs(left),
             (TCX_NEXT, [Count::Sighted]) if left == packet => Fate::Sighted,
+            (TC_ACT_SHOT, [Count::OddTaken]) => Fate::HandedUp,
             (TC_ACT_SHOT, [count]) => Fate::Dropped(*count),
             (TC_ACT_SHOT, []) => Fate::Swallowed,
             (TC_ACT_REDIRECT, []) => Fate::Leaves(left),

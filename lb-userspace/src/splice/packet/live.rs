@@ -1,7 +1,7 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
 use super::terms::{address, ends, socket_address};
-use super::words::View;
+use super::words::{View, Words};
 use super::{PacketTier, SourcePort, ms_of_tick, raise};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
@@ -9,6 +9,7 @@ use crate::clock::now_ms;
 use crate::connect::{KEEPALIVE, Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
+use crate::kernel::raw::Kind;
 use crate::splice::Choice;
 use lb_common::packet::track::{Half, Track, closing};
 use lb_common::packet::{Flow, Record, Tuple};
@@ -211,11 +212,8 @@ impl PacketTier {
     /// reset with which the stack answers that is exact.
     fn abandon(&self, id: u64, record: &Record) {
         for tuple in [&record.from_client, &record.from_server] {
-            let [peer, local] = ends(tuple);
             self.kernel().remove(id, tuple);
-            if let Err(error) = self.injector().probe(local, peer, 0, 0) {
-                tracing::debug!(%error, %peer, "cannot ask an end of an abandoned connection");
-            }
+            self.speak_by_route(tuple, Kind::Ack, &Words { seq: 0, ack: 0, window: 0, timestamps: None });
         }
         self.kernel().end_handover(id);
         self.kernel().forget(id);
@@ -281,13 +279,9 @@ impl PacketTier {
             match self.view(id, &record) {
                 Some(view) => {
                     live.note(&view.track);
-                    for (side, tuple) in tuples.iter().enumerate() {
-                        let [peer, local] = ends(tuple);
-                        for words in view.resets(side) {
-                            if let Err(error) = self.injector().reset(local, peer, words.seq, words.ack) {
-                                tracing::debug!(%error, %peer, "cannot send a reset");
-                            }
-                        }
+                    for side in [0, 1] {
+                        view.resets(side)
+                            .for_each(|words| self.speak(&record, &view, side, Kind::Reset, &words));
                     }
                     tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
                 }
@@ -350,10 +344,8 @@ impl PacketTier {
             && let Some(record) = self.kernel().record(id)
         {
             let half = &track.halves[1 - side];
-            let [peer, local] = ends([&record.from_server, &record.from_client][side]);
-            if let Err(error) = self.injector().reset(local, peer, half.ack, half.sent()) {
-                tracing::debug!(%error, %peer, "cannot send a reset");
-            }
+            let words = Words { seq: half.ack, ack: half.sent(), window: 0, timestamps: None };
+            self.speak_by_route([&record.from_server, &record.from_client][side], Kind::Reset, &words);
         }
         self.kernel().forget(id);
         self.kernel().end_handover(id);

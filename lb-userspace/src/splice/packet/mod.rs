@@ -8,6 +8,7 @@ mod foreign;
 mod grace;
 mod handover;
 mod live;
+mod odd;
 mod sweep;
 pub(crate) mod terms;
 mod ways;
@@ -15,6 +16,8 @@ mod words;
 
 pub(crate) use handover::Begun;
 pub use live::Live;
+use odd::OddThread;
+pub use odd::{Loss, Losses};
 pub use sweep::Sweeper;
 use sweep::{Lingering, Pending};
 
@@ -28,7 +31,8 @@ use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
 use foreign::Foreign;
 use grace::Grace;
-use lb_common::packet::{Sighting, TICK_SHIFT, Tuple, exit};
+use lb_common::packet::inject::Way;
+use lb_common::packet::{Flow, Sighting, TICK_SHIFT, Tuple, exit};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -49,6 +53,7 @@ pub struct PacketTier {
     ways: Ways,
     grace: Grace,
     injector: Injector,
+    odd: OddThread,
     conntrack: Option<Conntrack>,
     live: Mutex<HashMap<u64, Box<Live>>>,
     /// Connections whose sockets are not closed yet.
@@ -99,13 +104,16 @@ impl Plan {
 impl PacketTier {
     /// Loads the programs, or adopts those of an earlier process, and attaches them to the devices there are.
     pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
+        let kernel = Packet::open(&config.bpffs, config.flow_table)?;
+        let odd = OddThread::start(&kernel)?;
         let tier = Self {
-            kernel: Packet::open(&config.bpffs, config.flow_table)?,
+            kernel,
             ports: SourcePorts::new(config.source_ports.clone()),
             foreign: Foreign::new(config.bpffs.clone(), config.source_ports.clone()),
             ways: Ways::open(config.interfaces.clone())?,
             grace: Grace::start()?,
             injector: Injector::open()?,
+            odd,
             conntrack: Conntrack::open()?,
             live: Mutex::default(),
             handovers: AtomicUsize::new(0),
@@ -255,6 +263,11 @@ impl PacketTier {
         self.entries.load(Relaxed)
     }
 
+    /// Odd packets that were lost in this process.
+    pub fn losses(&self) -> &Losses {
+        self.odd.losses()
+    }
+
     fn injector(&self) -> &Injector {
         &self.injector
     }
@@ -284,6 +297,11 @@ fn refusal(error: InsertError) -> FallbackReason {
             FallbackReason::PacketRefused
         }
     }
+}
+
+/// The way on which a flow's packets leave.
+fn way(flow: &Flow) -> Way {
+    Way { ifindex: flow.ifindex, kind: flow.exit }
 }
 
 /// One more, until dropped.

@@ -3,10 +3,12 @@
 use super::live::{LINGER_MS, RESET_STANDS_MS};
 use super::terms::ends;
 use super::words::{View, Words};
-use super::{PacketTier, ms_of_tick};
+use super::{PacketTier, ms_of_tick, way};
 use crate::clock::now_ms;
 use crate::kernel::devices::Watch;
-use lb_common::packet::{Event, Tuple, event};
+use crate::kernel::raw::{Kind, Segment};
+use lb_common::packet::inject::Way;
+use lb_common::packet::{Event, Record, Tuple, event};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
 use std::io;
@@ -251,32 +253,58 @@ impl PacketTier {
 
     /// Asks an end whether it is still there. Its answer goes to the other end, to which it says nothing new.
     pub(super) fn probe(&self, id: u64, side: usize) {
-        self.say(id, side, View::probe);
+        self.ask(id, side, View::probe);
     }
 
     /// Asks an end what its SYN, or a reset that is not exact, meant.
     pub(super) fn challenge(&self, id: u64, side: usize) {
-        let Some(slot) = self.say(id, side, View::challenge) else { return };
+        let Some(slot) = self.ask(id, side, View::challenge) else { return };
         self.pending().asked.push_back((now_ms() + CHALLENGE_MS, slot, side));
     }
 
-    /// Says something to an end in the other's name; gives the connection's slot.
-    fn say(&self, id: u64, side: usize, words: impl FnOnce(&View, usize) -> Words) -> Option<u32> {
+    /// Asks an end something in the other's name; gives the connection's slot.
+    fn ask(&self, id: u64, side: usize, words: impl FnOnce(&View, usize) -> Words) -> Option<u32> {
         let record = self.kernel().record(id)?;
         let view = self.view(id, &record)?;
-        let words = words(&view, side);
-        let [peer, local] = ends([&record.from_client, &record.from_server][side]);
-        if let Err(error) = self.injector().probe(local, peer, words.seq.wrapping_add(1), words.ack) {
-            tracing::debug!(%error, %peer, "cannot ask an end");
-        }
+        self.speak(&record, &view, side, Kind::Ack, &words(&view, side));
         Some(view.flows[side].slot)
+    }
+
+    /// Sends an end (0: the client) a segment in the other's name.
+    pub(super) fn speak(&self, record: &Record, view: &View, side: usize, kind: Kind, words: &Words) {
+        // It leaves as the packets of the other end do.
+        let way = way(&view.flows[1 - side]);
+        self.speak_by(way, [&record.from_client, &record.from_server][side], kind, words);
+    }
+
+    /// The same where the flows are gone, by the way that the routing table has now. `tuple`: what packets of the end arrive
+    /// with.
+    pub(super) fn speak_by_route(&self, tuple: &Tuple, kind: Kind, words: &Words) {
+        let [peer, local] = ends(tuple);
+        match self.ways.way_of(local, peer) {
+            Ok(way) => self.speak_by(way, tuple, kind, words),
+            Err(reason) => tracing::debug!(%peer, %reason, "no way to an end"),
+        }
+    }
+
+    fn speak_by(&self, way: Way, tuple: &Tuple, kind: Kind, words: &Words) {
+        let [peer, local] = ends(tuple);
+        let Words { seq, ack, window, timestamps } = *words;
+        if let Err(error) =
+            self.injector().send(way, local, peer, &Segment { kind, seq, ack, window, timestamps })
+        {
+            tracing::debug!(%error, %peer, "cannot speak to an end");
+        }
     }
 
     fn say_too_big(&self, event: &Event) {
         let Some(record) = self.kernel().record(event.id) else { return };
-        let tuple = if event.from_server == 1 { &record.from_server } else { &record.from_client };
+        let tuples = [&record.from_client, &record.from_server];
+        let [tuple, back] = if event.from_server == 1 { [tuples[1], tuples[0]] } else { tuples };
+        let Some(twin) = self.kernel().flow(back) else { return };
         let [peer, local] = ends(tuple);
-        if let Err(error) = self.injector().packet_too_big(local, peer, event.number, event.mtu) {
+        let (seq, mtu) = (event.number, event.mtu);
+        if let Err(error) = self.injector().packet_too_big(way(&twin), local, peer, seq, mtu) {
             tracing::debug!(%error, %peer, "cannot say that a packet was too big");
         }
     }

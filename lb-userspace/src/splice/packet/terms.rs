@@ -2,6 +2,7 @@
 
 use crate::account::FallbackReason;
 use crate::kernel::tcp::Leg;
+use lb_common::packet::inject::Way;
 use lb_common::packet::track::{Half, Track, closing};
 use lb_common::packet::{Address, Flow, Handover, Sighting, Tuple, before, flag, sighted};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -29,15 +30,6 @@ pub(crate) struct Legs<'a> {
     pub(crate) ways: [Way; 2],
     /// Bytes read from the client's socket and not written to the server's.
     pub(crate) held: usize,
-}
-
-/// How packets leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
-    /// The device.
-    pub(crate) ifindex: u32,
-    /// See [`lb_common::packet::exit`].
-    pub(crate) exit: u8,
 }
 
 /// Why there are no terms.
@@ -162,7 +154,7 @@ impl Terms {
                 peer_scale: at.legs[to].peer_scale,
                 promised_scale: at.legs[to].own_scale,
                 flags: flags | if from == 1 { flag::FROM_SERVER } else { 0 },
-                exit: at.ways[to].exit,
+                exit: at.ways[to].kind,
                 padding: [0; 7],
             }
         };
@@ -306,7 +298,7 @@ mod tests {
             ["10.0.0.1:1", "10.0.0.2:443", "10.0.0.3:5", "10.0.0.4:6379"].map(|text| text.parse().unwrap());
         let tuples = [tuple(a, b), tuple(d, c)];
         let [first, second] = &sightings;
-        let ways = [Way { ifindex: 2, exit: 0 }, Way { ifindex: 3, exit: 0 }];
+        let ways = [Way { ifindex: 2, kind: 0 }, Way { ifindex: 3, kind: 0 }];
         let at = Legs { legs: [client, server], sightings: [first, second], tuples, ways, held };
         Terms::new(1, 77, &at)
     }

@@ -1,7 +1,8 @@
 //! Which way packets leave toward an end, and by which devices they may come: asked of the routing table before a
 //! connection is spliced, and again when routes change.
 
-use super::terms::{Way, ends};
+use super::terms::ends;
+use super::way;
 use super::{LOOPBACK, PacketTier};
 use crate::account::{CloseReason, FallbackReason};
 use crate::config;
@@ -10,6 +11,7 @@ use crate::kernel::devices::devices;
 use crate::kernel::ipsec::Policies;
 use crate::kernel::pairs::PairEnds;
 use crate::kernel::routes::{Exit, Routes, Unroutable};
+use lb_common::packet::inject::Way;
 use lb_common::packet::{Event, Flow, Path, Tuple, exit};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -84,13 +86,13 @@ impl Ways {
         }
         let way = self.way_of(local, peer)?;
         // What this host's own stack has sent, in another's name (a SYN proxy), has passed no device.
-        if (from == LOOPBACK) != (way.exit == exit::LOCAL) {
+        if (from == LOOPBACK) != (way.kind == exit::LOCAL) {
             return Err(FallbackReason::NoSynSeen);
         }
         Ok(way)
     }
 
-    fn way_of(&self, local: SocketAddr, peer: SocketAddr) -> Result<Way, FallbackReason> {
+    pub(super) fn way_of(&self, local: SocketAddr, peer: SocketAddr) -> Result<Way, FallbackReason> {
         let Exit { device, is_local, .. } =
             self.routes.exit(local, peer, MARK).map_err(|error| match error {
                 Unroutable::Encapsulated => FallbackReason::DeviceUnsupported,
@@ -100,14 +102,14 @@ impl Ways {
                 }
             })?;
         if is_local {
-            return Ok(Way { ifindex: LOOPBACK, exit: exit::LOCAL });
+            return Ok(Way { ifindex: LOOPBACK, kind: exit::LOCAL });
         }
         if !self.devices.read().unwrap_or_else(PoisonError::into_inner).contains(&device) {
             return Err(FallbackReason::DeviceUnsupported);
         }
         // The routes of another namespace would have to be asked where the end is not the veth's own.
         let is_end = self.pairs.as_ref().is_some_and(|pairs| pairs.holds(device, peer.ip()));
-        Ok(Way { ifindex: device, exit: if is_end { exit::PEER } else { exit::NEIGHBOUR } })
+        Ok(Way { ifindex: device, kind: if is_end { exit::PEER } else { exit::NEIGHBOUR } })
     }
 
     fn is_encrypted(&self, local: SocketAddr, peer: SocketAddr) -> bool {
@@ -226,9 +228,9 @@ impl PacketTier {
     }
 
     /// Has the packets of a flow leave by this way.
-    fn lead(&self, tuple: &Tuple, flow: &Flow, Way { ifindex, exit }: Way) {
-        if (flow.ifindex, flow.exit) != (ifindex, exit) {
-            self.kernel().replace(tuple, &Flow { ifindex, exit, ..*flow });
+    fn lead(&self, tuple: &Tuple, flow: &Flow, new: Way) {
+        if way(flow) != new {
+            self.kernel().replace(tuple, &Flow { ifindex: new.ifindex, exit: new.kind, ..*flow });
         }
     }
 }

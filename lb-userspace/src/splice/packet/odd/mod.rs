@@ -1,0 +1,202 @@
+//! Fragments, IPv4 options and IPv6 extension headers of spliced connections: what the programs hand up is made whole and
+//! plain, and comes again by the device by which it has come ([`lb_common::packet::odd`]).
+//!
+//! A thread of its own: whatever arrives in pieces, and however much of it, holds nothing else up.
+
+mod fragments;
+mod ip;
+
+use crate::gateway::drop_privileges;
+use crate::kernel::frames::Frames;
+use crate::kernel::odd::OddPackets;
+use crate::kernel::{KernelError, Packet};
+use fragments::{Fragments, Whole};
+use ip::Plain;
+use lb_common::packet::inject::{ARRIVAL, NOBODY, Way};
+use lb_common::packet::odd::Odd;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Time between two looks for packets that have waited too long for their fragments.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why an odd packet was lost in userspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Lengths that contradict each other, or a TCP header that is not whole.
+    Malformed,
+    /// Options or headers that ask for something.
+    Unsupported,
+    /// Its fragments contradict each other.
+    Overlap,
+    /// More fragments than there is room for.
+    TooMany,
+    /// Not all of its fragments came in time.
+    Incomplete,
+    /// A checksum that is wrong.
+    Checksum,
+    /// Congestion was experienced by a part of it, and another part says that its sender would not understand.
+    Congestion,
+    /// The kernel did not take it back.
+    NotSent,
+}
+
+impl Loss {
+    /// Every one.
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::Unsupported,
+        Self::Overlap,
+        Self::TooMany,
+        Self::Incomplete,
+        Self::Checksum,
+        Self::Congestion,
+        Self::NotSent,
+    ];
+
+    /// As metrics and `status` call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "odd_malformed",
+            Self::Unsupported => "odd_unsupported",
+            Self::Overlap => "odd_overlap",
+            Self::TooMany => "odd_too_many",
+            Self::Incomplete => "odd_incomplete",
+            Self::Checksum => "odd_checksum",
+            Self::Congestion => "odd_congestion",
+            Self::NotSent => "odd_not_sent",
+        }
+    }
+}
+
+/// How many odd packets were lost in userspace, by [`Loss`].
+#[derive(Debug, Default)]
+pub struct Losses([AtomicU64; Loss::ALL.len()]);
+
+impl Losses {
+    /// So many, for this reason.
+    pub fn get(&self, loss: Loss) -> u64 {
+        self.0[loss as usize].load(Relaxed)
+    }
+
+    fn count(&self, loss: Loss) {
+        self.0[loss as usize].fetch_add(1, Relaxed);
+    }
+}
+
+/// The thread; it ends when this is dropped.
+pub(super) struct OddThread {
+    /// An eventfd: written, it is over.
+    over: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+    losses: Arc<Losses>,
+}
+
+impl OddThread {
+    /// Starts it, in the network namespace of the calling thread.
+    pub(super) fn start(kernel: &Packet) -> Result<Self, KernelError> {
+        let failed = |error: io::Error| KernelError::Load(Box::new(error));
+        let odd = OddPackets::open(kernel)?;
+        let frames = Frames::open().map_err(failed)?;
+        let over = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let (over, losses) = (Arc::new(over), Arc::<Losses>::default());
+        let plainer = Plainer { frames, fragments: Fragments::default(), losses: losses.clone() };
+        let seen = over.clone();
+        let serve = move || serve(&seen, odd, plainer);
+        let thread = std::thread::Builder::new().name("odd packets".into()).spawn(serve).map_err(failed)?;
+        Ok(Self { over, thread: Some(thread), losses })
+    }
+
+    pub(super) fn losses(&self) -> &Losses {
+        &self.losses
+    }
+}
+
+impl Drop for OddThread {
+    fn drop(&mut self) {
+        // An eventfd takes a first 1 (eventfd(2)).
+        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(over: &OwnedFd, mut odd: OddPackets, mut plainer: Plainer) {
+    // Each thread has its own: this one starts before the process drops them.
+    if let Err(error) = drop_privileges() {
+        tracing::warn!(%error, "the thread for odd packets keeps its privileges");
+    }
+    loop {
+        match wait(over, &odd, (!plainer.fragments.is_empty()).then_some(LOOK)) {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => {
+                tracing::error!(%error, "waiting for odd packets");
+                std::thread::sleep(LOOK);
+            }
+        }
+        let now = Instant::now();
+        odd.take(|odd, frame| plainer.take(now, odd, frame));
+        plainer.expire(now);
+    }
+}
+
+/// For packets, or so long; whether it is over.
+fn wait(over: &OwnedFd, odd: &OddPackets, bound: Option<Duration>) -> io::Result<bool> {
+    let bound = bound.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    let mut fds = vec![PollFd::new(over, PollFlags::IN)];
+    fds.extend(odd.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    match poll(&mut fds, bound.as_ref()) {
+        Err(rustix::io::Errno::INTR) | Ok(_) => Ok(!fds[0].revents().is_empty()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes odd packets plain.
+struct Plainer {
+    frames: Frames,
+    fragments: Fragments,
+    losses: Arc<Losses>,
+}
+
+impl Plainer {
+    fn take(&mut self, now: Instant, odd: Odd, frame: &[u8]) {
+        match self.plain(now, odd, frame) {
+            Ok(Some(plain)) => {
+                let way = Way { ifindex: odd.ifindex, kind: ARRIVAL };
+                // To whom it came, for the stack asks; a device without addresses does not.
+                let to = frame.first_chunk().filter(|_| odd.link != 0).copied().unwrap_or(NOBODY);
+                if let Err(error) = self.frames.send(way.addresses(to), &plain.packet, plain.unfinished) {
+                    tracing::debug!(%error, "cannot send a packet that was odd");
+                    self.losses.count(Loss::NotSent);
+                }
+            }
+            Ok(None) => {}
+            Err(loss) => self.losses.count(loss),
+        }
+    }
+
+    /// `None`: a fragment, and not the last that was missing.
+    fn plain(&mut self, now: Instant, odd: Odd, frame: &[u8]) -> Result<Option<Plain>, Loss> {
+        let bytes = frame.get(odd.link as usize..).ok_or(Loss::Malformed)?;
+        let packet = ip::Packet::parse(bytes)?;
+        let Some(place) = packet.place else {
+            let segment = u16::try_from(odd.segment).map_err(|_| Loss::Malformed)?;
+            return Plain::new(packet.header, packet.next, packet.payload, segment).map(Some);
+        };
+        let losses = &self.losses;
+        let whole = self.fragments.add(now, odd.ifindex, &packet, place, &mut |loss| losses.count(loss));
+        whole.map(|Whole { header, next, payload }| Plain::new(header, next, &payload, 0)).transpose()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let losses = &self.losses;
+        self.fragments.expire(now, &mut |loss| losses.count(loss));
+    }
+}
