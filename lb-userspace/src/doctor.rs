@@ -2,9 +2,12 @@
 //!
 //! `gather` asks the system; everything below it is a pure function of the `Facts`.
 
-use std::{collections::HashSet, fmt, fs, io::IsTerminal as _, ops::RangeInclusive, path::Path};
+use std::{
+    collections::HashSet, fmt, fs, io::IsTerminal as _, ops::RangeInclusive, path::Path, time::SystemTime,
+};
 
 use caps::{CapSet, Capability};
+use lb_common::packet::Count;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use crate::{
@@ -13,6 +16,7 @@ use crate::{
     kernel::{
         devices,
         foreign::{FlowTable, flow_tables},
+        packet::{self, Counts},
         probe::{self, Answer},
         version::{KernelVersion, sockmap_sound},
     },
@@ -88,6 +92,8 @@ struct Facts {
     rivals: Vec<(String, RangeInclusive<u16>)>,
     /// Devices that join packets for good.
     lro: Vec<String>,
+    /// What pinned programs have counted, and since when; or why that cannot be read.
+    counted: Result<Option<(SystemTime, Counts)>, String>,
 }
 
 fn gather(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Facts {
@@ -121,6 +127,7 @@ fn gather(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Facts {
         kernel_ports: read("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| ports(&text)),
         reserved_ports: read("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default(),
         lro: joining_devices(),
+        counted: packet::counts(bpffs).map_err(|error| format!("{:#}", anyhow::Error::from(error))),
     }
 }
 
@@ -283,6 +290,7 @@ fn lines(facts: &Facts) -> Vec<Line> {
         unprivileged_bpf(facts.unprivileged_bpf.as_deref()),
         backlog(facts.somaxconn),
     ]);
+    lines.extend(dropped_packets(&facts.counted));
     lines
 }
 
@@ -443,6 +451,45 @@ fn backlog(somaxconn: Option<u32>) -> Line {
     }
 }
 
+/// Where each reason for a drop is explained.
+const MANUAL: &str = include_str!("../../docs/operating.md");
+
+/// A line for each reason that has occurred.
+fn dropped_packets(counted: &Result<Option<(SystemTime, Counts)>, String>) -> Vec<Line> {
+    let line = |state, found: String| Line::new("dropped packets", state, found);
+    let (since, counts) = match counted {
+        Ok(Some((since, counts))) => (humantime::format_rfc3339_seconds(*since), counts),
+        Ok(None) => return vec![],
+        Err(error) => {
+            let unread = line(State::Note, format!("cannot be read: {error}"));
+            return vec![unread.remedy("run as root, or as the user the gateway runs as")];
+        }
+    };
+    let dropped = counts.iter().filter(|(reason, n)| reason.is_drop() && *n > 0);
+    let explained = |(reason, n): &(Count, u64)| {
+        let explanation = explanation(reason.name());
+        let [what, harmless, remedy] = explanation.expect("the manual has a row for each reason");
+        let state = if remedy == NOTHING { State::Ok } else { State::Note };
+        let found = format!("{}, {n} since {since}: {what}", reason.name());
+        line(state, found).remedy(format!("harmless: {harmless}; {remedy}"))
+    };
+    dropped.map(explained).collect()
+}
+
+/// What the manual says where there is nothing to be done.
+const NOTHING: &str = "nothing";
+
+/// What was dropped, when that is harmless, and what to do: from the reason's row in the manual.
+fn explanation(reason: &str) -> Option<[&'static str; 3]> {
+    let (_, section) = MANUAL.split_once("\n### Dropped packets\n")?;
+    let section = section.split("\n#").next()?;
+    section.lines().find_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ");
+        let is_it = cells.next()?.strip_suffix('`')? == reason;
+        if is_it { Some([cells.next()?, cells.next()?, cells.next()?]) } else { None }
+    })
+}
+
 /// Which tiers will work, in the order in which they are preferred, and why not.
 fn tiers(facts: &Facts) -> Vec<(Tier, Result<(), String>)> {
     let copy = works(&[("TCP", &facts.tcp)]);
@@ -509,6 +556,8 @@ fn mark(colour: bool, state: State) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::splice::packet::Loss;
+    use std::collections::BTreeSet;
 
     /// A machine on which everything works.
     fn healthy() -> Facts {
@@ -541,7 +590,13 @@ mod tests {
             reserved_ports: String::new(),
             rivals: vec![],
             lro: vec![],
+            counted: Ok(None),
         }
+    }
+
+    /// So many packets of each kind.
+    fn counted(n: u64) -> Result<Option<(SystemTime, Counts)>, String> {
+        Ok(Some((SystemTime::UNIX_EPOCH, Count::ALL.map(|what| (what, n)))))
     }
 
     fn tier(facts: &Facts, wanted: Tier) -> Result<(), String> {
@@ -584,6 +639,7 @@ mod tests {
             kernel_ports: Some(1024..=65_535),
             rivals: vec![("/sys/fs/bpf/edge/v1/packet".into(), 20_000..=40_000)],
             lro: vec!["eth0".into(), "eth1".into()],
+            counted: Err("Permission denied".into()),
             ..healthy()
         };
         let report = Report::new(&facts);
@@ -685,6 +741,30 @@ mod tests {
             "proc /proc proc rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\nnone /run/bpf bpf rw 0 0\n";
         assert_eq!(bpffs_mounts(mounts), ["/sys/fs/bpf", "/run/bpf"]);
         assert!(bpffs_mounts("tmpfs /bpf tmpfs rw 0 0\n\n").is_empty());
+    }
+
+    #[test]
+    fn every_reason_for_a_drop_is_explained_where_it_occurs() {
+        let lines = dropped_packets(&counted(3));
+        let reasons: Vec<_> = Count::ALL.into_iter().filter(|what| what.is_drop()).collect();
+        for reason in &reasons {
+            let begin = format!("{}, 3 since 1970-01-01T00:00:00Z: ", reason.name());
+            let line = lines.iter().find(|line| line.found.starts_with(&begin));
+            let line = line.unwrap_or_else(|| panic!("{} has no row in docs/operating.md", reason.name()));
+            assert_eq!(line.remedy.is_some(), line.state == State::Note, "{}", line.found);
+        }
+        assert_eq!(lines.len(), reasons.len());
+        assert!(dropped_packets(&counted(0)).is_empty());
+        assert!(dropped_packets(&Ok(None)).is_empty());
+    }
+
+    #[test]
+    fn the_manual_has_a_row_for_all_that_is_counted_and_no_other() {
+        let (_, section) = MANUAL.split_once("\n### Dropped packets\n").unwrap();
+        let rows = section.split("\n#").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));
+        let named: BTreeSet<_> = rows.map(|row| row.split('`').next().unwrap()).collect();
+        let counted = Count::ALL.iter().map(|what| what.name());
+        assert_eq!(named, counted.chain(Loss::ALL.iter().map(|loss| loss.name())).collect());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A running snisplice, with files of its own.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,6 +16,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use serde_json::Value;
 use toml::Table;
 
@@ -43,6 +45,8 @@ pub struct Launch {
     pub inherited: Arc<Vec<OwnedFd>>,
     /// Where it tells how it is (NOTIFY_SOCKET).
     pub notify: Option<PathBuf>,
+    /// In a time namespace of its own: by how many seconds its CLOCK_MONOTONIC is ahead.
+    pub monotonic_ahead: Option<i64>,
 }
 
 /// sd_listen_fds(3): SD_LISTEN_FDS_START.
@@ -257,6 +261,11 @@ fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<Process> {
         // SAFETY: between fork and exec the closure only makes system calls; nix allocates nothing for C strings.
         unsafe { command.pre_exec(move || bind_over_resolv_conf(&file)) };
     }
+    if let Some(seconds) = launch.monotonic_ahead {
+        let offset = format!("monotonic {seconds} 0\n");
+        // SAFETY: between fork and exec the closure only makes system calls; rustix allocates nothing for C strings.
+        unsafe { command.pre_exec(move || enter_time_namespace(offset.as_bytes())) };
+    }
     Process::spawn("snisplice", command)
 }
 
@@ -336,6 +345,17 @@ fn bind_over_resolv_conf(file: &CString) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
     mount(Some(file.as_c_str()), c"/etc/resolv.conf", NONE, MsFlags::MS_BIND, NONE)?;
+    Ok(())
+}
+
+/// Enters a time namespace of its own, as time_namespaces(7) has it: the offsets are set before anybody is inside.
+fn enter_time_namespace(offset: &[u8]) -> io::Result<()> {
+    let open = |path: &CStr, flags| rustix::fs::open(path, flags, Mode::empty());
+    // SAFETY: the namespace is for children; nothing of this process is taken from other threads.
+    unsafe { unshare_unsafe(UnshareFlags::NEWTIME)? };
+    rustix::io::write(open(c"/proc/self/timens_offsets", OFlags::WRONLY)?, offset)?;
+    let namespace = open(c"/proc/self/ns/time_for_children", OFlags::RDONLY)?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Time))?;
     Ok(())
 }
 

@@ -13,12 +13,17 @@ pub(crate) struct Fake {
     /// The first route's name.
     pub(crate) route_name: String,
     pub(crate) not_ready: Vec<String>,
+    pub(crate) packets: Option<PacketCounts>,
     pub(crate) flow_table: Option<FlowTable>,
 }
 
 impl Default for Fake {
     fn default() -> Self {
-        Self { route_name: "redis-1".into(), not_ready: vec![], flow_table: None }
+        let packets = PacketCounts {
+            drops: vec![("reset_outside", 7), ("syn_late", 0)],
+            notes: vec![("handshake_sighted", 2400)],
+        };
+        Self { route_name: "redis-1".into(), not_ready: vec![], packets: Some(packets), flow_table: None }
     }
 }
 
@@ -60,6 +65,7 @@ impl Gateway for Fake {
             sniff: sniff.snapshot(),
             connect: Histogram::new().snapshot(),
             handover: Histogram::new().snapshot(),
+            packets: self.packets.clone(),
             flow_table: self.flow_table,
         }
     }
@@ -103,6 +109,10 @@ pub(crate) fn status() -> Status {
         config_generation: 3,
         tiers: Tiers { copy: Count { active: 3, total: 1234 }, ..Tiers::default() },
         tier_fallbacks: [("packet_unavailable".into(), 1200), ("tls_terminated".into(), 34)].into(),
+        packet: Some(Packets {
+            drops: [("reset_outside".into(), 7), ("syn_late".into(), 1)].into(),
+            notes: [("handshake_sighted".into(), 2400)].into(),
+        }),
         listeners: vec![Listener {
             name: "databases".into(),
             bind: vec!["0.0.0.0:443".into(), "[::]:443".into()],

@@ -103,6 +103,18 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
     let help = "From a known route, server connected meanwhile, to flows in the kernel: connections of the packet tier";
     write_histogram(encoder, "snisplice_handover", help, &scrape.handover)?;
 
+    if let Some(packets) = &scrape.packets {
+        let help = "Packets of connections in the packet tier that were dropped";
+        let mut family = Family::new(encoder, "snisplice_packet_drops", None, help, Counter)?;
+        for (reason, n) in &packets.drops {
+            family.sample([("reason", reason)], &ConstCounter::new(*n))?;
+        }
+        let help = "Packets that the packet tier noticed and did not drop";
+        let mut family = Family::new(encoder, "snisplice_packet_notes", None, help, Counter)?;
+        for (note, n) in &packets.notes {
+            family.sample([("note", note)], &ConstCounter::new(*n))?;
+        }
+    }
     if let Some(table) = scrape.flow_table {
         let help = "Flows in the kernel's flow table, two per connection";
         Family::new(encoder, "snisplice_flow_table_entries", None, help, Gauge)?.value(table.entries)?;
@@ -187,6 +199,12 @@ mod tests {
         let text = Metrics::new(Arc::new(gateway)).text().unwrap();
         assert!(text.contains("\nsnisplice_flow_table_entries 4\n"), "{text}");
         assert!(text.contains("\nsnisplice_flow_table_capacity 524288\n"), "{text}");
+    }
+
+    #[test]
+    fn packets_do_not_show_where_there_is_no_packet_tier() {
+        let text = Metrics::new(Arc::new(Fake { packets: None, ..Fake::default() })).text().unwrap();
+        assert!(!text.contains("snisplice_packet_"), "{text}");
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub fn status(status: &Status) -> String {
     }
     out += &table.section();
 
+    let mut table = Table::new(["PACKETS DROPPED BECAUSE", ">PACKETS"]);
+    for (reason, n) in status.packet.iter().flat_map(|packets| &packets.drops) {
+        table.row([reason, &n.to_string()]);
+    }
+    out += &table.section();
+
     let mut table = Table::new(["LISTENER", "BIND", ">ACTIVE", ">TOTAL"]);
     for l in &status.listeners {
         table.row([&l.name, &l.bind.join(" "), &l.active.to_string(), &l.total.to_string()]);
@@ -218,6 +224,10 @@ copy          3   1234
 TIER FALLBACK       CONNECTIONS
 packet_unavailable         1200
 tls_terminated               34
+
+PACKETS DROPPED BECAUSE  PACKETS
+reset_outside                  7
+syn_late                       1
 
 LISTENER   BIND                  ACTIVE  TOTAL
 databases  0.0.0.0:443 [::]:443       3   1241

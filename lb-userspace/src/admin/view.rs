@@ -23,6 +23,9 @@ pub struct Status {
     pub tiers: Tiers,
     /// Why connections did not get an earlier tier: reason to connections.
     pub tier_fallbacks: BTreeMap<String, u64>,
+    /// What the packet tier has counted; absent while no packet tier is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet: Option<Packets>,
     /// In the order of the configuration.
     pub listeners: Vec<Listener>,
     /// In the order of the configuration.
@@ -50,6 +53,25 @@ impl Tiers {
             (Tier::Sockmap.name(), self.sockmap),
             (Tier::Copy.name(), self.copy),
         ]
+    }
+}
+
+/// Packets that the packet tier has counted, by reason, those that occurred. What the programs count they count since they were
+/// loaded: they outlive the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packets {
+    /// Dropped: reason to packets.
+    pub drops: BTreeMap<String, u64>,
+    /// What else is worth a look: note to packets.
+    pub notes: BTreeMap<String, u64>,
+}
+
+impl From<PacketCounts> for Packets {
+    fn from(counts: PacketCounts) -> Self {
+        let occurred = |counts: Vec<(&str, u64)>| {
+            counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
+        };
+        Self { drops: occurred(counts.drops), notes: occurred(counts.notes) }
     }
 }
 
@@ -241,6 +263,8 @@ pub struct Scrape {
     pub connect: Snapshot,
     /// From a known route to flows in the kernel.
     pub handover: Snapshot,
+    /// Packets counted by the packet tier. Absent while no packet tier is loaded.
+    pub packets: Option<PacketCounts>,
     /// Absent while no packet tier is loaded.
     pub flow_table: Option<FlowTable>,
 }
@@ -280,6 +304,15 @@ pub struct ServerUp {
     pub up: bool,
 }
 
+/// What the packet tier counts, each with its number of packets.
+#[derive(Clone, Debug, Default)]
+pub struct PacketCounts {
+    /// Reasons for a drop.
+    pub drops: Vec<(&'static str, u64)>,
+    /// What else is worth a look.
+    pub notes: Vec<(&'static str, u64)>,
+}
+
 /// How full the packet tier's flow table is.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowTable {
@@ -306,13 +339,23 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 5] =
-        ["config_generation", "routes[].listener", "routes[].pools[]", "routes[].sni[]", "workers"];
+    const ADDED: [&str; 7] = [
+        "config_generation",
+        "packet.drops",
+        "packet.notes",
+        "routes[].listener",
+        "routes[].pools[]",
+        "routes[].sni[]",
+        "workers",
+    ];
+
+    /// From reason to count.
+    const MAPS: [&str; 4] = ["tier_fallbacks", "listeners[].rejects", "packet.drops", "packet.notes"];
 
     /// The keys of a document, as paths with the type of each leaf; the reason names in maps are data, not keys.
     fn shape(path: &str, value: &Value, into: &mut BTreeSet<(String, &'static str)>) {
         match value {
-            Value::Object(map) if path.ends_with("rejects") || path == "tier_fallbacks" => {
+            Value::Object(map) if MAPS.contains(&path) => {
                 assert!(map.values().all(Value::is_u64), "{path}: reason to count");
                 into.insert((path.into(), "map"));
             }
@@ -362,6 +405,25 @@ mod tests {
         let connections = fake::connections();
         let text = serde_json::to_string(&connections).unwrap();
         assert_eq!(serde_json::from_str::<Vec<Connection>>(&text).unwrap(), connections);
+    }
+
+    #[test]
+    fn without_a_packet_tier_nothing_is_said_of_its_packets() {
+        let status = Status { packet: None, ..fake::status() };
+        let text = serde_json::to_string(&status).unwrap();
+        assert!(!text.contains(r#""packet":{"drops""#), "{text}");
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+    }
+
+    #[test]
+    fn of_packets_zeros_are_left_out() {
+        let counts = PacketCounts {
+            drops: vec![("reset_outside", 7), ("syn_late", 0)],
+            notes: vec![("near", 0), ("handshake_sighted", 5)],
+        };
+        let packets = Packets::from(counts);
+        assert_eq!(packets.drops, [("reset_outside".into(), 7)].into());
+        assert_eq!(packets.notes, [("handshake_sighted".into(), 5)].into());
     }
 
     #[test]

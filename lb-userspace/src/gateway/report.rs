@@ -7,6 +7,7 @@ use crate::account::{
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
 use crate::connect::{Pool, Server};
+use crate::splice::packet::{Loss, PacketTier};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -86,6 +87,7 @@ impl admin::Gateway for Gateway {
                 copy: count(&self.stats.tiers[Tier::Copy as usize]),
             },
             tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.stats.fallbacks),
+            packet: self.packet().ok().map(|packet| packet_counts(packet).into()),
             listeners: snapshot.listeners.iter().map(|listener| listener_view(listener)).collect(),
             routes,
             pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),
@@ -166,6 +168,7 @@ impl admin::Gateway for Gateway {
             sniff: self.sniff_seconds.snapshot(),
             connect: self.connect_seconds.snapshot(),
             handover: self.handover_seconds.snapshot(),
+            packets: self.packet().ok().map(|packet| packet_counts(packet)),
             flow_table: self.packet().ok().map(|packet| view::FlowTable {
                 entries: packet.entries(),
                 capacity: packet.kernel().capacity().into(),
@@ -265,6 +268,15 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
         age_seconds: seconds_since(connection.opened_ms),
         idle_seconds: seconds_since(connection.traffic.active_ms.load(Relaxed)),
     }
+}
+
+fn packet_counts(packet: &PacketTier) -> view::PacketCounts {
+    let named = |drops: bool| {
+        let counts = packet.kernel().counts().into_iter();
+        counts.filter(move |(what, _)| what.is_drop() == drops).map(|(what, n)| (what.name(), n))
+    };
+    let lost = Loss::ALL.map(|loss| (loss.name(), packet.losses().get(loss)));
+    view::PacketCounts { drops: named(true).chain(lost).collect(), notes: named(false).collect() }
 }
 
 fn count(stats: &TierStats) -> view::Count {

@@ -27,6 +27,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 use std::{fs, io};
 
 /// All maps, for those who adopt them.
@@ -63,6 +64,9 @@ const PRIORITY: u16 = 17;
 const BPF_NOEXIST: u64 = 1;
 /// linux/bpf.h: update an element, create none.
 const BPF_EXIST: u64 = 2;
+
+/// What the programs have counted, each with its number of packets.
+pub type Counts = [(Count, u64); Count::ALL.len()];
 
 /// The packet tier in the kernel. Shared by all workers.
 pub struct Packet {
@@ -480,9 +484,14 @@ impl Packet {
         map.and_then(PerfEventArray::try_from)
     }
 
-    /// Packets counted by the programs, over all CPUs.
+    /// Packets counted by the programs, over all CPUs, since the programs were loaded: also by those of an earlier process.
     pub fn count(&self, what: Count) -> u64 {
-        self.counts.get(&(what as u32), 0).map_or(0, |values| values.iter().sum())
+        counted(&self.counts, what)
+    }
+
+    /// All that they have counted.
+    pub fn counts(&self) -> Counts {
+        Count::ALL.map(|what| (what, self.count(what)))
     }
 
     /// Flows that the table has room for.
@@ -508,6 +517,24 @@ pub fn connections(bpffs: &Path) -> Result<usize, KernelError> {
     let Ok(map) = MapData::from_pin(pins.path(CONNECTIONS)) else { return Ok(0) };
     let records: HashMap<MapData, u64, Record> = Map::HashMap(map).try_into().map_err(from_map)?;
     Ok(records.keys().filter_map(Result::ok).count())
+}
+
+/// What the pinned programs of this version have counted, and since when; `None`: there are none. Nothing is claimed: a
+/// gateway may be at work.
+pub fn counts(bpffs: &Path) -> Result<Option<(SystemTime, Counts)>, KernelError> {
+    let Some(pins) = Pins::existing(bpffs, TIER)? else { return Ok(None) };
+    let path = pins.path(COUNTS);
+    let pinned_at = match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+        Ok(time) => time,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(pin_error(path, error)),
+    };
+    let map: PerCpuArray<MapData, u64> = pinned(&pins, COUNTS)?;
+    Ok(Some((pinned_at, Count::ALL.map(|what| (what, counted(&map, what))))))
+}
+
+fn counted(map: &PerCpuArray<MapData, u64>, what: Count) -> u64 {
+    map.get(&(what as u32), 0).map_or(0, |values| values.iter().sum())
 }
 
 /// The handle by which programs with this flow table are attached through netlink. As long as such a program is

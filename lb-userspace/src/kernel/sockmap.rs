@@ -4,6 +4,7 @@ pub(super) use lb_common::sockmap::{FLOWS, SOURCES, TARGETS, VERDICT};
 
 use super::pins::Shape;
 use super::tcp;
+use crate::clock;
 use aya::Ebpf;
 use aya::maps::sock::SockMapFd;
 use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, MapType, RingBuf, SockHash};
@@ -167,7 +168,7 @@ impl Sockmap {
         for side in [0, 1] {
             lock(&self.waiting).insert(cookies[side], pair.events[side].clone());
         }
-        let now_ns = monotonic_ns();
+        let now_ns = clock::now_ns();
         let mut maps = lock(&self.maps);
         for side in [0, 1] {
             maps.flows.insert(
@@ -269,12 +270,6 @@ pub(super) fn sources(programs: &mut Ebpf) -> Result<SockMapFd, MapError> {
     let map = programs.map_mut(SOURCES).expect("the object has the map");
     let sources = SockHash::<_, u64>::try_from(map)?;
     Ok(sources.fd().try_clone()?)
-}
-
-/// Nanoseconds of the clock that [`Flow::active_ns`] is read from.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// A socket before anything is redirected.

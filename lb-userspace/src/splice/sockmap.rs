@@ -19,7 +19,7 @@
 use super::{Side, Traffic, finish, reset_on_close, scratch};
 use crate::account::{CloseReason, FallbackReason};
 use crate::kernel::Sockmap;
-use crate::kernel::sockmap::{InsertError, Pair, monotonic_ns};
+use crate::kernel::sockmap::{InsertError, Pair};
 use crate::kernel::tcp;
 use lb_common::sockmap::Flow;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -307,9 +307,7 @@ impl<'a> Splice<'a> {
             };
             let direction = &self.directions[from as usize];
             direction.counter.store(direction.copied.get() + flow.forwarded(), Relaxed);
-            let quiet_ms = monotonic_ns().saturating_sub(flow.active_ns()) / 1_000_000;
-            let active_ms = crate::clock::now_ms().saturating_sub(quiet_ms);
-            self.traffic.active_ms.fetch_max(active_ms, Relaxed);
+            self.traffic.active_ms.fetch_max(flow.active_ns() / 1_000_000, Relaxed);
         }
     }
 

@@ -29,26 +29,50 @@ use crate::strangers::settled;
 #[test]
 fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
     for v6 in [false, true] {
-        let opening = Opening { v6, ..Opening::default() };
-        let scene = Scene::new(opening, "idle_timeout = '1s'")?;
-        let (idle_client, idle_server, said) = scene.connection()?;
-        let (mut client, mut server, _) = scene.connection()?;
-        for round in 0..15 {
-            let mut byte = [round];
-            server.write_all(&byte)?;
-            client.reader.read_exact(&mut byte)?;
-            ensure!(byte == [round]);
-            thread::sleep(Duration::from_millis(200));
-        }
-        meets_reset(&idle_client.socket).context("the idle client")?;
-        meets_reset(&idle_server).context("the idle server")?;
-        let log = scene.gateway.wait_access_log(1)?;
-        ensure!(log.len() == 1 && log[0]["close_reason"] == "idle_timeout", "{log:?}");
-        ensure!(log[0]["bytes_in"] == said + 4 && log[0]["bytes_out"] == 4, "{log:?}");
-        Expect::Packet.check(&log[0])?;
-        meets_reset(&client.socket).context("the client that was busy")?;
+        idle_ends_and_busy_does_not(Opening { v6, ..Opening::default() }, Launch::default())?;
     }
     Ok(())
+}
+
+/// The programs read the machine's clock, the gateway that of its time namespace.
+#[test]
+fn in_a_time_namespace_idle_and_busy_are_what_they_are_elsewhere() -> Result<()> {
+    require!(fs::exists("/proc/self/ns/time")?, "there are no time namespaces in this kernel");
+    // Behind by less than the machine's age: no clock may be below zero.
+    for monotonic_ahead in [100_000, -10] {
+        let launch = Launch { monotonic_ahead: Some(monotonic_ahead), ..Launch::default() };
+        let of_offset = || format!("CLOCK_MONOTONIC is ahead by {monotonic_ahead} s");
+        idle_ends_and_busy_does_not(Opening::default(), launch).with_context(of_offset)?;
+    }
+    Ok(())
+}
+
+fn idle_ends_and_busy_does_not(opening: Opening, launch: Launch) -> Result<()> {
+    let began = Instant::now();
+    let scene = Scene::launched(opening, "", "idle_timeout = '1s'", |_| Ok(launch))?;
+    let (idle_client, idle_server, said) = scene.connection()?;
+    let (mut client, mut server, _) = scene.connection()?;
+    let busy = client.socket.local_addr()?.to_string();
+    for round in 0..15 {
+        let mut byte = [round];
+        server.write_all(&byte)?;
+        client.reader.read_exact(&mut byte)?;
+        ensure!(byte == [round]);
+        thread::sleep(Duration::from_millis(200));
+    }
+    let live = scene.gateway.connections()?;
+    let shown = live.iter().find(|line| line["client"] == busy).with_context(|| format!("{live:?}"))?;
+    for key in ["age_seconds", "idle_seconds"] {
+        let seconds = shown[key].as_f64().unwrap_or(-1.0);
+        ensure!((0.0..=began.elapsed().as_secs_f64()).contains(&seconds), "{key}: {shown}");
+    }
+    meets_reset(&idle_client.socket).context("the idle client")?;
+    meets_reset(&idle_server).context("the idle server")?;
+    let log = scene.gateway.wait_access_log(1)?;
+    ensure!(log.len() == 1 && log[0]["close_reason"] == "idle_timeout", "{log:?}");
+    ensure!(log[0]["bytes_in"] == said + 4 && log[0]["bytes_out"] == 4, "{log:?}");
+    Expect::Packet.check(&log[0])?;
+    meets_reset(&client.socket).context("the client that was busy")
 }
 
 #[test]

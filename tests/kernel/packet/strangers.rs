@@ -15,7 +15,7 @@ use snisplice_tests::pump::{Duplex, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::stranger::flag::{ACK, FIN, PSH, RST, SYN};
 use snisplice_tests::stranger::{Forged, Numbers, Stranger, forget};
-use snisplice_tests::{NetNs, eventually, require};
+use snisplice_tests::{NetNs, Status, eventually, require};
 
 use crate::case::Expect;
 use crate::ends::{Opening, Speech};
@@ -450,4 +450,47 @@ fn a_forged_window_or_acknowledgement_lets_nobody_send_more() -> Result<()> {
     ensure!(scene.gateway.cli(["kill", &id])?.status.success());
     meets_reset(&client.socket)?;
     meets_reset(&server)
+}
+
+#[test]
+fn what_the_programs_drop_is_counted_by_reason_and_shown() -> Result<()> {
+    let scene = Scene::with_gateway(Opening::default(), "[gateway]\nadmin = '127.0.0.1:9900'\n", "")?;
+    let (mut client, mut server, _) = scene.connection()?;
+    settled(&scene, "packet", 1)?;
+    // One of them may be in the window, by chance.
+    let stranger = Stranger::as_end(&scene.net.client, &client.socket)?;
+    for quarter in 0..4 {
+        stranger.send(&Forged { flags: RST, seq: quarter << 30, ..Forged::default() })?;
+    }
+
+    let [outside, inexact] = ["/packet/drops/reset_outside", "/packet/drops/reset_inexact"];
+    let all = |status: &Status| status.number(outside) + status.number(inexact) == 4;
+    let status = scene.gateway.wait_status("all to be counted", all)?;
+    let number = status.number(outside);
+    ensure!(number >= 3, "{status:?}");
+    ensure!(status.number("/packet/notes/handshake_sighted") > 0, "{status:?}");
+    let text = |args: &[&str]| -> Result<String> {
+        let output = scene.gateway.cli(args)?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let table = text(&["status"])?;
+    let row = table.split_once("\nPACKETS DROPPED BECAUSE").with_context(|| table.clone())?.1;
+    ensure!(
+        row.lines().any(|line| line.split_whitespace().eq(["reset_outside", &number.to_string()])),
+        "{row}"
+    );
+    let advice = text(&["doctor"])?;
+    ensure!(advice.contains(&format!("reset_outside, {number} since 2")), "{advice}");
+
+    let mut curl = scene.net.gateway.command("curl");
+    let metrics = checked_output(curl.args(["--fail", "--silent", "http://127.0.0.1:9900/metrics"]))?;
+    for (reason, number) in [("reset_outside", number), ("syn_late", 0)] {
+        let sample = format!("\nsnisplice_packet_drops_total{{reason=\"{reason}\"}} {number}\n");
+        ensure!(metrics.contains(&sample), "{metrics}");
+    }
+    ensure!(metrics.contains("\nsnisplice_packet_notes_total{note=\"handshake_sighted\"} "), "{metrics}");
+
+    talk(&mut client, &mut server)?;
+    settled(&scene, "packet", 1)
 }

@@ -58,6 +58,20 @@ impl Loss {
         Self::Congestion,
         Self::NotSent,
     ];
+
+    /// As metrics and `status` call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "odd_malformed",
+            Self::Unsupported => "odd_unsupported",
+            Self::Overlap => "odd_overlap",
+            Self::TooMany => "odd_too_many",
+            Self::Incomplete => "odd_incomplete",
+            Self::Checksum => "odd_checksum",
+            Self::Congestion => "odd_congestion",
+            Self::NotSent => "odd_not_sent",
+        }
+    }
 }
 
 /// How many odd packets were lost in userspace, by [`Loss`].
