@@ -274,13 +274,14 @@ pub enum Reset {
 pub const RESET_OVERTAKES_TICKS: u32 = 96;
 
 impl Half {
-    /// X's half after a segment of this worth.
+    /// X's half after a segment of this worth. `acknowledged`: as [`Bounds::acknowledged`].
     #[inline(always)]
     pub const fn after(
         mut self,
         verdict: Verdict,
         segment: &Segment,
         peer_has_fin: bool,
+        acknowledged: u32,
         flow: &Flow,
         tick: u32,
     ) -> Self {
@@ -290,9 +291,13 @@ impl Half {
         }
         let mut progress = false;
         if !matches!(verdict, Verdict::Keepalive) {
-            // A FIN may overtake bytes. A segment with neither may be numbered one further: behind the FIN.
+            // A FIN may overtake bytes. A segment with neither may be numbered one further: behind the FIN. And what Y has
+            // acknowledged is not new: old stacks put a byte into a keepalive, which may have the number of their FIN.
             let ahead = segment.payload_end().wrapping_sub(self.end());
-            if (segment.payload != 0 || segment.has(tcp::FIN)) && ahead.wrapping_sub(1) < 1 << 31 {
+            let is_new = (segment.payload != 0 || segment.has(tcp::FIN))
+                && ahead.wrapping_sub(1) < 1 << 31
+                && before(acknowledged, segment.end());
+            if is_new {
                 if before(self.end(), segment.seq) {
                     self.gap = segment.seq;
                 }
@@ -403,7 +408,8 @@ mod tests {
 
     /// What becomes of a half by a segment, judged as it is, at tick 20.
     fn after(own: Half, peer: &Half, segment: &Segment) -> Half {
-        own.after(bounds(&own, peer).judge(segment), segment, peer.has_fin(), &scaled(), 20)
+        let bounds = bounds(&own, peer);
+        own.after(bounds.judge(segment), segment, peer.has_fin(), bounds.acknowledged, &scaled(), 20)
     }
 
     #[test]
@@ -501,7 +507,7 @@ mod tests {
             assert_eq!(after(own(), &peer(), &segment), expected, "{what}");
         }
         let promised = Flow { promised_scale: 8, ..scaled() };
-        let half = own().after(Verdict::Counts, &unscaled(1, 1), false, &promised, 20);
+        let half = own().after(Verdict::Counts, &unscaled(1, 1), false, A, &promised, 20);
         assert_eq!(half.edge, U + 256, "by the scale that the other end was promised");
     }
 
@@ -553,6 +559,14 @@ mod tests {
         assert_eq!(bounds(&hole, &peer()).next, A, "the bytes before it are missing");
     }
 
+    /// RFC 1122, section 4.2.3.6: the byte of a keepalive probe has the last number that was sent, be it a FIN's.
+    #[test]
+    fn a_byte_at_the_number_of_an_acknowledged_fin_is_none() {
+        let ended = Half { closing: FIRST, ..own() };
+        let told = Half { ack: (E + 1).wrapping_add(flow().seq_delta), ..peer() };
+        assert_eq!(after(ended, &told, &segment(E, 1, U)), Half { heard: 20, ..ended });
+    }
+
     #[test]
     fn a_reset_is_exact_at_what_the_receiver_expects() {
         let told = |ack: u32| Half { ack: ack.wrapping_add(flow().seq_delta), ..peer() };
@@ -592,7 +606,7 @@ mod tests {
         assert_eq!(reset.after_reset(30), reset, "once more");
         let after = |segment: &Segment, tick| {
             let verdict = bounds(&reset, &peer()).judge(segment);
-            reset.after(verdict, segment, false, &scaled(), tick)
+            reset.after(verdict, segment, false, A, &scaled(), tick)
         };
         let late = 20 + RESET_OVERTAKES_TICKS;
         let bytes = segment(E, 10, U);
