@@ -297,13 +297,18 @@ impl Half {
             let is_new = (segment.payload != 0 || segment.has(tcp::FIN))
                 && ahead.wrapping_sub(1) < 1 << 31
                 && before(acknowledged, segment.end());
-            if is_new {
+            if is_new && counts {
                 if before(self.end(), segment.seq) {
                     self.gap = segment.seq;
                 }
                 self.position += ahead as u64;
                 // Bytes behind it prove that somebody else has sent it.
                 self.closing &= !closing::FIN;
+                progress = true;
+            } else if is_new && !self.has_fin() {
+                // Anybody may have sent it: none of it has passed for certain until Y has acknowledged it.
+                self.gap = segment.payload_end();
+                self.position += ahead as u64;
                 progress = true;
             }
         }
@@ -515,11 +520,29 @@ mod tests {
     fn what_is_near_tells_how_far_its_sender_has_come_and_that_it_lives() {
         let everything = Segment { window: 9_999, timestamps: true, tsval: 99, ..segment(L + 1, 10, T) };
         let at = 1 << 32 | u64::from(L + 11);
-        let expected = Half { position: at, gap: L + 1, heard: 20, ..own() };
+        let expected = Half { position: at, gap: L + 11, heard: 20, ..own() };
         assert_eq!(after(own(), &peer(), &everything), expected);
         assert_eq!(after(own(), &peer(), &fin(everything)), expected);
         let without_bytes = Segment { payload: 0, ..everything };
         assert_eq!(after(own(), &peer(), &without_bytes), Half { heard: 20, ..own() });
+    }
+
+    /// A stranger hits what is near twice as often as what counts.
+    #[test]
+    fn what_is_near_takes_no_fin_back() {
+        let ended = Half { closing: FIRST, ..own() };
+        assert_eq!(after(ended, &peer(), &segment(L + 1, 10, T)), Half { heard: 20, ..ended });
+    }
+
+    /// Else a reset at the end of bytes that a stranger has made up would be exact.
+    #[test]
+    fn what_is_near_is_expected_only_when_the_other_end_has_acknowledged_it() {
+        let half = after(own(), &peer(), &segment(E - 1, 50, T + 1));
+        assert_eq!(half.end(), E + 49);
+        let told = |ack: u32| Half { ack: ack.wrapping_add(flow().seq_delta), ..peer() };
+        for (acknowledged, next) in [(A, A), (E, E), (E + 48, E + 48), (E + 49, E + 49)] {
+            assert_eq!(bounds(&half, &told(acknowledged)).next, next);
+        }
     }
 
     #[test]
