@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use lb_common::packet::Flow;
 use lb_common::packet::options::{MAX, Malformed, Scratch};
 use lb_common::packet::translate::{Difference, Head};
-use lb_common::packet::Flow;
 
 #[path = "../tests/model/mod.rs"]
 #[allow(dead_code, reason = "each user of this file has a use for another part")]

@@ -613,6 +613,7 @@ mod tests {
             ("at the FIN, that is acknowledged", ended, told(E + 1), E, Reset::Exact),
             ("before the FIN", ended, peer(), E - 1, Reset::InWindow),
             ("at the FIN, beyond a hole", Half { closing: FIRST, ..hole }, peer(), E, Reset::InWindow),
+            ("before all of it", Half { closing: FIRST, ..hole }, peer(), A - 1, Reset::Elsewhere),
             ("once more", reset, peer(), E, Reset::Exact),
             ("once more, by what is acknowledged", reset, peer(), A, Reset::Again),
             ("once more, elsewhere in the window", reset, peer(), A + 1, Reset::InWindow),
