@@ -288,7 +288,7 @@ fn follow(flow: &Flow, halves: &Halves, segment: &Segment, verdict: Verdict) {
 #[inline(never)]
 fn note_finish(flow: &Flow, halves: &Halves, await_ack: Option<u32>) {
     let (own, peer) = halves.load();
-    if own.closing & closing::FINISHED == 0
+    if (own.closing | peer.closing) & closing::FINISHED == 0
         && Bounds::new(flow, &own, &peer, await_ack).is_finished(&own, &peer)
     {
         halves.store_closing(own.closing | closing::FINISHED);
