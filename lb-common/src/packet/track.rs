@@ -291,12 +291,13 @@ impl Half {
         }
         let mut progress = false;
         if !matches!(verdict, Verdict::Keepalive) {
-            // A FIN may overtake bytes. A segment with neither may be numbered one further: behind the FIN. And what Y has
-            // acknowledged is not new: old stacks put a byte into a keepalive, which may have the number of their FIN.
+            // A FIN may overtake bytes. A segment with neither may be numbered one further: behind the FIN. And where Y has
+            // acknowledged a FIN, nothing that follows is taken (RFC 9293, section 3.10.7.4, "eighth"): not what a
+            // stranger sends, nor the byte that old stacks put into a keepalive, which has the FIN's number.
             let ahead = segment.payload_end().wrapping_sub(self.end());
             let is_new = (segment.payload != 0 || segment.has(tcp::FIN))
                 && ahead.wrapping_sub(1) < 1 << 31
-                && before(acknowledged, segment.end());
+                && !(self.has_fin() && acknowledged == self.sent());
             if is_new && counts {
                 if before(self.end(), segment.seq) {
                     self.gap = segment.seq;
@@ -582,12 +583,14 @@ mod tests {
         assert_eq!(bounds(&hole, &peer()).next, A, "the bytes before it are missing");
     }
 
-    /// RFC 1122, section 4.2.3.6: the byte of a keepalive probe has the last number that was sent, be it a FIN's.
+    /// Nor is the byte of a keepalive (RFC 1122, section 4.2.3.6), which has the last number that was sent: the FIN's.
     #[test]
-    fn a_byte_at_the_number_of_an_acknowledged_fin_is_none() {
+    fn behind_a_fin_that_is_acknowledged_nothing_is_new() {
         let ended = Half { closing: FIRST, ..own() };
         let told = Half { ack: (E + 1).wrapping_add(flow().seq_delta), ..peer() };
-        assert_eq!(after(ended, &told, &segment(E, 1, U)), Half { heard: 20, ..ended });
+        for segment in [segment(E, 1, U), segment(E + 1, 10, U), fin(segment(E + 1, 0, U))] {
+            assert_eq!(after(ended, &told, &segment), Half { heard: 20, ..ended }, "{segment:?}");
+        }
     }
 
     #[test]

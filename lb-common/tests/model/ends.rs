@@ -234,6 +234,10 @@ impl End {
         self.largest = self.largest.max(window);
         self.state.oldest = self.acknowledged - self.largest;
 
+        if self.state.fin_taken {
+            // Nothing follows a FIN.
+            return true;
+        }
         let bytes = seq + i64::from(segment.payload);
         let (from, to) = (seq.max(self.state.next), bytes.min(self.state.edge));
         if from < to {
@@ -242,16 +246,28 @@ impl End {
         if segment.flags & FIN != 0 && to == bytes {
             self.peer_fin = Some(bytes);
         }
+        self.advance();
+        true
+    }
+
+    /// What is in order now is expected no more.
+    fn advance(&mut self) {
         while let Some(&(from, to)) = self.ranges.first().filter(|(from, _)| *from <= self.state.next) {
-            self.unread += to - from.max(self.state.next);
-            self.state.next = to;
+            self.unread += (to - from.max(self.state.next)).max(0);
+            self.state.next = self.state.next.max(to);
             self.ranges.remove(0);
         }
         if self.peer_fin == Some(self.state.next) && !self.state.fin_taken {
             self.state.fin_taken = true;
             self.state.next += 1;
         }
-        true
+    }
+
+    /// It has told that it has got all up to here.
+    pub(crate) fn tell(&mut self, next: i64) {
+        self.state.next = self.state.next.max(next);
+        self.advance();
+        self.state.told = self.state.told.max(next);
     }
 
     /// All that it has to send has arrived.

@@ -522,7 +522,8 @@ impl Wire {
         panic!("a transfer stands still: {:?} {:?}", self.ends, self.track);
     }
 
-    fn deliver_all(&mut self) {
+    /// All that is under way arrives.
+    pub(crate) fn deliver_all(&mut self) {
         while (0..2).any(|side| !self.before[side].is_empty() || !self.behind[side].is_empty()) {
             for side in [0, 1] {
                 self.carry_before(side);
