@@ -6,14 +6,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::packet::track::{Half, Track, closing};
+use lb_common::packet::track::{self, Half, Track, closing};
 use lb_common::packet::{Flow, Tuple, flag};
 use snisplice_tests::topology::{
     CLIENT, CLIENT6, GATEWAY, GATEWAY_BACK, GATEWAY6, GATEWAY6_BACK, SERVER, SERVER6,
 };
 
+use crate::model::wire::Wire;
 use crate::properties::flow;
-use crate::properties::model::{ACK, PSH, Segment, tuple};
+use crate::properties::model::{ACK, NOP, PSH, Segment, tuple};
 
 /// The index of what comes from the client.
 pub(crate) const FROM_CLIENT: usize = 0;
@@ -83,6 +84,38 @@ impl Connection {
         let mut new = self.clone();
         new.flows.iter_mut().for_each(change);
         new
+    }
+
+    /// The same with the numbers, scales and knowledge of another.
+    pub(crate) fn like(&self, wire: &Wire) -> Self {
+        let mut new = Self { track: wire.track, ..self.clone() };
+        for (flow, like) in new.flows.iter_mut().zip(&wire.flows) {
+            *flow = Flow {
+                origin: like.origin,
+                seq_delta: like.seq_delta,
+                ack_delta: like.ack_delta,
+                own_scale: like.own_scale,
+                peer_scale: like.peer_scale,
+                promised_scale: like.promised_scale,
+                ..*flow
+            };
+        }
+        new
+    }
+
+    /// A packet of one end with these numbers.
+    pub(crate) fn packet(&self, side: usize, segment: &track::Segment) -> Segment {
+        let plain = if side == FROM_CLIENT { self.request() } else { self.response() };
+        let stamps = [&[NOP, NOP, 8, 10][..], &segment.tsval.to_be_bytes(), &[0; 4]].concat();
+        Segment {
+            seq: segment.seq,
+            ack: segment.ack,
+            flags: segment.flags.into(),
+            window: segment.window,
+            options: if segment.timestamps { stamps } else { Vec::new() },
+            payload: vec![7; segment.payload as usize],
+            ..plain
+        }
     }
 
     /// The same when its halves are known to be otherwise.

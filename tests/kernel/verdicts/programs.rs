@@ -266,6 +266,15 @@ impl Programs {
         })
     }
 
+    /// Whether a frame leaves, without a look at what else becomes of it.
+    pub(crate) fn lets_through(&self, packet: &[u8]) -> Result<bool> {
+        let program: &SchedClassifier =
+            self.ebpf.program(packet::FORWARD_ETHERNET).context("a program")?.try_into()?;
+        let result =
+            program.test_run(TestRunOptions { data_in: Some(packet), ..TestRunOptions::default() })?;
+        Ok(result.return_value.cast_signed() == TC_ACT_REDIRECT)
+    }
+
     fn counts(&self) -> Result<[u64; Count::ALL.len()]> {
         let mut counts = [0; Count::ALL.len()];
         for (count, index) in counts.iter_mut().zip(0..) {
