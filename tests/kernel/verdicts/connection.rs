@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::packet::track::{self, Half, Track, closing};
-use lb_common::packet::{Flow, Tuple, flag};
+use lb_common::packet::{Ethernet, Flow, Tuple, flag};
 use snisplice_tests::topology::{
     CLIENT, CLIENT6, GATEWAY, GATEWAY_BACK, GATEWAY6, GATEWAY6_BACK, SERVER, SERVER6,
 };
@@ -173,9 +173,6 @@ fn segment(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, window: u16) ->
     let (options, payload) = (Vec::new(), b"hello".to_vec());
     Segment { from, to, traffic_class: 0, seq, ack, flags: ACK | PSH, window, urgent: 0, options, payload }
 }
-
-/// Destination and source.
-pub(crate) type Ethernet = [u8; 12];
 
 /// By which Ethernet addresses packets arrive: at the loopback device, whose own is nothing but zeros.
 pub(crate) const ADDRESSES: Ethernet = *b"\0\0\0\0\0\0\x02\0\0\0\0\x02";

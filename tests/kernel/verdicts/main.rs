@@ -18,6 +18,7 @@ mod model {
     pub(crate) mod ends;
     pub(crate) mod wire;
 }
+#[allow(dead_code, reason = "of the attack suite")]
 mod programs;
 #[path = "../../../lb-common/fuzz/properties.rs"]
 #[allow(dead_code, reason = "of lb-common's own tests")]

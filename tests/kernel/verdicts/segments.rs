@@ -5,13 +5,13 @@ use etherparse::{
     EtherType, Ethernet2Header, IpFragOffset, IpHeaders, Ipv4Header, PacketBuilder, SingleVlanHeader,
 };
 use lb_common::packet::track::{Half, Track, closing};
-use lb_common::packet::{Count, Event, FORWARD_BARE, Flow, Handover, Path, event, exit, flag};
+use lb_common::packet::{Count, Ethernet, Event, FORWARD_BARE, Flow, Handover, Path, event, exit, flag};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 
 use crate::connection::{
-    ADDRESSES, Connection, Ethernet, FROM_CLIENT, FROM_SERVER, LISTENER_PORT, SLOT, SOURCE_PORT, frame,
-    framed, with_link_header,
+    ADDRESSES, Connection, FROM_CLIENT, FROM_SERVER, LISTENER_PORT, SLOT, SOURCE_PORT, frame, framed,
+    with_link_header,
 };
 use crate::generate;
 use crate::programs::{Arrival, Fate, check, with_programs};
