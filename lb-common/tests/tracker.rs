@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "of the translation's tests and the fuzz targets")]
 mod properties;
 #[path = "model"]
+#[allow(dead_code, reason = "of the attack suite")]
 mod model {
     pub(crate) mod ends;
     pub(crate) mod wire;
