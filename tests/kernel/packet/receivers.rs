@@ -136,7 +136,7 @@ impl Victim {
                 known_difference |= verdict == Verdict::Near
                     || before(segment.ack, first_ack)
                     || own.has_fin() && segment.payload > 0;
-                own.after(verdict, segment, peer.has_fin(), &self.flow, own.heard)
+                own.after(verdict, segment, peer.has_fin(), bounds.acknowledged, &self.flow, own.heard)
             };
             track.halves[0] = new;
         }
