@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use lb_common::packet::Flow;
 use lb_common::packet::options::{MAX, Malformed, Scratch};
 use lb_common::packet::translate::{Difference, Head};
-use lb_common::packet::{Flow, State};
 
 #[path = "../tests/model/mod.rs"]
 #[allow(dead_code, reason = "each user of this file has a use for another part")]
@@ -18,7 +18,8 @@ pub(crate) fn segment(data: &[u8]) {
     let mut byte = || rest.next().unwrap_or_default();
     let mut word = || u32::from_be_bytes([byte(), byte(), byte(), byte()]);
     let (seq_delta, ack_delta, tsval_delta, tsecr_delta) = (word(), word(), word(), word());
-    let [flags, shift, has_floor, _] = word().to_be_bytes();
+    let [flags, scales, has_floor, _] = word().to_be_bytes();
+    let (own_scale, promised_scale) = scales_of(scales);
     let tsecr_floor = (has_floor != 0).then_some(word());
     let (seq, ack) = (word(), word());
     let [header_flags, window] = [word() as u16, word() as u16];
@@ -27,7 +28,8 @@ pub(crate) fn segment(data: &[u8]) {
         ack_delta,
         tsval_delta,
         tsecr_delta,
-        window_shift: (shift % 29) as i8 - 14,
+        own_scale,
+        promised_scale,
         flags,
         ..flow(SocketAddr::from((Ipv4Addr::LOCALHOST, 3)), SocketAddr::from((Ipv4Addr::LOCALHOST, 4)))
     };
@@ -48,6 +50,15 @@ pub(crate) fn segment(data: &[u8]) {
     leaves_as_the_model_says(&flow, &segment, tsecr_floor);
 }
 
+/// The sender's scale and the one that the receiver was promised: each difference from -14 to 14, and of those that are
+/// alike, several.
+fn scales_of(byte: u8) -> (u8, u8) {
+    let (difference, both) = ((byte % 29) as i8 - 14, byte / 29);
+    let (own, promised) = (difference.max(0).unsigned_abs(), difference.min(0).unsigned_abs());
+    let both = both.min(14 - own.max(promised));
+    (own + both, promised + both)
+}
+
 /// The options of a SYN.
 pub(crate) fn syn(data: &[u8]) {
     let mut options = data[..data.len().min(MAX)].to_vec();
@@ -59,22 +70,21 @@ pub(crate) fn syn(data: &[u8]) {
 pub(crate) fn flow(from: SocketAddr, to: SocketAddr) -> Flow {
     Flow {
         id: 1,
-        bytes: 0,
+        origin: 0,
         out: tuple(from, to),
         seq_delta: 0,
         ack_delta: 0,
         tsval_delta: 0,
         tsecr_delta: 0,
         ifindex: 1,
-        base: 0,
-        ack: 0,
-        state: State::default(),
-        packets: 0,
-        active: 0,
-        window_shift: 0,
+        from: 1,
+        slot: 0,
+        own_scale: 0,
+        peer_scale: 0,
+        promised_scale: 0,
         flags: 0,
         exit: 0,
-        handover: 0,
+        padding: [0; 3],
     }
 }
 

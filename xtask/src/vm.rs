@@ -37,11 +37,14 @@ pub(crate) struct Args {
 pub(crate) const DEFAULT_SERIES: &str = "6.12";
 
 /// The test programs with tests that depend on the kernel.
-const PROGRAMS: [&str; 4] = ["verdicts", "facade", "packet", "sockmap"];
+const PROGRAMS: [&str; 5] = ["verdicts", "attack", "facade", "packet", "sockmap"];
 
 /// What is run where nobody names tests: everything would take an hour.
-const SELECTION: [&str; 8] = [
+const SELECTION: [&str; 11] = [
     "segments::",
+    "closing::",
+    "tracker::",
+    "forged::",
     "transfers::clean",
     "transfers::lost_reordered",
     "transfers::one_arm",

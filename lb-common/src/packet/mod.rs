@@ -172,7 +172,7 @@ pub struct Flow {
     /// See [`exit`].
     pub exit: u8,
     /// Zeros: the kernel compares and copies every byte.
-    pub padding: [u8; 7],
+    pub padding: [u8; 3],
 }
 
 impl Flow {

@@ -274,13 +274,14 @@ pub enum Reset {
 pub const RESET_OVERTAKES_TICKS: u32 = 96;
 
 impl Half {
-    /// X's half after a segment of this worth.
+    /// X's half after a segment of this worth. `acknowledged`: as [`Bounds::acknowledged`].
     #[inline(always)]
     pub const fn after(
         mut self,
         verdict: Verdict,
         segment: &Segment,
         peer_has_fin: bool,
+        acknowledged: u32,
         flow: &Flow,
         tick: u32,
     ) -> Self {
@@ -290,15 +291,25 @@ impl Half {
         }
         let mut progress = false;
         if !matches!(verdict, Verdict::Keepalive) {
-            // A FIN may overtake bytes. A segment with neither may be numbered one further: behind the FIN.
+            // A FIN may overtake bytes. A segment with neither may be numbered one further: behind the FIN. And where Y has
+            // acknowledged a FIN, nothing that follows is taken (RFC 9293, section 3.10.7.4, "eighth"): not what a
+            // stranger sends, nor the byte that old stacks put into a keepalive, which has the FIN's number.
             let ahead = segment.payload_end().wrapping_sub(self.end());
-            if (segment.payload != 0 || segment.has(tcp::FIN)) && ahead.wrapping_sub(1) < 1 << 31 {
+            let is_new = (segment.payload != 0 || segment.has(tcp::FIN))
+                && ahead.wrapping_sub(1) < 1 << 31
+                && !(self.has_fin() && acknowledged == self.sent());
+            if is_new && counts {
                 if before(self.end(), segment.seq) {
                     self.gap = segment.seq;
                 }
                 self.position += ahead as u64;
                 // Bytes behind it prove that somebody else has sent it.
                 self.closing &= !closing::FIN;
+                progress = true;
+            } else if is_new && !self.has_fin() {
+                // Anybody may have sent it: none of it has passed for certain until Y has acknowledged it.
+                self.gap = segment.payload_end();
+                self.position += ahead as u64;
                 progress = true;
             }
         }
@@ -342,5 +353,332 @@ impl Half {
             self.heard = tick;
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::translate::tests::flow;
+    use super::*;
+    use closing::{FIRST, RESET, SECOND};
+    use tcp::{ACK, FIN, RST};
+
+    // In X's numbers; windows of 200 and of 400 bytes.
+    const A: u32 = 1_000;
+    const E: u32 = 1_100;
+    const L: u32 = 1_400;
+    const U: u32 = 5_000;
+    const T: u32 = 5_050;
+    const M: u32 = 200;
+    const K: u32 = 400;
+
+    fn scaled() -> Flow {
+        Flow { own_scale: 1, peer_scale: 2, ..flow() }
+    }
+
+    fn own() -> Half {
+        let position = 1 << 32 | u64::from(E);
+        Half { position, gap: A, ack: U, edge: U + M, heard: 10, tsval: 70, most: 100, closing: 0, asked: 0 }
+    }
+
+    fn peer() -> Half {
+        let [seq, ack] = [flow().seq_delta, flow().ack_delta];
+        Half {
+            position: 1 << 32 | u64::from(T.wrapping_add(ack)),
+            gap: U.wrapping_add(ack),
+            ack: A.wrapping_add(seq),
+            edge: L.wrapping_add(seq),
+            heard: 10,
+            tsval: 90,
+            most: 100,
+            closing: 0,
+            asked: 0,
+        }
+    }
+
+    fn bounds(own: &Half, peer: &Half) -> Bounds {
+        Bounds::new(&scaled(), own, peer, None)
+    }
+
+    fn segment(seq: u32, payload: u32, ack: u32) -> Segment {
+        Segment { seq, payload, ack, window: 100, leaving_window: 100, flags: ACK, ..Segment::default() }
+    }
+
+    fn fin(segment: Segment) -> Segment {
+        Segment { flags: ACK | FIN, ..segment }
+    }
+
+    fn judge(segment: &Segment) -> Verdict {
+        bounds(&own(), &peer()).judge(segment)
+    }
+
+    /// What becomes of a half by a segment, judged as it is, at tick 20.
+    fn after(own: Half, peer: &Half, segment: &Segment) -> Half {
+        let bounds = bounds(&own, peer);
+        own.after(bounds.judge(segment), segment, peer.has_fin(), bounds.acknowledged, &scaled(), 20)
+    }
+
+    #[test]
+    fn both_halves_are_told_in_the_numbers_of_who_sends() {
+        let expected = Bounds {
+            acknowledged: A,
+            limit: L,
+            sent: E,
+            acknowledges: U,
+            peer_sent: T,
+            own_window: M,
+            peer_window: K,
+            next: E,
+        };
+        assert_eq!(bounds(&own(), &peer()), expected);
+        let closing = FIRST | closing::HANDOVER;
+        let fins = bounds(&Half { closing, ..own() }, &Half { closing, ..peer() });
+        assert_eq!(fins, Bounds { sent: E + 1, peer_sent: T + 1, next: E + 1, ..expected });
+    }
+
+    #[test]
+    fn a_segment_counts_if_its_receiver_would_take_it() {
+        for (what, segment, expected) in [
+            ("the next", segment(E, 10, T), Verdict::Counts),
+            ("no bytes", segment(E, 0, U), Verdict::Counts),
+            ("once more", segment(A, 100, U), Verdict::Counts),
+            ("all of it acknowledged, to the last byte", segment(A - 10, 10, U), Verdict::Counts),
+            ("at the edge of the window", segment(L, 1_000, U), Verdict::Counts),
+            ("beyond it", segment(L + 1, 0, U), Verdict::Near),
+            ("a window beyond it", segment(L + K, 10, U), Verdict::Near),
+            ("further", segment(L + K + 1, 10, U), Verdict::TooNew),
+            ("acknowledges all", segment(E, 0, T), Verdict::Counts),
+            ("acknowledges more", segment(E, 0, T + 1), Verdict::Near),
+            ("acknowledges a window more", segment(E, 0, T + M), Verdict::Near),
+            ("acknowledges what was never sent", segment(E, 0, T + M + 1), Verdict::TooNew),
+            ("beyond both", segment(L + K, 0, T + M), Verdict::Near),
+            ("beyond, acknowledging less than before", segment(L + 1, 10, U - 1), Verdict::TooNew),
+            ("acknowledges what is a window old", segment(E, 10, U - M), Verdict::Counts),
+            ("acknowledges what is older", segment(E, 10, U - M - 1), Verdict::TooOld),
+            ("before all that is acknowledged", segment(A - 11, 10, U), Verdict::Old),
+            ("the same with news", segment(A - 11, 10, T), Verdict::Old),
+            ("a question", segment(A - 1, 0, T), Verdict::Keepalive),
+            ("a question, of who knows too much", segment(A - 1, 0, T + 1), Verdict::Old),
+            ("two before", segment(A - 2, 0, U), Verdict::Old),
+            ("a FIN before", fin(segment(A - 1, 0, U)), Verdict::Counts),
+            ("half the numbers away", segment(A ^ 1 << 31, 10, U), Verdict::Old),
+            ("without an ACK", Segment { flags: FIN, ..segment(E, 10, U) }, Verdict::NoAck),
+            ("without any flag, far away", Segment { flags: 0, ..segment(0, 0, 0) }, Verdict::NoAck),
+        ] {
+            assert_eq!(judge(&segment), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn in_a_handover_what_sockets_have_sent_may_be_acknowledged() {
+        let until = |end| Bounds::new(&scaled(), &own(), &peer(), Some(end));
+        assert_eq!(until(T + 500).judge(&segment(E, 0, T + 500)), Verdict::Counts);
+        assert_eq!(until(T - 500).judge(&segment(E, 0, T)), Verdict::Counts);
+    }
+
+    #[test]
+    fn bytes_move_the_position_once_and_a_hole_is_remembered() {
+        let at =
+            |position: u32, gap| Half { position: 1 << 32 | u64::from(position), gap, heard: 20, ..own() };
+        for (what, segment, expected) in [
+            ("the next", segment(E, 10, U), at(E + 10, A)),
+            ("once more", segment(A, 100, U), at(E, A)),
+            ("half of it new", segment(E - 10, 20, U), at(E + 10, A)),
+            ("over a hole", segment(E + 5, 10, U), at(E + 15, E + 5)),
+            ("no bytes, beyond", segment(E + 5, 0, U), at(E, A)),
+        ] {
+            assert_eq!(after(own(), &peer(), &segment), expected, "{what}");
+        }
+        let last = Half { position: 1 << 32 | 0xffff_fffa, gap: 0xffff_fffa, ..own() };
+        let told = [0xffff_fffa, 400].map(|number: u32| number.wrapping_add(flow().seq_delta));
+        let there = Half { ack: told[0], edge: told[1], ..peer() };
+        assert_eq!(after(last, &there, &segment(0xffff_fffa, 10, U)).position, 2 << 32 | 4, "wrapped");
+    }
+
+    #[test]
+    fn acknowledgement_window_and_timestamp_move_forward_only() {
+        let stamped = |tsval| Segment { timestamps: true, tsval, ..segment(E, 0, U) };
+        let unscaled = |window, leaving_window| Segment { window, leaving_window, ..segment(E, 0, U) };
+        let now = Half { heard: 20, ..own() };
+        for (what, segment, expected) in [
+            ("more", segment(E, 0, T), Half { ack: T, edge: T + M, ..now }),
+            ("less", segment(E, 0, U - 10), now),
+            ("a larger window", unscaled(150, 0), Half { edge: U + 300, most: 150, ..now }),
+            ("a smaller one", unscaled(50, 50), now),
+            ("one that was rounded up", unscaled(1, 0x7001), Half { edge: U + 0x7001, ..now }),
+            ("a timestamp", stamped(71), Half { tsval: 71, ..now }),
+            ("an older one", stamped(69), now),
+            ("none", Segment { tsval: 100, ..segment(E, 0, U) }, now),
+        ] {
+            assert_eq!(after(own(), &peer(), &segment), expected, "{what}");
+        }
+        let promised = Flow { promised_scale: 8, ..scaled() };
+        let half = own().after(Verdict::Counts, &unscaled(1, 1), false, A, &promised, 20);
+        assert_eq!(half.edge, U + 256, "by the scale that the other end was promised");
+    }
+
+    #[test]
+    fn what_is_near_tells_how_far_its_sender_has_come_and_that_it_lives() {
+        let everything = Segment { window: 9_999, timestamps: true, tsval: 99, ..segment(L + 1, 10, T) };
+        let at = 1 << 32 | u64::from(L + 11);
+        let expected = Half { position: at, gap: L + 11, heard: 20, ..own() };
+        assert_eq!(after(own(), &peer(), &everything), expected);
+        assert_eq!(after(own(), &peer(), &fin(everything)), expected);
+        let without_bytes = Segment { payload: 0, ..everything };
+        assert_eq!(after(own(), &peer(), &without_bytes), Half { heard: 20, ..own() });
+    }
+
+    /// A stranger hits what is near twice as often as what counts.
+    #[test]
+    fn what_is_near_takes_no_fin_back() {
+        let ended = Half { closing: FIRST, ..own() };
+        assert_eq!(after(ended, &peer(), &segment(L + 1, 10, T)), Half { heard: 20, ..ended });
+    }
+
+    /// Else a reset at the end of bytes that a stranger has made up would be exact.
+    #[test]
+    fn what_is_near_is_expected_only_when_the_other_end_has_acknowledged_it() {
+        let half = after(own(), &peer(), &segment(E - 1, 50, T + 1));
+        assert_eq!(half.end(), E + 49);
+        let told = |ack: u32| Half { ack: ack.wrapping_add(flow().seq_delta), ..peer() };
+        for (acknowledged, next) in [(A, A), (E, E), (E + 48, E + 48), (E + 49, E + 49)] {
+            assert_eq!(bounds(&half, &told(acknowledged)).next, next);
+        }
+    }
+
+    #[test]
+    fn what_is_old_moves_nothing_and_a_question_is_heard() {
+        let wide = |segment| Segment { window: 9_999, timestamps: true, tsval: 99, ..segment };
+        for segment in [segment(A - 11, 10, T), segment(E, 10, U - M - 1), segment(E, 10, T + M + 1)] {
+            assert_eq!(after(own(), &peer(), &wide(segment)), own(), "{segment:?}");
+        }
+        let unacknowledged = Segment { flags: 0, ..wide(segment(E, 10, T)) };
+        assert_eq!(after(own(), &peer(), &unacknowledged), own());
+        assert_eq!(after(own(), &peer(), &wide(segment(A - 1, 0, T))), Half { heard: 20, ..own() });
+    }
+
+    #[test]
+    fn a_fin_is_noted_at_the_end_and_taken_back_by_bytes_behind_it() {
+        let closing = |own: Half, peer: &Half, segment| {
+            let half = after(own, peer, &segment);
+            (half.closing, half.end())
+        };
+        let ended = |closing| Half { closing, ..peer() };
+        let noted = Half { closing: FIRST, ..own() };
+        for (what, own, peer, segment, expected) in [
+            ("alone", own(), peer(), fin(segment(E, 0, U)), (FIRST, E)),
+            ("with bytes", own(), peer(), fin(segment(E, 10, U)), (FIRST, E + 10)),
+            ("with what is known", own(), peer(), fin(segment(A, 100, U)), (FIRST, E)),
+            ("behind the other's", own(), ended(FIRST), fin(segment(E, 0, U)), (SECOND, E)),
+            ("before the end", own(), peer(), fin(segment(A, 10, U)), (0, E)),
+            ("before bytes that it has overtaken", own(), peer(), fin(segment(E + 9, 0, U)), (FIRST, E + 9)),
+            ("once more", noted, ended(SECOND), fin(segment(E, 0, U)), (FIRST, E)),
+            ("no bytes behind it", noted, peer(), segment(E + 1, 0, U), (FIRST, E)),
+            ("bytes behind it", noted, peer(), segment(E, 10, U), (0, E + 10)),
+            ("another behind it", noted, peer(), fin(segment(E, 10, U)), (FIRST, E + 10)),
+        ] {
+            assert_eq!(closing(own, &peer, segment), expected, "{what}");
+        }
+        let hole = after(own(), &peer(), &fin(segment(E + 9, 0, U)));
+        assert_eq!(bounds(&hole, &peer()).next, A, "the bytes before it are missing");
+    }
+
+    /// Nor is the byte of a keepalive (RFC 1122, section 4.2.3.6), which has the last number that was sent: the FIN's.
+    #[test]
+    fn behind_a_fin_that_is_acknowledged_nothing_is_new() {
+        let ended = Half { closing: FIRST, ..own() };
+        let told = Half { ack: (E + 1).wrapping_add(flow().seq_delta), ..peer() };
+        for segment in [segment(E, 1, U), segment(E + 1, 10, U), fin(segment(E + 1, 0, U))] {
+            assert_eq!(after(ended, &told, &segment), Half { heard: 20, ..ended }, "{segment:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_is_exact_at_what_the_receiver_expects() {
+        let told = |ack: u32| Half { ack: ack.wrapping_add(flow().seq_delta), ..peer() };
+        let hole = Half { gap: E - 20, ..own() };
+        let ended = Half { closing: FIRST, ..own() };
+        let reset = Half { closing: RESET, ..own() };
+        let rows = [
+            ("the next", own(), peer(), E, Reset::Exact),
+            ("what is acknowledged", own(), peer(), A, Reset::InWindow),
+            ("between", own(), peer(), E - 1, Reset::InWindow),
+            ("one further", own(), peer(), E + 1, Reset::InWindow),
+            ("at the edge of the window", own(), peer(), L, Reset::InWindow),
+            ("beyond it", own(), peer(), L + 1, Reset::Elsewhere),
+            ("before the window", own(), peer(), A - 1, Reset::Elsewhere),
+            ("half the numbers away", own(), peer(), A ^ 1 << 31, Reset::Elsewhere),
+            ("what is acknowledged, before a hole", hole, peer(), A, Reset::Exact),
+            ("the end, beyond the hole", hole, peer(), E, Reset::InWindow),
+            ("the end, the hole being filled", hole, told(E - 20), E, Reset::Exact),
+            ("behind the FIN", ended, peer(), E + 1, Reset::Exact),
+            ("at the FIN", ended, peer(), E, Reset::Exact),
+            ("at the FIN, that is acknowledged", ended, told(E + 1), E, Reset::Exact),
+            ("before the FIN", ended, peer(), E - 1, Reset::InWindow),
+            ("at the FIN, beyond a hole", Half { closing: FIRST, ..hole }, peer(), E, Reset::InWindow),
+            ("before all of it", Half { closing: FIRST, ..hole }, peer(), A - 1, Reset::Elsewhere),
+            ("once more", reset, peer(), E, Reset::Exact),
+            ("once more, by what is acknowledged", reset, peer(), A, Reset::Again),
+            ("once more, elsewhere in the window", reset, peer(), A + 1, Reset::InWindow),
+        ];
+        for (what, own, peer, seq, expected) in rows {
+            assert_eq!(bounds(&own, &peer).judge_reset(&own, seq), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn after_a_reset_the_clock_stands_until_more_proves_it_forged() {
+        let reset = own().after_reset(20);
+        assert_eq!(reset, Half { closing: RESET, heard: 20, ..own() });
+        assert_eq!(reset.after_reset(30), reset, "once more");
+        let after = |segment: &Segment, tick| {
+            let verdict = bounds(&reset, &peer()).judge(segment);
+            reset.after(verdict, segment, false, A, &scaled(), tick)
+        };
+        let late = 20 + RESET_OVERTAKES_TICKS;
+        let bytes = segment(E, 10, U);
+        let moved = Half { position: 1 << 32 | u64::from(E + 10), ..reset };
+        assert_eq!(after(&bytes, late - 1), moved, "what it has overtaken");
+        assert_eq!(after(&bytes, late), Half { closing: 0, heard: late, ..moved });
+        let acknowledges = Half { ack: T, edge: T + M, closing: 0, heard: late, ..reset };
+        assert_eq!(after(&segment(E, 0, T), late), acknowledges);
+        for nothing_new in [segment(A, 100, U), segment(E, 0, U), segment(A - 1, 0, U)] {
+            assert_eq!(after(&nothing_new, late), reset, "{nothing_new:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_finished_when_each_fin_is_acknowledged() {
+        let [seq, ack] = [flow().seq_delta, flow().ack_delta];
+        let own = Half { closing: FIRST, ack: T + 1, ..own() };
+        let peer = Half { closing: SECOND, ack: (E + 1).wrapping_add(seq), ..peer() };
+        let is_finished = |own: &Half, peer: &Half| bounds(own, peer).is_finished(own, peer);
+        assert!(is_finished(&own, &peer));
+        for (what, own, peer) in [
+            ("one FIN", own, Half { closing: 0, position: peer.position + 1, ..peer }),
+            ("the other", Half { closing: 0, position: own.position + 1, ..own }, peer),
+            ("one is not acknowledged", own, Half { ack: E.wrapping_add(seq), ..peer }),
+            ("the other is not", Half { ack: T, ..own }, peer),
+        ] {
+            assert!(!is_finished(&own, &peer), "{what}");
+        }
+        let mirrored = Flow { seq_delta: ack.wrapping_neg(), ack_delta: seq.wrapping_neg(), ..scaled() };
+        assert!(Bounds::new(&mirrored, &peer, &own, None).is_finished(&peer, &own), "seen from there");
+
+        let repeats = |segment: &Segment| bounds(&own, &peer).repeats_the_end(segment);
+        for again in [fin(segment(E, 0, T + 1)), segment(E + 1, 0, T + 1), fin(segment(A, 100, U))] {
+            assert!(repeats(&again), "{again:?}");
+        }
+        for more in [segment(E + 1, 1, T + 1), fin(segment(E + 1, 0, T + 1)), segment(E + 1, 0, T + 2)] {
+            assert!(!repeats(&more), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn who_resets_with_whatever_acknowledgement_is_judged_by_the_number_alone() {
+        // A segment's other numbers are not even looked at.
+        let bounds = bounds(&own(), &peer());
+        assert_eq!(bounds.judge_reset(&own(), segment(E, 0, T + M + 1).seq), Reset::Exact);
+        assert_eq!(bounds.judge(&Segment { flags: RST, ..segment(E, 0, 0) }), Verdict::NoAck);
     }
 }

@@ -210,7 +210,7 @@ pub(super) mod tests {
             promised_scale: 0,
             flags: flag::TIMESTAMPS | flag::SACK,
             exit: exit::NEIGHBOUR,
-            padding: [0; 7],
+            padding: [0; 3],
         }
     }
 

@@ -30,12 +30,12 @@ pub(crate) fn flow() -> impl Strategy<Value = (Flow, [SocketAddr; 2], Option<u32
     any::<bool>().prop_flat_map(|v6| {
         let deltas = [number(), number(), number(), number()];
         let floor = prop::option::of(number());
-        (ends(v6), ends(v6), deltas, -14_i8..=14, 0_u8..16, floor).prop_map(
+        (ends(v6), ends(v6), deltas, [0_u8..=14, 0..=14], 0_u8..16, floor).prop_map(
             |(
                 arriving,
                 [from, to],
                 [seq_delta, ack_delta, tsval_delta, tsecr_delta],
-                shift,
+                [own_scale, promised_scale],
                 flags,
                 floor,
             )| {
@@ -44,7 +44,8 @@ pub(crate) fn flow() -> impl Strategy<Value = (Flow, [SocketAddr; 2], Option<u32
                     ack_delta,
                     tsval_delta,
                     tsecr_delta,
-                    window_shift: shift,
+                    own_scale,
+                    promised_scale,
                     flags,
                     ..plain_flow(from, to)
                 };

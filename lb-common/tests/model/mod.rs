@@ -86,7 +86,7 @@ impl Segment {
             new.traffic_class &= !3;
         }
         if self.flags & SYN == 0 {
-            new.window = window(self.window, flow.window_shift);
+            new.window = window(self.window, flow.own_scale as i8 - flow.promised_scale as i8);
         }
         new.options = options(&self.options, flow, tsecr_floor)?;
         Some(new)

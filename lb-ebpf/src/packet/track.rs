@@ -278,7 +278,9 @@ fn judge(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>
 fn follow(flow: &Flow, halves: &Halves, segment: &Segment, verdict: Verdict) {
     // SAFETY: see `Halves::own_closing`.
     let own = unsafe { load(halves.own) };
-    let new = own.after(verdict, segment, halves.peer_closing() & closing::FIN != 0, flow, tick());
+    let peer_has_fin = halves.peer_closing() & closing::FIN != 0;
+    let acknowledged = halves.peer_ack().wrapping_sub(flow.seq_delta);
+    let new = own.after(verdict, segment, peer_has_fin, acknowledged, flow, tick());
     halves.store(&own, &new);
 }
 
@@ -286,7 +288,7 @@ fn follow(flow: &Flow, halves: &Halves, segment: &Segment, verdict: Verdict) {
 #[inline(never)]
 fn note_finish(flow: &Flow, halves: &Halves, await_ack: Option<u32>) {
     let (own, peer) = halves.load();
-    if own.closing & closing::FINISHED == 0
+    if (own.closing | peer.closing) & closing::FINISHED == 0
         && Bounds::new(flow, &own, &peer, await_ack).is_finished(&own, &peer)
     {
         halves.store_closing(own.closing | closing::FINISHED);

@@ -139,7 +139,7 @@ impl Victim {
                     || before(segment.ack, first_ack)
                     || own.has_fin() && segment.payload > 0
                     || is_fin && before(end, own.end());
-                own.after(verdict, segment, peer.has_fin(), &self.flow, own.heard)
+                own.after(verdict, segment, peer.has_fin(), bounds.acknowledged, &self.flow, own.heard)
             };
             track.halves[0] = new;
         }

@@ -2,16 +2,16 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use etherparse::icmpv4::{
     DestUnreachableHeader, ParameterProblemHeader as ParameterProblem, TimeExceededCode,
 };
 use etherparse::icmpv6::{self, DestUnreachableCode};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type};
-use lb_common::packet::Handover;
+use lb_common::packet::{Count, Event, Handover, event};
 
-use crate::connection::{Connection, framed};
-use crate::programs::{Fate, check, with_programs};
+use crate::connection::{ADDRESSES, Connection, FROM_CLIENT, framed, with_link_header};
+use crate::programs::{Arrival, Fate, check, with_programs};
 use crate::properties::model::{Segment, packet_between};
 
 #[derive(Clone)]
@@ -36,6 +36,11 @@ fn icmp(from: IpAddr, to: IpAddr, kind: Kind, quote: &[u8]) -> Vec<u8> {
 fn routers(v6: bool) -> [IpAddr; 2] {
     let addresses = if v6 { ["fd00:2::99", "fd00:1::99"] } else { ["10.0.2.99", "10.0.1.99"] };
     addresses.map(|address| address.parse().expect("an address"))
+}
+
+/// Longer than the MTU that errors name.
+fn long(segment: Segment) -> Segment {
+    Segment { payload: vec![7; 1_400], ..segment }
 }
 
 fn errors(v6: bool) -> Vec<(&'static str, Kind)> {
@@ -77,8 +82,8 @@ fn an_error_reaches_who_sent_the_packet_in_its_own_numbers() -> Result<()> {
             let quoted = if v6 { 48 } else { 28 };
             for (what, kind) in errors(v6) {
                 let rows = [
-                    (behind_server, connection.forwarded_request(), connection.request()),
-                    (behind_client, connection.forwarded_response(), connection.response()),
+                    (behind_server, long(connection.forwarded_request()), long(connection.request())),
+                    (behind_client, long(connection.forwarded_response()), long(connection.response())),
                 ]
                 .into_iter()
                 .flat_map(|(router, left, sent)| {
@@ -103,8 +108,8 @@ fn an_error_reaches_who_sent_the_packet_in_its_own_numbers() -> Result<()> {
 fn while_the_sockets_live_errors_are_theirs() -> Result<()> {
     with_programs(|programs| {
         for v6 in [false, true] {
-            let connection = Connection::new(v6).with(|flow| flow.handover = 1);
-            let [sent, left] = [connection.request(), connection.forwarded_request()];
+            let connection = Connection::new(v6).in_handover();
+            let [sent, left] = [connection.request(), connection.forwarded_request()].map(long);
             let quoted = if v6 { 48 } else { 28 };
             let kind = || errors(v6).swap_remove(0).1;
             let error = icmp(routers(v6)[0], left.from.ip(), kind(), &left.packet()[..quoted]);
@@ -113,6 +118,101 @@ fn while_the_sockets_live_errors_are_theirs() -> Result<()> {
             programs.handovers.remove(&1)?;
             let told = Fate::Tells(icmp(sent.to.ip(), sent.from.ip(), kind(), &sent.packet()[..quoted]));
             check(programs, &connection, [("without", error, told)])?;
+        }
+        Ok(())
+    })
+}
+
+/// RFC 5927, section 4.1: who knows addresses and ports alone must not be believed, and the end may not check.
+#[test]
+fn an_error_about_bytes_that_are_not_under_way_is_dropped() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            // The client has sent 100 bytes more than the server has acknowledged.
+            let mut connection = Connection::new(v6);
+            connection.track.halves[FROM_CLIENT].position += 100;
+            let quoted = if v6 { 48 } else { 28 };
+            for (what, kind) in errors(v6) {
+                let rows = [(-1, false), (0, true), (50, true), (100, true), (101, false), (1 << 31, false)]
+                    .map(|(further, is_under_way): (i64, bool)| {
+                        let further = |segment: Segment| {
+                            let seq = segment.seq.wrapping_add(further as u32);
+                            long(Segment { seq, ..segment })
+                        };
+                        let [left, sent] =
+                            [connection.forwarded_request(), connection.request()].map(further);
+                        let arrives =
+                            icmp(routers(v6)[0], left.from.ip(), kind.clone(), &left.packet()[..quoted]);
+                        let leaves =
+                            icmp(sent.to.ip(), sent.from.ip(), kind.clone(), &sent.packet()[..quoted]);
+                        let dropped = Fate::Dropped(Count::IcmpUnrelated);
+                        (what, arrives, if is_under_way { Fate::Tells(leaves) } else { dropped })
+                    });
+                check(programs, &connection, rows)?;
+            }
+            ensure!(programs.track()? == connection.track, "an error moves nothing");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_error_that_names_an_mtu_is_about_a_larger_packet() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            let connection = Connection::new(v6);
+            let quoted = if v6 { 48 } else { 28 };
+            let [sent, left] = [connection.request(), connection.forwarded_request()].map(long);
+            let length = left.packet().len() as u32;
+            let names =
+                |mtu: u32| match v6 {
+                    true => Kind::V6(Icmpv6Type::PacketTooBig { mtu }),
+                    false => Kind::V4(Icmpv4Type::DestinationUnreachable(
+                        DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu as u16 },
+                    )),
+                };
+            // An IPv4 router from before RFC 1191 names 0.
+            let small = if v6 { [(0, false), (1_279, false)] } else { [(0, true), (68, true)] };
+            let rows = [(length - 1, true), (length, false), (length + 1, false), (1_280, true)];
+            for (mtu, is_told) in rows.into_iter().chain(small) {
+                programs.splice(&connection)?;
+                let quote = &left.packet()[..quoted];
+                let fate = programs.run(&icmp(routers(v6)[0], left.from.ip(), names(mtu), quote))?;
+                let told = icmp(sent.to.ip(), sent.from.ip(), names(mtu), &sent.packet()[..quoted]);
+                let expected = if is_told { Fate::Tells(told) } else { Fate::Dropped(Count::IcmpUnrelated) };
+                ensure!(fate == expected, "{mtu}: {fate:02x?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_error_comes_by_the_device_that_the_packet_left_by() -> Result<()> {
+    const IFINDEX: u32 = 77;
+    with_programs(|programs| {
+        programs.ns.ip(&format!(
+            "link add front index {IFINDEX} address 02:00:00:00:00:07 type veth peer name other"
+        ))?;
+        let from_front = Arrival { ifindex: IFINDEX, ..Arrival::PLAIN };
+        for v6 in [false, true] {
+            let connection = Connection::new(v6);
+            programs.splice(&connection)?;
+            let left = long(connection.forwarded_request());
+            let (_, kind) = errors(v6).swap_remove(1);
+            let error = icmp(routers(v6)[0], left.from.ip(), kind, &left.packet());
+            let mut addresses = ADDRESSES;
+            addresses[..6].copy_from_slice(&[2, 0, 0, 0, 0, 7]);
+            let fate = programs.run_from(from_front, &with_link_header(addresses, &error[14..]))?;
+            ensure!(fate == Fate::Dropped(Count::WrongDevice), "{fate:02x?}");
+            // It is the server's leg.
+            let event = Event { id: 1, kind: event::WRONG_DEVICE, from_server: 1, number: IFINDEX, mtu: 0 };
+            let events = programs.events();
+            ensure!(events == [event], "{events:?}");
+
+            addresses[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+            let fate = programs.run(&with_link_header(addresses, &error[14..]))?;
+            ensure!(fate == Fate::Passed, "to another host: {fate:02x?}");
         }
         Ok(())
     })

@@ -1,10 +1,11 @@
 //! While the sockets still live: what is for them, and what is not.
 
 use anyhow::{Result, ensure};
-use lb_common::packet::{Event, FOR_SOCKET_MARK, Handover, State, event};
+use lb_common::packet::track::closing;
+use lb_common::packet::{Count, Event, FOR_SOCKET_MARK, Handover, event};
 
-use crate::connection::{Connection, FROM_CLIENT, FROM_SERVER, frame};
-use crate::programs::{Arrival, Fate, check, with_programs};
+use crate::connection::{Connection, FROM_CLIENT, FROM_SERVER, frame, with_link_header};
+use crate::programs::{Arrival, Fate, check, check_left, with_programs};
 use crate::properties::model::{ACK, FIN, NOP, RST, SYN, Segment};
 
 /// The sockets wait for these to be acknowledged: by the client, by the server.
@@ -17,7 +18,7 @@ const ROOM: [u32; 2] = [1 << 24; 2];
 fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Result<()> {
     with_programs(|programs| {
         for v6 in [false, true] {
-            let connection = Connection::new(v6).with(|flow| flow.handover = 1);
+            let connection = Connection::new(v6).in_handover();
             let handover = Handover { await_ack: AWAITED, promised: ROOM, ..Handover::default() };
             programs.handovers.insert(1, handover, 0)?;
             for side in [FROM_CLIENT, FROM_SERVER] {
@@ -28,24 +29,25 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
                 let [came, left] = &segments[side];
                 let awaited = AWAITED[side];
                 let difference = left.ack.wrapping_sub(came.ack);
-                let row = |what, ack: u32, flags, payload: &[u8], passes| {
+                let row = |what, ack: u32, flags, payload: &[u8], fate: fn(Vec<u8>) -> Fate| {
                     let payload = payload.to_vec();
                     let window = if flags & SYN != 0 { came.window } else { left.window };
                     let came = Segment { ack, flags, payload: payload.clone(), ..came.clone() };
                     let ack = ack.wrapping_add(difference);
                     let left = Segment { ack, flags, payload, window, ..left.clone() };
-                    let fate = if passes { Fate::Passed } else { Fate::Leaves(frame(&left)) };
-                    (what, frame(&came), fate)
+                    (what, frame(&came), fate(frame(&left)))
                 };
                 let rows = [
-                    row("of a part", awaited - 1, ACK, b"", true),
-                    row("of long ago", awaited.wrapping_sub(0x7fff_ffff), ACK, b"", true),
-                    row("of all", awaited, ACK, b"", false),
-                    row("of more", awaited + 1, ACK, b"", false),
-                    row("of a part, with bytes", awaited - 1, ACK, b"x", false),
-                    row("of a part, with a FIN", awaited - 1, ACK | FIN, b"", false),
-                    row("of a part, with a reset", awaited - 1, ACK | RST, b"", false),
-                    row("of a part, with a SYN", awaited - 1, ACK | SYN, b"", false),
+                    row("of a part", awaited - 1, ACK, b"", |_| Fate::Passed),
+                    row("of long ago", awaited.wrapping_sub(0x7fff_ffff), ACK, b"", |_| Fate::Passed),
+                    row("of all", awaited, ACK, b"", Fate::Leaves),
+                    row("of more", awaited + 1, ACK, b"", |left| Fate::Counted(Count::Near, left)),
+                    row("of a part, with bytes", awaited - 1, ACK, b"x", Fate::Leaves),
+                    row("of a part, with a FIN", awaited - 1, ACK | FIN, b"", Fate::Leaves),
+                    row("of a part, with a reset", awaited - 1, ACK | RST, b"", |left| {
+                        Fate::Counted(Count::ResetExact, left)
+                    }),
+                    row("of a part, with a SYN", awaited - 1, ACK | SYN, b"", Fate::Leaves),
                 ];
                 check(programs, &connection, rows)?;
 
@@ -72,11 +74,13 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
 fn an_end_is_not_allowed_to_run_away_from_a_socket_that_still_sends_to_it() -> Result<()> {
     with_programs(|programs| {
         for v6 in [false, true] {
-            let waiting = Connection::new(v6).with(|flow| flow.handover = 1);
-            let through = waiting.with(|flow| flow.ack += 1_000);
+            let waiting = Connection::new(v6).in_handover().with(|flow| {
+                (flow.own_scale, flow.peer_scale) = (flow.own_scale + 1, flow.peer_scale + 1);
+                flow.promised_scale += 1;
+            });
+            let through = waiting.known(|half| half.ack += 1_000);
             // 100 bytes behind what they have acknowledged, in units of 2 and 4.
-            let (promised, window_scale) = ([1_100, 92_100], [2, 1]);
-            let handover = Handover { await_ack: AWAITED, promised, window_scale, ..Handover::default() };
+            let handover = Handover { await_ack: AWAITED, promised: [1_100, 92_100], ..Handover::default() };
             programs.handovers.insert(1, handover, 0)?;
             let limited = [50, 25];
             for side in [FROM_CLIENT, FROM_SERVER] {
@@ -91,7 +95,7 @@ fn an_end_is_not_allowed_to_run_away_from_a_socket_that_still_sends_to_it() -> R
                         Segment { seq, ack, flags, ..segment.clone() }
                     };
                     let left = Segment { window, ..further(&left) };
-                    (what, frame(&further(&came)), Fate::Leaves(frame(&left)))
+                    (what, frame(&further(&came)), frame(&left))
                 };
                 let rows = [
                     row("room", [0, 0], ACK, limited[side]),
@@ -99,18 +103,18 @@ fn an_end_is_not_allowed_to_run_away_from_a_socket_that_still_sends_to_it() -> R
                     row("no room left", [0, 100], ACK, 0),
                     row("it has run away", [0, 2_000], ACK, 0),
                 ];
-                check(programs, &waiting, rows)?;
+                check_left(programs, &waiting, rows)?;
                 let rows = [row("it has sent more than that", [0, 0], ACK, [75, 37][side])];
-                check(programs, &waiting.with(|flow| flow.bytes = 150), rows)?;
+                check_left(programs, &waiting.known(|half| half.position += 150), rows)?;
                 let rows = [
                     row("the socket is through", [0, 0], ACK, left.window),
                     row("a gap: it may not be", [1, 0], ACK, limited[side]),
                 ];
-                check(programs, &through, rows)?;
+                check_left(programs, &through, rows)?;
                 let (_, acknowledgement, _) = row("", [0, 2_000], ACK, 0);
                 let fate = programs.run(&acknowledgement)?;
                 let (.., expected) = row("and still not", [0, 2_000], ACK, 0);
-                ensure!(fate == expected, "{fate:02x?}, not {expected:02x?}");
+                ensure!(fate.left() == Some(&expected), "{fate:02x?}, not {expected:02x?}");
             }
         }
         Ok(())
@@ -121,7 +125,7 @@ fn an_end_is_not_allowed_to_run_away_from_a_socket_that_still_sends_to_it() -> R
 fn what_the_gateway_tells_a_socket_goes_nowhere_else() -> Result<()> {
     with_programs(|programs| {
         for v6 in [false, true] {
-            let connection = Connection::new(v6).with(|flow| flow.handover = 1);
+            let connection = Connection::new(v6).in_handover();
             programs.splice(&connection)?;
             programs.handovers.insert(1, Handover { await_ack: AWAITED, ..Handover::default() }, 0)?;
             let ours = Arrival { mark: FOR_SOCKET_MARK, ..Arrival::PLAIN };
@@ -131,14 +135,12 @@ fn what_the_gateway_tells_a_socket_goes_nowhere_else() -> Result<()> {
                 let fate = programs.run_from(ours, packet)?;
                 ensure!(fate == Fate::Passed, "{fate:02x?}");
             }
-            for tuple in &connection.tuples {
-                ensure!(programs.flows.get(tuple, 0)?.packets == 0);
-            }
+            ensure!(programs.track()? == connection.track, "noted for the connection");
             // The sockets are gone.
             programs.handovers.remove(&1)?;
             for packet in &acknowledgements {
                 let fate = programs.run_from(ours, packet)?;
-                ensure!(fate == Fate::Swallowed, "{fate:02x?}");
+                ensure!(fate == Fate::Dropped(Count::SocketGone), "{fate:02x?}");
             }
             for tuple in &connection.tuples {
                 programs.flows.remove(tuple)?;
@@ -155,7 +157,7 @@ fn what_the_gateway_tells_a_socket_goes_nowhere_else() -> Result<()> {
 #[test]
 fn an_echo_of_the_socket_is_not_passed_on() -> Result<()> {
     with_programs(|programs| {
-        let connection = Connection::new(false).with(|flow| flow.handover = 1);
+        let connection = Connection::new(false).in_handover();
         let handover =
             Handover { await_ack: [2_000, 501_000], tsecr_floor: [60, 1_100], ..Handover::default() };
         programs.handovers.insert(1, handover, 0)?;
@@ -193,12 +195,12 @@ fn an_echo_of_the_socket_is_not_passed_on() -> Result<()> {
 #[test]
 fn without_a_handover_a_flow_forgets_that_there_was_one() -> Result<()> {
     with_programs(|programs| {
-        let connection = Connection::new(false).with(|flow| flow.handover = 1);
+        let connection = Connection::new(false).in_handover();
         programs.splice(&connection)?;
         let acknowledgement = |segment| Segment { payload: vec![], ..segment };
         let fate = programs.run(&frame(&acknowledgement(connection.request())))?;
         ensure!(fate == Fate::Leaves(frame(&acknowledgement(connection.forwarded_request()))), "{fate:02x?}");
-        ensure!(programs.flows.get(&connection.tuples[FROM_CLIENT], 0)?.handover == 0);
+        ensure!(programs.track()?.halves[FROM_CLIENT].closing == 0);
         Ok(())
     })
 }
@@ -206,22 +208,38 @@ fn without_a_handover_a_flow_forgets_that_there_was_one() -> Result<()> {
 #[test]
 fn a_fin_that_the_socket_has_taken_counts() -> Result<()> {
     with_programs(|programs| {
-        let connection = Connection::new(false).with(|flow| flow.handover = 1);
+        let mut connection = Connection::new(false).in_handover();
+        connection.track.halves[FROM_CLIENT].closing |= closing::FIRST;
         programs.splice(&connection)?;
-        let fin = [State::FIRST, 0];
-        let handover = Handover { await_ack: [2_000, 501_000], fin, ..Handover::default() };
+        let handover = Handover { await_ack: [2_000, 501_000], ..Handover::default() };
         programs.handovers.insert(1, handover, 0)?;
-        let fates = [
-            programs.run(&frame(&connection.response()))?,
-            programs.run(&frame(&Segment { flags: ACK | FIN, ..connection.response() }))?,
-        ];
-        ensure!(fates.iter().all(|fate| matches!(fate, Fate::Leaves(_))), "{fates:02x?}");
-        for tuple in &connection.tuples {
-            let state = programs.flows.get(tuple, 0)?.state;
-            ensure!(state == State { fin: [State::FIRST, State::SECOND], reset: [0, 0] }, "{state:?}");
+        let fin = Segment { ack: 501_001, flags: ACK | FIN, ..connection.response() };
+        let last = Segment { seq: 1_001, ack: 2_006, payload: vec![], ..connection.request() };
+        for (segment, told) in [(fin, false), (last, true)] {
+            let fate = programs.run(&frame(&segment))?;
+            ensure!(matches!(fate, Fate::Leaves(_)), "{fate:02x?}");
+            let [client, server] = programs.track()?.halves.map(|half| half.closing & closing::FIN);
+            ensure!([client, server] == [closing::FIRST, closing::SECOND], "{client} {server}");
+            let finished = Event { id: 1, kind: event::FINISHED, from_server: 0, number: 0, mtu: 0 };
+            let events = programs.events();
+            ensure!(events == [finished][..usize::from(told)], "{events:?}");
         }
-        let closed = Event { id: 1, kind: event::CLOSED, from_server: 0, seq: 0, mtu: 0 };
-        ensure!(programs.events() == [closed]);
+        Ok(())
+    })
+}
+
+/// On a wire the mark is anybody's.
+#[test]
+fn by_another_device_the_gateway_tells_its_sockets_nothing() -> Result<()> {
+    with_programs(|programs| {
+        programs.ns.ip("link add front index 77 address 02:00:00:00:00:07 type veth peer name other")?;
+        let connection = Connection::new(false).with(|flow| flow.from = 77);
+        programs.splice(&connection)?;
+        let marked = Arrival { mark: FOR_SOCKET_MARK, ifindex: 77, ..Arrival::PLAIN };
+        let framed =
+            |segment: Segment| with_link_header(*b"\x02\0\0\0\0\x07\x02\0\0\0\0\x02", &segment.packet());
+        let fate = programs.run_from(marked, &framed(connection.request()))?;
+        ensure!(fate == Fate::Leaves(framed(connection.forwarded_request())), "{fate:02x?}");
         Ok(())
     })
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lb_common::packet::inject::{ARRIVAL, INJECTED_MARK, NOBODY, Way};
-use lb_common::packet::{Ethernet, exit};
+use lb_common::packet::{Ethernet, Path, exit};
 
 use crate::connection::{ADDRESSES, Connection, with_link_header};
 use crate::programs::{Arrival, Fate, with_programs};
@@ -30,9 +30,7 @@ fn a_marked_frame_leaves_by_the_way_that_it_bears() -> Result<()> {
                 let expected = Fate::Leaves(with_link_header(left.unwrap_or(addresses), &packet));
                 ensure!(fate == expected, "{kind}: {came:02x?} becomes\n{fate:02x?}, not\n{expected:02x?}");
             }
-            for tuple in connection.tuples {
-                ensure!(programs.flows.get(&tuple, 0)?.packets == 0, "counted for a flow");
-            }
+            ensure!(programs.track()? == connection.track, "noted for a connection");
         }
         Ok(())
     })
@@ -42,18 +40,25 @@ fn a_marked_frame_leaves_by_the_way_that_it_bears() -> Result<()> {
 fn a_mark_is_not_heard_on_another_device_nor_without_a_way() -> Result<()> {
     with_programs(|programs| {
         let ifindex = 77;
-        programs.ns.ip(&format!("link add front index {ifindex} type veth peer name other"))?;
+        let [a, b, c, d, e, f] = NOBODY;
+        let address = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        programs
+            .ns
+            .ip(&format!("link add front index {ifindex} address {address} type veth peer name other"))?;
+        programs.paths.insert(Path { device: ifindex, expected: 1 }, 1, 0)?;
         let connection = Connection::new(false);
         programs.splice(&connection)?;
         let packet = connection.request().packet();
-        let way = Way { ifindex: 1, kind: exit::LOCAL }.addresses(NOBODY);
+        // The loopback device's own.
+        let here = [0; 6];
+        let to = |to, ifindex, kind| Way { ifindex, kind }.addresses(to);
         let left = connection.forwarded_request().packet();
         for (what, arrival, addresses) in [
-            ("by another device", Arrival { ifindex, ..MARKED }, way),
-            ("without a mark", Arrival::PLAIN, way),
+            ("by another device", Arrival { ifindex, ..MARKED }, to(NOBODY, 1, exit::LOCAL)),
+            ("without a mark", Arrival::PLAIN, to(here, 1, exit::LOCAL)),
             ("without a way", MARKED, ADDRESSES),
-            ("by no device", MARKED, Way { ifindex: 0, kind: exit::LOCAL }.addresses(NOBODY)),
-            ("by no way there is", MARKED, Way { ifindex: 1, kind: 7 }.addresses(NOBODY)),
+            ("by no device", MARKED, to(here, 0, exit::LOCAL)),
+            ("by no way there is", MARKED, to(here, 1, 7)),
         ] {
             // It is a packet of the flow.
             let fate = programs.run_from(arrival, &with_link_header(addresses, &packet))?;

@@ -12,9 +12,17 @@ mod generate;
 mod handover;
 mod injected;
 mod odd;
+#[path = "../../../lb-common/tests/model"]
+#[allow(dead_code, reason = "of lb-common's own tests")]
+mod model {
+    pub(crate) mod ends;
+    pub(crate) mod wire;
+}
+#[allow(dead_code, reason = "of the attack suite")]
 mod programs;
 #[path = "../../../lb-common/fuzz/properties.rs"]
 #[allow(dead_code, reason = "of lb-common's own tests")]
 mod properties;
 mod segments;
 mod sightings;
+mod tracker;

@@ -9,30 +9,18 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::util::online_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use lb_common::packet::odd::{Fragments, Odd};
-use lb_common::packet::{self, Count, Event, Flow, Handover, Record, Sighting, Tuple};
+use lb_common::packet::track::Track;
+use lb_common::packet::{self, Count, Event, Flow, Handover, Path, Sighting, Tuple};
 use lb_common::sockmap;
 use snisplice::kernel::OBJECT;
 use snisplice_tests::NetNs;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, SLOT};
 
 /// linux/pkt_cls.h.
 const TCX_NEXT: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
-
-/// All that is counted.
-const COUNTS: [Count; Count::Number as usize] = [
-    Count::Sighted,
-    Count::OddLost,
-    Count::BadOptions,
-    Count::Congestion,
-    Count::TooBig,
-    Count::NotWritable,
-    Count::IcmpTranslated,
-    Count::EventLost,
-    Count::OddTaken,
-];
 
 /// What becomes of a packet.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,14 +33,28 @@ pub(crate) enum Fate {
     Sighted,
     /// It is dropped, and that is counted.
     Dropped(Count),
-    /// It is dropped, and nobody misses it.
-    Swallowed,
     /// It is dropped, and userspace has it.
     HandedUp,
+    /// It goes on as it came, and the connection that was there is no more.
+    TakesOver,
+    /// The same, and it is noted as a SYN.
+    SightedAnew,
     /// It leaves by another way, as these bytes.
     Leaves(Vec<u8>),
+    /// It does, and that is counted.
+    Counted(Count, Vec<u8>),
     /// It does, being an error that an ICMP packet tells of.
     Tells(Vec<u8>),
+}
+
+impl Fate {
+    /// As what the packet leaves, whatever is thought of it.
+    pub(crate) fn left(&self) -> Option<&[u8]> {
+        match self {
+            Self::Leaves(bytes) | Self::Counted(_, bytes) => Some(bytes),
+            _ => None,
+        }
+    }
 }
 
 /// How a packet comes.
@@ -80,7 +82,8 @@ pub(crate) struct Programs {
     pub(crate) flows: HashMap<MapData, Tuple, Flow>,
     pub(crate) sightings: HashMap<MapData, Tuple, Sighting>,
     pub(crate) handovers: HashMap<MapData, u64, Handover>,
-    pub(crate) connections: HashMap<MapData, u64, Record>,
+    pub(crate) paths: HashMap<MapData, Path, u32>,
+    tracks: Array<MapData, Track>,
     ports: Array<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
@@ -107,8 +110,14 @@ pub(crate) fn with_programs(test: impl FnOnce(&mut Programs) -> Result<()> + Sen
 impl Programs {
     fn load() -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        let tables =
-            [packet::FLOWS, packet::SIGHTINGS, packet::HANDOVERS, packet::CONNECTIONS, packet::NAMES];
+        let tables = [
+            packet::FLOWS,
+            packet::TRACKS,
+            packet::SIGHTINGS,
+            packet::HANDOVERS,
+            packet::CONNECTIONS,
+            packet::NAMES,
+        ];
         for name in tables.into_iter().chain([sockmap::SOURCES, sockmap::TARGETS, sockmap::FLOWS]) {
             loader.map_max_entries(name, 64);
         }
@@ -122,7 +131,8 @@ impl Programs {
             flows: take(&mut ebpf, packet::FLOWS)?,
             sightings: take(&mut ebpf, packet::SIGHTINGS)?,
             handovers: take(&mut ebpf, packet::HANDOVERS)?,
-            connections: take(&mut ebpf, packet::CONNECTIONS)?,
+            paths: take(&mut ebpf, packet::PATHS)?,
+            tracks: take(&mut ebpf, packet::TRACKS)?,
             ports: take(&mut ebpf, packet::PORTS)?,
             counts: take(&mut ebpf, packet::COUNTS)?,
             events: take(&mut ebpf, packet::EVENTS)?,
@@ -142,7 +152,7 @@ impl Programs {
         clear(&mut self.flows)?;
         clear(&mut self.sightings)?;
         clear(&mut self.handovers)?;
-        clear(&mut self.connections)?;
+        clear(&mut self.paths)?;
         clear(&mut self.fragments)?;
         self.buffers.clear();
         for index in 0..self.ports.len() {
@@ -157,7 +167,17 @@ impl Programs {
         for (tuple, flow) in connection.tuples.iter().zip(&connection.flows) {
             self.flows.insert(tuple, flow, 0)?;
         }
-        Ok(())
+        self.know(&connection.track)
+    }
+
+    /// What is known of the connection.
+    pub(crate) fn track(&self) -> Result<Track> {
+        Ok(self.tracks.get(&SLOT, 0)?)
+    }
+
+    /// Has something else known of it.
+    pub(crate) fn know(&mut self, track: &Track) -> Result<()> {
+        Ok(self.tracks.set(SLOT, track, 0)?)
     }
 
     /// Has SYNs to one port sighted, and SYN-ACKs to another.
@@ -225,7 +245,7 @@ impl Programs {
         })?;
         left.truncate(result.data_size_out as usize);
         let after = self.counts()?;
-        let counted: Vec<Count> = COUNTS
+        let counted: Vec<Count> = Count::ALL
             .into_iter()
             .flat_map(|count| (before[count as usize]..after[count as usize]).map(move |_| count))
             .collect();
@@ -236,16 +256,27 @@ impl Programs {
             (TCX_NEXT, []) => Fate::PassedAs(left),
             (TCX_NEXT, [Count::Sighted]) if left == packet => Fate::Sighted,
             (TC_ACT_SHOT, [Count::OddTaken]) => Fate::HandedUp,
-            (TC_ACT_SHOT, [count]) => Fate::Dropped(*count),
-            (TC_ACT_SHOT, []) => Fate::Swallowed,
+            (TC_ACT_SHOT, [count]) if count.is_drop() => Fate::Dropped(*count),
+            (TCX_NEXT, [Count::TakenOver]) if left == packet => Fate::TakesOver,
+            (TCX_NEXT, [Count::Sighted, Count::TakenOver]) if left == packet => Fate::SightedAnew,
             (TC_ACT_REDIRECT, []) => Fate::Leaves(left),
             (TC_ACT_REDIRECT, [Count::IcmpTranslated]) => Fate::Tells(left),
+            (TC_ACT_REDIRECT, [count]) if !count.is_drop() => Fate::Counted(*count, left),
             _ => bail!("verdict {verdict}, counted {counted:?}, {left:02x?}"),
         })
     }
 
-    fn counts(&self) -> Result<[u64; COUNTS.len()]> {
-        let mut counts = [0; COUNTS.len()];
+    /// Whether a frame leaves, without a look at what else becomes of it.
+    pub(crate) fn lets_through(&self, packet: &[u8]) -> Result<bool> {
+        let program: &SchedClassifier =
+            self.ebpf.program(packet::FORWARD_ETHERNET).context("a program")?.try_into()?;
+        let result =
+            program.test_run(TestRunOptions { data_in: Some(packet), ..TestRunOptions::default() })?;
+        Ok(result.return_value.cast_signed() == TC_ACT_REDIRECT)
+    }
+
+    fn counts(&self) -> Result<[u64; Count::ALL.len()]> {
+        let mut counts = [0; Count::ALL.len()];
         for (count, index) in counts.iter_mut().zip(0..) {
             *count = self.counts.get(&index, 0)?.iter().sum();
         }
@@ -267,6 +298,21 @@ fn context(arrival: Arrival) -> [u8; 192] {
         context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     context
+}
+
+/// Checks a table of packets that leave, whatever is thought of them: what the rows are about, what comes and what
+/// leaves.
+pub(crate) fn check_left(
+    programs: &mut Programs,
+    connection: &Connection,
+    rows: impl IntoIterator<Item = (&'static str, Vec<u8>, Vec<u8>)>,
+) -> Result<()> {
+    for (what, packet, expected) in rows {
+        programs.splice(connection)?;
+        let fate = programs.run(&packet).with_context(|| what.to_owned())?;
+        ensure!(fate.left() == Some(&expected), "{what}: {fate:02x?}, not\n{expected:02x?}");
+    }
+    Ok(())
 }
 
 /// Checks a table: what the rows are about, what comes and what becomes of it.

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use lb_common::packet::{NO_WINDOW_SCALE, Sighting, sighted};
 
-use crate::connection::{ADDRESSES, Connection, LISTENER_PORT, SOURCE_PORT, frame};
+use crate::connection::{Connection, LISTENER_PORT, SOURCE_PORT, frame};
 use crate::programs::{Arrival, Fate, with_programs};
 use crate::properties::model::{ACK, AE, CWR, ECE, NOP, RST, SYN, Segment};
 
@@ -30,7 +30,7 @@ fn a_syn_to_a_port_of_ours_is_noted_and_passes() -> Result<()> {
                 mss: 0,
                 flags: 0,
                 window_scale: NO_WINDOW_SCALE,
-                ethernet: ADDRESSES,
+                ack: 2_000,
             };
             let full = Sighting {
                 tsval: 0x0102,
@@ -56,7 +56,11 @@ fn a_syn_to_a_port_of_ours_is_noted_and_passes() -> Result<()> {
                     to_listener(SYN | AE | ECE | CWR, &[]),
                     Some(Sighting { flags: sighted::ACCURATE_ECN, ..plain }),
                 ),
-                ("a server's answer", to_source(SYN | ACK, &OFFER), Some(full)),
+                (
+                    "a server's answer",
+                    to_source(SYN | ACK, &OFFER),
+                    Some(Sighting { ack: 501_000, flags: full.flags | sighted::ACKNOWLEDGED, ..full }),
+                ),
                 ("an option of no size", to_listener(SYN, &[2, 0, 5, 0xb4]), None),
                 ("an option that is too long", to_listener(SYN, &[NOP, 2, 4, 5]), None),
                 ("an MSS of the wrong size", to_listener(SYN, &[2, 3, 5, NOP]), None),
@@ -98,6 +102,37 @@ fn the_last_syn_counts_and_so_does_its_device() -> Result<()> {
         ensure!(programs.run_from(from_front, &frame(&again))? == Fate::Sighted);
         let sighting = programs.sightings.get(&again.tuple(), 0)?;
         ensure!((sighting.isn, sighting.ifindex) == (4, 77), "{sighting:?}");
+        Ok(())
+    })
+}
+
+/// Who changes sequence numbers between the device and the gateway's socket is known by it.
+#[test]
+fn the_first_acknowledgement_behind_a_syn_is_noted() -> Result<()> {
+    with_programs(|programs| {
+        programs.sight(LISTENER_PORT, SOURCE_PORT)?;
+        for v6 in [false, true] {
+            let next = Connection::new(v6).request();
+            let syn = Segment { flags: SYN, payload: vec![], ..next.clone() };
+            ensure!(programs.run(&frame(&next))? == Fate::Passed);
+            ensure!(programs.sightings.get(&next.tuple(), 0).is_err(), "without a SYN");
+            ensure!(programs.run(&frame(&syn))? == Fate::Sighted);
+            let known = |programs: &crate::programs::Programs| -> Result<Option<u32>> {
+                let sighting = programs.sightings.get(&next.tuple(), 0)?;
+                Ok((sighting.flags & sighted::ACKNOWLEDGED != 0).then_some(sighting.ack))
+            };
+            for (what, segment, expected) in [
+                ("without an ACK", Segment { flags: 0, ack: 77, ..next.clone() }, None),
+                ("the first", next.clone(), Some(2_000)),
+                ("another", Segment { ack: 2_100, ..next.clone() }, Some(2_000)),
+            ] {
+                ensure!(programs.run(&frame(&segment))? == Fate::Passed, "{what}");
+                let seen = known(programs)?;
+                ensure!(seen == expected, "{what}: {seen:?}");
+            }
+            ensure!(programs.run(&frame(&syn))? == Fate::Sighted);
+            ensure!(known(programs)?.is_none(), "another connection");
+        }
         Ok(())
     })
 }

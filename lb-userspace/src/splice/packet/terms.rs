@@ -155,7 +155,7 @@ impl Terms {
                 promised_scale: at.legs[to].own_scale,
                 flags: flags | if from == 1 { flag::FROM_SERVER } else { 0 },
                 exit: at.ways[to].kind,
-                padding: [0; 7],
+                padding: [0; 3],
             }
         };
         let half = |from: usize| {

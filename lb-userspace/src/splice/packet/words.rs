@@ -91,7 +91,7 @@ mod tests {
             promised_scale: 3 + side,
             flags: flag::TIMESTAMPS | side,
             exit: 0,
-            padding: [0; 7],
+            padding: [0; 3],
         };
         let half = |end: u32, ack, edge, tsval| Half {
             position: end.into(),
