@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
-use lb_common::packet::{FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, State, Tuple};
+use lb_common::packet::{FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, Tuple};
 
 /// The flow table of the running gateway.
 pub(crate) struct Table(std::cell::RefCell<HashMap<MapData, Tuple, Flow>>);
@@ -22,11 +22,10 @@ impl Table {
 
     /// Adds so many connections, of two flows each, with addresses for benchmarks (RFC 2544) that no packet has.
     pub(crate) fn fill(&self, connections: u32) -> Result<()> {
-        let active = (monotonic_ns() >> lb_common::packet::TICK_SHIFT) as u32;
         for number in 0..connections {
             let [from_client, from_server] = tuples(number);
             for (key, out) in [(from_client, from_server.reversed()), (from_server, from_client.reversed())] {
-                let flow = Flow { active, ..flow(u64::from(number) | 1 << 63, out) };
+                let flow = flow(u64::from(number) | 1 << 63, out);
                 self.0.borrow_mut().insert(key, flow, 0).context("filling the flow table")?;
             }
         }
@@ -56,28 +55,23 @@ fn tuples(number: u32) -> [Tuple; 2] {
 fn flow(id: u64, out: Tuple) -> Flow {
     Flow {
         id,
-        bytes: 0,
+        origin: 0,
         out,
         seq_delta: 0,
         ack_delta: 0,
         tsval_delta: 0,
         tsecr_delta: 0,
         ifindex: 1,
-        base: 0,
-        ack: 0,
-        active: 0,
-        state: State::default(),
-        packets: 0,
-        window_shift: 0,
+        from: 1,
+        // Somebody else's as well, which no packet ever tells.
+        slot: 0,
+        own_scale: 0,
+        peer_scale: 0,
+        promised_scale: 0,
         flags: 0,
         exit: lb_common::packet::exit::NEIGHBOUR,
-        handover: 0,
+        padding: [0; 3],
     }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The kernel's own figures of how long BPF programs ran; it keeps them while this exists.
