@@ -10,6 +10,7 @@ mod model {
     pub(crate) mod wire;
 }
 
+use lb_common::packet::Flow;
 use lb_common::packet::track::{Bounds, Half, Reset, Segment, Verdict};
 use lb_common::packet::translate::tcp::{ACK, FIN, RST};
 use model::ends::{Random, State};
@@ -186,7 +187,7 @@ impl AtRest {
     fn attack(&mut self, seed: u64, tries: u32) -> (u32, u32) {
         let mut random = Random::new(seed);
         let scale = self.scale;
-        let flow = lb_common::packet::Flow {
+        let flow = Flow {
             own_scale: scale,
             peer_scale: scale,
             promised_scale: scale,

@@ -144,8 +144,8 @@ fn a_fin_that_its_receiver_would_not_take_is_not_believed() -> Result<()> {
     })
 }
 
-/// Each row on a connection of its own: the client has sent 100 bytes, of which the server has acknowledged none, and
-/// may send 300. (Its A is 1000, N 1100, L 1300; see strict rules in lb-common's tracker.)
+/// Each row on a connection of its own: the client has sent 100 bytes from 1000 on, the server has acknowledged none of
+/// them and takes 300. A is what it has acknowledged, N what it expects, L the end of its window.
 #[test]
 fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
     const EXACT: Becomes = Counted(Count::ResetExact);
