@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use lb_common::packet::options::{MAX, Scratch};
 use lb_common::packet::translate::{Difference, Head};
-use lb_common::packet::{Flow, State, Tuple, exit, flag};
+use lb_common::packet::{Flow, Tuple, exit, flag};
 use snisplice::config::SniPattern;
 use snisplice::connect::ports::SourcePorts;
 use snisplice::route::Table;
@@ -96,22 +96,21 @@ fn flow() -> Flow {
     );
     Flow {
         id: 1,
-        bytes: 0,
+        origin: 0,
         out: tuple,
         seq_delta: 1_000_000_007,
         ack_delta: 998_244_353,
         tsval_delta: 17,
         tsecr_delta: 19,
         ifindex: 2,
-        base: 0,
-        ack: 0,
-        state: State::default(),
-        packets: 0,
-        active: 0,
-        window_shift: -2,
+        from: 3,
+        slot: 0,
+        own_scale: 5,
+        peer_scale: 7,
+        promised_scale: 7,
         flags: flag::TIMESTAMPS | flag::SACK,
         exit: exit::NEIGHBOUR,
-        handover: 0,
+        padding: [0; 3],
     }
 }
 

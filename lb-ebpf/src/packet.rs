@@ -211,7 +211,7 @@ fn segment<const LINK: usize, const IP: usize>(
     if device != flow.from && !comes_by(device, flow) {
         return drop_counted(Count::WrongDevice);
     }
-    let halves = Halves::of(flow)?;
+    let Some(halves) = Halves::of(flow) else { return drop_counted(Count::NotWritable) };
 
     let length = if length == 0 { ctx.len() - LINK as u32 } else { length };
     let headers = (IP + head.length()) as u32;

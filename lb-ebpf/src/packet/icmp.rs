@@ -182,7 +182,7 @@ enum Claim {
 /// that of the packets that come back from there.
 #[inline(always)]
 fn judge(ctx: &TcContext, flow: &Flow, quote: &Quote) -> Claim {
-    let Some(halves) = Halves::of(flow) else { return Claim::Socket };
+    let Some(halves) = Halves::of(flow) else { return Claim::Drop(Count::NotWritable) };
     // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. About a
     // packet of an end it tells nobody anything; that end's next packet meets the same router.
     if halves.own_closing() & closing::HANDOVER != 0 && PACKET_HANDOVERS.get_ptr(flow.id).is_some() {

@@ -129,20 +129,20 @@ fn first(skb: *mut __sk_buff, link: u32, at: u32, is_fragment: bool, work: &mut 
     work.tuple.source_port = ports[0] as u16;
     work.tuple.destination_port = (ports[0] >> 16) as u16;
     work.fragments.of_one = 1;
-    if PACKET_FLOWS.get_ptr(&work.tuple).is_none() {
+    if PACKET_FLOWS.get_ptr(work.tuple).is_none() {
         if is_fragment {
             // The identification of an earlier one, which was.
-            let _ = PACKET_FRAGMENTS.remove(&work.fragments);
+            let _ = PACKET_FRAGMENTS.remove(work.fragments);
         }
         return NEXT;
     }
     if is_fragment {
         let now = tick();
         // Without the note the later ones go up the stack, and the packet is lost: it is sent again.
-        let _ = PACKET_FRAGMENTS.insert(&work.fragments, now, 0);
+        let _ = PACKET_FRAGMENTS.insert(work.fragments, now, 0);
         work.fragments.id = 0;
         work.fragments.of_one = 0;
-        let _ = PACKET_FRAGMENTS.insert(&work.fragments, now, 0);
+        let _ = PACKET_FRAGMENTS.insert(work.fragments, now, 0);
     }
     take(skb, link, work)
 }

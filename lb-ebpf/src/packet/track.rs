@@ -29,8 +29,8 @@ impl Halves {
 
     #[inline(always)]
     pub(super) fn own_closing(&self) -> u8 {
-        // SAFETY, here and below: elements of an array live as long as the program. Others store at the same time, each
-        // field alone; volatile, so that loads are not joined or repeated, nor stores.
+        // SAFETY: elements of an array live as long as the program. Others store at the same time, each field alone;
+        // volatile, so that loads are not joined or repeated, nor stores.
         unsafe { read_volatile(&raw const (*self.own).closing) }
     }
 
