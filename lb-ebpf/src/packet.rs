@@ -12,6 +12,8 @@ mod inject;
 mod odd;
 mod track;
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -29,10 +31,10 @@ use aya_ebpf::{
 use lb_common::packet::{
     self, Count, Event, Flow, Handover, MAPPED, Name, Path, Record, Sighting, Tuple, before, event, exit,
     flag,
-    inject::INJECTED_MARK,
+    inject::{INJECTED_MARK, Way},
     options::{self, Scratch, SynOptions},
     sighted,
-    track::{Segment, Track, closing},
+    track::{Segment, Track, asked, closing},
     translate::{Difference, Head, tcp},
 };
 use track::{Gate, Halves};
@@ -191,9 +193,9 @@ fn segment<const LINK: usize, const IP: usize>(
         sight::<LINK, IP>(ctx, tuple, head);
         return None;
     };
-    // SAFETY: the kernel frees a map value only after this run, and userspace replaces a flow as a whole, never a part of
-    // it.
+    // SAFETY: the kernel unmaps no map value during this run. It may give it to another flow, which `Stamp` notices.
     let flow = unsafe { &*flow };
+    let stamp = Stamp::of(flow);
     // SAFETY: fields of the program's context, which lives as long as the run.
     let (mark, kind, device) =
         unsafe { ((*ctx.skb.skb).mark, (*ctx.skb.skb).pkt_type, (*ctx.skb.skb).ifindex) };
@@ -208,10 +210,10 @@ fn segment<const LINK: usize, const IP: usize>(
         // Seen by a promiscuous device; the stack takes no notice of it.
         return None;
     }
-    if device != flow.from && !comes_by(device, flow) {
+    let Some(halves) = Halves::of(flow) else { return drop_counted(Count::NotWritable) };
+    if device != flow.from && !comes_by(device, tuple, flow, &halves) {
         return drop_counted(Count::WrongDevice);
     }
-    let Some(halves) = Halves::of(flow) else { return drop_counted(Count::NotWritable) };
 
     let length = if length == 0 { ctx.len() - LINK as u32 } else { length };
     let headers = (IP + head.length()) as u32;
@@ -273,17 +275,42 @@ fn segment<const LINK: usize, const IP: usize>(
             bounds.window_end = Some(if before(promised, sent) { sent } else { promised });
         }
     }
-    leave::<LINK, IP>(ctx, flow, &halves, head, headers, length, &mut segment, &bounds)
+    leave::<LINK, IP>(ctx, flow, &stamp, &halves, head, headers, length, &mut segment, &bounds)
 }
 
 /// Whether packets of this flow may come by that device too. If not, userspace is asked to look at the routing table.
 #[inline(never)]
-fn comes_by(device: u32, flow: &Flow) -> bool {
-    if PACKET_PATHS.get_ptr(Path { device, expected: flow.from }).is_some() {
+fn comes_by(device: u32, tuple: &Tuple, flow: &Flow, halves: &Halves) -> bool {
+    if PACKET_PATHS.get_ptr(Path { device, expected: flow.from, peer: tuple.source }).is_some() {
         return true;
     }
-    tell(flow, event::WRONG_DEVICE, device, 0);
+    // Once in a while: a stranger may send many.
+    if halves.ask(asked::DEVICE) {
+        tell(flow, event::WRONG_DEVICE, device, 0);
+    }
     false
+}
+
+/// Which flow a map value belonged to when it was found. Since Linux 6.1 the kernel may give the memory of a value that was
+/// removed to another one at once, also while a program works with it.
+struct Stamp {
+    id: u64,
+    flags: u8,
+}
+
+impl Stamp {
+    #[inline(always)]
+    fn of(flow: &Flow) -> Self {
+        // SAFETY: a reference is valid and aligned; volatile, for the memory may change.
+        unsafe { Self { id: read_volatile(&raw const flow.id), flags: read_volatile(&raw const flow.flags) } }
+    }
+
+    /// Whether it still belongs to it: what was read before was that flow's.
+    #[inline(always)]
+    fn holds(&self, flow: &Flow) -> bool {
+        let now = Self::of(flow);
+        self.id == now.id && self.flags == now.flags
+    }
 }
 
 /// Without an index that varies, which the verifier does not allow on the stack.
@@ -332,6 +359,7 @@ struct Bounds {
 fn leave<const LINK: usize, const IP: usize>(
     ctx: &TcContext,
     flow: &Flow,
+    stamp: &Stamp,
     halves: &Halves,
     head: &Head,
     headers: u32,
@@ -416,16 +444,29 @@ fn leave<const LINK: usize, const IP: usize>(
             *options = words;
         }
     }
+    let way = way_of(flow);
+    if !stamp.holds(flow) {
+        return drop_counted(Count::FlowGone);
+    }
     track::note(flow, halves, segment, bounds.await_ack);
-    redirect(ctx, flow)
+    redirect(ctx, way)
+}
+
+/// How the packets of a flow leave, as its memory has it now: whether that is still its own, a [`Stamp`] tells afterwards.
+#[inline(always)]
+fn way_of(flow: &Flow) -> Way {
+    // SAFETY: as in `Stamp::of`.
+    unsafe {
+        Way { ifindex: read_volatile(&raw const flow.ifindex), kind: read_volatile(&raw const flow.exit) }
+    }
 }
 
 /// Sends a translated packet, with room for an Ethernet header, on its way.
 #[inline(always)]
-fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
+fn redirect(ctx: &TcContext, way: Way) -> Option<i32> {
     // SAFETY: helpers without pointers of ours; the header's bounds are checked.
     unsafe {
-        match flow.exit {
+        match way.kind {
             exit::LOCAL => {
                 // The loopback device takes for another host's what is not addressed to its own address: zeros.
                 let Some(addresses) = header::<[u16; 6]>(ctx, 0, 12) else {
@@ -434,8 +475,8 @@ fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
                 *addresses = [0; 6];
                 Some(bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32)
             }
-            exit::PEER => Some(bpf_redirect_peer(flow.ifindex, 0) as i32),
-            _ => Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32),
+            exit::PEER => Some(bpf_redirect_peer(way.ifindex, 0) as i32),
+            _ => Some(bpf_redirect_neigh(way.ifindex, core::ptr::null_mut(), 0, 0) as i32),
         }
     }
 }
@@ -449,7 +490,8 @@ enum Written {
     Congested,
 }
 
-#[inline(always)]
+/// A function of its own, as the next one is: the stack of its caller has no room for the header.
+#[inline(never)]
 fn write_ipv4(ctx: &TcContext, flow: &Flow, checksum: u32) -> Written {
     let Some(old) = read::<[u32; 5]>(ctx, ETHERNET, IPV4) else { return Written::No };
     let mut new = old;
@@ -476,7 +518,7 @@ fn write_ipv4(ctx: &TcContext, flow: &Flow, checksum: u32) -> Written {
     Written::Yes
 }
 
-#[inline(always)]
+#[inline(never)]
 fn write_ipv6(ctx: &TcContext, flow: &Flow, checksum: u32) -> Written {
     let Some(old) = read::<[u32; 10]>(ctx, ETHERNET, IPV6) else { return Written::No };
     let (source, destination) = (&flow.out.source, &flow.out.destination);

@@ -280,7 +280,7 @@ impl Passage {
         let Upstream { socket: server, guard, port } = server;
         let (gateway, connection) = (account.gateway.clone(), account.connection.clone());
         let Ok(packet) = gateway.packet() else { return };
-        packet.enter(Live::new(account, guard, permits, port, begun.place()));
+        packet.enter(Live::new(account, guard, permits, port, begun.place()), begun.asked());
         // Cut short at any point, what the sockets still hold is lost, and the connection must not go on without.
         let mut unfinished = Unfinished(Some((packet, &connection)));
         if let Err(reason) = packet.finish(begun, [&client, &server], window).await {

@@ -55,8 +55,8 @@ pub const FORWARD_BARE: &str = "packet_bare";
 
 /// Entries of [`FLOWS`] unless the loader says otherwise; a connection takes two.
 pub const DEFAULT_FLOWS: u32 = 1 << 20;
-/// Entries of [`PATHS`]: pairs of devices.
-pub const MAX_PATHS: u32 = 1 << 10;
+/// Entries of [`PATHS`].
+pub const MAX_PATHS: u32 = 1 << 16;
 /// Entries of [`SIGHTINGS`]: handshakes that may be under way, and the flood that may push them out.
 pub const MAX_SIGHTINGS: u32 = 1 << 16;
 /// Entries of [`HANDOVERS`]: connections whose sockets are about to be closed.
@@ -189,7 +189,8 @@ impl Flow {
     }
 }
 
-/// Packets that belong to one device may come by another as well: the routing table has a way to their sender there.
+/// Packets that belong to one device may come by another as well: the routing table has a way to their sender there. Of one
+/// sender: what one of them may do says nothing of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Path {
@@ -197,6 +198,8 @@ pub struct Path {
     pub device: u32,
     /// The one they are expected by ([`Flow::from`]).
     pub expected: u32,
+    /// Who sends them.
+    pub peer: Address,
 }
 
 /// Whether sequence number `a` is before `b` (RFC 9293, section 3.4).
@@ -388,6 +391,8 @@ counts! {
     Congestion = "congestion", true;
     /// Larger than the device it should leave by takes.
     TooBig = "too_big", true;
+    /// Its flow was taken away, or led another way, while the packet was in hand.
+    FlowGone = "flow_gone", true;
     /// The packet could not be changed.
     NotWritable = "not_writable", true;
     /// It came by a device by which there is no route to its sender.

@@ -36,8 +36,17 @@ pub struct Half {
     pub most: u16,
     /// See [`closing`].
     pub closing: u8,
-    /// 1: it is to be sent a challenge ACK, or has just been. The program sets it, userspace clears it.
+    /// See [`asked`].
     pub asked: u8,
+}
+
+/// Bits of [`Half::asked`]: what userspace was asked to do, which is done once in a while at most. The program sets them,
+/// userspace clears them.
+pub mod asked {
+    /// To send it a challenge ACK.
+    pub const CHALLENGE: u8 = 1;
+    /// To look for a route to it by another device.
+    pub const DEVICE: u8 = 2;
 }
 
 /// Bits of [`Half::closing`].

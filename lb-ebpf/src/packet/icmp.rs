@@ -9,9 +9,9 @@ use lb_common::packet::{
 };
 
 use super::{
-    ETHERNET, FITS_ANYWHERE, IPV4, IPV6, PACKET_FLOWS, PACKET_HANDOVERS, PACKET_HOST, PROTOCOL_TCP,
+    ETHERNET, FITS_ANYWHERE, IPV4, IPV6, PACKET_FLOWS, PACKET_HANDOVERS, PACKET_HOST, PROTOCOL_TCP, Stamp,
     add_ethernet_header, comes_by, count, drop_counted, header, read, redirect, replace_ipv6_addresses,
-    track::Halves,
+    track::Halves, way_of,
 };
 
 /// Offset of the checksum in an ICMP header.
@@ -35,15 +35,16 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
     }
     // The quoted packet went away from us; its flow's twin is found by what comes back.
     let sent = Tuple::v4(inner[3], inner[4], quote[0] as u16, (quote[0] >> 16) as u16);
-    // SAFETY: the kernel frees a map value only after this run, and userspace replaces a flow as a whole.
+    // SAFETY: the kernel unmaps no map value during this run; `Stamp` notices when it is another flow's.
     let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    let stamp = Stamp::of(flow);
     let code: [u8; 2] = read(ctx, LINK + IPV4, HEADER)?;
     let mtu = (code == icmp::FRAGMENTATION_NEEDED).then_some(()).and_then(|()| {
         let mtu: u16 = read(ctx, LINK + IPV4 + icmp::MTU, 2)?;
         Some(u32::from(u16::from_be(mtu)))
     });
     let length = u32::from(u16::from_be((inner[0] >> 16) as u16));
-    match judge(ctx, flow, &quote) {
+    match judge(ctx, &sent, flow, &quote) {
         Claim::Socket => return None,
         Claim::Drop(reason) => return drop_counted(reason),
         // Routers older than RFC 1191 say 0.
@@ -87,8 +88,12 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
             quote_new[1],
         ];
     }
+    let way = way_of(flow);
+    if !stamp.holds(flow) {
+        return drop_counted(Count::FlowGone);
+    }
     count(Count::IcmpTranslated);
-    redirect(ctx, flow)
+    redirect(ctx, way)
 }
 
 /// An ICMPv6 packet. `None`: not about a flow.
@@ -116,13 +121,14 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     };
     // SAFETY: as in `v4`.
     let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    let stamp = Stamp::of(flow);
     let mtu = (kind == icmp::PACKET_TOO_BIG).then_some(()).and_then(|()| {
         let mtu: [u16; 2] = read(ctx, LINK + IPV6 + icmp::MTU_V6, 4)?;
         Some(u32::from(u16::from_be(mtu[0])) << 16 | u32::from(u16::from_be(mtu[1])))
     });
     let payload: u16 = read(ctx, LINK + INNER + 4, IPV6 + QUOTED - 4)?;
     let length = u32::from(u16::from_be(payload)) + IPV6 as u32;
-    match judge(ctx, flow, &quote) {
+    match judge(ctx, &sent, flow, &quote) {
         Claim::Socket => return None,
         Claim::Drop(reason) => return drop_counted(reason),
         // No link takes less (RFC 8200, section 5).
@@ -164,8 +170,12 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
         };
         *quote = quote_new;
     }
+    let way = way_of(flow);
+    if !stamp.holds(flow) {
+        return drop_counted(Count::FlowGone);
+    }
     count(Count::IcmpTranslated);
-    redirect(ctx, flow)
+    redirect(ctx, way)
 }
 
 /// What an error claims.
@@ -181,7 +191,7 @@ enum Claim {
 /// Whether an error is about bytes that are under way (RFC 5927, section 4.1), and comes from where they went. `flow` is
 /// that of the packets that come back from there.
 #[inline(always)]
-fn judge(ctx: &TcContext, flow: &Flow, quote: &Quote) -> Claim {
+fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Claim {
     let Some(halves) = Halves::of(flow) else { return Claim::Drop(Count::NotWritable) };
     // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. About a
     // packet of an end it tells nobody anything; that end's next packet meets the same router.
@@ -193,12 +203,12 @@ fn judge(ctx: &TcContext, flow: &Flow, quote: &Quote) -> Claim {
     if kind != PACKET_HOST {
         return Claim::Socket;
     }
-    if device != flow.from && !comes_by(device, flow) {
+    if device != flow.from && !comes_by(device, &sent.reversed(), flow, &halves) {
         return Claim::Drop(Count::WrongDevice);
     }
     let seq = u32::from_be(quote[1]);
-    let sent = halves.peer_sent().wrapping_sub(flow.ack_delta);
-    if before(seq, halves.own_ack()) || before(sent, seq) {
+    let end = halves.peer_sent().wrapping_sub(flow.ack_delta);
+    if before(seq, halves.own_ack()) || before(end, seq) {
         return Claim::Drop(Count::IcmpUnrelated);
     }
     Claim::True

@@ -5,7 +5,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use lb_common::packet::{
     Count, Flow, Tuple, closings, event,
-    track::{Bounds, Half, Reset, Segment, Verdict, closing},
+    track::{Bounds, Half, Reset, Segment, Verdict, asked, closing},
     translate::tcp,
 };
 
@@ -93,6 +93,19 @@ impl Halves {
         let old = self.own_closing();
         if old & closing::BEYOND == 0 {
             self.store_closing(old | closing::BEYOND);
+        }
+    }
+
+    /// Notes that userspace is asked to do this; whether it has not been asked already.
+    #[inline(always)]
+    pub(super) fn ask(&self, what: u8) -> bool {
+        // SAFETY: see `own_closing`.
+        unsafe {
+            let asked = read_volatile(&raw const (*self.own).asked);
+            if asked & what == 0 {
+                write_volatile(&raw mut (*self.own).asked, asked | what);
+            }
+            asked & what == 0
         }
     }
 
@@ -209,12 +222,8 @@ pub(super) fn gate(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: O
 /// Drops a packet and has its sender asked, unless that is under way.
 #[inline(always)]
 pub(super) fn ask(flow: &Flow, halves: &Halves, reason: Count) -> Option<i32> {
-    // SAFETY: see `Halves::own_closing`.
-    unsafe {
-        if read_volatile(&raw const (*halves.own).asked) == 0 {
-            write_volatile(&raw mut (*halves.own).asked, 1);
-            tell(flow, event::CHALLENGE, 0, 0);
-        }
+    if halves.ask(asked::CHALLENGE) {
+        tell(flow, event::CHALLENGE, 0, 0);
     }
     drop_counted(reason)
 }

@@ -341,10 +341,10 @@ impl Packet {
         }
     }
 
-    /// An end (0: the client) that was asked may be asked again.
-    pub fn was_asked(&self, slot: u32, side: usize) {
+    /// An end (0: the client) that was asked this ([`asked`](packet::track::asked)) may be asked again.
+    pub fn was_asked(&self, slot: u32, side: usize, what: u8) {
         // Mapped, or it would not have been asked.
-        let _ = self.tracks.was_asked(slot, side);
+        let _ = self.tracks.was_asked(slot, side, what);
     }
 
     /// The flows that an earlier process has left, once.

@@ -129,11 +129,14 @@ impl Tracks {
         Ok(())
     }
 
-    /// An end that was asked may be asked again.
-    pub(super) fn was_asked(&self, slot: u32, side: usize) -> io::Result<()> {
+    /// An end that was asked this may be asked again.
+    pub(super) fn was_asked(&self, slot: u32, side: usize, what: u8) -> io::Result<()> {
         let half = self.half(slot, side)?;
-        // SAFETY: as in `load`.
-        unsafe { write_volatile(&raw mut (*half).asked, 0) };
+        // SAFETY: as in `load`. A bit that the program sets at the same time may be lost: it asks once more.
+        unsafe {
+            let asked = read_volatile(&raw const (*half).asked);
+            write_volatile(&raw mut (*half).asked, asked & !what);
+        }
         Ok(())
     }
 

@@ -372,6 +372,31 @@ fn a_clean_end_gives_its_place_back_at_once() -> Result<()> {
     Ok(())
 }
 
+/// Both have sent their FIN, and one of them never acknowledges the other's, but goes on to be heard.
+#[test]
+fn an_end_that_never_acknowledges_the_last_fin_does_not_keep_its_place_for_ever() -> Result<()> {
+    require!(has_program("nft"), "no nft");
+    let scene = scene("packet", false, "max_age = '4s'")?;
+    let (mut client, mut server, _) = scene.connection()?;
+    settled(&scene, "packet", 1)?;
+    // Its kernel never sees it.
+    let rule = "table ip filter { chain input { type filter hook input priority 0; tcp sport 443 tcp flags & fin == fin drop; }; }";
+    checked_output(scene.net.client.command("nft").arg(rule))?;
+    let Numbers { next, expected, .. } = Numbers::of(&client.socket)?;
+    let stranger = Stranger::as_end(&scene.net.client, &client.socket)?;
+    client.writer.finish()?;
+    ensure!(server.read(&mut [0])? == 0);
+    drop(server);
+    // Nor does the server take these.
+    let unsound = Forged { seq: next.wrapping_add(1), ack: expected, is_sound: false, ..Forged::default() };
+    let log = eventually("the end", || {
+        stranger.send(&unsound).ok()?;
+        scene.gateway.access_log().ok().filter(|log| !log.is_empty())
+    })?;
+    ensure!(log[0]["close_reason"] == "max_age", "{log:?}");
+    Ok(())
+}
+
 #[test]
 fn a_connection_that_was_reset_lasted_until_its_last_packet() -> Result<()> {
     let scene = scene("packet", false, "")?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lb_common::packet::inject::{ARRIVAL, INJECTED_MARK, NOBODY, Way};
-use lb_common::packet::{Ethernet, Path, exit};
+use lb_common::packet::{Ethernet, Path, Tuple, exit};
 
 use crate::connection::{ADDRESSES, Connection, with_link_header};
 use crate::programs::{Arrival, Fate, with_programs};
@@ -45,8 +45,10 @@ fn a_mark_is_not_heard_on_another_device_nor_without_a_way() -> Result<()> {
         programs
             .ns
             .ip(&format!("link add front index {ifindex} address {address} type veth peer name other"))?;
-        programs.paths.insert(Path { device: ifindex, expected: 1 }, 1, 0)?;
         let connection = Connection::new(false);
+        for Tuple { source: peer, .. } in connection.tuples {
+            programs.paths.insert(Path { device: ifindex, expected: 1, peer }, 1, 0)?;
+        }
         programs.splice(&connection)?;
         let packet = connection.request().packet();
         // The loopback device's own.

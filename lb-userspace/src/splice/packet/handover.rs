@@ -36,6 +36,8 @@ pub(crate) struct Begun {
     /// By what packets arrive. Index 0: the client's.
     pub(super) tuples: [Tuple; 2],
     pub(super) terms: Terms,
+    /// When its ways were asked for.
+    pub(super) asked: u64,
 }
 
 /// One direction: what one socket has received and the other must send.
@@ -64,6 +66,11 @@ impl Begun {
         (self.slot, [0, 1].map(|side| self.terms.flows[side].origin))
     }
 
+    /// When its ways were asked for.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// Carries the prefix over: `held`, read from the client before, and what the sockets have received since. Both
     /// sockets may be dropped when this returns, and also when it is cut short: without a word.
     pub(crate) async fn finish(
@@ -72,7 +79,7 @@ impl Begun {
         [client, server]: [&TcpStream; 2],
         held: Vec<u8>,
     ) -> Result<(), CloseReason> {
-        let Self { id, slot, tuples, terms } = self;
+        let Self { id, slot, tuples, terms, .. } = self;
         let mut handover = terms.handover;
         let way = |from, to, written, (seen, base)| Direction {
             from,

@@ -1,8 +1,9 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
 use super::terms::{address, ends, socket_address};
+use super::ways::Ways;
 use super::words::{View, Words};
-use super::{PacketTier, SourcePort, ms_of_tick, raise};
+use super::{PacketTier, SourcePort, ms_of_tick, raise, tick_of_ms};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
 use crate::clock::now_ms;
@@ -11,7 +12,7 @@ use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
 use crate::kernel::raw::Kind;
 use crate::splice::Choice;
-use lb_common::packet::track::{Half, Track, closing};
+use lb_common::packet::track::{Half, Track, asked, closing};
 use lb_common::packet::{Flow, Record, Tuple};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ pub(super) const RESET_STANDS_MS: u64 = 500;
 const KEEPALIVE_MS: u64 = KEEPALIVE.as_millis() as u64;
 /// Time between two such questions, and how many may stay unanswered: Linux' own (tcp(7)). One proves nothing: Linux
 /// answers two a second, whoever asks.
-const PROBE_MS: u64 = 75_000;
-const PROBES: u64 = 9;
+const PROBE_TICKS: u32 = tick_of_ms(75_000);
+const PROBES: u8 = 9;
 
 /// How long the flows of a finished connection stay for its last packets: as long as its ends remember it (TIME_WAIT).
 /// As long, too, a connection may be silent whose FINs have passed, but not their acknowledgements.
@@ -42,8 +43,43 @@ pub struct Live {
     pub(super) slot: u32,
     /// [`Flow::origin`] of both flows.
     origin: [u64; 2],
-    /// Probes that its ends (0: the client) have not answered.
-    probes: [u8; 2],
+    /// Of both ends (0: the client).
+    keepalive: [Keepalive; 2],
+}
+
+/// What an end has been asked since it was last heard.
+#[derive(Clone, Copy, Debug, Default)]
+struct Keepalive {
+    probes: u8,
+    /// When the last of them was sent, in ticks.
+    at: u32,
+}
+
+/// What keepalive calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probing {
+    Rests,
+    Asks,
+    /// The end has answered none of them.
+    GivesUp,
+}
+
+impl Keepalive {
+    /// What an end that has been silent for so long calls for. Only what was asked counts: while no process ran, nobody
+    /// asked.
+    fn due(&mut self, quiet_ms: u64, now: u32) -> Probing {
+        if quiet_ms < KEEPALIVE_MS {
+            self.probes = 0;
+            Probing::Rests
+        } else if self.probes > 0 && now.wrapping_sub(self.at) < PROBE_TICKS {
+            Probing::Rests
+        } else if self.probes == PROBES {
+            Probing::GivesUp
+        } else {
+            *self = Self { probes: self.probes + 1, at: now };
+            Probing::Asks
+        }
+    }
 }
 
 /// What a look at a connection calls for.
@@ -51,8 +87,8 @@ pub struct Live {
 pub(super) enum Due {
     /// A new connection has its tuple.
     Reused,
-    /// Both FINs have passed: is it finished? If not, it is silent for too long.
-    Finish { silent: bool },
+    /// Both FINs have passed: is it finished? If not, it may have to be reset for this reason.
+    Finish { else_end: Option<CloseReason> },
     /// It is to be reset, for this reason.
     End(CloseReason),
     /// An end is to be asked what its SYN, or its inexact reset, meant.
@@ -70,7 +106,15 @@ impl Live {
         port: Option<SourcePort>,
         (slot, origin): (u32, [u64; 2]),
     ) -> Self {
-        Self { account, _server: server, _permits: permits, _port: port, slot, origin, probes: [0, 0] }
+        Self {
+            account,
+            _server: server,
+            _permits: permits,
+            _port: port,
+            slot,
+            origin,
+            keepalive: Default::default(),
+        }
     }
 
     /// Notes what its packets have told: bytes, and when the last one came. The time is that of the last packet of an end
@@ -93,29 +137,31 @@ impl Live {
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
             track.halves.iter().zip(quiet).any(|(half, quiet)| half.has_reset() && quiet >= RESET_STANDS_MS);
+        let reset = if reset_stands { reason_of(closings(track)) } else { None };
+        let ended = reset.or_else(|| self.expired(now_ms));
         let first = if any(closing::REUSED) {
             Some(Due::Reused)
         } else if track.halves.iter().all(Half::has_fin) {
-            Some(Due::Finish { silent: quiet.iter().all(|quiet| *quiet >= LINGER_MS) })
-        } else if reset_stands {
-            reason_of(closings(track)).map(Due::End)
+            // One end can keep it from being finished, and itself heard, for ever. Not both.
+            let is_silent = quiet.iter().any(|quiet| *quiet >= LINGER_MS);
+            let silent = if is_silent { reason_of(closings(track)) } else { None };
+            Some(Due::Finish { else_end: ended.or(silent) })
         } else {
-            self.expired(now_ms).map(Due::End)
+            ended.map(Due::End)
         };
         let mut due = [first, None, None, None, None];
-        if first.is_none() {
-            for side in [0, 1] {
-                // How many should have been asked by now.
-                let asked =
-                    if quiet[side] < KEEPALIVE_MS { 0 } else { 1 + (quiet[side] - KEEPALIVE_MS) / PROBE_MS };
-                if asked > PROBES {
+        for side in [0, 1] {
+            if track.halves[side].asked & asked::CHALLENGE != 0 {
+                due[3 + side] = Some(Due::Challenge { side });
+            }
+            if first.is_some() || track.halves[side].has_reset() {
+                continue;
+            }
+            match self.keepalive[side].due(quiet[side], tick_of_ms(now_ms)) {
+                Probing::Rests => {}
+                Probing::Asks => due[1 + side] = Some(Due::Probe { side }),
+                Probing::GivesUp => {
                     due[0] = Some(Due::End([CloseReason::ClientReset, CloseReason::ServerReset][side]));
-                } else if asked > self.probes[side].into() && !track.halves[side].has_reset() {
-                    due[1 + side] = Some(Due::Probe { side });
-                }
-                self.probes[side] = asked as u8;
-                if track.halves[side].asked != 0 {
-                    due[3 + side] = Some(Due::Challenge { side });
                 }
             }
         }
@@ -164,9 +210,11 @@ fn last_heard_ms(track: &Track) -> u64 {
 }
 
 impl PacketTier {
-    /// Takes a connection in whose flows are live.
-    pub(crate) fn enter(&self, live: Live) {
-        self.lock().insert(live.account.connection.id, Box::new(live));
+    /// Takes a connection in whose flows are live. `asked`: when its ways were asked for ([`Ways::generation`]).
+    pub(crate) fn enter(&self, live: Live, asked: u64) {
+        let id = live.account.connection.id;
+        self.lock().insert(id, Box::new(live));
+        self.ways.entered(id, asked);
     }
 
     /// Takes over the connections of an earlier process.
@@ -179,9 +227,13 @@ impl PacketTier {
         }
         let records = self.kernel().records();
         for (id, record) in &records {
-            let [Some((_, request)), Some((_, response))] = found.remove(id).unwrap_or_default() else {
+            let flows = found.remove(id).unwrap_or_default();
+            let [Some((_, request)), Some((_, response))] = flows else {
                 // Its process has died between the end of its sockets and the beginning of its flows.
                 self.abandon(*id, record);
+                if let Some((_, flow)) = flows.into_iter().flatten().next() {
+                    self.release(*id, flow.slot);
+                }
                 continue;
             };
             let track = self.kernel().track(request.slot);
@@ -190,7 +242,8 @@ impl PacketTier {
             live.account.spliced(Choice { tier: Tier::Packet, reason: None });
             live.note(&track);
             raise(&live.account.connection.traffic.active_ms, last_heard_ms(&track));
-            self.enter(live);
+            // Routes may have changed while no process ran.
+            self.enter(live, Ways::NEVER);
             // Its process has died in the middle. What its sockets had not got through is lost, and so may bytes be that
             // passed the programs just before the flows were there: better an end that both notice than a wait for ever.
             if self.kernel().handover(*id).is_some() {
@@ -329,13 +382,13 @@ impl PacketTier {
         }
     }
 
-    /// Closes the account of a connection whose flows a new one of this side has taken away. Unless both FINs had passed,
-    /// the other side is reset; this one has said by its SYN that it knows of nothing.
+    /// Closes the account of a connection whose flows a new one of this side has taken away. Unless it was finished, the
+    /// other side is reset; this one has said by its SYN that it knows of nothing.
     pub(super) fn reused(&self, id: u64, side: usize, closings: [u8; 2]) {
         let Some(live) = self.lock().remove(&id) else { return };
         let track = self.kernel().track(live.slot);
         live.note(&track);
-        if closings.iter().any(|closing| closing & closing::FIN == 0)
+        if closings.iter().all(|closing| closing & closing::FINISHED == 0)
             && let Some(record) = self.kernel().record(id)
         {
             let half = &track.halves[1 - side];
@@ -360,6 +413,11 @@ impl PacketTier {
                 let track = self.kernel().track(live.slot);
                 live.note(&track);
                 due.extend(live.due(&track, now).map(|due| (*id, due)));
+                for (side, half) in track.halves.iter().enumerate() {
+                    if half.asked & asked::DEVICE != 0 {
+                        self.kernel().was_asked(live.slot, side, asked::DEVICE);
+                    }
+                }
             }
         }
         for (id, due) in due {
@@ -372,15 +430,15 @@ impl PacketTier {
                         self.reused(id, side, closings);
                     }
                 }
-                Due::Finish { silent } => {
-                    if !self.finish_account(id) && silent {
-                        self.end_silent(id);
+                Due::Finish { else_end } => {
+                    if !self.finish_account(id)
+                        && let Some(reason) = else_end
+                    {
+                        self.end_by_itself(id, reason);
                     }
                 }
-                Due::End(reason) if matches!(reason, CloseReason::ClientReset | CloseReason::ServerReset) => {
-                    let slot = self.lock().get(&id).map(|live| live.slot);
-                    let ended = slot.map(|slot| last_heard_ms(&self.kernel().track(slot)));
-                    self.end_at(id, reason, ended);
+                Due::End(reason @ (CloseReason::ClientReset | CloseReason::ServerReset)) => {
+                    self.end_by_itself(id, reason);
                 }
                 Due::End(reason) => _ = self.end(id, reason),
                 Due::Challenge { side } => self.challenge(id, side),
@@ -389,12 +447,10 @@ impl PacketTier {
         }
     }
 
-    /// Ends a connection that both ends have closed, and one of them has never acknowledged that.
-    fn end_silent(&self, id: u64) {
+    /// Ends a connection that was over with its last packet.
+    fn end_by_itself(&self, id: u64, reason: CloseReason) {
         let Some(slot) = self.lock().get(&id).map(|live| live.slot) else { return };
-        let track = self.kernel().track(slot);
-        let reason = reason_of(closings(&track)).unwrap_or(CloseReason::ClientClosed);
-        self.end_at(id, reason, Some(last_heard_ms(&track)));
+        self.end_at(id, reason, Some(last_heard_ms(&self.kernel().track(slot))));
     }
 
     /// Brings the accounts of all spliced connections up to date.
@@ -440,6 +496,23 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_given_up_when_it_was_asked_in_vain_and_not_before() {
+        let mut keepalive = Keepalive::default();
+        let mut now = 7;
+        assert_eq!(keepalive.due(KEEPALIVE_MS - 1, now), Probing::Rests);
+        // Nobody has asked for a day.
+        for _ in 0..PROBES {
+            assert_eq!(keepalive.due(86_400_000, now), Probing::Asks);
+            assert_eq!(keepalive.due(86_400_000, now.wrapping_add(PROBE_TICKS - 1)), Probing::Rests);
+            now = now.wrapping_add(PROBE_TICKS);
+        }
+        let mut answered = keepalive;
+        assert_eq!(keepalive.due(86_400_000, now), Probing::GivesUp);
+        assert_eq!(answered.due(10, now), Probing::Rests);
+        assert_eq!(answered.due(KEEPALIVE_MS, now), Probing::Asks);
+    }
 
     #[test]
     fn a_reset_after_both_fins_is_not_how_it_ended() {

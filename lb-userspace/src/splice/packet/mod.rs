@@ -184,6 +184,7 @@ impl PacketTier {
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
         let sightings = [&plan.sighting, &sighting];
         let tuples = [plan.from_client, from_server];
+        let asked = self.ways.generation();
         let way = |tuple: &Tuple, sighting: &Sighting| {
             let [peer, local] = terms::ends(tuple);
             self.ways.way(local, peer, sighting.ifindex)
@@ -215,7 +216,7 @@ impl PacketTier {
                 self.kernel.insert([from_client, from_server], terms.flows, &terms.track, &terms.handover);
             let slot = inserted.map_err(refusal)?;
             self.handovers().insert(connection.id, None);
-            Ok(Begun { id: connection.id, slot, tuples, terms })
+            Ok(Begun { id: connection.id, slot, tuples, terms, asked })
         };
         begun().inspect_err(|_| {
             for socket in [client, server] {
@@ -340,6 +341,11 @@ impl Drop for HandingOver<'_> {
 /// The programs' clock.
 fn now_tick() -> u32 {
     ((now_ms() * 1_000_000) >> TICK_SHIFT) as u32
+}
+
+/// The programs' clock at a time of [`now_ms`], or as long a time.
+const fn tick_of_ms(ms: u64) -> u32 {
+    ((ms * 1_000_000) >> TICK_SHIFT) as u32
 }
 
 /// [`now_ms`] at a tick of the programs' clock in the last 52 days.

@@ -8,6 +8,7 @@ use crate::clock::now_ms;
 use crate::kernel::devices::Watch;
 use crate::kernel::raw::{Kind, Segment};
 use lb_common::packet::inject::Way;
+use lb_common::packet::track::asked;
 use lb_common::packet::{Event, Record, Tuple, event};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::VecDeque;
@@ -53,14 +54,25 @@ pub(super) struct Lingering(VecDeque<Closed>);
 struct Closed {
     /// [`now_ms`] when it was last heard of.
     since: u64,
+    /// And when it was closed.
+    closed: u64,
     id: u64,
     slot: u32,
     tuples: [Tuple; 2],
 }
 
+impl Closed {
+    /// Whether its flows stay, where its ends were heard at these times. An end that repeats its last packet for ever does
+    /// not keep them for ever.
+    fn lingers(&self, now: u64, linger: u64, heard: [u64; 2]) -> bool {
+        now.saturating_sub(self.closed) < 2 * linger
+            && heard.iter().any(|heard| now.saturating_sub(*heard) < linger)
+    }
+}
+
 impl Lingering {
-    pub(super) fn push(&mut self, since: u64, id: u64, slot: u32, tuples: [Tuple; 2]) {
-        self.0.push_back(Closed { since, id, slot, tuples });
+    pub(super) fn push(&mut self, now: u64, id: u64, slot: u32, tuples: [Tuple; 2]) {
+        self.0.push_back(Closed { since: now, closed: now, id, slot, tuples });
     }
 
     /// One that has lingered for so long.
@@ -95,6 +107,7 @@ impl Sweeper {
                 over: seen,
                 next: Instant::now() + SWEEP,
                 devices_changed: false,
+                routes_changed: false,
                 is_behind: false,
                 events,
             };
@@ -130,6 +143,7 @@ struct Sweep {
     next: Instant,
     /// They are yet to be looked at.
     devices_changed: bool,
+    routes_changed: bool,
     /// There are connections whose ways are yet to be looked at.
     is_behind: bool,
     /// Readable when the programs have something urgent to tell.
@@ -142,16 +156,6 @@ impl Sweep {
         if self.wait()? {
             return Ok(false);
         }
-        let changes = self.watch.changed()?;
-        self.devices_changed |= changes.devices;
-        if self.devices_changed {
-            self.tier.ways.follow_devices(&self.tier.kernel)?;
-            self.devices_changed = false;
-        }
-        if self.tier.ways.changed()? || changes.routes {
-            self.tier.routes_changed();
-        }
-        self.is_behind = self.tier.follow_routes();
         self.tier.follow_events();
         let now = Instant::now();
         if now >= self.next {
@@ -159,7 +163,26 @@ impl Sweep {
             self.tier.sweep();
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
+        // Last, for it may fail.
+        self.follow_ways()?;
         Ok(true)
+    }
+
+    /// Follows changes of devices and routes. What fails is done again.
+    fn follow_ways(&mut self) -> io::Result<()> {
+        let changes = self.watch.changed()?;
+        self.devices_changed |= changes.devices;
+        self.routes_changed |= changes.routes;
+        if self.devices_changed {
+            self.tier.ways.follow_devices(&self.tier.kernel)?;
+            self.devices_changed = false;
+        }
+        self.routes_changed |= self.tier.ways.changed()?;
+        if std::mem::take(&mut self.routes_changed) {
+            self.tier.routes_changed();
+        }
+        self.is_behind = self.tier.follow_routes();
+        Ok(())
     }
 
     /// For an urgent event, a change of devices or routes, or the next look; whether it is over.
@@ -199,7 +222,7 @@ impl PacketTier {
                 self.end_reset(id);
             }
             if let Some((_, slot, side)) = rested {
-                self.kernel().was_asked(slot, side);
+                self.kernel().was_asked(slot, side, asked::CHALLENGE);
             }
             if stands.is_none() && rested.is_none() {
                 return;
@@ -242,8 +265,8 @@ impl PacketTier {
             let Closed { id, slot, tuples, .. } = closed;
             // The later of both directions: one may be quiet while the other is not.
             let heard = self.kernel().track(slot).halves.map(|half| ms_of_tick(half.heard));
-            if heard.iter().any(|heard| now.saturating_sub(*heard) < linger) {
-                self.lingering().push(now, id, slot, tuples);
+            if closed.lingers(now, linger, heard) {
+                self.lingering().0.push_back(Closed { since: now, ..closed });
             } else {
                 tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
                 self.release(id, slot);
@@ -313,6 +336,20 @@ impl PacketTier {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_heard_lingers_and_not_for_ever() {
+        let closed = Closed { since: 0, closed: 1000, id: 1, slot: 0, tuples: [Tuple::default(); 2] };
+        for (now, heard, lingers) in [
+            (1099, [0, 1000], true),
+            (1100, [1000, 0], false),
+            (1100, [1000, 1001], true),
+            (1199, [1000, 1198], true),
+            (1200, [1000, 1199], false),
+        ] {
+            assert_eq!(closed.lingers(now, 100, heard), lingers, "{now} {heard:?}");
+        }
+    }
 
     #[test]
     fn closed_connections_go_in_order_and_none_too_early() {

@@ -12,11 +12,12 @@ use crate::kernel::ipsec::Policies;
 use crate::kernel::pairs::PairEnds;
 use crate::kernel::routes::{Exit, Routes, Unroutable};
 use lb_common::packet::inject::Way;
-use lb_common::packet::{Event, Flow, Path, Tuple, exit};
+use lb_common::packet::{Event, Flow, MAX_PATHS, Path, Tuple, exit};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 /// The mark of the gateway's sockets: none. Rules may select by it.
@@ -24,6 +25,9 @@ const MARK: u32 = 0;
 
 /// Refusals that are remembered until the next sweep.
 const MOST_REFUSED: usize = 4096;
+
+/// Paths that are asked for again when routes change; more are forgotten, and allowed again one by one.
+const MOST_ASKED: usize = 1000;
 
 /// Connections whose ways are looked at between two looks for events.
 const AT_ONCE: usize = 1000;
@@ -39,14 +43,16 @@ pub(super) struct Ways {
     /// Devices that have a program.
     devices: RwLock<HashSet<u32>>,
     paths: Mutex<Paths>,
+    /// How many times something has changed.
+    generation: AtomicU64,
 }
 
 /// By which other devices packets may come.
 #[derive(Default)]
 struct Paths {
-    /// Each with the packet that it was allowed for: from, to.
+    /// Each with the addresses that the kernel was asked for: the sender's, and ours.
     allowed: HashMap<Path, (IpAddr, IpAddr)>,
-    refused: HashSet<(Path, IpAddr)>,
+    refused: HashSet<Path>,
     /// Connections whose ways are yet to be looked at again.
     behind: VecDeque<u64>,
     /// Something has changed since these were listed.
@@ -54,6 +60,9 @@ struct Paths {
 }
 
 impl Ways {
+    /// A [`generation`](Self::generation) that no answer is of.
+    pub(super) const NEVER: u64 = u64::MAX;
+
     pub(super) fn open(interfaces: config::Interfaces) -> io::Result<Self> {
         let pairs = PairEnds::open().inspect_err(|error| {
             tracing::warn!(%error, "cannot look behind veth devices: packets take the longer way into containers");
@@ -65,6 +74,7 @@ impl Ways {
             interfaces,
             devices: RwLock::default(),
             paths: Mutex::default(),
+            generation: AtomicU64::new(0),
         })
     }
 
@@ -139,8 +149,23 @@ impl Ways {
     /// Takes what has become known since; whether ways may have changed.
     pub(super) fn changed(&self) -> io::Result<bool> {
         let pairs = self.pairs.as_ref().map_or(Ok(false), PairEnds::changed)?;
-        let policies = self.policies.as_ref().map_or(Ok(false), Policies::changed)?;
-        Ok(pairs || policies)
+        // What cannot be read again concerns everybody until it can.
+        let policies = self.policies.as_ref().map_or(Ok(false), Policies::changed);
+        Ok(policies.unwrap_or(true) || pairs)
+    }
+
+    /// Of which answers are that are asked for from here on.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// A connection has come into the list of those that are looked at again, whose ways were asked for then.
+    pub(super) fn entered(&self, id: u64, asked: u64) {
+        let mut paths = self.paths();
+        // Under the lock: what has changed before is counted, what changes after meets the connection in the list.
+        if self.generation() != asked {
+            paths.behind.push_back(id);
+        }
     }
 
     fn paths(&self) -> MutexGuard<'_, Paths> {
@@ -156,17 +181,21 @@ impl PacketTier {
         let Some(record) = self.kernel().record(event.id) else { return };
         let tuple = [&record.from_client, &record.from_server][event.from_server as usize & 1];
         let Some(flow) = self.kernel().flow(tuple).filter(|flow| flow.id == event.id) else { return };
-        let path = Path { device: event.number, expected: flow.from };
+        let path = Path { device: event.number, expected: flow.from, peer: tuple.source };
         let [peer, local] = ends(tuple).map(|end| end.ip());
-        if path.device == path.expected || self.ways.paths().refused.contains(&(path, peer)) {
+        let mut paths = self.ways.paths();
+        if path.device == path.expected || paths.refused.contains(&path) {
             return;
         }
-        let mut paths = self.ways.paths();
         if self.admits(peer, local, path.device) {
+            if paths.allowed.len() >= MAX_PATHS as usize {
+                // Those that are still used are allowed again, a packet each later.
+                self.forget_all(&mut paths);
+            }
             self.kernel().set_path(path, true);
             paths.allowed.insert(path, (peer, local));
         } else if paths.refused.len() < MOST_REFUSED {
-            paths.refused.insert((path, peer));
+            paths.refused.insert(path);
         }
     }
 
@@ -184,10 +213,21 @@ impl PacketTier {
         }
     }
 
+    fn forget_all(&self, paths: &mut Paths) {
+        for (path, _) in paths.allowed.drain() {
+            self.kernel().set_path(path, false);
+        }
+    }
+
     /// Routes have changed: no path stays that is true no more, and every connection's ways are looked at again.
     pub(super) fn routes_changed(&self) {
         let mut paths = self.ways.paths();
+        self.ways.generation.fetch_add(1, Relaxed);
+        paths.stale = true;
         paths.refused.clear();
+        if paths.allowed.len() > MOST_ASKED {
+            return self.forget_all(&mut paths);
+        }
         paths.allowed.retain(|path, (peer, local)| {
             let still = self.admits(*peer, *local, path.device);
             if !still {
@@ -195,7 +235,6 @@ impl PacketTier {
             }
             still
         });
-        paths.stale = true;
     }
 
     /// Forgets refusals: a route may have come without a word.
