@@ -27,8 +27,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::packet::{
-    self, Count, Event, Flow, Handover, MAPPED, Name, Path, Record, Sighting, Tuple, before, event, exit,
-    flag,
+    self, Count, Event, Flow, Handover, LOOPBACK, MAPPED, Name, Path, Record, Sighting, Tuple, before, event,
+    exit, flag,
     inject::INJECTED_MARK,
     options::{self, Scratch, SynOptions},
     sighted,
@@ -41,8 +41,8 @@ use track::{Gate, Halves};
 const BPF_F_NO_PREALLOC: u32 = 1;
 /// linux/bpf.h: userspace reads and writes the elements as memory.
 const BPF_F_MMAPABLE: u32 = 1 << 10;
-/// linux/bpf.h: do not count the address change into the packet's own sum, which IPv6's lack of a header checksum
-/// balances; newer than aya's bindings.
+/// linux/bpf.h, Linux 6.16: leave CHECKSUM_COMPLETE alone, for IPv6 has no header checksum to balance the new address.
+/// Not yet in aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
 /// linux/pkt_cls.h: on to the next program, then up the stack; the same number as TCX_NEXT.
 const NEXT: i32 = -1;
@@ -60,7 +60,6 @@ const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// Packets up to this size fit any device (RFC 8200, section 5).
 const FITS_ANYWHERE: u32 = 1280;
-const LOOPBACK: u32 = 1;
 /// linux/if_packet.h: the frame is addressed to this host. The IP stack takes no other.
 const PACKET_HOST: u32 = 0;
 
@@ -226,18 +225,18 @@ fn segment<const LINK: usize, const IP: usize>(
         flags: head.flags(),
         ..Segment::default()
     };
-    let mut bounds = Bounds::default();
+    let mut limits = HandoverLimits::default();
     let mut handover = None;
     if halves.own_closing() & closing::HANDOVER != 0 {
         // SAFETY: as above; userspace replaces a handover whole.
         handover = unsafe { PACKET_HANDOVERS.get(flow.id) };
         match handover {
-            Some(handover) => bounds.await_ack = Some(of(&handover.await_ack, flow.side())),
+            Some(handover) => limits.await_ack = Some(of(&handover.await_ack, flow.side())),
             None => halves.end_handover(),
         }
     }
     if head.has(tcp::SYN | tcp::RST) || halves.is_closing() {
-        match track::gate(flow, &halves, &segment, bounds.await_ack) {
+        match track::gate(flow, &halves, &segment, limits.await_ack) {
             Gate::Open => {}
             Gate::ResetOutside => return drop_counted(Count::ResetOutside),
             Gate::BehindEnd => return drop_counted(Count::BehindEnd),
@@ -245,7 +244,7 @@ fn segment<const LINK: usize, const IP: usize>(
             Gate::SynOnLive => return track::ask(flow, &halves, Count::SynOnLive),
             Gate::Over => {
                 if is_sighted(tuple, head) {
-                    // That of the closed connection, late: no beginning of another, and nobody would know it.
+                    // A late copy of the closed connection's own SYN: it begins nothing new.
                     return drop_counted(Count::SynLate);
                 }
                 track::take_over(flow, &halves, tuple);
@@ -254,13 +253,13 @@ fn segment<const LINK: usize, const IP: usize>(
             }
         }
     }
-    if let (Some(handover), Some(await_ack)) = (handover, bounds.await_ack) {
+    if let (Some(handover), Some(await_ack)) = (handover, limits.await_ack) {
         if segment.payload == 0 && !head.has(tcp::SYN | tcp::FIN | tcp::RST) && before(segment.ack, await_ack)
         {
-            // It tells the socket how much of its prefix has arrived; it says nothing to the other end.
+            // It acknowledges bytes that our socket sent; the far end's own come behind them.
             return for_socket::<LINK, IP>(ctx, head, of(&handover.promised, flow.side()));
         }
-        bounds.tsecr_floor = Some(of(&handover.tsecr_floor, flow.side()));
+        limits.tsecr_floor = Some(of(&handover.tsecr_floor, flow.side()));
         if segment.payload != 0 && before(halves.own_end(), segment.seq) {
             halves.note_beyond();
         }
@@ -270,10 +269,10 @@ fn segment<const LINK: usize, const IP: usize>(
         {
             let (promised, sent) = (of(&handover.promised, receiver), halves.peer_end());
             // A right edge below what has been sent would make its sender acknowledge from beyond it, and be dropped.
-            bounds.window_end = Some(if before(promised, sent) { sent } else { promised });
+            limits.window_end = Some(if before(promised, sent) { sent } else { promised });
         }
     }
-    leave::<LINK, IP>(ctx, flow, &halves, head, headers, length, &mut segment, &bounds)
+    leave::<LINK, IP>(ctx, flow, &halves, head, headers, length, &mut segment, &limits)
 }
 
 /// Whether packets of this flow may come by that device too. If not, userspace is asked to look at the routing table.
@@ -286,13 +285,14 @@ fn comes_by(device: u32, flow: &Flow) -> bool {
     false
 }
 
-/// Without an index that varies, which the verifier does not allow on the stack.
+/// By a branch: the verifier rejects a variable offset into the stack.
 #[inline(always)]
 fn of(pair: &[u32; 2], side: usize) -> u32 {
     if side == 0 { pair[0] } else { pair[1] }
 }
 
-/// An acknowledgement goes up the stack, from no further ahead than the socket's window reaches.
+/// Passes a pure ACK up to our socket. Its SEQ is lowered to the right edge of the socket's window, beyond which the
+/// socket would drop it.
 #[inline(always)]
 fn for_socket<const LINK: usize, const IP: usize>(
     ctx: &TcContext,
@@ -319,7 +319,7 @@ fn for_socket<const LINK: usize, const IP: usize>(
 
 /// What a packet may not say while sockets still send; see [`Handover`].
 #[derive(Default)]
-struct Bounds {
+struct HandoverLimits {
     await_ack: Option<u32>,
     tsecr_floor: Option<u32>,
     /// Where the window that the receiver is told ends at the latest.
@@ -337,7 +337,7 @@ fn leave<const LINK: usize, const IP: usize>(
     headers: u32,
     length: u32,
     segment: &mut Segment,
-    bounds: &Bounds,
+    limits: &HandoverLimits,
 ) -> Option<i32> {
     if length > FITS_ANYWHERE && flow.exit != exit::LOCAL && !fits(ctx, flow, head, headers, length) {
         return drop_counted(Count::TooBig);
@@ -346,7 +346,7 @@ fn leave<const LINK: usize, const IP: usize>(
         return drop_counted(Count::NotWritable);
     }
     let mut new = flow.translate(head);
-    if let Some(end) = bounds.window_end
+    if let Some(end) = limits.window_end
         && head.has(tcp::ACK)
     {
         new = new.with_window_up_to(end, flow.promised_scale);
@@ -363,7 +363,7 @@ fn leave<const LINK: usize, const IP: usize>(
         // Two NOPs and the timestamps (RFC 7323, appendix A): what nearly every segment has, and nothing else.
         if options_length == 12 && first[0] == 0x0101_080a_u32.to_be() && flow.has(flag::TIMESTAMPS) {
             (segment.timestamps, segment.tsval) = (true, u32::from_be(first[1]));
-            let (tsval, tsecr) = flow.timestamps(segment.tsval, u32::from_be(first[2]), bounds.tsecr_floor);
+            let (tsval, tsecr) = flow.timestamps(segment.tsval, u32::from_be(first[2]), limits.tsecr_floor);
             let new = [first[0], tsval.to_be(), tsecr.to_be()];
             difference = difference.words(&first, &new);
             timestamps = Some(new);
@@ -371,7 +371,7 @@ fn leave<const LINK: usize, const IP: usize>(
             let Some(scratch) = load_options(ctx, at, options_length) else {
                 return drop_counted(Count::BadOptions);
             };
-            if scratch.translate(flow, options_length, bounds.tsecr_floor).is_err() {
+            if scratch.translate(flow, options_length, limits.tsecr_floor).is_err() {
                 return drop_counted(Count::BadOptions);
             }
             if let Some(tsval) = scratch.tsval() {
@@ -416,16 +416,16 @@ fn leave<const LINK: usize, const IP: usize>(
             *options = words;
         }
     }
-    track::note(flow, halves, segment, bounds.await_ack);
-    redirect(ctx, flow)
+    track::note(flow, halves, segment, limits.await_ack);
+    redirect(ctx, flow.ifindex, flow.exit)
 }
 
-/// Sends a translated packet, with room for an Ethernet header, on its way.
+/// Sends a packet, with room for an Ethernet header, on its way: out by the device, or into what is behind it.
 #[inline(always)]
-fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
+fn redirect(ctx: &TcContext, ifindex: u32, exit: u8) -> Option<i32> {
     // SAFETY: helpers without pointers of ours; the header's bounds are checked.
     unsafe {
-        match flow.exit {
+        match exit {
             exit::LOCAL => {
                 // The loopback device takes for another host's what is not addressed to its own address: zeros.
                 let Some(addresses) = header::<[u16; 6]>(ctx, 0, 12) else {
@@ -434,8 +434,8 @@ fn redirect(ctx: &TcContext, flow: &Flow) -> Option<i32> {
                 *addresses = [0; 6];
                 Some(bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32)
             }
-            exit::PEER => Some(bpf_redirect_peer(flow.ifindex, 0) as i32),
-            _ => Some(bpf_redirect_neigh(flow.ifindex, core::ptr::null_mut(), 0, 0) as i32),
+            exit::PEER => Some(bpf_redirect_peer(ifindex, 0) as i32),
+            _ => Some(bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32),
         }
     }
 }

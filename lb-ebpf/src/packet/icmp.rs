@@ -88,7 +88,7 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
         ];
     }
     count(Count::IcmpTranslated);
-    redirect(ctx, flow)
+    redirect(ctx, flow.ifindex, flow.exit)
 }
 
 /// An ICMPv6 packet. `None`: not about a flow.
@@ -165,7 +165,7 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
         *quote = quote_new;
     }
     count(Count::IcmpTranslated);
-    redirect(ctx, flow)
+    redirect(ctx, flow.ifindex, flow.exit)
 }
 
 /// What an error claims.
@@ -183,8 +183,8 @@ enum Claim {
 #[inline(always)]
 fn judge(ctx: &TcContext, flow: &Flow, quote: &Quote) -> Claim {
     let Some(halves) = Halves::of(flow) else { return Claim::Drop(Count::NotWritable) };
-    // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. About a
-    // packet of an end it tells nobody anything; that end's next packet meets the same router.
+    // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. If it is
+    // about a forwarded packet the socket ignores it; the next such packet causes another error.
     if halves.own_closing() & closing::HANDOVER != 0 && PACKET_HANDOVERS.get_ptr(flow.id).is_some() {
         return Claim::Socket;
     }

@@ -106,7 +106,7 @@ impl Halves {
     #[inline(always)]
     fn load(&self) -> (Half, Half) {
         // SAFETY: see `own_closing`.
-        unsafe { (load(self.own), load(self.peer)) }
+        unsafe { (Half::read_volatile(self.own), Half::read_volatile(self.peer)) }
     }
 
     /// Stores what has changed, and nothing else: that may be changed elsewhere at the same time.
@@ -139,27 +139,6 @@ impl Halves {
             if old.closing != new.closing {
                 write_volatile(&raw mut (*self.own).closing, new.closing);
             }
-        }
-    }
-}
-
-/// # Safety
-///
-/// `half` points to one that lives.
-#[inline(always)]
-unsafe fn load(half: *const Half) -> Half {
-    // SAFETY: the caller's; see `Halves::own_closing`.
-    unsafe {
-        Half {
-            position: read_volatile(&raw const (*half).position),
-            gap: read_volatile(&raw const (*half).gap),
-            ack: read_volatile(&raw const (*half).ack),
-            edge: read_volatile(&raw const (*half).edge),
-            heard: read_volatile(&raw const (*half).heard),
-            tsval: read_volatile(&raw const (*half).tsval),
-            most: read_volatile(&raw const (*half).most),
-            closing: read_volatile(&raw const (*half).closing),
-            asked: 0,
         }
     }
 }
@@ -251,7 +230,7 @@ pub(super) fn note(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: O
 #[inline(never)]
 fn note_reset(flow: &Flow, halves: &Halves) {
     // SAFETY: see `Halves::own_closing`.
-    let own = unsafe { load(halves.own) };
+    let own = unsafe { Half::read_volatile(halves.own) };
     if !own.has_reset() {
         count(Count::ResetExact);
         tell(flow, event::RESET, 0, 0);
@@ -277,7 +256,7 @@ fn judge(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>
 #[inline(never)]
 fn follow(flow: &Flow, halves: &Halves, segment: &Segment, verdict: Verdict) {
     // SAFETY: see `Halves::own_closing`.
-    let own = unsafe { load(halves.own) };
+    let own = unsafe { Half::read_volatile(halves.own) };
     let peer_has_fin = halves.peer_closing() & closing::FIN != 0;
     let acknowledged = halves.peer_ack().wrapping_sub(flow.seq_delta);
     let new = own.after(verdict, segment, peer_has_fin, acknowledged, flow, tick());

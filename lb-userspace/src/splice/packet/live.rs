@@ -1,7 +1,7 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
 use super::terms::{address, ends, socket_address};
-use super::words::{View, Words};
+use super::view::View;
 use super::{PacketTier, SourcePort, ms_of_tick, raise};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
@@ -9,7 +9,7 @@ use crate::clock::now_ms;
 use crate::connect::{KEEPALIVE, Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
-use crate::kernel::raw::Kind;
+use crate::kernel::raw::{Kind, Segment};
 use crate::splice::Choice;
 use lb_common::packet::track::{Half, Track, closing};
 use lb_common::packet::{Flow, Record, Tuple};
@@ -53,8 +53,8 @@ pub(super) enum Due {
     Reused,
     /// Both FINs have passed: is it finished? If not, it is silent for too long.
     Finish { silent: bool },
-    /// It is to be reset, for this reason.
-    End(CloseReason),
+    /// It is to be reset, for this reason; it has ended by itself at this time, if at all.
+    End(CloseReason, Option<u64>),
     /// An end is to be asked what its SYN, or its inexact reset, meant.
     Challenge { side: usize },
     /// An end is to be asked whether it is still there.
@@ -90,6 +90,7 @@ impl Live {
     fn due(&mut self, track: &Track, now_ms: u64) -> impl Iterator<Item = Due> + use<> {
         let heard = track.halves.map(|half| ms_of_tick(half.heard));
         let quiet = heard.map(|heard| now_ms.saturating_sub(heard));
+        let last_heard = heard.into_iter().max();
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
             track.halves.iter().zip(quiet).any(|(half, quiet)| half.has_reset() && quiet >= RESET_STANDS_MS);
@@ -98,9 +99,9 @@ impl Live {
         } else if track.halves.iter().all(Half::has_fin) {
             Some(Due::Finish { silent: quiet.iter().all(|quiet| *quiet >= LINGER_MS) })
         } else if reset_stands {
-            reason_of(closings(track)).map(Due::End)
+            reason_of(closings(track)).map(|reason| Due::End(reason, last_heard))
         } else {
-            self.expired(now_ms).map(Due::End)
+            self.expired(now_ms).map(|reason| Due::End(reason, None))
         };
         let mut due = [first, None, None, None, None];
         if first.is_none() {
@@ -109,7 +110,8 @@ impl Live {
                 let asked =
                     if quiet[side] < KEEPALIVE_MS { 0 } else { 1 + (quiet[side] - KEEPALIVE_MS) / PROBE_MS };
                 if asked > PROBES {
-                    due[0] = Some(Due::End([CloseReason::ClientReset, CloseReason::ServerReset][side]));
+                    let reason = [CloseReason::ClientReset, CloseReason::ServerReset][side];
+                    due[0] = Some(Due::End(reason, last_heard));
                 } else if asked > self.probes[side].into() && !track.halves[side].has_reset() {
                     due[1 + side] = Some(Due::Probe { side });
                 }
@@ -208,12 +210,14 @@ impl PacketTier {
         }
     }
 
-    /// Ends a connection that has no numbers left. Each end is asked something absurd: its answer meets no socket, and the
-    /// reset with which the stack answers that is exact.
+    /// Ends a connection whose sequence numbers are unknown. Each end is sent an ACK outside its window and answers with a
+    /// challenge ACK; no socket here takes that, so this host's TCP resets it at exactly the number the end expects (RFC
+    /// 9293, section 3.10.7.1).
     fn abandon(&self, id: u64, record: &Record) {
         for tuple in [&record.from_client, &record.from_server] {
             self.kernel().remove(id, tuple);
-            self.speak_by_route(tuple, Kind::Ack, &Words { seq: 0, ack: 0, window: 0, timestamps: None });
+            let ack = Segment { kind: Kind::Ack, seq: 0, ack: 0, window: 0, timestamps: None };
+            self.speak_by_route(tuple, &ack);
         }
         self.kernel().end_handover(id);
         self.kernel().forget(id);
@@ -280,8 +284,7 @@ impl PacketTier {
                 Some(view) => {
                     live.note(&view.track);
                     for side in [0, 1] {
-                        view.resets(side)
-                            .for_each(|words| self.speak(&record, &view, side, Kind::Reset, &words));
+                        view.resets(side).for_each(|reset| self.speak(&record, &view, side, &reset));
                     }
                     tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
                 }
@@ -339,8 +342,9 @@ impl PacketTier {
             && let Some(record) = self.kernel().record(id)
         {
             let half = &track.halves[1 - side];
-            let words = Words { seq: half.ack, ack: half.sent(), window: 0, timestamps: None };
-            self.speak_by_route([&record.from_server, &record.from_client][side], Kind::Reset, &words);
+            let (kind, seq, ack) = (Kind::Reset, half.ack, half.sent());
+            let reset = Segment { kind, seq, ack, window: 0, timestamps: None };
+            self.speak_by_route([&record.from_server, &record.from_client][side], &reset);
         }
         self.kernel().forget(id);
         self.kernel().end_handover(id);
@@ -377,12 +381,7 @@ impl PacketTier {
                         self.end_silent(id);
                     }
                 }
-                Due::End(reason) if matches!(reason, CloseReason::ClientReset | CloseReason::ServerReset) => {
-                    let slot = self.lock().get(&id).map(|live| live.slot);
-                    let ended = slot.map(|slot| last_heard_ms(&self.kernel().track(slot)));
-                    self.end_at(id, reason, ended);
-                }
-                Due::End(reason) => _ = self.end(id, reason),
+                Due::End(reason, ended_ms) => _ = self.end_at(id, reason, ended_ms),
                 Due::Challenge { side } => self.challenge(id, side),
                 Due::Probe { side } => self.probe(id, side),
             }
