@@ -29,8 +29,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::packet::{
-    self, Count, Event, Flow, Handover, MAPPED, Name, Path, Record, Sighting, Tuple, before, event, exit,
-    flag,
+    self, Count, Event, Flow, Handover, LOOPBACK, MAPPED, Name, Path, Record, Sighting, Tuple, before, event,
+    exit, flag,
     inject::{INJECTED_MARK, Way},
     options::{self, Scratch, SynOptions},
     sighted,
@@ -43,8 +43,8 @@ use track::{Gate, Halves};
 const BPF_F_NO_PREALLOC: u32 = 1;
 /// linux/bpf.h: userspace reads and writes the elements as memory.
 const BPF_F_MMAPABLE: u32 = 1 << 10;
-/// linux/bpf.h: do not count the address change into the packet's own sum, which IPv6's lack of a header checksum
-/// balances; newer than aya's bindings.
+/// linux/bpf.h, Linux 6.16: leave CHECKSUM_COMPLETE alone, for IPv6 has no header checksum to balance the new address.
+/// Not yet in aya's bindings.
 const BPF_F_IPV6: u64 = 1 << 7;
 /// linux/pkt_cls.h: on to the next program, then up the stack; the same number as TCX_NEXT.
 const NEXT: i32 = -1;
@@ -62,7 +62,6 @@ const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// Packets up to this size fit any device (RFC 8200, section 5).
 const FITS_ANYWHERE: u32 = 1280;
-const LOOPBACK: u32 = 1;
 /// linux/if_packet.h: the frame is addressed to this host. The IP stack takes no other.
 const PACKET_HOST: u32 = 0;
 
@@ -211,8 +210,9 @@ fn segment<const LINK: usize, const IP: usize>(
         return None;
     }
     let Some(halves) = Halves::of(flow) else { return drop_counted(Count::NotWritable) };
-    if device != flow.from && !comes_by(device, tuple, flow, &halves) {
-        return drop_counted(Count::WrongDevice);
+    if device != flow.from && !comes_by(device, tuple, flow) {
+        refuse_device(device, flow, &halves);
+        return Some(TC_ACT_SHOT);
     }
 
     let length = if length == 0 { ctx.len() - LINK as u32 } else { length };
@@ -220,7 +220,8 @@ fn segment<const LINK: usize, const IP: usize>(
     if head.length() < TCP || length < headers {
         return drop_counted(Count::BadOptions);
     }
-    let mut segment = Segment {
+    let Some(Work { segment, limits }) = work() else { return drop_counted(Count::NotWritable) };
+    *segment = Segment {
         seq: head.sequence(),
         ack: head.acknowledgement(),
         payload: length - headers,
@@ -228,18 +229,18 @@ fn segment<const LINK: usize, const IP: usize>(
         flags: head.flags(),
         ..Segment::default()
     };
-    let mut bounds = Bounds::default();
+    *limits = HandoverLimits::default();
     let mut handover = None;
     if halves.own_closing() & closing::HANDOVER != 0 {
         // SAFETY: as above; userspace replaces a handover whole.
         handover = unsafe { PACKET_HANDOVERS.get(flow.id) };
         match handover {
-            Some(handover) => bounds.await_ack = Some(of(&handover.await_ack, flow.side())),
+            Some(handover) => limits.await_ack = Some(of(&handover.await_ack, flow.side())),
             None => halves.end_handover(),
         }
     }
     if head.has(tcp::SYN | tcp::RST) || halves.is_closing() {
-        match track::gate(flow, &halves, &segment, bounds.await_ack) {
+        match track::gate(flow, &halves, segment, limits.await_ack) {
             Gate::Open => {}
             Gate::ResetOutside => return drop_counted(Count::ResetOutside),
             Gate::BehindEnd => return drop_counted(Count::BehindEnd),
@@ -247,7 +248,7 @@ fn segment<const LINK: usize, const IP: usize>(
             Gate::SynOnLive => return track::ask(flow, &halves, Count::SynOnLive),
             Gate::Over => {
                 if is_sighted(tuple, head) {
-                    // That of the closed connection, late: no beginning of another, and nobody would know it.
+                    // A late copy of the closed connection's own SYN: it begins nothing new.
                     return drop_counted(Count::SynLate);
                 }
                 track::take_over(flow, &halves, tuple);
@@ -256,13 +257,13 @@ fn segment<const LINK: usize, const IP: usize>(
             }
         }
     }
-    if let (Some(handover), Some(await_ack)) = (handover, bounds.await_ack) {
+    if let (Some(handover), Some(await_ack)) = (handover, limits.await_ack) {
         if segment.payload == 0 && !head.has(tcp::SYN | tcp::FIN | tcp::RST) && before(segment.ack, await_ack)
         {
-            // It tells the socket how much of its prefix has arrived; it says nothing to the other end.
+            // It acknowledges bytes that our socket sent; the far end's own come behind them.
             return for_socket::<LINK, IP>(ctx, head, of(&handover.promised, flow.side()));
         }
-        bounds.tsecr_floor = Some(of(&handover.tsecr_floor, flow.side()));
+        limits.tsecr_floor = Some(of(&handover.tsecr_floor, flow.side()));
         if segment.payload != 0 && before(halves.own_end(), segment.seq) {
             halves.note_beyond();
         }
@@ -272,54 +273,57 @@ fn segment<const LINK: usize, const IP: usize>(
         {
             let (promised, sent) = (of(&handover.promised, receiver), halves.peer_end());
             // A right edge below what has been sent would make its sender acknowledge from beyond it, and be dropped.
-            bounds.window_end = Some(if before(promised, sent) { sent } else { promised });
+            limits.window_end = Some(if before(promised, sent) { sent } else { promised });
         }
     }
-    leave::<LINK, IP>(ctx, flow, &stamp, &halves, head, headers, length, &mut segment, &bounds)
+    leave::<LINK, IP>(ctx, flow, stamp, &halves, head, headers, length, segment, limits)
 }
 
-/// Whether packets of this flow may come by that device too. If not, userspace is asked to look at the routing table.
+/// Whether packets of this flow may come by that device too.
 #[inline(never)]
-fn comes_by(device: u32, tuple: &Tuple, flow: &Flow, halves: &Halves) -> bool {
-    if PACKET_PATHS.get_ptr(Path { device, expected: flow.from, peer: tuple.source }).is_some() {
-        return true;
-    }
-    // Once in a while: a stranger may send many.
+fn comes_by(device: u32, tuple: &Tuple, flow: &Flow) -> bool {
+    PACKET_PATHS.get_ptr(Path { device, expected: flow.from, peer: tuple.source }).is_some()
+}
+
+/// Drops a packet that came by the wrong device. Userspace is told once in a while: a stranger may send many.
+#[inline(always)]
+fn refuse_device(device: u32, flow: &Flow, halves: &Halves) {
     if halves.ask(asked::DEVICE) {
         tell(flow, event::WRONG_DEVICE, device, 0);
     }
-    false
+    count(Count::WrongDevice);
 }
 
 /// Which flow a map value belonged to when it was found. Since Linux 6.1 the kernel may give the memory of a value that was
 /// removed to another one at once, also while a program works with it.
-struct Stamp {
-    id: u64,
-    flags: u8,
-}
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64);
 
 impl Stamp {
     #[inline(always)]
     fn of(flow: &Flow) -> Self {
         // SAFETY: a reference is valid and aligned; volatile, for the memory may change.
-        unsafe { Self { id: read_volatile(&raw const flow.id), flags: read_volatile(&raw const flow.flags) } }
+        let (id, flags) =
+            unsafe { (read_volatile(&raw const flow.id), read_volatile(&raw const flow.flags)) };
+        // The other direction has the same id. So few connections have been here that the highest byte is free.
+        Self(id ^ u64::from(flags) << 56)
     }
 
     /// Whether it still belongs to it: what was read before was that flow's.
     #[inline(always)]
-    fn holds(&self, flow: &Flow) -> bool {
-        let now = Self::of(flow);
-        self.id == now.id && self.flags == now.flags
+    fn holds(self, flow: &Flow) -> bool {
+        self == Self::of(flow)
     }
 }
 
-/// Without an index that varies, which the verifier does not allow on the stack.
+/// By a branch: the verifier rejects a variable offset into the stack.
 #[inline(always)]
 fn of(pair: &[u32; 2], side: usize) -> u32 {
     if side == 0 { pair[0] } else { pair[1] }
 }
 
-/// An acknowledgement goes up the stack, from no further ahead than the socket's window reaches.
+/// Passes a pure ACK up to our socket. Its SEQ is lowered to the right edge of the socket's window, beyond which the
+/// socket would drop it.
 #[inline(always)]
 fn for_socket<const LINK: usize, const IP: usize>(
     ctx: &TcContext,
@@ -344,9 +348,28 @@ fn for_socket<const LINK: usize, const IP: usize>(
     None
 }
 
+/// What is known of the packet in hand. Not on the stack, which has no room for it, and of which the verifier would follow
+/// every value.
+#[repr(C)]
+struct Work {
+    segment: Segment,
+    limits: HandoverLimits,
+}
+
+#[map]
+static PACKET_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's.
+#[inline(always)]
+fn work() -> Option<&'static mut Work> {
+    // SAFETY: a run is not interrupted by another one on its CPU, and takes one reference. Zeros, which the kernel begins
+    // with, are a value.
+    PACKET_WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
 /// What a packet may not say while sockets still send; see [`Handover`].
 #[derive(Default)]
-struct Bounds {
+struct HandoverLimits {
     await_ack: Option<u32>,
     tsecr_floor: Option<u32>,
     /// Where the window that the receiver is told ends at the latest.
@@ -359,13 +382,13 @@ struct Bounds {
 fn leave<const LINK: usize, const IP: usize>(
     ctx: &TcContext,
     flow: &Flow,
-    stamp: &Stamp,
+    stamp: Stamp,
     halves: &Halves,
     head: &Head,
     headers: u32,
     length: u32,
     segment: &mut Segment,
-    bounds: &Bounds,
+    limits: &HandoverLimits,
 ) -> Option<i32> {
     if length > FITS_ANYWHERE && flow.exit != exit::LOCAL && !fits(ctx, flow, head, headers, length) {
         return drop_counted(Count::TooBig);
@@ -374,7 +397,7 @@ fn leave<const LINK: usize, const IP: usize>(
         return drop_counted(Count::NotWritable);
     }
     let mut new = flow.translate(head);
-    if let Some(end) = bounds.window_end
+    if let Some(end) = limits.window_end
         && head.has(tcp::ACK)
     {
         new = new.with_window_up_to(end, flow.promised_scale);
@@ -391,7 +414,7 @@ fn leave<const LINK: usize, const IP: usize>(
         // Two NOPs and the timestamps (RFC 7323, appendix A): what nearly every segment has, and nothing else.
         if options_length == 12 && first[0] == 0x0101_080a_u32.to_be() && flow.has(flag::TIMESTAMPS) {
             (segment.timestamps, segment.tsval) = (true, u32::from_be(first[1]));
-            let (tsval, tsecr) = flow.timestamps(segment.tsval, u32::from_be(first[2]), bounds.tsecr_floor);
+            let (tsval, tsecr) = flow.timestamps(segment.tsval, u32::from_be(first[2]), limits.tsecr_floor);
             let new = [first[0], tsval.to_be(), tsecr.to_be()];
             difference = difference.words(&first, &new);
             timestamps = Some(new);
@@ -399,7 +422,7 @@ fn leave<const LINK: usize, const IP: usize>(
             let Some(scratch) = load_options(ctx, at, options_length) else {
                 return drop_counted(Count::BadOptions);
             };
-            if scratch.translate(flow, options_length, bounds.tsecr_floor).is_err() {
+            if scratch.translate(flow, options_length, limits.tsecr_floor).is_err() {
                 return drop_counted(Count::BadOptions);
             }
             if let Some(tsval) = scratch.tsval() {
@@ -448,8 +471,8 @@ fn leave<const LINK: usize, const IP: usize>(
     if !stamp.holds(flow) {
         return drop_counted(Count::FlowGone);
     }
-    track::note(flow, halves, segment, bounds.await_ack);
-    redirect(ctx, way)
+    track::note(flow, halves, segment, limits.await_ack);
+    redirect(ctx, way.ifindex, way.kind)
 }
 
 /// How the packets of a flow leave, as its memory has it now: whether that is still its own, a [`Stamp`] tells afterwards.
@@ -461,12 +484,12 @@ fn way_of(flow: &Flow) -> Way {
     }
 }
 
-/// Sends a translated packet, with room for an Ethernet header, on its way.
+/// Sends a packet, with room for an Ethernet header, on its way: out by the device, or into what is behind it.
 #[inline(always)]
-fn redirect(ctx: &TcContext, way: Way) -> Option<i32> {
+fn redirect(ctx: &TcContext, ifindex: u32, exit: u8) -> Option<i32> {
     // SAFETY: helpers without pointers of ours; the header's bounds are checked.
     unsafe {
-        match way.kind {
+        match exit {
             exit::LOCAL => {
                 // The loopback device takes for another host's what is not addressed to its own address: zeros.
                 let Some(addresses) = header::<[u16; 6]>(ctx, 0, 12) else {
@@ -475,8 +498,8 @@ fn redirect(ctx: &TcContext, way: Way) -> Option<i32> {
                 *addresses = [0; 6];
                 Some(bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32)
             }
-            exit::PEER => Some(bpf_redirect_peer(way.ifindex, 0) as i32),
-            _ => Some(bpf_redirect_neigh(way.ifindex, core::ptr::null_mut(), 0, 0) as i32),
+            exit::PEER => Some(bpf_redirect_peer(ifindex, 0) as i32),
+            _ => Some(bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32),
         }
     }
 }

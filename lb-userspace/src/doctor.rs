@@ -208,11 +208,12 @@ impl Line {
 const AS_ROOT: &str = "run as root, or with the capabilities below";
 
 /// What each capability is for.
-const CAPABILITIES: [(Capability, &str, &str); 6] = [
+const CAPABILITIES: [(Capability, &str, &str); 7] = [
     (Capability::CAP_BPF, "cap_bpf", "load programs, make maps"),
     (Capability::CAP_NET_ADMIN, "cap_net_admin", "attach programs to sockets and devices"),
     (Capability::CAP_PERFMON, "cap_perfmon", "programs that compute with packet pointers"),
     (Capability::CAP_NET_RAW, "cap_net_raw", "end connections of the packet tier"),
+    (Capability::CAP_NET_BROADCAST, "cap_net_broadcast", "hand packets straight to containers behind veth"),
     (Capability::CAP_NET_BIND_SERVICE, "cap_net_bind_service", "listen on ports below 1024"),
     (Capability::CAP_SYS_RESOURCE, "cap_sys_resource", "raise the limits of open files and locked memory"),
 ];
@@ -232,7 +233,7 @@ fn lines(facts: &Facts) -> Vec<Line> {
             &facts.tc,
             "a kernel with CONFIG_BPF_SYSCALL=y, CONFIG_NET_CLS_ACT=y",
         ),
-        Line::answer("tcx", "tc programs that can be pinned and replaced", &facts.tcx, "kernel 6.6 or newer"),
+        tcx(&facts.tcx),
         Line::answer(
             "TCP_REPAIR",
             "sequence numbers of a connection",
@@ -249,9 +250,9 @@ fn lines(facts: &Facts) -> Vec<Line> {
         ),
         Line::answer(
             "raw sockets",
-            "resets of connections that have no socket",
+            "resets, probes and ICMP errors for connections that have no socket (AF_PACKET, raw IP)",
             &facts.raw_sockets,
-            "a container that allows raw sockets",
+            "a container, or RestrictAddressFamilies= in systemd, that allows AF_PACKET and raw sockets",
         ),
         ipv6_checksum(&facts.ipv6_checksum),
         source_ports(facts),
@@ -310,6 +311,19 @@ fn jit(value: Option<&str>) -> Line {
     };
     Line::new("BPF JIT", state, found).remedy(remedy)
 }
+
+fn tcx(answer: &Answer) -> Line {
+    match answer {
+        Answer::No => {
+            Line::new("tcx", State::Note, "not in this kernel; the programs become filters of clsact")
+                .remedy(TCX)
+        }
+        answer => Line::answer("tcx", "tc programs that can be pinned and replaced", answer, TCX),
+    }
+}
+
+/// Where tcx is to be had.
+const TCX: &str = "kernel 6.6 or newer";
 
 fn ipv6_checksum(answer: &Answer) -> Line {
     const PURPOSE: &str = "checksums of IPv6 that a network card has added up stay right";
@@ -500,7 +514,6 @@ fn tiers(facts: &Facts) -> Vec<(Tier, Result<(), String>)> {
     };
     let packet = works(&[
         ("tc", &facts.tc),
-        ("tcx", &facts.tcx),
         ("the flow table", &facts.growing_hash),
         ("the ring buffer", &facts.ring_buffer),
         ("TCP_REPAIR", &facts.tcp_repair),
@@ -666,7 +679,7 @@ mod tests {
     #[test]
     fn the_packet_tier_says_what_it_lacks_and_can_do_without_some_of_it() {
         for (facts, why) in [
-            (Facts { tcx: Answer::No, ..healthy() }, "tcx is not in this kernel"),
+            (Facts { tc: Answer::No, ..healthy() }, "tc is not in this kernel"),
             (
                 Facts { raw_sockets: Answer::NotPermitted, ..healthy() },
                 "raw sockets is not permitted to this user",
@@ -675,8 +688,11 @@ mod tests {
         ] {
             assert_eq!(tier(&facts, Tier::Packet), Err(why.into()));
         }
-        let worse = Facts { ipv6_checksum: Answer::No, lro: vec!["eth0".into()], ..healthy() };
+        let mut worse =
+            Facts { tcx: Answer::No, ipv6_checksum: Answer::No, lro: vec!["eth0".into()], ..healthy() };
+        worse.effective.remove(&Capability::CAP_NET_BROADCAST);
         assert_eq!(tier(&worse, Tier::Packet), Ok(()));
+        assert_eq!(tcx(&worse.tcx).state, State::Note);
     }
 
     #[test]

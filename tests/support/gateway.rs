@@ -144,6 +144,13 @@ impl Gateway {
         self.files.join(name)
     }
 
+    /// Where the packet tier has its pins.
+    pub fn pins(&self) -> Result<PathBuf> {
+        let config: Table = fs::read_to_string(self.config_file())?.parse()?;
+        let bpffs = config["gateway"]["bpffs"].as_str().context("`bpffs` is a path")?;
+        Ok(Path::new(bpffs).join(format!("v{}/packet", lb_common::ABI_VERSION)))
+    }
+
     /// Replaces the configuration file, completed like the first one; the gateway does not know yet.
     pub fn write_config(&self, config: &str) -> Result<()> {
         fs::write(self.config_file(), complete(config, self.files.path())?.0)?;

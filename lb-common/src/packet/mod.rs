@@ -68,6 +68,9 @@ pub const EVENTS_BYTES: u32 = 1 << 20;
 /// Words of one bitmap of ports.
 pub const PORT_WORDS: u32 = 1024;
 
+/// The index of the loopback device, in every network namespace.
+pub const LOOPBACK: u32 = 1;
+
 /// One tick of [`Half::heard`](track::Half::heard), as a shift of nanoseconds of CLOCK_MONOTONIC: 1.05 ms. 2^32 of them are 52 days.
 pub const TICK_SHIFT: u32 = 20;
 

@@ -11,7 +11,7 @@ use super::Address;
 
 /// Perf buffers of an [`Odd`] and the packet behind it.
 pub const ODD: &str = "PACKET_ODD";
-/// LRU hash: [`Fragments`] -> 1.
+/// LRU hash: [`Fragments`] -> the tick ([`TICK_SHIFT`](super::TICK_SHIFT)) at which it was noted, u32.
 pub const FRAGMENTS: &str = "PACKET_FRAGMENTS";
 
 /// Entries of [`FRAGMENTS`]: packets whose fragments are on their way. Only who hits a flow's addresses and ports gets

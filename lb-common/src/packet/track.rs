@@ -1,9 +1,9 @@
 //! What a socket would believe of a segment, told from outside both ends (window tracking). Pure; the same source for
 //! kernel and host.
 //!
-//! A spliced connection has no socket here, so a stranger's segments would be believed by nobody and everybody. A
-//! segment *counts* if the end that it is for would take it: RFC 9293, section 3.10.7.4, and RFC 5961. What does not
-//! count moves nothing, and is forwarded all the same: the end answers by itself, as it would without us.
+//! No socket here checks the segments of a spliced connection, so these rules do. A segment *counts* if the end that it
+//! is for would take it: RFC 9293, section 3.10.7.4, and RFC 5961. What does not count moves nothing, and is forwarded
+//! all the same: the end answers by itself, as it would without us.
 //!
 //! Words: a segment comes from X and is for Y. Each end has a [`Half`], in the numbers that its own packets carry, and
 //! its packets are the only ones that write there. [`Bounds`] translates both halves into X's numbers.
@@ -11,6 +11,8 @@
 //! Programs on two CPUs may serve one end at once, and userspace reads meanwhile. Each field is stored alone and only
 //! moves forward, so who reads a mixture of old and new reads an older truth; a store that is lost to a race takes a
 //! field back to an older truth too, which [`Verdict::Near`] heals.
+
+use core::ptr::read_volatile;
 
 use super::{Flow, before, translate::tcp};
 
@@ -70,6 +72,30 @@ pub mod closing {
 }
 
 impl Half {
+    /// A copy, each field as it is at some moment. Volatile: others store meanwhile, each field alone, and loads are not
+    /// to be joined or repeated.
+    ///
+    /// # Safety
+    ///
+    /// `half` points to a half that is there during the call.
+    #[inline(always)]
+    pub unsafe fn read_volatile(half: *const Self) -> Self {
+        // SAFETY: the caller's; fields of a half are aligned, and any number is a value of each.
+        unsafe {
+            Self {
+                position: read_volatile(&raw const (*half).position),
+                gap: read_volatile(&raw const (*half).gap),
+                ack: read_volatile(&raw const (*half).ack),
+                edge: read_volatile(&raw const (*half).edge),
+                heard: read_volatile(&raw const (*half).heard),
+                tsval: read_volatile(&raw const (*half).tsval),
+                most: read_volatile(&raw const (*half).most),
+                closing: read_volatile(&raw const (*half).closing),
+                asked: read_volatile(&raw const (*half).asked),
+            }
+        }
+    }
+
     /// A FIN was noted.
     #[inline(always)]
     pub const fn has_fin(&self) -> bool {

@@ -1,6 +1,6 @@
 //! ICMP errors about packets that a flow has sent: translated, they go to who has sent the packet first.
 
-use aya_ebpf::{helpers::bpf_l4_csum_replace, programs::TcContext};
+use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::bpf_l4_csum_replace, programs::TcContext};
 use lb_common::packet::{
     Count, Flow, Tuple, before,
     icmp::{self, HEADER, QUOTED, Quote},
@@ -10,8 +10,8 @@ use lb_common::packet::{
 
 use super::{
     ETHERNET, FITS_ANYWHERE, IPV4, IPV6, PACKET_FLOWS, PACKET_HANDOVERS, PACKET_HOST, PROTOCOL_TCP, Stamp,
-    add_ethernet_header, comes_by, count, drop_counted, header, read, redirect, replace_ipv6_addresses,
-    track::Halves, way_of,
+    add_ethernet_header, comes_by, count, drop_counted, header, read, redirect, refuse_device,
+    replace_ipv6_addresses, track::Halves, way_of,
 };
 
 /// Offset of the checksum in an ICMP header.
@@ -47,6 +47,7 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
     match judge(ctx, &sent, flow, &quote) {
         Claim::Socket => return None,
         Claim::Drop(reason) => return drop_counted(reason),
+        Claim::Dropped => return Some(TC_ACT_SHOT),
         // Routers older than RFC 1191 say 0.
         Claim::True if mtu.is_some_and(|mtu| mtu != 0 && length <= mtu) => {
             return drop_counted(Count::IcmpUnrelated);
@@ -93,7 +94,7 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
         return drop_counted(Count::FlowGone);
     }
     count(Count::IcmpTranslated);
-    redirect(ctx, way)
+    redirect(ctx, way.ifindex, way.kind)
 }
 
 /// An ICMPv6 packet. `None`: not about a flow.
@@ -131,6 +132,7 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     match judge(ctx, &sent, flow, &quote) {
         Claim::Socket => return None,
         Claim::Drop(reason) => return drop_counted(reason),
+        Claim::Dropped => return Some(TC_ACT_SHOT),
         // No link takes less (RFC 8200, section 5).
         Claim::True if mtu.is_some_and(|mtu| mtu < FITS_ANYWHERE || length <= mtu) => {
             return drop_counted(Count::IcmpUnrelated);
@@ -175,7 +177,7 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
         return drop_counted(Count::FlowGone);
     }
     count(Count::IcmpTranslated);
-    redirect(ctx, way)
+    redirect(ctx, way.ifindex, way.kind)
 }
 
 /// What an error claims.
@@ -184,6 +186,8 @@ enum Claim {
     Socket,
     /// It is not to be believed.
     Drop(Count),
+    /// Nor is this, which is counted.
+    Dropped,
     /// Something that is under way was not delivered.
     True,
 }
@@ -193,8 +197,8 @@ enum Claim {
 #[inline(always)]
 fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Claim {
     let Some(halves) = Halves::of(flow) else { return Claim::Drop(Count::NotWritable) };
-    // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. About a
-    // packet of an end it tells nobody anything; that end's next packet meets the same router.
+    // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. If it is
+    // about a forwarded packet the socket ignores it; the next such packet causes another error.
     if halves.own_closing() & closing::HANDOVER != 0 && PACKET_HANDOVERS.get_ptr(flow.id).is_some() {
         return Claim::Socket;
     }
@@ -203,8 +207,9 @@ fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Claim {
     if kind != PACKET_HOST {
         return Claim::Socket;
     }
-    if device != flow.from && !comes_by(device, &sent.reversed(), flow, &halves) {
-        return Claim::Drop(Count::WrongDevice);
+    if device != flow.from && !comes_by(device, &sent.reversed(), flow) {
+        refuse_device(device, flow, &halves);
+        return Claim::Dropped;
     }
     let seq = u32::from_be(quote[1]);
     let end = halves.peer_sent().wrapping_sub(flow.ack_delta);

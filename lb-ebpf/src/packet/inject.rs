@@ -2,18 +2,15 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
-    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type},
+    helpers::{bpf_redirect, bpf_skb_change_type},
     programs::TcContext,
 };
 use lb_common::packet::{
-    Ethernet, exit,
+    Ethernet,
     inject::{ARRIVAL, Way},
 };
 
-use super::{ETHERNET, LOOPBACK, NEXT, header, read};
-
-/// linux/if_packet.h: for this host.
-const PACKET_HOST: u32 = 0;
+use super::{ETHERNET, NEXT, PACKET_HOST, header, read, redirect};
 
 /// Sends a marked frame on its way. Not inlined: other packets pay for a comparison, no more.
 #[inline(never)]
@@ -25,7 +22,7 @@ pub(super) fn follow(skb: *mut __sk_buff) -> i32 {
     // SAFETY: a field of the program's context, which lives as long as the run, and helpers that take the context; the
     // header's bounds are checked.
     unsafe {
-        // It was for us. The look-up of a neighbour would take it for one of the administrator's, and so would the end.
+        // The mark was for this program. Left on, `ip rule fwmark` and the receiver's filters could match it.
         (*skb).mark = 0;
         if way.kind == ARRIVAL {
             // Its program sees it there, as any packet that the device receives, and so does the stack.
@@ -33,14 +30,8 @@ pub(super) fn follow(skb: *mut __sk_buff) -> i32 {
         }
         // It was addressed to nobody; what is for another host is not taken at the other end of a veth.
         bpf_skb_change_type(skb, PACKET_HOST);
-        if way.kind == exit::NEIGHBOUR {
-            return bpf_redirect_neigh(way.ifindex, core::ptr::null_mut(), 0, 0) as i32;
-        }
         let Some(addresses) = header::<Ethernet>(&ctx, 0, ETHERNET) else { return NEXT };
         *addresses = [0; 12];
-        if way.kind == exit::PEER {
-            return bpf_redirect_peer(way.ifindex, 0) as i32;
-        }
-        bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32
     }
+    redirect(&ctx, way.ifindex, way.kind).unwrap_or(NEXT)
 }

@@ -119,7 +119,7 @@ impl Halves {
     #[inline(always)]
     fn load(&self) -> (Half, Half) {
         // SAFETY: see `own_closing`.
-        unsafe { (load(self.own), load(self.peer)) }
+        unsafe { (Half::read_volatile(self.own), Half::read_volatile(self.peer)) }
     }
 
     /// Stores what has changed, and nothing else: that may be changed elsewhere at the same time.
@@ -152,27 +152,6 @@ impl Halves {
             if old.closing != new.closing {
                 write_volatile(&raw mut (*self.own).closing, new.closing);
             }
-        }
-    }
-}
-
-/// # Safety
-///
-/// `half` points to one that lives.
-#[inline(always)]
-unsafe fn load(half: *const Half) -> Half {
-    // SAFETY: the caller's; see `Halves::own_closing`.
-    unsafe {
-        Half {
-            position: read_volatile(&raw const (*half).position),
-            gap: read_volatile(&raw const (*half).gap),
-            ack: read_volatile(&raw const (*half).ack),
-            edge: read_volatile(&raw const (*half).edge),
-            heard: read_volatile(&raw const (*half).heard),
-            tsval: read_volatile(&raw const (*half).tsval),
-            most: read_volatile(&raw const (*half).most),
-            closing: read_volatile(&raw const (*half).closing),
-            asked: 0,
         }
     }
 }
@@ -245,27 +224,31 @@ pub(super) fn take_over(flow: &Flow, halves: &Halves, tuple: &Tuple) {
 #[inline(always)]
 pub(super) fn note(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>) {
     if segment.flags & tcp::RST != 0 {
-        note_reset(flow, halves);
+        if note_reset(halves) {
+            tell(flow, event::RESET, 0, 0);
+        }
     } else if segment.flags & tcp::SYN == 0 {
         let verdict = judge(flow, halves, segment, await_ack);
         if matches!(verdict, Verdict::Counts | Verdict::Near | Verdict::Keepalive) {
             follow(flow, halves, segment, verdict);
-            if halves.both_have_fins() {
-                note_finish(flow, halves, await_ack);
+            if halves.both_have_fins() && note_finish(flow, halves, await_ack) {
+                tell(flow, event::FINISHED, 0, 0);
             }
         }
     }
 }
 
+/// Notes an exact reset; whether it is the first.
 #[inline(never)]
-fn note_reset(flow: &Flow, halves: &Halves) {
+fn note_reset(halves: &Halves) -> bool {
     // SAFETY: see `Halves::own_closing`.
-    let own = unsafe { load(halves.own) };
-    if !own.has_reset() {
-        count(Count::ResetExact);
-        tell(flow, event::RESET, 0, 0);
-        halves.store(&own, &own.after_reset(tick()));
+    let own = unsafe { Half::read_volatile(halves.own) };
+    if own.has_reset() {
+        return false;
     }
+    count(Count::ResetExact);
+    halves.store(&own, &own.after_reset(tick()));
+    true
 }
 
 #[inline(never)]
@@ -286,21 +269,22 @@ fn judge(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>
 #[inline(never)]
 fn follow(flow: &Flow, halves: &Halves, segment: &Segment, verdict: Verdict) {
     // SAFETY: see `Halves::own_closing`.
-    let own = unsafe { load(halves.own) };
+    let own = unsafe { Half::read_volatile(halves.own) };
     let peer_has_fin = halves.peer_closing() & closing::FIN != 0;
     let acknowledged = halves.peer_ack().wrapping_sub(flow.seq_delta);
     let new = own.after(verdict, segment, peer_has_fin, acknowledged, flow, tick());
     halves.store(&own, &new);
 }
 
-/// Tells userspace once that a connection is finished: of its last packets, the first that says so.
+/// Notes that a connection is finished; whether this is the first of its last packets that says so.
 #[inline(never)]
-fn note_finish(flow: &Flow, halves: &Halves, await_ack: Option<u32>) {
+fn note_finish(flow: &Flow, halves: &Halves, await_ack: Option<u32>) -> bool {
     let (own, peer) = halves.load();
-    if (own.closing | peer.closing) & closing::FINISHED == 0
-        && Bounds::new(flow, &own, &peer, await_ack).is_finished(&own, &peer)
+    if (own.closing | peer.closing) & closing::FINISHED != 0
+        || !Bounds::new(flow, &own, &peer, await_ack).is_finished(&own, &peer)
     {
-        halves.store_closing(own.closing | closing::FINISHED);
-        tell(flow, event::FINISHED, 0, 0);
+        return false;
     }
+    halves.store_closing(own.closing | closing::FINISHED);
+    true
 }

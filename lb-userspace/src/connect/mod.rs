@@ -29,7 +29,7 @@ pub const KEEPALIVE: Duration = Duration::from_secs(300);
 /// Attempts to find a source port of ours that no socket has.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Ports of ours from which a connection is tried, one after another as long as there is no answer.
+/// Source ports tried for one connection; the next one each time a third of `connect_timeout` has passed unanswered.
 const UNANSWERED_PORTS: u32 = 3;
 
 /// What a connection that may be spliced is dialled with.
@@ -100,9 +100,9 @@ async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) ->
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// From one of so many ports of ours. Where the connection of somebody we do not know of has the port, the server's
-/// answer to our SYN goes to that one's end: after a while without an answer another port is tried too, and the first
-/// answer counts. The first port is not given up for that: the server may just be slow.
+/// Dials from up to `ports` source ports. A gateway we cannot see may use a port toward this server; its flow then takes
+/// the SYN-ACK. So after `patience` without an answer another port is tried beside the first, which may only be slow; the
+/// first answer counts.
 async fn open_from_ports(
     address: SocketAddr,
     source: Source<'_>,

@@ -116,8 +116,8 @@ impl Gateway {
         tracing::info!(listener = %listener.name, mss, "a server takes smaller segments: clients are told so");
     }
 
-    /// One more connection of a limit, unless there are `max` already, those included of whose end the kernel has not told
-    /// yet.
+    /// Takes a place under a limit of `max`. At the limit it reads the programs' events first: a connection that has ended
+    /// may free one.
     pub fn acquire(&self, limit: &Arc<Limit>, max: Option<usize>) -> Option<Permit> {
         limit.acquire(max).or_else(|| {
             self.packet().ok()?.follow_events();

@@ -2,7 +2,8 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// Needed after the start: ports below 1024 (a reload may add a listener), and the kernel programs' maps.
+/// Needed after the start: ports below 1024 (a reload may add a listener), CAP_BPF for the kernel programs' maps,
+/// CAP_NET_ADMIN for TCP_REPAIR and netlink (conntrack, IPsec policies, devices of containers).
 const KEPT: [Capability; 3] =
     [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
 

@@ -6,6 +6,7 @@ use std::ffi::{c_char, c_ulong};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use lb_common::packet::LOOPBACK;
 use libc::{
     RTM_DELLINK, RTM_NEWLINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE,
     RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE, RTNLGRP_LINK, RTNLGRP_NEXTHOP,
@@ -21,9 +22,6 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::netlink::{self, Netlink};
 use crate::config::Interfaces;
 
-/// The index of the loopback device, in every network namespace.
-const LOOPBACK: u32 = 1;
-
 /// One network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -31,8 +29,6 @@ pub struct Device {
     pub index: u32,
     /// Unique in its namespace at one time.
     pub name: String,
-    /// Bytes of an IP packet, at most.
-    pub mtu: u32,
     /// Set up by the administrator; the cable may be out.
     pub is_up: bool,
     /// What precedes the IP header in a packet that a tc program sees.
@@ -113,7 +109,7 @@ pub(super) fn link(
 ///
 /// - parts of a bridge, bond, team or switch: their packets are seen again on the master. A VRF is no such master;
 /// - tunnels in external mode (`ip link add … type vxlan external`): where a packet goes is said by its route's
-///   encapsulation, which a redirect passes by. Other tunnels are devices like any other;
+///   encapsulation, which a redirect bypasses. Other tunnels are devices like any other;
 /// - devices where nothing arrives (dummy), or arrives only on its way to another device (ifb).
 ///
 /// The loopback device is always among them, whatever the configuration names: what the gateway itself sends to the ends
@@ -247,7 +243,6 @@ pub(super) fn device_of(link: &LinkMessage) -> Option<Device> {
     let mut device = Device {
         index: link.header.index,
         name: String::new(),
-        mtu: 0,
         is_up: link.header.flags.contains(LinkFlags::Up),
         link_layer: link.header.link_layer_type.into(),
         master: None,
@@ -257,7 +252,6 @@ pub(super) fn device_of(link: &LinkMessage) -> Option<Device> {
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
-            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::Controller(index) => device.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -297,7 +291,6 @@ mod tests {
         Device {
             index,
             name: name.to_owned(),
-            mtu: 1500,
             is_up: true,
             link_layer: LinkLayer::Ethernet,
             master: None,

@@ -4,12 +4,10 @@
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd as _;
 
-use lb_common::packet::Ethernet;
 use lb_common::packet::inject::INJECTED_MARK;
+use lb_common::packet::{Ethernet, LOOPBACK};
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
-/// The index of the loopback device, in every network namespace.
-const LOOPBACK: i32 = 1;
 /// linux/if_packet.h.
 const PACKET_VNET_HDR: libc::c_int = 15;
 /// linux/virtio_net.h.
@@ -90,7 +88,7 @@ fn loopback() -> SockAddr {
     // SAFETY: an address of that family is what is written, and zeros are a value of its other fields.
     let address: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_ifindex = LOOPBACK;
+    address.sll_ifindex = LOOPBACK as libc::c_int;
     // SAFETY: whole and of this length.
     unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }

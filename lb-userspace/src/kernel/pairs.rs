@@ -1,6 +1,6 @@
 //! What is at the far end of a veth or netkit pair.
 //!
-//! A packet that is handed straight to the far device (bpf_redirect_peer) passes by the bridge, router or virtual
+//! A packet that is handed straight to the far device (bpf_redirect_peer) bypasses the bridge, router or virtual
 //! server that may be between there and the address it is for. So that is only right where the far device has the
 //! address itself and is a part of nothing. What cannot be told is taken for no: the neighbour's way is always right.
 

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::canonical;
 use super::frames::Frames;
 use lb_common::packet::FOR_SOCKET_MARK;
+use lb_common::packet::icmp::{FRAGMENTATION_NEEDED, PACKET_TOO_BIG, QUOTED};
 use lb_common::packet::inject::{NOBODY, Way};
+use lb_common::packet::translate::tcp;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// IPPROTO_RAW: what is sent begins with its IP header, and nothing is received.
@@ -14,15 +16,8 @@ const HEADER_INCLUDED: i32 = libc::IPPROTO_RAW;
 
 const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000;
-const TCP_ACK: u8 = 0x10;
-const TCP_RST_ACK: u8 = 0x14;
-const ICMP_UNREACHABLE: u8 = 3;
-const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
-const ICMPV6_PACKET_TOO_BIG: u8 = 2;
 /// Two NOPs, the timestamps option and its length: as RFC 7323, appendix A has it, and nearly every stack.
 const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
-/// Bytes of a TCP header that an ICMP error quotes: ports and sequence number.
-const QUOTED: usize = 8;
 
 /// Sends packets on behalf of connections whose sockets do not. Never blocks.
 #[derive(Debug)]
@@ -159,8 +154,8 @@ impl Ends {
 
     fn segment(self, segment: &Segment) -> Vec<u8> {
         let flags = match segment.kind {
-            Kind::Ack => TCP_ACK,
-            Kind::Reset => TCP_RST_ACK,
+            Kind::Ack => tcp::ACK,
+            Kind::Reset => tcp::RST | tcp::ACK,
         };
         let options =
             segment.timestamps.map(|(tsval, tsecr)| [TIMESTAMPS, tsval.to_be_bytes(), tsecr.to_be_bytes()]);
@@ -192,7 +187,8 @@ impl Ends {
         let original = [theirs.ip_header(libc::IPPROTO_TCP as u8, length), quoted].concat();
         match self.local {
             SocketAddr::V4(_) => {
-                let mut icmp = vec![ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, 0, 0, 0, 0];
+                let [kind, code] = FRAGMENTATION_NEEDED;
+                let mut icmp = vec![kind, code, 0, 0, 0, 0];
                 icmp.extend(u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes());
                 icmp.extend(original);
                 let sum = checksum(&[&icmp]);
@@ -200,7 +196,7 @@ impl Ends {
                 self.packet(libc::IPPROTO_ICMP as u8, &icmp)
             }
             SocketAddr::V6(_) => {
-                let mut icmp = vec![ICMPV6_PACKET_TOO_BIG, 0, 0, 0];
+                let mut icmp = vec![PACKET_TOO_BIG, 0, 0, 0];
                 icmp.extend(mtu.to_be_bytes());
                 icmp.extend(original);
                 let sum = self.with_pseudo_header(libc::IPPROTO_ICMPV6 as u8, &icmp);

@@ -7,18 +7,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia,
-};
+use lb_common::packet::LOOPBACK;
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::canonical;
 use super::devices::{Device, device_of, link};
 use super::netlink::Netlink;
-
-/// The index of the loopback device, in every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// The routes of one network namespace.
 ///
@@ -38,8 +34,6 @@ pub struct Exit {
     pub device: u32,
     /// The peer is on this host.
     pub is_local: bool,
-    /// Who is asked for its link-layer address, where that is not the peer; of either family.
-    pub next_hop: Option<IpAddr>,
 }
 
 /// Why packets cannot be sent to a peer by a redirect.
@@ -58,7 +52,7 @@ pub enum Unroutable {
     /// The peer's address is not one host's.
     #[error("the peer's address is not that of one host")]
     NotUnicast,
-    /// The route wraps packets (`ip route add … encap`), which a redirect would pass by.
+    /// The route wraps packets (`ip route add … encap`), which a redirect would bypass.
     #[error("the route to the peer encapsulates")]
     Encapsulated,
     /// The kernel's answer lacks what it has to say, or there is none; or the ends are of two families.
@@ -193,20 +187,16 @@ fn exit_of(route: &RouteMessage) -> Result<Exit, Unroutable> {
         RouteType::BlackHole => return Err(Unroutable::Discarded),
         _ => return Err(Unroutable::NotUnicast),
     };
-    let (mut device, mut next_hop) = (None, None);
+    let mut device = None;
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => device = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => next_hop = Some(IpAddr::V4(*address)),
-            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => next_hop = Some(IpAddr::V6(*address)),
-            RouteAttribute::Via(RouteVia::Inet(address)) => next_hop = Some(IpAddr::V4(*address)),
-            RouteAttribute::Via(RouteVia::Inet6(address)) => next_hop = Some(IpAddr::V6(*address)),
             RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => return Err(Unroutable::Encapsulated),
             _ => {}
         }
     }
     let nowhere = || Unroutable::Unknown(io::Error::other("a route without a device"));
-    Ok(Exit { device: device.ok_or_else(nowhere)?, is_local, next_hop })
+    Ok(Exit { device: device.ok_or_else(nowhere)?, is_local })
 }
 
 /// Whether a packet's sender may be expected by one route as by the other, which is the best.
@@ -261,20 +251,10 @@ mod tests {
     }
 
     #[test]
-    fn a_route_says_by_which_device_and_to_whom_its_packets_leave() {
-        let exit = |kind, attributes| exit_of(&route(kind, attributes)).unwrap();
-        let (v4, v6): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "fe80::1".parse().unwrap());
-        let on_link = exit(RouteType::Unicast, vec![RouteAttribute::Oif(7)]);
-        assert_eq!(on_link, Exit { device: 7, is_local: false, next_hop: None });
-        for (attribute, next_hop) in [
-            (RouteAttribute::Gateway(v4.into()), v4),
-            (RouteAttribute::Gateway(v6.into()), v6),
-            (RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap())), v6),
-        ] {
-            let exit = exit(RouteType::Unicast, vec![attribute, RouteAttribute::Oif(7)]);
-            assert_eq!(exit, Exit { device: 7, is_local: false, next_hop: Some(next_hop) });
-        }
-        assert!(exit(RouteType::Local, vec![RouteAttribute::Oif(1)]).is_local);
+    fn a_route_says_by_which_device_its_packets_leave() {
+        let exit = |kind, device| exit_of(&route(kind, vec![RouteAttribute::Oif(device)])).unwrap();
+        assert_eq!(exit(RouteType::Unicast, 7), Exit { device: 7, is_local: false });
+        assert_eq!(exit(RouteType::Local, 1), Exit { device: 1, is_local: true });
     }
 
     #[test]

@@ -94,9 +94,8 @@ impl Tracks {
     pub(super) fn load(&self, slot: u32) -> io::Result<Track> {
         let track = self.at(slot)?;
         // SAFETY: points to a track that is mapped for as long as `self` lives; see `Chunk`.
-        unsafe {
-            Ok(Track { halves: [load(&raw const (*track).halves[0]), load(&raw const (*track).halves[1])] })
-        }
+        let half = |side: usize| unsafe { Half::read_volatile(&raw const (*track).halves[side]) };
+        Ok(Track { halves: [half(0), half(1)] })
     }
 
     /// Begins a connection. No flow names the slot yet.
@@ -172,26 +171,6 @@ impl Tracks {
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         // If another thread was faster, this mapping goes away again.
         Ok(cell.get_or_init(|| Chunk { base, bytes }))
-    }
-}
-
-/// # Safety
-///
-/// `half` points to one that is mapped.
-unsafe fn load(half: *const Half) -> Half {
-    // SAFETY: the caller's; see `Chunk`.
-    unsafe {
-        Half {
-            position: read_volatile(&raw const (*half).position),
-            gap: read_volatile(&raw const (*half).gap),
-            ack: read_volatile(&raw const (*half).ack),
-            edge: read_volatile(&raw const (*half).edge),
-            heard: read_volatile(&raw const (*half).heard),
-            tsval: read_volatile(&raw const (*half).tsval),
-            most: read_volatile(&raw const (*half).most),
-            closing: read_volatile(&raw const (*half).closing),
-            asked: read_volatile(&raw const (*half).asked),
-        }
     }
 }
 

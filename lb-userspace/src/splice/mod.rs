@@ -19,7 +19,8 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Bytes of a connection. One writer: the task that carries it; `connections` and the metrics read.
+/// Bytes of a connection. One writer, the task that carries it; in the packet tier several threads, which only raise them.
+/// `connections` and the metrics read.
 ///
 /// In passthrough these are the bytes of both legs, TLS included; on a terminated route the plaintext.
 #[derive(Debug, Default)]

@@ -52,7 +52,7 @@ fn both_meet_reset(client: &Duplex, server: &TcpStream) -> Result<()> {
 
 #[test]
 fn a_kill_reaches_both_ends_past_a_stateful_filter() -> Result<()> {
-    require!(PACKET, "only the packet tier passes netfilter by");
+    require!(PACKET, "only the packet tier bypasses netfilter");
     require!(has_program("nft"), "no nft");
     for v6 in [false, true] {
         let scene = filtered(Opening { v6, ..Opening::default() }, "")?;
@@ -66,7 +66,7 @@ fn a_kill_reaches_both_ends_past_a_stateful_filter() -> Result<()> {
 
 #[test]
 fn the_end_of_an_idle_connection_reaches_both_ends_past_a_stateful_filter() -> Result<()> {
-    require!(PACKET, "only the packet tier passes netfilter by");
+    require!(PACKET, "only the packet tier bypasses netfilter");
     require!(has_program("nft"), "no nft");
     let scene = filtered(Opening::default(), "idle_timeout = '2s'")?;
     let (client, server, _) = connection(&scene)?;

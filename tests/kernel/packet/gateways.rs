@@ -128,8 +128,7 @@ fn two_gateways_with_the_same_source_ports_do_not_meet() -> Result<()> {
 #[test]
 fn gateways_with_the_same_source_ports_are_told_so() -> Result<()> {
     let mut scene = Scene::new()?;
-    scene.start()?;
-    let first = scene.files.join(BpfFs::NAME).join("a").join(format!("v{}/packet", lb_common::ABI_VERSION));
+    let first = scene.start()?.pins()?;
     let second = scene.start()?;
     let said = second.process.output();
     ensure!(said.contains("another gateway on this host uses source ports 20000-20255"), "{said}");

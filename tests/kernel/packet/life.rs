@@ -18,13 +18,13 @@ use snisplice_tests::pump::{Plan, exchange, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::stranger::forget;
 use snisplice_tests::topology::Triangle;
-use snisplice_tests::{Backend, BpfFs, Gateway, Launch, eventually, require};
+use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
 
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
 use crate::ends::{Opening, PATIENCE, SERVER_PORT, SNI, SocketOptions, Speech};
 use crate::scene::{CONNTRACK, Scene, meets_reset};
-use crate::strangers::settled;
+use crate::strangers::{no_sockets, settled};
 
 #[test]
 fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
@@ -49,11 +49,12 @@ fn in_a_time_namespace_idle_and_busy_are_what_they_are_elsewhere() -> Result<()>
 
 fn idle_ends_and_busy_does_not(opening: Opening, launch: Launch) -> Result<()> {
     let began = Instant::now();
-    let scene = Scene::launched(opening, "", "idle_timeout = '1s'", |_| Ok(launch))?;
+    let scene = Scene::launched(opening, "", "idle_timeout = '3s'", |_| Ok(launch))?;
     let (idle_client, idle_server, said) = scene.connection()?;
     let (mut client, mut server, _) = scene.connection()?;
     let busy = client.socket.local_addr()?.to_string();
-    for round in 0..15 {
+    // For longer than that, with pauses that are much shorter, whatever else this machine has to do.
+    for round in 0..25 {
         let mut byte = [round];
         server.write_all(&byte)?;
         client.reader.read_exact(&mut byte)?;
@@ -153,11 +154,7 @@ fn a_client_that_takes_its_port_again_at_once_hides_nothing_of_the_last_connecti
     for _ in 0..ROUNDS {
         let (client, server, _) = scene.connection()?;
         // A socket of the gateway would have something to say to the next SYN.
-        eventually("the gateway's sockets to be closed", || {
-            let table = scene.net.gateway.run(|| fs::read_to_string("/proc/thread-self/net/tcp")).ok()?;
-            let established = |line: &str| line.split_whitespace().nth(3) == Some("01");
-            (!table.lines().any(established)).then_some(())
-        })?;
+        no_sockets(&scene.net.gateway)?;
         reset_on_close(&server)?;
         drop(server);
         meets_reset(&client.socket)?;
@@ -284,6 +281,7 @@ fn outlive(opening: Opening, restart: fn(&mut Gateway) -> Result<()>) -> Result<
         drop(fresh);
         scene.gateway.wait_access_log(restarts)?;
     }
+    let lasted = begin.elapsed();
     for end in ends {
         end.join().expect("no assertion in there")?;
     }
@@ -299,7 +297,7 @@ fn outlive(opening: Opening, restart: fn(&mut Gateway) -> Result<()>) -> Result<
         Expect::Packet.check(line)?;
         let named = line["route"] == "app1" && (opening.speech == Speech::Tcp || line["sni"] == SNI);
         ensure!(named, "{line}");
-        ensure!(line["duration_ms"].as_u64() >= Some(begin.elapsed().as_millis() as u64 / 2), "{line}");
+        ensure!(line["duration_ms"].as_u64() >= Some(lasted.as_millis() as u64 / 2), "{line}");
         let reason = line["close_reason"].as_str().unwrap_or_default();
         ensure!(["client_closed", "server_closed"].contains(&reason), "{line}");
     }
@@ -332,7 +330,7 @@ fn the_next_process_knows_of_bytes_that_came_while_the_flows_went_in() -> Result
 
 #[test]
 fn netfilter_forgets_a_connection_that_it_sees_no_more_of() -> Result<()> {
-    require!(PACKET, "only the packet tier passes netfilter by");
+    require!(PACKET, "only the packet tier bypasses netfilter");
     require!(fs::exists(CONNTRACK)?, "the kernel does not show its conntrack table");
     require!(has_program("nft"), "no nft");
     for v6 in [false, true] {
@@ -414,9 +412,8 @@ fn a_connection_of_which_a_dead_process_has_left_only_a_note_is_reset() -> Resul
         // So that the record of a real one can be looked at.
         let _first = scene.connection()?;
         settled(&scene, "packet", 1)?;
-        let pin = scene.gateway.file(BpfFs::NAME).join(format!("v{}/packet", lb_common::ABI_VERSION));
         let mut records: aya::maps::HashMap<MapData, u64, Record> =
-            Map::HashMap(MapData::from_pin(pin.join(CONNECTIONS))?).try_into()?;
+            Map::HashMap(MapData::from_pin(scene.gateway.pins()?.join(CONNECTIONS))?).try_into()?;
         let (id, record) = records.iter().next().context("a record")??;
         scene.gateway.kill()?;
 
@@ -440,7 +437,8 @@ fn a_connection_of_which_a_dead_process_has_left_only_a_note_is_reset() -> Resul
     Ok(())
 }
 
-fn tuple(from: SocketAddr, to: SocketAddr) -> Tuple {
+/// What packets between two ends are addressed by.
+pub(crate) fn tuple(from: SocketAddr, to: SocketAddr) -> Tuple {
     let address = |ip: IpAddr| {
         let octets = match ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),

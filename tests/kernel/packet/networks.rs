@@ -3,20 +3,19 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
+use anyhow::{Context, Result, ensure};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::Duplex;
 use snisplice_tests::skip::has_program;
+use snisplice_tests::stranger::flag::{ACK, FIN, RST, SYN};
+use snisplice_tests::stranger::{Forged, Numbers, Stranger};
 use snisplice_tests::topology::Triangle;
 use snisplice_tests::{Backend, Counters, Gateway, NetNs, eventually, require};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::case::config;
 use crate::ends::{Opening, PATIENCE, SocketOptions};
@@ -505,84 +504,14 @@ fn a_connection_that_an_ipsec_policy_concerns_stays_with_its_sockets() -> Result
 
 /// Sends what an end might send, with the right numbers: data, a FIN, a SYN and a reset.
 fn forge(stranger: &NetNs, end: &TcpStream) -> Result<()> {
-    // A socket that is bound to :: sees IPv4 as IPv6.
-    let [here, there] =
-        [end.local_addr()?, end.peer_addr()?].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
-    let [send_next, receive_next] = numbers(end)?;
-    let raw = stranger.run(|| {
-        Socket::new(Domain::for_address(there), Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))
-    })?;
-    // A raw IPv6 socket takes its protocol number for a port.
-    let target = SocketAddr::new(there.ip(), 0);
-    let evil = b"evil";
-    let behind = send_next.wrapping_add(evil.len() as u32);
-    for (seq, flags, payload) in
-        [(send_next, "A", evil.as_slice()), (behind, "AF", &[]), (send_next, "S", &[]), (send_next, "R", &[])]
+    let Numbers { next, expected: ack, .. } = Numbers::of(end)?;
+    let stranger = Stranger::as_end(stranger, end)?;
+    let evil = b"evil".as_slice();
+    let behind = next.wrapping_add(evil.len() as u32);
+    for (flags, seq, payload) in
+        [(ACK, next, evil), (ACK | FIN, behind, &[]), (SYN, next, &[]), (RST, next, &[])]
     {
-        let mut header = TcpHeader::new(here.port(), there.port(), seq, 1024);
-        header.acknowledgment_number = receive_next;
-        (header.ack, header.fin) = (flags.contains('A'), flags.contains('F'));
-        (header.syn, header.rst) = (flags.contains('S'), flags.contains('R'));
-        raw.send_to(&packet(here, there, header, payload)?, &target.into())?;
+        stranger.send(&Forged { flags, seq, ack, payload, ..Forged::default() })?;
     }
     Ok(())
-}
-
-fn packet(here: SocketAddr, there: SocketAddr, header: TcpHeader, payload: &[u8]) -> Result<Vec<u8>> {
-    let ip = match (here, there) {
-        (SocketAddr::V4(here), SocketAddr::V4(there)) => {
-            PacketBuilder::ipv4(here.ip().octets(), there.ip().octets(), 64)
-        }
-        (SocketAddr::V6(here), SocketAddr::V6(there)) => {
-            PacketBuilder::ipv6(here.ip().octets(), there.ip().octets(), 64)
-        }
-        _ => bail!("ends of two families"),
-    };
-    let segment: PacketBuilderStep<TcpHeader> = ip.tcp_header(header);
-    let mut packet = Vec::new();
-    segment.write(&mut packet, payload)?;
-    Ok(packet)
-}
-
-/// The next sequence number that a socket sends, and the next that it expects.
-fn numbers(socket: &TcpStream) -> Result<[u32; 2]> {
-    /// linux/tcp.h: leaves repair mode without a word to the other end.
-    const TCP_REPAIR_OFF_NO_WP: libc::c_int = -1;
-    const RECEIVE_QUEUE: libc::c_int = 1;
-    const SEND_QUEUE: libc::c_int = 2;
-    set(socket, libc::TCP_REPAIR, 1)?;
-    let read = |queue| {
-        set(socket, libc::TCP_REPAIR_QUEUE, queue)?;
-        queue_sequence(socket)
-    };
-    let numbers = (|| Ok([read(SEND_QUEUE)?, read(RECEIVE_QUEUE)?]))();
-    set(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)?;
-    numbers
-}
-
-fn set(socket: &TcpStream, option: libc::c_int, value: libc::c_int) -> Result<()> {
-    let length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the kernel reads as many bytes of the live `value` as it is told.
-    let status = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), length)
-    };
-    ensure!(status == 0, "socket option {option}: {}", std::io::Error::last_os_error());
-    Ok(())
-}
-
-fn queue_sequence(socket: &TcpStream) -> Result<u32> {
-    let mut value = 0_u32;
-    let mut length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the kernel writes at most as many bytes as `length` says, which is the size of the live `value`.
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_QUEUE_SEQ,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
-    ensure!(status == 0, "TCP_QUEUE_SEQ: {}", std::io::Error::last_os_error());
-    Ok(value)
 }

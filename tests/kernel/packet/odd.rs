@@ -8,6 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::{IpNumber, Ipv6FragmentHeader, Ipv6Header, TcpHeader};
 use snisplice_tests::pump::{Plan, exchange};
+use snisplice_tests::stranger::Numbers;
 use snisplice_tests::topology::{GATEWAY, Leg, Shape, Triangle};
 use snisplice_tests::wire::Kind;
 use snisplice_tests::{Counters, Launch};
@@ -16,10 +17,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::case::{Case, Expect, MIB};
 use crate::ends::Opening;
 use crate::scene::Scene;
-
-/// linux/tcp.h.
-const TCP_RECV_QUEUE: libc::c_int = 1;
-const TCP_SEND_QUEUE: libc::c_int = 2;
 
 fn set(socket: &TcpStream, level: libc::c_int, option: libc::c_int, value: &[u8]) -> Result<()> {
     // SAFETY: the kernel reads as many bytes as it is told of a slice that outlives the call.
@@ -102,17 +99,6 @@ fn packets_with_ipv6_extension_headers_arrive() -> Result<()> {
     Ok(())
 }
 
-fn queue_seq(socket: &TcpStream, queue: libc::c_int) -> Result<u32> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, &queue.to_ne_bytes())?;
-    let (mut value, mut size) = (0_u32, 4);
-    // SAFETY: the kernel writes at most `size` bytes, the size of `value`.
-    let status = unsafe {
-        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ);
-        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut size)
-    };
-    if status == 0 { Ok(value) } else { Err(io::Error::last_os_error().into()) }
-}
-
 /// A segment in fragments, the last of which has eight bytes. Linux cuts no segment of its own over IPv6.
 fn fragments(from: SocketAddr, to: SocketAddr, segment: &TcpHeader, payload: &[u8]) -> Result<[Vec<u8>; 2]> {
     let (IpAddr::V6(source), IpAddr::V6(destination)) = (from.ip(), to.ip()) else { bail!("IPv6 only") };
@@ -144,13 +130,11 @@ fn in_fragments(shape: Shape) -> Result<()> {
     let (client, mut server, _) = scene.connection()?;
     scene.spliced(1)?;
     let (here, there) = (client.socket.local_addr()?, client.socket.peer_addr()?);
-    set(&client.socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1_i32.to_ne_bytes())?;
-    let seq = queue_seq(&client.socket, TCP_SEND_QUEUE)?;
-    let ack = queue_seq(&client.socket, TCP_RECV_QUEUE)?;
+    let numbers = Numbers::of(&client.socket)?;
     // With the header a multiple of eight bytes, as the first fragment must be.
     let payload = *b"in two parts, and then whole again..";
-    let mut segment = TcpHeader::new(here.port(), there.port(), seq, 1024);
-    (segment.ack, segment.psh, segment.acknowledgment_number) = (true, true, ack);
+    let mut segment = TcpHeader::new(here.port(), there.port(), numbers.next, 1024);
+    (segment.ack, segment.psh, segment.acknowledgment_number) = (true, true, numbers.expected);
     let (IpAddr::V6(source), IpAddr::V6(destination)) = (here.ip(), there.ip()) else { bail!("IPv6") };
     segment.checksum = segment.calc_checksum_ipv6_raw(source.octets(), destination.octets(), &payload)?;
     let raw = scene

@@ -43,7 +43,7 @@ pub(crate) fn settled(scene: &Scene, tier: &str, number: usize) -> Result<()> {
 }
 
 /// Waits until the handovers are through: no established socket is left.
-fn no_sockets(gateway: &NetNs) -> Result<()> {
+pub(crate) fn no_sockets(gateway: &NetNs) -> Result<()> {
     eventually("the gateway's sockets to be closed", || {
         let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
         let established = gateway.run(|| {
@@ -264,9 +264,11 @@ fn a_reset_that_never_arrives_frees_nothing_that_lives() -> Result<()> {
             let stranger = Stranger::as_end(&scene.net.client, &client.socket)?;
             stranger.send(&Forged { flags: RST, seq, ..unsound })?;
         }
-        // What follows at once may have been overtaken by the reset.
-        thread::sleep(Duration::from_millis(200));
-        talk(&mut busy, &mut busy_server)?;
+        // Several times while the reset is yet to stand: what follows at once may have been overtaken by it.
+        for _ in 0..8 {
+            thread::sleep(Duration::from_millis(50));
+            talk(&mut busy, &mut busy_server)?;
+        }
         // The busy one has shown that somebody else has sent it: it stays. Of the other nobody knows, so both of its ends are
         // told before its place is given away.
         meets_reset(&quiet.socket).context("the quiet client")?;

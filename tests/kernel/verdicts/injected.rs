@@ -19,7 +19,7 @@ fn a_marked_frame_leaves_by_the_way_that_it_bears() -> Result<()> {
             let packet = connection.request().packet();
             let addresses: Ethernet = [0; 12];
             for (kind, to, left) in [
-                (exit::NEIGHBOUR, NOBODY, None),
+                (exit::NEIGHBOUR, NOBODY, Some(addresses)),
                 (exit::PEER, NOBODY, Some(addresses)),
                 (exit::LOCAL, NOBODY, Some(addresses)),
                 (ARRIVAL, [2, 0, 0, 0, 0, 7], None),

@@ -2,10 +2,9 @@
 //!
 //! A socket keeps its duty for the bytes it has accepted and not yet delivered on the other leg, the *prefix*, and for
 //! nothing else. The flows go live first; then what is in the sockets' queues is written to the other socket, which
-//! sends and retransmits it, for the programs leave it the acknowledgements of it: those of a part of it, without bytes
-//! of their own. All others belong to the flow; of what they acknowledge the socket is told by a segment of ours, lest it
-//! sends again what has arrived. Once the other end has all of it, both sockets are closed in repair mode: without a
-//! word.
+//! sends and retransmits it. Pure ACKs below `await_ack` go to the socket; all others are forwarded, and the socket is
+//! told what they acknowledge by a segment of ours, so that it does not retransmit. Once the other end has all of it, both
+//! sockets are closed in repair mode: without a word.
 
 use super::grace::Grace;
 use super::terms::{Terms, ends};
@@ -81,7 +80,7 @@ impl Begun {
     ) -> Result<(), CloseReason> {
         let Self { id, slot, tuples, terms, .. } = self;
         let mut handover = terms.handover;
-        let way = |from, to, written, (seen, base)| Direction {
+        let direction = |from, to, written, (seen, base)| Direction {
             from,
             to,
             seen,
@@ -92,8 +91,8 @@ impl Begun {
             written,
             told: 0,
         };
-        let mut request = way(client, server, terms.written[1], terms.seen[0]);
-        let mut response = way(server, client, terms.written[0], terms.seen[1]);
+        let mut request = direction(client, server, terms.written[1], terms.seen[0]);
+        let mut response = direction(server, client, terms.written[0], terms.seen[1]);
         let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
             handover.await_ack = [response.written, request.written];
             for (promised, socket) in handover.promised.iter_mut().zip([client, server]) {

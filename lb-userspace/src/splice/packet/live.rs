@@ -1,8 +1,8 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
 use super::terms::{address, ends, socket_address};
+use super::view::View;
 use super::ways::Ways;
-use super::words::{View, Words};
 use super::{PacketTier, SourcePort, ms_of_tick, raise, tick_of_ms};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
@@ -10,7 +10,7 @@ use crate::clock::now_ms;
 use crate::connect::{KEEPALIVE, Pool, Server, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
-use crate::kernel::raw::Kind;
+use crate::kernel::raw::{Kind, Segment};
 use crate::splice::Choice;
 use lb_common::packet::track::{Half, Track, asked, closing};
 use lb_common::packet::{Flow, Record, Tuple};
@@ -82,15 +82,18 @@ impl Keepalive {
     }
 }
 
+/// Why a connection is over; and when it ended by itself, if it did ([`now_ms`]).
+type Ending = (CloseReason, Option<u64>);
+
 /// What a look at a connection calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// A new connection has its tuple.
     Reused,
-    /// Both FINs have passed: is it finished? If not, it may have to be reset for this reason.
-    Finish { else_end: Option<CloseReason> },
-    /// It is to be reset, for this reason.
-    End(CloseReason),
+    /// Both FINs have passed: is it finished? If not, it may have to be reset, as [`Due::End`] says.
+    Finish { else_end: Option<Ending> },
+    /// It is to be reset.
+    End(Ending),
     /// An end is to be asked what its SYN, or its inexact reset, meant.
     Challenge { side: usize },
     /// An end is to be asked whether it is still there.
@@ -137,15 +140,17 @@ impl Live {
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
             track.halves.iter().zip(quiet).any(|(half, quiet)| half.has_reset() && quiet >= RESET_STANDS_MS);
+        let last_heard = heard.into_iter().max();
+        let by_itself = |reason| (reason, last_heard);
         let reset = if reset_stands { reason_of(closings(track)) } else { None };
-        let ended = reset.or_else(|| self.expired(now_ms));
+        let ended = reset.map(by_itself).or_else(|| Some((self.expired(now_ms)?, None)));
         let first = if any(closing::REUSED) {
             Some(Due::Reused)
         } else if track.halves.iter().all(Half::has_fin) {
             // One end can keep it from being finished, and itself heard, for ever. Not both.
             let is_silent = quiet.iter().any(|quiet| *quiet >= LINGER_MS);
             let silent = if is_silent { reason_of(closings(track)) } else { None };
-            Some(Due::Finish { else_end: ended.or(silent) })
+            Some(Due::Finish { else_end: ended.or(silent.map(by_itself)) })
         } else {
             ended.map(Due::End)
         };
@@ -161,7 +166,8 @@ impl Live {
                 Probing::Rests => {}
                 Probing::Asks => due[1 + side] = Some(Due::Probe { side }),
                 Probing::GivesUp => {
-                    due[0] = Some(Due::End([CloseReason::ClientReset, CloseReason::ServerReset][side]));
+                    let reason = [CloseReason::ClientReset, CloseReason::ServerReset][side];
+                    due[0] = Some(Due::End(by_itself(reason)));
                 }
             }
         }
@@ -261,12 +267,14 @@ impl PacketTier {
         }
     }
 
-    /// Ends a connection that has no numbers left. Each end is asked something absurd: its answer meets no socket, and the
-    /// reset with which the stack answers that is exact.
+    /// Ends a connection whose sequence numbers are unknown. Each end is sent an ACK outside its window and answers with a
+    /// challenge ACK; no socket here takes that, so this host's TCP resets it at exactly the number the end expects (RFC
+    /// 9293, section 3.10.7.1).
     fn abandon(&self, id: u64, record: &Record) {
         for tuple in [&record.from_client, &record.from_server] {
             self.kernel().remove(id, tuple);
-            self.speak_by_route(tuple, Kind::Ack, &Words { seq: 0, ack: 0, window: 0, timestamps: None });
+            let ack = Segment { kind: Kind::Ack, seq: 0, ack: 0, window: 0, timestamps: None };
+            self.speak_by_route(tuple, &ack);
         }
         self.kernel().end_handover(id);
         self.kernel().forget(id);
@@ -333,8 +341,7 @@ impl PacketTier {
                 Some(view) => {
                     live.note(&view.track);
                     for side in [0, 1] {
-                        view.resets(side)
-                            .for_each(|words| self.speak(&record, &view, side, Kind::Reset, &words));
+                        view.resets(side).for_each(|reset| self.speak(&record, &view, side, &reset));
                     }
                     tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
                 }
@@ -392,8 +399,9 @@ impl PacketTier {
             && let Some(record) = self.kernel().record(id)
         {
             let half = &track.halves[1 - side];
-            let words = Words { seq: half.ack, ack: half.sent(), window: 0, timestamps: None };
-            self.speak_by_route([&record.from_server, &record.from_client][side], Kind::Reset, &words);
+            let (kind, seq, ack) = (Kind::Reset, half.ack, half.sent());
+            let reset = Segment { kind, seq, ack, window: 0, timestamps: None };
+            self.speak_by_route([&record.from_server, &record.from_client][side], &reset);
         }
         self.kernel().forget(id);
         self.kernel().end_handover(id);
@@ -432,25 +440,16 @@ impl PacketTier {
                 }
                 Due::Finish { else_end } => {
                     if !self.finish_account(id)
-                        && let Some(reason) = else_end
+                        && let Some((reason, ended_ms)) = else_end
                     {
-                        self.end_by_itself(id, reason);
+                        self.end_at(id, reason, ended_ms);
                     }
                 }
-                Due::End(reason @ (CloseReason::ClientReset | CloseReason::ServerReset)) => {
-                    self.end_by_itself(id, reason);
-                }
-                Due::End(reason) => _ = self.end(id, reason),
+                Due::End((reason, ended_ms)) => _ = self.end_at(id, reason, ended_ms),
                 Due::Challenge { side } => self.challenge(id, side),
                 Due::Probe { side } => self.probe(id, side),
             }
         }
-    }
-
-    /// Ends a connection that was over with its last packet.
-    fn end_by_itself(&self, id: u64, reason: CloseReason) {
-        let Some(slot) = self.lock().get(&id).map(|live| live.slot) else { return };
-        self.end_at(id, reason, Some(last_heard_ms(&self.kernel().track(slot))));
     }
 
     /// Brings the accounts of all spliced connections up to date.

@@ -11,8 +11,9 @@ mod live;
 mod odd;
 mod sweep;
 pub(crate) mod terms;
+mod thread;
+mod view;
 mod ways;
-mod words;
 
 pub(crate) use handover::Begun;
 pub use live::Live;
@@ -22,7 +23,7 @@ pub use sweep::Sweeper;
 use sweep::{Lingering, Pending};
 
 use crate::account::{Account, CloseReason, FallbackReason};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, now_ns};
 use crate::config;
 use crate::connect::ports::SourcePorts;
 use crate::kernel::conntrack::Conntrack;
@@ -41,9 +42,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use terms::{Legs, Terms, tuple};
 use tokio::net::TcpStream;
 use ways::Ways;
-
-/// The index of the loopback device, in every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// The packet tier of a gateway.
 pub struct PacketTier {
@@ -270,10 +268,6 @@ impl PacketTier {
         self.odd.losses()
     }
 
-    fn injector(&self) -> &Injector {
-        &self.injector
-    }
-
     fn lingering(&self) -> MutexGuard<'_, Lingering> {
         // The queue is never left half-changed.
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
@@ -340,7 +334,7 @@ impl Drop for HandingOver<'_> {
 
 /// The programs' clock.
 fn now_tick() -> u32 {
-    ((now_ms() * 1_000_000) >> TICK_SHIFT) as u32
+    (now_ns() >> TICK_SHIFT) as u32
 }
 
 /// The programs' clock at a time of [`now_ms`], or as long a time.
@@ -348,15 +342,15 @@ const fn tick_of_ms(ms: u64) -> u32 {
     ((ms * 1_000_000) >> TICK_SHIFT) as u32
 }
 
-/// [`now_ms`] at a tick of the programs' clock in the last 52 days.
+/// [`now_ms`] at a tick of the programs' clock in the last 26 days; an older one is taken for now.
 fn ms_of_tick(tick: u32) -> u64 {
     let ago = now_tick().wrapping_sub(tick);
-    // A tick that the other CPU has read a moment later than we did is not 52 days old.
+    // A tick read on another CPU may be newer than ours: a difference above half the range is that, not an age.
     let ago = if ago > u32::MAX / 2 { 0 } else { u64::from(ago) };
     now_ms() - (ago << TICK_SHIFT) / 1_000_000
 }
 
-/// Adds to a counter that several may set, never backward.
+/// Raises a counter that several threads write to this value; never lowers it.
 fn raise(counter: &AtomicU64, value: u64) {
     counter.fetch_max(value, Relaxed);
 }

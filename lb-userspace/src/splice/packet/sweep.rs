@@ -2,21 +2,21 @@
 
 use super::live::{LINGER_MS, RESET_STANDS_MS};
 use super::terms::ends;
-use super::words::{View, Words};
+use super::thread::StoppableThread;
+use super::view::View;
 use super::{PacketTier, ms_of_tick, way};
 use crate::clock::now_ms;
 use crate::kernel::devices::Watch;
-use crate::kernel::raw::{Kind, Segment};
+use crate::kernel::raw::Segment;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::asked;
 use lb_common::packet::{Event, Record, Tuple, event};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Least time between two looks at all connections.
@@ -25,7 +25,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Time between two looks for events: only the most urgent ones wake the sweeper.
 const EVENTS: Duration = Duration::from_millis(50);
 
-/// Sweeps use at most this share of the thread's time: one part in so many.
+/// Sweeps use at most 1/SHARE of the thread's time.
 const SHARE: u32 = 20;
 
 /// Least time between two challenge ACKs to one end (RFC 5961, section 10: they are to be limited). Per connection: a limit
@@ -89,22 +89,19 @@ impl Lingering {
 
 /// The thread; it ends when this is dropped.
 pub struct Sweeper {
-    /// An eventfd: written, it is over. A thread that only looked now and then would keep a restart waiting.
-    over: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    _thread: StoppableThread,
 }
 
 impl Sweeper {
     /// Starts it, in the network namespace of the calling thread.
     pub fn start(tier: Arc<PacketTier>) -> io::Result<Self> {
-        let over = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let (watch, seen) = (Watch::new()?, over.clone());
+        let watch = Watch::new()?;
         let events = tier.kernel().events_fd()?;
-        let thread = std::thread::Builder::new().name("sweeper".into()).spawn(move || {
+        let thread = StoppableThread::start("sweeper", move |over| {
             let mut sweep = Sweep {
                 tier,
                 watch,
-                over: seen,
+                over,
                 next: Instant::now() + SWEEP,
                 devices_changed: false,
                 routes_changed: false,
@@ -122,23 +119,14 @@ impl Sweeper {
                 }
             }
         })?;
-        Ok(Self { over, thread: Some(thread) })
-    }
-}
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        // An eventfd takes a first 1 (eventfd(2)).
-        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        Ok(Self { _thread: thread })
     }
 }
 
 struct Sweep {
     tier: Arc<PacketTier>,
     watch: Watch,
+    /// Readable when it is over. A thread that only looked now and then would keep a restart waiting.
     over: Arc<OwnedFd>,
     next: Instant,
     /// They are yet to be looked at.
@@ -286,36 +274,33 @@ impl PacketTier {
     }
 
     /// Asks an end something in the other's name; gives the connection's slot.
-    fn ask(&self, id: u64, side: usize, words: impl FnOnce(&View, usize) -> Words) -> Option<u32> {
+    fn ask(&self, id: u64, side: usize, question: impl FnOnce(&View, usize) -> Segment) -> Option<u32> {
         let record = self.kernel().record(id)?;
         let view = self.view(id, &record)?;
-        self.speak(&record, &view, side, Kind::Ack, &words(&view, side));
+        self.speak(&record, &view, side, &question(&view, side));
         Some(view.flows[side].slot)
     }
 
     /// Sends an end (0: the client) a segment in the other's name.
-    pub(super) fn speak(&self, record: &Record, view: &View, side: usize, kind: Kind, words: &Words) {
+    pub(super) fn speak(&self, record: &Record, view: &View, side: usize, segment: &Segment) {
         // It leaves as the packets of the other end do.
         let way = way(&view.flows[1 - side]);
-        self.speak_by(way, [&record.from_client, &record.from_server][side], kind, words);
+        self.speak_by(way, [&record.from_client, &record.from_server][side], segment);
     }
 
     /// The same where the flows are gone, by the way that the routing table has now. `tuple`: what packets of the end arrive
     /// with.
-    pub(super) fn speak_by_route(&self, tuple: &Tuple, kind: Kind, words: &Words) {
+    pub(super) fn speak_by_route(&self, tuple: &Tuple, segment: &Segment) {
         let [peer, local] = ends(tuple);
         match self.ways.way_of(local, peer, 0) {
-            Ok(way) => self.speak_by(way, tuple, kind, words),
+            Ok(way) => self.speak_by(way, tuple, segment),
             Err(reason) => tracing::debug!(%peer, %reason, "no way to an end"),
         }
     }
 
-    fn speak_by(&self, way: Way, tuple: &Tuple, kind: Kind, words: &Words) {
+    fn speak_by(&self, way: Way, tuple: &Tuple, segment: &Segment) {
         let [peer, local] = ends(tuple);
-        let Words { seq, ack, window, timestamps } = *words;
-        if let Err(error) =
-            self.injector().send(way, local, peer, &Segment { kind, seq, ack, window, timestamps })
-        {
+        if let Err(error) = self.injector.send(way, local, peer, segment) {
             tracing::debug!(%error, %peer, "cannot speak to an end");
         }
     }
@@ -327,7 +312,7 @@ impl PacketTier {
         let Some(twin) = self.kernel().flow(back) else { return };
         let [peer, local] = ends(tuple);
         let (seq, mtu) = (event.number, event.mtu);
-        if let Err(error) = self.injector().packet_too_big(way(&twin), local, peer, seq, mtu) {
+        if let Err(error) = self.injector.packet_too_big(way(&twin), local, peer, seq, mtu) {
             tracing::debug!(%error, %peer, "cannot say that a packet was too big");
         }
     }

@@ -93,11 +93,9 @@ impl Terms {
             }
         }
         let terms = Self::agreed(id, now_tick, at);
-        // An end that has sent more than the other has room for, as our socket had more, acknowledges from beyond the
-        // other's window, where acknowledgements are not heard (RFC 9293, section 3.10.7.4). That heals as long as the
-        // other one's are heard. If both do it, and each loses a packet that lies less far from the front than what is
-        // too much, neither ever learns what has arrived. What is held takes some of the room, and our sockets' windows
-        // open a little while they wait: so much is let pass.
+        // Our socket may have let an end send past the far end's window; that end's ACKs are then dropped there (RFC 9293,
+        // section 3.10.7.4). One direction recovers by the other's ACKs; both at once can deadlock. A quarter of the window
+        // is tolerated: the prefix takes room, and our sockets' windows grow while they wait.
         let oversent = |from: usize, to: usize| {
             let (from_leg, to_leg) = (at.legs[from], at.legs[to]);
             let promised = from_leg.promised.wrapping_add(terms.flows[from].seq_delta);

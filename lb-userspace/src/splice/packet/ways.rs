@@ -1,9 +1,9 @@
 //! Which way packets leave toward an end, and by which devices they may come: asked of the routing table before a
 //! connection is spliced, and again when routes change.
 
+use super::PacketTier;
 use super::terms::ends;
 use super::way;
-use super::{LOOPBACK, PacketTier};
 use crate::account::{CloseReason, FallbackReason};
 use crate::config;
 use crate::kernel::Packet;
@@ -12,7 +12,7 @@ use crate::kernel::ipsec::Policies;
 use crate::kernel::pairs::PairEnds;
 use crate::kernel::routes::{Exit, Routes, Unroutable};
 use lb_common::packet::inject::Way;
-use lb_common::packet::{Event, Flow, MAX_PATHS, Path, Tuple, exit};
+use lb_common::packet::{Event, Flow, LOOPBACK, MAX_PATHS, Path, Tuple, exit};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -114,14 +114,13 @@ impl Ways {
         {
             peer.set_scope_id(from);
         }
-        let Exit { device, is_local, .. } =
-            self.routes.exit(local, peer, MARK).map_err(|error| match error {
-                Unroutable::Encapsulated => FallbackReason::DeviceUnsupported,
-                error => {
-                    tracing::debug!(%error, %local, %peer, "no way to an end");
-                    FallbackReason::NoRoute
-                }
-            })?;
+        let Exit { device, is_local } = self.routes.exit(local, peer, MARK).map_err(|error| match error {
+            Unroutable::Encapsulated => FallbackReason::DeviceUnsupported,
+            error => {
+                tracing::debug!(%error, %local, %peer, "no way to an end");
+                FallbackReason::NoRoute
+            }
+        })?;
         if is_local {
             return Ok(Way { ifindex: LOOPBACK, kind: exit::LOCAL });
         }

@@ -6,6 +6,7 @@
 mod fragments;
 mod ip;
 
+use super::thread::StoppableThread;
 use crate::gateway::drop_privileges;
 use crate::kernel::frames::Frames;
 use crate::kernel::odd::OddPackets;
@@ -14,12 +15,11 @@ use fragments::{Fragments, Whole};
 use ip::Plain;
 use lb_common::packet::inject::{ARRIVAL, NOBODY, Way};
 use lb_common::packet::odd::Odd;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Time between two looks for packets that have waited too long for their fragments.
@@ -91,9 +91,7 @@ impl Losses {
 
 /// The thread; it ends when this is dropped.
 pub(super) struct OddThread {
-    /// An eventfd: written, it is over.
-    over: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    _thread: StoppableThread,
     losses: Arc<Losses>,
 }
 
@@ -103,27 +101,14 @@ impl OddThread {
         let failed = |error: io::Error| KernelError::Load(Box::new(error));
         let odd = OddPackets::open(kernel)?;
         let frames = Frames::open().map_err(failed)?;
-        let over = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-        let (over, losses) = (Arc::new(over), Arc::<Losses>::default());
+        let losses = Arc::<Losses>::default();
         let plainer = Plainer { frames, fragments: Fragments::default(), losses: losses.clone() };
-        let seen = over.clone();
-        let serve = move || serve(&seen, odd, plainer);
-        let thread = std::thread::Builder::new().name("odd packets".into()).spawn(serve).map_err(failed)?;
-        Ok(Self { over, thread: Some(thread), losses })
+        let thread = StoppableThread::start("odd packets", move |over| serve(&over, odd, plainer));
+        Ok(Self { _thread: thread.map_err(failed)?, losses })
     }
 
     pub(super) fn losses(&self) -> &Losses {
         &self.losses
-    }
-}
-
-impl Drop for OddThread {
-    fn drop(&mut self) {
-        // An eventfd takes a first 1 (eventfd(2)).
-        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

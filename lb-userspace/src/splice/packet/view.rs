@@ -1,5 +1,6 @@
 //! What the gateway says to one end in the other's name, in numbers that the end takes. Pure.
 
+use crate::kernel::raw::{Kind, Segment};
 use lb_common::packet::track::{Bounds, Track};
 use lb_common::packet::{Flow, flag};
 
@@ -8,17 +9,6 @@ use lb_common::packet::{Flow, flag};
 pub(super) struct View {
     pub(super) flows: [Flow; 2],
     pub(super) track: Track,
-}
-
-/// The numbers of a segment without payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Words {
-    pub(super) seq: u32,
-    pub(super) ack: u32,
-    /// As it stands in the header.
-    pub(super) window: u16,
-    /// TSval and TSecr, where the connection has them: without, an end may drop the segment (RFC 7323, section 3.2).
-    pub(super) timestamps: Option<(u32, u32)>,
 }
 
 impl View {
@@ -30,40 +20,44 @@ impl View {
 
     /// A keepalive probe for an end (0: the client): from the byte before the one that it expects (RFC 9293, section
     /// 3.8.4). The window is that of the other end: with 0, some stacks would take it for shut.
-    pub(super) fn probe(&self, to: usize) -> Words {
+    pub(super) fn probe(&self, to: usize) -> Segment {
         let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
         let acknowledged = self.bounds(to).acknowledged;
-        self.words(to, own.ack.wrapping_sub(1), acknowledged, peer.edge.wrapping_sub(peer.ack))
+        self.segment(to, Kind::Ack, own.ack.wrapping_sub(1), acknowledged, peer.edge.wrapping_sub(peer.ack))
     }
 
     /// A challenge ACK for an end that has sent a SYN or an inexact reset (RFC 5961, sections 3.2 and 4.2). If it has no
     /// such connection any more, it answers with a reset at exactly the number that is acknowledged here.
-    pub(super) fn challenge(&self, to: usize) -> Words {
+    pub(super) fn challenge(&self, to: usize) -> Segment {
         let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
-        self.words(to, own.ack, self.bounds(to).next, peer.edge.wrapping_sub(peer.ack))
+        self.segment(to, Kind::Ack, own.ack, self.bounds(to).next, peer.edge.wrapping_sub(peer.ack))
     }
 
     /// The resets that end an end: at what it has acknowledged, and at what it expects if everything has arrived, should
     /// that be another number.
-    pub(super) fn resets(&self, to: usize) -> impl Iterator<Item = Words> {
+    pub(super) fn resets(&self, to: usize) -> impl Iterator<Item = Segment> {
         let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
         let sent = peer.sent().wrapping_add(self.flows[1 - to].seq_delta);
         let other = (sent != own.ack).then_some(sent);
         let ack = own.sent();
-        [Some(own.ack), other].into_iter().flatten().map(move |seq| self.words(to, seq, ack, 0))
+        [Some(own.ack), other]
+            .into_iter()
+            .flatten()
+            .map(move |seq| self.segment(to, Kind::Reset, seq, ack, 0))
     }
 
     fn bounds(&self, of: usize) -> Bounds {
         Bounds::new(&self.flows[of], &self.track.halves[of], &self.track.halves[1 - of], None)
     }
 
-    fn words(&self, to: usize, seq: u32, ack: u32, window: u32) -> Words {
+    /// `window` in bytes.
+    fn segment(&self, to: usize, kind: Kind, seq: u32, ack: u32, window: u32) -> Segment {
         let back = &self.flows[1 - to];
         let window = u16::try_from(window >> (back.promised_scale & 15)).unwrap_or(u16::MAX);
         let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
         let timestamps =
             back.has(flag::TIMESTAMPS).then(|| (peer.tsval.wrapping_add(back.tsval_delta), own.tsval));
-        Words { seq, ack, window, timestamps }
+        Segment { kind, seq, ack, window, timestamps }
     }
 }
 
@@ -117,12 +111,12 @@ mod tests {
 
     #[test]
     fn a_probe_repeats_the_byte_before_the_one_that_is_expected() {
-        let words = |side| view().probe(side);
+        let kind = Kind::Ack;
         // 800 bytes of the server's window, in units of 16; of the client's, in units of 8.
         let timestamps = Some((55 + 7, 44));
-        assert_eq!(words(0), Words { seq: 1_999, ack: 1_060, window: 50, timestamps });
+        assert_eq!(view().probe(0), Segment { kind, seq: 1_999, ack: 1_060, window: 50, timestamps });
         let timestamps = Some((44 + 1_000, 55));
-        assert_eq!(words(1), Words { seq: 501_059, ack: 92_000, window: 100, timestamps });
+        assert_eq!(view().probe(1), Segment { kind, seq: 501_059, ack: 92_000, window: 100, timestamps });
     }
 
     #[test]
@@ -136,7 +130,7 @@ mod tests {
 
     #[test]
     fn resets_are_at_what_an_end_expects_for_certain_and_at_what_it_expects_if_nothing_was_lost() {
-        let seqs = |view: &View, side| view.resets(side).map(|words| words.seq).collect::<Vec<_>>();
+        let seqs = |view: &View, side| view.resets(side).map(|reset| reset.seq).collect::<Vec<_>>();
         let mut view = view();
         assert_eq!(seqs(&view, 0), [2_000, 2_050]);
         assert_eq!(seqs(&view, 1), [501_060, 501_100]);
