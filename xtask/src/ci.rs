@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{bench, build_ebpf, demo, ebpf, setup, steps, test};
+use crate::{bench, build_ebpf, demo, ebpf, setup, steps, test, vm};
 
 /// What `.ci/run` runs: format, lints, documentation, build, the demo, every test.
 #[derive(clap::Args)]
@@ -21,7 +21,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     let toolchain = timed(&mut times, "setup", || setup::ensure(setup::Scope::Test))?;
 
     // No step changes RUSTFLAGS: warnings are denied by arguments, so that nothing is compiled twice.
-    let steps: [Step<'_>; 10] = [
+    let steps: [Step<'_>; 11] = [
         ("format", Box::new(|| steps::show(&mut steps::cargo(&["fmt", "--all", "--check"])))),
         ("format of lb-ebpf", Box::new(|| steps::show(&mut host_cargo_for_ebpf(&["fmt", "--check"])))),
         (
@@ -49,8 +49,9 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         ),
         ("build", Box::new(|| steps::show(&mut steps::cargo(test::BUILD)))),
         ("demo", Box::new(|| steps::show(&mut demo::built()))),
-        // Before the tests, whose closing line is to be the last.
+        // These two before the tests, whose closing line is to be the last.
         ("instructions", Box::new(|| bench::instructions(&[]))),
+        ("tracker on other kernels", Box::new(vm::run_tracker)),
         ("tests", Box::new(|| test::run_prepared(None, true))),
     ];
     for (name, step) in steps {

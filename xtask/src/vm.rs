@@ -67,6 +67,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tally.verdict(false)
 }
 
+/// Older kernels, on which the tracker and the attacks are tried in every run of `ci`: the oldest that is tested, and one
+/// with tcx.
+const OTHER_SERIES: [&str; 2] = ["6.1", DEFAULT_SERIES];
+
+/// What they are tried by: tables of the programs, the programs against the pure tracker, forged packets.
+const TRACKER: [&str; 3] = ["closing::", "tracker::", "forged::"];
+
+/// Runs the tests of the tracker and the attacks on other kernels, after `test::BUILD`.
+pub(crate) fn run_tracker() -> Result<()> {
+    for series in OTHER_SERIES {
+        let tally = Machine::prepare(series)?.test(&TRACKER)?;
+        print!("\n{tally}");
+        tally.verdict(true)?;
+    }
+    Ok(())
+}
+
 /// Runs these tests, named exactly, on a kernel that has more than this machine's.
 pub(crate) fn run_exactly(names: &[&str]) -> Result<Tally> {
     let mut args = vec!["--exact"];

@@ -345,7 +345,6 @@ impl Half {
                 // Anybody may have sent it: none of it has passed for certain until Y has acknowledged it.
                 self.gap = segment.payload_end();
                 self.position += ahead as u64;
-                progress = true;
             }
         }
         if counts {
@@ -680,6 +679,9 @@ mod tests {
         for nothing_new in [segment(A, 100, U), segment(E, 0, U), segment(A - 1, 0, U)] {
             assert_eq!(after(&nothing_new, late), reset, "{nothing_new:?}");
         }
+        // What anybody may have sent proves nothing.
+        let near = after(&segment(L + 1, 10, T), late);
+        assert_eq!((near.closing, near.heard), (RESET, 20));
     }
 
     #[test]
