@@ -7,7 +7,7 @@
 //! |---|---|
 //! | 0-5 | to whom: what the packet arrives with, for [`ARRIVAL`]; else nobody |
 //! | 6 | [`NO_SENDER`] |
-//! | 7 | one of [`exit`](super::exit), or [`ARRIVAL`] |
+//! | 7 | one of [`exit`], or [`ARRIVAL`] |
 //! | 8-11 | interface index of the device, network order |
 //!
 //! It is addressed to another host than the loopback device's, so that the stack drops it where there is no program to
@@ -20,7 +20,7 @@ use super::{Ethernet, exit};
 /// Packet mark ("snin") of what the gateway sends on a way of its own.
 pub const INJECTED_MARK: u32 = 0x736e_696e;
 
-/// Instead of an [`exit`](super::exit): a packet as if it had just come by the device, plain where it was odd before.
+/// Instead of an [`exit`]: a packet as if it had just come by the device, plain where it was odd before.
 pub const ARRIVAL: u8 = 0xff;
 
 /// Where a sender's address begins: its lowest bit says that it is a group's, as no sender's does (IEEE 802.3, section
@@ -35,7 +35,7 @@ pub const NOBODY: [u8; 6] = [0x02, b's', b'n', b'i', b'p', 0];
 pub struct Way {
     /// The device it leaves or arrives by; never 0.
     pub ifindex: u32,
-    /// One of [`exit`](super::exit), or [`ARRIVAL`].
+    /// One of [`exit`], or [`ARRIVAL`].
     pub kind: u8,
 }
 
