@@ -105,7 +105,8 @@ pub(crate) struct End {
     largest: i64,
     /// What it has received beyond `next`, in order, without overlaps.
     ranges: Vec<(i64, i64)>,
-    peer_fin: Option<i64>,
+    /// The FINs that it has received: of several, at most one is not a stranger's.
+    peer_fins: Vec<i64>,
     unread: i64,
     clock: u32,
 }
@@ -123,7 +124,7 @@ impl End {
             limit: window,
             largest: window,
             ranges: Vec::new(),
-            peer_fin: None,
+            peer_fins: Vec::new(),
             unread: 0,
             clock: nature.first ^ 0x5555,
         };
@@ -244,7 +245,7 @@ impl End {
             insert(&mut self.ranges, from, to);
         }
         if segment.flags & FIN != 0 && to == bytes {
-            self.peer_fin = Some(bytes);
+            self.peer_fins.push(bytes);
         }
         self.advance();
         true
@@ -257,15 +258,18 @@ impl End {
             self.state.next = self.state.next.max(to);
             self.ranges.remove(0);
         }
-        if self.peer_fin == Some(self.state.next) && !self.state.fin_taken {
+        if !self.state.fin_taken && self.peer_fins.contains(&self.state.next) {
             self.state.fin_taken = true;
             self.state.next += 1;
         }
     }
 
-    /// It has told that it has got all up to here.
+    /// It has told that it has got all up to here: if that is behind a FIN, the FIN as well.
     pub(crate) fn tell(&mut self, next: i64) {
-        self.state.next = self.state.next.max(next);
+        if next > self.state.next {
+            self.state.fin_taken |= self.peer_fins.contains(&(next - 1));
+            self.state.next = next;
+        }
         self.advance();
         self.state.told = self.state.told.max(next);
     }

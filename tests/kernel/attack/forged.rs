@@ -1,14 +1,14 @@
 //! Forged data, acknowledgements, resets, FINs and SYNs, with numbers by chance, near and exact, in every combination up
 //! to four packets.
 
-use anyhow::{Result, ensure};
-use lb_common::packet::track::{Bounds, Half, Segment, Track, Verdict, closing};
+use anyhow::{Context, Result, ensure};
+use lb_common::packet::track::{Bounds, Half, RESET_OVERTAKES_TICKS, Segment, Track, Verdict, closing};
 use lb_common::packet::translate::tcp::{ACK, FIN, RST, SYN};
 
 use crate::connection::{Connection, frame};
 use crate::model::ends::{End, Random};
 use crate::model::wire::Wire;
-use crate::programs::{Programs, with_programs};
+use crate::programs::{Programs, tick, with_programs};
 
 /// Packets of one combination.
 const DEEPEST: usize = 4;
@@ -58,8 +58,12 @@ struct Attack<'a> {
 impl Attack<'_> {
     /// Every combination that goes on from here.
     fn go_on(&mut self, victim: &Victim) -> Result<()> {
+        let mut random = self.random.clone();
         for kind in KINDS {
             for numbers in NUMBERS {
+                // By its place alone, not by what was before it: how far that went may be a question of time.
+                self.random = Random::new(random.number());
+                let victim = &self.later(victim);
                 let side = self.random.below(2) as usize;
                 self.history.push((side, kind, numbers));
                 let segment = self.segment(victim, side, kind, numbers);
@@ -72,6 +76,15 @@ impl Attack<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The same just now, or so long after the last packets that more of an end proves its reset forged. The machine's
+    /// speed decides neither.
+    fn later(&mut self, victim: &Victim) -> Victim {
+        let heard = tick().wrapping_sub(self.random.of(&[0, RESET_OVERTAKES_TICKS]));
+        let mut later = victim.clone();
+        later.track.halves = later.track.halves.map(|half| Half { heard, ..half });
+        later
     }
 
     fn bounds(&self, victim: &Victim, side: usize) -> Bounds {
@@ -135,20 +148,26 @@ impl Attack<'_> {
         let (seq, end, ack) = receiver.offsets(&leaving);
         // Windows are rounded on the way. What was said is what counts: a sender may go as far as it was told, and the
         // oldest acknowledgement is by the window that was meant.
-        let mut state = receiver.state;
-        state.edge = state.edge.max(victim.ends[side].limit);
-        state.oldest = state.oldest.min(receiver.acknowledged - i64::from(bounds.own_window));
-        // A reset is taken by who has not got yet what was taken in its stead.
-        let is_taken =
-            state.takes(segment.flags, seq, end, ack) || segment.flags & RST != 0 && seq == state.told;
-        receiver.receive(&leaving);
+        receiver.state.edge = receiver.state.edge.max(victim.ends[side].limit);
+        let oldest = receiver.acknowledged - i64::from(bounds.own_window);
+        receiver.state.oldest = receiver.state.oldest.min(oldest);
+        let state = receiver.state;
+        // A reset is taken by who has not got yet what was taken in its stead. What is dropped nobody gets.
+        let is_reset_at_told = segment.flags & RST != 0 && seq == state.told;
+        let is_taken = passed && (state.takes(segment.flags, seq, end, ack) || is_reset_at_told);
+        if passed {
+            receiver.receive(&leaving);
+        }
         if is_taken {
             let window = i64::from(segment.window) << flow.own_scale;
             receiver.limit = receiver.limit.max(ack + window);
             // From here on nobody can tell that it was not the end in whose name it came who has sent that, and got this.
             let sender = &mut next.ends[side];
             if segment.flags & RST == 0 {
-                if segment.payload != 0 || segment.flags & FIN != 0 {
+                // But for what follows a FIN: who has got that takes nothing more (RFC 9293, section 3.10.7.4), so nobody
+                // acknowledges more.
+                let is_more = segment.payload != 0 || segment.flags & FIN != 0;
+                if is_more && !state.fin_taken {
                     sender.state.sent = sender.state.sent.max(end);
                 }
                 sender.tell(ack);
@@ -224,22 +243,21 @@ fn victim(name: &str, seed: u64) -> Wire {
     wire
 }
 
+/// An attack on such a connection.
+fn begin<'a>(programs: &'a mut Programs, name: &str, seed: u64) -> (Attack<'a>, Victim) {
+    let wire = victim(name, seed);
+    let connection = Connection::new(seed % 2 == 1).like(&wire);
+    let (reset_taken, fin_taken) = ([false; 2], [false; 2]);
+    let victim = Victim { track: wire.track, ends: wire.ends, reset_taken, fin_taken, is_gone: false };
+    let random = Random::new(seed);
+    (Attack { programs, connection, random, tried: 0, taken: 0, near: 0, history: Vec::new() }, victim)
+}
+
 fn attack_all(name: &str, seeds: std::ops::Range<u64>) -> Result<()> {
     with_programs(|programs| {
         let (mut tried, mut taken, mut near) = (0, 0, 0);
         for seed in seeds {
-            let wire = victim(name, seed);
-            let connection = Connection::new(seed % 2 == 1).like(&wire);
-            let victim = Victim {
-                track: wire.track,
-                ends: wire.ends,
-                reset_taken: [false; 2],
-                fin_taken: [false; 2],
-                is_gone: false,
-            };
-            let random = Random::new(seed);
-            let mut attack =
-                Attack { programs, connection, random, tried: 0, taken: 0, near: 0, history: Vec::new() };
+            let (mut attack, victim) = begin(programs, name, seed);
             attack.go_on(&victim)?;
             (tried, taken, near) = (tried + attack.tried, taken + attack.taken, near + attack.near);
             attack.programs.events();
@@ -262,4 +280,37 @@ fn a_connection_that_speaks_one_way_ends_by_nothing_that_its_ends_refuse() -> Re
 #[test]
 fn a_connection_that_speaks_both_ways_ends_by_nothing_that_its_ends_refuse() -> Result<()> {
     attack_all("two ways", 20..22)
+}
+
+/// Whoever has sent the FIN, and whatever else comes or is acknowledged.
+#[test]
+fn once_a_fin_is_acknowledged_its_end_is_what_is_expected() -> Result<()> {
+    // By whom, flags, bytes, how far beyond what is exact its number and its acknowledgement are.
+    let fin = |side, ahead| (side, ACK | FIN, 0, ahead, 0);
+    let data = |side, ahead| (side, ACK, 5, ahead, 0);
+    let acknowledgement = |side, ahead| (side, ACK, 0, 0, ahead);
+    with_programs(|programs| {
+        for (what, packets) in [
+            ("a FIN, data", vec![fin(1, 0), data(1, 0)]),
+            ("a FIN, another, acknowledged", vec![fin(1, 0), fin(1, 1), acknowledgement(0, 2)]),
+            ("a FIN beyond a hole, acknowledged, data", vec![fin(1, 1), acknowledgement(0, 0), data(1, 0)]),
+            ("a FIN beyond a hole, acknowledged by a FIN, data", vec![fin(1, 1), fin(0, 0), data(1, 0)]),
+        ] {
+            let (mut attack, mut victim) = begin(programs, "idle", 0);
+            for (side, flags, payload, seq, ack) in packets {
+                let bounds = attack.bounds(&victim, side);
+                let seq = bounds.sent.wrapping_add(seq);
+                let ack = bounds.peer_sent.wrapping_add(ack);
+                let segment = Segment { seq, ack, payload, flags, ..Segment::default() };
+                victim = attack.attack(&victim, side, &segment).context(what)?;
+            }
+            let bounds = attack.bounds(&victim, 1);
+            let is_acknowledged = bounds.acknowledged == bounds.sent;
+            ensure!(victim.track.halves[1].has_fin() && is_acknowledged, "{what}: {bounds:?}");
+            let reset = Segment { seq: bounds.sent, flags: RST, ..Segment::default() };
+            victim = attack.attack(&victim, 1, &reset).context(what)?;
+            ensure!(victim.track.halves[1].has_reset(), "{what}: {victim:?}", victim = victim.track);
+        }
+        Ok(())
+    })
 }

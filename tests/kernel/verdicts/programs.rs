@@ -10,8 +10,9 @@ use aya::util::online_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use lb_common::packet::odd::{Fragments, Odd};
 use lb_common::packet::track::Track;
-use lb_common::packet::{self, Count, Event, Flow, Handover, Path, Sighting, Tuple};
+use lb_common::packet::{self, Count, Event, Flow, Handover, Path, Sighting, TICK_SHIFT, Tuple};
 use lb_common::sockmap;
+use rustix::time::{ClockId, clock_gettime};
 use snisplice::kernel::OBJECT;
 use snisplice_tests::NetNs;
 
@@ -282,6 +283,13 @@ impl Programs {
         }
         Ok(counts)
     }
+}
+
+/// The clock of the programs.
+pub(crate) fn tick() -> u32 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    let nanoseconds = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    (nanoseconds >> TICK_SHIFT) as u32
 }
 
 fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {

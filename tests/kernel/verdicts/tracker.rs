@@ -2,24 +2,16 @@
 //! the host.
 
 use anyhow::{Result, ensure};
+use lb_common::packet::Flow;
 use lb_common::packet::track::{Bounds, Half, RESET_OVERTAKES_TICKS, Reset, Segment, Track, closing};
-use lb_common::packet::{Flow, TICK_SHIFT};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::connection::{Connection, frame};
 use crate::model::wire::Wire;
-use crate::programs::{Fate, with_programs};
+use crate::programs::{Fate, tick, with_programs};
 use crate::properties::model::{ACK, FIN, RST, SYN};
 
 const CONNECTIONS: u64 = 150;
 const SEGMENTS: usize = 60;
-
-/// The clock of the programs.
-fn tick() -> u32 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    let nanoseconds = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-    (nanoseconds >> TICK_SHIFT) as u32
-}
 
 /// What is known after a segment, and whether it passes; as the rules have it.
 fn expected(flow: &Flow, track: &Track, segment: &Segment, tick: u32) -> (Track, bool) {
