@@ -210,7 +210,12 @@ impl Bounds {
             peer_sent,
             own_window: (own.most as u32) << (flow.own_scale & 15),
             peer_window: (peer.most as u32) << (flow.peer_scale & 15),
-            next: if before(acknowledged, own.gap) { acknowledged } else { own.sent() },
+            // What Y has acknowledged was sent, also where a store that said so was lost.
+            next: if before(acknowledged, own.gap) || before(own.sent(), acknowledged) {
+                acknowledged
+            } else {
+                own.sent()
+            },
         }
     }
 
@@ -615,6 +620,9 @@ mod tests {
         }
         let hole = after(own(), &peer(), &fin(segment(E + 9, 0, U)));
         assert_eq!(bounds(&hole, &peer()).next, A, "the bytes before it are missing");
+        let lost = Half { position: own().position - 10, ..own() };
+        let told = Half { ack: E.wrapping_add(flow().seq_delta), ..peer() };
+        assert_eq!(bounds(&lost, &told).next, E, "what is acknowledged was sent, though a store was lost");
     }
 
     /// Nor is the byte of a keepalive (RFC 1122, section 4.2.3.6), which has the last number that was sent: the FIN's.

@@ -9,6 +9,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::AsFd as _;
 use std::ptr::{NonNull, read_volatile, write_volatile};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Slots that are mapped at once: what is never used takes no memory of this process.
@@ -110,16 +111,15 @@ impl Tracks {
     /// [`closing::FIN`]; 0: none). The programs may know it, and more, already.
     pub(super) fn advance(&self, slot: u32, side: usize, end: u32, fin: u8) -> io::Result<()> {
         let half = self.half(slot, side)?;
-        // SAFETY: as in `load`. The programs store the same fields; what is lost when both do so at once is an advance that
-        // the end's next bytes bring again.
+        // SAFETY: as in `load`, and aligned; in this process the position is only ever stored by an atomic instruction.
+        let position = unsafe { AtomicU64::from_ptr(&raw mut (*half).position) };
+        let advanced =
+            |known: u64| before(known as u32, end).then(|| known + u64::from(end.wrapping_sub(known as u32)));
+        // The programs store it too: what they know by now must not be taken back, for the end may say nothing more. `Err`:
+        // they know it all.
+        let _ = position.fetch_update(Relaxed, Relaxed, advanced);
+        // SAFETY: as in `load`. An end that has sent its FIN sends nothing that changes this but a reset.
         unsafe {
-            let position = read_volatile(&raw const (*half).position);
-            if before(position as u32, end) {
-                write_volatile(
-                    &raw mut (*half).position,
-                    position + u64::from(end.wrapping_sub(position as u32)),
-                );
-            }
             let closing = read_volatile(&raw const (*half).closing);
             if closing & closing::FIN == 0 && fin != 0 {
                 write_volatile(&raw mut (*half).closing, closing | fin);
