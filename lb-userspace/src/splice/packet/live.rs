@@ -135,13 +135,11 @@ impl Live {
 
     /// What is to be done about the connection at this time.
     fn due(&mut self, track: &Track, now_ms: u64) -> impl Iterator<Item = Due> + use<> {
-        let heard = track.halves.map(|half| ms_of_tick(half.heard));
-        let quiet = heard.map(|heard| now_ms.saturating_sub(heard));
+        let quiet = track.halves.map(|half| now_ms.saturating_sub(ms_of_tick(half.heard)));
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
             track.halves.iter().zip(quiet).any(|(half, quiet)| half.has_reset() && quiet >= RESET_STANDS_MS);
-        let last_heard = heard.into_iter().max();
-        let by_itself = |reason| (reason, last_heard);
+        let by_itself = |reason| (reason, Some(last_heard_ms(track)));
         let reset = if reset_stands { reason_of(closings(track)) } else { None };
         let ended = reset.map(by_itself).or_else(|| Some((self.expired(now_ms)?, None)));
         let first = if any(closing::REUSED) {

@@ -165,7 +165,9 @@ impl Sweep {
             self.tier.ways.follow_devices(&self.tier.kernel)?;
             self.devices_changed = false;
         }
-        self.routes_changed |= self.tier.ways.changed()?;
+        self.routes_changed |= self.tier.ways.ends_changed()?;
+        // Before connections are looked at again: an error here ends none of them.
+        self.routes_changed |= self.tier.ways.policies_changed()?;
         if std::mem::take(&mut self.routes_changed) {
             self.tier.routes_changed();
         }

@@ -145,12 +145,15 @@ impl Ways {
         pairs.into_iter().chain(policies)
     }
 
-    /// Takes what has become known since; whether ways may have changed.
-    pub(super) fn changed(&self) -> io::Result<bool> {
-        let pairs = self.pairs.as_ref().map_or(Ok(false), PairEnds::changed)?;
-        // What cannot be read again concerns everybody until it can.
-        let policies = self.policies.as_ref().map_or(Ok(false), Policies::changed);
-        Ok(policies.unwrap_or(true) || pairs)
+    /// Takes what has become known since; whether ways, or what is at their ends, may have changed.
+    pub(super) fn ends_changed(&self) -> io::Result<bool> {
+        self.pairs.as_ref().map_or(Ok(false), PairEnds::changed)
+    }
+
+    /// The same of policies. After an error nobody knows which connections they concern: new ones stay out, and those that
+    /// live must not be judged by it.
+    pub(super) fn policies_changed(&self) -> io::Result<bool> {
+        self.policies.as_ref().map_or(Ok(false), Policies::changed)
     }
 
     /// Of which answers are that are asked for from here on.
