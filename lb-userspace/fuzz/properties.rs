@@ -1,6 +1,6 @@
 // What must hold of every input: shared by the fuzz targets and the replay of their corpus.
 
-use snisplice::account::RejectReason;
+use snisplice::reason::RejectReason;
 use snisplice::sniff::{Input, MAX_WINDOW, Output, Preamble, Sniffer, ja4};
 
 /// What a client sends, on either kind of listener.

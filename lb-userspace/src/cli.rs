@@ -1,9 +1,9 @@
 //! The command line.
 
-use crate::account::Tier;
 use crate::admin::{Client, text, top, view::ConnectionFilter};
 use crate::config::{self, Config, Interfaces};
 use crate::kernel;
+use crate::reason::Tier;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use lb_common::packet::DEFAULT_FLOWS;

@@ -3,18 +3,20 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 use crate::accept::{self, Permit};
-use crate::account::{Account, CloseReason, Connection, FallbackReason, RejectReason, Tier, Visitor};
+use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
-use crate::close::{Leg, farewell, reset_on_close};
+use crate::close::{Leg, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, ServerGuard, Source};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
-use crate::kernel::canonical;
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::socket::{canonical, read_some, reset_on_close, write_all};
+use crate::splice;
 use crate::splice::packet::{Begun, Live, PacketTier, Plan, SourcePort};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
-use crate::splice::{self, read_some, write_all};
+use crate::traffic::add;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -303,7 +305,7 @@ impl Passage {
                 reset_on_close(&self.client);
                 return CloseReason::ServerReset;
             }
-            splice::add(&traffic.bytes_in, std::mem::take(&mut prefix).len());
+            add(&traffic.bytes_in, std::mem::take(&mut prefix).len());
             // Boxed: the copy tier's connections need not pay for its future.
             match Box::pin(splice::sockmap::splice(sockmap, &self.client, server, traffic, idle)).await {
                 Outcome::Closed(reason) => return reason,

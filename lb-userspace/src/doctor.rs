@@ -11,7 +11,6 @@ use lb_common::packet::Count;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use crate::{
-    account::Tier,
     config::Interfaces,
     kernel::{
         devices,
@@ -20,6 +19,7 @@ use crate::{
         probe::{self, Answer},
         version::{KernelVersion, sockmap_sound},
     },
+    reason::Tier,
 };
 
 /// Examines this machine, for a gateway with these ports toward servers and its pins there.

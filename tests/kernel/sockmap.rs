@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use lb_common::sockmap::{DEFAULT_SOCKETS, EVENT_STEP};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use snisplice::account::{CloseReason, FallbackReason};
 use snisplice::kernel::{self, Kernel, KernelError, Sockmap};
-use snisplice::splice::Traffic;
+use snisplice::reason::{CloseReason, FallbackReason};
 use snisplice::splice::sockmap::{MAX_IN_FLIGHT, Outcome, splice};
+use snisplice::traffic::Traffic;
 use socket2::SockRef;
 
 const MIB: usize = 1 << 20;

@@ -1,6 +1,6 @@
 //! The PROXY header that a trusted load balancer in front of us sends first (versions 1 and 2).
 
-use crate::account::RejectReason;
+use crate::reason::RejectReason;
 use ppp::{HeaderResult, PartialResult, v1, v2};
 use std::net::SocketAddr;
 

@@ -1,9 +1,10 @@
 //! The live connections, and the one place where a connection's bytes become its route's.
 
-use super::{CloseReason, FallbackReason, Tier};
 use crate::connect::{Pool, Server};
 use crate::gateway::{Listener, Route};
-use crate::splice::{Choice, Traffic};
+use crate::reason::{CloseReason, FallbackReason, Tier};
+use crate::splice::Choice;
+use crate::traffic::Traffic;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};

@@ -3,13 +3,11 @@
 mod access_log;
 pub mod histogram;
 mod ledger;
-mod reason;
 mod stats;
 mod visit;
 
 pub use access_log::{AccessLog, Record};
 pub use histogram::Histogram;
 pub use ledger::{Connection, Ledger, Live};
-pub use reason::{CloseReason, FallbackReason, RejectReason, Tier};
 pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};
 pub use visit::{Account, Visitor};

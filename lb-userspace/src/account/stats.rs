@@ -1,8 +1,8 @@
 //! Counters that outlive connections and reloads. Each is written with relaxed atomics: they count, they do not
 //! order.
 
-use super::{CloseReason, FallbackReason, RejectReason, Tier};
 use crate::accept::Limit;
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 

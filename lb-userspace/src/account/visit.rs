@@ -1,10 +1,11 @@
 //! What is known of one client, and its account: opened when it has a route, closed exactly once.
 
+use super::Connection;
 use super::access_log::{Record, printable, time_now};
-use super::{CloseReason, Connection, FallbackReason, RejectReason, Tier};
 use crate::clock::now_ms;
 use crate::connect::{Pool, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route};
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use crate::sniff::{ClientHello, ja4};
 use crate::splice::Choice;
 use lb_common::packet::Record as Kept;

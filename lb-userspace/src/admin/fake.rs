@@ -2,7 +2,8 @@
 
 use super::Gateway;
 use super::view::*;
-use crate::account::{CloseReason, FallbackReason, Histogram, RejectReason, Tier};
+use crate::account::Histogram;
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

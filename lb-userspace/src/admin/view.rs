@@ -3,7 +3,7 @@
 //! The JSON names are an interface; `docs/admin.md` describes them. A field may be added, none may change.
 
 use crate::account::histogram::Snapshot;
-use crate::account::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

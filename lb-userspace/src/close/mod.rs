@@ -1,5 +1,6 @@
 //! Close: how a leg ends, so that its peer learns the truth: a FIN after a clean end, a reset after any other.
 
+use crate::socket::{self, reset_on_close};
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -48,23 +49,18 @@ impl Drop for Leg {
     }
 }
 
-/// Makes the close of this socket a reset. Best effort: a socket that is already gone needs none.
-pub fn reset_on_close(socket: &TcpStream) {
-    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
-}
-
 /// Says the last word to a client that is turned away and closes in such a way that it hears it: closing with
 /// unread bytes would send a reset, and the reset would overtake the word.
 pub async fn farewell(client: Leg, word: &[u8]) {
     client.clean();
-    if word.is_empty() || crate::splice::write_all(&client, word).await.is_err() {
+    if word.is_empty() || socket::write_all(&client, word).await.is_err() {
         return;
     }
-    let _ = crate::splice::finish(&client);
+    let _ = socket::finish(&client);
     let (time, mut bytes) = LINGER;
     let drained = async {
         while bytes > 0 {
-            let read = crate::splice::read_some(&client, &mut Vec::new()).await;
+            let read = socket::read_some(&client, &mut Vec::new()).await;
             match read {
                 Ok(read) if read > 0 => bytes = bytes.saturating_sub(read),
                 _ => return,

@@ -18,7 +18,7 @@ use super::{
     AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Pool,
     Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
-use crate::account::Tier;
+use crate::reason::Tier;
 
 /// A configuration with its warnings, or everything that is wrong with it.
 pub type Checked = Result<(Config, Warnings), Diagnostics>;

@@ -28,7 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use crate::account::Tier;
+use crate::reason::Tier;
 
 pub use check::{Checked, check, check_gateway};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};

@@ -16,7 +16,7 @@ use super::diagnostic::{Diagnostic, Report, quote};
 use super::reader::{Field, Keys, Reader, Section, Value};
 use super::{Address, Balance, Interfaces, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern};
 use super::{reader, value};
-use crate::account::Tier;
+use crate::reason::Tier;
 
 #[derive(Debug)]
 pub(super) struct RawConfig {

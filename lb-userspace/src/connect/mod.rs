@@ -8,8 +8,8 @@ pub mod resolve;
 pub use pool::{Pool, Server, ServerGuard, ServerRecord};
 pub use preamble::{Endpoints, proxy_header, request_tls};
 
-use crate::account::CloseReason;
 use crate::kernel::tcp;
+use crate::reason::CloseReason;
 use crate::splice::packet::{PacketTier, SourcePort};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,8 +1,8 @@
 //! What the server is told before the client's bytes: a PROXY header, PostgreSQL's request for TLS.
 
-use crate::account::CloseReason;
 use crate::config::ProxyVersion;
-use crate::kernel::canonical;
+use crate::reason::CloseReason;
+use crate::socket::canonical;
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, Gateway, ReloadRequest, Snapshot, privileges};
 use crate::accept::{Inherited, listen};
-use crate::account::{AccessLog, CloseReason, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
+use crate::account::{AccessLog, GatewayStats, Histogram, Ledger};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config};
@@ -11,6 +11,7 @@ use crate::connect::resolve::Resolver;
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError};
+use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::splice::packet::{PacketTier, Sweeper};
 use anyhow::Context;
 use arc_swap::ArcSwap;

@@ -11,8 +11,9 @@ pub(crate) use privileges::drop_privileges;
 pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
 use crate::accept::{Limit, Permit};
-use crate::account::{AccessLog, FallbackReason, GatewayStats, Histogram, Ledger, Tier};
+use crate::account::{AccessLog, GatewayStats, Histogram, Ledger};
 use crate::kernel::{Kernel, Sockmap};
+use crate::reason::{FallbackReason, Tier};
 use crate::splice::packet::PacketTier;
 use crate::splice::{Choice, choose};
 use arc_swap::ArcSwap;

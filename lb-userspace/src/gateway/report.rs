@@ -1,12 +1,11 @@
 //! What operators see: the snapshot and the counters, as the admin side's views.
 
 use super::{Gateway, Snapshot};
-use crate::account::{
-    CloseReason, Connection, FallbackReason, PerReason, RejectReason, RouteStats, Tier, TierStats,
-};
+use crate::account::{Connection, PerReason, RouteStats, TierStats};
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
 use crate::connect::{Pool, Server};
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use crate::splice::packet::{Loss, PacketTier};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -2,9 +2,10 @@
 
 use super::Fault;
 use crate::accept::Acl;
-use crate::account::{ListenerStats, RouteStats, Tier};
+use crate::account::{ListenerStats, RouteStats};
 use crate::config::{self, Config, Protocol, Termination, TlsMode};
 use crate::connect::Pool;
+use crate::reason::Tier;
 use crate::route::{Schedule, Table};
 use crate::splice::terminate::server_config;
 use ipnet::IpNet;

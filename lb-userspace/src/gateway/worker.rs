@@ -5,10 +5,9 @@
 
 use super::Gateway;
 use crate::accept::{BACK_OFF, is_exhaustion};
-use crate::account::RejectReason;
-use crate::close::reset_on_close;
 use crate::conn::{Accepted, serve};
-use crate::kernel::canonical;
+use crate::reason::RejectReason;
+use crate::socket::{canonical, reset_on_close};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;

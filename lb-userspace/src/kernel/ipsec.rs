@@ -3,6 +3,7 @@
 //! A packet that a program redirects meets no policy: what should be encrypted would leave in clear text, and clear
 //! text that should be refused would be let in. So a connection that a policy concerns is left to its sockets.
 
+use crate::socket::canonical;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +20,6 @@ use netlink_packet_xfrm::{Address, UserPolicyDefault, XfrmAttrs, XfrmMessage};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_XFRM;
 
-use super::canonical;
 use super::netlink::{self, Netlink};
 
 /// A connection would be compared with each one: with more than this, all are left to their sockets.

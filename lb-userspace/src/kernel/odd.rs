@@ -1,7 +1,7 @@
 //! Copies of the odd packets of spliced connections, as the programs hand them up.
 
+use super::error::{KernelError, from_map};
 use super::packet::Packet;
-use super::{KernelError, from_map};
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{MapData, PerfEventArray};
 use aya::util::online_cpus;

@@ -3,9 +3,11 @@
 
 use super::batch::for_each_batch;
 use super::devices::{Device, LinkLayer, devices, relevant};
+use super::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
+use super::object::OBJECT;
 use super::pins::{self, Pins, Shape};
+use super::sockmap;
 use super::tracks::Tracks;
-use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
 use crate::config::Interfaces;
 use aya::EbpfLoader;
 use aya::maps::{

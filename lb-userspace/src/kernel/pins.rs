@@ -3,7 +3,7 @@
 //! Whoever may write there can put a map of his own in the place of ours, and whoever may open the directory can take
 //! its lock. So the configured directory and those below it belong to this user and are closed to all others.
 
-use super::{KernelError, pin_error};
+use super::error::{KernelError, pin_error};
 use aya::maps::{MapInfo, MapType};
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, fstat};
 use rustix::process::geteuid;

@@ -1,9 +1,9 @@
 //! Packets of spliced connections that no socket sends: the gateway writes them itself.
 
+use crate::socket::canonical;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::canonical;
 use super::frames::Frames;
 use lb_common::packet::FOR_SOCKET_MARK;
 use lb_common::packet::icmp::{FRAGMENTATION_NEEDED, PACKET_TOO_BIG, QUOTED};

@@ -3,6 +3,7 @@
 //! A spliced connection's packets pass no socket, so nothing looks a route up for them; and none checks the reverse
 //! path of what arrives. Both are asked here, with all that the kernel's rules may look at: addresses, mark, ports.
 
+use crate::socket::canonical;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,6 @@ use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, Rout
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::canonical;
 use super::devices::{Device, device_of, link};
 use super::netlink::Netlink;
 

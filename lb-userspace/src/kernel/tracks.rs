@@ -1,6 +1,6 @@
 //! The tracks of spliced connections, as memory that is shared with the kernel programs; and who has which.
 
-use super::{KernelError, from_map};
+use super::error::{KernelError, from_map};
 use aya::maps::MapData;
 use lb_common::packet::before;
 use lb_common::packet::track::{Half, Track, closing};

@@ -6,8 +6,8 @@ mod schedule;
 pub use choose::{Candidate, choose};
 pub use schedule::Schedule;
 
-use crate::account::RejectReason;
 use crate::config::SniPattern;
+use crate::reason::RejectReason;
 use std::collections::HashMap;
 
 /// How well a route's SNI pattern covers a name. The derived order is the precedence: exact beats wildcard,

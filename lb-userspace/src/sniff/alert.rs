@@ -1,6 +1,6 @@
 //! Alert: the last words to a TLS client that is turned away.
 
-use crate::account::RejectReason;
+use crate::reason::RejectReason;
 
 /// A record of legacy version 3.3 (RFC 8446, section 5.1) with one fatal alert.
 macro_rules! fatal {

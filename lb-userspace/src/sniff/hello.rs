@@ -12,7 +12,7 @@ use tls_parser::{
 };
 
 use super::ServerName;
-use crate::account::RejectReason;
+use crate::reason::RejectReason;
 
 /// Bytes of protocol names kept with a connection; clients send about a dozen.
 const MAX_ALPN: usize = 1024;

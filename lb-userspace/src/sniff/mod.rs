@@ -12,7 +12,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use crate::account::RejectReason;
+use crate::reason::RejectReason;
 use records::Records;
 
 pub use alert::alert;

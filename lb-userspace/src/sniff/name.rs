@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::account::RejectReason;
+use crate::reason::RejectReason;
 
 /// Bytes in a DNS name as text, without the trailing dot (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 253;

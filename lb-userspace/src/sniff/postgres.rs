@@ -1,6 +1,6 @@
 //! PostgreSQL: what its clients send in front of TLS ("Message Flow" and "Message Formats" in its manual).
 
-use crate::account::RejectReason;
+use crate::reason::RejectReason;
 
 /// The protocol's name in ALPN.
 pub(super) const ALPN: &[u8] = b"postgresql";

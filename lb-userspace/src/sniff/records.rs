@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::{MAX_HELLO, MAX_WINDOW};
-use crate::account::RejectReason;
+use crate::reason::RejectReason;
 
 /// Content type, legacy version, length.
 const RECORD_HEADER: usize = 5;

@@ -6,8 +6,11 @@
 //! connection owns neither buffer nor pipe.
 
 use super::pipe::Pipe;
-use super::{Side, Traffic, add, finish, idle_expired, read_once, reset_on_close, scratch};
-use crate::account::CloseReason;
+use super::{Side, idle_expired};
+use crate::reason::CloseReason;
+use crate::scratch;
+use crate::socket::{finish, read_once, reset_on_close};
+use crate::traffic::{Traffic, add};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind::WouldBlock};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -16,11 +16,14 @@
 //! read would wait for each other for ever. When no direction is redirecting or flushing any more, and one is
 //! copying, the connection is handed over.
 
-use super::{Side, Traffic, finish, reset_on_close, scratch};
-use crate::account::{CloseReason, FallbackReason};
+use super::Side;
 use crate::kernel::Sockmap;
 use crate::kernel::sockmap::{InsertError, Pair};
 use crate::kernel::tcp;
+use crate::reason::{CloseReason, FallbackReason};
+use crate::scratch;
+use crate::socket::{finish, reset_on_close};
+use crate::traffic::Traffic;
 use lb_common::sockmap::Flow;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::cell::Cell;

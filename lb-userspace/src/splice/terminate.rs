@@ -3,10 +3,12 @@
 //! rustls' unbuffered connection keeps no buffers of its own, so that an idle connection owns only its keys:
 //! records are decrypted from the worker's buffer and plaintext is encrypted into it.
 
-use super::scratch::{self, Buffers, Output};
-use super::{Side, Traffic, add, finish, idle_expired, read_once, reset_on_close};
-use crate::account::CloseReason;
+use super::{Side, idle_expired};
 use crate::config::Termination;
+use crate::reason::CloseReason;
+use crate::scratch::{self, Buffers, Output};
+use crate::socket::{finish, read_once, read_some, reset_on_close, write_all};
+use crate::traffic::{Traffic, add};
 use rustls::server::{
     NoServerSessionStorage, ServerConfig, ServerConnectionData, UnbufferedServerConnection,
     WebPkiClientVerifier,
@@ -95,14 +97,14 @@ impl Session {
             let (mut plaintext, mut answer) = (Output::default(), Output::default());
             let Session { tls, incoming, closed, .. } = &mut session;
             let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
-            super::write_all(client, answer.bytes()).await?;
+            write_all(client, answer.bytes()).await?;
             session.incoming.drain(..result?);
             session.early.extend_from_slice(plaintext.bytes());
             if !session.tls.is_handshaking() {
                 session.incoming.shrink_to_fit();
                 return Ok(session);
             }
-            if super::read_some(client, &mut session.incoming).await? == 0 {
+            if read_some(client, &mut session.incoming).await? == 0 {
                 return Err(HandshakeError::Closed);
             }
         }

@@ -1,6 +1,6 @@
 //! Which tier carries a connection. Pure.
 
-use crate::account::{FallbackReason, Tier};
+use crate::reason::{FallbackReason, Tier};
 
 /// A tier, and why it is not the first of the configured order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

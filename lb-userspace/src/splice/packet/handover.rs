@@ -8,10 +8,11 @@
 
 use super::grace::Grace;
 use super::terms::{Terms, ends};
-use crate::account::CloseReason;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
-use crate::splice::{Side, finish, reset_on_close, write_all};
+use crate::reason::CloseReason;
+use crate::socket::{finish, reset_on_close, write_all};
+use crate::splice::Side;
 use lb_common::packet::track::closing;
 use lb_common::packet::{Tuple, before};
 use std::io;

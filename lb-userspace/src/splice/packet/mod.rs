@@ -22,7 +22,7 @@ pub use odd::{Loss, Losses};
 pub use sweep::Sweeper;
 use sweep::{Lingering, Pending};
 
-use crate::account::{Account, CloseReason, FallbackReason};
+use crate::account::Account;
 use crate::clock::{now_ms, now_ns};
 use crate::config;
 use crate::connect::ports::SourcePorts;
@@ -30,6 +30,7 @@ use crate::kernel::conntrack::Conntrack;
 use crate::kernel::packet::InsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::{Packet, tcp};
+use crate::reason::{CloseReason, FallbackReason};
 use foreign::Foreign;
 use grace::Grace;
 use lb_common::packet::inject::Way;

@@ -1,7 +1,7 @@
 //! On what terms the kernel takes a connection over: two flows, computed from the two legs. Pure.
 
-use crate::account::FallbackReason;
 use crate::kernel::tcp::Leg;
+use crate::reason::FallbackReason;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::{Half, Track, closing};
 use lb_common::packet::{Address, Flow, Handover, Sighting, Tuple, before, flag, sighted};

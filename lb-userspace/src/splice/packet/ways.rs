@@ -4,13 +4,13 @@
 use super::PacketTier;
 use super::terms::ends;
 use super::way;
-use crate::account::{CloseReason, FallbackReason};
 use crate::config;
 use crate::kernel::Packet;
 use crate::kernel::devices::devices;
 use crate::kernel::ipsec::Policies;
 use crate::kernel::pairs::PairEnds;
 use crate::kernel::routes::{Exit, Routes, Unroutable};
+use crate::reason::{CloseReason, FallbackReason};
 use lb_common::packet::inject::Way;
 use lb_common::packet::{Event, Flow, LOOPBACK, MAX_PATHS, Path, Tuple, exit};
 use std::collections::{HashMap, HashSet, VecDeque};

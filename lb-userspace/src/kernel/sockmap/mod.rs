@@ -1,6 +1,8 @@
 //! The maps of the sockmap tier: which sockets are in, what has flowed, and the kernel's events.
 
-pub(super) use lb_common::sockmap::{FLOWS, SOURCES, TARGETS, VERDICT};
+pub(super) mod programs;
+
+pub(in crate::kernel) use lb_common::sockmap::{FLOWS, SOURCES, TARGETS, VERDICT};
 
 use super::pins::Shape;
 use super::tcp;
@@ -19,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 /// All maps, for those who adopt them.
-pub(super) const SHAPES: [Shape; 4] = [
+pub(in crate::kernel) const SHAPES: [Shape; 4] = [
     Shape { name: SOURCES, kind: MapType::SockHash, key: 8, value: 4 },
     Shape { name: TARGETS, kind: MapType::SockHash, key: 8, value: 4 },
     Shape { name: FLOWS, kind: MapType::Hash, key: 8, value: size_of::<Flow>() as u32 },
@@ -69,7 +71,7 @@ pub(crate) struct Pair<'a> {
 }
 
 impl Sockmap {
-    pub(super) fn new(programs: &mut Ebpf) -> Result<Self, MapError> {
+    pub(in crate::kernel) fn new(programs: &mut Ebpf) -> Result<Self, MapError> {
         let sources = take(programs, SOURCES);
         let capacity = MapInfo::max_entries(&map_data(&sources).info()?);
         let maps = Maps {
@@ -110,7 +112,7 @@ impl Sockmap {
         }
     }
 
-    /// Makes every connection bring its [`Traffic`](crate::splice::Traffic) up to date, soon: each does so when its
+    /// Makes every connection bring its [`Traffic`](crate::traffic::Traffic) up to date, soon: each does so when its
     /// worker next runs it.
     pub fn refresh(&self) {
         self.refresh.notify_waiters();
@@ -266,7 +268,7 @@ impl From<MapError> for InsertError {
 }
 
 /// The sources' map, for attaching the verdict program.
-pub(super) fn sources(programs: &mut Ebpf) -> Result<SockMapFd, MapError> {
+pub(in crate::kernel) fn sources(programs: &mut Ebpf) -> Result<SockMapFd, MapError> {
     let map = programs.map_mut(SOURCES).expect("the object has the map");
     let sources = SockHash::<_, u64>::try_from(map)?;
     Ok(sources.fd().try_clone()?)
@@ -298,7 +300,7 @@ impl Start {
 }
 
 /// Makes this tier's maps as small as they can be, in a load for the other one's sake.
-pub(super) fn shrink(loader: &mut aya::EbpfLoader<'_>) {
+pub(in crate::kernel) fn shrink(loader: &mut aya::EbpfLoader<'_>) {
     for name in [SOURCES, TARGETS, FLOWS] {
         loader.map_max_entries(name, 1);
     }

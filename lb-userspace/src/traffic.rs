@@ -1,0 +1,29 @@
+//! The bytes of a connection, counted by who carries them and read by who looks.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Bytes of a connection. One writer, the task that carries it; in the packet tier several threads, which only raise them.
+/// `connections` and the metrics read.
+///
+/// In passthrough these are the bytes of both legs, TLS included; on a terminated route the plaintext.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Client to server, delivered to the server's socket.
+    pub bytes_in: AtomicU64,
+    /// Server to client, delivered to the client's socket.
+    pub bytes_out: AtomicU64,
+    /// [`crate::clock::now_ms`] of the last byte in either direction.
+    pub active_ms: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes in both directions: whether anything has moved between two looks.
+    pub(crate) fn moved(&self) -> u64 {
+        self.bytes_in.load(Relaxed).wrapping_add(self.bytes_out.load(Relaxed))
+    }
+}
+
+/// Adds to a counter that has one writer: no locked instruction.
+pub(crate) fn add(counter: &AtomicU64, bytes: usize) {
+    counter.store(counter.load(Relaxed) + bytes as u64, Relaxed);
+}
