@@ -2,18 +2,19 @@
 //!
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
-use crate::accept::{self, Permit};
+use crate::accept;
 use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
 use crate::close::{Leg, farewell};
 use crate::config::Protocol;
-use crate::connect::{self, Endpoints, ServerGuard, Source};
-use crate::gateway::{Gateway, Listener, Route, Snapshot};
+use crate::connect::{self, Endpoints, Source, SourcePort};
+use crate::gateway::Gateway;
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
-use crate::splice::packet::{Begun, Live, PacketTier, Plan, SourcePort};
+use crate::splice::packet::{Begun, Live, PacketTier, Plan};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
 use crate::traffic::add;
@@ -51,22 +52,23 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let (route, permit) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
-            arrival.visitor.reject(&gateway, reason);
+            arrival.visitor.reject(&gateway.books, reason);
             let word = arrival.last_word(reason);
             return farewell(arrival.client, word).await;
         }
     };
     let routed = Instant::now();
     if arrival.hello.is_some() {
-        gateway.sniff_seconds.observe(routed - arrival.begin);
+        gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
     let Arrival { visitor, client, begin, window, hello } = arrival;
-    let account = Account::open(gateway, worker, task.take(), visitor, route.clone(), hello.as_deref());
+    let books = gateway.books.clone();
+    let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age;
     let permits = [of_gateway, of_listener, permit];
-    let passage = Passage { account, client, route, routed, snapshot, permits };
+    let passage = Passage { gateway, account, client, route, routed, snapshot, permits };
     match max_age {
         None => passage.go(hello, window).await,
         // Boxed: connections without an end to their time need not pay for its clock.
@@ -93,7 +95,7 @@ struct Arrival {
 
 impl Arrival {
     fn new(gateway: &Gateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
-        let visitor = Visitor::new(gateway, listener, peer, now_ms());
+        let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None }
     }
 
@@ -187,6 +189,7 @@ impl Arrival {
 
 /// A connection with a route.
 struct Passage {
+    gateway: Arc<Gateway>,
     account: Account,
     client: Leg,
     route: Arc<Route>,
@@ -245,13 +248,13 @@ impl Passage {
         if !self.snapshot.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
         }
-        self.account.gateway.packet()?.plan(&self.client)
+        self.gateway.packet()?.plan(&self.client)
     }
 
     /// splice: TLS goes through untouched.
     async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut begun = None;
-        let choice = self.account.gateway.choose_tier(&self.snapshot.tiers, false, || {
+        let choice = self.gateway.choose_tier(&self.snapshot.tiers, false, || {
             self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
         });
         self.account.spliced(choice);
@@ -270,17 +273,23 @@ impl Passage {
         if server.port.is_none() {
             return Err(FallbackReason::NoSourcePort);
         }
-        let packet = self.account.gateway.packet()?;
-        let begun = packet.begin(plan, &self.client, &server.socket, held, &self.account)?;
-        self.account.gateway.handover_seconds.observe(self.routed.elapsed());
+        let packet = self.gateway.packet()?;
+        let begun =
+            packet.begin(plan, &self.client, &server.socket, held, &self.account).map_err(|refusal| {
+                if let Some(mss) = refusal.clamp {
+                    self.gateway.clamp_mss(&self.account.connection.listener, mss);
+                }
+                refusal.reason
+            })?;
+        self.gateway.books.histograms.handover.observe(self.routed.elapsed());
         Ok(begun)
     }
 
     /// splice: the kernel forwards packets; this task still carries over what the sockets hold, and closes them.
     async fn hand_over(self, begun: Begun, server: Upstream, window: Vec<u8>) {
-        let Self { account, client, permits, .. } = self;
+        let Self { gateway, account, client, permits, .. } = self;
         let Upstream { socket: server, guard, port } = server;
-        let (gateway, connection) = (account.gateway.clone(), account.connection.clone());
+        let connection = account.connection.clone();
         let Ok(packet) = gateway.packet() else { return };
         packet.enter(Live::new(account, guard, permits, port, begun.place()), begun.asked());
         // Cut short at any point, what the sockets still hold is lost, and the connection must not go on without.
@@ -299,7 +308,7 @@ impl Passage {
     async fn splice(&self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         if tier == Tier::Sockmap
-            && let Some(sockmap) = self.account.gateway.sockmap()
+            && let Some(sockmap) = self.gateway.sockmap()
         {
             if write_all(server, &prefix).await.is_err() {
                 reset_on_close(&self.client);
@@ -331,10 +340,8 @@ impl Passage {
                 return reason;
             }
         };
-        let choice = self
-            .account
-            .gateway
-            .choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
+        let choice =
+            self.gateway.choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
         self.account.spliced(choice);
         connect::keep_alive(&server);
         let traffic = &self.account.connection.traffic;
@@ -360,8 +367,9 @@ impl Passage {
     ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
-        let gateway = self.account.gateway.clone();
-        let source = plan.and_then(|plan| Some(Source { tier: gateway.packet().ok()?, mss: plan.mss() }));
+        let gateway = self.gateway.clone();
+        let source =
+            plan.and_then(|plan| Some(Source { ports: gateway.packet().ok()?.ports(), mss: plan.mss() }));
         let (server, port, guard) =
             connect::connect(&pool, self.account.connection.client.ip(), source).await?;
         let mut server = Leg::new(server);
@@ -374,7 +382,7 @@ impl Passage {
         if self.route.termination.is_none() && hello.is_some_and(|hello| hello.postgres) {
             connect::request_tls(&mut server, pool.connect_timeout).await?;
         }
-        self.account.gateway.connect_seconds.observe(begin.elapsed());
+        self.gateway.books.histograms.connect.observe(begin.elapsed());
         Ok(Upstream { socket: server, guard, port })
     }
 

@@ -2,13 +2,11 @@
 
 mod acl;
 mod inherited;
-mod limit;
 mod listen;
 mod proxy;
 
 pub use acl::Acl;
 pub use inherited::{InheritError, Inherited};
-pub use limit::{Limit, Permit};
 pub use listen::listen;
 pub use proxy::read_header;
 

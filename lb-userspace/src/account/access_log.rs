@@ -164,7 +164,7 @@ struct Writer {
 impl Writer {
     fn run(self, file: Option<File>) {
         // Each thread has its own: this one starts before the process drops them.
-        if let Err(error) = crate::gateway::drop_privileges() {
+        if let Err(error) = crate::privileges::drop_privileges() {
             tracing::warn!(%error, "the access log's thread keeps its privileges");
         }
         let sink = |file: Option<File>| -> BufWriter<Box<dyn Write>> {

@@ -1,8 +1,7 @@
 //! The live connections, and the one place where a connection's bytes become its route's.
 
-use crate::connect::{Pool, Server};
-use crate::gateway::{Listener, Route};
 use crate::reason::{CloseReason, FallbackReason, Tier};
+use crate::serving::{Listener, Pool, Route, Server};
 use crate::splice::Choice;
 use crate::traffic::Traffic;
 use std::collections::HashMap;

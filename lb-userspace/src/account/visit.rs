@@ -1,11 +1,11 @@
 //! What is known of one client, and its account: opened when it has a route, closed exactly once.
 
-use super::Connection;
 use super::access_log::{Record, printable, time_now};
+use super::{Books, Connection};
 use crate::clock::now_ms;
-use crate::connect::{Pool, ServerGuard};
-use crate::gateway::{Gateway, Listener, Route};
+
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::serving::{Listener, Pool, Route, ServerGuard};
 use crate::sniff::{ClientHello, ja4};
 use crate::splice::Choice;
 use lb_common::packet::Record as Kept;
@@ -46,8 +46,8 @@ struct HelloFacts {
 
 impl Visitor {
     /// A client that has just been accepted.
-    pub fn new(gateway: &Gateway, listener: Arc<Listener>, client: SocketAddr, opened_ms: u64) -> Self {
-        let logged = gateway.access_log.is_some();
+    pub fn new(books: &Books, listener: Arc<Listener>, client: SocketAddr, opened_ms: u64) -> Self {
+        let logged = books.access_log.is_some();
         Visitor { listener, client, local: None, opened_ms, hello: None, logged }
     }
 
@@ -65,13 +65,13 @@ impl Visitor {
 
     /// A client that an earlier process has accepted, with its SNI.
     pub fn remembered(
-        gateway: &Gateway,
+        books: &Books,
         listener: Arc<Listener>,
         client: SocketAddr,
         opened_ms: u64,
         mut facts: &[u8],
     ) -> (Self, Option<Box<str>>) {
-        let mut visitor = Self::new(gateway, listener, client, opened_ms);
+        let mut visitor = Self::new(books, listener, client, opened_ms);
         let mut hello = HelloFacts { sni: None, alpn: Vec::new(), version: String::new(), ja4: None };
         let mut known = false;
         while let [tag, length, rest @ ..] = facts {
@@ -92,23 +92,23 @@ impl Visitor {
     }
 
     /// Counts and logs a client that is turned away.
-    pub fn reject(&self, gateway: &Gateway, reason: RejectReason) {
+    pub fn reject(&self, books: &Books, reason: RejectReason) {
         self.listener.stats.rejects.add(reason as usize);
         let who = (&*self.listener, self.client, self.opened_ms);
-        log(gateway, who, now_ms(), self.hello.as_deref(), reason.name(), None);
+        log(books, who, now_ms(), self.hello.as_deref(), reason.name(), None);
     }
 }
 
 /// Writes an access-log line; `who`: where a client came in, its address, and when; then when it ended.
 fn log(
-    gateway: &Gateway,
+    books: &Books,
     who: (&Listener, SocketAddr, u64),
     ended_ms: u64,
     hello: Option<&HelloFacts>,
     close_reason: &'static str,
     connection: Option<&Connection>,
 ) {
-    let Some(log) = &gateway.access_log else { return };
+    let Some(log) = &books.access_log else { return };
     let (listener, client, opened_ms) = who;
     let upstream = connection.and_then(|connection| connection.upstream.get());
     let choice = connection.and_then(Connection::choice);
@@ -136,8 +136,8 @@ fn log(
 
 /// The account of a routed connection. Dropped without a reason it was ended from outside.
 pub struct Account {
-    /// The gateway.
-    pub gateway: Arc<Gateway>,
+    /// What it is entered in.
+    pub books: Arc<Books>,
     /// Its entry in the ledger.
     pub connection: Arc<Connection>,
     /// Where its client connected to, if a trusted proxy said so.
@@ -154,7 +154,7 @@ pub struct Account {
 impl Account {
     /// Opens the account: the connection is in the ledger from here on.
     pub fn open(
-        gateway: Arc<Gateway>,
+        books: Arc<Books>,
         worker: usize,
         task: Option<AbortHandle>,
         visitor: Visitor,
@@ -162,24 +162,24 @@ impl Account {
         hello: Option<&ClientHello>,
     ) -> Self {
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str().into());
-        let id = gateway.ledger.next_id();
-        Self::enter(gateway, worker, task, visitor, id, sni, route)
+        let id = books.ledger.next_id();
+        Self::enter(books, worker, task, visitor, id, sni, route)
     }
 
     /// Takes over the account of a connection that an earlier process has opened.
     pub fn adopt(
-        gateway: Arc<Gateway>,
+        books: Arc<Books>,
         visitor: Visitor,
         id: u64,
         sni: Option<Box<str>>,
         route: Arc<Route>,
     ) -> Self {
-        gateway.ledger.know_id(id);
-        Self::enter(gateway, 0, None, visitor, id, sni, route)
+        books.ledger.know_id(id);
+        Self::enter(books, 0, None, visitor, id, sni, route)
     }
 
     fn enter(
-        gateway: Arc<Gateway>,
+        books: Arc<Books>,
         worker: usize,
         task: Option<AbortHandle>,
         visitor: Visitor,
@@ -189,8 +189,8 @@ impl Account {
     ) -> Self {
         let Visitor { listener, client, local, opened_ms, hello, .. } = visitor;
         let connection = Arc::new(Connection::new(id, client, listener, sni, route, opened_ms, task));
-        gateway.ledger.enter(worker, connection.clone());
-        Account { gateway, connection, local, hello, worker, reason: None, ended_ms: None, left: false }
+        books.ledger.enter(worker, connection.clone());
+        Account { books, connection, local, hello, worker, reason: None, ended_ms: None, left: false }
     }
 
     /// Notes the TLS version agreed on.
@@ -242,12 +242,12 @@ impl Account {
     pub fn spliced(&self, choice: Choice) {
         self.connection.set_choice(choice);
         let index = choice.tier as usize;
-        for tiers in [&self.gateway.stats.tiers, &self.connection.route.stats.tiers] {
+        for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {
             tiers[index].total.fetch_add(1, Relaxed);
             tiers[index].active.fetch_add(1, Relaxed);
         }
         if let Some(reason) = choice.reason {
-            self.gateway.stats.fallbacks.add(reason as usize);
+            self.books.stats.fallbacks.add(reason as usize);
         }
     }
 
@@ -255,11 +255,11 @@ impl Account {
     pub fn demoted(&self, reason: FallbackReason) {
         let Some(before) = self.connection.choice() else { return };
         self.connection.set_choice(Choice { tier: Tier::Copy, reason: Some(reason) });
-        for tiers in [&self.gateway.stats.tiers, &self.connection.route.stats.tiers] {
+        for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {
             tiers[before.tier as usize].active.fetch_sub(1, Relaxed);
             tiers[Tier::Copy as usize].active.fetch_add(1, Relaxed);
         }
-        self.gateway.stats.fallbacks.add(reason as usize);
+        self.books.stats.fallbacks.add(reason as usize);
     }
 
     /// Closes the account.
@@ -281,15 +281,15 @@ impl Drop for Account {
         let reason = self.reason.or(self.connection.ending()).unwrap_or(CloseReason::Shutdown);
         if let Some(choice) = self.connection.choice() {
             let index = choice.tier as usize;
-            for tiers in [&self.gateway.stats.tiers, &self.connection.route.stats.tiers] {
+            for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {
                 tiers[index].active.fetch_sub(1, Relaxed);
             }
         }
-        self.gateway.ledger.close(self.worker, &self.connection, reason);
+        self.books.ledger.close(self.worker, &self.connection, reason);
         let connection = &*self.connection;
         tracing::debug!(id = connection.id, client = %connection.client, %reason, "closed");
         let who = (&*connection.listener, connection.client, connection.opened_ms);
         let ended_ms = self.ended_ms.unwrap_or_else(now_ms);
-        log(&self.gateway, who, ended_ms, self.hello.as_deref(), reason.name(), Some(connection));
+        log(&self.books, who, ended_ms, self.hello.as_deref(), reason.name(), Some(connection));
     }
 }

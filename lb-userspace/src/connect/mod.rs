@@ -1,16 +1,17 @@
 //! Connect: a socket to one server of the route's pool.
 
-mod pool;
+mod foreign;
 pub mod ports;
 mod preamble;
 pub mod resolve;
+mod source;
 
-pub use pool::{Pool, Server, ServerGuard, ServerRecord};
 pub use preamble::{Endpoints, proxy_header, request_tls};
+pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
 use crate::reason::CloseReason;
-use crate::splice::packet::{PacketTier, SourcePort};
+use crate::serving::{Pool, Server, ServerGuard};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -36,7 +37,7 @@ const UNANSWERED_PORTS: u32 = 3;
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// Whose source ports it takes: the kernel does not know those of spliced connections.
-    pub tier: &'a Arc<PacketTier>,
+    pub ports: &'a Arc<GatewayPorts>,
     /// The MSS that the client announced: the server shall send it no larger segments.
     pub mss: Option<u16>,
 }
@@ -116,7 +117,7 @@ async fn open_from_ports(
     if let Ok(result) = tokio::time::timeout(patience, first.as_mut()).await {
         return result;
     }
-    source.tier.look_elsewhere(address);
+    source.ports.look_elsewhere(address);
     tokio::select! {
         result = first.as_mut() => result,
         Ok(dialled) = Box::pin(open_from_ports(address, source, ports - 1, patience)) => Ok(dialled),
@@ -127,7 +128,7 @@ async fn open_from_ports(
 async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialled> {
     const TAKEN: [i32; 2] = [libc::EADDRINUSE, libc::EADDRNOTAVAIL];
     for _ in 0..PORT_ATTEMPTS {
-        let Some(port) = source.tier.source_port(address) else { break };
+        let Some(port) = source.ports.take(address) else { break };
         match open(address, Some((port.number(), source.mss))).await {
             Ok(stream) => return Ok((stream, Some(port))),
             // By a socket: somebody listens there, or our own in TIME_WAIT.

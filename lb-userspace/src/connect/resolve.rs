@@ -1,7 +1,7 @@
 //! Names of servers: resolved by DNS (and /etc/hosts) at start, and again when their TTL is over.
 
-use super::{Server, ServerRecord};
 use crate::config::Host;
+use crate::serving::{Server, ServerRecord};
 use hickory_resolver::TokioResolver;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};

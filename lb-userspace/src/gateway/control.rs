@@ -1,9 +1,9 @@
 //! The control side: start, reload, stop.
 
 use super::worker::{Command, Worker, spawn};
-use super::{Fault, Gateway, ReloadRequest, Snapshot, privileges};
+use super::{Fault, Gateway, ReloadRequest};
 use crate::accept::{Inherited, listen};
-use crate::account::{AccessLog, GatewayStats, Histogram, Ledger};
+use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config};
@@ -11,7 +11,9 @@ use crate::connect::resolve::Resolver;
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError};
+use crate::privileges;
 use crate::reason::{CloseReason, FallbackReason, Tier};
+use crate::serving::Snapshot;
 use crate::splice::packet::{PacketTier, Sweeper};
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -114,15 +116,10 @@ impl Control {
         let (reloads, requests) = mpsc::unbounded_channel();
         let gateway = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
-            ledger: Ledger::new(workers),
-            stats: GatewayStats::default(),
-            access_log,
+            books: Arc::new(Books::new(workers, access_log)),
             packet,
             sockmap,
             listening: Mutex::default(),
-            sniff_seconds: Histogram::new(),
-            connect_seconds: Histogram::new(),
-            handover_seconds: Histogram::new(),
             workers,
             reloads,
             stopping: AtomicBool::new(false),
@@ -130,7 +127,7 @@ impl Control {
         let sweeper = match gateway.packet() {
             Err(_) => None,
             Ok(packet) => {
-                packet.adopt(&gateway);
+                packet.adopt(&gateway.snapshot.load(), &gateway.books);
                 Some(Sweeper::start(packet.clone())?)
             }
         };
@@ -176,7 +173,7 @@ impl Control {
             tokio::select! {
                 () = stop.asked() => break,
                 _ = hangup.recv() => {
-                    if let Some(log) = &self.gateway.access_log {
+                    if let Some(log) = &self.gateway.books.access_log {
                         log.reopen();
                     }
                     let _ = self.reload("SIGHUP");
@@ -224,7 +221,7 @@ impl Control {
     fn reload(&mut self, cause: &str) -> Result<view::Reloaded, String> {
         let result = self.try_reload();
         give_back_memory();
-        let stats = &self.gateway.stats;
+        let stats = &self.gateway.books.stats;
         match &result {
             Ok(reloaded) => {
                 stats.reloads_succeeded.fetch_add(1, Relaxed);
@@ -248,7 +245,7 @@ impl Control {
         warnings.extend(self.needs_restart(&config.gateway));
 
         let old = self.gateway.snapshot.load_full();
-        let new = Snapshot::new(&config, Some(&old)).map_err(in_full)?;
+        let new = Snapshot::new(&config, Some(&old)).map_err(|refused| in_full(refused.into()))?;
         let before: BTreeSet<SocketAddr> = old.addresses().map(|(address, _)| address).collect();
         let after: BTreeSet<SocketAddr> = new.addresses().map(|(address, _)| address).collect();
         let added = new.addresses().filter(|(address, _)| !before.contains(address));
@@ -341,7 +338,7 @@ impl Control {
             }
         }
         let independent = || self.gateway.packet().map_or(0, |packet| packet.independent());
-        let live = || self.gateway.stats.live.active().saturating_sub(independent());
+        let live = || self.gateway.books.stats.live.active().saturating_sub(independent());
         let deadline = Instant::now() + self.fixed.drain_timeout;
         if live() > 0 {
             let (live, bound) = (live(), self.fixed.drain_timeout);
@@ -355,7 +352,7 @@ impl Control {
         }
         if live() > 0 {
             tracing::warn!(live = live(), "resetting the connections that are left");
-            self.gateway.ledger.read(|connections| {
+            self.gateway.books.ledger.read(|connections| {
                 for connection in connections {
                     connection.end(CloseReason::Shutdown);
                 }

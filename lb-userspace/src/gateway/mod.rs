@@ -1,19 +1,15 @@
 //! The running gateway: what its workers and its control side share.
 
 mod control;
-mod privileges;
 mod report;
-mod snapshot;
 mod worker;
 
 pub use control::run;
-pub(crate) use privileges::drop_privileges;
-pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
-use crate::accept::{Limit, Permit};
-use crate::account::{AccessLog, GatewayStats, Histogram, Ledger};
+use crate::account::Books;
 use crate::kernel::{Kernel, Sockmap};
 use crate::reason::{FallbackReason, Tier};
+use crate::serving::{CertificateRefused, Limit, Listener, Permit, Snapshot};
 use crate::splice::packet::PacketTier;
 use crate::splice::{Choice, choose};
 use arc_swap::ArcSwap;
@@ -28,14 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 /// Why the gateway cannot start, or a reload cannot take effect.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// rustls does not take a route's certificate.
-    #[error("route {route}: rustls does not take its certificate")]
-    Tls {
-        /// The route.
-        route: Arc<str>,
-        /// What is wrong.
-        source: anyhow::Error,
-    },
+    /// A certificate cannot be served.
+    #[error(transparent)]
+    Certificate(#[from] CertificateRefused),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -64,18 +55,8 @@ type ReloadRequest = oneshot::Sender<Result<crate::admin::view::Reloaded, String
 pub struct Gateway {
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
-    /// The live connections.
-    pub ledger: Ledger,
-    /// The gateway's own counters.
-    pub stats: GatewayStats,
-    /// Absent: off.
-    pub access_log: Option<AccessLog>,
-    /// From accept to a whole ClientHello.
-    pub sniff_seconds: Histogram,
-    /// From the first dial to a connected server.
-    pub connect_seconds: Histogram,
-    /// From a known route, the server connected meanwhile, to flows in the kernel.
-    pub handover_seconds: Histogram,
+    /// What connections are entered in.
+    pub books: Arc<Books>,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.

@@ -1,11 +1,12 @@
 //! What operators see: the snapshot and the counters, as the admin side's views.
 
-use super::{Gateway, Snapshot};
-use crate::account::{Connection, PerReason, RouteStats, TierStats};
+use super::Gateway;
+use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
-use crate::connect::{Pool, Server};
+
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::serving::{Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
 use crate::splice::packet::{Loss, PacketTier};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ impl Gateway {
     /// routes' counters count every byte once.
     fn with_live_bytes<R>(&self, read: impl FnOnce(&LiveBytes) -> R) -> R {
         self.refresh();
-        self.ledger.read(|connections| {
+        self.books.ledger.read(|connections| {
             let mut live = LiveBytes::new();
             for connection in connections {
                 let bytes = live.entry(Arc::as_ptr(&connection.route.stats)).or_default();
@@ -60,7 +61,7 @@ impl admin::Gateway for Gateway {
     fn status(&self) -> view::Status {
         let snapshot = self.snapshot.load_full();
         let routes = self.with_live_bytes(|live| {
-            let route = |route: &Arc<super::Route>| {
+            let route = |route: &Arc<Route>| {
                 let bytes = bytes_of(&route.stats, live);
                 view::Route {
                     name: route.name.to_string(),
@@ -81,11 +82,11 @@ impl admin::Gateway for Gateway {
             workers: self.workers,
             config_generation: snapshot.generation,
             tiers: view::Tiers {
-                packet: count(&self.stats.tiers[Tier::Packet as usize]),
-                sockmap: count(&self.stats.tiers[Tier::Sockmap as usize]),
-                copy: count(&self.stats.tiers[Tier::Copy as usize]),
+                packet: count(&self.books.stats.tiers[Tier::Packet as usize]),
+                sockmap: count(&self.books.stats.tiers[Tier::Sockmap as usize]),
+                copy: count(&self.books.stats.tiers[Tier::Copy as usize]),
             },
-            tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.stats.fallbacks),
+            tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.books.stats.fallbacks),
             packet: self.packet().ok().map(|packet| packet_counts(packet).into()),
             listeners: snapshot.listeners.iter().map(|listener| listener_view(listener)).collect(),
             routes,
@@ -95,7 +96,7 @@ impl admin::Gateway for Gateway {
 
     fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection> {
         self.refresh();
-        let mut found: Vec<_> = self.ledger.read(|connections| {
+        let mut found: Vec<_> = self.books.ledger.read(|connections| {
             let wanted = |c: &&Arc<Connection>| filter.matches(Some(&c.route.name), c.sni.as_deref());
             connections.filter(wanted).cloned().collect()
         });
@@ -107,7 +108,7 @@ impl admin::Gateway for Gateway {
     fn scrape(&self) -> view::Scrape {
         let snapshot = self.snapshot.load_full();
         let bytes = self.with_live_bytes(|live| {
-            let bytes = |route: &Arc<super::Route>| {
+            let bytes = |route: &Arc<Route>| {
                 let (bytes_in, bytes_out) = bytes_of(&route.stats, live);
                 view::RouteBytes { route: route.name.to_string(), bytes_in, bytes_out }
             };
@@ -143,7 +144,7 @@ impl admin::Gateway for Gateway {
                 .collect(),
             fallbacks: FallbackReason::ALL
                 .iter()
-                .map(|r| (*r, self.stats.fallbacks.get(*r as usize)))
+                .map(|r| (*r, self.books.stats.fallbacks.get(*r as usize)))
                 .collect(),
             servers: snapshot
                 .pools
@@ -156,17 +157,17 @@ impl admin::Gateway for Gateway {
                     })
                 })
                 .collect(),
-            reloads_succeeded: self.stats.reloads_succeeded.load(Relaxed),
-            reloads_failed: self.stats.reloads_failed.load(Relaxed),
+            reloads_succeeded: self.books.stats.reloads_succeeded.load(Relaxed),
+            reloads_failed: self.books.stats.reloads_failed.load(Relaxed),
             certificates: routes()
                 .filter_map(|route| {
                     let expiry = route.termination.as_ref()?.not_after();
                     Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
                 })
                 .collect(),
-            sniff: self.sniff_seconds.snapshot(),
-            connect: self.connect_seconds.snapshot(),
-            handover: self.handover_seconds.snapshot(),
+            sniff: self.books.histograms.sniff.snapshot(),
+            connect: self.books.histograms.connect.snapshot(),
+            handover: self.books.histograms.handover.snapshot(),
             packets: self.packet().ok().map(|packet| packet_counts(packet)),
             flow_table: self.packet().ok().map(|packet| view::FlowTable {
                 entries: packet.entries(),
@@ -201,7 +202,8 @@ impl admin::Gateway for Gateway {
     }
 
     fn kill(&self, connection: u64) -> Result<(), String> {
-        let found = self.ledger.read(|mut connections| connections.find(|c| c.id == connection).cloned());
+        let found =
+            self.books.ledger.read(|mut connections| connections.find(|c| c.id == connection).cloned());
         found.ok_or_else(|| format!("there is no connection {connection}"))?.end(CloseReason::Killed);
         if let Ok(packet) = self.packet() {
             packet.end(connection, CloseReason::Killed);
@@ -228,7 +230,7 @@ fn bytes_of(stats: &Arc<RouteStats>, live: &LiveBytes) -> (u64, u64) {
     (stats.bytes_in.load(Relaxed) + live.0, stats.bytes_out.load(Relaxed) + live.1)
 }
 
-fn listener_view(listener: &super::Listener) -> view::Listener {
+fn listener_view(listener: &Listener) -> view::Listener {
     view::Listener {
         name: listener.name.to_string(),
         bind: listener.bind.iter().map(SocketAddr::to_string).collect(),

@@ -107,15 +107,15 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
         if !listener.acl.permits(peer.ip()) {
             return Err(RejectReason::AddressDenied);
         }
-        let of_gateway = gateway.acquire(&gateway.stats.live, Some(snapshot.max_connections));
+        let of_gateway = gateway.acquire(&gateway.books.stats.live, Some(snapshot.max_connections));
         let of_listener = gateway.acquire(&listener.stats.live, listener.max_connections);
         Ok([of_gateway.ok_or(RejectReason::GatewayFull)?, of_listener.ok_or(RejectReason::ListenerFull)?])
     };
     let permits = match permits() {
         Ok(permits) => permits,
         Err(reason) => {
-            crate::account::Visitor::new(gateway, listener.clone(), peer, crate::clock::now_ms())
-                .reject(gateway, reason);
+            crate::account::Visitor::new(&gateway.books, listener.clone(), peer, crate::clock::now_ms())
+                .reject(&gateway.books, reason);
             return reset_on_close(&client);
         }
     };

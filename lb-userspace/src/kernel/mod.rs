@@ -21,6 +21,7 @@ pub mod routes;
 pub mod sockmap;
 pub(crate) mod tcp;
 mod tracks;
+pub(crate) mod tuples;
 pub mod version;
 
 pub use error::KernelError;

@@ -20,13 +20,7 @@ pub use hello::{Alpn, ClientHello, TlsVersion};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
 pub use postgres::postgres_error;
-
-/// The longest ClientHello, in bytes of handshake message body. Real ones have 200 to 2000.
-pub const MAX_HELLO: usize = 64 * 1024;
-
-/// The longest run of records that may carry a ClientHello: framing may cost as much as the message. One split
-/// into records of a few bytes must therefore be shorter than [`MAX_HELLO`]. A caller needs no larger window.
-pub const MAX_WINDOW: usize = 2 * MAX_HELLO;
+pub use records::{MAX_HELLO, MAX_WINDOW};
 
 /// What a listener's clients say before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,14 @@
 
 use std::borrow::Cow;
 
-use super::{MAX_HELLO, MAX_WINDOW};
 use crate::reason::RejectReason;
+
+/// The longest ClientHello, in bytes of handshake message body. Real ones have 200 to 2000.
+pub const MAX_HELLO: usize = 64 * 1024;
+
+/// The longest run of records that may carry a ClientHello: framing may cost as much as the message. One split
+/// into records of a few bytes must therefore be shorter than [`MAX_HELLO`]. A caller needs no larger window.
+pub const MAX_WINDOW: usize = 2 * MAX_HELLO;
 
 /// Content type, legacy version, length.
 const RECORD_HEADER: usize = 5;

@@ -1,6 +1,6 @@
 //! Waiting until every CPU is done with the packets it had in hand.
 
-use crate::gateway::drop_privileges;
+use crate::privileges::drop_privileges;
 use rustix::io::Errno;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -7,8 +7,9 @@
 //! sockets are closed in repair mode: without a word.
 
 use super::grace::Grace;
-use super::terms::{Terms, ends};
+use super::terms::Terms;
 use crate::kernel::raw::Injector;
+use crate::kernel::tuples::ends;
 use crate::kernel::{Packet, tcp};
 use crate::reason::CloseReason;
 use crate::socket::{finish, reset_on_close, write_all};

@@ -1,23 +1,15 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
-use super::terms::{address, ends, socket_address};
-use super::view::View;
-use super::ways::Ways;
-use super::{PacketTier, SourcePort, ms_of_tick, raise, tick_of_ms};
-use crate::accept::{Limit, Permit};
-use crate::account::{Account, Visitor};
-use crate::clock::now_ms;
-use crate::connect::{KEEPALIVE, Pool, Server, ServerGuard};
-use crate::gateway::{Gateway, Listener, Route, Snapshot};
+use super::ticks::{ms_of_tick, tick_of_ms};
+use crate::account::Account;
+use crate::connect::{KEEPALIVE, SourcePort};
 use crate::kernel::Packet;
-use crate::kernel::raw::{Kind, Segment};
-use crate::reason::{CloseReason, Tier};
-use crate::splice::Choice;
+use crate::kernel::tuples::address;
+use crate::reason::CloseReason;
+use crate::serving::{Permit, ServerGuard};
 use lb_common::packet::track::{Half, Track, asked, closing};
-use lb_common::packet::{Flow, Record, Tuple};
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use lb_common::packet::{Record, Tuple};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// How long a reset must stand before the connection is over: who has not sent it goes on.
@@ -135,7 +127,7 @@ impl Live {
     }
 
     /// What is to be done about the connection at this time.
-    fn due(&mut self, track: &Track, now_ms: u64) -> impl Iterator<Item = Due> + use<> {
+    pub(super) fn due(&mut self, track: &Track, now_ms: u64) -> impl Iterator<Item = Due> + use<> {
         let quiet = track.halves.map(|half| now_ms.saturating_sub(ms_of_tick(half.heard)));
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
@@ -210,260 +202,9 @@ pub(super) fn reason_of(closings: [u8; 2]) -> Option<CloseReason> {
 }
 
 /// When the last packet came.
-fn last_heard_ms(track: &Track) -> u64 {
+pub(super) fn last_heard_ms(track: &Track) -> u64 {
     track.halves.iter().map(|half| ms_of_tick(half.heard)).max().unwrap_or_default()
 }
-
-impl PacketTier {
-    /// Takes a connection in whose flows are live. `asked`: when its ways were asked for ([`Ways::generation`]).
-    pub(crate) fn enter(&self, live: Live, asked: u64) {
-        let id = live.account.connection.id;
-        self.lock().insert(id, Box::new(live));
-        self.ways.entered(id, asked);
-    }
-
-    /// Takes over the connections of an earlier process.
-    pub fn adopt(self: &Arc<Self>, gateway: &Arc<Gateway>) {
-        let snapshot = gateway.snapshot.load();
-        let mut found = HashMap::<u64, Found>::new();
-        for (tuple, flow) in self.kernel().take_found() {
-            gateway.ledger.know_id(flow.id);
-            found.entry(flow.id).or_default()[flow.side()] = Some((tuple, flow));
-        }
-        let records = self.kernel().records();
-        for (id, record) in &records {
-            let flows = found.remove(id).unwrap_or_default();
-            let [Some((_, request)), Some((_, response))] = flows else {
-                // Its process has died between the end of its sockets and the beginning of its flows.
-                self.abandon(*id, record);
-                if let Some((_, flow)) = flows.into_iter().flatten().next() {
-                    self.release(*id, flow.slot);
-                }
-                continue;
-            };
-            let track = self.kernel().track(request.slot);
-            let at = (request.slot, [request.origin, response.origin]);
-            let live = self.remembered(gateway, &snapshot, *id, record, at);
-            live.account.spliced(Choice { tier: Tier::Packet, reason: None });
-            live.note(&track);
-            raise(&live.account.connection.traffic.active_ms, last_heard_ms(&track));
-            // Routes may have changed while no process ran.
-            self.enter(live, Ways::NEVER);
-            // Its process has died in the middle. What its sockets had not got through is lost, and so may bytes be that
-            // passed the programs just before the flows were there: better an end that both notice than a wait for ever.
-            if self.kernel().handover(*id).is_some() {
-                self.end(*id, CloseReason::Shutdown);
-            }
-        }
-        self.kernel().end_old_handovers();
-        for (id, flows) in found {
-            let Some((tuple, flow)) = flows.into_iter().flatten().next() else { continue };
-            self.lingering().push(now_ms(), id, flow.slot, [tuple, flow.out.reversed()]);
-        }
-        while !self.kernel().events(usize::MAX).is_empty() {}
-        if !records.is_empty() {
-            tracing::info!(connections = self.lock().len(), "adopted the connections of an earlier process");
-        }
-    }
-
-    /// Ends a connection whose sequence numbers are unknown. Each end is sent an ACK outside its window and answers with a
-    /// challenge ACK; no socket here takes that, so this host's TCP resets it at exactly the number the end expects (RFC
-    /// 9293, section 3.10.7.1).
-    fn abandon(&self, id: u64, record: &Record) {
-        for tuple in [&record.from_client, &record.from_server] {
-            self.kernel().remove(id, tuple);
-            let ack = Segment { kind: Kind::Ack, seq: 0, ack: 0, window: 0, timestamps: None };
-            self.speak_by_route(tuple, &ack);
-        }
-        self.kernel().end_handover(id);
-        self.kernel().forget(id);
-    }
-
-    /// The account of a connection of an earlier process. What is not configured any more keeps its name.
-    fn remembered(
-        self: &Arc<Self>,
-        gateway: &Arc<Gateway>,
-        snapshot: &Snapshot,
-        id: u64,
-        record: &Record,
-        at: (u32, [u64; 2]),
-    ) -> Live {
-        let [listener, route, pool, server] =
-            record.names.map(|key| self.kernel().name(key).unwrap_or_else(|| "unknown".into()));
-        let seconds = |bound: u32| (bound != 0).then(|| Duration::from_secs(bound.into()));
-        let route =
-            snapshot.routes.iter().find(|known| *known.name == *route).cloned().unwrap_or_else(|| {
-                Arc::new(Route::retired(
-                    &route,
-                    &listener,
-                    seconds(record.idle_timeout),
-                    seconds(record.max_age),
-                ))
-            });
-        let known = snapshot.listeners.iter().find(|known| *known.name == *listener).cloned();
-        let listener = known.unwrap_or_else(|| Arc::new(Listener::retired(&listener)));
-        let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();
-        let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool)));
-        let [address, local] = ends(&record.from_server);
-        let known = pool.servers.iter().find(|known| known.address.to_string() == server).cloned();
-        let server = known.unwrap_or_else(|| Arc::new(Server::retired(address)));
-        let permits = [&gateway.stats.live, &listener.stats.live, &route.stats.live].map(Limit::join);
-
-        let client = socket_address(&record.client, record.client_port);
-        let facts = &record.facts[..usize::from(record.facts_length).min(record.facts.len())];
-        let (visitor, sni) = Visitor::remembered(gateway, listener, client, record.opened_ms, facts);
-        let account = Account::adopt(gateway.clone(), visitor, id, sni, route);
-        let guard = ServerGuard::new(server);
-        account.connected(&pool, &guard);
-        Live::new(account, guard, permits, self.known_port(address, local.port()), at)
-    }
-
-    /// Leaves all connections to the next process.
-    pub fn leave(&self) {
-        for (_, live) in self.lock().drain() {
-            live.account.leave();
-        }
-    }
-
-    /// Ends a connection, with resets to both ends: nothing of it is given back while it may live. `false`: it is not one of
-    /// ours.
-    pub fn end(&self, id: u64, reason: CloseReason) -> bool {
-        self.end_at(id, reason, None)
-    }
-
-    /// The same of one that has ended by itself at this time.
-    fn end_at(&self, id: u64, reason: CloseReason, ended_ms: Option<u64>) -> bool {
-        let Some(live) = self.lock().remove(&id) else { return false };
-        if let Some(record) = self.kernel().record(id) {
-            let tuples = [record.from_client, record.from_server];
-            match self.view(id, &record) {
-                Some(view) => {
-                    live.note(&view.track);
-                    for side in [0, 1] {
-                        view.resets(side).for_each(|reset| self.speak(&record, &view, side, &reset));
-                    }
-                    tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
-                }
-                None => self.abandon(id, &record),
-            }
-        }
-        self.kernel().forget(id);
-        self.kernel().end_handover(id);
-        self.release(id, live.slot);
-        live.account.close_at(reason, ended_ms);
-        true
-    }
-
-    /// A connection as the programs have it; `None`: its flows are gone.
-    pub(super) fn view(&self, id: u64, record: &Record) -> Option<View> {
-        let [Some(request), Some(response)] = self.kernel().flows_of(id, record) else { return None };
-        Some(View { flows: [request, response], track: self.kernel().track(request.slot) })
-    }
-
-    /// Looks at a connection whose FINs have both passed. Finished, its account is closed: nobody can fake that alone, and
-    /// its flows stay a while, for its last packets.
-    pub(super) fn finish_account(&self, id: u64) -> bool {
-        let Some(record) = self.kernel().record(id) else { return false };
-        let Some(view) = self.view(id, &record) else { return false };
-        let Some(reason) = reason_of(closings(&view.track)) else { return false };
-        if !view.is_finished() {
-            return false;
-        }
-        let Some(live) = self.lock().remove(&id) else { return false };
-        live.note(&view.track);
-        self.kernel().forget(id);
-        self.lingering().push(now_ms(), id, live.slot, [record.from_client, record.from_server]);
-        live.account.close_at(reason, Some(last_heard_ms(&view.track)));
-        true
-    }
-
-    /// Ends a connection whose reset still stands.
-    pub(super) fn end_reset(&self, id: u64) {
-        let Some(slot) = self.lock().get(&id).map(|live| live.slot) else { return };
-        let track = self.kernel().track(slot);
-        if track.halves.iter().any(Half::has_reset)
-            && let Some(reason) = reason_of(closings(&track))
-        {
-            self.end_at(id, reason, Some(last_heard_ms(&track)));
-        }
-    }
-
-    /// Closes the account of a connection whose flows a new one of this side has taken away. Unless it was finished, the
-    /// other side is reset; this one has said by its SYN that it knows of nothing.
-    pub(super) fn reused(&self, id: u64, side: usize, closings: [u8; 2]) {
-        let Some(live) = self.lock().remove(&id) else { return };
-        let track = self.kernel().track(live.slot);
-        live.note(&track);
-        if closings.iter().all(|closing| closing & closing::FINISHED == 0)
-            && let Some(record) = self.kernel().record(id)
-        {
-            let half = &track.halves[1 - side];
-            let (kind, seq, ack) = (Kind::Reset, half.ack, half.sent());
-            let reset = Segment { kind, seq, ack, window: 0, timestamps: None };
-            self.speak_by_route([&record.from_server, &record.from_client][side], &reset);
-        }
-        self.kernel().forget(id);
-        self.kernel().end_handover(id);
-        self.release(id, live.slot);
-        let reason = reason_of(closings).unwrap_or(CloseReason::ClientReset);
-        live.account.close_at(reason, Some(last_heard_ms(&track)));
-    }
-
-    /// Looks at every connection, and does what is due.
-    pub(super) fn look(&self, now: u64) {
-        let ids: Vec<u64> = self.lock().keys().copied().collect();
-        let mut due = Vec::new();
-        for ids in ids.chunks(AT_ONCE) {
-            let mut live = self.lock();
-            for id in ids {
-                let Some(live) = live.get_mut(id) else { continue };
-                let track = self.kernel().track(live.slot);
-                live.note(&track);
-                due.extend(live.due(&track, now).map(|due| (*id, due)));
-                for (side, half) in track.halves.iter().enumerate() {
-                    if half.asked & asked::DEVICE != 0 {
-                        self.kernel().was_asked(live.slot, side, asked::DEVICE);
-                    }
-                }
-            }
-        }
-        for (id, due) in due {
-            match due {
-                Due::Reused => {
-                    let slot = self.lock().get(&id).map(|live| live.slot);
-                    if let Some(slot) = slot {
-                        let closings = closings(&self.kernel().track(slot));
-                        let side = usize::from(closings[0] & closing::REUSED == 0);
-                        self.reused(id, side, closings);
-                    }
-                }
-                Due::Finish { else_end } => {
-                    if !self.finish_account(id)
-                        && let Some((reason, ended_ms)) = else_end
-                    {
-                        self.end_at(id, reason, ended_ms);
-                    }
-                }
-                Due::End((reason, ended_ms)) => _ = self.end_at(id, reason, ended_ms),
-                Due::Challenge { side } => self.challenge(id, side),
-                Due::Probe { side } => self.probe(id, side),
-            }
-        }
-    }
-
-    /// Brings the accounts of all spliced connections up to date.
-    pub fn refresh(&self) {
-        for live in self.lock().values() {
-            live.note(&self.kernel().track(live.slot));
-        }
-    }
-}
-
-/// Connections that are looked at under one lock.
-const AT_ONCE: usize = 1024;
-
-/// Both flows of a connection of an earlier process, as far as they are there, each with its tuple.
-type Found = [Option<(Tuple, Flow)>; 2];
 
 /// What the next process must know of a connection.
 pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> Record {
@@ -489,6 +230,11 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> 
         max_age: seconds(connection.route.max_age),
         facts,
     }
+}
+
+/// Raises a counter that several threads write to this value; never lowers it.
+pub(super) fn raise(counter: &AtomicU64, value: u64) {
+    counter.fetch_max(value, Relaxed);
 }
 
 #[cfg(test)]

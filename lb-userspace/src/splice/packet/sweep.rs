@@ -1,18 +1,20 @@
 //! The sweeper: follows the programs' events and the devices, and looks through the flow table now and then.
 
+use super::lingering::Closed;
 use super::live::{LINGER_MS, RESET_STANDS_MS};
-use super::terms::ends;
 use super::thread::StoppableThread;
+use super::ticks::ms_of_tick;
+use super::tier::PacketTier;
 use super::view::View;
-use super::{PacketTier, ms_of_tick, way};
+use super::ways::way;
 use crate::clock::now_ms;
 use crate::kernel::devices::Watch;
 use crate::kernel::raw::Segment;
+use crate::kernel::tuples::ends;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::asked;
 use lb_common::packet::{Event, Record, Tuple, event};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,55 +39,6 @@ const MOST_EVENTS: usize = 4096;
 
 /// [`LINGER_MS`] when the table is more than half full.
 const SHORT_LINGER_MS: u64 = 5_000;
-
-/// What is to be done in a moment, the first to be done first.
-#[derive(Default)]
-pub(super) struct Pending {
-    /// Connections whose reset is yet to stand, and when it does.
-    resets: VecDeque<(u64, u64)>,
-    /// Ends (slot, side) that may be asked again, and when.
-    asked: VecDeque<(u64, u32, usize)>,
-}
-
-/// Closed connections whose flows stay a while, the first to go first.
-#[derive(Default)]
-pub(super) struct Lingering(VecDeque<Closed>);
-
-struct Closed {
-    /// [`now_ms`] when it was last heard of.
-    since: u64,
-    /// And when it was closed.
-    closed: u64,
-    id: u64,
-    slot: u32,
-    tuples: [Tuple; 2],
-}
-
-impl Closed {
-    /// Whether its flows stay, where its ends were heard at these times. An end that repeats its last packet for ever does
-    /// not keep them for ever.
-    fn lingers(&self, now: u64, linger: u64, heard: [u64; 2]) -> bool {
-        now.saturating_sub(self.closed) < 2 * linger
-            && heard.iter().any(|heard| now.saturating_sub(*heard) < linger)
-    }
-}
-
-impl Lingering {
-    pub(super) fn push(&mut self, now: u64, id: u64, slot: u32, tuples: [Tuple; 2]) {
-        self.0.push_back(Closed { since: now, closed: now, id, slot, tuples });
-    }
-
-    /// One that has lingered for so long.
-    fn pop(&mut self, now: u64, linger: u64) -> Option<Closed> {
-        let over = self.0.front().is_some_and(|oldest| now.saturating_sub(oldest.since) >= linger);
-        let closed = if over { self.0.pop_front() } else { None };
-        // What a busy minute needed is not kept for ever.
-        if self.0.len() < self.0.capacity() / 4 {
-            self.0.shrink_to(self.0.len() * 2);
-        }
-        closed
-    }
-}
 
 /// The thread; it ends when this is dropped.
 pub struct Sweeper {
@@ -147,7 +100,7 @@ impl Sweep {
         self.tier.follow_events();
         let now = Instant::now();
         if now >= self.next {
-            self.tier.foreign.look();
+            self.tier.ports().follow_others();
             self.tier.sweep();
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
@@ -246,7 +199,7 @@ impl PacketTier {
 
     /// Removes the flows of closed connections that have been silent for long enough.
     fn forget_closed(&self, now: u64) {
-        let connections = self.lock().len() + self.lingering().0.len();
+        let connections = self.lock().len() + self.lingering().len();
         self.entries.store(connections as u64 * 2, Relaxed);
         let linger =
             if connections * 4 > self.kernel().capacity() as usize { SHORT_LINGER_MS } else { LINGER_MS };
@@ -256,7 +209,7 @@ impl PacketTier {
             // The later of both directions: one may be quiet while the other is not.
             let heard = self.kernel().track(slot).halves.map(|half| ms_of_tick(half.heard));
             if closed.lingers(now, linger, heard) {
-                self.lingering().0.push_back(Closed { since: now, ..closed });
+                self.lingering().push_again(now, closed);
             } else {
                 tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
                 self.release(id, slot);
@@ -317,41 +270,5 @@ impl PacketTier {
         if let Err(error) = self.injector.packet_too_big(way(&twin), local, peer, seq, mtu) {
             tracing::debug!(%error, %peer, "cannot say that a packet was too big");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_heard_lingers_and_not_for_ever() {
-        let closed = Closed { since: 0, closed: 1000, id: 1, slot: 0, tuples: [Tuple::default(); 2] };
-        for (now, heard, lingers) in [
-            (1099, [0, 1000], true),
-            (1100, [1000, 0], false),
-            (1100, [1000, 1001], true),
-            (1199, [1000, 1198], true),
-            (1200, [1000, 1199], false),
-        ] {
-            assert_eq!(closed.lingers(now, 100, heard), lingers, "{now} {heard:?}");
-        }
-    }
-
-    #[test]
-    fn closed_connections_go_in_order_and_none_too_early() {
-        let mut lingering = Lingering::default();
-        for id in 1..=100 {
-            lingering.push(id * 10, id, id as u32, [Tuple::default(); 2]);
-        }
-        let mut gone = |now, linger| {
-            std::iter::from_fn(|| lingering.pop(now, linger)).map(|closed| closed.id).collect::<Vec<_>>()
-        };
-        assert_eq!(gone(1009, 1000), [0; 0]);
-        assert_eq!(gone(1020, 1000), [1, 2]);
-        // A clock that was read before the connection was closed.
-        assert_eq!(gone(0, 1), [0; 0]);
-        assert_eq!(gone(1020, 20), (3..=100).collect::<Vec<_>>());
-        assert_eq!(gone(u64::MAX, 0), [0; 0]);
     }
 }

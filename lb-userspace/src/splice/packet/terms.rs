@@ -1,11 +1,11 @@
 //! On what terms the kernel takes a connection over: two flows, computed from the two legs. Pure.
 
 use crate::kernel::tcp::Leg;
+use crate::kernel::tuples::ends;
 use crate::reason::FallbackReason;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::{Half, Track, closing};
-use lb_common::packet::{Address, Flow, Handover, Sighting, Tuple, before, flag, sighted};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use lb_common::packet::{Flow, Handover, Sighting, Tuple, before, flag, sighted};
 
 /// Most bytes that a leg may still have to send for the other when its connection is taken over.
 pub(crate) const MAX_PREFIX: usize = 256 * 1024;
@@ -213,44 +213,10 @@ fn takes(leg: &Leg, sighting: &Sighting, is_ipv4: bool) -> u32 {
     leg.path_mtu.saturating_sub(headers).min(announced.into())
 }
 
-/// What packets between two ends are addressed by.
-pub(crate) fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
-    Tuple {
-        source: address(source.ip()),
-        destination: address(destination.ip()),
-        source_port: source.port().to_be(),
-        destination_port: destination.port().to_be(),
-    }
-}
-
-pub(crate) fn address(ip: IpAddr) -> Address {
-    let octets = match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-        IpAddr::V6(ip) => ip.octets(),
-    };
-    let (words, _) = octets.as_chunks::<4>();
-    std::array::from_fn(|i| u32::from_ne_bytes(words[i]))
-}
-
-pub(crate) fn socket_address(address: &Address, port: u16) -> SocketAddr {
-    let mut octets = [0; 16];
-    for (bytes, word) in octets.as_chunks_mut::<4>().0.iter_mut().zip(address) {
-        *bytes = word.to_ne_bytes();
-    }
-    SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), u16::from_be(port))
-}
-
-/// The two ends that a tuple names: who sends, and whom it is for.
-pub(crate) fn ends(tuple: &Tuple) -> [SocketAddr; 2] {
-    [
-        socket_address(&tuple.source, tuple.source_port),
-        socket_address(&tuple.destination, tuple.destination_port),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::tuples::tuple;
     use lb_common::packet::NO_WINDOW_SCALE;
 
     fn leg(write_seq: u32, receive_next: u32) -> Leg {
@@ -427,13 +393,5 @@ mod tests {
         assert_eq!(refusal, Refusal { reason: FallbackReason::MssMismatch, clamp: Some(1360) });
         server.path_mtu = 1000;
         assert_eq!(terms(&client, &server, 0).unwrap_err().clamp, None);
-    }
-
-    #[test]
-    fn addresses_survive_the_way_into_a_tuple_and_back() {
-        for text in ["192.0.2.1:443", "[2001:db8::1]:65535"] {
-            let address: SocketAddr = text.parse().unwrap();
-            assert_eq!(ends(&tuple(address, address)), [address, address]);
-        }
     }
 }

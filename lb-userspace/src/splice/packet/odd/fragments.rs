@@ -5,8 +5,8 @@
 //! does not fit: identifications have 16 bits, and what is left of the last packet with the same one may still be there
 //! (RFC 4963).
 
-use super::Loss;
 use super::ip::{Ecn, Header, LONGEST, Packet, Place};
+use super::loss::Loss;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! IP packets with whatever stands between their header and TCP's: taken apart, and put together without it. Pure.
 
-use super::Loss;
+use super::loss::Loss;
 use crate::kernel::frames::Unfinished;
 use crate::kernel::raw::checksum;
 

@@ -1,10 +1,10 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
-use super::Fault;
+use super::{ListenerStats, Pool, RouteStats};
 use crate::accept::Acl;
-use crate::account::{ListenerStats, RouteStats};
+
 use crate::config::{self, Config, Protocol, Termination, TlsMode};
-use crate::connect::Pool;
+
 use crate::reason::Tier;
 use crate::route::{Schedule, Table};
 use crate::splice::terminate::server_config;
@@ -15,6 +15,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+/// rustls does not take a route's certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("route {route}: rustls does not take its certificate")]
+pub struct CertificateRefused {
+    /// The route.
+    route: Arc<str>,
+    /// What is wrong.
+    source: anyhow::Error,
+}
 
 /// Everything a new connection needs to know. A connection keeps the parts it uses, so that a reload does not
 /// touch it.
@@ -167,7 +177,7 @@ impl Snapshot {
 
     /// Builds the snapshot of `config`. What `previous` has under the same name keeps its counters, servers their
     /// state, and unchanged certificates their tickets.
-    pub fn new(config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, Fault> {
+    pub fn new(config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, CertificateRefused> {
         let known_pools: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.pools).map(|pool| (&*pool.name, pool)).collect();
         let known_routes: HashMap<_, _> =
@@ -240,7 +250,7 @@ fn build_route(
     listener: &config::Listener,
     pools: &[Arc<Pool>],
     known: Option<&Route>,
-) -> Result<Route, Fault> {
+) -> Result<Route, CertificateRefused> {
     let termination = match &route.tls {
         TlsMode::Passthrough => None,
         TlsMode::Terminate(source) => {
@@ -255,7 +265,7 @@ fn build_route(
             let config = match kept {
                 Some(old) => old.config.clone(),
                 None => server_config(source, alpn.iter().cloned())
-                    .map_err(|source| Fault::Tls { route: route.name.clone(), source })?,
+                    .map_err(|source| CertificateRefused { route: route.name.clone(), source })?,
             };
             Some(TerminatedRoute { config, source: source.clone(), alpn })
         }

@@ -9,7 +9,7 @@ const KEPT: [Capability; 3] =
 
 /// Raises the soft limit on open files as far as allowed; a connection needs two descriptors, and two more while
 /// it is in bulk. Returns the limit in force.
-pub(super) fn raise_open_files() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const WANTED: u64 = 1_048_576;
     let limit = getrlimit(Resource::Nofile);

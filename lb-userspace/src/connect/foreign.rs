@@ -1,7 +1,7 @@
 //! Source ports that other gateways on this host have toward a server.
 
-use super::terms::tuple;
 use crate::kernel::foreign::{FlowTable, flow_tables};
+use crate::kernel::tuples::tuple;
 use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
 use std::io;

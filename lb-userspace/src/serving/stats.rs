@@ -1,7 +1,7 @@
 //! Counters that outlive connections and reloads. Each is written with relaxed atomics: they count, they do not
 //! order.
 
-use crate::accept::Limit;
+use super::Limit;
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};

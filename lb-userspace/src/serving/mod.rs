@@ -1,0 +1,12 @@
+//! Serving: what is served, as the configuration says and as it runs now: listeners, routes, pools, servers, and their
+//! counters. It knows nothing of who counts, connects or splices.
+
+mod limit;
+mod pool;
+mod snapshot;
+mod stats;
+
+pub use limit::{Limit, Permit};
+pub use pool::{Pool, Server, ServerGuard, ServerRecord};
+pub use snapshot::{CertificateRefused, Listener, Route, Snapshot, TerminatedRoute};
+pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};

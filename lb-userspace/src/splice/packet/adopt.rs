@@ -1,0 +1,109 @@
+//! From one process to the next: connections that the kernel has forwarded meanwhile.
+
+use super::live::{Live, last_heard_ms, raise};
+use super::tier::PacketTier;
+use super::ways::Ways;
+use crate::account::{Account, Books, Visitor};
+use crate::clock::now_ms;
+use crate::kernel::tuples::{ends, socket_address};
+use crate::reason::{CloseReason, Tier};
+use crate::serving::{Limit, Listener, Pool, Route, Server, ServerGuard, Snapshot};
+use crate::splice::Choice;
+use lb_common::packet::{Flow, Record, Tuple};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Both flows of a connection of an earlier process, as far as they are there, each with its tuple.
+type Found = [Option<(Tuple, Flow)>; 2];
+
+impl PacketTier {
+    /// Takes over the connections of an earlier process.
+    pub fn adopt(&self, snapshot: &Snapshot, books: &Arc<Books>) {
+        let mut found = HashMap::<u64, Found>::new();
+        for (tuple, flow) in self.kernel().take_found() {
+            books.ledger.know_id(flow.id);
+            found.entry(flow.id).or_default()[flow.side()] = Some((tuple, flow));
+        }
+        let records = self.kernel().records();
+        for (id, record) in &records {
+            let flows = found.remove(id).unwrap_or_default();
+            let [Some((_, request)), Some((_, response))] = flows else {
+                // Its process has died between the end of its sockets and the beginning of its flows.
+                self.abandon(*id, record);
+                if let Some((_, flow)) = flows.into_iter().flatten().next() {
+                    self.release(*id, flow.slot);
+                }
+                continue;
+            };
+            let track = self.kernel().track(request.slot);
+            let at = (request.slot, [request.origin, response.origin]);
+            let live = self.remembered(books, snapshot, *id, record, at);
+            live.account.spliced(Choice { tier: Tier::Packet, reason: None });
+            live.note(&track);
+            raise(&live.account.connection.traffic.active_ms, last_heard_ms(&track));
+            // Routes may have changed while no process ran.
+            self.enter(live, Ways::NEVER);
+            // Its process has died in the middle. What its sockets had not got through is lost, and so may bytes be that
+            // passed the programs just before the flows were there: better an end that both notice than a wait for ever.
+            if self.kernel().handover(*id).is_some() {
+                self.end(*id, CloseReason::Shutdown);
+            }
+        }
+        self.kernel().end_old_handovers();
+        for (id, flows) in found {
+            let Some((tuple, flow)) = flows.into_iter().flatten().next() else { continue };
+            self.lingering().push(now_ms(), id, flow.slot, [tuple, flow.out.reversed()]);
+        }
+        while !self.kernel().events(usize::MAX).is_empty() {}
+        if !records.is_empty() {
+            tracing::info!(connections = self.lock().len(), "adopted the connections of an earlier process");
+        }
+    }
+
+    /// The account of a connection of an earlier process. What is not configured any more keeps its name.
+    fn remembered(
+        &self,
+        books: &Arc<Books>,
+        snapshot: &Snapshot,
+        id: u64,
+        record: &Record,
+        at: (u32, [u64; 2]),
+    ) -> Live {
+        let [listener, route, pool, server] =
+            record.names.map(|key| self.kernel().name(key).unwrap_or_else(|| "unknown".into()));
+        let seconds = |bound: u32| (bound != 0).then(|| Duration::from_secs(bound.into()));
+        let route =
+            snapshot.routes.iter().find(|known| *known.name == *route).cloned().unwrap_or_else(|| {
+                Arc::new(Route::retired(
+                    &route,
+                    &listener,
+                    seconds(record.idle_timeout),
+                    seconds(record.max_age),
+                ))
+            });
+        let known = snapshot.listeners.iter().find(|known| *known.name == *listener).cloned();
+        let listener = known.unwrap_or_else(|| Arc::new(Listener::retired(&listener)));
+        let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();
+        let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool)));
+        let [address, local] = ends(&record.from_server);
+        let known = pool.servers.iter().find(|known| known.address.to_string() == server).cloned();
+        let server = known.unwrap_or_else(|| Arc::new(Server::retired(address)));
+        let permits = [&books.stats.live, &listener.stats.live, &route.stats.live].map(Limit::join);
+
+        let client = socket_address(&record.client, record.client_port);
+        let facts = &record.facts[..usize::from(record.facts_length).min(record.facts.len())];
+        let (visitor, sni) = Visitor::remembered(books, listener, client, record.opened_ms, facts);
+        let account = Account::adopt(books.clone(), visitor, id, sni, route);
+        let guard = ServerGuard::new(server);
+        account.connected(&pool, &guard);
+        Live::new(account, guard, permits, Some(self.ports.reserve(address, local.port())), at)
+    }
+
+    /// Leaves all connections to the next process.
+    pub fn leave(&self) {
+        for (_, live) in self.lock().drain() {
+            live.account.leave();
+        }
+    }
+}

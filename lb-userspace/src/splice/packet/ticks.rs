@@ -1,0 +1,22 @@
+//! The programs' clock, in ticks of 2^TICK_SHIFT nanoseconds.
+
+use crate::clock::{now_ms, now_ns};
+use lb_common::packet::TICK_SHIFT;
+
+/// The programs' clock.
+pub(super) fn now_tick() -> u32 {
+    (now_ns() >> TICK_SHIFT) as u32
+}
+
+/// The programs' clock at a time of [`now_ms`], or as long a time.
+pub(super) const fn tick_of_ms(ms: u64) -> u32 {
+    ((ms * 1_000_000) >> TICK_SHIFT) as u32
+}
+
+/// [`now_ms`] at a tick of the programs' clock in the last 26 days; an older one is taken for now.
+pub(super) fn ms_of_tick(tick: u32) -> u64 {
+    let ago = now_tick().wrapping_sub(tick);
+    // A tick read on another CPU may be newer than ours: a difference above half the range is that, not an age.
+    let ago = if ago > u32::MAX / 2 { 0 } else { u64::from(ago) };
+    now_ms() - (ago << TICK_SHIFT) / 1_000_000
+}
