@@ -2,6 +2,8 @@
 //!
 //! No I/O, no allocation, no clock; compiled for the kernel and for the host from the same source. Every number
 //! is in the byte order of the machine.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 #![no_std]
 
 pub mod packet;

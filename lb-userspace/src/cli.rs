@@ -4,6 +4,7 @@ use crate::admin::{Client, text, top, view::ConnectionFilter};
 use crate::config::{self, Config, Interfaces};
 use crate::kernel;
 use crate::reason::Tier;
+use crate::terminal::in_colour;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use lb_common::packet::DEFAULT_FLOWS;
@@ -287,11 +288,11 @@ fn load_gateway(path: &Path) -> Result<config::Gateway, Failure> {
 fn shown<T>(path: &Path, loaded: Result<(T, config::Warnings), config::Diagnostics>) -> Result<T, Failure> {
     match loaded {
         Ok((config, warnings)) => {
-            warnings.print()?;
+            eprint!("{}", warnings.render(in_colour(&std::io::stderr())));
             Ok(config)
         }
         Err(errors) => {
-            errors.print()?;
+            eprint!("{}", errors.render(in_colour(&std::io::stderr())));
             let count = errors.count(config::Severity::Error);
             let noun = if count == 1 { "error" } else { "errors" };
             Err(Failure(BAD_CONFIGURATION, anyhow::anyhow!("{}: {count} {noun}", path.display())))

@@ -2,9 +2,7 @@
 //!
 //! `gather` asks the system; everything below it is a pure function of the `Facts`.
 
-use std::{
-    collections::HashSet, fmt, fs, io::IsTerminal as _, ops::RangeInclusive, path::Path, time::SystemTime,
-};
+use std::{collections::HashSet, fmt, fs, ops::RangeInclusive, path::Path, time::SystemTime};
 
 use caps::{CapSet, Capability};
 use lb_common::packet::Count;
@@ -20,6 +18,7 @@ use crate::{
         version::{KernelVersion, sockmap_sound},
     },
     reason::Tier,
+    terminal::in_colour,
 };
 
 /// Examines this machine, for a gateway with these ports toward servers and its pins there.
@@ -42,7 +41,7 @@ impl Report {
 
     /// Prints to standard output, in colour if that is a terminal.
     pub fn print(&self) {
-        if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        if in_colour(&std::io::stdout()) {
             print!("{self:#}");
         } else {
             print!("{self}");

@@ -22,4 +22,5 @@ pub mod serving;
 pub mod sniff;
 mod socket;
 pub mod splice;
+mod terminal;
 pub mod traffic;

@@ -1,5 +1,7 @@
 //! The closed sets of reasons. Each has exactly one metric name; a variant without one does not compile.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 /// Declares a closed set of reasons with their metric names (`snake_case`, stable, never text from a client).
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {

@@ -1,5 +1,7 @@
 //! The bytes of a connection, counted by who carries them and read by who looks.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Bytes of a connection. One writer, the task that carries it; in the packet tier several threads, which only raise them.

@@ -1,5 +1,7 @@
 //! Which client addresses a listener takes. Pure.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use ipnet::IpNet;
 use std::net::IpAddr;
 

@@ -1,5 +1,7 @@
 //! The PROXY header that a trusted load balancer in front of us sends first (versions 1 and 2).
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use crate::reason::RejectReason;
 use ppp::{HeaderResult, PartialResult, v1, v2};
 use std::net::SocketAddr;

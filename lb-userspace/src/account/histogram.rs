@@ -1,5 +1,7 @@
 //! A histogram of durations that any number of workers observe without a lock.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! The encoder appends `_total` to a counter's name and the unit to a metric that has one; what comes out is named
 //! as in `docs/admin.md`, and the test below holds it to that.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use super::Gateway;
 use super::view::{RouteTier, Scrape};
 use crate::account::histogram::{BOUNDS_US, Snapshot};

@@ -3,6 +3,8 @@
 //! Every cell goes through [`printable`], so no name, whoever chose it, can move the cursor, change colours or
 //! push the other columns out of sight.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use super::view::{Connection, Status};
 
 /// Characters of one cell, enough for a host name of ordinary length.

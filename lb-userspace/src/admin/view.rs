@@ -2,6 +2,8 @@
 //!
 //! The JSON names are an interface; `docs/admin.md` describes them. A field may be added, none may change.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use crate::account::histogram::Snapshot;
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use serde::{Deserialize, Serialize};

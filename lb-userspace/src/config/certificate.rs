@@ -1,5 +1,7 @@
 //! Certificates and keys named by routes: read, matched and dated, so that nothing about them fails later.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

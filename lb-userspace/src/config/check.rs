@@ -1,5 +1,7 @@
 //! Spanned values to a validated configuration: what keys mean for each other. Every error at once.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,9 +3,11 @@
 //! Drawn by annotate-snippets, the compiler's own renderer: `error: …` with `--> file:line:column` is what people
 //! and editors already read, it shows a second place beside the first, and stays ASCII in a log.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::HashSet;
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::ops::Range;
 use std::string::FromUtf8Error;
 
@@ -148,14 +150,6 @@ impl Diagnostics {
             out.push_str(&format!("… and {left} more\n"));
         }
         out
-    }
-
-    /// Writes all of them to standard error, in colour if that is a terminal and `NO_COLOR` is not set.
-    pub fn print(&self) -> io::Result<()> {
-        let mut stderr = io::stderr().lock();
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let colour = stderr.is_terminal() && !unwanted;
-        stderr.write_all(self.render(colour).as_bytes())
     }
 
     fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {

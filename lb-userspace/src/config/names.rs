@@ -1,5 +1,7 @@
 //! The names of listeners, routes and pools, and references to them.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What routes do to one another: ties, and what the names of their certificates mean for their neighbours.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;

@@ -3,6 +3,8 @@
 //! Nothing here looks at two keys at once. A key whose value is wrong is reported here and [`Field::Invalid`]
 //! from then on, so that one mistake is one error.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! How tables and values of TOML are read: every mistake is reported where it stands, and reading goes on.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;

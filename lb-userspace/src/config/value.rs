@@ -1,5 +1,7 @@
 //! Single values of the configuration: text to meaning, without position or context.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;

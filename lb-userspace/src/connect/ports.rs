@@ -1,6 +1,8 @@
 //! Source ports toward servers, for connections whose sockets the gateway has given up: the kernel no longer knows
 //! that their ports are taken.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;

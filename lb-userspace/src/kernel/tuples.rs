@@ -1,5 +1,7 @@
 //! Socket addresses as the programs' tables have them.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use lb_common::packet::{Address, Tuple};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

@@ -1,5 +1,7 @@
 //! Route: which route serves a ClientHello, by SNI and ALPN. Pure; no I/O, no clock.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod choose;
 mod schedule;
 

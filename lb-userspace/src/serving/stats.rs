@@ -1,6 +1,8 @@
 //! Counters that outlive connections and reloads. Each is written with relaxed atomics: they count, they do not
 //! order.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use super::Limit;
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! Sans-IO: the caller owns the socket, the clock and the buffer (the *window*), and asks [`Sniffer::handle`]
 //! what to do next. `LIFECYCLE.md`, beside this file, has the states, who owns what, and a row per reason.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod alert;
 mod hello;
 mod ja4;

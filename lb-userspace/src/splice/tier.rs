@@ -1,5 +1,7 @@
 //! Which tier carries a connection. Pure.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use crate::reason::{FallbackReason, Tier};
 
 /// A tier, and why it is not the first of the configured order.

@@ -1,5 +1,7 @@
 //! Tests of the stage as a whole, over real ClientHellos and over made ones.
 
+#![expect(clippy::disallowed_methods, reason = "the captures are files")]
+
 mod properties;
 mod real;
 mod reasons;

@@ -1,6 +1,8 @@
 //! What is to happen later: closed connections whose flows stay a while, resets that must stand, ends that may be asked
 //! again. Pure.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use lb_common::packet::Tuple;
 use std::collections::VecDeque;
 

@@ -1,5 +1,7 @@
 //! On what terms the kernel takes a connection over: two flows, computed from the two legs. Pure.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use crate::kernel::tcp::Leg;
 use crate::kernel::tuples::ends;
 use crate::reason::FallbackReason;

@@ -1,5 +1,7 @@
 //! What the gateway says to one end in the other's name, in numbers that the end takes. Pure.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use crate::kernel::raw::{Kind, Segment};
 use lb_common::packet::track::{Bounds, Track};
 use lb_common::packet::{Flow, flag};

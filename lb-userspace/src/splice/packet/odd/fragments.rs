@@ -5,6 +5,8 @@
 //! does not fit: identifications have 16 bits, and what is left of the last packet with the same one may still be there
 //! (RFC 4963).
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use super::ip::{Ecn, Header, LONGEST, Packet, Place};
 use super::loss::Loss;
 use std::collections::{BTreeMap, HashMap};
@@ -237,6 +239,7 @@ mod tests {
     }
 
     impl Desk {
+        #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
         fn new(v6: bool) -> Self {
             let (fragments, now) = (Fragments::default(), Instant::now());
             Self { fragments, now, lost: Vec::new(), v6, ecn: 2, ifindex: IFINDEX }

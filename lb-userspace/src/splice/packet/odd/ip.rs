@@ -1,5 +1,7 @@
 //! IP packets with whatever stands between their header and TCP's: taken apart, and put together without it. Pure.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use super::loss::Loss;
 use crate::kernel::frames::Unfinished;
 use crate::kernel::raw::checksum;
