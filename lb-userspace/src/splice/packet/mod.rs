@@ -23,7 +23,7 @@ pub use sweep::Sweeper;
 use sweep::{Lingering, Pending};
 
 use crate::account::{Account, CloseReason, FallbackReason};
-use crate::clock::{now_ms, now_ns};
+use crate::clock::{now_coarse_ns, now_ms};
 use crate::config;
 use crate::connect::ports::SourcePorts;
 use crate::kernel::conntrack::Conntrack;
@@ -334,7 +334,7 @@ impl Drop for HandingOver<'_> {
 
 /// The programs' clock.
 fn now_tick() -> u32 {
-    (now_ns() >> TICK_SHIFT) as u32
+    (now_coarse_ns() >> TICK_SHIFT) as u32
 }
 
 /// The programs' clock at a time of [`now_ms`], or as long a time.
