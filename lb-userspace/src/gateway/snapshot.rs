@@ -3,7 +3,7 @@
 use super::Fault;
 use crate::accept::Acl;
 use crate::account::{ListenerStats, RouteStats, Tier};
-use crate::config::{self, Config, Protocol, Termination, TlsMode};
+use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
 use crate::connect::Pool;
 use crate::route::{Schedule, Table};
 use crate::splice::terminate::server_config;
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub max_connections: usize,
     /// The order in which tiers are tried.
     pub tiers: Vec<Tier>,
+    /// Of legs whose listener or pool is not configured any more.
+    pub keepalive: Keepalive,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
 }
 
@@ -51,6 +53,8 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Length of the accept queue asked for.
     pub backlog: u32,
+    /// Of the leg to the client.
+    pub keepalive: Keepalive,
     /// Its routes.
     pub table: Table<Arc<Route>>,
     /// Kept across reloads.
@@ -97,7 +101,7 @@ impl TerminatedRoute {
 
 impl Listener {
     /// A listener that is not configured any more; connections that came in by it still live.
-    pub fn retired(name: &str) -> Self {
+    pub fn retired(name: &str, keepalive: Keepalive) -> Self {
         Listener {
             name: name.into(),
             bind: Vec::new(),
@@ -107,6 +111,7 @@ impl Listener {
             acl: Acl::default(),
             max_connections: None,
             backlog: 0,
+            keepalive,
             table: Table::new(),
             stats: Arc::default(),
         }
@@ -210,6 +215,7 @@ impl Snapshot {
                     acl: Acl::new(&listener.allow, &listener.deny),
                     max_connections: listener.max_connections,
                     backlog: listener.backlog,
+                    keepalive: listener.keepalive,
                     table,
                     stats: known_listeners
                         .get(&*listener.name)
@@ -229,6 +235,7 @@ impl Snapshot {
             pools,
             max_connections: config.gateway.max_connections,
             tiers: config.gateway.tiers.clone(),
+            keepalive: config.gateway.keepalive,
             by_address,
         })
     }
