@@ -15,7 +15,16 @@ static AHEAD: LazyLock<i64> = LazyLock::new(ahead);
 
 /// Nanoseconds since the machine started.
 pub fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    read(ClockId::Monotonic)
+}
+
+/// The same as of the kernel's last timer interrupt, up to 10 ms ago: what the programs note of a packet that comes now.
+pub fn now_coarse_ns() -> u64 {
+    read(ClockId::MonotonicCoarse)
+}
+
+fn read(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     // The kernel refuses offsets with which the clock would be below zero, or beyond 2^63 ns.
     (now.tv_sec * 1_000_000_000 + now.tv_nsec).saturating_sub(*AHEAD).max(0).unsigned_abs()
 }

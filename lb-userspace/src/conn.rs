@@ -14,6 +14,7 @@ use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
+use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{Begun, Live, PacketTier, Plan};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
@@ -262,10 +263,17 @@ impl Passage {
             // Boxed: the copy tier's connections need not pay for its future.
             return Box::pin(self.hand_over(begun, server, window)).await;
         }
-        connect::keep_alive(&server.socket);
+        self.keep_alive(&server.socket);
         let reason = self.splice(choice.tier, &server.socket, window).await;
         server.socket.clean();
         self.close(reason);
+    }
+
+    /// Has the kernel find out whether both ends are still there: of sockets that are to stay.
+    fn keep_alive(&self, server: &TcpStream) {
+        let [of_client, of_server] = self.account.connection.keepalives();
+        keep_alive(&self.client, of_client);
+        keep_alive(server, of_server);
     }
 
     /// Puts the flows in.
@@ -343,7 +351,7 @@ impl Passage {
         let choice =
             self.gateway.choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
         self.account.spliced(choice);
-        connect::keep_alive(&server);
+        self.keep_alive(&server);
         let traffic = &self.account.connection.traffic;
         let reason = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
         server.clean();

@@ -5,6 +5,7 @@ mod account;
 mod cli;
 mod close;
 mod connect;
+mod keepalive;
 mod manager;
 mod postgres;
 mod reload;

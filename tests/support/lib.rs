@@ -10,6 +10,7 @@ pub mod counters;
 pub mod gateway;
 pub mod netns;
 pub mod postgres;
+pub mod probes;
 pub mod process;
 pub mod pump;
 pub mod redis;

@@ -1,5 +1,6 @@
 //! The live connections, and the one place where a connection's bytes become its route's.
 
+use crate::config::Keepalive;
 use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::{Listener, Pool, Route, Server};
 use crate::splice::Choice;
@@ -70,6 +71,12 @@ impl Connection {
             ending: NONE.into(),
             task: Mutex::new(task),
         }
+    }
+
+    /// TCP keepalive of its legs, the client's first.
+    pub(crate) fn keepalives(&self) -> [Keepalive; 2] {
+        let of_server = self.upstream.get().map_or_else(Keepalive::default, |(pool, _)| pool.keepalive);
+        [self.listener.keepalive, of_server]
     }
 
     /// The tier that carries it and why not an earlier one; `None` before it is chosen.

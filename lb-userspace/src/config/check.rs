@@ -17,8 +17,8 @@ use super::overlap::{self, Claim};
 use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
 use super::reader::{Field, reject_repeated};
 use super::{
-    AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Pool,
-    Protocol, Route, SOURCE_PORTS, Server, TlsMode,
+    AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Keepalive, Listener, LogFormat,
+    LogTarget, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
 use crate::reason::Tier;
 
@@ -87,10 +87,12 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
     let names = raw.pools.iter().map(|raw| (&raw.name, None));
     let pool_names = Names::new("pool", names, report);
 
+    let gateway = gateway(&raw.gateway);
     let listeners = raw.listeners.iter().zip(&listener_names.list);
-    let listeners: Vec<_> = listeners.map(|(raw, name)| listener(raw, name, report)).collect();
+    let listeners: Vec<_> =
+        listeners.map(|(raw, name)| listener(raw, name, gateway.keepalive, report)).collect();
     let pools = raw.pools.iter().zip(&pool_names.list);
-    let pools = pools.map(|(raw, name)| pool(raw, name, report)).collect();
+    let pools = pools.map(|(raw, name)| pool(raw, name, gateway.keepalive, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (raw_route, name) in raw.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&raw_route.listener, report);
@@ -136,7 +138,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
         warn_of_idle_listeners(raw, &listeners, &routes, report);
         warn_of_unused_pools(raw, &routes, report);
     }
-    Config { gateway: gateway(&raw.gateway), listeners, routes, pools, files: Vec::new() }
+    Config { gateway, listeners, routes, pools, files: Vec::new() }
 }
 
 fn gateway(raw: &RawGateway) -> Gateway {
@@ -156,10 +158,11 @@ fn gateway(raw: &RawGateway) -> Gateway {
         drain_timeout: raw.drain_timeout.or(Duration::from_secs(30)),
         source_ports: raw.source_ports.or(SOURCE_PORTS),
         flow_table: raw.flow_table.or(1 << 20),
+        keepalive: raw.keepalive.or(Keepalive::default()),
     }
 }
 
-fn listener(raw: &RawListener, name: &Arc<str>, report: &mut Report) -> Listener {
+fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
     let proxy_protocol = raw.proxy_protocol.or(false);
     let trusted_proxies = values(&raw.trusted_proxies);
     if let Some(given) = raw.proxy_protocol.given()
@@ -191,10 +194,11 @@ fn listener(raw: &RawListener, name: &Arc<str>, report: &mut Report) -> Listener
         deny: values(&raw.deny),
         max_connections: raw.max_connections.get(),
         backlog: raw.backlog.or(4096),
+        keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
     }
 }
 
-fn pool(raw: &RawPool, name: &Arc<str>, report: &mut Report) -> Pool {
+fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
     let servers = || items(&raw.servers).iter().map(Spanned::get_ref);
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
@@ -212,6 +216,7 @@ fn pool(raw: &RawPool, name: &Arc<str>, report: &mut Report) -> Pool {
         servers: servers.collect(),
         connect_timeout: raw.connect_timeout.or(Duration::from_secs(2)),
         send_proxy: raw.send_proxy.get(),
+        keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
     }
 }
 

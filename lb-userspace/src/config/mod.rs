@@ -142,6 +142,31 @@ pub struct Gateway {
     pub source_ports: RangeInclusive<u16>,
     /// Entries of the packet tier's flow table, two per connection; at least 2.
     pub flow_table: u32,
+    /// Of every leg for which nothing nearer is configured.
+    pub keepalive: Keepalive,
+}
+
+/// TCP keepalive of a leg: when a silent peer is probed, and when it is given up. What is absent is the system's
+/// (`net.ipv4.tcp_keepalive_time`, `_intvl` and `_probes`, tcp(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe, in seconds: 1 to 32767, as TCP_KEEPIDLE takes them.
+    pub idle: Option<u16>,
+    /// Between two probes, in seconds: 1 to 32767.
+    pub interval: Option<u16>,
+    /// Unanswered probes after which the peer is given up: 1 to 127.
+    pub count: Option<u8>,
+}
+
+impl Keepalive {
+    /// This one, with what it lacks taken from one that is farther from the leg.
+    fn or(self, farther: Self) -> Self {
+        Self {
+            idle: self.idle.or(farther.idle),
+            interval: self.interval.or(farther.interval),
+            count: self.count.or(farther.count),
+        }
+    }
 }
 
 /// The network interfaces the kernel programs are attached to.
@@ -203,6 +228,8 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Connections the kernel holds until they are accepted; at least 1. The kernel caps it at `somaxconn`.
     pub backlog: u32,
+    /// Of the leg to the client; what the file leaves out here is the gateway's.
+    pub keepalive: Keepalive,
 }
 
 /// What clients of a listener speak first.
@@ -316,6 +343,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// The PROXY header sent to servers; absent: none.
     pub send_proxy: Option<ProxyVersion>,
+    /// Of the leg to the server; what the file leaves out here is the gateway's.
+    pub keepalive: Keepalive,
 }
 
 /// How a pool chooses a server, among those that are up, by weight.

@@ -16,7 +16,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Report, quote};
 use super::reader::{Field, Keys, Reader, Section, Value};
-use super::{Address, Balance, Interfaces, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern};
+use super::{
+    Address, Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
+};
 use super::{reader, value};
 use crate::reason::Tier;
 
@@ -42,6 +44,7 @@ pub(super) struct RawGateway {
     pub(super) drain_timeout: Field<Duration>,
     pub(super) source_ports: Field<RangeInclusive<u16>>,
     pub(super) flow_table: Field<u32>,
+    pub(super) keepalive: Field<Keepalive>,
 }
 
 #[derive(Debug)]
@@ -64,6 +67,7 @@ pub(super) struct RawListener {
     pub(super) deny: Field<Vec<Spanned<IpNet>>>,
     pub(super) max_connections: Field<usize>,
     pub(super) backlog: Field<u32>,
+    pub(super) keepalive: Field<Keepalive>,
 }
 
 #[derive(Debug)]
@@ -107,6 +111,7 @@ pub(super) struct RawPool {
     pub(super) servers: Field<Vec<Spanned<RawServer>>>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
+    pub(super) keepalive: Field<Keepalive>,
     /// Validated; not kept, see `not_in_this_version`.
     pub(super) health: Field<()>,
     /// Validated; not kept, see `not_in_this_version`.
@@ -171,11 +176,17 @@ const GATEWAY: Keys = Keys {
         ("drain_timeout", r#""30s""#),
         ("source_ports", r#""10240-29999""#),
         ("flow_table", "1048576"),
+        ("keepalive", KEEPALIVE_EXAMPLE),
     ],
 };
 
 const ACCESS_LOG: Keys =
     Keys { header: "access_log", examples: &[("path", r#""-""#), ("format", r#""json""#)] };
+
+const KEEPALIVE_EXAMPLE: &str = r#"{ idle = "60s", interval = "15s", count = 4 }"#;
+
+const KEEPALIVE: Keys =
+    Keys { header: "keepalive", examples: &[("idle", r#""60s""#), ("interval", r#""15s""#), ("count", "4")] };
 
 const LISTENER: Keys = Keys {
     header: "[[listener]]",
@@ -190,6 +201,7 @@ const LISTENER: Keys = Keys {
         ("deny", r#"["10.0.0.0/8"]"#),
         ("max_connections", "100000"),
         ("backlog", "4096"),
+        ("keepalive", KEEPALIVE_EXAMPLE),
     ],
 };
 
@@ -223,6 +235,7 @@ const POOL: Keys = Keys {
         ("servers", r#"["10.0.0.11:6379"]"#),
         ("connect_timeout", r#""2s""#),
         ("send_proxy", r#""v2""#),
+        ("keepalive", KEEPALIVE_EXAMPLE),
         ("health", r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#),
         ("tls", r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#),
     ],
@@ -260,6 +273,7 @@ fn gateway(mut s: Section<'_, '_>) -> RawGateway {
         drain_timeout: s.read("drain_timeout", |r, v| r.parse(v, value::duration)),
         source_ports: s.read("source_ports", |r, v| r.parse(v, value::source_ports)),
         flow_table: s.read("flow_table", |r, v| r.integer(v, FLOWS)),
+        keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
     }
 }
 
@@ -321,6 +335,20 @@ fn access_log(mut s: Section<'_, '_>) -> RawAccessLog {
     }
 }
 
+/// linux/tcp.h: MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL, in seconds.
+const MAX_KEEPALIVE_SECONDS: u16 = 32_767;
+/// linux/tcp.h: MAX_TCP_KEEPCNT.
+const MAX_KEEPALIVE_COUNT: i64 = 127;
+
+fn keepalive(mut s: Section<'_, '_>) -> Keepalive {
+    let seconds = |r: &mut Reader<'_>, v: &Value<'_>| r.seconds(v, MAX_KEEPALIVE_SECONDS);
+    Keepalive {
+        idle: s.read("idle", seconds).get(),
+        interval: s.read("interval", seconds).get(),
+        count: s.read("count", |r, v| r.integer(v, 1..=MAX_KEEPALIVE_COUNT)).get(),
+    }
+}
+
 const PROTOCOLS: [(&str, Protocol); 3] =
     [("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)];
 
@@ -344,6 +372,7 @@ fn listener(mut s: Section<'_, '_>) -> RawListener {
         deny: s.read("deny", networks),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
         backlog: s.read("backlog", |r, v| r.integer(v, 1..=i64::from(i32::MAX))),
+        keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
     }
 }
 
@@ -426,6 +455,7 @@ fn pool(mut s: Section<'_, '_>) -> RawPool {
         servers: s.require("servers", |r, v| r.list(v, server)),
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
+        keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         health: s.read("health", |r, v| r.section(v, &HEALTH).map(health)),
         tls: s.read("tls", |r, v| r.section(v, &UPSTREAM_TLS).map(upstream_tls)),
     }

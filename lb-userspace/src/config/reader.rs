@@ -266,6 +266,18 @@ impl Reader<'_> {
         Some(duration)
     }
 
+    /// A duration of whole seconds, from 1 to `most`.
+    pub(super) fn seconds(&mut self, value: &Value<'_>, most: u16) -> Option<u16> {
+        let duration = self.parse(value, value::duration)?;
+        match u16::try_from(duration.as_secs()) {
+            Ok(seconds) if duration.subsec_nanos() == 0 && (1..=most).contains(&seconds) => Some(seconds),
+            _ => {
+                let message = format!("`{}` must be from 1 to {most} seconds, without a fraction", self.key);
+                self.error(value, message, self.keys.example(self.key))
+            }
+        }
+    }
+
     pub(super) fn boolean(&mut self, value: &Value<'_>) -> Option<bool> {
         match value.get_ref() {
             DeValue::Boolean(boolean) => Some(*boolean),

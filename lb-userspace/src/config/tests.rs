@@ -148,6 +148,7 @@ fn what_is_left_out_has_its_default() {
         drain_timeout: Duration::from_secs(30),
         source_ports: 10_240..=29_999,
         flow_table: 1_048_576,
+        keepalive: Keepalive::default(),
     };
     assert_eq!(config.gateway, gateway);
     let listener = Listener {
@@ -161,6 +162,7 @@ fn what_is_left_out_has_its_default() {
         deny: vec![],
         max_connections: None,
         backlog: 4096,
+        keepalive: Keepalive::default(),
     };
     assert_eq!(config.listeners, [listener]);
     let [route] = &config.routes[..] else { panic!("{:?}", config.routes) };
@@ -176,6 +178,7 @@ fn what_is_left_out_has_its_default() {
         servers: vec![Server { address, weight: 1, backup: false }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
+        keepalive: Keepalive::default(),
     };
     assert_eq!(config.pools, [pool]);
 }
@@ -744,6 +747,57 @@ fn an_integer_out_of_range_is_an_error() {
 }
 
 // Single values
+
+#[test]
+fn the_nearer_keepalive_wins_key_by_key() {
+    let text = changed(GOOD, "bind =", "keepalive = { idle = \"32767s\", count = 127 }\nbind =");
+    let text = changed(&text, "servers =", "keepalive = { interval = \"1s\" }\nservers =");
+    let config = accepted(&format!("[gateway]\nkeepalive = {{ idle = \"1m\", interval = \"15s\" }}\n{text}"));
+    let keepalive = |idle, interval, count| Keepalive { idle: Some(idle), interval: Some(interval), count };
+    assert_eq!(config.gateway.keepalive, keepalive(60, 15, None));
+    assert_eq!(config.listeners[0].keepalive, keepalive(32_767, 15, Some(127)));
+    assert_eq!(config.pools[0].keepalive, keepalive(60, 1, None));
+}
+
+#[test]
+fn a_keepalive_that_the_kernel_does_not_take_is_an_error() {
+    let text = changed(GOOD, "bind =", "keepalive = { idle = \"0s\", interval = \"1500ms\" }\nbind =");
+    let text = changed(&text, "servers =", "keepalive = { idle = \"32768s\", count = 128 }\nservers =");
+    assert_faults(
+        &format!("[gateway]\nkeepalive = {{ idel = \"60s\", count = 0, interval = 15 }}\n{text}"),
+        r#"
+        error: unknown key `idel` in keepalive
+           at: idel
+         help: did you mean `idle`?
+        error: `count` must be from 1 to 127
+           at: 0
+         help: for example `count = 4`
+        error: `interval` must be a string, not an integer
+           at: 15
+         help: for example `interval = "15s"`
+        error: `idle` must be from 1 to 32767 seconds, without a fraction
+           at: "0s"
+         help: for example `idle = "60s"`
+        error: `interval` must be from 1 to 32767 seconds, without a fraction
+           at: "1500ms"
+         help: for example `interval = "15s"`
+        error: `idle` must be from 1 to 32767 seconds, without a fraction
+           at: "32768s"
+         help: for example `idle = "60s"`
+        error: `count` must be from 1 to 127
+           at: 128
+         help: for example `count = 4`
+        "#,
+    );
+    assert_faults(
+        &format!("[gateway]\nkeepalive = \"60s\"\n{GOOD}"),
+        r#"
+        error: `keepalive` must be a table, not a string
+           at: "60s"
+         help: for example `keepalive = { idle = "60s", interval = "15s", count = 4 }`
+        "#,
+    );
+}
 
 #[test]
 fn source_ports_are_a_range_of_some_size_above_the_services() {

@@ -24,9 +24,6 @@ use tokio::net::{TcpSocket, TcpStream};
 /// Servers tried for one connection. More would keep the client waiting for longer than it will.
 const ATTEMPTS: usize = 4;
 
-/// Idle time before the kernel asks whether the peer is still there; the system's own interval and count follow.
-pub const KEEPALIVE: Duration = Duration::from_secs(300);
-
 /// Attempts to find a source port of ours that no socket has.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -137,13 +134,6 @@ async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialle
         }
     }
     Ok((open(address, None).await?, None))
-}
-
-/// Has the kernel ask now and then whether the server is still there: of a socket that is to stay.
-pub fn keep_alive(server: &TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-    // A socket that is gone shows that soon enough.
-    let _ = socket2::SockRef::from(server).set_tcp_keepalive(&keepalive);
 }
 
 async fn open(address: SocketAddr, from: Option<(u16, Option<u16>)>) -> io::Result<TcpStream> {

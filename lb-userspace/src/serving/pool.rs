@@ -1,7 +1,7 @@
 //! Upstream pools at run time: the configured servers, their addresses and their counts.
 
 use crate::admin::view::ServerState;
-use crate::config::{self, Address, Balance, Host, ProxyVersion};
+use crate::config::{self, Address, Balance, Host, Keepalive, ProxyVersion};
 use crate::route::{Candidate, Schedule, choose};
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
@@ -18,6 +18,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// The PROXY header its servers expect.
     pub send_proxy: Option<ProxyVersion>,
+    /// Of the leg to its servers.
+    pub keepalive: Keepalive,
     /// In the order of the configuration.
     pub servers: Vec<Arc<Server>>,
     balance: Balance,
@@ -116,6 +118,7 @@ impl Pool {
             name: config.name.clone(),
             connect_timeout: config.connect_timeout,
             send_proxy: config.send_proxy,
+            keepalive: config.keepalive,
             servers: servers.collect(),
             balance: config.balance,
             schedule: Schedule::new(&config.servers.iter().map(|server| server.weight).collect::<Vec<_>>()),
@@ -125,11 +128,12 @@ impl Pool {
     }
 
     /// A pool that is not configured any more; connections to its servers still live.
-    pub fn retired(name: &str) -> Self {
+    pub fn retired(name: &str, keepalive: Keepalive) -> Self {
         Pool {
             name: name.into(),
             connect_timeout: Duration::ZERO,
             send_proxy: None,
+            keepalive,
             servers: Vec::new(),
             balance: Balance::RoundRobin,
             schedule: Schedule::new(&[]),

@@ -3,7 +3,7 @@
 use super::{ListenerStats, Pool, RouteStats};
 use crate::accept::Acl;
 
-use crate::config::{self, Config, Protocol, Termination, TlsMode};
+use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
 
 use crate::reason::Tier;
 use crate::route::{Schedule, Table};
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub max_connections: usize,
     /// The order in which tiers are tried.
     pub tiers: Vec<Tier>,
+    /// Of legs whose listener or pool is not configured any more.
+    pub keepalive: Keepalive,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
 }
 
@@ -62,6 +64,8 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Length of the accept queue asked for.
     pub backlog: u32,
+    /// Of the leg to the client.
+    pub keepalive: Keepalive,
     /// Its routes.
     pub table: Table<Arc<Route>>,
     /// Kept across reloads.
@@ -108,7 +112,7 @@ impl TerminatedRoute {
 
 impl Listener {
     /// A listener that is not configured any more; connections that came in by it still live.
-    pub fn retired(name: &str) -> Self {
+    pub fn retired(name: &str, keepalive: Keepalive) -> Self {
         Listener {
             name: name.into(),
             bind: Vec::new(),
@@ -118,6 +122,7 @@ impl Listener {
             acl: Acl::default(),
             max_connections: None,
             backlog: 0,
+            keepalive,
             table: Table::new(),
             stats: Arc::default(),
         }
@@ -221,6 +226,7 @@ impl Snapshot {
                     acl: Acl::new(&listener.allow, &listener.deny),
                     max_connections: listener.max_connections,
                     backlog: listener.backlog,
+                    keepalive: listener.keepalive,
                     table,
                     stats: known_listeners
                         .get(&*listener.name)
@@ -240,6 +246,7 @@ impl Snapshot {
             pools,
             max_connections: config.gateway.max_connections,
             tiers: config.gateway.tiers.clone(),
+            keepalive: config.gateway.keepalive,
             by_address,
         })
     }

@@ -9,6 +9,7 @@ mod churn;
 mod ends;
 mod filters;
 mod gateways;
+mod keepalive;
 mod life;
 mod networks;
 mod odd;

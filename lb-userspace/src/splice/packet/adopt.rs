@@ -82,10 +82,11 @@ impl PacketTier {
                     seconds(record.max_age),
                 ))
             });
+        let keepalive = snapshot.keepalive;
         let known = snapshot.listeners.iter().find(|known| *known.name == *listener).cloned();
-        let listener = known.unwrap_or_else(|| Arc::new(Listener::retired(&listener)));
+        let listener = known.unwrap_or_else(|| Arc::new(Listener::retired(&listener, keepalive)));
         let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();
-        let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool)));
+        let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool, keepalive)));
         let [address, local] = ends(&record.from_server);
         let known = pool.servers.iter().find(|known| known.address.to_string() == server).cloned();
         let server = known.unwrap_or_else(|| Arc::new(Server::retired(address)));

@@ -1,11 +1,13 @@
 //! How spliced connections end, and what their state calls for until then.
 
 use super::live::{Due, Live, closings, last_heard_ms, reason_of};
+use super::ticks::now_tick;
 use super::tier::PacketTier;
 use super::view::View;
 use crate::clock::now_ms;
 use crate::kernel::raw::{Kind, Segment};
 use crate::reason::CloseReason;
+use crate::splice::keepalive::Timing;
 use lb_common::packet::Record;
 use lb_common::packet::track::{Half, asked, closing};
 
@@ -117,17 +119,20 @@ impl PacketTier {
         live.account.close_at(reason, Some(last_heard_ms(&track)));
     }
 
-    /// Looks at every connection, and does what is due.
-    pub(super) fn look(&self, now: u64) {
+    /// Looks at every connection, and does what is due, except for keepalive probes, of which there may be many: gives the
+    /// connections that want some.
+    pub(super) fn look(&self, now: u64, system: &Timing) -> Vec<u64> {
         let ids: Vec<u64> = self.lock().keys().copied().collect();
-        let mut due = Vec::new();
+        let (mut due, mut quiet) = (Vec::new(), Vec::new());
         for ids in ids.chunks(AT_ONCE) {
-            let mut live = self.lock();
+            let live = self.lock();
             for id in ids {
-                let Some(live) = live.get_mut(id) else { continue };
+                let Some(live) = live.get(id) else { continue };
                 let track = self.kernel().track(live.slot);
                 live.note(&track);
-                due.extend(live.due(&track, now).map(|due| (*id, due)));
+                let (actions, asks) = live.due(&track, now, system);
+                due.extend(actions.map(|due| (*id, due)));
+                quiet.extend(asks.then_some(*id));
                 for (side, half) in track.halves.iter().enumerate() {
                     if half.asked & asked::DEVICE != 0 {
                         self.kernel().was_asked(live.slot, side, asked::DEVICE);
@@ -154,8 +159,27 @@ impl PacketTier {
                 }
                 Due::End((reason, ended_ms)) => _ = self.end_at(id, reason, ended_ms),
                 Due::Challenge { side } => self.challenge(id, side),
-                Due::Probe { side } => self.probe(id, side),
             }
+        }
+        quiet
+    }
+
+    /// Asks the ends of a connection that have been silent for long enough whether they are still there. What one answers
+    /// goes to the other, to which it says nothing new.
+    pub(super) fn probe(&self, id: u64, system: &Timing) {
+        let sides = {
+            let mut live = self.lock();
+            let Some(live) = live.get_mut(&id) else { return };
+            // Again: they may have been heard since the look.
+            live.ask(&self.kernel().track(live.slot), now_tick(), system)
+        };
+        let Some(record) = self.kernel().record(id) else { return };
+        let Some(mut view) = self.view(id, &record) else { return };
+        for side in sides {
+            // Anew: the first end may have answered already, and to a probe with a timestamp older than that of its answer
+            // Linux says nothing (since 6.14; PAWS, RFC 7323, section 5).
+            view.track = self.kernel().track(view.flows[side].slot);
+            self.speak(&record, &view, side, &view.probe(side));
         }
     }
 

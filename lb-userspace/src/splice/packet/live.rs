@@ -1,26 +1,20 @@
 //! What is left in this process of a connection that the kernel forwards: its account.
 
-use super::ticks::{ms_of_tick, tick_of_ms};
+use super::ticks::{ms_between, ms_of_tick, tick_of_ms};
 use crate::account::Account;
-use crate::connect::{KEEPALIVE, SourcePort};
+use crate::connect::SourcePort;
 use crate::kernel::Packet;
 use crate::kernel::tuples::address;
 use crate::reason::CloseReason;
 use crate::serving::{Permit, ServerGuard};
+use crate::splice::keepalive::Timing;
 use lb_common::packet::track::{Half, Track, asked, closing};
-use lb_common::packet::{Record, Tuple};
+use lb_common::packet::{Record, Tuple, before};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// How long a reset must stand before the connection is over: who has not sent it goes on.
 pub(super) const RESET_STANDS_MS: u64 = 500;
-
-/// How long an end may be silent before it is asked whether it is still there: what keepalive does for a socket.
-const KEEPALIVE_MS: u64 = KEEPALIVE.as_millis() as u64;
-/// Time between two such questions, and how many may stay unanswered: Linux' own (tcp(7)). One proves nothing: Linux
-/// answers two a second, whoever asks.
-const PROBE_TICKS: u32 = tick_of_ms(75_000);
-const PROBES: u8 = 9;
 
 /// How long the flows of a finished connection stay for its last packets: as long as its ends remember it (TIME_WAIT).
 /// As long, too, a connection may be silent whose FINs have passed, but not their acknowledgements.
@@ -37,18 +31,18 @@ pub struct Live {
     /// [`Flow::origin`] of both flows.
     origin: [u64; 2],
     /// Of both ends (0: the client).
-    keepalive: [Keepalive; 2],
+    probed: [Probed; 2],
 }
 
-/// What an end has been asked since it was last heard.
+/// The keepalive probes that an end has been sent since it was last heard.
 #[derive(Clone, Copy, Debug, Default)]
-struct Keepalive {
+struct Probed {
     probes: u8,
     /// When the last of them was sent, in ticks.
     at: u32,
 }
 
-/// What keepalive calls for.
+/// What keepalive calls for. One probe without an answer proves nothing: Linux answers two a second, whoever asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probing {
     Rests,
@@ -57,21 +51,29 @@ enum Probing {
     GivesUp,
 }
 
-impl Keepalive {
-    /// What an end that has been silent for so long calls for. Only what was asked counts: while no process ran, nobody
-    /// asked.
-    fn due(&mut self, quiet_ms: u64, now: u32) -> Probing {
-        if quiet_ms < KEEPALIVE_MS {
-            self.probes = 0;
+impl Probed {
+    /// What an end calls for that was last heard at this tick. Only probes that were sent count: while no process ran,
+    /// nobody sent any.
+    fn calls_for(&self, timing: &Timing, heard: u32, now: u32) -> Probing {
+        let unanswered = self.unanswered(heard);
+        if ms_between(heard, now) < timing.idle_ms
+            || unanswered > 0 && ms_between(self.at, now) < timing.interval_ms
+        {
             Probing::Rests
-        } else if self.probes > 0 && now.wrapping_sub(self.at) < PROBE_TICKS {
-            Probing::Rests
-        } else if self.probes == PROBES {
-            Probing::GivesUp
-        } else {
-            *self = Self { probes: self.probes + 1, at: now };
+        } else if unanswered < timing.count {
             Probing::Asks
+        } else {
+            Probing::GivesUp
         }
+    }
+
+    /// Notes a probe.
+    fn note(&mut self, heard: u32, now: u32) {
+        *self = Self { probes: self.unanswered(heard).saturating_add(1), at: now };
+    }
+
+    fn unanswered(&self, heard: u32) -> u8 {
+        if before(heard, self.at) { self.probes } else { 0 }
     }
 }
 
@@ -89,8 +91,6 @@ pub(super) enum Due {
     End(Ending),
     /// An end is to be asked what its SYN, or its inexact reset, meant.
     Challenge { side: usize },
-    /// An end is to be asked whether it is still there.
-    Probe { side: usize },
 }
 
 impl Live {
@@ -109,7 +109,7 @@ impl Live {
             _port: port,
             slot,
             origin,
-            keepalive: Default::default(),
+            probed: Default::default(),
         }
     }
 
@@ -126,8 +126,13 @@ impl Live {
         }
     }
 
-    /// What is to be done about the connection at this time.
-    pub(super) fn due(&mut self, track: &Track, now_ms: u64) -> impl Iterator<Item = Due> + use<> {
+    /// What is to be done about the connection at this time, and whether an end is to be asked if it is still there.
+    pub(super) fn due(
+        &self,
+        track: &Track,
+        now_ms: u64,
+        system: &Timing,
+    ) -> (impl Iterator<Item = Due> + use<>, bool) {
         let quiet = track.halves.map(|half| now_ms.saturating_sub(ms_of_tick(half.heard)));
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
@@ -145,24 +150,51 @@ impl Live {
         } else {
             ended.map(Due::End)
         };
-        let mut due = [first, None, None, None, None];
+        let mut due = [first, None, None];
+        let mut asks = false;
+        let probing = self.probing(track, tick_of_ms(now_ms), system);
         for side in [0, 1] {
             if track.halves[side].asked & asked::CHALLENGE != 0 {
-                due[3 + side] = Some(Due::Challenge { side });
+                due[1 + side] = Some(Due::Challenge { side });
             }
-            if first.is_some() || track.halves[side].has_reset() {
+            if first.is_some() {
                 continue;
             }
-            match self.keepalive[side].due(quiet[side], tick_of_ms(now_ms)) {
+            match probing[side] {
                 Probing::Rests => {}
-                Probing::Asks => due[1 + side] = Some(Due::Probe { side }),
+                Probing::Asks => asks = true,
                 Probing::GivesUp => {
                     let reason = [CloseReason::ClientReset, CloseReason::ServerReset][side];
                     due[0] = Some(Due::End(by_itself(reason)));
                 }
             }
         }
-        due.into_iter().flatten()
+        (due.into_iter().flatten(), asks)
+    }
+
+    /// What keepalive calls for at both ends.
+    fn probing(&self, track: &Track, now: u32, system: &Timing) -> [Probing; 2] {
+        let keepalives = self.account.connection.keepalives();
+        std::array::from_fn(|side| match &track.halves[side] {
+            half if half.has_reset() => Probing::Rests,
+            half => self.probed[side].calls_for(&Timing::of(keepalives[side], system), half.heard, now),
+        })
+    }
+
+    /// The ends to be asked now whether they are still there; they are taken for asked.
+    pub(super) fn ask(
+        &mut self,
+        track: &Track,
+        now: u32,
+        system: &Timing,
+    ) -> impl Iterator<Item = usize> + use<> {
+        let asks = self.probing(track, now, system).map(|probing| probing == Probing::Asks);
+        for ((probed, half), asks) in self.probed.iter_mut().zip(&track.halves).zip(asks) {
+            if asks {
+                probed.note(half.heard, now);
+            }
+        }
+        [0, 1].into_iter().filter(move |side| asks[*side])
     }
 
     /// Why it is to be ended, if it is: idle, or alive, for too long.
@@ -241,21 +273,42 @@ pub(super) fn raise(counter: &AtomicU64, value: u64) {
 mod tests {
     use super::*;
 
+    const MINUTES: Timing = Timing { idle_ms: 60_000, interval_ms: 15_000, count: 4 };
+
     #[test]
     fn an_end_is_given_up_when_it_was_asked_in_vain_and_not_before() {
-        let mut keepalive = Keepalive::default();
-        let mut now = 7;
-        assert_eq!(keepalive.due(KEEPALIVE_MS - 1, now), Probing::Rests);
+        let mut probed = Probed::default();
+        let calls_for = |probed: &Probed, heard, ms| probed.calls_for(&MINUTES, heard, tick_of_ms(ms));
+        assert_eq!(calls_for(&probed, 7, 59_999), Probing::Rests);
         // Nobody has asked for a day.
-        for _ in 0..PROBES {
-            assert_eq!(keepalive.due(86_400_000, now), Probing::Asks);
-            assert_eq!(keepalive.due(86_400_000, now.wrapping_add(PROBE_TICKS - 1)), Probing::Rests);
-            now = now.wrapping_add(PROBE_TICKS);
+        let (heard, mut ms) = (7, 86_400_000);
+        for _ in 0..MINUTES.count {
+            assert_eq!(calls_for(&probed, heard, ms), Probing::Asks);
+            probed.note(heard, tick_of_ms(ms));
+            assert_eq!(calls_for(&probed, heard, ms + 14_990), Probing::Rests);
+            ms += 15_010;
         }
-        let mut answered = keepalive;
-        assert_eq!(keepalive.due(86_400_000, now), Probing::GivesUp);
-        assert_eq!(answered.due(10, now), Probing::Rests);
-        assert_eq!(answered.due(KEEPALIVE_MS, now), Probing::Asks);
+        assert_eq!(calls_for(&probed, heard, ms), Probing::GivesUp);
+        // Its answer to the last one comes at the last moment.
+        let heard = tick_of_ms(ms - 10);
+        assert_eq!(calls_for(&probed, heard, ms), Probing::Rests);
+        assert_eq!(calls_for(&probed, heard, ms + 60_000), Probing::Asks);
+        probed.note(heard, tick_of_ms(ms + 60_000));
+        assert_eq!(probed.probes, 1);
+    }
+
+    /// However rarely anybody looks: an answer that is itself long ago by then is one.
+    #[test]
+    fn an_end_that_answers_each_probe_is_not_given_up() {
+        let timing = Timing { idle_ms: 1000, interval_ms: 1000, count: 1 };
+        let (mut probed, mut heard) = (Probed::default(), 0);
+        for look in 1..100 {
+            let now = tick_of_ms(look * 5000);
+            assert_eq!(probed.calls_for(&timing, heard, now), Probing::Asks, "{look}");
+            probed.note(heard, now);
+            // In the same tick.
+            heard = now;
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::clock::now_ms;
 use crate::kernel::devices::Watch;
 use crate::kernel::raw::Segment;
 use crate::kernel::tuples::ends;
+use crate::splice::keepalive::Timing;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::asked;
 use lb_common::packet::{Event, Record, Tuple, event};
@@ -27,7 +28,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Time between two looks for events: only the most urgent ones wake the sweeper.
 const EVENTS: Duration = Duration::from_millis(50);
 
-/// Sweeps use at most 1/SHARE of the thread's time.
+/// Sweeps use at most 1/SHARE of the thread's time, keepalive probes not counted: those are due.
 const SHARE: u32 = 20;
 
 /// Least time between two challenge ACKs to one end (RFC 5961, section 10: they are to be limited). Per connection: a limit
@@ -36,6 +37,9 @@ const CHALLENGE_MS: u64 = 500;
 
 /// Events between two looks at the clock.
 const MOST_EVENTS: usize = 4096;
+
+/// Connections whose ends are probed between two looks for events: some 10 ms.
+const MOST_PROBED: usize = 512;
 
 /// [`LINGER_MS`] when the table is more than half full.
 const SHORT_LINGER_MS: u64 = 5_000;
@@ -59,6 +63,8 @@ impl Sweeper {
                 devices_changed: false,
                 routes_changed: false,
                 is_behind: false,
+                system: Timing::system(),
+                quiet: Vec::new(),
                 events,
             };
             loop {
@@ -87,6 +93,10 @@ struct Sweep {
     routes_changed: bool,
     /// There are connections whose ways are yet to be looked at.
     is_behind: bool,
+    /// The system's keepalive at the last look.
+    system: Timing,
+    /// Connections that want keepalive probes.
+    quiet: Vec<u64>,
     /// Readable when the programs have something urgent to tell.
     events: OwnedFd,
 }
@@ -99,9 +109,13 @@ impl Sweep {
         }
         self.tier.follow_events();
         let now = Instant::now();
-        if now >= self.next {
+        if !self.quiet.is_empty() {
+            let left = self.quiet.len().saturating_sub(MOST_PROBED);
+            self.quiet.drain(left..).for_each(|id| self.tier.probe(id, &self.system));
+        } else if now >= self.next {
             self.tier.ports().follow_others();
-            self.tier.sweep();
+            self.system = Timing::system();
+            self.quiet = self.tier.sweep(&self.system);
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
         // Last, for it may fail.
@@ -131,7 +145,7 @@ impl Sweep {
     /// For an urgent event, a change of devices or routes, or the next look; whether it is over.
     fn wait(&self) -> io::Result<bool> {
         let until = self.next.saturating_duration_since(Instant::now()).min(EVENTS);
-        let until = if self.is_behind { Duration::ZERO } else { until };
+        let until = if self.is_behind || !self.quiet.is_empty() { Duration::ZERO } else { until };
         let until = Timespec::try_from(until).map_err(io::Error::other)?;
         let mut fds = vec![
             PollFd::new(&self.over, PollFlags::IN),
@@ -189,12 +203,13 @@ impl PacketTier {
         }
     }
 
-    /// Looks at every connection, and removes what is long closed.
-    fn sweep(&self) {
+    /// Looks at every connection, and removes what is long closed; gives the connections that want keepalive probes.
+    fn sweep(&self, system: &Timing) -> Vec<u64> {
         let now = now_ms();
-        self.look(now);
+        let quiet = self.look(now, system);
         self.forget_closed(now);
         self.forget_refusals();
+        quiet
     }
 
     /// Removes the flows of closed connections that have been silent for long enough.
@@ -217,23 +232,12 @@ impl PacketTier {
         }
     }
 
-    /// Asks an end whether it is still there. Its answer goes to the other end, to which it says nothing new.
-    pub(super) fn probe(&self, id: u64, side: usize) {
-        self.ask(id, side, View::probe);
-    }
-
     /// Asks an end what its SYN, or a reset that is not exact, meant.
     pub(super) fn challenge(&self, id: u64, side: usize) {
-        let Some(slot) = self.ask(id, side, View::challenge) else { return };
-        self.pending().asked.push_back((now_ms() + CHALLENGE_MS, slot, side));
-    }
-
-    /// Asks an end something in the other's name; gives the connection's slot.
-    fn ask(&self, id: u64, side: usize, question: impl FnOnce(&View, usize) -> Segment) -> Option<u32> {
-        let record = self.kernel().record(id)?;
-        let view = self.view(id, &record)?;
-        self.speak(&record, &view, side, &question(&view, side));
-        Some(view.flows[side].slot)
+        let Some(record) = self.kernel().record(id) else { return };
+        let Some(view) = self.view(id, &record) else { return };
+        self.speak(&record, &view, side, &view.challenge(side));
+        self.pending().asked.push_back((now_ms() + CHALLENGE_MS, view.flows[side].slot, side));
     }
 
     /// Sends an end (0: the client) a segment in the other's name.

@@ -1,11 +1,11 @@
 //! The programs' clock, in ticks of 2^TICK_SHIFT nanoseconds.
 
-use crate::clock::{now_ms, now_ns};
+use crate::clock::{now_coarse_ns, now_ms};
 use lb_common::packet::TICK_SHIFT;
 
 /// The programs' clock.
 pub(super) fn now_tick() -> u32 {
-    (now_ns() >> TICK_SHIFT) as u32
+    (now_coarse_ns() >> TICK_SHIFT) as u32
 }
 
 /// The programs' clock at a time of [`now_ms`], or as long a time.
@@ -15,8 +15,12 @@ pub(super) const fn tick_of_ms(ms: u64) -> u32 {
 
 /// [`now_ms`] at a tick of the programs' clock in the last 26 days; an older one is taken for now.
 pub(super) fn ms_of_tick(tick: u32) -> u64 {
-    let ago = now_tick().wrapping_sub(tick);
+    now_ms() - ms_between(tick, now_tick())
+}
+
+/// Milliseconds from one tick to a later one.
+pub(super) const fn ms_between(tick: u32, later: u32) -> u64 {
+    let ticks = later.wrapping_sub(tick);
     // A tick read on another CPU may be newer than ours: a difference above half the range is that, not an age.
-    let ago = if ago > u32::MAX / 2 { 0 } else { u64::from(ago) };
-    now_ms() - (ago << TICK_SHIFT) / 1_000_000
+    if ticks > u32::MAX / 2 { 0 } else { ((ticks as u64) << TICK_SHIFT) / 1_000_000 }
 }
