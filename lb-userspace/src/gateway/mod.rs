@@ -7,7 +7,7 @@ mod snapshot;
 mod worker;
 
 pub use control::run;
-pub(crate) use privileges::drop_privileges;
+pub(crate) use privileges::{drop_privileges, drop_privileges_to_load};
 pub use snapshot::{Listener, Route, Snapshot, TerminatedRoute};
 
 use crate::accept::{Limit, Permit};
