@@ -249,7 +249,7 @@ impl Passage {
         if !self.snapshot.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
         }
-        self.gateway.packet()?.plan(&self.client)
+        self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
     }
 
     /// splice: TLS goes through untouched.

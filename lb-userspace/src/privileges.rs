@@ -26,8 +26,18 @@ pub(crate) fn raise_open_files() -> u64 {
 /// Drops every capability but [`KEPT`], for this thread and those it starts from here on, and forbids gaining any by
 /// exec.
 pub(crate) fn drop_privileges() -> Result<(), caps::errors::CapsError> {
+    keep(&KEPT)
+}
+
+/// The same for a thread that loads kernel programs: what they do with pointers takes CAP_PERFMON.
+pub(crate) fn drop_privileges_to_load() -> Result<(), caps::errors::CapsError> {
+    keep(&[&KEPT[..], &[Capability::CAP_PERFMON]].concat())
+}
+
+fn keep(capabilities: &[Capability]) -> Result<(), caps::errors::CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = KEPT.into_iter().filter(|capability| held.contains(capability)).collect();
+    let kept: CapsHashSet =
+        capabilities.iter().copied().filter(|capability| held.contains(capability)).collect();
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &kept)?;

@@ -129,6 +129,8 @@ reasons! {
     FallbackReason {
         /// This version, or this kernel, has no packet programs loaded.
         PacketUnavailable = "packet_unavailable",
+        /// The packet programs were still being loaded, after the start.
+        PacketLoading = "packet_loading",
         /// No program has seen the client's SYN or the server's SYN-ACK as this host's sockets know them: they came by
         /// a device without a program, from before the gateway's start, or through address translation or a SYN proxy.
         NoSynSeen = "no_syn_seen",

@@ -22,6 +22,7 @@ use serde_json::Value;
 use toml::Table;
 
 use crate::bpffs::BpfFs;
+use crate::hold::HeldLoads;
 use crate::netns::NetNs;
 use crate::process::Process;
 use crate::tempdir::TempDir;
@@ -47,6 +48,8 @@ pub struct Launch {
     pub notify: Option<PathBuf>,
     /// In a time namespace of its own: by how many seconds its CLOCK_MONOTONIC is ahead.
     pub monotonic_ahead: Option<i64>,
+    /// What it loads into the kernel beside its start waits for [`Gateway::let_load`].
+    pub hold_loads: bool,
 }
 
 /// sd_listen_fds(3): SD_LISTEN_FDS_START.
@@ -58,7 +61,9 @@ pub struct Gateway {
     /// The process: signals, memory, CPU time, output.
     pub process: Process,
     ns: NetNs,
-    launch: Launch,
+    /// In which it is started again.
+    pub launch: Launch,
+    held: Option<HeldLoads>,
     /// Where it listens.
     ports: Vec<u16>,
     _bpffs: BpfFs,
@@ -67,7 +72,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts a gateway with a configuration, in which `state_dir`, `bpffs` and `access_log` are filled in where
-    /// they are absent, and waits until it listens and answers.
+    /// they are absent, and waits until it listens and answers, and its packet tier is there.
     pub fn start(ns: &NetNs, config: &str) -> Result<Self> {
         Self::start_with(ns, config, Launch::default())
     }
@@ -78,8 +83,8 @@ impl Gateway {
         let bpffs = BpfFs::mount_in(files.path())?;
         let (text, ports) = complete(config, files.path())?;
         fs::write(files.join(CONFIG), text)?;
-        let process = spawn(ns, &files, &launch)?;
-        let mut gateway = Self { process, ns: ns.again()?, launch, ports, _bpffs: bpffs, files };
+        let (process, held) = spawn(ns, &files, &launch)?;
+        let mut gateway = Self { process, ns: ns.again()?, launch, held, ports, _bpffs: bpffs, files };
         gateway.wait_serving()?;
         Ok(gateway)
     }
@@ -110,8 +115,20 @@ impl Gateway {
     /// Starts another process with the same files and the same pins, after the first has ended. It dies with the thread
     /// that calls this.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(&self.ns, &self.files, &self.launch)?;
+        (self.process, self.held) = spawn(&self.ns, &self.files, &self.launch)?;
         self.wait_serving()
+    }
+
+    /// Lets it load its kernel programs, and waits until its packet tier is there.
+    pub fn let_load(&mut self) -> Result<()> {
+        self.held.take().context("its loads are not held up")?.pass();
+        self.wait_ready()
+    }
+
+    /// The same, but the kernel does not take them.
+    pub fn refuse_load(&mut self) -> Result<()> {
+        self.held.take().context("its loads are not held up")?.fail();
+        self.wait_ready()
     }
 
     fn wait_serving(&mut self) -> Result<()> {
@@ -119,10 +136,12 @@ impl Gateway {
         self.wait_ready()
     }
 
-    /// Waits until the gateway answers on its admin socket, which it does once it serves.
+    /// Waits until the gateway answers on its admin socket, which it does once it serves, and has done with loading its
+    /// kernel programs, unless that is held up.
     fn wait_ready(&mut self) -> Result<()> {
         let answers = eventually("the admin socket to answer", || {
-            let answers = self.status().is_ok();
+            let status = self.status().ok();
+            let answers = status.is_some_and(|s| self.held.is_some() || s.0["packet"]["state"] != "loading");
             (answers || !self.process.is_running()).then_some(answers)
         });
         ensure!(
@@ -238,7 +257,7 @@ impl Gateway {
 const CONFIG: &str = "snisplice.toml";
 
 /// Starts the process with the files of a gateway.
-fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<Process> {
+fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<(Process, Option<HeldLoads>)> {
     let mut command = if launch.inherited.is_empty() {
         ns.command(binary()?)
     } else {
@@ -273,7 +292,12 @@ fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<Process> {
         // SAFETY: between fork and exec the closure only makes system calls; rustix allocates nothing for C strings.
         unsafe { command.pre_exec(move || enter_time_namespace(offset.as_bytes())) };
     }
-    Process::spawn("snisplice", command)
+    if launch.hold_loads {
+        HeldLoads::prepare(&mut command);
+    }
+    let process = Process::spawn("snisplice", command)?;
+    let held = launch.hold_loads.then(|| HeldLoads::of(process.pid())).transpose()?;
+    Ok((process, held))
 }
 
 /// The JSON of `status --json`; a missing number reads as 0, so that only the keys that count need to be there.

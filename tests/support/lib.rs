@@ -8,6 +8,7 @@ pub mod bpffs;
 pub mod certs;
 pub mod counters;
 pub mod gateway;
+pub mod hold;
 pub mod netns;
 pub mod postgres;
 pub mod probes;

@@ -450,8 +450,11 @@ impl Subject<'_> {
             outcome?;
         }
         if self.kind.is_ours() {
-            // It listens before its workers accept.
-            eventually("the gateway to answer", || self.admin("/healthz").ok()).map(drop)?;
+            // It listens before its workers accept, and accepts before the packet tier is there.
+            eventually("the gateway and its tier", || {
+                let status = self.status().ok()?;
+                (status["packet"]["state"] != "loading").then_some(())
+            })?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::view::{Connection, Status};
+use super::view::{Connection, PacketTierState, Status};
 
 /// Characters of one cell, enough for a host name of ordinary length.
 const MAX_CELL: usize = 64;
@@ -25,6 +25,12 @@ pub fn status(status: &Status) -> String {
         table.row([name, &count.active.to_string(), &count.total.to_string()]);
     }
     out += &table.section();
+
+    out += match status.packet.as_ref().map(|packet| packet.state) {
+        Some(PacketTierState::Loading) => "\nThe packet tier is loading its kernel programs.\n",
+        Some(PacketTierState::Unavailable) => "\nThe packet tier has no kernel programs: the log says why.\n",
+        Some(PacketTierState::Ready) | None => "",
+    };
 
     let mut table = Table::new(["TIER FALLBACK", ">CONNECTIONS"]);
     for (reason, n) in &status.tier_fallbacks {
@@ -213,6 +219,20 @@ mod tests {
     #[test]
     fn status_is_this_text() {
         assert_eq!(super::status(&fake::status()), STATUS);
+    }
+
+    #[test]
+    fn status_says_so_while_the_packet_tier_is_not_ready() {
+        for (state, said) in [
+            (view::PacketTierState::Loading, "is loading its kernel programs.\n"),
+            (view::PacketTierState::Unavailable, "has no kernel programs: the log says why.\n"),
+        ] {
+            let mut status = fake::status();
+            status.packet.as_mut().unwrap().state = state;
+            let (tiers, rest) = STATUS.split_once("\nTIER FALLBACK").unwrap();
+            let expected = format!("{tiers}\nThe packet tier {said}\nTIER FALLBACK{rest}");
+            assert_eq!(super::status(&status), expected);
+        }
     }
 
     const STATUS: &str = "\

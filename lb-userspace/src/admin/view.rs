@@ -25,9 +25,9 @@ pub struct Status {
     pub tiers: Tiers,
     /// Why connections did not get an earlier tier: reason to connections.
     pub tier_fallbacks: BTreeMap<String, u64>,
-    /// What the packet tier has counted; absent while no packet tier is loaded.
+    /// The packet tier; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packet: Option<Packets>,
+    pub packet: Option<PacketTier>,
     /// In the order of the configuration.
     pub listeners: Vec<Listener>,
     /// In the order of the configuration.
@@ -58,23 +58,40 @@ impl Tiers {
     }
 }
 
-/// Packets that the packet tier has counted, by reason, those that occurred. What the programs count they count since they were
-/// loaded: they outlive the process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Packets {
+/// The packet tier, and the packets that it has counted, by reason, those that occurred. What the programs count they count
+/// since they were loaded: they outlive the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketTier {
+    /// Whether it takes new connections. Absent: a gateway of an earlier version, which waits for its programs.
+    #[serde(default)]
+    pub state: PacketTierState,
     /// Dropped: reason to packets.
     pub drops: BTreeMap<String, u64>,
     /// What else is worth a look: note to packets.
     pub notes: BTreeMap<String, u64>,
 }
 
-impl From<PacketCounts> for Packets {
-    fn from(counts: PacketCounts) -> Self {
+impl PacketTier {
+    /// In this state, with these counts.
+    pub fn new(state: PacketTierState, counts: PacketCounts) -> Self {
         let occurred = |counts: Vec<(&str, u64)>| {
             counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
         };
-        Self { drops: occurred(counts.drops), notes: occurred(counts.notes) }
+        Self { state, drops: occurred(counts.drops), notes: occurred(counts.notes) }
     }
+}
+
+/// Whether the packet tier takes new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PacketTierState {
+    /// Not yet: its kernel programs are being loaded, after a start.
+    Loading,
+    /// It does.
+    #[default]
+    Ready,
+    /// The kernel does not take its programs.
+    Unavailable,
 }
 
 /// Connections now, and ever.
@@ -341,10 +358,11 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 7] = [
+    const ADDED: [&str; 8] = [
         "config_generation",
         "packet.drops",
         "packet.notes",
+        "packet.state",
         "routes[].listener",
         "routes[].pools[]",
         "routes[].sni[]",
@@ -413,7 +431,7 @@ mod tests {
     fn without_a_packet_tier_nothing_is_said_of_its_packets() {
         let status = Status { packet: None, ..fake::status() };
         let text = serde_json::to_string(&status).unwrap();
-        assert!(!text.contains(r#""packet":{"drops""#), "{text}");
+        assert!(!text.contains(r#""drops""#), "{text}");
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
     }
 
@@ -423,7 +441,7 @@ mod tests {
             drops: vec![("reset_outside", 7), ("syn_late", 0)],
             notes: vec![("near", 0), ("handshake_sighted", 5)],
         };
-        let packets = Packets::from(counts);
+        let packets = PacketTier::new(PacketTierState::Ready, counts);
         assert_eq!(packets.drops, [("reset_outside".into(), 7)].into());
         assert_eq!(packets.notes, [("handshake_sighted".into(), 5)].into());
     }

@@ -111,6 +111,9 @@ impl Control {
             }
         };
         let sockmap = open_sockmap(&config.gateway)?;
+        if let Ok(packet) = &packet {
+            packet.load_aside()?;
+        }
         privileges::drop_privileges().context("cannot drop privileges")?;
 
         let (reloads, requests) = mpsc::unbounded_channel();
@@ -382,8 +385,9 @@ impl Control {
     }
 }
 
-/// The packet tier, if the configuration names it, or the kernel still forwards connections. A gateway that asks for it and may not have it says so and goes on
-/// without: every connection then counts why.
+/// The packet tier, if the configuration names it, or the kernel still forwards connections. A gateway that asks for it
+/// and may not have it says so and goes on without: every connection then counts why. The kernel programs may be yet to be
+/// loaded.
 fn open_packet(
     config: &config::Gateway,
     snapshot: &Snapshot,
@@ -394,6 +398,10 @@ fn open_packet(
     }
     let opened = PacketTier::open(config).and_then(|packet| {
         packet.listen(snapshot.addresses().map(|(address, _)| address))?;
+        // Somebody has removed the programs' pins: without programs, connections cannot be looked after.
+        if packet.kernel().has_connections() && !packet.kernel().has_programs() {
+            packet.load();
+        }
         Ok(packet)
     });
     match opened {

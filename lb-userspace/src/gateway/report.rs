@@ -87,7 +87,10 @@ impl admin::Gateway for Gateway {
                 copy: count(&self.books.stats.tiers[Tier::Copy as usize]),
             },
             tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.books.stats.fallbacks),
-            packet: self.packet().ok().map(|packet| packet_counts(packet).into()),
+            packet: self
+                .packet()
+                .ok()
+                .map(|packet| view::PacketTier::new(packet.state(), packet_counts(packet))),
             listeners: snapshot.listeners.iter().map(|listener| listener_view(listener)).collect(),
             routes,
             pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),

@@ -9,7 +9,6 @@ use super::pins::{self, Pins, Shape};
 use super::sockmap;
 use super::tracks::Tracks;
 use crate::config::Interfaces;
-use aya::EbpfLoader;
 use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerfEventArray, RingBuf,
 };
@@ -18,6 +17,7 @@ use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
 use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
 use lb_common::packet::{
     self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
     Handover, NAMES, Name, PATHS, PORTS, Path as DevicePath, Record, SIGHTINGS, Sighting, TRACKS, Tuple,
@@ -102,9 +102,12 @@ struct Maps {
 }
 
 struct Programs {
-    ethernet: SchedClassifier,
+    /// `None`: not loaded yet.
+    ethernet: Option<SchedClassifier>,
     /// For devices without an Ethernet header; loaded when there is one.
     bare: Option<SchedClassifier>,
+    /// Whether this build's are loaded. Until then those of an earlier build serve, if they are pinned.
+    are_current: bool,
     /// By which they are attached through netlink.
     handle: TcHandle,
     /// Interface indices of the devices that have a program.
@@ -147,12 +150,26 @@ impl Packet {
     /// One process at a time. `flows` is how many the table has room for, two per connection; an adopted table keeps
     /// its size.
     pub fn open(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
+        let packet = Self::prepare(bpffs, flows)?;
+        packet.load()?;
+        Ok(packet)
+    }
+
+    /// The same without the verifier's work. The programs are those that are pinned: this build's, or those of an earlier
+    /// build with the same ABI. If there are none, devices get theirs after [`load`](Self::load).
+    pub fn prepare(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
         let pins = Pins::create(bpffs, TIER)?;
         if !pins.lock() {
             return Err(KernelError::InUse { path: bpffs.to_owned() });
         }
         let is_new = !pins.path(FLOWS).exists();
-        let ethernet = program(&pins, FORWARD_ETHERNET, flows)?;
+        let mut ethernet = adopted(&pins, FORWARD_ETHERNET);
+        let are_current = ethernet.is_some();
+        if !are_current {
+            // With it come the maps that are not pinned yet; those that are, are checked.
+            load_object(&pins, flows)?;
+            ethernet = earlier(&pins, FORWARD_ETHERNET)?;
+        }
         let flows = MapData::from_pin(pins.path(FLOWS)).map_err(from_map)?;
         let info = flows.info().map_err(from_map)?;
         let (capacity, handle) = (info.max_entries(), handle(&info));
@@ -195,14 +212,45 @@ impl Packet {
             counts: pinned(&pins, COUNTS)?,
             events: Mutex::new(pinned(&pins, EVENTS)?),
             maps: Mutex::new(maps),
-            programs: Mutex::new(Programs { ethernet, bare: None, handle, attached: HashSet::new() }),
+            programs: Mutex::new(Programs {
+                ethernet,
+                bare: None,
+                are_current,
+                handle,
+                attached: HashSet::new(),
+            }),
             capacity,
             pins,
         })
     }
 
+    /// Loads this build's programs, unless they are there; the next [`attach`](Self::attach) gives them to the devices. The
+    /// verifier takes a good part of a second. An error leaves everything as it was.
+    pub fn load(&self) -> Result<(), KernelError> {
+        if self.is_current() {
+            return Ok(());
+        }
+        // Not under the lock: the devices are followed meanwhile.
+        let ethernet = Some(program(&self.pins, FORWARD_ETHERNET, self.capacity)?);
+        let mut programs = lock(&self.programs);
+        let handle = programs.handle;
+        let attached = HashSet::new();
+        *programs = Programs { ethernet, bare: None, are_current: true, handle, attached };
+        Ok(())
+    }
+
+    /// Whether this build's programs are loaded.
+    pub fn is_current(&self) -> bool {
+        lock(&self.programs).are_current
+    }
+
+    /// Whether there are programs: this build's, or an earlier build's.
+    pub fn has_programs(&self) -> bool {
+        lock(&self.programs).ethernet.is_some()
+    }
+
     /// Gives every relevant device its program, also those that have an earlier process's, and forgets devices that
-    /// are gone. Returns what went wrong, by device.
+    /// are gone. Does nothing for a device whose program is not loaded yet. Returns what went wrong, by device.
     pub fn attach(&self, devices: &[Device], interfaces: &Interfaces) -> Vec<(String, KernelError)> {
         self.attach_by(attach, devices, interfaces)
     }
@@ -215,15 +263,16 @@ impl Packet {
     ) -> Vec<(String, KernelError)> {
         let attach = |programs: &mut Programs, pins: &Pins, device: &Device, flows| {
             let handle = programs.handle;
-            let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(()) };
-            attach_by_netlink(program, device, handle).map_err(|error| from_program(name, error))
+            let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(false) };
+            attach_by_netlink(program, device, handle).map_err(|error| from_program(name, error))?;
+            Ok(true)
         };
         self.attach_by(attach, devices, interfaces)
     }
 
     fn attach_by(
         &self,
-        attach: impl Fn(&mut Programs, &Pins, &Device, u32) -> Result<(), KernelError>,
+        attach: impl Fn(&mut Programs, &Pins, &Device, u32) -> Result<bool, KernelError>,
         devices: &[Device],
         interfaces: &Interfaces,
     ) -> Vec<(String, KernelError)> {
@@ -237,7 +286,8 @@ impl Packet {
         for device in relevant {
             if !programs.attached.contains(&device.index) {
                 match attach(&mut programs, &self.pins, device, self.capacity) {
-                    Ok(()) => _ = programs.attached.insert(device.index),
+                    Ok(true) => _ = programs.attached.insert(device.index),
+                    Ok(false) => {}
                     Err(error) => failures.push((device.name.clone(), error)),
                 }
             }
@@ -433,6 +483,11 @@ impl Packet {
         lock(&self.maps).connections.get(&id, 0).ok()
     }
 
+    /// Whether there are connections.
+    pub fn has_connections(&self) -> bool {
+        lock(&self.maps).connections.keys().next().is_some()
+    }
+
     /// Every connection, for adoption.
     pub fn records(&self) -> Vec<(u64, Record)> {
         lock(&self.maps).connections.iter().filter_map(Result::ok).collect()
@@ -576,18 +631,43 @@ fn hash(bytes: &[u8]) -> u64 {
 /// The pinned program of this build, with the pinned maps. Verifying it takes the kernel a good part of a second, which
 /// a restarted gateway saves, as its predecessor has pinned it.
 fn program(pins: &Pins, name: &'static str, flows: u32) -> Result<SchedClassifier, KernelError> {
-    let pin = format!("{name}-{:016x}", hash(OBJECT));
-    let path = pins.path(&pin);
-    if let Ok(adopted) = SchedClassifier::from_pin(&path)
-        && uses_pinned_maps(&adopted, pins)
-    {
+    if let Some(adopted) = adopted(pins, name) {
         return Ok(adopted);
     }
+    let path = pins.path(&current_pin(name));
     load_program(pins, name, flows, &path)?;
-    for other in pins.names()?.iter().filter(|other| other.starts_with(name) && **other != pin) {
-        pins.clear(other)?;
+    for other in earlier_pins(pins, name)? {
+        pins.clear(&other)?;
     }
     SchedClassifier::from_pin(&path).map_err(|error| from_program(name, error))
+}
+
+/// This build's program, if it is pinned.
+fn adopted(pins: &Pins, name: &str) -> Option<SchedClassifier> {
+    from_pin(pins, &current_pin(name))
+}
+
+/// An earlier build's program, if it is pinned. The maps that it uses are those of this build's: the ABI is the same.
+fn earlier(pins: &Pins, name: &str) -> Result<Option<SchedClassifier>, KernelError> {
+    Ok(earlier_pins(pins, name)?.iter().find_map(|pin| from_pin(pins, pin)))
+}
+
+fn earlier_pins(pins: &Pins, name: &str) -> Result<Vec<String>, KernelError> {
+    let (prefix, current) = (format!("{name}-"), current_pin(name));
+    let mut names = pins.names()?;
+    names.retain(|pin| pin.starts_with(&prefix) && *pin != current);
+    Ok(names)
+}
+
+/// Under which this build's program is pinned.
+fn current_pin(name: &str) -> String {
+    format!("{name}-{:016x}", hash(OBJECT))
+}
+
+/// What is pinned there, if it is a program that uses the pinned maps.
+fn from_pin(pins: &Pins, pin: &str) -> Option<SchedClassifier> {
+    let program = SchedClassifier::from_pin(pins.path(pin)).ok()?;
+    uses_pinned_maps(&program, pins).then_some(program)
 }
 
 /// Not so if a map's pin was removed by hand: then a new map has been, or will be, pinned in its place.
@@ -600,7 +680,8 @@ fn uses_pinned_maps(program: &SchedClassifier, pins: &Pins) -> bool {
     })
 }
 
-fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Result<(), KernelError> {
+/// Makes the maps that are not pinned yet, pins them, and checks those that are. The programs are not loaded yet.
+fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(FLOWS, flows.max(2));
     loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
@@ -610,7 +691,11 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
         pins.check(shape)?;
         loader.map_pin_path(shape.name, pins.path(shape.name));
     }
-    let mut ebpf = loader.load(OBJECT).map_err(from_ebpf)?;
+    loader.load(OBJECT).map_err(from_ebpf)
+}
+
+fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Result<(), KernelError> {
+    let mut ebpf = load_object(pins, flows)?;
     let program = ebpf.program_mut(name).expect("the object has the program");
     let failed = |error| from_program(name, error);
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
@@ -640,27 +725,30 @@ fn link_name(ifindex: u32) -> String {
 }
 
 impl Programs {
-    /// The program for this kind of device, and its name; `None`: there is none.
+    /// The program for this kind of device, and its name; `None`: there is none, or not yet.
     fn of(
         &mut self,
         device: &Device,
         pins: &Pins,
         flows: u32,
     ) -> Result<Option<(&'static str, &mut SchedClassifier)>, KernelError> {
-        Ok(match (device.link_layer, &mut self.bare) {
-            (LinkLayer::Ethernet, _) => Some((FORWARD_ETHERNET, &mut self.ethernet)),
-            (LinkLayer::Bare, Some(bare)) => Some((FORWARD_BARE, bare)),
-            (LinkLayer::Bare, none) => Some((FORWARD_BARE, none.insert(program(pins, FORWARD_BARE, flows)?))),
-            (LinkLayer::Unsupported, _) => None,
-        })
+        let (name, known) = match device.link_layer {
+            LinkLayer::Ethernet => (FORWARD_ETHERNET, &mut self.ethernet),
+            LinkLayer::Bare => (FORWARD_BARE, &mut self.bare),
+            LinkLayer::Unsupported => return Ok(None),
+        };
+        if known.is_none() {
+            *known = if self.are_current { Some(program(pins, name, flows)?) } else { earlier(pins, name)? };
+        }
+        Ok(known.as_mut().map(|program| (name, program)))
     }
 }
 
 /// Attaches the program for this kind of device; where an earlier process has attached one, that is replaced, at once
-/// and without a gap.
-fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> Result<(), KernelError> {
+/// and without a gap. `false`: there is no program for it, or not yet.
+fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> Result<bool, KernelError> {
     let handle = programs.handle;
-    let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(()) };
+    let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(false) };
     let failed = |error| from_program(name, error);
     let pin = link_name(device.index);
     let path = pins.path(&pin);
@@ -668,7 +756,7 @@ fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> 
         let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(of_link)?;
         match program.attach_to_link(link) {
             // The pin holds it.
-            Ok(link) => return program.take_link(link).map(drop).map_err(failed),
+            Ok(link) => return program.take_link(link).map(|_| true).map_err(failed),
             // Its device is gone, and another one has its index.
             Err(_) => pins.clear(&pin)?,
         }
@@ -678,11 +766,11 @@ fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> 
         Ok(link) => {
             let link: FdLink = program.take_link(link).map_err(failed)?.try_into().map_err(of_link)?;
             link.pin(&path).map_err(|error| pin_error(path, io::Error::other(error)))?;
-            Ok(())
         }
-        Err(error) if is_unknown(&error) => attach_by_netlink(program, device, handle).map_err(failed),
-        Err(error) => Err(failed(error)),
+        Err(error) if is_unknown(&error) => attach_by_netlink(program, device, handle).map_err(failed)?,
+        Err(error) => return Err(failed(error)),
     }
+    Ok(true)
 }
 
 fn of_link(error: LinkError) -> KernelError {

@@ -11,6 +11,7 @@ mod filters;
 mod gateways;
 mod keepalive;
 mod life;
+mod loading;
 mod networks;
 mod odd;
 mod programs;

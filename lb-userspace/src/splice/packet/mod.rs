@@ -10,6 +10,7 @@ mod grace;
 mod handover;
 mod lingering;
 mod live;
+mod loading;
 mod odd;
 mod reroute;
 mod sweep;

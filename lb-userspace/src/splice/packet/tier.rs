@@ -9,6 +9,7 @@ use super::terms::{Legs, Refusal, Terms};
 use super::ticks::now_tick;
 use super::ways::Ways;
 use crate::account::Account;
+use crate::clock::now_ms;
 use crate::config;
 use crate::connect::GatewayPorts;
 use crate::kernel::conntrack::Conntrack;
@@ -22,7 +23,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::net::TcpStream;
 
 /// The packet tier of a gateway.
@@ -43,6 +44,8 @@ pub struct PacketTier {
     pub(super) following: Mutex<()>,
     /// Flows at the last sweep.
     pub(super) entries: AtomicU64,
+    /// Since when ([`now_ms`]) the devices have programs; `None`: they cannot have them. Not set: they are being loaded.
+    pub(super) serving: OnceLock<Option<u64>>,
 }
 
 /// A client whose handshake was sighted: its connection may be spliced.
@@ -60,9 +63,10 @@ impl Plan {
 }
 
 impl PacketTier {
-    /// Loads the programs, or adopts those of an earlier process, and attaches them to the devices there are.
+    /// Makes the maps, or adopts those of an earlier process, with the programs that are pinned with them. What is missing
+    /// is for [`load`](Self::load).
     pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
-        let kernel = Packet::open(&config.bpffs, config.flow_table)?;
+        let kernel = Packet::prepare(&config.bpffs, config.flow_table)?;
         let odd = OddThread::start(&kernel)?;
         let tier = Self {
             kernel,
@@ -78,8 +82,12 @@ impl PacketTier {
             pending: Mutex::default(),
             following: Mutex::default(),
             entries: AtomicU64::new(0),
+            serving: OnceLock::new(),
         };
-        tier.ways.follow_devices(&tier.kernel)?;
+        if tier.kernel.has_programs() {
+            tier.ways.follow_devices(&tier.kernel)?;
+            tier.serve(Some(now_ms()));
+        }
         tier.forget_paths();
         Ok(tier)
     }
@@ -89,12 +97,21 @@ impl PacketTier {
         Ok(self.kernel.sight(addresses.map(|address| address.port()), self.ports.range())?)
     }
 
-    /// Whether this client's connection can be spliced, as far as its handshake tells.
-    pub fn plan(&self, client: &TcpStream) -> Result<Plan, FallbackReason> {
+    /// Whether this client's connection can be spliced, as far as its handshake tells. `opened_ms`: when it was accepted
+    /// ([`now_ms`]).
+    pub fn plan(&self, client: &TcpStream, opened_ms: u64) -> Result<Plan, FallbackReason> {
+        let since = match self.serving.get() {
+            None => return Err(FallbackReason::PacketLoading),
+            Some(None) => return Err(FallbackReason::PacketUnavailable),
+            Some(Some(since)) => *since,
+        };
         let ends = client.peer_addr().and_then(|peer| Ok((peer, client.local_addr()?)));
         let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
         let from_client = tuple(peer, local);
-        let sighting = self.kernel.sighting(&from_client).ok_or(FallbackReason::NoSynSeen)?;
+        // Its handshake was earlier still.
+        let is_early = opened_ms < since;
+        let unseen = if is_early { FallbackReason::PacketLoading } else { FallbackReason::NoSynSeen };
+        let sighting = self.kernel.sighting(&from_client).ok_or(unseen)?;
         Ok(Plan { from_client, sighting })
     }
 

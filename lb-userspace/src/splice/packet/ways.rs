@@ -39,6 +39,8 @@ pub(super) struct Ways {
     interfaces: config::Interfaces,
     /// Devices that have a program.
     devices: RwLock<HashSet<u32>>,
+    /// Held while devices are followed, which two threads do: an older list must not replace a newer one.
+    following: Mutex<()>,
     paths: Mutex<Paths>,
     /// How many times something has changed.
     pub(super) generation: AtomicU64,
@@ -70,6 +72,7 @@ impl Ways {
             policies: Policies::open()?,
             interfaces,
             devices: RwLock::default(),
+            following: Mutex::default(),
             paths: Mutex::default(),
             generation: AtomicU64::new(0),
         })
@@ -77,6 +80,7 @@ impl Ways {
 
     /// Gives devices that have come their program.
     pub(super) fn follow_devices(&self, kernel: &Packet) -> io::Result<()> {
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let devices = devices()?;
         for (device, error) in kernel.attach(&devices, &self.interfaces) {
             tracing::warn!(%device, %error, "no packet tier on this device");
