@@ -191,6 +191,7 @@ fn listener(raw: &RawListener, name: &Arc<str>, report: &mut Report) -> Listener
         deny: values(&raw.deny),
         max_connections: raw.max_connections.get(),
         backlog: raw.backlog.or(4096),
+        freebind: raw.freebind.or(false),
     }
 }
 

@@ -203,6 +203,8 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Connections the kernel holds until they are accepted; at least 1. The kernel caps it at `somaxconn`.
     pub backlog: u32,
+    /// Listen also while the machine does not have the addresses.
+    pub freebind: bool,
 }
 
 /// What clients of a listener speak first.

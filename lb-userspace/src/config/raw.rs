@@ -64,6 +64,7 @@ pub(super) struct RawListener {
     pub(super) deny: Field<Vec<Spanned<IpNet>>>,
     pub(super) max_connections: Field<usize>,
     pub(super) backlog: Field<u32>,
+    pub(super) freebind: Field<bool>,
 }
 
 #[derive(Debug)]
@@ -190,6 +191,7 @@ const LISTENER: Keys = Keys {
         ("deny", r#"["10.0.0.0/8"]"#),
         ("max_connections", "100000"),
         ("backlog", "4096"),
+        ("freebind", "true"),
     ],
 };
 
@@ -344,6 +346,7 @@ fn listener(mut s: Section<'_, '_>) -> RawListener {
         deny: s.read("deny", networks),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
         backlog: s.read("backlog", |r, v| r.integer(v, 1..=i64::from(i32::MAX))),
+        freebind: s.read("freebind", |r, v| r.boolean(v)),
     }
 }
 

@@ -15,6 +15,7 @@ mod odd;
 mod programs;
 mod receivers;
 mod scene;
+mod standby;
 mod strangers;
 mod transfers;
 
