@@ -1,12 +1,13 @@
 //! The control side: start, reload, stop.
 
+use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, Gateway, ReloadRequest};
-use crate::accept::{Inherited, listen};
+use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Sources};
 use crate::connect::resolve::Resolver;
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
@@ -24,24 +25,21 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// How often the files are looked at with `watch = true`.
-const WATCH: Duration = Duration::from_secs(1);
-
 /// How often a stopping gateway looks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Serves `config`, read from `path`, until a signal says stop.
-pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
+/// Serves `config`, read from `path` and the files it names, until a signal says stop.
+pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> {
     crate::clock::uptime_ms();
     let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Control::start(path, config, inherited)?.serve())
+    runtime.block_on(Control::start(path, config, sources, inherited)?.serve())
 }
 
 struct Control {
@@ -62,7 +60,7 @@ struct Control {
 
 impl Control {
     /// Everything that needs privileges or can fail, in the order in which a failure leaves least behind.
-    fn start(path: &Path, config: Config, inherited: Inherited) -> anyhow::Result<Control> {
+    fn start(path: &Path, config: Config, sources: Sources, inherited: Inherited) -> anyhow::Result<Control> {
         let limit = privileges::raise_open_files();
         let workers = match config.gateway.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -91,12 +89,15 @@ impl Control {
         // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
         let socket = AdminSocket::bind(&config.gateway.state_dir)?;
         let packet = open_packet(&config.gateway, &snapshot)?;
-        let sockets = open(snapshot.addresses(), workers, &inherited)?;
+        let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
         }
-        let admin = config.gateway.admin.map(|address| listen(address, 64).map_err(listen_fault(address)));
-        let admin = admin.transpose()?;
+        let admin = config.gateway.admin.map(|address| {
+            let bind = Bind { address, backlog: 64, freebind: false };
+            listen(bind, 1).map_err(listen_fault(address))
+        });
+        let admin = admin.transpose()?.into_iter().flatten().next();
         let (access_log, log_thread) = match &config.gateway.access_log {
             None => (None, None),
             Some(log) => {
@@ -136,7 +137,7 @@ impl Control {
         };
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
-        let watched = config.gateway.watch.then(|| Watched::new(path, &config));
+        let watched = config.gateway.watch.then(|| Watched::new(sources));
         let control = Control {
             path: path.to_path_buf(),
             gateway,
@@ -161,7 +162,7 @@ impl Control {
         let admin = self.serve_admin()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
-        for (address, _) in self.gateway.snapshot.load().addresses() {
+        for address in self.gateway.snapshot.load().addresses() {
             tracing::info!(%address, "listening");
         }
         let routes = self.gateway.snapshot.load().routes.len();
@@ -243,23 +244,26 @@ impl Control {
     }
 
     fn try_reload(&mut self) -> Result<view::Reloaded, String> {
-        let (config, warnings) = config::load(&self.path).map_err(|errors| errors.render(false))?;
+        let (checked, sources) = config::load(&self.path);
+        if self.watched.is_some() {
+            self.watched = Some(Watched::new(sources));
+        }
+        let (config, warnings) = checked.map_err(|errors| errors.render(false))?;
         let mut warnings: Vec<String> = warnings.iter().map(|warning| warning.message.clone()).collect();
         warnings.extend(self.needs_restart(&config.gateway));
 
         let old = self.gateway.snapshot.load_full();
         let new = Snapshot::new(&config, Some(&old)).map_err(|refused| in_full(refused.into()))?;
-        let before: BTreeSet<SocketAddr> = old.addresses().map(|(address, _)| address).collect();
-        let after: BTreeSet<SocketAddr> = new.addresses().map(|(address, _)| address).collect();
-        let added = new.addresses().filter(|(address, _)| !before.contains(address));
+        let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        let after: BTreeSet<SocketAddr> = new.addresses().collect();
+        let added = new.binds().filter(|bind| !before.contains(&bind.address));
         let sockets = open(added, self.workers.len(), &self.inherited).map_err(in_full)?;
 
         let reloaded = new.reloaded(warnings);
         self.fixed.drain_timeout = config.gateway.drain_timeout;
         self.gateway.snapshot.store(Arc::new(new));
         if let Ok(packet) = self.gateway.packet()
-            && let Err(error) =
-                packet.listen(self.gateway.snapshot.load().addresses().map(|(address, _)| address))
+            && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
         {
             tracing::error!(%error, "new listeners stay out of the packet tier");
         }
@@ -271,9 +275,6 @@ impl Control {
             }
         }
         self.resolve();
-        if self.watched.is_some() {
-            self.watched = Some(Watched::new(&self.path, &config));
-        }
         Ok(reloaded)
     }
 
@@ -335,7 +336,7 @@ impl Control {
         tell_manager(NotifyState::Stopping);
         self.gateway.stopping.store(true, Relaxed);
         self.gateway.listening().clear();
-        for (address, _) in self.gateway.snapshot.load().addresses() {
+        for address in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
                 let _ = worker.commands.send(Command::Unlisten(address));
             }
@@ -397,7 +398,7 @@ fn open_packet(
         return Ok(Err(FallbackReason::PacketUnavailable));
     }
     let opened = PacketTier::open(config).and_then(|packet| {
-        packet.listen(snapshot.addresses().map(|(address, _)| address))?;
+        packet.listen(snapshot.addresses())?;
         // Somebody has removed the programs' pins: without programs, connections cannot be looked after.
         if packet.kernel().has_connections() && !packet.kernel().has_programs() {
             packet.load();
@@ -437,17 +438,15 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
 
 /// One socket per worker for each address, those of the service manager where it has some; all or nothing.
 fn open(
-    addresses: impl Iterator<Item = (SocketAddr, u32)>,
+    binds: impl Iterator<Item = Bind>,
     workers: usize,
     inherited: &Inherited,
 ) -> Result<Vec<(SocketAddr, Vec<TcpListener>)>, Fault> {
-    let open = |(address, backlog)| {
-        let sockets = inherited
-            .sockets(address, backlog, workers)
-            .unwrap_or_else(|| (0..workers).map(|_| listen(address, backlog)).collect());
-        Ok((address, sockets.map_err(listen_fault(address))?))
+    let open = |bind: Bind| {
+        let sockets = inherited.sockets(bind, workers).unwrap_or_else(|| listen(bind, workers));
+        Ok((bind.address, sockets.map_err(listen_fault(bind.address))?))
     };
-    addresses.map(open).collect()
+    binds.map(open).collect()
 }
 
 /// Tells the service manager, if it has asked (NOTIFY_SOCKET, sd_notify(3)).
@@ -472,7 +471,7 @@ fn in_full(fault: Fault) -> String {
     format!("{:#}", anyhow::Error::new(fault))
 }
 
-fn listen_fault(address: SocketAddr) -> impl Fn(std::io::Error) -> Fault {
+fn listen_fault(address: SocketAddr) -> impl Fn(ListenError) -> Fault {
     move |source| Fault::Listen { address, source }
 }
 
@@ -495,37 +494,13 @@ impl Stop {
     }
 }
 
-/// The files a configuration was made from, with what they looked like.
-struct Watched {
-    files: Vec<PathBuf>,
-    seen: Vec<Option<(SystemTime, u64)>>,
-}
-
-impl Watched {
-    fn new(path: &Path, config: &Config) -> Self {
-        let mut files = vec![path.to_path_buf()];
-        files.extend(config.files.iter().cloned());
-        let seen = files.iter().map(|file| look(file)).collect();
-        Watched { files, seen }
-    }
-}
-
-fn look(file: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = file.metadata().ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
-/// Ends when a watched file has changed and stayed so for one look: an editor may be half-way through.
+/// Ends when a watched file has changed.
 async fn changed(watched: &mut Option<Watched>) {
     let Some(watched) = watched else { return std::future::pending().await };
-    let mut before = watched.seen.clone();
     loop {
-        sleep(WATCH).await;
-        let now: Vec<_> = watched.files.iter().map(|file| look(file)).collect();
-        if now != watched.seen && now == before {
-            watched.seen = now;
+        sleep(watch::EVERY).await;
+        if watched.changed() {
             return;
         }
-        before = now;
     }
 }
