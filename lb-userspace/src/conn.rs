@@ -121,6 +121,8 @@ impl Arrival {
         loop {
             if let Some(header) = accept::read_header(&self.window)? {
                 self.window.drain(..header.length);
+                // It may have been of 64 KiB, and what the rest grows to is kept for as long as it waits.
+                self.window.shrink_to_fit();
                 if let Some((client, local)) = header.endpoints {
                     self.visitor.client = canonical(client);
                     self.visitor.local = Some(Box::new(local));

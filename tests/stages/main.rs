@@ -7,6 +7,7 @@ mod close;
 mod connect;
 mod manager;
 mod postgres;
+mod proxy;
 mod reload;
 mod route;
 mod sniff;

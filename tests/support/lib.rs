@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod netns;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod pump;
 pub mod redis;
 pub mod skip;

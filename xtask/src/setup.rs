@@ -74,7 +74,7 @@ const NEEDS: &[Need] = &[
     need("tcpdump", "tcpdump", &[Test]),
     need("valgrind", "valgrind", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
-    need("haproxy", "haproxy", &[Bench]),
+    need("haproxy", "haproxy", &[Test, Bench]),
     need("nginx", "nginx", &[Bench]),
     need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
     need("sniproxy", "sniproxy", &[Bench]),
