@@ -36,7 +36,7 @@ pub enum Fault {
         source: std::io::Error,
     },
     /// The access log cannot be opened.
-    #[error("cannot open the access log {path}")]
+    #[error("gateway.access_log: cannot open {path}")]
     AccessLog {
         /// The file.
         path: PathBuf,
