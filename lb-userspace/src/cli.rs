@@ -5,6 +5,7 @@ use crate::config::{self, Config, Interfaces, Sources};
 use crate::kernel;
 use crate::reason::Tier;
 use crate::terminal::in_colour;
+use crate::words::{counted, with_causes};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use lb_common::packet::DEFAULT_FLOWS;
@@ -15,6 +16,9 @@ use std::process::ExitCode;
 /// Exit codes beside 0.
 const RUNTIME_FAILURE: u8 = 1;
 const BAD_CONFIGURATION: u8 = 2;
+
+/// Where the configuration is unless `-c` names another.
+const CONFIG: &str = "/etc/snisplice/snisplice.toml";
 
 /// Where the kernel programs are pinned, and for how many connections they have room, unless the configuration says
 /// otherwise.
@@ -52,7 +56,8 @@ enum Command {
     Check(ConfigFile),
     /// Show what this kernel and this user can do, and how to get what is missing.
     Doctor {
-        /// The configuration whose `source_ports` and `bpffs` to look at; without it the default.
+        /// The configuration whose `source_ports` and `bpffs` to look at [default: /etc/snisplice/snisplice.toml if it is
+        /// there, else the defaults of its keys].
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -140,20 +145,22 @@ enum Command {
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration (TOML).
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
 }
 
 #[derive(clap::Args)]
 struct Bpffs {
-    /// The configuration whose tiers, sizes and `bpffs` to use; without it the defaults.
+    /// The configuration whose tiers, sizes and `bpffs` to use [default: /etc/snisplice/snisplice.toml if it is there, else
+    /// the defaults of its keys].
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
 struct StateDir {
-    /// The configuration of the gateway to talk to; without it the one in /run/snisplice.
+    /// The configuration of the gateway to talk to [default: /etc/snisplice/snisplice.toml if it is there; else the gateway
+    /// in /run/snisplice is meant].
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -174,7 +181,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, error)) => {
             if !error.to_string().is_empty() {
-                eprintln!("snisplice: {error:#}");
+                eprintln!("snisplice: {}", with_causes(error.as_ref()));
             }
             ExitCode::from(code)
         }
@@ -192,17 +199,11 @@ fn run(command: Command) -> Result<(), Failure> {
             let (config, _) = load(&path)?;
             let (listeners, routes, pools) =
                 (config.listeners.len(), config.routes.len(), config.pools.len());
-            show(&format!(
-                "{}: {listeners} listeners, {routes} routes, {pools} pools: good\n",
-                path.display()
-            ))
+            show(&format!("{}: {}: good\n", path.display(), parts(listeners, routes, pools)))
         }
         Command::Doctor { config } => {
-            let (source_ports, bpffs) = match config {
-                Some(path) => {
-                    let gateway = load_gateway(&path)?;
-                    (gateway.source_ports, gateway.bpffs)
-                }
+            let (source_ports, bpffs) = match gateway_of(config)? {
+                Some(gateway) => (gateway.source_ports, gateway.bpffs),
                 None => (config::SOURCE_PORTS, BPFFS.into()),
             };
             let report = crate::doctor::run(source_ports, &bpffs);
@@ -217,8 +218,10 @@ fn run(command: Command) -> Result<(), Failure> {
             if wanted.tiers.contains(&Tier::Packet) {
                 let failures = kernel::packet::load(&wanted.bpffs, wanted.flows, &wanted.interfaces)?;
                 if !failures.is_empty() {
-                    let failures: Vec<_> =
-                        failures.iter().map(|(device, error)| format!("{device}: {error:#}")).collect();
+                    let failures: Vec<_> = failures
+                        .iter()
+                        .map(|(device, error)| format!("{device}: {}", with_causes(error)))
+                        .collect();
                     return Err(anyhow::anyhow!("not attached to {}", failures.join("; ")).into());
                 }
             }
@@ -244,8 +247,9 @@ fn run(command: Command) -> Result<(), Failure> {
                 eprintln!("warning: {warning}");
             }
             show(&format!(
-                "reloaded: {} listeners, {} routes, {} pools (generation {})\n",
-                reloaded.listeners, reloaded.routes, reloaded.pools, reloaded.config_generation
+                "reloaded: {} (generation {})\n",
+                parts(reloaded.listeners, reloaded.routes, reloaded.pools),
+                reloaded.config_generation
             ))
         }
         Command::Status { gateway, json } => {
@@ -277,13 +281,26 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Loads a configuration; its errors and warnings are shown in full.
 fn load(path: &Path) -> Result<(Config, Sources), Failure> {
+    if path == Path::new(CONFIG) && !path.exists() {
+        let message = format!("there is no {CONFIG}: name the configuration with `-c FILE`");
+        return Err(Failure(BAD_CONFIGURATION, anyhow::Error::msg(message)));
+    }
     let (checked, sources) = config::load(path);
     Ok((shown(path, checked)?, sources))
 }
 
-/// The same for its `[gateway]` alone.
-fn load_gateway(path: &Path) -> Result<config::Gateway, Failure> {
-    shown(path, config::load_gateway(path))
+/// The same for its `[gateway]` alone: of the file of `-c`, or of [`CONFIG`]. `None`: that one is not there.
+fn gateway_of(named: Option<PathBuf>) -> Result<Option<config::Gateway>, Failure> {
+    let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
+    let path = named.or_else(default);
+    path.map(|path| shown(&path, config::load_gateway(&path))).transpose()
+}
+
+/// "1 listener, 2 routes, 2 pools".
+fn parts(listeners: usize, routes: usize, pools: usize) -> String {
+    let [listeners, routes, pools] =
+        [(listeners, "listener"), (routes, "route"), (pools, "pool")].map(|(n, noun)| counted(n, noun));
+    format!("{listeners}, {routes}, {pools}")
 }
 
 fn shown<T>(path: &Path, loaded: Result<(T, config::Warnings), config::Diagnostics>) -> Result<T, Failure> {
@@ -294,9 +311,8 @@ fn shown<T>(path: &Path, loaded: Result<(T, config::Warnings), config::Diagnosti
         }
         Err(errors) => {
             eprint!("{}", errors.render(in_colour(&std::io::stderr())));
-            let count = errors.count(config::Severity::Error);
-            let noun = if count == 1 { "error" } else { "errors" };
-            Err(Failure(BAD_CONFIGURATION, anyhow::anyhow!("{}: {count} {noun}", path.display())))
+            let errors = counted(errors.count(config::Severity::Error), "error");
+            Err(Failure(BAD_CONFIGURATION, anyhow::anyhow!("{}: {errors}", path.display())))
         }
     }
 }
@@ -312,8 +328,8 @@ struct Wanted {
 }
 
 impl Bpffs {
-    fn resolve(&self) -> Result<Wanted, Failure> {
-        let Some(path) = &self.config else {
+    fn resolve(self) -> Result<Wanted, Failure> {
+        let Some(gateway) = gateway_of(self.config)? else {
             return Ok(Wanted {
                 bpffs: BPFFS.into(),
                 tiers: vec![Tier::Packet],
@@ -322,7 +338,6 @@ impl Bpffs {
                 sockets: 0,
             });
         };
-        let gateway = load_gateway(path)?;
         Ok(Wanted {
             bpffs: gateway.bpffs,
             tiers: gateway.tiers,
@@ -335,26 +350,23 @@ impl Bpffs {
 
 /// Asks on the terminal whether so many connections shall be cut.
 fn confirmed(connections: usize) -> Result<bool, Failure> {
+    let cut = format!("{} would be cut", counted(connections, "live connection"));
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        let message = format!("{connections} live connections would be cut; --force does it without asking");
-        return Err(anyhow::anyhow!(message).into());
+        return Err(anyhow::anyhow!("{cut}; --force does it without asking").into());
     }
-    eprint!("{connections} live connections would be cut. Unload all the same? [y/N] ");
+    eprint!("{cut}. Unload all the same? [y/N] ");
     let mut answer = String::new();
     stdin.read_line(&mut answer).context("cannot read the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 impl StateDir {
-    fn state_dir(&self) -> Result<PathBuf, Failure> {
-        Ok(match &self.config {
-            Some(path) => load_gateway(path)?.state_dir,
-            None => STATE_DIR.into(),
-        })
+    fn state_dir(self) -> Result<PathBuf, Failure> {
+        Ok(gateway_of(self.config)?.map_or_else(|| STATE_DIR.into(), |gateway| gateway.state_dir))
     }
 
-    fn client(&self) -> Result<Client, Failure> {
+    fn client(self) -> Result<Client, Failure> {
         Ok(Client::connect(&self.state_dir()?)?)
     }
 }

@@ -9,7 +9,7 @@ use crate::close::{Leg, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, Source, SourcePort};
 use crate::gateway::Gateway;
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Setback, Tier};
 use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
@@ -19,6 +19,7 @@ use crate::splice::packet::{Begun, Live, PacketTier, Plan};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
 use crate::traffic::add;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -55,7 +56,7 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
         Err(reason) => {
             arrival.visitor.reject(&gateway.books, reason);
             let word = arrival.last_word(reason);
-            return farewell(arrival.client, word).await;
+            return farewell(&arrival.client, &word).await;
         }
     };
     let routed = Instant::now();
@@ -122,6 +123,8 @@ impl Arrival {
         loop {
             if let Some(header) = accept::read_header(&self.window)? {
                 self.window.drain(..header.length);
+                // It may have been of 64 KiB, and what the rest grows to is kept for as long as it waits.
+                self.window.shrink_to_fit();
                 if let Some((client, local)) = header.endpoints {
                     self.visitor.client = canonical(client);
                     self.visitor.local = Some(Box::new(local));
@@ -178,13 +181,19 @@ impl Arrival {
     }
 
     /// What the client is told in its own protocol.
-    fn last_word(&self, reason: RejectReason) -> &'static [u8] {
-        let word = match self.visitor.listener.protocol {
+    fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
+        let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
+        let alert = match self.visitor.listener.protocol {
             Protocol::Tcp => None,
-            Protocol::Tls => sniff::alert(reason),
-            Protocol::Postgres => sniff::postgres_error(reason).or_else(|| sniff::alert(reason)),
+            Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
+                return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
+            }
+            Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
         };
-        word.unwrap_or_default()
+        if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
+            setbacks.note(client, Setback::Rejected(reason), now_ms());
+        }
+        alert.unwrap_or_default().into()
     }
 }
 
@@ -230,7 +239,10 @@ impl Passage {
                 let plan = self.plan();
                 match self.connect(hello, plan.ok()).await {
                     Ok(server) => return self.pass_through(plan, server, window).await,
-                    Err(reason) => reason,
+                    Err(reason) => {
+                        self.note_setback(reason);
+                        reason
+                    }
                 }
             }
             // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
@@ -338,13 +350,16 @@ impl Passage {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
+                self.note_setback(CloseReason::TlsHandshakeFailed);
                 return CloseReason::TlsHandshakeFailed;
             }
         };
         let Upstream { socket: server, guard: _guard, .. } = match self.connect(hello, None).await {
             Ok(connected) => connected,
             Err(reason) => {
-                session.say_goodbye(&self.client);
+                let setback = self.note_setback(reason);
+                let error = setback.map(sniff::encrypted_error).unwrap_or_default();
+                farewell(&self.client, &session.last_word(&error)).await;
                 return reason;
             }
         };
@@ -356,6 +371,16 @@ impl Passage {
         let reason = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
         server.clean();
         reason
+    }
+
+    /// Remembers why a PostgreSQL client got nowhere: its next attempt may be one without TLS, and can be told.
+    fn note_setback(&self, reason: CloseReason) -> Option<Setback> {
+        let connection = &self.account.connection;
+        let setback = Setback::Closed(reason);
+        (connection.listener.protocol == Protocol::Postgres).then(|| {
+            connection.listener.stats.setbacks.note(connection.client.ip(), setback, now_ms());
+            setback
+        })
     }
 
     async fn handshake(&mut self, hello: Vec<u8>) -> Result<Session, HandshakeError> {

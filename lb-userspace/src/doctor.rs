@@ -19,6 +19,7 @@ use crate::{
     },
     reason::Tier,
     terminal::in_colour,
+    words::counted,
 };
 
 /// Examines this machine, for a gateway with these ports toward servers and its pins there.
@@ -409,8 +410,9 @@ fn open_files(limit: Rlimit) -> Line {
     let text = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     // The gateway raises the soft limit itself, so the hard one counts.
     let state = if limit.maximum.is_none_or(|n| n >= MANY_FILES) { State::Ok } else { State::Note };
-    let room =
-        limit.maximum.map_or_else(String::new, |n| format!(": room for at most {} connections", n / 2));
+    let room = limit.maximum.map_or_else(String::new, |n| {
+        format!(": room for {} at most", counted((n / 2) as usize, "connection"))
+    });
     Line::new(
         "open files",
         state,

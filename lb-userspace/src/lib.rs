@@ -24,3 +24,4 @@ mod socket;
 pub mod splice;
 mod terminal;
 pub mod traffic;
+mod words;

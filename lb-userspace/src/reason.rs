@@ -112,6 +112,15 @@ reasons! {
     }
 }
 
+/// Why a client that spoke TLS got nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setback {
+    /// It had no route.
+    Rejected(RejectReason),
+    /// It had one, but its handshake failed, or there was no server.
+    Closed(CloseReason),
+}
+
 reasons! {
     /// Where a connection's bytes flow.
     Tier {

@@ -264,6 +264,11 @@ fn metrics_and_health_are_served_on_the_admin_address() -> Result<()> {
         1.0
     );
     assert_eq!(sample("snisplice_closes_total", &["route=\"terminated\"", "reason=\"client_"])?, 1.0);
+    // There before it has occurred, so that the first one is a growth.
+    for reason in ["connect_failed", "connect_timeout", "no_server", "server_reset"] {
+        let reason = format!("reason=\"{reason}\"");
+        assert_eq!(sample("snisplice_closes_total", &["route=\"terminated\"", &reason])?, 0.0, "{reason}");
+    }
     assert_eq!(sample("snisplice_tier_fallbacks_total", &["reason=\"tls_terminated\""])?, 1.0);
     assert_eq!(sample("snisplice_server_up", &["pool=\"terminated\"", "server=\"10.0.2.2:6379\""])?, 1.0);
     assert!(sample("snisplice_sniff_seconds_count", &[])? >= 2.0);

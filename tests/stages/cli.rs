@@ -75,6 +75,76 @@ fn run_refuses_a_bad_file_with_the_same_words_as_check() -> Result<()> {
     Ok(())
 }
 
+/// Runs a script in which `snisplice` is the program and /etc/snisplice/snisplice.toml holds this, if anything.
+fn with_default_file(text: Option<&str>, script: &str) -> Result<Output> {
+    let files = TempDir::new()?;
+    if let Some(text) = text {
+        fs::create_dir(files.join("snisplice"))?;
+        fs::write(files.join("snisplice/snisplice.toml"), text)?;
+    }
+    let script = format!("mount --bind {} /etc && {script}", files.path().display());
+    let mut command = Command::new("timeout");
+    command
+        .args(["60", "unshare", "--mount", "--net", "sh", "-c", &script])
+        .env("snisplice", gateway::binary()?);
+    command.output().context("running the script")
+}
+
+#[test]
+fn without_a_name_the_configuration_is_the_one_in_etc() -> Result<()> {
+    let said = |output: &Output| {
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+    };
+    let good = with_default_file(Some(&one_route()), "$snisplice check")?;
+    assert_eq!(said(&good), "/etc/snisplice/snisplice.toml: 1 listener, 1 route, 1 pool: good\n");
+
+    let files = TempDir::new()?;
+    let state = files.join("state");
+    let text = format!("[gateway]\nstate_dir = {state:?}\ntiers = ['copy']\nworkers = 1\n{}", one_route());
+    let script = "ip link set lo up; $snisplice run & gateway=$!; until $snisplice status; do sleep 0.1; done; \
+                  kill $gateway; wait $gateway";
+    let served = with_default_file(Some(&text), script)?;
+    assert!(
+        served.status.success() && said(&served).contains(" 1 worker, configuration 1\n"),
+        "{}",
+        said(&served)
+    );
+
+    for command in ["run", "check"] {
+        let absent = with_default_file(None, &format!("$snisplice {command}"))?;
+        assert_eq!(absent.status.code(), Some(2));
+        let expected =
+            "snisplice: there is no /etc/snisplice/snisplice.toml: name the configuration with `-c FILE`\n";
+        assert_eq!(said(&absent), expected);
+    }
+    // As it was: the defaults, with which nobody serves here.
+    let absent = with_default_file(None, "mount -t tmpfs none /run && $snisplice status")?;
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(said(&absent).contains("cannot connect to /run/snisplice/admin.sock"), "{}", said(&absent));
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named_once_and_with_its_key() -> Result<()> {
+    let text =
+        |key: &str, path: &str| format!("[gateway]\n{key} = {path}\ntiers = ['copy']\n{}", one_route());
+    for (key, path, what) in [
+        ("state_dir", "'/mnt/state'", "cannot create /mnt/state"),
+        ("access_log", "{ path = '/mnt/access.log' }", "cannot open /mnt/access.log"),
+    ] {
+        let script = "mount -t tmpfs -o ro none /mnt && mount -t tmpfs none /run && $snisplice run";
+        let output = with_default_file(Some(&text(key, path)), script)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(
+            last,
+            format!("snisplice: gateway.{key}: {what}: Read-only file system (os error 30)"),
+            "{said}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn run_says_which_address_is_taken() -> Result<()> {
     let world = World::new()?;

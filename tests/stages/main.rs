@@ -8,6 +8,7 @@ mod connect;
 mod keepalive;
 mod manager;
 mod postgres;
+mod proxy;
 mod reload;
 mod route;
 mod sniff;

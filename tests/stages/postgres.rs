@@ -3,17 +3,22 @@
 use std::io::{Read, Write};
 use std::process::Output;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use snisplice_tests::skip::has_program;
+use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Postgres, require};
 
 use crate::config::{pool, route};
 use crate::world::World;
 
-/// Two databases behind one port: `db1` passed through, `db2` terminated.
+const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// Two databases behind one port: `db1` passed through, `db2`, without TLS, terminated; and what cannot work: `silent`, a
+/// server that does not answer, and `clear`, which passes TLS through to `db2` for one client at a time.
 struct Scene {
     gateway: Gateway,
-    _servers: [Postgres; 2],
+    servers: [Postgres; 2],
     world: World,
 }
 
@@ -26,14 +31,28 @@ impl Scene {
             Postgres::start(&world.net.server, 5431, "db1", Some(&leaf1))?,
             Postgres::start(&world.net.server, 5433, "db2", None)?,
         ];
+        // Nobody has this address.
+        let silent = "[[pool]]\nname = 'silent'\nservers = ['10.0.2.99:5432']\nconnect_timeout = '200ms'\n";
         let config = "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:5432']\nprotocol = 'postgres'\n"
             .to_owned()
             + &route("db1", "db1.example.com", "tls = 'passthrough'")
             + &route("db2", "db2.example.com", &format!("tls = 'terminate'\ncertificate = {}", leaf2.toml()))
+            + &route("silent", "silent.example.com", "tls = 'passthrough'")
+            + &route("clear", "clear.example.com", "backends = ['db2']\nmax_connections = 1")
+            + silent
             + &pool("db1", &[5431], "")
-            + &pool("db2", &[5433], "");
+            + &pool("db2", &[5433], "connect_timeout = '60s'");
         let gateway = world.gateway(&config)?;
-        Ok(Self { gateway, _servers: servers, world })
+        Ok(Self { gateway, servers, world })
+    }
+
+    /// What psql says last when it fails: of its last attempt, without details and hints.
+    fn last_words(&self, host: &str, mode: &str) -> Result<String> {
+        let output = self.psql(&format!("{host}.example.com"), &format!("sslmode={mode}"), "select 1")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{host} {mode}: {said}");
+        let failed = said.lines().rev().find_map(|line| line.split_once(" failed: "));
+        Ok(failed.with_context(|| said.clone())?.1.to_owned())
     }
 
     fn psql(&self, host: &str, options: &str, query: &str) -> Result<Output> {
@@ -94,7 +113,6 @@ fn clear_text_and_unknown_names_are_refused_in_words_that_psql_shows() -> Result
 fn what_no_postgres_client_sends_is_refused_for_its_own_reason() -> Result<()> {
     require!(has_program("postgres"), "postgresql is not installed");
     let scene = Scene::new()?;
-    const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
     const CANCEL: &[u8] = &[0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e, 0, 0, 0, 1, 0, 0, 0, 2];
     for (reason, bytes) in [
         ("postgres_malformed", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
@@ -106,5 +124,58 @@ fn what_no_postgres_client_sends_is_refused_for_its_own_reason() -> Result<()> {
         let _ = stream.read_to_end(&mut Vec::new());
         scene.gateway.wait_status(reason, |s| s.rejects("databases", reason) == 1)?;
     }
+    Ok(())
+}
+
+/// What the gateway said, if it was said without TLS, by an attempt that followed one with TLS.
+fn second(words: &str) -> String {
+    format!("FATAL:  {words}, and without TLS this gateway takes no connection")
+}
+
+#[test]
+fn psqls_last_words_are_about_a_server_that_is_down() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let mut scene = Scene::new()?;
+    for server in &mut scene.servers {
+        server.process.stop()?;
+    }
+    // Without an attempt with TLS before it nothing is known but that TLS is needed.
+    let needs_tls = "FATAL:  this gateway needs TLS with SNI: use sslmode=require";
+    assert_eq!(scene.last_words("db1", "disable")?, needs_tls);
+
+    assert_eq!(scene.last_words("db1", "prefer")?, second("the database server cannot be reached"));
+    assert_eq!(scene.last_words("silent", "prefer")?, second("the database server does not answer"));
+    // Inside TLS that the gateway ends it speaks for itself.
+    let down = "FATAL:  the database server cannot be reached";
+    for mode in ["require", "verify-full", "allow"] {
+        assert_eq!(scene.last_words("db2", mode)?, down, "{mode}");
+    }
+    // Some versions of libpq try once more, without TLS.
+    let prefer = scene.last_words("db2", "prefer")?;
+    assert!(prefer.starts_with(down), "{prefer}");
+    assert_eq!(scene.last_words("db2", "disable")?, second("the database server cannot be reached"));
+    Ok(())
+}
+
+#[test]
+fn psqls_last_words_are_about_what_kept_the_attempt_with_tls_from_going_on() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let scene = Scene::new()?;
+    let unknown = "no database server goes by the name that was asked for";
+    assert_eq!(scene.last_words("nobody", "prefer")?, second(unknown));
+    assert_eq!(scene.last_words("clear", "prefer")?, second("the database server refuses TLS"));
+    let named = scene.psql("db2.example.com", "sslmode=prefer sslsni=0", "select 1")?;
+    let named = String::from_utf8_lossy(&named.stderr).into_owned();
+    assert!(named.contains("the TLS handshake named no server"), "{named}");
+
+    // With a place taken by somebody whose server is slow to refuse it.
+    scene.servers[1].process.signal(Signal::SIGSTOP)?;
+    let mut first = scene.world.connect(5432)?;
+    first.write_all(SSL_REQUEST)?;
+    first.read_exact(&mut [0])?;
+    first.write_all(&client_hello("clear.example.com", &[]))?;
+    scene.gateway.wait_status("the place to be taken", |s| s.route("clear", "active") == 1)?;
+    let full = scene.last_words("clear", "prefer")?;
+    assert_eq!(full, second("there are too many connections to this database server"));
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod netns;
 pub mod postgres;
 pub mod probes;
 pub mod process;
+pub mod proxy;
 pub mod pump;
 pub mod redis;
 pub mod skip;

@@ -6,9 +6,6 @@ use crate::reason::RejectReason;
 use ppp::{HeaderResult, PartialResult, v1, v2};
 use std::net::SocketAddr;
 
-/// Longest header read: version 2 allows 64 KiB of TLVs, nothing in use comes near.
-const MAX_HEADER: usize = 4096;
-
 /// How a version 1 header begins, and the longest one with its line end (PROXY protocol specification, section 2.1).
 const V1_START: &[u8] = b"PROXY ";
 const V1_MAX: usize = 107;
@@ -22,17 +19,17 @@ pub struct Header {
     pub endpoints: Option<(SocketAddr, SocketAddr)>,
 }
 
-/// Reads the header at the front of `window`: `Ok(None)` while it is not whole. Pure.
+/// Reads the header at the front of `window`: `Ok(None)` while it is not whole. Pure, and its work does not grow with
+/// what is missing. It is whole, or malformed, when 65 551 bytes are there: the fixed part of version 2, and as many as its
+/// 16-bit length can announce (section 2.2).
 pub fn read_header(window: &[u8]) -> Result<Option<Header>, RejectReason> {
     let malformed = RejectReason::ProxyHeaderMalformed;
     if is_open_line(window) {
         return Ok(None);
     }
-    let header = HeaderResult::parse(window);
-    if header.is_incomplete() {
-        return if window.len() < MAX_HEADER { Ok(None) } else { Err(malformed) };
-    }
-    let header = match header {
+    let header = match HeaderResult::parse(window) {
+        HeaderResult::V2(header) if header.is_incomplete() => return Ok(None),
+        // "Incomplete" is an error here too: the line has ended, or is too long.
         HeaderResult::V1(header) => {
             let header = header.map_err(|_| malformed)?;
             let endpoints = match header.addresses {
@@ -82,6 +79,8 @@ mod tests {
     use crate::connect::{Endpoints, proxy_header};
     use proptest::prelude::*;
 
+    const MAX_HEADER: usize = 16 + u16::MAX as usize;
+
     fn header(version: ProxyVersion, client: &str, local: &str) -> (Vec<u8>, (SocketAddr, SocketAddr)) {
         let endpoints = Endpoints { client: client.parse().unwrap(), local: local.parse().unwrap() };
         (proxy_header(version, endpoints, Some("a.example")), (endpoints.client, endpoints.local))
@@ -115,12 +114,47 @@ mod tests {
         assert_eq!(read_header(b"\x16\x03\x01\x02\x00\x01"), Err(RejectReason::ProxyHeaderMalformed));
     }
 
+    #[test]
+    fn the_longest_header_of_version_2_is_read_and_nothing_behind_it() {
+        let mut bytes =
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff\xc0\x00\x02\x07\x0a\x00\x01\x01\x15\xb3\x01\xbb".to_vec();
+        bytes.resize(MAX_HEADER, 0);
+        assert_eq!(read_header(&bytes[..MAX_HEADER - 1]), Ok(None));
+        bytes.extend(b"\x16\x03\x01");
+        let endpoints = ("192.0.2.7:5555".parse().unwrap(), "10.0.1.1:443".parse().unwrap());
+        assert_eq!(read_header(&bytes), Ok(Some(Header { length: MAX_HEADER, endpoints: Some(endpoints) })));
+    }
+
+    #[test]
+    fn a_line_that_has_ended_or_is_too_long_is_not_waited_for() {
+        let malformed = Err(RejectReason::ProxyHeaderMalformed);
+        assert_eq!(read_header(b"PROXY TCP4\r\n"), malformed);
+        let line = [V1_START, &b"TCP4 192.0.2.1 "[..], &[b'1'; V1_MAX]].concat();
+        assert_eq!(read_header(&line[..V1_MAX - 1]), Ok(None));
+        assert_eq!(read_header(&line[..V1_MAX]), malformed);
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..6000)) {
             if let Ok(Some(header)) = read_header(&bytes) {
                 prop_assert!(header.length <= bytes.len());
             }
+        }
+
+        #[test]
+        fn nothing_behind_the_signature_panics_or_is_waited_for_for_ever(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            length in any::<u16>(),
+        ) {
+            let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+            header.extend(&bytes);
+            if let Some(place) = header.get_mut(14..16) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+            let _ = read_header(&header);
+            header.resize(MAX_HEADER, 0);
+            prop_assert_ne!(read_header(&header), Ok(None));
         }
     }
 }

@@ -56,7 +56,7 @@ pub enum BindError {
     #[error("{} exists and is not a socket; move it away", .0.display())]
     NotASocket(PathBuf),
     /// The operating system refused.
-    #[error("cannot create {}: {source}", path.display())]
+    #[error("gateway.state_dir: cannot create {}", path.display())]
     Io {
         /// The socket or the lock file.
         path: PathBuf,
@@ -70,7 +70,8 @@ impl AdminSocket {
     pub fn bind(state_dir: &Path) -> Result<Self, BindError> {
         let path = socket_path(state_dir);
         let failed = |source| BindError::Io { path: path.clone(), source };
-        std::fs::create_dir_all(state_dir).map_err(failed)?;
+        std::fs::create_dir_all(state_dir)
+            .map_err(|source| BindError::Io { path: state_dir.into(), source })?;
         let lock = lock(&state_dir.join("admin.lock"))?;
         match std::fs::symlink_metadata(&path) {
             Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket(path)),

@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::view::{Connection, PacketTierState, Status};
+use crate::words::counted;
 
 /// Characters of one cell, enough for a host name of ordinary length.
 const MAX_CELL: usize = 64;
@@ -13,10 +14,10 @@ const MAX_CELL: usize = 64;
 /// `snisplice status`.
 pub fn status(status: &Status) -> String {
     let mut out = format!(
-        "snisplice {}, up {}, {} workers, configuration {}\n",
+        "snisplice {}, up {}, {}, configuration {}\n",
         printable(&status.version, MAX_CELL),
         duration(status.uptime_seconds),
-        status.workers,
+        counted(status.workers, "worker"),
         status.config_generation,
     );
 

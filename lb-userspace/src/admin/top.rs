@@ -19,6 +19,7 @@ use ratatui::widgets::{Row, Table};
 use super::text::{bytes, duration, known, printable};
 use super::view::{Connection, ConnectionFilter, Status};
 use super::{Client, ClientError};
+use crate::words::counted;
 
 /// From one question to the next, where the answer is quick.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -204,10 +205,11 @@ impl Screen {
         let tiers = tiers.map(|(name, count)| format!("{name} {} ({} so far)", count.active, count.total));
         Text::from(vec![
             Line::from(format!(
-                "snisplice {}, up {}, {workers} workers, configuration {config_generation}, {} connections",
+                "snisplice {}, up {}, {}, configuration {config_generation}, {}",
                 printable(version, 40),
                 duration(*uptime_seconds),
-                self.connections.len()
+                counted(*workers, "worker"),
+                counted(self.connections.len(), "connection")
             )),
             Line::from(tiers.join("   ")),
         ])

@@ -51,16 +51,16 @@ impl Drop for Leg {
 
 /// Says the last word to a client that is turned away and closes in such a way that it hears it: closing with
 /// unread bytes would send a reset, and the reset would overtake the word.
-pub async fn farewell(client: Leg, word: &[u8]) {
+pub async fn farewell(client: &Leg, word: &[u8]) {
     client.clean();
-    if word.is_empty() || socket::write_all(&client, word).await.is_err() {
+    if word.is_empty() || socket::write_all(client, word).await.is_err() {
         return;
     }
-    let _ = socket::finish(&client);
+    let _ = socket::finish(client);
     let (time, mut bytes) = LINGER;
     let drained = async {
         while bytes > 0 {
-            let read = socket::read_some(&client, &mut Vec::new()).await;
+            let read = socket::read_some(client, &mut Vec::new()).await;
             match read {
                 Ok(read) if read > 0 => bytes = bytes.saturating_sub(read),
                 _ => return,

@@ -7,12 +7,15 @@
 mod certificate;
 mod check;
 mod diagnostic;
+mod mend;
 mod names;
 mod overlap;
 mod raw;
 mod reader;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_hints;
 mod value;
 
 use std::cell::RefCell;

@@ -11,7 +11,7 @@ use rustls::pki_types::UnixTime;
 use super::*;
 
 /// One of everything a route needs. Tests change it in one place.
-const GOOD: &str = r#"
+pub(super) const GOOD: &str = r#"
 [[listener]]
 name = "databases"
 bind = ["0.0.0.0:443"]
@@ -92,7 +92,7 @@ fn pem(kind: &str) -> String {
     format!("-----BEGIN {kind}-----\nAAAAAA==\n-----END {kind}-----\n")
 }
 
-fn checked(text: &str) -> Checked {
+pub(super) fn checked(text: &str) -> Checked {
     check(text, "snisplice.toml", &*FILES, UnixTime::since_unix_epoch(NOW))
 }
 
@@ -105,14 +105,14 @@ fn accepted(text: &str) -> Config {
 }
 
 /// `from` with its first `old` made `new`.
-fn changed(from: &str, old: &str, new: &str) -> String {
+pub(super) fn changed(from: &str, old: &str, new: &str) -> String {
     assert!(from.contains(old), "{old:?} is not in the text");
     from.replacen(old, new, 1)
 }
 
 /// Each fault of `text`, in order, as `expected` writes it: what it is, the text underlined, the hint.
 #[track_caller]
-fn assert_faults(text: &str, expected: &str) {
+pub(super) fn assert_faults(text: &str, expected: &str) {
     let result = checked(text);
     let refused = result.is_err();
     let (Ok((_, diagnostics)) | Err(diagnostics)) = result;
@@ -906,7 +906,7 @@ fn an_address_to_listen_on_is_an_ip_address_with_a_port() {
          help: on all addresses: `"0.0.0.0:443"` and `"[::]:443"`
         error: `localhost:443` is not an IP address with a port
            at: "localhost:443"
-         help: for example `"0.0.0.0:443"` or `"[::]:443"`
+         help: `"127.0.0.1:443"` or `"[::1]:443"`
         error: `0.0.0.0:0` has port 0
            at: "0.0.0.0:0"
          help: a port from 1 to 65535
@@ -931,10 +931,10 @@ fn a_server_is_an_ip_address_or_a_host_name_with_a_port() {
         r#"
         error: `redis.internal` is not the address of a server: it has no port
            at: "redis.internal"
-         help: for example `"10.0.0.11:6379"`, `"[2001:db8::1]:6379"` or `"redis.example.com:6379"`
+         help: add the port that the server listens on: `"redis.internal:PORT"`
         error: `2001:db8::1:6379` is not the address of a server: an IPv6 address stands in brackets
            at: "2001:db8::1:6379"
-         help: for example `"10.0.0.11:6379"`, `"[2001:db8::1]:6379"` or `"redis.example.com:6379"`
+         help: `"[2001:db8::1]:6379"`
         error: `[2001:db8::g]:6379` is not the address of a server: not an IPv6 address
            at: "[2001:db8::g]:6379"
          help: for example `"10.0.0.11:6379"`, `"[2001:db8::1]:6379"` or `"redis.example.com:6379"`
@@ -984,7 +984,7 @@ fn a_server_name_is_a_host_name_or_a_wildcard() {
          help:
         error: `` is not a server name: a label is empty
            at: ""
-         help:
+         help: `"*"` takes every name, and clients that send none
         error: `app..example.com` is not a server name: a label is empty
            at: "app..example.com"
          help:
@@ -1721,7 +1721,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
          help: did you mean `hello_timeout`?
         error: `*.*.example.com` is not a server name: `*` stands only for the whole first label
            at: "*.*.example.com"
-         help: `"*.example.com"` for one or more labels, `"*"` for every name
+         help: `"*.example.com"` covers one or more labels in front of `example.com`
         error: no pool is named `reddis`
            at: "reddis"
          help: did you mean `redis`?

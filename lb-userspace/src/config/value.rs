@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
 use super::diagnostic::{Diagnostic, quote};
+use super::mend;
 use super::{Address, Host, LogTarget, SniPattern};
 
 /// Why a value is not accepted, and what would be.
@@ -58,7 +59,7 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, Problem> {
     }
     text.parse().map_err(|_| {
         Problem::new(format!("{} is not a network in CIDR notation", quote(text)))
-            .help("for example `\"10.0.0.0/8\"` or `\"2001:db8::/32\"`")
+            .help(or(mend::network(text), "for example `\"10.0.0.0/8\"` or `\"2001:db8::/32\"`"))
     })
 }
 
@@ -94,11 +95,10 @@ const MIN_SOURCE_PORTS: usize = 256;
 /// An address to listen on.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
     let address: SocketAddr = text.parse().map_err(|_| {
-        let problem = Problem::new(format!("{} is not an IP address with a port", quote(text)));
-        match text.trim_start_matches(['*', ':']).parse::<u16>() {
-            Ok(port) => problem.help(format!("on all addresses: `\"0.0.0.0:{port}\"` and `\"[::]:{port}\"`")),
-            Err(_) => problem.help("for example `\"0.0.0.0:443\"` or `\"[::]:443\"`"),
-        }
+        Problem::new(format!("{} is not an IP address with a port", quote(text))).help(or(
+            mend::listen(text, |text| parse_server(text).is_ok()),
+            "for example `\"0.0.0.0:443\"` or `\"[::]:443\"`",
+        ))
     })?;
     if address.port() == 0 {
         return Err(Problem::new(format!("{} has port 0", quote(text))).help("a port from 1 to 65535"));
@@ -108,24 +108,32 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
 
 /// Where a server listens: an IP address or a host name, with a port.
 pub(super) fn server_address(text: &str) -> Result<Address, Problem> {
-    let problem = |why: &str| {
-        Problem::new(format!("{} is not the address of a server: {why}", quote(text))).help(
-            "for example `\"10.0.0.11:6379\"`, `\"[2001:db8::1]:6379\"` or `\"redis.example.com:6379\"`",
-        )
-    };
-    let (host, port) = text.rsplit_once(':').ok_or_else(|| problem("it has no port"))?;
+    parse_server(text).map_err(|why| {
+        let example =
+            "for example `\"10.0.0.11:6379\"`, `\"[2001:db8::1]:6379\"` or `\"redis.example.com:6379\"`";
+        Problem::new(format!("{} is not the address of a server: {why}", quote(text)))
+            .help(or(mend::server(text, |text| parse_server(text).is_ok()), example))
+    })
+}
+
+/// The same, or why not.
+pub(super) fn parse_server(text: &str) -> Result<Address, &'static str> {
+    if text.contains("://") {
+        return Err("it is a URL");
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(v6) => Host::Ip(IpAddr::V6(v6.parse().map_err(|_| problem("not an IPv6 address"))?)),
-        None if host.contains(':') => return Err(problem("an IPv6 address stands in brackets")),
+        Some(v6) => Host::Ip(IpAddr::V6(v6.parse().map_err(|_| "not an IPv6 address")?)),
+        None if host.contains(':') => return Err("an IPv6 address stands in brackets"),
         None => match host.parse() {
             Ok(v4) => Host::Ip(v4),
             Err(_) => {
                 let name = host.to_ascii_lowercase();
                 let bare = name.strip_suffix('.').unwrap_or(&name);
-                host_name(bare).map_err(problem)?;
+                host_name(bare)?;
                 // No top-level domain is a number: this is a broken IPv4 address.
                 if bare.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit())) {
-                    return Err(problem("not an IPv4 address"));
+                    return Err("not an IPv4 address");
                 }
                 Host::Name(name.into())
             }
@@ -135,35 +143,46 @@ pub(super) fn server_address(text: &str) -> Result<Address, Problem> {
     match port.parse() {
         // Not "+6379", which would parse.
         Ok(port @ 1..) if digits => Ok(Address { host, port }),
-        _ => Err(problem("the port is a number from 1 to 65535")),
+        _ => Err("the port is a number from 1 to 65535"),
     }
 }
 
 /// A server name of a route: exact, `*.example.com`, or `*`.
 pub(super) fn sni_pattern(text: &str) -> Result<SniPattern, Problem> {
+    parse_sni(text).map_err(|(why, help)| {
+        let problem = Problem::new(format!("{} is not a server name: {why}", quote(text)));
+        Problem {
+            help: mend::sni(text, |text| parse_sni(text).is_ok()).or(help.map(str::to_owned)),
+            ..problem
+        }
+    })
+}
+
+/// The same, or why not, and a hint.
+pub(super) fn parse_sni(text: &str) -> Result<SniPattern, (&'static str, Option<&'static str>)> {
     if text == "*" {
         return Ok(SniPattern::Any);
     }
-    let problem = |why: &str| Problem::new(format!("{} is not a server name: {why}", quote(text)));
     let lower = text.to_ascii_lowercase();
     let (wildcard, host) = match lower.strip_prefix("*.") {
         Some(parent) => (true, parent),
         None => (false, &*lower),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
+    if host.contains("://") {
+        return Err(("it is a URL", None));
+    }
     if host.contains('*') {
-        return Err(problem("`*` stands only for the whole first label")
-            .help("`\"*.example.com\"` for one or more labels, `\"*\"` for every name"));
+        let help = "`\"*.example.com\"` for one or more labels, `\"*\"` for every name";
+        return Err(("`*` stands only for the whole first label", Some(help)));
     }
     if !host.is_ascii() {
-        return Err(problem("it is not ASCII").help("clients send the A-label form, `xn--…`: write that"));
+        return Err(("it is not ASCII", Some("clients send the A-label form, `xn--…`: write that")));
     }
     if host.parse::<IpAddr>().is_ok() {
-        return Err(
-            problem("clients send no IP addresses there").help("`\"*\"` takes clients without a name")
-        );
+        return Err(("clients send no IP addresses there", Some(mend::NO_ADDRESSES)));
     }
-    host_name(host).map_err(problem)?;
+    host_name(host).map_err(|why| (why, None))?;
     Ok(if wildcard { SniPattern::Wildcard(host.into()) } else { SniPattern::Exact(host.into()) })
 }
 
@@ -240,6 +259,11 @@ pub(super) fn state_dir(text: &str) -> Result<PathBuf, Problem> {
             .help(format!("at most {MAX_STATE_DIR} bytes: the kernel bounds a socket's path at 107")));
     }
     absolute_path(text)
+}
+
+/// The hint that fits, or an example.
+fn or(hint: Option<String>, example: &str) -> String {
+    hint.unwrap_or_else(|| example.to_owned())
 }
 
 /// RFC 1035, without the trailing dot.

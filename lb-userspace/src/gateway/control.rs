@@ -16,6 +16,7 @@ use crate::privileges;
 use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::Snapshot;
 use crate::splice::packet::{PacketTier, Sweeper};
+use crate::words::with_causes;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
@@ -415,7 +416,7 @@ fn open_packet(
             Err(error)
         }
         Err(error) => {
-            tracing::warn!("no packet tier: {error:#}");
+            tracing::warn!("no packet tier: {}", with_causes(error.as_ref()));
             Ok(Err(FallbackReason::PacketUnavailable))
         }
     }
@@ -468,7 +469,7 @@ fn give_back_memory() {
 
 /// With its causes, on one line.
 fn in_full(fault: Fault) -> String {
-    format!("{:#}", anyhow::Error::new(fault))
+    with_causes(&fault)
 }
 
 fn listen_fault(address: SocketAddr) -> impl Fn(ListenError) -> Fault {

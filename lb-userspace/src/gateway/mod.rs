@@ -38,7 +38,7 @@ pub enum Fault {
         source: ListenError,
     },
     /// The access log cannot be opened.
-    #[error("cannot open the access log {path}")]
+    #[error("gateway.access_log: cannot open {path}")]
     AccessLog {
         /// The file.
         path: PathBuf,

@@ -71,7 +71,7 @@ pub enum KernelError {
         log: String,
     },
     /// Anything else.
-    #[error("loading the kernel programs: {0}")]
+    #[error("cannot load the kernel programs")]
     Load(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

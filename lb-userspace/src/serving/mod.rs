@@ -3,10 +3,12 @@
 
 mod limit;
 mod pool;
+mod setback;
 mod snapshot;
 mod stats;
 
 pub use limit::{Limit, Permit};
 pub use pool::{Pool, Server, ServerGuard, ServerRecord};
+pub use setback::Setbacks;
 pub use snapshot::{CertificateRefused, Listener, Route, Snapshot, TerminatedRoute};
 pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};

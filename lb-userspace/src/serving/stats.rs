@@ -3,7 +3,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::Limit;
+use super::{Limit, Setbacks};
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
@@ -50,6 +50,8 @@ pub struct ListenerStats {
     mss: AtomicU16,
     /// Clients turned away.
     pub rejects: PerReason<{ RejectReason::ALL.len() }>,
+    /// PostgreSQL clients that got nowhere a moment ago.
+    pub setbacks: Setbacks,
 }
 
 impl ListenerStats {

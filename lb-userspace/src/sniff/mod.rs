@@ -11,6 +11,7 @@ mod ja4;
 mod name;
 mod postgres;
 mod records;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +22,8 @@ pub use alert::alert;
 pub use hello::{Alpn, ClientHello, TlsVersion};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
-pub use postgres::postgres_error;
 pub use records::{MAX_HELLO, MAX_WINDOW};
+pub use refusal::{cleartext_error, encrypted_error};
 
 /// What a listener's clients say before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub enum Output {
     },
     /// The client asks for this. Final.
     Hello(Box<ClientHello>),
-    /// Turn the client away; [`alert()`] and [`postgres_error`] have the last words to say to it. Final.
+    /// Turn the client away; [`alert()`] and [`cleartext_error`] have the last words to say to it. Final.
     Reject(RejectReason),
 }
 

@@ -16,16 +16,6 @@ const GSSENC_REQUEST: u32 = 80_877_104;
 /// The upper half of a StartupMessage's code.
 const PROTOCOL_MAJOR: u32 = 3;
 
-/// FATAL, invalid_authorization_specification: what the server says when pg_hba.conf wants encryption.
-const CLEARTEXT: &[u8] = b"E\0\0\0\xb2SFATAL\0VFATAL\0C28000\0\
-    Mthis gateway needs TLS with SNI: use sslmode=require\0\
-    HThe server name in the TLS handshake selects the database server. sslsni must be 1, its default.\0\0";
-
-/// The ErrorResponse that tells a client why it is turned away, for reasons that its user can do something about.
-pub fn postgres_error(reason: RejectReason) -> Option<&'static [u8]> {
-    (reason == RejectReason::PostgresCleartext).then_some(CLEARTEXT)
-}
-
 /// What a client asks for in front of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {

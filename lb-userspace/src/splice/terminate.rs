@@ -110,12 +110,14 @@ impl Session {
         }
     }
 
-    /// Sends close_notify, for a connection that has no server. Best effort.
-    pub fn say_goodbye(&mut self, client: &TcpStream) {
+    /// The records of the last thing that a client without a server is told, and of close_notify behind it.
+    pub fn last_word(&mut self, plaintext: &[u8]) -> Vec<u8> {
         let mut output = Output::default();
-        if encrypt(&mut self.tls, None, &mut output).is_ok() {
-            let _ = client.try_write(output.bytes());
-        }
+        let plaintext = Some(plaintext).filter(|plaintext| !plaintext.is_empty());
+        // Out of key material: it hears nothing.
+        let _ = plaintext.map_or(Ok(()), |plaintext| encrypt(&mut self.tls, Some(plaintext), &mut output));
+        let _ = encrypt(&mut self.tls, None, &mut output);
+        output.bytes().to_vec()
     }
 
     /// The protocol version agreed on.

@@ -15,7 +15,7 @@ use snisplice_tests::wire::{Faults, Kind};
 use snisplice_tests::{Backend, Counters, Gateway, process};
 
 use crate::PACKET;
-use crate::ends::{Opening, PATIENCE, SERVER_PORT, SNI, SocketOptions, Speech};
+use crate::ends::{Opening, PATIENCE, PROXIED, SERVER_PORT, SNI, SocketOptions, Speech};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
 
@@ -151,6 +151,9 @@ impl Case {
 
         let last = log.last().expect("as many lines as rounds");
         self.expect.check(last)?;
+        if self.opening.proxied.is_some() {
+            ensure!(last["client"] == PROXIED.to_string(), "the client is not {PROXIED}: {last}");
+        }
         let reason = last["close_reason"].as_str().unwrap_or_default();
         ensure!(self.close_reasons.contains(&reason), "the reason of the close: {last}");
         ensure!(
@@ -294,8 +297,13 @@ pub(crate) fn config(
     };
     let send_proxy = send_proxy.map(|version| format!("send_proxy = '{version}'")).unwrap_or_default();
     let server = SocketAddr::new(server, SERVER_PORT);
+    let proxied = if opening.proxied.is_some() {
+        "proxy_protocol = true\ntrusted_proxies = ['10.0.0.0/8']"
+    } else {
+        ""
+    };
     format!(
-        "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:{port}', '[::]:{port}']\nprotocol = '{protocol}'\n\
+        "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:{port}', '[::]:{port}']\nprotocol = '{protocol}'\n{proxied}\n\
          [[route]]\nname = 'app1'\nlistener = 'databases'\n{names}\nbackends = [{{ pool = 'app1' }}]\n{route}\n\
          [[pool]]\nname = 'app1'\nservers = [{{ address = '{server}' }}]\n{send_proxy}\n\
          # A SYN may get lost, and the next one.\nconnect_timeout = '20s'\n"

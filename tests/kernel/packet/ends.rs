@@ -1,7 +1,7 @@
 //! The programs at both ends: sockets with the options a test wants, and the opening words of each protocol.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use snisplice_tests::backend::read_record;
 use snisplice_tests::pump::{Duplex, HalfClose};
 use snisplice_tests::tls::client_hello;
-use snisplice_tests::{NetNs, eventually, topology};
+use snisplice_tests::{NetNs, eventually, proxy, topology};
 use socket2::{Domain, Socket, Type};
 
 /// Far more than any step takes, lost packets included; a wait that meets it is a failed test.
@@ -29,6 +29,9 @@ pub(crate) enum Speech {
     Postgres,
 }
 
+/// The client that a proxy in front of the gateway speaks for.
+pub(crate) const PROXIED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 5555);
+
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// How a client comes to the gateway.
@@ -38,6 +41,8 @@ pub(crate) struct Opening {
     pub(crate) v6: bool,
     /// The ClientHello in so many segments; one if 0.
     pub(crate) pieces: usize,
+    /// The length of the block of a PROXY header in front of it.
+    pub(crate) proxied: Option<u16>,
     /// The ClientHello in the same write as what follows it.
     pub(crate) early_data: bool,
     pub(crate) socket: SocketOptions,
@@ -120,6 +125,10 @@ impl Opening {
     /// server as they are.
     pub(crate) fn open(&self, client: &NetNs) -> Result<(Duplex, u64)> {
         let mut stream = self.socket.dial(client, self.target())?;
+        if let Some(block) = self.proxied {
+            let [client, local] = [PROXIED, SocketAddrV4::new(topology::GATEWAY, self.port())];
+            stream.write_all(&proxy::header(client, local, block))?;
+        }
         if self.speech == Speech::Tcp {
             return Ok((stream.try_into()?, 0));
         }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use snisplice_tests::pump::{End, Plan, Start};
 use snisplice_tests::topology::{Leg, Shape, Triangle, has_vlans};
 use snisplice_tests::wire::{Faults, Kind};
-use snisplice_tests::{Counters, require};
+use snisplice_tests::{Counters, proxy, require};
 
 use crate::PACKET;
 use crate::case::{Case, Expect, GREETING, MIB, WIRES, no_part_in_it};
@@ -116,6 +116,11 @@ cases! {
         Case { prepare: |_| Ok(()), expect: Expect::Copy("window_mismatch"), ..two_kibibytes(64 * 1024) };
 }
 
+/// The client is a proxy, which says first whom it speaks for: the server hears nothing of that.
+fn behind_a_proxy(block: u16) -> Case {
+    Case { opening: Opening { proxied: Some(block), ..Opening::default() }, ..Case::both_ways(2 * MIB) }
+}
+
 /// The gateway promises no more than the ends have room for.
 fn two_kibibytes(bytes: u64) -> Case {
     let prepare = |net: &Triangle| net.gateway.sysctl("net/ipv4/tcp_rmem", "4096 4096 6291456");
@@ -164,6 +169,10 @@ cases! {
         rounds: 20,
         ..Case::impatient(Plan::both_ways(10)).speaking(Speech::Tcp)
     };
+    behind_a_short_proxy_header: behind_a_proxy(15);
+    behind_a_proxy_header_of_64_kib: behind_a_proxy(proxy::MAX_BLOCK);
+    behind_a_proxy_header_of_64_kib_with_loss: behind_a_proxy(proxy::MAX_BLOCK).faulty(LOSS);
+    behind_a_proxy_header_of_64_kib_plain_tcp: behind_a_proxy(proxy::MAX_BLOCK).speaking(Speech::Tcp);
     a_proxy_header_of_version_1: Case { send_proxy: Some("v1"), ..Case::both_ways(MIB) };
     a_proxy_header_of_version_2: Case { send_proxy: Some("v2"), ..Case::both_ways(MIB) };
     a_proxy_header_over_plain_tcp:

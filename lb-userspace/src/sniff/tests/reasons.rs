@@ -277,15 +277,3 @@ fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
         ]
     );
 }
-
-#[test]
-fn a_cleartext_postgres_client_is_told_why_in_an_error_response() {
-    let response = postgres_error(R::PostgresCleartext).unwrap();
-    assert_eq!(response[0], b'E');
-    assert_eq!(u32::from_be_bytes(response[1..5].try_into().unwrap()) as usize, response.len() - 1);
-    let fields = response[5..].strip_suffix(b"\0\0").unwrap();
-    let fields: Vec<_> = fields.split(|&b| b == 0).map(|field| (field[0], &field[1..])).collect();
-    assert_eq!(fields.iter().map(|field| field.0).collect::<Vec<_>>(), b"SVCMH");
-    assert_eq!(fields[..3], [(b'S', &b"FATAL"[..]), (b'V', b"FATAL"), (b'C', b"28000")]);
-    assert_eq!(R::ALL.iter().filter(|&&reason| postgres_error(reason).is_some()).count(), 1);
-}
