@@ -6,6 +6,7 @@ mod cli;
 mod close;
 mod connect;
 mod manager;
+mod names;
 mod postgres;
 mod reload;
 mod route;

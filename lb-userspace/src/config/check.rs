@@ -15,8 +15,8 @@ use super::overlap::{self, Claim};
 use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
 use super::reader::{Field, reject_repeated};
 use super::{
-    AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Pool,
-    Protocol, Route, SOURCE_PORTS, Server, TlsMode,
+    AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Listener, LogFormat, LogTarget, Origin,
+    Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
 use crate::account::Tier;
 
@@ -197,9 +197,16 @@ fn pool(raw: &RawPool, name: &Arc<str>, report: &mut Report) -> Pool {
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
     reject_repeated(addresses, repeated, report);
+    for server in servers() {
+        if let (Some(Origin::Service(_)), Some(weight)) = (server.address.get(), server.weight.given()) {
+            let error =
+                Diagnostic::error(weight.span(), "a service has no `weight`: its SRV records have them");
+            report.push(error.help("take it out"));
+        }
+    }
     let servers = servers().filter_map(|server| {
         Some(Server {
-            address: server.address.get()?,
+            origin: server.address.get()?,
             weight: server.weight.or(1),
             backup: server.backup.or(false),
         })

@@ -7,7 +7,7 @@ use crate::account::{AccessLog, CloseReason, FallbackReason, GatewayStats, Histo
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config};
-use crate::connect::resolve::Resolver;
+use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError};
@@ -145,7 +145,7 @@ impl Control {
             inherited,
             admin,
             socket: Some(socket),
-            resolver: Resolver::system(),
+            resolver: Resolver::default(),
             fixed: config.gateway,
             watched,
             sweeper,
@@ -156,7 +156,8 @@ impl Control {
     }
 
     async fn serve(mut self) -> anyhow::Result<()> {
-        self.resolve();
+        // What is not found is in the log.
+        drop(self.resolve());
         let admin = self.serve_admin()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
@@ -178,15 +179,14 @@ impl Control {
                     if let Some(log) = &self.gateway.access_log {
                         log.reopen();
                     }
-                    let _ = self.reload("SIGHUP");
+                    self.reload("SIGHUP", None);
                 }
-                request = self.requests.recv() => {
-                    let result = self.reload("the admin socket");
-                    if let Some(answer) = request {
-                        let _ = answer.send(result);
-                    }
+                request = self.requests.recv() => self.reload("the admin socket", request),
+                () = changed(&mut self.watched) => self.reload("a changed file", None),
+                () = self.resolver.changed() => {
+                    tracing::info!("the system's configuration of names has changed: all are looked up anew");
+                    drop(self.resolve());
                 }
-                () = changed(&mut self.watched) => { let _ = self.reload("a changed file"); }
             }
         }
         self.stop(stop, admin).await
@@ -219,13 +219,14 @@ impl Control {
         Ok(admin)
     }
 
-    /// Puts the file's configuration in force, or changes nothing and says why.
-    fn reload(&mut self, cause: &str) -> Result<view::Reloaded, String> {
+    /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
+    /// the configuration does not.
+    fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
         let result = self.try_reload();
         give_back_memory();
         let stats = &self.gateway.stats;
         match &result {
-            Ok(reloaded) => {
+            Ok((reloaded, _)) => {
                 stats.reloads_succeeded.fetch_add(1, Relaxed);
                 for warning in &reloaded.warnings {
                     tracing::warn!("{warning}");
@@ -238,10 +239,21 @@ impl Control {
                 tracing::error!("not reloaded, nothing has changed (asked for by {cause}): {error}");
             }
         }
-        result
+        let Some(answer) = answer else { return };
+        tokio::spawn(async move {
+            let result = match result {
+                Ok((mut reloaded, names)) => {
+                    reloaded.warnings.extend(names.missing().await);
+                    Ok(reloaded)
+                }
+                Err(error) => Err(error),
+            };
+            // Whoever asked may have gone.
+            let _ = answer.send(result);
+        });
     }
 
-    fn try_reload(&mut self) -> Result<view::Reloaded, String> {
+    fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
         let (config, warnings) = config::load(&self.path).map_err(|errors| errors.render(false))?;
         let mut warnings: Vec<String> = warnings.iter().map(|warning| warning.message.clone()).collect();
         warnings.extend(self.needs_restart(&config.gateway));
@@ -269,11 +281,11 @@ impl Control {
                 let _ = worker.commands.send(Command::Unlisten(*address));
             }
         }
-        self.resolve();
+        let names = self.resolve();
         if self.watched.is_some() {
             self.watched = Some(Watched::new(&self.path, &config));
         }
-        Ok(reloaded)
+        Ok((reloaded, names))
     }
 
     /// What the new configuration asks for and only a restart can give.
@@ -302,12 +314,9 @@ impl Control {
             .collect()
     }
 
-    fn resolve(&self) {
-        for pool in &self.gateway.snapshot.load().pools {
-            for server in &pool.servers {
-                self.resolver.watch(server);
-            }
-        }
+    /// Looks up every name of the configuration in force.
+    fn resolve(&mut self) -> FirstAnswers {
+        self.resolver.look_up(&self.gateway.snapshot.load().pools)
     }
 
     /// Gives each worker its socket of every address.

@@ -10,6 +10,7 @@ mod ends;
 mod filters;
 mod gateways;
 mod life;
+mod names;
 mod networks;
 mod odd;
 mod programs;

@@ -7,7 +7,7 @@ use super::{PacketTier, SourcePort, ms_of_tick, raise, tick_of_ms};
 use crate::accept::{Limit, Permit};
 use crate::account::{Account, CloseReason, Tier, Visitor};
 use crate::clock::now_ms;
-use crate::connect::{KEEPALIVE, Pool, Server, ServerGuard};
+use crate::connect::{KEEPALIVE, Pool, ServerGuard};
 use crate::gateway::{Gateway, Listener, Route, Snapshot};
 use crate::kernel::Packet;
 use crate::kernel::raw::{Kind, Segment};
@@ -304,8 +304,7 @@ impl PacketTier {
         let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();
         let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool)));
         let [address, local] = ends(&record.from_server);
-        let known = pool.servers.iter().find(|known| known.address.to_string() == server).cloned();
-        let server = known.unwrap_or_else(|| Arc::new(Server::retired(address)));
+        let server = pool.adopt(&server, address);
         let permits = [&gateway.stats.live, &listener.stats.live, &route.stats.live].map(Limit::join);
 
         let client = socket_address(&record.client, record.client_port);

@@ -97,6 +97,11 @@ impl Plan {
     pub fn mss(&self) -> Option<u16> {
         (self.sighting.mss != 0).then_some(self.sighting.mss)
     }
+
+    /// The family of the client's leg.
+    pub fn is_ipv4(&self) -> bool {
+        terms::ends(&self.from_client)[0].is_ipv4()
+    }
 }
 
 impl PacketTier {
@@ -176,7 +181,7 @@ impl PacketTier {
         let ends = server.peer_addr().and_then(|peer| Ok((peer, server.local_addr()?)));
         let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
         let from_server = tuple(peer, local);
-        if terms::ends(&plan.from_client)[0].is_ipv4() != peer.is_ipv4() {
+        if plan.is_ipv4() != peer.is_ipv4() {
             return Err(FallbackReason::MixedFamily);
         }
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
