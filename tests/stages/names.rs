@@ -99,10 +99,10 @@ fn all_addresses_of_a_name_share_one_connect_timeout() -> Result<()> {
     let records = "db A 10.0.2.7\ndb A 10.0.2.8\ndb A 10.0.2.9\nsilent A 10.0.2.7\nsilent A 10.0.2.8";
     let _names = NameServer::start(&world.net.server, DNS, records)?;
     // The third address has its turn within this time, too.
-    let gateway = start(&world, &config("'db.test:7001'", "connect_timeout = '600ms'"))?;
+    let gateway = start(&world, &config("'db.test:7001'", "connect_timeout = '1500ms'"))?;
     resolved(&gateway)?;
     assert_eq!(world.ask("app1.example.com")?, "nine");
-    gateway.write_config(&config("'silent.test:7001'", "connect_timeout = '600ms'"))?;
+    gateway.write_config(&config("'silent.test:7001'", "connect_timeout = '1500ms'"))?;
     gateway.reload()?;
     assert_eq!(world.ask("app1.example.com")?, "");
     assert_eq!(gateway.wait_access_log(2)?[1]["close_reason"], "connect_timeout");
@@ -209,7 +209,14 @@ fn the_servers_of_a_service_come_and_go_with_its_records() -> Result<()> {
     let hosts = "eight A 10.0.2.8\nnine A 10.0.2.9\n";
     let (first, second) = ("_s._tcp SRV 0 1 7001 eight\n", "_s._tcp SRV 0 1 7002 nine\n");
     let names = NameServer::start(&world.net.server, DNS, &(hosts.to_owned() + first))?;
-    let gateway = start(&world, &config("'srv:_s._tcp.test'", "balance = 'round-robin'"))?;
+    let admin = "[gateway]\nadmin = '127.0.0.1:9900'\n".to_owned();
+    let gateway = start(&world, &(admin + &config("'srv:_s._tcp.test'", "balance = 'round-robin'")))?;
+    let shown = |path: &str, what: &str| -> Result<()> {
+        let url = format!("http://127.0.0.1:9900{path}");
+        let text = checked_output(world.net.gateway.command("curl").args(["--fail", "--silent", &url]))?;
+        ensure!(text.contains(what), "{what} is not in {text}");
+        Ok(())
+    };
     resolved(&gateway)?;
     let mut open = world.open("app1.example.com")?;
     let mut word = [0; 5];
@@ -223,6 +230,9 @@ fn the_servers_of_a_service_come_and_go_with_its_records() -> Result<()> {
     }
     let both = [("eight.test:7001".to_owned(), 3), ("nine.test:7002".to_owned(), 2)];
     assert_eq!(members(&gateway)?, both);
+    shown("/metrics", "snisplice_server_up{pool=\"app1\",server=\"nine.test:7002\"} 1")?;
+    // What the status page draws.
+    shown("/status", "nine.test:7002")?;
     names.change(&(hosts.to_owned() + second))?;
     let only = [("nine.test:7002".to_owned(), 2)];
     eventually("the first to go", || members(&gateway).ok().filter(|members| *members == only))?;
@@ -237,6 +247,7 @@ fn the_servers_of_a_service_come_and_go_with_its_records() -> Result<()> {
     // Not offered at all.
     names.change(&(hosts.to_owned() + "_s._tcp SRV 0 0 0 ."))?;
     gateway.wait_status("none", |s| s.server("app1", "srv:_s._tcp.test")["state"] == "unresolved")?;
+    shown("/metrics", "snisplice_server_up{pool=\"app1\",server=\"srv:_s._tcp.test\"} 0")?;
     assert_eq!(world.ask_and_hang_up("app1.example.com")?, "");
     Ok(())
 }

@@ -31,7 +31,8 @@ pub struct Pool {
     random: RandomState,
 }
 
-/// The servers of a pool at one time, in the order of the configuration; those of a service by priority and name.
+/// The servers of a pool at one time, in the order of the configuration; those of a service by priority and name. One that
+/// two entries have is there once, as the first has it.
 pub struct Servers {
     list: Box<[Arc<Server>]>,
     schedules: Box<[(Rank, Schedule)]>,
@@ -143,7 +144,9 @@ impl Server {
 
 impl Servers {
     fn new(slots: &[Slot]) -> Arc<Self> {
-        let list: Box<[_]> = slots.iter().flat_map(|slot| &slot.servers).cloned().collect();
+        let mut seen = HashSet::new();
+        let servers = slots.iter().flat_map(|slot| &slot.servers);
+        let list: Box<[_]> = servers.filter(|server| seen.insert(&server.address)).cloned().collect();
         let ranks: Vec<_> = list.iter().map(|server| (server.rank, server.weight)).collect();
         Arc::new(Servers { list, schedules: schedules(&ranks) })
     }
@@ -254,27 +257,21 @@ impl Pool {
     }
 
     /// Replaces the servers of the service at this entry. Those that stay keep their state, and so do those that return
-    /// while they still have connections. One that another entry has too is left to that. `false`: they are the same as
-    /// before.
+    /// while they still have connections. `false`: they are the same as before.
     pub fn replace(&self, entry: usize, members: &[Member]) -> bool {
         let mut guard = self.slots();
         let known = guard.records();
         let slots = &mut guard.slots;
-        let elsewhere = |address: &Address| {
-            let others = slots.iter().enumerate().filter(|(number, _)| *number != entry);
-            others.flat_map(|(_, slot)| &slot.servers).any(|server| server.address == *address)
-        };
-        let members: Vec<_> = members.iter().filter(|member| !elsewhere(&member.address)).collect();
         let slot = &mut slots[entry];
-        let same = |(server, member): (&Arc<Server>, &&Member)| {
+        let same = |(server, member): (&Arc<Server>, &Member)| {
             server.address == member.address
                 && server.weight == member.weight
                 && server.rank.priority == member.priority
         };
-        if slot.servers.len() == members.len() && slot.servers.iter().zip(&members).all(same) {
+        if slot.servers.len() == members.len() && slot.servers.iter().zip(members).all(same) {
             return false;
         }
-        let server = |member: &&Member| {
+        let server = |member: &Member| {
             let rank = Rank { backup: slot.backup, priority: member.priority };
             let state = known.get(&member.address).cloned().unwrap_or_default();
             Server::new(member.address.clone(), member.weight, rank, state)
@@ -390,9 +387,10 @@ mod tests {
         let pool = pool(&["10.0.0.1:1", "srv:_s._tcp.test", "10.0.0.2:2"], None);
         assert_eq!(names(&pool), ["10.0.0.1:1", "10.0.0.2:2"]);
         assert_eq!(pool.services(), [Service { entry: 1, name: "_s._tcp.test".into(), has_servers: false }]);
-        assert!(pool.replace(1, &members(&["a.test:1", "10.0.0.2:2", "b.test:1"])));
+        let found = members(&["a.test:1", "10.0.0.1:1", "b.test:1"]);
+        assert!(pool.replace(1, &found));
         assert_eq!(names(&pool), ["10.0.0.1:1", "a.test:1", "b.test:1", "10.0.0.2:2"]);
-        assert!(!pool.replace(1, &members(&["a.test:1", "b.test:1"])));
+        assert!(!pool.replace(1, &found));
         assert!(pool.replace(1, &[]));
         assert_eq!(names(&pool), ["10.0.0.1:1", "10.0.0.2:2"]);
     }
