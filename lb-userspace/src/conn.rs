@@ -401,8 +401,10 @@ impl Passage {
         let begin = Instant::now();
         let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
         let gateway = self.gateway.clone();
-        let source =
-            plan.and_then(|plan| Some(Source { ports: gateway.packet().ok()?.ports(), mss: plan.mss() }));
+        let source = plan.and_then(|plan| {
+            let ports = gateway.packet().ok()?.ports();
+            Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
+        });
         let (server, port, guard) =
             connect::connect(&pool, self.account.connection.client.ip(), source).await?;
         let mut server = Leg::new(server);

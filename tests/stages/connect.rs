@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use snisplice_tests::process::checked_output;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Launch, NetNs, Process, TempDir, eventually, topology};
 
 use crate::config::{listener, passthrough, pool, route, server};
-use crate::world::{World, answer, dial};
+use crate::world::{World, answer, dial, silence};
 use snisplice_tests::backend::{Backend, naming};
 
 fn config(ports: &[u16], extra: &str) -> String {
@@ -66,7 +65,7 @@ fn a_terminated_client_is_turned_away_when_every_server_is_down() -> Result<()> 
 fn a_server_that_never_answers_is_given_up_after_the_connect_timeout() -> Result<()> {
     let world = World::new()?;
     let _backend = Backend::start(&world.net.server, 7001, naming("up"))?;
-    black_hole(&world.net.server, 7009)?;
+    silence(&world.net.server, "tcp dport 7009")?;
     let extra = "balance = 'round-robin'\nconnect_timeout = '200ms'";
     let gateway = world.gateway(&config(&[7009, 7001], extra))?;
     for _ in 0..2 {
@@ -81,20 +80,11 @@ fn a_server_that_never_answers_is_given_up_after_the_connect_timeout() -> Result
 #[test]
 fn the_connect_timeout_of_the_last_server_is_the_reason_of_the_close() -> Result<()> {
     let world = World::new()?;
-    black_hole(&world.net.server, 7009)?;
+    silence(&world.net.server, "tcp dport 7009")?;
     let gateway = world.gateway(&config(&[7009], "connect_timeout = '200ms'"))?;
     assert_eq!(world.ask("app1.example.com")?, "");
     assert_eq!(gateway.wait_access_log(1)?[0]["close_reason"], "connect_timeout");
     Ok(())
-}
-
-/// Drops what arrives for a port, without a word.
-fn black_hole(ns: &NetNs, port: u16) -> Result<()> {
-    let rules = format!(
-        "add table inet hole; add chain inet hole in {{ type filter hook input priority 0; }}; \
-         add rule inet hole in tcp dport {port} drop"
-    );
-    checked_output(ns.command("nft").arg(rules)).map(drop)
 }
 
 #[test]

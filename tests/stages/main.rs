@@ -7,6 +7,7 @@ mod close;
 mod connect;
 mod keepalive;
 mod manager;
+mod names;
 mod postgres;
 mod proxy;
 mod reload;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use snisplice_tests::process::checked_output;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Authority, Gateway, NetNs, Triangle, gateway, process, topology};
 
@@ -77,6 +78,22 @@ pub(crate) fn dial(ns: &NetNs, target: SocketAddr) -> Result<TcpStream> {
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Drops what arrives and matches, without a word.
+pub(crate) fn silence(ns: &NetNs, what: &str) -> Result<()> {
+    let rules = format!(
+        "add table inet hole; add chain inet hole in {{ type filter hook input priority 0; }}; \
+         add rule inet hole in {what} counter drop"
+    );
+    checked_output(ns.command("nft").arg(rules)).map(drop)
+}
+
+/// Packets that [`silence`] has dropped.
+pub(crate) fn silenced(ns: &NetNs) -> Result<u64> {
+    let rules = checked_output(ns.command("nft").args(["list", "ruleset"]))?;
+    let counts = rules.split("counter packets ").skip(1).filter_map(|rest| rest.split(' ').next());
+    counts.map(|count| Ok(count.parse::<u64>()?)).sum()
 }
 
 /// Everything until the end of the stream, however it ends.

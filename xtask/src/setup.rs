@@ -69,6 +69,7 @@ const NEEDS: &[Need] = &[
     need("psql", "postgresql-client", &[Test]),
     need("gnutls-cli", "gnutls-bin", &[Test]),
     need("dnsmasq", "dnsmasq-base", &[Test]),
+    need("nsd", "nsd", &[Test]),
     need("nft", "nftables", &[Test]),
     need("ethtool", "ethtool", &[Test, Bench]),
     need("tcpdump", "tcpdump", &[Test]),

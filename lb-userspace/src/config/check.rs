@@ -18,7 +18,7 @@ use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, Ra
 use super::reader::{Field, reject_repeated};
 use super::{
     AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Keepalive, Listener, LogFormat,
-    LogTarget, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
+    LogTarget, Origin, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
 use crate::reason::Tier;
 
@@ -204,9 +204,16 @@ fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Repor
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
     reject_repeated(addresses, repeated, report);
+    for server in servers() {
+        if let (Some(Origin::Service(_)), Some(weight)) = (server.address.get(), server.weight.given()) {
+            let error =
+                Diagnostic::error(weight.span(), "a service has no `weight`: its SRV records have them");
+            report.push(error.help("take it out"));
+        }
+    }
     let servers = servers().filter_map(|server| {
         Some(Server {
-            address: server.address.get()?,
+            origin: server.address.get()?,
             weight: server.weight.or(1),
             backup: server.backup.or(false),
         })

@@ -364,7 +364,7 @@ pub struct Pool {
     pub name: Arc<str>,
     /// How a server is chosen.
     pub balance: Balance,
-    /// Not empty; no address twice.
+    /// Not empty; no address and no service twice.
     pub servers: Vec<Server>,
     /// For one attempt at one server; not zero.
     pub connect_timeout: Duration,
@@ -396,16 +396,37 @@ pub enum ProxyVersion {
     V2,
 }
 
-/// One server of a pool.
+/// One entry of a pool's `servers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Unique in its pool.
-    pub address: Address,
-    /// 1 to 256, relative to the other servers of the pool.
+    pub origin: Origin,
+    /// 1 to 256, relative to the other servers of the pool; 1 for a service, whose records have the weights.
     pub weight: u32,
     /// Used only while no server without this mark can be.
     pub backup: bool,
 }
+
+/// What an entry of a pool's `servers` stands for. Displayed as it is written in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// One server.
+    Address(Address),
+    /// The servers that the SRV records of this name have (RFC 2782): lower case; a trailing dot is kept.
+    Service(Box<str>),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Address(address) => address.fmt(f),
+            Origin::Service(name) => write!(f, "{SERVICE}{name}"),
+        }
+    }
+}
+
+/// What stands before the name of a service.
+const SERVICE: &str = "srv:";
 
 /// Where a server listens. Displayed as it is written in the file: `10.0.0.11:6379`, `[::1]:6379`, `name:6379`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -423,6 +444,19 @@ pub enum Host {
     Ip(IpAddr),
     /// Looked up in DNS; lower case; a trailing dot is kept (it turns the search list off).
     Name(Box<str>),
+}
+
+impl Address {
+    /// A host by its name, which may come from DNS; `None`: it cannot be one, or the port is 0.
+    pub fn of_host(name: &str, port: u16) -> Option<Self> {
+        let name = value::dns_name(name).ok()?;
+        (port != 0).then_some(Address { host: Host::Name(name), port })
+    }
+
+    /// As it is displayed.
+    pub fn parse(text: &str) -> Option<Self> {
+        value::server_address(text).ok()
+    }
 }
 
 impl fmt::Display for Address {

@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Report, quote};
 use super::reader::{Field, Keys, Reader, Section, Value};
 use super::{
-    Address, Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
+    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Origin, Protocol, ProxyVersion, SniPattern,
 };
 use super::{reader, value};
 use crate::reason::Tier;
@@ -121,7 +121,7 @@ pub(super) struct RawPool {
 
 #[derive(Debug)]
 pub(super) struct RawServer {
-    pub(super) address: Field<Address>,
+    pub(super) address: Field<Origin>,
     pub(super) weight: Field<u32>,
     pub(super) backup: Field<bool>,
 }
@@ -464,16 +464,16 @@ fn pool(mut s: Section<'_, '_>) -> RawPool {
     }
 }
 
-/// An address stands for `{ address = ADDRESS }`.
+/// An address, or a service, stands for `{ address = … }`.
 fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<RawServer> {
     if let DeValue::String(_) = v.get_ref() {
-        let address = r.parse(v, value::server_address)?;
+        let address = r.parse(v, value::server_origin)?;
         let address = Field::Given(Spanned::new(v.span(), address));
         return Some(RawServer { address, weight: Field::Absent, backup: Field::Absent });
     }
     let mut s = r.section(v, &SERVER)?;
     Some(RawServer {
-        address: s.require("address", |r, v| r.parse(v, value::server_address)),
+        address: s.require("address", |r, v| r.parse(v, value::server_origin)),
         weight: s.read("weight", |r, v| r.integer(v, 1..=256)),
         backup: s.read("backup", |r, v| r.boolean(v)),
     })

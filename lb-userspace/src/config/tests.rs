@@ -176,7 +176,7 @@ fn what_is_left_out_has_its_default() {
     let pool = Pool {
         name: "redis".into(),
         balance: Balance::RoundRobin,
-        servers: vec![Server { address, weight: 1, backup: false }],
+        servers: vec![Server { origin: Origin::Address(address), weight: 1, backup: false }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
         keepalive: Keepalive::default(),
@@ -259,7 +259,7 @@ fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
     let pool = &config.pools[0];
     assert_eq!((pool.balance, pool.send_proxy), (Balance::LeastConnections, Some(ProxyVersion::V2)));
     let addresses: Vec<_> =
-        config.pools.iter().flat_map(|p| &p.servers).map(|s| s.address.to_string()).collect();
+        config.pools.iter().flat_map(|p| &p.servers).map(|s| s.origin.to_string()).collect();
     assert_eq!(addresses, ["10.0.0.11:6379", "redis-0.eu.example.com:6379", "[2001:db8::1]:6379"]);
     assert_eq!((pool.servers[1].weight, pool.servers[1].backup), (2, true));
 }
@@ -343,7 +343,8 @@ fn every_other_key_reaches_the_configuration() {
     let pool = &config.pools[0];
     assert_eq!((pool.balance, config.pools[1].balance), (Balance::SourceHash, Balance::Random));
     assert_eq!((pool.connect_timeout, pool.send_proxy), (Duration::from_millis(250), Some(ProxyVersion::V1)));
-    assert_eq!(pool.servers[0].address.host, Host::Name("redis.internal".into()));
+    let address = Address { host: Host::Name("redis.internal".into()), port: 1 };
+    assert_eq!(pool.servers[0].origin, Origin::Address(address));
 }
 
 #[test]
@@ -953,6 +954,47 @@ fn a_server_is_an_ip_address_or_a_host_name_with_a_port() {
         error: `redis:+1` is not the address of a server: the port is a number from 1 to 65535
            at: "redis:+1"
          help: for example `"10.0.0.11:6379"`, `"[2001:db8::1]:6379"` or `"redis.example.com:6379"`
+        "#,
+    );
+}
+
+#[test]
+fn servers_may_be_those_of_a_service() {
+    let servers =
+        r#""10.0.0.11:6379", "srv:_Redis._tcp.example.com", { address = "srv:redis.", backup = true }"#;
+    let config = accepted(&GOOD.replace("\"10.0.0.11:6379\"", servers));
+    let origins: Vec<_> = config.pools[0].servers.iter().map(|server| server.origin.to_string()).collect();
+    assert_eq!(origins, ["10.0.0.11:6379", "srv:_redis._tcp.example.com", "srv:redis."]);
+    assert!(config.pools[0].servers[2].backup);
+}
+
+#[test]
+fn a_service_has_neither_port_nor_weight() {
+    let bad = r#"
+        "srv:_redis._tcp.example.com:6379",
+        "srv:",
+        "_redis._tcp.example.com",
+        { address = "srv:redis", weight = 2 },
+        "srv:REDIS",
+    "#;
+    assert_faults(
+        &changed(GOOD, "\"10.0.0.11:6379\"", bad),
+        r#"
+        error: `srv:_redis._tcp.example.com:6379` is not the name of a service: labels are made of letters, digits and `-`
+           at: "srv:_redis._tcp.example.com:6379"
+         help: ports come from its SRV records: `"srv:_redis._tcp.example.com"`
+        error: `srv:` is not the name of a service: a label is empty
+           at: "srv:"
+         help: for example `"srv:_redis._tcp.example.com"`
+        error: `_redis._tcp.example.com` is not the address of a server: it has no port
+           at: "_redis._tcp.example.com"
+         help: for the servers of its SRV records: `"srv:_redis._tcp.example.com"`
+        error: a service has no `weight`: its SRV records have them
+           at: 2
+         help: take it out
+        error: pool `redis` has the server `srv:redis` twice
+           at: "srv:REDIS"
+         help: take one of them out
         "#,
     );
 }

@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 
 use super::diagnostic::{Diagnostic, quote};
 use super::mend;
-use super::{Address, Host, LogTarget, SniPattern};
+use super::{Address, Host, LogTarget, Origin, SERVICE, SniPattern};
 
 /// Why a value is not accepted, and what would be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,16 +127,7 @@ pub(super) fn parse_server(text: &str) -> Result<Address, &'static str> {
         None if host.contains(':') => return Err("an IPv6 address stands in brackets"),
         None => match host.parse() {
             Ok(v4) => Host::Ip(v4),
-            Err(_) => {
-                let name = host.to_ascii_lowercase();
-                let bare = name.strip_suffix('.').unwrap_or(&name);
-                host_name(bare)?;
-                // No top-level domain is a number: this is a broken IPv4 address.
-                if bare.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit())) {
-                    return Err("not an IPv4 address");
-                }
-                Host::Name(name.into())
-            }
+            Err(_) => Host::Name(dns_name(host)?),
         },
     };
     let digits = port.bytes().all(|b| b.is_ascii_digit());
@@ -144,6 +135,38 @@ pub(super) fn parse_server(text: &str) -> Result<Address, &'static str> {
         // Not "+6379", which would parse.
         Ok(port @ 1..) if digits => Ok(Address { host, port }),
         _ => Err("the port is a number from 1 to 65535"),
+    }
+}
+
+/// What an entry of `servers` stands for: the address of a server, or `srv:` and the name of a service.
+pub(super) fn server_origin(text: &str) -> Result<Origin, Problem> {
+    const EXAMPLE: &str = "`\"srv:_redis._tcp.example.com\"`";
+    let Some(name) = text.strip_prefix(SERVICE) else {
+        let address = server_address(text).map(Origin::Address);
+        return match text.starts_with('_') && !text.contains(':') {
+            true => address
+                .map_err(|problem| problem.help(format!("for the servers of its SRV records: {EXAMPLE}"))),
+            false => address,
+        };
+    };
+    dns_name(name).map(Origin::Service).map_err(|why| {
+        let problem = Problem::new(format!("{} is not the name of a service: {why}", quote(text)));
+        match name.contains(':') {
+            true => problem.help(format!("ports come from its SRV records: {EXAMPLE}")),
+            false => problem.help(format!("for example {EXAMPLE}")),
+        }
+    })
+}
+
+/// A name for DNS, in lower case.
+pub(super) fn dns_name(text: &str) -> Result<Box<str>, &'static str> {
+    let name = text.to_ascii_lowercase();
+    let bare = name.strip_suffix('.').unwrap_or(&name);
+    host_name(bare)?;
+    // No top-level domain is a number: this is a broken IPv4 address.
+    match bare.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit())) {
+        true => Err("not an IPv4 address"),
+        false => Ok(name.into()),
     }
 }
 

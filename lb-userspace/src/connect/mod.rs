@@ -3,7 +3,9 @@
 mod foreign;
 pub mod ports;
 mod preamble;
+mod race;
 pub mod resolve;
+mod service;
 mod source;
 
 pub use preamble::{Endpoints, proxy_header, request_tls};
@@ -12,6 +14,7 @@ pub use source::{GatewayPorts, SourcePort};
 use crate::kernel::tcp;
 use crate::reason::CloseReason;
 use crate::serving::{Pool, Server, ServerGuard};
+use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -37,6 +40,8 @@ pub struct Source<'a> {
     pub ports: &'a Arc<GatewayPorts>,
     /// The MSS that the client announced: the server shall send it no larger segments.
     pub mss: Option<u16>,
+    /// The family of the client's leg: only a leg of the same one can be spliced to it.
+    pub ipv4: bool,
 }
 
 /// A connected socket, with its source port if that is one of ours.
@@ -78,22 +83,30 @@ fn reason_of(error: &io::Error) -> CloseReason {
     }
 }
 
-/// Tries the server's addresses in turn; `timeout` bounds all of them together.
+/// Tries the server's addresses, the next one beside those before if these are silent (RFC 8305); `timeout` bounds all of
+/// them together.
 async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
+    let addresses = server.addresses();
     let patience = timeout / UNANSWERED_PORTS;
+    let open_at = async |address| match source {
+        Some(source) => open_from_ports(address, source, UNANSWERED_PORTS, patience).await,
+        None => open(address, None).await.map(|stream| (stream, None)),
+    };
     let attempts = async {
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in server.addresses().iter() {
-            let opened = match source {
-                Some(source) => open_from_ports(*address, source, UNANSWERED_PORTS, patience).await,
-                None => open(*address, None).await.map(|stream| (stream, None)),
-            };
-            match opened {
-                Ok(dialled) => return Ok(dialled),
-                Err(error) => last = error,
-            }
+        if let Some(address) = addresses.only() {
+            return open_at(address).await;
         }
-        Err(last)
+        let (order, delay) = addresses.order(source.map(|source| source.ipv4), timeout);
+        let attempt = async |&index| {
+            let opened = open_at(addresses.at(index)).await;
+            match opened {
+                Ok(_) => addresses.worked(index),
+                Err(_) => addresses.failed(index),
+            }
+            opened
+        };
+        // Boxed: most servers have one address.
+        Box::pin(race(order.iter().map(attempt), delay, |number| addresses.failed(order[number]))).await
     };
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -1,67 +1,324 @@
-//! Names of servers: resolved by DNS (and /etc/hosts) at start, and again when their TTL is over.
+//! Names of servers: looked up in DNS (and /etc/hosts) at the start and at a reload, when the system's configuration of
+//! names changes, and again when their TTL is over.
 
+use super::service::{self, MAX_MEMBERS, Record};
 use crate::config::Host;
-use crate::serving::{Server, ServerRecord};
+use crate::serving::{Member, Pool, Server, ServerRecord};
 use hickory_resolver::TokioResolver;
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::rr::RData;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout_at};
 
 /// Bounds on the time between two look-ups of a name: a TTL of 0 must not flood the name server, a long one must
 /// not outlive the administrator's patience.
 const REFRESH: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
-/// Longest pause after failures.
+/// Longest pause after failures, whatever the zone says of how long a name that does not exist may be taken for that.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Resolves the names of servers on the control runtime.
-pub struct Resolver(Option<Arc<TokioResolver>>);
+/// Look-ups at a time: ten thousand names at once would make a name server drop some.
+const LOOKUPS: usize = 64;
+
+/// The system's configuration of names, and how often it is looked at.
+const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+const WATCH: Duration = Duration::from_secs(2);
+
+/// How long a reload waits for the names.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Names that a reload says it could not find, each by its name; the others are counted.
+const NAMED: usize = 20;
+
+/// Looks names up, on the control runtime.
+pub struct Resolver {
+    /// `None`: the system has no usable configuration of names.
+    resolver: Option<Arc<TokioResolver>>,
+    /// What the files looked like when they were read; empty while nothing is looked up.
+    seen: Vec<Option<Look>>,
+    /// One for each name; they end with the next [`Self::look_up`].
+    tasks: JoinSet<()>,
+    lookups: Arc<Semaphore>,
+}
+
+/// Device, inode, length, and the times of the last changes of content and inode: also a file with the length and
+/// the time of the one it replaces differs.
+type Look = (u64, u64, u64, (i64, i64), (i64, i64));
+
+impl Default for Resolver {
+    /// Knows no name yet.
+    fn default() -> Self {
+        let lookups = Arc::new(Semaphore::new(LOOKUPS));
+        Resolver { resolver: None, seen: Vec::new(), tasks: JoinSet::new(), lookups }
+    }
+}
 
 impl Resolver {
-    /// Reads the system's configuration. Without one (no resolv.conf) names stay unresolved, which is said.
-    pub fn system() -> Self {
-        match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
-            Ok(resolver) => Resolver(Some(Arc::new(resolver))),
-            Err(error) => {
-                tracing::warn!(%error, "no DNS: servers given by name stay unresolved");
-                Resolver(None)
+    /// Looks up every name of these pools anew, whatever its TTL, by the system's configuration as it is now, and keeps
+    /// their servers up to date until the next call.
+    pub fn look_up(&mut self, pools: &[Arc<Pool>]) -> FirstAnswers {
+        // The tasks of before end here: what they are waiting for may be from another name server.
+        self.tasks = JoinSet::new();
+        let (sender, answers) = mpsc::unbounded_channel();
+        let subjects = subjects(pools);
+        let awaited = subjects.iter().map(Subject::name).collect();
+        match subjects.is_empty() {
+            true => self.seen.clear(),
+            false => self.read_system(),
+        }
+        for subject in subjects {
+            match self.resolver.clone() {
+                Some(resolver) => {
+                    let lookups = self.lookups.clone();
+                    self.tasks.spawn(subject.follow(Lookups { resolver, lookups }, Some(sender.clone())));
+                }
+                None => drop(sender.send((subject.name(), Err(NO_DNS.into())))),
+            }
+        }
+        FirstAnswers { answers, awaited }
+    }
+
+    /// Ends when the system's configuration of names has changed since it was read, as far as anybody needs it.
+    pub async fn changed(&self) {
+        if self.seen.is_empty() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(WATCH).await;
+            if look() != self.seen {
+                return;
             }
         }
     }
 
-    /// Keeps the server's addresses up to date for as long as anything refers to it. Once a server.
-    pub fn watch(&self, server: &Server) {
-        let Host::Name(name) = &server.address.host else { return };
-        let Some(resolver) = self.0.clone() else { return };
-        if server.state.claim_resolution() {
-            tokio::spawn(watch(resolver, name.clone(), server.address.port, Arc::downgrade(&server.state)));
+    fn read_system(&mut self) {
+        self.seen = look();
+        let built = TokioResolver::builder_tokio().and_then(|mut builder| {
+            // The tasks keep to the TTLs. A cache would also keep what does not exist, for as long as its zone says.
+            builder.options_mut().cache_size = 0;
+            builder.build()
+        });
+        match built {
+            Ok(resolver) => self.resolver = Some(Arc::new(resolver)),
+            Err(error) => {
+                tracing::warn!(%error, "{NO_DNS}; servers given by name keep the addresses they have")
+            }
         }
     }
 }
 
-async fn watch(resolver: Arc<TokioResolver>, name: Box<str>, port: u16, state: Weak<ServerRecord>) {
-    let mut retry = REFRESH.0;
-    loop {
-        let looked_up = resolver.lookup_ip(&*name).await;
-        let Some(state) = state.upgrade() else { return };
-        let pause = match looked_up {
-            Ok(answer) => {
-                let mut addresses: Vec<_> = answer.iter().map(|ip| SocketAddr::new(ip, port)).collect();
-                // A stable order: which address is tried first must not change with the name server's rotation.
-                addresses.sort();
-                addresses.dedup();
-                tracing::debug!(%name, ?addresses, "resolved");
-                state.resolved(addresses);
-                retry = REFRESH.0;
-                answer.valid_until().saturating_duration_since(Instant::now()).clamp(REFRESH.0, REFRESH.1)
+const NO_DNS: &str = "/etc/resolv.conf names no name server";
+
+fn look() -> Vec<Option<Look>> {
+    let look = |path| {
+        let file = std::fs::metadata(path).ok()?;
+        let times = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
+        Some((file.dev(), file.ino(), file.len(), times.0, times.1))
+    };
+    FILES.map(look).into()
+}
+
+/// What the first look-up of each name brought.
+pub struct FirstAnswers {
+    answers: mpsc::UnboundedReceiver<Answer>,
+    awaited: BTreeSet<Box<str>>,
+}
+
+/// A name, and why it was not found.
+type Answer = (Box<str>, Result<(), String>);
+
+impl FirstAnswers {
+    /// What to tell of the names that were not found, after at most five seconds.
+    pub async fn missing(mut self) -> Vec<String> {
+        let deadline = tokio::time::Instant::now() + ANSWER;
+        let mut missing = Vec::new();
+        while let Ok(Some((name, found))) = timeout_at(deadline, self.answers.recv()).await {
+            self.awaited.remove(&name);
+            missing.extend(found.err().map(|error| format!("cannot resolve {name}: {error}")));
+        }
+        let silent = self.awaited.iter();
+        missing.extend(silent.map(|name| format!("cannot resolve {name}: no answer within {ANSWER:?} yet")));
+        let more = missing.len().saturating_sub(NAMED);
+        missing.truncate(NAMED);
+        missing.extend((more > 0).then(|| format!("cannot resolve {more} other names: see the log")));
+        missing
+    }
+}
+
+/// What is looked up, and whom it concerns.
+enum Subject {
+    /// A host, with the servers on it and their ports.
+    Host { name: Box<str>, servers: Vec<(Arc<ServerRecord>, u16)> },
+    /// A service, with the pools that have it and the numbers of their entries.
+    Service { name: Box<str>, pools: Vec<(Arc<Pool>, usize)> },
+}
+
+/// Each name once, however many pools have it.
+fn subjects(pools: &[Arc<Pool>]) -> Vec<Subject> {
+    let mut services: HashMap<Box<str>, Vec<(Arc<Pool>, usize)>> = HashMap::new();
+    for pool in pools {
+        for service in pool.services() {
+            services.entry(service.name).or_default().push((pool.clone(), service.entry));
+        }
+    }
+    let services = services.into_iter().map(|(name, pools)| Subject::Service { name, pools });
+    hosts(pools.iter().flat_map(|pool| pool.fixed_servers()), "").chain(services).collect()
+}
+
+/// The hosts of the servers that have a name, to which `root` is appended.
+fn hosts(servers: impl Iterator<Item = Arc<Server>>, root: &str) -> impl Iterator<Item = Subject> {
+    let mut hosts: HashMap<Box<str>, Vec<(Arc<ServerRecord>, u16)>> = HashMap::new();
+    for server in servers {
+        if let Host::Name(name) = &server.address.host {
+            let name = format!("{name}{root}").into();
+            hosts.entry(name).or_default().push((server.state.clone(), server.address.port));
+        }
+    }
+    hosts.into_iter().map(|(name, servers)| Subject::Host { name, servers })
+}
+
+/// Who is asked.
+#[derive(Clone)]
+struct Lookups {
+    resolver: Arc<TokioResolver>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Subject {
+    fn name(&self) -> Box<str> {
+        match self {
+            Subject::Host { name, .. } | Subject::Service { name, .. } => name.clone(),
+        }
+    }
+
+    /// Keeps whom it concerns up to date, for ever; `first` is told of the first look-up.
+    async fn follow(self, lookups: Lookups, mut first: Option<mpsc::UnboundedSender<Answer>>) {
+        let name = self.name();
+        let (mut members, mut left_out) = (JoinSet::new(), 0);
+        let mut retry = REFRESH.0;
+        loop {
+            let found = match &self {
+                Subject::Host { name, servers } => lookups.host(name, servers).await,
+                Subject::Service { name, pools } => {
+                    let found = lookups.service(name).await;
+                    found.map(|(found, unusable, valid_until)| {
+                        if unusable != std::mem::replace(&mut left_out, unusable) {
+                            tracing::warn!(
+                                %name, left_out,
+                                "SRV records that are no servers, or beyond {MAX_MEMBERS}, are left out"
+                            );
+                        }
+                        // Not `any`: each has to be done.
+                        let changed =
+                            pools.iter().filter(|(pool, entry)| pool.replace(*entry, &found)).count();
+                        if changed > 0 || members.is_empty() {
+                            members = lookups.follow_members(pools, &found, first.as_ref());
+                        }
+                        valid_until
+                    })
+                }
+            };
+            let pause = match &found {
+                Ok(valid_until) => {
+                    retry = REFRESH.0;
+                    valid_until.saturating_duration_since(Instant::now()).clamp(REFRESH.0, REFRESH.1)
+                }
+                Err(error) => {
+                    tracing::warn!(%name, %error, "cannot resolve; the addresses known stay in use");
+                    retry = (retry * 2).min(RETRY_MAX);
+                    retry
+                }
+            };
+            if let Some(first) = first.take() {
+                // A start asks nobody.
+                let _ = first.send((name.clone(), found.map(|_| ()).map_err(|error| error.to_string())));
             }
-            Err(error) => {
-                tracing::warn!(%name, %error, "cannot resolve; the addresses known stay in use");
-                retry = (retry * 2).min(RETRY_MAX);
-                retry
-            }
-        };
-        drop(state);
-        tokio::time::sleep(pause).await;
+            sleep(pause).await;
+        }
+    }
+}
+
+/// Why a name was not found.
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error("no such name")]
+    NoName,
+    #[error("the name has no {0}")]
+    NoRecord(&'static str),
+    #[error("{0}")]
+    Failed(NetError),
+}
+
+impl LookupError {
+    fn new(error: NetError, wanted: &'static str) -> Self {
+        match error {
+            error if error.is_nx_domain() => LookupError::NoName,
+            error if error.is_no_records_found() => LookupError::NoRecord(wanted),
+            error => LookupError::Failed(error),
+        }
+    }
+}
+
+impl Lookups {
+    /// Gives the addresses of a host to the servers on it; until when they are valid.
+    async fn host(&self, name: &str, servers: &[(Arc<ServerRecord>, u16)]) -> Result<Instant, LookupError> {
+        let _permit = self.lookups.acquire().await;
+        let answer = self.resolver.lookup_ip(name).await;
+        let answer = answer.map_err(|error| LookupError::new(error, "address"))?;
+        let addresses: Vec<_> = answer.iter().collect();
+        if addresses.is_empty() {
+            return Err(LookupError::NoRecord("address"));
+        }
+        tracing::debug!(%name, ?addresses, "resolved");
+        for (server, port) in servers {
+            server.resolved(addresses.iter().map(|ip| SocketAddr::new(*ip, *port)).collect());
+        }
+        Ok(answer.valid_until())
+    }
+
+    /// The servers of a service, how many of its records were left out, and until when they are valid.
+    async fn service(&self, name: &str) -> Result<(Vec<Member>, usize, Instant), LookupError> {
+        const WANTED: &str = "SRV record";
+        let _permit = self.lookups.acquire().await;
+        let answer = self.resolver.srv_lookup(name).await;
+        let answer = answer.map_err(|error| LookupError::new(error, WANTED))?;
+        let records = answer.answers().iter().filter_map(|record| match &record.data {
+            RData::SRV(srv) => Some(Record {
+                priority: srv.priority,
+                weight: srv.weight,
+                target: srv.target.to_string(),
+                port: srv.port,
+            }),
+            _ => None,
+        });
+        let records: Vec<_> = records.collect();
+        if records.is_empty() {
+            return Err(LookupError::NoRecord(WANTED));
+        }
+        let (members, left_out) = service::members(records);
+        tracing::debug!(%name, members = members.len(), "resolved");
+        Ok((members, left_out, answer.valid_until()))
+    }
+
+    /// Looks up the members of a service. Their names are absolute: no search list applies.
+    fn follow_members(
+        &self,
+        pools: &[(Arc<Pool>, usize)],
+        members: &[Member],
+        first: Option<&mpsc::UnboundedSender<Answer>>,
+    ) -> JoinSet<()> {
+        let of_service = |server: &Arc<Server>| members.iter().any(|member| member.address == server.address);
+        let servers = pools.iter().flat_map(|(pool, _)| pool.servers().to_vec()).filter(of_service);
+        let mut tasks = JoinSet::new();
+        for host in hosts(servers, ".") {
+            tasks.spawn(Box::pin(host.follow(self.clone(), first.cloned())));
+        }
+        tasks
     }
 }

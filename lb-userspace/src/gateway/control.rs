@@ -8,7 +8,7 @@ use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config, Sources};
-use crate::connect::resolve::Resolver;
+use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError};
@@ -148,7 +148,7 @@ impl Control {
             inherited,
             admin,
             socket: Some(socket),
-            resolver: Resolver::system(),
+            resolver: Resolver::default(),
             fixed: config.gateway,
             watched,
             sweeper,
@@ -159,7 +159,8 @@ impl Control {
     }
 
     async fn serve(mut self) -> anyhow::Result<()> {
-        self.resolve();
+        // What is not found is in the log.
+        drop(self.resolve());
         let admin = self.serve_admin()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
@@ -181,15 +182,14 @@ impl Control {
                     if let Some(log) = &self.gateway.books.access_log {
                         log.reopen();
                     }
-                    let _ = self.reload("SIGHUP");
+                    self.reload("SIGHUP", None);
                 }
-                request = self.requests.recv() => {
-                    let result = self.reload("the admin socket");
-                    if let Some(answer) = request {
-                        let _ = answer.send(result);
-                    }
+                request = self.requests.recv() => self.reload("the admin socket", request),
+                () = changed(&mut self.watched) => self.reload("a changed file", None),
+                () = self.resolver.changed() => {
+                    tracing::info!("the system's configuration of names has changed: all are looked up anew");
+                    drop(self.resolve());
                 }
-                () = changed(&mut self.watched) => { let _ = self.reload("a changed file"); }
             }
         }
         self.stop(stop, admin).await
@@ -222,13 +222,14 @@ impl Control {
         Ok(admin)
     }
 
-    /// Puts the file's configuration in force, or changes nothing and says why.
-    fn reload(&mut self, cause: &str) -> Result<view::Reloaded, String> {
+    /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
+    /// the configuration does not.
+    fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
         let result = self.try_reload();
         give_back_memory();
         let stats = &self.gateway.books.stats;
         match &result {
-            Ok(reloaded) => {
+            Ok((reloaded, _)) => {
                 stats.reloads_succeeded.fetch_add(1, Relaxed);
                 for warning in &reloaded.warnings {
                     tracing::warn!("{warning}");
@@ -241,10 +242,21 @@ impl Control {
                 tracing::error!("not reloaded, nothing has changed (asked for by {cause}): {error}");
             }
         }
-        result
+        let Some(answer) = answer else { return };
+        tokio::spawn(async move {
+            let result = match result {
+                Ok((mut reloaded, names)) => {
+                    reloaded.warnings.extend(names.missing().await);
+                    Ok(reloaded)
+                }
+                Err(error) => Err(error),
+            };
+            // Whoever asked may have gone.
+            let _ = answer.send(result);
+        });
     }
 
-    fn try_reload(&mut self) -> Result<view::Reloaded, String> {
+    fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
         let (checked, sources) = config::load(&self.path);
         if self.watched.is_some() {
             self.watched = Some(Watched::new(sources));
@@ -275,8 +287,8 @@ impl Control {
                 let _ = worker.commands.send(Command::Unlisten(*address));
             }
         }
-        self.resolve();
-        Ok(reloaded)
+        let names = self.resolve();
+        Ok((reloaded, names))
     }
 
     /// What the new configuration asks for and only a restart can give.
@@ -305,12 +317,9 @@ impl Control {
             .collect()
     }
 
-    fn resolve(&self) {
-        for pool in &self.gateway.snapshot.load().pools {
-            for server in &pool.servers {
-                self.resolver.watch(server);
-            }
-        }
+    /// Looks up every name of the configuration in force.
+    fn resolve(&mut self) -> FirstAnswers {
+        self.resolver.look_up(&self.gateway.snapshot.load().pools)
     }
 
     /// Gives each worker its socket of every address.

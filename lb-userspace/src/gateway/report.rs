@@ -65,7 +65,8 @@ impl Gateway {
             .ok_or_else(|| format!("{name:?}: write POOL/SERVER, as `status` shows them"))?;
         let pool = snapshot.pools.iter().find(|other| &*other.name == pool);
         let pool = pool.ok_or_else(|| format!("there is no pool of the name in {name:?}"))?;
-        let server = pool.servers.iter().find(|server| server.address.to_string() == address);
+        let servers = pool.servers();
+        let server = servers.iter().find(|server| server.address.to_string() == address);
         server.cloned().ok_or_else(|| format!("pool {} has no server {address:?}", pool.name))
     }
 }
@@ -170,10 +171,10 @@ impl admin::Gateway for Gateway {
                 .pools
                 .iter()
                 .flat_map(|pool| {
-                    pool.servers.iter().map(|server| view::ServerUp {
+                    pool_view(pool).servers.into_iter().map(|server| view::ServerUp {
                         pool: pool.name.to_string(),
-                        server: server.address.to_string(),
-                        up: server.usable(),
+                        server: server.address,
+                        up: server.state == view::ServerState::Up,
                     })
                 })
                 .collect(),
@@ -201,7 +202,7 @@ impl admin::Gateway for Gateway {
             return Err(vec!["the gateway is stopping".into()]);
         }
         let snapshot = self.snapshot.load();
-        let empty = snapshot.pools.iter().filter(|pool| !pool.servers.iter().any(|server| server.usable()));
+        let empty = snapshot.pools.iter().filter(|pool| !pool.servers().iter().any(|server| server.usable()));
         let reasons: Vec<_> = empty.map(|pool| format!("pool {} has no usable server", pool.name)).collect();
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
@@ -267,7 +268,17 @@ fn pool_view(pool: &Pool) -> view::Pool {
         active: server.state.active.load(Relaxed) as u64,
         total: server.state.total.load(Relaxed),
     };
-    view::Pool { name: pool.name.to_string(), servers: pool.servers.iter().map(server).collect() }
+    let mut servers: Vec<_> = pool.servers().iter().map(server).collect();
+    // One that DNS has no servers of stands for itself.
+    servers.extend(pool.services().into_iter().filter(|service| !service.has_servers).map(|service| {
+        view::Server {
+            address: service.origin().to_string(),
+            state: view::ServerState::Unresolved,
+            active: 0,
+            total: 0,
+        }
+    }));
+    view::Pool { name: pool.name.to_string(), servers }
 }
 
 fn connection_view(connection: &Connection, now: u64) -> view::Connection {

@@ -5,7 +5,7 @@
 mod choose;
 mod schedule;
 
-pub use choose::{Candidate, choose};
+pub use choose::{Candidate, Rank, choose, schedules};
 pub use schedule::Schedule;
 
 use crate::config::SniPattern;

@@ -12,6 +12,7 @@ mod gateways;
 mod keepalive;
 mod life;
 mod loading;
+mod names;
 mod networks;
 mod odd;
 mod programs;

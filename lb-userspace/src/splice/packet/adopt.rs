@@ -7,7 +7,7 @@ use crate::account::{Account, Books, Visitor};
 use crate::clock::now_ms;
 use crate::kernel::tuples::{ends, socket_address};
 use crate::reason::{CloseReason, Tier};
-use crate::serving::{Limit, Listener, Pool, Route, Server, ServerGuard, Snapshot};
+use crate::serving::{Limit, Listener, Pool, Route, ServerGuard, Snapshot};
 use crate::splice::Choice;
 use lb_common::packet::{Flow, Record, Tuple};
 use std::collections::HashMap;
@@ -88,8 +88,7 @@ impl PacketTier {
         let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();
         let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool, keepalive)));
         let [address, local] = ends(&record.from_server);
-        let known = pool.servers.iter().find(|known| known.address.to_string() == server).cloned();
-        let server = known.unwrap_or_else(|| Arc::new(Server::retired(address)));
+        let server = pool.adopt(&server, address);
         let permits = [&books.stats.live, &listener.stats.live, &route.stats.live].map(Limit::join);
 
         let client = socket_address(&record.client, record.client_port);

@@ -60,6 +60,11 @@ impl Plan {
     pub fn mss(&self) -> Option<u16> {
         (self.sighting.mss != 0).then_some(self.sighting.mss)
     }
+
+    /// The family of the client's leg.
+    pub fn is_ipv4(&self) -> bool {
+        tuples::ends(&self.from_client)[0].is_ipv4()
+    }
 }
 
 impl PacketTier {
@@ -128,7 +133,7 @@ impl PacketTier {
         let ends = server.peer_addr().and_then(|peer| Ok((peer, server.local_addr()?)));
         let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
         let from_server = tuple(peer, local);
-        if tuples::ends(&plan.from_client)[0].is_ipv4() != peer.is_ipv4() {
+        if plan.is_ipv4() != peer.is_ipv4() {
             return Err(FallbackReason::MixedFamily.into());
         }
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
