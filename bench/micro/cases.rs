@@ -1,7 +1,9 @@
 //! What is counted. Each piece of work checks its result, so that it cannot quietly become an early return.
 
+use std::fs;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use lb_common::packet::options::{MAX, Scratch};
 use lb_common::packet::translate::{Difference, Head};
@@ -10,8 +12,6 @@ use snisplice::config::SniPattern;
 use snisplice::connect::ports::SourcePorts;
 use snisplice::route::Table;
 use snisplice::sniff::{Input, Output, Preamble, Sniffer};
-
-use crate::test_data;
 
 /// One operation.
 pub(crate) struct Case {
@@ -50,6 +50,12 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "packet/timestamps-and-sack", times: 1_000, prepare: options },
     Case { name: "handover/source-port", times: 10_000, prepare: source_port },
 ];
+
+/// A file of the tests.
+fn test_data(file: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(file);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
 
 fn sniff(file: &str) -> Box<dyn FnMut()> {
     let hello = test_data(&format!("client-hellos/{file}.bin"));

@@ -8,7 +8,6 @@ mod cases;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -146,12 +145,6 @@ fn compare<'c>(stored: &Stored, counted: &[(&'c str, f64)]) -> Vec<&'c str> {
         println!("{name:<40} {figure:>10.0} instructions {change}{verdict}");
     }
     strayed
-}
-
-/// Where cases find files of the tests.
-fn test_data(file: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(file);
-    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! snisplice beside its peers, over real tools, in namespaces of its own.
 
-mod chart;
 mod machine;
 mod path;
 mod report;
@@ -14,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::machine::Machine;
-use crate::path::scenarios::{Case, Depth, Scenario};
+use crate::path::case::{Case, Depth, Measurement};
+use crate::path::scenarios::{self, Scenario};
 use crate::path::subjects::{self, Kind, Stand, Subject};
 use crate::path::topology::Site;
 use crate::report::{Report, Row, Sample, Table};
@@ -126,7 +126,7 @@ impl Run {
             (_, true) => Depth::Full,
             _ => Depth::Default,
         };
-        let all = depth.scenarios();
+        let all = scenarios::all(depth);
         let names = |scenarios: &[Scenario]| -> Vec<String> {
             scenarios
                 .iter()
@@ -137,7 +137,7 @@ impl Run {
             println!("{}", names(&all).join("\n"));
             return Ok(());
         }
-        let mut wanted = depth.scenarios();
+        let mut wanted = scenarios::all(depth);
         for scenario in &mut wanted {
             let name = scenario.name;
             scenario.cases.retain(|case| self.wants(name, case) && self.kinds().any(|kind| case.takes(kind)));
@@ -233,7 +233,7 @@ impl Bench<'_> {
                 scenario: scenario.name.to_owned(),
                 case: case.name.clone(),
                 title: case.title.clone(),
-                metrics: case.metrics(),
+                metrics: case.load.metrics(),
                 rows: takes_part(case),
             })
             .collect();
@@ -280,18 +280,20 @@ fn measure<'s>(
     case: &Case,
     running: &mut Option<Started<'s>>,
 ) -> Result<(Sample, Vec<String>)> {
-    let reusable = running.take().filter(|_| !case.is_fresh());
+    let reusable = running.take().filter(|_| !case.load.is_fresh());
     let mut started = match reusable {
         Some(started) => started,
         None => {
             let start = Instant::now();
-            let subject = kind.start(stand, case.routes())?;
+            let subject = Subject::start(kind, stand, case.load.routes())?;
             Started { subject, took: start.elapsed() }
         }
     };
-    let sample = case.measure(&mut started.subject, stand, started.took)?;
+    let mut on =
+        Measurement { subject: &mut started.subject, stand, started: started.took, seconds: case.seconds };
+    let sample = case.load.measure(&mut on)?;
     let mut complaints = started.subject.check_tier()?;
-    if case.is_fresh() {
+    if case.load.is_fresh() {
         complaints.extend(started.subject.stop()?);
     } else {
         *running = Some(started);

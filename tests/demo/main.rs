@@ -3,19 +3,19 @@
 //! Three network namespaces stand for three machines. Nothing outside them is touched, and nothing is left
 //! behind, also on Ctrl-C.
 
+mod interrupt;
 mod narrate;
 mod summary;
 
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use serde_json::Value;
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::{Authority, Gateway, Leaf, NetNs, Redis, Triangle, eventually, gateway};
 
+use interrupt::{interrupted, pause_point, watch_for_interrupts};
 use narrate::{note, step};
 
 /// What the client connects to, whatever the database.
@@ -25,9 +25,6 @@ const PORT: u16 = 443;
 const APP1: &str = "app1.redis.example.com";
 const APP2: &str = "app2.redis.example.com";
 const APP3: &str = "app3.redis.example.com";
-
-/// Set by SIGINT and SIGTERM. Every step looks at it, so that what was started is dropped in order.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let keep = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
@@ -280,26 +277,4 @@ fn keep_running(net: &Triangle, gateway: &Gateway, authority: &Authority) -> Res
         std::thread::sleep(Duration::from_millis(100));
     }
     bail!("interrupted")
-}
-
-/// Ends the demo here if it was interrupted.
-fn pause_point() -> Result<()> {
-    ensure!(!interrupted(), "interrupted");
-    Ok(())
-}
-
-fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-fn watch_for_interrupts() -> Result<()> {
-    extern "C" fn note_it(_: nix::libc::c_int) {
-        INTERRUPTED.store(true, Ordering::Relaxed);
-    }
-    let action = SigAction::new(SigHandler::Handler(note_it), SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        // SAFETY: the handler only stores to an atomic.
-        unsafe { sigaction(signal, &action) }?;
-    }
-    Ok(())
 }

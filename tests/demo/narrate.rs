@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
+use crate::interrupt::pause_point;
+
 /// Announces the next step.
 pub(crate) fn step(text: &str) -> Result<()> {
     static NUMBER: AtomicU32 = AtomicU32::new(1);
-    crate::pause_point()?;
+    pause_point()?;
     println!("\n{}. {text}", NUMBER.fetch_add(1, Ordering::Relaxed));
     Ok(())
 }

@@ -61,10 +61,15 @@ pub struct Stranger {
 impl Stranger {
     /// In this namespace, in the name of `from`, to `to`.
     pub fn new(ns: &NetNs, from: SocketAddr, to: SocketAddr) -> Result<Self> {
+        ns.run(|| Self::here(from, to))
+    }
+
+    /// In the namespace of this thread.
+    pub fn here(from: SocketAddr, to: SocketAddr) -> Result<Self> {
         // A socket that is bound to :: sees IPv4 as IPv6.
         let [from, to] = [from, to].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
         let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let raw = ns.run(|| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw))?;
+        let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
         Ok(Self { raw, from, to })
     }
 

@@ -7,9 +7,9 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{bench, build_ebpf, demo, ebpf, setup, steps, test, vm};
+use crate::{bench, build_ebpf, circles, demo, ebpf, setup, steps, test, vm_test};
 
-/// What `.ci/run` runs: format, lints, documentation, build, the demo, every test.
+/// What `.ci/run` runs: format, circles of files, lints, documentation, build, the demo, every test.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
@@ -21,9 +21,10 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     let toolchain = timed(&mut times, "setup", || setup::ensure(setup::Scope::Test))?;
 
     // No step changes RUSTFLAGS: warnings are denied by arguments, so that nothing is compiled twice.
-    let steps: [Step<'_>; 11] = [
+    let steps: [Step<'_>; 12] = [
         ("format", Box::new(|| steps::show(&mut steps::cargo(&["fmt", "--all", "--check"])))),
         ("format of lb-ebpf", Box::new(|| steps::show(&mut host_cargo_for_ebpf(&["fmt", "--check"])))),
+        ("circles", Box::new(circles::check)),
         (
             "lints",
             Box::new(|| {
@@ -47,11 +48,11 @@ pub(crate) fn run(_: &Args) -> Result<()> {
                 steps::show(steps::cargo(&doc).env("RUSTDOCFLAGS", "-Dwarnings"))
             }),
         ),
-        ("build", Box::new(|| steps::show(&mut steps::cargo(test::BUILD)))),
+        ("build", Box::new(|| steps::show(&mut steps::cargo(steps::BUILD)))),
         ("demo", Box::new(|| steps::show(&mut demo::built()))),
         // These two before the tests, whose closing line is to be the last.
         ("instructions", Box::new(|| bench::instructions(&[]))),
-        ("tracker on other kernels", Box::new(vm::run_tracker)),
+        ("tracker on other kernels", Box::new(vm_test::run_tracker)),
         ("tests", Box::new(|| test::run_prepared(None, true))),
     ];
     for (name, step) in steps {

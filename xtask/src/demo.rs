@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     )
 }
 
-/// The demo as `test::BUILD` has built it, with the gateway of that build.
+/// The demo as [`steps::BUILD`] has built it, with the gateway of that build.
 pub(crate) fn built() -> Command {
     let debug = steps::target_dir().join("debug");
     let mut demo = Command::new(debug.join("demo"));

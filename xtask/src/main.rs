@@ -3,12 +3,15 @@
 mod bench;
 mod build_ebpf;
 mod ci;
+mod circles;
 mod demo;
 mod ebpf;
 mod setup;
 mod steps;
+mod tally;
 mod test;
 mod vm;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -31,7 +34,8 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
     Test(test::Args),
-    VmTest(vm::Args),
+    VmTest(vm_test::Args),
+    Circles(circles::Args),
     Ci(ci::Args),
     Bench(bench::Args),
 }
@@ -42,7 +46,8 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
-        Command::VmTest(args) => vm::run(&args),
+        Command::VmTest(args) => vm_test::run(&args),
+        Command::Circles(args) => circles::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

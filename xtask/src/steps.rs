@@ -38,6 +38,10 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     cargo
 }
 
+/// Builds all that tests and demo run. Each cargo of these commands selects the whole workspace: a narrower one enables fewer
+/// features of shared dependencies, and would compile them again.
+pub(crate) const BUILD: &[&str] = &["build", "--workspace", "--all-targets"];
+
 /// Whether a command is installed; the directories for administrators count, whoever runs us.
 pub(crate) fn installed(command: &str) -> bool {
     let places = Places::here();

@@ -1,4 +1,4 @@
-//! `cargo xtask vm-test`, and the tests that `cargo xtask test` could not run on this machine's kernel.
+//! Tests on another kernel than this machine's.
 //!
 //! A virtual machine without hardware acceleration boots a kernel of Debian's over this machine's root file system
 //! (virtme-ng). That needs no image and no second build, and works inside other virtual machines; it is ten times
@@ -14,75 +14,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{
-    setup, steps,
-    test::{self, Tally},
-};
-
-/// Run tests that use the kernel on another one than this machine's, in a virtual machine.
-///
-/// Installs an emulator and a kernel of Debian's, which boots over this machine's files, read-only. Slow, as it uses no
-/// hardware acceleration.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// The series of Debian's kernel: the newest of it is taken.
-    #[arg(long, default_value = DEFAULT_SERIES, value_name = "SERIES")]
-    kernel: String,
-
-    /// Only tests whose names contain one of these; without any, a selection that covers each kind of device.
-    filter: Vec<String>,
-}
+use crate::{setup, steps, tally::Tally};
 
 /// Has VLAN devices and tcx, as most distributions' kernels do.
 pub(crate) const DEFAULT_SERIES: &str = "6.12";
 
 /// The test programs with tests that depend on the kernel.
 const PROGRAMS: [&str; 5] = ["verdicts", "attack", "facade", "packet", "sockmap"];
-
-/// What is run where nobody names tests: everything would take an hour.
-const SELECTION: [&str; 11] = [
-    "segments::",
-    "closing::",
-    "tracker::",
-    "forged::",
-    "transfers::clean",
-    "transfers::lost_reordered",
-    "transfers::one_arm",
-    "transfers::a_bridge",
-    "transfers::a_vlan",
-    "transfers::a_device_without",
-    "transfers::a_server_on",
-];
-
-pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(setup::Scope::Test)?;
-    steps::show(&mut steps::cargo(test::BUILD))?;
-    let machine = Machine::prepare(&args.kernel)?;
-    let filter: Vec<&str> = match args.filter.is_empty() {
-        true => SELECTION.to_vec(),
-        false => args.filter.iter().map(String::as_str).collect(),
-    };
-    let tally = machine.test(&filter)?;
-    print!("\n{tally}");
-    tally.verdict(false)
-}
-
-/// Older kernels, on which the tracker and the attacks are tried in every run of `ci`: the oldest that is tested, and one
-/// with tcx.
-const OTHER_SERIES: [&str; 2] = ["6.1", DEFAULT_SERIES];
-
-/// What they are tried by: tables of the programs, the programs against the pure tracker, forged packets.
-const TRACKER: [&str; 3] = ["closing::", "tracker::", "forged::"];
-
-/// Runs the tests of the tracker and the attacks on other kernels, after `test::BUILD`.
-pub(crate) fn run_tracker() -> Result<()> {
-    for series in OTHER_SERIES {
-        let tally = Machine::prepare(series)?.test(&TRACKER)?;
-        print!("\n{tally}");
-        tally.verdict(true)?;
-    }
-    Ok(())
-}
 
 /// Runs these tests, named exactly, on a kernel that has more than this machine's.
 pub(crate) fn run_exactly(names: &[&str]) -> Result<Tally> {
@@ -92,14 +30,14 @@ pub(crate) fn run_exactly(names: &[&str]) -> Result<Tally> {
 }
 
 /// All that it takes to boot a kernel.
-struct Machine {
+pub(crate) struct Machine {
     vng: PathBuf,
     kernel: PathBuf,
 }
 
 impl Machine {
     /// Installs what is missing: an emulator, virtme-ng and the newest kernel of a series.
-    fn prepare(series: &str) -> Result<Self> {
+    pub(crate) fn prepare(series: &str) -> Result<Self> {
         let vng = setup::ensure_vm()?;
         let package = newest_kernel(series)?;
         let dir = steps::target_dir().join("kernels").join(&package);
@@ -110,8 +48,8 @@ impl Machine {
         Ok(Self { vng, kernel })
     }
 
-    /// Runs the kernel's tests there; the filter is libtest's.
-    fn test(&self, filter: &[&str]) -> Result<Tally> {
+    /// Runs the kernel's tests there, as [`steps::BUILD`] has built them; the filter is libtest's.
+    pub(crate) fn test(&self, filter: &[&str]) -> Result<Tally> {
         let programs = test_programs()?;
         let name = self.kernel.file_name().unwrap_or_default().to_string_lossy();
         println!("\n== on another kernel: {}", name.trim_start_matches("vmlinuz-"));
@@ -236,7 +174,8 @@ fn test_programs() -> Result<Vec<PathBuf>> {
 
 /// The path in a line of cargo's JSON, if it is about this test program.
 fn executable(line: &str, program: &str) -> Option<PathBuf> {
-    let path = line.split_once(r#""executable":""#)?.1.split('"').next()?;
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let path = message["executable"].as_str()?;
     let name = Path::new(path).file_name()?.to_str()?;
     (name.rsplit_once('-')?.0 == program).then(|| PathBuf::from(path))
 }

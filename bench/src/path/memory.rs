@@ -39,6 +39,10 @@ pub(crate) fn of_kernel() -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// Process and parent from `/proc/PID/stat`; the name in brackets between them may hold spaces and brackets.
 fn ids(stat: &str) -> Option<(u32, u32)> {
     let (own, _) = stat.split_once(' ')?;

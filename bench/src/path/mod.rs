@@ -1,8 +1,9 @@
 //! Whole paths: a real client, a subject, a real server.
 
+pub(crate) mod case;
+mod clients;
 mod flows;
 mod handover;
-mod load;
 mod memory;
 pub(crate) mod scenarios;
 pub(crate) mod subjects;

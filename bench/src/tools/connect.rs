@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use rustls::HandshakeKind;
 use serde::{Deserialize, Serialize};
 
-use super::{quantile, tls};
+use super::quantile::quantile;
+use super::tls;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use socket2::SockRef;
 
+use super::ready::ready;
 use super::tls;
 
 /// At the same time: opening one after another would take the round trips of all.
@@ -40,7 +41,7 @@ pub(super) fn run(args: &Args) -> Result<u64> {
     });
     let mut streams =
         streams.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
-    super::ready()?;
+    ready()?;
     stdin().read_line(&mut String::new())?;
     let answered = streams.iter_mut().filter_map(|stream| tls::ping(stream).ok()).count();
     // By a reset: thousands of TIME_WAITs would be in the next figures, and leave them while they are taken.

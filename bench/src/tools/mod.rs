@@ -6,19 +6,19 @@ mod connect;
 mod idle;
 mod link;
 mod paired;
+mod quantile;
+mod ready;
 mod relay;
 mod serve;
 mod steady;
 mod stream;
 mod tls;
 
-use std::io::Write;
-
 use anyhow::Result;
 use serde::Serialize;
 
 pub(crate) use connect::Connections;
-pub(crate) use paired::Paired;
+pub(crate) use paired::{Paired, Way};
 pub(crate) use steady::Steady;
 pub(crate) use stream::{Direction, Transfer};
 
@@ -55,35 +55,7 @@ impl Tool {
     }
 }
 
-/// Tells who started a tool that its connections are open.
-fn ready() -> Result<()> {
-    println!("ready");
-    Ok(std::io::stdout().flush()?)
-}
-
 fn print(found: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(found)?);
     Ok(())
-}
-
-/// The value below which this share of the sorted values lies (nearest rank); 0 of none.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quantile;
-
-    #[test]
-    fn a_quantile_is_a_value_that_occurred() {
-        let values: Vec<f64> = (1..=1000).map(f64::from).collect();
-        assert_eq!(
-            [0.5, 0.99, 0.999, 1.0].map(|share| quantile(&values, share)),
-            [500.0, 990.0, 999.0, 1000.0]
-        );
-        assert_eq!(quantile(&[7.0], 0.5), 7.0);
-        assert_eq!(quantile(&[], 0.5), 0.0);
-    }
 }

@@ -14,8 +14,9 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::link::{self, Link, PATIENCE};
+use super::quantile::quantile;
 use super::stream::{Direction, Header, confirmed, give, take};
-use super::{connect, quantile, tls};
+use super::{connect, tls};
 
 /// The two ways, as the sides of a pair.
 const WAYS: usize = 2;

@@ -13,7 +13,9 @@ use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use super::link::{self, Link, PATIENCE};
-use super::{quantile, tls};
+use super::quantile::quantile;
+use super::ready::ready;
+use super::tls;
 
 /// Between two attempts to connect again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -90,7 +92,7 @@ pub(super) fn run(args: &Args) -> Result<Steady> {
         gap: Duration::ZERO,
     };
     if args.reconnect {
-        super::ready()?;
+        ready()?;
     }
     let start = Instant::now();
     let openers: Vec<_> = (0..OPENERS.min(args.new_per_second))

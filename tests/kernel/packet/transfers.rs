@@ -298,28 +298,8 @@ cases! {
         verify: |net, _| ecn_on(net, [false, true]),
         ..marked()
     };
-    ecn_on_both_legs: Case {
-        prepare: |net| {
-            net.client.sysctl(ECN, "1")?;
-            net.gateway.sysctl(ECN, "1")
-        },
-        verify: |net, counted| {
-            ecn_on(net, [true, true])?;
-            congestion_is_heard_of(counted)
-        },
-        ..marked()
-    };
-    ecn_on_both_legs_ipv6: Case {
-        prepare: |net| {
-            net.client.sysctl(ECN, "1")?;
-            net.gateway.sysctl(ECN, "1")
-        },
-        verify: |net, counted| {
-            ecn_on(net, [true, true])?;
-            congestion_is_heard_of(counted)
-        },
-        ..marked().v6()
-    };
+    ecn_on_both_legs: marked_on_both_legs();
+    ecn_on_both_legs_ipv6: marked_on_both_legs().v6();
 }
 
 const TIMESTAMPS: &str = "net/ipv4/tcp_timestamps";
@@ -331,6 +311,21 @@ const ECN: &str = "net/ipv4/tcp_ecn";
 /// Both wires mark now and then.
 fn marked() -> Case {
     Case::both_ways(2 * MIB).faulty(Faults { mark: 0.02, ..Faults::NONE })
+}
+
+/// And both legs negotiate ECN.
+fn marked_on_both_legs() -> Case {
+    Case {
+        prepare: |net| {
+            net.client.sysctl(ECN, "1")?;
+            net.gateway.sysctl(ECN, "1")
+        },
+        verify: |net, counted| {
+            ecn_on(net, [true, true])?;
+            congestion_is_heard_of(counted)
+        },
+        ..marked()
+    }
 }
 
 /// On a leg that has negotiated ECN its end sends ECN-capable packets, and gets them if the other leg has, too. On any

@@ -1,80 +1,31 @@
-//! The subjects: what can stand between the client and the server.
+//! A subject that runs.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::{Process, eventually, topology};
 
-use super::memory;
-use super::topology::{
+use super::bpffs::{bpffs, remove};
+use super::kind::Kind;
+use super::log::complaints;
+use super::service::{Endpoint, PASSTHROUGH, RELAY_BULK, RELAY_SECOND, Service, TCP_IPERF, TCP_REDIS};
+use crate::machine;
+use crate::path::memory;
+use crate::path::topology::{
     BULK_PORT, BULK_TLS_PORT, DOMAIN, IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SECOND_TLS_PORT, Site,
 };
-use crate::machine;
 
-/// Where the bpf file system belongs; each run has a directory of its own in it.
-const BPFFS: &str = "/sys/fs/bpf";
-const BPFFS_PREFIX: &str = "snisplice-bench-";
-
-/// Who forwards the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    /// Nobody: the gateway's kernel routes the packets. The limit, for termination too: the server then does it.
-    Bare,
-    /// snisplice, connections handed to the kernel packet by packet.
-    SnisplicePacket,
-    /// snisplice, bytes moved from socket to socket in the kernel.
-    SnispliceSockmap,
-    /// snisplice, bytes copied in userspace.
-    SnispliceCopy,
-    /// Our minimal userspace relay with splice(2).
-    Splice2,
-    Haproxy,
-    /// HAProxy with `option splice-auto`.
-    HaproxySplice,
-    Nginx,
-    Envoy,
-    Sniproxy,
-}
-
-/// What clients reach through a subject; the listening ports are the same for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
-    /// Plain TCP to iperf3.
-    Iperf,
-    /// Plain TCP to Redis.
-    RedisPlain,
-    /// Passed through by SNI to a Redis that speaks TLS.
-    RedisTls,
-    /// The same to another one.
-    SecondTls,
-    /// TLS ends at the subject, plain TCP to Redis.
-    RedisTerminated,
-    /// Passed through by SNI to either Redis that speaks TLS.
-    PairTls,
-    /// Passed through by SNI to the server of bytes.
-    BulkTls,
-    /// TLS ends at the subject, plain TCP to the server of bytes.
-    BulkTerminated,
-    /// One of many names, passed through by SNI to Redis.
-    Routes,
-}
-
-/// Where a client connects to and which name it asks for.
-#[derive(Clone, Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
-    pub(crate) sni: String,
-}
+/// Of bench/peers/snisplice.toml, in the gateway's namespace.
+const ADMIN: &str = "127.0.0.1:9900";
 
 /// What the subjects are built from.
 pub(crate) struct Stand {
@@ -94,188 +45,16 @@ pub(crate) struct Subject<'s> {
     routes: u32,
 }
 
-const PASSTHROUGH: u16 = 7001;
-const TERMINATED: u16 = 7002;
-const TCP_IPERF: u16 = 7003;
-const TCP_REDIS: u16 = 7004;
-/// Of bench/peers/snisplice.toml, in the gateway's namespace.
-const ADMIN: &str = "127.0.0.1:9900";
-/// The relay does not read names, so it has a port for each server.
-const RELAY_BULK: u16 = 7005;
-const RELAY_SECOND: u16 = 7006;
-
-impl Service {
-    fn port(self) -> u16 {
-        match self {
-            Service::Iperf => TCP_IPERF,
-            Service::RedisPlain => TCP_REDIS,
-            Service::RedisTerminated | Service::BulkTerminated => TERMINATED,
-            _ => PASSTHROUGH,
-        }
-    }
-
-    /// The server's own port, for the bare route.
-    fn server_port(self) -> u16 {
-        match self {
-            Service::Iperf => IPERF_PORT,
-            Service::RedisPlain => REDIS_PORT,
-            Service::RedisTls | Service::RedisTerminated | Service::Routes => REDIS_TLS_PORT,
-            Service::SecondTls | Service::PairTls => SECOND_TLS_PORT,
-            Service::BulkTls | Service::BulkTerminated => BULK_TLS_PORT,
-        }
-    }
-
-    /// The server itself, by the bare route.
-    pub(crate) fn direct(self) -> SocketAddr {
-        topology::server(self.server_port())
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Service::BulkTls | Service::BulkTerminated => "bulk",
-            Service::SecondTls => "second",
-            Service::PairTls => "pair",
-            Service::Routes => "r{}",
-            _ => "redis",
-        }
-    }
-
-    fn is_terminated(self) -> bool {
-        matches!(self, Service::RedisTerminated | Service::BulkTerminated)
-    }
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Kind::Bare => crate::report::BARE,
-            Kind::SnisplicePacket => "snisplice-packet",
-            Kind::SnispliceSockmap => "snisplice-sockmap",
-            Kind::SnispliceCopy => "snisplice-copy",
-            Kind::Splice2 => "splice2",
-            Kind::Haproxy => "haproxy",
-            Kind::HaproxySplice => "haproxy-splice",
-            Kind::Nginx => "nginx",
-            Kind::Envoy => "envoy",
-            Kind::Sniproxy => "sniproxy",
-        }
-    }
-
-    /// The program it is, unless it is none or this one.
-    pub(crate) fn program(self) -> Option<&'static str> {
-        match self {
-            Kind::Bare | Kind::Splice2 => None,
-            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => Some("snisplice"),
-            Kind::HaproxySplice => Some("haproxy"),
-            Kind::Haproxy | Kind::Nginx | Kind::Envoy | Kind::Sniproxy => Some(self.name()),
-        }
-    }
-
-    /// The tier, of snisplice.
-    fn tier(self) -> Option<&'static str> {
-        match self {
-            Kind::SnisplicePacket => Some("packet"),
-            Kind::SnispliceSockmap => Some("sockmap"),
-            Kind::SnispliceCopy => Some("copy"),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn is_ours(self) -> bool {
-        self.tier().is_some()
-    }
-
-    /// Whether it can do this at all. Terminated routes of snisplice take the copy tier, whatever is configured.
-    pub(crate) fn offers(self, service: Service) -> bool {
-        match self {
-            Kind::Bare => !matches!(service, Service::PairTls | Service::Routes),
-            Kind::SnisplicePacket | Kind::SnispliceSockmap => !service.is_terminated(),
-            Kind::SnispliceCopy | Kind::Haproxy | Kind::HaproxySplice | Kind::Nginx | Kind::Envoy => true,
-            Kind::Splice2 => {
-                !service.is_terminated() && !matches!(service, Service::PairTls | Service::Routes)
-            }
-            // It routes TLS and HTTP by name, nothing else, and a name has one server.
-            Kind::Sniproxy => {
-                matches!(service, Service::RedisTls | Service::SecondTls | Service::BulkTls | Service::Routes)
-            }
-        }
-    }
-
-    /// How many connections it can hold where a process may open so many files.
-    pub(crate) fn capacity(self, open_files: u64) -> u64 {
-        match self {
-            // No socket of the gateway is involved.
-            Kind::Bare | Kind::SnisplicePacket => u64::MAX,
-            // Two sockets a connection and two pipes of two ends, and a tenth for everything else.
-            Kind::HaproxySplice => open_files * 9 / 60,
-            // Two sockets a connection, and a tenth for everything else.
-            _ => open_files * 9 / 20,
-        }
-    }
-
+impl<'s> Subject<'s> {
     /// Starts the subject in the gateway's namespace and waits until it listens.
-    pub(crate) fn start(self, stand: &Stand, routes: u32) -> Result<Subject<'_>> {
-        let mut subject = Subject { kind: self, stand, processes: Vec::new(), routes };
+    pub(crate) fn start(kind: Kind, stand: &'s Stand, routes: u32) -> Result<Self> {
+        let mut subject = Subject { kind, stand, processes: Vec::new(), routes };
         fs::create_dir_all(subject.dir())?;
         subject.configure()?;
         subject.launch()?;
         Ok(subject)
     }
 
-    /// What must be listening before it is ready.
-    fn ports(self) -> &'static [u16] {
-        match self {
-            Kind::Splice2 => &[PASSTHROUGH, TCP_IPERF, TCP_REDIS, RELAY_BULK, RELAY_SECOND],
-            Kind::Sniproxy => &[PASSTHROUGH],
-            _ => &[PASSTHROUGH, TERMINATED, TCP_IPERF, TCP_REDIS],
-        }
-    }
-
-    /// The configuration's files and their templates. `{{routes}}` becomes the lines of `route`.
-    fn templates(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Kind::Bare | Kind::Splice2 => &[],
-            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => {
-                &[("snisplice.toml", include_str!("../../peers/snisplice.toml"))]
-            }
-            Kind::Haproxy | Kind::HaproxySplice => &[
-                ("names.map", include_str!("../../peers/haproxy.map")),
-                ("haproxy.cfg", include_str!("../../peers/haproxy.cfg")),
-            ],
-            Kind::Nginx => &[("nginx.conf", include_str!("../../peers/nginx.conf"))],
-            Kind::Envoy => &[
-                ("envoy.yaml", include_str!("../../peers/envoy.yaml")),
-                ("listeners.yaml", include_str!("../../peers/envoy-listeners.yaml")),
-            ],
-            Kind::Sniproxy => &[("sniproxy.conf", include_str!("../../peers/sniproxy.conf"))],
-        }
-    }
-
-    /// One more name, to the Redis that speaks TLS.
-    fn route(self, number: u32) -> String {
-        let sni = format!("r{number}.{DOMAIN}");
-        match self {
-            Kind::Bare | Kind::Splice2 => String::new(),
-            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => format!(
-                "[[route]]\nname = \"r{number}\"\nlistener = \"passthrough\"\nsni = [\"{sni}\"]\n\
-                 backends = [{{ pool = \"redis-tls\" }}]\n"
-            ),
-            Kind::Haproxy | Kind::HaproxySplice => format!("{sni} redis_tls\n"),
-            Kind::Nginx => format!("        {sni} redis_tls;\n"),
-            Kind::Envoy => format!(
-                "  - filter_chain_match: {{ server_names: [\"{sni}\"] }}\n    name: r{number}\n    filters:\n    \
-                 - name: envoy.filters.network.tcp_proxy\n      typed_config: {{ \"@type\": \
-                 type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: \
-                 routes, cluster: redis_tls }}\n"
-            ),
-            Kind::Sniproxy => {
-                format!("    ^{}$ {}\n", sni.replace('.', "\\\\."), topology::server(REDIS_TLS_PORT))
-            }
-        }
-    }
-}
-
-impl Subject<'_> {
     /// Where clients of a service connect to.
     pub(crate) fn endpoint(&self, service: Service) -> Endpoint {
         let address = match (self.kind, service) {
@@ -546,57 +325,6 @@ impl Drop for Subject<'_> {
     }
 }
 
-/// This run's pins.
-pub(crate) fn bpffs() -> PathBuf {
-    Path::new(BPFFS).join(format!("{BPFFS_PREFIX}{}", std::process::id()))
-}
-
-/// Removes the pins of runs that were killed.
-pub(crate) fn remove_leftovers() -> Result<()> {
-    let Ok(entries) = fs::read_dir(BPFFS) else {
-        return Ok(());
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(BPFFS_PREFIX));
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            remove(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The distinct lines that look like trouble, at most a few.
-fn complaints(output: &str) -> Vec<String> {
-    const SIGNS: &[&str] = &["warn", "error", "alert", "crit", "emerg", "panic", "fatal"];
-    let mut found: Vec<String> = Vec::new();
-    // iperf3's server ends its connections with a reset.
-    for line in output.lines().filter(|line| !line.contains("reset by peer")) {
-        // Without the time in front of it, so that what is said twice is the same.
-        let line = line
-            .split_once("Z ")
-            .filter(|(time, _)| time.starts_with(|c: char| c.is_ascii_digit()) && !time.contains(' '))
-            .map_or(line, |(_, rest)| rest.trim());
-        let lower = line.to_lowercase();
-        if SIGNS.iter().any(|sign| lower.contains(sign)) && !found.iter().any(|known| known == line) {
-            found.push(line.chars().filter(|c| !c.is_control()).take(300).collect());
-        }
-        if found.len() == 5 {
-            break;
-        }
-    }
-    found
-}
-
 /// The line that loads nginx's stream module where it is not built in, as on Debian.
 fn nginx_stream_module() -> Result<String> {
     let output = Command::new("nginx").arg("-V").output().context("nginx is missing")?;
@@ -613,16 +341,4 @@ fn nginx_stream_module() -> Result<String> {
         bail!("{} is missing: install libnginx-mod-stream", module.display());
     }
     Ok(format!("load_module {};", module.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn complaints_are_the_distinct_lines_of_trouble() {
-        let log = "starting\n[WARNING] limits\n[WARNING] limits\nthread panicked\n\
-                   2026-01-01T00:00:00.1Z  WARN a limit\n2026-01-01T00:00:00.2Z  WARN a limit\n";
-        assert_eq!(complaints(log), ["[WARNING] limits", "thread panicked", "WARN a limit"]);
-    }
 }

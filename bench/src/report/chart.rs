@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{BARE, Better, OURS, Report, Row, Table, quantity};
+use super::data::{BARE, Better, OURS, Report, Row, Table};
+use super::numbers::quantity;
 
 const PANEL_WIDTH: f64 = 470.0;
 const MARGIN: f64 = 24.0;
@@ -24,8 +25,13 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-se
 .sub{font-size:11px;fill:#6b7280}.name{font-size:12px}.own{font-weight:600}.figure{font-size:12px;font-weight:500}\
 .failed{font-size:11px;fill:#b91c1c}";
 
+/// The name of the chart of one scenario, of a run of this name.
+pub(super) fn file(name: &str, scenario: &str) -> String {
+    format!("{name}-{scenario}.svg")
+}
+
 /// The chart of one scenario.
-pub(crate) fn scenario(report: &Report, scenario: &str) -> String {
+pub(super) fn scenario(report: &Report, scenario: &str) -> String {
     let tables = || report.tables.iter().filter(|table| table.scenario == scenario);
     let columns = tables().map(|table| compared(table).count()).max().unwrap_or(0).max(1);
     let width = MARGIN + columns as f64 * (PANEL_WIDTH + MARGIN);
@@ -147,9 +153,8 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::example::{report, table};
     use super::*;
-    use crate::machine::Machine;
-    use crate::report::tests::table;
 
     #[test]
     fn a_bar_is_as_long_as_its_share_of_the_longest_and_a_failure_is_said() {
@@ -158,12 +163,7 @@ mod tests {
             &[("snisplice-copy", &[50.0]), ("haproxy", &[100.0]), ("nginx", &[f64::NAN])],
         );
         table.rows[2].failures.push("1 < 2".to_owned());
-        let report = Report {
-            machine: Machine::example(),
-            depth: "quick".to_owned(),
-            congestion_control: "reno".to_owned(),
-            tables: vec![table],
-        };
+        let report = report(table);
         let svg = scenario(&report, "example");
         assert!(svg.contains("width=\"134.0\"") && svg.contains("width=\"268.0\""), "{svg}");
         assert!(svg.contains("failed: 1 &lt; 2"), "{svg}");

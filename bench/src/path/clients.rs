@@ -11,7 +11,7 @@ use snisplice_tests::Process;
 
 use super::subjects::{Endpoint, Stand};
 use super::topology::IPERF_PORT;
-pub(crate) use crate::tools::{Connections, Direction, Paired, Steady, Transfer};
+pub(crate) use crate::tools::{Connections, Direction, Paired, Steady, Transfer, Way};
 
 /// What redis-benchmark does.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +122,23 @@ pub(crate) fn stream(
 ) -> Result<Transfer> {
     let direction = if direction == Direction::Up { "up" } else { "down" };
     tool(stand, "stream", endpoint, &["--direction", direction, "--bytes", &bytes.to_string()])
+}
+
+/// New TLS connections to any of so many names, from so many clients at once.
+pub(crate) fn connect(
+    stand: &Stand,
+    endpoint: &Endpoint,
+    clients: u32,
+    names: u32,
+    resume: bool,
+    seconds: f64,
+) -> Result<Connections> {
+    let (clients, names, seconds) = (clients.to_string(), names.to_string(), seconds.to_string());
+    let mut args = vec!["--clients", &clients, "--names", &names, "--seconds", &seconds];
+    if resume {
+        args.push("--resume");
+    }
+    tool(stand, "connect", endpoint, &args)
 }
 
 /// Runs a tool of ours to its end.

@@ -1,0 +1,12 @@
+//! The subjects: what can stand between the client and the server.
+
+mod bpffs;
+mod kind;
+mod log;
+mod service;
+mod subject;
+
+pub(crate) use bpffs::{bpffs, remove_leftovers};
+pub(crate) use kind::Kind;
+pub(crate) use service::{Endpoint, Service};
+pub(crate) use subject::{Stand, Subject};

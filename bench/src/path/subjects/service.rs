@@ -1,0 +1,86 @@
+//! What clients reach through a subject, and at which ports.
+
+use std::net::SocketAddr;
+
+use snisplice_tests::topology;
+
+use crate::path::topology::{BULK_TLS_PORT, IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SECOND_TLS_PORT};
+
+/// What clients reach through a subject; the listening ports are the same for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// Plain TCP to iperf3.
+    Iperf,
+    /// Plain TCP to Redis.
+    RedisPlain,
+    /// Passed through by SNI to a Redis that speaks TLS.
+    RedisTls,
+    /// The same to another one.
+    SecondTls,
+    /// TLS ends at the subject, plain TCP to Redis.
+    RedisTerminated,
+    /// Passed through by SNI to either Redis that speaks TLS.
+    PairTls,
+    /// Passed through by SNI to the server of bytes.
+    BulkTls,
+    /// TLS ends at the subject, plain TCP to the server of bytes.
+    BulkTerminated,
+    /// One of many names, passed through by SNI to Redis.
+    Routes,
+}
+
+/// Where a client connects to and which name it asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    pub(crate) sni: String,
+}
+
+pub(super) const PASSTHROUGH: u16 = 7001;
+pub(super) const TERMINATED: u16 = 7002;
+pub(super) const TCP_IPERF: u16 = 7003;
+pub(super) const TCP_REDIS: u16 = 7004;
+/// The relay does not read names, so it has a port for each server.
+pub(super) const RELAY_BULK: u16 = 7005;
+pub(super) const RELAY_SECOND: u16 = 7006;
+
+impl Service {
+    pub(super) fn port(self) -> u16 {
+        match self {
+            Service::Iperf => TCP_IPERF,
+            Service::RedisPlain => TCP_REDIS,
+            Service::RedisTerminated | Service::BulkTerminated => TERMINATED,
+            _ => PASSTHROUGH,
+        }
+    }
+
+    /// The server's own port, for the bare route.
+    fn server_port(self) -> u16 {
+        match self {
+            Service::Iperf => IPERF_PORT,
+            Service::RedisPlain => REDIS_PORT,
+            Service::RedisTls | Service::RedisTerminated | Service::Routes => REDIS_TLS_PORT,
+            Service::SecondTls | Service::PairTls => SECOND_TLS_PORT,
+            Service::BulkTls | Service::BulkTerminated => BULK_TLS_PORT,
+        }
+    }
+
+    /// The server itself, by the bare route.
+    pub(crate) fn direct(self) -> SocketAddr {
+        topology::server(self.server_port())
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Service::BulkTls | Service::BulkTerminated => "bulk",
+            Service::SecondTls => "second",
+            Service::PairTls => "pair",
+            Service::Routes => "r{}",
+            _ => "redis",
+        }
+    }
+
+    pub(super) fn is_terminated(self) -> bool {
+        matches!(self, Service::RedisTerminated | Service::BulkTerminated)
+    }
+}

@@ -1,0 +1,38 @@
+//! Arrows of circles that are still there.
+
+/// From a node to another that needs it too, by some way. Without these arrows there is no circle. One that is on no circle
+/// any more has to leave this list.
+pub(super) const ARROWS: &[(&str, &str)] = &[
+    ("lb-ebpf/src/packet/icmp.rs", "lb-ebpf/src/packet.rs"),
+    ("lb-ebpf/src/packet/inject.rs", "lb-ebpf/src/packet.rs"),
+    ("lb-ebpf/src/packet/odd.rs", "lb-ebpf/src/packet.rs"),
+    ("lb-ebpf/src/packet/track.rs", "lb-ebpf/src/packet.rs"),
+    ("lb-userspace/src/accept", "lb-userspace/src/account"),
+    ("lb-userspace/src/account", "lb-userspace/src/gateway"),
+    ("lb-userspace/src/account", "lb-userspace/src/splice"),
+    ("lb-userspace/src/close/mod.rs", "lb-userspace/src/splice"),
+    ("lb-userspace/src/config", "lb-userspace/src/account"),
+    ("lb-userspace/src/config/certificate.rs", "lb-userspace/src/config/mod.rs"),
+    ("lb-userspace/src/config/check.rs", "lb-userspace/src/config/mod.rs"),
+    ("lb-userspace/src/config/overlap.rs", "lb-userspace/src/config/mod.rs"),
+    ("lb-userspace/src/config/raw.rs", "lb-userspace/src/config/mod.rs"),
+    ("lb-userspace/src/config/reader.rs", "lb-userspace/src/config/raw.rs"),
+    ("lb-userspace/src/config/value.rs", "lb-userspace/src/config/mod.rs"),
+    ("lb-userspace/src/connect", "lb-userspace/src/account"),
+    ("lb-userspace/src/connect", "lb-userspace/src/admin"),
+    ("lb-userspace/src/connect", "lb-userspace/src/splice"),
+    ("lb-userspace/src/gateway", "lb-userspace/src/conn.rs"),
+    ("lb-userspace/src/gateway/snapshot.rs", "lb-userspace/src/gateway/mod.rs"),
+    ("lb-userspace/src/kernel/packet.rs", "lb-userspace/src/kernel/mod.rs"),
+    ("lb-userspace/src/kernel/pins.rs", "lb-userspace/src/kernel/mod.rs"),
+    ("lb-userspace/src/kernel/tracks.rs", "lb-userspace/src/kernel/mod.rs"),
+    ("lb-userspace/src/route", "lb-userspace/src/account"),
+    ("lb-userspace/src/sniff", "lb-userspace/src/account"),
+    ("lb-userspace/src/sniff/records.rs", "lb-userspace/src/sniff/mod.rs"),
+    ("lb-userspace/src/splice", "lb-userspace/src/gateway"),
+    ("lb-userspace/src/splice/packet/live.rs", "lb-userspace/src/splice/packet/mod.rs"),
+    ("lb-userspace/src/splice/packet/odd/fragments.rs", "lb-userspace/src/splice/packet/odd/mod.rs"),
+    ("lb-userspace/src/splice/packet/odd/ip.rs", "lb-userspace/src/splice/packet/odd/mod.rs"),
+    ("lb-userspace/src/splice/packet/sweep.rs", "lb-userspace/src/splice/packet/mod.rs"),
+    ("lb-userspace/src/splice/packet/ways.rs", "lb-userspace/src/splice/packet/mod.rs"),
+];
