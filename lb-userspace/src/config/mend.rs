@@ -131,7 +131,7 @@ pub(super) fn sni(text: &str, is_name: impl Fn(&str) -> bool) -> Option<String> 
     if text.trim().is_empty() {
         return Some("`\"*\"` takes every name, and clients that send none".to_owned());
     }
-    if let Some(items) = list(text, &dotted) {
+    if let Some(items) = list(text, dotted) {
         return Some(items);
     }
     if text.starts_with(['~', '^']) || text.ends_with('$') || text.contains(['\\', '(', '|', '+']) {
