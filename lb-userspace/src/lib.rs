@@ -23,5 +23,6 @@ pub mod sniff;
 mod socket;
 pub mod splice;
 mod terminal;
+pub mod tier;
 pub mod traffic;
 mod words;

@@ -3,7 +3,7 @@
 use crate::config::Keepalive;
 use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::{Listener, Pool, Route, Server};
-use crate::splice::Choice;
+use crate::tier::Choice;
 use crate::traffic::Traffic;
 use std::collections::HashMap;
 use std::net::SocketAddr;

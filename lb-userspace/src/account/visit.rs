@@ -7,7 +7,7 @@ use crate::clock::now_ms;
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
 use crate::serving::{Listener, Pool, Route, ServerGuard};
 use crate::sniff::{ClientHello, ja4};
-use crate::splice::Choice;
+use crate::tier::Choice;
 use lb_common::packet::Record as Kept;
 use rustls::ProtocolVersion;
 use std::net::SocketAddr;

@@ -13,7 +13,7 @@ use crate::kernel::{Kernel, Sockmap};
 use crate::reason::{FallbackReason, Tier};
 use crate::serving::{CertificateRefused, Limit, Listener, Permit, Snapshot};
 use crate::splice::packet::PacketTier;
-use crate::splice::{Choice, choose};
+use crate::tier::{Choice, choose};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};

@@ -4,9 +4,8 @@
 use super::batch::for_each_batch;
 use super::devices::{Device, LinkLayer, devices, relevant};
 use super::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
-use super::object::OBJECT;
+use super::object::{OBJECT, shrink_sockmap};
 use super::pins::{self, Pins, Shape};
-use super::sockmap;
 use super::tracks::Tracks;
 use crate::config::Interfaces;
 use aya::maps::{
@@ -686,7 +685,7 @@ fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
     loader.map_max_entries(FLOWS, flows.max(2));
     loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
     loader.map_max_entries(TRACKS, (flows / 2).max(1));
-    sockmap::shrink(&mut loader);
+    shrink_sockmap(&mut loader);
     for shape in &SHAPES {
         pins.check(shape)?;
         loader.map_pin_path(shape.name, pins.path(shape.name));
@@ -703,13 +702,6 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
     // One of this build, but with other maps.
     let _ = fs::remove_file(path);
     program.pin(path).map_err(|error| pin_error(path.to_owned(), io::Error::other(error)))
-}
-
-/// Makes this tier's maps as small as they can be, in a load for the other one's sake.
-pub(super) fn shrink(loader: &mut EbpfLoader<'_>) {
-    for name in [FLOWS, TRACKS, PATHS, SIGHTINGS, HANDOVERS, CONNECTIONS, NAMES, FRAGMENTS] {
-        loader.map_max_entries(name, 1);
-    }
 }
 
 fn pinned<M>(pins: &Pins, name: &str) -> Result<M, KernelError>

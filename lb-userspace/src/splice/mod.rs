@@ -6,9 +6,6 @@ pub mod packet;
 mod pipe;
 pub mod sockmap;
 pub mod terminate;
-mod tier;
-
-pub use tier::{Choice, choose};
 
 use crate::reason::CloseReason;
 use crate::traffic::Traffic;

@@ -299,13 +299,6 @@ impl Start {
     }
 }
 
-/// Makes this tier's maps as small as they can be, in a load for the other one's sake.
-pub(in crate::kernel) fn shrink(loader: &mut aya::EbpfLoader<'_>) {
-    for name in [SOURCES, TARGETS, FLOWS] {
-        loader.map_max_entries(name, 1);
-    }
-}
-
 fn map_data(map: &Map) -> &MapData {
     let Map::SockHash(data) = map else { unreachable!("the object says so") };
     data

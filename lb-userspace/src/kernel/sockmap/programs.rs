@@ -2,8 +2,7 @@
 
 use super::{FLOWS, SHAPES, SOURCES, Sockmap, TARGETS, VERDICT, sources};
 use crate::kernel::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
-use crate::kernel::object::OBJECT;
-use crate::kernel::packet;
+use crate::kernel::object::{OBJECT, shrink_packet};
 use crate::kernel::pins::Pins;
 use aya::programs::SkSkb;
 use aya::{Ebpf, EbpfLoader};
@@ -63,7 +62,7 @@ fn load(pins: Option<&Pins>, sockets: u32) -> Result<Ebpf, KernelError> {
     for name in sized {
         loader.map_max_entries(name, sockets.max(2));
     }
-    packet::shrink(&mut loader);
+    shrink_packet(&mut loader);
     if let Some(pins) = pins {
         for shape in &SHAPES {
             pins.check(shape)?;

@@ -8,7 +8,7 @@ use crate::clock::now_ms;
 use crate::kernel::tuples::{ends, socket_address};
 use crate::reason::{CloseReason, Tier};
 use crate::serving::{Limit, Listener, Pool, Route, ServerGuard, Snapshot};
-use crate::splice::Choice;
+use crate::tier::Choice;
 use lb_common::packet::{Flow, Record, Tuple};
 use std::collections::HashMap;
 use std::sync::Arc;
