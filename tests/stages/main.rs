@@ -12,6 +12,7 @@ mod reload;
 mod route;
 mod sniff;
 mod splice;
+mod starting;
 mod terminate;
 
 mod config;

@@ -73,8 +73,9 @@ const NEEDS: &[Need] = &[
     need("ethtool", "ethtool", &[Test, Bench]),
     need("tcpdump", "tcpdump", &[Test]),
     need("valgrind", "valgrind", &[Test]),
+    // Also a program that listens where the gateway is to.
+    need("haproxy", "haproxy", &[Test, Bench]),
     need("iperf3", "iperf3", &[Bench]),
-    need("haproxy", "haproxy", &[Bench]),
     need("nginx", "nginx", &[Bench]),
     need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
     need("sniproxy", "sniproxy", &[Bench]),

@@ -1,7 +1,7 @@
 //! Listening sockets that a service manager has opened and keeps open: while no gateway runs, new clients wait in their
 //! backlog instead of being refused.
 
-use super::listen::prepare;
+use super::listen::{Bind, ListenError, prepare};
 use socket2::{Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -50,18 +50,13 @@ impl Inherited {
 
     /// A socket for each worker, set up as [`super::listen()`] does; several share one where there are not enough.
     /// `None`: the address was not inherited.
-    pub fn sockets(
-        &self,
-        address: SocketAddr,
-        backlog: u32,
-        workers: usize,
-    ) -> Option<io::Result<Vec<TcpListener>>> {
-        let sockets = self.0.get(&address)?.iter().cycle().take(workers);
+    pub fn sockets(&self, bind: Bind, workers: usize) -> Option<Result<Vec<TcpListener>, ListenError>> {
+        let sockets = self.0.get(&bind.address)?.iter().cycle().take(workers);
         let shared = sockets.map(|socket| {
-            prepare(socket, backlog)?;
+            prepare(socket, bind.backlog)?;
             Ok(socket.try_clone()?.into())
         });
-        Some(shared.collect())
+        Some(shared.collect::<io::Result<_>>().map_err(ListenError::Io))
     }
 }
 

@@ -195,6 +195,7 @@ fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &m
         max_connections: raw.max_connections.get(),
         backlog: raw.backlog.or(4096),
         keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
+        freebind: raw.freebind.or(false),
     }
 }
 

@@ -230,6 +230,8 @@ pub struct Listener {
     pub backlog: u32,
     /// Of the leg to the client; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
+    /// Listen also while the machine does not have the addresses.
+    pub freebind: bool,
 }
 
 /// What clients of a listener speak first.

@@ -68,6 +68,7 @@ pub(super) struct RawListener {
     pub(super) max_connections: Field<usize>,
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
+    pub(super) freebind: Field<bool>,
 }
 
 #[derive(Debug)]
@@ -202,6 +203,7 @@ const LISTENER: Keys = Keys {
         ("max_connections", "100000"),
         ("backlog", "4096"),
         ("keepalive", KEEPALIVE_EXAMPLE),
+        ("freebind", "true"),
     ],
 };
 
@@ -373,6 +375,7 @@ fn listener(mut s: Section<'_, '_>) -> RawListener {
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
         backlog: s.read("backlog", |r, v| r.integer(v, 1..=i64::from(i32::MAX))),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
+        freebind: s.read("freebind", |r, v| r.boolean(v)),
     }
 }
 

@@ -163,6 +163,7 @@ fn what_is_left_out_has_its_default() {
         max_connections: None,
         backlog: 4096,
         keepalive: Keepalive::default(),
+        freebind: false,
     };
     assert_eq!(config.listeners, [listener]);
     let [route] = &config.routes[..] else { panic!("{:?}", config.routes) };
@@ -285,6 +286,7 @@ fn every_other_key_reaches_the_configuration() {
         deny = ["192.0.2.0/24"]
         max_connections = 7
         backlog = 16
+        freebind = true
 
         [[listener]]
         bind = ["127.0.0.1:1"]
@@ -331,7 +333,7 @@ fn every_other_key_reaches_the_configuration() {
     assert!(postgres.proxy_protocol);
     assert_eq!(postgres.trusted_proxies, ["10.0.0.7/32".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
     assert_eq!(postgres.deny, ["192.0.2.0/24".parse().unwrap()]);
-    assert_eq!((postgres.max_connections, postgres.backlog), (Some(7), 16));
+    assert_eq!((postgres.max_connections, postgres.backlog, postgres.freebind), (Some(7), 16, true));
     let route = &config.routes[0];
     assert_eq!((route.max_age, config.routes[1].max_age), (Some(Duration::from_secs(86_400)), None));
     assert_eq!((&*route.name, &*config.routes[1].name), ("*.example.com", "route-2"));

@@ -2,7 +2,7 @@
 
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, Gateway, ReloadRequest};
-use crate::accept::{Inherited, listen};
+use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
@@ -91,12 +91,15 @@ impl Control {
         // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
         let socket = AdminSocket::bind(&config.gateway.state_dir)?;
         let packet = open_packet(&config.gateway, &snapshot)?;
-        let sockets = open(snapshot.addresses(), workers, &inherited)?;
+        let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
         }
-        let admin = config.gateway.admin.map(|address| listen(address, 64).map_err(listen_fault(address)));
-        let admin = admin.transpose()?;
+        let admin = config.gateway.admin.map(|address| {
+            let bind = Bind { address, backlog: 64, freebind: false };
+            listen(bind, 1).map_err(listen_fault(address))
+        });
+        let admin = admin.transpose()?.into_iter().flatten().next();
         let (access_log, log_thread) = match &config.gateway.access_log {
             None => (None, None),
             Some(log) => {
@@ -161,7 +164,7 @@ impl Control {
         let admin = self.serve_admin()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
-        for (address, _) in self.gateway.snapshot.load().addresses() {
+        for address in self.gateway.snapshot.load().addresses() {
             tracing::info!(%address, "listening");
         }
         let routes = self.gateway.snapshot.load().routes.len();
@@ -249,17 +252,16 @@ impl Control {
 
         let old = self.gateway.snapshot.load_full();
         let new = Snapshot::new(&config, Some(&old)).map_err(|refused| in_full(refused.into()))?;
-        let before: BTreeSet<SocketAddr> = old.addresses().map(|(address, _)| address).collect();
-        let after: BTreeSet<SocketAddr> = new.addresses().map(|(address, _)| address).collect();
-        let added = new.addresses().filter(|(address, _)| !before.contains(address));
+        let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        let after: BTreeSet<SocketAddr> = new.addresses().collect();
+        let added = new.binds().filter(|bind| !before.contains(&bind.address));
         let sockets = open(added, self.workers.len(), &self.inherited).map_err(in_full)?;
 
         let reloaded = new.reloaded(warnings);
         self.fixed.drain_timeout = config.gateway.drain_timeout;
         self.gateway.snapshot.store(Arc::new(new));
         if let Ok(packet) = self.gateway.packet()
-            && let Err(error) =
-                packet.listen(self.gateway.snapshot.load().addresses().map(|(address, _)| address))
+            && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
         {
             tracing::error!(%error, "new listeners stay out of the packet tier");
         }
@@ -335,7 +337,7 @@ impl Control {
         tell_manager(NotifyState::Stopping);
         self.gateway.stopping.store(true, Relaxed);
         self.gateway.listening().clear();
-        for (address, _) in self.gateway.snapshot.load().addresses() {
+        for address in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
                 let _ = worker.commands.send(Command::Unlisten(address));
             }
@@ -397,7 +399,7 @@ fn open_packet(
         return Ok(Err(FallbackReason::PacketUnavailable));
     }
     let opened = PacketTier::open(config).and_then(|packet| {
-        packet.listen(snapshot.addresses().map(|(address, _)| address))?;
+        packet.listen(snapshot.addresses())?;
         // Somebody has removed the programs' pins: without programs, connections cannot be looked after.
         if packet.kernel().has_connections() && !packet.kernel().has_programs() {
             packet.load();
@@ -437,17 +439,15 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
 
 /// One socket per worker for each address, those of the service manager where it has some; all or nothing.
 fn open(
-    addresses: impl Iterator<Item = (SocketAddr, u32)>,
+    binds: impl Iterator<Item = Bind>,
     workers: usize,
     inherited: &Inherited,
 ) -> Result<Vec<(SocketAddr, Vec<TcpListener>)>, Fault> {
-    let open = |(address, backlog)| {
-        let sockets = inherited
-            .sockets(address, backlog, workers)
-            .unwrap_or_else(|| (0..workers).map(|_| listen(address, backlog)).collect());
-        Ok((address, sockets.map_err(listen_fault(address))?))
+    let open = |bind: Bind| {
+        let sockets = inherited.sockets(bind, workers).unwrap_or_else(|| listen(bind, workers));
+        Ok((bind.address, sockets.map_err(listen_fault(bind.address))?))
     };
-    addresses.map(open).collect()
+    binds.map(open).collect()
 }
 
 /// Tells the service manager, if it has asked (NOTIFY_SOCKET, sd_notify(3)).
@@ -472,7 +472,7 @@ fn in_full(fault: Fault) -> String {
     format!("{:#}", anyhow::Error::new(fault))
 }
 
-fn listen_fault(address: SocketAddr) -> impl Fn(std::io::Error) -> Fault {
+fn listen_fault(address: SocketAddr) -> impl Fn(ListenError) -> Fault {
     move |source| Fault::Listen { address, source }
 }
 

@@ -6,6 +6,7 @@ mod worker;
 
 pub use control::run;
 
+use crate::accept::ListenError;
 use crate::account::Books;
 use crate::kernel::{Kernel, Sockmap};
 use crate::reason::{FallbackReason, Tier};
@@ -33,7 +34,7 @@ pub enum Fault {
         /// The address.
         address: SocketAddr,
         /// Why.
-        source: std::io::Error,
+        source: ListenError,
     },
     /// The access log cannot be opened.
     #[error("cannot open the access log {path}")]

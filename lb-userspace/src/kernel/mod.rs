@@ -9,6 +9,7 @@ mod error;
 pub mod foreign;
 pub mod frames;
 pub mod ipsec;
+pub mod listeners;
 mod netlink;
 mod object;
 pub mod odd;

@@ -1,7 +1,7 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::{ListenerStats, Pool, RouteStats};
-use crate::accept::Acl;
+use crate::accept::{Acl, Bind};
 
 use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
 
@@ -66,6 +66,8 @@ pub struct Listener {
     pub backlog: u32,
     /// Of the leg to the client.
     pub keepalive: Keepalive,
+    /// Whether its addresses may come later.
+    pub freebind: bool,
     /// Its routes.
     pub table: Table<Arc<Route>>,
     /// Kept across reloads.
@@ -123,6 +125,7 @@ impl Listener {
             max_connections: None,
             backlog: 0,
             keepalive,
+            freebind: false,
             table: Table::new(),
             stats: Arc::default(),
         }
@@ -175,9 +178,17 @@ impl Snapshot {
         self.by_address.get(&address)
     }
 
-    /// Every address to listen on, with its backlog.
-    pub fn addresses(&self) -> impl Iterator<Item = (SocketAddr, u32)> {
-        self.listeners.iter().flat_map(|listener| listener.bind.iter().map(|bind| (*bind, listener.backlog)))
+    /// Every address to listen on.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.binds().map(|bind| bind.address)
+    }
+
+    /// The same, and how.
+    pub fn binds(&self) -> impl Iterator<Item = Bind> {
+        self.listeners.iter().flat_map(|listener| {
+            let Listener { backlog, freebind, .. } = **listener;
+            listener.bind.iter().map(move |&address| Bind { address, backlog, freebind })
+        })
     }
 
     /// Builds the snapshot of `config`. What `previous` has under the same name keeps its counters, servers their
@@ -227,6 +238,7 @@ impl Snapshot {
                     max_connections: listener.max_connections,
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
+                    freebind: listener.freebind,
                     table,
                     stats: known_listeners
                         .get(&*listener.name)

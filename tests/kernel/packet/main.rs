@@ -17,6 +17,7 @@ mod odd;
 mod programs;
 mod receivers;
 mod scene;
+mod standby;
 mod strangers;
 mod transfers;
 
