@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::admin::{Client, text, top, view::ConnectionFilter};
-use crate::config::{self, Config, Interfaces};
+use crate::config::{self, Config, Interfaces, Sources};
 use crate::kernel;
 use crate::reason::Tier;
 use crate::terminal::in_colour;
@@ -184,12 +184,12 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(ConfigFile { config: path }) => {
-            let config = load(&path)?;
+            let (config, sources) = load(&path)?;
             log_to_stderr();
-            Ok(crate::gateway::run(&path, config)?)
+            Ok(crate::gateway::run(&path, config, sources)?)
         }
         Command::Check(ConfigFile { config: path }) => {
-            let config = load(&path)?;
+            let (config, _) = load(&path)?;
             let (listeners, routes, pools) =
                 (config.listeners.len(), config.routes.len(), config.pools.len());
             show(&format!(
@@ -276,8 +276,9 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Loads a configuration; its errors and warnings are shown in full.
-fn load(path: &Path) -> Result<Config, Failure> {
-    shown(path, config::load(path))
+fn load(path: &Path) -> Result<(Config, Sources), Failure> {
+    let (checked, sources) = config::load(path);
+    Ok((shown(path, checked)?, sources))
 }
 
 /// The same for its `[gateway]` alone.

@@ -1,11 +1,16 @@
 //! Reload: routes, pools and certificates change for new connections only.
 
+use std::fs::{self, File, FileTimes};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use snisplice_tests::certs::Leaf;
 use snisplice_tests::tls::client_hello;
-use snisplice_tests::{Redis, eventually};
+use snisplice_tests::{Gateway, Redis, TempDir, eventually};
 
 use crate::config::{listener, one_route, passthrough, pool, route, server};
 use crate::openssl::SClient;
@@ -103,13 +108,7 @@ fn a_renewed_certificate_is_shown_to_the_next_client_of_every_worker() -> Result
         + &route("app1", "app1.example.com", &terminate)
         + &pool("app1", &[6379], "");
     let gateway = world.gateway(&config)?;
-    let certificate = || -> Result<String> {
-        let openssl = SClient::start(&world, "app1.example.com", [] as [&str; 0])?;
-        openssl.wait_for("END CERTIFICATE")?;
-        let output = openssl.finish()?;
-        let (_, pem) = output.split_once("BEGIN CERTIFICATE").expect("there is one");
-        Ok(pem.split_once("END CERTIFICATE").expect("it ends").0.to_owned())
-    };
+    let certificate = || shown_certificate(&world);
     let mut live = SClient::start(&world, "app1.example.com", [] as [&str; 0])?;
     live.wait_for("Verification: OK")?;
 
@@ -168,5 +167,107 @@ fn a_bad_file_changes_nothing_on_sighup_and_the_log_says_why() -> Result<()> {
     std::fs::write(gateway.config_file(), good)?;
     gateway.reload()?;
     assert_eq!(gateway.status()?.route("app1", "total"), 2);
+    Ok(())
+}
+
+/// The certificate that a client is shown.
+fn shown_certificate(world: &World) -> Result<String> {
+    let openssl = SClient::start(world, "app1.example.com", [] as [&str; 0])?;
+    openssl.wait_for("END CERTIFICATE")?;
+    let output = openssl.finish()?;
+    let (_, pem) = output.split_once("BEGIN CERTIFICATE").context("it shows one")?;
+    Ok(pem.split_once("END CERTIFICATE").context("it ends")?.0.to_owned())
+}
+
+/// A file of the same length and times as all others made here, whatever it holds.
+fn uniform(path: &Path, content: &[u8]) -> Result<()> {
+    let mut content = content.to_vec();
+    // PEM takes any text around its sections.
+    content.resize(4096, b'\n');
+    let mut file = File::options().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(&content)?;
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    Ok(file.set_times(FileTimes::new().set_modified(then).set_accessed(then))?)
+}
+
+/// A gateway that watches, and shows the certificate in these files.
+fn watching(world: &World, chain: &Path, key: &Path) -> Result<Gateway> {
+    let terminate = format!("tls = 'terminate'\ncertificate = {{ chain = {chain:?}, key = {key:?} }}");
+    let config = format!("[gateway]\nwatch = true\n{}", listener(""))
+        + &route("app1", "app1.example.com", &terminate)
+        + &pool("app1", &[6379], "");
+    world.gateway(&config)
+}
+
+/// Renews the certificate in some way, and waits for it to be shown.
+fn is_followed(world: &World, renew: impl FnOnce(&Leaf) -> Result<()>) -> Result<()> {
+    let old = shown_certificate(world)?;
+    renew(&world.authority.leaf(&["app1.example.com"])?)?;
+    eventually("the new certificate", || shown_certificate(world).ok().filter(|shown| *shown != old))?;
+    Ok(())
+}
+
+#[test]
+fn watch_sees_a_certificate_of_the_same_length_with_preserved_times() -> Result<()> {
+    let world = World::new()?;
+    let files = TempDir::new()?;
+    let [chain, key, new] = ["tls.crt", "tls.key", "new"].map(|name| files.join(name));
+    let write = |leaf: &Leaf| {
+        uniform(&chain, &fs::read(&leaf.chain)?)?;
+        uniform(&key, &fs::read(&leaf.key)?)
+    };
+    write(&world.authority.leaf(&["app1.example.com"])?)?;
+    let _gateway = watching(&world, &chain, &key)?;
+    is_followed(&world, write).context("written over")?;
+    is_followed(&world, |leaf| {
+        for (path, content) in [(&chain, &leaf.chain), (&key, &leaf.key)] {
+            uniform(&new, &fs::read(content)?)?;
+            fs::rename(&new, path)?;
+        }
+        Ok(())
+    })
+    .context("replaced")
+}
+
+/// As Kubernetes mounts a Secret.
+#[test]
+fn watch_follows_links_that_are_swapped() -> Result<()> {
+    let world = World::new()?;
+    let files = TempDir::new()?;
+    let publish = |version: &str, leaf: &Leaf| -> Result<()> {
+        fs::create_dir(files.join(version))?;
+        uniform(&files.join(version).join("tls.crt"), &fs::read(&leaf.chain)?)?;
+        uniform(&files.join(version).join("tls.key"), &fs::read(&leaf.key)?)?;
+        symlink(version, files.join("..data_tmp"))?;
+        Ok(fs::rename(files.join("..data_tmp"), files.join("..data"))?)
+    };
+    publish("..1", &world.authority.leaf(&["app1.example.com"])?)?;
+    for name in ["tls.crt", "tls.key"] {
+        symlink(Path::new("..data").join(name), files.join(name))?;
+    }
+    let _gateway = watching(&world, &files.join("tls.crt"), &files.join("tls.key"))?;
+    is_followed(&world, |leaf| {
+        publish("..2", leaf)?;
+        Ok(fs::remove_dir_all(files.join("..1"))?)
+    })
+}
+
+#[test]
+fn watch_waits_for_a_certificate_that_a_new_configuration_names() -> Result<()> {
+    let world = World::new()?;
+    let leaf = world.authority.leaf(&["app1.example.com"])?;
+    let gateway = watching(&world, &leaf.chain, &leaf.key)?;
+    let old = shown_certificate(&world)?;
+    let config = fs::read_to_string(gateway.config_file())?;
+    let next = world.authority.leaf(&["next.example.com"])?;
+    let hidden = next.chain.with_extension("hidden");
+    fs::rename(&next.chain, &hidden)?;
+    let config = config.replace("app1.example.com.crt", "next.example.com.crt");
+    gateway.write_config_verbatim(&config.replace("app1.example.com.key", "next.example.com.key"))?;
+    eventually("the reason in the log", || {
+        gateway.process.stderr().contains("next.example.com.crt").then_some(())
+    })?;
+    fs::rename(&hidden, &next.chain)?;
+    eventually("the new certificate", || shown_certificate(&world).ok().filter(|shown| *shown != old))?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 mod client;
 mod clients;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod http;
 mod metrics;
 mod protocol;

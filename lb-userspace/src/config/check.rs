@@ -138,7 +138,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
         warn_of_idle_listeners(raw, &listeners, &routes, report);
         warn_of_unused_pools(raw, &routes, report);
     }
-    Config { gateway, listeners, routes, pools, files: Vec::new() }
+    Config { gateway, listeners, routes, pools }
 }
 
 fn gateway(raw: &RawGateway) -> Gateway {

@@ -16,6 +16,7 @@ mod tests;
 mod value;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use sha2::{Digest as _, Sha256};
 
 use crate::reason::Tier;
 
@@ -43,28 +45,42 @@ pub const MAX_CONFIG_BYTES: u64 = 64 << 20;
 /// Upper bound on the size of a certificate or key file, in bytes.
 pub const MAX_PEM_BYTES: u64 = 4 << 20;
 
-/// Reads and validates the file at `path`; the files it names are looked for beside it.
-pub fn load(path: &Path) -> Checked {
-    let (name, text) = read(path)?;
+/// SHA-256 of a file's content.
+pub type Digest = [u8; 32];
+
+/// The files of a configuration, by what was read of them; `None`: nothing, or not the same each time.
+pub type Sources = BTreeMap<PathBuf, Option<Digest>>;
+
+/// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
+/// that were read is a change of the configuration.
+pub fn load(path: &Path) -> (Checked, Sources) {
     let directory =
-        Directory { path: path.parent().unwrap_or(Path::new("")).to_owned(), read: RefCell::default() };
-    let (mut config, warnings) = check(&text, &name, &directory, UnixTime::now())?;
-    config.files = directory.read.into_inner();
-    Ok((config, warnings))
+        Directory { path: path.parent().unwrap_or(Path::new("")).to_owned(), sources: RefCell::default() };
+    let bytes = directory.read_noting(path.to_owned(), MAX_CONFIG_BYTES);
+    let checked = text(path, bytes).and_then(|(name, text)| check(&text, &name, &directory, UnixTime::now()));
+    (checked, directory.sources.into_inner())
 }
 
 /// Reads `[gateway]` of the file at `path`, for those who look for a gateway that runs with it: its routes may be
 /// many, or have become wrong since.
 pub fn load_gateway(path: &Path) -> Result<(Gateway, Warnings), Diagnostics> {
-    let (name, text) = read(path)?;
+    let (name, text) = text(path, read_bounded(path, MAX_CONFIG_BYTES))?;
     check_gateway(&text, &name)
 }
 
-/// What diagnostics call the file, and its text.
-fn read(path: &Path) -> Result<(String, String), Diagnostics> {
+/// SHA-256 of what is in the file at `path` now; `None`: it cannot be read.
+pub fn digest(path: &Path) -> Option<Digest> {
+    Some(digest_of(&read_bounded(path, MAX_CONFIG_BYTES).ok()?))
+}
+
+fn digest_of(content: &[u8]) -> Digest {
+    Sha256::digest(content).into()
+}
+
+/// What diagnostics call the configuration file, and its text.
+fn text(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<(String, String), Diagnostics> {
     let name = path.display().to_string();
-    let bytes =
-        read_bounded(path, MAX_CONFIG_BYTES).map_err(|error| Diagnostics::unreadable(&name, &error))?;
+    let bytes = bytes.map_err(|error| Diagnostics::unreadable(&name, &error))?;
     let text = String::from_utf8(bytes).map_err(|error| Diagnostics::not_utf8(&name, &error))?;
     Ok((name, text))
 }
@@ -78,15 +94,23 @@ pub trait Files {
 /// The disk, seen from the directory of the configuration file.
 struct Directory {
     path: PathBuf,
-    /// What was read.
-    read: RefCell<Vec<PathBuf>>,
+    sources: RefCell<Sources>,
+}
+
+impl Directory {
+    fn read_noting(&self, path: PathBuf, limit: u64) -> io::Result<Vec<u8>> {
+        let content = read_bounded(&path, limit);
+        let digest = content.as_ref().ok().map(|content| digest_of(content));
+        // Several routes may name a file, which may be replaced between two readings.
+        let agree = |known: &mut Option<Digest>| *known = known.filter(|known| Some(*known) == digest);
+        self.sources.borrow_mut().entry(path).and_modify(agree).or_insert(digest);
+        content
+    }
 }
 
 impl Files for Directory {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let path = self.path.join(path);
-        self.read.borrow_mut().push(path.clone());
-        read_bounded(&path, MAX_PEM_BYTES)
+        self.read_noting(self.path.join(path), MAX_PEM_BYTES)
     }
 }
 
@@ -111,8 +135,6 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// See [`Pool`].
     pub pools: Vec<Pool>,
-    /// The certificates and keys it was made from: a change of one of them is a change of the configuration.
-    pub files: Vec<PathBuf>,
 }
 
 /// `[gateway]`: what holds for the whole process.

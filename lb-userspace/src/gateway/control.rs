@@ -1,12 +1,13 @@
 //! The control side: start, reload, stop.
 
+use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, Gateway, ReloadRequest};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Sources};
 use crate::connect::resolve::Resolver;
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
@@ -24,24 +25,21 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// How often the files are looked at with `watch = true`.
-const WATCH: Duration = Duration::from_secs(1);
-
 /// How often a stopping gateway looks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Serves `config`, read from `path`, until a signal says stop.
-pub fn run(path: &Path, config: Config) -> anyhow::Result<()> {
+/// Serves `config`, read from `path` and the files it names, until a signal says stop.
+pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> {
     crate::clock::uptime_ms();
     let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Control::start(path, config, inherited)?.serve())
+    runtime.block_on(Control::start(path, config, sources, inherited)?.serve())
 }
 
 struct Control {
@@ -62,7 +60,7 @@ struct Control {
 
 impl Control {
     /// Everything that needs privileges or can fail, in the order in which a failure leaves least behind.
-    fn start(path: &Path, config: Config, inherited: Inherited) -> anyhow::Result<Control> {
+    fn start(path: &Path, config: Config, sources: Sources, inherited: Inherited) -> anyhow::Result<Control> {
         let limit = privileges::raise_open_files();
         let workers = match config.gateway.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -139,7 +137,7 @@ impl Control {
         };
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
-        let watched = config.gateway.watch.then(|| Watched::new(path, &config));
+        let watched = config.gateway.watch.then(|| Watched::new(sources));
         let control = Control {
             path: path.to_path_buf(),
             gateway,
@@ -246,7 +244,11 @@ impl Control {
     }
 
     fn try_reload(&mut self) -> Result<view::Reloaded, String> {
-        let (config, warnings) = config::load(&self.path).map_err(|errors| errors.render(false))?;
+        let (checked, sources) = config::load(&self.path);
+        if self.watched.is_some() {
+            self.watched = Some(Watched::new(sources));
+        }
+        let (config, warnings) = checked.map_err(|errors| errors.render(false))?;
         let mut warnings: Vec<String> = warnings.iter().map(|warning| warning.message.clone()).collect();
         warnings.extend(self.needs_restart(&config.gateway));
 
@@ -273,9 +275,6 @@ impl Control {
             }
         }
         self.resolve();
-        if self.watched.is_some() {
-            self.watched = Some(Watched::new(&self.path, &config));
-        }
         Ok(reloaded)
     }
 
@@ -495,37 +494,13 @@ impl Stop {
     }
 }
 
-/// The files a configuration was made from, with what they looked like.
-struct Watched {
-    files: Vec<PathBuf>,
-    seen: Vec<Option<(SystemTime, u64)>>,
-}
-
-impl Watched {
-    fn new(path: &Path, config: &Config) -> Self {
-        let mut files = vec![path.to_path_buf()];
-        files.extend(config.files.iter().cloned());
-        let seen = files.iter().map(|file| look(file)).collect();
-        Watched { files, seen }
-    }
-}
-
-fn look(file: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = file.metadata().ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
-/// Ends when a watched file has changed and stayed so for one look: an editor may be half-way through.
+/// Ends when a watched file has changed.
 async fn changed(watched: &mut Option<Watched>) {
     let Some(watched) = watched else { return std::future::pending().await };
-    let mut before = watched.seen.clone();
     loop {
-        sleep(WATCH).await;
-        let now: Vec<_> = watched.files.iter().map(|file| look(file)).collect();
-        if now != watched.seen && now == before {
-            watched.seen = now;
+        sleep(watch::EVERY).await;
+        if watched.changed() {
             return;
         }
-        before = now;
     }
 }

@@ -2,6 +2,7 @@
 
 mod control;
 mod report;
+mod watch;
 mod worker;
 
 pub use control::run;
