@@ -12,8 +12,9 @@ const TOO_MANY: &str = "53300";
 const NO_RESOURCES: &str = "53000";
 
 /// To a client without TLS. Its SQLSTATE is the same whatever the reason: after most of them libpq's `sslmode=allow` goes on
-/// with TLS, but not after [`CANNOT_CONNECT`], and by now the server may be there. `before`: why its address got nowhere with TLS a moment ago. It says nothing of names or
-/// servers: the client may be another one, behind the same address.
+/// with TLS, but not after 57P03 (cannot_connect_now), and by now the server may be there. `before`: why its address got
+/// nowhere with TLS a moment ago. It says nothing of names or servers: the client may be another one, behind the same
+/// address.
 pub fn cleartext_error(before: Option<Setback>) -> Vec<u8> {
     let Some(before) = before else {
         return error_response(

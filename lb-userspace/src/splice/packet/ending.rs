@@ -15,7 +15,7 @@ use lb_common::packet::track::{Half, asked, closing};
 const AT_ONCE: usize = 1024;
 
 impl PacketTier {
-    /// Takes a connection in whose flows are live. `asked`: when its ways were asked for ([`Ways::generation`]).
+    /// Takes a connection in whose flows are live. `asked`: when its ways were asked for ([`Ways::generation`](super::ways::Ways::generation)).
     pub(crate) fn enter(&self, live: Live, asked: u64) {
         let id = live.account.connection.id;
         self.lock().insert(id, Box::new(live));

@@ -21,7 +21,7 @@ pub(super) struct Lingering(VecDeque<Closed>);
 
 /// A closed connection whose flows are still there.
 pub(super) struct Closed {
-    /// [`now_ms`] when it was last heard of.
+    /// [`now_ms`](crate::clock::now_ms) when it was last heard of.
     since: u64,
     /// And when it was closed.
     closed: u64,

@@ -28,7 +28,7 @@ pub struct Live {
     pub(super) _port: Option<SourcePort>,
     /// Place of its track.
     pub(super) slot: u32,
-    /// [`Flow::origin`] of both flows.
+    /// [`Flow::origin`](lb_common::packet::Flow::origin) of both flows.
     origin: [u64; 2],
     /// Of both ends (0: the client).
     probed: [Probed; 2],
@@ -77,7 +77,7 @@ impl Probed {
     }
 }
 
-/// Why a connection is over; and when it ended by itself, if it did ([`now_ms`]).
+/// Why a connection is over; and when it ended by itself, if it did ([`now_ms`](crate::clock::now_ms)).
 type Ending = (CloseReason, Option<u64>);
 
 /// What a look at a connection calls for.
