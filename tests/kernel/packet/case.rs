@@ -54,6 +54,8 @@ pub(crate) struct Case {
     pub(crate) midway: Option<fn(&Triangle) -> Result<()>>,
     /// How many times, over one gateway; the tier is that of the last.
     pub(crate) rounds: usize,
+    /// How many times the case may be tried: where what is counted depends on how busy the machine is.
+    pub(crate) attempts: usize,
     pub(crate) expect: Expect,
     /// Any of these.
     pub(crate) close_reasons: &'static [&'static str],
@@ -98,6 +100,7 @@ impl Case {
             receive_buffer: None,
             midway: None,
             rounds: 1,
+            attempts: 1,
             expect: Expect::Packet,
             close_reasons: &["client_closed", "server_closed"],
             faulty: &[],
@@ -122,6 +125,16 @@ impl Case {
 
     pub(crate) fn run(self) -> Result<()> {
         process::PRINT_OUTPUT.store(true, Ordering::Relaxed);
+        for _ in 1..self.attempts {
+            match self.attempt() {
+                Err(error) => eprintln!("once more: {error:#}"),
+                done => return done,
+            }
+        }
+        self.attempt()
+    }
+
+    fn attempt(&self) -> Result<()> {
         let net = Triangle::shaped(self.shape)?;
         for (mtu, device, neighbour) in
             [(self.mtu[0], "front", &net.client), (self.mtu[1], "back", &net.server)]
@@ -147,7 +160,7 @@ impl Case {
                 self.round(&net, &outcomes).with_context(|| format!("round {round} of {}", self.rounds))?;
         }
         let log = gateway.wait_access_log(self.rounds)?;
-        let grown = grown(&net, &before)?;
+        let mut grown = grown(&net, &before)?;
 
         let last = log.last().expect("as many lines as rounds");
         self.expect.check(last)?;
@@ -162,6 +175,11 @@ impl Case {
             said + self.client.send
         );
         ensure!(last["bytes_out"] == self.client.receive, "bytes_out is not {}: {last}", self.client.receive);
+        // A connection that stayed in the copy tier has sockets of the gateway, to which a segment may come late.
+        let copied = log.iter().any(|line| line["tier"] == "copy");
+        if copied {
+            grown[1] = grown[1].except(&["Tcp.OutRsts"]);
+        }
         no_faults(&net, &grown, self.faulty)?;
         (self.verify)(&net, &grown)
     }

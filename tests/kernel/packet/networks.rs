@@ -458,6 +458,10 @@ fn a_packet_by_the_wrong_device_changes_nothing_and_reaches_no_socket() -> Resul
         let opening = Opening { v6, ..Opening::default() };
         let scene = Scene::new(net, opening, Tier::Packet, Side::Server.network())?;
         let mut connection = scene.connection_in_its_tier()?;
+        eventually("no socket of the gateway", || {
+            let sockets = Counters::of(&scene.net.gateway).ok()?.get("Tcp.CurrEstab");
+            (sockets == 0).then_some(())
+        })?;
         let before = Counters::of(&scene.net.gateway)?;
         for end in [&connection.client.socket, &connection.server] {
             forge(&stranger, end)?;

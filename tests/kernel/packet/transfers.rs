@@ -200,6 +200,7 @@ fn answered_hello() -> Case {
     Case {
         opening: Opening { pieces: 5, ..Opening::default() },
         rounds: 20,
+        attempts: 3,
         verify: |_, [_, gateway, _]| {
             let again = gateway.get("Tcp.RetransSegs");
             // Not none: now and then the gateway's process is late.

@@ -52,8 +52,9 @@ fn a_stalled_receiver_stops_its_sender_and_nobody_else_and_gets_every_byte_later
 #[test]
 fn a_slow_receiver_is_demoted_in_mid_stream_without_losing_a_byte() {
     in_a_gateway(async |gateway| {
-        let mut demoted = 0;
-        for round in 0..8_u64 {
+        let (mut demoted, mut round) = (0, 0_u64);
+        // On a busy machine the receiver may be the faster one eight times in a row.
+        while round < 8 || demoted == 0 && round < 80 {
             let legs = Legs::new();
             let upload = Stream { seed: round, length: 32 * MIB };
             let download = Stream { seed: !round, length: 4 * MIB };
@@ -67,7 +68,7 @@ fn a_slow_receiver_is_demoted_in_mid_stream_without_losing_a_byte() {
                     send.shutdown(Shutdown::Write).unwrap();
                 });
                 // In the middle of the demotion, or just before or after it.
-                halt(&sent, Duration::from_millis(1 + 3 * round));
+                halt(&sent, Duration::from_millis(1 + 3 * (round % 8)));
                 upload.expect_all(&legs.server.0);
                 sender.join().unwrap();
             });
@@ -77,6 +78,7 @@ fn a_slow_receiver_is_demoted_in_mid_stream_without_losing_a_byte() {
             server.join().unwrap();
             assert_eq!(carried.bytes(), [upload.length as u64, download.length as u64], "round {round}");
             demoted += u32::from(carried.demoted.is_some());
+            round += 1;
         }
         assert!(demoted > 0);
     });
