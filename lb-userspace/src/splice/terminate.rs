@@ -114,9 +114,10 @@ impl Session {
     pub fn last_word(&mut self, plaintext: &[u8]) -> Vec<u8> {
         let mut output = Output::default();
         let plaintext = Some(plaintext).filter(|plaintext| !plaintext.is_empty());
+        let Session { tls, incoming, .. } = self;
         // Out of key material: it hears nothing.
-        let _ = plaintext.map_or(Ok(()), |plaintext| encrypt(&mut self.tls, Some(plaintext), &mut output));
-        let _ = encrypt(&mut self.tls, None, &mut output);
+        let _ = plaintext.map_or(Ok(()), |plaintext| encrypt(tls, incoming, Some(plaintext), &mut output));
+        let _ = encrypt(tls, incoming, None, &mut output);
         output.bytes().to_vec()
     }
 
@@ -358,7 +359,7 @@ impl Relay<'_> {
                 Err(_) => return Poll::Ready(Err(End::ReadFailed)),
             };
             output.clear();
-            encrypt(&mut self.tls, plaintext, output).map_err(|error| {
+            encrypt(&mut self.tls, &mut self.incoming, plaintext, output).map_err(|error| {
                 tracing::debug!(%error, "cannot encrypt");
                 End::Tls
             })?;
@@ -410,27 +411,32 @@ fn decrypt(
     }
 }
 
-/// The alert that an error has queued.
+/// The alert that an error has queued. rustls may not look at what it has received any more: it would judge it anew, or
+/// miss what it was promised.
 fn take_alert(tls: &mut UnbufferedServerConnection, answer: &mut Output) {
-    loop {
-        match tls.process_tls_records(&mut []).state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, answer),
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            _ => return,
-        }
+    // What is queued comes before what is received.
+    while tls.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.process_tls_records(&mut []).state else {
+            return;
+        };
+        encode(&mut data, answer);
     }
 }
 
 /// Appends `plaintext` as records, or close_notify for `None` (the server's end), behind what the session itself
-/// has to say first (a key update).
+/// has to say first (a key update). `incoming`: what [`decrypt`] has left; rustls may still refer to it.
 fn encrypt(
     tls: &mut UnbufferedServerConnection,
+    incoming: &mut Vec<u8>,
     plaintext: Option<&[u8]>,
     output: &mut Output,
 ) -> Result<(), rustls::Error> {
     loop {
-        match tls.process_tls_records(&mut []).state? {
+        let UnbufferedStatus { discard, state } = tls.process_tls_records(incoming);
+        let mut ended = false;
+        match state? {
             ConnectionState::WriteTraffic(mut traffic) => {
+                ended = true;
                 let mut failed = false;
                 output.append(|out| {
                     let written = match plaintext {
@@ -446,14 +452,20 @@ fn encrypt(
                         }
                     }
                 });
-                return if failed { Err(rustls::Error::EncryptError) } else { Ok(()) };
+                if failed {
+                    return Err(rustls::Error::EncryptError);
+                }
             }
             ConnectionState::EncodeTlsData(mut data) => encode(&mut data, output),
             ConnectionState::TransmitTlsData(data) => data.done(),
             // Both close_notify are exchanged.
-            ConnectionState::Closed => return Ok(()),
+            ConnectionState::Closed => ended = true,
             ConnectionState::PeerClosed => {}
             _ => return Err(rustls::Error::General("unexpected TLS state".into())),
+        }
+        incoming.drain(..discard);
+        if ended {
+            return Ok(());
         }
     }
 }
