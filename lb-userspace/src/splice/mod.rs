@@ -1,5 +1,6 @@
 //! Splice: bytes flow between the two legs. The tier is chosen per connection.
 
+mod client_auth;
 pub mod copy;
 pub(crate) mod keepalive;
 pub mod packet;

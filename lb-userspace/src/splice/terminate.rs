@@ -3,7 +3,7 @@
 //! rustls' unbuffered connection keeps no buffers of its own, so that an idle connection owns only its keys:
 //! records are decrypted from the worker's buffer and plaintext is encrypted into it.
 
-use super::{Side, idle_expired};
+use super::{Side, client_auth, idle_expired};
 use crate::config::Termination;
 use crate::reason::CloseReason;
 use crate::scratch::{self, Buffers, Output};
@@ -11,8 +11,8 @@ use crate::socket::{finish, read_once, read_some, reset_on_close, write_all};
 use crate::traffic::{Traffic, add};
 use rustls::server::{
     NoServerSessionStorage, ServerConfig, ServerConnectionData, UnbufferedServerConnection,
-    WebPkiClientVerifier,
 };
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind::WouldBlock};
@@ -39,15 +39,13 @@ pub fn server_config(
     let builder = match &termination.client_ca {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for authority in authorities {
-                roots.add(authority.clone())?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(client_auth::verifier(authorities, provider.clone())?)
         }
     };
-    let mut config = builder.with_single_cert(termination.chain.clone(), termination.key.clone_key())?;
+    // Not `with_single_cert`: that takes X.509 version 3 only. `check` has seen that they belong together.
+    let key = provider.key_provider.load_private_key(termination.key.clone_key())?;
+    let certificate = CertifiedKey::new(termination.chain.clone(), key);
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
     config.alpn_protocols = alpn.collect();
     // Resumption without state: the ticket holds the session, under keys that rotate and never leave memory.
     // The keys are the route's own, so a session cannot be resumed past another route's client_ca.
