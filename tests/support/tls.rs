@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, NamedGroup, ProtocolVersion,
     RootCertStore, SupportedProtocolVersion,
@@ -43,6 +44,21 @@ impl Client {
             )?,
         };
         Ok(Self { config })
+    }
+
+    /// A client that shows a certificate with a key that need not belong to it.
+    pub fn stealing(
+        authority: &Path,
+        versions: &[&'static SupportedProtocolVersion],
+        certificate: &Leaf,
+    ) -> Result<Self> {
+        let mut client = Self::new(authority, versions, None)?;
+        let key = PrivateKeyDer::from_pem_file(&certificate.key)?;
+        let key = client.config.crypto_provider().key_provider.load_private_key(key)?;
+        let chain = CertificateDer::pem_file_iter(&certificate.chain)?.collect::<Result<_, _>>()?;
+        client.config.client_auth_cert_resolver =
+            Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+        Ok(client)
     }
 
     /// Handshakes on a connected socket.

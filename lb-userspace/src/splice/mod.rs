@@ -7,6 +7,7 @@ pub mod packet;
 mod pipe;
 pub mod sockmap;
 pub mod terminate;
+mod tls_error;
 
 use crate::reason::CloseReason;
 use crate::traffic::Traffic;

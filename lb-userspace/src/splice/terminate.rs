@@ -3,9 +3,9 @@
 //! rustls' unbuffered connection keeps no buffers of its own, so that an idle connection owns only its keys:
 //! records are decrypted from the worker's buffer and plaintext is encrypted into it.
 
-use super::{Side, client_auth, idle_expired};
+use super::{Side, client_auth, idle_expired, tls_error};
 use crate::config::Termination;
-use crate::reason::CloseReason;
+use crate::reason::{CloseReason, TlsError};
 use crate::scratch::{self, Buffers, Output};
 use crate::socket::{finish, read_once, read_some, reset_on_close, write_all};
 use crate::traffic::{Traffic, add};
@@ -59,7 +59,7 @@ pub fn server_config(
 pub enum HandshakeError {
     /// The client's TLS was at fault, or ours does not suit it.
     #[error("{0}")]
-    Tls(#[from] rustls::Error),
+    Tls(rustls::Error, TlsError),
     /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -69,6 +69,18 @@ pub enum HandshakeError {
     /// The client was too slow.
     #[error("the handshake took too long")]
     TimedOut,
+}
+
+impl HandshakeError {
+    /// The cause, as operators see it.
+    pub fn cause(&self) -> TlsError {
+        match self {
+            HandshakeError::Tls(_, cause) => *cause,
+            HandshakeError::Io(_) => TlsError::Reset,
+            HandshakeError::Closed => TlsError::Closed,
+            HandshakeError::TimedOut => TlsError::Timeout,
+        }
+    }
 }
 
 /// A TLS session with a client, its handshake done.
@@ -89,14 +101,19 @@ impl Session {
         hello: Vec<u8>,
         config: Arc<ServerConfig>,
     ) -> Result<Session, HandshakeError> {
-        let tls = UnbufferedServerConnection::new(config)?;
+        let failed = |error, received: &[u8]| {
+            let cause = tls_error::cause(&error, received);
+            HandshakeError::Tls(error, cause)
+        };
+        let tls = UnbufferedServerConnection::new(config).map_err(|error| failed(error, &[]))?;
         let mut session = Session { tls, incoming: hello, early: Vec::new(), closed: false };
         loop {
             let (mut plaintext, mut answer) = (Output::default(), Output::default());
             let Session { tls, incoming, closed, .. } = &mut session;
             let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
             write_all(client, answer.bytes()).await?;
-            session.incoming.drain(..result?);
+            let consumed = result.map_err(|error| failed(error, &session.incoming))?;
+            session.incoming.drain(..consumed);
             session.early.extend_from_slice(plaintext.bytes());
             if !session.tls.is_handshaking() {
                 session.incoming.shrink_to_fit();
@@ -126,14 +143,14 @@ impl Session {
 }
 
 /// Carries plaintext between the session and the server until both directions have ended, one leg is reset, or
-/// nothing has moved for `idle`.
+/// nothing has moved for `idle`; or until TLS fails, with the cause.
 pub async fn relay(
     session: Session,
     client: &TcpStream,
     server: &TcpStream,
     traffic: &Traffic,
     idle: Option<Duration>,
-) -> CloseReason {
+) -> Result<CloseReason, TlsError> {
     let Session { tls, incoming, early, closed } = session;
     let mut relay = Relay {
         tls,
@@ -151,8 +168,8 @@ pub async fn relay(
     };
     tokio::select! {
         biased;
-        reason = poll_fn(|cx| relay.poll(cx)) => reason,
-        () = idle_expired(traffic, idle) => CloseReason::IdleTimeout,
+        end = poll_fn(|cx| relay.poll(cx)) => end,
+        () = idle_expired(traffic, idle) => Ok(CloseReason::IdleTimeout),
     }
 }
 
@@ -181,7 +198,7 @@ enum End {
     Closed,
     ReadFailed,
     WriteFailed,
-    Tls,
+    Tls(TlsError),
 }
 
 #[derive(Default)]
@@ -224,7 +241,7 @@ impl Pending {
 }
 
 impl Relay<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CloseReason, TlsError>> {
         let before = self.traffic.moved();
         scratch::with(|buffers| {
             if self.request.is_none()
@@ -255,18 +272,18 @@ impl Relay<'_> {
                         let _ = finish(to);
                     }
                 }
-                Some(End::ReadFailed) => return Poll::Ready(self.reset(side)),
-                Some(End::Tls) => {
+                Some(End::ReadFailed) => return Poll::Ready(Ok(self.reset(side))),
+                Some(End::Tls(cause)) => {
                     reset_on_close(self.server);
-                    return Poll::Ready(CloseReason::TlsError);
+                    return Poll::Ready(Err(cause));
                 }
                 Some(End::Closed | End::WriteFailed) | None => {}
             }
         }
         match (self.request, self.response) {
-            (Some(End::WriteFailed), Some(_)) => Poll::Ready(self.reset(Side::Server)),
-            (Some(_), Some(End::WriteFailed)) => Poll::Ready(self.reset(Side::Client)),
-            (Some(_), Some(_)) => Poll::Ready(self.first_closed.unwrap_or(Side::Client).closed()),
+            (Some(End::WriteFailed), Some(_)) => Poll::Ready(Ok(self.reset(Side::Server))),
+            (Some(_), Some(End::WriteFailed)) => Poll::Ready(Ok(self.reset(Side::Client))),
+            (Some(_), Some(_)) => Poll::Ready(Ok(self.first_closed.unwrap_or(Side::Client).closed())),
             _ => Poll::Pending,
         }
     }
@@ -323,7 +340,7 @@ impl Relay<'_> {
         }
         let consumed = result.map_err(|error| {
             tracing::debug!(%error, "TLS error");
-            End::Tls
+            End::Tls(tls_error::cause(&error, &[]))
         })?;
         self.incoming.clear();
         self.incoming.extend_from_slice(&input[consumed..length]);
@@ -359,7 +376,7 @@ impl Relay<'_> {
             output.clear();
             encrypt(&mut self.tls, &mut self.incoming, plaintext, output).map_err(|error| {
                 tracing::debug!(%error, "cannot encrypt");
-                End::Tls
+                End::Tls(tls_error::cause(&error, &[]))
             })?;
             self.to_client.write(output.bytes(), self.client).map_err(|_| End::WriteFailed)?;
             add(&self.traffic.bytes_out, plaintext.map_or(0, <[u8]>::len));
