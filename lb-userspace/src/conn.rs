@@ -9,7 +9,7 @@ use crate::close::{Leg, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, Source, SourcePort};
 use crate::gateway::Gateway;
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Setback, Tier};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
 use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
@@ -174,7 +174,11 @@ impl Arrival {
         let hello = self.hello.as_deref();
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
-        let (route, _) = self.visitor.listener.table.lookup(sni, offers)?;
+        let found = self.visitor.listener.table.lookup(sni, offers);
+        let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
+            Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
+            _ => reason,
+        })?;
         let permit = gateway.acquire(&route.stats.live, route.max_connections);
         let permit = permit.ok_or(RejectReason::RouteFull)?;
         Ok((route.clone(), permit))
@@ -350,6 +354,7 @@ impl Passage {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
+                self.account.tls_failed(error.cause());
                 self.note_setback(CloseReason::TlsHandshakeFailed);
                 return CloseReason::TlsHandshakeFailed;
             }
@@ -368,9 +373,12 @@ impl Passage {
         self.account.spliced(choice);
         self.keep_alive(&server);
         let traffic = &self.account.connection.traffic;
-        let reason = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
+        let end = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
         server.clean();
-        reason
+        end.unwrap_or_else(|cause| {
+            self.account.tls_failed(cause);
+            CloseReason::TlsError
+        })
     }
 
     /// Remembers why a PostgreSQL client got nowhere: its next attempt may be one without TLS, and can be told.

@@ -48,9 +48,10 @@ reasons! {
         NotTls = "not_tls",
         /// A TLS record or handshake message that contradicts itself.
         HelloMalformed = "hello_malformed",
-        /// The ClientHello is longer than the bound (64 KiB), or its framing or its list of protocols is.
+        /// The ClientHello is longer than the bound (128 KiB), or its framing is.
         HelloTooLarge = "hello_too_large",
-        /// The server_name extension does not hold exactly one DNS host name (RFC 6066, section 3).
+        /// The server_name extension holds several names or none (RFC 6066, section 3); or something that is no DNS
+        /// host name, and the listener has no default route.
         SniInvalid = "sni_invalid",
         /// A PostgreSQL client asked for a session without TLS.
         PostgresCleartext = "postgres_cleartext",
@@ -62,13 +63,23 @@ reasons! {
         PostgresStuffed = "postgres_stuffed",
         /// No route covers this SNI.
         UnknownSni = "unknown_sni",
-        /// The client sent no SNI and the listener has no default route.
+        /// The client sent no SNI, or an IP address, and the listener has no default route.
         NoSni = "no_sni",
         /// Routes cover the SNI, none of them covers the ALPN offered; or TLS without SSLRequest on a PostgreSQL
         /// listener does not offer `postgresql`.
         AlpnMismatch = "alpn_mismatch",
         /// The route's `max_connections` is reached.
         RouteFull = "route_full",
+    }
+}
+
+reasons! {
+    /// What clients send as a server name that is no DNS host name; only a default route takes it.
+    OddName {
+        /// An IP address, against RFC 6066, section 3; it is taken for no name.
+        IpAddress = "ip_address",
+        /// Anything else.
+        NotAName = "not_a_name",
     }
 }
 
@@ -119,6 +130,67 @@ pub enum Setback {
     Rejected(RejectReason),
     /// It had one, but its handshake failed, or there was no server.
     Closed(CloseReason),
+}
+
+reasons! {
+    /// Why TLS with a client failed on a terminated route: the cause of [`CloseReason::TlsHandshakeFailed`] and
+    /// [`CloseReason::TlsError`]. What begins with `alert_` is what the client itself said.
+    TlsError {
+        /// The client offers neither TLS 1.2 nor TLS 1.3.
+        NoSharedVersion = "no_shared_version",
+        /// The client offers no cipher suite that the gateway has and the certificate's key can be used with.
+        NoSharedSuite = "no_shared_suite",
+        /// The client offers no group (curve) for the key exchange that the gateway has.
+        NoSharedGroup = "no_shared_group",
+        /// The client takes no signature that the certificate's key can make.
+        NoSharedSignature = "no_shared_signature",
+        /// The client lacks something else that TLS needs.
+        Incompatible = "incompatible",
+        /// The client showed no certificate, and `client_ca` asks for one.
+        CertificateRequired = "certificate_required",
+        /// The client's certificate leads to none of `client_ca`.
+        UnknownCa = "unknown_ca",
+        /// The client's certificate, or one that leads from it to `client_ca`, has expired.
+        CertificateExpired = "certificate_expired",
+        /// The client's certificate, or one that leads from it to `client_ca`, is not valid yet.
+        CertificateNotYetValid = "certificate_not_yet_valid",
+        /// The client's certificate is for other purposes: for servers only, or an authority's own.
+        CertificatePurpose = "certificate_purpose",
+        /// The client's certificate is X.509 version 1 or 2, and not itself in `client_ca`.
+        CertificateVersion = "certificate_version",
+        /// The client's certificate is broken or badly signed, or the client has not its key.
+        CertificateInvalid = "certificate_invalid",
+        /// The client does not know who signed the route's certificate.
+        AlertUnknownCa = "alert_unknown_ca",
+        /// To the client the route's certificate is bad: for another name, as many clients mean it.
+        AlertBadCertificate = "alert_bad_certificate",
+        /// The client cannot use a certificate of this kind.
+        AlertUnsupportedCertificate = "alert_unsupported_certificate",
+        /// To the client the route's certificate is revoked.
+        AlertCertificateRevoked = "alert_certificate_revoked",
+        /// To the client the route's certificate has expired.
+        AlertCertificateExpired = "alert_certificate_expired",
+        /// The client does not take the route's certificate, and does not say why.
+        AlertCertificateUnknown = "alert_certificate_unknown",
+        /// The client does not take what the gateway has chosen.
+        AlertHandshakeFailure = "alert_handshake_failure",
+        /// The client does not take the version that the gateway has chosen.
+        AlertProtocolVersion = "alert_protocol_version",
+        /// Any other alert of the client.
+        AlertOther = "alert_other",
+        /// The client closed the connection during the handshake.
+        Closed = "closed",
+        /// The client reset the connection during the handshake.
+        Reset = "reset",
+        /// The handshake was not done within `hello_timeout`.
+        Timeout = "timeout",
+        /// The client sent what TLS does not allow.
+        ProtocolViolation = "protocol_violation",
+        /// A record could not be decrypted: it was changed on its way, or never was TLS.
+        Undecryptable = "undecryptable",
+        /// A fault of the gateway.
+        Internal = "internal",
+    }
 }
 
 reasons! {
@@ -201,7 +273,9 @@ mod tests {
     #[test]
     fn every_reason_has_a_name_of_its_own() {
         names_are_metric_names(&RejectReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&OddName::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&CloseReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&TlsError::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&FallbackReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&Tier::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
     }

@@ -2,6 +2,7 @@
 
 mod accept;
 mod account;
+mod certificates;
 mod cli;
 mod close;
 mod connect;
@@ -16,6 +17,8 @@ mod sniff;
 mod splice;
 mod starting;
 mod terminate;
+mod tls_errors;
+mod tolerance;
 
 mod config;
 mod openssl;

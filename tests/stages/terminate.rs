@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
+use rustls::ContentType;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::tls::Client;
@@ -186,6 +187,29 @@ fn keys_are_updated_in_the_middle_of_a_session() -> Result<()> {
     let output = openssl.wait_end()?;
     assert_eq!(output.matches("KEYUPDATE").count(), 2, "{output}");
     assert!(!output.contains("unexpected eof") && !output.contains("error"), "{output}");
+    Ok(())
+}
+
+#[test]
+fn half_a_key_update_waits_for_the_other_while_the_server_speaks() -> Result<()> {
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    let leaf = world.authority.leaf(&[NAME])?;
+    let terminate = format!("tls = 'terminate'\ncertificate = {}", leaf.toml());
+    let gateway =
+        world.gateway(&(listener("") + &route("app2", NAME, &terminate) + &pool("app2", &[7001], "")))?;
+    let client = Client::new(&world.authority.path, &[&rustls::version::TLS13], None)?;
+    let mut socket = world.connect(443)?;
+    let mut sealer = client.sealer(&mut socket, NAME)?;
+    let speech = sealer.seal(ContentType::ApplicationData, b"ping")?;
+    // RFC 8446, section 4.6.3: type, length in three bytes, update_not_requested.
+    let (first, second) = (&[24, 0, 0][..], &[1, 0][..]);
+    socket.write_all(&[speech, sealer.seal(ContentType::Handshake, first)?].concat())?;
+    gateway.wait_status("the answer", |status| status.route("app2", "bytes_out") == 4)?;
+    socket.write_all(&sealer.seal(ContentType::Handshake, second)?)?;
+    socket.shutdown(Shutdown::Write)?;
+    let log = gateway.wait_access_log(1)?;
+    assert_eq!(log[0]["close_reason"], "client_closed", "{log:?}");
     Ok(())
 }
 

@@ -60,6 +60,20 @@ impl Authority {
 
     /// A certificate for these names with a key of this kind. Issued again for the same name, it replaces the files.
     pub fn leaf_with(&self, kind: KeyKind, names: &[&str]) -> Result<Leaf> {
+        self.issue(kind, names, |_| {})
+    }
+
+    /// A certificate like [`Authority::leaf`]'s, but for a change.
+    pub fn leaf_as(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<Leaf> {
+        self.issue(KeyKind::EcdsaP256, names, change)
+    }
+
+    fn issue(
+        &self,
+        kind: KeyKind,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Leaf> {
         let key = match kind {
             KeyKind::EcdsaP256 => KeyPair::generate()?,
             KeyKind::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048)?,
@@ -70,6 +84,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer)?;
 
         let stem = names[0].replace('*', "wildcard");

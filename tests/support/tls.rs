@@ -6,9 +6,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
+use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, NamedGroup, RootCertStore, SupportedProtocolVersion};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, NamedGroup, ProtocolVersion,
+    RootCertStore, SupportedProtocolVersion,
+};
 
 use crate::certs::Leaf;
 use crate::pump::{Duplex, HalfClose};
@@ -39,6 +44,21 @@ impl Client {
             )?,
         };
         Ok(Self { config })
+    }
+
+    /// A client that shows a certificate with a key that need not belong to it.
+    pub fn stealing(
+        authority: &Path,
+        versions: &[&'static SupportedProtocolVersion],
+        certificate: &Leaf,
+    ) -> Result<Self> {
+        let mut client = Self::new(authority, versions, None)?;
+        let key = PrivateKeyDer::from_pem_file(&certificate.key)?;
+        let key = client.config.crypto_provider().key_provider.load_private_key(key)?;
+        let chain = CertificateDer::pem_file_iter(&certificate.chain)?.collect::<Result<_, _>>()?;
+        client.config.client_auth_cert_resolver =
+            Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+        Ok(client)
     }
 
     /// Handshakes on a connected socket.
@@ -75,6 +95,27 @@ impl Client {
         })
     }
 
+    /// Handshakes and gives what seals the client's further TLS 1.3 records, to say what rustls would not.
+    pub fn sealer(&self, socket: &mut TcpStream, sni: &str) -> Result<Sealer> {
+        let mut config = self.config.clone();
+        config.enable_secret_extraction = true;
+        let name = ServerName::try_from(sni.to_owned())?;
+        let mut connection = ClientConnection::new(Arc::new(config), name)?;
+        while connection.is_handshaking() || connection.wants_write() {
+            connection.complete_io(socket).context("TLS handshake")?;
+        }
+        let suite =
+            connection.negotiated_cipher_suite().and_then(|suite| suite.tls13()).context("TLS 1.3")?;
+        let (sequence, secrets) = connection.dangerous_extract_secrets()?.tx;
+        let encrypter = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+            | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+            | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => suite.aead_alg.encrypter(key, iv),
+            _ => anyhow::bail!("keys of an unknown kind"),
+        };
+        Ok(Sealer { encrypter, sequence })
+    }
+
     /// Handshakes and tells which group the keys came from.
     pub fn key_exchange_group(&self, mut socket: TcpStream, sni: &str) -> Result<Option<NamedGroup>> {
         let name = ServerName::try_from(sni.to_owned())?;
@@ -83,6 +124,23 @@ impl Client {
             connection.complete_io(&mut socket).context("TLS handshake")?;
         }
         Ok(connection.negotiated_key_exchange_group().map(|group| group.name()))
+    }
+}
+
+/// What seals the records of a client.
+pub struct Sealer {
+    encrypter: Box<dyn MessageEncrypter>,
+    sequence: u64,
+}
+
+impl Sealer {
+    /// The next record, of this type.
+    pub fn seal(&mut self, typ: ContentType, payload: &[u8]) -> Result<Vec<u8>> {
+        let payload = OutboundChunks::from(payload);
+        let message = OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
+        let sealed = self.encrypter.encrypt(message, self.sequence)?;
+        self.sequence += 1;
+        Ok(sealed.encode())
     }
 }
 

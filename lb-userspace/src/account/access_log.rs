@@ -60,6 +60,9 @@ pub struct Record<'a> {
     pub duration_ms: u64,
     /// A close reason, or the reject reason of a client that got no route.
     pub close_reason: &'static str,
+    /// Why TLS with the client failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_error: Option<&'static str>,
     /// Fingerprint of the ClientHello.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ja4: Option<&'a str>,
@@ -99,6 +102,9 @@ impl Record<'_> {
             " in={} out={} {}ms {}",
             self.bytes_in, self.bytes_out, self.duration_ms, self.close_reason
         );
+        if let Some(error) = self.tls_error {
+            let _ = write!(line, "({error})");
+        }
         line
     }
 }
@@ -241,6 +247,7 @@ mod tests {
             bytes_out: 20,
             duration_ms: 30,
             close_reason: "client_closed",
+            tls_error: None,
             ja4: None,
         }
     }
@@ -261,6 +268,9 @@ mod tests {
             "2026-01-02T03:04:05.678Z databases 192.0.2.1:5000 sni=app1.redis.example.com route=redis-1 \
              server=redis-1/10.0.0.11:6379 tier=copy(packet_unavailable) in=10 out=20 30ms client_closed"
         );
+        let failed =
+            Record { close_reason: "tls_handshake_failed", tls_error: Some("unknown_ca"), ..record() };
+        assert!(failed.line(LogFormat::Text).ends_with(" tls_handshake_failed(unknown_ca)"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::access_log::{Record, printable, time_now};
 use super::{Books, Connection};
 use crate::clock::now_ms;
 
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier, TlsError};
 use crate::serving::{Listener, Pool, Route, ServerGuard};
 use crate::sniff::{ClientHello, ja4};
 use crate::tier::Choice;
@@ -28,6 +28,9 @@ pub struct Visitor {
     hello: Option<Box<HelloFacts>>,
     logged: bool,
 }
+
+/// Protocols offered that are kept for the access log; clients offer two or three.
+const MAX_ALPN: usize = 16;
 
 /// Tags of [`Account::facts`].
 mod fact {
@@ -53,10 +56,13 @@ impl Visitor {
 
     /// Notes what its ClientHello, at the front of `window`, says.
     pub fn sniffed(&mut self, hello: &ClientHello, window: &[u8]) {
+        if let Some(odd) = hello.odd_name {
+            self.listener.stats.odd_names.add(odd as usize);
+        }
         self.hello = self.logged.then(|| {
             Box::new(HelloFacts {
                 sni: hello.sni.as_ref().map(|name| name.as_str().into()),
-                alpn: hello.alpn.iter().map(printable).collect(),
+                alpn: hello.alpn.iter().take(MAX_ALPN).map(printable).collect(),
                 version: hello.version.to_string(),
                 ja4: ja4(window).map(|ja4| ja4.to_string()),
             })
@@ -95,17 +101,18 @@ impl Visitor {
     pub fn reject(&self, books: &Books, reason: RejectReason) {
         self.listener.stats.rejects.add(reason as usize);
         let who = (&*self.listener, self.client, self.opened_ms);
-        log(books, who, now_ms(), self.hello.as_deref(), reason.name(), None);
+        log(books, who, now_ms(), self.hello.as_deref(), (reason.name(), None), None);
     }
 }
 
-/// Writes an access-log line; `who`: where a client came in, its address, and when; then when it ended.
+/// Writes an access-log line; `who`: where a client came in, its address, and when; then when it ended, and why, with
+/// the cause if TLS failed.
 fn log(
     books: &Books,
     who: (&Listener, SocketAddr, u64),
     ended_ms: u64,
     hello: Option<&HelloFacts>,
-    close_reason: &'static str,
+    (close_reason, tls_error): (&'static str, Option<TlsError>),
     connection: Option<&Connection>,
 ) {
     let Some(log) = &books.access_log else { return };
@@ -129,6 +136,7 @@ fn log(
         bytes_out: traffic.map_or(0, |traffic| traffic.bytes_out.load(Relaxed)),
         duration_ms: ended_ms.saturating_sub(opened_ms),
         close_reason,
+        tls_error: tls_error.map(TlsError::name),
         ja4: hello.and_then(|hello| hello.ja4.as_deref()),
     };
     log.write(record.line(log.format));
@@ -145,6 +153,7 @@ pub struct Account {
     hello: Option<Box<HelloFacts>>,
     worker: usize,
     reason: Option<CloseReason>,
+    tls_error: Option<TlsError>,
     /// When it ended, if not when its account is closed.
     ended_ms: Option<u64>,
     /// The next process will close it.
@@ -190,7 +199,17 @@ impl Account {
         let Visitor { listener, client, local, opened_ms, hello, .. } = visitor;
         let connection = Arc::new(Connection::new(id, client, listener, sni, route, opened_ms, task));
         books.ledger.enter(worker, connection.clone());
-        Account { books, connection, local, hello, worker, reason: None, ended_ms: None, left: false }
+        Account {
+            books,
+            connection,
+            local,
+            hello,
+            worker,
+            reason: None,
+            tls_error: None,
+            ended_ms: None,
+            left: false,
+        }
     }
 
     /// Notes the TLS version agreed on.
@@ -202,6 +221,12 @@ impl Account {
                 _ => return,
             };
         }
+    }
+
+    /// Counts and notes why TLS with the client failed.
+    pub fn tls_failed(&mut self, cause: TlsError) {
+        self.connection.route.stats.tls_errors.add(cause as usize);
+        self.tls_error = Some(cause);
     }
 
     /// What is known of its ClientHello, as the next process can read it: fields of a tag, a length and as many bytes.
@@ -290,6 +315,7 @@ impl Drop for Account {
         tracing::debug!(id = connection.id, client = %connection.client, %reason, "closed");
         let who = (&*connection.listener, connection.client, connection.opened_ms);
         let ended_ms = self.ended_ms.unwrap_or_else(now_ms);
-        log(&self.books, who, ended_ms, self.hello.as_deref(), reason.name(), Some(connection));
+        let why = (reason.name(), self.tls_error);
+        log(&self.books, who, ended_ms, self.hello.as_deref(), why, Some(connection));
     }
 }

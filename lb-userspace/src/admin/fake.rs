@@ -3,7 +3,7 @@
 use super::Gateway;
 use super::view::*;
 use crate::account::Histogram;
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -54,7 +54,9 @@ impl Gateway for Fake {
             }],
             bytes: vec![RouteBytes { route: route(), bytes_in: 1, bytes_out: 2 }],
             rejects: vec![("databases".into(), RejectReason::UnknownSni, 1)],
+            odd_names: vec![("databases".into(), OddName::IpAddress, 3)],
             closes: vec![(route(), CloseReason::ClientClosed, 8)],
+            tls_errors: vec![(route(), TlsError::UnknownCa, 2)],
             fallbacks: vec![(FallbackReason::PacketUnavailable, 10)],
             servers: vec![
                 ServerUp { pool: "redis-1".into(), server: "10.0.0.11:6379".into(), up: true },
@@ -121,6 +123,7 @@ pub(crate) fn status() -> Status {
             active: 3,
             total: 1241,
             rejects: [("not_tls".into(), 2), ("unknown_sni".into(), 5)].into(),
+            odd_names: [("ip_address".into(), 3)].into(),
         }],
         routes: vec![
             route("redis-1", "app1.redis.example.com", 2, 1200, 1536, 5_368_709_120),

@@ -80,10 +80,22 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         family.sample([("listener", listener), ("reason", reason.name())], &ConstCounter::new(*n))?;
     }
 
+    let help = "Clients whose server name is no DNS host name, routed or turned away";
+    let mut family = Family::new(encoder, "snisplice_odd_names", None, help, Counter)?;
+    for (listener, kind, n) in &scrape.odd_names {
+        family.sample([("listener", listener), ("kind", kind.name())], &ConstCounter::new(*n))?;
+    }
+
     let help = "Connections with a route that ended";
     let mut family = Family::new(encoder, "snisplice_closes", None, help, Counter)?;
     for (route, reason, n) in &scrape.closes {
         family.sample([("route", route), ("reason", reason.name())], &ConstCounter::new(*n))?;
+    }
+
+    let help = "Connections of terminated routes in which TLS with the client failed";
+    let mut family = Family::new(encoder, "snisplice_tls_errors", None, help, Counter)?;
+    for (route, error, n) in &scrape.tls_errors {
+        family.sample([("route", route), ("error", error.name())], &ConstCounter::new(*n))?;
     }
 
     let help = "Connections that did not get an earlier tier of the configured order";

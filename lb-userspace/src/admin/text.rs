@@ -59,6 +59,14 @@ pub fn status(status: &Status) -> String {
     }
     out += &table.section();
 
+    let mut table = Table::new(["LISTENER", "SERVER NAME IS NO HOST NAME", ">CLIENTS"]);
+    for l in &status.listeners {
+        for (kind, n) in &l.odd_names {
+            table.row([&l.name, kind, &n.to_string()]);
+        }
+    }
+    out += &table.section();
+
     let mut table = Table::new(["ROUTE", "LISTENER", "SNI", "POOL", ">ACTIVE", ">TOTAL", ">IN", ">OUT"]);
     for r in &status.routes {
         table.row([
@@ -258,6 +266,9 @@ databases  0.0.0.0:443 [::]:443       3   1241
 LISTENER   REJECTED BECAUSE  CLIENTS
 databases  not_tls                 2
 databases  unknown_sni             5
+
+LISTENER   SERVER NAME IS NO HOST NAME  CLIENTS
+databases  ip_address                         3
 
 ROUTE    LISTENER   SNI                     POOL     ACTIVE  TOTAL       IN      OUT
 redis-1  databases  app1.redis.example.com  redis-1       2   1200  1.5 KiB  5.0 GiB

@@ -5,7 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::account::histogram::Snapshot;
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -116,6 +116,9 @@ pub struct Listener {
     pub total: u64,
     /// Clients turned away before they had a route: [`RejectReason`] to connections.
     pub rejects: BTreeMap<String, u64>,
+    /// Clients whose server name is no DNS host name, with or without a route: [`OddName`] to connections.
+    #[serde(default)]
+    pub odd_names: BTreeMap<String, u64>,
 }
 
 /// One `[[route]]`.
@@ -264,8 +267,12 @@ pub struct Scrape {
     pub bytes: Vec<RouteBytes>,
     /// Clients turned away, per listener.
     pub rejects: Vec<(String, RejectReason, u64)>,
+    /// Clients whose server name is no DNS host name, per listener.
+    pub odd_names: Vec<(String, OddName, u64)>,
     /// Ended connections, per route.
     pub closes: Vec<(String, CloseReason, u64)>,
+    /// Why TLS with clients failed, per route.
+    pub tls_errors: Vec<(String, TlsError, u64)>,
     /// Connections that did not get an earlier tier.
     pub fallbacks: Vec<(FallbackReason, u64)>,
     /// Whether a server takes new connections.
@@ -358,8 +365,9 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 8] = [
+    const ADDED: [&str; 9] = [
         "config_generation",
+        "listeners[].odd_names",
         "packet.drops",
         "packet.notes",
         "packet.state",
@@ -370,7 +378,8 @@ mod tests {
     ];
 
     /// From reason to count.
-    const MAPS: [&str; 4] = ["tier_fallbacks", "listeners[].rejects", "packet.drops", "packet.notes"];
+    const MAPS: [&str; 5] =
+        ["tier_fallbacks", "listeners[].odd_names", "listeners[].rejects", "packet.drops", "packet.notes"];
 
     /// The keys of a document, as paths with the type of each leaf; the reason names in maps are data, not keys.
     fn shape(path: &str, value: &Value, into: &mut BTreeSet<(String, &'static str)>) {

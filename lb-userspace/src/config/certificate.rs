@@ -7,22 +7,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::sign::CertifiedKey;
-use rustls::{InconsistentKeys, RootCertStore};
+use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use zeroize::Zeroizing;
 
 use super::diagnostic::quote;
+use super::pem::{pem_error, unusable};
 use super::value::Problem;
-use super::{Files, Termination};
+use super::{Files, Termination, key, pem};
 
 /// The files of a terminated route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Paths {
     pub(super) chain: PathBuf,
     pub(super) key: PathBuf,
+    pub(super) passphrase: Option<PathBuf>,
     pub(super) client_ca: Option<PathBuf>,
 }
 
@@ -31,6 +34,7 @@ pub(super) struct Paths {
 pub(super) enum Part {
     Chain,
     Key,
+    Passphrase,
     ClientCa,
 }
 
@@ -39,8 +43,8 @@ pub(super) struct Loaded {
     pub(super) termination: Arc<Termination>,
     /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
     pub(super) names: BTreeSet<Box<str>>,
-    /// What is wrong with its dates, if anything.
-    pub(super) warning: Option<Problem>,
+    /// What is odd about the files, and does not keep them from being used.
+    pub(super) warnings: Vec<(Part, Problem)>,
 }
 
 /// Or every problem with the files.
@@ -69,7 +73,11 @@ impl<'a> Certificates<'a> {
 
     fn load_now(&self, paths: &Paths) -> Result<Loaded, Vec<(Part, Problem)>> {
         let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
-        let key = self.key(&paths.key).map_err(|problem| (Part::Key, problem));
+        let passphrase = paths.passphrase.as_deref().map(|path| self.passphrase(path)).transpose();
+        let key = passphrase.map_err(|problem| (Part::Passphrase, problem)).and_then(|passphrase| {
+            let passphrase = passphrase.as_ref().map(|line| &line[..]);
+            self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
+        });
         let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path));
         let client_ca = client_ca.transpose().map_err(|problem| (Part::ClientCa, problem));
         let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
@@ -79,10 +87,15 @@ impl<'a> Certificates<'a> {
                 return Err(problems.into_iter().flatten().collect());
             }
         };
-        self.matches(&chain, &key, &paths.chain).map_err(|problem| vec![problem])?;
-        let warning = leaf.out_of_date(self.now);
-        let termination = Arc::new(Termination { chain, key, client_ca, not_after: leaf.not_after });
-        Ok(Loaded { termination, names: leaf.names, warning })
+        matches(&chain, &*key.signing, &paths.chain).map_err(|problem| vec![(Part::Key, problem)])?;
+        let mut warnings: Vec<_> =
+            leaf.out_of_date(self.now).map(|problem| (Part::Chain, problem)).into_iter().collect();
+        if paths.passphrase.is_some() && !key.encrypted {
+            let problem = Problem::new("`passphrase_file` has no effect: the private key is not encrypted");
+            warnings.push((Part::Passphrase, problem.help("take it out, or encrypt the key")));
+        }
+        let termination = Termination { chain, key: key.der, client_ca, not_after: leaf.not_after };
+        Ok(Loaded { termination: Arc::new(termination), names: leaf.names, warnings })
     }
 
     fn chain(&self, path: &Path) -> Result<(Vec<CertificateDer<'static>>, Leaf), Problem> {
@@ -101,24 +114,26 @@ impl<'a> Certificates<'a> {
         }
     }
 
-    fn key(&self, path: &Path) -> Result<PrivateKeyDer<'static>, Problem> {
-        let pem = self.read(path)?;
-        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
-            pem::Error::NoItemsFound if is_encrypted(&pem) => unusable(path, "its private key is encrypted")
-                .help(
-                    "decrypt it: `openssl pkey -in ENCRYPTED -out KEY`, and let only the gateway read that",
-                ),
-            pem::Error::NoItemsFound if CertificateDer::from_pem_slice(&pem).is_ok() => {
-                unusable(path, "it holds no private key")
-                    .help("it holds a certificate: are `chain` and `key` swapped?")
-            }
-            pem::Error::NoItemsFound => unusable(path, "it holds no private key").help(PEM_KEY),
-            error => unusable(path, pem_error(&error)).help(PEM_KEY),
-        })?;
-        match self.provider.key_provider.load_private_key(key.clone_key()) {
-            Ok(_) => Ok(key),
+    fn key(&self, path: &Path, passphrase: Option<&[u8]>) -> Result<Key, Problem> {
+        let (der, encrypted) = key::read(path, &self.read(path)?, passphrase)?;
+        match self.provider.key_provider.load_private_key(der.clone_key()) {
+            Ok(signing) => Ok(Key { der, signing, encrypted }),
             Err(_) => Err(unusable(path, "its private key is not one that can be used")
                 .help("RSA of 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519")),
+        }
+    }
+
+    /// The one line of a file, without its end.
+    fn passphrase(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        let mut line = self.read(path)?;
+        for end in [b'\n', b'\r'] {
+            line.pop_if(|last| *last == end);
+        }
+        let problem = |why| Err(unusable(path, why).help("one line, with the passphrase"));
+        match line.contains(&b'\n') {
+            true => problem("it has several lines"),
+            false if line.is_empty() => problem("it is empty"),
+            false => Ok(line),
         }
     }
 
@@ -137,41 +152,44 @@ impl<'a> Certificates<'a> {
         Ok(authorities)
     }
 
-    fn matches(
-        &self,
-        chain: &[CertificateDer<'static>],
-        key: &PrivateKeyDer<'static>,
-        chain_path: &Path,
-    ) -> Result<(), (Part, Problem)> {
-        let of_key = |chain: &[CertificateDer<'static>]| {
-            CertifiedKey::from_der(chain.to_vec(), key.clone_key(), &self.provider).map(drop)
-        };
-        let Err(error) = of_key(chain) else { return Ok(()) };
-        if error != rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
-            return Err((Part::Chain, unusable(chain_path, &format!("its first certificate: {error}"))));
-        }
-        let chain_path = quote(&chain_path.to_string_lossy());
-        let problem = Problem::new(format!("this key does not belong to the certificate in {chain_path}"));
-        let others = (2..).zip(&chain[1..]);
-        let owner =
-            others.filter(|(_, other)| of_key(std::slice::from_ref(*other)).is_ok()).map(|(n, _)| n).next();
-        let help = match owner {
-            Some(number) => format!("it belongs to certificate {number} of that file: put that one first"),
-            None => "compare `openssl pkey -pubout -in KEY` and `openssl x509 -pubkey -noout -in CHAIN`"
-                .to_owned(),
-        };
-        Err((Part::Key, problem.help(help)))
-    }
-
-    fn read(&self, path: &Path) -> Result<Vec<u8>, Problem> {
-        self.files.read(path).map_err(|error| {
+    fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        let content = self.files.read(path).map(Zeroizing::new).map_err(|error| {
             let problem = Problem::new(format!("cannot read {}: {error}", quote(&path.to_string_lossy())));
             match path.is_relative() {
                 true => problem.help("a relative path starts at the directory of this file"),
                 false => problem,
             }
-        })
+        })?;
+        pem::text(path, content)
     }
+}
+
+/// A private key that can be used.
+struct Key {
+    der: PrivateKeyDer<'static>,
+    signing: Arc<dyn SigningKey>,
+    /// It was, before the passphrase.
+    encrypted: bool,
+}
+
+/// Whether the key belongs to the first certificate. The certificates are looked at no further than clients would:
+/// what version of X.509 they are is theirs to judge.
+fn matches(chain: &[CertificateDer<'_>], key: &dyn SigningKey, chain_path: &Path) -> Result<(), Problem> {
+    // A key that does not tell its public half is taken at its word.
+    let Some(public) = key.public_key() else { return Ok(()) };
+    let belongs = |certificate: &CertificateDer<'_>| {
+        X509Certificate::from_der(certificate)
+            .is_ok_and(|(_, certificate)| certificate.public_key().raw == &*public)
+    };
+    let help = match chain.iter().position(belongs) {
+        Some(0) => return Ok(()),
+        Some(other) => format!("it belongs to certificate {} of that file: put that one first", other + 1),
+        None => {
+            "compare `openssl pkey -pubout -in KEY` and `openssl x509 -pubkey -noout -in CHAIN`".to_owned()
+        }
+    };
+    let chain_path = quote(&chain_path.to_string_lossy());
+    Err(Problem::new(format!("this key does not belong to the certificate in {chain_path}")).help(help))
 }
 
 /// What is of interest in a server's certificate.
@@ -223,29 +241,8 @@ const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, the server's
 
 const PEM_AUTHORITIES: &str = "a PEM file with the certificates that sign those of clients";
 
-const PEM_KEY: &str = "a PEM file with `BEGIN PRIVATE KEY`";
-
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| unusable(path, pem_error(&error)).help(PEM_CERTIFICATE))
-}
-
-fn unusable(path: &Path, why: &str) -> Problem {
-    Problem::new(format!("cannot use {}: {why}", quote(&path.to_string_lossy())))
-}
-
-/// Says nothing of the content: it may be a private key's.
-fn pem_error(error: &pem::Error) -> &'static str {
-    match error {
-        pem::Error::MissingSectionEnd { .. } => "a PEM section in it does not end",
-        pem::Error::IllegalSectionStart { .. } => "a PEM section in it starts with a broken line",
-        pem::Error::Base64Decode(_) => "a PEM section in it is not base64",
-        _ => "it is not PEM",
-    }
-}
-
-fn is_encrypted(pem: &[u8]) -> bool {
-    const BEGIN: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
-    pem.windows(BEGIN.len()).any(|window| window == BEGIN)
 }

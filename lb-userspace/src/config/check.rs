@@ -16,6 +16,7 @@ use super::names::Names;
 use super::overlap::{self, Claim};
 use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
 use super::reader::{Field, reject_repeated};
+use super::value::Problem;
 use super::{
     AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Keepalive, Listener, LogFormat,
     LogTarget, Origin, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
@@ -280,28 +281,35 @@ fn load_certificate(
     let certificate = raw.certificate.given()?;
     let chain = certificate.get_ref().chain.given()?;
     let key = certificate.get_ref().key.given()?;
+    let passphrase = &certificate.get_ref().passphrase_file;
+    if passphrase.is_invalid() {
+        return None;
+    }
+    let passphrase = passphrase.given();
     let client_ca = raw.client_ca.given();
     let paths = Paths {
         chain: chain.get_ref().clone(),
         key: key.get_ref().clone(),
+        passphrase: passphrase.map(|path| path.get_ref().clone()),
         client_ca: client_ca.map(|path| path.get_ref().clone()),
+    };
+    let at = |(part, problem): &(Part, Problem)| {
+        let place = match part {
+            Part::Chain => chain,
+            Part::Key => key,
+            Part::Passphrase => passphrase?,
+            Part::ClientCa => client_ca?,
+        };
+        Some(problem.clone().at(place.span()))
     };
     match certificates.load(&paths) {
         Ok(loaded) => {
-            if let Some(problem) = &loaded.warning {
-                report.push(problem.clone().at(chain.span()).into_warning());
-            }
+            let warnings = loaded.warnings.iter().filter_map(at);
+            warnings.for_each(|warning| report.push(warning.into_warning()));
             Some((certificate.span(), loaded.clone()))
         }
         Err(problems) => {
-            for (part, problem) in problems {
-                let span = match part {
-                    Part::Chain => chain.span(),
-                    Part::Key => key.span(),
-                    Part::ClientCa => client_ca?.span(),
-                };
-                report.push(problem.clone().at(span));
-            }
+            problems.iter().filter_map(at).for_each(|problem| report.push(problem));
             None
         }
     }

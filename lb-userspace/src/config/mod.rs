@@ -7,9 +7,11 @@
 mod certificate;
 mod check;
 mod diagnostic;
+mod key;
 mod mend;
 mod names;
 mod overlap;
+mod pem;
 mod raw;
 mod reader;
 #[cfg(test)]
@@ -45,7 +47,7 @@ pub const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=29_999;
 /// Upper bound on the size of the configuration file, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 64 << 20;
 
-/// Upper bound on the size of a certificate or key file, in bytes.
+/// Upper bound on the size of a certificate, key or passphrase file, in bytes.
 pub const MAX_PEM_BYTES: u64 = 4 << 20;
 
 /// SHA-256 of a file's content.

@@ -97,6 +97,7 @@ pub(super) enum RawTls {
 pub(super) struct RawCertificate {
     pub(super) chain: Field<PathBuf>,
     pub(super) key: Field<PathBuf>,
+    pub(super) passphrase_file: Field<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -224,8 +225,14 @@ const ROUTE: Keys = Keys {
     ],
 };
 
-const CERTIFICATE: Keys =
-    Keys { header: "certificate", examples: &[("chain", r#""redis-1.crt""#), ("key", r#""redis-1.key""#)] };
+const CERTIFICATE: Keys = Keys {
+    header: "certificate",
+    examples: &[
+        ("chain", r#""redis-1.crt""#),
+        ("key", r#""redis-1.key""#),
+        ("passphrase_file", r#""redis-1.pass""#),
+    ],
+};
 
 const BACKEND: Keys = Keys { header: "a backend", examples: &[("pool", r#""redis-1""#), ("weight", "1")] };
 
@@ -426,6 +433,7 @@ fn certificate(mut s: Section<'_, '_>) -> RawCertificate {
     RawCertificate {
         chain: s.require("chain", |r, v| r.parse(v, value::path)),
         key: s.require("key", |r, v| r.parse(v, value::path)),
+        passphrase_file: s.read("passphrase_file", |r, v| r.parse(v, value::path)),
     }
 }
 

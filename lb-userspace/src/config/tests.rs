@@ -1521,7 +1521,7 @@ fn a_key_file_must_be_readable_and_hold_a_key() {
          help: RSA of 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519
         error: cannot use `encrypted.key`: its private key is encrypted
            at: "encrypted.key"
-         help: decrypt it: `openssl pkey -in ENCRYPTED -out KEY`, and let only the gateway read that
+         help: name the file that holds the passphrase: `certificate = { …, passphrase_file = "FILE" }`; or decrypt it: `openssl pkey -in ENCRYPTED -out KEY`, and let only the gateway read that
         "#,
     );
 }

@@ -5,7 +5,7 @@ use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
 
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::serving::{Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
 use crate::splice::packet::{Loss, PacketTier};
 use std::collections::{BTreeMap, HashMap};
@@ -152,6 +152,14 @@ impl admin::Gateway for Gateway {
                     RejectReason::ALL.iter().map(count)
                 })
                 .collect(),
+            odd_names: snapshot
+                .listeners
+                .iter()
+                .flat_map(|l| {
+                    let count = |o: &OddName| (l.name.to_string(), *o, l.stats.odd_names.get(*o as usize));
+                    OddName::ALL.iter().map(count)
+                })
+                .collect(),
             closes: routes()
                 .flat_map(|route| {
                     let stats = &route.stats;
@@ -161,6 +169,14 @@ impl admin::Gateway for Gateway {
                         .iter()
                         .map(count)
                         .filter(move |(_, reason, count)| shown(*reason, *count))
+                })
+                .collect(),
+            tls_errors: routes()
+                .flat_map(|route| {
+                    let stats = &route.stats;
+                    let count =
+                        |e: &TlsError| (route.name.to_string(), *e, stats.tls_errors.get(*e as usize));
+                    TlsError::ALL.iter().map(count).filter(|(_, _, count)| *count > 0)
                 })
                 .collect(),
             fallbacks: FallbackReason::ALL
@@ -258,6 +274,7 @@ fn listener_view(listener: &Listener) -> view::Listener {
         active: listener.stats.live.active() as u64,
         total: listener.stats.total.load(Relaxed),
         rejects: by_name(RejectReason::ALL, |r| r.name(), &listener.stats.rejects),
+        odd_names: by_name(OddName::ALL, |o| o.name(), &listener.stats.odd_names),
     }
 }
 

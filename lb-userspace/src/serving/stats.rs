@@ -4,7 +4,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::{Limit, Setbacks};
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
@@ -50,6 +50,8 @@ pub struct ListenerStats {
     mss: AtomicU16,
     /// Clients turned away.
     pub rejects: PerReason<{ RejectReason::ALL.len() }>,
+    /// Clients whose server name is no DNS host name, routed or turned away.
+    pub odd_names: PerReason<{ OddName::ALL.len() }>,
     /// PostgreSQL clients that got nowhere a moment ago.
     pub setbacks: Setbacks,
 }
@@ -78,6 +80,8 @@ pub struct RouteStats {
     pub tiers: [TierStats; Tier::ALL.len()],
     /// Connections ended.
     pub closes: PerReason<{ CloseReason::ALL.len() }>,
+    /// Why TLS with clients failed.
+    pub tls_errors: PerReason<{ TlsError::ALL.len() }>,
     /// Client to server, of connections that have ended.
     pub bytes_in: AtomicU64,
     /// Server to client, of connections that have ended.

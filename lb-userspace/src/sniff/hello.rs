@@ -1,28 +1,38 @@
 //! Hello: from the body of a whole ClientHello to what the later stages want to know of it.
 //!
-//! tls-parser reads the body. It gives partial results where it can (a list that ends in the middle of an
-//! element, bytes behind a list, an extensions block it cannot make sense of), so every length it was given
-//! is held against what it read.
+//! Only what decides over the route is judged: the framing of the extensions, server_name and ALPN. There, what
+//! two readers could read in two ways is refused. Everything else is the server's affair, which may take more than
+//! the RFCs allow.
+//!
+//! tls-parser reads the body's front and those two lists. It gives partial results where it can (a list that ends
+//! in the middle of an element, bytes behind a list, a block of extensions whose length lies), so every length it
+//! was given is held against what it read.
 
 use std::fmt;
 
 use tls_parser::{
-    SNIType, TlsCipherSuiteID, TlsExtension, parse_tls_client_hello_extension,
-    parse_tls_handshake_client_hello,
+    SNIType, TlsCipherSuiteID, TlsExtension, parse_tls_extension_alpn_content,
+    parse_tls_extension_sni_content, parse_tls_handshake_client_hello,
 };
 
 use super::ServerName;
-use crate::reason::RejectReason;
+use super::records::Records;
+use crate::reason::{OddName, RejectReason};
 
-/// Bytes of protocol names kept with a connection; clients send about a dozen.
-const MAX_ALPN: usize = 1024;
+// Types of extensions.
+pub(super) const SERVER_NAME: u16 = 0;
+pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
+pub(super) const ALPN: u16 = 16;
+pub(super) const SUPPORTED_VERSIONS: u16 = 43;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The name asked for; `None` only if there is no server_name extension. With Encrypted ClientHello, the
-    /// public (outer) name.
+    /// The name asked for; `None` only if there is no server_name extension, or one with an `odd_name`. With
+    /// Encrypted ClientHello, the public (outer) name.
     pub sni: Option<ServerName>,
+    /// What the server_name extension holds instead of a DNS host name.
+    pub odd_name: Option<OddName>,
     /// The application protocols offered.
     pub alpn: Alpn,
     /// The highest version offered.
@@ -100,29 +110,46 @@ impl fmt::Display for TlsVersion {
 /// Reads a ClientHello's body. `length` and `postgres` are passed through.
 pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientHello, RejectReason> {
     let body = Body::parse(body).ok_or(RejectReason::HelloMalformed)?;
-    let sni = match body.server_names.as_deref() {
-        None => None,
-        Some(&[(SNIType::HostName, name)]) => Some(ServerName::parse(name)?),
-        Some(_) => return Err(RejectReason::SniInvalid),
+    let (sni, odd_name) = match body.server_names.as_deref().map(host_name).transpose()? {
+        None => (None, None),
+        Some(Ok(name)) => (Some(name), None),
+        Some(Err(odd)) => (None, Some(odd)),
     };
-    if body.alpn.len() > MAX_ALPN {
-        return Err(RejectReason::HelloTooLarge);
+    Ok(ClientHello { sni, odd_name, alpn: Alpn(body.alpn.into()), version: body.version(), length, postgres })
+}
+
+/// The host name of a server_name list, beside which there may be names of other types. Of two, servers would not
+/// take the same one.
+fn host_name(names: &[(SNIType, &[u8])]) -> Result<Result<ServerName, OddName>, RejectReason> {
+    let mut hosts = names.iter().filter(|(kind, _)| *kind == SNIType::HostName);
+    match (hosts.next(), hosts.next()) {
+        (Some((_, name)), None) => Ok(ServerName::parse(name)),
+        (None, _) if !names.is_empty() => Ok(Err(OddName::NotAName)),
+        _ => Err(RejectReason::SniInvalid),
     }
-    Ok(ClientHello { sni, alpn: Alpn(body.alpn.into()), version: body.version(), length, postgres })
+}
+
+/// The highest version and the cipher suites that the ClientHello at the front of the window offers; `None` if it is
+/// not whole or malformed.
+pub fn offer(window: &[u8]) -> Option<(TlsVersion, Vec<u16>)> {
+    let message = Records::default().advance(window).ok()??;
+    let body = Body::parse(&message)?;
+    Some((body.version(), body.ciphers.iter().map(|cipher| cipher.0).collect()))
 }
 
 /// What we use of a ClientHello, as sent: GREASE included, nothing interpreted.
 #[derive(Default)]
 pub(super) struct Body<'a> {
     legacy_version: u16,
-    /// The supported_versions extension; empty if there is none.
+    /// The supported_versions extension; empty if there is none that can be read.
     supported_versions: Vec<u16>,
     pub(super) ciphers: Vec<TlsCipherSuiteID>,
-    /// Types of the extensions, in order, no two equal.
+    /// Types of the extensions, in order.
     pub(super) extensions: Vec<u16>,
     pub(super) server_names: Option<Vec<(SNIType, &'a [u8])>>,
     /// Protocol names with a length byte each.
     pub(super) alpn: &'a [u8],
+    /// Empty if there are none that can be read.
     pub(super) signature_algorithms: Vec<u16>,
 }
 
@@ -136,16 +163,15 @@ impl<'a> Body<'a> {
         }
         let mut body = Self { legacy_version: hello.version.0, ciphers: hello.ciphers, ..Self::default() };
         let mut block = hello.ext.unwrap_or_default();
-        while !block.is_empty() {
-            let (rest, extension) = parse_tls_client_hello_extension(block).ok()?;
-            let [type_high, type_low, _, _, data @ ..] = &block[..block.len() - rest.len()] else {
-                return None;
-            };
-            body.extensions.push(u16::from_be_bytes([*type_high, *type_low]));
-            body.extension(extension, data)?;
+        while let [type_high, type_low, length_high, length_low, rest @ ..] = block {
+            let length = u16::from_be_bytes([*length_high, *length_low]);
+            let (data, rest) = rest.split_at_checked(length.into())?;
+            let kind = u16::from_be_bytes([*type_high, *type_low]);
+            body.extension(kind, data)?;
+            body.extensions.push(kind);
             block = rest;
         }
-        body.has_no_extension_twice().then_some(body)
+        block.is_empty().then_some(body)
     }
 
     /// The highest version offered (RFC 8446, section 4.2.1), GREASE ignored.
@@ -154,45 +180,52 @@ impl<'a> Body<'a> {
         TlsVersion(offered.max().unwrap_or(self.legacy_version))
     }
 
-    /// Keeps what we use, if its elements fill `data` exactly.
-    fn extension(&mut self, extension: TlsExtension<'a>, data: &'a [u8]) -> Option<()> {
-        let length = match extension {
-            TlsExtension::SNI(names) => {
+    /// Keeps what we use. `None` for a server_name or ALPN whose elements do not fill `data` exactly, or that comes
+    /// a second time.
+    fn extension(&mut self, kind: u16, data: &'a [u8]) -> Option<()> {
+        match kind {
+            SERVER_NAME => {
+                let (_, TlsExtension::SNI(names)) = parse_tls_extension_sni_content(data).ok()? else {
+                    return None;
+                };
                 let length = 2 + names.iter().map(|(_, name)| 3 + name.len()).sum::<usize>();
-                self.server_names = Some(names);
-                length
-            }
-            TlsExtension::ALPN(names) => {
-                if names.is_empty() || names.contains(&&b""[..]) {
+                if length != data.len() || self.server_names.replace(names).is_some() {
                     return None;
                 }
-                self.alpn = data.get(2..)?;
-                2 + names.iter().map(|name| 1 + name.len()).sum::<usize>()
             }
-            TlsExtension::SupportedVersions(versions) => {
-                self.supported_versions = versions.iter().map(|version| version.0).collect();
-                // tls-parser skips the list's own length.
-                let length = 2 * versions.len();
-                if versions.is_empty() || usize::from(*data.first()?) != length {
+            ALPN => {
+                let (_, TlsExtension::ALPN(names)) = parse_tls_extension_alpn_content(data).ok()? else {
+                    return None;
+                };
+                let length = 2 + names.iter().map(|name| 1 + name.len()).sum::<usize>();
+                if length != data.len() || names.is_empty() || names.contains(&&b""[..]) {
                     return None;
                 }
-                1 + length
+                let first = self.alpn.is_empty();
+                self.alpn = data.get(2..).filter(|_| first)?;
             }
-            TlsExtension::SignatureAlgorithms(algorithms) => {
-                let length = 2 + 2 * algorithms.len();
-                self.signature_algorithms = algorithms;
-                length
+            SUPPORTED_VERSIONS => {
+                if let [length, list @ ..] = data {
+                    self.supported_versions = numbers(list, (*length).into());
+                }
             }
-            _ => return Some(()),
-        };
-        (length == data.len()).then_some(())
+            SIGNATURE_ALGORITHMS => {
+                if let [high, low, list @ ..] = data {
+                    self.signature_algorithms = numbers(list, u16::from_be_bytes([*high, *low]).into());
+                }
+            }
+            _ => {}
+        }
+        Some(())
     }
+}
 
-    fn has_no_extension_twice(&self) -> bool {
-        let mut types = self.extensions.clone();
-        types.sort_unstable();
-        types.windows(2).all(|pair| pair[0] != pair[1])
+/// A list of 16-bit numbers; empty if it does not have `length` bytes, or has an odd one.
+fn numbers(list: &[u8], length: usize) -> Vec<u16> {
+    if list.len() != length || !length.is_multiple_of(2) {
+        return Vec::new();
     }
+    list.chunks_exact(2).map(|number| u16::from_be_bytes([number[0], number[1]])).collect()
 }
 
 /// Values that clients send to keep servers tolerant (RFC 8701): 0x0a0a, 0x1a1a … 0xfafa.

@@ -6,11 +6,9 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use super::hello::{Body, is_grease};
+use super::hello::{ALPN, Body, SERVER_NAME, is_grease};
 use super::records::Records;
 
-const SERVER_NAME: u16 = 0;
-const ALPN: u16 = 16;
 /// Hexadecimal digits kept of each hash.
 const HASH_DIGITS: usize = 12;
 

@@ -12,6 +12,7 @@ mod name;
 mod postgres;
 mod records;
 mod refusal;
+mod sslv2;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,7 @@ use crate::reason::RejectReason;
 use records::Records;
 
 pub use alert::alert;
-pub use hello::{Alpn, ClientHello, TlsVersion};
+pub use hello::{Alpn, ClientHello, TlsVersion, offer};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
 pub use records::{MAX_HELLO, MAX_WINDOW};
@@ -135,10 +136,17 @@ impl Sniffer {
         let State::Hello { records, entry } = &mut self.state else {
             return Ok(Output::NeedMore);
         };
+        let postgres = *entry == Entry::Requested;
+        if sslv2::begins(window) {
+            return Ok(match sslv2::read(window, postgres)? {
+                None => Output::NeedMore,
+                Some(hello) => Output::Hello(Box::new(hello)),
+            });
+        }
         let Some(message) = records.advance(window)? else {
             return Ok(Output::NeedMore);
         };
-        let hello = hello::read(&message, records.position(), *entry == Entry::Requested)?;
+        let hello = hello::read(&message, records.position(), postgres)?;
         // "When using SSL connections in this style the client is required to use the ALPN extension […] to
         // protect against protocol confusion attacks" (PostgreSQL 17, "SSL Session Encryption"). The server
         // closes without it, and so do we: otherwise a terminated route would be laxer than the server itself.

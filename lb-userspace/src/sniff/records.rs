@@ -2,17 +2,20 @@
 //!
 //! Only what both lengths say is waited for, the record's and the handshake message's. Everything inside the
 //! message is looked at when it is whole, so an inner length that lies is never "need more".
+//!
+//! A record's version is ignored, as RFC 8446, section 5.1, wants it, and a record may be empty: OpenSSL takes that.
 
 use std::borrow::Cow;
 
 use crate::reason::RejectReason;
 
-/// The longest ClientHello, in bytes of handshake message body. Real ones have 200 to 2000.
-pub const MAX_HELLO: usize = 64 * 1024;
+/// The longest ClientHello, in bytes of handshake message body. Real ones have 200 to 2000; this is the most that
+/// OpenSSL takes.
+pub const MAX_HELLO: usize = 131_396;
 
-/// The longest run of records that may carry a ClientHello: framing may cost as much as the message. One split
-/// into records of a few bytes must therefore be shorter than [`MAX_HELLO`]. A caller needs no larger window.
-pub const MAX_WINDOW: usize = 2 * MAX_HELLO;
+/// The longest run of records that may carry a ClientHello: one split into records of a few bytes must be shorter
+/// than [`MAX_HELLO`]. A caller needs no larger window.
+pub const MAX_WINDOW: usize = 160 * 1024;
 
 /// Content type, legacy version, length.
 const RECORD_HEADER: usize = 5;
@@ -50,8 +53,7 @@ impl Records {
             if self.length().is_some_and(|length| self.gathered == length) {
                 return Ok(Some(body(window.get(..self.position).unwrap_or_default())));
             }
-            // The rest of this record; or a header and a byte, which a next one has at least.
-            let due = if self.left == 0 { RECORD_HEADER + 1 } else { self.left };
+            let due = if self.left == 0 { RECORD_HEADER } else { self.left };
             if self.position + due > MAX_WINDOW {
                 return Err(RejectReason::HelloTooLarge);
             }
@@ -82,16 +84,14 @@ impl Records {
 
     /// A record header: its length, or 0 while it is not whole. What is there is judged at once.
     fn record(&mut self, unread: &[u8]) -> Result<usize, RejectReason> {
-        let foreign = unread.first().is_some_and(|&content_type| content_type != HANDSHAKE)
-            || unread.get(1).is_some_and(|&major| major != 3);
-        if foreign {
+        if unread.first().is_some_and(|&content_type| content_type != HANDSHAKE) {
             let first = self.position == 0;
             return Err(if first { RejectReason::NotTls } else { RejectReason::HelloMalformed });
         }
         let Some(length) = record_length(unread) else {
             return Ok(0);
         };
-        if length == 0 || length > MAX_RECORD {
+        if length > MAX_RECORD {
             return Err(RejectReason::HelloMalformed);
         }
         self.left = length;

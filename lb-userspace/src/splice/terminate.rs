@@ -3,16 +3,16 @@
 //! rustls' unbuffered connection keeps no buffers of its own, so that an idle connection owns only its keys:
 //! records are decrypted from the worker's buffer and plaintext is encrypted into it.
 
-use super::{Side, idle_expired};
+use super::{Side, client_auth, idle_expired, tls_error};
 use crate::config::Termination;
-use crate::reason::CloseReason;
+use crate::reason::{CloseReason, TlsError};
 use crate::scratch::{self, Buffers, Output};
 use crate::socket::{finish, read_once, read_some, reset_on_close, write_all};
 use crate::traffic::{Traffic, add};
 use rustls::server::{
     NoServerSessionStorage, ServerConfig, ServerConnectionData, UnbufferedServerConnection,
-    WebPkiClientVerifier,
 };
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind::WouldBlock};
@@ -39,15 +39,13 @@ pub fn server_config(
     let builder = match &termination.client_ca {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for authority in authorities {
-                roots.add(authority.clone())?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(client_auth::verifier(authorities, provider.clone())?)
         }
     };
-    let mut config = builder.with_single_cert(termination.chain.clone(), termination.key.clone_key())?;
+    // Not `with_single_cert`: that takes X.509 version 3 only. `check` has seen that they belong together.
+    let key = provider.key_provider.load_private_key(termination.key.clone_key())?;
+    let certificate = CertifiedKey::new(termination.chain.clone(), key);
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
     config.alpn_protocols = alpn.collect();
     // Resumption without state: the ticket holds the session, under keys that rotate and never leave memory.
     // The keys are the route's own, so a session cannot be resumed past another route's client_ca.
@@ -61,7 +59,7 @@ pub fn server_config(
 pub enum HandshakeError {
     /// The client's TLS was at fault, or ours does not suit it.
     #[error("{0}")]
-    Tls(#[from] rustls::Error),
+    Tls(rustls::Error, TlsError),
     /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -71,6 +69,18 @@ pub enum HandshakeError {
     /// The client was too slow.
     #[error("the handshake took too long")]
     TimedOut,
+}
+
+impl HandshakeError {
+    /// The cause, as operators see it.
+    pub fn cause(&self) -> TlsError {
+        match self {
+            HandshakeError::Tls(_, cause) => *cause,
+            HandshakeError::Io(_) => TlsError::Reset,
+            HandshakeError::Closed => TlsError::Closed,
+            HandshakeError::TimedOut => TlsError::Timeout,
+        }
+    }
 }
 
 /// A TLS session with a client, its handshake done.
@@ -91,14 +101,19 @@ impl Session {
         hello: Vec<u8>,
         config: Arc<ServerConfig>,
     ) -> Result<Session, HandshakeError> {
-        let tls = UnbufferedServerConnection::new(config)?;
+        let failed = |error, received: &[u8]| {
+            let cause = tls_error::cause(&error, received);
+            HandshakeError::Tls(error, cause)
+        };
+        let tls = UnbufferedServerConnection::new(config).map_err(|error| failed(error, &[]))?;
         let mut session = Session { tls, incoming: hello, early: Vec::new(), closed: false };
         loop {
             let (mut plaintext, mut answer) = (Output::default(), Output::default());
             let Session { tls, incoming, closed, .. } = &mut session;
             let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
             write_all(client, answer.bytes()).await?;
-            session.incoming.drain(..result?);
+            let consumed = result.map_err(|error| failed(error, &session.incoming))?;
+            session.incoming.drain(..consumed);
             session.early.extend_from_slice(plaintext.bytes());
             if !session.tls.is_handshaking() {
                 session.incoming.shrink_to_fit();
@@ -114,9 +129,10 @@ impl Session {
     pub fn last_word(&mut self, plaintext: &[u8]) -> Vec<u8> {
         let mut output = Output::default();
         let plaintext = Some(plaintext).filter(|plaintext| !plaintext.is_empty());
+        let Session { tls, incoming, .. } = self;
         // Out of key material: it hears nothing.
-        let _ = plaintext.map_or(Ok(()), |plaintext| encrypt(&mut self.tls, Some(plaintext), &mut output));
-        let _ = encrypt(&mut self.tls, None, &mut output);
+        let _ = plaintext.map_or(Ok(()), |plaintext| encrypt(tls, incoming, Some(plaintext), &mut output));
+        let _ = encrypt(tls, incoming, None, &mut output);
         output.bytes().to_vec()
     }
 
@@ -127,14 +143,14 @@ impl Session {
 }
 
 /// Carries plaintext between the session and the server until both directions have ended, one leg is reset, or
-/// nothing has moved for `idle`.
+/// nothing has moved for `idle`; or until TLS fails, with the cause.
 pub async fn relay(
     session: Session,
     client: &TcpStream,
     server: &TcpStream,
     traffic: &Traffic,
     idle: Option<Duration>,
-) -> CloseReason {
+) -> Result<CloseReason, TlsError> {
     let Session { tls, incoming, early, closed } = session;
     let mut relay = Relay {
         tls,
@@ -152,8 +168,8 @@ pub async fn relay(
     };
     tokio::select! {
         biased;
-        reason = poll_fn(|cx| relay.poll(cx)) => reason,
-        () = idle_expired(traffic, idle) => CloseReason::IdleTimeout,
+        end = poll_fn(|cx| relay.poll(cx)) => end,
+        () = idle_expired(traffic, idle) => Ok(CloseReason::IdleTimeout),
     }
 }
 
@@ -182,7 +198,7 @@ enum End {
     Closed,
     ReadFailed,
     WriteFailed,
-    Tls,
+    Tls(TlsError),
 }
 
 #[derive(Default)]
@@ -225,7 +241,7 @@ impl Pending {
 }
 
 impl Relay<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CloseReason, TlsError>> {
         let before = self.traffic.moved();
         scratch::with(|buffers| {
             if self.request.is_none()
@@ -256,18 +272,18 @@ impl Relay<'_> {
                         let _ = finish(to);
                     }
                 }
-                Some(End::ReadFailed) => return Poll::Ready(self.reset(side)),
-                Some(End::Tls) => {
+                Some(End::ReadFailed) => return Poll::Ready(Ok(self.reset(side))),
+                Some(End::Tls(cause)) => {
                     reset_on_close(self.server);
-                    return Poll::Ready(CloseReason::TlsError);
+                    return Poll::Ready(Err(cause));
                 }
                 Some(End::Closed | End::WriteFailed) | None => {}
             }
         }
         match (self.request, self.response) {
-            (Some(End::WriteFailed), Some(_)) => Poll::Ready(self.reset(Side::Server)),
-            (Some(_), Some(End::WriteFailed)) => Poll::Ready(self.reset(Side::Client)),
-            (Some(_), Some(_)) => Poll::Ready(self.first_closed.unwrap_or(Side::Client).closed()),
+            (Some(End::WriteFailed), Some(_)) => Poll::Ready(Ok(self.reset(Side::Server))),
+            (Some(_), Some(End::WriteFailed)) => Poll::Ready(Ok(self.reset(Side::Client))),
+            (Some(_), Some(_)) => Poll::Ready(Ok(self.first_closed.unwrap_or(Side::Client).closed())),
             _ => Poll::Pending,
         }
     }
@@ -324,7 +340,7 @@ impl Relay<'_> {
         }
         let consumed = result.map_err(|error| {
             tracing::debug!(%error, "TLS error");
-            End::Tls
+            End::Tls(tls_error::cause(&error, &[]))
         })?;
         self.incoming.clear();
         self.incoming.extend_from_slice(&input[consumed..length]);
@@ -358,9 +374,9 @@ impl Relay<'_> {
                 Err(_) => return Poll::Ready(Err(End::ReadFailed)),
             };
             output.clear();
-            encrypt(&mut self.tls, plaintext, output).map_err(|error| {
+            encrypt(&mut self.tls, &mut self.incoming, plaintext, output).map_err(|error| {
                 tracing::debug!(%error, "cannot encrypt");
-                End::Tls
+                End::Tls(tls_error::cause(&error, &[]))
             })?;
             self.to_client.write(output.bytes(), self.client).map_err(|_| End::WriteFailed)?;
             add(&self.traffic.bytes_out, plaintext.map_or(0, <[u8]>::len));
@@ -410,27 +426,32 @@ fn decrypt(
     }
 }
 
-/// The alert that an error has queued.
+/// The alert that an error has queued. rustls may not look at what it has received any more: it would judge it anew, or
+/// miss what it was promised.
 fn take_alert(tls: &mut UnbufferedServerConnection, answer: &mut Output) {
-    loop {
-        match tls.process_tls_records(&mut []).state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, answer),
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            _ => return,
-        }
+    // What is queued comes before what is received.
+    while tls.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.process_tls_records(&mut []).state else {
+            return;
+        };
+        encode(&mut data, answer);
     }
 }
 
 /// Appends `plaintext` as records, or close_notify for `None` (the server's end), behind what the session itself
-/// has to say first (a key update).
+/// has to say first (a key update). `incoming`: what [`decrypt`] has left; rustls may still refer to it.
 fn encrypt(
     tls: &mut UnbufferedServerConnection,
+    incoming: &mut Vec<u8>,
     plaintext: Option<&[u8]>,
     output: &mut Output,
 ) -> Result<(), rustls::Error> {
     loop {
-        match tls.process_tls_records(&mut []).state? {
+        let UnbufferedStatus { discard, state } = tls.process_tls_records(incoming);
+        let mut ended = false;
+        match state? {
             ConnectionState::WriteTraffic(mut traffic) => {
+                ended = true;
                 let mut failed = false;
                 output.append(|out| {
                     let written = match plaintext {
@@ -446,14 +467,20 @@ fn encrypt(
                         }
                     }
                 });
-                return if failed { Err(rustls::Error::EncryptError) } else { Ok(()) };
+                if failed {
+                    return Err(rustls::Error::EncryptError);
+                }
             }
             ConnectionState::EncodeTlsData(mut data) => encode(&mut data, output),
             ConnectionState::TransmitTlsData(data) => data.done(),
             // Both close_notify are exchanged.
-            ConnectionState::Closed => return Ok(()),
+            ConnectionState::Closed => ended = true,
             ConnectionState::PeerClosed => {}
             _ => return Err(rustls::Error::General("unexpected TLS state".into())),
+        }
+        incoming.drain(..discard);
+        if ended {
+            return Ok(());
         }
     }
 }

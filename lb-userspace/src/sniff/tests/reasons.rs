@@ -1,6 +1,7 @@
 //! One test for each reason this stage gives, at the first byte that allows it; and what the client hears.
 
 use super::*;
+use crate::reason::OddName;
 use RejectReason as R;
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -27,24 +28,77 @@ fn rejected(window: &[u8], reason: RejectReason) {
 #[test]
 fn not_tls_is_said_at_the_first_byte_that_is_not() {
     rejected(b"G", R::NotTls);
-    rejected(b"\x16\x02", R::NotTls);
-    // An SSLv2 ClientHello; an alert; application data.
-    rejected(b"\x80\x2e\x01\x03\x01", R::NotTls);
+    // SSLv2 itself, and what only begins like it; an alert; application data.
+    rejected(b"\x80\x2e\x01\x00\x02", R::NotTls);
+    rejected(b"\x80\x2e\x04", R::NotTls);
     rejected(b"\x15\x03\x01\x00\x02\x01\x00", R::NotTls);
     rejected(b"\x17\x03\x03\x00\x01a", R::NotTls);
-    assert_eq!(sniff(b"\x16"), Output::NeedMore);
-    assert_eq!(sniff(b"\x16\x03"), Output::NeedMore);
+    for start in [&b"\x16"[..], b"\x16\x03", b"\x80", b"\x80\x2e", b"\x80\x2e\x01", b"\x80\x2e\x01\x03"] {
+        assert_eq!(sniff(start), Output::NeedMore);
+    }
+}
+
+#[test]
+fn the_version_of_a_record_is_ignored_and_a_record_may_be_empty() {
+    let redis = redis();
+    for version in [0x0000u16, 0x0200, 0x0300, 0x0303, 0x03ff, 0xffff] {
+        let mut other = redis.clone();
+        other[1..3].copy_from_slice(&version.to_be_bytes());
+        assert_eq!(facts(&other), facts(&redis), "{version:04x}");
+    }
+    for size in [10, 1 << 14] {
+        let spaced: Vec<u8> = records(&message(&redis), &[size])
+            .chunks(size + 5)
+            .flat_map(|record| [b"\x16\x03\x01\0\0", record].concat())
+            .collect();
+        assert_eq!(facts(&spaced), ClientHello { length: spaced.len(), ..facts(&redis) });
+        assert_eq!(ja4(&spaced), ja4(&redis));
+    }
+    // No end of them.
+    rejected(&b"\x16\x03\x01\0\0".repeat(MAX_WINDOW / 5 + 1), R::HelloTooLarge);
+}
+
+/// A ClientHello in the framing of SSLv2, with these lengths of suites, session id and challenge.
+fn sslv2(lengths: [u16; 3]) -> Vec<u8> {
+    let mut message = vec![1, 3, 3];
+    message.extend(lengths.iter().flat_map(|length| length.to_be_bytes()));
+    message.extend(vec![7; lengths.iter().map(|&length| usize::from(length)).sum()]);
+    [&(0x8000 | message.len() as u16).to_be_bytes()[..], &message].concat()
+}
+
+#[test]
+fn the_framing_of_sslv2_has_no_name() {
+    let old = sslv2([9, 0, 32]);
+    let expected = ClientHello {
+        sni: None,
+        odd_name: None,
+        alpn: Alpn::default(),
+        version: TlsVersion(0x0303),
+        length: old.len(),
+        postgres: false,
+    };
+    for size in [1, 3, 1000] {
+        assert_eq!(drive(Preamble::Tls, &old, size), Output::Hello(expected.clone().into()));
+    }
+    for broken in [sslv2([0, 0, 32]), sslv2([8, 0, 32]), {
+        let mut lying = old.clone();
+        lying[10] += 1;
+        lying
+    }] {
+        rejected(&broken, R::HelloMalformed);
+    }
+    rejected(b"\x80\x08\x01\x03\x01", R::HelloMalformed);
+    // It is not what PostgreSQL takes for TLS without being asked.
+    assert_eq!(postgres(&old), Output::Reject(R::PostgresMalformed));
 }
 
 #[test]
 fn hello_malformed_for_records_that_contradict_themselves() {
-    // A record without payload, first or later; one longer than 2^14.
-    rejected(b"\x16\x03\x01\x00\x00", R::HelloMalformed);
-    rejected(b"\x16\x03\x01\x00\x01\x01\x16\x03\x01\x00\x00", R::HelloMalformed);
+    // A record longer than 2^14.
     rejected(b"\x16\x03\x01\x40\x01", R::HelloMalformed);
     assert_eq!(sniff(b"\x16\x03\x01\x40\x00"), Output::NeedMore);
-    // Another content type, or version, in the middle of the message.
-    for stranger in [&b"\x15"[..], b"\x14", b"\x17", b"\x16\x02"] {
+    // Another content type in the middle of the message.
+    for stranger in [b"\x15", b"\x14", b"\x17"] {
         rejected(&[&b"\x16\x03\x01\x00\x02\x01\x00"[..], stranger].concat(), R::HelloMalformed);
     }
     // Not a ClientHello.
@@ -77,9 +131,10 @@ fn hello_malformed_for_a_body_that_contradicts_itself() {
 
     let name = host_name(b"a.example");
     for block in [
-        // Types that come twice, GREASE too.
+        // What decides over the route, twice.
         [server_name(b"a.example"), server_name(b"a.example")].concat(),
-        [extension(0x2a2a, b""), extension(0x2a2a, b"")].concat(),
+        [server_name(b"a.example"), extension(0, &vector(&[1, 0, 1, b'x']))].concat(),
+        [alpn(&[b"h2"]), alpn(&[b"h2"])].concat(),
         // An extension that ends behind the block, or that the block ends in the middle of.
         vec![0, 23, 0, 1],
         [server_name(b"a.example"), vec![0, 23, 0]].concat(),
@@ -95,6 +150,23 @@ fn hello_malformed_for_a_body_that_contradicts_itself() {
         alpn(&[b"h2", b""]),
         extension(16, &vector(b"\x03h2")),
         extension(16, &[vector(b"\x02h2"), vec![0]].concat()),
+    ] {
+        rejected(&framed(1, &body(&[0x1301], &block)), R::HelloMalformed);
+    }
+}
+
+#[test]
+fn what_does_not_decide_over_the_route_is_the_servers_to_judge() {
+    for block in [
+        // Two GREASE extensions are what Chromium sends; the same one twice, and others.
+        [extension(0x2a2a, b""), extension(0x3a3a, b"\0")].concat(),
+        [extension(0x2a2a, b""), extension(0x2a2a, b"")].concat(),
+        [extension(23, b""), extension(23, b"")].concat(),
+        // Contents that the RFCs do not know: of max_fragment_length, encrypt_then_mac, extended_master_secret, NPN.
+        extension(1, b""),
+        extension(22, b"x"),
+        extension(23, b"x"),
+        extension(13172, b"x"),
         // supported_versions: empty, odd, a length that lies, a server's.
         extension(43, b""),
         extension(43, &[0]),
@@ -105,43 +177,45 @@ fn hello_malformed_for_a_body_that_contradicts_itself() {
         extension(13, &[0, 3, 4, 3, 8]),
         extension(13, &[0, 2, 4, 3, 8, 4]),
     ] {
-        rejected(&framed(1, &body(&[0x1301], &block)), R::HelloMalformed);
+        let hello = facts(&hello(&[block.clone(), server_name(b"a.example")]));
+        assert_eq!(hello.sni.unwrap().as_str(), "a.example", "{}", block.escape_ascii());
+        assert_eq!(hello.version, TlsVersion(0x0303), "{}", block.escape_ascii());
     }
-    // Two different GREASE extensions are what Chromium sends.
-    assert!(matches!(sniff(&hello(&[extension(0x2a2a, b""), extension(0x3a3a, b"\0")])), Output::Hello(_)));
 }
 
 #[test]
 fn hello_too_large_is_said_as_soon_as_the_length_is_there() {
-    rejected(b"\x16\x03\x01\x40\x00\x01\x01\x00\x01", R::HelloTooLarge);
-    assert_eq!(sniff(b"\x16\x03\x01\x40\x00\x01\x01\x00\x00"), Output::NeedMore);
-    // A list of protocols beyond all use.
-    let names = [&[b'a'; 255][..]; 5];
-    assert!(matches!(sniff(&hello(&[alpn(&names[..4])])), Output::Hello(_)));
-    rejected(&hello(&[alpn(&names)]), R::HelloTooLarge);
+    rejected(b"\x16\x03\x01\x40\x00\x01\x02\x01\x45", R::HelloTooLarge);
+    assert_eq!(sniff(b"\x16\x03\x01\x40\x00\x01\x02\x01\x44"), Output::NeedMore);
 }
 
 #[test]
-fn sni_invalid_unless_there_is_exactly_one_host_name() {
-    for list in [
-        vec![],
-        host_name(b""),
-        host_name(b"192.0.2.1"),
-        host_name(b"2001:db8::1"),
-        host_name(b"app1\0.redis.example"),
-        host_name(b"*.redis.example"),
-        host_name("a.".repeat(127).as_bytes()),
-        [host_name(b"a.example"), host_name(b"a.example")].concat(),
-        [host_name(b"a.example"), vec![1, 0, 1, b'x']].concat(),
-        vec![1, 0, 1, b'x'],
+fn sni_invalid_unless_there_is_one_host_name_at_most() {
+    for list in [vec![], [host_name(b"a.example"), host_name(b"a.example")].concat()] {
+        rejected(&hello(&[extension(0, &vector(&list))]), R::SniInvalid);
+    }
+}
+
+#[test]
+fn what_is_no_host_name_is_odd_and_never_a_name() {
+    for (odd, list) in [
+        (OddName::IpAddress, host_name(b"192.0.2.1")),
+        (OddName::IpAddress, host_name(b"2001:db8::1")),
+        (OddName::NotAName, host_name(b"")),
+        (OddName::NotAName, host_name(b"app1\0.redis.example")),
+        (OddName::NotAName, host_name(b"*.redis.example")),
+        (OddName::NotAName, host_name("a.".repeat(128).as_bytes())),
+        (OddName::NotAName, vec![1, 0, 1, b'x']),
     ] {
-        let sniffed = sniff(&hello(&[extension(0, &vector(&list))]));
-        // "a." 127 times is a name of 253 bytes with a trailing dot: the longest there is.
-        if list.len() == 3 + 254 {
-            assert!(matches!(sniffed, Output::Hello(_)), "{sniffed:?}");
-        } else {
-            assert_eq!(sniffed, Output::Reject(R::SniInvalid), "{}", list.escape_ascii());
-        }
+        let hello = facts(&hello(&[extension(0, &vector(&list))]));
+        assert_eq!((hello.sni, hello.odd_name), (None, Some(odd)), "{}", list.escape_ascii());
+    }
+    // The longest name there is, with a trailing dot; and one beside a name of an unknown type.
+    for list in
+        [host_name("a.".repeat(127).as_bytes()), [host_name(b"a.example"), vec![1, 0, 1, b'x']].concat()]
+    {
+        let hello = facts(&hello(&[extension(0, &vector(&list))]));
+        assert!(hello.sni.is_some() && hello.odd_name.is_none(), "{}", list.escape_ascii());
     }
 }
 

@@ -1,0 +1,41 @@
+//! SSLv2: the framing in which old clients wrap their ClientHello of a later version (RFC 5246, appendix E.2).
+//!
+//! OpenSSL and GnuTLS still answer it. It has no room for extensions, so it names no server.
+
+use super::hello::{Alpn, ClientHello, TlsVersion};
+use crate::reason::RejectReason;
+
+/// Set in the first byte; the other 15 bits are the length of what follows the first two.
+const TWO_BYTE_HEADER: u8 = 0x80;
+const HEADER: usize = 2;
+const CLIENT_HELLO: u8 = 1;
+/// Message type, version, and three lengths.
+const FIXED: usize = 9;
+/// Bytes of a cipher suite.
+const SUITE: usize = 3;
+
+/// Whether the window may begin with one: at its fourth byte, the version, this is known.
+pub(super) fn begins(window: &[u8]) -> bool {
+    window.first().is_some_and(|first| first & TWO_BYTE_HEADER != 0)
+        && window.get(2).is_none_or(|&kind| kind == CLIENT_HELLO)
+        // SSLv2 itself has 0 here.
+        && window.get(3).is_none_or(|&major| major == 3)
+}
+
+/// Reads it once it is whole; `postgres` is passed through.
+pub(super) fn read(window: &[u8], postgres: bool) -> Result<Option<ClientHello>, RejectReason> {
+    let number = |bytes: &[u8]| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+    let Some(header) = window.get(..HEADER) else { return Ok(None) };
+    let length = number(&[header[0] & !TWO_BYTE_HEADER, header[1]]);
+    if length < FIXED {
+        return Err(RejectReason::HelloMalformed);
+    }
+    let Some(message) = window.get(HEADER..HEADER + length) else { return Ok(None) };
+    let [suites, session, challenge] = [3, 5, 7].map(|at| number(&message[at..]));
+    if suites == 0 || !suites.is_multiple_of(SUITE) || FIXED + suites + session + challenge != length {
+        return Err(RejectReason::HelloMalformed);
+    }
+    let version = TlsVersion(u16::from_be_bytes([message[1], message[2]]));
+    let length = HEADER + length;
+    Ok(Some(ClientHello { sni: None, odd_name: None, alpn: Alpn::default(), version, length, postgres }))
+}

@@ -1,0 +1,122 @@
+//! Client certificates on terminated routes: those that lead to `client_ca`, and those that are listed there.
+//!
+//! webpki takes X.509 version 3 only, and no certificate for its own issuer. What an operator lists in `client_ca`
+//! itself is trusted as it is, by its bytes: the certificates of old devices, and those that clients have signed
+//! themselves.
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Makes the verifier of a route with this `client_ca`.
+pub(super) fn verifier(
+    authorities: &[CertificateDer<'static>],
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, anyhow::Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    let algorithms = provider.signature_verification_algorithms;
+    let webpki = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+    Ok(Arc::new(Verifier { webpki, listed: authorities.to_vec(), algorithms }))
+}
+
+#[derive(Debug)]
+struct Verifier {
+    webpki: Arc<dyn ClientCertVerifier>,
+    listed: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    /// The public key of a certificate that is listed.
+    fn listed_key(&self, certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+        let listed = self.listed.iter().find(|listed| *listed == certificate)?;
+        let (_, parsed) = X509Certificate::from_der(listed).ok()?;
+        Some(SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec()))
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.webpki.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self.listed.iter().find(|listed| *listed == end_entity) {
+            Some(listed) => check_listed(listed, now),
+            None => self.webpki.verify_client_cert(end_entity, intermediates, now),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let Some(key) = self.listed_key(certificate) else {
+            return self.webpki.verify_tls12_signature(message, certificate, signed);
+        };
+        let bad = || Error::from(CertificateError::BadSignature);
+        let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad())?;
+        // Before TLS 1.3 a scheme leaves the curve open, so that several algorithms may be meant.
+        let scheme = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
+        let (_, algorithms) = scheme.ok_or_else(bad)?;
+        let verifies = |algorithm: &&dyn rustls::pki_types::SignatureVerificationAlgorithm| {
+            key.verify_signature(*algorithm, message, signed.signature()).is_ok()
+        };
+        algorithms.iter().any(verifies).then(HandshakeSignatureValid::assertion).ok_or_else(bad)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        match self.listed_key(certificate) {
+            Some(key) => verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms),
+            None => self.webpki.verify_tls13_signature(message, certificate, signed),
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+/// A certificate that is listed itself has no issuer to be asked for; its dates and its purpose (RFC 5280, sections
+/// 4.1.2.5 and 4.2.1.12) still hold.
+fn check_listed(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<ClientCertVerified, Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+    let (not_before, not_after) =
+        (seconds(parsed.validity().not_before), seconds(parsed.validity().not_after));
+    let time = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    if now.as_secs() < not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before: time(not_before) }.into());
+    }
+    if now.as_secs() > not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after: time(not_after) }.into());
+    }
+    let purposes = parsed.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
+    if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
+        return Err(CertificateError::InvalidPurpose.into());
+    }
+    Ok(ClientCertVerified::assertion())
+}
