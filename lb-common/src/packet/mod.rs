@@ -23,10 +23,13 @@
 
 pub mod icmp;
 pub mod inject;
+mod legs;
 pub mod odd;
 pub mod options;
 pub mod track;
 pub mod translate;
+
+pub use legs::{PerDirection, PerLeg, Side};
 
 /// Hash: [`Tuple`] -> [`Flow`]. Never an LRU, which would evict live connections.
 pub const FLOWS: &str = "PACKET_FLOWS";
@@ -185,10 +188,10 @@ impl Flow {
         self.flags & flag != 0
     }
 
-    /// The place of X in pairs: 0 for the client, 1 for the server.
+    /// Which end X is.
     #[inline(always)]
-    pub const fn side(&self) -> usize {
-        (self.flags & flag::FROM_SERVER) as usize
+    pub const fn side(&self) -> Side {
+        if self.has(flag::FROM_SERVER) { Side::Server } else { Side::Client }
     }
 }
 
@@ -251,22 +254,22 @@ pub mod sighted {
     pub const ACKNOWLEDGED: u8 = 8;
 }
 
-/// What the programs must know while the sockets of a connection still hold a prefix.
+/// What the programs must know while the sockets of a connection still have bytes to get through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Handover {
-    /// By direction (0: from the client): the acknowledgement number from which on packets without payload are
-    /// forwarded. Earlier ones are for the socket, which still has bytes to get through.
-    pub await_ack: [u32; 2],
-    /// By direction: an earlier TSecr echoes a socket, not the other end; 0 is sent instead.
-    pub tsecr_floor: [u32; 2],
-    /// By direction: right edge of the window that the socket has last advertised to the sender.
+    /// A pure ACK below this acknowledgement number is for the socket, which still has bytes of its own to get through;
+    /// all others are forwarded.
+    pub await_ack: PerDirection<u32>,
+    /// A TSecr before this echoes a socket, not the other end; 0 is sent instead.
+    pub tsecr_floor: PerDirection<u32>,
+    /// Right edge of the window that the socket last advertised to the sender.
     ///
-    /// A pure ACK for the socket whose sequence number lies beyond it, where the other end may have room, is rewritten to
-    /// it: the socket would not take it. And while a socket still sends to an end, the windows forwarded to that end are
-    /// clamped to it: the socket acknowledges only what it has received itself, and a segment whose acknowledgement is
-    /// older by more than the largest window than what has been acknowledged since is not taken (RFC 5961, section 5.2).
-    pub promised: [u32; 2],
+    /// A pure ACK for the socket whose SEQ lies beyond it (the other end's window may be larger) is rewritten to it: the
+    /// socket would drop the ACK. And while a socket still sends to an end, forwarded windows to that end are clamped to
+    /// it: a socket acknowledges only what it has received itself, and an ACK that is older than the largest window is
+    /// dropped (RFC 5961, section 5.2).
+    pub promised: PerDirection<u32>,
 }
 
 /// What is known of a connection and no packet tells; also to the next process.

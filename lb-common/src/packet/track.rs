@@ -14,7 +14,7 @@
 
 use core::ptr::read_volatile;
 
-use super::{Flow, before, translate::tcp};
+use super::{Flow, PerLeg, before, translate::tcp};
 
 /// One end of a connection: what its own segments have told. All numbers but the two ticks are as in its own packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,9 +61,11 @@ pub mod closing {
     pub const SECOND: u8 = 2;
     /// It has reset the connection, at exactly the number that the other end expects.
     pub const RESET: u8 = 4;
+    /// How far the handover has come: 0 (the sockets are closed), [`HANDOVER`], or [`HANDOVER`] and [`BEYOND`].
+    pub const HANDOVER_STATE: u8 = HANDOVER | BEYOND;
     /// Sockets of the gateway may still live: there may be a [`Handover`](super::super::Handover).
     pub const HANDOVER: u8 = 8;
-    /// Besides, bytes have come from beyond what was known: what is before them may be in a socket.
+    /// Its bytes have come from beyond a hole: the bytes of the hole may be in a socket.
     pub const BEYOND: u8 = 16;
     /// A new connection has the tuple; both flows are gone.
     pub const REUSED: u8 = 32;
@@ -121,12 +123,12 @@ impl Half {
     }
 }
 
-/// Both ends of a connection; 0: the client. One element of [`TRACKS`](super::TRACKS).
+/// Both ends of a connection. One element of [`TRACKS`](super::TRACKS).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Track {
-    /// Half 0 is written by the client's packets, half 1 by the server's.
-    pub halves: [Half; 2],
+    /// Each is written by its own end's packets.
+    pub halves: PerLeg<Half>,
 }
 
 /// A segment as it arrives, as far as it is judged.

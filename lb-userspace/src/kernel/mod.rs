@@ -8,6 +8,8 @@ pub mod devices;
 pub mod foreign;
 pub mod frames;
 pub mod ipsec;
+#[cfg(feature = "kernel-log")]
+pub mod log;
 mod netlink;
 pub mod odd;
 pub mod packet;

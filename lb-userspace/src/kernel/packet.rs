@@ -3,6 +3,8 @@
 
 use super::batch::for_each_batch;
 use super::devices::{Device, LinkLayer, devices, relevant};
+#[cfg(feature = "kernel-log")]
+use super::log;
 use super::pins::{self, Pins, Shape};
 use super::tracks::Tracks;
 use super::{KernelError, OBJECT, from_ebpf, from_map, from_program, pin_error, sockmap};
@@ -478,6 +480,13 @@ impl Packet {
         unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) }.try_clone_to_owned()
     }
 
+    /// Of the program for devices with an Ethernet header, as the kernel numbers it.
+    #[cfg(feature = "kernel-log")]
+    pub(super) fn program_id(&self) -> Result<u32, KernelError> {
+        let info = lock(&self.programs).ethernet.info();
+        Ok(info.map_err(|error| from_program(FORWARD_ETHERNET, error))?.id())
+    }
+
     /// Where the programs put odd packets.
     pub(super) fn odd_buffers(&self) -> Result<PerfEventArray<MapData>, MapError> {
         let map = MapData::from_pin(self.pins.path(ODD)).and_then(Map::from_map_data);
@@ -574,7 +583,10 @@ fn hash(bytes: &[u8]) -> u64 {
 /// The pinned program of this build, with the pinned maps. Verifying it takes the kernel a good part of a second, which
 /// a restarted gateway saves, as its predecessor has pinned it.
 fn program(pins: &Pins, name: &'static str, flows: u32) -> Result<SchedClassifier, KernelError> {
-    let pin = format!("{name}-{:016x}", hash(OBJECT));
+    let build = hash(OBJECT);
+    #[cfg(feature = "kernel-log")]
+    let build = build ^ u64::from(log::level());
+    let pin = format!("{name}-{build:016x}");
     let path = pins.path(&pin);
     if let Ok(adopted) = SchedClassifier::from_pin(&path)
         && uses_pinned_maps(&adopted, pins)
@@ -604,6 +616,10 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
     loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
     loader.map_max_entries(TRACKS, (flows / 2).max(1));
     sockmap::shrink(&mut loader);
+    #[cfg(feature = "kernel-log")]
+    let level = log::level();
+    #[cfg(feature = "kernel-log")]
+    loader.override_global(aya_log::LEVEL, &level, true).map_pin_path(log::LOGS, pins.path(log::LOGS));
     for shape in &SHAPES {
         pins.check(shape)?;
         loader.map_pin_path(shape.name, pins.path(shape.name));

@@ -135,7 +135,7 @@ impl Live {
 
     /// What is to be done about the connection at this time.
     fn due(&mut self, track: &Track, now_ms: u64) -> impl Iterator<Item = Due> + use<> {
-        let quiet = track.halves.map(|half| now_ms.saturating_sub(ms_of_tick(half.heard)));
+        let quiet = track.halves.each_ref().map(|half| now_ms.saturating_sub(ms_of_tick(half.heard)));
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
             track.halves.iter().zip(quiet).any(|(half, quiet)| half.has_reset() && quiet >= RESET_STANDS_MS);
@@ -154,10 +154,10 @@ impl Live {
         };
         let mut due = [first, None, None, None, None];
         for side in [0, 1] {
-            if track.halves[side].asked & asked::CHALLENGE != 0 {
+            if track.halves.each_ref()[side].asked & asked::CHALLENGE != 0 {
                 due[3 + side] = Some(Due::Challenge { side });
             }
-            if first.is_some() || track.halves[side].has_reset() {
+            if first.is_some() || track.halves.each_ref()[side].has_reset() {
                 continue;
             }
             match self.keepalive[side].due(quiet[side], tick_of_ms(now_ms)) {
@@ -189,7 +189,7 @@ impl Live {
 
 /// How far both ends have come to the end, the client first.
 pub(super) fn closings(track: &Track) -> [u8; 2] {
-    track.halves.map(|half| half.closing)
+    track.halves.each_ref().map(|half| half.closing)
 }
 
 /// The reason that this stands for, if it is one of an end. A reset after both FINs only says that somebody has forgotten
@@ -227,7 +227,7 @@ impl PacketTier {
         let mut found = HashMap::<u64, Found>::new();
         for (tuple, flow) in self.kernel().take_found() {
             gateway.ledger.know_id(flow.id);
-            found.entry(flow.id).or_default()[flow.side()] = Some((tuple, flow));
+            found.entry(flow.id).or_default()[flow.side() as usize] = Some((tuple, flow));
         }
         let records = self.kernel().records();
         for (id, record) in &records {
@@ -396,7 +396,7 @@ impl PacketTier {
         if closings.iter().all(|closing| closing & closing::FINISHED == 0)
             && let Some(record) = self.kernel().record(id)
         {
-            let half = &track.halves[1 - side];
+            let half = track.halves.each_ref()[1 - side];
             let (kind, seq, ack) = (Kind::Reset, half.ack, half.sent());
             let reset = Segment { kind, seq, ack, window: 0, timestamps: None };
             self.speak_by_route([&record.from_server, &record.from_client][side], &reset);

@@ -8,6 +8,8 @@ mod foreign;
 mod grace;
 mod handover;
 mod live;
+#[cfg(feature = "kernel-log")]
+mod log;
 mod odd;
 mod sweep;
 pub(crate) mod terms;
@@ -103,6 +105,8 @@ impl PacketTier {
     /// Loads the programs, or adopts those of an earlier process, and attaches them to the devices there are.
     pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
         let kernel = Packet::open(&config.bpffs, config.flow_table)?;
+        #[cfg(feature = "kernel-log")]
+        log::follow(&kernel)?;
         let odd = OddThread::start(&kernel)?;
         let tier = Self {
             kernel,
