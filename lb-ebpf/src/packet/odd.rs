@@ -70,7 +70,7 @@ fn error(outcome: Option<Count>) -> Error {
 #[inline(never)]
 fn look_v4(skb: *mut __sk_buff, link: u32) -> Option<Count> {
     let mut ip = [0_u32; 5];
-    let Some(work) = work() else { return None };
+    let work = work()?;
     if !load(skb, link, &mut ip) {
         return None;
     }
@@ -98,7 +98,7 @@ fn look_v4(skb: *mut __sk_buff, link: u32) -> Option<Count> {
 #[inline(never)]
 fn look_v6(skb: *mut __sk_buff, link: u32) -> Option<Count> {
     let mut ip = [0_u32; 10];
-    let Some(work) = work() else { return None };
+    let work = work()?;
     if !load(skb, link, &mut ip) || ip[4] == MAPPED && ip[2] | ip[3] == 0 {
         return None;
     }
