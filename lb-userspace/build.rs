@@ -31,7 +31,8 @@ fn main() {
 
     let object = match ebpf::Places::here().toolchain(&out.join("probe")) {
         Some(toolchain) => {
-            ebpf::build(&toolchain, root, &out.join("target")).map(|object| (toolchain, object))
+            let log = env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some();
+            ebpf::build(&toolchain, root, &out.join("target"), log).map(|object| (toolchain, object))
         }
         None => Err(UNPREPARED.to_owned()),
     };

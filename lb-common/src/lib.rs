@@ -1,4 +1,4 @@
-//! What the kernel programs and userspace agree on: map keys and values, limits, the ABI version.
+//! What the kernel programs and userspace share: map keys and values, limits, the ABI version.
 //!
 //! No I/O, no allocation, no clock; compiled for the kernel and for the host from the same source. Every number
 //! is in the byte order of the machine.

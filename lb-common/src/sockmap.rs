@@ -28,8 +28,7 @@ pub const DEFAULT_SOCKETS: u32 = 1 << 17;
 /// Size of the ring buffer. An event that finds no room is raised again by the next segment.
 pub const EVENTS_BYTES: u32 = 1 << 18;
 
-/// Bytes that pass between two events of one flow: what bounds both the rate of events and how far the flow can
-/// run ahead before userspace looks at it.
+/// Bytes between two events of one flow. It bounds the rate of events, and how far the flow can run ahead of userspace.
 pub const EVENT_STEP: u64 = 1 << 20;
 
 /// One direction of a spliced connection. The verdict program is its only writer while the source is in
@@ -49,7 +48,7 @@ pub struct Flow {
 const OPEN: u32 = 0;
 /// All bytes before the FIN are forwarded.
 const FINISHED: u32 = 1;
-/// The kernel skipped bytes or describes a segment in an unknown way; nothing was forwarded since.
+/// The kernel skipped bytes, or its `cb` is laid out differently; nothing was forwarded since.
 const BROKEN: u32 = 2;
 
 /// What TCP says about a segment in a socket's receive queue.
@@ -57,7 +56,7 @@ const BROKEN: u32 = 2;
 pub struct Segment {
     /// Sequence number of the first byte.
     pub seq: u32,
-    /// Sequence number behind the segment; a FIN counts as one.
+    /// Sequence number after the segment; a FIN counts as one.
     pub end_seq: u32,
     /// Bytes.
     pub len: u32,

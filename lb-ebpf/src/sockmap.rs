@@ -4,9 +4,9 @@
 //! bytes and goes on; userspace compares what was forwarded with what the peer's TCP took, and ends the splice
 //! when the difference is too large.
 //!
-//! A lookup cannot miss: userspace inserts both flows and both targets before the sources, and removes them
-//! after. It must not, for whatever this program does then, bytes that TCP has acknowledged would be lost
-//! (SK_DROP) or left where nobody reads them (SK_PASS).
+//! A lookup never misses: userspace inserts both flows and both targets before the sources, and removes them after the
+//! sources. After a miss, bytes that TCP has acknowledged would be lost (SK_DROP) or stay in a queue that no process reads
+//! (SK_PASS).
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 use lb_common::sockmap::{self, Flow, Segment, Verdict};
 
-/// linux/bpf.h: elements are allocated when they are inserted; the maps are sized for the worst day.
+/// linux/bpf.h: elements are allocated when they are inserted, because the maps have room for the peak.
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 #[map]
@@ -31,7 +31,7 @@ static SOCKMAP_FLOWS: HashMap<u64, Flow> =
 #[map]
 static SOCKMAP_EVENTS: RingBuf = RingBuf::with_byte_size(sockmap::EVENTS_BYTES, 0);
 
-/// SK_PASS with a redirect set: the kernel moves the segment to the peer. SK_DROP: nothing of it is left.
+/// SK_PASS with a redirect set: the kernel moves the segment to the peer. SK_DROP: it frees the segment.
 #[stream_verdict]
 pub fn sockmap_verdict(ctx: SkBuffContext) -> u32 {
     if redirect(&ctx).is_some() { SK_PASS } else { SK_DROP }

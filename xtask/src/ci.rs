@@ -13,6 +13,10 @@ use crate::{bench, build_ebpf, circles, demo, ebpf, setup, steps, test, vm_test}
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
+/// In a build of its own, whose object is not the one that is shipped.
+const KERNEL_LOG: [&str; 7] =
+    ["test", "--quiet", "--package", "snisplice-tests", "--features=kernel-log", "--test", "log"];
+
 /// A named part of the run; the first that fails ends it.
 type Step<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
 
@@ -21,7 +25,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     let toolchain = timed(&mut times, "setup", || setup::ensure(setup::Scope::Test))?;
 
     // No step changes RUSTFLAGS: warnings are denied by arguments, so that nothing is compiled twice.
-    let steps: [Step<'_>; 12] = [
+    let steps: [Step<'_>; 13] = [
         ("format", Box::new(|| steps::show(&mut steps::cargo(&["fmt", "--all", "--check"])))),
         ("format of lb-ebpf", Box::new(|| steps::show(&mut host_cargo_for_ebpf(&["fmt", "--check"])))),
         ("circles", Box::new(circles::check)),
@@ -37,6 +41,8 @@ pub(crate) fn run(_: &Args) -> Result<()> {
             "lints of lb-ebpf",
             Box::new(|| {
                 let clippy = ["clippy", "--quiet", "--release", "--", "-Dwarnings"];
+                steps::show(&mut host_cargo_for_ebpf(&clippy))?;
+                let clippy = ["clippy", "--quiet", "--release", "--features", "log", "--", "-Dwarnings"];
                 steps::show(&mut host_cargo_for_ebpf(&clippy))
             }),
         ),
@@ -52,6 +58,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         ("demo", Box::new(|| steps::show(&mut demo::built()))),
         // These two before the tests, whose closing line is to be the last.
         ("instructions", Box::new(|| bench::instructions(&[]))),
+        ("log of the kernel programs", Box::new(|| steps::show(&mut steps::cargo(&KERNEL_LOG)))),
         ("tracker on other kernels", Box::new(vm_test::run_tracker)),
         ("tests", Box::new(|| test::run_prepared(None, true))),
     ];
@@ -61,9 +68,9 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 
     println!("\n== ci passed");
     for (name, time) in &times {
-        println!("{name:>20}  {}", steps::seconds(*time));
+        println!("{name:>26}  {}", steps::seconds(*time));
     }
-    println!("{:>20}  {}", "total", steps::seconds(times.iter().map(|(_, time)| time).sum()));
+    println!("{:>26}  {}", "total", steps::seconds(times.iter().map(|(_, time)| time).sum()));
     Ok(())
 }
 

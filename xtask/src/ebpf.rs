@@ -193,11 +193,17 @@ pub(crate) fn has_source(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
 }
 
-/// Builds `lb-ebpf` and returns the object's path, or what the compiler said.
-pub(crate) fn build(toolchain: &Toolchain, root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
+/// Builds `lb-ebpf` and returns the object's path, or what the compiler said. `log`: with its feature of that name.
+pub(crate) fn build(
+    toolchain: &Toolchain,
+    root: &Path,
+    target_dir: &Path,
+    log: bool,
+) -> Result<PathBuf, String> {
     let output = cargo(toolchain, root)
         .arg("build")
         .args(TARGET_ARGS)
+        .args(log.then_some("--features=log"))
         .args([OsStr::new("--target-dir"), target_dir.as_os_str()])
         .output()
         .map_err(|error| format!("{}: {error}", toolchain.cargo.display()))?;

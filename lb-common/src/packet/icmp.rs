@@ -1,7 +1,7 @@
-//! ICMP errors about a spliced connection: a router on one leg speaks of a packet that came from the other.
+//! ICMP errors about a spliced connection: a router on one leg reports a packet that came from the other.
 //!
-//! The error quotes the packet as it left us. Its sender must read of the packet that it has sent: with its own
-//! addresses, ports and sequence number.
+//! The error quotes the packet as it left the gateway. The packet's sender knows it by its own addresses, ports and
+//! sequence number, so the quote is translated back.
 
 use super::translate::ports;
 use super::{Flow, Tuple};
@@ -37,18 +37,18 @@ pub const fn is_error_v6(kind: u8) -> bool {
 }
 
 impl Flow {
-    /// By what the packet that an error quotes was addressed when it came to us. The flow is that of the packets that
-    /// come back from where the error is.
+    /// Addresses and ports with which the quoted packet arrived at the gateway. `self` is the flow of the opposite
+    /// direction: of packets from where the quoted one went.
     #[inline(always)]
     pub const fn quoted_tuple(&self) -> Tuple {
         self.out.reversed()
     }
 
-    /// The quote of the packet as it came to us.
+    /// The quote of the packet as it arrived at the gateway.
     #[inline(always)]
     pub const fn quote(&self, quote: &Quote) -> Quote {
         let tuple = self.quoted_tuple();
-        // What its receiver acknowledges in one leg's numbers, its sender has numbered in the other's.
+        // The delta of acknowledgements of what was received maps the receiver's numbers to the sender's.
         let seq = u32::from_be(quote[1]).wrapping_add(self.ack_delta);
         [ports(tuple.source_port, tuple.destination_port), seq.to_be()]
     }

@@ -1,33 +1,33 @@
-//! Frames that the gateway itself puts on a way of its own: sent on the loopback device, past netfilter and the routing
-//! table, and taken from there by the program at its ingress.
+//! Frames that the gateway itself sends past netfilter and the routing table: out of the loopback device, at whose ingress
+//! the program takes them and redirects them.
 //!
-//! A frame bears [`INJECTED_MARK`] and is of the [`Way`] that stands where the Ethernet addresses of others do:
+//! A frame bears [`INJECTED_MARK`], and in place of its Ethernet addresses the [`Way`] it goes:
 //!
 //! | bytes | |
 //! |---|---|
-//! | 0-5 | to whom: what the packet arrives with, for [`ARRIVAL`]; else nobody |
+//! | 0-5 | destination address: for [`ARRIVAL`] that with which the packet arrives; else [`NOBODY`] |
 //! | 6 | [`NO_SENDER`] |
 //! | 7 | one of [`exit`], or [`ARRIVAL`] |
 //! | 8-11 | interface index of the device, network order |
 //!
-//! It is addressed to another host than the loopback device's, so that the stack drops it where there is no program to
-//! take it. Marks do not travel, so none comes from the network; and what a rule of this host happens to give the same
-//! mark has another sender. Gateways of several versions may share a host, and any one's program takes the frames of all: a
-//! change of this layout takes another mark.
+//! It is addressed to another host than this one, so that the stack drops it where no program takes it. Marks are not sent
+//! over a network, so none comes from there; and a packet to which a rule of this host gives the same mark has another
+//! source address. Gateways of several versions may share a host, and each one's program takes the frames of all: a change
+//! of this layout needs another mark.
 
 use super::{Ethernet, exit};
 
-/// Packet mark ("snin") of what the gateway sends on a way of its own.
+/// Packet mark ("snin") of injected frames.
 pub const INJECTED_MARK: u32 = 0x736e_696e;
 
-/// Instead of an [`exit`]: a packet as if it had just come by the device, plain where it was odd before.
+/// Instead of an [`exit`]: the packet arrives by the device once more; it was odd before and is plain now.
 pub const ARRIVAL: u8 = 0xff;
 
-/// Where a sender's address begins: its lowest bit says that it is a group's, as no sender's does (IEEE 802.3, section
+/// First byte of the source address. Its lowest bit marks a group address, which no sender has (IEEE 802.3, section
 /// 3.2.3).
 pub const NO_SENDER: u8 = b's';
 
-/// Nobody's Ethernet address, of those that anybody may choose.
+/// A locally administered Ethernet address that no device has.
 pub const NOBODY: [u8; 6] = [0x02, b's', b'n', b'i', b'p', 0];
 
 /// Where an injected frame goes.
@@ -40,13 +40,13 @@ pub struct Way {
 }
 
 impl Way {
-    /// The addresses of a frame that goes this way. `to`: the address with which it arrives, for [`ARRIVAL`].
+    /// The addresses of a frame that goes this way. `to`: its destination address.
     pub const fn addresses(&self, to: [u8; 6]) -> Ethernet {
         let ([a, b, c, d, e, f], [g, h, i, j]) = (to, self.ifindex.to_be_bytes());
         [a, b, c, d, e, f, NO_SENDER, self.kind, g, h, i, j]
     }
 
-    /// The way of a frame with these addresses; `None`: none of ours.
+    /// The way in a frame's addresses; `None`: it is no injected frame.
     #[inline(always)]
     pub const fn of(addresses: &Ethernet) -> Option<Self> {
         let [.., begin, kind, a, b, c, d] = *addresses;

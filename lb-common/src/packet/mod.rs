@@ -1,6 +1,6 @@
 //! The packet tier: maps, and what the programs do to a packet of a spliced connection.
 //!
-//! A spliced connection is two [`Flow`]s, one per direction, each found by the [`Tuple`] of the packets that arrive.
+//! A spliced connection is two [`Flow`]s, one per direction, each found by the [`Tuple`] of its arriving packets.
 //! Addresses and ports are kept as they stand in a packet (network order); every other number is in the byte order
 //! of the machine. IPv4 addresses are mapped into IPv6 (RFC 4291, section 2.5.5.2).
 //!
@@ -8,7 +8,7 @@
 //!
 //! | map | type | holds | written by |
 //! |---|---|---|---|
-//! | [`FLOWS`] | hash | tuple -> [`Flow`] | userspace; the programs remove, when a tuple is taken again |
+//! | [`FLOWS`] | hash | tuple -> [`Flow`] | userspace; the programs remove both when a new SYN takes the tuple |
 //! | [`TRACKS`] | array, mapped into userspace | [`Flow::slot`] -> [`Track`](track::Track) | userspace before its flows go in, then the programs |
 //! | [`PATHS`] | hash | [`Path`] -> 1 | userspace |
 //! | [`SIGHTINGS`] | LRU hash | tuple of a SYN or SYN-ACK -> [`Sighting`] | the programs |
@@ -23,16 +23,19 @@
 
 pub mod icmp;
 pub mod inject;
+mod legs;
 pub mod odd;
 pub mod options;
 pub mod track;
 pub mod translate;
 
+pub use legs::{PerDirection, PerLeg, Side};
+
 /// Hash: [`Tuple`] -> [`Flow`]. Never an LRU, which would evict live connections.
 pub const FLOWS: &str = "PACKET_FLOWS";
 /// Array of [`Track`](track::Track), by [`Flow::slot`].
 pub const TRACKS: &str = "PACKET_TRACKS";
-/// Hash: [`Path`] -> 1: by which other devices packets may come.
+/// Hash: [`Path`] -> 1: by which devices other than [`Flow::from`] packets may come.
 pub const PATHS: &str = "PACKET_PATHS";
 /// LRU hash: [`Tuple`] -> [`Sighting`].
 pub const SIGHTINGS: &str = "PACKET_SIGHTINGS";
@@ -57,13 +60,13 @@ pub const FORWARD_BARE: &str = "packet_bare";
 pub const DEFAULT_FLOWS: u32 = 1 << 20;
 /// Entries of [`PATHS`].
 pub const MAX_PATHS: u32 = 1 << 16;
-/// Entries of [`SIGHTINGS`]: handshakes that may be under way, and the flood that may push them out.
+/// Entries of [`SIGHTINGS`]: handshakes under way. A flood of SYNs evicts the oldest.
 pub const MAX_SIGHTINGS: u32 = 1 << 16;
 /// Entries of [`HANDOVERS`]: connections whose sockets are about to be closed.
 pub const MAX_HANDOVERS: u32 = 1 << 16;
 /// Entries of [`NAMES`]: listeners, routes, pools and servers.
 pub const MAX_NAMES: u32 = 1 << 18;
-/// Size of the ring buffer. An event that finds no room is noticed by the next sweep.
+/// Bytes of the ring buffer. What an event would have told that finds no room, the next sweep notices.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 /// Words of one bitmap of ports.
 pub const PORT_WORDS: u32 = 1024;
@@ -80,16 +83,16 @@ pub type Address = [u32; 4];
 /// The third word of an IPv4 address mapped into IPv6.
 pub const MAPPED: u32 = 0xffff_u32.to_be();
 
-/// Packet mark ("snip") of what the gateway itself tells a socket during a handover.
+/// Packet mark ("snip") of segments that the gateway itself sends to its socket during a handover.
 pub const FOR_SOCKET_MARK: u32 = 0x736e_6970;
 
-/// What a packet is addressed by.
+/// Addresses and ports of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Tuple {
-    /// Who sends it.
+    /// The sender's address.
     pub source: Address,
-    /// Whom it is for.
+    /// The receiver's address.
     pub destination: Address,
     /// The sender's port, network order.
     pub source_port: u16,
@@ -105,7 +108,7 @@ impl Tuple {
         Self { source, destination, source_port, destination_port }
     }
 
-    /// Of the packets that go the other way.
+    /// That of the packets in the other direction.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         Self {
@@ -133,7 +136,8 @@ pub mod flag {
 pub mod exit {
     /// By a device, to the neighbour that the routing table names.
     pub const NEIGHBOUR: u8 = 0;
-    /// Into the other end of a veth, in another network namespace, where it ends. No Ethernet address matters there.
+    /// Into the other end of a veth in another network namespace, which is the packet's receiver. Its Ethernet addresses
+    /// are not looked at.
     pub const PEER: u8 = 1;
     /// To a socket of this host, by way of the loopback device.
     pub const LOCAL: u8 = 2;
@@ -148,7 +152,7 @@ pub struct Flow {
     pub id: u64,
     /// [`Half::position`](track::Half::position) of X before the first byte that is accounted.
     pub origin: u64,
-    /// What the packets are addressed by when they leave.
+    /// Addresses and ports of the packets when they leave.
     pub out: Tuple,
     /// Added to sequence numbers.
     pub seq_delta: u32,
@@ -164,11 +168,11 @@ pub struct Flow {
     pub from: u32,
     /// Place in [`TRACKS`], the same for both directions.
     pub slot: u32,
-    /// Scale of X's windows.
+    /// Window scale of X: the shift of the windows in its packets.
     pub own_scale: u8,
-    /// Scale of Y's windows.
+    /// Window scale of Y.
     pub peer_scale: u8,
-    /// Scale in which Y was promised that it would be told windows.
+    /// Window scale that our socket announced to Y: the shift of the windows that Y is sent.
     pub promised_scale: u8,
     /// See [`flag`].
     pub flags: u8,
@@ -185,15 +189,15 @@ impl Flow {
         self.flags & flag != 0
     }
 
-    /// The place of X in pairs: 0 for the client, 1 for the server.
+    /// Which end X is.
     #[inline(always)]
-    pub const fn side(&self) -> usize {
-        (self.flags & flag::FROM_SERVER) as usize
+    pub const fn side(&self) -> Side {
+        if self.has(flag::FROM_SERVER) { Side::Server } else { Side::Client }
     }
 }
 
-/// Packets that belong to one device may come by another as well: the routing table has a way to their sender there. Of one
-/// sender: what one of them may do says nothing of another.
+/// A second device by which packets of a flow may come, because the routing table has a route to their sender there. One
+/// sender's: a route to one says nothing of a route to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Path {
@@ -201,7 +205,7 @@ pub struct Path {
     pub device: u32,
     /// The one they are expected by ([`Flow::from`]).
     pub expected: u32,
-    /// Who sends them.
+    /// Their sender's address.
     pub peer: Address,
 }
 
@@ -227,13 +231,13 @@ pub struct Sighting {
     pub flags: u8,
     /// Window scale; [`NO_WINDOW_SCALE`] if absent.
     pub window_scale: u8,
-    /// An acknowledgement number of the sender: that of a SYN-ACK, or of the first segment that follows a SYN. Who changes
-    /// sequence numbers between the device and the gateway's socket (SYNPROXY) shows here. Only if
+    /// An acknowledgement number of the sender: that of a SYN-ACK, or of the first segment that follows a SYN. It is not
+    /// the socket's own if something between the device and the socket changes sequence numbers (SYNPROXY). Valid only with
     /// [`sighted::ACKNOWLEDGED`].
     pub ack: u32,
 }
 
-/// Two Ethernet addresses as they stand in a packet: to whom, from whom.
+/// Two Ethernet addresses as they stand in a packet: destination, source.
 pub type Ethernet = [u8; 12];
 
 /// There is no window scale option.
@@ -245,31 +249,31 @@ pub mod sighted {
     pub const TIMESTAMPS: u8 = 1;
     /// SACK permitted.
     pub const SACK: u8 = 2;
-    /// The AE flag: accurate ECN is offered or taken, whose counters cannot be translated.
+    /// The AE flag: accurate ECN is offered or accepted. Its counters cannot be translated.
     pub const ACCURATE_ECN: u8 = 4;
     /// [`Sighting::ack`](super::Sighting::ack) is known.
     pub const ACKNOWLEDGED: u8 = 8;
 }
 
-/// What the programs must know while the sockets of a connection still hold a prefix.
+/// What the programs must know while the sockets of a connection still have bytes to get through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Handover {
-    /// By direction (0: from the client): the acknowledgement number from which on packets without payload are
-    /// forwarded. Earlier ones are for the socket, which still has bytes to get through.
-    pub await_ack: [u32; 2],
-    /// By direction: an earlier TSecr echoes a socket, not the other end; 0 is sent instead.
-    pub tsecr_floor: [u32; 2],
-    /// By direction: right edge of the window that the socket has last advertised to the sender.
+    /// A pure ACK below this acknowledgement number is for the socket, which still has bytes of its own to get through;
+    /// all others are forwarded.
+    pub await_ack: PerDirection<u32>,
+    /// A TSecr before this echoes a socket, not the other end; 0 is sent instead.
+    pub tsecr_floor: PerDirection<u32>,
+    /// Right edge of the window that the socket last advertised to the sender.
     ///
-    /// A pure ACK for the socket whose sequence number lies beyond it, where the other end may have room, is rewritten to
-    /// it: the socket would not take it. And while a socket still sends to an end, the windows forwarded to that end are
-    /// clamped to it: the socket acknowledges only what it has received itself, and a segment whose acknowledgement is
-    /// older by more than the largest window than what has been acknowledged since is not taken (RFC 5961, section 5.2).
-    pub promised: [u32; 2],
+    /// A pure ACK for the socket whose SEQ lies beyond it (the other end's window may be larger) is rewritten to it: the
+    /// socket would drop the ACK. And while a socket still sends to an end, forwarded windows to that end are clamped to
+    /// it: a socket acknowledges only what it has received itself, and an ACK that is older than the largest window is
+    /// dropped (RFC 5961, section 5.2).
+    pub promised: PerDirection<u32>,
 }
 
-/// What is known of a connection and no packet tells; also to the next process.
+/// What no packet tells of a connection: for the access log and the timeouts, also those of the next process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
@@ -277,9 +281,9 @@ pub struct Record {
     pub opened_ms: u64,
     /// Keys of [`NAMES`]: listener, route, pool, server.
     pub names: [u64; 4],
-    /// What packets of the client arrive with.
+    /// Tuple of the client's packets as they arrive.
     pub from_client: Tuple,
-    /// What packets of the server arrive with.
+    /// Tuple of the server's packets as they arrive.
     pub from_server: Tuple,
     /// The client's address, or what a trusted proxy said it is.
     pub client: Address,
@@ -291,7 +295,7 @@ pub struct Record {
     pub idle_timeout: u32,
     /// Seconds; 0: never.
     pub max_age: u32,
-    /// What the access log will say of its ClientHello, packed by userspace.
+    /// What the access log says of the ClientHello, encoded by userspace.
     pub facts: [u8; Record::FACTS],
 }
 
@@ -300,7 +304,7 @@ impl Record {
     pub const FACTS: usize = 308;
 }
 
-/// A name of the configuration; longer ones are cut.
+/// A name of the configuration, cut to 270 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Name {
@@ -337,15 +341,16 @@ pub const fn closings(of_client: u8, of_server: u8) -> u32 {
 pub mod event {
     /// Both FINs have passed, and their acknowledgements.
     pub const FINISHED: u32 = 1;
-    /// A SYN took over the tuple of a connection that was over: its flows are gone.
+    /// A SYN took the tuple of a connection that was over: that connection's flows are removed.
     pub const REUSED: u32 = 2;
-    /// A packet did not fit the device it should leave by, and was dropped: its sender must be told.
+    /// A packet exceeded the MTU of the device it leaves by and was dropped: userspace tells its sender by ICMP.
     pub const TOO_BIG: u32 = 3;
     /// An exact reset has passed.
     pub const RESET: u32 = 4;
-    /// A SYN, or a reset that is not exact: who sends so must be asked, with a challenge ACK (RFC 5961, section 3.2).
+    /// A SYN, or a reset in the window that is not exact: userspace sends its sender a challenge ACK (RFC 5961, sections
+    /// 3.2 and 4.2).
     pub const CHALLENGE: u32 = 5;
-    /// A packet came by another device than its connection's: does the routing table allow that?
+    /// A packet came by another device than its connection's: userspace asks the routing table whether it may.
     pub const WRONG_DEVICE: u32 = 6;
 }
 
@@ -386,17 +391,17 @@ macro_rules! counts {
 counts! {
     /// A SYN or SYN-ACK was sighted.
     Sighted = "handshake_sighted", false;
-    /// An odd packet ([`odd`]) of a spliced connection that nobody was there to take.
+    /// An odd packet ([`odd`]) of a spliced connection that no process took.
     OddLost = "odd_lost", true;
-    /// TCP options that contradict themselves, or lengths that do.
+    /// TCP options or lengths that contradict each other.
     BadOptions = "bad_options", true;
-    /// Congestion was experienced, and the other leg could not be told otherwise.
+    /// Marked "congestion experienced", for a leg without ECN: the loss says the same (RFC 6040, section 4.2).
     Congestion = "congestion", true;
-    /// Larger than the device it should leave by takes.
+    /// Larger than the MTU of the device it leaves by.
     TooBig = "too_big", true;
-    /// Its flow was taken away, or led another way, while the packet was in hand.
+    /// Its flow was removed or replaced while the program worked on the packet.
     FlowGone = "flow_gone", true;
-    /// The packet could not be changed.
+    /// The kernel refused to change the packet, or a map has no such element.
     NotWritable = "not_writable", true;
     /// It came by a device by which there is no route to its sender.
     WrongDevice = "wrong_device", true;
@@ -404,15 +409,15 @@ counts! {
     SynOnLive = "syn_on_live", true;
     /// A late copy of the SYN that a connection began with, after its end.
     SynLate = "syn_late", true;
-    /// A reset in the window, but not exact: its sender is asked.
+    /// A reset in the window, but not exact: its sender gets a challenge ACK.
     ResetInexact = "reset_inexact", true;
     /// A reset outside of the window.
     ResetOutside = "reset_outside", true;
-    /// More than a repetition, after both FINs were acknowledged.
+    /// After both FINs were acknowledged, and not a retransmission.
     BehindEnd = "behind_end", true;
     /// An ICMP error about bytes that are not under way, or that contradicts itself.
     IcmpUnrelated = "icmp_unrelated", true;
-    /// What the gateway told a socket of its own, which is closed by now.
+    /// A segment of the gateway for its own socket, which is closed by now.
     SocketGone = "socket_gone", true;
     /// An ICMP error was translated.
     IcmpTranslated = "icmp_translated", false;
@@ -420,19 +425,19 @@ counts! {
     ResetExact = "reset_exact", false;
     /// A SYN took over the tuple of a connection that was over.
     TakenOver = "taken_over", false;
-    /// Forwarded, without effect on what is known: no ACK flag.
+    /// Forwarded without effect on the tracker: no ACK flag.
     NoAck = "no_ack", false;
-    /// The same: it acknowledges what is too old.
+    /// The same: its acknowledgement is older than the largest window.
     TooOld = "too_old", false;
-    /// The same: beyond the window, or it acknowledges what was never sent.
+    /// The same: beyond the window, or its acknowledgement is beyond what was sent.
     TooNew = "too_new", false;
-    /// Somewhat beyond what is known.
+    /// At most a window beyond what is known ([`Near`](track::Verdict::Near)).
     Near = "near", false;
-    /// A keepalive probe, or the probe of a shut window.
+    /// A keepalive probe, or a probe of a zero window.
     Keepalive = "keepalive", false;
-    /// An odd packet ([`odd`]) was handed up, to come again plain.
+    /// An odd packet ([`odd`]) was handed to userspace, to come again plain.
     OddTaken = "odd_taken", false;
-    /// An event found no room.
+    /// The ring buffer had no room for an event.
     EventLost = "event_lost", false;
 }
 

@@ -1,11 +1,10 @@
-//! Odd packets: IP fragments, and packets with IPv4 options or IPv6 extension headers. The programs translate plain
-//! ones only; what is odd about a spliced connection is copied to userspace, made whole and plain there, and sent back
-//! as an [arrival](super::inject::ARRIVAL).
+//! Odd packets: IP fragments, and packets with IPv4 options or IPv6 extension headers. The programs translate only plain
+//! packets. They copy the odd ones of spliced connections to userspace, which reassembles them, removes the options and
+//! headers, and sends them back as an [arrival](super::inject::ARRIVAL).
 //!
-//! Only a first fragment has ports. The programs note whose it was, and take the later ones by that note
-//! ([`Fragments`]). One that comes before its first is copied and goes on up the stack as well, where it waits in vain
-//! if its first is then taken: between two hosts from which an odd packet of a flow has come lately. Any other
-//! goes on up the stack alone.
+//! Only a first fragment has ports. The programs note whose it was and take the later ones by that note ([`Fragments`]).
+//! A later fragment that arrives before its first goes up the stack; if an odd packet of a flow came lately between the
+//! same two hosts, it is copied as well, for its first may be a flow's.
 
 use super::Address;
 
@@ -14,15 +13,15 @@ pub const ODD: &str = "PACKET_ODD";
 /// LRU hash: [`Fragments`] -> the tick ([`TICK_SHIFT`](super::TICK_SHIFT)) at which it was noted, u32.
 pub const FRAGMENTS: &str = "PACKET_FRAGMENTS";
 
-/// Entries of [`FRAGMENTS`]: packets whose fragments are on their way. Only who hits a flow's addresses and ports gets
-/// one in.
+/// Entries of [`FRAGMENTS`]: packets whose fragments are under way. Only fragments with a flow's addresses and ports make
+/// one.
 pub const MAX_FRAGMENTS: u32 = 1 << 12;
 
-/// The longest frame that is copied: a record of a perf buffer has a length of 16 bits, with its own header, this one
-/// and what it is padded with.
+/// The longest frame that is copied: the 16-bit length of a perf record includes the record's header, [`Odd`] and
+/// padding.
 pub const MAX_FRAME: u32 = u16::MAX as u32 - 64;
 
-/// Extension headers of an IPv6 packet that the programs look behind for TCP; RFC 8200, section 4.1 has six.
+/// How many extension headers of an IPv6 packet the programs skip to find TCP; RFC 8200, section 4.1 has six.
 pub const MAX_HEADERS: usize = 6;
 
 /// What stands in front of a copied frame.
@@ -40,7 +39,7 @@ pub struct Odd {
 }
 
 impl Odd {
-    /// A record of [`ODD`]: what is known of the frame, and the frame. `None`: cut off.
+    /// Splits a record of [`ODD`] into this and the frame. `None`: the record is too short.
     pub fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (head, rest) = bytes.split_first_chunk::<{ size_of::<Self>() }>()?;
         let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -54,13 +53,13 @@ impl Odd {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Fragments {
-    /// Who sends them.
+    /// Their sender.
     pub source: Address,
-    /// Whom they are for.
+    /// Their receiver.
     pub destination: Address,
     /// The identification, as it stands in the packet.
     pub id: u32,
-    /// 1: those with that identification; 0: those with any, and `id` is 0.
+    /// 1: those with that identification; 0: all, and `id` is 0.
     pub of_one: u32,
 }
 

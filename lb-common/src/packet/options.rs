@@ -1,8 +1,8 @@
-//! TCP options: those of a SYN, read; those of every other segment, translated.
+//! TCP options: those of a SYN are read, those of every other segment translated.
 //!
-//! Both walk a copy of constant size, byte by byte, and keep where they are in memory that the kernel's verifier does
-//! not follow ([`Scratch`] lies in a map). So it sees each byte once, at an index it knows. A walk from option to option
-//! takes it through every combination of lengths, more than the million instructions it will look at.
+//! Both walk a copy of constant size, byte by byte, and keep their place in memory that the kernel's verifier does not
+//! track ([`Scratch`] lies in a map). So the verifier sees each byte once, at an index it knows. In a walk from option to
+//! option it would follow every combination of lengths, which exceeds its limit of a million instructions.
 
 use super::{Flow, NO_WINDOW_SCALE, flag, sighted};
 
@@ -50,7 +50,7 @@ impl SynOptions {
     pub const NONE: Self = Self { mss: 0, window_scale: NO_WINDOW_SCALE, flags: 0, tsval: 0 };
 }
 
-/// Where options are worked on.
+/// Working memory for the options of one packet.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Scratch {
@@ -62,12 +62,12 @@ pub struct Scratch {
     found: SynOptions,
 }
 
-/// Where a walk is.
+/// The place of a walk.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Walk {
     kind: u32,
-    /// Of the byte in its option.
+    /// Index of the byte in its option.
     index: u32,
     /// Bytes of the option that are still to come.
     left: u32,
@@ -114,8 +114,8 @@ impl Scratch {
         Ok(self.found)
     }
 
-    /// Translates the first `length` bytes of `old` into `new`, the rest of which it leaves. What the two ends have not
-    /// both agreed on, with us, becomes padding.
+    /// Translates the first `length` bytes of `old` into `new`, and copies the rest. An option that was not negotiated on
+    /// both legs becomes padding (NOPs).
     #[inline(always)]
     pub fn translate(
         &mut self,
@@ -152,13 +152,13 @@ impl Scratch {
         Ok(())
     }
 
-    /// TSval, as it arrived, of the options that were [translated](Self::translate) last, if they had one.
+    /// The TSval, as it arrived, of the options [translated](Self::translate) last, if they had timestamps.
     #[inline(always)]
     pub const fn tsval(&self) -> Option<u32> {
         if self.found.flags & sighted::TIMESTAMPS != 0 { Some(self.found.tsval) } else { None }
     }
 
-    /// What the byte `at` is. Sizes are checked at an option's first byte.
+    /// What kind of byte is at `at`. An option's size is checked at its first byte.
     #[inline(always)]
     fn step(&mut self, at: usize, length: usize) -> Result<Step, Malformed> {
         if at >= length {
@@ -187,7 +187,7 @@ impl Scratch {
     }
 }
 
-/// The walk as memory has it: not as the compiler, and with it the verifier, could know it.
+/// The walk, loaded anew from memory: neither the compiler nor the verifier may carry over what it stored there.
 #[inline(always)]
 fn forgotten(walk: &Walk) -> Walk {
     // SAFETY: a reference is valid, aligned and initialised.

@@ -1,34 +1,34 @@
-//! What a socket would believe of a segment, told from outside both ends (window tracking). Pure; the same source for
-//! kernel and host.
+//! What a receiver would accept of a segment, computed from outside both ends (window tracking). Pure; the same source
+//! for kernel and host.
 //!
-//! No socket here checks the segments of a spliced connection, so these rules do. A segment *counts* if the end that it
-//! is for would take it: RFC 9293, section 3.10.7.4, and RFC 5961. What does not count moves nothing, and is forwarded
-//! all the same: the end answers by itself, as it would without us.
+//! No socket of the gateway checks the segments of a spliced connection, so these rules do. A segment *counts* if its
+//! receiver would accept it: RFC 9293, section 3.10.7.4, and RFC 5961. One that does not count changes nothing and is
+//! forwarded all the same: the receiver answers it, as it would without a gateway.
 //!
-//! Words: a segment comes from X and is for Y. Each end has a [`Half`], in the numbers that its own packets carry, and
-//! its packets are the only ones that write there. [`Bounds`] translates both halves into X's numbers.
+//! Below, X sends a segment to Y. Each end has a [`Half`], in the numbers that its own packets carry, which its packets
+//! alone write. [`Bounds`] translates both halves into X's numbers.
 //!
 //! Programs on two CPUs may serve one end at once, and userspace reads meanwhile. Each field is stored alone and only
-//! moves forward, so who reads a mixture of old and new reads an older truth; a store that is lost to a race takes a
-//! field back to an older truth too, which [`Verdict::Near`] heals.
+//! moves forward: a reader of old and new fields together sees a state that is valid, but older. So does one after a
+//! store that was lost to a race, which [`Verdict::Near`] makes up for.
 
 use core::ptr::read_volatile;
 
-use super::{Flow, before, translate::tcp};
+use super::{Flow, PerLeg, before, translate::tcp};
 
-/// One end of a connection: what its own segments have told. All numbers but the two ticks are as in its own packets.
+/// One end of a connection, by its own segments: all numbers but `heard` are as in its own packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Half {
-    /// Sequence number behind its last byte seen, without the FIN. The upper half counts how often the lower one has
+    /// Sequence number after its last byte seen, without the FIN. The upper half counts how often the lower one has
     /// wrapped, so that differences are bytes: see [`Flow::origin`].
     pub position: u64,
-    /// Where the newest hole in its bytes ends: from here to `position` everything has passed.
+    /// Where the newest hole in its bytes ends: all bytes from here to `position` have passed.
     pub gap: u32,
     /// Its highest acknowledgement number.
     pub ack: u32,
-    /// The right edge of the largest window that it has offered. Never goes back, though windows may (RFC 9293, section
-    /// 3.8.6: "shrinking the window").
+    /// The furthest right edge of a window that it has advertised. Never goes back, though a receiver may shrink its window
+    /// (RFC 9293, section 3.8.6).
     pub edge: u32,
     /// When its last segment that counts came, in ticks ([`TICK_SHIFT`](super::TICK_SHIFT)).
     pub heard: u32,
@@ -42,8 +42,8 @@ pub struct Half {
     pub asked: u8,
 }
 
-/// Bits of [`Half::asked`]: what userspace was asked to do, which is done once in a while at most. The program sets them,
-/// userspace clears them.
+/// Bits of [`Half::asked`]: what userspace was asked to do. A program sets a bit and asks once; userspace clears it when
+/// the program may ask again.
 pub mod asked {
     /// To send it a challenge ACK.
     pub const CHALLENGE: u8 = 1;
@@ -59,28 +59,29 @@ pub mod closing {
     pub const FIRST: u8 = 1;
     /// Its FIN came behind the other end's.
     pub const SECOND: u8 = 2;
-    /// It has reset the connection, at exactly the number that the other end expects.
+    /// It has reset the connection, at exactly the sequence number that the other end expects.
     pub const RESET: u8 = 4;
+    /// How far the handover has come: 0 (the sockets are closed), [`HANDOVER`], or [`HANDOVER`] and [`BEYOND`].
+    pub const HANDOVER_STATE: u8 = HANDOVER | BEYOND;
     /// Sockets of the gateway may still live: there may be a [`Handover`](super::super::Handover).
     pub const HANDOVER: u8 = 8;
-    /// Besides, bytes have come from beyond what was known: what is before them may be in a socket.
+    /// Its bytes have come from beyond a hole: the bytes of the hole may be in a socket.
     pub const BEYOND: u8 = 16;
-    /// A new connection has the tuple; both flows are gone.
+    /// A new connection has the tuple; both flows are removed.
     pub const REUSED: u8 = 32;
     /// Userspace was told that the connection is finished.
     pub const FINISHED: u8 = 64;
 }
 
 impl Half {
-    /// A copy, each field as it is at some moment. Volatile: others store meanwhile, each field alone, and loads are not
-    /// to be joined or repeated.
+    /// A copy. Volatile loads, one per field, because others store meanwhile: the compiler must not join or repeat them.
     ///
     /// # Safety
     ///
-    /// `half` points to a half that is there during the call.
+    /// `half` points to a half that stays mapped during the call.
     #[inline(always)]
     pub unsafe fn read_volatile(half: *const Self) -> Self {
-        // SAFETY: the caller's; fields of a half are aligned, and any number is a value of each.
+        // SAFETY: the caller's contract; fields of a half are aligned, and any bits are a value of each.
         unsafe {
             Self {
                 position: read_volatile(&raw const (*half).position),
@@ -108,28 +109,28 @@ impl Half {
         self.closing & closing::RESET != 0
     }
 
-    /// Sequence number behind its last byte.
+    /// Sequence number after its last byte.
     #[inline(always)]
     pub const fn end(&self) -> u32 {
         self.position as u32
     }
 
-    /// Sequence number behind all that it has sent, the FIN included.
+    /// Sequence number after all that it has sent, its FIN included.
     #[inline(always)]
     pub const fn sent(&self) -> u32 {
         self.end().wrapping_add(self.has_fin() as u32)
     }
 }
 
-/// Both ends of a connection; 0: the client. One element of [`TRACKS`](super::TRACKS).
+/// Both ends of a connection. One element of [`TRACKS`](super::TRACKS).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Track {
-    /// Half 0 is written by the client's packets, half 1 by the server's.
-    pub halves: [Half; 2],
+    /// Each is written by its own end's packets.
+    pub halves: PerLeg<Half>,
 }
 
-/// A segment as it arrives, as far as it is judged.
+/// The fields of an arriving segment that the tracker needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Segment {
@@ -143,7 +144,7 @@ pub struct Segment {
     pub tsval: u32,
     /// The window field, unscaled.
     pub window: u16,
-    /// The window field with which it leaves.
+    /// The window field as forwarded.
     pub leaving_window: u16,
     /// See [`tcp`].
     pub flags: u8,
@@ -157,13 +158,13 @@ impl Segment {
         self.flags & flags != 0
     }
 
-    /// Sequence number behind its payload.
+    /// Sequence number after its payload.
     #[inline(always)]
     const fn payload_end(&self) -> u32 {
         self.seq.wrapping_add(self.payload)
     }
 
-    /// Sequence number behind all of it.
+    /// Sequence number after its payload and its FIN.
     #[inline(always)]
     const fn end(&self) -> u32 {
         self.payload_end().wrapping_add(self.has(tcp::FIN) as u32)
@@ -175,19 +176,19 @@ impl Segment {
 pub struct Bounds {
     /// What Y has acknowledged of X.
     pub acknowledged: u32,
-    /// The right edge of the window that Y gave X.
+    /// Right edge of the window that Y advertised to X.
     pub limit: u32,
-    /// Behind all that X has sent.
+    /// Sequence number after all that X has sent.
     pub sent: u32,
     /// What X has acknowledged of Y.
     pub acknowledges: u32,
-    /// Behind all that Y has sent.
+    /// Sequence number after all that Y has sent.
     pub peer_sent: u32,
     /// X's largest window, in bytes.
     pub own_window: u32,
     /// Y's largest window, in bytes.
     pub peer_window: u32,
-    /// What Y expects next, if nothing was lost behind us.
+    /// What Y expects next, if nothing was lost between the gateway and Y.
     pub next: u32,
 }
 
@@ -210,7 +211,7 @@ impl Bounds {
             peer_sent,
             own_window: (own.most as u32) << (flow.own_scale & 15),
             peer_window: (peer.most as u32) << (flow.peer_scale & 15),
-            // What Y has acknowledged was sent, also where a store that said so was lost.
+            // What Y has acknowledged was sent, even if the store that noted it was lost.
             next: if before(acknowledged, own.gap) || before(own.sent(), acknowledged) {
                 acknowledged
             } else {
@@ -219,7 +220,8 @@ impl Bounds {
         }
     }
 
-    /// Each end has sent its FIN and the other has acknowledged it. A stranger cannot fake it with one half.
+    /// Each end has sent its FIN and the other has acknowledged it. A stranger who forges one end's packets cannot bring
+    /// this about.
     #[inline(always)]
     pub const fn is_finished(&self, own: &Half, peer: &Half) -> bool {
         own.has_fin()
@@ -228,14 +230,14 @@ impl Bounds {
             && self.acknowledges == self.peer_sent
     }
 
-    /// Whether a segment belongs to a connection that [is finished](Self::is_finished): FINs and acknowledgements that
-    /// are repeated.
+    /// Whether a segment on a connection that [is finished](Self::is_finished) has nothing new: a retransmitted FIN or a
+    /// repeated ACK.
     #[inline(always)]
     pub const fn repeats_the_end(&self, segment: &Segment) -> bool {
         !before(self.sent, segment.end()) && !before(self.peer_sent, segment.ack)
     }
 
-    /// What a segment of X that is neither SYN nor RST is worth.
+    /// Judges a segment of X that is neither SYN nor RST.
     #[inline(always)]
     pub const fn judge(&self, segment: &Segment) -> Verdict {
         let Segment { seq, ack, .. } = *segment;
@@ -258,11 +260,11 @@ impl Bounds {
         if is_near { Verdict::Near } else { Verdict::TooNew }
     }
 
-    /// What a reset of X is worth (RFC 5961, section 3.2). Its acknowledgement number plays no part: the answer of a
-    /// host that has no such socket may have none.
+    /// Judges a reset of X (RFC 5961, section 3.2) by its sequence number alone: the answer of a host that has no such
+    /// socket may have no acknowledgement number.
     #[inline(always)]
     pub const fn judge_reset(&self, own: &Half, seq: u32) -> Reset {
-        // Behind a FIN, Linux and macOS reset at the number of the FIN.
+        // After a FIN, Linux and macOS reset at the number of the FIN.
         let is_at_fin = own.has_fin() && self.next == self.sent && seq == self.next.wrapping_sub(1);
         if seq == self.next || is_at_fin {
             Reset::Exact
@@ -276,45 +278,45 @@ impl Bounds {
     }
 }
 
-/// What a segment that is neither SYN nor RST is worth.
+/// The verdict on a segment that is neither SYN nor RST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Y takes it.
+    /// Y accepts it.
     Counts,
-    /// Somewhat beyond what is known: a store was lost to a race, or a window was promised that no packet has told. It
-    /// tells how far X has come and that X lives, nothing else.
+    /// At most a window beyond what is known: a store was lost to a race, or our socket advertised a window of which no
+    /// packet has told. It moves X's position and the time it was heard, nothing else.
     Near,
-    /// A question whether Y is still there, or for a larger window (RFC 9293, section 3.8.4): it tells that X lives.
+    /// A keepalive probe (RFC 9293, section 3.8.4) or a probe of a zero window: it moves the time X was heard.
     Keepalive,
-    /// Nothing in it is new.
+    /// Y has acknowledged all of it: a retransmission.
     Old,
-    /// It acknowledges what is older than the largest window (RFC 5961, section 5.2).
+    /// Its acknowledgement is older than the largest window (RFC 5961, section 5.2).
     TooOld,
-    /// It lies beyond the window, or acknowledges what was never sent.
+    /// It lies beyond the window, or its acknowledgement is beyond what was sent.
     TooNew,
-    /// It has no ACK flag: a socket drops it.
+    /// It has no ACK flag: the receiver drops it.
     NoAck,
 }
 
-/// What a reset is worth.
+/// The verdict on a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// At exactly the number that Y expects: Y takes it.
+    /// At exactly the number that Y expects: Y accepts it.
     Exact,
-    /// At what Y has acknowledged, after an exact one.
+    /// At the number that Y has acknowledged, after an exact reset.
     Again,
-    /// In the window: X is to be asked.
+    /// In the window, but not exact: X gets a challenge ACK.
     InWindow,
-    /// Anywhere else.
+    /// Outside the window.
     Elsewhere,
 }
 
-/// How long after a reset more of the same end proves that somebody else has sent it: what came earlier may have been
-/// overtaken. 100 ms.
+/// How long after a reset a new segment of the same end proves the reset forged; earlier, the reset may have overtaken
+/// it. 100 ms.
 pub const RESET_OVERTAKES_TICKS: u32 = 96;
 
 impl Half {
-    /// X's half after a segment of this worth. `acknowledged`: as [`Bounds::acknowledged`].
+    /// X's half after a segment with this verdict. `acknowledged`: as [`Bounds::acknowledged`].
     #[inline(always)]
     pub const fn after(
         mut self,
@@ -331,8 +333,8 @@ impl Half {
         }
         let mut progress = false;
         if !matches!(verdict, Verdict::Keepalive) {
-            // A FIN may overtake bytes. A segment with neither may be numbered one further: behind the FIN. And where Y has
-            // acknowledged a FIN, nothing that follows is taken (RFC 9293, section 3.10.7.4, "eighth"): not what a
+            // A FIN may overtake bytes. A segment without both may be numbered one further, after the FIN. Once Y has
+            // acknowledged a FIN it accepts nothing that follows (RFC 9293, section 3.10.7.4, "eighth"): neither what a
             // stranger sends, nor the byte that old stacks put into a keepalive, which has the FIN's number.
             let ahead = segment.payload_end().wrapping_sub(self.end());
             let is_new = (segment.payload != 0 || segment.has(tcp::FIN))
@@ -343,11 +345,11 @@ impl Half {
                     self.gap = segment.seq;
                 }
                 self.position += ahead as u64;
-                // Bytes behind it prove that somebody else has sent it.
+                // Bytes after the FIN prove it forged.
                 self.closing &= !closing::FIN;
                 progress = true;
             } else if is_new && !self.has_fin() {
-                // Anybody may have sent it: none of it has passed for certain until Y has acknowledged it.
+                // It may be forged: treat its bytes as missing until Y acknowledges them.
                 self.gap = segment.payload_end();
                 self.position += ahead as u64;
             }
@@ -360,7 +362,7 @@ impl Half {
                 self.ack = segment.ack;
                 progress = true;
             }
-            // The second is larger only where a small window was rounded up.
+            // `told` is the larger one only where a small window was rounded up.
             let offered = (segment.window as u32) << (flow.own_scale & 15);
             let told = (segment.leaving_window as u32) << (flow.promised_scale & 15);
             let edge = segment.ack.wrapping_add(if offered < told { told } else { offered });
@@ -377,7 +379,7 @@ impl Half {
         if !self.has_reset() {
             self.heard = tick;
         } else if progress && tick.wrapping_sub(self.heard) >= RESET_OVERTAKES_TICKS {
-            // Who goes on has not reset.
+            // An end that goes on has not reset.
             self.closing &= !closing::RESET;
             self.heard = tick;
         }

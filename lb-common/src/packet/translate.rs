@@ -1,4 +1,5 @@
-//! What a flow does to a TCP header, and what that does to its checksum. Pure; the same source for kernel and host.
+//! Translates a TCP header for the other leg, and computes the change of its checksum. Pure; the same source for kernel
+//! and host.
 
 use super::{Flow, before, flag};
 
@@ -10,7 +11,7 @@ pub mod tcp {
     pub const SYN: u8 = 0x02;
     /// Reset.
     pub const RST: u8 = 0x04;
-    /// The acknowledgement number counts.
+    /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
     /// ECN echo.
     pub const ECE: u8 = 0x40;
@@ -59,13 +60,13 @@ impl Head {
         self.flags() & flags != 0
     }
 
-    /// Sequence number, as a number.
+    /// Sequence number, in host order.
     #[inline(always)]
     pub const fn sequence(&self) -> u32 {
         u32::from_be(self.seq)
     }
 
-    /// Acknowledgement number, as a number.
+    /// Acknowledgement number, in host order.
     #[inline(always)]
     pub const fn acknowledgement(&self) -> u32 {
         u32::from_be(self.ack)
@@ -78,7 +79,7 @@ impl Head {
         u16::from_be_bytes(window)
     }
 
-    /// The header with a window, of this scale, that ends at this sequence number at the latest.
+    /// The header with its window, of this scale, clamped to the right edge `end`.
     #[inline(always)]
     pub const fn with_window_up_to(&self, end: u32, scale: u8) -> Self {
         let [offset, flags, window @ ..] = self.control.to_ne_bytes();
@@ -91,7 +92,7 @@ impl Head {
 }
 
 impl Flow {
-    /// The header with which the packet leaves.
+    /// The header as the packet leaves.
     #[inline(always)]
     pub const fn translate(&self, head: &Head) -> Head {
         let [offset, mut flags, window @ ..] = head.control.to_ne_bytes();
@@ -113,7 +114,7 @@ impl Flow {
         }
     }
 
-    /// The window in the units that the receiver was promised. An open window stays open: what rounding adds is
+    /// The window in units of the scale announced to the receiver. A window that is not zero stays so: it is rounded up by
     /// less than one unit.
     #[inline(always)]
     pub const fn window(&self, window: u16) -> u16 {
@@ -127,8 +128,8 @@ impl Flow {
         }
     }
 
-    /// TSval and TSecr with which the packet leaves. A TSecr before the floor echoes what a socket of ours has sent,
-    /// which the receiver has never seen: 0, as if nothing was received yet.
+    /// TSval and TSecr as the packet leaves. A TSecr before the floor echoes our own socket's TSval, which the receiver has
+    /// never sent: it becomes 0, as before the first segment is received.
     #[inline(always)]
     pub const fn timestamps(&self, tsval: u32, tsecr: u32, tsecr_floor: Option<u32>) -> (u32, u32) {
         let unknown = match tsecr_floor {
@@ -148,8 +149,7 @@ pub const fn ports(source: u16, destination: u16) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
-/// Sums the difference that words of a packet make to its checksum (RFC 1624): what the kernel's
-/// `bpf_l4_csum_replace` takes as a difference.
+/// Sums by how much changed words change a checksum (RFC 1624): the difference that `bpf_l4_csum_replace` takes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Difference(u64);
 

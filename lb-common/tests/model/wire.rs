@@ -142,7 +142,7 @@ impl Wire {
         Self {
             ends,
             flows,
-            track: Track { halves },
+            track: Track { halves: halves.into() },
             tally: Tally::default(),
             faults: Faults::default(),
             random,
@@ -157,17 +157,17 @@ impl Wire {
     }
 
     pub(crate) fn bounds(&self, side: usize) -> Bounds {
-        let [own, peer] = [side, 1 - side].map(|side| &self.track.halves[side]);
+        let [own, peer] = [side, 1 - side].map(|side| self.track.halves.each_ref()[side]);
         Bounds::new(&self.flows[side], own, peer, None)
     }
 
     /// Bytes of this end that are accounted.
     pub(crate) fn bytes(&self, side: usize) -> i64 {
-        (self.track.halves[side].position - self.flows[side].origin) as i64
+        (self.track.halves.each_ref()[side].position - self.flows[side].origin) as i64
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        let [client, server] = &self.track.halves;
+        let [client, server] = self.track.halves.each_ref();
         self.bounds(0).is_finished(client, server)
     }
 
@@ -252,7 +252,7 @@ impl Wire {
             return;
         }
         let bounds = self.bounds(side);
-        let [own, peer] = [side, 1 - side].map(|side| self.track.halves[side]);
+        let [own, peer] = [side, 1 - side].map(|side| *self.track.halves.each_ref()[side]);
         assert!(
             !self.is_finished() || bounds.repeats_the_end(&segment),
             "{segment:?} repeats the end: {bounds:?}"
@@ -305,14 +305,14 @@ impl Wire {
     /// Stores a half; now and then an older truth comes back.
     fn store(&mut self, side: usize, half: Half) {
         let older = &mut self.older[side];
-        older.push(self.track.halves[side]);
+        older.push(*self.track.halves.each_ref()[side]);
         if older.len() > 3 {
             older.remove(0);
         }
-        self.track.halves[side] = half;
+        *self.track.halves.each_mut()[side] = half;
         if self.random.percent(self.faults.stores_lost) {
             let older = older[self.random.below(older.len() as i64) as usize];
-            let half = &mut self.track.halves[side];
+            let half = &mut *self.track.halves.each_mut()[side];
             self.misled = true;
             match self.random.below(7) {
                 0 => half.position = older.position,
@@ -350,7 +350,7 @@ impl Wire {
             return;
         }
         for side in [0, 1] {
-            let (passed, half) = (&self.passed[side], &self.track.halves[side]);
+            let (passed, half) = (&self.passed[side], self.track.halves.each_ref()[side]);
             assert_eq!(self.bytes(side), passed.end, "bytes of {side}");
             assert_eq!(half.has_fin(), passed.fin.is_some(), "FIN of {side}, {passed:?}: {half:?}");
             let next = self.bounds(side).next;
@@ -371,7 +371,7 @@ impl Wire {
     /// A segment that a stranger makes in the name of an end: numbers by chance, or near those that matter.
     pub(crate) fn forge(&mut self, side: usize) -> Segment {
         let bounds = self.bounds(side);
-        let half = self.track.halves[side];
+        let half = self.track.halves.each_ref()[side];
         let random = &mut self.random;
         let around = |random: &mut Random, numbers: &[u32], windows: [u32; 2]| match random.below(10) {
             0 => random.word(),
@@ -422,7 +422,7 @@ impl Wire {
     /// Judges what a stranger has made. If no receiver would take it, it passes, and the half is what it has become.
     pub(crate) fn judge_forged(&mut self, side: usize, segment: &Segment) -> Option<Verdict> {
         let (bounds, flow) = (self.bounds(side), self.flows[side]);
-        let [own, peer] = [side, 1 - side].map(|side| self.track.halves[side]);
+        let [own, peer] = [side, 1 - side].map(|side| *self.track.halves.each_ref()[side]);
         if segment.flags & RST != 0 {
             let reset = bounds.judge_reset(&own, segment.seq);
             self.tally.resets[reset as usize] += 1;
@@ -471,7 +471,7 @@ impl Wire {
     /// An end that is no more resets the connection at this number, and what is asked of it as well. Gives how often it
     /// was asked.
     pub(crate) fn reset(&mut self, side: usize, seq: u32) -> u32 {
-        let own = self.track.halves[side];
+        let own = *self.track.halves.each_ref()[side];
         let judge = |wire: &mut Self, seq| {
             let reset = wire.bounds(side).judge_reset(&own, seq);
             wire.tally.resets[reset as usize] += 1;
@@ -535,7 +535,8 @@ impl Wire {
     /// At rest the tracker knows what the ends know.
     pub(crate) fn check_rest(&self) {
         for side in [0, 1] {
-            let (end, other, half) = (&self.ends[side], &self.ends[1 - side], &self.track.halves[side]);
+            let (end, other, half) =
+                (&self.ends[side], &self.ends[1 - side], self.track.halves.each_ref()[side]);
             let what = format!("{side}: {half:?}, {end:?}, {other:?}");
             assert_eq!(self.bytes(side), end.length, "bytes of {what}");
             assert_eq!(half.has_fin(), end.finishes, "FIN of {what}");
@@ -546,7 +547,7 @@ impl Wire {
 
     /// The same, where a stranger has told that there are more bytes than there are.
     pub(crate) fn check_rest_but_for_the_end(&self, side: usize) {
-        let (end, other, half) = (&self.ends[side], &self.ends[1 - side], &self.track.halves[side]);
+        let (end, other, half) = (&self.ends[side], &self.ends[1 - side], self.track.halves.each_ref()[side]);
         let what = format!("{side}: {half:?}, {end:?}, {other:?}");
         assert_eq!(self.bounds(side).next, self.number(side, other.state.next), "next of {what}");
         let ack = end.nature.peer_first.wrapping_add(end.state.next as u32);

@@ -1,6 +1,6 @@
-//! ICMP errors about packets that a flow has sent: translated, they go to who has sent the packet first.
+//! ICMP errors about packets that a flow has sent: they are translated and forwarded to the packet's sender.
 
-use aya_ebpf::{bindings::TC_ACT_SHOT, helpers::bpf_l4_csum_replace, programs::TcContext};
+use aya_ebpf::{helpers::bpf_l4_csum_replace, programs::TcContext};
 use lb_common::packet::{
     Count, Flow, Tuple, before,
     icmp::{self, HEADER, QUOTED, Quote},
@@ -9,53 +9,53 @@ use lb_common::packet::{
 };
 
 use super::{
-    ETHERNET, FITS_ANYWHERE, IPV4, IPV6, PACKET_FLOWS, PACKET_HANDOVERS, PACKET_HOST, PROTOCOL_TCP, Stamp,
-    add_ethernet_header, comes_by, count, drop_counted, header, read, redirect, refuse_device,
-    replace_ipv6_addresses, track::Halves, way_of,
+    bytes::{read, writable},
+    error::{Error, Pass, written},
+    halves::Halves,
+    layout::{ETHERNET, FITS_ANYWHERE, IPV4, IPV6, PACKET_HOST, PROTOCOL_TCP},
+    maps::{PACKET_FLOWS, PACKET_HANDOVERS, count},
+    redirect::{Stamp, send, way_of},
+    segment::{comes_by, wrong_device},
+    write::{add_ethernet_header, replace_ipv6_addresses},
 };
 
 /// Offset of the checksum in an ICMP header.
 const CHECKSUM: usize = 2;
 
-/// An ICMP packet. `None`: not about a flow.
+/// An ICMP packet.
 #[inline(always)]
-pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option<i32> {
+pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Result<i32, Error> {
     const INNER: usize = IPV4 + HEADER;
     if outer[0].to_ne_bytes()[0] != 0x45 || outer[1] & FRAGMENT != 0 {
-        return None;
+        return Err(Pass::IcmpOfNoFlow.into());
     }
-    let kind: u8 = read(ctx, LINK + IPV4, HEADER)?;
+    let kind: u8 = quoted(read(ctx, LINK + IPV4, HEADER))?;
     if !icmp::is_error(kind) {
-        return None;
+        return Err(Pass::IcmpOfNoFlow.into());
     }
-    let inner: [u32; 5] = read(ctx, LINK + INNER, IPV4 + QUOTED)?;
-    let quote: Quote = read(ctx, LINK + INNER + IPV4, QUOTED)?;
+    let inner: [u32; 5] = quoted(read(ctx, LINK + INNER, IPV4 + QUOTED))?;
+    let quote: Quote = quoted(read(ctx, LINK + INNER + IPV4, QUOTED))?;
     if inner[0].to_ne_bytes()[0] != 0x45 || inner[2].to_ne_bytes()[1] != PROTOCOL_TCP {
-        return None;
+        return Err(Pass::IcmpOfNoFlow.into());
     }
     // The quoted packet went away from us; its flow's twin is found by what comes back.
     let sent = Tuple::v4(inner[3], inner[4], quote[0] as u16, (quote[0] >> 16) as u16);
     // SAFETY: the kernel unmaps no map value during this run; `Stamp` notices when it is another flow's.
-    let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed()).ok_or(Pass::IcmpOfNoFlow)? };
     let stamp = Stamp::of(flow);
-    let code: [u8; 2] = read(ctx, LINK + IPV4, HEADER)?;
+    let code: [u8; 2] = quoted(read(ctx, LINK + IPV4, HEADER))?;
     let mtu = (code == icmp::FRAGMENTATION_NEEDED).then_some(()).and_then(|()| {
         let mtu: u16 = read(ctx, LINK + IPV4 + icmp::MTU, 2)?;
         Some(u32::from(u16::from_be(mtu)))
     });
     let length = u32::from(u16::from_be((inner[0] >> 16) as u16));
-    match judge(ctx, &sent, flow, &quote) {
-        Claim::Socket => return None,
-        Claim::Drop(reason) => return drop_counted(reason),
-        Claim::Dropped => return Some(TC_ACT_SHOT),
-        // Routers older than RFC 1191 say 0.
-        Claim::True if mtu.is_some_and(|mtu| mtu != 0 && length <= mtu) => {
-            return drop_counted(Count::IcmpUnrelated);
-        }
-        Claim::True => {}
+    judge(ctx, &sent, flow, &quote)?;
+    // Routers older than RFC 1191 say 0.
+    if mtu.is_some_and(|mtu| mtu != 0 && length <= mtu) {
+        return Err(Count::IcmpUnrelated.into());
     }
-    if LINK == 0 && !add_ethernet_header(ctx) {
-        return drop_counted(Count::NotWritable);
+    if LINK == 0 {
+        add_ethernet_header(ctx)?;
     }
 
     let tuple = flow.quoted_tuple();
@@ -69,17 +69,10 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
     let checksum = (ETHERNET + IPV4 + CHECKSUM) as u32;
     // SAFETY: a helper that takes the context of this program type; the headers' bounds are checked.
     unsafe {
-        if bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, change.sum().into(), 0) != 0 {
-            return drop_counted(Count::NotWritable);
-        }
-        let Some(ip) = header::<[u32; 5]>(ctx, ETHERNET, IPV4) else {
-            return drop_counted(Count::NotWritable);
-        };
-        *ip = [outer[0], outer[1], with_checksum(outer[2], outer_change), source, destination];
-        let Some(ip) = header::<[u32; 7]>(ctx, ETHERNET + INNER, IPV4 + QUOTED) else {
-            return drop_counted(Count::NotWritable);
-        };
-        *ip = [
+        written(bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, change.sum().into(), 0))?;
+        *writable(ctx, ETHERNET)? =
+            [outer[0], outer[1], with_checksum(outer[2], outer_change), source, destination];
+        *writable(ctx, ETHERNET + INNER)? = [
             inner[0],
             inner[1],
             with_checksum(inner[2], inner_change),
@@ -91,28 +84,28 @@ pub(super) fn v4<const LINK: usize>(ctx: &TcContext, outer: &[u32; 5]) -> Option
     }
     let way = way_of(flow);
     if !stamp.holds(flow) {
-        return drop_counted(Count::FlowGone);
+        return Err(Count::FlowGone.into());
     }
     count(Count::IcmpTranslated);
-    redirect(ctx, way.ifindex, way.kind)
+    send(ctx, way)
 }
 
-/// An ICMPv6 packet. `None`: not about a flow.
+/// An ICMPv6 packet.
 #[inline(always)]
-pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
+pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Result<i32, Error> {
     const INNER: usize = IPV6 + HEADER;
     /// Before the addresses.
     const REST: usize = 8;
-    let kind: u8 = read(ctx, LINK + IPV6, HEADER)?;
+    let kind: u8 = quoted(read(ctx, LINK + IPV6, HEADER))?;
     if !icmp::is_error_v6(kind) {
-        return None;
+        return Err(Pass::IcmpOfNoFlow.into());
     }
-    let outer: [[u32; 4]; 2] = read(ctx, LINK + REST, 32)?;
-    let protocol: u8 = read(ctx, LINK + INNER + 6, IPV6 + QUOTED - 6)?;
-    let inner: [[u32; 4]; 2] = read(ctx, LINK + INNER + REST, 32)?;
-    let quote: Quote = read(ctx, LINK + INNER + IPV6, QUOTED)?;
+    let outer: [[u32; 4]; 2] = quoted(read(ctx, LINK + REST, 32))?;
+    let protocol: u8 = quoted(read(ctx, LINK + INNER + 6, IPV6 + QUOTED - 6))?;
+    let inner: [[u32; 4]; 2] = quoted(read(ctx, LINK + INNER + REST, 32))?;
+    let quote: Quote = quoted(read(ctx, LINK + INNER + IPV6, QUOTED))?;
     if protocol != PROTOCOL_TCP {
-        return None;
+        return Err(Pass::IcmpOfNoFlow.into());
     }
     let sent = Tuple {
         source: inner[0],
@@ -121,26 +114,21 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
         destination_port: (quote[0] >> 16) as u16,
     };
     // SAFETY: as in `v4`.
-    let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed())? };
+    let flow = unsafe { &*PACKET_FLOWS.get_ptr(sent.reversed()).ok_or(Pass::IcmpOfNoFlow)? };
     let stamp = Stamp::of(flow);
     let mtu = (kind == icmp::PACKET_TOO_BIG).then_some(()).and_then(|()| {
         let mtu: [u16; 2] = read(ctx, LINK + IPV6 + icmp::MTU_V6, 4)?;
         Some(u32::from(u16::from_be(mtu[0])) << 16 | u32::from(u16::from_be(mtu[1])))
     });
-    let payload: u16 = read(ctx, LINK + INNER + 4, IPV6 + QUOTED - 4)?;
+    let payload: u16 = quoted(read(ctx, LINK + INNER + 4, IPV6 + QUOTED - 4))?;
     let length = u32::from(u16::from_be(payload)) + IPV6 as u32;
-    match judge(ctx, &sent, flow, &quote) {
-        Claim::Socket => return None,
-        Claim::Drop(reason) => return drop_counted(reason),
-        Claim::Dropped => return Some(TC_ACT_SHOT),
-        // No link takes less (RFC 8200, section 5).
-        Claim::True if mtu.is_some_and(|mtu| mtu < FITS_ANYWHERE || length <= mtu) => {
-            return drop_counted(Count::IcmpUnrelated);
-        }
-        Claim::True => {}
+    judge(ctx, &sent, flow, &quote)?;
+    // No link takes less (RFC 8200, section 5).
+    if mtu.is_some_and(|mtu| mtu < FITS_ANYWHERE || length <= mtu) {
+        return Err(Count::IcmpUnrelated.into());
     }
-    if LINK == 0 && !add_ethernet_header(ctx) {
-        return drop_counted(Count::NotWritable);
+    if LINK == 0 {
+        add_ethernet_header(ctx)?;
     }
 
     let tuple = flow.quoted_tuple();
@@ -154,69 +142,50 @@ pub(super) fn v6<const LINK: usize>(ctx: &TcContext) -> Option<i32> {
     let checksum = (ETHERNET + IPV6 + CHECKSUM) as u32;
     // SAFETY: as in `v4`.
     unsafe {
-        if !replace_ipv6_addresses(ctx, checksum, addresses)
-            || bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, change.sum().into(), 0) != 0
-        {
-            return drop_counted(Count::NotWritable);
-        }
-        let Some(ip) = header::<[[u32; 4]; 2]>(ctx, ETHERNET + REST, 32) else {
-            return drop_counted(Count::NotWritable);
-        };
-        *ip = [flow.out.source, flow.out.destination];
-        let Some(ip) = header::<[[u32; 4]; 2]>(ctx, ETHERNET + INNER + REST, 32) else {
-            return drop_counted(Count::NotWritable);
-        };
-        *ip = [tuple.source, tuple.destination];
-        let Some(quote) = header::<Quote>(ctx, ETHERNET + INNER + IPV6, QUOTED) else {
-            return drop_counted(Count::NotWritable);
-        };
-        *quote = quote_new;
+        replace_ipv6_addresses(ctx, checksum, addresses)?;
+        written(bpf_l4_csum_replace(ctx.skb.skb, checksum, 0, change.sum().into(), 0))?;
+        *writable(ctx, ETHERNET + REST)? = [flow.out.source, flow.out.destination];
+        *writable(ctx, ETHERNET + INNER + REST)? = [tuple.source, tuple.destination];
+        *writable(ctx, ETHERNET + INNER + IPV6)? = quote_new;
     }
     let way = way_of(flow);
     if !stamp.holds(flow) {
-        return drop_counted(Count::FlowGone);
+        return Err(Count::FlowGone.into());
     }
     count(Count::IcmpTranslated);
-    redirect(ctx, way.ifindex, way.kind)
+    send(ctx, way)
 }
 
-/// What an error claims.
-enum Claim {
-    /// It may be about what a socket of ours has sent.
-    Socket,
-    /// It is not to be believed.
-    Drop(Count),
-    /// Nor is this, which is counted.
-    Dropped,
-    /// Something that is under way was not delivered.
-    True,
+/// What is read of an ICMP message: one that ends before is about no flow.
+#[inline(always)]
+fn quoted<T>(read: Option<T>) -> Result<T, Pass> {
+    read.ok_or(Pass::IcmpOfNoFlow)
 }
 
 /// Whether an error is about bytes that are under way (RFC 5927, section 4.1), and comes from where they went. `flow` is
 /// that of the packets that come back from there.
 #[inline(always)]
-fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Claim {
-    let Some(halves) = Halves::of(flow) else { return Claim::Drop(Count::NotWritable) };
-    // While the sockets live, what one of them has sent may be what the error is about: it is theirs to read. If it is
-    // about a forwarded packet the socket ignores it; the next such packet causes another error.
+fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Result<(), Error> {
+    let halves = Halves::of(flow).ok_or(Count::NotWritable)?;
+    // While the sockets live, the error may be about a packet of theirs, so they get it. If it is about a forwarded packet
+    // the socket ignores it, and the next such packet causes another error.
     if halves.own_closing() & closing::HANDOVER != 0 && PACKET_HANDOVERS.get_ptr(flow.id).is_some() {
-        return Claim::Socket;
+        return Err(Pass::ForSocket.into());
     }
     // SAFETY: fields of the program's context, which lives as long as the run.
     let (kind, device) = unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).ifindex) };
     if kind != PACKET_HOST {
-        return Claim::Socket;
+        return Err(Pass::OtherHost.into());
     }
     if device != flow.from && !comes_by(device, &sent.reversed(), flow) {
-        refuse_device(device, flow, &halves);
-        return Claim::Dropped;
+        return Err(wrong_device(device, flow, &halves).into());
     }
     let seq = u32::from_be(quote[1]);
     let end = halves.peer_sent().wrapping_sub(flow.ack_delta);
     if before(seq, halves.own_ack()) || before(end, seq) {
-        return Claim::Drop(Count::IcmpUnrelated);
+        return Err(Count::IcmpUnrelated.into());
     }
-    Claim::True
+    Ok(())
 }
 
 /// More fragments, or an offset: the second word of an IPv4 header.

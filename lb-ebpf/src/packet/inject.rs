@@ -1,4 +1,4 @@
-//! What the gateway itself sends on a way of its own, by the loopback device ([`lb_common::packet::inject`]).
+//! Frames that the gateway itself sends by the loopback device ([`lb_common::packet::inject`]).
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
@@ -10,9 +10,14 @@ use lb_common::packet::{
     inject::{ARRIVAL, Way},
 };
 
-use super::{ETHERNET, NEXT, PACKET_HOST, header, read, redirect};
+use super::{
+    bytes::{read, writable},
+    error::{Error, NEXT, verdict},
+    layout::{ETHERNET, PACKET_HOST},
+    redirect::send,
+};
 
-/// Sends a marked frame on its way. Not inlined: other packets pay for a comparison, no more.
+/// Sends a marked frame on its way; [`NEXT`]: it is none of ours. Not inlined: all other packets pay for one comparison.
 #[inline(never)]
 pub(super) fn follow(skb: *mut __sk_buff) -> i32 {
     let ctx = TcContext::new(skb);
@@ -25,13 +30,16 @@ pub(super) fn follow(skb: *mut __sk_buff) -> i32 {
         // The mark was for this program. Left on, `ip rule fwmark` and the receiver's filters could match it.
         (*skb).mark = 0;
         if way.kind == ARRIVAL {
-            // Its program sees it there, as any packet that the device receives, and so does the stack.
+            // That device's program sees it, and then the stack, as any packet that the device receives.
             return bpf_redirect(way.ifindex, BPF_F_INGRESS.into()) as i32;
         }
-        // It was addressed to nobody; what is for another host is not taken at the other end of a veth.
+        // It was addressed to nobody. The other end of a veth does not take what is for another host.
         bpf_skb_change_type(skb, PACKET_HOST);
-        let Some(addresses) = header::<Ethernet>(&ctx, 0, ETHERNET) else { return NEXT };
-        *addresses = [0; 12];
     }
-    redirect(&ctx, way.ifindex, way.kind).unwrap_or(NEXT)
+    let sent = writable::<Ethernet>(&ctx, 0).map_err(Error::from).and_then(|addresses| {
+        // SAFETY: within bounds.
+        unsafe { *addresses = [0; 12] };
+        send(&ctx, way)
+    });
+    verdict(sent)
 }

@@ -4,6 +4,7 @@ use super::Gateway;
 use super::view::*;
 use crate::account::Histogram;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::state::{PacketTierState, ServerState};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

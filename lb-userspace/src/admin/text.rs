@@ -5,7 +5,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::view::{Connection, PacketTierState, Status};
+use super::view::{Connection, Status};
+use crate::state::PacketTierState;
 use crate::words::counted;
 
 /// Characters of one cell, enough for a host name of ordinary length.
@@ -233,8 +234,8 @@ mod tests {
     #[test]
     fn status_says_so_while_the_packet_tier_is_not_ready() {
         for (state, said) in [
-            (view::PacketTierState::Loading, "is loading its kernel programs.\n"),
-            (view::PacketTierState::Unavailable, "has no kernel programs: the log says why.\n"),
+            (PacketTierState::Loading, "is loading its kernel programs.\n"),
+            (PacketTierState::Unavailable, "has no kernel programs: the log says why.\n"),
         ] {
             let mut status = fake::status();
             status.packet.as_mut().unwrap().state = state;

@@ -6,6 +6,7 @@
 
 use crate::account::histogram::Snapshot;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -81,19 +82,6 @@ impl PacketTier {
     }
 }
 
-/// Whether the packet tier takes new connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PacketTierState {
-    /// Not yet: its kernel programs are being loaded, after a start.
-    Loading,
-    /// It does.
-    #[default]
-    Ready,
-    /// The kernel does not take its programs.
-    Unavailable,
-}
-
 /// Connections now, and ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
@@ -162,32 +150,6 @@ pub struct Server {
     pub active: u64,
     /// Connections that reached it.
     pub total: u64,
-}
-
-/// Whether a server takes new connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ServerState {
-    /// It does.
-    Up,
-    /// Its health check fails.
-    Down,
-    /// An operator drains it: open connections stay, new ones go elsewhere.
-    Draining,
-    /// Its name has no address.
-    Unresolved,
-}
-
-impl ServerState {
-    /// The name in JSON and in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Draining => "draining",
-            Self::Unresolved => "unresolved",
-        }
-    }
 }
 
 /// One element of `connections --json`. Every key is always there; `null` means not (yet) known.

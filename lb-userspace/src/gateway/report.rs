@@ -8,6 +8,7 @@ use crate::clock::{now_ms, uptime_ms};
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::serving::{Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
 use crate::splice::packet::{Loss, PacketTier};
+use crate::state::ServerState;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -190,7 +191,7 @@ impl admin::Gateway for Gateway {
                     pool_view(pool).servers.into_iter().map(|server| view::ServerUp {
                         pool: pool.name.to_string(),
                         server: server.address,
-                        up: server.state == view::ServerState::Up,
+                        up: server.state == ServerState::Up,
                     })
                 })
                 .collect(),
@@ -290,7 +291,7 @@ fn pool_view(pool: &Pool) -> view::Pool {
     servers.extend(pool.services().into_iter().filter(|service| !service.has_servers).map(|service| {
         view::Server {
             address: service.origin().to_string(),
-            state: view::ServerState::Unresolved,
+            state: ServerState::Unresolved,
             active: 0,
             total: 0,
         }

@@ -10,6 +10,8 @@ pub mod foreign;
 pub mod frames;
 pub mod ipsec;
 pub mod listeners;
+#[cfg(feature = "kernel-log")]
+pub mod log;
 mod netlink;
 mod object;
 pub mod odd;

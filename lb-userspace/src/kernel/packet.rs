@@ -4,6 +4,8 @@
 use super::batch::for_each_batch;
 use super::devices::{Device, LinkLayer, devices, relevant};
 use super::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
+#[cfg(feature = "kernel-log")]
+use super::log;
 use super::object::{OBJECT, shrink_sockmap};
 use super::pins::{self, Pins, Shape};
 use super::tracks::Tracks;
@@ -534,6 +536,15 @@ impl Packet {
         unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) }.try_clone_to_owned()
     }
 
+    /// Of the program for devices with an Ethernet header, as the kernel numbers it.
+    #[cfg(feature = "kernel-log")]
+    pub fn program_id(&self) -> Result<u32, KernelError> {
+        let programs = lock(&self.programs);
+        let program = programs.ethernet.as_ref().expect("loaded before it is asked for");
+        let info = program.info();
+        Ok(info.map_err(|error| from_program(FORWARD_ETHERNET, error))?.id())
+    }
+
     /// Where the programs put odd packets.
     pub(super) fn odd_buffers(&self) -> Result<PerfEventArray<MapData>, MapError> {
         let map = MapData::from_pin(self.pins.path(ODD)).and_then(Map::from_map_data);
@@ -660,7 +671,10 @@ fn earlier_pins(pins: &Pins, name: &str) -> Result<Vec<String>, KernelError> {
 
 /// Under which this build's program is pinned.
 fn current_pin(name: &str) -> String {
-    format!("{name}-{:016x}", hash(OBJECT))
+    let build = hash(OBJECT);
+    #[cfg(feature = "kernel-log")]
+    let build = build ^ u64::from(log::level());
+    format!("{name}-{build:016x}")
 }
 
 /// What is pinned there, if it is a program that uses the pinned maps.
@@ -686,6 +700,10 @@ fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
     loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
     loader.map_max_entries(TRACKS, (flows / 2).max(1));
     shrink_sockmap(&mut loader);
+    #[cfg(feature = "kernel-log")]
+    let level = log::level();
+    #[cfg(feature = "kernel-log")]
+    loader.override_global(aya_log::LEVEL, &level, true).map_pin_path(log::LOGS, pins.path(log::LOGS));
     for shape in &SHAPES {
         pins.check(shape)?;
         loader.map_pin_path(shape.name, pins.path(shape.name));

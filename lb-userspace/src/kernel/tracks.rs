@@ -95,8 +95,9 @@ impl Tracks {
     pub(super) fn load(&self, slot: u32) -> io::Result<Track> {
         let track = self.at(slot)?;
         // SAFETY: points to a track that is mapped for as long as `self` lives; see `Chunk`.
-        let half = |side: usize| unsafe { Half::read_volatile(&raw const (*track).halves[side]) };
-        Ok(Track { halves: [half(0), half(1)] })
+        let halves = unsafe { [&raw const (*track).halves.client, &raw const (*track).halves.server] };
+        // SAFETY: the same.
+        Ok(Track { halves: halves.map(|half| unsafe { Half::read_volatile(half) }).into() })
     }
 
     /// Begins a connection. No flow names the slot yet.
@@ -142,7 +143,7 @@ impl Tracks {
     fn half(&self, slot: u32, side: usize) -> io::Result<*mut Half> {
         let track = self.at(slot)?;
         // SAFETY: as in `load`; an index out of bounds panics.
-        Ok(unsafe { &raw mut (*track).halves[side] })
+        Ok(unsafe { [&raw mut (*track).halves.client, &raw mut (*track).halves.server][side] })
     }
 
     fn at(&self, slot: u32) -> io::Result<*mut Track> {

@@ -1,9 +1,9 @@
 //! Upstream pools at run time: the servers they have now, their addresses and their counts.
 
 use super::Addresses;
-use crate::admin::view::ServerState;
 use crate::config::{self, Address, Balance, Host, Keepalive, Origin, ProxyVersion};
 use crate::route::{Candidate, Rank, Schedule, choose, schedules};
+use crate::state::ServerState;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};

@@ -7,7 +7,7 @@ use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
 
 use crate::reason::Tier;
 use crate::route::{Schedule, Table};
-use crate::splice::terminate::server_config;
+use crate::tls::server_config;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use std::collections::HashMap;

@@ -1,13 +1,11 @@
 //! Splice: bytes flow between the two legs. The tier is chosen per connection.
 
-mod client_auth;
 pub mod copy;
 pub(crate) mod keepalive;
 pub mod packet;
 mod pipe;
 pub mod sockmap;
 pub mod terminate;
-mod tls_error;
 
 use crate::reason::CloseReason;
 use crate::traffic::Traffic;

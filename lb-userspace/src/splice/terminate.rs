@@ -3,16 +3,13 @@
 //! rustls' unbuffered connection keeps no buffers of its own, so that an idle connection owns only its keys:
 //! records are decrypted from the worker's buffer and plaintext is encrypted into it.
 
-use super::{Side, client_auth, idle_expired, tls_error};
-use crate::config::Termination;
+use super::{Side, idle_expired};
 use crate::reason::{CloseReason, TlsError};
 use crate::scratch::{self, Buffers, Output};
 use crate::socket::{finish, read_once, read_some, reset_on_close, write_all};
+use crate::tls;
 use crate::traffic::{Traffic, add};
-use rustls::server::{
-    NoServerSessionStorage, ServerConfig, ServerConnectionData, UnbufferedServerConnection,
-};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind::WouldBlock};
@@ -27,32 +24,6 @@ const TURN: usize = 16;
 
 /// Bytes of ciphertext that may wait for a client that does not read, before nothing more is read from it.
 const MAX_ANSWERS: usize = 16 * 1024;
-
-/// Makes the TLS side of a route. `alpn` is what may be selected, in order of preference; empty selects none.
-pub fn server_config(
-    termination: &Termination,
-    alpn: impl Iterator<Item = Vec<u8>>,
-) -> Result<Arc<ServerConfig>, anyhow::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let builder = match &termination.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(authorities) => {
-            builder.with_client_cert_verifier(client_auth::verifier(authorities, provider.clone())?)
-        }
-    };
-    // Not `with_single_cert`: that takes X.509 version 3 only. `check` has seen that they belong together.
-    let key = provider.key_provider.load_private_key(termination.key.clone_key())?;
-    let certificate = CertifiedKey::new(termination.chain.clone(), key);
-    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
-    config.alpn_protocols = alpn.collect();
-    // Resumption without state: the ticket holds the session, under keys that rotate and never leave memory.
-    // The keys are the route's own, so a session cannot be resumed past another route's client_ca.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(config))
-}
 
 /// Why a handshake did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +73,7 @@ impl Session {
         config: Arc<ServerConfig>,
     ) -> Result<Session, HandshakeError> {
         let failed = |error, received: &[u8]| {
-            let cause = tls_error::cause(&error, received);
+            let cause = tls::cause(&error, received);
             HandshakeError::Tls(error, cause)
         };
         let tls = UnbufferedServerConnection::new(config).map_err(|error| failed(error, &[]))?;
@@ -340,7 +311,7 @@ impl Relay<'_> {
         }
         let consumed = result.map_err(|error| {
             tracing::debug!(%error, "TLS error");
-            End::Tls(tls_error::cause(&error, &[]))
+            End::Tls(tls::cause(&error, &[]))
         })?;
         self.incoming.clear();
         self.incoming.extend_from_slice(&input[consumed..length]);
@@ -376,7 +347,7 @@ impl Relay<'_> {
             output.clear();
             encrypt(&mut self.tls, &mut self.incoming, plaintext, output).map_err(|error| {
                 tracing::debug!(%error, "cannot encrypt");
-                End::Tls(tls_error::cause(&error, &[]))
+                End::Tls(tls::cause(&error, &[]))
             })?;
             self.to_client.write(output.bytes(), self.client).map_err(|_| End::WriteFailed)?;
             add(&self.traffic.bytes_out, plaintext.map_or(0, <[u8]>::len));

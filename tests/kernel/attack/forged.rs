@@ -83,12 +83,12 @@ impl Attack<'_> {
     fn later(&mut self, victim: &Victim) -> Victim {
         let heard = tick().wrapping_sub(self.random.of(&[0, RESET_OVERTAKES_TICKS]));
         let mut later = victim.clone();
-        later.track.halves = later.track.halves.map(|half| Half { heard, ..half });
+        later.track.halves.each_mut().into_iter().for_each(|half| half.heard = heard);
         later
     }
 
     fn bounds(&self, victim: &Victim, side: usize) -> Bounds {
-        let [own, peer] = [side, 1 - side].map(|side| &victim.track.halves[side]);
+        let [own, peer] = [side, 1 - side].map(|side| victim.track.halves.each_ref()[side]);
         Bounds::new(&self.connection.flows[side], own, peer, None)
     }
 
@@ -180,9 +180,12 @@ impl Attack<'_> {
         next.is_gone = there != [true; 2];
 
         let what = format!("{:?}, {segment:?}: {victim:?}", self.history, victim = victim.track);
-        let [before, after] = [victim.track, next.track].map(|track| track.halves[side]);
+        let [before, after] = [victim.track, next.track].map(|track| *track.halves.each_ref()[side]);
         let verdict = bounds.judge(segment);
-        ensure!(next.track.halves[1 - side] == victim.track.halves[1 - side], "the other half: {what}");
+        ensure!(
+            next.track.halves.each_ref()[1 - side] == victim.track.halves.each_ref()[1 - side],
+            "the other half: {what}"
+        );
         if !is_taken {
             let is_near = verdict == Verdict::Near;
             self.near += u32::from(is_near);
@@ -194,10 +197,11 @@ impl Attack<'_> {
             allowed.closing |= after.closing & (closing::REUSED | closing::FINISHED);
             ensure!(after == allowed, "refused, and yet it moves {after:?}: {what}");
             // Until real bytes pass, more could be built on it, with numbers that no stranger has.
-            next.track.halves[side] = Half { position: before.position, gap: before.gap, ..after };
+            *next.track.halves.each_mut()[side] =
+                Half { position: before.position, gap: before.gap, ..after };
         }
         for side in [0, 1] {
-            let half = &next.track.halves[side];
+            let half = &next.track.halves.each_ref()[side];
             ensure!(!half.has_reset() || next.reset_taken[side], "a reset that nobody took: {what}");
             ensure!(!half.has_fin() || next.fin_taken[side], "a FIN that nobody took: {what}");
         }
@@ -306,10 +310,10 @@ fn once_a_fin_is_acknowledged_its_end_is_what_is_expected() -> Result<()> {
             }
             let bounds = attack.bounds(&victim, 1);
             let is_acknowledged = bounds.acknowledged == bounds.sent;
-            ensure!(victim.track.halves[1].has_fin() && is_acknowledged, "{what}: {bounds:?}");
+            ensure!(victim.track.halves.server.has_fin() && is_acknowledged, "{what}: {bounds:?}");
             let reset = Segment { seq: bounds.sent, flags: RST, ..Segment::default() };
             victim = attack.attack(&victim, 1, &reset).context(what)?;
-            ensure!(victim.track.halves[1].has_reset(), "{what}: {victim:?}", victim = victim.track);
+            ensure!(victim.track.halves.server.has_reset(), "{what}: {victim:?}", victim = victim.track);
         }
         Ok(())
     })

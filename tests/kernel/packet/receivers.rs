@@ -111,9 +111,9 @@ impl Victim {
     /// connection up if they come later, with a reset at whatever number they acknowledge.
     fn expected(&self) -> (Track, bool) {
         let (mut track, mut known_difference) = (self.before, false);
-        let first_ack = self.before.halves[0].ack.wrapping_sub(SAID);
+        let first_ack = self.before.halves.client.ack.wrapping_sub(SAID);
         for segment in &self.forged {
-            let [own, peer] = &track.halves;
+            let [own, peer] = track.halves.each_ref();
             let bounds = Bounds::new(&self.flow, own, peer, None);
             let new = if segment.flags & RST != 0 {
                 match bounds.judge_reset(own, segment.seq) {
@@ -132,7 +132,7 @@ impl Victim {
                     || is_fin && before(end, own.end());
                 own.after(verdict, segment, peer.has_fin(), bounds.acknowledged, &self.flow, own.heard)
             };
-            track.halves[0] = new;
+            track.halves.client = new;
         }
         (track, known_difference)
     }
@@ -140,7 +140,7 @@ impl Victim {
     /// What has become of it, by now.
     fn outcome(&self, maps: &Maps) -> Result<Outcome> {
         let track: Track = maps.tracks.get(&self.flow.slot, 0)?;
-        let [own, peer] = &track.halves;
+        let [own, peer] = track.halves.each_ref();
         let bounds = Bounds::new(&self.flow, own, peer, None);
         let died = is_closed(&self.server)?;
         let expected = if died { None } else { Some(Numbers::of(&self.server)?.expected) };
@@ -203,7 +203,7 @@ fn the_other_ends_kernel_believes_what_the_programs_believe() -> Result<()> {
             let (expected, known_difference) = victim.expected();
             // What the server acknowledges between two segments the pure tracker is not told.
             let as_expected = |outcome: &Outcome| {
-                outcome.track.halves[0].has_reset() == expected.halves[0].has_reset()
+                outcome.track.halves.client.has_reset() == expected.halves.client.has_reset()
                     || victim.forged.len() > 1
             };
             let mut last = None;

@@ -39,7 +39,7 @@ fn follow(programs: &mut Programs, connection: &Connection, steps: &[Step]) -> R
         };
         ensure!(is_right, "{what}: {fate:02x?}");
         let halves = programs.track()?.halves;
-        ensure!(halves.map(|half| half.closing) == *closing, "{what}: {halves:?}");
+        ensure!(halves.each_ref().map(|half| half.closing) == *closing, "{what}: {halves:?}");
         let heard = programs.events();
         ensure!(heard == event.as_slice(), "{what}: {heard:?}");
     }
@@ -131,7 +131,7 @@ fn a_fin_that_its_receiver_would_not_take_is_not_believed() -> Result<()> {
                 ("beyond the window", at(1_000 + 300 + 1), Counted(Count::Near), [0, 0], None),
             ],
         )?;
-        ensure!(programs.track()?.halves[FROM_CLIENT].position as u32 == 1_301, "near moves the position");
+        ensure!(programs.track()?.halves.client.position as u32 == 1_301, "near moves the position");
         follow(
             programs,
             &connection,
@@ -154,15 +154,15 @@ fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
     with_programs(|programs| {
         for v6 in [false, true] {
             let mut plain = Connection::new(v6);
-            plain.track.halves[FROM_CLIENT].position += 100;
+            plain.track.halves.client.position += 100;
             let mut hole = plain.clone();
-            hole.track.halves[FROM_CLIENT].gap = 1_050;
+            hole.track.halves.client.gap = 1_050;
             let mut filled = hole.clone();
-            filled.track.halves[FROM_SERVER].ack = 501_050;
+            filled.track.halves.server.ack = 501_050;
             let mut ended = plain.clone();
-            ended.track.halves[FROM_CLIENT].closing = FIRST;
+            ended.track.halves.client.closing = FIRST;
             let mut taken = ended.clone();
-            taken.track.halves[FROM_SERVER].ack = 501_101;
+            taken.track.halves.server.ack = 501_101;
             for (what, connection, seq, becomes) in [
                 ("at A", &plain, 1_000, INEXACT),
                 ("at N - 1", &plain, 1_099, INEXACT),
@@ -186,7 +186,7 @@ fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
                     programs.splice(connection)?;
                     let segment = Segment { flags, ack, ..reset(connection, seq) };
                     let before = connection.track.halves;
-                    let [own, peer] = before.map(|half| half.closing);
+                    let [own, peer] = before.each_ref().map(|half| half.closing);
                     let (closes, asks) = match becomes {
                         Counted(_) => (RESET, 0),
                         Dropped(Count::ResetInexact) => (0, 1),
@@ -202,13 +202,13 @@ fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
                         connection,
                         &[(what, segment.clone(), becomes, [own | closes, peer], heard)],
                     )?;
-                    let half = programs.track()?.halves[FROM_CLIENT];
+                    let half = programs.track()?.halves.client;
                     ensure!(half.asked == asks, "{what}: {half:?}");
                     ensure!(closes == 0 || half.heard != 0, "{what}: without a time");
                     // It moves nothing else, and userspace hears of it once.
                     let mut known = connection.track;
-                    known.halves[FROM_CLIENT].closing |= closes;
-                    (known.halves[FROM_CLIENT].asked, known.halves[FROM_CLIENT].heard) = (asks, half.heard);
+                    known.halves.client.closing |= closes;
+                    (known.halves.client.asked, known.halves.client.heard) = (asks, half.heard);
                     ensure!(programs.track()? == known, "{what}: {half:?}");
                     programs.run(&frame(&segment))?;
                     ensure!(programs.events().is_empty(), "{what}: told twice");
@@ -303,7 +303,7 @@ fn who_goes_on_a_while_after_a_reset_has_not_sent_it() -> Result<()> {
             ],
         )?;
         let noted = programs.track()?;
-        let half = noted.halves[FROM_CLIENT];
+        let half = noted.halves.client;
         ensure!(half.position as u32 == 1_010, "bytes are accounted all the same");
         for (what, segment, earlier, stands) in [
             ("early", Segment { seq: 1_010, ..client.clone() }, RESET_OVERTAKES_TICKS / 2, true),
@@ -313,13 +313,13 @@ fn who_goes_on_a_while_after_a_reset_has_not_sent_it() -> Result<()> {
             ("an acknowledgement", empty(&connection, 1_010, 2_005), RESET_OVERTAKES_TICKS * 2, false),
         ] {
             let mut before = noted;
-            before.halves[FROM_CLIENT].heard = half.heard.wrapping_sub(earlier);
+            before.halves.client.heard = half.heard.wrapping_sub(earlier);
             programs.know(&before)?;
             let fate = programs.run(&frame(&segment))?;
             ensure!(matches!(fate, Fate::Leaves(_)), "{what}: {fate:02x?}");
-            let after = programs.track()?.halves[FROM_CLIENT];
+            let after = programs.track()?.halves.client;
             ensure!((after.closing == RESET) == stands, "{what}: {after:?}");
-            let heard = before.halves[FROM_CLIENT].heard;
+            let heard = before.halves.client.heard;
             ensure!((after.heard == heard) == stands, "{what}: {after:?}");
         }
         Ok(())
@@ -332,12 +332,12 @@ const NOTHING_SIGHTED: Sighting =
 /// How a connection is over.
 fn over(connection: &Connection) -> [(&'static str, Connection); 3] {
     let mut finished = connection.clone();
-    for (half, fin) in finished.track.halves.iter_mut().zip([FIRST, SECOND]) {
+    for (half, fin) in finished.track.halves.each_mut().into_iter().zip([FIRST, SECOND]) {
         (half.closing, half.ack) = (fin, half.ack + 1);
     }
     let [mut reset, mut reset_by_server] = [connection.clone(), connection.clone()];
-    reset.track.halves[FROM_CLIENT].closing = RESET;
-    reset_by_server.track.halves[FROM_SERVER].closing = RESET;
+    reset.track.halves.client.closing = RESET;
+    reset_by_server.track.halves.server.closing = RESET;
     [("finished", finished), ("reset by the client", reset), ("reset by the server", reset_by_server)]
 }
 
@@ -409,12 +409,12 @@ fn a_syn_takes_over_what_is_over() -> Result<()> {
                     let there = over.tuples.map(|tuple| programs.flows.get(&tuple, 0).is_ok());
                     ensure!(there == [false, false], "{what}: {there:?}");
                     let mut known = over.track;
-                    let [of_client, of_server] = known.halves.map(|half| half.closing);
+                    let [of_client, of_server] = known.halves.each_ref().map(|half| half.closing);
                     let event =
                         Event { number: closings(of_client, of_server), ..told(event::REUSED, side as u32) };
                     let events = programs.events();
                     ensure!(events == [event], "{what}: {events:?}");
-                    known.halves[side].closing |= REUSED;
+                    known.halves.each_mut()[side].closing |= REUSED;
                     ensure!(programs.track()? == known, "{what}: {:?}", programs.track()?);
                     let seen = programs.sightings.get(&segment.tuple(), 0)?.isn == 7_000_000;
                     ensure!(seen == (expected == Fate::SightedAnew), "{what}: sighted: {seen}");
@@ -433,9 +433,9 @@ fn a_syn_on_a_live_connection_is_dropped_and_its_sender_asked_once() -> Result<(
         for v6 in [false, true] {
             let live = Connection::new(v6);
             let mut half_closed = live.clone();
-            half_closed.track.halves[FROM_CLIENT].closing = FIRST;
+            half_closed.track.halves.client.closing = FIRST;
             let mut unacknowledged = half_closed.clone();
-            unacknowledged.track.halves[FROM_SERVER].closing = SECOND;
+            unacknowledged.track.halves.server.closing = SECOND;
             for (what, connection) in
                 [("live", live), ("half closed", half_closed), ("without the last ACK", unacknowledged)]
             {
@@ -453,7 +453,7 @@ fn a_syn_on_a_live_connection_is_dropped_and_its_sender_asked_once() -> Result<(
                     let events = programs.events();
                     ensure!(events == [told(event::CHALLENGE, side as u32)], "{what}: {events:?}");
                     let mut known = connection.track;
-                    known.halves[side].asked = 1;
+                    known.halves.each_mut()[side].asked = 1;
                     ensure!(programs.track()? == known, "{what}: {:?}", programs.track()?);
 
                     // Userspace has asked, a while ago.

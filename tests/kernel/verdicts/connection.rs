@@ -76,7 +76,7 @@ impl Connection {
             ..flow(gateway, client)
         };
         let tuples = [tuple(client, gateway), tuple(server, back)];
-        Self { v6, tuples, flows: [from_client, from_server], track: Track { halves } }
+        Self { v6, tuples, flows: [from_client, from_server], track: Track { halves: halves.into() } }
     }
 
     /// The same with other flows.
@@ -121,7 +121,7 @@ impl Connection {
     /// The same when its halves are known to be otherwise.
     pub(crate) fn known(&self, change: impl Fn(&mut Half)) -> Self {
         let mut new = self.clone();
-        new.track.halves.iter_mut().for_each(change);
+        new.track.halves.each_mut().into_iter().for_each(change);
         new
     }
 

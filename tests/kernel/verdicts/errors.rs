@@ -10,7 +10,7 @@ use etherparse::icmpv6::{self, DestUnreachableCode};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type};
 use lb_common::packet::{Count, Event, Handover, event};
 
-use crate::connection::{ADDRESSES, Connection, FROM_CLIENT, framed, with_link_header};
+use crate::connection::{ADDRESSES, Connection, framed, with_link_header};
 use crate::programs::{Arrival, Fate, check, with_programs};
 use crate::properties::model::{Segment, packet_between};
 
@@ -130,7 +130,7 @@ fn an_error_about_bytes_that_are_not_under_way_is_dropped() -> Result<()> {
         for v6 in [false, true] {
             // The client has sent 100 bytes more than the server has acknowledged.
             let mut connection = Connection::new(v6);
-            connection.track.halves[FROM_CLIENT].position += 100;
+            connection.track.halves.client.position += 100;
             let quoted = if v6 { 48 } else { 28 };
             for (what, kind) in errors(v6) {
                 let rows = [(-1, false), (0, true), (50, true), (100, true), (101, false), (1 << 31, false)]

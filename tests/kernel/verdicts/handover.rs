@@ -19,7 +19,8 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
     with_programs(|programs| {
         for v6 in [false, true] {
             let connection = Connection::new(v6).in_handover();
-            let handover = Handover { await_ack: AWAITED, promised: ROOM, ..Handover::default() };
+            let handover =
+                Handover { await_ack: AWAITED.into(), promised: ROOM.into(), ..Handover::default() };
             programs.handovers.insert(1, handover, 0)?;
             for side in [FROM_CLIENT, FROM_SERVER] {
                 let segments = [
@@ -80,7 +81,11 @@ fn an_end_is_not_allowed_to_run_away_from_a_socket_that_still_sends_to_it() -> R
             });
             let through = waiting.known(|half| half.ack += 1_000);
             // 100 bytes behind what they have acknowledged, in units of 2 and 4.
-            let handover = Handover { await_ack: AWAITED, promised: [1_100, 92_100], ..Handover::default() };
+            let handover = Handover {
+                await_ack: AWAITED.into(),
+                promised: [1_100, 92_100].into(),
+                ..Handover::default()
+            };
             programs.handovers.insert(1, handover, 0)?;
             let limited = [50, 25];
             for side in [FROM_CLIENT, FROM_SERVER] {
@@ -127,7 +132,7 @@ fn what_the_gateway_tells_a_socket_goes_nowhere_else() -> Result<()> {
         for v6 in [false, true] {
             let connection = Connection::new(v6).in_handover();
             programs.splice(&connection)?;
-            programs.handovers.insert(1, Handover { await_ack: AWAITED, ..Handover::default() }, 0)?;
+            programs.handovers.insert(1, Handover { await_ack: AWAITED.into(), ..Handover::default() }, 0)?;
             let ours = Arrival { mark: FOR_SOCKET_MARK, ..Arrival::PLAIN };
             let acknowledgements = [connection.request(), connection.response()]
                 .map(|came| frame(&Segment { flags: ACK, payload: vec![], ..came }));
@@ -158,8 +163,11 @@ fn what_the_gateway_tells_a_socket_goes_nowhere_else() -> Result<()> {
 fn an_echo_of_the_socket_is_not_passed_on() -> Result<()> {
     with_programs(|programs| {
         let connection = Connection::new(false).in_handover();
-        let handover =
-            Handover { await_ack: [2_000, 501_000], tsecr_floor: [60, 1_100], ..Handover::default() };
+        let handover = Handover {
+            await_ack: [2_000, 501_000].into(),
+            tsecr_floor: [60, 1_100].into(),
+            ..Handover::default()
+        };
         programs.handovers.insert(1, handover, 0)?;
         let stamps = |tsval: u32, tsecr: u32| [tsval.to_be_bytes(), tsecr.to_be_bytes()].concat();
         for (what, before, after) in [
@@ -200,7 +208,7 @@ fn without_a_handover_a_flow_forgets_that_there_was_one() -> Result<()> {
         let acknowledgement = |segment| Segment { payload: vec![], ..segment };
         let fate = programs.run(&frame(&acknowledgement(connection.request())))?;
         ensure!(fate == Fate::Leaves(frame(&acknowledgement(connection.forwarded_request()))), "{fate:02x?}");
-        ensure!(programs.track()?.halves[FROM_CLIENT].closing == 0);
+        ensure!(programs.track()?.halves.client.closing == 0);
         Ok(())
     })
 }
@@ -209,16 +217,17 @@ fn without_a_handover_a_flow_forgets_that_there_was_one() -> Result<()> {
 fn a_fin_that_the_socket_has_taken_counts() -> Result<()> {
     with_programs(|programs| {
         let mut connection = Connection::new(false).in_handover();
-        connection.track.halves[FROM_CLIENT].closing |= closing::FIRST;
+        connection.track.halves.client.closing |= closing::FIRST;
         programs.splice(&connection)?;
-        let handover = Handover { await_ack: [2_000, 501_000], ..Handover::default() };
+        let handover = Handover { await_ack: [2_000, 501_000].into(), ..Handover::default() };
         programs.handovers.insert(1, handover, 0)?;
         let fin = Segment { ack: 501_001, flags: ACK | FIN, ..connection.response() };
         let last = Segment { seq: 1_001, ack: 2_006, payload: vec![], ..connection.request() };
         for (segment, told) in [(fin, false), (last, true)] {
             let fate = programs.run(&frame(&segment))?;
             ensure!(matches!(fate, Fate::Leaves(_)), "{fate:02x?}");
-            let [client, server] = programs.track()?.halves.map(|half| half.closing & closing::FIN);
+            let [client, server] =
+                programs.track()?.halves.each_ref().map(|half| half.closing & closing::FIN);
             ensure!([client, server] == [closing::FIRST, closing::SECOND], "{client} {server}");
             let finished = Event { id: 1, kind: event::FINISHED, from_server: 0, number: 0, mtu: 0 };
             let events = programs.events();

@@ -16,7 +16,7 @@ const SEGMENTS: usize = 60;
 /// What is known after a segment, and whether it passes; as the rules have it.
 fn expected(flow: &Flow, track: &Track, segment: &Segment, tick: u32) -> (Track, bool) {
     let side = flow.side();
-    let [own, peer] = [side, 1 - side].map(|side| track.halves[side]);
+    let [own, peer] = [side, side.other()].map(|side| track.halves.of(side));
     let bounds = Bounds::new(flow, &own, &peer, None);
     let has = |flag: u16| segment.flags & flag as u8 != 0;
     let is_over = bounds.is_finished(&own, &peer) || own.has_reset() || peer.has_reset();
@@ -42,7 +42,7 @@ fn expected(flow: &Flow, track: &Track, segment: &Segment, tick: u32) -> (Track,
         (new, true)
     };
     let mut halves = track.halves;
-    halves[side] = new;
+    *halves.each_mut()[side as usize] = new;
     (Track { halves }, passes)
 }
 
@@ -66,7 +66,7 @@ fn both_halves_are_what_the_pure_tracker_makes_of_them() -> Result<()> {
                 segment.payload %= 1_000;
                 if wire.random.percent(20) {
                     // A while goes by.
-                    let half = &mut wire.track.halves[side];
+                    let half = &mut *wire.track.halves.each_mut()[side];
                     half.heard = half.heard.wrapping_sub(2 * RESET_OVERTAKES_TICKS);
                     half.asked = 0;
                     programs.know(&wire.track)?;
@@ -76,12 +76,12 @@ fn both_halves_are_what_the_pure_tracker_makes_of_them() -> Result<()> {
                 let fate = programs.run(&frame(&connection.packet(side, &segment)))?;
                 let (known, latest) = (programs.track()?, tick());
                 let flow = &connection.flows[side];
-                let heard = known.halves[side].heard;
+                let heard = known.halves.each_ref()[side].heard;
                 // By the clock before or after: the difference may be that of a reset which is old enough.
                 let wanted = [earliest, latest].map(|tick| {
                     let (mut wanted, passes) = expected(flow, &wire.track, &segment, tick);
-                    if wanted.halves[side].heard == tick && (earliest..=latest).contains(&heard) {
-                        wanted.halves[side].heard = heard;
+                    if wanted.halves.each_ref()[side].heard == tick && (earliest..=latest).contains(&heard) {
+                        wanted.halves.each_mut()[side].heard = heard;
                     }
                     (wanted, passes)
                 });
@@ -97,7 +97,7 @@ fn both_halves_are_what_the_pure_tracker_makes_of_them() -> Result<()> {
                 passed += u32::from(passes);
                 stopped += u32::from(!passes);
             }
-            let closings = wire.track.halves.map(|half| half.closing);
+            let closings = wire.track.halves.each_ref().map(|half| half.closing);
             finished += u32::from(closings.iter().any(|closing| closing & closing::FINISHED != 0));
             resets += u32::from(closings.iter().any(|closing| closing & closing::RESET != 0));
         }

@@ -3,10 +3,6 @@
 /// From a node to another that needs it too, by some way. Without these arrows there is no circle. One that is on no circle
 /// any more has to leave this list.
 pub(super) const ARROWS: &[(&str, &str)] = &[
-    ("lb-ebpf/src/packet/icmp.rs", "lb-ebpf/src/packet.rs"),
-    ("lb-ebpf/src/packet/inject.rs", "lb-ebpf/src/packet.rs"),
-    ("lb-ebpf/src/packet/odd.rs", "lb-ebpf/src/packet.rs"),
-    ("lb-ebpf/src/packet/track.rs", "lb-ebpf/src/packet.rs"),
     ("lb-userspace/src/config/certificate.rs", "lb-userspace/src/config/mod.rs"),
     ("lb-userspace/src/config/check.rs", "lb-userspace/src/config/mod.rs"),
     ("lb-userspace/src/config/overlap.rs", "lb-userspace/src/config/mod.rs"),

@@ -23,7 +23,7 @@ impl PacketTier {
         let mut found = HashMap::<u64, Found>::new();
         for (tuple, flow) in self.kernel().take_found() {
             books.ledger.know_id(flow.id);
-            found.entry(flow.id).or_default()[flow.side()] = Some((tuple, flow));
+            found.entry(flow.id).or_default()[flow.side() as usize] = Some((tuple, flow));
         }
         let records = self.kernel().records();
         for (id, record) in &records {

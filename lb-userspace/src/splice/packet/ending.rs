@@ -107,7 +107,7 @@ impl PacketTier {
         if closings.iter().all(|closing| closing & closing::FINISHED == 0)
             && let Some(record) = self.kernel().record(id)
         {
-            let half = &track.halves[1 - side];
+            let half = track.halves.each_ref()[1 - side];
             let (kind, seq, ack) = (Kind::Reset, half.ack, half.sent());
             let reset = Segment { kind, seq, ack, window: 0, timestamps: None };
             self.speak_by_route([&record.from_server, &record.from_client][side], &reset);

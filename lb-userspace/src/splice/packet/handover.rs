@@ -96,8 +96,8 @@ impl Begun {
         let mut request = direction(client, server, terms.written[1], terms.seen[0]);
         let mut response = direction(server, client, terms.written[0], terms.seen[1]);
         let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
-            handover.await_ack = [response.written, request.written];
-            for (promised, socket) in handover.promised.iter_mut().zip([client, server]) {
+            handover.await_ack = [response.written, request.written].into();
+            for (promised, socket) in handover.promised.each_mut().into_iter().zip([client, server]) {
                 // What an error would leave there is older.
                 *promised = tcp::promised(socket.as_fd()).unwrap_or(*promised);
             }
@@ -270,7 +270,7 @@ impl Direction<'_> {
         if kernel.flow(back).is_none() {
             return true;
         }
-        if before(kernel.track(slot).halves[receiver].ack, self.written) {
+        if before(kernel.track(slot).halves.each_ref()[receiver].ack, self.written) {
             return gone(tcp::is_closed(to));
         }
         if self.told < TELLINGS {

@@ -133,7 +133,7 @@ impl Live {
         now_ms: u64,
         system: &Timing,
     ) -> (impl Iterator<Item = Due> + use<>, bool) {
-        let quiet = track.halves.map(|half| now_ms.saturating_sub(ms_of_tick(half.heard)));
+        let quiet = track.halves.each_ref().map(|half| now_ms.saturating_sub(ms_of_tick(half.heard)));
         let any = |bit: u8| track.halves.iter().any(|half| half.closing & bit != 0);
         let reset_stands =
             track.halves.iter().zip(quiet).any(|(half, quiet)| half.has_reset() && quiet >= RESET_STANDS_MS);
@@ -154,7 +154,7 @@ impl Live {
         let mut asks = false;
         let probing = self.probing(track, tick_of_ms(now_ms), system);
         for side in [0, 1] {
-            if track.halves[side].asked & asked::CHALLENGE != 0 {
+            if track.halves.each_ref()[side].asked & asked::CHALLENGE != 0 {
                 due[1 + side] = Some(Due::Challenge { side });
             }
             if first.is_some() {
@@ -175,7 +175,7 @@ impl Live {
     /// What keepalive calls for at both ends.
     fn probing(&self, track: &Track, now: u32, system: &Timing) -> [Probing; 2] {
         let keepalives = self.account.connection.keepalives();
-        std::array::from_fn(|side| match &track.halves[side] {
+        std::array::from_fn(|side| match track.halves.each_ref()[side] {
             half if half.has_reset() => Probing::Rests,
             half => self.probed[side].calls_for(&Timing::of(keepalives[side], system), half.heard, now),
         })
@@ -189,7 +189,7 @@ impl Live {
         system: &Timing,
     ) -> impl Iterator<Item = usize> + use<> {
         let asks = self.probing(track, now, system).map(|probing| probing == Probing::Asks);
-        for ((probed, half), asks) in self.probed.iter_mut().zip(&track.halves).zip(asks) {
+        for ((probed, half), asks) in self.probed.iter_mut().zip(track.halves.each_ref()).zip(asks) {
             if asks {
                 probed.note(half.heard, now);
             }
@@ -214,7 +214,7 @@ impl Live {
 
 /// How far both ends have come to the end, the client first.
 pub(super) fn closings(track: &Track) -> [u8; 2] {
-    track.halves.map(|half| half.closing)
+    track.halves.each_ref().map(|half| half.closing)
 }
 
 /// The reason that this stands for, if it is one of an end. A reset after both FINs only says that somebody has forgotten

@@ -1,9 +1,9 @@
 //! Loading the kernel programs, which takes the verifier a good part of a second, while the gateway serves already.
 
 use super::tier::PacketTier;
-use crate::admin::view::PacketTierState;
 use crate::clock::now_ms;
 use crate::privileges::drop_privileges_to_load;
+use crate::state::PacketTierState;
 use std::io;
 use std::sync::Arc;
 use std::thread::Builder;

@@ -11,6 +11,8 @@ mod handover;
 mod lingering;
 mod live;
 mod loading;
+#[cfg(feature = "kernel-log")]
+mod log;
 mod odd;
 mod reroute;
 mod sweep;

@@ -222,7 +222,7 @@ impl PacketTier {
             let Some(closed) = self.lingering().pop(now, linger) else { return };
             let Closed { id, slot, tuples, .. } = closed;
             // The later of both directions: one may be quiet while the other is not.
-            let heard = self.kernel().track(slot).halves.map(|half| ms_of_tick(half.heard));
+            let heard = self.kernel().track(slot).halves.each_ref().map(|half| ms_of_tick(half.heard));
             if closed.lingers(now, linger, heard) {
                 self.lingering().push_again(now, closed);
             } else {

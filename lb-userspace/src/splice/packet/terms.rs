@@ -179,15 +179,16 @@ impl Terms {
         };
         Self {
             flows: [flow(0), flow(1)],
-            track: Track { halves: [half(0), half(1)] },
+            track: Track { halves: [half(0), half(1)].into() },
             handover: Handover {
                 // Behind the prefix, as far as it is known: what is held, and what is in the other socket's queue.
                 await_ack: [
                     next_written[0].wrapping_add(server.unread),
                     next_written[1].wrapping_add(client.unread),
-                ],
-                tsecr_floor: clock,
-                promised: at.legs.map(|leg| leg.promised),
+                ]
+                .into(),
+                tsecr_floor: clock.into(),
+                promised: at.legs.map(|leg| leg.promised).into(),
             },
             written: [client.write_seq, server.write_seq],
             seen: at.legs.map(|leg| {
@@ -283,7 +284,7 @@ mod tests {
         // The server's next one behind its 5.
         assert_eq!(2_u32.wrapping_add(response.seq_delta), 4);
         assert_eq!(4_u32.wrapping_add(request.ack_delta), 2);
-        let [of_client, of_server] = &track.halves;
+        let [of_client, of_server] = track.halves.each_ref();
         assert_eq!([of_client.end(), of_server.end()], [100, 2]);
         assert_eq!([of_client.position - request.origin, of_server.position - response.origin], [320, 5]);
         assert_eq!(written, [u32::MAX, 7000]);
@@ -298,8 +299,8 @@ mod tests {
         assert_eq!(request.timestamps(500, 0, None).0, 77_000 + LEAD_MS);
         assert_eq!(response.timestamps(500, 0, None).0, 1000 + LEAD_MS);
         // What the client echoes of a translated timestamp comes back to the server as it was.
-        assert_eq!(request.timestamps(0, 1000 + LEAD_MS + 3, Some(handover.tsecr_floor[0])).1, 503);
-        assert_eq!(request.timestamps(0, 1000, Some(handover.tsecr_floor[0])).1, 0);
+        assert_eq!(request.timestamps(0, 1000 + LEAD_MS + 3, Some(handover.tsecr_floor.request)).1, 503);
+        assert_eq!(request.timestamps(0, 1000, Some(handover.tsecr_floor.request)).1, 0);
     }
 
     #[test]
@@ -321,8 +322,8 @@ mod tests {
         let mut server = leg(9000, 40);
         server.own_window = 500;
         server.promised = 540;
-        let Terms { flows: [request, response], track: Track { halves: [of_client, of_server] }, .. } =
-            terms(&client, &server, 0).unwrap();
+        let Terms { flows: [request, response], track, .. } = terms(&client, &server, 0).unwrap();
+        let [of_client, of_server] = track.halves.each_ref();
         assert_eq!(of_client.position, 1 << 32 | 700);
         // Nothing is missing of what it has sent.
         assert_eq!(of_client.gap, of_server.ack.wrapping_sub(request.seq_delta));

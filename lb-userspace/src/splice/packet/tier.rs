@@ -72,6 +72,12 @@ impl PacketTier {
     /// is for [`load`](Self::load).
     pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
         let kernel = Packet::prepare(&config.bpffs, config.flow_table)?;
+        // Before anything is served: following the log takes CAP_SYS_ADMIN, which the thread that loads aside does not have.
+        #[cfg(feature = "kernel-log")]
+        {
+            kernel.load()?;
+            super::log::follow(&kernel)?;
+        }
         let odd = OddThread::start(&kernel)?;
         let tier = Self {
             kernel,

@@ -16,14 +16,14 @@ pub(super) struct View {
 impl View {
     /// Both ends have sent their FIN, and each has the other's acknowledgement.
     pub(super) fn is_finished(&self) -> bool {
-        let [own, peer] = &self.track.halves;
+        let [own, peer] = self.track.halves.each_ref();
         self.bounds(0).is_finished(own, peer)
     }
 
     /// A keepalive probe for an end (0: the client): from the byte before the one that it expects (RFC 9293, section
     /// 3.8.4). The window is that of the other end: with 0, some stacks would take it for shut.
     pub(super) fn probe(&self, to: usize) -> Segment {
-        let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
+        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
         let acknowledged = self.bounds(to).acknowledged;
         self.segment(to, Kind::Ack, own.ack.wrapping_sub(1), acknowledged, peer.edge.wrapping_sub(peer.ack))
     }
@@ -31,14 +31,14 @@ impl View {
     /// A challenge ACK for an end that has sent a SYN or an inexact reset (RFC 5961, sections 3.2 and 4.2). If it has no
     /// such connection any more, it answers with a reset at exactly the number that is acknowledged here.
     pub(super) fn challenge(&self, to: usize) -> Segment {
-        let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
+        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
         self.segment(to, Kind::Ack, own.ack, self.bounds(to).next, peer.edge.wrapping_sub(peer.ack))
     }
 
     /// The resets that end an end: at what it has acknowledged, and at what it expects if everything has arrived, should
     /// that be another number.
     pub(super) fn resets(&self, to: usize) -> impl Iterator<Item = Segment> {
-        let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
+        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
         let sent = peer.sent().wrapping_add(self.flows[1 - to].seq_delta);
         let other = (sent != own.ack).then_some(sent);
         let ack = own.sent();
@@ -49,14 +49,19 @@ impl View {
     }
 
     fn bounds(&self, of: usize) -> Bounds {
-        Bounds::new(&self.flows[of], &self.track.halves[of], &self.track.halves[1 - of], None)
+        Bounds::new(
+            &self.flows[of],
+            self.track.halves.each_ref()[of],
+            self.track.halves.each_ref()[1 - of],
+            None,
+        )
     }
 
     /// `window` in bytes.
     fn segment(&self, to: usize, kind: Kind, seq: u32, ack: u32, window: u32) -> Segment {
         let back = &self.flows[1 - to];
         let window = u16::try_from(window >> (back.promised_scale & 15)).unwrap_or(u16::MAX);
-        let [own, peer] = [&self.track.halves[to], &self.track.halves[1 - to]];
+        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
         let timestamps =
             back.has(flag::TIMESTAMPS).then(|| (peer.tsval.wrapping_add(back.tsval_delta), own.tsval));
         Segment { kind, seq, ack, window, timestamps }
@@ -107,7 +112,9 @@ mod tests {
             ],
             // The client has sent up to 1 100 and acknowledged 2 000; the server has sent up to 92 050 and acknowledged what
             // is 1 060 to the client.
-            track: Track { halves: [half(1_100, 2_000, 2_800, 44), half(92_050, 501_060, 501_860, 55)] },
+            track: Track {
+                halves: [half(1_100, 2_000, 2_800, 44), half(92_050, 501_060, 501_860, 55)].into(),
+            },
         }
     }
 
@@ -126,7 +133,7 @@ mod tests {
         let mut view = view();
         assert_eq!((view.challenge(0).seq, view.challenge(0).ack), (2_000, 1_100));
         // There was a hole, of which nobody knows whether it is filled.
-        view.track.halves[0].gap = 1_080;
+        view.track.halves.client.gap = 1_080;
         assert_eq!(view.challenge(0).ack, 1_060);
     }
 
@@ -136,9 +143,9 @@ mod tests {
         let mut view = view();
         assert_eq!(seqs(&view, 0), [2_000, 2_050]);
         assert_eq!(seqs(&view, 1), [501_060, 501_100]);
-        view.track.halves[1].closing = closing::FIRST;
+        view.track.halves.server.closing = closing::FIRST;
         assert_eq!(seqs(&view, 0), [2_000, 2_051]);
-        (view.track.halves[1].closing, view.track.halves[0].ack) = (0, 2_050);
+        (view.track.halves.server.closing, view.track.halves.client.ack) = (0, 2_050);
         assert_eq!(seqs(&view, 0), [2_050]);
     }
 

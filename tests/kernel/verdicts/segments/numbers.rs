@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use etherparse::Ipv4Header;
 use lb_common::packet::track::{Half, Track, closing};
-use lb_common::packet::{Count, Flow, Handover, flag};
+use lb_common::packet::{Count, Flow, Handover, PerLeg, Side, flag};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 
@@ -134,7 +134,11 @@ fn track_of_the_next(flow: &Flow, segment: &Segment) -> Track {
     };
     let own = half(segment.seq, segment.ack);
     let peer = half(segment.ack.wrapping_add(flow.ack_delta), segment.seq.wrapping_add(flow.seq_delta));
-    Track { halves: if flow.side() == 0 { [own, peer] } else { [peer, own] } }
+    let (client, server) = match flow.side() {
+        Side::Client => (own, peer),
+        Side::Server => (peer, own),
+    };
+    Track { halves: PerLeg { client, server } }
 }
 
 /// What is generated for lb-common's own tests.
@@ -152,10 +156,10 @@ fn generated_segments_leave_as_the_model_says() -> Result<()> {
             let flow = Flow { slot: SLOT, ..flow };
             let handover = Handover {
                 // Nothing is for the sockets any more.
-                await_ack: [segment.ack; 2],
-                tsecr_floor: [floor.unwrap_or_default(); 2],
+                await_ack: [segment.ack; 2].into(),
+                tsecr_floor: [floor.unwrap_or_default(); 2].into(),
                 // More than any window.
-                promised: [segment.ack.wrapping_add(flow.ack_delta).wrapping_add(1 << 30); 2],
+                promised: [segment.ack.wrapping_add(flow.ack_delta).wrapping_add(1 << 30); 2].into(),
             };
             match floor {
                 Some(_) => programs.handovers.insert(flow.id, handover, 0)?,
@@ -205,7 +209,7 @@ fn a_packet_without_a_length_is_as_long_as_it_is() -> Result<()> {
             let fate = programs.run(&unsaid(connection.request()))?;
             let expected = Fate::Leaves(unsaid(connection.forwarded_request()));
             ensure!(fate == expected, "{fate:02x?}\n{expected:02x?}");
-            let position = programs.track()?.halves[FROM_CLIENT].position;
+            let position = programs.track()?.halves.client.position;
             ensure!(position - connection.flows[FROM_CLIENT].origin == 5, "{position}");
         }
         Ok(())
@@ -264,12 +268,12 @@ fn each_byte_is_accounted_once_and_an_acknowledgement_does_not_go_back() -> Resu
             ] {
                 let fate = programs.run(&frame(&segment))?;
                 ensure!(fate.left().is_some(), "{what}: {fate:02x?}");
-                let half = programs.track()?.halves[FROM_CLIENT];
+                let half = programs.track()?.halves.client;
                 let seen = (half.position - connection.flows[FROM_CLIENT].origin, half.ack);
                 ensure!(seen == (bytes, ack), "{what}: {seen:?}");
                 ensure!(half.heard != 0, "{what}: without a time");
             }
-            let position = programs.track()?.halves[FROM_SERVER].position;
+            let position = programs.track()?.halves.server.position;
             ensure!(position - connection.flows[FROM_SERVER].origin == 101, "{position}");
         }
         Ok(())

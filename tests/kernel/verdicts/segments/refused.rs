@@ -42,7 +42,7 @@ fn what_comes_by_a_device_that_does_not_lead_to_its_sender_is_dropped() -> Resul
                     ensure!(events == std::mem::take(&mut told), "{events:?}");
                 }
                 let mut track = connection.track;
-                track.halves[from_server as usize].asked = asked::DEVICE;
+                track.halves.each_mut()[from_server as usize].asked = asked::DEVICE;
                 ensure!(programs.track()? == track, "noted for a connection");
 
                 // Of another device it does not speak, nor of another sender.

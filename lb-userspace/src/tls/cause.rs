@@ -8,7 +8,7 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 const TLS_1_2: TlsVersion = TlsVersion(0x0303);
 
 /// The cause of an error. `received`: what rustls has not consumed; the ClientHello, if that was at fault.
-pub(super) fn cause(error: &Error, received: &[u8]) -> TlsError {
+pub(crate) fn cause(error: &Error, received: &[u8]) -> TlsError {
     use TlsError as E;
     match error {
         Error::PeerIncompatible(lacking) => incompatible(lacking, received),

@@ -1,0 +1,42 @@
+//! In what state servers and the packet tier are: closed sets, as `status` and the metrics call them.
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a server takes new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    /// It does.
+    Up,
+    /// Its health check fails.
+    Down,
+    /// An operator drains it: open connections stay, new ones go elsewhere.
+    Draining,
+    /// Its name has no address.
+    Unresolved,
+}
+
+impl ServerState {
+    /// The name in JSON and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// Whether the packet tier takes new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PacketTierState {
+    /// Not yet: its kernel programs are being loaded, after a start.
+    Loading,
+    /// It does.
+    #[default]
+    Ready,
+    /// The kernel does not take its programs.
+    Unavailable,
+}
