@@ -2,7 +2,7 @@
 
 use crate::admin::{Client, text, top, view::ConnectionFilter};
 use crate::config::{self, Config, Interfaces, Sources};
-use crate::kernel;
+use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
 use crate::words::{counted, with_causes};
@@ -215,8 +215,12 @@ fn run(command: Command) -> Result<(), Failure> {
             if !interface.is_empty() {
                 wanted.interfaces = Interfaces::Named(interface);
             }
+            let explained = |error: KernelError, tier| {
+                needs::explained(error.into(), needs::of(tier).requires, &wanted.bpffs)
+            };
             if wanted.tiers.contains(&Tier::Packet) {
-                let failures = kernel::packet::load(&wanted.bpffs, wanted.flows, &wanted.interfaces)?;
+                let failures = kernel::packet::load(&wanted.bpffs, wanted.flows, &wanted.interfaces)
+                    .map_err(|error| explained(error, Tier::Packet))?;
                 if !failures.is_empty() {
                     let failures: Vec<_> = failures
                         .iter()
@@ -226,7 +230,8 @@ fn run(command: Command) -> Result<(), Failure> {
                 }
             }
             if wanted.tiers.contains(&Tier::Sockmap) {
-                kernel::load_and_pin(&wanted.bpffs, wanted.sockets)?;
+                kernel::load_and_pin(&wanted.bpffs, wanted.sockets)
+                    .map_err(|error| explained(error, Tier::Sockmap))?;
             }
             show(&format!("loaded and pinned below {}\n", wanted.bpffs.display()))
         }

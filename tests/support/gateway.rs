@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use caps::{CapSet, Capability};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -50,6 +51,8 @@ pub struct Launch {
     pub monotonic_ahead: Option<i64>,
     /// What it loads into the kernel beside its start waits for [`Gateway::let_load`].
     pub hold_loads: bool,
+    /// Capabilities that it does not get.
+    pub without: Vec<Capability>,
 }
 
 /// sd_listen_fds(3): SD_LISTEN_FDS_START.
@@ -181,10 +184,11 @@ impl Gateway {
         Ok(fs::write(self.config_file(), text)?)
     }
 
-    /// Runs a snisplice command for this gateway: `ARGS -c FILE`.
+    /// Runs a snisplice command for this gateway, with its capabilities: `ARGS -c FILE`.
     pub fn cli<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Output> {
         let mut command = Command::new(binary()?);
         command.args(args).arg("-c").arg(self.config_file());
+        forgo(&mut command, &self.launch.without);
         command.output().context("running snisplice")
     }
 
@@ -292,12 +296,22 @@ fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<(Process, Optio
         // SAFETY: between fork and exec the closure only makes system calls; rustix allocates nothing for C strings.
         unsafe { command.pre_exec(move || enter_time_namespace(offset.as_bytes())) };
     }
+    forgo(&mut command, &launch.without);
     if launch.hold_loads {
         HeldLoads::prepare(&mut command);
     }
     let process = Process::spawn("snisplice", command)?;
     let held = launch.hold_loads.then(|| HeldLoads::of(process.pid())).transpose()?;
     Ok((process, held))
+}
+
+/// Has a command run without these capabilities: root gets by exec what is in the bounding set.
+fn forgo(command: &mut Command, capabilities: &[Capability]) {
+    for capability in capabilities.iter().copied() {
+        let forgo = move || caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other);
+        // SAFETY: between fork and exec the closure makes one system call.
+        unsafe { command.pre_exec(forgo) };
+    }
 }
 
 /// The JSON of `status --json`; a missing number reads as 0, so that only the keys that count need to be there.

@@ -11,7 +11,7 @@ use crate::config::{self, Config, Sources};
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, needs};
 use crate::privileges;
 use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::Snapshot;
@@ -425,6 +425,7 @@ fn open_packet(
             Err(error)
         }
         Err(error) => {
+            let error = needs::explained(error, needs::of(Tier::Packet).requires, &config.bpffs);
             tracing::warn!("no packet tier: {}", with_causes(error.as_ref()));
             Ok(Err(FallbackReason::PacketUnavailable))
         }
@@ -443,7 +444,10 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
         return Ok(Err(FallbackReason::SockmapKernel));
     }
     let sockets = u32::try_from(config.max_connections * 2).unwrap_or(u32::MAX);
-    Ok(Ok(Kernel::open(&config.bpffs, sockets)?))
+    let opened = Kernel::open(&config.bpffs, sockets);
+    let explained =
+        |error: KernelError| needs::explained(error.into(), needs::of(Tier::Sockmap).requires, &config.bpffs);
+    Ok(Ok(opened.map_err(explained)?))
 }
 
 /// One socket per worker for each address, those of the service manager where it has some; all or nothing.

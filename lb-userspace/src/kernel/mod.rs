@@ -12,6 +12,7 @@ pub mod ipsec;
 pub mod listeners;
 #[cfg(feature = "kernel-log")]
 pub mod log;
+pub mod needs;
 mod netlink;
 mod object;
 pub mod odd;

@@ -561,6 +561,11 @@ impl Packet {
         Count::ALL.map(|what| (what, self.count(what)))
     }
 
+    /// Where its pins are.
+    pub fn directory(&self) -> &Path {
+        self.pins.directory()
+    }
+
     /// Flows that the table has room for.
     pub fn capacity(&self) -> u32 {
         self.capacity

@@ -4,7 +4,9 @@
 //! its lock. So the configured directory and those below it belong to this user and are closed to all others.
 
 use super::error::{KernelError, pin_error};
+use super::probe::Answer;
 use aya::maps::{MapInfo, MapType};
+use caps::{CapSet, Capability};
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, fstat};
 use rustix::process::geteuid;
 use std::fs::{self, DirBuilder, File};
@@ -82,6 +84,11 @@ impl Pins {
         flock(&self.handle, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 
+    /// Where all of them are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the program or map of that name is pinned.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -151,6 +158,19 @@ pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
 pub(super) fn directory(bpffs: &Path, tier: &str) -> PathBuf {
     let [.., dir] = directories(bpffs, tier);
     dir
+}
+
+/// Whether [`Pins::create`] finds a bpf file system there, or can mount one.
+pub(super) fn place(bpffs: &Path) -> Answer {
+    let is_mountable = bpffs.starts_with(BPFFS_ROOT);
+    let may_mount = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false);
+    if is_bpffs(bpffs) || (is_mountable && may_mount) {
+        Answer::Yes
+    } else if is_mountable {
+        Answer::NotPermitted
+    } else {
+        Answer::Unknown(format!("{} is on no bpf file system", bpffs.display()))
+    }
 }
 
 /// The root of the bpf file system that the path is on; `None`: it is on none.

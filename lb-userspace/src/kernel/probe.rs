@@ -32,7 +32,7 @@ pub enum Answer {
 
 impl Answer {
     /// From a call that fails with one of `missing` where the kernel does not have the thing asked for.
-    fn from_io(result: io::Result<()>, missing: &[c_int]) -> Self {
+    pub(super) fn from_io(result: io::Result<()>, missing: &[c_int]) -> Self {
         let Err(error) = result else { return Self::Yes };
         match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
@@ -54,6 +54,20 @@ impl Answer {
 /// Whether programs of the tc hook can be loaded.
 pub fn tc_program() -> Answer {
     program(ProgramType::SchedClassifier)
+}
+
+/// Whether the verifier lets programs compute with pointers: what it lets a process without CAP_PERFMON do with them is
+/// not enough for a program that reads packets.
+pub fn pointers() -> Answer {
+    /// r0 = r1
+    const MOV64_REGISTER: u8 = 0xbf;
+    const FROM_1_TO_0: u8 = 1 << 4;
+    let program = [
+        // To return a pointer takes the same permission, in two instructions.
+        Instruction { code: MOV64_REGISTER, registers: FROM_1_TO_0, offset: 0, value: 0 },
+        Instruction { code: EXIT, registers: 0, offset: 0, value: 0 },
+    ];
+    Answer::from_io(load(&program).map(drop), &[libc::ENOSYS])
 }
 
 /// Whether the verdict programs of a sockmap can be loaded.
@@ -90,6 +104,43 @@ pub fn growing_hash() -> Answer {
 /// Whether programs can send events through a ring buffer.
 pub fn ring_buffer() -> Answer {
     Answer::from_aya(is_map_supported(MapType::RingBuf))
+}
+
+/// Whether programs can hand up what this process reads from a perf buffer of each CPU.
+pub fn perf_buffer() -> Answer {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    const PERF_COUNT_SW_BPF_OUTPUT: u64 = 10;
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    const EVERY_PROCESS: libc::pid_t = -1;
+    const FIRST_CPU: c_int = 0;
+    const NO_GROUP: c_int = -1;
+    /// linux/perf_event.h `struct perf_event_attr`, PERF_ATTR_SIZE_VER0.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        kind: u32,
+        size: u32,
+        config: u64,
+        rest: [u64; 6],
+    }
+    let attributes = Attributes {
+        kind: PERF_TYPE_SOFTWARE,
+        size: size_of::<Attributes>() as u32,
+        config: PERF_COUNT_SW_BPF_OUTPUT,
+        ..Attributes::default()
+    };
+    // SAFETY: the kernel reads as many bytes of the attributes as they say they have, and keeps no pointer.
+    let fd = unsafe {
+        let attributes = &raw const attributes;
+        let flags = PERF_FLAG_FD_CLOEXEC;
+        libc::syscall(libc::SYS_perf_event_open, attributes, EVERY_PROCESS, FIRST_CPU, NO_GROUP, flags)
+    };
+    if fd < 0 {
+        return Answer::from_io(Err(io::Error::last_os_error()), &[libc::ENOSYS, libc::ENOENT]);
+    }
+    // SAFETY: the call's result is a new descriptor, of which nobody else knows.
+    drop(unsafe { OwnedFd::from_raw_fd(fd as c_int) });
+    Answer::Yes
 }
 
 /// Whether a process can wait until every processor has passed a point where no packet is under way.

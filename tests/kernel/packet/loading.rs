@@ -131,6 +131,39 @@ fn programs_that_the_kernel_does_not_take_leave_a_gateway_without_this_tier() ->
     Expect::Copy("packet_unavailable").check(&line_of(&scene, &client)?)?;
     let said = scene.gateway.process.output();
     ensure!(said.contains("no packet tier: the kernel's verifier rejects the program"), "{said}");
+    ensure!(said.contains("it requires tc (not in this kernel): a kernel with CONFIG_BPF_SYSCALL"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_gateway_that_may_not_have_this_tier_says_what_it_lacks_as_doctor_does() -> Result<()> {
+    require!(PACKET, "only the packet tier requires this");
+    for (without, lack) in [
+        (
+            vec![Capability::CAP_NET_RAW],
+            "raw sockets (not permitted): run as root, or with CAP_NET_RAW, CAP_NET_ADMIN",
+        ),
+        (
+            // The kernel takes the second for the first.
+            vec![Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN],
+            "packet pointers (not permitted): run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON",
+        ),
+    ] {
+        let launch = Launch { without, ..Launch::default() };
+        let scene = Scene::launched(Opening::default(), "", "", |_| Ok(launch))?;
+        let (client, _server, _) = scene.connection()?;
+        Expect::Copy("packet_unavailable").check(&line_of(&scene, &client)?)?;
+        let said = scene.gateway.process.output();
+        ensure!(
+            said.contains("no packet tier: ") && said.contains(&format!("; it requires {lack}")),
+            "{said}"
+        );
+
+        let doctor = String::from_utf8(scene.gateway.cli(["doctor"])?.stdout)?;
+        let verdict = format!("requires {lack}");
+        let is_verdict = |line: &str| line.starts_with("missing  packet ") && line.ends_with(&verdict);
+        ensure!(doctor.lines().any(is_verdict), "{doctor}");
+    }
     Ok(())
 }
 

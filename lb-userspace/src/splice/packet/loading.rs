@@ -2,6 +2,7 @@
 
 use super::tier::PacketTier;
 use crate::clock::now_ms;
+use crate::kernel::needs;
 use crate::privileges::drop_privileges_to_load;
 use crate::state::PacketTierState;
 use std::io;
@@ -46,7 +47,9 @@ impl PacketTier {
     pub fn load(&self) {
         let is_replacing = self.kernel.has_programs();
         let loaded = self.kernel.load().map_err(anyhow::Error::from);
-        match loaded.and_then(|()| Ok(self.ways.follow_devices(&self.kernel)?)) {
+        let given = loaded.and_then(|()| Ok(self.ways.follow_devices(&self.kernel)?));
+        let explained = |error| needs::explained(error, needs::PROGRAMS, self.kernel.directory());
+        match given.map_err(explained) {
             Ok(()) if is_replacing => {
                 tracing::info!("the kernel programs of an earlier version are replaced");
             }

@@ -1,0 +1,151 @@
+//! `snisplice doctor`: what this kernel and this user can do, and how to get the rest.
+//!
+//! `facts` asks the system; all else is a pure function of the `Facts`.
+
+mod dropped;
+mod facts;
+mod lines;
+
+use dropped::dropped_packets;
+use facts::Facts;
+use lines::{Line, State, lines};
+
+use crate::kernel::needs::{self, Lack};
+use crate::reason::Tier;
+use crate::terminal::in_colour;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+/// Examines this machine, for a gateway with these ports toward servers and its pins there.
+pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Report {
+    Report::new(&Facts::gather(source_ports, bpffs))
+}
+
+/// The findings, line by line. `{}` is plain text, `{:#}` coloured.
+#[derive(Debug)]
+pub struct Report {
+    lines: Vec<Line>,
+    /// In the order in which they are preferred, each with what it lacks.
+    tiers: Vec<(Tier, Option<Lack>)>,
+}
+
+impl Report {
+    /// Judges the facts.
+    fn new(facts: &Facts) -> Self {
+        let lack = |tier| Lack::first(needs::of(tier).requires, |need| facts.answer(need).clone());
+        let mut lines = lines(facts);
+        lines.extend(dropped_packets(&facts.counted));
+        Self { lines, tiers: Tier::ALL.iter().map(|tier| (*tier, lack(*tier))).collect() }
+    }
+
+    /// Prints to standard output, in colour if that is a terminal.
+    pub fn print(&self) {
+        if in_colour(&std::io::stdout()) {
+            print!("{self:#}");
+        } else {
+            print!("{self}");
+        }
+    }
+
+    /// Whether a gateway can run here at all: the copy tier works.
+    pub fn can_serve(&self) -> bool {
+        self.tiers.iter().any(|(tier, lack)| *tier == Tier::Copy && lack.is_none())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.lines.iter().map(|line| line.what.len()).max().unwrap_or(0);
+        for line in &self.lines {
+            let state = mark(f.alternate(), line.state);
+            writeln!(f, "{state}  {:width$}  {}", line.what, line.found)?;
+            if let Some(remedy) = &line.remedy {
+                writeln!(f, "{:7}  {:width$}  -> {remedy}", "", "")?;
+            }
+        }
+        writeln!(f, "\ntiers")?;
+        for (tier, lack) in &self.tiers {
+            let (state, found) = match lack {
+                None => (State::Ok, "works".to_owned()),
+                Some(lack) => (State::Missing, format!("requires {lack}")),
+            };
+            writeln!(f, "{}  {:width$}  {found}", mark(f.alternate(), state), tier.name())?;
+        }
+        Ok(())
+    }
+}
+
+/// The state as a word of seven columns, in colour or not.
+fn mark(colour: bool, state: State) -> String {
+    let (word, code) = match state {
+        State::Ok => ("ok", 32),
+        State::Note => ("note", 33),
+        State::Missing => ("missing", 31),
+    };
+    if colour { format!("\x1b[{code}m{word:7}\x1b[0m") } else { format!("{word:7}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::needs::Need;
+    use crate::kernel::probe::Answer;
+
+    fn lack(facts: &Facts, tier: Tier) -> Option<Need> {
+        Report::new(facts).tiers.iter().find(|(of, _)| *of == tier).unwrap().1.as_ref().map(Lack::need)
+    }
+
+    #[test]
+    fn a_healthy_machine_has_nothing_to_remedy() {
+        let report = Report::new(&Facts::healthy());
+        assert!(report.lines.iter().all(|line| line.state == State::Ok && line.remedy.is_none()), "{report}");
+        assert!(report.can_serve());
+        assert!(report.tiers.iter().all(|(_, lack)| lack.is_none()), "{report}");
+    }
+
+    #[test]
+    fn without_tcp_there_is_no_gateway() {
+        assert!(!Report::new(&Facts::healthy().with(Need::Tcp, Answer::No)).can_serve());
+    }
+
+    #[test]
+    fn a_tier_lacks_what_it_requires_and_does_without_what_it_prefers() {
+        for need in Need::ALL {
+            for tier in Tier::ALL {
+                let requires = needs::of(*tier).requires.contains(&need);
+                for answer in [Answer::No, Answer::NotPermitted, Answer::Unknown("why".into())] {
+                    let facts = Facts::healthy().with(need, answer);
+                    assert_eq!(lack(&facts, *tier), requires.then_some(need), "{tier}");
+                }
+            }
+        }
+    }
+
+    /// Filters of clsact stand in for tcx, and a pause for a grace period.
+    #[test]
+    fn the_packet_tier_does_without_tcx_and_membarrier() {
+        let facts = Facts::healthy().with(Need::Tcx, Answer::No).with(Need::Membarrier, Answer::No);
+        assert_eq!(lack(&facts, Tier::Packet), None);
+        let report = Report::new(&facts).to_string();
+        let notes: Vec<_> = report.lines().filter(|line| line.starts_with("note")).collect();
+        assert!(notes.len() == 2 && notes[0].contains("clsact") && notes[1].contains("100 ms"), "{report}");
+        assert!(!report.contains("missing"), "{report}");
+    }
+
+    #[test]
+    fn the_tiers_line_names_what_is_missing_and_the_remedy() {
+        let report = Report::new(&Facts::healthy().with(Need::SkSkb, Answer::NotPermitted)).to_string();
+        let line = "requires sk_skb (not permitted): run as root, or with CAP_BPF, CAP_NET_ADMIN\n";
+        assert!(report.contains(line), "{report}");
+    }
+
+    #[test]
+    fn columns_line_up_and_colour_is_only_in_the_coloured_form() {
+        let report = Report::new(&Facts::healthy());
+        let plain = report.to_string();
+        assert!(!plain.contains('\x1b'));
+        assert!(format!("{report:#}").contains('\x1b'));
+        assert!(plain.contains("\nok       BTF                   /sys/kernel/btf/vmlinux"), "{plain}");
+    }
+}
