@@ -54,6 +54,7 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let (route, permit) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
+            tracing::debug!(%reason, "turned away");
             arrival.visitor.reject(&gateway.books, reason);
             let word = arrival.last_word(reason);
             return farewell(&arrival.client, &word).await;
@@ -67,6 +68,7 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
+    tracing::debug!(id = connection.id, route = %route.name, "routed");
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age;
     let permits = [of_gateway, of_listener, permit];
@@ -156,6 +158,8 @@ impl Arrival {
                 }
                 Output::Hello(hello) => {
                     self.visitor.sniffed(&hello, &self.window);
+                    let sni = hello.sni.as_ref().map(|name| name.as_str());
+                    tracing::debug!(sni, version = %hello.version, bytes = self.window.len(), "sniffed");
                     self.hello = Some(hello);
                     return Ok(());
                 }
@@ -417,6 +421,7 @@ impl Passage {
             connect::connect(&pool, self.account.connection.client.ip(), source).await?;
         let mut server = Leg::new(server);
         self.account.connected(&pool, &guard);
+        tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
         if let Some(version) = pool.send_proxy {
             let sni = self.account.connection.sni.as_deref();
             let header = connect::proxy_header(version, self.endpoints()?, sni);

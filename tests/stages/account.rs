@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use snisplice_tests::gateway::Launch;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::tls::{Client, client_hello};
 use snisplice_tests::{Gateway, Redis};
@@ -11,6 +12,33 @@ use snisplice_tests::{Gateway, Redis};
 use crate::config::{listener, one_route, passthrough, pool, route, server};
 use crate::world::World;
 use snisplice_tests::backend::{Backend, echo};
+
+/// Each line of a connection names its client, so that one connection's can be picked out.
+#[test]
+fn the_log_tells_the_story_of_a_connection_if_it_is_asked_to() -> Result<()> {
+    let stages = ["sniffed", "routed", "connected", "spliced", "closed"];
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    for (log, told) in [(Some("snisplice=debug"), &stages[..]), (None, &[])] {
+        let launch = Launch { log, ..Launch::default() };
+        let gateway = Gateway::start_with(&world.net.gateway, &one_route(), launch)?;
+        let mut other = world.open("app1.example.com")?;
+        other.read_exact(&mut [0; 1])?;
+        let mut stream = world.open("app1.example.com")?;
+        let client = stream.local_addr()?.to_string();
+        stream.read_exact(&mut [0; 1])?;
+        drop((stream, other));
+        gateway.wait_access_log(2)?;
+
+        let stderr = gateway.process.stderr();
+        let story = stderr.lines().filter(|line| line.contains("connection{") && line.contains(&client));
+        let seen: Vec<_> = story
+            .filter_map(|line| stages.into_iter().find(|stage| line.contains(&format!(" {stage}"))))
+            .collect();
+        assert_eq!(seen, told, "{log:?}: {stderr}");
+    }
+    Ok(())
+}
 
 #[test]
 fn the_access_log_tells_a_passed_through_connection_once_and_exactly() -> Result<()> {

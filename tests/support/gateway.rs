@@ -51,6 +51,8 @@ pub struct Launch {
     pub monotonic_ahead: Option<i64>,
     /// What it loads into the kernel beside its start waits for [`Gateway::let_load`].
     pub hold_loads: bool,
+    /// What it logs (RUST_LOG).
+    pub log: Option<&'static str>,
     /// Capabilities that it does not get.
     pub without: Vec<Capability>,
 }
@@ -277,6 +279,9 @@ fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<(Process, Optio
         command
     };
     command.arg("run").arg("-c").arg(files.join(CONFIG));
+    if let Some(log) = launch.log {
+        command.env("RUST_LOG", log);
+    }
     if let Some(socket) = &launch.notify {
         command.env("NOTIFY_SOCKET", socket);
     }

@@ -265,6 +265,8 @@ impl Account {
 
     /// Notes the tier that carries it.
     pub fn spliced(&self, choice: Choice) {
+        let reason = choice.reason.map(|reason| reason.name());
+        tracing::debug!(id = self.connection.id, tier = choice.tier.name(), reason, "spliced");
         self.connection.set_choice(choice);
         let index = choice.tier as usize;
         for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tracing::Instrument as _;
 
 /// What the control side tells a worker.
 pub(super) enum Command {
@@ -119,8 +120,16 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
             return reset_on_close(&client);
         }
     };
+    let listener_name = listener.name.clone();
     let task = Rc::new(Cell::new(None));
     let accepted = Accepted { worker, client, peer, snapshot, listener, permits, task: task.clone() };
-    let spawned = tokio::task::spawn_local(serve(gateway.clone(), accepted));
+    let serve = serve(gateway.clone(), accepted);
+    // A span around a task takes memory for as long as that lives, whether anybody listens or not.
+    let spawned = if tracing::enabled!(tracing::Level::DEBUG) {
+        let span = tracing::debug_span!("connection", listener = %listener_name, client = %peer);
+        tokio::task::spawn_local(serve.instrument(span))
+    } else {
+        tokio::task::spawn_local(serve)
+    };
     task.set(Some(spawned.abort_handle()));
 }
