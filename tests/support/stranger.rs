@@ -169,8 +169,18 @@ pub fn is_closed(stream: &TcpStream) -> io::Result<bool> {
 }
 
 /// Closes a socket whose kernel then knows nothing more of the connection, and says nothing.
+///
+/// Not by closing it: a process that another test is just starting has it too for a moment, and the kernel would go on
+/// answering for it.
 pub fn forget(stream: TcpStream) -> io::Result<()> {
-    set(&stream, libc::TCP_REPAIR, 1)
+    set(&stream, libc::TCP_REPAIR, 1)?;
+    // tcp_disconnect() sends no reset for a socket in repair mode.
+    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the kernel reads the address, which outlives the call.
+    let status = unsafe {
+        libc::connect(stream.as_raw_fd(), &raw const nowhere, size_of_val(&nowhere) as libc::socklen_t)
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn set(stream: &TcpStream, option: libc::c_int, value: libc::c_int) -> io::Result<()> {

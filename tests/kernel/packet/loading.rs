@@ -17,6 +17,7 @@ use crate::PACKET;
 use crate::case::Expect;
 use crate::ends::{Opening, PATIENCE, SNI};
 use crate::scene::Scene;
+use crate::strangers::no_sockets;
 
 /// A gateway that has started and may not load its programs yet.
 fn held() -> Result<Scene> {
@@ -224,6 +225,8 @@ fn programs_of_an_earlier_build_serve_until_this_one_has_its_own() -> Result<()>
     let mut scene = Scene::new(Opening::default(), "")?;
     let (mut old, mut old_server, _) = scene.connection()?;
     scene.spliced(1)?;
+    // Killed in the middle of its handover, the gateway would leave a connection that is reset.
+    no_sockets(&scene.net.gateway)?;
     scene.gateway.kill()?;
     let [current] =
         <[String; 1]>::try_from(programs(&scene.gateway)?).map_err(|names| anyhow::anyhow!("{names:?}"))?;
@@ -260,6 +263,8 @@ fn connections_without_programs_are_looked_after_before_anybody_is_served() -> R
     let mut scene = Scene::new(Opening::default(), "")?;
     let (mut old, mut old_server, _) = scene.connection()?;
     scene.spliced(1)?;
+    // Killed in the middle of its handover, the gateway would leave a connection that is reset.
+    no_sockets(&scene.net.gateway)?;
     scene.gateway.kill()?;
     for program in programs(&scene.gateway)? {
         fs::remove_file(scene.gateway.pins()?.join(program))?;

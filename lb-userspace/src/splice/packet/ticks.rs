@@ -1,21 +1,27 @@
 //! The programs' clock, in ticks of 2^TICK_SHIFT nanoseconds.
 
-use crate::clock::{now_coarse_ns, now_ms};
+use crate::clock::now_coarse_ns;
 use lb_common::packet::TICK_SHIFT;
 
 /// The programs' clock.
 pub(super) fn now_tick() -> u32 {
-    (now_coarse_ns() >> TICK_SHIFT) as u32
+    tick_of_ns(now_coarse_ns())
 }
 
-/// The programs' clock at a time of [`now_ms`], or as long a time.
+const fn tick_of_ns(ns: u64) -> u32 {
+    (ns >> TICK_SHIFT) as u32
+}
+
+/// The programs' clock at a time of [`now_ms`](crate::clock::now_ms), or as long a time.
 pub(super) const fn tick_of_ms(ms: u64) -> u32 {
-    ((ms * 1_000_000) >> TICK_SHIFT) as u32
+    tick_of_ns(ms * 1_000_000)
 }
 
-/// [`now_ms`] at a tick of the programs' clock in the last 26 days; an older one is taken for now.
+/// [`now_ms`](crate::clock::now_ms) at a tick of the programs' clock in the last 26 days; an older one is taken for now. As
+/// coarse as that clock: with the exact time, what happened would lie up to 10 ms too late.
 pub(super) fn ms_of_tick(tick: u32) -> u64 {
-    now_ms() - ms_between(tick, now_tick())
+    let now = now_coarse_ns();
+    now / 1_000_000 - ms_between(tick, tick_of_ns(now))
 }
 
 /// Milliseconds from one tick to a later one.
