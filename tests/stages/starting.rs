@@ -254,6 +254,8 @@ fn a_standby_gateway_serves_once_it_has_the_address() -> Result<()> {
                 Some(())
             })?;
             assert_eq!(said, "one", "{target}");
+            // Its FIN would find nobody, and the gateway wait for it.
+            eventually("the end of the connection", || gateway.connections().ok()?.is_empty().then_some(()))?;
             ns.ip(&format!("addr del {}/{prefix} dev front", target.ip()))?;
         }
     }
