@@ -1,6 +1,8 @@
 //! What the programs say of packets that they do not forward, in a build with the feature `kernel-log`: from a packet on a
 //! device to a line of the gateway's log.
 
+#![cfg(feature = "kernel-log")]
+
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -71,7 +73,7 @@ fn a_packet_that_is_not_forwarded_is_told_of_with_its_reason_and_addresses() -> 
         let packet = Packet::open(&files.join(BpfFs::NAME).join("gateway"), 64)?;
         let failures = packet.attach(&devices()?, &Interfaces::Named(vec!["lo".to_owned()]));
         ensure!(failures.is_empty(), "{failures:?}");
-        let (_readable, mut flush) = log::open(&packet)?;
+        let (_readable, mut flush) = log::open(packet.program_id()?)?;
         let mut told = |text: &str| {
             eventually(text, || {
                 flush();
