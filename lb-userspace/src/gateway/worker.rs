@@ -120,16 +120,15 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
             return reset_on_close(&client);
         }
     };
-    let listener_name = listener.name.clone();
+    // A span around a task takes memory for as long as that lives, whether anybody listens or not.
+    let span = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| tracing::debug_span!("connection", listener = %listener.name, client = %peer));
     let task = Rc::new(Cell::new(None));
     let accepted = Accepted { worker, client, peer, snapshot, listener, permits, task: task.clone() };
     let serve = serve(gateway.clone(), accepted);
-    // A span around a task takes memory for as long as that lives, whether anybody listens or not.
-    let spawned = if tracing::enabled!(tracing::Level::DEBUG) {
-        let span = tracing::debug_span!("connection", listener = %listener_name, client = %peer);
-        tokio::task::spawn_local(serve.instrument(span))
-    } else {
-        tokio::task::spawn_local(serve)
+    let spawned = match span {
+        Some(span) => tokio::task::spawn_local(serve.instrument(span)),
+        None => tokio::task::spawn_local(serve),
     };
     task.set(Some(spawned.abort_handle()));
 }
