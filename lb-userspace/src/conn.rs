@@ -7,7 +7,7 @@ use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
 use crate::close::{Leg, farewell};
 use crate::config::Protocol;
-use crate::connect::{self, Endpoints, Source, SourcePort};
+use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::gateway::Gateway;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
 use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
@@ -411,27 +411,44 @@ impl Passage {
         plan: Option<Plan>,
     ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
-        let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
-        let gateway = self.gateway.clone();
+        let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let source = plan.and_then(|plan| {
             let ports = gateway.packet().ok()?.ports();
             Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
         });
-        let (server, port, guard) =
-            connect::connect(&pool, self.account.connection.client.ip(), source).await?;
-        let mut server = Leg::new(server);
-        self.account.connected(&pool, &guard);
-        tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
-        if let Some(version) = pool.send_proxy {
-            let sni = self.account.connection.sni.as_deref();
-            let header = connect::proxy_header(version, self.endpoints()?, sni);
-            write_all(&server, &header).await.map_err(|_| CloseReason::ServerReset)?;
+        let postgres = route.termination.is_none() && hello.is_some_and(|hello| hello.postgres);
+        let mut dial = Dial {
+            client: self.account.connection.client.ip(),
+            source,
+            greeting: Greeting { header: Vec::new(), postgres },
+        };
+        let mut reason = CloseReason::NoServer;
+        let mut reached = None;
+        for pool in route.next_pools() {
+            dial.greeting.header = match pool.send_proxy {
+                Some(version) => {
+                    let sni = self.account.connection.sni.as_deref();
+                    connect::proxy_header(version, self.endpoints()?, sni)
+                }
+                None => Vec::new(),
+            };
+            match connect::connect(pool, &dial).await {
+                Ok(Connected { socket, port, guard }) => {
+                    self.account.connected(pool, guard.server());
+                    tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
+                    self.gateway.books.histograms.connect.observe(begin.elapsed());
+                    return Ok(Upstream { socket: Leg::new(socket), guard, port });
+                }
+                Err(failure) => {
+                    reason = failure.reason;
+                    reached = failure.server.map(|server| (pool, server)).or(reached);
+                }
+            }
         }
-        if self.route.termination.is_none() && hello.is_some_and(|hello| hello.postgres) {
-            connect::request_tls(&mut server, pool.connect_timeout).await?;
+        if let Some((pool, server)) = reached {
+            self.account.connected(pool, &server);
         }
-        self.gateway.books.histograms.connect.observe(begin.elapsed());
-        Ok(Upstream { socket: server, guard, port })
+        Err(reason)
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {

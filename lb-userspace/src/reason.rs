@@ -100,6 +100,8 @@ reasons! {
         MaxAge = "max_age",
         /// No server of the pool is up, resolved and permitted.
         NoServer = "no_server",
+        /// Each server of the pool has as many connections as its `max_connections` allows, and none ended in time.
+        ServersFull = "servers_full",
         /// Every server tried refused or was unreachable.
         ConnectFailed = "connect_failed",
         /// The last server tried did not answer within `connect_timeout`.

@@ -9,6 +9,7 @@ mod connect;
 mod keepalive;
 mod manager;
 mod names;
+mod pools;
 mod postgres;
 mod proxy;
 mod reload;

@@ -5,7 +5,7 @@ use super::{Books, Connection};
 use crate::clock::now_ms;
 
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier, TlsError};
-use crate::serving::{Listener, Pool, Route, ServerGuard};
+use crate::serving::{Listener, Pool, Route, Server};
 use crate::sniff::{ClientHello, ja4};
 use crate::tier::Choice;
 use lb_common::packet::Record as Kept;
@@ -259,8 +259,8 @@ impl Account {
     }
 
     /// Notes the server.
-    pub fn connected(&self, pool: &Arc<Pool>, guard: &ServerGuard) {
-        let _ = self.connection.upstream.set((pool.clone(), guard.server().clone()));
+    pub fn connected(&self, pool: &Arc<Pool>, server: &Arc<Server>) {
+        let _ = self.connection.upstream.set((pool.clone(), server.clone()));
     }
 
     /// Notes the tier that carries it.

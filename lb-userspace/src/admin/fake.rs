@@ -63,6 +63,7 @@ impl Gateway for Fake {
                 ServerUp { pool: "redis-1".into(), server: "10.0.0.11:6379".into(), up: true },
                 ServerUp { pool: "redis-1".into(), server: "10.0.0.12:6379".into(), up: false },
             ],
+            waiting: vec![("redis-1".into(), 2)],
             reloads_succeeded: 2,
             reloads_failed: 1,
             certificates: vec![(route(), 1_900_000_000)],
@@ -133,6 +134,7 @@ pub(crate) fn status() -> Status {
         pools: vec![
             Pool {
                 name: "redis-1".into(),
+                waiting: 0,
                 servers: vec![
                     server("10.0.0.11:6379", ServerState::Up, 2, 1200),
                     server("10.0.0.12:6379", ServerState::Down, 0, 0),
@@ -140,6 +142,7 @@ pub(crate) fn status() -> Status {
             },
             Pool {
                 name: "pg".into(),
+                waiting: 0,
                 servers: vec![server("pg.internal:5432", ServerState::Draining, 1, 34)],
             },
         ],

@@ -110,6 +110,14 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         family.sample([("pool", &s.pool), ("server", &s.server)], &ConstGauge::new(u32::from(s.up)))?;
     }
 
+    if !scrape.waiting.is_empty() {
+        let help = "Connections that wait for a place with a server: each has its max_connections";
+        let mut family = Family::new(encoder, "snisplice_pool_waiting", None, help, Gauge)?;
+        for (pool, waiting) in &scrape.waiting {
+            family.sample([("pool", pool)], &ConstGauge::new(*waiting))?;
+        }
+    }
+
     let help = "From accept to a whole ClientHello";
     write_histogram(encoder, "snisplice_sniff", help, &scrape.sniff)?;
     let help = "From the first dial to a connected server";

@@ -135,6 +135,8 @@ pub struct Route {
 pub struct Pool {
     /// Its name.
     pub name: String,
+    /// Connections that wait for a place with a server: each has as many as it may have.
+    pub waiting: u64,
     /// In the order of the configuration.
     pub servers: Vec<Server>,
 }
@@ -239,6 +241,8 @@ pub struct Scrape {
     pub fallbacks: Vec<(FallbackReason, u64)>,
     /// Whether a server takes new connections.
     pub servers: Vec<ServerUp>,
+    /// Of each pool whose servers have a `max_connections`: connections that wait for a place.
+    pub waiting: Vec<(String, u64)>,
     /// Reloads that put a new configuration in place.
     pub reloads_succeeded: u64,
     /// Reloads that changed nothing.
@@ -327,12 +331,13 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 9] = [
+    const ADDED: [&str; 10] = [
         "config_generation",
         "listeners[].odd_names",
         "packet.drops",
         "packet.notes",
         "packet.state",
+        "pools[].waiting",
         "routes[].listener",
         "routes[].pools[]",
         "routes[].sni[]",

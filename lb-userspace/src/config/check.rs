@@ -114,6 +114,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
                 None => TlsMode::Passthrough,
             },
             backends: backends(raw_route, &pool_names, report),
+            retry_other_pool: raw_route.retry_other_pool.or(false),
             idle_timeout: raw_route.idle_timeout.get(),
             max_age: raw_route.max_age.get(),
             max_connections: raw_route.max_connections.get(),
@@ -217,11 +218,17 @@ fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Repor
             origin: server.address.get()?,
             weight: server.weight.or(1),
             backup: server.backup.or(false),
+            max_connections: server.max_connections.get(),
         })
     });
+    if let (Some(given), Some(Balance::SourceHash)) = (raw.slow_start.given(), raw.balance.get()) {
+        let message = "`slow_start` has no effect with `source-hash`: a client keeps its server";
+        report.push(Diagnostic::warning(given.span(), message).help("take one of them out"));
+    }
     Pool {
         name: name.clone(),
         balance: raw.balance.or(Balance::RoundRobin),
+        slow_start: raw.slow_start.or(Duration::ZERO),
         servers: servers.collect(),
         connect_timeout: raw.connect_timeout.or(Duration::from_secs(2)),
         send_proxy: raw.send_proxy.get(),
@@ -238,6 +245,11 @@ fn backends(raw: &RawRoute, pools: &Names, report: &mut Report) -> Vec<Backend> 
         let message = "every backend has weight 0: no connection can go anywhere";
         let error = Diagnostic::error(given.span(), message);
         report.push(error.help("give one of them a weight from 1 to 256"));
+    }
+    let used = backends().filter(|backend| backend.weight.get() != Some(0)).count();
+    if let Some(retry) = raw.retry_other_pool.given().filter(|retry| *retry.get_ref() && used == 1) {
+        let message = "`retry_other_pool` has no effect: no other backend takes connections";
+        report.push(Diagnostic::warning(retry.span(), message).help("give `backends` another pool"));
     }
     let backends = backends().filter_map(|backend| {
         let pool = pools.resolve(&backend.pool, report)?;

@@ -289,6 +289,8 @@ pub struct Route {
     pub tls: TlsMode,
     /// Not empty; at least one weight is above 0.
     pub backends: Vec<Backend>,
+    /// Where no server of the pool chosen can be reached, another of `backends` is tried.
+    pub retry_other_pool: bool,
     /// Without a byte in either direction; not zero; absent: none.
     pub idle_timeout: Option<Duration>,
     /// Since its accept, whatever it does; not zero; absent: none.
@@ -366,6 +368,8 @@ pub struct Pool {
     pub name: Arc<str>,
     /// How a server is chosen.
     pub balance: Balance,
+    /// Time in which a server that takes connections again comes to its whole share; zero: at once.
+    pub slow_start: Duration,
     /// Not empty; no address and no service twice.
     pub servers: Vec<Server>,
     /// For one attempt at one server; not zero.
@@ -385,7 +389,7 @@ pub enum Balance {
     LeastConnections,
     /// The same server for the same client address.
     SourceHash,
-    /// Any.
+    /// The one with fewer connections of two that are drawn at random.
     Random,
 }
 
@@ -407,6 +411,8 @@ pub struct Server {
     pub weight: u32,
     /// Used only while no server without this mark can be.
     pub backup: bool,
+    /// Connections open at once, of each server of a service; at least 1; absent: no bound.
+    pub max_connections: Option<usize>,
 }
 
 /// What an entry of a pool's `servers` stands for. Displayed as it is written in the file.

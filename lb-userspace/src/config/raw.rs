@@ -82,6 +82,7 @@ pub(super) struct RawRoute {
     pub(super) certificate: Field<RawCertificate>,
     pub(super) client_ca: Field<PathBuf>,
     pub(super) backends: Field<Vec<Spanned<RawBackend>>>,
+    pub(super) retry_other_pool: Field<bool>,
     pub(super) idle_timeout: Field<Duration>,
     pub(super) max_age: Field<Duration>,
     pub(super) max_connections: Field<usize>,
@@ -110,6 +111,7 @@ pub(super) struct RawBackend {
 pub(super) struct RawPool {
     pub(super) name: Field<Box<str>>,
     pub(super) balance: Field<Balance>,
+    pub(super) slow_start: Field<Duration>,
     pub(super) servers: Field<Vec<Spanned<RawServer>>>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
@@ -125,6 +127,7 @@ pub(super) struct RawServer {
     pub(super) address: Field<Origin>,
     pub(super) weight: Field<u32>,
     pub(super) backup: Field<bool>,
+    pub(super) max_connections: Field<usize>,
 }
 
 /// Reads the whole text, past syntax errors too.
@@ -219,6 +222,7 @@ const ROUTE: Keys = Keys {
         ("certificate", r#"{ chain = "redis-1.crt", key = "redis-1.key" }"#),
         ("client_ca", r#""clients-ca.crt""#),
         ("backends", r#"["redis-1"]"#),
+        ("retry_other_pool", "true"),
         ("idle_timeout", r#""1h""#),
         ("max_age", r#""24h""#),
         ("max_connections", "1000"),
@@ -241,6 +245,7 @@ const POOL: Keys = Keys {
     examples: &[
         ("name", r#""redis-1""#),
         ("balance", r#""round-robin""#),
+        ("slow_start", r#""30s""#),
         ("servers", r#"["10.0.0.11:6379"]"#),
         ("connect_timeout", r#""2s""#),
         ("send_proxy", r#""v2""#),
@@ -252,7 +257,12 @@ const POOL: Keys = Keys {
 
 const SERVER: Keys = Keys {
     header: "a server",
-    examples: &[("address", r#""10.0.0.11:6379""#), ("weight", "1"), ("backup", "true")],
+    examples: &[
+        ("address", r#""10.0.0.11:6379""#),
+        ("weight", "1"),
+        ("backup", "true"),
+        ("max_connections", "500"),
+    ],
 };
 
 const HEALTH: Keys = Keys {
@@ -423,6 +433,7 @@ fn route(mut s: Section<'_, '_>) -> RawRoute {
         certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
         backends: s.require("backends", |r, v| r.list(v, backend)),
+        retry_other_pool: s.read("retry_other_pool", |r, v| r.boolean(v)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
         max_age: s.read("max_age", |r, v| r.timeout(v)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
@@ -463,6 +474,7 @@ fn pool(mut s: Section<'_, '_>) -> RawPool {
     RawPool {
         name: s.require("name", |r, v| r.parse(v, value::name)),
         balance: s.read("balance", |r, v| r.choice(v, &BALANCES)),
+        slow_start: s.read("slow_start", |r, v| r.timeout(v)),
         servers: s.require("servers", |r, v| r.list(v, server)),
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
@@ -477,13 +489,19 @@ fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<RawServer> {
     if let DeValue::String(_) = v.get_ref() {
         let address = r.parse(v, value::server_origin)?;
         let address = Field::Given(Spanned::new(v.span(), address));
-        return Some(RawServer { address, weight: Field::Absent, backup: Field::Absent });
+        return Some(RawServer {
+            address,
+            weight: Field::Absent,
+            backup: Field::Absent,
+            max_connections: Field::Absent,
+        });
     }
     let mut s = r.section(v, &SERVER)?;
     Some(RawServer {
         address: s.require("address", |r, v| r.parse(v, value::server_origin)),
         weight: s.read("weight", |r, v| r.integer(v, 1..=256)),
         backup: s.read("backup", |r, v| r.boolean(v)),
+        max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
     })
 }
 

@@ -8,12 +8,12 @@ pub mod resolve;
 mod service;
 mod source;
 
-pub use preamble::{Endpoints, proxy_header, request_tls};
+pub use preamble::{Endpoints, Greeting, proxy_header};
 pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
 use crate::reason::CloseReason;
-use crate::serving::{Pool, Server, ServerGuard};
+use crate::serving::{Pool, Server, ServerGuard, Unavailable};
 use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +26,9 @@ use tokio::net::{TcpSocket, TcpStream};
 
 /// Servers tried for one connection. More would keep the client waiting for longer than it will.
 const ATTEMPTS: usize = 4;
+
+/// Time between two looks of a connection that waits for a place with a server, if no other ends meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Attempts to find a source port of ours that no socket has.
 const PORT_ATTEMPTS: usize = 16;
@@ -47,31 +50,89 @@ pub struct Source<'a> {
 /// A connected socket, with its source port if that is one of ours.
 type Dialled = (TcpStream, Option<SourcePort>);
 
-/// Connects to a server of `pool`; on failure to the next one.
-pub async fn connect(
-    pool: &Pool,
-    client: IpAddr,
-    source: Option<Source<'_>>,
-) -> Result<(TcpStream, Option<SourcePort>, ServerGuard), CloseReason> {
+/// A connection as its server is dialled for it.
+pub struct Dial<'a> {
+    /// Who it is for.
+    pub client: IpAddr,
+    /// Present: it may be spliced.
+    pub source: Option<Source<'a>>,
+    /// What the server is told before the client's first byte, and asked.
+    pub greeting: Greeting,
+}
+
+/// A server that takes the connection.
+pub struct Connected {
+    /// The socket to it; it has been greeted.
+    pub socket: TcpStream,
+    /// Present: one of ours.
+    pub port: Option<SourcePort>,
+    /// Its place among the server's connections.
+    pub guard: ServerGuard,
+}
+
+/// No server takes the connection.
+pub struct Failure {
+    /// As the last one that was tried, or the lack of one, has it.
+    pub reason: CloseReason,
+    /// The one that was reached, and did not answer the greeting as it should.
+    pub server: Option<Arc<Server>>,
+}
+
+impl From<CloseReason> for Failure {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, server: None }
+    }
+}
+
+/// Connects to a server of `pool` and greets it; on failure to the next one: nothing of the client's is lost yet.
+pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure> {
     let mut tried = Vec::new();
-    let mut reason = CloseReason::NoServer;
+    let mut failure = Failure::from(CloseReason::NoServer);
     while tried.len() < ATTEMPTS {
-        let Some(guard) = pool.choose(client, &tried) else { break };
+        let guard = match pool.choose(dial.client, &tried) {
+            Ok(guard) => guard,
+            Err(Unavailable::Full) => match wait(pool, dial.client, &tried).await {
+                Some(guard) => guard,
+                None => return Err(CloseReason::ServersFull.into()),
+            },
+            Err(Unavailable::Nobody) => break,
+        };
         let server = guard.server().clone();
-        match dial(&server, pool.connect_timeout, source).await {
-            Ok((stream, port)) => {
+        let failed = match open_server(&server, pool.connect_timeout, dial.source).await {
+            Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
-                return Ok((stream, port, guard));
+                match dial.greeting.exchange(&mut socket, pool.connect_timeout).await {
+                    Ok(()) => return Ok(Connected { socket, port, guard }),
+                    Err(reason) => Failure { reason, server: Some(server.clone()) },
+                }
             }
             Err(error) => {
-                server.state.failures.fetch_add(1, Relaxed);
                 tracing::debug!(pool = %pool.name, server = %server.address, %error, "cannot connect");
-                reason = reason_of(&error);
+                reason_of(&error).into()
             }
-        }
+        };
+        server.state.failures.fetch_add(1, Relaxed);
+        failure = failed;
         tried.push(server);
     }
-    Err(reason)
+    Err(failure)
+}
+
+/// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection.
+async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
+    let place = pool.room().join(pool.most_waiting())?;
+    let chosen = async {
+        loop {
+            // A server may also come up, or be allowed more.
+            let _ = tokio::time::timeout(LOOK_AGAIN, place.freed()).await;
+            match pool.choose(client, tried) {
+                Ok(guard) => return Some(guard),
+                Err(Unavailable::Full) => {}
+                Err(Unavailable::Nobody) => return None,
+            }
+        }
+    };
+    tokio::time::timeout(pool.connect_timeout, chosen).await.ok().flatten()
 }
 
 fn reason_of(error: &io::Error) -> CloseReason {
@@ -83,9 +144,9 @@ fn reason_of(error: &io::Error) -> CloseReason {
     }
 }
 
-/// Tries the server's addresses, the next one beside those before if these are silent (RFC 8305); `timeout` bounds all of
+/// Opens a connection to the server: tries its addresses, the next one beside those before if these are silent (RFC 8305); `timeout` bounds all of
 /// them together.
-async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
+async fn open_server(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
     let addresses = server.addresses();
     let patience = timeout / UNANSWERED_PORTS;
     let open_at = async |address| match source {

@@ -2,7 +2,7 @@
 
 use crate::config::ProxyVersion;
 use crate::reason::CloseReason;
-use crate::socket::canonical;
+use crate::socket::{canonical, write_all};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
 use std::net::SocketAddr;
@@ -54,8 +54,33 @@ fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAdd
     if client.is_ipv4() == local.is_ipv4() { (client, local) } else { (mapped(client), mapped(local)) }
 }
 
-/// Asks a PostgreSQL server for TLS, on behalf of a client that was promised it.
-pub async fn request_tls(server: &mut TcpStream, timeout: Duration) -> Result<(), CloseReason> {
+/// What a server is told before the client's first byte.
+#[derive(Default)]
+pub struct Greeting {
+    /// Who the client is ([`proxy_header`]); empty: the server is not told.
+    pub header: Vec<u8>,
+    /// It is asked for TLS in PostgreSQL's way, on behalf of a client that was promised it.
+    pub postgres: bool,
+}
+
+impl Greeting {
+    /// Tells the server, and has its answer if there is to be one.
+    pub(super) async fn exchange(
+        &self,
+        server: &mut TcpStream,
+        timeout: Duration,
+    ) -> Result<(), CloseReason> {
+        if !self.header.is_empty() {
+            write_all(server, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
+        }
+        if self.postgres {
+            request_tls(server, timeout).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn request_tls(server: &mut TcpStream, timeout: Duration) -> Result<(), CloseReason> {
     let exchange = async {
         server.write_all(&SSL_REQUEST).await?;
         // One byte, no more: what follows belongs to the client's TLS.

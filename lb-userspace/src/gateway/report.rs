@@ -195,6 +195,12 @@ impl admin::Gateway for Gateway {
                     })
                 })
                 .collect(),
+            waiting: snapshot
+                .pools
+                .iter()
+                .filter(|pool| pool.most_waiting() > 0)
+                .map(|pool| (pool.name.to_string(), pool.room().waiting() as u64))
+                .collect(),
             reloads_succeeded: self.books.stats.reloads_succeeded.load(Relaxed),
             reloads_failed: self.books.stats.reloads_failed.load(Relaxed),
             certificates: routes()
@@ -235,7 +241,7 @@ impl admin::Gateway for Gateway {
     }
 
     fn drain(&self, server: &str, draining: bool) -> Result<(), String> {
-        self.find_server(server)?.state.draining.store(draining, Relaxed);
+        self.find_server(server)?.state.drain(draining);
         Ok(())
     }
 
@@ -296,7 +302,7 @@ fn pool_view(pool: &Pool) -> view::Pool {
             total: 0,
         }
     }));
-    view::Pool { name: pool.name.to_string(), servers }
+    view::Pool { name: pool.name.to_string(), waiting: pool.room().waiting() as u64, servers }
 }
 
 fn connection_view(connection: &Connection, now: u64) -> view::Connection {

@@ -29,7 +29,7 @@ impl Schedule {
         usize::try_from(ticket % length).ok().map(|turn| self.turns[turn] as usize)
     }
 
-    /// The indices from turn `ticket` on, each once: the order in which to try them.
+    /// The indices of all turns of a round, from turn `ticket` on: the order in which to try them.
     pub fn order(&self, ticket: u64) -> impl Iterator<Item = usize> + '_ {
         let length = self.turns.len();
         let start = if length == 0 { 0 } else { (ticket % length as u64) as usize };

@@ -4,13 +4,15 @@
 mod addresses;
 mod limit;
 mod pool;
+mod room;
 mod setback;
 mod snapshot;
 mod stats;
 
 pub use addresses::Addresses;
 pub use limit::{Limit, Permit};
-pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord};
+pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord, Unavailable};
+pub use room::Room;
 pub use setback::Setbacks;
 pub use snapshot::{CertificateRefused, Listener, Route, Snapshot, TerminatedRoute};
 pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};

@@ -1,8 +1,9 @@
 //! Upstream pools at run time: the servers they have now, their addresses and their counts.
 
-use super::Addresses;
+use super::{Addresses, Room};
+use crate::clock::now_ms;
 use crate::config::{self, Address, Balance, Host, Keepalive, Origin, ProxyVersion};
-use crate::route::{Candidate, Rank, Schedule, choose, schedules};
+use crate::route::{Candidate, Choice, Rank, Schedule, WHOLE, choose, schedules, warmth};
 use crate::state::ServerState;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
@@ -24,6 +25,10 @@ pub struct Pool {
     /// Of the leg to its servers.
     pub keepalive: Keepalive,
     balance: Balance,
+    /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
+    slow_start_ms: u64,
+    /// Who waits for a place with a server.
+    room: Arc<Room>,
     /// Made from `slots` whenever these change.
     servers: ArcSwap<Servers>,
     slots: Mutex<Slots>,
@@ -53,6 +58,7 @@ struct Slot {
     /// Whose servers it holds; `None`: one server, which stays.
     service: Option<Box<str>>,
     backup: bool,
+    max_connections: Option<usize>,
     servers: Vec<Arc<Server>>,
 }
 
@@ -93,6 +99,10 @@ pub struct Server {
     pub weight: u32,
     /// Whether others go first.
     pub rank: Rank,
+    /// Most connections at a time.
+    pub max_connections: Option<usize>,
+    /// Those who wait for one of them to end.
+    room: Arc<Room>,
     /// What outlives a reload.
     pub state: Arc<ServerRecord>,
     /// The same for the same address.
@@ -111,7 +121,9 @@ pub struct ServerRecord {
     /// Attempts that failed.
     pub failures: AtomicU64,
     /// It takes no new connection (`snisplice drain`).
-    pub draining: AtomicBool,
+    draining: AtomicBool,
+    /// When it began to take connections again, by [`now_ms`]; 0: it always has.
+    up_since_ms: AtomicU64,
 }
 
 impl ServerRecord {
@@ -122,16 +134,45 @@ impl ServerRecord {
             self.addresses.store(Arc::new(addresses));
         }
     }
+
+    /// Has it take no new connection, or again some.
+    pub fn drain(&self, draining: bool) {
+        if self.draining.swap(draining, Relaxed) && !draining {
+            self.comes_up();
+        }
+    }
+
+    /// It takes connections again: slowly at first, if its pool says so.
+    pub fn comes_up(&self) {
+        self.up_since_ms.store(now_ms().max(1), Relaxed);
+    }
+
+    fn warmth(&self, slow_start_ms: u64) -> u32 {
+        match self.up_since_ms.load(Relaxed) {
+            _ if slow_start_ms == 0 => WHOLE,
+            0 => WHOLE,
+            since => warmth(now_ms().saturating_sub(since), slow_start_ms),
+        }
+    }
+}
+
+/// What the configuration, or DNS, says of a server beside its address.
+#[derive(Clone, Copy, Default)]
+struct Standing {
+    weight: u32,
+    rank: Rank,
+    max_connections: Option<usize>,
 }
 
 impl Server {
-    fn new(address: Address, weight: u32, rank: Rank, state: Arc<ServerRecord>) -> Arc<Self> {
+    fn new(address: Address, standing: Standing, room: &Arc<Room>, state: Arc<ServerRecord>) -> Arc<Self> {
+        let Standing { weight, rank, max_connections } = standing;
         if let Host::Ip(ip) = address.host {
             state.resolved(vec![SocketAddr::new(ip, address.port)]);
         }
         // Without a key: a client stays with its server over a restart.
         let identity = BuildHasherDefault::<DefaultHasher>::default().hash_one(&address);
-        Arc::new(Server { address, weight, rank, state, identity })
+        Arc::new(Server { address, weight, rank, max_connections, room: room.clone(), state, identity })
     }
 
     /// Its addresses.
@@ -146,6 +187,11 @@ impl Server {
             false if self.state.addresses.load().is_empty() => ServerState::Unresolved,
             false => ServerState::Up,
         }
+    }
+
+    /// Whether it has as many connections as it may have.
+    fn is_full(&self) -> bool {
+        self.max_connections.is_some_and(|max| self.state.active.load(Relaxed) >= max)
     }
 
     /// It may take new connections.
@@ -203,20 +249,25 @@ impl Pool {
         let previous_slots = previous.map(Pool::slots);
         let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
         let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
-        let slot = |entry: &config::Server| match &entry.origin {
-            Origin::Address(address) => {
-                let rank = Rank { backup: entry.backup, priority: 0 };
-                let server = Server::new(address.clone(), entry.weight, rank, record(address));
-                Slot { service: None, backup: entry.backup, servers: vec![server] }
-            }
-            Origin::Service(name) => {
-                let same = |slot: &&Slot| slot.service.as_ref() == Some(name);
-                let had = previous_slots.iter().flat_map(|slots| slots.slots.iter().find(same));
-                let servers = had.flat_map(|slot| &slot.servers).map(|server| {
-                    let rank = Rank { backup: entry.backup, ..server.rank };
-                    Server::new(server.address.clone(), server.weight, rank, server.state.clone())
-                });
-                Slot { service: Some(name.clone()), backup: entry.backup, servers: servers.collect() }
+        let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
+        let slot = |entry: &config::Server| {
+            let config::Server { weight, backup, max_connections, .. } = *entry;
+            match &entry.origin {
+                Origin::Address(address) => {
+                    let standing = Standing { weight, rank: Rank { backup, priority: 0 }, max_connections };
+                    let server = Server::new(address.clone(), standing, &room, record(address));
+                    Slot { service: None, backup, max_connections, servers: vec![server] }
+                }
+                Origin::Service(name) => {
+                    let same = |slot: &&Slot| slot.service.as_ref() == Some(name);
+                    let had = previous_slots.iter().flat_map(|slots| slots.slots.iter().find(same));
+                    let servers = had.flat_map(|slot| &slot.servers).map(|server| {
+                        let rank = Rank { backup, ..server.rank };
+                        let standing = Standing { weight: server.weight, rank, max_connections };
+                        Server::new(server.address.clone(), standing, &room, server.state.clone())
+                    });
+                    Slot { service: Some(name.clone()), backup, max_connections, servers: servers.collect() }
+                }
             }
         };
         let mut slots = Slots { slots: config.servers.iter().map(slot).collect(), gone: Vec::new() };
@@ -227,6 +278,8 @@ impl Pool {
             send_proxy: config.send_proxy,
             keepalive: config.keepalive,
             balance: config.balance,
+            slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
+            room,
             servers: ArcSwap::new(Servers::new(&slots.slots)),
             slots: Mutex::new(slots),
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
@@ -242,6 +295,8 @@ impl Pool {
             send_proxy: None,
             keepalive,
             balance: Balance::RoundRobin,
+            slow_start_ms: 0,
+            room: Arc::default(),
             servers: ArcSwap::new(Servers::new(&[])),
             slots: Mutex::default(),
             choices: AtomicU64::new(0),
@@ -287,8 +342,9 @@ impl Pool {
         }
         let server = |member: &Member| {
             let rank = Rank { backup: slot.backup, priority: member.priority };
+            let standing = Standing { weight: member.weight, rank, max_connections: slot.max_connections };
             let state = known.get(&member.address).cloned().unwrap_or_default();
-            Server::new(member.address.clone(), member.weight, rank, state)
+            Server::new(member.address.clone(), standing, &self.room, state)
         };
         slot.servers = members.iter().map(server).collect();
         self.servers.store(Servers::new(slots));
@@ -312,28 +368,51 @@ impl Pool {
             slots.gone.push((name.clone(), Arc::downgrade(&state)));
             state
         });
-        Server::new(name, 1, Rank::default(), state)
+        Server::new(name, Standing { weight: 1, ..Standing::default() }, &self.room, state)
     }
 
     /// The server for a new connection of `client`, counted as active until the guard is dropped; none of `tried`.
-    pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
+    pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Result<ServerGuard, Unavailable> {
         let servers = self.servers();
-        let candidates: Vec<Candidate> = servers
-            .iter()
-            .map(|server| Candidate {
-                // Not the same object: it may have been replaced meanwhile.
-                usable: server.usable()
-                    && !tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)),
-                rank: server.rank,
-                weight: server.weight,
-                active: server.state.active.load(Relaxed),
-                identity: server.identity,
-            })
-            .collect();
-        let ticket = self.choices.fetch_add(1, Relaxed);
-        let random = self.random.hash_one(ticket);
-        let index = choose(self.balance, &candidates, &servers.schedules, ticket, client, random)?;
-        Some(ServerGuard::new(servers[index].clone()))
+        // Again where another worker has taken the last place meanwhile.
+        loop {
+            let candidates: Vec<Candidate> = servers
+                .iter()
+                .map(|server| Candidate {
+                    // Not the same object: it may have been replaced meanwhile.
+                    usable: server.usable()
+                        && !tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)),
+                    full: server.is_full(),
+                    rank: server.rank,
+                    weight: server.weight,
+                    warmth: server.state.warmth(self.slow_start_ms),
+                    active: server.state.active.load(Relaxed),
+                    identity: server.identity,
+                })
+                .collect();
+            let ticket = self.choices.fetch_add(1, Relaxed);
+            let random = self.random.hash_one(ticket);
+            let choice = choose(self.balance, &candidates, &servers.schedules, ticket, client, random);
+            let index = match choice {
+                Choice::Server(index) => index,
+                Choice::Full => return Err(Unavailable::Full),
+                Choice::Nobody => return Err(Unavailable::Nobody),
+            };
+            if let Some(guard) = ServerGuard::enter(&servers[index]) {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// Who waits for a place with one of its servers.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Most connections that may wait at a time: as many as all its servers may have.
+    pub(crate) fn most_waiting(&self) -> usize {
+        let bounds = |servers: &Servers| servers.iter().filter_map(|server| server.max_connections).sum();
+        bounds(&self.servers())
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
@@ -342,14 +421,31 @@ impl Pool {
     }
 }
 
+/// Why a pool has no server for a connection now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Each that could take it has as many connections as it may have.
+    Full,
+    /// None is usable.
+    Nobody,
+}
+
 /// A connection to a server: counts as active while it lives.
 pub struct ServerGuard(Arc<Server>);
 
 impl ServerGuard {
-    /// Counts one more connection.
+    /// Counts one more connection, that is there already, whatever the bound.
     pub fn new(server: Arc<Server>) -> Self {
         server.state.active.fetch_add(1, Relaxed);
         ServerGuard(server)
+    }
+
+    /// Counts one more connection, unless the server is full.
+    fn enter(server: &Arc<Server>) -> Option<Self> {
+        let before = server.state.active.fetch_add(1, Relaxed);
+        // Counted already: dropped, it leaves again.
+        let guard = ServerGuard(server.clone());
+        server.max_connections.is_none_or(|max| before < max).then_some(guard)
     }
 
     /// The server.
@@ -361,6 +457,9 @@ impl ServerGuard {
 impl Drop for ServerGuard {
     fn drop(&mut self) {
         self.0.state.active.fetch_sub(1, Relaxed);
+        if self.0.max_connections.is_some() {
+            self.0.room.free();
+        }
     }
 }
 
@@ -376,10 +475,12 @@ mod tests {
             },
             weight: 1,
             backup: false,
+            max_connections: None,
         };
         let config = config::Pool {
             name: "pool".into(),
             balance: Balance::RoundRobin,
+            slow_start: Duration::ZERO,
             servers: servers.iter().map(server).collect(),
             keepalive: Keepalive::default(),
             connect_timeout: Duration::from_secs(2),

@@ -92,6 +92,8 @@ pub struct Route {
     pub termination: Option<TerminatedRoute>,
     /// Kept across reloads.
     pub stats: Arc<RouteStats>,
+    /// Where no server of one pool can be reached, the next is tried.
+    retry_other_pool: bool,
     backends: Vec<Arc<Pool>>,
     schedule: Schedule,
     choices: AtomicU64,
@@ -155,6 +157,7 @@ impl Route {
             max_connections: None,
             termination: None,
             stats: Arc::default(),
+            retry_other_pool: false,
             backends: Vec::new(),
             schedule: Schedule::new(&[]),
             choices: AtomicU64::new(0),
@@ -166,9 +169,20 @@ impl Route {
         self.backends.iter()
     }
 
-    /// The pool for a new connection, by weight; `None` when every weight is 0.
-    pub fn next_pool(&self) -> Option<&Arc<Pool>> {
-        self.schedule.pick(self.choices.fetch_add(1, Relaxed)).map(|index| &self.backends[index])
+    /// The pool for a new connection, by weight, and then those to try where it has no server that can be reached; none
+    /// when every weight is 0.
+    pub fn next_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let ticket = self.choices.fetch_add(1, Relaxed);
+        let first = self.schedule.pick(ticket);
+        let others = self.retry_other_pool.then(|| {
+            let mut seen = Vec::from_iter(first);
+            self.schedule.order(ticket).filter(move |index| {
+                let is_new = !seen.contains(index);
+                seen.extend(is_new.then_some(*index));
+                is_new
+            })
+        });
+        first.into_iter().chain(others.into_iter().flatten()).map(|index| &self.backends[index])
     }
 }
 
@@ -298,6 +312,7 @@ fn build_route(
         max_connections: route.max_connections,
         termination,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        retry_other_pool: route.retry_other_pool,
         backends: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),
         schedule: Schedule::new(&route.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>()),
         choices: AtomicU64::new(known.map_or(0, |old| old.choices.load(Relaxed))),

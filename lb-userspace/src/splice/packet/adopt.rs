@@ -96,7 +96,7 @@ impl PacketTier {
         let (visitor, sni) = Visitor::remembered(books, listener, client, record.opened_ms, facts);
         let account = Account::adopt(books.clone(), visitor, id, sni, route);
         let guard = ServerGuard::new(server);
-        account.connected(&pool, &guard);
+        account.connected(&pool, guard.server());
         Live::new(account, guard, permits, Some(self.ports.reserve(address, local.port())), at)
     }
 
