@@ -175,8 +175,14 @@ fn what_is_left_out_has_its_default() {
     let address = Address { host: Host::Ip("10.0.0.11".parse().unwrap()), port: 6379 };
     let pool = Pool {
         name: "redis".into(),
+        slow_start: Duration::ZERO,
         balance: Balance::RoundRobin,
-        servers: vec![Server { origin: Origin::Address(address), weight: 1, backup: false }],
+        servers: vec![Server {
+            origin: Origin::Address(address),
+            weight: 1,
+            backup: false,
+            max_connections: None,
+        }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
         keepalive: Keepalive::default(),
@@ -564,7 +570,7 @@ fn an_unknown_key_comes_with_the_known_one_it_resembles_or_all() {
          help: did you mean `hello_timeout`?
         error: unknown key `zzz` in a server
            at: zzz
-         help: known are `address`, `weight`, `backup`
+         help: known are `address`, `weight`, `backup`, `max_connections`
         "#,
     );
 }

@@ -15,6 +15,7 @@ mod loading;
 mod names;
 mod networks;
 mod odd;
+mod pools;
 mod programs;
 mod receivers;
 mod scene;
