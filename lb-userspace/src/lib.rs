@@ -12,6 +12,7 @@ pub mod config;
 pub mod conn;
 pub mod connect;
 pub mod doctor;
+pub mod ech;
 pub mod gateway;
 pub mod kernel;
 mod privileges;

@@ -8,6 +8,7 @@
 //! in the middle of an element, bytes behind a list, a block of extensions whose length lies), so every length it
 //! was given is held against what it read.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use tls_parser::{
@@ -129,10 +130,20 @@ fn host_name(names: &[(SNIType, &[u8])]) -> Result<Result<ServerName, OddName>, 
     }
 }
 
+/// The body of the ClientHello at the front of the window; `None` if it is not whole or malformed.
+pub fn body(window: &[u8]) -> Option<Cow<'_, [u8]>> {
+    Records::default().advance(window).ok()?
+}
+
+/// What the inner ClientHello asks for that `outer`, whose place in the window it shares, has carried encrypted.
+pub fn inner(body: &[u8], outer: &ClientHello) -> Result<ClientHello, RejectReason> {
+    read(body, outer.length, outer.postgres)
+}
+
 /// The highest version and the cipher suites that the ClientHello at the front of the window offers; `None` if it is
 /// not whole or malformed.
 pub fn offer(window: &[u8]) -> Option<(TlsVersion, Vec<u16>)> {
-    let message = Records::default().advance(window).ok()??;
+    let message = body(window)?;
     let body = Body::parse(&message)?;
     Some((body.version(), body.ciphers.iter().map(|cipher| cipher.0).collect()))
 }

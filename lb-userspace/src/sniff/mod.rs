@@ -20,7 +20,7 @@ use crate::reason::RejectReason;
 use records::Records;
 
 pub use alert::alert;
-pub use hello::{Alpn, ClientHello, TlsVersion, offer};
+pub use hello::{Alpn, ClientHello, TlsVersion, body, inner, offer};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
 pub use records::{MAX_HELLO, MAX_WINDOW};
