@@ -1,5 +1,7 @@
 //! The command line.
 
+mod ech_key;
+
 use crate::admin::{Client, text, top, view::ConnectionFilter};
 use crate::config::{self, Config, Interfaces, Sources};
 use crate::kernel::{self, KernelError, needs};
@@ -135,6 +137,8 @@ enum Command {
         /// Its id, as `connections` shows it.
         connection: u64,
     },
+    /// Make a key for Encrypted ClientHello (ECH), and the `ech=` of the HTTPS record that tells clients of it.
+    EchKey(ech_key::EchKey),
     /// Print the completions for a shell.
     Completions {
         /// The shell.
@@ -277,6 +281,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Drain { gateway, server } => Ok(gateway.client()?.drain(&server, true)?),
         Command::Undrain { gateway, server } => Ok(gateway.client()?.drain(&server, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
+        Command::EchKey(key) => show(&key.run()?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snisplice", &mut std::io::stdout());
             Ok(())

@@ -143,11 +143,12 @@ fn secret_of(der: &[u8]) -> Result<HpkePrivateKey, KeyError> {
     Ok(secret.as_bytes().to_vec().into())
 }
 
-/// A new key: the text of its file, and what clients are to know. `None`: the name is too long, or there are no random
-/// numbers.
-pub fn generate(config_id: u8, public_name: &str) -> Option<(Zeroizing<String>, EchConfig)> {
+/// A new key, of a random number unless one is given: the text of its file, and what clients are to know. `None`: the name
+/// is too long, or there are no random numbers.
+pub fn generate(config_id: Option<u8>, public_name: &str) -> Option<(Zeroizing<String>, EchConfig)> {
     let (public, secret) = hpke::DH_KEM_X25519_HKDF_SHA256_AES_128.generate_key_pair().ok()?;
     let suites = [AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305].map(|aead| (HKDF_SHA256, aead));
+    let config_id = config_id.or(public.0.first().copied())?;
     let config = EchConfig::new(config_id, DHKEM_X25519, public.0, suites.into(), public_name)?;
     // PrivateKeyInfo, version 0, id-X25519, and an OCTET STRING of 34 bytes with one of 32 in it.
     const FRONT: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x6e\x04\x22\x04\x20";

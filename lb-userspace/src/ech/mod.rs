@@ -90,7 +90,9 @@ impl<'a> Sealed<'a> {
 
     fn candidates<'k>(&self, keys: &'k Keys) -> impl Iterator<Item = &'k Key> {
         let (id, suite) = (self.config_id, (self.kdf, self.aead));
-        keys.iter().map(|key| &**key).filter(move |key| key.config().config_id == id && key.config().suites.contains(&suite))
+        keys.iter()
+            .map(|key| &**key)
+            .filter(move |key| key.config().config_id == id && key.config().suites.contains(&suite))
     }
 }
 

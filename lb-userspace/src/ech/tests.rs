@@ -13,7 +13,7 @@ const PUBLIC: &str = "gateway.example.com";
 const SECRET: &str = "app1.redis.example.com";
 
 fn key(config_id: u8) -> Arc<Key> {
-    let (file, _) = generate(config_id, PUBLIC).unwrap();
+    let (file, _) = generate(Some(config_id), PUBLIC).unwrap();
     Arc::new(Key::read(file.as_bytes()).unwrap())
 }
 
@@ -243,7 +243,7 @@ fn a_key_file_that_cannot_be_used_says_why() {
         (text[..at].to_owned(), text[at..].to_owned())
     };
     let (private, config) = sections(EXAMPLE);
-    let (other, _) = generate(1, PUBLIC).unwrap();
+    let (other, _) = generate(None, PUBLIC).unwrap();
     let p256 = rcgen::KeyPair::generate().unwrap().serialize_pem();
     for (text, error) in [
         (private.clone(), KeyError::NoConfig),
