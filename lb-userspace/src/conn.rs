@@ -8,8 +8,8 @@ use crate::clock::now_ms;
 use crate::close::{Leg, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, Source, SourcePort};
-use crate::gateway::Gateway;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
+use crate::running::RunningGateway;
 use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
@@ -48,7 +48,7 @@ pub struct Accepted {
 }
 
 /// Carries one connection through its stages.
-pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
+pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
     let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
     let (route, permit) = match arrival.go(&gateway).await {
@@ -98,13 +98,13 @@ struct Arrival {
 }
 
 impl Arrival {
-    fn new(gateway: &Gateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
+    fn new(gateway: &RunningGateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None }
     }
 
     /// accept, sniff, route.
-    async fn go(&mut self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    async fn go(&mut self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
         }
@@ -174,7 +174,7 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    fn route(&self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
         let hello = self.hello.as_deref();
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
@@ -207,7 +207,7 @@ impl Arrival {
 
 /// A connection with a route.
 struct Passage {
-    gateway: Arc<Gateway>,
+    gateway: Arc<RunningGateway>,
     account: Account,
     client: Leg,
     route: Arc<Route>,

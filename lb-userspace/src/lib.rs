@@ -17,6 +17,7 @@ pub mod kernel;
 mod privileges;
 pub mod reason;
 pub mod route;
+pub mod running;
 mod scratch;
 pub mod serving;
 pub mod sniff;

@@ -24,7 +24,7 @@ pub struct Histogram {
 
 /// What a [`Histogram`] held at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct HistogramSnapshot {
     /// Observations per bucket; each observation is in exactly one. (Metrics show the running sums.)
     pub buckets: [u64; BUCKETS],
     /// All observations together. One that is under way may be in a bucket and not yet in here.
@@ -46,15 +46,15 @@ impl Histogram {
     }
 
     /// What has been counted so far.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub fn snapshot(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
             buckets: std::array::from_fn(|i| self.buckets[i].load(Relaxed)),
             sum: Duration::from_nanos(self.sum_ns.load(Relaxed)),
         }
     }
 }
 
-impl Snapshot {
+impl HistogramSnapshot {
     /// The number of observations: by construction that of all buckets, as scrapers demand.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

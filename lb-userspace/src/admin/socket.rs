@@ -3,7 +3,7 @@
 //! `STATE_DIR/admin.lock` is locked as long as the gateway lives. The lock, and not the socket file, says whether
 //! a gateway is running: the kernel releases it however the process ends.
 
-use super::Gateway;
+use super::Operations;
 use super::clients::Clients;
 use super::protocol::{MAX_REQUEST, Reply, Request, socket_path};
 use rustix::fs::{Mode, fchmod};
@@ -97,7 +97,7 @@ impl Drop for AdminSocket {
 }
 
 /// Answers commands until it is dropped; fails only if the runtime cannot watch the socket.
-pub async fn serve(socket: AdminSocket, gateway: Arc<dyn Gateway>) -> io::Result<()> {
+pub async fn serve(socket: AdminSocket, gateway: Arc<dyn Operations>) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(socket.listener.try_clone()?)?;
     let mut clients = Clients::new(MAX_CLIENTS);
     loop {
@@ -143,7 +143,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-async fn serve_client(stream: UnixStream, gateway: Arc<dyn Gateway>) {
+async fn serve_client(stream: UnixStream, gateway: Arc<dyn Operations>) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     while let Ok(Ok(Some(line))) = timeout(IDLE, read_line(&mut read)).await {
@@ -170,7 +170,7 @@ async fn read_line(read: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<O
     Ok((n > 0).then_some(line))
 }
 
-async fn answer(request: Request, gateway: &dyn Gateway) -> Vec<u8> {
+async fn answer(request: Request, gateway: &dyn Operations) -> Vec<u8> {
     match request {
         Request::Status {} => encode(&Reply::Ok(gateway.status())),
         Request::Connections { filter } => encode(&Reply::Ok(gateway.connections(&filter))),

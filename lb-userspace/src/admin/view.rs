@@ -4,7 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::account::histogram::Snapshot;
+use crate::account::histogram::HistogramSnapshot;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};
@@ -246,11 +246,11 @@ pub struct Scrape {
     /// When each terminated route's certificate expires, in seconds since 1970.
     pub certificates: Vec<(String, i64)>,
     /// From accept to a whole ClientHello.
-    pub sniff: Snapshot,
+    pub sniff: HistogramSnapshot,
     /// From the first dial to a connected server.
-    pub connect: Snapshot,
+    pub connect: HistogramSnapshot,
     /// From a known route to flows in the kernel.
-    pub handover: Snapshot,
+    pub handover: HistogramSnapshot,
     /// Packets counted by the packet tier. Absent while no packet tier is loaded.
     pub packets: Option<PacketCounts>,
     /// Absent while no packet tier is loaded.

@@ -1,12 +1,13 @@
 //! The control side: start, reload, stop.
 
+use super::report::AdminSide;
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
-use super::{Fault, Gateway, ReloadRequest};
+use super::{Fault, ReloadRequest};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
-use crate::admin::{http, view};
+use crate::admin::{Operations, http, view};
 use crate::config::{self, Config, Sources};
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
@@ -14,18 +15,18 @@ use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError, needs};
 use crate::privileges;
 use crate::reason::{CloseReason, FallbackReason, Tier};
+use crate::running::RunningGateway;
 use crate::serving::Snapshot;
 use crate::splice::packet::{PacketTier, Sweeper};
 use crate::words::with_causes;
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -45,7 +46,8 @@ pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> 
 
 struct Control {
     path: PathBuf,
-    gateway: Arc<Gateway>,
+    gateway: Arc<RunningGateway>,
+    admin_side: Arc<AdminSide>,
     workers: Vec<Worker>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     requests: mpsc::UnboundedReceiver<ReloadRequest>,
@@ -119,16 +121,10 @@ impl Control {
         privileges::drop_privileges().context("cannot drop privileges")?;
 
         let (reloads, requests) = mpsc::unbounded_channel();
-        let gateway = Arc::new(Gateway {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            books: Arc::new(Books::new(workers, access_log)),
-            packet,
-            sockmap,
-            listening: Mutex::default(),
-            workers,
-            reloads,
-            stopping: AtomicBool::new(false),
-        });
+        let books = Books::new(workers, access_log);
+        let gateway = Arc::new(RunningGateway::new(snapshot, books, packet, sockmap));
+        let stopping = AtomicBool::new(false);
+        let admin_side = Arc::new(AdminSide { gateway: gateway.clone(), workers, stopping, reloads });
         let sweeper = match gateway.packet() {
             Err(_) => None,
             Ok(packet) => {
@@ -142,6 +138,7 @@ impl Control {
         let control = Control {
             path: path.to_path_buf(),
             gateway,
+            admin_side,
             workers,
             log_thread,
             requests,
@@ -197,7 +194,7 @@ impl Control {
 
     /// Starts answering operators and the kernel, until the set is dropped.
     fn serve_admin(&mut self) -> std::io::Result<JoinSet<()>> {
-        let gateway: Arc<dyn crate::admin::Gateway> = self.gateway.clone();
+        let operations: Arc<dyn Operations> = self.admin_side.clone();
         let mut admin = JoinSet::new();
         if self.gateway.sockmap().is_some() {
             let gateway = self.gateway.clone();
@@ -209,15 +206,15 @@ impl Control {
             });
         }
         if let Some(socket) = self.socket.take() {
-            let gateway = gateway.clone();
+            let operations = operations.clone();
             admin.spawn(async move {
-                if let Err(error) = socket::serve(socket, gateway).await {
+                if let Err(error) = socket::serve(socket, operations).await {
                     tracing::error!(%error, "the admin socket is gone");
                 }
             });
         }
         if let Some(listener) = self.admin.take() {
-            admin.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, gateway));
+            admin.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, operations));
         }
         Ok(admin)
     }
@@ -344,7 +341,7 @@ impl Control {
     /// Accepts no more, lets live connections end within `drain_timeout`, resets the rest.
     async fn stop(self, mut stop: Stop, mut admin: JoinSet<()>) -> anyhow::Result<()> {
         tell_manager(NotifyState::Stopping);
-        self.gateway.stopping.store(true, Relaxed);
+        self.admin_side.stopping.store(true, Relaxed);
         self.gateway.listening().clear();
         for address in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
@@ -387,6 +384,7 @@ impl Control {
         // The log's last lines are written when the last that can add one is gone.
         admin.shutdown().await;
         drop(self.requests);
+        drop(self.admin_side);
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
             let _ = thread.join();

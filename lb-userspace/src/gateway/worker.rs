@@ -3,10 +3,10 @@
 //! Workers are not bound to cores: where anything else runs on the machine, a worker that may not leave a busy core
 //! makes its connections wait while another core idles (measured: 0.6 times the new TLS connections per second).
 
-use super::Gateway;
 use crate::accept::{BACK_OFF, is_exhaustion};
 use crate::conn::{Accepted, serve};
 use crate::reason::RejectReason;
+use crate::running::RunningGateway;
 use crate::socket::{canonical, reset_on_close};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ pub(super) struct Worker {
 }
 
 /// Starts the worker with this index.
-pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
+pub(super) fn spawn(gateway: Arc<RunningGateway>, index: usize) -> io::Result<Worker> {
     let (commands, receiver) = mpsc::unbounded_channel();
     let (started, start) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -56,7 +56,7 @@ pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
     Ok(Worker { commands, thread })
 }
 
-async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn obey(gateway: Arc<RunningGateway>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
     let mut accepting: HashMap<SocketAddr, AbortHandle> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
@@ -78,7 +78,7 @@ async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::Unbounded
 }
 
 /// accept: takes connections off one listening socket, for ever.
-async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socket: TcpListener) {
+async fn accept(gateway: Arc<RunningGateway>, worker: usize, address: SocketAddr, socket: TcpListener) {
     let mut exhausted = false;
     loop {
         match socket.accept().await {
@@ -100,7 +100,13 @@ async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socke
 }
 
 /// Decides, before a byte is read, whether the connection may go on; spawns its task.
-fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: TcpStream, peer: SocketAddr) {
+fn admit(
+    gateway: &Arc<RunningGateway>,
+    worker: usize,
+    address: SocketAddr,
+    client: TcpStream,
+    peer: SocketAddr,
+) {
     let snapshot = gateway.snapshot.load_full();
     let Some(listener) = snapshot.listener(address).cloned() else { return reset_on_close(&client) };
     listener.stats.total.fetch_add(1, Relaxed);
