@@ -5,7 +5,7 @@
 use crate::accept;
 use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
-use crate::close::{Leg, farewell};
+use crate::close::{LegSocket, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, Source, SourcePort};
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
@@ -15,10 +15,11 @@ use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
-use crate::splice::packet::{Begun, Live, PacketTier, Plan};
+use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
 use crate::traffic::add;
+use lb_common::packet::PerLeg;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -50,7 +51,7 @@ pub struct Accepted {
 /// Carries one connection through its stages.
 pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
-    let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
+    let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener);
     let (route, permit) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
@@ -90,7 +91,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
 /// A client before it has a route.
 struct Arrival {
     visitor: Visitor,
-    client: Leg,
+    client: LegSocket,
     begin: Instant,
     /// Bytes received and not consumed; they go to the server, or into the handshake.
     window: Vec<u8>,
@@ -98,7 +99,7 @@ struct Arrival {
 }
 
 impl Arrival {
-    fn new(gateway: &RunningGateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
+    fn new(gateway: &RunningGateway, client: LegSocket, peer: SocketAddr, listener: Arc<Listener>) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None }
     }
@@ -209,7 +210,7 @@ impl Arrival {
 struct Passage {
     gateway: Arc<RunningGateway>,
     account: Account,
-    client: Leg,
+    client: LegSocket,
     route: Arc<Route>,
     /// When the route was known.
     routed: Instant,
@@ -234,7 +235,7 @@ impl Drop for Unfinished<'_> {
 
 /// A connected server.
 struct Upstream {
-    socket: Leg,
+    socket: LegSocket,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
@@ -291,38 +292,38 @@ impl Passage {
 
     /// Has the kernel find out whether both ends are still there: of sockets that are to stay.
     fn keep_alive(&self, server: &TcpStream) {
-        let [of_client, of_server] = self.account.connection.keepalives();
-        keep_alive(&self.client, of_client);
-        keep_alive(server, of_server);
+        let keepalives = self.account.connection.keepalives();
+        keep_alive(&self.client, keepalives.client);
+        keep_alive(server, keepalives.server);
     }
 
     /// Puts the flows in.
-    fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<Begun, FallbackReason> {
+    fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<PendingHandover, FallbackReason> {
         if server.port.is_none() {
             return Err(FallbackReason::NoSourcePort);
         }
         let packet = self.gateway.packet()?;
-        let begun =
-            packet.begin(plan, &self.client, &server.socket, held, &self.account).map_err(|refusal| {
-                if let Some(mss) = refusal.clamp {
-                    self.gateway.clamp_mss(&self.account.connection.listener, mss);
-                }
-                refusal.reason
-            })?;
+        let sockets = PerLeg::<&TcpStream> { client: &self.client, server: &server.socket };
+        let begun = packet.begin(plan, sockets, held, &self.account).map_err(|refusal| {
+            if let Some(mss) = refusal.clamp {
+                self.gateway.clamp_mss(&self.account.connection.listener, mss);
+            }
+            refusal.reason
+        })?;
         self.gateway.books.histograms.handover.observe(self.routed.elapsed());
         Ok(begun)
     }
 
     /// splice: the kernel forwards packets; this task still carries over what the sockets hold, and closes them.
-    async fn hand_over(self, begun: Begun, server: Upstream, window: Vec<u8>) {
+    async fn hand_over(self, begun: PendingHandover, server: Upstream, window: Vec<u8>) {
         let Self { gateway, account, client, permits, .. } = self;
         let Upstream { socket: server, guard, port } = server;
         let connection = account.connection.clone();
         let Ok(packet) = gateway.packet() else { return };
-        packet.enter(Live::new(account, guard, permits, port, begun.place()), begun.asked());
+        packet.enter(SplicedConnection::new(account, guard, permits, port, begun.place()), begun.asked());
         // Cut short at any point, what the sockets still hold is lost, and the connection must not go on without.
         let mut unfinished = Unfinished(Some((packet, &connection)));
-        if let Err(reason) = packet.finish(begun, [&client, &server], window).await {
+        if let Err(reason) = packet.finish(begun, PerLeg { client: &client, server: &server }, window).await {
             connection.set_ending(reason);
             return;
         }
@@ -419,7 +420,7 @@ impl Passage {
         });
         let (server, port, guard) =
             connect::connect(&pool, self.account.connection.client.ip(), source).await?;
-        let mut server = Leg::new(server);
+        let mut server = LegSocket::new(server);
         self.account.connected(&pool, &guard);
         tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
         if let Some(version) = pool.send_proxy {

@@ -2,6 +2,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use lb_common::packet::Side;
+
 /// Declares a closed set of reasons with their metric names (`snake_case`, stable, never text from a client).
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -120,6 +122,24 @@ reasons! {
         IpsecPolicy = "ipsec_policy",
         /// The kernel lost or repeated a byte between the two sockets: both sides were reset.
         KernelFault = "kernel_fault",
+    }
+}
+
+impl CloseReason {
+    /// The end at this side sent its FIN first, and both directions finished.
+    pub const fn closed_by(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientClosed,
+            Side::Server => Self::ServerClosed,
+        }
+    }
+
+    /// The end at this side reset the connection.
+    pub const fn reset_by(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientReset,
+            Side::Server => Self::ServerReset,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What there is two of: one for each leg of a connection, or one for each direction.
+//! Pairs: a value for each leg of a connection, or for each direction.
 
 /// Which of a connection's two legs, by who is at its far end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// Both, the client's first.
+    pub const BOTH: [Self; 2] = [Self::Client, Self::Server];
+
     /// The other leg.
     #[inline(always)]
     pub const fn other(self) -> Self {
@@ -45,6 +48,32 @@ macro_rules! pair {
                     Side::Client => self.$first,
                     Side::Server => self.$second,
                 }
+            }
+
+            /// As [`of`](Self::of), by reference.
+            pub const fn get(&self, side: Side) -> &T {
+                match side {
+                    Side::Client => &self.$first,
+                    Side::Server => &self.$second,
+                }
+            }
+
+            /// As [`of`](Self::of), to be changed.
+            pub const fn get_mut(&mut self, side: Side) -> &mut T {
+                match side {
+                    Side::Client => &mut self.$first,
+                    Side::Server => &mut self.$second,
+                }
+            }
+
+            /// Makes both, the client's first.
+            pub fn from_fn(mut make: impl FnMut(Side) -> T) -> Self {
+                Self { $first: make(Side::Client), $second: make(Side::Server) }
+            }
+
+            /// Converts both, the client's first.
+            pub fn map<U>(self, mut convert: impl FnMut(T) -> U) -> $name<U> {
+                $name { $first: convert(self.$first), $second: convert(self.$second) }
             }
 
             /// Both, the client's first.

@@ -302,6 +302,11 @@ pub struct Record {
 impl Record {
     /// Room for facts: with the kernel's own part a record fills a 512-byte slab.
     pub const FACTS: usize = 308;
+
+    /// The tuple of each leg's packets as they arrive.
+    pub const fn tuples(&self) -> PerLeg<Tuple> {
+        PerLeg { client: self.from_client, server: self.from_server }
+    }
 }
 
 /// A name of the configuration, cut to 270 bytes.
@@ -329,6 +334,19 @@ pub struct Event {
     pub number: u32,
     /// For [`event::TOO_BIG`]: the largest packet that would have passed.
     pub mtu: u32,
+}
+
+impl Event {
+    /// Whose packet it is about.
+    pub const fn side(&self) -> Side {
+        if self.from_server == 0 { Side::Client } else { Side::Server }
+    }
+
+    /// What [`closings`] has put into `number`.
+    pub const fn closings(&self) -> PerLeg<u8> {
+        let [client, server, ..] = self.number.to_le_bytes();
+        PerLeg { client, server }
+    }
 }
 
 /// Both ends' [`Half::closing`](track::Half::closing), the client's first, in one number for an [`Event`].

@@ -21,7 +21,7 @@ const FLUSH: Duration = Duration::from_millis(200);
 
 /// What is known of a connection at its end. Absent fields are left out.
 #[derive(Debug, Serialize)]
-pub struct Record<'a> {
+pub struct LogRecord<'a> {
     /// RFC 3339, UTC, milliseconds.
     pub time: String,
     /// Where it came in.
@@ -68,7 +68,7 @@ pub struct Record<'a> {
     pub ja4: Option<&'a str>,
 }
 
-impl Record<'_> {
+impl LogRecord<'_> {
     /// The line for this format, without its end.
     pub fn line(&self, format: LogFormat) -> String {
         match format {
@@ -169,7 +169,7 @@ struct Writer {
 
 impl Writer {
     fn run(self, file: Option<File>) {
-        // Each thread has its own: this one starts before the process drops them.
+        // Privileges are per thread, and this one was started before the process dropped them.
         if let Err(error) = crate::privileges::drop_privileges() {
             tracing::warn!(%error, "the access log's thread keeps its privileges");
         }
@@ -230,8 +230,8 @@ impl Writer {
 mod tests {
     use super::*;
 
-    fn record() -> Record<'static> {
-        Record {
+    fn record() -> LogRecord<'static> {
+        LogRecord {
             time: "2026-01-02T03:04:05.678Z".into(),
             listener: "databases",
             client: "192.0.2.1:5000".parse().unwrap(),
@@ -269,7 +269,7 @@ mod tests {
              server=redis-1/10.0.0.11:6379 tier=copy(packet_unavailable) in=10 out=20 30ms client_closed"
         );
         let failed =
-            Record { close_reason: "tls_handshake_failed", tls_error: Some("unknown_ca"), ..record() };
+            LogRecord { close_reason: "tls_handshake_failed", tls_error: Some("unknown_ca"), ..record() };
         assert!(failed.line(LogFormat::Text).ends_with(" tls_handshake_failed(unknown_ca)"));
     }
 

@@ -5,6 +5,7 @@ use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::{Listener, Pool, Route, Server};
 use crate::tier::Choice;
 use crate::traffic::Traffic;
+use lb_common::packet::PerLeg;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -73,10 +74,10 @@ impl Connection {
         }
     }
 
-    /// TCP keepalive of its legs, the client's first.
-    pub(crate) fn keepalives(&self) -> [Keepalive; 2] {
-        let of_server = self.upstream.get().map_or_else(Keepalive::default, |(pool, _)| pool.keepalive);
-        [self.listener.keepalive, of_server]
+    /// The configured TCP keepalive of each leg.
+    pub(crate) fn keepalives(&self) -> PerLeg<Keepalive> {
+        let server = self.upstream.get().map_or_else(Keepalive::default, |(pool, _)| pool.keepalive);
+        PerLeg { client: self.listener.keepalive, server }
     }
 
     /// The tier that carries it and why not an earlier one; `None` before it is chosen.
@@ -123,7 +124,7 @@ pub struct Ledger {
 }
 
 /// The live connections, one after the other.
-pub type Live<'a> = Box<dyn Iterator<Item = &'a Arc<Connection>> + 'a>;
+pub type LiveConnections<'a> = Box<dyn Iterator<Item = &'a Arc<Connection>> + 'a>;
 
 /// One worker's connections, by id.
 type Part = HashMap<u64, Arc<Connection>>;
@@ -162,7 +163,7 @@ impl Ledger {
     }
 
     /// All live connections at one moment: none can end while `read` looks at them and their routes' counters.
-    pub fn read<R>(&self, read: impl FnOnce(Live<'_>) -> R) -> R {
+    pub fn read<R>(&self, read: impl FnOnce(LiveConnections<'_>) -> R) -> R {
         let parts: Vec<MutexGuard<'_, Part>> =
             (0..self.parts.len()).map(|worker| self.part(worker)).collect();
         read(Box::new(parts.iter().flat_map(|part| part.values())))

@@ -1,6 +1,6 @@
 //! What is known of one client, and its account: opened when it has a route, closed exactly once.
 
-use super::access_log::{Record, printable, time_now};
+use super::access_log::{LogRecord, printable, time_now};
 use super::{Books, Connection};
 use crate::clock::now_ms;
 
@@ -8,7 +8,7 @@ use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier, TlsError};
 use crate::serving::{Listener, Pool, Route, ServerGuard};
 use crate::sniff::{ClientHello, ja4};
 use crate::tier::Choice;
-use lb_common::packet::Record as Kept;
+use lb_common::packet::Record;
 use rustls::ProtocolVersion;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ fn log(
     let upstream = connection.and_then(|connection| connection.upstream.get());
     let choice = connection.and_then(Connection::choice);
     let traffic = connection.map(|connection| &connection.traffic);
-    let record = Record {
+    let record = LogRecord {
         time: time_now(),
         listener: &listener.name,
         client,
@@ -231,8 +231,8 @@ impl Account {
 
     /// What is known of its ClientHello, as the next process can read it: fields of a tag, a length and as many bytes.
     /// What finds no room is left out, the least important first. Second: bytes used.
-    pub fn facts(&self) -> ([u8; Kept::FACTS], u16) {
-        let (mut packed, mut length) = ([0; Kept::FACTS], 0);
+    pub fn facts(&self) -> ([u8; Record::FACTS], u16) {
+        let (mut packed, mut length) = ([0; Record::FACTS], 0);
         let mut put = |tag: u8, text: &str| {
             let field = [&[tag, text.len() as u8], text.as_bytes()].concat();
             if text.len() <= 255 && length + field.len() <= packed.len() {

@@ -10,15 +10,15 @@ use tokio::net::TcpStream;
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
 /// One leg of a connection. Dropped before its end was seen (the task was ended from outside), it is reset.
-pub struct Leg {
+pub struct LegSocket {
     socket: TcpStream,
     clean: Cell<bool>,
 }
 
-impl Leg {
+impl LegSocket {
     /// Takes a socket over.
     pub fn new(socket: TcpStream) -> Self {
-        Leg { socket, clean: Cell::new(false) }
+        LegSocket { socket, clean: Cell::new(false) }
     }
 
     /// From here on dropping it closes it as the kernel does: with a FIN, if none was sent.
@@ -27,7 +27,7 @@ impl Leg {
     }
 }
 
-impl Deref for Leg {
+impl Deref for LegSocket {
     type Target = TcpStream;
 
     fn deref(&self) -> &TcpStream {
@@ -35,13 +35,13 @@ impl Deref for Leg {
     }
 }
 
-impl DerefMut for Leg {
+impl DerefMut for LegSocket {
     fn deref_mut(&mut self) -> &mut TcpStream {
         &mut self.socket
     }
 }
 
-impl Drop for Leg {
+impl Drop for LegSocket {
     fn drop(&mut self) {
         if !self.clean.get() {
             reset_on_close(&self.socket);
@@ -51,7 +51,7 @@ impl Drop for Leg {
 
 /// Says the last word to a client that is turned away and closes in such a way that it hears it: closing with
 /// unread bytes would send a reset, and the reset would overtake the word.
-pub async fn farewell(client: &Leg, word: &[u8]) {
+pub async fn farewell(client: &LegSocket, word: &[u8]) {
     client.clean();
     if word.is_empty() || socket::write_all(client, word).await.is_err() {
         return;

@@ -1,7 +1,7 @@
 //! Names of servers: looked up in DNS (and /etc/hosts) at the start and at a reload, when the system's configuration of
 //! names changes, and again when their TTL is over.
 
-use super::service::{self, MAX_MEMBERS, Record};
+use super::service::{self, MAX_MEMBERS, SrvRecord};
 use crate::config::Host;
 use crate::serving::{Member, Pool, Server, ServerRecord};
 use hickory_resolver::TokioResolver;
@@ -289,7 +289,7 @@ impl Lookups {
         let answer = self.resolver.srv_lookup(name).await;
         let answer = answer.map_err(|error| LookupError::new(error, WANTED))?;
         let records = answer.answers().iter().filter_map(|record| match &record.data {
-            RData::SRV(srv) => Some(Record {
+            RData::SRV(srv) => Some(SrvRecord {
                 priority: srv.priority,
                 weight: srv.weight,
                 target: srv.target.to_string(),

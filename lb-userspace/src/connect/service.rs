@@ -12,7 +12,7 @@ const MAX_WEIGHT: u32 = 256;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct SrvRecord {
     /// Lower ones first.
     pub(super) priority: u16,
     /// A share among those of the same priority.
@@ -25,7 +25,7 @@ pub(super) struct Record {
 
 /// The servers of a service, in a stable order, and how many records were left out: those whose target or port cannot be
 /// a server's, and what goes beyond [`MAX_MEMBERS`].
-pub(super) fn members(records: impl IntoIterator<Item = Record>) -> (Vec<Member>, usize) {
+pub(super) fn members(records: impl IntoIterator<Item = SrvRecord>) -> (Vec<Member>, usize) {
     let mut left_out = 0;
     let mut usable: Vec<(u16, Address, u16)> = Vec::new();
     for record in records.into_iter().filter(|record| record.target != ".") {
@@ -64,8 +64,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn record(priority: u16, weight: u16, target: &str, port: u16) -> Record {
-        Record { priority, weight, target: target.into(), port }
+    fn record(priority: u16, weight: u16, target: &str, port: u16) -> SrvRecord {
+        SrvRecord { priority, weight, target: target.into(), port }
     }
 
     #[test]

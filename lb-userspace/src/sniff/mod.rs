@@ -67,13 +67,13 @@ pub enum Output {
 /// One connection's sniffer. A final verdict latches: whatever follows, it is given again.
 #[derive(Debug)]
 pub struct Sniffer {
-    state: State,
+    state: SniffState,
     /// The client has sent something.
     started: bool,
 }
 
 #[derive(Debug)]
-enum State {
+enum SniffState {
     /// In front of TLS on a PostgreSQL listener. May be entered from: the start, itself (after `N`).
     Startup { gss_refused: bool },
     /// In the ClientHello. May be entered from: the start, `Startup`.
@@ -96,15 +96,15 @@ impl Sniffer {
     /// A sniffer for a connection that has not said anything yet.
     pub fn new(preamble: Preamble) -> Self {
         let state = match preamble {
-            Preamble::Tls => State::hello(Entry::TlsListener),
-            Preamble::Postgres => State::Startup { gss_refused: false },
+            Preamble::Tls => SniffState::hello(Entry::TlsListener),
+            Preamble::Postgres => SniffState::Startup { gss_refused: false },
         };
         Self { state, started: false }
     }
 
     /// The next step. Work over a connection's life is linear in the bytes it sends, however they are cut.
     pub fn handle(&mut self, input: Input<'_>) -> Output {
-        if let State::Done(verdict) = &self.state {
+        if let SniffState::Done(verdict) = &self.state {
             return verdict.clone();
         }
         let output = match input {
@@ -117,23 +117,25 @@ impl Sniffer {
             Input::Closed => Output::Reject(RejectReason::ClosedBeforeData),
         };
         if matches!(output, Output::Hello(_) | Output::Reject(_)) {
-            self.state = State::Done(output.clone());
+            self.state = SniffState::Done(output.clone());
         }
         output
     }
 
     fn read(&mut self, window: &[u8]) -> Result<Output, RejectReason> {
-        if let State::Startup { gss_refused } = self.state {
+        if let SniffState::Startup { gss_refused } = self.state {
             match postgres::request(window, gss_refused)? {
                 None => return Ok(Output::NeedMore),
                 Some(postgres::Request::Gss) => {
-                    return Ok(self.answer(b"N", State::Startup { gss_refused: true }));
+                    return Ok(self.answer(b"N", SniffState::Startup { gss_refused: true }));
                 }
-                Some(postgres::Request::Ssl) => return Ok(self.answer(b"S", State::hello(Entry::Requested))),
-                Some(postgres::Request::DirectTls) => self.state = State::hello(Entry::Direct),
+                Some(postgres::Request::Ssl) => {
+                    return Ok(self.answer(b"S", SniffState::hello(Entry::Requested)));
+                }
+                Some(postgres::Request::DirectTls) => self.state = SniffState::hello(Entry::Direct),
             }
         }
-        let State::Hello { records, entry } = &mut self.state else {
+        let SniffState::Hello { records, entry } = &mut self.state else {
             return Ok(Output::NeedMore);
         };
         let postgres = *entry == Entry::Requested;
@@ -156,13 +158,13 @@ impl Sniffer {
         Ok(Output::Hello(Box::new(hello)))
     }
 
-    fn answer(&mut self, reply: &'static [u8], next: State) -> Output {
+    fn answer(&mut self, reply: &'static [u8], next: SniffState) -> Output {
         self.state = next;
         Output::Answer { reply, consumed: postgres::REQUEST_LENGTH }
     }
 }
 
-impl State {
+impl SniffState {
     fn hello(entry: Entry) -> Self {
         Self::Hello { records: Records::default(), entry }
     }

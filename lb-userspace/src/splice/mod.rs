@@ -7,40 +7,9 @@ mod pipe;
 pub mod sockmap;
 pub mod terminate;
 
-use crate::reason::CloseReason;
 use crate::traffic::Traffic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-
-/// Which leg.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    Server,
-}
-
-impl Side {
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Side::Client => Side::Server,
-            Side::Server => Side::Client,
-        }
-    }
-
-    pub(crate) fn closed(self) -> CloseReason {
-        match self {
-            Side::Client => CloseReason::ClientClosed,
-            Side::Server => CloseReason::ServerClosed,
-        }
-    }
-
-    pub(crate) fn reset(self) -> CloseReason {
-        match self {
-            Side::Client => CloseReason::ClientReset,
-            Side::Server => CloseReason::ServerReset,
-        }
-    }
-}
 
 /// Ends when no byte has moved for `idle`; never without one.
 pub(crate) async fn idle_expired(traffic: &Traffic, idle: Option<Duration>) {

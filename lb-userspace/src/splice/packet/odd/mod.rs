@@ -52,7 +52,7 @@ impl OddThread {
 }
 
 fn serve(over: &OwnedFd, mut odd: OddPackets, mut plainer: Plainer) {
-    // Each thread has its own: this one starts before the process drops them.
+    // Privileges are per thread, and this one was started before the process dropped them.
     if let Err(error) = drop_privileges() {
         tracing::warn!(%error, "the thread for odd packets keeps its privileges");
     }
