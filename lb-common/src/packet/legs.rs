@@ -1,6 +1,6 @@
 //! Pairs: a value for each leg of a connection, or for each direction.
 
-/// Which of a connection's two legs, by who is at its far end.
+/// One of a connection's two legs, named by the end that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Side {
@@ -50,7 +50,7 @@ macro_rules! pair {
                 }
             }
 
-            /// As [`of`](Self::of), by reference.
+            /// As [`of`](Self::of), as a reference.
             pub const fn get(&self, side: Side) -> &T {
                 match side {
                     Side::Client => &self.$first,
@@ -58,7 +58,7 @@ macro_rules! pair {
                 }
             }
 
-            /// As [`of`](Self::of), to be changed.
+            /// As [`of`](Self::of), as a mutable reference.
             pub const fn get_mut(&mut self, side: Side) -> &mut T {
                 match side {
                     Side::Client => &mut self.$first,
@@ -86,7 +86,7 @@ macro_rules! pair {
                 self.each_ref().into_iter()
             }
 
-            /// Both, to be changed; the client's first.
+            /// Both, as mutable references, the client's first.
             pub const fn each_mut(&mut self) -> [&mut T; 2] {
                 [&mut self.$first, &mut self.$second]
             }
@@ -125,5 +125,5 @@ pair! {
     request,
     /// From the server to the client.
     response,
-    /// That of what the end at this side sends.
+    /// That of the packets which the end at this side sends.
 }

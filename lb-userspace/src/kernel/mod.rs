@@ -37,8 +37,8 @@ pub use tracks::FinOrder;
 
 use std::path::Path;
 
-/// `snisplice unload`: detaches the packet tier's programs and removes all pins. `false`: nothing was pinned. Connections of a
-/// running gateway in the sockmap tier go on until they end.
+/// `snisplice unload`: detaches the packet tier's programs and removes all pins. `false`: nothing was pinned. Connections
+/// of a running gateway in the sockmap tier go on until they end.
 pub fn unload(bpffs: &Path) -> Result<bool, KernelError> {
     // First: which programs are meant is known by their pins.
     packet::detach(bpffs)?;

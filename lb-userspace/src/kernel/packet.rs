@@ -59,8 +59,8 @@ pub(super) const TIER: &str = "packet";
 /// Entries read by one system call.
 const BATCH: u32 = 1024;
 
-/// The priority of the tc filters by which programs are attached on kernels without tcx. All gateways of a host use it, each with
-/// a handle of its own.
+/// The priority of the tc filters by which programs are attached on kernels without tcx. All gateways of a host use it,
+/// each with a handle of its own.
 const PRIORITY: u16 = 17;
 
 /// linux/bpf.h: create an element, update none.
@@ -155,8 +155,9 @@ impl Packet {
         Ok(packet)
     }
 
-    /// As [`open`](Self::open), but loads no program, which takes the verifier long. The programs are those that are pinned: this
-    /// build's, or those of an earlier build with the same ABI. If there are none, [`load`](Self::load) loads them.
+    /// As [`open`](Self::open), but loads no program, which takes the verifier long. The programs are those that are
+    /// pinned: this build's, or those of an earlier build with the same ABI. If there are none, [`load`](Self::load) loads
+    /// them.
     pub fn prepare(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
         let pins = Pins::create(bpffs, TIER)?;
         if !pins.lock() {
@@ -224,8 +225,8 @@ impl Packet {
         })
     }
 
-    /// Loads this build's programs, unless they are loaded; the next [`attach`](Self::attach) attaches them to the devices. The
-    /// verifier takes a good part of a second. After an error everything is as before.
+    /// Loads this build's programs, unless they are loaded; the next [`attach`](Self::attach) attaches them to the devices.
+    /// The verifier takes a good part of a second. After an error everything is as before.
     pub fn load(&self) -> Result<(), KernelError> {
         if self.is_current() {
             return Ok(());
@@ -249,8 +250,8 @@ impl Packet {
         lock(&self.programs).ethernet.is_some()
     }
 
-    /// Attaches the program to every relevant device, in place of an earlier process's, and forgets devices that are gone. Passes
-    /// over a device whose program is not loaded yet. Returns the errors, by device.
+    /// Attaches the program to every relevant device, in place of an earlier process's, and forgets devices that are gone.
+    /// Passes over a device whose program is not loaded yet. Returns the errors, by device.
     pub fn attach(&self, devices: &[Device], interfaces: &Interfaces) -> Vec<(String, KernelError)> {
         self.attach_by(attach, devices, interfaces)
     }
@@ -327,14 +328,14 @@ impl Packet {
         self.sightings.get(tuple, 0).ok()
     }
 
-    /// Writes the record of a connection whose flows are about to be inserted. If this process dies before, the next one finds a
-    /// record without flows.
+    /// Writes the record of a connection whose flows are about to be inserted. If this process dies before, the next one
+    /// finds a record without flows.
     pub fn announce(&self, id: u64, record: &Record) -> Result<(), FlowInsertError> {
         lock(&self.maps).connections.insert(id, record, BPF_NOEXIST).map_err(FlowInsertError::from_map)
     }
 
-    /// Inserts a connection's flows: from here on its packets are forwarded. Inserts both or none. Returns the connection's slot,
-    /// which the flows name. `tuples`: of each leg's packets as they arrive.
+    /// Inserts a connection's flows: from here on its packets are forwarded. Inserts both or none. Returns the connection's
+    /// slot, which the flows name. `tuples`: of each leg's packets as they arrive.
     pub fn insert(
         &self,
         tuples: &PerLeg<Tuple>,
@@ -371,7 +372,8 @@ impl Packet {
         result
     }
 
-    /// Returns a function that frees the slot. It must be called after a grace period that began when the flows were removed.
+    /// Returns a function that frees the slot. It must be called after a grace period that began when the flows were
+    /// removed.
     pub fn release(&self, slot: u32) -> impl FnOnce() + Send + 'static {
         let mut slots = std::mem::take(&mut *lock(&self.unused));
         slots.push(slot);
@@ -591,8 +593,8 @@ pub fn connections(bpffs: &Path) -> Result<usize, KernelError> {
     Ok(records.keys().filter_map(Result::ok).count())
 }
 
-/// The counters of this version's pinned programs, and since when they count; `None`: there are none. Takes no lock: a gateway
-/// may be running.
+/// The counters of this version's pinned programs, and since when they count; `None`: there are none. Takes no lock: a
+/// gateway may be running.
 pub fn counts(bpffs: &Path) -> Result<Option<(SystemTime, Counts)>, KernelError> {
     let Some(pins) = Pins::existing(bpffs, TIER)? else { return Ok(None) };
     let path = pins.path(COUNTS);
@@ -609,9 +611,9 @@ fn counted(map: &PerCpuArray<MapData, u64>, what: Count) -> u64 {
     map.get(&(what as u32), 0).map_or(0, |values| values.iter().sum())
 }
 
-/// The handle of the tc filters of programs with this flow table: the table's id. While such a program is attached, no other table
-/// gets that id, so other tables have other handles, and a process that adopts the table finds the filters again. The kernel
-/// itself chooses no handle with the highest bit set.
+/// The handle of the tc filters of programs with this flow table: the table's id. While such a program is attached, no
+/// other table gets that id, so other tables have other handles, and a process that adopts the table finds the filters
+/// again. The kernel itself chooses no handle with the highest bit set.
 fn handle(flows: &MapInfo) -> TcHandle {
     TcHandle::from(flows.id() | 1 << 31)
 }
@@ -643,8 +645,8 @@ fn hash(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The program of this build, with the pinned maps: adopted if it is pinned, else loaded and pinned. So only the first start of a
-/// build takes the verifier's time, a good part of a second.
+/// The program of this build, with the pinned maps: adopted if it is pinned, else loaded and pinned. So only the first
+/// start of a build takes the verifier's time, a good part of a second.
 fn program(pins: &Pins, name: &'static str, flows: u32) -> Result<SchedClassifier, KernelError> {
     if let Some(adopted) = adopted(pins, name) {
         return Ok(adopted);
@@ -688,8 +690,8 @@ fn from_pin(pins: &Pins, pin: &str) -> Option<SchedClassifier> {
     uses_pinned_maps(&program, pins).then_some(program)
 }
 
-/// Whether a program uses the pinned maps. It does not if a map's pin was removed by hand: then another map is, or will be, pinned
-/// there.
+/// Whether a program uses the pinned maps. It does not if a map's pin was removed by hand: then another map is, or will be,
+/// pinned there.
 fn uses_pinned_maps(program: &SchedClassifier, pins: &Pins) -> bool {
     let Some(used) = program.info().ok().and_then(|info| info.map_ids().ok().flatten()) else { return false };
     SHAPES.iter().all(|shape| {
@@ -760,8 +762,8 @@ impl Programs {
     }
 }
 
-/// Attaches the program for this kind of device. If an earlier process has attached one, it is replaced atomically. `false`: there
-/// is no program for this kind of device, or it is not loaded yet.
+/// Attaches the program for this kind of device. If an earlier process has attached one, it is replaced atomically.
+/// `false`: there is no program for this kind of device, or it is not loaded yet.
 fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> Result<bool, KernelError> {
     let handle = programs.handle;
     let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(false) };
@@ -798,8 +800,8 @@ fn is_unknown(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
 }
 
-/// Attaches the program as a filter of the clsact qdisc; it stays when the process ends. Filters of other gateways, with other
-/// handles, stay too: a packet that one program does not take goes on to the next.
+/// Attaches the program as a filter of the clsact qdisc; it stays when the process ends. Filters of other gateways, with
+/// other handles, stay too: a packet that one program does not take goes on to the next.
 fn attach_by_netlink(
     program: &mut SchedClassifier,
     device: &Device,

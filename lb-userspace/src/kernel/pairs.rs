@@ -1,8 +1,8 @@
 //! The far ends of veth and netkit pairs.
 //!
-//! A packet that is redirected straight to the far device (bpf_redirect_peer) bypasses the bridge, router or virtual server that
-//! may stand between that device and the packet's destination. So this is done only if the far device has the destination
-//! address itself and has no master. In doubt it is not done: a redirect to the neighbour is always right.
+//! A packet that is redirected straight to the far device (bpf_redirect_peer) bypasses the bridge, router or virtual server
+//! that may stand between that device and the packet's destination. So this is done only if the far device has the
+//! destination address itself and has no master. In doubt it is not done: a redirect to the neighbour is always right.
 
 use std::collections::HashMap;
 use std::io;
@@ -29,8 +29,8 @@ const ADDRESSES: usize = 64;
 /// The far ends of the pairs of one network namespace.
 pub struct PairEnds {
     known: Mutex<FarEnds>,
-    /// Receives notifications of this namespace and of every other one that has an id here. A far end's namespace has one after
-    /// it was asked for.
+    /// Receives notifications of this namespace and of every other one that has an id here. A far end's namespace has one
+    /// after it was asked for.
     news: Socket,
 }
 
@@ -41,8 +41,8 @@ struct FarEnds {
 }
 
 impl PairEnds {
-    /// For the network namespace in which the calling thread is. Needs CAP_NET_BROADCAST here, CAP_NET_ADMIN here and later, and
-    /// Linux 4.20: else changes in other namespaces cannot be followed, or questions about them not be asked.
+    /// For the network namespace in which the calling thread is. Needs CAP_NET_BROADCAST here, CAP_NET_ADMIN here and
+    /// later, and Linux 4.20: else changes in other namespaces cannot be followed, or questions about them not be asked.
     pub fn open() -> io::Result<Self> {
         // First: every change from here on is notified.
         let groups = [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
@@ -52,8 +52,8 @@ impl PairEnds {
         Ok(Self { known: Mutex::new(known), news })
     }
 
-    /// Whether packets for `address` may be redirected straight to the far end of this device: the device is one of a pair, and
-    /// its far end is up, in another namespace, has no master, and has the address.
+    /// Whether packets for `address` may be redirected straight to the far end of this device: the device is one of a pair,
+    /// and its far end is up, in another namespace, has no master, and has the address.
     pub fn holds(&self, device: u32, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let far_ends = &mut *self.lock();

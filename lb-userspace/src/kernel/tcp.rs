@@ -1,5 +1,5 @@
-//! The state of a TCP socket, in numbers that can be compared with a flow's; and repair mode, in which a socket is closed without
-//! FIN or reset.
+//! The state of a TCP socket, in numbers that can be compared with a flow's; and repair mode, in which a socket is closed
+//! without FIN or reset.
 
 use rustix::net::sockopt;
 use std::io;
@@ -100,8 +100,9 @@ pub(crate) fn sent_exactly(socket: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// Lets [`next_seq`] read the sequence number of the receive queue.
 ///
-/// The kernel selects a queue only in repair mode, but answers afterwards too. Repair mode freezes nothing and is left at once.
-/// Leaving it clears SO_REUSEADDR, without which the connection's TIME_WAIT would keep a restarted gateway from its port.
+/// The kernel selects a queue only in repair mode, but answers afterwards too. Repair mode freezes nothing and is left at
+/// once. Leaving it clears SO_REUSEADDR, without which the connection's TIME_WAIT would keep a restarted gateway from its
+/// port.
 pub(crate) fn select_receive_queue(socket: BorrowedFd<'_>) -> io::Result<()> {
     let reuse = sockopt::socket_reuseaddr(socket)?;
     set_tcp(socket, libc::TCP_REPAIR, 1)?;
@@ -119,8 +120,8 @@ pub(crate) fn next_seq(socket: BorrowedFd<'_>) -> io::Result<u32> {
     next_seq_before(socket, unread)
 }
 
-/// [`next_seq`] of a socket in a sockmap, for which some kernels answer no other call. Takes the socket's error, if it has one and
-/// the queue is empty: afterwards a reset connection looks like one that has ended.
+/// [`next_seq`] of a socket in a sockmap, for which some kernels answer no other call. Takes the socket's error, if it has
+/// one and the queue is empty: afterwards a reset connection looks like one that has ended.
 pub(crate) fn next_seq_in_sockmap(socket: BorrowedFd<'_>) -> io::Result<u32> {
     next_seq_before(socket, peeked)
 }
@@ -139,8 +140,8 @@ fn next_seq_before(
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Makes the kernel keep arriving bytes in the receive queue without calling the verdict program, until a quarter of the buffer is
-/// full.
+/// Makes the kernel keep arriving bytes in the receive queue without calling the verdict program, until a quarter of the
+/// buffer is full.
 pub(crate) fn hold(socket: BorrowedFd<'_>) -> io::Result<()> {
     // The kernel enlarges the buffer for a larger value than that.
     let quarter = sockopt::socket_recv_buffer_size(socket)? / 4;
@@ -148,8 +149,8 @@ pub(crate) fn hold(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
 }
 
-/// Ends [`hold`]. For what is in the receive queue, the kernel at once calls the verdict program, if there is one, or wakes whoever
-/// polls, under the socket's lock.
+/// Ends [`hold`]. For what is in the receive queue, the kernel at once calls the verdict program, if there is one, or wakes
+/// whoever polls, under the socket's lock.
 pub(crate) fn release(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
 }
@@ -172,8 +173,8 @@ fn unread(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(rustix::io::ioctl_fionread(socket)?).unwrap_or(u32::MAX))
 }
 
-/// Bytes in the receive queue of a socket in a sockmap, where some kernels answer [`unread`] with 0. If there are none, takes the
-/// socket's error.
+/// Bytes in the receive queue of a socket in a sockmap, where some kernels answer [`unread`] with 0. If there are none,
+/// takes the socket's error.
 fn peeked(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let flags = libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_DONTWAIT;
     // SAFETY: with MSG_TRUNC TCP counts and does not write, so there is no buffer to be valid.
@@ -314,8 +315,8 @@ pub(crate) fn leg_state(socket: BorrowedFd<'_>) -> io::Result<LegState> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Enters repair mode. A socket that is closed in it sends neither FIN nor reset, also if its process dies. Until then it goes on
-/// receiving, acknowledging and retransmitting.
+/// Enters repair mode. A socket that is closed in it sends neither FIN nor reset, also if its process dies. Until then it
+/// goes on receiving, acknowledging and retransmitting.
 pub(crate) fn enter_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_REPAIR, 1)
 }
@@ -347,8 +348,8 @@ pub(crate) fn flush_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_QUICKACK, 1)
 }
 
-/// Bounds the segments of both directions. On a socket that is not connected, also the MSS option of its SYN or SYN-ACKs (RFC 9293,
-/// section 3.7.1).
+/// Bounds the segments of both directions. On a socket that is not connected, also the MSS option of its SYN or SYN-ACKs
+/// (RFC 9293, section 3.7.1).
 pub(crate) fn set_mss(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
     set_tcp(socket, libc::TCP_MAXSEG, bytes.into())
 }
@@ -379,12 +380,12 @@ pub(crate) fn progress(socket: BorrowedFd<'_>) -> io::Result<Progress> {
     })
 }
 
-/// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this call leaves
-/// there. The socket is in repair mode with that queue selected: it can be peeked at, but not read.
+/// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this
+/// call leaves there. The socket is in repair mode with that queue selected: it can be peeked at, but not read.
 ///
-/// If the queue has only a few bytes, they are read all the same, with the FIN, outside of repair mode: only bytes that were read
-/// are acknowledged at once ([`flush_acknowledgement`]). Reading more would open the window, and the peer would send what the
-/// other end has no room for.
+/// If the queue has only a few bytes, they are read all the same, with the FIN, outside of repair mode: only bytes that
+/// were read are acknowledged at once ([`flush_acknowledgement`]). Reading more would open the window, and the peer would
+/// send what the other end has no room for.
 pub(crate) fn received(socket: BorrowedFd<'_>, left: usize, fin: bool) -> io::Result<(Vec<u8>, usize)> {
     const FEW: usize = 512;
     let length = unread(socket)? as usize;

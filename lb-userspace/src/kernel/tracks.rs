@@ -94,8 +94,8 @@ impl Tracks {
         Some(slot)
     }
 
-    /// Returns a function that frees these slots. It must be called after a grace period: a program may still be working on a
-    /// packet whose flow named one of them.
+    /// Returns a function that frees these slots. It must be called after a grace period: a program may still be working on
+    /// a packet whose flow named one of them.
     pub(super) fn release(&self, released: Vec<u32>) -> impl FnOnce() + Send + 'static {
         let slots = self.slots.clone();
         move || lock(&slots).free.extend(released)
@@ -118,16 +118,16 @@ impl Tracks {
         Ok(())
     }
 
-    /// Notes that the end at this side has sent its bytes up to `end`, a sequence number, and then maybe a FIN: its socket has
-    /// received them. The programs may have noted as much, or more, already.
+    /// Notes that the end at this side has sent its bytes up to `end`, a sequence number, and then maybe a FIN: its socket
+    /// has received them. The programs may have noted as much, or more, already.
     pub(super) fn advance(&self, slot: u32, side: Side, end: u32, fin: Option<FinOrder>) -> io::Result<()> {
         let half = self.half(slot, side)?;
         // SAFETY: as in `load`, and aligned; in this process the position is only ever stored by an atomic instruction.
         let position = unsafe { AtomicU64::from_ptr(&raw mut (*half).position) };
         let advanced =
             |known: u64| before(known as u32, end).then(|| known + u64::from(end.wrapping_sub(known as u32)));
-        // The programs store it too. A later value of theirs must stay: if the end sends nothing more, nobody would correct it.
-        // `Err`: theirs is later.
+        // The programs store it too. A later value of theirs must stay: if the end sends nothing more, nobody would correct
+        // it. `Err`: theirs is later.
         let _ = position.fetch_update(Relaxed, Relaxed, advanced);
         let Some(fin) = fin else { return Ok(()) };
         // SAFETY: as in `load`. After its FIN, an end changes this only by a reset.
@@ -143,7 +143,8 @@ impl Tracks {
     /// Clears a bit of [`Half::asked`]: the programs may ask again.
     pub(super) fn was_asked(&self, slot: u32, side: Side, what: u8) -> io::Result<()> {
         let half = self.half(slot, side)?;
-        // SAFETY: as in `load`. If a program sets the other bit at the same time, that is lost, and the program asks once more.
+        // SAFETY: as in `load`. If a program sets the other bit at the same time, that is lost, and the program asks once
+        // more.
         unsafe {
             let asked = read_volatile(&raw const (*half).asked);
             write_volatile(&raw mut (*half).asked, asked & !what);

@@ -113,8 +113,8 @@ impl Sockmap {
         }
     }
 
-    /// Asks every connection to bring its [`Traffic`](crate::traffic::Traffic) up to date. Each does so when its worker next runs
-    /// it.
+    /// Asks every connection to bring its [`Traffic`](crate::traffic::Traffic) up to date. Each does so when its worker
+    /// next runs it.
     pub fn refresh(&self) {
         self.refresh.notify_waiters();
     }
@@ -136,10 +136,10 @@ impl Sockmap {
     /// Inserts both sockets of a connection. From here on the kernel moves what arrives, beginning with the first byte that
     /// userspace has not read. Userspace must have written all that it has read, and reads no more.
     ///
-    /// No byte can be lost, repeated or overtaken. Both flows and both targets are inserted before the first source. For bytes
-    /// that are queued at a source when it is inserted, `release` calls the verdict program, in order and under the socket's
-    /// lock, so later bytes cannot overtake them. The program cuts a segment of which userspace has read a part, by its
-    /// sequence number.
+    /// No byte can be lost, repeated or overtaken. Both flows and both targets are inserted before the first source. For
+    /// bytes that are queued at a source when it is inserted, `release` calls the verdict program, in order and under the
+    /// socket's lock, so later bytes cannot overtake them. The program cuts a segment of which userspace has read a part,
+    /// by its sequence number.
     pub(crate) fn insert(&self, sockets: PerLeg<BorrowedFd<'_>>) -> Result<Pair<'_>, PairInsertError> {
         let mut pair = self.prepare(sockets)?;
         for side in Side::BOTH {
@@ -151,8 +151,8 @@ impl Sockmap {
                 break;
             }
         }
-        // The server's socket may be refused (its FIN has just arrived: `hold` does not hold a FIN) when bytes of the client have
-        // been moved already.
+        // The server's socket may be refused (its FIN has just arrived: `hold` does not hold a FIN) when bytes of the
+        // client have been moved already.
         if pair.refusal.is_some() && !pair.stop(Side::Client, sockets.client).unwrap_or(false) {
             return Err(PairInsertError::Broken);
         }
@@ -214,13 +214,13 @@ impl Pair<'_> {
         self.events.get(side).notify_one();
     }
 
-    /// Takes this socket away from the program: what arrives then stays in its receive queue, for userspace. Bytes that are queued
-    /// at the other socket are still delivered, and the other direction goes on. `false`: bytes were lost, and the connection
-    /// cannot go on.
+    /// Takes this socket away from the program: what arrives then stays in its receive queue, for userspace. Bytes that are
+    /// queued at the other socket are still delivered, and the other direction goes on. `false`: bytes were lost, and the
+    /// connection cannot go on.
     ///
-    /// A segment that arrives at the very moment at which the kernel detaches the program would be dropped, because the kernel
-    /// does not lock the socket then. So arriving bytes are held first. If more arrive within those microseconds than the kernel
-    /// holds, the sequence numbers show it.
+    /// A segment that arrives at the very moment at which the kernel detaches the program would be dropped, because the
+    /// kernel does not lock the socket then. So arriving bytes are held first. If more arrive within those microseconds
+    /// than the kernel holds, the sequence numbers show it.
     pub(crate) fn stop(&self, side: Side, socket: BorrowedFd<'_>) -> io::Result<bool> {
         tcp::hold(socket)?;
         self.leave_sources(side);

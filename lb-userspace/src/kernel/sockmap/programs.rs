@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 /// The kernel programs, loaded.
 ///
-/// They live as long as this value. If `snisplice load` has pinned maps, those are adopted, and this build's program replaces the
-/// one that is attached to them.
+/// They live as long as this value. If `snisplice load` has pinned maps, those are adopted, and this build's program
+/// replaces the one that is attached to them.
 pub struct Kernel {
     sockmap: Arc<Sockmap>,
     /// Owns the programs. `None`: the pinned maps own them.
@@ -47,8 +47,8 @@ impl Kernel {
     }
 }
 
-/// `snisplice load` for the sockmap tier: loads, attaches and pins the programs; mounts the bpf file system if it is missing. Maps
-/// that are pinned already stay, and get this build's program.
+/// `snisplice load` for the sockmap tier: loads, attaches and pins the programs; mounts the bpf file system if it is
+/// missing. Maps that are pinned already stay, and get this build's program.
 pub fn load_and_pin(bpffs: &Path, sockets: u32) -> Result<(), KernelError> {
     let pins = Pins::create(bpffs, "sockmap")?;
     load(Some(&pins), sockets).map(drop)

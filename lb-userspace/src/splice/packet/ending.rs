@@ -15,7 +15,8 @@ use lb_common::packet::{PerLeg, Record, Side};
 const AT_ONCE: usize = 1024;
 
 impl PacketTier {
-    /// Enters a connection whose flows are in the table. `asked`: the [generation](super::ways::Ways::generation) of its ways.
+    /// Enters a connection whose flows are in the table. `asked`: the [generation](super::ways::Ways::generation) of its
+    /// ways.
     pub(crate) fn enter(&self, live: SplicedConnection, asked: u64) {
         let id = live.account.connection.id;
         self.lock().insert(id, Box::new(live));
@@ -70,7 +71,8 @@ impl PacketTier {
     }
 
     /// Closes the account of a connection that is finished: each end has acknowledged the other's FIN, which a stranger who
-    /// forges one end's packets cannot bring about. Its flows stay a while, for retransmissions. `false`: it is not finished.
+    /// forges one end's packets cannot bring about. Its flows stay a while, for retransmissions. `false`: it is not
+    /// finished.
     pub(super) fn finish_account(&self, id: u64) -> bool {
         let Some(record) = self.kernel().record(id) else { return false };
         let Some(view) = self.view(id, &record) else { return false };
@@ -118,8 +120,8 @@ impl PacketTier {
         live.account.close_at(reason, Some(last_heard_ms(&track)));
     }
 
-    /// Looks at every connection and does what is due. Returns the connections whose ends are to be sent keepalive probes: there
-    /// may be many, so the caller sends them in portions.
+    /// Looks at every connection and does what is due. Returns the connections whose ends are to be sent keepalive probes:
+    /// there may be many, so the caller sends them in portions.
     pub(super) fn look(&self, now: u64, system: &Timing) -> Vec<u64> {
         let ids: Vec<u64> = self.lock().keys().copied().collect();
         let (mut due, mut quiet) = (Vec::new(), Vec::new());
@@ -176,8 +178,8 @@ impl PacketTier {
         let Some(record) = self.kernel().record(id) else { return };
         let Some(mut view) = self.view(id, &record) else { return };
         for side in sides {
-            // Read anew: the first end may have answered already, and Linux (since 6.14) does not answer a probe whose timestamp
-            // is older than that of the answer (PAWS, RFC 7323, section 5).
+            // Read anew: the first end may have answered already, and Linux (since 6.14) does not answer a probe whose
+            // timestamp is older than that of the answer (PAWS, RFC 7323, section 5).
             view.track = self.kernel().track(view.flows.of(side).slot);
             self.send(&record, &view, side, &view.probe(side));
         }

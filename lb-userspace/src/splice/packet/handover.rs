@@ -1,10 +1,11 @@
 //! Handover: a connection of two sockets becomes one of two flows, at any moment, without losing a byte.
 //!
 //! The bytes that the sockets have received on one leg and not yet delivered on the other are the *prefix*. The sockets
-//! deliver the prefix, and nothing else. First the flows are entered: from then on the kernel forwards what arrives. Then the
-//! bytes in each socket's receive queue are written to the other socket, which sends and retransmits them. Pure ACKs below
-//! `await_ack` go to the socket. All others are forwarded, and replayed to the socket by an injected ACK, to stop its
-//! retransmission. Once both ends have acknowledged the prefix, both sockets are closed in repair mode, without FIN or reset.
+//! deliver the prefix, and nothing else. First the flows are entered: from then on the kernel forwards what arrives. Then
+//! the bytes in each socket's receive queue are written to the other socket, which sends and retransmits them. Pure ACKs
+//! below `await_ack` go to the socket. All others are forwarded, and replayed to the socket by an injected ACK, to stop its
+//! retransmission. Once both ends have acknowledged the prefix, both sockets are closed in repair mode, without FIN or
+//! reset.
 
 use super::grace::Grace;
 use super::terms::Terms;
@@ -127,27 +128,22 @@ impl PendingHandover {
                     } => arrived.await,
                 }
             }
-            let requested = request
-                .look(held.take().unwrap_or_default())
-                .map_err(|_| CloseReason::reset_by(Side::Client))?;
-            let responded = response.look(Vec::new()).map_err(|_| CloseReason::reset_by(Side::Server))?;
+            let requested =
+                request.look(held.take().unwrap_or_default()).map_err(|_| CloseReason::ClientReset)?;
+            let responded = response.look(Vec::new()).map_err(|_| CloseReason::ServerReset)?;
             let news = requested.news || responded.news;
-            // Before the write: if the socket's send buffer is full, the write waits for ACKs, and the programs must leave those
-            // to the socket.
+            // Before the write: if the socket's send buffer is full, the write waits for ACKs, and the programs must leave
+            // those to the socket.
             if news {
                 tell_programs(&request, &response);
             }
             // Both at once: an end may read only after it could write.
             tokio::try_join!(
-                async {
-                    request.write(&requested.bytes).await.map_err(|_| CloseReason::reset_by(Side::Server))
-                },
-                async {
-                    response.write(&responded.bytes).await.map_err(|_| CloseReason::reset_by(Side::Client))
-                },
+                async { request.write(&requested.bytes).await.map_err(|_| CloseReason::ServerReset) },
+                async { response.write(&responded.bytes).await.map_err(|_| CloseReason::ClientReset) },
             )?;
-            // What passed the programs before the flows were entered is missing in their track; it is added here. Before a FIN
-            // is sent: the programs accept its acknowledgement only if the track has the FIN.
+            // What passed the programs before the flows were entered is missing in their track; it is added here. Before a
+            // FIN is sent: the programs accept its acknowledgement only if the track has the FIN.
             let ended =
                 request.note_fin(&requested, response.fin) | response.note_fin(&responded, request.fin);
             for (side, direction) in [(Side::Client, &request), (Side::Server, &response)] {
@@ -163,8 +159,8 @@ impl PendingHandover {
         }
         settled(&mut request, &mut response).await;
         kernel.end_handover(id);
-        // The programs may just have left an ACK to a socket. If the socket were closed by then, this host would answer with a
-        // reset.
+        // The programs may just have left an ACK to a socket. If the socket were closed by then, this host would answer
+        // with a reset.
         grace.wait().await;
         Ok(())
     }
@@ -260,8 +256,9 @@ impl Direction<'_> {
         tcp::select_receive(self.to.as_fd())
     }
 
-    /// Whether the receiver has acknowledged all that was written to its socket, or the connection is over. If the programs have
-    /// forwarded the acknowledgement, replays it to the socket. `back`: the tuple of the receiver's packets as they arrive.
+    /// Whether the receiver has acknowledged all that was written to its socket, or the connection is over. If the programs
+    /// have forwarded the acknowledgement, replays it to the socket. `back`: the tuple of the receiver's packets as they
+    /// arrive.
     fn is_done(
         &mut self,
         kernel: &Packet,

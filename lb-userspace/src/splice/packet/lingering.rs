@@ -31,8 +31,8 @@ pub(super) struct Closed {
 }
 
 impl Closed {
-    /// Whether its flows stay: an end was heard less than `linger` ago. Never longer than 2 `linger`: an end that retransmits for
-    /// ever does not keep them. `heard`: when each end was heard last.
+    /// Whether its flows stay: an end was heard less than `linger` ago. Never longer than 2 `linger`: an end that
+    /// retransmits for ever does not keep them. `heard`: when each end was heard last.
     pub(super) fn lingers(&self, now: u64, linger: u64, heard: PerLeg<u64>) -> bool {
         now.saturating_sub(self.closed) < 2 * linger
             && heard.iter().any(|heard| now.saturating_sub(*heard) < linger)

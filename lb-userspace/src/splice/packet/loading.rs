@@ -25,8 +25,8 @@ impl PacketTier {
         let _ = self.serving.set(since);
     }
 
-    /// Loads what is missing, in a thread of its own, which starts with the privileges of the calling thread. A process that ends
-    /// meanwhile does not wait for it.
+    /// Loads what is missing, in a thread of its own, which starts with the privileges of the calling thread. A process
+    /// that ends meanwhile does not wait for it.
     pub fn load_aside(self: &Arc<Self>) -> io::Result<()> {
         // Unavailable: loading has failed before.
         if self.kernel.is_current() || self.state() == PacketTierState::Unavailable {
@@ -42,7 +42,8 @@ impl PacketTier {
         Builder::new().name("loader".into()).spawn(load).map(drop)
     }
 
-    /// Loads this build's programs and attaches them to the devices; from then on new connections are spliced. Errors are logged.
+    /// Loads this build's programs and attaches them to the devices; from then on new connections are spliced. Errors are
+    /// logged.
     pub fn load(&self) {
         let is_replacing = self.kernel.has_programs();
         let loaded = self.kernel.load().map_err(anyhow::Error::from);

@@ -1,8 +1,8 @@
 //! The packet tier: the kernel forwards the connection packet by packet, and its sockets are closed without FIN or reset.
 //!
 //! `plan` looks at the client's handshake before a server is dialled. `begin` enters the flows; `terms` computes them.
-//! `PendingHandover::finish` delivers what the sockets still hold. `SplicedConnection` is what this process then keeps of the
-//! connection, until the sweeper ends it.
+//! `PendingHandover::finish` delivers what the sockets still hold. `SplicedConnection` is what this process then keeps of
+//! the connection, until the sweeper ends it.
 
 mod adopt;
 mod ending;

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl PacketTier {
-    /// A packet has come by another device than its connection's. If the kernel has a route to its sender by that device, packets
-    /// that follow are accepted from there.
+    /// A packet has come by another device than its connection's. If the kernel has a route to its sender by that device,
+    /// packets that follow are accepted from there.
     pub(super) fn look_at_path(&self, event: &Event) {
         let Some(record) = self.kernel().record(event.id) else { return };
         let tuple = record.tuples().of(event.side());
@@ -42,8 +42,8 @@ impl PacketTier {
         })
     }
 
-    /// Removes the paths that an earlier process has allowed: the routes may have changed since. What is still right is allowed again
-    /// after its next packet.
+    /// Removes the paths that an earlier process has allowed: the routes may have changed since. What is still right is
+    /// allowed again after its next packet.
     pub(super) fn forget_paths(&self) {
         for path in self.kernel().paths() {
             self.kernel().set_path(path, false);
@@ -56,8 +56,8 @@ impl PacketTier {
         }
     }
 
-    /// Routes have changed: removes the paths that are no longer right, and lets [`follow_routes`](Self::follow_routes) look at
-    /// every connection.
+    /// Routes have changed: removes the paths that are no longer right, and lets [`follow_routes`](Self::follow_routes)
+    /// look at every connection.
     pub(super) fn routes_changed(&self) {
         let mut paths = self.ways.paths();
         self.ways.generation.fetch_add(1, Relaxed);

@@ -13,12 +13,12 @@ use lb_common::packet::{PerDirection, PerLeg, Record, Side, Tuple, before};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// How long a reset must stand before the connection is over. If it was forged, its supposed sender sends on meanwhile, which
-/// revokes it.
+/// How long a reset must stand before the connection is over. If it was forged, its supposed sender sends on meanwhile,
+/// which revokes it.
 pub(super) const RESET_STANDS_MS: u64 = 500;
 
-/// How long the flows of a finished connection stay for retransmissions: as long as its ends are in TIME_WAIT. It is also how
-/// long one end may be silent between both FINs and their acknowledgements, before the connection is reset.
+/// How long the flows of a finished connection stay for retransmissions: as long as its ends are in TIME_WAIT. It is also
+/// how long one end may be silent between both FINs and their acknowledgements, before the connection is reset.
 pub(super) const LINGER_MS: u64 = 60_000;
 
 /// A spliced connection.
@@ -86,8 +86,8 @@ type Ending = (CloseReason, Option<u64>);
 pub(super) enum Due {
     /// A new connection has taken its tuple.
     Reused,
-    /// Both FINs have passed: its account is to be closed if it is finished. If it is not, and `else_end` is there, it is to be
-    /// reset.
+    /// Both FINs have passed: its account is to be closed if it is finished. If it is not, and `else_end` is there, it is
+    /// to be reset.
     Finish { else_end: Option<Ending> },
     /// It is to be reset.
     End(Ending),
@@ -96,8 +96,8 @@ pub(super) enum Due {
 }
 
 impl SplicedConnection {
-    /// A connection whose handover has begun, or that was adopted. `permits`: places under the limits of the gateway, the listener
-    /// and the route.
+    /// A connection whose handover has begun, or that was adopted. `permits`: places under the limits of the gateway, the
+    /// listener and the route.
     pub(crate) fn new(
         account: Account,
         server: ServerGuard,
@@ -116,8 +116,8 @@ impl SplicedConnection {
         }
     }
 
-    /// Copies what the programs have counted into the account: each end's bytes, and, if they have grown, the time of its last
-    /// packet.
+    /// Copies what the programs have counted into the account: each end's bytes, and, if they have grown, the time of its
+    /// last packet.
     pub(super) fn note(&self, track: &Track) {
         let traffic = &self.account.connection.traffic;
         let counters = [&traffic.bytes_in, &traffic.bytes_out];
@@ -218,8 +218,8 @@ pub(super) fn closings(track: &Track) -> PerLeg<u8> {
     track.halves.map(|half| half.closing)
 }
 
-/// Why a connection with these [`closings`] ended; `None`: it has not. After both FINs a reset is not the reason: the end that
-/// sends it has merely left TIME_WAIT.
+/// Why a connection with these [`closings`] ended; `None`: it has not. After both FINs a reset is not the reason: the end
+/// that sends it has merely left TIME_WAIT.
 pub(super) fn reason_of(closings: PerLeg<u8>) -> Option<CloseReason> {
     let fins = closings.map(|closing| closing & closing::FIN);
     if fins.iter().all(|fin| *fin != 0) {

@@ -163,8 +163,8 @@ impl Sweep {
 }
 
 impl PacketTier {
-    /// Handles the programs' events, and does what has become due. Workers call it too when a limit is reached: the events may
-    /// tell of a connection that has ended.
+    /// Handles the programs' events, and does what has become due. Workers call it too when a limit is reached: the events
+    /// may tell of a connection that has ended.
     pub(crate) fn follow_events(&self) {
         // A second caller waits until the first has handled what it has read: that may be the end which frees a place.
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,8 +202,8 @@ impl PacketTier {
         }
     }
 
-    /// Looks at every connection, and removes the flows of those that have lingered. Returns the connections whose ends are to be
-    /// sent keepalive probes.
+    /// Looks at every connection, and removes the flows of those that have lingered. Returns the connections whose ends are
+    /// to be sent keepalive probes.
     fn sweep(&self, system: &Timing) -> Vec<u64> {
         let now = now_ms();
         let quiet = self.look(now, system);
@@ -246,8 +246,8 @@ impl PacketTier {
         self.send_by(way, record.tuples().get(side), segment);
     }
 
-    /// As [`send`](Self::send) where the flows are gone: by the way that the routing table has now. `tuple`: of the end's packets as
-    /// they arrive.
+    /// As [`send`](Self::send) where the flows are gone: by the way that the routing table has now. `tuple`: of the end's
+    /// packets as they arrive.
     pub(super) fn send_by_route(&self, tuple: &Tuple, segment: &Segment) {
         let [peer, local] = ends(tuple);
         match self.ways.way_of(local, peer, 0) {

@@ -123,8 +123,8 @@ impl Terms {
             response: next_written.client.wrapping_sub(next_read.server),
         };
         // An end's timestamps are translated to those of our socket on the other leg, and a little ahead of them: what the
-        // sockets still send must not be newer than what follows. Of the end's clock only the TSval of its handshake is known;
-        // the time since then adds to the lead.
+        // sockets still send must not be newer than what follows. Of the end's clock only the TSval of its handshake is
+        // known; the time since then adds to the lead.
         let lead = |leg: &LegState| if leg.fine_timestamps { LEAD_MS * 1000 } else { LEAD_MS };
         let clock = at.states.map(|leg| leg.timestamp.wrapping_add(lead(leg)));
         let tsval_delta = PerDirection {

@@ -17,8 +17,8 @@ pub(super) const fn tick_of_ms(ms: u64) -> u32 {
     tick_of_ns(ms * 1_000_000)
 }
 
-/// The time ([`now_ms`](crate::clock::now_ms)) of a tick in the last 26 days; an older one is taken for now. Computed from the
-/// coarse clock, which the programs read: compared with the exact one, a tick would seem up to 10 ms later than it was.
+/// The time ([`now_ms`](crate::clock::now_ms)) of a tick in the last 26 days; an older one is taken for now. Computed from
+/// the coarse clock, which the programs read: compared with the exact one, a tick would seem up to 10 ms later than it was.
 pub(super) fn ms_of_tick(tick: u32) -> u64 {
     let now = now_coarse_ns();
     now / 1_000_000 - ms_between(tick, tick_of_ns(now))

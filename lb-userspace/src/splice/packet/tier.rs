@@ -45,7 +45,8 @@ pub struct PacketTier {
     pub(super) following: Mutex<()>,
     /// Flows in the table at the last sweep.
     pub(super) entries: AtomicU64,
-    /// Since when ([`now_ms`]) the devices have programs; `None`: the kernel does not take them. Not set: they are being loaded.
+    /// Since when ([`now_ms`]) the devices have programs; `None`: the kernel does not take them. Not set: they are being
+    /// loaded.
     pub(super) serving: OnceLock<Option<u64>>,
 }
 
@@ -136,8 +137,9 @@ impl PacketTier {
         Ok(Plan { from_client, sighting })
     }
 
-    /// Enters the flows of a connection: from here on the kernel forwards what arrives, and both sockets are in repair mode. After
-    /// an error the sockets are as before. `held`: bytes read from the client and not yet written to the server.
+    /// Enters the flows of a connection: from here on the kernel forwards what arrives, and both sockets are in repair
+    /// mode. After an error the sockets are as before. `held`: bytes read from the client and not yet written to the
+    /// server.
     pub(crate) fn begin(
         &self,
         plan: &Plan,
@@ -168,8 +170,8 @@ impl PacketTier {
             let _ = tcp::flush_acknowledgement(socket.as_fd());
         }
         let connection = &account.connection;
-        // Before the sockets enter repair mode, in which they die silently: if this process dies then, the next one finds the
-        // record and resets both ends.
+        // Before the sockets enter repair mode, in which they die silently: if this process dies then, the next one finds
+        // the record and resets both ends.
         self.kernel
             .announce(connection.id, &spliced::record(&self.kernel, account, tuples))
             .map_err(refusal)?;
@@ -212,8 +214,8 @@ impl PacketTier {
             [(handover.tuples.client, response.exit), (handover.tuples.server.reversed(), request.exit)];
         handover.finish((&self.kernel, &self.grace, &self.injector), sockets, held).await?;
         if let Some(conntrack) = &self.conntrack {
-            // Nothing of these legs passes netfilter any more, so conntrack would keep them for days. A leg to an end on this
-            // host still passes it, with its FINs.
+            // Nothing of these legs passes netfilter any more, so conntrack would keep them for days. A leg to an end on
+            // this host still passes it, with its FINs.
             for (tuple, _) in legs.iter().filter(|(_, exit)| *exit != exit::LOCAL) {
                 let [source, destination] = tuples::ends(tuple);
                 conntrack.forget(source, destination);
@@ -252,8 +254,8 @@ impl PacketTier {
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back the slot of a connection whose flows are gone. It is free for another connection once the handover, if one is
-    /// under way, is over, and no program works on a packet of this connection.
+    /// Gives back the slot of a connection whose flows are gone. It is free for another connection once the handover, if
+    /// one is under way, is over, and no program works on a packet of this connection.
     pub(super) fn release(&self, id: u64, slot: u32) {
         match self.handovers().get_mut(&id) {
             Some(state) => *state = HandoverState::ConnectionOver { slot },

@@ -20,23 +20,23 @@ impl View {
         self.bounds(Side::Client).is_finished(own, peer)
     }
 
-    /// A keepalive probe for an end. Its sequence number is that of the last byte that the end has acknowledged (RFC 9293, section
-    /// 3.8.4). The window is the other end's: some stacks would take 0 for a closed window.
+    /// A keepalive probe for an end. Its sequence number is that of the last byte that the end has acknowledged (RFC 9293,
+    /// section 3.8.4). The window is the other end's: some stacks would take 0 for a closed window.
     pub(super) fn probe(&self, to: Side) -> Segment {
         let [own, peer] = self.halves(to);
         let acknowledged = self.bounds(to).acknowledged;
         self.segment(to, Kind::Ack, own.ack.wrapping_sub(1), acknowledged, peer.edge.wrapping_sub(peer.ack))
     }
 
-    /// A challenge ACK for an end that has sent a SYN or an inexact reset (RFC 5961, sections 3.2 and 4.2). If the end no longer
-    /// has the connection, it answers with a reset at exactly the number that is acknowledged here.
+    /// A challenge ACK for an end that has sent a SYN or an inexact reset (RFC 5961, sections 3.2 and 4.2). If the end no
+    /// longer has the connection, it answers with a reset at exactly the number that is acknowledged here.
     pub(super) fn challenge(&self, to: Side) -> Segment {
         let [own, peer] = self.halves(to);
         self.segment(to, Kind::Ack, own.ack, self.bounds(to).next, peer.edge.wrapping_sub(peer.ack))
     }
 
-    /// The resets for an end: one at the number that it has acknowledged and, if that is another number, one at the end of all that
-    /// the other end has sent. It accepts the one or the other, depending on whether everything has arrived.
+    /// The resets for an end: one at the number that it has acknowledged and, if that is another number, one at the end of
+    /// all that the other end has sent. It accepts the one or the other, depending on whether everything has arrived.
     pub(super) fn resets(&self, to: Side) -> impl Iterator<Item = Segment> {
         let [own, peer] = self.halves(to);
         let sent = peer.sent().wrapping_add(self.flows.get(to.other()).seq_delta);

@@ -129,8 +129,8 @@ impl Ways {
         if !self.devices.read().unwrap_or_else(PoisonError::into_inner).contains(&device) {
             return Err(FallbackReason::DeviceUnsupported);
         }
-        // The far device of a veth pair gets the packet directly only if it has the address itself. Otherwise the routes of its
-        // namespace decide.
+        // The far device of a veth pair gets the packet directly only if it has the address itself. Otherwise the routes of
+        // its namespace decide.
         let is_end = self.pairs.as_ref().is_some_and(|pairs| pairs.holds(device, peer.ip()));
         Ok(Way { ifindex: device, kind: if is_end { exit::PEER } else { exit::NEIGHBOUR } })
     }
@@ -154,8 +154,8 @@ impl Ways {
         self.pairs.as_ref().map_or(Ok(false), PairEnds::changed)
     }
 
-    /// Reads the notifications about IPsec policies; whether any has changed. After an error it is unknown which connections they
-    /// concern: new ones are not spliced, and live ones must not be ended for it.
+    /// Reads the notifications about IPsec policies; whether any has changed. After an error it is unknown which
+    /// connections they concern: new ones are not spliced, and live ones must not be ended for it.
     pub(super) fn policies_changed(&self) -> io::Result<bool> {
         self.policies.as_ref().map_or(Ok(false), Policies::changed)
     }
@@ -165,8 +165,8 @@ impl Ways {
         self.generation.load(Relaxed)
     }
 
-    /// A connection was entered, so that later changes meet it. If something has changed since its ways were asked for (generation
-    /// `asked`), they are asked for anew.
+    /// A connection was entered, so that later changes meet it. If something has changed since its ways were asked for
+    /// (generation `asked`), they are asked for anew.
     pub(super) fn entered(&self, id: u64, asked: u64) {
         let mut paths = self.paths();
         // Under the lock: an earlier change is in the generation, and a later one finds the connection entered.
