@@ -1,4 +1,4 @@
-//! The gateway's userspace: it accepts, sniffs, routes and connects; then a tier carries the bytes.
+//! The gateway's userspace. It accepts, sniffs, routes and connects; then a tier carries the bytes.
 //!
 //! [`conn`] names the stages in order; each has a module of its name.
 

@@ -1,5 +1,5 @@
-//! The running gateway: its configuration, its books, its tiers and its listening sockets. Below the connections, which use it,
-//! and the control side, which makes it.
+//! The running gateway: its configuration, its books, its tiers and its listening sockets. Below the connections, which use
+//! it, and the control side, which makes it.
 
 use crate::account::Books;
 use crate::kernel::{Kernel, Sockmap, tcp};
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What everybody shares who carries connections, ends them or shows them.
 pub struct RunningGateway {
-    /// The configuration in force.
+    /// The present configuration.
     pub snapshot: ArcSwap<Snapshot>,
     /// Where connections are counted and listed.
     pub books: Arc<Books>,
@@ -39,7 +39,8 @@ impl RunningGateway {
         Self { snapshot, books, packet, sockmap, listening: Mutex::default() }
     }
 
-    /// The tier for a new connection of this kind. `packet` tries to splice it in the packet tier.
+    /// Chooses the tier for a new connection. `terminated`: TLS ends here. `packet` tries to begin a handover to the packet
+    /// tier.
     pub fn choose_tier(
         &self,
         order: &[Tier],
@@ -54,7 +55,7 @@ impl RunningGateway {
         })
     }
 
-    /// Lets a listener's next SYN-ACKs announce no larger MSS than this: a server behind it takes no larger segments.
+    /// Makes a listener's next SYN-ACKs announce at most this MSS: a server behind it accepts no larger segments.
     pub fn clamp_mss(&self, listener: &Listener, mss: u16) {
         if !listener.stats.clamp_mss(mss) {
             return;
@@ -68,8 +69,8 @@ impl RunningGateway {
         tracing::info!(listener = %listener.name, mss, "a server takes smaller segments: clients are told so");
     }
 
-    /// Takes a place under a limit of `max`. At the limit it reads the programs' events first: a connection that has ended
-    /// may free one.
+    /// Takes a place under a limit of `max`. If none is free, handles the programs' events first: a spliced connection may
+    /// have ended.
     pub fn acquire(&self, limit: &Arc<Limit>, max: Option<usize>) -> Option<Permit> {
         limit.acquire(max).or_else(|| {
             self.packet().ok()?.follow_events();
@@ -83,12 +84,12 @@ impl RunningGateway {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The packet tier, where it is to be had.
+    /// The packet tier, or why it is not used.
     pub fn packet(&self) -> Result<&Arc<PacketTier>, FallbackReason> {
         self.packet.as_ref().map_err(|reason| *reason)
     }
 
-    /// The sockmap tier, where it is to be had.
+    /// The sockmap tier, if it is used.
     pub fn sockmap(&self) -> Option<&Sockmap> {
         self.sockmap.as_ref().ok().map(|kernel| &**kernel.sockmap())
     }

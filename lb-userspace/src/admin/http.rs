@@ -1,7 +1,7 @@
-//! The admin address: metrics, probes, the status as JSON and as a page. Reading only.
+//! The admin address: metrics, probes, and the status as JSON and as a page. It changes nothing.
 //!
-//! It may be reachable from more places than the socket, so each connection carries one request and has one
-//! deadline for all of it, there are only so many at once, and heads are short.
+//! It may be reachable from more places than the socket. So each connection carries one request and has one deadline, the
+//! number of connections is bounded, and so is the length of a request's head.
 
 use super::Operations;
 use super::clients::Clients;
@@ -59,7 +59,7 @@ async fn serve_within(deadline: Duration, listener: TcpListener, gateway: Arc<dy
             Ok((stream, _)) => {
                 let service = TowerToHyperService::new(router.clone());
                 let connection = http.serve_connection(TokioIo::new(stream), service);
-                // A client that breaks off or is too slow is no news.
+                // Clients that close early or are too slow are not logged.
                 clients.serve(async move { _ = tokio::time::timeout(deadline, connection).await });
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! `/metrics`: one [`Scrape`] of the gateway, written as OpenMetrics text.
 //!
-//! The encoder appends `_total` to a counter's name and the unit to a metric that has one; what comes out is named
-//! as in `docs/admin.md`, and the test below holds it to that.
+//! The encoder appends `_total` to a counter's name, and the unit to a metric that has one. The test below checks that the
+//! names are those of `docs/admin.md`.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -1,7 +1,7 @@
 //! The admin socket: `STATE_DIR/admin.sock`, mode 0600, so that only its owner (and root) can open it.
 //!
-//! `STATE_DIR/admin.lock` is locked as long as the gateway lives. The lock, and not the socket file, says whether
-//! a gateway is running: the kernel releases it however the process ends.
+//! `STATE_DIR/admin.lock` is locked as long as the gateway lives. The lock tells whether a gateway is running, not the
+//! socket file: the kernel releases it however the process ends.
 
 use super::Operations;
 use super::clients::Clients;
@@ -23,10 +23,10 @@ use tokio::time::timeout;
 /// Clients served at once. Commands are short.
 const MAX_CLIENTS: usize = 32;
 
-/// A client that asks nothing for this long is let go.
+/// A client that sends no request for this long is disconnected.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A client that does not take its reply in this time is let go.
+/// A client that does not read its reply in this time is disconnected.
 const WRITE: Duration = Duration::from_secs(30);
 
 /// The bound socket. Dropping it removes the file and lets another gateway bind.
@@ -66,7 +66,7 @@ pub enum BindError {
 }
 
 impl AdminSocket {
-    /// Makes `state_dir` if it is missing, replaces the socket a dead gateway left there, and listens.
+    /// Makes `state_dir` if it is missing, replaces the socket that a dead gateway has left there, and listens.
     pub fn bind(state_dir: &Path) -> Result<Self, BindError> {
         let path = socket_path(state_dir);
         let failed = |source| BindError::Io { path: path.clone(), source };
@@ -156,14 +156,14 @@ async fn serve_client(stream: UnixStream, gateway: Arc<dyn Operations>) {
             Err(e) => encode(&Reply::<()>::Error(format!("not a request of this version: {e}"))),
         };
         reply.push(b'\n');
-        // Where the next request begins behind one that is too long, nobody knows: the connection ends.
+        // After a request that is too long it is unknown where the next one begins, so the connection ends.
         if !matches!(timeout(WRITE, write.write_all(&reply)).await, Ok(Ok(()))) || too_long {
             return;
         }
     }
 }
 
-/// The next line, with at most one byte more than is allowed; `None` at the end.
+/// The next line, cut one byte after the allowed length; `None` at the end.
 async fn read_line(read: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let n = read.take(MAX_REQUEST + 1).read_until(b'\n', &mut line).await?;

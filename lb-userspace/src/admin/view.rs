@@ -59,11 +59,10 @@ impl Tiers {
     }
 }
 
-/// The packet tier, and the packets that it has counted, by reason, those that occurred. What the programs count they count
-/// since they were loaded: they outlive the process.
+/// The packet tier, and its counters of packets, by reason, if not 0. The programs' counters outlive the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketTier {
-    /// Whether it takes new connections. Absent: a gateway of an earlier version, which waits for its programs.
+    /// Whether it takes new connections. Absent in an earlier version, whose programs are loaded before it serves.
     #[serde(default)]
     pub state: PacketTierState,
     /// Dropped: reason to packets.
@@ -73,7 +72,7 @@ pub struct PacketTier {
 }
 
 impl PacketTier {
-    /// In this state, with these counts.
+    /// The tier with this state and these counts.
     pub fn new(state: PacketTierState, counts: PacketCounts) -> Self {
         let occurred = |counts: Vec<(&str, u64)>| {
             counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()

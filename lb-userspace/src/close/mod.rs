@@ -1,4 +1,4 @@
-//! Close: how a leg ends, so that its peer learns the truth: a FIN after a clean end, a reset after any other.
+//! Close: how a leg's socket is closed. The peer gets a FIN after a clean end, and a reset after any other.
 
 use crate::socket::{self, reset_on_close};
 use std::cell::Cell;
@@ -6,10 +6,11 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long, and how much, a client that was turned away may go on sending before it is cut off.
+/// How long, and how many bytes, a client that was turned away may go on sending before it is reset.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
-/// One leg of a connection. Dropped before its end was seen (the task was ended from outside), it is reset.
+/// The socket of a leg. If it is dropped before [`clean`](Self::clean), because the task was ended from outside, the peer
+/// is reset.
 pub struct LegSocket {
     socket: TcpStream,
     clean: Cell<bool>,
@@ -21,7 +22,7 @@ impl LegSocket {
         LegSocket { socket, clean: Cell::new(false) }
     }
 
-    /// From here on dropping it closes it as the kernel does: with a FIN, if none was sent.
+    /// From here on dropping it closes it normally: with a FIN, if none was sent.
     pub fn clean(&self) {
         self.clean.set(true);
     }
@@ -49,8 +50,8 @@ impl Drop for LegSocket {
     }
 }
 
-/// Says the last word to a client that is turned away and closes in such a way that it hears it: closing with
-/// unread bytes would send a reset, and the reset would overtake the word.
+/// Sends the last word to a client that is turned away, and then closes the socket after the client has stopped sending:
+/// closing with unread bytes would send a reset, after which the client might not read the word.
 pub async fn farewell(client: &LegSocket, word: &[u8]) {
     client.clean();
     if word.is_empty() || socket::write_all(client, word).await.is_err() {

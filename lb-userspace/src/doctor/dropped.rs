@@ -1,4 +1,4 @@
-//! What the programs have dropped, and what the manual says of it.
+//! The packets that the programs have dropped, and what the manual says about the reasons.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -32,10 +32,10 @@ pub(super) fn dropped_packets(counted: &Result<Option<(SystemTime, Counts)>, Str
     dropped.map(explained).collect()
 }
 
-/// What the manual says where there is nothing to be done.
+/// The manual's remedy if nothing is to be done.
 const NOTHING: &str = "nothing";
 
-/// What was dropped, when that is harmless, and what to do: from the reason's row in the manual.
+/// The reason's row in the manual: what was dropped, when that is harmless, and what to do.
 fn explanation(reason: &str) -> Option<[&'static str; 3]> {
     let (_, section) = MANUAL.split_once("\n### Dropped packets\n")?;
     let section = section.split("\n#").next()?;
@@ -52,7 +52,7 @@ mod tests {
     use crate::splice::packet::Loss;
     use std::collections::BTreeSet;
 
-    /// So many packets of each kind.
+    /// This many packets for each reason.
     fn counted(n: u64) -> Result<Option<(SystemTime, Counts)>, String> {
         Ok(Some((SystemTime::UNIX_EPOCH, Count::ALL.map(|what| (what, n)))))
     }

@@ -1,4 +1,4 @@
-//! What is said of the facts, line by line.
+//! The lines of the report, made from the facts.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -11,7 +11,7 @@ use caps::Capability;
 use rustix::process::Rlimit;
 use std::ops::RangeInclusive;
 
-/// How a line stands.
+/// The state of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineState {
     Ok,
@@ -35,7 +35,7 @@ impl Line {
         Self { what, state, found: found.into(), remedy: None }
     }
 
-    /// What to do about it; dropped where nothing is to be done.
+    /// Adds what to do about it, unless the line is `Ok`.
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         if self.state != LineState::Ok {
             self.remedy = Some(remedy.into());
@@ -76,7 +76,7 @@ pub(super) fn lines(facts: &Facts) -> Vec<Line> {
     lines
 }
 
-/// A requirement of a tier that is not met is missing; of a preference it is said what it costs.
+/// A need that is not met: `Missing` if a tier requires it; if a tier only prefers it, a note says what is lost.
 fn need(need: Need, answer: &Answer) -> Line {
     let Some(lack) = Lack::new(need, answer.clone()) else {
         return Line::new(need.name(), LineState::Ok, need.purpose());
@@ -161,7 +161,7 @@ fn capability(facts: &Facts, (capability, name, purpose): (Capability, &'static 
         Line::new(name, LineState::Note, format!("held, not in effect; {purpose}"))
             .remedy("raise it into the effective set")
     } else {
-        // As missing as what it permits.
+        // `Missing` if something that it permits is required.
         let is_required = |need: &Need| need.is_required() && need.capabilities().contains(&capability);
         let state = if Need::ALL.iter().any(is_required) { LineState::Missing } else { LineState::Note };
         Line::new(name, state, format!("not held; {purpose}")).remedy(format!(
@@ -170,7 +170,7 @@ fn capability(facts: &Facts, (capability, name, purpose): (Capability, &'static 
     }
 }
 
-/// Descriptors below which a busy gateway meets its limit: two per connection.
+/// With fewer descriptors a busy gateway may reach the limit: it needs two per connection.
 const MANY_FILES: u64 = 65_536;
 
 fn open_files(limit: Rlimit) -> Line {

@@ -17,7 +17,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// Examines this machine, for a gateway with these ports toward servers and its pins there.
+/// Examines this machine for a gateway with these source ports and this pin directory.
 pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Report {
     Report::new(&Facts::gather(source_ports, bpffs))
 }
@@ -26,7 +26,7 @@ pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Report {
 #[derive(Debug)]
 pub struct Report {
     lines: Vec<Line>,
-    /// In the order in which they are preferred, each with what it lacks.
+    /// The tiers in order of preference, each with what it lacks.
     tiers: Vec<(Tier, Option<Lack>)>,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The state as a word of seven columns, in colour or not.
+/// The state as a word, padded to seven columns, in colour or not.
 fn mark(colour: bool, state: LineState) -> String {
     let (word, code) = match state {
         LineState::Ok => ("ok", 32),

@@ -1,4 +1,4 @@
-//! What operators see: the snapshot and the counters, as the admin side's views.
+//! What operators see and do: the snapshot and the counters as the admin side's views, and its commands.
 
 use super::ReloadRequest;
 use crate::account::Connection;
@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::{mpsc, oneshot};
 
-/// Bytes of live connections, client to server and back, by the counters of their route.
+/// Bytes of live connections, from clients and to clients, by the counters of their route.
 type LiveBytes = HashMap<*const RouteStats, (u64, u64)>;
 
-/// The close reasons that every route shows in `/metrics` from the start, with zeros, so that the first one is a growth that
-/// `rate()` sees: the ordinary ends, and those that alerts are for. The others are shown once they have occurred: all of
-/// them would be two thirds of a scrape, 1.7 million samples for 100 000 routes, most of them zeros for ever.
+/// The close reasons that every route shows in `/metrics` from the start, with zeros, so that `rate()` sees the first
+/// occurrence: the ordinary ends, and those that alerts are for. The others are shown once they have occurred: all of them
+/// would be two thirds of a scrape, 1.7 million samples for 100 000 routes, and most of them always zero.
 const ALWAYS_SHOWN: [CloseReason; 7] = [
     CloseReason::ClientClosed,
     CloseReason::ServerClosed,
@@ -43,8 +43,8 @@ pub(super) struct AdminSide {
 }
 
 impl AdminSide {
-    /// Calls `read` with the bytes of the live connections while none of them can end, so that its sums with the
-    /// routes' counters count every byte once.
+    /// Calls `read` with the bytes of the live connections. None of them can end meanwhile, so their sums with the routes'
+    /// counters count every byte once.
     fn with_live_bytes<R>(&self, read: impl FnOnce(&LiveBytes) -> R) -> R {
         self.refresh();
         self.gateway.books.ledger.read(|connections| {
@@ -58,8 +58,8 @@ impl AdminSide {
         })
     }
 
-    /// Asks the connections whose bytes the kernel moves to note them. They do so when their workers next run:
-    /// this look may still see the count of the one before.
+    /// Brings the counters of connections up to date whose bytes the kernel moves. Those of the sockmap tier are updated
+    /// when their workers next run, so a reader may still see the older counts.
     fn refresh(&self) {
         if let Ok(packet) = self.gateway.packet() {
             packet.refresh();
@@ -265,7 +265,7 @@ impl admin::Operations for AdminSide {
 }
 
 impl Snapshot {
-    /// How many of each there are, for the answer to a reload.
+    /// The answer to a reload: how many listeners, routes and pools there are.
     pub(super) fn reloaded(&self, warnings: Vec<String>) -> view::Reloaded {
         view::Reloaded {
             config_generation: self.generation,
@@ -301,7 +301,7 @@ fn pool_view(pool: &Pool) -> view::Pool {
         total: server.state.total.load(Relaxed),
     };
     let mut servers: Vec<_> = pool.servers().iter().map(server).collect();
-    // One that DNS has no servers of stands for itself.
+    // A service without servers is shown itself.
     servers.extend(pool.services().into_iter().filter(|service| !service.has_servers).map(|service| {
         view::Server {
             address: service.origin().to_string(),
@@ -347,7 +347,7 @@ fn count(stats: &TierStats) -> view::Count {
     view::Count { active: stats.active.load(Relaxed), total: stats.total.load(Relaxed) }
 }
 
-/// The reasons that have occurred, with their counts. `all[i]` has index `i`.
+/// The counts of the reasons that have occurred, by name. `all[i]` has index `i`.
 fn by_name<R, const N: usize>(
     all: &[R],
     name: impl Fn(&R) -> &'static str,
