@@ -220,9 +220,9 @@ struct Passage {
 }
 
 /// A handover that is under way. If this is dropped before it is done, both ends are reset.
-struct Unfinished<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
+struct UnfinishedHandover<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
 
-impl Drop for Unfinished<'_> {
+impl Drop for UnfinishedHandover<'_> {
     fn drop(&mut self) {
         if let Some((packet, connection)) = self.0 {
             packet.end(connection.id, connection.ending().unwrap_or(CloseReason::Shutdown));
@@ -323,7 +323,7 @@ impl Passage {
         let spliced = SplicedConnection::new(account, guard, permits, port, handover.place());
         packet.enter(spliced, handover.asked());
         // If this future is dropped, what the sockets still hold is lost, and the connection must be reset.
-        let mut unfinished = Unfinished(Some((packet, &connection)));
+        let mut unfinished = UnfinishedHandover(Some((packet, &connection)));
         let sockets = PerLeg::<&TcpStream> { client: &client, server: &server };
         if let Err(reason) = packet.finish(handover, sockets, window).await {
             connection.set_ending(reason);

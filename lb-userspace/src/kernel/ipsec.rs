@@ -30,13 +30,13 @@ const POLICIES: usize = 4096;
 /// Without those of single sockets (IP_XFRM_POLICY), which the gateway does not set, and without those of xfrm interfaces
 /// (`if_id`): such a device itself encrypts what is sent by it.
 pub struct Policies {
-    known: ArcSwap<Known>,
+    known: ArcSwap<KnownPolicies>,
     source: Mutex<Source>,
     news: Socket,
 }
 
 /// `None`: there are more than [`POLICIES`], or one was not understood. Then every connection counts as concerned.
-type Known = Option<Vec<Policy>>;
+type KnownPolicies = Option<Vec<Policy>>;
 
 struct Source {
     netlink: Netlink,
@@ -124,7 +124,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 impl Source {
-    fn read(&mut self) -> io::Result<Known> {
+    fn read(&mut self) -> io::Result<KnownPolicies> {
         let (mut policies, mut understood) = (Vec::new(), !self.refuses_by_default()?);
         self.netlink.list(XfrmMessage::GetPolicy(DelGetMessage::default()), |entry| {
             match read_entry(entry) {

@@ -19,9 +19,9 @@ const REMEMBERED_MS: u64 = 60_000;
 
 /// Addresses without duplicates. Of each is known when it last worked and when it failed.
 #[derive(Default)]
-pub struct Addresses(Box<[Known]>);
+pub struct Addresses(Box<[KnownAddress]>);
 
-struct Known {
+struct KnownAddress {
     address: SocketAddr,
     /// When a connection to it last succeeded, in milliseconds; 0: never.
     worked_ms: AtomicU64,
@@ -36,7 +36,8 @@ impl Addresses {
         addresses.sort_unstable();
         addresses.dedup();
         addresses.truncate(MAX);
-        let known = |address| Known { address, worked_ms: AtomicU64::new(0), failed_ms: AtomicU64::new(0) };
+        let known =
+            |address| KnownAddress { address, worked_ms: AtomicU64::new(0), failed_ms: AtomicU64::new(0) };
         Addresses(addresses.into_iter().map(known).collect())
     }
 
@@ -93,7 +94,7 @@ struct Past {
 }
 
 impl Past {
-    fn of(known: &Known) -> Self {
+    fn of(known: &KnownAddress) -> Self {
         Past {
             ipv4: known.address.is_ipv4(),
             worked_ms: known.worked_ms.load(Relaxed),

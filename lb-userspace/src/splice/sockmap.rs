@@ -97,7 +97,7 @@ enum Phase {
 }
 
 /// How the kernel's work on a direction ended.
-enum End {
+enum RedirectEnd {
     Fin,
     Demoted,
 }
@@ -159,10 +159,10 @@ impl<'a> Splice<'a> {
         let direction = self.directions.get(from);
         let end = match self.demoted.get() {
             None => self.redirect(from).await?,
-            Some(_) => End::Demoted,
+            Some(_) => RedirectEnd::Demoted,
         };
         self.flush(from).await?;
-        if let End::Demoted = end {
+        if let RedirectEnd::Demoted = end {
             self.enter_phase(from, Phase::Copying);
             direction.copy(from).await?;
         }
@@ -173,13 +173,13 @@ impl<'a> Splice<'a> {
     }
 
     /// Watches while the kernel moves bytes.
-    async fn redirect(&self, from: Side) -> Result<End, CloseReason> {
+    async fn redirect(&self, from: Side) -> Result<RedirectEnd, CloseReason> {
         loop {
             tokio::select! {
                 biased;
                 () = self.directions.get(from).hung_up() => {
                     self.await_fin(from).await?;
-                    return Ok(End::Fin);
+                    return Ok(RedirectEnd::Fin);
                 }
                 () = self.pair.event(from) => {}
             }
@@ -190,7 +190,7 @@ impl<'a> Splice<'a> {
             }
             if self.demoted.get().is_some() {
                 self.stop(from)?;
-                return Ok(End::Demoted);
+                return Ok(RedirectEnd::Demoted);
             }
         }
     }

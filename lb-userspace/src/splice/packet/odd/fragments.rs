@@ -7,7 +7,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::ip::{Ecn, Header, LONGEST, Packet, Place};
+use super::ip::{Ecn, Header, IpPacket, LONGEST, Place};
 use super::loss::Loss;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ impl Fragments {
         &mut self,
         now: Instant,
         ifindex: u32,
-        packet: &Packet<'_>,
+        packet: &IpPacket<'_>,
         place: Place,
         lost: &mut impl FnMut(Loss),
     ) -> Option<Whole> {
@@ -142,7 +142,7 @@ impl Fragments {
 }
 
 impl Key {
-    fn new(ifindex: u32, packet: &Packet<'_>, place: Place) -> Self {
+    fn new(ifindex: u32, packet: &IpPacket<'_>, place: Place) -> Self {
         let found = packet.header.addresses();
         let mut addresses = [0; 32];
         addresses[..found.len()].copy_from_slice(found);
@@ -155,7 +155,7 @@ impl Waiting {
         Self { since, parts: BTreeMap::new(), bytes: 0, end: None, first: None, ecn: 0, is_given_up: false }
     }
 
-    fn add(&mut self, packet: &Packet<'_>, place: Place) -> Result<(), Loss> {
+    fn add(&mut self, packet: &IpPacket<'_>, place: Place) -> Result<(), Loss> {
         let (start, end) = (place.offset, place.offset + packet.payload.len());
         if self.parts.get(&start).is_some_and(|known| known == packet.payload) {
             // A duplicate.
@@ -224,7 +224,7 @@ mod tests {
     /// The header of a packet of this IP version, with this ECN codepoint.
     fn header(v6: bool, ecn: u8) -> Header {
         let bytes = plain(v6, b"");
-        let mut header = Packet::parse(&bytes).unwrap().header;
+        let mut header = IpPacket::parse(&bytes).unwrap().header;
         header.set_ecn(Ecn::of(ecn));
         header
     }
@@ -248,7 +248,7 @@ mod tests {
 
         fn add(&mut self, id: u32, offset: usize, payload: &[u8], more: bool) -> Option<Vec<u8>> {
             let header = header(self.v6, self.ecn);
-            let packet = Packet { header, next: 6, payload, place: None };
+            let packet = IpPacket { header, next: 6, payload, place: None };
             let place = Place { id, offset, more };
             let lost = &mut |loss| self.lost.push(loss);
             let whole = self.fragments.add(self.now, self.ifindex, &packet, place, lost);
@@ -416,7 +416,7 @@ mod tests {
             let mut desk = Desk::new(true);
             let mut add = |ecn, offset, more| {
                 let header = header(true, ecn);
-                let packet = Packet { header, next: 6, payload: &[1; 8], place: None };
+                let packet = IpPacket { header, next: 6, payload: &[1; 8], place: None };
                 let place = Place { id: 1, offset, more };
                 desk.fragments.add(desk.now, IFINDEX, &packet, place, &mut |loss| desk.lost.push(loss))
             };

@@ -31,7 +31,7 @@ pub(super) enum Header {
 
 /// A parsed IP packet: up to the fragment header, if it has one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Packet<'a> {
+pub(super) struct IpPacket<'a> {
     pub(super) header: Header,
     /// The protocol number of the payload.
     pub(super) next: u8,
@@ -114,7 +114,7 @@ impl Header {
     }
 }
 
-impl<'a> Packet<'a> {
+impl<'a> IpPacket<'a> {
     /// Parses a packet; bytes after its end (padding) are ignored.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Loss> {
         match bytes.first().map(|byte| byte >> 4) {
@@ -346,7 +346,7 @@ pub(super) mod tests {
     }
 
     fn made_plain(bytes: &[u8], segment: u16) -> Result<Plain, Loss> {
-        let packet = Packet::parse(bytes)?;
+        let packet = IpPacket::parse(bytes)?;
         assert_eq!(packet.place, None);
         Plain::new(packet.header, packet.next, packet.payload, segment)
     }
@@ -434,7 +434,7 @@ pub(super) mod tests {
             assert_eq!(made_plain(&whole, 0).unwrap().unfinished, None);
             // A merged packet never has a complete checksum.
             assert_eq!(made_plain(&whole, 1000), Err(Loss::Checksum));
-            let header = Packet::parse(&whole).unwrap().header;
+            let header = IpPacket::parse(&whole).unwrap().header;
             let length = (whole.len() as u32 - ip_header as u32).to_be_bytes();
             let pseudo = !checksum(&[header.addresses(), &length, &[0, 6]]);
             let mut unfinished = whole.clone();
@@ -460,10 +460,10 @@ pub(super) mod tests {
             for (byte, start) in bytes.iter_mut().zip(starts[begin]) {
                 *byte = *start;
             }
-            if let Ok(packet) = Packet::parse(&bytes)
+            if let Ok(packet) = IpPacket::parse(&bytes)
                 && let Ok(plain) = Plain::new(packet.header, packet.next, packet.payload, 0)
             {
-                let again = Packet::parse(&plain.packet).unwrap();
+                let again = IpPacket::parse(&plain.packet).unwrap();
                 prop_assert_eq!((again.next, again.place), (6, None));
                 prop_assert!(plain.packet.len() <= bytes.len());
             }

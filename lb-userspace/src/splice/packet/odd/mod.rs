@@ -111,7 +111,7 @@ impl Plainer {
     /// `None`: a fragment of a packet that is still incomplete.
     fn plain(&mut self, now: Instant, odd: Odd, frame: &[u8]) -> Result<Option<Plain>, Loss> {
         let bytes = frame.get(odd.link as usize..).ok_or(Loss::Malformed)?;
-        let packet = ip::Packet::parse(bytes)?;
+        let packet = ip::IpPacket::parse(bytes)?;
         let Some(place) = packet.place else {
             let segment = u16::try_from(odd.segment).map_err(|_| Loss::Malformed)?;
             return Plain::new(packet.header, packet.next, packet.payload, segment).map(Some);
