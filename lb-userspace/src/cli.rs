@@ -22,7 +22,7 @@ const BAD_CONFIGURATION: u8 = 2;
 /// Where the configuration is unless `-c` names another.
 const CONFIG: &str = "/etc/snisplice/snisplice.toml";
 
-/// Where the kernel programs are pinned, and for how many connections they have room, unless the configuration says
+/// Where the kernel programs are pinned, and the capacity of their maps in connections, unless the configuration says
 /// otherwise.
 const BPFFS: &str = "/sys/fs/bpf/snisplice";
 
@@ -274,7 +274,7 @@ fn run(command: Command) -> Result<(), Failure> {
                 return Err(anyhow::anyhow!("`top` takes a terminal; `connections` does not").into());
             }
             let state_dir = gateway.state_dir()?;
-            // Says why there is nothing to watch before the screen is cleared.
+            // Fails before the screen is cleared if there is no gateway.
             Client::connect(&state_dir)?;
             Ok(top::run(state_dir, ConnectionFilter { route, sni })?)
         }
@@ -299,7 +299,7 @@ fn load(path: &Path) -> Result<(Config, Sources), Failure> {
     Ok((shown(path, checked)?, sources))
 }
 
-/// The same for its `[gateway]` alone: of the file of `-c`, or of [`CONFIG`]. `None`: that one is not there.
+/// As [`load`], but only the `[gateway]` table: of the file of `-c`, or of [`CONFIG`]. `None`: there is no such file.
 fn gateway_of(named: Option<PathBuf>) -> Result<Option<config::Gateway>, Failure> {
     let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
     let path = named.or_else(default);
@@ -333,7 +333,7 @@ struct Wanted {
     tiers: Vec<Tier>,
     interfaces: Interfaces,
     flows: u32,
-    /// Two a connection.
+    /// Two for each connection.
     sockets: u32,
 }
 
@@ -358,7 +358,7 @@ impl Bpffs {
     }
 }
 
-/// Asks on the terminal whether so many connections shall be cut.
+/// Asks on the terminal whether this many connections shall be cut.
 fn confirmed(connections: usize) -> Result<bool, Failure> {
     let cut = format!("{} would be cut", counted(connections, "live connection"));
     let stdin = std::io::stdin();

@@ -5,20 +5,21 @@
 use crate::accept;
 use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
-use crate::close::{Leg, farewell};
+use crate::close::{LegSocket, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
-use crate::gateway::Gateway;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
+use crate::running::RunningGateway;
 use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
-use crate::splice::packet::{Begun, Live, PacketTier, Plan};
+use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
 use crate::traffic::add;
+use lb_common::packet::PerLeg;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -31,26 +32,26 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 
 /// A connection that was accepted and may go on.
 pub struct Accepted {
-    /// The worker that carries it.
+    /// The index of the worker that carries it.
     pub worker: usize,
     /// The client's socket.
     pub client: TcpStream,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The configuration at the moment of accept: this connection's for good.
+    /// The configuration at the time of the accept, which the connection keeps.
     pub snapshot: Arc<Snapshot>,
-    /// Where it came in.
+    /// The listener that accepted it.
     pub listener: Arc<Listener>,
-    /// Its places in the gateway's and the listener's `max_connections`.
+    /// Its places under `max_connections` of the gateway and of the listener.
     pub permits: [Permit; 2],
-    /// The task that carries it, once it is spawned: before it runs.
+    /// The task that carries it. Set between its spawning and its first run.
     pub task: Rc<Cell<Option<AbortHandle>>>,
 }
 
 /// Carries one connection through its stages.
-pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
+pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
-    let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
+    let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener);
     let (route, permit) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
@@ -75,12 +76,12 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let passage = Passage { gateway, account, client, route, routed, snapshot, permits };
     match max_age {
         None => passage.go(hello, window).await,
-        // Boxed: connections without an end to their time need not pay for its clock.
+        // Boxed: connections without `max_age` need not pay for this future.
         Some(age) => {
             let mut going = Box::pin(passage.go(hello, window));
             tokio::select! {
                 () = &mut going => {}
-                // In the middle of whatever it did, it is dropped: it ends with a reset.
+                // Wherever it is, its future is dropped, and both legs are reset.
                 () = sleep_until((begin + age).into()) => connection.set_ending(CloseReason::MaxAge),
             }
         }
@@ -90,21 +91,21 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
 /// A client before it has a route.
 struct Arrival {
     visitor: Visitor,
-    client: Leg,
+    client: LegSocket,
     begin: Instant,
-    /// Bytes received and not consumed; they go to the server, or into the handshake.
+    /// Bytes received and not consumed. They go to the server, or into the TLS handshake.
     window: Vec<u8>,
     hello: Option<Box<ClientHello>>,
 }
 
 impl Arrival {
-    fn new(gateway: &Gateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
+    fn new(gateway: &RunningGateway, client: LegSocket, peer: SocketAddr, listener: Arc<Listener>) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None }
     }
 
     /// accept, sniff, route.
-    async fn go(&mut self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    async fn go(&mut self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
         }
@@ -125,7 +126,7 @@ impl Arrival {
         loop {
             if let Some(header) = accept::read_header(&self.window)? {
                 self.window.drain(..header.length);
-                // It may have been of 64 KiB, and what the rest grows to is kept for as long as it waits.
+                // The header may have had 64 KiB; that memory is not kept while the connection waits.
                 self.window.shrink_to_fit();
                 if let Some((client, local)) = header.endpoints {
                     self.visitor.client = canonical(client);
@@ -174,7 +175,7 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    fn route(&self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
         let hello = self.hello.as_deref();
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
@@ -188,7 +189,7 @@ impl Arrival {
         Ok((route.clone(), permit))
     }
 
-    /// What the client is told in its own protocol.
+    /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.
     fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
         let alert = match self.visitor.listener.protocol {
@@ -207,25 +208,25 @@ impl Arrival {
 
 /// A connection with a route.
 struct Passage {
-    gateway: Arc<Gateway>,
+    gateway: Arc<RunningGateway>,
     account: Account,
-    client: Leg,
+    client: LegSocket,
     route: Arc<Route>,
     /// When the route was known.
     routed: Instant,
     snapshot: Arc<Snapshot>,
-    /// Its places in the `max_connections` of the gateway, the listener and the route.
+    /// Its places under `max_connections` of the gateway, the listener and the route.
     permits: [Permit; 3],
 }
 
-/// A handover that is under way: dropped, both ends are reset.
-struct Unfinished<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
+/// A handover that is under way. If this is dropped before it is done, both ends are reset.
+struct UnfinishedHandover<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
 
-impl Drop for Unfinished<'_> {
+impl Drop for UnfinishedHandover<'_> {
     fn drop(&mut self) {
         if let Some((packet, connection)) = self.0 {
             packet.end(connection.id, connection.ending().unwrap_or(CloseReason::Shutdown));
-            // It may have ended by itself before.
+            // The connection may have ended by itself before.
             packet.kernel().end_handover(connection.id);
             connection.leave_task();
         }
@@ -234,7 +235,7 @@ impl Drop for Unfinished<'_> {
 
 /// A connected server.
 struct Upstream {
-    socket: Leg,
+    socket: LegSocket,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
@@ -253,7 +254,7 @@ impl Passage {
                     }
                 }
             }
-            // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
+            // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
             Some(_) => Box::pin(self.terminate(hello, window)).await,
         };
         self.close(reason);
@@ -264,7 +265,7 @@ impl Passage {
         self.account.close(reason);
     }
 
-    /// Whether the kernel may forward the connection, as far as the client's handshake tells.
+    /// Whether the connection can go to the packet tier, as far as the client's SYN tells.
     fn plan(&self) -> Result<Plan, FallbackReason> {
         if !self.snapshot.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
@@ -272,16 +273,16 @@ impl Passage {
         self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
     }
 
-    /// splice: TLS goes through untouched.
+    /// splice: passes TLS through.
     async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
-        let mut begun = None;
+        let mut handover = None;
         let choice = self.gateway.choose_tier(&self.snapshot.tiers, false, || {
-            self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
+            self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
         });
         self.account.spliced(choice);
-        if let Some(begun) = begun {
+        if let Some(handover) = handover {
             // Boxed: the copy tier's connections need not pay for its future.
-            return Box::pin(self.hand_over(begun, server, window)).await;
+            return Box::pin(self.hand_over(handover, server, window)).await;
         }
         self.keep_alive(&server.socket);
         let reason = self.splice(choice.tier, &server.socket, window).await;
@@ -289,40 +290,42 @@ impl Passage {
         self.close(reason);
     }
 
-    /// Has the kernel find out whether both ends are still there: of sockets that are to stay.
+    /// Turns on TCP keepalive of both sockets, which stay open in these tiers.
     fn keep_alive(&self, server: &TcpStream) {
-        let [of_client, of_server] = self.account.connection.keepalives();
-        keep_alive(&self.client, of_client);
-        keep_alive(server, of_server);
+        let keepalives = self.account.connection.keepalives();
+        keep_alive(&self.client, keepalives.client);
+        keep_alive(server, keepalives.server);
     }
 
-    /// Puts the flows in.
-    fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<Begun, FallbackReason> {
+    /// Enters the flows of the packet tier.
+    fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<PendingHandover, FallbackReason> {
         if server.port.is_none() {
             return Err(FallbackReason::NoSourcePort);
         }
         let packet = self.gateway.packet()?;
-        let begun =
-            packet.begin(plan, &self.client, &server.socket, held, &self.account).map_err(|refusal| {
-                if let Some(mss) = refusal.clamp {
-                    self.gateway.clamp_mss(&self.account.connection.listener, mss);
-                }
-                refusal.reason
-            })?;
+        let sockets = PerLeg::<&TcpStream> { client: &self.client, server: &server.socket };
+        let handover = packet.begin(plan, sockets, held, &self.account).map_err(|refusal| {
+            if let Some(mss) = refusal.clamp {
+                self.gateway.clamp_mss(&self.account.connection.listener, mss);
+            }
+            refusal.reason
+        })?;
         self.gateway.books.histograms.handover.observe(self.routed.elapsed());
-        Ok(begun)
+        Ok(handover)
     }
 
-    /// splice: the kernel forwards packets; this task still carries over what the sockets hold, and closes them.
-    async fn hand_over(self, begun: Begun, server: Upstream, window: Vec<u8>) {
+    /// splice: the kernel forwards packets. This task still delivers what the sockets hold, and closes them.
+    async fn hand_over(self, handover: PendingHandover, server: Upstream, window: Vec<u8>) {
         let Self { gateway, account, client, permits, .. } = self;
         let Upstream { socket: server, guard, port } = server;
         let connection = account.connection.clone();
         let Ok(packet) = gateway.packet() else { return };
-        packet.enter(Live::new(account, guard, permits, port, begun.place()), begun.asked());
-        // Cut short at any point, what the sockets still hold is lost, and the connection must not go on without.
-        let mut unfinished = Unfinished(Some((packet, &connection)));
-        if let Err(reason) = packet.finish(begun, [&client, &server], window).await {
+        let spliced = SplicedConnection::new(account, guard, permits, port, handover.place());
+        packet.enter(spliced, handover.asked());
+        // If this future is dropped, what the sockets still hold is lost, and the connection must be reset.
+        let mut unfinished = UnfinishedHandover(Some((packet, &connection)));
+        let sockets = PerLeg::<&TcpStream> { client: &client, server: &server };
+        if let Err(reason) = packet.finish(handover, sockets, window).await {
             connection.set_ending(reason);
             return;
         }
@@ -332,7 +335,7 @@ impl Passage {
         connection.leave_task();
     }
 
-    /// splice: bytes flow, in the tier chosen, or in `copy` when that one gives the connection back.
+    /// splice: the chosen tier carries the bytes; if it gives the connection back, the copy tier goes on.
     async fn splice(&self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         if tier == Tier::Sockmap
@@ -385,7 +388,8 @@ impl Passage {
         })
     }
 
-    /// Remembers why a PostgreSQL client got nowhere: its next attempt may be one without TLS, and can be told.
+    /// Remembers why a PostgreSQL client failed: its next attempt may be without TLS, and then gets this reason as its
+    /// error.
     fn note_setback(&self, reason: CloseReason) -> Option<Setback> {
         let connection = &self.account.connection;
         let setback = Setback::Closed(reason);
@@ -404,7 +408,7 @@ impl Passage {
         Ok(session)
     }
 
-    /// connect: a server of the route's pool, told what it expects before the client's bytes.
+    /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
     async fn connect(
         &mut self,
         hello: Option<Box<ClientHello>>,
@@ -437,7 +441,7 @@ impl Passage {
                     self.account.connected(pool, guard.server());
                     tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
                     self.gateway.books.histograms.connect.observe(begin.elapsed());
-                    return Ok(Upstream { socket: Leg::new(socket), guard, port });
+                    return Ok(Upstream { socket: LegSocket::new(socket), guard, port });
                 }
                 Err(failure) => {
                     reason = failure.reason;

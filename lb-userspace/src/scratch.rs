@@ -1,11 +1,11 @@
-//! Buffers of a worker, lent for the time between two awaits: an idle connection owns none.
+//! Buffers of a worker, borrowed between two awaits: an idle connection owns none.
 
 use std::cell::RefCell;
 
-/// Bytes of one read. Larger reads cost fewer calls; both buffers are to stay in a core's L2 cache.
+/// Bytes of one read. Larger reads take fewer system calls, but both buffers are to stay in a core's L2 cache.
 pub(crate) const SIZE: usize = 128 * 1024;
 
-/// What a read fills and what is made of it.
+/// A buffer to read into, and one for what is made of that.
 pub(crate) struct Buffers {
     /// `SIZE` bytes.
     pub(crate) input: Box<[u8]>,
@@ -13,8 +13,7 @@ pub(crate) struct Buffers {
     pub(crate) output: Output,
 }
 
-/// Bytes to write. Unlike a `Vec` it keeps its space initialised when it is cleared, so that space for the next
-/// bytes costs nothing.
+/// Bytes to write. Unlike a `Vec` it keeps its space initialised when it is cleared, so that it need not be zeroed again.
 #[derive(Default)]
 pub(crate) struct Output {
     space: Vec<u8>,
@@ -36,8 +35,8 @@ impl Output {
         self.length += bytes.len();
     }
 
-    /// Appends what `write` puts into the space it is given. `write` returns how much it wrote, or how much space
-    /// it needs; then it is called once more.
+    /// Appends what `write` writes into the space that it is given. `write` returns how many bytes it wrote, or how many it
+    /// needs; then it is called once more.
     pub(crate) fn append(&mut self, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
         let length = self.length;
         let written = match write(&mut self.space[length..]) {
@@ -47,7 +46,7 @@ impl Output {
         self.length += written;
     }
 
-    /// `size` bytes behind what is there.
+    /// `size` bytes of space after the present bytes.
     fn space(&mut self, size: usize) -> &mut [u8] {
         let end = self.length + size;
         if self.space.len() < end {
@@ -62,7 +61,7 @@ thread_local! {
         RefCell::new(Buffers { input: vec![0; SIZE].into_boxed_slice(), output: Output::default() });
 }
 
-/// Lends the worker's buffers. `borrow` cannot await, so no two connections hold them at once.
+/// Calls `borrow` with the worker's buffers. It cannot await, so no two connections use them at once.
 pub(crate) fn with<R>(borrow: impl FnOnce(&mut Buffers) -> R) -> R {
     BUFFERS.with_borrow_mut(borrow)
 }

@@ -1,6 +1,6 @@
 //! A gateway with two routes and three connections, for the tests of this module.
 
-use super::Gateway;
+use super::Operations;
 use super::view::*;
 use crate::account::Histogram;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
@@ -29,7 +29,7 @@ impl Default for Fake {
     }
 }
 
-impl Gateway for Fake {
+impl Operations for Fake {
     fn status(&self) -> Status {
         status()
     }

@@ -1,13 +1,13 @@
 //! `/metrics`: one [`Scrape`] of the gateway, written as OpenMetrics text.
 //!
-//! The encoder appends `_total` to a counter's name and the unit to a metric that has one; what comes out is named
-//! as in `docs/admin.md`, and the test below holds it to that.
+//! The encoder appends `_total` to a counter's name, and the unit to a metric that has one. The test below checks that the
+//! names are those of `docs/admin.md`.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::Gateway;
+use super::Operations;
 use super::view::{RouteTier, Scrape};
-use crate::account::histogram::{BOUNDS_US, Snapshot};
+use crate::account::histogram::{BOUNDS_US, HistogramSnapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -25,7 +25,7 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(super) struct Metrics(Registry);
 
 impl Metrics {
-    pub(super) fn new(gateway: Arc<dyn Gateway>) -> Self {
+    pub(super) fn new(gateway: Arc<dyn Operations>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Source(gateway)));
         Self(registry)
@@ -38,7 +38,7 @@ impl Metrics {
     }
 }
 
-struct Source(Arc<dyn Gateway>);
+struct Source(Arc<dyn Operations>);
 
 impl Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,7 +165,7 @@ fn write_histogram(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    seen: &Snapshot,
+    seen: &HistogramSnapshot,
 ) -> fmt::Result {
     let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
     let buckets: Vec<_> = bounds.zip(seen.buckets).collect();

@@ -4,7 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::account::histogram::Snapshot;
+use crate::account::histogram::HistogramSnapshot;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};
@@ -59,11 +59,10 @@ impl Tiers {
     }
 }
 
-/// The packet tier, and the packets that it has counted, by reason, those that occurred. What the programs count they count
-/// since they were loaded: they outlive the process.
+/// The packet tier, and its counters of packets, by reason, if not 0. The programs' counters outlive the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketTier {
-    /// Whether it takes new connections. Absent: a gateway of an earlier version, which waits for its programs.
+    /// Whether it takes new connections. Absent in an earlier version, whose programs are loaded before it serves.
     #[serde(default)]
     pub state: PacketTierState,
     /// Dropped: reason to packets.
@@ -73,7 +72,7 @@ pub struct PacketTier {
 }
 
 impl PacketTier {
-    /// In this state, with these counts.
+    /// The tier with this state and these counts.
     pub fn new(state: PacketTierState, counts: PacketCounts) -> Self {
         let occurred = |counts: Vec<(&str, u64)>| {
             counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
@@ -250,11 +249,11 @@ pub struct Scrape {
     /// When each terminated route's certificate expires, in seconds since 1970.
     pub certificates: Vec<(String, i64)>,
     /// From accept to a whole ClientHello.
-    pub sniff: Snapshot,
+    pub sniff: HistogramSnapshot,
     /// From the first dial to a connected server.
-    pub connect: Snapshot,
+    pub connect: HistogramSnapshot,
     /// From a known route to flows in the kernel.
-    pub handover: Snapshot,
+    pub handover: HistogramSnapshot,
     /// Packets counted by the packet tier. Absent while no packet tier is loaded.
     pub packets: Option<PacketCounts>,
     /// Absent while no packet tier is loaded.

@@ -24,30 +24,31 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Servers tried for one connection. More would keep the client waiting for longer than it will.
+/// The most servers that are tried for one connection: clients do not wait long enough for more.
 const ATTEMPTS: usize = 4;
 
-/// Time between two looks of a connection that waits for a place with a server, if no other ends meanwhile.
+/// How often a connection that waits for a place with a server looks for one, if no other connection ends meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Attempts to find a source port of ours that no socket has.
+/// How many source ports are tried until one is found that no socket has.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Source ports tried for one connection; the next one each time a third of `connect_timeout` has passed unanswered.
+/// The most source ports that are tried for one connection, each a third of `connect_timeout` after the one before, if
+/// there is no answer.
 const UNANSWERED_PORTS: u32 = 3;
 
-/// What a connection that may be spliced is dialled with.
+/// How a server is dialled for a connection that may be spliced.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    /// Whose source ports it takes: the kernel does not know those of spliced connections.
+    /// The ports to choose from: those of spliced connections are taken, which the kernel does not know.
     pub ports: &'a Arc<GatewayPorts>,
-    /// The MSS that the client announced: the server shall send it no larger segments.
+    /// The MSS option of the client, beyond which the server must send no segments.
     pub mss: Option<u16>,
-    /// The family of the client's leg: only a leg of the same one can be spliced to it.
+    /// Whether the client's leg is IPv4. Only two legs of the same family can be spliced.
     pub ipv4: bool,
 }
 
-/// A connected socket, with its source port if that is one of ours.
+/// A connected socket, with its source port if it is one of [`GatewayPorts`].
 type Dialled = (TcpStream, Option<SourcePort>);
 
 /// A connection as its server is dialled for it.
@@ -84,7 +85,7 @@ impl From<CloseReason> for Failure {
     }
 }
 
-/// Connects to a server of `pool` and greets it; on failure to the next one: nothing of the client's is lost yet.
+/// Connects to a server of `pool` and greets it; after a failure the next one: nothing of the client's is lost by then.
 pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure> {
     let mut tried = Vec::new();
     let mut failure = Failure::from(CloseReason::NoServer);
@@ -144,8 +145,8 @@ fn reason_of(error: &io::Error) -> CloseReason {
     }
 }
 
-/// Opens a connection to the server: tries its addresses, the next one beside those before if these are silent (RFC 8305); `timeout` bounds all of
-/// them together.
+/// Opens a connection to the server. Tries its addresses: if one does not answer, the next one is tried as well (RFC 8305).
+/// `timeout` bounds all of them together.
 async fn open_server(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
     let addresses = server.addresses();
     let patience = timeout / UNANSWERED_PORTS;
@@ -166,15 +167,15 @@ async fn open_server(server: &Server, timeout: Duration, source: Option<Source<'
             }
             opened
         };
-        // Boxed: most servers have one address.
+        // Boxed: most servers have one address, and need not pay for this future.
         Box::pin(race(order.iter().map(attempt), delay, |number| addresses.failed(order[number]))).await
     };
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Dials from up to `ports` source ports. A gateway we cannot see may use a port toward this server; its flow then takes
-/// the SYN-ACK. So after `patience` without an answer another port is tried beside the first, which may only be slow; the
-/// first answer counts.
+/// Dials from up to `ports` source ports. A gateway that we cannot see may use a port toward this server; its flow then
+/// takes the SYN-ACK. So after `patience` without an answer, another port is tried as well. The first connection counts:
+/// maybe the server was only slow.
 async fn open_from_ports(
     address: SocketAddr,
     source: Source<'_>,
@@ -197,15 +198,15 @@ async fn open_from_ports(
     }
 }
 
-/// From a port of ours if there is one, else from one that the kernel chooses: never from that of a spliced connection.
+/// Dials from a port of ours if one is free, else from one that the kernel chooses. Neither is that of a spliced connection.
 async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialled> {
     const TAKEN: [i32; 2] = [libc::EADDRINUSE, libc::EADDRNOTAVAIL];
     for _ in 0..PORT_ATTEMPTS {
         let Some(port) = source.ports.take(address) else { break };
         match open(address, Some((port.number(), source.mss))).await {
             Ok(stream) => return Ok((stream, Some(port))),
-            // By a socket: somebody listens there, or another gateway has not spliced its connection yet. The ports that
-            // follow may be theirs too.
+            // A socket has the port: one that listens there, one of ours in TIME_WAIT, or one of another gateway that has
+            // not spliced its connection yet. The ports that follow may be taken in the same way.
             Err(error) if error.raw_os_error().is_some_and(|code| TAKEN.contains(&code)) => {
                 source.ports.look_elsewhere(address);
             }
@@ -233,7 +234,7 @@ async fn open(address: SocketAddr, from: Option<(u16, Option<u16>)>) -> io::Resu
         }
         socket.bind(SocketAddr::new(any, port))?;
         if let Some(mss) = mss {
-            // Refused: larger than any that the kernel would announce by itself, or too small to be used.
+            // An error: it is larger than what the kernel would announce anyway, or too small.
             let _ = tcp::set_mss(socket.as_fd(), mss);
         }
     }

@@ -1,4 +1,4 @@
-//! What the server is told before the client's bytes: a PROXY header, PostgreSQL's request for TLS.
+//! What the server gets before the client's bytes: a PROXY header, and PostgreSQL's request for TLS.
 
 use crate::config::ProxyVersion;
 use crate::reason::CloseReason;
@@ -16,7 +16,7 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// PROXY protocol specification, section 2.2.
 const PP2_TYPE_AUTHORITY: u8 = 0x02;
 
-/// The connection a PROXY header describes: the client's, as the gateway sees it.
+/// The connection that a PROXY header describes: the client's leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// The client, or what a trusted proxy's own header said.
@@ -44,7 +44,7 @@ pub fn proxy_header(version: ProxyVersion, endpoints: Endpoints, sni: Option<&st
     }
 }
 
-/// An IPv4 client of a dual-stack socket stays IPv4; else both addresses are written as IPv6.
+/// The addresses in one family: IPv4 if both are IPv4 or IPv4-mapped, else IPv6.
 fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAddr) {
     let (client, local) = (canonical(client), canonical(local));
     let mapped = |address: SocketAddr| match address.ip() {
@@ -80,10 +80,11 @@ impl Greeting {
     }
 }
 
+/// Asks a PostgreSQL server for TLS, because the client's own request for it was answered with yes.
 async fn request_tls(server: &mut TcpStream, timeout: Duration) -> Result<(), CloseReason> {
     let exchange = async {
         server.write_all(&SSL_REQUEST).await?;
-        // One byte, no more: what follows belongs to the client's TLS.
+        // Exactly one byte: what follows belongs to the client's TLS.
         server.read_u8().await
     };
     match tokio::time::timeout(timeout, exchange).await {

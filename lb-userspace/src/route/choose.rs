@@ -1,4 +1,4 @@
-//! Which server of a pool gets a connection. Pure: counters and randomness are given.
+//! Which server of a pool gets a connection. Pure: the caller gives counters and random numbers.
 
 use super::Schedule;
 use crate::config::Balance;
@@ -7,16 +7,16 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
-/// Which servers go first: one of a higher rank is used only when none of a lower one is usable.
+/// Which servers are used first: one of a higher rank only if none of a lower rank is usable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
-    /// Marked in the configuration.
+    /// `backup` in the configuration.
     pub backup: bool,
-    /// Among the priorities of a service's SRV records; 0: the lowest, and servers that are no member of one.
+    /// The rank of the priority among those of a service's SRV records, the lowest is 0; 0 for servers without a service.
     pub priority: u16,
 }
 
-/// One server as the choice sees it.
+/// A server to choose from.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     /// It may take new connections: up, resolved, not draining, not tried by this connection yet.
@@ -31,7 +31,7 @@ pub struct Candidate {
     pub warmth: u32,
     /// Connections it has now, over all workers.
     pub active: usize,
-    /// The same for the same server, wherever it stands in the list.
+    /// Identifies the server, wherever it is in the list.
     pub identity: u64,
 }
 
@@ -70,8 +70,8 @@ pub fn schedules(servers: &[(Rank, u32)]) -> Box<[(Rank, Schedule)]> {
 
 /// The server for a new connection. One of a higher rank is no way out for those that are full.
 ///
-/// `ticket` counts the pool's choices over all workers; `random` is uniform. The [`schedules`] were made from the
-/// candidates' ranks and weights.
+/// `ticket`: how many choices were made in the pool, over all workers. `random`: uniformly distributed. The [`schedules`]
+/// were made from the candidates' ranks and weights.
 pub fn choose(
     balance: Balance,
     candidates: &[Candidate],
@@ -133,12 +133,12 @@ fn is_admitted(candidate: &Candidate, random: u64) -> bool {
     }
 }
 
-/// Weighted rendezvous hashing (Schindelhauer and Schomaker 2005): the highest score wins; a server that goes
-/// away moves only its own clients.
+/// Weighted rendezvous hashing (Schindelhauer and Schomaker 2005): the server with the highest score is chosen. If a server
+/// is removed, only its own clients move.
 fn rendezvous(client: IpAddr, candidate: &Candidate) -> f64 {
     let mut hasher = DefaultHasher::new();
     (client, candidate.identity).hash(&mut hasher);
-    // 53 bits, the precision of f64, moved into (0, 1) so that the logarithm is finite and below zero.
+    // 53 bits, the precision of f64, mapped into (0, 1), so that the logarithm is finite and negative.
     let uniform = ((hasher.finish() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -f64::from(candidate.weight) / uniform.ln()
 }

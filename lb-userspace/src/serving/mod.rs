@@ -1,5 +1,5 @@
-//! Serving: what is served, as the configuration says and as it runs now: listeners, routes, pools, servers, and their
-//! counters. It knows nothing of who counts, connects or splices.
+//! Serving: the listeners, routes, pools and servers at run time, with their counters. It depends on no stage that counts,
+//! connects or splices.
 
 mod addresses;
 mod limit;

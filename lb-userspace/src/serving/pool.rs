@@ -18,58 +18,58 @@ use std::time::Duration;
 pub struct Pool {
     /// As configured.
     pub name: Arc<str>,
-    /// Bound on one attempt to connect.
+    /// The longest time of one attempt to connect.
     pub connect_timeout: Duration,
     /// The PROXY header its servers expect.
     pub send_proxy: Option<ProxyVersion>,
-    /// Of the leg to its servers.
+    /// TCP keepalive of the leg to its servers.
     pub keepalive: Keepalive,
     balance: Balance,
     /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
     slow_start_ms: u64,
     /// Who waits for a place with a server.
     room: Arc<Room>,
-    /// Made from `slots` whenever these change.
+    /// Made anew from `slots` whenever those change.
     servers: ArcSwap<Servers>,
     slots: Mutex<Slots>,
-    /// Choices made, over all workers.
+    /// How many servers were chosen, over all workers.
     choices: AtomicU64,
     random: RandomState,
 }
 
-/// The servers of a pool at one time, in the order of the configuration; those of a service by priority and name. One that
-/// two entries have is there once, as the first has it.
+/// The servers of a pool at one time, in the order of the configuration; those of a service by priority and name. A server
+/// that two entries have is in the list once, as the first entry has it.
 pub struct Servers {
     list: Box<[Arc<Server>]>,
     schedules: Box<[(Rank, Schedule)]>,
 }
 
-/// What `servers` is made from.
+/// The configuration's entries, from which [`Servers`] is made.
 #[derive(Default)]
 struct Slots {
     /// One for each entry of the configuration.
     slots: Vec<Slot>,
-    /// Those that have gone while they had connections: should they return, these count again.
+    /// Servers that were removed while they had connections. If they return, those connections count again.
     gone: Vec<(Address, Weak<ServerRecord>)>,
 }
 
 /// An entry of the configuration's `servers`.
 struct Slot {
-    /// Whose servers it holds; `None`: one server, which stays.
+    /// The service whose servers it holds; `None`: it is one server.
     service: Option<Box<str>>,
     backup: bool,
     max_connections: Option<usize>,
     servers: Vec<Arc<Server>>,
 }
 
-/// A service that servers of a pool come from.
+/// A service (SRV records) of a pool.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Service {
-    /// The number of its entry in the configuration's `servers`.
+    /// The index of its entry in the configuration's `servers`.
     pub entry: usize,
     /// As configured.
     pub name: Box<str>,
-    /// Whether it has any now.
+    /// Whether it has servers now.
     pub has_servers: bool,
 }
 
@@ -83,9 +83,9 @@ impl Service {
 /// A server of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Without a trailing dot, though the name is absolute.
+    /// The name is absolute, but has no trailing dot here.
     pub address: Address,
-    /// 0 for those of the lowest priority there is, 1 for the next.
+    /// The rank of its priority: 0 for the lowest number, 1 for the next.
     pub priority: u16,
     /// 1 to 256.
     pub weight: u32,
@@ -93,32 +93,32 @@ pub struct Member {
 
 /// A server of a pool.
 pub struct Server {
-    /// As configured or as DNS has it, also its name in `status`.
+    /// As configured or from DNS; also its name in `status`.
     pub address: Address,
     /// 1 to 256.
     pub weight: u32,
-    /// Whether others go first.
+    /// Servers of a lower rank are chosen first.
     pub rank: Rank,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
     /// Those who wait for one of them to end.
     room: Arc<Room>,
-    /// What outlives a reload.
+    /// Its state, which is kept across reloads.
     pub state: Arc<ServerRecord>,
-    /// The same for the same address.
+    /// A hash of the address.
     identity: u64,
 }
 
-/// What is known of a server; kept across reloads and changes of its service under its pool's name and its address.
+/// The state of a server. It is kept across reloads and changes of its service, by the pool's name and the server's address.
 #[derive(Default)]
 pub struct ServerRecord {
-    /// Where it is; empty until its name is resolved.
+    /// Empty until its name is resolved.
     addresses: ArcSwap<Addresses>,
-    /// Connections it has now, also those still being opened.
+    /// Connections to it now, with those that are being opened.
     pub active: AtomicUsize,
-    /// Connections opened to it.
+    /// Connections that were opened to it.
     pub total: AtomicU64,
-    /// Attempts that failed.
+    /// Attempts to connect that failed.
     pub failures: AtomicU64,
     /// It takes no new connection (`snisplice drain`).
     draining: AtomicBool,
@@ -127,7 +127,7 @@ pub struct ServerRecord {
 }
 
 impl ServerRecord {
-    /// Replaces the addresses, and forgets what was known of them if they are others; an empty answer changes nothing.
+    /// Replaces the addresses, with what is known of them, if they have changed. An empty list changes nothing.
     pub fn resolved(&self, addresses: Vec<SocketAddr>) {
         let addresses = Addresses::new(addresses);
         if !addresses.is_empty() && !addresses.same(&self.addresses.load()) {
@@ -170,7 +170,7 @@ impl Server {
         if let Host::Ip(ip) = address.host {
             state.resolved(vec![SocketAddr::new(ip, address.port)]);
         }
-        // Without a key: a client stays with its server over a restart.
+        // A hash without a random key: with `source_hash` a client keeps its server after a restart.
         let identity = BuildHasherDefault::<DefaultHasher>::default().hash_one(&address);
         Arc::new(Server { address, weight, rank, max_connections, room: room.clone(), state, identity })
     }
@@ -225,14 +225,14 @@ impl Slot {
 }
 
 impl Slots {
-    /// What is known of each server, also of those that have gone.
+    /// The state of each server, with those in `gone`.
     fn records(&self) -> HashMap<Address, Arc<ServerRecord>> {
         let gone =
             self.gone.iter().filter_map(|(address, record)| Some((address.clone(), record.upgrade()?)));
         gone.chain(self.slots.iter().flat_map(Slot::records)).collect()
     }
 
-    /// Remembers what is in no slot any more, for as long as it has connections.
+    /// Keeps the state of servers that are in no slot any more in `gone`, while they have connections.
     fn remember(&mut self, records: HashMap<Address, Arc<ServerRecord>>) {
         let present: HashSet<_> =
             self.slots.iter().flat_map(Slot::records).map(|(address, _)| address).collect();
@@ -243,8 +243,8 @@ impl Slots {
 }
 
 impl Pool {
-    /// A pool; servers that `previous` (the pool of the same name before a reload) has too keep their state, and services
-    /// the servers they had.
+    /// A pool of the configuration. `previous`: the pool of the same name before a reload. Servers that it has too keep
+    /// their state, and services keep their servers.
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Self {
         let previous_slots = previous.map(Pool::slots);
         let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
@@ -287,7 +287,7 @@ impl Pool {
         }
     }
 
-    /// A pool that is not configured any more; connections to its servers still live.
+    /// A pool that is no longer configured, for adopted connections to its servers.
     pub fn retired(name: &str, keepalive: Keepalive) -> Self {
         Pool {
             name: name.into(),
@@ -325,8 +325,8 @@ impl Pool {
         fixed.flat_map(|slot| &slot.servers).cloned().collect()
     }
 
-    /// Replaces the servers of the service at this entry. Those that stay keep their state, and so do those that return
-    /// while they still have connections. `false`: they are the same as before.
+    /// Replaces the servers of the service at this entry. Servers that stay keep their state, as do those that return while
+    /// they still have connections. `false`: nothing has changed.
     pub fn replace(&self, entry: usize, members: &[Member]) -> bool {
         let mut guard = self.slots();
         let known = guard.records();
@@ -352,8 +352,7 @@ impl Pool {
         true
     }
 
-    /// The server of this name, for a connection that was made before this process: one it has, or one that may
-    /// return.
+    /// The server of this name, for an adopted connection. If the pool does not have it, it is entered in `gone`.
     pub fn adopt(&self, name: &str, address: SocketAddr) -> Arc<Server> {
         let retired = || Address { host: Host::Ip(address.ip()), port: address.port() };
         let name = Address::parse(name).unwrap_or_else(retired);
@@ -371,7 +370,8 @@ impl Pool {
         Server::new(name, Standing { weight: 1, ..Standing::default() }, &self.room, state)
     }
 
-    /// The server for a new connection of `client`, counted as active until the guard is dropped; none of `tried`.
+    /// Chooses a server for a new connection of `client`, none of `tried`. The connection counts as active until the guard
+    /// is dropped.
     pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Result<ServerGuard, Unavailable> {
         let servers = self.servers();
         // Again where another worker has taken the last place meanwhile.
@@ -416,7 +416,7 @@ impl Pool {
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        // Each change is one assignment, or one of `gone`, which may lack any of its elements.
+        // A panic leaves nothing half-changed: each change is one assignment, or one to `gone`, which may lack elements.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

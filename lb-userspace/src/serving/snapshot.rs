@@ -41,7 +41,7 @@ pub struct Snapshot {
     pub max_connections: usize,
     /// The order in which tiers are tried.
     pub tiers: Vec<Tier>,
-    /// Of legs whose listener or pool is not configured any more.
+    /// TCP keepalive of legs whose listener or pool is no longer configured.
     pub keepalive: Keepalive,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
 }
@@ -52,21 +52,21 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Addresses it listens on.
     pub bind: Vec<SocketAddr>,
-    /// What its clients speak first.
+    /// The protocol of its clients.
     pub protocol: Protocol,
-    /// Bound on the time until the ClientHello is whole, and again until the handshake of a terminated route is.
+    /// The longest time until the ClientHello is complete, and then until the TLS handshake of a terminated route is.
     pub hello_timeout: Duration,
-    /// Peers that send a PROXY header first; `None`: nobody does.
+    /// Peers that send a PROXY header first; `None`: no peer does.
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Who may connect.
     pub acl: Acl,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
-    /// Length of the accept queue asked for.
+    /// The length of the accept queue, as passed to listen(2).
     pub backlog: u32,
-    /// Of the leg to the client.
+    /// TCP keepalive of the leg to the client.
     pub keepalive: Keepalive,
-    /// Whether its addresses may come later.
+    /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
     /// Its routes.
     pub table: Table<Arc<Route>>,
@@ -82,9 +82,9 @@ pub struct Route {
     pub listener: Arc<str>,
     /// The names it covers; empty for a plain TCP listener.
     pub sni: Vec<config::SniPattern>,
-    /// Ends a connection on which nothing moves; `None`: never.
+    /// After how long without a byte in either direction a connection is ended; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// Ends a connection so long after its accept; `None`: never.
+    /// How long after its accept a connection is ended; `None`: never.
     pub max_age: Option<Duration>,
     /// Most connections at a time.
     pub max_connections: Option<usize>,

@@ -5,12 +5,13 @@
 //! whose reads keep filling the buffer moves its bytes through a pipe with splice(2) until it runs dry. An idle
 //! connection owns neither buffer nor pipe.
 
+use super::idle_expired;
 use super::pipe::Pipe;
-use super::{Side, idle_expired};
 use crate::reason::CloseReason;
 use crate::scratch;
 use crate::socket::{finish, read_once, reset_on_close};
 use crate::traffic::{Traffic, add};
+use lb_common::packet::Side;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind::WouldBlock};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -86,7 +87,7 @@ impl Relay<'_> {
         Poll::Ready(match (ready!(request), ready!(response)) {
             (End::WriteFailed, _) => self.reset(Side::Server),
             (_, End::WriteFailed) => self.reset(Side::Client),
-            _ => self.first_closed.unwrap_or(Side::Client).closed(),
+            _ => CloseReason::closed_by(self.first_closed.unwrap_or(Side::Client)),
         })
     }
 
@@ -96,7 +97,7 @@ impl Relay<'_> {
             Side::Client => self.response.from,
             Side::Server => self.request.from,
         });
-        side.reset()
+        CloseReason::reset_by(side)
     }
 }
 

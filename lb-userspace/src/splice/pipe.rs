@@ -1,4 +1,4 @@
-//! Pipes for splice(2), kept by the worker between bulk transfers.
+//! Pipes for splice(2). Each worker keeps some between bulk transfers.
 
 use rustix::fd::OwnedFd;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -6,18 +6,17 @@ use std::cell::RefCell;
 use std::io;
 use tokio::net::TcpStream;
 
-/// Bytes asked for; an unprivileged process may get less (`/proc/sys/fs/pipe-max-size`).
+/// Bytes that a pipe is to hold; an unprivileged process may get less (`/proc/sys/fs/pipe-max-size`).
 const CAPACITY: usize = 1024 * 1024;
 
-/// Pipes a worker keeps: an empty one costs two descriptors and no pages.
+/// The most pipes that a worker keeps. An empty one takes two descriptors and no pages.
 const KEPT: usize = 64;
 
 thread_local! {
     static STORE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A pipe between two sockets. Bytes in it that are not drained are lost with it, so only an empty one is put
-/// back.
+/// A pipe between two sockets. Bytes that are in it when it is dropped are lost; only an empty one may be put back.
 pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
@@ -45,7 +44,7 @@ impl Pipe {
         });
     }
 
-    /// Moves what `from` has into the empty pipe; 0 at its end.
+    /// Moves bytes of `from`'s receive queue into the empty pipe; 0 after its FIN.
     pub(crate) fn fill(&self, from: &TcpStream) -> io::Result<usize> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         Ok(splice(from, None, &self.write, None, self.capacity, flags)?)

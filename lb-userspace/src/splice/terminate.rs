@@ -3,12 +3,13 @@
 //! rustls' unbuffered connection keeps no buffers of its own, so that an idle connection owns only its keys:
 //! records are decrypted from the worker's buffer and plaintext is encrypted into it.
 
-use super::{Side, idle_expired};
+use super::idle_expired;
 use crate::reason::{CloseReason, TlsError};
 use crate::scratch::{self, Buffers, Output};
 use crate::socket::{finish, read_once, read_some, reset_on_close, write_all};
 use crate::tls;
 use crate::traffic::{Traffic, add};
+use lb_common::packet::Side;
 use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use std::future::poll_fn;
@@ -254,7 +255,9 @@ impl Relay<'_> {
         match (self.request, self.response) {
             (Some(End::WriteFailed), Some(_)) => Poll::Ready(Ok(self.reset(Side::Server))),
             (Some(_), Some(End::WriteFailed)) => Poll::Ready(Ok(self.reset(Side::Client))),
-            (Some(_), Some(_)) => Poll::Ready(Ok(self.first_closed.unwrap_or(Side::Client).closed())),
+            (Some(_), Some(_)) => {
+                Poll::Ready(Ok(CloseReason::closed_by(self.first_closed.unwrap_or(Side::Client))))
+            }
             _ => Poll::Pending,
         }
     }
@@ -264,7 +267,7 @@ impl Relay<'_> {
             Side::Client => self.server,
             Side::Server => self.client,
         });
-        side.reset()
+        CloseReason::reset_by(side)
     }
 
     /// Client to server: ciphertext in, plaintext out.

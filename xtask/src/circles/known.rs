@@ -9,5 +9,4 @@ pub(super) const ARROWS: &[(&str, &str)] = &[
     ("lb-userspace/src/config/raw.rs", "lb-userspace/src/config/mod.rs"),
     ("lb-userspace/src/config/reader.rs", "lb-userspace/src/config/raw.rs"),
     ("lb-userspace/src/config/value.rs", "lb-userspace/src/config/mod.rs"),
-    ("lb-userspace/src/gateway", "lb-userspace/src/conn.rs"),
 ];
