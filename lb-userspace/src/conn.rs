@@ -9,15 +9,18 @@ use crate::close::{Leg, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Endpoints, Source, SourcePort};
 use crate::gateway::Gateway;
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
 use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
-use crate::splice;
 use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{Begun, Live, PacketTier, Plan};
+use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
-use crate::splice::terminate::{self, HandshakeError, Session};
+use crate::splice::tls::Tls;
+use crate::splice::transport::Plain;
+use crate::splice::{self, Side};
+use crate::tls::{HandshakeError, Session};
 use crate::traffic::add;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -273,7 +276,7 @@ impl Passage {
     }
 
     /// splice: TLS goes through untouched.
-    async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+    async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut begun = None;
         let choice = self.gateway.choose_tier(&self.snapshot.tiers, false, || {
             self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
@@ -333,7 +336,7 @@ impl Passage {
     }
 
     /// splice: bytes flow, in the tier chosen, or in `copy` when that one gives the connection back.
-    async fn splice(&self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
+    async fn splice(&mut self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         if tier == Tier::Sockmap
             && let Some(sockmap) = self.gateway.sockmap()
@@ -349,7 +352,18 @@ impl Passage {
                 Outcome::Demoted(reason) => self.account.demoted(reason),
             }
         }
-        splice::copy::relay(&self.client, server, prefix, traffic, idle).await
+        let (near, far) = (Plain::new(&self.client, prefix), Plain::new(server, Vec::new()));
+        let end = relay(near, far, traffic, idle).await;
+        self.relayed(end)
+    }
+
+    /// How a relayed connection ended.
+    fn relayed(&mut self, end: Result<CloseReason, (Side, TlsError)>) -> CloseReason {
+        end.unwrap_or_else(|(leg, cause)| {
+            tracing::debug!(?leg, %cause, "TLS failed");
+            self.account.tls_failed(cause);
+            CloseReason::TlsError
+        })
     }
 
     /// connect, splice: TLS ends here.
@@ -376,13 +390,10 @@ impl Passage {
             self.gateway.choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
         self.account.spliced(choice);
         self.keep_alive(&server);
-        let traffic = &self.account.connection.traffic;
-        let end = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
+        let (near, far) = (Tls::new(session, &self.client), Plain::new(&server, Vec::new()));
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
-        end.unwrap_or_else(|cause| {
-            self.account.tls_failed(cause);
-            CloseReason::TlsError
-        })
+        self.relayed(end)
     }
 
     /// Remembers why a PostgreSQL client got nowhere: its next attempt may be one without TLS, and can be told.
