@@ -5,7 +5,7 @@
 
 use super::cause::cause;
 use crate::reason::TlsError;
-use crate::scratch::Output;
+use crate::scratch::{self, Output};
 use crate::socket::{read_some, write_all};
 use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
@@ -14,12 +14,22 @@ use std::mem;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
+/// Bytes of a record at most, of which a peer may send a part (RFC 5246, section 6.2.3: it is TLS 1.2 that allows more).
+const MAX_RECORD: usize = 5 + (16 * 1024) + 2048;
+
+/// Received bytes that may wait for the rest of a handshake message (rustls takes 64 KiB of one) or of a record. Until a
+/// message is whole, rustls needs the records in which it came: 23 bytes for each of its own, if there is one in a record.
+const MAX_INCOMING: usize = scratch::SIZE - MAX_RECORD;
+
 /// Why a handshake did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The client's TLS was at fault, or ours does not suit it.
     #[error("{0}")]
     Tls(rustls::Error, TlsError),
+    /// The client sent a handshake message in too many pieces.
+    #[error("a handshake message in too many records")]
+    TooFragmented,
     /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -36,6 +46,7 @@ impl HandshakeError {
     pub fn cause(&self) -> TlsError {
         match self {
             HandshakeError::Tls(_, cause) => *cause,
+            HandshakeError::TooFragmented => TlsError::ProtocolViolation,
             HandshakeError::Io(_) => TlsError::Reset,
             HandshakeError::Closed => TlsError::Closed,
             HandshakeError::TimedOut => TlsError::Timeout,
@@ -46,7 +57,7 @@ impl HandshakeError {
 /// A TLS session with a client, its handshake done.
 pub struct Session {
     tls: UnbufferedServerConnection,
-    /// Ciphertext received, of a record or a handshake message that is not whole yet.
+    /// Ciphertext received, of a record or a handshake message that is not whole yet. At most [`MAX_INCOMING`] bytes.
     incoming: Vec<u8>,
     /// Plaintext that came with the end of the handshake.
     early: Vec<u8>,
@@ -75,6 +86,9 @@ impl Session {
             let consumed = result.map_err(|error| failed(error, &session.incoming))?;
             session.incoming.drain(..consumed);
             session.early.extend_from_slice(plaintext.bytes());
+            if session.incoming.len() > MAX_INCOMING {
+                return Err(HandshakeError::TooFragmented);
+            }
             if !session.tls.is_handshaking() {
                 session.incoming.shrink_to_fit();
                 return Ok(session);
@@ -110,7 +124,7 @@ impl Session {
         self.closed
     }
 
-    /// What was received and is not decrypted yet.
+    /// What was received and is not decrypted yet: at least a record less than [`scratch::SIZE`].
     pub(crate) fn incoming(&self) -> &[u8] {
         &self.incoming
     }
@@ -127,6 +141,10 @@ impl Session {
         let Session { tls, incoming, closed, .. } = self;
         let consumed = decrypt(tls, input, plaintext, answer, closed).map_err(failed)?;
         let rest = &input[consumed..];
+        if rest.len() > MAX_INCOMING {
+            tracing::debug!("TLS error: a handshake message in too many records");
+            return Err(TlsError::ProtocolViolation);
+        }
         incoming.clear();
         incoming.extend_from_slice(rest);
         if incoming.is_empty() {
