@@ -8,7 +8,7 @@ use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
@@ -16,10 +16,13 @@ use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
+use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
-use crate::splice::terminate::{self, HandshakeError, Session};
+use crate::splice::tls::Tls;
+use crate::splice::transport::Plain;
+use crate::tls::{HandshakeError, Session};
 use crate::traffic::add;
-use lb_common::packet::PerLeg;
+use lb_common::packet::{PerLeg, Side};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -274,7 +277,7 @@ impl Passage {
     }
 
     /// splice: passes TLS through.
-    async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+    async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut handover = None;
         let choice = self.gateway.choose_tier(&self.snapshot.tiers, false, || {
             self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
@@ -336,7 +339,7 @@ impl Passage {
     }
 
     /// splice: the chosen tier carries the bytes; if it gives the connection back, the copy tier goes on.
-    async fn splice(&self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
+    async fn splice(&mut self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         if tier == Tier::Sockmap
             && let Some(sockmap) = self.gateway.sockmap()
@@ -352,7 +355,18 @@ impl Passage {
                 Outcome::Demoted(reason) => self.account.demoted(reason),
             }
         }
-        splice::copy::relay(&self.client, server, prefix, traffic, idle).await
+        let (near, far) = (Plain::new(&self.client, prefix), Plain::new(server, Vec::new()));
+        let end = relay(near, far, traffic, idle).await;
+        self.relayed(end)
+    }
+
+    /// How a relayed connection ended.
+    fn relayed(&mut self, end: Result<CloseReason, (Side, TlsError)>) -> CloseReason {
+        end.unwrap_or_else(|(leg, cause)| {
+            tracing::debug!(?leg, %cause, "TLS failed");
+            self.account.tls_failed(cause);
+            CloseReason::TlsError
+        })
     }
 
     /// connect, splice: TLS ends here.
@@ -379,13 +393,10 @@ impl Passage {
             self.gateway.choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
         self.account.spliced(choice);
         self.keep_alive(&server);
-        let traffic = &self.account.connection.traffic;
-        let end = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
+        let (near, far) = (Tls::new(session, &self.client), Plain::new(&server, Vec::new()));
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
-        end.unwrap_or_else(|cause| {
-            self.account.tls_failed(cause);
-            CloseReason::TlsError
-        })
+        self.relayed(end)
     }
 
     /// Remembers why a PostgreSQL client failed: its next attempt may be without TLS, and then gets this reason as its

@@ -2,20 +2,22 @@
 
 use std::cell::RefCell;
 
-/// Bytes of one read. Larger reads take fewer system calls, but both buffers are to stay in a core's L2 cache.
+/// Bytes of one read. Larger reads cost fewer calls; the buffers that one direction uses are to stay in a core's L2 cache.
 pub(crate) const SIZE: usize = 128 * 1024;
 
-/// A buffer to read into, and one for what is made of that.
+/// What a read fills, and what is made of it. A direction uses `input`, and one more for each leg that speaks TLS.
 pub(crate) struct Buffers {
     /// `SIZE` bytes.
     pub(crate) input: Box<[u8]>,
-    /// Records or plaintext made from `input`.
-    pub(crate) output: Output,
+    /// Decrypted from `input`.
+    pub(crate) plaintext: Output,
+    /// Encrypted from `input` or `plaintext`.
+    pub(crate) records: Output,
 }
 
 /// Bytes to write. Unlike a `Vec` it keeps its space initialised when it is cleared, so that it need not be zeroed again.
 #[derive(Default)]
-pub(crate) struct Output {
+pub struct Output {
     space: Vec<u8>,
     /// 0 <= length <= space.len()
     length: usize,
@@ -28,6 +30,13 @@ impl Output {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.space[..self.length]
+    }
+
+    /// Holds a copy of `bytes`, and nothing else.
+    pub(crate) fn hold(&mut self, bytes: &[u8]) -> &[u8] {
+        self.clear();
+        self.extend(bytes);
+        self.bytes()
     }
 
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
@@ -57,8 +66,11 @@ impl Output {
 }
 
 thread_local! {
-    static BUFFERS: RefCell<Buffers> =
-        RefCell::new(Buffers { input: vec![0; SIZE].into_boxed_slice(), output: Output::default() });
+    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers {
+        input: vec![0; SIZE].into_boxed_slice(),
+        plaintext: Output::default(),
+        records: Output::default(),
+    });
 }
 
 /// Calls `borrow` with the worker's buffers. It cannot await, so no two connections use them at once.

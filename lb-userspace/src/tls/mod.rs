@@ -1,8 +1,9 @@
-//! TLS as the gateway speaks it: certificates, and why it fails.
+//! TLS as the gateway speaks it: certificates, sessions, and why they fail.
 
 mod cause;
 mod client_auth;
 mod server;
+mod session;
 
-pub(crate) use cause::cause;
 pub use server::server_config;
+pub use session::{HandshakeError, Session};
