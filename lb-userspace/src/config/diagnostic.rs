@@ -70,6 +70,29 @@ impl Diagnostic {
     }
 }
 
+/// Why a value is not accepted, and what would be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Problem {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(super) fn at(self, span: Range<usize>) -> Diagnostic {
+        Diagnostic { help: self.help, ..Diagnostic::error(span, self.message) }
+    }
+}
+
 /// A file that is no configuration at all can be wrong in millions of places.
 const MAX_DRAWN: usize = 1000;
 

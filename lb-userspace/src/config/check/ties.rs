@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::SniPattern;
 use super::certificate::Loaded;
-use super::diagnostic::{Diagnostic, Report, quote};
+use crate::config::diagnostic::{Diagnostic, Report, quote};
+use crate::config::model::SniPattern;
 
 /// What of a route matters to the others.
 pub(super) struct Claim<'a> {

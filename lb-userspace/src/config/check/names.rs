@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::diagnostic::{Diagnostic, Report, quote};
-use super::reader::Field;
+use crate::config::diagnostic::{Diagnostic, Report, quote};
+use crate::config::draft::Field;
 
 /// The names of all things of one kind.
 pub(super) struct Names {

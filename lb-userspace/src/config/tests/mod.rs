@@ -1,6 +1,9 @@
+mod hints;
+
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::pki_types::UnixTime;
 
 use super::*;
+use crate::reason::Tier;
 
 /// One of everything a route needs. Tests change it in one place.
 pub(super) const GOOD: &str = r#"
@@ -93,7 +97,7 @@ fn pem(kind: &str) -> String {
 }
 
 pub(super) fn checked(text: &str) -> Checked {
-    check(text, "snisplice.toml", &*FILES, UnixTime::since_unix_epoch(NOW))
+    check_text(text, "snisplice.toml", &*FILES, UnixTime::since_unix_epoch(NOW))
 }
 
 /// The configuration, which must be without any fault.
@@ -1131,7 +1135,7 @@ fn an_item_listed_twice_is_an_error() {
 #[test]
 fn the_gateway_is_found_in_a_file_whose_routes_are_wrong() {
     let wrong = "[gateway]\nstate_dir = '/run/other'\n[[route]]\nsnj = 1\n[[rout]]\n";
-    assert!(check(wrong, "x.toml", &*FILES, UnixTime::since_unix_epoch(NOW)).is_err());
+    assert!(check_text(wrong, "x.toml", &*FILES, UnixTime::since_unix_epoch(NOW)).is_err());
     let (gateway, _) = check_gateway(wrong, "x.toml").expect("nothing is wrong with [gateway]");
     assert_eq!(gateway.state_dir, Path::new("/run/other"));
     let (gateway, _) = check_gateway(GOOD, "x.toml").expect("good");

@@ -5,133 +5,31 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::net::SocketAddr;
-use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Report, quote};
-use super::reader::{Field, Keys, Reader, Section, Value};
-use super::{
-    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Origin, Protocol, ProxyVersion, SniPattern,
+use super::keys::{
+    ACCESS_LOG, BACKEND, CERTIFICATE, GATEWAY, HEALTH, KEEPALIVE, LISTENER, POOL, ROOT, ROUTE, SERVER,
+    UPSTREAM_TLS,
 };
-use super::{reader, value};
+use super::reader::{self, Reader, Section, Value};
+use super::value;
+use crate::config::diagnostic::{Diagnostic, Report, quote};
+use crate::config::draft::{
+    AccessLogDraft, BackendDraft, CertificateDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft,
+    RouteDraft, ServerDraft, Tls,
+};
+use crate::config::model::{Balance, Interfaces, Keepalive, LogFormat, Protocol, ProxyVersion};
 use crate::reason::Tier;
 
-#[derive(Debug)]
-pub(super) struct RawConfig {
-    pub(super) gateway: RawGateway,
-    pub(super) listeners: Vec<RawListener>,
-    pub(super) routes: Vec<RawRoute>,
-    pub(super) pools: Vec<RawPool>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawGateway {
-    pub(super) workers: Field<usize>,
-    pub(super) interfaces: Field<Interfaces>,
-    pub(super) tiers: Field<Vec<Tier>>,
-    pub(super) bpffs: Field<PathBuf>,
-    pub(super) state_dir: Field<PathBuf>,
-    pub(super) admin: Field<SocketAddr>,
-    pub(super) watch: Field<bool>,
-    pub(super) access_log: Field<RawAccessLog>,
-    pub(super) max_connections: Field<usize>,
-    pub(super) drain_timeout: Field<Duration>,
-    pub(super) source_ports: Field<RangeInclusive<u16>>,
-    pub(super) flow_table: Field<u32>,
-    pub(super) keepalive: Field<Keepalive>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawAccessLog {
-    pub(super) path: Field<LogTarget>,
-    pub(super) format: Field<LogFormat>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawListener {
-    /// Of the header, or of the whole table where it is written inline.
-    pub(super) span: Range<usize>,
-    pub(super) name: Field<Box<str>>,
-    pub(super) bind: Field<Vec<Spanned<SocketAddr>>>,
-    pub(super) protocol: Field<Protocol>,
-    pub(super) hello_timeout: Field<Duration>,
-    pub(super) proxy_protocol: Field<bool>,
-    pub(super) trusted_proxies: Field<Vec<Spanned<IpNet>>>,
-    pub(super) allow: Field<Vec<Spanned<IpNet>>>,
-    pub(super) deny: Field<Vec<Spanned<IpNet>>>,
-    pub(super) max_connections: Field<usize>,
-    pub(super) backlog: Field<u32>,
-    pub(super) keepalive: Field<Keepalive>,
-    pub(super) freebind: Field<bool>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawRoute {
-    pub(super) span: Range<usize>,
-    pub(super) name: Field<Box<str>>,
-    pub(super) listener: Field<String>,
-    pub(super) sni: Field<Vec<Spanned<SniPattern>>>,
-    pub(super) alpn: Field<Vec<Spanned<Box<str>>>>,
-    pub(super) tls: Field<RawTls>,
-    pub(super) certificate: Field<RawCertificate>,
-    pub(super) client_ca: Field<PathBuf>,
-    pub(super) backends: Field<Vec<Spanned<RawBackend>>>,
-    pub(super) idle_timeout: Field<Duration>,
-    pub(super) max_age: Field<Duration>,
-    pub(super) max_connections: Field<usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RawTls {
-    Passthrough,
-    Terminate,
-}
-
-#[derive(Debug)]
-pub(super) struct RawCertificate {
-    pub(super) chain: Field<PathBuf>,
-    pub(super) key: Field<PathBuf>,
-    pub(super) passphrase_file: Field<PathBuf>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawBackend {
-    pub(super) pool: Field<String>,
-    pub(super) weight: Field<u32>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawPool {
-    pub(super) name: Field<Box<str>>,
-    pub(super) balance: Field<Balance>,
-    pub(super) servers: Field<Vec<Spanned<RawServer>>>,
-    pub(super) connect_timeout: Field<Duration>,
-    pub(super) send_proxy: Field<ProxyVersion>,
-    pub(super) keepalive: Field<Keepalive>,
-    /// Validated; not kept, see `not_in_this_version`.
-    pub(super) health: Field<()>,
-    /// Validated; not kept, see `not_in_this_version`.
-    pub(super) tls: Field<()>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawServer {
-    pub(super) address: Field<Origin>,
-    pub(super) weight: Field<u32>,
-    pub(super) backup: Field<bool>,
-}
-
 /// Reads the whole text, past syntax errors too.
-pub(super) fn read(text: &str, report: &mut Report) -> RawConfig {
+pub(in crate::config) fn read(text: &str, report: &mut Report) -> Draft {
     let root = reader::parse(text, report);
     let mut root = Section::open(report, &ROOT, &root, 0..0);
-    RawConfig {
+    Draft {
         gateway: gateway_of(&mut root),
         listeners: root.tables("listener", &LISTENER, listener),
         routes: root.tables("route", &ROUTE, route),
@@ -140,136 +38,20 @@ pub(super) fn read(text: &str, report: &mut Report) -> RawConfig {
 }
 
 /// Reads no more than `[gateway]`; syntax errors anywhere count, as they may hide it.
-pub(super) fn read_gateway(text: &str, report: &mut Report) -> RawGateway {
+pub(in crate::config) fn read_gateway(text: &str, report: &mut Report) -> GatewayDraft {
     let mut all = reader::parse(text, report);
     let alone: DeTable<'_> = all.remove_entry("gateway").into_iter().collect();
     gateway_of(&mut Section::open(report, &ROOT, &alone, 0..0))
 }
 
 /// Without a `[gateway]`, everything in it has its default.
-fn gateway_of(root: &mut Section<'_, '_>) -> RawGateway {
+fn gateway_of(root: &mut Section<'_, '_>) -> GatewayDraft {
     let given = root.read("gateway", |r, v| r.section(v, &GATEWAY).map(gateway));
     given.into_value().unwrap_or_else(|| gateway(Section::open(root.report, &GATEWAY, &DeTable::new(), 0..0)))
 }
 
-/// What there is, by how users write it.
-const ROOT: Keys = Keys {
-    header: "the top level",
-    examples: &[
-        ("gateway", "[gateway]"),
-        ("listener", "[[listener]]"),
-        ("route", "[[route]]"),
-        ("pool", "[[pool]]"),
-    ],
-};
-
-const GATEWAY: Keys = Keys {
-    header: "[gateway]",
-    examples: &[
-        ("workers", "0"),
-        ("interfaces", r#"["eth0"]"#),
-        ("tiers", r#"["packet", "copy"]"#),
-        ("bpffs", r#""/sys/fs/bpf/snisplice""#),
-        ("state_dir", r#""/run/snisplice""#),
-        ("admin", r#""127.0.0.1:9900""#),
-        ("watch", "true"),
-        ("access_log", r#"{ path = "-", format = "json" }"#),
-        ("max_connections", "200000"),
-        ("drain_timeout", r#""30s""#),
-        ("source_ports", r#""10240-29999""#),
-        ("flow_table", "1048576"),
-        ("keepalive", KEEPALIVE_EXAMPLE),
-    ],
-};
-
-const ACCESS_LOG: Keys =
-    Keys { header: "access_log", examples: &[("path", r#""-""#), ("format", r#""json""#)] };
-
-const KEEPALIVE_EXAMPLE: &str = r#"{ idle = "60s", interval = "15s", count = 4 }"#;
-
-const KEEPALIVE: Keys =
-    Keys { header: "keepalive", examples: &[("idle", r#""60s""#), ("interval", r#""15s""#), ("count", "4")] };
-
-const LISTENER: Keys = Keys {
-    header: "[[listener]]",
-    examples: &[
-        ("name", r#""databases""#),
-        ("bind", r#"["0.0.0.0:443", "[::]:443"]"#),
-        ("protocol", r#""tls""#),
-        ("hello_timeout", r#""5s""#),
-        ("proxy_protocol", "true"),
-        ("trusted_proxies", r#"["10.0.0.0/8"]"#),
-        ("allow", r#"["10.0.0.0/8"]"#),
-        ("deny", r#"["10.0.0.0/8"]"#),
-        ("max_connections", "100000"),
-        ("backlog", "4096"),
-        ("keepalive", KEEPALIVE_EXAMPLE),
-        ("freebind", "true"),
-    ],
-};
-
-const ROUTE: Keys = Keys {
-    header: "[[route]]",
-    examples: &[
-        ("name", r#""redis-1""#),
-        ("listener", r#""databases""#),
-        ("sni", r#"["redis-1.example.com"]"#),
-        ("alpn", r#"["postgresql"]"#),
-        ("tls", r#""terminate""#),
-        ("certificate", r#"{ chain = "redis-1.crt", key = "redis-1.key" }"#),
-        ("client_ca", r#""clients-ca.crt""#),
-        ("backends", r#"["redis-1"]"#),
-        ("idle_timeout", r#""1h""#),
-        ("max_age", r#""24h""#),
-        ("max_connections", "1000"),
-    ],
-};
-
-const CERTIFICATE: Keys = Keys {
-    header: "certificate",
-    examples: &[
-        ("chain", r#""redis-1.crt""#),
-        ("key", r#""redis-1.key""#),
-        ("passphrase_file", r#""redis-1.pass""#),
-    ],
-};
-
-const BACKEND: Keys = Keys { header: "a backend", examples: &[("pool", r#""redis-1""#), ("weight", "1")] };
-
-const POOL: Keys = Keys {
-    header: "[[pool]]",
-    examples: &[
-        ("name", r#""redis-1""#),
-        ("balance", r#""round-robin""#),
-        ("servers", r#"["10.0.0.11:6379"]"#),
-        ("connect_timeout", r#""2s""#),
-        ("send_proxy", r#""v2""#),
-        ("keepalive", KEEPALIVE_EXAMPLE),
-        ("health", r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#),
-        ("tls", r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#),
-    ],
-};
-
-const SERVER: Keys = Keys {
-    header: "a server",
-    examples: &[("address", r#""10.0.0.11:6379""#), ("weight", "1"), ("backup", "true")],
-};
-
-const HEALTH: Keys = Keys {
-    header: "health",
-    examples: &[("check", r#""tcp""#), ("interval", r#""5s""#), ("rise", "2"), ("fall", "3")],
-};
-
-const UPSTREAM_TLS: Keys = Keys {
-    header: "tls of a pool",
-    examples: &[("ca", r#""upstream-ca.crt""#), ("server_name", r#""redis.internal""#)],
-};
-
-/// Where a key that is unknown in one table may belong.
-pub(super) const SECTIONS: [&Keys; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
-
-fn gateway(mut s: Section<'_, '_>) -> RawGateway {
-    RawGateway {
+fn gateway(mut s: Section<'_, '_>) -> GatewayDraft {
+    GatewayDraft {
         workers: s.read("workers", |r, v| r.integer(v, 0..=1024)),
         interfaces: s.read("interfaces", interfaces),
         tiers: s.read("tiers", tiers),
@@ -337,8 +119,8 @@ fn tiers(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Tier>> {
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
 
-fn access_log(mut s: Section<'_, '_>) -> RawAccessLog {
-    RawAccessLog {
+fn access_log(mut s: Section<'_, '_>) -> AccessLogDraft {
+    AccessLogDraft {
         path: s.read("path", |r, v| r.parse(v, value::log_target)),
         format: s.read("format", |r, v| r.choice(v, &LOG_FORMATS)),
     }
@@ -361,8 +143,8 @@ fn keepalive(mut s: Section<'_, '_>) -> Keepalive {
 const PROTOCOLS: [(&str, Protocol); 3] =
     [("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)];
 
-fn listener(mut s: Section<'_, '_>) -> RawListener {
-    RawListener {
+fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
+    ListenerDraft {
         span: s.span.clone(),
         name: s.read("name", |r, v| r.parse(v, value::name)),
         bind: s.require("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
@@ -401,11 +183,10 @@ fn networks(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Spanned<IpNet>>> {
     })
 }
 
-const TLS_MODES: [(&str, RawTls); 2] =
-    [("passthrough", RawTls::Passthrough), ("terminate", RawTls::Terminate)];
+const TLS_MODES: [(&str, Tls); 2] = [("passthrough", Tls::Passthrough), ("terminate", Tls::Terminate)];
 
-fn route(mut s: Section<'_, '_>) -> RawRoute {
-    RawRoute {
+fn route(mut s: Section<'_, '_>) -> RouteDraft {
+    RouteDraft {
         span: s.span.clone(),
         name: s.read("name", |r, v| r.parse(v, value::name)),
         listener: s.require("listener", |r, v| r.string(v).map(str::to_owned)),
@@ -429,8 +210,8 @@ fn route(mut s: Section<'_, '_>) -> RawRoute {
     }
 }
 
-fn certificate(mut s: Section<'_, '_>) -> RawCertificate {
-    RawCertificate {
+fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
+    CertificateDraft {
         chain: s.require("chain", |r, v| r.parse(v, value::path)),
         key: s.require("key", |r, v| r.parse(v, value::path)),
         passphrase_file: s.read("passphrase_file", |r, v| r.parse(v, value::path)),
@@ -438,13 +219,13 @@ fn certificate(mut s: Section<'_, '_>) -> RawCertificate {
 }
 
 /// A pool's name stands for `{ pool = NAME }`.
-fn backend(r: &mut Reader<'_>, v: &Value<'_>) -> Option<RawBackend> {
+fn backend(r: &mut Reader<'_>, v: &Value<'_>) -> Option<BackendDraft> {
     if let DeValue::String(pool) = v.get_ref() {
         let pool = Field::Given(Spanned::new(v.span(), pool.clone().into_owned()));
-        return Some(RawBackend { pool, weight: Field::Absent });
+        return Some(BackendDraft { pool, weight: Field::Absent });
     }
     let mut s = r.section(v, &BACKEND)?;
-    Some(RawBackend {
+    Some(BackendDraft {
         pool: s.require("pool", |r, v| r.string(v).map(str::to_owned)),
         weight: s.read("weight", |r, v| r.integer(v, 0..=256)),
     })
@@ -459,8 +240,8 @@ const BALANCES: [(&str, Balance); 4] = [
 
 const PROXY_VERSIONS: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
 
-fn pool(mut s: Section<'_, '_>) -> RawPool {
-    RawPool {
+fn pool(mut s: Section<'_, '_>) -> PoolDraft {
+    PoolDraft {
         name: s.require("name", |r, v| r.parse(v, value::name)),
         balance: s.read("balance", |r, v| r.choice(v, &BALANCES)),
         servers: s.require("servers", |r, v| r.list(v, server)),
@@ -473,14 +254,14 @@ fn pool(mut s: Section<'_, '_>) -> RawPool {
 }
 
 /// An address, or a service, stands for `{ address = … }`.
-fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<RawServer> {
+fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<ServerDraft> {
     if let DeValue::String(_) = v.get_ref() {
         let address = r.parse(v, value::server_origin)?;
         let address = Field::Given(Spanned::new(v.span(), address));
-        return Some(RawServer { address, weight: Field::Absent, backup: Field::Absent });
+        return Some(ServerDraft { address, weight: Field::Absent, backup: Field::Absent });
     }
     let mut s = r.section(v, &SERVER)?;
-    Some(RawServer {
+    Some(ServerDraft {
         address: s.require("address", |r, v| r.parse(v, value::server_origin)),
         weight: s.read("weight", |r, v| r.integer(v, 1..=256)),
         backup: s.read("backup", |r, v| r.boolean(v)),

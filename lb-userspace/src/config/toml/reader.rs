@@ -2,8 +2,6 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -11,9 +9,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Report, quote};
-use super::raw::SECTIONS;
-use super::value::{self, Problem};
+use super::keys::{Keys, SECTIONS};
+use super::value;
+use crate::config::diagnostic::{Diagnostic, Problem, Report, quote};
+use crate::config::draft::{Field, reject_repeated};
 
 /// Parses `text`, past errors.
 pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> DeTable<'t> {
@@ -61,83 +60,6 @@ fn syntax_error(span: Range<usize>, message: &str) -> Diagnostic {
         None
     };
     Diagnostic { help, ..Diagnostic::error(span, message.replace('\n', " ")) }
-}
-
-/// The value of a key, as far as it makes sense.
-#[derive(Debug)]
-pub(super) enum Field<T> {
-    /// The key is not there.
-    Absent,
-    /// It is, and what is wrong with it has been reported.
-    Invalid,
-    /// It is, and this is its value and where that stands.
-    Given(Spanned<T>),
-}
-
-impl<T> Field<T> {
-    pub(super) fn given(&self) -> Option<&Spanned<T>> {
-        match self {
-            Field::Given(value) => Some(value),
-            Field::Absent | Field::Invalid => None,
-        }
-    }
-
-    pub(super) fn span(&self) -> Option<Range<usize>> {
-        self.given().map(Spanned::span)
-    }
-
-    pub(super) fn into_value(self) -> Option<T> {
-        match self {
-            Field::Given(value) => Some(value.into_inner()),
-            Field::Absent | Field::Invalid => None,
-        }
-    }
-
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Field::Absent)
-    }
-
-    pub(super) fn is_invalid(&self) -> bool {
-        matches!(self, Field::Invalid)
-    }
-}
-
-impl<T: Clone> Field<T> {
-    /// The value; none also if it is invalid, as the configuration is refused then anyway.
-    pub(super) fn get(&self) -> Option<T> {
-        self.given().map(|value| value.get_ref().clone())
-    }
-
-    /// The value, or what holds without one.
-    pub(super) fn or(&self, default: T) -> T {
-        self.get().unwrap_or(default)
-    }
-}
-
-/// The keys of a table.
-pub(super) struct Keys {
-    /// As users write it.
-    pub(super) header: &'static str,
-    /// Each key, with an example of its value.
-    pub(super) examples: &'static [(&'static str, &'static str)],
-}
-
-impl Keys {
-    fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.examples.iter().map(|(key, _)| *key)
-    }
-
-    /// What a table that lacks `key`, or has something else there, might have.
-    fn example(&self, key: &str) -> String {
-        match self.examples.iter().find(|(known, _)| *known == key) {
-            // Not a key with a value, but a header.
-            Some((_, header)) if *header == format!("[{key}]") || *header == format!("[[{key}]]") => {
-                format!("write `{header}`")
-            }
-            Some((_, value)) => format!("for example `{key} = {value}`"),
-            None => String::new(),
-        }
-    }
 }
 
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
@@ -390,24 +312,6 @@ impl Reader<'_> {
             _ => self.keys.example(self.key),
         };
         self.error(value, message, help)
-    }
-}
-
-/// Every value that was there before, each with the place of the first.
-pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
-    values: impl IntoIterator<Item = &'r Spanned<T>>,
-    message: impl Fn(&T) -> String,
-    report: &mut Report,
-) {
-    let mut seen = HashMap::new();
-    for value in values {
-        match seen.entry(value.get_ref()) {
-            Entry::Vacant(entry) => _ = entry.insert(value.span()),
-            Entry::Occupied(first) => {
-                let error = Diagnostic::error(value.span(), message(value.get_ref()));
-                report.push(error.related(first.get().clone(), "first here").help("take one of them out"));
-            }
-        }
     }
 }
 

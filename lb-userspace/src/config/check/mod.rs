@@ -1,6 +1,12 @@
-//! Spanned values to a validated configuration: what keys mean for each other. Every error at once.
+//! A draft to a validated configuration: what keys mean for each other. Every error at once.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod certificate;
+mod key;
+mod names;
+mod pem;
+mod ties;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -10,70 +16,23 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use toml::Spanned;
 
-use super::certificate::{Certificates, Loaded, Part, Paths};
-use super::diagnostic::{Diagnostic, Diagnostics, Report, Warnings, quote};
-use super::names::Names;
-use super::overlap::{self, Claim};
-use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
-use super::reader::{Field, reject_repeated};
-use super::value::Problem;
-use super::{
-    AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Keepalive, Listener, LogFormat,
-    LogTarget, Origin, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
+use super::address::Origin;
+use super::diagnostic::{Diagnostic, Problem, Report, quote};
+use super::draft::{Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated};
+use super::files::Files;
+use super::model::{
+    AccessLog, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat, LogTarget,
+    Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
 use crate::reason::Tier;
-
-/// A configuration with its warnings, or everything that is wrong with it.
-pub type Checked = Result<(Config, Warnings), Diagnostics>;
-
-/// Validates `text`. `file_name` is what diagnostics call it; `now` is what certificates are dated against.
-pub fn check(text: &str, file_name: &str, files: &dyn Files, now: UnixTime) -> Checked {
-    let mut report = Report::default();
-    let raw = raw::read(text, &mut report);
-    not_in_this_version(&raw, &mut report);
-    let config = config(&raw, &mut Certificates::new(files, now), &mut report);
-    conclude(config, report, file_name, text)
-}
-
-/// Validates `[gateway]` alone; whatever else is wrong with `text`, but for its syntax, is not asked.
-pub fn check_gateway(text: &str, file_name: &str) -> Result<(Gateway, Warnings), Diagnostics> {
-    let mut report = Report::default();
-    let gateway = gateway(&raw::read_gateway(text, &mut report));
-    conclude(gateway, report, file_name, text)
-}
-
-/// What was read with its warnings, or, if an error was reported, everything that is wrong with it.
-fn conclude<T>(read: T, report: Report, file_name: &str, text: &str) -> Result<(T, Warnings), Diagnostics> {
-    let refused = report.has_errors();
-    let diagnostics = report.finish(file_name, text);
-    if refused { Err(diagnostics) } else { Ok((read, diagnostics)) }
-}
-
-/// What the format has and this version lacks. Delete a line when its feature is there.
-fn not_in_this_version(raw: &RawConfig, report: &mut Report) {
-    for pool in &raw.pools {
-        for (key, field, help) in [
-            (
-                "health",
-                &pool.health,
-                "leave it out: a server that refuses a connection is passed over even so",
-            ),
-            (
-                "tls",
-                &pool.tls,
-                "leave it out; a server that wants TLS can have it from the client, passed through",
-            ),
-        ] {
-            if let Some(given) = field.given() {
-                let message = format!("`{key}` of a pool is not in this version");
-                report.push(Diagnostic::error(given.span(), message).help(help));
-            }
-        }
-    }
-}
+use certificate::{Certificates, Loaded, Part, Paths};
+use names::Names;
+use ties::Claim;
 
 /// The configuration; to be thrown away if an error was reported.
-fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
+pub(super) fn check(raw: &Draft, files: &dyn Files, now: UnixTime, report: &mut Report) -> Config {
+    let certificates = &mut Certificates::new(files, now);
+    not_in_this_version(raw, report);
     if raw.listeners.is_empty() {
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
         report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
@@ -131,18 +90,42 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
         }
     }
     reject_tcp_route_counts(raw, &listeners, &claims, report);
-    overlap::report_ties(&claims, report);
-    overlap::warn_of_uncovered_names(&claims, report);
+    ties::report_ties(&claims, report);
+    ties::warn_of_uncovered_names(&claims, report);
     // The rest compares what there is with what there is not, which may merely have been misspelt.
     if !report.has_errors() {
-        overlap::warn_of_coalescing(&claims, report);
+        ties::warn_of_coalescing(&claims, report);
         warn_of_idle_listeners(raw, &listeners, &routes, report);
         warn_of_unused_pools(raw, &routes, report);
     }
     Config { gateway, listeners, routes, pools }
 }
 
-fn gateway(raw: &RawGateway) -> Gateway {
+/// What the format has and this version lacks. Delete a line when its feature is there.
+fn not_in_this_version(raw: &Draft, report: &mut Report) {
+    for pool in &raw.pools {
+        for (key, field, help) in [
+            (
+                "health",
+                &pool.health,
+                "leave it out: a server that refuses a connection is passed over even so",
+            ),
+            (
+                "tls",
+                &pool.tls,
+                "leave it out; a server that wants TLS can have it from the client, passed through",
+            ),
+        ] {
+            if let Some(given) = field.given() {
+                let message = format!("`{key}` of a pool is not in this version");
+                report.push(Diagnostic::error(given.span(), message).help(help));
+            }
+        }
+    }
+}
+
+/// `[gateway]`, whose values do not depend on one another.
+pub(super) fn gateway(raw: &GatewayDraft) -> Gateway {
     Gateway {
         workers: raw.workers.or(0),
         interfaces: raw.interfaces.or(Interfaces::Auto),
@@ -163,7 +146,7 @@ fn gateway(raw: &RawGateway) -> Gateway {
     }
 }
 
-fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
+fn listener(raw: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
     let proxy_protocol = raw.proxy_protocol.or(false);
     let trusted_proxies = values(&raw.trusted_proxies);
     if let Some(given) = raw.proxy_protocol.given()
@@ -200,7 +183,7 @@ fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &m
     }
 }
 
-fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
+fn pool(raw: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
     let servers = || items(&raw.servers).iter().map(Spanned::get_ref);
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
@@ -229,7 +212,7 @@ fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Repor
     }
 }
 
-fn backends(raw: &RawRoute, pools: &Names, report: &mut Report) -> Vec<Backend> {
+fn backends(raw: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend> {
     let Some(given) = raw.backends.given() else {
         return Vec::new();
     };
@@ -249,7 +232,7 @@ fn backends(raw: &RawRoute, pools: &Names, report: &mut Report) -> Vec<Backend> 
 
 /// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.
 fn tls_keys(
-    raw: &RawRoute,
+    raw: &RouteDraft,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(Range<usize>, Arc<Loaded>)> {
@@ -261,7 +244,7 @@ fn tls_keys(
     }
     match &raw.tls {
         Field::Invalid => None,
-        Field::Given(tls) if *tls.get_ref() == RawTls::Terminate => {
+        Field::Given(tls) if *tls.get_ref() == Tls::Terminate => {
             if raw.certificate.is_absent() {
                 let error = Diagnostic::error(tls.span(), "`terminate` needs a `certificate`");
                 let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
@@ -274,7 +257,7 @@ fn tls_keys(
 }
 
 fn load_certificate(
-    raw: &RawRoute,
+    raw: &RouteDraft,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(Range<usize>, Arc<Loaded>)> {
@@ -316,7 +299,7 @@ fn load_certificate(
 }
 
 /// A passthrough route has nothing to do with certificates.
-fn reject_termination_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
+fn reject_termination_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T> {
     for (key, span) in [("certificate", raw.certificate.span()), ("client_ca", raw.client_ca.span())] {
         if let Some(span) = span {
             let error = Diagnostic::error(span, format!("a route that passes TLS through has no `{key}`"));
@@ -327,7 +310,7 @@ fn reject_termination_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> 
 }
 
 /// Nothing is known of a connection to a `tcp` listener but its addresses.
-fn reject_tls_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
+fn reject_tls_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T> {
     for (key, span) in [
         ("sni", raw.sni.span()),
         ("alpn", raw.alpn.span()),
@@ -344,12 +327,7 @@ fn reject_tls_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
 }
 
 /// A `tcp` listener has exactly one route.
-fn reject_tcp_route_counts(
-    raw: &RawConfig,
-    listeners: &[Listener],
-    claims: &[Claim<'_>],
-    report: &mut Report,
-) {
+fn reject_tcp_route_counts(raw: &Draft, listeners: &[Listener], claims: &[Claim<'_>], report: &mut Report) {
     let mut first: Vec<Option<&Claim<'_>>> = vec![None; listeners.len()];
     let is_tcp = |index: usize| listeners[index].protocol == Protocol::Tcp;
     for claim in claims.iter().filter(|claim| is_tcp(claim.listener)) {
@@ -377,7 +355,7 @@ fn reject_tcp_route_counts(
     }
 }
 
-fn warn_of_idle_listeners(raw: &RawConfig, listeners: &[Listener], routes: &[Route], report: &mut Report) {
+fn warn_of_idle_listeners(raw: &Draft, listeners: &[Listener], routes: &[Route], report: &mut Report) {
     let mut used = vec![false; listeners.len()];
     for route in routes {
         used[route.listener] = true;
@@ -390,7 +368,7 @@ fn warn_of_idle_listeners(raw: &RawConfig, listeners: &[Listener], routes: &[Rou
     }
 }
 
-fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) {
+fn warn_of_unused_pools(raw: &Draft, routes: &[Route], report: &mut Report) {
     let mut used = vec![false; raw.pools.len()];
     for backend in routes.iter().flat_map(|route| &route.backends) {
         used[backend.pool] = true;
@@ -404,7 +382,7 @@ fn warn_of_unused_pools(raw: &RawConfig, routes: &[Route], report: &mut Report) 
     }
 }
 
-fn first_sni(raw: &RawRoute) -> Option<String> {
+fn first_sni(raw: &RouteDraft) -> Option<String> {
     Some(raw.sni.given()?.get_ref().first()?.get_ref().to_string())
 }
 
