@@ -10,7 +10,7 @@ use crate::config::Protocol;
 use crate::connect::{self, Endpoints, Source, SourcePort};
 use crate::gateway::Gateway;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
-use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
+use crate::serving::{Action, Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
@@ -18,7 +18,9 @@ use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{Begun, Live, PacketTier, Plan};
 use crate::splice::sockmap::Outcome;
 use crate::splice::terminate::{self, HandshakeError, Session};
+use crate::tier::choose;
 use crate::traffic::add;
+use rustls::ServerConfig;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -242,10 +244,11 @@ struct Upstream {
 impl Passage {
     /// connect, splice, close.
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
-        let reason = match self.route.termination {
-            None => {
+        let reason = match &self.route.action {
+            Action::Pass => {
                 let plan = self.plan();
-                match self.connect(hello, plan.ok()).await {
+                let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
+                match self.connect(plan.ok(), asks_for_tls).await {
                     Ok(server) => return self.pass_through(plan, server, window).await,
                     Err(reason) => {
                         self.note_setback(reason);
@@ -253,8 +256,11 @@ impl Passage {
                     }
                 }
             }
-            // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
-            Some(_) => Box::pin(self.terminate(hello, window)).await,
+            Action::Terminate(terminator) => {
+                let config = terminator.config.clone();
+                // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
+                Box::pin(self.terminate(config, window)).await
+            }
         };
         self.close(reason);
     }
@@ -275,7 +281,7 @@ impl Passage {
     /// splice: TLS goes through untouched.
     async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut begun = None;
-        let choice = self.gateway.choose_tier(&self.snapshot.tiers, false, || {
+        let choice = self.gateway.choose_tier(&self.snapshot.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
         });
         self.account.spliced(choice);
@@ -353,8 +359,8 @@ impl Passage {
     }
 
     /// connect, splice: TLS ends here.
-    async fn terminate(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
-        let mut session = match self.handshake(window).await {
+    async fn terminate(&mut self, config: Arc<ServerConfig>, window: Vec<u8>) -> CloseReason {
+        let mut session = match self.handshake(config, window).await {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
@@ -363,7 +369,7 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        let Upstream { socket: server, guard: _guard, .. } = match self.connect(hello, None).await {
+        let Upstream { socket: server, guard: _guard, .. } = match self.connect(None, false).await {
             Ok(connected) => connected,
             Err(reason) => {
                 let setback = self.note_setback(reason);
@@ -372,8 +378,10 @@ impl Passage {
                 return reason;
             }
         };
-        let choice =
-            self.gateway.choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
+        let choice = choose(&self.snapshot.tiers, |tier| match tier {
+            Tier::Copy => None,
+            Tier::Packet | Tier::Sockmap => Some(FallbackReason::TlsTerminated),
+        });
         self.account.spliced(choice);
         self.keep_alive(&server);
         let traffic = &self.account.connection.traffic;
@@ -395,21 +403,21 @@ impl Passage {
         })
     }
 
-    async fn handshake(&mut self, hello: Vec<u8>) -> Result<Session, HandshakeError> {
-        let Some(termination) = &self.route.termination else { return Err(HandshakeError::Closed) };
-        let accept = Session::accept(&self.client, hello, termination.config.clone());
+    async fn handshake(
+        &mut self,
+        config: Arc<ServerConfig>,
+        hello: Vec<u8>,
+    ) -> Result<Session, HandshakeError> {
+        let accept = Session::accept(&self.client, hello, config);
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
         self.account.negotiated(session.version());
         Ok(session)
     }
 
-    /// connect: a server of the route's pool, told what it expects before the client's bytes.
-    async fn connect(
-        &mut self,
-        hello: Option<Box<ClientHello>>,
-        plan: Option<Plan>,
-    ) -> Result<Upstream, CloseReason> {
+    /// connect: a server of the route's pool, told what it expects before the client's bytes. `asks_for_tls`: with
+    /// PostgreSQL's request, before a ClientHello that the server is to get.
+    async fn connect(&mut self, plan: Option<Plan>, asks_for_tls: bool) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
         let gateway = self.gateway.clone();
@@ -427,7 +435,7 @@ impl Passage {
             let header = connect::proxy_header(version, self.endpoints()?, sni);
             write_all(&server, &header).await.map_err(|_| CloseReason::ServerReset)?;
         }
-        if self.route.termination.is_none() && hello.is_some_and(|hello| hello.postgres) {
+        if asks_for_tls {
             connect::request_tls(&mut server, pool.connect_timeout).await?;
         }
         self.gateway.books.histograms.connect.observe(begin.elapsed());

@@ -25,8 +25,8 @@ pub use address::{Address, Host, Origin};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use model::{
-    AccessLog, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat, LogTarget,
-    Pool, Protocol, ProxyVersion, Route, SOURCE_PORTS, Server, SniPattern, Termination, TlsMode,
+    AccessLog, Action, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat,
+    LogTarget, Pool, Protocol, ProxyVersion, Route, SOURCE_PORTS, Server, SniPattern, Termination,
 };
 
 /// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files

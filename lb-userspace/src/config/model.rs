@@ -176,8 +176,8 @@ pub struct Route {
     /// Protocol names of 1 to 255 bytes, no duplicates; empty: any. A route that lists the protocol beats one
     /// of the same pattern that takes any.
     pub alpn: Vec<Box<str>>,
-    /// Who ends the client's TLS; [`TlsMode::Passthrough`] on a `tcp` listener.
-    pub tls: TlsMode,
+    /// What becomes of its connections; [`Action::Pass`] on a `tcp` listener.
+    pub action: Action,
     /// Not empty; at least one weight is above 0.
     pub backends: Vec<Backend>,
     /// Without a byte in either direction; not zero; absent: none.
@@ -209,12 +209,12 @@ impl fmt::Display for SniPattern {
     }
 }
 
-/// Who ends the client's TLS.
+/// What a route does with a connection.
 #[derive(Clone, Debug)]
-pub enum TlsMode {
-    /// The server: the gateway passes the bytes on.
-    Passthrough,
-    /// The gateway: the server sees plain text. Routes with the same files share one.
+pub enum Action {
+    /// Passes its bytes on as they are: if there is TLS in them, the server ends it.
+    Pass,
+    /// Ends its TLS: the server sees plain text. Routes with the same files share one termination.
     Terminate(Arc<Termination>),
 }
 

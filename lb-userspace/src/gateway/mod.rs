@@ -71,16 +71,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The tier for a new connection of this kind. `packet` tries to splice it in the packet tier.
+    /// The tier for a new connection that is passed on. `packet` tries to splice it in the packet tier.
     pub fn choose_tier(
         &self,
         order: &[Tier],
-        terminated: bool,
         mut packet: impl FnMut() -> Result<(), FallbackReason>,
     ) -> Choice {
         choose(order, |tier| match tier {
             Tier::Copy => None,
-            _ if terminated => Some(FallbackReason::TlsTerminated),
             Tier::Packet => packet().err(),
             Tier::Sockmap => self.sockmap.as_ref().err().copied(),
         })

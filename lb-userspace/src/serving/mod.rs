@@ -12,5 +12,5 @@ pub use addresses::Addresses;
 pub use limit::{Limit, Permit};
 pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord};
 pub use setback::Setbacks;
-pub use snapshot::{CertificateRefused, Listener, Route, Snapshot, TerminatedRoute};
+pub use snapshot::{Action, CertificateRefused, Listener, Route, Snapshot, Terminator};
 pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};

@@ -21,8 +21,8 @@ use super::diagnostic::{Diagnostic, Problem, Report, quote};
 use super::draft::{Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated};
 use super::files::Files;
 use super::model::{
-    AccessLog, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat, LogTarget,
-    Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
+    AccessLog, Action, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat,
+    LogTarget, Pool, Protocol, Route, SOURCE_PORTS, Server,
 };
 use crate::reason::Tier;
 use certificate::{Certificates, Loaded, Part, Paths};
@@ -68,9 +68,9 @@ pub(super) fn check(raw: &Draft, files: &dyn Files, now: UnixTime, report: &mut 
             listener: listener.unwrap_or(0),
             sni: values(&raw_route.sni),
             alpn: values(&raw_route.alpn),
-            tls: match &certificate {
-                Some((_, loaded)) => TlsMode::Terminate(loaded.termination.clone()),
-                None => TlsMode::Passthrough,
+            action: match &certificate {
+                Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
+                None => Action::Pass,
             },
             backends: backends(raw_route, &pool_names, report),
             idle_timeout: raw_route.idle_timeout.get(),

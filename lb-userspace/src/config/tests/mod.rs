@@ -173,7 +173,7 @@ fn what_is_left_out_has_its_default() {
     let [route] = &config.routes[..] else { panic!("{:?}", config.routes) };
     assert_eq!(&*route.name, "app1.example.com");
     assert_eq!((route.listener, &route.sni[..]), (0, &[SniPattern::Exact("app1.example.com".into())][..]));
-    assert!(route.alpn.is_empty() && matches!(route.tls, TlsMode::Passthrough));
+    assert!(route.alpn.is_empty() && matches!(route.action, Action::Pass));
     assert_eq!(route.backends, [Backend { pool: 0, weight: 1 }]);
     assert_eq!((route.idle_timeout, route.max_age, route.max_connections), (None, None, None));
     let address = Address { host: Host::Ip("10.0.0.11".parse().unwrap()), port: 6379 };
@@ -257,7 +257,7 @@ fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
     let route = &config.routes[0];
     assert_eq!(route.backends, [Backend { pool: 0, weight: 99 }, Backend { pool: 1, weight: 1 }]);
     assert_eq!((route.idle_timeout, route.max_connections), (Some(Duration::from_secs(3600)), Some(1000)));
-    let TlsMode::Terminate(termination) = &route.tls else { panic!("{:?}", route.tls) };
+    let Action::Terminate(termination) = &route.action else { panic!("{:?}", route.action) };
     assert_eq!((termination.chain.len(), termination.client_ca.as_ref().map(Vec::len)), (1, Some(1)));
     assert_eq!(termination.not_after, 1_798_761_600, "2027-01-01");
     let pool = &config.pools[0];
@@ -364,7 +364,8 @@ fn routes_of_the_same_files_share_one_termination() {
     let second = "[[route]]\nlistener = \"databases\"\nsni = [\"*\"]\ntls = \"terminate\"\n\
         certificate = { chain = \"app1.crt\", key = \"app1.key\" }\nbackends = [\"redis\"]";
     let config = accepted(&format!("{TERMINATED}{second}"));
-    let [TlsMode::Terminate(one), TlsMode::Terminate(other)] = [&config.routes[0].tls, &config.routes[1].tls]
+    let [Action::Terminate(one), Action::Terminate(other)] =
+        [&config.routes[0].action, &config.routes[1].action]
     else {
         panic!("{:?}", config.routes)
     };
@@ -374,7 +375,7 @@ fn routes_of_the_same_files_share_one_termination() {
 #[test]
 fn the_debug_form_of_a_termination_holds_no_key() {
     let config = accepted(TERMINATED);
-    let debug = format!("{:?}", config.routes[0].tls);
+    let debug = format!("{:?}", config.routes[0].action);
     assert_eq!(debug, "Terminate(Termination { chain: 1, client_ca: None, not_after: 1798761600, .. })");
 }
 
@@ -506,7 +507,7 @@ fn relative_paths_start_at_the_directory_of_the_file() {
     scratch.write("app1.key", &FILES.0["app1.key"]);
     let path = scratch.write("snisplice.toml", TERMINATED);
     let (checked, sources) = load(&path);
-    assert!(matches!(checked.unwrap().0.routes[0].tls, TlsMode::Terminate(_)));
+    assert!(matches!(checked.unwrap().0.routes[0].action, Action::Terminate(_)));
     let beside = |name: &str| path.with_file_name(name);
     for read in [path.clone(), beside("app1.crt"), beside("app1.key")] {
         assert_eq!(sources[&read], digest(&read));
