@@ -5,30 +5,45 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::SocketAddr;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-
-use ipnet::IpNet;
-use toml::Spanned;
 
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
 };
+use super::place::{Place, Placed};
 use crate::reason::Tier;
+use ipnet::IpNet;
 
+/// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
+/// at the later one.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) gateway: GatewayDraft,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) routes: Vec<RouteDraft>,
     pub(super) pools: Vec<PoolDraft>,
+}
+
+impl Draft {
+    /// Takes out the listeners, routes and pools that these objects have added; whether there were any.
+    pub(super) fn remove(&mut self, objects: &HashSet<Arc<str>>) -> bool {
+        let is_kept = |place: &Place| place.object().is_none_or(|object| !objects.contains(object));
+        let count = |draft: &Self| draft.listeners.len() + draft.routes.len() + draft.pools.len();
+        let before = count(self);
+        self.listeners.retain(|listener| is_kept(&listener.place));
+        self.routes.retain(|route| is_kept(&route.place));
+        self.pools.retain(|pool| is_kept(&pool.place));
+        count(self) < before
+    }
 }
 
 #[derive(Debug)]
@@ -56,16 +71,16 @@ pub(super) struct AccessLogDraft {
 
 #[derive(Debug)]
 pub(super) struct ListenerDraft {
-    /// Of the header, or of the whole table where it is written inline.
-    pub(super) span: Range<usize>,
+    /// Of the whole.
+    pub(super) place: Place,
     pub(super) name: Field<Box<str>>,
-    pub(super) bind: Field<Vec<Spanned<SocketAddr>>>,
+    pub(super) bind: Field<Vec<Placed<SocketAddr>>>,
     pub(super) protocol: Field<Protocol>,
     pub(super) hello_timeout: Field<Duration>,
     pub(super) proxy_protocol: Field<bool>,
-    pub(super) trusted_proxies: Field<Vec<Spanned<IpNet>>>,
-    pub(super) allow: Field<Vec<Spanned<IpNet>>>,
-    pub(super) deny: Field<Vec<Spanned<IpNet>>>,
+    pub(super) trusted_proxies: Field<Vec<Placed<IpNet>>>,
+    pub(super) allow: Field<Vec<Placed<IpNet>>>,
+    pub(super) deny: Field<Vec<Placed<IpNet>>>,
     pub(super) max_connections: Field<usize>,
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
@@ -74,15 +89,15 @@ pub(super) struct ListenerDraft {
 
 #[derive(Debug)]
 pub(super) struct RouteDraft {
-    pub(super) span: Range<usize>,
+    pub(super) place: Place,
     pub(super) name: Field<Box<str>>,
     pub(super) listener: Field<String>,
-    pub(super) sni: Field<Vec<Spanned<SniPattern>>>,
-    pub(super) alpn: Field<Vec<Spanned<Box<str>>>>,
+    pub(super) sni: Field<Vec<Placed<SniPattern>>>,
+    pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) tls: Field<Tls>,
     pub(super) certificate: Field<CertificateDraft>,
     pub(super) client_ca: Field<PathBuf>,
-    pub(super) backends: Field<Vec<Spanned<BackendDraft>>>,
+    pub(super) backends: Field<Vec<Placed<BackendDraft>>>,
     pub(super) idle_timeout: Field<Duration>,
     pub(super) max_age: Field<Duration>,
     pub(super) max_connections: Field<usize>,
@@ -109,9 +124,10 @@ pub(super) struct BackendDraft {
 
 #[derive(Debug)]
 pub(super) struct PoolDraft {
+    pub(super) place: Place,
     pub(super) name: Field<Box<str>>,
     pub(super) balance: Field<Balance>,
-    pub(super) servers: Field<Vec<Spanned<ServerDraft>>>,
+    pub(super) servers: Field<Vec<Placed<ServerDraft>>>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
     pub(super) keepalive: Field<Keepalive>,
@@ -136,24 +152,24 @@ pub(super) enum Field<T> {
     /// It is, and what is wrong with it has been reported.
     Invalid,
     /// It is, and this is its value and where that stands.
-    Given(Spanned<T>),
+    Given(Placed<T>),
 }
 
 impl<T> Field<T> {
-    pub(super) fn given(&self) -> Option<&Spanned<T>> {
+    pub(super) fn given(&self) -> Option<&Placed<T>> {
         match self {
             Field::Given(value) => Some(value),
             Field::Absent | Field::Invalid => None,
         }
     }
 
-    pub(super) fn span(&self) -> Option<Range<usize>> {
-        self.given().map(Spanned::span)
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.given().map(|value| &value.place)
     }
 
     pub(super) fn into_value(self) -> Option<T> {
         match self {
-            Field::Given(value) => Some(value.into_inner()),
+            Field::Given(value) => Some(value.value),
             Field::Absent | Field::Invalid => None,
         }
     }
@@ -170,7 +186,7 @@ impl<T> Field<T> {
 impl<T: Clone> Field<T> {
     /// The value; none also if it is invalid, as the configuration is refused then anyway.
     pub(super) fn get(&self) -> Option<T> {
-        self.given().map(|value| value.get_ref().clone())
+        self.given().map(|value| value.value.clone())
     }
 
     /// The value, or what holds without one.
@@ -181,17 +197,17 @@ impl<T: Clone> Field<T> {
 
 /// Every value that was there before, each with the place of the first.
 pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
-    values: impl IntoIterator<Item = &'r Spanned<T>>,
+    values: impl IntoIterator<Item = &'r Placed<T>>,
     message: impl Fn(&T) -> String,
     report: &mut Report,
 ) {
     let mut seen = HashMap::new();
     for value in values {
-        match seen.entry(value.get_ref()) {
-            Entry::Vacant(entry) => _ = entry.insert(value.span()),
+        match seen.entry(&value.value) {
+            Entry::Vacant(entry) => _ = entry.insert(&value.place),
             Entry::Occupied(first) => {
-                let error = Diagnostic::error(value.span(), message(value.get_ref()));
-                report.push(error.related(first.get().clone(), "first here").help("take one of them out"));
+                let error = Diagnostic::error(&value.place, message(&value.value));
+                report.push(error.related(*first.get(), "first here").help("take one of them out"));
             }
         }
     }

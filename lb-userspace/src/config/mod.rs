@@ -9,6 +9,7 @@ mod diagnostic;
 mod draft;
 mod files;
 mod model;
+mod place;
 #[cfg(test)]
 mod tests;
 mod toml;
@@ -28,6 +29,7 @@ pub use model::{
     AccessLog, Action, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat,
     LogTarget, Pool, Protocol, ProxyVersion, Route, SOURCE_PORTS, Server, SniPattern, Termination,
 };
+pub use place::Place;
 
 /// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
 /// that were read is a change of the configuration.
@@ -53,7 +55,7 @@ pub type Checked = Result<(Config, Warnings), Diagnostics>;
 pub fn check_text(text: &str, file_name: &str, files: &dyn Files, now: UnixTime) -> Checked {
     let mut report = Report::default();
     let draft = toml::read(text, &mut report);
-    let config = check::check(&draft, files, now, &mut report);
+    let config = check::check(draft, files, now, &mut report);
     conclude(config, report, file_name, text)
 }
 

@@ -8,13 +8,9 @@ mod names;
 mod pem;
 mod ties;
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustls::pki_types::UnixTime;
-use toml::Spanned;
 
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Problem, Report, quote};
@@ -24,14 +20,29 @@ use super::model::{
     AccessLog, Action, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat,
     LogTarget, Pool, Protocol, Route, SOURCE_PORTS, Server,
 };
+use super::place::{Place, Placed};
 use crate::reason::Tier;
 use certificate::{Certificates, Loaded, Part, Paths};
 use names::Names;
+use rustls::pki_types::UnixTime;
 use ties::Claim;
 
-/// The configuration; to be thrown away if an error was reported.
-pub(super) fn check(raw: &Draft, files: &dyn Files, now: UnixTime, report: &mut Report) -> Config {
+/// The configuration that a draft makes; to be thrown away if an error was reported that is not an object's. An object
+/// with an error is left out, with all that it has added: the rest is what it would be without.
+pub(super) fn check(mut draft: Draft, files: &dyn Files, now: UnixTime, report: &mut Report) -> Config {
     let certificates = &mut Certificates::new(files, now);
+    loop {
+        let mark = report.mark();
+        let config = check_once(&draft, certificates, report);
+        let faulty = report.faulty_objects();
+        if !draft.remove(&faulty) {
+            return config;
+        }
+        report.refuse(&faulty, mark);
+    }
+}
+
+fn check_once(raw: &Draft, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
     not_in_this_version(raw, report);
     if raw.listeners.is_empty() {
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
@@ -54,37 +65,37 @@ pub(super) fn check(raw: &Draft, files: &dyn Files, now: UnixTime, report: &mut 
     let pools = raw.pools.iter().zip(&pool_names.list);
     let pools = pools.map(|(raw, name)| pool(raw, name, gateway.keepalive, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
-    for (raw_route, name) in raw.routes.iter().zip(&route_names.list) {
-        let listener = listener_names.resolve(&raw_route.listener, report);
+    for (route, name) in raw.routes.iter().zip(&route_names.list) {
+        let listener = listener_names.resolve(&route.listener, report);
         // A protocol that is invalid says nothing about what the route may have.
         let known = listener.filter(|index| !raw.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
-            Protocol::Tcp => reject_tls_keys(raw_route, report),
-            Protocol::Tls | Protocol::Postgres => tls_keys(raw_route, certificates, report),
+            Protocol::Tcp => reject_tls_keys(route, report),
+            Protocol::Tls | Protocol::Postgres => tls_keys(route, certificates, report),
         });
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
             name: name.clone(),
             listener: listener.unwrap_or(0),
-            sni: values(&raw_route.sni),
-            alpn: values(&raw_route.alpn),
+            sni: values(&route.sni),
+            alpn: values(&route.alpn),
             action: match &certificate {
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
                 None => Action::Pass,
             },
-            backends: backends(raw_route, &pool_names, report),
-            idle_timeout: raw_route.idle_timeout.get(),
-            max_age: raw_route.max_age.get(),
-            max_connections: raw_route.max_connections.get(),
+            backends: backends(route, &pool_names, report),
+            idle_timeout: route.idle_timeout.get(),
+            max_age: route.max_age.get(),
+            max_connections: route.max_connections.get(),
         });
-        if let (Some(listener), Some(reference)) = (listener, raw_route.listener.given()) {
-            let alpn = items(&raw_route.alpn).iter();
+        if let (Some(listener), Some(reference)) = (listener, route.listener.given()) {
+            let alpn = items(&route.alpn).iter();
             claims.push(Claim {
                 name,
                 listener,
-                reference: reference.span(),
-                sni: items(&raw_route.sni),
-                alpn: alpn.map(|protocol| &**protocol.get_ref()).collect(),
+                reference: &reference.place,
+                sni: items(&route.sni),
+                alpn: alpn.map(|protocol| &*protocol.value).collect(),
                 certificate,
             });
         }
@@ -118,7 +129,7 @@ fn not_in_this_version(raw: &Draft, report: &mut Report) {
         ] {
             if let Some(given) = field.given() {
                 let message = format!("`{key}` of a pool is not in this version");
-                report.push(Diagnostic::error(given.span(), message).help(help));
+                report.push(Diagnostic::error(&given.place, message).help(help));
             }
         }
     }
@@ -135,8 +146,8 @@ pub(super) fn gateway(raw: &GatewayDraft) -> Gateway {
         admin: raw.admin.get(),
         watch: raw.watch.or(false),
         access_log: raw.access_log.given().map(|log| AccessLog {
-            target: log.get_ref().path.or(LogTarget::Stdout),
-            format: log.get_ref().format.or(LogFormat::Json),
+            target: log.value.path.or(LogTarget::Stdout),
+            format: log.value.format.or(LogFormat::Json),
         }),
         max_connections: raw.max_connections.or(200_000),
         drain_timeout: raw.drain_timeout.or(Duration::from_secs(30)),
@@ -154,7 +165,7 @@ fn listener(raw: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: 
         && trusted_proxies.is_empty()
         && !raw.trusted_proxies.is_invalid()
     {
-        let error = Diagnostic::error(given.span(), "`proxy_protocol` without `trusted_proxies`");
+        let error = Diagnostic::error(&given.place, "`proxy_protocol` without `trusted_proxies`");
         report.push_absence(error.help(
             "name the proxies that may speak for clients, for example `trusted_proxies = [\"10.0.0.0/8\"]`",
         ));
@@ -164,7 +175,7 @@ fn listener(raw: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: 
         && !raw.proxy_protocol.is_invalid()
     {
         let warning =
-            Diagnostic::warning(given.span(), "`trusted_proxies` has no effect without `proxy_protocol`");
+            Diagnostic::warning(&given.place, "`trusted_proxies` has no effect without `proxy_protocol`");
         report.push(warning.help("add `proxy_protocol = true`"));
     }
     Listener {
@@ -184,14 +195,14 @@ fn listener(raw: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: 
 }
 
 fn pool(raw: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
-    let servers = || items(&raw.servers).iter().map(Spanned::get_ref);
+    let servers = || items(&raw.servers).iter().map(|item| &item.value);
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
     reject_repeated(addresses, repeated, report);
     for server in servers() {
         if let (Some(Origin::Service(_)), Some(weight)) = (server.address.get(), server.weight.given()) {
             let error =
-                Diagnostic::error(weight.span(), "a service has no `weight`: its SRV records have them");
+                Diagnostic::error(&weight.place, "a service has no `weight`: its SRV records have them");
             report.push(error.help("take it out"));
         }
     }
@@ -216,10 +227,10 @@ fn backends(raw: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend
     let Some(given) = raw.backends.given() else {
         return Vec::new();
     };
-    let backends = || given.get_ref().iter().map(Spanned::get_ref);
+    let backends = || given.value.iter().map(|item| &item.value);
     if backends().next().is_some() && backends().all(|backend| backend.weight.get() == Some(0)) {
         let message = "every backend has weight 0: no connection can go anywhere";
-        let error = Diagnostic::error(given.span(), message);
+        let error = Diagnostic::error(&given.place, message);
         report.push(error.help("give one of them a weight from 1 to 256"));
     }
     let backends = backends().filter_map(|backend| {
@@ -231,22 +242,22 @@ fn backends(raw: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend
 }
 
 /// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.
-fn tls_keys(
-    raw: &RouteDraft,
+fn tls_keys<'r>(
+    raw: &'r RouteDraft,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
-) -> Option<(Range<usize>, Arc<Loaded>)> {
+) -> Option<(&'r Place, Arc<Loaded>)> {
     if raw.sni.is_absent() {
-        let error = Diagnostic::error(raw.span.clone(), "[[route]] without `sni`");
+        let error = Diagnostic::error(&raw.place, "[[route]] without `sni`");
         report.push_absence(error.help(
             "for example `sni = [\"redis-1.example.com\"]`; `sni = [\"*\"]` takes every name, and clients without one",
         ));
     }
     match &raw.tls {
         Field::Invalid => None,
-        Field::Given(tls) if *tls.get_ref() == Tls::Terminate => {
+        Field::Given(tls) if tls.value == Tls::Terminate => {
             if raw.certificate.is_absent() {
-                let error = Diagnostic::error(tls.span(), "`terminate` needs a `certificate`");
+                let error = Diagnostic::error(&tls.place, "`terminate` needs a `certificate`");
                 let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
                 report.push_absence(error.help(example));
             }
@@ -256,25 +267,25 @@ fn tls_keys(
     }
 }
 
-fn load_certificate(
-    raw: &RouteDraft,
+fn load_certificate<'r>(
+    raw: &'r RouteDraft,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
-) -> Option<(Range<usize>, Arc<Loaded>)> {
+) -> Option<(&'r Place, Arc<Loaded>)> {
     let certificate = raw.certificate.given()?;
-    let chain = certificate.get_ref().chain.given()?;
-    let key = certificate.get_ref().key.given()?;
-    let passphrase = &certificate.get_ref().passphrase_file;
+    let chain = certificate.value.chain.given()?;
+    let key = certificate.value.key.given()?;
+    let passphrase = &certificate.value.passphrase_file;
     if passphrase.is_invalid() {
         return None;
     }
     let passphrase = passphrase.given();
     let client_ca = raw.client_ca.given();
     let paths = Paths {
-        chain: chain.get_ref().clone(),
-        key: key.get_ref().clone(),
-        passphrase: passphrase.map(|path| path.get_ref().clone()),
-        client_ca: client_ca.map(|path| path.get_ref().clone()),
+        chain: chain.value.clone(),
+        key: key.value.clone(),
+        passphrase: passphrase.map(|path| path.value.clone()),
+        client_ca: client_ca.map(|path| path.value.clone()),
     };
     let at = |(part, problem): &(Part, Problem)| {
         let place = match part {
@@ -283,13 +294,13 @@ fn load_certificate(
             Part::Passphrase => passphrase?,
             Part::ClientCa => client_ca?,
         };
-        Some(problem.clone().at(place.span()))
+        Some(problem.clone().at(&place.place))
     };
     match certificates.load(&paths) {
         Ok(loaded) => {
             let warnings = loaded.warnings.iter().filter_map(at);
             warnings.for_each(|warning| report.push(warning.into_warning()));
-            Some((certificate.span(), loaded.clone()))
+            Some((&certificate.place, loaded.clone()))
         }
         Err(problems) => {
             problems.iter().filter_map(at).for_each(|problem| report.push(problem));
@@ -300,9 +311,9 @@ fn load_certificate(
 
 /// A passthrough route has nothing to do with certificates.
 fn reject_termination_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T> {
-    for (key, span) in [("certificate", raw.certificate.span()), ("client_ca", raw.client_ca.span())] {
-        if let Some(span) = span {
-            let error = Diagnostic::error(span, format!("a route that passes TLS through has no `{key}`"));
+    for (key, place) in [("certificate", raw.certificate.place()), ("client_ca", raw.client_ca.place())] {
+        if let Some(place) = place {
+            let error = Diagnostic::error(place, format!("a route that passes TLS through has no `{key}`"));
             report.push(error.help("add `tls = \"terminate\"`, or take it out"));
         }
     }
@@ -311,15 +322,15 @@ fn reject_termination_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T
 
 /// Nothing is known of a connection to a `tcp` listener but its addresses.
 fn reject_tls_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T> {
-    for (key, span) in [
-        ("sni", raw.sni.span()),
-        ("alpn", raw.alpn.span()),
-        ("tls", raw.tls.span()),
-        ("certificate", raw.certificate.span()),
-        ("client_ca", raw.client_ca.span()),
+    for (key, place) in [
+        ("sni", raw.sni.place()),
+        ("alpn", raw.alpn.place()),
+        ("tls", raw.tls.place()),
+        ("certificate", raw.certificate.place()),
+        ("client_ca", raw.client_ca.place()),
     ] {
-        if let Some(span) = span {
-            let error = Diagnostic::error(span, format!("a route of a `tcp` listener has no `{key}`"));
+        if let Some(place) = place {
+            let error = Diagnostic::error(place, format!("a route of a `tcp` listener has no `{key}`"));
             report.push(error.help("take it out, or make the listener's `protocol` `\"tls\"`"));
         }
     }
@@ -337,8 +348,8 @@ fn reject_tcp_route_counts(raw: &Draft, listeners: &[Listener], claims: &[Claim<
         };
         let name = quote(&listeners[claim.listener].name);
         let message = format!("the `tcp` listener {name} has more than one route");
-        let error = Diagnostic::error(claim.reference.clone(), message);
-        let error = error.related(earlier.reference.clone(), "the first is here");
+        let error = Diagnostic::error(claim.reference, message);
+        let error = error.related(earlier.reference, "the first is here");
         report.push(error.help("one route with several `backends` shares connections out by weight"));
     }
     // A route that leads nowhere may have been meant for such a listener.
@@ -349,7 +360,7 @@ fn reject_tcp_route_counts(raw: &Draft, listeners: &[Listener], claims: &[Claim<
         if is_tcp(index) && first[index].is_none() {
             let name = &listeners[index].name;
             let message = format!("the `tcp` listener {} has no route", quote(name));
-            let error = Diagnostic::error(raw.span.clone(), message);
+            let error = Diagnostic::error(&raw.place, message);
             report.push_absence(error.help(format!("add a `[[route]]` with `listener = {name:?}`")));
         }
     }
@@ -363,7 +374,7 @@ fn warn_of_idle_listeners(raw: &Draft, listeners: &[Listener], routes: &[Route],
     for (index, raw) in raw.listeners.iter().enumerate().filter(|(index, _)| !used[*index]) {
         let name = &listeners[index].name;
         let message = format!("no route is on the listener {}: it turns every client away", quote(name));
-        let warning = Diagnostic::warning(raw.span.clone(), message);
+        let warning = Diagnostic::warning(&raw.place, message);
         report.push(warning.help(format!("add a `[[route]]` with `listener = {name:?}`")));
     }
 }
@@ -375,23 +386,23 @@ fn warn_of_unused_pools(raw: &Draft, routes: &[Route], report: &mut Report) {
     }
     for (pool, _) in raw.pools.iter().zip(used).filter(|(_, used)| !used) {
         if let Some(name) = pool.name.given() {
-            let message = format!("no route uses the pool {}", quote(name.get_ref()));
+            let message = format!("no route uses the pool {}", quote(&name.value));
             report
-                .push(Diagnostic::warning(name.span(), message).help("name it in the `backends` of a route"));
+                .push(Diagnostic::warning(&name.place, message).help("name it in the `backends` of a route"));
         }
     }
 }
 
 fn first_sni(raw: &RouteDraft) -> Option<String> {
-    Some(raw.sni.given()?.get_ref().first()?.get_ref().to_string())
+    Some(items(&raw.sni).first()?.value.to_string())
 }
 
 /// None where the key is not there.
-fn items<T>(field: &Field<Vec<Spanned<T>>>) -> &[Spanned<T>] {
-    field.given().map_or(&[], |list| list.get_ref())
+fn items<T>(field: &Field<Vec<Placed<T>>>) -> &[Placed<T>] {
+    field.given().map_or(&[], |list| &list.value)
 }
 
 /// The items without their positions.
-fn values<T: Clone>(field: &Field<Vec<Spanned<T>>>) -> Vec<T> {
-    items(field).iter().map(|value| value.get_ref().clone()).collect()
+fn values<T: Clone>(field: &Field<Vec<Placed<T>>>) -> Vec<T> {
+    items(field).iter().map(|value| value.value.clone()).collect()
 }

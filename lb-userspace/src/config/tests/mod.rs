@@ -1,7 +1,9 @@
 mod hints;
+mod objects;
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::LazyLock;
@@ -114,6 +116,11 @@ pub(super) fn changed(from: &str, old: &str, new: &str) -> String {
     from.replacen(old, new, 1)
 }
 
+/// Where a place of the file is.
+fn span_of(place: &Place) -> Range<usize> {
+    place.span().expect("in the file").clone()
+}
+
 /// Each fault of `text`, in order, as `expected` writes it: what it is, the text underlined, the hint.
 #[track_caller]
 pub(super) fn assert_faults(text: &str, expected: &str) {
@@ -123,7 +130,7 @@ pub(super) fn assert_faults(text: &str, expected: &str) {
     let mut found = String::new();
     for diagnostic in diagnostics.iter() {
         let kind = format!("{:?}", diagnostic.severity).to_lowercase();
-        let span = diagnostic.span.clone().expect("a position");
+        let span = span_of(diagnostic.place.as_ref().expect("a place"));
         let help = diagnostic.help.as_deref().unwrap_or_default();
         found += &format!("{kind}: {}\n   at: {}\n help: {help}\n", diagnostic.message, &text[span]);
     }
@@ -1399,7 +1406,7 @@ fn routes_that_tie_are_an_error_that_names_both() {
     );
     let diagnostics = checked(&text).unwrap_err();
     let (related, what) = diagnostics.iter().next().unwrap().related.clone().unwrap();
-    assert_eq!((&text[related], what), ("\"app1.example.com\"", "also here"));
+    assert_eq!((&text[span_of(&related)], what), ("\"app1.example.com\"", "also here"));
 
     let first = changed(GOOD, "sni =", "alpn = [\"h2\", \"postgresql\"]\nsni =");
     let second = second("sni = [\"app1.example.com\"]\nalpn = [\"http/1.1\", \"h2\"]");

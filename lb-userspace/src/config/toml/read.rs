@@ -1,4 +1,4 @@
-//! TOML text to spanned values: which keys there are, of which type, and what each means on its own.
+//! TOML text to a draft: which keys there are, of which type, and what each means on its own.
 //!
 //! Nothing here looks at two keys at once. A key whose value is wrong is reported here and [`Field::Invalid`]
 //! from then on, so that one mistake is one error.
@@ -8,7 +8,6 @@
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{
@@ -23,6 +22,7 @@ use crate::config::draft::{
     RouteDraft, ServerDraft, Tls,
 };
 use crate::config::model::{Balance, Interfaces, Keepalive, LogFormat, Protocol, ProxyVersion};
+use crate::config::place::Placed;
 use crate::reason::Tier;
 
 /// Reads the whole text, past syntax errors too.
@@ -84,7 +84,7 @@ fn interfaces(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Interfaces> {
         _ => {
             let names = r.list(v, |r, v| r.parse(v, value::interface))?;
             r.reject_duplicates(&names, |name| quote(name));
-            let names = names.into_iter().map(Spanned::into_inner);
+            let names = names.into_iter().map(|name| name.value);
             Some(Interfaces::Named(names.collect()))
         }
     }
@@ -99,17 +99,17 @@ fn tiers(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Tier>> {
     let mut reached = Vec::new();
     for tier in tiers {
         // A duplicate, which was reported.
-        if reached.contains(tier.get_ref()) {
+        if reached.contains(&tier.value) {
             continue;
         }
         if reached.contains(&Tier::Copy) {
-            let message = format!("the tier `{}` is never reached", tier.get_ref());
-            let warning = Diagnostic::warning(tier.span(), message);
+            let message = format!("the tier `{}` is never reached", tier.value);
+            let warning = Diagnostic::warning(&tier.place, message);
             let help = "put `\"copy\"` last: it takes every connection";
             r.report.push(warning.help(help));
             continue;
         }
-        reached.push(tier.into_inner());
+        reached.push(tier.value);
     }
     if !reached.contains(&Tier::Copy) {
         reached.push(Tier::Copy);
@@ -145,7 +145,7 @@ const PROTOCOLS: [(&str, Protocol); 3] =
 
 fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
     ListenerDraft {
-        span: s.span.clone(),
+        place: s.span.clone().into(),
         name: s.read("name", |r, v| r.parse(v, value::name)),
         bind: s.require("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
         protocol: s.read("protocol", |r, v| r.choice(v, &PROTOCOLS)),
@@ -169,7 +169,7 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
 }
 
 /// Without host bits.
-fn networks(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Spanned<IpNet>>> {
+fn networks(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Placed<IpNet>>> {
     r.items(v, |r, v| {
         let network = r.parse(v, value::cidr)?;
         let bare = network.trunc();
@@ -187,7 +187,7 @@ const TLS_MODES: [(&str, Tls); 2] = [("passthrough", Tls::Passthrough), ("termin
 
 fn route(mut s: Section<'_, '_>) -> RouteDraft {
     RouteDraft {
-        span: s.span.clone(),
+        place: s.span.clone().into(),
         name: s.read("name", |r, v| r.parse(v, value::name)),
         listener: s.require("listener", |r, v| r.string(v).map(str::to_owned)),
         sni: s.read("sni", |r, v| {
@@ -221,7 +221,7 @@ fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
 /// A pool's name stands for `{ pool = NAME }`.
 fn backend(r: &mut Reader<'_>, v: &Value<'_>) -> Option<BackendDraft> {
     if let DeValue::String(pool) = v.get_ref() {
-        let pool = Field::Given(Spanned::new(v.span(), pool.clone().into_owned()));
+        let pool = Field::Given(Placed::new(v.span(), pool.clone().into_owned()));
         return Some(BackendDraft { pool, weight: Field::Absent });
     }
     let mut s = r.section(v, &BACKEND)?;
@@ -242,6 +242,7 @@ const PROXY_VERSIONS: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v
 
 fn pool(mut s: Section<'_, '_>) -> PoolDraft {
     PoolDraft {
+        place: s.span.clone().into(),
         name: s.require("name", |r, v| r.parse(v, value::name)),
         balance: s.read("balance", |r, v| r.choice(v, &BALANCES)),
         servers: s.require("servers", |r, v| r.list(v, server)),
@@ -257,7 +258,7 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
 fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<ServerDraft> {
     if let DeValue::String(_) = v.get_ref() {
         let address = r.parse(v, value::server_origin)?;
-        let address = Field::Given(Spanned::new(v.span(), address));
+        let address = Field::Given(Placed::new(v.span(), address));
         return Some(ServerDraft { address, weight: Field::Absent, backup: Field::Absent });
     }
     let mut s = r.section(v, &SERVER)?;

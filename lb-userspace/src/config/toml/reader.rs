@@ -13,6 +13,7 @@ use super::keys::{Keys, SECTIONS};
 use super::value;
 use crate::config::diagnostic::{Diagnostic, Problem, Report, quote};
 use crate::config::draft::{Field, reject_repeated};
+use crate::config::place::Placed;
 
 /// Parses `text`, past errors.
 pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> DeTable<'t> {
@@ -98,7 +99,7 @@ impl<'a, 'i> Section<'a, 'i> {
         };
         let mut reader = Reader { report: self.report, keys: self.keys, key, in_list: false };
         match value(&mut reader, given) {
-            Some(value) => Field::Given(Spanned::new(given.span(), value)),
+            Some(value) => Field::Given(Placed::new(given.span(), value)),
             None => Field::Invalid,
         }
     }
@@ -245,7 +246,7 @@ impl Reader<'_> {
         &mut self,
         value: &Value<'_>,
         item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<Spanned<T>>> {
+    ) -> Option<Vec<Placed<T>>> {
         match value.get_ref() {
             DeValue::Array(list) if list.is_empty() => {
                 let message = format!("`{}` must not be empty", self.key);
@@ -260,14 +261,14 @@ impl Reader<'_> {
         &mut self,
         value: &Value<'_>,
         mut item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<Spanned<T>>> {
+    ) -> Option<Vec<Placed<T>>> {
         let DeValue::Array(list) = value.get_ref() else {
             return self.wrong_type(value, "a list");
         };
         let mut items = Vec::with_capacity(list.len());
         self.in_list = true;
         for value in list {
-            items.extend(item(self, value).map(|item| Spanned::new(value.span(), item)));
+            items.extend(item(self, value).map(|item| Placed::new(value.span(), item)));
         }
         self.in_list = false;
         Some(items)
@@ -275,7 +276,7 @@ impl Reader<'_> {
 
     pub(super) fn reject_duplicates<T: Eq + Hash>(
         &mut self,
-        items: &[Spanned<T>],
+        items: &[Placed<T>],
         show: impl Fn(&T) -> String,
     ) {
         let message = |item: &T| format!("{} is twice in `{}`", show(item), self.key);
