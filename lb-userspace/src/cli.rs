@@ -8,7 +8,6 @@ use crate::terminal::in_colour;
 use crate::words::{counted, with_causes};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use lb_common::packet::DEFAULT_FLOWS;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,13 +18,6 @@ const BAD_CONFIGURATION: u8 = 2;
 
 /// Where the configuration is unless `-c` names another.
 const CONFIG: &str = "/etc/snisplice/snisplice.toml";
-
-/// Where the kernel programs are pinned, and for how many connections they have room, unless the configuration says
-/// otherwise.
-const BPFFS: &str = "/sys/fs/bpf/snisplice";
-
-/// Where a gateway keeps its state unless the configuration says otherwise.
-const STATE_DIR: &str = "/run/snisplice";
 
 const AFTER_HELP: &str = "\
 A first run:
@@ -202,11 +194,8 @@ fn run(command: Command) -> Result<(), Failure> {
             show(&format!("{}: {}: good\n", path.display(), parts(listeners, routes, pools)))
         }
         Command::Doctor { config } => {
-            let (source_ports, bpffs) = match gateway_of(config)? {
-                Some(gateway) => (gateway.source_ports, gateway.bpffs),
-                None => (config::SOURCE_PORTS, BPFFS.into()),
-            };
-            let report = crate::doctor::run(source_ports, &bpffs);
+            let gateway = gateway_of(config)?;
+            let report = crate::doctor::run(gateway.source_ports, &gateway.bpffs);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
@@ -294,11 +283,13 @@ fn load(path: &Path) -> Result<(Config, Sources), Failure> {
     Ok((shown(path, checked)?, sources))
 }
 
-/// The same for its `[gateway]` alone: of the file of `-c`, or of [`CONFIG`]. `None`: that one is not there.
-fn gateway_of(named: Option<PathBuf>) -> Result<Option<config::Gateway>, Failure> {
+/// The same for its `[gateway]` alone: of the file of `-c`, or of [`CONFIG`]; the defaults if that one is not there.
+fn gateway_of(named: Option<PathBuf>) -> Result<config::Gateway, Failure> {
     let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
-    let path = named.or_else(default);
-    path.map(|path| shown(&path, config::load_gateway(&path))).transpose()
+    match named.or_else(default) {
+        Some(path) => shown(&path, config::load_gateway(&path)),
+        None => Ok(config::Gateway::default()),
+    }
 }
 
 /// "1 listener, 2 routes, 2 pools".
@@ -334,15 +325,7 @@ struct Wanted {
 
 impl Bpffs {
     fn resolve(self) -> Result<Wanted, Failure> {
-        let Some(gateway) = gateway_of(self.config)? else {
-            return Ok(Wanted {
-                bpffs: BPFFS.into(),
-                tiers: vec![Tier::Packet],
-                interfaces: Interfaces::Auto,
-                flows: DEFAULT_FLOWS,
-                sockets: 0,
-            });
-        };
+        let gateway = gateway_of(self.config)?;
         Ok(Wanted {
             bpffs: gateway.bpffs,
             tiers: gateway.tiers,
@@ -368,7 +351,7 @@ fn confirmed(connections: usize) -> Result<bool, Failure> {
 
 impl StateDir {
     fn state_dir(self) -> Result<PathBuf, Failure> {
-        Ok(gateway_of(self.config)?.map_or_else(|| STATE_DIR.into(), |gateway| gateway.state_dir))
+        Ok(gateway_of(self.config)?.state_dir)
     }
 
     fn client(self) -> Result<Client, Failure> {

@@ -22,12 +22,13 @@ use rustls::pki_types::UnixTime;
 use diagnostic::Report;
 use files::{Directory, read_bounded};
 
+pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat,
-    LogTarget, Pool, Protocol, ProxyVersion, Route, SOURCE_PORTS, Server, SniPattern, Termination,
+    LogTarget, Pool, Protocol, ProxyVersion, Route, Server, SniPattern, Termination,
 };
 pub use place::Place;
 

@@ -15,10 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::address::Origin;
 use crate::reason::Tier;
-
-/// [`Gateway::source_ports`] of a file that says nothing of them: below those that the kernel itself hands out (from
-/// 32768 on) and those of Kubernetes' services (NodePorts, 30000 to 32767).
-pub const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=29_999;
+use lb_common::packet::DEFAULT_FLOWS;
 
 /// A validated configuration.
 #[derive(Clone, Debug)]
@@ -64,6 +61,29 @@ pub struct Gateway {
     pub keepalive: Keepalive,
 }
 
+impl Default for Gateway {
+    /// What holds for a file that says nothing.
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            interfaces: Interfaces::Auto,
+            tiers: vec![Tier::Packet, Tier::Copy],
+            bpffs: "/sys/fs/bpf/snisplice".into(),
+            state_dir: "/run/snisplice".into(),
+            admin: None,
+            watch: false,
+            access_log: None,
+            max_connections: 200_000,
+            drain_timeout: Duration::from_secs(30),
+            // Below those that the kernel itself hands out (from 32768 on) and those of Kubernetes' services (NodePorts,
+            // 30000 to 32767).
+            source_ports: 10_240..=29_999,
+            flow_table: DEFAULT_FLOWS,
+            keepalive: Keepalive::default(),
+        }
+    }
+}
+
 /// TCP keepalive of a leg: when a silent peer is probed, and when it is given up. What is absent is the system's
 /// (`net.ipv4.tcp_keepalive_time`, `_intvl` and `_probes`, tcp(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +123,12 @@ pub struct AccessLog {
     pub target: LogTarget,
     /// How a line is written.
     pub format: LogFormat,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { target: LogTarget::Stdout, format: LogFormat::Json }
+    }
 }
 
 /// Where the access log goes.
@@ -150,6 +176,26 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Listen also while the machine does not have the addresses.
     pub freebind: bool,
+}
+
+impl Listener {
+    /// One of which nothing else is said.
+    pub fn new(name: Arc<str>, bind: Vec<SocketAddr>) -> Self {
+        Self {
+            name,
+            bind,
+            protocol: Protocol::Tls,
+            hello_timeout: Duration::from_secs(5),
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            max_connections: None,
+            backlog: 4096,
+            keepalive: Keepalive::default(),
+            freebind: false,
+        }
+    }
 }
 
 /// What clients of a listener speak first.
@@ -250,6 +296,13 @@ pub struct Backend {
     pub weight: u32,
 }
 
+impl Backend {
+    /// One of which nothing else is said.
+    pub fn new(pool: usize) -> Self {
+        Self { pool, weight: 1 }
+    }
+}
+
 /// `[[pool]]`: servers that stand for one another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -265,6 +318,20 @@ pub struct Pool {
     pub send_proxy: Option<ProxyVersion>,
     /// Of the leg to the server; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
+}
+
+impl Pool {
+    /// One of which nothing else is said.
+    pub fn new(name: Arc<str>, servers: Vec<Server>) -> Self {
+        Self {
+            name,
+            balance: Balance::RoundRobin,
+            servers,
+            connect_timeout: Duration::from_secs(2),
+            send_proxy: None,
+            keepalive: Keepalive::default(),
+        }
+    }
 }
 
 /// How a pool chooses a server, among those that are up, by weight.
@@ -298,4 +365,11 @@ pub struct Server {
     pub weight: u32,
     /// Used only while no server without this mark can be.
     pub backup: bool,
+}
+
+impl Server {
+    /// One of which nothing else is said.
+    pub fn new(origin: Origin) -> Self {
+        Self { origin, weight: 1, backup: false }
+    }
 }

@@ -8,20 +8,18 @@ mod names;
 mod pem;
 mod ties;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Problem, Report, quote};
-use super::draft::{Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated};
+use super::draft::{
+    AccessLogDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated,
+};
 use super::files::Files;
 use super::model::{
-    AccessLog, Action, Backend, Balance, Config, Gateway, Interfaces, Keepalive, Listener, LogFormat,
-    LogTarget, Pool, Protocol, Route, SOURCE_PORTS, Server,
+    AccessLog, Action, Backend, Config, Gateway, Keepalive, Listener, Pool, Protocol, Route, Server,
 };
 use super::place::{Place, Placed};
-use crate::reason::Tier;
 use certificate::{Certificates, Loaded, Part, Paths};
 use names::Names;
 use rustls::pki_types::UnixTime;
@@ -137,24 +135,27 @@ fn not_in_this_version(raw: &Draft, report: &mut Report) {
 
 /// `[gateway]`, whose values do not depend on one another.
 pub(super) fn gateway(raw: &GatewayDraft) -> Gateway {
+    let default = Gateway::default();
     Gateway {
-        workers: raw.workers.or(0),
-        interfaces: raw.interfaces.or(Interfaces::Auto),
-        tiers: raw.tiers.or(vec![Tier::Packet, Tier::Copy]),
-        bpffs: raw.bpffs.or(PathBuf::from("/sys/fs/bpf/snisplice")),
-        state_dir: raw.state_dir.or(PathBuf::from("/run/snisplice")),
-        admin: raw.admin.get(),
-        watch: raw.watch.or(false),
-        access_log: raw.access_log.given().map(|log| AccessLog {
-            target: log.value.path.or(LogTarget::Stdout),
-            format: log.value.format.or(LogFormat::Json),
-        }),
-        max_connections: raw.max_connections.or(200_000),
-        drain_timeout: raw.drain_timeout.or(Duration::from_secs(30)),
-        source_ports: raw.source_ports.or(SOURCE_PORTS),
-        flow_table: raw.flow_table.or(1 << 20),
-        keepalive: raw.keepalive.or(Keepalive::default()),
+        workers: raw.workers.or(default.workers),
+        interfaces: raw.interfaces.or(default.interfaces),
+        tiers: raw.tiers.or(default.tiers),
+        bpffs: raw.bpffs.or(default.bpffs),
+        state_dir: raw.state_dir.or(default.state_dir),
+        admin: raw.admin.get().or(default.admin),
+        watch: raw.watch.or(default.watch),
+        access_log: raw.access_log.given().map(|log| access_log(&log.value)).or(default.access_log),
+        max_connections: raw.max_connections.or(default.max_connections),
+        drain_timeout: raw.drain_timeout.or(default.drain_timeout),
+        source_ports: raw.source_ports.or(default.source_ports),
+        flow_table: raw.flow_table.or(default.flow_table),
+        keepalive: raw.keepalive.or(default.keepalive),
     }
+}
+
+fn access_log(raw: &AccessLogDraft) -> AccessLog {
+    let default = AccessLog::default();
+    AccessLog { target: raw.path.or(default.target), format: raw.format.or(default.format) }
 }
 
 fn listener(raw: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
@@ -178,19 +179,19 @@ fn listener(raw: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: 
             Diagnostic::warning(&given.place, "`trusted_proxies` has no effect without `proxy_protocol`");
         report.push(warning.help("add `proxy_protocol = true`"));
     }
+    let default = Listener::new(name.clone(), values(&raw.bind));
     Listener {
-        name: name.clone(),
-        bind: values(&raw.bind),
-        protocol: raw.protocol.or(Protocol::Tls),
-        hello_timeout: raw.hello_timeout.or(Duration::from_secs(5)),
+        protocol: raw.protocol.or(default.protocol),
+        hello_timeout: raw.hello_timeout.or(default.hello_timeout),
         proxy_protocol,
         trusted_proxies: if proxy_protocol { trusted_proxies } else { Vec::new() },
         allow: values(&raw.allow),
         deny: values(&raw.deny),
-        max_connections: raw.max_connections.get(),
-        backlog: raw.backlog.or(4096),
-        keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
-        freebind: raw.freebind.or(false),
+        max_connections: raw.max_connections.get().or(default.max_connections),
+        backlog: raw.backlog.or(default.backlog),
+        keepalive: raw.keepalive.or(default.keepalive).or(keepalive),
+        freebind: raw.freebind.or(default.freebind),
+        ..default
     }
 }
 
@@ -207,19 +208,20 @@ fn pool(raw: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Rep
         }
     }
     let servers = servers().filter_map(|server| {
+        let default = Server::new(server.address.get()?);
         Some(Server {
-            origin: server.address.get()?,
-            weight: server.weight.or(1),
-            backup: server.backup.or(false),
+            weight: server.weight.or(default.weight),
+            backup: server.backup.or(default.backup),
+            ..default
         })
     });
+    let default = Pool::new(name.clone(), servers.collect());
     Pool {
-        name: name.clone(),
-        balance: raw.balance.or(Balance::RoundRobin),
-        servers: servers.collect(),
-        connect_timeout: raw.connect_timeout.or(Duration::from_secs(2)),
-        send_proxy: raw.send_proxy.get(),
-        keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
+        balance: raw.balance.or(default.balance),
+        connect_timeout: raw.connect_timeout.or(default.connect_timeout),
+        send_proxy: raw.send_proxy.get().or(default.send_proxy),
+        keepalive: raw.keepalive.or(default.keepalive).or(keepalive),
+        ..default
     }
 }
 
@@ -235,8 +237,8 @@ fn backends(raw: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend
     }
     let backends = backends().filter_map(|backend| {
         let pool = pools.resolve(&backend.pool, report)?;
-        let weight = backend.weight.or(1);
-        Some(Backend { pool, weight })
+        let default = Backend::new(pool);
+        Some(Backend { weight: backend.weight.or(default.weight), ..default })
     });
     backends.collect()
 }

@@ -27,7 +27,7 @@ use super::*;
 use crate::reason::Tier;
 
 /// One of everything a route needs. Tests change it in one place.
-const GOOD: &str = r#"
+pub(super) const GOOD: &str = r#"
 [[listener]]
 name = "databases"
 bind = ["0.0.0.0:443"]
@@ -108,7 +108,7 @@ fn pem(kind: &str) -> String {
     format!("-----BEGIN {kind}-----\nAAAAAA==\n-----END {kind}-----\n")
 }
 
-fn checked(text: &str) -> Checked {
+pub(super) fn checked(text: &str) -> Checked {
     check_text(text, "snisplice.toml", &*FILES, UnixTime::since_unix_epoch(NOW))
 }
 
@@ -121,7 +121,7 @@ fn accepted(text: &str) -> Config {
 }
 
 /// `from` with its first `old` made `new`.
-fn changed(from: &str, old: &str, new: &str) -> String {
+pub(super) fn changed(from: &str, old: &str, new: &str) -> String {
     assert!(from.contains(old), "{old:?} is not in the text");
     from.replacen(old, new, 1)
 }

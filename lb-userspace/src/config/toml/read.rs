@@ -5,23 +5,22 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::ops::RangeInclusive;
-
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{
-    ACCESS_LOG, BACKEND, CERTIFICATE, GATEWAY, HEALTH, KEEPALIVE, LISTENER, POOL, ROOT, ROUTE, SERVER,
-    UPSTREAM_TLS,
+    ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CONNECTIONS,
+    FLOWS, GATEWAY, HEALTH, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, POOL,
+    PROTOCOLS, PROXY_VERSIONS, ROOT, ROUTE, SERVER, SERVER_WEIGHT, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::value;
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
     AccessLogDraft, BackendDraft, CertificateDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft,
-    RouteDraft, ServerDraft, Tls,
+    RouteDraft, ServerDraft,
 };
-use crate::config::model::{Balance, Interfaces, Keepalive, LogFormat, Protocol, ProxyVersion};
+use crate::config::model::{Interfaces, Keepalive};
 use crate::config::place::Placed;
 use crate::reason::Tier;
 
@@ -52,7 +51,7 @@ fn gateway_of(root: &mut Section<'_, '_>) -> GatewayDraft {
 
 fn gateway(mut s: Section<'_, '_>) -> GatewayDraft {
     GatewayDraft {
-        workers: s.read("workers", |r, v| r.integer(v, 0..=1024)),
+        workers: s.read("workers", |r, v| r.integer(v, WORKERS)),
         interfaces: s.read("interfaces", interfaces),
         tiers: s.read("tiers", tiers),
         bpffs: s.read("bpffs", |r, v| r.parse(v, value::absolute_path)),
@@ -67,12 +66,6 @@ fn gateway(mut s: Section<'_, '_>) -> GatewayDraft {
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
     }
 }
-
-/// Of `flow_table`: two per connection. The upper end is where a flow table would be larger than most machines.
-const FLOWS: RangeInclusive<i64> = 2..=100_000_000;
-
-/// Of any `max_connections`.
-const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000_000;
 
 fn interfaces(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Interfaces> {
     match v.get_ref() {
@@ -89,8 +82,6 @@ fn interfaces(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Interfaces> {
         }
     }
 }
-
-const TIERS: [(&str, Tier); 3] = [("packet", Tier::Packet), ("sockmap", Tier::Sockmap), ("copy", Tier::Copy)];
 
 /// `copy` takes whatever reaches it, so it ends the list, written or not.
 fn tiers(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Tier>> {
@@ -117,8 +108,6 @@ fn tiers(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Tier>> {
     Some(reached)
 }
 
-const LOG_FORMATS: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
-
 fn access_log(mut s: Section<'_, '_>) -> AccessLogDraft {
     AccessLogDraft {
         path: s.read("path", |r, v| r.parse(v, value::log_target)),
@@ -126,28 +115,20 @@ fn access_log(mut s: Section<'_, '_>) -> AccessLogDraft {
     }
 }
 
-/// linux/tcp.h: MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL, in seconds.
-const MAX_KEEPALIVE_SECONDS: u16 = 32_767;
-/// linux/tcp.h: MAX_TCP_KEEPCNT.
-const MAX_KEEPALIVE_COUNT: i64 = 127;
-
 fn keepalive(mut s: Section<'_, '_>) -> Keepalive {
     let seconds = |r: &mut Reader<'_>, v: &Value<'_>| r.seconds(v, MAX_KEEPALIVE_SECONDS);
     Keepalive {
         idle: s.read("idle", seconds).get(),
         interval: s.read("interval", seconds).get(),
-        count: s.read("count", |r, v| r.integer(v, 1..=MAX_KEEPALIVE_COUNT)).get(),
+        count: s.read("count", |r, v| r.integer(v, KEEPALIVE_COUNT)).get(),
     }
 }
-
-const PROTOCOLS: [(&str, Protocol); 3] =
-    [("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)];
 
 fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
     ListenerDraft {
         place: s.span.clone().into(),
         name: s.read("name", |r, v| r.parse(v, value::name)),
-        bind: s.require("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
+        bind: s.read("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
         protocol: s.read("protocol", |r, v| r.choice(v, &PROTOCOLS)),
         hello_timeout: s.read("hello_timeout", |r, v| r.timeout(v)),
         proxy_protocol: s.read("proxy_protocol", |r, v| r.boolean(v)),
@@ -162,7 +143,7 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
         }),
         deny: s.read("deny", networks),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
-        backlog: s.read("backlog", |r, v| r.integer(v, 1..=i64::from(i32::MAX))),
+        backlog: s.read("backlog", |r, v| r.integer(v, BACKLOG)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         freebind: s.read("freebind", |r, v| r.boolean(v)),
     }
@@ -183,13 +164,11 @@ fn networks(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Placed<IpNet>>> {
     })
 }
 
-const TLS_MODES: [(&str, Tls); 2] = [("passthrough", Tls::Passthrough), ("terminate", Tls::Terminate)];
-
 fn route(mut s: Section<'_, '_>) -> RouteDraft {
     RouteDraft {
         place: s.span.clone().into(),
         name: s.read("name", |r, v| r.parse(v, value::name)),
-        listener: s.require("listener", |r, v| r.string(v).map(str::to_owned)),
+        listener: s.read("listener", |r, v| r.string(v).map(str::to_owned)),
         sni: s.read("sni", |r, v| {
             let patterns = r.list(v, |r, v| r.parse(v, value::sni_pattern))?;
             r.reject_duplicates(&patterns, |pattern| quote(&pattern.to_string()));
@@ -203,7 +182,7 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
         tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
         certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
-        backends: s.require("backends", |r, v| r.list(v, backend)),
+        backends: s.read("backends", |r, v| r.list(v, backend)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
         max_age: s.read("max_age", |r, v| r.timeout(v)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
@@ -212,8 +191,8 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
 
 fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
     CertificateDraft {
-        chain: s.require("chain", |r, v| r.parse(v, value::path)),
-        key: s.require("key", |r, v| r.parse(v, value::path)),
+        chain: s.read("chain", |r, v| r.parse(v, value::path)),
+        key: s.read("key", |r, v| r.parse(v, value::path)),
         passphrase_file: s.read("passphrase_file", |r, v| r.parse(v, value::path)),
     }
 }
@@ -226,26 +205,17 @@ fn backend(r: &mut Reader<'_>, v: &Value<'_>) -> Option<BackendDraft> {
     }
     let mut s = r.section(v, &BACKEND)?;
     Some(BackendDraft {
-        pool: s.require("pool", |r, v| r.string(v).map(str::to_owned)),
-        weight: s.read("weight", |r, v| r.integer(v, 0..=256)),
+        pool: s.read("pool", |r, v| r.string(v).map(str::to_owned)),
+        weight: s.read("weight", |r, v| r.integer(v, BACKEND_WEIGHT)),
     })
 }
-
-const BALANCES: [(&str, Balance); 4] = [
-    ("round-robin", Balance::RoundRobin),
-    ("least-connections", Balance::LeastConnections),
-    ("source-hash", Balance::SourceHash),
-    ("random", Balance::Random),
-];
-
-const PROXY_VERSIONS: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
 
 fn pool(mut s: Section<'_, '_>) -> PoolDraft {
     PoolDraft {
         place: s.span.clone().into(),
-        name: s.require("name", |r, v| r.parse(v, value::name)),
+        name: s.read("name", |r, v| r.parse(v, value::name)),
         balance: s.read("balance", |r, v| r.choice(v, &BALANCES)),
-        servers: s.require("servers", |r, v| r.list(v, server)),
+        servers: s.read("servers", |r, v| r.list(v, server)),
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
@@ -263,19 +233,17 @@ fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<ServerDraft> {
     }
     let mut s = r.section(v, &SERVER)?;
     Some(ServerDraft {
-        address: s.require("address", |r, v| r.parse(v, value::server_origin)),
-        weight: s.read("weight", |r, v| r.integer(v, 1..=256)),
+        address: s.read("address", |r, v| r.parse(v, value::server_origin)),
+        weight: s.read("weight", |r, v| r.integer(v, SERVER_WEIGHT)),
         backup: s.read("backup", |r, v| r.boolean(v)),
     })
 }
 
-const CHECKS: [(&str, ()); 4] = [("tcp", ()), ("tls", ()), ("redis", ()), ("postgres", ())];
-
 fn health(mut s: Section<'_, '_>) {
     s.read("check", |r, v| r.choice(v, &CHECKS));
     s.read("interval", |r, v| r.timeout(v));
-    s.read("rise", |r, v| r.integer::<u32>(v, 1..=1000));
-    s.read("fall", |r, v| r.integer::<u32>(v, 1..=1000));
+    s.read("rise", |r, v| r.integer::<u32>(v, CHECK_COUNT));
+    s.read("fall", |r, v| r.integer::<u32>(v, CHECK_COUNT));
 }
 
 fn upstream_tls(mut s: Section<'_, '_>) {

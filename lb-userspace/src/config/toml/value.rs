@@ -66,9 +66,9 @@ pub(super) fn source_ports(text: &str) -> Result<RangeInclusive<u16>, Problem> {
     Ok(range)
 }
 
-const MIN_SOURCE_PORT: u16 = 1024;
+pub(super) const MIN_SOURCE_PORT: u16 = 1024;
 /// With fewer, ports of ended connections would soon get no rest.
-const MIN_SOURCE_PORTS: usize = 256;
+pub(super) const MIN_SOURCE_PORTS: usize = 256;
 
 /// An address to listen on.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
@@ -240,4 +240,4 @@ const MAX_NAME: usize = MAX_HOST_NAME;
 const MAX_INTERFACE_NAME: usize = 15;
 
 /// `sun_path` is 108 bytes with a terminating zero; this leaves room for a file name.
-const MAX_STATE_DIR: usize = 80;
+pub(super) const MAX_STATE_DIR: usize = 80;
