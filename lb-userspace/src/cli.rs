@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::admin::{Client, text, top, view::ConnectionFilter};
-use crate::config::{self, Config, Interfaces, Sources};
+use crate::config::{self, Config, Gateway, Interfaces, Sources};
 use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
@@ -194,8 +194,8 @@ fn run(command: Command) -> Result<(), Failure> {
             show(&format!("{}: {}: good\n", path.display(), parts(listeners, routes, pools)))
         }
         Command::Doctor { config } => {
-            let gateway = gateway_of(config)?;
-            let report = crate::doctor::run(gateway.source_ports, &gateway.bpffs);
+            let Gateway { fixed, .. } = gateway_of(config)?;
+            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
@@ -284,11 +284,11 @@ fn load(path: &Path) -> Result<(Config, Sources), Failure> {
 }
 
 /// The same for its `[gateway]` alone: of the file of `-c`, or of [`CONFIG`]; the defaults if that one is not there.
-fn gateway_of(named: Option<PathBuf>) -> Result<config::Gateway, Failure> {
+fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
     let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
     match named.or_else(default) {
         Some(path) => shown(&path, config::load_gateway(&path)),
-        None => Ok(config::Gateway::default()),
+        None => Ok(Gateway::default()),
     }
 }
 
@@ -325,13 +325,13 @@ struct Wanted {
 
 impl Bpffs {
     fn resolve(self) -> Result<Wanted, Failure> {
-        let gateway = gateway_of(self.config)?;
+        let Gateway { fixed, live } = gateway_of(self.config)?;
         Ok(Wanted {
-            bpffs: gateway.bpffs,
-            tiers: gateway.tiers,
-            interfaces: gateway.interfaces,
-            flows: gateway.flow_table,
-            sockets: u32::try_from(gateway.max_connections * 2).unwrap_or(u32::MAX),
+            bpffs: fixed.bpffs,
+            tiers: live.tiers,
+            interfaces: fixed.interfaces,
+            flows: fixed.flow_table,
+            sockets: u32::try_from(live.max_connections * 2).unwrap_or(u32::MAX),
         })
     }
 }
@@ -351,7 +351,7 @@ fn confirmed(connections: usize) -> Result<bool, Failure> {
 
 impl StateDir {
     fn state_dir(self) -> Result<PathBuf, Failure> {
-        Ok(gateway_of(self.config)?.state_dir)
+        Ok(gateway_of(self.config)?.fixed.state_dir)
     }
 
     fn client(self) -> Result<Client, Failure> {

@@ -272,7 +272,7 @@ impl Passage {
 
     /// Whether the kernel may forward the connection, as far as the client's handshake tells.
     fn plan(&self) -> Result<Plan, FallbackReason> {
-        if !self.snapshot.tiers.contains(&Tier::Packet) {
+        if !self.snapshot.gateway.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
         }
         self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
@@ -281,7 +281,7 @@ impl Passage {
     /// splice: TLS goes through untouched.
     async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut begun = None;
-        let choice = self.gateway.choose_tier(&self.snapshot.tiers, || {
+        let choice = self.gateway.choose_tier(&self.snapshot.gateway.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
         });
         self.account.spliced(choice);
@@ -378,7 +378,7 @@ impl Passage {
                 return reason;
             }
         };
-        let choice = choose(&self.snapshot.tiers, |tier| match tier {
+        let choice = choose(&self.snapshot.gateway.tiers, |tier| match tier {
             Tier::Copy => None,
             Tier::Packet | Tier::Sockmap => Some(FallbackReason::TlsTerminated),
         });

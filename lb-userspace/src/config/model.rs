@@ -31,14 +31,21 @@ pub struct Config {
 }
 
 /// `[gateway]`: what holds for the whole process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gateway {
+    /// What only a start puts in force.
+    pub fixed: FixedGateway,
+    /// What a reload does, too.
+    pub live: LiveGateway,
+}
+
+/// Keys of `[gateway]` that only a start puts in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedGateway {
     /// Worker threads; 0: one per core.
     pub workers: usize,
     /// The network interfaces the kernel programs are attached to.
     pub interfaces: Interfaces,
-    /// In order of preference. No duplicates; [`Tier::Copy`], which takes every connection, is there and is last.
-    pub tiers: Vec<Tier>,
     /// Where programs and maps are pinned; absolute.
     pub bpffs: PathBuf,
     /// The admin socket and what must outlive the process; absolute, short enough for a socket in it.
@@ -49,36 +56,80 @@ pub struct Gateway {
     pub watch: bool,
     /// Absent: off.
     pub access_log: Option<AccessLog>,
-    /// Connections open at once, over all listeners; at least 1.
-    pub max_connections: usize,
-    /// How long a graceful stop waits for connections to end; zero: not at all.
-    pub drain_timeout: Duration,
     /// Ports of connections to servers, in the packet tier: at least 256, none below 1024.
     pub source_ports: RangeInclusive<u16>,
     /// Entries of the packet tier's flow table, two per connection; at least 2.
     pub flow_table: u32,
-    /// Of every leg for which nothing nearer is configured.
-    pub keepalive: Keepalive,
 }
 
-impl Default for Gateway {
-    /// What holds for a file that says nothing.
+impl Default for FixedGateway {
     fn default() -> Self {
         Self {
             workers: 0,
             interfaces: Interfaces::Auto,
-            tiers: vec![Tier::Packet, Tier::Copy],
             bpffs: "/sys/fs/bpf/snisplice".into(),
             state_dir: "/run/snisplice".into(),
             admin: None,
             watch: false,
             access_log: None,
-            max_connections: 200_000,
-            drain_timeout: Duration::from_secs(30),
             // Below those that the kernel itself hands out (from 32768 on) and those of Kubernetes' services (NodePorts,
             // 30000 to 32767).
             source_ports: 10_240..=29_999,
             flow_table: DEFAULT_FLOWS,
+        }
+    }
+}
+
+impl FixedGateway {
+    /// The keys in which `new` differs.
+    pub fn differences(&self, new: &Self) -> impl Iterator<Item = &'static str> {
+        // Taken apart in full: a field that is not compared does not compile.
+        let Self {
+            workers,
+            interfaces,
+            bpffs,
+            state_dir,
+            admin,
+            watch,
+            access_log,
+            source_ports,
+            flow_table,
+        } = self;
+        let compared = [
+            ("workers", *workers != new.workers),
+            ("interfaces", *interfaces != new.interfaces),
+            ("bpffs", *bpffs != new.bpffs),
+            ("state_dir", *state_dir != new.state_dir),
+            ("admin", *admin != new.admin),
+            ("watch", *watch != new.watch),
+            ("access_log", *access_log != new.access_log),
+            ("source_ports", *source_ports != new.source_ports),
+            ("flow_table", *flow_table != new.flow_table),
+        ];
+        compared.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key)
+    }
+}
+
+/// Keys of `[gateway]` that a reload puts in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveGateway {
+    /// In order of preference. No duplicates; [`Tier::Copy`], which takes every connection, is there and is last. Only a start
+    /// loads the programs of the others.
+    pub tiers: Vec<Tier>,
+    /// Connections open at once, over all listeners; at least 1.
+    pub max_connections: usize,
+    /// How long a graceful stop waits for connections to end; zero: not at all.
+    pub drain_timeout: Duration,
+    /// Of every leg for which nothing nearer is configured.
+    pub keepalive: Keepalive,
+}
+
+impl Default for LiveGateway {
+    fn default() -> Self {
+        Self {
+            tiers: vec![Tier::Packet, Tier::Copy],
+            max_connections: 200_000,
+            drain_timeout: Duration::from_secs(30),
             keepalive: Keepalive::default(),
         }
     }

@@ -2,8 +2,7 @@
 
 use super::{ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, Protocol, Termination};
-use crate::reason::Tier;
+use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
 use crate::route::{Schedule, Table};
 use crate::tls::server_config;
 use ipnet::IpNet;
@@ -35,12 +34,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
-    /// Most connections at a time.
-    pub max_connections: usize,
-    /// The order in which tiers are tried.
-    pub tiers: Vec<Tier>,
-    /// Of legs whose listener or pool is not configured any more.
-    pub keepalive: Keepalive,
+    /// What holds for all of them.
+    pub gateway: LiveGateway,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
 }
 
@@ -283,9 +278,7 @@ impl Snapshot {
             listeners,
             routes,
             pools,
-            max_connections: config.gateway.max_connections,
-            tiers: config.gateway.tiers.clone(),
-            keepalive: config.gateway.keepalive,
+            gateway: config.gateway.live.clone(),
             by_address,
         })
     }

@@ -17,7 +17,8 @@ use super::draft::{
 };
 use super::files::Files;
 use super::model::{
-    AccessLog, Action, Backend, Config, Gateway, Keepalive, Listener, Pool, Protocol, Route, Server,
+    AccessLog, Action, Backend, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway, Pool,
+    Protocol, Route, Server,
 };
 use super::place::{Place, Placed};
 use certificate::{Certificates, Loaded, Part, Paths};
@@ -59,9 +60,9 @@ fn check_once(raw: &Draft, certificates: &mut Certificates<'_>, report: &mut Rep
     let gateway = gateway(&raw.gateway);
     let listeners = raw.listeners.iter().zip(&listener_names.list);
     let listeners: Vec<_> =
-        listeners.map(|(raw, name)| listener(raw, name, gateway.keepalive, report)).collect();
+        listeners.map(|(raw, name)| listener(raw, name, gateway.live.keepalive, report)).collect();
     let pools = raw.pools.iter().zip(&pool_names.list);
-    let pools = pools.map(|(raw, name)| pool(raw, name, gateway.keepalive, report)).collect();
+    let pools = pools.map(|(raw, name)| pool(raw, name, gateway.live.keepalive, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (route, name) in raw.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);
@@ -136,20 +137,25 @@ fn not_in_this_version(raw: &Draft, report: &mut Report) {
 /// `[gateway]`, whose values do not depend on one another.
 pub(super) fn gateway(raw: &GatewayDraft) -> Gateway {
     let default = Gateway::default();
+    let (fixed, live) = (default.fixed, default.live);
     Gateway {
-        workers: raw.workers.or(default.workers),
-        interfaces: raw.interfaces.or(default.interfaces),
-        tiers: raw.tiers.or(default.tiers),
-        bpffs: raw.bpffs.or(default.bpffs),
-        state_dir: raw.state_dir.or(default.state_dir),
-        admin: raw.admin.get().or(default.admin),
-        watch: raw.watch.or(default.watch),
-        access_log: raw.access_log.given().map(|log| access_log(&log.value)).or(default.access_log),
-        max_connections: raw.max_connections.or(default.max_connections),
-        drain_timeout: raw.drain_timeout.or(default.drain_timeout),
-        source_ports: raw.source_ports.or(default.source_ports),
-        flow_table: raw.flow_table.or(default.flow_table),
-        keepalive: raw.keepalive.or(default.keepalive),
+        fixed: FixedGateway {
+            workers: raw.workers.or(fixed.workers),
+            interfaces: raw.interfaces.or(fixed.interfaces),
+            bpffs: raw.bpffs.or(fixed.bpffs),
+            state_dir: raw.state_dir.or(fixed.state_dir),
+            admin: raw.admin.get().or(fixed.admin),
+            watch: raw.watch.or(fixed.watch),
+            access_log: raw.access_log.given().map(|log| access_log(&log.value)).or(fixed.access_log),
+            source_ports: raw.source_ports.or(fixed.source_ports),
+            flow_table: raw.flow_table.or(fixed.flow_table),
+        },
+        live: LiveGateway {
+            tiers: raw.tiers.or(live.tiers),
+            max_connections: raw.max_connections.or(live.max_connections),
+            drain_timeout: raw.drain_timeout.or(live.drain_timeout),
+            keepalive: raw.keepalive.or(live.keepalive),
+        },
     }
 }
 

@@ -6,22 +6,24 @@ use super::*;
 fn what_is_left_out_has_its_default() {
     let config =
         accepted(&changed(GOOD, "name = \"databases\"\n", "").replace("\"databases\"", "\"listener-1\""));
-    let gateway = Gateway {
+    let fixed = FixedGateway {
         workers: 0,
         interfaces: Interfaces::Auto,
-        tiers: vec![Tier::Packet, Tier::Copy],
         bpffs: "/sys/fs/bpf/snisplice".into(),
         state_dir: "/run/snisplice".into(),
         admin: None,
         watch: false,
         access_log: None,
-        max_connections: 200_000,
-        drain_timeout: Duration::from_secs(30),
         source_ports: 10_240..=29_999,
         flow_table: 1_048_576,
+    };
+    let live = LiveGateway {
+        tiers: vec![Tier::Packet, Tier::Copy],
+        max_connections: 200_000,
+        drain_timeout: Duration::from_secs(30),
         keepalive: Keepalive::default(),
     };
-    assert_eq!(config.gateway, gateway);
+    assert_eq!(config.gateway, Gateway { fixed, live });
     let listener = Listener {
         name: "listener-1".into(),
         bind: vec!["0.0.0.0:443".parse().unwrap()],
@@ -66,9 +68,9 @@ fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
 
     let kept = EXAMPLE.lines().filter(|line| !line.starts_with("health ") && !line.starts_with("tls     ="));
     let config = accepted(&kept.collect::<Vec<_>>().join("\n"));
-    assert_eq!(config.gateway.admin, Some("127.0.0.1:9900".parse().unwrap()));
+    assert_eq!(config.gateway.fixed.admin, Some("127.0.0.1:9900".parse().unwrap()));
     assert_eq!(
-        config.gateway.access_log,
+        config.gateway.fixed.access_log,
         Some(AccessLog { target: LogTarget::Stdout, format: LogFormat::Json })
     );
     assert_eq!(config.listeners[0].bind.len(), 2);
@@ -145,12 +147,15 @@ fn every_other_key_reaches_the_configuration() {
         "#,
     );
     let gateway = &config.gateway;
-    assert_eq!((gateway.workers, gateway.watch, gateway.drain_timeout), (4, true, Duration::ZERO));
-    assert_eq!((&gateway.source_ports, gateway.flow_table), (&(20_000..=20_255), 2));
-    assert_eq!(gateway.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "cni0".to_owned()]));
-    assert_eq!(gateway.tiers, [Tier::Sockmap, Tier::Copy], "copy takes the rest");
+    assert_eq!(
+        (gateway.fixed.workers, gateway.fixed.watch, gateway.live.drain_timeout),
+        (4, true, Duration::ZERO)
+    );
+    assert_eq!((&gateway.fixed.source_ports, gateway.fixed.flow_table), (&(20_000..=20_255), 2));
+    assert_eq!(gateway.fixed.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "cni0".to_owned()]));
+    assert_eq!(gateway.live.tiers, [Tier::Sockmap, Tier::Copy], "copy takes the rest");
     let target = LogTarget::File("/var/log/snisplice.log".into());
-    assert_eq!(gateway.access_log, Some(AccessLog { target, format: LogFormat::Text }));
+    assert_eq!(gateway.fixed.access_log, Some(AccessLog { target, format: LogFormat::Text }));
     let [postgres, tcp] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
     assert_eq!((postgres.protocol, tcp.protocol), (Protocol::Postgres, Protocol::Tcp));
     assert!(postgres.proxy_protocol);
@@ -206,4 +211,30 @@ fn the_same_pattern_may_be_shared_out_by_alpn_or_listener() {
     let third = "[[listener]]\nbind = [\"0.0.0.0:444\"]\n[[route]]\nlistener = \"listener-2\"\nsni = [\"app1.example.com\"]\n\
         backends = [\"redis\"]";
     accepted(&format!("{GOOD}{third}"));
+}
+
+#[test]
+fn every_key_that_only_a_start_puts_in_force_is_told_apart() {
+    let other = accepted(&format!(
+        "[gateway]\nworkers = 1\ninterfaces = ['eth0']\nbpffs = '/b'\nstate_dir = '/s'\nadmin = '127.0.0.1:1'\n\
+         watch = true\naccess_log = {{}}\nsource_ports = '20000-29999'\nflow_table = 2\nmax_connections = 7\n\
+         drain_timeout = '1s'\ntiers = ['copy']\nkeepalive = {{ count = 1 }}\n{GOOD}"
+    ));
+    let fixed = FixedGateway::default();
+    assert_eq!(fixed.differences(&fixed).count(), 0);
+    let differences: Vec<_> = fixed.differences(&other.gateway.fixed).collect();
+    assert_eq!(
+        differences,
+        [
+            "workers",
+            "interfaces",
+            "bpffs",
+            "state_dir",
+            "admin",
+            "watch",
+            "access_log",
+            "source_ports",
+            "flow_table"
+        ]
+    );
 }

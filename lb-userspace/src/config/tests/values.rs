@@ -8,7 +8,7 @@ fn the_nearer_keepalive_wins_key_by_key() {
     let text = changed(&text, "servers =", "keepalive = { interval = \"1s\" }\nservers =");
     let config = accepted(&format!("[gateway]\nkeepalive = {{ idle = \"1m\", interval = \"15s\" }}\n{text}"));
     let keepalive = |idle, interval, count| Keepalive { idle: Some(idle), interval: Some(interval), count };
-    assert_eq!(config.gateway.keepalive, keepalive(60, 15, None));
+    assert_eq!(config.gateway.live.keepalive, keepalive(60, 15, None));
     assert_eq!(config.listeners[0].keepalive, keepalive(32_767, 15, Some(127)));
     assert_eq!(config.pools[0].keepalive, keepalive(60, 1, None));
 }
@@ -74,7 +74,7 @@ fn source_ports_are_a_range_of_some_size_above_the_services() {
         );
     }
     let widest = accepted(&format!("[gateway]\nsource_ports = \"1024-65535\"\n{GOOD}"));
-    assert_eq!(widest.gateway.source_ports, 1024..=65_535);
+    assert_eq!(widest.gateway.fixed.source_ports, 1024..=65_535);
 }
 
 #[test]
@@ -367,9 +367,9 @@ fn the_gateway_is_found_in_a_file_whose_routes_are_wrong() {
     let wrong = "[gateway]\nstate_dir = '/run/other'\n[[route]]\nsnj = 1\n[[rout]]\n";
     assert!(check_text(wrong, "x.toml", &*FILES, UnixTime::since_unix_epoch(NOW)).is_err());
     let (gateway, _) = check_gateway(wrong, "x.toml").expect("nothing is wrong with [gateway]");
-    assert_eq!(gateway.state_dir, Path::new("/run/other"));
+    assert_eq!(gateway.fixed.state_dir, Path::new("/run/other"));
     let (gateway, _) = check_gateway(GOOD, "x.toml").expect("good");
-    assert_eq!(gateway.state_dir, Path::new("/run/snisplice"));
+    assert_eq!(gateway.fixed.state_dir, Path::new("/run/snisplice"));
     // What is wrong with itself, and what may hide it, counts.
     for text in ["[gateway]\nstate_dir = 'here'", "[gateway]\nstatedir = '/here'", "x = [\n[gateway]\n"] {
         assert!(check_gateway(text, "x.toml").is_err(), "{text}");
@@ -433,5 +433,5 @@ fn a_tier_behind_copy_is_warned_of_and_dropped() {
          help: put `"copy"` last: it takes every connection
         "#,
     );
-    assert_eq!(checked(&text).unwrap().0.gateway.tiers, [Tier::Copy]);
+    assert_eq!(checked(&text).unwrap().0.gateway.live.tiers, [Tier::Copy]);
 }

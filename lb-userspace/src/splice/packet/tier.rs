@@ -70,7 +70,7 @@ impl Plan {
 impl PacketTier {
     /// Makes the maps, or adopts those of an earlier process, with the programs that are pinned with them. What is missing
     /// is for [`load`](Self::load).
-    pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
+    pub fn open(config: &config::FixedGateway) -> anyhow::Result<Self> {
         let kernel = Packet::prepare(&config.bpffs, config.flow_table)?;
         // Before anything is served: following the log takes CAP_SYS_ADMIN, which the thread that loads aside does not have.
         #[cfg(feature = "kernel-log")]

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::common::{CONNECTIONS, KEEPALIVE_EXAMPLE};
-use crate::config::model::{AccessLog, Gateway, LogFormat};
+use crate::config::model::{AccessLog, FixedGateway, LiveGateway, LogFormat};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, quoted, word};
 use crate::config::toml::value::{MAX_STATE_DIR, MIN_SOURCE_PORT, MIN_SOURCE_PORTS};
@@ -31,7 +31,7 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
             example: "0",
             meaning: "worker threads; 0: one per core",
             values: Of(|| integers(&WORKERS)),
-            default: Some(Of(|| code(Gateway::default().workers))),
+            default: Some(Of(|| code(FixedGateway::default().workers))),
         },
         Key {
             name: "interfaces",
@@ -45,7 +45,7 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
             example: r#"["packet", "copy"]"#,
             meaning: "the order in which tiers are tried for a connection; if `copy` is missing, it is added at the end",
             values: Of(|| format!("list of {}", one_of(&TIERS))),
-            default: Some(Of(|| code(tiers(&Gateway::default().tiers)))),
+            default: Some(Of(|| code(tiers(&LiveGateway::default().tiers)))),
         },
         Key {
             name: "bpffs",
@@ -53,14 +53,14 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
             meaning: "directory in which the kernel programs are pinned and found again; it belongs to this user alone. \
                       Each gateway on a host needs its own",
             values: Is("absolute path"),
-            default: Some(Of(|| quoted(Gateway::default().bpffs.display()))),
+            default: Some(Of(|| quoted(FixedGateway::default().bpffs.display()))),
         },
         Key {
             name: "state_dir",
             example: r#""/run/snisplice""#,
             meaning: "directory of the admin socket and its lock. Each gateway on a host needs its own",
             values: Of(|| format!("absolute path, at most {MAX_STATE_DIR} bytes")),
-            default: Some(Of(|| quoted(Gateway::default().state_dir.display()))),
+            default: Some(Of(|| quoted(FixedGateway::default().state_dir.display()))),
         },
         Key {
             name: "admin",
@@ -76,7 +76,7 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
                       changes. The gateway looks every second, and reloads when nothing has changed for a second \
                       ([more](operating.md#reload))",
             values: Is("boolean"),
-            default: Some(Of(|| code(Gateway::default().watch))),
+            default: Some(Of(|| code(FixedGateway::default().watch))),
         },
         Key {
             name: "access_log",
@@ -90,14 +90,14 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
             example: "200000",
             meaning: "connections open at once, including clients not yet routed",
             values: Of(|| integers(&CONNECTIONS)),
-            default: Some(Of(|| code(Gateway::default().max_connections))),
+            default: Some(Of(|| code(LiveGateway::default().max_connections))),
         },
         Key {
             name: "drain_timeout",
             example: r#""30s""#,
             meaning: "how long a stop waits for live connections to end; `\"0s\"`: not at all. Those of the packet tier go on",
             values: Is("duration"),
-            default: Some(Of(|| duration(Gateway::default().drain_timeout))),
+            default: Some(Of(|| duration(LiveGateway::default().drain_timeout))),
         },
         Key {
             name: "source_ports",
@@ -105,7 +105,7 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
             meaning: "local ports of the packet tier's connections to servers; they limit its connections per server address",
             values: Of(|| format!("range of at least {MIN_SOURCE_PORTS} ports, from {MIN_SOURCE_PORT} on")),
             default: Some(Of(|| {
-                let ports = Gateway::default().source_ports;
+                let ports = FixedGateway::default().source_ports;
                 quoted(format!("{}-{}", ports.start(), ports.end()))
             })),
         },
@@ -114,7 +114,7 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
             example: "1048576",
             meaning: "entries of the packet tier's flow table; a connection takes two",
             values: Of(|| integers(&FLOWS)),
-            default: Some(Of(|| code(Gateway::default().flow_table))),
+            default: Some(Of(|| code(FixedGateway::default().flow_table))),
         },
         Key {
             name: "keepalive",
