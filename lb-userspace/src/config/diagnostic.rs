@@ -330,6 +330,18 @@ impl Report {
         self.list.iter().filter_map(Diagnostic::faulty_object).cloned().collect()
     }
 
+    /// The same without those that only clash with another of them: without that, they may be good.
+    pub(super) fn objects_to_blame(&self) -> HashSet<Arc<str>> {
+        let faulty = self.faulty_objects();
+        let clashes = |diagnostic: &Diagnostic| {
+            let other = diagnostic.related.as_ref().and_then(|(place, _)| place.object());
+            other.is_some_and(|other| faulty.contains(other) && diagnostic.faulty_object() != Some(other))
+        };
+        let to_blame = self.list.iter().filter(|diagnostic| !clashes(diagnostic));
+        let to_blame: HashSet<_> = to_blame.filter_map(Diagnostic::faulty_object).cloned().collect();
+        if to_blame.is_empty() { faulty } else { to_blame }
+    }
+
     /// These objects are left out: what was reported of them is no error of the whole any more. What was reported of
     /// everything else since `mark` is forgotten, for it is checked again without them.
     pub(super) fn refuse(&mut self, objects: &HashSet<Arc<str>>, mark: usize) {

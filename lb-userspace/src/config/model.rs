@@ -230,7 +230,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// One of which nothing else is said.
+    /// One with the defaults of all other keys.
     pub fn new(name: Arc<str>, bind: Vec<SocketAddr>) -> Self {
         Self {
             name,
@@ -348,7 +348,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// One of which nothing else is said.
+    /// One with the defaults of all other keys.
     pub fn new(pool: usize) -> Self {
         Self { pool, weight: 1 }
     }
@@ -372,7 +372,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// One of which nothing else is said.
+    /// One with the defaults of all other keys.
     pub fn new(name: Arc<str>, servers: Vec<Server>) -> Self {
         Self {
             name,
@@ -419,7 +419,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// One of which nothing else is said.
+    /// One with the defaults of all other keys.
     pub fn new(origin: Origin) -> Self {
         Self { origin, weight: 1, backup: false }
     }

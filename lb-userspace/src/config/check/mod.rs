@@ -26,14 +26,20 @@ use names::Names;
 use rustls::pki_types::UnixTime;
 use ties::Claim;
 
+/// Looks at a draft after which an object is refused for a clash with another that is refused, too: a long chain of clashes
+/// must not take time in the square of its length.
+const LOOKS: usize = 8;
+
 /// The configuration that a draft makes; to be thrown away if an error was reported that is not an object's. An object
 /// with an error is left out, with all that it has added: the rest is what it would be without.
 pub(super) fn check(mut draft: Draft, files: &dyn Files, now: UnixTime, report: &mut Report) -> Config {
     let certificates = &mut Certificates::new(files, now);
+    let mut looks = 0;
     loop {
         let mark = report.mark();
         let config = check_once(&draft, certificates, report);
-        let faulty = report.faulty_objects();
+        looks += 1;
+        let faulty = if looks < LOOKS { report.objects_to_blame() } else { report.faulty_objects() };
         if !draft.remove(&faulty) {
             return config;
         }
@@ -41,33 +47,33 @@ pub(super) fn check(mut draft: Draft, files: &dyn Files, now: UnixTime, report: 
     }
 }
 
-fn check_once(raw: &Draft, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
-    not_in_this_version(raw, report);
-    if raw.listeners.is_empty() {
+fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
+    not_in_this_version(draft, report);
+    if draft.listeners.is_empty() {
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
         report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
     }
-    let binds = raw.listeners.iter().flat_map(|raw| items(&raw.bind));
-    let addresses = binds.chain(raw.gateway.admin.given());
+    let binds = draft.listeners.iter().flat_map(|draft| items(&draft.bind));
+    let addresses = binds.chain(draft.gateway.admin.given());
     reject_repeated(addresses, |address| format!("`{address}` is listened on twice"), report);
-    let names = raw.listeners.iter().map(|raw| (&raw.name, None));
+    let names = draft.listeners.iter().map(|draft| (&draft.name, None));
     let listener_names = Names::new("listener", names, report);
-    let names = raw.routes.iter().map(|raw| (&raw.name, first_sni(raw)));
+    let names = draft.routes.iter().map(|draft| (&draft.name, first_sni(draft)));
     let route_names = Names::new("route", names, report);
-    let names = raw.pools.iter().map(|raw| (&raw.name, None));
+    let names = draft.pools.iter().map(|draft| (&draft.name, None));
     let pool_names = Names::new("pool", names, report);
 
-    let gateway = gateway(&raw.gateway);
-    let listeners = raw.listeners.iter().zip(&listener_names.list);
+    let gateway = gateway(&draft.gateway);
+    let listeners = draft.listeners.iter().zip(&listener_names.list);
     let listeners: Vec<_> =
-        listeners.map(|(raw, name)| listener(raw, name, gateway.live.keepalive, report)).collect();
-    let pools = raw.pools.iter().zip(&pool_names.list);
-    let pools = pools.map(|(raw, name)| pool(raw, name, gateway.live.keepalive, report)).collect();
+        listeners.map(|(draft, name)| listener(draft, name, gateway.live.keepalive, report)).collect();
+    let pools = draft.pools.iter().zip(&pool_names.list);
+    let pools = pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
-    for (route, name) in raw.routes.iter().zip(&route_names.list) {
+    for (route, name) in draft.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);
         // A protocol that is invalid says nothing about what the route may have.
-        let known = listener.filter(|index| !raw.listeners[*index].protocol.is_invalid());
+        let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
             Protocol::Tcp => reject_tls_keys(route, report),
             Protocol::Tls | Protocol::Postgres => tls_keys(route, certificates, report),
@@ -99,21 +105,21 @@ fn check_once(raw: &Draft, certificates: &mut Certificates<'_>, report: &mut Rep
             });
         }
     }
-    reject_tcp_route_counts(raw, &listeners, &claims, report);
+    reject_tcp_route_counts(draft, &listeners, &claims, report);
     ties::report_ties(&claims, report);
     ties::warn_of_uncovered_names(&claims, report);
     // The rest compares what there is with what there is not, which may merely have been misspelt.
     if !report.has_errors() {
         ties::warn_of_coalescing(&claims, report);
-        warn_of_idle_listeners(raw, &listeners, &routes, report);
-        warn_of_unused_pools(raw, &routes, report);
+        warn_of_idle_listeners(draft, &listeners, &routes, report);
+        warn_of_unused_pools(draft, &routes, report);
     }
     Config { gateway, listeners, routes, pools }
 }
 
 /// What the format has and this version lacks. Delete a line when its feature is there.
-fn not_in_this_version(raw: &Draft, report: &mut Report) {
-    for pool in &raw.pools {
+fn not_in_this_version(draft: &Draft, report: &mut Report) {
+    for pool in &draft.pools {
         for (key, field, help) in [
             (
                 "health",
@@ -135,74 +141,74 @@ fn not_in_this_version(raw: &Draft, report: &mut Report) {
 }
 
 /// `[gateway]`, whose values do not depend on one another.
-pub(super) fn gateway(raw: &GatewayDraft) -> Gateway {
+pub(super) fn gateway(draft: &GatewayDraft) -> Gateway {
     let default = Gateway::default();
     let (fixed, live) = (default.fixed, default.live);
     Gateway {
         fixed: FixedGateway {
-            workers: raw.workers.or(fixed.workers),
-            interfaces: raw.interfaces.or(fixed.interfaces),
-            bpffs: raw.bpffs.or(fixed.bpffs),
-            state_dir: raw.state_dir.or(fixed.state_dir),
-            admin: raw.admin.get().or(fixed.admin),
-            watch: raw.watch.or(fixed.watch),
-            access_log: raw.access_log.given().map(|log| access_log(&log.value)).or(fixed.access_log),
-            source_ports: raw.source_ports.or(fixed.source_ports),
-            flow_table: raw.flow_table.or(fixed.flow_table),
+            workers: draft.workers.or(fixed.workers),
+            interfaces: draft.interfaces.or(fixed.interfaces),
+            bpffs: draft.bpffs.or(fixed.bpffs),
+            state_dir: draft.state_dir.or(fixed.state_dir),
+            admin: draft.admin.get().or(fixed.admin),
+            watch: draft.watch.or(fixed.watch),
+            access_log: draft.access_log.given().map(|log| access_log(&log.value)).or(fixed.access_log),
+            source_ports: draft.source_ports.or(fixed.source_ports),
+            flow_table: draft.flow_table.or(fixed.flow_table),
         },
         live: LiveGateway {
-            tiers: raw.tiers.or(live.tiers),
-            max_connections: raw.max_connections.or(live.max_connections),
-            drain_timeout: raw.drain_timeout.or(live.drain_timeout),
-            keepalive: raw.keepalive.or(live.keepalive),
+            tiers: draft.tiers.or(live.tiers),
+            max_connections: draft.max_connections.or(live.max_connections),
+            drain_timeout: draft.drain_timeout.or(live.drain_timeout),
+            keepalive: draft.keepalive.or(live.keepalive),
         },
     }
 }
 
-fn access_log(raw: &AccessLogDraft) -> AccessLog {
+fn access_log(draft: &AccessLogDraft) -> AccessLog {
     let default = AccessLog::default();
-    AccessLog { target: raw.path.or(default.target), format: raw.format.or(default.format) }
+    AccessLog { target: draft.path.or(default.target), format: draft.format.or(default.format) }
 }
 
-fn listener(raw: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
-    let proxy_protocol = raw.proxy_protocol.or(false);
-    let trusted_proxies = values(&raw.trusted_proxies);
-    if let Some(given) = raw.proxy_protocol.given()
+fn listener(draft: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
+    let proxy_protocol = draft.proxy_protocol.or(false);
+    let trusted_proxies = values(&draft.trusted_proxies);
+    if let Some(given) = draft.proxy_protocol.given()
         && proxy_protocol
         && trusted_proxies.is_empty()
-        && !raw.trusted_proxies.is_invalid()
+        && !draft.trusted_proxies.is_invalid()
     {
         let error = Diagnostic::error(&given.place, "`proxy_protocol` without `trusted_proxies`");
         report.push_absence(error.help(
             "name the proxies that may speak for clients, for example `trusted_proxies = [\"10.0.0.0/8\"]`",
         ));
     }
-    if let Some(given) = raw.trusted_proxies.given()
+    if let Some(given) = draft.trusted_proxies.given()
         && !proxy_protocol
-        && !raw.proxy_protocol.is_invalid()
+        && !draft.proxy_protocol.is_invalid()
     {
         let warning =
             Diagnostic::warning(&given.place, "`trusted_proxies` has no effect without `proxy_protocol`");
         report.push(warning.help("add `proxy_protocol = true`"));
     }
-    let default = Listener::new(name.clone(), values(&raw.bind));
+    let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
-        protocol: raw.protocol.or(default.protocol),
-        hello_timeout: raw.hello_timeout.or(default.hello_timeout),
+        protocol: draft.protocol.or(default.protocol),
+        hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         proxy_protocol,
         trusted_proxies: if proxy_protocol { trusted_proxies } else { Vec::new() },
-        allow: values(&raw.allow),
-        deny: values(&raw.deny),
-        max_connections: raw.max_connections.get().or(default.max_connections),
-        backlog: raw.backlog.or(default.backlog),
-        keepalive: raw.keepalive.or(default.keepalive).or(keepalive),
-        freebind: raw.freebind.or(default.freebind),
+        allow: values(&draft.allow),
+        deny: values(&draft.deny),
+        max_connections: draft.max_connections.get().or(default.max_connections),
+        backlog: draft.backlog.or(default.backlog),
+        keepalive: draft.keepalive.or(default.keepalive).or(keepalive),
+        freebind: draft.freebind.or(default.freebind),
         ..default
     }
 }
 
-fn pool(raw: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
-    let servers = || items(&raw.servers).iter().map(|item| &item.value);
+fn pool(draft: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
+    let servers = || items(&draft.servers).iter().map(|item| &item.value);
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
     reject_repeated(addresses, repeated, report);
@@ -223,16 +229,16 @@ fn pool(raw: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Rep
     });
     let default = Pool::new(name.clone(), servers.collect());
     Pool {
-        balance: raw.balance.or(default.balance),
-        connect_timeout: raw.connect_timeout.or(default.connect_timeout),
-        send_proxy: raw.send_proxy.get().or(default.send_proxy),
-        keepalive: raw.keepalive.or(default.keepalive).or(keepalive),
+        balance: draft.balance.or(default.balance),
+        connect_timeout: draft.connect_timeout.or(default.connect_timeout),
+        send_proxy: draft.send_proxy.get().or(default.send_proxy),
+        keepalive: draft.keepalive.or(default.keepalive).or(keepalive),
         ..default
     }
 }
 
-fn backends(raw: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend> {
-    let Some(given) = raw.backends.given() else {
+fn backends(draft: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend> {
+    let Some(given) = draft.backends.given() else {
         return Vec::new();
     };
     let backends = || given.value.iter().map(|item| &item.value);
@@ -251,36 +257,36 @@ fn backends(raw: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend
 
 /// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.
 fn tls_keys<'r>(
-    raw: &'r RouteDraft,
+    draft: &'r RouteDraft,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(&'r Place, Arc<Loaded>)> {
-    if raw.sni.is_absent() {
-        let error = Diagnostic::error(&raw.place, "[[route]] without `sni`");
+    if draft.sni.is_absent() {
+        let error = Diagnostic::error(&draft.place, "[[route]] without `sni`");
         report.push_absence(error.help(
             "for example `sni = [\"redis-1.example.com\"]`; `sni = [\"*\"]` takes every name, and clients without one",
         ));
     }
-    match &raw.tls {
+    match &draft.tls {
         Field::Invalid => None,
         Field::Given(tls) if tls.value == Tls::Terminate => {
-            if raw.certificate.is_absent() {
+            if draft.certificate.is_absent() {
                 let error = Diagnostic::error(&tls.place, "`terminate` needs a `certificate`");
                 let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
                 report.push_absence(error.help(example));
             }
-            load_certificate(raw, certificates, report)
+            load_certificate(draft, certificates, report)
         }
-        Field::Given(_) | Field::Absent => reject_termination_keys(raw, report),
+        Field::Given(_) | Field::Absent => reject_termination_keys(draft, report),
     }
 }
 
 fn load_certificate<'r>(
-    raw: &'r RouteDraft,
+    draft: &'r RouteDraft,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(&'r Place, Arc<Loaded>)> {
-    let certificate = raw.certificate.given()?;
+    let certificate = draft.certificate.given()?;
     let chain = certificate.value.chain.given()?;
     let key = certificate.value.key.given()?;
     let passphrase = &certificate.value.passphrase_file;
@@ -288,7 +294,7 @@ fn load_certificate<'r>(
         return None;
     }
     let passphrase = passphrase.given();
-    let client_ca = raw.client_ca.given();
+    let client_ca = draft.client_ca.given();
     let paths = Paths {
         chain: chain.value.clone(),
         key: key.value.clone(),
@@ -318,8 +324,8 @@ fn load_certificate<'r>(
 }
 
 /// A passthrough route has nothing to do with certificates.
-fn reject_termination_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T> {
-    for (key, place) in [("certificate", raw.certificate.place()), ("client_ca", raw.client_ca.place())] {
+fn reject_termination_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option<T> {
+    for (key, place) in [("certificate", draft.certificate.place()), ("client_ca", draft.client_ca.place())] {
         if let Some(place) = place {
             let error = Diagnostic::error(place, format!("a route that passes TLS through has no `{key}`"));
             report.push(error.help("add `tls = \"terminate\"`, or take it out"));
@@ -329,13 +335,13 @@ fn reject_termination_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T
 }
 
 /// Nothing is known of a connection to a `tcp` listener but its addresses.
-fn reject_tls_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T> {
+fn reject_tls_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option<T> {
     for (key, place) in [
-        ("sni", raw.sni.place()),
-        ("alpn", raw.alpn.place()),
-        ("tls", raw.tls.place()),
-        ("certificate", raw.certificate.place()),
-        ("client_ca", raw.client_ca.place()),
+        ("sni", draft.sni.place()),
+        ("alpn", draft.alpn.place()),
+        ("tls", draft.tls.place()),
+        ("certificate", draft.certificate.place()),
+        ("client_ca", draft.client_ca.place()),
     ] {
         if let Some(place) = place {
             let error = Diagnostic::error(place, format!("a route of a `tcp` listener has no `{key}`"));
@@ -346,7 +352,7 @@ fn reject_tls_keys<T>(raw: &RouteDraft, report: &mut Report) -> Option<T> {
 }
 
 /// A `tcp` listener has exactly one route.
-fn reject_tcp_route_counts(raw: &Draft, listeners: &[Listener], claims: &[Claim<'_>], report: &mut Report) {
+fn reject_tcp_route_counts(draft: &Draft, listeners: &[Listener], claims: &[Claim<'_>], report: &mut Report) {
     let mut first: Vec<Option<&Claim<'_>>> = vec![None; listeners.len()];
     let is_tcp = |index: usize| listeners[index].protocol == Protocol::Tcp;
     for claim in claims.iter().filter(|claim| is_tcp(claim.listener)) {
@@ -361,38 +367,38 @@ fn reject_tcp_route_counts(raw: &Draft, listeners: &[Listener], claims: &[Claim<
         report.push(error.help("one route with several `backends` shares connections out by weight"));
     }
     // A route that leads nowhere may have been meant for such a listener.
-    if claims.len() < raw.routes.len() {
+    if claims.len() < draft.routes.len() {
         return;
     }
-    for (index, raw) in raw.listeners.iter().enumerate() {
+    for (index, draft) in draft.listeners.iter().enumerate() {
         if is_tcp(index) && first[index].is_none() {
             let name = &listeners[index].name;
             let message = format!("the `tcp` listener {} has no route", quote(name));
-            let error = Diagnostic::error(&raw.place, message);
+            let error = Diagnostic::error(&draft.place, message);
             report.push_absence(error.help(format!("add a `[[route]]` with `listener = {name:?}`")));
         }
     }
 }
 
-fn warn_of_idle_listeners(raw: &Draft, listeners: &[Listener], routes: &[Route], report: &mut Report) {
+fn warn_of_idle_listeners(draft: &Draft, listeners: &[Listener], routes: &[Route], report: &mut Report) {
     let mut used = vec![false; listeners.len()];
     for route in routes {
         used[route.listener] = true;
     }
-    for (index, raw) in raw.listeners.iter().enumerate().filter(|(index, _)| !used[*index]) {
+    for (index, draft) in draft.listeners.iter().enumerate().filter(|(index, _)| !used[*index]) {
         let name = &listeners[index].name;
         let message = format!("no route is on the listener {}: it turns every client away", quote(name));
-        let warning = Diagnostic::warning(&raw.place, message);
+        let warning = Diagnostic::warning(&draft.place, message);
         report.push(warning.help(format!("add a `[[route]]` with `listener = {name:?}`")));
     }
 }
 
-fn warn_of_unused_pools(raw: &Draft, routes: &[Route], report: &mut Report) {
-    let mut used = vec![false; raw.pools.len()];
+fn warn_of_unused_pools(draft: &Draft, routes: &[Route], report: &mut Report) {
+    let mut used = vec![false; draft.pools.len()];
     for backend in routes.iter().flat_map(|route| &route.backends) {
         used[backend.pool] = true;
     }
-    for (pool, _) in raw.pools.iter().zip(used).filter(|(_, used)| !used) {
+    for (pool, _) in draft.pools.iter().zip(used).filter(|(_, used)| !used) {
         if let Some(name) = pool.name.given() {
             let message = format!("no route uses the pool {}", quote(&name.value));
             report
@@ -401,8 +407,8 @@ fn warn_of_unused_pools(raw: &Draft, routes: &[Route], report: &mut Report) {
     }
 }
 
-fn first_sni(raw: &RouteDraft) -> Option<String> {
-    Some(items(&raw.sni).first()?.value.to_string())
+fn first_sni(draft: &RouteDraft) -> Option<String> {
+    Some(items(&draft.sni).first()?.value.to_string())
 }
 
 /// None where the key is not there.

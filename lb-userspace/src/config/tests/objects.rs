@@ -117,3 +117,32 @@ fn an_error_of_an_object_that_has_added_nothing_by_itself_is_not_passed_over() {
     let twice = changed(GOOD, "\"10.0.0.11:6379\"", "\"10.0.0.11:6379\", \"10.0.0.11:6379\"");
     assert!(checked_with(&twice, vec![], own).is_err());
 }
+
+#[test]
+fn a_refused_object_takes_no_name_from_another() {
+    let (bad, good) = ("TLSRoute a/bad", "TLSRoute b/good");
+    let routes = vec![
+        route(bad, "databases", "b.example.com", pool(bad, "reddis")),
+        route(good, "databases", "b.example.com", pool(good, "redis")),
+    ];
+    let (config, diagnostics) = checked_with(GOOD, routes, |_| {}).expect("the file is good");
+    assert_eq!(config.routes.len(), 2);
+    let found: Vec<_> = diagnostics.iter().map(|fault| &*fault.message).collect();
+    assert_eq!(found, ["no pool is named `reddis`"]);
+}
+
+#[test]
+fn a_chain_of_clashes_has_an_end() {
+    // Each takes a name of the one before, so that every second one would be good.
+    let objects: Vec<_> = (0..1000).map(|n| format!("TLSRoute a/{n}")).collect();
+    let routes = objects.iter().enumerate().map(|(n, object)| {
+        let mut route = route(object, "databases", &format!("{n}.example.com"), pool(object, "redis"));
+        let Field::Given(sni) = &mut route.sni else { panic!() };
+        let next = SniPattern::Exact(format!("{}.example.com", n + 1).into());
+        sni.value.push(Placed::new(place(object, "spec.hostnames[1]"), next));
+        route
+    });
+    let (config, diagnostics) = checked_with(GOOD, routes.collect(), |_| {}).expect("the file is good");
+    let (served, refused) = (config.routes.len() - 1, diagnostics.count(Severity::Error));
+    assert!(served > 1 && served + refused == 1000, "{served} and {refused}");
+}

@@ -132,6 +132,7 @@ fn a_server() -> Server {
     Server::new(Origin::Service("".into()))
 }
 
+/// Refused by this version, and so not in the documentation.
 pub(in crate::config::toml) const HEALTH: Table = Table {
     header: "health",
     keys: &[
@@ -166,6 +167,7 @@ pub(in crate::config::toml) const HEALTH: Table = Table {
     ],
 };
 
+/// Refused by this version, and so not in the documentation.
 pub(in crate::config::toml) const UPSTREAM_TLS: Table = Table {
     header: "tls of a pool",
     keys: &[
