@@ -53,14 +53,14 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
         report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
     }
-    let binds = draft.listeners.iter().flat_map(|draft| items(&draft.bind));
+    let binds = draft.listeners.iter().flat_map(|listener| items(&listener.bind));
     let addresses = binds.chain(draft.gateway.admin.given());
     reject_repeated(addresses, |address| format!("`{address}` is listened on twice"), report);
-    let names = draft.listeners.iter().map(|draft| (&draft.name, None));
+    let names = draft.listeners.iter().map(|listener| (&listener.name, None));
     let listener_names = Names::new("listener", names, report);
-    let names = draft.routes.iter().map(|draft| (&draft.name, first_sni(draft)));
+    let names = draft.routes.iter().map(|route| (&route.name, first_sni(route)));
     let route_names = Names::new("route", names, report);
-    let names = draft.pools.iter().map(|draft| (&draft.name, None));
+    let names = draft.pools.iter().map(|pool| (&pool.name, None));
     let pool_names = Names::new("pool", names, report);
 
     let gateway = gateway(&draft.gateway);
