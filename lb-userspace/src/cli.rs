@@ -3,14 +3,13 @@
 mod ech_key;
 
 use crate::admin::{Client, text, top, view::ConnectionFilter};
-use crate::config::{self, Config, Interfaces, Sources};
+use crate::config::{self, Config, Gateway, Interfaces, Sources};
 use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
 use crate::words::{counted, with_causes};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use lb_common::packet::DEFAULT_FLOWS;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,13 +20,6 @@ const BAD_CONFIGURATION: u8 = 2;
 
 /// Where the configuration is unless `-c` names another.
 const CONFIG: &str = "/etc/snisplice/snisplice.toml";
-
-/// Where the kernel programs are pinned, and the capacity of their maps in connections, unless the configuration says
-/// otherwise.
-const BPFFS: &str = "/sys/fs/bpf/snisplice";
-
-/// Where a gateway keeps its state unless the configuration says otherwise.
-const STATE_DIR: &str = "/run/snisplice";
 
 const AFTER_HELP: &str = "\
 A first run:
@@ -206,11 +198,8 @@ fn run(command: Command) -> Result<(), Failure> {
             show(&format!("{}: {}: good\n", path.display(), parts(listeners, routes, pools)))
         }
         Command::Doctor { config } => {
-            let (source_ports, bpffs) = match gateway_of(config)? {
-                Some(gateway) => (gateway.source_ports, gateway.bpffs),
-                None => (config::SOURCE_PORTS, BPFFS.into()),
-            };
-            let report = crate::doctor::run(source_ports, &bpffs);
+            let Gateway { fixed, .. } = gateway_of(config)?;
+            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
@@ -299,11 +288,13 @@ fn load(path: &Path) -> Result<(Config, Sources), Failure> {
     Ok((shown(path, checked)?, sources))
 }
 
-/// As [`load`], but only the `[gateway]` table: of the file of `-c`, or of [`CONFIG`]. `None`: there is no such file.
-fn gateway_of(named: Option<PathBuf>) -> Result<Option<config::Gateway>, Failure> {
+/// As [`load`], but only the `[gateway]` table: of the file of `-c`, or of [`CONFIG`]; its defaults if there is no such file.
+fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
     let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
-    let path = named.or_else(default);
-    path.map(|path| shown(&path, config::load_gateway(&path))).transpose()
+    match named.or_else(default) {
+        Some(path) => shown(&path, config::load_gateway(&path)),
+        None => Ok(Gateway::default()),
+    }
 }
 
 /// "1 listener, 2 routes, 2 pools".
@@ -339,21 +330,13 @@ struct Wanted {
 
 impl Bpffs {
     fn resolve(self) -> Result<Wanted, Failure> {
-        let Some(gateway) = gateway_of(self.config)? else {
-            return Ok(Wanted {
-                bpffs: BPFFS.into(),
-                tiers: vec![Tier::Packet],
-                interfaces: Interfaces::Auto,
-                flows: DEFAULT_FLOWS,
-                sockets: 0,
-            });
-        };
+        let Gateway { fixed, live } = gateway_of(self.config)?;
         Ok(Wanted {
-            bpffs: gateway.bpffs,
-            tiers: gateway.tiers,
-            interfaces: gateway.interfaces,
-            flows: gateway.flow_table,
-            sockets: u32::try_from(gateway.max_connections * 2).unwrap_or(u32::MAX),
+            bpffs: fixed.bpffs,
+            tiers: live.tiers,
+            interfaces: fixed.interfaces,
+            flows: fixed.flow_table,
+            sockets: u32::try_from(live.max_connections * 2).unwrap_or(u32::MAX),
         })
     }
 }
@@ -373,7 +356,7 @@ fn confirmed(connections: usize) -> Result<bool, Failure> {
 
 impl StateDir {
     fn state_dir(self) -> Result<PathBuf, Failure> {
-        Ok(gateway_of(self.config)?.map_or_else(|| STATE_DIR.into(), |gateway| gateway.state_dir))
+        Ok(gateway_of(self.config)?.fixed.state_dir)
     }
 
     fn client(self) -> Result<Client, Failure> {

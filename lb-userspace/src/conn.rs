@@ -10,7 +10,7 @@ use crate::config::Protocol;
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
-use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
+use crate::serving::{Action, Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
@@ -20,9 +20,11 @@ use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
 use crate::splice::tls::Tls;
 use crate::splice::transport::Plain;
+use crate::tier::choose;
 use crate::tls::{HandshakeError, Session};
 use crate::traffic::add;
 use lb_common::packet::{PerLeg, Side};
+use rustls::ServerConfig;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -246,10 +248,11 @@ struct Upstream {
 impl Passage {
     /// connect, splice, close.
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
-        let reason = match self.route.termination {
-            None => {
+        let reason = match &self.route.action {
+            Action::Pass => {
                 let plan = self.plan();
-                match self.connect(hello, plan.ok()).await {
+                let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
+                match self.connect(plan.ok(), asks_for_tls).await {
                     Ok(server) => return self.pass_through(plan, server, window).await,
                     Err(reason) => {
                         self.note_setback(reason);
@@ -257,8 +260,11 @@ impl Passage {
                     }
                 }
             }
-            // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
-            Some(_) => Box::pin(self.terminate(hello, window)).await,
+            Action::Terminate(terminator) => {
+                let config = terminator.config.clone();
+                // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
+                Box::pin(self.terminate(config, window)).await
+            }
         };
         self.close(reason);
     }
@@ -270,7 +276,7 @@ impl Passage {
 
     /// Whether the connection can go to the packet tier, as far as the client's SYN tells.
     fn plan(&self) -> Result<Plan, FallbackReason> {
-        if !self.snapshot.tiers.contains(&Tier::Packet) {
+        if !self.snapshot.gateway.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
         }
         self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
@@ -279,7 +285,7 @@ impl Passage {
     /// splice: passes TLS through.
     async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut handover = None;
-        let choice = self.gateway.choose_tier(&self.snapshot.tiers, false, || {
+        let choice = self.gateway.choose_tier(&self.snapshot.gateway.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
         });
         self.account.spliced(choice);
@@ -370,8 +376,8 @@ impl Passage {
     }
 
     /// connect, splice: TLS ends here.
-    async fn terminate(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
-        let mut session = match self.handshake(window).await {
+    async fn terminate(&mut self, config: Arc<ServerConfig>, window: Vec<u8>) -> CloseReason {
+        let mut session = match self.handshake(config, window).await {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
@@ -380,7 +386,7 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        let Upstream { socket: server, guard: _guard, .. } = match self.connect(hello, None).await {
+        let Upstream { socket: server, guard: _guard, .. } = match self.connect(None, false).await {
             Ok(connected) => connected,
             Err(reason) => {
                 let setback = self.note_setback(reason);
@@ -389,8 +395,10 @@ impl Passage {
                 return reason;
             }
         };
-        let choice =
-            self.gateway.choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
+        let choice = choose(&self.snapshot.gateway.tiers, |tier| match tier {
+            Tier::Copy => None,
+            Tier::Packet | Tier::Sockmap => Some(FallbackReason::TlsTerminated),
+        });
         self.account.spliced(choice);
         self.keep_alive(&server);
         let (near, far) = (Tls::new(session, &self.client), Plain::new(&server, Vec::new()));
@@ -410,9 +418,12 @@ impl Passage {
         })
     }
 
-    async fn handshake(&mut self, hello: Vec<u8>) -> Result<Session, HandshakeError> {
-        let Some(termination) = &self.route.termination else { return Err(HandshakeError::Closed) };
-        let accept = Session::accept(&self.client, hello, termination.config.clone());
+    async fn handshake(
+        &mut self,
+        config: Arc<ServerConfig>,
+        hello: Vec<u8>,
+    ) -> Result<Session, HandshakeError> {
+        let accept = Session::accept(&self.client, hello, config);
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
         self.account.negotiated(session.version());
@@ -420,22 +431,18 @@ impl Passage {
     }
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
-    async fn connect(
-        &mut self,
-        hello: Option<Box<ClientHello>>,
-        plan: Option<Plan>,
-    ) -> Result<Upstream, CloseReason> {
+    /// `asks_for_tls`: PostgreSQL's request too, before a ClientHello that the server is to get.
+    async fn connect(&mut self, plan: Option<Plan>, asks_for_tls: bool) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let source = plan.and_then(|plan| {
             let ports = gateway.packet().ok()?.ports();
             Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
         });
-        let postgres = route.termination.is_none() && hello.is_some_and(|hello| hello.postgres);
         let mut dial = Dial {
             client: self.account.connection.client.ip(),
             source,
-            greeting: Greeting { header: Vec::new(), postgres },
+            greeting: Greeting { header: Vec::new(), postgres: asks_for_tls },
         };
         let mut reason = CloseReason::NoServer;
         let mut reached = None;

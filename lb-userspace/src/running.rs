@@ -39,17 +39,14 @@ impl RunningGateway {
         Self { snapshot, books, packet, sockmap, listening: Mutex::default() }
     }
 
-    /// Chooses the tier for a new connection. `terminated`: TLS ends here. `packet` tries to begin a handover to the packet
-    /// tier.
+    /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.
     pub fn choose_tier(
         &self,
         order: &[Tier],
-        terminated: bool,
         mut packet: impl FnMut() -> Result<(), FallbackReason>,
     ) -> Choice {
         choose(order, |tier| match tier {
             Tier::Copy => None,
-            _ if terminated => Some(FallbackReason::TlsTerminated),
             Tier::Packet => packet().err(),
             Tier::Sockmap => self.sockmap.as_ref().err().copied(),
         })

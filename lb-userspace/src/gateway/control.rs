@@ -55,8 +55,8 @@ struct Control {
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
-    /// The `[gateway]` table at the start. A reload changes only `drain_timeout` in it.
-    fixed: config::Gateway,
+    /// The `[gateway]` table at the start.
+    started: config::Gateway,
     watched: Option<Watched>,
     sweeper: Option<Sweeper>,
 }
@@ -66,14 +66,14 @@ impl Control {
     /// behind.
     fn start(path: &Path, config: Config, sources: Sources, inherited: Inherited) -> anyhow::Result<Control> {
         let limit = privileges::raise_open_files();
-        let workers = match config.gateway.workers {
+        let workers = match config.gateway.fixed.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let needed = config.gateway.max_connections as u64 * 2;
+        let needed = config.gateway.live.max_connections as u64 * 2;
         if limit < needed {
-            let max_connections = config.gateway.max_connections;
-            if config.gateway.tiers.contains(&Tier::Packet) {
+            let max_connections = config.gateway.live.max_connections;
+            if config.gateway.live.tiers.contains(&Tier::Packet) {
                 tracing::info!(
                     limit,
                     needed,
@@ -91,18 +91,18 @@ impl Control {
         }
         let snapshot = Snapshot::new(&config, None)?;
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
-        let socket = AdminSocket::bind(&config.gateway.state_dir)?;
+        let socket = AdminSocket::bind(&config.gateway.fixed.state_dir)?;
         let packet = open_packet(&config.gateway, &snapshot)?;
         let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
         }
-        let admin = config.gateway.admin.map(|address| {
+        let admin = config.gateway.fixed.admin.map(|address| {
             let bind = Bind { address, backlog: 64, freebind: false };
             listen(bind, 1).map_err(listen_fault(address))
         });
         let admin = admin.transpose()?.into_iter().flatten().next();
-        let (access_log, log_thread) = match &config.gateway.access_log {
+        let (access_log, log_thread) = match &config.gateway.fixed.access_log {
             None => (None, None),
             Some(log) => {
                 let (log, thread) = AccessLog::open(log).map_err(|source| Fault::AccessLog {
@@ -135,7 +135,7 @@ impl Control {
         };
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
-        let watched = config.gateway.watch.then(|| Watched::new(sources));
+        let watched = config.gateway.fixed.watch.then(|| Watched::new(sources));
         let control = Control {
             path: path.to_path_buf(),
             gateway,
@@ -147,7 +147,7 @@ impl Control {
             admin,
             socket: Some(socket),
             resolver: Resolver::default(),
-            fixed: config.gateway,
+            started: config.gateway,
             watched,
             sweeper,
         };
@@ -271,7 +271,6 @@ impl Control {
         let sockets = open(added, self.workers.len(), &self.inherited).map_err(in_full)?;
 
         let reloaded = new.reloaded(warnings);
-        self.fixed.drain_timeout = config.gateway.drain_timeout;
         self.gateway.snapshot.store(Arc::new(new));
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
@@ -291,28 +290,11 @@ impl Control {
 
     /// Warnings about changed keys that take effect only after a restart.
     fn needs_restart(&self, new: &config::Gateway) -> Vec<String> {
-        let old = &self.fixed;
-        let changed = [
-            ("workers", old.workers != new.workers),
-            (
-                "tiers",
-                [Tier::Packet, Tier::Sockmap]
-                    .iter()
-                    .any(|tier| new.tiers.contains(tier) && !old.tiers.contains(tier)),
-            ),
-            ("interfaces", old.interfaces != new.interfaces),
-            ("source_ports", old.source_ports != new.source_ports),
-            ("flow_table", old.flow_table != new.flow_table),
-            ("bpffs", old.bpffs != new.bpffs),
-            ("state_dir", old.state_dir != new.state_dir),
-            ("admin", old.admin != new.admin),
-            ("watch", old.watch != new.watch),
-            ("access_log", old.access_log != new.access_log),
-        ];
-        let changed = changed.into_iter().filter(|(_, changed)| *changed);
-        changed
-            .map(|(key, _)| format!("gateway.{key} has changed: it takes effect at the next start"))
-            .collect()
+        let started = &self.started;
+        let is_new = |tier: &Tier| *tier != Tier::Copy && !started.live.tiers.contains(tier);
+        let tiers = new.live.tiers.iter().any(is_new).then_some("tiers");
+        let changed = started.fixed.differences(&new.fixed).chain(tiers);
+        changed.map(|key| format!("gateway.{key} has changed: it takes effect at the next start")).collect()
     }
 
     /// Resolves every name of the present configuration.
@@ -351,9 +333,10 @@ impl Control {
         }
         let independent = || self.gateway.packet().map_or(0, |packet| packet.independent());
         let live = || self.gateway.books.stats.live.active().saturating_sub(independent());
-        let deadline = Instant::now() + self.fixed.drain_timeout;
+        let bound = self.gateway.snapshot.load().gateway.drain_timeout;
+        let deadline = Instant::now() + bound;
         if live() > 0 {
-            let (live, bound) = (live(), self.fixed.drain_timeout);
+            let live = live();
             tracing::info!(live, ?bound, "stopping: waiting for live connections; a second signal cuts them");
         }
         while live() > 0 && Instant::now() < deadline {
@@ -402,11 +385,12 @@ fn open_packet(
     config: &config::Gateway,
     snapshot: &Snapshot,
 ) -> anyhow::Result<Result<Arc<PacketTier>, FallbackReason>> {
+    let (bpffs, is_wanted) = (&config.fixed.bpffs, config.live.tiers.contains(&Tier::Packet));
     // Also if it is not configured: connections of an earlier process must still be ended and counted.
-    if !config.tiers.contains(&Tier::Packet) && connections(&config.bpffs).unwrap_or(0) == 0 {
+    if !is_wanted && connections(bpffs).unwrap_or(0) == 0 {
         return Ok(Err(FallbackReason::PacketUnavailable));
     }
-    let opened = PacketTier::open(config).and_then(|packet| {
+    let opened = PacketTier::open(&config.fixed).and_then(|packet| {
         packet.listen(snapshot.addresses())?;
         // Somebody has removed the programs' pins, and without programs the connections hang.
         if packet.kernel().has_connections() && !packet.kernel().has_programs() {
@@ -417,14 +401,11 @@ fn open_packet(
     match opened {
         Ok(packet) => Ok(Ok(Arc::new(packet))),
         // Two gateways would sweep each other's flows.
-        Err(error)
-            if config.tiers.contains(&Tier::Packet)
-                && matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) =>
-        {
+        Err(error) if is_wanted && matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) => {
             Err(error)
         }
         Err(error) => {
-            let error = needs::explained(error, needs::of(Tier::Packet).requires, &config.bpffs);
+            let error = needs::explained(error, needs::of(Tier::Packet).requires, bpffs);
             tracing::warn!("no packet tier: {}", with_causes(error.as_ref()));
             Ok(Err(FallbackReason::PacketUnavailable))
         }
@@ -434,7 +415,8 @@ fn open_packet(
 /// Opens the sockmap tier, if the configuration names it and this kernel's sockmap is sound. If its programs cannot be
 /// loaded, the gateway does not start; on an unsound kernel it logs why and goes on without the tier.
 fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, FallbackReason>> {
-    if !config.tiers.contains(&Tier::Sockmap) {
+    let bpffs = &config.fixed.bpffs;
+    if !config.live.tiers.contains(&Tier::Sockmap) {
         return Ok(Err(FallbackReason::SockmapUnavailable));
     }
     let sound = KernelVersion::running().context("cannot tell the kernel's version")?;
@@ -442,10 +424,10 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
         tracing::warn!("no sockmap tier: this kernel's sockmap {fault}");
         return Ok(Err(FallbackReason::SockmapKernel));
     }
-    let sockets = u32::try_from(config.max_connections * 2).unwrap_or(u32::MAX);
-    let opened = Kernel::open(&config.bpffs, sockets);
+    let sockets = u32::try_from(config.live.max_connections * 2).unwrap_or(u32::MAX);
+    let opened = Kernel::open(bpffs, sockets);
     let explained =
-        |error: KernelError| needs::explained(error.into(), needs::of(Tier::Sockmap).requires, &config.bpffs);
+        |error: KernelError| needs::explained(error.into(), needs::of(Tier::Sockmap).requires, bpffs);
     Ok(Ok(opened.map_err(explained)?))
 }
 

@@ -6,7 +6,7 @@ use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::running::RunningGateway;
-use crate::serving::{Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
+use crate::serving::{Action, Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
 use crate::splice::packet::{Loss, PacketTier};
 use crate::state::ServerState;
 use std::collections::{BTreeMap, HashMap};
@@ -216,7 +216,8 @@ impl admin::Operations for AdminSide {
             reloads_failed: self.gateway.books.stats.reloads_failed.load(Relaxed),
             certificates: routes()
                 .filter_map(|route| {
-                    let expiry = route.termination.as_ref()?.not_after();
+                    let Action::Terminate(terminator) = &route.action else { return None };
+                    let expiry = terminator.not_after();
                     Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
                 })
                 .collect(),

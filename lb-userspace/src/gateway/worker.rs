@@ -114,7 +114,7 @@ fn admit(
         if !listener.acl.permits(peer.ip()) {
             return Err(RejectReason::AddressDenied);
         }
-        let of_gateway = gateway.acquire(&gateway.books.stats.live, Some(snapshot.max_connections));
+        let of_gateway = gateway.acquire(&gateway.books.stats.live, Some(snapshot.gateway.max_connections));
         let of_listener = gateway.acquire(&listener.stats.live, listener.max_connections);
         Ok([of_gateway.ok_or(RejectReason::GatewayFull)?, of_listener.ok_or(RejectReason::ListenerFull)?])
     };

@@ -14,5 +14,5 @@ pub use limit::{Limit, Permit};
 pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord, Unavailable};
 pub use room::Room;
 pub use setback::Setbacks;
-pub use snapshot::{CertificateRefused, Listener, Route, Snapshot, TerminatedRoute};
+pub use snapshot::{Action, CertificateRefused, Listener, Route, Snapshot, Terminator};
 pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};

@@ -355,7 +355,7 @@ impl Pool {
     /// The server of this name, for an adopted connection. If the pool does not have it, it is entered in `gone`.
     pub fn adopt(&self, name: &str, address: SocketAddr) -> Arc<Server> {
         let retired = || Address { host: Host::Ip(address.ip()), port: address.port() };
-        let name = Address::parse(name).unwrap_or_else(retired);
+        let name = name.parse().unwrap_or_else(|_| retired());
         let mut slots = self.slots();
         let present = slots.slots.iter().flat_map(|slot| &slot.servers).find(|server| server.address == name);
         if let Some(server) = present {
@@ -471,7 +471,7 @@ mod tests {
         let server = |text: &&str| config::Server {
             origin: match text.strip_prefix("srv:") {
                 Some(name) => Origin::Service(name.into()),
-                None => Origin::Address(Address::parse(text).unwrap()),
+                None => Origin::Address(text.parse().unwrap()),
             },
             weight: 1,
             backup: false,
@@ -490,7 +490,7 @@ mod tests {
     }
 
     fn members(names: &[&str]) -> Vec<Member> {
-        let member = |name: &&str| Member { address: Address::parse(name).unwrap(), priority: 0, weight: 1 };
+        let member = |name: &&str| Member { address: name.parse().unwrap(), priority: 0, weight: 1 };
         names.iter().map(member).collect()
     }
 

@@ -2,10 +2,7 @@
 
 use super::{ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-
-use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
-
-use crate::reason::Tier;
+use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
 use crate::route::{Schedule, Table};
 use crate::tls::server_config;
 use ipnet::IpNet;
@@ -37,12 +34,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
-    /// Most connections at a time.
-    pub max_connections: usize,
-    /// The order in which tiers are tried.
-    pub tiers: Vec<Tier>,
-    /// TCP keepalive of legs whose listener or pool is no longer configured.
-    pub keepalive: Keepalive,
+    /// What holds for all of them.
+    pub gateway: LiveGateway,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
 }
 
@@ -88,8 +81,8 @@ pub struct Route {
     pub max_age: Option<Duration>,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
-    /// `None`: TLS is passed through.
-    pub termination: Option<TerminatedRoute>,
+    /// What becomes of its connections.
+    pub action: Action,
     /// Kept across reloads.
     pub stats: Arc<RouteStats>,
     /// Where no server of one pool can be reached, the next is tried.
@@ -99,15 +92,44 @@ pub struct Route {
     choices: AtomicU64,
 }
 
-/// What a route needs to end TLS.
-pub struct TerminatedRoute {
+/// What a route does with a connection, and what it needs for that.
+pub enum Action {
+    /// Passes its bytes on as they are.
+    Pass,
+    /// Ends its TLS.
+    Terminate(Terminator),
+}
+
+/// What it takes to end TLS for a route.
+pub struct Terminator {
     /// rustls' side of it.
     pub config: Arc<ServerConfig>,
     source: Arc<Termination>,
     alpn: Vec<Vec<u8>>,
 }
 
-impl TerminatedRoute {
+impl Terminator {
+    /// The one of `known`, the route of the same name before a reload, is kept with its tickets unless something about
+    /// it has changed.
+    fn new(
+        source: &Arc<Termination>,
+        route: &config::Route,
+        protocol: Protocol,
+        known: Option<&Route>,
+    ) -> Result<Self, CertificateRefused> {
+        let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        if protocol == Protocol::Postgres && alpn.is_empty() {
+            // A client that negotiates TLS directly insists on it (PostgreSQL 17, "SSL Session Encryption").
+            alpn.push(b"postgresql".to_vec());
+        }
+        let config = match known.map(|known| &known.action) {
+            Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
+            _ => server_config(source, alpn.iter().cloned())
+                .map_err(|source| CertificateRefused { route: route.name.clone(), source })?,
+        };
+        Ok(Terminator { config, source: source.clone(), alpn })
+    }
+
     /// When the certificate expires, in Unix seconds.
     pub fn not_after(&self) -> u64 {
         self.source.not_after
@@ -155,7 +177,7 @@ impl Route {
             idle_timeout,
             max_age,
             max_connections: None,
-            termination: None,
+            action: Action::Pass,
             stats: Arc::default(),
             retry_other_pool: false,
             backends: Vec::new(),
@@ -270,9 +292,7 @@ impl Snapshot {
             listeners,
             routes,
             pools,
-            max_connections: config.gateway.max_connections,
-            tiers: config.gateway.tiers.clone(),
-            keepalive: config.gateway.keepalive,
+            gateway: config.gateway.live.clone(),
             by_address,
         })
     }
@@ -284,23 +304,10 @@ fn build_route(
     pools: &[Arc<Pool>],
     known: Option<&Route>,
 ) -> Result<Route, CertificateRefused> {
-    let termination = match &route.tls {
-        TlsMode::Passthrough => None,
-        TlsMode::Terminate(source) => {
-            let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-            if listener.protocol == Protocol::Postgres && alpn.is_empty() {
-                // A client that negotiates TLS directly insists on it (PostgreSQL 17, "SSL Session Encryption").
-                alpn.push(b"postgresql".to_vec());
-            }
-            let kept = known
-                .and_then(|old| old.termination.as_ref())
-                .filter(|old| *old.source == **source && old.alpn == alpn);
-            let config = match kept {
-                Some(old) => old.config.clone(),
-                None => server_config(source, alpn.iter().cloned())
-                    .map_err(|source| CertificateRefused { route: route.name.clone(), source })?,
-            };
-            Some(TerminatedRoute { config, source: source.clone(), alpn })
+    let action = match &route.action {
+        config::Action::Pass => Action::Pass,
+        config::Action::Terminate(source) => {
+            Action::Terminate(Terminator::new(source, route, listener.protocol, known)?)
         }
     };
     Ok(Route {
@@ -310,7 +317,7 @@ fn build_route(
         idle_timeout: route.idle_timeout,
         max_age: route.max_age,
         max_connections: route.max_connections,
-        termination,
+        action,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
         retry_other_pool: route.retry_other_pool,
         backends: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),

@@ -86,7 +86,7 @@ impl PacketTier {
                     seconds(record.max_age),
                 ))
             });
-        let keepalive = snapshot.keepalive;
+        let keepalive = snapshot.gateway.keepalive;
         let known = snapshot.listeners.iter().find(|known| *known.name == *listener).cloned();
         let listener = known.unwrap_or_else(|| Arc::new(Listener::retired(&listener, keepalive)));
         let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();

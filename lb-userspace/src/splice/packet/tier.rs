@@ -81,7 +81,7 @@ impl Plan {
 impl PacketTier {
     /// Makes the maps, or adopts those of an earlier process, with the programs that are pinned with them. Programs that are
     /// missing are loaded by [`load`](Self::load).
-    pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
+    pub fn open(config: &config::FixedGateway) -> anyhow::Result<Self> {
         let kernel = Packet::prepare(&config.bpffs, config.flow_table)?;
         // At once: reading the log takes CAP_SYS_ADMIN, which the thread of `load_aside` does not have.
         #[cfg(feature = "kernel-log")]

@@ -1,0 +1,14 @@
+//! The TOML source: text to a draft.
+
+mod docs;
+mod key;
+mod keys;
+mod mend;
+mod read;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use docs::with_tables_of_keys;
+pub(super) use read::{read, read_gateway};
