@@ -312,6 +312,9 @@ impl Drop for Account {
                 tiers[index].active.fetch_sub(1, Relaxed);
             }
         }
+        if let Some((pool, server)) = self.connection.upstream.get() {
+            pool.ended(server, reason, self.connection.traffic.bytes_out.load(Relaxed) > 0);
+        }
         self.books.ledger.close(self.worker, &self.connection, reason);
         let connection = &*self.connection;
         tracing::debug!(id = connection.id, client = %connection.client, %reason, "closed");

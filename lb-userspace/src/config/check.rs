@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::certificate::{Certificates, Loaded, Part, Paths};
 use super::diagnostic::{Diagnostic, Diagnostics, Report, Warnings, quote};
+use super::health;
 use super::names::Names;
 use super::overlap::{self, Claim};
 use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
@@ -19,7 +20,7 @@ use super::reader::{Field, reject_repeated};
 use super::value::Problem;
 use super::{
     AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Keepalive, Listener, LogFormat,
-    LogTarget, Origin, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
+    LogTarget, OnDown, Origin, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
 };
 use crate::reason::Tier;
 
@@ -52,22 +53,10 @@ fn conclude<T>(read: T, report: Report, file_name: &str, text: &str) -> Result<(
 /// What the format has and this version lacks. Delete a line when its feature is there.
 fn not_in_this_version(raw: &RawConfig, report: &mut Report) {
     for pool in &raw.pools {
-        for (key, field, help) in [
-            (
-                "health",
-                &pool.health,
-                "leave it out: a server that refuses a connection is passed over even so",
-            ),
-            (
-                "tls",
-                &pool.tls,
-                "leave it out; a server that wants TLS can have it from the client, passed through",
-            ),
-        ] {
-            if let Some(given) = field.given() {
-                let message = format!("`{key}` of a pool is not in this version");
-                report.push(Diagnostic::error(given.span(), message).help(help));
-            }
+        if let Some(given) = pool.tls.given() {
+            let error = Diagnostic::error(given.span(), "`tls` of a pool is not in this version");
+            let help = "leave it out; a server that wants TLS can have it from the client, passed through";
+            report.push(error.help(help));
         }
     }
 }
@@ -93,7 +82,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
     let listeners: Vec<_> =
         listeners.map(|(raw, name)| listener(raw, name, gateway.keepalive, report)).collect();
     let pools = raw.pools.iter().zip(&pool_names.list);
-    let pools = pools.map(|(raw, name)| pool(raw, name, gateway.keepalive, report)).collect();
+    let pools = pools.map(|(raw, name)| pool(raw, name, gateway.keepalive, certificates, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (raw_route, name) in raw.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&raw_route.listener, report);
@@ -200,7 +189,13 @@ fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &m
     }
 }
 
-fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
+fn pool(
+    raw: &RawPool,
+    name: &Arc<str>,
+    keepalive: Keepalive,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Pool {
     let servers = || items(&raw.servers).iter().map(Spanned::get_ref);
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
@@ -219,6 +214,12 @@ fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Repor
             backup: server.backup.or(false),
         })
     });
+    if let Some(on_down) = raw.on_down.given()
+        && raw.health.is_absent()
+    {
+        let error = Diagnostic::error(on_down.span(), "`on_down` without `health`: nobody would notice");
+        report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
+    }
     Pool {
         name: name.clone(),
         balance: raw.balance.or(Balance::RoundRobin),
@@ -226,6 +227,9 @@ fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Repor
         connect_timeout: raw.connect_timeout.or(Duration::from_secs(2)),
         send_proxy: raw.send_proxy.get(),
         keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
+        health: raw.health.given().and_then(|raw| health::check(raw.get_ref(), certificates, report)),
+        eject: raw.eject.get(),
+        on_down: raw.on_down.or(OnDown::Keep),
     }
 }
 

@@ -7,6 +7,7 @@
 mod certificate;
 mod check;
 mod diagnostic;
+mod health;
 mod key;
 mod mend;
 mod names;
@@ -16,6 +17,8 @@ mod raw;
 mod reader;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_health;
 #[cfg(test)]
 mod tests_hints;
 mod value;
@@ -39,6 +42,7 @@ use crate::reason::Tier;
 
 pub use check::{Checked, check, check_gateway};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
+pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 
 /// [`Gateway::source_ports`] of a file that says nothing of them: below those that the kernel itself hands out (from
 /// 32768 on) and those of Kubernetes' services (NodePorts, 30000 to 32767).
@@ -374,6 +378,12 @@ pub struct Pool {
     pub send_proxy: Option<ProxyVersion>,
     /// Of the leg to the server; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
+    /// How its servers are checked; absent: not at all.
+    pub health: Option<Arc<Health>>,
+    /// When a server that fails connections has a rest from them; absent: never.
+    pub eject: Option<Eject>,
+    /// What becomes of open connections to a server that its checks find down.
+    pub on_down: OnDown,
 }
 
 /// How a pool chooses a server, among those that are up, by weight.

@@ -15,10 +15,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Report, quote};
+use super::health::{self, RawHealth};
 use super::reader::{Field, Keys, Reader, Section, Value};
 use super::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, Origin, Protocol, ProxyVersion, SniPattern,
 };
+use super::{Eject, OnDown};
 use super::{reader, value};
 use crate::reason::Tier;
 
@@ -114,8 +116,9 @@ pub(super) struct RawPool {
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
     pub(super) keepalive: Field<Keepalive>,
-    /// Validated; not kept, see `not_in_this_version`.
-    pub(super) health: Field<()>,
+    pub(super) health: Field<RawHealth>,
+    pub(super) eject: Field<Eject>,
+    pub(super) on_down: Field<OnDown>,
     /// Validated; not kept, see `not_in_this_version`.
     pub(super) tls: Field<()>,
 }
@@ -246,6 +249,8 @@ const POOL: Keys = Keys {
         ("send_proxy", r#""v2""#),
         ("keepalive", KEEPALIVE_EXAMPLE),
         ("health", r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#),
+        ("eject", r#"{ failures = 3, time = "10s" }"#),
+        ("on_down", r#""kill""#),
         ("tls", r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#),
     ],
 };
@@ -253,11 +258,6 @@ const POOL: Keys = Keys {
 const SERVER: Keys = Keys {
     header: "a server",
     examples: &[("address", r#""10.0.0.11:6379""#), ("weight", "1"), ("backup", "true")],
-};
-
-const HEALTH: Keys = Keys {
-    header: "health",
-    examples: &[("check", r#""tcp""#), ("interval", r#""5s""#), ("rise", "2"), ("fall", "3")],
 };
 
 const UPSTREAM_TLS: Keys = Keys {
@@ -467,7 +467,9 @@ fn pool(mut s: Section<'_, '_>) -> RawPool {
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
-        health: s.read("health", |r, v| r.section(v, &HEALTH).map(health)),
+        health: s.read("health", health::health),
+        eject: s.read("eject", health::eject),
+        on_down: s.read("on_down", health::on_down),
         tls: s.read("tls", |r, v| r.section(v, &UPSTREAM_TLS).map(upstream_tls)),
     }
 }
@@ -485,15 +487,6 @@ fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<RawServer> {
         weight: s.read("weight", |r, v| r.integer(v, 1..=256)),
         backup: s.read("backup", |r, v| r.boolean(v)),
     })
-}
-
-const CHECKS: [(&str, ()); 4] = [("tcp", ()), ("tls", ()), ("redis", ()), ("postgres", ())];
-
-fn health(mut s: Section<'_, '_>) {
-    s.read("check", |r, v| r.choice(v, &CHECKS));
-    s.read("interval", |r, v| r.timeout(v));
-    s.read("rise", |r, v| r.integer::<u32>(v, 1..=1000));
-    s.read("fall", |r, v| r.integer::<u32>(v, 1..=1000));
 }
 
 fn upstream_tls(mut s: Section<'_, '_>) {

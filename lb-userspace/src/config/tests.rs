@@ -81,6 +81,10 @@ static FILES: LazyLock<Map> = LazyLock::new(|| {
     files.insert("empty.pem", "nothing here\n".to_owned());
     files.insert("cut.pem", files["app1.crt"].lines().take(3).collect::<Vec<_>>().join("\n"));
     files.insert("cut.key", files["app1.key"].lines().take(2).collect::<Vec<_>>().join("\n"));
+    files.insert("ca.crt", files["clients-ca.crt"].clone());
+    files.insert("password", "s e\"cret\r\n".to_owned());
+    files.insert("lines", "one\ntwo\n".to_owned());
+    files.insert("zero", "a\0b\n".to_owned());
     files.insert("garbage.crt", pem("CERTIFICATE"));
     files.insert("garbage.key", pem("PRIVATE KEY"));
     files.insert("encrypted.key", pem("ENCRYPTED PRIVATE KEY"));
@@ -97,7 +101,7 @@ pub(super) fn checked(text: &str) -> Checked {
 }
 
 /// The configuration, which must be without any fault.
-fn accepted(text: &str) -> Config {
+pub(super) fn accepted(text: &str) -> Config {
     match checked(text) {
         Ok((config, warnings)) if warnings.is_empty() => config,
         Ok((_, faults)) | Err(faults) => panic!("{faults}"),
@@ -180,6 +184,9 @@ fn what_is_left_out_has_its_default() {
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
         keepalive: Keepalive::default(),
+        health: None,
+        eject: None,
+        on_down: OnDown::Keep,
     };
     assert_eq!(config.pools, [pool]);
 }
@@ -236,12 +243,9 @@ servers = [ { address = "[2001:db8::1]:6379" } ]
 fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
     let faults = checked(EXAMPLE).unwrap_err();
     let messages: Vec<_> = faults.iter().map(|fault| &*fault.message).collect();
-    assert_eq!(
-        messages,
-        ["`health` of a pool is not in this version", "`tls` of a pool is not in this version"]
-    );
+    assert_eq!(messages, ["`tls` of a pool is not in this version"]);
 
-    let kept = EXAMPLE.lines().filter(|line| !line.starts_with("health ") && !line.starts_with("tls     ="));
+    let kept = EXAMPLE.lines().filter(|line| !line.starts_with("tls     ="));
     let config = accepted(&kept.collect::<Vec<_>>().join("\n"));
     assert_eq!(config.gateway.admin, Some("127.0.0.1:9900".parse().unwrap()));
     assert_eq!(
@@ -1690,29 +1694,17 @@ fn http2_connections_that_would_be_reused_across_routes_are_warned_of() {
 #[test]
 fn what_this_version_lacks_is_validated_and_refused() {
     assert_faults(
-        &changed(GOOD, "servers =", "health = {}\ntls = {}\nservers ="),
+        &changed(GOOD, "servers =", "tls = {}\nservers ="),
         r#"
-        error: `health` of a pool is not in this version
-           at: {}
-         help: leave it out: a server that refuses a connection is passed over even so
         error: `tls` of a pool is not in this version
            at: {}
          help: leave it out; a server that wants TLS can have it from the client, passed through
         "#,
     );
-    let bad = "health = { check = \"ping\", rise = 0 }\ntls = { server_name = \"a b\" }\nservers =";
+    let bad = "tls = { server_name = \"a b\" }\nservers =";
     assert_faults(
         &changed(GOOD, "servers =", bad),
         r#"
-        error: `health` of a pool is not in this version
-           at: { check = "ping", rise = 0 }
-         help: leave it out: a server that refuses a connection is passed over even so
-        error: `check` cannot be `ping`
-           at: "ping"
-         help: one of `"tcp"`, `"tls"`, `"redis"`, `"postgres"`
-        error: `rise` must be from 1 to 1000
-           at: 0
-         help: for example `rise = 2`
         error: `tls` of a pool is not in this version
            at: { server_name = "a b" }
          help: leave it out; a server that wants TLS can have it from the client, passed through

@@ -1,6 +1,7 @@
 //! Connect: a socket to one server of the route's pool.
 
 mod foreign;
+pub mod health;
 pub mod ports;
 mod preamble;
 mod race;
@@ -13,7 +14,7 @@ pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
 use crate::reason::CloseReason;
-use crate::serving::{Pool, Server, ServerGuard};
+use crate::serving::{Addresses, Pool, ServerGuard};
 use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
 
 /// Servers tried for one connection. More would keep the client waiting for longer than it will.
 const ATTEMPTS: usize = 4;
@@ -47,18 +49,30 @@ pub struct Source<'a> {
 /// A connected socket, with its source port if that is one of ours.
 type Dialled = (TcpStream, Option<SourcePort>);
 
+/// Between two looks whether the first check of a server is done.
+const CHECK_POLL: Duration = Duration::from_millis(5);
+
 /// Connects to a server of `pool`; on failure to the next one.
 pub async fn connect(
     pool: &Pool,
     client: IpAddr,
     source: Option<Source<'_>>,
 ) -> Result<(TcpStream, Option<SourcePort>, ServerGuard), CloseReason> {
+    if pool.awaits_checks() {
+        // After a start or a reload: it takes a moment.
+        let checked = async {
+            while pool.awaits_checks() {
+                sleep(CHECK_POLL).await;
+            }
+        };
+        let _ = timeout(pool.connect_timeout, Box::pin(checked)).await;
+    }
     let mut tried = Vec::new();
-    let mut reason = CloseReason::NoServer;
+    let mut reason = None;
     while tried.len() < ATTEMPTS {
         let Some(guard) = pool.choose(client, &tried) else { break };
         let server = guard.server().clone();
-        match dial(&server, pool.connect_timeout, source).await {
+        match dial(&server.addresses(), pool.connect_timeout, source).await {
             Ok((stream, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
                 return Ok((stream, port, guard));
@@ -66,12 +80,16 @@ pub async fn connect(
             Err(error) => {
                 server.state.failures.fetch_add(1, Relaxed);
                 tracing::debug!(pool = %pool.name, server = %server.address, %error, "cannot connect");
-                reason = reason_of(&error);
+                let why = reason_of(&error);
+                if why != CloseReason::Resource {
+                    pool.failed(&server);
+                }
+                reason = Some(why);
             }
         }
         tried.push(server);
     }
-    Err(reason)
+    Err(reason.unwrap_or_else(|| pool.refusal()))
 }
 
 fn reason_of(error: &io::Error) -> CloseReason {
@@ -83,10 +101,9 @@ fn reason_of(error: &io::Error) -> CloseReason {
     }
 }
 
-/// Tries the server's addresses, the next one beside those before if these are silent (RFC 8305); `timeout` bounds all of
+/// Tries a server's addresses, the next one beside those before if these are silent (RFC 8305); `timeout` bounds all of
 /// them together.
-async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
-    let addresses = server.addresses();
+async fn dial(addresses: &Addresses, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
     let patience = timeout / UNANSWERED_PORTS;
     let open_at = async |address| match source {
         Some(source) => open_from_ports(address, source, UNANSWERED_PORTS, patience).await,

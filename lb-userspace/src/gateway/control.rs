@@ -8,6 +8,7 @@ use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{http, view};
 use crate::config::{self, Config, Sources};
+use crate::connect::health::Prober;
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
@@ -53,6 +54,7 @@ struct Control {
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
+    prober: Prober,
     /// As started; of these a reload changes `drain_timeout` only.
     fixed: config::Gateway,
     watched: Option<Watched>,
@@ -136,6 +138,10 @@ impl Control {
                 Some(Sweeper::start(packet.clone())?)
             }
         };
+        let gateway_of_prober = gateway.clone();
+        let prober = Prober::start(move |down| gateway_of_prober.end_connections_to(down))
+            .context("cannot start the thread of health checks")?;
+        prober.follow(&gateway.snapshot.load().pools);
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
         let watched = config.gateway.watch.then(|| Watched::new(sources));
@@ -149,6 +155,7 @@ impl Control {
             admin,
             socket: Some(socket),
             resolver: Resolver::default(),
+            prober,
             fixed: config.gateway,
             watched,
             sweeper,
@@ -275,6 +282,7 @@ impl Control {
         let reloaded = new.reloaded(warnings);
         self.fixed.drain_timeout = config.gateway.drain_timeout;
         self.gateway.snapshot.store(Arc::new(new));
+        self.prober.follow(&self.gateway.snapshot.load().pools);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
         {
@@ -344,6 +352,7 @@ impl Control {
     /// Accepts no more, lets live connections end within `drain_timeout`, resets the rest.
     async fn stop(self, mut stop: Stop, mut admin: JoinSet<()>) -> anyhow::Result<()> {
         tell_manager(NotifyState::Stopping);
+        drop(self.prober);
         self.gateway.stopping.store(true, Relaxed);
         self.gateway.listening().clear();
         for address in self.gateway.snapshot.load().addresses() {

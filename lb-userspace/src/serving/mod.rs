@@ -2,6 +2,8 @@
 //! counters. It knows nothing of who counts, connects or splices.
 
 mod addresses;
+mod availability;
+mod health;
 mod limit;
 mod pool;
 mod setback;
@@ -9,6 +11,7 @@ mod snapshot;
 mod stats;
 
 pub use addresses::Addresses;
+pub use health::{Checked, HealthRecord, Turn};
 pub use limit::{Limit, Permit};
 pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord};
 pub use setback::Setbacks;

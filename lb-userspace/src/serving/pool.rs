@@ -1,17 +1,20 @@
 //! Upstream pools at run time: the servers they have now, their addresses and their counts.
 
 use super::Addresses;
-use crate::config::{self, Address, Balance, Host, Keepalive, Origin, ProxyVersion};
+use super::availability::{Standing, keep_one};
+use super::health::HealthRecord;
+use crate::clock::now_ms;
+use crate::config::{self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion};
 use crate::route::{Candidate, Rank, Schedule, choose, schedules};
-use crate::state::ServerState;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// An upstream pool.
 pub struct Pool {
@@ -23,6 +26,11 @@ pub struct Pool {
     pub send_proxy: Option<ProxyVersion>,
     /// Of the leg to its servers.
     pub keepalive: Keepalive,
+    /// How its servers are checked.
+    pub health: Option<Arc<Health>>,
+    /// What becomes of open connections to a server that its checks find down.
+    pub on_down: OnDown,
+    pub(super) eject: Option<Eject>,
     balance: Balance,
     /// Made from `slots` whenever these change.
     servers: ArcSwap<Servers>,
@@ -95,62 +103,102 @@ pub struct Server {
     pub rank: Rank,
     /// What outlives a reload.
     pub state: Arc<ServerRecord>,
+    /// How it is checked.
+    pub(super) health: Option<Arc<Health>>,
     /// The same for the same address.
     identity: u64,
 }
 
 /// What is known of a server; kept across reloads and changes of its service under its pool's name and its address.
-#[derive(Default)]
 pub struct ServerRecord {
     /// Where it is; empty until its name is resolved.
-    addresses: ArcSwap<Addresses>,
+    pub(super) addresses: ArcSwap<Addresses>,
+    /// When it got its first address; before that, when the record was made.
+    pub(super) resolved_ms: AtomicU64,
+    resolved: Notify,
     /// Connections it has now, also those still being opened.
     pub active: AtomicUsize,
     /// Connections opened to it.
     pub total: AtomicU64,
     /// Attempts that failed.
     pub failures: AtomicU64,
-    /// It takes no new connection (`snisplice drain`).
-    pub draining: AtomicBool,
+    /// What checks and connections have shown.
+    pub health: HealthRecord,
+    /// Since when it takes no new connection (`snisplice drain`); 0: it is not drained.
+    pub(super) drained_ms: AtomicU64,
+    /// When that ended; 0: it was never drained.
+    pub(super) undrained_ms: AtomicU64,
+}
+
+impl Default for ServerRecord {
+    fn default() -> Self {
+        ServerRecord {
+            addresses: ArcSwap::default(),
+            resolved_ms: now_ms().into(),
+            resolved: Notify::new(),
+            active: AtomicUsize::default(),
+            total: AtomicU64::default(),
+            failures: AtomicU64::default(),
+            health: HealthRecord::default(),
+            drained_ms: AtomicU64::default(),
+            undrained_ms: AtomicU64::default(),
+        }
+    }
 }
 
 impl ServerRecord {
+    /// Waits until it has an address; one at a time may.
+    pub async fn resolves(&self) {
+        while self.addresses.load().is_empty() {
+            self.resolved.notified().await;
+        }
+    }
+
+    /// Stops (`draining`) or resumes new connections.
+    pub fn drain(&self, draining: bool) {
+        match (draining, self.drained_ms.load(Relaxed)) {
+            (true, 0) => self.drained_ms.store(now_ms(), Relaxed),
+            (false, 1..) => {
+                self.drained_ms.store(0, Relaxed);
+                self.undrained_ms.store(now_ms(), Relaxed);
+            }
+            _ => {}
+        }
+    }
+
     /// Replaces the addresses, and forgets what was known of them if they are others; an empty answer changes nothing.
     pub fn resolved(&self, addresses: Vec<SocketAddr>) {
         let addresses = Addresses::new(addresses);
-        if !addresses.is_empty() && !addresses.same(&self.addresses.load()) {
+        let known = self.addresses.load();
+        if !addresses.is_empty() && !addresses.same(&known) {
+            if known.is_empty() {
+                self.resolved_ms.store(now_ms(), Relaxed);
+            }
             self.addresses.store(Arc::new(addresses));
+            self.resolved.notify_one();
         }
     }
 }
 
 impl Server {
-    fn new(address: Address, weight: u32, rank: Rank, state: Arc<ServerRecord>) -> Arc<Self> {
+    fn new(
+        address: Address,
+        weight: u32,
+        rank: Rank,
+        state: Arc<ServerRecord>,
+        health: Option<Arc<Health>>,
+    ) -> Arc<Self> {
         if let Host::Ip(ip) = address.host {
             state.resolved(vec![SocketAddr::new(ip, address.port)]);
         }
         // Without a key: a client stays with its server over a restart.
         let identity = BuildHasherDefault::<DefaultHasher>::default().hash_one(&address);
-        Arc::new(Server { address, weight, rank, state, identity })
+        Arc::new(Server { address, weight, rank, state, health, identity })
     }
 
     /// Its addresses.
     pub fn addresses(&self) -> Arc<Addresses> {
         self.state.addresses.load_full()
-    }
-
-    /// Whether it takes new connections.
-    pub fn availability(&self) -> ServerState {
-        match self.state.draining.load(Relaxed) {
-            true => ServerState::Draining,
-            false if self.state.addresses.load().is_empty() => ServerState::Unresolved,
-            false => ServerState::Up,
-        }
-    }
-
-    /// It may take new connections.
-    pub fn usable(&self) -> bool {
-        self.availability() == ServerState::Up
     }
 }
 
@@ -203,10 +251,12 @@ impl Pool {
         let previous_slots = previous.map(Pool::slots);
         let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
         let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
+        let health = &config.health;
         let slot = |entry: &config::Server| match &entry.origin {
             Origin::Address(address) => {
                 let rank = Rank { backup: entry.backup, priority: 0 };
-                let server = Server::new(address.clone(), entry.weight, rank, record(address));
+                let record = record(address);
+                let server = Server::new(address.clone(), entry.weight, rank, record, health.clone());
                 Slot { service: None, backup: entry.backup, servers: vec![server] }
             }
             Origin::Service(name) => {
@@ -214,7 +264,8 @@ impl Pool {
                 let had = previous_slots.iter().flat_map(|slots| slots.slots.iter().find(same));
                 let servers = had.flat_map(|slot| &slot.servers).map(|server| {
                     let rank = Rank { backup: entry.backup, ..server.rank };
-                    Server::new(server.address.clone(), server.weight, rank, server.state.clone())
+                    let (address, state) = (server.address.clone(), server.state.clone());
+                    Server::new(address, server.weight, rank, state, health.clone())
                 });
                 Slot { service: Some(name.clone()), backup: entry.backup, servers: servers.collect() }
             }
@@ -226,6 +277,9 @@ impl Pool {
             connect_timeout: config.connect_timeout,
             send_proxy: config.send_proxy,
             keepalive: config.keepalive,
+            health: config.health.clone(),
+            on_down: config.on_down,
+            eject: config.eject,
             balance: config.balance,
             servers: ArcSwap::new(Servers::new(&slots.slots)),
             slots: Mutex::new(slots),
@@ -241,6 +295,9 @@ impl Pool {
             connect_timeout: Duration::ZERO,
             send_proxy: None,
             keepalive,
+            health: None,
+            on_down: OnDown::Keep,
+            eject: None,
             balance: Balance::RoundRobin,
             servers: ArcSwap::new(Servers::new(&[])),
             slots: Mutex::default(),
@@ -288,7 +345,7 @@ impl Pool {
         let server = |member: &Member| {
             let rank = Rank { backup: slot.backup, priority: member.priority };
             let state = known.get(&member.address).cloned().unwrap_or_default();
-            Server::new(member.address.clone(), member.weight, rank, state)
+            Server::new(member.address.clone(), member.weight, rank, state, self.health.clone())
         };
         slot.servers = members.iter().map(server).collect();
         self.servers.store(Servers::new(slots));
@@ -312,24 +369,31 @@ impl Pool {
             slots.gone.push((name.clone(), Arc::downgrade(&state)));
             state
         });
-        Server::new(name, 1, Rank::default(), state)
+        Server::new(name, 1, Rank::default(), state, None)
     }
 
     /// The server for a new connection of `client`, counted as active until the guard is dropped; none of `tried`.
     pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
-        let servers = self.servers();
-        let candidates: Vec<Candidate> = servers
-            .iter()
-            .map(|server| Candidate {
+        let (servers, now_ms) = (self.servers(), now_ms());
+        let standing =
+            |server: &Arc<Server>| match tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)) {
                 // Not the same object: it may have been replaced meanwhile.
-                usable: server.usable()
-                    && !tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)),
-                rank: server.rank,
-                weight: server.weight,
-                active: server.state.active.load(Relaxed),
-                identity: server.identity,
-            })
-            .collect();
+                true => Standing::Unusable,
+                false => server.standing(now_ms),
+            };
+        let standings: Vec<Standing> = servers.iter().map(standing).collect();
+        let wanted = if standings.contains(&Standing::Usable) { Standing::Usable } else { Standing::Ejected };
+        let candidate = |(server, standing): (&Arc<Server>, &Standing)| Candidate {
+            usable: *standing == wanted,
+            rank: server.rank,
+            weight: server.weight,
+            active: server.state.active.load(Relaxed),
+            identity: server.identity,
+        };
+        let mut candidates: Vec<Candidate> = servers.iter().zip(&standings).map(candidate).collect();
+        if self.follows_master() {
+            keep_one(&mut candidates, |index| servers[index].state.health.passing_since());
+        }
         let ticket = self.choices.fetch_add(1, Relaxed);
         let random = self.random.hash_one(ticket);
         let index = choose(self.balance, &candidates, &servers.schedules, ticket, client, random)?;
@@ -384,6 +448,9 @@ mod tests {
             keepalive: Keepalive::default(),
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            health: None,
+            eject: None,
+            on_down: OnDown::Keep,
         };
         Pool::new(&config, previous)
     }

@@ -60,6 +60,7 @@ fn words(setback: Setback) -> (&'static str, &'static str) {
         Setback::Closed(C::ConnectFailed) => (CANNOT_CONNECT, "the database server cannot be reached"),
         Setback::Closed(C::ConnectTimeout) => (CANNOT_CONNECT, "the database server does not answer"),
         Setback::Closed(C::NoServer) => (CANNOT_CONNECT, "there is no database server to connect to"),
+        Setback::Closed(C::PoolDown) => (CANNOT_CONNECT, "the database server is down"),
         Setback::Closed(C::ServerPreamble) => (CANNOT_CONNECT, "the database server refuses TLS"),
         Setback::Closed(C::Resource) => (NO_RESOURCES, "the gateway is out of resources"),
         Setback::Closed(_) => (CANNOT_CONNECT, "the connection to the database server failed"),
