@@ -88,12 +88,8 @@ fn a_switch_of_roles_counts_at_once_and_ends_what_is_open_if_so_configured() -> 
 #[test]
 fn a_password_is_right_or_wrong() -> Result<()> {
     let world = World::new()?;
-    let ns = &world.net.server;
-    let server = Redis::plain_with(
-        ns,
-        7001,
-        &["--requirepass", "hunter2", "--user", "health on >pass;word +ping +role"],
-    )?;
+    let acl = ["--requirepass", "hunter2", "--user", "health", "on", ">pass;word", "+ping", "+role"];
+    let _server = Redis::plain_with(&world.net.server, 7001, &acl)?;
     let [right, wrong, user] = [("right", "hunter2\n"), ("wrong", "hunter3"), ("user", "pass;word\r\n")]
         .map(|(name, word)| secret(&world, name, word));
     let check = |keys: &str| format!("health = {{ check = 'redis', interval = '200ms', {keys} }}");
@@ -121,7 +117,6 @@ fn a_password_is_right_or_wrong() -> Result<()> {
     gateway.write_config(&config(&right?)?)?;
     gateway.reload()?;
     wait_states(&gateway, "changed", &[(7001, "up")])?;
-    drop(server);
     Ok(())
 }
 

@@ -87,7 +87,7 @@ fn a_certificate_is_for_the_name_of_today_and_of_the_authority() -> Result<()> {
         params.not_after = date_time_ymd(2021, 1, 1);
     })?;
     let _servers = [Redis::tls(ns, 7001, &good)?, Redis::tls(ns, 7002, &old)?];
-    let _clear = Redis::plain(ns, 7003)?;
+    let _clear = Backend::start(ns, 7003, naming("no TLS"))?;
     let stranger = snisplice_tests::Authority::new("another")?;
     let check = |kind: &str, tls: &str| {
         format!("health = {{ check = '{kind}', interval = '20s', timeout = '20s', tls = {{ {tls} }} }}")
