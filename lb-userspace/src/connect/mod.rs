@@ -144,6 +144,8 @@ async fn open_from_ports(
     if let Ok(result) = tokio::time::timeout(patience, first.as_mut()).await {
         return result;
     }
+    // It may have come just now.
+    source.ports.follow_others();
     source.ports.look_elsewhere(address);
     tokio::select! {
         result = first.as_mut() => result,
@@ -158,8 +160,11 @@ async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialle
         let Some(port) = source.ports.take(address) else { break };
         match open(address, Some((port.number(), source.mss))).await {
             Ok(stream) => return Ok((stream, Some(port))),
-            // By a socket: somebody listens there, or our own in TIME_WAIT.
-            Err(error) if error.raw_os_error().is_some_and(|code| TAKEN.contains(&code)) => {}
+            // By a socket: somebody listens there, or another gateway has not spliced its connection yet. The ports that
+            // follow may be theirs too.
+            Err(error) if error.raw_os_error().is_some_and(|code| TAKEN.contains(&code)) => {
+                source.ports.look_elsewhere(address);
+            }
             Err(error) => return Err(error),
         }
     }

@@ -1,7 +1,7 @@
 //! Two gateways in one network namespace. Each knows of the other's connections only what lies in the bpf file system.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ const GATEWAYS: [(u16, &str); 2] = [(444, "a"), (445, "b")];
 
 /// The ports that both take for their connections to the server.
 const SOURCES: &str = "20000-20255";
+const FIRST_SOURCE: u16 = 20000;
 
 /// More than half of the ports: some are wanted by both, wherever in the range each begins.
 const CROWD: usize = 120;
@@ -151,6 +152,20 @@ fn a_port_without_an_answer_is_left_for_another() -> Result<()> {
     checked_output(scene.net.server.command("nft").arg(rules))?;
     let _crowd = scene.crowd(0, 4)?;
     scene.spliced(0, 4)
+}
+
+/// Of every 64 ports, 20 in a row are those of sockets that are not ours: more than are tried for one connection. Wherever
+/// it begins, the crowd comes to such a row.
+#[test]
+fn ports_that_others_have_taken_in_a_row_are_left_for_those_elsewhere() -> Result<()> {
+    let mut scene = Scene::new()?;
+    scene.start()?;
+    let _taken: Vec<TcpListener> = scene.net.gateway.run(|| {
+        let taken = (0..256).filter(|number| number % 64 < 20);
+        taken.map(|number| TcpListener::bind(("0.0.0.0", FIRST_SOURCE + number))).collect::<io::Result<_>>()
+    })?;
+    let _crowd = scene.crowd(0, 48)?;
+    scene.spliced(0, 48)
 }
 
 #[test]
