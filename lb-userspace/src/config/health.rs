@@ -377,10 +377,13 @@ pub(super) fn check(
     }))
 }
 
+/// A key, where it is given, and the checks that it belongs to.
+type KeyOf<'a> = (&'static str, Option<Range<usize>>, &'a [RawCheck]);
+
 /// Keys that belong to another kind of check.
 fn reject_others_keys(raw: &RawHealth, check: RawCheck, report: &mut Report) {
     use RawCheck::{Http, Postgres, Redis, Tls};
-    let keys: [(&str, Option<Range<usize>>, &[RawCheck]); 8] = [
+    let keys: [KeyOf<'_>; 8] = [
         ("role", raw.role.span(), &[Redis, Postgres]),
         ("user", raw.user.span(), &[Redis, Postgres]),
         ("password_file", raw.password_file.span(), &[Redis, Postgres]),

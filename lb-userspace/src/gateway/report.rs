@@ -185,7 +185,7 @@ impl admin::Gateway for Gateway {
                 .iter()
                 .map(|r| (*r, self.books.stats.fallbacks.get(*r as usize)))
                 .collect(),
-            servers: snapshot.pools.iter().flat_map(|pool| servers_up(pool)).collect(),
+            servers: snapshot.pools.iter().flat_map(servers_up).collect(),
             reloads_succeeded: self.books.stats.reloads_succeeded.load(Relaxed),
             reloads_failed: self.books.stats.reloads_failed.load(Relaxed),
             certificates: routes()
@@ -299,22 +299,21 @@ fn pool_view(pool: &Pool) -> view::Pool {
     view::Pool { name: pool.name.to_string(), servers }
 }
 
-fn servers_up(pool: &Arc<Pool>) -> impl Iterator<Item = view::ServerUp> {
-    let (servers, name) = (pool.servers(), &pool.name);
+fn servers_up(pool: &Arc<Pool>) -> Vec<view::ServerUp> {
     let up = |server: &Arc<Server>| view::ServerUp {
-        pool: name.to_string(),
+        pool: pool.name.to_string(),
         server: server.address.to_string(),
         up: server.availability().state == ServerState::Up,
         checks: if pool.health.is_some() { checks(server) } else { Vec::new() },
     };
     let services = pool.services().into_iter().filter(|service| !service.has_servers);
     let absent = services.map(|service| view::ServerUp {
-        pool: name.to_string(),
+        pool: pool.name.to_string(),
         server: service.origin().to_string(),
         up: false,
         checks: Vec::new(),
     });
-    servers.iter().map(up).chain(absent).collect::<Vec<_>>().into_iter()
+    pool.servers().iter().map(up).chain(absent).collect()
 }
 
 /// Those that passed, be there none, and those that failed, by reason.

@@ -212,7 +212,7 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
             // It may have gone meanwhile.
             let Some(running) = self.servers.get(&Arc::as_ptr(&record)) else { continue };
             let pool = &running.pool;
-            if turned && !pool.is_available() {
+            if turned && !pool.is_available() && !pool.awaits_checks() {
                 tracing::error!(pool = %pool.name, "no server is up: connections are refused");
             }
             if pool.on_down == OnDown::Kill && matches!(record.health.checked(), Checked::Down(_)) {
@@ -268,12 +268,16 @@ impl Task {
         if let Err(failure) = &verdict {
             tracing::debug!(%pool, %server, %failure, "the health check failed");
         }
-        let reason = verdict.as_ref().map(|()| ()).map_err(|failure| failure.reason);
+        let reason = verdict.as_ref().copied().map_err(|failure| failure.reason);
         if reason == Err(DownReason::Resource) {
             tracing::warn!(%pool, %server, "the gateway lacks a descriptor, port or memory for a health check");
         }
         let turn = record.health.judge(reason, &self.checker.health, now_ms());
         match (turn, &verdict) {
+            // What most of the servers that follow a master are all the time.
+            (Some(Turn { now: Checked::Down(DownReason::WrongRole), .. }), Err(failure)) => {
+                tracing::info!(%pool, %server, "down: {failure}");
+            }
             (Some(Turn { now: Checked::Down(_), .. }), Err(failure)) => {
                 tracing::warn!(%pool, %server, "down: {failure}");
             }
