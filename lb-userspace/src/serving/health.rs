@@ -403,7 +403,7 @@ mod tests {
                 }
                 if let Some(until) = record.failed(eject, || may, now_ms) {
                     prop_assert!(may);
-                    prop_assert!(until - now_ms <= seconds * 1000 << MAX_DOUBLED);
+                    prop_assert!(until - now_ms <= (seconds * 1000) << MAX_DOUBLED);
                 }
             }
         }
