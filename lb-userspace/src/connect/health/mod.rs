@@ -26,7 +26,7 @@ use std::time::Duration;
 use std::{io, thread};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 /// Checks under way at a time, each with a descriptor: enough for 10 000 servers with the defaults, should all be silent.
 const AT_ONCE: usize = 4096;
@@ -121,6 +121,8 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
     async fn run(mut self, mut follow: mpsc::UnboundedReceiver<Vec<Arc<Pool>>>) {
         let mut seen = Vec::new();
         let mut events = Vec::new();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 pools = follow.recv() => match pools {
@@ -134,7 +136,7 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
                 _ = self.happened.recv_many(&mut events, AT_ONCE) => self.react(events.drain(..)),
                 // Ends of tasks that were aborted.
                 Some(_) = self.tasks.join_next() => {}
-                () = sleep(LOOK), if self.pools.iter().any(|pool| !pool.services().is_empty()) => {
+                _ = look.tick(), if self.pools.iter().any(|pool| !pool.services().is_empty()) => {
                     let lists = self.lists();
                     if lists != seen {
                         self.follow();
