@@ -100,8 +100,10 @@ reasons! {
         IdleTimeout = "idle_timeout",
         /// It reached the route's `max_age`.
         MaxAge = "max_age",
-        /// No server of the pool is usable: up, resolved and not draining.
+        /// The pool has no server that takes connections, though none is down: drained, without an address, or none at all.
         NoServer = "no_server",
+        /// No server of the pool takes connections, and at least one because it is down.
+        PoolDown = "pool_down",
         /// Each server of the pool has as many connections as its `max_connections` allows, and none ended in time.
         ServersFull = "servers_full",
         /// Every server that was tried refused, or was unreachable.
@@ -110,6 +112,8 @@ reasons! {
         ConnectTimeout = "connect_timeout",
         /// The server refused TLS in its PostgreSQL preamble, or answered it with something else.
         ServerPreamble = "server_preamble",
+        /// Its server went down, and the pool's `on_down` is `kill`.
+        ServerDown = "server_down",
         /// The TLS handshake with the client failed (terminated routes).
         TlsHandshakeFailed = "tls_handshake_failed",
         /// A TLS record that cannot be decrypted, or a fatal alert, after the handshake.
@@ -216,6 +220,59 @@ reasons! {
 }
 
 reasons! {
+    /// Why a server is down, and what a health check that failed has met.
+    DownReason {
+        /// No check of it is done yet: it is up until then, but down where its pool asks for a role.
+        Unchecked = "unchecked",
+        /// Connections to it have failed: it has a rest from them.
+        Ejected = "ejected",
+        /// Nobody listens there.
+        Refused = "refused",
+        /// There is no way to it.
+        Unreachable = "unreachable",
+        /// It did not answer in time.
+        Timeout = "timeout",
+        /// It reset the connection.
+        Reset = "reset",
+        /// It closed the connection without an answer.
+        Closed = "closed",
+        /// It answered with something else than its protocol has.
+        BadAnswer = "bad_answer",
+        /// A PostgreSQL server without TLS, where the check asks for it.
+        TlsRefused = "tls_refused",
+        /// The TLS handshake failed, but not for its certificate.
+        TlsFailed = "tls_failed",
+        /// Its certificate has expired, or is not valid yet.
+        CertificateExpired = "certificate_expired",
+        /// Its certificate is for another name.
+        CertificateName = "certificate_name",
+        /// Its certificate leads to none of `ca`.
+        UnknownCa = "unknown_ca",
+        /// Its certificate is broken or badly signed, or it has not its key.
+        CertificateInvalid = "certificate_invalid",
+        /// It takes no commands yet, or any more: it loads its data, starts, recovers or stops.
+        Loading = "loading",
+        /// It works, but in another role than the pool asks for.
+        WrongRole = "wrong_role",
+        /// It does not take the login, or asks for one and the check has none.
+        LoginFailed = "login_failed",
+        /// It answered with an error.
+        ServerError = "server_error",
+        /// Its HTTP status is none of those expected.
+        HttpStatus = "http_status",
+        /// The gateway had no descriptor, port or memory for the check: it says nothing of the server.
+        Resource = "resource",
+    }
+}
+
+impl DownReason {
+    /// The server itself has said so: it need not be asked again to be believed.
+    pub const fn is_statement(self) -> bool {
+        matches!(self, Self::Loading | Self::WrongRole)
+    }
+}
+
+reasons! {
     /// Where a connection's bytes flow.
     Tier {
         /// tc programs forward each packet; the host's TCP stack is not in the path.
@@ -298,6 +355,7 @@ mod tests {
         names_are_metric_names(&OddName::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&CloseReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&TlsError::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&DownReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&FallbackReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&Tier::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
     }

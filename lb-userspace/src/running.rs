@@ -1,14 +1,14 @@
 //! The running gateway: its configuration, its books, its tiers and its listening sockets. Below the connections, which use
 //! it, and the control side, which makes it.
 
-use crate::account::Books;
+use crate::account::{Books, Connection};
 use crate::kernel::{Kernel, Sockmap, tcp};
-use crate::reason::{FallbackReason, Tier};
-use crate::serving::{Limit, Listener, Permit, Snapshot};
+use crate::reason::{CloseReason, FallbackReason, Tier};
+use crate::serving::{Limit, Listener, Permit, ServerRecord, Snapshot};
 use crate::splice::packet::PacketTier;
 use crate::tier::{Choice, choose};
 use arc_swap::ArcSwap;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,6 +73,30 @@ impl RunningGateway {
             self.packet().ok()?.follow_events();
             limit.acquire(max)
         })
+    }
+
+    /// Ends all connections to these servers.
+    pub fn end_connections_to(&self, down: &[Arc<ServerRecord>]) {
+        let down: HashSet<_> = down.iter().map(Arc::as_ptr).collect();
+        // Collected first: a connection of the packet tier is taken out of the ledger as it ends.
+        let connections: Vec<_> = self.books.ledger.read(|connections| {
+            let is_down = |connection: &&Arc<Connection>| {
+                let upstream = connection.upstream.get();
+                upstream.is_some_and(|(_, server)| down.contains(&Arc::as_ptr(&server.state)))
+            };
+            connections.filter(is_down).cloned().collect()
+        });
+        for connection in connections {
+            self.end(&connection, CloseReason::ServerDown);
+        }
+    }
+
+    /// Ends a connection, in whatever tier it is: both legs are reset.
+    pub fn end(&self, connection: &Connection, reason: CloseReason) {
+        connection.end(reason);
+        if let Ok(packet) = self.packet() {
+            packet.end(connection.id, reason);
+        }
     }
 
     /// The listening sockets of each address.

@@ -1,5 +1,6 @@
 //! The states of servers and of the packet tier, as `status` and the metrics name them.
 
+use crate::reason::DownReason;
 use serde::{Deserialize, Serialize};
 
 /// Whether a server takes new connections.
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub enum ServerState {
     /// Yes.
     Up,
-    /// No: its health check fails.
+    /// No: its health check fails, or connections to it have failed: [`DownReason`].
     Down,
     /// No: an operator drains it. Open connections stay.
     Draining,
@@ -26,6 +27,17 @@ impl ServerState {
             Self::Unresolved => "unresolved",
         }
     }
+}
+
+/// A server's state, with its reason and age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Availability {
+    /// The state.
+    pub state: ServerState,
+    /// Why it is [`ServerState::Down`]; [`DownReason::Unchecked`] also of one that is up for want of a check.
+    pub reason: Option<DownReason>,
+    /// Since when it is in this state ([`crate::clock::now_ms`]).
+    pub since_ms: u64,
 }
 
 /// Whether the packet tier takes new connections.

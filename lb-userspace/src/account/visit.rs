@@ -310,6 +310,10 @@ impl Drop for Account {
                 tiers[index].active.fetch_sub(1, Relaxed);
             }
         }
+        // One that did not get as far was judged when its server was dialled.
+        if let (Some((pool, server)), Some(_)) = (self.connection.upstream.get(), self.connection.choice()) {
+            pool.ended(server, reason, self.connection.traffic.bytes_out.load(Relaxed) > 0);
+        }
         self.books.ledger.close(self.worker, &self.connection, reason);
         let connection = &*self.connection;
         tracing::debug!(id = connection.id, client = %connection.client, %reason, "closed");

@@ -60,8 +60,18 @@ impl Operations for Fake {
             tls_errors: vec![(route(), TlsError::UnknownCa, 2)],
             fallbacks: vec![(FallbackReason::PacketUnavailable, 10)],
             servers: vec![
-                ServerUp { pool: "redis-1".into(), server: "10.0.0.11:6379".into(), up: true },
-                ServerUp { pool: "redis-1".into(), server: "10.0.0.12:6379".into(), up: false },
+                ServerUp {
+                    pool: "redis-1".into(),
+                    server: "10.0.0.11:6379".into(),
+                    up: true,
+                    checks: vec![("ok", 9)],
+                },
+                ServerUp {
+                    pool: "redis-1".into(),
+                    server: "10.0.0.12:6379".into(),
+                    up: false,
+                    checks: vec![("ok", 0), ("refused", 3)],
+                },
             ],
             waiting: vec![("redis-1".into(), 2)],
             reloads_succeeded: 2,
@@ -95,8 +105,14 @@ impl Operations for Fake {
 
 /// What [`Fake`] says.
 pub(crate) fn status() -> Status {
-    let server =
-        |address: &str, state, active, total| Server { address: address.into(), state, active, total };
+    let server = |address: &str, state, active, total| Server {
+        address: address.into(),
+        state,
+        reason: (state == ServerState::Down).then(|| "refused".into()),
+        state_seconds: 93.5,
+        active,
+        total,
+    };
     let route = |name: &str, sni: &str, active, total, bytes_in, bytes_out| Route {
         name: name.into(),
         listener: "databases".into(),

@@ -118,6 +118,15 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         }
     }
 
+    let help = "Health checks of a server";
+    let mut family = Family::new(encoder, "snisplice_server_checks", None, help, Counter)?;
+    for s in &scrape.servers {
+        for (result, n) in &s.checks {
+            let labels = [("pool", &*s.pool), ("server", &*s.server), ("result", *result)];
+            family.sample(labels, &ConstCounter::new(u64::from(*n)))?;
+        }
+    }
+
     let help = "From accept to a whole ClientHello";
     write_histogram(encoder, "snisplice_sniff", help, &scrape.sniff)?;
     let help = "From the first dial to a connected server";

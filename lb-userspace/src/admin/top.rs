@@ -19,6 +19,7 @@ use ratatui::widgets::{Row, Table};
 use super::text::{bytes, duration, known, printable};
 use super::view::{Connection, ConnectionFilter, Status};
 use super::{Client, ClientError};
+use crate::state::ServerState;
 use crate::words::counted;
 
 /// The time from one request to the next, if the answer is quick.
@@ -203,6 +204,8 @@ impl Screen {
         let Status { version, uptime_seconds, workers, config_generation, .. } = &self.status;
         let tiers = self.status.tiers.named();
         let tiers = tiers.map(|(name, count)| format!("{name} {} ({} so far)", count.active, count.total));
+        let servers = || self.status.pools.iter().flat_map(|pool| &pool.servers);
+        let not_up = servers().filter(|server| server.state != ServerState::Up).count();
         Text::from(vec![
             Line::from(format!(
                 "snisplice {}, up {}, {}, configuration {config_generation}, {}",
@@ -211,7 +214,11 @@ impl Screen {
                 counted(*workers, "worker"),
                 counted(self.connections.len(), "connection")
             )),
-            Line::from(tiers.join("   ")),
+            Line::from(format!(
+                "{}   {not_up} of {} not up",
+                tiers.join("   "),
+                counted(servers().count(), "server")
+            )),
         ])
     }
 
@@ -336,7 +343,7 @@ mod tests {
     #[rustfmt::skip]
     const SCREEN: [&str; 9] = [
         "snisplice 0.1.0, up 2h 3m, 2 workers, configuration 3, 3 connections",
-        "packet 0 (0 so far)   sockmap 0 (0 so far)   copy 3 (1234 so far)",
+        "packet 0 (0 so far)   sockmap 0 (0 so far)   copy 3 (1234 so far)   2 of 3 servers not up",
         "",
         "        ID CLIENT               SNI                   ROUTE          SERVER               TIER            RATE         IN        OUT      AGE     IDLE",
         "4294967298 [2001:db8::1]:40000  a.pg.example.com      pg             pg.internal:5432     copy       1.5 KiB/s      999 B    3.0 KiB    1m 1s    1m 1s",

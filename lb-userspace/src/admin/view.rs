@@ -130,7 +130,7 @@ pub struct Route {
 }
 
 /// One `[[pool]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub name: String,
@@ -141,12 +141,19 @@ pub struct Pool {
 }
 
 /// One server of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     /// As configured: `ADDRESS:PORT` or `NAME:PORT`.
     pub address: String,
     /// Whether it takes new connections.
     pub state: ServerState,
+    /// Why it is [`ServerState::Down`]: a [`DownReason`](crate::reason::DownReason). `unchecked` also where it is up until
+    /// its first check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since it is in this state.
+    #[serde(default)]
+    pub state_seconds: f64,
     /// Open now.
     pub active: u64,
     /// Connections that reached it.
@@ -293,6 +300,9 @@ pub struct ServerUp {
     pub server: String,
     /// Whether it is [`ServerState::Up`].
     pub up: bool,
+    /// Its health checks so far: `ok`, or a [`DownReason`](crate::reason::DownReason), and how many. Empty: it is not
+    /// checked.
+    pub checks: Vec<(&'static str, u32)>,
 }
 
 /// What the packet tier counts, each with its number of packets.
@@ -330,12 +340,14 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 10] = [
+    const ADDED: [&str; 12] = [
         "config_generation",
         "listeners[].odd_names",
         "packet.drops",
         "packet.notes",
         "packet.state",
+        "pools[].servers[].reason",
+        "pools[].servers[].state_seconds",
         "pools[].waiting",
         "routes[].listener",
         "routes[].pools[]",

@@ -16,12 +16,14 @@ use std::time::Duration;
 
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report};
+use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
 };
 use super::place::{Place, Placed};
 use crate::reason::Tier;
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
 /// at the later one.
@@ -134,9 +136,44 @@ pub(super) struct PoolDraft {
     pub(super) send_proxy: Field<ProxyVersion>,
     pub(super) keepalive: Field<Keepalive>,
     /// Validated; not kept, see `not_in_this_version`.
-    pub(super) health: Field<()>,
+    pub(super) health: Field<HealthDraft>,
+    pub(super) eject: Field<Eject>,
+    pub(super) on_down: Field<OnDown>,
     /// Validated; not kept, see `not_in_this_version`.
     pub(super) tls: Field<()>,
+}
+
+#[derive(Debug)]
+pub(super) struct HealthDraft {
+    pub(super) check: Field<CheckKind>,
+    pub(super) interval: Field<Duration>,
+    pub(super) timeout: Field<Duration>,
+    pub(super) rise: Field<u32>,
+    pub(super) fall: Field<u32>,
+    pub(super) port: Field<u16>,
+    pub(super) role: Field<Role>,
+    pub(super) user: Field<Box<str>>,
+    pub(super) password_file: Field<PathBuf>,
+    pub(super) database: Field<Box<str>>,
+    pub(super) path: Field<Box<str>>,
+    pub(super) host: Field<Box<str>>,
+    pub(super) status: Field<Vec<Placed<u16>>>,
+    pub(super) tls: Field<HealthTlsDraft>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CheckKind {
+    Tcp,
+    Tls,
+    Redis,
+    Postgres,
+    Http,
+}
+
+#[derive(Debug)]
+pub(super) struct HealthTlsDraft {
+    pub(super) ca: Field<PathBuf>,
+    pub(super) server_name: Field<ServerName<'static>>,
 }
 
 #[derive(Debug)]

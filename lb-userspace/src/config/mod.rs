@@ -8,6 +8,7 @@ mod check;
 mod diagnostic;
 mod draft;
 mod files;
+mod health;
 mod model;
 mod place;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
+pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
     LiveGateway, LogFormat, LogTarget, Pool, Protocol, ProxyVersion, Route, Server, SniPattern, Termination,

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::address::Origin;
+use super::health::{Eject, Health, OnDown};
 use crate::reason::Tier;
 use lb_common::packet::DEFAULT_FLOWS;
 
@@ -373,6 +374,12 @@ pub struct Pool {
     pub send_proxy: Option<ProxyVersion>,
     /// Of the leg to the server; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
+    /// How its servers are checked; absent: not at all.
+    pub health: Option<Arc<Health>>,
+    /// When a server that fails connections gets none for a while; absent: never.
+    pub eject: Option<Eject>,
+    /// What becomes of open connections to a server that its checks find down.
+    pub on_down: OnDown,
 }
 
 impl Pool {
@@ -386,6 +393,9 @@ impl Pool {
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
             keepalive: Keepalive::default(),
+            health: None,
+            eject: None,
+            on_down: OnDown::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Connect: a socket to one server of the route's pool.
 
 mod foreign;
+pub mod health;
 pub mod ports;
 mod preamble;
 mod race;
@@ -13,7 +14,7 @@ pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
 use crate::reason::CloseReason;
-use crate::serving::{Pool, Server, ServerGuard, Unavailable};
+use crate::serving::{Addresses, Pool, Server, ServerGuard, Unavailable};
 use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
 
 /// The most servers that are tried for one connection: clients do not wait long enough for more.
 const ATTEMPTS: usize = 4;
@@ -50,6 +52,9 @@ pub struct Source<'a> {
 
 /// A connected socket, with its source port if it is one of [`GatewayPorts`].
 type Dialled = (TcpStream, Option<SourcePort>);
+
+/// Between two looks whether the first check of a server is done.
+const CHECK_POLL: Duration = Duration::from_millis(5);
 
 /// A connection as its server is dialled for it.
 pub struct Dial<'a> {
@@ -87,8 +92,17 @@ impl From<CloseReason> for Failure {
 
 /// Connects to a server of `pool` and greets it; after a failure the next one: nothing of the client's is lost by then.
 pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure> {
+    if pool.awaits_checks() {
+        // After a start or a reload: it takes a moment.
+        let checked = async {
+            while pool.awaits_checks() {
+                sleep(CHECK_POLL).await;
+            }
+        };
+        let _ = timeout(pool.connect_timeout, Box::pin(checked)).await;
+    }
     let mut tried = Vec::new();
-    let mut failure = Failure::from(CloseReason::NoServer);
+    let mut failure = None;
     while tried.len() < ATTEMPTS {
         let guard = match pool.choose(dial.client, &tried) {
             Ok(guard) => guard,
@@ -99,7 +113,7 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
             Err(Unavailable::Nobody) => break,
         };
         let server = guard.server().clone();
-        let failed = match open_server(&server, pool.connect_timeout, dial.source).await {
+        let failed = match open_server(&server.addresses(), pool.connect_timeout, dial.source).await {
             Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
                 match dial.greeting.exchange(&mut socket, pool.connect_timeout).await {
@@ -113,10 +127,13 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
             }
         };
         server.state.failures.fetch_add(1, Relaxed);
-        failure = failed;
+        if failed.reason != CloseReason::Resource {
+            pool.failed(&server);
+        }
+        failure = Some(failed);
         tried.push(server);
     }
-    Err(failure)
+    Err(failure.unwrap_or_else(|| pool.refusal().into()))
 }
 
 /// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection.
@@ -125,7 +142,7 @@ async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<Serv
     let chosen = async {
         loop {
             // A server may also come up, or be allowed more.
-            let _ = tokio::time::timeout(LOOK_AGAIN, place.freed()).await;
+            let _ = timeout(LOOK_AGAIN, place.freed()).await;
             match pool.choose(client, tried) {
                 Ok(guard) => return Some(guard),
                 Err(Unavailable::Full) => {}
@@ -133,7 +150,7 @@ async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<Serv
             }
         }
     };
-    tokio::time::timeout(pool.connect_timeout, chosen).await.ok().flatten()
+    timeout(pool.connect_timeout, chosen).await.ok().flatten()
 }
 
 fn reason_of(error: &io::Error) -> CloseReason {
@@ -145,10 +162,13 @@ fn reason_of(error: &io::Error) -> CloseReason {
     }
 }
 
-/// Opens a connection to the server. Tries its addresses: if one does not answer, the next one is tried as well (RFC 8305).
+/// Opens a connection to a server. Tries its addresses: if one does not answer, the next one is tried as well (RFC 8305).
 /// `timeout` bounds all of them together.
-async fn open_server(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
-    let addresses = server.addresses();
+async fn open_server(
+    addresses: &Addresses,
+    timeout: Duration,
+    source: Option<Source<'_>>,
+) -> io::Result<Dialled> {
     let patience = timeout / UNANSWERED_PORTS;
     let open_at = async |address| match source {
         Some(source) => open_from_ports(address, source, UNANSWERED_PORTS, patience).await,

@@ -9,6 +9,7 @@ use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
 use crate::admin::{Operations, http, view};
 use crate::config::{self, Config, Sources};
+use crate::connect::health::Prober;
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
@@ -55,6 +56,7 @@ struct Control {
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
+    prober: Prober,
     /// The `[gateway]` table at the start.
     started: config::Gateway,
     watched: Option<Watched>,
@@ -133,6 +135,10 @@ impl Control {
                 Some(Sweeper::start(packet.clone())?)
             }
         };
+        let gateway_of_prober = gateway.clone();
+        let prober = Prober::start(move |down| gateway_of_prober.end_connections_to(down))
+            .context("cannot start the thread of health checks")?;
+        prober.follow(&gateway.snapshot.load().pools);
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
         let watched = config.gateway.fixed.watch.then(|| Watched::new(sources));
@@ -147,6 +153,7 @@ impl Control {
             admin,
             socket: Some(socket),
             resolver: Resolver::default(),
+            prober,
             started: config.gateway,
             watched,
             sweeper,
@@ -272,6 +279,7 @@ impl Control {
 
         let reloaded = new.reloaded(warnings);
         self.gateway.snapshot.store(Arc::new(new));
+        self.prober.follow(&self.gateway.snapshot.load().pools);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
         {
@@ -324,6 +332,7 @@ impl Control {
     /// Stops accepting, waits up to `drain_timeout` for live connections, and resets the rest.
     async fn stop(self, mut stop: Stop, mut admin: JoinSet<()>) -> anyhow::Result<()> {
         tell_manager(NotifyState::Stopping);
+        drop(self.prober);
         self.admin_side.stopping.store(true, Relaxed);
         self.gateway.listening().clear();
         for address in self.gateway.snapshot.load().addresses() {

@@ -4,11 +4,11 @@ use super::ReloadRequest;
 use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::reason::{CloseReason, DownReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{Action, Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
 use crate::splice::packet::{Loss, PacketTier};
-use crate::state::ServerState;
+use crate::state::{Availability, ServerState};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -22,11 +22,12 @@ type LiveBytes = HashMap<*const RouteStats, (u64, u64)>;
 /// The close reasons that every route shows in `/metrics` from the start, with zeros, so that `rate()` sees the first
 /// occurrence: the ordinary ends, and those that alerts are for. The others are shown once they have occurred: all of them
 /// would be two thirds of a scrape, 1.7 million samples for 100 000 routes, and most of them always zero.
-const ALWAYS_SHOWN: [CloseReason; 7] = [
+const ALWAYS_SHOWN: [CloseReason; 8] = [
     CloseReason::ClientClosed,
     CloseReason::ServerClosed,
     CloseReason::ServerReset,
     CloseReason::NoServer,
+    CloseReason::PoolDown,
     CloseReason::ConnectFailed,
     CloseReason::ConnectTimeout,
     CloseReason::TlsHandshakeFailed,
@@ -195,17 +196,7 @@ impl admin::Operations for AdminSide {
                 .iter()
                 .map(|r| (*r, self.gateway.books.stats.fallbacks.get(*r as usize)))
                 .collect(),
-            servers: snapshot
-                .pools
-                .iter()
-                .flat_map(|pool| {
-                    pool_view(pool).servers.into_iter().map(|server| view::ServerUp {
-                        pool: pool.name.to_string(),
-                        server: server.address,
-                        up: server.state == ServerState::Up,
-                    })
-                })
-                .collect(),
+            servers: snapshot.pools.iter().flat_map(servers_up).collect(),
             waiting: snapshot
                 .pools
                 .iter()
@@ -237,8 +228,8 @@ impl admin::Operations for AdminSide {
             return Err(vec!["the gateway is stopping".into()]);
         }
         let snapshot = self.gateway.snapshot.load();
-        let empty = snapshot.pools.iter().filter(|pool| !pool.servers().iter().any(|server| server.usable()));
-        let reasons: Vec<_> = empty.map(|pool| format!("pool {} has no usable server", pool.name)).collect();
+        let empty = snapshot.pools.iter().filter(|pool| !pool.is_available());
+        let reasons: Vec<_> = empty.map(|pool| unavailable(pool)).collect();
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
@@ -263,10 +254,8 @@ impl admin::Operations for AdminSide {
             .books
             .ledger
             .read(|mut connections| connections.find(|c| c.id == connection).cloned());
-        found.ok_or_else(|| format!("there is no connection {connection}"))?.end(CloseReason::Killed);
-        if let Ok(packet) = self.gateway.packet() {
-            packet.end(connection, CloseReason::Killed);
-        }
+        let found = found.ok_or_else(|| format!("there is no connection {connection}"))?;
+        self.gateway.end(&found, CloseReason::Killed);
         Ok(())
     }
 }
@@ -300,12 +289,21 @@ fn listener_view(listener: &Listener) -> view::Listener {
     }
 }
 
+fn seconds_since(ms: u64) -> f64 {
+    now_ms().saturating_sub(ms) as f64 / 1000.0
+}
+
 fn pool_view(pool: &Pool) -> view::Pool {
-    let server = |server: &Arc<Server>| view::Server {
-        address: server.address.to_string(),
-        state: server.availability(),
-        active: server.state.active.load(Relaxed) as u64,
-        total: server.state.total.load(Relaxed),
+    let server = |server: &Arc<Server>| {
+        let Availability { state, reason, since_ms } = server.availability();
+        view::Server {
+            address: server.address.to_string(),
+            state,
+            reason: reason.map(|reason| reason.name().into()),
+            state_seconds: seconds_since(since_ms),
+            active: server.state.active.load(Relaxed) as u64,
+            total: server.state.total.load(Relaxed),
+        }
     };
     let mut servers: Vec<_> = pool.servers().iter().map(server).collect();
     // A service without servers is shown itself.
@@ -313,11 +311,48 @@ fn pool_view(pool: &Pool) -> view::Pool {
         view::Server {
             address: service.origin().to_string(),
             state: ServerState::Unresolved,
+            reason: None,
+            state_seconds: uptime_ms() as f64 / 1000.0,
             active: 0,
             total: 0,
         }
     }));
     view::Pool { name: pool.name.to_string(), waiting: pool.room().waiting() as u64, servers }
+}
+
+fn servers_up(pool: &Arc<Pool>) -> Vec<view::ServerUp> {
+    let up = |server: &Arc<Server>| view::ServerUp {
+        pool: pool.name.to_string(),
+        server: server.address.to_string(),
+        up: server.availability().state == ServerState::Up,
+        checks: if pool.health.is_some() { checks(server) } else { Vec::new() },
+    };
+    let services = pool.services().into_iter().filter(|service| !service.has_servers);
+    let absent = services.map(|service| view::ServerUp {
+        pool: pool.name.to_string(),
+        server: service.origin().to_string(),
+        up: false,
+        checks: Vec::new(),
+    });
+    pool.servers().iter().map(up).chain(absent).collect()
+}
+
+/// Those that passed, be there none, and those that failed, by reason.
+fn checks(server: &Server) -> Vec<(&'static str, u32)> {
+    let name = |reason: Option<DownReason>| reason.map_or("ok", DownReason::name);
+    let checks = server.state.health.checks().filter(|(reason, n)| reason.is_none() || *n > 0);
+    checks.map(|(reason, n)| (name(reason), n)).collect()
+}
+
+/// Why a pool has no server, by what its servers are.
+fn unavailable(pool: &Pool) -> String {
+    let mut states = BTreeMap::new();
+    for server in pool_view(pool).servers {
+        let state = server.reason.map_or(server.state.name().into(), |reason| format!("down, {reason}"));
+        *states.entry(state).or_insert(0) += 1;
+    }
+    let states: Vec<_> = states.into_iter().map(|(state, n)| format!("{n} {state}")).collect();
+    format!("pool {} has no usable server: {}", pool.name, states.join("; "))
 }
 
 fn connection_view(connection: &Connection, now: u64) -> view::Connection {

@@ -51,6 +51,11 @@ impl Addresses {
         self.0.iter().map(|known| known.address).eq(other.0.iter().map(|known| known.address))
     }
 
+    /// The same at another port; nothing is known of them yet.
+    pub fn at_port(&self, port: u16) -> Self {
+        Self::new(self.0.iter().map(|known| SocketAddr::new(known.address.ip(), port)).collect())
+    }
+
     /// The address, if there is only one.
     pub fn only(&self) -> Option<SocketAddr> {
         match &*self.0 {

@@ -2,6 +2,8 @@
 //! connects or splices.
 
 mod addresses;
+mod availability;
+mod health;
 mod limit;
 mod pool;
 mod room;
@@ -10,6 +12,7 @@ mod snapshot;
 mod stats;
 
 pub use addresses::Addresses;
+pub use health::{Checked, HealthRecord, Turn};
 pub use limit::{Limit, Permit};
 pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord, Unavailable};
 pub use room::Room;

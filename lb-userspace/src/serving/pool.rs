@@ -1,18 +1,20 @@
 //! Upstream pools at run time: the servers they have now, their addresses and their counts.
 
+use super::availability::{Standing, keep_one};
+use super::health::HealthRecord;
 use super::{Addresses, Room};
 use crate::clock::now_ms;
-use crate::config::{self, Address, Balance, Host, Keepalive, Origin, ProxyVersion};
+use crate::config::{self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion};
 use crate::route::{Candidate, Choice, Rank, Schedule, WHOLE, choose, schedules, warmth};
-use crate::state::ServerState;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// An upstream pool.
 pub struct Pool {
@@ -24,6 +26,11 @@ pub struct Pool {
     pub send_proxy: Option<ProxyVersion>,
     /// TCP keepalive of the leg to its servers.
     pub keepalive: Keepalive,
+    /// How its servers are checked.
+    pub health: Option<Arc<Health>>,
+    /// What becomes of open connections to a server that its checks find down.
+    pub on_down: OnDown,
+    pub(super) eject: Option<Eject>,
     balance: Balance,
     /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
     slow_start_ms: u64,
@@ -105,74 +112,128 @@ pub struct Server {
     room: Arc<Room>,
     /// Its state, which is kept across reloads.
     pub state: Arc<ServerRecord>,
+    /// How it is checked.
+    pub(super) health: Option<Arc<Health>>,
     /// A hash of the address.
     identity: u64,
 }
 
 /// The state of a server. It is kept across reloads and changes of its service, by the pool's name and the server's address.
-#[derive(Default)]
 pub struct ServerRecord {
     /// Empty until its name is resolved.
-    addresses: ArcSwap<Addresses>,
+    pub(super) addresses: ArcSwap<Addresses>,
+    /// When it got its first address; before that, when the record was made.
+    pub(super) resolved_ms: AtomicU64,
+    resolved: Notify,
     /// Connections to it now, with those that are being opened.
     pub active: AtomicUsize,
     /// Connections that were opened to it.
     pub total: AtomicU64,
     /// Attempts to connect that failed.
     pub failures: AtomicU64,
-    /// It takes no new connection (`snisplice drain`).
-    draining: AtomicBool,
-    /// When it began to take connections again, by [`now_ms`]; 0: it always has.
+    /// What checks and connections have shown.
+    pub health: HealthRecord,
+    /// Since when it takes no new connection (`snisplice drain`); 0: it is not drained.
+    pub(super) drained_ms: AtomicU64,
+    /// When that ended; 0: it was never drained.
+    pub(super) undrained_ms: AtomicU64,
+    /// When it began to take connections again, after it was drained or down; 0: it always has.
     up_since_ms: AtomicU64,
 }
 
+impl Default for ServerRecord {
+    fn default() -> Self {
+        ServerRecord {
+            addresses: ArcSwap::default(),
+            resolved_ms: now_ms().into(),
+            resolved: Notify::new(),
+            active: AtomicUsize::default(),
+            total: AtomicU64::default(),
+            failures: AtomicU64::default(),
+            health: HealthRecord::default(),
+            drained_ms: AtomicU64::default(),
+            undrained_ms: AtomicU64::default(),
+            up_since_ms: AtomicU64::default(),
+        }
+    }
+}
+
 impl ServerRecord {
-    /// Replaces the addresses, with what is known of them, if they have changed. An empty list changes nothing.
-    pub fn resolved(&self, addresses: Vec<SocketAddr>) {
-        let addresses = Addresses::new(addresses);
-        if !addresses.is_empty() && !addresses.same(&self.addresses.load()) {
-            self.addresses.store(Arc::new(addresses));
+    /// Waits until it has an address; one at a time may.
+    pub async fn resolves(&self) {
+        while self.addresses.load().is_empty() {
+            self.resolved.notified().await;
         }
     }
 
-    /// Has it take no new connection, or again some.
+    /// Stops (`draining`) or resumes new connections.
     pub fn drain(&self, draining: bool) {
-        if self.draining.swap(draining, Relaxed) && !draining {
-            self.comes_up();
+        match (draining, self.drained_ms.load(Relaxed)) {
+            (true, 0) => self.drained_ms.store(now_ms(), Relaxed),
+            (false, 1..) => {
+                self.drained_ms.store(0, Relaxed);
+                self.undrained_ms.store(now_ms(), Relaxed);
+                self.comes_up();
+            }
+            _ => {}
         }
     }
 
-    /// It takes connections again: slowly at first, if its pool says so.
+    /// It takes connections again: few at first, if its pool says so.
     pub fn comes_up(&self) {
         self.up_since_ms.store(now_ms().max(1), Relaxed);
     }
 
-    fn warmth(&self, slow_start_ms: u64) -> u32 {
-        match self.up_since_ms.load(Relaxed) {
-            _ if slow_start_ms == 0 => WHOLE,
+    /// How much of its weight counts ([`warmth`]).
+    fn warmth(&self, slow_start_ms: u64, now_ms: u64) -> u32 {
+        if slow_start_ms == 0 {
+            return WHOLE;
+        }
+        // One that was ejected comes back when its rest is over.
+        match self.up_since_ms.load(Relaxed).max(self.health.ejection_changed_ms(now_ms)) {
             0 => WHOLE,
-            since => warmth(now_ms().saturating_sub(since), slow_start_ms),
+            since => warmth(now_ms.saturating_sub(since), slow_start_ms),
+        }
+    }
+
+    /// Replaces the addresses, with what is known of them, if they have changed. An empty list changes nothing.
+    pub fn resolved(&self, addresses: Vec<SocketAddr>) {
+        let addresses = Addresses::new(addresses);
+        let known = self.addresses.load();
+        if !addresses.is_empty() && !addresses.same(&known) {
+            if known.is_empty() {
+                self.resolved_ms.store(now_ms(), Relaxed);
+            }
+            self.addresses.store(Arc::new(addresses));
+            self.resolved.notify_one();
         }
     }
 }
 
 /// What the configuration, or DNS, says of a server beside its address.
 #[derive(Clone, Copy, Default)]
-struct Standing {
+struct Share {
     weight: u32,
     rank: Rank,
     max_connections: Option<usize>,
 }
 
 impl Server {
-    fn new(address: Address, standing: Standing, room: &Arc<Room>, state: Arc<ServerRecord>) -> Arc<Self> {
-        let Standing { weight, rank, max_connections } = standing;
+    fn new(
+        address: Address,
+        share: Share,
+        room: &Arc<Room>,
+        health: Option<&Arc<Health>>,
+        state: Arc<ServerRecord>,
+    ) -> Arc<Self> {
+        let Share { weight, rank, max_connections } = share;
         if let Host::Ip(ip) = address.host {
             state.resolved(vec![SocketAddr::new(ip, address.port)]);
         }
         // A hash without a random key: with `source_hash` a client keeps its server after a restart.
         let identity = BuildHasherDefault::<DefaultHasher>::default().hash_one(&address);
-        Arc::new(Server { address, weight, rank, max_connections, room: room.clone(), state, identity })
+        let (room, health) = (room.clone(), health.cloned());
+        Arc::new(Server { address, weight, rank, max_connections, room, state, health, identity })
     }
 
     /// Its addresses.
@@ -180,23 +241,9 @@ impl Server {
         self.state.addresses.load_full()
     }
 
-    /// Whether it takes new connections.
-    pub fn availability(&self) -> ServerState {
-        match self.state.draining.load(Relaxed) {
-            true => ServerState::Draining,
-            false if self.state.addresses.load().is_empty() => ServerState::Unresolved,
-            false => ServerState::Up,
-        }
-    }
-
     /// Whether it has as many connections as it may have.
     fn is_full(&self) -> bool {
         self.max_connections.is_some_and(|max| self.state.active.load(Relaxed) >= max)
-    }
-
-    /// It may take new connections.
-    pub fn usable(&self) -> bool {
-        self.availability() == ServerState::Up
     }
 }
 
@@ -250,12 +297,13 @@ impl Pool {
         let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
         let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
         let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
+        let health = config.health.as_ref();
         let slot = |entry: &config::Server| {
             let config::Server { weight, backup, max_connections, .. } = *entry;
             match &entry.origin {
                 Origin::Address(address) => {
-                    let standing = Standing { weight, rank: Rank { backup, priority: 0 }, max_connections };
-                    let server = Server::new(address.clone(), standing, &room, record(address));
+                    let share = Share { weight, rank: Rank { backup, priority: 0 }, max_connections };
+                    let server = Server::new(address.clone(), share, &room, health, record(address));
                     Slot { service: None, backup, max_connections, servers: vec![server] }
                 }
                 Origin::Service(name) => {
@@ -263,8 +311,8 @@ impl Pool {
                     let had = previous_slots.iter().flat_map(|slots| slots.slots.iter().find(same));
                     let servers = had.flat_map(|slot| &slot.servers).map(|server| {
                         let rank = Rank { backup, ..server.rank };
-                        let standing = Standing { weight: server.weight, rank, max_connections };
-                        Server::new(server.address.clone(), standing, &room, server.state.clone())
+                        let share = Share { weight: server.weight, rank, max_connections };
+                        Server::new(server.address.clone(), share, &room, health, server.state.clone())
                     });
                     Slot { service: Some(name.clone()), backup, max_connections, servers: servers.collect() }
                 }
@@ -277,6 +325,9 @@ impl Pool {
             connect_timeout: config.connect_timeout,
             send_proxy: config.send_proxy,
             keepalive: config.keepalive,
+            health: config.health.clone(),
+            on_down: config.on_down,
+            eject: config.eject,
             balance: config.balance,
             slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
             room,
@@ -294,6 +345,9 @@ impl Pool {
             connect_timeout: Duration::ZERO,
             send_proxy: None,
             keepalive,
+            health: None,
+            on_down: OnDown::Keep,
+            eject: None,
             balance: Balance::RoundRobin,
             slow_start_ms: 0,
             room: Arc::default(),
@@ -342,9 +396,9 @@ impl Pool {
         }
         let server = |member: &Member| {
             let rank = Rank { backup: slot.backup, priority: member.priority };
-            let standing = Standing { weight: member.weight, rank, max_connections: slot.max_connections };
+            let share = Share { weight: member.weight, rank, max_connections: slot.max_connections };
             let state = known.get(&member.address).cloned().unwrap_or_default();
-            Server::new(member.address.clone(), standing, &self.room, state)
+            Server::new(member.address.clone(), share, &self.room, self.health.as_ref(), state)
         };
         slot.servers = members.iter().map(server).collect();
         self.servers.store(Servers::new(slots));
@@ -367,7 +421,7 @@ impl Pool {
             slots.gone.push((name.clone(), Arc::downgrade(&state)));
             state
         });
-        Server::new(name, Standing { weight: 1, ..Standing::default() }, &self.room, state)
+        Server::new(name, Share { weight: 1, ..Share::default() }, &self.room, None, state)
     }
 
     /// Chooses a server for a new connection of `client`, none of `tried`. The connection counts as active until the guard
@@ -376,20 +430,7 @@ impl Pool {
         let servers = self.servers();
         // Again where another worker has taken the last place meanwhile.
         loop {
-            let candidates: Vec<Candidate> = servers
-                .iter()
-                .map(|server| Candidate {
-                    // Not the same object: it may have been replaced meanwhile.
-                    usable: server.usable()
-                        && !tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)),
-                    full: server.is_full(),
-                    rank: server.rank,
-                    weight: server.weight,
-                    warmth: server.state.warmth(self.slow_start_ms),
-                    active: server.state.active.load(Relaxed),
-                    identity: server.identity,
-                })
-                .collect();
+            let candidates = self.candidates(&servers, tried);
             let ticket = self.choices.fetch_add(1, Relaxed);
             let random = self.random.hash_one(ticket);
             let choice = choose(self.balance, &candidates, &servers.schedules, ticket, client, random);
@@ -402,6 +443,33 @@ impl Pool {
                 return Ok(guard);
             }
         }
+    }
+
+    /// The servers as the choice sees them.
+    fn candidates(&self, servers: &Servers, tried: &[Arc<Server>]) -> Vec<Candidate> {
+        let now_ms = now_ms();
+        let standing =
+            |server: &Arc<Server>| match tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)) {
+                // Not the same object: it may have been replaced meanwhile.
+                true => Standing::Unusable,
+                false => server.standing(now_ms),
+            };
+        let standings: Vec<Standing> = servers.iter().map(standing).collect();
+        let wanted = if standings.contains(&Standing::Usable) { Standing::Usable } else { Standing::Ejected };
+        let candidate = |(server, standing): (&Arc<Server>, &Standing)| Candidate {
+            usable: *standing == wanted,
+            full: server.is_full(),
+            rank: server.rank,
+            weight: server.weight,
+            warmth: server.state.warmth(self.slow_start_ms, now_ms),
+            active: server.state.active.load(Relaxed),
+            identity: server.identity,
+        };
+        let mut candidates: Vec<Candidate> = servers.iter().zip(&standings).map(candidate).collect();
+        if self.follows_master() {
+            keep_one(&mut candidates, |index| servers[index].state.health.passing_since());
+        }
+        candidates
     }
 
     /// Who waits for a place with one of its servers.
@@ -485,6 +553,9 @@ mod tests {
             keepalive: Keepalive::default(),
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            health: None,
+            eject: None,
+            on_down: OnDown::Keep,
         };
         Pool::new(&config, previous)
     }

@@ -64,6 +64,7 @@ fn words(setback: Setback) -> (&'static str, &'static str) {
         Setback::Closed(C::ServersFull) => {
             (TOO_MANY, "there are too many connections to the database's servers")
         }
+        Setback::Closed(C::PoolDown) => (CANNOT_CONNECT, "the database server is down"),
         Setback::Closed(C::ServerPreamble) => (CANNOT_CONNECT, "the database server refuses TLS"),
         Setback::Closed(C::Resource) => (NO_RESOURCES, "the gateway is out of resources"),
         Setback::Closed(_) => (CANNOT_CONNECT, "the connection to the database server failed"),

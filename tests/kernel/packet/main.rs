@@ -9,6 +9,7 @@ mod churn;
 mod ends;
 mod filters;
 mod gateways;
+mod health;
 mod keepalive;
 mod life;
 mod loading;

@@ -57,11 +57,18 @@ pub(super) struct Certificates<'a> {
     now: UnixTime,
     provider: CryptoProvider,
     loaded: HashMap<Paths, Outcome>,
+    authorities: HashMap<PathBuf, Result<Arc<[CertificateDer<'static>]>, Problem>>,
 }
 
 impl<'a> Certificates<'a> {
     pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
-        Self { files, now, provider: aws_lc_rs::default_provider(), loaded: HashMap::new() }
+        Self {
+            files,
+            now,
+            provider: aws_lc_rs::default_provider(),
+            loaded: HashMap::new(),
+            authorities: HashMap::new(),
+        }
     }
 
     pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
@@ -74,12 +81,12 @@ impl<'a> Certificates<'a> {
 
     fn load_now(&self, paths: &Paths) -> Result<Loaded, Vec<(Part, Problem)>> {
         let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
-        let passphrase = paths.passphrase.as_deref().map(|path| self.passphrase(path)).transpose();
+        let passphrase = paths.passphrase.as_deref().map(|path| self.line(path, "passphrase")).transpose();
         let key = passphrase.map_err(|problem| (Part::Passphrase, problem)).and_then(|passphrase| {
             let passphrase = passphrase.as_ref().map(|line| &line[..]);
             self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
         });
-        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path));
+        let client_ca = paths.client_ca.as_deref().map(|path| self.read_authorities(path, PEM_AUTHORITIES));
         let client_ca = client_ca.transpose().map_err(|problem| (Part::ClientCa, problem));
         let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
             (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
@@ -124,13 +131,13 @@ impl<'a> Certificates<'a> {
         }
     }
 
-    /// The one line of a file, without its end.
-    fn passphrase(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    /// The one line of a file, which holds a `secret`, without its end.
+    pub(super) fn line(&self, path: &Path, secret: &str) -> Result<Zeroizing<Vec<u8>>, Problem> {
         let mut line = self.read(path)?;
         for end in [b'\n', b'\r'] {
             line.pop_if(|last| *last == end);
         }
-        let problem = |why| Err(unusable(path, why).help("one line, with the passphrase"));
+        let problem = |why| Err(unusable(path, why).help(format!("one line, with the {secret}")));
         match line.contains(&b'\n') {
             true => problem("it has several lines"),
             false if line.is_empty() => problem("it is empty"),
@@ -138,16 +145,30 @@ impl<'a> Certificates<'a> {
         }
     }
 
-    fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    /// The certificates of those who sign servers' certificates; each file is read once. `help`: what it should be.
+    pub(super) fn authorities(
+        &mut self,
+        path: &Path,
+        help: &str,
+    ) -> Result<Arc<[CertificateDer<'static>]>, Problem> {
+        if let Some(known) = self.authorities.get(path) {
+            return known.clone();
+        }
+        let read = self.read_authorities(path, help).map(Arc::from);
+        self.authorities.insert(path.to_owned(), read.clone());
+        read
+    }
+
+    fn read_authorities(&self, path: &Path, help: &str) -> Result<Vec<CertificateDer<'static>>, Problem> {
         let authorities = certificates(path, &self.read(path)?)?;
         if authorities.is_empty() {
-            return Err(unusable(path, "it holds no certificate").help(PEM_AUTHORITIES));
+            return Err(unusable(path, "it holds no certificate").help(help));
         }
         let mut roots = RootCertStore::empty();
         for (number, authority) in (1..).zip(&authorities) {
             if roots.add(authority.clone()).is_err() {
                 let why = format!("its certificate {number} is not X.509");
-                return Err(unusable(path, &why).help(PEM_AUTHORITIES));
+                return Err(unusable(path, &why).help(help));
             }
         }
         Ok(authorities)

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod certificate;
+mod health;
 mod key;
 mod names;
 mod pem;
@@ -68,7 +69,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let listeners: Vec<_> =
         listeners.map(|(draft, name)| listener(draft, name, gateway.live.keepalive, report)).collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
-    let pools = pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, report)).collect();
+    let pools =
+        pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (route, name) in draft.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);
@@ -121,22 +123,10 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
 /// What the format has and this version lacks. Delete a line when its feature is there.
 fn not_in_this_version(draft: &Draft, report: &mut Report) {
     for pool in &draft.pools {
-        for (key, field, help) in [
-            (
-                "health",
-                &pool.health,
-                "leave it out: a server that refuses a connection is passed over even so",
-            ),
-            (
-                "tls",
-                &pool.tls,
-                "leave it out; a server that wants TLS can have it from the client, passed through",
-            ),
-        ] {
-            if let Some(given) = field.given() {
-                let message = format!("`{key}` of a pool is not in this version");
-                report.push(Diagnostic::error(&given.place, message).help(help));
-            }
+        if let Some(given) = pool.tls.given() {
+            let error = Diagnostic::error(&given.place, "`tls` of a pool is not in this version");
+            let help = "leave it out; a server that wants TLS can have it from the client, passed through";
+            report.push(error.help(help));
         }
     }
 }
@@ -208,7 +198,13 @@ fn listener(draft: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report
     }
 }
 
-fn pool(draft: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
+fn pool(
+    draft: &PoolDraft,
+    name: &Arc<str>,
+    keepalive: Keepalive,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Pool {
     let servers = || items(&draft.servers).iter().map(|item| &item.value);
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
@@ -233,12 +229,21 @@ fn pool(draft: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut R
         let message = "`slow_start` has no effect with `source-hash`: a client keeps its server";
         report.push(Diagnostic::warning(&given.place, message).help("take one of them out"));
     }
+    if let Some(on_down) = draft.on_down.given()
+        && draft.health.is_absent()
+    {
+        let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");
+        report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
+    }
     let default = Pool::new(name.clone(), servers.collect());
     Pool {
         slow_start: draft.slow_start.or(default.slow_start),
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),
         send_proxy: draft.send_proxy.get().or(default.send_proxy),
+        health: draft.health.given().and_then(|draft| health::check(&draft.value, certificates, report)),
+        eject: draft.eject.get(),
+        on_down: draft.on_down.or(default.on_down),
         keepalive: draft.keepalive.or(default.keepalive).or(keepalive),
         ..default
     }

@@ -48,6 +48,9 @@ fn what_is_left_out_has_its_default() {
     let address = Address { host: Host::Ip("10.0.0.11".parse().unwrap()), port: 6379 };
     let pool = Pool {
         slow_start: Duration::ZERO,
+        health: None,
+        eject: None,
+        on_down: OnDown::Keep,
         name: "redis".into(),
         balance: Balance::RoundRobin,
         servers: vec![Server {

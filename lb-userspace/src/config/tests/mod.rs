@@ -5,6 +5,7 @@ mod certificates;
 mod damage;
 mod drawing;
 mod file;
+mod health;
 mod hints;
 mod keys;
 mod names;

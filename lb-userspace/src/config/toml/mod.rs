@@ -11,4 +11,5 @@ mod tests;
 mod value;
 
 pub use docs::with_tables_of_keys;
+pub(super) use keys::CHECKS;
 pub(super) use read::{read, read_gateway};

@@ -10,16 +10,18 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CONNECTIONS,
-    FLOWS, GATEWAY, HEALTH, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, POOL,
-    PROTOCOLS, PROXY_VERSIONS, ROOT, ROUTE, SERVER, SERVER_WEIGHT, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
+    EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS,
+    MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, ON_DOWN, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROOT, ROUTE,
+    SERVER, SERVER_WEIGHT, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::value;
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    AccessLogDraft, BackendDraft, CertificateDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft,
-    RouteDraft, ServerDraft,
+    AccessLogDraft, BackendDraft, CertificateDraft, Draft, Field, GatewayDraft, HealthDraft, HealthTlsDraft,
+    ListenerDraft, PoolDraft, RouteDraft, ServerDraft,
 };
+use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
 use crate::config::place::Placed;
 use crate::reason::Tier;
@@ -221,7 +223,9 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
-        health: s.read("health", |r, v| r.section(v, &HEALTH).map(health)),
+        health: s.read("health", health),
+        eject: s.read("eject", |r, v| r.section(v, &EJECT).map(eject)),
+        on_down: s.read("on_down", |r, v| r.choice(v, &ON_DOWN)),
         tls: s.read("tls", |r, v| r.section(v, &UPSTREAM_TLS).map(upstream_tls)),
     }
 }
@@ -247,11 +251,45 @@ fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<ServerDraft> {
     })
 }
 
-fn health(mut s: Section<'_, '_>) {
-    s.read("check", |r, v| r.choice(v, &CHECKS));
-    s.read("interval", |r, v| r.timeout(v));
-    s.read("rise", |r, v| r.integer::<u32>(v, CHECK_COUNT));
-    s.read("fall", |r, v| r.integer::<u32>(v, CHECK_COUNT));
+fn health(r: &mut Reader<'_>, v: &Value<'_>) -> Option<HealthDraft> {
+    let mut s = r.section(v, &HEALTH)?;
+    Some(HealthDraft {
+        check: s.read("check", |r, v| r.choice(v, &CHECKS)),
+        interval: s.read("interval", |r, v| {
+            let interval = r.timeout(v)?;
+            match interval < MIN_INTERVAL {
+                true => r.error(v, "`interval` must be at least 100 ms", "for example `interval = \"5s\"`"),
+                false => Some(interval),
+            }
+        }),
+        timeout: s.read("timeout", |r, v| r.timeout(v)),
+        rise: s.read("rise", |r, v| r.integer(v, CHECK_COUNT)),
+        fall: s.read("fall", |r, v| r.integer(v, CHECK_COUNT)),
+        port: s.read("port", |r, v| r.integer(v, PORT)),
+        role: s.read("role", |r, v| r.choice(v, &ROLES)),
+        user: s.read("user", |r, v| r.parse(v, |text| value::word("user", text))),
+        password_file: s.read("password_file", |r, v| r.parse(v, value::path)),
+        database: s.read("database", |r, v| r.parse(v, |text| value::word("database", text))),
+        path: s.read("path", |r, v| r.parse(v, value::http_path)),
+        host: s.read("host", |r, v| r.parse(v, value::http_host)),
+        status: s.read("status", |r, v| r.list(v, |r, v| r.integer(v, STATUS))),
+        tls: s.read("tls", |r, v| r.section(v, &HEALTH_TLS).map(health_tls)),
+    })
+}
+
+fn health_tls(mut s: Section<'_, '_>) -> HealthTlsDraft {
+    HealthTlsDraft {
+        ca: s.read("ca", |r, v| r.parse(v, value::path)),
+        server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
+    }
+}
+
+fn eject(mut s: Section<'_, '_>) -> Eject {
+    let default = Eject::default();
+    Eject {
+        failures: s.read("failures", |r, v| r.integer(v, CHECK_COUNT)).or(default.failures),
+        time: s.read("time", |r, v| r.timeout(v)).or(default.time),
+    }
 }
 
 fn upstream_tls(mut s: Section<'_, '_>) {

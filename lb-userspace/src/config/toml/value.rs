@@ -241,3 +241,30 @@ const MAX_INTERFACE_NAME: usize = 15;
 
 /// `sun_path` is 108 bytes with a terminating zero; this leaves room for a file name.
 pub(super) const MAX_STATE_DIR: usize = 80;
+
+/// Of PostgreSQL's startup message, which ends each of its words with a zero byte (NAMEDATALEN is 64), and of Redis' AUTH.
+pub(in crate::config) fn word(key: &str, text: &str) -> Result<Box<str>, Problem> {
+    match text.len() {
+        1..=128 if !text.contains(char::is_control) => Ok(text.into()),
+        _ => Err(Problem::new(format!("this is no `{key}`"))
+            .help("1 to 128 bytes, none of them a control character")),
+    }
+}
+
+/// RFC 9112, section 3.2.1: the request's target.
+pub(in crate::config) fn http_path(text: &str) -> Result<Box<str>, Problem> {
+    match text.starts_with('/') && text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(Problem::new("this is no path of an HTTP request")
+            .help("it begins with `/` and has no spaces: for example `path = \"/health\"`")),
+    }
+}
+
+/// RFC 9110, section 7.2.
+pub(in crate::config) fn http_host(text: &str) -> Result<Box<str>, Problem> {
+    match (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
+        true => Ok(text.into()),
+        false => Err(Problem::new("this is no host of an HTTP request")
+            .help("a name, with a port if it is not 80: for example `host = \"db.example.com:8008\"`")),
+    }
+}

@@ -8,6 +8,7 @@
 
 mod common;
 mod gateway;
+mod health;
 mod listener;
 mod pool;
 mod route;
@@ -17,18 +18,30 @@ use super::key::{Key, Table};
 
 pub(super) use common::{CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_SECONDS};
 pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS};
+pub(in crate::config) use health::CHECKS;
+pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
 pub(super) use listener::{BACKLOG, LISTENER, PROTOCOLS};
-pub(super) use pool::{
-    BALANCES, CHECK_COUNT, CHECKS, HEALTH, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS,
-};
+pub(super) use pool::{BALANCES, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
 pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
 
 /// Where a key that is unknown in one table may belong.
 pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 10] =
-    [&ROOT, &GATEWAY, &ACCESS_LOG, &KEEPALIVE, &LISTENER, &ROUTE, &CERTIFICATE, &BACKEND, &POOL, &SERVER];
+pub(super) const DOCUMENTED: [&Table; 12] = [
+    &ROOT,
+    &GATEWAY,
+    &ACCESS_LOG,
+    &KEEPALIVE,
+    &LISTENER,
+    &ROUTE,
+    &CERTIFICATE,
+    &BACKEND,
+    &POOL,
+    &SERVER,
+    &HEALTH,
+    &EJECT,
+];
 
 pub(super) const ROOT: Table = Table {
     header: "the top level",

@@ -5,6 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::common::{CONNECTIONS, KEEPALIVE_EXAMPLE};
+use super::health::ON_DOWN;
 use crate::config::address::Origin;
 use crate::config::model::{Balance, Pool, ProxyVersion, Server};
 use crate::config::toml::key::Text::{Is, Of};
@@ -12,9 +13,6 @@ use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, wor
 
 /// Of a server.
 pub(in crate::config::toml) const SERVER_WEIGHT: RangeInclusive<i64> = 1..=256;
-
-/// Of `rise` and `fall`.
-pub(in crate::config::toml) const CHECK_COUNT: RangeInclusive<i64> = 1..=1000;
 
 pub(in crate::config::toml) const BALANCES: [(&str, Balance); 4] = [
     ("round-robin", Balance::RoundRobin),
@@ -25,9 +23,6 @@ pub(in crate::config::toml) const BALANCES: [(&str, Balance); 4] = [
 
 pub(in crate::config::toml) const PROXY_VERSIONS: [(&str, ProxyVersion); 2] =
     [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
-
-pub(in crate::config::toml) const CHECKS: [(&str, ()); 4] =
-    [("tcp", ()), ("tls", ()), ("redis", ()), ("postgres", ())];
 
 pub(in crate::config::toml) const POOL: Table = Table {
     header: "[[pool]]",
@@ -49,7 +44,7 @@ pub(in crate::config::toml) const POOL: Table = Table {
         Key {
             name: "slow_start",
             example: r#""30s""#,
-            meaning: "time in which a server that gets connections again (after `undrain`) comes to its whole share; not with \
+            meaning: "time in which a server that gets connections again (after it was drained, down or ejected) comes to its whole share; not with \
                       `source-hash`",
             values: Is("duration, not zero"),
             default: Some(Is("absent: at once")),
@@ -87,9 +82,23 @@ pub(in crate::config::toml) const POOL: Table = Table {
         Key {
             name: "health",
             example: r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#,
-            meaning: "**refused by this version**",
-            values: Is("table"),
-            default: Some(Is("absent: none")),
+            meaning: "how its servers are checked ([more](#health))",
+            values: Is("table, [below](#health)"),
+            default: Some(Is("absent: not at all")),
+        },
+        Key {
+            name: "eject",
+            example: r#"{ failures = 3, time = "10s" }"#,
+            meaning: "when a server that fails connections gets none for a while ([more](#eject))",
+            values: Is("table, [below](#eject)"),
+            default: Some(Is("absent: never")),
+        },
+        Key {
+            name: "on_down",
+            example: r#""kill""#,
+            meaning: "what becomes of open connections to a server that its checks find down: they go on, or are reset",
+            values: Of(|| one_of(&ON_DOWN)),
+            default: Some(Of(|| word(&ON_DOWN, &a_pool().on_down))),
         },
         Key {
             name: "tls",
@@ -146,41 +155,6 @@ pub(in crate::config::toml) const SERVER: Table = Table {
 fn a_server() -> Server {
     Server::new(Origin::Service("".into()))
 }
-
-/// Refused by this version, and so not in the documentation.
-pub(in crate::config::toml) const HEALTH: Table = Table {
-    header: "health",
-    keys: &[
-        Key {
-            name: "check",
-            example: r#""tcp""#,
-            meaning: "what is asked of a server",
-            values: Of(|| one_of(&CHECKS)),
-            default: Some(Is("")),
-        },
-        Key {
-            name: "interval",
-            example: r#""5s""#,
-            meaning: "time between two checks",
-            values: Is("duration, not zero"),
-            default: Some(Is("")),
-        },
-        Key {
-            name: "rise",
-            example: "2",
-            meaning: "successes after which a server is up",
-            values: Of(|| integers(&CHECK_COUNT)),
-            default: Some(Is("")),
-        },
-        Key {
-            name: "fall",
-            example: "3",
-            meaning: "failures after which a server is down",
-            values: Of(|| integers(&CHECK_COUNT)),
-            default: Some(Is("")),
-        },
-    ],
-};
 
 /// Refused by this version, and so not in the documentation.
 pub(in crate::config::toml) const UPSTREAM_TLS: Table = Table {
