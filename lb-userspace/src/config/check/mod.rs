@@ -17,6 +17,7 @@ use super::draft::{
     AccessLogDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated,
 };
 use super::files::Files;
+use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
     Pool, Protocol, Route, Server,
@@ -230,6 +231,7 @@ fn pool(
         report.push(Diagnostic::warning(&given.place, message).help("take one of them out"));
     }
     if let Some(on_down) = draft.on_down.given()
+        && on_down.value == OnDown::Kill
         && draft.health.is_absent()
     {
         let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");

@@ -70,12 +70,9 @@ fn what_is_left_out_has_its_default() {
 fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
     let faults = checked(EXAMPLE).unwrap_err();
     let messages: Vec<_> = faults.iter().map(|fault| &*fault.message).collect();
-    assert_eq!(
-        messages,
-        ["`health` of a pool is not in this version", "`tls` of a pool is not in this version"]
-    );
+    assert_eq!(messages, ["`tls` of a pool is not in this version"]);
 
-    let kept = EXAMPLE.lines().filter(|line| !line.starts_with("health ") && !line.starts_with("tls     ="));
+    let kept = EXAMPLE.lines().filter(|line| !line.starts_with("tls     ="));
     let config = accepted(&kept.collect::<Vec<_>>().join("\n"));
     assert_eq!(config.gateway.fixed.admin, Some("127.0.0.1:9900".parse().unwrap()));
     assert_eq!(

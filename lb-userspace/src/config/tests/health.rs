@@ -238,10 +238,10 @@ fn on_down_needs_somebody_who_notices() {
          help: one of `"keep"`, `"kill"`
         error: `failures` must be from 1 to 1000
            at: 0
-         help: for example `failures = 3`
+         help: for example `failures = 5`
         error: `time` must not be zero
            at: "0s"
-         help: for example `time = "10s"`
+         help: for example `time = "30s"`
         "#,
     );
 }

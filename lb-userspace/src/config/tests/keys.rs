@@ -17,7 +17,7 @@ fn an_unknown_key_comes_with_the_known_one_it_resembles_or_all() {
          help: did you mean `hello_timeout`?
         error: unknown key `zzz` in a server
            at: zzz
-         help: known are `address`, `weight`, `backup`
+         help: known are `address`, `weight`, `backup`, `max_connections`
         "#,
     );
 }
@@ -222,29 +222,17 @@ fn an_integer_out_of_range_is_an_error() {
 #[test]
 fn what_this_version_lacks_is_validated_and_refused() {
     assert_faults(
-        &changed(GOOD, "servers =", "health = {}\ntls = {}\nservers ="),
+        &changed(GOOD, "servers =", "tls = {}\nservers ="),
         r#"
-        error: `health` of a pool is not in this version
-           at: {}
-         help: leave it out: a server that refuses a connection is passed over even so
         error: `tls` of a pool is not in this version
            at: {}
          help: leave it out; a server that wants TLS can have it from the client, passed through
         "#,
     );
-    let bad = "health = { check = \"ping\", rise = 0 }\ntls = { server_name = \"a b\" }\nservers =";
+    let bad = "tls = { server_name = \"a b\" }\nservers =";
     assert_faults(
         &changed(GOOD, "servers =", bad),
         r#"
-        error: `health` of a pool is not in this version
-           at: { check = "ping", rise = 0 }
-         help: leave it out: a server that refuses a connection is passed over even so
-        error: `check` cannot be `ping`
-           at: "ping"
-         help: one of `"tcp"`, `"tls"`, `"redis"`, `"postgres"`
-        error: `rise` must be from 1 to 1000
-           at: 0
-         help: for example `rise = 2`
         error: `tls` of a pool is not in this version
            at: { server_name = "a b" }
          help: leave it out; a server that wants TLS can have it from the client, passed through

@@ -96,6 +96,10 @@ static FILES: LazyLock<Map> = LazyLock::new(|| {
     let swapped = format!("{}{}", files["clients-ca.crt"], files["app1.crt"]);
     files.insert("swapped.crt", swapped);
     files.insert("empty.pem", "nothing here\n".to_owned());
+    files.insert("ca.crt", files["clients-ca.crt"].clone());
+    files.insert("password", "s e\"cret\r\n".to_owned());
+    files.insert("lines", "one\ntwo\n".to_owned());
+    files.insert("zero", "a\0b\n".to_owned());
     files.insert("cut.pem", files["app1.crt"].lines().take(3).collect::<Vec<_>>().join("\n"));
     files.insert("cut.key", files["app1.key"].lines().take(2).collect::<Vec<_>>().join("\n"));
     files.insert("garbage.crt", pem("CERTIFICATE"));

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::key::Table;
-use super::keys::{DOCUMENTED, HEALTH, UPSTREAM_TLS};
+use super::keys::{DOCUMENTED, HEALTH_TLS, UPSTREAM_TLS};
 use super::with_tables_of_keys;
 use crate::config::diagnostic::Report;
 use crate::config::tests::{GOOD, changed, checked};
@@ -36,6 +36,8 @@ fn alone(table: &Table, line: &str) -> String {
         "a backend" => format!("[[route]]\nbackends = [{{ {line} }}]"),
         "a server" => format!("[[pool]]\nservers = [{{ {line} }}]"),
         "health" => format!("[[pool]]\n[pool.health]\n{line}"),
+        "tls of health" => format!("[[pool]]\n[pool.health.tls]\n{line}"),
+        "eject" => format!("[[pool]]\n[pool.eject]\n{line}"),
         "tls of a pool" => format!("[[pool]]\n[pool.tls]\n{line}"),
         header => format!("{header}\n{line}"),
     }
@@ -49,8 +51,17 @@ fn in_good(table: &Table, line: &str) -> String {
         "a server" => {
             changed(GOOD, "[\"10.0.0.11:6379\"]", &format!("[{{ address = \"10.0.0.11:6379\", {line} }}]"))
         }
+        // One of its keys is required.
+        "health" if !line.starts_with("check") => {
+            with_pool_key(&format!("health = {{ check = 'tcp', {line} }}"))
+        }
+        "health" | "eject" => with_pool_key(&format!("{} = {{ {line} }}", table.header)),
         header => changed(GOOD, header, &format!("{header}\n{line}")),
     }
+}
+
+fn with_pool_key(line: &str) -> String {
+    changed(GOOD, "[[pool]]", &format!("[[pool]]\n{line}"))
 }
 
 fn read(text: &str) -> Vec<String> {
@@ -60,7 +71,7 @@ fn read(text: &str) -> Vec<String> {
 }
 
 fn tables() -> impl Iterator<Item = &'static Table> {
-    DOCUMENTED.into_iter().chain([&HEALTH, &UPSTREAM_TLS])
+    DOCUMENTED.into_iter().chain([&HEALTH_TLS, &UPSTREAM_TLS])
 }
 
 #[test]
@@ -106,6 +117,8 @@ fn a_key_with_its_default_changes_nothing() {
             };
             let without = match table.header {
                 "access_log" => format!("[gateway.access_log]\n{GOOD}"),
+                "health" => with_pool_key("health = { check = 'tcp' }"),
+                "eject" => with_pool_key("eject = {}"),
                 _ => GOOD.to_owned(),
             };
             let with = in_good(table, &format!("{} = {value}", key.name));
