@@ -51,13 +51,21 @@ fn in_good(table: &Table, line: &str) -> String {
         "a server" => {
             changed(GOOD, "[\"10.0.0.11:6379\"]", &format!("[{{ address = \"10.0.0.11:6379\", {line} }}]"))
         }
-        // One of its keys is required.
-        "health" if !line.starts_with("check") => {
-            with_pool_key(&format!("health = {{ check = 'tcp', {line} }}"))
-        }
-        "health" | "eject" => with_pool_key(&format!("{} = {{ {line} }}", table.header)),
+        "health" => with_health(line, line),
+        "eject" => with_pool_key(&format!("eject = {{ {line} }}")),
         header => changed(GOOD, header, &format!("{header}\n{line}")),
     }
+}
+
+/// With a health check that a line, which begins with its key, may be a part of.
+fn with_health(key: &str, line: &str) -> String {
+    let check = match key.split(' ').next() {
+        Some("database") => "check = 'postgres', user = 'health'",
+        Some("path") => "check = 'http'",
+        _ => "check = 'tcp'",
+    };
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    with_pool_key(&format!("health = {{ {check}{line} }}"))
 }
 
 fn with_pool_key(line: &str) -> String {
@@ -117,7 +125,7 @@ fn a_key_with_its_default_changes_nothing() {
             };
             let without = match table.header {
                 "access_log" => format!("[gateway.access_log]\n{GOOD}"),
-                "health" => with_pool_key("health = { check = 'tcp' }"),
+                "health" => with_health(key.name, ""),
                 "eject" => with_pool_key("eject = {}"),
                 _ => GOOD.to_owned(),
             };
