@@ -8,7 +8,8 @@ use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
+use crate::ech;
+use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{Action, Listener, Permit, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
@@ -70,7 +71,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
-    let Arrival { visitor, client, begin, window, hello } = arrival;
+    let Arrival { visitor, client, begin, window, hello, .. } = arrival;
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
@@ -101,12 +102,14 @@ struct Arrival {
     /// Bytes received and not consumed. They go to the server, or into the TLS handshake.
     window: Vec<u8>,
     hello: Option<Box<ClientHello>>,
+    /// What `hello` carries encrypted.
+    inner: Option<Box<ClientHello>>,
 }
 
 impl Arrival {
     fn new(gateway: &RunningGateway, client: LegSocket, peer: SocketAddr, listener: Arc<Listener>) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
-        Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None }
+        Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None, inner: None }
     }
 
     /// accept, sniff, route.
@@ -119,7 +122,21 @@ impl Arrival {
             Protocol::Tls => self.sniff(Preamble::Tls).await?,
             Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
         }
+        self.unseal()?;
         self.route(gateway)
+    }
+
+    /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
+    fn unseal(&mut self) -> Result<(), RejectReason> {
+        let (keys, Some(outer)) = (&self.visitor.listener.ech, &self.hello) else { return Ok(()) };
+        if !keys.is_empty() && outer.offers_ech {
+            let inner = ech::read(keys, &self.window, outer).map_err(|_| RejectReason::EchMalformed)?;
+            match inner {
+                Some(inner) => self.inner = Some(Box::new(inner)),
+                None => self.visitor.unsealed(EchResult::NotOpened, None),
+            }
+        }
+        Ok(())
     }
 
     fn deadline(&self) -> tokio::time::Instant {
@@ -180,8 +197,27 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
-        let hello = self.hello.as_deref();
+    fn route(&mut self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+        let route = match self.inner.take() {
+            None => self.route_of(self.hello.as_deref())?,
+            Some(inner) => match self.route_of(Some(&inner))? {
+                // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
+                route if matches!(route.action, Action::Terminate(_)) => {
+                    self.visitor.unsealed(EchResult::Terminated, None);
+                    self.route_of(self.hello.as_deref())?
+                }
+                route => {
+                    self.visitor.unsealed(EchResult::Accepted, Some(&inner));
+                    self.hello = Some(inner);
+                    route
+                }
+            },
+        };
+        let permit = gateway.acquire(&route.stats.live, route.max_connections);
+        Ok((route, permit.ok_or(RejectReason::RouteFull)?))
+    }
+
+    fn route_of(&self, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
         let found = self.visitor.listener.table.lookup(sni, offers);
@@ -189,9 +225,7 @@ impl Arrival {
             Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
             _ => reason,
         })?;
-        let permit = gateway.acquire(&route.stats.live, route.max_connections);
-        let permit = permit.ok_or(RejectReason::RouteFull)?;
-        Ok((route.clone(), permit))
+        Ok(route.clone())
     }
 
     /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.

@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::address::Origin;
 use super::health::{Eject, Health, OnDown};
+use crate::ech;
 use crate::reason::Tier;
 use lb_common::packet::DEFAULT_FLOWS;
 
@@ -228,6 +229,8 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Listen also while the machine does not have the addresses.
     pub freebind: bool,
+    /// Keys for Encrypted ClientHello, no two of the same number; empty: none is looked for.
+    pub ech: Arc<ech::Keys>,
 }
 
 impl Listener {
@@ -246,6 +249,7 @@ impl Listener {
             backlog: 4096,
             keepalive: Keepalive::default(),
             freebind: false,
+            ech: Arc::new([]),
         }
     }
 }

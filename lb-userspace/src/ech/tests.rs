@@ -46,6 +46,7 @@ fn asks_for(body: &[u8]) -> (String, Vec<String>) {
         version: sniff::TlsVersion(0),
         length: 0,
         postgres: false,
+        offers_ech: false,
     };
     let hello = sniff::inner(body, &none).unwrap();
     let alpn = hello.alpn.iter().map(|name| String::from_utf8(name.to_vec()).unwrap());
@@ -67,10 +68,10 @@ fn a_real_clients_inner_name_and_protocols_are_read() {
 fn what_is_sealed_for_others_does_not_open_and_grease_is_not_even_tried() {
     let (ours, others) = (key(1), key(1));
     let sealed_for_others = hello(mode_of(&others), &[]);
-    assert!(Sealed::find(&sealed_for_others).unwrap().unwrap().is_for(&[ours.clone()]));
+    assert!(Sealed::find(&sealed_for_others).unwrap().unwrap().candidates(&[ours.clone()]).next().is_some());
     assert_eq!(open(&sealed_for_others, &[ours.clone()]), Ok(None));
     let other_number = hello(mode_of(&key(2)), &[]);
-    assert!(!Sealed::find(&other_number).unwrap().unwrap().is_for(&[ours.clone()]));
+    assert!(Sealed::find(&other_number).unwrap().unwrap().candidates(&[ours.clone()]).next().is_none());
 
     let placeholder = HpkePublicKey(ours.config().public_key.clone());
     let grease = EchGreaseConfig::new(hpke::DH_KEM_X25519_HKDF_SHA256_AES_128, placeholder);

@@ -3,6 +3,7 @@
 use super::{ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
+use crate::ech;
 use crate::route::{Schedule, Table};
 use crate::tls::server_config;
 use ipnet::IpNet;
@@ -61,6 +62,8 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
+    /// Keys for Encrypted ClientHello.
+    pub ech: Arc<ech::Keys>,
     /// Its routes.
     pub table: Table<Arc<Route>>,
     /// Kept across reloads.
@@ -150,6 +153,7 @@ impl Listener {
             backlog: 0,
             keepalive,
             freebind: false,
+            ech: Arc::new([]),
             table: Table::new(),
             stats: Arc::default(),
         }
@@ -275,6 +279,7 @@ impl Snapshot {
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
+                    ech: listener.ech.clone(),
                     table,
                     stats: known_listeners
                         .get(&*listener.name)

@@ -37,5 +37,13 @@ pub(super) fn read(window: &[u8], postgres: bool) -> Result<Option<ClientHello>,
     }
     let version = TlsVersion(u16::from_be_bytes([message[1], message[2]]));
     let length = HEADER + length;
-    Ok(Some(ClientHello { sni: None, odd_name: None, alpn: Alpn::default(), version, length, postgres }))
+    Ok(Some(ClientHello {
+        sni: None,
+        odd_name: None,
+        alpn: Alpn::default(),
+        version,
+        length,
+        postgres,
+        offers_ech: false,
+    }))
 }

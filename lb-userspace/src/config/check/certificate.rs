@@ -20,6 +20,7 @@ use super::{key, pem};
 use crate::config::diagnostic::{Problem, quote};
 use crate::config::files::Files;
 use crate::config::model::Termination;
+use crate::ech;
 
 /// The files of a terminated route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -143,6 +144,12 @@ impl<'a> Certificates<'a> {
             false if line.is_empty() => problem("it is empty"),
             false => Ok(line),
         }
+    }
+
+    /// A key for Encrypted ClientHello.
+    pub(super) fn ech_key(&self, path: &Path) -> Result<ech::Key, Problem> {
+        let made = "`snisplice ech-key --public-name NAME` makes one";
+        ech::Key::read(&self.read(path)?).map_err(|error| unusable(path, &error.to_string()).help(made))
     }
 
     /// The certificates of those who sign servers' certificates; each file is read once. `help`: what it should be.

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod certificate;
+mod ech;
 mod health;
 mod key;
 mod names;
@@ -67,8 +68,9 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
 
     let gateway = gateway(&draft.gateway);
     let listeners = draft.listeners.iter().zip(&listener_names.list);
-    let listeners: Vec<_> =
-        listeners.map(|(draft, name)| listener(draft, name, gateway.live.keepalive, report)).collect();
+    let listeners: Vec<_> = listeners
+        .map(|(draft, name)| listener(draft, name, gateway.live.keepalive, certificates, report))
+        .collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
     let pools =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
@@ -115,6 +117,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     // The rest compares what there is with what there is not, which may merely have been misspelt.
     if !report.has_errors() {
         ties::warn_of_coalescing(&claims, report);
+        ech::warn_of_names(draft, &listeners, &routes, report);
         warn_of_idle_listeners(draft, &listeners, &routes, report);
         warn_of_unused_pools(draft, &routes, report);
     }
@@ -162,7 +165,13 @@ fn access_log(draft: &AccessLogDraft) -> AccessLog {
     AccessLog { target: draft.path.or(default.target), format: draft.format.or(default.format) }
 }
 
-fn listener(draft: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
+fn listener(
+    draft: &ListenerDraft,
+    name: &Arc<str>,
+    keepalive: Keepalive,
+    certificates: &Certificates<'_>,
+    report: &mut Report,
+) -> Listener {
     let proxy_protocol = draft.proxy_protocol.or(false);
     let trusted_proxies = values(&draft.trusted_proxies);
     if let Some(given) = draft.proxy_protocol.given()
@@ -185,6 +194,7 @@ fn listener(draft: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report
     }
     let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
+        ech: ech::keys(draft, certificates, report),
         protocol: draft.protocol.or(default.protocol),
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         proxy_protocol,

@@ -38,6 +38,7 @@ fn alone(table: &Table, line: &str) -> String {
         "health" => format!("[[pool]]\n[pool.health]\n{line}"),
         "tls of health" => format!("[[pool]]\n[pool.health.tls]\n{line}"),
         "eject" => format!("[[pool]]\n[pool.eject]\n{line}"),
+        "ech" => format!("[[listener]]\n[listener.ech]\n{line}"),
         "tls of a pool" => format!("[[pool]]\n[pool.tls]\n{line}"),
         header => format!("{header}\n{line}"),
     }
@@ -53,6 +54,7 @@ fn in_good(table: &Table, line: &str) -> String {
         }
         "health" => with_health(line, line),
         "eject" => with_pool_key(&format!("eject = {{ {line} }}")),
+        "ech" => with_ech(line),
         header => changed(GOOD, header, &format!("{header}\n{line}")),
     }
 }
@@ -66,6 +68,11 @@ fn with_health(key: &str, line: &str) -> String {
     };
     let line = if line.is_empty() { String::new() } else { format!(", {line}") };
     with_pool_key(&format!("health = {{ {check}{line} }}"))
+}
+
+fn with_ech(line: &str) -> String {
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    changed(GOOD, "[[listener]]", &format!("[[listener]]\nech = {{ keys = ['ech.pem']{line} }}"))
 }
 
 fn with_pool_key(line: &str) -> String {
@@ -127,6 +134,7 @@ fn a_key_with_its_default_changes_nothing() {
                 "access_log" => format!("[gateway.access_log]\n{GOOD}"),
                 "health" => with_health(key.name, ""),
                 "eject" => with_pool_key("eject = {}"),
+                "ech" => with_ech(""),
                 _ => GOOD.to_owned(),
             };
             let with = in_good(table, &format!("{} = {value}", key.name));

@@ -20,7 +20,7 @@ pub(super) use common::{CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_S
 pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS};
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
-pub(super) use listener::{BACKLOG, LISTENER, PROTOCOLS};
+pub(super) use listener::{BACKLOG, ECH, ECH_MODES, LISTENER, PROTOCOLS};
 pub(super) use pool::{BALANCES, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
 pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
 
@@ -28,12 +28,13 @@ pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
 pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 12] = [
+pub(super) const DOCUMENTED: [&Table; 13] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
     &KEEPALIVE,
     &LISTENER,
+    &ECH,
     &ROUTE,
     &CERTIFICATE,
     &BACKEND,
