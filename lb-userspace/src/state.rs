@@ -1,4 +1,4 @@
-//! In what state servers and the packet tier are: closed sets, as `status` and the metrics call them.
+//! The states of servers and of the packet tier, as `status` and the metrics name them.
 
 use crate::reason::DownReason;
 use serde::{Deserialize, Serialize};
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
-    /// It does.
+    /// Yes.
     Up,
-    /// Its health check fails, or connections to it have failed: [`DownReason`].
+    /// No: its health check fails, or connections to it have failed: [`DownReason`].
     Down,
-    /// An operator drains it: open connections stay, new ones go elsewhere.
+    /// No: an operator drains it. Open connections stay.
     Draining,
-    /// Its name has no address.
+    /// No: its name has no address.
     Unresolved,
 }
 
@@ -44,11 +44,11 @@ pub struct Availability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PacketTierState {
-    /// Not yet: its kernel programs are being loaded, after a start.
+    /// Not yet: its kernel programs are being loaded.
     Loading,
-    /// It does.
+    /// Yes.
     #[default]
     Ready,
-    /// The kernel does not take its programs.
+    /// No: the kernel does not accept its programs.
     Unavailable,
 }

@@ -10,6 +10,7 @@ mod health;
 mod keepalive;
 mod manager;
 mod names;
+mod pools;
 mod postgres;
 mod proxy;
 mod reload;

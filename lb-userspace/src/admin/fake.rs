@@ -1,6 +1,6 @@
 //! A gateway with two routes and three connections, for the tests of this module.
 
-use super::Gateway;
+use super::Operations;
 use super::view::*;
 use crate::account::Histogram;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
@@ -29,7 +29,7 @@ impl Default for Fake {
     }
 }
 
-impl Gateway for Fake {
+impl Operations for Fake {
     fn status(&self) -> Status {
         status()
     }
@@ -73,6 +73,7 @@ impl Gateway for Fake {
                     checks: vec![("ok", 0), ("refused", 3)],
                 },
             ],
+            waiting: vec![("redis-1".into(), 2)],
             reloads_succeeded: 2,
             reloads_failed: 1,
             certificates: vec![(route(), 1_900_000_000)],
@@ -149,6 +150,7 @@ pub(crate) fn status() -> Status {
         pools: vec![
             Pool {
                 name: "redis-1".into(),
+                waiting: 0,
                 servers: vec![
                     server("10.0.0.11:6379", ServerState::Up, 2, 1200),
                     server("10.0.0.12:6379", ServerState::Down, 0, 0),
@@ -156,6 +158,7 @@ pub(crate) fn status() -> Status {
             },
             Pool {
                 name: "pg".into(),
+                waiting: 0,
                 servers: vec![server("pg.internal:5432", ServerState::Draining, 1, 34)],
             },
         ],

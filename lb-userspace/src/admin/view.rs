@@ -4,7 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::account::histogram::Snapshot;
+use crate::account::histogram::HistogramSnapshot;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};
@@ -59,11 +59,10 @@ impl Tiers {
     }
 }
 
-/// The packet tier, and the packets that it has counted, by reason, those that occurred. What the programs count they count
-/// since they were loaded: they outlive the process.
+/// The packet tier, and its counters of packets, by reason, if not 0. The programs' counters outlive the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketTier {
-    /// Whether it takes new connections. Absent: a gateway of an earlier version, which waits for its programs.
+    /// Whether it takes new connections. Absent in an earlier version, whose programs are loaded before it serves.
     #[serde(default)]
     pub state: PacketTierState,
     /// Dropped: reason to packets.
@@ -73,7 +72,7 @@ pub struct PacketTier {
 }
 
 impl PacketTier {
-    /// In this state, with these counts.
+    /// The tier with this state and these counts.
     pub fn new(state: PacketTierState, counts: PacketCounts) -> Self {
         let occurred = |counts: Vec<(&str, u64)>| {
             counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
@@ -135,6 +134,8 @@ pub struct Route {
 pub struct Pool {
     /// Its name.
     pub name: String,
+    /// Connections that wait for a place with a server: each has as many as it may have.
+    pub waiting: u64,
     /// In the order of the configuration.
     pub servers: Vec<Server>,
 }
@@ -246,6 +247,8 @@ pub struct Scrape {
     pub fallbacks: Vec<(FallbackReason, u64)>,
     /// Whether a server takes new connections.
     pub servers: Vec<ServerUp>,
+    /// Of each pool whose servers have a `max_connections`: connections that wait for a place.
+    pub waiting: Vec<(String, u64)>,
     /// Reloads that put a new configuration in place.
     pub reloads_succeeded: u64,
     /// Reloads that changed nothing.
@@ -253,11 +256,11 @@ pub struct Scrape {
     /// When each terminated route's certificate expires, in seconds since 1970.
     pub certificates: Vec<(String, i64)>,
     /// From accept to a whole ClientHello.
-    pub sniff: Snapshot,
+    pub sniff: HistogramSnapshot,
     /// From the first dial to a connected server.
-    pub connect: Snapshot,
+    pub connect: HistogramSnapshot,
     /// From a known route to flows in the kernel.
-    pub handover: Snapshot,
+    pub handover: HistogramSnapshot,
     /// Packets counted by the packet tier. Absent while no packet tier is loaded.
     pub packets: Option<PacketCounts>,
     /// Absent while no packet tier is loaded.
@@ -337,7 +340,7 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 11] = [
+    const ADDED: [&str; 12] = [
         "config_generation",
         "listeners[].odd_names",
         "packet.drops",
@@ -345,6 +348,7 @@ mod tests {
         "packet.state",
         "pools[].servers[].reason",
         "pools[].servers[].state_seconds",
+        "pools[].waiting",
         "routes[].listener",
         "routes[].pools[]",
         "routes[].sni[]",

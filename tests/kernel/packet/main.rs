@@ -16,6 +16,7 @@ mod loading;
 mod names;
 mod networks;
 mod odd;
+mod pools;
 mod programs;
 mod receivers;
 mod scene;

@@ -2,7 +2,7 @@
 
 use super::probe::{Failure, MAX_RECEIVED, Step, Verdict, probe};
 use crate::config::{Health, Host, ProxyVersion};
-use crate::connect::dial;
+use crate::connect::open_server;
 use crate::connect::preamble::own_proxy_header;
 use crate::reason::DownReason;
 use crate::serving::{Pool, Server};
@@ -44,11 +44,11 @@ impl Checker {
     async fn ask(&self, server: &Server) -> Verdict {
         let known = server.addresses();
         let elsewhere = self.health.port.filter(|port| *port != server.address.port);
-        let dialled = match elsewhere {
-            Some(port) => dial(&known.at_port(port), self.health.timeout, None).await,
-            None => dial(&known, self.health.timeout, None).await,
+        let opened = match elsewhere {
+            Some(port) => open_server(&known.at_port(port), self.health.timeout, None).await,
+            None => open_server(&known, self.health.timeout, None).await,
         };
-        let (mut stream, _) = dialled.map_err(|error| failure(&error))?;
+        let (mut stream, _) = opened.map_err(|error| failure(&error))?;
         // What listens elsewhere is not what connections go to, and expects none.
         if let (Some(version), None) = (self.send_proxy, elsewhere) {
             let sent = stream.write_all(own_proxy_header(version)).await;

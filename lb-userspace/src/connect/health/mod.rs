@@ -293,7 +293,10 @@ impl Task {
                 tracing::warn!(%pool, %server, "down: {failure}");
             }
             (Some(Turn { before: Checked::Unchecked, .. }), _) => tracing::debug!(%pool, %server, "up"),
-            (Some(_), _) => tracing::info!(%pool, %server, "up"),
+            (Some(_), _) => {
+                record.comes_up();
+                tracing::info!(%pool, %server, "up");
+            }
             (None, _) => {}
         }
         let down = matches!(record.health.checked(), Checked::Down(_));

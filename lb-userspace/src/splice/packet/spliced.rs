@@ -1,4 +1,4 @@
-//! What is left in this process of a connection that the kernel forwards: its account.
+//! What this process keeps of a spliced connection, which the kernel forwards: its account, and what must stay taken.
 
 use super::ticks::{ms_between, ms_of_tick, tick_of_ms};
 use crate::account::Account;
@@ -9,32 +9,32 @@ use crate::reason::CloseReason;
 use crate::serving::{Permit, ServerGuard};
 use crate::splice::keepalive::Timing;
 use lb_common::packet::track::{Half, Track, asked, closing};
-use lb_common::packet::{Record, Tuple, before};
+use lb_common::packet::{PerDirection, PerLeg, Record, Side, Tuple, before};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// How long a reset must stand before the connection is over: who has not sent it goes on.
+/// How long a reset must stand before the connection is over. If it was forged, its supposed sender sends on meanwhile,
+/// which revokes it.
 pub(super) const RESET_STANDS_MS: u64 = 500;
 
-/// How long the flows of a finished connection stay for its last packets: as long as its ends remember it (TIME_WAIT).
-/// As long, too, a connection may be silent whose FINs have passed, but not their acknowledgements.
+/// How long the flows of a finished connection stay for retransmissions: as long as its ends are in TIME_WAIT. It is also
+/// how long one end may be silent between both FINs and their acknowledgements, before the connection is reset.
 pub(super) const LINGER_MS: u64 = 60_000;
 
 /// A spliced connection.
-pub struct Live {
+pub struct SplicedConnection {
     pub(super) account: Account,
     pub(super) _server: ServerGuard,
     pub(super) _permits: [Permit; 3],
     pub(super) _port: Option<SourcePort>,
-    /// Place of its track.
+    /// The slot of its track.
     pub(super) slot: u32,
     /// [`Flow::origin`](lb_common::packet::Flow::origin) of both flows.
-    origin: [u64; 2],
-    /// Of both ends (0: the client).
-    probed: [Probed; 2],
+    origin: PerDirection<u64>,
+    probed: PerLeg<Probed>,
 }
 
-/// The keepalive probes that an end has been sent since it was last heard.
+/// The keepalive probes that an end was sent since it was last heard.
 #[derive(Clone, Copy, Debug, Default)]
 struct Probed {
     probes: u8,
@@ -42,32 +42,33 @@ struct Probed {
     at: u32,
 }
 
-/// What keepalive calls for. One probe without an answer proves nothing: Linux answers two a second, whoever asks.
+/// What keepalive calls for at one end. One unanswered probe proves nothing: Linux limits its answers to two a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probing {
-    Rests,
-    Asks,
-    /// The end has answered none of them.
-    GivesUp,
+    /// Nothing yet.
+    Wait,
+    Probe,
+    /// The end has answered none of the probes.
+    GiveUp,
 }
 
 impl Probed {
-    /// What an end calls for that was last heard at this tick. Only probes that were sent count: while no process ran,
-    /// nobody sent any.
+    /// What to do about an end that was last heard at this tick. Only probes that were sent count, not the time: while no
+    /// gateway runs, nobody sends any.
     fn calls_for(&self, timing: &Timing, heard: u32, now: u32) -> Probing {
         let unanswered = self.unanswered(heard);
         if ms_between(heard, now) < timing.idle_ms
             || unanswered > 0 && ms_between(self.at, now) < timing.interval_ms
         {
-            Probing::Rests
+            Probing::Wait
         } else if unanswered < timing.count {
-            Probing::Asks
+            Probing::Probe
         } else {
-            Probing::GivesUp
+            Probing::GiveUp
         }
     }
 
-    /// Notes a probe.
+    /// Counts a probe that is sent now.
     fn note(&mut self, heard: u32, now: u32) {
         *self = Self { probes: self.unanswered(heard).saturating_add(1), at: now };
     }
@@ -77,30 +78,32 @@ impl Probed {
     }
 }
 
-/// Why a connection is over; and when it ended by itself, if it did ([`now_ms`](crate::clock::now_ms)).
+/// Why a connection is over, and, if it ended by itself, when ([`now_ms`](crate::clock::now_ms)).
 type Ending = (CloseReason, Option<u64>);
 
-/// What a look at a connection calls for.
+/// What is to be done about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// A new connection has its tuple.
+    /// A new connection has taken its tuple.
     Reused,
-    /// Both FINs have passed: is it finished? If not, it may have to be reset, as [`Due::End`] says.
+    /// Both FINs have passed: its account is to be closed if it is finished. If it is not, and `else_end` is there, it is
+    /// to be reset.
     Finish { else_end: Option<Ending> },
     /// It is to be reset.
     End(Ending),
-    /// An end is to be asked what its SYN, or its inexact reset, meant.
-    Challenge { side: usize },
+    /// This end is to be sent a challenge ACK, because of a SYN or an inexact reset.
+    Challenge { side: Side },
 }
 
-impl Live {
-    /// A connection that is being handed over; the permits are the gateway's, the listener's and the route's.
+impl SplicedConnection {
+    /// A connection whose handover has begun, or that was adopted. `permits`: places under the limits of the gateway, the
+    /// listener and the route.
     pub(crate) fn new(
         account: Account,
         server: ServerGuard,
         permits: [Permit; 3],
         port: Option<SourcePort>,
-        (slot, origin): (u32, [u64; 2]),
+        (slot, origin): (u32, PerDirection<u64>),
     ) -> Self {
         Self {
             account,
@@ -109,24 +112,24 @@ impl Live {
             _port: port,
             slot,
             origin,
-            probed: Default::default(),
+            probed: PerLeg::default(),
         }
     }
 
-    /// Notes what its packets have told: bytes, and when the last one came. The time is that of the last packet of an end
-    /// that has sent bytes since the last look.
+    /// Copies what the programs have counted into the account: each end's bytes, and, if they have grown, the time of its
+    /// last packet.
     pub(super) fn note(&self, track: &Track) {
         let traffic = &self.account.connection.traffic;
         let counters = [&traffic.bytes_in, &traffic.bytes_out];
-        for ((half, origin), bytes) in track.halves.iter().zip(self.origin).zip(counters) {
-            let sent = half.position.saturating_sub(origin);
+        for ((half, origin), bytes) in track.halves.iter().zip(self.origin.iter()).zip(counters) {
+            let sent = half.position.saturating_sub(*origin);
             if bytes.fetch_max(sent, Relaxed) < sent {
                 raise(&traffic.active_ms, ms_of_tick(half.heard));
             }
         }
     }
 
-    /// What is to be done about the connection at this time, and whether an end is to be asked if it is still there.
+    /// What is to be done about the connection at this time, and whether an end is to be sent a keepalive probe.
     pub(super) fn due(
         &self,
         track: &Track,
@@ -140,64 +143,62 @@ impl Live {
         let by_itself = |reason| (reason, Some(last_heard_ms(track)));
         let reset = if reset_stands { reason_of(closings(track)) } else { None };
         let ended = reset.map(by_itself).or_else(|| Some((self.expired(now_ms)?, None)));
-        let first = if any(closing::REUSED) {
+        let mut first = if any(closing::REUSED) {
             Some(Due::Reused)
         } else if track.halves.iter().all(Half::has_fin) {
-            // One end can keep it from being finished, and itself heard, for ever. Not both.
+            // One end alone may keep sending, for ever, so that it is always heard; the other one is silent then.
             let is_silent = quiet.iter().any(|quiet| *quiet >= LINGER_MS);
             let silent = if is_silent { reason_of(closings(track)) } else { None };
             Some(Due::Finish { else_end: ended.or(silent.map(by_itself)) })
         } else {
             ended.map(Due::End)
         };
-        let mut due = [first, None, None];
-        let mut asks = false;
-        let probing = self.probing(track, tick_of_ms(now_ms), system);
-        for side in [0, 1] {
-            if track.halves.each_ref()[side].asked & asked::CHALLENGE != 0 {
-                due[1 + side] = Some(Due::Challenge { side });
-            }
-            if first.is_some() {
-                continue;
-            }
-            match probing[side] {
-                Probing::Rests => {}
-                Probing::Asks => asks = true,
-                Probing::GivesUp => {
-                    let reason = [CloseReason::ClientReset, CloseReason::ServerReset][side];
-                    due[0] = Some(Due::End(by_itself(reason)));
+        let mut is_quiet = false;
+        if first.is_none() {
+            let probing = self.probing(track, tick_of_ms(now_ms), system);
+            for side in Side::BOTH {
+                match probing.of(side) {
+                    Probing::Wait => {}
+                    Probing::Probe => is_quiet = true,
+                    Probing::GiveUp => first = Some(Due::End(by_itself(CloseReason::reset_by(side)))),
                 }
             }
         }
-        (due.into_iter().flatten(), asks)
+        let challenges = Side::BOTH.map(|side| {
+            let is_asked = track.halves.get(side).asked & asked::CHALLENGE != 0;
+            is_asked.then_some(Due::Challenge { side })
+        });
+        (first.into_iter().chain(challenges.into_iter().flatten()), is_quiet)
     }
 
-    /// What keepalive calls for at both ends.
-    fn probing(&self, track: &Track, now: u32, system: &Timing) -> [Probing; 2] {
+    /// What keepalive calls for at each end.
+    fn probing(&self, track: &Track, now: u32, system: &Timing) -> PerLeg<Probing> {
         let keepalives = self.account.connection.keepalives();
-        std::array::from_fn(|side| match track.halves.each_ref()[side] {
-            half if half.has_reset() => Probing::Rests,
-            half => self.probed[side].calls_for(&Timing::of(keepalives[side], system), half.heard, now),
+        PerLeg::from_fn(|side| match track.halves.get(side) {
+            half if half.has_reset() => Probing::Wait,
+            half => {
+                let timing = Timing::of(keepalives.of(side), system);
+                self.probed.get(side).calls_for(&timing, half.heard, now)
+            }
         })
     }
 
-    /// The ends to be asked now whether they are still there; they are taken for asked.
-    pub(super) fn ask(
+    /// The ends that are to be sent a keepalive probe now. Their probes are counted as sent.
+    pub(super) fn take_probes(
         &mut self,
         track: &Track,
         now: u32,
         system: &Timing,
-    ) -> impl Iterator<Item = usize> + use<> {
-        let asks = self.probing(track, now, system).map(|probing| probing == Probing::Asks);
-        for ((probed, half), asks) in self.probed.iter_mut().zip(track.halves.each_ref()).zip(asks) {
-            if asks {
-                probed.note(half.heard, now);
-            }
+    ) -> impl Iterator<Item = Side> + use<> {
+        let probing = self.probing(track, now, system);
+        let sides = Side::BOTH.into_iter().filter(move |side| probing.of(*side) == Probing::Probe);
+        for side in sides.clone() {
+            self.probed.get_mut(side).note(track.halves.get(side).heard, now);
         }
-        [0, 1].into_iter().filter(move |side| asks[*side])
+        sides
     }
 
-    /// Why it is to be ended, if it is: idle, or alive, for too long.
+    /// The limit that it has passed, if any: `max_age` or `idle_timeout`.
     fn expired(&self, now_ms: u64) -> Option<CloseReason> {
         let connection = &self.account.connection;
         let since = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
@@ -212,39 +213,34 @@ impl Live {
     }
 }
 
-/// How far both ends have come to the end, the client first.
-pub(super) fn closings(track: &Track) -> [u8; 2] {
-    track.halves.each_ref().map(|half| half.closing)
+/// [`Half::closing`] of both ends.
+pub(super) fn closings(track: &Track) -> PerLeg<u8> {
+    track.halves.map(|half| half.closing)
 }
 
-/// The reason that this stands for, if it is one of an end. A reset after both FINs only says that somebody has forgotten
-/// the connection by then.
-pub(super) fn reason_of(closings: [u8; 2]) -> Option<CloseReason> {
-    let fin = closings.map(|closing| closing & closing::FIN);
-    let reset = closings.map(|closing| closing & closing::RESET != 0);
-    match fin {
-        [0, _] | [_, 0] => match reset {
-            [false, false] => None,
-            [false, true] => Some(CloseReason::ServerReset),
-            [true, _] => Some(CloseReason::ClientReset),
-        },
-        [closing::FIRST, _] => Some(CloseReason::ClientClosed),
-        _ => Some(CloseReason::ServerClosed),
+/// Why a connection with these [`closings`] ended; `None`: it has not. After both FINs a reset is not the reason: the end
+/// that sends it has merely left TIME_WAIT.
+pub(super) fn reason_of(closings: PerLeg<u8>) -> Option<CloseReason> {
+    let fins = closings.map(|closing| closing & closing::FIN);
+    if fins.iter().all(|fin| *fin != 0) {
+        let first = if fins.client == closing::FIRST { Side::Client } else { Side::Server };
+        return Some(CloseReason::closed_by(first));
     }
+    let reset = Side::BOTH.into_iter().find(|side| closings.of(*side) & closing::RESET != 0);
+    reset.map(CloseReason::reset_by)
 }
 
-/// When the last packet came.
+/// When the last packet of either end came ([`now_ms`](crate::clock::now_ms)).
 pub(super) fn last_heard_ms(track: &Track) -> u64 {
     track.halves.iter().map(|half| ms_of_tick(half.heard)).max().unwrap_or_default()
 }
 
-/// What the next process must know of a connection.
-pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> Record {
+/// What the next process must know of a connection. `tuples`: of each leg's packets as they arrive.
+pub(super) fn record(kernel: &Packet, account: &Account, tuples: PerLeg<Tuple>) -> Record {
     let connection = &account.connection;
     let upstream = connection.upstream.get();
     let (facts, facts_length) = account.facts();
     let seconds = |bound: Option<Duration>| bound.map_or(0, |bound| bound.as_secs().max(1) as u32);
-    let [from_client, from_server] = tuples;
     Record {
         opened_ms: connection.opened_ms,
         names: [
@@ -253,8 +249,8 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> 
             upstream.map_or(0, |(pool, _)| kernel.intern(&pool.name)),
             upstream.map_or(0, |(_, server)| kernel.intern(&server.address.to_string())),
         ],
-        from_client,
-        from_server,
+        from_client: tuples.client,
+        from_server: tuples.server,
         client: address(connection.client.ip()),
         client_port: connection.client.port().to_be(),
         facts_length,
@@ -264,7 +260,7 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: [Tuple; 2]) -> 
     }
 }
 
-/// Raises a counter that several threads write to this value; never lowers it.
+/// Raises a counter to this value. Never lowers it: several threads call this, and one may have an older value.
 pub(super) fn raise(counter: &AtomicU64, value: u64) {
     counter.fetch_max(value, Relaxed);
 }
@@ -279,32 +275,32 @@ mod tests {
     fn an_end_is_given_up_when_it_was_asked_in_vain_and_not_before() {
         let mut probed = Probed::default();
         let calls_for = |probed: &Probed, heard, ms| probed.calls_for(&MINUTES, heard, tick_of_ms(ms));
-        assert_eq!(calls_for(&probed, 7, 59_999), Probing::Rests);
-        // Nobody has asked for a day.
+        assert_eq!(calls_for(&probed, 7, 59_999), Probing::Wait);
+        // No probe was sent for a day.
         let (heard, mut ms) = (7, 86_400_000);
         for _ in 0..MINUTES.count {
-            assert_eq!(calls_for(&probed, heard, ms), Probing::Asks);
+            assert_eq!(calls_for(&probed, heard, ms), Probing::Probe);
             probed.note(heard, tick_of_ms(ms));
-            assert_eq!(calls_for(&probed, heard, ms + 14_990), Probing::Rests);
+            assert_eq!(calls_for(&probed, heard, ms + 14_990), Probing::Wait);
             ms += 15_010;
         }
-        assert_eq!(calls_for(&probed, heard, ms), Probing::GivesUp);
+        assert_eq!(calls_for(&probed, heard, ms), Probing::GiveUp);
         // Its answer to the last one comes at the last moment.
         let heard = tick_of_ms(ms - 10);
-        assert_eq!(calls_for(&probed, heard, ms), Probing::Rests);
-        assert_eq!(calls_for(&probed, heard, ms + 60_000), Probing::Asks);
+        assert_eq!(calls_for(&probed, heard, ms), Probing::Wait);
+        assert_eq!(calls_for(&probed, heard, ms + 60_000), Probing::Probe);
         probed.note(heard, tick_of_ms(ms + 60_000));
         assert_eq!(probed.probes, 1);
     }
 
-    /// However rarely anybody looks: an answer that is itself long ago by then is one.
+    /// An answer counts even if it is long ago when the sweeper next looks.
     #[test]
     fn an_end_that_answers_each_probe_is_not_given_up() {
         let timing = Timing { idle_ms: 1000, interval_ms: 1000, count: 1 };
         let (mut probed, mut heard) = (Probed::default(), 0);
         for look in 1..100 {
             let now = tick_of_ms(look * 5000);
-            assert_eq!(probed.calls_for(&timing, heard, now), Probing::Asks, "{look}");
+            assert_eq!(probed.calls_for(&timing, heard, now), Probing::Probe, "{look}");
             probed.note(heard, now);
             // In the same tick.
             heard = now;
@@ -325,7 +321,7 @@ mod tests {
             ([FIRST, RESET], Some(CloseReason::ServerReset)),
             ([RESET, FIRST], Some(CloseReason::ClientReset)),
         ] {
-            assert_eq!(reason_of(closings), reason, "{closings:?}");
+            assert_eq!(reason_of(closings.into()), reason, "{closings:?}");
         }
     }
 }

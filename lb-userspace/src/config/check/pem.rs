@@ -7,8 +7,7 @@ use std::path::Path;
 use rustls::pki_types::pem;
 use zeroize::Zeroizing;
 
-use super::diagnostic::quote;
-use super::value::Problem;
+use crate::config::diagnostic::{Problem, quote};
 
 /// The content of a file as text that a PEM reader understands, whatever editor has written it.
 pub(super) fn text(path: &Path, content: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Problem> {

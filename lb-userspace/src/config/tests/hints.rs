@@ -1,6 +1,6 @@
 //! The hint of each mistake that people make with addresses and names names the mend.
 
-use super::tests::{GOOD, assert_faults, changed, checked};
+use super::{GOOD, assert_faults, changed, checked};
 
 /// `old` of a good configuration, once for each of these values; the hints, in their order.
 fn hints(old: &str, key: impl Fn(&str) -> String, values: &[(&str, &str)]) {

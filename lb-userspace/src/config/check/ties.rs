@@ -4,26 +4,24 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ops::Range;
 use std::sync::Arc;
 
-use toml::Spanned;
-
-use super::SniPattern;
 use super::certificate::Loaded;
-use super::diagnostic::{Diagnostic, Report, quote};
+use crate::config::diagnostic::{Diagnostic, Report, quote};
+use crate::config::model::SniPattern;
+use crate::config::place::{Place, Placed};
 
 /// What of a route matters to the others.
 pub(super) struct Claim<'a> {
     pub(super) name: &'a str,
     pub(super) listener: usize,
     /// Where it names its listener.
-    pub(super) reference: Range<usize>,
-    pub(super) sni: &'a [Spanned<SniPattern>],
+    pub(super) reference: &'a Place,
+    pub(super) sni: &'a [Placed<SniPattern>],
     /// Empty: any.
     pub(super) alpn: Vec<&'a str>,
     /// Of a terminated route, and where the route names it.
-    pub(super) certificate: Option<(Range<usize>, Arc<Loaded>)>,
+    pub(super) certificate: Option<(&'a Place, Arc<Loaded>)>,
 }
 
 /// Two routes of one listener must differ in a pattern or, for the same pattern, in ALPN: else it would be the
@@ -31,16 +29,16 @@ pub(super) struct Claim<'a> {
 pub(super) fn report_ties(claims: &[Claim<'_>], report: &mut Report) {
     /// Listener, pattern and protocol: what only one route can have.
     type Slot<'s> = (usize, &'s SniPattern, Option<&'s str>);
-    let mut taken: HashMap<Slot<'_>, (usize, Range<usize>)> = HashMap::new();
+    let mut taken: HashMap<Slot<'_>, (usize, &Place)> = HashMap::new();
     for (index, claim) in claims.iter().enumerate() {
         for pattern in claim.sni {
             for protocol in protocols(claim) {
-                let (first, span) = match taken.entry((claim.listener, pattern.get_ref(), protocol)) {
+                let (first, place) = match taken.entry((claim.listener, &pattern.value, protocol)) {
                     Entry::Vacant(entry) => {
-                        entry.insert((index, pattern.span()));
+                        entry.insert((index, &pattern.place));
                         continue;
                     }
-                    Entry::Occupied(entry) => entry.get().clone(),
+                    Entry::Occupied(entry) => *entry.get(),
                 };
                 if first == index {
                     // A duplicate inside one list: reported where the list was read.
@@ -48,9 +46,8 @@ pub(super) fn report_ties(claims: &[Claim<'_>], report: &mut Report) {
                 }
                 let with = protocol.map(|p| format!(" with ALPN {}", quote(p))).unwrap_or_default();
                 let (one, other) = (quote(claims[first].name), quote(claim.name));
-                let message =
-                    format!("routes {one} and {other} tie: both take `{}`{with}", pattern.get_ref());
-                let error = Diagnostic::error(pattern.span(), message).related(span, "also here");
+                let message = format!("routes {one} and {other} tie: both take `{}`{with}", pattern.value);
+                let error = Diagnostic::error(&pattern.place, message).related(place, "also here");
                 report.push(error.help("take it out of one of them, or tell them apart by `alpn`"));
                 break;
             }
@@ -69,8 +66,8 @@ pub(super) fn warn_of_uncovered_names(claims: &[Claim<'_>], report: &mut Report)
         let Some((_, certificate)) = &claim.certificate else {
             continue;
         };
-        for pattern in claim.sni.iter().filter(|pattern| !covers(certificate, pattern.get_ref())) {
-            let message = format!("the certificate of this route is not for `{}`", pattern.get_ref());
+        for pattern in claim.sni.iter().filter(|pattern| !covers(certificate, &pattern.value)) {
+            let message = format!("the certificate of this route is not for `{}`", pattern.value);
             let mut names: Vec<_> = certificate.names.iter().take(5).map(|name| quote(name)).collect();
             if certificate.names.len() > names.len() {
                 names.push("…".to_owned());
@@ -79,7 +76,7 @@ pub(super) fn warn_of_uncovered_names(claims: &[Claim<'_>], report: &mut Report)
                 [] => "it has no DNS name (subjectAltName) at all".to_owned(),
                 _ => format!("it is for {}", names.join(", ")),
             };
-            report.push(Diagnostic::warning(pattern.span(), message).help(help));
+            report.push(Diagnostic::warning(&pattern.place, message).help(help));
         }
     }
 }
@@ -109,7 +106,7 @@ pub(super) fn warn_of_coalescing(claims: &[Claim<'_>], report: &mut Report) {
     }
     let served = Served::new(claims);
     for (index, claim) in claims.iter().enumerate().filter(|(_, claim)| terminates_h2(claim)) {
-        let Some((span, certificate)) = &claim.certificate else {
+        let Some((place, certificate)) = &claim.certificate else {
             continue;
         };
         let neighbour =
@@ -120,9 +117,9 @@ pub(super) fn warn_of_coalescing(claims: &[Claim<'_>], report: &mut Report) {
         let (name, other) = (quote(claim.name), quote(claims[other].name));
         let message = format!(
             "HTTP/2 clients of route {name} may send requests for `{}` to it, which route {other} serves",
-            pattern.get_ref()
+            pattern.value
         );
-        let warning = Diagnostic::warning(span.clone(), message).related(pattern.span(), "served here");
+        let warning = Diagnostic::warning(*place, message).related(&pattern.place, "served here");
         report.push(warning.help(
             "they reuse a connection for every name of its certificate: \
              give each route a certificate of its own, or take `h2` out of `alpn`",
@@ -141,7 +138,7 @@ struct Served<'a> {
 }
 
 /// Index of a route, and the pattern by which it serves.
-type Owner<'a> = (usize, &'a Spanned<SniPattern>);
+type Owner<'a> = (usize, &'a Placed<SniPattern>);
 
 impl<'a> Served<'a> {
     fn new(claims: &'a [Claim<'_>]) -> Self {
@@ -153,7 +150,7 @@ impl<'a> Served<'a> {
         for (index, claim) in listed.chain(any) {
             for pattern in claim.sni {
                 let owner = (index, pattern);
-                match pattern.get_ref() {
+                match &pattern.value {
                     SniPattern::Any => {}
                     SniPattern::Wildcard(parent) => {
                         served.wildcard.entry((claim.listener, parent)).or_insert(owner);

@@ -6,10 +6,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use toml::Spanned;
-
-use super::diagnostic::{Diagnostic, Report, quote};
-use super::reader::Field;
+use crate::config::diagnostic::{Diagnostic, Report, quote};
+use crate::config::draft::Field;
+use crate::config::place::Placed;
 
 /// The names of all things of one kind.
 pub(super) struct Names {
@@ -31,7 +30,7 @@ impl Names {
         report: &mut Report,
     ) -> Self {
         let mut names = Self { kind, list: Vec::new(), index: HashMap::new(), incomplete: false };
-        let mut spans: HashMap<&str, _> = HashMap::new();
+        let mut places: HashMap<&str, _> = HashMap::new();
         let mut unnamed = Vec::new();
         for (index, (field, default)) in things.enumerate() {
             names.incomplete |= field.is_invalid();
@@ -40,18 +39,17 @@ impl Names {
                 unnamed.push((index, default));
                 continue;
             };
-            match spans.entry(given.get_ref()) {
+            match places.entry(&given.value) {
                 Entry::Vacant(entry) => {
-                    entry.insert(given.span());
+                    entry.insert(&given.place);
                 }
                 Entry::Occupied(first) => {
-                    let message = format!("two {kind}s are named {}", quote(given.get_ref()));
-                    let error =
-                        Diagnostic::error(given.span(), message).related(first.get().clone(), "first here");
+                    let message = format!("two {kind}s are named {}", quote(&given.value));
+                    let error = Diagnostic::error(&given.place, message).related(*first.get(), "first here");
                     report.push(error.help("rename one of them"));
                 }
             }
-            let name: Arc<str> = Arc::from(given.get_ref().as_ref());
+            let name: Arc<str> = Arc::from(&*given.value);
             names.list.push(name.clone());
             names.index.entry(name).or_insert(index);
         }
@@ -71,27 +69,26 @@ impl Names {
     /// The index of the thing a field names.
     pub(super) fn resolve(&self, reference: &Field<String>, report: &mut Report) -> Option<usize> {
         let name = reference.given()?;
-        let found = self.index.get(name.get_ref().as_str()).copied();
+        let found = self.index.get(name.value.as_str()).copied();
         if found.is_none() && !self.incomplete {
             self.report_unknown(name, report);
         }
         found
     }
 
-    fn report_unknown(&self, name: &Spanned<String>, report: &mut Report) {
+    fn report_unknown(&self, name: &Placed<String>, report: &mut Report) {
         let kind = self.kind;
-        let help =
-            report.similar(name.get_ref(), self.list.iter().map(|name| &**name)).unwrap_or_else(|| {
-                let mut known: Vec<_> = self.list.iter().take(5).map(|name| quote(name)).collect();
-                if self.list.len() > known.len() {
-                    known.push("…".to_owned());
-                }
-                match known.as_slice() {
-                    [] => format!("add a `[[{kind}]]` with this name"),
-                    _ => format!("known are {}", known.join(", ")),
-                }
-            });
-        let message = format!("no {kind} is named {}", quote(name.get_ref()));
-        report.push_absence(Diagnostic::error(name.span(), message).help(help));
+        let help = report.similar(&name.value, self.list.iter().map(|name| &**name)).unwrap_or_else(|| {
+            let mut known: Vec<_> = self.list.iter().take(5).map(|name| quote(name)).collect();
+            if self.list.len() > known.len() {
+                known.push("…".to_owned());
+            }
+            match known.as_slice() {
+                [] => format!("add a `[[{kind}]]` with this name"),
+                _ => format!("known are {}", known.join(", ")),
+            }
+        });
+        let message = format!("no {kind} is named {}", quote(&name.value));
+        report.push_absence(Diagnostic::error(&name.place, message).help(help));
     }
 }

@@ -3,39 +3,17 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
-use super::diagnostic::{Diagnostic, quote};
 use super::mend;
-use super::{Address, Host, LogTarget, Origin, SERVICE, SniPattern};
-
-/// Why a value is not accepted, and what would be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct Problem {
-    pub(super) message: String,
-    pub(super) help: Option<String>,
-}
-
-impl Problem {
-    pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None }
-    }
-
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
-    }
-
-    pub(super) fn at(self, span: Range<usize>) -> Diagnostic {
-        Diagnostic { help: self.help, ..Diagnostic::error(span, self.message) }
-    }
-}
+use crate::config::address::{Address, MAX_HOST_NAME, Origin, SERVICE, dns_name, host_name};
+use crate::config::diagnostic::{Problem, quote};
+use crate::config::model::{LogTarget, SniPattern};
 
 /// A span of time, at most [`MAX_DURATION`]; may be zero.
 pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
@@ -88,15 +66,15 @@ pub(super) fn source_ports(text: &str) -> Result<RangeInclusive<u16>, Problem> {
     Ok(range)
 }
 
-const MIN_SOURCE_PORT: u16 = 1024;
+pub(super) const MIN_SOURCE_PORT: u16 = 1024;
 /// With fewer, ports of ended connections would soon get no rest.
-const MIN_SOURCE_PORTS: usize = 256;
+pub(super) const MIN_SOURCE_PORTS: usize = 256;
 
 /// An address to listen on.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
     let address: SocketAddr = text.parse().map_err(|_| {
         Problem::new(format!("{} is not an IP address with a port", quote(text))).help(or(
-            mend::listen(text, |text| parse_server(text).is_ok()),
+            mend::listen(text, |text| text.parse::<Address>().is_ok()),
             "for example `\"0.0.0.0:443\"` or `\"[::]:443\"`",
         ))
     })?;
@@ -108,34 +86,12 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
 
 /// Where a server listens: an IP address or a host name, with a port.
 pub(super) fn server_address(text: &str) -> Result<Address, Problem> {
-    parse_server(text).map_err(|why| {
+    text.parse::<Address>().map_err(|why| {
         let example =
             "for example `\"10.0.0.11:6379\"`, `\"[2001:db8::1]:6379\"` or `\"redis.example.com:6379\"`";
         Problem::new(format!("{} is not the address of a server: {why}", quote(text)))
-            .help(or(mend::server(text, |text| parse_server(text).is_ok()), example))
+            .help(or(mend::server(text, |text| text.parse::<Address>().is_ok()), example))
     })
-}
-
-/// The same, or why not.
-pub(super) fn parse_server(text: &str) -> Result<Address, &'static str> {
-    if text.contains("://") {
-        return Err("it is a URL");
-    }
-    let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
-    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(v6) => Host::Ip(IpAddr::V6(v6.parse().map_err(|_| "not an IPv6 address")?)),
-        None if host.contains(':') => return Err("an IPv6 address stands in brackets"),
-        None => match host.parse() {
-            Ok(v4) => Host::Ip(v4),
-            Err(_) => Host::Name(dns_name(host)?),
-        },
-    };
-    let digits = port.bytes().all(|b| b.is_ascii_digit());
-    match port.parse() {
-        // Not "+6379", which would parse.
-        Ok(port @ 1..) if digits => Ok(Address { host, port }),
-        _ => Err("the port is a number from 1 to 65535"),
-    }
 }
 
 /// What an entry of `servers` stands for: the address of a server, or `srv:` and the name of a service.
@@ -156,18 +112,6 @@ pub(super) fn server_origin(text: &str) -> Result<Origin, Problem> {
             false => problem.help(format!("for example {EXAMPLE}")),
         }
     })
-}
-
-/// A name for DNS, in lower case.
-pub(super) fn dns_name(text: &str) -> Result<Box<str>, &'static str> {
-    let name = text.to_ascii_lowercase();
-    let bare = name.strip_suffix('.').unwrap_or(&name);
-    host_name(bare)?;
-    // No top-level domain is a number: this is a broken IPv4 address.
-    match bare.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit())) {
-        true => Err("not an IPv4 address"),
-        false => Ok(name.into()),
-    }
 }
 
 /// A server name of a route: exact, `*.example.com`, or `*`.
@@ -289,9 +233,6 @@ fn or(hint: Option<String>, example: &str) -> String {
     hint.unwrap_or_else(|| example.to_owned())
 }
 
-/// RFC 1035, without the trailing dot.
-const MAX_HOST_NAME: usize = 253;
-
 /// So that every host name can be a name.
 const MAX_NAME: usize = MAX_HOST_NAME;
 
@@ -299,27 +240,31 @@ const MAX_NAME: usize = MAX_HOST_NAME;
 const MAX_INTERFACE_NAME: usize = 15;
 
 /// `sun_path` is 108 bytes with a terminating zero; this leaves room for a file name.
-const MAX_STATE_DIR: usize = 80;
+pub(super) const MAX_STATE_DIR: usize = 80;
 
-/// Checks a lower-case name without its trailing dot. Underscores are let through: they are no part of RFC 1123,
-/// but of many names in use (Compose services, Istio's `outbound_.80_._.host`).
-fn host_name(name: &str) -> Result<(), &'static str> {
-    if name.len() > MAX_HOST_NAME {
-        return Err("it is longer than 253 bytes");
+/// Of PostgreSQL's startup message, which ends each of its words with a zero byte (NAMEDATALEN is 64), and of Redis' AUTH.
+pub(in crate::config) fn word(key: &str, text: &str) -> Result<Box<str>, Problem> {
+    match text.len() {
+        1..=128 if !text.contains(char::is_control) => Ok(text.into()),
+        _ => Err(Problem::new(format!("this is no `{key}`"))
+            .help("1 to 128 bytes, none of them a control character")),
     }
-    for label in name.split('.') {
-        let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-        match label.len() {
-            0 => return Err("a label is empty"),
-            1..=63 => {}
-            _ => return Err("a label is longer than 63 bytes"),
-        }
-        if !label.bytes().all(inside) {
-            return Err("labels are made of letters, digits and `-`");
-        }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err("a label starts or ends with `-`");
-        }
+}
+
+/// RFC 9112, section 3.2.1: the request's target.
+pub(in crate::config) fn http_path(text: &str) -> Result<Box<str>, Problem> {
+    match text.starts_with('/') && text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(Problem::new("this is no path of an HTTP request")
+            .help("it begins with `/` and has no spaces: for example `path = \"/health\"`")),
     }
-    Ok(())
+}
+
+/// RFC 9110, section 7.2.
+pub(in crate::config) fn http_host(text: &str) -> Result<Box<str>, Problem> {
+    match (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
+        true => Ok(text.into()),
+        false => Err(Problem::new("this is no host of an HTTP request")
+            .help("a name, with a port if it is not 80: for example `host = \"db.example.com:8008\"`")),
+    }
 }

@@ -15,10 +15,11 @@ use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::diagnostic::quote;
 use super::pem::{pem_error, unusable};
-use super::value::Problem;
-use super::{Files, Termination, key, pem};
+use super::{key, pem};
+use crate::config::diagnostic::{Problem, quote};
+use crate::config::files::Files;
+use crate::config::model::Termination;
 
 /// The files of a terminated route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

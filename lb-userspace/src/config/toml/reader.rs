@@ -2,8 +2,6 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -11,9 +9,12 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Report, quote};
-use super::raw::SECTIONS;
-use super::value::{self, Problem};
+use super::key::{Key, Table};
+use super::keys::SECTIONS;
+use super::value;
+use crate::config::diagnostic::{Diagnostic, Problem, Report, quote};
+use crate::config::draft::{Field, reject_repeated};
+use crate::config::place::Placed;
 
 /// Parses `text`, past errors.
 pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> DeTable<'t> {
@@ -63,89 +64,12 @@ fn syntax_error(span: Range<usize>, message: &str) -> Diagnostic {
     Diagnostic { help, ..Diagnostic::error(span, message.replace('\n', " ")) }
 }
 
-/// The value of a key, as far as it makes sense.
-#[derive(Debug)]
-pub(super) enum Field<T> {
-    /// The key is not there.
-    Absent,
-    /// It is, and what is wrong with it has been reported.
-    Invalid,
-    /// It is, and this is its value and where that stands.
-    Given(Spanned<T>),
-}
-
-impl<T> Field<T> {
-    pub(super) fn given(&self) -> Option<&Spanned<T>> {
-        match self {
-            Field::Given(value) => Some(value),
-            Field::Absent | Field::Invalid => None,
-        }
-    }
-
-    pub(super) fn span(&self) -> Option<Range<usize>> {
-        self.given().map(Spanned::span)
-    }
-
-    pub(super) fn into_value(self) -> Option<T> {
-        match self {
-            Field::Given(value) => Some(value.into_inner()),
-            Field::Absent | Field::Invalid => None,
-        }
-    }
-
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Field::Absent)
-    }
-
-    pub(super) fn is_invalid(&self) -> bool {
-        matches!(self, Field::Invalid)
-    }
-}
-
-impl<T: Clone> Field<T> {
-    /// The value; none also if it is invalid, as the configuration is refused then anyway.
-    pub(super) fn get(&self) -> Option<T> {
-        self.given().map(|value| value.get_ref().clone())
-    }
-
-    /// The value, or what holds without one.
-    pub(super) fn or(&self, default: T) -> T {
-        self.get().unwrap_or(default)
-    }
-}
-
-/// The keys of a table.
-pub(super) struct Keys {
-    /// As users write it.
-    pub(super) header: &'static str,
-    /// Each key, with an example of its value.
-    pub(super) examples: &'static [(&'static str, &'static str)],
-}
-
-impl Keys {
-    fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.examples.iter().map(|(key, _)| *key)
-    }
-
-    /// What a table that lacks `key`, or has something else there, might have.
-    fn example(&self, key: &str) -> String {
-        match self.examples.iter().find(|(known, _)| *known == key) {
-            // Not a key with a value, but a header.
-            Some((_, header)) if *header == format!("[{key}]") || *header == format!("[[{key}]]") => {
-                format!("write `{header}`")
-            }
-            Some((_, value)) => format!("for example `{key} = {value}`"),
-            None => String::new(),
-        }
-    }
-}
-
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
-/// A table being read: every key of it that is not in `keys` has been reported.
+/// A table being read: every key of it that is not declared has been reported.
 pub(super) struct Section<'a, 'i> {
     pub(super) report: &'a mut Report,
-    keys: &'static Keys,
+    keys: &'static Table,
     table: &'a DeTable<'i>,
     /// Of the header, or of the whole table where it is written inline.
     pub(super) span: Range<usize>,
@@ -154,7 +78,7 @@ pub(super) struct Section<'a, 'i> {
 impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn open(
         report: &'a mut Report,
-        keys: &'static Keys,
+        keys: &'static Table,
         table: &'a DeTable<'i>,
         span: Range<usize>,
     ) -> Self {
@@ -166,42 +90,32 @@ impl<'a, 'i> Section<'a, 'i> {
         Self { report, keys, table, span }
     }
 
+    /// The value of a key, as `value` reads it. A required key that is not there is as bad as one that makes no sense.
     pub(super) fn read<T>(
         &mut self,
         key: &'static str,
         value: impl FnOnce(&mut Reader<'_>, &Value<'i>) -> Option<T>,
     ) -> Field<T> {
-        let Some(given) = self.table.get(key) else {
-            return Field::Absent;
+        let key = self.keys.key(key);
+        let Some(given) = self.table.get(key.name) else {
+            if key.default.is_some() {
+                return Field::Absent;
+            }
+            let message = format!("{} without `{}`", self.keys.header, key.name);
+            self.report.push_absence(Diagnostic::error(self.span.clone(), message).help(key.hint()));
+            return Field::Invalid;
         };
-        let mut reader = Reader { report: self.report, keys: self.keys, key, in_list: false };
-        match value(&mut reader, given) {
-            Some(value) => Field::Given(Spanned::new(given.span(), value)),
+        match value(&mut Reader { report: self.report, key, in_list: false }, given) {
+            Some(value) => Field::Given(Placed::new(given.span(), value)),
             None => Field::Invalid,
         }
-    }
-
-    /// A key that is not there is as bad as one that makes no sense.
-    pub(super) fn require<T>(
-        &mut self,
-        key: &'static str,
-        value: impl FnOnce(&mut Reader<'_>, &Value<'i>) -> Option<T>,
-    ) -> Field<T> {
-        let field = self.read(key, value);
-        if !field.is_absent() {
-            return field;
-        }
-        let message = format!("{} without `{key}`", self.keys.header);
-        let error = Diagnostic::error(self.span.clone(), message).help(self.keys.example(key));
-        self.report.push_absence(error);
-        Field::Invalid
     }
 
     /// Reads each table of `[[key]]`.
     pub(super) fn tables<T>(
         &mut self,
         key: &'static str,
-        keys: &'static Keys,
+        keys: &'static Table,
         table: impl Fn(Section<'_, '_>) -> T,
     ) -> Vec<T> {
         let field = self.read(key, |reader, value| match value.get_ref() {
@@ -224,8 +138,7 @@ impl<'a, 'i> Section<'a, 'i> {
 /// What stands at one key, or in a list at one key.
 pub(super) struct Reader<'a> {
     pub(super) report: &'a mut Report,
-    keys: &'static Keys,
-    key: &'static str,
+    key: &'static Key,
     /// Reading an item of a list at `key`, not the list.
     in_list: bool,
 }
@@ -256,10 +169,10 @@ impl Reader<'_> {
     pub(super) fn timeout(&mut self, value: &Value<'_>) -> Option<Duration> {
         let duration = self.parse(value, value::duration)?;
         if duration.is_zero() {
-            let message = format!("`{}` must not be zero", self.key);
-            let help = match self.key {
+            let message = format!("`{}` must not be zero", self.key.name);
+            let help = match self.key.name {
                 "idle_timeout" | "max_age" => "leave it out for no timeout".to_owned(),
-                _ => self.keys.example(self.key),
+                _ => self.key.hint(),
             };
             return self.error(value, message, help);
         }
@@ -272,8 +185,9 @@ impl Reader<'_> {
         match u16::try_from(duration.as_secs()) {
             Ok(seconds) if duration.subsec_nanos() == 0 && (1..=most).contains(&seconds) => Some(seconds),
             _ => {
-                let message = format!("`{}` must be from 1 to {most} seconds, without a fraction", self.key);
-                self.error(value, message, self.keys.example(self.key))
+                let message =
+                    format!("`{}` must be from 1 to {most} seconds, without a fraction", self.key.name);
+                self.error(value, message, self.key.hint())
             }
         }
     }
@@ -297,8 +211,9 @@ impl Reader<'_> {
         match i64::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(number) if range.contains(&number) => T::try_from(number).ok(),
             _ => {
-                let message = format!("`{}` must be from {} to {}", self.key, range.start(), range.end());
-                self.error(value, message, self.keys.example(self.key))
+                let message =
+                    format!("`{}` must be from {} to {}", self.key.name, range.start(), range.end());
+                self.error(value, message, self.key.hint())
             }
         }
     }
@@ -315,7 +230,7 @@ impl Reader<'_> {
             let names: Vec<_> = names().map(|name| format!("`{name:?}`")).collect();
             format!("one of {}", names.join(", "))
         });
-        self.error(value, format!("`{}` cannot be {}", self.key, quote(text)), help)
+        self.error(value, format!("`{}` cannot be {}", self.key.name, quote(text)), help)
     }
 
     /// A list with something in it.
@@ -323,11 +238,11 @@ impl Reader<'_> {
         &mut self,
         value: &Value<'_>,
         item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<Spanned<T>>> {
+    ) -> Option<Vec<Placed<T>>> {
         match value.get_ref() {
             DeValue::Array(list) if list.is_empty() => {
-                let message = format!("`{}` must not be empty", self.key);
-                self.error(value, message, self.keys.example(self.key))
+                let message = format!("`{}` must not be empty", self.key.name);
+                self.error(value, message, self.key.hint())
             }
             _ => self.items(value, item),
         }
@@ -338,14 +253,14 @@ impl Reader<'_> {
         &mut self,
         value: &Value<'_>,
         mut item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<Spanned<T>>> {
+    ) -> Option<Vec<Placed<T>>> {
         let DeValue::Array(list) = value.get_ref() else {
             return self.wrong_type(value, "a list");
         };
         let mut items = Vec::with_capacity(list.len());
         self.in_list = true;
         for value in list {
-            items.extend(item(self, value).map(|item| Spanned::new(value.span(), item)));
+            items.extend(item(self, value).map(|item| Placed::new(value.span(), item)));
         }
         self.in_list = false;
         Some(items)
@@ -353,17 +268,17 @@ impl Reader<'_> {
 
     pub(super) fn reject_duplicates<T: Eq + Hash>(
         &mut self,
-        items: &[Spanned<T>],
+        items: &[Placed<T>],
         show: impl Fn(&T) -> String,
     ) {
-        let message = |item: &T| format!("{} is twice in `{}`", show(item), self.key);
+        let message = |item: &T| format!("{} is twice in `{}`", show(item), self.key.name);
         reject_repeated(items, message, self.report);
     }
 
     pub(super) fn section<'s, 'i>(
         &'s mut self,
         value: &'s Value<'i>,
-        keys: &'static Keys,
+        keys: &'static Table,
     ) -> Option<Section<'s, 'i>> {
         match value.get_ref() {
             DeValue::Table(table) => Some(Section::open(self.report, keys, table, value.span())),
@@ -384,34 +299,16 @@ impl Reader<'_> {
 
     fn wrong_type<T>(&mut self, value: &Value<'_>, expected: &str) -> Option<T> {
         let what = if self.in_list { "an item of " } else { "" };
-        let message = format!("{what}`{}` must be {expected}, not {}", self.key, type_name(value));
+        let message = format!("{what}`{}` must be {expected}, not {}", self.key.name, type_name(value));
         let help = match value.get_ref() {
-            DeValue::String(text) if expected == "a list" => format!("`{} = [{text:?}]`", self.key),
-            _ => self.keys.example(self.key),
+            DeValue::String(text) if expected == "a list" => format!("`{} = [{text:?}]`", self.key.name),
+            _ => self.key.hint(),
         };
         self.error(value, message, help)
     }
 }
 
-/// Every value that was there before, each with the place of the first.
-pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
-    values: impl IntoIterator<Item = &'r Spanned<T>>,
-    message: impl Fn(&T) -> String,
-    report: &mut Report,
-) {
-    let mut seen = HashMap::new();
-    for value in values {
-        match seen.entry(value.get_ref()) {
-            Entry::Vacant(entry) => _ = entry.insert(value.span()),
-            Entry::Occupied(first) => {
-                let error = Diagnostic::error(value.span(), message(value.get_ref()));
-                report.push(error.related(first.get().clone(), "first here").help("take one of them out"));
-            }
-        }
-    }
-}
-
-fn report_unknown_key(report: &mut Report, keys: &Keys, key: &Spanned<DeString<'_>>) {
+fn report_unknown_key(report: &mut Report, keys: &Table, key: &Spanned<DeString<'_>>) {
     let name = key.get_ref();
     let error = Diagnostic::error(key.span(), format!("unknown key {} in {}", quote(name), keys.header));
     if let Some(section) = SECTIONS.iter().find(|section| section.names().any(|known| known == name)) {

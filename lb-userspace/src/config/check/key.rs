@@ -9,7 +9,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::pem::{pem_error, unusable};
-use super::value::Problem;
+use crate::config::diagnostic::Problem;
 
 /// Memory that scrypt may take to derive a key, in bytes: OpenSSL's own bound.
 const MAX_SCRYPT: u64 = 32 << 20;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::tests::{GOOD, accepted, assert_faults, changed};
-use super::{Check, Eject, Health, HealthTls, Login, OnDown, Pool, Role, Secret};
+use super::{GOOD, accepted, assert_faults, changed};
+use crate::config::{Check, Eject, Health, HealthTls, Login, OnDown, Pool, Role, Secret};
 
 fn with(keys: &str) -> String {
     changed(GOOD, "servers =", &format!("{keys}\nservers ="))
@@ -238,10 +238,10 @@ fn on_down_needs_somebody_who_notices() {
          help: one of `"keep"`, `"kill"`
         error: `failures` must be from 1 to 1000
            at: 0
-         help: for example `failures = 3`
+         help: for example `failures = 5`
         error: `time` must not be zero
            at: "0s"
-         help: for example `time = "10s"`
+         help: for example `time = "30s"`
         "#,
     );
 }

@@ -1,0 +1,15 @@
+//! The TOML source: text to a draft.
+
+mod docs;
+mod key;
+mod keys;
+mod mend;
+mod read;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use docs::with_tables_of_keys;
+pub(super) use keys::CHECKS;
+pub(super) use read::{read, read_gateway};
