@@ -1,6 +1,7 @@
 //! One check of one server: dials, and carries the probe's bytes.
 
-use super::probe::{Failure, MAX_RECEIVED, Step, Verdict, probe};
+use super::probe::{Failure, MAX_RECEIVED, Step, Verdict};
+use super::probes::probe;
 use crate::config::{Health, Host, ProxyVersion};
 use crate::connect::open_server;
 use crate::connect::preamble::own_proxy_header;

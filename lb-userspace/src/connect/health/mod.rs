@@ -8,6 +8,7 @@ mod check;
 mod http;
 mod postgres;
 mod probe;
+mod probes;
 mod redis;
 
 use crate::clock::now_ms;
