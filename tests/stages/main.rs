@@ -6,6 +6,7 @@ mod certificates;
 mod cli;
 mod close;
 mod connect;
+mod ech;
 mod health;
 mod keepalive;
 mod manager;

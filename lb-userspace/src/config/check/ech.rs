@@ -57,7 +57,7 @@ pub(super) fn warn_of_names(draft: &Draft, listeners: &[Listener], routes: &[Rou
             let warning = Diagnostic::warning(&given.place, message);
             report.push(
                 warning.help(
-                    "its clients are served by the route of the public name, and come again without ECH",
+                    "its clients go by the route of the public name: let that one end TLS too, and they come again without ECH",
                 ),
             );
         }
