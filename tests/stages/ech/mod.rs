@@ -1,6 +1,5 @@
 //! sniff, route: by the name in an Encrypted ClientHello, between Go's client and servers.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -54,6 +53,7 @@ struct Scene {
     world: World,
     files: TempDir,
     key: EchKey,
+    config: String,
     gateway: Gateway,
     _servers: [Process; 2],
 }
@@ -94,7 +94,7 @@ impl Scene {
             + &pool("hidden", &[7001], "")
             + &pool("public", &[7002], "");
         let gateway = world.gateway(&config)?;
-        Ok(Self { world, files, key, gateway, _servers: servers })
+        Ok(Self { world, files, key, config, gateway, _servers: servers })
     }
 
     /// What a client of the hidden name prints that knows this key.
@@ -157,10 +157,10 @@ fn a_reload_takes_a_new_key_beside_the_old_one() -> Result<()> {
     let program = ends().context("just seen")?;
     let scene = Scene::new(program, false, false)?;
     let new = EchKey::new(&scene.files, "new.pem")?;
-    let config = fs::read_to_string(scene.gateway.config_file())?;
     let both = format!("['{}', '{}']", new.file.display(), scene.key.file.display());
-    let config = config.replace(&format!("['{}']", scene.key.file.display()), &both);
-    scene.gateway.write_config_verbatim(&config)?;
+    let config = scene.config.replace(&format!("['{}']", scene.key.file.display()), &both);
+    ensure!(config.contains(&both), "{config}");
+    scene.gateway.write_config(&config)?;
     scene.gateway.reload()?;
     assert_eq!(scene.ask(program, &scene.key)?, format!("{HIDDEN} true"));
     // The gateway opens it and chooses the server by it. That one does not know the key yet, and says which it has.
