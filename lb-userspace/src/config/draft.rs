@@ -17,11 +17,13 @@ use std::time::Duration;
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report};
 use super::model::{
-    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
+    Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, Protocol, ProxyVersion, ServerSan,
+    SniPattern,
 };
 use super::place::{Place, Placed};
 use crate::reason::Tier;
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
 /// at the later one.
@@ -135,8 +137,17 @@ pub(super) struct PoolDraft {
     pub(super) keepalive: Field<Keepalive>,
     /// Validated; not kept, see `not_in_this_version`.
     pub(super) health: Field<()>,
-    /// Validated; not kept, see `not_in_this_version`.
-    pub(super) tls: Field<()>,
+    pub(super) tls: Field<UpstreamTlsDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct UpstreamTlsDraft {
+    pub(super) ca: Field<PathBuf>,
+    pub(super) server_name: Field<ServerName<'static>>,
+    pub(super) san: Field<Vec<Placed<ServerSan>>>,
+    pub(super) certificate: Field<CertificateDraft>,
+    pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
+    pub(super) min_version: Field<MinVersion>,
 }
 
 #[derive(Debug)]

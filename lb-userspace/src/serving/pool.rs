@@ -5,6 +5,7 @@ use crate::clock::now_ms;
 use crate::config::{self, Address, Balance, Host, Keepalive, Origin, ProxyVersion};
 use crate::route::{Candidate, Choice, Rank, Schedule, WHOLE, choose, schedules, warmth};
 use crate::state::ServerState;
+use crate::tls::ServerTls;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
@@ -24,6 +25,8 @@ pub struct Pool {
     pub send_proxy: Option<ProxyVersion>,
     /// TCP keepalive of the leg to its servers.
     pub keepalive: Keepalive,
+    /// Present: its servers are spoken TLS to.
+    pub tls: Option<Arc<ServerTls>>,
     balance: Balance,
     /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
     slow_start_ms: u64,
@@ -244,8 +247,10 @@ impl Slots {
 
 impl Pool {
     /// A pool of the configuration. `previous`: the pool of the same name before a reload. Servers that it has too keep
-    /// their state, and services keep their servers.
-    pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Self {
+    /// their state, and services keep their servers. An error: rustls does not take the certificate of its `tls`.
+    pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
+        let known_tls = previous.and_then(|pool| pool.tls.as_ref());
+        let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, known_tls)).transpose()?;
         let previous_slots = previous.map(Pool::slots);
         let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
         let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
@@ -272,11 +277,12 @@ impl Pool {
         };
         let mut slots = Slots { slots: config.servers.iter().map(slot).collect(), gone: Vec::new() };
         slots.remember(known);
-        Pool {
+        Ok(Pool {
             name: config.name.clone(),
             connect_timeout: config.connect_timeout,
             send_proxy: config.send_proxy,
             keepalive: config.keepalive,
+            tls,
             balance: config.balance,
             slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
             room,
@@ -284,7 +290,7 @@ impl Pool {
             slots: Mutex::new(slots),
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
             random: RandomState::new(),
-        }
+        })
     }
 
     /// A pool that is no longer configured, for adopted connections to its servers.
@@ -294,6 +300,7 @@ impl Pool {
             connect_timeout: Duration::ZERO,
             send_proxy: None,
             keepalive,
+            tls: None,
             balance: Balance::RoundRobin,
             slow_start_ms: 0,
             room: Arc::default(),
@@ -485,8 +492,9 @@ mod tests {
             keepalive: Keepalive::default(),
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            tls: None,
         };
-        Pool::new(&config, previous)
+        Pool::new(&config, previous).unwrap()
     }
 
     fn members(names: &[&str]) -> Vec<Member> {

@@ -2,7 +2,7 @@
 
 use super::transport::{Failure, Kept, Received, Transport, poll_read_once};
 use crate::scratch::Output;
-use crate::tls::Session;
+use crate::tls::{Role, Session};
 use crate::traffic::add;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 const MAX_ANSWERS: usize = 16 * 1024;
 
 /// A leg inside of TLS.
-pub struct Tls<'a> {
-    session: Session,
+pub struct Tls<'a, R> {
+    session: Session<R>,
     socket: &'a TcpStream,
     /// Records that the socket has not taken yet.
     kept: Kept,
@@ -21,9 +21,9 @@ pub struct Tls<'a> {
     ended: bool,
 }
 
-impl<'a> Tls<'a> {
+impl<'a, R: Role> Tls<'a, R> {
     /// `socket`: the one on which the handshake was done.
-    pub fn new(session: Session, socket: &'a TcpStream) -> Self {
+    pub fn new(session: Session<R>, socket: &'a TcpStream) -> Self {
         Tls { session, socket, kept: Kept::default(), ended: false }
     }
 
@@ -36,7 +36,7 @@ impl<'a> Tls<'a> {
     }
 }
 
-impl Transport for Tls<'_> {
+impl<R: Role> Transport for Tls<'_, R> {
     const SPLICES: bool = false;
 
     fn socket(&self) -> &TcpStream {
@@ -95,7 +95,7 @@ mod tests {
     use crate::config::Termination;
     use crate::reason::CloseReason;
     use crate::splice::relay::relay;
-    use crate::tls::server_config;
+    use crate::tls::{Serving, server_config};
     use crate::traffic::Traffic;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -113,7 +113,7 @@ mod tests {
     async fn session(
         at_once: &'static [u8],
         go_on: impl FnOnce(End) + Send + 'static,
-    ) -> (TcpStream, Session, thread::JoinHandle<()>) {
+    ) -> (TcpStream, Session<Serving>, thread::JoinHandle<()>) {
         let certified = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
         let certificate = CertificateDer::from(certified.cert.der().to_vec());
         let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();

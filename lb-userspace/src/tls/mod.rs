@@ -2,8 +2,14 @@
 
 mod cause;
 mod client_auth;
+mod facts;
 mod server;
+mod server_auth;
 mod session;
+mod upstream;
 
+use client_auth::check_dates;
+pub use facts::{ClientCertificate, ClientTls};
 pub use server::server_config;
-pub use session::{HandshakeError, Session};
+pub use session::{Dialling, HandshakeError, Role, Serving, Session};
+pub use upstream::ServerTls;

@@ -1,4 +1,4 @@
-//! Certificates and keys named by routes: read, matched and dated, so that nothing about them fails later.
+//! Certificates, keys and authorities named by routes and pools: read, matched and dated, so that nothing about them fails later.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -19,9 +19,9 @@ use super::pem::{pem_error, unusable};
 use super::{key, pem};
 use crate::config::diagnostic::{Problem, quote};
 use crate::config::files::Files;
-use crate::config::model::Termination;
+use crate::config::model::{Authorities, Termination};
 
-/// The files of a terminated route.
+/// The files of a terminated route, or of the `certificate` of a pool's `tls`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Paths {
     pub(super) chain: PathBuf,
@@ -57,11 +57,14 @@ pub(super) struct Certificates<'a> {
     now: UnixTime,
     provider: CryptoProvider,
     loaded: HashMap<Paths, Outcome>,
+    /// By their file; `None`: the system's.
+    authorities: HashMap<Option<PathBuf>, Result<Arc<Authorities>, Problem>>,
 }
 
 impl<'a> Certificates<'a> {
     pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
-        Self { files, now, provider: aws_lc_rs::default_provider(), loaded: HashMap::new() }
+        let provider = aws_lc_rs::default_provider();
+        Self { files, now, provider, loaded: HashMap::new(), authorities: HashMap::new() }
     }
 
     pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
@@ -79,7 +82,7 @@ impl<'a> Certificates<'a> {
             let passphrase = passphrase.as_ref().map(|line| &line[..]);
             self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
         });
-        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path));
+        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path).map(|ca| ca.certificates));
         let client_ca = client_ca.transpose().map_err(|problem| (Part::ClientCa, problem));
         let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
             (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
@@ -138,19 +141,58 @@ impl<'a> Certificates<'a> {
         }
     }
 
-    fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
-        let authorities = certificates(path, &self.read(path)?)?;
-        if authorities.is_empty() {
-            return Err(unusable(path, "it holds no certificate").help(PEM_AUTHORITIES));
+    fn client_ca(&self, path: &Path) -> Result<Authorities, Problem> {
+        self.authorities_in(path, "a PEM file with the certificates that sign those of clients")
+    }
+
+    /// Those who sign the certificates of servers: in the file, or without one the system's.
+    pub(super) fn server_authorities(&mut self, path: Option<&Path>) -> Result<Arc<Authorities>, Problem> {
+        let key = path.map(Path::to_owned);
+        if let Some(known) = self.authorities.get(&key) {
+            return known.clone();
+        }
+        let found = match path {
+            Some(path) => {
+                self.authorities_in(path, "a PEM file with the certificates that sign those of servers")
+            }
+            None => self.system_authorities(),
+        };
+        let found = found.map(Arc::new);
+        self.authorities.insert(key, found.clone());
+        found
+    }
+
+    /// `help`: what the file should be.
+    fn authorities_in(&self, path: &Path, help: &str) -> Result<Authorities, Problem> {
+        let certificates = certificates(path, &self.read(path)?)?;
+        if certificates.is_empty() {
+            return Err(unusable(path, "it holds no certificate").help(help));
         }
         let mut roots = RootCertStore::empty();
-        for (number, authority) in (1..).zip(&authorities) {
+        for (number, authority) in (1..).zip(&certificates) {
             if roots.add(authority.clone()).is_err() {
                 let why = format!("its certificate {number} is not X.509");
-                return Err(unusable(path, &why).help(PEM_AUTHORITIES));
+                return Err(unusable(path, &why).help(help));
             }
         }
-        Ok(authorities)
+        Ok(Authorities { certificates, roots })
+    }
+
+    fn system_authorities(&self) -> Result<Authorities, Problem> {
+        let (found, fault) = self.files.system_authorities();
+        let (mut certificates, mut roots) = (Vec::new(), RootCertStore::empty());
+        // The system's may be old, or for purposes of its own: one that cannot be used is left out.
+        for authority in found {
+            if roots.add(authority.clone()).is_ok() {
+                certificates.push(authority);
+            }
+        }
+        if certificates.is_empty() {
+            let why = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
+            let problem = Problem::new(format!("this system has no authorities{why}"));
+            return Err(problem.help("install `ca-certificates`, or name a file: `ca = \"FILE\"`"));
+        }
+        Ok(Authorities { certificates, roots })
     }
 
     fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -226,21 +268,19 @@ impl Leaf {
         let now = now.as_secs();
         if now > self.not_after {
             let message = format!("this certificate expired on {}", date(self.not_after));
-            return Some(Problem::new(message).help("clients will refuse it: renew it"));
+            return Some(Problem::new(message).help("it will be refused: renew it"));
         }
         if now < self.not_before {
             let message = format!("this certificate is not valid before {}", date(self.not_before));
             return Some(
-                Problem::new(message).help("clients will refuse it until then; is the clock right?"),
+                Problem::new(message).help("it will be refused until then; is the clock right?"),
             );
         }
         None
     }
 }
 
-const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, the server's own first";
-
-const PEM_AUTHORITIES: &str = "a PEM file with the certificates that sign those of clients";
+const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, that of the key first";
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     CertificateDer::pem_slice_iter(pem)

@@ -7,13 +7,15 @@ mod key;
 mod names;
 mod pem;
 mod ties;
+mod upstream_tls;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Problem, Report, quote};
 use super::draft::{
-    AccessLogDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated,
+    AccessLogDraft, CertificateDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated,
 };
 use super::files::Files;
 use super::model::{
@@ -68,7 +70,9 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let listeners: Vec<_> =
         listeners.map(|(draft, name)| listener(draft, name, gateway.live.keepalive, report)).collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
-    let pools = pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, report)).collect();
+    let pools: Vec<_> = pools
+        .map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report))
+        .collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (route, name) in draft.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);
@@ -78,6 +82,9 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
             Protocol::Tcp => reject_tls_keys(route, report),
             Protocol::Tls | Protocol::Postgres => tls_keys(route, certificates, report),
         });
+        if let Some(index) = known {
+            upstream_tls::reject_passed_through(draft, route, listeners[index].protocol, &pool_names, report);
+        }
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
             name: name.clone(),
@@ -121,22 +128,10 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
 /// What the format has and this version lacks. Delete a line when its feature is there.
 fn not_in_this_version(draft: &Draft, report: &mut Report) {
     for pool in &draft.pools {
-        for (key, field, help) in [
-            (
-                "health",
-                &pool.health,
-                "leave it out: a server that refuses a connection is passed over even so",
-            ),
-            (
-                "tls",
-                &pool.tls,
-                "leave it out; a server that wants TLS can have it from the client, passed through",
-            ),
-        ] {
-            if let Some(given) = field.given() {
-                let message = format!("`{key}` of a pool is not in this version");
-                report.push(Diagnostic::error(&given.place, message).help(help));
-            }
+        if let Some(given) = pool.health.given() {
+            let error = Diagnostic::error(&given.place, "`health` of a pool is not in this version");
+            let help = "leave it out: a server that refuses a connection is passed over even so";
+            report.push(error.help(help));
         }
     }
 }
@@ -208,7 +203,13 @@ fn listener(draft: &ListenerDraft, name: &Arc<str>, keepalive: Keepalive, report
     }
 }
 
-fn pool(draft: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
+fn pool(
+    draft: &PoolDraft,
+    name: &Arc<str>,
+    keepalive: Keepalive,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Pool {
     let servers = || items(&draft.servers).iter().map(|item| &item.value);
     let addresses = servers().filter_map(|server| server.address.given());
     let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
@@ -234,7 +235,9 @@ fn pool(draft: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut R
         report.push(Diagnostic::warning(&given.place, message).help("take one of them out"));
     }
     let default = Pool::new(name.clone(), servers.collect());
+    let tls = upstream_tls::check(draft, certificates, report);
     Pool {
+        tls: tls.or(default.tls),
         slow_start: draft.slow_start.or(default.slow_start),
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),
@@ -287,18 +290,19 @@ fn tls_keys<'r>(
                 let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
                 report.push_absence(error.help(example));
             }
-            load_certificate(draft, certificates, report)
+            load_certificate(&draft.certificate, &draft.client_ca, certificates, report)
         }
         Field::Given(_) | Field::Absent => reject_termination_keys(draft, report),
     }
 }
 
 fn load_certificate<'r>(
-    draft: &'r RouteDraft,
+    certificate: &'r Field<CertificateDraft>,
+    client_ca: &Field<PathBuf>,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(&'r Place, Arc<Loaded>)> {
-    let certificate = draft.certificate.given()?;
+    let certificate = certificate.given()?;
     let chain = certificate.value.chain.given()?;
     let key = certificate.value.key.given()?;
     let passphrase = &certificate.value.passphrase_file;
@@ -306,7 +310,7 @@ fn load_certificate<'r>(
         return None;
     }
     let passphrase = passphrase.given();
-    let client_ca = draft.client_ca.given();
+    let client_ca = client_ca.given();
     let paths = Paths {
         chain: chain.value.clone(),
         key: key.value.clone(),

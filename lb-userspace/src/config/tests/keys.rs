@@ -17,7 +17,7 @@ fn an_unknown_key_comes_with_the_known_one_it_resembles_or_all() {
          help: did you mean `hello_timeout`?
         error: unknown key `zzz` in a server
            at: zzz
-         help: known are `address`, `weight`, `backup`
+         help: known are `address`, `weight`, `backup`, `max_connections`
         "#,
     );
 }
@@ -222,17 +222,14 @@ fn an_integer_out_of_range_is_an_error() {
 #[test]
 fn what_this_version_lacks_is_validated_and_refused() {
     assert_faults(
-        &changed(GOOD, "servers =", "health = {}\ntls = {}\nservers ="),
+        &changed(GOOD, "servers =", "health = {}\nservers ="),
         r#"
         error: `health` of a pool is not in this version
            at: {}
          help: leave it out: a server that refuses a connection is passed over even so
-        error: `tls` of a pool is not in this version
-           at: {}
-         help: leave it out; a server that wants TLS can have it from the client, passed through
         "#,
     );
-    let bad = "health = { check = \"ping\", rise = 0 }\ntls = { server_name = \"a b\" }\nservers =";
+    let bad = "health = { check = \"ping\", rise = 0 }\nservers =";
     assert_faults(
         &changed(GOOD, "servers =", bad),
         r#"
@@ -245,12 +242,6 @@ fn what_this_version_lacks_is_validated_and_refused() {
         error: `rise` must be from 1 to 1000
            at: 0
          help: for example `rise = 2`
-        error: `tls` of a pool is not in this version
-           at: { server_name = "a b" }
-         help: leave it out; a server that wants TLS can have it from the client, passed through
-        error: `a b` is not a server name
-           at: "a b"
-         help: a host name or an IP address
         "#,
     );
 }

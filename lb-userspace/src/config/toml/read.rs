@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CONNECTIONS,
-    FLOWS, GATEWAY, HEALTH, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, POOL,
+    FLOWS, GATEWAY, HEALTH, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_VERSIONS, POOL,
     PROTOCOLS, PROXY_VERSIONS, ROOT, ROUTE, SERVER, SERVER_WEIGHT, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
@@ -18,7 +18,7 @@ use super::value;
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
     AccessLogDraft, BackendDraft, CertificateDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft,
-    RouteDraft, ServerDraft,
+    RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::model::{Interfaces, Keepalive};
 use crate::config::place::Placed;
@@ -174,11 +174,7 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
             r.reject_duplicates(&patterns, |pattern| quote(&pattern.to_string()));
             Some(patterns)
         }),
-        alpn: s.read("alpn", |r, v| {
-            let protocols = r.items(v, |r, v| r.parse(v, value::alpn))?;
-            r.reject_duplicates(&protocols, |protocol| quote(protocol));
-            Some(protocols)
-        }),
+        alpn: s.read("alpn", alpn),
         tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
         certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
@@ -188,6 +184,12 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
         max_age: s.read("max_age", |r, v| r.timeout(v)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
     }
+}
+
+fn alpn(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Placed<Box<str>>>> {
+    let protocols = r.items(v, |r, v| r.parse(v, value::alpn))?;
+    r.reject_duplicates(&protocols, |protocol| quote(protocol));
+    Some(protocols)
 }
 
 fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
@@ -254,7 +256,13 @@ fn health(mut s: Section<'_, '_>) {
     s.read("fall", |r, v| r.integer::<u32>(v, CHECK_COUNT));
 }
 
-fn upstream_tls(mut s: Section<'_, '_>) {
-    s.read("ca", |r, v| r.parse(v, value::path));
-    s.read("server_name", |r, v| r.parse(v, value::server_name));
+fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
+    UpstreamTlsDraft {
+        ca: s.read("ca", |r, v| r.parse(v, value::path)),
+        server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
+        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
+        certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
+        alpn: s.read("alpn", alpn),
+        min_version: s.read("min_version", |r, v| r.choice(v, &MIN_VERSIONS)),
+    }
 }

@@ -19,7 +19,7 @@ pub(super) use common::{CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_S
 pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS};
 pub(super) use listener::{BACKLOG, LISTENER, PROTOCOLS};
 pub(super) use pool::{
-    BALANCES, CHECK_COUNT, CHECKS, HEALTH, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS,
+    BALANCES, CHECK_COUNT, CHECKS, HEALTH, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS,
 };
 pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
 
@@ -27,8 +27,19 @@ pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
 pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 10] =
-    [&ROOT, &GATEWAY, &ACCESS_LOG, &KEEPALIVE, &LISTENER, &ROUTE, &CERTIFICATE, &BACKEND, &POOL, &SERVER];
+pub(super) const DOCUMENTED: [&Table; 11] = [
+    &ROOT,
+    &GATEWAY,
+    &ACCESS_LOG,
+    &KEEPALIVE,
+    &LISTENER,
+    &ROUTE,
+    &CERTIFICATE,
+    &BACKEND,
+    &POOL,
+    &SERVER,
+    &UPSTREAM_TLS,
+];
 
 pub(super) const ROOT: Table = Table {
     header: "the top level",
