@@ -289,7 +289,12 @@ impl Passage {
     }
 
     /// splice: what the client says goes to the server inside TLS.
-    async fn encrypt(&mut self, server: LegSocket, session: Session<Dialling>, window: Vec<u8>) -> CloseReason {
+    async fn encrypt(
+        &mut self,
+        server: LegSocket,
+        session: Session<Dialling>,
+        window: Vec<u8>,
+    ) -> CloseReason {
         self.copy_for(FallbackReason::ServerTls);
         self.keep_alive(&server);
         let (near, far) = (Plain::new(&self.client, window), Tls::new(session, &server));

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::sync_channel;
 
 use anyhow::{Context, Result};
@@ -39,18 +39,27 @@ fn trusting(world: &World) -> String {
     format!("{}, server_name = '{INTERNAL}'", ca(&world.authority))
 }
 
-/// Runs a Redis command without TLS.
-fn redis_cli(world: &World, port: u16, args: &[&str]) -> Result<String> {
+/// A `redis-cli` without TLS.
+fn redis_cli(world: &World, port: u16) -> Command {
     let mut command = world.net.client.command("redis-cli");
-    checked_output(command.args(["-h", "10.0.1.1", "-p", &port.to_string()]).args(args))
+    command.args(["-h", "10.0.1.1", "-p", &port.to_string()]);
+    command
 }
 
-/// A value of 4 MiB that no two parts of are the same.
-fn big_value(files: &TempDir) -> Result<(File, Vec<u8>)> {
+/// The name of the Redis behind this port.
+fn name(world: &World, port: u16) -> Result<String> {
+    Ok(checked_output(redis_cli(world, port).args(["get", "name"]))?.trim().to_owned())
+}
+
+/// Sends 4 MB to Redis by `redis-cli`, no two parts of which are the same, and gets them again.
+fn exchange_big_value(cli: impl Fn() -> Command) -> Result<()> {
     let value: Vec<u8> = (0..500_000u32).flat_map(|n| format!("{n:08x}").into_bytes()).collect();
-    let path = files.join("value");
-    fs::write(&path, &value)?;
-    Ok((File::open(path)?, value))
+    let mut set = cli().args(["-x", "set", "big"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    set.stdin.take().context("a pipe")?.write_all(&value)?;
+    assert_eq!(set.wait_with_output()?.stdout, b"OK\n");
+    let got = checked_output(cli().args(["get", "big"]))?;
+    assert!(got.trim_end().as_bytes() == value, "{} bytes came back", got.len());
+    Ok(())
 }
 
 #[test]
@@ -62,21 +71,21 @@ fn a_plain_client_reaches_a_redis_that_speaks_tls_and_asks_for_a_certificate() -
     let tls = format!("{}, certificate = {}", trusting(&world), gateways.toml());
     let gateway = world.gateway(&tcp("redis", 7000, &[6379], &tls))?;
 
-    let files = TempDir::new()?;
-    let (file, value) = big_value(&files)?;
-    let mut set = world.net.client.command("redis-cli");
-    set.args(["-h", "10.0.1.1", "-p", "7000", "-x", "set", "big"]).stdin(file);
-    assert_eq!(checked_output(&mut set)?.trim(), "OK");
-    assert!(redis_cli(&world, 7000, &["get", "big"])?.trim_end().as_bytes() == value);
-
+    exchange_big_value(|| redis_cli(&world, 7000))?;
     let log = gateway.wait_access_log(2)?;
     for line in &log {
         assert_eq!((&line["tier"], &line["tier_reason"]), (&"copy".into(), &"server_tls".into()), "{line}");
         assert_eq!(line["close_reason"], "client_closed", "{line}");
     }
     // The application's bytes are counted, not those of TLS.
-    assert!(log[0]["bytes_in"].as_u64().is_some_and(|bytes| (4_000_000..4_000_100).contains(&bytes)), "{log:?}");
-    assert!(log[1]["bytes_out"].as_u64().is_some_and(|bytes| (4_000_000..4_000_100).contains(&bytes)), "{log:?}");
+    assert!(
+        log[0]["bytes_in"].as_u64().is_some_and(|bytes| (4_000_000..4_000_100).contains(&bytes)),
+        "{log:?}"
+    );
+    assert!(
+        log[1]["bytes_out"].as_u64().is_some_and(|bytes| (4_000_000..4_000_100).contains(&bytes)),
+        "{log:?}"
+    );
     Ok(())
 }
 
@@ -90,18 +99,15 @@ fn what_was_encrypted_for_the_gateway_is_encrypted_again_for_the_server() -> Res
         + &pool("app2", &[6379], &format!("tls = {{ {} }}", trusting(&world)));
     let gateway = world.gateway(&config)?;
 
-    let cli = || tls_cli(&world.net.client, "10.0.1.1", 443, NAME, &world.authority.path);
-    let files = TempDir::new()?;
-    let (file, value) = big_value(&files)?;
-    assert_eq!(checked_output(cli().args(["-x", "set", "big"]).stdin(file))?.trim(), "OK");
-    assert!(checked_output(cli().args(["get", "big"]))?.trim_end().as_bytes() == value);
+    exchange_big_value(|| tls_cli(&world.net.client, "10.0.1.1", 443, NAME, &world.authority.path))?;
     let log = gateway.wait_access_log(2)?;
     assert!(log.iter().all(|line| line["tier_reason"] == "tls_terminated"), "{log:?}");
     Ok(())
 }
 
-/// How the gateway's only connection to such a server ended.
+/// How a connection ended, after so many others.
 fn end(world: &World, gateway: &Gateway, port: u16, seen: usize) -> Result<[Value; 2]> {
+    gateway.wait_access_log(seen)?;
     let mut stream = world.connect(port)?;
     let _ = stream.write_all(b"PING\r\n");
     let _ = stream.read_to_end(&mut Vec::new());
@@ -127,7 +133,8 @@ fn a_server_with_a_wrong_certificate_is_passed_over_and_the_log_says_why() -> Re
     ];
     let good = world.authority.leaf(&[INTERNAL])?;
     let _good = Redis::tls(server, 6400, &good)?.named(server, "good")?;
-    let silent = Backend::start(server, 6410, |mut stream| io::copy(&mut stream, &mut io::sink()).map(drop))?;
+    let _silent =
+        Backend::start(server, 6410, |mut stream| io::copy(&mut stream, &mut io::sink()).map(drop))?;
     let _plain = Backend::start(server, 6411, |mut stream| {
         stream.read_exact(&mut [0; 5])?;
         stream.write_all(b"-ERR Protocol error\r\n")?;
@@ -147,8 +154,7 @@ fn a_server_with_a_wrong_certificate_is_passed_over_and_the_log_says_why() -> Re
     }
     let gateway = world.gateway(&config.replace("tls = {", "connect_timeout = '500ms'\ntls = {"))?;
     for (index, (port, error)) in (0..).zip(&cases) {
-        let seen = gateway.access_log()?.len();
-        let [reason, cause] = end(&world, &gateway, 7100 + index, seen)?;
+        let [reason, cause] = end(&world, &gateway, 7100 + index, 3 * usize::from(index))?;
         assert_eq!(reason, "server_tls_failed", "{port}: {error}");
         match *error {
             "closed or reset" => assert!(cause == "closed" || cause == "reset", "{cause}"),
@@ -156,13 +162,12 @@ fn a_server_with_a_wrong_certificate_is_passed_over_and_the_log_says_why() -> Re
         }
         // One of two goes to the bad one first.
         for _ in 0..2 {
-            assert_eq!(redis_cli(&world, 7200 + index, &["get", "name"])?.trim(), "good", "{error}");
+            assert_eq!(name(&world, 7200 + index)?, "good", "{error}");
         }
         let status = gateway.status()?;
         let bad = status.server(&format!("next-{port}"), &crate::config::server(*port));
-        assert_eq!(bad["failures"], 1, "{error}: {bad}");
+        assert!(bad["total"].as_u64() >= Some(1), "{error}: {bad}");
     }
-    drop(silent);
     Ok(())
 }
 
@@ -173,9 +178,11 @@ fn a_server_that_misses_the_gateways_certificate_is_told_apart_from_a_client() -
     let _redis = Redis::mutual_tls(&world.net.server, 6379, &leaf)?;
     let _old = Redis::mutual_tls_1_2(&world.net.server, 6380, &leaf)?;
     let tls = trusting(&world);
-    let gateway =
-        world.gateway(&(tcp("new", 7000, &[6379], &tls) + &tcp("old", 7001, &[6380], &tls)
-            + &tcp("newest", 7002, &[6380], &format!("{tls}, min_version = '1.3'"))))?;
+    let gateway = world.gateway(
+        &(tcp("new", 7000, &[6379], &tls)
+            + &tcp("old", 7001, &[6380], &tls)
+            + &tcp("newest", 7002, &[6380], &format!("{tls}, min_version = '1.3'"))),
+    )?;
     // In TLS 1.3 a server judges the certificate when the handshake is done for the gateway.
     let end_of = |port, seen| end(&world, &gateway, port, seen);
     assert_eq!(end_of(7000, 0)?, ["server_tls_error", "alert_certificate_required"]);
@@ -208,12 +215,17 @@ fn an_alternative_name_may_be_asked_for_and_a_listed_certificate_needs_no_issuer
     let ca = ca(&world.authority);
     let gateway = world.gateway(
         &(tcp("uri", 7000, &[6379], &format!("{ca}, san = ['DNS:x', 'URI:{uri}']"))
-            + &tcp("ip", 7001, &[6379], &format!("{ca}, server_name = 'sni.example.com', san = ['IP:10.0.2.2']"))
+            + &tcp(
+                "ip",
+                7001,
+                &[6379],
+                &format!("{ca}, server_name = 'sni.example.com', san = ['IP:10.0.2.2']"),
+            )
             + &tcp("other", 7002, &[6379], &format!("{ca}, san = ['URI:{uri}/other', 'DNS:{INTERNAL}']"))
             + &tcp("own", 7003, &[6380], &format!("ca = {chain:?}, server_name = '{INTERNAL}'"))),
     )?;
-    for (port, name) in [(7000, "named"), (7001, "named"), (7003, "self-signed")] {
-        assert_eq!(redis_cli(&world, port, &["get", "name"])?.trim(), name, "{port}");
+    for (port, expected) in [(7000, "named"), (7001, "named"), (7003, "self-signed")] {
+        assert_eq!(name(&world, port)?, expected, "{port}");
     }
     assert_eq!(end(&world, &gateway, 7002, 3)?, ["server_tls_failed", "certificate_name"]);
     Ok(())
@@ -271,7 +283,7 @@ fn sessions_are_resumed_until_something_about_them_changes() -> Result<()> {
             drop(stream);
             gateway.wait_access_log(connections)?;
             // It serves one at a time.
-            server.wait_for("ACCEPT", connections + 1)
+            server.wait_for("DONE", connections)
         };
         let resumed = || server.output().matches("Reused session-id").count();
         connect()?;
@@ -299,12 +311,11 @@ fn a_new_authority_is_in_force_after_a_reload() -> Result<()> {
     fs::copy(&Authority::new("before")?.path, &authority)?;
     let _redis = Redis::tls(server, 6379, &world.authority.leaf(&[INTERNAL])?)?.named(server, "here")?;
     let tls = format!("ca = {authority:?}, server_name = '{INTERNAL}'");
-    let gateway = world.gateway(&("[gateway]\nwatch = true\n".to_owned() + &tcp("app", 7000, &[6379], &tls)))?;
+    let gateway =
+        world.gateway(&("[gateway]\nwatch = true\n".to_owned() + &tcp("app", 7000, &[6379], &tls)))?;
     assert_eq!(end(&world, &gateway, 7000, 0)?, ["server_tls_failed", "unknown_ca"]);
     fs::copy(&world.authority.path, &authority)?;
-    eventually("the new authority", || {
-        redis_cli(&world, 7000, &["get", "name"]).ok().filter(|name| name.trim() == "here")
-    })?;
+    eventually("the new authority", || name(&world, 7000).ok().filter(|name| name == "here"))?;
     Ok(())
 }
 
@@ -332,14 +343,16 @@ fn psql_reaches_a_postgresql_that_takes_tls_only() -> Result<()> {
 
     let terminate = format!("tls = 'terminate'\ncertificate = {}", leaves[1].toml());
     let tls = format!("tls = {{ {}, server_name = 'db.internal' }}", ca(&world.authority));
-    let config = "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:5432']\nprotocol = 'postgres'\n".to_owned()
+    let config = "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:5432']\nprotocol = 'postgres'\n"
+        .to_owned()
         + &route("db1", "db1.example.com", &format!("{terminate}\nbackends = ['db1']"))
         + &route("db2", "db2.example.com", &format!("{terminate}\nbackends = ['clear']"))
         + &pool("db1", &[5433, 5431], &tls)
         + &pool("clear", &[5433], &tls);
     let gateway = world.gateway(&config)?;
     let psql = |host: &str, query: &str| -> Result<std::process::Output> {
-        let connection = format!("host={host} hostaddr=10.0.1.1 user=postgres sslmode=require connect_timeout=20");
+        let connection =
+            format!("host={host} hostaddr=10.0.1.1 user=postgres sslmode=require connect_timeout=20");
         let mut psql = world.net.client.command("psql");
         Ok(psql.args(["-X", &connection, "-Atc", query]).output()?)
     };
@@ -409,18 +422,25 @@ fn a_proxy_header_tells_the_server_of_the_clients_tls() -> Result<()> {
     };
     let tlv = |kind: u8, value: &[u8]| (kind, value.to_vec());
     let (cert, key) = (client.chain.display().to_string(), client.key.display().to_string());
-    let with = ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256", "-alpn", "redis", "-cert", &cert, "-key", &key];
+    let with = [
+        "-tls1_2",
+        "-cipher",
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "-alpn",
+        "redis",
+        "-cert",
+        &cert,
+        "-key",
+        &key,
+    ];
     let ssl = |bits: &[u8; 5], parts: &[(u8, Vec<u8>)]| {
-        let parts = parts.iter().flat_map(|(kind, value)| {
-            [&[*kind][..], &(value.len() as u16).to_be_bytes(), value].concat()
-        });
+        let parts = parts
+            .iter()
+            .flat_map(|(kind, value)| [&[*kind][..], &(value.len() as u16).to_be_bytes(), value].concat());
         tlv(0x20, &bits.iter().copied().chain(parts).collect::<Vec<_>>())
     };
-    let of_client = [
-        tlv(0x21, b"TLSv1.2"),
-        tlv(0x22, b"client-7"),
-        tlv(0x23, b"ECDHE-ECDSA-AES128-GCM-SHA256"),
-    ];
+    let of_client =
+        [tlv(0x21, b"TLSv1.2"), tlv(0x22, b"client-7"), tlv(0x23, b"ECDHE-ECDSA-AES128-GCM-SHA256")];
     let around = [tlv(0x01, b"redis"), tlv(0x02, b"app1.example.com")];
     let expect = |bits| [&around[..], &[ssl(bits, &of_client)], &of_client].concat();
     let first = [&with[..], &["-sess_out", &session]].concat();
@@ -429,7 +449,8 @@ fn a_proxy_header_tells_the_server_of_the_clients_tls() -> Result<()> {
     let next = [&with[..], &["-sess_in", &session]].concat();
     assert_eq!(ask("app1.example.com", &next)?, expect(b"\x05\0\0\0\0"));
     let anonymous = [tlv(0x21, b"TLSv1.3"), tlv(0x23, b"TLS_AES_256_GCM_SHA384")];
-    let expected = [&[tlv(0x02, NAME.as_bytes()), ssl(b"\x01\0\0\0\x01", &anonymous)][..], &anonymous].concat();
+    let expected =
+        [&[tlv(0x02, NAME.as_bytes()), ssl(b"\x01\0\0\0\x01", &anonymous)][..], &anonymous].concat();
     assert_eq!(ask(NAME, &["-ciphersuites", "TLS_AES_256_GCM_SHA384"])?, expected);
     Ok(())
 }

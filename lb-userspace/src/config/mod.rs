@@ -27,9 +27,9 @@ pub use address::{Address, Host, Origin};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use model::{
-    AccessLog, Action, Authorities, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, MinVersion, Pool, Protocol, ProxyVersion, Route, Server, ServerSan,
-    SniPattern, Termination, UpstreamTls,
+    AccessLog, Action, Authorities, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive,
+    Listener, LiveGateway, LogFormat, LogTarget, MinVersion, Pool, Protocol, ProxyVersion, Route, Server,
+    ServerSan, SniPattern, Termination, UpstreamTls,
 };
 pub use place::Place;
 

@@ -198,8 +198,12 @@ mod tests {
 
     #[test]
     fn version_1_is_one_line_of_text() {
-        let header =
-            proxy_header(ProxyVersion::V1, endpoints("192.0.2.1:5000", "198.51.100.7:443"), Some("a.b"), None);
+        let header = proxy_header(
+            ProxyVersion::V1,
+            endpoints("192.0.2.1:5000", "198.51.100.7:443"),
+            Some("a.b"),
+            None,
+        );
         assert_eq!(String::from_utf8(header).unwrap(), "PROXY TCP4 192.0.2.1 198.51.100.7 5000 443\r\n");
     }
 

@@ -126,8 +126,11 @@ impl Terminator {
         }
         let config = match known.map(|known| &known.action) {
             Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
-            _ => server_config(source, alpn.iter().cloned())
-                .map_err(|source| CertificateRefused { kind: "route", name: route.name.clone(), source })?,
+            _ => server_config(source, alpn.iter().cloned()).map_err(|source| CertificateRefused {
+                kind: "route",
+                name: route.name.clone(),
+                source,
+            })?,
         };
         Ok(Terminator { config, source: source.clone(), alpn })
     }

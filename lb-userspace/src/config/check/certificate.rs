@@ -272,9 +272,7 @@ impl Leaf {
         }
         if now < self.not_before {
             let message = format!("this certificate is not valid before {}", date(self.not_before));
-            return Some(
-                Problem::new(message).help("it will be refused until then; is the clock right?"),
-            );
+            return Some(Problem::new(message).help("it will be refused until then; is the clock right?"));
         }
         None
     }

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Problem, Report, quote};
 use super::draft::{
-    AccessLogDraft, CertificateDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated,
+    AccessLogDraft, CertificateDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls,
+    reject_repeated,
 };
 use super::files::Files;
 use super::model::{
@@ -70,9 +71,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let listeners: Vec<_> =
         listeners.map(|(draft, name)| listener(draft, name, gateway.live.keepalive, report)).collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
-    let pools: Vec<_> = pools
-        .map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report))
-        .collect();
+    let pools: Vec<_> =
+        pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (route, name) in draft.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);

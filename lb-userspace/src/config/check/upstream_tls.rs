@@ -48,7 +48,9 @@ pub(super) fn check(
 /// As it is written.
 fn shown(san: &ServerSan) -> String {
     quote(&match san {
-        ServerSan::Name(name @ rustls::pki_types::ServerName::IpAddress(_)) => format!("IP:{}", name.to_str()),
+        ServerSan::Name(name @ rustls::pki_types::ServerName::IpAddress(_)) => {
+            format!("IP:{}", name.to_str())
+        }
         ServerSan::Name(name) => format!("DNS:{}", name.to_str()),
         ServerSan::Uri(uri) => format!("URI:{uri}"),
     })
@@ -60,8 +62,7 @@ fn reject_nameless_servers(pool: &PoolDraft, draft: &UpstreamTlsDraft, place: &P
         return;
     }
     let addresses = items(&pool.servers).iter().filter_map(|server| server.value.address.given());
-    let is_nameless =
-        |origin: &Origin| matches!(origin, Origin::Address(Address { host: Host::Ip(_), .. }));
+    let is_nameless = |origin: &Origin| matches!(origin, Origin::Address(Address { host: Host::Ip(_), .. }));
     for address in addresses.filter(|address| is_nameless(&address.value)).take(1) {
         let message = format!("`tls` does not know the name of the server `{}`", address.value);
         let error = Diagnostic::error(place, message).related(&address.place, "it has none here");

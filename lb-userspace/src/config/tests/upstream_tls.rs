@@ -27,10 +27,7 @@ fn every_key_reaches_the_configuration() {
     assert_eq!((tls.authorities.certificates.len(), tls.authorities.roots.len()), (1, 1));
     assert_eq!(tls.server_name, Some(name("redis.internal")));
     let uri = ServerSan::Uri("spiffe://example.org/redis".into());
-    assert_eq!(
-        tls.san,
-        [ServerSan::Name(name("redis.internal")), ServerSan::Name(name("10.0.0.11")), uri]
-    );
+    assert_eq!(tls.san, [ServerSan::Name(name("redis.internal")), ServerSan::Name(name("10.0.0.11")), uri]);
     assert_eq!(tls.alpn, ["redis".into(), "x".into()]);
     assert_eq!(tls.min_version, MinVersion::Tls13);
     assert_eq!(tls.certificate.as_ref().map(|certificate| certificate.chain.len()), Some(1));
@@ -143,12 +140,12 @@ fn files_are_looked_at_as_those_of_routes_are() {
             r#"{ server_name = "a", ca = "none.crt", certificate = { chain = "old.crt", key = "old.key" } }"#,
         ),
         r#"
-        warning: this certificate expired on 2024-01-01T00:00:00Z
-           at: "old.crt"
-         help: it will be refused: renew it
         error: cannot read `none.crt`: entity not found
            at: "none.crt"
          help: a relative path starts at the directory of this file
+        warning: this certificate expired on 2024-01-01T00:00:00Z
+           at: "old.crt"
+         help: it will be refused: renew it
         "#,
     );
 }
@@ -156,7 +153,12 @@ fn files_are_looked_at_as_those_of_routes_are() {
 #[test]
 fn a_system_without_authorities_says_so() {
     let text = with("{ server_name = \"redis.internal\" }");
-    let files = Map(FILES.0.iter().filter(|(name, _)| **name != "system-ca.crt").map(|(n, t)| (*n, t.clone())).collect());
+    let files = Map(FILES
+        .0
+        .iter()
+        .filter(|(name, _)| **name != "system-ca.crt")
+        .map(|(n, t)| (*n, t.clone()))
+        .collect());
     let faults = check_text(&text, "snisplice.toml", &files, UnixTime::since_unix_epoch(NOW)).unwrap_err();
     let fault = faults.iter().next().unwrap();
     assert_eq!(&*fault.message, "this system has no authorities: cannot read the directory");

@@ -173,7 +173,9 @@ pub(super) fn server_san(text: &str) -> Result<ServerSan, Problem> {
         ("DNS", _) => return Err(problem("it is no host name").help("for example `\"DNS:redis.internal\"`")),
         ("IP", _) => return Err(problem("it is no IP address").help("for example `\"IP:10.0.0.11\"`")),
         // RFC 3986, section 3: a scheme and something behind it.
-        ("URI", _) if rest.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) => {
+        ("URI", _)
+            if rest.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) =>
+        {
             Some(ServerSan::Uri(rest.into()))
         }
         ("URI", _) => {

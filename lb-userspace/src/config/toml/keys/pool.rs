@@ -203,7 +203,9 @@ pub(in crate::config::toml) const UPSTREAM_TLS: Table = Table {
             example: r#""redis.internal""#,
             meaning: "what the servers are called (SNI), and the name that their certificates must be for",
             values: Is("host name or IP address; of an IP address no SNI is sent"),
-            default: Some(Is("the server's host name; required for servers without one, unless there is a `san`")),
+            default: Some(Is(
+                "the server's host name; required for servers without one, unless there is a `san`",
+            )),
         },
         Key {
             name: "san",
