@@ -9,6 +9,7 @@ use std::sync::mpsc::sync_channel;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use snisplice_tests::backend::{Backend, echo};
+use snisplice_tests::gateway::Launch;
 use snisplice_tests::process::{Process, checked_output};
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::skip::has_program;
@@ -299,6 +300,22 @@ fn sessions_are_resumed_until_something_about_them_changes() -> Result<()> {
         connect()?;
         assert_eq!(resumed(), 2, "{}", server.output());
     }
+    Ok(())
+}
+
+#[test]
+fn without_a_ca_the_systems_authorities_count() -> Result<()> {
+    let world = World::new()?;
+    let server = &world.net.server;
+    let strangers = Authority::new("strangers")?;
+    let _known = Redis::tls(server, 6379, &world.authority.leaf(&[INTERNAL])?)?.named(server, "known")?;
+    let _stranger = Redis::tls(server, 6380, &strangers.leaf(&[INTERNAL])?)?;
+    let tls = format!("server_name = '{INTERNAL}'");
+    let config = tcp("known", 7000, &[6379], &tls) + &tcp("stranger", 7001, &[6380], &tls);
+    let launch = Launch { authorities: Some(world.authority.path.clone()), ..Launch::default() };
+    let gateway = Gateway::start_with(&world.net.gateway, &config, launch)?;
+    assert_eq!(name(&world, 7000)?, "known");
+    assert_eq!(end(&world, &gateway, 7001, 1)?, ["server_tls_failed", "unknown_ca"]);
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! Certificates, keys and authorities named by routes and pools: read, matched and dated, so that nothing about them fails later.
+//! Certificates, keys and authorities named by routes and pools: read, matched and dated, so that nothing about them fails
+//! later.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
