@@ -6,7 +6,7 @@ use crate::accept;
 use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell};
-use crate::config::Protocol;
+use crate::config::{Protocol, ProxyVersion};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::ech;
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
@@ -22,7 +22,7 @@ use crate::splice::sockmap::Outcome;
 use crate::splice::tls::Tls;
 use crate::splice::transport::Plain;
 use crate::tier::choose;
-use crate::tls::{HandshakeError, Session};
+use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
 use lb_common::packet::{PerLeg, Side};
 use rustls::ServerConfig;
@@ -275,6 +275,8 @@ impl Drop for UnfinishedHandover<'_> {
 /// A connected server.
 struct Upstream {
     socket: LegSocket,
+    /// Present: the gateway speaks TLS to it.
+    session: Option<Box<Session<Dialling>>>,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
@@ -286,7 +288,11 @@ impl Passage {
             Action::Pass => {
                 let plan = self.plan();
                 let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
-                match self.connect(plan.ok(), asks_for_tls).await {
+                match self.connect(plan.ok(), asks_for_tls, None).await {
+                    Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
+                        // Boxed: its future holds a TLS session, for which connections without need not pay.
+                        Box::pin(self.encrypt(socket, *session, window)).await
+                    }
                     Ok(server) => return self.pass_through(plan, server, window).await,
                     Err(reason) => {
                         self.note_setback(reason);
@@ -316,7 +322,30 @@ impl Passage {
         self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
     }
 
-    /// splice: passes TLS through.
+    /// splice: what the client says goes to the server inside TLS.
+    async fn encrypt(
+        &mut self,
+        server: LegSocket,
+        session: Session<Dialling>,
+        window: Vec<u8>,
+    ) -> CloseReason {
+        self.copy_for(FallbackReason::ServerTls);
+        self.keep_alive(&server);
+        let (near, far) = (Plain::new(&self.client, window), Tls::new(session, &server));
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
+        server.clean();
+        self.relayed(end)
+    }
+
+    /// The copy tier carries it, as no other could.
+    fn copy_for(&self, reason: FallbackReason) {
+        self.account.spliced(choose(&self.snapshot.gateway.tiers, |tier| match tier {
+            Tier::Copy => None,
+            Tier::Packet | Tier::Sockmap => Some(reason),
+        }));
+    }
+
+    /// splice: passes the client's bytes on as they are.
     async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut handover = None;
         let choice = self.gateway.choose_tier(&self.snapshot.gateway.tiers, || {
@@ -360,7 +389,7 @@ impl Passage {
     /// splice: the kernel forwards packets. This task still delivers what the sockets hold, and closes them.
     async fn hand_over(self, handover: PendingHandover, server: Upstream, window: Vec<u8>) {
         let Self { gateway, account, client, permits, .. } = self;
-        let Upstream { socket: server, guard, port } = server;
+        let Upstream { socket: server, guard, port, .. } = server;
         let connection = account.connection.clone();
         let Ok(packet) = gateway.packet() else { return };
         let spliced = SplicedConnection::new(account, guard, permits, port, handover.place());
@@ -404,8 +433,8 @@ impl Passage {
     fn relayed(&mut self, end: Result<CloseReason, (Side, TlsError)>) -> CloseReason {
         end.unwrap_or_else(|(leg, cause)| {
             tracing::debug!(?leg, %cause, "TLS failed");
-            self.account.tls_failed(cause);
-            CloseReason::TlsError
+            self.account.tls_failed(leg, cause);
+            CloseReason::tls_error_of(leg)
         })
     }
 
@@ -415,12 +444,13 @@ impl Passage {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
-                self.account.tls_failed(error.cause());
+                self.account.tls_failed(Side::Client, error.cause());
                 self.note_setback(CloseReason::TlsHandshakeFailed);
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        let Upstream { socket: server, guard: _guard, .. } = match self.connect(None, false).await {
+        let connected = self.connect(None, false, Some(&session)).await;
+        let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(reason) => {
                 let setback = self.note_setback(reason);
@@ -429,14 +459,15 @@ impl Passage {
                 return reason;
             }
         };
-        let choice = choose(&self.snapshot.gateway.tiers, |tier| match tier {
-            Tier::Copy => None,
-            Tier::Packet | Tier::Sockmap => Some(FallbackReason::TlsTerminated),
-        });
-        self.account.spliced(choice);
+        self.copy_for(FallbackReason::TlsTerminated);
         self.keep_alive(&server);
-        let (near, far) = (Tls::new(session, &self.client), Plain::new(&server, Vec::new()));
-        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
+        let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
+        let near = Tls::new(session, &self.client);
+        let end = match upstream {
+            None => relay(near, Plain::new(&server, Vec::new()), traffic, idle).await,
+            // Boxed: connections without TLS toward the server need not pay for its session.
+            Some(upstream) => Box::pin(relay(near, Tls::new(*upstream, &server), traffic, idle)).await,
+        };
         server.clean();
         self.relayed(end)
     }
@@ -456,7 +487,7 @@ impl Passage {
         &mut self,
         config: Arc<ServerConfig>,
         hello: Vec<u8>,
-    ) -> Result<Session, HandshakeError> {
+    ) -> Result<Session<Serving>, HandshakeError> {
         let accept = Session::accept(&self.client, hello, config);
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
@@ -465,44 +496,55 @@ impl Passage {
     }
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
-    /// `asks_for_tls`: PostgreSQL's request too, before a ClientHello that the server is to get.
-    async fn connect(&mut self, plan: Option<Plan>, asks_for_tls: bool) -> Result<Upstream, CloseReason> {
+    /// `asks_for_tls`: PostgreSQL's request too, before a ClientHello that the server is to get. `ended`: the client's TLS, if
+    /// the gateway has ended that.
+    async fn connect(
+        &mut self,
+        plan: Option<Plan>,
+        asks_for_tls: bool,
+        ended: Option<&Session<Serving>>,
+    ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let source = plan.and_then(|plan| {
             let ports = gateway.packet().ok()?.ports();
             Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
         });
-        let mut dial = Dial {
-            client: self.account.connection.client.ip(),
-            source,
-            greeting: Greeting { header: Vec::new(), postgres: asks_for_tls },
-        };
-        let mut reason = CloseReason::NoServer;
+        let mut dial =
+            Dial { client: self.account.connection.client.ip(), source, greeting: Greeting::default() };
+        let speaks_postgres = self.account.connection.listener.protocol == Protocol::Postgres;
+        let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let mut reached = None;
         for pool in route.next_pools() {
+            // What the gateway encrypts is not spliced.
+            dial.source = source.filter(|_| pool.tls.is_none());
+            dial.greeting.postgres = asks_for_tls || (speaks_postgres && pool.tls.is_some());
             dial.greeting.header = match pool.send_proxy {
                 Some(version) => {
                     let sni = self.account.connection.sni.as_deref();
-                    connect::proxy_header(version, self.endpoints()?, sni)
+                    let tls = ended.filter(|_| version == ProxyVersion::V2).map(Session::facts);
+                    connect::proxy_header(version, self.endpoints()?, sni, tls.as_ref())
                 }
                 None => Vec::new(),
             };
             match connect::connect(pool, &dial).await {
-                Ok(Connected { socket, port, guard }) => {
+                Ok(Connected { socket, session, port, guard }) => {
                     self.account.connected(pool, guard.server());
                     tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
                     self.gateway.books.histograms.connect.observe(begin.elapsed());
-                    return Ok(Upstream { socket: LegSocket::new(socket), guard, port });
+                    return Ok(Upstream { socket: LegSocket::new(socket), session, guard, port });
                 }
                 Err(failure) => {
-                    reason = failure.reason;
+                    (reason, tls_error) = (failure.reason, failure.tls_error);
                     reached = failure.server.map(|server| (pool, server)).or(reached);
                 }
             }
         }
         if let Some((pool, server)) = reached {
             self.account.connected(pool, &server);
+        }
+        if let Some(cause) = tls_error {
+            self.account.tls_failed(Side::Server, cause);
         }
         Err(reason)
     }

@@ -128,9 +128,13 @@ reasons! {
         ServerPreamble = "server_preamble",
         /// Its server went down, and the pool's `on_down` is `kill`.
         ServerDown = "server_down",
+        /// The TLS handshake with the last server that was tried failed (pools with `tls`).
+        ServerTlsFailed = "server_tls_failed",
+        /// A TLS record of the server that cannot be decrypted, or a fatal alert of it, after the handshake (pools with `tls`).
+        ServerTlsError = "server_tls_error",
         /// The TLS handshake with the client failed (terminated routes).
         TlsHandshakeFailed = "tls_handshake_failed",
-        /// A TLS record that cannot be decrypted, or a fatal alert, after the handshake.
+        /// A TLS record of the client that cannot be decrypted, or a fatal alert of it, after the handshake.
         TlsError = "tls_error",
         /// The gateway stopped, and `drain_timeout` had passed.
         Shutdown = "shutdown",
@@ -154,6 +158,14 @@ impl CloseReason {
         }
     }
 
+    /// TLS with the end at this side failed, after the handshake.
+    pub const fn tls_error_of(side: Side) -> Self {
+        match side {
+            Side::Client => Self::TlsError,
+            Side::Server => Self::ServerTlsError,
+        }
+    }
+
     /// The end at this side reset the connection.
     pub const fn reset_by(side: Side) -> Self {
         match side {
@@ -173,58 +185,65 @@ pub enum Setback {
 }
 
 reasons! {
-    /// Why TLS with a client failed on a terminated route: the cause of [`CloseReason::TlsHandshakeFailed`] and
-    /// [`CloseReason::TlsError`]. Those that begin with `alert_` are alerts of the client.
+    /// Why TLS with a peer failed: with a client of a terminated route, the cause of [`CloseReason::TlsHandshakeFailed`] and
+    /// [`CloseReason::TlsError`]; or with a server of a pool with `tls`, that of [`CloseReason::ServerTlsFailed`] and
+    /// [`CloseReason::ServerTlsError`]. Those that begin with `alert_` are alerts of the peer.
     TlsError {
-        /// The client offers neither TLS 1.2 nor TLS 1.3.
+        /// The peer supports neither TLS 1.2 nor TLS 1.3; a server, not the pool's `min_version`.
         NoSharedVersion = "no_shared_version",
         /// The client offers no cipher suite that the gateway has and the certificate's key can be used with.
         NoSharedSuite = "no_shared_suite",
         /// The client offers no group (curve) for the key exchange that the gateway has.
         NoSharedGroup = "no_shared_group",
-        /// The client accepts no signature algorithm of the certificate's key.
+        /// The peer accepts no signature algorithm of the key of the gateway's certificate.
         NoSharedSignature = "no_shared_signature",
-        /// The client lacks something else that TLS needs.
+        /// The peer lacks something else that TLS needs.
         Incompatible = "incompatible",
         /// The client showed no certificate, and `client_ca` asks for one.
         CertificateRequired = "certificate_required",
-        /// The client's certificate has no chain to `client_ca`.
+        /// The peer's certificate has no chain to `client_ca`, or to the pool's `ca`.
         UnknownCa = "unknown_ca",
-        /// The client's certificate, or one of its chain, has expired.
+        /// The server's certificate is for other names.
+        CertificateName = "certificate_name",
+        /// The peer's certificate, or one of its chain, has expired.
         CertificateExpired = "certificate_expired",
-        /// The client's certificate, or one of its chain, is not valid yet.
+        /// The peer's certificate, or one of its chain, is not valid yet.
         CertificateNotYetValid = "certificate_not_yet_valid",
-        /// The client's certificate is not for clients: for servers only, or that of an authority.
+        /// The peer's certificate is for the other role only (clients, servers), or is that of an authority.
         CertificatePurpose = "certificate_purpose",
-        /// The client's certificate is X.509 version 1 or 2, and not itself in `client_ca`.
+        /// The peer's certificate is X.509 version 1 or 2; that of a client, and not itself in `client_ca`.
         CertificateVersion = "certificate_version",
-        /// The client's certificate is malformed or wrongly signed, or the client does not have its key.
+        /// The peer's certificate is malformed or wrongly signed, or the peer does not have its key.
         CertificateInvalid = "certificate_invalid",
-        /// The client does not trust the authority that signed the route's certificate.
+        /// The peer does not trust the authority that signed the gateway's certificate.
         AlertUnknownCa = "alert_unknown_ca",
-        /// The client rejects the route's certificate; many clients mean that it is for another name.
+        /// The peer rejects the gateway's certificate; many clients mean that it is for another name.
         AlertBadCertificate = "alert_bad_certificate",
-        /// The client does not support this kind of certificate.
+        /// The peer does not support this kind of certificate.
         AlertUnsupportedCertificate = "alert_unsupported_certificate",
-        /// The client says that the route's certificate is revoked.
+        /// The peer says that the gateway's certificate is revoked.
         AlertCertificateRevoked = "alert_certificate_revoked",
-        /// The client says that the route's certificate has expired.
+        /// The peer says that the gateway's certificate has expired.
         AlertCertificateExpired = "alert_certificate_expired",
-        /// The client rejects the route's certificate for a reason that it does not tell.
+        /// The peer rejects the gateway's certificate for a reason that it does not tell.
         AlertCertificateUnknown = "alert_certificate_unknown",
-        /// The client does not accept the parameters that the gateway has chosen.
+        /// The server wants a certificate, and the pool has none.
+        AlertCertificateRequired = "alert_certificate_required",
+        /// The server does not go by the name that it was called (SNI).
+        AlertUnrecognizedName = "alert_unrecognized_name",
+        /// The peer does not accept the parameters that the gateway has chosen or offers.
         AlertHandshakeFailure = "alert_handshake_failure",
-        /// The client does not accept the version that the gateway has chosen.
+        /// The peer does not accept the version that the gateway has chosen, or any that it offers.
         AlertProtocolVersion = "alert_protocol_version",
-        /// Any other alert of the client.
+        /// Any other alert of the peer.
         AlertOther = "alert_other",
-        /// The client closed the connection during the handshake.
+        /// The peer closed the connection during the handshake.
         Closed = "closed",
-        /// The client reset the connection during the handshake.
+        /// The peer reset the connection during the handshake.
         Reset = "reset",
-        /// The handshake was not complete within `hello_timeout`.
+        /// The handshake was not complete within `hello_timeout`, or with a server within `connect_timeout`.
         Timeout = "timeout",
-        /// The client violated the TLS protocol.
+        /// The peer violated the TLS protocol.
         ProtocolViolation = "protocol_violation",
         /// A record could not be decrypted: it was changed on the way, or is no TLS record.
         Undecryptable = "undecryptable",
@@ -348,6 +367,8 @@ reasons! {
         SockmapBackpressure = "sockmap_backpressure",
         /// The route terminates TLS, so the bytes differ on the two legs.
         TlsTerminated = "tls_terminated",
+        /// The gateway speaks TLS to the server and not to the client, so the bytes differ on the two legs.
+        ServerTls = "server_tls",
     }
 }
 

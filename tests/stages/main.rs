@@ -16,6 +16,7 @@ mod postgres;
 mod proxy;
 mod reload;
 mod route;
+mod server_tls;
 mod sniff;
 mod splice;
 mod starting;

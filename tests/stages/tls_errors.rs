@@ -158,6 +158,8 @@ fn provoke(scene: &Scene, cause: TlsError) -> Result<bool> {
         // Application data before its time.
         E::ProtocolViolation => scene.answer(&scene.old_hello(), b"\x17\x03\x03\0\x05hello")?,
         E::Undecryptable => scene.answer(&scene.hello(), &[&b"\x17\x03\x03\0\x40"[..], &[7; 64]].concat())?,
+        // Of servers.
+        E::CertificateName | E::AlertCertificateRequired | E::AlertUnrecognizedName => return Ok(false),
         E::Internal => return Ok(false),
     }
     Ok(true)

@@ -52,6 +52,8 @@ pub struct Launch {
     pub hold_loads: bool,
     /// What it logs (RUST_LOG).
     pub log: Option<&'static str>,
+    /// The only authorities that its system trusts (SSL_CERT_FILE).
+    pub authorities: Option<PathBuf>,
     /// Capabilities that it does not get.
     pub without: Vec<Capability>,
 }
@@ -280,6 +282,9 @@ fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<(Process, Optio
     command.arg("run").arg("-c").arg(files.join(CONFIG));
     if let Some(log) = launch.log {
         command.env("RUST_LOG", log);
+    }
+    if let Some(file) = &launch.authorities {
+        command.env("SSL_CERT_FILE", file);
     }
     if let Some(socket) = &launch.notify {
         command.env("NOTIFY_SOCKET", socket);

@@ -45,6 +45,20 @@ impl Redis {
 
     /// A server that speaks TLS only; clients need no certificate.
     pub fn tls(ns: &NetNs, port: u16, leaf: &Leaf) -> Result<Self> {
+        Self::tls_with(ns, port, leaf, &["--tls-auth-clients", "no"])
+    }
+
+    /// A server that speaks TLS only; clients need a certificate of the leaf's authority.
+    pub fn mutual_tls(ns: &NetNs, port: u16, leaf: &Leaf) -> Result<Self> {
+        Self::tls_with(ns, port, leaf, &["--tls-auth-clients", "yes"])
+    }
+
+    /// The same, with TLS 1.2 only.
+    pub fn mutual_tls_1_2(ns: &NetNs, port: u16, leaf: &Leaf) -> Result<Self> {
+        Self::tls_with(ns, port, leaf, &["--tls-auth-clients", "yes", "--tls-protocols", "TLSv1.2"])
+    }
+
+    fn tls_with(ns: &NetNs, port: u16, leaf: &Leaf, further: &[&str]) -> Result<Self> {
         let path = |path: &Path| path.display().to_string();
         let options = [
             ["--port".into(), "0".into()],
@@ -52,9 +66,10 @@ impl Redis {
             ["--tls-cert-file".into(), path(&leaf.chain)],
             ["--tls-key-file".into(), path(&leaf.key)],
             ["--tls-ca-cert-file".into(), path(&leaf.authority)],
-            ["--tls-auth-clients".into(), "no".into()],
         ];
-        Self::start(ns, port, true, options.as_flattened())
+        let further = further.iter().map(|&option| option.to_owned());
+        let options: Vec<_> = options.into_iter().flatten().chain(further).collect();
+        Self::start(ns, port, true, &options)
     }
 
     /// Sets the key `name`, by which clients tell servers apart, from the server's own namespace.

@@ -82,7 +82,7 @@ mod tests {
 
     fn header(version: ProxyVersion, client: &str, local: &str) -> (Vec<u8>, (SocketAddr, SocketAddr)) {
         let endpoints = Endpoints { client: client.parse().unwrap(), local: local.parse().unwrap() };
-        (proxy_header(version, endpoints, Some("a.example")), (endpoints.client, endpoints.local))
+        (proxy_header(version, endpoints, Some("a.example"), None), (endpoints.client, endpoints.local))
     }
 
     #[test]

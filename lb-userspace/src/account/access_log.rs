@@ -66,7 +66,7 @@ pub struct LogRecord<'a> {
     pub duration_ms: u64,
     /// A close reason, or the reject reason of a client that got no route.
     pub close_reason: &'static str,
-    /// Why TLS with the client failed.
+    /// Why TLS with the client failed, or with the server: the close reason says with which.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_error: Option<&'static str>,
     /// Fingerprint of the ClientHello.

@@ -7,7 +7,7 @@ use crate::reason::{CloseReason, EchResult, FallbackReason, RejectReason, Tier, 
 use crate::serving::{Listener, Pool, Route, Server};
 use crate::sniff::{ClientHello, ja4};
 use crate::tier::Choice;
-use lb_common::packet::Record;
+use lb_common::packet::{Record, Side};
 use rustls::ProtocolVersion;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -253,9 +253,11 @@ impl Account {
         }
     }
 
-    /// Counts and notes why TLS with the client failed.
-    pub fn tls_failed(&mut self, cause: TlsError) {
-        self.connection.route.stats.tls_errors.add(cause as usize);
+    /// Notes why TLS with this end failed, and counts it of the client.
+    pub fn tls_failed(&mut self, side: Side, cause: TlsError) {
+        if side == Side::Client {
+            self.connection.route.stats.tls_errors.add(cause as usize);
+        }
         self.tls_error = Some(cause);
     }
 

@@ -18,7 +18,8 @@ use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
-    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
+    Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, Protocol, ProxyVersion, ServerSan,
+    SniPattern,
 };
 use super::place::{Place, Placed};
 use crate::reason::Tier;
@@ -141,12 +142,20 @@ pub(super) struct PoolDraft {
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
     pub(super) keepalive: Field<Keepalive>,
-    /// Validated; not kept, see `not_in_this_version`.
     pub(super) health: Field<HealthDraft>,
     pub(super) eject: Field<Eject>,
     pub(super) on_down: Field<OnDown>,
-    /// Validated; not kept, see `not_in_this_version`.
-    pub(super) tls: Field<()>,
+    pub(super) tls: Field<UpstreamTlsDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct UpstreamTlsDraft {
+    pub(super) ca: Field<PathBuf>,
+    pub(super) server_name: Field<ServerName<'static>>,
+    pub(super) san: Field<Vec<Placed<ServerSan>>>,
+    pub(super) certificate: Field<CertificateDraft>,
+    pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
+    pub(super) min_version: Field<MinVersion>,
 }
 
 #[derive(Debug)]
@@ -257,4 +266,14 @@ pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
             }
         }
     }
+}
+
+/// None where the key is not there.
+pub(super) fn items<T>(field: &Field<Vec<Placed<T>>>) -> &[Placed<T>] {
+    field.given().map_or(&[], |list| &list.value)
+}
+
+/// The items without their positions.
+pub(super) fn values<T: Clone>(field: &Field<Vec<Placed<T>>>) -> Vec<T> {
+    items(field).iter().map(|value| value.value.clone()).collect()
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
 /// Upper bound on the size of the configuration file, in bytes.
@@ -33,6 +34,9 @@ fn digest_of(content: &[u8]) -> Digest {
 pub trait Files {
     /// The whole content of `path`; a relative path starts at the configuration file's directory.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// The authorities that this system trusts, and why some of them are missing.
+    fn system_authorities(&self) -> (Vec<CertificateDer<'static>>, Option<String>);
 }
 
 /// The disk, seen from the directory of the configuration file.
@@ -64,6 +68,11 @@ impl Directory {
 impl Files for Directory {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.read_noting(self.path.join(path), MAX_PEM_BYTES)
+    }
+
+    fn system_authorities(&self) -> (Vec<CertificateDer<'static>>, Option<String>) {
+        let found = rustls_native_certs::load_native_certs();
+        (found.certs, found.errors.first().map(ToString::to_string))
     }
 }
 

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use super::authorities::Authorities;
+use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 /// `health` of a pool: how its servers are checked.
@@ -130,7 +131,7 @@ impl fmt::Debug for Secret {
 pub struct HealthTls {
     /// What the server's certificate must lead to; not empty. Absent: its issuer is not looked at, but its dates and, where
     /// `server_name` is given, its names.
-    pub ca: Option<Arc<[CertificateDer<'static>]>>,
+    pub ca: Option<Arc<Authorities>>,
     /// Sent as SNI, and what the certificate must be for; absent: the server's name or address.
     pub server_name: Option<ServerName<'static>>,
 }

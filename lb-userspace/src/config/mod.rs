@@ -4,6 +4,7 @@
 //! model: references, combinations, certificates. Every problem of a file is reported at once, each with its position.
 
 mod address;
+mod authorities;
 mod check;
 mod diagnostic;
 mod draft;
@@ -25,12 +26,14 @@ use files::{Directory, read_bounded};
 
 pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
+pub use authorities::Authorities;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, Pool, Protocol, ProxyVersion, Route, Server, SniPattern, Termination,
+    LiveGateway, LogFormat, LogTarget, MinVersion, Pool, Protocol, ProxyVersion, Route, Server, ServerSan,
+    SniPattern, Termination, UpstreamTls,
 };
 pub use place::Place;
 

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::SupportedProtocolVersion;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::address::Origin;
+use super::authorities::Authorities;
 use super::health::{Eject, Health, OnDown};
 use crate::ech;
 use crate::reason::Tier;
@@ -322,7 +324,7 @@ pub enum Action {
     Terminate(Arc<Termination>),
 }
 
-/// What it takes to end TLS at the gateway.
+/// What it takes to end TLS at the gateway; or, without `client_ca`, to be a client with a certificate.
 #[derive(PartialEq, Eq)]
 pub struct Termination {
     /// Leaf first; not empty; the leaf's public key is that of `key`.
@@ -384,6 +386,8 @@ pub struct Pool {
     pub eject: Option<Eject>,
     /// What becomes of open connections to a server that its checks find down.
     pub on_down: OnDown,
+    /// Present: the gateway speaks TLS to the servers. Never of a pool whose connections may be TLS that is passed through.
+    pub tls: Option<Arc<UpstreamTls>>,
 }
 
 impl Pool {
@@ -400,6 +404,54 @@ impl Pool {
             health: None,
             eject: None,
             on_down: OnDown::default(),
+            tls: None,
+        }
+    }
+}
+
+/// `tls` of a pool: TLS toward its servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// What a server's certificate must lead to.
+    pub authorities: Arc<Authorities>,
+    /// What servers are called (SNI, if it is no IP address) and, without `san`, have a certificate for; absent: each its
+    /// own host.
+    pub server_name: Option<ServerName<'static>>,
+    /// Of which a server's certificate must have one; empty: the name that the server is called.
+    pub san: Vec<ServerSan>,
+    /// Shown to servers that ask for one.
+    pub certificate: Option<Arc<Termination>>,
+    /// Offered in order of preference; empty: the extension is not sent. Protocol names of 1 to 255 bytes, no duplicates.
+    pub alpn: Vec<Box<str>>,
+    /// The oldest version that is offered.
+    pub min_version: MinVersion,
+}
+
+/// An alternative name of a server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerSan {
+    /// A host name, which a wildcard of the certificate may cover, or an IP address.
+    Name(ServerName<'static>),
+    /// A URI, byte by byte.
+    Uri(Box<str>),
+}
+
+/// The oldest version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl MinVersion {
+    /// This version, and those after it.
+    pub fn and_later(self) -> &'static [&'static SupportedProtocolVersion] {
+        static NEWEST: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+        match self {
+            MinVersion::Tls12 => rustls::ALL_VERSIONS,
+            MinVersion::Tls13 => &NEWEST,
         }
     }
 }

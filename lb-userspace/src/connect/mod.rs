@@ -13,8 +13,10 @@ pub use preamble::{Endpoints, Greeting, proxy_header};
 pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
-use crate::reason::CloseReason;
+use crate::reason::{CloseReason, TlsError};
 use crate::serving::{Addresses, Pool, Server, ServerGuard, Unavailable};
+use crate::tls::{Dialling, Session};
+use preamble::Unwelcome;
 use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// The most servers that are tried for one connection: clients do not wait long enough for more.
 const ATTEMPTS: usize = 4;
@@ -70,6 +72,8 @@ pub struct Dial<'a> {
 pub struct Connected {
     /// The socket to it; it has been greeted.
     pub socket: TcpStream,
+    /// Present: its pool has `tls`.
+    pub session: Option<Box<Session<Dialling>>>,
     /// Present: one of ours.
     pub port: Option<SourcePort>,
     /// Its place among the server's connections.
@@ -80,13 +84,15 @@ pub struct Connected {
 pub struct Failure {
     /// As the last one that was tried, or the lack of one, has it.
     pub reason: CloseReason,
+    /// Why the TLS of that server failed, if it did.
+    pub tls_error: Option<TlsError>,
     /// The one that was reached, and did not answer the greeting as it should.
     pub server: Option<Arc<Server>>,
 }
 
 impl From<CloseReason> for Failure {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, server: None }
+        Self { reason, tls_error: None, server: None }
     }
 }
 
@@ -113,12 +119,15 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
             Err(Unavailable::Nobody) => break,
         };
         let server = guard.server().clone();
+        let deadline = Instant::now() + pool.connect_timeout;
         let failed = match open_server(&server.addresses(), pool.connect_timeout, dial.source).await {
             Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
-                match dial.greeting.exchange(&mut socket, pool.connect_timeout).await {
-                    Ok(()) => return Ok(Connected { socket, port, guard }),
-                    Err(reason) => Failure { reason, server: Some(server.clone()) },
+                match dial.greeting.exchange(&mut socket, deadline, &server, pool.tls.as_deref()).await {
+                    Ok(session) => return Ok(Connected { socket, session, port, guard }),
+                    Err(Unwelcome { reason, tls_error }) => {
+                        Failure { reason, tls_error, server: Some(server.clone()) }
+                    }
                 }
             }
             Err(error) => {

@@ -1,20 +1,40 @@
-//! What the server gets before the client's bytes: a PROXY header, and PostgreSQL's request for TLS.
+//! What the server gets before the client's bytes: a PROXY header, PostgreSQL's request for TLS, and TLS itself.
 
 use crate::config::ProxyVersion;
-use crate::reason::CloseReason;
+use crate::reason::{CloseReason, TlsError};
+use crate::serving::Server;
 use crate::socket::{canonical, write_all};
+use crate::tls::{ClientTls, Dialling, HandshakeError, ServerTls, Session};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
+use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 /// PostgreSQL's SSLRequest: length 8, code 80877103 (PostgreSQL documentation, "Message Formats").
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// PROXY protocol specification, section 2.2.
-const PP2_TYPE_AUTHORITY: u8 = 0x02;
+/// PROXY protocol specification, section 2.2: types of TLVs, and of those within `PP2_TYPE_SSL`.
+mod tlv {
+    pub(super) const ALPN: u8 = 0x01;
+    pub(super) const AUTHORITY: u8 = 0x02;
+    pub(super) const SSL: u8 = 0x20;
+    pub(super) const SSL_VERSION: u8 = 0x21;
+    pub(super) const SSL_CN: u8 = 0x22;
+    pub(super) const SSL_CIPHER: u8 = 0x23;
+}
+
+/// The same, section 2.2.6: bits of the field `client` of `PP2_TYPE_SSL`.
+mod client_bit {
+    /// The client speaks TLS.
+    pub(super) const SSL: u8 = 0x01;
+    /// It has shown a certificate on this connection.
+    pub(super) const CERT_CONN: u8 = 0x02;
+    /// It has shown a certificate at least once in this TLS session.
+    pub(super) const CERT_SESS: u8 = 0x04;
+}
 
 /// The connection that a PROXY header describes: the client's leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,21 +45,23 @@ pub struct Endpoints {
     pub local: SocketAddr,
 }
 
-/// The PROXY header for one connection (PROXY protocol specification, sections 2.1 and 2.2). Version 2 carries
-/// the SNI as `PP2_TYPE_AUTHORITY`.
-pub fn proxy_header(version: ProxyVersion, endpoints: Endpoints, sni: Option<&str>) -> Vec<u8> {
+/// The PROXY header for one connection (PROXY protocol specification, sections 2.1 and 2.2). Version 2 carries the SNI as
+/// `PP2_TYPE_AUTHORITY`; and if the gateway has ended the client's TLS, what was agreed on and who the client is, as
+/// `PP2_TYPE_ALPN` and `PP2_TYPE_SSL`.
+pub fn proxy_header(
+    version: ProxyVersion,
+    endpoints: Endpoints,
+    sni: Option<&str>,
+    tls: Option<&ClientTls>,
+) -> Vec<u8> {
     let (client, local) = same_family(endpoints);
     match version {
         ProxyVersion::V1 => v1::Addresses::from((client, local)).to_string().into_bytes(),
         ProxyVersion::V2 => {
             let addresses = v2::Addresses::from((client, local));
             let builder = Builder::with_addresses(Version::Two | Command::Proxy, Protocol::Stream, addresses);
-            // Writing fails only above 64 KiB; an SNI has at most 253 bytes.
-            match sni {
-                Some(sni) => builder.write_tlv(PP2_TYPE_AUTHORITY, sni.as_bytes()).and_then(Builder::build),
-                None => builder.build(),
-            }
-            .unwrap_or_default()
+            // Writing fails only above 64 KiB: an SNI has at most 253 bytes, a protocol and a common name 255 and 256.
+            with_tlvs(builder, sni, tls).and_then(Builder::build).unwrap_or_default()
         }
     }
 }
@@ -51,6 +73,42 @@ pub(super) fn own_proxy_header(version: ProxyVersion) -> &'static [u8] {
         // The signature; version 2, LOCAL; no addresses.
         ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
     }
+}
+
+fn with_tlvs(mut builder: Builder, sni: Option<&str>, tls: Option<&ClientTls>) -> io::Result<Builder> {
+    if let Some(alpn) = tls.and_then(|tls| tls.alpn.as_ref()) {
+        builder = builder.write_tlv(tlv::ALPN, alpn)?;
+    }
+    if let Some(sni) = sni {
+        builder = builder.write_tlv(tlv::AUTHORITY, sni.as_bytes())?;
+    }
+    if let Some(tls) = tls {
+        builder = builder.write_tlv(tlv::SSL, &ssl_value(tls))?;
+    }
+    Ok(builder)
+}
+
+/// The value of `PP2_TYPE_SSL`: the bits, `verify` (0: a certificate was shown, and is good), and the TLVs within.
+fn ssl_value(tls: &ClientTls) -> Vec<u8> {
+    let (bits, verify) = match &tls.certificate {
+        None => (0, 1u32),
+        Some(certificate) if certificate.resumed => (client_bit::CERT_SESS, 0),
+        Some(_) => (client_bit::CERT_CONN | client_bit::CERT_SESS, 0),
+    };
+    let mut value = vec![client_bit::SSL | bits];
+    value.extend(verify.to_be_bytes());
+    let common_name = tls.certificate.as_ref().and_then(|certificate| certificate.common_name.as_deref());
+    let parts = [(tlv::SSL_VERSION, tls.version), (tlv::SSL_CN, common_name), (tlv::SSL_CIPHER, tls.cipher)];
+    for (kind, text) in parts {
+        if let Some(text) = text
+            && let Ok(length) = u16::try_from(text.len())
+        {
+            value.push(kind);
+            value.extend(length.to_be_bytes());
+            value.extend(text.as_bytes());
+        }
+    }
+    value
 }
 
 /// The addresses in one family: IPv4 if both are IPv4 or IPv4-mapped, else IPv6.
@@ -68,35 +126,69 @@ fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAdd
 pub struct Greeting {
     /// Who the client is ([`proxy_header`]); empty: the server is not told.
     pub header: Vec<u8>,
-    /// It is asked for TLS in PostgreSQL's way, on behalf of a client that was promised it.
+    /// It is asked for TLS in PostgreSQL's way: for a client that was promised it, or for the gateway's own.
     pub postgres: bool,
 }
 
-impl Greeting {
-    /// Tells the server, and has its answer if there is to be one.
-    pub(super) async fn exchange(
-        &self,
-        server: &mut TcpStream,
-        timeout: Duration,
-    ) -> Result<(), CloseReason> {
-        if !self.header.is_empty() {
-            write_all(server, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
-        }
-        if self.postgres {
-            request_tls(server, timeout).await?;
-        }
-        Ok(())
+/// A server did not answer as it should.
+pub(super) struct Unwelcome {
+    pub(super) reason: CloseReason,
+    /// Why its TLS failed, if that did.
+    pub(super) tls_error: Option<TlsError>,
+}
+
+impl From<CloseReason> for Unwelcome {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, tls_error: None }
     }
 }
 
-/// Asks a PostgreSQL server for TLS, because the client's own request for it was answered with yes.
-async fn request_tls(server: &mut TcpStream, timeout: Duration) -> Result<(), CloseReason> {
+impl Greeting {
+    /// Tells the server, and has its answer if there is to be one. `tls`: the gateway's own follows.
+    pub(super) async fn exchange(
+        &self,
+        socket: &mut TcpStream,
+        deadline: Instant,
+        server: &Server,
+        tls: Option<&ServerTls>,
+    ) -> Result<Option<Box<Session<Dialling>>>, Unwelcome> {
+        if !self.header.is_empty() {
+            write_all(socket, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
+        }
+        if self.postgres {
+            request_tls(socket, deadline).await?;
+        }
+        let Some(tls) = tls else { return Ok(None) };
+        // Boxed: most pools have no TLS, and their connections need not pay for its future.
+        match Box::pin(handshake(socket, deadline, server, tls)).await {
+            Ok(session) => Ok(Some(Box::new(session))),
+            Err(error) => {
+                tracing::debug!(server = %server.address, %error, "TLS handshake with the server failed");
+                Err(Unwelcome { reason: CloseReason::ServerTlsFailed, tls_error: Some(error.cause()) })
+            }
+        }
+    }
+}
+
+async fn handshake(
+    socket: &TcpStream,
+    deadline: Instant,
+    server: &Server,
+    tls: &ServerTls,
+) -> Result<Session<Dialling>, HandshakeError> {
+    let (config, name) = tls.toward(&server.address).ok_or(HandshakeError::Nameless)?;
+    let session = timeout_at(deadline, Session::connect(socket, config, name)).await;
+    session.unwrap_or(Err(HandshakeError::TimedOut))
+}
+
+/// Asks a PostgreSQL server for TLS.
+async fn request_tls(server: &mut TcpStream, deadline: Instant) -> Result<(), CloseReason> {
     let exchange = async {
         server.write_all(&SSL_REQUEST).await?;
-        // Exactly one byte: what follows belongs to the client's TLS.
+        // Exactly one byte: what follows belongs to the client's TLS, or the gateway's.
         server.read_u8().await
     };
-    match tokio::time::timeout(timeout, exchange).await {
+    match timeout_at(deadline, exchange).await {
         Ok(Ok(b'S')) => Ok(()),
         Ok(Ok(_)) => Err(CloseReason::ServerPreamble),
         Ok(Err(_)) => Err(CloseReason::ServerReset),
@@ -107,6 +199,7 @@ async fn request_tls(server: &mut TcpStream, timeout: Duration) -> Result<(), Cl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::ClientCertificate;
 
     fn endpoints(client: &str, local: &str) -> Endpoints {
         Endpoints { client: client.parse().unwrap(), local: local.parse().unwrap() }
@@ -122,15 +215,19 @@ mod tests {
 
     #[test]
     fn version_1_is_one_line_of_text() {
-        let header =
-            proxy_header(ProxyVersion::V1, endpoints("192.0.2.1:5000", "198.51.100.7:443"), Some("a.b"));
+        let header = proxy_header(
+            ProxyVersion::V1,
+            endpoints("192.0.2.1:5000", "198.51.100.7:443"),
+            Some("a.b"),
+            None,
+        );
         assert_eq!(String::from_utf8(header).unwrap(), "PROXY TCP4 192.0.2.1 198.51.100.7 5000 443\r\n");
     }
 
     #[test]
     fn version_1_of_ipv6() {
         let header =
-            proxy_header(ProxyVersion::V1, endpoints("[2001:db8::1]:5000", "[2001:db8::2]:443"), None);
+            proxy_header(ProxyVersion::V1, endpoints("[2001:db8::1]:5000", "[2001:db8::2]:443"), None, None);
         assert_eq!(String::from_utf8(header).unwrap(), "PROXY TCP6 2001:db8::1 2001:db8::2 5000 443\r\n");
     }
 
@@ -139,6 +236,7 @@ mod tests {
         let header = proxy_header(
             ProxyVersion::V1,
             endpoints("[::ffff:192.0.2.1]:5000", "[::ffff:198.51.100.7]:443"),
+            None,
             None,
         );
         assert_eq!(String::from_utf8(header).unwrap(), "PROXY TCP4 192.0.2.1 198.51.100.7 5000 443\r\n");
@@ -150,6 +248,7 @@ mod tests {
             ProxyVersion::V2,
             endpoints("192.0.2.1:5000", "198.51.100.7:443"),
             Some("app.example.com"),
+            None,
         );
         let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
         expected.extend((12 + 3 + 15u16).to_be_bytes());
@@ -158,5 +257,34 @@ mod tests {
         expected.extend(443u16.to_be_bytes());
         expected.extend(b"\x02\x00\x0fapp.example.com");
         assert_eq!(header, expected);
+    }
+
+    /// The TLVs of a header of version 2 for IPv4.
+    fn tlvs(tls: &ClientTls) -> Vec<u8> {
+        let endpoints = endpoints("192.0.2.1:5000", "198.51.100.7:443");
+        proxy_header(ProxyVersion::V2, endpoints, None, Some(tls)).split_off(16 + 12)
+    }
+
+    #[test]
+    fn version_2_tells_of_the_clients_tls() {
+        let certificate = ClientCertificate { common_name: Some("app1".to_owned()), resumed: false };
+        let mut tls = ClientTls {
+            version: Some("TLSv1.3"),
+            cipher: Some("TLS_AES_128_GCM_SHA256"),
+            alpn: Some(b"h2".to_vec()),
+            certificate: Some(certificate.clone()),
+        };
+        let (alpn, version) = (b"\x01\0\x02h2".as_slice(), b"\x21\0\x07TLSv1.3".as_slice());
+        let cipher = b"\x23\0\x16TLS_AES_128_GCM_SHA256".as_slice();
+        let with_name = [version, b"\x22\0\x04app1", cipher].concat();
+        let ssl = |head: &[u8; 5], rest: &[u8]| {
+            let length = u16::try_from(head.len() + rest.len()).unwrap().to_be_bytes();
+            [alpn, b"\x20", &length, head, rest].concat()
+        };
+        assert_eq!(tlvs(&tls), ssl(b"\x07\0\0\0\0", &with_name));
+        tls.certificate = Some(ClientCertificate { resumed: true, ..certificate });
+        assert_eq!(tlvs(&tls), ssl(b"\x05\0\0\0\0", &with_name));
+        tls.certificate = None;
+        assert_eq!(tlvs(&tls), ssl(b"\x01\0\0\0\x01", &[version, cipher].concat()));
     }
 }

@@ -7,6 +7,7 @@ use crate::config::{
     self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role,
 };
 use crate::route::{Candidate, Choice, Rank, Schedule, choose, keep_one, schedules};
+use crate::tls::ServerTls;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -31,6 +32,8 @@ pub struct Pool {
     /// What becomes of open connections to a server that its checks find down.
     pub on_down: OnDown,
     pub(super) eject: Option<Eject>,
+    /// Present: its servers are spoken TLS to.
+    pub tls: Option<Arc<ServerTls>>,
     balance: Balance,
     /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
     slow_start_ms: u64,
@@ -142,8 +145,10 @@ impl Slots {
 
 impl Pool {
     /// A pool of the configuration. `previous`: the pool of the same name before a reload. Servers that it has too keep
-    /// their state, and services keep their servers.
-    pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Self {
+    /// their state, and services keep their servers. An error: rustls does not take the certificate of its `tls`.
+    pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
+        let known_tls = previous.and_then(|pool| pool.tls.as_ref());
+        let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, known_tls)).transpose()?;
         let previous_slots = previous.map(Pool::slots);
         let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
         let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
@@ -171,7 +176,7 @@ impl Pool {
         };
         let mut slots = Slots { slots: config.servers.iter().map(slot).collect(), gone: Vec::new() };
         slots.remember(known);
-        Pool {
+        Ok(Pool {
             name: config.name.clone(),
             connect_timeout: config.connect_timeout,
             send_proxy: config.send_proxy,
@@ -179,6 +184,7 @@ impl Pool {
             health: config.health.clone(),
             on_down: config.on_down,
             eject: config.eject,
+            tls,
             balance: config.balance,
             slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
             room,
@@ -186,7 +192,7 @@ impl Pool {
             slots: Mutex::new(slots),
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
             random: RandomState::new(),
-        }
+        })
     }
 
     /// A pool that is no longer configured, for adopted connections to its servers.
@@ -199,6 +205,7 @@ impl Pool {
             health: None,
             on_down: OnDown::Keep,
             eject: None,
+            tls: None,
             balance: Balance::RoundRobin,
             slow_start_ms: 0,
             room: Arc::default(),
@@ -379,8 +386,9 @@ mod tests {
             health: None,
             eject: None,
             on_down: OnDown::Keep,
+            tls: None,
         };
-        Pool::new(&config, previous)
+        Pool::new(&config, previous).unwrap()
     }
 
     fn members(names: &[&str]) -> Vec<Member> {

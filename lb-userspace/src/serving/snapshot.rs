@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// rustls does not take a route's certificate.
+/// rustls does not take a certificate.
 #[derive(Debug, thiserror::Error)]
-#[error("route {route}: rustls does not take its certificate")]
+#[error("{kind} {name}: rustls does not take its certificate")]
 pub struct CertificateRefused {
-    /// The route.
-    route: Arc<str>,
+    /// A route or a pool.
+    kind: &'static str,
+    /// Its name.
+    name: Arc<str>,
     /// What is wrong.
     source: anyhow::Error,
 }
@@ -127,8 +129,11 @@ impl Terminator {
         }
         let config = match known.map(|known| &known.action) {
             Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
-            _ => server_config(source, alpn.iter().cloned())
-                .map_err(|source| CertificateRefused { route: route.name.clone(), source })?,
+            _ => server_config(source, alpn.iter().cloned()).map_err(|source| CertificateRefused {
+                kind: "route",
+                name: route.name.clone(),
+                source,
+            })?,
         };
         Ok(Terminator { config, source: source.clone(), alpn })
     }
@@ -241,11 +246,12 @@ impl Snapshot {
         let known_listeners: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.listeners).map(|old| (&*old.name, old)).collect();
 
-        let pools: Vec<_> = config
-            .pools
-            .iter()
-            .map(|pool| Arc::new(Pool::new(pool, known_pools.get(&*pool.name).map(|pool| &***pool))))
-            .collect();
+        let mut pools = Vec::with_capacity(config.pools.len());
+        for pool in &config.pools {
+            let known = known_pools.get(&*pool.name).map(|pool| &***pool);
+            let refused = |source| CertificateRefused { kind: "pool", name: pool.name.clone(), source };
+            pools.push(Arc::new(Pool::new(pool, known).map_err(refused)?));
+        }
         let mut routes = Vec::with_capacity(config.routes.len());
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);

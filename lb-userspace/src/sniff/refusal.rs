@@ -66,6 +66,9 @@ fn words(setback: Setback) -> (&'static str, &'static str) {
         }
         Setback::Closed(C::PoolDown) => (CANNOT_CONNECT, "the database server is down"),
         Setback::Closed(C::ServerPreamble) => (CANNOT_CONNECT, "the database server refuses TLS"),
+        Setback::Closed(C::ServerTlsFailed) => {
+            (CANNOT_CONNECT, "the TLS handshake with the database server failed")
+        }
         Setback::Closed(C::Resource) => (NO_RESOURCES, "the gateway is out of resources"),
         Setback::Closed(_) => (CANNOT_CONNECT, "the connection to the database server failed"),
     }

@@ -2,7 +2,7 @@
 
 use super::transport::{Failure, Kept, Received, Transport, poll_read_once};
 use crate::scratch::Output;
-use crate::tls::Session;
+use crate::tls::{Role, Session};
 use crate::traffic::add;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 const MAX_ANSWERS: usize = 16 * 1024;
 
 /// A leg inside of TLS.
-pub struct Tls<'a> {
-    session: Session,
+pub struct Tls<'a, R> {
+    session: Session<R>,
     socket: &'a TcpStream,
     /// Records that the socket has not taken yet.
     kept: Kept,
@@ -21,9 +21,9 @@ pub struct Tls<'a> {
     ended: bool,
 }
 
-impl<'a> Tls<'a> {
+impl<'a, R: Role> Tls<'a, R> {
     /// `socket`: the one on which the handshake was done.
-    pub fn new(session: Session, socket: &'a TcpStream) -> Self {
+    pub fn new(session: Session<R>, socket: &'a TcpStream) -> Self {
         Tls { session, socket, kept: Kept::default(), ended: false }
     }
 
@@ -36,7 +36,7 @@ impl<'a> Tls<'a> {
     }
 }
 
-impl Transport for Tls<'_> {
+impl<R: Role> Transport for Tls<'_, R> {
     const SPLICES: bool = false;
 
     fn socket(&self) -> &TcpStream {
@@ -92,13 +92,13 @@ impl Transport for Tls<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Termination;
+    use crate::config::{Authorities, MinVersion, Termination, UpstreamTls};
     use crate::reason::CloseReason;
     use crate::splice::relay::relay;
-    use crate::tls::server_config;
+    use crate::tls::{Dialling, ServerTls, Serving, server_config};
     use crate::traffic::Traffic;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, StreamOwned};
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
     use std::sync::Arc;
@@ -107,26 +107,34 @@ mod tests {
 
     const NAME: &str = "end.example.com";
 
-    type End = StreamOwned<ClientConnection, std::net::TcpStream>;
+    type End<C> = StreamOwned<C, std::net::TcpStream>;
 
-    /// A session, and the end that has asked for it, in its own thread. What the end says at once comes with its handshake.
-    async fn session(
-        at_once: &'static [u8],
-        go_on: impl FnOnce(End) + Send + 'static,
-    ) -> (TcpStream, Session, thread::JoinHandle<()>) {
+    fn certified() -> (Termination, RootCertStore) {
         let certified = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
         let certificate = CertificateDer::from(certified.cert.der().to_vec());
         let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
-        let termination = Termination { chain: vec![certificate], key, client_ca: None, not_after: u64::MAX };
-        let config = server_config(&termination, std::iter::empty()).unwrap();
+        (Termination { chain: vec![certificate], key, client_ca: None, not_after: u64::MAX }, roots)
+    }
 
+    /// The gateway's socket of a leg, and that of its end.
+    fn pair() -> (TcpStream, std::net::TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let end = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
-        let socket = TcpStream::from_std(socket).unwrap();
+        (TcpStream::from_std(socket).unwrap(), end)
+    }
+
+    /// A session, and the client that has asked for it, in its own thread. What that says at once comes with its handshake.
+    async fn accepted(
+        at_once: &'static [u8],
+        go_on: impl FnOnce(End<ClientConnection>) + Send + 'static,
+    ) -> (TcpStream, Session<Serving>, thread::JoinHandle<()>) {
+        let (termination, roots) = certified();
+        let config = server_config(&termination, std::iter::empty()).unwrap();
+        let (socket, end) = pair();
         let end = thread::spawn(move || {
             let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
             let name = ServerName::try_from(NAME).unwrap();
@@ -139,27 +147,53 @@ mod tests {
         (socket, session, end)
     }
 
+    /// A session that was asked for, and the server that has accepted it, in its own thread.
+    async fn dialled(
+        go_on: impl FnOnce(End<ServerConnection>) + Send + 'static,
+    ) -> (TcpStream, Session<Dialling>, thread::JoinHandle<()>) {
+        let (termination, roots) = certified();
+        let certificates = termination.chain.clone();
+        let tls = UpstreamTls {
+            authorities: Arc::new(Authorities { certificates, roots }),
+            server_name: None,
+            san: Vec::new(),
+            certificate: None,
+            alpn: Vec::new(),
+            min_version: MinVersion::Tls13,
+        };
+        let tls = ServerTls::new(&Arc::new(tls), None).unwrap();
+        let (socket, end) = pair();
+        let end = thread::spawn(move || {
+            let config = server_config(&termination, std::iter::empty()).unwrap();
+            go_on(StreamOwned::new(ServerConnection::new(config).unwrap(), end));
+        });
+        let (config, name) = tls.toward(&format!("{NAME}:1").parse().unwrap()).unwrap();
+        let session = Session::connect(&socket, config, name).await.unwrap();
+        (socket, session, end)
+    }
+
     fn numbers(from: usize) -> Vec<u8> {
         (from..from + 1_000_000).flat_map(usize::to_be_bytes).collect()
     }
 
     #[tokio::test]
     async fn both_legs_may_be_inside_of_tls() {
-        let hears = |end: &mut End, from: usize| {
+        fn hears(end: &mut impl Read, expected: &[u8]) {
             let mut heard = Vec::new();
             // To close_notify: a bare FIN would be an error.
             end.read_to_end(&mut heard).unwrap();
-            assert!(heard == [b"at once", &numbers(from)[..]].concat());
-        };
-        let (near, client, client_end) = session(b"at once", move |mut end| {
+            assert!(heard == expected);
+        }
+        let (near, client, client_end) = accepted(b"at once", |mut end| {
             end.write_all(&numbers(0)).unwrap();
             end.conn.send_close_notify();
             end.flush().unwrap();
-            hears(&mut end, 5);
+            hears(&mut end, &numbers(5));
         })
         .await;
-        let (far, server, server_end) = session(b"at once", move |mut end| {
-            hears(&mut end, 0);
+        // It answers behind the client's end.
+        let (far, server, server_end) = dialled(|mut end| {
+            hears(&mut end, &[b"at once", &numbers(0)[..]].concat());
             end.write_all(&numbers(5)).unwrap();
             end.conn.send_close_notify();
             end.flush().unwrap();
@@ -169,7 +203,7 @@ mod tests {
         let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None).await;
         assert_eq!(end, Ok(CloseReason::ClientClosed));
         assert_eq!(traffic.bytes_in.load(Relaxed), 7 + 8_000_000);
-        assert_eq!(traffic.bytes_out.load(Relaxed), 7 + 8_000_000);
+        assert_eq!(traffic.bytes_out.load(Relaxed), 8_000_000);
         drop((near, far));
         client_end.join().unwrap();
         server_end.join().unwrap();

@@ -1,4 +1,4 @@
-//! Why TLS with a client failed: rustls' many errors as the closed set that operators see.
+//! Why TLS with a peer failed: rustls' many errors as the closed set that operators see.
 
 use crate::reason::TlsError;
 use crate::sniff::{self, TlsVersion};
@@ -7,7 +7,8 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 const TLS_1_2: TlsVersion = TlsVersion(0x0303);
 
-/// The cause of an error. `received`: what rustls has not consumed; the ClientHello, if that was at fault.
+/// The cause of an error. `received`: what rustls has not consumed; the ClientHello, if that was at fault. (A server's
+/// messages are none, and are not looked at.)
 pub(crate) fn cause(error: &Error, received: &[u8]) -> TlsError {
     use TlsError as E;
     match error {
@@ -21,7 +22,7 @@ pub(crate) fn cause(error: &Error, received: &[u8]) -> TlsError {
         | Error::InvalidMessage(_)
         | Error::PeerMisbehaved(_)
         | Error::PeerSentOversizedRecord => E::ProtocolViolation,
-        // The routes have chosen by ALPN: only a second ClientHello can differ.
+        // The routes have chosen by ALPN: only a second ClientHello can differ. A server may not choose what was not offered.
         Error::NoApplicationProtocol => E::ProtocolViolation,
         // Names and ECH are of clients; the others are faults of ours.
         Error::UnsupportedNameType
@@ -79,6 +80,7 @@ fn certificate(error: &CertificateError) -> TlsError {
     match error {
         C::UnknownIssuer => E::UnknownCa,
         C::Expired | C::ExpiredContext { .. } => E::CertificateExpired,
+        C::NotValidForName | C::NotValidForNameContext { .. } => E::CertificateName,
         C::NotValidYet | C::NotValidYetContext { .. } => E::CertificateNotYetValid,
         C::InvalidPurpose | C::InvalidPurposeContext { .. } => E::CertificatePurpose,
         C::Other(error) => match error.0.downcast_ref() {
@@ -102,6 +104,8 @@ fn alert(description: AlertDescription) -> TlsError {
         A::CertificateRevoked => E::AlertCertificateRevoked,
         A::CertificateExpired => E::AlertCertificateExpired,
         A::CertificateUnknown => E::AlertCertificateUnknown,
+        A::CertificateRequired => E::AlertCertificateRequired,
+        A::UnrecognisedName => E::AlertUnrecognizedName,
         A::HandshakeFailure => E::AlertHandshakeFailure,
         A::ProtocolVersion => E::AlertProtocolVersion,
         _ => E::AlertOther,

@@ -5,7 +5,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
 use webpki::EndEntityCert;
 
@@ -16,11 +16,9 @@ pub(crate) fn client_config(tls: &HealthTls) -> Result<Arc<ClientConfig>, anyhow
         ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let mut config = match &tls.ca {
         Some(authorities) => {
-            let mut roots = RootCertStore::empty();
-            for authority in authorities.iter() {
-                roots.add(authority.clone())?;
-            }
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(authorities.roots.clone()), provider)
+                    .build()?;
             builder.with_webpki_verifier(verifier)
         }
         None => {

@@ -3,10 +3,15 @@
 mod cause;
 mod client;
 mod client_auth;
+mod facts;
 mod server;
+mod server_auth;
 mod session;
+mod upstream;
 
 pub(crate) use client::client_config;
 use client_auth::check_dates;
+pub use facts::{ClientCertificate, ClientTls};
 pub use server::server_config;
-pub use session::{HandshakeError, Session};
+pub use session::{Dialling, HandshakeError, Role, Serving, Session};
+pub use upstream::ServerTls;

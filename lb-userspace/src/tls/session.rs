@@ -7,10 +7,15 @@ use super::cause::cause;
 use crate::reason::TlsError;
 use crate::scratch::{self, Output};
 use crate::socket::{read_some, write_all};
+use rustls::client::{ClientConfig, ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
 use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedConnectionCommon, UnbufferedStatus,
+};
 use std::io;
 use std::mem;
+use std::ops::DerefMut;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
@@ -24,19 +29,22 @@ const MAX_INCOMING: usize = scratch::SIZE - MAX_RECORD;
 /// Why a handshake did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The client's TLS was at fault, or ours does not suit it.
+    /// The peer's TLS was at fault, or ours does not suit it.
     #[error("{0}")]
     Tls(rustls::Error, TlsError),
-    /// The client sent a handshake message in too many pieces.
+    /// The peer sent a handshake message in too many pieces.
     #[error("a handshake message in too many records")]
     TooFragmented,
     /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The client closed in the middle.
-    #[error("the client closed during the handshake")]
+    /// The peer closed in the middle.
+    #[error("the peer closed during the handshake")]
     Closed,
-    /// The client was too slow.
+    /// The server has no name that TLS could ask for.
+    #[error("the server has no name")]
+    Nameless,
+    /// The peer was too slow.
     #[error("the handshake took too long")]
     TimedOut,
 }
@@ -48,42 +56,106 @@ impl HandshakeError {
             HandshakeError::Tls(_, cause) => *cause,
             HandshakeError::TooFragmented => TlsError::ProtocolViolation,
             HandshakeError::Io(_) => TlsError::Reset,
+            HandshakeError::Nameless => TlsError::CertificateName,
             HandshakeError::Closed => TlsError::Closed,
             HandshakeError::TimedOut => TlsError::Timeout,
         }
     }
 }
 
-/// A TLS session with a client, its handshake done.
-pub struct Session {
-    tls: UnbufferedServerConnection,
+/// Which end of a session the gateway is. Implemented by rustls' connections of both roles, which have no trait in common.
+pub trait Role: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
+    /// rustls' data of the role.
+    type Data;
+
+    /// rustls' own of this name.
+    fn process_tls_records<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+/// The peer is a client.
+pub type Serving = UnbufferedServerConnection;
+
+/// The peer is a server.
+pub type Dialling = UnbufferedClientConnection;
+
+impl Role for Serving {
+    type Data = ServerConnectionData;
+
+    fn process_tls_records<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        (**self).process_tls_records(incoming)
+    }
+}
+
+impl Role for Dialling {
+    type Data = ClientConnectionData;
+
+    fn process_tls_records<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        (**self).process_tls_records(incoming)
+    }
+}
+
+/// A TLS session with a peer, its handshake done.
+pub struct Session<R> {
+    tls: R,
     /// Ciphertext received, of a record or a handshake message that is not whole yet. At most [`MAX_INCOMING`] bytes.
     incoming: Vec<u8>,
     /// Plaintext that came with the end of the handshake.
     early: Vec<u8>,
-    /// The client has sent close_notify.
+    /// The peer has sent close_notify.
     closed: bool,
 }
 
-impl Session {
-    /// Does the handshake; `hello` holds the bytes received so far. The caller bounds the time.
+impl Session<Serving> {
+    /// Does the handshake with a client; `hello` holds the bytes received so far. The caller bounds the time.
     pub async fn accept(
         client: &TcpStream,
         hello: Vec<u8>,
         config: Arc<ServerConfig>,
-    ) -> Result<Session, HandshakeError> {
-        let failed = |error, received: &[u8]| {
-            let cause = cause(&error, received);
-            HandshakeError::Tls(error, cause)
-        };
-        let tls = UnbufferedServerConnection::new(config).map_err(|error| failed(error, &[]))?;
-        let mut session = Session { tls, incoming: hello, early: Vec::new(), closed: false };
+    ) -> Result<Self, HandshakeError> {
+        let tls = UnbufferedServerConnection::new(config).map_err(|error| handshake_failed(error, &[]))?;
+        Self::handshake(client, tls, hello).await
+    }
+
+    /// rustls' connection.
+    pub(super) fn connection(&self) -> &Serving {
+        &self.tls
+    }
+}
+
+impl Session<Dialling> {
+    /// Does the handshake with a server, which must have a certificate that `config` takes for `name`. The caller bounds the
+    /// time.
+    pub async fn connect(
+        server: &TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, HandshakeError> {
+        let tls =
+            UnbufferedClientConnection::new(config, name).map_err(|error| handshake_failed(error, &[]))?;
+        Self::handshake(server, tls, Vec::new()).await
+    }
+}
+
+impl<R: Role> Session<R> {
+    async fn handshake(socket: &TcpStream, tls: R, incoming: Vec<u8>) -> Result<Self, HandshakeError> {
+        let mut session = Session { tls, incoming, early: Vec::new(), closed: false };
         loop {
             let (mut plaintext, mut answer) = (Output::default(), Output::default());
             let Session { tls, incoming, closed, .. } = &mut session;
             let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
-            write_all(client, answer.bytes()).await?;
-            let consumed = result.map_err(|error| failed(error, &session.incoming))?;
+            let sent = write_all(socket, answer.bytes()).await;
+            // An error of TLS tells more than that the peer did not wait for our alert.
+            let consumed = result.map_err(|error| handshake_failed(error, &session.incoming))?;
+            sent?;
             session.incoming.drain(..consumed);
             session.early.extend_from_slice(plaintext.bytes());
             if session.incoming.len() > MAX_INCOMING {
@@ -93,7 +165,7 @@ impl Session {
                 session.incoming.shrink_to_fit();
                 return Ok(session);
             }
-            if read_some(client, &mut session.incoming).await? == 0 {
+            if session.closed || read_some(socket, &mut session.incoming).await? == 0 {
                 return Err(HandshakeError::Closed);
             }
         }
@@ -119,7 +191,7 @@ impl Session {
         mem::take(&mut self.early)
     }
 
-    /// The client has sent close_notify: nothing comes behind what is decrypted.
+    /// The peer has sent close_notify: nothing comes behind what is decrypted.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
@@ -159,6 +231,12 @@ impl Session {
     }
 }
 
+/// What ended a handshake. `received`: what rustls has not consumed.
+fn handshake_failed(error: rustls::Error, received: &[u8]) -> HandshakeError {
+    let cause = cause(&error, received);
+    HandshakeError::Tls(error, cause)
+}
+
 /// What ended a session whose handshake was done.
 fn failed(error: rustls::Error) -> TlsError {
     tracing::debug!(%error, "TLS error");
@@ -168,7 +246,7 @@ fn failed(error: rustls::Error) -> TlsError {
 /// Processes the records in `incoming`: plaintext and answers (handshake messages, alerts) are appended. Returns
 /// how many bytes of `incoming` are done with. After an error `answer` ends with the alert.
 fn decrypt(
-    tls: &mut UnbufferedServerConnection,
+    tls: &mut impl Role,
     incoming: &mut [u8],
     plaintext: &mut Output,
     answer: &mut Output,
@@ -194,7 +272,7 @@ fn decrypt(
                 | ConnectionState::WriteTraffic(_)
                 | ConnectionState::Closed,
             ) => return Ok(consumed + discard),
-            // 0-RTT is never offered (max_early_data_size is 0).
+            // 0-RTT is never offered, to clients (max_early_data_size is 0) or to servers (enable_early_data is false).
             Ok(_) => return Err(rustls::Error::General("unexpected TLS state".into())),
             Err(error) => {
                 take_alert(tls, answer);
@@ -207,7 +285,7 @@ fn decrypt(
 
 /// The alert that an error has queued. rustls may not look at what it has received any more: it would judge it anew, or
 /// miss what it was promised.
-fn take_alert(tls: &mut UnbufferedServerConnection, answer: &mut Output) {
+fn take_alert(tls: &mut impl Role, answer: &mut Output) {
     // What is queued comes before what is received.
     while tls.wants_write() {
         let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.process_tls_records(&mut []).state else {
@@ -220,7 +298,7 @@ fn take_alert(tls: &mut UnbufferedServerConnection, answer: &mut Output) {
 /// Appends `plaintext` as records, or close_notify for `None`, behind what the session itself has to say first (a key
 /// update). `incoming`: what [`decrypt`] has left; rustls may still refer to it.
 fn encrypt(
-    tls: &mut UnbufferedServerConnection,
+    tls: &mut impl Role,
     incoming: &mut Vec<u8>,
     plaintext: Option<&[u8]>,
     output: &mut Output,
@@ -264,7 +342,7 @@ fn encrypt(
     }
 }
 
-fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut Output) {
+fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, output: &mut Output) {
     output.append(|out| match data.encode(out) {
         Ok(written) => Ok(written),
         Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),

@@ -1,4 +1,5 @@
-//! Certificates and keys named by routes: read, matched and dated, so that nothing about them fails later.
+//! Certificates, keys and authorities named by routes and pools: read, matched and dated, so that nothing about them fails
+//! later.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -17,12 +18,15 @@ use zeroize::Zeroizing;
 
 use super::pem::{pem_error, unusable};
 use super::{key, pem};
-use crate::config::diagnostic::{Problem, quote};
+use crate::config::authorities::Authorities;
+use crate::config::diagnostic::{Problem, Report, quote};
+use crate::config::draft::{CertificateDraft, Field};
 use crate::config::files::Files;
 use crate::config::model::Termination;
+use crate::config::place::Place;
 use crate::ech;
 
-/// The files of a terminated route.
+/// The files of a terminated route, or of the `certificate` of a pool's `tls`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Paths {
     pub(super) chain: PathBuf,
@@ -38,6 +42,50 @@ pub(super) enum Part {
     Key,
     Passphrase,
     ClientCa,
+}
+
+/// The certificate of a route, or of a pool's `tls`, and where it is named.
+pub(super) fn load_certificate<'r>(
+    certificate: &'r Field<CertificateDraft>,
+    client_ca: &Field<PathBuf>,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Option<(&'r Place, Arc<Loaded>)> {
+    let certificate = certificate.given()?;
+    let chain = certificate.value.chain.given()?;
+    let key = certificate.value.key.given()?;
+    let passphrase = &certificate.value.passphrase_file;
+    if passphrase.is_invalid() {
+        return None;
+    }
+    let passphrase = passphrase.given();
+    let client_ca = client_ca.given();
+    let paths = Paths {
+        chain: chain.value.clone(),
+        key: key.value.clone(),
+        passphrase: passphrase.map(|path| path.value.clone()),
+        client_ca: client_ca.map(|path| path.value.clone()),
+    };
+    let at = |(part, problem): &(Part, Problem)| {
+        let place = match part {
+            Part::Chain => chain,
+            Part::Key => key,
+            Part::Passphrase => passphrase?,
+            Part::ClientCa => client_ca?,
+        };
+        Some(problem.clone().at(&place.place))
+    };
+    match certificates.load(&paths) {
+        Ok(loaded) => {
+            let warnings = loaded.warnings.iter().filter_map(at);
+            warnings.for_each(|warning| report.push(warning.into_warning()));
+            Some((&certificate.place, loaded.clone()))
+        }
+        Err(problems) => {
+            problems.iter().filter_map(at).for_each(|problem| report.push(problem));
+            None
+        }
+    }
 }
 
 /// A certificate that can be used.
@@ -58,18 +106,14 @@ pub(super) struct Certificates<'a> {
     now: UnixTime,
     provider: CryptoProvider,
     loaded: HashMap<Paths, Outcome>,
-    authorities: HashMap<PathBuf, Result<Arc<[CertificateDer<'static>]>, Problem>>,
+    /// By their file; `None`: the system's.
+    authorities: HashMap<Option<PathBuf>, Result<Arc<Authorities>, Problem>>,
 }
 
 impl<'a> Certificates<'a> {
     pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
-        Self {
-            files,
-            now,
-            provider: aws_lc_rs::default_provider(),
-            loaded: HashMap::new(),
-            authorities: HashMap::new(),
-        }
+        let provider = aws_lc_rs::default_provider();
+        Self { files, now, provider, loaded: HashMap::new(), authorities: HashMap::new() }
     }
 
     pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
@@ -87,7 +131,7 @@ impl<'a> Certificates<'a> {
             let passphrase = passphrase.as_ref().map(|line| &line[..]);
             self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
         });
-        let client_ca = paths.client_ca.as_deref().map(|path| self.read_authorities(path, PEM_AUTHORITIES));
+        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path).map(|ca| ca.certificates));
         let client_ca = client_ca.transpose().map_err(|problem| (Part::ClientCa, problem));
         let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
             (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
@@ -152,33 +196,58 @@ impl<'a> Certificates<'a> {
         ech::Key::read(&self.read(path)?).map_err(|error| unusable(path, &error.to_string()).help(made))
     }
 
-    /// The certificates of those who sign servers' certificates; each file is read once. `help`: what it should be.
-    pub(super) fn authorities(
-        &mut self,
-        path: &Path,
-        help: &str,
-    ) -> Result<Arc<[CertificateDer<'static>]>, Problem> {
-        if let Some(known) = self.authorities.get(path) {
-            return known.clone();
-        }
-        let read = self.read_authorities(path, help).map(Arc::from);
-        self.authorities.insert(path.to_owned(), read.clone());
-        read
+    fn client_ca(&self, path: &Path) -> Result<Authorities, Problem> {
+        self.authorities_in(path, "a PEM file with the certificates that sign those of clients")
     }
 
-    fn read_authorities(&self, path: &Path, help: &str) -> Result<Vec<CertificateDer<'static>>, Problem> {
-        let authorities = certificates(path, &self.read(path)?)?;
-        if authorities.is_empty() {
+    /// Those who sign the certificates of servers: in the file, or without one the system's.
+    pub(super) fn server_authorities(&mut self, path: Option<&Path>) -> Result<Arc<Authorities>, Problem> {
+        let key = path.map(Path::to_owned);
+        if let Some(known) = self.authorities.get(&key) {
+            return known.clone();
+        }
+        let found = match path {
+            Some(path) => {
+                self.authorities_in(path, "a PEM file with the certificates that sign those of servers")
+            }
+            None => self.system_authorities(),
+        };
+        let found = found.map(Arc::new);
+        self.authorities.insert(key, found.clone());
+        found
+    }
+
+    /// `help`: what the file should be.
+    fn authorities_in(&self, path: &Path, help: &str) -> Result<Authorities, Problem> {
+        let certificates = certificates(path, &self.read(path)?)?;
+        if certificates.is_empty() {
             return Err(unusable(path, "it holds no certificate").help(help));
         }
         let mut roots = RootCertStore::empty();
-        for (number, authority) in (1..).zip(&authorities) {
+        for (number, authority) in (1..).zip(&certificates) {
             if roots.add(authority.clone()).is_err() {
                 let why = format!("its certificate {number} is not X.509");
                 return Err(unusable(path, &why).help(help));
             }
         }
-        Ok(authorities)
+        Ok(Authorities { certificates, roots })
+    }
+
+    fn system_authorities(&self) -> Result<Authorities, Problem> {
+        let (found, fault) = self.files.system_authorities();
+        let (mut certificates, mut roots) = (Vec::new(), RootCertStore::empty());
+        // The system's may be old, or for purposes of its own: one that cannot be used is left out.
+        for authority in found {
+            if roots.add(authority.clone()).is_ok() {
+                certificates.push(authority);
+            }
+        }
+        if certificates.is_empty() {
+            let why = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
+            let problem = Problem::new(format!("this system has no authorities{why}"));
+            return Err(problem.help("install `ca-certificates`, or name a file: `ca = \"FILE\"`"));
+        }
+        Ok(Authorities { certificates, roots })
     }
 
     fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -254,21 +323,17 @@ impl Leaf {
         let now = now.as_secs();
         if now > self.not_after {
             let message = format!("this certificate expired on {}", date(self.not_after));
-            return Some(Problem::new(message).help("clients will refuse it: renew it"));
+            return Some(Problem::new(message).help("it will be refused: renew it"));
         }
         if now < self.not_before {
             let message = format!("this certificate is not valid before {}", date(self.not_before));
-            return Some(
-                Problem::new(message).help("clients will refuse it until then; is the clock right?"),
-            );
+            return Some(Problem::new(message).help("it will be refused until then; is the clock right?"));
         }
         None
     }
 }
 
-const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, the server's own first";
-
-const PEM_AUTHORITIES: &str = "a PEM file with the certificates that sign those of clients";
+const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, that of the key first";
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     CertificateDer::pem_slice_iter(pem)

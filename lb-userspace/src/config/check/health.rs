@@ -114,8 +114,7 @@ fn reject_others_keys(draft: &HealthDraft, check: CheckKind, report: &mut Report
 }
 
 fn tls_of(draft: &HealthTlsDraft, certificates: &mut Certificates<'_>, report: &mut Report) -> HealthTls {
-    const HELP: &str = "a PEM file with the certificates that sign those of the servers";
-    let ca = draft.ca.given().and_then(|path| match certificates.authorities(&path.value, HELP) {
+    let ca = draft.ca.given().and_then(|path| match certificates.server_authorities(Some(&path.value)) {
         Ok(authorities) => Some(authorities),
         Err(problem) => {
             report.push(problem.at(&path.place));

@@ -9,13 +9,15 @@ mod key;
 mod names;
 mod pem;
 mod ties;
+mod upstream_tls;
 
 use std::sync::Arc;
 
 use super::address::Origin;
-use super::diagnostic::{Diagnostic, Problem, Report, quote};
+use super::diagnostic::{Diagnostic, Report, quote};
 use super::draft::{
-    AccessLogDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, reject_repeated,
+    AccessLogDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, items,
+    reject_repeated, values,
 };
 use super::files::Files;
 use super::health::OnDown;
@@ -23,8 +25,8 @@ use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
     Pool, Protocol, Route, Server,
 };
-use super::place::{Place, Placed};
-use certificate::{Certificates, Loaded, Part, Paths};
+use super::place::Place;
+use certificate::{Certificates, Loaded, load_certificate};
 use names::Names;
 use rustls::pki_types::UnixTime;
 use ties::Claim;
@@ -51,7 +53,6 @@ pub(super) fn check(mut draft: Draft, files: &dyn Files, now: UnixTime, report: 
 }
 
 fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
-    not_in_this_version(draft, report);
     if draft.listeners.is_empty() {
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
         report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
@@ -72,7 +73,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         .map(|(draft, name)| listener(draft, name, gateway.live.keepalive, certificates, report))
         .collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
-    let pools =
+    let pools: Vec<_> =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
     for (route, name) in draft.routes.iter().zip(&route_names.list) {
@@ -83,6 +84,9 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
             Protocol::Tcp => reject_tls_keys(route, report),
             Protocol::Tls | Protocol::Postgres => tls_keys(route, certificates, report),
         });
+        if let Some(index) = known {
+            upstream_tls::reject_passed_through(draft, route, listeners[index].protocol, &pool_names, report);
+        }
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
             name: name.clone(),
@@ -122,17 +126,6 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         warn_of_unused_pools(draft, &routes, report);
     }
     Config { gateway, listeners, routes, pools }
-}
-
-/// What the format has and this version lacks. Delete a line when its feature is there.
-fn not_in_this_version(draft: &Draft, report: &mut Report) {
-    for pool in &draft.pools {
-        if let Some(given) = pool.tls.given() {
-            let error = Diagnostic::error(&given.place, "`tls` of a pool is not in this version");
-            let help = "leave it out; a server that wants TLS can have it from the client, passed through";
-            report.push(error.help(help));
-        }
-    }
 }
 
 /// `[gateway]`, whose values do not depend on one another.
@@ -248,7 +241,9 @@ fn pool(
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
     let default = Pool::new(name.clone(), servers.collect());
+    let tls = upstream_tls::check(draft, certificates, report);
     Pool {
+        tls: tls.or(default.tls),
         slow_start: draft.slow_start.or(default.slow_start),
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),
@@ -304,51 +299,9 @@ fn tls_keys<'r>(
                 let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
                 report.push_absence(error.help(example));
             }
-            load_certificate(draft, certificates, report)
+            load_certificate(&draft.certificate, &draft.client_ca, certificates, report)
         }
         Field::Given(_) | Field::Absent => reject_termination_keys(draft, report),
-    }
-}
-
-fn load_certificate<'r>(
-    draft: &'r RouteDraft,
-    certificates: &mut Certificates<'_>,
-    report: &mut Report,
-) -> Option<(&'r Place, Arc<Loaded>)> {
-    let certificate = draft.certificate.given()?;
-    let chain = certificate.value.chain.given()?;
-    let key = certificate.value.key.given()?;
-    let passphrase = &certificate.value.passphrase_file;
-    if passphrase.is_invalid() {
-        return None;
-    }
-    let passphrase = passphrase.given();
-    let client_ca = draft.client_ca.given();
-    let paths = Paths {
-        chain: chain.value.clone(),
-        key: key.value.clone(),
-        passphrase: passphrase.map(|path| path.value.clone()),
-        client_ca: client_ca.map(|path| path.value.clone()),
-    };
-    let at = |(part, problem): &(Part, Problem)| {
-        let place = match part {
-            Part::Chain => chain,
-            Part::Key => key,
-            Part::Passphrase => passphrase?,
-            Part::ClientCa => client_ca?,
-        };
-        Some(problem.clone().at(&place.place))
-    };
-    match certificates.load(&paths) {
-        Ok(loaded) => {
-            let warnings = loaded.warnings.iter().filter_map(at);
-            warnings.for_each(|warning| report.push(warning.into_warning()));
-            Some((&certificate.place, loaded.clone()))
-        }
-        Err(problems) => {
-            problems.iter().filter_map(at).for_each(|problem| report.push(problem));
-            None
-        }
     }
 }
 
@@ -438,14 +391,4 @@ fn warn_of_unused_pools(draft: &Draft, routes: &[Route], report: &mut Report) {
 
 fn first_sni(draft: &RouteDraft) -> Option<String> {
     Some(items(&draft.sni).first()?.value.to_string())
-}
-
-/// None where the key is not there.
-fn items<T>(field: &Field<Vec<Placed<T>>>) -> &[Placed<T>] {
-    field.given().map_or(&[], |list| &list.value)
-}
-
-/// The items without their positions.
-fn values<T: Clone>(field: &Field<Vec<Placed<T>>>) -> Vec<T> {
-    items(field).iter().map(|value| value.value.clone()).collect()
 }

@@ -66,10 +66,15 @@ impl Names {
         names
     }
 
+    /// The index of the thing with this name.
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
     /// The index of the thing a field names.
     pub(super) fn resolve(&self, reference: &Field<String>, report: &mut Report) -> Option<usize> {
         let name = reference.given()?;
-        let found = self.index.get(name.value.as_str()).copied();
+        let found = self.find(&name.value);
         if found.is_none() && !self.incomplete {
             self.report_unknown(name, report);
         }

@@ -63,18 +63,14 @@ fn what_is_left_out_has_its_default() {
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
         keepalive: Keepalive::default(),
+        tls: None,
     };
     assert_eq!(config.pools, [pool]);
 }
 
 #[test]
-fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
-    let faults = checked(EXAMPLE).unwrap_err();
-    let messages: Vec<_> = faults.iter().map(|fault| &*fault.message).collect();
-    assert_eq!(messages, ["`tls` of a pool is not in this version"]);
-
-    let kept = EXAMPLE.lines().filter(|line| !line.starts_with("tls     ="));
-    let config = accepted(&kept.collect::<Vec<_>>().join("\n"));
+fn the_documented_example_is_valid() {
+    let config = accepted(EXAMPLE);
     assert_eq!(config.gateway.fixed.admin, Some("127.0.0.1:9900".parse().unwrap()));
     assert_eq!(
         config.gateway.fixed.access_log,
@@ -90,6 +86,8 @@ fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
     assert_eq!(termination.not_after, 1_798_761_600, "2027-01-01");
     let pool = &config.pools[0];
     assert_eq!((pool.balance, pool.send_proxy), (Balance::LeastConnections, Some(ProxyVersion::V2)));
+    let server_name = pool.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
+    assert_eq!(server_name.map(|name| name.to_str()).as_deref(), Some("redis.internal"));
     let addresses: Vec<_> =
         config.pools.iter().flat_map(|p| &p.servers).map(|s| s.origin.to_string()).collect();
     assert_eq!(addresses, ["10.0.0.11:6379", "redis-0.eu.example.com:6379", "[2001:db8::1]:6379"]);

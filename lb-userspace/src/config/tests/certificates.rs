@@ -69,16 +69,16 @@ fn a_certificate_file_must_be_readable_and_hold_a_certificate() {
          help: a relative path starts at the directory of this file
         error: cannot use `empty.pem`: it holds no certificate
            at: "empty.pem"
-         help: a PEM file with `BEGIN CERTIFICATE`, the server's own first
+         help: a PEM file with `BEGIN CERTIFICATE`, that of the key first
         error: cannot use `app1.key`: it holds no certificate
            at: "app1.key"
          help: it holds a private key: are `chain` and `key` swapped?
         error: cannot use `cut.pem`: a PEM section in it does not end
            at: "cut.pem"
-         help: a PEM file with `BEGIN CERTIFICATE`, the server's own first
+         help: a PEM file with `BEGIN CERTIFICATE`, that of the key first
         error: cannot use `garbage.crt`: its first certificate is not X.509
            at: "garbage.crt"
-         help: a PEM file with `BEGIN CERTIFICATE`, the server's own first
+         help: a PEM file with `BEGIN CERTIFICATE`, that of the key first
         "#,
     );
 }
@@ -186,7 +186,7 @@ fn a_certificate_out_of_date_is_warned_of() {
         r#"
         warning: this certificate expired on 2024-01-01T00:00:00Z
            at: "old.crt"
-         help: clients will refuse it: renew it
+         help: it will be refused: renew it
         "#,
     );
     assert_faults(
@@ -194,7 +194,7 @@ fn a_certificate_out_of_date_is_warned_of() {
         r#"
         warning: this certificate is not valid before 2030-01-01T00:00:00Z
            at: "future.crt"
-         help: clients will refuse it until then; is the clock right?
+         help: it will be refused until then; is the clock right?
         "#,
     );
 }

@@ -47,7 +47,7 @@ fn what_is_given_counts() {
     let check = Check::Postgres { role: Some(Role::Replica), login: Some(login), database: "app".into() };
     assert_eq!((&health.check, health.port, health.rise, health.fall), (&check, Some(5433), 1, 4));
     let tls = health.tls.as_ref().unwrap();
-    assert_eq!(tls.ca.as_ref().unwrap().len(), 1);
+    assert_eq!(tls.ca.as_ref().unwrap().certificates.len(), 1);
     assert_eq!(tls.server_name.as_ref().unwrap().to_str(), "db.internal");
     assert!(!format!("{health:?}").contains("cret"), "a password is never shown");
     let pool =
@@ -172,7 +172,7 @@ fn files_are_there_and_hold_what_they_should() {
         r#"
         error: cannot use `password`: it holds no certificate
            at: "password"
-         help: a PEM file with the certificates that sign those of the servers
+         help: a PEM file with the certificates that sign those of servers
         error: `a b` is not a server name
            at: "a b"
          help: a host name or an IP address

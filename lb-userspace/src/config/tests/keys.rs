@@ -218,27 +218,3 @@ fn an_integer_out_of_range_is_an_error() {
         "#,
     );
 }
-
-#[test]
-fn what_this_version_lacks_is_validated_and_refused() {
-    assert_faults(
-        &changed(GOOD, "servers =", "tls = {}\nservers ="),
-        r#"
-        error: `tls` of a pool is not in this version
-           at: {}
-         help: leave it out; a server that wants TLS can have it from the client, passed through
-        "#,
-    );
-    let bad = "tls = { server_name = \"a b\" }\nservers =";
-    assert_faults(
-        &changed(GOOD, "servers =", bad),
-        r#"
-        error: `tls` of a pool is not in this version
-           at: { server_name = "a b" }
-         help: leave it out; a server that wants TLS can have it from the client, passed through
-        error: `a b` is not a server name
-           at: "a b"
-         help: a host name or an IP address
-        "#,
-    );
-}

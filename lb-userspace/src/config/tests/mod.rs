@@ -12,6 +12,7 @@ mod keys;
 mod names;
 mod objects;
 mod routes;
+mod upstream_tls;
 mod values;
 
 use std::collections::HashMap;
@@ -23,7 +24,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::*;
 use crate::reason::Tier;
@@ -82,6 +84,13 @@ impl Files for Map {
         let content = path.to_str().and_then(|path| self.0.get(path));
         content.map(|text| text.clone().into_bytes()).ok_or(io::ErrorKind::NotFound.into())
     }
+
+    fn system_authorities(&self) -> (Vec<CertificateDer<'static>>, Option<String>) {
+        match self.0.get("system-ca.crt") {
+            Some(pem) => (CertificateDer::from_pem_slice(pem.as_bytes()).into_iter().collect(), None),
+            None => (Vec::new(), Some("cannot read the directory".to_owned())),
+        }
+    }
 }
 
 static FILES: LazyLock<Map> = LazyLock::new(|| {
@@ -104,6 +113,8 @@ static FILES: LazyLock<Map> = LazyLock::new(|| {
     issue("old.crt", "old.key", &["app1.example.com"], 2020, 2024);
     issue("future.crt", "future.key", &["app1.example.com"], 2030, 2031);
     issue("clients-ca.crt", "clients-ca.key", &["ca"], 2025, 2027);
+    issue("upstream-ca.crt", "upstream-ca.key", &["upstream"], 2025, 2027);
+    issue("system-ca.crt", "system-ca.key", &["system"], 2025, 2027);
     let swapped = format!("{}{}", files["clients-ca.crt"], files["app1.crt"]);
     files.insert("swapped.crt", swapped);
     files.insert("empty.pem", "nothing here\n".to_owned());

@@ -11,15 +11,16 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CONNECTIONS,
     ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS, KEEPALIVE, KEEPALIVE_COUNT, LISTENER,
-    LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, ON_DOWN, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, ROLES,
-    ROOT, ROUTE, SERVER, SERVER_WEIGHT, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
+    LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, MIN_VERSIONS, ON_DOWN, POOL, PORT, PROTOCOLS,
+    PROXY_VERSIONS, ROLES, ROOT, ROUTE, SERVER, SERVER_WEIGHT, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS,
+    WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::value;
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
     AccessLogDraft, BackendDraft, CertificateDraft, Draft, EchDraft, Field, GatewayDraft, HealthDraft,
-    HealthTlsDraft, ListenerDraft, PoolDraft, RouteDraft, ServerDraft,
+    HealthTlsDraft, ListenerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -182,11 +183,7 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
             r.reject_duplicates(&patterns, |pattern| quote(&pattern.to_string()));
             Some(patterns)
         }),
-        alpn: s.read("alpn", |r, v| {
-            let protocols = r.items(v, |r, v| r.parse(v, value::alpn))?;
-            r.reject_duplicates(&protocols, |protocol| quote(protocol));
-            Some(protocols)
-        }),
+        alpn: s.read("alpn", alpn),
         tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
         certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
@@ -196,6 +193,12 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
         max_age: s.read("max_age", |r, v| r.timeout(v)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
     }
+}
+
+fn alpn(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Placed<Box<str>>>> {
+    let protocols = r.items(v, |r, v| r.parse(v, value::alpn))?;
+    r.reject_duplicates(&protocols, |protocol| quote(protocol));
+    Some(protocols)
 }
 
 fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
@@ -298,7 +301,13 @@ fn eject(mut s: Section<'_, '_>) -> Eject {
     }
 }
 
-fn upstream_tls(mut s: Section<'_, '_>) {
-    s.read("ca", |r, v| r.parse(v, value::path));
-    s.read("server_name", |r, v| r.parse(v, value::server_name));
+fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
+    UpstreamTlsDraft {
+        ca: s.read("ca", |r, v| r.parse(v, value::path)),
+        server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
+        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
+        certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
+        alpn: s.read("alpn", alpn),
+        min_version: s.read("min_version", |r, v| r.choice(v, &MIN_VERSIONS)),
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::key::Table;
-use super::keys::{DOCUMENTED, HEALTH_TLS, UPSTREAM_TLS};
+use super::keys::{DOCUMENTED, HEALTH_TLS};
 use super::with_tables_of_keys;
 use crate::config::diagnostic::Report;
 use crate::config::tests::{GOOD, changed, checked};
@@ -55,6 +55,12 @@ fn in_good(table: &Table, line: &str) -> String {
         "health" => with_health(line, line),
         "eject" => with_pool_key(&format!("eject = {{ {line} }}")),
         "ech" => with_ech(line),
+        // Not where TLS is passed through.
+        "tls of a pool" => {
+            let tcp = changed(GOOD, "sni = [\"app1.example.com\"]", "");
+            let tcp = changed(&tcp, "[[listener]]", "[[listener]]\nprotocol = \"tcp\"");
+            format!("{tcp}\n[pool.tls]\nserver_name = \"redis.internal\"\n{line}")
+        }
         header => changed(GOOD, header, &format!("{header}\n{line}")),
     }
 }
@@ -86,7 +92,7 @@ fn read(text: &str) -> Vec<String> {
 }
 
 fn tables() -> impl Iterator<Item = &'static Table> {
-    DOCUMENTED.into_iter().chain([&HEALTH_TLS, &UPSTREAM_TLS])
+    DOCUMENTED.into_iter().chain([&HEALTH_TLS])
 }
 
 #[test]
@@ -135,6 +141,7 @@ fn a_key_with_its_default_changes_nothing() {
                 "health" => with_health(key.name, ""),
                 "eject" => with_pool_key("eject = {}"),
                 "ech" => with_ech(""),
+                "tls of a pool" => in_good(table, ""),
                 _ => GOOD.to_owned(),
             };
             let with = in_good(table, &format!("{} = {value}", key.name));

@@ -21,14 +21,14 @@ pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
 pub(super) use listener::{BACKLOG, ECH, ECH_MODES, LISTENER, PROTOCOLS};
-pub(super) use pool::{BALANCES, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
+pub(super) use pool::{BALANCES, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
 pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
 
 /// Where a key that is unknown in one table may belong.
 pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 13] = [
+pub(super) const DOCUMENTED: [&Table; 14] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
@@ -42,6 +42,7 @@ pub(super) const DOCUMENTED: [&Table; 13] = [
     &SERVER,
     &HEALTH,
     &EJECT,
+    &UPSTREAM_TLS,
 ];
 
 pub(super) const ROOT: Table = Table {

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use super::common::{CONNECTIONS, KEEPALIVE_EXAMPLE};
 use super::health::ON_DOWN;
 use crate::config::address::Origin;
-use crate::config::model::{Balance, Pool, ProxyVersion, Server};
+use crate::config::model::{Balance, MinVersion, Pool, ProxyVersion, Server};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
 
@@ -23,6 +23,9 @@ pub(in crate::config::toml) const BALANCES: [(&str, Balance); 4] = [
 
 pub(in crate::config::toml) const PROXY_VERSIONS: [(&str, ProxyVersion); 2] =
     [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
+
+pub(in crate::config::toml) const MIN_VERSIONS: [(&str, MinVersion); 2] =
+    [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
 
 pub(in crate::config::toml) const POOL: Table = Table {
     header: "[[pool]]",
@@ -60,15 +63,16 @@ pub(in crate::config::toml) const POOL: Table = Table {
         Key {
             name: "connect_timeout",
             example: r#""2s""#,
-            meaning: "limit of one attempt at one server, with all its addresses; also of the wait for a PostgreSQL server's \
-                      answer to the request for TLS, and of the wait for a place where all servers have their `max_connections`",
+            meaning: "limit of one attempt at one server: with all its addresses, a PostgreSQL server's answer to the request \
+                      for TLS, and the TLS handshake; also of the wait for a place where all servers have their `max_connections`",
             values: Is("duration, not zero"),
             default: Some(Of(|| duration(a_pool().connect_timeout))),
         },
         Key {
             name: "send_proxy",
             example: r#""v2""#,
-            meaning: "the PROXY header that is sent to servers first; version 2 also carries the SNI (`PP2_TYPE_AUTHORITY`)",
+            meaning: "the PROXY header that is sent to servers first; version 2 also carries [what is known of the client's \
+                      TLS](#proxy-headers)",
             values: Of(|| one_of(&PROXY_VERSIONS)),
             default: Some(Is("absent: none")),
         },
@@ -103,9 +107,10 @@ pub(in crate::config::toml) const POOL: Table = Table {
         Key {
             name: "tls",
             example: r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#,
-            meaning: "**refused by this version**",
-            values: Is("table"),
-            default: Some(Is("absent: none")),
+            meaning: "the gateway speaks TLS to the servers; not for a pool to which a route passes TLS through; `{}` for the \
+                      defaults",
+            values: Is("table, [below](#tls-toward-servers)"),
+            default: Some(Is("absent: no TLS of the gateway's own")),
         },
     ],
 };
@@ -156,23 +161,53 @@ fn a_server() -> Server {
     Server::new(Origin::Service("".into()))
 }
 
-/// Refused by this version, and so not in the documentation.
 pub(in crate::config::toml) const UPSTREAM_TLS: Table = Table {
     header: "tls of a pool",
     keys: &[
         Key {
             name: "ca",
             example: r#""upstream-ca.crt""#,
-            meaning: "authorities that the server's certificate leads to (PEM)",
+            meaning: "servers must show a certificate that is issued by one of these authorities, directly or through \
+                      intermediates, or that is itself in this file (PEM)",
             values: Is("path"),
-            default: Some(Is("")),
+            default: Some(Is("the system's authorities")),
         },
         Key {
             name: "server_name",
             example: r#""redis.internal""#,
-            meaning: "the name that the server's certificate bears",
-            values: Is("host name or IP address"),
-            default: Some(Is("")),
+            meaning: "what the servers are called (SNI), and the name that their certificates must be for",
+            values: Is("host name or IP address; of an IP address no SNI is sent"),
+            default: Some(Is(
+                "the server's host name; required for servers without one, unless there is a `san`",
+            )),
+        },
+        Key {
+            name: "san",
+            example: r#"["DNS:redis.internal", "URI:spiffe://example.org/redis"]"#,
+            meaning: "alternative names of which the certificate must have one, instead of the name that the server is called",
+            values: Is("list of `\"DNS:…\"`, `\"IP:…\"`, `\"URI:…\"`, not empty"),
+            default: Some(Is("absent: the name that the server is called")),
+        },
+        Key {
+            name: "certificate",
+            example: r#"{ chain = "gateway.crt", key = "gateway.key" }"#,
+            meaning: "the gateway's own certificate, for servers that ask for one",
+            values: Is("table, as [of a route](#certificate)"),
+            default: Some(Is("absent: none")),
+        },
+        Key {
+            name: "alpn",
+            example: r#"["postgresql"]"#,
+            meaning: "protocols that are offered, in order of preference",
+            values: Is("list of protocol names"),
+            default: Some(Is("`[]`: the extension is not sent")),
+        },
+        Key {
+            name: "min_version",
+            example: r#""1.3""#,
+            meaning: "oldest version of TLS that is offered",
+            values: Of(|| one_of(&MIN_VERSIONS)),
+            default: Some(Of(|| word(&MIN_VERSIONS, &MinVersion::Tls12))),
         },
     ],
 };
