@@ -10,7 +10,7 @@ use crate::config::Protocol;
 use crate::connect::{self, Endpoints, Source, SourcePort};
 use crate::gateway::Gateway;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
-use crate::serving::{Listener, Permit, Route, ServerGuard, Snapshot};
+use crate::serving::{ClientPermit, Excess, Listener, Permit, Permits, Route, ServerGuard, Snapshot};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
@@ -43,15 +43,25 @@ pub struct Accepted {
     pub listener: Arc<Listener>,
     /// Its places in the gateway's and the listener's `max_connections`.
     pub permits: [Permit; 2],
+    /// Its place in the listener's `client_rate`, if there is one, and its client is known.
+    pub of_client: Option<ClientPermit>,
     /// The task that carries it, once it is spawned: before it runs.
     pub task: Rc<Cell<Option<AbortHandle>>>,
 }
 
+/// What a client is told that has too many connections to a listener.
+pub fn too_many(excess: Excess) -> RejectReason {
+    match excess {
+        Excess::New => RejectReason::ClientRate,
+        Excess::Open => RejectReason::ClientFull,
+    }
+}
+
 /// Carries one connection through its stages.
 pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
-    let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
-    let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
-    let (route, permit) = match arrival.go(&gateway).await {
+    let Accepted { worker, client, peer, snapshot, listener, permits, of_client, task } = accepted;
+    let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener, of_client);
+    let (route, permit, of_route_client) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
@@ -64,14 +74,15 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
-    let Arrival { visitor, client, begin, window, hello } = arrival;
+    let Arrival { visitor, client, begin, window, hello, of_client, .. } = arrival;
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
     tracing::debug!(id = connection.id, route = %route.name, "routed");
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age;
-    let permits = [of_gateway, of_listener, permit];
+    let permits =
+        Permits { connections: [of_gateway, of_listener, permit], clients: [of_client, of_route_client] };
     let passage = Passage { gateway, account, client, route, routed, snapshot, permits };
     match max_age {
         None => passage.go(hello, window).await,
@@ -95,18 +106,35 @@ struct Arrival {
     /// Bytes received and not consumed; they go to the server, or into the handshake.
     window: Vec<u8>,
     hello: Option<Box<ClientHello>>,
+    /// Its place in the listener's `client_rate`.
+    of_client: Option<ClientPermit>,
+    /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
+    is_client: bool,
 }
 
 impl Arrival {
-    fn new(gateway: &Gateway, client: Leg, peer: SocketAddr, listener: Arc<Listener>) -> Self {
+    fn new(
+        gateway: &Gateway,
+        client: Leg,
+        peer: SocketAddr,
+        listener: Arc<Listener>,
+        of_client: Option<ClientPermit>,
+    ) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
-        Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None }
+        let (begin, window) = (Instant::now(), Vec::new());
+        Arrival { visitor, client, begin, window, hello: None, of_client, is_client: true }
     }
 
     /// accept, sniff, route.
-    async fn go(&mut self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    async fn go(
+        &mut self,
+        gateway: &Gateway,
+    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
+            self.is_client = self.visitor.local.is_some();
+            let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
+            self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
         match self.visitor.listener.protocol {
             Protocol::Tcp => {}
@@ -144,7 +172,7 @@ impl Arrival {
 
     /// sniff: what does it want?
     async fn sniff(&mut self, preamble: Preamble) -> Result<(), RejectReason> {
-        let mut sniffer = Sniffer::new(preamble);
+        let mut sniffer = Sniffer::limited(preamble, self.visitor.listener.hello_bytes);
         let mut closed = None;
         loop {
             match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
@@ -174,7 +202,7 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    fn route(&self, gateway: &Gateway) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         let hello = self.hello.as_deref();
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
@@ -183,9 +211,15 @@ impl Arrival {
             Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
             _ => reason,
         })?;
+        let limit = route.clients.as_ref().filter(|_| self.is_client);
+        let of_client =
+            gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
+                Excess::New => RejectReason::RouteClientRate,
+                Excess::Open => RejectReason::RouteClientFull,
+            })?;
         let permit = gateway.acquire(&route.stats.live, route.max_connections);
         let permit = permit.ok_or(RejectReason::RouteFull)?;
-        Ok((route.clone(), permit))
+        Ok((route.clone(), permit, of_client))
     }
 
     /// What the client is told in its own protocol.
@@ -214,8 +248,7 @@ struct Passage {
     /// When the route was known.
     routed: Instant,
     snapshot: Arc<Snapshot>,
-    /// Its places in the `max_connections` of the gateway, the listener and the route.
-    permits: [Permit; 3],
+    permits: Permits,
 }
 
 /// A handover that is under way: dropped, both ends are reset.
@@ -401,6 +434,9 @@ impl Passage {
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
         self.account.negotiated(session.version());
+        if let Some(certificate) = session.client_certificate() {
+            self.account.identified(|| termination.client_name(certificate));
+        }
         Ok(session)
     }
 

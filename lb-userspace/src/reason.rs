@@ -36,6 +36,10 @@ reasons! {
         GatewayFull = "gateway_full",
         /// The listener's `max_connections` is reached.
         ListenerFull = "listener_full",
+        /// The client's address has opened more connections to the listener than its `client_rate` allows.
+        ClientRate = "client_rate",
+        /// The client's address has as many connections to the listener as its `client_rate` allows.
+        ClientFull = "client_full",
         /// A PROXY header was due (the peer is in `trusted_proxies`) and none, or a broken one, came.
         ProxyHeaderMalformed = "proxy_header_malformed",
         /// The client closed before it sent a byte (a port scan, a TCP health check).
@@ -70,6 +74,10 @@ reasons! {
         AlpnMismatch = "alpn_mismatch",
         /// The route's `max_connections` is reached.
         RouteFull = "route_full",
+        /// The client's address has opened more connections to the route than its `client_rate` allows.
+        RouteClientRate = "route_client_rate",
+        /// The client's address has as many connections to the route as its `client_rate` allows.
+        RouteClientFull = "route_client_full",
     }
 }
 
@@ -146,20 +154,30 @@ reasons! {
         NoSharedSignature = "no_shared_signature",
         /// The client lacks something else that TLS needs.
         Incompatible = "incompatible",
-        /// The client showed no certificate, and `client_ca` asks for one.
+        /// The client showed no certificate, and the route requires one.
         CertificateRequired = "certificate_required",
-        /// The client's certificate leads to none of `client_ca`.
+        /// The client's certificate leads to none of the route's authorities (`ca`).
         UnknownCa = "unknown_ca",
-        /// The client's certificate, or one that leads from it to `client_ca`, has expired.
+        /// The client's certificate, or one that leads from it to an authority, has expired.
         CertificateExpired = "certificate_expired",
-        /// The client's certificate, or one that leads from it to `client_ca`, is not valid yet.
+        /// The client's certificate, or one that leads from it to an authority, is not valid yet.
         CertificateNotYetValid = "certificate_not_yet_valid",
         /// The client's certificate is for other purposes: for servers only, or an authority's own.
         CertificatePurpose = "certificate_purpose",
-        /// The client's certificate is X.509 version 1 or 2, and not itself in `client_ca`.
+        /// The client's certificate is X.509 version 1 or 2, and not itself in `ca`.
         CertificateVersion = "certificate_version",
         /// The client's certificate is broken or badly signed, or the client has not its key.
         CertificateInvalid = "certificate_invalid",
+        /// The client's certificate, or one that leads from it to an authority, is in a CRL.
+        CertificateRevoked = "certificate_revoked",
+        /// The client's certificate is good, and has none of the names that are allowed.
+        CertificateNotAllowed = "certificate_not_allowed",
+        /// None of the CRLs is about the client's certificate, or about one that leads from it to an authority.
+        CrlMissing = "crl_missing",
+        /// The CRL that is about the client's certificate has expired.
+        CrlExpired = "crl_expired",
+        /// The CRL that is about the client's certificate is not signed by who has issued that.
+        CrlInvalid = "crl_invalid",
         /// The client does not know who signed the route's certificate.
         AlertUnknownCa = "alert_unknown_ca",
         /// To the client the route's certificate is bad: for another name, as many clients mean it.

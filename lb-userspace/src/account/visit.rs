@@ -45,6 +45,7 @@ struct HelloFacts {
     alpn: Vec<String>,
     version: String,
     ja4: Option<String>,
+    client_certificate: Option<String>,
 }
 
 impl Visitor {
@@ -65,6 +66,7 @@ impl Visitor {
                 alpn: hello.alpn.iter().take(MAX_ALPN).map(printable).collect(),
                 version: hello.version.to_string(),
                 ja4: ja4(window).map(|ja4| ja4.to_string()),
+                client_certificate: None,
             })
         });
     }
@@ -78,7 +80,13 @@ impl Visitor {
         mut facts: &[u8],
     ) -> (Self, Option<Box<str>>) {
         let mut visitor = Self::new(books, listener, client, opened_ms);
-        let mut hello = HelloFacts { sni: None, alpn: Vec::new(), version: String::new(), ja4: None };
+        let mut hello = HelloFacts {
+            sni: None,
+            alpn: Vec::new(),
+            version: String::new(),
+            ja4: None,
+            client_certificate: None,
+        };
         let mut known = false;
         while let [tag, length, rest @ ..] = facts {
             let Some((text, rest)) = rest.split_at_checked(usize::from(*length)) else { break };
@@ -137,6 +145,7 @@ fn log(
         duration_ms: ended_ms.saturating_sub(opened_ms),
         close_reason,
         tls_error: tls_error.map(TlsError::name),
+        client_certificate: hello.and_then(|hello| hello.client_certificate.as_deref()),
         ja4: hello.and_then(|hello| hello.ja4.as_deref()),
     };
     log.write(record.line(log.format));
@@ -220,6 +229,13 @@ impl Account {
                 Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
                 _ => return,
             };
+        }
+    }
+
+    /// Notes who the client is by its certificate, if the access log is to tell.
+    pub fn identified(&mut self, name: impl FnOnce() -> Option<String>) {
+        if let Some(hello) = &mut self.hello {
+            hello.client_certificate = name();
         }
     }
 

@@ -231,6 +231,8 @@ pub struct Scrape {
     pub rejects: Vec<(String, RejectReason, u64)>,
     /// Clients whose server name is no DNS host name, per listener.
     pub odd_names: Vec<(String, OddName, u64)>,
+    /// Clients that a `client_rate` has forgotten too early, per listener that has one, with its routes.
+    pub clients_forgotten: Vec<(String, u64)>,
     /// Ended connections, per route.
     pub closes: Vec<(String, CloseReason, u64)>,
     /// Why TLS with clients failed, per route.
@@ -245,6 +247,8 @@ pub struct Scrape {
     pub reloads_failed: u64,
     /// When each terminated route's certificate expires, in seconds since 1970.
     pub certificates: Vec<(String, i64)>,
+    /// When the first CRL of each route that has some expires, in seconds since 1970.
+    pub crls: Vec<(String, i64)>,
     /// From accept to a whole ClientHello.
     pub sniff: Snapshot,
     /// From the first dial to a connected server.

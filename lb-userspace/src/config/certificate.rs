@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::diagnostic::quote;
 use super::pem::{pem_error, unusable};
 use super::value::Problem;
-use super::{Files, Termination, key, pem};
+use super::{Allowed, ClientAuth, Files, Termination, crl, key, pem};
 
 /// The files of a terminated route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +26,16 @@ pub(super) struct Paths {
     pub(super) chain: PathBuf,
     pub(super) key: PathBuf,
     pub(super) passphrase: Option<PathBuf>,
-    pub(super) client_ca: Option<PathBuf>,
+    pub(super) client: Option<ClientPaths>,
+}
+
+/// What it asks of clients' certificates, with its files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ClientPaths {
+    pub(super) ca: Vec<PathBuf>,
+    pub(super) crl: Vec<PathBuf>,
+    pub(super) required: bool,
+    pub(super) allowed: Allowed,
 }
 
 /// Which of [`Paths`] a problem is with.
@@ -35,7 +44,9 @@ pub(super) enum Part {
     Chain,
     Key,
     Passphrase,
-    ClientCa,
+    /// Of several files, this one.
+    ClientCa(usize),
+    ClientCrl(usize),
 }
 
 /// A certificate that can be used.
@@ -78,13 +89,12 @@ impl<'a> Certificates<'a> {
             let passphrase = passphrase.as_ref().map(|line| &line[..]);
             self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
         });
-        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path));
-        let client_ca = client_ca.transpose().map_err(|problem| (Part::ClientCa, problem));
-        let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
-            (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
-            (chain, key, client_ca) => {
-                let problems = [chain.err(), key.err(), client_ca.err()];
-                return Err(problems.into_iter().flatten().collect());
+        let client_auth = paths.client.as_ref().map(|client| self.client_auth(client)).transpose();
+        let ((chain, leaf), key, client_auth) = match (chain, key, client_auth) {
+            (Ok(chain), Ok(key), Ok(client_auth)) => (chain, key, client_auth),
+            (chain, key, client_auth) => {
+                let problems = [chain.err(), key.err()].into_iter().flatten();
+                return Err(problems.chain(client_auth.err().into_iter().flatten()).collect());
             }
         };
         matches(&chain, &*key.signing, &paths.chain).map_err(|problem| vec![(Part::Key, problem)])?;
@@ -94,7 +104,11 @@ impl<'a> Certificates<'a> {
             let problem = Problem::new("`passphrase_file` has no effect: the private key is not encrypted");
             warnings.push((Part::Passphrase, problem.help("take it out, or encrypt the key")));
         }
-        let termination = Termination { chain, key: key.der, client_ca, not_after: leaf.not_after };
+        let client_auth = client_auth.map(|(client_auth, odd)| {
+            warnings.extend(odd);
+            client_auth
+        });
+        let termination = Termination { chain, key: key.der, client_auth, not_after: leaf.not_after };
         Ok(Loaded { termination: Arc::new(termination), names: leaf.names, warnings })
     }
 
@@ -137,10 +151,47 @@ impl<'a> Certificates<'a> {
         }
     }
 
+    /// With what is odd about the files.
+    fn client_auth(
+        &self,
+        client: &ClientPaths,
+    ) -> Result<(ClientAuth, Vec<(Part, Problem)>), Vec<(Part, Problem)>> {
+        let (mut authorities, mut crls, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, path) in client.ca.iter().enumerate() {
+            match self.client_ca(path) {
+                Ok(more) => authorities.push(more),
+                Err(problem) => problems.push((Part::ClientCa(number), problem)),
+            }
+        }
+        for (number, path) in client.crl.iter().enumerate() {
+            match crl::read(path, self.read(path)) {
+                Ok(more) => crls.push(more),
+                Err(problem) => problems.push((Part::ClientCrl(number), problem)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let (crl_expiry, odd) = crl::judge(&authorities, &crls, self.now);
+        let auth = ClientAuth {
+            authorities: authorities.concat(),
+            crls: crls.concat(),
+            crl_expiry,
+            required: client.required,
+            allowed: client.allowed.clone(),
+        };
+        Ok((auth, odd))
+    }
+
     fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
-        let authorities = certificates(path, &self.read(path)?)?;
+        let pem = self.read(path)?;
+        let authorities = certificates(path, &pem)?;
         if authorities.is_empty() {
-            return Err(unusable(path, "it holds no certificate").help(PEM_AUTHORITIES));
+            let help = match CertificateRevocationListDer::from_pem_slice(&pem) {
+                Ok(_) => "it holds a CRL: are `ca` and `crl` swapped?",
+                Err(_) => PEM_AUTHORITIES,
+            };
+            return Err(unusable(path, "it holds no certificate").help(help));
         }
         let mut roots = RootCertStore::empty();
         for (number, authority) in (1..).zip(&authorities) {
@@ -221,7 +272,6 @@ impl Leaf {
     }
 
     fn out_of_date(&self, now: UnixTime) -> Option<Problem> {
-        let date = |seconds| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
         let now = now.as_secs();
         if now > self.not_after {
             let message = format!("this certificate expired on {}", date(self.not_after));
@@ -235,6 +285,11 @@ impl Leaf {
         }
         None
     }
+}
+
+/// Seconds since the Unix epoch, to be read.
+pub(super) fn date(seconds: u64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, the server's own first";

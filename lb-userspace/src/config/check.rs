@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,18 +11,22 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use toml::Spanned;
 
-use super::certificate::{Certificates, Loaded, Part, Paths};
+use super::certificate::{Certificates, ClientPaths, Loaded, Part, Paths};
 use super::diagnostic::{Diagnostic, Diagnostics, Report, Warnings, quote};
 use super::names::Names;
 use super::overlap::{self, Claim};
-use super::raw::{self, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls};
+use super::raw::{
+    self, CLIENT_RATE_EXAMPLE, RawClientRate, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls,
+};
 use super::reader::{Field, reject_repeated};
 use super::value::Problem;
 use super::{
-    AccessLog, Backend, Balance, Config, Files, Gateway, Interfaces, Keepalive, Listener, LogFormat,
-    LogTarget, Origin, Pool, Protocol, Route, SOURCE_PORTS, Server, TlsMode,
+    AccessLog, Allowed, Backend, Balance, ClientRate, Config, Files, Gateway, Interfaces, Keepalive,
+    Listener, LogFormat, LogTarget, NewConnections, Origin, Pool, Protocol, Route, SOURCE_PORTS, Server,
+    TlsMode,
 };
 use crate::reason::Tier;
+use crate::sniff::MAX_WINDOW;
 
 /// A configuration with its warnings, or everything that is wrong with it.
 pub type Checked = Result<(Config, Warnings), Diagnostics>;
@@ -117,6 +122,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
             idle_timeout: raw_route.idle_timeout.get(),
             max_age: raw_route.max_age.get(),
             max_connections: raw_route.max_connections.get(),
+            client_rate: client_rate(&raw_route.client_rate, report),
         });
         if let (Some(listener), Some(reference)) = (listener, raw_route.listener.given()) {
             let alpn = items(&raw_route.alpn).iter();
@@ -189,15 +195,32 @@ fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &m
         bind: values(&raw.bind),
         protocol: raw.protocol.or(Protocol::Tls),
         hello_timeout: raw.hello_timeout.or(Duration::from_secs(5)),
+        hello_bytes: raw.hello_bytes.or(MAX_WINDOW),
         proxy_protocol,
         trusted_proxies: if proxy_protocol { trusted_proxies } else { Vec::new() },
         allow: values(&raw.allow),
         deny: values(&raw.deny),
         max_connections: raw.max_connections.get(),
+        client_rate: client_rate(&raw.client_rate, report),
         backlog: raw.backlog.or(4096),
         keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
         freebind: raw.freebind.or(false),
     }
+}
+
+fn client_rate(raw: &Field<RawClientRate>, report: &mut Report) -> Option<ClientRate> {
+    let given = raw.given()?;
+    let RawClientRate { connections, per, open } = given.get_ref();
+    if let (Some(per), true) = (per.span(), connections.is_absent()) {
+        let error = Diagnostic::error(per, "`per` of a `client_rate` without `connections`");
+        report.push_absence(error.help("say how many in that time: `connections = 50`"));
+    } else if connections.is_absent() && open.is_absent() {
+        let error = Diagnostic::error(given.span(), "this `client_rate` limits nothing");
+        report.push_absence(error.help(format!("for example `client_rate = {CLIENT_RATE_EXAMPLE}`")));
+    }
+    let per = per.or(Duration::from_secs(1));
+    let new = connections.get().and_then(NonZeroU32::new).map(|most| NewConnections { most, per });
+    Some(ClientRate { new, open: open.get() })
 }
 
 fn pool(raw: &RawPool, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Pool {
@@ -286,21 +309,22 @@ fn load_certificate(
         return None;
     }
     let passphrase = passphrase.given();
-    let client_ca = raw.client_ca.given();
+    let (client, places) = client_auth(raw, report).unzip();
     let paths = Paths {
         chain: chain.get_ref().clone(),
         key: key.get_ref().clone(),
         passphrase: passphrase.map(|path| path.get_ref().clone()),
-        client_ca: client_ca.map(|path| path.get_ref().clone()),
+        client,
     };
     let at = |(part, problem): &(Part, Problem)| {
         let place = match part {
-            Part::Chain => chain,
-            Part::Key => key,
-            Part::Passphrase => passphrase?,
-            Part::ClientCa => client_ca?,
+            Part::Chain => chain.span(),
+            Part::Key => key.span(),
+            Part::Passphrase => passphrase?.span(),
+            Part::ClientCa(number) => places.as_ref()?.ca[*number].clone(),
+            Part::ClientCrl(number) => places.as_ref()?.crl[*number].clone(),
         };
-        Some(problem.clone().at(place.span()))
+        Some(problem.clone().at(place))
     };
     match certificates.load(&paths) {
         Ok(loaded) => {
@@ -315,9 +339,46 @@ fn load_certificate(
     }
 }
 
+/// Where the files of `client_auth` are named.
+struct ClientPlaces {
+    ca: Vec<Range<usize>>,
+    crl: Vec<Range<usize>>,
+}
+
+/// `client_auth`, or `client_ca`, which is short for it.
+fn client_auth(raw: &RawRoute, report: &mut Report) -> Option<(ClientPaths, ClientPlaces)> {
+    if let (Some(short), Some(_)) = (raw.client_ca.span(), raw.client_auth.span()) {
+        let error = Diagnostic::error(short, "a route has `client_ca` or `client_auth`, not both");
+        report.push(error.help("add its file to the `ca` of `client_auth`"));
+        return None;
+    }
+    if let Some(ca) = raw.client_ca.given() {
+        let paths = ClientPaths {
+            ca: vec![ca.get_ref().clone()],
+            crl: Vec::new(),
+            required: true,
+            allowed: Allowed::default(),
+        };
+        return Some((paths, ClientPlaces { ca: vec![ca.span()], crl: Vec::new() }));
+    }
+    let auth = raw.client_auth.given()?.get_ref();
+    let places = |files| items(files).iter().map(Spanned::span).collect();
+    let paths = ClientPaths {
+        ca: values(&auth.ca),
+        crl: values(&auth.crl),
+        required: auth.mode.or(true),
+        allowed: Allowed { subjects: values(&auth.subjects), sans: values(&auth.sans) },
+    };
+    Some((paths, ClientPlaces { ca: places(&auth.ca), crl: places(&auth.crl) }))
+}
+
 /// A passthrough route has nothing to do with certificates.
 fn reject_termination_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
-    for (key, span) in [("certificate", raw.certificate.span()), ("client_ca", raw.client_ca.span())] {
+    for (key, span) in [
+        ("certificate", raw.certificate.span()),
+        ("client_ca", raw.client_ca.span()),
+        ("client_auth", raw.client_auth.span()),
+    ] {
         if let Some(span) = span {
             let error = Diagnostic::error(span, format!("a route that passes TLS through has no `{key}`"));
             report.push(error.help("add `tls = \"terminate\"`, or take it out"));
@@ -334,6 +395,7 @@ fn reject_tls_keys<T>(raw: &RawRoute, report: &mut Report) -> Option<T> {
         ("tls", raw.tls.span()),
         ("certificate", raw.certificate.span()),
         ("client_ca", raw.client_ca.span()),
+        ("client_auth", raw.client_auth.span()),
     ] {
         if let Some(span) = span {
             let error = Diagnostic::error(span, format!("a route of a `tcp` listener has no `{key}`"));

@@ -6,7 +6,11 @@
 
 mod certificate;
 mod check;
+mod client_auth;
+mod client_rate;
+mod crl;
 mod diagnostic;
+mod identity;
 mod key;
 mod mend;
 mod names;
@@ -16,6 +20,8 @@ mod raw;
 mod reader;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_clients;
 #[cfg(test)]
 mod tests_hints;
 mod value;
@@ -38,6 +44,8 @@ use sha2::{Digest as _, Sha256};
 use crate::reason::Tier;
 
 pub use check::{Checked, check, check_gateway};
+pub use client_auth::{Allowed, ClientAuth, San};
+pub use client_rate::{ClientRate, NewConnections};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 
 /// [`Gateway::source_ports`] of a file that says nothing of them: below those that the kernel itself hands out (from
@@ -243,6 +251,9 @@ pub struct Listener {
     pub protocol: Protocol,
     /// From accept to a whole ClientHello, with all that precedes it; not zero.
     pub hello_timeout: Duration,
+    /// What a client may send until its ClientHello is whole, but for a PROXY header: 512 to
+    /// [`MAX_WINDOW`](crate::sniff::MAX_WINDOW) bytes.
+    pub hello_bytes: usize,
     /// Expect a PROXY header (v1 or v2) from the peers in `trusted_proxies`.
     pub proxy_protocol: bool,
     /// Not empty where `proxy_protocol` is set, empty where it is not.
@@ -253,6 +264,8 @@ pub struct Listener {
     pub deny: Vec<IpNet>,
     /// Connections open at once; at least 1; absent: the gateway's bound alone.
     pub max_connections: Option<usize>,
+    /// Of one client address; absent: no bound of its own.
+    pub client_rate: Option<ClientRate>,
     /// Connections the kernel holds until they are accepted; at least 1. The kernel caps it at `somaxconn`.
     pub backlog: u32,
     /// Of the leg to the client; what the file leaves out here is the gateway's.
@@ -295,6 +308,8 @@ pub struct Route {
     pub max_age: Option<Duration>,
     /// Connections open at once; at least 1; absent: no bound of its own.
     pub max_connections: Option<usize>,
+    /// Of one client address; absent: no bound of its own.
+    pub client_rate: Option<ClientRate>,
 }
 
 /// The server names a route covers: lower case, without a trailing dot.
@@ -334,8 +349,8 @@ pub struct Termination {
     pub chain: Vec<CertificateDer<'static>>,
     /// Supported by the crypto provider.
     pub key: PrivateKeyDer<'static>,
-    /// Present: clients must show a certificate that leads to one of these; not empty.
-    pub client_ca: Option<Vec<CertificateDer<'static>>>,
+    /// Absent: no client is asked for a certificate.
+    pub client_auth: Option<ClientAuth>,
     /// When the leaf expires, in seconds since the Unix epoch.
     pub not_after: u64,
 }
@@ -344,7 +359,7 @@ impl fmt::Debug for Termination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Termination")
             .field("chain", &self.chain.len())
-            .field("client_ca", &self.client_ca.as_ref().map(Vec::len))
+            .field("client_auth", &self.client_auth)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }

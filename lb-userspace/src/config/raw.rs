@@ -17,10 +17,11 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Report, quote};
 use super::reader::{Field, Keys, Reader, Section, Value};
 use super::{
-    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Origin, Protocol, ProxyVersion, SniPattern,
+    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Origin, Protocol, ProxyVersion, San, SniPattern,
 };
-use super::{reader, value};
+use super::{identity, reader, value};
 use crate::reason::Tier;
+use crate::sniff::MAX_WINDOW;
 
 #[derive(Debug)]
 pub(super) struct RawConfig {
@@ -61,11 +62,13 @@ pub(super) struct RawListener {
     pub(super) bind: Field<Vec<Spanned<SocketAddr>>>,
     pub(super) protocol: Field<Protocol>,
     pub(super) hello_timeout: Field<Duration>,
+    pub(super) hello_bytes: Field<usize>,
     pub(super) proxy_protocol: Field<bool>,
     pub(super) trusted_proxies: Field<Vec<Spanned<IpNet>>>,
     pub(super) allow: Field<Vec<Spanned<IpNet>>>,
     pub(super) deny: Field<Vec<Spanned<IpNet>>>,
     pub(super) max_connections: Field<usize>,
+    pub(super) client_rate: Field<RawClientRate>,
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) freebind: Field<bool>,
@@ -81,10 +84,19 @@ pub(super) struct RawRoute {
     pub(super) tls: Field<RawTls>,
     pub(super) certificate: Field<RawCertificate>,
     pub(super) client_ca: Field<PathBuf>,
+    pub(super) client_auth: Field<RawClientAuth>,
     pub(super) backends: Field<Vec<Spanned<RawBackend>>>,
     pub(super) idle_timeout: Field<Duration>,
     pub(super) max_age: Field<Duration>,
     pub(super) max_connections: Field<usize>,
+    pub(super) client_rate: Field<RawClientRate>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawClientRate {
+    pub(super) connections: Field<u32>,
+    pub(super) per: Field<Duration>,
+    pub(super) open: Field<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +110,16 @@ pub(super) struct RawCertificate {
     pub(super) chain: Field<PathBuf>,
     pub(super) key: Field<PathBuf>,
     pub(super) passphrase_file: Field<PathBuf>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawClientAuth {
+    pub(super) ca: Field<Vec<Spanned<PathBuf>>>,
+    pub(super) crl: Field<Vec<Spanned<PathBuf>>>,
+    /// Whether clients must have a certificate.
+    pub(super) mode: Field<bool>,
+    pub(super) subjects: Field<Vec<Spanned<Box<str>>>>,
+    pub(super) sans: Field<Vec<Spanned<San>>>,
 }
 
 #[derive(Debug)]
@@ -190,6 +212,11 @@ const KEEPALIVE_EXAMPLE: &str = r#"{ idle = "60s", interval = "15s", count = 4 }
 const KEEPALIVE: Keys =
     Keys { header: "keepalive", examples: &[("idle", r#""60s""#), ("interval", r#""15s""#), ("count", "4")] };
 
+pub(super) const CLIENT_RATE_EXAMPLE: &str = r#"{ connections = 50, per = "1s", open = 500 }"#;
+
+const CLIENT_RATE: Keys =
+    Keys { header: "client_rate", examples: &[("connections", "50"), ("per", r#""1s""#), ("open", "500")] };
+
 const LISTENER: Keys = Keys {
     header: "[[listener]]",
     examples: &[
@@ -197,11 +224,13 @@ const LISTENER: Keys = Keys {
         ("bind", r#"["0.0.0.0:443", "[::]:443"]"#),
         ("protocol", r#""tls""#),
         ("hello_timeout", r#""5s""#),
+        ("hello_bytes", "16384"),
         ("proxy_protocol", "true"),
         ("trusted_proxies", r#"["10.0.0.0/8"]"#),
         ("allow", r#"["10.0.0.0/8"]"#),
         ("deny", r#"["10.0.0.0/8"]"#),
         ("max_connections", "100000"),
+        ("client_rate", CLIENT_RATE_EXAMPLE),
         ("backlog", "4096"),
         ("keepalive", KEEPALIVE_EXAMPLE),
         ("freebind", "true"),
@@ -218,10 +247,12 @@ const ROUTE: Keys = Keys {
         ("tls", r#""terminate""#),
         ("certificate", r#"{ chain = "redis-1.crt", key = "redis-1.key" }"#),
         ("client_ca", r#""clients-ca.crt""#),
+        ("client_auth", r#"{ ca = ["clients-ca.crt"], crl = ["clients.crl"] }"#),
         ("backends", r#"["redis-1"]"#),
         ("idle_timeout", r#""1h""#),
         ("max_age", r#""24h""#),
         ("max_connections", "1000"),
+        ("client_rate", CLIENT_RATE_EXAMPLE),
     ],
 };
 
@@ -231,6 +262,17 @@ const CERTIFICATE: Keys = Keys {
         ("chain", r#""redis-1.crt""#),
         ("key", r#""redis-1.key""#),
         ("passphrase_file", r#""redis-1.pass""#),
+    ],
+};
+
+const CLIENT_AUTH: Keys = Keys {
+    header: "client_auth",
+    examples: &[
+        ("ca", r#"["clients-ca.crt"]"#),
+        ("crl", r#"["clients.crl"]"#),
+        ("mode", r#""required""#),
+        ("subjects", r#"["CN=app1,O=Example"]"#),
+        ("sans", r#"["DNS:app1.example.com"]"#),
     ],
 };
 
@@ -288,6 +330,9 @@ fn gateway(mut s: Section<'_, '_>) -> RawGateway {
 
 /// Of `flow_table`: two per connection. The upper end is where a flow table would be larger than most machines.
 const FLOWS: RangeInclusive<i64> = 2..=100_000_000;
+
+/// Of `hello_bytes`: clients of today send up to 2 kB.
+const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_WINDOW as i64;
 
 /// Of any `max_connections`.
 const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000_000;
@@ -368,6 +413,7 @@ fn listener(mut s: Section<'_, '_>) -> RawListener {
         bind: s.require("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
         protocol: s.read("protocol", |r, v| r.choice(v, &PROTOCOLS)),
         hello_timeout: s.read("hello_timeout", |r, v| r.timeout(v)),
+        hello_bytes: s.read("hello_bytes", |r, v| r.integer(v, HELLO_BYTES)),
         proxy_protocol: s.read("proxy_protocol", |r, v| r.boolean(v)),
         trusted_proxies: s.read("trusted_proxies", networks),
         allow: s.read("allow", |r, v| match v.get_ref() {
@@ -380,6 +426,7 @@ fn listener(mut s: Section<'_, '_>) -> RawListener {
         }),
         deny: s.read("deny", networks),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+        client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
         backlog: s.read("backlog", |r, v| r.integer(v, 1..=i64::from(i32::MAX))),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         freebind: s.read("freebind", |r, v| r.boolean(v)),
@@ -422,10 +469,20 @@ fn route(mut s: Section<'_, '_>) -> RawRoute {
         tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
         certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
+        client_auth: s.read("client_auth", |r, v| r.section(v, &CLIENT_AUTH).map(client_auth)),
         backends: s.require("backends", |r, v| r.list(v, backend)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
         max_age: s.read("max_age", |r, v| r.timeout(v)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+        client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
+    }
+}
+
+fn client_rate(mut s: Section<'_, '_>) -> RawClientRate {
+    RawClientRate {
+        connections: s.read("connections", |r, v| r.integer(v, CONNECTIONS)),
+        per: s.read("per", |r, v| r.timeout(v)),
+        open: s.read("open", |r, v| r.integer(v, CONNECTIONS)),
     }
 }
 
@@ -434,6 +491,18 @@ fn certificate(mut s: Section<'_, '_>) -> RawCertificate {
         chain: s.require("chain", |r, v| r.parse(v, value::path)),
         key: s.require("key", |r, v| r.parse(v, value::path)),
         passphrase_file: s.read("passphrase_file", |r, v| r.parse(v, value::path)),
+    }
+}
+
+const CLIENT_AUTH_MODES: [(&str, bool); 2] = [("required", true), ("optional", false)];
+
+fn client_auth(mut s: Section<'_, '_>) -> RawClientAuth {
+    RawClientAuth {
+        ca: s.require("ca", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        crl: s.read("crl", |r, v| r.items(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &CLIENT_AUTH_MODES)),
+        subjects: s.read("subjects", |r, v| r.items(v, |r, v| r.parse(v, identity::subject))),
+        sans: s.read("sans", |r, v| r.items(v, |r, v| r.parse(v, identity::san))),
     }
 }
 

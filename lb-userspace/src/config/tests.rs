@@ -27,7 +27,7 @@ servers = ["10.0.0.11:6379"]
 "#;
 
 /// Ends TLS for app1.example.com; the same changes apply as to [`GOOD`].
-const TERMINATED: &str = r#"
+pub(super) const TERMINATED: &str = r#"
 [[listener]]
 name = "databases"
 bind = ["0.0.0.0:443"]
@@ -78,6 +78,7 @@ static FILES: LazyLock<Map> = LazyLock::new(|| {
     issue("clients-ca.crt", "clients-ca.key", &["ca"], 2025, 2027);
     let swapped = format!("{}{}", files["clients-ca.crt"], files["app1.crt"]);
     files.insert("swapped.crt", swapped);
+    files.extend(super::tests_clients::files());
     files.insert("empty.pem", "nothing here\n".to_owned());
     files.insert("cut.pem", files["app1.crt"].lines().take(3).collect::<Vec<_>>().join("\n"));
     files.insert("cut.key", files["app1.key"].lines().take(2).collect::<Vec<_>>().join("\n"));
@@ -97,7 +98,7 @@ pub(super) fn checked(text: &str) -> Checked {
 }
 
 /// The configuration, which must be without any fault.
-fn accepted(text: &str) -> Config {
+pub(super) fn accepted(text: &str) -> Config {
     match checked(text) {
         Ok((config, warnings)) if warnings.is_empty() => config,
         Ok((_, faults)) | Err(faults) => panic!("{faults}"),
@@ -156,11 +157,13 @@ fn what_is_left_out_has_its_default() {
         bind: vec!["0.0.0.0:443".parse().unwrap()],
         protocol: Protocol::Tls,
         hello_timeout: Duration::from_secs(5),
+        hello_bytes: 163_840,
         proxy_protocol: false,
         trusted_proxies: vec![],
         allow: vec![],
         deny: vec![],
         max_connections: None,
+        client_rate: None,
         backlog: 4096,
         keepalive: Keepalive::default(),
         freebind: false,
@@ -172,6 +175,7 @@ fn what_is_left_out_has_its_default() {
     assert!(route.alpn.is_empty() && matches!(route.tls, TlsMode::Passthrough));
     assert_eq!(route.backends, [Backend { pool: 0, weight: 1 }]);
     assert_eq!((route.idle_timeout, route.max_age, route.max_connections), (None, None, None));
+    assert_eq!(route.client_rate, None);
     let address = Address { host: Host::Ip("10.0.0.11".parse().unwrap()), port: 6379 };
     let pool = Pool {
         name: "redis".into(),
@@ -254,7 +258,10 @@ fn the_documented_example_is_valid_but_for_what_this_version_lacks() {
     assert_eq!(route.backends, [Backend { pool: 0, weight: 99 }, Backend { pool: 1, weight: 1 }]);
     assert_eq!((route.idle_timeout, route.max_connections), (Some(Duration::from_secs(3600)), Some(1000)));
     let TlsMode::Terminate(termination) = &route.tls else { panic!("{:?}", route.tls) };
-    assert_eq!((termination.chain.len(), termination.client_ca.as_ref().map(Vec::len)), (1, Some(1)));
+    assert_eq!(
+        (termination.chain.len(), termination.client_auth.as_ref().map(|auth| auth.authorities.len())),
+        (1, Some(1))
+    );
     assert_eq!(termination.not_after, 1_798_761_600, "2027-01-01");
     let pool = &config.pools[0];
     assert_eq!((pool.balance, pool.send_proxy), (Balance::LeastConnections, Some(ProxyVersion::V2)));
@@ -371,7 +378,7 @@ fn routes_of_the_same_files_share_one_termination() {
 fn the_debug_form_of_a_termination_holds_no_key() {
     let config = accepted(TERMINATED);
     let debug = format!("{:?}", config.routes[0].tls);
-    assert_eq!(debug, "Terminate(Termination { chain: 1, client_ca: None, not_after: 1798761600, .. })");
+    assert_eq!(debug, "Terminate(Termination { chain: 1, client_auth: None, not_after: 1798761600, .. })");
 }
 
 #[test]

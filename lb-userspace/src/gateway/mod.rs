@@ -11,12 +11,14 @@ use crate::accept::ListenError;
 use crate::account::Books;
 use crate::kernel::{Kernel, Sockmap};
 use crate::reason::{FallbackReason, Tier};
-use crate::serving::{CertificateRefused, Limit, Listener, Permit, Snapshot};
+use crate::serving::{
+    CertificateRefused, ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, Snapshot,
+};
 use crate::splice::packet::PacketTier;
 use crate::tier::{Choice, choose};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -107,6 +109,25 @@ impl Gateway {
             self.packet().ok()?.follow_events();
             limit.acquire(max)
         })
+    }
+
+    /// Takes one of a client's places, where there is a limit; else as [`Self::acquire`].
+    pub fn acquire_for(
+        &self,
+        client: IpAddr,
+        limit: Option<&ClientLimit>,
+    ) -> Result<Option<ClientPermit>, Excess> {
+        let Some(limit) = limit else { return Ok(None) };
+        let again = |excess| {
+            if excess == Excess::Open
+                && let Ok(packet) = self.packet()
+            {
+                packet.follow_events();
+                return limit.acquire(client);
+            }
+            Err(excess)
+        };
+        limit.acquire(client).or_else(again).map(Some)
     }
 
     fn listening(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<TcpListener>>> {

@@ -6,7 +6,9 @@ use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
 
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
-use crate::serving::{Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
+use crate::serving::{
+    Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TerminatedRoute, TierStats,
+};
 use crate::splice::packet::{Loss, PacketTier};
 use crate::state::ServerState;
 use std::collections::{BTreeMap, HashMap};
@@ -161,6 +163,7 @@ impl admin::Gateway for Gateway {
                     OddName::ALL.iter().map(count)
                 })
                 .collect(),
+            clients_forgotten: clients_forgotten(&snapshot),
             closes: routes()
                 .flat_map(|route| {
                     let stats = &route.stats;
@@ -197,12 +200,8 @@ impl admin::Gateway for Gateway {
                 .collect(),
             reloads_succeeded: self.books.stats.reloads_succeeded.load(Relaxed),
             reloads_failed: self.books.stats.reloads_failed.load(Relaxed),
-            certificates: routes()
-                .filter_map(|route| {
-                    let expiry = route.termination.as_ref()?.not_after();
-                    Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
-                })
-                .collect(),
+            certificates: expiries(&snapshot, |termination| Some(termination.not_after())),
+            crls: expiries(&snapshot, TerminatedRoute::crl_expiry),
             sniff: self.books.histograms.sniff.snapshot(),
             connect: self.books.histograms.connect.snapshot(),
             handover: self.books.histograms.handover.snapshot(),
@@ -318,6 +317,28 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
         age_seconds: seconds_since(connection.opened_ms),
         idle_seconds: seconds_since(connection.traffic.active_ms.load(Relaxed)),
     }
+}
+
+/// By listener, those of its routes included; of those that have a limit of clients.
+fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
+    let of_listeners = snapshot.listeners.iter().map(|listener| (&listener.name, &listener.clients));
+    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, &route.clients));
+    let mut forgotten = BTreeMap::<&str, u64>::new();
+    for (listener, limit) in of_listeners.chain(of_routes) {
+        if let Some(limit) = limit {
+            *forgotten.entry(listener).or_default() += limit.forgotten();
+        }
+    }
+    forgotten.into_iter().map(|(listener, number)| (listener.to_owned(), number)).collect()
+}
+
+/// What expires of each terminated route that has it, and when.
+fn expiries(snapshot: &Snapshot, of: impl Fn(&TerminatedRoute) -> Option<u64>) -> Vec<(String, i64)> {
+    let expiry = |route: &Arc<Route>| {
+        let expiry = of(route.termination.as_ref()?)?;
+        Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
+    };
+    snapshot.routes.iter().filter_map(expiry).collect()
 }
 
 fn packet_counts(packet: &PacketTier) -> view::PacketCounts {

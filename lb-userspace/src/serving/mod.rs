@@ -2,6 +2,8 @@
 //! counters. It knows nothing of who counts, connects or splices.
 
 mod addresses;
+mod client_limit;
+mod clients;
 mod limit;
 mod pool;
 mod setback;
@@ -9,7 +11,9 @@ mod snapshot;
 mod stats;
 
 pub use addresses::Addresses;
-pub use limit::{Limit, Permit};
+pub use client_limit::{ClientLimit, ClientPermit};
+pub use clients::Excess;
+pub use limit::{Limit, Permit, Permits};
 pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord};
 pub use setback::Setbacks;
 pub use snapshot::{CertificateRefused, Listener, Route, Snapshot, TerminatedRoute};

@@ -1,15 +1,17 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
-use super::{ListenerStats, Pool, RouteStats};
+use super::client_limit::share;
+use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
 
 use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
 
 use crate::reason::Tier;
 use crate::route::{Schedule, Table};
-use crate::tls::server_config;
+use crate::tls::{self, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,12 +58,16 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Bound on the time until the ClientHello is whole, and again until the handshake of a terminated route is.
     pub hello_timeout: Duration,
+    /// Bound on the bytes of a ClientHello with its framing.
+    pub hello_bytes: usize,
     /// Peers that send a PROXY header first; `None`: nobody does.
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Who may connect.
     pub acl: Acl,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
+    /// What one client address may have of it; `None`: there is no bound.
+    pub clients: Option<ClientLimit>,
     /// Length of the accept queue asked for.
     pub backlog: u32,
     /// Of the leg to the client.
@@ -88,6 +94,8 @@ pub struct Route {
     pub max_age: Option<Duration>,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
+    /// What one client address may have of it; `None`: there is no bound.
+    pub clients: Option<ClientLimit>,
     /// `None`: TLS is passed through.
     pub termination: Option<TerminatedRoute>,
     /// Kept across reloads.
@@ -110,6 +118,16 @@ impl TerminatedRoute {
     pub fn not_after(&self) -> u64 {
         self.source.not_after
     }
+
+    /// When the first CRL of its clients' certificates expires, in Unix seconds.
+    pub fn crl_expiry(&self) -> Option<u64> {
+        self.source.client_auth.as_ref()?.crl_expiry
+    }
+
+    /// Who a client is that was let in with this certificate.
+    pub fn client_name(&self, certificate: &CertificateDer<'_>) -> Option<String> {
+        tls::client_name(certificate, &self.source.client_auth.as_ref()?.allowed)
+    }
 }
 
 impl Listener {
@@ -120,9 +138,11 @@ impl Listener {
             bind: Vec::new(),
             protocol: Protocol::Tcp,
             hello_timeout: Duration::ZERO,
+            hello_bytes: 0,
             trusted_proxies: None,
             acl: Acl::default(),
             max_connections: None,
+            clients: None,
             backlog: 0,
             keepalive,
             freebind: false,
@@ -153,6 +173,7 @@ impl Route {
             idle_timeout,
             max_age,
             max_connections: None,
+            clients: None,
             termination: None,
             stats: Arc::default(),
             backends: Vec::new(),
@@ -201,6 +222,10 @@ impl Snapshot {
         let known_listeners: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.listeners).map(|old| (&*old.name, old)).collect();
 
+        let rates = config.listeners.iter().map(|listener| listener.client_rate);
+        let rates = rates.chain(config.routes.iter().map(|route| route.client_rate));
+        let remembered = share(rates.flatten().count());
+
         let pools: Vec<_> = config
             .pools
             .iter()
@@ -209,7 +234,8 @@ impl Snapshot {
         let mut routes = Vec::with_capacity(config.routes.len());
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
-            routes.push(Arc::new(build_route(route, &config.listeners[route.listener], &pools, known)?));
+            let listener = &config.listeners[route.listener];
+            routes.push(Arc::new(build_route(route, listener, &pools, remembered, known)?));
         }
         let listeners: Vec<_> = config
             .listeners
@@ -228,22 +254,24 @@ impl Snapshot {
                         }
                     }
                 }
+                let known = known_listeners.get(&*listener.name);
                 Arc::new(Listener {
                     name: listener.name.clone(),
                     bind: listener.bind.clone(),
                     protocol: listener.protocol,
                     hello_timeout: listener.hello_timeout,
+                    hello_bytes: listener.hello_bytes,
                     trusted_proxies: listener.proxy_protocol.then(|| listener.trusted_proxies.clone()),
                     acl: Acl::new(&listener.allow, &listener.deny),
                     max_connections: listener.max_connections,
+                    clients: listener.client_rate.map(|rate| {
+                        ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))
+                    }),
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
                     table,
-                    stats: known_listeners
-                        .get(&*listener.name)
-                        .map(|old| old.stats.clone())
-                        .unwrap_or_default(),
+                    stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                 })
             })
             .collect();
@@ -268,6 +296,7 @@ fn build_route(
     route: &config::Route,
     listener: &config::Listener,
     pools: &[Arc<Pool>],
+    remembered: usize,
     known: Option<&Route>,
 ) -> Result<Route, CertificateRefused> {
     let termination = match &route.tls {
@@ -296,6 +325,9 @@ fn build_route(
         idle_timeout: route.idle_timeout,
         max_age: route.max_age,
         max_connections: route.max_connections,
+        clients: route
+            .client_rate
+            .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         termination,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
         backends: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),

@@ -70,6 +70,8 @@ pub struct Sniffer {
     state: State,
     /// The client has sent something.
     started: bool,
+    /// Bytes of records that a ClientHello may have.
+    limit: usize,
 }
 
 #[derive(Debug)]
@@ -95,11 +97,16 @@ enum Entry {
 impl Sniffer {
     /// A sniffer for a connection that has not said anything yet.
     pub fn new(preamble: Preamble) -> Self {
+        Self::limited(preamble, MAX_WINDOW)
+    }
+
+    /// The same, with a bound of its own on the bytes of a ClientHello with its framing; [`MAX_WINDOW`] holds anyway.
+    pub fn limited(preamble: Preamble, limit: usize) -> Self {
         let state = match preamble {
-            Preamble::Tls => State::hello(Entry::TlsListener),
+            Preamble::Tls => State::hello(Entry::TlsListener, limit),
             Preamble::Postgres => State::Startup { gss_refused: false },
         };
-        Self { state, started: false }
+        Self { state, started: false, limit }
     }
 
     /// The next step. Work over a connection's life is linear in the bytes it sends, however they are cut.
@@ -129,8 +136,10 @@ impl Sniffer {
                 Some(postgres::Request::Gss) => {
                     return Ok(self.answer(b"N", State::Startup { gss_refused: true }));
                 }
-                Some(postgres::Request::Ssl) => return Ok(self.answer(b"S", State::hello(Entry::Requested))),
-                Some(postgres::Request::DirectTls) => self.state = State::hello(Entry::Direct),
+                Some(postgres::Request::Ssl) => {
+                    return Ok(self.answer(b"S", State::hello(Entry::Requested, self.limit)));
+                }
+                Some(postgres::Request::DirectTls) => self.state = State::hello(Entry::Direct, self.limit),
             }
         }
         let State::Hello { records, entry } = &mut self.state else {
@@ -138,7 +147,7 @@ impl Sniffer {
         };
         let postgres = *entry == Entry::Requested;
         if sslv2::begins(window) {
-            return Ok(match sslv2::read(window, postgres)? {
+            return Ok(match sslv2::read(window, postgres, self.limit)? {
                 None => Output::NeedMore,
                 Some(hello) => Output::Hello(Box::new(hello)),
             });
@@ -163,7 +172,7 @@ impl Sniffer {
 }
 
 impl State {
-    fn hello(entry: Entry) -> Self {
-        Self::Hello { records: Records::default(), entry }
+    fn hello(entry: Entry, limit: usize) -> Self {
+        Self::Hello { records: Records::new(limit), entry }
     }
 }

@@ -9,6 +9,7 @@ use crate::scratch::{self, Buffers, Output};
 use crate::socket::{finish, read_once, read_some, reset_on_close, write_all};
 use crate::tls;
 use crate::traffic::{Traffic, add};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use std::future::poll_fn;
@@ -105,6 +106,11 @@ impl Session {
         let _ = plaintext.map_or(Ok(()), |plaintext| encrypt(tls, incoming, Some(plaintext), &mut output));
         let _ = encrypt(tls, incoming, None, &mut output);
         output.bytes().to_vec()
+    }
+
+    /// The certificate that the client has shown, if it was asked for one and has.
+    pub fn client_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.tls.peer_certificates()?.first()
     }
 
     /// The protocol version agreed on.

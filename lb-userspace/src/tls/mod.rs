@@ -2,7 +2,9 @@
 
 mod cause;
 mod client_auth;
+mod identity;
 mod server;
 
 pub(crate) use cause::cause;
+pub(crate) use identity::client_name;
 pub use server::server_config;

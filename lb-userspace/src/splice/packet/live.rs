@@ -6,7 +6,7 @@ use crate::connect::SourcePort;
 use crate::kernel::Packet;
 use crate::kernel::tuples::address;
 use crate::reason::CloseReason;
-use crate::serving::{Permit, ServerGuard};
+use crate::serving::{Permits, ServerGuard};
 use crate::splice::keepalive::Timing;
 use lb_common::packet::track::{Half, Track, asked, closing};
 use lb_common::packet::{Record, Tuple, before};
@@ -24,7 +24,7 @@ pub(super) const LINGER_MS: u64 = 60_000;
 pub struct Live {
     pub(super) account: Account,
     pub(super) _server: ServerGuard,
-    pub(super) _permits: [Permit; 3],
+    pub(super) _permits: Permits,
     pub(super) _port: Option<SourcePort>,
     /// Place of its track.
     pub(super) slot: u32,
@@ -94,11 +94,11 @@ pub(super) enum Due {
 }
 
 impl Live {
-    /// A connection that is being handed over; the permits are the gateway's, the listener's and the route's.
+    /// A connection that is being handed over.
     pub(crate) fn new(
         account: Account,
         server: ServerGuard,
-        permits: [Permit; 3],
+        permits: Permits,
         port: Option<SourcePort>,
         (slot, origin): (u32, [u64; 2]),
     ) -> Self {
