@@ -55,11 +55,14 @@ pub(super) struct Loaded {
     /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
     pub(super) names: BTreeSet<Box<str>>,
     /// What is odd about the files, and does not keep them from being used.
-    pub(super) warnings: Vec<(Part, Problem)>,
+    pub(super) warnings: Problems,
 }
 
+/// Each with where it is.
+pub(super) type Problems = Vec<(Part, Problem)>;
+
 /// Or every problem with the files.
-type Outcome = Result<Arc<Loaded>, Vec<(Part, Problem)>>;
+type Outcome = Result<Arc<Loaded>, Problems>;
 
 /// Loads each set of files once, however many routes name it.
 pub(super) struct Certificates<'a> {
@@ -82,7 +85,7 @@ impl<'a> Certificates<'a> {
         &self.loaded[paths]
     }
 
-    fn load_now(&self, paths: &Paths) -> Result<Loaded, Vec<(Part, Problem)>> {
+    fn load_now(&self, paths: &Paths) -> Result<Loaded, Problems> {
         let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
         let passphrase = paths.passphrase.as_deref().map(|path| self.passphrase(path)).transpose();
         let key = passphrase.map_err(|problem| (Part::Passphrase, problem)).and_then(|passphrase| {
@@ -152,10 +155,7 @@ impl<'a> Certificates<'a> {
     }
 
     /// With what is odd about the files.
-    fn client_auth(
-        &self,
-        client: &ClientPaths,
-    ) -> Result<(ClientAuth, Vec<(Part, Problem)>), Vec<(Part, Problem)>> {
+    fn client_auth(&self, client: &ClientPaths) -> Result<(ClientAuth, Problems), Problems> {
         let (mut authorities, mut crls, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (number, path) in client.ca.iter().enumerate() {
             match self.client_ca(path) {

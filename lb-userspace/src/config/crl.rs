@@ -10,7 +10,7 @@ use webpki::OwnedCertRevocationList;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::certificate::{Part, date};
+use super::certificate::{Part, Problems, date};
 use super::pem::{pem_error, unusable};
 use super::value::Problem;
 
@@ -61,7 +61,7 @@ pub(super) fn judge(
     authorities: &[Vec<CertificateDer<'static>>],
     crls: &[Vec<CertificateRevocationListDer<'static>>],
     now: UnixTime,
-) -> (Option<u64>, Vec<(Part, Problem)>) {
+) -> (Option<u64>, Problems) {
     if crls.is_empty() {
         return (None, Vec::new());
     }
