@@ -70,14 +70,25 @@ pub(super) struct Certificates<'a> {
     now: UnixTime,
     provider: CryptoProvider,
     loaded: HashMap<Paths, Outcome>,
+    clients: HashMap<ClientPaths, Result<(Arc<ClientAuth>, Problems), Problems>>,
 }
 
 impl<'a> Certificates<'a> {
     pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
-        Self { files, now, provider: aws_lc_rs::default_provider(), loaded: HashMap::new() }
+        Self {
+            files,
+            now,
+            provider: aws_lc_rs::default_provider(),
+            loaded: HashMap::new(),
+            clients: HashMap::new(),
+        }
     }
 
     pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
+        if let Some(client) = paths.client.as_ref().filter(|client| !self.clients.contains_key(client)) {
+            let auth = self.client_auth(client);
+            self.clients.insert(client.clone(), auth);
+        }
         if !self.loaded.contains_key(paths) {
             let loaded = self.load_now(paths).map(Arc::new);
             self.loaded.insert(paths.clone(), loaded);
@@ -92,7 +103,7 @@ impl<'a> Certificates<'a> {
             let passphrase = passphrase.as_ref().map(|line| &line[..]);
             self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
         });
-        let client_auth = paths.client.as_ref().map(|client| self.client_auth(client)).transpose();
+        let client_auth = paths.client.as_ref().map(|client| self.clients[client].clone()).transpose();
         let ((chain, leaf), key, client_auth) = match (chain, key, client_auth) {
             (Ok(chain), Ok(key), Ok(client_auth)) => (chain, key, client_auth),
             (chain, key, client_auth) => {
@@ -155,7 +166,7 @@ impl<'a> Certificates<'a> {
     }
 
     /// With what is odd about the files.
-    fn client_auth(&self, client: &ClientPaths) -> Result<(ClientAuth, Problems), Problems> {
+    fn client_auth(&self, client: &ClientPaths) -> Result<(Arc<ClientAuth>, Problems), Problems> {
         let (mut authorities, mut crls, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (number, path) in client.ca.iter().enumerate() {
             match self.client_ca(path) {
@@ -180,7 +191,7 @@ impl<'a> Certificates<'a> {
             required: client.required,
             allowed: client.allowed.clone(),
         };
-        Ok((auth, odd))
+        Ok((Arc::new(auth), odd))
     }
 
     fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {

@@ -349,8 +349,8 @@ pub struct Termination {
     pub chain: Vec<CertificateDer<'static>>,
     /// Supported by the crypto provider.
     pub key: PrivateKeyDer<'static>,
-    /// Absent: no client is asked for a certificate.
-    pub client_auth: Option<ClientAuth>,
+    /// Absent: no client is asked for a certificate. Routes with the same files share one.
+    pub client_auth: Option<Arc<ClientAuth>>,
     /// When the leaf expires, in seconds since the Unix epoch.
     pub not_after: u64,
 }

@@ -140,6 +140,25 @@ fn client_ca_is_short_for_client_auth() {
 }
 
 #[test]
+fn routes_that_ask_the_same_of_clients_share_it() {
+    let text = with_auth("{ ca = [\"authority.crt\"], crl = [\"today.crl\"] }");
+    let route = &text[text.find("[[route]]").unwrap()..text.find("[[pool]]").unwrap()];
+    let route = route.replace("app1.example.com", "app1.redis.example.com");
+    let config =
+        accepted(&(text + &route.replace("app1.crt", "redis1.crt").replace("app1.key", "redis1.key")));
+    let auths: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| match &route.tls {
+            TlsMode::Terminate(termination) => termination.client_auth.as_ref().unwrap(),
+            TlsMode::Passthrough => panic!("it terminates"),
+        })
+        .collect();
+    assert!(Arc::ptr_eq(auths[0], auths[1]));
+    assert_eq!(auths[0].crl_expiry, Some(1_798_761_600));
+}
+
+#[test]
 fn what_is_wrong_with_a_client_auth() {
     assert_faults(
         &with_auth(

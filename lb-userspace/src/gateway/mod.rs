@@ -111,7 +111,8 @@ impl Gateway {
         })
     }
 
-    /// Takes one of a client's places, where there is a limit; else as [`Self::acquire`].
+    /// Takes one of a client's places, if there is a limit. At the limit it reads the programs' events first, as
+    /// [`Self::acquire`] does.
     pub fn acquire_for(
         &self,
         client: IpAddr,

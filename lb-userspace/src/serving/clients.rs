@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Whom a limit is about: an IPv4 address, or the /64 of an IPv6 address, which is what one subscriber has at the least
-/// (RFC 6177, section 2).
+/// (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Client {
     /// The address.

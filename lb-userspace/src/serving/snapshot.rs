@@ -8,7 +8,7 @@ use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
 
 use crate::reason::Tier;
 use crate::route::{Schedule, Table};
-use crate::tls::{self, server_config};
+use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -232,10 +232,11 @@ impl Snapshot {
             .map(|pool| Arc::new(Pool::new(pool, known_pools.get(&*pool.name).map(|pool| &***pool))))
             .collect();
         let mut routes = Vec::with_capacity(config.routes.len());
+        let mut verifiers = Verifiers::default();
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
             let listener = &config.listeners[route.listener];
-            routes.push(Arc::new(build_route(route, listener, &pools, remembered, known)?));
+            routes.push(Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?));
         }
         let listeners: Vec<_> = config
             .listeners
@@ -296,6 +297,7 @@ fn build_route(
     route: &config::Route,
     listener: &config::Listener,
     pools: &[Arc<Pool>],
+    verifiers: &mut Verifiers,
     remembered: usize,
     known: Option<&Route>,
 ) -> Result<Route, CertificateRefused> {
@@ -312,7 +314,7 @@ fn build_route(
                 .filter(|old| *old.source == **source && old.alpn == alpn);
             let config = match kept {
                 Some(old) => old.config.clone(),
-                None => server_config(source, alpn.iter().cloned())
+                None => server_config(source, verifiers, alpn.iter().cloned())
                     .map_err(|source| CertificateRefused { route: route.name.clone(), source })?,
             };
             Some(TerminatedRoute { config, source: source.clone(), alpn })

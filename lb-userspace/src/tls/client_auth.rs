@@ -9,49 +9,36 @@ use super::identity::client_name;
 use crate::config::{Allowed, ClientAuth};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-/// Makes the verifier of a route.
-pub(super) fn verifier(
-    auth: &ClientAuth,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, anyhow::Error> {
-    let mut roots = RootCertStore::empty();
-    for authority in &auth.authorities {
-        roots.add(authority.clone())?;
-    }
-    let algorithms = provider.signature_verification_algorithms;
-    // Fails closed, as nginx and HAProxy do: with CRLs, each certificate of the chain needs one, which has not expired.
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .with_crls(auth.crls.iter().cloned())
-        .enforce_revocation_expiration();
-    let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
-    let listed = auth.authorities.iter().map(|authority| Listed {
-        certificate: authority.clone(),
-        revoked: auth.crls.iter().any(|crl| revokes(crl, authority)),
-    });
-    Ok(Arc::new(Verifier {
-        webpki: builder.build()?,
-        listed: listed.collect(),
-        allowed: auth.allowed.clone(),
-        algorithms,
-    }))
-}
+/// One verifier for all routes that ask the same of their clients' certificates: CRLs may be long.
+#[derive(Default)]
+pub struct Verifiers(HashMap<*const ClientAuth, Arc<dyn ClientCertVerifier>>);
 
-/// Whether a CRL of this certificate's issuer names it. The operator has given both: no signature is looked at.
-fn revokes(crl: &CertificateRevocationListDer<'_>, certificate: &CertificateDer<'_>) -> bool {
-    let Ok((_, crl)) = CertificateRevocationList::from_der(crl) else { return false };
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-    crl.issuer().as_raw() == certificate.issuer().as_raw()
-        && crl.iter_revoked_certificates().any(|revoked| revoked.raw_serial() == certificate.raw_serial())
+impl Verifiers {
+    /// The verifier for this.
+    pub(super) fn of(
+        &mut self,
+        auth: &Arc<ClientAuth>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, anyhow::Error> {
+        let key = Arc::as_ptr(auth);
+        if let Some(known) = self.0.get(&key) {
+            return Ok(known.clone());
+        }
+        let verifier: Arc<dyn ClientCertVerifier> = Arc::new(Verifier::new(auth, provider)?);
+        self.0.insert(key, verifier.clone());
+        Ok(verifier)
+    }
 }
 
 #[derive(Debug)]
@@ -70,6 +57,27 @@ struct Listed {
 }
 
 impl Verifier {
+    fn new(auth: &ClientAuth, provider: Arc<CryptoProvider>) -> Result<Self, anyhow::Error> {
+        let mut roots = RootCertStore::empty();
+        for authority in &auth.authorities {
+            roots.add(authority.clone())?;
+        }
+        let algorithms = provider.signature_verification_algorithms;
+        // Fails closed, as nginx and HAProxy do: with CRLs, each certificate of a chain needs one that has not expired.
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .with_crls(auth.crls.iter().cloned())
+            .enforce_revocation_expiration();
+        let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
+        let crls = auth.crls.iter().map(|crl| Ok(CertificateRevocationList::from_der(crl)?.1));
+        let crls: Vec<_> = crls.collect::<Result<_, anyhow::Error>>()?;
+        let listed = auth.authorities.iter().map(|authority| Listed {
+            certificate: authority.clone(),
+            revoked: is_revoked(authority, &crls),
+        });
+        let (listed, allowed) = (listed.collect(), auth.allowed.clone());
+        Ok(Verifier { webpki: builder.build()?, listed, allowed, algorithms })
+    }
+
     fn listed(&self, certificate: &CertificateDer<'_>) -> Option<&Listed> {
         self.listed.iter().find(|listed| listed.certificate == *certificate)
     }
@@ -90,6 +98,15 @@ impl Verifier {
         let (_, parsed) = X509Certificate::from_der(&listed.certificate).ok()?;
         Some(SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec()))
     }
+}
+
+/// Whether a CRL of this certificate's issuer names it. The operator has given both: no signature is looked at.
+fn is_revoked(certificate: &CertificateDer<'_>, crls: &[CertificateRevocationList<'_>]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    let mut of_issuer = crls.iter().filter(|crl| crl.issuer().as_raw() == certificate.issuer().as_raw());
+    of_issuer.any(|crl| {
+        crl.iter_revoked_certificates().any(|revoked| revoked.raw_serial() == certificate.raw_serial())
+    })
 }
 
 impl ClientCertVerifier for Verifier {

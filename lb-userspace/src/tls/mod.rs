@@ -6,5 +6,6 @@ mod identity;
 mod server;
 
 pub(crate) use cause::cause;
+pub use client_auth::Verifiers;
 pub(crate) use identity::client_name;
 pub use server::server_config;

@@ -1,6 +1,6 @@
 //! What a terminated route needs of rustls.
 
-use super::client_auth;
+use super::Verifiers;
 use crate::config::Termination;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 /// Makes the TLS side of a route. `alpn` is what may be selected, in order of preference; empty selects none.
 pub fn server_config(
     termination: &Termination,
+    verifiers: &mut Verifiers,
     alpn: impl Iterator<Item = Vec<u8>>,
 ) -> Result<Arc<ServerConfig>, anyhow::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -16,7 +17,7 @@ pub fn server_config(
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match &termination.client_auth {
         None => builder.with_no_client_auth(),
-        Some(auth) => builder.with_client_cert_verifier(client_auth::verifier(auth, provider.clone())?),
+        Some(auth) => builder.with_client_cert_verifier(verifiers.of(auth, provider.clone())?),
     };
     // Not `with_single_cert`: that takes X.509 version 3 only. `check` has seen that they belong together.
     let key = provider.key_provider.load_private_key(termination.key.clone_key())?;

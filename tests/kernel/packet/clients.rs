@@ -14,11 +14,11 @@ const GATEWAY: &str = "[gateway]\ntiers = ['packet']\n";
 
 /// The next client of the same address is turned away for this reason, which was so often before.
 fn turned_away(scene: &Scene, reason: &str, before: u64) -> Result<()> {
-    let said = scene.opening.open(&scene.net.client).and_then(|(mut client, _)| {
+    let said = scene.opening.open(&scene.net.client).map(|(mut client, _)| {
         let mut said = Vec::new();
         // An alert or nothing, and then the end or a reset.
         let _ = client.reader.read_to_end(&mut said);
-        Ok(said)
+        said
     });
     ensure!(said.as_ref().map_or(true, |said| said.len() <= 7), "{said:?}");
     let counted =
