@@ -95,8 +95,7 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
 
     let gateway = gateway(&raw.gateway);
     let listeners = raw.listeners.iter().zip(&listener_names.list);
-    let listeners: Vec<_> =
-        listeners.map(|(raw, name)| listener(raw, name, gateway.keepalive, report)).collect();
+    let listeners: Vec<_> = listeners.map(|(raw, name)| listener(raw, name, &gateway, report)).collect();
     let pools = raw.pools.iter().zip(&pool_names.list);
     let pools = pools.map(|(raw, name)| pool(raw, name, gateway.keepalive, report)).collect();
     let (mut routes, mut claims) = (Vec::new(), Vec::new());
@@ -122,7 +121,11 @@ fn config(raw: &RawConfig, certificates: &mut Certificates<'_>, report: &mut Rep
             idle_timeout: raw_route.idle_timeout.get(),
             max_age: raw_route.max_age.get(),
             max_connections: raw_route.max_connections.get(),
-            client_rate: client_rate(&raw_route.client_rate, report),
+            client_rate: client_rate(
+                &raw_route.client_rate,
+                raw_route.max_connections.or(gateway.max_connections),
+                report,
+            ),
         });
         if let (Some(listener), Some(reference)) = (listener, raw_route.listener.given()) {
             let alpn = items(&raw_route.alpn).iter();
@@ -169,7 +172,7 @@ fn gateway(raw: &RawGateway) -> Gateway {
     }
 }
 
-fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &mut Report) -> Listener {
+fn listener(raw: &RawListener, name: &Arc<str>, gateway: &Gateway, report: &mut Report) -> Listener {
     let proxy_protocol = raw.proxy_protocol.or(false);
     let trusted_proxies = values(&raw.trusted_proxies);
     if let Some(given) = raw.proxy_protocol.given()
@@ -201,14 +204,15 @@ fn listener(raw: &RawListener, name: &Arc<str>, keepalive: Keepalive, report: &m
         allow: values(&raw.allow),
         deny: values(&raw.deny),
         max_connections: raw.max_connections.get(),
-        client_rate: client_rate(&raw.client_rate, report),
+        client_rate: client_rate(&raw.client_rate, raw.max_connections.or(gateway.max_connections), report),
         backlog: raw.backlog.or(4096),
-        keepalive: raw.keepalive.or(Keepalive::default()).or(keepalive),
+        keepalive: raw.keepalive.or(Keepalive::default()).or(gateway.keepalive),
         freebind: raw.freebind.or(false),
     }
 }
 
-fn client_rate(raw: &Field<RawClientRate>, report: &mut Report) -> Option<ClientRate> {
+/// `max`: connections that all clients together may have open.
+fn client_rate(raw: &Field<RawClientRate>, max: usize, report: &mut Report) -> Option<ClientRate> {
     let given = raw.given()?;
     let RawClientRate { connections, per, open } = given.get_ref();
     if let (Some(per), true) = (per.span(), connections.is_absent()) {
@@ -217,6 +221,10 @@ fn client_rate(raw: &Field<RawClientRate>, report: &mut Report) -> Option<Client
     } else if connections.is_absent() && open.is_absent() {
         let error = Diagnostic::error(given.span(), "this `client_rate` limits nothing");
         report.push_absence(error.help(format!("for example `client_rate = {CLIENT_RATE_EXAMPLE}`")));
+    }
+    if let Some(open) = open.given().filter(|open| *open.get_ref() >= max) {
+        let message = format!("one client may have all {max} connections that `max_connections` allows");
+        report.push(Diagnostic::warning(open.span(), message).help("a smaller `open`"));
     }
     let per = per.or(Duration::from_secs(1));
     let new = connections.get().and_then(NonZeroU32::new).map(|most| NewConnections { most, per });

@@ -93,6 +93,23 @@ fn a_client_rate_must_bound_something() {
 }
 
 #[test]
+fn a_client_that_may_have_everything_is_warned_of() {
+    let text = changed(GOOD, "bind =", "client_rate = { open = 100 }\nmax_connections = 100\nbind =");
+    assert_faults(
+        &changed(&text, "sni =", "client_rate = { open = 200_000 }\nsni ="),
+        r#"
+        warning: one client may have all 100 connections that `max_connections` allows
+           at: 100
+         help: a smaller `open`
+        warning: one client may have all 200000 connections that `max_connections` allows
+           at: 200_000
+         help: a smaller `open`
+        "#,
+    );
+    accepted(&changed(&text, "open = 100", "open = 99"));
+}
+
+#[test]
 fn a_hello_has_bounds() {
     let with = |bytes: u32| changed(GOOD, "bind =", &format!("hello_bytes = {bytes}\nbind ="));
     assert_eq!(accepted(&with(16384)).listeners[0].hello_bytes, 16384);
