@@ -5,7 +5,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -16,7 +15,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::diagnostic::quote;
-use super::pem::{pem_error, unusable};
+use super::pem::{Part, Problems, date, pem_error, unusable};
 use super::value::Problem;
 use super::{Allowed, ClientAuth, Files, Termination, crl, key, pem};
 
@@ -38,17 +37,6 @@ pub(super) struct ClientPaths {
     pub(super) allowed: Allowed,
 }
 
-/// Which of [`Paths`] a problem is with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Chain,
-    Key,
-    Passphrase,
-    /// Of several files, this one.
-    ClientCa(usize),
-    ClientCrl(usize),
-}
-
 /// A certificate that can be used.
 pub(super) struct Loaded {
     pub(super) termination: Arc<Termination>,
@@ -57,9 +45,6 @@ pub(super) struct Loaded {
     /// What is odd about the files, and does not keep them from being used.
     pub(super) warnings: Problems,
 }
-
-/// Each with where it is.
-pub(super) type Problems = Vec<(Part, Problem)>;
 
 /// Or every problem with the files.
 type Outcome = Result<Arc<Loaded>, Problems>;
@@ -296,11 +281,6 @@ impl Leaf {
         }
         None
     }
-}
-
-/// Seconds since the Unix epoch, to be read.
-pub(super) fn date(seconds: u64) -> impl std::fmt::Display {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, the server's own first";

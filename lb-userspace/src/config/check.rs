@@ -11,10 +11,11 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use toml::Spanned;
 
-use super::certificate::{Certificates, ClientPaths, Loaded, Part, Paths};
+use super::certificate::{Certificates, ClientPaths, Loaded, Paths};
 use super::diagnostic::{Diagnostic, Diagnostics, Report, Warnings, quote};
 use super::names::Names;
 use super::overlap::{self, Claim};
+use super::pem::Part;
 use super::raw::{
     self, CLIENT_RATE_EXAMPLE, RawClientRate, RawConfig, RawGateway, RawListener, RawPool, RawRoute, RawTls,
 };

@@ -1,6 +1,5 @@
 //! `client_auth`: which clients a terminated route lets in, by their certificates.
 
-use super::SniPattern;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::fmt;
 
@@ -42,8 +41,10 @@ pub struct Allowed {
 /// A subject alternative name, or several of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum San {
-    /// A host name; a wildcard covers one or more labels, as that of a route does.
-    Dns(SniPattern),
+    /// A host name: lower case, without a trailing dot.
+    Dns(Box<str>),
+    /// Every host name that ends with this one, behind one or more labels, as a wildcard of a route covers them.
+    DnsBelow(Box<str>),
     /// This URI.
     Uri(Box<str>),
     /// Every URI that is longer than this, and begins with it.

@@ -10,8 +10,7 @@ use webpki::OwnedCertRevocationList;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::certificate::{Part, Problems, date};
-use super::pem::{pem_error, unusable};
+use super::pem::{Part, Problems, date, pem_error, unusable};
 use super::value::Problem;
 
 const PEM_CRL: &str = "a PEM file with `BEGIN X509 CRL`";

@@ -2,9 +2,9 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::San;
 use super::diagnostic::quote;
-use super::value::{Problem, parse_sni};
-use super::{San, SniPattern};
+use super::value::{Problem, dns_name};
 
 /// A whole subject, as the access log and OpenSSL write it.
 pub(super) fn subject(text: &str) -> Result<Box<str>, Problem> {
@@ -36,18 +36,23 @@ pub(super) fn san(text: &str) -> Result<San, Problem> {
         let guess = match text {
             _ if text.contains("://") => format!("`\"URI:{text}\"`"),
             _ if text.contains('@') => format!("`\"email:{text}\"`"),
-            _ if parse_sni(text).is_ok() => format!("`\"DNS:{text}\"`"),
+            _ if dns_name(host(text).0).is_ok() => format!("`\"DNS:{text}\"`"),
             _ => "for example `\"DNS:app1.example.com\"`".to_owned(),
         };
         return Err(problem("its kind is not in front, `DNS:`, `URI:` or `email:`").help(guess));
     };
     match kind {
-        "DNS" => match parse_sni(name) {
-            Ok(SniPattern::Any) => Err(problem("`*` would let every name in")
-                .help("`\"DNS:*.example.com\"` for all names below one")),
-            Ok(pattern) => Ok(San::Dns(pattern)),
-            Err((why, _)) => Err(problem(why).help("for example `\"DNS:app1.example.com\"`")),
-        },
+        "DNS" if name == "*" => {
+            Err(problem("`*` would let every name in")
+                .help("`\"DNS:*.example.com\"` for all names below one"))
+        }
+        "DNS" => {
+            let (host, is_below) = host(name);
+            match dns_name(host) {
+                Ok(host) => Ok(if is_below { San::DnsBelow(host) } else { San::Dns(host) }),
+                Err(why) => Err(problem(why).help("for example `\"DNS:app1.example.com\"`")),
+            }
+        }
         "URI" => {
             let example = "for example `\"URI:spiffe://example.org/app1\"`, or `\"URI:spiffe://example.org/*\"` for all below";
             let (begin, is_begin) = name.strip_suffix('*').map_or((name, false), |begin| (begin, true));
@@ -70,6 +75,12 @@ pub(super) fn san(text: &str) -> Result<San, Problem> {
     }
 }
 
+/// A host name without its trailing dot, and whether all names below it are meant.
+fn host(name: &str) -> (&str, bool) {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    bare.strip_prefix("*.").map_or((bare, false), |parent| (parent, true))
+}
+
 /// As OpenSSL writes them.
 const KINDS: [&str; 3] = ["DNS", "URI", "email"];
 
@@ -79,9 +90,8 @@ mod tests {
 
     #[test]
     fn alternative_names_have_their_kind_in_front() {
-        let name = |text: &str| Ok(SniPattern::Exact(text.into())).map(San::Dns);
-        assert_eq!(san("DNS:App.example.com."), name("app.example.com"));
-        assert_eq!(san("DNS:*.example.com"), Ok(San::Dns(SniPattern::Wildcard("example.com".into()))));
+        assert_eq!(san("DNS:App.example.com."), Ok(San::Dns("app.example.com".into())));
+        assert_eq!(san("DNS:*.Example.com"), Ok(San::DnsBelow("example.com".into())));
         assert_eq!(san("URI:spiffe://a/b"), Ok(San::Uri("spiffe://a/b".into())));
         assert_eq!(san("URI:spiffe://a/*"), Ok(San::UriBelow("spiffe://a/".into())));
         assert_eq!(san("URI:urn:a:b"), Ok(San::Uri("urn:a:b".into())));
@@ -93,6 +103,8 @@ mod tests {
             ("dns:app.example.com", "for example"),
             ("DNS:*", "below one"),
             ("DNS:a b", "for example"),
+            ("DNS:a.*.example.com", "for example"),
+            ("*.example.com", "`\"DNS:*.example.com\"`"),
             ("URI:spiffe://*", "for example"),
             ("URI:spiffe://a/*/b", "for example"),
             ("URI:spiffe://a*", "for example"),

@@ -26,7 +26,7 @@ pub struct ClientLimit {
 }
 
 impl ClientLimit {
-    /// Goes on from what an earlier configuration's has counted; `remembered`: see [`share`].
+    /// Goes on from what an earlier configuration's has counted, and remembers so many clients without open connections.
     pub fn new(rate: ClientRate, remembered: usize, known: Option<&Self>) -> Self {
         let clients = known.map(|known| known.clients.clone()).unwrap_or_default();
         ClientLimit { rate, remembered, clients }

@@ -5,7 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::config::{Allowed, San, SniPattern};
+use crate::config::{Allowed, San};
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write as _;
 use x509_parser::asn1_rs::ToDer as _;
@@ -48,14 +48,11 @@ fn known_as(certificate: &X509Certificate<'_>, allowed: &Allowed) -> Option<Stri
 impl San {
     fn covers(&self, name: &GeneralName<'_>) -> bool {
         match (self, name) {
-            (San::Dns(SniPattern::Exact(exact)), GeneralName::DNSName(name)) => {
-                bare(name).eq_ignore_ascii_case(exact)
-            }
-            (San::Dns(SniPattern::Wildcard(parent)), GeneralName::DNSName(name)) => {
+            (San::Dns(exact), GeneralName::DNSName(name)) => bare(name).eq_ignore_ascii_case(exact),
+            (San::DnsBelow(parent), GeneralName::DNSName(name)) => {
                 let name = bare(name).to_ascii_lowercase();
-                name.strip_suffix(&**parent)
-                    .and_then(|rest| rest.strip_suffix('.'))
-                    .is_some_and(|rest| !rest.is_empty())
+                let labels = name.strip_suffix(&**parent).and_then(|rest| rest.strip_suffix('.'));
+                labels.is_some_and(|labels| !labels.is_empty())
             }
             (San::Uri(exact), GeneralName::URI(name)) => **exact == **name,
             (San::UriBelow(begin), GeneralName::URI(name)) => {
@@ -220,8 +217,8 @@ mod tests {
             let subjects = subjects.iter().map(|subject| (*subject).into()).collect();
             client_name(&app, &Allowed { subjects, sans: sans.to_vec() })
         };
-        let exact = |name: &str| San::Dns(SniPattern::Exact(name.into()));
-        let below = |name: &str| San::Dns(SniPattern::Wildcard(name.into()));
+        let exact = |name: &str| San::Dns(name.into());
+        let below = |name: &str| San::DnsBelow(name.into());
         assert_eq!(by(&["CN=other", "CN=app1"], &[]).as_deref(), Some("CN=app1"));
         for (san, shown) in [
             (exact("a.example.com"), "DNS:a.example.com"),
