@@ -13,6 +13,8 @@ use snisplice::connect::ports::SourcePorts;
 use snisplice::route::Table;
 use snisplice::sniff::{Input, Output, Preamble, Sniffer};
 
+use crate::relay;
+
 /// One operation.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -49,6 +51,8 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "packet/header-and-checksum", times: 1_000, prepare: header },
     Case { name: "packet/timestamps-and-sack", times: 1_000, prepare: options },
     Case { name: "handover/source-port", times: 10_000, prepare: source_port },
+    Case { name: "relay/plain-1-KiB-and-back", times: relay::TIMES, prepare: relay::plain },
+    Case { name: "relay/terminated-1-KiB-and-back", times: relay::TIMES, prepare: relay::terminated },
 ];
 
 /// A file of the tests.

@@ -4,6 +4,7 @@
 //! and the source, and not on how busy the machine is. Only builds with optimisation mean anything.
 
 mod cases;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

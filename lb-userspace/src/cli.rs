@@ -1,14 +1,15 @@
 //! The command line.
 
+mod ech_key;
+
 use crate::admin::{Client, text, top, view::ConnectionFilter};
-use crate::config::{self, Config, Interfaces, Sources};
+use crate::config::{self, Config, Gateway, Interfaces, Sources};
 use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
 use crate::words::{counted, with_causes};
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use lb_common::packet::DEFAULT_FLOWS;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,13 +20,6 @@ const BAD_CONFIGURATION: u8 = 2;
 
 /// Where the configuration is unless `-c` names another.
 const CONFIG: &str = "/etc/snisplice/snisplice.toml";
-
-/// Where the kernel programs are pinned, and for how many connections they have room, unless the configuration says
-/// otherwise.
-const BPFFS: &str = "/sys/fs/bpf/snisplice";
-
-/// Where a gateway keeps its state unless the configuration says otherwise.
-const STATE_DIR: &str = "/run/snisplice";
 
 const AFTER_HELP: &str = "\
 A first run:
@@ -135,6 +129,8 @@ enum Command {
         /// Its id, as `connections` shows it.
         connection: u64,
     },
+    /// Make a key for Encrypted ClientHello (ECH), and the `ech=` of the HTTPS record that tells clients of it.
+    EchKey(ech_key::EchKey),
     /// Print the completions for a shell.
     Completions {
         /// The shell.
@@ -202,11 +198,8 @@ fn run(command: Command) -> Result<(), Failure> {
             show(&format!("{}: {}: good\n", path.display(), parts(listeners, routes, pools)))
         }
         Command::Doctor { config } => {
-            let (source_ports, bpffs) = match gateway_of(config)? {
-                Some(gateway) => (gateway.source_ports, gateway.bpffs),
-                None => (config::SOURCE_PORTS, BPFFS.into()),
-            };
-            let report = crate::doctor::run(source_ports, &bpffs);
+            let Gateway { fixed, .. } = gateway_of(config)?;
+            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
@@ -270,13 +263,14 @@ fn run(command: Command) -> Result<(), Failure> {
                 return Err(anyhow::anyhow!("`top` takes a terminal; `connections` does not").into());
             }
             let state_dir = gateway.state_dir()?;
-            // Says why there is nothing to watch before the screen is cleared.
+            // Fails before the screen is cleared if there is no gateway.
             Client::connect(&state_dir)?;
             Ok(top::run(state_dir, ConnectionFilter { route, sni })?)
         }
         Command::Drain { gateway, server } => Ok(gateway.client()?.drain(&server, true)?),
         Command::Undrain { gateway, server } => Ok(gateway.client()?.drain(&server, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
+        Command::EchKey(key) => show(&key.run()?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snisplice", &mut std::io::stdout());
             Ok(())
@@ -294,11 +288,13 @@ fn load(path: &Path) -> Result<(Config, Sources), Failure> {
     Ok((shown(path, checked)?, sources))
 }
 
-/// The same for its `[gateway]` alone: of the file of `-c`, or of [`CONFIG`]. `None`: that one is not there.
-fn gateway_of(named: Option<PathBuf>) -> Result<Option<config::Gateway>, Failure> {
+/// As [`load`], but only the `[gateway]` table: of the file of `-c`, or of [`CONFIG`]; its defaults if there is no such file.
+fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
     let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
-    let path = named.or_else(default);
-    path.map(|path| shown(&path, config::load_gateway(&path))).transpose()
+    match named.or_else(default) {
+        Some(path) => shown(&path, config::load_gateway(&path)),
+        None => Ok(Gateway::default()),
+    }
 }
 
 /// "1 listener, 2 routes, 2 pools".
@@ -328,32 +324,24 @@ struct Wanted {
     tiers: Vec<Tier>,
     interfaces: Interfaces,
     flows: u32,
-    /// Two a connection.
+    /// Two for each connection.
     sockets: u32,
 }
 
 impl Bpffs {
     fn resolve(self) -> Result<Wanted, Failure> {
-        let Some(gateway) = gateway_of(self.config)? else {
-            return Ok(Wanted {
-                bpffs: BPFFS.into(),
-                tiers: vec![Tier::Packet],
-                interfaces: Interfaces::Auto,
-                flows: DEFAULT_FLOWS,
-                sockets: 0,
-            });
-        };
+        let Gateway { fixed, live } = gateway_of(self.config)?;
         Ok(Wanted {
-            bpffs: gateway.bpffs,
-            tiers: gateway.tiers,
-            interfaces: gateway.interfaces,
-            flows: gateway.flow_table,
-            sockets: u32::try_from(gateway.max_connections * 2).unwrap_or(u32::MAX),
+            bpffs: fixed.bpffs,
+            tiers: live.tiers,
+            interfaces: fixed.interfaces,
+            flows: fixed.flow_table,
+            sockets: u32::try_from(live.max_connections * 2).unwrap_or(u32::MAX),
         })
     }
 }
 
-/// Asks on the terminal whether so many connections shall be cut.
+/// Asks on the terminal whether this many connections shall be cut.
 fn confirmed(connections: usize) -> Result<bool, Failure> {
     let cut = format!("{} would be cut", counted(connections, "live connection"));
     let stdin = std::io::stdin();
@@ -368,7 +356,7 @@ fn confirmed(connections: usize) -> Result<bool, Failure> {
 
 impl StateDir {
     fn state_dir(self) -> Result<PathBuf, Failure> {
-        Ok(gateway_of(self.config)?.map_or_else(|| STATE_DIR.into(), |gateway| gateway.state_dir))
+        Ok(gateway_of(self.config)?.fixed.state_dir)
     }
 
     fn client(self) -> Result<Client, Failure> {

@@ -1,7 +1,7 @@
-//! The one clock of counters: CLOCK_MONOTONIC as the kernel programs read it, which outlives the process.
+//! The clock of all timestamps: CLOCK_MONOTONIC as the kernel programs read it, which goes on when the process is restarted.
 //!
-//! The programs read that of the machine. A process in a time namespace (time_namespaces(7)) reads another, shifted by a
-//! constant, which is taken off here.
+//! The programs read the machine's. A process in a time namespace (time_namespaces(7)) reads one that is shifted by a
+//! constant, which is subtracted here.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::fs;
@@ -18,7 +18,7 @@ pub fn now_ns() -> u64 {
     read(ClockId::Monotonic)
 }
 
-/// The same as of the kernel's last timer interrupt, up to 10 ms ago: what the programs note of a packet that comes now.
+/// As [`now_ns`], at the kernel's last timer interrupt, up to 10 ms ago. The kernel programs use this clock.
 pub fn now_coarse_ns() -> u64 {
     read(ClockId::MonotonicCoarse)
 }
@@ -43,8 +43,8 @@ pub fn uptime_ms() -> u64 {
 
 /// 0 where there are no time namespaces, or no /proc.
 fn ahead() -> i64 {
-    // The offsets shown are those of the namespace in which this process's children would be. Where that is another than
-    // its own, somebody has made one for children alone, and the process itself is taken to be in the machine's.
+    // The file shows the offsets of the namespace of this process's children. If that is another than its own, the process
+    // itself is assumed to be in the machine's.
     let [own, of_children] =
         ["time", "time_for_children"].map(|name| fs::read_link(format!("/proc/self/ns/{name}")));
     match (own, of_children) {
@@ -56,12 +56,12 @@ fn ahead() -> i64 {
     }
 }
 
-/// The offset of CLOCK_MONOTONIC in nanoseconds, of lines of a clock's name, seconds and nanoseconds.
+/// The offset of CLOCK_MONOTONIC in nanoseconds. Each line has a clock's name, seconds and nanoseconds.
 fn monotonic_offset(offsets: &str) -> Option<i64> {
     let mut lines = offsets.lines().map(str::split_ascii_whitespace);
     let mut fields = lines.find_map(|mut fields| (fields.next()? == "monotonic").then_some(fields))?;
     let (seconds, nanoseconds): (i64, i64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    // Less than 0 is so many seconds less, and then nanoseconds more.
+    // The nanoseconds are never negative: they are added also to negative seconds.
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 

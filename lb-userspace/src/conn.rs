@@ -5,20 +5,27 @@
 use crate::accept;
 use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
-use crate::close::{Leg, farewell};
+use crate::close::{LegSocket, farewell};
 use crate::config::Protocol;
-use crate::connect::{self, Endpoints, Source, SourcePort};
-use crate::gateway::Gateway;
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
-use crate::serving::{ClientPermit, Excess, Listener, Permit, Permits, Route, ServerGuard, Snapshot};
+use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
+use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
+use crate::running::RunningGateway;
+use crate::serving::{
+    Action, ClientPermit, Excess, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
+};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
-use crate::splice::packet::{Begun, Live, PacketTier, Plan};
+use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
+use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
-use crate::splice::terminate::{self, HandshakeError, Session};
+use crate::splice::tls::Tls;
+use crate::splice::transport::Plain;
+use crate::tier::choose;
+use crate::tls::{HandshakeError, Session};
 use crate::traffic::add;
+use lb_common::packet::{PerLeg, Side};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -31,21 +38,21 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 
 /// A connection that was accepted and may go on.
 pub struct Accepted {
-    /// The worker that carries it.
+    /// The index of the worker that carries it.
     pub worker: usize,
     /// The client's socket.
     pub client: TcpStream,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The configuration at the moment of accept: this connection's for good.
+    /// The configuration at the time of the accept, which the connection keeps.
     pub snapshot: Arc<Snapshot>,
-    /// Where it came in.
+    /// The listener that accepted it.
     pub listener: Arc<Listener>,
-    /// Its places in the gateway's and the listener's `max_connections`.
+    /// Its places under `max_connections` of the gateway and of the listener.
     pub permits: [Permit; 2],
-    /// Its place in the listener's `client_rate`, if there is one, and its client is known.
+    /// Its place under `client_rate` of the listener, if that has one and the client is known.
     pub of_client: Option<ClientPermit>,
-    /// The task that carries it, once it is spawned: before it runs.
+    /// The task that carries it. Set between its spawning and its first run.
     pub task: Rc<Cell<Option<AbortHandle>>>,
 }
 
@@ -58,9 +65,9 @@ pub fn too_many(excess: Excess) -> RejectReason {
 }
 
 /// Carries one connection through its stages.
-pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
+pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, of_client, task } = accepted;
-    let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener, of_client);
+    let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener, of_client);
     let (route, permit, of_route_client) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
@@ -86,12 +93,12 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let passage = Passage { gateway, account, client, route, routed, snapshot, permits };
     match max_age {
         None => passage.go(hello, window).await,
-        // Boxed: connections without an end to their time need not pay for its clock.
+        // Boxed: connections without `max_age` need not pay for this future.
         Some(age) => {
             let mut going = Box::pin(passage.go(hello, window));
             tokio::select! {
                 () = &mut going => {}
-                // In the middle of whatever it did, it is dropped: it ends with a reset.
+                // Wherever it is, its future is dropped, and both legs are reset.
                 () = sleep_until((begin + age).into()) => connection.set_ending(CloseReason::MaxAge),
             }
         }
@@ -101,12 +108,12 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
 /// A client before it has a route.
 struct Arrival {
     visitor: Visitor,
-    client: Leg,
+    client: LegSocket,
     begin: Instant,
-    /// Bytes received and not consumed; they go to the server, or into the handshake.
+    /// Bytes received and not consumed. They go to the server, or into the TLS handshake.
     window: Vec<u8>,
     hello: Option<Box<ClientHello>>,
-    /// Its place in the listener's `client_rate`.
+    /// Its place under `client_rate` of the listener.
     of_client: Option<ClientPermit>,
     /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
     is_client: bool,
@@ -114,8 +121,8 @@ struct Arrival {
 
 impl Arrival {
     fn new(
-        gateway: &Gateway,
-        client: Leg,
+        gateway: &RunningGateway,
+        client: LegSocket,
         peer: SocketAddr,
         listener: Arc<Listener>,
         of_client: Option<ClientPermit>,
@@ -128,7 +135,7 @@ impl Arrival {
     /// accept, sniff, route.
     async fn go(
         &mut self,
-        gateway: &Gateway,
+        gateway: &RunningGateway,
     ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
@@ -153,7 +160,7 @@ impl Arrival {
         loop {
             if let Some(header) = accept::read_header(&self.window)? {
                 self.window.drain(..header.length);
-                // It may have been of 64 KiB, and what the rest grows to is kept for as long as it waits.
+                // The header may have had 64 KiB; that memory is not kept while the connection waits.
                 self.window.shrink_to_fit();
                 if let Some((client, local)) = header.endpoints {
                     self.visitor.client = canonical(client);
@@ -202,7 +209,10 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&self, gateway: &Gateway) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
+    fn route(
+        &self,
+        gateway: &RunningGateway,
+    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         let hello = self.hello.as_deref();
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
@@ -222,7 +232,7 @@ impl Arrival {
         Ok((route.clone(), permit, of_client))
     }
 
-    /// What the client is told in its own protocol.
+    /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.
     fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
         let alert = match self.visitor.listener.protocol {
@@ -241,9 +251,9 @@ impl Arrival {
 
 /// A connection with a route.
 struct Passage {
-    gateway: Arc<Gateway>,
+    gateway: Arc<RunningGateway>,
     account: Account,
-    client: Leg,
+    client: LegSocket,
     route: Arc<Route>,
     /// When the route was known.
     routed: Instant,
@@ -251,14 +261,14 @@ struct Passage {
     permits: Permits,
 }
 
-/// A handover that is under way: dropped, both ends are reset.
-struct Unfinished<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
+/// A handover that is under way. If this is dropped before it is done, both ends are reset.
+struct UnfinishedHandover<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
 
-impl Drop for Unfinished<'_> {
+impl Drop for UnfinishedHandover<'_> {
     fn drop(&mut self) {
         if let Some((packet, connection)) = self.0 {
             packet.end(connection.id, connection.ending().unwrap_or(CloseReason::Shutdown));
-            // It may have ended by itself before.
+            // The connection may have ended by itself before.
             packet.kernel().end_handover(connection.id);
             connection.leave_task();
         }
@@ -267,7 +277,7 @@ impl Drop for Unfinished<'_> {
 
 /// A connected server.
 struct Upstream {
-    socket: Leg,
+    socket: LegSocket,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
@@ -275,10 +285,12 @@ struct Upstream {
 impl Passage {
     /// connect, splice, close.
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
-        let reason = match self.route.termination {
-            None => {
+        let route = self.route.clone();
+        let reason = match &route.action {
+            Action::Pass => {
                 let plan = self.plan();
-                match self.connect(hello, plan.ok()).await {
+                let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
+                match self.connect(plan.ok(), asks_for_tls).await {
                     Ok(server) => return self.pass_through(plan, server, window).await,
                     Err(reason) => {
                         self.note_setback(reason);
@@ -286,8 +298,10 @@ impl Passage {
                     }
                 }
             }
-            // Boxed: its future holds a TLS session, which a connection that is passed through need not pay for.
-            Some(_) => Box::pin(self.terminate(hello, window)).await,
+            Action::Terminate(terminator) => {
+                // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
+                Box::pin(self.terminate(terminator, window)).await
+            }
         };
         self.close(reason);
     }
@@ -297,24 +311,24 @@ impl Passage {
         self.account.close(reason);
     }
 
-    /// Whether the kernel may forward the connection, as far as the client's handshake tells.
+    /// Whether the connection can go to the packet tier, as far as the client's SYN tells.
     fn plan(&self) -> Result<Plan, FallbackReason> {
-        if !self.snapshot.tiers.contains(&Tier::Packet) {
+        if !self.snapshot.gateway.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
         }
         self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
     }
 
-    /// splice: TLS goes through untouched.
-    async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
-        let mut begun = None;
-        let choice = self.gateway.choose_tier(&self.snapshot.tiers, false, || {
-            self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
+    /// splice: passes TLS through.
+    async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+        let mut handover = None;
+        let choice = self.gateway.choose_tier(&self.snapshot.gateway.tiers, || {
+            self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
         });
         self.account.spliced(choice);
-        if let Some(begun) = begun {
+        if let Some(handover) = handover {
             // Boxed: the copy tier's connections need not pay for its future.
-            return Box::pin(self.hand_over(begun, server, window)).await;
+            return Box::pin(self.hand_over(handover, server, window)).await;
         }
         self.keep_alive(&server.socket);
         let reason = self.splice(choice.tier, &server.socket, window).await;
@@ -322,40 +336,42 @@ impl Passage {
         self.close(reason);
     }
 
-    /// Has the kernel find out whether both ends are still there: of sockets that are to stay.
+    /// Turns on TCP keepalive of both sockets, which stay open in these tiers.
     fn keep_alive(&self, server: &TcpStream) {
-        let [of_client, of_server] = self.account.connection.keepalives();
-        keep_alive(&self.client, of_client);
-        keep_alive(server, of_server);
+        let keepalives = self.account.connection.keepalives();
+        keep_alive(&self.client, keepalives.client);
+        keep_alive(server, keepalives.server);
     }
 
-    /// Puts the flows in.
-    fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<Begun, FallbackReason> {
+    /// Enters the flows of the packet tier.
+    fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<PendingHandover, FallbackReason> {
         if server.port.is_none() {
             return Err(FallbackReason::NoSourcePort);
         }
         let packet = self.gateway.packet()?;
-        let begun =
-            packet.begin(plan, &self.client, &server.socket, held, &self.account).map_err(|refusal| {
-                if let Some(mss) = refusal.clamp {
-                    self.gateway.clamp_mss(&self.account.connection.listener, mss);
-                }
-                refusal.reason
-            })?;
+        let sockets = PerLeg::<&TcpStream> { client: &self.client, server: &server.socket };
+        let handover = packet.begin(plan, sockets, held, &self.account).map_err(|refusal| {
+            if let Some(mss) = refusal.clamp {
+                self.gateway.clamp_mss(&self.account.connection.listener, mss);
+            }
+            refusal.reason
+        })?;
         self.gateway.books.histograms.handover.observe(self.routed.elapsed());
-        Ok(begun)
+        Ok(handover)
     }
 
-    /// splice: the kernel forwards packets; this task still carries over what the sockets hold, and closes them.
-    async fn hand_over(self, begun: Begun, server: Upstream, window: Vec<u8>) {
+    /// splice: the kernel forwards packets. This task still delivers what the sockets hold, and closes them.
+    async fn hand_over(self, handover: PendingHandover, server: Upstream, window: Vec<u8>) {
         let Self { gateway, account, client, permits, .. } = self;
         let Upstream { socket: server, guard, port } = server;
         let connection = account.connection.clone();
         let Ok(packet) = gateway.packet() else { return };
-        packet.enter(Live::new(account, guard, permits, port, begun.place()), begun.asked());
-        // Cut short at any point, what the sockets still hold is lost, and the connection must not go on without.
-        let mut unfinished = Unfinished(Some((packet, &connection)));
-        if let Err(reason) = packet.finish(begun, [&client, &server], window).await {
+        let spliced = SplicedConnection::new(account, guard, permits, port, handover.place());
+        packet.enter(spliced, handover.asked());
+        // If this future is dropped, what the sockets still hold is lost, and the connection must be reset.
+        let mut unfinished = UnfinishedHandover(Some((packet, &connection)));
+        let sockets = PerLeg::<&TcpStream> { client: &client, server: &server };
+        if let Err(reason) = packet.finish(handover, sockets, window).await {
             connection.set_ending(reason);
             return;
         }
@@ -365,8 +381,8 @@ impl Passage {
         connection.leave_task();
     }
 
-    /// splice: bytes flow, in the tier chosen, or in `copy` when that one gives the connection back.
-    async fn splice(&self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
+    /// splice: the chosen tier carries the bytes; if it gives the connection back, the copy tier goes on.
+    async fn splice(&mut self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         if tier == Tier::Sockmap
             && let Some(sockmap) = self.gateway.sockmap()
@@ -382,12 +398,23 @@ impl Passage {
                 Outcome::Demoted(reason) => self.account.demoted(reason),
             }
         }
-        splice::copy::relay(&self.client, server, prefix, traffic, idle).await
+        let (near, far) = (Plain::new(&self.client, prefix), Plain::new(server, Vec::new()));
+        let end = relay(near, far, traffic, idle).await;
+        self.relayed(end)
+    }
+
+    /// How a relayed connection ended.
+    fn relayed(&mut self, end: Result<CloseReason, (Side, TlsError)>) -> CloseReason {
+        end.unwrap_or_else(|(leg, cause)| {
+            tracing::debug!(?leg, %cause, "TLS failed");
+            self.account.tls_failed(cause);
+            CloseReason::TlsError
+        })
     }
 
     /// connect, splice: TLS ends here.
-    async fn terminate(&mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) -> CloseReason {
-        let mut session = match self.handshake(window).await {
+    async fn terminate(&mut self, terminator: &Terminator, window: Vec<u8>) -> CloseReason {
+        let mut session = match self.handshake(terminator, window).await {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
@@ -396,7 +423,7 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        let Upstream { socket: server, guard: _guard, .. } = match self.connect(hello, None).await {
+        let Upstream { socket: server, guard: _guard, .. } = match self.connect(None, false).await {
             Ok(connected) => connected,
             Err(reason) => {
                 let setback = self.note_setback(reason);
@@ -405,20 +432,20 @@ impl Passage {
                 return reason;
             }
         };
-        let choice =
-            self.gateway.choose_tier(&self.snapshot.tiers, true, || Err(FallbackReason::TlsTerminated));
+        let choice = choose(&self.snapshot.gateway.tiers, |tier| match tier {
+            Tier::Copy => None,
+            Tier::Packet | Tier::Sockmap => Some(FallbackReason::TlsTerminated),
+        });
         self.account.spliced(choice);
         self.keep_alive(&server);
-        let traffic = &self.account.connection.traffic;
-        let end = terminate::relay(session, &self.client, &server, traffic, self.route.idle_timeout).await;
+        let (near, far) = (Tls::new(session, &self.client), Plain::new(&server, Vec::new()));
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
-        end.unwrap_or_else(|cause| {
-            self.account.tls_failed(cause);
-            CloseReason::TlsError
-        })
+        self.relayed(end)
     }
 
-    /// Remembers why a PostgreSQL client got nowhere: its next attempt may be one without TLS, and can be told.
+    /// Remembers why a PostgreSQL client failed: its next attempt may be without TLS, and then gets this reason as its
+    /// error.
     fn note_setback(&self, reason: CloseReason) -> Option<Setback> {
         let connection = &self.account.connection;
         let setback = Setback::Closed(reason);
@@ -428,46 +455,62 @@ impl Passage {
         })
     }
 
-    async fn handshake(&mut self, hello: Vec<u8>) -> Result<Session, HandshakeError> {
-        let Some(termination) = &self.route.termination else { return Err(HandshakeError::Closed) };
-        let accept = Session::accept(&self.client, hello, termination.config.clone());
+    async fn handshake(
+        &mut self,
+        terminator: &Terminator,
+        hello: Vec<u8>,
+    ) -> Result<Session, HandshakeError> {
+        let accept = Session::accept(&self.client, hello, terminator.config.clone());
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
         self.account.negotiated(session.version());
         if let Some(certificate) = session.client_certificate() {
-            self.account.identified(|| termination.client_name(certificate));
+            self.account.identified(|| terminator.client_name(certificate));
         }
         Ok(session)
     }
 
-    /// connect: a server of the route's pool, told what it expects before the client's bytes.
-    async fn connect(
-        &mut self,
-        hello: Option<Box<ClientHello>>,
-        plan: Option<Plan>,
-    ) -> Result<Upstream, CloseReason> {
+    /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
+    /// `asks_for_tls`: PostgreSQL's request too, before a ClientHello that the server is to get.
+    async fn connect(&mut self, plan: Option<Plan>, asks_for_tls: bool) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
-        let pool = self.route.next_pool().ok_or(CloseReason::NoServer)?.clone();
-        let gateway = self.gateway.clone();
+        let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let source = plan.and_then(|plan| {
             let ports = gateway.packet().ok()?.ports();
             Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
         });
-        let (server, port, guard) =
-            connect::connect(&pool, self.account.connection.client.ip(), source).await?;
-        let mut server = Leg::new(server);
-        self.account.connected(&pool, &guard);
-        tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
-        if let Some(version) = pool.send_proxy {
-            let sni = self.account.connection.sni.as_deref();
-            let header = connect::proxy_header(version, self.endpoints()?, sni);
-            write_all(&server, &header).await.map_err(|_| CloseReason::ServerReset)?;
+        let mut dial = Dial {
+            client: self.account.connection.client.ip(),
+            source,
+            greeting: Greeting { header: Vec::new(), postgres: asks_for_tls },
+        };
+        let mut reason = CloseReason::NoServer;
+        let mut reached = None;
+        for pool in route.next_pools() {
+            dial.greeting.header = match pool.send_proxy {
+                Some(version) => {
+                    let sni = self.account.connection.sni.as_deref();
+                    connect::proxy_header(version, self.endpoints()?, sni)
+                }
+                None => Vec::new(),
+            };
+            match connect::connect(pool, &dial).await {
+                Ok(Connected { socket, port, guard }) => {
+                    self.account.connected(pool, guard.server());
+                    tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
+                    self.gateway.books.histograms.connect.observe(begin.elapsed());
+                    return Ok(Upstream { socket: LegSocket::new(socket), guard, port });
+                }
+                Err(failure) => {
+                    reason = failure.reason;
+                    reached = failure.server.map(|server| (pool, server)).or(reached);
+                }
+            }
         }
-        if self.route.termination.is_none() && hello.is_some_and(|hello| hello.postgres) {
-            connect::request_tls(&mut server, pool.connect_timeout).await?;
+        if let Some((pool, server)) = reached {
+            self.account.connected(pool, &server);
         }
-        self.gateway.books.histograms.connect.observe(begin.elapsed());
-        Ok(Upstream { socket: server, guard, port })
+        Err(reason)
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {

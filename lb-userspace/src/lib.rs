@@ -1,4 +1,4 @@
-//! The gateway's userspace: it accepts, sniffs, routes and connects; then a tier carries the bytes.
+//! The gateway's userspace. It accepts, sniffs, routes and connects; then a tier carries the bytes.
 //!
 //! [`conn`] names the stages in order; each has a module of its name.
 
@@ -12,11 +12,13 @@ pub mod config;
 pub mod conn;
 pub mod connect;
 pub mod doctor;
+pub mod ech;
 pub mod gateway;
 pub mod kernel;
 mod privileges;
 pub mod reason;
 pub mod route;
+pub mod running;
 mod scratch;
 pub mod serving;
 pub mod sniff;

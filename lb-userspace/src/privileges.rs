@@ -1,4 +1,4 @@
-//! What the process may do is cut down to what it still needs, before a byte from the network is read.
+//! Drops the privileges that the process no longer needs, before a byte from the network is read.
 
 use caps::{CapSet, Capability, CapsHashSet};
 
@@ -7,8 +7,8 @@ use caps::{CapSet, Capability, CapsHashSet};
 const KEPT: [Capability; 3] =
     [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
 
-/// Raises the soft limit on open files as far as allowed; a connection needs two descriptors, and two more while
-/// it is in bulk. Returns the limit in force.
+/// Raises the soft limit on open files as far as allowed. A connection needs two descriptors, and two more during a bulk
+/// transfer. Returns the new limit.
 pub(crate) fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const WANTED: u64 = 1_048_576;
@@ -29,7 +29,7 @@ pub(crate) fn drop_privileges() -> Result<(), caps::errors::CapsError> {
     keep(&KEPT)
 }
 
-/// The same for a thread that loads kernel programs: what they do with pointers takes CAP_PERFMON.
+/// As [`drop_privileges`], for a thread that loads kernel programs: it keeps CAP_PERFMON, which programs with pointers need.
 pub(crate) fn drop_privileges_to_load() -> Result<(), caps::errors::CapsError> {
     keep(&[&KEPT[..], &[Capability::CAP_PERFMON]].concat())
 }

@@ -1,6 +1,8 @@
-//! The closed sets of reasons. Each has exactly one metric name; a variant without one does not compile.
+//! The closed sets of reasons. Each variant has exactly one metric name; one without does not compile.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use lb_common::packet::Side;
 
 /// Declares a closed set of reasons with their metric names (`snake_case`, stable, never text from a client).
 macro_rules! reasons {
@@ -40,19 +42,19 @@ reasons! {
         ClientRate = "client_rate",
         /// The client's address has as many connections to the listener as its `client_rate` allows.
         ClientFull = "client_full",
-        /// A PROXY header was due (the peer is in `trusted_proxies`) and none, or a broken one, came.
+        /// The peer is in `trusted_proxies` and sent no PROXY header, or a malformed one.
         ProxyHeaderMalformed = "proxy_header_malformed",
         /// The client closed before it sent a byte (a port scan, a TCP health check).
         ClosedBeforeData = "closed_before_data",
         /// The client closed, or reset, in the middle of its preamble or ClientHello.
         ClosedBeforeHello = "closed_before_hello",
-        /// `hello_timeout` passed before the ClientHello was whole.
+        /// `hello_timeout` passed before the ClientHello was complete.
         HelloTimeout = "hello_timeout",
         /// The first bytes are not a TLS handshake record.
         NotTls = "not_tls",
         /// A TLS record or handshake message that contradicts itself.
         HelloMalformed = "hello_malformed",
-        /// The ClientHello is longer than the bound (128 KiB), or its framing is.
+        /// The ClientHello is longer than 131 396 bytes, or the records that carry it are longer than 160 KiB.
         HelloTooLarge = "hello_too_large",
         /// The server_name extension holds several names or none (RFC 6066, section 3); or something that is no DNS
         /// host name, and the listener has no default route.
@@ -63,14 +65,14 @@ reasons! {
         PostgresCancelCleartext = "postgres_cancel_cleartext",
         /// Neither SSLRequest, GSSENCRequest, StartupMessage, CancelRequest nor TLS.
         PostgresMalformed = "postgres_malformed",
-        /// Bytes stuffed behind an SSLRequest before it was answered (CVE-2021-23222).
+        /// Bytes followed an SSLRequest before it was answered (CVE-2021-23222).
         PostgresStuffed = "postgres_stuffed",
         /// No route covers this SNI.
         UnknownSni = "unknown_sni",
         /// The client sent no SNI, or an IP address, and the listener has no default route.
         NoSni = "no_sni",
-        /// Routes cover the SNI, none of them covers the ALPN offered; or TLS without SSLRequest on a PostgreSQL
-        /// listener does not offer `postgresql`.
+        /// Routes cover the SNI, but none of them an ALPN protocol that the client offers; or a client that begins TLS
+        /// without SSLRequest on a PostgreSQL listener does not offer `postgresql`.
         AlpnMismatch = "alpn_mismatch",
         /// The route's `max_connections` is reached.
         RouteFull = "route_full",
@@ -82,9 +84,9 @@ reasons! {
 }
 
 reasons! {
-    /// What clients send as a server name that is no DNS host name; only a default route takes it.
+    /// What a client sends in the server_name extension instead of a DNS host name. Only a default route accepts it.
     OddName {
-        /// An IP address, against RFC 6066, section 3; it is taken for no name.
+        /// An IP address, which RFC 6066, section 3, forbids; it counts as no SNI.
         IpAddress = "ip_address",
         /// Anything else.
         NotAName = "not_a_name",
@@ -104,45 +106,69 @@ reasons! {
         ServerReset = "server_reset",
         /// No byte in either direction for the route's `idle_timeout`.
         IdleTimeout = "idle_timeout",
-        /// It was as old as the route's `max_age`.
+        /// It reached the route's `max_age`.
         MaxAge = "max_age",
-        /// No server of the pool is up, resolved and permitted.
+        /// The pool has no server that takes connections, though none is down: drained, without an address, or none at all.
         NoServer = "no_server",
-        /// Every server tried refused or was unreachable.
+        /// No server of the pool takes connections, and at least one because it is down.
+        PoolDown = "pool_down",
+        /// Each server of the pool has as many connections as its `max_connections` allows, and none ended in time.
+        ServersFull = "servers_full",
+        /// Every server that was tried refused, or was unreachable.
         ConnectFailed = "connect_failed",
-        /// The last server tried did not answer within `connect_timeout`.
+        /// The last server that was tried did not answer within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
         /// The server refused TLS in its PostgreSQL preamble, or answered it with something else.
         ServerPreamble = "server_preamble",
+        /// Its server went down, and the pool's `on_down` is `kill`.
+        ServerDown = "server_down",
         /// The TLS handshake with the client failed (terminated routes).
         TlsHandshakeFailed = "tls_handshake_failed",
         /// A TLS record that cannot be decrypted, or a fatal alert, after the handshake.
         TlsError = "tls_error",
-        /// The gateway stopped and the drain time was over.
+        /// The gateway stopped, and `drain_timeout` had passed.
         Shutdown = "shutdown",
         /// An operator ended it.
         Killed = "killed",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
-        /// An IPsec policy came that wants its packets encrypted: a connection of the packet tier cannot go on.
+        /// A new IPsec policy wants its packets encrypted, which the packet tier cannot do.
         IpsecPolicy = "ipsec_policy",
-        /// The kernel lost or repeated a byte between the two sockets: both sides were reset.
+        /// The kernel lost or repeated a byte between the two sockets; both ends were reset.
         KernelFault = "kernel_fault",
     }
 }
 
-/// Why a client that spoke TLS got nowhere.
+impl CloseReason {
+    /// The end at this side sent its FIN first, and both directions finished.
+    pub const fn closed_by(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientClosed,
+            Side::Server => Self::ServerClosed,
+        }
+    }
+
+    /// The end at this side reset the connection.
+    pub const fn reset_by(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientReset,
+            Side::Server => Self::ServerReset,
+        }
+    }
+}
+
+/// Why a client that spoke TLS was not connected to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setback {
     /// It had no route.
     Rejected(RejectReason),
-    /// It had one, but its handshake failed, or there was no server.
+    /// It had one, but its handshake failed, or no server could be connected.
     Closed(CloseReason),
 }
 
 reasons! {
     /// Why TLS with a client failed on a terminated route: the cause of [`CloseReason::TlsHandshakeFailed`] and
-    /// [`CloseReason::TlsError`]. What begins with `alert_` is what the client itself said.
+    /// [`CloseReason::TlsError`]. Those that begin with `alert_` are alerts of the client.
     TlsError {
         /// The client offers neither TLS 1.2 nor TLS 1.3.
         NoSharedVersion = "no_shared_version",
@@ -150,49 +176,49 @@ reasons! {
         NoSharedSuite = "no_shared_suite",
         /// The client offers no group (curve) for the key exchange that the gateway has.
         NoSharedGroup = "no_shared_group",
-        /// The client takes no signature that the certificate's key can make.
+        /// The client accepts no signature algorithm of the certificate's key.
         NoSharedSignature = "no_shared_signature",
         /// The client lacks something else that TLS needs.
         Incompatible = "incompatible",
         /// The client showed no certificate, and the route requires one.
         CertificateRequired = "certificate_required",
-        /// The client's certificate leads to none of the route's authorities (`ca`).
+        /// The client's certificate has no chain to one of the route's authorities (`ca`).
         UnknownCa = "unknown_ca",
-        /// The client's certificate, or one that leads from it to an authority, has expired.
+        /// The client's certificate, or one of its chain, has expired.
         CertificateExpired = "certificate_expired",
-        /// The client's certificate, or one that leads from it to an authority, is not valid yet.
+        /// The client's certificate, or one of its chain, is not valid yet.
         CertificateNotYetValid = "certificate_not_yet_valid",
-        /// The client's certificate is for other purposes: for servers only, or an authority's own.
+        /// The client's certificate is not for clients: for servers only, or that of an authority.
         CertificatePurpose = "certificate_purpose",
         /// The client's certificate is X.509 version 1 or 2, and not itself in `ca`.
         CertificateVersion = "certificate_version",
-        /// The client's certificate is broken or badly signed, or the client has not its key.
+        /// The client's certificate is malformed or wrongly signed, or the client does not have its key.
         CertificateInvalid = "certificate_invalid",
-        /// The client's certificate, or one that leads from it to an authority, is in a CRL.
+        /// The client's certificate, or one of its chain, is in a CRL.
         CertificateRevoked = "certificate_revoked",
         /// The client's certificate is good, and has none of the names that are allowed.
         CertificateNotAllowed = "certificate_not_allowed",
-        /// None of the CRLs is about the client's certificate, or about one that leads from it to an authority.
+        /// None of the CRLs is about the client's certificate, or about one of its chain.
         CrlMissing = "crl_missing",
         /// The CRL that is about the client's certificate has expired.
         CrlExpired = "crl_expired",
-        /// The CRL that is about the client's certificate is not signed by who has issued that.
+        /// The CRL that is about the client's certificate is not signed by its issuer.
         CrlInvalid = "crl_invalid",
-        /// The client does not know who signed the route's certificate.
+        /// The client does not trust the authority that signed the route's certificate.
         AlertUnknownCa = "alert_unknown_ca",
-        /// To the client the route's certificate is bad: for another name, as many clients mean it.
+        /// The client rejects the route's certificate; many clients mean that it is for another name.
         AlertBadCertificate = "alert_bad_certificate",
-        /// The client cannot use a certificate of this kind.
+        /// The client does not support this kind of certificate.
         AlertUnsupportedCertificate = "alert_unsupported_certificate",
-        /// To the client the route's certificate is revoked.
+        /// The client says that the route's certificate is revoked.
         AlertCertificateRevoked = "alert_certificate_revoked",
-        /// To the client the route's certificate has expired.
+        /// The client says that the route's certificate has expired.
         AlertCertificateExpired = "alert_certificate_expired",
-        /// The client does not take the route's certificate, and does not say why.
+        /// The client rejects the route's certificate for a reason that it does not tell.
         AlertCertificateUnknown = "alert_certificate_unknown",
-        /// The client does not take what the gateway has chosen.
+        /// The client does not accept the parameters that the gateway has chosen.
         AlertHandshakeFailure = "alert_handshake_failure",
-        /// The client does not take the version that the gateway has chosen.
+        /// The client does not accept the version that the gateway has chosen.
         AlertProtocolVersion = "alert_protocol_version",
         /// Any other alert of the client.
         AlertOther = "alert_other",
@@ -200,25 +226,78 @@ reasons! {
         Closed = "closed",
         /// The client reset the connection during the handshake.
         Reset = "reset",
-        /// The handshake was not done within `hello_timeout`.
+        /// The handshake was not complete within `hello_timeout`.
         Timeout = "timeout",
-        /// The client sent what TLS does not allow.
+        /// The client violated the TLS protocol.
         ProtocolViolation = "protocol_violation",
-        /// A record could not be decrypted: it was changed on its way, or never was TLS.
+        /// A record could not be decrypted: it was changed on the way, or is no TLS record.
         Undecryptable = "undecryptable",
-        /// A fault of the gateway.
+        /// An error of the gateway itself.
         Internal = "internal",
+    }
+}
+
+reasons! {
+    /// Why a server is down, and what a health check that failed has met.
+    DownReason {
+        /// No check of it is done yet: it is up until then, but down where its pool asks for a role.
+        Unchecked = "unchecked",
+        /// Connections to it have failed: it has a rest from them.
+        Ejected = "ejected",
+        /// Nobody listens there.
+        Refused = "refused",
+        /// There is no way to it.
+        Unreachable = "unreachable",
+        /// It did not answer in time.
+        Timeout = "timeout",
+        /// It reset the connection.
+        Reset = "reset",
+        /// It closed the connection without an answer.
+        Closed = "closed",
+        /// It answered with something else than its protocol has.
+        BadAnswer = "bad_answer",
+        /// A PostgreSQL server without TLS, where the check asks for it.
+        TlsRefused = "tls_refused",
+        /// The TLS handshake failed, but not for its certificate.
+        TlsFailed = "tls_failed",
+        /// Its certificate has expired, or is not valid yet.
+        CertificateExpired = "certificate_expired",
+        /// Its certificate is for another name.
+        CertificateName = "certificate_name",
+        /// Its certificate leads to none of `ca`.
+        UnknownCa = "unknown_ca",
+        /// Its certificate is broken or badly signed, or it has not its key.
+        CertificateInvalid = "certificate_invalid",
+        /// It takes no commands yet, or any more: it loads its data, starts, recovers or stops.
+        Loading = "loading",
+        /// It works, but in another role than the pool asks for.
+        WrongRole = "wrong_role",
+        /// It does not take the login, or asks for one and the check has none.
+        LoginFailed = "login_failed",
+        /// It answered with an error.
+        ServerError = "server_error",
+        /// Its HTTP status is none of those expected.
+        HttpStatus = "http_status",
+        /// The gateway had no descriptor, port or memory for the check: it says nothing of the server.
+        Resource = "resource",
+    }
+}
+
+impl DownReason {
+    /// The server itself has said so: it need not be asked again to be believed.
+    pub const fn is_statement(self) -> bool {
+        matches!(self, Self::Loading | Self::WrongRole)
     }
 }
 
 reasons! {
     /// Where a connection's bytes flow.
     Tier {
-        /// tc programs forward each packet; the host's TCP stack is out of the path.
+        /// tc programs forward each packet; the host's TCP stack is not in the path.
         Packet = "packet",
-        /// A verdict program moves bytes between the two sockets inside the kernel.
+        /// A verdict program moves the bytes between the two sockets, in the kernel.
         Sockmap = "sockmap",
-        /// Userspace relays.
+        /// Userspace relays the bytes.
         Copy = "copy",
     }
 }
@@ -226,40 +305,40 @@ reasons! {
 reasons! {
     /// Why a connection did not get an earlier tier of the configured order.
     FallbackReason {
-        /// This version, or this kernel, has no packet programs loaded.
+        /// The packet tier is not configured, or its programs cannot be loaded.
         PacketUnavailable = "packet_unavailable",
-        /// The packet programs were still being loaded, after the start.
+        /// The packet tier's programs were still being loaded after the start.
         PacketLoading = "packet_loading",
-        /// No program has seen the client's SYN or the server's SYN-ACK as this host's sockets know them: they came by
-        /// a device without a program, from before the gateway's start, or through address translation or a SYN proxy.
+        /// No program has seen the client's SYN or the server's SYN-ACK with the addresses and numbers of our socket: it
+        /// came by a device without a program, before the gateway's start, or through address translation or a SYN proxy.
         NoSynSeen = "no_syn_seen",
         /// IPv4 on one leg, IPv6 on the other.
         MixedFamily = "mixed_family",
-        /// One leg sends larger segments than the other takes.
+        /// One end sends larger segments than the other accepts.
         MssMismatch = "mss_mismatch",
-        /// Either end may have sent the other more than it has room for.
+        /// Both ends may have sent more than the other one's window.
         WindowMismatch = "window_mismatch",
         /// TCP timestamps on one leg only.
         TimestampsMismatch = "timestamps_mismatch",
-        /// A leg uses accurate ECN, whose counters belong to one connection.
+        /// A leg uses accurate ECN, whose counters cannot be translated.
         AccurateEcn = "accurate_ecn",
-        /// There are more bytes under way than a handover carries.
+        /// The bytes that are still to be delivered are more than a handover allows.
         PrefixTooLarge = "prefix_too_large",
         /// The flow table has no room.
         FlowTableFull = "flow_table_full",
-        /// The flow table has a connection of the same addresses and ports.
+        /// The flow table has a connection with the same addresses and ports.
         FlowTaken = "flow_taken",
-        /// No source port of ours toward the server was free.
+        /// None of `source_ports` was free toward the server.
         NoSourcePort = "no_source_port",
-        /// A device that takes no tc program, or a route that wraps packets.
+        /// A device has no tc program, or a route encapsulates packets.
         DeviceUnsupported = "device_unsupported",
-        /// The routing table has no way to an end, though its packets came.
+        /// The routing table has no route to an end, though its packets arrive.
         NoRoute = "no_route",
-        /// An IPsec policy wants the packets of a leg encrypted, or would refuse them.
+        /// An IPsec policy wants the packets of a leg encrypted, or drops them.
         IpsecPolicy = "ipsec_policy",
-        /// A leg was at its end before the connection was spliced.
+        /// A leg was closing before the connection was spliced.
         Closing = "closing",
-        /// The kernel refused.
+        /// The kernel refused a flow, or repair mode.
         PacketRefused = "packet_refused",
         /// The sockmap programs are not loaded.
         SockmapUnavailable = "sockmap_unavailable",
@@ -269,9 +348,9 @@ reasons! {
         SockmapFull = "sockmap_full",
         /// The kernel refused the sockets.
         SockmapRefused = "sockmap_refused",
-        /// The receiver did not keep up: the connection went back to the copy tier to get back-pressure.
+        /// The receiver was too slow: the connection went back to the copy tier, which has back-pressure.
         SockmapBackpressure = "sockmap_backpressure",
-        /// TLS ends here: the bytes differ on the two legs.
+        /// The route terminates TLS, so the bytes differ on the two legs.
         TlsTerminated = "tls_terminated",
     }
 }
@@ -294,6 +373,7 @@ mod tests {
         names_are_metric_names(&OddName::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&CloseReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&TlsError::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&DownReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&FallbackReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&Tier::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
     }

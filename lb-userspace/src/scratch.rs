@@ -1,22 +1,23 @@
-//! Buffers of a worker, lent for the time between two awaits: an idle connection owns none.
+//! Buffers of a worker, borrowed between two awaits: an idle connection owns none.
 
 use std::cell::RefCell;
 
-/// Bytes of one read. Larger reads cost fewer calls; both buffers are to stay in a core's L2 cache.
+/// Bytes of one read. Larger reads cost fewer calls; the buffers that one direction uses are to stay in a core's L2 cache.
 pub(crate) const SIZE: usize = 128 * 1024;
 
-/// What a read fills and what is made of it.
+/// What a read fills, and what is made of it. A direction uses `input`, and one more for each leg that speaks TLS.
 pub(crate) struct Buffers {
     /// `SIZE` bytes.
     pub(crate) input: Box<[u8]>,
-    /// Records or plaintext made from `input`.
-    pub(crate) output: Output,
+    /// Decrypted from `input`.
+    pub(crate) plaintext: Output,
+    /// Encrypted from `input` or `plaintext`.
+    pub(crate) records: Output,
 }
 
-/// Bytes to write. Unlike a `Vec` it keeps its space initialised when it is cleared, so that space for the next
-/// bytes costs nothing.
+/// Bytes to write. Unlike a `Vec` it keeps its space initialised when it is cleared, so that it need not be zeroed again.
 #[derive(Default)]
-pub(crate) struct Output {
+pub struct Output {
     space: Vec<u8>,
     /// 0 <= length <= space.len()
     length: usize,
@@ -31,13 +32,20 @@ impl Output {
         &self.space[..self.length]
     }
 
+    /// Holds a copy of `bytes`, and nothing else.
+    pub(crate) fn hold(&mut self, bytes: &[u8]) -> &[u8] {
+        self.clear();
+        self.extend(bytes);
+        self.bytes()
+    }
+
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
         self.space(bytes.len()).copy_from_slice(bytes);
         self.length += bytes.len();
     }
 
-    /// Appends what `write` puts into the space it is given. `write` returns how much it wrote, or how much space
-    /// it needs; then it is called once more.
+    /// Appends what `write` writes into the space that it is given. `write` returns how many bytes it wrote, or how many it
+    /// needs; then it is called once more.
     pub(crate) fn append(&mut self, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
         let length = self.length;
         let written = match write(&mut self.space[length..]) {
@@ -47,7 +55,7 @@ impl Output {
         self.length += written;
     }
 
-    /// `size` bytes behind what is there.
+    /// `size` bytes of space after the present bytes.
     fn space(&mut self, size: usize) -> &mut [u8] {
         let end = self.length + size;
         if self.space.len() < end {
@@ -58,11 +66,14 @@ impl Output {
 }
 
 thread_local! {
-    static BUFFERS: RefCell<Buffers> =
-        RefCell::new(Buffers { input: vec![0; SIZE].into_boxed_slice(), output: Output::default() });
+    static BUFFERS: RefCell<Buffers> = RefCell::new(Buffers {
+        input: vec![0; SIZE].into_boxed_slice(),
+        plaintext: Output::default(),
+        records: Output::default(),
+    });
 }
 
-/// Lends the worker's buffers. `borrow` cannot await, so no two connections hold them at once.
+/// Calls `borrow` with the worker's buffers. It cannot await, so no two connections use them at once.
 pub(crate) fn with<R>(borrow: impl FnOnce(&mut Buffers) -> R) -> R {
     BUFFERS.with_borrow_mut(borrow)
 }

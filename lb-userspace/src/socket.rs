@@ -1,4 +1,4 @@
-//! What every stage does with a TCP socket: read, write, and the two ways to end.
+//! Reading, writing and the two ways of closing a TCP socket, for every stage.
 
 use crate::scratch;
 use std::io;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// IPv4 as IPv4: a socket that is bound to `::` sees such addresses as `::ffff:192.0.2.1`. An address that is no IPv4
-/// stays as it is, with its scope.
+/// Converts an IPv4-mapped address (`::ffff:192.0.2.1`), as a socket that is bound to `::` has it, to IPv4. Other addresses
+/// stay as they are, with their scope.
 pub(crate) fn canonical(mut address: SocketAddr) -> SocketAddr {
     if address.ip().to_canonical().is_ipv4() {
         address.set_ip(address.ip().to_canonical());
@@ -16,9 +16,8 @@ pub(crate) fn canonical(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Reads once. A read that does not fill its buffer has emptied the socket: tokio is told so, as its own
-/// `AsyncRead` does, or the next look would be a system call that finds nothing. A FIN behind the bytes is not
-/// missed: tokio never forgets that a side was closed.
+/// Reads once. A read that does not fill the buffer has emptied the socket, and tokio is told so, as its own `AsyncRead`
+/// does: else the next read would be a system call in vain. A FIN after the bytes is not missed: tokio keeps that state.
 pub(crate) fn read_once(socket: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
     let read = socket.try_read(into)?;
     if 0 < read && read < into.len() {
@@ -27,7 +26,7 @@ pub(crate) fn read_once(socket: &TcpStream, into: &mut [u8]) -> io::Result<usize
     Ok(read)
 }
 
-/// Waits for bytes and appends what one read gives (at most 16 KiB); 0 at the end.
+/// Waits for bytes and appends those of one read, at most 16 KiB; 0 after a FIN.
 pub(crate) async fn read_some(socket: &TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         socket.readable().await?;
@@ -55,7 +54,7 @@ pub(crate) async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Resul
     Ok(())
 }
 
-/// Sends a FIN: the other leg's half is at its end. A peer that is gone already needs none.
+/// Sends a FIN. No error if the connection is closed already.
 pub(crate) fn finish(socket: &TcpStream) -> io::Result<()> {
     match socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write) {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -63,7 +62,7 @@ pub(crate) fn finish(socket: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Makes the close of this socket a reset. Best effort: a socket that is already gone needs none.
+/// Makes closing this socket send a reset. Errors are ignored: then the connection is closed already.
 pub(crate) fn reset_on_close(socket: &TcpStream) {
     let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

@@ -1,18 +1,19 @@
-//! In what state servers and the packet tier are: closed sets, as `status` and the metrics call them.
+//! The states of servers and of the packet tier, as `status` and the metrics name them.
 
+use crate::reason::DownReason;
 use serde::{Deserialize, Serialize};
 
 /// Whether a server takes new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
-    /// It does.
+    /// Yes.
     Up,
-    /// Its health check fails.
+    /// No: its health check fails, or connections to it have failed: [`DownReason`].
     Down,
-    /// An operator drains it: open connections stay, new ones go elsewhere.
+    /// No: an operator drains it. Open connections stay.
     Draining,
-    /// Its name has no address.
+    /// No: its name has no address.
     Unresolved,
 }
 
@@ -28,15 +29,26 @@ impl ServerState {
     }
 }
 
+/// A server's state, with its reason and age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Availability {
+    /// The state.
+    pub state: ServerState,
+    /// Why it is [`ServerState::Down`]; [`DownReason::Unchecked`] also of one that is up for want of a check.
+    pub reason: Option<DownReason>,
+    /// Since when it is in this state ([`crate::clock::now_ms`]).
+    pub since_ms: u64,
+}
+
 /// Whether the packet tier takes new connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PacketTierState {
-    /// Not yet: its kernel programs are being loaded, after a start.
+    /// Not yet: its kernel programs are being loaded.
     Loading,
-    /// It does.
+    /// Yes.
     #[default]
     Ready,
-    /// The kernel does not take its programs.
+    /// No: the kernel does not accept its programs.
     Unavailable,
 }

@@ -1,4 +1,4 @@
-//! What a person's terminal takes.
+//! Whether output may be coloured.
 
 use std::io::IsTerminal;
 

@@ -1,20 +1,19 @@
-//! Which tier carries a connection. Pure.
+//! The choice of a connection's tier. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::reason::{FallbackReason, Tier};
 
-/// A tier, and why it is not the first of the configured order.
+/// A tier, and why it is not the first one of the configured order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// Where the bytes flow.
+    /// The tier.
     pub tier: Tier,
-    /// Why the first of the order did not do; `None` when it did.
+    /// Why the first tier of the order was not chosen; `None` if it was.
     pub reason: Option<FallbackReason>,
 }
 
-/// The first tier of `order` that `refusal` has nothing against. `copy` always works, also when the order does
-/// not name it.
+/// The first tier of `order` for which `refusal` gives no reason. Without any it is `copy`, which always works.
 pub fn choose(order: &[Tier], mut refusal: impl FnMut(Tier) -> Option<FallbackReason>) -> Choice {
     let mut reason = None;
     for tier in order {

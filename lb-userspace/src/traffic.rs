@@ -1,13 +1,13 @@
-//! The bytes of a connection, counted by who carries them and read by who looks.
+//! The byte counters of a connection.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Bytes of a connection. One writer, the task that carries it; in the packet tier several threads, which only raise them.
-/// `connections` and the metrics read.
+/// The byte counters of a connection. They have one writer, the task that carries it; in the packet tier several threads
+/// write, which only raise them. `connections` and the metrics read them.
 ///
-/// In passthrough these are the bytes of both legs, TLS included; on a terminated route the plaintext.
+/// In passthrough they count the bytes on the wire, TLS included; on a terminated route the plaintext.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Client to server, delivered to the server's socket.
@@ -19,13 +19,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Bytes in both directions: whether anything has moved between two looks.
+    /// Bytes in both directions. If it stays the same, nothing has moved.
     pub(crate) fn moved(&self) -> u64 {
         self.bytes_in.load(Relaxed).wrapping_add(self.bytes_out.load(Relaxed))
     }
 }
 
-/// Adds to a counter that has one writer: no locked instruction.
+/// Adds to a counter that has one writer, without a locked instruction.
 pub(crate) fn add(counter: &AtomicU64, bytes: usize) {
     counter.store(counter.load(Relaxed) + bytes as u64, Relaxed);
 }

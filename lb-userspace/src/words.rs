@@ -1,4 +1,4 @@
-//! How messages are worded.
+//! Helpers for the text of messages.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -8,8 +8,8 @@ pub(crate) fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// An error and its causes on one line. A cause that the text before it ends with, as in the errors of many libraries, is
-/// not said again.
+/// An error and its causes on one line. A cause with which the text so far ends, as with the errors of many libraries, is
+/// not repeated.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

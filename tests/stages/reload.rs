@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use snisplice_tests::certs::Leaf;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Redis, TempDir, eventually};
@@ -95,6 +96,28 @@ fn a_changed_pool_is_used_by_the_next_connection() -> Result<()> {
         assert_eq!(world.ask("app1.example.com")?, "new");
     }
     gateway.wait_status("the counts of both", |s| s.route("app1", "total") == 5)?;
+    Ok(())
+}
+
+#[test]
+fn a_reload_names_each_key_that_waits_for_the_next_start_and_applies_the_others() -> Result<()> {
+    let world = World::new()?;
+    let _app1 = Backend::start(&world.net.server, 7001, echo)?;
+    let mut gateway = world.gateway(&format!("[gateway]\ntiers = ['copy']\nworkers = 1\n{}", one_route()))?;
+    let mut live = live_connection(&world)?;
+    let changed =
+        "[gateway]\ntiers = ['packet', 'copy']\nworkers = 2\nflow_table = 4096\ndrain_timeout = '200ms'\n";
+    gateway.write_config(&format!("{changed}{}", one_route()))?;
+    let output = gateway.cli(["reload"])?;
+    let told = String::from_utf8(output.stderr)?;
+    let waits =
+        |key: &str| format!("warning: gateway.{key} has changed: it takes effect at the next start\n");
+    assert_eq!(told, [waits("workers"), waits("flow_table"), waits("tiers")].concat());
+    still_works(&mut live)?;
+    // The drain timeout in force is the new one: the connection is not waited for until it ends.
+    gateway.process.signal(Signal::SIGTERM)?;
+    assert!(gateway.process.wait(Duration::from_secs(20))?.success());
+    assert!(!matches!(live.read(&mut [0]), Ok(1..)));
     Ok(())
 }
 

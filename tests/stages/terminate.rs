@@ -213,6 +213,53 @@ fn half_a_key_update_waits_for_the_other_while_the_server_speaks() -> Result<()>
     Ok(())
 }
 
+/// A handshake message that would be of 60 KB and comes byte by byte: more than the gateway keeps of what it cannot read
+/// yet. RFC 8446, section 4: type, length in three bytes, and a body.
+fn long_message(kind: u8) -> impl Iterator<Item = u8> {
+    [kind, 0, 0xea, 0x60].into_iter().chain(std::iter::repeat_n(0, 20_000))
+}
+
+#[test]
+fn a_message_in_thousands_of_records_is_not_waited_for() -> Result<()> {
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    let leaf = world.authority.leaf(&[NAME])?;
+    let terminate = format!("tls = 'terminate'\ncertificate = {}", leaf.toml());
+    let gateway =
+        world.gateway(&(listener("") + &route("app2", NAME, &terminate) + &pool("app2", &[7001], "")))?;
+
+    // In the handshake: a ClientKeyExchange (TLS 1.2: RFC 5246, section 7.4.7).
+    let client = Client::new(&world.authority.path, &[&rustls::version::TLS12], None)?;
+    let records = long_message(16).flat_map(|byte| [22, 3, 3, 0, 1, byte]).collect::<Vec<_>>();
+    let socket = world.connect(443)?;
+    // Not dropped with what the gateway has answered: that would be a reset.
+    let _open = socket.try_clone()?;
+    let cut_short = client.connect_sending(socket, NAME, |socket, hello| {
+        socket.write_all(hello)?;
+        // The gateway may have enough before it has all.
+        let _ = socket.write_all(&records).and_then(|()| socket.shutdown(Shutdown::Write));
+        Err(std::io::Error::other("no more"))
+    });
+    assert!(cut_short.is_err());
+    gateway.wait_access_log(1)?;
+
+    // Behind it: a KeyUpdate.
+    let client = Client::new(&world.authority.path, &[&rustls::version::TLS13], None)?;
+    let mut socket = world.connect(443)?;
+    let mut sealer = client.sealer(&mut socket, NAME)?;
+    let records = long_message(24).map(|byte| sealer.seal(ContentType::Handshake, &[byte]));
+    let _ = socket.write_all(&records.collect::<Result<Vec<_>>>()?.concat());
+
+    let log = gateway.wait_access_log(2)?;
+    for (line, reason) in log.iter().zip(["tls_handshake_failed", "tls_error"]) {
+        assert_eq!(
+            (&line["close_reason"], &line["tls_error"]),
+            (&reason.into(), &"protocol_violation".into())
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn a_client_that_ends_without_close_notify_ends_the_connection() -> Result<()> {
     let world = World::new()?;

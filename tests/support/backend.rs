@@ -1,4 +1,4 @@
-//! Servers made of a closure, for what no real program can be asked to do.
+//! Servers made of a closure, for what no real program does.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpListener, TcpStream};

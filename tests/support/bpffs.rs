@@ -1,4 +1,4 @@
-//! A bpf file system of a gateway's own, so that what it pins is nobody else's and goes away with it.
+//! A bpf file system for one gateway, so that its pins are separate and are removed with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ impl BpfFs {
     pub fn mount_in(directory: &Path) -> Result<Self> {
         let path = directory.join(Self::NAME);
         fs::create_dir(&path)?;
-        // A gateway puts its pins only where nobody else can write.
+        // A gateway pins only in directories where no other user can write.
         mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
             .with_context(|| format!("mounting a bpf file system at {}", path.display()))?;
         Ok(Self { path })
@@ -33,9 +33,9 @@ impl Drop for BpfFs {
     }
 }
 
-/// Unmounts a bpf file system, if there is one, at once and whoever uses it.
+/// Unmounts a bpf file system, if there is one, even if it is in use.
 pub(crate) fn unmount(path: &Path) {
-    // Where nothing is mounted there is nothing to do.
+    // An error: nothing is mounted there.
     let _ = umount2(path, MntFlags::MNT_DETACH);
 }
 

@@ -11,7 +11,7 @@ use crate::netns::NetNs;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Counters(BTreeMap<String, u64>);
 
-/// Each of these moves when somebody gets a packet that no sane peer sends, or resets a connection.
+/// Counters that grow when a packet arrives that no correct peer sends, or when a connection is reset.
 pub const FAULTS: &[&str] = &[
     "Ip.InHdrErrors",
     "Ip.InAddrErrors",
@@ -30,7 +30,7 @@ pub const FAULTS: &[&str] = &[
 ];
 
 impl Counters {
-    /// Those of a namespace now.
+    /// The present counters of a namespace.
     pub fn of(ns: &NetNs) -> Result<Self> {
         let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}"));
         let (snmp, netstat) = ns.run(|| Ok::<_, std::io::Error>((read("snmp")?, read("netstat")?)))?;
@@ -83,7 +83,7 @@ impl Counters {
     }
 }
 
-/// Without the zeros, which are most.
+/// Without the zeros.
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.0.iter().filter(|&(_, &value)| value > 0)).finish()

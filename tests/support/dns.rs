@@ -10,7 +10,7 @@ use crate::netns::NetNs;
 use crate::process::Process;
 use crate::tempdir::TempDir;
 
-/// NSD with the zone `test`. What it has not, it says, may be taken for absent for a day.
+/// NSD with the zone `test`. Its negative TTL is a day.
 #[derive(Debug)]
 pub struct NameServer {
     process: Process,
@@ -46,7 +46,7 @@ impl NameServer {
 
 impl Drop for NameServer {
     fn drop(&mut self) {
-        // Killed, it would leave its children alone for a while.
+        // SIGKILL would leave its children running for a while.
         let _ = self.process.stop();
     }
 }

@@ -1,4 +1,4 @@
-//! A running snisplice, with files of its own.
+//! A running snisplice with its own files.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
@@ -32,8 +32,7 @@ use crate::wait::{eventually, patience};
 /// Names the snisplice binary under test; without it, the one beside the test's own executable is used.
 pub const BIN_ENV: &str = "SNISPLICE_BIN";
 
-/// Whether gateways find a bpf file system, without which there is no packet tier: the tests of the stages do without,
-/// to see them in userspace.
+/// Whether gateways find a bpf file system. Without one there is no packet tier: the tests of the stages test userspace.
 pub static PACKET_TIER: AtomicBool = AtomicBool::new(true);
 
 /// Unusual circumstances to start a gateway in.
@@ -43,13 +42,13 @@ pub struct Launch {
     pub open_files: Option<u64>,
     /// What the process sees as /etc/resolv.conf.
     pub resolv_conf: Option<String>,
-    /// What it inherits as a service manager would have it inherit (LISTEN_FDS).
+    /// The sockets that it inherits as from a service manager (LISTEN_FDS).
     pub inherited: Arc<Vec<OwnedFd>>,
-    /// Where it tells how it is (NOTIFY_SOCKET).
+    /// The socket to which it reports its state (NOTIFY_SOCKET).
     pub notify: Option<PathBuf>,
     /// In a time namespace of its own: by how many seconds its CLOCK_MONOTONIC is ahead.
     pub monotonic_ahead: Option<i64>,
-    /// What it loads into the kernel beside its start waits for [`Gateway::let_load`].
+    /// The kernel programs that it loads after its start are held up until [`Gateway::let_load`].
     pub hold_loads: bool,
     /// What it logs (RUST_LOG).
     pub log: Option<&'static str>,
@@ -66,7 +65,7 @@ pub struct Gateway {
     /// The process: signals, memory, CPU time, output.
     pub process: Process,
     ns: NetNs,
-    /// In which it is started again.
+    /// The namespace in which it is started again.
     pub launch: Launch,
     held: Option<HeldLoads>,
     /// Where it listens.
@@ -130,7 +129,7 @@ impl Gateway {
         self.wait_ready()
     }
 
-    /// The same, but the kernel does not take them.
+    /// As [`let_load`](Self::let_load), but the kernel rejects them.
     pub fn refuse_load(&mut self) -> Result<()> {
         self.held.take().context("its loads are not held up")?.fail();
         self.wait_ready()
@@ -141,8 +140,8 @@ impl Gateway {
         self.wait_ready()
     }
 
-    /// Waits until the gateway answers on its admin socket, which it does once it serves, and has done with loading its
-    /// kernel programs, unless that is held up.
+    /// Waits until the gateway serves, so that it answers on its admin socket, and until its kernel programs are loaded,
+    /// unless that is held up.
     fn wait_ready(&mut self) -> Result<()> {
         let answers = eventually("the admin socket to answer", || {
             let status = self.status().ok();
@@ -221,7 +220,7 @@ impl Gateway {
         fs::read_to_string(self.files.join("access.log")).unwrap_or_default()
     }
 
-    /// Waits for so many lines in the access log and gives them.
+    /// Waits for this many lines in the access log, and returns them.
     pub fn wait_access_log(&self, lines: usize) -> Result<Vec<Value>> {
         eventually(&format!("{lines} lines in the access log"), || {
             self.access_log().ok().filter(|l| l.len() >= lines)
@@ -310,7 +309,7 @@ fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<(Process, Optio
     Ok((process, held))
 }
 
-/// Has a command run without these capabilities: root gets by exec what is in the bounding set.
+/// Makes a command run without these capabilities: at exec root gets those of the bounding set.
 fn forgo(command: &mut Command, capabilities: &[Capability]) {
     for capability in capabilities.iter().copied() {
         let forgo = move || caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other);
@@ -369,7 +368,8 @@ pub fn binary() -> Result<PathBuf> {
     })
 }
 
-/// Fills in what every test gateway needs of its own; also gives the ports it will listen on.
+/// Completes the configuration with what every test gateway needs of its own. Also returns the ports on which it will
+/// listen.
 fn complete(config: &str, directory: &Path) -> Result<(String, Vec<u16>)> {
     let mut table: Table = config.parse().context("the test's own configuration")?;
     let gateway = table.entry("gateway").or_insert_with(|| Table::new().into());

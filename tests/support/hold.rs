@@ -1,6 +1,6 @@
-//! A process whose threads wait when they want to load kernel programs, until a test lets them.
+//! Holds up a process that loads kernel programs, until the test lets it go on.
 //!
-//! The kernel asks the test about each such call (seccomp_unotify(2)). The process itself knows nothing of it.
+//! The kernel asks the test about each such call (seccomp_unotify(2)); the process does not notice.
 
 use std::io;
 use std::mem::{self, zeroed};
@@ -17,34 +17,34 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 /// linux/bpf.h `enum bpf_cmd`.
 const BPF_PROG_LOAD: u32 = 5;
 
-/// Where a process has the descriptor by which it is asked about; far from those that it opens itself.
+/// The number of the seccomp descriptor in the process; far from those that it opens itself.
 const LISTENER: i32 = 900;
 
-/// Time between two looks whether the test has decided, in nanoseconds.
+/// Time between two checks whether the test has decided, in nanoseconds.
 const LOOK: i64 = 5_000_000;
 
-/// Loads that are held up. The main thread's are not. Dropped, they are let through.
+/// Held-up loads of kernel programs. Those of the main thread are not held up. Dropping this lets them go on.
 #[derive(Debug)]
 pub struct HeldLoads {
     verdict: Sender<Verdict>,
 }
 
-/// What becomes of the loads.
+/// What happens to the loads.
 #[derive(Clone, Copy, Debug)]
 enum Verdict {
     Pass,
-    /// As if the verifier did not take the program.
+    /// They fail as if the verifier rejected the program.
     Fail,
 }
 
 impl HeldLoads {
-    /// Has a command ask about what it loads.
+    /// Installs the seccomp filter in a command.
     pub(crate) fn prepare(command: &mut Command) {
         // SAFETY: between fork and exec the closure only makes system calls.
         unsafe { command.pre_exec(ask) };
     }
 
-    /// Answers a process that was started so.
+    /// Answers the questions about a process that was started by such a command.
     pub(crate) fn of(pid: u32) -> Result<Self> {
         let main = Pid::from_raw(pid.cast_signed()).context("a process has a number")?;
         let process = pidfd_open(main, PidfdFlags::empty())?;
@@ -55,21 +55,21 @@ impl HeldLoads {
         Ok(Self { verdict })
     }
 
-    /// Lets them through.
+    /// Lets them go on.
     pub(crate) fn pass(self) {
         drop(self);
     }
 
-    /// Has them fail.
+    /// Makes them fail.
     pub(crate) fn fail(self) {
-        // The thread is gone: so is the process.
+        // An error: the thread has ended with the process.
         let _ = self.verdict.send(Verdict::Fail);
     }
 }
 
-/// Has the kernel ask about every program that this process loads from here on.
+/// Makes the kernel ask about every program that this process loads from here on.
 fn ask() -> io::Result<()> {
-    // Of the arguments' 64 bits the lower ones.
+    // The lower 32 bits of the argument.
     let low = if cfg!(target_endian = "little") { 0 } else { 4 };
     let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
     let unless = |k, jf| libc::sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf, k };

@@ -1,4 +1,4 @@
-//! Network namespaces that exist as long as somebody holds them.
+//! Network namespaces that exist as long as a value holds them.
 //!
 //! A namespace is held by a file descriptor, not by a name under /run/netns: there is nothing to unmount, and a
 //! killed test leaves nothing behind. Mounts are not touched, so bpffs stays visible inside (`ip netns exec`
@@ -38,13 +38,13 @@ impl NetNs {
         .expect("the thread does not panic")
         .context("a network namespace needs root (CAP_SYS_ADMIN)")?;
         let ns = Self { name: name.to_owned(), file };
-        // Nobody else is there, and neighbours are not asked for before the link-local address is certain (2 s).
+        // There is no other host, and duplicate address detection would delay neighbour discovery by 2 s.
         ns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         ns.ip("link set lo up")?;
         Ok(ns)
     }
 
-    /// The same namespace, held once more.
+    /// A second value for the same namespace.
     pub fn again(&self) -> Result<Self> {
         Ok(Self { name: self.name.clone(), file: self.file.try_clone()? })
     }

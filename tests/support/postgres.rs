@@ -13,36 +13,58 @@ use crate::netns::NetNs;
 use crate::process::{Process, checked_output, find_program};
 use crate::tempdir::TempDir;
 
-/// A PostgreSQL server on every address of its namespace: user `postgres`, no password.
+/// A PostgreSQL server on every address of its namespace: user `postgres`, no password unless asked otherwise.
 #[derive(Debug)]
 pub struct Postgres {
     /// The server's process.
     pub process: Process,
     /// The port it listens on.
     pub port: u16,
-    _data: TempDir,
+    data: TempDir,
 }
+
+/// Of pg_hba.conf: everybody may do everything.
+const TRUST: &str = "host all all all trust\nhost replication all all trust\n";
 
 impl Postgres {
     /// Starts a server; with a certificate it takes TLS as well as clear text. `SHOW cluster_name` gives `name`.
     pub fn start(ns: &NetNs, port: u16, name: &str, leaf: Option<&Leaf>) -> Result<Self> {
-        let user =
-            User::from_name("postgres")?.or(User::from_name("nobody")?).context("an unprivileged user")?;
-        let own = |path: &Path| chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-        let files = TempDir::new()?;
-        own(files.path())?;
-        let data = files.join("data");
+        Self::start_with(ns, port, name, leaf, "")
+    }
 
+    /// The same, with lines of pg_hba.conf that go before those that trust everybody.
+    pub fn start_with(ns: &NetNs, port: u16, name: &str, leaf: Option<&Leaf>, hba: &str) -> Result<Self> {
+        let user = user()?;
+        let files = own_directory(&user)?;
+        let data = files.join("data");
         let mut initdb = as_user(ns, &user, "initdb")?;
         initdb
             .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
             .arg(&data);
         checked_output(&mut initdb)?;
-        fs::OpenOptions::new()
-            .append(true)
-            .open(data.join("pg_hba.conf"))
-            .and_then(|mut file| std::io::Write::write_all(&mut file, b"host all all all trust\n"))?;
+        fs::write(data.join("pg_hba.conf"), format!("{hba}\n{TRUST}"))?;
+        Self::serve(ns, port, name, leaf, files)
+    }
 
+    /// Starts a standby that follows this server.
+    pub fn standby(&self, ns: &NetNs, port: u16, name: &str) -> Result<Self> {
+        let user = user()?;
+        let files = own_directory(&user)?;
+        let mut copy = as_user(ns, &user, "pg_basebackup")?;
+        copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-R", "-c", "fast"]);
+        checked_output(copy.args(["--no-sync", "-D"]).arg(files.join("data")))?;
+        Self::serve(ns, port, name, None, files)
+    }
+
+    /// What the server answers, from its own namespace, to its superuser.
+    pub fn sql(&self, ns: &NetNs, query: &str) -> Result<String> {
+        let mut psql = ns.command("psql");
+        psql.args(["-X", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-Atc", query]);
+        checked_output(&mut psql)
+    }
+
+    fn serve(ns: &NetNs, port: u16, name: &str, leaf: Option<&Leaf>, files: TempDir) -> Result<Self> {
+        let (user, data) = (user()?, files.join("data"));
         let mut postgres = as_user(ns, &user, "postgres")?;
         postgres.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "*"]);
         let mut set = |key: &str, value: &str| {
@@ -54,7 +76,7 @@ impl Postgres {
         set("shared_buffers", "16MB");
         if let Some(leaf) = leaf {
             let leaf = leaf.copy_to(files.path())?;
-            own(&leaf.key)?;
+            own(&leaf.key, &user)?;
             fs::set_permissions(&leaf.key, fs::Permissions::from_mode(0o600))?;
             set("ssl", "on");
             set("ssl_cert_file", &leaf.chain.display().to_string());
@@ -62,8 +84,30 @@ impl Postgres {
         }
         let mut process = Process::spawn("postgres", postgres)?;
         process.wait_listening(&[port])?;
-        Ok(Self { process, port, _data: files })
+        Ok(Self { process, port, data: files })
     }
+
+    /// Starts it again with the same data, after it has ended.
+    pub fn start_again(self, ns: &NetNs, name: &str) -> Result<Self> {
+        let Self { process, port, data } = self;
+        drop(process);
+        Self::serve(ns, port, name, None, data)
+    }
+}
+
+/// PostgreSQL refuses to run as root.
+fn user() -> Result<User> {
+    User::from_name("postgres")?.or(User::from_name("nobody")?).context("an unprivileged user")
+}
+
+fn own(path: &Path, user: &User) -> Result<()> {
+    Ok(chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?)
+}
+
+fn own_directory(user: &User) -> Result<TempDir> {
+    let files = TempDir::new()?;
+    own(files.path(), user)?;
+    Ok(files)
 }
 
 /// A command inside the namespace, without root's rights.

@@ -1,4 +1,4 @@
-//! Keepalive probes, counted where they arrive.
+//! Counts keepalive probes where they arrive.
 
 use std::net::TcpStream;
 
@@ -9,17 +9,17 @@ use crate::process::checked_output;
 use crate::stranger::Numbers;
 use crate::wait::eventually;
 
-/// Counts the keepalive probes that reach a socket: segments from the byte before the one that it expects.
+/// Counts the keepalive probes that reach a socket: segments whose sequence number is one below the one that it expects.
 #[derive(Debug)]
 pub struct Probes<'a>(&'a NetNs);
 
 impl<'a> Probes<'a> {
-    /// From now on, of a socket in this namespace, which must receive no byte any more; one per namespace.
+    /// Counts from now on. The socket, in this namespace, must receive no more bytes. One counter per namespace.
     pub fn of(ns: &'a NetNs, socket: &TcpStream) -> Result<Self> {
         Self::with(ns, socket, "accept")
     }
 
-    /// The same of a socket that no segment reaches any more: as if its machine were gone.
+    /// As [`of`](Self::of), but drops every segment to the socket, as if its machine were gone.
     pub fn of_dead(ns: &'a NetNs, socket: &TcpStream) -> Result<Self> {
         Self::with(ns, socket, "drop")
     }
@@ -35,14 +35,14 @@ impl<'a> Probes<'a> {
         Ok(Self(ns))
     }
 
-    /// How many so far.
+    /// How many there were so far.
     pub fn seen(&self) -> Result<u64> {
         let text = checked_output(self.0.command("nft").args(["list", "counter", "inet", "probes", "seen"]))?;
         let number = text.split_whitespace().skip_while(|word| *word != "packets").nth(1);
         number.and_then(|number| number.parse().ok()).with_context(|| text.clone())
     }
 
-    /// Waits for so many, for each of them as long as for anything else.
+    /// Waits for this many probes. Each may take as long as [`eventually`] waits.
     pub fn wait(&self, number: u64) -> Result<()> {
         (1..=number).try_for_each(|number| {
             eventually(&format!("keepalive probe {number}"), || {

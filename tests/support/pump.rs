@@ -48,7 +48,7 @@ pub enum Start {
     AtOnce,
     /// After a while.
     Later(Duration),
-    /// When it has received so many bytes.
+    /// When it has received this many bytes.
     AfterBytes(u64),
     /// When the other end has ended its direction.
     AfterEnd,
@@ -87,7 +87,7 @@ pub struct Plan {
     pub start: Start,
     /// How to end.
     pub end: End,
-    /// Stop reading for so long after so many bytes.
+    /// Stop reading after this many bytes, for this long.
     pub stall: Option<(u64, Duration)>,
 }
 

@@ -25,6 +25,24 @@ impl Redis {
         Self::start(ns, port, false, &["--port".into(), port.to_string()])
     }
 
+    /// A server in clear text, with further options.
+    pub fn plain_with(ns: &NetNs, port: u16, options: &[&str]) -> Result<Self> {
+        let own = ["--port".to_owned(), port.to_string()];
+        let options: Vec<String> =
+            own.into_iter().chain(options.iter().map(|&option| option.to_owned())).collect();
+        Self::start(ns, port, false, &options)
+    }
+
+    /// What it answers to a command, from the server's own namespace.
+    pub fn command(&self, ns: &NetNs, command: &[&str]) -> Result<String> {
+        let mut cli = ns.command("redis-cli");
+        cli.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        if self.tls {
+            cli.args(["--tls", "--insecure"]);
+        }
+        checked_output(cli.args(command))
+    }
+
     /// A server that speaks TLS only; clients need no certificate.
     pub fn tls(ns: &NetNs, port: u16, leaf: &Leaf) -> Result<Self> {
         let path = |path: &Path| path.display().to_string();
@@ -41,12 +59,7 @@ impl Redis {
 
     /// Sets the key `name`, by which clients tell servers apart, from the server's own namespace.
     pub fn named(self, ns: &NetNs, value: &str) -> Result<Self> {
-        let mut command = ns.command("redis-cli");
-        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
-        if self.tls {
-            command.args(["--tls", "--insecure"]);
-        }
-        checked_output(command.args(["set", "name", value]))?;
+        self.command(ns, &["set", "name", value])?;
         Ok(self)
     }
 

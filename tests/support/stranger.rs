@@ -1,4 +1,4 @@
-//! Who sends segments that no socket of its own would: with another's addresses, or numbers nobody gave it.
+//! Sends forged segments: with another host's addresses, or with wrong numbers.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -27,7 +27,7 @@ pub mod flag {
     pub const ACK: u8 = 0x10;
 }
 
-/// What is forged of a segment.
+/// A forged segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Forged<'a> {
     /// See [`flag`].
@@ -36,7 +36,7 @@ pub struct Forged<'a> {
     pub seq: u32,
     /// Acknowledgement number.
     pub ack: u32,
-    /// What follows the header.
+    /// The payload.
     pub payload: &'a [u8],
     /// Time to live, or hop limit.
     pub hops: u8,
@@ -118,7 +118,7 @@ impl Stranger {
             let checksum = if self.from.is_ipv4() { 20 + 16 } else { 40 + 16 };
             packet[checksum] ^= 0x55;
         }
-        // A raw socket takes a port for a protocol number.
+        // A raw socket would take the port for a protocol number.
         let mut to = self.to;
         to.set_port(0);
         sendto(self.raw.as_raw_fd(), &packet, &SockaddrStorage::from(to), MsgFlags::empty())?;
@@ -146,7 +146,7 @@ const RECEIVED: libc::c_int = 1;
 const SENT: libc::c_int = 2;
 
 impl Numbers {
-    /// Asks the socket, which goes on as before.
+    /// Reads them from the socket, whose connection goes on.
     pub fn of(stream: &TcpStream) -> io::Result<Self> {
         set(stream, libc::TCP_REPAIR, 1)?;
         set(stream, libc::TCP_REPAIR_QUEUE, SENT)?;
@@ -159,7 +159,7 @@ impl Numbers {
     }
 }
 
-/// Whether the socket's connection is gone.
+/// Whether the socket's connection is closed.
 pub fn is_closed(stream: &TcpStream) -> io::Result<bool> {
     /// linux/tcp_states.h.
     const CLOSE: u8 = 7;
@@ -168,10 +168,10 @@ pub fn is_closed(stream: &TcpStream) -> io::Result<bool> {
     Ok(state == CLOSE)
 }
 
-/// Closes a socket whose kernel then knows nothing more of the connection, and says nothing.
+/// Disconnects a socket without FIN or reset; the kernel then no longer has the connection.
 ///
-/// Not by closing it: a process that another test is just starting has it too for a moment, and the kernel would go on
-/// answering for it.
+/// Closing it would not be enough: a process that another test is just starting has the descriptor too for a moment, and
+/// meanwhile the kernel would go on answering.
 pub fn forget(stream: TcpStream) -> io::Result<()> {
     set(&stream, libc::TCP_REPAIR, 1)?;
     // tcp_disconnect() sends no reset for a socket in repair mode.

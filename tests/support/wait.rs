@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Seconds, where the machine is slower than a real one.
+/// Names the bound in seconds, for machines that are slower than a real one.
 const PATIENCE_ENV: &str = "SNISPLICE_PATIENCE";
 
 /// The bound of [`eventually`]: far beyond what a busy two-core machine needs, so that only a real fault meets it.

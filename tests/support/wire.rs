@@ -1,5 +1,5 @@
-//! A wire between the gateway and a neighbour that loses, repeats, reorders, delays and marks TCP packets, and
-//! looks at each: an independent packet library checks the checksums.
+//! A wire between the gateway and a neighbour that loses, repeats, reorders, delays and marks TCP packets. It also checks
+//! the checksums of each, with an independent packet library.
 //!
 //! Both ends are TUN or TAP devices, and a thread for each way carries the packets from one to the other. Such a
 //! device has no offloads: it gives out packets segmented and with their checksums, as a network card does.
@@ -54,10 +54,10 @@ impl Faults {
 
 /// How many packets overtake one that is held back.
 pub const OVERTAKEN_BY: u32 = 4;
-/// How long a packet is held back where none comes to overtake it.
+/// How long a packet is held back if none comes to overtake it.
 pub const HELD_AT_MOST: Duration = Duration::from_millis(3);
 
-/// What went one way, before the faults.
+/// Counts of the packets in one direction, before the faults.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// TCP segments.
@@ -213,7 +213,7 @@ struct Held {
 impl Relay {
     /// Carries packets until the other end of `stopped` closes.
     fn run(mut self, mut from: File, stopped: &UnixStream) {
-        /// Packets between two looks at the clock.
+        /// Packets between two reads of the clock.
         const BURST: u32 = 64;
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -285,7 +285,7 @@ impl Relay {
         uniform < probability
     }
 
-    /// On its way, which takes as long as it takes.
+    /// Puts a packet on its way, with the configured delay.
     fn pass(&mut self, packet: &[u8]) {
         let delay = self.way.faults.lock().expect("no panic while locked").delay;
         if delay.is_zero() {
@@ -296,7 +296,7 @@ impl Relay {
     }
 
     fn deliver(&mut self, packet: &[u8]) {
-        // A device that is not up takes none, as a card without a cable.
+        // An error: the device is down, as a card without a cable.
         let _ = self.to.write(packet);
     }
 

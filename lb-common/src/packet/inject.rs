@@ -1,5 +1,5 @@
-//! Frames that the gateway itself sends past netfilter and the routing table: out of the loopback device, at whose ingress
-//! the program takes them and redirects them.
+//! Frames that the gateway itself sends, bypassing netfilter and the routing table: it sends them on the loopback device,
+//! at whose ingress the program redirects them.
 //!
 //! A frame bears [`INJECTED_MARK`], and in place of its Ethernet addresses the [`Way`] it goes:
 //!
@@ -10,10 +10,10 @@
 //! | 7 | one of [`exit`], or [`ARRIVAL`] |
 //! | 8-11 | interface index of the device, network order |
 //!
-//! It is addressed to another host than this one, so that the stack drops it where no program takes it. Marks are not sent
-//! over a network, so none comes from there; and a packet to which a rule of this host gives the same mark has another
-//! source address. Gateways of several versions may share a host, and each one's program takes the frames of all: a change
-//! of this layout needs another mark.
+//! It is addressed to another host, so that the stack drops it if no program takes it. A mark is not sent over a network,
+//! so no such frame can arrive from there; and a packet to which a rule of this host gives the same mark has another source
+//! address. Gateways of several versions may share a host, and the program of each takes the frames of all: a change of
+//! this layout needs another mark.
 
 use super::{Ethernet, exit};
 

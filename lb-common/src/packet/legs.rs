@@ -1,6 +1,6 @@
-//! What there is two of: one for each leg of a connection, or one for each direction.
+//! Pairs: a value for each leg of a connection, or for each direction.
 
-/// Which of a connection's two legs, by who is at its far end.
+/// One of a connection's two legs, named by the end that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Side {
@@ -11,6 +11,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// Both, the client's first.
+    pub const BOTH: [Self; 2] = [Self::Client, Self::Server];
+
     /// The other leg.
     #[inline(always)]
     pub const fn other(self) -> Self {
@@ -47,6 +50,32 @@ macro_rules! pair {
                 }
             }
 
+            /// As [`of`](Self::of), as a reference.
+            pub const fn get(&self, side: Side) -> &T {
+                match side {
+                    Side::Client => &self.$first,
+                    Side::Server => &self.$second,
+                }
+            }
+
+            /// As [`of`](Self::of), as a mutable reference.
+            pub const fn get_mut(&mut self, side: Side) -> &mut T {
+                match side {
+                    Side::Client => &mut self.$first,
+                    Side::Server => &mut self.$second,
+                }
+            }
+
+            /// Makes both, the client's first.
+            pub fn from_fn(mut make: impl FnMut(Side) -> T) -> Self {
+                Self { $first: make(Side::Client), $second: make(Side::Server) }
+            }
+
+            /// Converts both, the client's first.
+            pub fn map<U>(self, mut convert: impl FnMut(T) -> U) -> $name<U> {
+                $name { $first: convert(self.$first), $second: convert(self.$second) }
+            }
+
             /// Both, the client's first.
             pub const fn each_ref(&self) -> [&T; 2] {
                 [&self.$first, &self.$second]
@@ -57,7 +86,7 @@ macro_rules! pair {
                 self.each_ref().into_iter()
             }
 
-            /// Both, to be changed; the client's first.
+            /// Both, as mutable references, the client's first.
             pub const fn each_mut(&mut self) -> [&mut T; 2] {
                 [&mut self.$first, &mut self.$second]
             }
@@ -96,5 +125,5 @@ pair! {
     request,
     /// From the server to the client.
     response,
-    /// That of what the end at this side sends.
+    /// That of the packets which the end at this side sends.
 }

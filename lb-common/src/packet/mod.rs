@@ -66,7 +66,7 @@ pub const MAX_SIGHTINGS: u32 = 1 << 16;
 pub const MAX_HANDOVERS: u32 = 1 << 16;
 /// Entries of [`NAMES`]: listeners, routes, pools and servers.
 pub const MAX_NAMES: u32 = 1 << 18;
-/// Bytes of the ring buffer. What an event would have told that finds no room, the next sweep notices.
+/// Bytes of the ring buffer. If an event does not fit, the next sweep finds out what it would have told.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 /// Words of one bitmap of ports.
 pub const PORT_WORDS: u32 = 1024;
@@ -74,7 +74,8 @@ pub const PORT_WORDS: u32 = 1024;
 /// The index of the loopback device, in every network namespace.
 pub const LOOPBACK: u32 = 1;
 
-/// One tick of [`Half::heard`](track::Half::heard), as a shift of nanoseconds of CLOCK_MONOTONIC: 1.05 ms. 2^32 of them are 52 days.
+/// One tick of [`Half::heard`](track::Half::heard), as a shift of nanoseconds of CLOCK_MONOTONIC: 1.05 ms. 2^32 of them are
+/// 52 days.
 pub const TICK_SHIFT: u32 = 20;
 
 /// An address as in a packet; IPv4 mapped into IPv6.
@@ -196,8 +197,8 @@ impl Flow {
     }
 }
 
-/// A second device by which packets of a flow may come, because the routing table has a route to their sender there. One
-/// sender's: a route to one says nothing of a route to another.
+/// A second device by which packets of a flow may come, because the routing table has a route to their sender by it. It is
+/// for one sender: the route to another one may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Path {
@@ -255,12 +256,12 @@ pub mod sighted {
     pub const ACKNOWLEDGED: u8 = 8;
 }
 
-/// What the programs must know while the sockets of a connection still have bytes to get through.
+/// What the programs must know while the sockets of a connection still have bytes to deliver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Handover {
-    /// A pure ACK below this acknowledgement number is for the socket, which still has bytes of its own to get through;
-    /// all others are forwarded.
+    /// A pure ACK below this acknowledgement number is for the socket, whose own bytes it acknowledges; all others are
+    /// forwarded.
     pub await_ack: PerDirection<u32>,
     /// A TSecr before this echoes a socket, not the other end; 0 is sent instead.
     pub tsecr_floor: PerDirection<u32>,
@@ -273,7 +274,7 @@ pub struct Handover {
     pub promised: PerDirection<u32>,
 }
 
-/// What no packet tells of a connection: for the access log and the timeouts, also those of the next process.
+/// What no packet shows of a connection: for the access log and the timeouts, also of the next process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
@@ -295,13 +296,18 @@ pub struct Record {
     pub idle_timeout: u32,
     /// Seconds; 0: never.
     pub max_age: u32,
-    /// What the access log says of the ClientHello, encoded by userspace.
+    /// What the access log needs of the ClientHello, encoded by userspace.
     pub facts: [u8; Record::FACTS],
 }
 
 impl Record {
     /// Room for facts: with the kernel's own part a record fills a 512-byte slab.
     pub const FACTS: usize = 308;
+
+    /// The tuple of each leg's packets as they arrive.
+    pub const fn tuples(&self) -> PerLeg<Tuple> {
+        PerLeg { client: self.from_client, server: self.from_server }
+    }
 }
 
 /// A name of the configuration, cut to 270 bytes.
@@ -314,7 +320,7 @@ pub struct Name {
     pub text: [u8; 270],
 }
 
-/// What the programs tell userspace.
+/// A message of the programs to userspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
@@ -329,6 +335,19 @@ pub struct Event {
     pub number: u32,
     /// For [`event::TOO_BIG`]: the largest packet that would have passed.
     pub mtu: u32,
+}
+
+impl Event {
+    /// Whose packet it is about.
+    pub const fn side(&self) -> Side {
+        if self.from_server == 0 { Side::Client } else { Side::Server }
+    }
+
+    /// What [`closings`] has put into `number`.
+    pub const fn closings(&self) -> PerLeg<u8> {
+        let [client, server, ..] = self.number.to_le_bytes();
+        PerLeg { client, server }
+    }
 }
 
 /// Both ends' [`Half::closing`](track::Half::closing), the client's first, in one number for an [`Event`].

@@ -1,4 +1,4 @@
-//! Which client addresses a listener takes. Pure.
+//! Which client addresses may connect to a listener. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -1,5 +1,5 @@
-//! Listening sockets that a service manager has opened and keeps open: while no gateway runs, new clients wait in their
-//! backlog instead of being refused.
+//! Listening sockets of a service manager (socket activation). It keeps them open while no gateway runs: new clients then
+//! wait in the backlog instead of being refused.
 
 use super::listen::{Bind, ListenError, prepare};
 use socket2::{Protocol, Socket, Type};
@@ -8,31 +8,31 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
-/// Why a descriptor of the service manager is of no use.
+/// Why a descriptor of the service manager cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
     /// LISTEN_PID or LISTEN_FDS is no number, or a descriptor is not open.
     #[error("LISTEN_FDS does not describe what was inherited")]
     Environment(#[source] io::Error),
-    /// It is something else.
+    /// It is not a listening TCP socket.
     #[error("inherited descriptor {0} is not a listening TCP socket (in systemd: ListenStream=ADDRESS:PORT)")]
     NotListening(i32),
-    /// Taken for `[::]`, it would also take what is meant for `0.0.0.0`.
+    /// A socket of `[::]` that would also accept connections to `0.0.0.0`.
     #[error("the inherited socket of {0} takes IPv4 too (in systemd: BindIPv6Only=ipv6-only)")]
     BothFamilies(SocketAddr),
 }
 
-/// The sockets, by address; for as long as the process lives, for a reload may take an address in again.
+/// The inherited sockets, by address. They are kept as long as the process lives: a reload may use an address again.
 #[derive(Debug, Default)]
 pub struct Inherited(BTreeMap<SocketAddr, Vec<Socket>>);
 
 impl Inherited {
-    /// Takes over what LISTEN_PID and LISTEN_FDS are about (sd_listen_fds(3)). To be called once.
+    /// Takes over the descriptors that LISTEN_PID and LISTEN_FDS describe (sd_listen_fds(3)). To be called once.
     pub fn from_environment() -> Result<Self, InheritError> {
         let mut sockets = BTreeMap::<_, Vec<_>>::new();
         for descriptor in sd_notify::listen_fds().map_err(InheritError::Environment)? {
-            // SAFETY: it is open, as `listen_fds` has seen, and the service manager has given it to this process for
-            // whoever asks first; nobody else asks.
+            // SAFETY: `listen_fds` has checked that it is open; the service manager has given it to this process, and
+            // nothing else here takes it.
             let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
             let address = listening_address(&socket).ok_or(InheritError::NotListening(descriptor))?;
             if address.ip().is_unspecified() && address.is_ipv6() && !socket.only_v6().unwrap_or(false) {
@@ -48,8 +48,8 @@ impl Inherited {
         self.0.keys().copied()
     }
 
-    /// A socket for each worker, set up as [`super::listen()`] does; several share one where there are not enough.
-    /// `None`: the address was not inherited.
+    /// A socket for each worker, set up as [`super::listen()`] does; workers share one if there are too few. `None`: the
+    /// address was not inherited.
     pub fn sockets(&self, bind: Bind, workers: usize) -> Option<Result<Vec<TcpListener>, ListenError>> {
         let sockets = self.0.get(&bind.address)?.iter().cycle().take(workers);
         let shared = sockets.map(|socket| {

@@ -1,10 +1,9 @@
-//! Listening sockets: one a worker and address, all on the same port (SO_REUSEPORT).
+//! Listening sockets: one for each worker and address, all on the same port (SO_REUSEPORT).
 //!
-//! SO_REUSEPORT alone lets every program of the same user listen on the port as well, and the kernel then shares new
-//! connections out between it and the gateway at random. So the first socket of an address is opened without: the
-//! kernel refuses it where anybody listens already, also when two gateways start at the same moment. Only then it is
-//! marked, for those of the other workers to come beside it. (A program that comes later, and itself asks for
-//! SO_REUSEPORT, is let in all the same.)
+//! With SO_REUSEPORT, any program of the same user can listen on the port too, and the kernel then distributes new
+//! connections between it and the gateway at random. So the first socket of an address is opened without: the kernel
+//! refuses it if anybody listens there, also when two gateways start at the same moment. It gets the option afterwards, for
+//! the sockets of the other workers. (A program that starts later and sets SO_REUSEPORT itself is still let in.)
 
 use crate::kernel::listeners::{Occupant, others};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -14,11 +13,11 @@ use std::net::{SocketAddr, TcpListener};
 /// An address to listen on, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Bind {
-    /// The address. `[::]` takes IPv6 only, so that it can be bound beside `0.0.0.0`.
+    /// The address. `[::]` is IPv6 only, so that it can be bound beside `0.0.0.0`.
     pub address: SocketAddr,
-    /// Connections the kernel holds until they are accepted.
+    /// How many connections the kernel holds until they are accepted.
     pub backlog: u32,
-    /// Also while the machine does not have the address (IP_FREEBIND).
+    /// Listen also while the machine does not have the address (IP_FREEBIND).
     pub freebind: bool,
 }
 
@@ -28,7 +27,7 @@ pub enum ListenError {
     /// Another program listens there, or on an address that includes this one.
     #[error("already in use: {0}")]
     InUse(Occupant),
-    /// Somebody listens there, and the kernel does not say who: this gateway itself, or another program.
+    /// This gateway or another program listens there, and the kernel does not say which.
     #[error("already in use, and the kernel does not say by whom")]
     Unseen(#[source] io::Error),
     /// No device has the address.
@@ -48,9 +47,9 @@ pub enum ListenError {
     Io(io::Error),
 }
 
-/// Opens `count` listening sockets on one address, over which the kernel spreads new connections, and which no other
-/// program has. Sockets of this process may be on the same port: those of `10.0.0.1` get the connections to it, those of
-/// `0.0.0.0` the rest.
+/// Opens `count` listening sockets on one address, among which the kernel distributes new connections. An error if another
+/// program listens there. Sockets of this process may be on the same port: those on `10.0.0.1` get the connections to it,
+/// those on `0.0.0.0` the rest.
 ///
 /// Accepted sockets inherit TCP_NODELAY.
 pub fn listen(bind: Bind, count: usize) -> Result<Vec<TcpListener>, ListenError> {
@@ -68,16 +67,16 @@ pub fn listen(bind: Bind, count: usize) -> Result<Vec<TcpListener>, ListenError>
     sockets.map(|socket| socket.map(TcpListener::from)).collect::<io::Result<_>>().map_err(failed)
 }
 
-/// Opens the first socket where the kernel has refused it (`error`): it may be sockets of our own that are in its way,
-/// of an address that includes this one or is included, or of one that a reload has just taken out.
+/// Opens the first socket after the kernel has refused it (`error`). The conflict may be with our own sockets: on an
+/// address that includes this one or is included in it, or on one that a reload has just removed.
 ///
-/// Of two gateways that get here at the same moment the one whose socket comes second sees that of the first.
+/// If two gateways get here at the same moment, the one whose socket comes second sees the socket of the first.
 fn beside_ourselves(bind: Bind, error: io::Error) -> Result<Socket, ListenError> {
     let reject_others = || match others(bind.address) {
         Ok(mut others) => others.pop().map_or(Ok(()), |other| Err(ListenError::InUse(other))),
         Err(unseen) => Err(ListenError::Unseen(unseen)),
     };
-    // Before as well: nobody else's connections come to us.
+    // Checked before as well, so that we never get another program's connections.
     reject_others()?;
     let socket = open(bind, true).map_err(|_| ListenError::Io(error))?;
     reject_others()?;
@@ -87,7 +86,7 @@ fn beside_ourselves(bind: Bind, error: io::Error) -> Result<Socket, ListenError>
 fn open(bind: Bind, beside_others: bool) -> io::Result<Socket> {
     let Bind { address, backlog, freebind } = bind;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of an earlier process, and what remains of them, are no reason to refuse.
+    // Connections of an earlier process, also in TIME_WAIT, must not prevent this.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(beside_others)?;
     match address {
@@ -102,7 +101,7 @@ fn open(bind: Bind, beside_others: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Everything but the address; on a socket that listens already it changes what the next connections get.
+/// Sets the options and listens. On a socket that listens already, it changes the options of the next connections.
 pub(super) fn prepare(socket: &Socket, backlog: u32) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;

@@ -13,12 +13,12 @@ pub use proxy::read_header;
 use std::io;
 use std::time::Duration;
 
-/// Pause after an accept that failed for want of a resource: the connection stays in the backlog, and trying
+/// The pause after accept(2) has failed because a resource is exhausted: the connection stays in the backlog, and trying
 /// again at once would only spin.
 pub const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Whether accept failed because the process or the machine is short of something, rather than because this one
-/// client went away (accept(2), "Error handling").
+/// Whether accept(2) failed because the process or the machine has exhausted a resource. Other errors are of the one
+/// client, which has gone (accept(2), "Error handling").
 pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -1,4 +1,4 @@
-//! The PROXY header that a trusted load balancer in front of us sends first (versions 1 and 2).
+//! The PROXY header, version 1 or 2, that a trusted load balancer in front of the gateway sends first.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -19,9 +19,8 @@ pub struct Header {
     pub endpoints: Option<(SocketAddr, SocketAddr)>,
 }
 
-/// Reads the header at the front of `window`: `Ok(None)` while it is not whole. Pure, and its work does not grow with
-/// what is missing. It is whole, or malformed, when 65 551 bytes are there: the fixed part of version 2, and as many as its
-/// 16-bit length can announce (section 2.2).
+/// Reads the header at the front of `window`; `Ok(None)`: it is not complete yet. Pure. With 65 551 bytes it is complete or
+/// malformed: the fixed part of version 2, and as many bytes as its 16-bit length can say (section 2.2).
 pub fn read_header(window: &[u8]) -> Result<Option<Header>, RejectReason> {
     let malformed = RejectReason::ProxyHeaderMalformed;
     if is_open_line(window) {
@@ -29,7 +28,7 @@ pub fn read_header(window: &[u8]) -> Result<Option<Header>, RejectReason> {
     }
     let header = match HeaderResult::parse(window) {
         HeaderResult::V2(header) if header.is_incomplete() => return Ok(None),
-        // "Incomplete" is an error here too: the line has ended, or is too long.
+        // `Incomplete` is an error too: the line has ended, or is too long.
         HeaderResult::V1(header) => {
             let header = header.map_err(|_| malformed)?;
             let endpoints = match header.addresses {
@@ -65,8 +64,8 @@ pub fn read_header(window: &[u8]) -> Result<Option<Header>, RejectReason> {
     Ok(Some(header))
 }
 
-/// Whether the window may be a version 1 header whose line has not ended yet, or nothing at all. ppp takes some
-/// unfinished lines ("PROXY TCP4 192.0.2.1 192.0.2.2 1 ") for broken ones.
+/// Whether the window is empty, or may be the beginning of a version 1 header. ppp takes some incomplete lines ("PROXY TCP4
+/// 192.0.2.1 192.0.2.2 1 ") for malformed ones.
 fn is_open_line(window: &[u8]) -> bool {
     let start = &window[..window.len().min(V1_START.len())];
     V1_START.starts_with(start) && window.len() < V1_MAX && !window.windows(2).any(|pair| pair == b"\r\n")

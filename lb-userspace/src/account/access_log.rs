@@ -1,4 +1,4 @@
-//! The access log: one line a connection, at its end.
+//! The access log: one line for each connection, written at its end.
 
 use crate::config::{self, LogFormat, LogTarget};
 use serde::Serialize;
@@ -13,22 +13,22 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Lines that may wait for a slow disk before they are dropped, which is counted and said.
+/// The most lines that wait for a slow disk. Further ones are dropped, and a warning says how many.
 const QUEUE: usize = 65_536;
 
-/// Longest time a line waits in the buffer.
+/// The longest time that a line stays in the buffer.
 const FLUSH: Duration = Duration::from_millis(200);
 
-/// What is known of a connection at its end. Absent fields are left out.
+/// A line of the access log. Absent fields are left out.
 #[derive(Debug, Serialize)]
-pub struct Record<'a> {
+pub struct LogRecord<'a> {
     /// RFC 3339, UTC, milliseconds.
     pub time: String,
-    /// Where it came in.
+    /// The listener's name.
     pub listener: &'a str,
     /// The client.
     pub client: SocketAddr,
-    /// A valid host name: the sniffer lets no other through.
+    /// A valid host name: the sniffer accepts no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<&'a str>,
     /// The protocols offered, escaped and bounded.
@@ -46,10 +46,10 @@ pub struct Record<'a> {
     /// The server, as configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// What carried it.
+    /// The tier that carried it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<&'static str>,
-    /// Why not the first tier of the order.
+    /// Why it is not the first tier of the order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier_reason: Option<&'static str>,
     /// Client to server.
@@ -71,11 +71,11 @@ pub struct Record<'a> {
     pub ja4: Option<&'a str>,
 }
 
-impl Record<'_> {
-    /// The line for this format, without its end.
+impl LogRecord<'_> {
+    /// The line in this format, without its line end.
     pub fn line(&self, format: LogFormat) -> String {
         match format {
-            // Every field is a string or a number: this cannot fail.
+            // Cannot fail: every field is a string or a number.
             LogFormat::Json => serde_json::to_string(self).unwrap_or_default(),
             LogFormat::Text => self.text(),
         }
@@ -116,17 +116,18 @@ impl Record<'_> {
     }
 }
 
-/// The time now as a record shows it.
+/// The time now in the access log's format.
 pub(super) fn time_now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// Text from the network as it may be shown: printable ASCII, the rest escaped, at most 64 characters.
+/// Text from the network made safe to show: other characters than printable ASCII are escaped, and it has at most 64
+/// characters.
 pub(super) fn printable(bytes: &[u8]) -> String {
     bytes.escape_ascii().take(64).map(char::from).collect()
 }
 
-/// Writes lines from a thread of its own: a slow disk never holds up a worker.
+/// The access log. A thread of its own writes the lines, so that a slow disk never delays a worker.
 pub struct AccessLog {
     /// How lines are written.
     pub format: LogFormat,
@@ -136,7 +137,7 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens the log. The handle ends when every `AccessLog` is dropped and the last line is written.
+    /// Opens the log. The thread ends when the `AccessLog` is dropped and the last line is written.
     pub fn open(config: &config::AccessLog) -> io::Result<(AccessLog, JoinHandle<()>)> {
         let path = match &config.target {
             LogTarget::Stdout => None,
@@ -157,7 +158,7 @@ impl AccessLog {
         }
     }
 
-    /// Opens the file anew before the next line: after logrotate has moved it.
+    /// Opens the file anew before the next line, after logrotate has moved it.
     pub fn reopen(&self) {
         self.reopen.store(true, Relaxed);
     }
@@ -176,7 +177,7 @@ struct Writer {
 
 impl Writer {
     fn run(self, file: Option<File>) {
-        // Each thread has its own: this one starts before the process drops them.
+        // Privileges are per thread, and this one was started before the process dropped them.
         if let Err(error) = crate::privileges::drop_privileges() {
             tracing::warn!(%error, "the access log's thread keeps its privileges");
         }
@@ -237,8 +238,8 @@ impl Writer {
 mod tests {
     use super::*;
 
-    fn record() -> Record<'static> {
-        Record {
+    fn record() -> LogRecord<'static> {
+        LogRecord {
             time: "2026-01-02T03:04:05.678Z".into(),
             listener: "databases",
             client: "192.0.2.1:5000".parse().unwrap(),
@@ -276,10 +277,10 @@ mod tests {
             "2026-01-02T03:04:05.678Z databases 192.0.2.1:5000 sni=app1.redis.example.com route=redis-1 \
              server=redis-1/10.0.0.11:6379 tier=copy(packet_unavailable) in=10 out=20 30ms client_closed"
         );
-        let known = Record { client_certificate: Some("CN=a b"), ..record() };
+        let known = LogRecord { client_certificate: Some("CN=a b"), ..record() };
         assert!(known.line(LogFormat::Text).contains(" client_certificate=\"CN=a b\" in=10 "));
         let failed =
-            Record { close_reason: "tls_handshake_failed", tls_error: Some("unknown_ca"), ..record() };
+            LogRecord { close_reason: "tls_handshake_failed", tls_error: Some("unknown_ca"), ..record() };
         assert!(failed.line(LogFormat::Text).ends_with(" tls_handshake_failed(unknown_ca)"));
     }
 

@@ -1,15 +1,15 @@
-//! What a connection's account is entered in.
+//! The gateway's books: live connections, counters, access log and histograms.
 
 use super::{AccessLog, Histogram, Ledger};
 use crate::serving::GatewayStats;
 
-/// The gateway's books: written by whoever carries a connection, read by operators.
+/// The gateway's books. The tasks that carry connections write them, operators read them.
 pub struct Books {
     /// The live connections.
     pub ledger: Ledger,
     /// The gateway's own counters.
     pub stats: GatewayStats,
-    /// Absent: off.
+    /// `None`: there is no access log.
     pub access_log: Option<AccessLog>,
     /// How long the stages take.
     pub histograms: Histograms,
@@ -17,16 +17,16 @@ pub struct Books {
 
 /// Times of the stages, in seconds.
 pub struct Histograms {
-    /// From accept to a whole ClientHello.
+    /// From accept to the complete ClientHello.
     pub sniff: Histogram,
     /// From the first dial to a connected server.
     pub connect: Histogram,
-    /// From a known route, the server connected meanwhile, to flows in the kernel.
+    /// From the choice of the route, over the connect to the server, to the flows in the kernel.
     pub handover: Histogram,
 }
 
 impl Books {
-    /// Empty ones, for this many workers.
+    /// Empty books, for this many workers.
     pub fn new(workers: usize, access_log: Option<AccessLog>) -> Self {
         let histograms =
             Histograms { sniff: Histogram::new(), connect: Histogram::new(), handover: Histogram::new() };

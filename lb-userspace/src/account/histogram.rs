@@ -5,17 +5,17 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Upper bounds of the buckets but the last, inclusive, in microseconds: a connect on the same machine and a handover
-/// take 50 to 100 us, `connect_timeout` and `hello_timeout` are seconds.
+/// Inclusive upper bounds of the buckets except the last, in microseconds. A connect on the same machine and a handover
+/// take 50 to 100 us; `connect_timeout` and `hello_timeout` are seconds.
 pub const BOUNDS_US: [u64; 20] = [
     25, 50, 75, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
-/// The bounds, and one bucket for what is longer than all of them.
+/// One bucket for each bound, and one for longer durations.
 pub const BUCKETS: usize = BOUNDS_US.len() + 1;
 
-/// Counts durations in fixed buckets. Shared by reference; there is nothing to lock and nothing to allocate.
+/// Counts durations in fixed buckets, without locks and allocations.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
@@ -24,10 +24,10 @@ pub struct Histogram {
 
 /// What a [`Histogram`] held at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Observations per bucket; each observation is in exactly one. (Metrics show the running sums.)
+pub struct HistogramSnapshot {
+    /// Observations per bucket, not cumulated as in the metrics.
     pub buckets: [u64; BUCKETS],
-    /// All observations together. One that is under way may be in a bucket and not yet in here.
+    /// The sum of all observations. A concurrent one may be in a bucket and not yet in the sum.
     pub sum: Duration,
 }
 
@@ -46,16 +46,16 @@ impl Histogram {
     }
 
     /// What has been counted so far.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub fn snapshot(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
             buckets: std::array::from_fn(|i| self.buckets[i].load(Relaxed)),
             sum: Duration::from_nanos(self.sum_ns.load(Relaxed)),
         }
     }
 }
 
-impl Snapshot {
-    /// The number of observations: by construction that of all buckets, as scrapers demand.
+impl HistogramSnapshot {
+    /// The number of observations: the sum of the buckets, as scrapers require.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }

@@ -1,48 +1,49 @@
-//! The live connections, and the one place where a connection's bytes become its route's.
+//! The ledger of live connections. At its end a connection's bytes are added to its route's here, and nowhere else.
 
 use crate::config::Keepalive;
 use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::{Listener, Pool, Route, Server};
 use crate::tier::Choice;
 use crate::traffic::Traffic;
+use lb_common::packet::PerLeg;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::task::AbortHandle;
 
-/// A routed connection, from the choice of its route to its end. Shared by the task that carries it and those who
-/// look (`connections`, the metrics).
+/// A routed connection, from the choice of its route to its end. Shared by the task that carries it and by readers
+/// (`connections`, the metrics).
 pub struct Connection {
     /// Unique in this process, and among the connections that it has adopted.
     pub id: u64,
     /// The client, or what a trusted proxy said it is.
     pub client: SocketAddr,
-    /// Where it came in.
+    /// The listener that accepted it.
     pub listener: Arc<Listener>,
-    /// What it was routed by.
+    /// The server name by which it was routed.
     pub sni: Option<Box<str>>,
     /// Its route.
     pub route: Arc<Route>,
-    /// Its server, once connected.
+    /// Its pool and server, once connected.
     pub upstream: OnceLock<(Arc<Pool>, Arc<Server>)>,
-    /// Its bytes.
+    /// Its byte counters.
     pub traffic: Traffic,
     /// [`crate::clock::now_ms`] at accept.
     pub opened_ms: u64,
-    /// A [`Tier`] and a [`FallbackReason`], `NONE` until the tier is chosen and where there is no reason.
+    /// A [`Tier`] and a [`FallbackReason`]; `NONE` before the tier is chosen, and if there is no reason.
     tier: AtomicU8,
     reason: AtomicU8,
-    /// Why it is being ended from outside, `NONE` when it is not.
+    /// The [`CloseReason`] with which it is being ended from outside; `NONE`: it is not.
     ending: AtomicU8,
-    /// The task that carries it, while it does: the handle keeps all of the task's memory.
+    /// The task, for as long as it carries the connection: the handle keeps the task's memory.
     task: Mutex<Option<AbortHandle>>,
 }
 
 const NONE: u8 = u8::MAX;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is ever left half-changed: a panic elsewhere does not spoil it.
+    // Never left half-changed by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -73,13 +74,13 @@ impl Connection {
         }
     }
 
-    /// TCP keepalive of its legs, the client's first.
-    pub(crate) fn keepalives(&self) -> [Keepalive; 2] {
-        let of_server = self.upstream.get().map_or_else(Keepalive::default, |(pool, _)| pool.keepalive);
-        [self.listener.keepalive, of_server]
+    /// The configured TCP keepalive of each leg.
+    pub(crate) fn keepalives(&self) -> PerLeg<Keepalive> {
+        let server = self.upstream.get().map_or_else(Keepalive::default, |(pool, _)| pool.keepalive);
+        PerLeg { client: self.listener.keepalive, server }
     }
 
-    /// The tier that carries it and why not an earlier one; `None` before it is chosen.
+    /// The tier that carries it, and why not an earlier one; `None` before it is chosen.
     pub fn choice(&self) -> Option<Choice> {
         let tier = *Tier::ALL.get(usize::from(self.tier.load(Relaxed)))?;
         let reason = FallbackReason::ALL.get(usize::from(self.reason.load(Relaxed))).copied();
@@ -92,7 +93,7 @@ impl Connection {
         self.tier.store(choice.tier as u8, Relaxed);
     }
 
-    /// Ends it from outside with this reason: both legs are reset.
+    /// Ends it from outside, with this reason; both legs are reset.
     pub fn end(&self, reason: CloseReason) {
         self.set_ending(reason);
         if let Some(task) = lock(&self.task).as_ref() {
@@ -100,30 +101,30 @@ impl Connection {
         }
     }
 
-    /// Notes why it is about to be dropped.
+    /// Notes the reason with which it is about to be ended.
     pub fn set_ending(&self, reason: CloseReason) {
         self.ending.store(reason as u8, Relaxed);
     }
 
-    /// It goes on without its task.
+    /// Notes that it goes on without its task.
     pub fn leave_task(&self) {
         *lock(&self.task) = None;
     }
 
-    /// Why it is being ended from outside.
+    /// The reason with which it is being ended from outside.
     pub fn ending(&self) -> Option<CloseReason> {
         CloseReason::ALL.get(usize::from(self.ending.load(Relaxed))).copied()
     }
 }
 
-/// The live connections, in one part per worker so that workers do not wait for one another.
+/// The live connections, in one part per worker, so that workers do not wait for each other.
 pub struct Ledger {
     parts: Vec<Mutex<Part>>,
     ids: AtomicU64,
 }
 
-/// The live connections, one after the other.
-pub type Live<'a> = Box<dyn Iterator<Item = &'a Arc<Connection>> + 'a>;
+/// An iterator over the live connections.
+pub type LiveConnections<'a> = Box<dyn Iterator<Item = &'a Arc<Connection>> + 'a>;
 
 /// One worker's connections, by id.
 type Part = HashMap<u64, Arc<Connection>>;
@@ -139,19 +140,19 @@ impl Ledger {
         self.ids.fetch_add(1, Relaxed)
     }
 
-    /// An id that an earlier process has given: later ones are larger.
+    /// Makes later ids larger than this one, which an earlier process has given.
     pub fn know_id(&self, id: u64) {
         self.ids.fetch_max(id + 1, Relaxed);
     }
 
-    /// Enters a connection.
+    /// Adds a connection.
     pub fn enter(&self, worker: usize, connection: Arc<Connection>) {
         connection.route.stats.total.fetch_add(1, Relaxed);
         self.part(worker).insert(connection.id, connection);
     }
 
-    /// Takes a connection out and adds its bytes to its route's: under the lock, so that a reader of
-    /// [`Ledger::read`] counts them exactly once.
+    /// Removes a connection and adds its bytes to its route's. Both under the lock, so that a reader of [`Ledger::read`]
+    /// counts them exactly once.
     pub fn close(&self, worker: usize, connection: &Connection, reason: CloseReason) {
         let mut part = self.part(worker);
         part.remove(&connection.id);
@@ -161,8 +162,8 @@ impl Ledger {
         stats.closes.add(reason as usize);
     }
 
-    /// All live connections at one moment: none can end while `read` looks at them and their routes' counters.
-    pub fn read<R>(&self, read: impl FnOnce(Live<'_>) -> R) -> R {
+    /// Calls `read` with all live connections. None can end while it looks at them and their routes' counters.
+    pub fn read<R>(&self, read: impl FnOnce(LiveConnections<'_>) -> R) -> R {
         let parts: Vec<MutexGuard<'_, Part>> =
             (0..self.parts.len()).map(|worker| self.part(worker)).collect();
         read(Box::new(parts.iter().flat_map(|part| part.values())))

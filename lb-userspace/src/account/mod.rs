@@ -6,8 +6,8 @@ pub mod histogram;
 mod ledger;
 mod visit;
 
-pub use access_log::{AccessLog, Record};
+pub use access_log::{AccessLog, LogRecord};
 pub use books::{Books, Histograms};
 pub use histogram::Histogram;
-pub use ledger::{Connection, Ledger, Live};
+pub use ledger::{Connection, Ledger, LiveConnections};
 pub use visit::{Account, Visitor};

@@ -1,35 +1,34 @@
-//! What is known of one client, and its account: opened when it has a route, closed exactly once.
+//! A visitor is a client without a route yet. An account is opened when it has a route, and closed exactly once.
 
-use super::access_log::{Record, printable, time_now};
+use super::access_log::{LogRecord, printable, time_now};
 use super::{Books, Connection};
 use crate::clock::now_ms;
-
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier, TlsError};
-use crate::serving::{Listener, Pool, Route, ServerGuard};
+use crate::serving::{Listener, Pool, Route, Server};
 use crate::sniff::{ClientHello, ja4};
 use crate::tier::Choice;
-use lb_common::packet::Record as Kept;
+use lb_common::packet::Record;
 use rustls::ProtocolVersion;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::task::AbortHandle;
 
-/// A client without a route yet, with what the access log will say of it.
+/// A client without a route yet, with what the access log needs of it.
 pub struct Visitor {
-    /// Where it came in.
+    /// The listener that accepted it.
     pub listener: Arc<Listener>,
     /// Its address, or what a trusted proxy said it is.
     pub client: SocketAddr,
     /// Where it connected to, if a trusted proxy said so.
     pub local: Option<Box<SocketAddr>>,
     opened_ms: u64,
-    /// Kept only when there is an access log: an idle connection should own little.
+    /// Kept only if there is an access log, to save memory.
     hello: Option<Box<HelloFacts>>,
     logged: bool,
 }
 
-/// Protocols offered that are kept for the access log; clients offer two or three.
+/// The most ALPN protocols that are kept for the access log; clients offer two or three.
 const MAX_ALPN: usize = 16;
 
 /// Tags of [`Account::facts`].
@@ -55,7 +54,7 @@ impl Visitor {
         Visitor { listener, client, local: None, opened_ms, hello: None, logged }
     }
 
-    /// Notes what its ClientHello, at the front of `window`, says.
+    /// Notes its ClientHello, which is at the front of `window`.
     pub fn sniffed(&mut self, hello: &ClientHello, window: &[u8]) {
         if let Some(odd) = hello.odd_name {
             self.listener.stats.odd_names.add(odd as usize);
@@ -71,7 +70,7 @@ impl Visitor {
         });
     }
 
-    /// A client that an earlier process has accepted, with its SNI.
+    /// A client that an earlier process has accepted, and its SNI, from [`Account::facts`].
     pub fn remembered(
         books: &Books,
         listener: Arc<Listener>,
@@ -105,7 +104,7 @@ impl Visitor {
         (visitor, sni)
     }
 
-    /// Counts and logs a client that is turned away.
+    /// Counts and logs that it is turned away.
     pub fn reject(&self, books: &Books, reason: RejectReason) {
         self.listener.stats.rejects.add(reason as usize);
         let who = (&*self.listener, self.client, self.opened_ms);
@@ -113,8 +112,7 @@ impl Visitor {
     }
 }
 
-/// Writes an access-log line; `who`: where a client came in, its address, and when; then when it ended, and why, with
-/// the cause if TLS failed.
+/// Writes a line of the access log. `who`: the listener, the client's address, and the time of the accept.
 fn log(
     books: &Books,
     who: (&Listener, SocketAddr, u64),
@@ -128,7 +126,7 @@ fn log(
     let upstream = connection.and_then(|connection| connection.upstream.get());
     let choice = connection.and_then(Connection::choice);
     let traffic = connection.map(|connection| &connection.traffic);
-    let record = Record {
+    let record = LogRecord {
         time: time_now(),
         listener: &listener.name,
         client,
@@ -151,26 +149,26 @@ fn log(
     log.write(record.line(log.format));
 }
 
-/// The account of a routed connection. Dropped without a reason it was ended from outside.
+/// The account of a routed connection. If it is dropped without a reason, the connection was ended from outside.
 pub struct Account {
-    /// What it is entered in.
+    /// The books in which it is entered.
     pub books: Arc<Books>,
     /// Its entry in the ledger.
     pub connection: Arc<Connection>,
-    /// Where its client connected to, if a trusted proxy said so.
+    /// The address to which its client connected, if a trusted proxy said so.
     pub local: Option<Box<SocketAddr>>,
     hello: Option<Box<HelloFacts>>,
     worker: usize,
     reason: Option<CloseReason>,
     tls_error: Option<TlsError>,
-    /// When it ended, if not when its account is closed.
+    /// When it ended; `None`: when its account is closed.
     ended_ms: Option<u64>,
-    /// The next process will close it.
+    /// It is left to the next process, which will close it.
     left: bool,
 }
 
 impl Account {
-    /// Opens the account: the connection is in the ledger from here on.
+    /// Opens the account, and enters the connection in the ledger.
     pub fn open(
         books: Arc<Books>,
         worker: usize,
@@ -245,10 +243,10 @@ impl Account {
         self.tls_error = Some(cause);
     }
 
-    /// What is known of its ClientHello, as the next process can read it: fields of a tag, a length and as many bytes.
-    /// What finds no room is left out, the least important first. Second: bytes used.
-    pub fn facts(&self) -> ([u8; Kept::FACTS], u16) {
-        let (mut packed, mut length) = ([0; Kept::FACTS], 0);
+    /// What is known of its ClientHello, encoded for the next process, and the bytes used. Each field is a tag, a length,
+    /// and that many bytes. Fields that do not fit are left out; the most important ones come first.
+    pub fn facts(&self) -> ([u8; Record::FACTS], u16) {
+        let (mut packed, mut length) = ([0; Record::FACTS], 0);
         let mut put = |tag: u8, text: &str| {
             let field = [&[tag, text.len() as u8], text.as_bytes()].concat();
             if text.len() <= 255 && length + field.len() <= packed.len() {
@@ -269,14 +267,14 @@ impl Account {
         (packed, length as u16)
     }
 
-    /// Leaves it to the next process: the connection goes on.
+    /// Leaves the account, and the connection, to the next process.
     pub fn leave(mut self) {
         self.left = true;
     }
 
     /// Notes the server.
-    pub fn connected(&self, pool: &Arc<Pool>, guard: &ServerGuard) {
-        let _ = self.connection.upstream.set((pool.clone(), guard.server().clone()));
+    pub fn connected(&self, pool: &Arc<Pool>, server: &Arc<Server>) {
+        let _ = self.connection.upstream.set((pool.clone(), server.clone()));
     }
 
     /// Notes the tier that carries it.
@@ -294,7 +292,7 @@ impl Account {
         }
     }
 
-    /// Notes that the tier gave the connection back to the copy tier. Its total stays where it began.
+    /// Notes that the tier gave the connection back to the copy tier. It stays in the total of the tier in which it began.
     pub fn demoted(&self, reason: FallbackReason) {
         let Some(before) = self.connection.choice() else { return };
         self.connection.set_choice(Choice { tier: Tier::Copy, reason: Some(reason) });
@@ -310,7 +308,7 @@ impl Account {
         self.close_at(reason, None);
     }
 
-    /// Closes the account of a connection that ended at this time ([`now_ms`]), before anybody noticed.
+    /// Closes the account. `ended_ms`: when the connection ended, if that was earlier ([`now_ms`]).
     pub fn close_at(mut self, reason: CloseReason, ended_ms: Option<u64>) {
         (self.reason, self.ended_ms) = (Some(reason), ended_ms);
     }
@@ -327,6 +325,10 @@ impl Drop for Account {
             for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {
                 tiers[index].active.fetch_sub(1, Relaxed);
             }
+        }
+        // One that did not get as far was judged when its server was dialled.
+        if let (Some((pool, server)), Some(_)) = (self.connection.upstream.get(), self.connection.choice()) {
+            pool.ended(server, reason, self.connection.traffic.bytes_out.load(Relaxed) > 0);
         }
         self.books.ledger.close(self.worker, &self.connection, reason);
         let connection = &*self.connection;

@@ -1,4 +1,4 @@
-//! The commands' side of the admin socket; blocking, since a command does nothing else.
+//! The client of the admin socket, for the commands. It blocks: a command does nothing else meanwhile.
 
 use super::protocol::{Reply, Request, socket_path};
 use super::view::{Connection, ConnectionFilter, Reloaded, Status};
@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a gateway may be silent. A reload that resolves many names takes longest.
+/// How long to wait for the gateway. A reload that resolves many names takes longest.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Bytes of a reply: 200 000 connections with the longest names a config or a client can choose fit.
+/// The most bytes of a reply: 200 000 connections with the longest possible names fit.
 const MAX_REPLY: u64 = 512 * 1024 * 1024;
 
 /// A connection to the gateway of one state directory.
@@ -60,7 +60,7 @@ pub enum ClientError {
         /// Where they differ.
         source: serde_json::Error,
     },
-    /// The gateway says no, in its own words.
+    /// The gateway refuses; its reason.
     #[error("{0}")]
     Refused(String),
 }

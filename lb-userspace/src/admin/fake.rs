@@ -1,6 +1,6 @@
 //! A gateway with two routes and three connections, for the tests of this module.
 
-use super::Gateway;
+use super::Operations;
 use super::view::*;
 use crate::account::Histogram;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
@@ -29,7 +29,7 @@ impl Default for Fake {
     }
 }
 
-impl Gateway for Fake {
+impl Operations for Fake {
     fn status(&self) -> Status {
         status()
     }
@@ -61,9 +61,20 @@ impl Gateway for Fake {
             tls_errors: vec![(route(), TlsError::UnknownCa, 2)],
             fallbacks: vec![(FallbackReason::PacketUnavailable, 10)],
             servers: vec![
-                ServerUp { pool: "redis-1".into(), server: "10.0.0.11:6379".into(), up: true },
-                ServerUp { pool: "redis-1".into(), server: "10.0.0.12:6379".into(), up: false },
+                ServerUp {
+                    pool: "redis-1".into(),
+                    server: "10.0.0.11:6379".into(),
+                    up: true,
+                    checks: vec![("ok", 9)],
+                },
+                ServerUp {
+                    pool: "redis-1".into(),
+                    server: "10.0.0.12:6379".into(),
+                    up: false,
+                    checks: vec![("ok", 0), ("refused", 3)],
+                },
             ],
+            waiting: vec![("redis-1".into(), 2)],
             reloads_succeeded: 2,
             reloads_failed: 1,
             certificates: vec![(route(), 1_900_000_000)],
@@ -96,8 +107,14 @@ impl Gateway for Fake {
 
 /// What [`Fake`] says.
 pub(crate) fn status() -> Status {
-    let server =
-        |address: &str, state, active, total| Server { address: address.into(), state, active, total };
+    let server = |address: &str, state, active, total| Server {
+        address: address.into(),
+        state,
+        reason: (state == ServerState::Down).then(|| "refused".into()),
+        state_seconds: 93.5,
+        active,
+        total,
+    };
     let route = |name: &str, sni: &str, active, total, bytes_in, bytes_out| Route {
         name: name.into(),
         listener: "databases".into(),
@@ -135,6 +152,7 @@ pub(crate) fn status() -> Status {
         pools: vec![
             Pool {
                 name: "redis-1".into(),
+                waiting: 0,
                 servers: vec![
                     server("10.0.0.11:6379", ServerState::Up, 2, 1200),
                     server("10.0.0.12:6379", ServerState::Down, 0, 0),
@@ -142,6 +160,7 @@ pub(crate) fn status() -> Status {
             },
             Pool {
                 name: "pg".into(),
+                waiting: 0,
                 servers: vec![server("pg.internal:5432", ServerState::Draining, 1, 34)],
             },
         ],

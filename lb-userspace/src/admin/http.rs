@@ -1,9 +1,9 @@
-//! The admin address: metrics, probes, the status as JSON and as a page. Reading only.
+//! The admin address: metrics, probes, and the status as JSON and as a page. It changes nothing.
 //!
-//! It may be reachable from more places than the socket, so each connection carries one request and has one
-//! deadline for all of it, there are only so many at once, and heads are short.
+//! It may be reachable from more places than the socket. So each connection carries one request and has one deadline, the
+//! number of connections is bounded, and so is the length of a request's head.
 
-use super::Gateway;
+use super::Operations;
 use super::clients::Clients;
 use super::metrics::{CONTENT_TYPE, Metrics};
 use axum::Router;
@@ -36,11 +36,11 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script
                            frame-ancestors 'none'";
 
 /// Answers requests until it is dropped.
-pub async fn serve(listener: TcpListener, gateway: Arc<dyn Gateway>) {
+pub async fn serve(listener: TcpListener, gateway: Arc<dyn Operations>) {
     serve_within(DEADLINE, listener, gateway).await;
 }
 
-async fn serve_within(deadline: Duration, listener: TcpListener, gateway: Arc<dyn Gateway>) {
+async fn serve_within(deadline: Duration, listener: TcpListener, gateway: Arc<dyn Operations>) {
     let metrics = Arc::new(Metrics::new(gateway.clone()));
     let router = Router::new()
         .route("/", get(page))
@@ -59,7 +59,7 @@ async fn serve_within(deadline: Duration, listener: TcpListener, gateway: Arc<dy
             Ok((stream, _)) => {
                 let service = TowerToHyperService::new(router.clone());
                 let connection = http.serve_connection(TokioIo::new(stream), service);
-                // A client that breaks off or is too slow is no news.
+                // Clients that close early or are too slow are not logged.
                 clients.serve(async move { _ = tokio::time::timeout(deadline, connection).await });
             }
             Err(error) => {
@@ -75,14 +75,14 @@ async fn page() -> Response {
     respond(StatusCode::OK, headers, include_str!("status.html"))
 }
 
-async fn status(State(gateway): State<Arc<dyn Gateway>>) -> Response {
+async fn status(State(gateway): State<Arc<dyn Operations>>) -> Response {
     match serde_json::to_vec(&gateway.status()) {
         Ok(json) => respond(StatusCode::OK, [(TYPE, "application/json")], json),
         Err(e) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
     }
 }
 
-async fn ready(State(gateway): State<Arc<dyn Gateway>>) -> Response {
+async fn ready(State(gateway): State<Arc<dyn Operations>>) -> Response {
     match gateway.ready() {
         Ok(()) => plain(StatusCode::OK, "ready\n"),
         Err(reasons) => plain(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),

@@ -1,13 +1,13 @@
 //! `/metrics`: one [`Scrape`] of the gateway, written as OpenMetrics text.
 //!
-//! The encoder appends `_total` to a counter's name and the unit to a metric that has one; what comes out is named
-//! as in `docs/admin.md`, and the test below holds it to that.
+//! The encoder appends `_total` to a counter's name, and the unit to a metric that has one. The test below checks that the
+//! names are those of `docs/admin.md`.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::Gateway;
+use super::Operations;
 use super::view::{RouteTier, Scrape};
-use crate::account::histogram::{BOUNDS_US, Snapshot};
+use crate::account::histogram::{BOUNDS_US, HistogramSnapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -25,7 +25,7 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(super) struct Metrics(Registry);
 
 impl Metrics {
-    pub(super) fn new(gateway: Arc<dyn Gateway>) -> Self {
+    pub(super) fn new(gateway: Arc<dyn Operations>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Source(gateway)));
         Self(registry)
@@ -38,7 +38,7 @@ impl Metrics {
     }
 }
 
-struct Source(Arc<dyn Gateway>);
+struct Source(Arc<dyn Operations>);
 
 impl Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,6 +116,23 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         family.sample([("pool", &s.pool), ("server", &s.server)], &ConstGauge::new(u32::from(s.up)))?;
     }
 
+    if !scrape.waiting.is_empty() {
+        let help = "Connections that wait for a place with a server: each has its max_connections";
+        let mut family = Family::new(encoder, "snisplice_pool_waiting", None, help, Gauge)?;
+        for (pool, waiting) in &scrape.waiting {
+            family.sample([("pool", pool)], &ConstGauge::new(*waiting))?;
+        }
+    }
+
+    let help = "Health checks of a server";
+    let mut family = Family::new(encoder, "snisplice_server_checks", None, help, Counter)?;
+    for s in &scrape.servers {
+        for (result, n) in &s.checks {
+            let labels = [("pool", &*s.pool), ("server", &*s.server), ("result", *result)];
+            family.sample(labels, &ConstCounter::new(u64::from(*n)))?;
+        }
+    }
+
     let help = "From accept to a whole ClientHello";
     write_histogram(encoder, "snisplice_sniff", help, &scrape.sniff)?;
     let help = "From the first dial to a connected server";
@@ -169,7 +186,7 @@ fn write_histogram(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    seen: &Snapshot,
+    seen: &HistogramSnapshot,
 ) -> fmt::Result {
     let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
     let buckets: Vec<_> = bounds.zip(seen.buckets).collect();

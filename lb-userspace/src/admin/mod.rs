@@ -1,6 +1,6 @@
 //! The operator's side: a Unix socket for the commands, an HTTP address for scrapers, probes and a browser.
 //!
-//! Both read the gateway through [`Gateway`] and hold no state of their own. HTTP changes nothing; what changes
+//! Both read the gateway through [`Operations`] and hold no state of their own. HTTP changes nothing; what changes
 //! something (reload, drain, kill) goes through the socket, which only its owner can open.
 
 mod client;
@@ -19,8 +19,8 @@ pub use client::{Client, ClientError};
 
 use std::pin::Pin;
 
-/// What the admin side needs from the gateway. Calls come from the control runtime and must not block.
-pub trait Gateway: Send + Sync + 'static {
+/// What operators can ask of the gateway and have it do. Calls come from the control runtime and must not block.
+pub trait Operations: Send + Sync + 'static {
     /// For `snisplice status`, `/status` and the status page.
     fn status(&self) -> view::Status;
 

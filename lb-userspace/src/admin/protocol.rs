@@ -12,8 +12,8 @@ pub(super) fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("admin.sock")
 }
 
-/// What a command asks. A field this version does not know is an error rather than ignored: a filter that is not
-/// applied, say, would answer another question.
+/// A command's request. A field that this version does not know is an error: to ignore a filter, for example, would answer
+/// another question.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Request {

@@ -1,9 +1,9 @@
 //! The admin socket: `STATE_DIR/admin.sock`, mode 0600, so that only its owner (and root) can open it.
 //!
-//! `STATE_DIR/admin.lock` is locked as long as the gateway lives. The lock, and not the socket file, says whether
-//! a gateway is running: the kernel releases it however the process ends.
+//! `STATE_DIR/admin.lock` is locked as long as the gateway lives. The lock tells whether a gateway is running, not the
+//! socket file: the kernel releases it however the process ends.
 
-use super::Gateway;
+use super::Operations;
 use super::clients::Clients;
 use super::protocol::{MAX_REQUEST, Reply, Request, socket_path};
 use rustix::fs::{Mode, fchmod};
@@ -23,10 +23,10 @@ use tokio::time::timeout;
 /// Clients served at once. Commands are short.
 const MAX_CLIENTS: usize = 32;
 
-/// A client that asks nothing for this long is let go.
+/// A client that sends no request for this long is disconnected.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A client that does not take its reply in this time is let go.
+/// A client that does not read its reply in this time is disconnected.
 const WRITE: Duration = Duration::from_secs(30);
 
 /// The bound socket. Dropping it removes the file and lets another gateway bind.
@@ -66,7 +66,7 @@ pub enum BindError {
 }
 
 impl AdminSocket {
-    /// Makes `state_dir` if it is missing, replaces the socket a dead gateway left there, and listens.
+    /// Makes `state_dir` if it is missing, replaces the socket that a dead gateway has left there, and listens.
     pub fn bind(state_dir: &Path) -> Result<Self, BindError> {
         let path = socket_path(state_dir);
         let failed = |source| BindError::Io { path: path.clone(), source };
@@ -97,7 +97,7 @@ impl Drop for AdminSocket {
 }
 
 /// Answers commands until it is dropped; fails only if the runtime cannot watch the socket.
-pub async fn serve(socket: AdminSocket, gateway: Arc<dyn Gateway>) -> io::Result<()> {
+pub async fn serve(socket: AdminSocket, gateway: Arc<dyn Operations>) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(socket.listener.try_clone()?)?;
     let mut clients = Clients::new(MAX_CLIENTS);
     loop {
@@ -143,7 +143,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-async fn serve_client(stream: UnixStream, gateway: Arc<dyn Gateway>) {
+async fn serve_client(stream: UnixStream, gateway: Arc<dyn Operations>) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     while let Ok(Ok(Some(line))) = timeout(IDLE, read_line(&mut read)).await {
@@ -156,21 +156,21 @@ async fn serve_client(stream: UnixStream, gateway: Arc<dyn Gateway>) {
             Err(e) => encode(&Reply::<()>::Error(format!("not a request of this version: {e}"))),
         };
         reply.push(b'\n');
-        // Where the next request begins behind one that is too long, nobody knows: the connection ends.
+        // After a request that is too long it is unknown where the next one begins, so the connection ends.
         if !matches!(timeout(WRITE, write.write_all(&reply)).await, Ok(Ok(()))) || too_long {
             return;
         }
     }
 }
 
-/// The next line, with at most one byte more than is allowed; `None` at the end.
+/// The next line, cut one byte after the allowed length; `None` at the end.
 async fn read_line(read: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let n = read.take(MAX_REQUEST + 1).read_until(b'\n', &mut line).await?;
     Ok((n > 0).then_some(line))
 }
 
-async fn answer(request: Request, gateway: &dyn Gateway) -> Vec<u8> {
+async fn answer(request: Request, gateway: &dyn Operations) -> Vec<u8> {
     match request {
         Request::Status {} => encode(&Reply::Ok(gateway.status())),
         Request::Connections { filter } => encode(&Reply::Ok(gateway.connections(&filter))),

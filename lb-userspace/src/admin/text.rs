@@ -1,7 +1,7 @@
 //! Tables for a terminal: `snisplice status` and `snisplice connections`.
 //!
-//! Every cell goes through [`printable`], so no name, whoever chose it, can move the cursor, change colours or
-//! push the other columns out of sight.
+//! Every cell goes through [`printable`], so no name can move the cursor, change colours or push other columns out of
+//! sight, whoever has chosen it.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -83,10 +83,18 @@ pub fn status(status: &Status) -> String {
     }
     out += &table.section();
 
-    let mut table = Table::new(["POOL", "SERVER", "STATE", ">ACTIVE", ">TOTAL"]);
+    let mut table = Table::new(["POOL", "SERVER", "STATE", "BECAUSE", ">FOR", ">ACTIVE", ">TOTAL"]);
     for pool in &status.pools {
         for s in &pool.servers {
-            table.row([&pool.name, &s.address, s.state.name(), &s.active.to_string(), &s.total.to_string()]);
+            table.row([
+                &pool.name,
+                &s.address,
+                s.state.name(),
+                known(&s.reason),
+                &duration(s.state_seconds),
+                &s.active.to_string(),
+                &s.total.to_string(),
+            ]);
         }
     }
     out + &table.section()
@@ -275,10 +283,10 @@ ROUTE    LISTENER   SNI                     POOL     ACTIVE  TOTAL       IN     
 redis-1  databases  app1.redis.example.com  redis-1       2   1200  1.5 KiB  5.0 GiB
 pg       databases  *.pg.example.com        pg            1     34    999 B      0 B
 
-POOL     SERVER            STATE     ACTIVE  TOTAL
-redis-1  10.0.0.11:6379    up             2   1200
-redis-1  10.0.0.12:6379    down           0      0
-pg       pg.internal:5432  draining       1     34
+POOL     SERVER            STATE     BECAUSE     FOR  ACTIVE  TOTAL
+redis-1  10.0.0.11:6379    up        -        1m 33s       2   1200
+redis-1  10.0.0.12:6379    down      refused  1m 33s       0      0
+pg       pg.internal:5432  draining  -        1m 33s       1     34
 ";
 
     #[test]

@@ -1,6 +1,6 @@
 //! `snisplice top`: the live connections, in the terminal.
 //!
-//! `Screen` is what is known and how it is shown; it asks nobody and knows no clock. [`run`] feeds it.
+//! `Screen` has the state and draws it, without I/O and without a clock. [`run`] feeds it.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,20 +19,22 @@ use ratatui::widgets::{Row, Table};
 use super::text::{bytes, duration, known, printable};
 use super::view::{Connection, ConnectionFilter, Status};
 use super::{Client, ClientError};
+use crate::state::ServerState;
 use crate::words::counted;
 
-/// From one question to the next, where the answer is quick.
+/// The time from one request to the next, if the answer is quick.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A gateway of very many connections takes long to list them: for so many times as long it is then left alone.
+/// After a slow answer, the pause before the next request, as a multiple of the time that it took: a gateway with very many
+/// connections takes long to list them.
 const PAUSE_PER_ANSWER: u32 = 10;
-/// How long a key may wait while there is news, or news while no key is pressed.
+/// How long a key press or an answer may wait to be shown.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Shows the gateway of `state_dir` until the user has seen enough.
+/// Shows the gateway of `state_dir` until the user quits.
 pub fn run(state_dir: PathBuf, filter: ConnectionFilter) -> io::Result<()> {
     let (answers, news) = mpsc::channel();
-    // It asks on a thread of its own, so that the keys work while the gateway does not answer, and ends with the
-    // first answer that nobody takes, or with the process.
+    // Requests are sent by a thread of their own, so that keys work while the gateway does not answer. It ends when nobody
+    // takes its answer any more, or with the process.
     thread::spawn(move || {
         loop {
             let begin = Instant::now();
@@ -72,13 +74,13 @@ pub fn run(state_dir: PathBuf, filter: ConnectionFilter) -> io::Result<()> {
     result
 }
 
-/// A connection for each answer: the gateway may have been started anew.
+/// A new connection for each request: the gateway may have been restarted.
 fn ask(state_dir: &Path, filter: &ConnectionFilter) -> Result<(Status, Vec<Connection>), ClientError> {
     let mut client = Client::connect(state_dir)?;
     Ok((client.status()?, client.connections(filter)?))
 }
 
-/// What the connections are ordered by, the largest first.
+/// By what the connections are sorted, the largest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sort {
     #[default]
@@ -92,21 +94,21 @@ enum Sort {
 struct Screen {
     status: Status,
     connections: Vec<Entry>,
-    /// When `connections` were listed.
+    /// The time of that answer.
     listed: Option<Instant>,
     sort: Sort,
-    /// Connections above the first one shown; less than there are, but for 0.
+    /// How many connections are above the first one shown. Less than their number, or 0.
     skipped: usize,
-    /// Of the last drawing.
+    /// The height of the table when it was last drawn.
     rows: usize,
-    /// Why there is no newer answer.
+    /// Why the last request failed.
     trouble: Option<String>,
 }
 
 #[derive(Debug)]
 struct Entry {
     connection: Connection,
-    /// Bytes a second, both directions, between the last two answers; `None`: it is in one of them only.
+    /// Bytes per second in both directions between the last two answers; `None`: the connection is in only one of them.
     rate: Option<f64>,
 }
 
@@ -117,7 +119,7 @@ impl Entry {
 }
 
 impl Screen {
-    /// Takes an answer that came at `now`.
+    /// Takes over an answer that came at `now`.
     fn update(&mut self, now: Instant, status: Status, connections: Vec<Connection>) {
         let seconds = self.listed.map_or(0.0, |then| now.duration_since(then).as_secs_f64());
         let before: HashMap<u64, u64> =
@@ -126,8 +128,7 @@ impl Screen {
         self.connections.extend(connections.into_iter().map(|connection| {
             let mut entry = Entry { connection, rate: None };
             if let Some(before) = before.get(&entry.connection.id).filter(|_| seconds > 0.0) {
-                // Counters of a flow that the kernel forwards may be read late, never backwards; a restarted
-                // gateway may use an id again.
+                // Counters never decrease, but a restarted gateway may use an id again.
                 entry.rate = Some(entry.bytes().saturating_sub(*before) as f64 / seconds);
             }
             entry
@@ -144,7 +145,7 @@ impl Screen {
             Sort::Age => entry.connection.age_seconds,
             Sort::Idle => entry.connection.idle_seconds,
         };
-        // Among equals by id, so that rows keep their place.
+        // Equal ones are sorted by id, so that rows keep their place.
         self.connections
             .sort_by(|a, b| key(b).total_cmp(&key(a)).then(a.connection.id.cmp(&b.connection.id)));
         self.scroll(0);
@@ -155,7 +156,7 @@ impl Screen {
         self.skipped = self.skipped.saturating_add_signed(rows).min(last);
     }
 
-    /// Takes a key; `false`: the user has seen enough.
+    /// Handles a key; `false`: the user quits.
     fn press(&mut self, key: KeyEvent) -> bool {
         if key.kind == KeyEventKind::Release {
             return true;
@@ -163,7 +164,7 @@ impl Screen {
         let page = self.rows.max(1) as isize;
         match key.code {
             KeyCode::Char('q') | KeyCode::Esc => return false,
-            // In raw mode the terminal makes no signal of it.
+            // In raw mode the terminal sends no signal for Ctrl-C.
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
             KeyCode::Char('r') => self.sort_by(Sort::Rate),
             KeyCode::Char('b') => self.sort_by(Sort::Bytes),
@@ -203,6 +204,8 @@ impl Screen {
         let Status { version, uptime_seconds, workers, config_generation, .. } = &self.status;
         let tiers = self.status.tiers.named();
         let tiers = tiers.map(|(name, count)| format!("{name} {} ({} so far)", count.active, count.total));
+        let servers = || self.status.pools.iter().flat_map(|pool| &pool.servers);
+        let not_up = servers().filter(|server| server.state != ServerState::Up).count();
         Text::from(vec![
             Line::from(format!(
                 "snisplice {}, up {}, {}, configuration {config_generation}, {}",
@@ -211,7 +214,11 @@ impl Screen {
                 counted(*workers, "worker"),
                 counted(self.connections.len(), "connection")
             )),
-            Line::from(tiers.join("   ")),
+            Line::from(format!(
+                "{}   {not_up} of {} not up",
+                tiers.join("   "),
+                counted(servers().count(), "server")
+            )),
         ])
     }
 
@@ -226,7 +233,7 @@ impl Screen {
         }
     }
 
-    /// In a narrow terminal names give way first.
+    /// In a narrow terminal the columns of names shrink first.
     fn table(&self, area: Rect) -> Table<'static> {
         const LEFT: bool = false;
         const RIGHT: bool = true;
@@ -336,7 +343,7 @@ mod tests {
     #[rustfmt::skip]
     const SCREEN: [&str; 9] = [
         "snisplice 0.1.0, up 2h 3m, 2 workers, configuration 3, 3 connections",
-        "packet 0 (0 so far)   sockmap 0 (0 so far)   copy 3 (1234 so far)",
+        "packet 0 (0 so far)   sockmap 0 (0 so far)   copy 3 (1234 so far)   2 of 3 servers not up",
         "",
         "        ID CLIENT               SNI                   ROUTE          SERVER               TIER            RATE         IN        OUT      AGE     IDLE",
         "4294967298 [2001:db8::1]:40000  a.pg.example.com      pg             pg.internal:5432     copy       1.5 KiB/s      999 B    3.0 KiB    1m 1s    1m 1s",

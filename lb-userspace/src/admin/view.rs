@@ -4,7 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::account::histogram::Snapshot;
+use crate::account::histogram::HistogramSnapshot;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};
@@ -59,11 +59,10 @@ impl Tiers {
     }
 }
 
-/// The packet tier, and the packets that it has counted, by reason, those that occurred. What the programs count they count
-/// since they were loaded: they outlive the process.
+/// The packet tier, and its counters of packets, by reason, if not 0. The programs' counters outlive the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketTier {
-    /// Whether it takes new connections. Absent: a gateway of an earlier version, which waits for its programs.
+    /// Whether it takes new connections. Absent in an earlier version, whose programs are loaded before it serves.
     #[serde(default)]
     pub state: PacketTierState,
     /// Dropped: reason to packets.
@@ -73,7 +72,7 @@ pub struct PacketTier {
 }
 
 impl PacketTier {
-    /// In this state, with these counts.
+    /// The tier with this state and these counts.
     pub fn new(state: PacketTierState, counts: PacketCounts) -> Self {
         let occurred = |counts: Vec<(&str, u64)>| {
             counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect()
@@ -131,21 +130,30 @@ pub struct Route {
 }
 
 /// One `[[pool]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub name: String,
+    /// Connections that wait for a place with a server: each has as many as it may have.
+    pub waiting: u64,
     /// In the order of the configuration.
     pub servers: Vec<Server>,
 }
 
 /// One server of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     /// As configured: `ADDRESS:PORT` or `NAME:PORT`.
     pub address: String,
     /// Whether it takes new connections.
     pub state: ServerState,
+    /// Why it is [`ServerState::Down`]: a [`DownReason`](crate::reason::DownReason). `unchecked` also where it is up until
+    /// its first check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since it is in this state.
+    #[serde(default)]
+    pub state_seconds: f64,
     /// Open now.
     pub active: u64,
     /// Connections that reached it.
@@ -241,6 +249,8 @@ pub struct Scrape {
     pub fallbacks: Vec<(FallbackReason, u64)>,
     /// Whether a server takes new connections.
     pub servers: Vec<ServerUp>,
+    /// Of each pool whose servers have a `max_connections`: connections that wait for a place.
+    pub waiting: Vec<(String, u64)>,
     /// Reloads that put a new configuration in place.
     pub reloads_succeeded: u64,
     /// Reloads that changed nothing.
@@ -250,11 +260,11 @@ pub struct Scrape {
     /// When the first CRL of each route that has some expires, in seconds since 1970.
     pub crls: Vec<(String, i64)>,
     /// From accept to a whole ClientHello.
-    pub sniff: Snapshot,
+    pub sniff: HistogramSnapshot,
     /// From the first dial to a connected server.
-    pub connect: Snapshot,
+    pub connect: HistogramSnapshot,
     /// From a known route to flows in the kernel.
-    pub handover: Snapshot,
+    pub handover: HistogramSnapshot,
     /// Packets counted by the packet tier. Absent while no packet tier is loaded.
     pub packets: Option<PacketCounts>,
     /// Absent while no packet tier is loaded.
@@ -294,6 +304,9 @@ pub struct ServerUp {
     pub server: String,
     /// Whether it is [`ServerState::Up`].
     pub up: bool,
+    /// Its health checks so far: `ok`, or a [`DownReason`](crate::reason::DownReason), and how many. Empty: it is not
+    /// checked.
+    pub checks: Vec<(&'static str, u32)>,
 }
 
 /// What the packet tier counts, each with its number of packets.
@@ -331,12 +344,15 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 9] = [
+    const ADDED: [&str; 12] = [
         "config_generation",
         "listeners[].odd_names",
         "packet.drops",
         "packet.notes",
         "packet.state",
+        "pools[].servers[].reason",
+        "pools[].servers[].state_seconds",
+        "pools[].waiting",
         "routes[].listener",
         "routes[].pools[]",
         "routes[].sni[]",

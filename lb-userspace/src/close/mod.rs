@@ -1,4 +1,4 @@
-//! Close: how a leg ends, so that its peer learns the truth: a FIN after a clean end, a reset after any other.
+//! Close: how a leg's socket is closed. The peer gets a FIN after a clean end, and a reset after any other.
 
 use crate::socket::{self, reset_on_close};
 use std::cell::Cell;
@@ -6,28 +6,29 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long, and how much, a client that was turned away may go on sending before it is cut off.
+/// How long, and how many bytes, a client that was turned away may go on sending before it is reset.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
 
-/// One leg of a connection. Dropped before its end was seen (the task was ended from outside), it is reset.
-pub struct Leg {
+/// The socket of a leg. If it is dropped before [`clean`](Self::clean), because the task was ended from outside, the peer
+/// is reset.
+pub struct LegSocket {
     socket: TcpStream,
     clean: Cell<bool>,
 }
 
-impl Leg {
+impl LegSocket {
     /// Takes a socket over.
     pub fn new(socket: TcpStream) -> Self {
-        Leg { socket, clean: Cell::new(false) }
+        LegSocket { socket, clean: Cell::new(false) }
     }
 
-    /// From here on dropping it closes it as the kernel does: with a FIN, if none was sent.
+    /// From here on dropping it closes it normally: with a FIN, if none was sent.
     pub fn clean(&self) {
         self.clean.set(true);
     }
 }
 
-impl Deref for Leg {
+impl Deref for LegSocket {
     type Target = TcpStream;
 
     fn deref(&self) -> &TcpStream {
@@ -35,13 +36,13 @@ impl Deref for Leg {
     }
 }
 
-impl DerefMut for Leg {
+impl DerefMut for LegSocket {
     fn deref_mut(&mut self) -> &mut TcpStream {
         &mut self.socket
     }
 }
 
-impl Drop for Leg {
+impl Drop for LegSocket {
     fn drop(&mut self) {
         if !self.clean.get() {
             reset_on_close(&self.socket);
@@ -49,9 +50,9 @@ impl Drop for Leg {
     }
 }
 
-/// Says the last word to a client that is turned away and closes in such a way that it hears it: closing with
-/// unread bytes would send a reset, and the reset would overtake the word.
-pub async fn farewell(client: &Leg, word: &[u8]) {
+/// Sends the last word to a client that is turned away, and then closes the socket after the client has stopped sending:
+/// closing with unread bytes would send a reset, after which the client might not read the word.
+pub async fn farewell(client: &LegSocket, word: &[u8]) {
     client.clean();
     if word.is_empty() || socket::write_all(client, word).await.is_err() {
         return;

@@ -20,3 +20,8 @@ pub struct NewConnections {
     /// In how much time; not zero.
     pub per: Duration,
 }
+
+impl NewConnections {
+    /// The time if none is given.
+    pub(super) const PER: Duration = Duration::from_secs(1);
+}

@@ -10,10 +10,13 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::string::FromUtf8Error;
+use std::sync::Arc;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-/// The diagnostics of a configuration that is in order: none of them is an error.
+use super::place::Place;
+
+/// The diagnostics of a configuration that is in order: an error among them is that of an object, which was left out.
 pub type Warnings = Diagnostics;
 
 /// How bad it is.
@@ -32,41 +35,74 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// What is wrong, in one line.
     pub message: String,
-    /// The offending text, in bytes of the source; absent where there is no text to show.
-    pub span: Option<Range<usize>>,
+    /// Where; absent where there is nothing to show.
+    pub place: Option<Place>,
     /// A second place that has to do with it, and what it is.
-    pub related: Option<(Range<usize>, &'static str)>,
+    pub related: Option<(Place, &'static str)>,
     /// What to do about it.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    pub(super) fn error(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(super) fn error(place: impl Into<Place>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
             message: message.into(),
-            span: Some(span),
+            place: Some(place.into()),
             related: None,
             help: None,
         }
     }
 
-    pub(super) fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self::error(span, message).into_warning()
+    pub(super) fn warning(place: impl Into<Place>, message: impl Into<String>) -> Self {
+        Self::error(place, message).into_warning()
+    }
+
+    /// Where in the file.
+    fn span(&self) -> Option<&Range<usize>> {
+        self.place.as_ref().and_then(Place::span)
+    }
+
+    /// The object that an error is in.
+    fn faulty_object(&self) -> Option<&Arc<str>> {
+        self.place.as_ref().and_then(Place::object).filter(|_| self.severity == Severity::Error)
     }
 
     pub(super) fn into_warning(self) -> Self {
         Self { severity: Severity::Warning, ..self }
     }
 
-    pub(super) fn related(mut self, span: Range<usize>, what: &'static str) -> Self {
-        self.related = Some((span, what));
+    pub(super) fn related(mut self, place: impl Into<Place>, what: &'static str) -> Self {
+        self.related = Some((place.into(), what));
         self
     }
 
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+}
+
+/// Why a value is not accepted, and what would be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Problem {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(super) fn at(self, place: impl Into<Place>) -> Diagnostic {
+        Diagnostic { help: self.help, ..Diagnostic::error(place, self.message) }
     }
 }
 
@@ -78,6 +114,9 @@ const MAX_DRAWN_LINE: usize = 4096;
 
 /// What is underlined, how, and what is written beside it.
 type Mark<'a> = (&'a Range<usize>, AnnotationKind, Option<&'static str>);
+
+/// The same, of any source.
+type Site<'a> = (&'a Place, AnnotationKind, Option<&'static str>);
 
 /// Everything wrong with one configuration, in the order of the file.
 #[derive(Clone, Debug)]
@@ -104,7 +143,7 @@ impl Diagnostics {
     /// The file could not be read at all.
     pub(super) fn unreadable(file_name: &str, error: &io::Error) -> Self {
         let message = format!("cannot read {}: {error}", quote(file_name));
-        let diagnostic = Diagnostic { span: None, ..Diagnostic::error(0..0, message) };
+        let diagnostic = Diagnostic { place: None, ..Diagnostic::error(0..0, message) };
         Self::new(file_name, String::new(), vec![diagnostic])
     }
 
@@ -135,7 +174,7 @@ impl Diagnostics {
 
     /// Line and column, both from 1, columns in characters.
     pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
-        diagnostic.span.as_ref().map(|span| self.line_and_column(span))
+        diagnostic.span().map(|span| self.line_and_column(span))
     }
 
     /// Each with its excerpt and hint; of very many only the first thousand.
@@ -158,15 +197,22 @@ impl Diagnostics {
             Severity::Warning => Level::WARNING,
         };
         let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
-        let primary = diagnostic.span.iter().map(|span| (span, AnnotationKind::Primary, None));
+        let primary = diagnostic.place.iter().map(|place| (place, AnnotationKind::Primary, None));
         let related = diagnostic.related.iter();
-        let related = related.map(|(span, what)| (span, AnnotationKind::Context, Some(*what)));
-        let marks: Vec<Mark<'_>> = primary.chain(related).collect();
-        // Marks on one line share its excerpt.
-        for marks in marks.chunk_by(|one, other| self.line_of(one.0) == self.line_of(other.0)) {
-            group = match self.excerpt(marks) {
-                Some(excerpt) => group.element(excerpt),
-                None => group.element(self.origin(marks[0].0)),
+        let related = related.map(|(place, what)| (place, AnnotationKind::Context, Some(*what)));
+        let sites: Vec<Site<'_>> = primary.chain(related).collect();
+        // Those on one line of the file share its excerpt.
+        let line = |(place, ..): &Site<'_>| place.span().map(|span| self.line_of(span));
+        for sites in sites.chunk_by(|one, other| line(one).is_some() && line(one) == line(other)) {
+            let in_file =
+                sites.iter().filter_map(|(place, kind, label)| Some((place.span()?, *kind, *label)));
+            let marks: Vec<Mark<'_>> = in_file.collect();
+            group = match (sites[0].0, self.excerpt(&marks)) {
+                (_, Some(excerpt)) => group.element(excerpt),
+                (Place::File(span), None) => group.element(self.origin(span)),
+                (Place::Object { object, field }, None) => {
+                    group.element(Origin::path(format!("{object} {field}")))
+                }
             };
         }
         match &diagnostic.help {
@@ -178,7 +224,7 @@ impl Diagnostics {
     /// The line that `marks` are on, underlined there; none if it is no line that someone wrote. The renderer gets
     /// no more than this line, so that the cost of a diagnostic does not grow with the file.
     fn excerpt(&self, marks: &[Mark<'_>]) -> Option<Snippet<'_, Annotation<'_>>> {
-        let line = self.line_of(marks[0].0);
+        let line = self.line_of(marks.first()?.0);
         let start = self.line_starts[line];
         let text = self.source[start..].lines().next().unwrap_or_default();
         if text.len() > MAX_DRAWN_LINE {
@@ -205,9 +251,13 @@ impl Diagnostics {
         (line + 1, before.chars().count() + 1)
     }
 
-    /// By position; what has none comes first.
+    /// By position in the file. What has no place comes first, what is in objects last.
     fn sort(&mut self) {
-        self.list.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| span.start));
+        self.list.sort_by_key(|diagnostic| match &diagnostic.place {
+            None => (0, 0),
+            Some(Place::File(span)) => (1, span.start),
+            Some(Place::Object { .. }) => (2, 0),
+        });
     }
 
     /// Index into `line_starts`.
@@ -237,6 +287,8 @@ impl std::error::Error for Diagnostics {}
 #[derive(Default)]
 pub(super) struct Report {
     list: Vec<Diagnostic>,
+    /// Of objects that were left out.
+    refused: Vec<Diagnostic>,
     /// Where the text is not TOML. Keys and whole tables may be missing from what the parser then recovers.
     syntax: Vec<Diagnostic>,
     /// What stands from here on is not what the user meant it to be.
@@ -273,6 +325,39 @@ impl Report {
         !self.syntax.is_empty() || self.list.iter().any(|d| d.severity == Severity::Error)
     }
 
+    /// The objects in which there are errors.
+    pub(super) fn faulty_objects(&self) -> HashSet<Arc<str>> {
+        self.list.iter().filter_map(Diagnostic::faulty_object).cloned().collect()
+    }
+
+    /// The same without those that only clash with another of them: without that, they may be good.
+    pub(super) fn objects_to_blame(&self) -> HashSet<Arc<str>> {
+        let faulty = self.faulty_objects();
+        let clashes = |diagnostic: &Diagnostic| {
+            let other = diagnostic.related.as_ref().and_then(|(place, _)| place.object());
+            other.is_some_and(|other| faulty.contains(other) && diagnostic.faulty_object() != Some(other))
+        };
+        let to_blame = self.list.iter().filter(|diagnostic| !clashes(diagnostic));
+        let to_blame: HashSet<_> = to_blame.filter_map(Diagnostic::faulty_object).cloned().collect();
+        if to_blame.is_empty() { faulty } else { to_blame }
+    }
+
+    /// These objects are left out: what was reported of them is no error of the whole any more. What was reported of
+    /// everything else since `mark` is forgotten, for it is checked again without them.
+    pub(super) fn refuse(&mut self, objects: &HashSet<Arc<str>>, mark: usize) {
+        let is_refused = |diagnostic: &Diagnostic| {
+            diagnostic.place.as_ref().and_then(Place::object).is_some_and(|object| objects.contains(object))
+        };
+        let since = self.list.split_off(mark);
+        self.refused.extend(since.into_iter().filter(is_refused));
+        self.refused.extend(self.list.extract_if(.., |diagnostic| is_refused(diagnostic)));
+    }
+
+    /// For [`Report::refuse`]: what is reported from now on.
+    pub(super) fn mark(&self) -> usize {
+        self.list.len()
+    }
+
     /// "did you mean `x`?" for the candidate most like `word`, if one is.
     pub(super) fn similar<'c>(
         &mut self,
@@ -301,12 +386,12 @@ impl Report {
     /// A line that does not parse is left at that: what the parser made of it is not worth judging.
     pub(super) fn finish(self, file_name: &str, source: &str) -> Diagnostics {
         let mut all = Diagnostics::new(file_name, source.to_owned(), self.syntax);
-        let line = |diagnostic: &Diagnostic| Some(all.line_of(diagnostic.span.as_ref()?));
-        let broken: HashSet<_> = all.list.iter().map(line).collect();
-        let start = |diagnostic: &Diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start);
+        let line = |span: &Range<usize>| all.line_of(span);
+        let broken: HashSet<_> = all.list.iter().filter_map(Diagnostic::span).map(line).collect();
         let given_up_from = self.given_up_from.unwrap_or(usize::MAX);
-        let kept = |d: &Diagnostic| start(d) < given_up_from && !broken.contains(&line(d));
-        let kept: Vec<_> = self.list.into_iter().filter(kept).collect();
+        let is_kept = |span: &Range<usize>| span.start < given_up_from && !broken.contains(&line(span));
+        let list = self.refused.into_iter().chain(self.list);
+        let kept: Vec<_> = list.filter(|diagnostic| diagnostic.span().is_none_or(is_kept)).collect();
         all.list.extend(kept);
         all.sort();
         all

@@ -1,4 +1,4 @@
-//! Source ports that other gateways on this host have toward a server.
+//! Source ports that other gateways on this host use toward a server.
 
 use crate::kernel::foreign::{FlowTable, flow_tables};
 use crate::kernel::tuples::tuple;
@@ -10,33 +10,33 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The other gateways, as far as they are known by what they have pinned. Alone on its host, a gateway pays a look at
-/// an empty list per connection.
+/// The other gateways on this host that have pinned flow tables. If there are none, a connection costs one look at an empty
+/// list.
 pub(super) struct Foreign {
     bpffs: PathBuf,
-    /// Our own.
+    /// Our source ports.
     source_ports: RangeInclusive<u16>,
     tables: ArcSwap<Vec<FlowTable>>,
 }
 
-/// What others have toward one server.
+/// The connections of other gateways to one server.
 pub(super) struct Toward {
     tables: Arc<Vec<FlowTable>>,
     server: SocketAddr,
-    /// Ours.
+    /// Our address in connections to that server.
     address: IpAddr,
 }
 
 impl Foreign {
-    /// Looks for them for the first time.
+    /// Looks for other gateways for the first time.
     pub(super) fn new(bpffs: PathBuf, source_ports: RangeInclusive<u16>) -> Self {
         let foreign = Self { bpffs, source_ports, tables: ArcSwap::default() };
         foreign.look();
         foreign
     }
 
-    /// Takes notice of those that have come or gone, and says of which the ports are ours too. What one of them does
-    /// before it is noticed meets the retry of `connect`.
+    /// Looks for other gateways anew, and warns of new ones whose source ports overlap ours. Until a new one is noticed,
+    /// `connect` tries another port if one is not answered.
     pub(super) fn look(&self) {
         let (known, tables) = (self.tables.load(), flow_tables(&self.bpffs));
         if known.iter().map(FlowTable::id).eq(tables.iter().map(FlowTable::id)) {
@@ -59,13 +59,13 @@ impl Foreign {
         }
     }
 
-    /// `None`: there is nobody else.
+    /// `None`: there is no other gateway.
     pub(super) fn toward(&self, server: SocketAddr) -> Option<Toward> {
         let tables = self.tables.load();
         if tables.is_empty() {
             return None;
         }
-        // No way to the server: the attempt to connect will say so.
+        // An error: there is no route to the server, and the attempt to connect will say so.
         let address = address_toward(server).ok()?;
         Some(Toward { tables: Arc::clone(&tables), server, address })
     }
@@ -79,7 +79,7 @@ impl Toward {
     }
 }
 
-/// Our address in a connection to the server: that of a datagram socket, which says nothing to anybody.
+/// Our address in a connection to the server. Found out by connecting a datagram socket, which sends nothing.
 fn address_toward(server: SocketAddr) -> io::Result<IpAddr> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
     socket.connect(&server.into())?;

@@ -1,6 +1,7 @@
 //! Connect: a socket to one server of the route's pool.
 
 mod foreign;
+pub mod health;
 pub mod ports;
 mod preamble;
 mod race;
@@ -8,12 +9,12 @@ pub mod resolve;
 mod service;
 mod source;
 
-pub use preamble::{Endpoints, proxy_header, request_tls};
+pub use preamble::{Endpoints, Greeting, proxy_header};
 pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
 use crate::reason::CloseReason;
-use crate::serving::{Pool, Server, ServerGuard};
+use crate::serving::{Addresses, Pool, Server, ServerGuard, Unavailable};
 use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,55 +24,133 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
 
-/// Servers tried for one connection. More would keep the client waiting for longer than it will.
+/// The most servers that are tried for one connection: clients do not wait long enough for more.
 const ATTEMPTS: usize = 4;
 
-/// Attempts to find a source port of ours that no socket has.
+/// How often a connection that waits for a place with a server looks for one, if no other connection ends meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How many source ports are tried until one is found that no socket has.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Source ports tried for one connection; the next one each time a third of `connect_timeout` has passed unanswered.
+/// The most source ports that are tried for one connection, each a third of `connect_timeout` after the one before, if
+/// there is no answer.
 const UNANSWERED_PORTS: u32 = 3;
 
-/// What a connection that may be spliced is dialled with.
+/// How a server is dialled for a connection that may be spliced.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    /// Whose source ports it takes: the kernel does not know those of spliced connections.
+    /// The ports to choose from: those of spliced connections are taken, which the kernel does not know.
     pub ports: &'a Arc<GatewayPorts>,
-    /// The MSS that the client announced: the server shall send it no larger segments.
+    /// The MSS option of the client, beyond which the server must send no segments.
     pub mss: Option<u16>,
-    /// The family of the client's leg: only a leg of the same one can be spliced to it.
+    /// Whether the client's leg is IPv4. Only two legs of the same family can be spliced.
     pub ipv4: bool,
 }
 
-/// A connected socket, with its source port if that is one of ours.
+/// A connected socket, with its source port if it is one of [`GatewayPorts`].
 type Dialled = (TcpStream, Option<SourcePort>);
 
-/// Connects to a server of `pool`; on failure to the next one.
-pub async fn connect(
-    pool: &Pool,
-    client: IpAddr,
-    source: Option<Source<'_>>,
-) -> Result<(TcpStream, Option<SourcePort>, ServerGuard), CloseReason> {
+/// Between two looks whether the first check of a server is done.
+const CHECK_POLL: Duration = Duration::from_millis(5);
+
+/// A connection as its server is dialled for it.
+pub struct Dial<'a> {
+    /// Who it is for.
+    pub client: IpAddr,
+    /// Present: it may be spliced.
+    pub source: Option<Source<'a>>,
+    /// What the server is told before the client's first byte, and asked.
+    pub greeting: Greeting,
+}
+
+/// A server that takes the connection.
+pub struct Connected {
+    /// The socket to it; it has been greeted.
+    pub socket: TcpStream,
+    /// Present: one of ours.
+    pub port: Option<SourcePort>,
+    /// Its place among the server's connections.
+    pub guard: ServerGuard,
+}
+
+/// No server takes the connection.
+pub struct Failure {
+    /// As the last one that was tried, or the lack of one, has it.
+    pub reason: CloseReason,
+    /// The one that was reached, and did not answer the greeting as it should.
+    pub server: Option<Arc<Server>>,
+}
+
+impl From<CloseReason> for Failure {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, server: None }
+    }
+}
+
+/// Connects to a server of `pool` and greets it; after a failure the next one: nothing of the client's is lost by then.
+pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure> {
+    if pool.awaits_checks() {
+        // After a start or a reload: it takes a moment.
+        let checked = async {
+            while pool.awaits_checks() {
+                sleep(CHECK_POLL).await;
+            }
+        };
+        let _ = timeout(pool.connect_timeout, Box::pin(checked)).await;
+    }
     let mut tried = Vec::new();
-    let mut reason = CloseReason::NoServer;
+    let mut failure = None;
     while tried.len() < ATTEMPTS {
-        let Some(guard) = pool.choose(client, &tried) else { break };
+        let guard = match pool.choose(dial.client, &tried) {
+            Ok(guard) => guard,
+            Err(Unavailable::Full) => match wait(pool, dial.client, &tried).await {
+                Some(guard) => guard,
+                None => return Err(CloseReason::ServersFull.into()),
+            },
+            Err(Unavailable::Nobody) => break,
+        };
         let server = guard.server().clone();
-        match dial(&server, pool.connect_timeout, source).await {
-            Ok((stream, port)) => {
+        let failed = match open_server(&server.addresses(), pool.connect_timeout, dial.source).await {
+            Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
-                return Ok((stream, port, guard));
+                match dial.greeting.exchange(&mut socket, pool.connect_timeout).await {
+                    Ok(()) => return Ok(Connected { socket, port, guard }),
+                    Err(reason) => Failure { reason, server: Some(server.clone()) },
+                }
             }
             Err(error) => {
-                server.state.failures.fetch_add(1, Relaxed);
                 tracing::debug!(pool = %pool.name, server = %server.address, %error, "cannot connect");
-                reason = reason_of(&error);
+                reason_of(&error).into()
             }
+        };
+        server.state.failures.fetch_add(1, Relaxed);
+        if failed.reason != CloseReason::Resource {
+            pool.failed(&server);
         }
+        failure = Some(failed);
         tried.push(server);
     }
-    Err(reason)
+    Err(failure.unwrap_or_else(|| pool.refusal().into()))
+}
+
+/// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection.
+async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
+    let place = pool.room().join(pool.most_waiting())?;
+    let chosen = async {
+        loop {
+            // A server may also come up, or be allowed more.
+            let _ = timeout(LOOK_AGAIN, place.freed()).await;
+            match pool.choose(client, tried) {
+                Ok(guard) => return Some(guard),
+                Err(Unavailable::Full) => {}
+                Err(Unavailable::Nobody) => return None,
+            }
+        }
+    };
+    timeout(pool.connect_timeout, chosen).await.ok().flatten()
 }
 
 fn reason_of(error: &io::Error) -> CloseReason {
@@ -83,10 +162,13 @@ fn reason_of(error: &io::Error) -> CloseReason {
     }
 }
 
-/// Tries the server's addresses, the next one beside those before if these are silent (RFC 8305); `timeout` bounds all of
-/// them together.
-async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) -> io::Result<Dialled> {
-    let addresses = server.addresses();
+/// Opens a connection to a server. Tries its addresses: if one does not answer, the next one is tried as well (RFC 8305).
+/// `timeout` bounds all of them together.
+async fn open_server(
+    addresses: &Addresses,
+    timeout: Duration,
+    source: Option<Source<'_>>,
+) -> io::Result<Dialled> {
     let patience = timeout / UNANSWERED_PORTS;
     let open_at = async |address| match source {
         Some(source) => open_from_ports(address, source, UNANSWERED_PORTS, patience).await,
@@ -105,15 +187,15 @@ async fn dial(server: &Server, timeout: Duration, source: Option<Source<'_>>) ->
             }
             opened
         };
-        // Boxed: most servers have one address.
+        // Boxed: most servers have one address, and need not pay for this future.
         Box::pin(race(order.iter().map(attempt), delay, |number| addresses.failed(order[number]))).await
     };
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Dials from up to `ports` source ports. A gateway we cannot see may use a port toward this server; its flow then takes
-/// the SYN-ACK. So after `patience` without an answer another port is tried beside the first, which may only be slow; the
-/// first answer counts.
+/// Dials from up to `ports` source ports. A gateway that we cannot see may use a port toward this server; its flow then
+/// takes the SYN-ACK. So after `patience` without an answer, another port is tried as well. The first connection counts:
+/// maybe the server was only slow.
 async fn open_from_ports(
     address: SocketAddr,
     source: Source<'_>,
@@ -136,15 +218,15 @@ async fn open_from_ports(
     }
 }
 
-/// From a port of ours if there is one, else from one that the kernel chooses: never from that of a spliced connection.
+/// Dials from a port of ours if one is free, else from one that the kernel chooses. Neither is that of a spliced connection.
 async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialled> {
     const TAKEN: [i32; 2] = [libc::EADDRINUSE, libc::EADDRNOTAVAIL];
     for _ in 0..PORT_ATTEMPTS {
         let Some(port) = source.ports.take(address) else { break };
         match open(address, Some((port.number(), source.mss))).await {
             Ok(stream) => return Ok((stream, Some(port))),
-            // By a socket: somebody listens there, or another gateway has not spliced its connection yet. The ports that
-            // follow may be theirs too.
+            // A socket has the port: one that listens there, one of ours in TIME_WAIT, or one of another gateway that has
+            // not spliced its connection yet. The ports that follow may be taken in the same way.
             Err(error) if error.raw_os_error().is_some_and(|code| TAKEN.contains(&code)) => {
                 source.ports.look_elsewhere(address);
             }
@@ -172,7 +254,7 @@ async fn open(address: SocketAddr, from: Option<(u16, Option<u16>)>) -> io::Resu
         }
         socket.bind(SocketAddr::new(any, port))?;
         if let Some(mss) = mss {
-            // Refused: larger than any that the kernel would announce by itself, or too small to be used.
+            // An error: it is larger than what the kernel would announce anyway, or too small.
             let _ = tcp::set_mss(socket.as_fd(), mss);
         }
     }

@@ -1,5 +1,4 @@
-//! Source ports toward servers, for connections whose sockets the gateway has given up: the kernel no longer knows
-//! that their ports are taken.
+//! Source ports toward servers. Spliced connections have no sockets, so the kernel does not know that their ports are taken.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -9,23 +8,24 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How long a port is left alone after its connection: a server's TIME_WAIT, or a FIN-WAIT-2 of Linux.
+/// How long a port is not used again after its connection: as long as a server's TIME_WAIT, or Linux's FIN-WAIT-2.
 pub const QUARANTINE_MS: u64 = 60_000;
 
-/// The least age of a port given back: a server that still has the old connection in TIME_WAIT takes a SYN with a
-/// newer timestamp, and the slowest timestamp clock that RFC 7323 allows ticks once a second.
+/// How long a port is not used again even if no other is free. A server that has the old connection in TIME_WAIT accepts a
+/// SYN with a newer timestamp, and the slowest timestamp clock that RFC 7323 allows ticks once a second.
 pub const MIN_REST_MS: u64 = 1_000;
 
 /// Hands out source ports, each to one connection at a time per server.
 ///
-/// The port that was free longest goes first, as far as a bitmap can tell, unless one from elsewhere is asked for. Time
-/// comes from the caller, in milliseconds of one clock that does not go back.
+/// Ports are handed out in turn, so that each stays unused for as long as possible, until
+/// [`look_elsewhere`](Self::look_elsewhere) jumps. Time comes from the caller, in milliseconds of one clock that does not
+/// go back.
 #[derive(Debug)]
 pub struct SourcePorts {
     range: RangeInclusive<u16>,
     servers: Mutex<HashMap<SocketAddr, Ports>>,
-    /// Where in the range a server's first port lies: two processes in a row begin at different places, so that
-    /// the second rarely meets what the first has left resting.
+    /// Where in the range a server's first port lies. It is random, so that a restarted gateway rarely uses a port that the
+    /// process before has just used.
     start: RandomState,
 }
 
@@ -45,7 +45,7 @@ impl SourcePorts {
     /// or it was given back less than [`MIN_REST_MS`] ago.
     pub fn take(&self, server: SocketAddr, now_ms: u64) -> Option<u16> {
         let mut servers = self.lock();
-        // Before the map would grow, it loses what it need not remember.
+        // Instead of growing, the map first drops servers of which nothing needs to be known.
         if servers.len() == servers.capacity() && !servers.contains_key(&server) {
             servers.retain(|_, ports| !ports.is_as_new(now_ms));
         }
@@ -53,8 +53,8 @@ impl SourcePorts {
         Some(self.range.start() + index)
     }
 
-    /// The next port toward `server` lies somewhere else in the range: those that follow the last one may have the same
-    /// fault, as they do where somebody has taken them one after another.
+    /// Takes the next port toward `server` from another place in the range. A port was not answered, so another gateway may
+    /// have taken it, and then maybe those after it too.
     pub fn look_elsewhere(&self, server: SocketAddr) {
         if let Some(ports) = self.lock().get_mut(&server) {
             ports.cursor = (self.start.hash_one((server, ports.cursor)) % u64::from(ports.count)) as u32;
@@ -91,7 +91,7 @@ impl SourcePorts {
     }
 }
 
-/// The ports toward one server, by their place in the range. A port is in use, resting or neither.
+/// The ports toward one server, by their place in the range. A port is in use, resting or free.
 #[derive(Debug)]
 struct Ports {
     count: u32,
@@ -99,9 +99,9 @@ struct Ports {
     /// In use or resting.
     taken: Bits,
     taken_count: u32,
-    /// Oldest first; these and no others are in `taken` and not in `in_use`.
+    /// Oldest first. Exactly these are in `taken` and not in `in_use`.
     resting: VecDeque<Resting>,
-    /// The next port to look at, below `count`: ports behind it were handed out, or came to rest, earlier.
+    /// The next port to try, below `count`.
     cursor: u32,
 }
 
@@ -112,7 +112,7 @@ struct Resting {
     since: Tick,
 }
 
-/// Time in units of [`TICK_MS`]: keeps an entry of the queue at eight bytes, and wraps after 13 years.
+/// Time in units of [`TICK_MS`]. It keeps an entry of the queue at eight bytes, and wraps after 13 years.
 type Tick = u32;
 const TICK_MS: u64 = 100;
 
@@ -147,7 +147,7 @@ impl Ports {
                 return None;
             }
             self.wake_oldest();
-            // It is the only one that is free.
+            // No other one is free.
             self.cursor = u32::from(oldest.index);
         }
         let index = self.taken.next_zero(self.cursor, self.count)?;
@@ -185,7 +185,7 @@ impl Ports {
         }
     }
 
-    /// Whether nothing is in use, and nothing has to rest any longer.
+    /// Whether no port is in use, and none has to rest any longer.
     fn is_as_new(&self, now_ms: u64) -> bool {
         self.taken_count as usize == self.resting.len()
             && self.resting.back().is_none_or(|youngest| !youngest.rests(now_ms, QUARANTINE_MS))
@@ -210,7 +210,7 @@ impl Bits {
         if value { *word |= mask } else { *word &= !mask }
     }
 
-    /// The first bit below `count` that is 0, from `from` on and then from the start.
+    /// The first bit that is 0, from `from` up to `count`, and then from 0.
     fn next_zero(&self, from: u32, count: u32) -> Option<u32> {
         self.zero_in(from, count).or_else(|| self.zero_in(0, from))
     }
@@ -220,7 +220,7 @@ impl Bits {
         while bit < to {
             let word = self.0[(bit / u64::BITS) as usize] >> (bit % u64::BITS);
             let ones = word.trailing_ones();
-            // Bits that the shift brought in are 0: a run that ends at one of them goes on in the next word.
+            // The shift has brought in zeros: a run of ones that ends at one of them goes on in the next word.
             let left = u64::BITS - bit % u64::BITS;
             if ones < left {
                 return Some(bit + ones).filter(|bit| *bit < to);

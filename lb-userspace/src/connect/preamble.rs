@@ -1,8 +1,8 @@
-//! What the server is told before the client's bytes: a PROXY header, PostgreSQL's request for TLS.
+//! What the server gets before the client's bytes: a PROXY header, and PostgreSQL's request for TLS.
 
 use crate::config::ProxyVersion;
 use crate::reason::CloseReason;
-use crate::socket::canonical;
+use crate::socket::{canonical, write_all};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// PROXY protocol specification, section 2.2.
 const PP2_TYPE_AUTHORITY: u8 = 0x02;
 
-/// The connection a PROXY header describes: the client's, as the gateway sees it.
+/// The connection that a PROXY header describes: the client's leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// The client, or what a trusted proxy's own header said.
@@ -44,7 +44,7 @@ pub fn proxy_header(version: ProxyVersion, endpoints: Endpoints, sni: Option<&st
     }
 }
 
-/// An IPv4 client of a dual-stack socket stays IPv4; else both addresses are written as IPv6.
+/// The addresses in one family: IPv4 if both are IPv4 or IPv4-mapped, else IPv6.
 fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAddr) {
     let (client, local) = (canonical(client), canonical(local));
     let mapped = |address: SocketAddr| match address.ip() {
@@ -54,11 +54,37 @@ fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAdd
     if client.is_ipv4() == local.is_ipv4() { (client, local) } else { (mapped(client), mapped(local)) }
 }
 
-/// Asks a PostgreSQL server for TLS, on behalf of a client that was promised it.
-pub async fn request_tls(server: &mut TcpStream, timeout: Duration) -> Result<(), CloseReason> {
+/// What a server is told before the client's first byte.
+#[derive(Default)]
+pub struct Greeting {
+    /// Who the client is ([`proxy_header`]); empty: the server is not told.
+    pub header: Vec<u8>,
+    /// It is asked for TLS in PostgreSQL's way, on behalf of a client that was promised it.
+    pub postgres: bool,
+}
+
+impl Greeting {
+    /// Tells the server, and has its answer if there is to be one.
+    pub(super) async fn exchange(
+        &self,
+        server: &mut TcpStream,
+        timeout: Duration,
+    ) -> Result<(), CloseReason> {
+        if !self.header.is_empty() {
+            write_all(server, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
+        }
+        if self.postgres {
+            request_tls(server, timeout).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks a PostgreSQL server for TLS, because the client's own request for it was answered with yes.
+async fn request_tls(server: &mut TcpStream, timeout: Duration) -> Result<(), CloseReason> {
     let exchange = async {
         server.write_all(&SSL_REQUEST).await?;
-        // One byte, no more: what follows belongs to the client's TLS.
+        // Exactly one byte: what follows belongs to the client's TLS.
         server.read_u8().await
     };
     match tokio::time::timeout(timeout, exchange).await {

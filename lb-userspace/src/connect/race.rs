@@ -1,4 +1,4 @@
-//! Several attempts of which one is to succeed.
+//! A race of attempts, of which the first success counts.
 
 use std::future::poll_fn;
 use std::io;
@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-/// Begins the attempts one after another, beside those that are still under way: the next one when the last has failed,
-/// or `delay` has passed since it began, which `silent` is told with its number. The first that succeeds counts; the
-/// others are dropped, which closes their sockets before it gives back their ports. Where none succeeds, the last
-/// failure counts.
+/// Starts the attempts one after another: the next one when an attempt has failed, or when `delay` has passed since the
+/// last one was started; then calls `silent` with that one's number. Returns the first success and drops the other
+/// attempts, which close their sockets before they give back their ports. If none succeeds, returns the last error.
 pub(super) async fn race<T, F: Future<Output = io::Result<T>>>(
     attempts: impl IntoIterator<Item = F>,
     delay: Duration,

@@ -1,7 +1,7 @@
-//! Names of servers: looked up in DNS (and /etc/hosts) at the start and at a reload, when the system's configuration of
-//! names changes, and again when their TTL is over.
+//! Resolves the names of servers by DNS and /etc/hosts: at the start, at a reload, when the system's resolver configuration
+//! changes, and when a TTL has passed.
 
-use super::service::{self, MAX_MEMBERS, Record};
+use super::service::{self, MAX_MEMBERS, SrvRecord};
 use crate::config::Host;
 use crate::serving::{Member, Pool, Server, ServerRecord};
 use hickory_resolver::TokioResolver;
@@ -16,39 +16,39 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
 
-/// Bounds on the time between two look-ups of a name: a TTL of 0 must not flood the name server, a long one must
-/// not outlive the administrator's patience.
+/// Bounds on the time between two look-ups of a name: with a TTL of 0 the name server must not be flooded, and with a long
+/// one a change must not take too long.
 const REFRESH: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
-/// Longest pause after failures, whatever the zone says of how long a name that does not exist may be taken for that.
+/// The longest pause after failures. The zone's negative TTL is not used.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Look-ups at a time: ten thousand names at once would make a name server drop some.
+/// Look-ups at a time: of ten thousand at once a name server would drop some.
 const LOOKUPS: usize = 64;
 
-/// The system's configuration of names, and how often it is looked at.
+/// The system's resolver configuration, and how often its files are checked for changes.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 const WATCH: Duration = Duration::from_secs(2);
 
-/// How long a reload waits for the names.
+/// How long a reload waits for the first answers.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Names that a reload says it could not find, each by its name; the others are counted.
+/// The most unresolved names that the answer to a reload lists; the others are counted.
 const NAMED: usize = 20;
 
-/// Looks names up, on the control runtime.
+/// Resolves names, on the control runtime.
 pub struct Resolver {
-    /// `None`: the system has no usable configuration of names.
+    /// `None`: the system has no usable resolver configuration.
     resolver: Option<Arc<TokioResolver>>,
-    /// What the files looked like when they were read; empty while nothing is looked up.
+    /// The state of the files when they were read; empty while there are no names.
     seen: Vec<Option<Look>>,
-    /// One for each name; they end with the next [`Self::look_up`].
+    /// One for each name. They are ended by the next [`Self::look_up`].
     tasks: JoinSet<()>,
     lookups: Arc<Semaphore>,
 }
 
-/// Device, inode, length, and the times of the last changes of content and inode: also a file with the length and
-/// the time of the one it replaces differs.
+/// Device, inode, length, mtime and ctime of a file: they differ also if a file is replaced by one with the same length and
+/// mtime.
 type Look = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Default for Resolver {
@@ -60,10 +60,10 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// Looks up every name of these pools anew, whatever its TTL, by the system's configuration as it is now, and keeps
-    /// their servers up to date until the next call.
+    /// Resolves every name of these pools anew, whatever its TTL, with the system's present configuration, and keeps the
+    /// servers up to date until the next call.
     pub fn look_up(&mut self, pools: &[Arc<Pool>]) -> FirstAnswers {
-        // The tasks of before end here: what they are waiting for may be from another name server.
+        // Ends the earlier tasks: they may be waiting for another name server.
         self.tasks = JoinSet::new();
         let (sender, answers) = mpsc::unbounded_channel();
         let subjects = subjects(pools);
@@ -84,7 +84,7 @@ impl Resolver {
         FirstAnswers { answers, awaited }
     }
 
-    /// Ends when the system's configuration of names has changed since it was read, as far as anybody needs it.
+    /// Returns when the system's resolver configuration has changed since it was read; never if there are no names.
     pub async fn changed(&self) {
         if self.seen.is_empty() {
             return std::future::pending().await;
@@ -100,7 +100,7 @@ impl Resolver {
     fn read_system(&mut self) {
         self.seen = look();
         let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-            // The tasks keep to the TTLs. A cache would also keep what does not exist, for as long as its zone says.
+            // The tasks themselves wait for the TTLs. A cache would also keep negative answers, for the zone's negative TTL.
             builder.options_mut().cache_size = 0;
             builder.build()
         });
@@ -124,17 +124,17 @@ fn look() -> Vec<Option<Look>> {
     FILES.map(look).into()
 }
 
-/// What the first look-up of each name brought.
+/// The results of the first look-up of each name.
 pub struct FirstAnswers {
     answers: mpsc::UnboundedReceiver<Answer>,
     awaited: BTreeSet<Box<str>>,
 }
 
-/// A name, and why it was not found.
+/// A name, and whether it was resolved, or why not.
 type Answer = (Box<str>, Result<(), String>);
 
 impl FirstAnswers {
-    /// What to tell of the names that were not found, after at most five seconds.
+    /// Messages about the names that were not resolved, after at most five seconds.
     pub async fn missing(mut self) -> Vec<String> {
         let deadline = tokio::time::Instant::now() + ANSWER;
         let mut missing = Vec::new();
@@ -151,15 +151,15 @@ impl FirstAnswers {
     }
 }
 
-/// What is looked up, and whom it concerns.
+/// A name, and the servers or pools that need it.
 enum Subject {
     /// A host, with the servers on it and their ports.
     Host { name: Box<str>, servers: Vec<(Arc<ServerRecord>, u16)> },
-    /// A service, with the pools that have it and the numbers of their entries.
+    /// A service, with the pools that have it and the indices of their entries.
     Service { name: Box<str>, pools: Vec<(Arc<Pool>, usize)> },
 }
 
-/// Each name once, however many pools have it.
+/// The names of all pools, each once.
 fn subjects(pools: &[Arc<Pool>]) -> Vec<Subject> {
     let mut services: HashMap<Box<str>, Vec<(Arc<Pool>, usize)>> = HashMap::new();
     for pool in pools {
@@ -171,7 +171,7 @@ fn subjects(pools: &[Arc<Pool>]) -> Vec<Subject> {
     hosts(pools.iter().flat_map(|pool| pool.fixed_servers()), "").chain(services).collect()
 }
 
-/// The hosts of the servers that have a name, to which `root` is appended.
+/// The host names of the servers that have one. `root` is appended to each.
 fn hosts(servers: impl Iterator<Item = Arc<Server>>, root: &str) -> impl Iterator<Item = Subject> {
     let mut hosts: HashMap<Box<str>, Vec<(Arc<ServerRecord>, u16)>> = HashMap::new();
     for server in servers {
@@ -183,7 +183,7 @@ fn hosts(servers: impl Iterator<Item = Arc<Server>>, root: &str) -> impl Iterato
     hosts.into_iter().map(|(name, servers)| Subject::Host { name, servers })
 }
 
-/// Who is asked.
+/// The resolver, with the limit on concurrent look-ups.
 #[derive(Clone)]
 struct Lookups {
     resolver: Arc<TokioResolver>,
@@ -197,7 +197,7 @@ impl Subject {
         }
     }
 
-    /// Keeps whom it concerns up to date, for ever; `first` is told of the first look-up.
+    /// Resolves the name again and again, and updates its servers or pools. `first` gets the result of the first look-up.
     async fn follow(self, lookups: Lookups, mut first: Option<mpsc::UnboundedSender<Answer>>) {
         let name = self.name();
         let (mut members, mut left_out) = (JoinSet::new(), 0);
@@ -214,7 +214,7 @@ impl Subject {
                                 "SRV records that are no servers, or beyond {MAX_MEMBERS}, are left out"
                             );
                         }
-                        // Not `any`: each has to be done.
+                        // `count`, because `any` would stop at the first change.
                         let changed =
                             pools.iter().filter(|(pool, entry)| pool.replace(*entry, &found)).count();
                         if changed > 0 || members.is_empty() {
@@ -236,7 +236,7 @@ impl Subject {
                 }
             };
             if let Some(first) = first.take() {
-                // A start asks nobody.
+                // An error: at the start nobody waits for it.
                 let _ = first.send((name.clone(), found.map(|_| ()).map_err(|error| error.to_string())));
             }
             sleep(pause).await;
@@ -266,7 +266,7 @@ impl LookupError {
 }
 
 impl Lookups {
-    /// Gives the addresses of a host to the servers on it; until when they are valid.
+    /// Resolves a host and gives its addresses to the servers on it. Returns until when they are valid.
     async fn host(&self, name: &str, servers: &[(Arc<ServerRecord>, u16)]) -> Result<Instant, LookupError> {
         let _permit = self.lookups.acquire().await;
         let answer = self.resolver.lookup_ip(name).await;
@@ -282,14 +282,14 @@ impl Lookups {
         Ok(answer.valid_until())
     }
 
-    /// The servers of a service, how many of its records were left out, and until when they are valid.
+    /// Resolves a service. Returns its servers, how many of its records were left out, and until when they are valid.
     async fn service(&self, name: &str) -> Result<(Vec<Member>, usize, Instant), LookupError> {
         const WANTED: &str = "SRV record";
         let _permit = self.lookups.acquire().await;
         let answer = self.resolver.srv_lookup(name).await;
         let answer = answer.map_err(|error| LookupError::new(error, WANTED))?;
         let records = answer.answers().iter().filter_map(|record| match &record.data {
-            RData::SRV(srv) => Some(Record {
+            RData::SRV(srv) => Some(SrvRecord {
                 priority: srv.priority,
                 weight: srv.weight,
                 target: srv.target.to_string(),
@@ -306,7 +306,7 @@ impl Lookups {
         Ok((members, left_out, answer.valid_until()))
     }
 
-    /// Looks up the members of a service. Their names are absolute: no search list applies.
+    /// Resolves the servers of a service. Their names are absolute: no search list applies.
     fn follow_members(
         &self,
         pools: &[(Arc<Pool>, usize)],

@@ -4,18 +4,18 @@ use crate::config::Address;
 use crate::serving::Member;
 use std::collections::HashSet;
 
-/// Servers that are taken from the records of one service.
+/// The most servers that are taken from the records of one service.
 pub(super) const MAX_MEMBERS: usize = 256;
 
 /// The largest weight of a pool's server.
 const MAX_WEIGHT: u32 = 256;
 
-/// One record.
+/// One SRV record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    /// Lower ones first.
+pub(super) struct SrvRecord {
+    /// Targets with the lowest number are used first.
     pub(super) priority: u16,
-    /// A share among those of the same priority.
+    /// The share among targets of the same priority.
     pub(super) weight: u16,
     /// A domain name as text; `.`: the service is not offered.
     pub(super) target: String,
@@ -23,9 +23,9 @@ pub(super) struct Record {
     pub(super) port: u16,
 }
 
-/// The servers of a service, in a stable order, and how many records were left out: those whose target or port cannot be
-/// a server's, and what goes beyond [`MAX_MEMBERS`].
-pub(super) fn members(records: impl IntoIterator<Item = Record>) -> (Vec<Member>, usize) {
+/// The servers of a service, in a stable order, and how many records were left out: those whose target or port is invalid
+/// for a server, and those beyond [`MAX_MEMBERS`].
+pub(super) fn members(records: impl IntoIterator<Item = SrvRecord>) -> (Vec<Member>, usize) {
     let mut left_out = 0;
     let mut usable: Vec<(u16, Address, u16)> = Vec::new();
     for record in records.into_iter().filter(|record| record.target != ".") {
@@ -48,7 +48,8 @@ pub(super) fn members(records: impl IntoIterator<Item = Record>) -> (Vec<Member>
     (members, left_out)
 }
 
-/// Weights from 0 to 65535 as a pool has them. Beside others, 0 is "a very small chance", here 1 to their 256.
+/// Scales weights from 0 to 65535 to those of a pool, 1 to 256. RFC 2782 gives 0 "a very small chance" beside others; here
+/// it is 1.
 fn weights(weights: &[u16]) -> Vec<u32> {
     let largest = weights.iter().copied().max().map_or(0, u32::from);
     let scale = weights.contains(&0) || largest > MAX_WEIGHT;
@@ -64,8 +65,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn record(priority: u16, weight: u16, target: &str, port: u16) -> Record {
-        Record { priority, weight, target: target.into(), port }
+    fn record(priority: u16, weight: u16, target: &str, port: u16) -> SrvRecord {
+        SrvRecord { priority, weight, target: target.into(), port }
     }
 
     #[test]

@@ -8,22 +8,22 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The source ports of this gateway, and a look at those of others on this host.
+/// The source ports of this gateway, without those that other gateways on this host use.
 pub struct GatewayPorts {
     own: SourcePorts,
     foreign: Foreign,
 }
 
-/// A source port toward a server, taken until dropped.
+/// A source port toward a server. It is taken until this is dropped.
 pub struct SourcePort {
     ports: Arc<GatewayPorts>,
-    /// The server's address and port: as a `SocketAddr` half as large again, in each idle connection.
+    /// The server's address and port. A `SocketAddr` would be half as large again, and every idle connection has one.
     server: (IpAddr, u16),
     port: u16,
 }
 
 impl GatewayPorts {
-    /// All of `range` are free. `bpffs`: where this gateway pins its flow table, so that it is not taken for another's.
+    /// All of `range` are free. `bpffs`: where this gateway's own flow table is pinned.
     pub fn new(range: RangeInclusive<u16>, bpffs: PathBuf) -> Self {
         Self { foreign: Foreign::new(bpffs, range.clone()), own: SourcePorts::new(range) }
     }
@@ -33,7 +33,7 @@ impl GatewayPorts {
         self.own.range()
     }
 
-    /// A port of our own toward the server, which no spliced connection has, be it another gateway's.
+    /// A port toward the server that no spliced connection has, neither ours nor another gateway's.
     pub fn take(self: &Arc<Self>, server: SocketAddr) -> Option<SourcePort> {
         let foreign = self.foreign.toward(server);
         let server = (server.ip(), server.port());
@@ -41,23 +41,23 @@ impl GatewayPorts {
             let port = self.own.take(server.into(), now_ms())?;
             Some(SourcePort { ports: self.clone(), server, port })
         };
-        // One that is passed over rests like one of ours, so each is looked at once.
+        // A port that is passed over is given back and rests, so each port is looked at once.
         std::iter::from_fn(take).find(|port| !foreign.as_ref().is_some_and(|foreign| foreign.has(port.port)))
     }
 
-    /// The port of a connection of an earlier process.
+    /// Takes the port of an adopted connection.
     pub fn reserve(self: &Arc<Self>, server: SocketAddr, port: u16) -> SourcePort {
         let server = (server.ip(), server.port());
         self.own.reserve(server.into(), port);
         SourcePort { ports: self.clone(), server, port }
     }
 
-    /// Nobody has answered a connection to the server: the next one is not from the next port.
+    /// A connection to the server got no answer: the next port is taken from another place in the range.
     pub fn look_elsewhere(&self, server: SocketAddr) {
         self.own.look_elsewhere((server.ip(), server.port()).into());
     }
 
-    /// Takes notice of other gateways that have come or gone.
+    /// Looks for other gateways anew.
     pub fn follow_others(&self) {
         self.foreign.look();
     }

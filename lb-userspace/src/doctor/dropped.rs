@@ -1,8 +1,8 @@
-//! What the programs have dropped, and what the manual says of it.
+//! The packets that the programs have dropped, and what the manual says about the reasons.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::lines::{Line, State};
+use super::lines::{Line, LineState};
 use crate::kernel::packet::Counts;
 use lb_common::packet::Count;
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ pub(super) fn dropped_packets(counted: &Result<Option<(SystemTime, Counts)>, Str
         Ok(Some((since, counts))) => (humantime::format_rfc3339_seconds(*since), counts),
         Ok(None) => return vec![],
         Err(error) => {
-            let unread = line(State::Note, format!("cannot be read: {error}"));
+            let unread = line(LineState::Note, format!("cannot be read: {error}"));
             return vec![unread.remedy("run as root, or as the user the gateway runs as")];
         }
     };
@@ -25,17 +25,17 @@ pub(super) fn dropped_packets(counted: &Result<Option<(SystemTime, Counts)>, Str
     let explained = |(reason, n): &(Count, u64)| {
         let explanation = explanation(reason.name());
         let [what, harmless, remedy] = explanation.expect("the manual has a row for each reason");
-        let state = if remedy == NOTHING { State::Ok } else { State::Note };
+        let state = if remedy == NOTHING { LineState::Ok } else { LineState::Note };
         let found = format!("{}, {n} since {since}: {what}", reason.name());
         line(state, found).remedy(format!("harmless: {harmless}; {remedy}"))
     };
     dropped.map(explained).collect()
 }
 
-/// What the manual says where there is nothing to be done.
+/// The manual's remedy if nothing is to be done.
 const NOTHING: &str = "nothing";
 
-/// What was dropped, when that is harmless, and what to do: from the reason's row in the manual.
+/// The reason's row in the manual: what was dropped, when that is harmless, and what to do.
 fn explanation(reason: &str) -> Option<[&'static str; 3]> {
     let (_, section) = MANUAL.split_once("\n### Dropped packets\n")?;
     let section = section.split("\n#").next()?;
@@ -52,7 +52,7 @@ mod tests {
     use crate::splice::packet::Loss;
     use std::collections::BTreeSet;
 
-    /// So many packets of each kind.
+    /// This many packets for each reason.
     fn counted(n: u64) -> Result<Option<(SystemTime, Counts)>, String> {
         Ok(Some((SystemTime::UNIX_EPOCH, Count::ALL.map(|what| (what, n)))))
     }
@@ -65,7 +65,7 @@ mod tests {
             let begin = format!("{}, 3 since 1970-01-01T00:00:00Z: ", reason.name());
             let line = lines.iter().find(|line| line.found.starts_with(&begin));
             let line = line.unwrap_or_else(|| panic!("{} has no row in docs/operating.md", reason.name()));
-            assert_eq!(line.remedy.is_some(), line.state == State::Note, "{}", line.found);
+            assert_eq!(line.remedy.is_some(), line.state == LineState::Note, "{}", line.found);
         }
         assert_eq!(lines.len(), reasons.len());
         assert!(dropped_packets(&counted(0)).is_empty());

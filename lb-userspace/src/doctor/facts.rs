@@ -20,7 +20,7 @@ use std::time::SystemTime;
 pub(super) struct Facts {
     pub(super) kernel: Option<KernelVersion>,
     pub(super) btf: bool,
-    /// `net.core.bpf_jit_enable`; absent in a network namespace that is not the first.
+    /// `net.core.bpf_jit_enable`; absent in network namespaces other than the first.
     pub(super) jit: Option<String>,
     /// By `need as usize`.
     pub(super) answers: [Answer; Need::ALL.len()],
@@ -39,9 +39,9 @@ pub(super) struct Facts {
     pub(super) reserved_ports: String,
     /// Other gateways that use some of them: where their pins are, and their ranges.
     pub(super) rivals: Vec<(String, RangeInclusive<u16>)>,
-    /// Devices that join packets for good.
+    /// Devices that merge packets by LRO.
     pub(super) lro: Vec<String>,
-    /// What pinned programs have counted, and since when; or why that cannot be read.
+    /// The counters of pinned programs, and since when they count; or why they cannot be read.
     pub(super) counted: Result<Option<(SystemTime, Counts)>, String>,
 }
 
@@ -70,7 +70,7 @@ impl Facts {
         }
     }
 
-    /// What the kernel has said.
+    /// The kernel's answer.
     pub(super) fn answer(&self, need: Need) -> &Answer {
         &self.answers[need as usize]
     }
@@ -84,7 +84,7 @@ fn rivals(source_ports: &RangeInclusive<u16>, bpffs: &Path) -> Vec<(String, Rang
     tables.filter_map(|table| of(&table)).collect()
 }
 
-/// Those of the devices that would get programs.
+/// The devices that would get programs and merge packets by LRO.
 fn joining_devices() -> Vec<String> {
     let devices = devices::devices().unwrap_or_default();
     let joins = |device: &&devices::Device| devices::joins_packets(device).unwrap_or(false);

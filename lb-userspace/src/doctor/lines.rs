@@ -1,4 +1,4 @@
-//! What is said of the facts, line by line.
+//! The lines of the report, made from the facts.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -11,9 +11,9 @@ use caps::Capability;
 use rustix::process::Rlimit;
 use std::ops::RangeInclusive;
 
-/// How a line stands.
+/// The state of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum LineState {
     Ok,
     /// Works, but something is worth changing.
     Note,
@@ -23,7 +23,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) what: &'static str,
-    pub(super) state: State,
+    pub(super) state: LineState,
     /// What was found.
     pub(super) found: String,
     /// How to get what is missing.
@@ -31,13 +31,13 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(what: &'static str, state: State, found: impl Into<String>) -> Self {
+    pub(super) fn new(what: &'static str, state: LineState, found: impl Into<String>) -> Self {
         Self { what, state, found: found.into(), remedy: None }
     }
 
-    /// What to do about it; dropped where nothing is to be done.
+    /// Adds what to do about it, unless the line is `Ok`.
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        if self.state != State::Ok {
+        if self.state != LineState::Ok {
             self.remedy = Some(remedy.into());
         }
         self
@@ -58,8 +58,8 @@ const CAPABILITIES: [(Capability, &str, &str); 7] = [
 pub(super) fn lines(facts: &Facts) -> Vec<Line> {
     let mut lines = vec![
         match facts.kernel {
-            Some(version) => Line::new("kernel", State::Ok, version.to_string()),
-            None => Line::new("kernel", State::Note, "its release cannot be read"),
+            Some(version) => Line::new("kernel", LineState::Ok, version.to_string()),
+            None => Line::new("kernel", LineState::Note, "its release cannot be read"),
         },
         btf(facts.btf),
         jit(facts.jit.as_deref()),
@@ -76,12 +76,12 @@ pub(super) fn lines(facts: &Facts) -> Vec<Line> {
     lines
 }
 
-/// A requirement of a tier that is not met is missing; of a preference it is said what it costs.
+/// A need that is not met: `Missing` if a tier requires it; if a tier only prefers it, a note says what is lost.
 fn need(need: Need, answer: &Answer) -> Line {
     let Some(lack) = Lack::new(need, answer.clone()) else {
-        return Line::new(need.name(), State::Ok, need.purpose());
+        return Line::new(need.name(), LineState::Ok, need.purpose());
     };
-    let state = if need.is_required() { State::Missing } else { State::Note };
+    let state = if need.is_required() { LineState::Missing } else { LineState::Note };
     let found = match need.cost() {
         Some(cost) => format!("{}: {cost}", lack.found()),
         None => format!("{}; {}", lack.found(), need.purpose()),
@@ -91,8 +91,8 @@ fn need(need: Need, answer: &Answer) -> Line {
 
 fn btf(there: bool) -> Line {
     match there {
-        true => Line::new("BTF", State::Ok, "/sys/kernel/btf/vmlinux: the kernel's own types"),
-        false => Line::new("BTF", State::Note, "no /sys/kernel/btf/vmlinux; for tools such as bpftool")
+        true => Line::new("BTF", LineState::Ok, "/sys/kernel/btf/vmlinux: the kernel's own types"),
+        false => Line::new("BTF", LineState::Note, "no /sys/kernel/btf/vmlinux; for tools such as bpftool")
             .remedy("a kernel with CONFIG_DEBUG_INFO_BTF=y"),
     }
 }
@@ -100,10 +100,10 @@ fn btf(there: bool) -> Line {
 fn jit(value: Option<&str>) -> Line {
     let line = |state, found: String| Line::new("BPF JIT", state, found);
     match value {
-        Some("0") => line(State::Note, "off: programs are interpreted, and slow".to_owned())
+        Some("0") => line(LineState::Note, "off: programs are interpreted, and slow".to_owned())
             .remedy("sysctl -w net.core.bpf_jit_enable=1"),
-        Some(value) => line(State::Ok, format!("net.core.bpf_jit_enable = {value}")),
-        None => line(State::Note, "cannot be seen from this network namespace".to_owned())
+        Some(value) => line(LineState::Ok, format!("net.core.bpf_jit_enable = {value}")),
+        None => line(LineState::Note, "cannot be seen from this network namespace".to_owned())
             .remedy("look at net.core.bpf_jit_enable in the host's network namespace"),
     }
 }
@@ -117,17 +117,17 @@ fn source_ports(facts: &Facts) -> Line {
     let line = |state, found: String| Line::new("source ports", state, found);
     let ours = range(&facts.source_ports);
     let Some(kernel) = &facts.kernel_ports else {
-        return line(State::Note, format!("{ours}; net.ipv4.ip_local_port_range cannot be read"))
+        return line(LineState::Note, format!("{ours}; net.ipv4.ip_local_port_range cannot be read"))
             .remedy("mount /proc in this container");
     };
     let reserved: Vec<_> = facts.reserved_ports.split(',').filter_map(ports).collect();
     let is_free = |port: u16| !kernel.contains(&port) || reserved.iter().any(|ports| ports.contains(&port));
     if facts.source_ports.clone().all(is_free) {
-        return line(State::Ok, format!("{ours}; the kernel hands out others"));
+        return line(LineState::Ok, format!("{ours}; the kernel hands out others"));
     }
     let reserve = [&facts.reserved_ports, &ours].map(|ports| ports.as_str());
     let reserve: Vec<_> = reserve.into_iter().filter(|ports| !ports.is_empty()).collect();
-    line(State::Note, format!("{ours} overlap those that the kernel hands out, {}", range(kernel)))
+    line(LineState::Note, format!("{ours} overlap those that the kernel hands out, {}", range(kernel)))
         .remedy(format!("sysctl -w net.ipv4.ip_local_reserved_ports={}", reserve.join(",")))
 }
 
@@ -136,47 +136,47 @@ fn source_ports(facts: &Facts) -> Line {
 fn other_gateways(facts: &Facts) -> Line {
     let line = |state, found: String| Line::new("other gateways", state, found);
     if facts.rivals.is_empty() {
-        return line(State::Ok, "none that uses these source ports".to_owned());
+        return line(LineState::Ok, "none that uses these source ports".to_owned());
     }
     let rivals: Vec<_> =
         facts.rivals.iter().map(|(directory, ports)| format!("{} ({directory})", range(ports))).collect();
-    line(State::Note, format!("use some of these source ports: {}", rivals.join(", ")))
+    line(LineState::Note, format!("use some of these source ports: {}", rivals.join(", ")))
         .remedy("`source_ports` of its own for each gateway on this host")
 }
 
 fn lro(devices: &[String]) -> Line {
     let line = |state, found: String| Line::new("LRO", state, found);
     if devices.is_empty() {
-        return line(State::Ok, "no device joins packets for good".to_owned());
+        return line(LineState::Ok, "no device joins packets for good".to_owned());
     }
     let commands: Vec<_> = devices.iter().map(|device| format!("ethtool -K {device} lro off")).collect();
-    line(State::Note, format!("joins packets for good on {}: they cannot be sent on", devices.join(", ")))
+    line(LineState::Note, format!("joins packets for good on {}: they cannot be sent on", devices.join(", ")))
         .remedy(commands.join("; "))
 }
 
 fn capability(facts: &Facts, (capability, name, purpose): (Capability, &'static str, &str)) -> Line {
     if facts.effective.contains(&capability) {
-        Line::new(name, State::Ok, purpose)
+        Line::new(name, LineState::Ok, purpose)
     } else if facts.permitted.contains(&capability) {
-        Line::new(name, State::Note, format!("held, not in effect; {purpose}"))
+        Line::new(name, LineState::Note, format!("held, not in effect; {purpose}"))
             .remedy("raise it into the effective set")
     } else {
-        // As missing as what it permits.
+        // `Missing` if something that it permits is required.
         let is_required = |need: &Need| need.is_required() && need.capabilities().contains(&capability);
-        let state = if Need::ALL.iter().any(is_required) { State::Missing } else { State::Note };
+        let state = if Need::ALL.iter().any(is_required) { LineState::Missing } else { LineState::Note };
         Line::new(name, state, format!("not held; {purpose}")).remedy(format!(
             "run as root, or setcap {name}+ep on the program, or AmbientCapabilities= in systemd"
         ))
     }
 }
 
-/// Descriptors below which a busy gateway meets its limit: two per connection.
+/// With fewer descriptors a busy gateway may reach the limit: it needs two per connection.
 const MANY_FILES: u64 = 65_536;
 
 fn open_files(limit: Rlimit) -> Line {
     let text = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     // The gateway raises the soft limit itself, so the hard one counts.
-    let state = if limit.maximum.is_none_or(|n| n >= MANY_FILES) { State::Ok } else { State::Note };
+    let state = if limit.maximum.is_none_or(|n| n >= MANY_FILES) { LineState::Ok } else { LineState::Note };
     let room = limit.maximum.map_or_else(String::new, |n| {
         format!(": room for {} at most", counted((n / 2) as usize, "connection"))
     });
@@ -193,28 +193,28 @@ fn locked_memory(facts: &Facts) -> Line {
     let counts = facts.kernel.is_none_or(|version| version < KernelVersion::new(5, 11, 0));
     match facts.memlock.current {
         Some(bytes) if counts => {
-            Line::new("locked memory", State::Note, format!("{bytes} bytes limit the maps"))
+            Line::new("locked memory", LineState::Note, format!("{bytes} bytes limit the maps"))
                 .remedy("ulimit -l unlimited, or LimitMEMLOCK=infinity in systemd")
         }
         Some(bytes) => {
-            Line::new("locked memory", State::Ok, format!("{bytes} bytes; does not limit maps here"))
+            Line::new("locked memory", LineState::Ok, format!("{bytes} bytes; does not limit maps here"))
         }
-        None => Line::new("locked memory", State::Ok, "unlimited"),
+        None => Line::new("locked memory", LineState::Ok, "unlimited"),
     }
 }
 
 fn unprivileged_bpf(value: Option<&str>) -> Line {
     match value {
         Some("0") => {
-            Line::new("unprivileged bpf", State::Note, "open to every user: snisplice does not need that")
+            Line::new("unprivileged bpf", LineState::Note, "open to every user: snisplice does not need that")
                 .remedy("sysctl -w kernel.unprivileged_bpf_disabled=2")
         }
         Some(value) => Line::new(
             "unprivileged bpf",
-            State::Ok,
+            LineState::Ok,
             format!("closed (kernel.unprivileged_bpf_disabled = {value})"),
         ),
-        None => Line::new("unprivileged bpf", State::Ok, "closed"),
+        None => Line::new("unprivileged bpf", LineState::Ok, "closed"),
     }
 }
 
@@ -224,11 +224,11 @@ const DEFAULT_BACKLOG: u32 = 4096;
 fn backlog(somaxconn: Option<u32>) -> Line {
     match somaxconn {
         Some(n) => {
-            let state = if n >= DEFAULT_BACKLOG { State::Ok } else { State::Note };
+            let state = if n >= DEFAULT_BACKLOG { LineState::Ok } else { LineState::Note };
             Line::new("accept backlog", state, format!("net.core.somaxconn = {n}"))
                 .remedy(format!("sysctl -w net.core.somaxconn={DEFAULT_BACKLOG}"))
         }
-        None => Line::new("accept backlog", State::Note, "net.core.somaxconn cannot be read")
+        None => Line::new("accept backlog", LineState::Note, "net.core.somaxconn cannot be read")
             .remedy("mount /proc in this container"),
     }
 }
@@ -260,7 +260,7 @@ mod tests {
             let facts =
                 Need::ALL.into_iter().fold(facts.clone(), |facts, need| facts.with(need, answer.clone()));
             for line in lines(&facts).iter().filter(|line| line.what != "kernel") {
-                assert_ne!(line.state, State::Ok, "{}", line.what);
+                assert_ne!(line.state, LineState::Ok, "{}", line.what);
                 assert!(line.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "{}", line.what);
             }
         }
@@ -269,15 +269,15 @@ mod tests {
     #[test]
     fn what_a_tier_requires_is_missing_and_what_it_prefers_is_noted_with_its_cost() {
         let line = need(Need::RawSockets, &Answer::NotPermitted);
-        assert_eq!(line.state, State::Missing);
+        assert_eq!(line.state, LineState::Missing);
         assert_eq!(line.remedy.unwrap(), "run as root, or with CAP_NET_RAW, CAP_NET_ADMIN");
         let line = need(Need::Membarrier, &Answer::No);
-        assert_eq!(line.state, State::Note);
+        assert_eq!(line.state, LineState::Note);
         assert!(line.found.starts_with("not in this kernel: a handover waits"), "{}", line.found);
         let line = need(Need::Ktls, &Answer::No);
         assert_eq!(
             (line.state, line.found.as_str()),
-            (State::Note, "not in this kernel; TLS records in the kernel (no tier uses it)")
+            (LineState::Note, "not in this kernel; TLS records in the kernel (no tier uses it)")
         );
     }
 
@@ -285,7 +285,7 @@ mod tests {
     fn capabilities_are_missing_where_a_tier_requires_what_they_permit() {
         let facts = Facts { effective: HashSet::new(), permitted: HashSet::new(), ..Facts::healthy() };
         let states = CAPABILITIES.map(|entry| (entry.1, capability(&facts, entry).state));
-        let missing: Vec<_> = states.into_iter().filter(|(_, state)| *state == State::Missing).collect();
+        let missing: Vec<_> = states.into_iter().filter(|(_, state)| *state == LineState::Missing).collect();
         let names: Vec<_> = missing.into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["cap_bpf", "cap_net_admin", "cap_perfmon", "cap_net_raw"]);
     }
@@ -294,7 +294,7 @@ mod tests {
     fn ports_that_the_kernel_hands_out_too_are_to_be_reserved_beside_those_that_are() {
         let wide = Facts { kernel_ports: Some(10_000..=65_535), ..Facts::healthy() };
         let line = source_ports(&wide);
-        assert_eq!(line.state, State::Note);
+        assert_eq!(line.state, LineState::Note);
         assert_eq!(line.remedy.unwrap(), "sysctl -w net.ipv4.ip_local_reserved_ports=10240-29999");
         let other = Facts { reserved_ports: "8080,20000-20100".into(), ..wide.clone() };
         assert_eq!(
@@ -303,10 +303,10 @@ mod tests {
         );
         for reserved in ["10240-29999", "80,10000-20000,20001-40000"] {
             let reserved = Facts { reserved_ports: reserved.into(), ..wide.clone() };
-            assert_eq!(source_ports(&reserved).state, State::Ok);
+            assert_eq!(source_ports(&reserved).state, LineState::Ok);
         }
         let touching = Facts { kernel_ports: Some(29_999..=60_999), ..Facts::healthy() };
-        assert_eq!(source_ports(&touching).state, State::Note);
+        assert_eq!(source_ports(&touching).state, LineState::Note);
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
             ("/sys/fs/bpf/b/v2/packet".into(), 10_240..=10_500),
         ];
         let line = other_gateways(&Facts { rivals, ..Facts::healthy() });
-        assert_eq!(line.state, State::Note);
+        assert_eq!(line.state, LineState::Note);
         let found = "use some of these source ports: 20000-40000 (/sys/fs/bpf/edge/v1/packet), \
                      10240-10500 (/sys/fs/bpf/b/v2/packet)";
         assert_eq!(line.found, found);
@@ -326,15 +326,15 @@ mod tests {
     fn only_the_effective_set_counts_and_a_permitted_one_is_said() {
         let facts = Facts { effective: HashSet::new(), ..Facts::healthy() };
         let line = capability(&facts, CAPABILITIES[0]);
-        assert_eq!(line.state, State::Note);
+        assert_eq!(line.state, LineState::Note);
         assert!(line.found.starts_with("held, not in effect"));
     }
 
     #[test]
     fn locked_memory_matters_to_old_kernels_only() {
         let limited = Facts { memlock: Rlimit { current: Some(65_536), maximum: None }, ..Facts::healthy() };
-        assert_eq!(locked_memory(&limited).state, State::Ok);
+        assert_eq!(locked_memory(&limited).state, LineState::Ok);
         let old = Facts { kernel: Some(KernelVersion::new(5, 10, 250)), ..limited };
-        assert_eq!(locked_memory(&old).state, State::Note);
+        assert_eq!(locked_memory(&old).state, LineState::Note);
     }
 }

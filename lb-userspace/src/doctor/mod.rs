@@ -8,7 +8,7 @@ mod lines;
 
 use dropped::dropped_packets;
 use facts::Facts;
-use lines::{Line, State, lines};
+use lines::{Line, LineState, lines};
 
 use crate::kernel::needs::{self, Lack};
 use crate::reason::Tier;
@@ -17,7 +17,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// Examines this machine, for a gateway with these ports toward servers and its pins there.
+/// Examines this machine for a gateway with these source ports and this pin directory.
 pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Report {
     Report::new(&Facts::gather(source_ports, bpffs))
 }
@@ -26,7 +26,7 @@ pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Report {
 #[derive(Debug)]
 pub struct Report {
     lines: Vec<Line>,
-    /// In the order in which they are preferred, each with what it lacks.
+    /// The tiers in order of preference, each with what it lacks.
     tiers: Vec<(Tier, Option<Lack>)>,
 }
 
@@ -67,8 +67,8 @@ impl fmt::Display for Report {
         writeln!(f, "\ntiers")?;
         for (tier, lack) in &self.tiers {
             let (state, found) = match lack {
-                None => (State::Ok, "works".to_owned()),
-                Some(lack) => (State::Missing, format!("requires {lack}")),
+                None => (LineState::Ok, "works".to_owned()),
+                Some(lack) => (LineState::Missing, format!("requires {lack}")),
             };
             writeln!(f, "{}  {:width$}  {found}", mark(f.alternate(), state), tier.name())?;
         }
@@ -76,12 +76,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// The state as a word of seven columns, in colour or not.
-fn mark(colour: bool, state: State) -> String {
+/// The state as a word, padded to seven columns, in colour or not.
+fn mark(colour: bool, state: LineState) -> String {
     let (word, code) = match state {
-        State::Ok => ("ok", 32),
-        State::Note => ("note", 33),
-        State::Missing => ("missing", 31),
+        LineState::Ok => ("ok", 32),
+        LineState::Note => ("note", 33),
+        LineState::Missing => ("missing", 31),
     };
     if colour { format!("\x1b[{code}m{word:7}\x1b[0m") } else { format!("{word:7}") }
 }
@@ -99,7 +99,10 @@ mod tests {
     #[test]
     fn a_healthy_machine_has_nothing_to_remedy() {
         let report = Report::new(&Facts::healthy());
-        assert!(report.lines.iter().all(|line| line.state == State::Ok && line.remedy.is_none()), "{report}");
+        assert!(
+            report.lines.iter().all(|line| line.state == LineState::Ok && line.remedy.is_none()),
+            "{report}"
+        );
         assert!(report.can_serve());
         assert!(report.tiers.iter().all(|(_, lack)| lack.is_none()), "{report}");
     }

@@ -1,41 +1,43 @@
 //! The control side: start, reload, stop.
 
+use super::report::AdminSide;
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
-use super::{Fault, Gateway, ReloadRequest};
+use super::{Fault, ReloadRequest};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::socket::{self, AdminSocket};
-use crate::admin::{http, view};
+use crate::admin::{Operations, http, view};
 use crate::config::{self, Config, Sources};
+use crate::connect::health::Prober;
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError, needs};
 use crate::privileges;
 use crate::reason::{CloseReason, FallbackReason, Tier};
+use crate::running::RunningGateway;
 use crate::serving::Snapshot;
 use crate::splice::packet::{PacketTier, Sweeper};
 use crate::words::with_causes;
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// How often a stopping gateway looks whether its last connection has ended.
+/// How often a stopping gateway checks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Serves `config`, read from `path` and the files it names, until a signal says stop.
+/// Serves `config`, which was read from `path` and the files that it names, until SIGTERM or SIGINT.
 pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> {
     crate::clock::uptime_ms();
     let inherited = Inherited::from_environment()?;
@@ -45,7 +47,8 @@ pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> 
 
 struct Control {
     path: PathBuf,
-    gateway: Arc<Gateway>,
+    gateway: Arc<RunningGateway>,
+    admin_side: Arc<AdminSide>,
     workers: Vec<Worker>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     requests: mpsc::UnboundedReceiver<ReloadRequest>,
@@ -53,24 +56,26 @@ struct Control {
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
-    /// As started; of these a reload changes `drain_timeout` only.
-    fixed: config::Gateway,
+    prober: Prober,
+    /// The `[gateway]` table at the start.
+    started: config::Gateway,
     watched: Option<Watched>,
     sweeper: Option<Sweeper>,
 }
 
 impl Control {
-    /// Everything that needs privileges or can fail, in the order in which a failure leaves least behind.
+    /// Does everything that needs privileges or can fail, in such an order that a failure leaves as little as possible
+    /// behind.
     fn start(path: &Path, config: Config, sources: Sources, inherited: Inherited) -> anyhow::Result<Control> {
         let limit = privileges::raise_open_files();
-        let workers = match config.gateway.workers {
+        let workers = match config.gateway.fixed.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let needed = config.gateway.max_connections as u64 * 2;
+        let needed = config.gateway.live.max_connections as u64 * 2;
         if limit < needed {
-            let max_connections = config.gateway.max_connections;
-            if config.gateway.tiers.contains(&Tier::Packet) {
+            let max_connections = config.gateway.live.max_connections;
+            if config.gateway.live.tiers.contains(&Tier::Packet) {
                 tracing::info!(
                     limit,
                     needed,
@@ -87,19 +92,19 @@ impl Control {
             }
         }
         let snapshot = Snapshot::new(&config, None)?;
-        // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
-        let socket = AdminSocket::bind(&config.gateway.state_dir)?;
+        // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
+        let socket = AdminSocket::bind(&config.gateway.fixed.state_dir)?;
         let packet = open_packet(&config.gateway, &snapshot)?;
         let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
         }
-        let admin = config.gateway.admin.map(|address| {
+        let admin = config.gateway.fixed.admin.map(|address| {
             let bind = Bind { address, backlog: 64, freebind: false };
             listen(bind, 1).map_err(listen_fault(address))
         });
         let admin = admin.transpose()?.into_iter().flatten().next();
-        let (access_log, log_thread) = match &config.gateway.access_log {
+        let (access_log, log_thread) = match &config.gateway.fixed.access_log {
             None => (None, None),
             Some(log) => {
                 let (log, thread) = AccessLog::open(log).map_err(|source| Fault::AccessLog {
@@ -119,16 +124,10 @@ impl Control {
         privileges::drop_privileges().context("cannot drop privileges")?;
 
         let (reloads, requests) = mpsc::unbounded_channel();
-        let gateway = Arc::new(Gateway {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            books: Arc::new(Books::new(workers, access_log)),
-            packet,
-            sockmap,
-            listening: Mutex::default(),
-            workers,
-            reloads,
-            stopping: AtomicBool::new(false),
-        });
+        let books = Books::new(workers, access_log);
+        let gateway = Arc::new(RunningGateway::new(snapshot, books, packet, sockmap));
+        let stopping = AtomicBool::new(false);
+        let admin_side = Arc::new(AdminSide { gateway: gateway.clone(), workers, stopping, reloads });
         let sweeper = match gateway.packet() {
             Err(_) => None,
             Ok(packet) => {
@@ -136,12 +135,17 @@ impl Control {
                 Some(Sweeper::start(packet.clone())?)
             }
         };
+        let gateway_of_prober = gateway.clone();
+        let prober = Prober::start(move |down| gateway_of_prober.end_connections_to(down))
+            .context("cannot start the thread of health checks")?;
+        prober.follow(&gateway.snapshot.load().pools);
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
-        let watched = config.gateway.watch.then(|| Watched::new(sources));
+        let watched = config.gateway.fixed.watch.then(|| Watched::new(sources));
         let control = Control {
             path: path.to_path_buf(),
             gateway,
+            admin_side,
             workers,
             log_thread,
             requests,
@@ -149,7 +153,8 @@ impl Control {
             admin,
             socket: Some(socket),
             resolver: Resolver::default(),
-            fixed: config.gateway,
+            prober,
+            started: config.gateway,
             watched,
             sweeper,
         };
@@ -159,7 +164,7 @@ impl Control {
     }
 
     async fn serve(mut self) -> anyhow::Result<()> {
-        // What is not found is in the log.
+        // Names that cannot be resolved are in the log.
         drop(self.resolve());
         let admin = self.serve_admin()?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -195,9 +200,9 @@ impl Control {
         self.stop(stop, admin).await
     }
 
-    /// Starts answering operators and the kernel, until the set is dropped.
+    /// Starts the tasks that answer operators and handle the sockmap tier's events. They end when the set is dropped.
     fn serve_admin(&mut self) -> std::io::Result<JoinSet<()>> {
-        let gateway: Arc<dyn crate::admin::Gateway> = self.gateway.clone();
+        let operations: Arc<dyn Operations> = self.admin_side.clone();
         let mut admin = JoinSet::new();
         if self.gateway.sockmap().is_some() {
             let gateway = self.gateway.clone();
@@ -209,21 +214,21 @@ impl Control {
             });
         }
         if let Some(socket) = self.socket.take() {
-            let gateway = gateway.clone();
+            let operations = operations.clone();
             admin.spawn(async move {
-                if let Err(error) = socket::serve(socket, gateway).await {
+                if let Err(error) = socket::serve(socket, operations).await {
                     tracing::error!(%error, "the admin socket is gone");
                 }
             });
         }
         if let Some(listener) = self.admin.take() {
-            admin.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, gateway));
+            admin.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, operations));
         }
         Ok(admin)
     }
 
-    /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
-    /// the configuration does not.
+    /// Loads the configuration anew; if that fails, nothing changes. The configuration takes effect at once; the answer
+    /// waits until the servers' names are resolved.
     fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
         let result = self.try_reload();
         give_back_memory();
@@ -251,7 +256,7 @@ impl Control {
                 }
                 Err(error) => Err(error),
             };
-            // Whoever asked may have gone.
+            // An error: the client that asked is gone.
             let _ = answer.send(result);
         });
     }
@@ -273,8 +278,8 @@ impl Control {
         let sockets = open(added, self.workers.len(), &self.inherited).map_err(in_full)?;
 
         let reloaded = new.reloaded(warnings);
-        self.fixed.drain_timeout = config.gateway.drain_timeout;
         self.gateway.snapshot.store(Arc::new(new));
+        self.prober.follow(&self.gateway.snapshot.load().pools);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
         {
@@ -291,45 +296,28 @@ impl Control {
         Ok((reloaded, names))
     }
 
-    /// What the new configuration asks for and only a restart can give.
+    /// Warnings about changed keys that take effect only after a restart.
     fn needs_restart(&self, new: &config::Gateway) -> Vec<String> {
-        let old = &self.fixed;
-        let changed = [
-            ("workers", old.workers != new.workers),
-            (
-                "tiers",
-                [Tier::Packet, Tier::Sockmap]
-                    .iter()
-                    .any(|tier| new.tiers.contains(tier) && !old.tiers.contains(tier)),
-            ),
-            ("interfaces", old.interfaces != new.interfaces),
-            ("source_ports", old.source_ports != new.source_ports),
-            ("flow_table", old.flow_table != new.flow_table),
-            ("bpffs", old.bpffs != new.bpffs),
-            ("state_dir", old.state_dir != new.state_dir),
-            ("admin", old.admin != new.admin),
-            ("watch", old.watch != new.watch),
-            ("access_log", old.access_log != new.access_log),
-        ];
-        let changed = changed.into_iter().filter(|(_, changed)| *changed);
-        changed
-            .map(|(key, _)| format!("gateway.{key} has changed: it takes effect at the next start"))
-            .collect()
+        let started = &self.started;
+        let is_new = |tier: &Tier| *tier != Tier::Copy && !started.live.tiers.contains(tier);
+        let tiers = new.live.tiers.iter().any(is_new).then_some("tiers");
+        let changed = started.fixed.differences(&new.fixed).chain(tiers);
+        changed.map(|key| format!("gateway.{key} has changed: it takes effect at the next start")).collect()
     }
 
-    /// Looks up every name of the configuration in force.
+    /// Resolves every name of the present configuration.
     fn resolve(&mut self) -> FirstAnswers {
         self.resolver.look_up(&self.gateway.snapshot.load().pools)
     }
 
-    /// Gives each worker its socket of every address.
+    /// Gives each worker a listening socket of every address.
     fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
         for (address, sockets) in sockets {
             let mss = self.gateway.snapshot.load().listener(address).and_then(|known| known.stats.mss());
             let mut again = Vec::new();
             for socket in &sockets {
                 if let Some(mss) = mss {
-                    // Refused: the kernel's own choice is smaller.
+                    // An error: the kernel's own choice is smaller.
                     let _ = crate::kernel::tcp::set_mss(socket.as_fd(), mss);
                 }
                 again.extend(socket.try_clone());
@@ -341,10 +329,11 @@ impl Control {
         }
     }
 
-    /// Accepts no more, lets live connections end within `drain_timeout`, resets the rest.
+    /// Stops accepting, waits up to `drain_timeout` for live connections, and resets the rest.
     async fn stop(self, mut stop: Stop, mut admin: JoinSet<()>) -> anyhow::Result<()> {
         tell_manager(NotifyState::Stopping);
-        self.gateway.stopping.store(true, Relaxed);
+        drop(self.prober);
+        self.admin_side.stopping.store(true, Relaxed);
         self.gateway.listening().clear();
         for address in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
@@ -353,9 +342,10 @@ impl Control {
         }
         let independent = || self.gateway.packet().map_or(0, |packet| packet.independent());
         let live = || self.gateway.books.stats.live.active().saturating_sub(independent());
-        let deadline = Instant::now() + self.fixed.drain_timeout;
+        let bound = self.gateway.snapshot.load().gateway.drain_timeout;
+        let deadline = Instant::now() + bound;
         if live() > 0 {
-            let (live, bound) = (live(), self.fixed.drain_timeout);
+            let live = live();
             tracing::info!(live, ?bound, "stopping: waiting for live connections; a second signal cuts them");
         }
         while live() > 0 && Instant::now() < deadline {
@@ -384,9 +374,10 @@ impl Control {
             }
             packet.leave();
         }
-        // The log's last lines are written when the last that can add one is gone.
+        // The access log's thread writes the last lines, and ends, when everything that can add a line was dropped.
         admin.shutdown().await;
         drop(self.requests);
+        drop(self.admin_side);
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
             let _ = thread.join();
@@ -396,20 +387,21 @@ impl Control {
     }
 }
 
-/// The packet tier, if the configuration names it, or the kernel still forwards connections. A gateway that asks for it
-/// and may not have it says so and goes on without: every connection then counts why. The kernel programs may be yet to be
-/// loaded.
+/// Opens the packet tier, if the configuration names it or the kernel still forwards connections. If that fails, the
+/// gateway logs why and goes on without it; every connection then counts the reason. The kernel programs may not be loaded
+/// yet.
 fn open_packet(
     config: &config::Gateway,
     snapshot: &Snapshot,
 ) -> anyhow::Result<Result<Arc<PacketTier>, FallbackReason>> {
-    // Also where it is not to take new ones: an earlier process's connections are still to be ended and counted.
-    if !config.tiers.contains(&Tier::Packet) && connections(&config.bpffs).unwrap_or(0) == 0 {
+    let (bpffs, is_wanted) = (&config.fixed.bpffs, config.live.tiers.contains(&Tier::Packet));
+    // Also if it is not configured: connections of an earlier process must still be ended and counted.
+    if !is_wanted && connections(bpffs).unwrap_or(0) == 0 {
         return Ok(Err(FallbackReason::PacketUnavailable));
     }
-    let opened = PacketTier::open(config).and_then(|packet| {
+    let opened = PacketTier::open(&config.fixed).and_then(|packet| {
         packet.listen(snapshot.addresses())?;
-        // Somebody has removed the programs' pins: without programs, connections cannot be looked after.
+        // Somebody has removed the programs' pins, and without programs the connections hang.
         if packet.kernel().has_connections() && !packet.kernel().has_programs() {
             packet.load();
         }
@@ -418,24 +410,22 @@ fn open_packet(
     match opened {
         Ok(packet) => Ok(Ok(Arc::new(packet))),
         // Two gateways would sweep each other's flows.
-        Err(error)
-            if config.tiers.contains(&Tier::Packet)
-                && matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) =>
-        {
+        Err(error) if is_wanted && matches!(error.downcast_ref(), Some(KernelError::InUse { .. })) => {
             Err(error)
         }
         Err(error) => {
-            let error = needs::explained(error, needs::of(Tier::Packet).requires, &config.bpffs);
+            let error = needs::explained(error, needs::of(Tier::Packet).requires, bpffs);
             tracing::warn!("no packet tier: {}", with_causes(error.as_ref()));
             Ok(Err(FallbackReason::PacketUnavailable))
         }
     }
 }
 
-/// The kernel programs of the sockmap tier, if the configuration names it and this kernel's is sound. A gateway that
-/// asks for them and may not load them does not start; one on an unsound kernel says so and goes on without.
+/// Opens the sockmap tier, if the configuration names it and this kernel's sockmap is sound. If its programs cannot be
+/// loaded, the gateway does not start; on an unsound kernel it logs why and goes on without the tier.
 fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, FallbackReason>> {
-    if !config.tiers.contains(&Tier::Sockmap) {
+    let bpffs = &config.fixed.bpffs;
+    if !config.live.tiers.contains(&Tier::Sockmap) {
         return Ok(Err(FallbackReason::SockmapUnavailable));
     }
     let sound = KernelVersion::running().context("cannot tell the kernel's version")?;
@@ -443,14 +433,14 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
         tracing::warn!("no sockmap tier: this kernel's sockmap {fault}");
         return Ok(Err(FallbackReason::SockmapKernel));
     }
-    let sockets = u32::try_from(config.max_connections * 2).unwrap_or(u32::MAX);
-    let opened = Kernel::open(&config.bpffs, sockets);
+    let sockets = u32::try_from(config.live.max_connections * 2).unwrap_or(u32::MAX);
+    let opened = Kernel::open(bpffs, sockets);
     let explained =
-        |error: KernelError| needs::explained(error.into(), needs::of(Tier::Sockmap).requires, &config.bpffs);
+        |error: KernelError| needs::explained(error.into(), needs::of(Tier::Sockmap).requires, bpffs);
     Ok(Ok(opened.map_err(explained)?))
 }
 
-/// One socket per worker for each address, those of the service manager where it has some; all or nothing.
+/// Opens one socket per worker for each address, or takes those of the service manager. Opens all or none.
 fn open(
     binds: impl Iterator<Item = Bind>,
     workers: usize,
@@ -463,15 +453,15 @@ fn open(
     binds.map(open).collect()
 }
 
-/// Tells the service manager, if it has asked (NOTIFY_SOCKET, sd_notify(3)).
+/// Tells the service manager the state, if NOTIFY_SOCKET is set (sd_notify(3)).
 fn tell_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "cannot tell the service manager");
     }
 }
 
-/// Returns free memory to the system: reading a configuration takes several times what it leaves, of 100 000 routes
-/// 200 MiB, and nothing else here ever needs that.
+/// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
+/// 000 routes), and nothing else needs that much.
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
@@ -480,7 +470,7 @@ fn give_back_memory() {
     }
 }
 
-/// With its causes, on one line.
+/// The error with its causes, on one line.
 fn in_full(fault: Fault) -> String {
     with_causes(&fault)
 }
@@ -508,7 +498,7 @@ impl Stop {
     }
 }
 
-/// Ends when a watched file has changed.
+/// Returns when a watched file has changed.
 async fn changed(watched: &mut Option<Watched>) {
     let Some(watched) = watched else { return std::future::pending().await };
     loop {

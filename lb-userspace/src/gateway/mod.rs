@@ -1,4 +1,4 @@
-//! The running gateway: what its workers and its control side share.
+//! The gateway's life: start, reload, stop; its workers, and what operators see and do.
 
 mod control;
 mod report;
@@ -8,22 +8,10 @@ mod worker;
 pub use control::run;
 
 use crate::accept::ListenError;
-use crate::account::Books;
-use crate::kernel::{Kernel, Sockmap};
-use crate::reason::{FallbackReason, Tier};
-use crate::serving::{
-    CertificateRefused, ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, Snapshot,
-};
-use crate::splice::packet::PacketTier;
-use crate::tier::{Choice, choose};
-use arc_swap::ArcSwap;
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsFd as _;
+use crate::serving::CertificateRefused;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// Why the gateway cannot start, or a reload cannot take effect.
 #[derive(Debug, thiserror::Error)]
@@ -54,95 +42,3 @@ pub enum Fault {
 
 /// A reload asked for over the admin socket; answered when it took effect or failed.
 type ReloadRequest = oneshot::Sender<Result<crate::admin::view::Reloaded, String>>;
-
-/// What the workers, the admin side and the control loop share.
-pub struct Gateway {
-    /// The configuration in force.
-    pub snapshot: ArcSwap<Snapshot>,
-    /// What connections are entered in.
-    pub books: Arc<Books>,
-    /// The packet tier, or why it is not used.
-    packet: Result<Arc<PacketTier>, FallbackReason>,
-    /// The programs of the sockmap tier, or why they are not used.
-    sockmap: Result<Kernel, FallbackReason>,
-    /// Every listening socket, once more.
-    listening: Mutex<HashMap<SocketAddr, Vec<TcpListener>>>,
-    workers: usize,
-    stopping: AtomicBool,
-    reloads: mpsc::UnboundedSender<ReloadRequest>,
-}
-
-impl Gateway {
-    /// The tier for a new connection of this kind. `packet` tries to splice it in the packet tier.
-    pub fn choose_tier(
-        &self,
-        order: &[Tier],
-        terminated: bool,
-        mut packet: impl FnMut() -> Result<(), FallbackReason>,
-    ) -> Choice {
-        choose(order, |tier| match tier {
-            Tier::Copy => None,
-            _ if terminated => Some(FallbackReason::TlsTerminated),
-            Tier::Packet => packet().err(),
-            Tier::Sockmap => self.sockmap.as_ref().err().copied(),
-        })
-    }
-
-    /// Lets a listener's next SYN-ACKs announce no larger MSS than this: a server behind it takes no larger segments.
-    pub fn clamp_mss(&self, listener: &Listener, mss: u16) {
-        if !listener.stats.clamp_mss(mss) {
-            return;
-        }
-        let listening = self.listening();
-        for socket in listener.bind.iter().filter_map(|address| listening.get(address)).flatten() {
-            if let Err(error) = crate::kernel::tcp::set_mss(socket.as_fd(), mss) {
-                tracing::warn!(listener = %listener.name, mss, %error, "cannot announce a smaller MSS");
-            }
-        }
-        tracing::info!(listener = %listener.name, mss, "a server takes smaller segments: clients are told so");
-    }
-
-    /// Takes a place under a limit of `max`. At the limit it reads the programs' events first: a connection that has ended
-    /// may free one.
-    pub fn acquire(&self, limit: &Arc<Limit>, max: Option<usize>) -> Option<Permit> {
-        limit.acquire(max).or_else(|| {
-            self.packet().ok()?.follow_events();
-            limit.acquire(max)
-        })
-    }
-
-    /// Takes one of a client's places, if there is a limit. At the limit it reads the programs' events first, as
-    /// [`Self::acquire`] does.
-    pub fn acquire_for(
-        &self,
-        client: IpAddr,
-        limit: Option<&ClientLimit>,
-    ) -> Result<Option<ClientPermit>, Excess> {
-        let Some(limit) = limit else { return Ok(None) };
-        let again = |excess| {
-            if excess == Excess::Open
-                && let Ok(packet) = self.packet()
-            {
-                packet.follow_events();
-                return limit.acquire(client);
-            }
-            Err(excess)
-        };
-        limit.acquire(client).or_else(again).map(Some)
-    }
-
-    fn listening(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<TcpListener>>> {
-        // The map is never left half-changed.
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The packet tier, where it is to be had.
-    pub fn packet(&self) -> Result<&Arc<PacketTier>, FallbackReason> {
-        self.packet.as_ref().map_err(|reason| *reason)
-    }
-
-    /// The sockmap tier, where it is to be had.
-    pub fn sockmap(&self) -> Option<&Sockmap> {
-        self.sockmap.as_ref().ok().map(|kernel| &**kernel.sockmap())
-    }
-}

@@ -1,45 +1,56 @@
-//! What operators see: the snapshot and the counters, as the admin side's views.
+//! What operators see and do: the snapshot and the counters as the admin side's views, and its commands.
 
-use super::Gateway;
+use super::ReloadRequest;
 use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
-
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::reason::{CloseReason, DownReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::running::RunningGateway;
 use crate::serving::{
-    Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TerminatedRoute, TierStats,
+    Action, Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, Terminator, TierStats,
 };
 use crate::splice::packet::{Loss, PacketTier};
-use crate::state::ServerState;
+use crate::state::{Availability, ServerState};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use tokio::sync::oneshot;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use tokio::sync::{mpsc, oneshot};
 
-/// Bytes of live connections, client to server and back, by the counters of their route.
+/// Bytes of live connections, from clients and to clients, by the counters of their route.
 type LiveBytes = HashMap<*const RouteStats, (u64, u64)>;
 
-/// The close reasons that every route shows in `/metrics` from the start, with zeros, so that the first one is a growth that
-/// `rate()` sees: the ordinary ends, and those that alerts are for. The others are shown once they have occurred: all of
-/// them would be two thirds of a scrape, 1.7 million samples for 100 000 routes, most of them zeros for ever.
-const ALWAYS_SHOWN: [CloseReason; 7] = [
+/// The close reasons that every route shows in `/metrics` from the start, with zeros, so that `rate()` sees the first
+/// occurrence: the ordinary ends, and those that alerts are for. The others are shown once they have occurred: all of them
+/// would be two thirds of a scrape, 1.7 million samples for 100 000 routes, and most of them always zero.
+const ALWAYS_SHOWN: [CloseReason; 8] = [
     CloseReason::ClientClosed,
     CloseReason::ServerClosed,
     CloseReason::ServerReset,
     CloseReason::NoServer,
+    CloseReason::PoolDown,
     CloseReason::ConnectFailed,
     CloseReason::ConnectTimeout,
     CloseReason::TlsHandshakeFailed,
 ];
 
-impl Gateway {
-    /// Calls `read` with the bytes of the live connections while none of them can end, so that its sums with the
-    /// routes' counters count every byte once.
+/// What the admin side asks of the gateway and has it do.
+pub(super) struct AdminSide {
+    pub(super) gateway: Arc<RunningGateway>,
+    /// How many workers there are.
+    pub(super) workers: usize,
+    /// The gateway accepts no more and is about to end.
+    pub(super) stopping: AtomicBool,
+    pub(super) reloads: mpsc::UnboundedSender<ReloadRequest>,
+}
+
+impl AdminSide {
+    /// Calls `read` with the bytes of the live connections. None of them can end meanwhile, so their sums with the routes'
+    /// counters count every byte once.
     fn with_live_bytes<R>(&self, read: impl FnOnce(&LiveBytes) -> R) -> R {
         self.refresh();
-        self.books.ledger.read(|connections| {
+        self.gateway.books.ledger.read(|connections| {
             let mut live = LiveBytes::new();
             for connection in connections {
                 let bytes = live.entry(Arc::as_ptr(&connection.route.stats)).or_default();
@@ -50,19 +61,19 @@ impl Gateway {
         })
     }
 
-    /// Asks the connections whose bytes the kernel moves to note them. They do so when their workers next run:
-    /// this look may still see the count of the one before.
+    /// Brings the counters of connections up to date whose bytes the kernel moves. Those of the sockmap tier are updated
+    /// when their workers next run, so a reader may still see the older counts.
     fn refresh(&self) {
-        if let Ok(packet) = self.packet() {
+        if let Ok(packet) = self.gateway.packet() {
             packet.refresh();
         }
-        if let Some(sockmap) = self.sockmap() {
+        if let Some(sockmap) = self.gateway.sockmap() {
             sockmap.refresh();
         }
     }
 
     fn find_server(&self, name: &str) -> Result<Arc<Server>, String> {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.gateway.snapshot.load();
         let (pool, address) = name
             .split_once('/')
             .ok_or_else(|| format!("{name:?}: write POOL/SERVER, as `status` shows them"))?;
@@ -74,9 +85,9 @@ impl Gateway {
     }
 }
 
-impl admin::Gateway for Gateway {
+impl admin::Operations for AdminSide {
     fn status(&self) -> view::Status {
-        let snapshot = self.snapshot.load_full();
+        let snapshot = self.gateway.snapshot.load_full();
         let routes = self.with_live_bytes(|live| {
             let route = |route: &Arc<Route>| {
                 let bytes = bytes_of(&route.stats, live);
@@ -99,12 +110,13 @@ impl admin::Gateway for Gateway {
             workers: self.workers,
             config_generation: snapshot.generation,
             tiers: view::Tiers {
-                packet: count(&self.books.stats.tiers[Tier::Packet as usize]),
-                sockmap: count(&self.books.stats.tiers[Tier::Sockmap as usize]),
-                copy: count(&self.books.stats.tiers[Tier::Copy as usize]),
+                packet: count(&self.gateway.books.stats.tiers[Tier::Packet as usize]),
+                sockmap: count(&self.gateway.books.stats.tiers[Tier::Sockmap as usize]),
+                copy: count(&self.gateway.books.stats.tiers[Tier::Copy as usize]),
             },
-            tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.books.stats.fallbacks),
+            tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.gateway.books.stats.fallbacks),
             packet: self
+                .gateway
                 .packet()
                 .ok()
                 .map(|packet| view::PacketTier::new(packet.state(), packet_counts(packet))),
@@ -116,7 +128,7 @@ impl admin::Gateway for Gateway {
 
     fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection> {
         self.refresh();
-        let mut found: Vec<_> = self.books.ledger.read(|connections| {
+        let mut found: Vec<_> = self.gateway.books.ledger.read(|connections| {
             let wanted = |c: &&Arc<Connection>| filter.matches(Some(&c.route.name), c.sni.as_deref());
             connections.filter(wanted).cloned().collect()
         });
@@ -126,7 +138,7 @@ impl admin::Gateway for Gateway {
     }
 
     fn scrape(&self) -> view::Scrape {
-        let snapshot = self.snapshot.load_full();
+        let snapshot = self.gateway.snapshot.load_full();
         let bytes = self.with_live_bytes(|live| {
             let bytes = |route: &Arc<Route>| {
                 let (bytes_in, bytes_out) = bytes_of(&route.stats, live);
@@ -185,28 +197,24 @@ impl admin::Gateway for Gateway {
                 .collect(),
             fallbacks: FallbackReason::ALL
                 .iter()
-                .map(|r| (*r, self.books.stats.fallbacks.get(*r as usize)))
+                .map(|r| (*r, self.gateway.books.stats.fallbacks.get(*r as usize)))
                 .collect(),
-            servers: snapshot
+            servers: snapshot.pools.iter().flat_map(servers_up).collect(),
+            waiting: snapshot
                 .pools
                 .iter()
-                .flat_map(|pool| {
-                    pool_view(pool).servers.into_iter().map(|server| view::ServerUp {
-                        pool: pool.name.to_string(),
-                        server: server.address,
-                        up: server.state == ServerState::Up,
-                    })
-                })
+                .filter(|pool| pool.most_waiting() > 0)
+                .map(|pool| (pool.name.to_string(), pool.room().waiting() as u64))
                 .collect(),
-            reloads_succeeded: self.books.stats.reloads_succeeded.load(Relaxed),
-            reloads_failed: self.books.stats.reloads_failed.load(Relaxed),
-            certificates: expiries(&snapshot, |termination| Some(termination.not_after())),
-            crls: expiries(&snapshot, TerminatedRoute::crl_expiry),
-            sniff: self.books.histograms.sniff.snapshot(),
-            connect: self.books.histograms.connect.snapshot(),
-            handover: self.books.histograms.handover.snapshot(),
-            packets: self.packet().ok().map(|packet| packet_counts(packet)),
-            flow_table: self.packet().ok().map(|packet| view::FlowTable {
+            reloads_succeeded: self.gateway.books.stats.reloads_succeeded.load(Relaxed),
+            reloads_failed: self.gateway.books.stats.reloads_failed.load(Relaxed),
+            certificates: expiries(&snapshot, |terminator| Some(terminator.not_after())),
+            crls: expiries(&snapshot, Terminator::crl_expiry),
+            sniff: self.gateway.books.histograms.sniff.snapshot(),
+            connect: self.gateway.books.histograms.connect.snapshot(),
+            handover: self.gateway.books.histograms.handover.snapshot(),
+            packets: self.gateway.packet().ok().map(|packet| packet_counts(packet)),
+            flow_table: self.gateway.packet().ok().map(|packet| view::FlowTable {
                 entries: packet.entries(),
                 capacity: packet.kernel().capacity().into(),
             }),
@@ -217,9 +225,9 @@ impl admin::Gateway for Gateway {
         if self.stopping.load(Relaxed) {
             return Err(vec!["the gateway is stopping".into()]);
         }
-        let snapshot = self.snapshot.load();
-        let empty = snapshot.pools.iter().filter(|pool| !pool.servers().iter().any(|server| server.usable()));
-        let reasons: Vec<_> = empty.map(|pool| format!("pool {} has no usable server", pool.name)).collect();
+        let snapshot = self.gateway.snapshot.load();
+        let empty = snapshot.pools.iter().filter(|pool| !pool.is_available());
+        let reasons: Vec<_> = empty.map(|pool| unavailable(pool)).collect();
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
@@ -234,23 +242,24 @@ impl admin::Gateway for Gateway {
     }
 
     fn drain(&self, server: &str, draining: bool) -> Result<(), String> {
-        self.find_server(server)?.state.draining.store(draining, Relaxed);
+        self.find_server(server)?.state.drain(draining);
         Ok(())
     }
 
     fn kill(&self, connection: u64) -> Result<(), String> {
-        let found =
-            self.books.ledger.read(|mut connections| connections.find(|c| c.id == connection).cloned());
-        found.ok_or_else(|| format!("there is no connection {connection}"))?.end(CloseReason::Killed);
-        if let Ok(packet) = self.packet() {
-            packet.end(connection, CloseReason::Killed);
-        }
+        let found = self
+            .gateway
+            .books
+            .ledger
+            .read(|mut connections| connections.find(|c| c.id == connection).cloned());
+        let found = found.ok_or_else(|| format!("there is no connection {connection}"))?;
+        self.gateway.end(&found, CloseReason::Killed);
         Ok(())
     }
 }
 
 impl Snapshot {
-    /// How many of each there are, for the answer to a reload.
+    /// The answer to a reload: how many listeners, routes and pools there are.
     pub(super) fn reloaded(&self, warnings: Vec<String>) -> view::Reloaded {
         view::Reloaded {
             config_generation: self.generation,
@@ -278,24 +287,70 @@ fn listener_view(listener: &Listener) -> view::Listener {
     }
 }
 
+fn seconds_since(ms: u64) -> f64 {
+    now_ms().saturating_sub(ms) as f64 / 1000.0
+}
+
 fn pool_view(pool: &Pool) -> view::Pool {
-    let server = |server: &Arc<Server>| view::Server {
-        address: server.address.to_string(),
-        state: server.availability(),
-        active: server.state.active.load(Relaxed) as u64,
-        total: server.state.total.load(Relaxed),
+    let server = |server: &Arc<Server>| {
+        let Availability { state, reason, since_ms } = server.availability();
+        view::Server {
+            address: server.address.to_string(),
+            state,
+            reason: reason.map(|reason| reason.name().into()),
+            state_seconds: seconds_since(since_ms),
+            active: server.state.active.load(Relaxed) as u64,
+            total: server.state.total.load(Relaxed),
+        }
     };
     let mut servers: Vec<_> = pool.servers().iter().map(server).collect();
-    // One that DNS has no servers of stands for itself.
+    // A service without servers is shown itself.
     servers.extend(pool.services().into_iter().filter(|service| !service.has_servers).map(|service| {
         view::Server {
             address: service.origin().to_string(),
             state: ServerState::Unresolved,
+            reason: None,
+            state_seconds: uptime_ms() as f64 / 1000.0,
             active: 0,
             total: 0,
         }
     }));
-    view::Pool { name: pool.name.to_string(), servers }
+    view::Pool { name: pool.name.to_string(), waiting: pool.room().waiting() as u64, servers }
+}
+
+fn servers_up(pool: &Arc<Pool>) -> Vec<view::ServerUp> {
+    let up = |server: &Arc<Server>| view::ServerUp {
+        pool: pool.name.to_string(),
+        server: server.address.to_string(),
+        up: server.availability().state == ServerState::Up,
+        checks: if pool.health.is_some() { checks(server) } else { Vec::new() },
+    };
+    let services = pool.services().into_iter().filter(|service| !service.has_servers);
+    let absent = services.map(|service| view::ServerUp {
+        pool: pool.name.to_string(),
+        server: service.origin().to_string(),
+        up: false,
+        checks: Vec::new(),
+    });
+    pool.servers().iter().map(up).chain(absent).collect()
+}
+
+/// Those that passed, be there none, and those that failed, by reason.
+fn checks(server: &Server) -> Vec<(&'static str, u32)> {
+    let name = |reason: Option<DownReason>| reason.map_or("ok", DownReason::name);
+    let checks = server.state.health.checks().filter(|(reason, n)| reason.is_none() || *n > 0);
+    checks.map(|(reason, n)| (name(reason), n)).collect()
+}
+
+/// Why a pool has no server, by what its servers are.
+fn unavailable(pool: &Pool) -> String {
+    let mut states = BTreeMap::new();
+    for server in pool_view(pool).servers {
+        let state = server.reason.map_or(server.state.name().into(), |reason| format!("down, {reason}"));
+        *states.entry(state).or_insert(0) += 1;
+    }
+    let states: Vec<_> = states.into_iter().map(|(state, n)| format!("{n} {state}")).collect();
+    format!("pool {} has no usable server: {}", pool.name, states.join("; "))
 }
 
 fn connection_view(connection: &Connection, now: u64) -> view::Connection {
@@ -333,9 +388,10 @@ fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
 }
 
 /// What expires of each terminated route that has it, and when.
-fn expiries(snapshot: &Snapshot, of: impl Fn(&TerminatedRoute) -> Option<u64>) -> Vec<(String, i64)> {
+fn expiries(snapshot: &Snapshot, of: impl Fn(&Terminator) -> Option<u64>) -> Vec<(String, i64)> {
     let expiry = |route: &Arc<Route>| {
-        let expiry = of(route.termination.as_ref()?)?;
+        let Action::Terminate(terminator) = &route.action else { return None };
+        let expiry = of(terminator)?;
         Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
     };
     snapshot.routes.iter().filter_map(expiry).collect()
@@ -354,7 +410,7 @@ fn count(stats: &TierStats) -> view::Count {
     view::Count { active: stats.active.load(Relaxed), total: stats.total.load(Relaxed) }
 }
 
-/// The reasons that have occurred, with their counts. `all[i]` has index `i`.
+/// The counts of the reasons that have occurred, by name. `all[i]` has index `i`.
 fn by_name<R, const N: usize>(
     all: &[R],
     name: impl Fn(&R) -> &'static str,

@@ -1,4 +1,4 @@
-//! The files a configuration was made from: whether they are still what was read.
+//! Watches the files of the configuration for changes.
 
 use crate::config::{Digest, Sources, digest};
 use std::fs::Metadata;
@@ -6,14 +6,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How often the files are looked at.
+/// How often the files are checked.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
 
-/// The content of each file is read again at least every so many looks, whatever its metadata say: some file systems,
-/// and writes through a mapping, change the one without the other.
+/// The content of each file is read again at least once in this many checks, even if its metadata are the same: some file
+/// systems, and writes through mmap(2), change the content without the metadata.
 const ROUND: usize = 60;
 
-/// The files, with what was read of them.
+/// The watched files.
 pub(super) struct Watched {
     files: Vec<File>,
     looks: usize,
@@ -21,20 +21,21 @@ pub(super) struct Watched {
 
 struct File {
     path: PathBuf,
+    /// The content that was loaded; `None`: the file could not be read.
     read: Option<Digest>,
-    /// As it was at the last look; `None`: it cannot be read.
+    /// The content at the last check; `None`: the file cannot be read.
     seen: Option<Digest>,
-    /// Of the file in which that was seen.
+    /// The metadata at the last check.
     identity: Option<Identity>,
 }
 
-/// What changes with a file's content, and when another file, or what another symbolic link leads to, takes its place.
+/// Metadata that change with a file's content, and when another file takes its place, also by a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
     inode: u64,
     size: u64,
-    /// Seconds and nanoseconds. Unlike those of `modified`, programs cannot set them.
+    /// ctime in seconds and nanoseconds. Unlike mtime, programs cannot set it.
     changed: (i64, i64),
     modified: (i64, i64),
 }
@@ -58,8 +59,8 @@ impl Watched {
         Self { files: sources.into_iter().map(file).collect(), looks: 0 }
     }
 
-    /// Looks at all files. Whether one is not what was read, and none has changed since the last look: who writes them may
-    /// be half-way through.
+    /// Checks all files. `true`: one differs from what was loaded, and none has changed since the last check. A file that
+    /// has just changed may still be written.
     pub(super) fn changed(&mut self) -> bool {
         let turn = self.looks % ROUND;
         self.looks += 1;
@@ -73,9 +74,9 @@ impl Watched {
 }
 
 impl File {
-    /// Whether its content has changed since the last look. `closely`: even if it seems to be the same file.
+    /// Whether its content has changed since the last check. `closely`: reads it even if the metadata are the same.
     fn look(&mut self, closely: bool) -> bool {
-        // Before the content: what changes in between is seen the next time.
+        // Before the content is read: a change in between is then noticed the next time.
         let identity = self.path.metadata().ok().map(Identity::from);
         if identity.is_some() && identity == self.identity && !closely {
             return false;

@@ -1,12 +1,12 @@
-//! A worker: one thread, one runtime, its own listening sockets; as many as there are cores.
+//! Workers: each is a thread with its own runtime and its own listening sockets. There is one per core.
 //!
-//! Workers are not bound to cores: where anything else runs on the machine, a worker that may not leave a busy core
-//! makes its connections wait while another core idles (measured: 0.6 times the new TLS connections per second).
+//! Workers are not pinned to cores: if anything else runs on the machine, the connections of a worker on a busy core would
+//! wait while another core idles (measured: 0.6 times the new TLS connections per second).
 
-use super::Gateway;
 use crate::accept::{BACK_OFF, is_exhaustion};
 use crate::conn::{Accepted, serve, too_many};
 use crate::reason::RejectReason;
+use crate::running::RunningGateway;
 use crate::socket::{canonical, reset_on_close};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -22,13 +22,13 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::Instrument as _;
 
-/// What the control side tells a worker.
+/// A command of the control side to a worker.
 pub(super) enum Command {
     /// Accept on this socket.
     Listen(SocketAddr, std::net::TcpListener),
-    /// Accept no more on this address.
+    /// Stop accepting on this address.
     Unlisten(SocketAddr),
-    /// Drop everything.
+    /// Drop all connections and end.
     Exit,
 }
 
@@ -39,11 +39,11 @@ pub(super) struct Worker {
 }
 
 /// Starts the worker with this index.
-pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
+pub(super) fn spawn(gateway: Arc<RunningGateway>, index: usize) -> io::Result<Worker> {
     let (commands, receiver) = mpsc::unbounded_channel();
     let (started, start) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        // A LocalRuntime, and no LocalSet on another runtime: that one writes to an eventfd for each wake-up.
+        // A LocalRuntime: a LocalSet on another runtime would write to an eventfd for each wake-up.
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
                 let _ = started.send(Ok(()));
@@ -56,7 +56,7 @@ pub(super) fn spawn(gateway: Arc<Gateway>, index: usize) -> io::Result<Worker> {
     Ok(Worker { commands, thread })
 }
 
-async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
+async fn obey(gateway: Arc<RunningGateway>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
     let mut accepting: HashMap<SocketAddr, AbortHandle> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
@@ -77,8 +77,8 @@ async fn obey(gateway: Arc<Gateway>, index: usize, mut commands: mpsc::Unbounded
     }
 }
 
-/// accept: takes connections off one listening socket, for ever.
-async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socket: TcpListener) {
+/// accept: accepts connections on one listening socket, for ever.
+async fn accept(gateway: Arc<RunningGateway>, worker: usize, address: SocketAddr, socket: TcpListener) {
     let mut exhausted = false;
     loop {
         match socket.accept().await {
@@ -93,14 +93,20 @@ async fn accept(gateway: Arc<Gateway>, worker: usize, address: SocketAddr, socke
                 exhausted = true;
                 tokio::time::sleep(BACK_OFF).await;
             }
-            // This client went away between its SYN and now.
+            // The client has gone since its SYN.
             Err(error) => tracing::debug!(%address, %error, "accept"),
         }
     }
 }
 
-/// Decides, before a byte is read, whether the connection may go on; spawns its task.
-fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: TcpStream, peer: SocketAddr) {
+/// Decides, before a byte is read, whether the connection may go on, and spawns its task.
+fn admit(
+    gateway: &Arc<RunningGateway>,
+    worker: usize,
+    address: SocketAddr,
+    client: TcpStream,
+    peer: SocketAddr,
+) {
     let snapshot = gateway.snapshot.load_full();
     let Some(listener) = snapshot.listener(address).cloned() else { return reset_on_close(&client) };
     listener.stats.total.fetch_add(1, Relaxed);
@@ -108,10 +114,10 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
         if !listener.acl.permits(peer.ip()) {
             return Err(RejectReason::AddressDenied);
         }
-        // Whom a trusted proxy speaks for is yet to be read.
+        // The client that a trusted proxy speaks for is not known yet.
         let limit = listener.clients.as_ref().filter(|_| !listener.trusts(peer));
         let of_client = gateway.acquire_for(peer.ip(), limit).map_err(too_many)?;
-        let of_gateway = gateway.acquire(&gateway.books.stats.live, Some(snapshot.max_connections));
+        let of_gateway = gateway.acquire(&gateway.books.stats.live, Some(snapshot.gateway.max_connections));
         let of_listener = gateway.acquire(&listener.stats.live, listener.max_connections);
         let of_gateway = of_gateway.ok_or(RejectReason::GatewayFull)?;
         Ok(([of_gateway, of_listener.ok_or(RejectReason::ListenerFull)?], of_client))
@@ -124,7 +130,7 @@ fn admit(gateway: &Arc<Gateway>, worker: usize, address: SocketAddr, client: Tcp
             return reset_on_close(&client);
         }
     };
-    // A span around a task takes memory for as long as that lives, whether anybody listens or not.
+    // Only if it is enabled: a span takes memory for as long as its task lives.
     let span = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| tracing::debug_span!("connection", listener = %listener.name, client = %peer));
     let task = Rc::new(Cell::new(None));

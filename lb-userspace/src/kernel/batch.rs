@@ -1,4 +1,4 @@
-//! Many entries of a map in one system call (kernel 5.6 and newer), which aya does not have.
+//! Reading many entries of a map with one system call (Linux 5.6), which aya does not offer.
 
 use std::borrow::Borrow;
 use std::io;
@@ -19,7 +19,7 @@ struct Attributes {
     out_batch: u64,
     keys: u64,
     values: u64,
-    /// In: entries there is room for, or that are meant. Out: entries that were handled.
+    /// In: entries that there is room for. Out: entries that were written.
     count: u32,
     map_fd: u32,
     elem_flags: u64,
@@ -41,8 +41,8 @@ unsafe impl<T: Borrow<MapData>, K: Pod, V: Pod> Batched<K, V> for HashMap<T, K, 
 // SAFETY: a position is an index; aya has compared the sizes.
 unsafe impl<T: Borrow<MapData>, V: Pod> Batched<u32, V> for Array<T, V> {}
 
-/// Shows every entry that is in the map all the while exactly once, about `batch` (at least 1) at a time: keys and
-/// values, in the same order. An entry that comes or goes meanwhile may be shown or not.
+/// Calls `each` with the map's entries, about `batch` (at least 1) at a time: keys and values, in the same order. An entry
+/// that is in the map during the whole call is given exactly once; one that is inserted or removed meanwhile, at most once.
 pub fn for_each_batch<K: Pod, V: Pod>(
     map: &impl Batched<K, V>,
     batch: u32,
@@ -65,15 +65,15 @@ pub fn for_each_batch<K: Pod, V: Pod>(
             map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
             ..Attributes::default()
         };
-        // SAFETY: `Batched` promises that the kernel reads the four bytes of `position`, writes the four of `next`, and
-        // writes at most `room` keys and values of these sizes into the vectors, which have room for so many and are
-        // not touched meanwhile.
+        // SAFETY: `Batched` promises that the kernel reads the four bytes of `position` and writes the four of `next`. It
+        // writes at most `room` keys and values of these sizes into the vectors, which have that capacity and are not
+        // accessed meanwhile.
         let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
         let is_end = match result {
             Ok(()) => false,
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => true,
-                // The next bucket of the hash table has more entries than there is room for; nothing was written.
+                // The next bucket of the hash table does not fit; nothing was written.
                 Some(libc::ENOSPC) => {
                     room = room.checked_mul(2).ok_or(error)?;
                     continue;
@@ -97,17 +97,16 @@ pub fn for_each_batch<K: Pod, V: Pod>(
     }
 }
 
-/// As the kernel takes it.
+/// A pointer as `union bpf_attr` has it.
 pub(super) fn address<T>(value: *const T) -> u64 {
     value.expose_provenance() as u64
 }
 
-/// bpf(2), of a command that gives no descriptor.
+/// bpf(2), for a command that returns no descriptor.
 ///
 /// # Safety
 ///
-/// `attributes` is what the command takes of `union bpf_attr`, and the kernel may do with the memory that it points to
-/// what the command does.
+/// `attributes` is the command's part of `union bpf_attr`, and the command may read and write the memory that it points to.
 pub(super) unsafe fn bpf<A>(command: libc::c_int, attributes: &mut A) -> io::Result<()> {
     // SAFETY: `attributes` is readable and writable for its size; the caller answers for what it points to.
     let status =

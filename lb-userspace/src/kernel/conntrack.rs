@@ -1,4 +1,5 @@
-//! Netfilter's connection tracking (conntrack), by ctnetlink: its entries for connections that it sees no more of.
+//! Removing entries of netfilter's connection tracking (conntrack), by ctnetlink. Packets of a spliced connection no longer
+//! pass netfilter, which would keep its entry for days.
 
 use std::fs::File;
 use std::io;
@@ -13,16 +14,16 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 
-/// Bytes of an answer that matter: its header and the error number, not the request it quotes.
+/// Bytes of an answer that are read: its header and the error number, without the request that it quotes.
 const ANSWER: usize = 20;
 
-/// How many entries the table of the reader's network namespace has.
+/// The number of entries in the table of the reader's network namespace.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 /// Removes entries from the table of one network namespace. Never waits.
 pub struct Conntrack {
     socket: Socket,
-    /// `None`: the kernel does not say.
+    /// `None`: the file cannot be opened.
     count: Option<File>,
 }
 
@@ -36,12 +37,13 @@ impl Conntrack {
             socket => socket?,
         };
         socket.set_non_blocking(true)?;
-        // The kernel, which then is the only one to be heard.
+        // To the kernel: a connected socket receives from nobody else.
         socket.connect(&NetlinkAddress::new(0, 0))?;
-        // The kernel loads ctnetlink when it is first asked for; where it cannot, it would try again every time.
+        // A first request, which finds no entry. The kernel loads ctnetlink for it; where it cannot, it would try with every
+        // request, so ctnetlink is then not used.
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         socket.send(&deletion(nobody, nobody), 0)?;
-        // It has answered before the call returned.
+        // The kernel has answered before `send` returned.
         let mut answer = Vec::with_capacity(ANSWER);
         socket.recv(&mut answer, 0)?;
         let number = answer.get(16..).and_then(<[u8]>::first_chunk).map(|bytes| -i32::from_ne_bytes(*bytes));
@@ -59,16 +61,17 @@ impl Conntrack {
         if self.is_empty() {
             return;
         }
-        // An entry that stays ends by netfilter's timeout.
+        // After an error the entry stays until netfilter's timeout.
         let _ = self.socket.send(&deletion(source, destination), 0);
-        // Only errors are answered, mostly that there is no such entry. Unread they would fill the receive buffer.
+        // The kernel answers only errors, mostly that there is no such entry. They are read so that the buffer does not
+        // fill.
         let mut answer = Vec::with_capacity(ANSWER);
         while self.socket.recv(&mut answer, 0).is_ok() {
             answer.clear();
         }
     }
 
-    /// Whether no rule has anything tracked here: one question instead of two requests and their answers.
+    /// Whether the table is empty: one system call, instead of a request and its answer for each leg.
     fn is_empty(&self) -> bool {
         let mut digits = [0; 2];
         self.count.as_ref().is_some_and(|count| {

@@ -1,6 +1,6 @@
 //! Network devices of the network namespace in which the calling thread is.
 //!
-//! Asked of rtnetlink: /sys/class/net shows the namespace of whoever mounted it.
+//! rtnetlink is asked, because /sys/class/net shows the namespace of whoever mounted it.
 
 use std::ffi::{c_char, c_ulong};
 use std::io;
@@ -27,17 +27,17 @@ use crate::config::Interfaces;
 pub struct Device {
     /// Unique in its namespace, and not used again soon.
     pub index: u32,
-    /// Unique in its namespace at one time.
+    /// Unique in its namespace; may change.
     pub name: String,
-    /// Set up by the administrator; the cable may be out.
+    /// The administrator has set it up (IFF_UP); it may have no carrier.
     pub is_up: bool,
     /// What precedes the IP header in a packet that a tc program sees.
     pub link_layer: LinkLayer,
-    /// The device this one is a part of: its index.
+    /// The index of its master: the bridge, bond or VRF that it is a part of.
     pub master: Option<u32>,
     /// The driver's name for virtual devices, such as "veth", "bridge" or "vlan".
     pub kind: Option<String>,
-    /// A tunnel without an other end of its own: each packet must say where it goes.
+    /// A tunnel in external mode: the other end is chosen for each packet.
     pub is_external: bool,
 }
 
@@ -56,8 +56,8 @@ impl From<LinkLayerType> for LinkLayer {
     fn from(kind: LinkLayerType) -> Self {
         match kind {
             LinkLayerType::Ether | LinkLayerType::Loopback => Self::Ethernet,
-            // As dev_is_mac_header_xmit of the kernel has it, but for GRE: where that has no fixed other end,
-            // packets carry the outer headers.
+            // As the kernel's dev_is_mac_header_xmit, except for GRE: packets of a GRE device without a fixed other end
+            // carry the outer headers.
             LinkLayerType::None
             | LinkLayerType::Rawip
             | LinkLayerType::Ppp
@@ -83,8 +83,8 @@ pub fn devices() -> io::Result<Vec<Device>> {
     })
 }
 
-/// One device, as the kernel describes it; of another network namespace, if `elsewhere` is the number by which the
-/// socket's knows it. `None`: there is none.
+/// One device, as the kernel describes it. `elsewhere`: the id of another network namespace in that of the socket. `None`:
+/// there is no such device.
 pub(super) fn link(
     netlink: &mut Netlink,
     index: u32,
@@ -102,21 +102,21 @@ pub(super) fn link(
     }
 }
 
-/// Those that get programs.
+/// The devices that get programs.
 ///
-/// `auto` is every device where packets for this host's IP arrive, also while it is down: a packet of a spliced flow
-/// that met no program would meet the TCP stack, which would reset the connection. Left out are
+/// With `auto` these are all devices on which packets for this host's IP arrive, also while they are down: without a
+/// program, a packet of a spliced connection would reach the TCP stack, which would reset the connection. Left out are
 ///
-/// - parts of a bridge, bond, team or switch: their packets are seen again on the master. A VRF is no such master;
-/// - tunnels in external mode (`ip link add … type vxlan external`): where a packet goes is said by its route's
-///   encapsulation, which a redirect bypasses. Other tunnels are devices like any other;
-/// - devices where nothing arrives (dummy), or arrives only on its way to another device (ifb).
+/// - ports of a bridge, bond, team or switch: their packets pass the master too. A VRF is no such master;
+/// - tunnels in external mode (`ip link add … type vxlan external`): the route's encapsulation says where a packet goes,
+///   and a redirect bypasses it. Other tunnels are like any device;
+/// - devices on which nothing arrives (dummy), or only packets that go on to another device (ifb).
 ///
-/// The loopback device is always among them, whatever the configuration names: what the gateway itself sends to the ends
-/// of spliced connections, it sends by there ([`lb_common::packet::inject`]).
+/// The loopback device is always among them, whatever the configuration names: the gateway's own packets to the ends of
+/// spliced connections are sent by it ([`lb_common::packet::inject`]).
 ///
-/// A VLAN and the device below it both stay. So do a macvlan and its lower device. The program on the lower one sees
-/// the packets first; those of a VLAN carry their tag, out of line, and are none of its business.
+/// A VLAN and the device below it are both among them, as are a macvlan and its lower device. The program on the lower
+/// device sees the packets first, and passes over those with a VLAN tag.
 pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a Device> {
     let carries_ip = devices.iter().filter(|device| device.link_layer != LinkLayer::Unsupported);
     match interfaces {
@@ -129,7 +129,8 @@ pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a D
     }
 }
 
-/// Whether a master takes what arrives on the device. A master that is not in the list is taken for one that does.
+/// Whether packets that arrive on the device pass its master too. A master that is not in the list is assumed to be such a
+/// one.
 fn is_port(device: &Device, devices: &[Device]) -> bool {
     let Some(master) = device.master else { return false };
     let master = devices.iter().find(|other| other.index == master);
@@ -140,8 +141,8 @@ fn is_sink(device: &Device) -> bool {
     matches!(device.kind.as_deref(), Some("dummy" | "ifb"))
 }
 
-/// Whether the device's hardware joins the packets of a connection for good (large receive offload): what comes out is
-/// too large to be sent on. `false` also where the driver has no such thing.
+/// Whether the device merges packets by large receive offload (LRO), which cannot be undone: merged packets are too large
+/// to be forwarded. `false` also if the driver has no LRO.
 pub fn joins_packets(device: &Device) -> io::Result<bool> {
     /// linux/sockios.h.
     const SIOCETHTOOL: c_ulong = 0x8946;
@@ -158,7 +159,7 @@ pub fn joins_packets(device: &Device) -> io::Result<bool> {
     let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
     // SAFETY: zeros are a value of every field of this plain structure.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte of the name stays 0; the kernel's names are shorter.
+    // The last byte of the name stays 0; no name is longer.
     let room = request.ifr_name.len() - 1;
     for (to, from) in request.ifr_name[..room].iter_mut().zip(device.name.bytes()) {
         *to = from as c_char;
@@ -173,32 +174,32 @@ pub fn joins_packets(device: &Device) -> io::Result<bool> {
     }
 }
 
-/// What has changed since the last look.
+/// What has changed since the last call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Devices have come, gone or changed.
+    /// Devices were added, removed or changed.
     pub devices: bool,
-    /// Something that decides where packets go: routes, rules, addresses, next hops or devices.
+    /// Routes, rules, addresses, next hops or devices have changed, which decide where packets go.
     pub routes: bool,
 }
 
 impl Changes {
     const ALL: Self = Self { devices: true, routes: true };
 
-    /// By a kind of message of rtnetlink; `None`: of one that was lost.
+    /// Adds what a message of rtnetlink of this type says; `None`: messages were lost.
     fn note(&mut self, kind: Option<u16>) {
         match kind {
-            // With a device go its routes, of which IPv4 says nothing.
+            // The routes of a device go with it, and for IPv4 there is no message about them.
             None | Some(RTM_NEWLINK | RTM_DELLINK) => *self = Self::ALL,
             Some(_) => self.routes = true,
         }
     }
 }
 
-/// Says that devices, or the ways of packets, have changed. Readable, for poll, when there is news.
+/// Receives notifications about devices and routes. Its descriptor is readable when there is one.
 ///
-/// Not told of: neighbours, which the kernel looks up for each packet, and the sysctls that choose between the paths of
-/// a route.
+/// There are none about neighbours, which the kernel looks up for each packet, and about the sysctls that choose between
+/// the paths of a route.
 #[derive(Debug)]
 pub struct Watch(Socket);
 
@@ -218,7 +219,7 @@ impl Watch {
         netlink::listen(NETLINK_ROUTE, &GROUPS).map(Self)
     }
 
-    /// What has changed since the last call; takes all news that there is.
+    /// Reads all notifications; what has changed since the last call.
     pub fn changed(&self) -> io::Result<Changes> {
         let mut changes = Changes::default();
         netlink::drain(&self.0, |kind| changes.note(kind))?;
@@ -238,7 +239,7 @@ impl AsRawFd for Watch {
     }
 }
 
-/// `None`: it has no name, as no device of Linux.
+/// `None`: the message has no name, which does not occur.
 pub(super) fn device_of(link: &LinkMessage) -> Option<Device> {
     let mut device = Device {
         index: link.header.index,

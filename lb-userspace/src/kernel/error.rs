@@ -1,4 +1,4 @@
-//! Why the kernel programs are not there: what aya, the verifier and the file system say, in one type.
+//! Errors of loading and pinning the kernel programs: those of aya, the verifier and the file system, in one type.
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -6,7 +6,7 @@ use aya::programs::ProgramError;
 use std::io;
 use std::path::PathBuf;
 
-/// Why the kernel programs are not there.
+/// Why the kernel programs cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// Not root, or a container without the capabilities.
@@ -35,7 +35,7 @@ pub enum KernelError {
         path: PathBuf,
         /// Whose it is.
         owner: u32,
-        /// As whom this process runs.
+        /// The user of this process.
         us: u32,
     },
     /// Other users can change what lies in a directory of pins.
@@ -46,7 +46,7 @@ pub enum KernelError {
         /// Its permissions.
         mode: u32,
     },
-    /// Another process serves with them.
+    /// Another gateway uses them.
     #[error("another gateway uses the kernel programs below {}", .path.display())]
     InUse {
         /// The configured directory.
@@ -59,15 +59,15 @@ pub enum KernelError {
         path: PathBuf,
         /// Type, key size and value size of our map.
         expected: String,
-        /// Those of the map there.
+        /// Those of the map that is pinned there.
         found: String,
     },
-    /// The verifier's answer, with its last lines.
+    /// The verifier rejects a program.
     #[error("the kernel's verifier rejects the program {program}:\n{log}")]
     Rejected {
         /// Which.
         program: &'static str,
-        /// What it says.
+        /// The last lines of its log.
         log: String,
     },
     /// Anything else.

@@ -1,7 +1,7 @@
 //! Flow tables of other gateways on this host: pinned in another directory, or of another version of the ABI.
 //!
-//! The connections in them have no sockets, so nobody but these tables knows that their ports are taken. Of another
-//! version only the keys mean something to us.
+//! Their connections have no sockets, so only these tables show that their ports are taken. Of another version's table only
+//! the keys can be read.
 
 use super::batch::{address, bpf, for_each_batch};
 use super::packet::TIER;
@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 /// linux/bpf.h `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 
-/// Room for a value of a version that is not known yet, in bytes. Ours takes a tenth of it.
+/// The largest value of another version's table that is accepted, in bytes. Ours has a tenth of it.
 const MOST_VALUE: usize = 1024;
 
-/// Directories looked into, each below the last.
+/// How many levels of directories are searched.
 const MOST_DEPTH: usize = 8;
 
 /// linux/bpf.h `union bpf_attr`, the part of a map's single element.
@@ -39,20 +39,20 @@ struct Attributes {
 pub struct FlowTable {
     /// Where it is pinned, with the other maps of its gateway.
     dir: PathBuf,
-    /// No other map of this kernel has the same.
+    /// The map's id, unique in this kernel.
     id: u32,
     map: MapData,
 }
 
-/// The tables that are pinned on the file system of `bpffs`, but for the one that this version has in there. In a fixed
-/// order. Left out is what cannot be opened or lies in a directory of somebody else than us and root: who may pin a map
-/// somewhere is not to say which ports we use.
+/// The flow tables that are pinned on the file system of `bpffs`, except for this version's own in there. In a fixed order.
+/// Left out is what cannot be opened, and what another user than us or root owns: another user must not decide which ports
+/// we use.
 pub fn flow_tables(bpffs: &Path) -> Vec<FlowTable> {
     let Some(root) = pins::root(bpffs) else { return Vec::new() };
     let own = MapInfo::from_pin(pins::directory(bpffs, TIER).join(FLOWS)).map(|info| info.id()).ok();
     let (mut tables, mut directories) = (Vec::new(), vec![(root, 0)]);
     while let Some((dir, depth)) = directories.pop() {
-        // Gone meanwhile, or closed to us.
+        // An error: it was removed meanwhile, or may not be read.
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -75,7 +75,7 @@ fn is_trusted(entry: &DirEntry) -> bool {
 }
 
 impl FlowTable {
-    /// `None`: it is none, or is gone.
+    /// `None`: it is no flow table, or was removed.
     fn open(dir: &Path) -> Option<Self> {
         let map = MapData::from_pin(dir.join(FLOWS)).ok()?;
         let info = map.info().ok()?;
@@ -90,7 +90,7 @@ impl FlowTable {
         &self.dir
     }
 
-    /// Tells it from all other tables there are.
+    /// The map's id, unique in this kernel.
     pub fn id(&self) -> u32 {
         self.id
     }
@@ -105,20 +105,20 @@ impl FlowTable {
             value: address(value.as_mut_ptr()),
             flags: 0,
         };
-        // SAFETY: `open` has seen that a key, which the kernel reads, is as long as a `Tuple`, and a value, which it
-        // writes, not longer than `value`. Neither is touched meanwhile.
+        // SAFETY: `open` has checked that a key, which the kernel reads, is as long as a `Tuple`, and a value, which it
+        // writes, not longer than `value`. Neither is accessed meanwhile.
         unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes) }.is_ok()
     }
 
-    /// The range of that gateway's ports toward servers, if it has ports of `ours` and is another than that of `bpffs`.
-    /// What an earlier version has left there goes on until it ends: it cannot be given a range of its own.
+    /// The range of that gateway's source ports, if it overlaps `ours`. `None` for a table in `bpffs` itself: its
+    /// connections are of an earlier version of this gateway, and share our range until they end.
     pub fn overlapping(&self, bpffs: &Path, ours: &RangeInclusive<u16>) -> Option<RangeInclusive<u16>> {
         // <bpffs>/v<ABI>/<tier>
         let theirs = self.source_ports().filter(|_| self.dir.ancestors().nth(2) != Some(bpffs))?;
         (theirs.start() <= ours.end() && ours.start() <= theirs.end()).then_some(theirs)
     }
 
-    /// The first and the last of its gateway's ports toward servers; `None`: it has not said.
+    /// The range of its gateway's source ports; `None`: the map of ports cannot be read.
     fn source_ports(&self) -> Option<RangeInclusive<u16>> {
         let map = MapData::from_pin(self.dir.join(PORTS)).ok()?;
         if map.info().ok()?.max_entries() != 2 * PORT_WORDS {
@@ -126,7 +126,7 @@ impl FlowTable {
         }
         let map: Array<MapData, u64> = Map::from_map_data(map).and_then(Array::try_from).ok()?;
         let mut words = Vec::new();
-        // Room for one more than there are, and it ends with the first call.
+        // A batch larger than the array ends with the first call.
         for_each_batch(&map, 2 * PORT_WORDS + 1, |_, some| words.extend_from_slice(some)).ok()?;
         ends(words.get(PORT_WORDS as usize..)?)
     }

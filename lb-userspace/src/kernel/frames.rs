@@ -1,5 +1,5 @@
-//! Frames on the loopback device that the programs put on a way of their own: past netfilter, which does not know
-//! spliced connections, and past the routing table.
+//! Injected frames: sent on the loopback device, where the programs redirect them. So they bypass netfilter, which does not
+//! know spliced connections, and the routing table.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd as _;
@@ -15,21 +15,21 @@ const NEEDS_CHECKSUM: u8 = 1;
 const SEGMENTS_V4: u8 = 1;
 const SEGMENTS_V6: u8 = 4;
 const ETHERNET: u16 = 14;
-/// Offset of the checksum in a TCP header.
+/// Offset of the checksum in a TCP header, in bytes.
 const TCP_CHECKSUM: u16 = 16;
 
-/// A socket that sends such frames and receives nothing. Never blocks.
+/// A socket that sends injected frames and receives nothing. Never blocks.
 #[derive(Debug)]
 pub struct Frames(Socket);
 
-/// What is left to do to a TCP packet when it leaves.
+/// What a device has still to do to a TCP packet: compute its checksum, and maybe cut it into segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     /// Bytes of its IP header.
     pub ip_header: u16,
     /// Bytes of its TCP header.
     pub tcp_header: u16,
-    /// Payload of each segment that it is to be cut into; 0: it is not cut.
+    /// Payload of each segment that it is to be cut into, in bytes; 0: it is not cut.
     pub segment: u16,
 }
 
@@ -37,7 +37,7 @@ impl Frames {
     /// Opens it, in the network namespace in which the calling thread is. Needs CAP_NET_RAW and CAP_NET_ADMIN, which
     /// may be dropped afterwards.
     pub fn open() -> io::Result<Self> {
-        // Without a protocol it receives nothing.
+        // Without a protocol the socket receives nothing.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
         socket.set_mark(INJECTED_MARK)?;
@@ -54,14 +54,14 @@ impl Frames {
         Ok(Self(socket))
     }
 
-    /// Sends an IP packet behind these Ethernet addresses. Its TCP checksum is whole, unless it is `unfinished`: then
-    /// that of the pseudo-header stands there.
+    /// Sends an IP packet in a frame with these Ethernet addresses. Its TCP checksum is complete, or, if the packet is
+    /// `unfinished`, that of the pseudo-header.
     pub fn send(&self, addresses: Ethernet, packet: &[u8], unfinished: Option<Unfinished>) -> io::Result<()> {
         let is_v4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
         let kind: [u8; 2] = if is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
         let todo = unfinished.map_or([0; 10], |unfinished| unfinished.header(is_v4));
         let parts = [&todo[..], &addresses, &kind, packet].map(IoSlice::new);
-        // A packet goes out whole or not at all.
+        // A packet is sent whole or not at all.
         self.0.send_vectored(&parts).map(drop)
     }
 }
@@ -89,6 +89,6 @@ fn loopback() -> SockAddr {
     let address: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
     address.sll_ifindex = LOOPBACK as libc::c_int;
-    // SAFETY: whole and of this length.
+    // SAFETY: the address is complete and has this length.
     unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }

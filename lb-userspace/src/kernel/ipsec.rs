@@ -1,7 +1,7 @@
-//! IPsec policies (XFRM): what of this host's traffic must not go as it is.
+//! IPsec policies (XFRM).
 //!
-//! A packet that a program redirects meets no policy: what should be encrypted would leave in clear text, and clear
-//! text that should be refused would be let in. So a connection that a policy concerns is left to its sockets.
+//! A packet that a program redirects bypasses them: what should be encrypted would leave in clear text, and clear text that
+//! should be dropped would come in. So a connection that a policy concerns is not spliced.
 
 use crate::socket::canonical;
 use std::io;
@@ -22,33 +22,32 @@ use netlink_sys::protocols::NETLINK_XFRM;
 
 use super::netlink::{self, Netlink};
 
-/// A connection would be compared with each one: with more than this, all are left to their sockets.
+/// The most policies that a connection is compared with; if there are more, no connection is spliced.
 const POLICIES: usize = 4096;
 
 /// The policies of one network namespace.
 ///
-/// Those of single sockets (IP_XFRM_POLICY) are not among them; the gateway's have none. Nor are those that only
-/// packets of an xfrm interface meet (`if_id`): such a device encrypts what it is given, and gives what it has
-/// decrypted.
+/// Without those of single sockets (IP_XFRM_POLICY), which the gateway does not set, and without those of xfrm interfaces
+/// (`if_id`): such a device itself encrypts what is sent by it.
 pub struct Policies {
-    known: ArcSwap<Known>,
+    known: ArcSwap<KnownPolicies>,
     source: Mutex<Source>,
     news: Socket,
 }
 
-/// `None`: more than is compared, or not understood. Then every connection may be concerned.
-type Known = Option<Vec<Policy>>;
+/// `None`: there are more than [`POLICIES`], or one was not understood. Then every connection counts as concerned.
+type KnownPolicies = Option<Vec<Policy>>;
 
 struct Source {
     netlink: Netlink,
-    /// The policies are to be read again.
+    /// The policies have changed and are to be read again.
     stale: bool,
 }
 
 /// A policy that changes or refuses what it matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Policy {
-    /// What leaves this host; else what arrives.
+    /// For packets that leave this host; else for those that arrive.
     is_out: bool,
     source: IpNet,
     destination: IpNet,
@@ -58,7 +57,7 @@ struct Policy {
     destination_port: Masked,
 }
 
-/// A port, of which the bits in the mask count.
+/// A port, compared in the bits of the mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Masked {
     value: u16,
@@ -70,7 +69,7 @@ impl Policies {
     ///
     /// Needs CAP_NET_ADMIN, here and later.
     pub fn open() -> io::Result<Option<Self>> {
-        // What changes while the policies are read is heard of.
+        // First: a change while the policies are read is notified.
         let news = match netlink::listen(NETLINK_XFRM, &[XFRMNLGRP_POLICY]) {
             Err(error) if is_absent(&error) => return Ok(None),
             news => news?,
@@ -85,18 +84,18 @@ impl Policies {
 
     /// Whether a policy changes or refuses a TCP connection's packets, in either direction.
     ///
-    /// Marks, devices and the policies' order are passed over: of two policies for the same packets the one that
-    /// changes nothing may come first, and the answer is yes all the same.
+    /// Marks, devices and the order of policies are ignored: if a policy that changes nothing comes first for the same
+    /// packets, the answer is still yes.
     pub fn concern(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         let (local, peer) = (canonical(local), canonical(peer));
         let known = self.known.load();
         known.as_ref().as_ref().is_none_or(|policies| policies.iter().any(|policy| policy.meets(local, peer)))
     }
 
-    /// Whether answers may be others than before; takes all news that there is, and reads the policies again. After an
-    /// error every connection is taken for concerned, until a later call succeeds.
+    /// Reads all notifications and, if there were any, the policies; whether answers may have changed. After an error every
+    /// connection counts as concerned, until a later call succeeds.
     pub fn changed(&self) -> io::Result<bool> {
-        // What is stale stays so until all has been read.
+        // `stale` is cleared only after all policies were read.
         let source = &mut *self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = netlink::drain(&self.news, |_| source.stale = true);
         if heard.is_ok() && !source.stale {
@@ -119,13 +118,13 @@ impl AsFd for Policies {
     }
 }
 
-/// A kernel without XFRM, or without its interface.
+/// Whether the error is that of a kernel without XFRM or its netlink interface.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::EOPNOTSUPP))
 }
 
 impl Source {
-    fn read(&mut self) -> io::Result<Known> {
+    fn read(&mut self) -> io::Result<KnownPolicies> {
         let (mut policies, mut understood) = (Vec::new(), !self.refuses_by_default()?);
         self.netlink.list(XfrmMessage::GetPolicy(DelGetMessage::default()), |entry| {
             match read_entry(entry) {
@@ -146,14 +145,14 @@ impl Source {
                 Ok([user_policy.input, user_policy.output].contains(&XFRM_USERPOLICY_BLOCK))
             }
             Ok(_) => Err(io::ErrorKind::InvalidData.into()),
-            // Before there was such a thing.
+            // A kernel before 5.14.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
             Err(error) => Err(error),
         }
     }
 }
 
-/// `None`: it changes nothing, or nothing of ours.
+/// `None`: the policy changes nothing, or none of our packets.
 fn read_entry(entry: Result<XfrmMessage, DecodeError>) -> Result<Option<Policy>, DecodeError> {
     match entry? {
         XfrmMessage::AddPolicy(policy) | XfrmMessage::UpdatePolicy(policy) => read_policy(&policy),
@@ -166,7 +165,7 @@ fn read_policy(policy: &ModifyMessage) -> Result<Option<Policy>, DecodeError> {
     let changes = |attribute: &XfrmAttrs| matches!(attribute, XfrmAttrs::Template(all) if !all.is_empty());
     let is_harmless = info.action == XFRM_POLICY_ALLOW && !policy.nlas.iter().any(changes);
     let of_interface = policy.nlas.iter().any(|attribute| matches!(attribute, XfrmAttrs::IfId(1..)));
-    // What this host only passes on is no connection of its sockets.
+    // Forwarded packets are not those of this host's sockets.
     let is_of_hosts = matches!(info.direction, XFRM_POLICY_IN | XFRM_POLICY_OUT);
     if is_harmless || of_interface || !is_of_hosts {
         return Ok(None);
@@ -191,7 +190,7 @@ fn read_policy(policy: &ModifyMessage) -> Result<Option<Policy>, DecodeError> {
 }
 
 impl Policy {
-    /// Whether it is for what a connection's packets are, in its direction.
+    /// Whether the connection's packets in the policy's direction match it.
     fn meets(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         let (source, destination) = if self.is_out { (local, peer) } else { (peer, local) };
         (self.protocol == 0 || i32::from(self.protocol) == libc::IPPROTO_TCP)

@@ -1,4 +1,4 @@
-//! Who else listens on an address: sockets by sock_diag(7), the programs that hold them by procfs.
+//! Who else listens on an address: the sockets by sock_diag(7), their processes by procfs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::netlink::Netlink;
 
-/// Programs named in a message; a server's workers share its socket.
+/// The most processes that a message names: the workers of a server share its sockets.
 const MOST_NAMED: usize = 3;
 
 /// Sockets of other processes that listen on one address.
@@ -25,7 +25,7 @@ pub struct Occupant {
     pub address: SocketAddr,
     /// Whose sockets they are.
     pub user: u32,
-    /// Name and number of the processes that have them open; empty where this process may not see that.
+    /// Name and number of the processes that have them open; empty if this process may not see them.
     pub programs: Vec<(String, u32)>,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Occupant {
     }
 }
 
-/// A listening socket, as far as it matters.
+/// A listening socket.
 struct Listening {
     address: SocketAddr,
     takes_both: bool,
@@ -56,8 +56,9 @@ struct Listening {
     inode: u32,
 }
 
-/// Sockets of other processes, in the network namespace of the calling thread, that listen where a socket on `address`
-/// (IPv6: that takes no IPv4) would: on the same address, or on all. Those that are bound to one device are passed over.
+/// Sockets of other processes, in the network namespace of the calling thread, that conflict with a socket on `address` (if
+/// IPv6, one for IPv6 only): they listen on the same address or on all, with the same port. Sockets that are bound to one
+/// device are left out.
 pub fn others(address: SocketAddr) -> io::Result<Vec<Occupant>> {
     let mut netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
     let mut found = Vec::new();
@@ -106,8 +107,7 @@ fn listening(answer: &SockDiagMessage) -> Option<Listening> {
     })
 }
 
-/// Whether a socket of ours, which takes no IPv4 if it is one of IPv6, would get connections that one of `theirs` gets.
-/// Pure.
+/// Whether a socket on `ours` (if IPv6, for IPv6 only) would get connections that one on `theirs` gets. Pure.
 fn meet(ours: IpAddr, theirs: IpAddr, takes_both: bool) -> bool {
     let theirs = theirs.to_canonical();
     match (ours, theirs) {
@@ -117,8 +117,8 @@ fn meet(ours: IpAddr, theirs: IpAddr, takes_both: bool) -> bool {
     }
 }
 
-/// Name and number of each process that has one of the sockets open, by the socket. Processes that this one may not
-/// look into are left out.
+/// Name and number of each process that has one of the sockets open, by the socket's inode. Processes that this one may not
+/// inspect are left out.
 fn holders(sockets: &HashSet<u32>) -> BTreeMap<u32, Vec<(String, u32)>> {
     let mut holders = BTreeMap::<_, Vec<_>>::new();
     if sockets.is_empty() {
@@ -129,7 +129,7 @@ fn holders(sockets: &HashSet<u32>) -> BTreeMap<u32, Vec<(String, u32)>> {
         let held = sockets_of(&process.path());
         for socket in held.intersection(sockets) {
             let name = fs::read(process.path().join("comm")).unwrap_or_default();
-            // At most 15 bytes, of the process's own choice.
+            // At most 15 bytes, which the process has chosen itself.
             let name = String::from_utf8_lossy(&name).trim_end().escape_debug().to_string();
             holders.entry(*socket).or_default().push((name, number));
         }
@@ -137,13 +137,13 @@ fn holders(sockets: &HashSet<u32>) -> BTreeMap<u32, Vec<(String, u32)>> {
     holders
 }
 
-/// The sockets that a process has open, by their inodes; none where it may not be looked into.
+/// The inodes of the sockets that a process has open; none if it may not be inspected.
 fn sockets_of(process: &Path) -> HashSet<u32> {
     let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     descriptors.filter_map(|descriptor| inode(fs::read_link(descriptor.path()).ok()?.to_str()?)).collect()
 }
 
-/// Of `socket:[INODE]`, as proc(5) has it.
+/// The inode in `socket:[INODE]` (proc(5)).
 fn inode(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }

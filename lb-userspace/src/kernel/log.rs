@@ -1,17 +1,17 @@
-//! What the programs say by aya-log of packets that they do not forward. Only with the feature `kernel-log`.
+//! The programs' log (aya-log): why packets are not forwarded. Only with the feature `kernel-log`.
 
 use super::error::KernelError;
 use aya_log::{EbpfLogger, Level};
 use std::os::fd::{AsFd as _, OwnedFd};
 
-/// Ring buffer of what is said, as aya-log names it. Pinned, so that the programs of all kinds of devices share it.
+/// The ring buffer of the log; the name is aya-log's. Pinned, so that the programs for all kinds of devices share it.
 pub(super) const LOGS: &str = "AYA_LOGS";
 
-/// The target of what is said, in `RUST_LOG`.
+/// The target of the log's lines in `RUST_LOG`.
 const TARGET: &str = "snisplice::kernel";
 
-/// The highest level that anybody listens to, for `AYA_LOG_LEVEL`; 0: nobody does. The programs keep that of the process
-/// that loaded them.
+/// The most detailed level that is enabled, for `AYA_LOG_LEVEL`; 0: none. The programs keep the level of the process that
+/// loaded them.
 pub(super) fn level() -> u8 {
     if tracing::enabled!(target: TARGET, tracing::Level::TRACE) {
         Level::Trace as u8
@@ -24,8 +24,8 @@ pub(super) fn level() -> u8 {
     }
 }
 
-/// `program`: one of them, as the kernel numbers it. What is readable when the programs have said something, and what hands that to `log`, from where tracing has it. Needs
-/// CAP_SYS_ADMIN, which may be dropped afterwards.
+/// Opens the log. Returns a descriptor that is readable when there are lines, and a function that passes them to `log`, and
+/// so to tracing. `program`: the kernel's id of one of the programs. Needs CAP_SYS_ADMIN, which may be dropped afterwards.
 pub fn open(program: u32) -> Result<(OwnedFd, impl FnMut() + Send + 'static), KernelError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| KernelError::Load(error);
     let mut logger = EbpfLogger::init_from_id(program).map_err(|error| failed(error.into()))?;

@@ -1,4 +1,4 @@
-//! The kernel: what it can do, and the programs that snisplice gives it. The only user of aya.
+//! The kernel: what it can do, and the programs that snisplice loads into it. The only user of aya.
 //!
 //! Pinned programs and maps lie in `<bpffs>/v<ABI>/`, one file each, named as in [`lb_common`].
 
@@ -33,13 +33,14 @@ pub use object::OBJECT;
 pub use packet::Packet;
 pub use sockmap::Sockmap;
 pub use sockmap::programs::{Kernel, load_and_pin};
+pub use tracks::FinOrder;
 
 use std::path::Path;
 
-/// `snisplice unload`: detaches the packet tier's programs and removes all pins. `false`: nothing was pinned. What a
-/// running gateway carries in the sockmap tier goes on until it ends.
+/// `snisplice unload`: detaches the packet tier's programs and removes all pins. `false`: nothing was pinned. Connections
+/// of a running gateway in the sockmap tier go on until they end.
 pub fn unload(bpffs: &Path) -> Result<bool, KernelError> {
-    // The pins say which programs are meant.
+    // First: which programs are meant is known by their pins.
     packet::detach(bpffs)?;
     pins::remove_all(bpffs)
 }

@@ -1,5 +1,5 @@
-//! What each tier requires of the kernel and what it prefers: declared here once, for `doctor`, which asks about all of
-//! it, and for whoever opens a tier, which asks only when that has failed.
+//! What each tier requires of the kernel and what it prefers, declared once: for `doctor`, which asks for all of it, and
+//! for the message after a tier could not be opened.
 
 use super::pairs::PairEnds;
 use super::pins;
@@ -39,7 +39,7 @@ pub enum Need {
     RawSockets,
     /// Routing sockets.
     Routing,
-    /// News from other network namespaces.
+    /// Notifications from other network namespaces.
     Veth,
     /// A checksum helper that knows IPv6.
     Ipv6Checksum,
@@ -53,7 +53,7 @@ pub enum Need {
     Ktls,
 }
 
-/// What is said of a need.
+/// The texts and capabilities of a need.
 struct About {
     name: &'static str,
     /// What it is for.
@@ -73,12 +73,12 @@ const fn about(
     About { name, purpose, remedy, capabilities }
 }
 
-/// What a tier asks for.
+/// What a tier needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
     /// Without one of these there is no such tier.
     pub requires: &'static [Need],
-    /// The tier does without these; each with what is lost.
+    /// The tier works without these; each with what is then lost.
     pub prefers: &'static [(Need, &'static str)],
 }
 
@@ -123,8 +123,8 @@ pub const fn of(tier: Tier) -> Needs {
     }
 }
 
-/// Of the packet tier's requirements those that count when it is open already and its programs are loaded: the thread
-/// that does so has no privileges for the others.
+/// Those of the packet tier's requirements that loading its programs needs. The thread that loads them has no privileges to
+/// ask for the others.
 pub const PROGRAMS: &[Need] = &[Need::Tc, Need::Pointers];
 
 impl Need {
@@ -250,7 +250,7 @@ impl Need {
         }
     }
 
-    /// As the operator reads it.
+    /// Its name in messages.
     pub const fn name(self) -> &'static str {
         self.about().name
     }
@@ -276,7 +276,7 @@ impl Need {
         preferred.into_iter().find(|(need, _)| *need == self).map(|(_, cost)| *cost)
     }
 
-    /// Asks the running kernel, for a gateway with its pins there; nothing is changed.
+    /// Asks the running kernel, for a gateway with its pins in `bpffs`. Changes nothing.
     pub fn ask(self, bpffs: &Path) -> Answer {
         match self {
             Self::Tcp => probe::tcp(),
@@ -330,7 +330,7 @@ impl Lack {
         self.need
     }
 
-    /// What the kernel has said.
+    /// What the kernel has answered.
     pub fn found(&self) -> &str {
         match &self.answer {
             Answer::Yes => "there",
@@ -357,7 +357,7 @@ impl fmt::Display for Lack {
     }
 }
 
-/// Why something cannot be opened, and what it lacks of `needs`, if that can be found out. Asks the kernel.
+/// The error, with the first of `needs` that the kernel does not meet, if there is one. Asks the kernel.
 pub fn explained(error: anyhow::Error, needs: &[Need], bpffs: &Path) -> anyhow::Error {
     match Lack::first(needs, |need| need.ask(bpffs)) {
         None => error,

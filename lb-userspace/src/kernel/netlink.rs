@@ -1,4 +1,4 @@
-//! Requests to the kernel by netlink: one with one answer, or one for a list.
+//! Netlink: requests with one answer, requests for a list, and notifications.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// How often a list is asked for that changes while it is read.
+/// How often a list is requested if it changes while it is read.
 const ATTEMPTS: usize = 10;
 /// linux/netlink.h: the list has changed while it was read.
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -20,9 +20,9 @@ const HEADER: usize = 16;
 /// A socket for requests in one network namespace.
 pub(super) struct Netlink {
     socket: Socket,
-    /// Of the last request; what answers an earlier one, given up on, is passed over.
+    /// The number of the last request. Answers to earlier ones, which were given up, are ignored.
     sequence: u32,
-    /// For one answer; those of lists have their own length.
+    /// The buffer for single answers.
     answer: Vec<u8>,
 }
 
@@ -30,13 +30,13 @@ impl Netlink {
     /// For the network namespace in which the calling thread is.
     pub(super) fn open(protocol: isize) -> io::Result<Self> {
         let socket = Socket::new(protocol)?;
-        // The kernel, which then is the only one to be heard.
+        // To the kernel: a connected socket receives from nobody else.
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket, sequence: 0, answer: Vec::with_capacity(ANSWER) })
     }
 
-    /// The same, with requests that the kernel refuses where it does not know all that they ask for (Linux 4.20),
-    /// rather than to answer another question.
+    /// As [`open`](Self::open), with strict checking (Linux 4.20): the kernel refuses a request with attributes that it
+    /// does not know, instead of ignoring them.
     pub(super) fn open_strict(protocol: isize) -> io::Result<Self> {
         let netlink = Self::open(protocol)?;
         netlink.socket.set_netlink_get_strict_chk(true)?;
@@ -65,8 +65,7 @@ impl Netlink {
         }
     }
 
-    /// A list, as it was at one time: what `read` makes of each entry. An entry that is not understood it is told of
-    /// too.
+    /// A consistent list: what `read` makes of each entry. `read` also gets the errors of entries that cannot be decoded.
     pub(super) fn list<M, T>(
         &mut self,
         request: M,
@@ -124,7 +123,7 @@ impl Netlink {
         bytes
     }
 
-    /// What a datagram says to the last request, with the messages' flags.
+    /// The answers to the last request in a datagram, with their flags.
     fn answers<'a, M: NetlinkDeserializable + 'a>(
         &self,
         datagram: &'a [u8],
@@ -137,7 +136,7 @@ impl Netlink {
     }
 }
 
-/// What kind a message is of, by its header.
+/// The type of a message, from its header.
 pub(super) fn kind_of(message: &[u8]) -> Option<u16> {
     message.get(4..6)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
 }
@@ -146,7 +145,7 @@ fn sequence_of(message: &[u8]) -> u32 {
     u32::from_ne_bytes([message[8], message[9], message[10], message[11]])
 }
 
-/// The messages of a datagram, each with its whole header, by the lengths they begin with.
+/// The messages of a datagram. Each begins with its length and has a whole header.
 fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     const ALIGNMENT: usize = 4;
     let mut rest = datagram;
@@ -158,10 +157,9 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Takes all news that a socket of multicast groups has; `see` is told the kind of each, and `None` where there was
-/// more than the kernel keeps.
+/// Reads all notifications of a socket. Calls `see` with the type of each, and with `None` if the kernel has lost some.
 pub(super) fn drain(socket: &Socket, mut see: impl FnMut(Option<u16>)) -> io::Result<()> {
-    // Only the header matters; the rest of a message is cut off.
+    // Only the header is read; the rest of a message is cut off.
     let mut news = Vec::with_capacity(HEADER);
     loop {
         news.clear();
@@ -175,8 +173,7 @@ pub(super) fn drain(socket: &Socket, mut see: impl FnMut(Option<u16>)) -> io::Re
     }
 }
 
-/// A socket that hears of what happens to the groups, from here on, in the network namespace of the calling thread.
-/// Never waits.
+/// A socket for the notifications of these multicast groups in the network namespace of the calling thread. Never blocks.
 pub(super) fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.set_non_blocking(true)?;

@@ -1,4 +1,4 @@
-//! Copies of the odd packets of spliced connections, as the programs hand them up.
+//! Reads the copies of odd packets of spliced connections that the programs put into perf buffers.
 
 use super::error::{KernelError, from_map};
 use super::packet::Packet;
@@ -8,15 +8,15 @@ use aya::util::online_cpus;
 use lb_common::packet::odd::Odd;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-/// Pages of each CPU's buffer: four of the longest packets, or 170 usual ones, with pages of 4 KiB. What finds no room
-/// is counted, and TCP sends it again.
+/// Pages of each CPU's buffer. With 4 KiB each, four of the longest packets or 170 usual ones fit. A packet that does not
+/// fit is counted and lost, and TCP retransmits it.
 const PAGES: usize = 64;
 
-/// Reads the copies. While there is none of these, the programs drop the packets, and count them.
+/// Reads the copies. While no process does, the programs drop and count the packets.
 pub struct OddPackets {
-    /// One per CPU that was there at the start.
+    /// One for each CPU that was online at the start.
     buffers: Vec<PerfEventArrayBuffer<MapData>>,
-    /// What wraps around the end of a buffer, put together.
+    /// A record that wraps around the end of its buffer, joined.
     joined: Vec<u8>,
 }
 
@@ -31,17 +31,17 @@ impl OddPackets {
         Ok(Self { buffers, joined: Vec::new() })
     }
 
-    /// Readable, for poll, when there are copies.
+    /// Descriptors that are readable when there are copies.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.buffers.iter().map(PerfEventArrayBuffer::as_fd)
     }
 
-    /// Takes the copies there are: what is known of each frame, and the frame.
+    /// Takes all copies; calls `see` with the header and the frame of each.
     pub fn take(&mut self, mut see: impl FnMut(Odd, &[u8])) {
         let joined = &mut self.joined;
         for buffer in &mut self.buffers {
             buffer.for_each(|event| {
-                // What was lost, the programs have counted.
+                // Lost records: the programs have counted them.
                 let PerfEvent::Sample { head, tail } = event else { return };
                 let copy = if tail.is_empty() {
                     head

@@ -1,5 +1,4 @@
-//! The maps and programs of the packet tier, pinned: they carry on when the process ends, and the next one adopts
-//! them.
+//! The maps and programs of the packet tier. They are pinned: they go on without the process, and the next one adopts them.
 
 use super::batch::for_each_batch;
 use super::devices::{Device, LinkLayer, devices, relevant};
@@ -8,7 +7,7 @@ use super::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
 use super::log;
 use super::object::{OBJECT, shrink_sockmap};
 use super::pins::{self, Pins, Shape};
-use super::tracks::Tracks;
+use super::tracks::{FinOrder, Tracks};
 use crate::config::Interfaces;
 use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerfEventArray, RingBuf,
@@ -21,7 +20,8 @@ use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttac
 use aya::{Ebpf, EbpfLoader};
 use lb_common::packet::{
     self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
-    Handover, NAMES, Name, PATHS, PORTS, Path as DevicePath, Record, SIGHTINGS, Sighting, TRACKS, Tuple,
+    Handover, NAMES, Name, PATHS, PORTS, Path as DevicePath, PerDirection, PerLeg, Record, SIGHTINGS, Side,
+    Sighting, TRACKS, Tuple,
     odd::{FRAGMENTS, Fragments, ODD},
     track::Track,
 };
@@ -33,7 +33,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use std::{fs, io};
 
-/// All maps, for those who adopt them.
+/// All maps, with what a pinned one must be like to be adopted.
 const SHAPES: [Shape; 12] = [
     shape::<Tuple, Flow>(FLOWS, MapType::Hash),
     shape::<u32, Track>(TRACKS, MapType::Array),
@@ -53,43 +53,43 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>() as u32, value: size_of::<V>() as u32 }
 }
 
-/// The directory of the pins.
+/// The tier's directory among the pins.
 pub(super) const TIER: &str = "packet";
 
 /// Entries read by one system call.
 const BATCH: u32 = 1024;
 
-/// Where programs are attached through netlink, on kernels without tcx: those of all gateways on the host, each by a
-/// handle of its own.
+/// The priority of the tc filters by which programs are attached on kernels without tcx. All gateways of a host use it,
+/// each with a handle of its own.
 const PRIORITY: u16 = 17;
 
-/// linux/bpf.h.
+/// linux/bpf.h: create an element, update none.
 const BPF_NOEXIST: u64 = 1;
 /// linux/bpf.h: update an element, create none.
 const BPF_EXIST: u64 = 2;
 
-/// What the programs have counted, each with its number of packets.
+/// The programs' counters, each with its number of packets.
 pub type Counts = [(Count, u64); Count::ALL.len()];
 
 /// The packet tier in the kernel. Shared by all workers.
 pub struct Packet {
     maps: Mutex<Maps>,
-    /// The flow table once more, to read from without a lock.
+    /// The flow table, for reading without the lock.
     flows: HashMap<MapData, Tuple, Flow>,
     sightings: HashMap<MapData, Tuple, Sighting>,
     counts: PerCpuArray<MapData, u64>,
     events: Mutex<RingBuf<MapData>>,
     programs: Mutex<Programs>,
     tracks: Tracks,
-    /// Slots of connections that were not entered after all; given back with the next one.
+    /// Slots of connections whose insertion has failed; freed with the next slot.
     unused: Mutex<Vec<u32>>,
-    /// The flows that were there at the start, until somebody takes them.
+    /// The flows that were in the table at the start, until [`take_found`](Self::take_found).
     found: Mutex<Vec<(Tuple, Flow)>>,
     capacity: u32,
     pins: Pins,
 }
 
-/// The kernel would allow all of them at once; aya's API takes them exclusively.
+/// The kernel allows concurrent access; aya's API wants `&mut`.
 struct Maps {
     flows: HashMap<MapData, Tuple, Flow>,
     paths: HashMap<MapData, DevicePath, u32>,
@@ -98,7 +98,7 @@ struct Maps {
     names: HashMap<MapData, u64, Name>,
     known_names: HashSet<u64>,
     ports: Array<MapData, u64>,
-    /// What is in `ports`, which nobody else writes.
+    /// A copy of `ports`, which nobody else writes.
     sighted: Vec<u64>,
 }
 
@@ -109,30 +109,30 @@ struct Programs {
     bare: Option<SchedClassifier>,
     /// Whether this build's are loaded. Until then those of an earlier build serve, if they are pinned.
     are_current: bool,
-    /// By which they are attached through netlink.
+    /// The handle of their tc filters.
     handle: TcHandle,
     /// Interface indices of the devices that have a program.
     attached: HashSet<u32>,
 }
 
-/// Why a connection's flows cannot be entered.
+/// Why a connection's flows cannot be inserted.
 #[derive(Debug, thiserror::Error)]
-pub enum InsertError {
+pub enum FlowInsertError {
     /// No room in the flow table.
     #[error("the flow table is full")]
     Full,
-    /// There is a flow of that tuple already.
+    /// The table has a flow of that tuple.
     #[error("there is a flow of this address and port")]
     Taken,
     /// Anything else.
     #[error("the kernel refuses the flow")]
     Refused(#[source] MapError),
-    /// Its track cannot be reached.
+    /// The memory of its track cannot be mapped.
     #[error("the tracks cannot be mapped")]
     Unmapped(#[source] io::Error),
 }
 
-impl InsertError {
+impl FlowInsertError {
     fn from_map(error: MapError) -> Self {
         let code = match &error {
             MapError::SyscallError(error) => error.io_error.raw_os_error(),
@@ -147,17 +147,17 @@ impl InsertError {
 }
 
 impl Packet {
-    /// Loads the programs and pins them with their maps; adopts those that are there, with the connections in them.
-    /// One process at a time. `flows` is how many the table has room for, two per connection; an adopted table keeps
-    /// its size.
+    /// Loads the programs and pins them with their maps, or adopts those that are pinned, with the connections in them. One
+    /// process at a time. `flows`: the table's capacity, two per connection; an adopted table keeps its own.
     pub fn open(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
         let packet = Self::prepare(bpffs, flows)?;
         packet.load()?;
         Ok(packet)
     }
 
-    /// The same without the verifier's work. The programs are those that are pinned: this build's, or those of an earlier
-    /// build with the same ABI. If there are none, devices get theirs after [`load`](Self::load).
+    /// As [`open`](Self::open), but loads no program, which takes the verifier long. The programs are those that are
+    /// pinned: this build's, or those of an earlier build with the same ABI. If there are none, [`load`](Self::load) loads
+    /// them.
     pub fn prepare(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
         let pins = Pins::create(bpffs, TIER)?;
         if !pins.lock() {
@@ -167,7 +167,7 @@ impl Packet {
         let mut ethernet = adopted(&pins, FORWARD_ETHERNET);
         let are_current = ethernet.is_some();
         if !are_current {
-            // With it come the maps that are not pinned yet; those that are, are checked.
+            // Makes the maps that are not pinned yet, and checks those that are.
             load_object(&pins, flows)?;
             ethernet = earlier(&pins, FORWARD_ETHERNET)?;
         }
@@ -176,7 +176,7 @@ impl Packet {
         let (capacity, handle) = (info.max_entries(), handle(&info));
         let to_read: HashMap<MapData, Tuple, Flow> = pinned(&pins, FLOWS)?;
         let mut found = Vec::new();
-        // A walk through an empty table takes milliseconds.
+        // Not for a new table: a walk through an empty one takes milliseconds.
         if !is_new {
             for_each_batch(&to_read, BATCH, |tuples, flows| {
                 found.extend(tuples.iter().copied().zip(flows.iter().copied()));
@@ -186,7 +186,7 @@ impl Packet {
         let tracks = MapData::from_pin(pins.path(TRACKS)).map_err(from_map)?;
         let tracks = Tracks::new(tracks, found.iter().map(|(_, flow)| flow.slot))?;
         let ports: Array<MapData, u64> = pinned(&pins, PORTS)?;
-        // Room for one more than there are, and it ends with the first call.
+        // A batch larger than the array ends with the first call.
         let (words, mut sighted) = (2 * packet::PORT_WORDS, Vec::new());
         for_each_batch(&ports, words + 1, |_, words| sighted.extend_from_slice(words))
             .map_err(|error| KernelError::Load(error.into()))?;
@@ -225,13 +225,13 @@ impl Packet {
         })
     }
 
-    /// Loads this build's programs, unless they are there; the next [`attach`](Self::attach) gives them to the devices. The
-    /// verifier takes a good part of a second. An error leaves everything as it was.
+    /// Loads this build's programs, unless they are loaded; the next [`attach`](Self::attach) attaches them to the devices.
+    /// The verifier takes a good part of a second. After an error everything is as before.
     pub fn load(&self) -> Result<(), KernelError> {
         if self.is_current() {
             return Ok(());
         }
-        // Not under the lock: the devices are followed meanwhile.
+        // Without the lock, so that devices can be attached meanwhile.
         let ethernet = Some(program(&self.pins, FORWARD_ETHERNET, self.capacity)?);
         let mut programs = lock(&self.programs);
         let handle = programs.handle;
@@ -250,13 +250,13 @@ impl Packet {
         lock(&self.programs).ethernet.is_some()
     }
 
-    /// Gives every relevant device its program, also those that have an earlier process's, and forgets devices that
-    /// are gone. Does nothing for a device whose program is not loaded yet. Returns what went wrong, by device.
+    /// Attaches the program to every relevant device, in place of an earlier process's, and forgets devices that are gone.
+    /// Passes over a device whose program is not loaded yet. Returns the errors, by device.
     pub fn attach(&self, devices: &[Device], interfaces: &Interfaces) -> Vec<(String, KernelError)> {
         self.attach_by(attach, devices, interfaces)
     }
 
-    /// The same, in the way of kernels without tcx, whatever this one has.
+    /// As [`attach`](Self::attach), but always as on kernels without tcx: by tc filters.
     pub fn attach_by_netlink(
         &self,
         devices: &[Device],
@@ -314,7 +314,7 @@ impl Packet {
         }
         let Maps { ports, sighted, .. } = &mut *lock(&self.maps);
         for (index, (word, known)) in (0..).zip(words.into_iter().zip(sighted)) {
-            // A system call each, and a reload or a restart changes few of them or none.
+            // One system call each; a reload or a restart changes few or none.
             if *known != word {
                 ports.set(index, word, 0)?;
                 *known = word;
@@ -323,62 +323,64 @@ impl Packet {
         Ok(())
     }
 
-    /// The SYN or SYN-ACK that arrived with this tuple.
+    /// What was sighted of the SYN or SYN-ACK that arrived with this tuple.
     pub fn sighting(&self, tuple: &Tuple) -> Option<Sighting> {
         self.sightings.get(tuple, 0).ok()
     }
 
-    /// Notes what the next process must know of a connection whose flows are about to be entered. It finds a connection
-    /// without flows if this one dies meanwhile.
-    pub fn announce(&self, id: u64, record: &Record) -> Result<(), InsertError> {
-        lock(&self.maps).connections.insert(id, record, BPF_NOEXIST).map_err(InsertError::from_map)
+    /// Writes the record of a connection whose flows are about to be inserted. If this process dies before, the next one
+    /// finds a record without flows.
+    pub fn announce(&self, id: u64, record: &Record) -> Result<(), FlowInsertError> {
+        lock(&self.maps).connections.insert(id, record, BPF_NOEXIST).map_err(FlowInsertError::from_map)
     }
 
-    /// Enters a connection: from here on its packets are forwarded. All or nothing. Gives its slot, which the flows name.
+    /// Inserts a connection's flows: from here on its packets are forwarded. Inserts both or none. Returns the connection's
+    /// slot, which the flows name. `tuples`: of each leg's packets as they arrive.
     pub fn insert(
         &self,
-        tuples: [&Tuple; 2],
-        mut flows: [Flow; 2],
+        tuples: &PerLeg<Tuple>,
+        mut flows: PerDirection<Flow>,
         track: &Track,
         handover: &Handover,
-    ) -> Result<u32, InsertError> {
-        let id = flows[0].id;
-        let slot = self.tracks.take().ok_or(InsertError::Full)?;
+    ) -> Result<u32, FlowInsertError> {
+        let id = flows.request.id;
+        let slot = self.tracks.take().ok_or(FlowInsertError::Full)?;
         let mut maps = lock(&self.maps);
-        let mut entered = 0;
-        let mut enter = || {
-            self.tracks.begin(slot, track).map_err(InsertError::Unmapped)?;
-            maps.handovers.insert(id, handover, 0).map_err(InsertError::from_map)?;
-            for (tuple, flow) in tuples.into_iter().zip(&mut flows) {
+        let mut inserted = 0;
+        let mut insert = || {
+            self.tracks.begin(slot, track).map_err(FlowInsertError::Unmapped)?;
+            maps.handovers.insert(id, handover, 0).map_err(FlowInsertError::from_map)?;
+            for (tuple, flow) in tuples.iter().zip(flows.each_mut()) {
                 flow.slot = slot;
-                maps.flows.insert(tuple, *flow, BPF_NOEXIST).map_err(InsertError::from_map)?;
-                entered += 1;
+                maps.flows.insert(tuple, *flow, BPF_NOEXIST).map_err(FlowInsertError::from_map)?;
+                inserted += 1;
             }
             Ok(slot)
         };
-        let result = enter();
+        let result = insert();
         if result.is_err() {
-            for tuple in tuples.into_iter().take(entered) {
+            for tuple in tuples.iter().take(inserted) {
                 let _ = maps.flows.remove(tuple);
             }
             let _ = maps.handovers.remove(&id);
         }
         drop(maps);
         if result.is_err() {
-            // A program may have met the first flow.
+            // Not free at once: a program may have found the first flow.
             lock(&self.unused).push(slot);
         }
         result
     }
 
-    /// Gives a slot back, when the function is called: after a grace period that has begun when the flows were gone.
+    /// Returns a function that frees the slot. It must be called after a grace period that began when the flows were
+    /// removed.
     pub fn release(&self, slot: u32) -> impl FnOnce() + Send + 'static {
         let mut slots = std::mem::take(&mut *lock(&self.unused));
         slots.push(slot);
         self.tracks.release(slots)
     }
 
-    /// What a connection's packets have told. Zeros where there is no such slot.
+    /// A connection's track. Zeros if there is no such slot.
     pub fn track(&self, slot: u32) -> Track {
         self.tracks.load(slot).unwrap_or_else(|error| {
             tracing::error!(%error, slot, "cannot read a connection's track");
@@ -386,21 +388,20 @@ impl Packet {
         })
     }
 
-    /// Notes what a socket has received of an end (0: the client): up to this sequence number, and then a FIN of this
-    /// place ([`closing::FIN`](packet::track::closing::FIN); 0: none).
-    pub fn advance(&self, slot: u32, side: usize, end: u32, fin: u8) {
+    /// Notes what the socket of a leg has received from its end: all up to this sequence number, and then maybe a FIN.
+    pub fn advance(&self, slot: u32, side: Side, end: u32, fin: Option<FinOrder>) {
         if let Err(error) = self.tracks.advance(slot, side, end, fin) {
             tracing::error!(%error, slot, "cannot write a connection's track");
         }
     }
 
-    /// An end (0: the client) that was asked this ([`asked`](packet::track::asked)) may be asked again.
-    pub fn was_asked(&self, slot: u32, side: usize, what: u8) {
-        // Mapped, or it would not have been asked.
+    /// Lets the programs ask this ([`asked`](packet::track::asked)) of the end again.
+    pub fn was_asked(&self, slot: u32, side: Side, what: u8) {
+        // No error: the track was read before, so it is mapped.
         let _ = self.tracks.was_asked(slot, side, what);
     }
 
-    /// The flows that an earlier process has left, once.
+    /// The flows that an earlier process has left. The second call returns none.
     pub fn take_found(&self) -> Vec<(Tuple, Flow)> {
         std::mem::take(&mut lock(&self.found))
     }
@@ -410,28 +411,29 @@ impl Packet {
         self.flows.get(tuple, 0).ok()
     }
 
-    /// The flows of a connection, of those that packets with these tuples belong to now.
-    pub fn flows_of(&self, id: u64, record: &Record) -> [Option<Flow>; 2] {
-        [record.from_client, record.from_server].map(|tuple| self.flow(&tuple).filter(|flow| flow.id == id))
+    /// The flows of a connection; `None`: one is gone, or its tuple belongs to another connection now.
+    pub fn flows_of(&self, id: u64, record: &Record) -> Option<PerDirection<Flow>> {
+        let flow = |tuple| self.flow(tuple).filter(|flow| flow.id == id);
+        Some(PerDirection { request: flow(&record.from_client)?, response: flow(&record.from_server)? })
     }
 
-    /// What the programs were told last of a handover that has not ended.
+    /// What the programs know of a handover that is under way.
     pub fn handover(&self, id: u64) -> Option<Handover> {
         lock(&self.maps).handovers.get(&id, 0).ok()
     }
 
-    /// Tells the programs what the sockets of a connection still have to do.
+    /// Tells the programs what the sockets of a connection still have to deliver.
     pub fn set_handover(&self, id: u64, handover: &Handover) -> Result<(), MapError> {
         lock(&self.maps).handovers.insert(id, handover, 0)
     }
 
-    /// The sockets are gone, or about to go.
+    /// Tells the programs that the sockets are closed, or about to be.
     pub fn end_handover(&self, id: u64) {
-        // Not there: a restarted gateway's.
+        // An error: there is none.
         let _ = lock(&self.maps).handovers.remove(&id);
     }
 
-    /// Ends the handovers of connections that are forgotten: their process died before they were through.
+    /// Ends the handovers of connections without a record: their process died during the handover.
     pub fn end_old_handovers(&self) {
         let mut maps = lock(&self.maps);
         let ids: Vec<u64> = maps.handovers.keys().filter_map(Result::ok).collect();
@@ -442,30 +444,30 @@ impl Packet {
         }
     }
 
-    /// Forgets what the next process would have been told of a connection. Its sockets may still be at work.
+    /// Removes the record of a connection, so that the next process does not find it.
     pub fn forget(&self, id: u64) {
         let _ = lock(&self.maps).connections.remove(&id);
     }
 
-    /// Removes a flow of this connection: what arrives with this tuple goes up the stack.
+    /// Removes a flow of this connection: packets with this tuple then go up the stack.
     pub fn remove(&self, id: u64, tuple: &Tuple) {
-        // Not there, or another's: a new connection has taken the tuple over. Under the lock no flow is inserted.
+        // The tuple may belong to a new connection by now. Under the lock no flow is inserted.
         let mut maps = lock(&self.maps);
         if self.flow(tuple).is_some_and(|flow| flow.id == id) {
             let _ = maps.flows.remove(tuple);
         }
     }
 
-    /// Puts another flow in the place of one that is there.
+    /// Replaces a flow of the same connection.
     pub fn replace(&self, tuple: &Tuple, flow: &Flow) {
         let mut maps = lock(&self.maps);
-        // Under the lock no flow is inserted; a program may remove it in between, and then there is none.
+        // Under the lock no flow is inserted. A program may remove it in between; then nothing is replaced.
         if self.flow(tuple).is_some_and(|known| known.id == flow.id) {
             let _ = maps.flows.insert(tuple, flow, BPF_EXIST);
         }
     }
 
-    /// Has the programs take packets that are expected by one device from another too, or no longer.
+    /// Lets the programs accept packets of a path, or no longer.
     pub fn set_path(&self, path: DevicePath, allowed: bool) {
         let mut maps = lock(&self.maps);
         let result = if allowed { maps.paths.insert(path, 1, 0) } else { maps.paths.remove(&path) };
@@ -474,27 +476,27 @@ impl Packet {
         }
     }
 
-    /// The paths there are.
+    /// All paths that are accepted.
     pub fn paths(&self) -> Vec<DevicePath> {
         lock(&self.maps).paths.keys().filter_map(Result::ok).collect()
     }
 
-    /// What is known of a connection besides its flows.
+    /// The record of a connection.
     pub fn record(&self, id: u64) -> Option<Record> {
         lock(&self.maps).connections.get(&id, 0).ok()
     }
 
-    /// Whether there are connections.
+    /// Whether there are connections, of this process or of an earlier one.
     pub fn has_connections(&self) -> bool {
         lock(&self.maps).connections.keys().next().is_some()
     }
 
-    /// Every connection, for adoption.
+    /// All records, by the connection's id.
     pub fn records(&self) -> Vec<(u64, Record)> {
         lock(&self.maps).connections.iter().filter_map(Result::ok).collect()
     }
 
-    /// Notes a name and gives the key that it is found by.
+    /// Stores a name for the next process, and returns its key.
     pub fn intern(&self, name: &str) -> u64 {
         let key = hash(name.as_bytes());
         let mut maps = lock(&self.maps);
@@ -502,7 +504,7 @@ impl Packet {
             let mut text = [0; 270];
             let bytes = &name.as_bytes()[..name.floor_char_boundary(text.len())];
             text[..bytes.len()].copy_from_slice(bytes);
-            // Without it the next process does not know what it is called; nothing else depends on it.
+            // After an error the next process says "unknown"; nothing else depends on the name.
             let _ = maps.names.insert(key, Name { length: bytes.len() as u16, text }, 0);
         }
         key
@@ -515,7 +517,7 @@ impl Packet {
         Some(String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// The events there are, at most so many.
+    /// Takes the events out of the ring buffer, at most `most`.
     pub fn events(&self, most: usize) -> Vec<Event> {
         let (mut events, mut found) = (lock(&self.events), Vec::new());
         while found.len() < most
@@ -529,14 +531,14 @@ impl Packet {
         found
     }
 
-    /// What is readable when there are events that the programs found urgent.
+    /// A descriptor that becomes readable when the programs report an urgent event.
     pub fn events_fd(&self) -> io::Result<OwnedFd> {
         let events = lock(&self.events);
         // SAFETY: the ring buffer owns its descriptor and is borrowed, locked, meanwhile.
         unsafe { BorrowedFd::borrow_raw(events.as_raw_fd()) }.try_clone_to_owned()
     }
 
-    /// Of the program for devices with an Ethernet header, as the kernel numbers it.
+    /// The kernel's id of the program for devices with an Ethernet header.
     #[cfg(feature = "kernel-log")]
     pub fn program_id(&self) -> Result<u32, KernelError> {
         let programs = lock(&self.programs);
@@ -545,34 +547,34 @@ impl Packet {
         Ok(info.map_err(|error| from_program(FORWARD_ETHERNET, error))?.id())
     }
 
-    /// Where the programs put odd packets.
+    /// The perf buffers of odd packets.
     pub(super) fn odd_buffers(&self) -> Result<PerfEventArray<MapData>, MapError> {
         let map = MapData::from_pin(self.pins.path(ODD)).and_then(Map::from_map_data);
         map.and_then(PerfEventArray::try_from)
     }
 
-    /// Packets counted by the programs, over all CPUs, since the programs were loaded: also by those of an earlier process.
+    /// One of the programs' counters, over all CPUs. Counted since the map was made, also during earlier processes.
     pub fn count(&self, what: Count) -> u64 {
         counted(&self.counts, what)
     }
 
-    /// All that they have counted.
+    /// All counters.
     pub fn counts(&self) -> Counts {
         Count::ALL.map(|what| (what, self.count(what)))
     }
 
-    /// Where its pins are.
+    /// The directory of its pins.
     pub fn directory(&self) -> &Path {
         self.pins.directory()
     }
 
-    /// Flows that the table has room for.
+    /// How many flows the table has room for.
     pub fn capacity(&self) -> u32 {
         self.capacity
     }
 }
 
-/// `snisplice load`: pins the programs and attaches them, for a gateway to adopt. Returns what went wrong, by device.
+/// `snisplice load`: pins the programs and attaches them, for a gateway to adopt. Returns the errors, by device.
 pub fn load(
     bpffs: &Path,
     flows: u32,
@@ -591,8 +593,8 @@ pub fn connections(bpffs: &Path) -> Result<usize, KernelError> {
     Ok(records.keys().filter_map(Result::ok).count())
 }
 
-/// What the pinned programs of this version have counted, and since when; `None`: there are none. Nothing is claimed: a
-/// gateway may be at work.
+/// The counters of this version's pinned programs, and since when they count; `None`: there are none. Takes no lock: a
+/// gateway may be running.
 pub fn counts(bpffs: &Path) -> Result<Option<(SystemTime, Counts)>, KernelError> {
     let Some(pins) = Pins::existing(bpffs, TIER)? else { return Ok(None) };
     let path = pins.path(COUNTS);
@@ -609,9 +611,9 @@ fn counted(map: &PerCpuArray<MapData, u64>, what: Count) -> u64 {
     map.get(&(what as u32), 0).map_or(0, |values| values.iter().sum())
 }
 
-/// The handle by which programs with this flow table are attached through netlink. As long as such a program is
-/// attached, the table has its number to itself: other tables have other handles, and a next process that adopts the
-/// table finds the programs again. The highest bit is set in no handle that the kernel chooses by itself.
+/// The handle of the tc filters of programs with this flow table: the table's id. While such a program is attached, no
+/// other table gets that id, so other tables have other handles, and a process that adopts the table finds the filters
+/// again. The kernel itself chooses no handle with the highest bit set.
 fn handle(flows: &MapInfo) -> TcHandle {
     TcHandle::from(flows.id() | 1 << 31)
 }
@@ -622,13 +624,13 @@ fn handles(bpffs: &Path) -> Result<Vec<TcHandle>, KernelError> {
     Ok(tables.filter_map(|table| MapInfo::from_pin(table).ok()).map(|info| handle(&info)).collect())
 }
 
-/// Detaches the programs of this directory that netlink has attached; those of pinned links go with their pins.
+/// Detaches the programs of this directory that are attached by tc filters. Pinned links detach when their pins are removed.
 pub(super) fn detach(bpffs: &Path) -> Result<(), KernelError> {
     let handles = handles(bpffs)?;
     for device in devices().unwrap_or_default() {
         for handle in &handles {
             let ingress = TcAttachType::Ingress;
-            // Not there: the rule.
+            // Mostly there is none.
             let _ = SchedClassifierLink::attached(&device.name, ingress, PRIORITY, *handle, None)
                 .map(SchedClassifierLink::detach);
         }
@@ -636,15 +638,15 @@ pub(super) fn detach(bpffs: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// FNV-1a; of what the operator or we chose, so no flooding to resist.
+/// FNV-1a. The input is the operator's or ours, so collisions need not be resisted.
 fn hash(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The pinned program of this build, with the pinned maps. Verifying it takes the kernel a good part of a second, which
-/// a restarted gateway saves, as its predecessor has pinned it.
+/// The program of this build, with the pinned maps: adopted if it is pinned, else loaded and pinned. So only the first
+/// start of a build takes the verifier's time, a good part of a second.
 fn program(pins: &Pins, name: &'static str, flows: u32) -> Result<SchedClassifier, KernelError> {
     if let Some(adopted) = adopted(pins, name) {
         return Ok(adopted);
@@ -662,7 +664,7 @@ fn adopted(pins: &Pins, name: &str) -> Option<SchedClassifier> {
     from_pin(pins, &current_pin(name))
 }
 
-/// An earlier build's program, if it is pinned. The maps that it uses are those of this build's: the ABI is the same.
+/// An earlier build's program, if one is pinned. It uses the same maps: the ABI is the same.
 fn earlier(pins: &Pins, name: &str) -> Result<Option<SchedClassifier>, KernelError> {
     Ok(earlier_pins(pins, name)?.iter().find_map(|pin| from_pin(pins, pin)))
 }
@@ -674,7 +676,7 @@ fn earlier_pins(pins: &Pins, name: &str) -> Result<Vec<String>, KernelError> {
     Ok(names)
 }
 
-/// Under which this build's program is pinned.
+/// The name of this build's pin.
 fn current_pin(name: &str) -> String {
     let build = hash(OBJECT);
     #[cfg(feature = "kernel-log")]
@@ -682,13 +684,14 @@ fn current_pin(name: &str) -> String {
     format!("{name}-{build:016x}")
 }
 
-/// What is pinned there, if it is a program that uses the pinned maps.
+/// The pinned program of that name, if it uses the pinned maps.
 fn from_pin(pins: &Pins, pin: &str) -> Option<SchedClassifier> {
     let program = SchedClassifier::from_pin(pins.path(pin)).ok()?;
     uses_pinned_maps(&program, pins).then_some(program)
 }
 
-/// Not so if a map's pin was removed by hand: then a new map has been, or will be, pinned in its place.
+/// Whether a program uses the pinned maps. It does not if a map's pin was removed by hand: then another map is, or will be,
+/// pinned there.
 fn uses_pinned_maps(program: &SchedClassifier, pins: &Pins) -> bool {
     let Some(used) = program.info().ok().and_then(|info| info.map_ids().ok().flatten()) else { return false };
     SHAPES.iter().all(|shape| {
@@ -722,7 +725,7 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
     let failed = |error| from_program(name, error);
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
-    // One of this build, but with other maps.
+    // A program of this build with other maps may be pinned there.
     let _ = fs::remove_file(path);
     program.pin(path).map_err(|error| pin_error(path.to_owned(), io::Error::other(error)))
 }
@@ -740,7 +743,7 @@ fn link_name(ifindex: u32) -> String {
 }
 
 impl Programs {
-    /// The program for this kind of device, and its name; `None`: there is none, or not yet.
+    /// The program for this kind of device, and its name; `None`: there is none, or it is not loaded yet.
     fn of(
         &mut self,
         device: &Device,
@@ -759,8 +762,8 @@ impl Programs {
     }
 }
 
-/// Attaches the program for this kind of device; where an earlier process has attached one, that is replaced, at once
-/// and without a gap. `false`: there is no program for it, or not yet.
+/// Attaches the program for this kind of device. If an earlier process has attached one, it is replaced atomically.
+/// `false`: there is no program for this kind of device, or it is not loaded yet.
 fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> Result<bool, KernelError> {
     let handle = programs.handle;
     let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(false) };
@@ -770,9 +773,9 @@ fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> 
     if let Ok(pinned) = PinnedLink::from_pin(&path) {
         let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(of_link)?;
         match program.attach_to_link(link) {
-            // The pin holds it.
+            // The pin keeps the link.
             Ok(link) => return program.take_link(link).map(|_| true).map_err(failed),
-            // Its device is gone, and another one has its index.
+            // The link's device is gone, and a new one has its index.
             Err(_) => pins.clear(&pin)?,
         }
     }
@@ -792,19 +795,19 @@ fn of_link(error: LinkError) -> KernelError {
     KernelError::Load(Box::new(error))
 }
 
-/// EINVAL: a kernel that does not know tcx.
+/// Whether the error is that of a kernel without tcx: EINVAL.
 fn is_unknown(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
 }
 
-/// As a filter of the clsact qdisc, which stays when the process ends. Another gateway's, of another handle, stays too:
-/// what one of the programs does not know goes on to the next.
+/// Attaches the program as a filter of the clsact qdisc; it stays when the process ends. Filters of other gateways, with
+/// other handles, stay too: a packet that one program does not take goes on to the next.
 fn attach_by_netlink(
     program: &mut SchedClassifier,
     device: &Device,
     handle: TcHandle,
 ) -> Result<(), ProgramError> {
-    // There already: somebody else's is as good.
+    // An error: the device has the qdisc already.
     let _ = qdisc_add_clsact(&device.name);
     let (name, ingress) = (&device.name, TcAttachType::Ingress);
     let options = NlOptions { priority: PRIORITY, handle, ..NlOptions::default() };
@@ -814,12 +817,12 @@ fn attach_by_netlink(
             SchedClassifierLink::attached(name, ingress, PRIORITY, handle, None).map_err(TcError::IoError)?,
         )?,
     };
-    // Dropped, it would be detached.
+    // Dropping the link would detach the program.
     std::mem::forget(program.take_link(link)?);
     Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is left half-changed by a panic: each critical section is one call into the kernel, or undone.
+    // A panic leaves nothing half-changed: each critical section is one call into the kernel, or is undone on an error.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! What is at the far end of a veth or netkit pair.
+//! The far ends of veth and netkit pairs.
 //!
-//! A packet that is handed straight to the far device (bpf_redirect_peer) bypasses the bridge, router or virtual
-//! server that may be between there and the address it is for. So that is only right where the far device has the
-//! address itself and is a part of nothing. What cannot be told is taken for no: the neighbour's way is always right.
+//! A packet that is redirected straight to the far device (bpf_redirect_peer) bypasses the bridge, router or virtual server
+//! that may stand between that device and the packet's destination. So this is done only if the far device has the
+//! destination address itself and has no master. In doubt it is not done: a redirect to the neighbour is always right.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,74 +20,72 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::devices::link;
 use super::netlink::{self, Netlink};
 
-/// So many pairs are remembered; with more, all are asked for anew.
+/// The most pairs that are remembered; when there are more, all are forgotten and asked for anew.
 const PAIRS: usize = 4096;
 
-/// More addresses of one device than this nobody needs: the rest is taken for absent.
+/// The most addresses of one device that are remembered; the rest is taken for absent.
 const ADDRESSES: usize = 64;
 
 /// The far ends of the pairs of one network namespace.
 pub struct PairEnds {
-    state: Mutex<State>,
-    /// Hears of this and every other namespace that is known here, as the other ends' are once they have been asked
-    /// for.
+    known: Mutex<FarEnds>,
+    /// Receives notifications of this namespace and of every other one that has an id here. A far end's namespace has one
+    /// after it was asked for.
     news: Socket,
 }
 
-struct State {
+struct FarEnds {
     netlink: Netlink,
-    /// By the index of the near device. Always complete, and no older than the last call of [`PairEnds::changed`].
-    ends: HashMap<u32, Box<[IpAddr]>>,
+    /// The far device's addresses, by the index of the near device. No older than the last call of [`PairEnds::changed`].
+    addresses: HashMap<u32, Box<[IpAddr]>>,
 }
 
 impl PairEnds {
-    /// For the network namespace in which the calling thread is. An error: changes in other namespaces cannot be
-    /// followed, which takes CAP_NET_BROADCAST here (and CAP_NET_ADMIN, also later), or questions about them cannot be
-    /// asked (before Linux 4.20).
+    /// For the network namespace in which the calling thread is. Needs CAP_NET_BROADCAST here, CAP_NET_ADMIN here and
+    /// later, and Linux 4.20: else changes in other namespaces cannot be followed, or questions about them not be asked.
     pub fn open() -> io::Result<Self> {
-        // Not before the rest: what changes from here on is heard of.
+        // First: every change from here on is notified.
         let groups = [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
         let news = netlink::listen(NETLINK_ROUTE, &groups)?;
         news.set_listen_all_namespaces(true)?;
-        let state = State { netlink: Netlink::open_strict(NETLINK_ROUTE)?, ends: HashMap::new() };
-        Ok(Self { state: Mutex::new(state), news })
+        let known = FarEnds { netlink: Netlink::open_strict(NETLINK_ROUTE)?, addresses: HashMap::new() };
+        Ok(Self { known: Mutex::new(known), news })
     }
 
-    /// Whether packets for `address` that are handed to the far end of this device are where they belong: the device is
-    /// one of a pair, and its other end is up, in another namespace, a part of no other device, and has the address.
+    /// Whether packets for `address` may be redirected straight to the far end of this device: the device is one of a pair,
+    /// and its far end is up, in another namespace, has no master, and has the address.
     pub fn holds(&self, device: u32, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let state = &mut *self.lock();
-        let known = state.ends.get(&device);
-        if let Some(addresses) = known {
+        let far_ends = &mut *self.lock();
+        if let Some(addresses) = far_ends.addresses.get(&device) {
             return addresses.contains(&address);
         }
-        let addresses = state.far_addresses(device).unwrap_or_else(|error| {
-            tracing::debug!(device, %error, "the far end of this device cannot be told");
+        let addresses = far_ends.ask(device).unwrap_or_else(|error| {
+            tracing::debug!(device, %error, "cannot ask for the far end of this device");
             Box::default()
         });
         let holds = addresses.contains(&address);
-        if state.ends.len() >= PAIRS {
-            state.ends.clear();
+        if far_ends.addresses.len() >= PAIRS {
+            far_ends.addresses.clear();
         }
-        state.ends.insert(device, addresses);
+        far_ends.addresses.insert(device, addresses);
         holds
     }
 
-    /// Whether any answer may be another than before; takes all news that there is.
+    /// Reads all notifications; whether answers may have changed.
     pub fn changed(&self) -> io::Result<bool> {
         let mut changed = false;
         netlink::drain(&self.news, |_| changed = true)?;
         if changed {
-            // Who is asking meanwhile holds the lock until the answer is remembered, and may have asked too early.
-            self.lock().ends.clear();
+            // Under the lock: an answer that was asked for before the change is remembered by now, and is forgotten here.
+            self.lock().addresses.clear();
         }
         Ok(changed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // What is remembered is never half an answer.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, FarEnds> {
+        // The map is never left half-changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,13 +95,14 @@ impl AsFd for PairEnds {
     }
 }
 
-impl State {
-    fn far_addresses(&mut self, device: u32) -> io::Result<Box<[IpAddr]>> {
+impl FarEnds {
+    /// The addresses of a device's far end; none if packets may not be redirected there.
+    fn ask(&mut self, device: u32) -> io::Result<Box<[IpAddr]>> {
         let netlink = &mut self.netlink;
         let near = link(netlink, device, None)?;
         let Some((namespace, index)) = near.as_ref().and_then(far_end) else { return Ok(Box::default()) };
         let far = link(netlink, index, Some(namespace))?;
-        // The number of the namespace may have come to mean another one in between.
+        // The id may stand for another namespace by now.
         if !far.is_some_and(|far| is_an_end(&far, device)) {
             return Ok(Box::default());
         }
@@ -120,7 +119,7 @@ impl State {
     }
 }
 
-/// The other end of a pair: the number of its namespace, and its index there.
+/// The other end of a pair: the id of its namespace, and its index there.
 fn far_end(near: &LinkMessage) -> Option<(i32, u32)> {
     let (mut is_pair, mut namespace, mut index) = (false, None, None);
     for attribute in &near.attributes {
@@ -135,11 +134,11 @@ fn far_end(near: &LinkMessage) -> Option<(i32, u32)> {
             _ => {}
         }
     }
-    // Without a number of its own it is in this namespace, where packets cannot be handed to it.
+    // Without an id the far end is in this namespace, to which bpf_redirect_peer does not go.
     is_pair.then_some((namespace?, index?))
 }
 
-/// Whether what arrives at a device is its namespace's own business, and the other end of its pair is `near`.
+/// Whether a device is up, has no master, and is the other end of `near`'s pair.
 fn is_an_end(far: &LinkMessage, near: u32) -> bool {
     let is_part = far.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
     let is_pair = far.attributes.contains(&LinkAttribute::Link(near));
@@ -148,13 +147,13 @@ fn is_an_end(far: &LinkMessage, near: u32) -> bool {
 
 /// The address that a device has, if it is in use.
 fn address_of(entry: &AddressMessage) -> Option<IpAddr> {
-    // The same bits, of which the header has room for the first eight.
+    // The header has the first eight bits, the attribute all of them.
     let mut flags = AddressFlags::from_bits_retain(entry.header.flags.bits().into());
     let (mut address, mut local) = (None, None);
     for attribute in &entry.attributes {
         match attribute {
             AddressAttribute::Address(ip) => address = Some(*ip),
-            // Where the two differ, the first is that of the other end of a point-to-point link.
+            // If the two differ, `Address` is that of the other end of a point-to-point link.
             AddressAttribute::Local(ip) => local = Some(*ip),
             AddressAttribute::Flags(all) => flags |= *all,
             _ => {}
@@ -162,7 +161,7 @@ fn address_of(entry: &AddressMessage) -> Option<IpAddr> {
     }
     let in_use = !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
     let address = local.or(address).filter(|_| in_use)?;
-    // Every device has one of these; it says nothing of which.
+    // Link-local addresses are not unique among the devices.
     let is_link_local = matches!(address, IpAddr::V6(ip) if Ipv6Addr::is_unicast_link_local(&ip));
     (!is_link_local).then_some(address)
 }

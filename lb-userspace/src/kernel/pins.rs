@@ -1,7 +1,7 @@
 //! The directory of pins in the bpf file system.
 //!
-//! Whoever may write there can put a map of his own in the place of ours, and whoever may open the directory can take
-//! its lock. So the configured directory and those below it belong to this user and are closed to all others.
+//! A user who may write there could replace our maps, and one who may open the directory could take its lock. So the
+//! configured directory and those below it must belong to this user and be closed to all others.
 
 use super::error::{KernelError, pin_error};
 use super::probe::Answer;
@@ -16,15 +16,15 @@ use std::path::{Path, PathBuf};
 
 /// `f_type` of a bpf file system (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-/// Where the bpf file system belongs.
+/// The usual mount point of the bpf file system.
 const BPFFS_ROOT: &str = "/sys/fs/bpf";
 
-/// What others than the owner may do to a directory of ours: nothing.
+/// Mode bits of users other than the owner, of which a directory of ours has none.
 const OTHERS: u32 = 0o077;
-/// The same, as far as they could change what lies in it.
+/// Those of them that allow a change of the directory.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// What a map must be like to be ours.
+/// What a pinned map must be like to be adopted.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) name: &'static str,
@@ -57,7 +57,7 @@ impl Pins {
         Ok(handle.map(|handle| Self { dir, handle }))
     }
 
-    /// Makes the directory; mounts the file system if it belongs at [`BPFFS_ROOT`] and is not there.
+    /// Makes the directory. Mounts the bpf file system at [`BPFFS_ROOT`] if the directory lies there and none is mounted.
     pub(super) fn create(bpffs: &Path, tier: &str) -> Result<Self, KernelError> {
         let no_bpffs = |source| KernelError::NoBpffs { path: bpffs.to_owned(), source };
         if !is_bpffs(bpffs) {
@@ -65,7 +65,7 @@ impl Pins {
                 return Err(no_bpffs(io::ErrorKind::NotFound.into()));
             }
             let flags = rustix::mount::MountFlags::empty();
-            // Without a mode it would be as open as /tmp.
+            // The default mode is 1777, as that of /tmp.
             rustix::mount::mount("bpf", BPFFS_ROOT, "bpf", flags, Some(c"mode=0700"))
                 .map_err(|error| no_bpffs(error.into()))?;
         }
@@ -73,28 +73,28 @@ impl Pins {
         builder.recursive(true).mode(0o700);
         for dir in directories(bpffs, tier) {
             builder.create(&dir).map_err(|error| pin_error(dir.clone(), error))?;
-            // It may have been there, made by whomever: nothing is made in it before that is known.
+            // Before anything is made in it: it may have been made by another user.
             open_ours(&dir)?;
         }
         Self::existing(bpffs, tier)?.ok_or_else(|| no_bpffs(io::ErrorKind::NotFound.into()))
     }
 
-    /// Claims the pinned maps for this process, until the value is dropped. `false`: another has them.
+    /// Locks the pinned maps for this process, until the value is dropped. `false`: another process has the lock.
     pub(super) fn lock(&self) -> bool {
         flock(&self.handle, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 
-    /// Where all of them are.
+    /// The directory.
     pub(super) fn directory(&self) -> &Path {
         &self.dir
     }
 
-    /// Where the program or map of that name is pinned.
+    /// The path of the pin of that name.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Whether what is pinned under the map's name, if anything, has the map's shape. aya would adopt any map.
+    /// Whether the map that is pinned under the name, if any, has this shape. aya would adopt any map.
     pub(super) fn check(&self, shape: &Shape) -> Result<(), KernelError> {
         let path = self.path(shape.name);
         if !path.exists() {
@@ -107,13 +107,13 @@ impl Pins {
         if found == expected { Ok(()) } else { Err(KernelError::ForeignPin { path, expected, found }) }
     }
 
-    /// What is pinned.
+    /// The names of all pins.
     pub(super) fn names(&self) -> Result<Vec<String>, KernelError> {
         let entries = fs::read_dir(&self.dir).map_err(|error| pin_error(self.dir.clone(), error))?;
         Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
-    /// Removes one pin, if it is there.
+    /// Removes the pin of that name, if there is one.
     pub(super) fn clear(&self, name: &str) -> Result<(), KernelError> {
         let path = self.path(name);
         match fs::remove_file(&path) {
@@ -123,7 +123,7 @@ impl Pins {
     }
 }
 
-/// Whether something is pinned below the directory, by whichever version.
+/// Whether any version has pins below the directory.
 pub(super) fn are_there(bpffs: &Path) -> Result<bool, KernelError> {
     Ok(!versions(bpffs)?.is_empty())
 }
@@ -132,10 +132,10 @@ pub(super) fn are_there(bpffs: &Path) -> Result<bool, KernelError> {
 pub(super) fn remove_all(bpffs: &Path) -> Result<bool, KernelError> {
     let versions = versions(bpffs)?;
     for dir in &versions {
-        // A bpf file system has no other entries than pins and directories.
+        // A bpf file system has only pins and directories.
         fs::remove_dir_all(dir).map_err(|error| pin_error(dir.clone(), error))?;
     }
-    // Fails where it should: not empty, or a mount point.
+    // Fails, as it should, if the directory is not empty or a mount point.
     let _ = fs::remove_dir(bpffs);
     Ok(!versions.is_empty())
 }
@@ -154,7 +154,7 @@ pub(super) fn versions(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_version).collect())
 }
 
-/// Where this version's pins of a tier lie, if there are any.
+/// The directory of this version's pins of a tier; it need not exist.
 pub(super) fn directory(bpffs: &Path, tier: &str) -> PathBuf {
     let [.., dir] = directories(bpffs, tier);
     dir
@@ -173,25 +173,25 @@ pub(super) fn place(bpffs: &Path) -> Answer {
     }
 }
 
-/// The root of the bpf file system that the path is on; `None`: it is on none.
+/// The root of the bpf file system that the path lies on; `None`: it lies on none.
 pub(super) fn root(bpffs: &Path) -> Option<PathBuf> {
     let device = |path: &Path| path.metadata().ok().map(|metadata| metadata.dev());
     let existing = bpffs.ancestors().find(|path| path.exists()).filter(|path| is_bpffs(path))?;
     existing.ancestors().take_while(|path| device(path) == device(existing)).last().map(Path::to_owned)
 }
 
-/// Each from the configured one down to a tier's.
+/// The configured directory, the version's, and the tier's.
 fn directories(bpffs: &Path, tier: &str) -> [PathBuf; 3] {
     let version = bpffs.join(format!("v{}", lb_common::ABI_VERSION));
     let tier = version.join(tier);
     [bpffs.to_owned(), version, tier]
 }
 
-/// A directory, opened and closed to others; `None`: it is not there. Refused is one in which others can have changed,
-/// or can change, what is pinned.
+/// Opens a directory and closes it to other users; `None`: it does not exist. An error if other users may have changed, or
+/// may change, what is pinned in it.
 fn open_ours(dir: &Path) -> Result<Option<File>, KernelError> {
     let of_pin = |error: rustix::io::Errno| pin_error(dir.to_owned(), error.into());
-    // Not by a symbolic link: where the directory above is open to others, they decide where it leads to.
+    // No symbolic link: if the directory above is open to other users, they decide where it leads.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = match rustix::fs::open(dir, flags, Mode::empty()) {
         Ok(handle) => handle,
@@ -213,7 +213,7 @@ fn open_ours(dir: &Path) -> Result<Option<File>, KernelError> {
     Ok(Some(handle.into()))
 }
 
-/// Whether the path, or what is there of it, lies on a bpf file system.
+/// Whether the path, or the part of it that exists, lies on a bpf file system.
 fn is_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     rustix::fs::statfs(existing).is_ok_and(|stat| stat.f_type as u64 == BPF_FS_MAGIC)

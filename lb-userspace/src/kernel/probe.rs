@@ -1,6 +1,6 @@
-//! What the running kernel can do for this process: by trying it, not by its version.
+//! What the running kernel can do for this process: found out by trying, not by the kernel's version.
 //!
-//! Each probe undoes what it tried; none touches a device or a socket of somebody else.
+//! Each probe undoes what it has tried, and none changes a device or another process's socket.
 
 use std::{
     ffi::c_int,
@@ -17,7 +17,7 @@ use aya::{
 
 use super::raw::Injector;
 
-/// The answer to one question.
+/// The answer to one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It works.
@@ -26,12 +26,12 @@ pub enum Answer {
     No,
     /// The kernel may have it; this process may not use it.
     NotPermitted,
-    /// The question failed in another way, which the text says.
+    /// The probe failed for another reason, which the text says.
     Unknown(String),
 }
 
 impl Answer {
-    /// From a call that fails with one of `missing` where the kernel does not have the thing asked for.
+    /// From the result of a call that fails with one of `missing` if the kernel does not have the feature.
     pub(super) fn from_io(result: io::Result<()>, missing: &[c_int]) -> Self {
         let Err(error) = result else { return Self::Yes };
         match error.raw_os_error() {
@@ -56,14 +56,14 @@ pub fn tc_program() -> Answer {
     program(ProgramType::SchedClassifier)
 }
 
-/// Whether the verifier lets programs compute with pointers: what it lets a process without CAP_PERFMON do with them is
-/// not enough for a program that reads packets.
+/// Whether the verifier lets programs compute with pointers, as every program does that reads packets. Without CAP_PERFMON
+/// it does not.
 pub fn pointers() -> Answer {
     /// r0 = r1
     const MOV64_REGISTER: u8 = 0xbf;
     const FROM_1_TO_0: u8 = 1 << 4;
     let program = [
-        // To return a pointer takes the same permission, in two instructions.
+        // Returning a pointer takes the same permission, and only two instructions.
         Instruction { code: MOV64_REGISTER, registers: FROM_1_TO_0, offset: 0, value: 0 },
         Instruction { code: EXIT, registers: 0, offset: 0, value: 0 },
     ];
@@ -80,7 +80,7 @@ pub fn sock_hash() -> Answer {
     Answer::from_aya(is_map_supported(MapType::SockHash))
 }
 
-/// Whether tc programs attach by links that can be pinned and replaced (tcx): asks the loopback device.
+/// Whether tc programs can be attached by links, which can be pinned and replaced (tcx). Queries the loopback device.
 pub fn tcx() -> Answer {
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Answer::Yes,
@@ -89,7 +89,7 @@ pub fn tcx() -> Answer {
     }
 }
 
-/// Whether there are hash maps that take memory for what is in them, not for what might be.
+/// Whether hash maps can allocate memory as they fill, instead of in advance.
 pub fn growing_hash() -> Answer {
     const BPF_F_NO_PREALLOC: u32 = 1;
     match HashMap::<MapData, u32, u32>::create(1, BPF_F_NO_PREALLOC) {
@@ -106,7 +106,7 @@ pub fn ring_buffer() -> Answer {
     Answer::from_aya(is_map_supported(MapType::RingBuf))
 }
 
-/// Whether programs can hand up what this process reads from a perf buffer of each CPU.
+/// Whether this process can read a perf buffer of each CPU, into which programs write.
 pub fn perf_buffer() -> Answer {
     const PERF_TYPE_SOFTWARE: u32 = 1;
     const PERF_COUNT_SW_BPF_OUTPUT: u64 = 10;
@@ -143,7 +143,7 @@ pub fn perf_buffer() -> Answer {
     Answer::Yes
 }
 
-/// Whether a process can wait until every processor has passed a point where no packet is under way.
+/// Whether a process can wait for a grace period: until every CPU has finished the packet that it was working on.
 pub fn membarrier() -> Answer {
     const MEMBARRIER_CMD_QUERY: c_int = 0;
     const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
@@ -151,7 +151,7 @@ pub fn membarrier() -> Answer {
     match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0) } {
         -1 => Answer::from_io(Err(io::Error::last_os_error()), &[libc::ENOSYS]),
         commands if commands & MEMBARRIER_CMD_GLOBAL != 0 => Answer::Yes,
-        // Processors that the tick leaves alone cannot be waited for.
+        // The kernel has nohz_full CPUs, for which it cannot wait.
         _ => Answer::No,
     }
 }
@@ -161,8 +161,8 @@ pub fn raw_sockets() -> Answer {
     Answer::from_io(Injector::open().map(drop), &[libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT])
 }
 
-/// Whether the helper that updates a TCP checksum knows that addresses are IPv6 ones: else it spoils what a network
-/// card has summed up (CHECKSUM_COMPLETE).
+/// Whether the helper that updates TCP checksums knows BPF_F_IPV6. Without it, the helper makes the checksum of an IPv6
+/// packet wrong that a network card has summed up (CHECKSUM_COMPLETE).
 ///
 /// Runs a program of a few instructions on a packet of zeros.
 pub fn ipv6_checksum() -> Answer {
@@ -172,7 +172,7 @@ pub fn ipv6_checksum() -> Answer {
     const CHECKSUM_AT: i32 = 14 + 40 + 16;
     let set =
         |register: u8, value: i32| Instruction { code: MOV64_IMM, registers: register, offset: 0, value };
-    // r1 is the packet from the start; the result is in r0.
+    // r1 holds the packet at the start; r0 is the result.
     let program = [
         set(2, CHECKSUM_AT),
         set(3, 0),
@@ -182,7 +182,7 @@ pub fn ipv6_checksum() -> Answer {
         Instruction { code: EXIT, registers: 0, offset: 0, value: 0 },
     ];
     match load(&program).and_then(|program| run(&program, &[0; 14 + 40 + 20])) {
-        // Flags that the helper does not know are EINVAL to it.
+        // The helper returns EINVAL for unknown flags.
         Ok(result) if result.cast_signed() == -libc::EINVAL => Answer::No,
         Ok(_) => Answer::Yes,
         Err(error) => Answer::from_io(Err(error), &[libc::ENOSYS]),
@@ -233,7 +233,7 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Runs a program once, on a packet that exists nowhere else.
+/// Runs a program once, on this packet, which is sent nowhere.
 fn run(program: &OwnedFd, packet: &[u8]) -> io::Result<u32> {
     const BPF_PROG_TEST_RUN: c_int = 10;
     /// linux/bpf.h `union bpf_attr`, the beginning for this command.
@@ -265,7 +265,7 @@ fn run(program: &OwnedFd, packet: &[u8]) -> io::Result<u32> {
 
 /// # Safety
 ///
-/// `attributes` is what the command takes, and the kernel may do with the memory it points to what the command does.
+/// `attributes` is the command's part of `union bpf_attr`, and the command may read and write the memory that it points to.
 unsafe fn bpf<T>(command: c_int, attributes: &mut T) -> io::Result<c_int> {
     // SAFETY: `attributes` is readable and writable for its size; the caller answers for the rest.
     let result =
@@ -275,11 +275,11 @@ unsafe fn bpf<T>(command: c_int, attributes: &mut T) -> io::Result<c_int> {
 
 /// Whether the kernel can encrypt TLS records on a socket (the `tls` upper-layer protocol).
 ///
-/// Asking loads the module where there is one and the process may.
+/// The probe loads the kernel module, if there is one and the process may.
 pub fn ktls() -> Answer {
     let result = on_tcp_socket(libc::TCP_ULP, b"tls");
     match &result {
-        // Found, and turned away only because the socket is not connected.
+        // The kernel has it, and refuses only because the socket is not connected.
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Answer::Yes,
         _ => Answer::from_io(result, &[libc::ENOENT, libc::ENOPROTOOPT]),
     }
@@ -317,7 +317,7 @@ fn on_tcp_socket(option: c_int, value: &[u8]) -> io::Result<()> {
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether this process can listen at all: all that the copy tier asks of a kernel.
+/// Whether this process can listen, which is all that the copy tier requires.
 pub fn tcp() -> Answer {
     Answer::from_io(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop), &[libc::EAFNOSUPPORT])
 }

@@ -1,4 +1,4 @@
-//! Packets of spliced connections that no socket sends: the gateway writes them itself.
+//! Packets that the gateway itself sends on spliced connections, which have no sockets.
 
 use crate::socket::canonical;
 use std::io;
@@ -11,21 +11,21 @@ use lb_common::packet::inject::{NOBODY, Way};
 use lb_common::packet::translate::tcp;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// IPPROTO_RAW: what is sent begins with its IP header, and nothing is received.
+/// IPPROTO_RAW: the socket sends packets with their IP header, and receives nothing.
 const HEADER_INCLUDED: i32 = libc::IPPROTO_RAW;
 
 const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000;
-/// Two NOPs, the timestamps option and its length: as RFC 7323, appendix A has it, and nearly every stack.
+/// Two NOPs, the timestamps option and its length, as RFC 7323, appendix A recommends and nearly every stack does.
 const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 
-/// Sends packets on behalf of connections whose sockets do not. Never blocks.
+/// Sends packets of connections that have no sockets. Never blocks.
 #[derive(Debug)]
 pub struct Injector {
-    /// Toward the ends. Not by raw sockets: their packets pass netfilter, to which a connection that it has forgotten is
-    /// none, and the routing table, which may know another way than the connection's.
+    /// Toward the ends. Not by raw sockets: their packets pass netfilter, which no longer knows the connection, and the
+    /// routing table, which may choose another way than the connection's.
     outward: Frames,
-    /// Toward sockets of this host: their packets bear [`FOR_SOCKET_MARK`].
+    /// Toward the gateway's own sockets, with [`FOR_SOCKET_MARK`].
     inward: Sockets,
 }
 
@@ -38,20 +38,20 @@ pub struct Segment {
     pub seq: u32,
     /// Its acknowledgement number.
     pub ack: u32,
-    /// The window field, in the units that the connection's handshake has agreed on. Some stacks take 0 for a window
-    /// that is shut, also in a probe.
+    /// The window field, scaled as the handshake has agreed. Some stacks take 0 for a closed window, also in a probe.
     pub window: u16,
-    /// TSval and TSecr, if the connection has timestamps: a receiver may drop a segment without (RFC 7323, section 3.2).
+    /// TSval and TSecr, if the connection has timestamps: a receiver may then drop a segment without them (RFC 7323,
+    /// section 3.2).
     pub timestamps: Option<(u32, u32)>,
 }
 
 /// What a [`Segment`] is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It says what was received: a challenge (RFC 5961) or, with the sequence number before that which the peer expects,
-    /// a keepalive probe (RFC 9293, section 3.8.4).
+    /// An ACK: a challenge ACK (RFC 5961) or, with a sequence number one below the one that the peer expects, a keepalive
+    /// probe (RFC 9293, section 3.8.4).
     Ack,
-    /// It ends the connection. The peer believes none but one with the sequence number that it expects next.
+    /// A reset. The peer accepts only one with the sequence number that it expects next.
     Reset,
 }
 
@@ -73,22 +73,21 @@ impl Injector {
         Ok(Self { outward, inward })
     }
 
-    /// Sends a segment to the peer, by the way on which packets of the connection leave for it. `local` and `peer` are
-    /// the connection's ends, as a packet from here has them.
+    /// Sends a segment from `local` to `peer`, by the way of the connection's packets to that end.
     pub fn send(&self, way: Way, local: SocketAddr, peer: SocketAddr, segment: &Segment) -> io::Result<()> {
         self.leave(way, &Ends::new(local, peer)?.segment(segment))
     }
 
-    /// Tells the connection's socket, on this host, that its peer has acknowledged everything before `ack`. `seq` is
-    /// the sequence number that the socket expects next. The window is the largest that the field has room for: with 0
-    /// the socket would not even send its FIN.
+    /// Replays an acknowledgement to the connection's socket on this host: its peer has acknowledged everything before
+    /// `ack`. `seq`: the sequence number that the socket expects next. The window field is the largest possible: with 0 the
+    /// socket would not even send its FIN.
     pub fn acknowledge(&self, local: SocketAddr, peer: SocketAddr, seq: u32, ack: u32) -> io::Result<()> {
         let segment = Segment { kind: Kind::Ack, seq, ack, window: u16::MAX, timestamps: None };
         self.inward.send(Ends::new(peer, local)?, &segment)
     }
 
-    /// Tells the peer that a packet of its did not fit: what a router would say, about a packet that it sent to
-    /// `local` with the sequence number `seq`. `mtu` is what would have fitted, in bytes of IP packet.
+    /// Tells the peer by ICMP, as a router would, that the packet which it sent to `local` with the sequence number `seq`
+    /// was too big. `mtu`: the largest IP packet that would have passed, in bytes.
     pub fn packet_too_big(
         &self,
         way: Way,
@@ -127,15 +126,15 @@ impl Sockets {
                 self.v6.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?
             }
         };
-        // A raw socket takes a port for a protocol number.
+        // A raw socket would take the port for a protocol number.
         let mut to = ends.peer;
         to.set_port(0);
-        // A packet goes out whole or not at all.
+        // A packet is sent whole or not at all.
         socket.send_to(&ends.segment(segment), &to.into()).map(drop)
     }
 }
 
-/// The two ends of a connection. Both addresses are of one family, neither is an IPv4 address in IPv6 clothes.
+/// The two ends of a connection. Both addresses are of one family, and none is an IPv4-mapped IPv6 address.
 #[derive(Clone, Copy, Debug)]
 struct Ends {
     local: SocketAddr,
@@ -165,10 +164,10 @@ impl Ends {
         tcp.extend(self.peer.port().to_be_bytes());
         tcp.extend(segment.seq.to_be_bytes());
         tcp.extend(segment.ack.to_be_bytes());
-        // Words of header.
+        // The header's length in words, and the flags.
         tcp.extend([(5 + options.len() as u8 / 4) << 4, flags]);
         tcp.extend(segment.window.to_be_bytes());
-        // The checksum, see below; nothing urgent.
+        // The checksum, which is filled in below, and no urgent pointer.
         tcp.extend([0; 4]);
         tcp.extend(options);
         let sum = self.with_pseudo_header(libc::IPPROTO_TCP as u8, &tcp);
@@ -182,7 +181,7 @@ impl Ends {
         quoted.extend(self.local.port().to_be_bytes());
         quoted.extend(seq.to_be_bytes());
         let theirs = Self { local: self.peer, peer: self.local };
-        // How long it was is not known, only that it was too long.
+        // Its length is not known, only that it was more than the MTU.
         let length = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_add(1);
         let original = [theirs.ip_header(libc::IPPROTO_TCP as u8, length), quoted].concat();
         match self.local {
@@ -215,7 +214,7 @@ impl Ends {
         if self.local.is_ipv4() { 20 } else { 40 }
     }
 
-    /// The header, without options, of a packet of `length` bytes with this header; of 65 535 if there were more.
+    /// An IP header without options. `length`: bytes of the packet with this header; more than 65 535 are written as 65 535.
     fn ip_header(self, protocol: u8, length: usize) -> Vec<u8> {
         let short = |length: usize| u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
         let mut header = Vec::with_capacity(self.ip_header_len());
@@ -241,10 +240,10 @@ impl Ends {
         header
     }
 
-    /// The checksum over the addresses, the protocol and what follows the IP header.
+    /// The checksum of the payload and the pseudo-header.
     fn with_pseudo_header(self, protocol: u8, payload: &[u8]) -> u16 {
         let length = payload.len() as u32;
-        // The order of the fields differs between IPv4 and IPv6; their sum does not.
+        // IPv4 and IPv6 differ in the order of the pseudo-header's fields, which does not change the sum.
         let rest = [&length.to_be_bytes()[..], &[0, protocol]].concat();
         checksum(&[&octets(self.local.ip()), &octets(self.peer.ip()), &rest, payload])
     }
@@ -262,7 +261,7 @@ pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u32;
     for part in parts {
         for pair in part.chunks(2) {
-            // At most 64 KiB are added up: no overflow.
+            // No overflow: at most 64 KiB are summed up.
             sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
         }
     }

@@ -1,7 +1,8 @@
-//! Where the kernel sends packets, and by which devices it expects them: rtnetlink's `ip route get`.
+//! The routing table: by which device packets leave, and by which devices they may arrive. Asked as `ip route get` does, by
+//! rtnetlink.
 //!
-//! A spliced connection's packets pass no socket, so nothing looks a route up for them; and none checks the reverse
-//! path of what arrives. Both are asked here, with all that the kernel's rules may look at: addresses, mark, ports.
+//! Packets of a spliced connection pass no socket, so the kernel neither looks up a route for them nor checks the reverse
+//! path of what arrives. Both are asked for here, with all that routing rules may look at: addresses, mark, ports.
 
 use crate::socket::canonical;
 use std::io;
@@ -18,19 +19,19 @@ use super::netlink::Netlink;
 
 /// The routes of one network namespace.
 ///
-/// Nothing is remembered. An answer takes 6 to 10 microseconds (Linux 6.18, a small virtual machine), 30 for
-/// [`Routes::admits`], which only packets by unexpected devices ask for. A remembered one could be wrong without a
-/// message that says so: by ports, where a rule selects by them or fib_multipath_hash_policy has paths chosen by them,
-/// by a redirect or by a path that failed (IPv6 tries routers in turn).
+/// Answers are not cached. One takes 6 to 10 microseconds (Linux 6.18, a small virtual machine); one of [`Routes::admits`],
+/// which is asked only for packets by unexpected devices, takes 30. A cached answer could become wrong without a
+/// notification: rules and fib_multipath_hash_policy may look at ports, a redirect may arrive, and a path may fail (IPv6
+/// tries routers in turn).
 pub struct Routes {
-    /// One for all threads: who waits for another's answer waits microseconds.
+    /// Shared by all threads: a thread waits at most microseconds for another's answer.
     netlink: Mutex<Netlink>,
 }
 
 /// Where the kernel sends the packets of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// The index of the device that they leave by; of a peer on this host the loopback device, or its VRF.
+    /// The index of the device that they leave by. For a peer on this host it is the loopback device, or its VRF.
     pub device: u32,
     /// The peer is on this host.
     pub is_local: bool,
@@ -39,8 +40,8 @@ pub struct Exit {
 /// Why packets cannot be sent to a peer by a redirect.
 #[derive(Debug, thiserror::Error)]
 pub enum Unroutable {
-    /// There is no route, or one that says so; or the local address, or the device of the peer's scope, is not this
-    /// host's: the kernel says all that by the same numbers.
+    /// There is no route, or an unreachable one; or this host does not have the local address, or the device of the peer's
+    /// scope. The kernel's error is the same for all of them.
     #[error("no route to the peer")]
     Unreachable,
     /// A route or rule forbids it.
@@ -49,13 +50,13 @@ pub enum Unroutable {
     /// A route or rule discards the packets.
     #[error("a route or rule discards packets to the peer")]
     Discarded,
-    /// The peer's address is not one host's.
+    /// The peer's address is a broadcast or multicast address.
     #[error("the peer's address is not that of one host")]
     NotUnicast,
-    /// The route wraps packets (`ip route add … encap`), which a redirect would bypass.
+    /// The route encapsulates packets (`ip route add … encap`), which a redirect would bypass.
     #[error("the route to the peer encapsulates")]
     Encapsulated,
-    /// The kernel's answer lacks what it has to say, or there is none; or the ends are of two families.
+    /// The kernel does not answer, or its answer lacks the device; or the ends are of two families.
     #[error("asking the kernel for a route")]
     Unknown(#[source] io::Error),
 }
@@ -77,8 +78,8 @@ impl Routes {
         Ok(Self { netlink: Mutex::new(Netlink::open(NETLINK_ROUTE)?) })
     }
 
-    /// Where a TCP socket of this process with these ends sends its packets; a link-local peer is asked for by its
-    /// scope. Of a route with several paths it is the one that the kernel chooses for these ends. `mark`: the socket's.
+    /// Where a TCP socket of this process with these ends and this mark would send its packets. Of a link-local peer the
+    /// scope says the link. If the route has several paths, the answer is the one that the kernel chooses for these ends.
     pub fn exit(&self, local: SocketAddr, peer: SocketAddr, mark: u32) -> Result<Exit, Unroutable> {
         let (local, peer) = (canonical(local), canonical(peer));
         if local.is_ipv4() != peer.is_ipv4() {
@@ -96,14 +97,14 @@ impl Routes {
         exit_of(&ask(&mut self.lock(), query)?)
     }
 
-    /// Whether a packet from `peer` to `local` may have come by `device`, as a strict reverse path filter has it that
-    /// knows all feasible paths (RFC 3704, section 2.3): the kernel has a route to the peer by that device, and none by
-    /// another that is more specific, or of a table that comes before. So the other paths of a route are admitted, and
-    /// a second default route of a higher metric; a default route is not where a prefix leads elsewhere. Of a device in
-    /// a VRF, the VRF's routes count. `mark`: with which the kernel's rules are asked.
+    /// Whether a packet from `peer` to `local` may arrive by `device`: feasible path reverse path forwarding (RFC 3704,
+    /// section 2.3). The kernel must have a route to the peer by that device, and no more specific one, or one in an
+    /// earlier table, by another device. So all paths of a route are admitted, and a second default route with a higher
+    /// metric; a default route is not if a prefix leads to another device. For a device in a VRF, the VRF's routes count.
+    /// `mark`: for rules that select by it.
     ///
-    /// Ports play no part: a rule that selects by them is passed over. Of IPv6 routes in a table that a rule selects by
-    /// source, those of a higher metric are not found.
+    /// Ports are not taken into account: rules that select by them are passed over. IPv6 routes with a higher metric are
+    /// not found in a table that a rule selects by source.
     pub fn admits(&self, peer: IpAddr, local: IpAddr, mark: u32, device: u32) -> io::Result<bool> {
         let (peer, local) = (peer.to_canonical(), local.to_canonical());
         if peer.is_ipv4() != local.is_ipv4() {
@@ -113,8 +114,8 @@ impl Routes {
         let vrf = vrf_of(netlink, device)?;
         let by = |source, device: Option<u32>| {
             let mut query = query(peer, source, mark);
-            // The route as it is in its table, and which table that is, instead of what comes of it: without, IPv4 says
-            // yes to any device.
+            // Asks for the route as it is in its table, and for that table. Without these flags IPv4 would answer any
+            // device with a route.
             query.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
             query.attributes.extend(device.map(RouteAttribute::Oif));
             query
@@ -129,14 +130,14 @@ impl Routes {
         if leaves_by(&best, device) {
             return Ok(true);
         }
-        // IPv6 takes the device for a wish, not a condition, of who says a source address.
+        // With a source address, IPv6 prefers the device but does not insist on it.
         let source = local.is_ipv4().then_some(local);
         let other = found(ask(netlink, by(source, Some(device))))?;
         Ok(other.is_some_and(|other| is_as_good(&other, &best)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Netlink> {
-        // What an earlier request has left there is told by its sequence number.
+        // Answers to a request that was given up are recognised by their sequence number.
         self.netlink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,7 +170,7 @@ fn unexpected(answer: &RouteNetlinkMessage) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the kernel answers {}", answer.message_type()))
 }
 
-/// `None`: there is no route, for one reason or another.
+/// `None`: there is no usable route.
 fn found(answer: io::Result<RouteMessage>) -> io::Result<Option<RouteMessage>> {
     match answer.map_err(Unroutable::from) {
         Ok(route) => Ok(Some(route)),
@@ -199,10 +200,10 @@ fn exit_of(route: &RouteMessage) -> Result<Exit, Unroutable> {
     Ok(Exit { device: device.ok_or_else(nowhere)?, is_local })
 }
 
-/// Whether a packet's sender may be expected by one route as by the other, which is the best.
+/// Whether `route` admits a packet as well as the best route does.
 fn is_as_good(route: &RouteMessage, best: &RouteMessage) -> bool {
     let length = |route: &RouteMessage| route.header.destination_prefix_length;
-    // A rule's table where nothing is found is passed over, up to one that the best route's rule comes before.
+    // If the table of the best route has no route by the device, the kernel answers from a later one, which does not count.
     route.header.kind == RouteType::Unicast
         && table_of(route) == table_of(best)
         && length(route) >= length(best)
@@ -213,7 +214,7 @@ fn table_of(route: &RouteMessage) -> u32 {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    // The header has room for the first 256.
+    // The header's field holds only the first 256 numbers.
     table.unwrap_or(route.header.table.into())
 }
 

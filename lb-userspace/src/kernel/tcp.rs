@@ -1,12 +1,12 @@
-//! What the kernel knows of one TCP socket, in numbers that can be compared with a flow's; and repair mode, in which a
-//! socket can be closed without a word.
+//! The state of a TCP socket, in numbers that can be compared with a flow's; and repair mode, in which a socket is closed
+//! without FIN or reset.
 
 use rustix::net::sockopt;
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// What an answer made of two system calls may take, when traffic changes it in between, before it is given up.
+/// How often an answer that takes several system calls is tried again when traffic changes it in between.
 const ATTEMPTS: usize = 1000;
 
 /// linux/tcp.h: leaves repair mode without a window probe.
@@ -61,12 +61,12 @@ const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
 const CLOSE: u8 = 7;
 
-/// How much a socket's TCP has taken from its sender, at least, and whether it takes more.
+/// How many bytes were written to a socket, at least, and whether it takes more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
-    /// Bytes acknowledged or in the send queue, from an origin that is the socket's own.
+    /// Bytes acknowledged or in the send queue. Only differences have a meaning.
     pub(crate) bytes: u64,
-    /// The connection is gone, and with it what was not acknowledged.
+    /// The connection is closed; bytes that were not acknowledged are lost.
     pub(crate) is_closed: bool,
 }
 
@@ -75,19 +75,18 @@ pub(crate) fn is_established(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(info(socket)?.state == ESTABLISHED)
 }
 
-/// Whether the connection is gone.
+/// Whether the connection is closed.
 pub(crate) fn is_closed(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(info(socket)?.state == CLOSE)
 }
 
-/// What has been taken by now. Never more than the truth: what moves from the queue to "acknowledged" between
-/// the two readings is missing.
+/// What was written by now. Never too much: bytes that are acknowledged between the two system calls are missing.
 pub(crate) fn sent(socket: BorrowedFd<'_>) -> io::Result<Sent> {
     let info = info(socket)?;
     Ok(Sent { bytes: info.bytes_acked + u64::from(queued(socket)?), is_closed: info.state == CLOSE })
 }
 
-/// What has been taken, exactly; nobody may be sending meanwhile.
+/// What was written, exactly; nobody may write meanwhile.
 pub(crate) fn sent_exactly(socket: BorrowedFd<'_>) -> io::Result<u64> {
     for _ in 0..ATTEMPTS {
         let before = info(socket)?.bytes_acked;
@@ -101,9 +100,9 @@ pub(crate) fn sent_exactly(socket: BorrowedFd<'_>) -> io::Result<u64> {
 
 /// Lets [`next_seq`] read the sequence number of the receive queue.
 ///
-/// The kernel only selects a queue in repair mode, but goes on answering afterwards. Repair mode freezes nothing
-/// and is left at once; leaving it clears SO_REUSEADDR, without which the connection's TIME_WAIT would keep a
-/// restarted gateway from its port.
+/// The kernel selects a queue only in repair mode, but answers afterwards too. Repair mode freezes nothing and is left at
+/// once. Leaving it clears SO_REUSEADDR, without which the connection's TIME_WAIT would keep a restarted gateway from its
+/// port.
 pub(crate) fn select_receive_queue(socket: BorrowedFd<'_>) -> io::Result<()> {
     let reuse = sockopt::socket_reuseaddr(socket)?;
     set_tcp(socket, libc::TCP_REPAIR, 1)?;
@@ -113,16 +112,16 @@ pub(crate) fn select_receive_queue(socket: BorrowedFd<'_>) -> io::Result<()> {
     selected
 }
 
-/// Sequence number of the next byte to be taken from the receive queue, by userspace or by a verdict program.
-/// Needs [`select_receive_queue`], and SO_OOBINLINE, without which a byte of urgent data confuses the count.
+/// Sequence number of the next byte in the receive queue, to be read by userspace or by a verdict program. Needs
+/// [`select_receive_queue`], and SO_OOBINLINE: without it, urgent data makes the number wrong.
 ///
 /// Takes the socket's lock: a verdict that was running has ended when this returns.
 pub(crate) fn next_seq(socket: BorrowedFd<'_>) -> io::Result<u32> {
     next_seq_before(socket, unread)
 }
 
-/// [`next_seq`] of a socket in a sockmap, which some kernels tell nothing else about. An error may be the socket's
-/// own, which nobody will read again: a connection that is gone then looks like one that has ended.
+/// [`next_seq`] of a socket in a sockmap, for which some kernels answer no other call. Takes the socket's error, if it has
+/// one and the queue is empty: afterwards a reset connection looks like one that has ended.
 pub(crate) fn next_seq_in_sockmap(socket: BorrowedFd<'_>) -> io::Result<u32> {
     next_seq_before(socket, peeked)
 }
@@ -141,17 +140,17 @@ fn next_seq_before(
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Makes the kernel leave arriving bytes in the receive queue, without telling the verdict program, until so
-/// many are there that the sender's window is about to close: a quarter of the buffer.
+/// Makes the kernel keep arriving bytes in the receive queue without calling the verdict program, until a quarter of the
+/// buffer is full.
 pub(crate) fn hold(socket: BorrowedFd<'_>) -> io::Result<()> {
-    // More than the buffer has room for would make the kernel enlarge it.
+    // The kernel enlarges the buffer for a larger value than that.
     let quarter = sockopt::socket_recv_buffer_size(socket)? / 4;
     let bytes = libc::c_int::try_from(quarter).unwrap_or(libc::c_int::MAX);
     set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
 }
 
-/// Ends [`hold`]. The kernel announces what is in the receive queue at once, under the socket's lock: to the
-/// verdict program if there is one, else to whoever polls.
+/// Ends [`hold`]. For what is in the receive queue, the kernel at once calls the verdict program, if there is one, or wakes
+/// whoever polls, under the socket's lock.
 pub(crate) fn release(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
 }
@@ -169,13 +168,13 @@ fn end_of_received(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Bytes in the receive queue. Leaves the socket's error to whoever reads next, for it tells a reset from an end.
+/// Bytes in the receive queue. Leaves the socket's error for the next read, which tells a reset from an end by it.
 fn unread(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(rustix::io::ioctl_fionread(socket)?).unwrap_or(u32::MAX))
 }
 
-/// Bytes in the receive queue of a socket in a sockmap: some kernels answer [`unread`] with 0 there. When there are
-/// none, takes the socket's error.
+/// Bytes in the receive queue of a socket in a sockmap, where some kernels answer [`unread`] with 0. If there are none,
+/// takes the socket's error.
 fn peeked(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let flags = libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_DONTWAIT;
     // SAFETY: with MSG_TRUNC TCP counts and does not write, so there is no buffer to be valid.
@@ -208,22 +207,22 @@ const TCP_REPAIR_WINDOW: libc::c_int = 29;
 #[repr(C)]
 struct RepairWindow {
     _send_from: u32,
-    /// What the peer has announced last; how far beyond what it has acknowledged.
+    /// The window that the peer has advertised last.
     send: u32,
-    /// The largest that it has announced.
+    /// The largest window that it has advertised.
     largest: u32,
-    /// What the peer was told last.
+    /// The window that we have advertised last.
     receive: u32,
-    /// What was acknowledged then.
+    /// The acknowledgement number that went with it.
     receive_from: u32,
 }
 
-/// One leg, as the packet tier must know it to take it over.
+/// The state of one leg's socket, as the packet tier needs it for the handover.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Leg {
+pub(crate) struct LegState {
     /// Established in both directions.
     pub(crate) is_established: bool,
-    /// Sequence number of the next byte to be written, by userspace.
+    /// Sequence number of the next byte that userspace writes.
     pub(crate) write_seq: u32,
     /// Sequence number of the next byte expected from the peer.
     pub(crate) receive_next: u32,
@@ -233,48 +232,48 @@ pub(crate) struct Leg {
     pub(crate) unacknowledged: u32,
     /// [`promised`].
     pub(crate) promised: u32,
-    /// Sequence number behind the last byte that the peer has room for.
+    /// Right edge of the window that the peer has advertised.
     pub(crate) room: u32,
-    /// The largest window that the peer has announced, in bytes.
+    /// The largest window that the peer has advertised, in bytes.
     pub(crate) largest_window: u32,
-    /// The window that the peer was told last, in bytes.
+    /// The window that we have advertised last, in bytes.
     pub(crate) own_window: u32,
-    /// Bytes that the peer has acknowledged in all, and maybe the SYN.
+    /// Bytes that the peer has acknowledged in all, maybe with the SYN.
     pub(crate) bytes_acked: u64,
     /// Bytes received in all.
     pub(crate) bytes_received: u64,
-    /// The window scale the peer has announced.
+    /// The peer's window scale option.
     pub(crate) peer_scale: u8,
-    /// The window scale the peer was promised.
+    /// Our window scale option.
     pub(crate) own_scale: u8,
     pub(crate) timestamps: bool,
     pub(crate) sack: bool,
     pub(crate) ecn: bool,
-    /// The MSS that the peer was told.
+    /// Our MSS option.
     pub(crate) advertised_mss: u32,
-    /// Largest packet that the path takes, as far as is known.
+    /// The path MTU, as far as it is known.
     pub(crate) path_mtu: u32,
-    /// TSval of what is sent now.
+    /// TSval of a segment that is sent now.
     pub(crate) timestamp: u32,
-    /// It ticks in microseconds instead of milliseconds.
+    /// TSval counts microseconds instead of milliseconds.
     pub(crate) fine_timestamps: bool,
 }
 
 impl RepairWindow {
-    /// Sequence number behind the last byte that the peer was allowed to send.
+    /// Right edge of the window that we have advertised last.
     fn promised(&self) -> u32 {
         self.receive_from.wrapping_add(self.receive)
     }
 }
 
-/// Sequence number behind the last byte that the peer was allowed to send. The socket is in repair mode.
+/// Right edge of the window that the socket has advertised last. The socket is in repair mode.
 pub(crate) fn promised(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
     Ok(windows.promised())
 }
 
-/// Reads a leg. The socket is in repair mode, and its receive queue is selected afterwards.
-pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
+/// Reads a leg's state. The socket is in repair mode; afterwards its receive queue is selected.
+pub(crate) fn leg_state(socket: BorrowedFd<'_>) -> io::Result<LegState> {
     let timestamp: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?;
     set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
     let write_seq: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
@@ -287,10 +286,10 @@ pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
             continue;
         }
         let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
-        // Nobody writes meanwhile: where there was nothing, there is nothing.
+        // Nobody writes meanwhile: an empty send queue stays empty.
         let idle = info.unacked == 0 && info.notsent_bytes == 0;
         let unacknowledged = if idle { 0 } else { queued(socket)? };
-        return Ok(Leg {
+        return Ok(LegState {
             is_established: info.state == ESTABLISHED,
             write_seq,
             receive_next,
@@ -316,13 +315,13 @@ pub(crate) fn leg(socket: BorrowedFd<'_>) -> io::Result<Leg> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Enters repair mode: closed in it, a socket sends neither FIN nor reset, also when its process dies. It goes on
-/// receiving, acknowledging and retransmitting.
+/// Enters repair mode. A socket that is closed in it sends neither FIN nor reset, also if its process dies. Until then it
+/// goes on receiving, acknowledging and retransmitting.
 pub(crate) fn enter_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_REPAIR, 1)
 }
 
-/// Leaves repair mode; what is written is sent again.
+/// Leaves repair mode: from here on the socket sends what is written.
 pub(crate) fn leave_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
 }
@@ -330,27 +329,27 @@ pub(crate) fn leave_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Leaves repair mode for good.
 pub(crate) fn end_repair(socket: BorrowedFd<'_>) -> io::Result<()> {
     leave_repair(socket)?;
-    // Repair mode changes it; a TIME_WAIT without it would keep a restarted gateway from its port.
+    // Leaving repair mode clears it; without it the connection's TIME_WAIT would keep a restarted gateway from its port.
     Ok(sockopt::set_socket_reuseaddr(socket, true)?)
 }
 
-/// Selects the receive queue of a socket in repair mode: then it can be peeked at.
+/// Selects the receive queue of a socket in repair mode, which can then be peeked at.
 pub(crate) fn select_receive(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)
 }
 
-/// Sequence number that the socket expects next, a FIN it has taken counted. Needs [`select_receive`].
+/// Sequence number that the socket expects next; a received FIN counts as one. Needs [`select_receive`].
 pub(crate) fn receive_next(socket: BorrowedFd<'_>) -> io::Result<u32> {
     get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)
 }
 
-/// Sends an acknowledgement that is being delayed.
+/// Sends a delayed ACK, if there is one.
 pub(crate) fn flush_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_QUICKACK, 1)
 }
 
-/// Bounds the segments of both directions (RFC 9293, section 3.7.1): on a socket that is not connected, what its SYN
-/// says, or its SYN-ACKs.
+/// Bounds the segments of both directions. On a socket that is not connected, also the MSS option of its SYN or SYN-ACKs
+/// (RFC 9293, section 3.7.1).
 pub(crate) fn set_mss(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
     set_tcp(socket, libc::TCP_MAXSEG, bytes.into())
 }
@@ -360,18 +359,18 @@ pub(crate) fn is_acknowledged(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(queued(socket)? == 0)
 }
 
-/// How far a socket has come.
+/// What a socket has received.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
-    /// The connection is gone.
+    /// The connection is closed.
     pub(crate) is_closed: bool,
     /// The peer has sent its FIN.
     pub(crate) has_fin: bool,
-    /// Bytes received in all, the FIN counted as one.
+    /// Bytes received in all; the FIN counts as one.
     pub(crate) received: u64,
 }
 
-/// How far the socket has come.
+/// What the socket has received.
 pub(crate) fn progress(socket: BorrowedFd<'_>) -> io::Result<Progress> {
     let info = info(socket)?;
     Ok(Progress {
@@ -381,11 +380,12 @@ pub(crate) fn progress(socket: BorrowedFd<'_>) -> io::Result<Progress> {
     })
 }
 
-/// What is in the receive queue behind what is left there of earlier calls, and how much this call leaves there. The
-/// socket is in repair mode with that queue selected, in which it cannot be read, only peeked at.
+/// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this
+/// call leaves there. The socket is in repair mode with that queue selected: it can be peeked at, but not read.
 ///
-/// A few bytes are taken out all the same, and the FIN behind them: only what was read is acknowledged at once
-/// ([`flush_acknowledgement`]). More would open the window, for the peer to send what the other end has no room for.
+/// If the queue has only a few bytes, they are read all the same, with the FIN, outside of repair mode: only bytes that
+/// were read are acknowledged at once ([`flush_acknowledgement`]). Reading more would open the window, and the peer would
+/// send what the other end has no room for.
 pub(crate) fn received(socket: BorrowedFd<'_>, left: usize, fin: bool) -> io::Result<(Vec<u8>, usize)> {
     const FEW: usize = 512;
     let length = unread(socket)? as usize;
@@ -435,7 +435,7 @@ fn set(
     }
 }
 
-/// `T` is plain numbers; the part of it that an older kernel does not know is 0.
+/// Reads an option. `T` is plain numbers; fields that an older kernel does not know are 0.
 fn get<T: Copy>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     let mut size = size_of::<T>() as libc::socklen_t;

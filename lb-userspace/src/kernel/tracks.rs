@@ -1,9 +1,9 @@
-//! The tracks of spliced connections, as memory that is shared with the kernel programs; and who has which.
+//! The tracks of spliced connections, as memory that is shared with the kernel programs; and which of their slots are free.
 
 use super::error::{KernelError, from_map};
 use aya::maps::MapData;
-use lb_common::packet::before;
 use lb_common::packet::track::{Half, Track, closing};
+use lb_common::packet::{Side, before};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::mem::size_of;
@@ -12,7 +12,7 @@ use std::ptr::{NonNull, read_volatile, write_volatile};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Slots that are mapped at once: what is never used takes no memory of this process.
+/// Slots that are mapped at once. Only chunks that are used are mapped.
 const CHUNK: usize = 1024;
 const CHUNK_BYTES: usize = CHUNK * size_of::<Track>();
 
@@ -43,16 +43,26 @@ impl Drop for Chunk {
     }
 }
 
-/// Which slots are free. The lowest go first, so that few chunks are ever mapped.
+/// Which slots are free. The lowest are taken first, so that few chunks are mapped.
 #[derive(Debug, Default)]
 struct Slots {
-    /// Below it every slot is in use or in `free`.
+    /// Every slot below this one is in use or in `free`; every other is free.
     next: u32,
     free: Vec<u32>,
 }
 
+/// Whether an end's FIN came before the other end's. The values are those of [`closing::FIN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FinOrder {
+    /// The other end had sent none.
+    First = closing::FIRST,
+    /// The other end had sent its FIN.
+    Second = closing::SECOND,
+}
+
 impl Tracks {
-    /// `used`: the slots of connections that are there already.
+    /// `used`: the slots of connections that an earlier process has left.
     pub(super) fn new(map: MapData, used: impl Iterator<Item = u32>) -> Result<Self, KernelError> {
         let capacity = map.info().map_err(from_map)?.max_entries() as usize;
         let mut used: Vec<u32> = used.filter(|slot| (*slot as usize) < capacity).collect();
@@ -84,14 +94,14 @@ impl Tracks {
         Some(slot)
     }
 
-    /// Gives slots back when the returned function is called: that must be after a grace period, for programs may be in
-    /// the midst of a packet whose flow named one.
+    /// Returns a function that frees these slots. It must be called after a grace period: a program may still be working on
+    /// a packet whose flow named one of them.
     pub(super) fn release(&self, released: Vec<u32>) -> impl FnOnce() + Send + 'static {
         let slots = self.slots.clone();
         move || lock(&slots).free.extend(released)
     }
 
-    /// Both halves, each field as it is at some moment.
+    /// A copy of a track. Its fields are read one after the other, while the programs write.
     pub(super) fn load(&self, slot: u32) -> io::Result<Track> {
         let track = self.at(slot)?;
         // SAFETY: points to a track that is mapped for as long as `self` lives; see `Chunk`.
@@ -100,7 +110,7 @@ impl Tracks {
         Ok(Track { halves: halves.map(|half| unsafe { Half::read_volatile(half) }).into() })
     }
 
-    /// Begins a connection. No flow names the slot yet.
+    /// Writes the first track of a connection. No flow may name the slot yet.
     pub(super) fn begin(&self, slot: u32, track: &Track) -> io::Result<()> {
         let to = self.at(slot)?;
         // SAFETY: as in `load`; nobody else accesses the slot before its flows are there.
@@ -108,31 +118,33 @@ impl Tracks {
         Ok(())
     }
 
-    /// Notes what an end has sent and a socket has received: up to this number, and a FIN behind it (a value of
-    /// [`closing::FIN`]; 0: none). The programs may know it, and more, already.
-    pub(super) fn advance(&self, slot: u32, side: usize, end: u32, fin: u8) -> io::Result<()> {
+    /// Notes that the end at this side has sent its bytes up to `end`, a sequence number, and then maybe a FIN: its socket
+    /// has received them. The programs may have noted as much, or more, already.
+    pub(super) fn advance(&self, slot: u32, side: Side, end: u32, fin: Option<FinOrder>) -> io::Result<()> {
         let half = self.half(slot, side)?;
         // SAFETY: as in `load`, and aligned; in this process the position is only ever stored by an atomic instruction.
         let position = unsafe { AtomicU64::from_ptr(&raw mut (*half).position) };
         let advanced =
             |known: u64| before(known as u32, end).then(|| known + u64::from(end.wrapping_sub(known as u32)));
-        // The programs store it too: what they know by now must not be taken back, for the end may say nothing more. `Err`:
-        // they know it all.
+        // The programs store it too. A later value of theirs must stay: if the end sends nothing more, nobody would correct
+        // it. `Err`: theirs is later.
         let _ = position.fetch_update(Relaxed, Relaxed, advanced);
-        // SAFETY: as in `load`. An end that has sent its FIN sends nothing that changes this but a reset.
+        let Some(fin) = fin else { return Ok(()) };
+        // SAFETY: as in `load`. After its FIN, an end changes this only by a reset.
         unsafe {
             let closing = read_volatile(&raw const (*half).closing);
-            if closing & closing::FIN == 0 && fin != 0 {
-                write_volatile(&raw mut (*half).closing, closing | fin);
+            if closing & closing::FIN == 0 {
+                write_volatile(&raw mut (*half).closing, closing | fin as u8);
             }
         }
         Ok(())
     }
 
-    /// An end that was asked this may be asked again.
-    pub(super) fn was_asked(&self, slot: u32, side: usize, what: u8) -> io::Result<()> {
+    /// Clears a bit of [`Half::asked`]: the programs may ask again.
+    pub(super) fn was_asked(&self, slot: u32, side: Side, what: u8) -> io::Result<()> {
         let half = self.half(slot, side)?;
-        // SAFETY: as in `load`. A bit that the program sets at the same time may be lost: it asks once more.
+        // SAFETY: as in `load`. If a program sets the other bit at the same time, that is lost, and the program asks once
+        // more.
         unsafe {
             let asked = read_volatile(&raw const (*half).asked);
             write_volatile(&raw mut (*half).asked, asked & !what);
@@ -140,10 +152,15 @@ impl Tracks {
         Ok(())
     }
 
-    fn half(&self, slot: u32, side: usize) -> io::Result<*mut Half> {
+    fn half(&self, slot: u32, side: Side) -> io::Result<*mut Half> {
         let track = self.at(slot)?;
-        // SAFETY: as in `load`; an index out of bounds panics.
-        Ok(unsafe { [&raw mut (*track).halves.client, &raw mut (*track).halves.server][side] })
+        // SAFETY: as in `load`.
+        Ok(unsafe {
+            match side {
+                Side::Client => &raw mut (*track).halves.client,
+                Side::Server => &raw mut (*track).halves.server,
+            }
+        })
     }
 
     fn at(&self, slot: u32) -> io::Result<*mut Track> {
@@ -170,7 +187,7 @@ impl Tracks {
             mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, self.map.fd().as_fd(), offset)?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        // If another thread was faster, this mapping goes away again.
+        // If another thread was faster, this mapping is removed again.
         Ok(cell.get_or_init(|| Chunk { base, bytes }))
     }
 }

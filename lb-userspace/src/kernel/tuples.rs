@@ -1,11 +1,11 @@
-//! Socket addresses as the programs' tables have them.
+//! Socket addresses, and the tuples by which the programs' maps know connections.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use lb_common::packet::{Address, Tuple};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// What packets between two ends are addressed by.
+/// The tuple of packets from `source` to `destination`.
 pub(crate) fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
     Tuple {
         source: address(source.ip()),
@@ -15,7 +15,7 @@ pub(crate) fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
     }
 }
 
-/// An address as flows hold it: an IPv4 address as the IPv6 address it maps to (RFC 4291, section 2.5.5.2).
+/// An address as tuples hold it: an IPv4 address as the IPv6 address it maps to (RFC 4291, section 2.5.5.2).
 pub(crate) fn address(ip: IpAddr) -> Address {
     let octets = match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
@@ -34,7 +34,7 @@ pub(crate) fn socket_address(address: &Address, port: u16) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), u16::from_be(port))
 }
 
-/// The two ends that a tuple names: who sends, and whom it is for.
+/// The source and the destination of a tuple.
 pub(crate) fn ends(tuple: &Tuple) -> [SocketAddr; 2] {
     [
         socket_address(&tuple.source, tuple.source_port),

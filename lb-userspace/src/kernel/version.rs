@@ -1,4 +1,4 @@
-//! Kernel releases, and which of them have a sockmap to be trusted with somebody's bytes.
+//! Kernel releases, and which of them have a sound sockmap.
 
 use std::{fmt, str::FromStr};
 
@@ -70,15 +70,15 @@ impl FromStr for KernelVersion {
 
 /// The first release whose sockmap the tier may use.
 ///
-/// Before it, a partial send of a redirected message was sent again from its beginning. That is fixed in 5.15.186,
-/// 6.1.142, 6.6.94, 6.12.34 and 6.15.3 too, but no run of this project's tests has shown those branches correct: on
-/// 6.1.192 the insertion under fire froze two virtual machines of five.
+/// Earlier ones sent a redirected message again from its beginning after a partial send. 5.15.186, 6.1.142, 6.6.94, 6.12.34
+/// and 6.15.3 have the fix too, but this project's tests have not shown those branches correct: on 6.1.192, inserting
+/// sockets under load froze two virtual machines of five.
 const SOUND_SINCE: KernelVersion = KernelVersion::new(6, 16, 0);
 
 /// Whether this kernel's sockmap moves every byte exactly once, in the way the sockmap tier uses it.
 ///
-/// Two further defects do not count, because the tier never passes data up to a socket of the map and does not ask
-/// for FIONREAD: a wrong `copied_seq` after SK_PASS, and FIONREAD and wake-ups of the psock's own ingress queue.
+/// Two further defects do not matter, because the tier never passes data up to a socket of the map and does not use
+/// FIONREAD: a wrong `copied_seq` after SK_PASS, and FIONREAD and wake-ups of the psock's own ingress queue.
 pub fn sockmap_sound(release: &KernelVersion) -> Result<(), &'static str> {
     match *release >= SOUND_SINCE {
         true => Ok(()),

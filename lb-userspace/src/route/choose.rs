@@ -1,33 +1,61 @@
-//! Which server of a pool gets a connection. Pure: counters and randomness are given.
+//! Which server of a pool gets a connection. Pure: the caller gives counters and random numbers.
 
 use super::Schedule;
 use crate::config::Balance;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
-/// Which servers go first: one of a higher rank is used only when none of a lower one is usable.
+/// Which servers are used first: one of a higher rank only if none of a lower rank is usable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
-    /// Marked in the configuration.
+    /// `backup` in the configuration.
     pub backup: bool,
-    /// Among the priorities of a service's SRV records; 0: the lowest, and servers that are no member of one.
+    /// The rank of the priority among those of a service's SRV records, the lowest is 0; 0 for servers without a service.
     pub priority: u16,
 }
 
-/// One server as the choice sees it.
+/// A server to choose from.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
-    /// It may take a new connection: up, resolved, not draining, not tried by this connection yet.
+    /// It may take new connections: up, resolved, not draining, not tried by this connection yet.
     pub usable: bool,
+    /// It has as many connections as it may have.
+    pub full: bool,
     /// Those of the lowest rank that has a usable one are chosen from.
     pub rank: Rank,
     /// 1 to 256.
     pub weight: u32,
+    /// How much of its weight counts now, in parts of [`WHOLE`]: 1 to `WHOLE`, less than that after it came up.
+    pub warmth: u32,
     /// Connections it has now, over all workers.
     pub active: usize,
-    /// The same for the same server, wherever it stands in the list.
+    /// Identifies the server, wherever it is in the list.
     pub identity: u64,
+}
+
+/// The warmth of a server that has been up for long.
+pub const WHOLE: u32 = 256;
+
+/// The warmth of a server that has been up for so long, when it takes `slow_start` to get its whole share. All in
+/// milliseconds.
+pub fn warmth(up_ms: u64, slow_start_ms: u64) -> u32 {
+    match up_ms < slow_start_ms {
+        true => (u64::from(WHOLE) * up_ms / slow_start_ms).max(1) as u32,
+        false => WHOLE,
+    }
+}
+
+/// What [`choose`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// An index into the candidates.
+    Server(usize),
+    /// All that could be chosen are full: one of them may take the connection later.
+    Full,
+    /// No candidate is usable.
+    Nobody,
 }
 
 /// The rotation among the servers of each rank, the lowest rank first.
@@ -40,10 +68,10 @@ pub fn schedules(servers: &[(Rank, u32)]) -> Box<[(Rank, Schedule)]> {
     ranks.into_iter().map(schedule).collect()
 }
 
-/// The server for a new connection: an index into `candidates`, `None` when none is usable.
+/// The server for a new connection. One of a higher rank is no way out for those that are full.
 ///
-/// `ticket` counts the pool's choices over all workers; `random` is uniform. The [`schedules`] were made from the
-/// candidates' ranks and weights.
+/// `ticket`: how many choices were made in the pool, over all workers. `random`: uniformly distributed. The [`schedules`]
+/// were made from the candidates' ranks and weights.
 pub fn choose(
     balance: Balance,
     candidates: &[Candidate],
@@ -51,37 +79,66 @@ pub fn choose(
     ticket: u64,
     client: IpAddr,
     random: u64,
-) -> Option<usize> {
-    let lowest = candidates.iter().filter(|c| c.usable).map(|c| c.rank).min()?;
-    let eligible = |index: usize| candidates[index].usable && candidates[index].rank == lowest;
-    let (_, schedule) = schedules.iter().find(|(rank, _)| *rank == lowest)?;
-    match balance {
-        Balance::RoundRobin => schedule.order(ticket).find(|index| eligible(*index)),
+) -> Choice {
+    let Some(lowest) = candidates.iter().filter(|c| c.usable).map(|c| c.rank).min() else {
+        return Choice::Nobody;
+    };
+    let eligible = |index: &usize| {
+        let candidate = &candidates[*index];
+        candidate.usable && candidate.rank == lowest && !candidate.full
+    };
+    // The schedules are of all servers; without this rank's there is nobody to choose.
+    let Some((_, schedule)) = schedules.iter().find(|(rank, _)| *rank == lowest) else {
+        return Choice::Nobody;
+    };
+    let next = |ticket: u64, passed_over: Option<usize>| {
+        let others = || schedule.order(ticket).filter(|index| eligible(index) && Some(*index) != passed_over);
+        others().find(|index| is_admitted(&candidates[*index], random)).or_else(|| others().next())
+    };
+    let chosen = match balance {
+        Balance::RoundRobin => next(ticket, None),
         // A uniformly chosen turn is a weighted random choice.
-        Balance::Random => schedule.order(random).find(|index| eligible(*index)),
+        Balance::Random => next(random, None).map(|first| match next(random.rotate_left(32), Some(first)) {
+            Some(second) if by_load(&candidates[second], &candidates[first]).is_lt() => second,
+            _ => first,
+        }),
         Balance::LeastConnections => {
             let length = candidates.len();
             let start = usize::try_from(ticket % (length.max(1) as u64)).unwrap_or_default();
-            let rotated = (start..length).chain(0..start).filter(|index| eligible(*index));
-            rotated.min_by(|a, b| {
-                let (a, b) = (&candidates[*a], &candidates[*b]);
-                let load = |c: &Candidate, other: &Candidate| (c.active as u64 + 1) * u64::from(other.weight);
-                load(a, b).cmp(&load(b, a))
-            })
+            let rotated = (start..length).chain(0..start).filter(eligible);
+            rotated.min_by(|a, b| by_load(&candidates[*a], &candidates[*b]))
         }
-        Balance::SourceHash => (0..candidates.len()).filter(|index| eligible(*index)).max_by(|a, b| {
+        Balance::SourceHash => (0..candidates.len()).filter(eligible).max_by(|a, b| {
             let score = |index: usize| rendezvous(client, &candidates[index]);
             score(*a).total_cmp(&score(*b))
         }),
+    };
+    chosen.map_or(Choice::Full, Choice::Server)
+}
+
+/// By the connections that each would have for its weight, with this one.
+fn by_load(a: &Candidate, b: &Candidate) -> Ordering {
+    let load = |of: &Candidate, other: &Candidate| {
+        u128::from(of.active as u64 + 1) * u128::from(other.weight) * u128::from(other.warmth)
+    };
+    load(a, b).cmp(&load(b, a))
+}
+
+/// Whether a server takes its turn: with the probability of its warmth.
+fn is_admitted(candidate: &Candidate, random: u64) -> bool {
+    candidate.warmth >= WHOLE || {
+        let mut hasher = DefaultHasher::new();
+        (random, candidate.identity).hash(&mut hasher);
+        hasher.finish() % u64::from(WHOLE) < u64::from(candidate.warmth)
     }
 }
 
-/// Weighted rendezvous hashing (Schindelhauer and Schomaker 2005): the highest score wins; a server that goes
-/// away moves only its own clients.
+/// Weighted rendezvous hashing (Schindelhauer and Schomaker 2005): the server with the highest score is chosen. If a server
+/// is removed, only its own clients move.
 fn rendezvous(client: IpAddr, candidate: &Candidate) -> f64 {
     let mut hasher = DefaultHasher::new();
     (client, candidate.identity).hash(&mut hasher);
-    // 53 bits, the precision of f64, moved into (0, 1) so that the logarithm is finite and below zero.
+    // 53 bits, the precision of f64, mapped into (0, 1), so that the logarithm is finite and negative.
     let uniform = ((hasher.finish() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -f64::from(candidate.weight) / uniform.ln()
 }
@@ -98,8 +155,18 @@ mod tests {
 
     const BACKUP: Rank = Rank { backup: true, priority: 0 };
 
+    const IDLE: Candidate = Candidate {
+        usable: true,
+        full: false,
+        rank: Rank { backup: false, priority: 0 },
+        weight: 1,
+        warmth: WHOLE,
+        active: 0,
+        identity: 0,
+    };
+
     fn server(active: usize) -> Candidate {
-        Candidate { usable: true, rank: Rank::default(), weight: 1, active, identity: 0 }
+        Candidate { active, ..IDLE }
     }
 
     fn numbered<const N: usize>() -> [Candidate; N] {
@@ -111,6 +178,13 @@ mod tests {
     }
 
     fn pick(balance: Balance, candidates: &[Candidate], ticket: u64) -> Option<usize> {
+        match decide(balance, candidates, ticket) {
+            Choice::Server(index) => Some(index),
+            Choice::Full | Choice::Nobody => None,
+        }
+    }
+
+    fn decide(balance: Balance, candidates: &[Candidate], ticket: u64) -> Choice {
         choose(balance, candidates, &schedules_of(candidates), ticket, CLIENT, ticket)
     }
 
@@ -167,6 +241,78 @@ mod tests {
     }
 
     #[test]
+    fn full_servers_are_passed_over_and_their_backups_do_not_stand_in_for_them() {
+        for balance in BALANCES {
+            let mut servers = [server(0), server(7), server(0)];
+            servers[2].rank = BACKUP;
+            servers[0].full = true;
+            assert_eq!(decide(balance, &servers, 0), Choice::Server(1));
+            servers[1].full = true;
+            assert_eq!(decide(balance, &servers, 0), Choice::Full);
+            servers[0].usable = false;
+            servers[1].usable = false;
+            assert_eq!(decide(balance, &servers, 0), Choice::Server(2));
+            servers[2].usable = false;
+            assert_eq!(decide(balance, &servers, 0), Choice::Nobody);
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_just_come_up_gets_its_share_little_by_little() {
+        for balance in [Balance::RoundRobin, Balance::Random] {
+            let mut last = 0;
+            for part in [1, 64, 128, 192, WHOLE] {
+                // Equal loads: chance alone decides.
+                let mut servers = [server(0), Candidate { identity: 1, ..server(0) }];
+                servers[1].warmth = part;
+                let mixed = |ticket: u64| ticket.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let schedules = schedules_of(&servers);
+                let chosen = (0..4000u64).filter(|ticket| {
+                    let choice = choose(balance, &servers, &schedules, *ticket, CLIENT, mixed(*ticket));
+                    choice == Choice::Server(1)
+                });
+                let (count, share) = (chosen.count(), part as usize);
+                if balance == Balance::RoundRobin {
+                    let expected = 2000 * share / WHOLE as usize;
+                    assert!(count.abs_diff(expected) < 150, "{count} instead of {expected}");
+                }
+                assert!(count >= last, "{count} after {last}");
+                last = count;
+            }
+        }
+        let mut servers = [server(99), server(20)];
+        servers[1].warmth = WHOLE / 4;
+        assert_eq!(pick(Balance::LeastConnections, &servers, 0), Some(1));
+        servers[1].active = 30;
+        assert_eq!(pick(Balance::LeastConnections, &servers, 0), Some(0));
+        // Alone, it takes all.
+        servers[0].usable = false;
+        assert!(BALANCES.iter().all(|balance| pick(*balance, &servers, 0) == Some(1)));
+    }
+
+    #[test]
+    fn warmth_grows_from_little_to_all() {
+        assert_eq!(
+            [0, 1, 15_000, 29_999, 30_000, u64::MAX].map(|up| warmth(up, 30_000)),
+            [1, 1, 128, 255, 256, 256]
+        );
+        assert_eq!(warmth(0, 0), WHOLE);
+    }
+
+    #[test]
+    fn of_two_drawn_at_random_the_less_loaded_is_taken() {
+        // Whichever of them is drawn first, the one with the fewest connections is never passed over for the other.
+        let servers = [server(5), server(1)];
+        assert!((0..100).all(|ticket| pick(Balance::Random, &servers, ticket << 31 | ticket) == Some(1)));
+        // The most loaded of all never wins, and the others share.
+        let servers = [server(9), server(3), server(3)];
+        let picks: BTreeSet<_> = (0..100u64)
+            .map(|n| pick(Balance::Random, &servers, n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+            .collect();
+        assert_eq!(picks, BTreeSet::from([Some(1), Some(2)]));
+    }
+
+    #[test]
     fn those_of_other_ranks_leave_no_mark_on_the_rotation() {
         let mut servers = [server(0), server(0), server(0)];
         servers[2].rank.priority = 1;
@@ -181,9 +327,10 @@ mod tests {
         let mut servers = numbered::<5>();
         let clients = (0..2000u32).map(|n| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)));
         let schedules = schedules_of(&servers);
-        let at = |servers: &[Candidate], ip| {
-            let index = choose(Balance::SourceHash, servers, &schedules, 0, ip, 0).unwrap();
-            servers[index].identity
+        let at = |servers: &[Candidate], ip| match choose(Balance::SourceHash, servers, &schedules, 0, ip, 0)
+        {
+            Choice::Server(index) => servers[index].identity,
+            other => panic!("{other:?}"),
         };
         let before: Vec<_> = clients.clone().map(|ip| at(&servers, ip)).collect();
         // Not usable, or not in the list any more, which puts others in other places.
@@ -205,7 +352,7 @@ mod tests {
         let heavy = (0..4000u32)
             .filter(|n| {
                 let ip = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
-                choose(Balance::SourceHash, &servers, &schedules, 0, ip, 0) == Some(0)
+                choose(Balance::SourceHash, &servers, &schedules, 0, ip, 0) == Choice::Server(0)
             })
             .count();
         assert!((2850..3150).contains(&heavy), "{heavy} of 4000, 3000 expected");
@@ -215,24 +362,30 @@ mod tests {
         #[test]
         fn whatever_is_chosen_is_usable(
             servers in prop::collection::vec(
-                (any::<bool>(), any::<bool>(), 0u16..3, 1u32..=256, 0usize..1000), 0..12),
+                (any::<bool>(), any::<bool>(), any::<bool>(), 0u16..3, 1u32..=256, 1..=WHOLE, 0usize..1000), 0..12),
             ticket: u64,
         ) {
             let servers: Vec<_> = servers
                 .into_iter()
                 .zip(0..)
-                .map(|((usable, backup, priority, weight, active), identity)| {
-                    Candidate { usable, rank: Rank { backup, priority }, weight, active, identity }
+                .map(|((usable, full, backup, priority, weight, warmth, active), identity)| {
+                    let rank = Rank { backup, priority };
+                    Candidate { usable, full, rank, weight, warmth, active, identity }
                 })
                 .collect();
             for balance in BALANCES {
-                match pick(balance, &servers, ticket) {
-                    Some(index) => {
+                match decide(balance, &servers, ticket) {
+                    Choice::Server(index) => {
                         let chosen = servers[index];
-                        prop_assert!(chosen.usable);
+                        prop_assert!(chosen.usable && !chosen.full);
                         prop_assert!(!servers.iter().any(|c| c.usable && c.rank < chosen.rank));
                     }
-                    None => prop_assert!(servers.iter().all(|c| !c.usable)),
+                    Choice::Full => {
+                        let lowest = servers.iter().filter(|c| c.usable).map(|c| c.rank).min();
+                        prop_assert!(servers.iter().any(|c| c.usable));
+                        prop_assert!(servers.iter().all(|c| !c.usable || Some(c.rank) != lowest || c.full));
+                    }
+                    Choice::Nobody => prop_assert!(servers.iter().all(|c| !c.usable)),
                 }
             }
         }

@@ -5,7 +5,7 @@
 mod choose;
 mod schedule;
 
-pub use choose::{Candidate, Rank, choose, schedules};
+pub use choose::{Candidate, Choice, Rank, WHOLE, choose, schedules, warmth};
 pub use schedule::Schedule;
 
 use crate::config::SniPattern;
@@ -24,8 +24,8 @@ pub enum SniMatch {
     Exact,
 }
 
-/// How well a route covers a ClientHello. SNI decides first; of two equal patterns the one that asks for an
-/// ALPN beats the one that takes any.
+/// How well a route covers a ClientHello. SNI decides first; of two routes with equal patterns, one with an ALPN protocol
+/// beats one without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Match {
     /// By server name.
@@ -34,8 +34,8 @@ pub struct Match {
     pub alpn: bool,
 }
 
-/// The routes of one listener, indexed so that a lookup costs one hash probe per label of the name, whatever
-/// the number of routes.
+/// The routes of one listener, indexed so that a lookup takes one hash probe per label of the name, whatever the number of
+/// routes.
 #[derive(Debug)]
 pub struct Table<T> {
     exact: HashMap<Box<str>, Vec<Entry<T>>>,
@@ -51,12 +51,12 @@ struct Entry<T> {
 }
 
 impl<T: Clone> Table<T> {
-    /// An empty table: everything is `unknown_sni`, or `no_sni`.
+    /// An empty table: every lookup fails.
     pub fn new() -> Self {
         Table { exact: HashMap::new(), wildcard: HashMap::new(), any: Vec::new() }
     }
 
-    /// Adds a route under one of its patterns. The configuration has no two routes that tie.
+    /// Adds a route under one of its patterns. The configuration has checked that no two routes tie.
     pub fn insert(&mut self, pattern: &SniPattern, alpn: &[Box<str>], route: T) {
         let entries = match pattern {
             SniPattern::Exact(name) => self.exact.entry(name.clone()).or_default(),
@@ -64,7 +64,7 @@ impl<T: Clone> Table<T> {
             SniPattern::Any => &mut self.any,
         };
         entries.push(Entry { alpn: alpn.into(), route });
-        // Routes that ask for an ALPN are looked at before the one that takes any.
+        // Routes with an ALPN protocol come before the one without.
         entries.sort_by_key(|entry| entry.alpn.is_empty());
     }
 
@@ -92,7 +92,7 @@ impl<T: Clone> Table<T> {
         })
     }
 
-    /// Everything that covers the name, best first.
+    /// The patterns that cover the name, best first.
     fn candidates<'t>(&'t self, sni: Option<&str>) -> impl Iterator<Item = (SniMatch, &'t [Entry<T>])> {
         let exact = sni.and_then(|name| self.exact.get(name)).map(|entries| (SniMatch::Exact, &entries[..]));
         let wildcards = suffixes(sni.unwrap_or_default()).filter_map(|suffix| {

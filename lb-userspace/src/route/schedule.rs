@@ -1,17 +1,17 @@
-//! Weighted rotation, decided when the configuration is read and lock-free afterwards.
+//! Weighted rotation, laid out when the configuration is read and lock-free afterwards.
 
 /// An endless weighted sequence over indices, laid out in advance.
 ///
-/// Each index `i` stands in one round `weights[i]` times (after division by their common divisor), as evenly
-/// spread as can be: its k-th turn is due at `(2k + 1) / (2 * weight)` of the round. With equal weights this is
-/// plain round robin in the order given. An index of weight 0 never has a turn.
+/// Each index `i` has `weights[i]` turns in a round (after division by their greatest common divisor), spread as evenly as
+/// possible: its k-th turn is due at `(2k + 1) / (2 * weight)` of the round. With equal weights this is plain round robin
+/// in the order given. An index of weight 0 has no turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     turns: Box<[u32]>,
 }
 
 impl Schedule {
-    /// Lays the round out. `weights` are small (the configuration allows 0 to 256), so a round is too.
+    /// Lays out a round. Its length is bounded: the configuration allows weights from 0 to 256.
     pub fn new(weights: &[u32]) -> Self {
         let divisor = weights.iter().copied().fold(0, gcd).max(1);
         let mut due: Vec<(u64, u64, u32)> = Vec::new();
@@ -23,13 +23,13 @@ impl Schedule {
         Schedule { turns: due.into_iter().map(|(_, _, index)| index).collect() }
     }
 
-    /// The index whose turn number `ticket` is; `None` when every weight is 0.
+    /// The index that has turn number `ticket`; `None` if every weight is 0.
     pub fn pick(&self, ticket: u64) -> Option<usize> {
         let length = u64::try_from(self.turns.len()).ok().filter(|length| *length > 0)?;
         usize::try_from(ticket % length).ok().map(|turn| self.turns[turn] as usize)
     }
 
-    /// The indices from turn `ticket` on, each once: the order in which to try them.
+    /// The indices of all turns of a round, from turn `ticket` on: the order in which to try them.
     pub fn order(&self, ticket: u64) -> impl Iterator<Item = usize> + '_ {
         let length = self.turns.len();
         let start = if length == 0 { 0 } else { (ticket % length as u64) as usize };

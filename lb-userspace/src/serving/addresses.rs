@@ -5,41 +5,43 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Addresses that are kept of one name.
+/// The most addresses that are kept of one name.
 const MAX: usize = 64;
 
-/// Addresses that are tried for one connection. The others have their turn when those have failed.
+/// The most addresses that are tried for one connection. When those have failed, later connections try the others.
 const TRIED: usize = 8;
 
 /// The Connection Attempt Delay as RFC 8305, section 8, recommends it, and the least it allows.
 const DELAY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(10));
 
-/// How long an address that failed comes after those that did not, in milliseconds.
+/// How long an address that failed is tried after those that did not, in milliseconds.
 const REMEMBERED_MS: u64 = 60_000;
 
-/// Addresses without duplicates, each with what the last connections to it have shown.
+/// Addresses without duplicates. Of each is known when it last worked and when it failed.
 #[derive(Default)]
-pub struct Addresses(Box<[Known]>);
+pub struct Addresses(Box<[KnownAddress]>);
 
-struct Known {
+struct KnownAddress {
     address: SocketAddr,
-    /// When a connection was made, in milliseconds; 0: never.
+    /// When a connection to it last succeeded, in milliseconds; 0: never.
     worked_ms: AtomicU64,
-    /// When none could be, or the address was silent for so long that the next one was tried; 0: not since it worked.
+    /// When a connection failed, or got no answer before the next address was tried, in milliseconds; 0: not since it
+    /// worked.
     failed_ms: AtomicU64,
 }
 
 impl Addresses {
-    /// In a stable order, whatever the name server's rotation; nothing is known of them yet.
+    /// New addresses, of which nothing is known yet. They are sorted, so the name server's rotation has no effect.
     pub fn new(mut addresses: Vec<SocketAddr>) -> Self {
         addresses.sort_unstable();
         addresses.dedup();
         addresses.truncate(MAX);
-        let known = |address| Known { address, worked_ms: AtomicU64::new(0), failed_ms: AtomicU64::new(0) };
+        let known =
+            |address| KnownAddress { address, worked_ms: AtomicU64::new(0), failed_ms: AtomicU64::new(0) };
         Addresses(addresses.into_iter().map(known).collect())
     }
 
-    /// There is none.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -49,7 +51,12 @@ impl Addresses {
         self.0.iter().map(|known| known.address).eq(other.0.iter().map(|known| known.address))
     }
 
-    /// The only one: there is nothing to choose.
+    /// The same at another port; nothing is known of them yet.
+    pub fn at_port(&self, port: u16) -> Self {
+        Self::new(self.0.iter().map(|known| SocketAddr::new(known.address.ip(), port)).collect())
+    }
+
+    /// The address, if there is only one.
     pub fn only(&self) -> Option<SocketAddr> {
         match &*self.0 {
             [known] => Some(known.address),
@@ -57,8 +64,8 @@ impl Addresses {
         }
     }
 
-    /// The addresses to try, by their index, with the pause after which the next one is tried beside those before:
-    /// all have their turn within `timeout`. `ipv4`: the family to begin with, if it matters.
+    /// The addresses to try, by their index, and the delay after which the next one is tried as well if there is no answer.
+    /// All are tried within `timeout`. `ipv4`: the family to begin with, if it matters.
     pub fn order(&self, ipv4: Option<bool>, timeout: Duration) -> (Vec<usize>, Duration) {
         let past: Vec<_> = self.0.iter().map(Past::of).collect();
         let order = order(&past, ipv4, now_ms());
@@ -71,13 +78,13 @@ impl Addresses {
         self.0[index].address
     }
 
-    /// A connection was made.
+    /// A connection to this address succeeded.
     pub fn worked(&self, index: usize) {
         self.0[index].worked_ms.store(now_ms(), Relaxed);
         self.0[index].failed_ms.store(0, Relaxed);
     }
 
-    /// None could be made, or it takes longer than to the next address.
+    /// A connection to this address failed, or got no answer before the next address was tried.
     pub fn failed(&self, index: usize) {
         self.0[index].failed_ms.store(now_ms(), Relaxed);
     }
@@ -92,7 +99,7 @@ struct Past {
 }
 
 impl Past {
-    fn of(known: &Known) -> Self {
+    fn of(known: &KnownAddress) -> Self {
         Past {
             ipv4: known.address.is_ipv4(),
             worked_ms: known.worked_ms.load(Relaxed),
@@ -105,13 +112,13 @@ impl Past {
     }
 }
 
-/// Of each family the one that worked last is first, and the families take turns (RFC 8305, section 4), beginning with
-/// `ipv4`, or that of the address that worked last of all, or IPv6. Those that have failed come last, the one that failed
-/// longest ago first.
+/// The order of attempts. Within each family the address that worked last comes first, and the families alternate (RFC
+/// 8305, section 4). The first family is `ipv4`, or that of the address that worked last, or IPv6. Addresses that have
+/// failed come last, the one that failed longest ago first.
 fn order(past: &[Past], ipv4: Option<bool>, now_ms: u64) -> Vec<usize> {
     let (mut failed, mut good): (Vec<usize>, Vec<usize>) =
         (0..past.len()).partition(|index| past[*index].has_failed(now_ms));
-    // Stable: what has never worked stays in its order.
+    // The sort is stable: addresses that have never worked stay in their order.
     good.sort_by_key(|index| std::cmp::Reverse(past[*index].worked_ms));
     failed.sort_by_key(|index| past[*index].failed_ms);
     let worked_last = good.first().map(|index| past[*index]).filter(|past| past.worked_ms != 0);

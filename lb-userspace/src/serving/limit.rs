@@ -18,13 +18,13 @@ impl Limit {
         max.is_none_or(|max| before < max).then_some(permit)
     }
 
-    /// Counts one more that is there already, whatever the bound.
+    /// Counts an existing connection, even above the bound.
     pub fn join(self: &Arc<Self>) -> Permit {
         self.0.fetch_add(1, Relaxed);
         Permit(self.clone())
     }
 
-    /// Connections now.
+    /// How many there are now.
     pub fn active(&self) -> usize {
         self.0.load(Relaxed)
     }

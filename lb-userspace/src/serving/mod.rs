@@ -1,11 +1,14 @@
-//! Serving: what is served, as the configuration says and as it runs now: listeners, routes, pools, servers, and their
-//! counters. It knows nothing of who counts, connects or splices.
+//! Serving: the listeners, routes, pools and servers at run time, with their counters. It depends on no stage that counts,
+//! connects or splices.
 
 mod addresses;
+mod availability;
 mod client_limit;
 mod clients;
+mod health;
 mod limit;
 mod pool;
+mod room;
 mod setback;
 mod snapshot;
 mod stats;
@@ -13,8 +16,10 @@ mod stats;
 pub use addresses::Addresses;
 pub use client_limit::{ClientLimit, ClientPermit};
 pub use clients::Excess;
+pub use health::{Checked, HealthRecord, Turn};
 pub use limit::{Limit, Permit, Permits};
-pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord};
+pub use pool::{Member, Pool, Server, ServerGuard, ServerRecord, Unavailable};
+pub use room::Room;
 pub use setback::Setbacks;
-pub use snapshot::{CertificateRefused, Listener, Route, Snapshot, TerminatedRoute};
+pub use snapshot::{Action, CertificateRefused, Listener, Route, Snapshot, Terminator};
 pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};

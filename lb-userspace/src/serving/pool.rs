@@ -1,69 +1,82 @@
 //! Upstream pools at run time: the servers they have now, their addresses and their counts.
 
-use super::Addresses;
-use crate::config::{self, Address, Balance, Host, Keepalive, Origin, ProxyVersion};
-use crate::route::{Candidate, Rank, Schedule, choose, schedules};
-use crate::state::ServerState;
+use super::availability::{Standing, keep_one};
+use super::health::HealthRecord;
+use super::{Addresses, Room};
+use crate::clock::now_ms;
+use crate::config::{self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion};
+use crate::route::{Candidate, Choice, Rank, Schedule, WHOLE, choose, schedules, warmth};
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// An upstream pool.
 pub struct Pool {
     /// As configured.
     pub name: Arc<str>,
-    /// Bound on one attempt to connect.
+    /// The longest time of one attempt to connect.
     pub connect_timeout: Duration,
     /// The PROXY header its servers expect.
     pub send_proxy: Option<ProxyVersion>,
-    /// Of the leg to its servers.
+    /// TCP keepalive of the leg to its servers.
     pub keepalive: Keepalive,
+    /// How its servers are checked.
+    pub health: Option<Arc<Health>>,
+    /// What becomes of open connections to a server that its checks find down.
+    pub on_down: OnDown,
+    pub(super) eject: Option<Eject>,
     balance: Balance,
-    /// Made from `slots` whenever these change.
+    /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
+    slow_start_ms: u64,
+    /// Who waits for a place with a server.
+    room: Arc<Room>,
+    /// Made anew from `slots` whenever those change.
     servers: ArcSwap<Servers>,
     slots: Mutex<Slots>,
-    /// Choices made, over all workers.
+    /// How many servers were chosen, over all workers.
     choices: AtomicU64,
     random: RandomState,
 }
 
-/// The servers of a pool at one time, in the order of the configuration; those of a service by priority and name. One that
-/// two entries have is there once, as the first has it.
+/// The servers of a pool at one time, in the order of the configuration; those of a service by priority and name. A server
+/// that two entries have is in the list once, as the first entry has it.
 pub struct Servers {
     list: Box<[Arc<Server>]>,
     schedules: Box<[(Rank, Schedule)]>,
 }
 
-/// What `servers` is made from.
+/// The configuration's entries, from which [`Servers`] is made.
 #[derive(Default)]
 struct Slots {
     /// One for each entry of the configuration.
     slots: Vec<Slot>,
-    /// Those that have gone while they had connections: should they return, these count again.
+    /// Servers that were removed while they had connections. If they return, those connections count again.
     gone: Vec<(Address, Weak<ServerRecord>)>,
 }
 
 /// An entry of the configuration's `servers`.
 struct Slot {
-    /// Whose servers it holds; `None`: one server, which stays.
+    /// The service whose servers it holds; `None`: it is one server.
     service: Option<Box<str>>,
     backup: bool,
+    max_connections: Option<usize>,
     servers: Vec<Arc<Server>>,
 }
 
-/// A service that servers of a pool come from.
+/// A service (SRV records) of a pool.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Service {
-    /// The number of its entry in the configuration's `servers`.
+    /// The index of its entry in the configuration's `servers`.
     pub entry: usize,
     /// As configured.
     pub name: Box<str>,
-    /// Whether it has any now.
+    /// Whether it has servers now.
     pub has_servers: bool,
 }
 
@@ -77,9 +90,9 @@ impl Service {
 /// A server of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Without a trailing dot, though the name is absolute.
+    /// The name is absolute, but has no trailing dot here.
     pub address: Address,
-    /// 0 for those of the lowest priority there is, 1 for the next.
+    /// The rank of its priority: 0 for the lowest number, 1 for the next.
     pub priority: u16,
     /// 1 to 256.
     pub weight: u32,
@@ -87,51 +100,140 @@ pub struct Member {
 
 /// A server of a pool.
 pub struct Server {
-    /// As configured or as DNS has it, also its name in `status`.
+    /// As configured or from DNS; also its name in `status`.
     pub address: Address,
     /// 1 to 256.
     pub weight: u32,
-    /// Whether others go first.
+    /// Servers of a lower rank are chosen first.
     pub rank: Rank,
-    /// What outlives a reload.
+    /// Most connections at a time.
+    pub max_connections: Option<usize>,
+    /// Those who wait for one of them to end.
+    room: Arc<Room>,
+    /// Its state, which is kept across reloads.
     pub state: Arc<ServerRecord>,
-    /// The same for the same address.
+    /// How it is checked.
+    pub(super) health: Option<Arc<Health>>,
+    /// A hash of the address.
     identity: u64,
 }
 
-/// What is known of a server; kept across reloads and changes of its service under its pool's name and its address.
-#[derive(Default)]
+/// The state of a server. It is kept across reloads and changes of its service, by the pool's name and the server's address.
 pub struct ServerRecord {
-    /// Where it is; empty until its name is resolved.
-    addresses: ArcSwap<Addresses>,
-    /// Connections it has now, also those still being opened.
+    /// Empty until its name is resolved.
+    pub(super) addresses: ArcSwap<Addresses>,
+    /// When it got its first address; before that, when the record was made.
+    pub(super) resolved_ms: AtomicU64,
+    resolved: Notify,
+    /// Connections to it now, with those that are being opened.
     pub active: AtomicUsize,
-    /// Connections opened to it.
+    /// Connections that were opened to it.
     pub total: AtomicU64,
-    /// Attempts that failed.
+    /// Attempts to connect that failed.
     pub failures: AtomicU64,
-    /// It takes no new connection (`snisplice drain`).
-    pub draining: AtomicBool,
+    /// What checks and connections have shown.
+    pub health: HealthRecord,
+    /// Since when it takes no new connection (`snisplice drain`); 0: it is not drained.
+    pub(super) drained_ms: AtomicU64,
+    /// When that ended; 0: it was never drained.
+    pub(super) undrained_ms: AtomicU64,
+    /// When it began to take connections again, after it was drained or down; 0: it always has.
+    up_since_ms: AtomicU64,
 }
 
-impl ServerRecord {
-    /// Replaces the addresses, and forgets what was known of them if they are others; an empty answer changes nothing.
-    pub fn resolved(&self, addresses: Vec<SocketAddr>) {
-        let addresses = Addresses::new(addresses);
-        if !addresses.is_empty() && !addresses.same(&self.addresses.load()) {
-            self.addresses.store(Arc::new(addresses));
+impl Default for ServerRecord {
+    fn default() -> Self {
+        ServerRecord {
+            addresses: ArcSwap::default(),
+            resolved_ms: now_ms().into(),
+            resolved: Notify::new(),
+            active: AtomicUsize::default(),
+            total: AtomicU64::default(),
+            failures: AtomicU64::default(),
+            health: HealthRecord::default(),
+            drained_ms: AtomicU64::default(),
+            undrained_ms: AtomicU64::default(),
+            up_since_ms: AtomicU64::default(),
         }
     }
 }
 
+impl ServerRecord {
+    /// Waits until it has an address; one at a time may.
+    pub async fn resolves(&self) {
+        while self.addresses.load().is_empty() {
+            self.resolved.notified().await;
+        }
+    }
+
+    /// Stops (`draining`) or resumes new connections.
+    pub fn drain(&self, draining: bool) {
+        match (draining, self.drained_ms.load(Relaxed)) {
+            (true, 0) => self.drained_ms.store(now_ms(), Relaxed),
+            (false, 1..) => {
+                self.drained_ms.store(0, Relaxed);
+                self.undrained_ms.store(now_ms(), Relaxed);
+                self.comes_up();
+            }
+            _ => {}
+        }
+    }
+
+    /// It takes connections again: few at first, if its pool says so.
+    pub fn comes_up(&self) {
+        self.up_since_ms.store(now_ms().max(1), Relaxed);
+    }
+
+    /// How much of its weight counts ([`warmth`]).
+    fn warmth(&self, slow_start_ms: u64, now_ms: u64) -> u32 {
+        if slow_start_ms == 0 {
+            return WHOLE;
+        }
+        // One that was ejected comes back when its rest is over.
+        match self.up_since_ms.load(Relaxed).max(self.health.ejection_changed_ms(now_ms)) {
+            0 => WHOLE,
+            since => warmth(now_ms.saturating_sub(since), slow_start_ms),
+        }
+    }
+
+    /// Replaces the addresses, with what is known of them, if they have changed. An empty list changes nothing.
+    pub fn resolved(&self, addresses: Vec<SocketAddr>) {
+        let addresses = Addresses::new(addresses);
+        let known = self.addresses.load();
+        if !addresses.is_empty() && !addresses.same(&known) {
+            if known.is_empty() {
+                self.resolved_ms.store(now_ms(), Relaxed);
+            }
+            self.addresses.store(Arc::new(addresses));
+            self.resolved.notify_one();
+        }
+    }
+}
+
+/// What the configuration, or DNS, says of a server beside its address.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    weight: u32,
+    rank: Rank,
+    max_connections: Option<usize>,
+}
+
 impl Server {
-    fn new(address: Address, weight: u32, rank: Rank, state: Arc<ServerRecord>) -> Arc<Self> {
+    fn new(
+        address: Address,
+        share: Share,
+        room: &Arc<Room>,
+        health: Option<&Arc<Health>>,
+        state: Arc<ServerRecord>,
+    ) -> Arc<Self> {
+        let Share { weight, rank, max_connections } = share;
         if let Host::Ip(ip) = address.host {
             state.resolved(vec![SocketAddr::new(ip, address.port)]);
         }
-        // Without a key: a client stays with its server over a restart.
+        // A hash without a random key: with `source_hash` a client keeps its server after a restart.
         let identity = BuildHasherDefault::<DefaultHasher>::default().hash_one(&address);
-        Arc::new(Server { address, weight, rank, state, identity })
+        let (room, health) = (room.clone(), health.cloned());
+        Arc::new(Server { address, weight, rank, max_connections, room, state, health, identity })
     }
 
     /// Its addresses.
@@ -139,18 +241,9 @@ impl Server {
         self.state.addresses.load_full()
     }
 
-    /// Whether it takes new connections.
-    pub fn availability(&self) -> ServerState {
-        match self.state.draining.load(Relaxed) {
-            true => ServerState::Draining,
-            false if self.state.addresses.load().is_empty() => ServerState::Unresolved,
-            false => ServerState::Up,
-        }
-    }
-
-    /// It may take new connections.
-    pub fn usable(&self) -> bool {
-        self.availability() == ServerState::Up
+    /// Whether it has as many connections as it may have.
+    fn is_full(&self) -> bool {
+        self.max_connections.is_some_and(|max| self.state.active.load(Relaxed) >= max)
     }
 }
 
@@ -179,14 +272,14 @@ impl Slot {
 }
 
 impl Slots {
-    /// What is known of each server, also of those that have gone.
+    /// The state of each server, with those in `gone`.
     fn records(&self) -> HashMap<Address, Arc<ServerRecord>> {
         let gone =
             self.gone.iter().filter_map(|(address, record)| Some((address.clone(), record.upgrade()?)));
         gone.chain(self.slots.iter().flat_map(Slot::records)).collect()
     }
 
-    /// Remembers what is in no slot any more, for as long as it has connections.
+    /// Keeps the state of servers that are in no slot any more in `gone`, while they have connections.
     fn remember(&mut self, records: HashMap<Address, Arc<ServerRecord>>) {
         let present: HashSet<_> =
             self.slots.iter().flat_map(Slot::records).map(|(address, _)| address).collect();
@@ -197,26 +290,32 @@ impl Slots {
 }
 
 impl Pool {
-    /// A pool; servers that `previous` (the pool of the same name before a reload) has too keep their state, and services
-    /// the servers they had.
+    /// A pool of the configuration. `previous`: the pool of the same name before a reload. Servers that it has too keep
+    /// their state, and services keep their servers.
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Self {
         let previous_slots = previous.map(Pool::slots);
         let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
         let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
-        let slot = |entry: &config::Server| match &entry.origin {
-            Origin::Address(address) => {
-                let rank = Rank { backup: entry.backup, priority: 0 };
-                let server = Server::new(address.clone(), entry.weight, rank, record(address));
-                Slot { service: None, backup: entry.backup, servers: vec![server] }
-            }
-            Origin::Service(name) => {
-                let same = |slot: &&Slot| slot.service.as_ref() == Some(name);
-                let had = previous_slots.iter().flat_map(|slots| slots.slots.iter().find(same));
-                let servers = had.flat_map(|slot| &slot.servers).map(|server| {
-                    let rank = Rank { backup: entry.backup, ..server.rank };
-                    Server::new(server.address.clone(), server.weight, rank, server.state.clone())
-                });
-                Slot { service: Some(name.clone()), backup: entry.backup, servers: servers.collect() }
+        let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
+        let health = config.health.as_ref();
+        let slot = |entry: &config::Server| {
+            let config::Server { weight, backup, max_connections, .. } = *entry;
+            match &entry.origin {
+                Origin::Address(address) => {
+                    let share = Share { weight, rank: Rank { backup, priority: 0 }, max_connections };
+                    let server = Server::new(address.clone(), share, &room, health, record(address));
+                    Slot { service: None, backup, max_connections, servers: vec![server] }
+                }
+                Origin::Service(name) => {
+                    let same = |slot: &&Slot| slot.service.as_ref() == Some(name);
+                    let had = previous_slots.iter().flat_map(|slots| slots.slots.iter().find(same));
+                    let servers = had.flat_map(|slot| &slot.servers).map(|server| {
+                        let rank = Rank { backup, ..server.rank };
+                        let share = Share { weight: server.weight, rank, max_connections };
+                        Server::new(server.address.clone(), share, &room, health, server.state.clone())
+                    });
+                    Slot { service: Some(name.clone()), backup, max_connections, servers: servers.collect() }
+                }
             }
         };
         let mut slots = Slots { slots: config.servers.iter().map(slot).collect(), gone: Vec::new() };
@@ -226,7 +325,12 @@ impl Pool {
             connect_timeout: config.connect_timeout,
             send_proxy: config.send_proxy,
             keepalive: config.keepalive,
+            health: config.health.clone(),
+            on_down: config.on_down,
+            eject: config.eject,
             balance: config.balance,
+            slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
+            room,
             servers: ArcSwap::new(Servers::new(&slots.slots)),
             slots: Mutex::new(slots),
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
@@ -234,14 +338,19 @@ impl Pool {
         }
     }
 
-    /// A pool that is not configured any more; connections to its servers still live.
+    /// A pool that is no longer configured, for adopted connections to its servers.
     pub fn retired(name: &str, keepalive: Keepalive) -> Self {
         Pool {
             name: name.into(),
             connect_timeout: Duration::ZERO,
             send_proxy: None,
             keepalive,
+            health: None,
+            on_down: OnDown::Keep,
+            eject: None,
             balance: Balance::RoundRobin,
+            slow_start_ms: 0,
+            room: Arc::default(),
             servers: ArcSwap::new(Servers::new(&[])),
             slots: Mutex::default(),
             choices: AtomicU64::new(0),
@@ -270,8 +379,8 @@ impl Pool {
         fixed.flat_map(|slot| &slot.servers).cloned().collect()
     }
 
-    /// Replaces the servers of the service at this entry. Those that stay keep their state, and so do those that return
-    /// while they still have connections. `false`: they are the same as before.
+    /// Replaces the servers of the service at this entry. Servers that stay keep their state, as do those that return while
+    /// they still have connections. `false`: nothing has changed.
     pub fn replace(&self, entry: usize, members: &[Member]) -> bool {
         let mut guard = self.slots();
         let known = guard.records();
@@ -287,8 +396,9 @@ impl Pool {
         }
         let server = |member: &Member| {
             let rank = Rank { backup: slot.backup, priority: member.priority };
+            let share = Share { weight: member.weight, rank, max_connections: slot.max_connections };
             let state = known.get(&member.address).cloned().unwrap_or_default();
-            Server::new(member.address.clone(), member.weight, rank, state)
+            Server::new(member.address.clone(), share, &self.room, self.health.as_ref(), state)
         };
         slot.servers = members.iter().map(server).collect();
         self.servers.store(Servers::new(slots));
@@ -296,11 +406,10 @@ impl Pool {
         true
     }
 
-    /// The server of this name, for a connection that was made before this process: one it has, or one that may
-    /// return.
+    /// The server of this name, for an adopted connection. If the pool does not have it, it is entered in `gone`.
     pub fn adopt(&self, name: &str, address: SocketAddr) -> Arc<Server> {
         let retired = || Address { host: Host::Ip(address.ip()), port: address.port() };
-        let name = Address::parse(name).unwrap_or_else(retired);
+        let name = name.parse().unwrap_or_else(|_| retired());
         let mut slots = self.slots();
         let present = slots.slots.iter().flat_map(|slot| &slot.servers).find(|server| server.address == name);
         if let Some(server) = present {
@@ -312,44 +421,99 @@ impl Pool {
             slots.gone.push((name.clone(), Arc::downgrade(&state)));
             state
         });
-        Server::new(name, 1, Rank::default(), state)
+        Server::new(name, Share { weight: 1, ..Share::default() }, &self.room, None, state)
     }
 
-    /// The server for a new connection of `client`, counted as active until the guard is dropped; none of `tried`.
-    pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
+    /// Chooses a server for a new connection of `client`, none of `tried`. The connection counts as active until the guard
+    /// is dropped.
+    pub(crate) fn choose(&self, client: IpAddr, tried: &[Arc<Server>]) -> Result<ServerGuard, Unavailable> {
         let servers = self.servers();
-        let candidates: Vec<Candidate> = servers
-            .iter()
-            .map(|server| Candidate {
+        // Again where another worker has taken the last place meanwhile.
+        loop {
+            let candidates = self.candidates(&servers, tried);
+            let ticket = self.choices.fetch_add(1, Relaxed);
+            let random = self.random.hash_one(ticket);
+            let choice = choose(self.balance, &candidates, &servers.schedules, ticket, client, random);
+            let index = match choice {
+                Choice::Server(index) => index,
+                Choice::Full => return Err(Unavailable::Full),
+                Choice::Nobody => return Err(Unavailable::Nobody),
+            };
+            if let Some(guard) = ServerGuard::enter(&servers[index]) {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// The servers as the choice sees them.
+    fn candidates(&self, servers: &Servers, tried: &[Arc<Server>]) -> Vec<Candidate> {
+        let now_ms = now_ms();
+        let standing =
+            |server: &Arc<Server>| match tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)) {
                 // Not the same object: it may have been replaced meanwhile.
-                usable: server.usable()
-                    && !tried.iter().any(|other| Arc::ptr_eq(&other.state, &server.state)),
-                rank: server.rank,
-                weight: server.weight,
-                active: server.state.active.load(Relaxed),
-                identity: server.identity,
-            })
-            .collect();
-        let ticket = self.choices.fetch_add(1, Relaxed);
-        let random = self.random.hash_one(ticket);
-        let index = choose(self.balance, &candidates, &servers.schedules, ticket, client, random)?;
-        Some(ServerGuard::new(servers[index].clone()))
+                true => Standing::Unusable,
+                false => server.standing(now_ms),
+            };
+        let standings: Vec<Standing> = servers.iter().map(standing).collect();
+        let wanted = if standings.contains(&Standing::Usable) { Standing::Usable } else { Standing::Ejected };
+        let candidate = |(server, standing): (&Arc<Server>, &Standing)| Candidate {
+            usable: *standing == wanted,
+            full: server.is_full(),
+            rank: server.rank,
+            weight: server.weight,
+            warmth: server.state.warmth(self.slow_start_ms, now_ms),
+            active: server.state.active.load(Relaxed),
+            identity: server.identity,
+        };
+        let mut candidates: Vec<Candidate> = servers.iter().zip(&standings).map(candidate).collect();
+        if self.follows_master() {
+            keep_one(&mut candidates, |index| servers[index].state.health.passing_since());
+        }
+        candidates
+    }
+
+    /// Who waits for a place with one of its servers.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Most connections that may wait at a time: as many as all its servers may have.
+    pub(crate) fn most_waiting(&self) -> usize {
+        let bounds = |servers: &Servers| servers.iter().filter_map(|server| server.max_connections).sum();
+        bounds(&self.servers())
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        // Each change is one assignment, or one of `gone`, which may lack any of its elements.
+        // A panic leaves nothing half-changed: each change is one assignment, or one to `gone`, which may lack elements.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a pool has no server for a connection now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Each that could take it has as many connections as it may have.
+    Full,
+    /// None is usable.
+    Nobody,
 }
 
 /// A connection to a server: counts as active while it lives.
 pub struct ServerGuard(Arc<Server>);
 
 impl ServerGuard {
-    /// Counts one more connection.
+    /// Counts one more connection, that is there already, whatever the bound.
     pub fn new(server: Arc<Server>) -> Self {
         server.state.active.fetch_add(1, Relaxed);
         ServerGuard(server)
+    }
+
+    /// Counts one more connection, unless the server is full.
+    fn enter(server: &Arc<Server>) -> Option<Self> {
+        let before = server.state.active.fetch_add(1, Relaxed);
+        // Counted already: dropped, it leaves again.
+        let guard = ServerGuard(server.clone());
+        server.max_connections.is_none_or(|max| before < max).then_some(guard)
     }
 
     /// The server.
@@ -361,6 +525,9 @@ impl ServerGuard {
 impl Drop for ServerGuard {
     fn drop(&mut self) {
         self.0.state.active.fetch_sub(1, Relaxed);
+        if self.0.max_connections.is_some() {
+            self.0.room.free();
+        }
     }
 }
 
@@ -372,24 +539,29 @@ mod tests {
         let server = |text: &&str| config::Server {
             origin: match text.strip_prefix("srv:") {
                 Some(name) => Origin::Service(name.into()),
-                None => Origin::Address(Address::parse(text).unwrap()),
+                None => Origin::Address(text.parse().unwrap()),
             },
             weight: 1,
             backup: false,
+            max_connections: None,
         };
         let config = config::Pool {
             name: "pool".into(),
             balance: Balance::RoundRobin,
+            slow_start: Duration::ZERO,
             servers: servers.iter().map(server).collect(),
             keepalive: Keepalive::default(),
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            health: None,
+            eject: None,
+            on_down: OnDown::Keep,
         };
         Pool::new(&config, previous)
     }
 
     fn members(names: &[&str]) -> Vec<Member> {
-        let member = |name: &&str| Member { address: Address::parse(name).unwrap(), priority: 0, weight: 1 };
+        let member = |name: &&str| Member { address: name.parse().unwrap(), priority: 0, weight: 1 };
         names.iter().map(member).collect()
     }
 

@@ -1,5 +1,6 @@
-//! Why clients got nowhere a moment ago. A PostgreSQL client that fails with TLS may try again without (`sslmode=prefer`),
-//! and what it hears then is all that its user reads last; of the first attempt nothing but its address is known.
+//! Setbacks: why clients failed a moment ago. A PostgreSQL client whose attempt with TLS fails may try again without TLS
+//! (`sslmode=prefer`), and its user then reads only the error of the second attempt. So that error tells the reason of the
+//! first, which is recognised by the client's address.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -8,20 +9,20 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-/// Milliseconds for which one is remembered: the next attempt follows at once, on a path as slow as it may be.
+/// How long a setback is remembered, in milliseconds: the second attempt follows at once, but the path may be slow.
 const MEMORY_MS: u64 = 10_000;
 
-/// Addresses remembered. With more of them at a time the words are less to the point, nothing else.
+/// The most addresses that are remembered. If there are more at a time, some clients get a less exact error.
 const MOST: usize = 1024;
 
-/// The last one of each client address.
+/// The last setback of each client address.
 #[derive(Debug, Default)]
 pub struct Setbacks(Mutex<HashMap<IpAddr, (Setback, u64)>>);
 
 impl Setbacks {
-    /// Remembers one; `now` in milliseconds.
+    /// Remembers a setback; `now` in milliseconds.
     pub fn note(&self, client: IpAddr, setback: Setback, now: u64) {
-        // Never left half-changed.
+        // The map is never left half-changed.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
             known.retain(|_, (_, noted)| is_fresh(*noted, now));
@@ -31,7 +32,7 @@ impl Setbacks {
         }
     }
 
-    /// What is remembered of this address.
+    /// The setback that is remembered of this address.
     pub fn recent(&self, client: IpAddr, now: u64) -> Option<Setback> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&client).filter(|(_, noted)| is_fresh(*noted, now)).map(|(setback, _)| *setback)

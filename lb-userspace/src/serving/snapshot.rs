@@ -3,10 +3,7 @@
 use super::client_limit::share;
 use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-
-use crate::config::{self, Config, Keepalive, Protocol, Termination, TlsMode};
-
-use crate::reason::Tier;
+use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
 use crate::route::{Schedule, Table};
 use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
@@ -39,12 +36,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
-    /// Most connections at a time.
-    pub max_connections: usize,
-    /// The order in which tiers are tried.
-    pub tiers: Vec<Tier>,
-    /// Of legs whose listener or pool is not configured any more.
-    pub keepalive: Keepalive,
+    /// What holds for all of them.
+    pub gateway: LiveGateway,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
 }
 
@@ -54,13 +47,13 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Addresses it listens on.
     pub bind: Vec<SocketAddr>,
-    /// What its clients speak first.
+    /// The protocol of its clients.
     pub protocol: Protocol,
-    /// Bound on the time until the ClientHello is whole, and again until the handshake of a terminated route is.
+    /// The longest time until the ClientHello is complete, and then until the TLS handshake of a terminated route is.
     pub hello_timeout: Duration,
-    /// Bound on the bytes of a ClientHello with its framing.
+    /// Most bytes of a ClientHello with its framing.
     pub hello_bytes: usize,
-    /// Peers that send a PROXY header first; `None`: nobody does.
+    /// Peers that send a PROXY header first; `None`: no peer does.
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Who may connect.
     pub acl: Acl,
@@ -68,11 +61,11 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// What one client address may have of it; `None`: there is no bound.
     pub clients: Option<ClientLimit>,
-    /// Length of the accept queue asked for.
+    /// The length of the accept queue, as passed to listen(2).
     pub backlog: u32,
-    /// Of the leg to the client.
+    /// TCP keepalive of the leg to the client.
     pub keepalive: Keepalive,
-    /// Whether its addresses may come later.
+    /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
     /// Its routes.
     pub table: Table<Arc<Route>>,
@@ -88,32 +81,64 @@ pub struct Route {
     pub listener: Arc<str>,
     /// The names it covers; empty for a plain TCP listener.
     pub sni: Vec<config::SniPattern>,
-    /// Ends a connection on which nothing moves; `None`: never.
+    /// After how long without a byte in either direction a connection is ended; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// Ends a connection so long after its accept; `None`: never.
+    /// How long after its accept a connection is ended; `None`: never.
     pub max_age: Option<Duration>,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
     /// What one client address may have of it; `None`: there is no bound.
     pub clients: Option<ClientLimit>,
-    /// `None`: TLS is passed through.
-    pub termination: Option<TerminatedRoute>,
+    /// What becomes of its connections.
+    pub action: Action,
     /// Kept across reloads.
     pub stats: Arc<RouteStats>,
+    /// Where no server of one pool can be reached, the next is tried.
+    retry_other_pool: bool,
     backends: Vec<Arc<Pool>>,
     schedule: Schedule,
     choices: AtomicU64,
 }
 
-/// What a route needs to end TLS.
-pub struct TerminatedRoute {
+/// What a route does with a connection, and what it needs for that.
+pub enum Action {
+    /// Passes its bytes on as they are.
+    Pass,
+    /// Ends its TLS.
+    Terminate(Terminator),
+}
+
+/// What it takes to end TLS for a route.
+pub struct Terminator {
     /// rustls' side of it.
     pub config: Arc<ServerConfig>,
     source: Arc<Termination>,
     alpn: Vec<Vec<u8>>,
 }
 
-impl TerminatedRoute {
+impl Terminator {
+    /// The one of `known`, the route of the same name before a reload, is kept with its tickets unless something about
+    /// it has changed.
+    fn new(
+        source: &Arc<Termination>,
+        route: &config::Route,
+        protocol: Protocol,
+        verifiers: &mut Verifiers,
+        known: Option<&Route>,
+    ) -> Result<Self, CertificateRefused> {
+        let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        if protocol == Protocol::Postgres && alpn.is_empty() {
+            // A client that negotiates TLS directly insists on it (PostgreSQL 17, "SSL Session Encryption").
+            alpn.push(b"postgresql".to_vec());
+        }
+        let config = match known.map(|known| &known.action) {
+            Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
+            _ => server_config(source, verifiers, alpn.iter().cloned())
+                .map_err(|source| CertificateRefused { route: route.name.clone(), source })?,
+        };
+        Ok(Terminator { config, source: source.clone(), alpn })
+    }
+
     /// When the certificate expires, in Unix seconds.
     pub fn not_after(&self) -> u64 {
         self.source.not_after
@@ -174,8 +199,9 @@ impl Route {
             max_age,
             max_connections: None,
             clients: None,
-            termination: None,
+            action: Action::Pass,
             stats: Arc::default(),
+            retry_other_pool: false,
             backends: Vec::new(),
             schedule: Schedule::new(&[]),
             choices: AtomicU64::new(0),
@@ -187,9 +213,20 @@ impl Route {
         self.backends.iter()
     }
 
-    /// The pool for a new connection, by weight; `None` when every weight is 0.
-    pub fn next_pool(&self) -> Option<&Arc<Pool>> {
-        self.schedule.pick(self.choices.fetch_add(1, Relaxed)).map(|index| &self.backends[index])
+    /// The pool for a new connection, by weight, and then those to try where it has no server that can be reached; none
+    /// when every weight is 0.
+    pub fn next_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let ticket = self.choices.fetch_add(1, Relaxed);
+        let first = self.schedule.pick(ticket);
+        let others = self.retry_other_pool.then(|| {
+            let mut seen = Vec::from_iter(first);
+            self.schedule.order(ticket).filter(move |index| {
+                let is_new = !seen.contains(index);
+                seen.extend(is_new.then_some(*index));
+                is_new
+            })
+        });
+        first.into_iter().chain(others.into_iter().flatten()).map(|index| &self.backends[index])
     }
 }
 
@@ -285,9 +322,7 @@ impl Snapshot {
             listeners,
             routes,
             pools,
-            max_connections: config.gateway.max_connections,
-            tiers: config.gateway.tiers.clone(),
-            keepalive: config.gateway.keepalive,
+            gateway: config.gateway.live.clone(),
             by_address,
         })
     }
@@ -301,23 +336,10 @@ fn build_route(
     remembered: usize,
     known: Option<&Route>,
 ) -> Result<Route, CertificateRefused> {
-    let termination = match &route.tls {
-        TlsMode::Passthrough => None,
-        TlsMode::Terminate(source) => {
-            let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-            if listener.protocol == Protocol::Postgres && alpn.is_empty() {
-                // A client that negotiates TLS directly insists on it (PostgreSQL 17, "SSL Session Encryption").
-                alpn.push(b"postgresql".to_vec());
-            }
-            let kept = known
-                .and_then(|old| old.termination.as_ref())
-                .filter(|old| *old.source == **source && old.alpn == alpn);
-            let config = match kept {
-                Some(old) => old.config.clone(),
-                None => server_config(source, verifiers, alpn.iter().cloned())
-                    .map_err(|source| CertificateRefused { route: route.name.clone(), source })?,
-            };
-            Some(TerminatedRoute { config, source: source.clone(), alpn })
+    let action = match &route.action {
+        config::Action::Pass => Action::Pass,
+        config::Action::Terminate(source) => {
+            Action::Terminate(Terminator::new(source, route, listener.protocol, verifiers, known)?)
         }
     };
     Ok(Route {
@@ -330,8 +352,9 @@ fn build_route(
         clients: route
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
-        termination,
+        action,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        retry_other_pool: route.retry_other_pool,
         backends: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),
         schedule: Schedule::new(&route.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>()),
         choices: AtomicU64::new(known.map_or(0, |old| old.choices.load(Relaxed))),

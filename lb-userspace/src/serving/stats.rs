@@ -1,5 +1,4 @@
-//! Counters that outlive connections and reloads. Each is written with relaxed atomics: they count, they do not
-//! order.
+//! Counters that outlive connections and reloads. They are relaxed atomics: nothing is ordered by them.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -52,12 +51,12 @@ pub struct ListenerStats {
     pub rejects: PerReason<{ RejectReason::ALL.len() }>,
     /// Clients whose server name is no DNS host name, routed or turned away.
     pub odd_names: PerReason<{ OddName::ALL.len() }>,
-    /// PostgreSQL clients that got nowhere a moment ago.
+    /// Why PostgreSQL clients failed a moment ago.
     pub setbacks: Setbacks,
 }
 
 impl ListenerStats {
-    /// A server behind this listener takes no larger segments than this. `false`: that was known.
+    /// Notes that a server behind this listener takes no larger segments than this. `false`: that was known.
     pub fn clamp_mss(&self, mss: u16) -> bool {
         let smaller = |old| if old == 0 || mss < old { Some(mss) } else { None };
         self.mss.fetch_update(Relaxed, Relaxed, smaller).is_ok()

@@ -9,7 +9,7 @@ macro_rules! fatal {
     };
 }
 
-/// The alert record for a reason; `None` where the client has not shown that it speaks TLS, or is gone.
+/// The alert record for a reason; `None` if the client has not shown that it speaks TLS, or has closed the connection.
 pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
     use RejectReason as R;
     match reason {

@@ -1,13 +1,13 @@
-//! Hello: from the body of a whole ClientHello to what the later stages want to know of it.
+//! Hello: reads the body of a complete ClientHello.
 //!
-//! Only what decides over the route is judged: the framing of the extensions, server_name and ALPN. There, what
-//! two readers could read in two ways is refused. Everything else is the server's affair, which may take more than
-//! the RFCs allow.
+//! Only what decides the route is validated: the framing of the extensions, server_name and ALPN. What two readers could
+//! read differently there is rejected. Everything else is left to the server, which may accept more than the RFCs allow.
 //!
-//! tls-parser reads the body's front and those two lists. It gives partial results where it can (a list that ends
-//! in the middle of an element, bytes behind a list, a block of extensions whose length lies), so every length it
-//! was given is held against what it read.
+//! tls-parser reads the front of the body and these two lists. It returns partial results where it can (a list that ends in
+//! the middle of an element, bytes after a list, a block of extensions with a wrong length), so every length is compared
+//! with what it has read.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use tls_parser::{
@@ -37,16 +37,16 @@ pub struct ClientHello {
     pub alpn: Alpn,
     /// The highest version offered.
     pub version: TlsVersion,
-    /// Bytes of the window that the ClientHello's records take. What follows is early data, and the server's.
+    /// Bytes of the window that the ClientHello's records take. What follows is early data for the server.
     pub length: usize,
-    /// A PostgreSQL SSLRequest was answered in front of it: the server expects one too. Direct TLS: false.
+    /// A PostgreSQL SSLRequest was answered before it, so the server expects one too.
     pub postgres: bool,
 }
 
 /// The application protocols a client offers (RFC 7301), in its order of preference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alpn(
-    /// Names with a length byte each, as on the wire; none of them empty, none of them cut.
+    /// Names, each after a length byte, as on the wire. None is empty or incomplete.
     Box<[u8]>,
 );
 
@@ -67,7 +67,7 @@ impl Alpn {
         self.iter().any(|name| name == protocol)
     }
 
-    /// Whether the client offers none, which it does by leaving the extension out.
+    /// Whether the client offers none: the extension is absent.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -118,8 +118,8 @@ pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientH
     Ok(ClientHello { sni, odd_name, alpn: Alpn(body.alpn.into()), version: body.version(), length, postgres })
 }
 
-/// The host name of a server_name list, beside which there may be names of other types. Of two, servers would not
-/// take the same one.
+/// The host name of a server_name list, which may also have names of other types. Two host names are rejected: servers
+/// differ in which one they take.
 fn host_name(names: &[(SNIType, &[u8])]) -> Result<Result<ServerName, OddName>, RejectReason> {
     let mut hosts = names.iter().filter(|(kind, _)| *kind == SNIType::HostName);
     match (hosts.next(), hosts.next()) {
@@ -129,19 +129,29 @@ fn host_name(names: &[(SNIType, &[u8])]) -> Result<Result<ServerName, OddName>, 
     }
 }
 
+/// The body of the ClientHello at the front of the window; `None` if it is not whole or malformed.
+pub fn body(window: &[u8]) -> Option<Cow<'_, [u8]>> {
+    Records::default().advance(window).ok()?
+}
+
+/// What the inner ClientHello asks for that `outer`, whose place in the window it shares, has carried encrypted.
+pub fn inner(body: &[u8], outer: &ClientHello) -> Result<ClientHello, RejectReason> {
+    read(body, outer.length, outer.postgres)
+}
+
 /// The highest version and the cipher suites that the ClientHello at the front of the window offers; `None` if it is
 /// not whole or malformed.
 pub fn offer(window: &[u8]) -> Option<(TlsVersion, Vec<u16>)> {
-    let message = Records::default().advance(window).ok()??;
+    let message = body(window)?;
     let body = Body::parse(&message)?;
     Some((body.version(), body.ciphers.iter().map(|cipher| cipher.0).collect()))
 }
 
-/// What we use of a ClientHello, as sent: GREASE included, nothing interpreted.
+/// The parts of a ClientHello that are used, as sent: with GREASE, and not interpreted.
 #[derive(Default)]
 pub(super) struct Body<'a> {
     legacy_version: u16,
-    /// The supported_versions extension; empty if there is none that can be read.
+    /// The supported_versions extension; empty if it is absent or malformed.
     supported_versions: Vec<u16>,
     pub(super) ciphers: Vec<TlsCipherSuiteID>,
     /// Types of the extensions, in order.
@@ -149,15 +159,15 @@ pub(super) struct Body<'a> {
     pub(super) server_names: Option<Vec<(SNIType, &'a [u8])>>,
     /// Protocol names with a length byte each.
     pub(super) alpn: &'a [u8],
-    /// Empty if there are none that can be read.
+    /// Empty if the extension is absent or malformed.
     pub(super) signature_algorithms: Vec<u16>,
 }
 
 impl<'a> Body<'a> {
-    /// `None` if it contradicts itself, or RFC 8446 (section 4.1.2) and RFC 5246 (section 7.4.1.2).
+    /// `None` if it is malformed by RFC 8446 (section 4.1.2) and RFC 5246 (section 7.4.1.2).
     pub(super) fn parse(body: &'a [u8]) -> Option<Self> {
         let (rest, hello) = parse_tls_handshake_client_hello(body).ok()?;
-        // A block of extensions whose length lies is left in `rest`, and `ext` is then `None`.
+        // A block of extensions with a wrong length is left in `rest`, and `ext` is then `None`.
         if !rest.is_empty() || hello.ciphers.is_empty() || hello.comp.is_empty() {
             return None;
         }
@@ -180,8 +190,8 @@ impl<'a> Body<'a> {
         TlsVersion(offered.max().unwrap_or(self.legacy_version))
     }
 
-    /// Keeps what we use. `None` for a server_name or ALPN whose elements do not fill `data` exactly, or that comes
-    /// a second time.
+    /// Keeps an extension that is used. `None` for a server_name or ALPN extension whose elements do not fill `data`
+    /// exactly, or that is there twice.
     fn extension(&mut self, kind: u16, data: &'a [u8]) -> Option<()> {
         match kind {
             SERVER_NAME => {
@@ -220,7 +230,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// A list of 16-bit numbers; empty if it does not have `length` bytes, or has an odd one.
+/// A list of 16-bit numbers; empty if it does not have `length` bytes, or an odd number of them.
 fn numbers(list: &[u8], length: usize) -> Vec<u16> {
     if list.len() != length || !length.is_multiple_of(2) {
         return Vec::new();

@@ -1,7 +1,7 @@
 //! Sniff: from a client's first bytes to its ClientHello, or to the reason there is none.
 //!
-//! Sans-IO: the caller owns the socket, the clock and the buffer (the *window*), and asks [`Sniffer::handle`]
-//! what to do next. `LIFECYCLE.md`, beside this file, has the states, who owns what, and a row per reason.
+//! Sans-IO: the caller owns the socket, the clock and the buffer (the *window*), and [`Sniffer::handle`] tells it what to
+//! do next. `LIFECYCLE.md`, beside this file, has the states, who owns what, and a row for each reason.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -20,25 +20,25 @@ use crate::reason::RejectReason;
 use records::Records;
 
 pub use alert::alert;
-pub use hello::{Alpn, ClientHello, TlsVersion, offer};
+pub use hello::{Alpn, ClientHello, TlsVersion, body, inner, offer};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
 pub use records::{MAX_HELLO, MAX_WINDOW};
 pub use refusal::{cleartext_error, encrypted_error};
 
-/// What a listener's clients say before TLS.
+/// What a listener's clients send before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preamble {
     /// Nothing: the first byte belongs to a TLS record.
     Tls,
-    /// GSSENCRequest and SSLRequest, each at most once, or TLS at once (PostgreSQL 17).
+    /// GSSENCRequest and SSLRequest, each at most once, or none of them (PostgreSQL 17).
     Postgres,
 }
 
 /// What happened on the connection.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// The window: every byte received since the last [`Output::Answer`], also those handed over before.
+    /// The window: every byte received and not consumed, also those that an earlier call had.
     Bytes(&'a [u8]),
     /// `hello_timeout` passed.
     Timeout,
@@ -64,10 +64,10 @@ pub enum Output {
     Reject(RejectReason),
 }
 
-/// One connection's sniffer. A final verdict latches: whatever follows, it is given again.
+/// The sniffer of one connection. A final verdict is given again by every later call.
 #[derive(Debug)]
 pub struct Sniffer {
-    state: State,
+    state: SniffState,
     /// The client has sent something.
     started: bool,
     /// Bytes of records that a ClientHello may have.
@@ -75,8 +75,8 @@ pub struct Sniffer {
 }
 
 #[derive(Debug)]
-enum State {
-    /// In front of TLS on a PostgreSQL listener. May be entered from: the start, itself (after `N`).
+enum SniffState {
+    /// Before TLS on a PostgreSQL listener. May be entered from: the start, itself (after `N`).
     Startup { gss_refused: bool },
     /// In the ClientHello. May be entered from: the start, `Startup`.
     Hello { records: Records, entry: Entry },
@@ -95,7 +95,7 @@ enum Entry {
 }
 
 impl Sniffer {
-    /// A sniffer for a connection that has not said anything yet.
+    /// A sniffer for a connection on which nothing was received yet.
     pub fn new(preamble: Preamble) -> Self {
         Self::limited(preamble, MAX_WINDOW)
     }
@@ -103,15 +103,15 @@ impl Sniffer {
     /// The same, with a bound of its own on the bytes of a ClientHello with its framing; [`MAX_WINDOW`] holds anyway.
     pub fn limited(preamble: Preamble, limit: usize) -> Self {
         let state = match preamble {
-            Preamble::Tls => State::hello(Entry::TlsListener, limit),
-            Preamble::Postgres => State::Startup { gss_refused: false },
+            Preamble::Tls => SniffState::hello(Entry::TlsListener, limit),
+            Preamble::Postgres => SniffState::Startup { gss_refused: false },
         };
         Self { state, started: false, limit }
     }
 
-    /// The next step. Work over a connection's life is linear in the bytes it sends, however they are cut.
+    /// The next step. The work of all calls is linear in the bytes that the client sends, however they are segmented.
     pub fn handle(&mut self, input: Input<'_>) -> Output {
-        if let State::Done(verdict) = &self.state {
+        if let SniffState::Done(verdict) = &self.state {
             return verdict.clone();
         }
         let output = match input {
@@ -124,25 +124,27 @@ impl Sniffer {
             Input::Closed => Output::Reject(RejectReason::ClosedBeforeData),
         };
         if matches!(output, Output::Hello(_) | Output::Reject(_)) {
-            self.state = State::Done(output.clone());
+            self.state = SniffState::Done(output.clone());
         }
         output
     }
 
     fn read(&mut self, window: &[u8]) -> Result<Output, RejectReason> {
-        if let State::Startup { gss_refused } = self.state {
+        if let SniffState::Startup { gss_refused } = self.state {
             match postgres::request(window, gss_refused)? {
                 None => return Ok(Output::NeedMore),
                 Some(postgres::Request::Gss) => {
-                    return Ok(self.answer(b"N", State::Startup { gss_refused: true }));
+                    return Ok(self.answer(b"N", SniffState::Startup { gss_refused: true }));
                 }
                 Some(postgres::Request::Ssl) => {
-                    return Ok(self.answer(b"S", State::hello(Entry::Requested, self.limit)));
+                    return Ok(self.answer(b"S", SniffState::hello(Entry::Requested, self.limit)));
                 }
-                Some(postgres::Request::DirectTls) => self.state = State::hello(Entry::Direct, self.limit),
+                Some(postgres::Request::DirectTls) => {
+                    self.state = SniffState::hello(Entry::Direct, self.limit);
+                }
             }
         }
-        let State::Hello { records, entry } = &mut self.state else {
+        let SniffState::Hello { records, entry } = &mut self.state else {
             return Ok(Output::NeedMore);
         };
         let postgres = *entry == Entry::Requested;
@@ -158,20 +160,20 @@ impl Sniffer {
         let hello = hello::read(&message, records.position(), postgres)?;
         // "When using SSL connections in this style the client is required to use the ALPN extension […] to
         // protect against protocol confusion attacks" (PostgreSQL 17, "SSL Session Encryption"). The server
-        // closes without it, and so do we: otherwise a terminated route would be laxer than the server itself.
+        // closes the connection without it, and so do we: else a terminated route would accept more than the server.
         if *entry == Entry::Direct && !hello.alpn.offers(postgres::ALPN) {
             return Err(RejectReason::AlpnMismatch);
         }
         Ok(Output::Hello(Box::new(hello)))
     }
 
-    fn answer(&mut self, reply: &'static [u8], next: State) -> Output {
+    fn answer(&mut self, reply: &'static [u8], next: SniffState) -> Output {
         self.state = next;
         Output::Answer { reply, consumed: postgres::REQUEST_LENGTH }
     }
 }
 
-impl State {
+impl SniffState {
     fn hello(entry: Entry, limit: usize) -> Self {
         Self::Hello { records: Records::new(limit), entry }
     }

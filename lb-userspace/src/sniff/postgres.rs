@@ -1,10 +1,10 @@
-//! PostgreSQL: what its clients send in front of TLS ("Message Flow" and "Message Formats" in its manual).
+//! PostgreSQL: what its clients send before TLS ("Message Flow" and "Message Formats" in its manual).
 
 use crate::reason::RejectReason;
 
 /// The protocol's name in ALPN.
 pub(super) const ALPN: &[u8] = b"postgresql";
-/// Length of an SSLRequest and of a GSSENCRequest: their length and code are all they have.
+/// Bytes of an SSLRequest and of a GSSENCRequest: a length and a code.
 pub(super) const REQUEST_LENGTH: usize = 8;
 /// The server's own bound on a startup packet (MAX_STARTUP_PACKET_LENGTH).
 const MAX_STARTUP: u32 = 10_000;
@@ -16,21 +16,21 @@ const GSSENC_REQUEST: u32 = 80_877_104;
 /// The upper half of a StartupMessage's code.
 const PROTOCOL_MAJOR: u32 = 3;
 
-/// What a client asks for in front of TLS.
+/// What a client asks for before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Ssl,
     Gss,
-    /// It does not ask: this is TLS.
+    /// Nothing: this is TLS.
     DirectTls,
 }
 
-/// The request in the window; `None` while it is not whole. `gss_refused`: it cannot be asked for again.
+/// The request in the window; `None`: it is not complete yet. `gss_refused`: a second GSSENCRequest is malformed.
 pub(super) fn request(window: &[u8], gss_refused: bool) -> Result<Option<Request>, RejectReason> {
     if window.first() == Some(&TLS_HANDSHAKE) {
         return Ok(Some(Request::DirectTls));
     }
-    // With zeros for what is still to come, this is the least it can be.
+    // Missing bytes are taken for zeros, so this is the least value that the length can have.
     let length = number(window, 0);
     if length > MAX_STARTUP || (window.len() >= 4 && length < REQUEST_LENGTH as u32) {
         return Err(RejectReason::PostgresMalformed);
@@ -54,7 +54,7 @@ pub(super) fn request(window: &[u8], gss_refused: bool) -> Result<Option<Request
     Ok(Some(request))
 }
 
-/// The 32-bit number at `offset`, zeros standing in for missing bytes.
+/// The 32-bit number at `offset`; missing bytes count as zeros.
 fn number(window: &[u8], offset: usize) -> u32 {
     let mut bytes = [0; 4];
     for (byte, &sent) in bytes.iter_mut().zip(window.iter().skip(offset)) {

@@ -1,20 +1,19 @@
-//! Records: the outer framing of a ClientHello, walked as it streams in.
+//! Records: the outer framing of a ClientHello, parsed as it arrives.
 //!
-//! Only what both lengths say is waited for, the record's and the handshake message's. Everything inside the
-//! message is looked at when it is whole, so an inner length that lies is never "need more".
+//! Only the record's and the handshake message's length decide how many bytes are waited for. What is inside the message is
+//! parsed when the message is complete, so a wrong inner length is malformed and never "need more".
 //!
-//! A record's version is ignored, as RFC 8446, section 5.1, wants it, and a record may be empty: OpenSSL takes that.
+//! A record's version is ignored, as RFC 8446, section 5.1, demands, and a record may be empty, as with OpenSSL.
 
 use std::borrow::Cow;
 
 use crate::reason::RejectReason;
 
-/// The longest ClientHello, in bytes of handshake message body. Real ones have 200 to 2000; this is the most that
-/// OpenSSL takes.
+/// The longest ClientHello, in bytes of handshake message body: OpenSSL's limit. Real ones have 200 to 2000.
 pub const MAX_HELLO: usize = 131_396;
 
-/// The longest run of records that may carry a ClientHello: one split into records of a few bytes must be shorter
-/// than [`MAX_HELLO`]. A caller needs no larger window.
+/// The most bytes of records that carry a ClientHello, with their headers: if they are of a few bytes each, the ClientHello
+/// must be shorter than [`MAX_HELLO`]. A caller needs no larger window.
 pub const MAX_WINDOW: usize = 160 * 1024;
 
 /// Content type, legacy version, length.
@@ -26,20 +25,20 @@ const MAX_RECORD: usize = 1 << 14;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
-/// How far the window has been walked.
+/// How far the window was parsed.
 #[derive(Debug)]
 pub(super) struct Records {
     /// The longest run of records, [`MAX_WINDOW`] at the most.
     limit: usize,
-    /// Bytes of the window walked; a record header comes next when `left` is 0.
+    /// Parsed bytes of the window. If `left` is 0, a record header comes next.
     position: usize,
-    /// Payload bytes of the current record that are not walked yet.
+    /// Payload bytes of the current record that are not parsed yet.
     left: usize,
-    /// Bytes of the message walked, its header included.
+    /// Parsed bytes of the message, with its header.
     gathered: usize,
     /// The message's header, valid up to `gathered`.
     header: [u8; MESSAGE_HEADER],
-    /// Turns of the loop in [`Self::advance`]: what the tests hold against the number of segments.
+    /// Turns of the loop in [`Self::advance`], which tests compare with the number of segments.
     #[cfg(test)]
     pub(super) turns: usize,
 }
@@ -59,12 +58,12 @@ impl Default for Records {
 }
 
 impl Records {
-    /// Nothing is walked yet; the records of a ClientHello may have so many bytes, and no more than [`MAX_WINDOW`].
+    /// Nothing is parsed yet. The records of a ClientHello may have `limit` bytes, and no more than [`MAX_WINDOW`].
     pub(super) fn new(limit: usize) -> Self {
         Self { limit: limit.min(MAX_WINDOW), ..Self::default() }
     }
 
-    /// Walks what is new in the window; gives the body of the ClientHello once it is whole.
+    /// Parses the new bytes of the window; returns the body of the ClientHello once it is complete.
     pub(super) fn advance<'a>(&mut self, window: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, RejectReason> {
         loop {
             #[cfg(test)]
@@ -84,26 +83,26 @@ impl Records {
                 return Ok(None);
             }
             self.position += walked;
-            // A server may not be sent a second message yet, so a ClientHello ends where its record ends.
+            // A client may not send a second message yet, so a ClientHello ends at the end of a record.
             if self.length().is_some_and(|length| self.gathered + self.left > length) {
                 return Err(RejectReason::HelloMalformed);
             }
         }
     }
 
-    /// Bytes of the window that have been walked: when the message is whole, where its last record ends.
+    /// Parsed bytes of the window. When the message is complete, this is the end of its last record.
     pub(super) fn position(&self) -> usize {
         self.position
     }
 
-    /// The message's length with its header, once that is there.
+    /// The message's length with its header, once that has arrived.
     fn length(&self) -> Option<usize> {
         let [_, high, middle, low] = self.header;
         (self.gathered >= MESSAGE_HEADER)
             .then(|| MESSAGE_HEADER + u32::from_be_bytes([0, high, middle, low]) as usize)
     }
 
-    /// A record header: its length, or 0 while it is not whole. What is there is judged at once.
+    /// Parses a record header. Returns its length, or 0 if it is not complete. What has arrived of it is checked at once.
     fn record(&mut self, unread: &[u8]) -> Result<usize, RejectReason> {
         if unread.first().is_some_and(|&content_type| content_type != HANDSHAKE) {
             let first = self.position == 0;
@@ -119,7 +118,7 @@ impl Records {
         Ok(RECORD_HEADER)
     }
 
-    /// Payload: as much of it as is there, but a message header on its own.
+    /// Parses payload: as much as has arrived, but not beyond the end of a message header.
     fn payload(&mut self, unread: &[u8]) -> Result<usize, RejectReason> {
         let mut walked = self.left.min(unread.len());
         if self.gathered < MESSAGE_HEADER {
@@ -143,7 +142,7 @@ fn record_length(record: &[u8]) -> Option<usize> {
     Some(usize::from(u16::from_be_bytes([length[0], length[1]])))
 }
 
-/// The message body in whole records, copied only if there are several.
+/// The message body of complete records. It is copied only if there are several.
 fn body(mut records: &[u8]) -> Cow<'_, [u8]> {
     let mut payloads = std::iter::from_fn(|| {
         let (payload, rest) = records.get(RECORD_HEADER..)?.split_at_checked(record_length(records)?)?;

@@ -1,8 +1,9 @@
-//! Refusal: what a PostgreSQL client that gets nowhere is told ("Error and Notice Message Fields" in PostgreSQL's manual).
+//! Refusal: the error message for a PostgreSQL client that is turned away ("Error and Notice Message Fields" in
+//! PostgreSQL's manual).
 
 use crate::reason::{CloseReason as C, RejectReason as R, Setback};
 
-/// invalid_authorization_specification: what the server says when pg_hba.conf wants encryption.
+/// invalid_authorization_specification: a server's answer if pg_hba.conf demands encryption.
 const NOT_AUTHORIZED: &str = "28000";
 /// cannot_connect_now: libpq then tries the next of several hosts.
 const CANNOT_CONNECT: &str = "57P03";
@@ -11,10 +12,10 @@ const TOO_MANY: &str = "53300";
 /// insufficient_resources.
 const NO_RESOURCES: &str = "53000";
 
-/// To a client without TLS. Its SQLSTATE is the same whatever the reason: after most of them libpq's `sslmode=allow` goes on
-/// with TLS, but not after 57P03 (cannot_connect_now), and by now the server may be there. `before`: why its address got
-/// nowhere with TLS a moment ago. It says nothing of names or servers: the client may be another one, behind the same
-/// address.
+/// The error for a client without TLS. Its SQLSTATE does not depend on the reason: libpq with `sslmode=allow` tries TLS
+/// after this one, but not after 57P03 (cannot_connect_now), and the server may be up by now. `before`: why an attempt with
+/// TLS from the same address failed a moment ago. The message has no names of routes or servers, because another client may
+/// be behind the same address.
 pub fn cleartext_error(before: Option<Setback>) -> Vec<u8> {
     let Some(before) = before else {
         return error_response(
@@ -36,7 +37,7 @@ pub fn cleartext_error(before: Option<Setback>) -> Vec<u8> {
     )
 }
 
-/// To a client inside TLS that ends at the gateway.
+/// The error for a client of a terminated route, to be sent inside TLS.
 pub fn encrypted_error(setback: Setback) -> Vec<u8> {
     let (code, why) = words(setback);
     error_response(code, why, None, None)
@@ -63,6 +64,10 @@ fn words(setback: Setback) -> (&'static str, &'static str) {
         Setback::Closed(C::ConnectFailed) => (CANNOT_CONNECT, "the database server cannot be reached"),
         Setback::Closed(C::ConnectTimeout) => (CANNOT_CONNECT, "the database server does not answer"),
         Setback::Closed(C::NoServer) => (CANNOT_CONNECT, "there is no database server to connect to"),
+        Setback::Closed(C::ServersFull) => {
+            (TOO_MANY, "there are too many connections to the database's servers")
+        }
+        Setback::Closed(C::PoolDown) => (CANNOT_CONNECT, "the database server is down"),
         Setback::Closed(C::ServerPreamble) => (CANNOT_CONNECT, "the database server refuses TLS"),
         Setback::Closed(C::Resource) => (NO_RESOURCES, "the gateway is out of resources"),
         Setback::Closed(_) => (CANNOT_CONNECT, "the connection to the database server failed"),

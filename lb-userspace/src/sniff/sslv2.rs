@@ -1,6 +1,6 @@
-//! SSLv2: the framing in which old clients wrap their ClientHello of a later version (RFC 5246, appendix E.2).
+//! SSLv2: the framing that old clients use for a ClientHello of a later version (RFC 5246, appendix E.2).
 //!
-//! OpenSSL and GnuTLS still answer it. It has no room for extensions, so it names no server.
+//! OpenSSL and GnuTLS still accept it. It has no extensions, and so no server name.
 
 use super::hello::{Alpn, ClientHello, TlsVersion};
 use crate::reason::RejectReason;
@@ -14,7 +14,7 @@ const FIXED: usize = 9;
 /// Bytes of a cipher suite.
 const SUITE: usize = 3;
 
-/// Whether the window may begin with one: at its fourth byte, the version, this is known.
+/// Whether the window may begin with such a ClientHello. It is certain from the fourth byte on, the version.
 pub(super) fn begins(window: &[u8]) -> bool {
     window.first().is_some_and(|first| first & TWO_BYTE_HEADER != 0)
         && window.get(2).is_none_or(|&kind| kind == CLIENT_HELLO)
@@ -22,7 +22,7 @@ pub(super) fn begins(window: &[u8]) -> bool {
         && window.get(3).is_none_or(|&major| major == 3)
 }
 
-/// Reads it once it is whole, if it has no more bytes than `limit`; `postgres` is passed through.
+/// Reads it once it is complete, if it has at most `limit` bytes. `postgres` is passed through.
 pub(super) fn read(window: &[u8], postgres: bool, limit: usize) -> Result<Option<ClientHello>, RejectReason> {
     let number = |bytes: &[u8]| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
     let Some(header) = window.get(..HEADER) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! TCP keepalive (RFC 9293, section 3.8.4): of sockets, and of connections that have none.
+//! TCP keepalive (RFC 9293, section 3.8.4): of sockets, and of spliced connections, which have none.
 
 use crate::config::Keepalive;
 use socket2::{SockRef, TcpKeepalive};
@@ -6,7 +6,7 @@ use std::fs;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Has the kernel find out whether the peer is still there. What is not configured stays the system's.
+/// Turns a socket's keepalive on. What is not configured stays as the system has it.
 pub(crate) fn keep_alive(socket: &TcpStream, keepalive: Keepalive) {
     let mut options = TcpKeepalive::new();
     if let Some(idle) = keepalive.idle {
@@ -18,11 +18,11 @@ pub(crate) fn keep_alive(socket: &TcpStream, keepalive: Keepalive) {
     if let Some(count) = keepalive.count {
         options = options.with_retries(count.into());
     }
-    // A socket that is gone shows that soon enough.
+    // An error: the socket's connection is closed, which the next read shows.
     let _ = SockRef::from(socket).set_tcp_keepalive(&options);
 }
 
-/// When a peer that says nothing is probed, and when it is given up.
+/// When a silent peer is probed, and when it is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timing {
     /// Silence before the first probe.
@@ -34,12 +34,12 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    /// The system's: that of the network namespace in which the calling thread is. Where it cannot be read, that of a
-    /// kernel of which nothing was changed (tcp(7)).
+    /// The sysctls of the network namespace in which the calling thread is; if they cannot be read, the kernel's defaults
+    /// (tcp(7)).
     pub(super) fn system() -> Self {
         let read = |name: &str, default: u32| {
             let text = fs::read_to_string(format!("/proc/sys/net/ipv4/tcp_keepalive_{name}"));
-            // With 0 there would be no end of probes.
+            // 0 would mean endless probes.
             text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(default).max(1)
         };
         Self {
@@ -49,7 +49,7 @@ impl Timing {
         }
     }
 
-    /// That of a leg for which this is configured.
+    /// The configured values of a leg, and the system's for what is not configured.
     pub(super) fn of(keepalive: Keepalive, system: &Self) -> Self {
         let ms = |seconds: u16| u64::from(seconds) * 1000;
         Self {

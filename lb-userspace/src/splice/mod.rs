@@ -1,56 +1,9 @@
 //! Splice: bytes flow between the two legs. The tier is chosen per connection.
 
-pub mod copy;
 pub(crate) mod keepalive;
 pub mod packet;
 mod pipe;
+pub mod relay;
 pub mod sockmap;
-pub mod terminate;
-
-use crate::reason::CloseReason;
-use crate::traffic::Traffic;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-
-/// Which leg.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Client,
-    Server,
-}
-
-impl Side {
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Side::Client => Side::Server,
-            Side::Server => Side::Client,
-        }
-    }
-
-    pub(crate) fn closed(self) -> CloseReason {
-        match self {
-            Side::Client => CloseReason::ClientClosed,
-            Side::Server => CloseReason::ServerClosed,
-        }
-    }
-
-    pub(crate) fn reset(self) -> CloseReason {
-        match self {
-            Side::Client => CloseReason::ClientReset,
-            Side::Server => CloseReason::ServerReset,
-        }
-    }
-}
-
-/// Ends when no byte has moved for `idle`; never without one.
-pub(crate) async fn idle_expired(traffic: &Traffic, idle: Option<Duration>) {
-    let Some(idle) = idle else { return std::future::pending().await };
-    loop {
-        let quiet = Duration::from_millis(crate::clock::now_ms() - traffic.active_ms.load(Relaxed));
-        match idle.checked_sub(quiet) {
-            // Not before the next millisecond: the clock's own unit, or this would spin within it.
-            Some(left) => tokio::time::sleep(left.max(Duration::from_millis(1))).await,
-            None => return,
-        }
-    }
-}
+pub mod tls;
+pub mod transport;

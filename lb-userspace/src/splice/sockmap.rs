@@ -16,14 +16,14 @@
 //! read would wait for each other for ever. When no direction is redirecting or flushing any more, and one is
 //! copying, the connection is handed over.
 
-use super::Side;
 use crate::kernel::Sockmap;
-use crate::kernel::sockmap::{InsertError, Pair};
+use crate::kernel::sockmap::{Pair, PairInsertError};
 use crate::kernel::tcp;
 use crate::reason::{CloseReason, FallbackReason};
 use crate::scratch;
 use crate::socket::{finish, reset_on_close};
 use crate::traffic::Traffic;
+use lb_common::packet::{PerDirection, PerLeg, Side};
 use lb_common::sockmap::Flow;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::cell::Cell;
@@ -78,7 +78,7 @@ pub async fn splice(
     let reason = tokio::select! {
         biased;
         ended = async { tokio::try_join!(splice.carry(Side::Client), splice.carry(Side::Server)) } => match ended {
-            Ok(_) => splice.first_closed.get().unwrap_or(Side::Client).closed(),
+            Ok(_) => CloseReason::closed_by(splice.first_closed.get().unwrap_or(Side::Client)),
             Err(reason) => splice.fail(reason),
         },
         reason = splice.handed_over() => return Outcome::Demoted(reason),
@@ -97,15 +97,14 @@ enum Phase {
 }
 
 /// How the kernel's work on a direction ended.
-enum End {
+enum RedirectEnd {
     Fin,
     Demoted,
 }
 
 struct Splice<'a> {
     pair: Pair<'a>,
-    /// By [`Side`]: the direction that starts there.
-    directions: [Direction<'a>; 2],
+    directions: PerDirection<Direction<'a>>,
     traffic: &'a Traffic,
     /// Both directions go back to userspace.
     demoted: Cell<Option<FallbackReason>>,
@@ -129,25 +128,27 @@ impl<'a> Splice<'a> {
         server: &'a TcpStream,
         traffic: &'a Traffic,
     ) -> Result<Self, Outcome> {
-        match kernel.insert([client.as_fd(), server.as_fd()]) {
+        match kernel.insert(PerLeg { client: client.as_fd(), server: server.as_fd() }) {
             Ok(pair) => Ok(Self {
                 demoted: Cell::new(pair.refusal().map(fallback)),
                 pair,
-                directions: [
-                    Direction::new(client, server, &traffic.bytes_in),
-                    Direction::new(server, client, &traffic.bytes_out),
-                ],
+                directions: PerDirection {
+                    request: Direction::new(client, server, &traffic.bytes_in),
+                    response: Direction::new(server, client, &traffic.bytes_out),
+                },
                 traffic,
                 first_closed: Cell::new(None),
                 phase_changed: Notify::new(),
             }),
-            Err(InsertError::Broken) => {
+            Err(PairInsertError::Broken) => {
                 reset_on_close(client);
                 reset_on_close(server);
                 let reset = [(client, Side::Client), (server, Side::Server)]
                     .into_iter()
                     .find(|(leg, _)| is_closed(leg));
-                Err(Outcome::Closed(reset.map_or(CloseReason::KernelFault, |(_, side)| side.reset())))
+                Err(Outcome::Closed(
+                    reset.map_or(CloseReason::KernelFault, |(_, side)| CloseReason::reset_by(side)),
+                ))
             }
             Err(error) => Err(Outcome::Demoted(fallback(&error))),
         }
@@ -155,51 +156,51 @@ impl<'a> Splice<'a> {
 
     /// One direction, from the first byte until its FIN was passed on.
     async fn carry(&self, from: Side) -> Result<(), CloseReason> {
-        let direction = &self.directions[from as usize];
+        let direction = self.directions.get(from);
         let end = match self.demoted.get() {
             None => self.redirect(from).await?,
-            Some(_) => End::Demoted,
+            Some(_) => RedirectEnd::Demoted,
         };
         self.flush(from).await?;
-        if let End::Demoted = end {
+        if let RedirectEnd::Demoted = end {
             self.enter_phase(from, Phase::Copying);
             direction.copy(from).await?;
         }
         self.first_closed.set(self.first_closed.get().or(Some(from)));
-        finish(direction.target).map_err(|_| from.other().reset())?;
+        finish(direction.target).map_err(|_| CloseReason::reset_by(from.other()))?;
         self.enter_phase(from, Phase::Finished);
         Ok(())
     }
 
     /// Watches while the kernel moves bytes.
-    async fn redirect(&self, from: Side) -> Result<End, CloseReason> {
+    async fn redirect(&self, from: Side) -> Result<RedirectEnd, CloseReason> {
         loop {
             tokio::select! {
                 biased;
-                () = self.directions[from as usize].hung_up() => {
+                () = self.directions.get(from).hung_up() => {
                     self.await_fin(from).await?;
-                    return Ok(End::Fin);
+                    return Ok(RedirectEnd::Fin);
                 }
-                () = self.pair.event(from as usize) => {}
+                () = self.pair.event(from) => {}
             }
             self.publish();
             if self.in_flight(from)? > MAX_IN_FLIGHT {
                 self.demoted.set(Some(FallbackReason::SockmapBackpressure));
-                self.pair.wake(from.other() as usize);
+                self.pair.wake(from.other());
             }
             if self.demoted.get().is_some() {
                 self.stop(from)?;
-                return Ok(End::Demoted);
+                return Ok(RedirectEnd::Demoted);
             }
         }
     }
 
     /// The source has hung up. Returns when the verdict has seen its FIN, and so every byte before it.
     async fn await_fin(&self, from: Side) -> Result<(), CloseReason> {
-        let direction = &self.directions[from as usize];
+        let direction = self.directions.get(from);
         for _ in 0..FIN_ATTEMPTS {
             if direction.has_failed() {
-                return Err(from.reset());
+                return Err(CloseReason::reset_by(from));
             }
             // Poll says "hung up" some instructions before the FIN reaches the verdict; this waits for the
             // socket's lock, and so for the verdict.
@@ -208,7 +209,7 @@ impl<'a> Splice<'a> {
                 return Ok(());
             }
             if is_closed(direction.source) {
-                return Err(from.reset());
+                return Err(CloseReason::reset_by(from));
             }
             sleep(Duration::from_millis(1)).await;
         }
@@ -217,10 +218,10 @@ impl<'a> Splice<'a> {
 
     /// Ends the verdict's hold on a direction: from here on the source's bytes wait in its receive queue.
     fn stop(&self, from: Side) -> Result<(), CloseReason> {
-        let direction = &self.directions[from as usize];
-        match self.pair.stop(from as usize, direction.source.as_fd()) {
+        let direction = self.directions.get(from);
+        match self.pair.stop(from, direction.source.as_fd()) {
             Ok(true) => Ok(()),
-            _ if direction.has_failed() || is_closed(direction.source) => Err(from.reset()),
+            _ if direction.has_failed() || is_closed(direction.source) => Err(CloseReason::reset_by(from)),
             _ => Err(CloseReason::KernelFault),
         }
     }
@@ -242,28 +243,28 @@ impl<'a> Splice<'a> {
 
     /// Bytes forwarded that the target's TCP has not taken.
     fn in_flight(&self, from: Side) -> Result<u64, CloseReason> {
-        let target = self.directions[from as usize].target;
+        let target = self.directions.get(from).target;
         // In this order: what is taken was forwarded before.
-        let sent = tcp::sent(target.as_fd()).map_err(|_| from.other().reset())?;
+        let sent = tcp::sent(target.as_fd()).map_err(|_| CloseReason::reset_by(from.other()))?;
         let forwarded = self.flow(from)?.forwarded();
-        let taken = sent.bytes.saturating_sub(self.pair.sent_before(from.other() as usize));
+        let taken = sent.bytes.saturating_sub(self.pair.sent_before(from.other()));
         match forwarded.checked_sub(taken) {
             Some(0) => Ok(0),
-            Some(_) if sent.is_closed || has_error(target) => Err(from.other().reset()),
+            Some(_) if sent.is_closed || has_error(target) => Err(CloseReason::reset_by(from.other())),
             Some(bytes) => Ok(bytes),
             None => Err(CloseReason::KernelFault),
         }
     }
 
     fn flow(&self, from: Side) -> Result<Flow, CloseReason> {
-        match self.pair.flow(from as usize) {
+        match self.pair.flow(from) {
             Ok(flow) if !flow.is_broken() => Ok(flow),
             _ => Err(CloseReason::KernelFault),
         }
     }
 
     fn enter_phase(&self, from: Side, phase: Phase) {
-        self.directions[from as usize].phase.set(phase);
+        self.directions.get(from).phase.set(phase);
         self.phase_changed.notify_one();
     }
 
@@ -304,11 +305,11 @@ impl<'a> Splice<'a> {
 
     /// Brings the connection's counters up to date.
     fn publish(&self) {
-        for from in [Side::Client, Side::Server] {
-            let Ok(flow) = self.pair.flow(from as usize) else {
+        for from in Side::BOTH {
+            let Ok(flow) = self.pair.flow(from) else {
                 continue;
             };
-            let direction = &self.directions[from as usize];
+            let direction = self.directions.get(from);
             direction.counter.store(direction.copied.get() + flow.forwarded(), Relaxed);
             self.traffic.active_ms.fetch_max(flow.active_ns() / 1_000_000, Relaxed);
         }
@@ -366,8 +367,10 @@ impl<'a> Direction<'a> {
             match scratch::with(|buffers| self.copy_some(from, &mut buffers.input[..COPY_SIZE]))? {
                 Step::Moved(0) => return Ok(()),
                 Step::Moved(bytes) => self.copied.set(self.copied.get() + bytes as u64),
-                Step::SourceEmpty => self.source.readable().await.map_err(|_| from.reset())?,
-                Step::TargetFull => self.target.writable().await.map_err(|_| from.other().reset())?,
+                Step::SourceEmpty => self.source.readable().await.map_err(|_| CloseReason::reset_by(from))?,
+                Step::TargetFull => {
+                    self.target.writable().await.map_err(|_| CloseReason::reset_by(from.other()))?
+                }
             }
         }
     }
@@ -378,15 +381,15 @@ impl<'a> Direction<'a> {
             Ok(0) => return Ok(Step::Moved(0)),
             Ok(peeked) => peeked,
             Err(error) if error.kind() == WouldBlock => return Ok(Step::SourceEmpty),
-            Err(_) => return Err(from.reset()),
+            Err(_) => return Err(CloseReason::reset_by(from)),
         };
         let write = || Ok(send(self.target, &buffer[..peeked], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?);
         let written = match self.target.try_io(Interest::WRITABLE, write) {
             Ok(written) => written,
             Err(error) if error.kind() == WouldBlock => return Ok(Step::TargetFull),
-            Err(_) => return Err(from.other().reset()),
+            Err(_) => return Err(CloseReason::reset_by(from.other())),
         };
-        self.discard(&mut buffer[..written]).map_err(|_| from.reset())?;
+        self.discard(&mut buffer[..written]).map_err(|_| CloseReason::reset_by(from))?;
         Ok(Step::Moved(written))
     }
 
@@ -403,10 +406,10 @@ impl<'a> Direction<'a> {
     }
 }
 
-fn fallback(error: &InsertError) -> FallbackReason {
+fn fallback(error: &PairInsertError) -> FallbackReason {
     match error {
-        InsertError::Full => FallbackReason::SockmapFull,
-        InsertError::Refused(_) | InsertError::Broken => FallbackReason::SockmapRefused,
+        PairInsertError::Full => FallbackReason::SockmapFull,
+        PairInsertError::Refused(_) | PairInsertError::Broken => FallbackReason::SockmapRefused,
     }
 }
 

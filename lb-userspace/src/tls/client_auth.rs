@@ -173,6 +173,17 @@ impl ClientCertVerifier for Verifier {
 /// A certificate that is listed itself has no issuer to be asked for; its dates and its purpose (RFC 5280, sections
 /// 4.1.2.5 and 4.2.1.12) still hold.
 fn check_listed(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<ClientCertVerified, Error> {
+    check_dates(certificate, now)?;
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let purposes = parsed.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
+    if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
+        return Err(CertificateError::InvalidPurpose.into());
+    }
+    Ok(ClientCertVerified::assertion())
+}
+
+/// Whether a certificate is valid at this time (RFC 5280, section 4.1.2.5).
+pub(super) fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
     let (not_before, not_after) =
@@ -184,9 +195,5 @@ fn check_listed(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<Clien
     if now.as_secs() > not_after {
         return Err(CertificateError::ExpiredContext { time: now, not_after: time(not_after) }.into());
     }
-    let purposes = parsed.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
-    if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
-        return Err(CertificateError::InvalidPurpose.into());
-    }
-    Ok(ClientCertVerified::assertion())
+    Ok(())
 }

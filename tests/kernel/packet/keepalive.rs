@@ -22,17 +22,12 @@ use crate::strangers::settled;
 /// A scene in which listener and pool have this keepalive; the gateway's is the system's.
 fn scene_of(opening: Opening, [of_listener, of_pool]: [&str; 2]) -> Result<Scene> {
     let scene = Scene::new(opening, "")?;
-    reconfigure(&scene, |text| {
+    scene.reconfigure(|text| {
         let text = text.replace("[[listener]]", &format!("[[listener]]\nkeepalive = {{ {of_listener} }}"));
         text.replace("[[pool]]", &format!("[[pool]]\nkeepalive = {{ {of_pool} }}"))
     })?;
     scene.gateway.reload()?;
     Ok(scene)
-}
-
-fn reconfigure(scene: &Scene, change: impl FnOnce(String) -> String) -> Result<()> {
-    let text = fs::read_to_string(scene.gateway.config_file())?;
-    scene.gateway.write_config(&change(text))
 }
 
 /// The one connection, which is in the packet tier and whose ends know everything that was said.
@@ -42,7 +37,7 @@ fn connection(scene: &Scene) -> Result<(Duplex, TcpStream)> {
     Ok((client, server))
 }
 
-fn talk(client: &mut Duplex, server: &mut TcpStream) -> Result<()> {
+pub(crate) fn talk(client: &mut Duplex, server: &mut TcpStream) -> Result<()> {
     client.writer.write_all(b"x")?;
     server.read_exact(&mut [0])?;
     server.write_all(b"y")?;
@@ -185,7 +180,7 @@ fn the_next_process_probes_what_it_adopts() -> Result<()> {
     for renamed in [false, true] {
         let mut scene = Scene::new(Opening::default(), "")?;
         let (mut client, mut server) = connection(&scene)?;
-        reconfigure(&scene, |text| {
+        scene.reconfigure(|text| {
             if renamed {
                 let text = text.replace("\"databases\"", "\"others\"").replace("\"app1\"", "\"app2\"");
                 return text.replace("[gateway]", "[gateway]\nkeepalive = { idle = '1s' }");

@@ -66,6 +66,12 @@ impl Scene {
         Ok(Self { net, gateway, opening, accepted, _backend: backend })
     }
 
+    /// Changes the configuration file; the gateway does not know yet.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let text = fs::read_to_string(self.gateway.config_file())?;
+        self.gateway.write_config(&change(text))
+    }
+
     /// Both ends of a connection, across which a few bytes went each way; and how many the client said before.
     pub(crate) fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
         let (client, said) = self.opening.open(&self.net.client)?;

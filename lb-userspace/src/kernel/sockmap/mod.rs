@@ -1,4 +1,4 @@
-//! The maps of the sockmap tier: which sockets are in, what has flowed, and the kernel's events.
+//! The maps of the sockmap tier: the sockets, how many bytes have flowed between them, and the program's events.
 
 pub(super) mod programs;
 
@@ -10,6 +10,7 @@ use crate::clock;
 use aya::Ebpf;
 use aya::maps::sock::SockMapFd;
 use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, MapType, RingBuf, SockHash};
+use lb_common::packet::{PerLeg, Side};
 use lb_common::sockmap::{EVENTS, Flow};
 use rustix::net::sockopt;
 use std::collections::HashMap as Table;
@@ -20,7 +21,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-/// All maps, for those who adopt them.
+/// All maps, with what a pinned one must be like to be adopted.
 pub(in crate::kernel) const SHAPES: [Shape; 4] = [
     Shape { name: SOURCES, kind: MapType::SockHash, key: 8, value: 4 },
     Shape { name: TARGETS, kind: MapType::SockHash, key: 8, value: 4 },
@@ -31,15 +32,15 @@ pub(in crate::kernel) const SHAPES: [Shape; 4] = [
 /// The sockets whose bytes the kernel moves. Shared by all workers.
 pub struct Sockmap {
     maps: Mutex<Maps>,
-    /// Taken by the task that serves it.
+    /// `None` once [`serve_events`](Self::serve_events) has taken it.
     events: Mutex<Option<RingBuf<MapData>>>,
-    /// Who waits for events, by the cookie of the source.
+    /// The tasks that wait for events, by the cookie of the source socket.
     waiting: Mutex<Table<u64, Arc<Notify>>>,
     refresh: Notify,
     capacity: u32,
 }
 
-/// The kernel would allow all of them at once; aya's API takes them exclusively.
+/// The kernel allows concurrent access; aya's API wants `&mut`.
 struct Maps {
     sources: SockHash<MapData, u64>,
     targets: SockHash<MapData, u64>,
@@ -48,26 +49,26 @@ struct Maps {
 
 /// Why a connection cannot use the sockmap.
 #[derive(Debug, thiserror::Error)]
-pub enum InsertError {
+pub enum PairInsertError {
     /// No room in a map.
     #[error("the sockmap is full")]
     Full,
     /// The kernel refuses a socket: not established any more, under TLS, in another sockmap.
     #[error("the kernel refuses the socket")]
     Refused(#[source] io::Error),
-    /// Bytes were lost.
+    /// The kernel has lost bytes.
     #[error("the kernel lost bytes")]
     Broken,
 }
 
-/// The two sockets of a connection, in the maps until this is dropped. Index 0 and 1 name them.
+/// The two sockets of a connection. They are in the maps until this is dropped.
 pub(crate) struct Pair<'a> {
     sockmap: &'a Sockmap,
-    cookies: [u64; 2],
+    cookies: PerLeg<u64>,
     /// [`tcp::sent_exactly`] of each socket before its first redirected byte.
-    sent_before: [u64; 2],
-    events: [Arc<Notify>; 2],
-    refusal: Option<InsertError>,
+    sent_before: PerLeg<u64>,
+    events: PerLeg<Arc<Notify>>,
+    refusal: Option<PairInsertError>,
 }
 
 impl Sockmap {
@@ -89,8 +90,8 @@ impl Sockmap {
         })
     }
 
-    /// Hands the kernel's events to the connections they are about, for ever; one task of the process must run it,
-    /// or nothing bounds the bytes in flight. A second call returns at once.
+    /// Wakes the connections that the program's events are about, for ever. One task of the process must run it: without it
+    /// nothing bounds the bytes in flight. A second call returns at once.
     pub async fn serve_events(&self) -> io::Result<()> {
         let Some(events) = lock(&self.events).take() else {
             return Ok(());
@@ -112,13 +113,13 @@ impl Sockmap {
         }
     }
 
-    /// Makes every connection bring its [`Traffic`](crate::traffic::Traffic) up to date, soon: each does so when its
-    /// worker next runs it.
+    /// Asks every connection to bring its [`Traffic`](crate::traffic::Traffic) up to date. Each does so when its worker
+    /// next runs it.
     pub fn refresh(&self) {
         self.refresh.notify_waiters();
     }
 
-    /// Sockets that the maps have room for.
+    /// How many sockets the maps have room for.
     pub fn capacity(&self) -> u32 {
         self.capacity
     }
@@ -132,55 +133,54 @@ impl Sockmap {
         self.refresh.notified().await;
     }
 
-    /// Puts both sockets of a connection in. From here on the kernel moves what arrives, beginning with the first
-    /// byte that userspace has not read; userspace reads no more, and has written all it had read.
+    /// Inserts both sockets of a connection. From here on the kernel moves what arrives, beginning with the first byte that
+    /// userspace has not read. Userspace must have written all that it has read, and reads no more.
     ///
-    /// No byte can be lost, repeated or overtaken. Both flows and both targets are there before the first source.
-    /// What is queued at a source when it is inserted is announced to the verdict by `release`, in order and under
-    /// the socket's lock, so it cannot be overtaken by what arrives after. And a segment of which userspace has read
-    /// the head is cut by its sequence number.
-    pub(crate) fn insert(&self, sockets: [BorrowedFd<'_>; 2]) -> Result<Pair<'_>, InsertError> {
+    /// No byte can be lost, repeated or overtaken. Both flows and both targets are inserted before the first source. For
+    /// bytes that are queued at a source when it is inserted, `release` calls the verdict program, in order and under the
+    /// socket's lock, so later bytes cannot overtake them. The program cuts a segment of which userspace has read a part,
+    /// by its sequence number.
+    pub(crate) fn insert(&self, sockets: PerLeg<BorrowedFd<'_>>) -> Result<Pair<'_>, PairInsertError> {
         let mut pair = self.prepare(sockets)?;
-        for (side, socket) in sockets.into_iter().enumerate() {
-            tcp::hold(socket).map_err(InsertError::Refused)?;
-            let inserted = lock(&self.maps).sources.insert(pair.cookies[side], socket.as_raw_fd(), 0);
+        for side in Side::BOTH {
+            let socket = sockets.of(side);
+            tcp::hold(socket).map_err(PairInsertError::Refused)?;
+            let inserted = lock(&self.maps).sources.insert(pair.cookies.of(side), socket.as_raw_fd(), 0);
             if let Err(error) = inserted {
                 pair.refusal = Some(error.into());
                 break;
             }
         }
-        // The second may be refused (its FIN has just come) when the first has flowed already: a FIN is not held.
-        if pair.refusal.is_some() && !pair.stop(0, sockets[0]).unwrap_or(false) {
-            return Err(InsertError::Broken);
+        // The server's socket may be refused (its FIN has just arrived: `hold` does not hold a FIN) when bytes of the
+        // client have been moved already.
+        if pair.refusal.is_some() && !pair.stop(Side::Client, sockets.client).unwrap_or(false) {
+            return Err(PairInsertError::Broken);
         }
-        for socket in sockets {
-            tcp::release(socket).map_err(|_| InsertError::Broken)?;
+        for socket in sockets.iter() {
+            tcp::release(*socket).map_err(|_| PairInsertError::Broken)?;
         }
         Ok(pair)
     }
 
-    /// Everything but the sources.
-    fn prepare(&self, sockets: [BorrowedFd<'_>; 2]) -> Result<Pair<'_>, InsertError> {
-        let starts = [Start::of(sockets[0]), Start::of(sockets[1])];
-        let [client, server] = starts.map(|start| start.map_err(InsertError::Refused));
-        let starts = [client?, server?];
+    /// Inserts everything but the sources.
+    fn prepare(&self, sockets: PerLeg<BorrowedFd<'_>>) -> Result<Pair<'_>, PairInsertError> {
+        let PerLeg { client, server } =
+            sockets.map(|socket| Start::of(socket).map_err(PairInsertError::Refused));
+        let starts = PerLeg { client: client?, server: server? };
         let cookies = starts.map(|start| start.cookie);
         let sent_before = starts.map(|start| start.sent);
-        let pair = Pair { sockmap: self, cookies, sent_before, events: Default::default(), refusal: None };
-        for side in [0, 1] {
-            lock(&self.waiting).insert(cookies[side], pair.events[side].clone());
+        let pair = Pair { sockmap: self, cookies, sent_before, events: PerLeg::default(), refusal: None };
+        for (cookie, event) in cookies.iter().zip(pair.events.iter()) {
+            lock(&self.waiting).insert(*cookie, event.clone());
         }
         let now_ns = clock::now_ns();
         let mut maps = lock(&self.maps);
-        for side in [0, 1] {
-            maps.flows.insert(
-                cookies[side],
-                Flow::new(cookies[1 - side], starts[side].next_seq, now_ns),
-                0,
-            )?;
+        for side in Side::BOTH {
+            let flow = Flow::new(cookies.of(side.other()), starts.of(side).next_seq, now_ns);
+            maps.flows.insert(cookies.of(side), flow, 0)?;
         }
-        for side in [0, 1] {
-            maps.targets.insert(cookies[side], sockets[side].as_raw_fd(), 0)?;
+        for (cookie, socket) in cookies.iter().zip(sockets.iter()) {
+            maps.targets.insert(cookie, socket.as_raw_fd(), 0)?;
         }
         drop(maps);
         Ok(pair)
@@ -188,40 +188,40 @@ impl Sockmap {
 }
 
 impl Pair<'_> {
-    /// Why the verdict has none of the two sockets, if so. What it took of one before it was refused the other is
-    /// on its way.
-    pub(crate) fn refusal(&self) -> Option<&InsertError> {
+    /// Why the program has neither socket, if it has none. Bytes that it moved before the second socket was refused are
+    /// delivered all the same.
+    pub(crate) fn refusal(&self) -> Option<&PairInsertError> {
         self.refusal.as_ref()
     }
 
-    /// What has flowed from this socket to the other.
-    pub(crate) fn flow(&self, side: usize) -> io::Result<Flow> {
-        lock(&self.sockmap.maps).flows.get(&self.cookies[side], 0).map_err(io::Error::other)
+    /// What has flowed from this side's socket to the other.
+    pub(crate) fn flow(&self, side: Side) -> io::Result<Flow> {
+        lock(&self.sockmap.maps).flows.get(self.cookies.get(side), 0).map_err(io::Error::other)
     }
 
     /// [`tcp::sent_exactly`] of this socket before its first redirected byte.
-    pub(crate) fn sent_before(&self, side: usize) -> u64 {
-        self.sent_before[side]
+    pub(crate) fn sent_before(&self, side: Side) -> u64 {
+        self.sent_before.of(side)
     }
 
-    /// Each event of this socket's flow, and each [`Pair::wake`].
-    pub(crate) async fn event(&self, side: usize) {
-        self.events[side].notified().await;
+    /// Returns at the next event of this socket's flow, or [`Pair::wake`].
+    pub(crate) async fn event(&self, side: Side) {
+        self.events.get(side).notified().await;
     }
 
     /// Makes [`Pair::event`] return.
-    pub(crate) fn wake(&self, side: usize) {
-        self.events[side].notify_one();
+    pub(crate) fn wake(&self, side: Side) {
+        self.events.get(side).notify_one();
     }
 
-    /// Ends the verdict's hold on this socket: what arrives stays in its receive queue, for userspace. What the
-    /// kernel has queued at the other socket, and what flows the other way, goes on. `false`: bytes were lost, and
-    /// the connection cannot be continued.
+    /// Takes this socket away from the program: what arrives then stays in its receive queue, for userspace. Bytes that are
+    /// queued at the other socket are still delivered, and the other direction goes on. `false`: bytes were lost, and the
+    /// connection cannot go on.
     ///
-    /// A segment that arrives in the very moment in which the kernel takes the program away would be dropped, for
-    /// the kernel does not lock the socket then. So arriving segments are held back first; and if so many come
-    /// within those microseconds that the kernel does not hold them, the sequence numbers tell.
-    pub(crate) fn stop(&self, side: usize, socket: BorrowedFd<'_>) -> io::Result<bool> {
+    /// A segment that arrives at the very moment at which the kernel detaches the program would be dropped, because the
+    /// kernel does not lock the socket then. So arriving bytes are held first. If more arrive within those microseconds
+    /// than the kernel holds, the sequence numbers show it.
+    pub(crate) fn stop(&self, side: Side, socket: BorrowedFd<'_>) -> io::Result<bool> {
         tcp::hold(socket)?;
         self.leave_sources(side);
         let next_seq = tcp::next_seq_in_sockmap(socket)?;
@@ -230,32 +230,32 @@ impl Pair<'_> {
         Ok(!flow.is_broken() && flow.next_seq() == next_seq)
     }
 
-    fn leave_sources(&self, side: usize) {
-        // Absent: the kernel has removed it with the end of the connection.
-        let _ = lock(&self.sockmap.maps).sources.remove(&self.cookies[side]);
+    fn leave_sources(&self, side: Side) {
+        // An error: the kernel has removed it at the end of the connection.
+        let _ = lock(&self.sockmap.maps).sources.remove(self.cookies.get(side));
     }
 }
 
 impl Drop for Pair<'_> {
     fn drop(&mut self) {
         let mut maps = lock(&self.sockmap.maps);
-        // In this order, so that no verdict looks for something that is gone. Absent is as good as removed.
-        for cookie in &self.cookies {
+        // The sources first: the program then looks up nothing that is gone. An error: the entry is absent.
+        for cookie in self.cookies.iter() {
             let _ = maps.sources.remove(cookie);
         }
-        for cookie in &self.cookies {
+        for cookie in self.cookies.iter() {
             let _ = maps.targets.remove(cookie);
             let _ = maps.flows.remove(cookie);
         }
         drop(maps);
         let mut waiting = lock(&self.sockmap.waiting);
-        for cookie in &self.cookies {
+        for cookie in self.cookies.iter() {
             waiting.remove(cookie);
         }
     }
 }
 
-impl From<MapError> for InsertError {
+impl From<MapError> for PairInsertError {
     fn from(error: MapError) -> Self {
         match error {
             MapError::SyscallError(error) => match error.io_error.raw_os_error() {
@@ -274,11 +274,11 @@ pub(in crate::kernel) fn sources(programs: &mut Ebpf) -> Result<SockMapFd, MapEr
     Ok(sources.fd().try_clone()?)
 }
 
-/// A socket before anything is redirected.
+/// The state of a socket before anything is redirected.
 #[derive(Clone, Copy)]
 struct Start {
     cookie: u64,
-    /// Of the first byte that userspace has not read.
+    /// Sequence number of the first byte that userspace has not read.
     next_seq: u32,
     /// [`tcp::sent_exactly`].
     sent: u64,
@@ -308,7 +308,7 @@ fn take(programs: &mut Ebpf, name: &str) -> Map {
     programs.take_map(name).expect("the object has the map")
 }
 
-/// Nothing is left half-done by a panic under one of these locks.
+/// A panic leaves nothing half-changed under one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,20 +12,20 @@ use std::sync::Arc;
 
 /// The kernel programs, loaded.
 ///
-/// Those of `run` live as long as this value, unless `snisplice load` has pinned maps: then these are adopted, and
-/// this build's program takes the place of the one attached to them.
+/// They live as long as this value. If `snisplice load` has pinned maps, those are adopted, and this build's program
+/// replaces the one that is attached to them.
 pub struct Kernel {
     sockmap: Arc<Sockmap>,
     /// Owns the programs. `None`: the pinned maps own them.
     _programs: Option<Ebpf>,
-    /// Held while pinned maps are used: a ring buffer has one reader.
+    /// Locked while pinned maps are used: a ring buffer has one reader.
     _pins: Option<Pins>,
 }
 
 impl Kernel {
     /// For a gateway: adopts what is pinned, unless another gateway uses it; else loads programs of its own.
     ///
-    /// `sockets` is how many the sockmap has room for, two per connection; adopted maps keep their size.
+    /// `sockets`: the capacity of the sockmap, two per connection; adopted maps keep their own.
     pub fn open(bpffs: &Path, sockets: u32) -> Result<Self, KernelError> {
         match Pins::existing(bpffs, "sockmap")?.filter(Pins::lock) {
             Some(pins) => {
@@ -47,15 +47,14 @@ impl Kernel {
     }
 }
 
-/// `snisplice load` for the sockmap tier: loads, attaches and pins the programs; mounts the bpf file system where it is missing. What is
-/// pinned already stays, with this build's program.
+/// `snisplice load` for the sockmap tier: loads, attaches and pins the programs; mounts the bpf file system if it is
+/// missing. Maps that are pinned already stay, and get this build's program.
 pub fn load_and_pin(bpffs: &Path, sockets: u32) -> Result<(), KernelError> {
     let pins = Pins::create(bpffs, "sockmap")?;
     load(Some(&pins), sockets).map(drop)
 }
 
-/// Loads the programs and attaches them: to new maps, or to those pinned, which are then checked and, where
-/// missing, made.
+/// Loads the programs and attaches them to new maps, or to pinned ones: those are checked, and made if they are missing.
 fn load(pins: Option<&Pins>, sockets: u32) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     let sized = [SOURCES, TARGETS, FLOWS];
@@ -81,7 +80,7 @@ fn load(pins: Option<&Pins>, sockets: u32) -> Result<Ebpf, KernelError> {
         let path = pins.path(VERDICT);
         pins.clear(VERDICT)?;
         verdict.pin(&path).map_err(|error| pin_error(path, io::Error::other(error)))?;
-        // Dropping the link would detach the program. The map holds it; there is nothing else to keep.
+        // Dropping the link would detach the program, which the pinned map keeps.
         std::mem::forget(verdict.take_link(link).map_err(of_verdict)?);
     }
     Ok(programs)

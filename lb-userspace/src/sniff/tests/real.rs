@@ -191,7 +191,7 @@ fn the_longest_hello_in_segments_of_one_byte_takes_linear_work() {
     let mut turns = 0;
     for length in 1..window.len() {
         assert_eq!(sniffer.handle(Input::Bytes(&window[..length])), Output::NeedMore);
-        let State::Hello { records, .. } = &sniffer.state else { panic!("{:?}", sniffer.state) };
+        let SniffState::Hello { records, .. } = &sniffer.state else { panic!("{:?}", sniffer.state) };
         turns = records.turns;
     }
     // A turn that makes progress and one that finds nothing more, for each segment at most.

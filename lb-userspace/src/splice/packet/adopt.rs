@@ -1,6 +1,6 @@
-//! From one process to the next: connections that the kernel has forwarded meanwhile.
+//! Adoption: a gateway takes over the spliced connections of the process before it. The kernel has forwarded them meanwhile.
 
-use super::live::{Live, last_heard_ms, raise};
+use super::spliced::{SplicedConnection, last_heard_ms, raise};
 use super::tier::PacketTier;
 use super::ways::Ways;
 use crate::account::{Account, Books, Visitor};
@@ -9,13 +9,13 @@ use crate::kernel::tuples::{ends, socket_address};
 use crate::reason::{CloseReason, Tier};
 use crate::serving::{Limit, Listener, Permits, Pool, Route, ServerGuard, Snapshot};
 use crate::tier::Choice;
-use lb_common::packet::{Flow, Record, Tuple};
+use lb_common::packet::{Flow, PerDirection, PerLeg, Record, Tuple};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Both flows of a connection of an earlier process, as far as they are there, each with its tuple.
-type Found = [Option<(Tuple, Flow)>; 2];
+/// The flows of a connection of an earlier process, each with its tuple; `None`: that flow is not in the table.
+type Found = PerDirection<Option<(Tuple, Flow)>>;
 
 impl PacketTier {
     /// Takes over the connections of an earlier process.
@@ -23,37 +23,40 @@ impl PacketTier {
         let mut found = HashMap::<u64, Found>::new();
         for (tuple, flow) in self.kernel().take_found() {
             books.ledger.know_id(flow.id);
-            found.entry(flow.id).or_default()[flow.side() as usize] = Some((tuple, flow));
+            *found.entry(flow.id).or_default().get_mut(flow.side()) = Some((tuple, flow));
         }
         let records = self.kernel().records();
         for (id, record) in &records {
             let flows = found.remove(id).unwrap_or_default();
-            let [Some((_, request)), Some((_, response))] = flows else {
-                // Its process has died between the end of its sockets and the beginning of its flows.
+            let PerDirection { request: Some((_, request)), response: Some((_, response)) } = flows else {
+                // Its process died when the sockets were in repair mode already and not both flows were entered.
                 self.abandon(*id, record);
-                if let Some((_, flow)) = flows.into_iter().flatten().next() {
+                if let Some((_, flow)) = flows.iter().flatten().next() {
                     self.release(*id, flow.slot);
                 }
                 continue;
             };
             let track = self.kernel().track(request.slot);
-            let at = (request.slot, [request.origin, response.origin]);
-            let live = self.remembered(books, snapshot, *id, record, at);
+            let origin = PerDirection { request: request.origin, response: response.origin };
+            let live = self.remembered(books, snapshot, *id, record, (request.slot, origin));
             live.account.spliced(Choice { tier: Tier::Packet, reason: None });
             live.note(&track);
             raise(&live.account.connection.traffic.active_ms, last_heard_ms(&track));
             // Routes may have changed while no process ran.
             self.enter(live, Ways::NEVER);
-            // Its process has died in the middle. What its sockets had not got through is lost, and so may bytes be that
-            // passed the programs just before the flows were there: better an end that both notice than a wait for ever.
+            // Its process died during the handover. What its sockets still had to deliver is lost, and maybe also bytes that
+            // passed the programs just before the flows were entered. A reset, which both ends notice, is better than a
+            // connection that hangs.
             if self.kernel().handover(*id).is_some() {
                 self.end(*id, CloseReason::Shutdown);
             }
         }
         self.kernel().end_old_handovers();
         for (id, flows) in found {
-            let Some((tuple, flow)) = flows.into_iter().flatten().next() else { continue };
-            self.lingering().push(now_ms(), id, flow.slot, [tuple, flow.out.reversed()]);
+            let Some((tuple, flow)) = flows.iter().flatten().next() else { continue };
+            let other = flow.out.reversed();
+            let tuples = PerLeg::from_fn(|side| if side == flow.side() { *tuple } else { other });
+            self.lingering().push(now_ms(), id, flow.slot, tuples);
         }
         while !self.kernel().events(usize::MAX).is_empty() {}
         if !records.is_empty() {
@@ -61,15 +64,16 @@ impl PacketTier {
         }
     }
 
-    /// The account of a connection of an earlier process. What is not configured any more keeps its name.
+    /// A connection of an earlier process, with an account. A listener, route or pool that is no longer configured keeps its
+    /// name there. `at`: the slot of its track, and [`Flow::origin`] of both flows.
     fn remembered(
         &self,
         books: &Arc<Books>,
         snapshot: &Snapshot,
         id: u64,
         record: &Record,
-        at: (u32, [u64; 2]),
-    ) -> Live {
+        at: (u32, PerDirection<u64>),
+    ) -> SplicedConnection {
         let [listener, route, pool, server] =
             record.names.map(|key| self.kernel().name(key).unwrap_or_else(|| "unknown".into()));
         let seconds = |bound: u32| (bound != 0).then(|| Duration::from_secs(bound.into()));
@@ -82,7 +86,7 @@ impl PacketTier {
                     seconds(record.max_age),
                 ))
             });
-        let keepalive = snapshot.keepalive;
+        let keepalive = snapshot.gateway.keepalive;
         let known = snapshot.listeners.iter().find(|known| *known.name == *listener).cloned();
         let listener = known.unwrap_or_else(|| Arc::new(Listener::retired(&listener, keepalive)));
         let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();
@@ -99,11 +103,11 @@ impl PacketTier {
         let (visitor, sni) = Visitor::remembered(books, listener, client, record.opened_ms, facts);
         let account = Account::adopt(books.clone(), visitor, id, sni, route);
         let guard = ServerGuard::new(server);
-        account.connected(&pool, &guard);
-        Live::new(account, guard, permits, Some(self.ports.reserve(address, local.port())), at)
+        account.connected(&pool, guard.server());
+        SplicedConnection::new(account, guard, permits, Some(self.ports.reserve(address, local.port())), at)
     }
 
-    /// Leaves all connections to the next process.
+    /// Leaves all connections to the next process, with their accounts open.
     pub fn leave(&self) {
         for (_, live) in self.lock().drain() {
             live.account.leave();

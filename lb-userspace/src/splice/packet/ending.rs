@@ -1,6 +1,6 @@
-//! How spliced connections end, and what their state calls for until then.
+//! The ends of spliced connections, and what a sweep does to those that live on.
 
-use super::live::{Due, Live, closings, last_heard_ms, reason_of};
+use super::spliced::{Due, SplicedConnection, closings, last_heard_ms, reason_of};
 use super::ticks::now_tick;
 use super::tier::PacketTier;
 use super::view::View;
@@ -8,15 +8,16 @@ use crate::clock::now_ms;
 use crate::kernel::raw::{Kind, Segment};
 use crate::reason::CloseReason;
 use crate::splice::keepalive::Timing;
-use lb_common::packet::Record;
 use lb_common::packet::track::{Half, asked, closing};
+use lb_common::packet::{PerLeg, Record, Side};
 
-/// Connections that are looked at under one lock.
+/// Connections that a sweep looks at before it releases the lock for others.
 const AT_ONCE: usize = 1024;
 
 impl PacketTier {
-    /// Takes a connection in whose flows are live. `asked`: when its ways were asked for ([`Ways::generation`](super::ways::Ways::generation)).
-    pub(crate) fn enter(&self, live: Live, asked: u64) {
+    /// Enters a connection whose flows are in the table. `asked`: the [generation](super::ways::Ways::generation) of its
+    /// ways.
+    pub(crate) fn enter(&self, live: SplicedConnection, asked: u64) {
         let id = live.account.connection.id;
         self.lock().insert(id, Box::new(live));
         self.ways.entered(id, asked);
@@ -26,33 +27,32 @@ impl PacketTier {
     /// challenge ACK; no socket here takes that, so this host's TCP resets it at exactly the number the end expects (RFC
     /// 9293, section 3.10.7.1).
     pub(super) fn abandon(&self, id: u64, record: &Record) {
-        for tuple in [&record.from_client, &record.from_server] {
+        for tuple in record.tuples().iter() {
             self.kernel().remove(id, tuple);
             let ack = Segment { kind: Kind::Ack, seq: 0, ack: 0, window: 0, timestamps: None };
-            self.speak_by_route(tuple, &ack);
+            self.send_by_route(tuple, &ack);
         }
         self.kernel().end_handover(id);
         self.kernel().forget(id);
     }
 
-    /// Ends a connection, with resets to both ends: nothing of it is given back while it may live. `false`: it is not one of
-    /// ours.
+    /// Resets a connection at both ends and closes its account. Its port, permits and slot are free only when its flows are
+    /// removed. `false`: this process has no such connection.
     pub fn end(&self, id: u64, reason: CloseReason) -> bool {
         self.end_at(id, reason, None)
     }
 
-    /// The same of one that has ended by itself at this time.
+    /// As [`end`](Self::end). `ended_ms`: when the connection ended by itself, if it did.
     fn end_at(&self, id: u64, reason: CloseReason, ended_ms: Option<u64>) -> bool {
         let Some(live) = self.lock().remove(&id) else { return false };
         if let Some(record) = self.kernel().record(id) {
-            let tuples = [record.from_client, record.from_server];
             match self.view(id, &record) {
                 Some(view) => {
                     live.note(&view.track);
-                    for side in [0, 1] {
-                        view.resets(side).for_each(|reset| self.speak(&record, &view, side, &reset));
+                    for side in Side::BOTH {
+                        view.resets(side).for_each(|reset| self.send(&record, &view, side, &reset));
                     }
-                    tuples.iter().for_each(|tuple| self.kernel().remove(id, tuple));
+                    record.tuples().iter().for_each(|tuple| self.kernel().remove(id, tuple));
                 }
                 None => self.abandon(id, &record),
             }
@@ -64,14 +64,15 @@ impl PacketTier {
         true
     }
 
-    /// A connection as the programs have it; `None`: its flows are gone.
+    /// A connection's flows and track; `None`: its flows are gone.
     pub(super) fn view(&self, id: u64, record: &Record) -> Option<View> {
-        let [Some(request), Some(response)] = self.kernel().flows_of(id, record) else { return None };
-        Some(View { flows: [request, response], track: self.kernel().track(request.slot) })
+        let flows = self.kernel().flows_of(id, record)?;
+        Some(View { flows, track: self.kernel().track(flows.request.slot) })
     }
 
-    /// Looks at a connection whose FINs have both passed. Finished, its account is closed: nobody can fake that alone, and
-    /// its flows stay a while, for its last packets.
+    /// Closes the account of a connection that is finished: each end has acknowledged the other's FIN, which a stranger who
+    /// forges one end's packets cannot bring about. Its flows stay a while, for retransmissions. `false`: it is not
+    /// finished.
     pub(super) fn finish_account(&self, id: u64) -> bool {
         let Some(record) = self.kernel().record(id) else { return false };
         let Some(view) = self.view(id, &record) else { return false };
@@ -82,12 +83,12 @@ impl PacketTier {
         let Some(live) = self.lock().remove(&id) else { return false };
         live.note(&view.track);
         self.kernel().forget(id);
-        self.lingering().push(now_ms(), id, live.slot, [record.from_client, record.from_server]);
+        self.lingering().push(now_ms(), id, live.slot, record.tuples());
         live.account.close_at(reason, Some(last_heard_ms(&view.track)));
         true
     }
 
-    /// Ends a connection whose reset still stands.
+    /// Ends a connection if the reset of one of its ends [still stands](super::spliced::RESET_STANDS_MS).
     pub(super) fn end_reset(&self, id: u64) {
         let Some(slot) = self.lock().get(&id).map(|live| live.slot) else { return };
         let track = self.kernel().track(slot);
@@ -98,19 +99,19 @@ impl PacketTier {
         }
     }
 
-    /// Closes the account of a connection whose flows a new one of this side has taken away. Unless it was finished, the
-    /// other side is reset; this one has said by its SYN that it knows of nothing.
-    pub(super) fn reused(&self, id: u64, side: usize, closings: [u8; 2]) {
+    /// Closes the account of a connection whose flows the programs have removed, because a SYN from this side took its
+    /// tuple. The SYN says that this end no longer has the connection; the other end is reset unless it was finished.
+    pub(super) fn reused(&self, id: u64, side: Side, closings: PerLeg<u8>) {
         let Some(live) = self.lock().remove(&id) else { return };
         let track = self.kernel().track(live.slot);
         live.note(&track);
         if closings.iter().all(|closing| closing & closing::FINISHED == 0)
             && let Some(record) = self.kernel().record(id)
         {
-            let half = track.halves.each_ref()[1 - side];
+            let half = track.halves.get(side.other());
             let (kind, seq, ack) = (Kind::Reset, half.ack, half.sent());
             let reset = Segment { kind, seq, ack, window: 0, timestamps: None };
-            self.speak_by_route([&record.from_server, &record.from_client][side], &reset);
+            self.send_by_route(record.tuples().get(side.other()), &reset);
         }
         self.kernel().forget(id);
         self.kernel().end_handover(id);
@@ -119,8 +120,8 @@ impl PacketTier {
         live.account.close_at(reason, Some(last_heard_ms(&track)));
     }
 
-    /// Looks at every connection, and does what is due, except for keepalive probes, of which there may be many: gives the
-    /// connections that want some.
+    /// Looks at every connection and does what is due. Returns the connections whose ends are to be sent keepalive probes:
+    /// there may be many, so the caller sends them in portions.
     pub(super) fn look(&self, now: u64, system: &Timing) -> Vec<u64> {
         let ids: Vec<u64> = self.lock().keys().copied().collect();
         let (mut due, mut quiet) = (Vec::new(), Vec::new());
@@ -130,11 +131,11 @@ impl PacketTier {
                 let Some(live) = live.get(id) else { continue };
                 let track = self.kernel().track(live.slot);
                 live.note(&track);
-                let (actions, asks) = live.due(&track, now, system);
+                let (actions, is_quiet) = live.due(&track, now, system);
                 due.extend(actions.map(|due| (*id, due)));
-                quiet.extend(asks.then_some(*id));
-                for (side, half) in track.halves.iter().enumerate() {
-                    if half.asked & asked::DEVICE != 0 {
+                quiet.extend(is_quiet.then_some(*id));
+                for side in Side::BOTH {
+                    if track.halves.get(side).asked & asked::DEVICE != 0 {
                         self.kernel().was_asked(live.slot, side, asked::DEVICE);
                     }
                 }
@@ -146,7 +147,8 @@ impl PacketTier {
                     let slot = self.lock().get(&id).map(|live| live.slot);
                     if let Some(slot) = slot {
                         let closings = closings(&self.kernel().track(slot));
-                        let side = usize::from(closings[0] & closing::REUSED == 0);
+                        let by_client = closings.client & closing::REUSED != 0;
+                        let side = if by_client { Side::Client } else { Side::Server };
                         self.reused(id, side, closings);
                     }
                 }
@@ -164,22 +166,22 @@ impl PacketTier {
         quiet
     }
 
-    /// Asks the ends of a connection that have been silent for long enough whether they are still there. What one answers
-    /// goes to the other, to which it says nothing new.
+    /// Sends keepalive probes to those ends of a connection that have been silent for long enough. The answer of one end is
+    /// forwarded to the other, to which it is a duplicate ACK.
     pub(super) fn probe(&self, id: u64, system: &Timing) {
         let sides = {
             let mut live = self.lock();
             let Some(live) = live.get_mut(&id) else { return };
-            // Again: they may have been heard since the look.
-            live.ask(&self.kernel().track(live.slot), now_tick(), system)
+            // Judged anew: an end may have sent something since the sweep looked at it.
+            live.take_probes(&self.kernel().track(live.slot), now_tick(), system)
         };
         let Some(record) = self.kernel().record(id) else { return };
         let Some(mut view) = self.view(id, &record) else { return };
         for side in sides {
-            // Anew: the first end may have answered already, and to a probe with a timestamp older than that of its answer
-            // Linux says nothing (since 6.14; PAWS, RFC 7323, section 5).
-            view.track = self.kernel().track(view.flows[side].slot);
-            self.speak(&record, &view, side, &view.probe(side));
+            // Read anew: the first end may have answered already, and Linux (since 6.14) does not answer a probe whose
+            // timestamp is older than that of the answer (PAWS, RFC 7323, section 5).
+            view.track = self.kernel().track(view.flows.of(side).slot);
+            self.send(&record, &view, side, &view.probe(side));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Waiting until every CPU is done with the packets it had in hand.
+//! Grace periods: waiting until no CPU works any more on a packet that it was working on before.
 
 use crate::privileges::drop_privileges;
 use rustix::io::Errno;
@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 /// linux/membarrier.h
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
-/// Instead of a grace period where the kernel gives none (nohz_full): far longer than a packet takes from the tc hook
-/// to its socket.
+/// How long to wait where membarrier(2) refuses a grace period (kernels with nohz_full CPUs): far longer than a packet takes
+/// from the tc hook to its socket.
 const INSTEAD: Duration = Duration::from_millis(100);
 
-/// Lets any number of connections wait for one grace period together.
+/// Any number of connections wait here for the same grace period.
 pub(crate) struct Grace(Arc<Shared>);
 
 #[derive(Default)]
@@ -26,11 +26,12 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     list: Vec<Box<dyn FnOnce() + Send>>,
+    /// The thread is to end.
     over: bool,
 }
 
 impl Grace {
-    /// Starts the thread that waits, for a grace period is a blocking call.
+    /// Starts the thread that waits: membarrier(2) blocks.
     pub(crate) fn start() -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();
@@ -41,13 +42,13 @@ impl Grace {
     /// Returns when every packet that was between the tc hook and its socket at the time of the call has arrived.
     pub(crate) async fn wait(&self) {
         let (sender, over) = oneshot::channel();
-        // Gone: its task was ended.
+        // The send fails if the waiting task was ended.
         self.then(move || _ = sender.send(()));
-        // An error: the process is ending, and the task with it.
+        // An error: the process is ending, and this task with it.
         let _ = over.await;
     }
 
-    /// Calls the function when no program is any more in the midst of a packet that it had in hand at the time of the call.
+    /// Calls the function when every program that was running at the time of the call has ended.
     pub(crate) fn then(&self, call: impl FnOnce() + Send + 'static) {
         self.0.lock().list.push(Box::new(call));
         self.0.news.notify_one();
@@ -63,7 +64,7 @@ impl Drop for Grace {
 
 impl Shared {
     fn serve(&self) {
-        // Each thread has its own: this one starts before the process drops them.
+        // Privileges are per thread, and this one was started before the process dropped them.
         if let Err(error) = drop_privileges() {
             tracing::warn!(%error, "the grace thread keeps its privileges");
         }

@@ -1,43 +1,43 @@
-//! Handover: from two sockets to two flows, at any moment, without losing a byte.
+//! Handover: a connection of two sockets becomes one of two flows, at any moment, without losing a byte.
 //!
-//! A socket keeps its duty for the bytes it has accepted and not yet delivered on the other leg, the *prefix*, and for
-//! nothing else. The flows go live first; then what is in the sockets' queues is written to the other socket, which
-//! sends and retransmits it. Pure ACKs below `await_ack` go to the socket; all others are forwarded, and the socket is
-//! told what they acknowledge by a segment of ours, so that it does not retransmit. Once the other end has all of it, both
-//! sockets are closed in repair mode: without a word.
+//! The bytes that the sockets have received on one leg and not yet delivered on the other are the *prefix*. The sockets
+//! deliver the prefix, and nothing else. First the flows are entered: from then on the kernel forwards what arrives. Then
+//! the bytes in each socket's receive queue are written to the other socket, which sends and retransmits them. Pure ACKs
+//! below `await_ack` go to the socket. All others are forwarded, and replayed to the socket by an injected ACK, to stop its
+//! retransmission. Once both ends have acknowledged the prefix, both sockets are closed in repair mode, without FIN or
+//! reset.
 
 use super::grace::Grace;
 use super::terms::Terms;
 use crate::kernel::raw::Injector;
 use crate::kernel::tuples::ends;
-use crate::kernel::{Packet, tcp};
+use crate::kernel::{FinOrder, Packet, tcp};
 use crate::reason::CloseReason;
 use crate::socket::{finish, reset_on_close, write_all};
-use crate::splice::Side;
-use lb_common::packet::track::closing;
-use lb_common::packet::{Tuple, before};
+use lb_common::packet::{PerDirection, PerLeg, Side, Tuple, before};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// First pause between two looks whether a prefix is acknowledged; each is twice as long as the one before.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LAST_LOOK: Duration = Duration::from_millis(500);
+/// The first pause between two checks whether a prefix is acknowledged; each pause is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How many times a socket is told what has arrived. If it hears of none, it may send something twice, and the receiver
-/// knows what to do.
-const TELLINGS: u8 = 3;
+/// How often an acknowledgement is replayed to a socket. If every replay is lost, the socket retransmits, and the receiver
+/// drops the duplicate.
+const REPLAYS: u8 = 3;
 
-/// A connection whose flows are live and whose sockets, in repair mode, may still have something to do.
-pub(crate) struct Begun {
+/// A handover whose flows are in the table. Its sockets, in repair mode, may still have a prefix to deliver.
+pub(crate) struct PendingHandover {
     pub(super) id: u64,
     pub(super) slot: u32,
-    /// By what packets arrive. Index 0: the client's.
-    pub(super) tuples: [Tuple; 2],
+    /// The tuple of each leg's packets as they arrive.
+    pub(super) tuples: PerLeg<Tuple>,
     pub(super) terms: Terms,
-    /// When its ways were asked for.
+    /// The [generation](super::ways::Ways::generation) of its ways.
     pub(super) asked: u64,
 }
 
@@ -45,42 +45,43 @@ pub(crate) struct Begun {
 struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
-    /// What `from` had received, by its own count ([`tcp::Progress`]), when it was last looked at.
+    /// [`tcp::Progress::received`] of `from` at the last look.
     seen: u64,
-    /// The sequence number that stands for 0 there.
+    /// The sequence number at which that count was 0.
     base: u32,
-    /// So many of them are still at its head.
+    /// Bytes at the head of `from`'s receive queue that were written to `to` and only peeked at here, not read.
     left: usize,
-    /// The place of the sender's FIN once the sender's socket has it ([`closing::FIN`]), else 0.
-    fin: u8,
-    /// It was passed on.
+    /// The sender's FIN, once `from` has received it.
+    fin: Option<FinOrder>,
+    /// The FIN was sent on.
     fin_sent: bool,
-    /// Sequence number behind all that `to` was given.
+    /// Sequence number after all that was written to `to`.
     written: u32,
-    /// How many times `to` was told that this has arrived.
-    told: u8,
+    /// How often the acknowledgement of `written` was replayed to `to`.
+    replays: u8,
 }
 
-impl Begun {
-    /// The connection's slot, and where its bytes begin.
-    pub(crate) fn place(&self) -> (u32, [u64; 2]) {
-        (self.slot, [0, 1].map(|side| self.terms.flows[side].origin))
+impl PendingHandover {
+    /// The slot of the connection's track, and [`Flow::origin`](lb_common::packet::Flow::origin) of both flows.
+    pub(crate) fn place(&self) -> (u32, PerDirection<u64>) {
+        (self.slot, self.terms.flows.map(|flow| flow.origin))
     }
 
-    /// When its ways were asked for.
+    /// The [generation](super::ways::Ways::generation) of its ways.
     pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
 
-    /// Carries the prefix over: `held`, read from the client before, and what the sockets have received since. Both
-    /// sockets may be dropped when this returns, and also when it is cut short: without a word.
+    /// Delivers the prefix: `held`, which was read from the client before, and what the sockets have received since. Both
+    /// sockets may be dropped when this returns, or when its future is dropped: they send neither FIN nor reset.
     pub(crate) async fn finish(
         self,
         (kernel, grace, injector): (&Packet, &Grace, &Injector),
-        [client, server]: [&TcpStream; 2],
+        sockets: PerLeg<&TcpStream>,
         held: Vec<u8>,
     ) -> Result<(), CloseReason> {
         let Self { id, slot, tuples, terms, .. } = self;
+        let PerLeg { client, server } = sockets;
         let mut handover = terms.handover;
         let direction = |from, to, written, (seen, base)| Direction {
             from,
@@ -88,91 +89,94 @@ impl Begun {
             seen,
             base,
             left: 0,
-            fin: 0,
+            fin: None,
             fin_sent: false,
             written,
-            told: 0,
+            replays: 0,
         };
-        let mut request = direction(client, server, terms.written[1], terms.seen[0]);
-        let mut response = direction(server, client, terms.written[0], terms.seen[1]);
-        let mut tell = |request: &Direction<'_>, response: &Direction<'_>| {
-            handover.await_ack = [response.written, request.written].into();
-            for (promised, socket) in handover.promised.each_mut().into_iter().zip([client, server]) {
-                // What an error would leave there is older.
+        let mut request = direction(client, server, terms.written.server, terms.seen.client);
+        let mut response = direction(server, client, terms.written.client, terms.seen.server);
+        let mut tell_programs = |request: &Direction<'_>, response: &Direction<'_>| {
+            handover.await_ack = PerDirection { request: response.written, response: request.written };
+            for (promised, socket) in handover.promised.each_mut().into_iter().zip(sockets.iter()) {
+                // After an error the older number stays, which is as safe.
                 *promised = tcp::promised(socket.as_fd()).unwrap_or(*promised);
             }
-            // Without it the programs leave the sockets every acknowledgement: slower, and as safe.
+            // Refused: the programs go on with the older numbers, which is slower and as safe.
             let _ = kernel.set_handover(id, &handover);
         };
         let settled = async |request: &mut Direction<'_>, response: &mut Direction<'_>| {
-            let mut pause = FIRST_LOOK;
-            // Both are asked each time, for both sockets may have to be told.
-            while !(request.is_done(kernel, injector, slot, (1, &tuples[1]))
-                & response.is_done(kernel, injector, slot, (0, &tuples[0])))
+            let mut pause = FIRST_PAUSE;
+            // `&` instead of `&&`: each call may replay an acknowledgement to its socket.
+            while !(request.is_done(kernel, injector, slot, (Side::Server, &tuples.server))
+                & response.is_done(kernel, injector, slot, (Side::Client, &tuples.client)))
             {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LAST_LOOK);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         };
         let mut held = Some(held);
-        // The second time, for what had passed the programs before the flows were there.
+        // The second round is for packets that had passed the programs before the flows were entered.
         for again in [false, true] {
             if again {
                 let mut arrived = pin!(grace.wait());
                 tokio::select! {
                     () = &mut arrived => {}
                     () = async {
-                        tokio::time::sleep(FIRST_LOOK).await;
+                        tokio::time::sleep(FIRST_PAUSE).await;
                         settled(&mut request, &mut response).await;
                     } => arrived.await,
                 }
             }
             let requested =
-                request.look(held.take().unwrap_or_default()).map_err(|_| Side::Client.reset())?;
-            let responded = response.look(Vec::new()).map_err(|_| Side::Server.reset())?;
+                request.look(held.take().unwrap_or_default()).map_err(|_| CloseReason::ClientReset)?;
+            let responded = response.look(Vec::new()).map_err(|_| CloseReason::ServerReset)?;
             let news = requested.news || responded.news;
-            // Before it is written: a sender with a full buffer waits for the acknowledgement of all that it was given.
+            // Before the write: if the socket's send buffer is full, the write waits for ACKs, and the programs must leave
+            // those to the socket.
             if news {
-                tell(&request, &response);
+                tell_programs(&request, &response);
             }
-            // At the same time: an end may read only when it has written.
+            // Both at once: an end may read only after it could write.
             tokio::try_join!(
-                async { request.write(&requested.bytes).await.map_err(|_| Side::Server.reset()) },
-                async { response.write(&responded.bytes).await.map_err(|_| Side::Client.reset()) },
+                async { request.write(&requested.bytes).await.map_err(|_| CloseReason::ServerReset) },
+                async { response.write(&responded.bytes).await.map_err(|_| CloseReason::ClientReset) },
             )?;
-            // The programs do not know of what passed them before the flows were there, unless more follows it. Before a
-            // FIN is sent, for they take its acknowledgement only if they know of it.
-            let ended = [request.end(&requested, response.fin), response.end(&responded, request.fin)];
-            for (side, direction) in [&request, &response].into_iter().enumerate() {
+            // What passed the programs before the flows were entered is missing in their track; it is added here. Before a
+            // FIN is sent: the programs accept its acknowledgement only if the track has the FIN.
+            let ended =
+                request.note_fin(&requested, response.fin) | response.note_fin(&responded, request.fin);
+            for (side, direction) in [(Side::Client, &request), (Side::Server, &response)] {
                 if news {
                     kernel.advance(slot, side, direction.received(), direction.fin);
                 }
             }
-            if ended != [false, false] {
-                tell(&request, &response);
+            if ended {
+                tell_programs(&request, &response);
             }
             request.send_fin().map_err(|_| CloseReason::ServerReset)?;
             response.send_fin().map_err(|_| CloseReason::ClientReset)?;
         }
         settled(&mut request, &mut response).await;
         kernel.end_handover(id);
-        // An acknowledgement may have been left to a socket just before, and would be answered with a reset without it.
+        // The programs may just have left an ACK to a socket. If the socket were closed by then, this host would answer
+        // with a reset.
         grace.wait().await;
         Ok(())
     }
 }
 
-/// What one direction has to pass on.
+/// What one direction has to send on.
 struct Arrived {
     bytes: Vec<u8>,
-    /// And then the FIN.
+    /// A FIN follows the bytes.
     ends: bool,
-    /// Some of it was not known before.
+    /// The socket has received a byte or the FIN since the last look.
     news: bool,
 }
 
 impl Direction<'_> {
-    /// What is to be written: `held`, and what has arrived since the last call.
+    /// What is to be written next: `held`, and what has arrived since the last call.
     fn look(&mut self, held: Vec<u8>) -> io::Result<Arrived> {
         let (ends, arrived) = self.arrived()?;
         let news = ends || !arrived.is_empty();
@@ -182,14 +186,14 @@ impl Direction<'_> {
         Ok(Arrived { bytes, ends, news })
     }
 
-    /// Whether the sender has sent its FIN since the last call, and the bytes that have arrived since.
+    /// Whether the FIN has arrived since the last call, and the bytes that have.
     fn arrived(&mut self) -> io::Result<(bool, Vec<u8>)> {
-        if self.fin != 0 {
-            // It was passed on with all that came before it. The socket may be done with the connection by now.
+        if self.fin.is_some() {
+            // Nothing follows a FIN. The socket may have left the connection by now.
             return Ok((false, Vec::new()));
         }
         let from = self.from.as_fd();
-        // Asked before the queue is looked at: then that holds all that came before the FIN.
+        // Before the queue is read: if there is a FIN, the queue then holds every byte before it.
         let progress = tcp::progress(from)?;
         if progress.is_closed {
             return Err(io::ErrorKind::ConnectionReset.into());
@@ -200,21 +204,20 @@ impl Direction<'_> {
         self.seen = progress.received;
         let (arrived, left) = tcp::received(from, self.left, progress.has_fin)?;
         self.left = left;
-        // Its acknowledgement, delayed, would come between those of what follows.
+        // A delayed ACK of the socket would come later than ACKs of the other end with higher numbers.
         tcp::flush_acknowledgement(from)?;
         Ok((progress.has_fin, arrived))
     }
 
-    /// Sequence number behind the last byte that the sender's socket had received when it was last looked at.
+    /// Sequence number after the last byte that `from` had received at the last look.
     fn received(&self) -> u32 {
-        self.base.wrapping_add(self.seen as u32).wrapping_sub(u32::from(self.fin != 0))
+        self.base.wrapping_add(self.seen as u32).wrapping_sub(u32::from(self.fin.is_some()))
     }
 
-    /// Notes the end of this direction, if what has been written was its last; whether it was. `other_fin`: the place of
-    /// the other direction's.
-    fn end(&mut self, written: &Arrived, other_fin: u8) -> bool {
+    /// Notes the FIN, if one follows what was written; whether one does. `other`: that of the other direction.
+    fn note_fin(&mut self, written: &Arrived, other: Option<FinOrder>) -> bool {
         if written.ends {
-            self.fin = if other_fin == 0 { closing::FIRST } else { closing::SECOND };
+            self.fin = Some(if other.is_none() { FinOrder::First } else { FinOrder::Second });
         }
         written.ends
     }
@@ -223,44 +226,45 @@ impl Direction<'_> {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.speak()?;
+        self.leave_repair()?;
         let result = write_all(self.to, bytes).await;
-        self.silence()?;
+        self.enter_repair()?;
         result
     }
 
-    /// Passes the FIN on, once.
+    /// Sends the FIN on, once.
     fn send_fin(&mut self) -> io::Result<()> {
-        if self.fin != 0 && !self.fin_sent {
+        if self.fin.is_some() && !self.fin_sent {
             self.fin_sent = true;
-            self.speak()?;
+            self.leave_repair()?;
             finish(self.to)?;
-            self.silence()?;
+            self.enter_repair()?;
         }
         Ok(())
     }
 
-    /// From here on what is written is sent.
-    fn speak(&self) -> io::Result<()> {
-        // Should the process die meanwhile: a reset, not a FIN that looks like a clean end.
+    /// Takes `to` out of repair mode: from here on it sends what is written.
+    fn leave_repair(&self) -> io::Result<()> {
+        // If the process dies meanwhile, the socket sends a reset: a FIN would look like a clean end.
         reset_on_close(self.to);
         tcp::leave_repair(self.to.as_fd())
     }
 
-    /// From here on closing the socket that writes says nothing, and it can be peeked at.
-    fn silence(&self) -> io::Result<()> {
+    /// Puts `to` back into repair mode: closed, it sends nothing; and its receive queue can be peeked at.
+    fn enter_repair(&self) -> io::Result<()> {
         tcp::enter_repair(self.to.as_fd())?;
         tcp::select_receive(self.to.as_fd())
     }
 
-    /// Whether the receiver has all that the socket was given, or the connection is over. The receiver: its side (0: the
-    /// client), and what its packets arrive with.
+    /// Whether the receiver has acknowledged all that was written to its socket, or the connection is over. If the programs
+    /// have forwarded the acknowledgement, replays it to the socket. `back`: the tuple of the receiver's packets as they
+    /// arrive.
     fn is_done(
         &mut self,
         kernel: &Packet,
         injector: &Injector,
         slot: u32,
-        (receiver, back): (usize, &Tuple),
+        (receiver, back): (Side, &Tuple),
     ) -> bool {
         let to = self.to.as_fd();
         let gone = |asked: io::Result<bool>| asked.unwrap_or(true);
@@ -270,11 +274,11 @@ impl Direction<'_> {
         if kernel.flow(back).is_none() {
             return true;
         }
-        if before(kernel.track(slot).halves.each_ref()[receiver].ack, self.written) {
+        if before(kernel.track(slot).halves.get(receiver).ack, self.written) {
             return gone(tcp::is_closed(to));
         }
-        if self.told < TELLINGS {
-            self.told += 1;
+        if self.replays < REPLAYS {
+            self.replays += 1;
             let [peer, local] = ends(back);
             let _ =
                 tcp::receive_next(to).and_then(|next| injector.acknowledge(local, peer, next, self.written));

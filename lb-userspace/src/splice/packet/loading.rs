@@ -1,4 +1,4 @@
-//! Loading the kernel programs, which takes the verifier a good part of a second, while the gateway serves already.
+//! Loading the kernel programs while the gateway already serves: the verifier takes a good part of a second.
 
 use super::tier::PacketTier;
 use crate::clock::now_ms;
@@ -19,16 +19,16 @@ impl PacketTier {
         }
     }
 
-    /// New connections are spliced from this time on ([`now_ms`]), or never.
+    /// Notes since when new connections may be spliced ([`now_ms`]); `None`: never.
     pub(super) fn serve(&self, since: Option<u64>) {
-        // Set once.
+        // The first call counts.
         let _ = self.serving.set(since);
     }
 
-    /// Loads what is missing in a thread of its own. It starts with the privileges of the calling thread, and ends when it
-    /// is through: a process that ends meanwhile need not wait for it.
+    /// Loads what is missing, in a thread of its own, which starts with the privileges of the calling thread. A process
+    /// that ends meanwhile does not wait for it.
     pub fn load_aside(self: &Arc<Self>) -> io::Result<()> {
-        // The latter: tried already.
+        // Unavailable: loading has failed before.
         if self.kernel.is_current() || self.state() == PacketTierState::Unavailable {
             return Ok(());
         }
@@ -42,8 +42,8 @@ impl PacketTier {
         Builder::new().name("loader".into()).spawn(load).map(drop)
     }
 
-    /// Loads this build's programs and gives them to the devices; from then on new connections are spliced. What goes wrong
-    /// is logged.
+    /// Loads this build's programs and attaches them to the devices; from then on new connections are spliced. Errors are
+    /// logged.
     pub fn load(&self) {
         let is_replacing = self.kernel.has_programs();
         let loaded = self.kernel.load().map_err(anyhow::Error::from);

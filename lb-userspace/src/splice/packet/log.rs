@@ -1,4 +1,4 @@
-//! The thread that passes on what the kernel programs say; see [`crate::kernel::log`].
+//! The thread that reads the kernel programs' log; see [`crate::kernel::log`].
 
 use crate::kernel::{KernelError, Packet, log};
 use crate::privileges::drop_privileges;
@@ -10,7 +10,7 @@ use std::thread::Builder;
 pub(super) fn follow(kernel: &Packet) -> Result<(), KernelError> {
     let (readable, mut flush) = log::open(kernel.program_id()?)?;
     let run = move || {
-        // Each thread has its own: this one starts before the process drops them.
+        // Privileges are per thread, and this one was started before the process dropped them.
         if let Err(error) = drop_privileges() {
             tracing::warn!(%error, "the thread for the programs' log keeps its privileges");
         }

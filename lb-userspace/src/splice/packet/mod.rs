@@ -1,20 +1,20 @@
-//! The packet tier: the kernel forwards the connection packet by packet; its sockets are closed without a word.
+//! The packet tier: the kernel forwards the connection packet by packet, and its sockets are closed without FIN or reset.
 //!
-//! `plan` looks at the client's handshake before a server is dialled, `begin` puts the flows in, `Begun::finish` carries
-//! over what the sockets still hold; `Live` is all that is left of the connection in this process, and the sweeper ends
-//! it. `terms` has the arithmetic.
+//! `plan` looks at the client's handshake before a server is dialled. `begin` enters the flows; `terms` computes them.
+//! `PendingHandover::finish` delivers what the sockets still hold. `SplicedConnection` is what this process then keeps of
+//! the connection, until the sweeper ends it.
 
 mod adopt;
 mod ending;
 mod grace;
 mod handover;
 mod lingering;
-mod live;
 mod loading;
 #[cfg(feature = "kernel-log")]
 mod log;
 mod odd;
 mod reroute;
+mod spliced;
 mod sweep;
 pub(crate) mod terms;
 mod thread;
@@ -23,8 +23,8 @@ mod tier;
 mod view;
 mod ways;
 
-pub(crate) use handover::Begun;
-pub use live::Live;
+pub(crate) use handover::PendingHandover;
 pub use odd::{Loss, Losses};
+pub use spliced::SplicedConnection;
 pub use sweep::Sweeper;
 pub use tier::{PacketTier, Plan};

@@ -1,30 +1,30 @@
-//! What changes of routes, devices and policies mean for spliced connections.
+//! Spliced connections follow changes of routes, devices and IPsec policies.
 
 use super::tier::PacketTier;
 use super::ways::{AT_ONCE, MARK, MOST_ASKED, MOST_REFUSED, Paths, way};
 use crate::kernel::tuples::ends;
 use crate::reason::CloseReason;
 use lb_common::packet::inject::Way;
-use lb_common::packet::{Event, Flow, MAX_PATHS, Path, Tuple};
+use lb_common::packet::{Event, Flow, MAX_PATHS, Path, Side, Tuple};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl PacketTier {
-    /// A packet has come by another device than its connection's: if the kernel has such a route to its sender, those
-    /// that follow may.
+    /// A packet has come by another device than its connection's. If the kernel has a route to its sender by that device,
+    /// packets that follow are accepted from there.
     pub(super) fn look_at_path(&self, event: &Event) {
         let Some(record) = self.kernel().record(event.id) else { return };
-        let tuple = [&record.from_client, &record.from_server][event.from_server as usize & 1];
-        let Some(flow) = self.kernel().flow(tuple).filter(|flow| flow.id == event.id) else { return };
+        let tuple = record.tuples().of(event.side());
+        let Some(flow) = self.kernel().flow(&tuple).filter(|flow| flow.id == event.id) else { return };
         let path = Path { device: event.number, expected: flow.from, peer: tuple.source };
-        let [peer, local] = ends(tuple).map(|end| end.ip());
+        let [peer, local] = ends(&tuple).map(|end| end.ip());
         let mut paths = self.ways.paths();
         if path.device == path.expected || paths.refused.contains(&path) {
             return;
         }
         if self.admits(peer, local, path.device) {
             if paths.allowed.len() >= MAX_PATHS as usize {
-                // Those that are still used are allowed again, a packet each later.
+                // A path that is still used is allowed again after its next packet.
                 self.forget_all(&mut paths);
             }
             self.kernel().set_path(path, true);
@@ -34,6 +34,7 @@ impl PacketTier {
         }
     }
 
+    /// Whether packets of `peer` may come by the device: the kernel's reverse path.
     fn admits(&self, peer: IpAddr, local: IpAddr, device: u32) -> bool {
         self.ways.routes.admits(peer, local, MARK, device).unwrap_or_else(|error| {
             tracing::debug!(%error, %peer, device, "cannot ask for the reverse path");
@@ -41,7 +42,8 @@ impl PacketTier {
         })
     }
 
-    /// What an earlier process has allowed, nobody knows why; what is still true will be allowed again.
+    /// Removes the paths that an earlier process has allowed: the routes may have changed since. What is still right is
+    /// allowed again after its next packet.
     pub(super) fn forget_paths(&self) {
         for path in self.kernel().paths() {
             self.kernel().set_path(path, false);
@@ -54,7 +56,8 @@ impl PacketTier {
         }
     }
 
-    /// Routes have changed: no path stays that is true no more, and every connection's ways are looked at again.
+    /// Routes have changed: removes the paths that are no longer right, and lets [`follow_routes`](Self::follow_routes)
+    /// look at every connection.
     pub(super) fn routes_changed(&self) {
         let mut paths = self.ways.paths();
         self.ways.generation.fetch_add(1, Relaxed);
@@ -72,16 +75,16 @@ impl PacketTier {
         });
     }
 
-    /// Forgets refusals: a route may have come without a word.
+    /// Forgets refusals: a route may have come without a notification.
     pub(super) fn forget_refusals(&self) {
         self.ways.paths().refused.clear();
     }
 
-    /// Looks at some of the connections whose ways may have changed; whether there are more.
+    /// Asks the routing table anew for some of the connections whose ways may have changed; whether there are more.
     pub(super) fn follow_routes(&self) -> bool {
         let (ids, more) = {
             let Paths { behind, stale, .. } = &mut *self.ways.paths();
-            // Not before: changes that never cease would keep the last ones waiting for ever.
+            // Only now: if each change began the list anew, frequent changes would keep its end waiting for ever.
             if behind.is_empty() && std::mem::take(stale) {
                 behind.extend(self.lock().keys());
             }
@@ -94,28 +97,27 @@ impl PacketTier {
 
     fn follow_route(&self, id: u64) {
         let Some(record) = self.kernel().record(id) else { return };
-        let tuples = [&record.from_client, &record.from_server];
-        let [Some(request), Some(response)] = self.kernel().flows_of(id, &record) else { return };
-        // The way to an end is in the flow of the packets that come from the other.
-        for (flow, back, from, to) in
-            [(request, response, tuples[0], tuples[1]), (response, request, tuples[1], tuples[0])]
-        {
-            let [peer, local] = ends(to);
+        let Some(flows) = self.kernel().flows_of(id, &record) else { return };
+        // The way to an end is in the flow of the packets that come from the other end.
+        for from in Side::BOTH {
+            let to = from.other();
+            let (flow, back) = (flows.get(from), flows.get(to));
+            let [peer, local] = ends(record.tuples().get(to));
             if self.ways.is_encrypted(local, peer) {
-                // In clear text it must not go on, and its sockets are gone.
+                // It must not go on in clear text, and there is no socket left that could encrypt.
                 self.end(id, CloseReason::IpsecPolicy);
                 return;
             }
             match self.ways.way_of(local, peer, back.from) {
-                Ok(way) => self.lead(from, &flow, way),
-                // As long as there is none, its packets are lost, as they would be anywhere.
+                Ok(way) => self.redirect(record.tuples().get(from), flow, way),
+                // As long as there is no route, the packets are lost, as at any router.
                 Err(reason) => tracing::debug!(id, %peer, %reason, "no way to an end any more"),
             }
         }
     }
 
-    /// Has the packets of a flow leave by this way.
-    fn lead(&self, tuple: &Tuple, flow: &Flow, new: Way) {
+    /// Lets the packets of a flow leave by this way.
+    fn redirect(&self, tuple: &Tuple, flow: &Flow, new: Way) {
         if way(flow) != new {
             self.kernel().replace(tuple, &Flow { ifindex: new.ifindex, exit: new.kind, ..*flow });
         }

@@ -1,7 +1,8 @@
-//! The sweeper: follows the programs' events and the devices, and looks through the flow table now and then.
+//! The sweeper: a thread that handles the programs' events, follows devices and routes, and regularly looks at every spliced
+//! connection (a sweep).
 
 use super::lingering::Closed;
-use super::live::{LINGER_MS, RESET_STANDS_MS};
+use super::spliced::{LINGER_MS, RESET_STANDS_MS};
 use super::thread::StoppableThread;
 use super::ticks::ms_of_tick;
 use super::tier::PacketTier;
@@ -14,7 +15,7 @@ use crate::kernel::tuples::ends;
 use crate::splice::keepalive::Timing;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::asked;
-use lb_common::packet::{Event, Record, Tuple, event};
+use lb_common::packet::{Event, Record, Side, Tuple, event};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,29 +23,29 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Least time between two looks at all connections.
+/// Least time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Time between two looks for events: only the most urgent ones wake the sweeper.
+/// Time between two reads of the events: only urgent ones wake the sweeper.
 const EVENTS: Duration = Duration::from_millis(50);
 
-/// Sweeps use at most 1/SHARE of the thread's time, keepalive probes not counted: those are due.
+/// Sweeps use at most 1/SHARE of the thread's time, without the keepalive probes, which cannot wait.
 const SHARE: u32 = 20;
 
-/// Least time between two challenge ACKs to one end (RFC 5961, section 10: they are to be limited). Per connection: a limit
-/// that connections share would tell a stranger which one he has hit (CVE-2016-5696).
+/// Least time between two challenge ACKs to one end (RFC 5961, section 10). The limit is per connection: from a shared one a
+/// stranger could infer that a forged packet has hit a connection (CVE-2016-5696).
 const CHALLENGE_MS: u64 = 500;
 
-/// Events between two looks at the clock.
+/// Most events that are handled before the clock is read again.
 const MOST_EVENTS: usize = 4096;
 
-/// Connections whose ends are probed between two looks for events: some 10 ms.
+/// Connections whose ends are probed between two reads of the events: about 10 ms of work.
 const MOST_PROBED: usize = 512;
 
-/// [`LINGER_MS`] when the table is more than half full.
+/// Instead of [`LINGER_MS`] when the flow table is more than half full.
 const SHORT_LINGER_MS: u64 = 5_000;
 
-/// The thread; it ends when this is dropped.
+/// The sweeper's thread; it ends when this is dropped.
 pub struct Sweeper {
     _thread: StoppableThread,
 }
@@ -85,24 +86,25 @@ impl Sweeper {
 struct Sweep {
     tier: Arc<PacketTier>,
     watch: Watch,
-    /// Readable when it is over. A thread that only looked now and then would keep a restart waiting.
+    /// Readable when the thread is to end. It is polled, so that a restart need not wait for the thread's next turn.
     over: Arc<OwnedFd>,
+    /// When the next sweep is due.
     next: Instant,
-    /// They are yet to be looked at.
+    /// A change was noticed and is yet to be followed.
     devices_changed: bool,
     routes_changed: bool,
-    /// There are connections whose ways are yet to be looked at.
+    /// There are connections whose ways are yet to be asked for anew.
     is_behind: bool,
-    /// The system's keepalive at the last look.
+    /// The system's keepalive settings at the last sweep.
     system: Timing,
-    /// Connections that want keepalive probes.
+    /// Connections whose ends are to be sent keepalive probes.
     quiet: Vec<u64>,
-    /// Readable when the programs have something urgent to tell.
+    /// Readable when there is an urgent event.
     events: OwnedFd,
 }
 
 impl Sweep {
-    /// `false`: it is over.
+    /// Waits, and does what is due. `false`: the thread is to end.
     fn turn(&mut self) -> io::Result<bool> {
         if self.wait()? {
             return Ok(false);
@@ -118,12 +120,12 @@ impl Sweep {
             self.quiet = self.tier.sweep(&self.system);
             self.next = Instant::now() + SWEEP.max(now.elapsed() * SHARE);
         }
-        // Last, for it may fail.
+        // Last, because it may fail.
         self.follow_ways()?;
         Ok(true)
     }
 
-    /// Follows changes of devices and routes. What fails is done again.
+    /// Follows changes of devices and routes. What fails is tried again at the next turn.
     fn follow_ways(&mut self) -> io::Result<()> {
         let changes = self.watch.changed()?;
         self.devices_changed |= changes.devices;
@@ -133,7 +135,7 @@ impl Sweep {
             self.devices_changed = false;
         }
         self.routes_changed |= self.tier.ways.ends_changed()?;
-        // Before connections are looked at again: an error here ends none of them.
+        // Before the connections are looked at: an error here must not end any of them.
         self.routes_changed |= self.tier.ways.policies_changed()?;
         if std::mem::take(&mut self.routes_changed) {
             self.tier.routes_changed();
@@ -142,7 +144,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// For an urgent event, a change of devices or routes, or the next look; whether it is over.
+    /// Waits for an urgent event, a change of devices or routes, or the next turn; whether the thread is to end.
     fn wait(&self) -> io::Result<bool> {
         let until = self.next.saturating_duration_since(Instant::now()).min(EVENTS);
         let until = if self.is_behind || !self.quiet.is_empty() { Duration::ZERO } else { until };
@@ -161,10 +163,10 @@ impl Sweep {
 }
 
 impl PacketTier {
-    /// Follows what the programs tell, and does what has become due. Also called where a limit is met: the end of another
-    /// connection may be among the events.
+    /// Handles the programs' events, and does what has become due. Workers call it too when a limit is reached: the events
+    /// may tell of a connection that has ended.
     pub(crate) fn follow_events(&self) {
-        // Who comes second waits for what the first has taken: it may be what he is here for.
+        // A second caller waits until the first has handled what it has read: that may be the end which frees a place.
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now_ms();
         for event in self.kernel().events(MOST_EVENTS) {
@@ -188,22 +190,20 @@ impl PacketTier {
     }
 
     fn follow(&self, event: &Event, now: u64) {
-        let side = event.from_server as usize & 1;
+        let side = event.side();
         match event.kind {
             event::FINISHED => _ = self.finish_account(event.id),
             event::RESET => self.pending().resets.push_back((now + RESET_STANDS_MS, event.id)),
-            event::REUSED => {
-                let [client, server, ..] = event.number.to_le_bytes();
-                self.reused(event.id, side, [client, server]);
-            }
-            event::TOO_BIG => self.say_too_big(event),
+            event::REUSED => self.reused(event.id, side, event.closings()),
+            event::TOO_BIG => self.send_too_big(event),
             event::CHALLENGE => self.challenge(event.id, side),
             event::WRONG_DEVICE => self.look_at_path(event),
             _ => {}
         }
     }
 
-    /// Looks at every connection, and removes what is long closed; gives the connections that want keepalive probes.
+    /// Looks at every connection, and removes the flows of those that have lingered. Returns the connections whose ends are
+    /// to be sent keepalive probes.
     fn sweep(&self, system: &Timing) -> Vec<u64> {
         let now = now_ms();
         let quiet = self.look(now, system);
@@ -221,8 +221,7 @@ impl PacketTier {
         loop {
             let Some(closed) = self.lingering().pop(now, linger) else { return };
             let Closed { id, slot, tuples, .. } = closed;
-            // The later of both directions: one may be quiet while the other is not.
-            let heard = self.kernel().track(slot).halves.each_ref().map(|half| ms_of_tick(half.heard));
+            let heard = self.kernel().track(slot).halves.map(|half| ms_of_tick(half.heard));
             if closed.lingers(now, linger, heard) {
                 self.lingering().push_again(now, closed);
             } else {
@@ -232,47 +231,47 @@ impl PacketTier {
         }
     }
 
-    /// Asks an end what its SYN, or a reset that is not exact, meant.
-    pub(super) fn challenge(&self, id: u64, side: usize) {
+    /// Sends an end a challenge ACK, because of a SYN or of a reset that is not exact.
+    pub(super) fn challenge(&self, id: u64, side: Side) {
         let Some(record) = self.kernel().record(id) else { return };
         let Some(view) = self.view(id, &record) else { return };
-        self.speak(&record, &view, side, &view.challenge(side));
-        self.pending().asked.push_back((now_ms() + CHALLENGE_MS, view.flows[side].slot, side));
+        self.send(&record, &view, side, &view.challenge(side));
+        self.pending().asked.push_back((now_ms() + CHALLENGE_MS, view.flows.of(side).slot, side));
     }
 
-    /// Sends an end (0: the client) a segment in the other's name.
-    pub(super) fn speak(&self, record: &Record, view: &View, side: usize, segment: &Segment) {
-        // It leaves as the packets of the other end do.
-        let way = way(&view.flows[1 - side]);
-        self.speak_by(way, [&record.from_client, &record.from_server][side], segment);
+    /// Sends the end at this side a segment that seems to come from the other end.
+    pub(super) fn send(&self, record: &Record, view: &View, side: Side, segment: &Segment) {
+        // By the way of the other end's packets.
+        let way = way(view.flows.get(side.other()));
+        self.send_by(way, record.tuples().get(side), segment);
     }
 
-    /// The same where the flows are gone, by the way that the routing table has now. `tuple`: what packets of the end arrive
-    /// with.
-    pub(super) fn speak_by_route(&self, tuple: &Tuple, segment: &Segment) {
+    /// As [`send`](Self::send) where the flows are gone: by the way that the routing table has now. `tuple`: of the end's
+    /// packets as they arrive.
+    pub(super) fn send_by_route(&self, tuple: &Tuple, segment: &Segment) {
         let [peer, local] = ends(tuple);
         match self.ways.way_of(local, peer, 0) {
-            Ok(way) => self.speak_by(way, tuple, segment),
+            Ok(way) => self.send_by(way, tuple, segment),
             Err(reason) => tracing::debug!(%peer, %reason, "no way to an end"),
         }
     }
 
-    fn speak_by(&self, way: Way, tuple: &Tuple, segment: &Segment) {
+    fn send_by(&self, way: Way, tuple: &Tuple, segment: &Segment) {
         let [peer, local] = ends(tuple);
         if let Err(error) = self.injector.send(way, local, peer, segment) {
-            tracing::debug!(%error, %peer, "cannot speak to an end");
+            tracing::debug!(%error, %peer, "cannot send a segment to an end");
         }
     }
 
-    fn say_too_big(&self, event: &Event) {
+    /// Tells the sender of a packet that was too big, by ICMP.
+    fn send_too_big(&self, event: &Event) {
         let Some(record) = self.kernel().record(event.id) else { return };
-        let tuples = [&record.from_client, &record.from_server];
-        let [tuple, back] = if event.from_server == 1 { [tuples[1], tuples[0]] } else { tuples };
-        let Some(twin) = self.kernel().flow(back) else { return };
-        let [peer, local] = ends(tuple);
+        let side = event.side();
+        let Some(back) = self.kernel().flow(record.tuples().get(side.other())) else { return };
+        let [peer, local] = ends(record.tuples().get(side));
         let (seq, mtu) = (event.number, event.mtu);
-        if let Err(error) = self.injector.packet_too_big(way(&twin), local, peer, seq, mtu) {
-            tracing::debug!(%error, %peer, "cannot say that a packet was too big");
+        if let Err(error) = self.injector.packet_too_big(way(&back), local, peer, seq, mtu) {
+            tracing::debug!(%error, %peer, "cannot tell an end that a packet was too big");
         }
     }
 }

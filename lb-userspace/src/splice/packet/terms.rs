@@ -1,44 +1,44 @@
-//! On what terms the kernel takes a connection over: two flows, computed from the two legs. Pure.
+//! The terms of a handover: whether a connection can be spliced, and its two flows, computed from its two legs. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::kernel::tcp::Leg;
+use crate::kernel::tcp::LegState;
 use crate::kernel::tuples::ends;
 use crate::reason::FallbackReason;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::{Half, Track, closing};
-use lb_common::packet::{Flow, Handover, Sighting, Tuple, before, flag, sighted};
+use lb_common::packet::{Flow, Handover, PerDirection, PerLeg, Side, Sighting, Tuple, before, flag, sighted};
 
-/// Most bytes that a leg may still have to send for the other when its connection is taken over.
+/// The largest prefix, in bytes and per direction.
 pub(crate) const MAX_PREFIX: usize = 256 * 1024;
 
-/// How far ahead of our sockets' clocks translated timestamps begin, in milliseconds: a prefix may be written that
-/// much later than the clock was read, and still be older than what comes after it.
+/// How far ahead of our sockets' clocks translated timestamps begin, in milliseconds. A socket may send its prefix that much
+/// later than its clock was read here, and its timestamps are still older than those that follow.
 const LEAD_MS: u32 = 64;
 
-/// Smallest MSS that a listener is told to announce for the sake of a server.
+/// The smallest MSS that a listener is made to announce because of a server.
 const MIN_CLAMP: u32 = 1200;
 
-/// What an IPv4 host that says nothing takes (RFC 9293, section 3.7.1).
+/// The MSS of an IPv4 host that sends no MSS option (RFC 9293, section 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 
-/// The legs of a connection, with what the programs have seen of their handshakes. Index 0: the client's.
+/// The legs of a connection, with what the programs have seen of their handshakes.
 pub(crate) struct Legs<'a> {
-    pub(crate) legs: [&'a Leg; 2],
-    pub(crate) sightings: [&'a Sighting; 2],
-    /// By what its packets arrive.
-    pub(crate) tuples: [Tuple; 2],
+    pub(crate) states: PerLeg<&'a LegState>,
+    pub(crate) sightings: PerLeg<&'a Sighting>,
+    /// The tuple of each leg's packets as they arrive.
+    pub(crate) tuples: PerLeg<Tuple>,
     /// How packets leave by a leg.
-    pub(crate) ways: [Way; 2],
+    pub(crate) ways: PerLeg<Way>,
     /// Bytes read from the client's socket and not written to the server's.
     pub(crate) held: usize,
 }
 
-/// Why there are no terms.
+/// Why a connection cannot be spliced.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) reason: FallbackReason,
-    /// The MSS with which the listener's next connections would not be refused for that reason.
+    /// If the listener announces this MSS, its next connections will not be refused for that reason.
     pub(crate) clamp: Option<u16>,
 }
 
@@ -48,27 +48,27 @@ impl From<FallbackReason> for Refusal {
     }
 }
 
-/// The flows, and what the programs must know until the sockets are closed.
+/// The flows and the track, and what the programs must know until the sockets are closed.
 #[derive(Debug)]
 pub(crate) struct Terms {
-    pub(crate) flows: [Flow; 2],
-    /// What is known of both ends at the start.
+    pub(crate) flows: PerDirection<Flow>,
+    /// The track at the start.
     pub(crate) track: Track,
     pub(crate) handover: Handover,
-    /// Sequence number behind the last byte that the leg's socket has been given. Index 0: the client's.
-    pub(crate) written: [u32; 2],
-    /// Bytes that have been read from the leg's socket, and the sequence number before the first. Index 0: the client's.
-    pub(crate) seen: [(u64, u32); 2],
+    /// Sequence number after the last byte that was written to each leg's socket.
+    pub(crate) written: PerLeg<u32>,
+    /// Of each leg's socket: how many bytes were read from it, and the sequence number of the first.
+    pub(crate) seen: PerLeg<(u64, u32)>,
 }
 
 impl Terms {
     pub(crate) fn new(id: u64, now_tick: u32, at: &Legs<'_>) -> Result<Self, Refusal> {
-        let [client, server] = at.legs;
+        let PerLeg { client, server } = at.states;
         if !client.is_established || !server.is_established {
             return Err(FallbackReason::Closing.into());
         }
-        for (leg, sighting) in at.legs.iter().zip(at.sightings) {
-            // An older connection's handshake with the same tuple says nothing of this one.
+        for (leg, sighting) in at.states.iter().zip(at.sightings.iter()) {
+            // The sighting may be of an older connection with the same tuple.
             let first = leg.receive_next.wrapping_sub(leg.bytes_received as u32).wrapping_sub(1);
             if sighting.isn != first
                 || !is_seen(leg, sighting)
@@ -86,11 +86,12 @@ impl Terms {
         if at.held + client.unread as usize > MAX_PREFIX || server.unread as usize > MAX_PREFIX {
             return Err(FallbackReason::PrefixTooLarge.into());
         }
-        let is_ipv4 = ends(&at.tuples[0])[0].is_ipv4();
-        for (from, to) in [(0, 1), (1, 0)] {
-            let takes = takes(at.legs[to], at.sightings[to], is_ipv4);
-            if at.legs[from].advertised_mss > takes {
-                let clamp = (to == 1 && takes >= MIN_CLAMP).then_some(takes as u16);
+        let [peer, _] = ends(&at.tuples.client);
+        for from in Side::BOTH {
+            let to = from.other();
+            let takes = largest_segment(at.states.of(to), at.sightings.of(to), peer.is_ipv4());
+            if at.states.of(from).advertised_mss > takes {
+                let clamp = (to == Side::Server && takes >= MIN_CLAMP).then_some(takes as u16);
                 return Err(Refusal { reason: FallbackReason::MssMismatch, clamp });
             }
         }
@@ -98,33 +99,38 @@ impl Terms {
         // Our socket may have let an end send past the far end's window; that end's ACKs are then dropped there (RFC 9293,
         // section 3.10.7.4). One direction recovers by the other's ACKs; both at once can deadlock. A quarter of the window
         // is tolerated: the prefix takes room, and our sockets' windows grow while they wait.
-        let oversent = |from: usize, to: usize| {
-            let (from_leg, to_leg) = (at.legs[from], at.legs[to]);
-            let promised = from_leg.promised.wrapping_add(terms.flows[from].seq_delta);
+        let oversent = |from: Side| {
+            let (from_leg, to_leg) = (at.states.of(from), at.states.of(from.other()));
+            let promised = from_leg.promised.wrapping_add(terms.flows.get(from).seq_delta);
             let window = to_leg.room.wrapping_sub(to_leg.write_seq.wrapping_sub(to_leg.unacknowledged));
             before(to_leg.room.wrapping_add(window / 4), promised)
         };
-        if oversent(0, 1) && oversent(1, 0) {
+        if Side::BOTH.into_iter().all(oversent) {
             return Err(FallbackReason::WindowMismatch.into());
         }
         Ok(terms)
     }
 
     fn agreed(id: u64, now_tick: u32, at: &Legs<'_>) -> Self {
-        let [client, server] = at.legs;
-        // The byte that userspace would read next from one socket is the one it would write next to the other, behind
-        // what it holds.
-        let next_read = at.legs.map(|leg| leg.receive_next.wrapping_sub(leg.unread));
-        let next_written = [client.write_seq, server.write_seq.wrapping_add(at.held as u32)];
-        let seq_delta =
-            [next_written[1].wrapping_sub(next_read[0]), next_written[0].wrapping_sub(next_read[1])];
-        // Each side's clock goes on, for the other one, from where our socket's is, and a little ahead of it: what
-        // the sockets still send must not be newer than what follows. The handshake is what the other clock is known
-        // by; it is some time ago, which adds to the lead.
-        let lead = |leg: &Leg| if leg.fine_timestamps { LEAD_MS * 1000 } else { LEAD_MS };
-        let clock = at.legs.map(|leg| leg.timestamp.wrapping_add(lead(leg)));
-        let tsval_delta =
-            [clock[1].wrapping_sub(at.sightings[0].tsval), clock[0].wrapping_sub(at.sightings[1].tsval)];
+        let PerLeg { client, server } = at.states;
+        // The byte that userspace would read next from one socket is the byte that it would write next to the other, after
+        // those that it holds.
+        let next_read = at.states.map(|leg| leg.receive_next.wrapping_sub(leg.unread));
+        let next_written =
+            PerLeg { client: client.write_seq, server: server.write_seq.wrapping_add(at.held as u32) };
+        let seq_delta = PerDirection {
+            request: next_written.server.wrapping_sub(next_read.client),
+            response: next_written.client.wrapping_sub(next_read.server),
+        };
+        // An end's timestamps are translated to those of our socket on the other leg, and a little ahead of them: what the
+        // sockets still send must not be newer than what follows. Of the end's clock only the TSval of its handshake is
+        // known; the time since then adds to the lead.
+        let lead = |leg: &LegState| if leg.fine_timestamps { LEAD_MS * 1000 } else { LEAD_MS };
+        let clock = at.states.map(|leg| leg.timestamp.wrapping_add(lead(leg)));
+        let tsval_delta = PerDirection {
+            request: clock.server.wrapping_sub(at.sightings.client.tsval),
+            response: clock.client.wrapping_sub(at.sightings.server.tsval),
+        };
         let mut flags = 0;
         for (bit, set) in [
             (flag::TIMESTAMPS, client.timestamps && server.timestamps),
@@ -136,62 +142,62 @@ impl Terms {
             }
         }
         let first_wrap = |number: u32| 1 << 32 | u64::from(number);
-        let held = [at.held as u32, 0];
-        let flow = |from: usize| {
-            let (to, leg) = (1 - from, at.legs[from]);
+        let held = PerLeg { client: at.held as u32, server: 0 };
+        let flow = |from: Side| {
+            let (to, leg) = (from.other(), at.states.of(from));
             Flow {
                 id,
-                origin: first_wrap(leg.receive_next) - u64::from(held[from] + leg.unread),
-                out: at.tuples[to].reversed(),
-                seq_delta: seq_delta[from],
-                ack_delta: seq_delta[to].wrapping_neg(),
-                tsval_delta: tsval_delta[from],
-                tsecr_delta: tsval_delta[to].wrapping_neg(),
-                ifindex: at.ways[to].ifindex,
-                from: at.sightings[from].ifindex,
+                origin: first_wrap(leg.receive_next) - u64::from(held.of(from) + leg.unread),
+                out: at.tuples.of(to).reversed(),
+                seq_delta: seq_delta.of(from),
+                ack_delta: seq_delta.of(to).wrapping_neg(),
+                tsval_delta: tsval_delta.of(from),
+                tsecr_delta: tsval_delta.of(to).wrapping_neg(),
+                ifindex: at.ways.of(to).ifindex,
+                from: at.sightings.of(from).ifindex,
                 slot: 0,
                 own_scale: leg.peer_scale,
-                peer_scale: at.legs[to].peer_scale,
-                promised_scale: at.legs[to].own_scale,
-                flags: flags | if from == 1 { flag::FROM_SERVER } else { 0 },
-                exit: at.ways[to].kind,
+                peer_scale: at.states.of(to).peer_scale,
+                promised_scale: at.states.of(to).own_scale,
+                flags: flags | if from == Side::Server { flag::FROM_SERVER } else { 0 },
+                exit: at.ways.of(to).kind,
                 padding: [0; 3],
             }
         };
-        let half = |from: usize| {
-            let (to, leg) = (1 - from, at.legs[from]);
-            // An end may use what it was promised by our socket, and offers what our socket was told or, by way of our other
-            // socket, has told the other end.
-            let [offered, passed_on] = [leg.room, at.legs[to].promised.wrapping_add(seq_delta[to])];
-            let largest = leg.largest_window.max(at.legs[to].own_window);
-            let acknowledged = at.legs[to].write_seq.wrapping_sub(at.legs[to].unacknowledged);
+        let half = |from: Side| {
+            let (other_leg, leg) = (at.states.of(from.other()), at.states.of(from));
+            // The right edge of this end's window: what the end has advertised to our socket, or, if further, what our other
+            // socket has advertised to the other end.
+            let advertised = leg.room;
+            let advertised_by_us = other_leg.promised.wrapping_add(seq_delta.of(from.other()));
+            let largest = leg.largest_window.max(other_leg.own_window);
+            let acknowledged = other_leg.write_seq.wrapping_sub(other_leg.unacknowledged);
             Half {
                 position: first_wrap(leg.receive_next),
-                gap: acknowledged.wrapping_sub(seq_delta[from]),
+                gap: acknowledged.wrapping_sub(seq_delta.of(from)),
                 ack: leg.write_seq.wrapping_sub(leg.unacknowledged),
-                edge: if before(offered, passed_on) { passed_on } else { offered },
+                edge: if before(advertised, advertised_by_us) { advertised_by_us } else { advertised },
                 heard: now_tick,
-                tsval: at.sightings[from].tsval,
+                tsval: at.sightings.of(from).tsval,
                 most: u16::try_from(largest.div_ceil(1 << leg.peer_scale)).unwrap_or(u16::MAX),
                 closing: closing::HANDOVER,
                 asked: 0,
             }
         };
         Self {
-            flows: [flow(0), flow(1)],
-            track: Track { halves: [half(0), half(1)].into() },
+            flows: PerDirection::from_fn(flow),
+            track: Track { halves: PerLeg::from_fn(half) },
             handover: Handover {
-                // Behind the prefix, as far as it is known: what is held, and what is in the other socket's queue.
-                await_ack: [
-                    next_written[0].wrapping_add(server.unread),
-                    next_written[1].wrapping_add(client.unread),
-                ]
-                .into(),
-                tsecr_floor: clock.into(),
-                promised: at.legs.map(|leg| leg.promised).into(),
+                // After the prefix as far as it is known: what is held, and what is in the other socket's receive queue.
+                await_ack: PerDirection {
+                    request: next_written.client.wrapping_add(server.unread),
+                    response: next_written.server.wrapping_add(client.unread),
+                },
+                tsecr_floor: PerDirection { request: clock.client, response: clock.server },
+                promised: PerDirection { request: client.promised, response: server.promised },
             },
-            written: [client.write_seq, server.write_seq],
-            seen: at.legs.map(|leg| {
+            written: at.states.map(|leg| leg.write_seq),
+            seen: at.states.map(|leg| {
                 let base = leg.receive_next.wrapping_sub(leg.bytes_received as u32);
                 (leg.bytes_received.saturating_sub(leg.unread.into()), base)
             }),
@@ -199,18 +205,18 @@ impl Terms {
     }
 }
 
-/// Whether the gateway's own numbers on the wire are those of its socket. They are not where something between the
-/// device and the socket changes them: SYNPROXY, or a load balancer's hook.
-fn is_seen(leg: &Leg, sighting: &Sighting) -> bool {
-    /// What may be acknowledged between two questions to the socket.
+/// Whether our socket's sequence numbers are those on the wire. They are not if something between the device and the socket
+/// changes them: SYNPROXY, or a load balancer's hook.
+fn is_seen(leg: &LegState, sighting: &Sighting) -> bool {
+    /// Bytes that may be acknowledged between two system calls.
     const MEANWHILE: u64 = 1 << 16;
     let acknowledged = leg.write_seq.wrapping_sub(leg.unacknowledged);
     let since = u64::from(acknowledged.wrapping_sub(sighting.ack));
     sighting.flags & sighted::ACKNOWLEDGED != 0 && since <= leg.bytes_acked + MEANWHILE
 }
 
-/// The largest segment, without options, that a leg takes.
-fn takes(leg: &Leg, sighting: &Sighting, is_ipv4: bool) -> u32 {
+/// The largest segment that a leg accepts, in bytes without TCP options.
+fn largest_segment(leg: &LegState, sighting: &Sighting, is_ipv4: bool) -> u32 {
     let headers = if is_ipv4 { 40 } else { 60 };
     let announced = if sighting.mss == 0 { DEFAULT_MSS } else { sighting.mss };
     leg.path_mtu.saturating_sub(headers).min(announced.into())
@@ -222,8 +228,8 @@ mod tests {
     use crate::kernel::tuples::tuple;
     use lb_common::packet::NO_WINDOW_SCALE;
 
-    fn leg(write_seq: u32, receive_next: u32) -> Leg {
-        Leg {
+    fn leg(write_seq: u32, receive_next: u32) -> LegState {
+        LegState {
             is_established: true,
             write_seq,
             receive_next,
@@ -247,7 +253,7 @@ mod tests {
         }
     }
 
-    fn sighting(leg: &Leg) -> Sighting {
+    fn sighting(leg: &LegState) -> Sighting {
         Sighting {
             isn: leg.receive_next.wrapping_sub(leg.bytes_received as u32).wrapping_sub(1),
             ifindex: 2,
@@ -259,14 +265,15 @@ mod tests {
         }
     }
 
-    fn terms(client: &Leg, server: &Leg, held: usize) -> Result<Terms, Refusal> {
-        let sightings = [sighting(client), sighting(server)];
+    fn terms(client: &LegState, server: &LegState, held: usize) -> Result<Terms, Refusal> {
+        let states = PerLeg { client, server };
+        let sightings = states.map(sighting);
         let [a, b, c, d] =
             ["10.0.0.1:1", "10.0.0.2:443", "10.0.0.3:5", "10.0.0.4:6379"].map(|text| text.parse().unwrap());
-        let tuples = [tuple(a, b), tuple(d, c)];
-        let [first, second] = &sightings;
-        let ways = [Way { ifindex: 2, kind: 0 }, Way { ifindex: 3, kind: 0 }];
-        let at = Legs { legs: [client, server], sightings: [first, second], tuples, ways, held };
+        let tuples = PerLeg { client: tuple(a, b), server: tuple(d, c) };
+        let ways = PerLeg { client: 2, server: 3 }.map(|ifindex| Way { ifindex, kind: 0 });
+        let sightings = PerLeg { client: &sightings.client, server: &sightings.server };
+        let at = Legs { states, sightings, tuples, ways, held };
         Terms::new(1, 77, &at)
     }
 
@@ -277,7 +284,8 @@ mod tests {
         (client.unread, client.bytes_received) = (20, 320);
         let mut server = leg(7000, 2);
         (server.unread, server.bytes_received) = (5, 5);
-        let Terms { flows: [request, response], track, written, .. } = terms(&client, &server, 300).unwrap();
+        let Terms { flows: PerDirection { request, response }, track, written, .. } =
+            terms(&client, &server, 300).unwrap();
         // The client's next byte comes behind 320 bytes of prefix.
         assert_eq!(100_u32.wrapping_add(request.seq_delta), 7320);
         assert_eq!(7320_u32.wrapping_add(response.ack_delta), 100);
@@ -287,7 +295,7 @@ mod tests {
         let [of_client, of_server] = track.halves.each_ref();
         assert_eq!([of_client.end(), of_server.end()], [100, 2]);
         assert_eq!([of_client.position - request.origin, of_server.position - response.origin], [320, 5]);
-        assert_eq!(written, [u32::MAX, 7000]);
+        assert_eq!(written, PerLeg { client: u32::MAX, server: 7000 });
         assert_eq!(request.out, tuple("10.0.0.3:5".parse().unwrap(), "10.0.0.4:6379".parse().unwrap()));
     }
 
@@ -295,7 +303,8 @@ mod tests {
     fn timestamps_go_on_from_our_own_clocks() {
         let (client, mut server) = (leg(1, 1), leg(1, 1));
         server.timestamp = 77_000;
-        let Terms { flows: [request, response], handover, .. } = terms(&client, &server, 0).unwrap();
+        let Terms { flows: PerDirection { request, response }, handover, .. } =
+            terms(&client, &server, 0).unwrap();
         assert_eq!(request.timestamps(500, 0, None).0, 77_000 + LEAD_MS);
         assert_eq!(response.timestamps(500, 0, None).0, 1000 + LEAD_MS);
         // What the client echoes of a translated timestamp comes back to the server as it was.
@@ -308,7 +317,7 @@ mod tests {
         let (mut client, mut server) = (leg(1, 1), leg(1, 1));
         (client.peer_scale, client.own_scale) = (2, 3);
         (server.peer_scale, server.own_scale) = (9, 7);
-        let Terms { flows: [request, response], .. } = terms(&client, &server, 0).unwrap();
+        let Terms { flows: PerDirection { request, response }, .. } = terms(&client, &server, 0).unwrap();
         assert_eq!([request.own_scale, request.peer_scale, request.promised_scale], [2, 9, 7]);
         assert_eq!([response.own_scale, response.peer_scale, response.promised_scale], [9, 2, 3]);
     }
@@ -322,7 +331,8 @@ mod tests {
         let mut server = leg(9000, 40);
         server.own_window = 500;
         server.promised = 540;
-        let Terms { flows: [request, response], track, .. } = terms(&client, &server, 0).unwrap();
+        let Terms { flows: PerDirection { request, response }, track, .. } =
+            terms(&client, &server, 0).unwrap();
         let [of_client, of_server] = track.halves.each_ref();
         assert_eq!(of_client.position, 1 << 32 | 700);
         // Nothing is missing of what it has sent.
@@ -356,7 +366,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_translated_is_refused() {
-        type Spoil = fn(&mut Leg, &mut Leg);
+        type Spoil = fn(&mut LegState, &mut LegState);
         let cases: [(Spoil, FallbackReason); 4] = [
             (|client, _| client.is_established = false, FallbackReason::Closing),
             (|_, server| server.timestamps = false, FallbackReason::NoSynSeen),

@@ -1,4 +1,4 @@
-//! Threads that wait for something most of the time, and are to end at once all the same.
+//! Threads that mostly wait, and still end as soon as they are told to.
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-/// A thread that is told to end, and waited for, when this is dropped.
+/// A thread. Dropping this tells it to end and waits for it.
 pub(super) struct StoppableThread {
     /// An eventfd, readable once the thread is to end.
     over: Arc<OwnedFd>,
@@ -14,7 +14,7 @@ pub(super) struct StoppableThread {
 }
 
 impl StoppableThread {
-    /// `run` is given what becomes readable when it is to return.
+    /// Starts it. `run` gets a descriptor that becomes readable when it is to return.
     pub(super) fn start(name: &str, run: impl FnOnce(Arc<OwnedFd>) + Send + 'static) -> io::Result<Self> {
         let over = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let seen = over.clone();

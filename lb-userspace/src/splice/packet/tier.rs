@@ -1,10 +1,10 @@
 //! The packet tier, and a connection's way into it: `plan`, `begin`, `finish`.
 
 use super::grace::Grace;
-use super::handover::Begun;
+use super::handover::PendingHandover;
 use super::lingering::{Lingering, Pending};
-use super::live::{self, Live};
 use super::odd::{Losses, OddThread};
+use super::spliced::{self, SplicedConnection};
 use super::terms::{Legs, Refusal, Terms};
 use super::ticks::now_tick;
 use super::ways::Ways;
@@ -13,12 +13,12 @@ use crate::clock::now_ms;
 use crate::config;
 use crate::connect::GatewayPorts;
 use crate::kernel::conntrack::Conntrack;
-use crate::kernel::packet::InsertError;
+use crate::kernel::packet::FlowInsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::tuples::{self, tuple};
 use crate::kernel::{Packet, tcp};
 use crate::reason::{CloseReason, FallbackReason};
-use lb_common::packet::{Sighting, Tuple, exit};
+use lb_common::packet::{PerDirection, PerLeg, Sighting, Tuple, exit};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -35,20 +35,30 @@ pub struct PacketTier {
     pub(super) injector: Injector,
     pub(super) odd: OddThread,
     pub(super) conntrack: Option<Conntrack>,
-    pub(super) live: Mutex<HashMap<u64, Box<Live>>>,
-    /// Connections whose sockets are not closed yet, each with its slot if it is over all the same.
-    pub(super) handovers: Mutex<HashMap<u64, Option<u32>>>,
+    /// By id.
+    pub(super) live: Mutex<HashMap<u64, Box<SplicedConnection>>>,
+    /// By id: connections whose sockets are not closed yet.
+    pub(super) handovers: Mutex<HashMap<u64, HandoverState>>,
     pub(super) lingering: Mutex<Lingering>,
     pub(super) pending: Mutex<Pending>,
-    /// Held by who follows the programs' events.
+    /// Held by the thread that handles the programs' events.
     pub(super) following: Mutex<()>,
-    /// Flows at the last sweep.
+    /// Flows in the table at the last sweep.
     pub(super) entries: AtomicU64,
-    /// Since when ([`now_ms`]) the devices have programs; `None`: they cannot have them. Not set: they are being loaded.
+    /// Since when ([`now_ms`]) the devices have programs; `None`: the kernel does not take them. Not set: they are being
+    /// loaded.
     pub(super) serving: OnceLock<Option<u64>>,
 }
 
-/// A client whose handshake was sighted: its connection may be spliced.
+/// What a handover is doing, while the sockets of its connection are open.
+pub(super) enum HandoverState {
+    /// The connection lives.
+    UnderWay,
+    /// The connection is over. Its slot is freed with the handover, which still reads the track.
+    ConnectionOver { slot: u32 },
+}
+
+/// The client's side of a connection that may be spliced: its SYN was sighted.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     from_client: Tuple,
@@ -56,23 +66,24 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The largest segment that the client takes; `None` if it did not say.
+    /// The client's MSS option; `None` if it sent none.
     pub fn mss(&self) -> Option<u16> {
         (self.sighting.mss != 0).then_some(self.sighting.mss)
     }
 
-    /// The family of the client's leg.
+    /// Whether the client's leg is IPv4.
     pub fn is_ipv4(&self) -> bool {
-        tuples::ends(&self.from_client)[0].is_ipv4()
+        let [client, _] = tuples::ends(&self.from_client);
+        client.is_ipv4()
     }
 }
 
 impl PacketTier {
-    /// Makes the maps, or adopts those of an earlier process, with the programs that are pinned with them. What is missing
-    /// is for [`load`](Self::load).
-    pub fn open(config: &config::Gateway) -> anyhow::Result<Self> {
+    /// Makes the maps, or adopts those of an earlier process, with the programs that are pinned with them. Programs that are
+    /// missing are loaded by [`load`](Self::load).
+    pub fn open(config: &config::FixedGateway) -> anyhow::Result<Self> {
         let kernel = Packet::prepare(&config.bpffs, config.flow_table)?;
-        // Before anything is served: following the log takes CAP_SYS_ADMIN, which the thread that loads aside does not have.
+        // At once: reading the log takes CAP_SYS_ADMIN, which the thread of `load_aside` does not have.
         #[cfg(feature = "kernel-log")]
         {
             kernel.load()?;
@@ -103,12 +114,12 @@ impl PacketTier {
         Ok(tier)
     }
 
-    /// The ports of the listeners: handshakes toward them are sighted.
+    /// Tells the programs on which ports to sight handshakes: those of the listeners, and our source ports.
     pub fn listen(&self, addresses: impl Iterator<Item = SocketAddr>) -> anyhow::Result<()> {
         Ok(self.kernel.sight(addresses.map(|address| address.port()), self.ports.range())?)
     }
 
-    /// Whether this client's connection can be spliced, as far as its handshake tells. `opened_ms`: when it was accepted
+    /// Whether this client's connection can be spliced, as far as its SYN tells. `opened_ms`: when it was accepted
     /// ([`now_ms`]).
     pub fn plan(&self, client: &TcpStream, opened_ms: u64) -> Result<Plan, FallbackReason> {
         let since = match self.serving.get() {
@@ -119,85 +130,92 @@ impl PacketTier {
         let ends = client.peer_addr().and_then(|peer| Ok((peer, client.local_addr()?)));
         let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
         let from_client = tuple(peer, local);
-        // Its handshake was earlier still.
+        // If it was accepted before the programs were attached, so was its SYN.
         let is_early = opened_ms < since;
         let unseen = if is_early { FallbackReason::PacketLoading } else { FallbackReason::NoSynSeen };
         let sighting = self.kernel.sighting(&from_client).ok_or(unseen)?;
         Ok(Plan { from_client, sighting })
     }
 
-    /// Puts the flows of a connection in: from here on what arrives is forwarded, and both sockets are in repair mode.
-    /// Refused, the sockets are as before. `held`: bytes read from the client and not written to the server.
+    /// Enters the flows of a connection: from here on the kernel forwards what arrives, and both sockets are in repair
+    /// mode. After an error the sockets are as before. `held`: bytes read from the client and not yet written to the
+    /// server.
     pub(crate) fn begin(
         &self,
         plan: &Plan,
-        client: &TcpStream,
-        server: &TcpStream,
+        sockets: PerLeg<&TcpStream>,
         held: usize,
         account: &Account,
-    ) -> Result<Begun, Refusal> {
-        let ends = server.peer_addr().and_then(|peer| Ok((peer, server.local_addr()?)));
+    ) -> Result<PendingHandover, Refusal> {
+        let ends = sockets.server.peer_addr().and_then(|peer| Ok((peer, sockets.server.local_addr()?)));
         let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
         let from_server = tuple(peer, local);
         if plan.is_ipv4() != peer.is_ipv4() {
             return Err(FallbackReason::MixedFamily.into());
         }
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
-        let sightings = [&plan.sighting, &sighting];
-        let tuples = [plan.from_client, from_server];
+        let sightings = PerLeg { client: &plan.sighting, server: &sighting };
+        let tuples = PerLeg { client: plan.from_client, server: from_server };
         let asked = self.ways.generation();
         let way = |tuple: &Tuple, sighting: &Sighting| {
             let [peer, local] = tuples::ends(tuple);
             self.ways.way(local, peer, sighting.ifindex)
         };
-        let ways = [way(&plan.from_client, &plan.sighting)?, way(&from_server, &sighting)?];
-        // Its acknowledgement would come from the socket after the other end's packets have overtaken it.
-        for socket in [client, server] {
+        let ways = PerLeg {
+            client: way(&tuples.client, sightings.client)?,
+            server: way(&tuples.server, sightings.server)?,
+        };
+        // A delayed ACK of a socket would come later than ACKs of the other end with higher numbers.
+        for socket in sockets.iter() {
             let _ = tcp::flush_acknowledgement(socket.as_fd());
         }
         let connection = &account.connection;
-        // Before the sockets fall silent: should this process die with them, the next one finds that there was something.
-        self.kernel.announce(connection.id, &live::record(&self.kernel, account, tuples)).map_err(refusal)?;
-        let begun = || -> Result<Begun, Refusal> {
-            for socket in [client, server] {
+        // Before the sockets enter repair mode, in which they die silently: if this process dies then, the next one finds
+        // the record and resets both ends.
+        self.kernel
+            .announce(connection.id, &spliced::record(&self.kernel, account, tuples))
+            .map_err(refusal)?;
+        let begin = || -> Result<PendingHandover, Refusal> {
+            for socket in sockets.iter() {
                 tcp::enter_repair(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)?;
             }
-            let read =
-                |socket: &TcpStream| tcp::leg(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused);
-            let (client, server) = (read(client)?, read(server)?);
-            let at = Legs { legs: [&client, &server], sightings, tuples, ways, held };
+            let read = |socket: &TcpStream| {
+                tcp::leg_state(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)
+            };
+            let (client, server) = (read(sockets.client)?, read(sockets.server)?);
+            let states = PerLeg { client: &client, server: &server };
+            let at = Legs { states, sightings, tuples, ways, held };
             let terms = Terms::new(connection.id, now_tick(), &at)?;
-            let [from_client, from_server] = &tuples;
-            let inserted =
-                self.kernel.insert([from_client, from_server], terms.flows, &terms.track, &terms.handover);
+            let inserted = self.kernel.insert(&tuples, terms.flows, &terms.track, &terms.handover);
             let slot = inserted.map_err(refusal)?;
-            self.handovers().insert(connection.id, None);
-            Ok(Begun { id: connection.id, slot, tuples, terms, asked })
+            self.handovers().insert(connection.id, HandoverState::UnderWay);
+            Ok(PendingHandover { id: connection.id, slot, tuples, terms, asked })
         };
-        begun().inspect_err(|_| {
-            for socket in [client, server] {
-                // Not in repair mode: nothing to leave.
+        begin().inspect_err(|_| {
+            for socket in sockets.iter() {
+                // An error: the socket is not in repair mode.
                 let _ = tcp::end_repair(socket.as_fd());
             }
             self.kernel.forget(connection.id);
         })
     }
 
-    /// Carries over what the sockets still hold, and counts it, and closes them.
+    /// Delivers what the sockets still hold; afterwards they may be dropped. `held`: as in [`begin`](Self::begin).
     pub(crate) async fn finish(
         &self,
-        begun: Begun,
-        [client, server]: [&TcpStream; 2],
+        handover: PendingHandover,
+        sockets: PerLeg<&TcpStream>,
         held: Vec<u8>,
     ) -> Result<(), CloseReason> {
-        let _handing_over = HandingOver { tier: self, id: begun.id };
-        let [request, response] = &begun.terms.flows;
-        let [from_client, from_server] = begun.tuples;
-        // The legs, each as its handshake went.
-        let legs = [(from_client, response.exit), (from_server.reversed(), request.exit)];
-        begun.finish((&self.kernel, &self.grace, &self.injector), [client, server], held).await?;
+        let _handing_over = HandingOver { tier: self, id: handover.id };
+        let PerDirection { request, response } = handover.terms.flows;
+        // The tuple of each leg's SYN, and how packets leave by the leg.
+        let legs =
+            [(handover.tuples.client, response.exit), (handover.tuples.server.reversed(), request.exit)];
+        handover.finish((&self.kernel, &self.grace, &self.injector), sockets, held).await?;
         if let Some(conntrack) = &self.conntrack {
-            // A leg to an end on this host goes on through netfilter, which sees its FINs.
+            // Nothing of these legs passes netfilter any more, so conntrack would keep them for days. A leg to an end on
+            // this host still passes it, with its FINs.
             for (tuple, _) in legs.iter().filter(|(_, exit)| *exit != exit::LOCAL) {
                 let [source, destination] = tuples::ends(tuple);
                 conntrack.forget(source, destination);
@@ -206,27 +224,27 @@ impl PacketTier {
         Ok(())
     }
 
-    /// Its source ports toward servers.
+    /// The gateway's source ports toward servers.
     pub fn ports(&self) -> &Arc<GatewayPorts> {
         &self.ports
     }
 
-    /// The kernel's side.
+    /// The maps and programs.
     pub fn kernel(&self) -> &Packet {
         &self.kernel
     }
 
-    /// Connections that go on without this process.
+    /// How many connections go on without this process: those without sockets.
     pub fn independent(&self) -> usize {
         self.lock().len().saturating_sub(self.handovers().len())
     }
 
-    /// Flows in the table at the last sweep, those of closed connections included that a new one may have removed.
+    /// Flows in the table at the last sweep, with those of closed connections that linger.
     pub fn entries(&self) -> u64 {
         self.entries.load(Relaxed)
     }
 
-    /// Odd packets that were lost in this process.
+    /// The odd packets that this process has lost.
     pub fn losses(&self) -> &Losses {
         self.odd.losses()
     }
@@ -236,47 +254,47 @@ impl PacketTier {
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back the slot of a connection whose flows are gone: to another connection only when nobody works on this one
-    /// any more.
+    /// Gives back the slot of a connection whose flows are gone. It is free for another connection once the handover, if
+    /// one is under way, is over, and no program works on a packet of this connection.
     pub(super) fn release(&self, id: u64, slot: u32) {
         match self.handovers().get_mut(&id) {
-            Some(over) => *over = Some(slot),
+            Some(state) => *state = HandoverState::ConnectionOver { slot },
             None => self.free(slot),
         }
     }
 
-    pub(super) fn free(&self, slot: u32) {
+    fn free(&self, slot: u32) {
         self.grace.then(self.kernel.release(slot));
     }
 
-    fn handovers(&self) -> MutexGuard<'_, HashMap<u64, Option<u32>>> {
-        // Each change is one call.
+    fn handovers(&self) -> MutexGuard<'_, HashMap<u64, HandoverState>> {
+        // The map is never left half-changed: each change is one call.
         self.handovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
-        // Nor are these.
+        // The queues are never left half-changed.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<u64, Box<Live>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<u64, Box<SplicedConnection>>> {
         // The map is never left half-changed.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn refusal(error: InsertError) -> FallbackReason {
+fn refusal(error: FlowInsertError) -> FallbackReason {
     match error {
-        InsertError::Full => FallbackReason::FlowTableFull,
-        InsertError::Taken => FallbackReason::FlowTaken,
-        InsertError::Refused(_) | InsertError::Unmapped(_) => {
+        FlowInsertError::Full => FallbackReason::FlowTableFull,
+        FlowInsertError::Taken => FallbackReason::FlowTaken,
+        FlowInsertError::Refused(_) | FlowInsertError::Unmapped(_) => {
             tracing::error!(%error, "the kernel refuses a flow");
             FallbackReason::PacketRefused
         }
     }
 }
 
-/// A handover that is under way, until dropped.
+/// A handover that is under way until this is dropped.
 struct HandingOver<'a> {
     tier: &'a PacketTier,
     id: u64,
@@ -284,7 +302,8 @@ struct HandingOver<'a> {
 
 impl Drop for HandingOver<'_> {
     fn drop(&mut self) {
-        if let Some(Some(slot)) = self.tier.handovers().remove(&self.id) {
+        let state = self.tier.handovers().remove(&self.id);
+        if let Some(HandoverState::ConnectionOver { slot }) = state {
             self.tier.free(slot);
         }
     }

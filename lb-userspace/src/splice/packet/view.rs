@@ -1,45 +1,45 @@
-//! What the gateway says to one end in the other's name, in numbers that the end takes. Pure.
+//! Segments that the gateway sends to one end as if they came from the other, in numbers that the end accepts. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::kernel::raw::{Kind, Segment};
-use lb_common::packet::track::{Bounds, Track};
-use lb_common::packet::{Flow, flag};
+use lb_common::packet::track::{Bounds, Half, Track};
+use lb_common::packet::{Flow, PerDirection, Side, flag};
 
-/// A connection as the programs have it: both flows and what their packets have told.
+/// A connection as the programs know it: both flows and the track.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View {
-    pub(super) flows: [Flow; 2],
+    pub(super) flows: PerDirection<Flow>,
     pub(super) track: Track,
 }
 
 impl View {
     /// Both ends have sent their FIN, and each has the other's acknowledgement.
     pub(super) fn is_finished(&self) -> bool {
-        let [own, peer] = self.track.halves.each_ref();
-        self.bounds(0).is_finished(own, peer)
+        let [own, peer] = self.halves(Side::Client);
+        self.bounds(Side::Client).is_finished(own, peer)
     }
 
-    /// A keepalive probe for an end (0: the client): from the byte before the one that it expects (RFC 9293, section
-    /// 3.8.4). The window is that of the other end: with 0, some stacks would take it for shut.
-    pub(super) fn probe(&self, to: usize) -> Segment {
-        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
+    /// A keepalive probe for an end. Its sequence number is that of the last byte that the end has acknowledged (RFC 9293,
+    /// section 3.8.4). The window is the other end's: some stacks would take 0 for a closed window.
+    pub(super) fn probe(&self, to: Side) -> Segment {
+        let [own, peer] = self.halves(to);
         let acknowledged = self.bounds(to).acknowledged;
         self.segment(to, Kind::Ack, own.ack.wrapping_sub(1), acknowledged, peer.edge.wrapping_sub(peer.ack))
     }
 
-    /// A challenge ACK for an end that has sent a SYN or an inexact reset (RFC 5961, sections 3.2 and 4.2). If it has no
-    /// such connection any more, it answers with a reset at exactly the number that is acknowledged here.
-    pub(super) fn challenge(&self, to: usize) -> Segment {
-        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
+    /// A challenge ACK for an end that has sent a SYN or an inexact reset (RFC 5961, sections 3.2 and 4.2). If the end no
+    /// longer has the connection, it answers with a reset at exactly the number that is acknowledged here.
+    pub(super) fn challenge(&self, to: Side) -> Segment {
+        let [own, peer] = self.halves(to);
         self.segment(to, Kind::Ack, own.ack, self.bounds(to).next, peer.edge.wrapping_sub(peer.ack))
     }
 
-    /// The resets that end an end: at what it has acknowledged, and at what it expects if everything has arrived, should
-    /// that be another number.
-    pub(super) fn resets(&self, to: usize) -> impl Iterator<Item = Segment> {
-        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
-        let sent = peer.sent().wrapping_add(self.flows[1 - to].seq_delta);
+    /// The resets for an end: one at the number that it has acknowledged and, if that is another number, one at the end of
+    /// all that the other end has sent. It accepts the one or the other, depending on whether everything has arrived.
+    pub(super) fn resets(&self, to: Side) -> impl Iterator<Item = Segment> {
+        let [own, peer] = self.halves(to);
+        let sent = peer.sent().wrapping_add(self.flows.get(to.other()).seq_delta);
         let other = (sent != own.ack).then_some(sent);
         let ack = own.sent();
         [Some(own.ack), other]
@@ -48,20 +48,21 @@ impl View {
             .map(move |seq| self.segment(to, Kind::Reset, seq, ack, 0))
     }
 
-    fn bounds(&self, of: usize) -> Bounds {
-        Bounds::new(
-            &self.flows[of],
-            self.track.halves.each_ref()[of],
-            self.track.halves.each_ref()[1 - of],
-            None,
-        )
+    /// The half of this end, and that of the other.
+    fn halves(&self, of: Side) -> [&Half; 2] {
+        [self.track.halves.get(of), self.track.halves.get(of.other())]
+    }
+
+    fn bounds(&self, of: Side) -> Bounds {
+        let [own, peer] = self.halves(of);
+        Bounds::new(self.flows.get(of), own, peer, None)
     }
 
     /// `window` in bytes.
-    fn segment(&self, to: usize, kind: Kind, seq: u32, ack: u32, window: u32) -> Segment {
-        let back = &self.flows[1 - to];
+    fn segment(&self, to: Side, kind: Kind, seq: u32, ack: u32, window: u32) -> Segment {
+        let back = self.flows.get(to.other());
         let window = u16::try_from(window >> (back.promised_scale & 15)).unwrap_or(u16::MAX);
-        let [own, peer] = [self.track.halves.each_ref()[to], self.track.halves.each_ref()[1 - to]];
+        let [own, peer] = self.halves(to);
         let timestamps =
             back.has(flag::TIMESTAMPS).then(|| (peer.tsval.wrapping_add(back.tsval_delta), own.tsval));
         Segment { kind, seq, ack, window, timestamps }
@@ -72,7 +73,7 @@ impl View {
 mod tests {
     use super::*;
     use lb_common::packet::Tuple;
-    use lb_common::packet::track::{Half, closing};
+    use lb_common::packet::track::closing;
 
     /// The client's sequence numbers are 500 000 further at the server, the server's 90 000 less at the client.
     fn view() -> View {
@@ -106,10 +107,10 @@ mod tests {
             asked: 0,
         };
         View {
-            flows: [
-                flow(0, 500_000, 90_000, 1_000),
-                flow(flag::FROM_SERVER, 90_000_u32.wrapping_neg(), 500_000_u32.wrapping_neg(), 7),
-            ],
+            flows: PerDirection {
+                request: flow(0, 500_000, 90_000, 1_000),
+                response: flow(flag::FROM_SERVER, 90_000_u32.wrapping_neg(), 500_000_u32.wrapping_neg(), 7),
+            },
             // The client has sent up to 1 100 and acknowledged 2 000; the server has sent up to 92 050 and acknowledged what
             // is 1 060 to the client.
             track: Track {
@@ -123,36 +124,42 @@ mod tests {
         let kind = Kind::Ack;
         // 800 bytes of the server's window, in units of 16; of the client's, in units of 8.
         let timestamps = Some((55 + 7, 44));
-        assert_eq!(view().probe(0), Segment { kind, seq: 1_999, ack: 1_060, window: 50, timestamps });
+        assert_eq!(
+            view().probe(Side::Client),
+            Segment { kind, seq: 1_999, ack: 1_060, window: 50, timestamps }
+        );
         let timestamps = Some((44 + 1_000, 55));
-        assert_eq!(view().probe(1), Segment { kind, seq: 501_059, ack: 92_000, window: 100, timestamps });
+        assert_eq!(
+            view().probe(Side::Server),
+            Segment { kind, seq: 501_059, ack: 92_000, window: 100, timestamps }
+        );
     }
 
     #[test]
     fn a_challenge_acknowledges_all_that_may_have_arrived() {
         let mut view = view();
-        assert_eq!((view.challenge(0).seq, view.challenge(0).ack), (2_000, 1_100));
+        assert_eq!((view.challenge(Side::Client).seq, view.challenge(Side::Client).ack), (2_000, 1_100));
         // There was a hole, of which nobody knows whether it is filled.
         view.track.halves.client.gap = 1_080;
-        assert_eq!(view.challenge(0).ack, 1_060);
+        assert_eq!(view.challenge(Side::Client).ack, 1_060);
     }
 
     #[test]
     fn resets_are_at_what_an_end_expects_for_certain_and_at_what_it_expects_if_nothing_was_lost() {
         let seqs = |view: &View, side| view.resets(side).map(|reset| reset.seq).collect::<Vec<_>>();
         let mut view = view();
-        assert_eq!(seqs(&view, 0), [2_000, 2_050]);
-        assert_eq!(seqs(&view, 1), [501_060, 501_100]);
+        assert_eq!(seqs(&view, Side::Client), [2_000, 2_050]);
+        assert_eq!(seqs(&view, Side::Server), [501_060, 501_100]);
         view.track.halves.server.closing = closing::FIRST;
-        assert_eq!(seqs(&view, 0), [2_000, 2_051]);
+        assert_eq!(seqs(&view, Side::Client), [2_000, 2_051]);
         (view.track.halves.server.closing, view.track.halves.client.ack) = (0, 2_050);
-        assert_eq!(seqs(&view, 0), [2_050]);
+        assert_eq!(seqs(&view, Side::Client), [2_050]);
     }
 
     #[test]
     fn without_timestamps_nothing_is_said_of_them() {
         let mut view = view();
-        view.flows.iter_mut().for_each(|flow| flow.flags &= !flag::TIMESTAMPS);
-        assert_eq!(view.probe(0).timestamps, None);
+        view.flows.each_mut().into_iter().for_each(|flow| flow.flags &= !flag::TIMESTAMPS);
+        assert_eq!(view.probe(Side::Client).timestamps, None);
     }
 }

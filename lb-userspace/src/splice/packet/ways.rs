@@ -1,5 +1,5 @@
-//! Which way packets leave toward an end, and by which devices they may come: asked of the routing table before a
-//! connection is spliced, and again when routes change.
+//! Ways: by which device packets leave toward an end, and by which devices its packets may come. The routing table is asked
+//! before a connection is spliced, and again when routes change.
 
 use crate::config;
 use crate::kernel::Packet;
@@ -17,49 +17,50 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-/// The mark of the gateway's sockets: none. Rules may select by it.
+/// The packet mark of the gateway's sockets, by which routing rules may select: none.
 pub(super) const MARK: u32 = 0;
 
-/// Refusals that are remembered until the next sweep.
+/// Refused paths that are remembered until the next sweep.
 pub(super) const MOST_REFUSED: usize = 4096;
 
-/// Paths that are asked for again when routes change; more are forgotten, and allowed again one by one.
+/// If no more paths than this are allowed, each is checked again when routes change. If there are more, all are removed, and
+/// each is allowed again after its next packet.
 pub(super) const MOST_ASKED: usize = 1000;
 
-/// Connections whose ways are looked at between two looks for events.
+/// Connections whose ways are asked for between two reads of the events.
 pub(super) const AT_ONCE: usize = 1000;
 
-/// What the kernel says of ways.
+/// What is known of ways.
 pub(super) struct Ways {
     pub(super) routes: Routes,
-    /// `None`: nobody can say what is at the other end of a veth.
+    /// `None`: what is at the far end of a veth cannot be asked for.
     pairs: Option<PairEnds>,
-    /// `None`: the kernel has none.
+    /// `None`: the kernel has no IPsec.
     policies: Option<Policies>,
     interfaces: config::Interfaces,
     /// Devices that have a program.
     devices: RwLock<HashSet<u32>>,
-    /// Held while devices are followed, which two threads do: an older list must not replace a newer one.
+    /// Held while the list of devices is updated, by one of two threads: an older list must not replace a newer one.
     following: Mutex<()>,
     paths: Mutex<Paths>,
-    /// How many times something has changed.
+    /// How often routes, devices or policies have changed.
     pub(super) generation: AtomicU64,
 }
 
-/// By which other devices packets may come.
+/// The paths: by which other devices packets may come.
 #[derive(Default)]
 pub(super) struct Paths {
-    /// Each with the addresses that the kernel was asked for: the sender's, and ours.
+    /// Each with the addresses of the question to the kernel: the sender's, and ours.
     pub(super) allowed: HashMap<Path, (IpAddr, IpAddr)>,
     pub(super) refused: HashSet<Path>,
-    /// Connections whose ways are yet to be looked at again.
+    /// Connections whose ways are yet to be asked for anew.
     pub(super) behind: VecDeque<u64>,
-    /// Something has changed since these were listed.
+    /// Something has changed since this list was made.
     pub(super) stale: bool,
 }
 
 impl Ways {
-    /// A [`generation`](Self::generation) that no answer is of.
+    /// A [`generation`](Self::generation) that never occurs.
     pub(super) const NEVER: u64 = u64::MAX;
 
     pub(super) fn open(interfaces: config::Interfaces) -> io::Result<Self> {
@@ -78,7 +79,7 @@ impl Ways {
         })
     }
 
-    /// Gives devices that have come their program.
+    /// Attaches the programs to new devices.
     pub(super) fn follow_devices(&self, kernel: &Packet) -> io::Result<()> {
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let devices = devices()?;
@@ -90,20 +91,20 @@ impl Ways {
         Ok(())
     }
 
-    /// How packets leave from `local` to `peer`, whose own come by the device `from`.
+    /// The way of packets from `local` to `peer`, whose own packets come by the device `from`.
     pub(super) fn way(&self, local: SocketAddr, peer: SocketAddr, from: u32) -> Result<Way, FallbackReason> {
         if self.is_encrypted(local, peer) {
             return Err(FallbackReason::IpsecPolicy);
         }
         let way = self.way_of(local, peer, from)?;
-        // What this host's own stack has sent, in another's name (a SYN proxy), has passed no device.
+        // The loopback device and another way: this host's own stack has sent the packet in another's name (a SYN proxy).
         if (from == LOOPBACK) != (way.kind == exit::LOCAL) {
             return Err(FallbackReason::NoSynSeen);
         }
         Ok(way)
     }
 
-    /// The same without a look at where packets come from, but for a peer whose address is of that link alone.
+    /// As [`way`](Self::way), without the checks. `from` only tells the link of a link-local peer.
     pub(super) fn way_of(
         &self,
         local: SocketAddr,
@@ -118,7 +119,7 @@ impl Ways {
         let Exit { device, is_local } = self.routes.exit(local, peer, MARK).map_err(|error| match error {
             Unroutable::Encapsulated => FallbackReason::DeviceUnsupported,
             error => {
-                tracing::debug!(%error, %local, %peer, "no way to an end");
+                tracing::debug!(%error, %local, %peer, "no route to an end");
                 FallbackReason::NoRoute
             }
         })?;
@@ -128,16 +129,18 @@ impl Ways {
         if !self.devices.read().unwrap_or_else(PoisonError::into_inner).contains(&device) {
             return Err(FallbackReason::DeviceUnsupported);
         }
-        // The routes of another namespace would have to be asked where the end is not the veth's own.
+        // The far device of a veth pair gets the packet directly only if it has the address itself. Otherwise the routes of
+        // its namespace decide.
         let is_end = self.pairs.as_ref().is_some_and(|pairs| pairs.holds(device, peer.ip()));
         Ok(Way { ifindex: device, kind: if is_end { exit::PEER } else { exit::NEIGHBOUR } })
     }
 
+    /// Whether an IPsec policy concerns the packets between these two.
     pub(super) fn is_encrypted(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         self.policies.as_ref().is_some_and(|policies| policies.concern(local, peer))
     }
 
-    /// What becomes readable when there is news.
+    /// The descriptors that become readable after a change.
     pub(super) fn news(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let [pairs, policies] = [
             self.pairs.as_ref().map(|pairs| pairs.as_fd()),
@@ -146,26 +149,27 @@ impl Ways {
         pairs.into_iter().chain(policies)
     }
 
-    /// Takes what has become known since; whether ways, or what is at their ends, may have changed.
+    /// Reads the notifications about veth pairs; whether ways may have changed.
     pub(super) fn ends_changed(&self) -> io::Result<bool> {
         self.pairs.as_ref().map_or(Ok(false), PairEnds::changed)
     }
 
-    /// The same of policies. After an error nobody knows which connections they concern: new ones stay out, and those that
-    /// live must not be judged by it.
+    /// Reads the notifications about IPsec policies; whether any has changed. After an error it is unknown which
+    /// connections they concern: new ones are not spliced, and live ones must not be ended for it.
     pub(super) fn policies_changed(&self) -> io::Result<bool> {
         self.policies.as_ref().map_or(Ok(false), Policies::changed)
     }
 
-    /// Of which answers are that are asked for from here on.
+    /// The generation of answers that are asked for from here on.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
     }
 
-    /// A connection has come into the list of those that are looked at again, whose ways were asked for then.
+    /// A connection was entered, so that later changes meet it. If something has changed since its ways were asked for
+    /// (generation `asked`), they are asked for anew.
     pub(super) fn entered(&self, id: u64, asked: u64) {
         let mut paths = self.paths();
-        // Under the lock: what has changed before is counted, what changes after meets the connection in the list.
+        // Under the lock: an earlier change is in the generation, and a later one finds the connection entered.
         if self.generation() != asked {
             paths.behind.push_back(id);
         }

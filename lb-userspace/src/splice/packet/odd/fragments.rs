@@ -1,59 +1,59 @@
-//! Packets whose fragments have not all arrived. Pure, and bounded in bytes, in number and in time.
+//! Reassembly of fragmented packets. Pure, and bounded in bytes, in number and in time.
 //!
-//! Fragments that overlap are no accident: somebody wants two hosts to see two packets (RFC 5722). They are never mixed.
-//! An IPv6 packet is given up with all its fragments, also those to come. An IPv4 packet begins anew with the fragment that
-//! does not fit: identifications have 16 bits, and what is left of the last packet with the same one may still be there
-//! (RFC 4963).
+//! Overlapping fragments are an attack: two hosts would reassemble two different packets (RFC 5722). They are never
+//! combined. An IPv6 packet is discarded with all its fragments, also later ones. An IPv4 packet is begun anew with the
+//! fragment that overlaps: identifications have only 16 bits, so the earlier fragments may be of an older packet (RFC
+//! 4963).
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::ip::{Ecn, Header, LONGEST, Packet, Place};
+use super::ip::{Ecn, Header, IpPacket, LONGEST, Place};
 use super::loss::Loss;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// How long a packet waits for its fragments (RFC 791 has 15 s, RFC 8200 at most 60).
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Packets that wait; the oldest goes first.
+/// The most incomplete packets; the oldest is discarded first.
 const MOST: usize = 512;
-/// Bytes that they hold.
+/// The most bytes of all incomplete packets.
 const MOST_BYTES: usize = 4 << 20;
-/// Fragments of one of them: the longest packet, in a bit more than the smallest that a path must carry (RFC 791).
+/// The most fragments of one packet: enough for the longest packet in fragments of a bit more than 512 bytes.
 const MOST_PARTS: usize = 128;
 
-/// What the fragments of a packet have in common.
+/// By what the fragments of one packet are recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    /// All come by one device: where one comes by says which connection it may belong to.
+    /// The device they come by: it decides to which connections a packet may belong.
     ifindex: u32,
     is_v4: bool,
     addresses: [u8; 32],
     id: u32,
 }
 
-/// A packet of which something is missing.
+/// An incomplete packet.
 struct Waiting {
     since: Instant,
-    /// Its payload, by offset. Empty once it is given up.
+    /// The fragments' payload, by offset. Empty once the packet is given up.
     parts: BTreeMap<usize, Vec<u8>>,
     bytes: usize,
-    /// Where the payload ends, once the last fragment is there.
+    /// The payload's length, once the last fragment has arrived.
     end: Option<usize>,
-    /// What the first fragment says: the header, and what the payload begins with.
+    /// The first fragment's header, and the protocol number of the payload.
     first: Option<(Header, u8)>,
-    /// By the bits: which ECN codepoints there were.
+    /// Which ECN codepoints the fragments had: bit n stands for codepoint n.
     ecn: u8,
     is_given_up: bool,
 }
 
-/// All of them.
+/// All incomplete packets.
 #[derive(Default)]
 pub(super) struct Fragments {
     waiting: HashMap<Key, Waiting>,
     bytes: usize,
 }
 
-/// A packet that is whole.
+/// A reassembled packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Whole {
     pub(super) header: Header,
@@ -62,17 +62,18 @@ pub(super) struct Whole {
 }
 
 impl Fragments {
-    /// Takes a fragment that has come by this device; the packet, if it is the last that was missing.
+    /// Adds a fragment that has come by this device. Returns the packet if this was its last missing fragment. Calls `lost`
+    /// for what is discarded.
     pub(super) fn add(
         &mut self,
         now: Instant,
         ifindex: u32,
-        packet: &Packet<'_>,
+        packet: &IpPacket<'_>,
         place: Place,
         lost: &mut impl FnMut(Loss),
     ) -> Option<Whole> {
         let length = packet.payload.len();
-        // All but the last are cut where the next one's offset can say (RFC 8200, section 4.5).
+        // Offsets count units of 8 bytes, so all but the last fragment have a multiple of that (RFC 8200, section 4.5).
         if length == 0 || place.more && !length.is_multiple_of(8) || place.offset + length > LONGEST {
             lost(Loss::Malformed);
             return None;
@@ -102,7 +103,7 @@ impl Fragments {
         waiting.whole().map_err(lost).ok()
     }
 
-    /// Gives up what has waited for too long.
+    /// Discards packets that have been incomplete for too long.
     pub(super) fn expire(&mut self, now: Instant, lost: &mut impl FnMut(Loss)) {
         self.waiting.retain(|_, waiting| {
             let waits = now.saturating_duration_since(waiting.since) < PATIENCE;
@@ -116,7 +117,7 @@ impl Fragments {
         });
     }
 
-    /// Whether something waits.
+    /// Whether there is no incomplete packet.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -141,7 +142,7 @@ impl Fragments {
 }
 
 impl Key {
-    fn new(ifindex: u32, packet: &Packet<'_>, place: Place) -> Self {
+    fn new(ifindex: u32, packet: &IpPacket<'_>, place: Place) -> Self {
         let found = packet.header.addresses();
         let mut addresses = [0; 32];
         addresses[..found.len()].copy_from_slice(found);
@@ -154,10 +155,10 @@ impl Waiting {
         Self { since, parts: BTreeMap::new(), bytes: 0, end: None, first: None, ecn: 0, is_given_up: false }
     }
 
-    fn add(&mut self, packet: &Packet<'_>, place: Place) -> Result<(), Loss> {
+    fn add(&mut self, packet: &IpPacket<'_>, place: Place) -> Result<(), Loss> {
         let (start, end) = (place.offset, place.offset + packet.payload.len());
         if self.parts.get(&start).is_some_and(|known| known == packet.payload) {
-            // It has come twice.
+            // A duplicate.
             return Ok(());
         }
         let before = self.parts.range(..end).next_back();
@@ -184,7 +185,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// It stays in the list, so that what follows is known for a part of it.
+    /// Discards the payload. The packet stays in the list, so that later fragments are discarded too.
     fn give_up(&mut self) {
         self.parts.clear();
         self.bytes = 0;
@@ -192,7 +193,7 @@ impl Waiting {
     }
 
     fn is_whole(&self) -> bool {
-        // Nothing overlaps.
+        // Fragments do not overlap, so their bytes add up.
         self.end == Some(self.bytes)
     }
 
@@ -220,15 +221,15 @@ mod tests {
 
     const IFINDEX: u32 = 3;
 
-    /// The header of a packet of the kind.
+    /// The header of a packet of this IP version, with this ECN codepoint.
     fn header(v6: bool, ecn: u8) -> Header {
         let bytes = plain(v6, b"");
-        let mut header = Packet::parse(&bytes).unwrap().header;
+        let mut header = IpPacket::parse(&bytes).unwrap().header;
         header.set_ecn(Ecn::of(ecn));
         header
     }
 
-    /// What came of one fragment.
+    /// A reassembly under test, and what it has lost.
     struct Desk {
         fragments: Fragments,
         now: Instant,
@@ -247,7 +248,7 @@ mod tests {
 
         fn add(&mut self, id: u32, offset: usize, payload: &[u8], more: bool) -> Option<Vec<u8>> {
             let header = header(self.v6, self.ecn);
-            let packet = Packet { header, next: 6, payload, place: None };
+            let packet = IpPacket { header, next: 6, payload, place: None };
             let place = Place { id, offset, more };
             let lost = &mut |loss| self.lost.push(loss);
             let whole = self.fragments.add(self.now, self.ifindex, &packet, place, lost);
@@ -267,7 +268,7 @@ mod tests {
             order in vec(any::<u32>(), 500),
             twice in vec(any::<bool>(), 500),
         ) {
-            // Few enough.
+            // At most MOST_PARTS fragments.
             let size = (size * 8).max(payload.len().div_ceil(MOST_PARTS).next_multiple_of(8));
             let mut parts: Vec<_> = payload.chunks(size).enumerate().collect();
             let last = parts.len() - 1;
@@ -285,7 +286,8 @@ mod tests {
             prop_assert!(desk.fragments.is_empty() && desk.lost.is_empty());
         }
 
-        /// Whatever comes: what is whole has no byte that was not sent for its place, and nothing is lost sight of.
+        /// For any fragments: every byte of a reassembled packet was sent at its offset, and in the end nothing is left
+        /// over.
         #[test]
         fn fragments_are_never_mixed(
             v6: bool,
@@ -322,7 +324,7 @@ mod tests {
             assert_eq!(desk.lost, [Loss::Overlap], "{offset} {length}");
             assert_eq!(desk.add(1, 0, &[1; 16], true), None);
             assert_eq!(desk.add(1, 16, &[1; 8], false), None);
-            // Another one is not.
+            // Another packet is not affected.
             assert_eq!(desk.add(2, 8, &[1; 1], false), None);
             assert!(desk.add(2, 0, &[1; 8], true).is_some());
             assert_eq!(desk.lost.len(), 1);
@@ -332,7 +334,7 @@ mod tests {
     #[test]
     fn an_ipv4_identification_that_comes_again_is_of_another_packet() {
         let mut desk = Desk::new(false);
-        // The rest of this one is lost.
+        // The rest of this packet is lost.
         assert_eq!(desk.add(1, 0, &[1; 16], true), None);
         assert_eq!(desk.add(1, 0, &[2; 16], true), None);
         assert_eq!(desk.lost, [Loss::Overlap]);
@@ -414,7 +416,7 @@ mod tests {
             let mut desk = Desk::new(true);
             let mut add = |ecn, offset, more| {
                 let header = header(true, ecn);
-                let packet = Packet { header, next: 6, payload: &[1; 8], place: None };
+                let packet = IpPacket { header, next: 6, payload: &[1; 8], place: None };
                 let place = Place { id: 1, offset, more };
                 desk.fragments.add(desk.now, IFINDEX, &packet, place, &mut |loss| desk.lost.push(loss))
             };

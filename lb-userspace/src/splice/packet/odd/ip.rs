@@ -1,4 +1,4 @@
-//! IP packets with whatever stands between their header and TCP's: taken apart, and put together without it. Pure.
+//! IP packets with IPv4 options or IPv6 extension headers, and their fragments: parsed, and rebuilt without them. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -15,11 +15,11 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
-/// IPv4 options (RFC 791): the end of them, one of no length, and source routes.
+/// Types of IPv4 options (RFC 791).
 const END: u8 = 0;
 const NOP: u8 = 1;
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
-/// The largest IP packet whose length fits its header: of IPv6, behind that header.
+/// The largest IP packet whose length fits the header's field; for IPv6 without the header itself.
 pub(super) const LONGEST: usize = u16::MAX as usize;
 
 /// An IP header without options.
@@ -29,24 +29,24 @@ pub(super) enum Header {
     V6([u8; IPV6]),
 }
 
-/// An IP packet, taken apart as far as each host on its way can.
+/// A parsed IP packet: up to the fragment header, if it has one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Packet<'a> {
+pub(super) struct IpPacket<'a> {
     pub(super) header: Header,
-    /// What the payload begins with.
+    /// The protocol number of the payload.
     pub(super) next: u8,
     pub(super) payload: &'a [u8],
-    /// `None`: it is all there.
+    /// `None`: it is not fragmented.
     pub(super) place: Option<Place>,
 }
 
-/// Where a fragment belongs.
+/// The place of a fragment in its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) id: u32,
-    /// Bytes of payload before it.
+    /// Bytes of the packet's payload before it.
     pub(super) offset: usize,
-    /// It is not the last.
+    /// It is not the last fragment.
     pub(super) more: bool,
 }
 
@@ -69,7 +69,7 @@ impl Ecn {
 }
 
 impl Header {
-    /// The addresses, one behind the other.
+    /// The source and the destination address, concatenated.
     pub(super) fn addresses(&self) -> &[u8] {
         match self {
             Self::V4(bytes) => &bytes[12..],
@@ -91,14 +91,14 @@ impl Header {
         }
     }
 
-    /// The packet with this payload and nothing in between.
+    /// The packet with this TCP segment right after the header.
     fn before(mut self, payload: &[u8]) -> Result<Vec<u8>, Loss> {
         let short = |length: usize| u16::try_from(length).map_err(|_| Loss::Malformed).map(u16::to_be_bytes);
         Ok(match &mut self {
             Self::V4(bytes) => {
                 bytes[0] = 0x45;
                 bytes[2..4].copy_from_slice(&short(IPV4 + payload.len())?);
-                // No offset, no more fragments; "don't fragment" stays.
+                // Keeps "don't fragment", clears "more fragments" and the offset.
                 (bytes[6], bytes[7]) = (bytes[6] & 0x40, 0);
                 bytes[10..12].fill(0);
                 let sum = checksum(&[bytes.as_slice()]);
@@ -114,8 +114,8 @@ impl Header {
     }
 }
 
-impl<'a> Packet<'a> {
-    /// What lies behind a packet, padding, is left out.
+impl<'a> IpPacket<'a> {
+    /// Parses a packet; bytes after its end (padding) are ignored.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Loss> {
         match bytes.first().map(|byte| byte >> 4) {
             Some(4) => Self::v4(bytes),
@@ -150,7 +150,7 @@ impl<'a> Packet<'a> {
             let ([next, _, high, low, id @ ..], rest) =
                 chain.rest.split_first_chunk::<8>().ok_or(Loss::Malformed)?;
             let (offset, more) = (usize::from(u16::from_be_bytes([*high, *low & !7])), low & 1 != 0);
-            // Alone, it is whole (RFC 6946).
+            // An atomic fragment is a whole packet (RFC 6946).
             if offset != 0 || more {
                 place = Some(Place { id: u32::from_be_bytes(*id), offset, more });
             }
@@ -160,14 +160,14 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// IPv6 headers before TCP's.
+/// A chain of IPv6 extension headers.
 struct Chain<'a> {
     next: u8,
     rest: &'a [u8],
 }
 
 impl Chain<'_> {
-    /// Passes over what tells this host nothing. `first`: they follow the IPv6 header.
+    /// Skips extension headers that this host may ignore. `first`: the chain follows the IPv6 header.
     fn skip(&mut self, mut first: bool) -> Result<(), Loss> {
         while let HOP_BY_HOP | ROUTING | DESTINATION = self.next {
             let [next, length] = *self.rest.first_chunk().ok_or(Loss::Malformed)?;
@@ -175,7 +175,7 @@ impl Chain<'_> {
             let header = self.rest.get(..size).ok_or(Loss::Malformed)?;
             match self.next {
                 HOP_BY_HOP if !first => return Err(Loss::Malformed),
-                // It has yet to go on from here: this host is no router for it.
+                // Segments are left: the packet wants to be forwarded by this host.
                 ROUTING if header[3] != 0 => return Err(Loss::Unsupported),
                 ROUTING => {}
                 _ => may_be_ignored_v6(&header[2..])?,
@@ -187,7 +187,7 @@ impl Chain<'_> {
     }
 }
 
-/// Whether a host may do as if these options were not there.
+/// Whether a host may ignore these options.
 fn may_be_ignored_v4(mut options: &[u8]) -> Result<(), Loss> {
     while let Some((kind, rest)) = options.split_first() {
         match *kind {
@@ -203,7 +203,8 @@ fn may_be_ignored_v4(mut options: &[u8]) -> Result<(), Loss> {
     Ok(())
 }
 
-/// The same: the upper two bits of a kind say what to do if it is not known; 0 is to go on (RFC 8200, section 4.2).
+/// Whether a host may ignore these options: the two highest bits of an unknown option's type say what to do, and 0 is to
+/// skip it (RFC 8200, section 4.2).
 fn may_be_ignored_v6(mut options: &[u8]) -> Result<(), Loss> {
     const PAD: u8 = 0;
     while let Some((kind, rest)) = options.split_first() {
@@ -223,17 +224,17 @@ fn short(bytes: &[u8], at: usize) -> usize {
     usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
 }
 
-/// A packet that has nothing odd about it any more.
+/// A plain packet: a TCP segment right after an IP header without options.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plain {
     pub(super) packet: Vec<u8>,
-    /// What its sender, or who has merged it, has left to whom it leaves by.
+    /// What the device that sends it has still to do, if its checksum is not complete or it was merged.
     pub(super) unfinished: Option<Unfinished>,
 }
 
 impl Plain {
-    /// Of a whole packet: its header, what its payload begins with, and the payload. `segment`: it was merged from
-    /// segments of so many bytes; 0: it was not.
+    /// Makes a whole packet plain. `next`: the protocol number of its payload. `segment`: the payload of each segment that
+    /// it was merged from, in bytes; 0: it was not merged.
     pub(super) fn new(header: Header, next: u8, payload: &[u8], segment: u16) -> Result<Self, Loss> {
         let mut chain = Chain { next, rest: payload };
         if matches!(header, Header::V6(_)) {
@@ -256,11 +257,12 @@ impl Plain {
     }
 }
 
-/// What stands in the place of a TCP checksum.
+/// What the checksum field of a TCP header holds.
 enum Sum {
-    /// That of the segment.
+    /// The checksum of the segment.
     Whole,
-    /// What a sender on this host, or a device that merges packets, leaves for the device that sends it.
+    /// That of the pseudo-header (CHECKSUM_PARTIAL): a sender on this host, or a device that merges packets, leaves the
+    /// rest to the device that sends the packet.
     OfPseudoHeader,
 }
 
@@ -288,7 +290,7 @@ pub(super) mod tests {
     const V6: [[u8; 16]; 2] = [[0xfd; 16], [0xfe; 16]];
     const PADDING: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
 
-    /// A plain packet, with a header that has something in each field.
+    /// A plain packet whose header has something in each field.
     pub(in super::super) fn plain(v6: bool, payload: &[u8]) -> Vec<u8> {
         let mut tcp = TcpHeader::new(50_000, 443, 7, 1024);
         (tcp.ack, tcp.acknowledgment_number) = (true, 9);
@@ -317,7 +319,7 @@ pub(super) mod tests {
         packet
     }
 
-    /// The same with these options of IPv4.
+    /// A packet with these IPv4 options.
     fn with_options(payload: &[u8], options: &[u8]) -> Vec<u8> {
         let packet = plain(false, payload);
         let (mut header, rest) = Ipv4Header::from_slice(&packet).unwrap();
@@ -327,7 +329,7 @@ pub(super) mod tests {
         [&header.to_bytes()[..], rest].concat()
     }
 
-    /// The same with these extension headers: their numbers, and what is in them.
+    /// A packet with these IPv6 extension headers: their numbers and contents.
     fn with_headers(payload: &[u8], headers: &[(u8, &[u8])]) -> Vec<u8> {
         let mut packet = plain(true, payload);
         let tcp = packet.split_off(40);
@@ -344,7 +346,7 @@ pub(super) mod tests {
     }
 
     fn made_plain(bytes: &[u8], segment: u16) -> Result<Plain, Loss> {
-        let packet = Packet::parse(bytes)?;
+        let packet = IpPacket::parse(bytes)?;
         assert_eq!(packet.place, None);
         Plain::new(packet.header, packet.next, packet.payload, segment)
     }
@@ -354,7 +356,7 @@ pub(super) mod tests {
         let record_route = [7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         for options in [&[1; 4][..], &[0; 40], &record_route, &[148, 4, 0, 0], &[1, 1, 1, 0]] {
             let mut bytes = with_options(b"hello", options);
-            // Ethernet pads what is short.
+            // Ethernet pads short frames.
             bytes.extend([0; 7]);
             let expected = Plain { packet: plain(false, b"hello"), unfinished: None };
             assert_eq!(made_plain(&bytes, 0), Ok(expected), "{options:?}");
@@ -388,11 +390,11 @@ pub(super) mod tests {
             assert_eq!(loss(&with_options(b"hello", &options)), Loss::Unsupported);
         }
         assert_eq!(v6(&[(ROUTING, &[0, 0, 0, 1, 0, 0, 0, 0])]), Loss::Unsupported);
-        // Of a kind whose packet is to be dropped where it is not known: a jumbogram, a home address.
+        // Options whose packet is to be dropped by a host that does not know them: jumbo payload, home address.
         for kind in [0xc2, 0xc9, 0x40, 0x80] {
             assert_eq!(v6(&[(DESTINATION, &[0, 0, kind, 4, 0, 0, 0, 0])]), Loss::Unsupported);
         }
-        // Encrypted, and not for us to read.
+        // Encrypted (ESP).
         assert_eq!(v6(&[(DESTINATION, &PADDING), (50, &[0; 8])]), Loss::Unsupported);
         assert_eq!(v6(&[(FRAGMENT, &[0; 8]), (FRAGMENT, &[0; 8])]), Loss::Unsupported);
     }
@@ -430,9 +432,9 @@ pub(super) mod tests {
             let at = ip_header + 16;
             let whole = plain(v6, &[7; 3000]);
             assert_eq!(made_plain(&whole, 0).unwrap().unfinished, None);
-            // It cannot have been merged.
+            // A merged packet never has a complete checksum.
             assert_eq!(made_plain(&whole, 1000), Err(Loss::Checksum));
-            let header = Packet::parse(&whole).unwrap().header;
+            let header = IpPacket::parse(&whole).unwrap().header;
             let length = (whole.len() as u32 - ip_header as u32).to_be_bytes();
             let pseudo = !checksum(&[header.addresses(), &length, &[0, 6]]);
             let mut unfinished = whole.clone();
@@ -450,7 +452,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn nothing_that_arrives_is_a_panic(begin in 0..6_usize, bytes in vec(any::<u8>(), 0..200)) {
-            // As random bytes seldom come: with a version, and headers that follow each other.
+            // Random bytes seldom begin with a version and a chain of headers.
             let mut bytes = bytes;
             let starts: [&[u8]; 6] =
                 [&[], &[0x45], &[0x4f, 0, 0, 80], &[0x60, 0, 0, 0, 0, 60, 60], &[0x60, 0, 0, 0, 0, 90, 0],
@@ -458,10 +460,10 @@ pub(super) mod tests {
             for (byte, start) in bytes.iter_mut().zip(starts[begin]) {
                 *byte = *start;
             }
-            if let Ok(packet) = Packet::parse(&bytes)
+            if let Ok(packet) = IpPacket::parse(&bytes)
                 && let Ok(plain) = Plain::new(packet.header, packet.next, packet.payload, 0)
             {
-                let again = Packet::parse(&plain.packet).unwrap();
+                let again = IpPacket::parse(&plain.packet).unwrap();
                 prop_assert_eq!((again.next, again.place), (6, None));
                 prop_assert!(plain.packet.len() <= bytes.len());
             }

@@ -1,25 +1,25 @@
-//! Why odd packets were lost, counted.
+//! Counters of lost odd packets, by reason.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Why an odd packet was lost in userspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// Lengths that contradict each other, or a TCP header that is not whole.
+    /// Its lengths contradict each other, or its TCP header is incomplete.
     Malformed,
-    /// Options or headers that ask for something.
+    /// It has options or extension headers that a host must not ignore.
     Unsupported,
-    /// Its fragments contradict each other.
+    /// Its fragments overlap.
     Overlap,
-    /// More fragments than there is room for.
+    /// There were more fragments than are kept.
     TooMany,
-    /// Not all of its fragments came in time.
+    /// Not all of its fragments arrived in time.
     Incomplete,
-    /// A checksum that is wrong.
+    /// Its TCP checksum is wrong.
     Checksum,
-    /// Congestion was experienced by a part of it, and another part says that its sender would not understand.
+    /// A fragment is marked "congestion experienced", and another one "not ECN-capable" (RFC 3168, section 5.3).
     Congestion,
-    /// The kernel did not take it back.
+    /// The kernel refused to send the plain packet.
     NotSent,
 }
 
@@ -36,7 +36,7 @@ impl Loss {
         Self::NotSent,
     ];
 
-    /// As metrics and `status` call it.
+    /// The name in metrics and `status`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Malformed => "odd_malformed",
@@ -56,7 +56,7 @@ impl Loss {
 pub struct Losses([AtomicU64; Loss::ALL.len()]);
 
 impl Losses {
-    /// So many, for this reason.
+    /// How many, for this reason.
     pub fn get(&self, loss: Loss) -> u64 {
         self.0[loss as usize].load(Relaxed)
     }

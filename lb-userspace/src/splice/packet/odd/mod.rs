@@ -1,7 +1,8 @@
-//! Fragments, IPv4 options and IPv6 extension headers of spliced connections: what the programs hand up is made whole and
-//! plain, and comes again by the device by which it has come ([`lb_common::packet::odd`]).
+//! Odd packets of spliced connections: fragments, and packets with IPv4 options or IPv6 extension headers
+//! ([`lb_common::packet::odd`]). The programs copy them to userspace, which makes them whole and plain, and lets them
+//! arrive again by the device by which they have come.
 //!
-//! A thread of its own: whatever arrives in pieces, and however much of it, holds nothing else up.
+//! This is done in a thread of its own, so that a flood of such packets holds nothing else up.
 
 mod fragments;
 mod ip;
@@ -25,10 +26,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Time between two looks for packets that have waited too long for their fragments.
+/// Time between two looks for packets that have been incomplete for too long.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The thread; it ends when this is dropped.
+/// The thread for odd packets; it ends when this is dropped.
 pub(super) struct OddThread {
     _thread: StoppableThread,
     losses: Arc<Losses>,
@@ -52,7 +53,7 @@ impl OddThread {
 }
 
 fn serve(over: &OwnedFd, mut odd: OddPackets, mut plainer: Plainer) {
-    // Each thread has its own: this one starts before the process drops them.
+    // Privileges are per thread, and this one was started before the process dropped them.
     if let Err(error) = drop_privileges() {
         tracing::warn!(%error, "the thread for odd packets keeps its privileges");
     }
@@ -71,7 +72,7 @@ fn serve(over: &OwnedFd, mut odd: OddPackets, mut plainer: Plainer) {
     }
 }
 
-/// For packets, or so long; whether it is over.
+/// Waits for packets, at most for `bound`; whether the thread is to end.
 fn wait(over: &OwnedFd, odd: &OddPackets, bound: Option<Duration>) -> io::Result<bool> {
     let bound = bound.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     let mut fds = vec![PollFd::new(over, PollFlags::IN)];
@@ -94,7 +95,8 @@ impl Plainer {
         match self.plain(now, odd, frame) {
             Ok(Some(plain)) => {
                 let way = Way { ifindex: odd.ifindex, kind: ARRIVAL };
-                // To whom it came, for the stack asks; a device without addresses does not.
+                // The stack checks the destination address: it is that with which the packet came. A device without a link
+                // layer has none.
                 let to = frame.first_chunk().filter(|_| odd.link != 0).copied().unwrap_or(NOBODY);
                 if let Err(error) = self.frames.send(way.addresses(to), &plain.packet, plain.unfinished) {
                     tracing::debug!(%error, "cannot send a packet that was odd");
@@ -106,10 +108,10 @@ impl Plainer {
         }
     }
 
-    /// `None`: a fragment, and not the last that was missing.
+    /// `None`: a fragment of a packet that is still incomplete.
     fn plain(&mut self, now: Instant, odd: Odd, frame: &[u8]) -> Result<Option<Plain>, Loss> {
         let bytes = frame.get(odd.link as usize..).ok_or(Loss::Malformed)?;
-        let packet = ip::Packet::parse(bytes)?;
+        let packet = ip::IpPacket::parse(bytes)?;
         let Some(place) = packet.place else {
             let segment = u16::try_from(odd.segment).map_err(|_| Loss::Malformed)?;
             return Plain::new(packet.header, packet.next, packet.payload, segment).map(Some);

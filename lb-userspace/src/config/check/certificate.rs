@@ -1,0 +1,309 @@
+//! Certificates and keys named by routes: read, matched and dated, so that nothing about them fails later.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::sign::SigningKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::client_auth::ClientPaths;
+use super::pem::{Part, Problems, date, pem_error, unusable};
+use super::{crl, key, pem};
+use crate::config::client_auth::ClientAuth;
+use crate::config::diagnostic::{Problem, quote};
+use crate::config::files::Files;
+use crate::config::model::Termination;
+
+/// The files of a terminated route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Paths {
+    pub(super) chain: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) passphrase: Option<PathBuf>,
+    pub(super) client: Option<ClientPaths>,
+}
+
+/// A certificate that can be used.
+pub(super) struct Loaded {
+    pub(super) termination: Arc<Termination>,
+    /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
+    pub(super) names: BTreeSet<Box<str>>,
+    /// What is odd about the files, and does not keep them from being used.
+    pub(super) warnings: Problems,
+}
+
+/// Or every problem with the files.
+type Outcome = Result<Arc<Loaded>, Problems>;
+
+/// Loads each set of files once, however many routes name it.
+pub(super) struct Certificates<'a> {
+    files: &'a dyn Files,
+    now: UnixTime,
+    provider: CryptoProvider,
+    loaded: HashMap<Paths, Outcome>,
+    clients: HashMap<ClientPaths, Result<(Arc<ClientAuth>, Problems), Problems>>,
+    authorities: HashMap<PathBuf, Result<Arc<[CertificateDer<'static>]>, Problem>>,
+}
+
+impl<'a> Certificates<'a> {
+    pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
+        Self {
+            files,
+            now,
+            provider: aws_lc_rs::default_provider(),
+            loaded: HashMap::new(),
+            clients: HashMap::new(),
+            authorities: HashMap::new(),
+        }
+    }
+
+    pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
+        if let Some(client) = paths.client.as_ref().filter(|client| !self.clients.contains_key(client)) {
+            let auth = self.client_auth(client);
+            self.clients.insert(client.clone(), auth);
+        }
+        if !self.loaded.contains_key(paths) {
+            let loaded = self.load_now(paths).map(Arc::new);
+            self.loaded.insert(paths.clone(), loaded);
+        }
+        &self.loaded[paths]
+    }
+
+    fn load_now(&self, paths: &Paths) -> Result<Loaded, Problems> {
+        let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
+        let passphrase = paths.passphrase.as_deref().map(|path| self.line(path, "passphrase")).transpose();
+        let key = passphrase.map_err(|problem| (Part::Passphrase, problem)).and_then(|passphrase| {
+            let passphrase = passphrase.as_ref().map(|line| &line[..]);
+            self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
+        });
+        let client_auth = paths.client.as_ref().map(|client| self.clients[client].clone()).transpose();
+        let ((chain, leaf), key, client_auth) = match (chain, key, client_auth) {
+            (Ok(chain), Ok(key), Ok(client_auth)) => (chain, key, client_auth),
+            (chain, key, client_auth) => {
+                let problems = [chain.err(), key.err()].into_iter().flatten();
+                return Err(problems.chain(client_auth.err().into_iter().flatten()).collect());
+            }
+        };
+        matches(&chain, &*key.signing, &paths.chain).map_err(|problem| vec![(Part::Key, problem)])?;
+        let mut warnings: Vec<_> =
+            leaf.out_of_date(self.now).map(|problem| (Part::Chain, problem)).into_iter().collect();
+        if paths.passphrase.is_some() && !key.encrypted {
+            let problem = Problem::new("`passphrase_file` has no effect: the private key is not encrypted");
+            warnings.push((Part::Passphrase, problem.help("take it out, or encrypt the key")));
+        }
+        let client_auth = client_auth.map(|(client_auth, odd)| {
+            warnings.extend(odd);
+            client_auth
+        });
+        let termination = Termination { chain, key: key.der, client_auth, not_after: leaf.not_after };
+        Ok(Loaded { termination: Arc::new(termination), names: leaf.names, warnings })
+    }
+
+    fn chain(&self, path: &Path) -> Result<(Vec<CertificateDer<'static>>, Leaf), Problem> {
+        let pem = self.read(path)?;
+        let chain = certificates(path, &pem)?;
+        let Some(first) = chain.first() else {
+            let problem = unusable(path, "it holds no certificate");
+            return Err(match PrivateKeyDer::from_pem_slice(&pem) {
+                Ok(_) => problem.help("it holds a private key: are `chain` and `key` swapped?"),
+                Err(_) => problem.help(PEM_CERTIFICATE),
+            });
+        };
+        match Leaf::parse(first) {
+            Some(leaf) => Ok((chain, leaf)),
+            None => Err(unusable(path, "its first certificate is not X.509").help(PEM_CERTIFICATE)),
+        }
+    }
+
+    fn key(&self, path: &Path, passphrase: Option<&[u8]>) -> Result<Key, Problem> {
+        let (der, encrypted) = key::read(path, &self.read(path)?, passphrase)?;
+        match self.provider.key_provider.load_private_key(der.clone_key()) {
+            Ok(signing) => Ok(Key { der, signing, encrypted }),
+            Err(_) => Err(unusable(path, "its private key is not one that can be used")
+                .help("RSA of 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519")),
+        }
+    }
+
+    /// The one line of a file, which holds a `secret`, without its end.
+    pub(super) fn line(&self, path: &Path, secret: &str) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        let mut line = self.read(path)?;
+        for end in [b'\n', b'\r'] {
+            line.pop_if(|last| *last == end);
+        }
+        let problem = |why| Err(unusable(path, why).help(format!("one line, with the {secret}")));
+        match line.contains(&b'\n') {
+            true => problem("it has several lines"),
+            false if line.is_empty() => problem("it is empty"),
+            false => Ok(line),
+        }
+    }
+
+    /// What a route asks of clients' certificates, with what is odd about the files.
+    fn client_auth(&self, client: &ClientPaths) -> Result<(Arc<ClientAuth>, Problems), Problems> {
+        let (mut authorities, mut crls, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, path) in client.ca.iter().enumerate() {
+            match self.client_ca(path) {
+                Ok(more) => authorities.push(more),
+                Err(problem) => problems.push((Part::ClientCa(number), problem)),
+            }
+        }
+        for (number, path) in client.crl.iter().enumerate() {
+            match self.read(path).and_then(|pem| crl::read(path, &pem)) {
+                Ok(more) => crls.push(more),
+                Err(problem) => problems.push((Part::ClientCrl(number), problem)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let (crl_expiry, odd) = crl::judge(&authorities, &crls, self.now);
+        let auth = ClientAuth {
+            authorities: authorities.concat(),
+            crls: crls.concat(),
+            crl_expiry,
+            required: client.required,
+            allowed: client.allowed.clone(),
+        };
+        Ok((Arc::new(auth), odd))
+    }
+
+    fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+        let pem = self.read(path)?;
+        let help = match CertificateRevocationListDer::from_pem_slice(&pem) {
+            Ok(_) if CertificateDer::from_pem_slice(&pem).is_err() => {
+                "it holds a CRL: are `ca` and `crl` swapped?"
+            }
+            _ => "a PEM file with the certificates that sign those of clients",
+        };
+        authorities(path, &pem, help)
+    }
+
+    /// The certificates of those who sign servers' certificates; each file is read once. `help`: what it should be.
+    pub(super) fn authorities(
+        &mut self,
+        path: &Path,
+        help: &str,
+    ) -> Result<Arc<[CertificateDer<'static>]>, Problem> {
+        if let Some(known) = self.authorities.get(path) {
+            return known.clone();
+        }
+        let read = self.read(path).and_then(|pem| authorities(path, &pem, help)).map(Arc::from);
+        self.authorities.insert(path.to_owned(), read.clone());
+        read
+    }
+
+    fn read(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        let content = self.files.read(path).map(Zeroizing::new).map_err(|error| {
+            let problem = Problem::new(format!("cannot read {}: {error}", quote(&path.to_string_lossy())));
+            match path.is_relative() {
+                true => problem.help("a relative path starts at the directory of this file"),
+                false => problem,
+            }
+        })?;
+        pem::text(path, content)
+    }
+}
+
+/// A private key that can be used.
+struct Key {
+    der: PrivateKeyDer<'static>,
+    signing: Arc<dyn SigningKey>,
+    /// It was, before the passphrase.
+    encrypted: bool,
+}
+
+/// Whether the key belongs to the first certificate. The certificates are looked at no further than clients would:
+/// what version of X.509 they are is theirs to judge.
+fn matches(chain: &[CertificateDer<'_>], key: &dyn SigningKey, chain_path: &Path) -> Result<(), Problem> {
+    // A key that does not tell its public half is taken at its word.
+    let Some(public) = key.public_key() else { return Ok(()) };
+    let belongs = |certificate: &CertificateDer<'_>| {
+        X509Certificate::from_der(certificate)
+            .is_ok_and(|(_, certificate)| certificate.public_key().raw == &*public)
+    };
+    let help = match chain.iter().position(belongs) {
+        Some(0) => return Ok(()),
+        Some(other) => format!("it belongs to certificate {} of that file: put that one first", other + 1),
+        None => {
+            "compare `openssl pkey -pubout -in KEY` and `openssl x509 -pubkey -noout -in CHAIN`".to_owned()
+        }
+    };
+    let chain_path = quote(&chain_path.to_string_lossy());
+    Err(Problem::new(format!("this key does not belong to the certificate in {chain_path}")).help(help))
+}
+
+/// What is of interest in a server's certificate.
+struct Leaf {
+    /// Seconds since the Unix epoch.
+    not_before: u64,
+    /// Seconds since the Unix epoch.
+    not_after: u64,
+    /// See [`Loaded::names`].
+    names: BTreeSet<Box<str>>,
+}
+
+impl Leaf {
+    fn parse(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let names = certificate.subject_alternative_name().ok()?;
+        let names = names.iter().flat_map(|extension| &extension.value.general_names);
+        let names = names.filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into()),
+            _ => None,
+        });
+        // Before 1970 is as good as 1970 here.
+        let seconds = |timestamp: i64| u64::try_from(timestamp).unwrap_or(0);
+        Some(Self {
+            not_before: seconds(certificate.validity().not_before.timestamp()),
+            not_after: seconds(certificate.validity().not_after.timestamp()),
+            names: names.collect(),
+        })
+    }
+
+    fn out_of_date(&self, now: UnixTime) -> Option<Problem> {
+        let now = now.as_secs();
+        if now > self.not_after {
+            let message = format!("this certificate expired on {}", date(self.not_after));
+            return Some(Problem::new(message).help("clients will refuse it: renew it"));
+        }
+        if now < self.not_before {
+            let message = format!("this certificate is not valid before {}", date(self.not_before));
+            return Some(
+                Problem::new(message).help("clients will refuse it until then; is the clock right?"),
+            );
+        }
+        None
+    }
+}
+
+const PEM_CERTIFICATE: &str = "a PEM file with `BEGIN CERTIFICATE`, the server's own first";
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unusable(path, pem_error(&error)).help(PEM_CERTIFICATE))
+}
+
+/// The certificates of a file that holds some, each of which can be an authority. `help`: what the file should be.
+fn authorities(path: &Path, pem: &[u8], help: &str) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let authorities = certificates(path, pem)?;
+    if authorities.is_empty() {
+        return Err(unusable(path, "it holds no certificate").help(help));
+    }
+    let mut roots = RootCertStore::empty();
+    for (number, authority) in (1..).zip(&authorities) {
+        if roots.add(authority.clone()).is_err() {
+            let why = format!("its certificate {number} is not X.509");
+            return Err(unusable(path, &why).help(help));
+        }
+    }
+    Ok(authorities)
+}

@@ -1,0 +1,453 @@
+//! A draft to a validated configuration: what keys mean for each other. Every error at once.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod certificate;
+mod client_auth;
+mod client_rate;
+mod crl;
+mod health;
+mod key;
+mod names;
+mod pem;
+mod ties;
+
+use std::sync::Arc;
+
+use super::address::Origin;
+use super::diagnostic::{Diagnostic, Problem, Report, quote};
+use super::draft::{
+    AccessLogDraft, Draft, Field, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft, Tls, items,
+    reject_repeated, values,
+};
+use super::files::Files;
+use super::health::OnDown;
+use super::model::{
+    AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
+    Pool, Protocol, Route, Server,
+};
+use super::place::Place;
+use certificate::{Certificates, Loaded, Paths};
+use names::Names;
+use pem::Part;
+use rustls::pki_types::UnixTime;
+use ties::Claim;
+
+/// Looks at a draft after which an object is refused for a clash with another that is refused, too: a long chain of clashes
+/// must not take time in the square of its length.
+const LOOKS: usize = 8;
+
+/// The configuration that a draft makes; to be thrown away if an error was reported that is not an object's. An object
+/// with an error is left out, with all that it has added: the rest is what it would be without.
+pub(super) fn check(mut draft: Draft, files: &dyn Files, now: UnixTime, report: &mut Report) -> Config {
+    let certificates = &mut Certificates::new(files, now);
+    let mut looks = 0;
+    loop {
+        let mark = report.mark();
+        let config = check_once(&draft, certificates, report);
+        looks += 1;
+        let faulty = if looks < LOOKS { report.objects_to_blame() } else { report.faulty_objects() };
+        if !draft.remove(&faulty) {
+            return config;
+        }
+        report.refuse(&faulty, mark);
+    }
+}
+
+fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
+    not_in_this_version(draft, report);
+    if draft.listeners.is_empty() {
+        let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
+        report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
+    }
+    let binds = draft.listeners.iter().flat_map(|listener| items(&listener.bind));
+    let addresses = binds.chain(draft.gateway.admin.given());
+    reject_repeated(addresses, |address| format!("`{address}` is listened on twice"), report);
+    let names = draft.listeners.iter().map(|listener| (&listener.name, None));
+    let listener_names = Names::new("listener", names, report);
+    let names = draft.routes.iter().map(|route| (&route.name, first_sni(route)));
+    let route_names = Names::new("route", names, report);
+    let names = draft.pools.iter().map(|pool| (&pool.name, None));
+    let pool_names = Names::new("pool", names, report);
+
+    let gateway = gateway(&draft.gateway);
+    let listeners = draft.listeners.iter().zip(&listener_names.list);
+    let listeners: Vec<_> =
+        listeners.map(|(draft, name)| listener(draft, name, &gateway.live, report)).collect();
+    let pools = draft.pools.iter().zip(&pool_names.list);
+    let pools =
+        pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
+    let (mut routes, mut claims) = (Vec::new(), Vec::new());
+    for (route, name) in draft.routes.iter().zip(&route_names.list) {
+        let listener = listener_names.resolve(&route.listener, report);
+        // A protocol that is invalid says nothing about what the route may have.
+        let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
+        let certificate = known.and_then(|index| match listeners[index].protocol {
+            Protocol::Tcp => reject_tls_keys(route, report),
+            Protocol::Tls | Protocol::Postgres => tls_keys(route, certificates, report),
+        });
+        // A route that names no listener was reported: any index will do.
+        routes.push(Route {
+            name: name.clone(),
+            listener: listener.unwrap_or(0),
+            sni: values(&route.sni),
+            alpn: values(&route.alpn),
+            action: match &certificate {
+                Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
+                None => Action::Pass,
+            },
+            backends: backends(route, &pool_names, report),
+            retry_other_pool: route.retry_other_pool.or(false),
+            idle_timeout: route.idle_timeout.get(),
+            max_age: route.max_age.get(),
+            max_connections: route.max_connections.get(),
+            client_rate: client_rate::check(
+                &route.client_rate,
+                route.max_connections.or(gateway.live.max_connections),
+                report,
+            ),
+        });
+        if let (Some(listener), Some(reference)) = (listener, route.listener.given()) {
+            let alpn = items(&route.alpn).iter();
+            claims.push(Claim {
+                name,
+                listener,
+                reference: &reference.place,
+                sni: items(&route.sni),
+                alpn: alpn.map(|protocol| &*protocol.value).collect(),
+                certificate,
+            });
+        }
+    }
+    reject_tcp_route_counts(draft, &listeners, &claims, report);
+    ties::report_ties(&claims, report);
+    ties::warn_of_uncovered_names(&claims, report);
+    // The rest compares what there is with what there is not, which may merely have been misspelt.
+    if !report.has_errors() {
+        ties::warn_of_coalescing(&claims, report);
+        warn_of_idle_listeners(draft, &listeners, &routes, report);
+        warn_of_unused_pools(draft, &routes, report);
+    }
+    Config { gateway, listeners, routes, pools }
+}
+
+/// What the format has and this version lacks. Delete a line when its feature is there.
+fn not_in_this_version(draft: &Draft, report: &mut Report) {
+    for pool in &draft.pools {
+        if let Some(given) = pool.tls.given() {
+            let error = Diagnostic::error(&given.place, "`tls` of a pool is not in this version");
+            let help = "leave it out; a server that wants TLS can have it from the client, passed through";
+            report.push(error.help(help));
+        }
+    }
+}
+
+/// `[gateway]`, whose values do not depend on one another.
+pub(super) fn gateway(draft: &GatewayDraft) -> Gateway {
+    let default = Gateway::default();
+    let (fixed, live) = (default.fixed, default.live);
+    Gateway {
+        fixed: FixedGateway {
+            workers: draft.workers.or(fixed.workers),
+            interfaces: draft.interfaces.or(fixed.interfaces),
+            bpffs: draft.bpffs.or(fixed.bpffs),
+            state_dir: draft.state_dir.or(fixed.state_dir),
+            admin: draft.admin.get().or(fixed.admin),
+            watch: draft.watch.or(fixed.watch),
+            access_log: draft.access_log.given().map(|log| access_log(&log.value)).or(fixed.access_log),
+            source_ports: draft.source_ports.or(fixed.source_ports),
+            flow_table: draft.flow_table.or(fixed.flow_table),
+        },
+        live: LiveGateway {
+            tiers: draft.tiers.or(live.tiers),
+            max_connections: draft.max_connections.or(live.max_connections),
+            drain_timeout: draft.drain_timeout.or(live.drain_timeout),
+            keepalive: draft.keepalive.or(live.keepalive),
+        },
+    }
+}
+
+fn access_log(draft: &AccessLogDraft) -> AccessLog {
+    let default = AccessLog::default();
+    AccessLog { target: draft.path.or(default.target), format: draft.format.or(default.format) }
+}
+
+fn listener(draft: &ListenerDraft, name: &Arc<str>, gateway: &LiveGateway, report: &mut Report) -> Listener {
+    let proxy_protocol = draft.proxy_protocol.or(false);
+    let trusted_proxies = values(&draft.trusted_proxies);
+    if let Some(given) = draft.proxy_protocol.given()
+        && proxy_protocol
+        && trusted_proxies.is_empty()
+        && !draft.trusted_proxies.is_invalid()
+    {
+        let error = Diagnostic::error(&given.place, "`proxy_protocol` without `trusted_proxies`");
+        report.push_absence(error.help(
+            "name the proxies that may speak for clients, for example `trusted_proxies = [\"10.0.0.0/8\"]`",
+        ));
+    }
+    if let Some(given) = draft.trusted_proxies.given()
+        && !proxy_protocol
+        && !draft.proxy_protocol.is_invalid()
+    {
+        let warning =
+            Diagnostic::warning(&given.place, "`trusted_proxies` has no effect without `proxy_protocol`");
+        report.push(warning.help("add `proxy_protocol = true`"));
+    }
+    let default = Listener::new(name.clone(), values(&draft.bind));
+    Listener {
+        protocol: draft.protocol.or(default.protocol),
+        hello_timeout: draft.hello_timeout.or(default.hello_timeout),
+        hello_bytes: draft.hello_bytes.or(default.hello_bytes),
+        proxy_protocol,
+        trusted_proxies: if proxy_protocol { trusted_proxies } else { Vec::new() },
+        allow: values(&draft.allow),
+        deny: values(&draft.deny),
+        max_connections: draft.max_connections.get().or(default.max_connections),
+        client_rate: client_rate::check(
+            &draft.client_rate,
+            draft.max_connections.or(gateway.max_connections),
+            report,
+        ),
+        backlog: draft.backlog.or(default.backlog),
+        keepalive: draft.keepalive.or(default.keepalive).or(gateway.keepalive),
+        freebind: draft.freebind.or(default.freebind),
+        ..default
+    }
+}
+
+fn pool(
+    draft: &PoolDraft,
+    name: &Arc<str>,
+    keepalive: Keepalive,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Pool {
+    let servers = || items(&draft.servers).iter().map(|item| &item.value);
+    let addresses = servers().filter_map(|server| server.address.given());
+    let repeated = |address: &_| format!("pool {} has the server `{address}` twice", quote(name));
+    reject_repeated(addresses, repeated, report);
+    for server in servers() {
+        if let (Some(Origin::Service(_)), Some(weight)) = (server.address.get(), server.weight.given()) {
+            let error =
+                Diagnostic::error(&weight.place, "a service has no `weight`: its SRV records have them");
+            report.push(error.help("take it out"));
+        }
+    }
+    let servers = servers().filter_map(|server| {
+        let default = Server::new(server.address.get()?);
+        Some(Server {
+            weight: server.weight.or(default.weight),
+            backup: server.backup.or(default.backup),
+            max_connections: server.max_connections.get(),
+            ..default
+        })
+    });
+    if let (Some(given), Some(Balance::SourceHash)) = (draft.slow_start.given(), draft.balance.get()) {
+        let message = "`slow_start` has no effect with `source-hash`: a client keeps its server";
+        report.push(Diagnostic::warning(&given.place, message).help("take one of them out"));
+    }
+    if let Some(on_down) = draft.on_down.given()
+        && on_down.value == OnDown::Kill
+        && draft.health.is_absent()
+    {
+        let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");
+        report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
+    }
+    let default = Pool::new(name.clone(), servers.collect());
+    Pool {
+        slow_start: draft.slow_start.or(default.slow_start),
+        balance: draft.balance.or(default.balance),
+        connect_timeout: draft.connect_timeout.or(default.connect_timeout),
+        send_proxy: draft.send_proxy.get().or(default.send_proxy),
+        health: draft.health.given().and_then(|draft| health::check(&draft.value, certificates, report)),
+        eject: draft.eject.get(),
+        on_down: draft.on_down.or(default.on_down),
+        keepalive: draft.keepalive.or(default.keepalive).or(keepalive),
+        ..default
+    }
+}
+
+fn backends(draft: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backend> {
+    let Some(given) = draft.backends.given() else {
+        return Vec::new();
+    };
+    let backends = || given.value.iter().map(|item| &item.value);
+    if backends().next().is_some() && backends().all(|backend| backend.weight.get() == Some(0)) {
+        let message = "every backend has weight 0: no connection can go anywhere";
+        let error = Diagnostic::error(&given.place, message);
+        report.push(error.help("give one of them a weight from 1 to 256"));
+    }
+    let used = backends().filter(|backend| backend.weight.get() != Some(0)).count();
+    if let Some(retry) = draft.retry_other_pool.given().filter(|retry| retry.value && used == 1) {
+        let message = "`retry_other_pool` has no effect: no other backend takes connections";
+        report.push(Diagnostic::warning(&retry.place, message).help("give `backends` another pool"));
+    }
+    let backends = backends().filter_map(|backend| {
+        let pool = pools.resolve(&backend.pool, report)?;
+        let default = Backend::new(pool);
+        Some(Backend { weight: backend.weight.or(default.weight), ..default })
+    });
+    backends.collect()
+}
+
+/// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.
+fn tls_keys<'r>(
+    draft: &'r RouteDraft,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Option<(&'r Place, Arc<Loaded>)> {
+    if draft.sni.is_absent() {
+        let error = Diagnostic::error(&draft.place, "[[route]] without `sni`");
+        report.push_absence(error.help(
+            "for example `sni = [\"redis-1.example.com\"]`; `sni = [\"*\"]` takes every name, and clients without one",
+        ));
+    }
+    match &draft.tls {
+        Field::Invalid => None,
+        Field::Given(tls) if tls.value == Tls::Terminate => {
+            if draft.certificate.is_absent() {
+                let error = Diagnostic::error(&tls.place, "`terminate` needs a `certificate`");
+                let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
+                report.push_absence(error.help(example));
+            }
+            load_certificate(draft, certificates, report)
+        }
+        Field::Given(_) | Field::Absent => reject_termination_keys(draft, report),
+    }
+}
+
+fn load_certificate<'r>(
+    draft: &'r RouteDraft,
+    certificates: &mut Certificates<'_>,
+    report: &mut Report,
+) -> Option<(&'r Place, Arc<Loaded>)> {
+    let certificate = draft.certificate.given()?;
+    let chain = certificate.value.chain.given()?;
+    let key = certificate.value.key.given()?;
+    let passphrase = &certificate.value.passphrase_file;
+    if passphrase.is_invalid() {
+        return None;
+    }
+    let passphrase = passphrase.given();
+    let (client, places) = client_auth::check(draft, report).unzip();
+    let paths = Paths {
+        chain: chain.value.clone(),
+        key: key.value.clone(),
+        passphrase: passphrase.map(|path| path.value.clone()),
+        client,
+    };
+    let at = |(part, problem): &(Part, Problem)| {
+        let place = match part {
+            Part::Chain => &chain.place,
+            Part::Key => &key.place,
+            Part::Passphrase => &passphrase?.place,
+            Part::ClientCa(number) => places.as_ref()?.ca[*number],
+            Part::ClientCrl(number) => places.as_ref()?.crl[*number],
+        };
+        Some(problem.clone().at(place))
+    };
+    match certificates.load(&paths) {
+        Ok(loaded) => {
+            let warnings = loaded.warnings.iter().filter_map(at);
+            warnings.for_each(|warning| report.push(warning.into_warning()));
+            Some((&certificate.place, loaded.clone()))
+        }
+        Err(problems) => {
+            problems.iter().filter_map(at).for_each(|problem| report.push(problem));
+            None
+        }
+    }
+}
+
+/// A passthrough route has nothing to do with certificates.
+fn reject_termination_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option<T> {
+    for (key, place) in [
+        ("certificate", draft.certificate.place()),
+        ("client_ca", draft.client_ca.place()),
+        ("client_auth", draft.client_auth.place()),
+    ] {
+        if let Some(place) = place {
+            let error = Diagnostic::error(place, format!("a route that passes TLS through has no `{key}`"));
+            report.push(error.help("add `tls = \"terminate\"`, or take it out"));
+        }
+    }
+    None
+}
+
+/// Nothing is known of a connection to a `tcp` listener but its addresses.
+fn reject_tls_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option<T> {
+    for (key, place) in [
+        ("sni", draft.sni.place()),
+        ("alpn", draft.alpn.place()),
+        ("tls", draft.tls.place()),
+        ("certificate", draft.certificate.place()),
+        ("client_ca", draft.client_ca.place()),
+        ("client_auth", draft.client_auth.place()),
+    ] {
+        if let Some(place) = place {
+            let error = Diagnostic::error(place, format!("a route of a `tcp` listener has no `{key}`"));
+            report.push(error.help("take it out, or make the listener's `protocol` `\"tls\"`"));
+        }
+    }
+    None
+}
+
+/// A `tcp` listener has exactly one route.
+fn reject_tcp_route_counts(draft: &Draft, listeners: &[Listener], claims: &[Claim<'_>], report: &mut Report) {
+    let mut first: Vec<Option<&Claim<'_>>> = vec![None; listeners.len()];
+    let is_tcp = |index: usize| listeners[index].protocol == Protocol::Tcp;
+    for claim in claims.iter().filter(|claim| is_tcp(claim.listener)) {
+        let Some(earlier) = first[claim.listener] else {
+            first[claim.listener] = Some(claim);
+            continue;
+        };
+        let name = quote(&listeners[claim.listener].name);
+        let message = format!("the `tcp` listener {name} has more than one route");
+        let error = Diagnostic::error(claim.reference, message);
+        let error = error.related(earlier.reference, "the first is here");
+        report.push(error.help("one route with several `backends` shares connections out by weight"));
+    }
+    // A route that leads nowhere may have been meant for such a listener.
+    if claims.len() < draft.routes.len() {
+        return;
+    }
+    for (index, draft) in draft.listeners.iter().enumerate() {
+        if is_tcp(index) && first[index].is_none() {
+            let name = &listeners[index].name;
+            let message = format!("the `tcp` listener {} has no route", quote(name));
+            let error = Diagnostic::error(&draft.place, message);
+            report.push_absence(error.help(format!("add a `[[route]]` with `listener = {name:?}`")));
+        }
+    }
+}
+
+fn warn_of_idle_listeners(draft: &Draft, listeners: &[Listener], routes: &[Route], report: &mut Report) {
+    let mut used = vec![false; listeners.len()];
+    for route in routes {
+        used[route.listener] = true;
+    }
+    for (index, draft) in draft.listeners.iter().enumerate().filter(|(index, _)| !used[*index]) {
+        let name = &listeners[index].name;
+        let message = format!("no route is on the listener {}: it turns every client away", quote(name));
+        let warning = Diagnostic::warning(&draft.place, message);
+        report.push(warning.help(format!("add a `[[route]]` with `listener = {name:?}`")));
+    }
+}
+
+fn warn_of_unused_pools(draft: &Draft, routes: &[Route], report: &mut Report) {
+    let mut used = vec![false; draft.pools.len()];
+    for backend in routes.iter().flat_map(|route| &route.backends) {
+        used[backend.pool] = true;
+    }
+    for (pool, _) in draft.pools.iter().zip(used).filter(|(_, used)| !used) {
+        if let Some(name) = pool.name.given() {
+            let message = format!("no route uses the pool {}", quote(&name.value));
+            report
+                .push(Diagnostic::warning(&name.place, message).help("name it in the `backends` of a route"));
+        }
+    }
+}
+
+fn first_sni(draft: &RouteDraft) -> Option<String> {
+    Some(items(&draft.sni).first()?.value.to_string())
+}

@@ -1,0 +1,286 @@
+//! A draft: what a source says, value by value, before anything looks at two of them at once.
+//!
+//! A value that is wrong by itself was reported by the source and is [`Field::Invalid`] from then on, so that one mistake
+//! is one error.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address::Origin;
+use super::client_auth::San;
+use super::diagnostic::{Diagnostic, Report};
+use super::health::{Eject, OnDown, Role};
+use super::model::{
+    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
+};
+use super::place::{Place, Placed};
+use crate::reason::Tier;
+use ipnet::IpNet;
+use rustls::pki_types::ServerName;
+
+/// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
+/// at the later one.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) gateway: GatewayDraft,
+    pub(super) listeners: Vec<ListenerDraft>,
+    pub(super) routes: Vec<RouteDraft>,
+    pub(super) pools: Vec<PoolDraft>,
+}
+
+impl Draft {
+    /// Takes out the listeners, routes and pools that these objects have added; whether there were any.
+    pub(super) fn remove(&mut self, objects: &HashSet<Arc<str>>) -> bool {
+        let is_kept = |place: &Place| place.object().is_none_or(|object| !objects.contains(object));
+        let count = |draft: &Self| draft.listeners.len() + draft.routes.len() + draft.pools.len();
+        let before = count(self);
+        self.listeners.retain(|listener| is_kept(&listener.place));
+        self.routes.retain(|route| is_kept(&route.place));
+        self.pools.retain(|pool| is_kept(&pool.place));
+        count(self) < before
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct GatewayDraft {
+    pub(super) workers: Field<usize>,
+    pub(super) interfaces: Field<Interfaces>,
+    pub(super) tiers: Field<Vec<Tier>>,
+    pub(super) bpffs: Field<PathBuf>,
+    pub(super) state_dir: Field<PathBuf>,
+    pub(super) admin: Field<SocketAddr>,
+    pub(super) watch: Field<bool>,
+    pub(super) access_log: Field<AccessLogDraft>,
+    pub(super) max_connections: Field<usize>,
+    pub(super) drain_timeout: Field<Duration>,
+    pub(super) source_ports: Field<RangeInclusive<u16>>,
+    pub(super) flow_table: Field<u32>,
+    pub(super) keepalive: Field<Keepalive>,
+}
+
+#[derive(Debug)]
+pub(super) struct AccessLogDraft {
+    pub(super) path: Field<LogTarget>,
+    pub(super) format: Field<LogFormat>,
+}
+
+#[derive(Debug)]
+pub(super) struct ListenerDraft {
+    /// Of the whole.
+    pub(super) place: Place,
+    pub(super) name: Field<Box<str>>,
+    pub(super) bind: Field<Vec<Placed<SocketAddr>>>,
+    pub(super) protocol: Field<Protocol>,
+    pub(super) hello_timeout: Field<Duration>,
+    pub(super) hello_bytes: Field<usize>,
+    pub(super) proxy_protocol: Field<bool>,
+    pub(super) trusted_proxies: Field<Vec<Placed<IpNet>>>,
+    pub(super) allow: Field<Vec<Placed<IpNet>>>,
+    pub(super) deny: Field<Vec<Placed<IpNet>>>,
+    pub(super) max_connections: Field<usize>,
+    pub(super) client_rate: Field<ClientRateDraft>,
+    pub(super) backlog: Field<u32>,
+    pub(super) keepalive: Field<Keepalive>,
+    pub(super) freebind: Field<bool>,
+}
+
+#[derive(Debug)]
+pub(super) struct RouteDraft {
+    pub(super) place: Place,
+    pub(super) name: Field<Box<str>>,
+    pub(super) listener: Field<String>,
+    pub(super) sni: Field<Vec<Placed<SniPattern>>>,
+    pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
+    pub(super) tls: Field<Tls>,
+    pub(super) certificate: Field<CertificateDraft>,
+    pub(super) client_ca: Field<PathBuf>,
+    pub(super) client_auth: Field<ClientAuthDraft>,
+    pub(super) backends: Field<Vec<Placed<BackendDraft>>>,
+    pub(super) retry_other_pool: Field<bool>,
+    pub(super) idle_timeout: Field<Duration>,
+    pub(super) max_age: Field<Duration>,
+    pub(super) max_connections: Field<usize>,
+    pub(super) client_rate: Field<ClientRateDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct ClientRateDraft {
+    pub(super) connections: Field<u32>,
+    pub(super) per: Field<Duration>,
+    pub(super) open: Field<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tls {
+    Passthrough,
+    Terminate,
+}
+
+#[derive(Debug)]
+pub(super) struct CertificateDraft {
+    pub(super) chain: Field<PathBuf>,
+    pub(super) key: Field<PathBuf>,
+    pub(super) passphrase_file: Field<PathBuf>,
+}
+
+#[derive(Debug)]
+pub(super) struct ClientAuthDraft {
+    pub(super) ca: Field<Vec<Placed<PathBuf>>>,
+    pub(super) crl: Field<Vec<Placed<PathBuf>>>,
+    /// Whether clients must have a certificate.
+    pub(super) mode: Field<bool>,
+    pub(super) subjects: Field<Vec<Placed<Box<str>>>>,
+    pub(super) sans: Field<Vec<Placed<San>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct BackendDraft {
+    pub(super) pool: Field<String>,
+    pub(super) weight: Field<u32>,
+}
+
+#[derive(Debug)]
+pub(super) struct PoolDraft {
+    pub(super) place: Place,
+    pub(super) name: Field<Box<str>>,
+    pub(super) balance: Field<Balance>,
+    pub(super) servers: Field<Vec<Placed<ServerDraft>>>,
+    pub(super) slow_start: Field<Duration>,
+    pub(super) connect_timeout: Field<Duration>,
+    pub(super) send_proxy: Field<ProxyVersion>,
+    pub(super) keepalive: Field<Keepalive>,
+    /// Validated; not kept, see `not_in_this_version`.
+    pub(super) health: Field<HealthDraft>,
+    pub(super) eject: Field<Eject>,
+    pub(super) on_down: Field<OnDown>,
+    /// Validated; not kept, see `not_in_this_version`.
+    pub(super) tls: Field<()>,
+}
+
+#[derive(Debug)]
+pub(super) struct HealthDraft {
+    pub(super) check: Field<CheckKind>,
+    pub(super) interval: Field<Duration>,
+    pub(super) timeout: Field<Duration>,
+    pub(super) rise: Field<u32>,
+    pub(super) fall: Field<u32>,
+    pub(super) port: Field<u16>,
+    pub(super) role: Field<Role>,
+    pub(super) user: Field<Box<str>>,
+    pub(super) password_file: Field<PathBuf>,
+    pub(super) database: Field<Box<str>>,
+    pub(super) path: Field<Box<str>>,
+    pub(super) host: Field<Box<str>>,
+    pub(super) status: Field<Vec<Placed<u16>>>,
+    pub(super) tls: Field<HealthTlsDraft>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CheckKind {
+    Tcp,
+    Tls,
+    Redis,
+    Postgres,
+    Http,
+}
+
+#[derive(Debug)]
+pub(super) struct HealthTlsDraft {
+    pub(super) ca: Field<PathBuf>,
+    pub(super) server_name: Field<ServerName<'static>>,
+}
+
+#[derive(Debug)]
+pub(super) struct ServerDraft {
+    pub(super) address: Field<Origin>,
+    pub(super) weight: Field<u32>,
+    pub(super) backup: Field<bool>,
+    pub(super) max_connections: Field<usize>,
+}
+
+/// The value of a key, as far as it makes sense.
+#[derive(Debug)]
+pub(super) enum Field<T> {
+    /// The key is not there.
+    Absent,
+    /// It is, and what is wrong with it has been reported.
+    Invalid,
+    /// It is, and this is its value and where that stands.
+    Given(Placed<T>),
+}
+
+impl<T> Field<T> {
+    pub(super) fn given(&self) -> Option<&Placed<T>> {
+        match self {
+            Field::Given(value) => Some(value),
+            Field::Absent | Field::Invalid => None,
+        }
+    }
+
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.given().map(|value| &value.place)
+    }
+
+    pub(super) fn into_value(self) -> Option<T> {
+        match self {
+            Field::Given(value) => Some(value.value),
+            Field::Absent | Field::Invalid => None,
+        }
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Field::Absent)
+    }
+
+    pub(super) fn is_invalid(&self) -> bool {
+        matches!(self, Field::Invalid)
+    }
+}
+
+impl<T: Clone> Field<T> {
+    /// The value; none also if it is invalid, as the configuration is refused then anyway.
+    pub(super) fn get(&self) -> Option<T> {
+        self.given().map(|value| value.value.clone())
+    }
+
+    /// The value, or what holds without one.
+    pub(super) fn or(&self, default: T) -> T {
+        self.get().unwrap_or(default)
+    }
+}
+
+/// None where the key is not there.
+pub(super) fn items<T>(field: &Field<Vec<Placed<T>>>) -> &[Placed<T>] {
+    field.given().map_or(&[], |list| &list.value)
+}
+
+/// The items without their places.
+pub(super) fn values<T: Clone>(field: &Field<Vec<Placed<T>>>) -> Vec<T> {
+    items(field).iter().map(|value| value.value.clone()).collect()
+}
+
+/// Every value that was there before, each with the place of the first.
+pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
+    values: impl IntoIterator<Item = &'r Placed<T>>,
+    message: impl Fn(&T) -> String,
+    report: &mut Report,
+) {
+    let mut seen = HashMap::new();
+    for value in values {
+        match seen.entry(&value.value) {
+            Entry::Vacant(entry) => _ = entry.insert(&value.place),
+            Entry::Occupied(first) => {
+                let error = Diagnostic::error(&value.place, message(&value.value));
+                report.push(error.related(*first.get(), "first here").help("take one of them out"));
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `[[listener]]`.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::ops::RangeInclusive;
+
+use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS, KEEPALIVE_EXAMPLE};
+use crate::config::model::{Listener, Protocol};
+use crate::config::toml::key::Text::{Is, Of};
+use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
+use crate::sniff::MAX_WINDOW;
+
+/// Of `hello_bytes`: clients of today send up to 2 kB.
+pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_WINDOW as i64;
+
+/// Of listen(2).
+pub(in crate::config::toml) const BACKLOG: RangeInclusive<i64> = 1..=i32::MAX as i64;
+
+pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 3] =
+    [("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)];
+
+pub(in crate::config::toml) const LISTENER: Table = Table {
+    header: "[[listener]]",
+    keys: &[
+        Key {
+            name: "name",
+            example: r#""databases""#,
+            meaning: "its unique name in routes, metrics and the log",
+            values: Is("1 to 253 bytes, no spaces, no `/`"),
+            default: Some(Is("`\"listener-N\"` for the N-th in the file")),
+        },
+        Key {
+            name: "bind",
+            example: r#"["0.0.0.0:443", "[::]:443"]"#,
+            meaning: "addresses to listen on; `[::]` accepts IPv6 only and can be used together with `0.0.0.0`",
+            values: Is("list of IP addresses and ports"),
+            default: None,
+        },
+        Key {
+            name: "protocol",
+            example: r#""tls""#,
+            meaning: "what clients send first. `tls`: a ClientHello. `postgres`: PostgreSQL's request for TLS, or a \
+                      ClientHello with ALPN `postgresql`. `tcp`: anything",
+            values: Of(|| one_of(&PROTOCOLS)),
+            default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
+        },
+        Key {
+            name: "hello_timeout",
+            example: r#""5s""#,
+            meaning: "time from accept to a complete ClientHello, including the PROXY header and PostgreSQL's request. The \
+                      handshake of a terminated route gets the same time again",
+            values: Is("duration, not zero"),
+            default: Some(Of(|| duration(a_listener().hello_timeout))),
+        },
+        Key {
+            name: "hello_bytes",
+            example: "16384",
+            meaning: "bytes that a client may send until its ClientHello is complete, TLS records and their headers included, \
+                      without the PROXY header and PostgreSQL's request. Clients of today send 200 to 2000",
+            values: Of(|| integers(&HELLO_BYTES)),
+            default: Some(Of(|| code(a_listener().hello_bytes))),
+        },
+        Key {
+            name: "proxy_protocol",
+            example: "true",
+            meaning: "peers in `trusted_proxies` must send a PROXY header first: version 1, or version 2 with up to 64 KiB of \
+                      TLVs. Other peers must not",
+            values: Is("boolean"),
+            default: Some(Of(|| code(a_listener().proxy_protocol))),
+        },
+        Key {
+            name: "trusted_proxies",
+            example: r#"["10.0.0.0/8"]"#,
+            meaning: "proxies whose PROXY header is believed; required with `proxy_protocol`",
+            values: Is("list of networks"),
+            default: Some(Is("`[]`")),
+        },
+        Key {
+            name: "allow",
+            example: r#"["10.0.0.0/8"]"#,
+            meaning: "who may connect",
+            values: Is("list of networks, not empty"),
+            default: Some(Is("absent: everyone")),
+        },
+        Key {
+            name: "deny",
+            example: r#"["10.0.0.0/8"]"#,
+            meaning: "who may not connect; takes precedence over `allow`",
+            values: Is("list of networks"),
+            default: Some(Is("`[]`")),
+        },
+        Key {
+            name: "max_connections",
+            example: "100000",
+            meaning: "connections open at once on this listener",
+            values: Of(|| integers(&CONNECTIONS)),
+            default: Some(Is("absent: the gateway's")),
+        },
+        Key {
+            name: "client_rate",
+            example: CLIENT_RATE_EXAMPLE,
+            meaning: "what one client address may have of this listener",
+            values: Is("table, [below](#client_rate)"),
+            default: Some(Is("absent: no limit of its own")),
+        },
+        Key {
+            name: "backlog",
+            example: "4096",
+            meaning: "connections per worker that the kernel queues until they are accepted; the kernel's limit is \
+                      `net.core.somaxconn`",
+            values: Of(|| integers(&BACKLOG)),
+            default: Some(Of(|| code(a_listener().backlog))),
+        },
+        Key {
+            name: "keepalive",
+            example: KEEPALIVE_EXAMPLE,
+            meaning: "TCP keepalive toward clients",
+            values: Is("table, [below](#keepalive)"),
+            default: Some(Is("the gateway's")),
+        },
+        Key {
+            name: "freebind",
+            example: "true",
+            meaning: "listen also on addresses that the machine does not have yet (IP_FREEBIND). A standby node starts, and \
+                      serves when it gets the address (VRRP). A mistyped address is then no error",
+            values: Is("boolean"),
+            default: Some(Of(|| code(a_listener().freebind))),
+        },
+    ],
+};
+
+/// One with nothing but defaults.
+fn a_listener() -> Listener {
+    Listener::new("".into(), Vec::new())
+}

@@ -1,0 +1,178 @@
+//! `[[pool]]`.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::ops::RangeInclusive;
+
+use super::common::{CONNECTIONS, KEEPALIVE_EXAMPLE};
+use super::health::ON_DOWN;
+use crate::config::address::Origin;
+use crate::config::model::{Balance, Pool, ProxyVersion, Server};
+use crate::config::toml::key::Text::{Is, Of};
+use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
+
+/// Of a server.
+pub(in crate::config::toml) const SERVER_WEIGHT: RangeInclusive<i64> = 1..=256;
+
+pub(in crate::config::toml) const BALANCES: [(&str, Balance); 4] = [
+    ("round-robin", Balance::RoundRobin),
+    ("least-connections", Balance::LeastConnections),
+    ("source-hash", Balance::SourceHash),
+    ("random", Balance::Random),
+];
+
+pub(in crate::config::toml) const PROXY_VERSIONS: [(&str, ProxyVersion); 2] =
+    [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
+
+pub(in crate::config::toml) const POOL: Table = Table {
+    header: "[[pool]]",
+    keys: &[
+        Key {
+            name: "name",
+            example: r#""redis-1""#,
+            meaning: "its unique name in routes, metrics and `drain`",
+            values: Is("as for a listener"),
+            default: None,
+        },
+        Key {
+            name: "balance",
+            example: r#""round-robin""#,
+            meaning: "how a server is selected ([more](#balance))",
+            values: Of(|| one_of(&BALANCES)),
+            default: Some(Of(|| word(&BALANCES, &a_pool().balance))),
+        },
+        Key {
+            name: "slow_start",
+            example: r#""30s""#,
+            meaning: "time in which a server that gets connections again (after it was drained, down or ejected) comes to its whole share; not with \
+                      `source-hash`",
+            values: Is("duration, not zero"),
+            default: Some(Is("absent: at once")),
+        },
+        Key {
+            name: "servers",
+            example: r#"["10.0.0.11:6379"]"#,
+            meaning: "servers of which any may take a connection; `\"10.0.0.11:6379\"` is short for \
+                      `{ address = \"10.0.0.11:6379\" }`",
+            values: Is("list of addresses or tables, [below](#servers)"),
+            default: None,
+        },
+        Key {
+            name: "connect_timeout",
+            example: r#""2s""#,
+            meaning: "limit of one attempt at one server, with all its addresses; also of the wait for a PostgreSQL server's \
+                      answer to the request for TLS, and of the wait for a place where all servers have their `max_connections`",
+            values: Is("duration, not zero"),
+            default: Some(Of(|| duration(a_pool().connect_timeout))),
+        },
+        Key {
+            name: "send_proxy",
+            example: r#""v2""#,
+            meaning: "the PROXY header that is sent to servers first; version 2 also carries the SNI (`PP2_TYPE_AUTHORITY`)",
+            values: Of(|| one_of(&PROXY_VERSIONS)),
+            default: Some(Is("absent: none")),
+        },
+        Key {
+            name: "keepalive",
+            example: KEEPALIVE_EXAMPLE,
+            meaning: "TCP keepalive toward servers",
+            values: Is("table, [below](#keepalive)"),
+            default: Some(Is("the gateway's")),
+        },
+        Key {
+            name: "health",
+            example: r#"{ check = "tcp", interval = "5s", rise = 2, fall = 3 }"#,
+            meaning: "how its servers are checked ([more](#health))",
+            values: Is("table, [below](#health)"),
+            default: Some(Is("absent: not at all")),
+        },
+        Key {
+            name: "eject",
+            example: r#"{ failures = 3, time = "10s" }"#,
+            meaning: "when a server that fails connections gets none for a while ([more](#eject))",
+            values: Is("table, [below](#eject)"),
+            default: Some(Is("absent: never")),
+        },
+        Key {
+            name: "on_down",
+            example: r#""kill""#,
+            meaning: "what becomes of open connections to a server that its checks find down: they go on, or are reset",
+            values: Of(|| one_of(&ON_DOWN)),
+            default: Some(Of(|| word(&ON_DOWN, &a_pool().on_down))),
+        },
+        Key {
+            name: "tls",
+            example: r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#,
+            meaning: "**refused by this version**",
+            values: Is("table"),
+            default: Some(Is("absent: none")),
+        },
+    ],
+};
+
+/// One with nothing but defaults.
+fn a_pool() -> Pool {
+    Pool::new("".into(), Vec::new())
+}
+
+pub(in crate::config::toml) const SERVER: Table = Table {
+    header: "a server",
+    keys: &[
+        Key {
+            name: "address",
+            example: r#""10.0.0.11:6379""#,
+            meaning: "IP address or name, and port; or a service ([SRV records](#srv-records)). Unique in its pool",
+            values: Is(
+                "`\"10.0.0.11:6379\"`, `\"[2001:db8::1]:6379\"`, `\"redis.example.com:6379\"`, `\"srv:_redis._tcp.example.com\"`",
+            ),
+            default: None,
+        },
+        Key {
+            name: "weight",
+            example: "1",
+            meaning: "relative to the pool's other servers; not for a service",
+            values: Of(|| integers(&SERVER_WEIGHT)),
+            default: Some(Of(|| code(a_server().weight))),
+        },
+        Key {
+            name: "backup",
+            example: "true",
+            meaning: "takes connections only if no server that is not a backup is usable",
+            values: Is("boolean"),
+            default: Some(Is("`false`")),
+        },
+        Key {
+            name: "max_connections",
+            example: "500",
+            meaning: "connections open at once; for a service, of each of its servers ([more](#full-servers))",
+            values: Of(|| integers(&CONNECTIONS)),
+            default: Some(Is("absent: no limit of its own")),
+        },
+    ],
+};
+
+/// One with nothing but defaults.
+fn a_server() -> Server {
+    Server::new(Origin::Service("".into()))
+}
+
+/// Refused by this version, and so not in the documentation.
+pub(in crate::config::toml) const UPSTREAM_TLS: Table = Table {
+    header: "tls of a pool",
+    keys: &[
+        Key {
+            name: "ca",
+            example: r#""upstream-ca.crt""#,
+            meaning: "authorities that the server's certificate leads to (PEM)",
+            values: Is("path"),
+            default: Some(Is("")),
+        },
+        Key {
+            name: "server_name",
+            example: r#""redis.internal""#,
+            meaning: "the name that the server's certificate bears",
+            values: Is("host name or IP address"),
+            default: Some(Is("")),
+        },
+    ],
+};

@@ -1,0 +1,16 @@
+//! The TOML source: text to a draft.
+
+mod docs;
+mod identity;
+mod key;
+mod keys;
+mod mend;
+mod read;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use docs::with_tables_of_keys;
+pub(super) use keys::{CHECKS, CLIENT_RATE_EXAMPLE};
+pub(super) use read::{read, read_gateway};

@@ -1,0 +1,321 @@
+//! TOML text to a draft: which keys there are, of which type, and what each means on its own.
+//!
+//! Nothing here looks at two keys at once. A key whose value is wrong is reported here and [`Field::Invalid`]
+//! from then on, so that one mistake is one error.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use ipnet::IpNet;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{
+    ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
+    CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS, HELLO_BYTES,
+    KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, ON_DOWN, POOL,
+    PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROOT, ROUTE, SERVER, SERVER_WEIGHT, STATUS, TIERS, TLS_MODES,
+    UPSTREAM_TLS, WORKERS,
+};
+use super::reader::{self, Reader, Section, Value};
+use super::{identity, value};
+use crate::config::diagnostic::{Diagnostic, Report, quote};
+use crate::config::draft::{
+    AccessLogDraft, BackendDraft, CertificateDraft, ClientAuthDraft, ClientRateDraft, Draft, Field,
+    GatewayDraft, HealthDraft, HealthTlsDraft, ListenerDraft, PoolDraft, RouteDraft, ServerDraft,
+};
+use crate::config::health::Eject;
+use crate::config::model::{Interfaces, Keepalive};
+use crate::config::place::Placed;
+use crate::reason::Tier;
+
+/// Reads the whole text, past syntax errors too.
+pub(in crate::config) fn read(text: &str, report: &mut Report) -> Draft {
+    let root = reader::parse(text, report);
+    let mut root = Section::open(report, &ROOT, &root, 0..0);
+    Draft {
+        gateway: gateway_of(&mut root),
+        listeners: root.tables("listener", &LISTENER, listener),
+        routes: root.tables("route", &ROUTE, route),
+        pools: root.tables("pool", &POOL, pool),
+    }
+}
+
+/// Reads no more than `[gateway]`; syntax errors anywhere count, as they may hide it.
+pub(in crate::config) fn read_gateway(text: &str, report: &mut Report) -> GatewayDraft {
+    let mut all = reader::parse(text, report);
+    let alone: DeTable<'_> = all.remove_entry("gateway").into_iter().collect();
+    gateway_of(&mut Section::open(report, &ROOT, &alone, 0..0))
+}
+
+/// Without a `[gateway]`, everything in it has its default.
+fn gateway_of(root: &mut Section<'_, '_>) -> GatewayDraft {
+    let given = root.read("gateway", |r, v| r.section(v, &GATEWAY).map(gateway));
+    given.into_value().unwrap_or_else(|| gateway(Section::open(root.report, &GATEWAY, &DeTable::new(), 0..0)))
+}
+
+fn gateway(mut s: Section<'_, '_>) -> GatewayDraft {
+    GatewayDraft {
+        workers: s.read("workers", |r, v| r.integer(v, WORKERS)),
+        interfaces: s.read("interfaces", interfaces),
+        tiers: s.read("tiers", tiers),
+        bpffs: s.read("bpffs", |r, v| r.parse(v, value::absolute_path)),
+        state_dir: s.read("state_dir", |r, v| r.parse(v, value::state_dir)),
+        admin: s.read("admin", |r, v| r.parse(v, value::socket_address)),
+        watch: s.read("watch", |r, v| r.boolean(v)),
+        access_log: s.read("access_log", |r, v| r.section(v, &ACCESS_LOG).map(access_log)),
+        max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+        drain_timeout: s.read("drain_timeout", |r, v| r.parse(v, value::duration)),
+        source_ports: s.read("source_ports", |r, v| r.parse(v, value::source_ports)),
+        flow_table: s.read("flow_table", |r, v| r.integer(v, FLOWS)),
+        keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
+    }
+}
+
+fn interfaces(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Interfaces> {
+    match v.get_ref() {
+        DeValue::String(text) if text == "auto" => Some(Interfaces::Auto),
+        DeValue::String(text) => {
+            let message = format!("`interfaces` must be `\"auto\"` or a list, not {}", quote(text));
+            r.error(v, message, format!("`interfaces = [{text:?}]`"))
+        }
+        _ => {
+            let names = r.list(v, |r, v| r.parse(v, value::interface))?;
+            r.reject_duplicates(&names, |name| quote(name));
+            let names = names.into_iter().map(|name| name.value);
+            Some(Interfaces::Named(names.collect()))
+        }
+    }
+}
+
+/// `copy` takes whatever reaches it, so it ends the list, written or not.
+fn tiers(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Tier>> {
+    let tiers = r.list(v, |r, v| r.choice(v, &TIERS))?;
+    r.reject_duplicates(&tiers, |tier| format!("`{tier}`"));
+    let mut reached = Vec::new();
+    for tier in tiers {
+        // A duplicate, which was reported.
+        if reached.contains(&tier.value) {
+            continue;
+        }
+        if reached.contains(&Tier::Copy) {
+            let message = format!("the tier `{}` is never reached", tier.value);
+            let warning = Diagnostic::warning(&tier.place, message);
+            let help = "put `\"copy\"` last: it takes every connection";
+            r.report.push(warning.help(help));
+            continue;
+        }
+        reached.push(tier.value);
+    }
+    if !reached.contains(&Tier::Copy) {
+        reached.push(Tier::Copy);
+    }
+    Some(reached)
+}
+
+fn access_log(mut s: Section<'_, '_>) -> AccessLogDraft {
+    AccessLogDraft {
+        path: s.read("path", |r, v| r.parse(v, value::log_target)),
+        format: s.read("format", |r, v| r.choice(v, &LOG_FORMATS)),
+    }
+}
+
+fn keepalive(mut s: Section<'_, '_>) -> Keepalive {
+    let seconds = |r: &mut Reader<'_>, v: &Value<'_>| r.seconds(v, MAX_KEEPALIVE_SECONDS);
+    Keepalive {
+        idle: s.read("idle", seconds).get(),
+        interval: s.read("interval", seconds).get(),
+        count: s.read("count", |r, v| r.integer(v, KEEPALIVE_COUNT)).get(),
+    }
+}
+
+fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
+    ListenerDraft {
+        place: s.span.clone().into(),
+        name: s.read("name", |r, v| r.parse(v, value::name)),
+        bind: s.read("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
+        protocol: s.read("protocol", |r, v| r.choice(v, &PROTOCOLS)),
+        hello_timeout: s.read("hello_timeout", |r, v| r.timeout(v)),
+        hello_bytes: s.read("hello_bytes", |r, v| r.integer(v, HELLO_BYTES)),
+        proxy_protocol: s.read("proxy_protocol", |r, v| r.boolean(v)),
+        trusted_proxies: s.read("trusted_proxies", networks),
+        allow: s.read("allow", |r, v| match v.get_ref() {
+            DeValue::Array(list) if list.is_empty() => r.error(
+                v,
+                "an empty `allow` would turn every client away",
+                "leave `allow` out to let everyone in",
+            ),
+            _ => networks(r, v),
+        }),
+        deny: s.read("deny", networks),
+        max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+        client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
+        backlog: s.read("backlog", |r, v| r.integer(v, BACKLOG)),
+        keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
+        freebind: s.read("freebind", |r, v| r.boolean(v)),
+    }
+}
+
+/// Without host bits.
+fn networks(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Placed<IpNet>>> {
+    r.items(v, |r, v| {
+        let network = r.parse(v, value::cidr)?;
+        let bare = network.trunc();
+        if network != bare {
+            let message = format!("`{network}` has bits set behind its prefix");
+            let address = network.addr();
+            let help = format!("it is taken as `{bare}`; for one address leave the prefix out: `{address}`");
+            r.report.push(Diagnostic::warning(v.span(), message).help(help));
+        }
+        Some(bare)
+    })
+}
+
+fn route(mut s: Section<'_, '_>) -> RouteDraft {
+    RouteDraft {
+        place: s.span.clone().into(),
+        name: s.read("name", |r, v| r.parse(v, value::name)),
+        listener: s.read("listener", |r, v| r.string(v).map(str::to_owned)),
+        sni: s.read("sni", |r, v| {
+            let patterns = r.list(v, |r, v| r.parse(v, value::sni_pattern))?;
+            r.reject_duplicates(&patterns, |pattern| quote(&pattern.to_string()));
+            Some(patterns)
+        }),
+        alpn: s.read("alpn", |r, v| {
+            let protocols = r.items(v, |r, v| r.parse(v, value::alpn))?;
+            r.reject_duplicates(&protocols, |protocol| quote(protocol));
+            Some(protocols)
+        }),
+        tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
+        certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
+        client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
+        client_auth: s.read("client_auth", |r, v| r.section(v, &CLIENT_AUTH).map(client_auth)),
+        backends: s.read("backends", |r, v| r.list(v, backend)),
+        retry_other_pool: s.read("retry_other_pool", |r, v| r.boolean(v)),
+        idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
+        max_age: s.read("max_age", |r, v| r.timeout(v)),
+        max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+        client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
+    }
+}
+
+fn client_rate(mut s: Section<'_, '_>) -> ClientRateDraft {
+    ClientRateDraft {
+        connections: s.read("connections", |r, v| r.integer(v, CONNECTIONS)),
+        per: s.read("per", |r, v| r.timeout(v)),
+        open: s.read("open", |r, v| r.integer(v, CONNECTIONS)),
+    }
+}
+
+fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
+    CertificateDraft {
+        chain: s.read("chain", |r, v| r.parse(v, value::path)),
+        key: s.read("key", |r, v| r.parse(v, value::path)),
+        passphrase_file: s.read("passphrase_file", |r, v| r.parse(v, value::path)),
+    }
+}
+
+fn client_auth(mut s: Section<'_, '_>) -> ClientAuthDraft {
+    ClientAuthDraft {
+        ca: s.read("ca", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        crl: s.read("crl", |r, v| r.items(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &CLIENT_AUTH_MODES)),
+        subjects: s.read("subjects", |r, v| r.items(v, |r, v| r.parse(v, identity::subject))),
+        sans: s.read("sans", |r, v| r.items(v, |r, v| r.parse(v, identity::san))),
+    }
+}
+
+/// A pool's name stands for `{ pool = NAME }`.
+fn backend(r: &mut Reader<'_>, v: &Value<'_>) -> Option<BackendDraft> {
+    if let DeValue::String(pool) = v.get_ref() {
+        let pool = Field::Given(Placed::new(v.span(), pool.clone().into_owned()));
+        return Some(BackendDraft { pool, weight: Field::Absent });
+    }
+    let mut s = r.section(v, &BACKEND)?;
+    Some(BackendDraft {
+        pool: s.read("pool", |r, v| r.string(v).map(str::to_owned)),
+        weight: s.read("weight", |r, v| r.integer(v, BACKEND_WEIGHT)),
+    })
+}
+
+fn pool(mut s: Section<'_, '_>) -> PoolDraft {
+    PoolDraft {
+        place: s.span.clone().into(),
+        name: s.read("name", |r, v| r.parse(v, value::name)),
+        balance: s.read("balance", |r, v| r.choice(v, &BALANCES)),
+        servers: s.read("servers", |r, v| r.list(v, server)),
+        slow_start: s.read("slow_start", |r, v| r.timeout(v)),
+        connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
+        send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
+        keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
+        health: s.read("health", health),
+        eject: s.read("eject", |r, v| r.section(v, &EJECT).map(eject)),
+        on_down: s.read("on_down", |r, v| r.choice(v, &ON_DOWN)),
+        tls: s.read("tls", |r, v| r.section(v, &UPSTREAM_TLS).map(upstream_tls)),
+    }
+}
+
+/// An address, or a service, stands for `{ address = … }`.
+fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<ServerDraft> {
+    if let DeValue::String(_) = v.get_ref() {
+        let address = r.parse(v, value::server_origin)?;
+        let address = Field::Given(Placed::new(v.span(), address));
+        return Some(ServerDraft {
+            address,
+            weight: Field::Absent,
+            backup: Field::Absent,
+            max_connections: Field::Absent,
+        });
+    }
+    let mut s = r.section(v, &SERVER)?;
+    Some(ServerDraft {
+        address: s.read("address", |r, v| r.parse(v, value::server_origin)),
+        weight: s.read("weight", |r, v| r.integer(v, SERVER_WEIGHT)),
+        backup: s.read("backup", |r, v| r.boolean(v)),
+        max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+    })
+}
+
+fn health(r: &mut Reader<'_>, v: &Value<'_>) -> Option<HealthDraft> {
+    let mut s = r.section(v, &HEALTH)?;
+    Some(HealthDraft {
+        check: s.read("check", |r, v| r.choice(v, &CHECKS)),
+        interval: s.read("interval", |r, v| {
+            let interval = r.timeout(v)?;
+            match interval < MIN_INTERVAL {
+                true => r.error(v, "`interval` must be at least 100 ms", "for example `interval = \"5s\"`"),
+                false => Some(interval),
+            }
+        }),
+        timeout: s.read("timeout", |r, v| r.timeout(v)),
+        rise: s.read("rise", |r, v| r.integer(v, CHECK_COUNT)),
+        fall: s.read("fall", |r, v| r.integer(v, CHECK_COUNT)),
+        port: s.read("port", |r, v| r.integer(v, PORT)),
+        role: s.read("role", |r, v| r.choice(v, &ROLES)),
+        user: s.read("user", |r, v| r.parse(v, |text| value::word("user", text))),
+        password_file: s.read("password_file", |r, v| r.parse(v, value::path)),
+        database: s.read("database", |r, v| r.parse(v, |text| value::word("database", text))),
+        path: s.read("path", |r, v| r.parse(v, value::http_path)),
+        host: s.read("host", |r, v| r.parse(v, value::http_host)),
+        status: s.read("status", |r, v| r.list(v, |r, v| r.integer(v, STATUS))),
+        tls: s.read("tls", |r, v| r.section(v, &HEALTH_TLS).map(health_tls)),
+    })
+}
+
+fn health_tls(mut s: Section<'_, '_>) -> HealthTlsDraft {
+    HealthTlsDraft {
+        ca: s.read("ca", |r, v| r.parse(v, value::path)),
+        server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
+    }
+}
+
+fn eject(mut s: Section<'_, '_>) -> Eject {
+    let default = Eject::default();
+    Eject {
+        failures: s.read("failures", |r, v| r.integer(v, CHECK_COUNT)).or(default.failures),
+        time: s.read("time", |r, v| r.timeout(v)).or(default.time),
+    }
+}
+
+fn upstream_tls(mut s: Section<'_, '_>) {
+    s.read("ca", |r, v| r.parse(v, value::path));
+    s.read("server_name", |r, v| r.parse(v, value::server_name));
+}

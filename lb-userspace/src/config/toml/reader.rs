@@ -1,0 +1,336 @@
+//! How tables and values of TOML are read: every mistake is reported where it stands, and reading goes on.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::hash::Hash;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::key::{Key, Table};
+use super::keys::SECTIONS;
+use super::value;
+use crate::config::diagnostic::{Diagnostic, Problem, Report, quote};
+use crate::config::draft::{Field, reject_repeated};
+use crate::config::place::Placed;
+
+/// Parses `text`, past errors.
+pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> DeTable<'t> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let whole = |error: &toml::de::Error| error.span().unwrap_or(text.len()..text.len());
+    let mut errors: Vec<_> = errors.iter().map(|error| (whole(error), error.message())).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    errors.dedup();
+    let swallowed = errors.iter().any(|(_, message)| message.starts_with("unclosed array,"));
+    for (span, message) in errors {
+        let at = span.start;
+        report.push_syntax(syntax_error(span, message));
+        // An array without its end swallows the rest of the file, with errors at every turn: only the first of
+        // them is a mistake of the user's.
+        if swallowed && INSIDE_ARRAY.iter().any(|start| message.starts_with(start)) {
+            report.give_up_from(at);
+            break;
+        }
+    }
+    root.into_inner()
+}
+
+/// What the parser says of text that it takes for items of an array.
+const INSIDE_ARRAY: [&str; 3] =
+    ["missing comma between array elements", "unexpected `=` in array", "unclosed array,"];
+
+/// What the parser says of text without quotes, by what it starts like.
+const UNQUOTED: [&str; 6] = [
+    "string values must be quoted",
+    "invalid integer",
+    "invalid float",
+    "invalid boolean",
+    "invalid date",
+    "unexpected leading zero",
+];
+
+fn syntax_error(span: Range<usize>, message: &str) -> Diagnostic {
+    let help = if INSIDE_ARRAY.iter().any(|start| message.starts_with(start)) {
+        Some("if the list ends before this, close it with `]`".to_owned())
+    } else if UNQUOTED.iter().any(|start| message.starts_with(start)) {
+        Some("text, also an address or a duration, stands in quotes".to_owned())
+    } else if message == "duplicate key" {
+        Some("take one of them out".to_owned())
+    } else {
+        None
+    };
+    Diagnostic { help, ..Diagnostic::error(span, message.replace('\n', " ")) }
+}
+
+pub(super) type Value<'i> = Spanned<DeValue<'i>>;
+
+/// A table being read: every key of it that is not declared has been reported.
+pub(super) struct Section<'a, 'i> {
+    pub(super) report: &'a mut Report,
+    keys: &'static Table,
+    table: &'a DeTable<'i>,
+    /// Of the header, or of the whole table where it is written inline.
+    pub(super) span: Range<usize>,
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    pub(super) fn open(
+        report: &'a mut Report,
+        keys: &'static Table,
+        table: &'a DeTable<'i>,
+        span: Range<usize>,
+    ) -> Self {
+        for key in table.keys() {
+            if !keys.names().any(|known| known == key.get_ref()) {
+                report_unknown_key(report, keys, key);
+            }
+        }
+        Self { report, keys, table, span }
+    }
+
+    /// The value of a key, as `value` reads it. A required key that is not there is as bad as one that makes no sense.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        value: impl FnOnce(&mut Reader<'_>, &Value<'i>) -> Option<T>,
+    ) -> Field<T> {
+        let key = self.keys.key(key);
+        let Some(given) = self.table.get(key.name) else {
+            if key.default.is_some() {
+                return Field::Absent;
+            }
+            let message = format!("{} without `{}`", self.keys.header, key.name);
+            self.report.push_absence(Diagnostic::error(self.span.clone(), message).help(key.hint()));
+            return Field::Invalid;
+        };
+        match value(&mut Reader { report: self.report, key, in_list: false }, given) {
+            Some(value) => Field::Given(Placed::new(given.span(), value)),
+            None => Field::Invalid,
+        }
+    }
+
+    /// Reads each table of `[[key]]`.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        keys: &'static Table,
+        table: impl Fn(Section<'_, '_>) -> T,
+    ) -> Vec<T> {
+        let field = self.read(key, |reader, value| match value.get_ref() {
+            DeValue::Array(list) => {
+                let tables = list.iter().filter_map(|item| reader.section(item, keys).map(&table));
+                Some(tables.collect())
+            }
+            DeValue::Table(_) => {
+                let message = format!("`{key}` is a list of tables");
+                reader.error::<()>(value, message, format!("write `{}`", keys.header));
+                // It is read even so, or references to its name would lead nowhere.
+                reader.section(value, keys).map(|section| vec![table(section)])
+            }
+            _ => reader.wrong_type(value, "a list of tables"),
+        });
+        field.into_value().unwrap_or_default()
+    }
+}
+
+/// What stands at one key, or in a list at one key.
+pub(super) struct Reader<'a> {
+    pub(super) report: &'a mut Report,
+    key: &'static Key,
+    /// Reading an item of a list at `key`, not the list.
+    in_list: bool,
+}
+
+impl Reader<'_> {
+    pub(super) fn string<'v>(&mut self, value: &'v Value<'_>) -> Option<&'v str> {
+        match value.get_ref() {
+            DeValue::String(text) => Some(text),
+            _ => self.wrong_type(value, "a string"),
+        }
+    }
+
+    pub(super) fn parse<T>(
+        &mut self,
+        value: &Value<'_>,
+        meaning: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
+        match meaning(self.string(value)?) {
+            Ok(meaning) => Some(meaning),
+            Err(problem) => {
+                self.report.push(problem.at(value.span()));
+                None
+            }
+        }
+    }
+
+    /// A duration that is not zero.
+    pub(super) fn timeout(&mut self, value: &Value<'_>) -> Option<Duration> {
+        let duration = self.parse(value, value::duration)?;
+        if duration.is_zero() {
+            let message = format!("`{}` must not be zero", self.key.name);
+            let help = match self.key.name {
+                "idle_timeout" | "max_age" => "leave it out for no timeout".to_owned(),
+                _ => self.key.hint(),
+            };
+            return self.error(value, message, help);
+        }
+        Some(duration)
+    }
+
+    /// A duration of whole seconds, from 1 to `most`.
+    pub(super) fn seconds(&mut self, value: &Value<'_>, most: u16) -> Option<u16> {
+        let duration = self.parse(value, value::duration)?;
+        match u16::try_from(duration.as_secs()) {
+            Ok(seconds) if duration.subsec_nanos() == 0 && (1..=most).contains(&seconds) => Some(seconds),
+            _ => {
+                let message =
+                    format!("`{}` must be from 1 to {most} seconds, without a fraction", self.key.name);
+                self.error(value, message, self.key.hint())
+            }
+        }
+    }
+
+    pub(super) fn boolean(&mut self, value: &Value<'_>) -> Option<bool> {
+        match value.get_ref() {
+            DeValue::Boolean(boolean) => Some(*boolean),
+            _ => self.wrong_type(value, "`true` or `false`"),
+        }
+    }
+
+    /// `range` lies within `T`.
+    pub(super) fn integer<T: TryFrom<i64>>(
+        &mut self,
+        value: &Value<'_>,
+        range: RangeInclusive<i64>,
+    ) -> Option<T> {
+        let DeValue::Integer(integer) = value.get_ref() else {
+            return self.wrong_type(value, "an integer");
+        };
+        match i64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) if range.contains(&number) => T::try_from(number).ok(),
+            _ => {
+                let message =
+                    format!("`{}` must be from {} to {}", self.key.name, range.start(), range.end());
+                self.error(value, message, self.key.hint())
+            }
+        }
+    }
+
+    /// One of a closed set of words.
+    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&'static str, T)]) -> Option<T> {
+        let text = self.string(value)?;
+        if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+            return Some(*choice);
+        }
+        let names = || choices.iter().map(|(name, _)| *name);
+        let help = self.report.similar(text, names());
+        let help = help.unwrap_or_else(|| {
+            let names: Vec<_> = names().map(|name| format!("`{name:?}`")).collect();
+            format!("one of {}", names.join(", "))
+        });
+        self.error(value, format!("`{}` cannot be {}", self.key.name, quote(text)), help)
+    }
+
+    /// A list with something in it.
+    pub(super) fn list<T>(
+        &mut self,
+        value: &Value<'_>,
+        item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Vec<Placed<T>>> {
+        match value.get_ref() {
+            DeValue::Array(list) if list.is_empty() => {
+                let message = format!("`{}` must not be empty", self.key.name);
+                self.error(value, message, self.key.hint())
+            }
+            _ => self.items(value, item),
+        }
+    }
+
+    /// The items that make sense: the others have been reported.
+    pub(super) fn items<T>(
+        &mut self,
+        value: &Value<'_>,
+        mut item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Vec<Placed<T>>> {
+        let DeValue::Array(list) = value.get_ref() else {
+            return self.wrong_type(value, "a list");
+        };
+        let mut items = Vec::with_capacity(list.len());
+        self.in_list = true;
+        for value in list {
+            items.extend(item(self, value).map(|item| Placed::new(value.span(), item)));
+        }
+        self.in_list = false;
+        Some(items)
+    }
+
+    pub(super) fn reject_duplicates<T: Eq + Hash>(
+        &mut self,
+        items: &[Placed<T>],
+        show: impl Fn(&T) -> String,
+    ) {
+        let message = |item: &T| format!("{} is twice in `{}`", show(item), self.key.name);
+        reject_repeated(items, message, self.report);
+    }
+
+    pub(super) fn section<'s, 'i>(
+        &'s mut self,
+        value: &'s Value<'i>,
+        keys: &'static Table,
+    ) -> Option<Section<'s, 'i>> {
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section::open(self.report, keys, table, value.span())),
+            _ => self.wrong_type(value, "a table"),
+        }
+    }
+
+    /// Reports an error; `None` for the caller to hand on.
+    pub(super) fn error<T>(
+        &mut self,
+        value: &Value<'_>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<T> {
+        self.report.push(Diagnostic::error(value.span(), message).help(help));
+        None
+    }
+
+    fn wrong_type<T>(&mut self, value: &Value<'_>, expected: &str) -> Option<T> {
+        let what = if self.in_list { "an item of " } else { "" };
+        let message = format!("{what}`{}` must be {expected}, not {}", self.key.name, type_name(value));
+        let help = match value.get_ref() {
+            DeValue::String(text) if expected == "a list" => format!("`{} = [{text:?}]`", self.key.name),
+            _ => self.key.hint(),
+        };
+        self.error(value, message, help)
+    }
+}
+
+fn report_unknown_key(report: &mut Report, keys: &Table, key: &Spanned<DeString<'_>>) {
+    let name = key.get_ref();
+    let error = Diagnostic::error(key.span(), format!("unknown key {} in {}", quote(name), keys.header));
+    if let Some(section) = SECTIONS.iter().find(|section| section.names().any(|known| known == name)) {
+        // The header above it may just have been lost.
+        report.push_absence(error.help(format!("it belongs in `{}`", section.header)));
+        return;
+    }
+    let help = report.similar(name, keys.names()).unwrap_or_else(|| {
+        let known: Vec<_> = keys.names().map(quote).collect();
+        format!("known are {}", known.join(", "))
+    });
+    report.push(error.help(help));
+}
+
+fn type_name(value: &Value<'_>) -> &'static str {
+    match value.get_ref() {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,156 @@
+//! What is declared of keys: the documentation has it, and it is true.
+
+use std::fs;
+
+use super::key::Table;
+use super::keys::{DOCUMENTED, HEALTH_TLS, UPSTREAM_TLS};
+use super::with_tables_of_keys;
+use crate::config::diagnostic::Report;
+use crate::config::tests::{GOOD, TERMINATED, changed, checked};
+
+const DOCUMENTATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+
+#[test]
+fn the_tables_of_the_documentation_are_those_that_are_declared() {
+    let stored = fs::read_to_string(DOCUMENTATION).expect("the documentation");
+    let declared = with_tables_of_keys(&stored).expect("a place for every table");
+    if std::env::var_os("SNISPLICE_WRITE_DOCS").is_some() {
+        fs::write(DOCUMENTATION, declared).expect("written");
+        return;
+    }
+    let differs = stored.lines().zip(declared.lines()).find(|(stored, declared)| stored != declared);
+    assert!(
+        stored == declared,
+        "docs/configuration.md differs from what is declared, first at {differs:?}: \
+         SNISPLICE_WRITE_DOCS=1 cargo test -p snisplice --lib documentation"
+    );
+}
+
+/// A file with nothing but this line, in this table.
+fn alone(table: &Table, line: &str) -> String {
+    match table.header {
+        "the top level" => line.to_owned(),
+        "access_log" => format!("[gateway.access_log]\n{line}"),
+        "keepalive" => format!("[gateway.keepalive]\n{line}"),
+        "client_rate" => format!("[[listener]]\n[listener.client_rate]\n{line}"),
+        "certificate" => format!("[[route]]\n[route.certificate]\n{line}"),
+        "client_auth" => format!("[[route]]\n[route.client_auth]\n{line}"),
+        "a backend" => format!("[[route]]\nbackends = [{{ {line} }}]"),
+        "a server" => format!("[[pool]]\nservers = [{{ {line} }}]"),
+        "health" => format!("[[pool]]\n[pool.health]\n{line}"),
+        "tls of health" => format!("[[pool]]\n[pool.health.tls]\n{line}"),
+        "eject" => format!("[[pool]]\n[pool.eject]\n{line}"),
+        "tls of a pool" => format!("[[pool]]\n[pool.tls]\n{line}"),
+        header => format!("{header}\n{line}"),
+    }
+}
+
+/// The good configuration, with this line in this table.
+fn in_good(table: &Table, line: &str) -> String {
+    match table.header {
+        "[gateway]" | "access_log" => format!("{}\n{GOOD}", alone(table, line)),
+        "a backend" => changed(GOOD, "\"redis\"]", &format!("{{ pool = \"redis\", {line} }}]")),
+        "a server" => {
+            changed(GOOD, "[\"10.0.0.11:6379\"]", &format!("[{{ address = \"10.0.0.11:6379\", {line} }}]"))
+        }
+        "client_rate" => with_client_rate(line),
+        "client_auth" => with_client_auth(line),
+        "health" => with_health(line, line),
+        "eject" => with_pool_key(&format!("eject = {{ {line} }}")),
+        header => changed(GOOD, header, &format!("{header}\n{line}")),
+    }
+}
+
+/// With a health check that a line, which begins with its key, may be a part of.
+fn with_health(key: &str, line: &str) -> String {
+    let check = match key.split(' ').next() {
+        Some("database") => "check = 'postgres', user = 'health'",
+        Some("path") => "check = 'http'",
+        _ => "check = 'tcp'",
+    };
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    with_pool_key(&format!("health = {{ {check}{line} }}"))
+}
+
+/// With a `client_rate` that a line may be a part of.
+fn with_client_rate(line: &str) -> String {
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    changed(GOOD, "[[listener]]", &format!("[[listener]]\nclient_rate = {{ connections = 50{line} }}"))
+}
+
+/// With a `client_auth` that a line may be a part of.
+fn with_client_auth(line: &str) -> String {
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    changed(TERMINATED, "[[route]]", &format!("[[route]]\nclient_auth = {{ ca = ['authority.crt']{line} }}"))
+}
+
+fn with_pool_key(line: &str) -> String {
+    changed(GOOD, "[[pool]]", &format!("[[pool]]\n{line}"))
+}
+
+fn read(text: &str) -> Vec<String> {
+    let mut report = Report::default();
+    super::read(text, &mut report);
+    report.finish("snisplice.toml", text).iter().map(|fault| fault.message.clone()).collect()
+}
+
+fn tables() -> impl Iterator<Item = &'static Table> {
+    DOCUMENTED.into_iter().chain([&HEALTH_TLS, &UPSTREAM_TLS])
+}
+
+#[test]
+fn every_key_that_is_declared_is_read() {
+    for table in tables() {
+        for key in table.keys {
+            let found = read(&alone(table, &format!("{} = 1979-05-27", key.name)));
+            let expected = format!("`{}` must be ", key.name);
+            assert!(
+                found.iter().any(|message| message.starts_with(&expected)),
+                "{} of {}: {found:?}",
+                key.name,
+                table.header
+            );
+        }
+    }
+}
+
+#[test]
+fn every_example_makes_sense() {
+    // Those of the top level are headers.
+    for table in tables().skip(1) {
+        for key in table.keys {
+            let found = read(&alone(table, &format!("{} = {}", key.name, key.example)));
+            let found: Vec<_> = found.iter().filter(|message| !message.contains(" without `")).collect();
+            assert!(found.is_empty(), "{} of {}: {found:?}", key.name, table.header);
+        }
+    }
+}
+
+#[test]
+fn a_key_with_its_default_changes_nothing() {
+    let config = |text: &str| match checked(text) {
+        Ok((config, _)) => format!("{config:?}"),
+        Err(faults) => panic!("{faults}"),
+    };
+    let mut compared = 0;
+    for table in DOCUMENTED {
+        for key in table.keys {
+            let default = key.default.as_ref().map(|default| default.show()).unwrap_or_default();
+            let Some(value) = default.strip_prefix('`').and_then(|value| value.strip_suffix('`')) else {
+                continue;
+            };
+            let without = match table.header {
+                "access_log" => format!("[gateway.access_log]\n{GOOD}"),
+                "client_rate" => with_client_rate(""),
+                "client_auth" => with_client_auth(""),
+                "health" => with_health(key.name, ""),
+                "eject" => with_pool_key("eject = {}"),
+                _ => GOOD.to_owned(),
+            };
+            let with = in_good(table, &format!("{} = {value}", key.name));
+            assert_eq!(config(&with), config(&without), "{} of {}", key.name, table.header);
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "{compared}");
+}

@@ -1,0 +1,47 @@
+//! Connections that wait for a place with one of a pool's servers, each of which has as many as it may have.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// Who waits, in the order of arrival. Kept across reloads.
+#[derive(Default)]
+pub struct Room {
+    freed: Notify,
+    waiting: AtomicUsize,
+}
+
+/// A place in the queue, until it is dropped.
+pub struct Waiting<'a>(&'a Room);
+
+impl Room {
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Joins the queue, unless it has `most` already.
+    pub fn join(&self, most: usize) -> Option<Waiting<'_>> {
+        let waiting = Waiting(self);
+        (self.waiting.fetch_add(1, Relaxed) < most).then_some(waiting)
+    }
+
+    /// A connection has ended: the first in the queue may look.
+    pub fn free(&self) {
+        self.freed.notify_one();
+    }
+}
+
+impl Waiting<'_> {
+    /// Ends when this one is the first in the queue and a connection ends. One that ends while nobody waits is
+    /// remembered for whoever comes next, so nothing is lost between a look and this.
+    pub fn freed(&self) -> Notified<'_> {
+        self.0.freed.notified()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}

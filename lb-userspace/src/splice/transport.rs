@@ -1,0 +1,182 @@
+//! What a relayed leg speaks: the application's bytes as they are, or inside of TLS.
+
+use crate::reason::TlsError;
+use crate::scratch::Output;
+use crate::socket::read_once;
+use crate::traffic::add;
+use std::io::{self, ErrorKind::WouldBlock};
+use std::mem;
+use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll, ready};
+use tokio::net::TcpStream;
+
+/// One leg of a relayed connection, which takes and gives the application's bytes.
+///
+/// The methods work in buffers that the worker lends them: an idle leg owns none.
+pub trait Transport {
+    /// The application's bytes can be moved out of this socket and into it by splice(2).
+    const SPLICES: bool;
+
+    /// The leg's socket.
+    fn socket(&self) -> &TcpStream;
+
+    /// Receives once, into `input`; `plaintext` is room for what is made of it. Not called again behind the end or a failure.
+    fn poll_read<'b>(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &'b mut [u8],
+        plaintext: &'b mut Output,
+    ) -> Poll<Result<Received<'b>, Failure>>;
+
+    /// Sends `bytes`, and keeps what the socket does not take; called when nothing is left of the write before. `records` is
+    /// room for what is made of them. Adds to `delivered` the bytes that the socket has taken, or inside of TLS those that
+    /// are encrypted.
+    fn write(&mut self, bytes: &[u8], records: &mut Output, delivered: &AtomicU64) -> Result<(), Failure>;
+
+    /// The last write was the last: what the transport itself says then (close_notify) is sent behind it. The FIN is the
+    /// relay's.
+    fn end(&mut self, records: &mut Output) -> Result<(), Failure>;
+
+    /// Sends what is kept, and adds to `delivered` as [`write`](Self::write) does; ready when nothing is left.
+    fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>>;
+}
+
+/// What one read has given.
+#[derive(Debug)]
+pub struct Received<'b> {
+    /// For the other leg. Empty if all that came was the transport's own, or part of a record.
+    pub bytes: &'b [u8],
+    /// The peer sends nothing behind them.
+    pub end: bool,
+}
+
+/// Why a leg cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Its socket: the peer is gone, mostly by a reset.
+    Socket,
+    /// Its TLS.
+    Tls(TlsError),
+}
+
+impl From<io::Error> for Failure {
+    fn from(_: io::Error) -> Self {
+        Failure::Socket
+    }
+}
+
+/// A leg without TLS.
+#[derive(Debug)]
+pub struct Plain<'a> {
+    socket: &'a TcpStream,
+    received: Vec<u8>,
+    kept: Kept,
+}
+
+impl<'a> Plain<'a> {
+    /// `received`: what was read from the socket before, and comes before what is still to be read.
+    pub fn new(socket: &'a TcpStream, received: Vec<u8>) -> Self {
+        Plain { socket, received, kept: Kept::default() }
+    }
+}
+
+impl Transport for Plain<'_> {
+    const SPLICES: bool = true;
+
+    fn socket(&self) -> &TcpStream {
+        self.socket
+    }
+
+    fn poll_read<'b>(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &'b mut [u8],
+        plaintext: &'b mut Output,
+    ) -> Poll<Result<Received<'b>, Failure>> {
+        if !self.received.is_empty() {
+            let bytes = plaintext.hold(&mem::take(&mut self.received));
+            return Poll::Ready(Ok(Received { bytes, end: false }));
+        }
+        let read = ready!(poll_read_once(self.socket, cx, input))?;
+        Poll::Ready(Ok(Received { bytes: &input[..read], end: read == 0 }))
+    }
+
+    fn write(&mut self, bytes: &[u8], _: &mut Output, delivered: &AtomicU64) -> Result<(), Failure> {
+        add(delivered, self.kept.write(bytes, self.socket)?);
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut Output) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
+        let left = self.kept.left();
+        if left == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = self.kept.poll_flush(self.socket, cx);
+        add(delivered, left - self.kept.left());
+        flushed.map_err(Failure::from)
+    }
+}
+
+/// Reads once, when there is something to read.
+pub(crate) fn poll_read_once(
+    socket: &TcpStream,
+    cx: &mut Context<'_>,
+    into: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        match read_once(socket, into) {
+            Err(error) if error.kind() == WouldBlock => {}
+            read => return Poll::Ready(read),
+        }
+    }
+}
+
+/// Bytes that a socket has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    bytes: Vec<u8>,
+    /// 0 <= sent <= bytes.len()
+    sent: usize,
+}
+
+impl Kept {
+    /// How many bytes there are.
+    pub(crate) fn left(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Sends `bytes` behind what is kept, at once if nothing is, and keeps what the socket does not take. How much of
+    /// `bytes` it took.
+    pub(crate) fn write(&mut self, bytes: &[u8], to: &TcpStream) -> io::Result<usize> {
+        let sent = match self.left() {
+            0 => match to.try_write(bytes) {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == WouldBlock => 0,
+                Err(error) => return Err(error),
+            },
+            _ => 0,
+        };
+        if sent < bytes.len() {
+            self.bytes.extend_from_slice(&bytes[sent..]);
+        }
+        Ok(sent)
+    }
+
+    /// Sends what is kept; ready when nothing is left.
+    pub(crate) fn poll_flush(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.left() > 0 {
+            match to.try_write(&self.bytes[self.sent..]) {
+                Ok(sent) => self.sent += sent,
+                Err(error) if error.kind() == WouldBlock => ready!(to.poll_write_ready(cx))?,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        *self = Kept::default();
+        Poll::Ready(Ok(()))
+    }
+}

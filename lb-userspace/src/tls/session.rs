@@ -1,0 +1,279 @@
+//! A TLS session of a leg: its handshake, and its records.
+//!
+//! The only place that uses rustls' unbuffered connection. That keeps no buffers of its own, so that an idle connection owns
+//! only its keys: records are decrypted from the worker's buffer and plaintext is encrypted into it.
+
+use super::cause::cause;
+use crate::reason::TlsError;
+use crate::scratch::{self, Output};
+use crate::socket::{read_some, write_all};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// Bytes of a record at most, of which a peer may send a part (RFC 5246, section 6.2.3: it is TLS 1.2 that allows more).
+const MAX_RECORD: usize = 5 + (16 * 1024) + 2048;
+
+/// Received bytes that may wait for the rest of a handshake message (rustls takes 64 KiB of one) or of a record. Until a
+/// message is whole, rustls needs the records in which it came: 23 bytes for each of its own, if there is one in a record.
+const MAX_INCOMING: usize = scratch::SIZE - MAX_RECORD;
+
+/// Why a handshake did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The client's TLS was at fault, or ours does not suit it.
+    #[error("{0}")]
+    Tls(rustls::Error, TlsError),
+    /// The client sent a handshake message in too many pieces.
+    #[error("a handshake message in too many records")]
+    TooFragmented,
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The client closed in the middle.
+    #[error("the client closed during the handshake")]
+    Closed,
+    /// The client was too slow.
+    #[error("the handshake took too long")]
+    TimedOut,
+}
+
+impl HandshakeError {
+    /// The cause, as operators see it.
+    pub fn cause(&self) -> TlsError {
+        match self {
+            HandshakeError::Tls(_, cause) => *cause,
+            HandshakeError::TooFragmented => TlsError::ProtocolViolation,
+            HandshakeError::Io(_) => TlsError::Reset,
+            HandshakeError::Closed => TlsError::Closed,
+            HandshakeError::TimedOut => TlsError::Timeout,
+        }
+    }
+}
+
+/// A TLS session with a client, its handshake done.
+pub struct Session {
+    tls: UnbufferedServerConnection,
+    /// Ciphertext received, of a record or a handshake message that is not whole yet. At most [`MAX_INCOMING`] bytes.
+    incoming: Vec<u8>,
+    /// Plaintext that came with the end of the handshake.
+    early: Vec<u8>,
+    /// The client has sent close_notify.
+    closed: bool,
+}
+
+impl Session {
+    /// Does the handshake; `hello` holds the bytes received so far. The caller bounds the time.
+    pub async fn accept(
+        client: &TcpStream,
+        hello: Vec<u8>,
+        config: Arc<ServerConfig>,
+    ) -> Result<Session, HandshakeError> {
+        let failed = |error, received: &[u8]| {
+            let cause = cause(&error, received);
+            HandshakeError::Tls(error, cause)
+        };
+        let tls = UnbufferedServerConnection::new(config).map_err(|error| failed(error, &[]))?;
+        let mut session = Session { tls, incoming: hello, early: Vec::new(), closed: false };
+        loop {
+            let (mut plaintext, mut answer) = (Output::default(), Output::default());
+            let Session { tls, incoming, closed, .. } = &mut session;
+            let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
+            write_all(client, answer.bytes()).await?;
+            let consumed = result.map_err(|error| failed(error, &session.incoming))?;
+            session.incoming.drain(..consumed);
+            session.early.extend_from_slice(plaintext.bytes());
+            if session.incoming.len() > MAX_INCOMING {
+                return Err(HandshakeError::TooFragmented);
+            }
+            if !session.tls.is_handshaking() {
+                session.incoming.shrink_to_fit();
+                return Ok(session);
+            }
+            if read_some(client, &mut session.incoming).await? == 0 {
+                return Err(HandshakeError::Closed);
+            }
+        }
+    }
+
+    /// The records of the last thing that a client without a server is told, and of close_notify behind it.
+    pub fn last_word(&mut self, plaintext: &[u8]) -> Vec<u8> {
+        let mut output = Output::default();
+        let plaintext = Some(plaintext).filter(|plaintext| !plaintext.is_empty());
+        // Out of key material: it hears nothing.
+        let _ = plaintext.map_or(Ok(()), |plaintext| self.encrypt(Some(plaintext), &mut output));
+        let _ = self.encrypt(None, &mut output);
+        output.bytes().to_vec()
+    }
+
+    /// The certificate that the client has shown, if it was asked for one and has.
+    pub fn client_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.tls.peer_certificates()?.first()
+    }
+
+    /// The protocol version agreed on.
+    pub fn version(&self) -> Option<rustls::ProtocolVersion> {
+        self.tls.protocol_version()
+    }
+
+    /// Takes the plaintext that came with the end of the handshake.
+    pub(crate) fn take_early(&mut self) -> Vec<u8> {
+        mem::take(&mut self.early)
+    }
+
+    /// The client has sent close_notify: nothing comes behind what is decrypted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// What was received and is not decrypted yet: at least a record less than [`scratch::SIZE`].
+    pub(crate) fn incoming(&self) -> &[u8] {
+        &self.incoming
+    }
+
+    /// Appends to `plaintext` what the whole records in `input` hold, and to `answer` what the session says to them by
+    /// itself (close_notify to the peer's, a key update; at last an alert). `input` begins with
+    /// [`incoming`](Self::incoming); the rest is kept.
+    pub(crate) fn decrypt(
+        &mut self,
+        input: &mut [u8],
+        plaintext: &mut Output,
+        answer: &mut Output,
+    ) -> Result<(), TlsError> {
+        let Session { tls, incoming, closed, .. } = self;
+        let consumed = decrypt(tls, input, plaintext, answer, closed).map_err(failed)?;
+        let rest = &input[consumed..];
+        if rest.len() > MAX_INCOMING {
+            tracing::debug!("TLS error: a handshake message in too many records");
+            return Err(TlsError::ProtocolViolation);
+        }
+        incoming.clear();
+        incoming.extend_from_slice(rest);
+        if incoming.is_empty() {
+            *incoming = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Appends the records of `plaintext`, or close_notify for `None`.
+    pub(crate) fn encrypt(&mut self, plaintext: Option<&[u8]>, records: &mut Output) -> Result<(), TlsError> {
+        encrypt(&mut self.tls, &mut self.incoming, plaintext, records).map_err(failed)
+    }
+}
+
+/// What ended a session whose handshake was done.
+fn failed(error: rustls::Error) -> TlsError {
+    tracing::debug!(%error, "TLS error");
+    cause(&error, &[])
+}
+
+/// Processes the records in `incoming`: plaintext and answers (handshake messages, alerts) are appended. Returns
+/// how many bytes of `incoming` are done with. After an error `answer` ends with the alert.
+fn decrypt(
+    tls: &mut UnbufferedServerConnection,
+    incoming: &mut [u8],
+    plaintext: &mut Output,
+    answer: &mut Output,
+    closed: &mut bool,
+) -> Result<usize, rustls::Error> {
+    let mut consumed = 0;
+    loop {
+        let UnbufferedStatus { mut discard, state } = tls.process_tls_records(&mut incoming[consumed..]);
+        match state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    discard += record.discard;
+                    plaintext.extend(record.payload);
+                }
+            }
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, answer),
+            // The caller sends `answer` before it reads again.
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+            Ok(ConnectionState::PeerClosed) => *closed = true,
+            Ok(
+                ConnectionState::BlockedHandshake
+                | ConnectionState::WriteTraffic(_)
+                | ConnectionState::Closed,
+            ) => return Ok(consumed + discard),
+            // 0-RTT is never offered (max_early_data_size is 0).
+            Ok(_) => return Err(rustls::Error::General("unexpected TLS state".into())),
+            Err(error) => {
+                take_alert(tls, answer);
+                return Err(error);
+            }
+        }
+        consumed += discard;
+    }
+}
+
+/// The alert that an error has queued. rustls may not look at what it has received any more: it would judge it anew, or
+/// miss what it was promised.
+fn take_alert(tls: &mut UnbufferedServerConnection, answer: &mut Output) {
+    // What is queued comes before what is received.
+    while tls.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.process_tls_records(&mut []).state else {
+            return;
+        };
+        encode(&mut data, answer);
+    }
+}
+
+/// Appends `plaintext` as records, or close_notify for `None`, behind what the session itself has to say first (a key
+/// update). `incoming`: what [`decrypt`] has left; rustls may still refer to it.
+fn encrypt(
+    tls: &mut UnbufferedServerConnection,
+    incoming: &mut Vec<u8>,
+    plaintext: Option<&[u8]>,
+    output: &mut Output,
+) -> Result<(), rustls::Error> {
+    loop {
+        let UnbufferedStatus { discard, state } = tls.process_tls_records(incoming);
+        let mut ended = false;
+        match state? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                ended = true;
+                let mut failed = false;
+                output.append(|out| {
+                    let written = match plaintext {
+                        Some(plaintext) => traffic.encrypt(plaintext, out),
+                        None => traffic.queue_close_notify(out),
+                    };
+                    match written {
+                        Ok(written) => Ok(written),
+                        Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
+                        Err(EncryptError::EncryptExhausted) => {
+                            failed = true;
+                            Ok(0)
+                        }
+                    }
+                });
+                if failed {
+                    return Err(rustls::Error::EncryptError);
+                }
+            }
+            ConnectionState::EncodeTlsData(mut data) => encode(&mut data, output),
+            ConnectionState::TransmitTlsData(data) => data.done(),
+            // Both close_notify are exchanged.
+            ConnectionState::Closed => ended = true,
+            ConnectionState::PeerClosed => {}
+            _ => return Err(rustls::Error::General("unexpected TLS state".into())),
+        }
+        incoming.drain(..discard);
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, output: &mut Output) {
+    output.append(|out| match data.encode(out) {
+        Ok(written) => Ok(written),
+        Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
+        Err(EncodeError::AlreadyEncoded) => Ok(0),
+    });
+}
