@@ -8,7 +8,8 @@ use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell};
 use crate::config::Protocol;
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
+use crate::ech;
+use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
     Action, ClientPermit, Excess, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
@@ -113,6 +114,8 @@ struct Arrival {
     /// Bytes received and not consumed. They go to the server, or into the TLS handshake.
     window: Vec<u8>,
     hello: Option<Box<ClientHello>>,
+    /// What `hello` carries encrypted.
+    inner: Option<Box<ClientHello>>,
     /// Its place under `client_rate` of the listener.
     of_client: Option<ClientPermit>,
     /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
@@ -129,7 +132,7 @@ impl Arrival {
     ) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         let (begin, window) = (Instant::now(), Vec::new());
-        Arrival { visitor, client, begin, window, hello: None, of_client, is_client: true }
+        Arrival { visitor, client, begin, window, hello: None, inner: None, of_client, is_client: true }
     }
 
     /// accept, sniff, route.
@@ -148,7 +151,21 @@ impl Arrival {
             Protocol::Tls => self.sniff(Preamble::Tls).await?,
             Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
         }
+        self.unseal()?;
         self.route(gateway)
+    }
+
+    /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
+    fn unseal(&mut self) -> Result<(), RejectReason> {
+        let (keys, Some(outer)) = (&self.visitor.listener.ech, &self.hello) else { return Ok(()) };
+        if !keys.is_empty() && outer.offers_ech {
+            let inner = ech::read(keys, &self.window, outer).map_err(|_| RejectReason::EchMalformed)?;
+            match inner {
+                Some(inner) => self.inner = Some(Box::new(inner)),
+                None => self.visitor.unsealed(EchResult::NotOpened, None),
+            }
+        }
+        Ok(())
     }
 
     fn deadline(&self) -> tokio::time::Instant {
@@ -210,17 +227,24 @@ impl Arrival {
 
     /// route: where to?
     fn route(
-        &self,
+        &mut self,
         gateway: &RunningGateway,
     ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
-        let hello = self.hello.as_deref();
-        let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
-        let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
-        let found = self.visitor.listener.table.lookup(sni, offers);
-        let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
-            Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
-            _ => reason,
-        })?;
+        let route = match self.inner.take() {
+            None => self.route_of(self.hello.as_deref())?,
+            Some(inner) => match self.route_of(Some(&inner))? {
+                // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
+                route if matches!(route.action, Action::Terminate(_)) => {
+                    self.visitor.unsealed(EchResult::Terminated, None);
+                    self.route_of(self.hello.as_deref())?
+                }
+                route => {
+                    self.visitor.unsealed(EchResult::Accepted, Some(&inner));
+                    self.hello = Some(inner);
+                    route
+                }
+            },
+        };
         let limit = route.clients.as_ref().filter(|_| self.is_client);
         let of_client =
             gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
@@ -228,8 +252,18 @@ impl Arrival {
                 Excess::Open => RejectReason::RouteClientFull,
             })?;
         let permit = gateway.acquire(&route.stats.live, route.max_connections);
-        let permit = permit.ok_or(RejectReason::RouteFull)?;
-        Ok((route.clone(), permit, of_client))
+        Ok((route, permit.ok_or(RejectReason::RouteFull)?, of_client))
+    }
+
+    fn route_of(&self, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
+        let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
+        let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
+        let found = self.visitor.listener.table.lookup(sni, offers);
+        let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
+            Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
+            _ => reason,
+        })?;
+        Ok(route.clone())
     }
 
     /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.

@@ -67,6 +67,8 @@ reasons! {
         PostgresMalformed = "postgres_malformed",
         /// Bytes followed an SSLRequest before it was answered (CVE-2021-23222).
         PostgresStuffed = "postgres_stuffed",
+        /// The Encrypted ClientHello, or what is in it, contradicts RFC 9849.
+        EchMalformed = "ech_malformed",
         /// No route covers this SNI.
         UnknownSni = "unknown_sni",
         /// The client sent no SNI, or an IP address, and the listener has no default route.
@@ -80,6 +82,18 @@ reasons! {
         RouteClientRate = "route_client_rate",
         /// The client's address has as many connections to the route as its `client_rate` allows.
         RouteClientFull = "route_client_full",
+    }
+}
+
+reasons! {
+    /// What became of a client's Encrypted ClientHello on a listener with `ech`.
+    EchResult {
+        /// It was opened, and the route chosen by the name in it.
+        Accepted = "accepted",
+        /// It does not open: it is GREASE, or its key is not one of the listener's. The route is that of the outer name.
+        NotOpened = "outdated_or_grease",
+        /// It was opened, and its route ends TLS, which takes no ECH: the route is that of the outer name.
+        Terminated = "terminated",
     }
 }
 
@@ -370,6 +384,7 @@ mod tests {
     #[test]
     fn every_reason_has_a_name_of_its_own() {
         names_are_metric_names(&RejectReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&EchResult::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&OddName::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&CloseReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&TlsError::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());

@@ -8,6 +8,7 @@ mod client_auth;
 mod clients;
 mod close;
 mod connect;
+mod ech;
 mod health;
 mod keepalive;
 mod manager;

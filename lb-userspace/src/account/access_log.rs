@@ -31,6 +31,12 @@ pub struct LogRecord<'a> {
     /// A valid host name: the sniffer accepts no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<&'a str>,
+    /// The name in the clear, if `sni` was encrypted (ECH).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni_outer: Option<&'a str>,
+    /// What became of the client's Encrypted ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ech: Option<&'static str>,
     /// The protocols offered, escaped and bounded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn: Option<&'a [String]>,
@@ -244,6 +250,8 @@ mod tests {
             listener: "databases",
             client: "192.0.2.1:5000".parse().unwrap(),
             sni: Some("app1.redis.example.com"),
+            sni_outer: None,
+            ech: None,
             alpn: None,
             tls_version: Some("1.3"),
             route: Some("redis-1"),

@@ -3,7 +3,7 @@
 use super::access_log::{LogRecord, printable, time_now};
 use super::{Books, Connection};
 use crate::clock::now_ms;
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Tier, TlsError};
+use crate::reason::{CloseReason, EchResult, FallbackReason, RejectReason, Tier, TlsError};
 use crate::serving::{Listener, Pool, Route, Server};
 use crate::sniff::{ClientHello, ja4};
 use crate::tier::Choice;
@@ -37,10 +37,16 @@ mod fact {
     pub(super) const VERSION: u8 = 2;
     pub(super) const JA4: u8 = 3;
     pub(super) const ALPN: u8 = 4;
+    pub(super) const ECH: u8 = 5;
+    pub(super) const SNI_OUTER: u8 = 6;
 }
 
 struct HelloFacts {
     sni: Option<Box<str>>,
+    /// What became of its Encrypted ClientHello.
+    ech: Option<EchResult>,
+    /// The name in the clear, if `sni` was encrypted.
+    sni_outer: Option<Box<str>>,
     alpn: Vec<String>,
     version: String,
     ja4: Option<String>,
@@ -62,12 +68,27 @@ impl Visitor {
         self.hello = self.logged.then(|| {
             Box::new(HelloFacts {
                 sni: hello.sni.as_ref().map(|name| name.as_str().into()),
+                ech: None,
+                sni_outer: None,
                 alpn: hello.alpn.iter().take(MAX_ALPN).map(printable).collect(),
                 version: hello.version.to_string(),
                 ja4: ja4(window).map(|ja4| ja4.to_string()),
                 client_certificate: None,
             })
         });
+    }
+
+    /// Notes what became of its Encrypted ClientHello. `inner`: what it asks for in there, if that counts.
+    pub fn unsealed(&mut self, result: EchResult, inner: Option<&ClientHello>) {
+        self.listener.stats.ech.add(result as usize);
+        let Some(hello) = &mut self.hello else { return };
+        hello.ech = Some(result);
+        if let Some(inner) = inner {
+            let sni = inner.sni.as_ref().map(|name| name.as_str().into());
+            hello.sni_outer = std::mem::replace(&mut hello.sni, sni);
+            hello.alpn = inner.alpn.iter().take(MAX_ALPN).map(printable).collect();
+            hello.version = inner.version.to_string();
+        }
     }
 
     /// A client that an earlier process has accepted, and its SNI, from [`Account::facts`].
@@ -81,6 +102,8 @@ impl Visitor {
         let mut visitor = Self::new(books, listener, client, opened_ms);
         let mut hello = HelloFacts {
             sni: None,
+            ech: None,
+            sni_outer: None,
             alpn: Vec::new(),
             version: String::new(),
             ja4: None,
@@ -96,6 +119,8 @@ impl Visitor {
                 fact::VERSION => (known, hello.version) = (true, text),
                 fact::JA4 => hello.ja4 = Some(text),
                 fact::ALPN => hello.alpn.push(text),
+                fact::ECH => hello.ech = EchResult::ALL.iter().copied().find(|result| result.name() == text),
+                fact::SNI_OUTER => hello.sni_outer = Some(text.into()),
                 _ => {}
             }
         }
@@ -131,6 +156,8 @@ fn log(
         listener: &listener.name,
         client,
         sni: hello.and_then(|hello| hello.sni.as_deref()),
+        sni_outer: hello.and_then(|hello| hello.sni_outer.as_deref()),
+        ech: hello.and_then(|hello| hello.ech).map(EchResult::name),
         alpn: hello.map(|hello| &hello.alpn[..]).filter(|alpn| !alpn.is_empty()),
         tls_version: hello.map(|hello| &*hello.version),
         route: connection.map(|connection| &*connection.route.name),
@@ -259,6 +286,12 @@ impl Account {
         }
         if let Some(hello) = &self.hello {
             put(fact::VERSION, &hello.version);
+            if let Some(result) = hello.ech {
+                put(fact::ECH, result.name());
+            }
+            if let Some(name) = &hello.sni_outer {
+                put(fact::SNI_OUTER, name);
+            }
             if let Some(ja4) = &hello.ja4 {
                 put(fact::JA4, ja4);
             }

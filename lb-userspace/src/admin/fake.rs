@@ -3,7 +3,7 @@
 use super::Operations;
 use super::view::*;
 use crate::account::Histogram;
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -57,6 +57,7 @@ impl Operations for Fake {
             rejects: vec![("databases".into(), RejectReason::UnknownSni, 1)],
             odd_names: vec![("databases".into(), OddName::IpAddress, 3)],
             clients_forgotten: vec![("databases".into(), 4)],
+            ech: vec![("databases".into(), EchResult::Accepted, 5)],
             closes: vec![(route(), CloseReason::ClientClosed, 8)],
             tls_errors: vec![(route(), TlsError::UnknownCa, 2)],
             fallbacks: vec![(FallbackReason::PacketUnavailable, 10)],

@@ -92,6 +92,14 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         family.sample([("listener", listener)], &ConstCounter::new(*n))?;
     }
 
+    if !scrape.ech.is_empty() {
+        let help = "Clients with an Encrypted ClientHello, by what became of it";
+        let mut family = Family::new(encoder, "snisplice_ech", None, help, Counter)?;
+        for (listener, result, n) in &scrape.ech {
+            family.sample([("listener", &**listener), ("result", result.name())], &ConstCounter::new(*n))?;
+        }
+    }
+
     let help = "Connections with a route that ended";
     let mut family = Family::new(encoder, "snisplice_closes", None, help, Counter)?;
     for (route, reason, n) in &scrape.closes {

@@ -5,7 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::account::histogram::HistogramSnapshot;
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -241,6 +241,8 @@ pub struct Scrape {
     pub odd_names: Vec<(String, OddName, u64)>,
     /// Clients that a `client_rate` has forgotten too early, per listener that has one, with its routes.
     pub clients_forgotten: Vec<(String, u64)>,
+    /// What became of clients' Encrypted ClientHellos, on listeners with keys for it.
+    pub ech: Vec<(String, EchResult, u64)>,
     /// Ended connections, per route.
     pub closes: Vec<(String, CloseReason, u64)>,
     /// Why TLS with clients failed, per route.

@@ -90,6 +90,12 @@ pub(super) struct ListenerDraft {
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) freebind: Field<bool>,
+    pub(super) ech: Field<EchDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct EchDraft {
+    pub(super) keys: Field<Vec<Placed<PathBuf>>>,
 }
 
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use super::address::Origin;
 use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
 use super::health::{Eject, Health, OnDown};
+use crate::ech;
 use crate::reason::Tier;
 use crate::sniff::MAX_WINDOW;
 use lb_common::packet::DEFAULT_FLOWS;
@@ -235,6 +236,8 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Listen also while the machine does not have the addresses.
     pub freebind: bool,
+    /// Keys for Encrypted ClientHello, no two of the same number; empty: none is looked for.
+    pub ech: Arc<ech::Keys>,
 }
 
 impl Listener {
@@ -255,6 +258,7 @@ impl Listener {
             backlog: 4096,
             keepalive: Keepalive::default(),
             freebind: false,
+            ech: Arc::new([]),
         }
     }
 }

@@ -44,6 +44,15 @@ pub fn proxy_header(version: ProxyVersion, endpoints: Endpoints, sni: Option<&st
     }
 }
 
+/// The PROXY header of a connection that the gateway makes for itself: it speaks for nobody (as above).
+pub(super) fn own_proxy_header(version: ProxyVersion) -> &'static [u8] {
+    match version {
+        ProxyVersion::V1 => b"PROXY UNKNOWN\r\n",
+        // The signature; version 2, LOCAL; no addresses.
+        ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
 /// The addresses in one family: IPv4 if both are IPv4 or IPv4-mapped, else IPv6.
 fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAddr) {
     let (client, local) = (canonical(client), canonical(local));
@@ -101,6 +110,14 @@ mod tests {
 
     fn endpoints(client: &str, local: &str) -> Endpoints {
         Endpoints { client: client.parse().unwrap(), local: local.parse().unwrap() }
+    }
+
+    #[test]
+    fn what_the_gateway_says_of_itself_is_understood_and_has_no_addresses() {
+        let v1 = v1::Header::try_from(own_proxy_header(ProxyVersion::V1)).unwrap();
+        assert_eq!(v1.addresses, v1::Addresses::Unknown);
+        let v2 = v2::Header::try_from(own_proxy_header(ProxyVersion::V2)).unwrap();
+        assert_eq!((v2.command, v2.addresses), (Command::Local, v2::Addresses::Unspecified));
     }
 
     #[test]

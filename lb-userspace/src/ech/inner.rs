@@ -1,8 +1,7 @@
 //! From an EncodedClientHelloInner to the ClientHello it stands for (RFC 9849, section 5.1).
 
 use super::parts::{Extension, Parts};
-use super::wire::{Reader, put_vector16};
-use super::{ENCRYPTED_CLIENT_HELLO, Malformed};
+use super::wire::{ENCRYPTED_CLIENT_HELLO, Malformed, Reader, put_vector16};
 
 /// The extension that stands for a run of the outer ClientHello's.
 const ECH_OUTER_EXTENSIONS: u16 = 0xfd00;

@@ -38,6 +38,8 @@ impl std::fmt::Debug for Key {
     }
 }
 
+impl Eq for Key {}
+
 impl PartialEq for Key {
     /// Of the same private key as well, or one of them would not open what is meant for both.
     fn eq(&self, other: &Self) -> bool {

@@ -14,22 +14,25 @@ mod wire;
 
 pub use config::{EchConfig, Unusable};
 pub use key::{Key, KeyError, Keys, generate};
+pub use wire::Malformed;
 
+use crate::sniff::{self, ClientHello};
 use inner::decode;
 use parts::Parts;
-use wire::Reader;
+use wire::{ENCRYPTED_CLIENT_HELLO, Reader};
 
-/// The extension's number (RFC 9849, section 5).
-const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
-
-/// It contradicts itself or RFC 9849: whoever sent it has to be told `illegal_parameter` (section 7.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the encrypted ClientHello is malformed")]
-pub struct Malformed;
+/// What the inner ClientHello asks for that the one at the front of `window` carries, `outer`; `None`: it carries none that
+/// one of the keys opens. [`Malformed`] also for an inner one that could not be routed if it stood in the clear.
+pub fn read(keys: &Keys, window: &[u8], outer: &ClientHello) -> Result<Option<ClientHello>, Malformed> {
+    let body = sniff::body(window).ok_or(Malformed)?;
+    let Some(sealed) = Sealed::find(&body)? else { return Ok(None) };
+    let Some(inner) = sealed.open(keys)? else { return Ok(None) };
+    sniff::inner(&inner, outer).map(Some).map_err(|_| Malformed)
+}
 
 /// An encrypted ClientHello as the outer one carries it.
 #[derive(Debug)]
-pub struct Sealed<'a> {
+struct Sealed<'a> {
     outer: Parts<'a>,
     /// The outer ClientHello's body, its payload replaced by zeros: what the encryption also vouches for (section 5.2).
     associated: Vec<u8>,
@@ -43,7 +46,7 @@ pub struct Sealed<'a> {
 impl<'a> Sealed<'a> {
     /// Finds it in the body of a ClientHello; `None`: there is none, or it is one that only a server in split mode
     /// gets (type `inner`).
-    pub fn find(body: &'a [u8]) -> Result<Option<Self>, Malformed> {
+    fn find(body: &'a [u8]) -> Result<Option<Self>, Malformed> {
         let Some((outer, [])) = Parts::read(body) else { return Err(Malformed) };
         let mut found = outer.extensions.iter().filter(|extension| extension.kind == ENCRYPTED_CLIENT_HELLO);
         let Some(extension) = found.next() else { return Ok(None) };
@@ -72,14 +75,9 @@ impl<'a> Sealed<'a> {
         Ok(Some(Self { outer, associated, kdf, aead, config_id, encapsulated, payload }))
     }
 
-    /// Whether one of the keys may open it. Where none may, the extension is GREASE, or its key is not ours any more.
-    pub fn is_for(&self, keys: &Keys) -> bool {
-        self.candidates(keys).next().is_some()
-    }
-
     /// The body of the inner ClientHello, as the client's handshake is computed with; `None`: it does not open, so it is
     /// GREASE, or its key is not ours. An attempt takes some 70 µs for each key of its number.
-    pub fn open(&self, keys: &Keys) -> Result<Option<Vec<u8>>, Malformed> {
+    fn open(&self, keys: &Keys) -> Result<Option<Vec<u8>>, Malformed> {
         let open =
             |key: &Key| key.open(self.kdf, self.aead, self.encapsulated, &self.associated, self.payload);
         match self.candidates(keys).find_map(open) {

@@ -1,5 +1,13 @@
 //! Reading and writing vectors in the presentation language of TLS (RFC 8446, section 3).
 
+/// The extension's number (RFC 9849, section 5).
+pub(super) const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+
+/// It contradicts itself or RFC 9849: whoever sent it has to be told `illegal_parameter` (section 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the encrypted ClientHello is malformed")]
+pub struct Malformed;
+
 /// What is left to be read. Each method takes its part off the front, or gives `None` where that is not whole.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 

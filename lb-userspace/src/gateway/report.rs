@@ -4,7 +4,9 @@ use super::ReloadRequest;
 use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
-use crate::reason::{CloseReason, DownReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::reason::{
+    CloseReason, DownReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError,
+};
 use crate::running::RunningGateway;
 use crate::serving::{
     Action, Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, Terminator, TierStats,
@@ -165,6 +167,17 @@ impl admin::Operations for AdminSide {
                 .flat_map(|l| {
                     let count = |r: &RejectReason| (l.name.to_string(), *r, l.stats.rejects.get(*r as usize));
                     RejectReason::ALL.iter().map(count)
+                })
+                .collect(),
+            ech: snapshot
+                .listeners
+                .iter()
+                .filter(|listener| !listener.ech.is_empty())
+                .flat_map(|listener| {
+                    let count = |result: &EchResult| {
+                        (listener.name.to_string(), *result, listener.stats.ech.get(*result as usize))
+                    };
+                    EchResult::ALL.iter().map(count)
                 })
                 .collect(),
             odd_names: snapshot

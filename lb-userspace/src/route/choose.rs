@@ -116,6 +116,16 @@ pub fn choose(
     chosen.map_or(Choice::Full, Choice::Server)
 }
 
+/// Of the candidates that are usable, keeps the one with the smallest `since`; of equals the first. Of several servers that say
+/// they are the master, all but one are mistaken: the one that was it before stays it.
+pub fn keep_one(candidates: &mut [Candidate], since: impl Fn(usize) -> u64) {
+    let usable = (0..candidates.len()).filter(|index| candidates[*index].usable);
+    let Some(kept) = usable.min_by_key(|index| since(*index)) else { return };
+    for (index, candidate) in candidates.iter_mut().enumerate() {
+        candidate.usable &= index == kept;
+    }
+}
+
 /// By the connections that each would have for its weight, with this one.
 fn by_load(a: &Candidate, b: &Candidate) -> Ordering {
     let load = |of: &Candidate, other: &Candidate| {

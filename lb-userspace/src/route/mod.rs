@@ -5,7 +5,7 @@
 mod choose;
 mod schedule;
 
-pub use choose::{Candidate, Choice, Rank, WHOLE, choose, schedules, warmth};
+pub use choose::{Candidate, Choice, Rank, WHOLE, choose, keep_one, schedules, warmth};
 pub use schedule::Schedule;
 
 use crate::config::SniPattern;

@@ -15,7 +15,7 @@ const MAX_DOUBLED: u32 = 5;
 #[derive(Default)]
 pub struct HealthRecord {
     judged: Mutex<Judged>,
-    /// `judged` in short, for those who choose: [`Brief`].
+    /// `judged` in short, for those who choose: one of the constants below, or above them all.
     brief: AtomicU64,
     /// Checks that passed, then those that failed, by reason.
     checks: [AtomicU32; 1 + DownReason::ALL.len()],

@@ -4,6 +4,7 @@ use super::client_limit::share;
 use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
+use crate::ech;
 use crate::route::{Schedule, Table};
 use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
@@ -67,6 +68,8 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
+    /// Keys for Encrypted ClientHello.
+    pub ech: Arc<ech::Keys>,
     /// Its routes.
     pub table: Table<Arc<Route>>,
     /// Kept across reloads.
@@ -171,6 +174,7 @@ impl Listener {
             backlog: 0,
             keepalive,
             freebind: false,
+            ech: Arc::new([]),
             table: Table::new(),
             stats: Arc::default(),
         }
@@ -308,6 +312,7 @@ impl Snapshot {
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
+                    ech: listener.ech.clone(),
                     table,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                 })

@@ -3,7 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::{Limit, Setbacks};
-use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
@@ -51,6 +51,8 @@ pub struct ListenerStats {
     pub rejects: PerReason<{ RejectReason::ALL.len() }>,
     /// Clients whose server name is no DNS host name, routed or turned away.
     pub odd_names: PerReason<{ OddName::ALL.len() }>,
+    /// Clients with an Encrypted ClientHello, if the listener has keys for it.
+    pub ech: PerReason<{ EchResult::ALL.len() }>,
     /// Why PostgreSQL clients failed a moment ago.
     pub setbacks: Setbacks,
 }

@@ -23,7 +23,7 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         // decode_error: a field out of its range, or a wrong length, RFC 8446, section 6.2.
         R::HelloMalformed | R::HelloTooLarge => fatal!(50),
         // illegal_parameter: conforms to the syntax, but is incorrect, RFC 8446, section 6.2.
-        R::SniInvalid => fatal!(47),
+        R::SniInvalid | R::EchMalformed => fatal!(47),
         // internal_error: "unrelated to the peer or the correctness of the protocol", RFC 8446, section 6.2.
         R::RouteFull | R::RouteClientRate | R::RouteClientFull => fatal!(80),
         R::AddressDenied

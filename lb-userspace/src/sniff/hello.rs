@@ -24,6 +24,7 @@ pub(super) const SERVER_NAME: u16 = 0;
 pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
 pub(super) const ALPN: u16 = 16;
 pub(super) const SUPPORTED_VERSIONS: u16 = 43;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct ClientHello {
     pub length: usize,
     /// A PostgreSQL SSLRequest was answered before it, so the server expects one too.
     pub postgres: bool,
+    /// It has the extension of Encrypted ClientHello (RFC 9849), which may be GREASE.
+    pub offers_ech: bool,
 }
 
 /// The application protocols a client offers (RFC 7301), in its order of preference.
@@ -115,7 +118,9 @@ pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientH
         Some(Ok(name)) => (Some(name), None),
         Some(Err(odd)) => (None, Some(odd)),
     };
-    Ok(ClientHello { sni, odd_name, alpn: Alpn(body.alpn.into()), version: body.version(), length, postgres })
+    let offers_ech = body.extensions.contains(&ENCRYPTED_CLIENT_HELLO);
+    let (alpn, version) = (Alpn(body.alpn.into()), body.version());
+    Ok(ClientHello { sni, odd_name, alpn, version, length, postgres, offers_ech })
 }
 
 /// The host name of a server_name list, which may also have names of other types. Two host names are rejected: servers

@@ -40,5 +40,13 @@ pub(super) fn read(window: &[u8], postgres: bool, limit: usize) -> Result<Option
     }
     let version = TlsVersion(u16::from_be_bytes([message[1], message[2]]));
     let length = HEADER + length;
-    Ok(Some(ClientHello { sni: None, odd_name: None, alpn: Alpn::default(), version, length, postgres }))
+    Ok(Some(ClientHello {
+        sni: None,
+        odd_name: None,
+        alpn: Alpn::default(),
+        version,
+        length,
+        postgres,
+        offers_ech: false,
+    }))
 }

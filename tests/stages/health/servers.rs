@@ -158,6 +158,35 @@ fn the_status_of_http_counts_at_a_port_of_its_own() -> Result<()> {
 }
 
 #[test]
+fn a_check_announces_itself_where_connections_do() -> Result<()> {
+    let world = World::new()?;
+    let expecting = |header: &'static [u8]| {
+        move |mut stream: TcpStream| {
+            let expected = [header, b"*1\r\n$4\r\nPING\r\n"].concat();
+            let mut got = vec![0; expected.len()];
+            stream.read_exact(&mut got)?;
+            stream.write_all(if got == expected { b"+PONG\r\n" } else { b"-ERR not that\r\n" })
+        }
+    };
+    let headers: [&[u8]; 3] = [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", b""];
+    let [_v1, _v2, _none] =
+        [0, 1, 2].map(|n| Backend::start(&world.net.server, 7001 + n, expecting(headers[usize::from(n)])));
+    let check = "health = { check = 'redis', interval = '20s' }";
+    let elsewhere = "send_proxy = 'v2'\nhealth = { check = 'redis', interval = '20s', port = 7003 }";
+    let config = tcp("v1", 6001)
+        + &pool("v1", &[7001], &format!("send_proxy = 'v1'\n{check}"))
+        + &tcp("v2", 6002)
+        + &pool("v2", &[7002], &format!("send_proxy = 'v2'\n{check}"))
+        + &tcp("elsewhere", 6003)
+        + &pool("elsewhere", &[7001], elsewhere);
+    let gateway = world.gateway(&config)?;
+    for (name, port) in [("v1", 7001), ("v2", 7002), ("elsewhere", 7001)] {
+        wait_states(&gateway, name, &[(port, "up")])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_reload_keeps_what_is_known_of_a_server_and_its_rhythm() -> Result<()> {
     let world = World::new()?;
     let ns = &world.net.server;

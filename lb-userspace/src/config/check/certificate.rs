@@ -21,6 +21,7 @@ use crate::config::client_auth::ClientAuth;
 use crate::config::diagnostic::{Problem, quote};
 use crate::config::files::Files;
 use crate::config::model::Termination;
+use crate::ech;
 
 /// The files of a terminated route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -184,6 +185,12 @@ impl<'a> Certificates<'a> {
             _ => "a PEM file with the certificates that sign those of clients",
         };
         authorities(path, &pem, help)
+    }
+
+    /// A key for Encrypted ClientHello.
+    pub(super) fn ech_key(&self, path: &Path) -> Result<ech::Key, Problem> {
+        let made = "`snisplice ech-key --public-name NAME` makes one";
+        ech::Key::read(&self.read(path)?).map_err(|error| unusable(path, &error.to_string()).help(made))
     }
 
     /// The certificates of those who sign servers' certificates; each file is read once. `help`: what it should be.

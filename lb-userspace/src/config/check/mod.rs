@@ -6,6 +6,7 @@ mod certificate;
 mod client_auth;
 mod client_rate;
 mod crl;
+mod ech;
 mod health;
 mod key;
 mod names;
@@ -73,7 +74,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let gateway = gateway(&draft.gateway);
     let listeners = draft.listeners.iter().zip(&listener_names.list);
     let listeners: Vec<_> =
-        listeners.map(|(draft, name)| listener(draft, name, &gateway.live, report)).collect();
+        listeners.map(|(draft, name)| listener(draft, name, &gateway.live, certificates, report)).collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
     let pools =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
@@ -125,6 +126,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     // The rest compares what there is with what there is not, which may merely have been misspelt.
     if !report.has_errors() {
         ties::warn_of_coalescing(&claims, report);
+        ech::warn_of_names(draft, &listeners, &routes, report);
         warn_of_idle_listeners(draft, &listeners, &routes, report);
         warn_of_unused_pools(draft, &routes, report);
     }
@@ -172,7 +174,13 @@ fn access_log(draft: &AccessLogDraft) -> AccessLog {
     AccessLog { target: draft.path.or(default.target), format: draft.format.or(default.format) }
 }
 
-fn listener(draft: &ListenerDraft, name: &Arc<str>, gateway: &LiveGateway, report: &mut Report) -> Listener {
+fn listener(
+    draft: &ListenerDraft,
+    name: &Arc<str>,
+    gateway: &LiveGateway,
+    certificates: &Certificates<'_>,
+    report: &mut Report,
+) -> Listener {
     let proxy_protocol = draft.proxy_protocol.or(false);
     let trusted_proxies = values(&draft.trusted_proxies);
     if let Some(given) = draft.proxy_protocol.given()
@@ -195,6 +203,7 @@ fn listener(draft: &ListenerDraft, name: &Arc<str>, gateway: &LiveGateway, repor
     }
     let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
+        ech: ech::keys(draft, certificates, report),
         protocol: draft.protocol.or(default.protocol),
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         hello_bytes: draft.hello_bytes.or(default.hello_bytes),

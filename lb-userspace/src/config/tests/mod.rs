@@ -5,6 +5,7 @@ mod certificates;
 mod clients;
 mod damage;
 mod drawing;
+mod ech;
 mod file;
 mod health;
 mod hints;
@@ -43,6 +44,16 @@ backends = ["redis"]
 name = "redis"
 servers = ["10.0.0.11:6379"]
 "#;
+
+/// The example of RFC 9934; its public name is example.com, its number 231.
+const ECH_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VuBCIEICjd4yGRdsoP9gU7YT7My8DHx1Tjme8GYDXrOMCi8v1V
+-----END PRIVATE KEY-----
+-----BEGIN ECHCONFIG-----
+AD7+DQA65wAgACA8wVN2BtscOl3vQheUzHeIkVmKIiydUhDCliA4iyQRCwAEAAEA
+AQALZXhhbXBsZS5jb20AAA==
+-----END ECHCONFIG-----
+";
 
 /// Ends TLS for app1.example.com; the same changes apply as to [`GOOD`].
 pub(super) const TERMINATED: &str = r#"
@@ -98,6 +109,7 @@ static FILES: LazyLock<Map> = LazyLock::new(|| {
     files.insert("swapped.crt", swapped);
     files.extend(clients::files());
     files.insert("empty.pem", "nothing here\n".to_owned());
+    files.insert("ech.pem", ECH_KEY.to_owned());
     files.insert("ca.crt", files["clients-ca.crt"].clone());
     files.insert("password", "s e\"cret\r\n".to_owned());
     files.insert("lines", "one\ntwo\n".to_owned());

@@ -10,16 +10,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
-    CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS, HELLO_BYTES,
-    KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, ON_DOWN, POOL,
-    PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROOT, ROUTE, SERVER, SERVER_WEIGHT, STATUS, TIERS, TLS_MODES,
-    UPSTREAM_TLS, WORKERS,
+    CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS,
+    HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL,
+    ON_DOWN, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROOT, ROUTE, SERVER, SERVER_WEIGHT, STATUS, TIERS,
+    TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::{identity, value};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    AccessLogDraft, BackendDraft, CertificateDraft, ClientAuthDraft, ClientRateDraft, Draft, Field,
+    AccessLogDraft, BackendDraft, CertificateDraft, ClientAuthDraft, ClientRateDraft, Draft, EchDraft, Field,
     GatewayDraft, HealthDraft, HealthTlsDraft, ListenerDraft, PoolDraft, RouteDraft, ServerDraft,
 };
 use crate::config::health::Eject;
@@ -151,7 +151,13 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
         backlog: s.read("backlog", |r, v| r.integer(v, BACKLOG)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         freebind: s.read("freebind", |r, v| r.boolean(v)),
+        ech: s.read("ech", |r, v| r.section(v, &ECH).map(ech)),
     }
+}
+
+fn ech(mut s: Section<'_, '_>) -> EchDraft {
+    s.read("mode", |r, v| r.choice(v, &ECH_MODES));
+    EchDraft { keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))) }
 }
 
 /// Without host bits.

@@ -40,6 +40,7 @@ fn alone(table: &Table, line: &str) -> String {
         "health" => format!("[[pool]]\n[pool.health]\n{line}"),
         "tls of health" => format!("[[pool]]\n[pool.health.tls]\n{line}"),
         "eject" => format!("[[pool]]\n[pool.eject]\n{line}"),
+        "ech" => format!("[[listener]]\n[listener.ech]\n{line}"),
         "tls of a pool" => format!("[[pool]]\n[pool.tls]\n{line}"),
         header => format!("{header}\n{line}"),
     }
@@ -57,6 +58,7 @@ fn in_good(table: &Table, line: &str) -> String {
         "client_auth" => with_client_auth(line),
         "health" => with_health(line, line),
         "eject" => with_pool_key(&format!("eject = {{ {line} }}")),
+        "ech" => with_ech(line),
         header => changed(GOOD, header, &format!("{header}\n{line}")),
     }
 }
@@ -82,6 +84,11 @@ fn with_client_rate(line: &str) -> String {
 fn with_client_auth(line: &str) -> String {
     let line = if line.is_empty() { String::new() } else { format!(", {line}") };
     changed(TERMINATED, "[[route]]", &format!("[[route]]\nclient_auth = {{ ca = ['authority.crt']{line} }}"))
+}
+
+fn with_ech(line: &str) -> String {
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    changed(GOOD, "[[listener]]", &format!("[[listener]]\nech = {{ keys = ['ech.pem']{line} }}"))
 }
 
 fn with_pool_key(line: &str) -> String {
@@ -145,6 +152,7 @@ fn a_key_with_its_default_changes_nothing() {
                 "client_auth" => with_client_auth(""),
                 "health" => with_health(key.name, ""),
                 "eject" => with_pool_key("eject = {}"),
+                "ech" => with_ech(""),
                 _ => GOOD.to_owned(),
             };
             let with = in_good(table, &format!("{} = {value}", key.name));

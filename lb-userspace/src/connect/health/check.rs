@@ -1,10 +1,12 @@
 //! One check of one server: dials, and carries the probe's bytes.
 
-use super::probe::{Failure, MAX_RECEIVED, Step, Verdict, probe};
-use crate::config::{Health, Host};
+use super::probe::{Failure, MAX_RECEIVED, Step, Verdict};
+use super::probes::probe;
+use crate::config::{Health, Host, ProxyVersion};
 use crate::connect::open_server;
+use crate::connect::preamble::own_proxy_header;
 use crate::reason::DownReason;
-use crate::serving::Server;
+use crate::serving::{Pool, Server};
 use crate::tls;
 use bytes::BytesMut;
 use rustls::CertificateError as C;
@@ -18,14 +20,20 @@ use tokio_rustls::TlsConnector;
 /// How the servers of a pool are checked.
 pub(super) struct Checker {
     pub(super) health: Arc<Health>,
+    send_proxy: Option<ProxyVersion>,
     tls: Option<TlsConnector>,
 }
 
 impl Checker {
     /// rustls does not take every certificate that is X.509.
-    pub(super) fn new(health: Arc<Health>) -> anyhow::Result<Self> {
+    pub(super) fn new(health: Arc<Health>, send_proxy: Option<ProxyVersion>) -> anyhow::Result<Self> {
         let tls = health.tls.as_ref().map(tls::client_config).transpose()?;
-        Ok(Checker { health, tls: tls.map(TlsConnector::from) })
+        Ok(Checker { health, send_proxy, tls: tls.map(TlsConnector::from) })
+    }
+
+    /// Whether the servers of this pool are checked in this way.
+    pub(super) fn is_of(&self, pool: &Pool) -> bool {
+        pool.health.as_ref() == Some(&self.health) && pool.send_proxy == self.send_proxy
     }
 
     /// Whether the server works.
@@ -36,13 +44,17 @@ impl Checker {
 
     async fn ask(&self, server: &Server) -> Verdict {
         let known = server.addresses();
-        let (mut stream, _) = match self.health.port {
-            Some(port) if port != server.address.port => {
-                open_server(&known.at_port(port), self.health.timeout, None).await
-            }
-            _ => open_server(&known, self.health.timeout, None).await,
+        let elsewhere = self.health.port.filter(|port| *port != server.address.port);
+        let opened = match elsewhere {
+            Some(port) => open_server(&known.at_port(port), self.health.timeout, None).await,
+            None => open_server(&known, self.health.timeout, None).await,
+        };
+        let (mut stream, _) = opened.map_err(|error| failure(&error))?;
+        // What listens elsewhere is not what connections go to, and expects none.
+        if let (Some(version), None) = (self.send_proxy, elsewhere) {
+            let sent = stream.write_all(own_proxy_header(version)).await;
+            sent.map_err(|error| failure(&error))?;
         }
-        .map_err(|error| failure(&error))?;
         let mut probe = probe(&self.health, &server.address.to_string());
         let mut talk = Talk { received: BytesMut::new() };
         if let Some(verdict) = talk.converse(&mut stream, |received| probe.step(received)).await? {

@@ -1,13 +1,14 @@
 //! Health: whether servers work, asked of each at intervals, on a thread of its own: neither workers nor a reload hold it up,
 //! and it holds up neither.
 //!
-//! [`probe`] is what is asked and how an answer is judged, a file for each protocol; `check` dials and carries the bytes; here
+//! `probe` is what is asked and how an answer is judged, a file for each protocol; `check` dials and carries the bytes; here
 //! is who is asked when. What is known of a server is kept in its record: [`crate::serving::HealthRecord`].
 
 mod check;
 mod http;
 mod postgres;
 mod probe;
+mod probes;
 mod redis;
 
 use crate::clock::now_ms;
@@ -16,9 +17,11 @@ use crate::reason::DownReason;
 use crate::serving::{Checked, Pool, Server, ServerRecord, Turn};
 use check::Checker;
 use probe::Failure;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -92,6 +95,7 @@ struct Checks<K> {
     events: mpsc::UnboundedSender<Event>,
     happened: mpsc::UnboundedReceiver<Event>,
     permits: Arc<Semaphore>,
+    lacked: Rc<Cell<Option<Instant>>>,
     random: RandomState,
 }
 
@@ -114,6 +118,7 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
             events,
             happened,
             permits: Arc::new(Semaphore::new(AT_ONCE)),
+            lacked: Rc::default(),
             random: RandomState::new(),
         }
     }
@@ -183,8 +188,8 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
     fn checker(&mut self, pool: &Pool) -> Option<Arc<Checker>> {
         let health = pool.health.as_ref()?;
         match self.checkers.entry(pool.name.clone()) {
-            Entry::Occupied(known) if known.get().health == *health => Some(known.get().clone()),
-            _ => match Checker::new(health.clone()) {
+            Entry::Occupied(known) if known.get().is_of(pool) => Some(known.get().clone()),
+            _ => match Checker::new(health.clone(), pool.send_proxy) {
                 Ok(checker) => Some(Arc::new(checker)),
                 Err(error) => {
                     tracing::error!(pool = %pool.name, "not checked: rustls does not take `ca`: {error:#}");
@@ -203,6 +208,7 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
             checker: checker.clone(),
             events: self.events.clone(),
             permits: self.permits.clone(),
+            lacked: self.lacked.clone(),
             rhythm,
         };
         Running { checker, pool: pool.clone(), task: self.tasks.spawn_local(task.run()) }
@@ -234,6 +240,8 @@ struct Task {
     checker: Arc<Checker>,
     events: mpsc::UnboundedSender<Event>,
     permits: Arc<Semaphore>,
+    /// When it was last said that the gateway lacks something.
+    lacked: Rc<Cell<Option<Instant>>>,
     /// The next of a row of random numbers.
     rhythm: u64,
 }
@@ -271,7 +279,9 @@ impl Task {
             tracing::debug!(%pool, %server, %failure, "the health check failed");
         }
         let reason = verdict.as_ref().copied().map_err(|failure| failure.reason);
-        if reason == Err(DownReason::Resource) {
+        let said_long_ago = || self.lacked.get().is_none_or(|said| said.elapsed() > SPREAD);
+        if reason == Err(DownReason::Resource) && said_long_ago() {
+            self.lacked.set(Some(Instant::now()));
             tracing::warn!(%pool, %server, "the gateway lacks a descriptor, port or memory for a health check");
         }
         let turn = record.health.judge(reason, &self.checker.health, now_ms());

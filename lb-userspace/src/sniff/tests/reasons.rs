@@ -76,6 +76,7 @@ fn the_framing_of_sslv2_has_no_name() {
         version: TlsVersion(0x0303),
         length: old.len(),
         postgres: false,
+        offers_ech: false,
     };
     for size in [1, 3, 1000] {
         assert_eq!(drive(Preamble::Tls, &old, size), Output::Hello(expected.clone().into()));
@@ -365,6 +366,7 @@ fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
             (R::HelloMalformed, 50),
             (R::HelloTooLarge, 50),
             (R::SniInvalid, 47),
+            (R::EchMalformed, 47),
             (R::UnknownSni, 112),
             (R::NoSni, 109),
             (R::AlpnMismatch, 120),

@@ -126,8 +126,37 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             values: Is("boolean"),
             default: Some(Of(|| code(a_listener().freebind))),
         },
+        Key {
+            name: "ech",
+            example: r#"{ keys = ["ech.pem"] }"#,
+            meaning: "keys for Encrypted ClientHello: the route is chosen by the name inside it ([more](#ech)); not with `tcp`",
+            values: Is("table, [below](#ech)"),
+            default: Some(Is("absent: by the outer name")),
+        },
     ],
 };
+
+pub(in crate::config::toml) const ECH: Table = Table {
+    header: "ech",
+    keys: &[
+        Key {
+            name: "keys",
+            example: r#"["ech.pem", "ech-old.pem"]"#,
+            meaning: "key files (RFC 9934), as `snisplice ech-key` makes them; no two of the same number",
+            values: Is("list of paths, not empty"),
+            default: None,
+        },
+        Key {
+            name: "mode",
+            example: r#""shared""#,
+            meaning: "what the servers have: the same keys",
+            values: Of(|| one_of(&ECH_MODES)),
+            default: Some(Is("`\"shared\"`")),
+        },
+    ],
+};
+
+pub(in crate::config::toml) const ECH_MODES: [(&str, ()); 1] = [("shared", ())];
 
 /// One with nothing but defaults.
 fn a_listener() -> Listener {

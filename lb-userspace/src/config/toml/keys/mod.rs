@@ -21,7 +21,7 @@ pub(super) use common::{CLIENT_RATE, CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MA
 pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS};
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
-pub(super) use listener::{BACKLOG, HELLO_BYTES, LISTENER, PROTOCOLS};
+pub(super) use listener::{BACKLOG, ECH, ECH_MODES, HELLO_BYTES, LISTENER, PROTOCOLS};
 pub(super) use pool::{BALANCES, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
 pub(super) use route::{
     BACKEND, BACKEND_WEIGHT, CERTIFICATE, CLIENT_AUTH, CLIENT_AUTH_MODES, ROUTE, TLS_MODES,
@@ -31,13 +31,14 @@ pub(super) use route::{
 pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 14] = [
+pub(super) const DOCUMENTED: [&Table; 15] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
     &KEEPALIVE,
     &LISTENER,
     &CLIENT_RATE,
+    &ECH,
     &ROUTE,
     &CERTIFICATE,
     &CLIENT_AUTH,
