@@ -11,7 +11,9 @@ use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourceP
 use crate::ech;
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
-use crate::serving::{Action, Listener, Permit, Route, ServerGuard, Snapshot};
+use crate::serving::{
+    Action, ClientPermit, Excess, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
+};
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
 use crate::splice;
@@ -25,7 +27,6 @@ use crate::tier::choose;
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
 use lb_common::packet::{PerLeg, Side};
-use rustls::ServerConfig;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -50,15 +51,25 @@ pub struct Accepted {
     pub listener: Arc<Listener>,
     /// Its places under `max_connections` of the gateway and of the listener.
     pub permits: [Permit; 2],
+    /// Its place under `client_rate` of the listener, if that has one and the client is known.
+    pub of_client: Option<ClientPermit>,
     /// The task that carries it. Set between its spawning and its first run.
     pub task: Rc<Cell<Option<AbortHandle>>>,
 }
 
+/// What a client is told that has too many connections to a listener.
+pub fn too_many(excess: Excess) -> RejectReason {
+    match excess {
+        Excess::New => RejectReason::ClientRate,
+        Excess::Open => RejectReason::ClientFull,
+    }
+}
+
 /// Carries one connection through its stages.
 pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
-    let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
-    let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener);
-    let (route, permit) = match arrival.go(&gateway).await {
+    let Accepted { worker, client, peer, snapshot, listener, permits, of_client, task } = accepted;
+    let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener, of_client);
+    let (route, permit, of_route_client) = match arrival.go(&gateway).await {
         Ok(routed) => routed,
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
@@ -71,14 +82,15 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
-    let Arrival { visitor, client, begin, window, hello, .. } = arrival;
+    let Arrival { visitor, client, begin, window, hello, of_client, .. } = arrival;
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
     tracing::debug!(id = connection.id, route = %route.name, "routed");
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age;
-    let permits = [of_gateway, of_listener, permit];
+    let permits =
+        Permits { connections: [of_gateway, of_listener, permit], clients: [of_client, of_route_client] };
     let passage = Passage { gateway, account, client, route, routed, snapshot, permits };
     match max_age {
         None => passage.go(hello, window).await,
@@ -104,18 +116,35 @@ struct Arrival {
     hello: Option<Box<ClientHello>>,
     /// What `hello` carries encrypted.
     inner: Option<Box<ClientHello>>,
+    /// Its place under `client_rate` of the listener.
+    of_client: Option<ClientPermit>,
+    /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
+    is_client: bool,
 }
 
 impl Arrival {
-    fn new(gateway: &RunningGateway, client: LegSocket, peer: SocketAddr, listener: Arc<Listener>) -> Self {
+    fn new(
+        gateway: &RunningGateway,
+        client: LegSocket,
+        peer: SocketAddr,
+        listener: Arc<Listener>,
+        of_client: Option<ClientPermit>,
+    ) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
-        Arrival { visitor, client, begin: Instant::now(), window: Vec::new(), hello: None, inner: None }
+        let (begin, window) = (Instant::now(), Vec::new());
+        Arrival { visitor, client, begin, window, hello: None, inner: None, of_client, is_client: true }
     }
 
     /// accept, sniff, route.
-    async fn go(&mut self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    async fn go(
+        &mut self,
+        gateway: &RunningGateway,
+    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
+            self.is_client = self.visitor.local.is_some();
+            let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
+            self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
         match self.visitor.listener.protocol {
             Protocol::Tcp => {}
@@ -167,7 +196,7 @@ impl Arrival {
 
     /// sniff: what does it want?
     async fn sniff(&mut self, preamble: Preamble) -> Result<(), RejectReason> {
-        let mut sniffer = Sniffer::new(preamble);
+        let mut sniffer = Sniffer::limited(preamble, self.visitor.listener.hello_bytes);
         let mut closed = None;
         loop {
             match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
@@ -197,7 +226,10 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&mut self, gateway: &RunningGateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    fn route(
+        &mut self,
+        gateway: &RunningGateway,
+    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         let route = match self.inner.take() {
             None => self.route_of(self.hello.as_deref())?,
             Some(inner) => match self.route_of(Some(&inner))? {
@@ -213,8 +245,14 @@ impl Arrival {
                 }
             },
         };
+        let limit = route.clients.as_ref().filter(|_| self.is_client);
+        let of_client =
+            gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
+                Excess::New => RejectReason::RouteClientRate,
+                Excess::Open => RejectReason::RouteClientFull,
+            })?;
         let permit = gateway.acquire(&route.stats.live, route.max_connections);
-        Ok((route, permit.ok_or(RejectReason::RouteFull)?))
+        Ok((route, permit.ok_or(RejectReason::RouteFull)?, of_client))
     }
 
     fn route_of(&self, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
@@ -254,8 +292,7 @@ struct Passage {
     /// When the route was known.
     routed: Instant,
     snapshot: Arc<Snapshot>,
-    /// Its places under `max_connections` of the gateway, the listener and the route.
-    permits: [Permit; 3],
+    permits: Permits,
 }
 
 /// A handover that is under way. If this is dropped before it is done, both ends are reset.
@@ -284,7 +321,8 @@ struct Upstream {
 impl Passage {
     /// connect, splice, close.
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
-        let reason = match &self.route.action {
+        let route = self.route.clone();
+        let reason = match &route.action {
             Action::Pass => {
                 let plan = self.plan();
                 let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
@@ -301,9 +339,8 @@ impl Passage {
                 }
             }
             Action::Terminate(terminator) => {
-                let config = terminator.config.clone();
                 // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
-                Box::pin(self.terminate(config, window)).await
+                Box::pin(self.terminate(terminator, window)).await
             }
         };
         self.close(reason);
@@ -439,8 +476,8 @@ impl Passage {
     }
 
     /// connect, splice: TLS ends here.
-    async fn terminate(&mut self, config: Arc<ServerConfig>, window: Vec<u8>) -> CloseReason {
-        let mut session = match self.handshake(config, window).await {
+    async fn terminate(&mut self, terminator: &Terminator, window: Vec<u8>) -> CloseReason {
+        let mut session = match self.handshake(terminator, window).await {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(client = %self.account.connection.client, %error, "TLS handshake failed");
@@ -485,13 +522,16 @@ impl Passage {
 
     async fn handshake(
         &mut self,
-        config: Arc<ServerConfig>,
+        terminator: &Terminator,
         hello: Vec<u8>,
     ) -> Result<Session<Serving>, HandshakeError> {
-        let accept = Session::accept(&self.client, hello, config);
+        let accept = Session::accept(&self.client, hello, terminator.config.clone());
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
         self.account.negotiated(session.version());
+        if let Some(certificate) = session.client_certificate() {
+            self.account.identified(|| terminator.client_name(certificate));
+        }
         Ok(session)
     }
 

@@ -38,6 +38,10 @@ reasons! {
         GatewayFull = "gateway_full",
         /// The listener's `max_connections` is reached.
         ListenerFull = "listener_full",
+        /// The client's address has opened more connections to the listener than its `client_rate` allows.
+        ClientRate = "client_rate",
+        /// The client's address has as many connections to the listener as its `client_rate` allows.
+        ClientFull = "client_full",
         /// The peer is in `trusted_proxies` and sent no PROXY header, or a malformed one.
         ProxyHeaderMalformed = "proxy_header_malformed",
         /// The client closed before it sent a byte (a port scan, a TCP health check).
@@ -74,6 +78,10 @@ reasons! {
         AlpnMismatch = "alpn_mismatch",
         /// The route's `max_connections` is reached.
         RouteFull = "route_full",
+        /// The client's address has opened more connections to the route than its `client_rate` allows.
+        RouteClientRate = "route_client_rate",
+        /// The client's address has as many connections to the route as its `client_rate` allows.
+        RouteClientFull = "route_client_full",
     }
 }
 
@@ -199,9 +207,9 @@ reasons! {
         NoSharedSignature = "no_shared_signature",
         /// The peer lacks something else that TLS needs.
         Incompatible = "incompatible",
-        /// The client showed no certificate, and `client_ca` asks for one.
+        /// The client showed no certificate, and the route requires one.
         CertificateRequired = "certificate_required",
-        /// The peer's certificate has no chain to `client_ca`, or to the pool's `ca`.
+        /// The peer's certificate has no chain to one of the route's authorities, or to the pool's `ca`.
         UnknownCa = "unknown_ca",
         /// The server's certificate is for other names.
         CertificateName = "certificate_name",
@@ -211,10 +219,20 @@ reasons! {
         CertificateNotYetValid = "certificate_not_yet_valid",
         /// The peer's certificate is for the other role only (clients, servers), or is that of an authority.
         CertificatePurpose = "certificate_purpose",
-        /// The peer's certificate is X.509 version 1 or 2; that of a client, and not itself in `client_ca`.
+        /// The peer's certificate is X.509 version 1 or 2; that of a client, and not itself in `ca`.
         CertificateVersion = "certificate_version",
         /// The peer's certificate is malformed or wrongly signed, or the peer does not have its key.
         CertificateInvalid = "certificate_invalid",
+        /// The client's certificate, or one of its chain, is in a CRL.
+        CertificateRevoked = "certificate_revoked",
+        /// The client's certificate is good, and has none of the names that are allowed.
+        CertificateNotAllowed = "certificate_not_allowed",
+        /// None of the CRLs is about the client's certificate, or about one of its chain.
+        CrlMissing = "crl_missing",
+        /// The CRL that is about the client's certificate has expired.
+        CrlExpired = "crl_expired",
+        /// The CRL that is about the client's certificate is not signed by its issuer.
+        CrlInvalid = "crl_invalid",
         /// The peer does not trust the authority that signed the gateway's certificate.
         AlertUnknownCa = "alert_unknown_ca",
         /// The peer rejects the gateway's certificate; many clients mean that it is for another name.

@@ -4,12 +4,12 @@
 use crate::account::{Books, Connection};
 use crate::kernel::{Kernel, Sockmap, tcp};
 use crate::reason::{CloseReason, FallbackReason, Tier};
-use crate::serving::{Limit, Listener, Permit, ServerRecord, Snapshot};
+use crate::serving::{ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot};
 use crate::splice::packet::PacketTier;
 use crate::tier::{Choice, choose};
 use arc_swap::ArcSwap;
 use std::collections::{HashMap, HashSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -73,6 +73,26 @@ impl RunningGateway {
             self.packet().ok()?.follow_events();
             limit.acquire(max)
         })
+    }
+
+    /// Takes one of a client's places, if there is a limit. If none is free, handles the programs' events first, as
+    /// [`Self::acquire`] does.
+    pub fn acquire_for(
+        &self,
+        client: IpAddr,
+        limit: Option<&ClientLimit>,
+    ) -> Result<Option<ClientPermit>, Excess> {
+        let Some(limit) = limit else { return Ok(None) };
+        let again = |excess| {
+            if excess == Excess::Open
+                && let Ok(packet) = self.packet()
+            {
+                packet.follow_events();
+                return limit.acquire(client);
+            }
+            Err(excess)
+        };
+        limit.acquire(client).or_else(again).map(Some)
     }
 
     /// Ends all connections to these servers.

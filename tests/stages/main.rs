@@ -4,6 +4,8 @@ mod accept;
 mod account;
 mod certificates;
 mod cli;
+mod client_auth;
+mod clients;
 mod close;
 mod connect;
 mod ech;

@@ -25,10 +25,49 @@ use snisplice_tests::backend::{Backend, echo};
 const OPEN: &str = "open.example.com";
 /// Clients need a certificate.
 const CLOSED: &str = "closed.example.com";
+/// Clients need a certificate of a certain name that no CRL has.
+const PICKY: &str = "picky.example.com";
+
+/// The number of a certificate that its authority has revoked.
+const REVOKED: u64 = 7;
+
+/// Authorities of clients of [`PICKY`].
+struct Authorities {
+    /// Its CRL has [`REVOKED`].
+    diligent: Authority,
+    /// Its CRL has expired.
+    late: Authority,
+    /// It has no CRL.
+    careless: Authority,
+    /// Its CRL is that of a namesake.
+    robbed: Authority,
+    robber: Authority,
+}
+
+impl Authorities {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            diligent: Authority::new("diligent")?,
+            late: Authority::new("late")?,
+            careless: Authority::new("careless")?,
+            robbed: Authority::new("robbed")?,
+            robber: Authority::new("robbed")?,
+        })
+    }
+
+    /// The value of `client_auth`.
+    fn toml(&self) -> Result<String> {
+        let ca = [&self.diligent, &self.late, &self.careless, &self.robbed].map(|authority| &authority.path);
+        let crl =
+            [self.diligent.crl(&[REVOKED], 4000)?, self.late.crl(&[], 2021)?, self.robber.crl(&[], 4000)?];
+        Ok(format!("{{ ca = {ca:?}, crl = {crl:?}, subjects = ['CN=nobody'] }}"))
+    }
+}
 
 struct Scene {
     gateway: Gateway,
     clients: Authority,
+    picky: Authorities,
     workshop: Workshop,
     sample: Sample,
     _backend: Backend,
@@ -40,7 +79,9 @@ impl Scene {
         let world = World::new()?;
         let backend = Backend::start(&world.net.server, 7001, echo)?;
         let clients = Authority::new("clients")?;
-        let own = world.authority.leaf(&[OPEN, CLOSED])?;
+        let own = world.authority.leaf(&[OPEN, CLOSED, PICKY])?;
+        let picky = Authorities::new()?;
+        let client_auth = format!("client_auth = {}\n", picky.toml()?);
         let terminate = format!("tls = 'terminate'\ncertificate = {}\nbackends = ['app']\n", own.toml());
         let client_ca = format!("client_ca = {:?}\n", clients.path);
         let gateway = world.gateway(
@@ -48,10 +89,11 @@ impl Scene {
                 + &listener("hello_timeout = '1s'")
                 + &route("open", OPEN, &terminate)
                 + &route("closed", CLOSED, &(terminate.clone() + &client_ca))
+                + &route("picky", PICKY, &(terminate.clone() + &client_auth))
                 + &pool("app", &[7001], "")),
         )?;
         let (workshop, sample) = (Workshop::new()?, Sample::read()?);
-        Ok(Self { gateway, clients, workshop, sample, _backend: backend, world })
+        Ok(Self { gateway, clients, picky, workshop, sample, _backend: backend, world })
     }
 
     /// OpenSSL's handshake, which must fail.
@@ -66,7 +108,11 @@ impl Scene {
     }
 
     fn present(&self, leaf: &Leaf) -> Result<()> {
-        self.openssl(CLOSED, &format!("-cert {} -key {}", leaf.chain.display(), leaf.key.display()))
+        self.present_to(CLOSED, leaf)
+    }
+
+    fn present_to(&self, sni: &str, leaf: &Leaf) -> Result<()> {
+        self.openssl(sni, &format!("-cert {} -key {}", leaf.chain.display(), leaf.key.display()))
     }
 
     /// A connection on which this ClientHello was answered.
@@ -138,6 +184,14 @@ fn provoke(scene: &Scene, cause: TlsError) -> Result<bool> {
             let (file, key) = (file.display(), leaf.key.display());
             scene.openssl(CLOSED, &format!("-certform DER -cert {file} -key {key}"))?;
         }
+        E::CertificateRevoked => {
+            let revoked = |leaf: &mut CertificateParams| leaf.serial_number = Some(REVOKED.into());
+            scene.present_to(PICKY, &scene.picky.diligent.leaf_as(&["client"], revoked)?)?;
+        }
+        E::CertificateNotAllowed => scene.present_to(PICKY, &scene.picky.diligent.leaf(&["client"])?)?,
+        E::CrlMissing => scene.present_to(PICKY, &scene.picky.careless.leaf(&["client"])?)?,
+        E::CrlExpired => scene.present_to(PICKY, &scene.picky.late.leaf(&["client"])?)?,
+        E::CrlInvalid => scene.present_to(PICKY, &scene.picky.robbed.leaf(&["client"])?)?,
         E::AlertUnknownCa => {
             let strangers = scene.clients.path.display();
             scene.openssl(OPEN, &format!("-verify_return_error -CAfile {strangers}"))?;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, RsaKeySize,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, RsaKeySize,
+    date_time_ymd,
 };
 
 use crate::tempdir::TempDir;
@@ -66,6 +67,28 @@ impl Authority {
     /// A certificate like [`Authority::leaf`]'s, but for a change.
     pub fn leaf_as(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Result<Leaf> {
         self.issue(KeyKind::EcdsaP256, names, change)
+    }
+
+    /// The path of a CRL with these serial numbers, which expires at the beginning of a year. It replaces the one before.
+    pub fn crl(&self, revoked: &[u64], expires: i32) -> Result<PathBuf> {
+        let this_update = date_time_ymd(2020, 1, 1);
+        let entry = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: this_update,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update,
+            next_update: date_time_ymd(expires, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let path = self.files.join("revoked.crl");
+        fs::write(&path, params.signed_by(&self.issuer)?.pem()?)?;
+        Ok(path)
     }
 
     fn issue(

@@ -69,6 +69,9 @@ pub struct LogRecord<'a> {
     /// Why TLS with the client failed, or with the server: the close reason says with which.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_error: Option<&'static str>,
+    /// Who the client is by its certificate, escaped and bounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<&'a str>,
     /// Fingerprint of the ClientHello.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ja4: Option<&'a str>,
@@ -102,6 +105,10 @@ impl LogRecord<'_> {
         }
         if let Some(alpn) = self.alpn {
             let _ = write!(line, " alpn={}", alpn.join(","));
+        }
+        if let Some(name) = self.client_certificate {
+            // Quotes in it are escaped.
+            let _ = write!(line, " client_certificate=\"{name}\"");
         }
         let _ = write!(
             line,
@@ -257,6 +264,7 @@ mod tests {
             duration_ms: 30,
             close_reason: "client_closed",
             tls_error: None,
+            client_certificate: None,
             ja4: None,
         }
     }
@@ -277,6 +285,8 @@ mod tests {
             "2026-01-02T03:04:05.678Z databases 192.0.2.1:5000 sni=app1.redis.example.com route=redis-1 \
              server=redis-1/10.0.0.11:6379 tier=copy(packet_unavailable) in=10 out=20 30ms client_closed"
         );
+        let known = LogRecord { client_certificate: Some("CN=a b"), ..record() };
+        assert!(known.line(LogFormat::Text).contains(" client_certificate=\"CN=a b\" in=10 "));
         let failed =
             LogRecord { close_reason: "tls_handshake_failed", tls_error: Some("unknown_ca"), ..record() };
         assert!(failed.line(LogFormat::Text).ends_with(" tls_handshake_failed(unknown_ca)"));

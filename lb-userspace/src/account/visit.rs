@@ -50,6 +50,7 @@ struct HelloFacts {
     alpn: Vec<String>,
     version: String,
     ja4: Option<String>,
+    client_certificate: Option<String>,
 }
 
 impl Visitor {
@@ -72,6 +73,7 @@ impl Visitor {
                 alpn: hello.alpn.iter().take(MAX_ALPN).map(printable).collect(),
                 version: hello.version.to_string(),
                 ja4: ja4(window).map(|ja4| ja4.to_string()),
+                client_certificate: None,
             })
         });
     }
@@ -105,6 +107,7 @@ impl Visitor {
             alpn: Vec::new(),
             version: String::new(),
             ja4: None,
+            client_certificate: None,
         };
         let mut known = false;
         while let [tag, length, rest @ ..] = facts {
@@ -167,6 +170,7 @@ fn log(
         duration_ms: ended_ms.saturating_sub(opened_ms),
         close_reason,
         tls_error: tls_error.map(TlsError::name),
+        client_certificate: hello.and_then(|hello| hello.client_certificate.as_deref()),
         ja4: hello.and_then(|hello| hello.ja4.as_deref()),
     };
     log.write(record.line(log.format));
@@ -250,6 +254,13 @@ impl Account {
                 Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
                 _ => return,
             };
+        }
+    }
+
+    /// Notes who the client is by its certificate, if the access log is to tell.
+    pub fn identified(&mut self, name: impl FnOnce() -> Option<String>) {
+        if let Some(hello) = &mut self.hello {
+            hello.client_certificate = name();
         }
     }
 

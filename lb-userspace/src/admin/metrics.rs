@@ -86,6 +86,12 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         family.sample([("listener", listener), ("kind", kind.name())], &ConstCounter::new(*n))?;
     }
 
+    let help = "Clients that a client_rate forgot before their time, because there were too many";
+    let mut family = Family::new(encoder, "snisplice_clients_forgotten", None, help, Counter)?;
+    for (listener, n) in &scrape.clients_forgotten {
+        family.sample([("listener", listener)], &ConstCounter::new(*n))?;
+    }
+
     if !scrape.ech.is_empty() {
         let help = "Clients with an Encrypted ClientHello, by what became of it";
         let mut family = Family::new(encoder, "snisplice_ech", None, help, Counter)?;
@@ -169,6 +175,12 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
     let help = "When the certificate of a terminated route expires, in seconds since 1970";
     let mut family = Family::new(encoder, "snisplice_certificate_expiry", Some(&Unit::Seconds), help, Gauge)?;
     for (route, expiry) in &scrape.certificates {
+        family.sample([("route", route)], &ConstGauge::new(*expiry))?;
+    }
+
+    let help = "When the first CRL of a route's client certificates expires, in seconds since 1970";
+    let mut family = Family::new(encoder, "snisplice_crl_expiry", Some(&Unit::Seconds), help, Gauge)?;
+    for (route, expiry) in &scrape.crls {
         family.sample([("route", route)], &ConstGauge::new(*expiry))?;
     }
     Ok(())

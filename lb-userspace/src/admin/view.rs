@@ -239,6 +239,8 @@ pub struct Scrape {
     pub rejects: Vec<(String, RejectReason, u64)>,
     /// Clients whose server name is no DNS host name, per listener.
     pub odd_names: Vec<(String, OddName, u64)>,
+    /// Clients that a `client_rate` has forgotten too early, per listener that has one, with its routes.
+    pub clients_forgotten: Vec<(String, u64)>,
     /// What became of clients' Encrypted ClientHellos, on listeners with keys for it.
     pub ech: Vec<(String, EchResult, u64)>,
     /// Ended connections, per route.
@@ -257,6 +259,8 @@ pub struct Scrape {
     pub reloads_failed: u64,
     /// When each terminated route's certificate expires, in seconds since 1970.
     pub certificates: Vec<(String, i64)>,
+    /// When the first CRL of each route that has some expires, in seconds since 1970.
+    pub crls: Vec<(String, i64)>,
     /// From accept to a whole ClientHello.
     pub sniff: HistogramSnapshot,
     /// From the first dial to a connected server.

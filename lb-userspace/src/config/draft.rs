@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Origin;
+use super::client_auth::San;
 use super::diagnostic::{Diagnostic, Report};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
@@ -80,11 +81,13 @@ pub(super) struct ListenerDraft {
     pub(super) bind: Field<Vec<Placed<SocketAddr>>>,
     pub(super) protocol: Field<Protocol>,
     pub(super) hello_timeout: Field<Duration>,
+    pub(super) hello_bytes: Field<usize>,
     pub(super) proxy_protocol: Field<bool>,
     pub(super) trusted_proxies: Field<Vec<Placed<IpNet>>>,
     pub(super) allow: Field<Vec<Placed<IpNet>>>,
     pub(super) deny: Field<Vec<Placed<IpNet>>>,
     pub(super) max_connections: Field<usize>,
+    pub(super) client_rate: Field<ClientRateDraft>,
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) freebind: Field<bool>,
@@ -106,11 +109,20 @@ pub(super) struct RouteDraft {
     pub(super) tls: Field<Tls>,
     pub(super) certificate: Field<CertificateDraft>,
     pub(super) client_ca: Field<PathBuf>,
+    pub(super) client_auth: Field<ClientAuthDraft>,
     pub(super) backends: Field<Vec<Placed<BackendDraft>>>,
     pub(super) retry_other_pool: Field<bool>,
     pub(super) idle_timeout: Field<Duration>,
     pub(super) max_age: Field<Duration>,
     pub(super) max_connections: Field<usize>,
+    pub(super) client_rate: Field<ClientRateDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct ClientRateDraft {
+    pub(super) connections: Field<u32>,
+    pub(super) per: Field<Duration>,
+    pub(super) open: Field<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +136,16 @@ pub(super) struct CertificateDraft {
     pub(super) chain: Field<PathBuf>,
     pub(super) key: Field<PathBuf>,
     pub(super) passphrase_file: Field<PathBuf>,
+}
+
+#[derive(Debug)]
+pub(super) struct ClientAuthDraft {
+    pub(super) ca: Field<Vec<Placed<PathBuf>>>,
+    pub(super) crl: Field<Vec<Placed<PathBuf>>>,
+    /// Whether clients must have a certificate.
+    pub(super) mode: Field<bool>,
+    pub(super) subjects: Field<Vec<Placed<Box<str>>>>,
+    pub(super) sans: Field<Vec<Placed<San>>>,
 }
 
 #[derive(Debug)]
@@ -250,6 +272,16 @@ impl<T: Clone> Field<T> {
     }
 }
 
+/// None where the key is not there.
+pub(super) fn items<T>(field: &Field<Vec<Placed<T>>>) -> &[Placed<T>] {
+    field.given().map_or(&[], |list| &list.value)
+}
+
+/// The items without their places.
+pub(super) fn values<T: Clone>(field: &Field<Vec<Placed<T>>>) -> Vec<T> {
+    items(field).iter().map(|value| value.value.clone()).collect()
+}
+
 /// Every value that was there before, each with the place of the first.
 pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
     values: impl IntoIterator<Item = &'r Placed<T>>,
@@ -266,14 +298,4 @@ pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
             }
         }
     }
-}
-
-/// None where the key is not there.
-pub(super) fn items<T>(field: &Field<Vec<Placed<T>>>) -> &[Placed<T>] {
-    field.given().map_or(&[], |list| &list.value)
-}
-
-/// The items without their positions.
-pub(super) fn values<T: Clone>(field: &Field<Vec<Placed<T>>>) -> Vec<T> {
-    items(field).iter().map(|value| value.value.clone()).collect()
 }

@@ -6,6 +6,8 @@
 mod address;
 mod authorities;
 mod check;
+mod client_auth;
+mod client_rate;
 mod diagnostic;
 mod draft;
 mod files;
@@ -27,6 +29,8 @@ use files::{Directory, read_bounded};
 pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
+pub use client_auth::{Allowed, ClientAuth, San};
+pub use client_rate::{ClientRate, NewConnections};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};

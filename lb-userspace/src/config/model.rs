@@ -16,9 +16,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::address::Origin;
 use super::authorities::Authorities;
+use super::client_auth::ClientAuth;
+use super::client_rate::ClientRate;
 use super::health::{Eject, Health, OnDown};
 use crate::ech;
 use crate::reason::Tier;
+use crate::sniff::MAX_WINDOW;
 use lb_common::packet::DEFAULT_FLOWS;
 
 /// A validated configuration.
@@ -215,6 +218,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// From accept to a whole ClientHello, with all that precedes it; not zero.
     pub hello_timeout: Duration,
+    /// Most bytes of the records of a ClientHello, their headers included: 512 to [`MAX_WINDOW`].
+    pub hello_bytes: usize,
     /// Expect a PROXY header (v1 or v2) from the peers in `trusted_proxies`.
     pub proxy_protocol: bool,
     /// Not empty where `proxy_protocol` is set, empty where it is not.
@@ -225,6 +230,8 @@ pub struct Listener {
     pub deny: Vec<IpNet>,
     /// Connections open at once; at least 1; absent: the gateway's bound alone.
     pub max_connections: Option<usize>,
+    /// What one client address may have of it; absent: there is no bound.
+    pub client_rate: Option<ClientRate>,
     /// Connections the kernel holds until they are accepted; at least 1. The kernel caps it at `somaxconn`.
     pub backlog: u32,
     /// Of the leg to the client; what the file leaves out here is the gateway's.
@@ -243,11 +250,13 @@ impl Listener {
             bind,
             protocol: Protocol::Tls,
             hello_timeout: Duration::from_secs(5),
+            hello_bytes: MAX_WINDOW,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
             allow: Vec::new(),
             deny: Vec::new(),
             max_connections: None,
+            client_rate: None,
             backlog: 4096,
             keepalive: Keepalive::default(),
             freebind: false,
@@ -292,6 +301,8 @@ pub struct Route {
     pub max_age: Option<Duration>,
     /// Connections open at once; at least 1; absent: no bound of its own.
     pub max_connections: Option<usize>,
+    /// What one client address may have of it; absent: there is no bound.
+    pub client_rate: Option<ClientRate>,
 }
 
 /// The server names a route covers: lower case, without a trailing dot.
@@ -331,8 +342,8 @@ pub struct Termination {
     pub chain: Vec<CertificateDer<'static>>,
     /// Supported by the crypto provider.
     pub key: PrivateKeyDer<'static>,
-    /// Present: clients must show a certificate that leads to one of these; not empty.
-    pub client_ca: Option<Vec<CertificateDer<'static>>>,
+    /// What clients' certificates are held against; absent: clients are asked for none.
+    pub client_auth: Option<Arc<ClientAuth>>,
     /// When the leaf expires, in seconds since the Unix epoch.
     pub not_after: u64,
 }
@@ -341,7 +352,7 @@ impl fmt::Debug for Termination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Termination")
             .field("chain", &self.chain.len())
-            .field("client_ca", &self.client_ca.as_ref().map(Vec::len))
+            .field("client_auth", &self.client_auth)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }

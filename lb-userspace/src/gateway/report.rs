@@ -8,7 +8,9 @@ use crate::reason::{
     CloseReason, DownReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError,
 };
 use crate::running::RunningGateway;
-use crate::serving::{Action, Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, TierStats};
+use crate::serving::{
+    Action, Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, Terminator, TierStats,
+};
 use crate::splice::packet::{Loss, PacketTier};
 use crate::state::{Availability, ServerState};
 use std::collections::{BTreeMap, HashMap};
@@ -186,6 +188,7 @@ impl admin::Operations for AdminSide {
                     OddName::ALL.iter().map(count)
                 })
                 .collect(),
+            clients_forgotten: clients_forgotten(&snapshot),
             closes: routes()
                 .flat_map(|route| {
                     let stats = &route.stats;
@@ -218,13 +221,8 @@ impl admin::Operations for AdminSide {
                 .collect(),
             reloads_succeeded: self.gateway.books.stats.reloads_succeeded.load(Relaxed),
             reloads_failed: self.gateway.books.stats.reloads_failed.load(Relaxed),
-            certificates: routes()
-                .filter_map(|route| {
-                    let Action::Terminate(terminator) = &route.action else { return None };
-                    let expiry = terminator.not_after();
-                    Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
-                })
-                .collect(),
+            certificates: expiries(&snapshot, |terminator| Some(terminator.not_after())),
+            crls: expiries(&snapshot, Terminator::crl_expiry),
             sniff: self.gateway.books.histograms.sniff.snapshot(),
             connect: self.gateway.books.histograms.connect.snapshot(),
             handover: self.gateway.books.histograms.handover.snapshot(),
@@ -387,6 +385,29 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
         age_seconds: seconds_since(connection.opened_ms),
         idle_seconds: seconds_since(connection.traffic.active_ms.load(Relaxed)),
     }
+}
+
+/// By listener, those of its routes included; of those that have a limit of clients.
+fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
+    let of_listeners = snapshot.listeners.iter().map(|listener| (&listener.name, &listener.clients));
+    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, &route.clients));
+    let mut forgotten = BTreeMap::<&str, u64>::new();
+    for (listener, limit) in of_listeners.chain(of_routes) {
+        if let Some(limit) = limit {
+            *forgotten.entry(listener).or_default() += limit.forgotten();
+        }
+    }
+    forgotten.into_iter().map(|(listener, number)| (listener.to_owned(), number)).collect()
+}
+
+/// What expires of each terminated route that has it, and when.
+fn expiries(snapshot: &Snapshot, of: impl Fn(&Terminator) -> Option<u64>) -> Vec<(String, i64)> {
+    let expiry = |route: &Arc<Route>| {
+        let Action::Terminate(terminator) = &route.action else { return None };
+        let expiry = of(terminator)?;
+        Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
+    };
+    snapshot.routes.iter().filter_map(expiry).collect()
 }
 
 fn packet_counts(packet: &PacketTier) -> view::PacketCounts {

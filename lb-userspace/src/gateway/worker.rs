@@ -4,7 +4,7 @@
 //! wait while another core idles (measured: 0.6 times the new TLS connections per second).
 
 use crate::accept::{BACK_OFF, is_exhaustion};
-use crate::conn::{Accepted, serve};
+use crate::conn::{Accepted, serve, too_many};
 use crate::reason::RejectReason;
 use crate::running::RunningGateway;
 use crate::socket::{canonical, reset_on_close};
@@ -114,11 +114,15 @@ fn admit(
         if !listener.acl.permits(peer.ip()) {
             return Err(RejectReason::AddressDenied);
         }
+        // The client that a trusted proxy speaks for is not known yet.
+        let limit = listener.clients.as_ref().filter(|_| !listener.trusts(peer));
+        let of_client = gateway.acquire_for(peer.ip(), limit).map_err(too_many)?;
         let of_gateway = gateway.acquire(&gateway.books.stats.live, Some(snapshot.gateway.max_connections));
         let of_listener = gateway.acquire(&listener.stats.live, listener.max_connections);
-        Ok([of_gateway.ok_or(RejectReason::GatewayFull)?, of_listener.ok_or(RejectReason::ListenerFull)?])
+        let of_gateway = of_gateway.ok_or(RejectReason::GatewayFull)?;
+        Ok(([of_gateway, of_listener.ok_or(RejectReason::ListenerFull)?], of_client))
     };
-    let permits = match permits() {
+    let (permits, of_client) = match permits() {
         Ok(permits) => permits,
         Err(reason) => {
             crate::account::Visitor::new(&gateway.books, listener.clone(), peer, crate::clock::now_ms())
@@ -130,7 +134,8 @@ fn admit(
     let span = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| tracing::debug_span!("connection", listener = %listener.name, client = %peer));
     let task = Rc::new(Cell::new(None));
-    let accepted = Accepted { worker, client, peer, snapshot, listener, permits, task: task.clone() };
+    let accepted =
+        Accepted { worker, client, peer, snapshot, listener, permits, of_client, task: task.clone() };
     let serve = serve(gateway.clone(), accepted);
     let spawned = match span {
         Some(span) => tokio::task::spawn_local(serve.instrument(span)),

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use super::ClientPermit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -37,6 +38,16 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
     }
+}
+
+/// All the places that a routed connection takes, until dropped: in `max_connections` of the gateway, the listener and the
+/// route, and in `client_rate` of the listener and the route, where they have one.
+#[derive(Debug)]
+pub struct Permits {
+    /// Of the gateway, the listener and the route.
+    pub connections: [Permit; 3],
+    /// Of the listener and the route.
+    pub clients: [Option<ClientPermit>; 2],
 }
 
 #[cfg(test)]

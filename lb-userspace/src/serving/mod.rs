@@ -3,6 +3,8 @@
 
 mod addresses;
 mod availability;
+mod client_limit;
+mod clients;
 mod health;
 mod limit;
 mod pool;
@@ -13,8 +15,10 @@ mod snapshot;
 mod stats;
 
 pub use addresses::Addresses;
+pub use client_limit::{ClientLimit, ClientPermit};
+pub use clients::Excess;
 pub use health::{Checked, HealthRecord, Turn};
-pub use limit::{Limit, Permit};
+pub use limit::{Limit, Permit, Permits};
 pub use pool::{Member, Pool, Unavailable};
 pub use room::Room;
 pub use server::{Server, ServerGuard, ServerRecord};

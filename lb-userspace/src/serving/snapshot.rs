@@ -1,13 +1,15 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
-use super::{ListenerStats, Pool, RouteStats};
+use super::client_limit::share;
+use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
 use crate::ech;
 use crate::route::{Schedule, Table};
-use crate::tls::server_config;
+use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,12 +54,16 @@ pub struct Listener {
     pub protocol: Protocol,
     /// The longest time until the ClientHello is complete, and then until the TLS handshake of a terminated route is.
     pub hello_timeout: Duration,
+    /// Most bytes of a ClientHello with its framing.
+    pub hello_bytes: usize,
     /// Peers that send a PROXY header first; `None`: no peer does.
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Who may connect.
     pub acl: Acl,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
+    /// What one client address may have of it; `None`: there is no bound.
+    pub clients: Option<ClientLimit>,
     /// The length of the accept queue, as passed to listen(2).
     pub backlog: u32,
     /// TCP keepalive of the leg to the client.
@@ -86,6 +92,8 @@ pub struct Route {
     pub max_age: Option<Duration>,
     /// Most connections at a time.
     pub max_connections: Option<usize>,
+    /// What one client address may have of it; `None`: there is no bound.
+    pub clients: Option<ClientLimit>,
     /// What becomes of its connections.
     pub action: Action,
     /// Kept across reloads.
@@ -120,6 +128,7 @@ impl Terminator {
         source: &Arc<Termination>,
         route: &config::Route,
         protocol: Protocol,
+        verifiers: &mut Verifiers,
         known: Option<&Route>,
     ) -> Result<Self, CertificateRefused> {
         let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -129,11 +138,8 @@ impl Terminator {
         }
         let config = match known.map(|known| &known.action) {
             Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
-            _ => server_config(source, alpn.iter().cloned()).map_err(|source| CertificateRefused {
-                kind: "route",
-                name: route.name.clone(),
-                source,
-            })?,
+            _ => server_config(source, verifiers, alpn.iter().cloned())
+                .map_err(|source| CertificateRefused { kind: "route", name: route.name.clone(), source })?,
         };
         Ok(Terminator { config, source: source.clone(), alpn })
     }
@@ -141,6 +147,16 @@ impl Terminator {
     /// When the certificate expires, in Unix seconds.
     pub fn not_after(&self) -> u64 {
         self.source.not_after
+    }
+
+    /// When the first CRL of its clients' certificates expires, in Unix seconds.
+    pub fn crl_expiry(&self) -> Option<u64> {
+        self.source.client_auth.as_ref()?.crl_expiry
+    }
+
+    /// Who a client is that was let in with this certificate.
+    pub fn client_name(&self, certificate: &CertificateDer<'_>) -> Option<String> {
+        tls::client_name(certificate, &self.source.client_auth.as_ref()?.allowed)
     }
 }
 
@@ -152,9 +168,11 @@ impl Listener {
             bind: Vec::new(),
             protocol: Protocol::Tcp,
             hello_timeout: Duration::ZERO,
+            hello_bytes: 0,
             trusted_proxies: None,
             acl: Acl::default(),
             max_connections: None,
+            clients: None,
             backlog: 0,
             keepalive,
             freebind: false,
@@ -186,6 +204,7 @@ impl Route {
             idle_timeout,
             max_age,
             max_connections: None,
+            clients: None,
             action: Action::Pass,
             stats: Arc::default(),
             retry_other_pool: false,
@@ -246,6 +265,10 @@ impl Snapshot {
         let known_listeners: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.listeners).map(|old| (&*old.name, old)).collect();
 
+        let rates = config.listeners.iter().map(|listener| listener.client_rate);
+        let rates = rates.chain(config.routes.iter().map(|route| route.client_rate));
+        let remembered = share(rates.flatten().count());
+
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
             let known = known_pools.get(&*pool.name).map(|pool| &***pool);
@@ -253,9 +276,11 @@ impl Snapshot {
             pools.push(Arc::new(Pool::new(pool, known).map_err(refused)?));
         }
         let mut routes = Vec::with_capacity(config.routes.len());
+        let mut verifiers = Verifiers::default();
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
-            routes.push(Arc::new(build_route(route, &config.listeners[route.listener], &pools, known)?));
+            let listener = &config.listeners[route.listener];
+            routes.push(Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?));
         }
         let listeners: Vec<_> = config
             .listeners
@@ -274,23 +299,25 @@ impl Snapshot {
                         }
                     }
                 }
+                let known = known_listeners.get(&*listener.name);
                 Arc::new(Listener {
                     name: listener.name.clone(),
                     bind: listener.bind.clone(),
                     protocol: listener.protocol,
                     hello_timeout: listener.hello_timeout,
+                    hello_bytes: listener.hello_bytes,
                     trusted_proxies: listener.proxy_protocol.then(|| listener.trusted_proxies.clone()),
                     acl: Acl::new(&listener.allow, &listener.deny),
                     max_connections: listener.max_connections,
+                    clients: listener.client_rate.map(|rate| {
+                        ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))
+                    }),
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
                     ech: listener.ech.clone(),
                     table,
-                    stats: known_listeners
-                        .get(&*listener.name)
-                        .map(|old| old.stats.clone())
-                        .unwrap_or_default(),
+                    stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                 })
             })
             .collect();
@@ -313,12 +340,14 @@ fn build_route(
     route: &config::Route,
     listener: &config::Listener,
     pools: &[Arc<Pool>],
+    verifiers: &mut Verifiers,
+    remembered: usize,
     known: Option<&Route>,
 ) -> Result<Route, CertificateRefused> {
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
         config::Action::Terminate(source) => {
-            Action::Terminate(Terminator::new(source, route, listener.protocol, known)?)
+            Action::Terminate(Terminator::new(source, route, listener.protocol, verifiers, known)?)
         }
     };
     Ok(Route {
@@ -328,6 +357,9 @@ fn build_route(
         idle_timeout: route.idle_timeout,
         max_age: route.max_age,
         max_connections: route.max_connections,
+        clients: route
+            .client_rate
+            .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
         retry_other_pool: route.retry_other_pool,

@@ -25,10 +25,12 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         // illegal_parameter: conforms to the syntax, but is incorrect, RFC 8446, section 6.2.
         R::SniInvalid | R::EchMalformed => fatal!(47),
         // internal_error: "unrelated to the peer or the correctness of the protocol", RFC 8446, section 6.2.
-        R::RouteFull => fatal!(80),
+        R::RouteFull | R::RouteClientRate | R::RouteClientFull => fatal!(80),
         R::AddressDenied
         | R::GatewayFull
         | R::ListenerFull
+        | R::ClientRate
+        | R::ClientFull
         | R::ProxyHeaderMalformed
         | R::ClosedBeforeData
         | R::ClosedBeforeHello

@@ -70,6 +70,8 @@ pub struct Sniffer {
     state: SniffState,
     /// The client has sent something.
     started: bool,
+    /// Bytes of records that a ClientHello may have.
+    limit: usize,
 }
 
 #[derive(Debug)]
@@ -95,11 +97,16 @@ enum Entry {
 impl Sniffer {
     /// A sniffer for a connection on which nothing was received yet.
     pub fn new(preamble: Preamble) -> Self {
+        Self::limited(preamble, MAX_WINDOW)
+    }
+
+    /// The same, with a bound of its own on the bytes of a ClientHello with its framing; [`MAX_WINDOW`] holds anyway.
+    pub fn limited(preamble: Preamble, limit: usize) -> Self {
         let state = match preamble {
-            Preamble::Tls => SniffState::hello(Entry::TlsListener),
+            Preamble::Tls => SniffState::hello(Entry::TlsListener, limit),
             Preamble::Postgres => SniffState::Startup { gss_refused: false },
         };
-        Self { state, started: false }
+        Self { state, started: false, limit }
     }
 
     /// The next step. The work of all calls is linear in the bytes that the client sends, however they are segmented.
@@ -130,9 +137,11 @@ impl Sniffer {
                     return Ok(self.answer(b"N", SniffState::Startup { gss_refused: true }));
                 }
                 Some(postgres::Request::Ssl) => {
-                    return Ok(self.answer(b"S", SniffState::hello(Entry::Requested)));
+                    return Ok(self.answer(b"S", SniffState::hello(Entry::Requested, self.limit)));
                 }
-                Some(postgres::Request::DirectTls) => self.state = SniffState::hello(Entry::Direct),
+                Some(postgres::Request::DirectTls) => {
+                    self.state = SniffState::hello(Entry::Direct, self.limit);
+                }
             }
         }
         let SniffState::Hello { records, entry } = &mut self.state else {
@@ -140,7 +149,7 @@ impl Sniffer {
         };
         let postgres = *entry == Entry::Requested;
         if sslv2::begins(window) {
-            return Ok(match sslv2::read(window, postgres)? {
+            return Ok(match sslv2::read(window, postgres, self.limit)? {
                 None => Output::NeedMore,
                 Some(hello) => Output::Hello(Box::new(hello)),
             });
@@ -165,7 +174,7 @@ impl Sniffer {
 }
 
 impl SniffState {
-    fn hello(entry: Entry) -> Self {
-        Self::Hello { records: Records::default(), entry }
+    fn hello(entry: Entry, limit: usize) -> Self {
+        Self::Hello { records: Records::new(limit), entry }
     }
 }

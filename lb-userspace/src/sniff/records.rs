@@ -26,8 +26,10 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
 /// How far the window was parsed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Records {
+    /// The longest run of records, [`MAX_WINDOW`] at the most.
+    limit: usize,
     /// Parsed bytes of the window. If `left` is 0, a record header comes next.
     position: usize,
     /// Payload bytes of the current record that are not parsed yet.
@@ -41,7 +43,26 @@ pub(super) struct Records {
     pub(super) turns: usize,
 }
 
+impl Default for Records {
+    fn default() -> Self {
+        Self {
+            limit: MAX_WINDOW,
+            position: 0,
+            left: 0,
+            gathered: 0,
+            header: [0; MESSAGE_HEADER],
+            #[cfg(test)]
+            turns: 0,
+        }
+    }
+}
+
 impl Records {
+    /// Nothing is parsed yet. The records of a ClientHello may have `limit` bytes, and no more than [`MAX_WINDOW`].
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit: limit.min(MAX_WINDOW), ..Self::default() }
+    }
+
     /// Parses the new bytes of the window; returns the body of the ClientHello once it is complete.
     pub(super) fn advance<'a>(&mut self, window: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, RejectReason> {
         loop {
@@ -53,7 +74,7 @@ impl Records {
                 return Ok(Some(body(window.get(..self.position).unwrap_or_default())));
             }
             let due = if self.left == 0 { RECORD_HEADER } else { self.left };
-            if self.position + due > MAX_WINDOW {
+            if self.position + due > self.limit {
                 return Err(RejectReason::HelloTooLarge);
             }
             let unread = window.get(self.position..).unwrap_or_default();
@@ -109,7 +130,7 @@ impl Records {
         if self.gathered > 0 && self.header[0] != CLIENT_HELLO {
             return Err(RejectReason::HelloMalformed);
         }
-        if self.length().is_some_and(|length| length > MESSAGE_HEADER + MAX_HELLO) {
+        if self.length().is_some_and(|length| length > MESSAGE_HEADER + MAX_HELLO.min(self.limit)) {
             return Err(RejectReason::HelloTooLarge);
         }
         Ok(walked)

@@ -56,6 +56,9 @@ fn words(setback: Setback) -> (&'static str, &'static str) {
         Setback::Rejected(R::RouteFull) => {
             (TOO_MANY, "there are too many connections to this database server")
         }
+        Setback::Rejected(R::RouteClientRate | R::RouteClientFull) => {
+            (TOO_MANY, "there are too many connections to this database server from the client's address")
+        }
         Setback::Rejected(_) => (NOT_AUTHORIZED, "the TLS handshake was refused"),
         Setback::Closed(C::TlsHandshakeFailed) => (NOT_AUTHORIZED, "the TLS handshake failed"),
         Setback::Closed(C::ConnectFailed) => (CANNOT_CONNECT, "the database server cannot be reached"),

@@ -22,13 +22,16 @@ pub(super) fn begins(window: &[u8]) -> bool {
         && window.get(3).is_none_or(|&major| major == 3)
 }
 
-/// Reads it once it is complete. `postgres` is passed through.
-pub(super) fn read(window: &[u8], postgres: bool) -> Result<Option<ClientHello>, RejectReason> {
+/// Reads it once it is complete, if it has at most `limit` bytes. `postgres` is passed through.
+pub(super) fn read(window: &[u8], postgres: bool, limit: usize) -> Result<Option<ClientHello>, RejectReason> {
     let number = |bytes: &[u8]| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
     let Some(header) = window.get(..HEADER) else { return Ok(None) };
     let length = number(&[header[0] & !TWO_BYTE_HEADER, header[1]]);
     if length < FIXED {
         return Err(RejectReason::HelloMalformed);
+    }
+    if HEADER + length > limit {
+        return Err(RejectReason::HelloTooLarge);
     }
     let Some(message) = window.get(HEADER..HEADER + length) else { return Ok(None) };
     let [suites, session, challenge] = [3, 5, 7].map(|at| number(&message[at..]));

@@ -95,7 +95,7 @@ mod tests {
     use crate::config::{Authorities, MinVersion, Termination, UpstreamTls};
     use crate::reason::CloseReason;
     use crate::splice::relay::relay;
-    use crate::tls::{Dialling, ServerTls, Serving, server_config};
+    use crate::tls::{Dialling, ServerTls, Serving, Verifiers, server_config};
     use crate::traffic::Traffic;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, StreamOwned};
@@ -115,7 +115,7 @@ mod tests {
         let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
-        (Termination { chain: vec![certificate], key, client_ca: None, not_after: u64::MAX }, roots)
+        (Termination { chain: vec![certificate], key, client_auth: None, not_after: u64::MAX }, roots)
     }
 
     /// The gateway's socket of a leg, and that of its end.
@@ -133,7 +133,7 @@ mod tests {
         go_on: impl FnOnce(End<ClientConnection>) + Send + 'static,
     ) -> (TcpStream, Session<Serving>, thread::JoinHandle<()>) {
         let (termination, roots) = certified();
-        let config = server_config(&termination, std::iter::empty()).unwrap();
+        let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty()).unwrap();
         let (socket, end) = pair();
         let end = thread::spawn(move || {
             let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -164,7 +164,7 @@ mod tests {
         let tls = ServerTls::new(&Arc::new(tls), None).unwrap();
         let (socket, end) = pair();
         let end = thread::spawn(move || {
-            let config = server_config(&termination, std::iter::empty()).unwrap();
+            let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty()).unwrap();
             go_on(StreamOwned::new(ServerConnection::new(config).unwrap(), end));
         });
         let (config, name) = tls.toward(&format!("{NAME}:1").parse().unwrap()).unwrap();

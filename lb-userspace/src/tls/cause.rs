@@ -15,6 +15,7 @@ pub(crate) fn cause(error: &Error, received: &[u8]) -> TlsError {
         Error::PeerIncompatible(lacking) => incompatible(lacking, received),
         Error::NoCertificatesPresented => E::CertificateRequired,
         Error::InvalidCertificate(error) => certificate(error),
+        Error::InvalidCertRevocationList(_) => E::CrlInvalid,
         Error::AlertReceived(description) => alert(*description),
         Error::DecryptError => E::Undecryptable,
         Error::InappropriateMessage { .. }
@@ -27,7 +28,6 @@ pub(crate) fn cause(error: &Error, received: &[u8]) -> TlsError {
         // Names and ECH are of clients; the others are faults of ours.
         Error::UnsupportedNameType
         | Error::InvalidEncryptedClientHello(_)
-        | Error::InvalidCertRevocationList(_)
         | Error::EncryptError
         | Error::General(_)
         | Error::FailedToGetCurrentTime
@@ -82,6 +82,10 @@ fn certificate(error: &CertificateError) -> TlsError {
         C::Expired | C::ExpiredContext { .. } => E::CertificateExpired,
         C::NotValidForName | C::NotValidForNameContext { .. } => E::CertificateName,
         C::NotValidYet | C::NotValidYetContext { .. } => E::CertificateNotYetValid,
+        C::Revoked => E::CertificateRevoked,
+        C::ApplicationVerificationFailure => E::CertificateNotAllowed,
+        C::UnknownRevocationStatus => E::CrlMissing,
+        C::ExpiredRevocationList | C::ExpiredRevocationListContext { .. } => E::CrlExpired,
         C::InvalidPurpose | C::InvalidPurposeContext { .. } => E::CertificatePurpose,
         C::Other(error) => match error.0.downcast_ref() {
             Some(webpki::Error::UnsupportedCertVersion) => E::CertificateVersion,

@@ -4,14 +4,17 @@ mod cause;
 mod client;
 mod client_auth;
 mod facts;
+mod identity;
 mod server;
 mod server_auth;
 mod session;
 mod upstream;
 
 pub(crate) use client::client_config;
+pub use client_auth::Verifiers;
 use client_auth::check_dates;
 pub use facts::{ClientCertificate, ClientTls};
+pub(crate) use identity::client_name;
 pub use server::server_config;
 pub use session::{Dialling, HandshakeError, Role, Serving, Session};
 pub use upstream::ServerTls;

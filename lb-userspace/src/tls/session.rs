@@ -8,7 +8,7 @@ use crate::reason::TlsError;
 use crate::scratch::{self, Output};
 use crate::socket::{read_some, write_all};
 use rustls::client::{ClientConfig, ClientConnectionData, UnbufferedClientConnection};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedConnectionCommon, UnbufferedStatus,
@@ -179,6 +179,11 @@ impl<R: Role> Session<R> {
         let _ = plaintext.map_or(Ok(()), |plaintext| self.encrypt(Some(plaintext), &mut output));
         let _ = self.encrypt(None, &mut output);
         output.bytes().to_vec()
+    }
+
+    /// The certificate that the client has shown, if it was asked for one and has.
+    pub fn client_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.tls.peer_certificates()?.first()
     }
 
     /// The protocol version agreed on.

@@ -6,6 +6,7 @@
 
 mod case;
 mod churn;
+mod clients;
 mod ends;
 mod filters;
 mod gateways;

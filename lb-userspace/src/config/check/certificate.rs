@@ -6,19 +6,20 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::pem::{pem_error, unusable};
-use super::{key, pem};
+use super::client_auth::{ClientPaths, ClientPlaces};
+use super::pem::{Part, Problems, date, pem_error, unusable};
+use super::{crl, key, pem};
 use crate::config::authorities::Authorities;
+use crate::config::client_auth::ClientAuth;
 use crate::config::diagnostic::{Problem, Report, quote};
 use crate::config::draft::{CertificateDraft, Field};
 use crate::config::files::Files;
@@ -32,22 +33,13 @@ pub(super) struct Paths {
     pub(super) chain: PathBuf,
     pub(super) key: PathBuf,
     pub(super) passphrase: Option<PathBuf>,
-    pub(super) client_ca: Option<PathBuf>,
-}
-
-/// Which of [`Paths`] a problem is with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Chain,
-    Key,
-    Passphrase,
-    ClientCa,
+    pub(super) client: Option<ClientPaths>,
 }
 
 /// The certificate of a route, or of a pool's `tls`, and where it is named.
 pub(super) fn load_certificate<'r>(
     certificate: &'r Field<CertificateDraft>,
-    client_ca: &Field<PathBuf>,
+    client: Option<(ClientPaths, ClientPlaces<'_>)>,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(&'r Place, Arc<Loaded>)> {
@@ -59,21 +51,22 @@ pub(super) fn load_certificate<'r>(
         return None;
     }
     let passphrase = passphrase.given();
-    let client_ca = client_ca.given();
+    let (client, places) = client.unzip();
     let paths = Paths {
         chain: chain.value.clone(),
         key: key.value.clone(),
         passphrase: passphrase.map(|path| path.value.clone()),
-        client_ca: client_ca.map(|path| path.value.clone()),
+        client,
     };
     let at = |(part, problem): &(Part, Problem)| {
         let place = match part {
-            Part::Chain => chain,
-            Part::Key => key,
-            Part::Passphrase => passphrase?,
-            Part::ClientCa => client_ca?,
+            Part::Chain => &chain.place,
+            Part::Key => &key.place,
+            Part::Passphrase => &passphrase?.place,
+            Part::ClientCa(number) => places.as_ref()?.ca[*number],
+            Part::ClientCrl(number) => places.as_ref()?.crl[*number],
         };
-        Some(problem.clone().at(&place.place))
+        Some(problem.clone().at(place))
     };
     match certificates.load(&paths) {
         Ok(loaded) => {
@@ -94,11 +87,11 @@ pub(super) struct Loaded {
     /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
     pub(super) names: BTreeSet<Box<str>>,
     /// What is odd about the files, and does not keep them from being used.
-    pub(super) warnings: Vec<(Part, Problem)>,
+    pub(super) warnings: Problems,
 }
 
 /// Or every problem with the files.
-type Outcome = Result<Arc<Loaded>, Vec<(Part, Problem)>>;
+type Outcome = Result<Arc<Loaded>, Problems>;
 
 /// Loads each set of files once, however many routes name it.
 pub(super) struct Certificates<'a> {
@@ -106,6 +99,7 @@ pub(super) struct Certificates<'a> {
     now: UnixTime,
     provider: CryptoProvider,
     loaded: HashMap<Paths, Outcome>,
+    clients: HashMap<ClientPaths, Result<(Arc<ClientAuth>, Problems), Problems>>,
     /// By their file; `None`: the system's.
     authorities: HashMap<Option<PathBuf>, Result<Arc<Authorities>, Problem>>,
 }
@@ -113,10 +107,21 @@ pub(super) struct Certificates<'a> {
 impl<'a> Certificates<'a> {
     pub(super) fn new(files: &'a dyn Files, now: UnixTime) -> Self {
         let provider = aws_lc_rs::default_provider();
-        Self { files, now, provider, loaded: HashMap::new(), authorities: HashMap::new() }
+        Self {
+            files,
+            now,
+            provider,
+            loaded: HashMap::new(),
+            clients: HashMap::new(),
+            authorities: HashMap::new(),
+        }
     }
 
     pub(super) fn load(&mut self, paths: &Paths) -> &Outcome {
+        if let Some(client) = paths.client.as_ref().filter(|client| !self.clients.contains_key(client)) {
+            let auth = self.client_auth(client);
+            self.clients.insert(client.clone(), auth);
+        }
         if !self.loaded.contains_key(paths) {
             let loaded = self.load_now(paths).map(Arc::new);
             self.loaded.insert(paths.clone(), loaded);
@@ -124,20 +129,19 @@ impl<'a> Certificates<'a> {
         &self.loaded[paths]
     }
 
-    fn load_now(&self, paths: &Paths) -> Result<Loaded, Vec<(Part, Problem)>> {
+    fn load_now(&self, paths: &Paths) -> Result<Loaded, Problems> {
         let chain = self.chain(&paths.chain).map_err(|problem| (Part::Chain, problem));
         let passphrase = paths.passphrase.as_deref().map(|path| self.line(path, "passphrase")).transpose();
         let key = passphrase.map_err(|problem| (Part::Passphrase, problem)).and_then(|passphrase| {
             let passphrase = passphrase.as_ref().map(|line| &line[..]);
             self.key(&paths.key, passphrase).map_err(|problem| (Part::Key, problem))
         });
-        let client_ca = paths.client_ca.as_deref().map(|path| self.client_ca(path).map(|ca| ca.certificates));
-        let client_ca = client_ca.transpose().map_err(|problem| (Part::ClientCa, problem));
-        let ((chain, leaf), key, client_ca) = match (chain, key, client_ca) {
-            (Ok(chain), Ok(key), Ok(client_ca)) => (chain, key, client_ca),
-            (chain, key, client_ca) => {
-                let problems = [chain.err(), key.err(), client_ca.err()];
-                return Err(problems.into_iter().flatten().collect());
+        let client_auth = paths.client.as_ref().map(|client| self.clients[client].clone()).transpose();
+        let ((chain, leaf), key, client_auth) = match (chain, key, client_auth) {
+            (Ok(chain), Ok(key), Ok(client_auth)) => (chain, key, client_auth),
+            (chain, key, client_auth) => {
+                let problems = [chain.err(), key.err()].into_iter().flatten();
+                return Err(problems.chain(client_auth.err().into_iter().flatten()).collect());
             }
         };
         matches(&chain, &*key.signing, &paths.chain).map_err(|problem| vec![(Part::Key, problem)])?;
@@ -147,7 +151,11 @@ impl<'a> Certificates<'a> {
             let problem = Problem::new("`passphrase_file` has no effect: the private key is not encrypted");
             warnings.push((Part::Passphrase, problem.help("take it out, or encrypt the key")));
         }
-        let termination = Termination { chain, key: key.der, client_ca, not_after: leaf.not_after };
+        let client_auth = client_auth.map(|(client_auth, odd)| {
+            warnings.extend(odd);
+            client_auth
+        });
+        let termination = Termination { chain, key: key.der, client_auth, not_after: leaf.not_after };
         Ok(Loaded { termination: Arc::new(termination), names: leaf.names, warnings })
     }
 
@@ -190,14 +198,50 @@ impl<'a> Certificates<'a> {
         }
     }
 
+    /// What a route asks of clients' certificates, with what is odd about the files.
+    fn client_auth(&self, client: &ClientPaths) -> Result<(Arc<ClientAuth>, Problems), Problems> {
+        let (mut authorities, mut crls, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, path) in client.ca.iter().enumerate() {
+            match self.client_ca(path) {
+                Ok(more) => authorities.push(more),
+                Err(problem) => problems.push((Part::ClientCa(number), problem)),
+            }
+        }
+        for (number, path) in client.crl.iter().enumerate() {
+            match self.read(path).and_then(|pem| crl::read(path, &pem)) {
+                Ok(more) => crls.push(more),
+                Err(problem) => problems.push((Part::ClientCrl(number), problem)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let (crl_expiry, odd) = crl::judge(&authorities, &crls, self.now);
+        let auth = ClientAuth {
+            authorities: authorities.concat(),
+            crls: crls.concat(),
+            crl_expiry,
+            required: client.required,
+            allowed: client.allowed.clone(),
+        };
+        Ok((Arc::new(auth), odd))
+    }
+
+    fn client_ca(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+        let pem = self.read(path)?;
+        let help = match CertificateRevocationListDer::from_pem_slice(&pem) {
+            Ok(_) if CertificateDer::from_pem_slice(&pem).is_err() => {
+                "it holds a CRL: are `ca` and `crl` swapped?"
+            }
+            _ => "a PEM file with the certificates that sign those of clients",
+        };
+        authorities(path, &pem, help)
+    }
+
     /// A key for Encrypted ClientHello.
     pub(super) fn ech_key(&self, path: &Path) -> Result<ech::Key, Problem> {
         let made = "`snisplice ech-key --public-name NAME` makes one";
         ech::Key::read(&self.read(path)?).map_err(|error| unusable(path, &error.to_string()).help(made))
-    }
-
-    fn client_ca(&self, path: &Path) -> Result<Authorities, Problem> {
-        self.authorities_in(path, "a PEM file with the certificates that sign those of clients")
     }
 
     /// Those who sign the certificates of servers: in the file, or without one the system's.
@@ -319,7 +363,6 @@ impl Leaf {
     }
 
     fn out_of_date(&self, now: UnixTime) -> Option<Problem> {
-        let date = |seconds| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
         let now = now.as_secs();
         if now > self.not_after {
             let message = format!("this certificate expired on {}", date(self.not_after));
@@ -339,4 +382,20 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| unusable(path, pem_error(&error)).help(PEM_CERTIFICATE))
+}
+
+/// The certificates of a file that holds some, each of which can be an authority. `help`: what the file should be.
+fn authorities(path: &Path, pem: &[u8], help: &str) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let authorities = certificates(path, pem)?;
+    if authorities.is_empty() {
+        return Err(unusable(path, "it holds no certificate").help(help));
+    }
+    let mut roots = RootCertStore::empty();
+    for (number, authority) in (1..).zip(&authorities) {
+        if roots.add(authority.clone()).is_err() {
+            let why = format!("its certificate {number} is not X.509");
+            return Err(unusable(path, &why).help(help));
+        }
+    }
+    Ok(authorities)
 }

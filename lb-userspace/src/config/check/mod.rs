@@ -3,6 +3,9 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod certificate;
+mod client_auth;
+mod client_rate;
+mod crl;
 mod ech;
 mod health;
 mod key;
@@ -69,9 +72,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
 
     let gateway = gateway(&draft.gateway);
     let listeners = draft.listeners.iter().zip(&listener_names.list);
-    let listeners: Vec<_> = listeners
-        .map(|(draft, name)| listener(draft, name, gateway.live.keepalive, certificates, report))
-        .collect();
+    let listeners: Vec<_> =
+        listeners.map(|(draft, name)| listener(draft, name, &gateway.live, certificates, report)).collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
     let pools: Vec<_> =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
@@ -102,6 +104,11 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
             idle_timeout: route.idle_timeout.get(),
             max_age: route.max_age.get(),
             max_connections: route.max_connections.get(),
+            client_rate: client_rate::check(
+                &route.client_rate,
+                route.max_connections.or(gateway.live.max_connections),
+                report,
+            ),
         });
         if let (Some(listener), Some(reference)) = (listener, route.listener.given()) {
             let alpn = items(&route.alpn).iter();
@@ -161,7 +168,7 @@ fn access_log(draft: &AccessLogDraft) -> AccessLog {
 fn listener(
     draft: &ListenerDraft,
     name: &Arc<str>,
-    keepalive: Keepalive,
+    gateway: &LiveGateway,
     certificates: &Certificates<'_>,
     report: &mut Report,
 ) -> Listener {
@@ -190,13 +197,19 @@ fn listener(
         ech: ech::keys(draft, certificates, report),
         protocol: draft.protocol.or(default.protocol),
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
+        hello_bytes: draft.hello_bytes.or(default.hello_bytes),
         proxy_protocol,
         trusted_proxies: if proxy_protocol { trusted_proxies } else { Vec::new() },
         allow: values(&draft.allow),
         deny: values(&draft.deny),
         max_connections: draft.max_connections.get().or(default.max_connections),
+        client_rate: client_rate::check(
+            &draft.client_rate,
+            draft.max_connections.or(gateway.max_connections),
+            report,
+        ),
         backlog: draft.backlog.or(default.backlog),
-        keepalive: draft.keepalive.or(default.keepalive).or(keepalive),
+        keepalive: draft.keepalive.or(default.keepalive).or(gateway.keepalive),
         freebind: draft.freebind.or(default.freebind),
         ..default
     }
@@ -299,7 +312,7 @@ fn tls_keys<'r>(
                 let example = "`certificate = { chain = \"FILE.crt\", key = \"FILE.key\" }`";
                 report.push_absence(error.help(example));
             }
-            load_certificate(&draft.certificate, &draft.client_ca, certificates, report)
+            load_certificate(&draft.certificate, client_auth::check(draft, report), certificates, report)
         }
         Field::Given(_) | Field::Absent => reject_termination_keys(draft, report),
     }
@@ -307,7 +320,11 @@ fn tls_keys<'r>(
 
 /// A passthrough route has nothing to do with certificates.
 fn reject_termination_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option<T> {
-    for (key, place) in [("certificate", draft.certificate.place()), ("client_ca", draft.client_ca.place())] {
+    for (key, place) in [
+        ("certificate", draft.certificate.place()),
+        ("client_ca", draft.client_ca.place()),
+        ("client_auth", draft.client_auth.place()),
+    ] {
         if let Some(place) = place {
             let error = Diagnostic::error(place, format!("a route that passes TLS through has no `{key}`"));
             report.push(error.help("add `tls = \"terminate\"`, or take it out"));
@@ -324,6 +341,7 @@ fn reject_tls_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option<T> {
         ("tls", draft.tls.place()),
         ("certificate", draft.certificate.place()),
         ("client_ca", draft.client_ca.place()),
+        ("client_auth", draft.client_auth.place()),
     ] {
         if let Some(place) = place {
             let error = Diagnostic::error(place, format!("a route of a `tcp` listener has no `{key}`"));

@@ -2,12 +2,28 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::fmt;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::pki_types::pem;
 use zeroize::Zeroizing;
 
 use crate::config::diagnostic::{Problem, quote};
+
+/// Which of a route's files a problem is with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Chain,
+    Key,
+    Passphrase,
+    /// Of several files, this one.
+    ClientCa(usize),
+    ClientCrl(usize),
+}
+
+/// Problems, each with the file.
+pub(super) type Problems = Vec<(Part, Problem)>;
 
 /// The content of a file as text that a PEM reader understands, whatever editor has written it.
 pub(super) fn text(path: &Path, content: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -45,4 +61,9 @@ pub(super) fn pem_error(error: &pem::Error) -> &'static str {
         pem::Error::Base64Decode(_) => "a PEM section in it is not base64",
         _ => "it is not PEM",
     }
+}
+
+/// Seconds since the Unix epoch, to be read.
+pub(super) fn date(seconds: u64) -> impl fmt::Display {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds))
 }

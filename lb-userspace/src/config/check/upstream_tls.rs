@@ -24,7 +24,7 @@ pub(super) fn check(
     let draft = &given.value;
     reject_repeated(items(&draft.san), |san| format!("{} is listed twice", shown(san)), report);
     reject_nameless_servers(pool, draft, &given.place, report);
-    let certificate = load_certificate(&draft.certificate, &Field::Absent, certificates, report);
+    let certificate = load_certificate(&draft.certificate, None, certificates, report);
     if draft.ca.is_invalid() {
         return None;
     }

@@ -30,11 +30,13 @@ fn what_is_left_out_has_its_default() {
         bind: vec!["0.0.0.0:443".parse().unwrap()],
         protocol: Protocol::Tls,
         hello_timeout: Duration::from_secs(5),
+        hello_bytes: 163_840,
         proxy_protocol: false,
         trusted_proxies: vec![],
         allow: vec![],
         deny: vec![],
         max_connections: None,
+        client_rate: None,
         backlog: 4096,
         keepalive: Keepalive::default(),
         freebind: false,
@@ -46,6 +48,7 @@ fn what_is_left_out_has_its_default() {
     assert!(route.alpn.is_empty() && matches!(route.action, Action::Pass));
     assert_eq!(route.backends, [Backend { pool: 0, weight: 1 }]);
     assert_eq!((route.idle_timeout, route.max_age, route.max_connections), (None, None, None));
+    assert_eq!(route.client_rate, None);
     let address = Address { host: Host::Ip("10.0.0.11".parse().unwrap()), port: 6379 };
     let pool = Pool {
         slow_start: Duration::ZERO,
@@ -82,7 +85,8 @@ fn the_documented_example_is_valid() {
     assert_eq!(route.backends, [Backend { pool: 0, weight: 99 }, Backend { pool: 1, weight: 1 }]);
     assert_eq!((route.idle_timeout, route.max_connections), (Some(Duration::from_secs(3600)), Some(1000)));
     let Action::Terminate(termination) = &route.action else { panic!("{:?}", route.action) };
-    assert_eq!((termination.chain.len(), termination.client_ca.as_ref().map(Vec::len)), (1, Some(1)));
+    let authorities = termination.client_auth.as_ref().map(|auth| auth.authorities.len());
+    assert_eq!((termination.chain.len(), authorities), (1, Some(1)));
     assert_eq!(termination.not_after, 1_798_761_600, "2027-01-01");
     let pool = &config.pools[0];
     assert_eq!((pool.balance, pool.send_proxy), (Balance::LeastConnections, Some(ProxyVersion::V2)));
@@ -205,7 +209,7 @@ fn routes_of_the_same_files_share_one_termination() {
 fn the_debug_form_of_a_termination_holds_no_key() {
     let config = accepted(TERMINATED);
     let debug = format!("{:?}", config.routes[0].action);
-    assert_eq!(debug, "Terminate(Termination { chain: 1, client_ca: None, not_after: 1798761600, .. })");
+    assert_eq!(debug, "Terminate(Termination { chain: 1, client_auth: None, not_after: 1798761600, .. })");
 }
 
 #[test]

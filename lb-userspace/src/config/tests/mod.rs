@@ -2,6 +2,7 @@
 
 mod accepted;
 mod certificates;
+mod clients;
 mod damage;
 mod drawing;
 mod ech;
@@ -57,7 +58,7 @@ AQALZXhhbXBsZS5jb20AAA==
 ";
 
 /// Ends TLS for app1.example.com; the same changes apply as to [`GOOD`].
-const TERMINATED: &str = r#"
+pub(super) const TERMINATED: &str = r#"
 [[listener]]
 name = "databases"
 bind = ["0.0.0.0:443"]
@@ -117,6 +118,7 @@ static FILES: LazyLock<Map> = LazyLock::new(|| {
     issue("system-ca.crt", "system-ca.key", &["system"], 2025, 2027);
     let swapped = format!("{}{}", files["clients-ca.crt"], files["app1.crt"]);
     files.insert("swapped.crt", swapped);
+    files.extend(clients::files());
     files.insert("empty.pem", "nothing here\n".to_owned());
     files.insert("ech.pem", ECH_KEY.to_owned());
     files.insert("ca.crt", files["clients-ca.crt"].clone());

@@ -27,11 +27,13 @@ fn route(object: &str, listener: &str, sni: &str, pool: Field<String>) -> RouteD
         tls: Field::Absent,
         certificate: Field::Absent,
         client_ca: Field::Absent,
+        client_auth: Field::Absent,
         backends: given(object, "spec.rules[0].backendRefs", vec![backend]),
         retry_other_pool: Field::Absent,
         idle_timeout: Field::Absent,
         max_age: Field::Absent,
         max_connections: Field::Absent,
+        client_rate: Field::Absent,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The TOML source: text to a draft.
 
 mod docs;
+mod identity;
 mod key;
 mod keys;
 mod mend;
@@ -11,5 +12,5 @@ mod tests;
 mod value;
 
 pub use docs::with_tables_of_keys;
-pub(super) use keys::CHECKS;
+pub(super) use keys::{CHECKS, CLIENT_RATE_EXAMPLE};
 pub(super) use read::{read, read_gateway};

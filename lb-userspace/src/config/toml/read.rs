@@ -9,18 +9,19 @@ use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{
-    ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CONNECTIONS,
-    ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS, KEEPALIVE, KEEPALIVE_COUNT, LISTENER,
-    LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, MIN_VERSIONS, ON_DOWN, POOL, PORT, PROTOCOLS,
-    PROXY_VERSIONS, ROLES, ROOT, ROUTE, SERVER, SERVER_WEIGHT, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS,
-    WORKERS,
+    ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
+    CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS,
+    HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL,
+    MIN_VERSIONS, ON_DOWN, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROOT, ROUTE, SERVER, SERVER_WEIGHT,
+    STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
-use super::value;
+use super::{identity, value};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    AccessLogDraft, BackendDraft, CertificateDraft, Draft, EchDraft, Field, GatewayDraft, HealthDraft,
-    HealthTlsDraft, ListenerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
+    AccessLogDraft, BackendDraft, CertificateDraft, ClientAuthDraft, ClientRateDraft, Draft, EchDraft, Field,
+    GatewayDraft, HealthDraft, HealthTlsDraft, ListenerDraft, PoolDraft, RouteDraft, ServerDraft,
+    UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -134,6 +135,7 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
         bind: s.read("bind", |r, v| r.list(v, |r, v| r.parse(v, value::socket_address))),
         protocol: s.read("protocol", |r, v| r.choice(v, &PROTOCOLS)),
         hello_timeout: s.read("hello_timeout", |r, v| r.timeout(v)),
+        hello_bytes: s.read("hello_bytes", |r, v| r.integer(v, HELLO_BYTES)),
         proxy_protocol: s.read("proxy_protocol", |r, v| r.boolean(v)),
         trusted_proxies: s.read("trusted_proxies", networks),
         allow: s.read("allow", |r, v| match v.get_ref() {
@@ -146,6 +148,7 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
         }),
         deny: s.read("deny", networks),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+        client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
         backlog: s.read("backlog", |r, v| r.integer(v, BACKLOG)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         freebind: s.read("freebind", |r, v| r.boolean(v)),
@@ -187,11 +190,21 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
         tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
         certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
+        client_auth: s.read("client_auth", |r, v| r.section(v, &CLIENT_AUTH).map(client_auth)),
         backends: s.read("backends", |r, v| r.list(v, backend)),
         retry_other_pool: s.read("retry_other_pool", |r, v| r.boolean(v)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
         max_age: s.read("max_age", |r, v| r.timeout(v)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
+        client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
+    }
+}
+
+fn client_rate(mut s: Section<'_, '_>) -> ClientRateDraft {
+    ClientRateDraft {
+        connections: s.read("connections", |r, v| r.integer(v, CONNECTIONS)),
+        per: s.read("per", |r, v| r.timeout(v)),
+        open: s.read("open", |r, v| r.integer(v, CONNECTIONS)),
     }
 }
 
@@ -206,6 +219,16 @@ fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
         chain: s.read("chain", |r, v| r.parse(v, value::path)),
         key: s.read("key", |r, v| r.parse(v, value::path)),
         passphrase_file: s.read("passphrase_file", |r, v| r.parse(v, value::path)),
+    }
+}
+
+fn client_auth(mut s: Section<'_, '_>) -> ClientAuthDraft {
+    ClientAuthDraft {
+        ca: s.read("ca", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        crl: s.read("crl", |r, v| r.items(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &CLIENT_AUTH_MODES)),
+        subjects: s.read("subjects", |r, v| r.items(v, |r, v| r.parse(v, identity::subject))),
+        sans: s.read("sans", |r, v| r.items(v, |r, v| r.parse(v, identity::san))),
     }
 }
 

@@ -6,7 +6,7 @@ use super::key::Table;
 use super::keys::{DOCUMENTED, HEALTH_TLS};
 use super::with_tables_of_keys;
 use crate::config::diagnostic::Report;
-use crate::config::tests::{GOOD, changed, checked};
+use crate::config::tests::{GOOD, TERMINATED, changed, checked};
 
 const DOCUMENTATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
 
@@ -32,7 +32,9 @@ fn alone(table: &Table, line: &str) -> String {
         "the top level" => line.to_owned(),
         "access_log" => format!("[gateway.access_log]\n{line}"),
         "keepalive" => format!("[gateway.keepalive]\n{line}"),
+        "client_rate" => format!("[[listener]]\n[listener.client_rate]\n{line}"),
         "certificate" => format!("[[route]]\n[route.certificate]\n{line}"),
+        "client_auth" => format!("[[route]]\n[route.client_auth]\n{line}"),
         "a backend" => format!("[[route]]\nbackends = [{{ {line} }}]"),
         "a server" => format!("[[pool]]\nservers = [{{ {line} }}]"),
         "health" => format!("[[pool]]\n[pool.health]\n{line}"),
@@ -52,6 +54,8 @@ fn in_good(table: &Table, line: &str) -> String {
         "a server" => {
             changed(GOOD, "[\"10.0.0.11:6379\"]", &format!("[{{ address = \"10.0.0.11:6379\", {line} }}]"))
         }
+        "client_rate" => with_client_rate(line),
+        "client_auth" => with_client_auth(line),
         "health" => with_health(line, line),
         "eject" => with_pool_key(&format!("eject = {{ {line} }}")),
         "ech" => with_ech(line),
@@ -74,6 +78,18 @@ fn with_health(key: &str, line: &str) -> String {
     };
     let line = if line.is_empty() { String::new() } else { format!(", {line}") };
     with_pool_key(&format!("health = {{ {check}{line} }}"))
+}
+
+/// With a `client_rate` that a line may be a part of.
+fn with_client_rate(line: &str) -> String {
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    changed(GOOD, "[[listener]]", &format!("[[listener]]\nclient_rate = {{ connections = 50{line} }}"))
+}
+
+/// With a `client_auth` that a line may be a part of.
+fn with_client_auth(line: &str) -> String {
+    let line = if line.is_empty() { String::new() } else { format!(", {line}") };
+    changed(TERMINATED, "[[route]]", &format!("[[route]]\nclient_auth = {{ ca = ['authority.crt']{line} }}"))
 }
 
 fn with_ech(line: &str) -> String {
@@ -138,6 +154,8 @@ fn a_key_with_its_default_changes_nothing() {
             };
             let without = match table.header {
                 "access_log" => format!("[gateway.access_log]\n{GOOD}"),
+                "client_rate" => with_client_rate(""),
+                "client_auth" => with_client_auth(""),
                 "health" => with_health(key.name, ""),
                 "eject" => with_pool_key("eject = {}"),
                 "ech" => with_ech(""),

@@ -231,6 +231,27 @@ fn hello_timeout_whatever_is_there() {
 }
 
 #[test]
+fn hello_too_large_for_a_bound_of_its_own_as_soon_as_its_length_is_there() {
+    let redis = redis();
+    let limited = |limit, window| Sniffer::limited(Preamble::Tls, limit).handle(Input::Bytes(window));
+    assert_eq!(limited(redis.len(), &redis), Output::Hello(facts(&redis).into()));
+    for end in [9, 100, redis.len()] {
+        assert_eq!(limited(redis.len() - 1, &redis[..end]), Output::Reject(R::HelloTooLarge), "{end}");
+    }
+    // In the framing of SSLv2.
+    let old = [0x82, 0x00, 1, 3, 1];
+    assert_eq!(limited(512, &old), Output::Reject(R::HelloTooLarge));
+    assert_eq!(limited(514, &old), Output::NeedMore);
+    // Behind a PostgreSQL client's request.
+    let mut sniffer = Sniffer::limited(Preamble::Postgres, redis.len() - 1);
+    assert!(matches!(sniffer.handle(Input::Bytes(&SSL_REQUEST)), Output::Answer { .. }));
+    assert_eq!(sniffer.handle(Input::Bytes(&redis)), Output::Reject(R::HelloTooLarge));
+    // Nobody is let do more than all may.
+    let long = [&b"\x16\x03\x01\x40\x00\x01\x02\x02\x00"[..]].concat();
+    assert_eq!(limited(usize::MAX, &long), Output::Reject(R::HelloTooLarge));
+}
+
+#[test]
 fn closed_before_data_only_if_there_was_none() {
     let mut sniffer = Sniffer::new(Preamble::Tls);
     assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
@@ -350,6 +371,8 @@ fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
             (R::NoSni, 109),
             (R::AlpnMismatch, 120),
             (R::RouteFull, 80),
+            (R::RouteClientRate, 80),
+            (R::RouteClientFull, 80),
         ]
     );
 }

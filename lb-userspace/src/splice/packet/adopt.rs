@@ -7,7 +7,7 @@ use crate::account::{Account, Books, Visitor};
 use crate::clock::now_ms;
 use crate::kernel::tuples::{ends, socket_address};
 use crate::reason::{CloseReason, Tier};
-use crate::serving::{Limit, Listener, Pool, Route, ServerGuard, Snapshot};
+use crate::serving::{Limit, Listener, Permits, Pool, Route, ServerGuard, Snapshot};
 use crate::tier::Choice;
 use lb_common::packet::{Flow, PerDirection, PerLeg, Record, Tuple};
 use std::collections::HashMap;
@@ -93,9 +93,12 @@ impl PacketTier {
         let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool, keepalive)));
         let [address, local] = ends(&record.from_server);
         let server = pool.adopt(&server, address);
-        let permits = [&books.stats.live, &listener.stats.live, &route.stats.live].map(Limit::join);
-
         let client = socket_address(&record.client, record.client_port);
+        let permits = Permits {
+            connections: [&books.stats.live, &listener.stats.live, &route.stats.live].map(Limit::join),
+            clients: [&listener.clients, &route.clients]
+                .map(|limit| limit.as_ref().map(|limit| limit.join(client.ip()))),
+        };
         let facts = &record.facts[..usize::from(record.facts_length).min(record.facts.len())];
         let (visitor, sni) = Visitor::remembered(books, listener, client, record.opened_ms, facts);
         let account = Account::adopt(books.clone(), visitor, id, sni, route);

@@ -6,7 +6,7 @@ use crate::connect::SourcePort;
 use crate::kernel::Packet;
 use crate::kernel::tuples::address;
 use crate::reason::CloseReason;
-use crate::serving::{Permit, ServerGuard};
+use crate::serving::{Permits, ServerGuard};
 use crate::splice::keepalive::Timing;
 use lb_common::packet::track::{Half, Track, asked, closing};
 use lb_common::packet::{PerDirection, PerLeg, Record, Side, Tuple, before};
@@ -25,7 +25,7 @@ pub(super) const LINGER_MS: u64 = 60_000;
 pub struct SplicedConnection {
     pub(super) account: Account,
     pub(super) _server: ServerGuard,
-    pub(super) _permits: [Permit; 3],
+    pub(super) _permits: Permits,
     pub(super) _port: Option<SourcePort>,
     /// The slot of its track.
     pub(super) slot: u32,
@@ -96,12 +96,11 @@ pub(super) enum Due {
 }
 
 impl SplicedConnection {
-    /// A connection whose handover has begun, or that was adopted. `permits`: places under the limits of the gateway, the
-    /// listener and the route.
+    /// A connection whose handover has begun, or that was adopted.
     pub(crate) fn new(
         account: Account,
         server: ServerGuard,
-        permits: [Permit; 3],
+        permits: Permits,
         port: Option<SourcePort>,
         (slot, origin): (u32, PerDirection<u64>),
     ) -> Self {

@@ -4,8 +4,9 @@
 
 use std::ops::RangeInclusive;
 
+use crate::config::client_rate::NewConnections;
 use crate::config::toml::key::Text::{Is, Of};
-use crate::config::toml::key::{Key, Table, integers};
+use crate::config::toml::key::{Key, Table, duration, integers};
 
 /// Of any `max_connections`.
 pub(in crate::config::toml) const CONNECTIONS: RangeInclusive<i64> = 1..=1_000_000_000;
@@ -43,6 +44,37 @@ pub(in crate::config::toml) const KEEPALIVE: Table = Table {
             meaning: "number of unanswered probes after which the connection ends (`client_reset`, `server_reset`)",
             values: Of(|| integers(&KEEPALIVE_COUNT)),
             default: Some(Is("the system's: `net.ipv4.tcp_keepalive_probes`, on Linux 9")),
+        },
+    ],
+};
+
+/// Of a `client_rate`, wherever it stands.
+pub(in crate::config) const CLIENT_RATE_EXAMPLE: &str = r#"{ connections = 50, per = "1s", open = 500 }"#;
+
+pub(in crate::config::toml) const CLIENT_RATE: Table = Table {
+    header: "client_rate",
+    keys: &[
+        Key {
+            name: "connections",
+            example: "50",
+            meaning: "new connections in the time `per`. A client that has opened none for that time may open as many at once; \
+                      after that the next one is free each `per` divided by `connections`",
+            values: Of(|| integers(&CONNECTIONS)),
+            default: Some(Is("absent: no limit")),
+        },
+        Key {
+            name: "per",
+            example: r#""1s""#,
+            meaning: "that time",
+            values: Is("duration, not zero"),
+            default: Some(Of(|| duration(NewConnections::PER))),
+        },
+        Key {
+            name: "open",
+            example: "500",
+            meaning: "connections open at once",
+            values: Of(|| integers(&CONNECTIONS)),
+            default: Some(Is("absent: no limit")),
         },
     ],
 };

@@ -4,10 +4,14 @@
 
 use std::ops::RangeInclusive;
 
-use super::common::{CONNECTIONS, KEEPALIVE_EXAMPLE};
+use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS, KEEPALIVE_EXAMPLE};
 use crate::config::model::{Listener, Protocol};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
+use crate::sniff::MAX_WINDOW;
+
+/// Of `hello_bytes`: clients of today send up to 2 kB.
+pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_WINDOW as i64;
 
 /// Of listen(2).
 pub(in crate::config::toml) const BACKLOG: RangeInclusive<i64> = 1..=i32::MAX as i64;
@@ -49,6 +53,14 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             default: Some(Of(|| duration(a_listener().hello_timeout))),
         },
         Key {
+            name: "hello_bytes",
+            example: "16384",
+            meaning: "bytes that a client may send until its ClientHello is complete, TLS records and their headers included, \
+                      without the PROXY header and PostgreSQL's request. Clients of today send 200 to 2000",
+            values: Of(|| integers(&HELLO_BYTES)),
+            default: Some(Of(|| code(a_listener().hello_bytes))),
+        },
+        Key {
             name: "proxy_protocol",
             example: "true",
             meaning: "peers in `trusted_proxies` must send a PROXY header first: version 1, or version 2 with up to 64 KiB of \
@@ -83,6 +95,13 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             meaning: "connections open at once on this listener",
             values: Of(|| integers(&CONNECTIONS)),
             default: Some(Is("absent: the gateway's")),
+        },
+        Key {
+            name: "client_rate",
+            example: CLIENT_RATE_EXAMPLE,
+            meaning: "what one client address may have of this listener",
+            values: Is("table, [below](#client_rate)"),
+            default: Some(Is("absent: no limit of its own")),
         },
         Key {
             name: "backlog",

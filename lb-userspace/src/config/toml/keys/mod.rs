@@ -16,27 +16,32 @@ mod route;
 use super::key::Text::Is;
 use super::key::{Key, Table};
 
-pub(super) use common::{CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_SECONDS};
+pub(in crate::config) use common::CLIENT_RATE_EXAMPLE;
+pub(super) use common::{CLIENT_RATE, CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_SECONDS};
 pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS};
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
-pub(super) use listener::{BACKLOG, ECH, ECH_MODES, LISTENER, PROTOCOLS};
+pub(super) use listener::{BACKLOG, ECH, ECH_MODES, HELLO_BYTES, LISTENER, PROTOCOLS};
 pub(super) use pool::{BALANCES, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
-pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
+pub(super) use route::{
+    BACKEND, BACKEND_WEIGHT, CERTIFICATE, CLIENT_AUTH, CLIENT_AUTH_MODES, ROUTE, TLS_MODES,
+};
 
 /// Where a key that is unknown in one table may belong.
 pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 14] = [
+pub(super) const DOCUMENTED: [&Table; 16] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
     &KEEPALIVE,
     &LISTENER,
+    &CLIENT_RATE,
     &ECH,
     &ROUTE,
     &CERTIFICATE,
+    &CLIENT_AUTH,
     &BACKEND,
     &POOL,
     &SERVER,

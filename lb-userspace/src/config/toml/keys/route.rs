@@ -4,7 +4,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::common::CONNECTIONS;
+use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS};
 use crate::config::draft::Tls;
 use crate::config::model::Backend;
 use crate::config::toml::key::Text::{Is, Of};
@@ -71,6 +71,13 @@ pub(in crate::config::toml) const ROUTE: Table = Table {
             default: Some(Is("absent: no client certificates")),
         },
         Key {
+            name: "client_auth",
+            example: r#"{ ca = ["clients-ca.crt"], crl = ["clients.crl"] }"#,
+            meaning: "the same, with more to choose",
+            values: Is("table, [below](#client_auth); only with `terminate`, and without `client_ca`"),
+            default: Some(Is("absent: no client certificates")),
+        },
+        Key {
             name: "backends",
             example: r#"["redis-1"]"#,
             meaning: "pools, by weight; `\"redis-1\"` is short for `{ pool = \"redis-1\" }`",
@@ -105,6 +112,13 @@ pub(in crate::config::toml) const ROUTE: Table = Table {
             values: Of(|| integers(&CONNECTIONS)),
             default: Some(Is("absent: no limit of its own")),
         },
+        Key {
+            name: "client_rate",
+            example: CLIENT_RATE_EXAMPLE,
+            meaning: "what one client address may have of this route",
+            values: Is("table, [as for a listener](#client_rate)"),
+            default: Some(Is("absent: no limit of its own")),
+        },
     ],
 };
 
@@ -131,6 +145,53 @@ pub(in crate::config::toml) const CERTIFICATE: Table = Table {
             meaning: "a file with the passphrase, if the key is encrypted",
             values: Is("path"),
             default: Some(Is("absent: none")),
+        },
+    ],
+};
+
+/// Whether clients must have a certificate.
+pub(in crate::config::toml) const CLIENT_AUTH_MODES: [(&str, bool); 2] =
+    [("required", true), ("optional", false)];
+
+pub(in crate::config::toml) const CLIENT_AUTH: Table = Table {
+    header: "client_auth",
+    keys: &[
+        Key {
+            name: "ca",
+            example: r#"["clients-ca.crt"]"#,
+            meaning: "PEM files with the authorities that issue clients' certificates, directly or through intermediates; and \
+                      with client certificates that are trusted themselves",
+            values: Is("list of paths, not empty"),
+            default: None,
+        },
+        Key {
+            name: "crl",
+            example: r#"["clients.crl"]"#,
+            meaning: "PEM files with CRLs (RFC 5280, version 2, complete), each at most 4 MiB",
+            values: Is("list of paths"),
+            default: Some(Is("`[]`: nothing is revoked")),
+        },
+        Key {
+            name: "mode",
+            example: r#""optional""#,
+            meaning: "`required`: a client without a certificate is turned away. `optional`: it is served. One that is shown \
+                      must be good in both",
+            values: Of(|| one_of(&CLIENT_AUTH_MODES)),
+            default: Some(Is("`\"required\"`")),
+        },
+        Key {
+            name: "subjects",
+            example: r#"["CN=app1,O=Example"]"#,
+            meaning: "who may come: whole subjects, compared byte by byte",
+            values: Is("list"),
+            default: Some(Is("`[]`")),
+        },
+        Key {
+            name: "sans",
+            example: r#"["DNS:app1.example.com"]"#,
+            meaning: "who may come: subject alternative names, with their kind in front",
+            values: Is("list of `\"DNS:…\"`, `\"URI:…\"`, `\"email:…\"`"),
+            default: Some(Is("`[]`")),
         },
     ],
 };
