@@ -11,7 +11,7 @@ use snisplice::config::Termination;
 use snisplice::splice::relay::relay;
 use snisplice::splice::tls::Tls;
 use snisplice::splice::transport::Plain;
-use snisplice::tls::{Session, server_config};
+use snisplice::tls::{Session, Verifiers, server_config};
 use snisplice::traffic::Traffic;
 use tokio::runtime::{Builder, Runtime};
 
@@ -45,8 +45,9 @@ pub(crate) fn terminated() -> Box<dyn FnMut()> {
     let certificate = certified.cert.der().clone();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
     let termination =
-        Termination { chain: vec![certificate.clone()], key, client_ca: None, not_after: u64::MAX };
-    let config = server_config(&termination, std::iter::empty()).expect("they belong together");
+        Termination { chain: vec![certificate.clone()], key, client_auth: None, not_after: u64::MAX };
+    let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty())
+        .expect("they belong together");
     let carried = async move {
         let session = Session::accept(&near, Vec::new(), config).await.expect("a handshake");
         relay(Tls::new(session, &near), Plain::new(&far, Vec::new()), &Traffic::default(), None).await
