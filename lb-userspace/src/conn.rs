@@ -6,7 +6,7 @@ use crate::accept;
 use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
 use crate::close::{Leg, farewell};
-use crate::config::Protocol;
+use crate::config::{LiveGateway, Protocol};
 use crate::connect::{self, Endpoints, Source, SourcePort};
 use crate::gateway::Gateway;
 use crate::reason::{CloseReason, FallbackReason, OddName, RejectReason, Setback, Tier};
@@ -39,7 +39,7 @@ pub struct Accepted {
     pub client: TcpStream,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The configuration at the moment of accept: this connection's for good.
+    /// The configuration at the moment of accept, by which it is routed.
     pub snapshot: Arc<Snapshot>,
     /// Where it came in.
     pub listener: Arc<Listener>,
@@ -53,7 +53,7 @@ pub struct Accepted {
 pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, task } = accepted;
     let mut arrival = Arrival::new(&gateway, Leg::new(client), peer, listener);
-    let (route, permit) = match arrival.go(&gateway).await {
+    let (route, permit) = match arrival.go(&gateway, &snapshot).await {
         Ok(routed) => routed,
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
@@ -74,7 +74,11 @@ pub async fn serve(gateway: Arc<Gateway>, accepted: Accepted) {
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age;
     let permits = [of_gateway, of_listener, permit];
-    let passage = Passage { gateway, account, client, route, routed, snapshot, permits };
+    // It may be the last that keeps the routes of long ago in memory. Only now: until its account is open, whoever takes its
+    // route away does not find it.
+    let settings = snapshot.gateway.clone();
+    drop(snapshot);
+    let passage = Passage { gateway, account, client, route, routed, settings, permits };
     match max_age {
         None => passage.go(hello, window).await,
         // Boxed: connections without an end to their time need not pay for its clock.
@@ -106,7 +110,11 @@ impl Arrival {
     }
 
     /// accept, sniff, route.
-    async fn go(&mut self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    async fn go(
+        &mut self,
+        gateway: &Gateway,
+        snapshot: &Snapshot,
+    ) -> Result<(Arc<Route>, Permit), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
         }
@@ -115,7 +123,7 @@ impl Arrival {
             Protocol::Tls => self.sniff(Preamble::Tls).await?,
             Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
         }
-        self.route(gateway)
+        self.route(gateway, snapshot)
     }
 
     fn deadline(&self) -> tokio::time::Instant {
@@ -176,11 +184,11 @@ impl Arrival {
     }
 
     /// route: where to?
-    fn route(&self, gateway: &Gateway) -> Result<(Arc<Route>, Permit), RejectReason> {
+    fn route(&self, gateway: &Gateway, snapshot: &Snapshot) -> Result<(Arc<Route>, Permit), RejectReason> {
         let hello = self.hello.as_deref();
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
-        let found = self.visitor.listener.table.lookup(sni, offers);
+        let found = snapshot.route(&self.visitor.listener, sni, offers);
         let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
             Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
             _ => reason,
@@ -215,7 +223,7 @@ struct Passage {
     route: Arc<Route>,
     /// When the route was known.
     routed: Instant,
-    snapshot: Arc<Snapshot>,
+    settings: Arc<LiveGateway>,
     /// Its places in the `max_connections` of the gateway, the listener and the route.
     permits: [Permit; 3],
 }
@@ -272,7 +280,7 @@ impl Passage {
 
     /// Whether the kernel may forward the connection, as far as the client's handshake tells.
     fn plan(&self) -> Result<Plan, FallbackReason> {
-        if !self.snapshot.gateway.tiers.contains(&Tier::Packet) {
+        if !self.settings.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
         }
         self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
@@ -281,7 +289,7 @@ impl Passage {
     /// splice: TLS goes through untouched.
     async fn pass_through(self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut begun = None;
-        let choice = self.gateway.choose_tier(&self.snapshot.gateway.tiers, || {
+        let choice = self.gateway.choose_tier(&self.settings.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|flows| begun = Some(flows))
         });
         self.account.spliced(choice);
@@ -378,7 +386,7 @@ impl Passage {
                 return reason;
             }
         };
-        let choice = choose(&self.snapshot.gateway.tiers, |tier| match tier {
+        let choice = choose(&self.settings.tiers, |tier| match tier {
             Tier::Copy => None,
             Tier::Packet | Tier::Sockmap => Some(FallbackReason::TlsTerminated),
         });

@@ -95,7 +95,7 @@ pub(super) struct RouteDraft {
     pub(super) sni: Field<Vec<Placed<SniPattern>>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) tls: Field<Tls>,
-    pub(super) certificate: Field<CertificateDraft>,
+    pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) client_ca: Field<PathBuf>,
     pub(super) backends: Field<Vec<Placed<BackendDraft>>>,
     pub(super) idle_timeout: Field<Duration>,
@@ -201,8 +201,11 @@ pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
     message: impl Fn(&T) -> String,
     report: &mut Report,
 ) {
+    let mut values = values.into_iter();
+    // Of very many lists there is nothing to be compared.
+    let (Some(first), Some(second)) = (values.next(), values.next()) else { return };
     let mut seen = HashMap::new();
-    for value in values {
+    for value in [first, second].into_iter().chain(values) {
         match seen.entry(&value.value) {
             Entry::Vacant(entry) => _ = entry.insert(&value.place),
             Entry::Occupied(first) => {

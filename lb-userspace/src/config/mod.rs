@@ -28,9 +28,10 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, Pool, Protocol, ProxyVersion, Route, Server, SniPattern, Termination,
+    LiveGateway, LogFormat, LogTarget, Pool, Protocol, ProxyVersion, Route, Server, SniPattern,
+    Termination,
 };
-pub use place::Place;
+pub use place::{ObjectField, Place, Span};
 
 /// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
 /// that were read is a change of the configuration.

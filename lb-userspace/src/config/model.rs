@@ -269,7 +269,7 @@ pub struct Route {
     pub listener: usize,
     /// Not empty and without duplicates; empty on a `tcp` listener. No two routes of a listener have both a
     /// pattern and an ALPN protocol (or "any") in common.
-    pub sni: Vec<SniPattern>,
+    pub sni: Arc<[SniPattern]>,
     /// Protocol names of 1 to 255 bytes, no duplicates; empty: any. A route that lists the protocol beats one
     /// of the same pattern that takes any.
     pub alpn: Vec<Box<str>>,
@@ -289,9 +289,9 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SniPattern {
     /// This name.
-    Exact(Box<str>),
+    Exact(Arc<str>),
     /// `example.com` for `*.example.com`: one or more labels, then this name.
-    Wildcard(Box<str>),
+    Wildcard(Arc<str>),
     /// `*`: every name, and clients that send none.
     Any,
 }

@@ -5,7 +5,7 @@
 /// Each index `i` stands in one round `weights[i]` times (after division by their common divisor), as evenly
 /// spread as can be: its k-th turn is due at `(2k + 1) / (2 * weight)` of the round. With equal weights this is
 /// plain round robin in the order given. An index of weight 0 never has a turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     turns: Box<[u32]>,
 }

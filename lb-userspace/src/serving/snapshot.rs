@@ -3,7 +3,8 @@
 use super::{ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
-use crate::route::{Schedule, Table};
+use crate::reason::RejectReason;
+use crate::route::{Match, Schedule, Table};
 use crate::tls::server_config;
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -23,8 +24,8 @@ pub struct CertificateRefused {
     source: anyhow::Error,
 }
 
-/// Everything a new connection needs to know. A connection keeps the parts it uses, so that a reload does not
-/// touch it.
+/// Everything a new connection needs to know. From the choice of its route on, a connection keeps only the parts it uses:
+/// a reload does not touch it, nor does it keep what was configured when it came.
 pub struct Snapshot {
     /// 1 at the start, one more for each reload that took effect.
     pub generation: u64,
@@ -35,11 +36,13 @@ pub struct Snapshot {
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
     /// What holds for all of them.
-    pub gateway: LiveGateway,
+    pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
+    /// The routes of each listener.
+    tables: Vec<Table<Arc<Route>>>,
 }
 
-/// A listener and its routes.
+/// A listener.
 pub struct Listener {
     /// As configured.
     pub name: Arc<str>,
@@ -61,10 +64,10 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Whether its addresses may come later.
     pub freebind: bool,
-    /// Its routes.
-    pub table: Table<Arc<Route>>,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
+    /// Of its routes among the snapshot's `tables`.
+    table: usize,
 }
 
 /// A route.
@@ -74,7 +77,7 @@ pub struct Route {
     /// The name of its listener.
     pub listener: Arc<str>,
     /// The names it covers; empty for a plain TCP listener.
-    pub sni: Vec<config::SniPattern>,
+    pub sni: Arc<[config::SniPattern]>,
     /// Ends a connection on which nothing moves; `None`: never.
     pub idle_timeout: Option<Duration>,
     /// Ends a connection so long after its accept; `None`: never.
@@ -85,9 +88,40 @@ pub struct Route {
     pub action: Action,
     /// Kept across reloads.
     pub stats: Arc<RouteStats>,
-    backends: Vec<Arc<Pool>>,
+    backends: Backends,
+}
+
+/// Where the connections of a route go.
+enum Backends {
+    /// As those of nearly every route do, of which there may be very many.
+    One(Arc<Pool>),
+    Several(Box<Shares>),
+}
+
+/// Pools with their shares of a route's connections.
+#[derive(Default)]
+struct Shares {
+    pools: Box<[Arc<Pool>]>,
     schedule: Schedule,
     choices: AtomicU64,
+}
+
+impl Backends {
+    fn new(route: &config::Route, pools: &[Arc<Pool>], known: Option<&Route>) -> Self {
+        if let [only] = route.backends.as_slice() {
+            return Backends::One(pools[only.pool].clone());
+        }
+        let choices = match known.map(|known| &known.backends) {
+            Some(Backends::Several(shares)) => shares.choices.load(Relaxed),
+            Some(Backends::One(_)) | None => 0,
+        };
+        let weights: Vec<_> = route.backends.iter().map(|backend| backend.weight).collect();
+        Backends::Several(Box::new(Shares {
+            pools: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),
+            schedule: Schedule::new(&weights),
+            choices: choices.into(),
+        }))
+    }
 }
 
 /// What a route does with a connection, and what it needs for that.
@@ -95,7 +129,7 @@ pub enum Action {
     /// Passes its bytes on as they are.
     Pass,
     /// Ends its TLS.
-    Terminate(Terminator),
+    Terminate(Box<Terminator>),
 }
 
 /// What it takes to end TLS for a route.
@@ -148,8 +182,9 @@ impl Listener {
             backlog: 0,
             keepalive,
             freebind: false,
-            table: Table::new(),
             stats: Arc::default(),
+            // It takes no connection.
+            table: usize::MAX,
         }
     }
 
@@ -171,26 +206,34 @@ impl Route {
         Route {
             name: name.into(),
             listener: listener.into(),
-            sni: Vec::new(),
+            sni: Arc::default(),
             idle_timeout,
             max_age,
             max_connections: None,
             action: Action::Pass,
             stats: Arc::default(),
-            backends: Vec::new(),
-            schedule: Schedule::new(&[]),
-            choices: AtomicU64::new(0),
+            backends: Backends::Several(Box::default()),
         }
     }
 
     /// Its pools, in the order of the configuration.
     pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        self.backends.iter()
+        let pools = match &self.backends {
+            Backends::One(pool) => std::slice::from_ref(pool),
+            Backends::Several(shares) => &shares.pools,
+        };
+        pools.iter()
     }
 
     /// The pool for a new connection, by weight; `None` when every weight is 0.
     pub fn next_pool(&self) -> Option<&Arc<Pool>> {
-        self.schedule.pick(self.choices.fetch_add(1, Relaxed)).map(|index| &self.backends[index])
+        match &self.backends {
+            Backends::One(pool) => Some(pool),
+            Backends::Several(shares) => {
+                let turn = shares.choices.fetch_add(1, Relaxed);
+                shares.schedule.pick(turn).map(|index| &shares.pools[index])
+            }
+        }
     }
 }
 
@@ -198,6 +241,16 @@ impl Snapshot {
     /// The listener of the socket bound to `address`; `None` once it is removed.
     pub fn listener(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
         self.by_address.get(&address)
+    }
+
+    /// The route of a client of a listener of this snapshot: see [`Table::lookup`].
+    pub fn route(
+        &self,
+        listener: &Listener,
+        sni: Option<&str>,
+        offers: impl Fn(&str) -> bool,
+    ) -> Result<(&Arc<Route>, Match), RejectReason> {
+        self.tables[listener.table].lookup(sni, offers)
     }
 
     /// Every address to listen on.
@@ -229,27 +282,29 @@ impl Snapshot {
             .map(|pool| Arc::new(Pool::new(pool, known_pools.get(&*pool.name).map(|pool| &***pool))))
             .collect();
         let mut routes = Vec::with_capacity(config.routes.len());
+        let mut sizes = vec![0; config.listeners.len()];
+        config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
+        let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
-            routes.push(Arc::new(build_route(route, &config.listeners[route.listener], &pools, known)?));
+            let listener = &config.listeners[route.listener];
+            let built = Arc::new(build_route(route, listener, &pools, known)?);
+            let table = &mut tables[route.listener];
+            match listener.protocol {
+                Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], built.clone()),
+                Protocol::Tls | Protocol::Postgres => {
+                    for pattern in &*route.sni {
+                        table.insert(pattern, &route.alpn, built.clone());
+                    }
+                }
+            }
+            routes.push(built);
         }
         let listeners: Vec<_> = config
             .listeners
             .iter()
             .enumerate()
             .map(|(index, listener)| {
-                let mut table = Table::new();
-                for (route, config) in routes.iter().zip(&config.routes).filter(|(_, c)| c.listener == index)
-                {
-                    match listener.protocol {
-                        Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], route.clone()),
-                        Protocol::Tls | Protocol::Postgres => {
-                            for pattern in &config.sni {
-                                table.insert(pattern, &config.alpn, route.clone());
-                            }
-                        }
-                    }
-                }
                 Arc::new(Listener {
                     name: listener.name.clone(),
                     bind: listener.bind.clone(),
@@ -261,11 +316,11 @@ impl Snapshot {
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
-                    table,
                     stats: known_listeners
                         .get(&*listener.name)
                         .map(|old| old.stats.clone())
                         .unwrap_or_default(),
+                    table: index,
                 })
             })
             .collect();
@@ -278,8 +333,9 @@ impl Snapshot {
             listeners,
             routes,
             pools,
-            gateway: config.gateway.live.clone(),
+            gateway: Arc::new(config.gateway.live.clone()),
             by_address,
+            tables,
         })
     }
 }
@@ -293,7 +349,7 @@ fn build_route(
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
         config::Action::Terminate(source) => {
-            Action::Terminate(Terminator::new(source, route, listener.protocol, known)?)
+            Action::Terminate(Box::new(Terminator::new(source, route, listener.protocol, known)?))
         }
     };
     Ok(Route {
@@ -305,8 +361,6 @@ fn build_route(
         max_connections: route.max_connections,
         action,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
-        backends: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),
-        schedule: Schedule::new(&route.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>()),
-        choices: AtomicU64::new(known.map_or(0, |old| old.choices.load(Relaxed))),
+        backends: Backends::new(route, pools, known),
     })
 }

@@ -17,8 +17,8 @@ use super::draft::{
 };
 use super::files::Files;
 use super::model::{
-    AccessLog, Action, Backend, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway, Pool,
-    Protocol, Route, Server,
+    AccessLog, Action, Backend, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
+    Pool, Protocol, Route, Server,
 };
 use super::place::{Place, Placed};
 use certificate::{Certificates, Loaded, Part, Paths};
@@ -69,7 +69,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         listeners.map(|(draft, name)| listener(draft, name, gateway.live.keepalive, report)).collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
     let pools = pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, report)).collect();
-    let (mut routes, mut claims) = (Vec::new(), Vec::new());
+    let mut routes = Vec::with_capacity(draft.routes.len());
+    let mut claims = Vec::with_capacity(draft.routes.len());
     for (route, name) in draft.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);
         // A protocol that is invalid says nothing about what the route may have.
@@ -82,7 +83,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         routes.push(Route {
             name: name.clone(),
             listener: listener.unwrap_or(0),
-            sni: values(&route.sni),
+            sni: values(&route.sni).into(),
             alpn: values(&route.alpn),
             action: match &certificate {
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
@@ -219,15 +220,16 @@ fn pool(draft: &PoolDraft, name: &Arc<str>, keepalive: Keepalive, report: &mut R
             report.push(error.help("take it out"));
         }
     }
-    let servers = servers().filter_map(|server| {
+    let mut found = Vec::with_capacity(items(&draft.servers).len());
+    found.extend(servers().filter_map(|server| {
         let default = Server::new(server.address.get()?);
         Some(Server {
             weight: server.weight.or(default.weight),
             backup: server.backup.or(default.backup),
             ..default
         })
-    });
-    let default = Pool::new(name.clone(), servers.collect());
+    }));
+    let default = Pool::new(name.clone(), found);
     Pool {
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),
@@ -247,12 +249,13 @@ fn backends(draft: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backe
         let error = Diagnostic::error(&given.place, message);
         report.push(error.help("give one of them a weight from 1 to 256"));
     }
-    let backends = backends().filter_map(|backend| {
+    let mut found = Vec::with_capacity(given.value.len());
+    found.extend(backends().filter_map(|backend| {
         let pool = pools.resolve(&backend.pool, report)?;
         let default = Backend::new(pool);
         Some(Backend { weight: backend.weight.or(default.weight), ..default })
-    });
-    backends.collect()
+    }));
+    found
 }
 
 /// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.

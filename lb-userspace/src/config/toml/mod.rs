@@ -4,6 +4,7 @@ mod docs;
 mod key;
 mod keys;
 mod mend;
+mod pieces;
 mod read;
 mod reader;
 #[cfg(test)]
