@@ -114,6 +114,8 @@ reasons! {
         Shutdown = "shutdown",
         /// An operator ended it.
         Killed = "killed",
+        /// A reload took its route away, whose `on_removal` says that it ends.
+        RouteRemoved = "route_removed",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
         /// An IPsec policy came that wants its packets encrypted: a connection of the packet tier cannot go on.

@@ -12,6 +12,7 @@ mod names;
 mod postgres;
 mod proxy;
 mod reload;
+mod removed;
 mod route;
 mod sniff;
 mod splice;

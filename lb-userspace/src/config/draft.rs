@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report};
 use super::model::{
-    Balance, Interfaces, Keepalive, LogFormat, LogTarget, Protocol, ProxyVersion, SniPattern,
+    Balance, Interfaces, Keepalive, LogFormat, LogTarget, OnRemoval, Protocol, ProxyVersion, SniPattern,
 };
 use super::place::{Place, Placed};
 use crate::reason::Tier;
@@ -101,6 +101,7 @@ pub(super) struct RouteDraft {
     pub(super) idle_timeout: Field<Duration>,
     pub(super) max_age: Field<Duration>,
     pub(super) max_connections: Field<usize>,
+    pub(super) on_removal: Field<OnRemoval>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, Pool, Protocol, ProxyVersion, Route, Server, SniPattern,
+    LiveGateway, LogFormat, LogTarget, OnRemoval, Pool, Protocol, ProxyVersion, Route, Server, SniPattern,
     Termination,
 };
 pub use place::{ObjectField, Place, Span};

@@ -283,6 +283,20 @@ pub struct Route {
     pub max_age: Option<Duration>,
     /// Connections open at once; at least 1; absent: no bound of its own.
     pub max_connections: Option<usize>,
+    /// What becomes of those that are open when the route is gone.
+    pub on_removal: OnRemoval,
+}
+
+/// What becomes of a route's open connections when a reload takes it away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRemoval {
+    /// They go on to their end.
+    #[default]
+    Keep,
+    /// They may end by themselves within the gateway's `drain_timeout`, then they are reset.
+    Drain,
+    /// They are reset at once.
+    Kill,
 }
 
 /// The server names a route covers: lower case, without a trailing dot.

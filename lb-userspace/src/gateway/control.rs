@@ -1,12 +1,13 @@
 //! The control side: start, reload, stop.
 
+use super::removed::Removed;
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, Gateway, ReloadRequest};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
+use crate::admin::http;
 use crate::admin::socket::{self, AdminSocket};
-use crate::admin::{http, view};
 use crate::config::{self, Config, Sources};
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
@@ -20,7 +21,6 @@ use crate::words::with_causes;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
-use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -43,19 +43,20 @@ pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> 
     runtime.block_on(Control::start(path, config, sources, inherited)?.serve())
 }
 
-struct Control {
-    path: PathBuf,
-    gateway: Arc<Gateway>,
-    workers: Vec<Worker>,
+pub(super) struct Control {
+    pub(super) path: PathBuf,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) workers: Vec<Worker>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     requests: mpsc::UnboundedReceiver<ReloadRequest>,
-    inherited: Inherited,
+    pub(super) inherited: Inherited,
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
     /// As started.
-    started: config::Gateway,
-    watched: Option<Watched>,
+    pub(super) started: config::Gateway,
+    pub(super) watched: Option<Watched>,
+    pub(super) removed: Removed,
     sweeper: Option<Sweeper>,
 }
 
@@ -87,19 +88,22 @@ impl Control {
             }
         }
         let snapshot = Snapshot::new(&config, None)?;
+        let settings = config.gateway.clone();
+        // Very many routes are not to be there twice.
+        drop(config);
         // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
-        let socket = AdminSocket::bind(&config.gateway.fixed.state_dir)?;
-        let packet = open_packet(&config.gateway, &snapshot)?;
+        let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
+        let packet = open_packet(&settings, &snapshot)?;
         let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
         }
-        let admin = config.gateway.fixed.admin.map(|address| {
+        let admin = settings.fixed.admin.map(|address| {
             let bind = Bind { address, backlog: 64, freebind: false };
             listen(bind, 1).map_err(listen_fault(address))
         });
         let admin = admin.transpose()?.into_iter().flatten().next();
-        let (access_log, log_thread) = match &config.gateway.fixed.access_log {
+        let (access_log, log_thread) = match &settings.fixed.access_log {
             None => (None, None),
             Some(log) => {
                 let (log, thread) = AccessLog::open(log).map_err(|source| Fault::AccessLog {
@@ -112,7 +116,7 @@ impl Control {
                 (Some(log), Some(thread))
             }
         };
-        let sockmap = open_sockmap(&config.gateway)?;
+        let sockmap = open_sockmap(&settings)?;
         if let Ok(packet) = &packet {
             packet.load_aside()?;
         }
@@ -138,7 +142,7 @@ impl Control {
         };
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
-        let watched = config.gateway.fixed.watch.then(|| Watched::new(sources));
+        let watched = settings.fixed.watch.then(|| Watched::new(sources));
         let control = Control {
             path: path.to_path_buf(),
             gateway,
@@ -149,8 +153,9 @@ impl Control {
             admin,
             socket: Some(socket),
             resolver: Resolver::default(),
-            started: config.gateway,
+            started: settings,
             watched,
+            removed: Removed::default(),
             sweeper,
         };
         control.hand_out(sockets);
@@ -182,10 +187,11 @@ impl Control {
                     if let Some(log) = &self.gateway.books.access_log {
                         log.reopen();
                     }
-                    self.reload("SIGHUP", None);
+                    self.reload("SIGHUP", None).await;
                 }
-                request = self.requests.recv() => self.reload("the admin socket", request),
-                () = changed(&mut self.watched) => self.reload("a changed file", None),
+                request = self.requests.recv() => self.reload("the admin socket", request).await,
+                () = changed(&mut self.watched) => self.reload("a changed file", None).await,
+                () = self.removed.due() => self.look_after_removed(),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
                     drop(self.resolve());
@@ -222,90 +228,13 @@ impl Control {
         Ok(admin)
     }
 
-    /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
-    /// the configuration does not.
-    fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
-        let result = self.try_reload();
-        give_back_memory();
-        let stats = &self.gateway.books.stats;
-        match &result {
-            Ok((reloaded, _)) => {
-                stats.reloads_succeeded.fetch_add(1, Relaxed);
-                for warning in &reloaded.warnings {
-                    tracing::warn!("{warning}");
-                }
-                let generation = reloaded.config_generation;
-                tracing::info!(generation, routes = reloaded.routes, "reloaded, asked for by {cause}");
-            }
-            Err(error) => {
-                stats.reloads_failed.fetch_add(1, Relaxed);
-                tracing::error!("not reloaded, nothing has changed (asked for by {cause}): {error}");
-            }
-        }
-        let Some(answer) = answer else { return };
-        tokio::spawn(async move {
-            let result = match result {
-                Ok((mut reloaded, names)) => {
-                    reloaded.warnings.extend(names.missing().await);
-                    Ok(reloaded)
-                }
-                Err(error) => Err(error),
-            };
-            // Whoever asked may have gone.
-            let _ = answer.send(result);
-        });
-    }
-
-    fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
-        let (checked, sources) = config::load(&self.path);
-        if self.watched.is_some() {
-            self.watched = Some(Watched::new(sources));
-        }
-        let (config, warnings) = checked.map_err(|errors| errors.render(false))?;
-        let mut warnings: Vec<String> = warnings.iter().map(|warning| warning.message.clone()).collect();
-        warnings.extend(self.needs_restart(&config.gateway));
-
-        let old = self.gateway.snapshot.load_full();
-        let new = Snapshot::new(&config, Some(&old)).map_err(|refused| in_full(refused.into()))?;
-        let before: BTreeSet<SocketAddr> = old.addresses().collect();
-        let after: BTreeSet<SocketAddr> = new.addresses().collect();
-        let added = new.binds().filter(|bind| !before.contains(&bind.address));
-        let sockets = open(added, self.workers.len(), &self.inherited).map_err(in_full)?;
-
-        let reloaded = new.reloaded(warnings);
-        self.gateway.snapshot.store(Arc::new(new));
-        if let Ok(packet) = self.gateway.packet()
-            && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
-        {
-            tracing::error!(%error, "new listeners stay out of the packet tier");
-        }
-        self.hand_out(sockets);
-        for address in before.difference(&after) {
-            self.gateway.listening().remove(address);
-            for worker in &self.workers {
-                let _ = worker.commands.send(Command::Unlisten(*address));
-            }
-        }
-        let names = self.resolve();
-        Ok((reloaded, names))
-    }
-
-    /// What the new configuration asks for and only a restart can give.
-    fn needs_restart(&self, new: &config::Gateway) -> Vec<String> {
-        let started = &self.started;
-        let is_new = |tier: &Tier| *tier != Tier::Copy && !started.live.tiers.contains(tier);
-        let tiers = new.live.tiers.iter().any(is_new).then_some("tiers");
-        let changed = started.fixed.differences(&new.fixed).chain(tiers);
-        changed.map(|key| format!("gateway.{key} has changed: it takes effect at the next start")).collect()
-    }
-
     /// Looks up every name of the configuration in force.
-    fn resolve(&mut self) -> FirstAnswers {
+    pub(super) fn resolve(&mut self) -> FirstAnswers {
         self.resolver.look_up(&self.gateway.snapshot.load().pools)
     }
 
     /// Gives each worker its socket of every address.
-    fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
+    pub(super) fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
         for (address, sockets) in sockets {
             let mss = self.gateway.snapshot.load().listener(address).and_then(|known| known.stats.mss());
             let mut again = Vec::new();
@@ -433,7 +362,7 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
 }
 
 /// One socket per worker for each address, those of the service manager where it has some; all or nothing.
-fn open(
+pub(super) fn open(
     binds: impl Iterator<Item = Bind>,
     workers: usize,
     inherited: &Inherited,
@@ -454,17 +383,12 @@ fn tell_manager(state: NotifyState<'_>) {
 
 /// Returns free memory to the system: reading a configuration takes several times what it leaves, of 100 000 routes
 /// 200 MiB, and nothing else here ever needs that.
-fn give_back_memory() {
+pub(super) fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// With its causes, on one line.
-fn in_full(fault: Fault) -> String {
-    with_causes(&fault)
 }
 
 fn listen_fault(address: SocketAddr) -> impl Fn(ListenError) -> Fault {

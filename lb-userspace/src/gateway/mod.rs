@@ -1,6 +1,8 @@
 //! The running gateway: what its workers and its control side share.
 
 mod control;
+mod reload;
+mod removed;
 mod report;
 mod watch;
 mod worker;

@@ -59,6 +59,14 @@ impl Gateway {
         }
     }
 
+    /// Resets a connection, in whatever tier it is.
+    pub(super) fn end(&self, connection: &Connection, reason: CloseReason) {
+        connection.end(reason);
+        if let Ok(packet) = self.packet() {
+            packet.end(connection.id, reason);
+        }
+    }
+
     fn find_server(&self, name: &str) -> Result<Arc<Server>, String> {
         let snapshot = self.snapshot.load();
         let (pool, address) = name
@@ -243,10 +251,8 @@ impl admin::Gateway for Gateway {
     fn kill(&self, connection: u64) -> Result<(), String> {
         let found =
             self.books.ledger.read(|mut connections| connections.find(|c| c.id == connection).cloned());
-        found.ok_or_else(|| format!("there is no connection {connection}"))?.end(CloseReason::Killed);
-        if let Ok(packet) = self.packet() {
-            packet.end(connection, CloseReason::Killed);
-        }
+        let found = found.ok_or_else(|| format!("there is no connection {connection}"))?;
+        self.end(&found, CloseReason::Killed);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
+use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Termination};
 use crate::reason::RejectReason;
 use crate::route::{Match, Schedule, Table};
 use crate::tls::server_config;
@@ -88,6 +88,8 @@ pub struct Route {
     pub action: Action,
     /// Kept across reloads.
     pub stats: Arc<RouteStats>,
+    /// What becomes of its open connections when it is gone.
+    pub on_removal: OnRemoval,
     backends: Backends,
 }
 
@@ -212,6 +214,7 @@ impl Route {
             max_connections: None,
             action: Action::Pass,
             stats: Arc::default(),
+            on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
         }
     }
@@ -361,6 +364,7 @@ fn build_route(
         max_connections: route.max_connections,
         action,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),
     })
 }

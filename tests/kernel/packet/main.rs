@@ -17,6 +17,7 @@ mod networks;
 mod odd;
 mod programs;
 mod receivers;
+mod removed;
 mod scene;
 mod standby;
 mod strangers;

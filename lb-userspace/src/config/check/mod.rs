@@ -17,7 +17,7 @@ use super::draft::{
 };
 use super::files::Files;
 use super::model::{
-    AccessLog, Action, Backend, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
+    AccessLog, Action, Backend, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway, OnRemoval,
     Pool, Protocol, Route, Server,
 };
 use super::place::{Place, Placed};
@@ -93,6 +93,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
             idle_timeout: route.idle_timeout.get(),
             max_age: route.max_age.get(),
             max_connections: route.max_connections.get(),
+            on_removal: route.on_removal.or(OnRemoval::default()),
         });
         if let (Some(listener), Some(reference)) = (listener, route.listener.given()) {
             let alpn = items(&route.alpn).iter();

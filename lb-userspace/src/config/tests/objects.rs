@@ -31,6 +31,7 @@ fn route(object: &str, listener: &str, sni: &str, pool: Field<String>) -> RouteD
         idle_timeout: Field::Absent,
         max_age: Field::Absent,
         max_connections: Field::Absent,
+        on_removal: Field::Absent,
     }
 }
 

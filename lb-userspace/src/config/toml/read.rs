@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CONNECTIONS,
     FLOWS, GATEWAY, HEALTH, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS,
-    POOL, PROTOCOLS, PROXY_VERSIONS, ROUTE, SERVER, SERVER_WEIGHT, TIERS, TLS_MODES,
+    ON_REMOVAL, POOL, PROTOCOLS, PROXY_VERSIONS, ROUTE, SERVER, SERVER_WEIGHT, TIERS, TLS_MODES,
     UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
@@ -233,6 +233,7 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
         backends: s.read("backends", |r, v| r.list(v, backend)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
         max_age: s.read("max_age", |r, v| r.timeout(v)),
+        on_removal: s.read("on_removal", |r, v| r.choice(v, &ON_REMOVAL)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
     }
 }

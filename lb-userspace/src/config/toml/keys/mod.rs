@@ -21,7 +21,7 @@ pub(super) use listener::{BACKLOG, LISTENER, PROTOCOLS};
 pub(super) use pool::{
     BALANCES, CHECK_COUNT, CHECKS, HEALTH, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS,
 };
-pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ROUTE, TLS_MODES};
+pub(super) use route::{BACKEND, BACKEND_WEIGHT, CERTIFICATE, ON_REMOVAL, ROUTE, TLS_MODES};
 
 /// Where a key that is unknown in one table may belong.
 pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
