@@ -6,6 +6,7 @@ mod certificates;
 mod cli;
 mod close;
 mod connect;
+mod drained;
 mod keepalive;
 mod manager;
 mod names;

@@ -3,7 +3,7 @@
 use super::removed::Removed;
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
-use super::{Fault, Gateway, ReloadRequest};
+use super::{Fault, Gateway, ReloadRequest, drained};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::http;
@@ -93,6 +93,7 @@ impl Control {
         drop(config);
         // Both fail where another gateway runs already, which would lose new clients to listening sockets of ours.
         let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
+        drained::restore(&settings.fixed.state_dir, &snapshot);
         let packet = open_packet(&settings, &snapshot)?;
         let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
@@ -130,6 +131,7 @@ impl Control {
             sockmap,
             listening: Mutex::default(),
             workers,
+            state_dir: settings.fixed.state_dir.clone(),
             reloads,
             stopping: AtomicBool::new(false),
         });

@@ -1,6 +1,7 @@
 //! The running gateway: what its workers and its control side share.
 
 mod control;
+mod drained;
 mod reload;
 mod removed;
 mod report;
@@ -68,6 +69,8 @@ pub struct Gateway {
     /// Every listening socket, once more.
     listening: Mutex<HashMap<SocketAddr, Vec<TcpListener>>>,
     workers: usize,
+    /// Where it is kept what is drained.
+    state_dir: PathBuf,
     stopping: AtomicBool,
     reloads: mpsc::UnboundedSender<ReloadRequest>,
 }

@@ -3,7 +3,7 @@
 use super::control::{Control, give_back_memory, open};
 use super::watch::Watched;
 use super::worker::Command;
-use super::{Fault, ReloadRequest};
+use super::{Fault, ReloadRequest, drained};
 use crate::admin::view;
 use crate::config::{self, Sources};
 use crate::connect::resolve::FirstAnswers;
@@ -90,6 +90,7 @@ impl Control {
                 let _ = worker.commands.send(Command::Unlisten(*address));
             }
         }
+        drained::follow(&self.started.fixed.state_dir, &old, &new);
         self.removed.note(old, &new);
         let names = self.resolve();
         Ok((reloaded, names))

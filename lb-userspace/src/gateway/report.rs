@@ -1,6 +1,6 @@
 //! What operators see: the snapshot and the counters, as the admin side's views.
 
-use super::Gateway;
+use super::{Gateway, drained};
 use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
@@ -65,18 +65,6 @@ impl Gateway {
         if let Ok(packet) = self.packet() {
             packet.end(connection.id, reason);
         }
-    }
-
-    fn find_server(&self, name: &str) -> Result<Arc<Server>, String> {
-        let snapshot = self.snapshot.load();
-        let (pool, address) = name
-            .split_once('/')
-            .ok_or_else(|| format!("{name:?}: write POOL/SERVER, as `status` shows them"))?;
-        let pool = snapshot.pools.iter().find(|other| &*other.name == pool);
-        let pool = pool.ok_or_else(|| format!("there is no pool of the name in {name:?}"))?;
-        let servers = pool.servers();
-        let server = servers.iter().find(|server| server.address.to_string() == address);
-        server.cloned().ok_or_else(|| format!("pool {} has no server {address:?}", pool.name))
     }
 }
 
@@ -243,9 +231,19 @@ impl admin::Gateway for Gateway {
         })
     }
 
-    fn drain(&self, server: &str, draining: bool) -> Result<(), String> {
-        self.find_server(server)?.state.draining.store(draining, Relaxed);
-        Ok(())
+    fn drain(&self, target: &str, draining: bool) -> Result<(), String> {
+        let snapshot = self.snapshot.load_full();
+        let (name, server) = drained::parts(target);
+        let pool = snapshot.pools.iter().find(|pool| &*pool.name == name);
+        let pool = pool.ok_or_else(|| format!("there is no pool {name:?}"))?;
+        let address = server.map(|server| {
+            pool.find(server).ok_or_else(|| format!("pool {} has no server {server:?}", pool.name))
+        });
+        if !pool.drain(address.transpose()?.as_ref(), draining) {
+            return Err(format!("{target} stays drained, for its pool is: `snisplice undrain {name}`"));
+        }
+        drained::save(&self.state_dir, &snapshot)
+            .map_err(|error| format!("done, but the next start will not know of it: {error}"))
     }
 
     fn kill(&self, connection: u64) -> Result<(), String> {

@@ -2,6 +2,7 @@
 //! counters. It knows nothing of who counts, connects or splices.
 
 mod addresses;
+mod drains;
 mod limit;
 mod pool;
 mod setback;

@@ -1,6 +1,7 @@
 //! Upstream pools at run time: the servers they have now, their addresses and their counts.
 
 use super::Addresses;
+use super::drains::Drains;
 use crate::config::{self, Address, Balance, Host, Keepalive, Origin, ProxyVersion};
 use crate::route::{Candidate, Rank, Schedule, choose, schedules};
 use crate::state::ServerState;
@@ -27,6 +28,7 @@ pub struct Pool {
     /// Made from `slots` whenever these change.
     servers: ArcSwap<Servers>,
     slots: Mutex<Slots>,
+    drains: Arc<Drains>,
     /// Choices made, over all workers.
     choices: AtomicU64,
     random: RandomState,
@@ -111,10 +113,15 @@ pub struct ServerRecord {
     /// Attempts that failed.
     pub failures: AtomicU64,
     /// It takes no new connection (`snisplice drain`).
-    pub draining: AtomicBool,
+    draining: AtomicBool,
 }
 
 impl ServerRecord {
+    /// Stops (`draining`) or resumes new connections.
+    pub fn drain(&self, draining: bool) {
+        self.draining.store(draining, Relaxed);
+    }
+
     /// Replaces the addresses, and forgets what was known of them if they are others; an empty answer changes nothing.
     pub fn resolved(&self, addresses: Vec<SocketAddr>) {
         let addresses = Addresses::new(addresses);
@@ -173,6 +180,10 @@ impl Deref for Servers {
 }
 
 impl Slot {
+    fn states(&self) -> impl Iterator<Item = (&Address, &ServerRecord)> {
+        self.servers.iter().map(|server| (&server.address, &*server.state))
+    }
+
     fn records(&self) -> impl Iterator<Item = (Address, Arc<ServerRecord>)> {
         self.servers.iter().map(|server| (server.address.clone(), server.state.clone()))
     }
@@ -184,6 +195,11 @@ impl Slots {
         let gone =
             self.gone.iter().filter_map(|(address, record)| Some((address.clone(), record.upgrade()?)));
         gone.chain(self.slots.iter().flat_map(Slot::records)).collect()
+    }
+
+    fn may_have(&self, address: &Address) -> bool {
+        let has = |slot: &Slot| slot.servers.iter().any(|server| server.address == *address);
+        self.slots.iter().any(|slot| slot.service.is_some() || has(slot))
     }
 
     /// Remembers what is in no slot any more, for as long as it has connections.
@@ -221,6 +237,8 @@ impl Pool {
         };
         let mut slots = Slots { slots: config.servers.iter().map(slot).collect(), gone: Vec::new() };
         slots.remember(known);
+        let drains = previous.map(|pool| pool.drains.clone()).unwrap_or_default();
+        drains.apply(slots.slots.iter().flat_map(Slot::states));
         Pool {
             name: config.name.clone(),
             connect_timeout: config.connect_timeout,
@@ -229,6 +247,7 @@ impl Pool {
             balance: config.balance,
             servers: ArcSwap::new(Servers::new(&slots.slots)),
             slots: Mutex::new(slots),
+            drains,
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
             random: RandomState::new(),
         }
@@ -244,6 +263,7 @@ impl Pool {
             balance: Balance::RoundRobin,
             servers: ArcSwap::new(Servers::new(&[])),
             slots: Mutex::default(),
+            drains: Arc::default(),
             choices: AtomicU64::new(0),
             random: RandomState::new(),
         }
@@ -291,6 +311,7 @@ impl Pool {
             Server::new(member.address.clone(), member.weight, rank, state)
         };
         slot.servers = members.iter().map(server).collect();
+        self.drains.apply(slot.states());
         self.servers.store(Servers::new(slots));
         guard.remember(known);
         true
@@ -313,6 +334,35 @@ impl Pool {
             state
         });
         Server::new(name, 1, Rank::default(), state)
+    }
+
+    /// Stops (`draining`) or resumes new connections to this server, or to all that the pool has and will have. `false`: the
+    /// server stays drained, for its pool is.
+    pub fn drain(&self, server: Option<&Address>, draining: bool) -> bool {
+        self.drains.set(server, draining, self.slots().slots.iter().flat_map(Slot::states))
+    }
+
+    /// Whether the pool is drained, and its servers that are drained by themselves.
+    pub fn drained(&self) -> (bool, Vec<Address>) {
+        self.drains.all()
+    }
+
+    /// Whether it has this server, or DNS may say so.
+    pub fn may_have(&self, address: &Address) -> bool {
+        self.slots().may_have(address)
+    }
+
+    /// Servers that it cannot have any more are drained no longer.
+    pub fn forget_drains(&self) {
+        let slots = self.slots();
+        self.drains.forget(|address| !slots.may_have(address));
+    }
+
+    /// The server of this name that it has, or that is drained.
+    pub fn find(&self, name: &str) -> Option<Address> {
+        let servers = self.servers();
+        let present = servers.iter().map(|server| server.address.clone());
+        present.chain(self.drained().1).find(|address| address.to_string() == name)
     }
 
     /// The server for a new connection of `client`, counted as active until the guard is dropped; none of `tried`.
