@@ -108,19 +108,21 @@ enum Command {
         #[arg(long)]
         sni: Option<String>,
     },
-    /// Stop new connections to a server; open ones stay.
+    /// Stop new connections to a server, or to all of a pool; open ones stay. Also after a restart.
     Drain {
         #[command(flatten)]
         gateway: StateDir,
-        /// POOL/SERVER, as `status` shows them.
-        server: String,
+        /// POOL/SERVER or POOL, as `status` shows them.
+        #[arg(value_name = "POOL[/SERVER]")]
+        target: String,
     },
-    /// Allow new connections to a server again.
+    /// Allow new connections to a server, or to those of a pool, again.
     Undrain {
         #[command(flatten)]
         gateway: StateDir,
-        /// POOL/SERVER, as `status` shows them.
-        server: String,
+        /// POOL/SERVER or POOL, as `status` shows them.
+        #[arg(value_name = "POOL[/SERVER]")]
+        target: String,
     },
     /// Reset one connection.
     Kill {
@@ -267,8 +269,8 @@ fn run(command: Command) -> Result<(), Failure> {
             Client::connect(&state_dir)?;
             Ok(top::run(state_dir, ConnectionFilter { route, sni })?)
         }
-        Command::Drain { gateway, server } => Ok(gateway.client()?.drain(&server, true)?),
-        Command::Undrain { gateway, server } => Ok(gateway.client()?.drain(&server, false)?),
+        Command::Drain { gateway, target } => Ok(gateway.client()?.drain(&target, true)?),
+        Command::Undrain { gateway, target } => Ok(gateway.client()?.drain(&target, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
         Command::EchKey(key) => show(&key.run()?),
         Command::Completions { shell } => {

@@ -6,7 +6,7 @@ use crate::accept;
 use crate::account::{Account, Connection, Visitor};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell};
-use crate::config::{Protocol, ProxyVersion};
+use crate::config::{LiveGateway, Protocol, ProxyVersion};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::ech;
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
@@ -45,7 +45,7 @@ pub struct Accepted {
     pub client: TcpStream,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The configuration at the time of the accept, which the connection keeps.
+    /// The configuration at the time of the accept, by which it is routed.
     pub snapshot: Arc<Snapshot>,
     /// The listener that accepted it.
     pub listener: Arc<Listener>,
@@ -69,7 +69,7 @@ pub fn too_many(excess: Excess) -> RejectReason {
 pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, of_client, task } = accepted;
     let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener, of_client);
-    let (route, permit, of_route_client) = match arrival.go(&gateway).await {
+    let (route, permit, of_route_client) = match arrival.go(&gateway, &snapshot).await {
         Ok(routed) => routed,
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
@@ -91,7 +91,11 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let max_age = route.max_age;
     let permits =
         Permits { connections: [of_gateway, of_listener, permit], clients: [of_client, of_route_client] };
-    let passage = Passage { gateway, account, client, route, routed, snapshot, permits };
+    // It may be the last that keeps the routes of long ago in memory. Only now: until its account is open, whoever takes its
+    // route away does not find it.
+    let settings = snapshot.gateway.clone();
+    drop(snapshot);
+    let passage = Passage { gateway, account, client, route, routed, settings, permits };
     match max_age {
         None => passage.go(hello, window).await,
         // Boxed: connections without `max_age` need not pay for this future.
@@ -139,6 +143,7 @@ impl Arrival {
     async fn go(
         &mut self,
         gateway: &RunningGateway,
+        snapshot: &Snapshot,
     ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
@@ -152,7 +157,7 @@ impl Arrival {
             Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
         }
         self.unseal()?;
-        self.route(gateway)
+        self.route(gateway, snapshot)
     }
 
     /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
@@ -229,14 +234,15 @@ impl Arrival {
     fn route(
         &mut self,
         gateway: &RunningGateway,
+        snapshot: &Snapshot,
     ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
         let route = match self.inner.take() {
-            None => self.route_of(self.hello.as_deref())?,
-            Some(inner) => match self.route_of(Some(&inner))? {
+            None => self.route_of(snapshot, self.hello.as_deref())?,
+            Some(inner) => match self.route_of(snapshot, Some(&inner))? {
                 // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
                 route if matches!(route.action, Action::Terminate(_)) => {
                     self.visitor.unsealed(EchResult::Terminated, None);
-                    self.route_of(self.hello.as_deref())?
+                    self.route_of(snapshot, self.hello.as_deref())?
                 }
                 route => {
                     self.visitor.unsealed(EchResult::Accepted, Some(&inner));
@@ -255,10 +261,10 @@ impl Arrival {
         Ok((route, permit.ok_or(RejectReason::RouteFull)?, of_client))
     }
 
-    fn route_of(&self, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
+    fn route_of(&self, snapshot: &Snapshot, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
         let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
         let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
-        let found = self.visitor.listener.table.lookup(sni, offers);
+        let found = snapshot.route(&self.visitor.listener, sni, offers);
         let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
             Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
             _ => reason,
@@ -291,7 +297,7 @@ struct Passage {
     route: Arc<Route>,
     /// When the route was known.
     routed: Instant,
-    snapshot: Arc<Snapshot>,
+    settings: Arc<LiveGateway>,
     permits: Permits,
 }
 
@@ -353,7 +359,7 @@ impl Passage {
 
     /// Whether the connection can go to the packet tier, as far as the client's SYN tells.
     fn plan(&self) -> Result<Plan, FallbackReason> {
-        if !self.snapshot.gateway.tiers.contains(&Tier::Packet) {
+        if !self.settings.tiers.contains(&Tier::Packet) {
             return Err(FallbackReason::PacketUnavailable);
         }
         self.gateway.packet()?.plan(&self.client, self.account.connection.opened_ms)
@@ -376,7 +382,7 @@ impl Passage {
 
     /// The copy tier carries it, as no other could.
     fn copy_for(&self, reason: FallbackReason) {
-        self.account.spliced(choose(&self.snapshot.gateway.tiers, |tier| match tier {
+        self.account.spliced(choose(&self.settings.tiers, |tier| match tier {
             Tier::Copy => None,
             Tier::Packet | Tier::Sockmap => Some(reason),
         }));
@@ -385,7 +391,7 @@ impl Passage {
     /// splice: passes the client's bytes on as they are.
     async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
         let mut handover = None;
-        let choice = self.gateway.choose_tier(&self.snapshot.gateway.tiers, || {
+        let choice = self.gateway.choose_tier(&self.settings.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
         });
         self.account.spliced(choice);

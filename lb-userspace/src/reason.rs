@@ -148,6 +148,8 @@ reasons! {
         Shutdown = "shutdown",
         /// An operator ended it.
         Killed = "killed",
+        /// A reload took its route away, whose `on_removal` says that it ends.
+        RouteRemoved = "route_removed",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
         /// A new IPsec policy wants its packets encrypted, which the packet tier cannot do.

@@ -169,6 +169,23 @@ impl Ledger {
         read(Box::new(parts.iter().flat_map(|part| part.values())))
     }
 
+    /// Live connections that are `wanted`, at most so many. No worker waits for long: each part is locked for a few
+    /// connections at a time.
+    pub fn find(&self, most: usize, wanted: impl Fn(&Connection) -> bool) -> Vec<Arc<Connection>> {
+        /// Connections that are looked at under one lock.
+        const AT_ONCE: usize = 1024;
+        let mut found = Vec::new();
+        for worker in 0..self.parts.len() {
+            let ids: Vec<u64> = self.part(worker).keys().copied().collect();
+            for ids in ids.chunks(AT_ONCE) {
+                let part = self.part(worker);
+                let connections = ids.iter().filter_map(|id| part.get(id)).filter(|found| wanted(found));
+                found.extend(connections.take(most - found.len()).cloned());
+            }
+        }
+        found
+    }
+
     fn part(&self, worker: usize) -> MutexGuard<'_, Part> {
         lock(&self.parts[worker])
     }

@@ -98,10 +98,10 @@ impl Client {
         self.ask(&Request::Reload {})
     }
 
-    /// Stops (`draining`) or resumes new connections to `server`, written `POOL/SERVER`.
-    pub fn drain(&mut self, server: &str, draining: bool) -> Result<(), ClientError> {
-        let server = server.to_owned();
-        self.ask(&if draining { Request::Drain { server } } else { Request::Undrain { server } })
+    /// Stops (`draining`) or resumes new connections to `target`: a server, written `POOL/SERVER`, or all of a pool, `POOL`.
+    pub fn drain(&mut self, target: &str, draining: bool) -> Result<(), ClientError> {
+        let target = target.to_owned();
+        self.ask(&if draining { Request::Drain { target } } else { Request::Undrain { target } })
     }
 
     /// Resets one connection.

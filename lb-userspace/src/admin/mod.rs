@@ -37,8 +37,8 @@ pub trait Operations: Send + Sync + 'static {
     /// Reads the configuration again. On an error nothing has changed, and the text says why.
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<view::Reloaded, String>> + Send>>;
 
-    /// Stops (`draining`) or resumes new connections to `server`, written `POOL/SERVER`.
-    fn drain(&self, server: &str, draining: bool) -> Result<(), String>;
+    /// Stops (`draining`) or resumes new connections to `target`: a server, written `POOL/SERVER`, or all of a pool, `POOL`.
+    fn drain(&self, target: &str, draining: bool) -> Result<(), String>;
 
     /// Resets one connection.
     fn kill(&self, connection: u64) -> Result<(), String>;

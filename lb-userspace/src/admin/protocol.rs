@@ -24,10 +24,11 @@ pub(super) enum Request {
     },
     Reload {},
     Drain {
-        server: String,
+        /// `POOL` or `POOL/SERVER`.
+        target: String,
     },
     Undrain {
-        server: String,
+        target: String,
     },
     Kill {
         connection: u64,
@@ -62,8 +63,8 @@ mod tests {
             (Request::Status {}, r#"{"command":"status"}"#),
             (Request::Connections { filter }, r#"{"command":"connections","filter":{"route":"redis-1"}}"#),
             (Request::Reload {}, r#"{"command":"reload"}"#),
-            (Request::Drain { server: "a/b:1".into() }, r#"{"command":"drain","server":"a/b:1"}"#),
-            (Request::Undrain { server: "a/b:1".into() }, r#"{"command":"undrain","server":"a/b:1"}"#),
+            (Request::Drain { target: "a/b:1".into() }, r#"{"command":"drain","target":"a/b:1"}"#),
+            (Request::Undrain { target: "a/b:1".into() }, r#"{"command":"undrain","target":"a/b:1"}"#),
             (Request::Kill { connection: 7 }, r#"{"command":"kill","connection":7}"#),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);

@@ -175,8 +175,8 @@ async fn answer(request: Request, gateway: &dyn Operations) -> Vec<u8> {
         Request::Status {} => encode(&Reply::Ok(gateway.status())),
         Request::Connections { filter } => encode(&Reply::Ok(gateway.connections(&filter))),
         Request::Reload {} => encode(&Reply::from(gateway.reload().await)),
-        Request::Drain { server } => encode(&Reply::from(gateway.drain(&server, true))),
-        Request::Undrain { server } => encode(&Reply::from(gateway.drain(&server, false))),
+        Request::Drain { target } => encode(&Reply::from(gateway.drain(&target, true))),
+        Request::Undrain { target } => encode(&Reply::from(gateway.drain(&target, false))),
         Request::Kill { connection } => encode(&Reply::from(gateway.kill(connection))),
     }
 }

@@ -59,7 +59,7 @@ impl Diagnostic {
     }
 
     /// Where in the file.
-    fn span(&self) -> Option<&Range<usize>> {
+    fn span(&self) -> Option<Range<usize>> {
         self.place.as_ref().and_then(Place::span)
     }
 
@@ -113,7 +113,7 @@ const MAX_DRAWN: usize = 1000;
 const MAX_DRAWN_LINE: usize = 4096;
 
 /// What is underlined, how, and what is written beside it.
-type Mark<'a> = (&'a Range<usize>, AnnotationKind, Option<&'static str>);
+type Mark = (Range<usize>, AnnotationKind, Option<&'static str>);
 
 /// The same, of any source.
 type Site<'a> = (&'a Place, AnnotationKind, Option<&'static str>);
@@ -174,7 +174,7 @@ impl Diagnostics {
 
     /// Line and column, both from 1, columns in characters.
     pub fn position(&self, diagnostic: &Diagnostic) -> Option<(usize, usize)> {
-        diagnostic.span().map(|span| self.line_and_column(span))
+        diagnostic.span().map(|span| self.line_and_column(&span))
     }
 
     /// Each with its excerpt and hint; of very many only the first thousand.
@@ -202,16 +202,16 @@ impl Diagnostics {
         let related = related.map(|(place, what)| (place, AnnotationKind::Context, Some(*what)));
         let sites: Vec<Site<'_>> = primary.chain(related).collect();
         // Those on one line of the file share its excerpt.
-        let line = |(place, ..): &Site<'_>| place.span().map(|span| self.line_of(span));
+        let line = |(place, ..): &Site<'_>| place.span().map(|span| self.line_of(&span));
         for sites in sites.chunk_by(|one, other| line(one).is_some() && line(one) == line(other)) {
             let in_file =
                 sites.iter().filter_map(|(place, kind, label)| Some((place.span()?, *kind, *label)));
-            let marks: Vec<Mark<'_>> = in_file.collect();
+            let marks: Vec<Mark> = in_file.collect();
             group = match (sites[0].0, self.excerpt(&marks)) {
                 (_, Some(excerpt)) => group.element(excerpt),
-                (Place::File(span), None) => group.element(self.origin(span)),
-                (Place::Object { object, field }, None) => {
-                    group.element(Origin::path(format!("{object} {field}")))
+                (Place::File(span), None) => group.element(self.origin(&span.range())),
+                (Place::Object(field), None) => {
+                    group.element(Origin::path(format!("{} {}", field.object, field.path)))
                 }
             };
         }
@@ -223,8 +223,8 @@ impl Diagnostics {
 
     /// The line that `marks` are on, underlined there; none if it is no line that someone wrote. The renderer gets
     /// no more than this line, so that the cost of a diagnostic does not grow with the file.
-    fn excerpt(&self, marks: &[Mark<'_>]) -> Option<Snippet<'_, Annotation<'_>>> {
-        let line = self.line_of(marks.first()?.0);
+    fn excerpt(&self, marks: &[Mark]) -> Option<Snippet<'_, Annotation<'_>>> {
+        let line = self.line_of(&marks.first()?.0);
         let start = self.line_starts[line];
         let text = self.source[start..].lines().next().unwrap_or_default();
         if text.len() > MAX_DRAWN_LINE {
@@ -255,8 +255,7 @@ impl Diagnostics {
     fn sort(&mut self) {
         self.list.sort_by_key(|diagnostic| match &diagnostic.place {
             None => (0, 0),
-            Some(Place::File(span)) => (1, span.start),
-            Some(Place::Object { .. }) => (2, 0),
+            Some(place) => place.span().map_or((2, 0), |span| (1, span.start)),
         });
     }
 
@@ -385,11 +384,14 @@ impl Report {
 
     /// A line that does not parse is left at that: what the parser made of it is not worth judging.
     pub(super) fn finish(self, file_name: &str, source: &str) -> Diagnostics {
+        // The text is only there to be shown, and may be long.
+        let is_silent = self.syntax.is_empty() && self.list.is_empty() && self.refused.is_empty();
+        let source = if is_silent { "" } else { source };
         let mut all = Diagnostics::new(file_name, source.to_owned(), self.syntax);
-        let line = |span: &Range<usize>| all.line_of(span);
+        let line = |span: Range<usize>| all.line_of(&span);
         let broken: HashSet<_> = all.list.iter().filter_map(Diagnostic::span).map(line).collect();
         let given_up_from = self.given_up_from.unwrap_or(usize::MAX);
-        let is_kept = |span: &Range<usize>| span.start < given_up_from && !broken.contains(&line(span));
+        let is_kept = |span: Range<usize>| span.start < given_up_from && !broken.contains(&line(span));
         let list = self.refused.into_iter().chain(self.list);
         let kept: Vec<_> = list.filter(|diagnostic| diagnostic.span().is_none_or(is_kept)).collect();
         all.list.extend(kept);

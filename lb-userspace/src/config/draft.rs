@@ -19,8 +19,8 @@ use super::client_auth::San;
 use super::diagnostic::{Diagnostic, Report};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
-    Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, Protocol, ProxyVersion, ServerSan,
-    SniPattern,
+    Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
+    ServerSan, SniPattern,
 };
 use super::place::{Place, Placed};
 use crate::reason::Tier;
@@ -107,7 +107,7 @@ pub(super) struct RouteDraft {
     pub(super) sni: Field<Vec<Placed<SniPattern>>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) tls: Field<Tls>,
-    pub(super) certificate: Field<CertificateDraft>,
+    pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) client_ca: Field<PathBuf>,
     pub(super) client_auth: Field<ClientAuthDraft>,
     pub(super) backends: Field<Vec<Placed<BackendDraft>>>,
@@ -115,6 +115,7 @@ pub(super) struct RouteDraft {
     pub(super) idle_timeout: Field<Duration>,
     pub(super) max_age: Field<Duration>,
     pub(super) max_connections: Field<usize>,
+    pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
 }
 
@@ -175,7 +176,7 @@ pub(super) struct UpstreamTlsDraft {
     pub(super) ca: Field<PathBuf>,
     pub(super) server_name: Field<ServerName<'static>>,
     pub(super) san: Field<Vec<Placed<ServerSan>>>,
-    pub(super) certificate: Field<CertificateDraft>,
+    pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,
 }
@@ -288,8 +289,11 @@ pub(super) fn reject_repeated<'r, T: Eq + Hash + 'r>(
     message: impl Fn(&T) -> String,
     report: &mut Report,
 ) {
+    let mut values = values.into_iter();
+    // Of very many lists there is nothing to be compared.
+    let (Some(first), Some(second)) = (values.next(), values.next()) else { return };
     let mut seen = HashMap::new();
-    for value in values {
+    for value in [first, second].into_iter().chain(values) {
         match seen.entry(&value.value) {
             Entry::Vacant(entry) => _ = entry.insert(&value.place),
             Entry::Occupied(first) => {

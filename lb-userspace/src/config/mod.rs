@@ -36,10 +36,10 @@ pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest}
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, MinVersion, Pool, Protocol, ProxyVersion, Route, Server, ServerSan,
-    SniPattern, Termination, UpstreamTls,
+    LiveGateway, LogFormat, LogTarget, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion, Route, Server,
+    ServerSan, SniPattern, Termination, UpstreamTls,
 };
-pub use place::Place;
+pub use place::{ObjectField, Place, Span};
 
 /// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
 /// that were read is a change of the configuration.

@@ -285,7 +285,7 @@ pub struct Route {
     pub listener: usize,
     /// Not empty and without duplicates; empty on a `tcp` listener. No two routes of a listener have both a
     /// pattern and an ALPN protocol (or "any") in common.
-    pub sni: Vec<SniPattern>,
+    pub sni: Arc<[SniPattern]>,
     /// Protocol names of 1 to 255 bytes, no duplicates; empty: any. A route that lists the protocol beats one
     /// of the same pattern that takes any.
     pub alpn: Vec<Box<str>>,
@@ -303,15 +303,29 @@ pub struct Route {
     pub max_connections: Option<usize>,
     /// What one client address may have of it; absent: there is no bound.
     pub client_rate: Option<ClientRate>,
+    /// What becomes of those that are open when the route is gone.
+    pub on_removal: OnRemoval,
+}
+
+/// What becomes of a route's open connections when a reload takes it away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRemoval {
+    /// They go on to their end.
+    #[default]
+    Keep,
+    /// They may end by themselves within the gateway's `drain_timeout`, then they are reset.
+    Drain,
+    /// They are reset at once.
+    Kill,
 }
 
 /// The server names a route covers: lower case, without a trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SniPattern {
     /// This name.
-    Exact(Box<str>),
+    Exact(Arc<str>),
     /// `example.com` for `*.example.com`: one or more labels, then this name.
-    Wildcard(Box<str>),
+    Wildcard(Arc<str>),
     /// `*`: every name, and clients that send none.
     Any,
 }

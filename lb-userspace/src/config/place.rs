@@ -5,26 +5,44 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where a value stands.
+/// Where a value stands. A configuration has one for each of its values: it is small.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In the text of the configuration file, in bytes.
-    File(Range<usize>),
+    /// In the text of the configuration file.
+    File(Span),
     /// In an object of another source.
-    Object {
-        /// Its kind and name: `TLSRoute databases/redis-1`.
-        object: Arc<str>,
-        /// The path of the field: `spec.rules[0]`.
-        field: Box<str>,
-    },
+    Object(Box<ObjectField>),
+}
+
+/// A part of the configuration file, in bytes. Files are bounded far below what these hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// A field of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectField {
+    /// Kind and name of the object: `TLSRoute databases/redis-1`.
+    pub object: Arc<str>,
+    /// Its path: `spec.rules[0]`.
+    pub path: Box<str>,
+}
+
+impl Span {
+    /// In the text.
+    pub fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 impl Place {
     /// In the configuration file.
-    pub fn span(&self) -> Option<&Range<usize>> {
+    pub fn span(&self) -> Option<Range<usize>> {
         match self {
-            Place::File(span) => Some(span),
-            Place::Object { .. } => None,
+            Place::File(span) => Some(span.range()),
+            Place::Object(_) => None,
         }
     }
 
@@ -32,14 +50,15 @@ impl Place {
     pub fn object(&self) -> Option<&Arc<str>> {
         match self {
             Place::File(_) => None,
-            Place::Object { object, .. } => Some(object),
+            Place::Object(field) => Some(&field.object),
         }
     }
 }
 
 impl From<Range<usize>> for Place {
     fn from(span: Range<usize>) -> Self {
-        Place::File(span)
+        let [start, end] = [span.start, span.end].map(|at| u32::try_from(at).unwrap_or(u32::MAX));
+        Place::File(Span { start, end })
     }
 }
 

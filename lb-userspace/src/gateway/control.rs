@@ -1,13 +1,15 @@
 //! The control side: start, reload, stop.
 
+use super::removed::Removed;
 use super::report::AdminSide;
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
-use super::{Fault, ReloadRequest};
+use super::{Fault, ReloadRequest, drained};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
+use crate::admin::Operations;
+use crate::admin::http;
 use crate::admin::socket::{self, AdminSocket};
-use crate::admin::{Operations, http, view};
 use crate::config::{self, Config, Sources};
 use crate::connect::health::Prober;
 use crate::connect::resolve::{FirstAnswers, Resolver};
@@ -22,7 +24,6 @@ use crate::splice::packet::{PacketTier, Sweeper};
 use crate::words::with_causes;
 use anyhow::Context;
 use sd_notify::NotifyState;
-use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -45,21 +46,22 @@ pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> 
     runtime.block_on(Control::start(path, config, sources, inherited)?.serve())
 }
 
-struct Control {
-    path: PathBuf,
-    gateway: Arc<RunningGateway>,
+pub(super) struct Control {
+    pub(super) path: PathBuf,
+    pub(super) gateway: Arc<RunningGateway>,
     admin_side: Arc<AdminSide>,
-    workers: Vec<Worker>,
+    pub(super) workers: Vec<Worker>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     requests: mpsc::UnboundedReceiver<ReloadRequest>,
-    inherited: Inherited,
+    pub(super) inherited: Inherited,
     admin: Option<TcpListener>,
     socket: Option<AdminSocket>,
     resolver: Resolver,
-    prober: Prober,
+    pub(super) prober: Prober,
     /// The `[gateway]` table at the start.
-    started: config::Gateway,
-    watched: Option<Watched>,
+    pub(super) started: config::Gateway,
+    pub(super) watched: Option<Watched>,
+    pub(super) removed: Removed,
     sweeper: Option<Sweeper>,
 }
 
@@ -92,19 +94,23 @@ impl Control {
             }
         }
         let snapshot = Snapshot::new(&config, None)?;
+        let settings = config.gateway.clone();
+        // Very many routes are not to be there twice.
+        drop(config);
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
-        let socket = AdminSocket::bind(&config.gateway.fixed.state_dir)?;
-        let packet = open_packet(&config.gateway, &snapshot)?;
+        let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
+        drained::restore(&settings.fixed.state_dir, &snapshot);
+        let packet = open_packet(&settings, &snapshot)?;
         let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
         }
-        let admin = config.gateway.fixed.admin.map(|address| {
+        let admin = settings.fixed.admin.map(|address| {
             let bind = Bind { address, backlog: 64, freebind: false };
             listen(bind, 1).map_err(listen_fault(address))
         });
         let admin = admin.transpose()?.into_iter().flatten().next();
-        let (access_log, log_thread) = match &config.gateway.fixed.access_log {
+        let (access_log, log_thread) = match &settings.fixed.access_log {
             None => (None, None),
             Some(log) => {
                 let (log, thread) = AccessLog::open(log).map_err(|source| Fault::AccessLog {
@@ -117,7 +123,7 @@ impl Control {
                 (Some(log), Some(thread))
             }
         };
-        let sockmap = open_sockmap(&config.gateway)?;
+        let sockmap = open_sockmap(&settings)?;
         if let Ok(packet) = &packet {
             packet.load_aside()?;
         }
@@ -127,7 +133,13 @@ impl Control {
         let books = Books::new(workers, access_log);
         let gateway = Arc::new(RunningGateway::new(snapshot, books, packet, sockmap));
         let stopping = AtomicBool::new(false);
-        let admin_side = Arc::new(AdminSide { gateway: gateway.clone(), workers, stopping, reloads });
+        let admin_side = Arc::new(AdminSide {
+            gateway: gateway.clone(),
+            workers,
+            state_dir: settings.fixed.state_dir.clone(),
+            stopping,
+            reloads,
+        });
         let sweeper = match gateway.packet() {
             Err(_) => None,
             Ok(packet) => {
@@ -141,7 +153,7 @@ impl Control {
         prober.follow(&gateway.snapshot.load().pools);
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
-        let watched = config.gateway.fixed.watch.then(|| Watched::new(sources));
+        let watched = settings.fixed.watch.then(|| Watched::new(sources));
         let control = Control {
             path: path.to_path_buf(),
             gateway,
@@ -154,8 +166,9 @@ impl Control {
             socket: Some(socket),
             resolver: Resolver::default(),
             prober,
-            started: config.gateway,
+            started: settings,
             watched,
+            removed: Removed::default(),
             sweeper,
         };
         control.hand_out(sockets);
@@ -187,10 +200,11 @@ impl Control {
                     if let Some(log) = &self.gateway.books.access_log {
                         log.reopen();
                     }
-                    self.reload("SIGHUP", None);
+                    self.reload("SIGHUP", None).await;
                 }
-                request = self.requests.recv() => self.reload("the admin socket", request),
-                () = changed(&mut self.watched) => self.reload("a changed file", None),
+                request = self.requests.recv() => self.reload("the admin socket", request).await,
+                () = changed(&mut self.watched) => self.reload("a changed file", None).await,
+                () = self.removed.due() => self.look_after_removed(),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
                     drop(self.resolve());
@@ -227,91 +241,13 @@ impl Control {
         Ok(admin)
     }
 
-    /// Loads the configuration anew; if that fails, nothing changes. The configuration takes effect at once; the answer
-    /// waits until the servers' names are resolved.
-    fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
-        let result = self.try_reload();
-        give_back_memory();
-        let stats = &self.gateway.books.stats;
-        match &result {
-            Ok((reloaded, _)) => {
-                stats.reloads_succeeded.fetch_add(1, Relaxed);
-                for warning in &reloaded.warnings {
-                    tracing::warn!("{warning}");
-                }
-                let generation = reloaded.config_generation;
-                tracing::info!(generation, routes = reloaded.routes, "reloaded, asked for by {cause}");
-            }
-            Err(error) => {
-                stats.reloads_failed.fetch_add(1, Relaxed);
-                tracing::error!("not reloaded, nothing has changed (asked for by {cause}): {error}");
-            }
-        }
-        let Some(answer) = answer else { return };
-        tokio::spawn(async move {
-            let result = match result {
-                Ok((mut reloaded, names)) => {
-                    reloaded.warnings.extend(names.missing().await);
-                    Ok(reloaded)
-                }
-                Err(error) => Err(error),
-            };
-            // An error: the client that asked is gone.
-            let _ = answer.send(result);
-        });
-    }
-
-    fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
-        let (checked, sources) = config::load(&self.path);
-        if self.watched.is_some() {
-            self.watched = Some(Watched::new(sources));
-        }
-        let (config, warnings) = checked.map_err(|errors| errors.render(false))?;
-        let mut warnings: Vec<String> = warnings.iter().map(|warning| warning.message.clone()).collect();
-        warnings.extend(self.needs_restart(&config.gateway));
-
-        let old = self.gateway.snapshot.load_full();
-        let new = Snapshot::new(&config, Some(&old)).map_err(|refused| in_full(refused.into()))?;
-        let before: BTreeSet<SocketAddr> = old.addresses().collect();
-        let after: BTreeSet<SocketAddr> = new.addresses().collect();
-        let added = new.binds().filter(|bind| !before.contains(&bind.address));
-        let sockets = open(added, self.workers.len(), &self.inherited).map_err(in_full)?;
-
-        let reloaded = new.reloaded(warnings);
-        self.gateway.snapshot.store(Arc::new(new));
-        self.prober.follow(&self.gateway.snapshot.load().pools);
-        if let Ok(packet) = self.gateway.packet()
-            && let Err(error) = packet.listen(self.gateway.snapshot.load().addresses())
-        {
-            tracing::error!(%error, "new listeners stay out of the packet tier");
-        }
-        self.hand_out(sockets);
-        for address in before.difference(&after) {
-            self.gateway.listening().remove(address);
-            for worker in &self.workers {
-                let _ = worker.commands.send(Command::Unlisten(*address));
-            }
-        }
-        let names = self.resolve();
-        Ok((reloaded, names))
-    }
-
-    /// Warnings about changed keys that take effect only after a restart.
-    fn needs_restart(&self, new: &config::Gateway) -> Vec<String> {
-        let started = &self.started;
-        let is_new = |tier: &Tier| *tier != Tier::Copy && !started.live.tiers.contains(tier);
-        let tiers = new.live.tiers.iter().any(is_new).then_some("tiers");
-        let changed = started.fixed.differences(&new.fixed).chain(tiers);
-        changed.map(|key| format!("gateway.{key} has changed: it takes effect at the next start")).collect()
-    }
-
     /// Resolves every name of the present configuration.
-    fn resolve(&mut self) -> FirstAnswers {
+    pub(super) fn resolve(&mut self) -> FirstAnswers {
         self.resolver.look_up(&self.gateway.snapshot.load().pools)
     }
 
     /// Gives each worker a listening socket of every address.
-    fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
+    pub(super) fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
         for (address, sockets) in sockets {
             let mss = self.gateway.snapshot.load().listener(address).and_then(|known| known.stats.mss());
             let mut again = Vec::new();
@@ -441,7 +377,7 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
 }
 
 /// Opens one socket per worker for each address, or takes those of the service manager. Opens all or none.
-fn open(
+pub(super) fn open(
     binds: impl Iterator<Item = Bind>,
     workers: usize,
     inherited: &Inherited,
@@ -462,17 +398,12 @@ fn tell_manager(state: NotifyState<'_>) {
 
 /// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
 /// 000 routes), and nothing else needs that much.
-fn give_back_memory() {
+pub(super) fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// The error with its causes, on one line.
-fn in_full(fault: Fault) -> String {
-    with_causes(&fault)
 }
 
 fn listen_fault(address: SocketAddr) -> impl Fn(ListenError) -> Fault {

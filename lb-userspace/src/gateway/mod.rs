@@ -1,6 +1,9 @@
 //! The gateway's life: start, reload, stop; its workers, and what operators see and do.
 
 mod control;
+mod drained;
+mod reload;
+mod removed;
 mod report;
 mod watch;
 mod worker;

@@ -1,6 +1,6 @@
 //! What operators see and do: the snapshot and the counters as the admin side's views, and its commands.
 
-use super::ReloadRequest;
+use super::{ReloadRequest, drained};
 use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
@@ -15,6 +15,7 @@ use crate::splice::packet::{Loss, PacketTier};
 use crate::state::{Availability, ServerState};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -42,6 +43,8 @@ pub(super) struct AdminSide {
     pub(super) gateway: Arc<RunningGateway>,
     /// How many workers there are.
     pub(super) workers: usize,
+    /// Where it is kept what is drained.
+    pub(super) state_dir: PathBuf,
     /// The gateway accepts no more and is about to end.
     pub(super) stopping: AtomicBool,
     pub(super) reloads: mpsc::UnboundedSender<ReloadRequest>,
@@ -72,18 +75,6 @@ impl AdminSide {
         if let Some(sockmap) = self.gateway.sockmap() {
             sockmap.refresh();
         }
-    }
-
-    fn find_server(&self, name: &str) -> Result<Arc<Server>, String> {
-        let snapshot = self.gateway.snapshot.load();
-        let (pool, address) = name
-            .split_once('/')
-            .ok_or_else(|| format!("{name:?}: write POOL/SERVER, as `status` shows them"))?;
-        let pool = snapshot.pools.iter().find(|other| &*other.name == pool);
-        let pool = pool.ok_or_else(|| format!("there is no pool of the name in {name:?}"))?;
-        let servers = pool.servers();
-        let server = servers.iter().find(|server| server.address.to_string() == address);
-        server.cloned().ok_or_else(|| format!("pool {} has no server {address:?}", pool.name))
     }
 }
 
@@ -254,9 +245,19 @@ impl admin::Operations for AdminSide {
         })
     }
 
-    fn drain(&self, server: &str, draining: bool) -> Result<(), String> {
-        self.find_server(server)?.state.drain(draining);
-        Ok(())
+    fn drain(&self, target: &str, draining: bool) -> Result<(), String> {
+        let snapshot = self.gateway.snapshot.load_full();
+        let (name, server) = drained::parts(target);
+        let pool = snapshot.pools.iter().find(|pool| &*pool.name == name);
+        let pool = pool.ok_or_else(|| format!("there is no pool {name:?}"))?;
+        let address = server.map(|server| {
+            pool.find(server).ok_or_else(|| format!("pool {} has no server {server:?}", pool.name))
+        });
+        if !pool.drain(address.transpose()?.as_ref(), draining) {
+            return Err(format!("{target} stays drained, for its pool is: `snisplice undrain {name}`"));
+        }
+        drained::save(&self.state_dir, &snapshot)
+            .map_err(|error| format!("done, but the next start will not know of it: {error}"))
     }
 
     fn kill(&self, connection: u64) -> Result<(), String> {

@@ -11,6 +11,7 @@ pub use schedule::Schedule;
 use crate::config::SniPattern;
 use crate::reason::RejectReason;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// How well a route's SNI pattern covers a name. The derived order is the precedence: exact beats wildcard,
 /// a longer wildcard beats a shorter one, `*` comes last.
@@ -38,11 +39,14 @@ pub struct Match {
 /// routes.
 #[derive(Debug)]
 pub struct Table<T> {
-    exact: HashMap<Box<str>, Vec<Entry<T>>>,
+    exact: HashMap<Arc<str>, Entries<T>>,
     /// Keyed by the suffix without `*.`.
-    wildcard: HashMap<Box<str>, Vec<Entry<T>>>,
-    any: Vec<Entry<T>>,
+    wildcard: HashMap<Arc<str>, Entries<T>>,
+    any: Entries<T>,
 }
+
+/// Of one pattern: nearly always one, so a `Vec` would be mostly room.
+type Entries<T> = Box<[Entry<T>]>;
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -53,7 +57,12 @@ struct Entry<T> {
 impl<T: Clone> Table<T> {
     /// An empty table: every lookup fails.
     pub fn new() -> Self {
-        Table { exact: HashMap::new(), wildcard: HashMap::new(), any: Vec::new() }
+        Table { exact: HashMap::new(), wildcard: HashMap::new(), any: Box::default() }
+    }
+
+    /// An empty table with room for so many exact names.
+    pub fn with_capacity(names: usize) -> Self {
+        Table { exact: HashMap::with_capacity(names), ..Table::new() }
     }
 
     /// Adds a route under one of its patterns. The configuration has checked that no two routes tie.
@@ -63,9 +72,12 @@ impl<T: Clone> Table<T> {
             SniPattern::Wildcard(suffix) => self.wildcard.entry(suffix.clone()).or_default(),
             SniPattern::Any => &mut self.any,
         };
-        entries.push(Entry { alpn: alpn.into(), route });
+        let mut list = std::mem::take(entries).into_vec();
+        list.reserve_exact(1);
+        list.push(Entry { alpn: alpn.into(), route });
         // Routes with an ALPN protocol come before the one without.
-        entries.sort_by_key(|entry| entry.alpn.is_empty());
+        list.sort_by_key(|entry| entry.alpn.is_empty());
+        *entries = list.into();
     }
 
     /// The best route for `sni` (lower case, no trailing dot; `None` when the client sent none) among those whose

@@ -5,7 +5,7 @@
 /// Each index `i` has `weights[i]` turns in a round (after division by their greatest common divisor), spread as evenly as
 /// possible: its k-th turn is due at `(2k + 1) / (2 * weight)` of the round. With equal weights this is plain round robin
 /// in the order given. An index of weight 0 has no turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     turns: Box<[u32]>,
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod availability;
 mod client_limit;
 mod clients;
+mod drains;
 mod health;
 mod limit;
 mod pool;

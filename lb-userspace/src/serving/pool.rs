@@ -1,6 +1,7 @@
 //! Upstream pools at run time: the servers they have now, their addresses and their counts.
 
 use super::Room;
+use super::drains::Drains;
 use super::server::{Server, ServerGuard, ServerRecord, Share, Standing};
 use crate::clock::now_ms;
 use crate::config::{
@@ -42,6 +43,7 @@ pub struct Pool {
     /// Made anew from `slots` whenever those change.
     servers: ArcSwap<Servers>,
     slots: Mutex<Slots>,
+    drains: Arc<Drains>,
     /// How many servers were chosen, over all workers.
     choices: AtomicU64,
     random: RandomState,
@@ -120,6 +122,10 @@ impl Deref for Servers {
 }
 
 impl Slot {
+    fn states(&self) -> impl Iterator<Item = (&Address, &ServerRecord)> {
+        self.servers.iter().map(|server| (&server.address, &*server.state))
+    }
+
     fn records(&self) -> impl Iterator<Item = (Address, Arc<ServerRecord>)> {
         self.servers.iter().map(|server| (server.address.clone(), server.state.clone()))
     }
@@ -131,6 +137,11 @@ impl Slots {
         let gone =
             self.gone.iter().filter_map(|(address, record)| Some((address.clone(), record.upgrade()?)));
         gone.chain(self.slots.iter().flat_map(Slot::records)).collect()
+    }
+
+    fn may_have(&self, address: &Address) -> bool {
+        let has = |slot: &Slot| slot.servers.iter().any(|server| server.address == *address);
+        self.slots.iter().any(|slot| slot.service.is_some() || has(slot))
     }
 
     /// Keeps the state of servers that are in no slot any more in `gone`, while they have connections.
@@ -176,6 +187,8 @@ impl Pool {
         };
         let mut slots = Slots { slots: config.servers.iter().map(slot).collect(), gone: Vec::new() };
         slots.remember(known);
+        let drains = previous.map(|pool| pool.drains.clone()).unwrap_or_default();
+        drains.apply(slots.slots.iter().flat_map(Slot::states));
         Ok(Pool {
             name: config.name.clone(),
             connect_timeout: config.connect_timeout,
@@ -190,6 +203,7 @@ impl Pool {
             room,
             servers: ArcSwap::new(Servers::new(&slots.slots)),
             slots: Mutex::new(slots),
+            drains,
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
             random: RandomState::new(),
         })
@@ -211,6 +225,7 @@ impl Pool {
             room: Arc::default(),
             servers: ArcSwap::new(Servers::new(&[])),
             slots: Mutex::default(),
+            drains: Arc::default(),
             choices: AtomicU64::new(0),
             random: RandomState::new(),
         }
@@ -259,6 +274,7 @@ impl Pool {
             Server::new(member.address.clone(), share, &self.room, self.health.as_ref(), state)
         };
         slot.servers = members.iter().map(server).collect();
+        self.drains.apply(slot.states());
         self.servers.store(Servers::new(slots));
         guard.remember(known);
         true
@@ -280,6 +296,35 @@ impl Pool {
             state
         });
         Server::new(name, Share { weight: 1, ..Share::default() }, &self.room, None, state)
+    }
+
+    /// Stops (`draining`) or resumes new connections to this server, or to all that the pool has and will have. `false`: the
+    /// server stays drained, for its pool is.
+    pub fn drain(&self, server: Option<&Address>, draining: bool) -> bool {
+        self.drains.set(server, draining, self.slots().slots.iter().flat_map(Slot::states))
+    }
+
+    /// Whether the pool is drained, and its servers that are drained by themselves.
+    pub fn drained(&self) -> (bool, Vec<Address>) {
+        self.drains.all()
+    }
+
+    /// Whether it has this server, or DNS may say so.
+    pub fn may_have(&self, address: &Address) -> bool {
+        self.slots().may_have(address)
+    }
+
+    /// Servers that it cannot have any more are drained no longer.
+    pub fn forget_drains(&self) {
+        let slots = self.slots();
+        self.drains.forget(|address| !slots.may_have(address));
+    }
+
+    /// The server of this name that it has, or that is drained.
+    pub fn find(&self, name: &str) -> Option<Address> {
+        let servers = self.servers();
+        let present = servers.iter().map(|server| server.address.clone());
+        present.chain(self.drained().1).find(|address| address.to_string() == name)
     }
 
     /// Chooses a server for a new connection of `client`, none of `tried`. The connection counts as active until the guard

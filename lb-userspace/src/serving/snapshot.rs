@@ -3,9 +3,10 @@
 use super::client_limit::share;
 use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, LiveGateway, Protocol, Termination};
+use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Termination};
 use crate::ech;
-use crate::route::{Schedule, Table};
+use crate::reason::RejectReason;
+use crate::route::{Match, Schedule, Table};
 use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -28,8 +29,8 @@ pub struct CertificateRefused {
     source: anyhow::Error,
 }
 
-/// Everything a new connection needs to know. A connection keeps the parts it uses, so that a reload does not
-/// touch it.
+/// Everything a new connection needs to know. From the choice of its route on, a connection keeps only the parts it uses:
+/// a reload does not touch it, nor does it keep what was configured when it came.
 pub struct Snapshot {
     /// 1 at the start, one more for each reload that took effect.
     pub generation: u64,
@@ -40,11 +41,13 @@ pub struct Snapshot {
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
     /// What holds for all of them.
-    pub gateway: LiveGateway,
+    pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
+    /// The routes of each listener.
+    tables: Vec<Table<Arc<Route>>>,
 }
 
-/// A listener and its routes.
+/// A listener.
 pub struct Listener {
     /// As configured.
     pub name: Arc<str>,
@@ -72,10 +75,10 @@ pub struct Listener {
     pub freebind: bool,
     /// Keys for Encrypted ClientHello.
     pub ech: Arc<ech::Keys>,
-    /// Its routes.
-    pub table: Table<Arc<Route>>,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
+    /// Of its routes among the snapshot's `tables`.
+    table: usize,
 }
 
 /// A route.
@@ -85,7 +88,7 @@ pub struct Route {
     /// The name of its listener.
     pub listener: Arc<str>,
     /// The names it covers; empty for a plain TCP listener.
-    pub sni: Vec<config::SniPattern>,
+    pub sni: Arc<[config::SniPattern]>,
     /// After how long without a byte in either direction a connection is ended; `None`: never.
     pub idle_timeout: Option<Duration>,
     /// How long after its accept a connection is ended; `None`: never.
@@ -98,11 +101,62 @@ pub struct Route {
     pub action: Action,
     /// Kept across reloads.
     pub stats: Arc<RouteStats>,
+    /// What becomes of its open connections when it is gone.
+    pub on_removal: OnRemoval,
+    backends: Backends,
+}
+
+/// Where the connections of a route go.
+enum Backends {
+    /// As those of nearly every route do, of which there may be very many.
+    One(Arc<Pool>),
+    Several(Box<Shares>),
+}
+
+/// Pools with their shares of a route's connections.
+#[derive(Default)]
+struct Shares {
+    pools: Box<[Arc<Pool>]>,
     /// Where no server of one pool can be reached, the next is tried.
     retry_other_pool: bool,
-    backends: Vec<Arc<Pool>>,
     schedule: Schedule,
     choices: AtomicU64,
+}
+
+impl Shares {
+    /// The pools for a new connection.
+    fn next(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let ticket = self.choices.fetch_add(1, Relaxed);
+        let first = self.schedule.pick(ticket);
+        let others = self.retry_other_pool.then(|| {
+            let mut seen = Vec::from_iter(first);
+            self.schedule.order(ticket).filter(move |index| {
+                let is_new = !seen.contains(index);
+                seen.extend(is_new.then_some(*index));
+                is_new
+            })
+        });
+        first.into_iter().chain(others.into_iter().flatten()).map(|index| &self.pools[index])
+    }
+}
+
+impl Backends {
+    fn new(route: &config::Route, pools: &[Arc<Pool>], known: Option<&Route>) -> Self {
+        if let [only] = route.backends.as_slice() {
+            return Backends::One(pools[only.pool].clone());
+        }
+        let choices = match known.map(|known| &known.backends) {
+            Some(Backends::Several(shares)) => shares.choices.load(Relaxed),
+            Some(Backends::One(_)) | None => 0,
+        };
+        let weights: Vec<_> = route.backends.iter().map(|backend| backend.weight).collect();
+        Backends::Several(Box::new(Shares {
+            pools: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),
+            retry_other_pool: route.retry_other_pool,
+            schedule: Schedule::new(&weights),
+            choices: choices.into(),
+        }))
+    }
 }
 
 /// What a route does with a connection, and what it needs for that.
@@ -110,7 +164,7 @@ pub enum Action {
     /// Passes its bytes on as they are.
     Pass,
     /// Ends its TLS.
-    Terminate(Terminator),
+    Terminate(Box<Terminator>),
 }
 
 /// What it takes to end TLS for a route.
@@ -177,8 +231,9 @@ impl Listener {
             keepalive,
             freebind: false,
             ech: Arc::new([]),
-            table: Table::new(),
             stats: Arc::default(),
+            // It takes no connection.
+            table: usize::MAX,
         }
     }
 
@@ -200,39 +255,35 @@ impl Route {
         Route {
             name: name.into(),
             listener: listener.into(),
-            sni: Vec::new(),
+            sni: Arc::default(),
             idle_timeout,
             max_age,
             max_connections: None,
             clients: None,
             action: Action::Pass,
             stats: Arc::default(),
-            retry_other_pool: false,
-            backends: Vec::new(),
-            schedule: Schedule::new(&[]),
-            choices: AtomicU64::new(0),
+            on_removal: OnRemoval::Keep,
+            backends: Backends::Several(Box::default()),
         }
     }
 
     /// Its pools, in the order of the configuration.
     pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        self.backends.iter()
+        let pools = match &self.backends {
+            Backends::One(pool) => std::slice::from_ref(pool),
+            Backends::Several(shares) => &shares.pools,
+        };
+        pools.iter()
     }
 
     /// The pool for a new connection, by weight, and then those to try where it has no server that can be reached; none
     /// when every weight is 0.
     pub fn next_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        let ticket = self.choices.fetch_add(1, Relaxed);
-        let first = self.schedule.pick(ticket);
-        let others = self.retry_other_pool.then(|| {
-            let mut seen = Vec::from_iter(first);
-            self.schedule.order(ticket).filter(move |index| {
-                let is_new = !seen.contains(index);
-                seen.extend(is_new.then_some(*index));
-                is_new
-            })
-        });
-        first.into_iter().chain(others.into_iter().flatten()).map(|index| &self.backends[index])
+        let (only, shares) = match &self.backends {
+            Backends::One(pool) => (Some(pool), None),
+            Backends::Several(shares) => (None, Some(&**shares)),
+        };
+        only.into_iter().chain(shares.into_iter().flat_map(Shares::next))
     }
 }
 
@@ -240,6 +291,16 @@ impl Snapshot {
     /// The listener of the socket bound to `address`; `None` once it is removed.
     pub fn listener(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
         self.by_address.get(&address)
+    }
+
+    /// The route of a client of a listener of this snapshot: see [`Table::lookup`].
+    pub fn route(
+        &self,
+        listener: &Listener,
+        sni: Option<&str>,
+        offers: impl Fn(&str) -> bool,
+    ) -> Result<(&Arc<Route>, Match), RejectReason> {
+        self.tables[listener.table].lookup(sni, offers)
     }
 
     /// Every address to listen on.
@@ -276,29 +337,30 @@ impl Snapshot {
             pools.push(Arc::new(Pool::new(pool, known).map_err(refused)?));
         }
         let mut routes = Vec::with_capacity(config.routes.len());
+        let mut sizes = vec![0; config.listeners.len()];
+        config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
+        let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
         let mut verifiers = Verifiers::default();
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
             let listener = &config.listeners[route.listener];
-            routes.push(Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?));
+            let built = Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?);
+            let table = &mut tables[route.listener];
+            match listener.protocol {
+                Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], built.clone()),
+                Protocol::Tls | Protocol::Postgres => {
+                    for pattern in &*route.sni {
+                        table.insert(pattern, &route.alpn, built.clone());
+                    }
+                }
+            }
+            routes.push(built);
         }
         let listeners: Vec<_> = config
             .listeners
             .iter()
             .enumerate()
             .map(|(index, listener)| {
-                let mut table = Table::new();
-                for (route, config) in routes.iter().zip(&config.routes).filter(|(_, c)| c.listener == index)
-                {
-                    match listener.protocol {
-                        Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], route.clone()),
-                        Protocol::Tls | Protocol::Postgres => {
-                            for pattern in &config.sni {
-                                table.insert(pattern, &config.alpn, route.clone());
-                            }
-                        }
-                    }
-                }
                 let known = known_listeners.get(&*listener.name);
                 Arc::new(Listener {
                     name: listener.name.clone(),
@@ -316,8 +378,8 @@ impl Snapshot {
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
                     ech: listener.ech.clone(),
-                    table,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+                    table: index,
                 })
             })
             .collect();
@@ -330,8 +392,9 @@ impl Snapshot {
             listeners,
             routes,
             pools,
-            gateway: config.gateway.live.clone(),
+            gateway: Arc::new(config.gateway.live.clone()),
             by_address,
+            tables,
         })
     }
 }
@@ -347,7 +410,7 @@ fn build_route(
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
         config::Action::Terminate(source) => {
-            Action::Terminate(Terminator::new(source, route, listener.protocol, verifiers, known)?)
+            Action::Terminate(Box::new(Terminator::new(source, route, listener.protocol, verifiers, known)?))
         }
     };
     Ok(Route {
@@ -362,9 +425,7 @@ fn build_route(
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
-        retry_other_pool: route.retry_other_pool,
-        backends: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),
-        schedule: Schedule::new(&route.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>()),
-        choices: AtomicU64::new(known.map_or(0, |old| old.choices.load(Relaxed))),
+        on_removal: route.on_removal,
+        backends: Backends::new(route, pools, known),
     })
 }

@@ -4,28 +4,24 @@
 
 use super::{Limit, Setbacks};
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
-/// One counter per variant of a closed set of reasons.
-#[derive(Debug)]
-pub struct PerReason<const N: usize>([AtomicU64; N]);
-
-impl<const N: usize> Default for PerReason<N> {
-    fn default() -> Self {
-        PerReason(std::array::from_fn(|_| AtomicU64::new(0)))
-    }
-}
+/// One counter per variant of a closed set of reasons. They take memory once there is something to count: of many routes,
+/// most have no connection for long.
+#[derive(Debug, Default)]
+pub struct PerReason<const N: usize>(OnceLock<Box<[AtomicU64; N]>>);
 
 impl<const N: usize> PerReason<N> {
     /// Counts one of the variant with this index.
     pub fn add(&self, index: usize) {
-        self.0[index].fetch_add(1, Relaxed);
+        let counters = self.0.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+        counters[index].fetch_add(1, Relaxed);
     }
 
     /// The count of the variant with this index.
     pub fn get(&self, index: usize) -> u64 {
-        self.0[index].load(Relaxed)
+        self.0.get().map_or(0, |counters| counters[index].load(Relaxed))
     }
 }
 

@@ -39,8 +39,10 @@ impl ServerTls {
         let name = match (&self.source.server_name, &server.host) {
             (Some(name), _) => name.clone(),
             (None, Host::Ip(ip)) => ServerName::IpAddress((*ip).into()),
-            // The two have the same rules for names.
-            (None, Host::Name(name)) => ServerName::DnsName(DnsName::try_from(name.to_string()).ok()?),
+            // The two have the same rules for names. Certificates bear them without the dot at the end.
+            (None, Host::Name(name)) => {
+                ServerName::DnsName(DnsName::try_from(name.trim_end_matches('.').to_owned()).ok()?)
+            }
         };
         // A panic leaves nothing half-changed.
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,4 +83,52 @@ fn client_config(tls: &UpstreamTls) -> Result<ClientConfig, anyhow::Error> {
     config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Authorities, MinVersion};
+    use rustls::RootCertStore;
+
+    fn tls(server_name: Option<&'static str>) -> UpstreamTls {
+        UpstreamTls {
+            authorities: Arc::new(Authorities { certificates: Vec::new(), roots: RootCertStore::empty() }),
+            server_name: server_name.map(|name| ServerName::try_from(name).unwrap()),
+            san: Vec::new(),
+            certificate: None,
+            alpn: Vec::new(),
+            min_version: MinVersion::Tls12,
+        }
+    }
+
+    #[test]
+    fn a_server_is_called_by_the_configured_name_or_its_host() {
+        let called = |tls: &UpstreamTls, address: &str| {
+            let tls = ServerTls::new(&Arc::new(tls.clone()), None).unwrap();
+            let (_, name) = tls.toward(&address.parse().unwrap()).unwrap();
+            name.to_str().into_owned()
+        };
+        assert_eq!(called(&tls(Some("redis.internal")), "10.0.0.1:1"), "redis.internal");
+        assert_eq!(called(&tls(None), "10.0.0.1:1"), "10.0.0.1");
+        assert_eq!(called(&tls(None), "redis_0.example.com.:1"), "redis_0.example.com");
+    }
+
+    #[test]
+    fn each_server_has_sessions_of_its_own_and_a_reload_keeps_them() {
+        let source = Arc::new(tls(Some("redis.internal")));
+        let before = ServerTls::new(&source, None).unwrap();
+        let sessions = |tls: &ServerTls, address: &str| tls.toward(&address.parse().unwrap()).unwrap().0;
+        let first = sessions(&before, "10.0.0.1:1");
+        assert!(!Arc::ptr_eq(&first, &sessions(&before, "10.0.0.2:1")));
+        let after = ServerTls::new(&Arc::new((*source).clone()), Some(&before)).unwrap();
+        assert!(Arc::ptr_eq(&first, &sessions(&after, "10.0.0.1:1")));
+        let changed = Arc::new(UpstreamTls { min_version: MinVersion::Tls13, ..(*source).clone() });
+        let changed = ServerTls::new(&changed, Some(&before)).unwrap();
+        assert!(!Arc::ptr_eq(&first, &sessions(&changed, "10.0.0.1:1")));
+        for port in 2..2000 {
+            sessions(&before, &format!("10.0.0.3:{port}"));
+        }
+        assert!(before.servers.lock().unwrap().len() <= SERVERS);
+    }
 }

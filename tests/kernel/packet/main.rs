@@ -20,6 +20,7 @@ mod odd;
 mod pools;
 mod programs;
 mod receivers;
+mod removed;
 mod scene;
 mod standby;
 mod strangers;

@@ -38,7 +38,7 @@ pub(super) struct Paths {
 
 /// The certificate of a route, or of a pool's `tls`, and where it is named.
 pub(super) fn load_certificate<'r>(
-    certificate: &'r Field<CertificateDraft>,
+    certificate: &'r Field<Box<CertificateDraft>>,
     client: Option<(ClientPaths, ClientPlaces<'_>)>,
     certificates: &mut Certificates<'_>,
     report: &mut Report,

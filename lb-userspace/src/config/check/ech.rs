@@ -43,7 +43,7 @@ pub(super) fn warn_of_names(draft: &Draft, listeners: &[Listener], routes: &[Rou
         let of_listener = || routes.iter().filter(|route| route.listener == index);
         for key in listener.ech.iter() {
             let name = &*key.config().public_name;
-            if !of_listener().flat_map(|route| &route.sni).any(|pattern| covers(pattern, name)) {
+            if !of_listener().flat_map(|route| &*route.sni).any(|pattern| covers(pattern, name)) {
                 let message =
                     format!("no route of the listener takes {}, the public name of a key", quote(name));
                 let warning = Diagnostic::warning(&given.place, message);

@@ -26,7 +26,7 @@ use super::files::Files;
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
-    Pool, Protocol, Route, Server,
+    OnRemoval, Pool, Protocol, Route, Server,
 };
 use super::place::Place;
 use certificate::{Certificates, Loaded, load_certificate};
@@ -77,7 +77,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let pools = draft.pools.iter().zip(&pool_names.list);
     let pools: Vec<_> =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
-    let (mut routes, mut claims) = (Vec::new(), Vec::new());
+    let mut routes = Vec::with_capacity(draft.routes.len());
+    let mut claims = Vec::with_capacity(draft.routes.len());
     for (route, name) in draft.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);
         // A protocol that is invalid says nothing about what the route may have.
@@ -93,7 +94,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         routes.push(Route {
             name: name.clone(),
             listener: listener.unwrap_or(0),
-            sni: values(&route.sni),
+            sni: values(&route.sni).into(),
             alpn: values(&route.alpn),
             action: match &certificate {
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
@@ -109,6 +110,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 route.max_connections.or(gateway.live.max_connections),
                 report,
             ),
+            on_removal: route.on_removal.or(OnRemoval::default()),
         });
         if let (Some(listener), Some(reference)) = (listener, route.listener.given()) {
             let alpn = items(&route.alpn).iter();
@@ -233,7 +235,8 @@ fn pool(
             report.push(error.help("take it out"));
         }
     }
-    let servers = servers().filter_map(|server| {
+    let mut found = Vec::with_capacity(items(&draft.servers).len());
+    found.extend(servers().filter_map(|server| {
         let default = Server::new(server.address.get()?);
         Some(Server {
             weight: server.weight.or(default.weight),
@@ -241,7 +244,7 @@ fn pool(
             max_connections: server.max_connections.get(),
             ..default
         })
-    });
+    }));
     if let (Some(given), Some(Balance::SourceHash)) = (draft.slow_start.given(), draft.balance.get()) {
         let message = "`slow_start` has no effect with `source-hash`: a client keeps its server";
         report.push(Diagnostic::warning(&given.place, message).help("take one of them out"));
@@ -253,7 +256,7 @@ fn pool(
         let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
-    let default = Pool::new(name.clone(), servers.collect());
+    let default = Pool::new(name.clone(), found);
     let tls = upstream_tls::check(draft, certificates, report);
     Pool {
         tls: tls.or(default.tls),
@@ -284,12 +287,13 @@ fn backends(draft: &RouteDraft, pools: &Names, report: &mut Report) -> Vec<Backe
         let message = "`retry_other_pool` has no effect: no other backend takes connections";
         report.push(Diagnostic::warning(&retry.place, message).help("give `backends` another pool"));
     }
-    let backends = backends().filter_map(|backend| {
+    let mut found = Vec::with_capacity(given.value.len());
+    found.extend(backends().filter_map(|backend| {
         let pool = pools.resolve(&backend.pool, report)?;
         let default = Backend::new(pool);
         Some(Backend { weight: backend.weight.or(default.weight), ..default })
-    });
-    backends.collect()
+    }));
+    found
 }
 
 /// What a route of a TLS listener needs; the certificate, and where it is named, if it terminates.

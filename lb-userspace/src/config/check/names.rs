@@ -29,29 +29,32 @@ impl Names {
         things: impl ExactSizeIterator<Item = (&'r Field<Box<str>>, Option<String>)>,
         report: &mut Report,
     ) -> Self {
-        let mut names = Self { kind, list: Vec::new(), index: HashMap::new(), incomplete: false };
-        let mut places: HashMap<&str, _> = HashMap::new();
+        let (list, index) = (Vec::with_capacity(things.len()), HashMap::with_capacity(things.len()));
+        let mut names = Self { kind, list, index, incomplete: false };
+        // Of those in `list`.
+        let mut places = Vec::with_capacity(things.len());
         let mut unnamed = Vec::new();
         for (index, (field, default)) in things.enumerate() {
             names.incomplete |= field.is_invalid();
+            places.push(field.place());
             let Some(given) = field.given() else {
                 names.list.push(Arc::from(""));
                 unnamed.push((index, default));
                 continue;
             };
-            match places.entry(&given.value) {
-                Entry::Vacant(entry) => {
-                    entry.insert(&given.place);
-                }
+            let name: Arc<str> = Arc::from(&*given.value);
+            names.list.push(name.clone());
+            match names.index.entry(name) {
+                Entry::Vacant(entry) => _ = entry.insert(index),
                 Entry::Occupied(first) => {
                     let message = format!("two {kind}s are named {}", quote(&given.value));
-                    let error = Diagnostic::error(&given.place, message).related(*first.get(), "first here");
+                    let error = Diagnostic::error(&given.place, message);
+                    let error = places[*first.get()]
+                        .into_iter()
+                        .fold(error, |error, first| error.related(first, "first here"));
                     report.push(error.help("rename one of them"));
                 }
             }
-            let name: Arc<str> = Arc::from(&*given.value);
-            names.list.push(name.clone());
-            names.index.entry(name).or_insert(index);
         }
         // Only now: a name given further down goes before a default.
         for (index, default) in unnamed {

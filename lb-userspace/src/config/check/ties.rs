@@ -29,7 +29,7 @@ pub(super) struct Claim<'a> {
 pub(super) fn report_ties(claims: &[Claim<'_>], report: &mut Report) {
     /// Listener, pattern and protocol: what only one route can have.
     type Slot<'s> = (usize, &'s SniPattern, Option<&'s str>);
-    let mut taken: HashMap<Slot<'_>, (usize, &Place)> = HashMap::new();
+    let mut taken: HashMap<Slot<'_>, (usize, &Place)> = HashMap::with_capacity(claims.len());
     for (index, claim) in claims.iter().enumerate() {
         for pattern in claim.sni {
             for protocol in protocols(claim) {
@@ -87,7 +87,7 @@ fn covers(certificate: &Loaded, pattern: &SniPattern) -> bool {
         SniPattern::Any => true,
         SniPattern::Exact(name) => {
             let wildcard = name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-            certificate.names.contains(name)
+            certificate.names.contains(&**name)
                 || wildcard.is_some_and(|wildcard| certificate.names.contains(wildcard.as_str()))
         }
         SniPattern::Wildcard(parent) => certificate

@@ -174,7 +174,7 @@ fn every_other_key_reaches_the_configuration() {
     let route = &config.routes[0];
     assert_eq!((route.max_age, config.routes[1].max_age), (Some(Duration::from_secs(86_400)), None));
     assert_eq!((&*route.name, &*config.routes[1].name), ("*.example.com", "route-2"));
-    assert_eq!(route.sni, [SniPattern::Wildcard("example.com".into()), SniPattern::Any]);
+    assert_eq!(*route.sni, [SniPattern::Wildcard("example.com".into()), SniPattern::Any]);
     assert_eq!(route.alpn, ["postgresql".into()]);
     assert_eq!(config.routes[1].listener, 1);
     let pool = &config.pools[0];

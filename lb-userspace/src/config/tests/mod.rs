@@ -158,7 +158,7 @@ pub(super) fn changed(from: &str, old: &str, new: &str) -> String {
 
 /// Where a place of the file is.
 fn span_of(place: &Place) -> Range<usize> {
-    place.span().expect("in the file").clone()
+    place.span().expect("in the file")
 }
 
 /// Each fault of `text`, in order, as `expected` writes it: what it is, the text underlined, the hint.
@@ -181,7 +181,7 @@ fn assert_faults(text: &str, expected: &str) {
 }
 
 /// The example that documents the format, with a second pool for its second backend.
-const EXAMPLE: &str = r#"
+pub(super) const EXAMPLE: &str = r#"
 [gateway]
 workers    = 0                     # 0: one per core
 interfaces = "auto"                # or ["eth0", "cni0"]

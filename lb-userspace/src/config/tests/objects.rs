@@ -3,10 +3,10 @@
 use super::*;
 use crate::config::diagnostic::Report;
 use crate::config::draft::{BackendDraft, Draft, Field, RouteDraft};
-use crate::config::place::Placed;
+use crate::config::place::{ObjectField, Placed};
 
 fn place(object: &str, field: &str) -> Place {
-    Place::Object { object: object.into(), field: field.into() }
+    Place::Object(Box::new(ObjectField { object: object.into(), path: field.into() }))
 }
 
 fn given<T>(object: &str, field: &str, value: T) -> Field<T> {
@@ -34,6 +34,7 @@ fn route(object: &str, listener: &str, sni: &str, pool: Field<String>) -> RouteD
         max_age: Field::Absent,
         max_connections: Field::Absent,
         client_rate: Field::Absent,
+        on_removal: Field::Absent,
     }
 }
 

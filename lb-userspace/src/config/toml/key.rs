@@ -38,10 +38,12 @@ impl Table {
         self.keys.iter().map(|key| key.name)
     }
 
-    /// The key of this name. What is read without being declared is a mistake in the program.
-    pub(super) fn key(&self, name: &str) -> &'static Key {
-        let declared = self.keys.iter().find(|key| key.name == name);
-        declared.unwrap_or_else(|| panic!("the key {name} of {} is not declared", self.header))
+    /// The key of this name, and its number. It is looked for from a number on: most are read in the order in which they are
+    /// declared. What is read without being declared is a mistake in the program.
+    pub(super) fn key(&self, name: &str, from: usize) -> (usize, &'static Key) {
+        let declared = (from..self.keys.len()).chain(0..from).find(|number| self.keys[*number].name == name);
+        let number = declared.unwrap_or_else(|| panic!("the key {name} of {} is not declared", self.header));
+        (number, &self.keys[number])
     }
 
     /// As a table in Markdown. An example that is the default is left out.

@@ -5,6 +5,7 @@ mod identity;
 mod key;
 mod keys;
 mod mend;
+mod pieces;
 mod read;
 mod reader;
 #[cfg(test)]

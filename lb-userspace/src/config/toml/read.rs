@@ -12,11 +12,11 @@ use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
     CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS,
     HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL,
-    MIN_VERSIONS, ON_DOWN, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROOT, ROUTE, SERVER, SERVER_WEIGHT,
-    STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
+    MIN_VERSIONS, ON_DOWN, ON_REMOVAL, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROUTE, SERVER,
+    SERVER_WEIGHT, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
-use super::{identity, value};
+use super::{identity, pieces, value};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
     AccessLogDraft, BackendDraft, CertificateDraft, ClientAuthDraft, ClientRateDraft, Draft, EchDraft, Field,
@@ -30,27 +30,73 @@ use crate::reason::Tier;
 
 /// Reads the whole text, past syntax errors too.
 pub(in crate::config) fn read(text: &str, report: &mut Report) -> Draft {
-    let root = reader::parse(text, report);
-    let mut root = Section::open(report, &ROOT, &root, 0..0);
-    Draft {
-        gateway: gateway_of(&mut root),
-        listeners: root.tables("listener", &LISTENER, listener),
-        routes: root.tables("route", &ROUTE, route),
-        pools: root.tables("pool", &POOL, pool),
+    read_in_pieces(text, pieces::SIZE, report)
+}
+
+pub(super) fn read_in_pieces(text: &str, size: usize, report: &mut Report) -> Draft {
+    let (mut read, mut piecewise) = (Tables::default(), Report::default());
+    if pieces::each(text, size, |table, offset| read.add(table, offset, &mut piecewise)).is_some() {
+        *report = piecewise;
+    } else {
+        read = Tables::default();
+        let whole = reader::parse(text, report);
+        read.add(&whole, 0, report);
     }
+    let Tables { gateway, listeners, routes, pools } = read;
+    let gateway = gateway.unwrap_or_else(|| default_gateway(report));
+    Draft { gateway, listeners, routes, pools }
 }
 
 /// Reads no more than `[gateway]`; syntax errors anywhere count, as they may hide it.
 pub(in crate::config) fn read_gateway(text: &str, report: &mut Report) -> GatewayDraft {
-    let mut all = reader::parse(text, report);
-    let alone: DeTable<'_> = all.remove_entry("gateway").into_iter().collect();
-    gateway_of(&mut Section::open(report, &ROOT, &alone, 0..0))
+    let (mut read, mut piecewise) = (None, Report::default());
+    let only = |table: &DeTable<'_>, offset: usize, report: &mut Report| {
+        let alone: DeTable<'_> =
+            table.get_key_value("gateway").map(|(k, v)| (k.clone(), v.clone())).into_iter().collect();
+        gateway_of(&mut Section::root(report, &alone, offset))
+    };
+    let found = pieces::each(text, pieces::SIZE, |table, offset| {
+        read = read.take().or(only(table, offset, &mut piecewise));
+    });
+    if found.is_some() {
+        *report = piecewise;
+    } else {
+        let whole = reader::parse(text, report);
+        read = only(&whole, 0, report);
+    }
+    read.unwrap_or_else(|| default_gateway(report))
+}
+
+/// What is read of a file so far.
+#[derive(Default)]
+struct Tables {
+    gateway: Option<GatewayDraft>,
+    listeners: Vec<ListenerDraft>,
+    routes: Vec<RouteDraft>,
+    pools: Vec<PoolDraft>,
+}
+
+impl Tables {
+    /// Reads the file, or the piece of it that begins at `offset`.
+    fn add(&mut self, table: &DeTable<'_>, offset: usize, report: &mut Report) {
+        let mut root = Section::root(report, table, offset);
+        if let Some(gateway) = gateway_of(&mut root) {
+            self.gateway = Some(gateway);
+        }
+        self.listeners.extend(root.tables("listener", &LISTENER, listener));
+        self.routes.extend(root.tables("route", &ROUTE, route));
+        self.pools.extend(root.tables("pool", &POOL, pool));
+    }
+}
+
+/// `None` also if it is no table.
+fn gateway_of(root: &mut Section<'_, '_>) -> Option<GatewayDraft> {
+    root.read("gateway", |r, v| r.section(v, &GATEWAY).map(gateway)).into_value()
 }
 
 /// Without a `[gateway]`, everything in it has its default.
-fn gateway_of(root: &mut Section<'_, '_>) -> GatewayDraft {
-    let given = root.read("gateway", |r, v| r.section(v, &GATEWAY).map(gateway));
-    given.into_value().unwrap_or_else(|| gateway(Section::open(root.report, &GATEWAY, &DeTable::new(), 0..0)))
+fn default_gateway(report: &mut Report) -> GatewayDraft {
+    gateway(Section::open(report, &GATEWAY, &DeTable::new(), 0..0, 0))
 }
 
 fn gateway(mut s: Section<'_, '_>) -> GatewayDraft {
@@ -170,7 +216,7 @@ fn networks(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Placed<IpNet>>> {
             let message = format!("`{network}` has bits set behind its prefix");
             let address = network.addr();
             let help = format!("it is taken as `{bare}`; for one address leave the prefix out: `{address}`");
-            r.report.push(Diagnostic::warning(v.span(), message).help(help));
+            r.report.push(Diagnostic::warning(r.span(v), message).help(help));
         }
         Some(bare)
     })
@@ -188,13 +234,15 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
         }),
         alpn: s.read("alpn", alpn),
         tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
-        certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
+        certificate: s
+            .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
         client_auth: s.read("client_auth", |r, v| r.section(v, &CLIENT_AUTH).map(client_auth)),
         backends: s.read("backends", |r, v| r.list(v, backend)),
         retry_other_pool: s.read("retry_other_pool", |r, v| r.boolean(v)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
         max_age: s.read("max_age", |r, v| r.timeout(v)),
+        on_removal: s.read("on_removal", |r, v| r.choice(v, &ON_REMOVAL)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
         client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
     }
@@ -235,7 +283,7 @@ fn client_auth(mut s: Section<'_, '_>) -> ClientAuthDraft {
 /// A pool's name stands for `{ pool = NAME }`.
 fn backend(r: &mut Reader<'_>, v: &Value<'_>) -> Option<BackendDraft> {
     if let DeValue::String(pool) = v.get_ref() {
-        let pool = Field::Given(Placed::new(v.span(), pool.clone().into_owned()));
+        let pool = Field::Given(Placed::new(r.span(v), pool.clone().into_owned()));
         return Some(BackendDraft { pool, weight: Field::Absent });
     }
     let mut s = r.section(v, &BACKEND)?;
@@ -266,7 +314,7 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
 fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<ServerDraft> {
     if let DeValue::String(_) = v.get_ref() {
         let address = r.parse(v, value::server_origin)?;
-        let address = Field::Given(Placed::new(v.span(), address));
+        let address = Field::Given(Placed::new(r.span(v), address));
         return Some(ServerDraft {
             address,
             weight: Field::Absent,
@@ -329,7 +377,8 @@ fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
         ca: s.read("ca", |r, v| r.parse(v, value::path)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
         san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
-        certificate: s.read("certificate", |r, v| r.section(v, &CERTIFICATE).map(certificate)),
+        certificate: s
+            .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         alpn: s.read("alpn", alpn),
         min_version: s.read("min_version", |r, v| r.choice(v, &MIN_VERSIONS)),
     }

@@ -7,10 +7,10 @@ use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
 use super::key::{Key, Table};
-use super::keys::SECTIONS;
+use super::keys::{ROOT, SECTIONS};
 use super::value;
 use crate::config::diagnostic::{Diagnostic, Problem, Report, quote};
 use crate::config::draft::{Field, reject_repeated};
@@ -73,6 +73,10 @@ pub(super) struct Section<'a, 'i> {
     table: &'a DeTable<'i>,
     /// Of the header, or of the whole table where it is written inline.
     pub(super) span: Range<usize>,
+    /// Where the text that was parsed begins in the file.
+    offset: usize,
+    /// The number of the key that is likely to be read next.
+    next: usize,
 }
 
 impl<'a, 'i> Section<'a, 'i> {
@@ -81,13 +85,19 @@ impl<'a, 'i> Section<'a, 'i> {
         keys: &'static Table,
         table: &'a DeTable<'i>,
         span: Range<usize>,
+        offset: usize,
     ) -> Self {
         for key in table.keys() {
             if !keys.names().any(|known| known == key.get_ref()) {
-                report_unknown_key(report, keys, key);
+                report_unknown_key(report, keys, key.get_ref(), moved(key.span(), offset));
             }
         }
-        Self { report, keys, table, span }
+        Self { report, keys, table, span, offset, next: 0 }
+    }
+
+    /// The top level of a file, or of the piece of one that begins at `offset`.
+    pub(super) fn root(report: &'a mut Report, table: &'a DeTable<'i>, offset: usize) -> Self {
+        Self::open(report, &ROOT, table, 0..0, offset)
     }
 
     /// The value of a key, as `value` reads it. A required key that is not there is as bad as one that makes no sense.
@@ -96,7 +106,8 @@ impl<'a, 'i> Section<'a, 'i> {
         key: &'static str,
         value: impl FnOnce(&mut Reader<'_>, &Value<'i>) -> Option<T>,
     ) -> Field<T> {
-        let key = self.keys.key(key);
+        let (number, key) = self.keys.key(key, self.next);
+        self.next = number + 1;
         let Some(given) = self.table.get(key.name) else {
             if key.default.is_some() {
                 return Field::Absent;
@@ -105,8 +116,9 @@ impl<'a, 'i> Section<'a, 'i> {
             self.report.push_absence(Diagnostic::error(self.span.clone(), message).help(key.hint()));
             return Field::Invalid;
         };
-        match value(&mut Reader { report: self.report, key, in_list: false }, given) {
-            Some(value) => Field::Given(Placed::new(given.span(), value)),
+        let mut reader = Reader { report: self.report, key, in_list: false, offset: self.offset };
+        match value(&mut reader, given) {
+            Some(value) => Field::Given(Placed::new(reader.span(given), value)),
             None => Field::Invalid,
         }
     }
@@ -141,9 +153,16 @@ pub(super) struct Reader<'a> {
     key: &'static Key,
     /// Reading an item of a list at `key`, not the list.
     in_list: bool,
+    /// As of a [`Section`].
+    offset: usize,
 }
 
 impl Reader<'_> {
+    /// Where a value stands in the file.
+    pub(super) fn span(&self, value: &Value<'_>) -> Range<usize> {
+        moved(value.span(), self.offset)
+    }
+
     pub(super) fn string<'v>(&mut self, value: &'v Value<'_>) -> Option<&'v str> {
         match value.get_ref() {
             DeValue::String(text) => Some(text),
@@ -159,7 +178,8 @@ impl Reader<'_> {
         match meaning(self.string(value)?) {
             Ok(meaning) => Some(meaning),
             Err(problem) => {
-                self.report.push(problem.at(value.span()));
+                let at = self.span(value);
+                self.report.push(problem.at(at));
                 None
             }
         }
@@ -260,7 +280,7 @@ impl Reader<'_> {
         let mut items = Vec::with_capacity(list.len());
         self.in_list = true;
         for value in list {
-            items.extend(item(self, value).map(|item| Placed::new(value.span(), item)));
+            items.extend(item(self, value).map(|item| Placed::new(self.span(value), item)));
         }
         self.in_list = false;
         Some(items)
@@ -281,7 +301,10 @@ impl Reader<'_> {
         keys: &'static Table,
     ) -> Option<Section<'s, 'i>> {
         match value.get_ref() {
-            DeValue::Table(table) => Some(Section::open(self.report, keys, table, value.span())),
+            DeValue::Table(table) => {
+                let span = self.span(value);
+                Some(Section::open(self.report, keys, table, span, self.offset))
+            }
             _ => self.wrong_type(value, "a table"),
         }
     }
@@ -293,7 +316,8 @@ impl Reader<'_> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) -> Option<T> {
-        self.report.push(Diagnostic::error(value.span(), message).help(help));
+        let at = self.span(value);
+        self.report.push(Diagnostic::error(at, message).help(help));
         None
     }
 
@@ -308,9 +332,13 @@ impl Reader<'_> {
     }
 }
 
-fn report_unknown_key(report: &mut Report, keys: &Table, key: &Spanned<DeString<'_>>) {
-    let name = key.get_ref();
-    let error = Diagnostic::error(key.span(), format!("unknown key {} in {}", quote(name), keys.header));
+/// The place in the file of what has this place in a piece of it.
+fn moved(span: Range<usize>, offset: usize) -> Range<usize> {
+    span.start + offset..span.end + offset
+}
+
+fn report_unknown_key(report: &mut Report, keys: &Table, name: &str, span: Range<usize>) {
+    let error = Diagnostic::error(span, format!("unknown key {} in {}", quote(name), keys.header));
     if let Some(section) = SECTIONS.iter().find(|section| section.names().any(|known| known == name)) {
         // The header above it may just have been lost.
         report.push_absence(error.help(format!("it belongs in `{}`", section.header)));

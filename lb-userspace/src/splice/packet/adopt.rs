@@ -5,6 +5,7 @@ use super::tier::PacketTier;
 use super::ways::Ways;
 use crate::account::{Account, Books, Visitor};
 use crate::clock::now_ms;
+use crate::config::Keepalive;
 use crate::kernel::tuples::{ends, socket_address};
 use crate::reason::{CloseReason, Tier};
 use crate::serving::{Limit, Listener, Permits, Pool, Route, ServerGuard, Snapshot};
@@ -17,6 +18,25 @@ use std::time::Duration;
 /// The flows of a connection of an earlier process, each with its tuple; `None`: that flow is not in the table.
 type Found = PerDirection<Option<(Tuple, Flow)>>;
 
+/// What is configured, by its name.
+struct Known<'s> {
+    listeners: HashMap<&'s str, &'s Arc<Listener>>,
+    routes: HashMap<&'s str, &'s Arc<Route>>,
+    pools: HashMap<&'s str, &'s Arc<Pool>>,
+    keepalive: Keepalive,
+}
+
+impl<'s> Known<'s> {
+    fn of(snapshot: &'s Snapshot) -> Self {
+        Known {
+            listeners: snapshot.listeners.iter().map(|listener| (&*listener.name, listener)).collect(),
+            routes: snapshot.routes.iter().map(|route| (&*route.name, route)).collect(),
+            pools: snapshot.pools.iter().map(|pool| (&*pool.name, pool)).collect(),
+            keepalive: snapshot.gateway.keepalive,
+        }
+    }
+}
+
 impl PacketTier {
     /// Takes over the connections of an earlier process.
     pub fn adopt(&self, snapshot: &Snapshot, books: &Arc<Books>) {
@@ -26,6 +46,7 @@ impl PacketTier {
             *found.entry(flow.id).or_default().get_mut(flow.side()) = Some((tuple, flow));
         }
         let records = self.kernel().records();
+        let known = Known::of(snapshot);
         for (id, record) in &records {
             let flows = found.remove(id).unwrap_or_default();
             let PerDirection { request: Some((_, request)), response: Some((_, response)) } = flows else {
@@ -38,7 +59,7 @@ impl PacketTier {
             };
             let track = self.kernel().track(request.slot);
             let origin = PerDirection { request: request.origin, response: response.origin };
-            let live = self.remembered(books, snapshot, *id, record, (request.slot, origin));
+            let live = self.remembered(books, &known, *id, record, (request.slot, origin));
             live.account.spliced(Choice { tier: Tier::Packet, reason: None });
             live.note(&track);
             raise(&live.account.connection.traffic.active_ms, last_heard_ms(&track));
@@ -69,7 +90,7 @@ impl PacketTier {
     fn remembered(
         &self,
         books: &Arc<Books>,
-        snapshot: &Snapshot,
+        known: &Known<'_>,
         id: u64,
         record: &Record,
         at: (u32, PerDirection<u64>),
@@ -77,20 +98,13 @@ impl PacketTier {
         let [listener, route, pool, server] =
             record.names.map(|key| self.kernel().name(key).unwrap_or_else(|| "unknown".into()));
         let seconds = |bound: u32| (bound != 0).then(|| Duration::from_secs(bound.into()));
-        let route =
-            snapshot.routes.iter().find(|known| *known.name == *route).cloned().unwrap_or_else(|| {
-                Arc::new(Route::retired(
-                    &route,
-                    &listener,
-                    seconds(record.idle_timeout),
-                    seconds(record.max_age),
-                ))
-            });
-        let keepalive = snapshot.gateway.keepalive;
-        let known = snapshot.listeners.iter().find(|known| *known.name == *listener).cloned();
-        let listener = known.unwrap_or_else(|| Arc::new(Listener::retired(&listener, keepalive)));
-        let known = snapshot.pools.iter().find(|known| *known.name == *pool).cloned();
-        let pool = known.unwrap_or_else(|| Arc::new(Pool::retired(&pool, keepalive)));
+        let route = known.routes.get(&*route).copied().cloned().unwrap_or_else(|| {
+            Arc::new(Route::retired(&route, &listener, seconds(record.idle_timeout), seconds(record.max_age)))
+        });
+        let retired = || Arc::new(Listener::retired(&listener, known.keepalive));
+        let listener = known.listeners.get(&*listener).copied().cloned().unwrap_or_else(retired);
+        let retired = || Arc::new(Pool::retired(&pool, known.keepalive));
+        let pool = known.pools.get(&*pool).copied().cloned().unwrap_or_else(retired);
         let [address, local] = ends(&record.from_server);
         let server = pool.adopt(&server, address);
         let client = socket_address(&record.client, record.client_port);

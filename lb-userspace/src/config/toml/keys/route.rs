@@ -6,15 +6,18 @@ use std::ops::RangeInclusive;
 
 use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS};
 use crate::config::draft::Tls;
-use crate::config::model::Backend;
+use crate::config::model::{Backend, OnRemoval};
 use crate::config::toml::key::Text::{Is, Of};
-use crate::config::toml::key::{Key, Table, code, integers, one_of};
+use crate::config::toml::key::{Key, Table, code, integers, one_of, word};
 
 /// A backend may be there and take nothing.
 pub(in crate::config::toml) const BACKEND_WEIGHT: RangeInclusive<i64> = 0..=256;
 
 pub(in crate::config::toml) const TLS_MODES: [(&str, Tls); 2] =
     [("passthrough", Tls::Passthrough), ("terminate", Tls::Terminate)];
+
+pub(in crate::config::toml) const ON_REMOVAL: [(&str, OnRemoval); 3] =
+    [("keep", OnRemoval::Keep), ("drain", OnRemoval::Drain), ("kill", OnRemoval::Kill)];
 
 pub(in crate::config::toml) const ROUTE: Table = Table {
     header: "[[route]]",
@@ -118,6 +121,14 @@ pub(in crate::config::toml) const ROUTE: Table = Table {
             meaning: "what one client address may have of this route",
             values: Is("table, [as for a listener](#client_rate)"),
             default: Some(Is("absent: no limit of its own")),
+        },
+        Key {
+            name: "on_removal",
+            example: r#""drain""#,
+            meaning: "what happens to its open connections when a reload finds no route of this name any more \
+                      ([more](#on_removal))",
+            values: Of(|| one_of(&ON_REMOVAL)),
+            default: Some(Of(|| word(&ON_REMOVAL, &OnRemoval::default()))),
         },
     ],
 };

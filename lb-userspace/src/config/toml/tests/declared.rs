@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use super::key::Table;
-use super::keys::{DOCUMENTED, HEALTH_TLS};
-use super::with_tables_of_keys;
 use crate::config::diagnostic::Report;
 use crate::config::tests::{GOOD, TERMINATED, changed, checked};
+use crate::config::toml::key::Table;
+use crate::config::toml::keys::{DOCUMENTED, HEALTH_TLS};
+use crate::config::toml::{self, with_tables_of_keys};
 
 const DOCUMENTATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
 
@@ -103,7 +103,7 @@ fn with_pool_key(line: &str) -> String {
 
 fn read(text: &str) -> Vec<String> {
     let mut report = Report::default();
-    super::read(text, &mut report);
+    toml::read(text, &mut report);
     report.finish("snisplice.toml", text).iter().map(|fault| fault.message.clone()).collect()
 }
 

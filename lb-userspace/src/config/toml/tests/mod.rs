@@ -1,0 +1,4 @@
+//! Of the TOML source.
+
+mod declared;
+mod pieces;
