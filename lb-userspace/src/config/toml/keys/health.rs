@@ -138,7 +138,7 @@ pub(in crate::config::toml) const HEALTH: Table = Table {
             name: "tls",
             example: r#"{ ca = "servers-ca.crt", server_name = "redis.internal" }"#,
             meaning: "the check is done inside TLS; not for `tcp`",
-            values: Is("table, [below](#tls-of-health)"),
+            values: Is("table of `ca` and `server_name`, both optional"),
             default: Some(Is("absent: without; `tls` and its defaults with `check = \"tls\"`")),
         },
     ],
