@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::packet::track::Track;
-use lb_common::packet::{Flow, Handover, Tuple, exit, flag};
+use lb_common::packet::{Flow, Handover, PerDirection, PerLeg, Tuple, exit, flag};
 use snisplice::config::Interfaces;
 use snisplice::kernel::devices::devices;
 use snisplice::kernel::{Packet, log};
@@ -85,8 +85,9 @@ fn a_packet_that_is_not_forwarded_is_told_of_with_its_reason_and_addresses() -> 
         let [client, listener]: [SocketAddr; 2] = ["127.0.0.1:40000".parse()?, "127.0.0.1:443".parse()?];
         let localhost = u32::from_ne_bytes([127, 0, 0, 1]);
         let tuple = Tuple::v4(localhost, localhost, client.port().to_be(), listener.port().to_be());
-        let flows = [flow(0), flow(flag::FROM_SERVER)];
-        packet.insert([&tuple, &tuple.reversed()], flows, &Track::default(), &Handover::default())?;
+        let flows = PerDirection { request: flow(0), response: flow(flag::FROM_SERVER) };
+        let tuples = PerLeg { client: tuple, server: tuple.reversed() };
+        packet.insert(&tuples, flows, &Track::default(), &Handover::default())?;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.bind(&client.into())?;
