@@ -65,6 +65,32 @@ fn whoever_finds_all_servers_full_waits_for_one_to_end() -> Result<()> {
     waiting(&gateway, 0)
 }
 
+/// However long they wait, and whenever each has begun.
+#[test]
+fn those_who_wait_are_served_in_the_order_of_their_arrival() -> Result<()> {
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, naming_and_holding("one"))?;
+    let gateway = world.gateway(&bounded(&[7001], 8, "connect_timeout = '1m'"))?;
+    let mut served = Vec::new();
+    for _ in 0..8 {
+        let mut stream = world.open(NAME)?;
+        said(&mut stream)?;
+        served.push(stream);
+    }
+    let mut waiters = Vec::new();
+    for count in 1..=8 {
+        waiters.push(world.open(NAME)?);
+        waiting(&gateway, count)?;
+        // Longer than a waiter waits before it looks again for itself, all together, and not a divisor of that.
+        std::thread::sleep(std::time::Duration::from_millis(70));
+    }
+    for (number, waiter) in waiters.iter_mut().enumerate() {
+        drop(served.pop());
+        assert_eq!(said(waiter).with_context(|| format!("number {number} of those who wait"))?, "one");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_queue_is_as_long_as_the_servers_are_wide_and_its_patience_ends() -> Result<()> {
     let world = World::new()?;

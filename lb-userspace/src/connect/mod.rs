@@ -110,7 +110,12 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
     let mut tried = Vec::new();
     let mut failure = None;
     while tried.len() < ATTEMPTS {
-        let guard = match pool.choose(dial.client, &tried) {
+        // Nobody goes before those who wait.
+        let chosen = match pool.room().waiting() {
+            0 => pool.choose(dial.client, &tried),
+            _ => Err(Unavailable::Full),
+        };
+        let guard = match chosen {
             Ok(guard) => guard,
             Err(Unavailable::Full) => match wait(pool, dial.client, &tried).await {
                 Some(guard) => guard,
@@ -149,14 +154,15 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
 async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
     let place = pool.room().join(pool.most_waiting())?;
     let chosen = async {
+        let _turn = place.turn().await;
         loop {
-            // A server may also come up, or be allowed more.
-            let _ = timeout(LOOK_AGAIN, place.freed()).await;
             match pool.choose(client, tried) {
                 Ok(guard) => return Some(guard),
                 Err(Unavailable::Full) => {}
                 Err(Unavailable::Nobody) => return None,
             }
+            // A server may also come up, or be allowed more.
+            let _ = timeout(LOOK_AGAIN, place.freed()).await;
         }
     };
     timeout(pool.connect_timeout, chosen).await.ok().flatten()

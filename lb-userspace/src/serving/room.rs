@@ -1,12 +1,14 @@
 //! Connections that wait for a place with one of a pool's servers, each of which has as many as it may have.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 /// Who waits, in the order of arrival. Kept across reloads.
 #[derive(Default)]
 pub struct Room {
+    /// Whose turn it is: the first in the queue has it, the others wait for it, in the order of arrival.
+    turn: Mutex<()>,
     freed: Notify,
     waiting: AtomicUsize,
 }
@@ -33,8 +35,13 @@ impl Room {
 }
 
 impl Waiting<'_> {
-    /// Ends when this one is the first in the queue and a connection ends. One that ends while nobody waits is
-    /// remembered for whoever comes next, so nothing is lost between a look and this.
+    /// Ends when this one is the first in the queue, which it then is until the guard is dropped.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.0.turn.lock().await
+    }
+
+    /// Ends when a connection ends; for the first in the queue. A connection that ends while it does not wait for this is
+    /// remembered, so nothing is lost between a look and this.
     pub fn freed(&self) -> Notified<'_> {
         self.0.freed.notified()
     }
