@@ -10,6 +10,7 @@ pub mod counters;
 pub mod dns;
 pub mod gateway;
 pub mod hold;
+pub mod interrupt;
 pub mod netns;
 pub mod postgres;
 pub mod probes;
