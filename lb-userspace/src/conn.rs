@@ -4,15 +4,16 @@
 
 use crate::accept;
 use crate::account::{Account, Connection, Visitor};
+use crate::answer;
 use crate::clock::now_ms;
-use crate::close::{LegSocket, farewell};
-use crate::config::{LiveGateway, Protocol, ProxyVersion};
+use crate::close::{LegSocket, farewell, linger};
+use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::ech;
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
-    Action, ClientPermit, Excess, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
+    Action, ClientPermit, Excess, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
 };
 use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
 use crate::socket::{canonical, read_some, reset_on_close, write_all};
@@ -22,7 +23,7 @@ use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection
 use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
 use crate::splice::tls::Tls;
-use crate::splice::transport::Plain;
+use crate::splice::transport::{Failure, Plain, Transport};
 use crate::tier::choose;
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
@@ -152,7 +153,7 @@ impl Arrival {
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
         match self.visitor.listener.protocol {
-            Protocol::Tcp => {}
+            Protocol::Tcp | Protocol::Http => {}
             Protocol::Tls => self.sniff(Preamble::Tls).await?,
             Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
         }
@@ -276,10 +277,11 @@ impl Arrival {
     fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
         let alert = match self.visitor.listener.protocol {
-            Protocol::Tcp => None,
+            Protocol::Tcp | Protocol::Http => None,
             Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
                 return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
             }
+            Protocol::Tls | Protocol::Postgres if self.visitor.listener.refuse == Refuse::Close => None,
             Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
         };
         if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
@@ -329,10 +331,15 @@ impl Passage {
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
         let route = self.route.clone();
         let reason = match &route.action {
+            Action::Pass if route.http => {
+                let near = Plain::new(&self.client, window);
+                let end = Box::pin(self.answer(near)).await;
+                self.relayed(end)
+            }
             Action::Pass => {
                 let plan = self.plan();
                 let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
-                match self.connect(plan.ok(), asks_for_tls, None).await {
+                match self.connect(plan.ok(), asks_for_tls, None, route.draw()).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
@@ -481,8 +488,31 @@ impl Passage {
         })
     }
 
+    /// splice: answers a request of HTTP.
+    async fn answer(&self, near: impl Transport) -> Result<CloseReason, (Side, TlsError)> {
+        let bound = self.account.connection.listener.hello_timeout;
+        let answered = timeout(bound, answer::not_found(near, &self.account.connection.traffic));
+        match answered.await {
+            Err(_) => Ok(CloseReason::IdleTimeout),
+            Ok(Ok(false)) => Ok(CloseReason::ClientClosed),
+            Ok(Ok(true)) => {
+                linger(&self.client).await;
+                Ok(CloseReason::Answered)
+            }
+            Ok(Err(Failure::Socket)) => Ok(CloseReason::ClientReset),
+            Ok(Err(Failure::Tls(cause))) => Err((Side::Client, cause)),
+        }
+    }
+
     /// connect, splice: TLS ends here.
     async fn terminate(&mut self, terminator: &Terminator, window: Vec<u8>) -> CloseReason {
+        let ticket = self.route.draw();
+        let is_nobody_there = |pool: Option<&Arc<Pool>>| pool.is_some_and(|pool| pool.servers().is_empty());
+        if self.account.connection.listener.refuse == Refuse::Close
+            && is_nobody_there(self.route.pools_for(ticket).next())
+        {
+            return CloseReason::NoServer;
+        }
         let mut session = match self.handshake(terminator, window).await {
             Ok(session) => session,
             Err(error) => {
@@ -492,7 +522,11 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        let connected = self.connect(None, false, Some(&session)).await;
+        if self.route.http {
+            let end = self.answer(Tls::new(session, &self.client)).await;
+            return self.relayed(end);
+        }
+        let connected = self.connect(None, false, Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(reason) => {
@@ -543,12 +577,13 @@ impl Passage {
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
     /// `asks_for_tls`: PostgreSQL's request too, before a ClientHello that the server is to get. `ended`: the client's TLS, if
-    /// the gateway has ended that.
+    /// the gateway has ended that. `ticket`: what was drawn of the route.
     async fn connect(
         &mut self,
         plan: Option<Plan>,
         asks_for_tls: bool,
         ended: Option<&Session<Serving>>,
+        ticket: u64,
     ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
@@ -561,7 +596,7 @@ impl Passage {
         let speaks_postgres = self.account.connection.listener.protocol == Protocol::Postgres;
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let mut reached = None;
-        for pool in route.next_pools() {
+        for pool in route.pools_for(ticket) {
             // What the gateway encrypts is not spliced.
             dial.source = source.filter(|_| pool.tls.is_none());
             dial.greeting.postgres = asks_for_tls || (speaks_postgres && pool.tls.is_some());
