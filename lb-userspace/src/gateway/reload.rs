@@ -121,6 +121,12 @@ impl Control {
         }
         drained::follow(&self.started.fixed.state_dir, &old, &new);
         self.removed.note(old, &new);
+        if let Some((_, objects)) = &mut self.source {
+            objects.in_force();
+            if let Err(error) = objects.connect().await {
+                tracing::error!("the objects are not followed: {error:#}");
+            }
+        }
         let names = self.resolve();
         Ok((reloaded, names))
     }
@@ -162,6 +168,9 @@ impl Control {
         if is_all {
             self.reload(What::Objects, "changed objects", None).await;
         } else {
+            if let Some((_, objects)) = &mut self.source {
+                objects.in_force();
+            }
             self.show_objects();
         }
     }
@@ -170,6 +179,8 @@ impl Control {
     pub(super) fn show_objects(&self) {
         let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
         self.admin_side.objects.store(Arc::new(shown));
+        let is_awaited = self.source.as_ref().is_some_and(|(_, objects)| objects.is_awaited());
+        self.admin_side.awaits_objects.store(is_awaited, Relaxed);
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.

@@ -109,7 +109,7 @@ impl ControlPlane {
         command.arg(option("tls-private-key-file", self.server.key.clone()));
         command.arg(option("token-auth-file", self.files.join("tokens.csv")));
         command.arg(option("kubelet-certificate-authority", self.authority.path.clone()));
-        command.arg(option("service-account-key-file", self.service_accounts.key.clone()));
+        command.arg(option("service-account-key-file", self.service_accounts.chain.clone()));
         command.arg(option("service-account-signing-key-file", self.service_accounts.key.clone()));
         let mut api_server = Process::spawn("kube-apiserver", command)?;
         let ready = eventually("the API server to be ready", || {

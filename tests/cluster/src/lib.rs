@@ -18,6 +18,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use snisplice_tests::eventually;
 use snisplice_tests::process::checked_output;
 
 pub use control_plane::ControlPlane;
@@ -45,7 +46,11 @@ impl Cluster {
         let kubelets = kubelets.collect::<Result<_>>()?;
         let names = network.nodes.iter().map(Machine::name).collect();
         let scheduler = Scheduler::start(&network.control_plane, control_plane.kubeconfig(), names);
-        Ok(Self { kubelets, _scheduler: scheduler, control_plane, network })
+        let cluster = Self { kubelets, _scheduler: scheduler, control_plane, network };
+        // The last that the controllers make: before, no pod can be created.
+        let account = "get serviceaccount default --output name";
+        eventually("the default service account", || cluster.kubectl(account).ok())?;
+        Ok(cluster)
     }
 
     /// What `kubectl ARGS` (separated by spaces) writes.

@@ -138,7 +138,7 @@ impl Machine {
         let ([v4, v6], [via4, via6]) = (self.pod_addresses(host), self.pod_addresses(1));
         pod.ip_batch(&format!(
             "addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n\
-             route add default via {via4}\n-6 route add default via {via6}\n"
+             route add default via {via4}\nroute add ::/0 via {via6}\n"
         ))?;
         Ok(pod)
     }
@@ -147,17 +147,18 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use snisplice_tests::process::checked_output;
+    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn pods_of_different_nodes_and_the_client_reach_each_other_over_both_families() {
         let network = Network::new(2).unwrap();
         let [one, two] = [&network.nodes[0], &network.nodes[1]];
-        let (here, _there) = (one.pod("here", 2).unwrap(), two.pod("there", 2).unwrap());
+        let (here, there) = (one.pod("here", 2).unwrap(), two.pod("there", 2).unwrap());
+        let listener = there.run(|| TcpListener::bind(("::", 7)).unwrap());
         for from in [&here, &network.client, &network.control_plane] {
             for address in two.pod_addresses(2) {
-                let address = address.to_string();
-                checked_output(from.command("ping").args(["-c1", "-W5", &address])).unwrap();
+                from.run(|| TcpStream::connect((address, 7))).unwrap();
+                listener.accept().unwrap();
             }
         }
     }

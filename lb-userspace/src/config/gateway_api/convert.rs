@@ -19,6 +19,7 @@ use super::hostname::wider;
 use super::index::{Built, View};
 use super::objects::{BackendRef, Key, Name};
 use super::pools::{self, place};
+use super::settings::Attach;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
     ServerDraft, Tls,
@@ -161,6 +162,10 @@ impl Drafts {
             bind: given(at(".port"), bind.collect()),
             protocol: given(at(".protocol"), protocol),
             refuse: given(at(""), Refuse::Close),
+            freebind: given(
+                at(""),
+                view.index.settings.attach == Attach::Freebind && !first.binds.is_empty(),
+            ),
             reserved: given(at(".hostname"), reserved),
             ..ListenerDraft::new(at(""))
         });

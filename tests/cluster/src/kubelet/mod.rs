@@ -110,8 +110,6 @@ impl ThisNode {
         let now = Timestamp::now().to_string();
         let resources = json!({"cpu": "64", "memory": "64Gi", "pods": "250"});
         let status = json!({
-            "apiVersion": "v1",
-            "kind": "Node",
             "status": {
                 "addresses": addresses,
                 "conditions": [{
@@ -123,7 +121,11 @@ impl ThisNode {
                 "allocatable": resources,
             },
         });
-        nodes.patch_status(&name, &ours, &Patch::Apply(status)).await.context("the node's status")?;
+        // Server-side apply does not take two addresses of one type.
+        nodes
+            .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .context("the node's status")?;
         Ok(())
     }
 
