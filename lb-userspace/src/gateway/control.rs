@@ -123,6 +123,9 @@ impl Control {
         let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
         drained::restore(&settings.fixed.state_dir, &snapshot);
         let packet = open_packet(&settings, &snapshot)?;
+        if let Some((_, objects)) = &mut source {
+            objects.attach();
+        }
         let sockets = loop {
             let fault = match open(snapshot.binds(), workers, &inherited) {
                 Ok(sockets) => break sockets,

@@ -3,8 +3,8 @@
 use super::Fault;
 use crate::admin::view;
 use crate::config::gateway_api::{
-    At, Attach, Change, Context, GatewayApi, Index, Key, Manifests, Mode, Problem, Settings, Source, Status,
-    Statuses, Truth,
+    At, Attach, Change, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status, Statuses,
+    Truth,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
 use crate::kernel::addresses;
@@ -13,12 +13,12 @@ use crate::kubernetes::{self, ApiServer, Freshness};
 use crate::words::with_causes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The objects of one source.
 pub(crate) struct Objects {
-    api: GatewayApi,
+    settings: Settings,
     origin: Origin,
     index: Index,
     context: Context,
@@ -72,7 +72,7 @@ impl Objects {
         let attached = Attached::of(&api.settings);
         let index = Index::new(api.settings.clone());
         let mut objects = Objects {
-            api,
+            settings: api.settings,
             origin,
             index,
             context: Context::default(),
@@ -87,19 +87,6 @@ impl Objects {
         };
         objects.stand_back(config);
         Some(objects)
-    }
-
-    /// The same with another version of the file, if that names the same objects.
-    pub(crate) fn follow(mut self, file: &File, config: &Config) -> Option<Self> {
-        let is_same_place = match (&self.api.source, &self.origin) {
-            (Source::Directory(path), Origin::Directory(directory)) => file.path_of(path) == *directory,
-            _ => true,
-        };
-        if config.gateway_api.as_ref() != Some(&self.api) || !is_same_place {
-            return Self::of(file, config);
-        }
-        self.stand_back(config);
-        Some(self)
     }
 
     /// What the file alone has is not for objects.
@@ -149,11 +136,9 @@ impl Objects {
             Err(error) => tracing::error!(%error, "cannot list the addresses of this machine"),
         }
         if let Origin::Cluster(api) = &mut self.origin {
-            match self.api.settings.mode {
+            match self.settings.mode {
                 Mode::Node => self.context.nodes = api.nodes(&self.context.own),
-                Mode::Pool | Mode::Service => {
-                    self.context.assigned = api.assigned(&self.api.settings.addresses)
-                }
+                Mode::Pool | Mode::Service => self.context.assigned = api.assigned(&self.settings.addresses),
             }
         }
         before != (self.context.own.clone(), self.context.nodes.clone(), self.context.assigned.clone())
@@ -183,6 +168,13 @@ impl Objects {
         matches!(&self.origin, Origin::Cluster(api) if api.freshness() == Freshness::Stale(None))
     }
 
+    /// Sees to it that the device has the addresses on which what was made is to listen.
+    pub(crate) fn attach(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.add(&self.served);
+        }
+    }
+
     /// What was made is in force: addresses that it does not have are given back, and the API server is told.
     pub(crate) fn in_force(&mut self) {
         if let Some(attached) = &mut self.attached {
@@ -199,6 +191,8 @@ impl Objects {
 
     fn assemble_within(&mut self, file: &File) -> Checked {
         self.look_outside();
+        // The kernel has this file if it has IPv6.
+        self.context.ipv6 = Path::new("/proc/net/if_inet6").exists();
         self.context.unavailable = self.taken.clone();
         self.context.unavailable.extend(self.failed.clone());
         let mut built = self.index.build(&self.context);
@@ -212,9 +206,6 @@ impl Objects {
             let binds =
                 config.listeners.iter().flat_map(|listener| &listener.bind).map(|address| address.ip());
             self.served = binds.filter(|address| assigned.contains(address)).collect();
-            if let Some(attached) = &mut self.attached {
-                attached.add(&self.served);
-            }
         }
         checked
     }

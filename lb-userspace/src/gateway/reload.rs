@@ -13,7 +13,7 @@ use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,6 +30,9 @@ pub(super) enum What {
 
 /// The configuration file that is in force, if objects are added to it, and these.
 pub(super) type Source = Option<(File, Objects)>;
+
+/// Those of each address, one for each worker.
+type Sockets = Vec<(SocketAddr, Vec<TcpListener>)>;
 
 /// What is made of them.
 struct Built {
@@ -73,32 +76,76 @@ impl Control {
     }
 
     async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
+        // A file that is refused leaves the one that is in force, and its objects, as they are.
+        let before = match what {
+            What::File => None,
+            What::Objects => self.source.take(),
+        };
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let (source, lacked) = (self.source.take(), None);
-        let (built, sources) = self.build(move || build(what, &path, source, lacked, &old)).await?;
-        if let (true, Some(sources)) = (self.watched.is_some(), sources.file) {
-            self.watched = Some(Watched::new(sources));
+        let (built, source, read) = self.build(move || build(what, &path, before, None, &old)).await?;
+        if self.watched.is_some()
+            && let Some(files) = read.file
+        {
+            self.watched = Some(Watched::new(files));
         }
-        self.watched_objects = sources.objects.map(Watched::new).or(self.watched_objects.take());
+        let (sockets, source) = self.listen(built, source).await;
+        if what == What::Objects {
+            self.source = source;
+            self.show_objects();
+            let (built, sockets) = sockets?;
+            return Ok(self.put_in_force(built, sockets));
+        }
+        let (built, sockets) = sockets?;
+        self.source = source;
+        self.watched_objects = read.objects.map(Watched::new);
         self.show_objects();
-        let mut built = built?;
+        let done = self.put_in_force(built, sockets);
+        if let Some((_, objects)) = &mut self.source
+            && let Err(error) = objects.connect().await
+        {
+            tracing::error!("the objects are not followed: {error:#}");
+        }
+        Ok(done)
+    }
 
+    /// Listens on what is new; a port that an object cannot have is left out.
+    async fn listen(
+        &mut self,
+        built: Result<Built, String>,
+        mut source: Source,
+    ) -> (Result<(Built, Sockets), String>, Source) {
+        let mut built = match built {
+            Ok(built) => built,
+            Err(why) => return (Err(why), source),
+        };
         let old = self.gateway.snapshot.load_full();
         let before: BTreeSet<SocketAddr> = old.addresses().collect();
-        let sockets = loop {
+        if let Some((_, objects)) = &mut source {
+            objects.attach();
+        }
+        loop {
             let added = built.snapshot.binds().filter(|bind| !before.contains(&bind.address));
-            match open(added, self.workers.len(), &self.inherited) {
-                Ok(sockets) => break sockets,
-                Err(fault) => {
-                    let (path, old, source) = (self.path.clone(), old.clone(), self.source.take());
-                    let why = with_causes(&fault);
-                    let (again, _) =
-                        self.build(move || build(What::Objects, &path, source, Some(fault), &old)).await?;
-                    self.show_objects();
-                    built = again.map_err(|_| why)?;
-                }
-            }
-        };
+            let fault = match open(added, self.workers.len(), &self.inherited) {
+                Ok(sockets) => return (Ok((built, sockets)), source),
+                Err(fault) => fault,
+            };
+            let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
+            let again = self.build(move || build(What::Objects, &path, source, Some(fault), &old)).await;
+            let (again, returned, _) = match again {
+                Ok(again) => again,
+                Err(panic) => return (Err(panic), None),
+            };
+            source = returned;
+            built = match again {
+                Ok(again) => again,
+                Err(_) => return (Err(why), source),
+            };
+        }
+    }
+
+    fn put_in_force(&mut self, built: Built, sockets: Sockets) -> (view::Reloaded, FirstAnswers) {
+        let old = self.gateway.snapshot.load_full();
+        let before: BTreeSet<SocketAddr> = old.addresses().collect();
         let Built { snapshot: new, gateway, mut warnings } = built;
         warnings.extend(self.needs_restart(&gateway));
         let after: BTreeSet<SocketAddr> = new.addresses().collect();
@@ -123,22 +170,14 @@ impl Control {
         self.removed.note(old, &new);
         if let Some((_, objects)) = &mut self.source {
             objects.in_force();
-            if let Err(error) = objects.connect().await {
-                tracing::error!("the objects are not followed: {error:#}");
-            }
         }
         let names = self.resolve();
-        Ok((reloaded, names))
+        (reloaded, names)
     }
 
     /// Builds on a thread of its own.
-    async fn build(
-        &mut self,
-        build: impl FnOnce() -> Outcome + Send + 'static,
-    ) -> Result<(Result<Built, String>, Read), String> {
-        let (built, source, read) = spawn_blocking(build).await.map_err(|panic| panic.to_string())?;
-        self.source = source;
-        Ok((built, read))
+    async fn build(&self, build: impl FnOnce() -> Outcome + Send + 'static) -> Result<Outcome, String> {
+        spawn_blocking(build).await.map_err(|panic| panic.to_string())
     }
 
     /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
@@ -212,10 +251,10 @@ struct Read {
     objects: Option<Sources>,
 }
 
-/// A build: what it has made, or why nothing; what is in force now; and what was read.
+/// A build: what it has made, or why nothing; of what; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew. An error leaves `source` as it was. `lacked`: what could not be listened on with the last one, which
+/// Makes a configuration anew: of the file at `path` and what that names, or of `source` again. `lacked`: what could not be listened on with the last one, which
 /// is an error if it is not for want of an object's port.
 fn build(what: What, path: &Path, source: Source, lacked: Option<Fault>, old: &Snapshot) -> Outcome {
     let (checked, source, read) = check(what, path, source, lacked);
@@ -228,12 +267,10 @@ fn build(what: What, path: &Path, source: Source, lacked: Option<Fault>, old: &S
     (built, source, read)
 }
 
-fn check(
-    what: What,
-    path: &Path,
-    source: Source,
-    lacked: Option<Fault>,
-) -> (Result<(Config, Vec<String>), String>, Source, Read) {
+/// A configuration and what is odd about its file, or why there is none.
+type Verdict = Result<(Config, Vec<String>), String>;
+
+fn check(what: What, path: &Path, source: Source, lacked: Option<Fault>) -> (Verdict, Source, Read) {
     let rendered = |errors: Diagnostics| errors.render(false);
     let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
     match (what, source) {
@@ -251,19 +288,17 @@ fn check(
             let why = lacked.map_or_else(|| "there are no objects".to_owned(), |fault| with_causes(&fault));
             (Err(why), None, Read::default())
         }
-        (What::File, source) => {
+        (What::File, _) => {
             let (opened, sources) = File::open(path);
             let read = Read { file: Some(sources), objects: None };
             let (file, config, warnings) = match opened {
                 Ok(opened) => opened,
-                Err(errors) => return (Err(rendered(errors)), source, read),
+                Err(errors) => return (Err(rendered(errors)), None, read),
             };
             let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-            let objects = match source {
-                Some((_, objects)) => objects.follow(&file, &config),
-                None => Objects::of(&file, &config),
+            let Some(mut objects) = Objects::of(&file, &config) else {
+                return (Ok((config, warnings)), None, read);
             };
-            let Some(mut objects) = objects else { return (Ok((config, warnings)), None, read) };
             let (sources, _) = objects.read();
             let checked = objects.assemble(&file).map(|(config, _)| (config, warnings)).map_err(rendered);
             (checked, Some((file, objects)), Read { objects: Some(sources), ..read })

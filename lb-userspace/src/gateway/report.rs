@@ -214,6 +214,7 @@ impl admin::Operations for AdminSide {
                 .map(|r| (*r, self.gateway.books.stats.fallbacks.get(*r as usize)))
                 .collect(),
             servers: snapshot.pools.iter().flat_map(servers_up).collect(),
+            objects: admin::counted(&self.objects.load()),
             waiting: snapshot
                 .pools
                 .iter()

@@ -42,8 +42,8 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
         Key {
             name: "protocol",
             example: r#""tls""#,
-            meaning: "what clients send first. `tls`: a ClientHello. `postgres`: PostgreSQL's request for TLS, or a \
-                      ClientHello with ALPN `postgresql`. `tcp`: anything",
+            meaning: "what clients send first. `tls`: a ClientHello, or PostgreSQL's request for TLS. `postgres`: that request, \
+                      or a ClientHello with ALPN `postgresql`; clients that fail are told why. `tcp`: anything",
             values: Of(|| one_of(&PROTOCOLS)),
             default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
         },
