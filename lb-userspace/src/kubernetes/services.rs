@@ -50,11 +50,11 @@ pub(super) fn of(key: &Key, gateway: &Value, status: &GatewayStatus) -> Objects 
         infrastructure[field].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
     };
     let mut labels = texts("labels");
-    labels.insert(LABEL.into(), json!(key.name.name));
+    labels.insert(LABEL.into(), json!(&*key.name.name));
     labels.insert("gateway.networking.k8s.io/gateway-class-name".into(), json!(class));
     let annotations = texts("annotations");
     let owner = json!([{
-        "apiVersion": gateway["apiVersion"], "kind": "Gateway", "name": key.name.name,
+        "apiVersion": gateway["apiVersion"], "kind": "Gateway", "name": &*key.name.name,
         "uid": gateway["metadata"]["uid"],
     }]);
     let numbers = gateway["spec"]["listeners"].as_array().into_iter().flatten();
@@ -65,7 +65,7 @@ pub(super) fn of(key: &Key, gateway: &Value, status: &GatewayStatus) -> Objects 
     let ports: Vec<Value> = numbers.iter().map(port).collect();
     let metadata = |name: &str, labels: &BTreeMap<String, Value>| {
         json!({
-            "name": name, "namespace": key.name.namespace, "labels": labels, "annotations": annotations,
+            "name": name, "namespace": &*key.name.namespace, "labels": labels, "annotations": annotations,
             "ownerReferences": owner,
         })
     };
