@@ -9,6 +9,7 @@ use crate::admin::view;
 use crate::config::gateway_api::Change;
 use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
 use crate::connect::resolve::FirstAnswers;
+use crate::kubernetes::ApiServer;
 use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
@@ -77,12 +78,14 @@ impl Control {
 
     async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
         // A file that is refused leaves the one that is in force, and its objects, as they are.
+        let followed = self.source.as_ref().and_then(|(_, objects)| objects.api_server());
         let before = match what {
             What::File => None,
             What::Objects => self.source.take(),
         };
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let (built, source, read) = self.build(move || build(what, &path, before, None, &old)).await?;
+        let (built, source, read) =
+            self.build(move || build(what, &path, before, followed, None, &old)).await?;
         if self.watched.is_some()
             && let Some(files) = read.file
         {
@@ -130,7 +133,8 @@ impl Control {
                 Err(fault) => fault,
             };
             let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
-            let again = self.build(move || build(What::Objects, &path, source, Some(fault), &old)).await;
+            let again =
+                self.build(move || build(What::Objects, &path, source, None, Some(fault), &old)).await;
             let (again, returned, _) = match again {
                 Ok(again) => again,
                 Err(panic) => return (Err(panic), None),
@@ -254,10 +258,18 @@ struct Read {
 /// A build: what it has made, or why nothing; of what; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew: of the file at `path` and what that names, or of `source` again. `lacked`: what could not be listened on with the last one, which
-/// is an error if it is not for want of an object's port.
-fn build(what: What, path: &Path, source: Source, lacked: Option<Fault>, old: &Snapshot) -> Outcome {
-    let (checked, source, read) = check(what, path, source, lacked);
+/// Makes a configuration anew: of the file at `path` and what that names, or of `source` again. `followed`: the API server that is
+/// followed already. `lacked`: what could not be listened on with the last one, which is an error if it is not for want of an
+/// object's port.
+fn build(
+    what: What,
+    path: &Path,
+    source: Source,
+    followed: Option<Arc<ApiServer>>,
+    lacked: Option<Fault>,
+    old: &Snapshot,
+) -> Outcome {
+    let (checked, source, read) = check(what, path, source, followed, lacked);
     let built = checked.and_then(|(config, warnings)| {
         let snapshot =
             Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
@@ -270,7 +282,13 @@ fn build(what: What, path: &Path, source: Source, lacked: Option<Fault>, old: &S
 /// A configuration and what is odd about its file, or why there is none.
 type Verdict = Result<(Config, Vec<String>), String>;
 
-fn check(what: What, path: &Path, source: Source, lacked: Option<Fault>) -> (Verdict, Source, Read) {
+fn check(
+    what: What,
+    path: &Path,
+    source: Source,
+    followed: Option<Arc<ApiServer>>,
+    lacked: Option<Fault>,
+) -> (Verdict, Source, Read) {
     let rendered = |errors: Diagnostics| errors.render(false);
     let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
     match (what, source) {
@@ -296,7 +314,7 @@ fn check(what: What, path: &Path, source: Source, lacked: Option<Fault>) -> (Ver
                 Err(errors) => return (Err(rendered(errors)), None, read),
             };
             let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-            let Some(mut objects) = Objects::of(&file, &config) else {
+            let Some(mut objects) = Objects::of(&file, &config, followed) else {
                 return (Ok((config, warnings)), None, read);
             };
             let (sources, _) = objects.read();
