@@ -141,7 +141,7 @@ impl Control {
             };
             source = returned;
             built = match again {
-                Ok(again) => again,
+                Ok(again) => Built { warnings: built.warnings, ..again },
                 Err(_) => return (Err(why), source),
             };
         }
@@ -197,7 +197,7 @@ impl Control {
             Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
         };
         self.watched_objects = Some(Watched::new(sources));
-        let is_all = change == Change::All || objects.lacks_ports();
+        let is_all = change == Change::All || objects.may_have_ports();
         if change == Change::Servers && !is_all {
             let snapshot = self.gateway.snapshot.load();
             for (name, servers) in objects.take_servers() {
