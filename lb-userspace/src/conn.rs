@@ -2,20 +2,19 @@
 //!
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
-use crate::accept;
-use crate::account::{Account, Connection, Visitor};
+use crate::account::{Account, Connection};
+use crate::arrival::{Arrival, Routed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell};
 use crate::config::{LiveGateway, Protocol, ProxyVersion};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
-use crate::ech;
-use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
+use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
-    Action, ClientPermit, Excess, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
+    Action, ClientPermit, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
 };
-use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
-use crate::socket::{canonical, read_some, reset_on_close, write_all};
+use crate::sniff::{self, ClientHello, TlsRequest};
+use crate::socket::{reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
@@ -27,7 +26,6 @@ use crate::tier::choose;
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
 use lb_common::packet::{PerLeg, Side};
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -35,7 +33,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout};
 
 /// A connection that was accepted and may go on.
 pub struct Accepted {
@@ -57,19 +55,11 @@ pub struct Accepted {
     pub task: Rc<Cell<Option<AbortHandle>>>,
 }
 
-/// What a client is told that has too many connections to a listener.
-pub fn too_many(excess: Excess) -> RejectReason {
-    match excess {
-        Excess::New => RejectReason::ClientRate,
-        Excess::Open => RejectReason::ClientFull,
-    }
-}
-
 /// Carries one connection through its stages.
 pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, of_client, task } = accepted;
     let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener, of_client);
-    let (route, permit, of_route_client) = match arrival.go(&gateway, &snapshot).await {
+    let routed = match arrival.go(&gateway, &snapshot).await {
         Ok(routed) => routed,
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
@@ -78,6 +68,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
             return farewell(&arrival.client, &word).await;
         }
     };
+    let Routed { route, permit, of_client: of_route_client } = routed;
     let routed = Instant::now();
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
@@ -107,185 +98,6 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
                 () = sleep_until((begin + age).into()) => connection.set_ending(CloseReason::MaxAge),
             }
         }
-    }
-}
-
-/// A client before it has a route.
-struct Arrival {
-    visitor: Visitor,
-    client: LegSocket,
-    begin: Instant,
-    /// Bytes received and not consumed. They go to the server, or into the TLS handshake.
-    window: Vec<u8>,
-    hello: Option<Box<ClientHello>>,
-    /// What `hello` carries encrypted.
-    inner: Option<Box<ClientHello>>,
-    /// Its place under `client_rate` of the listener.
-    of_client: Option<ClientPermit>,
-    /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
-    is_client: bool,
-}
-
-impl Arrival {
-    fn new(
-        gateway: &RunningGateway,
-        client: LegSocket,
-        peer: SocketAddr,
-        listener: Arc<Listener>,
-        of_client: Option<ClientPermit>,
-    ) -> Self {
-        let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
-        let (begin, window) = (Instant::now(), Vec::new());
-        Arrival { visitor, client, begin, window, hello: None, inner: None, of_client, is_client: true }
-    }
-
-    /// accept, sniff, route.
-    async fn go(
-        &mut self,
-        gateway: &RunningGateway,
-        snapshot: &Snapshot,
-    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
-        if self.visitor.listener.trusts(self.visitor.client) {
-            self.read_proxy_header().await?;
-            self.is_client = self.visitor.local.is_some();
-            let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
-            self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
-        }
-        match self.visitor.listener.protocol {
-            Protocol::Tcp => {}
-            Protocol::Tls => self.sniff(Preamble::Tls).await?,
-            Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
-        }
-        self.unseal()?;
-        self.route(gateway, snapshot)
-    }
-
-    /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
-    fn unseal(&mut self) -> Result<(), RejectReason> {
-        let (keys, Some(outer)) = (&self.visitor.listener.ech, &self.hello) else { return Ok(()) };
-        if !keys.is_empty() && outer.offers_ech {
-            let inner = ech::read(keys, &self.window, outer).map_err(|_| RejectReason::EchMalformed)?;
-            match inner {
-                Some(inner) => self.inner = Some(Box::new(inner)),
-                None => self.visitor.unsealed(EchResult::NotOpened, None),
-            }
-        }
-        Ok(())
-    }
-
-    fn deadline(&self) -> tokio::time::Instant {
-        (self.begin + self.visitor.listener.hello_timeout).into()
-    }
-
-    /// accept: the client is who the trusted proxy says it is.
-    async fn read_proxy_header(&mut self) -> Result<(), RejectReason> {
-        loop {
-            if let Some(header) = accept::read_header(&self.window)? {
-                self.window.drain(..header.length);
-                // The header may have had 64 KiB; that memory is not kept while the connection waits.
-                self.window.shrink_to_fit();
-                if let Some((client, local)) = header.endpoints {
-                    self.visitor.client = canonical(client);
-                    self.visitor.local = Some(Box::new(local));
-                }
-                return Ok(());
-            }
-            match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
-                Err(_) => return Err(RejectReason::HelloTimeout),
-                Ok(Ok(read)) if read > 0 => {}
-                Ok(_) if self.window.is_empty() => return Err(RejectReason::ClosedBeforeData),
-                Ok(_) => return Err(RejectReason::ProxyHeaderMalformed),
-            }
-        }
-    }
-
-    /// sniff: what does it want?
-    async fn sniff(&mut self, preamble: Preamble) -> Result<(), RejectReason> {
-        let mut sniffer = Sniffer::limited(preamble, self.visitor.listener.hello_bytes);
-        let mut closed = None;
-        loop {
-            match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
-                Output::NeedMore => {}
-                Output::Answer { reply, consumed } => {
-                    self.window.drain(..consumed);
-                    if write_all(&self.client, reply).await.is_err() {
-                        closed = Some(Input::Closed);
-                    }
-                    continue;
-                }
-                Output::Hello(hello) => {
-                    self.visitor.sniffed(&hello, &self.window);
-                    let sni = hello.sni.as_ref().map(|name| name.as_str());
-                    tracing::debug!(sni, version = %hello.version, bytes = self.window.len(), "sniffed");
-                    self.hello = Some(hello);
-                    return Ok(());
-                }
-                Output::Reject(reason) => return Err(reason),
-            }
-            closed = match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
-                Err(_) => Some(Input::Timeout),
-                Ok(Ok(read)) if read > 0 => None,
-                Ok(_) => Some(Input::Closed),
-            };
-        }
-    }
-
-    /// route: where to?
-    fn route(
-        &mut self,
-        gateway: &RunningGateway,
-        snapshot: &Snapshot,
-    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
-        let route = match self.inner.take() {
-            None => self.route_of(snapshot, self.hello.as_deref())?,
-            Some(inner) => match self.route_of(snapshot, Some(&inner))? {
-                // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
-                route if matches!(route.action, Action::Terminate(_)) => {
-                    self.visitor.unsealed(EchResult::Terminated, None);
-                    self.route_of(snapshot, self.hello.as_deref())?
-                }
-                route => {
-                    self.visitor.unsealed(EchResult::Accepted, Some(&inner));
-                    self.hello = Some(inner);
-                    route
-                }
-            },
-        };
-        let limit = route.clients.as_ref().filter(|_| self.is_client);
-        let of_client =
-            gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
-                Excess::New => RejectReason::RouteClientRate,
-                Excess::Open => RejectReason::RouteClientFull,
-            })?;
-        let permit = gateway.acquire(&route.stats.live, route.max_connections);
-        Ok((route, permit.ok_or(RejectReason::RouteFull)?, of_client))
-    }
-
-    fn route_of(&self, snapshot: &Snapshot, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
-        let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
-        let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
-        let found = snapshot.route(&self.visitor.listener, sni, offers);
-        let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
-            Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
-            _ => reason,
-        })?;
-        Ok(route.clone())
-    }
-
-    /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.
-    fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
-        let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
-        let alert = match self.visitor.listener.protocol {
-            Protocol::Tcp => None,
-            Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
-                return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
-            }
-            Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
-        };
-        if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
-            setbacks.note(client, Setback::Rejected(reason), now_ms());
-        }
-        alert.unwrap_or_default().into()
     }
 }
 
@@ -331,8 +143,8 @@ impl Passage {
         let reason = match &route.action {
             Action::Pass => {
                 let plan = self.plan();
-                let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
-                match self.connect(plan.ok(), asks_for_tls, None).await {
+                let request = hello.and_then(|hello| hello.request);
+                match self.connect(plan.ok(), request, None).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
@@ -492,7 +304,7 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        let connected = self.connect(None, false, Some(&session)).await;
+        let connected = self.connect(None, None, Some(&session)).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(reason) => {
@@ -542,12 +354,12 @@ impl Passage {
     }
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
-    /// `asks_for_tls`: PostgreSQL's request too, before a ClientHello that the server is to get. `ended`: the client's TLS, if
+    /// `request`: before a ClientHello that the server is to get. `ended`: the client's TLS, if
     /// the gateway has ended that.
     async fn connect(
         &mut self,
         plan: Option<Plan>,
-        asks_for_tls: bool,
+        request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
     ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
@@ -558,13 +370,16 @@ impl Passage {
         });
         let mut dial =
             Dial { client: self.account.connection.client.ip(), source, greeting: Greeting::default() };
-        let speaks_postgres = self.account.connection.listener.protocol == Protocol::Postgres;
+        let own_request = match self.account.connection.listener.protocol {
+            Protocol::Postgres => Some(TlsRequest::Postgres),
+            Protocol::Tls | Protocol::Tcp => None,
+        };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let mut reached = None;
         for pool in route.next_pools() {
             // What the gateway encrypts is not spliced.
             dial.source = source.filter(|_| pool.tls.is_none());
-            dial.greeting.postgres = asks_for_tls || (speaks_postgres && pool.tls.is_some());
+            dial.greeting.request = request.or(own_request.filter(|_| pool.tls.is_some()));
             dial.greeting.header = match pool.send_proxy {
                 Some(version) => {
                     let sni = self.account.connection.sni.as_deref();

@@ -1,10 +1,11 @@
 //! The gateway's userspace. It accepts, sniffs, routes and connects; then a tier carries the bytes.
 //!
-//! [`conn`] names the stages in order; each has a module of its name.
+//! [`conn`] names the stages in order, the first three of them in [`arrival`]; each has a module of its name.
 
 pub mod accept;
 pub mod account;
 pub mod admin;
+pub mod arrival;
 pub mod cli;
 pub mod clock;
 pub mod close;

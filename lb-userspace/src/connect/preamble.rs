@@ -3,6 +3,7 @@
 use crate::config::ProxyVersion;
 use crate::reason::{CloseReason, TlsError};
 use crate::serving::Server;
+use crate::sniff::TlsRequest;
 use crate::socket::{canonical, write_all};
 use crate::tls::{ClientTls, Dialling, HandshakeError, ServerTls, Session};
 use ppp::v2::{Builder, Command, Protocol, Version};
@@ -126,8 +127,8 @@ fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAdd
 pub struct Greeting {
     /// Who the client is ([`proxy_header`]); empty: the server is not told.
     pub header: Vec<u8>,
-    /// It is asked for TLS in PostgreSQL's way: for a client that was promised it, or for the gateway's own.
-    pub postgres: bool,
+    /// How it is asked for TLS: for a client that was promised it, or for the gateway's own.
+    pub request: Option<TlsRequest>,
 }
 
 /// A server did not answer as it should.
@@ -155,8 +156,9 @@ impl Greeting {
         if !self.header.is_empty() {
             write_all(socket, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
         }
-        if self.postgres {
-            request_tls(socket, deadline).await?;
+        match self.request {
+            None => {}
+            Some(TlsRequest::Postgres) => request_postgres(socket, deadline).await?,
         }
         let Some(tls) = tls else { return Ok(None) };
         // Boxed: most pools have no TLS, and their connections need not pay for its future.
@@ -182,7 +184,7 @@ async fn handshake(
 }
 
 /// Asks a PostgreSQL server for TLS.
-async fn request_tls(server: &mut TcpStream, deadline: Instant) -> Result<(), CloseReason> {
+async fn request_postgres(server: &mut TcpStream, deadline: Instant) -> Result<(), CloseReason> {
     let exchange = async {
         server.write_all(&SSL_REQUEST).await?;
         // Exactly one byte: what follows belongs to the client's TLS, or the gateway's.

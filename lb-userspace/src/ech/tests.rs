@@ -45,7 +45,7 @@ fn asks_for(body: &[u8]) -> (String, Vec<String>) {
         alpn: sniff::Alpn::default(),
         version: sniff::TlsVersion(0),
         length: 0,
-        postgres: false,
+        request: None,
         offers_ech: false,
     };
     let hello = sniff::inner(body, &none).unwrap();

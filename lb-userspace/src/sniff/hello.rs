@@ -40,10 +40,17 @@ pub struct ClientHello {
     pub version: TlsVersion,
     /// Bytes of the window that the ClientHello's records take. What follows is early data for the server.
     pub length: usize,
-    /// A PostgreSQL SSLRequest was answered before it, so the server expects one too.
-    pub postgres: bool,
+    /// How the client has asked for TLS before it, and the server expects to be asked too.
+    pub request: Option<TlsRequest>,
     /// It has the extension of Encrypted ClientHello (RFC 9849), which may be GREASE.
     pub offers_ech: bool,
+}
+
+/// How a protocol that begins in clear text asks for TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsRequest {
+    /// PostgreSQL's SSLRequest.
+    Postgres,
 }
 
 /// The application protocols a client offers (RFC 7301), in its order of preference.
@@ -110,8 +117,12 @@ impl fmt::Display for TlsVersion {
     }
 }
 
-/// Reads a ClientHello's body. `length` and `postgres` are passed through.
-pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientHello, RejectReason> {
+/// Reads a ClientHello's body. `length` and `request` are passed through.
+pub(super) fn read(
+    body: &[u8],
+    length: usize,
+    request: Option<TlsRequest>,
+) -> Result<ClientHello, RejectReason> {
     let body = Body::parse(body).ok_or(RejectReason::HelloMalformed)?;
     let (sni, odd_name) = match body.server_names.as_deref().map(host_name).transpose()? {
         None => (None, None),
@@ -120,7 +131,7 @@ pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientH
     };
     let offers_ech = body.extensions.contains(&ENCRYPTED_CLIENT_HELLO);
     let (alpn, version) = (Alpn(body.alpn.into()), body.version());
-    Ok(ClientHello { sni, odd_name, alpn, version, length, postgres, offers_ech })
+    Ok(ClientHello { sni, odd_name, alpn, version, length, request, offers_ech })
 }
 
 /// The host name of a server_name list, which may also have names of other types. Two host names are rejected: servers
@@ -141,7 +152,7 @@ pub fn body(window: &[u8]) -> Option<Cow<'_, [u8]>> {
 
 /// What the inner ClientHello asks for that `outer`, whose place in the window it shares, has carried encrypted.
 pub fn inner(body: &[u8], outer: &ClientHello) -> Result<ClientHello, RejectReason> {
-    read(body, outer.length, outer.postgres)
+    read(body, outer.length, outer.request)
 }
 
 /// The highest version and the cipher suites that the ClientHello at the front of the window offers; `None` if it is

@@ -18,9 +18,10 @@ mod tests;
 
 use crate::reason::RejectReason;
 use records::Records;
+use std::borrow::Cow;
 
 pub use alert::alert;
-pub use hello::{Alpn, ClientHello, TlsVersion, body, inner, offer};
+pub use hello::{Alpn, ClientHello, TlsRequest, TlsVersion, body, inner, offer};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
 pub use records::{MAX_HELLO, MAX_WINDOW};
@@ -54,7 +55,7 @@ pub enum Output {
     /// Drop `consumed` bytes from the front of the window, write `reply`, then hand over the rest, or read on.
     Answer {
         /// The bytes the client waits for.
-        reply: &'static [u8],
+        reply: Cow<'static, [u8]>,
         /// How many bytes of the window they answer.
         consumed: usize,
     },
@@ -92,6 +93,15 @@ enum Entry {
     Requested,
     /// On a PostgreSQL listener, without SSLRequest.
     Direct,
+}
+
+impl Entry {
+    fn request(self) -> Option<TlsRequest> {
+        match self {
+            Self::Requested => Some(TlsRequest::Postgres),
+            Self::TlsListener | Self::Direct => None,
+        }
+    }
 }
 
 impl Sniffer {
@@ -147,9 +157,9 @@ impl Sniffer {
         let SniffState::Hello { records, entry } = &mut self.state else {
             return Ok(Output::NeedMore);
         };
-        let postgres = *entry == Entry::Requested;
+        let request = entry.request();
         if sslv2::begins(window) {
-            return Ok(match sslv2::read(window, postgres, self.limit)? {
+            return Ok(match sslv2::read(window, request, self.limit)? {
                 None => Output::NeedMore,
                 Some(hello) => Output::Hello(Box::new(hello)),
             });
@@ -157,7 +167,7 @@ impl Sniffer {
         let Some(message) = records.advance(window)? else {
             return Ok(Output::NeedMore);
         };
-        let hello = hello::read(&message, records.position(), postgres)?;
+        let hello = hello::read(&message, records.position(), request)?;
         // "When using SSL connections in this style the client is required to use the ALPN extension […] to
         // protect against protocol confusion attacks" (PostgreSQL 17, "SSL Session Encryption"). The server
         // closes the connection without it, and so do we: else a terminated route would accept more than the server.
@@ -169,7 +179,7 @@ impl Sniffer {
 
     fn answer(&mut self, reply: &'static [u8], next: SniffState) -> Output {
         self.state = next;
-        Output::Answer { reply, consumed: postgres::REQUEST_LENGTH }
+        Output::Answer { reply: reply.into(), consumed: postgres::REQUEST_LENGTH }
     }
 }
 

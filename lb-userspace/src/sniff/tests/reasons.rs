@@ -75,7 +75,7 @@ fn the_framing_of_sslv2_has_no_name() {
         alpn: Alpn::default(),
         version: TlsVersion(0x0303),
         length: old.len(),
-        postgres: false,
+        request: None,
         offers_ech: false,
     };
     for size in [1, 3, 1000] {
@@ -277,22 +277,28 @@ fn a_postgres_client_is_answered_and_its_hello_read() {
     for length in 0..8 {
         assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST[..length])), Output::NeedMore);
     }
-    assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST)), Output::Answer { reply: b"N", consumed: 8 });
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
+        Output::Answer { reply: b"N".into(), consumed: 8 }
+    );
     assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
     for length in 0..8 {
         assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST[..length])), Output::NeedMore);
     }
-    assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST)), Output::Answer { reply: b"S", consumed: 8 });
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&SSL_REQUEST)),
+        Output::Answer { reply: b"S".into(), consumed: 8 }
+    );
     for length in 0..redis.len() {
         assert_eq!(sniffer.handle(Input::Bytes(&redis[..length])), Output::NeedMore);
     }
-    let expected = ClientHello { postgres: true, ..facts(&redis) };
+    let expected = ClientHello { request: Some(TlsRequest::Postgres), ..facts(&redis) };
     assert_eq!(sniffer.handle(Input::Bytes(&redis)), Output::Hello(expected.into()));
 }
 
 #[test]
 fn alpn_mismatch_for_direct_tls_that_does_not_offer_postgresql() {
-    let accepted = ClientHello { postgres: false, ..facts(&direct()) };
+    let accepted = ClientHello { request: None, ..facts(&direct()) };
     assert_eq!(postgres(&direct()), Output::Hello(accepted.clone().into()));
     assert_eq!(postgres(&redis()), Output::Reject(R::AlpnMismatch));
     let h2 = hello(&[server_name(b"a.example"), alpn(&[b"h2"])]);
@@ -300,7 +306,10 @@ fn alpn_mismatch_for_direct_tls_that_does_not_offer_postgresql() {
 
     // The same behind a refused GSSENCRequest.
     let mut sniffer = Sniffer::new(Preamble::Postgres);
-    assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST)), Output::Answer { reply: b"N", consumed: 8 });
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
+        Output::Answer { reply: b"N".into(), consumed: 8 }
+    );
     assert_eq!(sniffer.handle(Input::Bytes(&direct())), Output::Hello(accepted.into()));
 }
 

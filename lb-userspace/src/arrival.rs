@@ -1,0 +1,210 @@
+//! A client before it has a route: accept, sniff, route.
+
+use crate::accept;
+use crate::account::Visitor;
+use crate::clock::now_ms;
+use crate::close::LegSocket;
+use crate::config::Protocol;
+use crate::ech;
+use crate::reason::{EchResult, OddName, RejectReason, Setback};
+use crate::running::RunningGateway;
+use crate::serving::{Action, ClientPermit, Excess, Listener, Permit, Route, Snapshot};
+use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::socket::{canonical, read_some, write_all};
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::time::timeout_at;
+
+/// What a client is told that has too many connections to a listener.
+pub fn too_many(excess: Excess) -> RejectReason {
+    match excess {
+        Excess::New => RejectReason::ClientRate,
+        Excess::Open => RejectReason::ClientFull,
+    }
+}
+
+/// Where a client may go.
+pub(crate) struct Routed {
+    pub(crate) route: Arc<Route>,
+    /// Its place under `max_connections` of the route.
+    pub(crate) permit: Permit,
+    /// Its place under `client_rate` of the route.
+    pub(crate) of_client: Option<ClientPermit>,
+}
+
+/// A client before it has a route.
+pub(crate) struct Arrival {
+    pub(crate) visitor: Visitor,
+    pub(crate) client: LegSocket,
+    pub(crate) begin: Instant,
+    /// Bytes received and not consumed. They go to the server, or into the TLS handshake.
+    pub(crate) window: Vec<u8>,
+    pub(crate) hello: Option<Box<ClientHello>>,
+    /// What `hello` carries encrypted.
+    inner: Option<Box<ClientHello>>,
+    /// Its place under `client_rate` of the listener.
+    pub(crate) of_client: Option<ClientPermit>,
+    /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
+    is_client: bool,
+}
+
+impl Arrival {
+    pub(crate) fn new(
+        gateway: &RunningGateway,
+        client: LegSocket,
+        peer: SocketAddr,
+        listener: Arc<Listener>,
+        of_client: Option<ClientPermit>,
+    ) -> Self {
+        let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
+        let (begin, window) = (Instant::now(), Vec::new());
+        Arrival { visitor, client, begin, window, hello: None, inner: None, of_client, is_client: true }
+    }
+
+    /// accept, sniff, route.
+    pub(crate) async fn go(
+        &mut self,
+        gateway: &RunningGateway,
+        snapshot: &Snapshot,
+    ) -> Result<Routed, RejectReason> {
+        if self.visitor.listener.trusts(self.visitor.client) {
+            self.read_proxy_header().await?;
+            self.is_client = self.visitor.local.is_some();
+            let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
+            self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
+        }
+        match self.visitor.listener.protocol {
+            Protocol::Tcp => {}
+            Protocol::Tls => self.sniff(Preamble::Tls).await?,
+            Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
+        }
+        self.unseal()?;
+        self.route(gateway, snapshot)
+    }
+
+    /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
+    fn unseal(&mut self) -> Result<(), RejectReason> {
+        let (keys, Some(outer)) = (&self.visitor.listener.ech, &self.hello) else { return Ok(()) };
+        if !keys.is_empty() && outer.offers_ech {
+            let inner = ech::read(keys, &self.window, outer).map_err(|_| RejectReason::EchMalformed)?;
+            match inner {
+                Some(inner) => self.inner = Some(Box::new(inner)),
+                None => self.visitor.unsealed(EchResult::NotOpened, None),
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        (self.begin + self.visitor.listener.hello_timeout).into()
+    }
+
+    /// accept: the client is who the trusted proxy says it is.
+    async fn read_proxy_header(&mut self) -> Result<(), RejectReason> {
+        loop {
+            if let Some(header) = accept::read_header(&self.window)? {
+                self.window.drain(..header.length);
+                // The header may have had 64 KiB; that memory is not kept while the connection waits.
+                self.window.shrink_to_fit();
+                if let Some((client, local)) = header.endpoints {
+                    self.visitor.client = canonical(client);
+                    self.visitor.local = Some(Box::new(local));
+                }
+                return Ok(());
+            }
+            match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
+                Err(_) => return Err(RejectReason::HelloTimeout),
+                Ok(Ok(read)) if read > 0 => {}
+                Ok(_) if self.window.is_empty() => return Err(RejectReason::ClosedBeforeData),
+                Ok(_) => return Err(RejectReason::ProxyHeaderMalformed),
+            }
+        }
+    }
+
+    /// sniff: what does it want?
+    async fn sniff(&mut self, preamble: Preamble) -> Result<(), RejectReason> {
+        let mut sniffer = Sniffer::limited(preamble, self.visitor.listener.hello_bytes);
+        let mut closed = None;
+        loop {
+            match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
+                Output::NeedMore => {}
+                Output::Answer { reply, consumed } => {
+                    self.window.drain(..consumed);
+                    if write_all(&self.client, &reply).await.is_err() {
+                        closed = Some(Input::Closed);
+                    }
+                    continue;
+                }
+                Output::Hello(hello) => {
+                    self.visitor.sniffed(&hello, &self.window);
+                    let sni = hello.sni.as_ref().map(|name| name.as_str());
+                    tracing::debug!(sni, version = %hello.version, bytes = self.window.len(), "sniffed");
+                    self.hello = Some(hello);
+                    return Ok(());
+                }
+                Output::Reject(reason) => return Err(reason),
+            }
+            closed = match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
+                Err(_) => Some(Input::Timeout),
+                Ok(Ok(read)) if read > 0 => None,
+                Ok(_) => Some(Input::Closed),
+            };
+        }
+    }
+
+    /// route: where to?
+    fn route(&mut self, gateway: &RunningGateway, snapshot: &Snapshot) -> Result<Routed, RejectReason> {
+        let route = match self.inner.take() {
+            None => self.route_of(snapshot, self.hello.as_deref())?,
+            Some(inner) => match self.route_of(snapshot, Some(&inner))? {
+                // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
+                route if matches!(route.action, Action::Terminate(_)) => {
+                    self.visitor.unsealed(EchResult::Terminated, None);
+                    self.route_of(snapshot, self.hello.as_deref())?
+                }
+                route => {
+                    self.visitor.unsealed(EchResult::Accepted, Some(&inner));
+                    self.hello = Some(inner);
+                    route
+                }
+            },
+        };
+        let limit = route.clients.as_ref().filter(|_| self.is_client);
+        let of_client =
+            gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
+                Excess::New => RejectReason::RouteClientRate,
+                Excess::Open => RejectReason::RouteClientFull,
+            })?;
+        let permit = gateway.acquire(&route.stats.live, route.max_connections);
+        Ok(Routed { route, permit: permit.ok_or(RejectReason::RouteFull)?, of_client })
+    }
+
+    fn route_of(&self, snapshot: &Snapshot, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
+        let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
+        let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
+        let found = snapshot.route(&self.visitor.listener, sni, offers);
+        let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
+            Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
+            _ => reason,
+        })?;
+        Ok(route.clone())
+    }
+
+    /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.
+    pub(crate) fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
+        let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
+        let alert = match self.visitor.listener.protocol {
+            Protocol::Tcp => None,
+            Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
+                return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
+            }
+            Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
+        };
+        if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
+            setbacks.note(client, Setback::Rejected(reason), now_ms());
+        }
+        alert.unwrap_or_default().into()
+    }
+}
