@@ -20,7 +20,7 @@ use super::diagnostic::{Diagnostic, Report};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
-    ServerSan, SniPattern,
+    ServerSan, SniPattern, SourceAddress,
 };
 use super::place::{Place, Placed};
 use crate::reason::Tier;
@@ -164,6 +164,7 @@ pub(super) struct PoolDraft {
     pub(super) slow_start: Field<Duration>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
+    pub(super) source: Field<SourceAddress>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) health: Field<HealthDraft>,
     pub(super) eject: Field<Eject>,

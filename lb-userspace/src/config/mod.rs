@@ -37,7 +37,7 @@ pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
     LiveGateway, LogFormat, LogTarget, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion, Route, Server,
-    ServerSan, SniPattern, Termination, UpstreamTls,
+    ServerSan, SniPattern, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
 
