@@ -8,14 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use caps::Capability;
 use snisplice_tests::backend::{Backend, echo, naming, read_record};
+use snisplice_tests::gateway::binary;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::{Duplex, Plan, exchange, reset_on_close};
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::skip::has_program;
 use snisplice_tests::tls::client_hello;
-use snisplice_tests::topology::{
-    CLIENT, CLIENT6, GATEWAY, GATEWAY_BACK, GATEWAY6, SERVER6, has_socket_match,
-};
+use snisplice_tests::topology::{CLIENT, CLIENT6, GATEWAY, GATEWAY6, SERVER6, has_socket_match};
 use snisplice_tests::{Gateway, Launch, Postgres, Redis, proxy, require, topology};
 
 use crate::config::{listener, passthrough, pool, route};
@@ -197,7 +196,8 @@ fn who_a_trusted_proxy_speaks_for_is_the_client() -> Result<()> {
     for (lines, nobody) in ["0.0.0.0:5555", "224.0.0.1:5555"].into_iter().enumerate() {
         says(nobody)?.read_to_end(&mut Vec::new())?;
         let log = gateway.wait_access_log(lines + 2)?;
-        ensure!(log.last().is_some_and(|l| l["close_reason"] == "client_address_unusable"), "{log:?}");
+        let refused = log.iter().filter(|line| line["close_reason"] == "client_address_unusable");
+        ensure!(refused.count() == lines + 1, "{log:?}");
     }
     ensure!(peers.try_recv().is_err(), "a client that has no address has reached the server");
     Ok(())
@@ -345,7 +345,9 @@ fn doctor_tells_whether_answers_come_back() -> Result<()> {
             + &pool6("six", 7001, CLIENTS)),
     )?;
     let lines = || -> Result<Vec<String>> {
-        let output = String::from_utf8(gateway.cli(["doctor"])?.stdout)?;
+        // Where the gateway is.
+        let mut doctor = world.net.gateway.command(binary()?);
+        let output = checked_output(doctor.arg("doctor").arg("-c").arg(gateway.config_file()))?;
         let lines = output.lines().filter(|line| line.contains("answers to clients"));
         Ok(lines.map(str::to_owned).collect())
     };
@@ -356,8 +358,6 @@ fn doctor_tells_whether_answers_come_back() -> Result<()> {
         Ok(())
     };
     let [four, six, dead] = ["four/10.0.2.2:7001", "six/[fd00:2::2]:7001", "four/10.0.2.2:7009"];
-    // A new device may take longer to find its IPv6 neighbours than doctor waits.
-    crate::world::dial(&world.net.gateway, SocketAddr::new(SERVER6.into(), 7001))?;
     // Nothing is set up here.
     let seen = lines()?;
     ensure!(seen.len() == 3, "{seen:?}");
@@ -374,6 +374,5 @@ fn doctor_tells_whether_answers_come_back() -> Result<()> {
     let seen = lines()?;
     judged(&seen, four, "missing", "no answer to 192.0.2.1")?;
     judged(&seen, six, "ok", "its answers to 2001:db8::1")?;
-    ensure!(GATEWAY_BACK.is_private(), "the server still reaches it");
     Ok(())
 }

@@ -10,10 +10,11 @@ use anyhow::{Context, Result, ensure};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::{Duplex, Plan, exchange};
 use snisplice_tests::redis::tls_cli;
-use snisplice_tests::topology::{CLIENT, CLIENT6, Triangle, has_socket_match};
+use snisplice_tests::topology::{CLIENT, CLIENT6, Leg, Shape, Triangle, has_socket_match};
+use snisplice_tests::wire::Faults;
 use snisplice_tests::{Authority, Gateway, Launch, Redis, require, topology};
 
-use crate::case::{Expect, counters, grown, no_faults};
+use crate::case::{Case, Expect, MIB, counters, grown, no_faults};
 use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
 use crate::scene::{CONNTRACK, Scene};
 
@@ -62,7 +63,7 @@ fn transfers(opening: Opening) -> Result<()> {
     let (client, server, _) = scene.connection()?;
     ensure!(peer(&server)?.ip() == client_of(opening), "{:?}", peer(&server));
     scene.spliced(1)?;
-    let plan = Plan::both_ways(16 << 20);
+    let plan = Plan::both_ways(16 * MIB);
     let mirrored = plan.mirrored();
     let there = thread::spawn(move || exchange(server.try_into()?, &mirrored));
     exchange(client, &plan).context("the client's end")?;
@@ -70,6 +71,28 @@ fn transfers(opening: Opening) -> Result<()> {
     let log = scene.gateway.wait_access_log(1)?;
     Expect::Packet.check(&log[0])?;
     no_faults(&scene.net, &grown(&scene.net, &before)?, &[])
+}
+
+/// Over networks of every kind, and over lines that lose: then acknowledgements are replayed to the gateway's sockets.
+#[test]
+fn the_server_sees_the_client_whatever_the_way() -> Result<()> {
+    require!(has_socket_match(), NO_MATCH);
+    const ALL: Faults = Faults { loss: 0.01, repeat: 0.01, reorder: 0.01, ..Faults::NONE };
+    let cases = || {
+        [
+            ("wires that lose", Case::both_ways(MIB).faulty(ALL)),
+            ("one device", Case { shape: Shape::OneArmed, ..Case::both_ways(4 * MIB) }),
+            ("routers", Case { shape: Shape::Apart(Leg::Router, Leg::Router), ..Case::both_ways(4 * MIB) }),
+            ("bridges", Case { shape: Shape::Apart(Leg::Bridge, Leg::Bridge), ..Case::both_ways(4 * MIB) }),
+        ]
+    };
+    for (way, case) in cases().into_iter().chain(cases().map(|(way, case)| (way, case.v6()))) {
+        let family = case.opening.v6;
+        let case = Case { source_client: true, ..case };
+        case.run().with_context(|| format!("{way}, IPv6: {family}"))?;
+    }
+    let opening = Opening { proxied: Some(15), ..Opening::default() };
+    Case { source_client: true, opening, ..Case::both_ways(MIB) }.run().context("a client behind a proxy")
 }
 
 #[test]
