@@ -156,6 +156,8 @@ reasons! {
         Killed = "killed",
         /// A reload took its route away, whose `on_removal` says that it ends.
         RouteRemoved = "route_removed",
+        /// The gateway has answered its request of HTTP itself.
+        Answered = "answered",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
         /// A new IPsec policy wants its packets encrypted, which the packet tier cannot do.
