@@ -7,7 +7,7 @@ use crate::answer;
 use crate::arrival::{Arrival, Routed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell, linger};
-use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse};
+use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
@@ -398,12 +398,8 @@ impl Passage {
     ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
-        let source = plan.and_then(|plan| {
-            let ports = gateway.packet().ok()?.ports();
-            Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
-        });
-        let mut dial =
-            Dial { client: self.account.connection.client.ip(), source, greeting: Greeting::default() };
+        let client = self.account.connection.client;
+        let mut dial = Dial { client: client.ip(), source: None, greeting: Greeting::default() };
         let own_request = match self.account.connection.listener.protocol {
             Protocol::Postgres => Some(TlsRequest::Postgres),
             Protocol::Tls | Protocol::Tcp | Protocol::Http => None,
@@ -412,7 +408,15 @@ impl Passage {
         let mut reached = None;
         for pool in route.pools_for(ticket) {
             // What the gateway encrypts is not spliced.
-            dial.source = source.filter(|_| pool.tls.is_none());
+            let plan = plan.filter(|_| pool.tls.is_none());
+            let client = (pool.source == SourceAddress::Client).then_some(client);
+            let ipv4 = client.map(|client| client.is_ipv4()).or(plan.map(|plan| plan.is_ipv4()));
+            dial.source = ipv4.map(|ipv4| Source {
+                ports: gateway.ports(),
+                client,
+                mss: plan.and_then(|plan| plan.mss()),
+                ipv4,
+            });
             dial.greeting.request = request.or(own_request.filter(|_| pool.tls.is_some()));
             dial.greeting.header = match pool.send_proxy {
                 Some(version) => {

@@ -22,7 +22,7 @@ use super::gateway_api::Mode;
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
-    Refuse, ServerSan, SniPattern,
+    Refuse, ServerSan, SniPattern, SourceAddress,
 };
 use super::place::{Place, Placed};
 use crate::reason::Tier;
@@ -255,6 +255,7 @@ pub(super) struct PoolDraft {
     pub(super) slow_start: Field<Duration>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
+    pub(super) source: Field<SourceAddress>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) health: Field<HealthDraft>,
     pub(super) eject: Field<Eject>,
@@ -273,6 +274,7 @@ impl PoolDraft {
             slow_start: Field::Absent,
             connect_timeout: Field::Absent,
             send_proxy: Field::Absent,
+            source: Field::Absent,
             keepalive: Field::Absent,
             health: Field::Absent,
             eject: Field::Absent,

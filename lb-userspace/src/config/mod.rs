@@ -39,7 +39,7 @@ pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
     LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion,
-    Refuse, Route, Server, ServerSan, SniPattern, Termination, UpstreamTls,
+    Refuse, Route, Server, ServerSan, SniPattern, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
 

@@ -435,6 +435,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// The PROXY header sent to servers; absent: none.
     pub send_proxy: Option<ProxyVersion>,
+    /// Whose address servers see.
+    pub source: SourceAddress,
     /// Of the leg to the server; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
     /// How its servers are checked; absent: not at all.
@@ -457,6 +459,7 @@ impl Pool {
             slow_start: Duration::ZERO,
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            source: SourceAddress::default(),
             keepalive: Keepalive::default(),
             health: None,
             eject: None,
@@ -524,6 +527,16 @@ pub enum Balance {
     SourceHash,
     /// The one with fewer connections of two that are drawn at random.
     Random,
+}
+
+/// Whose address a server sees as the source of a client's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// The gateway's, which the route to the server has.
+    #[default]
+    Gateway,
+    /// The client's, or what a trusted proxy said it is. The servers' answers must be routed through the gateway.
+    Client,
 }
 
 /// The form of the PROXY header.

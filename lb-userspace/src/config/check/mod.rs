@@ -11,6 +11,7 @@ mod health;
 mod key;
 mod names;
 mod pem;
+mod source;
 mod ties;
 mod upstream_tls;
 
@@ -91,6 +92,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         });
         if let Some(index) = known {
             upstream_tls::reject_passed_through(draft, route, listeners[index].protocol, &pool_names, report);
+            source::reject_other_families(draft, route, &listeners[index], &pool_names, report);
         }
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
@@ -286,6 +288,7 @@ fn pool(
         let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
+    source::warn(draft, report);
     let default = Pool::new(name.clone(), found);
     let tls = upstream_tls::check(draft, certificates, report);
     Pool {
@@ -294,6 +297,7 @@ fn pool(
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),
         send_proxy: draft.send_proxy.get().or(default.send_proxy),
+        source: draft.source.or(default.source),
         health: draft.health.given().and_then(|draft| health::check(&draft.value, certificates, report)),
         eject: draft.eject.get(),
         on_down: draft.on_down.or(default.on_down),

@@ -67,6 +67,7 @@ fn what_is_left_out_has_its_default() {
         }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
+        source: SourceAddress::Gateway,
         keepalive: Keepalive::default(),
         tls: None,
     };

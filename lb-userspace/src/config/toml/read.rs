@@ -13,7 +13,8 @@ use super::keys::{
     CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, GATEWAY_API, HEALTH,
     HEALTH_TLS, HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS,
     MIN_INTERVAL, MIN_VERSIONS, MODES, ON_DOWN, ON_REMOVAL, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, REFUSALS,
-    ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCES, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
+    ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, SOURCES, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS,
+    WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::{identity, pieces, value};
@@ -322,6 +323,7 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
         slow_start: s.read("slow_start", |r, v| r.timeout(v)),
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
+        source: s.read("source", |r, v| r.choice(v, &SOURCE_ADDRESSES)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         health: s.read("health", health),
         eject: s.read("eject", |r, v| r.section(v, &EJECT).map(eject)),
