@@ -34,6 +34,10 @@ impl Operations for Fake {
         status()
     }
 
+    fn objects(&self) -> Vec<Object> {
+        Vec::new()
+    }
+
     fn connections(&self, filter: &ConnectionFilter) -> Vec<Connection> {
         let matches = |c: &Connection| filter.matches(c.route.as_deref(), c.sni.as_deref());
         connections().into_iter().filter(matches).collect()

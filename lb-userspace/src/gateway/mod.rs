@@ -2,6 +2,7 @@
 
 mod control;
 mod drained;
+pub(crate) mod objects;
 mod reload;
 mod removed;
 mod report;

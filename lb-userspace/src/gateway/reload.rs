@@ -1,11 +1,13 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
 use super::control::{Control, give_back_memory, open};
+use super::objects::Objects;
 use super::watch::Watched;
 use super::worker::Command;
 use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
 use crate::admin::view;
-use crate::config::{self, Sources};
+use crate::config::gateway_api::Change;
+use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
 use crate::connect::resolve::FirstAnswers;
 use crate::reason::Tier;
 use crate::serving::Snapshot;
@@ -17,7 +19,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::task::spawn_blocking;
 
-/// What a file makes.
+/// What is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The file, and then the objects.
+    File,
+    /// Nothing: the file is as it was when it was last in force, and the objects were read already.
+    Objects,
+}
+
+/// The configuration file that is in force, if objects are added to it, and these.
+pub(super) type Source = Option<(File, Objects)>;
+
+/// What is made of them.
 struct Built {
     snapshot: Snapshot,
     gateway: config::Gateway,
@@ -27,8 +41,8 @@ struct Built {
 impl Control {
     /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
     /// the configuration does not.
-    pub(super) async fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
-        let result = self.try_reload().await;
+    pub(super) async fn reload(&mut self, what: What, cause: &str, answer: Option<ReloadRequest>) {
+        let result = self.try_reload(what).await;
         let stats = &self.gateway.books.stats;
         match &result {
             Ok((reloaded, _)) => {
@@ -58,22 +72,36 @@ impl Control {
         });
     }
 
-    async fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
+    async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let build = spawn_blocking(move || build(&path, &old));
-        let (built, sources) = build.await.map_err(|panic| panic.to_string())?;
-        if self.watched.is_some() {
+        let (source, lacked) = (self.source.take(), None);
+        let (built, sources) = self.build(move || build(what, &path, source, lacked, &old)).await?;
+        if let (true, Some(sources)) = (self.watched.is_some(), sources.file) {
             self.watched = Some(Watched::new(sources));
         }
-        let Built { snapshot: new, gateway, mut warnings } = built?;
-        warnings.extend(self.needs_restart(&gateway));
+        self.watched_objects = sources.objects.map(Watched::new).or(self.watched_objects.take());
+        self.show_objects();
+        let mut built = built?;
 
         let old = self.gateway.snapshot.load_full();
         let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        let sockets = loop {
+            let added = built.snapshot.binds().filter(|bind| !before.contains(&bind.address));
+            match open(added, self.workers.len(), &self.inherited) {
+                Ok(sockets) => break sockets,
+                Err(fault) => {
+                    let (path, old, source) = (self.path.clone(), old.clone(), self.source.take());
+                    let why = with_causes(&fault);
+                    let (again, _) =
+                        self.build(move || build(What::Objects, &path, source, Some(fault), &old)).await?;
+                    self.show_objects();
+                    built = again.map_err(|_| why)?;
+                }
+            }
+        };
+        let Built { snapshot: new, gateway, mut warnings } = built;
+        warnings.extend(self.needs_restart(&gateway));
         let after: BTreeSet<SocketAddr> = new.addresses().collect();
-        let added = new.binds().filter(|bind| !before.contains(&bind.address));
-        let sockets =
-            open(added, self.workers.len(), &self.inherited).map_err(|fault| with_causes(&fault))?;
 
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
@@ -95,6 +123,53 @@ impl Control {
         self.removed.note(old, &new);
         let names = self.resolve();
         Ok((reloaded, names))
+    }
+
+    /// Builds on a thread of its own.
+    async fn build(
+        &mut self,
+        build: impl FnOnce() -> Outcome + Send + 'static,
+    ) -> Result<(Result<Built, String>, Read), String> {
+        let (built, source, read) = spawn_blocking(build).await.map_err(|panic| panic.to_string())?;
+        self.source = source;
+        Ok((built, read))
+    }
+
+    /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
+    /// configuration.
+    pub(super) async fn follow_objects(&mut self) {
+        let Some((file, mut objects)) = self.source.take() else { return };
+        let read = spawn_blocking(move || {
+            let (sources, change) = objects.read();
+            (file, objects, sources, change)
+        });
+        let (file, mut objects, sources, change) = match read.await {
+            Ok(read) => read,
+            Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
+        };
+        self.watched_objects = Some(Watched::new(sources));
+        let is_all = change == Change::All || objects.lacks_ports();
+        if change == Change::Servers && !is_all {
+            let snapshot = self.gateway.snapshot.load();
+            for (name, servers) in objects.take_servers() {
+                if let Some(pool) = snapshot.pools.iter().find(|pool| *pool.name == *name) {
+                    tracing::info!(pool = name, servers = servers.len(), "other servers");
+                    pool.reconfigure(&servers);
+                }
+            }
+        }
+        self.source = Some((file, objects));
+        if is_all {
+            self.reload(What::Objects, "changed objects", None).await;
+        } else {
+            self.show_objects();
+        }
+    }
+
+    /// Shows operators the objects as they are now.
+    pub(super) fn show_objects(&self) {
+        let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
+        self.admin_side.objects.store(Arc::new(shown));
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
@@ -119,16 +194,69 @@ impl Control {
     }
 }
 
-/// What the file at `path` makes, or why it makes nothing, and the files that were read.
-fn build(path: &Path, old: &Snapshot) -> (Result<Built, String>, Sources) {
-    let (checked, sources) = config::load(path);
-    let built = checked.map_err(|errors| errors.render(false)).and_then(|(config, warnings)| {
+/// What was read for a build, as far as it was.
+#[derive(Default)]
+struct Read {
+    file: Option<Sources>,
+    objects: Option<Sources>,
+}
+
+/// A build: what it has made, or why nothing; what is in force now; and what was read.
+type Outcome = (Result<Built, String>, Source, Read);
+
+/// Makes a configuration anew. An error leaves `source` as it was. `lacked`: what could not be listened on with the last one, which
+/// is an error if it is not for want of an object's port.
+fn build(what: What, path: &Path, source: Source, lacked: Option<Fault>, old: &Snapshot) -> Outcome {
+    let (checked, source, read) = check(what, path, source, lacked);
+    let built = checked.and_then(|(config, warnings)| {
         let snapshot =
             Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
-        let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
         Ok(Built { snapshot, gateway: config.gateway, warnings })
     });
     give_back_memory();
-    (built, sources)
+    (built, source, read)
+}
+
+fn check(
+    what: What,
+    path: &Path,
+    source: Source,
+    lacked: Option<Fault>,
+) -> (Result<(Config, Vec<String>), String>, Source, Read) {
+    let rendered = |errors: Diagnostics| errors.render(false);
+    let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
+    match (what, source) {
+        (What::Objects, Some((file, mut objects))) => {
+            let checked = match lacked {
+                Some(fault) => match objects.without(&fault, &file) {
+                    Some(checked) => of_objects(checked),
+                    None => Err(with_causes(&fault)),
+                },
+                None => of_objects(objects.assemble(&file)),
+            };
+            (checked, Some((file, objects)), Read::default())
+        }
+        (What::Objects, None) => {
+            let why = lacked.map_or_else(|| "there are no objects".to_owned(), |fault| with_causes(&fault));
+            (Err(why), None, Read::default())
+        }
+        (What::File, source) => {
+            let (opened, sources) = File::open(path);
+            let read = Read { file: Some(sources), objects: None };
+            let (file, config, warnings) = match opened {
+                Ok(opened) => opened,
+                Err(errors) => return (Err(rendered(errors)), source, read),
+            };
+            let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
+            let objects = match source {
+                Some((_, objects)) => objects.follow(&file, &config),
+                None => Objects::of(&file, &config),
+            };
+            let Some(mut objects) = objects else { return (Ok((config, warnings)), None, read) };
+            let (sources, _) = objects.read();
+            let checked = objects.assemble(&file).map(|(config, _)| (config, warnings)).map_err(rendered);
+            (checked, Some((file, objects)), Read { objects: Some(sources), ..read })
+        }
+    }
 }

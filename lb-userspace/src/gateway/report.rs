@@ -13,6 +13,7 @@ use crate::serving::{
 };
 use crate::splice::packet::{Loss, PacketTier};
 use crate::state::{Availability, ServerState};
+use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ pub(super) struct AdminSide {
     /// The gateway accepts no more and is about to end.
     pub(super) stopping: AtomicBool,
     pub(super) reloads: mpsc::UnboundedSender<ReloadRequest>,
+    /// The objects of the Gateway API, as they are shown.
+    pub(super) objects: ArcSwap<Vec<view::Object>>,
 }
 
 impl AdminSide {
@@ -116,7 +119,12 @@ impl admin::Operations for AdminSide {
             listeners: snapshot.listeners.iter().map(|listener| listener_view(listener)).collect(),
             routes,
             pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),
+            objects: self.objects(),
         }
+    }
+
+    fn objects(&self) -> Vec<view::Object> {
+        self.objects.load().to_vec()
     }
 
     fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection> {
@@ -230,7 +238,8 @@ impl admin::Operations for AdminSide {
             return Err(vec!["the gateway is stopping".into()]);
         }
         let snapshot = self.gateway.snapshot.load();
-        let empty = snapshot.pools.iter().filter(|pool| !pool.is_available());
+        // Services without endpoints are none of the gateway's own.
+        let empty = snapshot.pools.iter().filter(|pool| !pool.is_available() && pool.may_have_servers());
         let reasons: Vec<_> = empty.map(|pool| unavailable(pool)).collect();
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
