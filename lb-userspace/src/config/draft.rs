@@ -23,6 +23,7 @@ use super::model::{
     ServerSan, SniPattern,
 };
 use super::place::{Place, Placed};
+use crate::ech;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
@@ -97,6 +98,8 @@ pub(super) struct ListenerDraft {
 #[derive(Debug)]
 pub(super) struct EchDraft {
     pub(super) keys: Field<Vec<Placed<PathBuf>>>,
+    pub(super) mode: Field<ech::Mode>,
+    pub(super) openings: Field<u32>,
 }
 
 #[derive(Debug)]
