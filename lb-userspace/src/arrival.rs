@@ -4,7 +4,7 @@ use crate::accept;
 use crate::account::Visitor;
 use crate::clock::now_ms;
 use crate::close::LegSocket;
-use crate::config::Protocol;
+use crate::config::{Protocol, Refuse};
 use crate::ech;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
 use crate::running::RunningGateway;
@@ -88,7 +88,7 @@ impl Arrival {
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
         match self.visitor.listener.protocol {
-            Protocol::Tcp => {}
+            Protocol::Tcp | Protocol::Http => {}
             Protocol::Tls => self.sniff(Preamble::Tls).await?,
             Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
         }
@@ -224,10 +224,11 @@ impl Arrival {
     pub(crate) fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
         let alert = match self.visitor.listener.protocol {
-            Protocol::Tcp => None,
+            Protocol::Tcp | Protocol::Http => None,
             Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
                 return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
             }
+            Protocol::Tls | Protocol::Postgres if self.visitor.listener.refuse == Refuse::Close => None,
             Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
         };
         if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {

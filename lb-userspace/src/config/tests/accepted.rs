@@ -40,6 +40,8 @@ fn what_is_left_out_has_its_default() {
         backlog: 4096,
         keepalive: Keepalive::default(),
         freebind: false,
+        refuse: Refuse::Alert,
+        reserved: vec![],
     };
     assert_eq!(config.listeners, [listener]);
     let [route] = &config.routes[..] else { panic!("{:?}", config.routes) };
@@ -65,6 +67,7 @@ fn what_is_left_out_has_its_default() {
         }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
+        source: SourceAddress::Gateway,
         keepalive: Keepalive::default(),
         tls: None,
     };

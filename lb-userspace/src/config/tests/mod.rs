@@ -13,6 +13,7 @@ mod keys;
 mod names;
 mod objects;
 mod routes;
+mod source;
 mod upstream_tls;
 mod values;
 
