@@ -25,6 +25,7 @@ use super::model::{
     Refuse, ServerSan, SniPattern, SourceAddress,
 };
 use super::place::{Place, Placed};
+use crate::ech;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
@@ -146,6 +147,8 @@ impl ListenerDraft {
 #[derive(Clone, Debug)]
 pub(super) struct EchDraft {
     pub(super) keys: Field<Vec<Placed<PathBuf>>>,
+    pub(super) mode: Field<ech::Mode>,
+    pub(super) openings: Field<u32>,
 }
 
 #[derive(Clone, Debug)]

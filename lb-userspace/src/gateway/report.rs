@@ -171,7 +171,7 @@ impl admin::Operations for AdminSide {
             ech: snapshot
                 .listeners
                 .iter()
-                .filter(|listener| !listener.ech.is_empty())
+                .filter(|listener| listener.ech.is_some())
                 .flat_map(|listener| {
                     let count = |result: &EchResult| {
                         (listener.name.to_string(), *result, listener.stats.ech.get(*result as usize))
@@ -399,8 +399,11 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
 
 /// By listener, those of its routes included; of those that have a limit of clients.
 fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
-    let of_listeners = snapshot.listeners.iter().map(|listener| (&listener.name, &listener.clients));
-    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, &route.clients));
+    let of_listeners = snapshot.listeners.iter().flat_map(|listener| {
+        let openings = listener.ech.as_ref().map(|ech| &ech.openings);
+        [listener.clients.as_ref(), openings].map(|limit| (&listener.name, limit))
+    });
+    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, route.clients.as_ref()));
     let mut forgotten = BTreeMap::<&str, u64>::new();
     for (listener, limit) in of_listeners.chain(of_routes) {
         if let Some(limit) = limit {

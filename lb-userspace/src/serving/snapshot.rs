@@ -3,7 +3,9 @@
 use super::client_limit::share;
 use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination};
+use crate::config::{
+    self, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
+};
 use crate::ech;
 use crate::reason::RejectReason;
 use crate::route::{Match, Schedule, Table};
@@ -73,14 +75,25 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
-    /// Keys for Encrypted ClientHello.
-    pub ech: Arc<ech::Keys>,
+    /// Encrypted ClientHello; `None`: it is not looked for.
+    pub ech: Option<Ech>,
     /// How clients are refused.
     pub refuse: Refuse,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
     table: usize,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Debug)]
+pub struct Ech {
+    /// At least one.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many one client address may have opened.
+    pub openings: ClientLimit,
 }
 
 /// A route.
@@ -233,7 +246,7 @@ impl Listener {
             backlog: 0,
             keepalive,
             freebind: false,
-            ech: Arc::new([]),
+            ech: None,
             refuse: Refuse::default(),
             stats: Arc::default(),
             // It takes no connection.
@@ -343,7 +356,8 @@ impl Snapshot {
 
         let rates = config.listeners.iter().map(|listener| listener.client_rate);
         let rates = rates.chain(config.routes.iter().map(|route| route.client_rate));
-        let remembered = share(rates.flatten().count());
+        let openings = config.listeners.iter().filter(|listener| listener.ech.is_some());
+        let remembered = share(rates.flatten().count() + openings.count());
 
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
@@ -398,7 +412,15 @@ impl Snapshot {
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
-                    ech: listener.ech.clone(),
+                    ech: listener.ech.as_ref().map(|ech| Ech {
+                        keys: ech.keys.clone(),
+                        mode: ech.mode,
+                        openings: ClientLimit::new(
+                            ClientRate::per_second(ech.openings),
+                            remembered,
+                            known.and_then(|old| Some(&old.ech.as_ref()?.openings)),
+                        ),
+                    }),
                     refuse: listener.refuse,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,

@@ -223,8 +223,11 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
 }
 
 fn ech(mut s: Section<'_, '_>) -> EchDraft {
-    s.read("mode", |r, v| r.choice(v, &ECH_MODES));
-    EchDraft { keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))) }
+    EchDraft {
+        keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &ECH_MODES)),
+        openings: s.read("openings", |r, v| r.integer(v, CONNECTIONS)),
+    }
 }
 
 /// Without host bits.
