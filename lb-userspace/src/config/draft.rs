@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Origin;
-use super::client_auth::San;
 use super::diagnostic::{Diagnostic, Report};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
-    ServerSan, SniPattern,
+    SniPattern,
 };
 use super::place::{Place, Placed};
+use super::san::San;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
@@ -175,7 +175,7 @@ pub(super) struct PoolDraft {
 pub(super) struct UpstreamTlsDraft {
     pub(super) ca: Field<PathBuf>,
     pub(super) server_name: Field<ServerName<'static>>,
-    pub(super) san: Field<Vec<Placed<ServerSan>>>,
+    pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,

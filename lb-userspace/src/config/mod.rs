@@ -14,6 +14,7 @@ mod files;
 mod health;
 mod model;
 mod place;
+mod san;
 #[cfg(test)]
 mod tests;
 mod toml;
@@ -29,7 +30,7 @@ use files::{Directory, read_bounded};
 pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
-pub use client_auth::{Allowed, ClientAuth, San};
+pub use client_auth::{Allowed, ClientAuth};
 pub use client_rate::{ClientRate, NewConnections};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
@@ -37,9 +38,10 @@ pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
     LiveGateway, LogFormat, LogTarget, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion, Route, Server,
-    ServerSan, SniPattern, Termination, UpstreamTls,
+    SniPattern, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
+pub use san::San;
 
 /// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
 /// that were read is a change of the configuration.
