@@ -1,5 +1,6 @@
 //! The control side: start, reload, stop.
 
+use super::aside::aside;
 use super::removed::Removed;
 use super::report::AdminSide;
 use super::watch::{self, Watched};
@@ -43,7 +44,7 @@ pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> 
     crate::clock::uptime_ms();
     let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Control::start(path, config, sources, inherited)?.serve())
+    runtime.block_on(Control::start(path, &config, sources, inherited)?.serve(config))
 }
 
 pub(super) struct Control {
@@ -68,7 +69,12 @@ pub(super) struct Control {
 impl Control {
     /// Does everything that needs privileges or can fail, in such an order that a failure leaves as little as possible
     /// behind.
-    fn start(path: &Path, config: Config, sources: Sources, inherited: Inherited) -> anyhow::Result<Control> {
+    fn start(
+        path: &Path,
+        config: &Config,
+        sources: Sources,
+        inherited: Inherited,
+    ) -> anyhow::Result<Control> {
         let limit = privileges::raise_open_files();
         let workers = match config.gateway.fixed.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -93,10 +99,8 @@ impl Control {
                 );
             }
         }
-        let snapshot = Snapshot::new(&config, None)?;
+        let snapshot = Snapshot::new(config, None)?;
         let settings = config.gateway.clone();
-        // Very many routes are not to be there twice.
-        drop(config);
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
         let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
         drained::restore(&settings.fixed.state_dir, &snapshot);
@@ -172,11 +176,11 @@ impl Control {
             sweeper,
         };
         control.hand_out(sockets);
-        give_back_memory();
         Ok(control)
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
+    /// `config` is what it was made of.
+    async fn serve(mut self, config: Config) -> anyhow::Result<()> {
         // Names that cannot be resolved are in the log.
         drop(self.resolve());
         let admin = self.serve_admin()?;
@@ -193,6 +197,8 @@ impl Control {
             env!("CARGO_PKG_VERSION")
         );
         tell_manager(NotifyState::Ready);
+        // Very many routes are not to be there twice; nobody is to wait until they are gone.
+        aside(move || drop(config)).context("cannot start a thread")?;
         loop {
             tokio::select! {
                 () = stop.asked() => break,
@@ -314,6 +320,8 @@ impl Control {
         admin.shutdown().await;
         drop(self.requests);
         drop(self.admin_side);
+        // To free very many routes, one by one, would take longer than all else of the end: the next process waits for it.
+        std::mem::forget(self.gateway.snapshot.load_full());
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
             let _ = thread.join();
@@ -393,16 +401,6 @@ pub(super) fn open(
 fn tell_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "cannot tell the service manager");
-    }
-}
-
-/// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
-/// 000 routes), and nothing else needs that much.
-pub(super) fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::control::{Control, give_back_memory, open};
+use super::aside::aside;
+use super::control::{Control, open};
 use super::watch::Watched;
 use super::worker::Command;
 use super::{Fault, ReloadRequest, drained};
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
 /// What a file makes.
 struct Built {
@@ -60,8 +61,10 @@ impl Control {
 
     async fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let build = spawn_blocking(move || build(&path, &old));
-        let (built, sources) = build.await.map_err(|panic| panic.to_string())?;
+        let (answer, built) = oneshot::channel();
+        aside(move || build(&path, &old, answer))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        let (built, sources) = built.await.map_err(|_| "the thread that read it has panicked".to_owned())?;
         if self.watched.is_some() {
             self.watched = Some(Watched::new(sources));
         }
@@ -100,12 +103,11 @@ impl Control {
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
     pub(super) fn look_after_removed(&mut self) {
         let unused = self.removed.look(&self.gateway);
-        if !unused.is_empty() {
-            // Not here: it takes as long as to build them.
-            spawn_blocking(move || {
-                drop(unused);
-                give_back_memory();
-            });
+        // Not here: it takes as long as to build them.
+        if !unused.is_empty()
+            && let Err(error) = aside(move || drop(unused))
+        {
+            tracing::warn!(%error, "cannot start a thread");
         }
     }
 
@@ -119,15 +121,17 @@ impl Control {
     }
 }
 
-/// What the file at `path` makes, or why it makes nothing, and the files that were read.
-fn build(path: &Path, old: &Snapshot) -> (Result<Built, String>, Sources) {
+/// Answers with what the file at `path` makes, or why it makes nothing, and the files that were read.
+fn build(path: &Path, old: &Snapshot, answer: oneshot::Sender<(Result<Built, String>, Sources)>) {
     let (checked, sources) = config::load(path);
+    let mut read = None;
     let built = checked.map_err(|errors| errors.render(false)).and_then(|(config, warnings)| {
+        let config = read.insert(config);
         let snapshot =
-            Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
+            Snapshot::new(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
         let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-        Ok(Built { snapshot, gateway: config.gateway, warnings })
+        Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    give_back_memory();
-    (built, sources)
+    // Whoever waits for it may have gone. Nobody waits until `read` is freed.
+    let _ = answer.send((built, sources));
 }

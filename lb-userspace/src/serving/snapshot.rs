@@ -100,7 +100,7 @@ pub struct Route {
     /// What becomes of its connections.
     pub action: Action,
     /// Kept across reloads.
-    pub stats: Arc<RouteStats>,
+    pub stats: RouteStats,
     /// What becomes of its open connections when it is gone.
     pub on_removal: OnRemoval,
     backends: Backends,
@@ -261,7 +261,7 @@ impl Route {
             max_connections: None,
             clients: None,
             action: Action::Pass,
-            stats: Arc::default(),
+            stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
         }
@@ -341,10 +341,14 @@ impl Snapshot {
         config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
         let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
         let mut verifiers = Verifiers::default();
+        let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
+        let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
             let listener = &config.listeners[route.listener];
-            let built = Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?);
+            let stats = known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
+            let built = build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?;
+            let built = Arc::new(built);
             let table = &mut tables[route.listener];
             match listener.protocol {
                 Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], built.clone()),
@@ -406,6 +410,7 @@ fn build_route(
     verifiers: &mut Verifiers,
     remembered: usize,
     known: Option<&Route>,
+    stats: RouteStats,
 ) -> Result<Route, CertificateRefused> {
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
@@ -424,7 +429,7 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
-        stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),
     })
