@@ -196,7 +196,7 @@ impl Arrival {
                 Excess::New => RejectReason::RouteClientRate,
                 Excess::Open => RejectReason::RouteClientFull,
             })?;
-        let permit = gateway.acquire(&route.stats.live, route.max_connections);
+        let permit = gateway.acquire(&route.stats.counting().live, route.max_connections);
         Ok(Routed { route, permit: permit.ok_or(RejectReason::RouteFull)?, of_client })
     }
 

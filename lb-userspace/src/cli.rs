@@ -355,8 +355,8 @@ fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
 /// The pools of that file; none if it has errors, of which those of `[gateway]` are shown by [`gateway_of`].
 fn pools_of(named: Option<&Path>) -> Vec<Pool> {
     let Some(path) = named.map(Path::to_path_buf).or_else(default_file) else { return Vec::new() };
-    match config::load(&path).0 {
-        Ok((config, _)) => config.pools,
+    match File::open(&path).0 {
+        Ok((_, config, _)) => config.pools,
         Err(_) => {
             eprintln!("snisplice: {}: its servers are not asked: `check` shows why", path.display());
             Vec::new()

@@ -341,6 +341,11 @@ impl Passage {
         end.unwrap_or_else(|(leg, cause)| {
             tracing::debug!(?leg, %cause, "TLS failed");
             self.account.tls_failed(leg, cause);
+            if leg == Side::Server
+                && let Some((_, server)) = self.account.connection.upstream.get()
+            {
+                server.state.tls_errors.add(cause as usize);
+            }
             CloseReason::tls_error_of(leg)
         })
     }

@@ -332,6 +332,8 @@ pub struct ServerUp {
     /// Its health checks so far: `ok`, or a [`DownReason`](crate::reason::DownReason), and how many. Empty: it is not
     /// checked.
     pub checks: Vec<(&'static str, u32)>,
+    /// Why TLS with it failed, and how often, if it did.
+    pub tls_errors: Vec<(TlsError, u64)>,
 }
 
 /// What the packet tier counts, each with its number of packets.

@@ -16,15 +16,16 @@ use std::time::Duration;
 
 use super::address::Origin;
 use super::check::certificate::Loaded;
-use super::client_auth::{ClientAuth, San};
+use super::client_auth::ClientAuth;
 use super::diagnostic::{Diagnostic, Report};
 use super::gateway_api::Mode;
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
-    Refuse, ServerSan, SniPattern, SourceAddress,
+    Refuse, SniPattern, SourceAddress,
 };
 use super::place::{Place, Placed};
+use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
 use ipnet::IpNet;
@@ -291,7 +292,7 @@ impl PoolDraft {
 pub(super) struct UpstreamTlsDraft {
     pub(super) ca: Field<PathBuf>,
     pub(super) server_name: Field<ServerName<'static>>,
-    pub(super) san: Field<Vec<Placed<ServerSan>>>,
+    pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,

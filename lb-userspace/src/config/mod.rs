@@ -15,6 +15,7 @@ pub mod gateway_api;
 mod health;
 mod model;
 mod place;
+mod san;
 #[cfg(test)]
 mod tests;
 mod toml;
@@ -31,7 +32,7 @@ use gateway_api::Built;
 pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
-pub use client_auth::{Allowed, ClientAuth, San};
+pub use client_auth::{Allowed, ClientAuth};
 pub use client_rate::{ClientRate, NewConnections};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
@@ -39,9 +40,10 @@ pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, Ech, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
     LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion,
-    Refuse, Route, Server, ServerSan, SniPattern, SourceAddress, Termination, UpstreamTls,
+    Refuse, Route, Server, SniPattern, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
+pub use san::San;
 
 /// A configuration file that was read, with the files that it names: objects that come and go are checked with what it says.
 #[derive(Debug)]

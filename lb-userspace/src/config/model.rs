@@ -22,6 +22,7 @@ use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
 use super::gateway_api::GatewayApi;
 use super::health::{Eject, Health, OnDown};
+use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
 use crate::sniff::MAX_WINDOW;
@@ -495,22 +496,13 @@ pub struct UpstreamTls {
     /// own host.
     pub server_name: Option<ServerName<'static>>,
     /// Of which a server's certificate must have one; empty: the name that the server is called.
-    pub san: Vec<ServerSan>,
+    pub san: Vec<San>,
     /// Shown to servers that ask for one.
     pub certificate: Option<Arc<Termination>>,
     /// Offered in order of preference; empty: the extension is not sent. Protocol names of 1 to 255 bytes, no duplicates.
     pub alpn: Vec<Box<str>>,
     /// The oldest version that is offered.
     pub min_version: MinVersion,
-}
-
-/// An alternative name of a server's certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ServerSan {
-    /// A host name, which a wildcard of the certificate may cover, or an IP address.
-    Name(ServerName<'static>),
-    /// A URI, byte by byte.
-    Uri(Box<str>),
 }
 
 /// The oldest version of TLS.

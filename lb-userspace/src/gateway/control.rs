@@ -1,5 +1,6 @@
 //! The control side: start, reload, stop.
 
+use super::aside::aside;
 use super::objects::Objects;
 use super::reload::{Source, What};
 use super::removed::Removed;
@@ -47,11 +48,11 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Serves `config`, which was read from `path` and the files that it names, and what objects add to it, until SIGTERM or
 /// SIGINT.
-pub fn run(path: &Path, file: File, config: Config, sources: Sources) -> anyhow::Result<()> {
+pub fn run(path: &Path, file: File, mut config: Config, sources: Sources) -> anyhow::Result<()> {
     crate::clock::uptime_ms();
     let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Control::start(path, file, config, sources, inherited)?.serve())
+    runtime.block_on(Control::start(path, file, &mut config, sources, inherited)?.serve(config))
 }
 
 pub(super) struct Control {
@@ -81,7 +82,7 @@ impl Control {
     fn start(
         path: &Path,
         file: File,
-        mut config: Config,
+        config: &mut Config,
         sources: Sources,
         inherited: Inherited,
     ) -> anyhow::Result<Control> {
@@ -109,17 +110,15 @@ impl Control {
                 );
             }
         }
-        let mut source = Objects::of(&file, &config).map(|objects| (file, objects));
+        let mut source = Objects::of(&file, config).map(|objects| (file, objects));
         let mut watched_objects = None;
         if let Some((file, objects)) = &mut source {
             let (sources, _) = objects.read();
             watched_objects = Some(Watched::new(sources));
-            (config, _) = objects.assemble(file)?;
+            (*config, _) = objects.assemble(file)?;
         }
-        let mut snapshot = Snapshot::new(&config, None)?;
+        let mut snapshot = Snapshot::new(config, None)?;
         let settings = config.gateway.clone();
-        // Very many routes are not to be there twice.
-        drop(config);
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
         let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
         drained::restore(&settings.fixed.state_dir, &snapshot);
@@ -215,11 +214,11 @@ impl Control {
         };
         control.hand_out(sockets);
         control.show_objects();
-        give_back_memory();
         Ok(control)
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
+    /// `config` is what it was made of.
+    async fn serve(mut self, config: Config) -> anyhow::Result<()> {
         // Names that cannot be resolved are in the log.
         drop(self.resolve());
         let admin = self.serve_admin()?;
@@ -236,6 +235,8 @@ impl Control {
             env!("CARGO_PKG_VERSION")
         );
         tell_manager(NotifyState::Ready);
+        // Very many routes are not to be there twice; nobody is to wait until they are gone.
+        aside(move || drop(config)).context("cannot start a thread")?;
         loop {
             tokio::select! {
                 () = stop.asked() => break,
@@ -358,6 +359,8 @@ impl Control {
         admin.shutdown().await;
         drop(self.requests);
         drop(self.admin_side);
+        // To free very many routes, one by one, would take longer than all else of the end: the next process waits for it.
+        std::mem::forget(self.gateway.snapshot.load_full());
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
             let _ = thread.join();
@@ -438,16 +441,6 @@ pub(super) fn open(
 fn tell_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "cannot tell the service manager");
-    }
-}
-
-/// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
-/// 000 routes), and nothing else needs that much.
-pub(super) fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gateway's life: start, reload, stop; its workers, and what operators see and do.
 
+mod aside;
 mod control;
 mod drained;
 pub(crate) mod objects;

@@ -1,6 +1,7 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::control::{Control, give_back_memory, open};
+use super::aside::aside;
+use super::control::{Control, open};
 use super::objects::Objects;
 use super::watch::Watched;
 use super::worker::Command;
@@ -17,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
 /// What is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +74,8 @@ impl Control {
     }
 
     async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
-        let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let (source, lacked) = (self.source.take(), None);
-        let (built, sources) = self.build(move || build(what, &path, source, lacked, &old)).await?;
+        let old = self.gateway.snapshot.load_full();
+        let (built, sources) = self.build(what, None, old).await?;
         if let (true, Some(sources)) = (self.watched.is_some(), sources.file) {
             self.watched = Some(Watched::new(sources));
         }
@@ -90,10 +90,8 @@ impl Control {
             match open(added, self.workers.len(), &self.inherited) {
                 Ok(sockets) => break sockets,
                 Err(fault) => {
-                    let (path, old, source) = (self.path.clone(), old.clone(), self.source.take());
                     let why = with_causes(&fault);
-                    let (again, _) =
-                        self.build(move || build(What::Objects, &path, source, Some(fault), &old)).await?;
+                    let (again, _) = self.build(What::Objects, Some(fault), old.clone()).await?;
                     self.show_objects();
                     built = again.map_err(|_| why)?;
                 }
@@ -128,9 +126,16 @@ impl Control {
     /// Builds on a thread of its own.
     async fn build(
         &mut self,
-        build: impl FnOnce() -> Outcome + Send + 'static,
+        what: What,
+        lacked: Option<Fault>,
+        old: Arc<Snapshot>,
     ) -> Result<(Result<Built, String>, Read), String> {
-        let (built, source, read) = spawn_blocking(build).await.map_err(|panic| panic.to_string())?;
+        let (path, source) = (self.path.clone(), self.source.take());
+        let (answer, built) = oneshot::channel();
+        aside(move || build(what, &path, source, lacked, &old, answer))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        let (built, source, read) =
+            built.await.map_err(|_| "the thread that read it has panicked".to_owned())?;
         self.source = source;
         Ok((built, read))
     }
@@ -139,13 +144,13 @@ impl Control {
     /// configuration.
     pub(super) async fn follow_objects(&mut self) {
         let Some((file, mut objects)) = self.source.take() else { return };
-        let read = spawn_blocking(move || {
+        let (answer, read) = oneshot::channel();
+        let started = aside(move || {
             let (sources, change) = objects.read();
-            (file, objects, sources, change)
+            let _ = answer.send((file, objects, sources, change));
         });
-        let (file, mut objects, sources, change) = match read.await {
-            Ok(read) => read,
-            Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
+        let Ok((file, mut objects, sources, change)) = read.await else {
+            return tracing::error!(error = ?started.err(), "the objects are lost: reload");
         };
         self.watched_objects = Some(Watched::new(sources));
         let is_all = change == Change::All || objects.lacks_ports();
@@ -175,12 +180,11 @@ impl Control {
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
     pub(super) fn look_after_removed(&mut self) {
         let unused = self.removed.look(&self.gateway);
-        if !unused.is_empty() {
-            // Not here: it takes as long as to build them.
-            spawn_blocking(move || {
-                drop(unused);
-                give_back_memory();
-            });
+        // Not here: it takes as long as to build them.
+        if !unused.is_empty()
+            && let Err(error) = aside(move || drop(unused))
+        {
+            tracing::warn!(%error, "cannot start a thread");
         }
     }
 
@@ -204,18 +208,27 @@ struct Read {
 /// A build: what it has made, or why nothing; what is in force now; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew. An error leaves `source` as it was. `lacked`: what could not be listened on with the last one, which
+/// Makes a configuration anew, and answers with it. An error leaves `source` as it was. `lacked`: what could not be listened on with the last one, which
 /// is an error if it is not for want of an object's port.
-fn build(what: What, path: &Path, source: Source, lacked: Option<Fault>, old: &Snapshot) -> Outcome {
+fn build(
+    what: What,
+    path: &Path,
+    source: Source,
+    lacked: Option<Fault>,
+    old: &Snapshot,
+    answer: oneshot::Sender<Outcome>,
+) {
     let (checked, source, read) = check(what, path, source, lacked);
+    let mut checked_config = None;
     let built = checked.and_then(|(config, warnings)| {
+        let config = checked_config.insert(config);
         let snapshot =
-            Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
+            Snapshot::new(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
-        Ok(Built { snapshot, gateway: config.gateway, warnings })
+        Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    give_back_memory();
-    (built, source, read)
+    // Whoever waits for it may have gone. Nobody waits until the configuration is freed.
+    let _ = answer.send((built, source, read));
 }
 
 fn check(

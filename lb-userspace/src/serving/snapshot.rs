@@ -117,7 +117,7 @@ pub struct Route {
     /// They carry requests of HTTP, each of which is answered with 404.
     pub http: bool,
     /// Kept across reloads.
-    pub stats: Arc<RouteStats>,
+    pub stats: RouteStats,
     /// What becomes of its open connections when it is gone.
     pub on_removal: OnRemoval,
     backends: Backends,
@@ -279,7 +279,7 @@ impl Route {
             clients: None,
             action: Action::Pass,
             http: false,
-            stats: Arc::default(),
+            stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
         }
@@ -370,10 +370,14 @@ impl Snapshot {
         config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
         let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
         let mut verifiers = Verifiers::default();
+        let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
+        let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
             let listener = &config.listeners[route.listener];
-            let built = Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?);
+            let stats = known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
+            let built = build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?;
+            let built = Arc::new(built);
             let table = &mut tables[route.listener];
             match listener.protocol {
                 Protocol::Tcp | Protocol::Http => {
@@ -450,6 +454,7 @@ fn build_route(
     verifiers: &mut Verifiers,
     remembered: usize,
     known: Option<&Route>,
+    stats: RouteStats,
 ) -> Result<Route, CertificateRefused> {
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
@@ -469,7 +474,7 @@ fn build_route(
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
         http: route.http,
-        stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),
     })

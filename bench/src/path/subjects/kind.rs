@@ -70,11 +70,14 @@ impl Kind {
     /// Whether it can do this at all. Terminated routes of snisplice take the copy tier, whatever is configured.
     pub(crate) fn offers(self, service: Service) -> bool {
         match self {
-            Kind::Bare => !matches!(service, Service::PairTls | Service::Routes),
+            Kind::Bare => !matches!(service, Service::PairTls | Service::PairObserved | Service::Routes),
             Kind::SnisplicePacket | Kind::SnispliceSockmap => !service.is_terminated(),
-            Kind::SnispliceCopy | Kind::Haproxy | Kind::HaproxySplice | Kind::Nginx | Kind::Envoy => true,
+            Kind::SnispliceCopy | Kind::Haproxy | Kind::HaproxySplice => true,
+            // Nothing is configured for it.
+            Kind::Nginx | Kind::Envoy => service != Service::PairObserved,
             Kind::Splice2 => {
-                !service.is_terminated() && !matches!(service, Service::PairTls | Service::Routes)
+                let routes = matches!(service, Service::PairTls | Service::PairObserved | Service::Routes);
+                !service.is_terminated() && !routes
             }
             // It routes TLS and HTTP by name, nothing else, and a name has one server.
             Kind::Sniproxy => {

@@ -396,7 +396,7 @@ fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
         ca: s.read("ca", |r, v| r.parse(v, value::path)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
-        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
+        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s
             .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         alpn: s.read("alpn", alpn),
