@@ -1,0 +1,1 @@
+//! `databases-one-address`.
