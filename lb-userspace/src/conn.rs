@@ -9,6 +9,7 @@ use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell, linger};
 use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
+use crate::ech::Split;
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
@@ -21,6 +22,7 @@ use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
 use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
+use crate::splice::split::Failed;
 use crate::splice::tls::Tls;
 use crate::splice::transport::{Failure, Plain, Transport};
 use crate::tier::choose;
@@ -74,7 +76,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
-    let Arrival { visitor, client, begin, window, hello, of_client, .. } = arrival;
+    let Arrival { visitor, client, begin, window, hello, split, of_client, .. } = arrival;
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
@@ -89,10 +91,10 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     drop(snapshot);
     let passage = Passage { gateway, account, client, route, routed, settings, permits };
     match max_age {
-        None => passage.go(hello, window).await,
+        None => passage.go(hello, window, split).await,
         // Boxed: connections without `max_age` need not pay for this future.
         Some(age) => {
-            let mut going = Box::pin(passage.go(hello, window));
+            let mut going = Box::pin(passage.go(hello, window, split));
             tokio::select! {
                 () = &mut going => {}
                 // Wherever it is, its future is dropped, and both legs are reset.
@@ -139,7 +141,7 @@ struct Upstream {
 
 impl Passage {
     /// connect, splice, close.
-    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
+    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>, split: Option<Box<Split>>) {
         let route = self.route.clone();
         let reason = match &route.action {
             Action::Pass if route.http => {
@@ -155,7 +157,7 @@ impl Passage {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
                     }
-                    Ok(server) => return self.pass_through(plan, server, window).await,
+                    Ok(server) => return self.pass_through(plan, server, window, split).await,
                     Err(reason) => {
                         self.note_setback(reason);
                         reason
@@ -206,8 +208,52 @@ impl Passage {
         }));
     }
 
+    /// splice: the server gets the client's ClientHellos decrypted, until no more of them can come.
+    async fn split(
+        &mut self,
+        mut split: Split,
+        server: &TcpStream,
+        window: &mut Vec<u8>,
+    ) -> Result<(), CloseReason> {
+        let connection = self.account.connection.clone();
+        let carried = splice::split::carry(&mut split, (&self.client, server), window, &connection.traffic);
+        let (side, cause) = match timeout(connection.listener.hello_timeout, carried).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Failed::Reset(side))) => {
+                reset_on_close(&self.client);
+                return Err(CloseReason::reset_by(side));
+            }
+            Ok(Err(Failed::Refused(refused))) => {
+                tracing::debug!(id = connection.id, %refused, "refused");
+                reset_on_close(server);
+                farewell(&self.client, refused.alert()).await;
+                (Side::Client, TlsError::ProtocolViolation)
+            }
+            Err(_) if split.is_retry() => (Side::Client, TlsError::Timeout),
+            Err(_) => (Side::Server, TlsError::Timeout),
+        };
+        self.account.tls_failed(side, cause);
+        Err(match side {
+            Side::Client => CloseReason::TlsHandshakeFailed,
+            Side::Server => CloseReason::ServerTlsFailed,
+        })
+    }
+
     /// splice: passes the client's bytes on as they are.
-    async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+    async fn pass_through(
+        mut self,
+        plan: Result<Plan, FallbackReason>,
+        server: Upstream,
+        mut window: Vec<u8>,
+        split: Option<Box<Split>>,
+    ) {
+        if let Some(split) = split {
+            // Boxed: connections without Encrypted ClientHello need not pay for its future.
+            if let Err(reason) = Box::pin(self.split(*split, &server.socket, &mut window)).await {
+                self.note_setback(reason);
+                return self.close(reason);
+            }
+        }
         let mut handover = None;
         let choice = self.gateway.choose_tier(&self.settings.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
@@ -295,6 +341,11 @@ impl Passage {
         end.unwrap_or_else(|(leg, cause)| {
             tracing::debug!(?leg, %cause, "TLS failed");
             self.account.tls_failed(leg, cause);
+            if leg == Side::Server
+                && let Some((_, server)) = self.account.connection.upstream.get()
+            {
+                server.state.tls_errors.add(cause as usize);
+            }
             CloseReason::tls_error_of(leg)
         })
     }

@@ -69,6 +69,8 @@ reasons! {
         PostgresStuffed = "postgres_stuffed",
         /// The Encrypted ClientHello, or what is in it, contradicts RFC 9849.
         EchMalformed = "ech_malformed",
+        /// The client's address has sent more Encrypted ClientHellos than `ech` allows to be opened.
+        EchRate = "ech_rate",
         /// No route covers this SNI.
         UnknownSni = "unknown_sni",
         /// The client sent no SNI, or an IP address, and the listener has no default route.
@@ -142,11 +144,13 @@ reasons! {
         ServerPreamble = "server_preamble",
         /// Its server went down, and the pool's `on_down` is `kill`.
         ServerDown = "server_down",
-        /// The TLS handshake with the last server that was tried failed (pools with `tls`).
+        /// The TLS handshake with the last server that was tried failed (pools with `tls`); or it did not answer an inner
+        /// ClientHello in time (`ech` in split mode).
         ServerTlsFailed = "server_tls_failed",
         /// A TLS record of the server that cannot be decrypted, or a fatal alert of it, after the handshake (pools with `tls`).
         ServerTlsError = "server_tls_error",
-        /// The TLS handshake with the client failed (terminated routes).
+        /// The TLS handshake with the client failed (terminated routes); or its second ClientHello is none, or did not come in
+        /// time (`ech` in split mode).
         TlsHandshakeFailed = "tls_handshake_failed",
         /// A TLS record of the client that cannot be decrypted, or a fatal alert of it, after the handshake.
         TlsError = "tls_error",
@@ -203,9 +207,10 @@ pub enum Setback {
 }
 
 reasons! {
-    /// Why TLS with a peer failed: with a client of a terminated route, the cause of [`CloseReason::TlsHandshakeFailed`] and
-    /// [`CloseReason::TlsError`]; or with a server of a pool with `tls`, that of [`CloseReason::ServerTlsFailed`] and
-    /// [`CloseReason::ServerTlsError`]. Those that begin with `alert_` are alerts of the peer.
+    /// Why TLS with a peer failed: with a client of a terminated route, or with Encrypted ClientHello in split mode, the cause
+    /// of [`CloseReason::TlsHandshakeFailed`] and [`CloseReason::TlsError`]; or with a server of a pool with `tls`, or in that
+    /// mode, that of [`CloseReason::ServerTlsFailed`] and [`CloseReason::ServerTlsError`]. Those that begin with `alert_` are
+    /// alerts of the peer.
     TlsError {
         /// The peer supports neither TLS 1.2 nor TLS 1.3; a server, not the pool's `min_version`.
         NoSharedVersion = "no_shared_version",

@@ -10,6 +10,7 @@ mod close;
 mod connect;
 mod drained;
 mod ech;
+mod gateway_api;
 mod health;
 mod keepalive;
 mod manager;

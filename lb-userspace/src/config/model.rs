@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
 use super::gateway_api::GatewayApi;
 use super::health::{Eject, Health, OnDown};
+use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
 use crate::sniff::MAX_WINDOW;
@@ -242,8 +244,8 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Listen also while the machine does not have the addresses.
     pub freebind: bool,
-    /// Keys for Encrypted ClientHello, no two of the same number; empty: none is looked for.
-    pub ech: Arc<ech::Keys>,
+    /// Encrypted ClientHello; absent: none is looked for.
+    pub ech: Option<Ech>,
     /// How clients are refused.
     pub refuse: Refuse,
     /// Names for which no wider pattern of a route counts: their clients are refused unless a route has the very pattern.
@@ -258,6 +260,22 @@ pub enum Refuse {
     Alert,
     /// By nothing but the end of the connection. Where a pool has no server, TLS is not even begun.
     Close,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ech {
+    /// At least one, and no two of the same number.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many are opened for one client address per second.
+    pub openings: NonZeroU32,
+}
+
+impl Ech {
+    /// For one address without a word in the file: 35 ms of a core in each second.
+    pub const OPENINGS: NonZeroU32 = NonZeroU32::new(500).unwrap();
 }
 
 impl Listener {
@@ -278,7 +296,7 @@ impl Listener {
             backlog: 4096,
             keepalive: Keepalive::default(),
             freebind: false,
-            ech: Arc::new([]),
+            ech: None,
             refuse: Refuse::default(),
             reserved: Vec::new(),
         }
@@ -478,22 +496,13 @@ pub struct UpstreamTls {
     /// own host.
     pub server_name: Option<ServerName<'static>>,
     /// Of which a server's certificate must have one; empty: the name that the server is called.
-    pub san: Vec<ServerSan>,
+    pub san: Vec<San>,
     /// Shown to servers that ask for one.
     pub certificate: Option<Arc<Termination>>,
     /// Offered in order of preference; empty: the extension is not sent. Protocol names of 1 to 255 bytes, no duplicates.
     pub alpn: Vec<Box<str>>,
     /// The oldest version that is offered.
     pub min_version: MinVersion,
-}
-
-/// An alternative name of a server's certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ServerSan {
-    /// A host name, which a wildcard of the certificate may cover, or an IP address.
-    Name(ServerName<'static>),
-    /// A URI, byte by byte.
-    Uri(Box<str>),
 }
 
 /// The oldest version of TLS.

@@ -149,6 +149,9 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
                 match dial.greeting.exchange(&mut socket, deadline, &server, pool.tls.as_deref()).await {
                     Ok(session) => return Ok(Connected { socket, session, port, guard }),
                     Err(Unwelcome { reason, tls_error }) => {
+                        if let Some(cause) = tls_error {
+                            server.state.tls_errors.add(cause as usize);
+                        }
                         Failure { reason, tls_error, server: Some(server.clone()) }
                     }
                 }

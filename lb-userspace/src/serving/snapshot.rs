@@ -3,7 +3,9 @@
 use super::client_limit::share;
 use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination};
+use crate::config::{
+    self, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
+};
 use crate::ech;
 use crate::reason::RejectReason;
 use crate::route::{Match, Schedule, Table};
@@ -73,14 +75,25 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
-    /// Keys for Encrypted ClientHello.
-    pub ech: Arc<ech::Keys>,
+    /// Encrypted ClientHello; `None`: it is not looked for.
+    pub ech: Option<Ech>,
     /// How clients are refused.
     pub refuse: Refuse,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
     table: usize,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Debug)]
+pub struct Ech {
+    /// At least one.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many one client address may have opened.
+    pub openings: ClientLimit,
 }
 
 /// A route.
@@ -104,7 +117,7 @@ pub struct Route {
     /// They carry requests of HTTP, each of which is answered with 404.
     pub http: bool,
     /// Kept across reloads.
-    pub stats: Arc<RouteStats>,
+    pub stats: RouteStats,
     /// What becomes of its open connections when it is gone.
     pub on_removal: OnRemoval,
     backends: Backends,
@@ -233,7 +246,7 @@ impl Listener {
             backlog: 0,
             keepalive,
             freebind: false,
-            ech: Arc::new([]),
+            ech: None,
             refuse: Refuse::default(),
             stats: Arc::default(),
             // It takes no connection.
@@ -266,7 +279,7 @@ impl Route {
             clients: None,
             action: Action::Pass,
             http: false,
-            stats: Arc::default(),
+            stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
         }
@@ -343,7 +356,8 @@ impl Snapshot {
 
         let rates = config.listeners.iter().map(|listener| listener.client_rate);
         let rates = rates.chain(config.routes.iter().map(|route| route.client_rate));
-        let remembered = share(rates.flatten().count());
+        let openings = config.listeners.iter().filter(|listener| listener.ech.is_some());
+        let remembered = share(rates.flatten().count() + openings.count());
 
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
@@ -356,10 +370,14 @@ impl Snapshot {
         config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
         let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
         let mut verifiers = Verifiers::default();
+        let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
+        let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
             let listener = &config.listeners[route.listener];
-            let built = Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?);
+            let stats = known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
+            let built = build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?;
+            let built = Arc::new(built);
             let table = &mut tables[route.listener];
             match listener.protocol {
                 Protocol::Tcp | Protocol::Http => {
@@ -398,7 +416,15 @@ impl Snapshot {
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
-                    ech: listener.ech.clone(),
+                    ech: listener.ech.as_ref().map(|ech| Ech {
+                        keys: ech.keys.clone(),
+                        mode: ech.mode,
+                        openings: ClientLimit::new(
+                            ClientRate::per_second(ech.openings),
+                            remembered,
+                            known.and_then(|old| Some(&old.ech.as_ref()?.openings)),
+                        ),
+                    }),
                     refuse: listener.refuse,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
@@ -428,6 +454,7 @@ fn build_route(
     verifiers: &mut Verifiers,
     remembered: usize,
     known: Option<&Route>,
+    stats: RouteStats,
 ) -> Result<Route, CertificateRefused> {
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
@@ -447,7 +474,7 @@ fn build_route(
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
         http: route.http,
-        stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),
     })

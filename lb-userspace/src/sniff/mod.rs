@@ -17,14 +17,15 @@ mod sslv2;
 mod tests;
 
 use crate::reason::RejectReason;
-use records::Records;
 use std::borrow::Cow;
 
 pub use alert::alert;
-pub use hello::{Alpn, ClientHello, TlsRequest, TlsVersion, body, inner, offer};
+pub(crate) use alert::fatal;
+pub use hello::{Alpn, ClientHello, TlsRequest, TlsVersion, body, inner, offer, offers_no_older_than_1_3};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
-pub use records::{MAX_HELLO, MAX_WINDOW};
+pub(crate) use records::{HANDSHAKE, Records};
+pub use records::{MAX_HELLO, MAX_WINDOW, framed};
 pub use refusal::{cleartext_error, encrypted_error};
 
 /// What a listener's clients send before TLS.

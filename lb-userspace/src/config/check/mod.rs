@@ -226,7 +226,7 @@ fn listener(
     }
     let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
-        ech: ech::keys(draft, certificates, report),
+        ech: ech::check(draft, certificates, report),
         protocol: draft.protocol.or(default.protocol),
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         hello_bytes: draft.hello_bytes.or(default.hello_bytes),

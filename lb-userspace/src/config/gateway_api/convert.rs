@@ -82,6 +82,7 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
         }
     }
     for port in &mut ports {
+        made.auto_passthrough(view, port);
         made.finish(port);
     }
     made
@@ -118,6 +119,39 @@ fn ports<'g, 'i>(gateways: &'g Gateways<'i>) -> (Vec<Port<'g, 'i>>, HashMap<usiz
 }
 
 impl Drafts {
+    /// A route for each Service and port that an auto-passthrough listener covers, by the name that Istio's clients ask for. What
+    /// a route has goes before.
+    fn auto_passthrough(&mut self, view: &mut View<'_>, port: &mut Port<'_, '_>) {
+        let is_auto = |(_, listener): &&(usize, &Listener<'_>)| {
+            listener.is_auto_passthrough() && listener.is_programmed()
+        };
+        for (number, listener) in port.listeners.iter().filter(is_auto) {
+            for (key, service) in view.services().filter(|(_, service)| &*service.kind != "ExternalName") {
+                for service_port in service.ports.iter().filter(|port| pools::is_tcp(port)) {
+                    let Name { namespace, name } = &key.name;
+                    let host =
+                        format!("outbound_.{}_._.{name}.{namespace}.svc.cluster.local", service_port.port);
+                    let host = SniPattern::Exact(host.into());
+                    let narrowest = wider(&host).find_map(|wider| port.hosts.get(&wider));
+                    if narrowest != Some(number) || !port.taken.insert(host.clone()) {
+                        continue;
+                    }
+                    let at = place(key, "spec.ports");
+                    let name = format!(
+                        "auto.{}@{}",
+                        pools::name(&key.name, service_port.port),
+                        listener_name(listener)
+                    );
+                    let mut draft = route(at.clone(), name, &port.name);
+                    draft.sni = given(at.clone(), vec![Placed::new(at.clone(), host)]);
+                    let backend = self.backend(view, &key.name, service_port.port, at.clone());
+                    draft.backends = given(at.clone(), vec![Placed::new(at, backend)]);
+                    self.built.routes.push(draft);
+                }
+            }
+        }
+    }
+
     /// The listener of a port, and the routes that it has by itself.
     fn finish(&mut self, port: &mut Port<'_, '_>) {
         let (_, first) = port.listeners[0];

@@ -141,6 +141,13 @@ impl Listener<'_> {
         self.is_bound() && self.idle.is_none()
     }
 
+    /// Whether it passes clients on to the Service and port that their server name tells, as Istio's gateways between clusters
+    /// do.
+    pub(super) fn is_auto_passthrough(&self) -> bool {
+        let option = self.spec.tls.options.get("gateway.istio.io/listener-protocol");
+        self.is_for == Some(Use::Passthrough) && option.is_some_and(|option| option == "auto-passthrough")
+    }
+
     pub(super) fn port(&self) -> u16 {
         self.spec.port.get()
     }

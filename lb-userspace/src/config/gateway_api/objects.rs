@@ -451,6 +451,8 @@ pub(super) struct ListenerTls {
     pub(super) mode: Option<Box<str>>,
     #[serde(default)]
     pub(super) certificate_refs: Vec<Reference>,
+    #[serde(default)]
+    pub(super) options: BTreeMap<String, Value>,
 }
 
 /// Who may attach: `allowedRoutes`, `allowedListeners`.

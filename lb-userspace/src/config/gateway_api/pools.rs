@@ -55,8 +55,12 @@ pub(super) fn resolve(
     Ok((service, port))
 }
 
+pub(super) fn is_tcp(known: &ServicePort) -> bool {
+    known.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+}
+
 fn is_port(known: &ServicePort, port: u16) -> bool {
-    known.port == port && known.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+    known.port == port && is_tcp(known)
 }
 
 /// The servers of a Service's port, each with its place: those that are ready, or if there are none those that still serve while

@@ -25,7 +25,7 @@ fn what_is_left_out_has_its_default() {
     };
     assert_eq!(config.gateway, Gateway { fixed, live });
     let listener = Listener {
-        ech: Arc::new([]),
+        ech: None,
         name: "listener-1".into(),
         bind: vec!["0.0.0.0:443".parse().unwrap()],
         protocol: Protocol::Tls,

@@ -223,8 +223,11 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
 }
 
 fn ech(mut s: Section<'_, '_>) -> EchDraft {
-    s.read("mode", |r, v| r.choice(v, &ECH_MODES));
-    EchDraft { keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))) }
+    EchDraft {
+        keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &ECH_MODES)),
+        openings: s.read("openings", |r, v| r.integer(v, CONNECTIONS)),
+    }
 }
 
 /// Without host bits.
@@ -393,7 +396,7 @@ fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
         ca: s.read("ca", |r, v| r.parse(v, value::path)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
-        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
+        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s
             .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         alpn: s.read("alpn", alpn),

@@ -5,9 +5,10 @@
 use std::ops::RangeInclusive;
 
 use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS, KEEPALIVE_EXAMPLE};
-use crate::config::model::{Listener, Protocol, Refuse};
+use crate::config::model::{Ech, Listener, Protocol, Refuse};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
+use crate::ech::Mode;
 use crate::sniff::MAX_WINDOW;
 
 /// Of `hello_bytes`: clients of today send up to 2 kB.
@@ -159,15 +160,25 @@ pub(in crate::config::toml) const ECH: Table = Table {
         },
         Key {
             name: "mode",
-            example: r#""shared""#,
-            meaning: "what the servers have: the same keys",
+            example: r#""split""#,
+            meaning: "`shared`: the servers have the same keys, and get the ClientHello as it came. `split`: they have no key, \
+                      and get the one inside",
             values: Of(|| one_of(&ECH_MODES)),
-            default: Some(Is("`\"shared\"`")),
+            default: Some(Of(|| word(&ECH_MODES, &Mode::default()))),
+        },
+        Key {
+            name: "openings",
+            example: "100",
+            meaning: "encrypted ClientHellos that are opened for one client address per second; who sends more is turned away \
+                      (`ech_rate`)",
+            values: Of(|| integers(&CONNECTIONS)),
+            default: Some(Of(|| code(Ech::OPENINGS))),
         },
     ],
 };
 
-pub(in crate::config::toml) const ECH_MODES: [(&str, ()); 1] = [("shared", ())];
+pub(in crate::config::toml) const ECH_MODES: [(&str, Mode); 2] =
+    [("shared", Mode::Shared), ("split", Mode::Split)];
 
 /// One with nothing but defaults.
 fn a_listener() -> Listener {
