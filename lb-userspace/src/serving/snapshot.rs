@@ -1,7 +1,7 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
-use super::{ClientLimit, ListenerStats, Pool, RouteStats};
+use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Termination};
 use crate::ech;
@@ -11,7 +11,7 @@ use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -75,6 +75,8 @@ pub struct Listener {
     pub freebind: bool,
     /// Keys for Encrypted ClientHello.
     pub ech: Arc<ech::Keys>,
+    /// How MySQL's clients are received; `None` unless that is the protocol.
+    pub mysql: Option<Reception>,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
@@ -231,6 +233,7 @@ impl Listener {
             keepalive,
             freebind: false,
             ech: Arc::new([]),
+            mysql: None,
             stats: Arc::default(),
             // It takes no connection.
             table: usize::MAX,
@@ -303,6 +306,14 @@ impl Snapshot {
         self.tables[listener.table].lookup(sni, offers)
     }
 
+    /// The pools whose servers speak MySQL, each once.
+    pub fn mysql_pools(&self) -> Vec<Arc<Pool>> {
+        let mut seen = HashSet::new();
+        let receptions = self.listeners.iter().filter_map(|listener| listener.mysql.as_ref());
+        let pools = receptions.flat_map(Reception::pools).filter(|pool| seen.insert(Arc::as_ptr(pool)));
+        pools.cloned().collect()
+    }
+
     /// Every address to listen on.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.binds().map(|bind| bind.address)
@@ -348,7 +359,7 @@ impl Snapshot {
             let table = &mut tables[route.listener];
             match listener.protocol {
                 Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], built.clone()),
-                Protocol::Tls | Protocol::Postgres => {
+                Protocol::Tls | Protocol::Postgres | Protocol::Mysql => {
                     for pattern in &*route.sni {
                         table.insert(pattern, &route.alpn, built.clone());
                     }
@@ -378,6 +389,7 @@ impl Snapshot {
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
                     ech: listener.ech.clone(),
+                    mysql: reception(index, listener, &routes, config),
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
                 })
@@ -397,6 +409,22 @@ impl Snapshot {
             tables,
         })
     }
+}
+
+/// How the clients of this listener are received, if they are MySQL's.
+fn reception(
+    index: usize,
+    listener: &config::Listener,
+    routes: &[Arc<Route>],
+    config: &Config,
+) -> Option<Reception> {
+    if listener.protocol != Protocol::Mysql {
+        return None;
+    }
+    let mut seen = HashSet::new();
+    let own = routes.iter().zip(&config.routes).filter(|(_, source)| source.listener == index);
+    let pools = own.flat_map(|(route, _)| route.pools()).filter(|pool| seen.insert(Arc::as_ptr(pool)));
+    Some(Reception::new(listener.version.clone(), listener.plugin.clone(), pools.cloned().collect()))
 }
 
 fn build_route(
