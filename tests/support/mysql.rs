@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::certs::Leaf;
 use crate::netns::NetNs;
@@ -77,6 +77,9 @@ pub fn mysql_cli(ns: &NetNs) -> Result<Command> {
     let front = front("usr/bin/mysql").context("MySQL is not there")?;
     let mut command = ns.command(&front[0]);
     command.args(&front[1..]).arg("--no-defaults");
+    // `mysql_native_password` is no part of the client any more.
+    let plugins = unpacked().context("MySQL is not there")?.join("usr/lib/mysql/plugin");
+    command.arg(format!("--plugin-dir={}", plugins.display()));
     Ok(command)
 }
 
@@ -88,22 +91,23 @@ impl Mysql {
         fs::create_dir(&data)?;
         fs::write(files.join("hosts"), HOSTS)?;
         fs::write(files.join("accounts.sql"), ACCOUNTS)?;
-        let mut install = server(ns, family, &files)?;
-        match family {
+        let mut install = match family {
             Family::Mysql => {
+                let mut install = server(ns, family, &files)?;
                 install.args(["--initialize-insecure", "--innodb-redo-log-capacity=8M"]);
-                checked_output(&mut install)?;
+                install
             }
             Family::Mariadb => {
                 let mut install = ns.command("mariadb-install-db");
                 install.args(["--no-defaults", "--user=root", "--skip-test-db"]);
                 install.arg("--auth-root-authentication-method=normal");
-                checked_output(install.arg(format!("--datadir={}", data.display())))?;
+                install.arg(format!("--datadir={}", data.display()));
+                install
             }
-        }
-        let mut accounts = server(ns, family, &files)?;
-        accounts.args(options);
-        let mut server = accounts;
+        };
+        checked_output(&mut install)?;
+        let mut server = server(ns, family, &files)?;
+        server.args(options);
         server.arg(format!("--init-file={}", files.join("accounts.sql").display()));
         server.arg(format!("--port={port}")).arg(format!("--socket={}", files.join("socket").display()));
         server.arg(format!("--pid-file={}", files.join("pid").display()));
@@ -142,7 +146,6 @@ fn server(ns: &NetNs, family: Family, files: &TempDir) -> Result<Command> {
     command.arg(format!("--datadir={}", files.join("data").display()));
     if family == Family::Mysql {
         let usr = unpacked().context("MySQL is not there")?.join("usr");
-        ensure!(usr.is_dir());
         command.arg(format!("--basedir={}", usr.display()));
         command.arg(format!("--lc-messages-dir={}", usr.join("share/mysql").display()));
         command.arg(format!("--character-sets-dir={}", usr.join("share/mysql/charsets").display()));
