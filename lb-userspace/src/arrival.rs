@@ -4,7 +4,7 @@ use crate::accept;
 use crate::account::Visitor;
 use crate::clock::now_ms;
 use crate::close::LegSocket;
-use crate::config::Protocol;
+use crate::config::{Protocol, Refuse};
 use crate::ech;
 use crate::mysql;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
@@ -83,7 +83,7 @@ impl Arrival {
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
         match self.visitor.listener.protocol {
-            Protocol::Tcp => {}
+            Protocol::Tcp | Protocol::Http => {}
             Protocol::Tls => self.sniff(Sniffer::limited(Preamble::Tls, self.limit())).await?,
             Protocol::Postgres => self.sniff(Sniffer::limited(Preamble::Postgres, self.limit())).await?,
             Protocol::Mysql => {
@@ -229,22 +229,23 @@ impl Arrival {
 
     /// The last word to a client that is turned away, in its own protocol: a TLS alert, or an error of PostgreSQL or MySQL.
     pub(crate) fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
+        if self.visitor.listener.protocol == Protocol::Mysql
+            && let Some(error) = mysql::rejected_error(reason)
+        {
+            return error.into();
+        }
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
         let alert = match self.visitor.listener.protocol {
-            Protocol::Tcp => None,
+            Protocol::Tcp | Protocol::Http => None,
             Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
                 return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
             }
-            Protocol::Mysql if reason == RejectReason::MysqlCleartext => {
-                return mysql::cleartext_error().into();
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql
+                if self.visitor.listener.refuse == Refuse::Close =>
+            {
+                None
             }
-            Protocol::Mysql => {
-                if let Some(error) = mysql::rejected_error(reason) {
-                    return error.into();
-                }
-                sniff::alert(reason)
-            }
-            Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql => sniff::alert(reason),
         };
         if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
             setbacks.note(client, Setback::Rejected(reason), now_ms());

@@ -3,7 +3,7 @@
 mod ech_key;
 
 use crate::admin::{Client, text, top, view::ConnectionFilter};
-use crate::config::{self, Config, Gateway, Interfaces, Sources};
+use crate::config::{self, Config, Gateway, Interfaces, Pool, SourceAddress, Sources};
 use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
@@ -50,8 +50,8 @@ enum Command {
     Check(ConfigFile),
     /// Show what this kernel and this user can do, and how to get what is missing.
     Doctor {
-        /// The configuration whose `source_ports` and `bpffs` to look at [default: /etc/snisplice/snisplice.toml if it is
-        /// there, else the defaults of its keys].
+        /// The configuration whose `source_ports`, `bpffs`, and pools with `source = "client"` to look at [default:
+        /// /etc/snisplice/snisplice.toml if it is there, else the defaults of its keys].
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -195,13 +195,23 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Check(ConfigFile { config: path }) => {
             let (config, _) = load(&path)?;
+            if let Some(pool) = config.pools.iter().find(|pool| pool.source == SourceAddress::Client)
+                && let Err(error) = kernel::tcp::may_be_transparent()
+            {
+                eprintln!(
+                    "warning: the pool `{}` has source = \"client\", for which `run` needs CAP_NET_ADMIN; not permitted \
+                     to this user: {error}",
+                    pool.name
+                );
+            }
             let (listeners, routes, pools) =
                 (config.listeners.len(), config.routes.len(), config.pools.len());
             show(&format!("{}: {}: good\n", path.display(), parts(listeners, routes, pools)))
         }
         Command::Doctor { config } => {
+            let pools = pools_of(config.as_deref());
             let Gateway { fixed, .. } = gateway_of(config)?;
-            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs);
+            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs, &pools);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
@@ -292,11 +302,26 @@ fn load(path: &Path) -> Result<(Config, Sources), Failure> {
 
 /// As [`load`], but only the `[gateway]` table: of the file of `-c`, or of [`CONFIG`]; its defaults if there is no such file.
 fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
-    let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
-    match named.or_else(default) {
+    match named.or_else(default_file) {
         Some(path) => shown(&path, config::load_gateway(&path)),
         None => Ok(Gateway::default()),
     }
+}
+
+/// The pools of that file; none if it has errors, of which those of `[gateway]` are shown by [`gateway_of`].
+fn pools_of(named: Option<&Path>) -> Vec<Pool> {
+    let Some(path) = named.map(Path::to_path_buf).or_else(default_file) else { return Vec::new() };
+    match config::load(&path).0 {
+        Ok((config, _)) => config.pools,
+        Err(_) => {
+            eprintln!("snisplice: {}: its servers are not asked: `check` shows why", path.display());
+            Vec::new()
+        }
+    }
+}
+
+fn default_file() -> Option<PathBuf> {
+    Some(PathBuf::from(CONFIG)).filter(|path| path.exists())
 }
 
 /// "1 listener, 2 routes, 2 pools".

@@ -5,16 +5,17 @@
 mod mysql;
 
 use crate::account::{Account, Connection};
+use crate::answer;
 use crate::arrival::{Arrival, Routed};
 use crate::clock::now_ms;
-use crate::close::{LegSocket, farewell};
-use crate::config::{LiveGateway, Protocol, ProxyVersion};
+use crate::close::{LegSocket, farewell, linger};
+use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::mysql::ServerError;
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
-    Action, ClientPermit, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
+    Action, ClientPermit, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
 };
 use crate::sniff::{self, ClientHello, TlsRequest};
 use crate::socket::{reset_on_close, write_all};
@@ -24,7 +25,7 @@ use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection
 use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
 use crate::splice::tls::Tls;
-use crate::splice::transport::Plain;
+use crate::splice::transport::{Failure, Plain, Transport};
 use crate::tier::choose;
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
@@ -160,9 +161,14 @@ impl Passage {
         let route = self.route.clone();
         let request = hello.and_then(|hello| hello.request);
         let reason = match &route.action {
+            Action::Pass if route.http => {
+                let near = Plain::new(&self.client, window);
+                let end = Box::pin(self.answer(near)).await;
+                self.relayed(end)
+            }
             Action::Pass => {
                 let plan = self.plan();
-                match self.connect(plan.ok(), request, None).await {
+                match self.connect(plan.ok(), request, None, route.draw()).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
@@ -311,6 +317,22 @@ impl Passage {
         })
     }
 
+    /// splice: answers a request of HTTP.
+    async fn answer(&self, near: impl Transport) -> Result<CloseReason, (Side, TlsError)> {
+        let bound = self.account.connection.listener.hello_timeout;
+        let answered = timeout(bound, answer::not_found(near, &self.account.connection.traffic));
+        match answered.await {
+            Err(_) => Ok(CloseReason::IdleTimeout),
+            Ok(Ok(false)) => Ok(CloseReason::ClientClosed),
+            Ok(Ok(true)) => {
+                linger(&self.client).await;
+                Ok(CloseReason::Answered)
+            }
+            Ok(Err(Failure::Socket)) => Ok(CloseReason::ClientReset),
+            Ok(Err(Failure::Tls(cause))) => Err((Side::Client, cause)),
+        }
+    }
+
     /// connect, splice: TLS ends here.
     async fn terminate(
         &mut self,
@@ -318,6 +340,13 @@ impl Passage {
         request: Option<TlsRequest>,
         window: Vec<u8>,
     ) -> CloseReason {
+        let ticket = self.route.draw();
+        let is_nobody_there = |pool: Option<&Arc<Pool>>| pool.is_some_and(|pool| pool.servers().is_empty());
+        if self.account.connection.listener.refuse == Refuse::Close
+            && is_nobody_there(self.route.pools_for(ticket).next())
+        {
+            return CloseReason::NoServer;
+        }
         let mut session = match self.handshake(terminator, window).await {
             Ok(session) => session,
             Err(error) => {
@@ -327,11 +356,15 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
+        if self.route.http {
+            let end = self.answer(Tls::new(session, &self.client)).await;
+            return self.relayed(end);
+        }
         if let Some(TlsRequest::Mysql(asked)) = request {
             // Boxed: other protocols need not pay for its future.
-            return Box::pin(self.terminate_mysql(session, asked.offer)).await;
+            return Box::pin(self.terminate_mysql(session, asked.offer, ticket)).await;
         }
-        let connected = self.connect(None, None, Some(&session)).await;
+        let connected = self.connect(None, None, Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(Unconnected { reason, .. }) => {
@@ -381,32 +414,37 @@ impl Passage {
     }
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
-    /// `request`: before a ClientHello that the server is to get. `ended`: the client's TLS, if
-    /// the gateway has ended that.
+    /// `request`: before a ClientHello that the server is to get. `ended`: the client's TLS, if the gateway has ended that.
+    /// `ticket`: what was drawn of the route.
     async fn connect(
         &mut self,
         plan: Option<Plan>,
         request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
+        ticket: u64,
     ) -> Result<Upstream, Unconnected> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
-        let source = plan.and_then(|plan| {
-            let ports = gateway.packet().ok()?.ports();
-            Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
-        });
-        let mut dial =
-            Dial { client: self.account.connection.client.ip(), source, greeting: Greeting::default() };
+        let client = self.account.connection.client;
+        let mut dial = Dial { client: client.ip(), source: None, greeting: Greeting::default() };
         let own_request = match self.account.connection.listener.protocol {
             Protocol::Postgres => Some(TlsRequest::Postgres),
             // A MySQL client's request is always `request`.
-            Protocol::Tls | Protocol::Mysql | Protocol::Tcp => None,
+            Protocol::Tls | Protocol::Mysql | Protocol::Tcp | Protocol::Http => None,
         };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let (mut words, mut reached) = (None, None);
-        for pool in route.next_pools() {
+        for pool in route.pools_for(ticket) {
             // What the gateway encrypts is not spliced.
-            dial.source = source.filter(|_| pool.tls.is_none());
+            let plan = plan.filter(|_| pool.tls.is_none());
+            let client = (pool.source == SourceAddress::Client).then_some(client);
+            let ipv4 = client.map(|client| client.is_ipv4()).or(plan.map(|plan| plan.is_ipv4()));
+            dial.source = ipv4.map(|ipv4| Source {
+                ports: gateway.ports(),
+                client,
+                mss: plan.and_then(|plan| plan.mss()),
+                ipv4,
+            });
             dial.greeting.request = request.or(own_request.filter(|_| pool.tls.is_some()));
             dial.greeting.header = match pool.send_proxy {
                 Some(version) => {

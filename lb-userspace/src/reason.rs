@@ -138,6 +138,12 @@ reasons! {
         ConnectFailed = "connect_failed",
         /// The last server that was tried did not answer within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
+        /// The last server that was tried did not answer the client's address within `connect_timeout` (pools with `source =
+        /// "client"`): its answers may not be routed through the gateway.
+        ClientAddressUnanswered = "client_address_unanswered",
+        /// The client's address cannot be a source toward any server of the pool (`source = "client"`): it is of the other
+        /// family, link-local, or no host's.
+        ClientAddressUnusable = "client_address_unusable",
         /// The server refused TLS in its PostgreSQL or MySQL preamble, refused the connection there, or said something else.
         ServerPreamble = "server_preamble",
         /// Its server went down, and the pool's `on_down` is `kill`.
@@ -158,6 +164,8 @@ reasons! {
         Killed = "killed",
         /// A reload took its route away, whose `on_removal` says that it ends.
         RouteRemoved = "route_removed",
+        /// The gateway has answered its request of HTTP itself.
+        Answered = "answered",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
         /// A new IPsec policy wants its packets encrypted, which the packet tier cannot do.
@@ -373,6 +381,9 @@ reasons! {
         FlowTaken = "flow_taken",
         /// None of `source_ports` was free toward the server.
         NoSourcePort = "no_source_port",
+        /// The server sees the client's address (`source = "client"`), and no rule leads packets with the gateway's mark to its
+        /// own sockets.
+        NoMarkRule = "no_mark_rule",
         /// A device has no tc program, or a route encapsulates packets.
         DeviceUnsupported = "device_unsupported",
         /// The routing table has no route to an end, though its packets arrive.

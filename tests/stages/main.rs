@@ -23,6 +23,7 @@ mod removed;
 mod route;
 mod server_tls;
 mod sniff;
+mod source;
 mod splice;
 mod starting;
 mod terminate;

@@ -3,6 +3,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -18,6 +19,7 @@ use super::address::Origin;
 use super::authorities::Authorities;
 use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
+use super::gateway_api::GatewayApi;
 use super::health::{Eject, Health, OnDown};
 use crate::ech;
 use crate::reason::Tier;
@@ -35,6 +37,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// See [`Pool`].
     pub pools: Vec<Pool>,
+    /// Present: some of them are made of objects.
+    pub gateway_api: Option<GatewayApi>,
 }
 
 /// `[gateway]`: what holds for the whole process.
@@ -244,6 +248,20 @@ pub struct Listener {
     pub plugin: Option<Box<str>>,
     /// Keys for Encrypted ClientHello, no two of the same number; empty: none is looked for.
     pub ech: Arc<ech::Keys>,
+    /// How clients are refused.
+    pub refuse: Refuse,
+    /// Names for which no wider pattern of a route counts: their clients are refused unless a route has the very pattern.
+    pub reserved: Vec<SniPattern>,
+}
+
+/// How a TLS client without a route is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refuse {
+    /// With a TLS alert that says why.
+    #[default]
+    Alert,
+    /// By nothing but the end of the connection. Where a pool has no server, TLS is not even begun.
+    Close,
 }
 
 impl Listener {
@@ -267,6 +285,8 @@ impl Listener {
             version: None,
             plugin: None,
             ech: Arc::new([]),
+            refuse: Refuse::default(),
+            reserved: Vec::new(),
         }
     }
 }
@@ -282,6 +302,8 @@ pub enum Protocol {
     Mysql,
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.
     Tcp,
+    /// Requests of HTTP, and the listener has exactly one route.
+    Http,
 }
 
 /// `[[route]]`: which connections of a listener go to which pools.
@@ -299,7 +321,9 @@ pub struct Route {
     pub alpn: Vec<Box<str>>,
     /// What becomes of its connections; [`Action::Pass`] on a `tcp` listener.
     pub action: Action,
-    /// Not empty; at least one weight is above 0.
+    /// Its connections carry requests of HTTP, and each is answered with 404.
+    pub http: bool,
+    /// At least one weight is above 0; empty with `http`.
     pub backends: Vec<Backend>,
     /// If no server of the chosen pool can be reached, another of `backends` is tried.
     pub retry_other_pool: bool,
@@ -366,8 +390,13 @@ pub struct Termination {
     pub key: PrivateKeyDer<'static>,
     /// What clients' certificates are held against; absent: clients are asked for none.
     pub client_auth: Option<Arc<ClientAuth>>,
-    /// When the leaf expires, in seconds since the Unix epoch.
+    /// When the leaf expires, in seconds since the Unix epoch; of several the first that does.
     pub not_after: u64,
+    /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
+    pub names: BTreeSet<Box<str>>,
+    /// Others to choose from, by the names that they are for, without client authentication of their own: the one with the
+    /// longest name that covers the client's.
+    pub more: Vec<Arc<Termination>>,
 }
 
 impl fmt::Debug for Termination {
@@ -385,9 +414,12 @@ impl fmt::Debug for Termination {
 pub struct Backend {
     /// Index into [`Config::pools`].
     pub pool: usize,
-    /// 0 to 256, as a share of the sum over the route's backends; 0 takes none.
+    /// 0 to [`MAX_WEIGHT`], as a share of the sum over the route's backends; 0 takes none.
     pub weight: u32,
 }
+
+/// Of a backend.
+pub const MAX_WEIGHT: u32 = 256;
 
 impl Backend {
     /// One with the defaults of all other keys.
@@ -403,7 +435,7 @@ pub struct Pool {
     pub name: Arc<str>,
     /// How a server is chosen.
     pub balance: Balance,
-    /// Not empty; no address and no service twice.
+    /// No address and no service twice. Empty: clients are refused.
     pub servers: Vec<Server>,
     /// Time in which a server that gets connections again comes to its whole share; zero: at once.
     pub slow_start: Duration,
@@ -411,6 +443,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// The PROXY header sent to servers; absent: none.
     pub send_proxy: Option<ProxyVersion>,
+    /// Whose address servers see.
+    pub source: SourceAddress,
     /// Of the leg to the server; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
     /// How its servers are checked; absent: not at all.
@@ -433,6 +467,7 @@ impl Pool {
             slow_start: Duration::ZERO,
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            source: SourceAddress::default(),
             keepalive: Keepalive::default(),
             health: None,
             eject: None,
@@ -500,6 +535,16 @@ pub enum Balance {
     SourceHash,
     /// The one with fewer connections of two that are drawn at random.
     Random,
+}
+
+/// Whose address a server sees as the source of a client's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// The gateway's, which the route to the server has.
+    #[default]
+    Gateway,
+    /// The client's, or what a trusted proxy said it is. The servers' answers must be routed through the gateway.
+    Client,
 }
 
 /// The form of the PROXY header.

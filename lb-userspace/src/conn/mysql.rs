@@ -27,6 +27,7 @@ impl Passage {
         &mut self,
         mut session: Session<Serving>,
         offer: Offer,
+        ticket: u64,
     ) -> CloseReason {
         let bound = self.account.connection.listener.hello_timeout;
         let login = match timeout(bound, login(&mut session, &self.client)).await {
@@ -44,7 +45,8 @@ impl Passage {
                 Err(LoginError::Malformed) => return CloseReason::ClientLogin,
             },
         };
-        let connected = self.connect(None, Some(TlsRequest::Mysql(login.asked())), Some(&session)).await;
+        let connected =
+            self.connect(None, Some(TlsRequest::Mysql(login.asked())), Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, thread, guard, .. } = match connected {
             Ok(connected) => connected,
             Err(Unconnected { reason, words }) => {

@@ -4,13 +4,14 @@ use super::removed::Removed;
 use super::report::AdminSide;
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
-use super::{Fault, ReloadRequest, drained};
+use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::Operations;
 use crate::admin::http;
 use crate::admin::socket::{self, AdminSocket};
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Config, FixedGateway, Sources};
+use crate::connect::GatewayPorts;
 use crate::connect::health::Prober;
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
@@ -100,7 +101,9 @@ impl Control {
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
         let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
         drained::restore(&settings.fixed.state_dir, &snapshot);
-        let packet = open_packet(&settings, &snapshot)?;
+        let FixedGateway { source_ports, bpffs, .. } = &settings.fixed;
+        let ports = Arc::new(GatewayPorts::new(source_ports.clone(), bpffs.clone()));
+        let packet = open_packet(&settings, &snapshot, &ports)?;
         let sockets = open(snapshot.binds(), workers, &inherited)?;
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
@@ -128,10 +131,12 @@ impl Control {
             packet.load_aside()?;
         }
         privileges::drop_privileges().context("cannot drop privileges")?;
+        // With what is left of them.
+        may_use_client_addresses(&snapshot)?;
 
         let (reloads, requests) = mpsc::unbounded_channel();
         let books = Books::new(workers, access_log);
-        let gateway = Arc::new(RunningGateway::new(snapshot, books, packet, sockmap));
+        let gateway = Arc::new(RunningGateway::new(snapshot, books, packet, sockmap, ports));
         let stopping = AtomicBool::new(false);
         let admin_side = Arc::new(AdminSide {
             gateway: gateway.clone(),
@@ -329,13 +334,14 @@ impl Control {
 fn open_packet(
     config: &config::Gateway,
     snapshot: &Snapshot,
+    ports: &Arc<GatewayPorts>,
 ) -> anyhow::Result<Result<Arc<PacketTier>, FallbackReason>> {
     let (bpffs, is_wanted) = (&config.fixed.bpffs, config.live.tiers.contains(&Tier::Packet));
     // Also if it is not configured: connections of an earlier process must still be ended and counted.
     if !is_wanted && connections(bpffs).unwrap_or(0) == 0 {
         return Ok(Err(FallbackReason::PacketUnavailable));
     }
-    let opened = PacketTier::open(&config.fixed).and_then(|packet| {
+    let opened = PacketTier::open(&config.fixed, ports.clone()).and_then(|packet| {
         packet.listen(snapshot.addresses())?;
         // Somebody has removed the programs' pins, and without programs the connections hang.
         if packet.kernel().has_connections() && !packet.kernel().has_programs() {

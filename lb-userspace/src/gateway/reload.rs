@@ -3,7 +3,7 @@
 use super::control::{Control, give_back_memory, open};
 use super::watch::Watched;
 use super::worker::Command;
-use super::{Fault, ReloadRequest, drained};
+use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
 use crate::admin::view;
 use crate::config::{self, Sources};
 use crate::connect::resolve::FirstAnswers;
@@ -125,6 +125,7 @@ fn build(path: &Path, old: &Snapshot) -> (Result<Built, String>, Sources) {
     let built = checked.map_err(|errors| errors.render(false)).and_then(|(config, warnings)| {
         let snapshot =
             Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
+        may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
         let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
         Ok(Built { snapshot, gateway: config.gateway, warnings })
     });

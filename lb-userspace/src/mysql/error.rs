@@ -17,8 +17,8 @@ const UNREACHABLE: u16 = 2003;
 /// ER_SECURE_TRANSPORT_REQUIRED.
 const NEEDS_TLS: u16 = 3159;
 
-/// The sequence number of an answer to what a client has sent after the greeting, by TLS or without.
-pub const HANDSHAKE: u8 = 2;
+/// The sequence number of the answer to a login without TLS.
+const LOGIN: u8 = 2;
 
 /// An error that a server has sent in place of its greeting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,19 +50,14 @@ impl ServerError {
 }
 
 /// To a client that logs in without TLS.
-pub fn cleartext_error() -> Vec<u8> {
-    error(
-        HANDSHAKE,
-        NEEDS_TLS,
-        GENERAL,
-        b"this gateway needs TLS with SNI: the server name in the TLS handshake selects the database server \
-          (mysql: --ssl-mode=REQUIRED --tls-sni-servername=NAME)",
-    )
-}
+const CLEARTEXT: &[u8] =
+    b"this gateway needs TLS with SNI: the server name in the TLS handshake selects the database \
+    server (mysql: --ssl-mode=REQUIRED --tls-sni-servername=NAME)";
 
-/// To a client that is turned away before it was greeted.
+/// To a client that is turned away before it was greeted, or without TLS.
 pub fn rejected_error(reason: R) -> Option<Vec<u8>> {
     match reason {
+        R::MysqlCleartext => Some(error(LOGIN, NEEDS_TLS, GENERAL, CLEARTEXT)),
         R::ClientRate | R::ClientFull => {
             Some(error(0, TOO_MANY, NOT_CONNECTED, b"too many connections from this address"))
         }
@@ -122,8 +117,9 @@ mod tests {
             assert!(error.message.is_ascii() && !error.message.contains(&b'\n'), "{reason}");
         }
         let told = R::ALL.iter().filter_map(|reason| rejected_error(*reason));
-        assert!(told.map(|packet| read(&packet)).all(|(sequence, _)| sequence == 0));
-        assert_eq!(read(&cleartext_error()).1.code, 3159);
+        let told: Vec<_> =
+            told.map(|packet| read(&packet)).map(|(sequence, error)| (sequence, error.code)).collect();
+        assert_eq!(told, [(0, TOO_MANY), (0, TOO_MANY), (0, UNREACHABLE), (LOGIN, NEEDS_TLS)]);
     }
 
     #[test]

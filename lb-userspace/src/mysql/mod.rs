@@ -14,7 +14,7 @@ mod login;
 mod packet;
 mod request;
 
-pub use error::{HANDSHAKE, ServerError, cleartext_error, closed_error, old_client_error, rejected_error};
+pub use error::{ServerError, closed_error, old_client_error, rejected_error};
 pub use greeting::{Announcement, Family, Greeted, Offer, SALT, ServerGreeting, read_greeting, salt};
 pub use kill::Kills;
 pub use login::{Login, LoginError, MAX_LOGIN};

@@ -3,7 +3,7 @@
 use super::client_limit::share;
 use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Termination};
+use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination};
 use crate::ech;
 use crate::reason::RejectReason;
 use crate::route::{Match, Schedule, Table};
@@ -43,8 +43,8 @@ pub struct Snapshot {
     /// What holds for all of them.
     pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
-    /// The routes of each listener.
-    tables: Vec<Table<Arc<Route>>>,
+    /// The routes of each listener; `None`: the name is reserved, see [`config::Listener::reserved`].
+    tables: Vec<Table<Option<Arc<Route>>>>,
 }
 
 /// A listener.
@@ -77,6 +77,8 @@ pub struct Listener {
     pub ech: Arc<ech::Keys>,
     /// How MySQL's clients are received; `None` unless that is the protocol.
     pub mysql: Option<Reception>,
+    /// How clients are refused.
+    pub refuse: Refuse,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
@@ -101,6 +103,8 @@ pub struct Route {
     pub clients: Option<ClientLimit>,
     /// What becomes of its connections.
     pub action: Action,
+    /// They carry requests of HTTP, each of which is answered with 404.
+    pub http: bool,
     /// Kept across reloads.
     pub stats: Arc<RouteStats>,
     /// What becomes of its open connections when it is gone.
@@ -126,9 +130,8 @@ struct Shares {
 }
 
 impl Shares {
-    /// The pools for a new connection.
-    fn next(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        let ticket = self.choices.fetch_add(1, Relaxed);
+    /// The pools for the connection with this ticket.
+    fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
         let first = self.schedule.pick(ticket);
         let others = self.retry_other_pool.then(|| {
             let mut seen = Vec::from_iter(first);
@@ -234,6 +237,7 @@ impl Listener {
             freebind: false,
             ech: Arc::new([]),
             mysql: None,
+            refuse: Refuse::default(),
             stats: Arc::default(),
             // It takes no connection.
             table: usize::MAX,
@@ -264,6 +268,7 @@ impl Route {
             max_connections: None,
             clients: None,
             action: Action::Pass,
+            http: false,
             stats: Arc::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
@@ -279,14 +284,22 @@ impl Route {
         pools.iter()
     }
 
-    /// The pool for a new connection, by weight, and then those to try where it has no server that can be reached; none
-    /// when every weight is 0.
-    pub fn next_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+    /// For a new connection: see [`pools_for`](Self::pools_for).
+    pub fn draw(&self) -> u64 {
+        match &self.backends {
+            Backends::One(_) => 0,
+            Backends::Several(shares) => shares.choices.fetch_add(1, Relaxed),
+        }
+    }
+
+    /// The pool for a connection that has drawn this ticket, by weight, and then those to try where it has no server that can
+    /// be reached; none when every weight is 0.
+    pub fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
         let (only, shares) = match &self.backends {
             Backends::One(pool) => (Some(pool), None),
             Backends::Several(shares) => (None, Some(&**shares)),
         };
-        only.into_iter().chain(shares.into_iter().flat_map(Shares::next))
+        only.into_iter().chain(shares.into_iter().flat_map(move |shares| shares.pools_for(ticket)))
     }
 }
 
@@ -303,7 +316,9 @@ impl Snapshot {
         sni: Option<&str>,
         offers: impl Fn(&str) -> bool,
     ) -> Result<(&Arc<Route>, Match), RejectReason> {
-        self.tables[listener.table].lookup(sni, offers)
+        let (route, found) = self.tables[listener.table].lookup(sni, offers)?;
+        let nobody = if sni.is_some() { RejectReason::UnknownSni } else { RejectReason::NoSni };
+        Ok((route.as_ref().ok_or(nobody)?, found))
     }
 
     /// The pools whose servers speak MySQL, each once.
@@ -358,14 +373,20 @@ impl Snapshot {
             let built = Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?);
             let table = &mut tables[route.listener];
             match listener.protocol {
-                Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], built.clone()),
+                Protocol::Tcp | Protocol::Http => {
+                    table.insert(&config::SniPattern::Any, &[], Some(built.clone()));
+                }
                 Protocol::Tls | Protocol::Postgres | Protocol::Mysql => {
                     for pattern in &*route.sni {
-                        table.insert(pattern, &route.alpn, built.clone());
+                        table.insert(pattern, &route.alpn, Some(built.clone()));
                     }
                 }
             }
             routes.push(built);
+        }
+        for (listener, table) in config.listeners.iter().zip(&mut tables) {
+            // A route with the very pattern comes first: it was inserted before, and takes any ALPN.
+            listener.reserved.iter().for_each(|pattern| table.insert(pattern, &[], None));
         }
         let listeners: Vec<_> = config
             .listeners
@@ -390,6 +411,7 @@ impl Snapshot {
                     freebind: listener.freebind,
                     ech: listener.ech.clone(),
                     mysql: reception(index, listener, &routes, config),
+                    refuse: listener.refuse,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
                 })
@@ -452,6 +474,7 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
+        http: route.http,
         stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),

@@ -32,7 +32,7 @@ pub use refusal::{cleartext_error, encrypted_error};
 /// What a listener's clients send before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preamble {
-    /// Nothing: the first byte belongs to a TLS record.
+    /// Nothing: the first byte belongs to a TLS record. PostgreSQL's requests, which no TLS begins like, are answered too.
     Tls,
     /// GSSENCRequest and SSLRequest, each at most once, or none of them (PostgreSQL 17).
     Postgres,
@@ -80,13 +80,13 @@ pub struct Sniffer {
 
 #[derive(Debug)]
 enum SniffState {
-    /// Before TLS on a PostgreSQL listener. May be entered from: the start, itself (after `N`).
-    Startup { gss_refused: bool },
+    /// Before TLS. May be entered from: the start, itself (after `N`).
+    Startup { gss_refused: bool, direct: Entry },
     /// Before the greeting on a MySQL listener. May be entered from: the start.
     MysqlGreeting { greeting: Vec<u8>, offer: Offer },
     /// Before the request for TLS on a MySQL listener. May be entered from: `MysqlGreeting`.
     MysqlRequest { offer: Offer },
-    /// In the ClientHello. May be entered from: the start, `Startup`, `MysqlRequest`.
+    /// In the ClientHello. May be entered from: `Startup`, `MysqlRequest`.
     Hello { records: Records, entry: Entry },
     /// Decided. May be entered from: every state.
     Done(Output),
@@ -96,7 +96,7 @@ enum SniffState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
     TlsListener,
-    /// On a PostgreSQL listener, after SSLRequest.
+    /// After PostgreSQL's SSLRequest.
     Requested,
     /// On a PostgreSQL listener, without SSLRequest.
     Direct,
@@ -122,10 +122,11 @@ impl Sniffer {
 
     /// The same, with a bound of its own on the bytes of a ClientHello with its framing; [`MAX_WINDOW`] holds anyway.
     pub fn limited(preamble: Preamble, limit: usize) -> Self {
-        let state = match preamble {
-            Preamble::Tls => SniffState::hello(Entry::TlsListener, limit),
-            Preamble::Postgres => SniffState::Startup { gss_refused: false },
+        let direct = match preamble {
+            Preamble::Tls => Entry::TlsListener,
+            Preamble::Postgres => Entry::Direct,
         };
+        let state = SniffState::Startup { gss_refused: false, direct };
         Self { state, started: false, limit }
     }
 
@@ -166,17 +167,27 @@ impl Sniffer {
             self.state = SniffState::hello(Entry::Mysql(asked), self.limit);
             return Ok(Output::Answer { reply: Cow::Borrowed(&[]), consumed: mysql::WITH_HEADER });
         }
-        if let SniffState::Startup { gss_refused } = self.state {
-            match postgres::request(window, gss_refused)? {
+        if let SniffState::Startup { gss_refused, direct } = self.state {
+            let is_tls_listener = direct == Entry::TlsListener && !gss_refused;
+            let request = match window.first() {
+                None => return Ok(Output::NeedMore),
+                // The length of a request is less than 16 MiB; no record of TLS and no framing of SSLv2 begins so.
+                Some(1..) if is_tls_listener => Some(postgres::Request::DirectTls),
+                Some(_) => postgres::request(window, gss_refused).map_err(|reason| match reason {
+                    RejectReason::PostgresMalformed if is_tls_listener => RejectReason::NotTls,
+                    reason => reason,
+                })?,
+            };
+            match request {
                 None => return Ok(Output::NeedMore),
                 Some(postgres::Request::Gss) => {
-                    return Ok(self.answer(b"N", SniffState::Startup { gss_refused: true }));
+                    return Ok(self.answer(b"N", SniffState::Startup { gss_refused: true, direct }));
                 }
                 Some(postgres::Request::Ssl) => {
                     return Ok(self.answer(b"S", SniffState::hello(Entry::Requested, self.limit)));
                 }
                 Some(postgres::Request::DirectTls) => {
-                    self.state = SniffState::hello(Entry::Direct, self.limit);
+                    self.state = SniffState::hello(direct, self.limit);
                 }
             }
         }

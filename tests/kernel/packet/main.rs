@@ -23,6 +23,7 @@ mod programs;
 mod receivers;
 mod removed;
 mod scene;
+mod source;
 mod standby;
 mod strangers;
 mod transfers;

@@ -87,7 +87,7 @@ pub(super) fn reject_passed_through(
         Field::Given(tls) => tls.value == Tls::Passthrough,
         Field::Invalid => false,
     };
-    if protocol == Protocol::Tcp || !passes {
+    if matches!(protocol, Protocol::Tcp | Protocol::Http) || !passes {
         return;
     }
     for backend in items(&route.backends) {

@@ -42,6 +42,8 @@ fn what_is_left_out_has_its_default() {
         freebind: false,
         version: None,
         plugin: None,
+        refuse: Refuse::Alert,
+        reserved: vec![],
     };
     assert_eq!(config.listeners, [listener]);
     let [route] = &config.routes[..] else { panic!("{:?}", config.routes) };
@@ -67,6 +69,7 @@ fn what_is_left_out_has_its_default() {
         }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
+        source: SourceAddress::Gateway,
         keepalive: Keepalive::default(),
         tls: None,
     };

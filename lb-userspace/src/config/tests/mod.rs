@@ -14,6 +14,7 @@ mod mysql;
 mod names;
 mod objects;
 mod routes;
+mod source;
 mod upstream_tls;
 mod values;
 

@@ -41,6 +41,46 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, Problem> {
     })
 }
 
+/// `198.51.100.16-198.51.100.31`, a network, or one address: both ends belong to it.
+pub(super) fn address_range(text: &str) -> Result<RangeInclusive<IpAddr>, Problem> {
+    let Some((first, last)) = text.split_once('-') else {
+        let network = cidr(text)?;
+        return Ok(network.network()..=network.broadcast());
+    };
+    match (first.trim().parse::<IpAddr>(), last.trim().parse::<IpAddr>()) {
+        (Ok(first), Ok(last)) if first.is_ipv4() == last.is_ipv4() && first <= last => Ok(first..=last),
+        _ => Err(Problem::new(format!("{} is not a range of addresses", quote(text)))
+            .help("for example `\"198.51.100.16-198.51.100.31\"` or `\"2001:db8::/120\"`")),
+    }
+}
+
+/// The name of a controller of the Gateway API.
+pub(super) fn controller(text: &str) -> Result<Box<str>, Problem> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~/%!$&'()*+,;=:".contains(c);
+    match text.split_once('/') {
+        Some((domain, path))
+            if !domain.is_empty()
+                && !path.is_empty()
+                && text.len() <= MAX_NAME
+                && text.chars().all(allowed) =>
+        {
+            Ok(text.into())
+        }
+        _ => Err(Problem::new(format!("{} is not the name of a controller", quote(text)))
+            .help("a domain and a path, for example `\"snisplice.dev/gateway\"`")),
+    }
+}
+
+/// The name of a namespace of Kubernetes: a label of DNS (RFC 1123).
+pub(super) fn namespace(text: &str) -> Result<Box<str>, Problem> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match (1..=63).contains(&text.len()) && text.chars().all(allowed) {
+        true => Ok(text.into()),
+        false => Err(Problem::new(format!("{} is not the name of a namespace", quote(text)))
+            .help("1 to 63 lower-case letters, digits and `-`")),
+    }
+}
+
 /// `10240-29999`: both ends belong to it.
 pub(super) fn source_ports(text: &str) -> Result<RangeInclusive<u16>, Problem> {
     let problem = |why: &str| {

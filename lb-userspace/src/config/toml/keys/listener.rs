@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS, KEEPALIVE_EXAMPLE};
-use crate::config::model::{Listener, Protocol};
+use crate::config::model::{Listener, Protocol, Refuse};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
 use crate::sniff::MAX_WINDOW;
@@ -22,6 +22,9 @@ pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 4] = [
     ("mysql", Protocol::Mysql),
     ("tcp", Protocol::Tcp),
 ];
+
+pub(in crate::config::toml) const REFUSALS: [(&str, Refuse); 2] =
+    [("alert", Refuse::Alert), ("close", Refuse::Close)];
 
 pub(in crate::config::toml) const LISTENER: Table = Table {
     header: "[[listener]]",
@@ -151,6 +154,14 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             meaning: "keys for Encrypted ClientHello: the route is chosen by the name inside it ([more](#ech)); not with `tcp`",
             values: Is("table, [below](#ech)"),
             default: Some(Is("absent: by the outer name")),
+        },
+        Key {
+            name: "refuse",
+            example: r#""close""#,
+            meaning: "how a TLS client is refused that has no route. `alert`: with a TLS alert that says why. `close`: by the end \
+                      of the connection alone; on a terminated route also one whose pool has no server, before TLS begins",
+            values: Of(|| one_of(&REFUSALS)),
+            default: Some(Of(|| word(&REFUSALS, &a_listener().refuse))),
         },
     ],
 };
