@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod ech;
 pub mod gateway;
 pub mod kernel;
+pub mod mysql;
 mod privileges;
 pub mod reason;
 pub mod route;

@@ -14,6 +14,7 @@ mod gateway_api;
 mod health;
 mod keepalive;
 mod manager;
+mod mysql;
 mod names;
 mod pools;
 mod postgres;
