@@ -14,6 +14,7 @@ pub mod connect;
 pub mod doctor;
 pub mod ech;
 pub mod gateway;
+pub mod import;
 pub mod kernel;
 mod privileges;
 pub mod reason;

@@ -11,6 +11,7 @@ mod connect;
 mod drained;
 mod ech;
 mod health;
+mod import;
 mod keepalive;
 mod manager;
 mod names;

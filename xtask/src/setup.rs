@@ -77,8 +77,8 @@ const NEEDS: &[Need] = &[
     // Also a program that listens where the gateway is to.
     need("haproxy", "haproxy", &[Test, Bench]),
     need("iperf3", "iperf3", &[Bench]),
-    need("nginx", "nginx", &[Bench]),
-    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
+    need("nginx", "nginx", &[Test, Bench]),
+    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Test, Bench]),
     need("sniproxy", "sniproxy", &[Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", &[Vm]),
     // In the virtual machine: its first programs, and what loads its modules.
