@@ -16,6 +16,7 @@ pub mod connect;
 pub mod doctor;
 pub mod ech;
 pub mod gateway;
+pub mod import;
 pub mod kernel;
 pub mod mysql;
 mod privileges;

@@ -12,6 +12,7 @@ mod drained;
 mod ech;
 mod gateway_api;
 mod health;
+mod import;
 mod keepalive;
 mod manager;
 mod mysql;

@@ -82,6 +82,7 @@ const NEEDS: &[Need] = &[
     need("haproxy", "haproxy", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
     need("nginx", "nginx", &[Test]),
+    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Test]),
     need("debootstrap", "debootstrap", &[Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", &[Vm]),
     // In the virtual machine: its first programs, and what loads its modules.
