@@ -2,6 +2,8 @@
 //!
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
+mod mysql;
+
 use crate::account::{Account, Connection};
 use crate::answer;
 use crate::arrival::{Arrival, Routed};
@@ -10,6 +12,7 @@ use crate::close::{LegSocket, farewell, linger};
 use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::ech::Split;
+use crate::mysql::ServerError;
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
@@ -130,11 +133,26 @@ impl Drop for UnfinishedHandover<'_> {
     }
 }
 
+/// No server takes the connection.
+struct Unconnected {
+    reason: CloseReason,
+    /// What a MySQL server has said to that.
+    words: Option<Box<ServerError>>,
+}
+
+impl From<CloseReason> for Unconnected {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, words: None }
+    }
+}
+
 /// A connected server.
 struct Upstream {
     socket: LegSocket,
     /// Present: the gateway speaks TLS to it.
     session: Option<Box<Session<Dialling>>>,
+    /// A MySQL server's number of the connection.
+    thread: Option<u32>,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
@@ -143,6 +161,7 @@ impl Passage {
     /// connect, splice, close.
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>, split: Option<Box<Split>>) {
         let route = self.route.clone();
+        let request = hello.and_then(|hello| hello.request);
         let reason = match &route.action {
             Action::Pass if route.http => {
                 let near = Plain::new(&self.client, window);
@@ -151,14 +170,13 @@ impl Passage {
             }
             Action::Pass => {
                 let plan = self.plan();
-                let request = hello.and_then(|hello| hello.request);
                 match self.connect(plan.ok(), request, None, route.draw()).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
                     }
                     Ok(server) => return self.pass_through(plan, server, window, split).await,
-                    Err(reason) => {
+                    Err(Unconnected { reason, .. }) => {
                         self.note_setback(reason);
                         reason
                     }
@@ -166,7 +184,7 @@ impl Passage {
             }
             Action::Terminate(terminator) => {
                 // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
-                Box::pin(self.terminate(terminator, window)).await
+                Box::pin(self.terminate(terminator, request, window)).await
             }
         };
         self.close(reason);
@@ -367,7 +385,12 @@ impl Passage {
     }
 
     /// connect, splice: TLS ends here.
-    async fn terminate(&mut self, terminator: &Terminator, window: Vec<u8>) -> CloseReason {
+    async fn terminate(
+        &mut self,
+        terminator: &Terminator,
+        request: Option<TlsRequest>,
+        window: Vec<u8>,
+    ) -> CloseReason {
         let ticket = self.route.draw();
         let is_nobody_there = |pool: Option<&Arc<Pool>>| pool.is_some_and(|pool| pool.servers().is_empty());
         if self.account.connection.listener.refuse == Refuse::Close
@@ -388,10 +411,14 @@ impl Passage {
             let end = self.answer(Tls::new(session, &self.client)).await;
             return self.relayed(end);
         }
+        if let Some(TlsRequest::Mysql(asked)) = request {
+            // Boxed: other protocols need not pay for its future.
+            return Box::pin(self.terminate_mysql(session, asked.offer, ticket)).await;
+        }
         let connected = self.connect(None, None, Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
-            Err(reason) => {
+            Err(Unconnected { reason, .. }) => {
                 let setback = self.note_setback(reason);
                 let error = setback.map(sniff::encrypted_error).unwrap_or_default();
                 farewell(&self.client, &session.last_word(&error)).await;
@@ -446,17 +473,18 @@ impl Passage {
         request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
         ticket: u64,
-    ) -> Result<Upstream, CloseReason> {
+    ) -> Result<Upstream, Unconnected> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let client = self.account.connection.client;
         let mut dial = Dial { client: client.ip(), source: None, greeting: Greeting::default() };
         let own_request = match self.account.connection.listener.protocol {
             Protocol::Postgres => Some(TlsRequest::Postgres),
-            Protocol::Tls | Protocol::Tcp | Protocol::Http => None,
+            // A MySQL client's request is always `request`.
+            Protocol::Tls | Protocol::Mysql | Protocol::Tcp | Protocol::Http => None,
         };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
-        let mut reached = None;
+        let (mut words, mut reached) = (None, None);
         for pool in route.pools_for(ticket) {
             // What the gateway encrypts is not spliced.
             let plan = plan.filter(|_| pool.tls.is_none());
@@ -478,14 +506,14 @@ impl Passage {
                 None => Vec::new(),
             };
             match connect::connect(pool, &dial).await {
-                Ok(Connected { socket, session, port, guard }) => {
+                Ok(Connected { socket, session, thread, port, guard }) => {
                     self.account.connected(pool, guard.server());
                     tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
                     self.gateway.books.histograms.connect.observe(begin.elapsed());
-                    return Ok(Upstream { socket: LegSocket::new(socket), session, guard, port });
+                    return Ok(Upstream { socket: LegSocket::new(socket), session, thread, guard, port });
                 }
                 Err(failure) => {
-                    (reason, tls_error) = (failure.reason, failure.tls_error);
+                    (reason, tls_error, words) = (failure.reason, failure.tls_error, failure.words);
                     reached = failure.server.map(|server| (pool, server)).or(reached);
                 }
             }
@@ -496,7 +524,7 @@ impl Passage {
         if let Some(cause) = tls_error {
             self.account.tls_failed(Side::Server, cause);
         }
-        Err(reason)
+        Err(Unconnected { reason, words })
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {

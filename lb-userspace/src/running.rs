@@ -5,7 +5,9 @@ use crate::account::{Books, Connection};
 use crate::connect::GatewayPorts;
 use crate::kernel::{Kernel, Sockmap, tcp};
 use crate::reason::{CloseReason, FallbackReason, Tier};
-use crate::serving::{ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot};
+use crate::serving::{
+    ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot, Threads,
+};
 use crate::splice::packet::PacketTier;
 use crate::tier::{Choice, choose};
 use arc_swap::ArcSwap;
@@ -20,6 +22,8 @@ pub struct RunningGateway {
     pub snapshot: ArcSwap<Snapshot>,
     /// Where connections are counted and listed.
     pub books: Arc<Books>,
+    /// The numbers of MySQL clients' connections.
+    pub threads: Arc<Threads>,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.
@@ -40,7 +44,8 @@ impl RunningGateway {
         ports: Arc<GatewayPorts>,
     ) -> Self {
         let (snapshot, books) = (ArcSwap::from_pointee(snapshot), Arc::new(books));
-        Self { snapshot, books, packet, sockmap, ports, listening: Mutex::default() }
+        let threads = Arc::default();
+        Self { snapshot, books, threads, packet, sockmap, ports, listening: Mutex::default() }
     }
 
     /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.

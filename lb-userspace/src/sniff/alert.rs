@@ -43,6 +43,9 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         | R::PostgresCleartext
         | R::PostgresCancelCleartext
         | R::PostgresMalformed
-        | R::PostgresStuffed => None,
+        | R::PostgresStuffed
+        | R::MysqlNoServer
+        | R::MysqlCleartext
+        | R::MysqlMalformed => None,
     }
 }

@@ -17,6 +17,7 @@ use tls_parser::{
 
 use super::ServerName;
 use super::records::Records;
+use crate::mysql::Asked;
 use crate::reason::{OddName, RejectReason};
 
 // Types of extensions.
@@ -51,6 +52,8 @@ pub struct ClientHello {
 pub enum TlsRequest {
     /// PostgreSQL's SSLRequest.
     Postgres,
+    /// MySQL's SSLRequest, after a greeting.
+    Mysql(Asked),
 }
 
 /// The application protocols a client offers (RFC 7301), in its order of preference.

@@ -8,6 +8,7 @@
 mod alert;
 mod hello;
 mod ja4;
+mod mysql;
 mod name;
 mod postgres;
 mod records;
@@ -16,6 +17,7 @@ mod sslv2;
 #[cfg(test)]
 mod tests;
 
+use crate::mysql::{Asked, Offer};
 use crate::reason::RejectReason;
 use std::borrow::Cow;
 
@@ -53,11 +55,12 @@ pub enum Input<'a> {
 pub enum Output {
     /// Read on.
     NeedMore,
-    /// Drop `consumed` bytes from the front of the window, write `reply`, then hand over the rest, or read on.
+    /// Drop `consumed` bytes from the front of the window, write `reply` (which may be empty), then hand over the rest, or read
+    /// on.
     Answer {
-        /// The bytes the client waits for.
+        /// The bytes the client waits for, if any.
         reply: Cow<'static, [u8]>,
-        /// How many bytes of the window they answer.
+        /// How many bytes of the window they answer, or are done with.
         consumed: usize,
     },
     /// The client asks for this. Final.
@@ -80,7 +83,11 @@ pub struct Sniffer {
 enum SniffState {
     /// Before TLS. May be entered from: the start, itself (after `N`).
     Startup { gss_refused: bool, direct: Entry },
-    /// In the ClientHello. May be entered from: `Startup`.
+    /// Before the greeting on a MySQL listener. May be entered from: the start.
+    MysqlGreeting { greeting: Vec<u8>, offer: Offer },
+    /// Before the request for TLS on a MySQL listener. May be entered from: `MysqlGreeting`.
+    MysqlRequest { offer: Offer },
+    /// In the ClientHello. May be entered from: `Startup`, `MysqlRequest`.
     Hello { records: Records, entry: Entry },
     /// Decided. May be entered from: every state.
     Done(Output),
@@ -94,12 +101,15 @@ enum Entry {
     Requested,
     /// On a PostgreSQL listener, without SSLRequest.
     Direct,
+    /// On a MySQL listener.
+    Mysql(Asked),
 }
 
 impl Entry {
     fn request(self) -> Option<TlsRequest> {
         match self {
             Self::Requested => Some(TlsRequest::Postgres),
+            Self::Mysql(asked) => Some(TlsRequest::Mysql(asked)),
             Self::TlsListener | Self::Direct => None,
         }
     }
@@ -119,6 +129,11 @@ impl Sniffer {
         };
         let state = SniffState::Startup { gss_refused: false, direct };
         Self { state, started: false, limit }
+    }
+
+    /// A sniffer for a MySQL client, whom the gateway greets first.
+    pub fn mysql(greeting: Vec<u8>, offer: Offer, limit: usize) -> Self {
+        Self { state: SniffState::MysqlGreeting { greeting, offer }, started: false, limit }
     }
 
     /// The next step. The work of all calls is linear in the bytes that the client sends, however they are segmented.
@@ -142,6 +157,17 @@ impl Sniffer {
     }
 
     fn read(&mut self, window: &[u8]) -> Result<Output, RejectReason> {
+        if let SniffState::MysqlGreeting { greeting, offer } = &mut self.state {
+            let reply = std::mem::take(greeting).into();
+            self.state = SniffState::MysqlRequest { offer: *offer };
+            return Ok(Output::Answer { reply, consumed: 0 });
+        }
+        if let SniffState::MysqlRequest { offer } = self.state {
+            let Some(request) = mysql::request(window)? else { return Ok(Output::NeedMore) };
+            let asked = Asked { offer, request: request.masked(offer) };
+            self.state = SniffState::hello(Entry::Mysql(asked), self.limit);
+            return Ok(Output::Answer { reply: Cow::Borrowed(&[]), consumed: mysql::WITH_HEADER });
+        }
         if let SniffState::Startup { gss_refused, direct } = self.state {
             let is_tls_listener = direct == Entry::TlsListener && !gss_refused;
             let request = match window.first() {

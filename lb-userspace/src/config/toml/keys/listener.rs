@@ -17,8 +17,12 @@ pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_W
 /// Of listen(2).
 pub(in crate::config::toml) const BACKLOG: RangeInclusive<i64> = 1..=i32::MAX as i64;
 
-pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 3] =
-    [("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)];
+pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 4] = [
+    ("tls", Protocol::Tls),
+    ("postgres", Protocol::Postgres),
+    ("mysql", Protocol::Mysql),
+    ("tcp", Protocol::Tcp),
+];
 
 pub(in crate::config::toml) const REFUSALS: [(&str, Refuse); 2] =
     [("alert", Refuse::Alert), ("close", Refuse::Close)];
@@ -44,14 +48,15 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             name: "protocol",
             example: r#""tls""#,
             meaning: "what clients send first. `tls`: a ClientHello. `postgres`: PostgreSQL's request for TLS, or a \
-                      ClientHello with ALPN `postgresql`. `tcp`: anything",
+                      ClientHello with ALPN `postgresql`. `mysql`: MySQL's request for TLS, after [the gateway has greeted \
+                      them](#mysql). `tcp`: anything",
             values: Of(|| one_of(&PROTOCOLS)),
             default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
         },
         Key {
             name: "hello_timeout",
             example: r#""5s""#,
-            meaning: "time from accept to a complete ClientHello, including the PROXY header and PostgreSQL's request. The \
+            meaning: "time from accept to a complete ClientHello, including the PROXY header and the request of PostgreSQL or MySQL. The \
                       handshake of a terminated route gets the same time again",
             values: Is("duration, not zero"),
             default: Some(Of(|| duration(a_listener().hello_timeout))),
@@ -60,7 +65,7 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             name: "hello_bytes",
             example: "16384",
             meaning: "bytes that a client may send until its ClientHello is complete, TLS records and their headers included, \
-                      without the PROXY header and PostgreSQL's request. Clients of today send 200 to 2000",
+                      without the PROXY header and the request of PostgreSQL or MySQL. Clients of today send 200 to 2000",
             values: Of(|| integers(&HELLO_BYTES)),
             default: Some(Of(|| code(a_listener().hello_bytes))),
         },
@@ -129,6 +134,20 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
                       serves when it gets the address (VRRP). A mistyped address is then no error",
             values: Is("boolean"),
             default: Some(Of(|| code(a_listener().freebind))),
+        },
+        Key {
+            name: "version",
+            example: r#""8.4.6""#,
+            meaning: "the version that `mysql` clients are greeted with",
+            values: Is("1 to 64 printable bytes"),
+            default: Some(Is("absent: the lowest of the servers'")),
+        },
+        Key {
+            name: "plugin",
+            example: r#""mysql_clear_password""#,
+            meaning: "the authentication plugin that `mysql` clients are greeted with",
+            values: Is("1 to 64 printable bytes"),
+            default: Some(Is("absent: `caching_sha2_password`")),
         },
         Key {
             name: "ech",
