@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 
 /// Steps by which workers go before it (nice(2)), should there be too few cores for all.
-const YIELDS: i32 = 10;
+const YIELDS: i32 = 5;
 
 /// Does this on a thread of its own. An error: it was not done, and what it holds was dropped.
 pub(super) fn aside(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
