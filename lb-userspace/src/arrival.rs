@@ -265,7 +265,7 @@ impl Arrival {
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
         let alert = match self.visitor.listener.protocol {
             Protocol::Tcp | Protocol::Http => None,
-            Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
+            Protocol::Tls | Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
                 return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
             }
             Protocol::Tls | Protocol::Postgres | Protocol::Mysql
