@@ -9,7 +9,7 @@ use crate::ech;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
 use crate::running::RunningGateway;
 use crate::serving::{Action, ClientPermit, Excess, Listener, Permit, Route, Snapshot};
-use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::sniff::{self, Cancel, ClientHello, Input, Output, Preamble, Sniffer, TlsRequest};
 use crate::socket::{canonical, read_some, write_all};
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -23,6 +23,14 @@ pub fn too_many(excess: Excess) -> RejectReason {
         Excess::New => RejectReason::ClientRate,
         Excess::Open => RejectReason::ClientFull,
     }
+}
+
+/// What a client is here for.
+pub(crate) enum Bound {
+    /// A connection to a server.
+    Route(Routed),
+    /// No more than that a session stops what it does.
+    Cancel(Cancel),
 }
 
 /// Where a client may go.
@@ -48,6 +56,8 @@ pub(crate) struct Arrival {
     pub(crate) of_client: Option<ClientPermit>,
     /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
     is_client: bool,
+    /// How it has asked for TLS, and was promised it.
+    request: Option<TlsRequest>,
 }
 
 impl Arrival {
@@ -60,7 +70,8 @@ impl Arrival {
     ) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         let (begin, window) = (Instant::now(), Vec::new());
-        Arrival { visitor, client, begin, window, hello: None, inner: None, of_client, is_client: true }
+        let (hello, inner, request) = (None, None, None);
+        Arrival { visitor, client, begin, window, hello, inner, of_client, is_client: true, request }
     }
 
     /// accept, sniff, route.
@@ -68,20 +79,26 @@ impl Arrival {
         &mut self,
         gateway: &RunningGateway,
         snapshot: &Snapshot,
-    ) -> Result<Routed, RejectReason> {
+    ) -> Result<Bound, RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
             self.is_client = self.visitor.local.is_some();
             let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
-        match self.visitor.listener.protocol {
-            Protocol::Tcp => {}
-            Protocol::Tls => self.sniff(Preamble::Tls).await?,
-            Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
+        let preamble = match self.visitor.listener.protocol {
+            Protocol::Tcp => None,
+            Protocol::Tls => Some(Preamble::Tls),
+            Protocol::Postgres => Some(Preamble::Postgres),
+            Protocol::Starttls(protocol) => Some(Preamble::Starttls(protocol)),
+        };
+        if let Some(preamble) = preamble
+            && let Some(cancel) = self.sniff(preamble).await?
+        {
+            return Ok(Bound::Cancel(cancel));
         }
         self.unseal()?;
-        self.route(gateway, snapshot)
+        self.route(gateway, snapshot).map(Bound::Route)
     }
 
     /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
@@ -123,14 +140,15 @@ impl Arrival {
         }
     }
 
-    /// sniff: what does it want?
-    async fn sniff(&mut self, preamble: Preamble) -> Result<(), RejectReason> {
+    /// sniff: what does it want? Of a session that it is to get, `hello` tells.
+    async fn sniff(&mut self, preamble: Preamble) -> Result<Option<Cancel>, RejectReason> {
         let mut sniffer = Sniffer::limited(preamble, self.visitor.listener.hello_bytes);
         let mut closed = None;
         loop {
             match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
                 Output::NeedMore => {}
                 Output::Answer { reply, consumed } => {
+                    self.request = sniffer.request();
                     self.window.drain(..consumed);
                     if write_all(&self.client, &reply).await.is_err() {
                         closed = Some(Input::Closed);
@@ -142,8 +160,9 @@ impl Arrival {
                     let sni = hello.sni.as_ref().map(|name| name.as_str());
                     tracing::debug!(sni, version = %hello.version, bytes = self.window.len(), "sniffed");
                     self.hello = Some(hello);
-                    return Ok(());
+                    return Ok(None);
                 }
+                Output::Cancel(cancel) => return Ok(Some(cancel)),
                 Output::Reject(reason) => return Err(reason),
             }
             closed = match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
@@ -195,16 +214,22 @@ impl Arrival {
     /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.
     pub(crate) fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
-        let alert = match self.visitor.listener.protocol {
-            Protocol::Tcp => None,
-            Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
-                return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
-            }
-            Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
-        };
-        if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
+        if reason == RejectReason::PostgresCleartext {
+            return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
+        }
+        if self.visitor.listener.protocol == Protocol::Tcp {
+            return Cow::default();
+        }
+        let alert = sniff::alert(reason);
+        if alert.is_some() && self.is_postgres() {
             setbacks.note(client, Setback::Rejected(reason), now_ms());
         }
         alert.unwrap_or_default().into()
+    }
+
+    /// Whether it has begun as PostgreSQL's clients do, and on no error of ours may try again without TLS.
+    fn is_postgres(&self) -> bool {
+        self.request == Some(TlsRequest::Postgres)
+            || self.hello.as_ref().is_some_and(|hello| hello.is_postgres())
     }
 }

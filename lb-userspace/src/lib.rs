@@ -6,6 +6,7 @@ pub mod accept;
 pub mod account;
 pub mod admin;
 pub mod arrival;
+pub mod cancel;
 pub mod cli;
 pub mod clock;
 pub mod close;

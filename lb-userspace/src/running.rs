@@ -2,6 +2,7 @@
 //! it, and the control side, which makes it.
 
 use crate::account::{Books, Connection};
+use crate::cancel::Cancels;
 use crate::kernel::{Kernel, Sockmap, tcp};
 use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::{ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot};
@@ -19,6 +20,8 @@ pub struct RunningGateway {
     pub snapshot: ArcSwap<Snapshot>,
     /// Where connections are counted and listed.
     pub books: Arc<Books>,
+    /// PostgreSQL sessions that can be cancelled.
+    pub cancels: Arc<Cancels>,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.
@@ -36,7 +39,7 @@ impl RunningGateway {
         sockmap: Result<Kernel, FallbackReason>,
     ) -> Self {
         let (snapshot, books) = (ArcSwap::from_pointee(snapshot), Arc::new(books));
-        Self { snapshot, books, packet, sockmap, listening: Mutex::default() }
+        Self { snapshot, books, cancels: Arc::default(), packet, sockmap, listening: Mutex::default() }
     }
 
     /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.

@@ -16,6 +16,7 @@ mod manager;
 mod names;
 mod pools;
 mod postgres;
+mod postgres_cancel;
 mod proxy;
 mod reload;
 mod removed;

@@ -36,8 +36,8 @@ pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest}
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion, Route, Server,
-    ServerSan, SniPattern, Termination, UpstreamTls,
+    LiveGateway, LogFormat, LogTarget, MinVersion, OnRemoval, Peer, Pool, Protocol, ProxyVersion, Route,
+    Server, ServerSan, SniPattern, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
 

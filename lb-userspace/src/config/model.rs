@@ -21,7 +21,7 @@ use super::client_rate::ClientRate;
 use super::health::{Eject, Health, OnDown};
 use crate::ech;
 use crate::reason::Tier;
-use crate::sniff::MAX_WINDOW;
+use crate::sniff::{MAX_WINDOW, Starttls};
 use lb_common::packet::DEFAULT_FLOWS;
 
 /// A validated configuration.
@@ -129,6 +129,19 @@ pub struct LiveGateway {
     pub drain_timeout: Duration,
     /// Of every leg for which nothing nearer is configured.
     pub keepalive: Keepalive,
+    /// The number of this gateway in the keys of PostgreSQL sessions; 0 unless given.
+    pub peer_id: u16,
+    /// The other gateways behind the same address; no number twice, nor that of this one.
+    pub peers: Vec<Peer>,
+}
+
+/// Another gateway behind the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its `peer_id`.
+    pub id: u16,
+    /// One of its listeners, by an address of its own.
+    pub address: SocketAddr,
 }
 
 impl Default for LiveGateway {
@@ -138,6 +151,8 @@ impl Default for LiveGateway {
             max_connections: 200_000,
             drain_timeout: Duration::from_secs(30),
             keepalive: Keepalive::default(),
+            peer_id: 0,
+            peers: Vec::new(),
         }
     }
 }
@@ -272,6 +287,8 @@ pub enum Protocol {
     Tls,
     /// PostgreSQL's SSLRequest (or a ClientHello at once), then TLS.
     Postgres,
+    /// Clear text of this protocol, until a command for TLS.
+    Starttls(Starttls),
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.
     Tcp,
 }

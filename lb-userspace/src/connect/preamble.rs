@@ -1,10 +1,11 @@
-//! What the server gets before the client's bytes: a PROXY header, PostgreSQL's request for TLS, and TLS itself.
+//! What the server gets before the client's bytes: a PROXY header, its protocol's request for TLS, and TLS itself.
 
+use super::starttls::{self, Step};
 use crate::config::ProxyVersion;
 use crate::reason::{CloseReason, TlsError};
 use crate::serving::Server;
 use crate::sniff::TlsRequest;
-use crate::socket::{canonical, write_all};
+use crate::socket::{canonical, read_some, write_all};
 use crate::tls::{ClientTls, Dialling, HandshakeError, ServerTls, Session};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
@@ -44,6 +45,14 @@ pub struct Endpoints {
     pub client: SocketAddr,
     /// Where the client connected to.
     pub local: SocketAddr,
+}
+
+impl Endpoints {
+    /// Those of the client's leg. `local`: what a trusted proxy's own header said. `None`: the client has left.
+    pub fn of(client: SocketAddr, local: Option<&SocketAddr>, socket: &TcpStream) -> Option<Self> {
+        let local = local.copied().or_else(|| socket.local_addr().ok())?;
+        Some(Self { client, local })
+    }
 }
 
 /// The PROXY header for one connection (PROXY protocol specification, sections 2.1 and 2.2). Version 2 carries the SNI as
@@ -129,6 +138,10 @@ pub struct Greeting {
     pub header: Vec<u8>,
     /// How it is asked for TLS: for a client that was promised it, or for the gateway's own.
     pub request: Option<TlsRequest>,
+    /// TLS is to follow. Without it a server that speaks first is only let do so.
+    pub tls: bool,
+    /// The name that the client has asked for, for a server that wants to know.
+    pub name: Option<Box<str>>,
 }
 
 /// A server did not answer as it should.
@@ -157,8 +170,15 @@ impl Greeting {
             write_all(socket, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
         }
         match self.request {
-            None => {}
-            Some(TlsRequest::Postgres) => request_postgres(socket, deadline).await?,
+            Some(TlsRequest::Postgres) if self.tls => request_postgres(socket, deadline).await?,
+            Some(TlsRequest::Starttls(protocol)) => {
+                let local = socket.local_addr().map_err(|_| CloseReason::ServerReset)?.ip();
+                let script = starttls::script(protocol, self.tls, self.name.as_deref(), local);
+                // Boxed: other connections need not pay for its future.
+                let done = timeout_at(deadline, Box::pin(follow(socket, script))).await;
+                done.unwrap_or(Err(CloseReason::ConnectTimeout))?;
+            }
+            Some(TlsRequest::Postgres) | None => {}
         }
         let Some(tls) = tls else { return Ok(None) };
         // Boxed: most pools have no TLS, and their connections need not pay for its future.
@@ -196,6 +216,25 @@ async fn request_postgres(server: &mut TcpStream, deadline: Instant) -> Result<(
         Ok(Err(_)) => Err(CloseReason::ServerReset),
         Err(_) => Err(CloseReason::ConnectTimeout),
     }
+}
+
+/// Goes through a dialogue with a server, to its end.
+async fn follow(server: &TcpStream, script: Vec<Step>) -> Result<(), CloseReason> {
+    for step in script {
+        write_all(server, &step.say).await.map_err(|_| CloseReason::ServerReset)?;
+        let mut said = Vec::new();
+        loop {
+            match (step.judge)(&said) {
+                Some(true) => break,
+                None if said.len() < starttls::MAX_ANSWER => {}
+                Some(false) | None => return Err(CloseReason::ServerPreamble),
+            }
+            if read_some(server, &mut said).await.map_err(|_| CloseReason::ServerReset)? == 0 {
+                return Err(CloseReason::ServerPreamble);
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

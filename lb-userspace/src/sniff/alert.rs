@@ -38,7 +38,11 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         | R::NotTls
         | R::PostgresCleartext
         | R::PostgresCancelCleartext
+        | R::PostgresCancelForwarded
         | R::PostgresMalformed
-        | R::PostgresStuffed => None,
+        | R::PostgresStuffed
+        | R::StarttlsCleartext
+        | R::StarttlsMalformed
+        | R::StarttlsStuffed => None,
     }
 }

@@ -15,8 +15,8 @@ use tls_parser::{
     parse_tls_extension_sni_content, parse_tls_handshake_client_hello,
 };
 
-use super::ServerName;
 use super::records::Records;
+use super::{ServerName, Starttls, postgres};
 use crate::reason::{OddName, RejectReason};
 
 // Types of extensions.
@@ -46,11 +46,20 @@ pub struct ClientHello {
     pub offers_ech: bool,
 }
 
+impl ClientHello {
+    /// Whether a PostgreSQL session is to be in this TLS: it was asked for as PostgreSQL does, or is negotiated so.
+    pub fn is_postgres(&self) -> bool {
+        self.request == Some(TlsRequest::Postgres) || self.alpn.offers(postgres::ALPN)
+    }
+}
+
 /// How a protocol that begins in clear text asks for TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsRequest {
     /// PostgreSQL's SSLRequest.
     Postgres,
+    /// A command of this protocol.
+    Starttls(Starttls),
 }
 
 /// The application protocols a client offers (RFC 7301), in its order of preference.

@@ -12,6 +12,7 @@ mod hints;
 mod keys;
 mod names;
 mod objects;
+mod peers;
 mod routes;
 mod upstream_tls;
 mod values;

@@ -5,6 +5,7 @@
 mod properties;
 mod real;
 mod reasons;
+mod starttls;
 
 use super::*;
 

@@ -8,7 +8,7 @@ use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS, KEEPALIVE_EXAMPLE};
 use crate::config::model::{Listener, Protocol};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
-use crate::sniff::MAX_WINDOW;
+use crate::sniff::{MAX_WINDOW, Starttls};
 
 /// Of `hello_bytes`: clients of today send up to 2 kB.
 pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_WINDOW as i64;
@@ -16,8 +16,16 @@ pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_W
 /// Of listen(2).
 pub(in crate::config::toml) const BACKLOG: RangeInclusive<i64> = 1..=i32::MAX as i64;
 
-pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 3] =
-    [("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)];
+pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 8] = [
+    ("tls", Protocol::Tls),
+    ("postgres", Protocol::Postgres),
+    ("smtp", Protocol::Starttls(Starttls::Smtp)),
+    ("imap", Protocol::Starttls(Starttls::Imap)),
+    ("pop3", Protocol::Starttls(Starttls::Pop3)),
+    ("ldap", Protocol::Starttls(Starttls::Ldap)),
+    ("xmpp", Protocol::Starttls(Starttls::Xmpp)),
+    ("tcp", Protocol::Tcp),
+];
 
 pub(in crate::config::toml) const LISTENER: Table = Table {
     header: "[[listener]]",
@@ -39,8 +47,9 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
         Key {
             name: "protocol",
             example: r#""tls""#,
-            meaning: "what clients send first. `tls`: a ClientHello. `postgres`: PostgreSQL's request for TLS, or a \
-                      ClientHello with ALPN `postgresql`. `tcp`: anything",
+            meaning: "what clients send first. `tls`: a ClientHello, or PostgreSQL's request for TLS. `postgres`: that \
+                      request, or a ClientHello with ALPN `postgresql`. `smtp` to `xmpp`: clear text with a command for TLS \
+                      ([more](#starttls)). `tcp`: anything",
             values: Of(|| one_of(&PROTOCOLS)),
             default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
         },
