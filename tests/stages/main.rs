@@ -25,6 +25,7 @@ mod server_tls;
 mod sniff;
 mod splice;
 mod starting;
+mod starttls;
 mod terminate;
 mod tls_errors;
 mod tolerance;

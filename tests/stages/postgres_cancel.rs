@@ -9,7 +9,7 @@ use snisplice_tests::process::Process;
 use snisplice_tests::pump::Duplex;
 use snisplice_tests::skip::has_program;
 use snisplice_tests::tls::Client;
-use snisplice_tests::{Gateway, Postgres, eventually, require};
+use snisplice_tests::{Gateway, Leaf, Postgres, eventually, require};
 
 use crate::config::{pool, route, server};
 use crate::world::World;
@@ -19,7 +19,7 @@ const CANCEL_CODE: [u8; 4] = [0x04, 0xd2, 0x16, 0x2e];
 const SLEEP: &str = "select pg_sleep(1000)";
 const HOST: &str = "db.example.com";
 
-/// Three servers in one pool, behind a route that ends TLS.
+/// Three servers in one pool, behind one route.
 struct Scene {
     gateways: Vec<Gateway>,
     servers: Vec<Postgres>,
@@ -27,11 +27,23 @@ struct Scene {
 }
 
 impl Scene {
-    /// Gateways on these ports, each with more of a configuration; servers with TLS if the pool has some.
+    /// Gateways that end TLS on these ports, each with more of a configuration; servers with TLS if the pool has some.
     fn new(ports: &[u16], gateway: impl Fn(u16) -> String, of_pool: &str) -> Result<Self> {
+        Self::with(ports, gateway, of_pool, |leaf| {
+            format!("tls = 'terminate'\ncertificate = {}", leaf.toml())
+        })
+    }
+
+    fn with(
+        ports: &[u16],
+        gateway: impl Fn(u16) -> String,
+        of_pool: &str,
+        of_route: impl Fn(&Leaf) -> String,
+    ) -> Result<Self> {
         let world = World::new()?;
         let leaf = world.authority.leaf(&[HOST])?;
-        let with_tls = of_pool.contains("tls").then_some(&leaf);
+        let of_route = of_route(&leaf);
+        let with_tls = (of_pool.contains("tls") || of_route.contains("passthrough")).then_some(&leaf);
         let servers = (0..3u16).map(|number| {
             Postgres::start(&world.net.server, 5431 + number, &format!("db{number}"), with_tls)
         });
@@ -43,7 +55,7 @@ impl Scene {
                     + &format!(
                         "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:{port}']\nprotocol = 'postgres'\n"
                     )
-                    + &route("db", HOST, &format!("tls = 'terminate'\ncertificate = {}", leaf.toml()))
+                    + &route("db", HOST, &of_route)
                     + &pool("db", &[5431, 5432, 5433], &of_pool)),
             )
         });
@@ -190,12 +202,6 @@ fn every_cancel_finds_its_session_among_several_servers() -> Result<()> {
         assert!(line["route"] == "db" && line["server"].is_string(), "{line}");
     }
     assert!(cancels.iter().any(|line| line["server"] == server(5433)), "{cancels:?}");
-    // Nobody may try keys for ever.
-    for _ in 0..150 {
-        scene.cancel(5432, &[7; 8], false)?;
-    }
-    let mut session = scene.session(5432)?;
-    assert_eq!(session.value("select 1")?, "1");
     Ok(())
 }
 
@@ -255,4 +261,36 @@ fn ctrl_c_in_psql_cancels_its_query() -> Result<()> {
         assert!(said.contains("canceling statement due to user request"), "{said}");
     }
     Ok(())
+}
+
+#[test]
+fn a_cancel_that_is_passed_through_finds_its_server_by_the_clients_address() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let passthrough = |_: &Leaf| "tls = 'passthrough'".to_owned();
+    let scene = Scene::with(&[5432], |_| String::new(), "balance = 'source-hash'", passthrough)?;
+    let mut sessions = (0..3).map(|_| scene.session(5432)).collect::<Result<Vec<_>>>()?;
+    for session in &mut sessions {
+        session.ask(SLEEP)?;
+    }
+    scene.wait_asleep(3)?;
+    for session in &mut sessions {
+        scene.cancel(5432, &session.key, true)?;
+        session.is_cancelled()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cancel_goes_on_through_pgbouncer() -> Result<()> {
+    require!(has_program("postgres") && has_program("pgbouncer"), "postgresql or pgbouncer is not installed");
+    let scene = Scene::new(&[5432], |_| String::new(), "")?;
+    let gateway = &scene.gateways[0];
+    // The same servers, each behind a PgBouncer.
+    let bouncers = (0..3u16)
+        .map(|number| scene.servers[usize::from(number)].bouncer(&scene.world.net.server, 6431 + number));
+    let _bouncers = bouncers.collect::<Result<Vec<_>>>()?;
+    let config = std::fs::read_to_string(gateway.config_file())?;
+    gateway.write_config(&config.replace(":543", ":643").replace("0.0.0.0:6432", "0.0.0.0:5432"))?;
+    gateway.reload()?;
+    cancel_all(&scene, 5432, 5432)
 }

@@ -56,7 +56,7 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
         Key {
             name: "hello_timeout",
             example: r#""5s""#,
-            meaning: "time from accept to a complete ClientHello, including the PROXY header and PostgreSQL's request. The \
+            meaning: "time from accept to a complete ClientHello, including the PROXY header and what is said before TLS. The \
                       handshake of a terminated route gets the same time again",
             values: Is("duration, not zero"),
             default: Some(Of(|| duration(a_listener().hello_timeout))),
@@ -65,7 +65,7 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             name: "hello_bytes",
             example: "16384",
             meaning: "bytes that a client may send until its ClientHello is complete, TLS records and their headers included, \
-                      without the PROXY header and PostgreSQL's request. Clients of today send 200 to 2000",
+                      without the PROXY header and what is said before TLS. Clients of today send 200 to 2000",
             values: Of(|| integers(&HELLO_BYTES)),
             default: Some(Of(|| code(a_listener().hello_bytes))),
         },
