@@ -4,11 +4,11 @@ use crate::accept;
 use crate::account::Visitor;
 use crate::clock::now_ms;
 use crate::close::LegSocket;
-use crate::config::Protocol;
+use crate::config::{Protocol, Refuse};
 use crate::ech;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
 use crate::running::RunningGateway;
-use crate::serving::{Action, ClientPermit, Excess, Listener, Permit, Route, Snapshot};
+use crate::serving::{Action, ClientPermit, Ech, Excess, Listener, Permit, Route, Snapshot};
 use crate::sniff::{self, Cancel, ClientHello, Input, Output, Preamble, Sniffer, TlsRequest};
 use crate::socket::{canonical, read_some, write_all};
 use std::borrow::Cow;
@@ -51,7 +51,9 @@ pub(crate) struct Arrival {
     pub(crate) window: Vec<u8>,
     pub(crate) hello: Option<Box<ClientHello>>,
     /// What `hello` carries encrypted.
-    inner: Option<Box<ClientHello>>,
+    opened: Option<Box<ech::Opened>>,
+    /// Its server has no key for what `hello` carries.
+    pub(crate) split: Option<Box<ech::Split>>,
     /// Its place under `client_rate` of the listener.
     pub(crate) of_client: Option<ClientPermit>,
     /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
@@ -70,8 +72,18 @@ impl Arrival {
     ) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         let (begin, window) = (Instant::now(), Vec::new());
-        let (hello, inner, request) = (None, None, None);
-        Arrival { visitor, client, begin, window, hello, inner, of_client, is_client: true, request }
+        Arrival {
+            visitor,
+            client,
+            begin,
+            window,
+            hello: None,
+            opened: None,
+            split: None,
+            of_client,
+            is_client: true,
+            request: None,
+        }
     }
 
     /// accept, sniff, route.
@@ -87,7 +99,7 @@ impl Arrival {
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
         let preamble = match self.visitor.listener.protocol {
-            Protocol::Tcp => None,
+            Protocol::Tcp | Protocol::Http => None,
             Protocol::Tls => Some(Preamble::Tls),
             Protocol::Postgres => Some(Preamble::Postgres),
             Protocol::Starttls(protocol) => Some(Preamble::Starttls(protocol)),
@@ -103,11 +115,17 @@ impl Arrival {
 
     /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
     fn unseal(&mut self) -> Result<(), RejectReason> {
-        let (keys, Some(outer)) = (&self.visitor.listener.ech, &self.hello) else { return Ok(()) };
-        if !keys.is_empty() && outer.offers_ech {
-            let inner = ech::read(keys, &self.window, outer).map_err(|_| RejectReason::EchMalformed)?;
-            match inner {
-                Some(inner) => self.inner = Some(Box::new(inner)),
+        let (Some(Ech { keys, openings, .. }), Some(outer)) = (&self.visitor.listener.ech, &self.hello)
+        else {
+            return Ok(());
+        };
+        if outer.offers_ech {
+            let may_open = || match self.is_client {
+                true => openings.pass(self.visitor.client.ip()).map_err(|_| RejectReason::EchRate),
+                false => Ok(()),
+            };
+            match ech::open(keys, &self.window, outer, may_open)? {
+                Some(opened) => self.opened = Some(Box::new(opened)),
                 None => self.visitor.unsealed(EchResult::NotOpened, None),
             }
         }
@@ -175,17 +193,18 @@ impl Arrival {
 
     /// route: where to?
     fn route(&mut self, gateway: &RunningGateway, snapshot: &Snapshot) -> Result<Routed, RejectReason> {
-        let route = match self.inner.take() {
+        let route = match self.opened.take() {
             None => self.route_of(snapshot, self.hello.as_deref())?,
-            Some(inner) => match self.route_of(snapshot, Some(&inner))? {
+            Some(opened) => match self.route_of(snapshot, Some(&opened.hello))? {
                 // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
                 route if matches!(route.action, Action::Terminate(_)) => {
                     self.visitor.unsealed(EchResult::Terminated, None);
                     self.route_of(snapshot, self.hello.as_deref())?
                 }
                 route => {
-                    self.visitor.unsealed(EchResult::Accepted, Some(&inner));
-                    self.hello = Some(inner);
+                    self.visitor.unsealed(EchResult::Accepted, Some(&opened.hello));
+                    self.hello = Some(Box::new(opened.hello.clone()));
+                    self.split = self.split_of(*opened)?;
                     route
                 }
             },
@@ -196,8 +215,17 @@ impl Arrival {
                 Excess::New => RejectReason::RouteClientRate,
                 Excess::Open => RejectReason::RouteClientFull,
             })?;
-        let permit = gateway.acquire(&route.stats.live, route.max_connections);
+        let permit = gateway.acquire(&route.stats.counting().live, route.max_connections);
         Ok(Routed { route, permit: permit.ok_or(RejectReason::RouteFull)?, of_client })
+    }
+
+    /// What the server's ClientHellos are made with, if it has no key.
+    fn split_of(&self, opened: ech::Opened) -> Result<Option<Box<ech::Split>>, RejectReason> {
+        let listener = &self.visitor.listener;
+        if listener.ech.as_ref().is_none_or(|ech| ech.mode == ech::Mode::Shared) {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(ech::Split::new(opened, listener.hello_bytes)?)))
     }
 
     fn route_of(&self, snapshot: &Snapshot, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
@@ -217,10 +245,15 @@ impl Arrival {
         if reason == RejectReason::PostgresCleartext {
             return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
         }
-        if self.visitor.listener.protocol == Protocol::Tcp {
-            return Cow::default();
-        }
-        let alert = sniff::alert(reason);
+        let alert = match self.visitor.listener.protocol {
+            Protocol::Tcp | Protocol::Http => None,
+            Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_)
+                if self.visitor.listener.refuse == Refuse::Close =>
+            {
+                None
+            }
+            Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_) => sniff::alert(reason),
+        };
         if alert.is_some() && self.is_postgres() {
             setbacks.note(client, Setback::Rejected(reason), now_ms());
         }

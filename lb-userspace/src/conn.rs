@@ -3,16 +3,18 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 use crate::account::{Account, Connection};
+use crate::answer;
 use crate::arrival::{Arrival, Bound, Routed};
 use crate::cancel::{Found, Keyed};
 use crate::clock::now_ms;
-use crate::close::{LegSocket, farewell};
-use crate::config::{LiveGateway, Protocol, ProxyVersion};
+use crate::close::{LegSocket, farewell, linger};
+use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
+use crate::ech::Split;
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
-    Action, ClientPermit, Listener, Permit, Permits, Route, ServerGuard, Snapshot, Terminator,
+    Action, ClientPermit, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
 };
 use crate::sniff::{self, Cancel, ClientHello, Opening, TlsRequest};
 use crate::socket::{reset_on_close, write_all};
@@ -21,8 +23,9 @@ use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
 use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
+use crate::splice::split::Failed;
 use crate::splice::tls::Tls;
-use crate::splice::transport::Plain;
+use crate::splice::transport::{Failure, Plain, Transport};
 use crate::tier::choose;
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
@@ -80,7 +83,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
-    let Arrival { visitor, client, begin, window, hello, of_client, .. } = arrival;
+    let Arrival { visitor, client, begin, window, hello, split, of_client, .. } = arrival;
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
@@ -96,10 +99,10 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let is_postgres = hello.as_ref().is_some_and(|hello| hello.is_postgres());
     let passage = Passage { gateway, account, client, route, routed, settings, permits, is_postgres };
     match max_age {
-        None => passage.go(hello, window).await,
+        None => passage.go(hello, window, split).await,
         // Boxed: connections without `max_age` need not pay for this future.
         Some(age) => {
-            let mut going = Box::pin(passage.go(hello, window));
+            let mut going = Box::pin(passage.go(hello, window, split));
             tokio::select! {
                 () = &mut going => {}
                 // Wherever it is, its future is dropped, and both legs are reset.
@@ -179,18 +182,23 @@ struct Upstream {
 
 impl Passage {
     /// connect, splice, close.
-    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
+    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>, split: Option<Box<Split>>) {
         let route = self.route.clone();
         let request = hello.and_then(|hello| hello.request);
         let reason = match &route.action {
+            Action::Pass if route.http => {
+                let near = Plain::new(&self.client, window);
+                let end = Box::pin(self.answer(near)).await;
+                self.relayed(end)
+            }
             Action::Pass => {
                 let plan = self.plan();
-                match self.connect(plan.ok(), request, None).await {
+                match self.connect(plan.ok(), request, None, route.draw()).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
                     }
-                    Ok(server) => return self.pass_through(plan, server, window).await,
+                    Ok(server) => return self.pass_through(plan, server, window, split).await,
                     Err(reason) => {
                         self.note_setback(reason);
                         reason
@@ -241,8 +249,52 @@ impl Passage {
         }));
     }
 
+    /// splice: the server gets the client's ClientHellos decrypted, until no more of them can come.
+    async fn split(
+        &mut self,
+        mut split: Split,
+        server: &TcpStream,
+        window: &mut Vec<u8>,
+    ) -> Result<(), CloseReason> {
+        let connection = self.account.connection.clone();
+        let carried = splice::split::carry(&mut split, (&self.client, server), window, &connection.traffic);
+        let (side, cause) = match timeout(connection.listener.hello_timeout, carried).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Failed::Reset(side))) => {
+                reset_on_close(&self.client);
+                return Err(CloseReason::reset_by(side));
+            }
+            Ok(Err(Failed::Refused(refused))) => {
+                tracing::debug!(id = connection.id, %refused, "refused");
+                reset_on_close(server);
+                farewell(&self.client, refused.alert()).await;
+                (Side::Client, TlsError::ProtocolViolation)
+            }
+            Err(_) if split.is_retry() => (Side::Client, TlsError::Timeout),
+            Err(_) => (Side::Server, TlsError::Timeout),
+        };
+        self.account.tls_failed(side, cause);
+        Err(match side {
+            Side::Client => CloseReason::TlsHandshakeFailed,
+            Side::Server => CloseReason::ServerTlsFailed,
+        })
+    }
+
     /// splice: passes the client's bytes on as they are.
-    async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+    async fn pass_through(
+        mut self,
+        plan: Result<Plan, FallbackReason>,
+        server: Upstream,
+        mut window: Vec<u8>,
+        split: Option<Box<Split>>,
+    ) {
+        if let Some(split) = split {
+            // Boxed: connections without Encrypted ClientHello need not pay for its future.
+            if let Err(reason) = Box::pin(self.split(*split, &server.socket, &mut window)).await {
+                self.note_setback(reason);
+                return self.close(reason);
+            }
+        }
         let mut handover = None;
         let choice = self.gateway.choose_tier(&self.settings.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
@@ -330,8 +382,29 @@ impl Passage {
         end.unwrap_or_else(|(leg, cause)| {
             tracing::debug!(?leg, %cause, "TLS failed");
             self.account.tls_failed(leg, cause);
+            if leg == Side::Server
+                && let Some((_, server)) = self.account.connection.upstream.get()
+            {
+                server.state.tls_errors.add(cause as usize);
+            }
             CloseReason::tls_error_of(leg)
         })
+    }
+
+    /// splice: answers a request of HTTP.
+    async fn answer(&self, near: impl Transport) -> Result<CloseReason, (Side, TlsError)> {
+        let bound = self.account.connection.listener.hello_timeout;
+        let answered = timeout(bound, answer::not_found(near, &self.account.connection.traffic));
+        match answered.await {
+            Err(_) => Ok(CloseReason::IdleTimeout),
+            Ok(Ok(false)) => Ok(CloseReason::ClientClosed),
+            Ok(Ok(true)) => {
+                linger(&self.client).await;
+                Ok(CloseReason::Answered)
+            }
+            Ok(Err(Failure::Socket)) => Ok(CloseReason::ClientReset),
+            Ok(Err(Failure::Tls(cause))) => Err((Side::Client, cause)),
+        }
     }
 
     /// connect, splice: TLS ends here.
@@ -341,6 +414,13 @@ impl Passage {
         request: Option<TlsRequest>,
         window: Vec<u8>,
     ) -> CloseReason {
+        let ticket = self.route.draw();
+        let is_nobody_there = |pool: Option<&Arc<Pool>>| pool.is_some_and(|pool| pool.servers().is_empty());
+        if self.account.connection.listener.refuse == Refuse::Close
+            && is_nobody_there(self.route.pools_for(ticket).next())
+        {
+            return CloseReason::NoServer;
+        }
         let mut session = match self.handshake(terminator, window).await {
             Ok(session) => session,
             Err(error) => {
@@ -350,6 +430,10 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
+        if self.route.http {
+            let end = self.answer(Tls::new(session, &self.client)).await;
+            return self.relayed(end);
+        }
         if self.is_postgres
             && let Some(cancel) = self.opening(&mut session).await
         {
@@ -357,10 +441,10 @@ impl Passage {
         }
         let own_request = match self.account.connection.listener.protocol {
             Protocol::Postgres => Some(TlsRequest::Postgres),
-            Protocol::Tls | Protocol::Starttls(_) | Protocol::Tcp => None,
+            Protocol::Tls | Protocol::Starttls(_) | Protocol::Tcp | Protocol::Http => None,
         };
         let request = request.or(own_request);
-        let connected = self.connect(None, request, Some(&session)).await;
+        let connected = self.connect(None, request, Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(reason) => {
@@ -450,25 +534,32 @@ impl Passage {
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
     /// `request`: before the ClientHello that the server is to get, the client's or the gateway's. `ended`: the client's TLS,
     /// if the gateway has ended that.
+    /// `ticket`: what was drawn of the route.
     async fn connect(
         &mut self,
         plan: Option<Plan>,
         request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
+        ticket: u64,
     ) -> Result<Upstream, CloseReason> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
-        let source = plan.and_then(|plan| {
-            let ports = gateway.packet().ok()?.ports();
-            Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
-        });
+        let client = self.account.connection.client;
         let greeting = Greeting { request, name: self.account.connection.sni.clone(), ..Greeting::default() };
-        let mut dial = Dial { client: self.account.connection.client.ip(), source, greeting };
+        let mut dial = Dial { client: client.ip(), source: None, greeting };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let mut reached = None;
-        for pool in route.next_pools() {
+        for pool in route.pools_for(ticket) {
             // What the gateway encrypts is not spliced.
-            dial.source = source.filter(|_| pool.tls.is_none());
+            let plan = plan.filter(|_| pool.tls.is_none());
+            let client = (pool.source == SourceAddress::Client).then_some(client);
+            let ipv4 = client.map(|client| client.is_ipv4()).or(plan.map(|plan| plan.is_ipv4()));
+            dial.source = ipv4.map(|ipv4| Source {
+                ports: gateway.ports(),
+                client,
+                mss: plan.and_then(|plan| plan.mss()),
+                ipv4,
+            });
             dial.greeting.tls = ended.is_none() || pool.tls.is_some();
             dial.greeting.header = match pool.send_proxy {
                 Some(version) => {

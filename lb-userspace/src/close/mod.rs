@@ -57,6 +57,11 @@ pub async fn farewell(client: &LegSocket, word: &[u8]) {
     if word.is_empty() || socket::write_all(client, word).await.is_err() {
         return;
     }
+    linger(client).await;
+}
+
+/// Sends a FIN, and waits until the client has stopped sending.
+pub async fn linger(client: &LegSocket) {
     let _ = socket::finish(client);
     let (time, mut bytes) = LINGER;
     let drained = async {

@@ -5,7 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -350,6 +350,17 @@ impl Report {
         let since = self.list.split_off(mark);
         self.refused.extend(since.into_iter().filter(is_refused));
         self.refused.extend(self.list.extract_if(.., |diagnostic| is_refused(diagnostic)));
+    }
+
+    /// Why objects were left out, of each the first reason.
+    pub(super) fn refusals(&self) -> HashMap<Arc<str>, String> {
+        let mut refusals = HashMap::new();
+        for diagnostic in &self.refused {
+            if let Some(object) = diagnostic.faulty_object() {
+                refusals.entry(object.clone()).or_insert_with(|| diagnostic.message.clone());
+            }
+        }
+        refusals
     }
 
     /// For [`Report::refuse`]: what is reported from now on.

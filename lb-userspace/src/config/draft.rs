@@ -8,33 +8,55 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Origin;
-use super::client_auth::San;
+use super::check::certificate::Loaded;
+use super::client_auth::ClientAuth;
 use super::diagnostic::{Diagnostic, Report};
+use super::gateway_api::Mode;
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
-    ServerSan, SniPattern,
+    Refuse, SniPattern, SourceAddress,
 };
 use super::place::{Place, Placed};
+use super::san::San;
+use crate::ech;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
 /// at the later one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) gateway: GatewayDraft,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) routes: Vec<RouteDraft>,
     pub(super) pools: Vec<PoolDraft>,
+    pub(super) gateway_api: Field<GatewayApiDraft>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct GatewayApiDraft {
+    pub(super) from: Field<From>,
+    pub(super) directory: Field<PathBuf>,
+    pub(super) controller: Field<Box<str>>,
+    pub(super) mode: Field<Mode>,
+    pub(super) addresses: Field<Vec<Placed<RangeInclusive<IpAddr>>>>,
+    pub(super) external_names: Field<bool>,
+    pub(super) namespaces: Field<Vec<Placed<Box<str>>>>,
+}
+
+/// Where objects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    Directory,
 }
 
 impl Draft {
@@ -50,7 +72,7 @@ impl Draft {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct GatewayDraft {
     pub(super) workers: Field<usize>,
     pub(super) interfaces: Field<Interfaces>,
@@ -69,19 +91,19 @@ pub(super) struct GatewayDraft {
     pub(super) peers: Field<Vec<Placed<PeerDraft>>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PeerDraft {
     pub(super) id: Field<u16>,
     pub(super) address: Field<SocketAddr>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AccessLogDraft {
     pub(super) path: Field<LogTarget>,
     pub(super) format: Field<LogFormat>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ListenerDraft {
     /// Of the whole.
     pub(super) place: Place,
@@ -100,14 +122,45 @@ pub(super) struct ListenerDraft {
     pub(super) keepalive: Field<Keepalive>,
     pub(super) freebind: Field<bool>,
     pub(super) ech: Field<EchDraft>,
+    pub(super) refuse: Field<Refuse>,
+    /// Not in the file.
+    pub(super) reserved: Field<Vec<Placed<SniPattern>>>,
 }
 
-#[derive(Debug)]
+impl ListenerDraft {
+    /// One without keys.
+    pub(super) fn new(place: Place) -> Self {
+        Self {
+            place,
+            name: Field::Absent,
+            bind: Field::Absent,
+            protocol: Field::Absent,
+            hello_timeout: Field::Absent,
+            hello_bytes: Field::Absent,
+            proxy_protocol: Field::Absent,
+            trusted_proxies: Field::Absent,
+            allow: Field::Absent,
+            deny: Field::Absent,
+            max_connections: Field::Absent,
+            client_rate: Field::Absent,
+            backlog: Field::Absent,
+            keepalive: Field::Absent,
+            freebind: Field::Absent,
+            ech: Field::Absent,
+            refuse: Field::Absent,
+            reserved: Field::Absent,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct EchDraft {
     pub(super) keys: Field<Vec<Placed<PathBuf>>>,
+    pub(super) mode: Field<ech::Mode>,
+    pub(super) openings: Field<u32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RouteDraft {
     pub(super) place: Place,
     pub(super) name: Field<Box<str>>,
@@ -125,9 +178,36 @@ pub(super) struct RouteDraft {
     pub(super) max_connections: Field<usize>,
     pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
+    /// Not in the file.
+    pub(super) http: Field<bool>,
 }
 
-#[derive(Debug)]
+impl RouteDraft {
+    /// One without keys.
+    pub(super) fn new(place: Place) -> Self {
+        Self {
+            place,
+            name: Field::Absent,
+            listener: Field::Absent,
+            sni: Field::Absent,
+            alpn: Field::Absent,
+            tls: Field::Absent,
+            certificate: Field::Absent,
+            client_ca: Field::Absent,
+            client_auth: Field::Absent,
+            backends: Field::Absent,
+            retry_other_pool: Field::Absent,
+            idle_timeout: Field::Absent,
+            max_age: Field::Absent,
+            max_connections: Field::Absent,
+            on_removal: Field::Absent,
+            client_rate: Field::Absent,
+            http: Field::Absent,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct ClientRateDraft {
     pub(super) connections: Field<u32>,
     pub(super) per: Field<Duration>,
@@ -140,15 +220,30 @@ pub(super) enum Tls {
     Terminate,
 }
 
-#[derive(Debug)]
-pub(super) struct CertificateDraft {
+/// A certificate and its key: files, or those of a source that has them in memory.
+#[derive(Clone, Debug)]
+pub(super) enum CertificateDraft {
+    Files(CertificateFiles),
+    /// Not empty; where they are several, the name that a client asks for chooses.
+    Held(Vec<Arc<Loaded>>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct CertificateFiles {
     pub(super) chain: Field<PathBuf>,
     pub(super) key: Field<PathBuf>,
     pub(super) passphrase_file: Field<PathBuf>,
 }
 
-#[derive(Debug)]
-pub(super) struct ClientAuthDraft {
+/// What is asked of clients' certificates: of files, or of a source that has the authorities in memory.
+#[derive(Clone, Debug)]
+pub(super) enum ClientAuthDraft {
+    Files(ClientAuthFiles),
+    Held(Arc<ClientAuth>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ClientAuthFiles {
     pub(super) ca: Field<Vec<Placed<PathBuf>>>,
     pub(super) crl: Field<Vec<Placed<PathBuf>>>,
     /// Whether clients must have a certificate.
@@ -157,13 +252,13 @@ pub(super) struct ClientAuthDraft {
     pub(super) sans: Field<Vec<Placed<San>>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct BackendDraft {
     pub(super) pool: Field<String>,
     pub(super) weight: Field<u32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PoolDraft {
     pub(super) place: Place,
     pub(super) name: Field<Box<str>>,
@@ -172,6 +267,7 @@ pub(super) struct PoolDraft {
     pub(super) slow_start: Field<Duration>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
+    pub(super) source: Field<SourceAddress>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) health: Field<HealthDraft>,
     pub(super) eject: Field<Eject>,
@@ -179,17 +275,38 @@ pub(super) struct PoolDraft {
     pub(super) tls: Field<UpstreamTlsDraft>,
 }
 
-#[derive(Debug)]
+impl PoolDraft {
+    /// One without keys.
+    pub(super) fn new(place: Place) -> Self {
+        Self {
+            place,
+            name: Field::Absent,
+            balance: Field::Absent,
+            servers: Field::Absent,
+            slow_start: Field::Absent,
+            connect_timeout: Field::Absent,
+            send_proxy: Field::Absent,
+            source: Field::Absent,
+            keepalive: Field::Absent,
+            health: Field::Absent,
+            eject: Field::Absent,
+            on_down: Field::Absent,
+            tls: Field::Absent,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct UpstreamTlsDraft {
     pub(super) ca: Field<PathBuf>,
     pub(super) server_name: Field<ServerName<'static>>,
-    pub(super) san: Field<Vec<Placed<ServerSan>>>,
+    pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HealthDraft {
     pub(super) check: Field<CheckKind>,
     pub(super) interval: Field<Duration>,
@@ -216,13 +333,13 @@ pub(super) enum CheckKind {
     Http,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HealthTlsDraft {
     pub(super) ca: Field<PathBuf>,
     pub(super) server_name: Field<ServerName<'static>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ServerDraft {
     pub(super) address: Field<Origin>,
     pub(super) weight: Field<u32>,
@@ -231,9 +348,10 @@ pub(super) struct ServerDraft {
 }
 
 /// The value of a key, as far as it makes sense.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum Field<T> {
     /// The key is not there.
+    #[default]
     Absent,
     /// It is, and what is wrong with it has been reported.
     Invalid,

@@ -11,44 +11,98 @@ mod client_rate;
 mod diagnostic;
 mod draft;
 mod files;
+pub mod gateway_api;
 mod health;
 mod model;
 mod place;
+mod san;
 #[cfg(test)]
 mod tests;
 mod toml;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::UnixTime;
 
 use diagnostic::Report;
 use files::{Directory, read_bounded};
+use gateway_api::Built;
 
 pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
-pub use client_auth::{Allowed, ClientAuth, San};
+pub use client_auth::{Allowed, ClientAuth};
 pub use client_rate::{ClientRate, NewConnections};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
-    AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, MinVersion, OnRemoval, Peer, Pool, Protocol, ProxyVersion, Route,
-    Server, ServerSan, SniPattern, Termination, UpstreamTls,
+    AccessLog, Action, Backend, Balance, Config, Ech, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
+    LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Peer, Pool, Protocol, ProxyVersion,
+    Refuse, Route, Server, SniPattern, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
+pub use san::San;
 
-/// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
-/// that were read is a change of the configuration.
-pub fn load(path: &Path) -> (Checked, Sources) {
-    let directory = Directory::of(path);
-    let bytes = directory.read_noting(path.to_owned(), MAX_CONFIG_BYTES);
-    let checked =
-        text(path, bytes).and_then(|(name, text)| check_text(&text, &name, &directory, UnixTime::now()));
-    (checked, directory.into_sources())
+/// A configuration file that was read, with the files that it names: objects that come and go are checked with what it says.
+#[derive(Debug)]
+pub struct File {
+    name: String,
+    text: String,
+    directory: Directory,
+}
+
+impl File {
+    /// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
+    /// that were read is a change of the configuration.
+    pub fn open(path: &Path) -> (Result<(Self, Config, Warnings), Diagnostics>, Sources) {
+        let mut directory = Directory::of(path);
+        let bytes = directory.read_noting(path.to_owned(), MAX_CONFIG_BYTES);
+        let (name, text) = match text(path, bytes) {
+            Ok(read) => read,
+            Err(errors) => return (Err(errors), directory.sources()),
+        };
+        if text.contains("gateway_api") {
+            directory.remember();
+        }
+        let file = File { name, text, directory };
+        let checked = file.check(&mut Built::default());
+        let sources = file.directory.sources();
+        (checked.map(|(config, warnings)| (file, config, warnings)), sources)
+    }
+
+    /// One that names a directory of manifests, and has nothing else.
+    pub fn of_manifests(directory: &Path) -> Self {
+        let quoted = ::toml::Value::from(directory.to_string_lossy().into_owned());
+        let text = format!("[gateway_api]\nfrom = \"directory\"\ndirectory = {quoted}\n");
+        File { name: directory.display().to_string(), text, directory: Directory::of(Path::new("")) }
+    }
+
+    /// Validates what the file and the objects say together. An object that clashes with the file, or with another object,
+    /// is left out and told so in its status.
+    pub fn check(&self, built: &mut Built) -> Checked {
+        let mut report = Report::default();
+        let mut draft = toml::read(&self.text, &mut report);
+        draft.listeners.append(&mut built.listeners);
+        draft.routes.append(&mut built.routes);
+        draft.pools.append(&mut built.pools);
+        let config = check::check(draft, &self.directory, UnixTime::now(), &mut report);
+        let refusals = report.refusals();
+        if !refusals.is_empty() {
+            for (key, status) in &mut built.statuses {
+                if let Some(message) = refusals.get(key.to_string().as_str()) {
+                    status.refuse(message);
+                }
+            }
+        }
+        conclude(config, report, &self.name, &self.text)
+    }
+
+    /// A path that the file names.
+    pub fn path_of(&self, path: &Path) -> PathBuf {
+        self.directory.path_of(path)
+    }
 }
 
 /// Reads `[gateway]` of the file at `path`, for those who look for a gateway that runs with it: its routes may be

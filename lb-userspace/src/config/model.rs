@@ -3,8 +3,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use super::address::Origin;
 use super::authorities::Authorities;
 use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
+use super::gateway_api::GatewayApi;
 use super::health::{Eject, Health, OnDown};
+use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
 use crate::sniff::{MAX_WINDOW, Starttls};
@@ -35,6 +39,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// See [`Pool`].
     pub pools: Vec<Pool>,
+    /// Present: some of them are made of objects.
+    pub gateway_api: Option<GatewayApi>,
 }
 
 /// `[gateway]`: what holds for the whole process.
@@ -253,8 +259,38 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Listen also while the machine does not have the addresses.
     pub freebind: bool,
-    /// Keys for Encrypted ClientHello, no two of the same number; empty: none is looked for.
-    pub ech: Arc<ech::Keys>,
+    /// Encrypted ClientHello; absent: none is looked for.
+    pub ech: Option<Ech>,
+    /// How clients are refused.
+    pub refuse: Refuse,
+    /// Names for which no wider pattern of a route counts: their clients are refused unless a route has the very pattern.
+    pub reserved: Vec<SniPattern>,
+}
+
+/// How a TLS client without a route is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refuse {
+    /// With a TLS alert that says why.
+    #[default]
+    Alert,
+    /// By nothing but the end of the connection. Where a pool has no server, TLS is not even begun.
+    Close,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ech {
+    /// At least one, and no two of the same number.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many are opened for one client address per second.
+    pub openings: NonZeroU32,
+}
+
+impl Ech {
+    /// For one address without a word in the file: 35 ms of a core in each second.
+    pub const OPENINGS: NonZeroU32 = NonZeroU32::new(500).unwrap();
 }
 
 impl Listener {
@@ -275,7 +311,9 @@ impl Listener {
             backlog: 4096,
             keepalive: Keepalive::default(),
             freebind: false,
-            ech: Arc::new([]),
+            ech: None,
+            refuse: Refuse::default(),
+            reserved: Vec::new(),
         }
     }
 }
@@ -291,6 +329,8 @@ pub enum Protocol {
     Starttls(Starttls),
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.
     Tcp,
+    /// Requests of HTTP, and the listener has exactly one route.
+    Http,
 }
 
 /// `[[route]]`: which connections of a listener go to which pools.
@@ -308,7 +348,9 @@ pub struct Route {
     pub alpn: Vec<Box<str>>,
     /// What becomes of its connections; [`Action::Pass`] on a `tcp` listener.
     pub action: Action,
-    /// Not empty; at least one weight is above 0.
+    /// Its connections carry requests of HTTP, and each is answered with 404.
+    pub http: bool,
+    /// At least one weight is above 0; empty with `http`.
     pub backends: Vec<Backend>,
     /// If no server of the chosen pool can be reached, another of `backends` is tried.
     pub retry_other_pool: bool,
@@ -375,8 +417,13 @@ pub struct Termination {
     pub key: PrivateKeyDer<'static>,
     /// What clients' certificates are held against; absent: clients are asked for none.
     pub client_auth: Option<Arc<ClientAuth>>,
-    /// When the leaf expires, in seconds since the Unix epoch.
+    /// When the leaf expires, in seconds since the Unix epoch; of several the first that does.
     pub not_after: u64,
+    /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
+    pub names: BTreeSet<Box<str>>,
+    /// Others to choose from, by the names that they are for, without client authentication of their own: the one with the
+    /// longest name that covers the client's.
+    pub more: Vec<Arc<Termination>>,
 }
 
 impl fmt::Debug for Termination {
@@ -394,9 +441,12 @@ impl fmt::Debug for Termination {
 pub struct Backend {
     /// Index into [`Config::pools`].
     pub pool: usize,
-    /// 0 to 256, as a share of the sum over the route's backends; 0 takes none.
+    /// 0 to [`MAX_WEIGHT`], as a share of the sum over the route's backends; 0 takes none.
     pub weight: u32,
 }
+
+/// Of a backend.
+pub const MAX_WEIGHT: u32 = 256;
 
 impl Backend {
     /// One with the defaults of all other keys.
@@ -412,7 +462,7 @@ pub struct Pool {
     pub name: Arc<str>,
     /// How a server is chosen.
     pub balance: Balance,
-    /// Not empty; no address and no service twice.
+    /// No address and no service twice. Empty: clients are refused.
     pub servers: Vec<Server>,
     /// Time in which a server that gets connections again comes to its whole share; zero: at once.
     pub slow_start: Duration,
@@ -420,6 +470,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// The PROXY header sent to servers; absent: none.
     pub send_proxy: Option<ProxyVersion>,
+    /// Whose address servers see.
+    pub source: SourceAddress,
     /// Of the leg to the server; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
     /// How its servers are checked; absent: not at all.
@@ -442,6 +494,7 @@ impl Pool {
             slow_start: Duration::ZERO,
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            source: SourceAddress::default(),
             keepalive: Keepalive::default(),
             health: None,
             eject: None,
@@ -460,22 +513,13 @@ pub struct UpstreamTls {
     /// own host.
     pub server_name: Option<ServerName<'static>>,
     /// Of which a server's certificate must have one; empty: the name that the server is called.
-    pub san: Vec<ServerSan>,
+    pub san: Vec<San>,
     /// Shown to servers that ask for one.
     pub certificate: Option<Arc<Termination>>,
     /// Offered in order of preference; empty: the extension is not sent. Protocol names of 1 to 255 bytes, no duplicates.
     pub alpn: Vec<Box<str>>,
     /// The oldest version that is offered.
     pub min_version: MinVersion,
-}
-
-/// An alternative name of a server's certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ServerSan {
-    /// A host name, which a wildcard of the certificate may cover, or an IP address.
-    Name(ServerName<'static>),
-    /// A URI, byte by byte.
-    Uri(Box<str>),
 }
 
 /// The oldest version of TLS.
@@ -509,6 +553,16 @@ pub enum Balance {
     SourceHash,
     /// The one with fewer connections of two that are drawn at random.
     Random,
+}
+
+/// Whose address a server sees as the source of a client's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// The gateway's, which the route to the server has.
+    #[default]
+    Gateway,
+    /// The client's, or what a trusted proxy said it is. The servers' answers must be routed through the gateway.
+    Client,
 }
 
 /// The form of the PROXY header.

@@ -1,11 +1,14 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::control::{Control, give_back_memory, open};
+use super::aside::aside;
+use super::control::{Control, open};
+use super::objects::Objects;
 use super::watch::Watched;
 use super::worker::Command;
-use super::{Fault, ReloadRequest, drained};
+use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
 use crate::admin::view;
-use crate::config::{self, Sources};
+use crate::config::gateway_api::Change;
+use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
 use crate::connect::resolve::FirstAnswers;
 use crate::reason::Tier;
 use crate::serving::Snapshot;
@@ -15,9 +18,21 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
-/// What a file makes.
+/// What is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The file, and then the objects.
+    File,
+    /// Nothing: the file is as it was when it was last in force, and the objects were read already.
+    Objects,
+}
+
+/// The configuration file that is in force, if objects are added to it, and these.
+pub(super) type Source = Option<(File, Objects)>;
+
+/// What is made of them.
 struct Built {
     snapshot: Snapshot,
     gateway: config::Gateway,
@@ -27,8 +42,8 @@ struct Built {
 impl Control {
     /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
     /// the configuration does not.
-    pub(super) async fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
-        let result = self.try_reload().await;
+    pub(super) async fn reload(&mut self, what: What, cause: &str, answer: Option<ReloadRequest>) {
+        let result = self.try_reload(what).await;
         let stats = &self.gateway.books.stats;
         match &result {
             Ok((reloaded, _)) => {
@@ -58,22 +73,33 @@ impl Control {
         });
     }
 
-    async fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
-        let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let build = spawn_blocking(move || build(&path, &old));
-        let (built, sources) = build.await.map_err(|panic| panic.to_string())?;
-        if self.watched.is_some() {
+    async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
+        let old = self.gateway.snapshot.load_full();
+        let (built, sources) = self.build(what, None, old).await?;
+        if let (true, Some(sources)) = (self.watched.is_some(), sources.file) {
             self.watched = Some(Watched::new(sources));
         }
-        let Built { snapshot: new, gateway, mut warnings } = built?;
-        warnings.extend(self.needs_restart(&gateway));
+        self.watched_objects = sources.objects.map(Watched::new).or(self.watched_objects.take());
+        self.show_objects();
+        let mut built = built?;
 
         let old = self.gateway.snapshot.load_full();
         let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        let sockets = loop {
+            let added = built.snapshot.binds().filter(|bind| !before.contains(&bind.address));
+            match open(added, self.workers.len(), &self.inherited) {
+                Ok(sockets) => break sockets,
+                Err(fault) => {
+                    let why = with_causes(&fault);
+                    let (again, _) = self.build(What::Objects, Some(fault), old.clone()).await?;
+                    self.show_objects();
+                    built = again.map_err(|_| why)?;
+                }
+            }
+        };
+        let Built { snapshot: new, gateway, mut warnings } = built;
+        warnings.extend(self.needs_restart(&gateway));
         let after: BTreeSet<SocketAddr> = new.addresses().collect();
-        let added = new.binds().filter(|bind| !before.contains(&bind.address));
-        let sockets =
-            open(added, self.workers.len(), &self.inherited).map_err(|fault| with_causes(&fault))?;
 
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
@@ -97,15 +123,68 @@ impl Control {
         Ok((reloaded, names))
     }
 
+    /// Builds on a thread of its own.
+    async fn build(
+        &mut self,
+        what: What,
+        lacked: Option<Fault>,
+        old: Arc<Snapshot>,
+    ) -> Result<(Result<Built, String>, Read), String> {
+        let (path, source) = (self.path.clone(), self.source.take());
+        let (answer, built) = oneshot::channel();
+        aside(move || build(what, &path, source, lacked, &old, answer))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        let (built, source, read) =
+            built.await.map_err(|_| "the thread that read it has panicked".to_owned())?;
+        self.source = source;
+        Ok((built, read))
+    }
+
+    /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
+    /// configuration.
+    pub(super) async fn follow_objects(&mut self) {
+        let Some((file, mut objects)) = self.source.take() else { return };
+        let (answer, read) = oneshot::channel();
+        let started = aside(move || {
+            let (sources, change) = objects.read();
+            let _ = answer.send((file, objects, sources, change));
+        });
+        let Ok((file, mut objects, sources, change)) = read.await else {
+            return tracing::error!(error = ?started.err(), "the objects are lost: reload");
+        };
+        self.watched_objects = Some(Watched::new(sources));
+        let is_all = change == Change::All || objects.lacks_ports();
+        if change == Change::Servers && !is_all {
+            let snapshot = self.gateway.snapshot.load();
+            for (name, servers) in objects.take_servers() {
+                if let Some(pool) = snapshot.pools.iter().find(|pool| *pool.name == *name) {
+                    tracing::info!(pool = name, servers = servers.len(), "other servers");
+                    pool.reconfigure(&servers);
+                }
+            }
+        }
+        self.source = Some((file, objects));
+        if is_all {
+            self.reload(What::Objects, "changed objects", None).await;
+        } else {
+            self.show_objects();
+        }
+    }
+
+    /// Shows operators the objects as they are now.
+    pub(super) fn show_objects(&self) {
+        let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
+        self.admin_side.objects.store(Arc::new(shown));
+    }
+
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
     pub(super) fn look_after_removed(&mut self) {
         let unused = self.removed.look(&self.gateway);
-        if !unused.is_empty() {
-            // Not here: it takes as long as to build them.
-            spawn_blocking(move || {
-                drop(unused);
-                give_back_memory();
-            });
+        // Not here: it takes as long as to build them.
+        if !unused.is_empty()
+            && let Err(error) = aside(move || drop(unused))
+        {
+            tracing::warn!(%error, "cannot start a thread");
         }
     }
 
@@ -119,15 +198,78 @@ impl Control {
     }
 }
 
-/// What the file at `path` makes, or why it makes nothing, and the files that were read.
-fn build(path: &Path, old: &Snapshot) -> (Result<Built, String>, Sources) {
-    let (checked, sources) = config::load(path);
-    let built = checked.map_err(|errors| errors.render(false)).and_then(|(config, warnings)| {
+/// What was read for a build, as far as it was.
+#[derive(Default)]
+struct Read {
+    file: Option<Sources>,
+    objects: Option<Sources>,
+}
+
+/// A build: what it has made, or why nothing; what is in force now; and what was read.
+type Outcome = (Result<Built, String>, Source, Read);
+
+/// Makes a configuration anew, and answers with it. An error leaves `source` as it was. `lacked`: what could not be listened on with the last one, which
+/// is an error if it is not for want of an object's port.
+fn build(
+    what: What,
+    path: &Path,
+    source: Source,
+    lacked: Option<Fault>,
+    old: &Snapshot,
+    answer: oneshot::Sender<Outcome>,
+) {
+    let (checked, source, read) = check(what, path, source, lacked);
+    let mut checked_config = None;
+    let built = checked.and_then(|(config, warnings)| {
+        let config = checked_config.insert(config);
         let snapshot =
-            Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
-        let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-        Ok(Built { snapshot, gateway: config.gateway, warnings })
+            Snapshot::new(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
+        may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
+        Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    give_back_memory();
-    (built, sources)
+    // Whoever waits for it may have gone. Nobody waits until the configuration is freed.
+    let _ = answer.send((built, source, read));
+}
+
+fn check(
+    what: What,
+    path: &Path,
+    source: Source,
+    lacked: Option<Fault>,
+) -> (Result<(Config, Vec<String>), String>, Source, Read) {
+    let rendered = |errors: Diagnostics| errors.render(false);
+    let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
+    match (what, source) {
+        (What::Objects, Some((file, mut objects))) => {
+            let checked = match lacked {
+                Some(fault) => match objects.without(&fault, &file) {
+                    Some(checked) => of_objects(checked),
+                    None => Err(with_causes(&fault)),
+                },
+                None => of_objects(objects.assemble(&file)),
+            };
+            (checked, Some((file, objects)), Read::default())
+        }
+        (What::Objects, None) => {
+            let why = lacked.map_or_else(|| "there are no objects".to_owned(), |fault| with_causes(&fault));
+            (Err(why), None, Read::default())
+        }
+        (What::File, source) => {
+            let (opened, sources) = File::open(path);
+            let read = Read { file: Some(sources), objects: None };
+            let (file, config, warnings) = match opened {
+                Ok(opened) => opened,
+                Err(errors) => return (Err(rendered(errors)), source, read),
+            };
+            let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
+            let objects = match source {
+                Some((_, objects)) => objects.follow(&file, &config),
+                None => Objects::of(&file, &config),
+            };
+            let Some(mut objects) = objects else { return (Ok((config, warnings)), None, read) };
+            let (sources, _) = objects.read();
+            let checked = objects.assemble(&file).map(|(config, _)| (config, warnings)).map_err(rendered);
+            (checked, Some((file, objects)), Read { objects: Some(sources), ..read })
+        }
+    }
 }

@@ -119,6 +119,24 @@ impl FarEnds {
     }
 }
 
+/// The addresses of this network namespace that are in use, but for loopback and link-local ones.
+pub fn own_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Unspec;
+    let mut own = netlink.list(RouteNetlinkMessage::GetAddress(request), |entry| match entry {
+        Ok(RouteNetlinkMessage::NewAddress(entry)) => address_of(&entry),
+        _ => None,
+    })?;
+    own.retain(|ip| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback(),
+    });
+    own.sort();
+    own.dedup();
+    Ok(own)
+}
+
 /// The other end of a pair: the id of its namespace, and its index there.
 fn far_end(near: &LinkMessage) -> Option<(i32, u32)> {
     let (mut is_pair, mut namespace, mut index) = (false, None, None);

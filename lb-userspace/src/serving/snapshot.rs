@@ -3,7 +3,9 @@
 use super::client_limit::share;
 use super::{ClientLimit, ListenerStats, Pool, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Termination};
+use crate::config::{
+    self, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
+};
 use crate::ech;
 use crate::reason::RejectReason;
 use crate::route::{Match, Schedule, Table};
@@ -44,8 +46,8 @@ pub struct Snapshot {
     /// What holds for all of them.
     pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
-    /// The routes of each listener.
-    tables: Vec<Table<Arc<Route>>>,
+    /// The routes of each listener; `None`: the name is reserved, see [`config::Listener::reserved`].
+    tables: Vec<Table<Option<Arc<Route>>>>,
 }
 
 /// A listener.
@@ -74,12 +76,25 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
-    /// Keys for Encrypted ClientHello.
-    pub ech: Arc<ech::Keys>,
+    /// Encrypted ClientHello; `None`: it is not looked for.
+    pub ech: Option<Ech>,
+    /// How clients are refused.
+    pub refuse: Refuse,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
     table: usize,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Debug)]
+pub struct Ech {
+    /// At least one.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many one client address may have opened.
+    pub openings: ClientLimit,
 }
 
 /// A route.
@@ -100,8 +115,10 @@ pub struct Route {
     pub clients: Option<ClientLimit>,
     /// What becomes of its connections.
     pub action: Action,
+    /// They carry requests of HTTP, each of which is answered with 404.
+    pub http: bool,
     /// Kept across reloads.
-    pub stats: Arc<RouteStats>,
+    pub stats: RouteStats,
     /// What becomes of its open connections when it is gone.
     pub on_removal: OnRemoval,
     backends: Backends,
@@ -125,9 +142,8 @@ struct Shares {
 }
 
 impl Shares {
-    /// The pools for a new connection.
-    fn next(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        let ticket = self.choices.fetch_add(1, Relaxed);
+    /// The pools for the connection with this ticket.
+    fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
         let first = self.schedule.pick(ticket);
         let others = self.retry_other_pool.then(|| {
             let mut seen = Vec::from_iter(first);
@@ -241,7 +257,8 @@ impl Listener {
             backlog: 0,
             keepalive,
             freebind: false,
-            ech: Arc::new([]),
+            ech: None,
+            refuse: Refuse::default(),
             stats: Arc::default(),
             // It takes no connection.
             table: usize::MAX,
@@ -272,7 +289,8 @@ impl Route {
             max_connections: None,
             clients: None,
             action: Action::Pass,
-            stats: Arc::default(),
+            http: false,
+            stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
         }
@@ -287,14 +305,22 @@ impl Route {
         pools.iter()
     }
 
-    /// The pool for a new connection, by weight, and then those to try where it has no server that can be reached; none
-    /// when every weight is 0.
-    pub fn next_pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+    /// For a new connection: see [`pools_for`](Self::pools_for).
+    pub fn draw(&self) -> u64 {
+        match &self.backends {
+            Backends::One(_) => 0,
+            Backends::Several(shares) => shares.choices.fetch_add(1, Relaxed),
+        }
+    }
+
+    /// The pool for a connection that has drawn this ticket, by weight, and then those to try where it has no server that can
+    /// be reached; none when every weight is 0.
+    pub fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
         let (only, shares) = match &self.backends {
             Backends::One(pool) => (Some(pool), None),
             Backends::Several(shares) => (None, Some(&**shares)),
         };
-        only.into_iter().chain(shares.into_iter().flat_map(Shares::next))
+        only.into_iter().chain(shares.into_iter().flat_map(move |shares| shares.pools_for(ticket)))
     }
 }
 
@@ -311,7 +337,9 @@ impl Snapshot {
         sni: Option<&str>,
         offers: impl Fn(&str) -> bool,
     ) -> Result<(&Arc<Route>, Match), RejectReason> {
-        self.tables[listener.table].lookup(sni, offers)
+        let (route, found) = self.tables[listener.table].lookup(sni, offers)?;
+        let nobody = if sni.is_some() { RejectReason::UnknownSni } else { RejectReason::NoSni };
+        Ok((route.as_ref().ok_or(nobody)?, found))
     }
 
     /// Every address to listen on.
@@ -339,7 +367,8 @@ impl Snapshot {
 
         let rates = config.listeners.iter().map(|listener| listener.client_rate);
         let rates = rates.chain(config.routes.iter().map(|route| route.client_rate));
-        let remembered = share(rates.flatten().count());
+        let openings = config.listeners.iter().filter(|listener| listener.ech.is_some());
+        let remembered = share(rates.flatten().count() + openings.count());
 
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
@@ -352,20 +381,30 @@ impl Snapshot {
         config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
         let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
         let mut verifiers = Verifiers::default();
+        let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
+        let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
             let listener = &config.listeners[route.listener];
-            let built = Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?);
+            let stats = known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
+            let built = build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?;
+            let built = Arc::new(built);
             let table = &mut tables[route.listener];
             match listener.protocol {
-                Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], built.clone()),
+                Protocol::Tcp | Protocol::Http => {
+                    table.insert(&config::SniPattern::Any, &[], Some(built.clone()));
+                }
                 Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_) => {
                     for pattern in &*route.sni {
-                        table.insert(pattern, &route.alpn, built.clone());
+                        table.insert(pattern, &route.alpn, Some(built.clone()));
                     }
                 }
             }
             routes.push(built);
+        }
+        for (listener, table) in config.listeners.iter().zip(&mut tables) {
+            // A route with the very pattern comes first: it was inserted before, and takes any ALPN.
+            listener.reserved.iter().for_each(|pattern| table.insert(pattern, &[], None));
         }
         let listeners: Vec<_> = config
             .listeners
@@ -388,7 +427,16 @@ impl Snapshot {
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
-                    ech: listener.ech.clone(),
+                    ech: listener.ech.as_ref().map(|ech| Ech {
+                        keys: ech.keys.clone(),
+                        mode: ech.mode,
+                        openings: ClientLimit::new(
+                            ClientRate::per_second(ech.openings),
+                            remembered,
+                            known.and_then(|old| Some(&old.ech.as_ref()?.openings)),
+                        ),
+                    }),
+                    refuse: listener.refuse,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
                 })
@@ -417,6 +465,7 @@ fn build_route(
     verifiers: &mut Verifiers,
     remembered: usize,
     known: Option<&Route>,
+    stats: RouteStats,
 ) -> Result<Route, CertificateRefused> {
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
@@ -435,7 +484,8 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
-        stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        http: route.http,
+        stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),
     })

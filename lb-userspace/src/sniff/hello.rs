@@ -164,6 +164,12 @@ pub fn inner(body: &[u8], outer: &ClientHello) -> Result<ClientHello, RejectReas
     read(body, outer.length, outer.request)
 }
 
+/// Whether a ClientHello of this body offers TLS 1.3 or later, and nothing older.
+pub fn offers_no_older_than_1_3(body: &[u8]) -> bool {
+    const TLS_1_3: u16 = 0x0304;
+    Body::parse(body).and_then(|body| body.offered_versions().min()).is_some_and(|oldest| oldest >= TLS_1_3)
+}
+
 /// The highest version and the cipher suites that the ClientHello at the front of the window offers; `None` if it is
 /// not whole or malformed.
 pub fn offer(window: &[u8]) -> Option<(TlsVersion, Vec<u16>)> {
@@ -211,8 +217,12 @@ impl<'a> Body<'a> {
 
     /// The highest version offered (RFC 8446, section 4.2.1), GREASE ignored.
     pub(super) fn version(&self) -> TlsVersion {
-        let offered = self.supported_versions.iter().copied().filter(|&version| !is_grease(version));
-        TlsVersion(offered.max().unwrap_or(self.legacy_version))
+        TlsVersion(self.offered_versions().max().unwrap_or(self.legacy_version))
+    }
+
+    /// The supported_versions extension, GREASE ignored.
+    fn offered_versions(&self) -> impl Iterator<Item = u16> {
+        self.supported_versions.iter().copied().filter(|&version| !is_grease(version))
     }
 
     /// Keeps an extension that is used. `None` for a server_name or ALPN extension whose elements do not fill `data`

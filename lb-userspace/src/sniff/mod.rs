@@ -18,16 +18,17 @@ mod starttls;
 mod tests;
 
 use crate::reason::RejectReason;
-use records::Records;
 use starttls::{Dialogue, Next};
 use std::borrow::Cow;
 
 pub use alert::alert;
-pub use hello::{Alpn, ClientHello, TlsRequest, TlsVersion, body, inner, offer};
+pub(crate) use alert::fatal;
+pub use hello::{Alpn, ClientHello, TlsRequest, TlsVersion, body, inner, offer, offers_no_older_than_1_3};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
 pub use postgres::{ALPN as POSTGRES_ALPN, Cancel, Opening, opening};
-pub use records::{MAX_HELLO, MAX_WINDOW};
+pub(crate) use records::{HANDSHAKE, Records};
+pub use records::{MAX_HELLO, MAX_WINDOW, framed};
 pub use refusal::{cleartext_error, encrypted_error};
 pub use starttls::Starttls;
 pub(crate) use starttls::ldap;

@@ -115,7 +115,15 @@ mod tests {
         let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
-        (Termination { chain: vec![certificate], key, client_auth: None, not_after: u64::MAX }, roots)
+        let termination = Termination {
+            chain: vec![certificate],
+            key,
+            client_auth: None,
+            not_after: u64::MAX,
+            names: Default::default(),
+            more: Vec::new(),
+        };
+        (termination, roots)
     }
 
     /// The gateway's socket of a leg, and that of its end.

@@ -15,13 +15,13 @@ use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::client_auth::{ClientPaths, ClientPlaces};
+use super::client_auth::{Client, ClientPaths};
 use super::pem::{Part, Problems, date, pem_error, unusable};
 use super::{crl, key, pem};
 use crate::config::authorities::Authorities;
 use crate::config::client_auth::ClientAuth;
 use crate::config::diagnostic::{Problem, Report, quote};
-use crate::config::draft::{CertificateDraft, Field};
+use crate::config::draft::{CertificateDraft, CertificateFiles, Field};
 use crate::config::files::Files;
 use crate::config::model::Termination;
 use crate::config::place::Place;
@@ -39,14 +39,20 @@ pub(super) struct Paths {
 /// The certificate of a route, or of a pool's `tls`, and where it is named.
 pub(super) fn load_certificate<'r>(
     certificate: &'r Field<Box<CertificateDraft>>,
-    client: Option<(ClientPaths, ClientPlaces<'_>)>,
+    client: Option<Client<'_>>,
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(&'r Place, Arc<Loaded>)> {
     let certificate = certificate.given()?;
-    let chain = certificate.value.chain.given()?;
-    let key = certificate.value.key.given()?;
-    let passphrase = &certificate.value.passphrase_file;
+    let files = match (&*certificate.value, client) {
+        (CertificateDraft::Held(held), client) => {
+            let client = client.and_then(Client::held);
+            return Some((&certificate.place, certificates.of_held(held, client)?));
+        }
+        (CertificateDraft::Files(files), client) => (files, client.and_then(Client::files)),
+    };
+    let (CertificateFiles { chain, key, passphrase_file: passphrase }, client) = files;
+    let (chain, key) = (chain.given()?, key.given()?);
     if passphrase.is_invalid() {
         return None;
     }
@@ -82,10 +88,11 @@ pub(super) fn load_certificate<'r>(
 }
 
 /// A certificate that can be used.
-pub(super) struct Loaded {
+#[derive(Debug)]
+pub(in crate::config) struct Loaded {
     pub(super) termination: Arc<Termination>,
-    /// DNS names of the leaf, lower case; a wildcard covers exactly one label here.
-    pub(super) names: BTreeSet<Box<str>>,
+    /// Not of the configuration's files.
+    pub(super) is_held: bool,
     /// What is odd about the files, and does not keep them from being used.
     pub(super) warnings: Problems,
 }
@@ -100,6 +107,8 @@ pub(super) struct Certificates<'a> {
     provider: CryptoProvider,
     loaded: HashMap<Paths, Outcome>,
     clients: HashMap<ClientPaths, Result<(Arc<ClientAuth>, Problems), Problems>>,
+    /// By the addresses of the certificates and of what is asked of clients, or 0.
+    held: HashMap<Vec<usize>, Arc<Loaded>>,
     /// By their file; `None`: the system's.
     authorities: HashMap<Option<PathBuf>, Result<Arc<Authorities>, Problem>>,
 }
@@ -113,6 +122,7 @@ impl<'a> Certificates<'a> {
             provider,
             loaded: HashMap::new(),
             clients: HashMap::new(),
+            held: HashMap::new(),
             authorities: HashMap::new(),
         }
     }
@@ -155,33 +165,35 @@ impl<'a> Certificates<'a> {
             warnings.extend(odd);
             client_auth
         });
-        let termination = Termination { chain, key: key.der, client_auth, not_after: leaf.not_after };
-        Ok(Loaded { termination: Arc::new(termination), names: leaf.names, warnings })
+        let termination = Termination {
+            chain,
+            key: key.der,
+            client_auth,
+            not_after: leaf.not_after,
+            names: leaf.names,
+            more: Vec::new(),
+        };
+        Ok(Loaded { termination: Arc::new(termination), is_held: false, warnings })
     }
 
     fn chain(&self, path: &Path) -> Result<(Vec<CertificateDer<'static>>, Leaf), Problem> {
-        let pem = self.read(path)?;
-        let chain = certificates(path, &pem)?;
-        let Some(first) = chain.first() else {
-            let problem = unusable(path, "it holds no certificate");
-            return Err(match PrivateKeyDer::from_pem_slice(&pem) {
-                Ok(_) => problem.help("it holds a private key: are `chain` and `key` swapped?"),
-                Err(_) => problem.help(PEM_CERTIFICATE),
-            });
-        };
-        match Leaf::parse(first) {
-            Some(leaf) => Ok((chain, leaf)),
-            None => Err(unusable(path, "its first certificate is not X.509").help(PEM_CERTIFICATE)),
-        }
+        chain(path, &self.read(path)?)
     }
 
     fn key(&self, path: &Path, passphrase: Option<&[u8]>) -> Result<Key, Problem> {
-        let (der, encrypted) = key::read(path, &self.read(path)?, passphrase)?;
-        match self.provider.key_provider.load_private_key(der.clone_key()) {
-            Ok(signing) => Ok(Key { der, signing, encrypted }),
-            Err(_) => Err(unusable(path, "its private key is not one that can be used")
-                .help("RSA of 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519")),
+        private_key(&self.provider, path, &self.read(path)?, passphrase)
+    }
+
+    /// Certificates that a source has in memory, with what is asked of clients. Routes with the same share it.
+    fn of_held(&mut self, held: &[Arc<Loaded>], client: Option<Arc<ClientAuth>>) -> Option<Arc<Loaded>> {
+        let (first, more) = held.split_first()?;
+        if more.is_empty() && client.is_none() {
+            return Some(first.clone());
         }
+        let at = |loaded: &Arc<Loaded>| Arc::as_ptr(loaded).addr();
+        let client_at = client.as_ref().map_or(0, |client| Arc::as_ptr(client).addr());
+        let key = held.iter().map(at).chain([client_at]).collect();
+        Some(self.held.entry(key).or_insert_with(|| Arc::new(combined(first, more, client))).clone())
     }
 
     /// The one line of a file, which holds a `secret`, without its end.
@@ -306,6 +318,77 @@ impl<'a> Certificates<'a> {
     }
 }
 
+/// Reads a certificate and its key that are in memory, each with what it is called.
+pub(in crate::config) fn of_memory(
+    (chain_name, chain_pem): (&Path, &[u8]),
+    (key_name, key_pem): (&Path, &[u8]),
+) -> Result<Loaded, Problem> {
+    let (chain, leaf) = chain(chain_name, chain_pem)?;
+    let key = private_key(&aws_lc_rs::default_provider(), key_name, key_pem, None)?;
+    matches(&chain, &*key.signing, chain_name)?;
+    let termination = Termination {
+        chain,
+        key: key.der,
+        client_auth: None,
+        not_after: leaf.not_after,
+        names: leaf.names,
+        more: Vec::new(),
+    };
+    Ok(Loaded { termination: Arc::new(termination), is_held: true, warnings: Vec::new() })
+}
+
+/// Reads authorities that are in memory.
+pub(in crate::config) fn authorities_of_memory(
+    name: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    authorities(name, pem, "certificates in PEM")
+}
+
+/// One that chooses among several, and asks clients for certificates.
+fn combined(first: &Arc<Loaded>, more: &[Arc<Loaded>], client_auth: Option<Arc<ClientAuth>>) -> Loaded {
+    let first = &first.termination;
+    let more: Vec<_> = more.iter().map(|other| other.termination.clone()).collect();
+    let termination = Termination {
+        chain: first.chain.clone(),
+        key: first.key.clone_key(),
+        client_auth,
+        not_after: more.iter().map(|other| other.not_after).fold(first.not_after, u64::min),
+        names: first.names.clone(),
+        more,
+    };
+    Loaded { termination: Arc::new(termination), is_held: true, warnings: Vec::new() }
+}
+
+fn chain(path: &Path, pem: &[u8]) -> Result<(Vec<CertificateDer<'static>>, Leaf), Problem> {
+    let chain = certificates(path, pem)?;
+    let Some(first) = chain.first() else {
+        let problem = unusable(path, "it holds no certificate");
+        return Err(match PrivateKeyDer::from_pem_slice(pem) {
+            Ok(_) => problem.help("it holds a private key: are `chain` and `key` swapped?"),
+            Err(_) => problem.help(PEM_CERTIFICATE),
+        });
+    };
+    match Leaf::parse(first) {
+        Some(leaf) => Ok((chain, leaf)),
+        None => Err(unusable(path, "its first certificate is not X.509").help(PEM_CERTIFICATE)),
+    }
+}
+
+fn private_key(
+    provider: &CryptoProvider,
+    path: &Path,
+    pem: &[u8],
+    passphrase: Option<&[u8]>,
+) -> Result<Key, Problem> {
+    let (der, encrypted) = key::read(path, pem, passphrase)?;
+    match provider.key_provider.load_private_key(der.clone_key()) {
+        Ok(signing) => Ok(Key { der, signing, encrypted }),
+        Err(_) => Err(unusable(path, "its private key is not one that can be used")
+            .help("RSA of 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519")),
+    }
+}
+
 /// A private key that can be used.
 struct Key {
     der: PrivateKeyDer<'static>,
@@ -340,7 +423,7 @@ struct Leaf {
     not_before: u64,
     /// Seconds since the Unix epoch.
     not_after: u64,
-    /// See [`Loaded::names`].
+    /// See [`Termination::names`].
     names: BTreeSet<Box<str>>,
 }
 

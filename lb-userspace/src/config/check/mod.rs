@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod certificate;
+pub(super) mod certificate;
 mod client_auth;
 mod client_rate;
 mod crl;
@@ -11,6 +11,7 @@ mod health;
 mod key;
 mod names;
 mod pem;
+mod source;
 mod ties;
 mod upstream_tls;
 
@@ -19,10 +20,11 @@ use std::sync::Arc;
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report, quote};
 use super::draft::{
-    AccessLogDraft, Draft, Field, GatewayDraft, ListenerDraft, PeerDraft, PoolDraft, RouteDraft, Tls, items,
-    reject_repeated, values,
+    AccessLogDraft, Draft, Field, From, GatewayApiDraft, GatewayDraft, ListenerDraft, PeerDraft, PoolDraft,
+    RouteDraft, Tls, items, reject_repeated, values,
 };
 use super::files::Files;
+use super::gateway_api::{GatewayApi, Settings, Source};
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
@@ -56,7 +58,8 @@ pub(super) fn check(mut draft: Draft, files: &dyn Files, now: UnixTime, report: 
 }
 
 fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut Report) -> Config {
-    if draft.listeners.is_empty() {
+    let gateway_api = gateway_api(draft, report);
+    if draft.listeners.is_empty() && draft.gateway_api.is_absent() {
         let error = Diagnostic::error(0..0, "no listener: there is nothing to do");
         report.push_absence(error.help("add a `[[listener]]`, a `[[route]]` and a `[[pool]]`"));
     }
@@ -85,13 +88,14 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         // A protocol that is invalid says nothing about what the route may have.
         let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
-            Protocol::Tcp => reject_tls_keys(route, report),
+            Protocol::Tcp | Protocol::Http => reject_tls_keys(route, report),
             Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_) => {
                 tls_keys(route, certificates, report)
             }
         });
         if let Some(index) = known {
             upstream_tls::reject_passed_through(draft, route, listeners[index].protocol, &pool_names, report);
+            source::reject_other_families(draft, route, &listeners[index], &pool_names, report);
         }
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
@@ -103,6 +107,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
                 None => Action::Pass,
             },
+            http: route.http.or(false),
             backends: backends(route, &pool_names, report),
             retry_other_pool: route.retry_other_pool.or(false),
             idle_timeout: route.idle_timeout.get(),
@@ -137,7 +142,32 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         warn_of_idle_listeners(draft, &listeners, &routes, report);
         warn_of_unused_pools(draft, &routes, report);
     }
-    Config { gateway, listeners, routes, pools }
+    Config { gateway, listeners, routes, pools, gateway_api }
+}
+
+/// `[gateway_api]`: where objects come from, which the sources know.
+fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
+    let given = draft.gateway_api.given()?;
+    let GatewayApiDraft { from, directory, controller, mode, addresses, external_names, namespaces } =
+        &given.value;
+    let from = from.given()?;
+    if directory.is_absent() {
+        let error = Diagnostic::error(&from.place, "`from = \"directory\"` without `directory`");
+        report.push_absence(error.help("for example `directory = \"/etc/snisplice/manifests\"`"));
+    }
+    let default = Settings::default();
+    Some(GatewayApi {
+        source: match from.value {
+            From::Directory => Source::Directory(directory.get()?),
+        },
+        settings: Settings {
+            controller: controller.get().map_or(default.controller, Arc::from),
+            mode: mode.or(default.mode),
+            addresses: values(addresses),
+            external_names: external_names.or(default.external_names),
+            namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),
+        },
+    })
 }
 
 /// `[gateway]`, whose values do not depend on one another.
@@ -219,7 +249,7 @@ fn listener(
     }
     let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
-        ech: ech::keys(draft, certificates, report),
+        ech: ech::check(draft, certificates, report),
         protocol: draft.protocol.or(default.protocol),
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         hello_bytes: draft.hello_bytes.or(default.hello_bytes),
@@ -236,6 +266,8 @@ fn listener(
         backlog: draft.backlog.or(default.backlog),
         keepalive: draft.keepalive.or(default.keepalive).or(gateway.keepalive),
         freebind: draft.freebind.or(default.freebind),
+        refuse: draft.refuse.or(default.refuse),
+        reserved: values(&draft.reserved),
         ..default
     }
 }
@@ -279,6 +311,7 @@ fn pool(
         let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
+    source::warn(draft, report);
     let default = Pool::new(name.clone(), found);
     let tls = upstream_tls::check(draft, certificates, report);
     Pool {
@@ -287,6 +320,7 @@ fn pool(
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),
         send_proxy: draft.send_proxy.get().or(default.send_proxy),
+        source: draft.source.or(default.source),
         health: draft.health.given().and_then(|draft| health::check(&draft.value, certificates, report)),
         eject: draft.eject.get(),
         on_down: draft.on_down.or(default.on_down),
@@ -412,7 +446,10 @@ fn warn_of_idle_listeners(draft: &Draft, listeners: &[Listener], routes: &[Route
     for route in routes {
         used[route.listener] = true;
     }
-    for (index, draft) in draft.listeners.iter().enumerate().filter(|(index, _)| !used[*index]) {
+    // Of objects, others may come at any time.
+    let of_file = |draft: &ListenerDraft| draft.place.object().is_none();
+    let idle = draft.listeners.iter().enumerate().filter(|(index, draft)| !used[*index] && of_file(draft));
+    for (index, draft) in idle {
         let name = &listeners[index].name;
         let message = format!("no route is on the listener {}: it turns every client away", quote(name));
         let warning = Diagnostic::warning(&draft.place, message);

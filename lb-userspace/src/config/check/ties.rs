@@ -63,13 +63,15 @@ fn protocols<'c>(claim: &'c Claim<'_>) -> impl Iterator<Item = Option<&'c str>> 
 /// Clients that verify will refuse a certificate that does not bear the name they asked for.
 pub(super) fn warn_of_uncovered_names(claims: &[Claim<'_>], report: &mut Report) {
     for claim in claims {
-        let Some((_, certificate)) = &claim.certificate else {
+        // What an object names is its author's affair, and the API says that it is not compared.
+        let Some((_, certificate)) = claim.certificate.as_ref().filter(|(_, loaded)| !loaded.is_held) else {
             continue;
         };
         for pattern in claim.sni.iter().filter(|pattern| !covers(certificate, &pattern.value)) {
             let message = format!("the certificate of this route is not for `{}`", pattern.value);
-            let mut names: Vec<_> = certificate.names.iter().take(5).map(|name| quote(name)).collect();
-            if certificate.names.len() > names.len() {
+            let mut names: Vec<_> =
+                certificate.termination.names.iter().take(5).map(|name| quote(name)).collect();
+            if certificate.termination.names.len() > names.len() {
                 names.push("…".to_owned());
             }
             let help = match names.as_slice() {
@@ -87,10 +89,11 @@ fn covers(certificate: &Loaded, pattern: &SniPattern) -> bool {
         SniPattern::Any => true,
         SniPattern::Exact(name) => {
             let wildcard = name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-            certificate.names.contains(&**name)
-                || wildcard.is_some_and(|wildcard| certificate.names.contains(wildcard.as_str()))
+            certificate.termination.names.contains(&**name)
+                || wildcard.is_some_and(|wildcard| certificate.termination.names.contains(wildcard.as_str()))
         }
         SniPattern::Wildcard(parent) => certificate
+            .termination
             .names
             .iter()
             .any(|name| name.strip_suffix(&**parent).is_some_and(|rest| rest.ends_with('.'))),
@@ -109,8 +112,11 @@ pub(super) fn warn_of_coalescing(claims: &[Claim<'_>], report: &mut Report) {
         let Some((place, certificate)) = &claim.certificate else {
             continue;
         };
-        let neighbour =
-            certificate.names.iter().find_map(|name| served.by_other(index, claim.listener, name));
+        let neighbour = certificate
+            .termination
+            .names
+            .iter()
+            .find_map(|name| served.by_other(index, claim.listener, name));
         let Some((other, pattern)) = neighbour else {
             continue;
         };

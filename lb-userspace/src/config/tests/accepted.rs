@@ -27,7 +27,7 @@ fn what_is_left_out_has_its_default() {
     };
     assert_eq!(config.gateway, Gateway { fixed, live });
     let listener = Listener {
-        ech: Arc::new([]),
+        ech: None,
         name: "listener-1".into(),
         bind: vec!["0.0.0.0:443".parse().unwrap()],
         protocol: Protocol::Tls,
@@ -42,6 +42,8 @@ fn what_is_left_out_has_its_default() {
         backlog: 4096,
         keepalive: Keepalive::default(),
         freebind: false,
+        refuse: Refuse::Alert,
+        reserved: vec![],
     };
     assert_eq!(config.listeners, [listener]);
     let [route] = &config.routes[..] else { panic!("{:?}", config.routes) };
@@ -67,6 +69,7 @@ fn what_is_left_out_has_its_default() {
         }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
+        source: SourceAddress::Gateway,
         keepalive: Keepalive::default(),
         tls: None,
     };

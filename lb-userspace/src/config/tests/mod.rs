@@ -14,6 +14,7 @@ mod names;
 mod objects;
 mod peers;
 mod routes;
+mod source;
 mod upstream_tls;
 mod values;
 

@@ -19,22 +19,11 @@ fn route(object: &str, listener: &str, sni: &str, pool: Field<String>) -> RouteD
     let backend = BackendDraft { pool, weight: Field::Absent };
     let backend = Placed::new(place(object, "spec.rules[0].backendRefs[0]"), backend);
     RouteDraft {
-        place: place(object, ""),
         name: given(object, "metadata.name", object.replace([' ', '/'], "_").into()),
         listener: given(object, "spec.parentRefs[0]", listener.to_owned()),
         sni: given(object, "spec.hostnames", vec![sni]),
-        alpn: Field::Absent,
-        tls: Field::Absent,
-        certificate: Field::Absent,
-        client_ca: Field::Absent,
-        client_auth: Field::Absent,
         backends: given(object, "spec.rules[0].backendRefs", vec![backend]),
-        retry_other_pool: Field::Absent,
-        idle_timeout: Field::Absent,
-        max_age: Field::Absent,
-        max_connections: Field::Absent,
-        client_rate: Field::Absent,
-        on_removal: Field::Absent,
+        ..RouteDraft::new(place(object, ""))
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -16,14 +17,14 @@ pub(super) const SIZE: usize = 2 << 10;
 /// one piece with what it belongs to. Otherwise the pieces together mean what the whole means: each is a document of its own
 /// which ends with its line, and they have nothing in common but lists of tables that go on in the next piece.
 pub(super) fn each(text: &str, size: usize, mut read: impl FnMut(&DeTable<'_>, usize)) -> Option<()> {
-    let mut has_gateway = false;
+    let mut single = HashSet::new();
     for range in ranges(text, size) {
         let piece = &text[range.clone()];
         let table = DeTable::parse(piece).ok()?.into_inner();
         for (key, value) in &table {
             match &**key.get_ref() {
-                "gateway" => {
-                    if std::mem::replace(&mut has_gateway, true) {
+                name @ ("gateway" | "gateway_api") => {
+                    if !single.insert(name.to_owned()) {
                         return None;
                     }
                 }

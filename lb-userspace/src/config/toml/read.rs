@@ -10,18 +10,19 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
-    CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, HEALTH, HEALTH_TLS,
-    HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS, MIN_INTERVAL,
-    MIN_VERSIONS, ON_DOWN, ON_REMOVAL, PEER, PEER_ID, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, ROLES, ROUTE,
-    SERVER, SERVER_WEIGHT, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
+    CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, GATEWAY_API, HEALTH,
+    HEALTH_TLS, HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS,
+    MIN_INTERVAL, MIN_VERSIONS, MODES, ON_DOWN, ON_REMOVAL, PEER, PEER_ID, POOL, PORT, PROTOCOLS,
+    PROXY_VERSIONS, REFUSALS, ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, SOURCES, STATUS, TIERS,
+    TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::{identity, pieces, value};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    AccessLogDraft, BackendDraft, CertificateDraft, ClientAuthDraft, ClientRateDraft, Draft, EchDraft, Field,
-    GatewayDraft, HealthDraft, HealthTlsDraft, ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft,
-    UpstreamTlsDraft,
+    AccessLogDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft, ClientAuthFiles,
+    ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft, HealthTlsDraft,
+    ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -42,9 +43,9 @@ pub(super) fn read_in_pieces(text: &str, size: usize, report: &mut Report) -> Dr
         let whole = reader::parse(text, report);
         read.add(&whole, 0, report);
     }
-    let Tables { gateway, listeners, routes, pools } = read;
+    let Tables { gateway, listeners, routes, pools, gateway_api } = read;
     let gateway = gateway.unwrap_or_else(|| default_gateway(report));
-    Draft { gateway, listeners, routes, pools }
+    Draft { gateway, listeners, routes, pools, gateway_api }
 }
 
 /// Reads no more than `[gateway]`; syntax errors anywhere count, as they may hide it.
@@ -74,6 +75,7 @@ struct Tables {
     listeners: Vec<ListenerDraft>,
     routes: Vec<RouteDraft>,
     pools: Vec<PoolDraft>,
+    gateway_api: Field<GatewayApiDraft>,
 }
 
 impl Tables {
@@ -82,6 +84,10 @@ impl Tables {
         let mut root = Section::root(report, table, offset);
         if let Some(gateway) = gateway_of(&mut root) {
             self.gateway = Some(gateway);
+        }
+        let api = root.read("gateway_api", |r, v| r.section(v, &GATEWAY_API).map(gateway_api));
+        if !api.is_absent() {
+            self.gateway_api = api;
         }
         self.listeners.extend(root.tables("listener", &LISTENER, listener));
         self.routes.extend(root.tables("route", &ROUTE, route));
@@ -123,6 +129,18 @@ fn peer(mut s: Section<'_, '_>) -> PeerDraft {
     PeerDraft {
         id: s.read("id", |r, v| r.integer(v, PEER_ID)),
         address: s.read("address", |r, v| r.parse(v, value::socket_address)),
+    }
+}
+
+fn gateway_api(mut s: Section<'_, '_>) -> GatewayApiDraft {
+    GatewayApiDraft {
+        from: s.read("from", |r, v| r.choice(v, &SOURCES)),
+        directory: s.read("directory", |r, v| r.parse(v, value::path)),
+        controller: s.read("controller", |r, v| r.parse(v, value::controller)),
+        mode: s.read("mode", |r, v| r.choice(v, &MODES)),
+        addresses: s.read("addresses", |r, v| r.items(v, |r, v| r.parse(v, value::address_range))),
+        external_names: s.read("external_names", |r, v| r.boolean(v)),
+        namespaces: s.read("namespaces", |r, v| r.items(v, |r, v| r.parse(v, value::namespace))),
     }
 }
 
@@ -208,12 +226,17 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         freebind: s.read("freebind", |r, v| r.boolean(v)),
         ech: s.read("ech", |r, v| r.section(v, &ECH).map(ech)),
+        refuse: s.read("refuse", |r, v| r.choice(v, &REFUSALS)),
+        reserved: Field::Absent,
     }
 }
 
 fn ech(mut s: Section<'_, '_>) -> EchDraft {
-    s.read("mode", |r, v| r.choice(v, &ECH_MODES));
-    EchDraft { keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))) }
+    EchDraft {
+        keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &ECH_MODES)),
+        openings: s.read("openings", |r, v| r.integer(v, CONNECTIONS)),
+    }
 }
 
 /// Without host bits.
@@ -254,6 +277,7 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
         on_removal: s.read("on_removal", |r, v| r.choice(v, &ON_REMOVAL)),
         max_connections: s.read("max_connections", |r, v| r.integer(v, CONNECTIONS)),
         client_rate: s.read("client_rate", |r, v| r.section(v, &CLIENT_RATE).map(client_rate)),
+        http: Field::Absent,
     }
 }
 
@@ -272,21 +296,21 @@ fn alpn(r: &mut Reader<'_>, v: &Value<'_>) -> Option<Vec<Placed<Box<str>>>> {
 }
 
 fn certificate(mut s: Section<'_, '_>) -> CertificateDraft {
-    CertificateDraft {
+    CertificateDraft::Files(CertificateFiles {
         chain: s.read("chain", |r, v| r.parse(v, value::path)),
         key: s.read("key", |r, v| r.parse(v, value::path)),
         passphrase_file: s.read("passphrase_file", |r, v| r.parse(v, value::path)),
-    }
+    })
 }
 
 fn client_auth(mut s: Section<'_, '_>) -> ClientAuthDraft {
-    ClientAuthDraft {
+    ClientAuthDraft::Files(ClientAuthFiles {
         ca: s.read("ca", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
         crl: s.read("crl", |r, v| r.items(v, |r, v| r.parse(v, value::path))),
         mode: s.read("mode", |r, v| r.choice(v, &CLIENT_AUTH_MODES)),
         subjects: s.read("subjects", |r, v| r.items(v, |r, v| r.parse(v, identity::subject))),
         sans: s.read("sans", |r, v| r.items(v, |r, v| r.parse(v, identity::san))),
-    }
+    })
 }
 
 /// A pool's name stands for `{ pool = NAME }`.
@@ -311,6 +335,7 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
         slow_start: s.read("slow_start", |r, v| r.timeout(v)),
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
+        source: s.read("source", |r, v| r.choice(v, &SOURCE_ADDRESSES)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         health: s.read("health", health),
         eject: s.read("eject", |r, v| r.section(v, &EJECT).map(eject)),
@@ -324,12 +349,7 @@ fn server(r: &mut Reader<'_>, v: &Value<'_>) -> Option<ServerDraft> {
     if let DeValue::String(_) = v.get_ref() {
         let address = r.parse(v, value::server_origin)?;
         let address = Field::Given(Placed::new(r.span(v), address));
-        return Some(ServerDraft {
-            address,
-            weight: Field::Absent,
-            backup: Field::Absent,
-            max_connections: Field::Absent,
-        });
+        return Some(ServerDraft { address, ..ServerDraft::default() });
     }
     let mut s = r.section(v, &SERVER)?;
     Some(ServerDraft {
@@ -385,7 +405,7 @@ fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
         ca: s.read("ca", |r, v| r.parse(v, value::path)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
-        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
+        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s
             .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         alpn: s.read("alpn", alpn),

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use super::mend;
 use crate::config::address::{Address, MAX_HOST_NAME, Origin, SERVICE, dns_name, host_name};
 use crate::config::diagnostic::{Problem, quote};
-use crate::config::model::{LogTarget, ServerSan, SniPattern};
+use crate::config::model::{LogTarget, SniPattern};
 
 /// A span of time, at most [`MAX_DURATION`]; may be zero.
 pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
@@ -39,6 +39,46 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, Problem> {
         Problem::new(format!("{} is not a network in CIDR notation", quote(text)))
             .help(or(mend::network(text), "for example `\"10.0.0.0/8\"` or `\"2001:db8::/32\"`"))
     })
+}
+
+/// `198.51.100.16-198.51.100.31`, a network, or one address: both ends belong to it.
+pub(super) fn address_range(text: &str) -> Result<RangeInclusive<IpAddr>, Problem> {
+    let Some((first, last)) = text.split_once('-') else {
+        let network = cidr(text)?;
+        return Ok(network.network()..=network.broadcast());
+    };
+    match (first.trim().parse::<IpAddr>(), last.trim().parse::<IpAddr>()) {
+        (Ok(first), Ok(last)) if first.is_ipv4() == last.is_ipv4() && first <= last => Ok(first..=last),
+        _ => Err(Problem::new(format!("{} is not a range of addresses", quote(text)))
+            .help("for example `\"198.51.100.16-198.51.100.31\"` or `\"2001:db8::/120\"`")),
+    }
+}
+
+/// The name of a controller of the Gateway API.
+pub(super) fn controller(text: &str) -> Result<Box<str>, Problem> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~/%!$&'()*+,;=:".contains(c);
+    match text.split_once('/') {
+        Some((domain, path))
+            if !domain.is_empty()
+                && !path.is_empty()
+                && text.len() <= MAX_NAME
+                && text.chars().all(allowed) =>
+        {
+            Ok(text.into())
+        }
+        _ => Err(Problem::new(format!("{} is not the name of a controller", quote(text)))
+            .help("a domain and a path, for example `\"snisplice.dev/gateway\"`")),
+    }
+}
+
+/// The name of a namespace of Kubernetes: a label of DNS (RFC 1123).
+pub(super) fn namespace(text: &str) -> Result<Box<str>, Problem> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match (1..=63).contains(&text.len()) && text.chars().all(allowed) {
+        true => Ok(text.into()),
+        false => Err(Problem::new(format!("{} is not the name of a namespace", quote(text)))
+            .help("1 to 63 lower-case letters, digits and `-`")),
+    }
 }
 
 /// `10240-29999`: both ends belong to it.
@@ -159,40 +199,6 @@ pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Problem> {
         Problem::new(format!("{} is not a server name", quote(text))).help("a host name or an IP address")
     })?;
     Ok(name.to_owned())
-}
-
-/// An alternative name, with its kind in front as OpenSSL writes it.
-pub(super) fn server_san(text: &str) -> Result<ServerSan, Problem> {
-    let problem = |why| Problem::new(format!("{} is not an alternative name: {why}", quote(text)));
-    let name = |name: &str| ServerName::try_from(name).ok().map(|name| name.to_owned());
-    let (kind, rest) = text.split_once(':').unwrap_or_default();
-    let san = match (kind, name(rest)) {
-        ("DNS", Some(name @ ServerName::DnsName(_))) | ("IP", Some(name @ ServerName::IpAddress(_))) => {
-            Some(ServerSan::Name(name))
-        }
-        ("DNS", _) => return Err(problem("it is no host name").help("for example `\"DNS:redis.internal\"`")),
-        ("IP", _) => return Err(problem("it is no IP address").help("for example `\"IP:10.0.0.11\"`")),
-        // RFC 3986, section 3: a scheme and something behind it.
-        ("URI", _)
-            if rest.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) =>
-        {
-            Some(ServerSan::Uri(rest.into()))
-        }
-        ("URI", _) => {
-            let help = "for example `\"URI:spiffe://example.org/redis\"`";
-            return Err(problem("it is no URI").help(help));
-        }
-        _ => None,
-    };
-    san.ok_or_else(|| {
-        let guess = match name(text) {
-            _ if text.contains("://") => format!("`\"URI:{text}\"`"),
-            Some(ServerName::IpAddress(_)) => format!("`\"IP:{text}\"`"),
-            Some(_) => format!("`\"DNS:{text}\"`"),
-            None => "for example `\"DNS:redis.internal\"`".to_owned(),
-        };
-        problem("its kind is not in front, `DNS:`, `IP:` or `URI:`").help(guess)
-    })
 }
 
 /// A protocol name of the ALPN extension.

@@ -447,6 +447,7 @@ fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
             (R::HelloTooLarge, 50),
             (R::SniInvalid, 47),
             (R::EchMalformed, 47),
+            (R::EchRate, 80),
             (R::UnknownSni, 112),
             (R::NoSni, 109),
             (R::AlpnMismatch, 120),

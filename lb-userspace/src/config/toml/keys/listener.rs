@@ -5,9 +5,10 @@
 use std::ops::RangeInclusive;
 
 use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS, KEEPALIVE_EXAMPLE};
-use crate::config::model::{Listener, Protocol};
+use crate::config::model::{Ech, Listener, Protocol, Refuse};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
+use crate::ech::Mode;
 use crate::sniff::{MAX_WINDOW, Starttls};
 
 /// Of `hello_bytes`: clients of today send up to 2 kB.
@@ -26,6 +27,9 @@ pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 8] = [
     ("xmpp", Protocol::Starttls(Starttls::Xmpp)),
     ("tcp", Protocol::Tcp),
 ];
+
+pub(in crate::config::toml) const REFUSALS: [(&str, Refuse); 2] =
+    [("alert", Refuse::Alert), ("close", Refuse::Close)];
 
 pub(in crate::config::toml) const LISTENER: Table = Table {
     header: "[[listener]]",
@@ -142,6 +146,14 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             values: Is("table, [below](#ech)"),
             default: Some(Is("absent: by the outer name")),
         },
+        Key {
+            name: "refuse",
+            example: r#""close""#,
+            meaning: "how a TLS client is refused that has no route. `alert`: with a TLS alert that says why. `close`: by the end \
+                      of the connection alone; on a terminated route also one whose pool has no server, before TLS begins",
+            values: Of(|| one_of(&REFUSALS)),
+            default: Some(Of(|| word(&REFUSALS, &a_listener().refuse))),
+        },
     ],
 };
 
@@ -157,15 +169,25 @@ pub(in crate::config::toml) const ECH: Table = Table {
         },
         Key {
             name: "mode",
-            example: r#""shared""#,
-            meaning: "what the servers have: the same keys",
+            example: r#""split""#,
+            meaning: "`shared`: the servers have the same keys, and get the ClientHello as it came. `split`: they have no key, \
+                      and get the one inside",
             values: Of(|| one_of(&ECH_MODES)),
-            default: Some(Is("`\"shared\"`")),
+            default: Some(Of(|| word(&ECH_MODES, &Mode::default()))),
+        },
+        Key {
+            name: "openings",
+            example: "100",
+            meaning: "encrypted ClientHellos that are opened for one client address per second; who sends more is turned away \
+                      (`ech_rate`)",
+            values: Of(|| integers(&CONNECTIONS)),
+            default: Some(Of(|| code(Ech::OPENINGS))),
         },
     ],
 };
 
-pub(in crate::config::toml) const ECH_MODES: [(&str, ()); 1] = [("shared", ())];
+pub(in crate::config::toml) const ECH_MODES: [(&str, Mode); 2] =
+    [("shared", Mode::Shared), ("split", Mode::Split)];
 
 /// One with nothing but defaults.
 fn a_listener() -> Listener {

@@ -8,6 +8,7 @@
 
 mod common;
 mod gateway;
+mod gateway_api;
 mod health;
 mod listener;
 mod pool;
@@ -19,19 +20,22 @@ use super::key::{Key, Table};
 pub(in crate::config) use common::CLIENT_RATE_EXAMPLE;
 pub(super) use common::{CLIENT_RATE, CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_SECONDS};
 pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, PEER, PEER_ID, TIERS, WORKERS};
+pub(super) use gateway_api::{GATEWAY_API, MODES, SOURCES};
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
-pub(super) use listener::{BACKLOG, ECH, ECH_MODES, HELLO_BYTES, LISTENER, PROTOCOLS};
-pub(super) use pool::{BALANCES, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
+pub(super) use listener::{BACKLOG, ECH, ECH_MODES, HELLO_BYTES, LISTENER, PROTOCOLS, REFUSALS};
+pub(super) use pool::{
+    BALANCES, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, UPSTREAM_TLS,
+};
 pub(super) use route::{
     BACKEND, BACKEND_WEIGHT, CERTIFICATE, CLIENT_AUTH, CLIENT_AUTH_MODES, ON_REMOVAL, ROUTE, TLS_MODES,
 };
 
 /// Where a key that is unknown in one table may belong.
-pub(super) const SECTIONS: [&Table; 4] = [&GATEWAY, &LISTENER, &ROUTE, &POOL];
+pub(super) const SECTIONS: [&Table; 5] = [&GATEWAY, &LISTENER, &ROUTE, &POOL, &GATEWAY_API];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 17] = [
+pub(super) const DOCUMENTED: [&Table; 18] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
@@ -49,6 +53,7 @@ pub(super) const DOCUMENTED: [&Table; 17] = [
     &HEALTH,
     &EJECT,
     &UPSTREAM_TLS,
+    &GATEWAY_API,
 ];
 
 pub(super) const ROOT: Table = Table {
@@ -66,7 +71,7 @@ pub(super) const ROOT: Table = Table {
             example: "[[listener]]",
             meaning: "addresses on which clients arrive",
             values: Is("list of tables"),
-            default: Some(Is("at least one is required")),
+            default: Some(Is("at least one is required without `[gateway_api]`")),
         },
         Key {
             name: "route",
@@ -81,6 +86,13 @@ pub(super) const ROOT: Table = Table {
             meaning: "servers of which any may take a connection",
             values: Is("list of tables"),
             default: Some(Is("none")),
+        },
+        Key {
+            name: "gateway_api",
+            example: "[gateway_api]",
+            meaning: "objects of Kubernetes, of which more listeners, routes and pools are made ([more](gateway-api.md))",
+            values: Is("table, [below](#gateway_api)"),
+            default: Some(Is("absent: none")),
         },
     ],
 };

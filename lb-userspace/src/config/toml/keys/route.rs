@@ -6,12 +6,12 @@ use std::ops::RangeInclusive;
 
 use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS};
 use crate::config::draft::Tls;
-use crate::config::model::{Backend, OnRemoval};
+use crate::config::model::{Backend, MAX_WEIGHT, OnRemoval};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, integers, one_of, word};
 
 /// A backend may be there and take nothing.
-pub(in crate::config::toml) const BACKEND_WEIGHT: RangeInclusive<i64> = 0..=256;
+pub(in crate::config::toml) const BACKEND_WEIGHT: RangeInclusive<i64> = 0..=MAX_WEIGHT as i64;
 
 pub(in crate::config::toml) const TLS_MODES: [(&str, Tls); 2] =
     [("passthrough", Tls::Passthrough), ("terminate", Tls::Terminate)];
@@ -201,7 +201,7 @@ pub(in crate::config::toml) const CLIENT_AUTH: Table = Table {
             name: "sans",
             example: r#"["DNS:app1.example.com"]"#,
             meaning: "who may come: subject alternative names, with their kind in front",
-            values: Is("list of `\"DNS:…\"`, `\"URI:…\"`, `\"email:…\"`"),
+            values: Is("list of `\"DNS:…\"`, `\"IP:…\"`, `\"URI:…\"`, `\"email:…\"`"),
             default: Some(Is("`[]`")),
         },
     ],

@@ -61,6 +61,7 @@ fn in_good(table: &Table, line: &str) -> String {
         "health" => with_health(line, line),
         "eject" => with_pool_key(&format!("eject = {{ {line} }}")),
         "ech" => with_ech(line),
+        "[gateway_api]" => with_gateway_api(line),
         // Not where TLS is passed through.
         "tls of a pool" => {
             let tcp = changed(GOOD, "sni = [\"app1.example.com\"]", "");
@@ -97,6 +98,10 @@ fn with_client_auth(line: &str) -> String {
 fn with_ech(line: &str) -> String {
     let line = if line.is_empty() { String::new() } else { format!(", {line}") };
     changed(GOOD, "[[listener]]", &format!("[[listener]]\nech = {{ keys = ['ech.pem']{line} }}"))
+}
+
+fn with_gateway_api(line: &str) -> String {
+    format!("{GOOD}\n[gateway_api]\nfrom = 'directory'\ndirectory = 'manifests'\n{line}")
 }
 
 fn with_pool_key(line: &str) -> String {
@@ -161,6 +166,7 @@ fn a_key_with_its_default_changes_nothing() {
                 "health" => with_health(key.name, ""),
                 "eject" => with_pool_key("eject = {}"),
                 "ech" => with_ech(""),
+                "[gateway_api]" => with_gateway_api(""),
                 "tls of a pool" => in_good(table, ""),
                 _ => GOOD.to_owned(),
             };

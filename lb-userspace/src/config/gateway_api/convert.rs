@@ -1,0 +1,367 @@
+//! Listeners and attached routes to a draft: what the data plane has of them.
+//!
+//! All listeners of a port are one listener there, which tells their clients apart by name. A client belongs to the listener
+//! with the narrowest host name that covers the client's, and only routes of that one count, even if a route of another listener
+//! fits better. A table that knows only the narrowest pattern does the same with these patterns in it:
+//!
+//! - of each listener its own host name, which is *reserved* where no route has it: nobody is served by it;
+//! - of each route those names that the route's listener is the narrowest for.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::attach::Attached;
+use super::gateways::{Family, Gateways, Listener, Use};
+use super::hostname::wider;
+use super::index::{Built, View};
+use super::objects::{BackendRef, Key, Name};
+use super::pools::{self, place};
+use crate::config::draft::{
+    BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
+    ServerDraft, Tls,
+};
+use crate::config::model::{MAX_WEIGHT, Protocol, Refuse, SniPattern};
+use crate::config::place::{Place, Placed};
+
+/// The pool without servers, for what is refused.
+const NOBODY: &str = "gateway:refused";
+
+/// What a build has made.
+pub(super) struct Drafts {
+    pub(super) built: Built,
+    /// The pools, by their Services.
+    pub(super) pools: HashMap<Name, BTreeSet<u16>>,
+}
+
+/// The listeners of one address and port.
+struct Port<'g, 'i> {
+    name: String,
+    listeners: Vec<(usize, &'g Listener<'i>)>,
+    family: Family,
+    /// Which listener each host name is of.
+    hosts: HashMap<SniPattern, usize>,
+    /// Names that a route has.
+    taken: HashSet<SniPattern>,
+    /// Of a port without names: it has its route.
+    is_served: bool,
+}
+
+/// What the data plane has of all listeners that are bound and of all routes on them.
+pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[Attached<'_>]) -> Drafts {
+    let (mut ports, port_of) = ports(gateways);
+    let mut made = Drafts { built: Built::default(), pools: HashMap::new() };
+    for route in attached {
+        for (number, hosts) in &route.listeners {
+            let listener = &gateways.listeners[*number];
+            let Some(index) = port_of.get(number).filter(|_| listener.is_programmed()) else { continue };
+            let port = &mut ports[*index];
+            match listener.is_for {
+                Some(Use::Passthrough | Use::Terminate) => {
+                    let mut own = Vec::new();
+                    for host in hosts {
+                        let narrowest = wider(host).find_map(|wider| port.hosts.get(&wider));
+                        if narrowest == Some(number) && port.taken.insert(host.clone()) {
+                            own.push(host.clone());
+                        }
+                    }
+                    if !own.is_empty() {
+                        let draft = made.route(view, route, listener, &port.name, own);
+                        made.built.routes.push(draft);
+                    }
+                }
+                Some(Use::Tcp) if !port.is_served => {
+                    port.is_served = true;
+                    let draft = made.route(view, route, listener, &port.name, Vec::new());
+                    made.built.routes.push(draft);
+                }
+                _ => {}
+            }
+        }
+    }
+    for port in &mut ports {
+        made.auto_passthrough(view, port);
+        made.finish(port);
+    }
+    made
+}
+
+/// The ports with their listeners, and where each listener is among them.
+fn ports<'g, 'i>(gateways: &'g Gateways<'i>) -> (Vec<Port<'g, 'i>>, HashMap<usize, usize>) {
+    let mut known: BTreeMap<(Arc<[IpAddr]>, u16), usize> = BTreeMap::new();
+    let (mut ports, mut port_of) = (Vec::<Port<'_, '_>>::new(), HashMap::new());
+    for (number, listener) in
+        gateways.listeners.iter().enumerate().filter(|(_, listener)| listener.is_bound())
+    {
+        let Some(is_for) = listener.is_for else { continue };
+        let index = *known.entry((listener.binds.clone(), listener.port())).or_insert_with(|| {
+            let name = match listener.binds.first() {
+                None => format!("gateway:{}", listener.port()),
+                Some(first) => format!("gateway:{}", SocketAddr::new(*first, listener.port())),
+            };
+            ports.push(Port {
+                name,
+                listeners: Vec::new(),
+                family: is_for.family(),
+                hosts: HashMap::new(),
+                taken: HashSet::new(),
+                is_served: false,
+            });
+            ports.len() - 1
+        });
+        ports[index].listeners.push((number, listener));
+        ports[index].hosts.insert(listener.host.clone(), number);
+        port_of.insert(number, index);
+    }
+    (ports, port_of)
+}
+
+impl Drafts {
+    /// A route for each Service and port that an auto-passthrough listener covers, by the name that Istio's clients ask for. What
+    /// a route has goes before.
+    fn auto_passthrough(&mut self, view: &mut View<'_>, port: &mut Port<'_, '_>) {
+        let is_auto = |(_, listener): &&(usize, &Listener<'_>)| {
+            listener.is_auto_passthrough() && listener.is_programmed()
+        };
+        for (number, listener) in port.listeners.iter().filter(is_auto) {
+            for (key, service) in view.services().filter(|(_, service)| &*service.kind != "ExternalName") {
+                for service_port in service.ports.iter().filter(|port| pools::is_tcp(port)) {
+                    let Name { namespace, name } = &key.name;
+                    let host =
+                        format!("outbound_.{}_._.{name}.{namespace}.svc.cluster.local", service_port.port);
+                    let host = SniPattern::Exact(host.into());
+                    let narrowest = wider(&host).find_map(|wider| port.hosts.get(&wider));
+                    if narrowest != Some(number) || !port.taken.insert(host.clone()) {
+                        continue;
+                    }
+                    let at = place(key, "spec.ports");
+                    let name = format!(
+                        "auto.{}@{}",
+                        pools::name(&key.name, service_port.port),
+                        listener_name(listener)
+                    );
+                    let mut draft = route(at.clone(), name, &port.name);
+                    draft.sni = given(at.clone(), vec![Placed::new(at.clone(), host)]);
+                    let backend = self.backend(view, &key.name, service_port.port, at.clone());
+                    draft.backends = given(at.clone(), vec![Placed::new(at, backend)]);
+                    self.built.routes.push(draft);
+                }
+            }
+        }
+    }
+
+    /// The listener of a port, and the routes that it has by itself.
+    fn finish(&mut self, port: &mut Port<'_, '_>) {
+        let (_, first) = port.listeners[0];
+        let at = |path: &str| place(first.owner, format!("spec.listeners[{}]{path}", first.number));
+        if port.family == Family::Tls {
+            for (_, listener) in &port.listeners {
+                let is_https = listener.is_for == Some(Use::Https) && listener.is_programmed();
+                if is_https && port.taken.insert(listener.host.clone()) {
+                    let at = place(listener.owner, format!("spec.listeners[{}]", listener.number));
+                    let name = format!("https@{}", listener_name(listener));
+                    let mut draft = route(at.clone(), name, &port.name);
+                    draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
+                    terminate(&mut draft, listener, &at);
+                    draft.http = given(at, true);
+                    self.built.routes.push(draft);
+                }
+            }
+        } else if !port.is_served {
+            let mut draft = route(at(""), port.name.clone(), &port.name);
+            if port.family == Family::Http {
+                draft.http = given(at(""), true);
+            } else {
+                draft.backends = given(at(""), vec![Placed::new(at(""), self.nobody(at("")))]);
+            }
+            self.built.routes.push(draft);
+        }
+        let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let addresses = if first.binds.is_empty() { &all[..] } else { &first.binds };
+        let bind = addresses.iter().map(|ip| Placed::new(at(".port"), SocketAddr::new(*ip, first.port())));
+        let protocol = match port.family {
+            Family::Http => Protocol::Http,
+            Family::Tls => Protocol::Tls,
+            Family::Tcp => Protocol::Tcp,
+        };
+        let reserved = port.listeners.iter().filter(|_| port.family == Family::Tls);
+        let reserved = reserved.map(|(_, listener)| listener.host.clone());
+        let reserved = reserved.filter(|host| !port.taken.contains(host));
+        let reserved: Vec<_> = reserved.map(|host| Placed::new(at(".hostname"), host)).collect();
+        self.built.listeners.push(ListenerDraft {
+            name: given(at(""), port.name.as_str().into()),
+            bind: given(at(".port"), bind.collect()),
+            protocol: given(at(".protocol"), protocol),
+            refuse: given(at(""), Refuse::Close),
+            reserved: given(at(".hostname"), reserved),
+            ..ListenerDraft::new(at(""))
+        });
+    }
+
+    /// What the data plane has of a route on a listener.
+    fn route(
+        &mut self,
+        view: &mut View<'_>,
+        attached: &Attached<'_>,
+        listener: &Listener<'_>,
+        port: &str,
+        hosts: Vec<SniPattern>,
+    ) -> RouteDraft {
+        let key = attached.key;
+        let name = format!(
+            "{}.{}.{}@{}",
+            key.kind.name(),
+            key.name.namespace,
+            key.name.name,
+            listener_name(listener)
+        );
+        let mut draft = route(place(key, ""), name, port);
+        if !hosts.is_empty() {
+            let at = place(key, "spec.hostnames");
+            let hosts = hosts.into_iter().map(|host| Placed::new(at.clone(), host)).collect();
+            draft.sni = given(at.clone(), hosts);
+        }
+        if listener.is_for == Some(Use::Terminate) {
+            terminate(&mut draft, listener, &place(key, "spec.parentRefs"));
+        }
+        let backends = attached.spec.rules.first().map_or(&[][..], |rule| &rule.backend_refs);
+        draft.backends = given(place(key, "spec.rules[0].backendRefs"), self.backends(view, key, backends));
+        draft
+    }
+
+    fn backends(
+        &mut self,
+        view: &mut View<'_>,
+        key: &Key,
+        backends: &[BackendRef],
+    ) -> Vec<Placed<BackendDraft>> {
+        let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
+        let mut found = Vec::with_capacity(backends.len());
+        for (number, (backend, weight)) in
+            backends.iter().zip(weights).enumerate().filter(|(_, (_, weight))| *weight > 0)
+        {
+            let at = place(key, format!("spec.rules[0].backendRefs[{number}]"));
+            // What it may not have, or what is not there, keeps its share, in which clients are refused.
+            let mut draft = match pools::resolve(view, key.kind, &key.name.namespace, backend) {
+                Ok((service, port)) => self.backend(view, &service, port, at.clone()),
+                Err(_) => self.nobody(at.clone()),
+            };
+            draft.weight = given(at.clone(), weight);
+            found.push(Placed::new(at, draft));
+        }
+        if found.is_empty() {
+            let at = place(key, "spec.rules");
+            found.push(Placed::new(at.clone(), self.nobody(at)));
+        }
+        found
+    }
+
+    /// A share for a Service's port, whose pool is made if it is not there.
+    fn backend(&mut self, view: &mut View<'_>, service: &Name, port: u16, at: Place) -> BackendDraft {
+        let name = pools::name(service, port);
+        if self.pools.entry(service.clone()).or_default().insert(port) {
+            let key = Key { kind: super::objects::Kind::Service, name: service.clone() };
+            let servers = pools::servers(view, service, port).into_iter().map(|origin| {
+                let at = origin.place.clone();
+                let address = Field::Given(origin);
+                Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
+            });
+            self.built.pools.push(pool(place(&key, "spec.ports"), &name, servers.collect()));
+        }
+        BackendDraft { pool: given(at, name), weight: Field::Absent }
+    }
+
+    /// A share for nobody.
+    fn nobody(&mut self, at: Place) -> BackendDraft {
+        if !self.pools.contains_key(&Name::new("", NOBODY)) {
+            self.pools.insert(Name::new("", NOBODY), BTreeSet::new());
+            // It belongs to no object, so that no object takes it away from others.
+            let nowhere = Place::Object(Box::new(crate::config::place::ObjectField {
+                object: "the Gateway API".into(),
+                path: "".into(),
+            }));
+            self.built.pools.push(pool(nowhere, NOBODY, Vec::new()));
+        }
+        BackendDraft { pool: given(at, NOBODY.to_owned()), weight: Field::Absent }
+    }
+}
+
+fn given<T>(place: Place, value: T) -> Field<T> {
+    Field::Given(Placed::new(place, value))
+}
+
+fn route(at: Place, name: String, listener: &str) -> RouteDraft {
+    RouteDraft {
+        name: given(at.clone(), name.into()),
+        listener: given(at.clone(), listener.to_owned()),
+        ..RouteDraft::new(at)
+    }
+}
+
+fn pool(at: Place, name: &str, servers: Vec<Placed<ServerDraft>>) -> PoolDraft {
+    PoolDraft {
+        name: given(at.clone(), name.into()),
+        servers: given(at.clone(), servers),
+        ..PoolDraft::new(at)
+    }
+}
+
+/// Ends TLS with the listener's certificates.
+fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
+    draft.tls = given(at.clone(), Tls::Terminate);
+    draft.certificate = given(at.clone(), Box::new(CertificateDraft::Held(listener.certificates.clone())));
+    if let Some(auth) = &listener.client_auth {
+        draft.client_auth = given(at.clone(), ClientAuthDraft::Held(auth.clone()));
+    }
+}
+
+/// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's says so.
+fn listener_name(listener: &Listener<'_>) -> String {
+    let Key { kind, name } = listener.owner;
+    let set = if *kind == super::objects::Kind::ListenerSet { "set." } else { "" };
+    format!("{set}{}.{}.{}", name.namespace, name.name, listener.spec.name)
+}
+
+/// Weights in the same proportions, none above what a route may have. One that is not 0 stays so.
+fn scaled(weights: impl Iterator<Item = u32>) -> Vec<u32> {
+    let weights: Vec<u32> = weights.collect();
+    let most = weights.iter().copied().max().unwrap_or(0);
+    if most <= MAX_WEIGHT {
+        return weights;
+    }
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    if most / divisor <= MAX_WEIGHT {
+        return weights.iter().map(|weight| weight / divisor).collect();
+    }
+    let scale = |weight: u32| {
+        let share = (u64::from(weight) * u64::from(MAX_WEIGHT) + u64::from(most) / 2) / u64::from(most);
+        u32::try_from(share).unwrap_or(MAX_WEIGHT).max(u32::from(weight > 0))
+    };
+    weights.into_iter().map(scale).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_keep_their_proportions() {
+        for (given, made) in [
+            (vec![], vec![]),
+            (vec![1, 99], vec![1, 99]),
+            (vec![0, 0], vec![0, 0]),
+            (vec![500_000, 500_000], vec![1, 1]),
+            (vec![1_000_000, 0, 1], vec![256, 0, 1]),
+            (vec![999_999, 333_333], vec![3, 1]),
+            (vec![1000, 501], vec![256, 128]),
+        ] {
+            assert_eq!(scaled(given.clone().into_iter()), made, "{given:?}");
+        }
+    }
+}

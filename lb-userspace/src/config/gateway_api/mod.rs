@@ -1,0 +1,27 @@
+//! The Gateway API: objects become listeners, routes and pools, and are told what has become of them.
+//!
+//! All of it is pure but `files`: objects go into an [`Index`], which makes drafts and statuses of them. Whoever brings the
+//! objects (a directory, an API server) says what has changed, and gets to know whether that asks for a new build.
+
+mod attach;
+mod convert;
+mod files;
+mod gateways;
+mod hostname;
+mod index;
+mod objects;
+mod pools;
+mod secret;
+mod settings;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use files::{At, Manifests, Problem};
+pub use index::{Built, Change, Context, Index};
+pub use objects::{GROUP, Key, Kind, Labels, Name, Object, ParentRef, Refusal, RouteKind};
+pub use settings::{GatewayApi, Mode, Settings, Source};
+pub use status::{
+    ClassStatus, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus, RouteStatus,
+    Status, StatusAddress, Statuses, Truth,
+};

@@ -1,0 +1,680 @@
+//! Objects as the API server or a file has them: of each only what this program reads.
+//!
+//! These types are the program's own. Those of the crates `gateway-api` and `k8s-openapi` have one type of parent and backend
+//! for each kind of route, refuse a whole object for one unknown word, ask for fields that older versions of a kind lack, keep
+//! all that is never read in memory, and print what is in a Secret.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::secret::{AuthoritySpec, SecretSpec};
+use crate::config::diagnostic::quote;
+
+/// The group of the Gateway API.
+pub const GROUP: &str = "gateway.networking.k8s.io";
+
+/// The kinds of objects that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `gateway.networking.k8s.io/v1`, of the whole cluster.
+    GatewayClass,
+    /// `gateway.networking.k8s.io/v1`.
+    Gateway,
+    /// `gateway.networking.k8s.io/v1`.
+    ListenerSet,
+    /// `gateway.networking.k8s.io/v1`; in files also `v1alpha2` and `v1alpha3`.
+    TlsRoute,
+    /// `gateway.networking.k8s.io/v1`; in files also `v1alpha2`.
+    TcpRoute,
+    /// `gateway.networking.k8s.io/v1`.
+    HttpRoute,
+    /// `gateway.networking.k8s.io/v1`.
+    GrpcRoute,
+    /// `gateway.networking.k8s.io/v1` and `v1beta1`.
+    ReferenceGrant,
+    /// `v1`, of the whole cluster.
+    Namespace,
+    /// `v1`.
+    Service,
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice,
+    /// `v1`; of the type `kubernetes.io/tls`.
+    Secret,
+    /// `v1`.
+    ConfigMap,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 13] = [
+        Kind::GatewayClass,
+        Kind::Gateway,
+        Kind::ListenerSet,
+        Kind::TlsRoute,
+        Kind::TcpRoute,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
+        Kind::ReferenceGrant,
+        Kind::Namespace,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Secret,
+        Kind::ConfigMap,
+    ];
+
+    /// As objects have it in `kind`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::GatewayClass => "GatewayClass",
+            Kind::Gateway => "Gateway",
+            Kind::ListenerSet => "ListenerSet",
+            Kind::TlsRoute => "TLSRoute",
+            Kind::TcpRoute => "TCPRoute",
+            Kind::HttpRoute => "HTTPRoute",
+            Kind::GrpcRoute => "GRPCRoute",
+            Kind::ReferenceGrant => "ReferenceGrant",
+            Kind::Namespace => "Namespace",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::Secret => "Secret",
+            Kind::ConfigMap => "ConfigMap",
+        }
+    }
+
+    /// The group of its `apiVersion`; empty: the core's.
+    pub fn group(self) -> &'static str {
+        match self {
+            Kind::Namespace | Kind::Service | Kind::Secret | Kind::ConfigMap => "",
+            Kind::EndpointSlice => "discovery.k8s.io",
+            _ => GROUP,
+        }
+    }
+
+    /// Whether its objects are in no namespace.
+    pub fn is_of_cluster(self) -> bool {
+        matches!(self, Kind::GatewayClass | Kind::Namespace)
+    }
+
+    /// Whether it is a route.
+    pub fn is_route(self) -> bool {
+        matches!(self, Kind::TlsRoute | Kind::TcpRoute | Kind::HttpRoute | Kind::GrpcRoute)
+    }
+
+    fn of(group: &str, kind: &str) -> Option<Self> {
+        Kind::ALL.into_iter().find(|known| known.group() == group && known.name() == kind)
+    }
+
+    fn versions(self) -> &'static [&'static str] {
+        match self {
+            Kind::TlsRoute => &["v1", "v1alpha2", "v1alpha3"],
+            Kind::TcpRoute => &["v1", "v1alpha2"],
+            Kind::ReferenceGrant | Kind::Gateway | Kind::GatewayClass | Kind::HttpRoute => &["v1", "v1beta1"],
+            _ => &["v1"],
+        }
+    }
+}
+
+/// A namespace and a name in it; of an object of the whole cluster the namespace is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// A label of DNS: it has no dots.
+    pub namespace: Arc<str>,
+    /// As it is.
+    pub name: Arc<str>,
+}
+
+impl Name {
+    /// The name in a namespace.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.namespace {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// What identifies an object. Displayed as `TLSRoute databases/redis-1`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub name: Name,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, name: Name::new(namespace, name) }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.name(), self.name)
+    }
+}
+
+/// An object.
+#[derive(Debug, PartialEq)]
+pub struct Object {
+    /// What identifies it.
+    pub key: Key,
+    /// Counts changes of its `spec`; 0 in files.
+    pub generation: i64,
+    /// When it was made, as RFC 3339 writes it in UTC: sorted as text it is sorted by time. Empty in files, where all are equally
+    /// old.
+    pub created: Arc<str>,
+    /// Of namespaces and EndpointSlices.
+    pub(super) labels: Labels,
+    pub(super) spec: Spec,
+}
+
+/// Labels of an object.
+pub type Labels = BTreeMap<String, String>;
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Spec {
+    GatewayClass(ClassSpec),
+    Gateway(Box<GatewaySpec>),
+    ListenerSet(Box<ListenerSetSpec>),
+    Route(Box<RouteSpec>),
+    ReferenceGrant(GrantSpec),
+    Namespace,
+    Service(ServiceSpec),
+    EndpointSlice(SliceSpec),
+    Secret(SecretSpec),
+    ConfigMap(AuthoritySpec),
+}
+
+/// Why an object is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", if path.is_empty() { String::new() } else { format!("{path}: ") })]
+pub struct Refusal {
+    /// Where in the object: `spec.listeners[0].port`; empty: the whole.
+    pub path: String,
+    /// What is wrong there. Says nothing of a Secret's content.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+/// The beginning of every object.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    generation: i64,
+    #[serde(default)]
+    creation_timestamp: String,
+    #[serde(default)]
+    labels: Labels,
+}
+
+impl Object {
+    /// Reads an object as JSON has it; `None`: its kind is of no interest here. In a file, an object without a namespace is in
+    /// `default`, as it is for kubectl.
+    pub fn read(mut value: Value) -> Result<Option<Object>, Refusal> {
+        remove_nulls(&mut value);
+        if !value.is_object() {
+            return Err(Refusal::new("", "it is no object: `apiVersion`, `kind` and `metadata` are missing"));
+        }
+        // Everything but these may be a secret.
+        let parts = ["apiVersion", "kind", "metadata"].map(|part| (part, value[part].take()));
+        let parts = parts.into_iter().filter(|(_, value)| !value.is_null());
+        let head = Value::Object(parts.map(|(part, value)| (part.to_owned(), value)).collect());
+        let Head { api_version, kind, metadata } = decode("", head)?;
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+        let Some(kind) = Kind::of(group, &kind) else { return Ok(None) };
+        if !kind.versions().contains(&version) {
+            let known = kind.versions().join(", ");
+            let message = format!("version {} of {} is not known, but {known}", quote(version), kind.name());
+            return Err(Refusal::new("apiVersion", message));
+        }
+        is_name(&metadata.name).map_err(|why| Refusal::new("metadata.name", why))?;
+        let namespace = match metadata.namespace.as_str() {
+            _ if kind.is_of_cluster() => "",
+            "" => "default",
+            namespace => namespace,
+        };
+        if namespace.contains('.') || (!namespace.is_empty() && is_name(namespace).is_err()) {
+            return Err(Refusal::new("metadata.namespace", "it cannot be the name of a namespace"));
+        }
+        let key = Key::new(kind, namespace, &metadata.name);
+        let mut spec = || value["spec"].take();
+        let spec = match kind {
+            Kind::GatewayClass => Spec::GatewayClass(decode("spec", spec())?),
+            Kind::Gateway => Spec::Gateway(decode("spec", spec())?),
+            Kind::ListenerSet => Spec::ListenerSet(decode("spec", spec())?),
+            Kind::TlsRoute | Kind::TcpRoute | Kind::HttpRoute | Kind::GrpcRoute => {
+                let mut route: Box<RouteSpec> = decode("spec", spec())?;
+                let is_alpha = version.starts_with("v1alpha");
+                if kind == Kind::TlsRoute && !is_alpha && route.hostnames.is_empty() {
+                    return Err(Refusal::new("spec.hostnames", "a TLSRoute of version v1 has one at least"));
+                }
+                if kind == Kind::TcpRoute {
+                    route.hostnames.clear();
+                }
+                Spec::Route(route)
+            }
+            Kind::ReferenceGrant => Spec::ReferenceGrant(decode("spec", spec())?),
+            Kind::Namespace => Spec::Namespace,
+            Kind::Service => Spec::Service(decode("spec", spec())?),
+            Kind::EndpointSlice => Spec::EndpointSlice(decode("", value)?),
+            Kind::Secret => Spec::Secret(SecretSpec::read(&mut value)?),
+            Kind::ConfigMap => Spec::ConfigMap(AuthoritySpec::read(&mut value)?),
+        };
+        let mut labels = metadata.labels;
+        if kind == Kind::Namespace {
+            // What the API server adds by itself.
+            labels.insert(NAMESPACE_LABEL.into(), metadata.name);
+        }
+        Ok(Some(Object {
+            key,
+            generation: metadata.generation,
+            created: metadata.creation_timestamp.into(),
+            labels,
+            spec,
+        }))
+    }
+}
+
+/// The label with its name that every namespace has.
+pub(super) const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A DNS subdomain (RFC 1123), as names of objects are.
+fn is_name(name: &str) -> Result<(), &'static str> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    match name.chars().all(is_allowed) && (1..=253).contains(&name.len()) {
+        true => Ok(()),
+        false => Err("a name has 1 to 253 lower-case letters, digits, `-` and `.`"),
+    }
+}
+
+/// Reads a part of an object, which stands at `path`.
+fn decode<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, Refusal> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let inner = error.path().to_string();
+        let path = match (path, inner.as_str()) {
+            (path, ".") => path.to_owned(),
+            ("", inner) => inner.to_owned(),
+            (path, inner) => format!("{path}.{inner}"),
+        };
+        // It may repeat a value of the object.
+        let message: String = error.into_inner().to_string().escape_debug().take(200).collect();
+        Refusal::new(path, message)
+    })
+}
+
+/// To Kubernetes a field with `null` is one that is not there.
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ClassSpec {
+    pub(super) controller_name: Box<str>,
+    pub(super) parameters_ref: Option<Value>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct GatewaySpec {
+    pub(super) gateway_class_name: Box<str>,
+    #[serde(default)]
+    pub(super) listeners: Vec<ListenerSpec>,
+    #[serde(default)]
+    pub(super) addresses: Vec<AddressSpec>,
+    #[serde(default)]
+    pub(super) infrastructure: Infrastructure,
+    #[serde(default)]
+    pub(super) allowed_listeners: Allowed,
+    #[serde(default)]
+    pub(super) tls: GatewayTls,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Infrastructure {
+    pub(super) parameters_ref: Option<Value>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct AddressSpec {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Box<str>>,
+    #[serde(default)]
+    pub(super) value: Box<str>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+pub(super) struct GatewayTls {
+    pub(super) frontend: Option<Frontend>,
+    pub(super) backend: Option<BackendTls>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Frontend {
+    #[serde(default)]
+    pub(super) default: FrontendTls,
+    #[serde(default)]
+    pub(super) per_port: Vec<FrontendPort>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct FrontendPort {
+    pub(super) port: u16,
+    #[serde(default)]
+    pub(super) tls: FrontendTls,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+pub(super) struct FrontendTls {
+    pub(super) validation: Option<Validation>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Validation {
+    #[serde(default)]
+    pub(super) ca_certificate_refs: Vec<Reference>,
+    pub(super) mode: Option<Box<str>>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BackendTls {
+    pub(super) client_certificate_ref: Option<Reference>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListenerSetSpec {
+    pub(super) parent_ref: ParentRef,
+    #[serde(default)]
+    pub(super) listeners: Vec<ListenerSpec>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListenerSpec {
+    pub(super) name: Box<str>,
+    pub(super) hostname: Option<Box<str>>,
+    pub(super) port: std::num::NonZeroU16,
+    pub(super) protocol: Box<str>,
+    #[serde(default)]
+    pub(super) tls: ListenerTls,
+    #[serde(default)]
+    pub(super) allowed_routes: Allowed,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListenerTls {
+    pub(super) mode: Option<Box<str>>,
+    #[serde(default)]
+    pub(super) certificate_refs: Vec<Reference>,
+    #[serde(default)]
+    pub(super) options: BTreeMap<String, Value>,
+}
+
+/// Who may attach: `allowedRoutes`, `allowedListeners`.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+pub(super) struct Allowed {
+    #[serde(default)]
+    pub(super) namespaces: Namespaces,
+    /// Absent: all that the protocol takes.
+    pub(super) kinds: Option<Vec<RouteKind>>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+pub(super) struct Namespaces {
+    pub(super) from: Option<FromNamespaces>,
+    #[serde(default)]
+    pub(super) selector: Selector,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum FromNamespaces {
+    All,
+    Same,
+    Selector,
+    None,
+}
+
+/// Labels that a namespace has; without any condition it is every namespace.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Selector {
+    #[serde(default)]
+    match_labels: Labels,
+    #[serde(default)]
+    match_expressions: Vec<Expression>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Expression {
+    key: String,
+    operator: Operator,
+    #[serde(default)]
+    values: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+enum Operator {
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
+}
+
+impl Selector {
+    pub(super) fn matches(&self, labels: &Labels) -> bool {
+        let fits = |expression: &Expression| {
+            let value = labels.get(&expression.key);
+            match expression.operator {
+                Operator::In => value.is_some_and(|value| expression.values.contains(value)),
+                Operator::NotIn => value.is_none_or(|value| !expression.values.contains(value)),
+                Operator::Exists => value.is_some(),
+                Operator::DoesNotExist => value.is_none(),
+            }
+        };
+        self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && self.match_expressions.iter().all(fits)
+    }
+}
+
+/// A group and kind of routes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteKind {
+    /// Absent: that of the Gateway API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Box<str>>,
+    /// `TLSRoute`.
+    pub kind: Box<str>,
+}
+
+/// A reference to a Secret, ConfigMap or other object.
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct Reference {
+    #[serde(default)]
+    pub(super) group: Box<str>,
+    pub(super) kind: Option<Box<str>>,
+    pub(super) name: Box<str>,
+    pub(super) namespace: Option<Box<str>>,
+}
+
+/// What a route or a ListenerSet hangs on, word by word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// Absent: that of the Gateway API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Box<str>>,
+    /// Absent: `Gateway`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Box<str>>,
+    /// Absent: that of the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Box<str>>,
+    /// As it is.
+    pub name: Box<str>,
+    /// The listener; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<Box<str>>,
+    /// The listeners of this port; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl ParentRef {
+    /// The Gateway or ListenerSet that is meant, by an object of `namespace`; `None`: it is something else.
+    pub(super) fn key(&self, namespace: &Arc<str>) -> Option<Key> {
+        let kind = match (self.group.as_deref(), self.kind.as_deref()) {
+            (None | Some(GROUP), None | Some("Gateway")) => Kind::Gateway,
+            (None | Some(GROUP), Some("ListenerSet")) => Kind::ListenerSet,
+            _ => return None,
+        };
+        Some(Key::new(kind, self.namespace.as_deref().unwrap_or(namespace), &self.name))
+    }
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RouteSpec {
+    #[serde(default)]
+    pub(super) parent_refs: Vec<ParentRef>,
+    #[serde(default)]
+    pub(super) hostnames: Vec<Box<str>>,
+    #[serde(default)]
+    pub(super) rules: Vec<Rule>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Rule {
+    #[serde(default)]
+    pub(super) backend_refs: Vec<BackendRef>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct BackendRef {
+    #[serde(default)]
+    pub(super) group: Box<str>,
+    pub(super) kind: Option<Box<str>>,
+    pub(super) name: Box<str>,
+    pub(super) namespace: Option<Box<str>>,
+    pub(super) port: Option<u16>,
+    pub(super) weight: Option<u32>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct GrantSpec {
+    #[serde(default)]
+    pub(super) from: Vec<GrantFrom>,
+    #[serde(default)]
+    pub(super) to: Vec<GrantTo>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct GrantFrom {
+    pub(super) group: Box<str>,
+    pub(super) kind: Box<str>,
+    pub(super) namespace: Box<str>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct GrantTo {
+    #[serde(default)]
+    pub(super) group: Box<str>,
+    pub(super) kind: Box<str>,
+    /// Absent: all.
+    pub(super) name: Option<Box<str>>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub(super) kind: Box<str>,
+    pub(super) external_name: Box<str>,
+    pub(super) ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct ServicePort {
+    #[serde(default)]
+    pub(super) name: Box<str>,
+    pub(super) port: u16,
+    pub(super) protocol: Option<Box<str>>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SliceSpec {
+    #[serde(default)]
+    pub(super) address_type: Box<str>,
+    #[serde(default)]
+    pub(super) endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    pub(super) ports: Vec<SlicePort>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct SlicePort {
+    #[serde(default)]
+    pub(super) name: Box<str>,
+    pub(super) port: Option<u16>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct Endpoint {
+    #[serde(default)]
+    pub(super) addresses: Vec<Box<str>>,
+    #[serde(default)]
+    pub(super) conditions: EndpointConditions,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+pub(super) struct EndpointConditions {
+    pub(super) ready: Option<bool>,
+    pub(super) serving: Option<bool>,
+    pub(super) terminating: Option<bool>,
+}

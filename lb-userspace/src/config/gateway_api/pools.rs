@@ -1,0 +1,148 @@
+//! Services and their endpoints: pools and servers.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use super::index::View;
+use super::objects::{BackendRef, Endpoint, Key, Kind, Name, ServicePort};
+use super::status::Fault;
+use crate::config::address::{Address, Host, Origin};
+use crate::config::diagnostic::quote;
+use crate::config::model::Server;
+use crate::config::place::{ObjectField, Place, Placed};
+
+/// What a pool is called: a namespace has no dots, so that no two Services have one name.
+pub(super) fn name(service: &Name, port: u16) -> String {
+    format!("{}.{}:{port}", service.namespace, service.name)
+}
+
+/// The Service and its port that a route in `namespace` means, or why it cannot have it.
+pub(super) fn resolve(
+    view: &mut View<'_>,
+    from: Kind,
+    namespace: &str,
+    backend: &BackendRef,
+) -> Result<(Name, u16), Fault> {
+    let kind = backend.kind.as_deref().unwrap_or("Service");
+    if !backend.group.is_empty() || kind != "Service" {
+        let message = format!("{} of the group {} is no Service", quote(kind), quote(&backend.group));
+        return Err(Fault::new("InvalidKind", message));
+    }
+    let service = Name::new(backend.namespace.as_deref().unwrap_or(namespace), &backend.name);
+    if !view.is_granted(from, namespace, Kind::Service, &service) {
+        let message = format!("no ReferenceGrant lets a {} of {namespace} name {service}", from.name());
+        return Err(Fault::new("RefNotPermitted", message));
+    }
+    let not_found = |why: String| Fault::new("BackendNotFound", why);
+    let Some(port) = backend.port else {
+        return Err(not_found(format!("the port of Service {service} is missing")));
+    };
+    let is_external = {
+        let Some(found) = view.service(&service) else {
+            return Err(not_found(format!("there is no Service {service}")));
+        };
+        if !found.ports.iter().any(|known| is_port(known, port)) {
+            return Err(not_found(format!("Service {service} has no TCP port {port}")));
+        }
+        &*found.kind == "ExternalName"
+    };
+    if is_external && !view.index.settings.external_names {
+        let why = "is of type ExternalName, which only `external_names = true` follows";
+        return Err(not_found(format!("Service {service} {why}")));
+    }
+    Ok((service, port))
+}
+
+pub(super) fn is_tcp(known: &ServicePort) -> bool {
+    known.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+}
+
+fn is_port(known: &ServicePort, port: u16) -> bool {
+    known.port == port && is_tcp(known)
+}
+
+/// The servers of a Service's port, each with its place: those that are ready, or if there are none those that still serve while
+/// they end.
+pub(super) fn servers(view: &mut View<'_>, service: &Name, port: u16) -> Vec<Placed<Origin>> {
+    let Some(spec) = view.service(service) else { return Vec::new() };
+    let Some(named) = spec.ports.iter().find(|known| is_port(known, port)) else { return Vec::new() };
+    if &*spec.kind == "ExternalName" {
+        let origin = Address::of_host(&spec.external_name, port).map(Origin::Address);
+        let key = Key { kind: Kind::Service, name: service.clone() };
+        let place = place(&key, "spec.externalName");
+        return origin.map(|origin| Placed::new(place, origin)).into_iter().collect();
+    }
+    let (mut ready, mut ending) = (Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
+    for (object, slice) in view.slices(service) {
+        if &*slice.address_type == "FQDN" {
+            continue;
+        }
+        let Some(port) = slice.ports.iter().find(|port| port.name == named.name).and_then(|port| port.port)
+        else {
+            continue;
+        };
+        for (number, endpoint) in slice.endpoints.iter().enumerate() {
+            let Some(list) = (match state(endpoint) {
+                State::Ready => Some(&mut ready),
+                State::Ending => Some(&mut ending),
+                State::Gone => None,
+            }) else {
+                continue;
+            };
+            for address in &endpoint.addresses {
+                let Ok(ip) = address.parse::<IpAddr>() else { continue };
+                if port != 0 && is_allowed(ip, &view.context.own) && seen.insert((ip, port)) {
+                    let place = place(&object.key, format!("endpoints[{number}]"));
+                    list.push(Placed::new(place, Origin::Address(Address { host: Host::Ip(ip), port })));
+                }
+            }
+        }
+    }
+    if ready.is_empty() { ending } else { ready }
+}
+
+/// With the defaults of everything else.
+pub(super) fn server(origin: Origin) -> Server {
+    Server::new(origin)
+}
+
+pub(super) fn place(key: &Key, path: impl Into<String>) -> Place {
+    Place::Object(Box::new(ObjectField {
+        object: key.to_string().into(),
+        path: path.into().into_boxed_str(),
+    }))
+}
+
+enum State {
+    /// It takes connections.
+    Ready,
+    /// It takes them if nobody else does.
+    Ending,
+    Gone,
+}
+
+/// EndpointConditions of the API: absent is ready, and a server that is ready serves.
+fn state(endpoint: &Endpoint) -> State {
+    let conditions = endpoint.conditions;
+    let ready = conditions.ready.unwrap_or(true);
+    let terminating = conditions.terminating.unwrap_or(false);
+    match (ready, conditions.serving.unwrap_or(ready), terminating) {
+        (true, _, _) => State::Ready,
+        (false, true, true) => State::Ending,
+        (false, ..) => State::Gone,
+    }
+}
+
+/// Whoever may write EndpointSlices must not reach the node's own services by the gateway (CVE-2021-25740).
+fn is_allowed(ip: IpAddr, own: &[IpAddr]) -> bool {
+    let canonical = ip.to_canonical();
+    let is_link_local = match canonical {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(canonical.is_loopback() || canonical.is_unspecified() || canonical.is_multicast() || is_link_local)
+        && !own.contains(&canonical)
+}

@@ -1,0 +1,119 @@
+//! Certificates of Secrets, and authorities of ConfigMaps: read when they come, so that a bad one is known before it is used.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base64ct::{Base64, Encoding as _};
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::objects::Refusal;
+use crate::config::check::certificate::{self, Loaded};
+use crate::config::diagnostic::Problem;
+use crate::config::files::Digest;
+
+/// A Secret, as far as it is of interest. Its text is wiped from memory once it was read.
+#[derive(Debug)]
+pub(super) struct SecretSpec {
+    /// Tells whether it is another than before.
+    digest: Digest,
+    /// Its certificate, or why it has none that can be used.
+    pub(super) certificate: Result<Arc<Loaded>, Box<str>>,
+}
+
+impl PartialEq for SecretSpec {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+const CHAIN: &str = "tls.crt";
+const KEY: &str = "tls.key";
+const CA: &str = "ca.crt";
+
+impl SecretSpec {
+    /// Takes the data out of the object.
+    pub(super) fn read(object: &mut Value) -> Result<Self, Refusal> {
+        let chain = part(object, CHAIN)?;
+        let key = part(object, KEY)?;
+        let mut digest = Sha256::new();
+        for part in [&chain, &key] {
+            digest.update([u8::from(part.is_some())]);
+            digest.update(Sha256::digest(part.as_deref().map_or(&[][..], |part| part)));
+        }
+        let certificate = match (object["type"].as_str(), chain, key) {
+            (Some("kubernetes.io/tls"), Some(chain), Some(key)) => {
+                certificate::of_memory((Path::new(CHAIN), &chain), (Path::new(KEY), &key))
+                    .map(Arc::new)
+                    .map_err(|problem| shown(&problem))
+            }
+            (Some("kubernetes.io/tls"), ..) => Err(format!("it lacks `{CHAIN}` or `{KEY}`").into()),
+            _ => Err("its type is not `kubernetes.io/tls`".into()),
+        };
+        Ok(Self { digest: digest.finalize().into(), certificate })
+    }
+}
+
+/// The data with this name. `stringData`, which files may have, wins.
+fn part(object: &mut Value, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Refusal> {
+    let mut take = |field: &str| match object.get_mut(field).and_then(|data| data.get_mut(name)) {
+        Some(Value::String(text)) => Ok(Some(Zeroizing::new(std::mem::take(text).into_bytes()))),
+        Some(_) => Err(Refusal::new(format!("{field}.{name}"), "it is no text")),
+        None => Ok(None),
+    };
+    let (encoded, plain) = (take("data")?, take("stringData")?);
+    if plain.is_some() {
+        return Ok(plain);
+    }
+    let Some(encoded) = encoded else { return Ok(None) };
+    let not_base64 = || Refusal::new(format!("data.{name}"), "it is not base64");
+    // YAML's block scalars have line ends in it.
+    let packed: Zeroizing<Vec<u8>> =
+        Zeroizing::new(encoded.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect());
+    let packed = std::str::from_utf8(&packed).map_err(|_| not_base64())?;
+    Base64::decode_vec(packed).map(|part| Some(Zeroizing::new(part))).map_err(|_| not_base64())
+}
+
+/// A ConfigMap, as far as it is of interest.
+#[derive(Debug)]
+pub(super) struct AuthoritySpec {
+    digest: Digest,
+    /// The authorities that it holds, or why it holds none.
+    pub(super) authorities: Result<Vec<CertificateDer<'static>>, Box<str>>,
+}
+
+impl PartialEq for AuthoritySpec {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl AuthoritySpec {
+    /// Takes the data out of the object.
+    pub(super) fn read(object: &mut Value) -> Result<Self, Refusal> {
+        let text = match object.get_mut("data").and_then(|data| data.get_mut(CA)) {
+            Some(Value::String(text)) => Some(std::mem::take(text)),
+            Some(_) => return Err(Refusal::new(format!("data[{CA}]"), "it is no text")),
+            None => None,
+        };
+        let digest = Sha256::digest(text.as_deref().unwrap_or_default()).into();
+        let authorities = match text {
+            Some(text) => certificate::authorities_of_memory(Path::new(CA), text.as_bytes())
+                .map_err(|problem| shown(&problem)),
+            None => Err(format!("it has no `{CA}`").into()),
+        };
+        Ok(Self { digest, authorities })
+    }
+}
+
+/// A problem in one line.
+pub(super) fn shown(problem: &Problem) -> Box<str> {
+    match &problem.help {
+        Some(help) => format!("{}: {help}", problem.message).into(),
+        None => problem.message.clone().into(),
+    }
+}

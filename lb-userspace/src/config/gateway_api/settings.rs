@@ -1,0 +1,73 @@
+//! What `[gateway_api]` says of how objects are taken.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// `[gateway_api]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayApi {
+    /// Where objects come from.
+    pub source: Source,
+    /// What is made of them.
+    pub settings: Settings,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The files of this directory.
+    Directory(PathBuf),
+}
+
+/// How objects are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The GatewayClasses with this `controllerName` are ours.
+    pub controller: Arc<str>,
+    /// How Gateways get their addresses.
+    pub mode: Mode,
+    /// What `spec.addresses` may name.
+    pub addresses: Vec<RangeInclusive<IpAddr>>,
+    /// Services of type ExternalName are followed.
+    pub external_names: bool,
+    /// Objects of these namespaces only; empty: of all.
+    pub namespaces: Vec<Arc<str>>,
+}
+
+/// How Gateways get their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They share those of the node.
+    Node,
+    /// Each has some of its own, which are assigned to it: [`Context::assigned`](super::Context::assigned).
+    Pool,
+    /// Each has those that a load balancer announces for it, assigned as in a pool.
+    Service,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            controller: "snisplice.dev/gateway".into(),
+            mode: Mode::Node,
+            addresses: Vec::new(),
+            external_names: false,
+            namespaces: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Whether objects of this namespace count; those of the whole cluster have none.
+    pub fn takes(&self, namespace: &str) -> bool {
+        let listed = || self.namespaces.iter().any(|known| **known == *namespace);
+        namespace.is_empty() || self.namespaces.is_empty() || listed()
+    }
+
+    /// Whether `spec.addresses` may name this one.
+    pub(super) fn may_name(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|range| range.contains(&address))
+    }
+}

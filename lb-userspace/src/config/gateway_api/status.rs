@@ -1,0 +1,213 @@
+//! What is said of objects: conditions and statuses, as the API has them.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::objects::{Key, ParentRef, RouteKind};
+
+/// The statuses of all objects that this gateway is responsible for.
+pub type Statuses = BTreeMap<Key, Status>;
+
+/// A condition, but for its time: that is the time of the writing, if `status` differs from what is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// `Accepted`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `True` or `False`.
+    pub status: Truth,
+    /// One word of the API.
+    pub reason: &'static str,
+    /// For people.
+    pub message: Box<str>,
+    /// The generation of the object that was looked at.
+    pub observed_generation: i64,
+}
+
+/// As conditions have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Truth {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+}
+
+impl std::fmt::Display for Truth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Truth::True => "True",
+            Truth::False => "False",
+        })
+    }
+}
+
+/// Why something does not hold: a reason of the API, and words for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) reason: &'static str,
+    pub(super) message: Box<str>,
+}
+
+impl Fault {
+    pub(super) fn new(reason: &'static str, message: impl Into<Box<str>>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+impl Condition {
+    /// One that holds unless there is a fault. `good`: the reason if it holds.
+    pub(super) fn of(
+        kind: &'static str,
+        good: &'static str,
+        fault: Option<&Fault>,
+        observed_generation: i64,
+    ) -> Self {
+        let (status, reason, message) = match fault {
+            None => (Truth::True, good, "".into()),
+            Some(fault) => (Truth::False, fault.reason, fault.message.clone()),
+        };
+        Self { kind, status, reason, message, observed_generation }
+    }
+}
+
+/// A status, whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    /// Of a GatewayClass.
+    Class(ClassStatus),
+    /// Of a Gateway.
+    Gateway(GatewayStatus),
+    /// Of a ListenerSet.
+    ListenerSet(ListenerSetStatus),
+    /// Of a route; only the entries that are ours.
+    Route(RouteStatus),
+}
+
+/// The status of a GatewayClass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClassStatus {
+    /// `Accepted`.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// Where it can be reached.
+    pub addresses: Vec<StatusAddress>,
+    /// `Accepted`, `Programmed`, `ResolvedRefs`.
+    pub conditions: Vec<Condition>,
+    /// One for each of `spec.listeners`.
+    pub listeners: Vec<ListenerStatus>,
+    /// ListenerSets that have a good listener.
+    pub attached_listener_sets: usize,
+}
+
+/// An address of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StatusAddress {
+    /// `IPAddress`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The address.
+    pub value: IpAddr,
+}
+
+/// The status of a ListenerSet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListenerSetStatus {
+    /// `Accepted`, `Programmed`.
+    pub conditions: Vec<Condition>,
+    /// One for each of `spec.listeners`.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// The status of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// As in the spec.
+    pub name: Box<str>,
+    /// The kinds of routes that it takes.
+    pub supported_kinds: Vec<RouteKind>,
+    /// Routes that are accepted by it.
+    pub attached_routes: usize,
+    /// `Accepted`, `Programmed`, `ResolvedRefs`, `Conflicted`.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteStatus {
+    /// One for each of `spec.parentRefs` that names a Gateway or ListenerSet of ours.
+    pub parents: Vec<RouteParentStatus>,
+}
+
+/// What a parent says of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteParentStatus {
+    /// Word by word as in the spec.
+    pub parent_ref: ParentRef,
+    /// Ours.
+    pub controller_name: Box<str>,
+    /// `Accepted`, `ResolvedRefs`; `PartiallyInvalid` where it is true.
+    pub conditions: Vec<Condition>,
+}
+
+impl Status {
+    /// Every condition, each with the part of the object that it is about: a listener or a parent.
+    pub fn conditions(&self) -> Vec<(Option<String>, &Condition)> {
+        fn all<'s>(
+            part: Option<String>,
+            conditions: &'s [Condition],
+        ) -> impl Iterator<Item = (Option<String>, &'s Condition)> {
+            conditions.iter().map(move |condition| (part.clone(), condition))
+        }
+        let listener = |listener: &'_ ListenerStatus| Some(format!("listener {}", listener.name));
+        match self {
+            Status::Class(status) => all(None, &status.conditions).collect(),
+            Status::Gateway(status) => {
+                let listeners =
+                    status.listeners.iter().flat_map(|each| all(listener(each), &each.conditions));
+                all(None, &status.conditions).chain(listeners).collect()
+            }
+            Status::ListenerSet(status) => {
+                let listeners =
+                    status.listeners.iter().flat_map(|each| all(listener(each), &each.conditions));
+                all(None, &status.conditions).chain(listeners).collect()
+            }
+            Status::Route(status) => {
+                let parent = |parent: &RouteParentStatus| {
+                    let ParentRef { kind, namespace, name, section_name, port, .. } = &parent.parent_ref;
+                    let mut text = kind.as_deref().unwrap_or("Gateway").to_owned() + " ";
+                    text.extend(namespace.iter().flat_map(|namespace| [namespace, "/"]));
+                    text += name;
+                    text.extend(section_name.iter().flat_map(|section| [" listener ", section]));
+                    port.iter().for_each(|port| text += &format!(" port {port}"));
+                    Some(text)
+                };
+                status.parents.iter().flat_map(|each| all(parent(each), &each.conditions)).collect()
+            }
+        }
+    }
+
+    /// Says that a route is not served, for the check of the whole configuration has refused it.
+    pub(in crate::config) fn refuse(&mut self, message: &str) {
+        let Status::Route(status) = self else { return };
+        for condition in status.parents.iter_mut().flat_map(|parent| &mut parent.conditions) {
+            if condition.kind == "Accepted" {
+                (condition.status, condition.reason) = (Truth::False, "UnsupportedValue");
+                condition.message = message.into();
+            }
+        }
+    }
+}

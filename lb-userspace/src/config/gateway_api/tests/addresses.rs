@@ -1,0 +1,93 @@
+use super::*;
+
+fn gateway(addresses: &str) -> String {
+    format!(
+        "{BASE}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{ name: gw, namespace: db }}\n\
+         spec: {{ gatewayClassName: edge, addresses: [{addresses}], listeners: [{{ name: tcp, protocol: TCP, port: 7000 }}] }}"
+    )
+}
+
+fn made_with(settings: Settings, text: &str, context: &Context) -> (Config, GatewayStatus) {
+    let mut index = Index::new(settings);
+    objects(text).into_iter().for_each(|object| _ = index.apply(object));
+    let (config, statuses) = made_in(&mut index, context);
+    let Status::Gateway(status) = statuses[&key(Kind::Gateway, "db/gw")].clone() else { panic!() };
+    (config, status)
+}
+
+fn shown(status: &GatewayStatus) -> (Vec<String>, Vec<String>) {
+    let addresses = status.addresses.iter().map(|address| address.value.to_string()).collect();
+    let conditions = status.conditions.iter().take(2);
+    (addresses, conditions.map(|each| format!("{} {}", each.status, each.reason)).collect())
+}
+
+#[test]
+fn on_the_node() {
+    let named = ["192.0.2.1".parse().unwrap()..="192.0.2.9".parse().unwrap()];
+    let settings = || Settings { addresses: named.to_vec(), ..Settings::default() };
+    let everywhere = ["0.0.0.0:7000", "[::]:7000"].as_slice();
+    let both = vec!["192.0.2.1", "2001:db8::1"];
+    for (addresses, binds, status, accepted, programmed) in [
+        ("", everywhere, both.clone(), "True Accepted", "True Programmed"),
+        ("{ value: \"\" }", everywhere, both.clone(), "True Accepted", "True Programmed"),
+        ("{ type: IPAddress }", everywhere, both, "True Accepted", "True Programmed"),
+        ("{ value: 192.0.2.1 }", &["192.0.2.1:7000"], vec!["192.0.2.1"], "True Accepted", "True Programmed"),
+        // Of another machine, or of this one but not allowed.
+        ("{ value: 192.0.2.2 }", &[], vec![], "True Accepted", "False AddressNotUsable"),
+        ("{ value: \"2001:db8::1\" }", &[], vec![], "True Accepted", "False AddressNotUsable"),
+        ("{ value: nonsense }", &[], vec![], "True Accepted", "False AddressNotUsable"),
+        (
+            "{ value: 192.0.2.2 }, { value: 192.0.2.1 }",
+            &["192.0.2.1:7000"],
+            vec!["192.0.2.1"],
+            "True Accepted",
+            "False AddressNotUsable",
+        ),
+        ("{ type: Hostname, value: a.example }", &[], vec![], "False UnsupportedAddress", "False Invalid"),
+    ] {
+        let (config, found) = made_with(settings(), &gateway(addresses), &context());
+        let bound: Vec<_> =
+            config.listeners.iter().flat_map(|each| &each.bind).map(ToString::to_string).collect();
+        assert_eq!(bound, binds, "{addresses}");
+        let expected = status.into_iter().map(str::to_owned).collect();
+        assert_eq!(
+            shown(&found),
+            (expected, vec![accepted.to_owned(), programmed.to_owned()]),
+            "{addresses}"
+        );
+    }
+}
+
+#[test]
+fn from_a_pool() {
+    let settings = || Settings { mode: Mode::Pool, ..Settings::default() };
+    let (config, status) = made_with(settings(), &gateway(""), &context());
+    assert_eq!(config.listeners.len(), 0);
+    assert_eq!(
+        shown(&status),
+        (vec![], vec!["True Accepted".to_owned(), "False AddressNotAssigned".to_owned()])
+    );
+    let assigned = ["198.51.100.7", "2001:db8::7"].map(|ip| ip.parse().unwrap()).to_vec();
+    let context = Context { assigned: [(Name::new("db", "gw"), assigned)].into(), ..context() };
+    let (config, status) = made_with(settings(), &gateway(""), &context);
+    let bound: Vec<_> =
+        config.listeners.iter().flat_map(|each| &each.bind).map(ToString::to_string).collect();
+    assert_eq!(bound, ["198.51.100.7:7000", "[2001:db8::7]:7000"]);
+    let addresses = ["198.51.100.7", "2001:db8::7"].map(str::to_owned).to_vec();
+    assert_eq!(shown(&status), (addresses, vec!["True Accepted".to_owned(), "True Programmed".to_owned()]));
+}
+
+#[test]
+fn ports_that_others_have() {
+    let context = Context { unavailable: [(7000, "it is another's".into())].into(), ..context() };
+    let (config, status) = made_with(Settings::default(), &gateway(""), &context);
+    assert_eq!(config.listeners.len(), 0);
+    assert_eq!(shown(&status).1, ["False ListenersNotValid", "False Invalid"]);
+    let accepted = &status.listeners[0].conditions[0];
+    assert_eq!((accepted.reason, &*accepted.message), ("PortUnavailable", "it is another's"));
+    for port in [22, 6443, 10_250] {
+        let text = gateway("").replace("port: 7000", &format!("port: {port}"));
+        let (_, status) = made_with(Settings::default(), &text, &super::context());
+        assert_eq!(status.listeners[0].conditions[0].reason, "PortUnavailable");
+    }
+}

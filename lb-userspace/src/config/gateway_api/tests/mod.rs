@@ -1,0 +1,161 @@
+//! Objects in, configuration and statuses out.
+
+mod addresses;
+mod endpoints;
+mod listeners;
+mod manifests;
+mod routes;
+
+use std::io;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+use super::*;
+use crate::config::diagnostic::Report;
+use crate::config::files::Files;
+use crate::config::model::{Action, Config, Listener, Route, SniPattern};
+use crate::config::{Address, Host, Origin};
+
+/// A class of ours, a namespace's certificate, and a Service with two servers.
+const BASE: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: edge }
+spec: { controllerName: snisplice.dev/gateway }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: redis, namespace: db }
+spec: { ports: [{ name: redis, port: 6379 }, { name: http, port: 80 }] }
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: { name: redis-1, namespace: db, labels: { kubernetes.io/service-name: redis } }
+addressType: IPv4
+ports: [{ name: redis, port: 6379 }, { name: http, port: 8080 }]
+endpoints: [{ addresses: [10.0.0.11] }, { addresses: [10.0.0.12] }]
+"#;
+
+/// A certificate and its key, as a Secret has them.
+static CERTIFICATE: LazyLock<(String, String)> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(["odd.example.org".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+});
+
+fn secret(namespace: &str, name: &str) -> String {
+    let (chain, key) = &*CERTIFICATE;
+    let indented = |pem: &str| pem.lines().map(|line| format!("\n    {line}")).collect::<String>();
+    format!(
+        "\n---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: {name}, namespace: {namespace} }}\ntype: kubernetes.io/tls\n\
+         stringData:\n  tls.crt: |{}\n  tls.key: |{}\n",
+        indented(chain),
+        indented(key)
+    )
+}
+
+fn grant(namespace: &str, from: (&str, &str), to: &str) -> String {
+    format!(
+        "\n---\napiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
+         metadata: {{ name: grant, namespace: {namespace} }}\nspec:\n  \
+         from: [{{ group: gateway.networking.k8s.io, kind: {}, namespace: {} }}]\n  to: [{{ group: \"\", kind: {to} }}]\n",
+        from.0, from.1
+    )
+}
+
+/// Objects of YAML: all of them are good.
+fn objects(yaml: &str) -> Vec<Object> {
+    let documents = yaml.split("\n---").filter(|document| !document.trim().is_empty());
+    let read = |document| {
+        let value = files::parse(document).unwrap_or_else(|error| panic!("{document}: {error}"));
+        Object::read(value.unwrap()).unwrap_or_else(|error| panic!("{document}: {error}")).unwrap()
+    };
+    documents.map(read).collect()
+}
+
+fn index(yaml: &str) -> Index {
+    let mut index = Index::new(Settings::default());
+    objects(yaml).into_iter().for_each(|object| _ = index.apply(object));
+    index
+}
+
+struct NoFiles;
+
+impl Files for NoFiles {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        panic!("{} was read", path.display())
+    }
+
+    fn system_authorities(&self) -> (Vec<CertificateDer<'static>>, Option<String>) {
+        panic!("the system's authorities were read")
+    }
+}
+
+fn context() -> Context {
+    Context { own: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()], ..Context::default() }
+}
+
+/// What the objects make, with all checks.
+fn made(index: &mut Index) -> (Config, Statuses) {
+    made_in(index, &context())
+}
+
+fn made_in(index: &mut Index, context: &Context) -> (Config, Statuses) {
+    let mut report = Report::default();
+    let mut draft =
+        crate::config::toml::read("[gateway_api]\nfrom = 'directory'\ndirectory = 'x'\n", &mut report);
+    let built = index.build(context);
+    draft.listeners.extend(built.listeners);
+    draft.routes.extend(built.routes);
+    draft.pools.extend(built.pools);
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+    let config = crate::config::check::check(draft, &NoFiles, now, &mut report);
+    let refusals = report.refusals();
+    assert!(refusals.is_empty() && !report.has_errors(), "{refusals:?}");
+    (config, built.statuses)
+}
+
+fn listener<'c>(config: &'c Config, name: &str) -> &'c Listener {
+    let found = config.listeners.iter().find(|listener| &*listener.name == name);
+    found.unwrap_or_else(|| panic!("no {name} in {:?}", config.listeners))
+}
+
+/// The routes of a listener: names, whether they end TLS, and the pools with their weights.
+fn routes(config: &Config, name: &str) -> Vec<(String, bool, String)> {
+    let index = config.listeners.iter().position(|listener| &*listener.name == name).unwrap();
+    let shown = |route: &Route| {
+        let names: Vec<_> = route.sni.iter().map(ToString::to_string).collect();
+        let backends = route.backends.iter().map(|backend| {
+            let pool = &config.pools[backend.pool];
+            format!("{}={}", pool.name, backend.weight)
+        });
+        let backends = if route.http { "http".to_owned() } else { backends.collect::<Vec<_>>().join(" ") };
+        (names.join(" "), matches!(route.action, Action::Terminate(_)), backends)
+    };
+    let mut found: Vec<_> = config.routes.iter().filter(|route| route.listener == index).map(shown).collect();
+    found.sort();
+    found
+}
+
+fn servers(config: &Config, pool: &str) -> Vec<String> {
+    let pool = config.pools.iter().find(|known| &*known.name == pool).unwrap_or_else(|| panic!("no {pool}"));
+    pool.servers.iter().map(|server| server.origin.to_string()).collect()
+}
+
+/// `Accepted=True Accepted` and so on, of the whole object or of a part of it.
+fn conditions(statuses: &Statuses, key: &Key, part: Option<&str>) -> Vec<String> {
+    let status = statuses.get(key).unwrap_or_else(|| panic!("no status of {key} in {:?}", statuses.keys()));
+    let mine = status.conditions().into_iter().filter(|(of, _)| of.as_deref() == part);
+    mine.map(|(_, condition)| format!("{}={} {}", condition.kind, condition.status, condition.reason))
+        .collect()
+}
+
+fn key(kind: Kind, name: &str) -> Key {
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    Key::new(kind, namespace, name)
+}
+
+fn ip(text: &str, port: u16) -> Origin {
+    Origin::Address(Address { host: Host::Ip(text.parse().unwrap()), port })
+}

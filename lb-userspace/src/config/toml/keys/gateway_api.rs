@@ -1,0 +1,69 @@
+//! `[gateway_api]`.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::config::draft::From;
+use crate::config::gateway_api::{Mode, Settings};
+use crate::config::toml::key::Text::{Is, Of};
+use crate::config::toml::key::{Key, Table, code, one_of, quoted, word};
+
+pub(in crate::config::toml) const SOURCES: [(&str, From); 1] = [("directory", From::Directory)];
+
+pub(in crate::config::toml) const MODES: [(&str, Mode); 1] = [("node", Mode::Node)];
+
+pub(in crate::config::toml) const GATEWAY_API: Table = Table {
+    header: "[gateway_api]",
+    keys: &[
+        Key {
+            name: "from",
+            example: r#""directory""#,
+            meaning: "where the objects come from",
+            values: Of(|| one_of(&SOURCES)),
+            default: None,
+        },
+        Key {
+            name: "directory",
+            example: r#""/etc/snisplice/manifests""#,
+            meaning: "the directory with the manifests: `*.yaml`, `*.yml` and `*.json`, not those of directories in it. A change \
+                      takes effect within a second or two ([more](gateway-api.md))",
+            values: Is("path"),
+            default: Some(Is("required with `from = \"directory\"`")),
+        },
+        Key {
+            name: "controller",
+            example: r#""snisplice.dev/gateway""#,
+            meaning: "the GatewayClasses with this `controllerName` are this gateway's, and the Gateways of these classes",
+            values: Is("1 to 253 bytes, a domain and a path"),
+            default: Some(Of(|| quoted(Settings::default().controller))),
+        },
+        Key {
+            name: "mode",
+            example: r#""node""#,
+            meaning: "how Gateways get their addresses. `node`: they share those of this machine",
+            values: Of(|| one_of(&MODES)),
+            default: Some(Of(|| word(&MODES, &Settings::default().mode))),
+        },
+        Key {
+            name: "addresses",
+            example: r#"["198.51.100.16-198.51.100.31", "2001:db8::/120"]"#,
+            meaning: "addresses that `spec.addresses` of a Gateway may name, if this machine has them",
+            values: Is("list of addresses, networks and ranges"),
+            default: Some(Is("`[]`")),
+        },
+        Key {
+            name: "external_names",
+            example: "true",
+            meaning: "follow Services of the type ExternalName. Whoever may write a Service can then reach every name that this \
+                      machine resolves (CVE-2021-25740)",
+            values: Is("boolean"),
+            default: Some(Of(|| code(Settings::default().external_names))),
+        },
+        Key {
+            name: "namespaces",
+            example: r#"["databases", "edge-system"]"#,
+            meaning: "take objects of these namespaces only",
+            values: Is("list of names"),
+            default: Some(Is("absent: of all")),
+        },
+    ],
+};
