@@ -3,6 +3,7 @@
 use rustls::crypto::aws_lc_rs::hpke;
 use rustls::crypto::hpke::{Hpke, HpkePublicKey};
 use snisplice::ech::{self, Key, Split};
+use snisplice::mysql::{Greeted, Kills, Login, Offer, read_greeting};
 use snisplice::reason::RejectReason;
 use snisplice::sniff::{ClientHello, Input, MAX_WINDOW, Output, Preamble, Sniffer, Starttls, framed, ja4};
 use std::sync::{Arc, LazyLock};
@@ -47,6 +48,31 @@ pub(crate) fn sniff(data: &[u8]) {
             }
         }
     }
+}
+
+/// What a MySQL client sends once it is greeted, and what its peers make of it.
+pub(crate) fn mysql(data: &[u8]) {
+    let offer = Offer { id: 0x7f00_0001, capabilities: u32::MAX, extended: u32::MAX };
+    let sniffer = || Sniffer::mysql(b"greeting".to_vec(), offer, MAX_WINDOW);
+    let at_once = drive_on(sniffer(), data, usize::MAX);
+    for size in [1, 7, 1000] {
+        assert_eq!(drive_on(sniffer(), data, size), at_once, "in segments of {size}");
+    }
+    if let Some(Greeted::Welcome(greeting, _)) = read_greeting(data) {
+        assert!(greeting.version.len() < data.len());
+    }
+    if let Ok(login) = Login::read(data, offer) {
+        assert!(login.packet().len() < data.len() + 64);
+    }
+    let passed = |size: usize| {
+        let mut kills = Kills::new(false);
+        let mut passed: Vec<u8> =
+            data.chunks(size).flat_map(|piece| kills.pass(piece, |_| Some(7)).into_owned()).collect();
+        passed.extend(kills.rest());
+        passed
+    };
+    let whole = passed(data.len().max(1));
+    assert!(whole.len() <= data.len() && [1, 7, 1000].iter().all(|size| passed(*size) == whole));
 }
 
 /// The body of a ClientHello: framed soundly, it is decided at once.
@@ -155,7 +181,10 @@ fn put(into: &mut Vec<u8>, vector: &[u8]) {
 
 /// The verdict on `data` in segments of `size` bytes, which must latch.
 fn drive(preamble: Preamble, data: &[u8], size: usize) -> Output {
-    let mut sniffer = Sniffer::new(preamble);
+    drive_on(Sniffer::new(preamble), data, size)
+}
+
+fn drive_on(mut sniffer: Sniffer, data: &[u8], size: usize) -> Output {
     let (mut start, mut end) = (0, 0);
     let mut output = Output::NeedMore;
     while end < data.len() && output == Output::NeedMore {

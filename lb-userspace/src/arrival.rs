@@ -6,6 +6,7 @@ use crate::clock::now_ms;
 use crate::close::LegSocket;
 use crate::config::{Protocol, Refuse};
 use crate::ech;
+use crate::mysql;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
 use crate::running::RunningGateway;
 use crate::serving::{Action, ClientPermit, Ech, Excess, Listener, Permit, Route, Snapshot};
@@ -14,8 +15,14 @@ use crate::socket::{canonical, read_some, write_all};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::time::timeout_at;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout_at};
+
+/// How long a MySQL client waits, after a start, for servers that were not heard yet.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks whether they were.
+const HEARING: Duration = Duration::from_millis(5);
 
 /// What a client is told that has too many connections to a listener.
 pub fn too_many(excess: Excess) -> RejectReason {
@@ -98,14 +105,17 @@ impl Arrival {
             let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
-        let preamble = match self.visitor.listener.protocol {
+        let sniffer = match self.visitor.listener.protocol {
             Protocol::Tcp | Protocol::Http => None,
-            Protocol::Tls => Some(Preamble::Tls),
-            Protocol::Postgres => Some(Preamble::Postgres),
-            Protocol::Starttls(protocol) => Some(Preamble::Starttls(protocol)),
+            Protocol::Tls => Some(Sniffer::limited(Preamble::Tls, self.limit())),
+            Protocol::Postgres => Some(Sniffer::limited(Preamble::Postgres, self.limit())),
+            Protocol::Starttls(protocol) => {
+                Some(Sniffer::limited(Preamble::Starttls(protocol), self.limit()))
+            }
+            Protocol::Mysql => Some(self.reception(gateway).await?),
         };
-        if let Some(preamble) = preamble
-            && let Some(cancel) = self.sniff(preamble).await?
+        if let Some(sniffer) = sniffer
+            && let Some(cancel) = self.sniff(sniffer).await?
         {
             return Ok(Bound::Cancel(cancel));
         }
@@ -158,9 +168,33 @@ impl Arrival {
         }
     }
 
+    /// Bytes that a ClientHello may have.
+    fn limit(&self) -> usize {
+        self.visitor.listener.hello_bytes
+    }
+
+    /// sniff: what a MySQL client is greeted with. Waits, after a start, until the servers were heard.
+    async fn reception(&self, gateway: &RunningGateway) -> Result<Sniffer, RejectReason> {
+        let listener = &self.visitor.listener;
+        let reception = listener.mysql.as_ref().ok_or(RejectReason::MysqlNoServer)?;
+        let heard = async {
+            while !reception.is_ready(&listener.name) {
+                sleep(HEARING).await;
+            }
+        };
+        let _ = timeout_at(self.deadline().min((self.begin + PATIENCE).into()), heard).await;
+        let announcement = reception.announcement(&listener.name).ok_or(RejectReason::MysqlNoServer)?;
+        let mut random = [0; mysql::SALT];
+        // Without random bytes there would be no TLS either.
+        let secure = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+        secure.fill(&mut random).map_err(|_| RejectReason::MysqlNoServer)?;
+        let id = gateway.threads.number();
+        let greeting = announcement.packet(id, &mysql::salt(random));
+        Ok(Sniffer::mysql(greeting, announcement.offer(id), self.limit()))
+    }
+
     /// sniff: what does it want? Of a session that it is to get, `hello` tells.
-    async fn sniff(&mut self, preamble: Preamble) -> Result<Option<Cancel>, RejectReason> {
-        let mut sniffer = Sniffer::limited(preamble, self.visitor.listener.hello_bytes);
+    async fn sniff(&mut self, mut sniffer: Sniffer) -> Result<Option<Cancel>, RejectReason> {
         let mut closed = None;
         loop {
             match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
@@ -239,20 +273,27 @@ impl Arrival {
         Ok(route.clone())
     }
 
-    /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.
+    /// The last word to a client that is turned away, in its own protocol: a TLS alert, or an error of PostgreSQL or MySQL.
     pub(crate) fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
+        if self.visitor.listener.protocol == Protocol::Mysql
+            && let Some(error) = mysql::rejected_error(reason)
+        {
+            return error.into();
+        }
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
         if reason == RejectReason::PostgresCleartext {
             return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
         }
         let alert = match self.visitor.listener.protocol {
             Protocol::Tcp | Protocol::Http => None,
-            Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_)
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_)
                 if self.visitor.listener.refuse == Refuse::Close =>
             {
                 None
             }
-            Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_) => sniff::alert(reason),
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
+                sniff::alert(reason)
+            }
         };
         if alert.is_some() && self.is_postgres() {
             setbacks.note(client, Setback::Rejected(reason), now_ms());

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod ech_key;
+mod import;
 
 use crate::admin::{self, Client, text, top, view::ConnectionFilter};
 use crate::config::gateway_api::Built;
@@ -152,6 +153,18 @@ enum Command {
     },
     /// Make a key for Encrypted ClientHello (ECH), and the `ech=` of the HTTPS record that tells clients of it.
     EchKey(ech_key::EchKey),
+    /// Turn another program's configuration into objects of the Gateway API, or into snisplice's TOML.
+    ///
+    /// Takes Traefik's IngressRouteTCP, Istio's Gateway, VirtualService and DestinationRule, Kong's TCPIngress, the
+    /// tcp-services ConfigMap of ingress-nginx, HAProxy's frontends and backends (mode tcp), the stream block of nginx, and
+    /// Envoy's static listeners and clusters. What a file is, is seen by its contents; files that belong together (Services,
+    /// maps, included files) are given together.
+    ///
+    /// The result goes to standard output. Every part of the files that it lacks is named in a comment of the result and on
+    /// standard error, with its line: "lost" changes what is served, "to do" waits for you (a certificate, a port), "left
+    /// out" changes nothing.
+    #[command(after_help = import::AFTER_HELP)]
+    Import(import::Import),
     /// Print the completions for a shell.
     Completions {
         /// The shell.
@@ -300,6 +313,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Undrain { gateway, target } => Ok(gateway.client()?.drain(&target, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
         Command::EchKey(key) => show(&key.run()?),
+        Command::Import(import) => import.run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snisplice", &mut std::io::stdout());
             Ok(())

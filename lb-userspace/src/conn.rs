@@ -2,6 +2,8 @@
 //!
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
+mod mysql;
+
 use crate::account::{Account, Connection};
 use crate::answer;
 use crate::arrival::{Arrival, Bound, Routed};
@@ -11,6 +13,7 @@ use crate::close::{LegSocket, farewell, linger};
 use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::ech::Split;
+use crate::mysql::ServerError;
 use crate::reason::{CloseReason, FallbackReason, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
@@ -171,11 +174,26 @@ impl Drop for UnfinishedHandover<'_> {
     }
 }
 
+/// No server takes the connection.
+struct Unconnected {
+    reason: CloseReason,
+    /// What a MySQL server has said to that.
+    words: Option<Box<ServerError>>,
+}
+
+impl From<CloseReason> for Unconnected {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, words: None }
+    }
+}
+
 /// A connected server.
 struct Upstream {
     socket: LegSocket,
     /// Present: the gateway speaks TLS to it.
     session: Option<Box<Session<Dialling>>>,
+    /// A MySQL server's number of the connection.
+    thread: Option<u32>,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
@@ -199,7 +217,7 @@ impl Passage {
                         Box::pin(self.encrypt(socket, *session, window)).await
                     }
                     Ok(server) => return self.pass_through(plan, server, window, split).await,
-                    Err(reason) => {
+                    Err(Unconnected { reason, .. }) => {
                         self.note_setback(reason);
                         reason
                     }
@@ -434,6 +452,10 @@ impl Passage {
             let end = self.answer(Tls::new(session, &self.client)).await;
             return self.relayed(end);
         }
+        if let Some(TlsRequest::Mysql(asked)) = request {
+            // Boxed: other protocols need not pay for its future.
+            return Box::pin(self.terminate_mysql(session, asked.offer, ticket)).await;
+        }
         if self.is_postgres
             && let Some(cancel) = self.opening(&mut session).await
         {
@@ -441,13 +463,13 @@ impl Passage {
         }
         let own_request = match self.account.connection.listener.protocol {
             Protocol::Postgres => Some(TlsRequest::Postgres),
-            Protocol::Tls | Protocol::Starttls(_) | Protocol::Tcp | Protocol::Http => None,
+            Protocol::Tls | Protocol::Mysql | Protocol::Starttls(_) | Protocol::Tcp | Protocol::Http => None,
         };
         let request = request.or(own_request);
         let connected = self.connect(None, request, Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
-            Err(reason) => {
+            Err(Unconnected { reason, .. }) => {
                 let setback = self.note_setback(reason);
                 let error = setback.map(sniff::encrypted_error).unwrap_or_default();
                 farewell(&self.client, &session.last_word(&error)).await;
@@ -541,14 +563,14 @@ impl Passage {
         request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
         ticket: u64,
-    ) -> Result<Upstream, CloseReason> {
+    ) -> Result<Upstream, Unconnected> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let client = self.account.connection.client;
         let greeting = Greeting { request, name: self.account.connection.sni.clone(), ..Greeting::default() };
         let mut dial = Dial { client: client.ip(), source: None, greeting };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
-        let mut reached = None;
+        let (mut words, mut reached) = (None, None);
         for pool in route.pools_for(ticket) {
             // What the gateway encrypts is not spliced.
             let plan = plan.filter(|_| pool.tls.is_none());
@@ -570,14 +592,14 @@ impl Passage {
                 None => Vec::new(),
             };
             match connect::connect(pool, &dial).await {
-                Ok(Connected { socket, session, port, guard }) => {
+                Ok(Connected { socket, session, thread, port, guard }) => {
                     self.account.connected(pool, guard.server());
                     tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
                     self.gateway.books.histograms.connect.observe(begin.elapsed());
-                    return Ok(Upstream { socket: LegSocket::new(socket), session, guard, port });
+                    return Ok(Upstream { socket: LegSocket::new(socket), session, thread, guard, port });
                 }
                 Err(failure) => {
-                    (reason, tls_error) = (failure.reason, failure.tls_error);
+                    (reason, tls_error, words) = (failure.reason, failure.tls_error, failure.words);
                     reached = failure.server.map(|server| (pool, server)).or(reached);
                 }
             }
@@ -588,7 +610,7 @@ impl Passage {
         if let Some(cause) = tls_error {
             self.account.tls_failed(Side::Server, cause);
         }
-        Err(reason)
+        Err(Unconnected { reason, words })
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {

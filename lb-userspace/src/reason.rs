@@ -76,6 +76,12 @@ reasons! {
         StarttlsMalformed = "starttls_malformed",
         /// Bytes followed the command for TLS before it was answered (CVE-2011-0411).
         StarttlsStuffed = "starttls_stuffed",
+        /// None of the servers behind a MySQL listener has been heard yet, so there is nothing to greet its clients with.
+        MysqlNoServer = "mysql_no_server",
+        /// A MySQL client that logs in without TLS.
+        MysqlCleartext = "mysql_cleartext",
+        /// What follows the greeting is no packet of a MySQL client.
+        MysqlMalformed = "mysql_malformed",
         /// The Encrypted ClientHello, or what is in it, contradicts RFC 9849.
         EchMalformed = "ech_malformed",
         /// The client's address has sent more Encrypted ClientHellos than `ech` allows to be opened.
@@ -149,7 +155,8 @@ reasons! {
         /// The client's address cannot be a source toward any server of the pool (`source = "client"`): it is of the other
         /// family, link-local, or no host's.
         ClientAddressUnusable = "client_address_unusable",
-        /// The server refused TLS in its PostgreSQL or STARTTLS preamble, or answered it with something else.
+        /// The server refused TLS in its PostgreSQL, MySQL or STARTTLS preamble, refused the connection there, or said something
+        /// else.
         ServerPreamble = "server_preamble",
         /// A PostgreSQL CancelRequest that was passed on to the session's server, or to its gateway.
         CancelRequest = "cancel_request",
@@ -163,6 +170,8 @@ reasons! {
         ServerTlsFailed = "server_tls_failed",
         /// A TLS record of the server that cannot be decrypted, or a fatal alert of it, after the handshake (pools with `tls`).
         ServerTlsError = "server_tls_error",
+        /// A MySQL client of a terminated route did not log in within `hello_timeout`, or its login contradicts the protocol.
+        ClientLogin = "client_login",
         /// The TLS handshake with the client failed (terminated routes); or its second ClientHello is none, or did not come in
         /// time (`ech` in split mode).
         TlsHandshakeFailed = "tls_handshake_failed",
@@ -318,7 +327,7 @@ reasons! {
         Closed = "closed",
         /// It answered with something else than its protocol has.
         BadAnswer = "bad_answer",
-        /// A PostgreSQL server without TLS, where the check asks for it.
+        /// A PostgreSQL or MySQL server without TLS, where the check asks for it.
         TlsRefused = "tls_refused",
         /// The TLS handshake failed, but not for its certificate.
         TlsFailed = "tls_failed",

@@ -6,7 +6,9 @@ use crate::cancel::Cancels;
 use crate::connect::GatewayPorts;
 use crate::kernel::{Kernel, Sockmap, tcp};
 use crate::reason::{CloseReason, FallbackReason, Tier};
-use crate::serving::{ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot};
+use crate::serving::{
+    ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot, Threads,
+};
 use crate::splice::packet::PacketTier;
 use crate::tier::{Choice, choose};
 use arc_swap::ArcSwap;
@@ -23,6 +25,8 @@ pub struct RunningGateway {
     pub books: Arc<Books>,
     /// PostgreSQL sessions that can be cancelled.
     pub cancels: Arc<Cancels>,
+    /// The numbers of MySQL clients' connections.
+    pub threads: Arc<Threads>,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.
@@ -43,7 +47,8 @@ impl RunningGateway {
         ports: Arc<GatewayPorts>,
     ) -> Self {
         let (snapshot, books) = (ArcSwap::from_pointee(snapshot), Arc::new(books));
-        Self { snapshot, books, cancels: Arc::default(), packet, sockmap, ports, listening: Mutex::default() }
+        let (cancels, threads) = Default::default();
+        Self { snapshot, books, cancels, threads, packet, sockmap, ports, listening: Mutex::default() }
     }
 
     /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use anyhow::{Context, Result};
+use snisplice_tests::mysql::{Family, Mysql, is_installed, mysql_cli};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::skip::{has_program, python_with};
@@ -51,6 +52,7 @@ impl Drop for Session {
 #[test]
 fn one_is_switched_off_and_on_while_the_others_have_sessions() -> Result<()> {
     require!(has_program("postgres"), "postgresql is not installed");
+    require!(is_installed(Family::Mysql), "MySQL is not unpacked");
     let python = python_with("pymongo");
     require!(python.is_some(), "there is no Python with pymongo");
     let python = python.context("just seen")?;
@@ -61,6 +63,7 @@ fn one_is_switched_off_and_on_while_the_others_have_sessions() -> Result<()> {
     let _postgres = Postgres::start(&net.server, 5432, "orders", Some(&leaf("orders.db.example.com")?))?;
     let _redis =
         Redis::tls(&net.server, 6379, &leaf("sessions.db.example.com")?)?.named(&net.server, "sessions")?;
+    let _shop = Mysql::start(&net.server, Family::Mysql, 3306, &leaf("shop.db.example.com")?, &[])?;
     let drivers = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mongo.py");
     let mut mongo = net.server.command(&python);
     let of_mongo = leaf("carts.db.example.com")?;
@@ -86,8 +89,23 @@ fn one_is_switched_off_and_on_while_the_others_have_sessions() -> Result<()> {
     };
     let mut postgres = open_postgres()?;
     let mut carts = open_mongo()?;
+    let mut mysql = mysql_cli(client)?;
+    mysql.args([
+        "-h",
+        "10.0.1.1",
+        "-u",
+        "app",
+        "-psecret",
+        "-N",
+        "-B",
+        "--unbuffered",
+        "--ssl-mode=VERIFY_CA",
+    ]);
+    mysql.arg(format!("--ssl-ca={}", ca.display())).arg("--tls-sni-servername=shop.db.example.com");
+    let mut shop = Session::start(mysql)?;
     let mut redis = Session::start(tls_cli(client, "10.0.1.1", 6379, "sessions.db.example.com", ca))?;
     assert_eq!(postgres.ask("show cluster_name;")?, "orders");
+    assert_eq!(shop.ask("select 6 * 7;")?, "42");
     assert_eq!(carts.ask("ping")?, "pong");
     assert_eq!(redis.ask("get name")?, "sessions");
 
@@ -99,6 +117,7 @@ fn one_is_switched_off_and_on_while_the_others_have_sessions() -> Result<()> {
     example.gateway.reload()?;
     assert!(open_mongo()?.ask("ping").is_err(), "its name is refused");
     assert_eq!(postgres.ask("show cluster_name;")?, "orders");
+    assert_eq!(shop.ask("select 6 * 8;")?, "48");
     assert_eq!(redis.ask("get name")?, "sessions");
     assert_eq!(carts.ask("ping")?, "pong", "what was open goes on: `on_removal` says otherwise");
 
@@ -106,6 +125,7 @@ fn one_is_switched_off_and_on_while_the_others_have_sessions() -> Result<()> {
     example.gateway.write_config(&example.config)?;
     example.gateway.reload()?;
     assert_eq!(open_mongo()?.ask("ping")?, "pong");
+    assert_eq!(shop.ask("select 6 * 9;")?, "54");
     for (session, question, answer) in [
         (&mut postgres, "show cluster_name;", "orders"),
         (&mut redis, "get name", "sessions"),

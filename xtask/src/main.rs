@@ -6,6 +6,7 @@ mod ci;
 mod circles;
 mod demo;
 mod ebpf;
+mod mysql;
 mod peers;
 mod setup;
 mod steps;

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::steps::{self, quietly};
+use crate::{
+    setup,
+    steps::{self, quietly},
+};
 
 /// The newest suite, and where that cannot be had the newest release.
 const SUITES: [&str; 2] = ["sid", "trixie"];
@@ -55,7 +58,7 @@ fn install(peers: &Path, suite: &str) -> Result<PathBuf> {
     }
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), suite]).arg(&partial);
-    debootstrap.args(mirror());
+    debootstrap.arg(setup::debian_mirror());
     quietly(
         &format!("HAProxy, nginx and Redis of Debian {suite}, to measure against (a minute)"),
         &mut debootstrap,
@@ -65,14 +68,6 @@ fn install(peers: &Path, suite: &str) -> Result<PathBuf> {
     }
     fs::rename(&partial, &root)?;
     Ok(root)
-}
-
-/// Where this machine's own packages come from, if it is a Debian.
-fn mirror() -> Option<String> {
-    let mut list = Command::new("apt-get");
-    list.args(["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
-    let text = String::from_utf8(list.output().ok()?.stdout).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Debian ")).map(str::to_owned)
 }
 
 /// A script that becomes the program. Its own mount namespace ends with it; the benchmark's files lie in /tmp.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     ebpf::{self, Places, RustcVersion, Toolchain},
-    peers,
+    mysql, peers,
     steps::{self, installed, is_root, quietly},
 };
 
@@ -76,6 +76,9 @@ const NEEDS: &[Need] = &[
     need("slapd", "slapd", &[Test]),
     need("ldapsearch", "ldap-utils", &[Test]),
     need("prosody", "prosody", &[Test]),
+    need("mariadbd", "mariadb-server", &[Test]),
+    need("mariadb", "mariadb-client", &[Test]),
+    need("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql", &[Test]),
     need("gnutls-cli", "gnutls-bin", &[Test]),
     need("dnsmasq", "dnsmasq-base", &[Test]),
     need("nsd", "nsd", &[Test]),
@@ -87,6 +90,7 @@ const NEEDS: &[Need] = &[
     need("haproxy", "haproxy", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
     need("nginx", "nginx", &[Test]),
+    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Test]),
     need("debootstrap", "debootstrap", &[Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", &[Vm]),
     // In the virtual machine: its first programs, and what loads its modules.
@@ -109,6 +113,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
         Test => {
             ensure_lints()?;
             ensure_python()?;
+            mysql::ensure();
         }
         Bench => {
             peers::ensure()?;
@@ -336,6 +341,16 @@ fn apt_install(why: &str, packages: &[&str]) -> Result<()> {
     let _quiet = ServicesStayDown::new()?;
     refresh_package_lists();
     quietly(why, apt("install").args(packages))
+}
+
+/// Where Debian's packages come from: the machine's own mirror, if it is a Debian.
+pub(crate) fn debian_mirror() -> String {
+    let targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
+    let output = Command::new("apt-get").args(targets).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let mut found =
+        text.lines().map(|line| line.trim_end_matches('/')).filter(|line| line.ends_with("/debian"));
+    found.next().unwrap_or("http://deb.debian.org/debian").to_owned()
 }
 
 /// Once a run. An old list would not only miss packages: it offers old versions, such as a rustc-web that cannot

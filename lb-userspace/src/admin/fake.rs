@@ -152,6 +152,7 @@ pub(crate) fn status() -> Status {
             total: 1241,
             rejects: [("not_tls".into(), 2), ("unknown_sni".into(), 5)].into(),
             odd_names: [("ip_address".into(), 3)].into(),
+            mysql: None,
         }],
         routes: vec![
             route("redis-1", "app1.redis.example.com", 2, 1200, 1536, 5_368_709_120),

@@ -129,6 +129,18 @@ pub struct Listener {
     /// Clients whose server name is no DNS host name, with or without a route: [`OddName`] to connections.
     #[serde(default)]
     pub odd_names: BTreeMap<String, u64>,
+    /// What MySQL's clients are greeted with; absent if that is not the protocol, or no server was heard yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mysql: Option<MysqlGreeting>,
+}
+
+/// What the clients of a MySQL listener are greeted with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MysqlGreeting {
+    /// The version, escaped: text that a server has chosen, unless the listener names it.
+    pub version: String,
+    /// Servers of MySQL and of MariaDB are behind it, which some clients do not bear.
+    pub mixed_families: bool,
 }
 
 /// One `[[route]]`.

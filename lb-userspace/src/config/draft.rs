@@ -121,6 +121,8 @@ pub(super) struct ListenerDraft {
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) freebind: Field<bool>,
+    pub(super) version: Field<Box<str>>,
+    pub(super) plugin: Field<Box<str>>,
     pub(super) ech: Field<EchDraft>,
     pub(super) refuse: Field<Refuse>,
     /// Not in the file.
@@ -146,6 +148,8 @@ impl ListenerDraft {
             backlog: Field::Absent,
             keepalive: Field::Absent,
             freebind: Field::Absent,
+            version: Field::Absent,
+            plugin: Field::Absent,
             ech: Field::Absent,
             refuse: Field::Absent,
             reserved: Field::Absent,
@@ -330,6 +334,7 @@ pub(super) enum CheckKind {
     Tls,
     Redis,
     Postgres,
+    Mysql,
     Http,
 }
 

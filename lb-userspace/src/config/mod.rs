@@ -34,6 +34,7 @@ pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
 pub use client_auth::{Allowed, ClientAuth};
 pub use client_rate::{ClientRate, NewConnections};
+pub(crate) use diagnostic::quote;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};

@@ -259,6 +259,10 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Listen also while the machine does not have the addresses.
     pub freebind: bool,
+    /// The version that MySQL clients are greeted with, 1 to 64 printable bytes; absent: that of the servers.
+    pub version: Option<Box<str>>,
+    /// The plugin that MySQL clients are told to log in with, 1 to 64 printable bytes; absent: `caching_sha2_password`.
+    pub plugin: Option<Box<str>>,
     /// Encrypted ClientHello; absent: none is looked for.
     pub ech: Option<Ech>,
     /// How clients are refused.
@@ -311,6 +315,8 @@ impl Listener {
             backlog: 4096,
             keepalive: Keepalive::default(),
             freebind: false,
+            version: None,
+            plugin: None,
             ech: None,
             refuse: Refuse::default(),
             reserved: Vec::new(),
@@ -325,6 +331,8 @@ pub enum Protocol {
     Tls,
     /// PostgreSQL's SSLRequest (or a ClientHello at once), then TLS.
     Postgres,
+    /// MySQL's SSLRequest in answer to a greeting, then TLS.
+    Mysql,
     /// Clear text of this protocol, until a command for TLS.
     Starttls(Starttls),
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.

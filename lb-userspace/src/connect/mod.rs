@@ -14,10 +14,11 @@ pub use preamble::{Endpoints, Greeting, proxy_header};
 pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
+use crate::mysql::ServerError;
 use crate::reason::{CloseReason, TlsError};
 use crate::serving::{Addresses, Pool, Server, ServerGuard, Unavailable};
 use crate::tls::{Dialling, Session};
-use preamble::Unwelcome;
+use preamble::{Unwelcome, Welcome};
 use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -93,6 +94,8 @@ pub struct Connected {
     pub socket: TcpStream,
     /// Present: its pool has `tls`.
     pub session: Option<Box<Session<Dialling>>>,
+    /// A MySQL server's number of the connection.
+    pub thread: Option<u32>,
     /// Present: one of ours.
     pub port: Option<SourcePort>,
     /// Its place among the server's connections.
@@ -105,13 +108,15 @@ pub struct Failure {
     pub reason: CloseReason,
     /// Why the TLS of that server failed, if it did.
     pub tls_error: Option<TlsError>,
+    /// What that server has said in MySQL's protocol, if it has refused the connection.
+    pub words: Option<Box<ServerError>>,
     /// The one that was reached, and did not answer the greeting as it should.
     pub server: Option<Arc<Server>>,
 }
 
 impl From<CloseReason> for Failure {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, tls_error: None, server: None }
+        Self { reason, tls_error: None, words: None, server: None }
     }
 }
 
@@ -148,12 +153,14 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
             Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
                 match dial.greeting.exchange(&mut socket, deadline, &server, pool.tls.as_deref()).await {
-                    Ok(session) => return Ok(Connected { socket, session, port, guard }),
-                    Err(Unwelcome { reason, tls_error }) => {
+                    Ok(Welcome { session, thread }) => {
+                        return Ok(Connected { socket, session, thread, port, guard });
+                    }
+                    Err(Unwelcome { reason, tls_error, words }) => {
                         if let Some(cause) = tls_error {
                             server.state.tls_errors.add(cause as usize);
                         }
-                        Failure { reason, tls_error, server: Some(server.clone()) }
+                        Failure { reason, tls_error, words, server: Some(server.clone()) }
                     }
                 }
             }
@@ -182,7 +189,7 @@ pub async fn reach(
     let deadline = Instant::now() + pool.connect_timeout;
     let mut socket = open(address, None).await?;
     match greeting.exchange(&mut socket, deadline, server, pool.tls.as_deref()).await {
-        Ok(session) => Ok((socket, session)),
+        Ok(Welcome { session, .. }) => Ok((socket, session)),
         Err(Unwelcome { reason, .. }) => Err(io::Error::other(reason.name())),
     }
 }

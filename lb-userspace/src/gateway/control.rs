@@ -189,7 +189,7 @@ impl Control {
         let gateway_of_prober = gateway.clone();
         let prober = Prober::start(move |down| gateway_of_prober.end_connections_to(down))
             .context("cannot start the thread of health checks")?;
-        prober.follow(&gateway.snapshot.load().pools);
+        prober.follow(&gateway.snapshot.load());
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
         let watched = settings.fixed.watch.then(|| Watched::new(sources));

@@ -302,6 +302,12 @@ fn listener_view(listener: &Listener) -> view::Listener {
         total: listener.stats.total.load(Relaxed),
         rejects: by_name(RejectReason::ALL, |r| r.name(), &listener.stats.rejects),
         odd_names: by_name(OddName::ALL, |o| o.name(), &listener.stats.odd_names),
+        mysql: listener.mysql.as_ref().and_then(|reception| reception.announcement(&listener.name)).map(
+            |announcement| view::MysqlGreeting {
+                version: announcement.version.escape_ascii().to_string(),
+                mixed_families: announcement.mixed,
+            },
+        ),
     }
 }
 

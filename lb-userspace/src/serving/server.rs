@@ -1,7 +1,7 @@
 //! A server of a pool: what it is, what is known of it, and who is connected to it.
 
 use super::health::{Checked, HealthRecord};
-use super::{Addresses, PerReason, Room};
+use super::{Addresses, Heard, PerReason, Room};
 use crate::clock::now_ms;
 use crate::config::{Address, Health, Host};
 use crate::reason::{DownReason, TlsError};
@@ -51,6 +51,8 @@ pub struct ServerRecord {
     pub tls_errors: PerReason<{ TlsError::ALL.len() }>,
     /// What checks and connections have shown.
     pub health: HealthRecord,
+    /// How it greets, if it is one of MySQL's.
+    pub mysql: Heard,
     /// Since when it takes no new connection (`snisplice drain`); 0: it is not drained.
     pub(super) drained_ms: AtomicU64,
     /// When that ended; 0: it was never drained.
@@ -70,6 +72,7 @@ impl Default for ServerRecord {
             failures: AtomicU64::default(),
             tls_errors: PerReason::default(),
             health: HealthRecord::default(),
+            mysql: Heard::default(),
             drained_ms: AtomicU64::default(),
             undrained_ms: AtomicU64::default(),
             up_since_ms: AtomicU64::default(),

@@ -1,7 +1,7 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
-use super::{ClientLimit, ListenerStats, Pool, RouteStats};
+use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{
     self, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
@@ -14,7 +14,7 @@ use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -78,6 +78,8 @@ pub struct Listener {
     pub freebind: bool,
     /// Encrypted ClientHello; `None`: it is not looked for.
     pub ech: Option<Ech>,
+    /// How MySQL's clients are received; `None` unless that is the protocol.
+    pub mysql: Option<Reception>,
     /// How clients are refused.
     pub refuse: Refuse,
     /// Kept across reloads.
@@ -258,6 +260,7 @@ impl Listener {
             keepalive,
             freebind: false,
             ech: None,
+            mysql: None,
             refuse: Refuse::default(),
             stats: Arc::default(),
             // It takes no connection.
@@ -342,6 +345,14 @@ impl Snapshot {
         Ok((route.as_ref().ok_or(nobody)?, found))
     }
 
+    /// The pools whose servers speak MySQL, each once.
+    pub fn mysql_pools(&self) -> Vec<Arc<Pool>> {
+        let mut seen = HashSet::new();
+        let receptions = self.listeners.iter().filter_map(|listener| listener.mysql.as_ref());
+        let pools = receptions.flat_map(Reception::pools).filter(|pool| seen.insert(Arc::as_ptr(pool)));
+        pools.cloned().collect()
+    }
+
     /// Every address to listen on.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.binds().map(|bind| bind.address)
@@ -394,7 +405,7 @@ impl Snapshot {
                 Protocol::Tcp | Protocol::Http => {
                     table.insert(&config::SniPattern::Any, &[], Some(built.clone()));
                 }
-                Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_) => {
+                Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
                     for pattern in &*route.sni {
                         table.insert(pattern, &route.alpn, Some(built.clone()));
                     }
@@ -436,6 +447,7 @@ impl Snapshot {
                             known.and_then(|old| Some(&old.ech.as_ref()?.openings)),
                         ),
                     }),
+                    mysql: reception(index, listener, &routes, config),
                     refuse: listener.refuse,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
@@ -456,6 +468,22 @@ impl Snapshot {
             tables,
         })
     }
+}
+
+/// How the clients of this listener are received, if they are MySQL's.
+fn reception(
+    index: usize,
+    listener: &config::Listener,
+    routes: &[Arc<Route>],
+    config: &Config,
+) -> Option<Reception> {
+    if listener.protocol != Protocol::Mysql {
+        return None;
+    }
+    let mut seen = HashSet::new();
+    let own = routes.iter().zip(&config.routes).filter(|(_, source)| source.listener == index);
+    let pools = own.flat_map(|(route, _)| route.pools()).filter(|pool| seen.insert(Arc::as_ptr(pool)));
+    Some(Reception::new(listener.version.clone(), listener.plugin.clone(), pools.cloned().collect()))
 }
 
 fn build_route(

@@ -47,6 +47,9 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         | R::PostgresStuffed
         | R::StarttlsCleartext
         | R::StarttlsMalformed
-        | R::StarttlsStuffed => None,
+        | R::StarttlsStuffed
+        | R::MysqlNoServer
+        | R::MysqlCleartext
+        | R::MysqlMalformed => None,
     }
 }

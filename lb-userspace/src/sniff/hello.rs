@@ -17,6 +17,7 @@ use tls_parser::{
 
 use super::records::Records;
 use super::{ServerName, Starttls, postgres};
+use crate::mysql::Asked;
 use crate::reason::{OddName, RejectReason};
 
 // Types of extensions.
@@ -60,6 +61,8 @@ pub enum TlsRequest {
     Postgres,
     /// A command of this protocol.
     Starttls(Starttls),
+    /// MySQL's SSLRequest, after a greeting.
+    Mysql(Asked),
 }
 
 /// The application protocols a client offers (RFC 7301), in its order of preference.

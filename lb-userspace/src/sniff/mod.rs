@@ -8,6 +8,7 @@
 mod alert;
 mod hello;
 mod ja4;
+mod mysql;
 mod name;
 mod postgres;
 mod records;
@@ -17,6 +18,7 @@ mod starttls;
 #[cfg(test)]
 mod tests;
 
+use crate::mysql::{Asked, Offer};
 use crate::reason::RejectReason;
 use starttls::{Dialogue, Next};
 use std::borrow::Cow;
@@ -60,11 +62,12 @@ pub enum Input<'a> {
 pub enum Output {
     /// Read on.
     NeedMore,
-    /// Drop `consumed` bytes from the front of the window, write `reply`, then hand over the rest, or read on.
+    /// Drop `consumed` bytes from the front of the window, write `reply` (which may be empty), then hand over the rest, or read
+    /// on.
     Answer {
-        /// The bytes the client waits for.
+        /// The bytes the client waits for, if any.
         reply: Cow<'static, [u8]>,
-        /// How many bytes of the window they answer.
+        /// How many bytes of the window they answer, or are done with.
         consumed: usize,
     },
     /// The client asks for this. Final.
@@ -96,7 +99,11 @@ enum SniffState {
     Startup { gss_refused: bool, certain: bool },
     /// Before TLS in another protocol. May be entered from: the start.
     Asking(Dialogue),
-    /// In the ClientHello. May be entered from: `Start`, `Startup`, `Asking`. `direct`: a PostgreSQL client's, without SSLRequest.
+    /// Before the greeting on a MySQL listener. May be entered from: the start.
+    MysqlGreeting { greeting: Vec<u8>, offer: Offer },
+    /// Before the request for TLS on a MySQL listener. May be entered from: `MysqlGreeting`.
+    MysqlRequest { offer: Offer },
+    /// In the ClientHello. May be entered from: all of these but `MysqlGreeting`. `direct`: a PostgreSQL client's, without SSLRequest.
     Hello { records: Records, direct: bool },
     /// Decided. May be entered from: every state.
     Done(Output),
@@ -123,6 +130,12 @@ impl Sniffer {
         self.request
     }
 
+    /// A sniffer for a MySQL client, whom the gateway greets first.
+    pub fn mysql(greeting: Vec<u8>, offer: Offer, limit: usize) -> Self {
+        let state = SniffState::MysqlGreeting { greeting, offer };
+        Self { state, started: false, limit, request: None }
+    }
+
     /// The next step. The work of all calls is linear in the bytes that the client sends, however they are segmented.
     pub fn handle(&mut self, input: Input<'_>) -> Output {
         if let SniffState::Done(verdict) = &self.state {
@@ -144,6 +157,18 @@ impl Sniffer {
     }
 
     fn read(&mut self, window: &[u8]) -> Result<Output, RejectReason> {
+        if let SniffState::MysqlGreeting { greeting, offer } = &mut self.state {
+            let reply = std::mem::take(greeting).into();
+            self.state = SniffState::MysqlRequest { offer: *offer };
+            return Ok(Output::Answer { reply, consumed: 0 });
+        }
+        if let SniffState::MysqlRequest { offer } = self.state {
+            let Some(request) = mysql::request(window)? else { return Ok(Output::NeedMore) };
+            let asked = Asked { offer, request: request.masked(offer) };
+            self.request = Some(TlsRequest::Mysql(asked));
+            self.state = self.hello(false);
+            return Ok(Output::Answer { reply: Cow::Borrowed(&[]), consumed: mysql::WITH_HEADER });
+        }
         if let (SniffState::Start, Some(&first)) = (&self.state, window.first()) {
             self.state = match first {
                 postgres::FIRST => SniffState::Startup { gss_refused: false, certain: false },

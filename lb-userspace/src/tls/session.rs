@@ -32,6 +32,9 @@ pub enum HandshakeError {
     /// The peer's TLS was at fault, or ours does not suit it.
     #[error("{0}")]
     Tls(rustls::Error, TlsError),
+    /// The session broke after its handshake.
+    #[error("{0}")]
+    Failed(TlsError),
     /// The peer sent a handshake message in too many pieces.
     #[error("a handshake message in too many records")]
     TooFragmented,
@@ -53,7 +56,7 @@ impl HandshakeError {
     /// The cause, as operators see it.
     pub fn cause(&self) -> TlsError {
         match self {
-            HandshakeError::Tls(_, cause) => *cause,
+            HandshakeError::Tls(_, cause) | HandshakeError::Failed(cause) => *cause,
             HandshakeError::TooFragmented => TlsError::ProtocolViolation,
             HandshakeError::Io(_) => TlsError::Reset,
             HandshakeError::Nameless => TlsError::CertificateName,
@@ -212,6 +215,43 @@ impl<R: Role> Session<R> {
     /// Takes the plaintext that was received before the relay.
     pub(crate) fn take_early(&mut self) -> Vec<u8> {
         mem::take(&mut self.early)
+    }
+
+    /// Takes plaintext back that [`read`](Self::read) has given, to be taken early.
+    pub(crate) fn put_back(&mut self, plaintext: &[u8]) {
+        self.early.splice(..0, plaintext.iter().copied());
+    }
+
+    /// Waits for plaintext and appends it to `into`; `false`: the peer has ended.
+    pub(crate) async fn read(
+        &mut self,
+        socket: &TcpStream,
+        into: &mut Vec<u8>,
+    ) -> Result<bool, HandshakeError> {
+        loop {
+            if !self.early.is_empty() {
+                into.append(&mut self.early);
+                return Ok(true);
+            }
+            let mut input = self.incoming.clone();
+            if self.closed || read_some(socket, &mut input).await? == 0 {
+                return Ok(false);
+            }
+            let (mut plaintext, mut answer) = (Output::default(), Output::default());
+            let decrypted = self.decrypt(&mut input, &mut plaintext, &mut answer);
+            if !answer.bytes().is_empty() {
+                write_all(socket, answer.bytes()).await?;
+            }
+            decrypted.map_err(HandshakeError::Failed)?;
+            self.early.extend_from_slice(plaintext.bytes());
+        }
+    }
+
+    /// Sends `plaintext`.
+    pub(crate) async fn write(&mut self, socket: &TcpStream, plaintext: &[u8]) -> Result<(), HandshakeError> {
+        let mut records = Output::default();
+        self.encrypt(Some(plaintext), &mut records).map_err(HandshakeError::Failed)?;
+        Ok(write_all(socket, records.bytes()).await?)
     }
 
     /// The peer has sent close_notify: nothing comes behind what is decrypted.

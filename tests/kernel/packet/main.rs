@@ -16,6 +16,7 @@ mod health;
 mod keepalive;
 mod life;
 mod loading;
+mod mysql;
 mod names;
 mod networks;
 mod odd;

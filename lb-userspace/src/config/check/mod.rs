@@ -9,6 +9,7 @@ mod crl;
 mod ech;
 mod health;
 mod key;
+mod mysql;
 mod names;
 mod pem;
 mod source;
@@ -89,13 +90,16 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
             Protocol::Tcp | Protocol::Http => reject_tls_keys(route, report),
-            Protocol::Tls | Protocol::Postgres | Protocol::Starttls(_) => {
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
                 tls_keys(route, certificates, report)
             }
         });
         if let Some(index) = known {
             upstream_tls::reject_passed_through(draft, route, listeners[index].protocol, &pool_names, report);
             source::reject_other_families(draft, route, &listeners[index], &pool_names, report);
+            if listeners[index].protocol == Protocol::Mysql {
+                mysql::check_pools(draft, route, &pool_names, report);
+            }
         }
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
@@ -247,6 +251,7 @@ fn listener(
             Diagnostic::warning(&given.place, "`trusted_proxies` has no effect without `proxy_protocol`");
         report.push(warning.help("add `proxy_protocol = true`"));
     }
+    mysql::reject_greeting(draft, report);
     let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
         ech: ech::check(draft, certificates, report),
@@ -266,6 +271,8 @@ fn listener(
         backlog: draft.backlog.or(default.backlog),
         keepalive: draft.keepalive.or(default.keepalive).or(gateway.keepalive),
         freebind: draft.freebind.or(default.freebind),
+        version: draft.version.get(),
+        plugin: draft.plugin.get(),
         refuse: draft.refuse.or(default.refuse),
         reserved: values(&draft.reserved),
         ..default

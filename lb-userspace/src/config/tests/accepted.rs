@@ -42,6 +42,8 @@ fn what_is_left_out_has_its_default() {
         backlog: 4096,
         keepalive: Keepalive::default(),
         freebind: false,
+        version: None,
+        plugin: None,
         refuse: Refuse::Alert,
         reserved: vec![],
     };

@@ -225,6 +225,8 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
         backlog: s.read("backlog", |r, v| r.integer(v, BACKLOG)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         freebind: s.read("freebind", |r, v| r.boolean(v)),
+        version: s.read("version", |r, v| r.parse(v, value::greeting)),
+        plugin: s.read("plugin", |r, v| r.parse(v, value::greeting)),
         ech: s.read("ech", |r, v| r.section(v, &ECH).map(ech)),
         refuse: s.read("refuse", |r, v| r.choice(v, &REFUSALS)),
         reserved: Field::Absent,

@@ -308,3 +308,12 @@ pub(in crate::config) fn http_host(text: &str) -> Result<Box<str>, Problem> {
             .help("a name, with a port if it is not 80: for example `host = \"db.example.com:8008\"`")),
     }
 }
+
+/// Of MySQL's greeting, where a zero byte ends it.
+pub(in crate::config) fn greeting(text: &str) -> Result<Box<str>, Problem> {
+    match (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(Problem::new("this is nothing to greet with")
+            .help("1 to 64 letters, digits and signs, no spaces")),
+    }
+}

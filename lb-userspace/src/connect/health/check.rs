@@ -40,6 +40,9 @@ impl Checker {
     /// Whether the server works.
     pub(super) async fn check(&self, server: &Server) -> Verdict {
         let within = tokio::time::timeout(self.health.timeout, self.ask(server)).await;
+        if matches!(self.health.check, Check::Mysql { .. }) {
+            server.state.mysql.tried();
+        }
         within.unwrap_or_else(|_| Err(DownReason::Timeout.into()))
     }
 
@@ -62,7 +65,11 @@ impl Checker {
         }
         let mut probe = probe(&self.health, &server.address.to_string());
         let mut talk = Talk { received: BytesMut::new() };
-        if let Some(verdict) = talk.converse(&mut stream, |received| probe.step(received)).await? {
+        let said = talk.converse(&mut stream, |received| probe.step(received)).await;
+        if let (Some(greeting), None) = (probe.greeting(), elsewhere) {
+            server.state.mysql.hear(greeting);
+        }
+        if let Some(verdict) = said? {
             return verdict;
         }
         let Some(connector) = &self.tls else { return Err(DownReason::BadAnswer.into()) };

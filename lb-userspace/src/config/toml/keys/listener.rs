@@ -17,9 +17,10 @@ pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_W
 /// Of listen(2).
 pub(in crate::config::toml) const BACKLOG: RangeInclusive<i64> = 1..=i32::MAX as i64;
 
-pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 8] = [
+pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 9] = [
     ("tls", Protocol::Tls),
     ("postgres", Protocol::Postgres),
+    ("mysql", Protocol::Mysql),
     ("smtp", Protocol::Starttls(Starttls::Smtp)),
     ("imap", Protocol::Starttls(Starttls::Imap)),
     ("pop3", Protocol::Starttls(Starttls::Pop3)),
@@ -52,8 +53,9 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             name: "protocol",
             example: r#""tls""#,
             meaning: "what clients send first. `tls`: a ClientHello, or PostgreSQL's request for TLS. `postgres`: that \
-                      request, or a ClientHello with ALPN `postgresql`. `smtp` to `xmpp`: clear text with a command for TLS \
-                      ([more](#starttls)). `tcp`: anything",
+                      request, or a ClientHello with ALPN `postgresql`. `mysql`: MySQL's request for TLS, after [the gateway \
+                      has greeted them](#mysql). `smtp` to `xmpp`: clear text with a command for TLS ([more](#starttls)). \
+                      `tcp`: anything",
             values: Of(|| one_of(&PROTOCOLS)),
             default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
         },
@@ -138,6 +140,20 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
                       serves when it gets the address (VRRP). A mistyped address is then no error",
             values: Is("boolean"),
             default: Some(Of(|| code(a_listener().freebind))),
+        },
+        Key {
+            name: "version",
+            example: r#""8.4.6""#,
+            meaning: "the version that `mysql` clients are greeted with",
+            values: Is("1 to 64 printable bytes"),
+            default: Some(Is("absent: the lowest of the servers'")),
+        },
+        Key {
+            name: "plugin",
+            example: r#""mysql_clear_password""#,
+            meaning: "the authentication plugin that `mysql` clients are greeted with",
+            values: Is("1 to 64 printable bytes"),
+            default: Some(Is("absent: `caching_sha2_password`")),
         },
         Key {
             name: "ech",

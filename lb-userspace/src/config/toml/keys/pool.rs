@@ -66,7 +66,7 @@ pub(in crate::config::toml) const POOL: Table = Table {
         Key {
             name: "connect_timeout",
             example: r#""2s""#,
-            meaning: "limit of one attempt at one server: with all its addresses, a PostgreSQL server's answer to the request \
+            meaning: "limit of one attempt at one server: with all its addresses, the answer of a PostgreSQL or MySQL server to the request \
                       for TLS, and the TLS handshake; also of the wait for a place where all servers have their `max_connections`",
             values: Is("duration, not zero"),
             default: Some(Of(|| duration(a_pool().connect_timeout))),
