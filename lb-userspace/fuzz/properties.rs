@@ -5,20 +5,34 @@ use rustls::crypto::hpke::{Hpke, HpkePublicKey};
 use snisplice::ech::{self, Key, Split};
 use snisplice::mysql::{Greeted, Kills, Login, Offer, read_greeting};
 use snisplice::reason::RejectReason;
-use snisplice::sniff::{ClientHello, Input, MAX_WINDOW, Output, Preamble, Sniffer, framed, ja4};
+use snisplice::sniff::{ClientHello, Input, MAX_WINDOW, Output, Preamble, Sniffer, Starttls, framed, ja4};
 use std::sync::{Arc, LazyLock};
 
-/// What a client sends, on either kind of listener.
+/// What clients may send first.
+const PREAMBLES: [Preamble; 7] = [
+    Preamble::Tls,
+    Preamble::Postgres,
+    Preamble::Starttls(Starttls::Smtp),
+    Preamble::Starttls(Starttls::Imap),
+    Preamble::Starttls(Starttls::Pop3),
+    Preamble::Starttls(Starttls::Ldap),
+    Preamble::Starttls(Starttls::Xmpp),
+];
+
+/// What a client sends, on every kind of listener.
 pub(crate) fn sniff(data: &[u8]) {
-    for preamble in [Preamble::Tls, Preamble::Postgres] {
+    const STUFFED: [Output; 2] =
+        [Output::Reject(RejectReason::PostgresStuffed), Output::Reject(RejectReason::StarttlsStuffed)];
+    for preamble in PREAMBLES {
         let at_once = drive(preamble, data, usize::MAX);
         // Stuffing, by its nature, is seen only if it comes along with the request.
-        if at_once != Output::Reject(RejectReason::PostgresStuffed) {
+        if !STUFFED.contains(&at_once) {
             for size in [1, 7, 1000] {
                 assert_eq!(drive(preamble, data, size), at_once, "in segments of {size}");
             }
         }
-        if preamble == Preamble::Tls {
+        // What a PostgreSQL client asks for is consumed before.
+        if preamble == Preamble::Tls && data.first() != Some(&0) {
             match &at_once {
                 Output::Hello(hello) => {
                     assert!(hello.length <= data.len().min(MAX_WINDOW));

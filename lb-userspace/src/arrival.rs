@@ -10,7 +10,7 @@ use crate::mysql;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
 use crate::running::RunningGateway;
 use crate::serving::{Action, ClientPermit, Ech, Excess, Listener, Permit, Route, Snapshot};
-use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::sniff::{self, Cancel, ClientHello, Input, Output, Preamble, Sniffer, TlsRequest};
 use crate::socket::{canonical, read_some, write_all};
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -30,6 +30,14 @@ pub fn too_many(excess: Excess) -> RejectReason {
         Excess::New => RejectReason::ClientRate,
         Excess::Open => RejectReason::ClientFull,
     }
+}
+
+/// What a client is here for.
+pub(crate) enum Bound {
+    /// A connection to a server.
+    Route(Routed),
+    /// No more than that a session stops what it does.
+    Cancel(Cancel),
 }
 
 /// Where a client may go.
@@ -57,6 +65,8 @@ pub(crate) struct Arrival {
     pub(crate) of_client: Option<ClientPermit>,
     /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
     is_client: bool,
+    /// How it has asked for TLS, and was promised it.
+    request: Option<TlsRequest>,
 }
 
 impl Arrival {
@@ -79,6 +89,7 @@ impl Arrival {
             split: None,
             of_client,
             is_client: true,
+            request: None,
         }
     }
 
@@ -87,24 +98,29 @@ impl Arrival {
         &mut self,
         gateway: &RunningGateway,
         snapshot: &Snapshot,
-    ) -> Result<Routed, RejectReason> {
+    ) -> Result<Bound, RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
             self.is_client = self.visitor.local.is_some();
             let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
-        match self.visitor.listener.protocol {
-            Protocol::Tcp | Protocol::Http => {}
-            Protocol::Tls => self.sniff(Sniffer::limited(Preamble::Tls, self.limit())).await?,
-            Protocol::Postgres => self.sniff(Sniffer::limited(Preamble::Postgres, self.limit())).await?,
-            Protocol::Mysql => {
-                let sniffer = self.reception(gateway).await?;
-                self.sniff(sniffer).await?;
+        let sniffer = match self.visitor.listener.protocol {
+            Protocol::Tcp | Protocol::Http => None,
+            Protocol::Tls => Some(Sniffer::limited(Preamble::Tls, self.limit())),
+            Protocol::Postgres => Some(Sniffer::limited(Preamble::Postgres, self.limit())),
+            Protocol::Starttls(protocol) => {
+                Some(Sniffer::limited(Preamble::Starttls(protocol), self.limit()))
             }
+            Protocol::Mysql => Some(self.reception(gateway).await?),
+        };
+        if let Some(sniffer) = sniffer
+            && let Some(cancel) = self.sniff(sniffer).await?
+        {
+            return Ok(Bound::Cancel(cancel));
         }
         self.unseal()?;
-        self.route(gateway, snapshot)
+        self.route(gateway, snapshot).map(Bound::Route)
     }
 
     /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
@@ -177,13 +193,14 @@ impl Arrival {
         Ok(Sniffer::mysql(greeting, announcement.offer(id), self.limit()))
     }
 
-    /// sniff: what does it want?
-    async fn sniff(&mut self, mut sniffer: Sniffer) -> Result<(), RejectReason> {
+    /// sniff: what does it want? Of a session that it is to get, `hello` tells.
+    async fn sniff(&mut self, mut sniffer: Sniffer) -> Result<Option<Cancel>, RejectReason> {
         let mut closed = None;
         loop {
             match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
                 Output::NeedMore => {}
                 Output::Answer { reply, consumed } => {
+                    self.request = sniffer.request();
                     self.window.drain(..consumed);
                     if write_all(&self.client, &reply).await.is_err() {
                         closed = Some(Input::Closed);
@@ -195,8 +212,9 @@ impl Arrival {
                     let sni = hello.sni.as_ref().map(|name| name.as_str());
                     tracing::debug!(sni, version = %hello.version, bytes = self.window.len(), "sniffed");
                     self.hello = Some(hello);
-                    return Ok(());
+                    return Ok(None);
                 }
+                Output::Cancel(cancel) => return Ok(Some(cancel)),
                 Output::Reject(reason) => return Err(reason),
             }
             closed = match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
@@ -263,21 +281,29 @@ impl Arrival {
             return error.into();
         }
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
+        if reason == RejectReason::PostgresCleartext {
+            return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
+        }
         let alert = match self.visitor.listener.protocol {
             Protocol::Tcp | Protocol::Http => None,
-            Protocol::Tls | Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
-                return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
-            }
-            Protocol::Tls | Protocol::Postgres | Protocol::Mysql
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_)
                 if self.visitor.listener.refuse == Refuse::Close =>
             {
                 None
             }
-            Protocol::Tls | Protocol::Postgres | Protocol::Mysql => sniff::alert(reason),
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
+                sniff::alert(reason)
+            }
         };
-        if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
+        if alert.is_some() && self.is_postgres() {
             setbacks.note(client, Setback::Rejected(reason), now_ms());
         }
         alert.unwrap_or_default().into()
+    }
+
+    /// Whether it has begun as PostgreSQL's clients do, and on no error of ours may try again without TLS.
+    fn is_postgres(&self) -> bool {
+        self.request == Some(TlsRequest::Postgres)
+            || self.hello.as_ref().is_some_and(|hello| hello.is_postgres())
     }
 }

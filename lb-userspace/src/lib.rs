@@ -7,6 +7,7 @@ pub mod account;
 pub mod admin;
 mod answer;
 pub mod arrival;
+pub mod cancel;
 pub mod cli;
 pub mod clock;
 pub mod close;

@@ -61,12 +61,21 @@ reasons! {
         SniInvalid = "sni_invalid",
         /// A PostgreSQL client asked for a session without TLS.
         PostgresCleartext = "postgres_cleartext",
-        /// A PostgreSQL CancelRequest in clear text: it has no SNI, so it cannot be routed.
+        /// A PostgreSQL CancelRequest in clear text, whose key is of no session of a terminated route; or the client's address
+        /// has sent too many.
         PostgresCancelCleartext = "postgres_cancel_cleartext",
+        /// A PostgreSQL CancelRequest in clear text for a session of another gateway (`peers`), which it was passed on to.
+        PostgresCancelForwarded = "postgres_cancel_forwarded",
         /// Neither SSLRequest, GSSENCRequest, StartupMessage, CancelRequest nor TLS.
         PostgresMalformed = "postgres_malformed",
         /// Bytes followed an SSLRequest before it was answered (CVE-2021-23222).
         PostgresStuffed = "postgres_stuffed",
+        /// A client of SMTP, IMAP, POP3, LDAP or XMPP that leaves, or goes on, without asking for TLS.
+        StarttlsCleartext = "starttls_cleartext",
+        /// Something else than the listener's SMTP, IMAP, POP3, LDAP or XMPP.
+        StarttlsMalformed = "starttls_malformed",
+        /// Bytes followed the command for TLS before it was answered (CVE-2011-0411).
+        StarttlsStuffed = "starttls_stuffed",
         /// None of the servers behind a MySQL listener has been heard yet, so there is nothing to greet its clients with.
         MysqlNoServer = "mysql_no_server",
         /// A MySQL client that logs in without TLS.
@@ -146,8 +155,14 @@ reasons! {
         /// The client's address cannot be a source toward any server of the pool (`source = "client"`): it is of the other
         /// family, link-local, or no host's.
         ClientAddressUnusable = "client_address_unusable",
-        /// The server refused TLS in its PostgreSQL or MySQL preamble, refused the connection there, or said something else.
+        /// The server refused TLS in its PostgreSQL, MySQL or STARTTLS preamble, refused the connection there, or said something
+        /// else.
         ServerPreamble = "server_preamble",
+        /// A PostgreSQL CancelRequest that was passed on to the session's server, or to its gateway.
+        CancelRequest = "cancel_request",
+        /// A PostgreSQL CancelRequest inside TLS whose key is of no session of a terminated route; or the client's address has
+        /// sent too many.
+        CancelUnknown = "cancel_unknown",
         /// Its server went down, and the pool's `on_down` is `kill`.
         ServerDown = "server_down",
         /// The TLS handshake with the last server that was tried failed (pools with `tls`); or it did not answer an inner

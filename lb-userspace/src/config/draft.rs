@@ -87,6 +87,14 @@ pub(super) struct GatewayDraft {
     pub(super) source_ports: Field<RangeInclusive<u16>>,
     pub(super) flow_table: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
+    pub(super) peer_id: Field<u16>,
+    pub(super) peers: Field<Vec<Placed<PeerDraft>>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PeerDraft {
+    pub(super) id: Field<u16>,
+    pub(super) address: Field<SocketAddr>,
 }
 
 #[derive(Clone, Debug)]

@@ -40,7 +40,7 @@ pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest}
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, Ech, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion,
+    LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Peer, Pool, Protocol, ProxyVersion,
     Refuse, Route, Server, SniPattern, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};

@@ -25,7 +25,7 @@ use super::health::{Eject, Health, OnDown};
 use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
-use crate::sniff::MAX_WINDOW;
+use crate::sniff::{MAX_WINDOW, Starttls};
 use lb_common::packet::DEFAULT_FLOWS;
 
 /// A validated configuration.
@@ -135,6 +135,19 @@ pub struct LiveGateway {
     pub drain_timeout: Duration,
     /// Of every leg for which nothing nearer is configured.
     pub keepalive: Keepalive,
+    /// The number of this gateway in the keys of PostgreSQL sessions; 0 unless given.
+    pub peer_id: u16,
+    /// The other gateways behind the same address; no number twice, nor that of this one.
+    pub peers: Vec<Peer>,
+}
+
+/// Another gateway behind the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its `peer_id`.
+    pub id: u16,
+    /// One of its listeners, by an address of its own.
+    pub address: SocketAddr,
 }
 
 impl Default for LiveGateway {
@@ -144,6 +157,8 @@ impl Default for LiveGateway {
             max_connections: 200_000,
             drain_timeout: Duration::from_secs(30),
             keepalive: Keepalive::default(),
+            peer_id: 0,
+            peers: Vec::new(),
         }
     }
 }
@@ -318,6 +333,8 @@ pub enum Protocol {
     Postgres,
     /// MySQL's SSLRequest in answer to a greeting, then TLS.
     Mysql,
+    /// Clear text of this protocol, until a command for TLS.
+    Starttls(Starttls),
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.
     Tcp,
     /// Requests of HTTP, and the listener has exactly one route.

@@ -9,6 +9,7 @@ use crate::config::{
 use crate::ech;
 use crate::reason::RejectReason;
 use crate::route::{Match, Schedule, Table};
+use crate::sniff::POSTGRES_ALPN;
 use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -188,7 +189,7 @@ pub enum Action {
 /// What it takes to end TLS for a route.
 pub struct Terminator {
     /// rustls' side of it.
-    pub config: Arc<ServerConfig>,
+    config: Arc<ServerConfig>,
     source: Arc<Termination>,
     alpn: Vec<Vec<u8>>,
 }
@@ -205,8 +206,7 @@ impl Terminator {
     ) -> Result<Self, CertificateRefused> {
         let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         if protocol == Protocol::Postgres && alpn.is_empty() {
-            // A client that negotiates TLS directly insists on it (PostgreSQL 17, "SSL Session Encryption").
-            alpn.push(b"postgresql".to_vec());
+            alpn.push(POSTGRES_ALPN.to_vec());
         }
         let config = match known.map(|known| &known.action) {
             Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
@@ -214,6 +214,17 @@ impl Terminator {
                 .map_err(|source| CertificateRefused { kind: "route", name: route.name.clone(), source })?,
         };
         Ok(Terminator { config, source: source.clone(), alpn })
+    }
+
+    /// rustls' side of it. A PostgreSQL client that negotiates TLS directly insists on its protocol (PostgreSQL 17, "SSL
+    /// Session Encryption"); others would be refused if only that could be selected.
+    pub fn config(&self, is_postgres: bool) -> Arc<ServerConfig> {
+        if !is_postgres || !self.alpn.is_empty() {
+            return self.config.clone();
+        }
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = vec![POSTGRES_ALPN.to_vec()];
+        Arc::new(config)
     }
 
     /// When the certificate expires, in Unix seconds.
@@ -394,7 +405,7 @@ impl Snapshot {
                 Protocol::Tcp | Protocol::Http => {
                     table.insert(&config::SniPattern::Any, &[], Some(built.clone()));
                 }
-                Protocol::Tls | Protocol::Postgres | Protocol::Mysql => {
+                Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
                     for pattern in &*route.sni {
                         table.insert(pattern, &route.alpn, Some(built.clone()));
                     }

@@ -42,8 +42,12 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         | R::NotTls
         | R::PostgresCleartext
         | R::PostgresCancelCleartext
+        | R::PostgresCancelForwarded
         | R::PostgresMalformed
         | R::PostgresStuffed
+        | R::StarttlsCleartext
+        | R::StarttlsMalformed
+        | R::StarttlsStuffed
         | R::MysqlNoServer
         | R::MysqlCleartext
         | R::MysqlMalformed => None,

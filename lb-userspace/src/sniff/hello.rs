@@ -15,8 +15,8 @@ use tls_parser::{
     parse_tls_extension_sni_content, parse_tls_handshake_client_hello,
 };
 
-use super::ServerName;
 use super::records::Records;
+use super::{ServerName, Starttls, postgres};
 use crate::mysql::Asked;
 use crate::reason::{OddName, RejectReason};
 
@@ -47,11 +47,20 @@ pub struct ClientHello {
     pub offers_ech: bool,
 }
 
+impl ClientHello {
+    /// Whether a PostgreSQL session is to be in this TLS: it was asked for as PostgreSQL does, or is negotiated so.
+    pub fn is_postgres(&self) -> bool {
+        self.request == Some(TlsRequest::Postgres) || self.alpn.offers(postgres::ALPN)
+    }
+}
+
 /// How a protocol that begins in clear text asks for TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsRequest {
     /// PostgreSQL's SSLRequest.
     Postgres,
+    /// A command of this protocol.
+    Starttls(Starttls),
     /// MySQL's SSLRequest, after a greeting.
     Mysql(Asked),
 }

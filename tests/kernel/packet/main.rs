@@ -7,6 +7,7 @@
 mod case;
 mod churn;
 mod clients;
+mod dialogues;
 mod ech;
 mod ends;
 mod filters;
