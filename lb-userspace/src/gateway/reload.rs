@@ -101,7 +101,13 @@ impl Control {
         self.source = source;
         self.watched_objects = read.objects.map(Watched::new);
         self.show_objects();
-        Ok(self.put_in_force(built, sockets))
+        let done = self.put_in_force(built, sockets);
+        if let Some((_, objects)) = &mut self.source
+            && let Err(error) = objects.connect().await
+        {
+            tracing::error!("the objects are not followed: {error:#}");
+        }
+        Ok(done)
     }
 
     /// Listens on what is new; a port that an object cannot have is left out.
@@ -116,6 +122,9 @@ impl Control {
         };
         let old = self.gateway.snapshot.load_full();
         let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        if let Some((_, objects)) = &mut source {
+            objects.attach();
+        }
         loop {
             let added = built.snapshot.binds().filter(|bind| !before.contains(&bind.address));
             let fault = match open(added, self.workers.len(), &self.inherited) {
@@ -149,7 +158,7 @@ impl Control {
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
         self.gateway.snapshot.store(new.clone());
-        self.prober.follow(&new.pools);
+        self.prober.follow(&new);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(new.addresses())
         {
@@ -164,6 +173,9 @@ impl Control {
         }
         drained::follow(&self.started.fixed.state_dir, &old, &new);
         self.removed.note(old, &new);
+        if let Some((_, objects)) = &mut self.source {
+            objects.in_force();
+        }
         let names = self.resolve();
         (reloaded, names)
     }
@@ -195,6 +207,9 @@ impl Control {
         if is_all {
             self.reload(What::Objects, "changed objects", None).await;
         } else {
+            if let Some((_, objects)) = &mut self.source {
+                objects.in_force();
+            }
             self.show_objects();
         }
     }
@@ -203,6 +218,8 @@ impl Control {
     pub(super) fn show_objects(&self) {
         let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
         self.admin_side.objects.store(Arc::new(shown));
+        let is_awaited = self.source.as_ref().is_some_and(|(_, objects)| objects.is_awaited());
+        self.admin_side.awaits_objects.store(is_awaited, Relaxed);
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.

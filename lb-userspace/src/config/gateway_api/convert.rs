@@ -20,6 +20,7 @@ use super::index::{Built, View};
 use super::listeners::{Family, Listener, Use};
 use super::objects::{Key, Kind, Name};
 use super::pools::{self, place};
+use super::settings::Attach;
 use super::specs::BackendRef;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
@@ -200,6 +201,10 @@ impl Drafts {
             bind: given(at(".port"), bind.collect()),
             protocol: given(at(".protocol"), protocol),
             refuse: given(at(""), Refuse::Close),
+            freebind: given(
+                at(""),
+                view.index.settings.attach == Attach::Freebind && !first.binds.is_empty(),
+            ),
             reserved: given(at(".hostname"), reserved),
             ..ListenerDraft::new(at(""))
         });

@@ -114,9 +114,10 @@ impl Kind {
         Kind::ALL.into_iter().find(|known| known.group() == group && known.name() == kind)
     }
 
-    fn versions(self) -> &'static [&'static str] {
+    /// The versions of its `apiVersion` that are read, the best first.
+    pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Kind::TlsRoute => &["v1", "v1alpha2", "v1alpha3"],
+            Kind::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             Kind::TcpRoute => &["v1", "v1alpha2"],
             Kind::ReferenceGrant | Kind::Gateway | Kind::GatewayClass | Kind::HttpRoute => &["v1", "v1beta1"],
             _ => &["v1"],
