@@ -6,7 +6,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use libc::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
 };
@@ -27,7 +27,7 @@ pub fn add(device: &str, address: IpAddr) -> io::Result<()> {
         message.header.flags = AddressHeaderFlags::Nodad;
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
-    let flags = u16::try_from(NLM_F_CREATE | NLM_F_EXCL).unwrap_or_default();
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
     match Netlink::open(NETLINK_ROUTE)?.change(RouteNetlinkMessage::NewAddress(message), flags) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         done => done,

@@ -118,6 +118,7 @@ impl ApiServer {
         ));
         let node = nodes::Node {
             leases: kube::Api::namespaced(client.clone(), &leases),
+            nodes: kube::Api::all(client.clone()),
             name: settings.node.clone(),
             own: self.own.subscribe(),
             all: self.all.clone(),
@@ -144,18 +145,15 @@ impl ApiServer {
         self.store.take(index, std::mem::take(&mut self.is_first))
     }
 
-    /// The addresses of all nodes that are there, this one's among them.
+    /// Where all nodes are reached that are there; none before that is known. `own`: where this one is reached, if the cluster
+    /// does not know it.
     pub fn nodes(&self, own: &[IpAddr]) -> Vec<IpAddr> {
         self.own.send_if_modified(|known| {
-            let differs = known != own;
+            let differs = known.as_slice() != own;
             own.clone_into(known);
             differs
         });
-        let mut all = self.all.borrow().clone();
-        all.extend(own);
-        all.sort();
-        all.dedup();
-        all
+        self.all.borrow().clone()
     }
 
     /// Mode `pool`: the addresses that each Gateway has. Whoever does not hold the Lease reads them in the statuses.
@@ -173,8 +171,15 @@ impl ApiServer {
             let class = value["spec"]["gatewayClassName"].as_str().unwrap_or_default();
             (key.kind == Kind::Gateway && classes.contains(class)).then(|| wish(key, value))
         });
-        let assigned = match *self.leads.borrow() && self.store.is_settled() {
-            true => assign(wishes, ranges, &self.resting.iter().copied().collect()),
+        let assigned = match *self.leads.borrow() && self.store.is_complete() {
+            true => {
+                // What was assigned may not be in the statuses yet.
+                let with_last = wishes.into_iter().map(|wish| {
+                    let last = self.assigned.get(&wish.gateway).cloned().unwrap_or_default();
+                    Wish { held: [last, wish.held.clone()].concat(), ..wish }
+                });
+                assign(with_last.collect(), ranges, &self.resting.iter().copied().collect())
+            }
             false => wishes.into_iter().map(|wish| (wish.gateway, wish.held)).collect(),
         };
         let before = self.assigned.values().flatten();
@@ -217,11 +222,6 @@ impl ApiServer {
     /// How old the objects are.
     pub fn freshness(&self) -> Freshness {
         self.store.freshness()
-    }
-
-    /// Whether everything was listed that anything asks for.
-    pub fn is_settled(&self) -> bool {
-        self.store.is_settled()
     }
 }
 

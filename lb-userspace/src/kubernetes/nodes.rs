@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -26,8 +27,9 @@ const TURN: Duration = Duration::from_secs(5);
 /// This node among the others.
 pub(super) struct Node {
     pub(super) leases: Api<Lease>,
+    pub(super) nodes: Api<v1::Node>,
     pub(super) name: String,
-    /// Where it is reached; empty: it does not serve yet.
+    /// Where it is reached, if the cluster does not know it; empty: it does not serve yet.
     pub(super) own: watch::Receiver<Vec<IpAddr>>,
     /// Where all are reached that are there.
     pub(super) all: watch::Sender<Vec<IpAddr>>,
@@ -37,11 +39,18 @@ pub(super) struct Node {
 impl Node {
     /// Says where this node is reached, and hears what others say, for as long as it is polled.
     pub(super) async fn announce(self) {
-        let Self { leases, name: node, mut own, all, store } = self;
+        let Self { leases, nodes, name: node, mut own, all, store } = self;
         let name = format!("snisplice-node-{node}");
         let mut seen: HashMap<String, (Option<MicroTime>, Instant)> = HashMap::new();
         loop {
-            let addresses = own.borrow_and_update().clone();
+            let mut addresses = own.borrow_and_update().clone();
+            // An error: this is no node of the cluster.
+            if let Ok(Some(there)) = nodes.get_opt(&node).await {
+                let known = known(&there);
+                if !addresses.is_empty() && !known.is_empty() {
+                    addresses = known;
+                }
+            }
             if !addresses.is_empty()
                 && let Err(error) = say(&leases, &name, &node, &addresses).await
             {
@@ -81,6 +90,17 @@ impl Node {
             }
         }
     }
+}
+
+/// The addresses that the cluster has of a node: the external ones, or else the internal ones.
+fn known(node: &v1::Node) -> Vec<IpAddr> {
+    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let of = |kind: &str| {
+        let some = all.clone().filter(|address| address.type_ == kind);
+        some.filter_map(|address| address.address.parse().ok()).collect::<Vec<IpAddr>>()
+    };
+    let external = of("ExternalIP");
+    if external.is_empty() { of("InternalIP") } else { external }
 }
 
 async fn say(leases: &Api<Lease>, name: &str, node: &str, addresses: &[IpAddr]) -> Result<(), kube::Error> {

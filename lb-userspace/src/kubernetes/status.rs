@@ -105,7 +105,7 @@ fn to_value(parent: &impl serde::Serialize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::gateway_api::{ClassStatus, ParentRef, RouteParentStatus, Truth};
+    use crate::config::gateway_api::{ClassStatus, Condition, ParentRef, RouteParentStatus, Truth};
 
     const NOW: &str = "2026-02-02T00:00:00Z";
     const THEN: &str = "2026-01-01T00:00:00Z";

@@ -127,6 +127,9 @@ impl Store {
     fn settle(&self, inner: &mut Inner, scope: &Scope) {
         inner.awaited.remove(scope);
         inner.complete |= !inner.awaited.iter().any(|scope| !scope.is_of_one());
+        if inner.awaited.is_empty() {
+            inner.fresh_at = Some(SystemTime::now());
+        }
         if inner.complete {
             self.changed.notify_one();
         }
@@ -158,6 +161,11 @@ impl Store {
     pub(super) fn is_settled(&self) -> bool {
         let inner = self.lock();
         inner.complete && inner.awaited.is_empty()
+    }
+
+    /// Whether everything was listed once that is watched whoever names it.
+    pub(super) fn is_complete(&self) -> bool {
+        self.lock().complete
     }
 
     pub(super) fn freshness(&self) -> Freshness {

@@ -78,10 +78,11 @@ impl Writer {
             let (ready, later): (BTreeSet<Key>, BTreeSet<Key>) = due.into_iter().partition(is_ready);
             due = later;
             let again = Mutex::new(BTreeSet::new());
+            let (this, of, memory, unsuccessful) = (&self, &wanted, &memory, &again);
             futures_util::stream::iter(ready)
-                .for_each_concurrent(AT_ONCE, |key| async {
-                    if !self.look_at(&key, wanted.get(&key), &memory).await {
-                        again.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+                .for_each_concurrent(AT_ONCE, |key| async move {
+                    if !this.look_at(&key, of.get(&key), memory).await {
+                        unsuccessful.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
                     }
                 })
                 .await;
@@ -150,8 +151,8 @@ impl Writer {
             return None;
         }
         let metadata = json!({
-            "name": key.name.name,
-            "namespace": (!key.kind.is_of_cluster()).then_some(&key.name.namespace),
+            "name": &*key.name.name,
+            "namespace": (!key.kind.is_of_cluster()).then_some(&*key.name.namespace),
             "resourceVersion": version,
         });
         let (api_version, kind) = (&there["apiVersion"], key.kind.name());

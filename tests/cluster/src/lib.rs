@@ -73,7 +73,7 @@ impl Cluster {
     pub fn install_gateway_api(&self) -> Result<()> {
         let crds = programs::path("gateway-api-crds.yaml")?;
         self.kubectl(&format!("apply --server-side -f {}", crds.display()))?;
-        self.kubectl(&format!("wait --for=condition=Established --timeout=60s -f {}", crds.display()))?;
+        self.kubectl("wait crd --all --for=condition=Established --timeout=60s")?;
         Ok(())
     }
 }

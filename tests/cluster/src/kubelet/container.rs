@@ -70,7 +70,6 @@ impl Running {
             .with_context(|| format!("no program on this machine stands in for the image {image}"))?;
         let layer = sandbox.directory.join(&container.name);
         fs::create_dir_all(&layer)?;
-        let root = layer.join("root");
         let mut script = format!(
             "set -e\nmount --make-rprivate /\ncd '{layer}'\nmount -t tmpfs tmpfs .\ncd '{layer}'\nmkdir up work root\n\
              mount -t overlay overlay -o lowerdir=/,upperdir=up,workdir=work root\n\
@@ -85,16 +84,17 @@ impl Running {
             let source = mount.sub_path.as_ref().map_or(volume.clone(), |path| volume.join(path));
             mounts.push((source, mount.mount_path.clone(), mount.read_only.unwrap_or(false)));
         }
+        // Made inside, so that links such as /var/run lead to places inside.
+        script += "at() { chroot root sh -c \"$1\" sh \"$2\"; at=root$(chroot root realpath \"$2\"); }\n";
         for (source, at, read_only) in mounts {
-            let (source, target) = (source.display(), format!("{}{at}", root.display()));
-            let make = if fs::metadata(source.to_string()).is_ok_and(|source| source.is_file()) {
-                format!("mkdir -p \"$(dirname '{target}')\"; touch '{target}'")
-            } else {
-                format!("mkdir -p '{target}'")
+            let is_file = fs::metadata(&source).is_ok_and(|source| source.is_file());
+            let make = match is_file {
+                true => "mkdir -p \"$(dirname \"$1\")\"; touch \"$1\"",
+                false => "mkdir -p \"$1\"",
             };
-            script += &format!("{make}\nmount --rbind '{source}' '{target}'\n");
+            script += &format!("at '{make}' '{at}'\nmount --rbind '{}' \"$at\"\n", source.display());
             if read_only {
-                script += &format!("mount -o remount,bind,ro '{target}'\n");
+                script += "mount -o remount,bind,ro \"$at\"\n";
             }
         }
         script += "exec chroot root setpriv --bounding-set=\"$1\" sh -c 'cd \"$1\"; shift; exec \"$@\"' sh \"$2\" \"${@:3}\"\n";
