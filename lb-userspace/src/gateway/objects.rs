@@ -1,6 +1,7 @@
 //! Objects of the Gateway API: where they come from, what they make together with the file, and what is said of them.
 
 use super::Fault;
+use crate::accept::{Bind, listen};
 use crate::admin::view;
 use crate::config::gateway_api::{
     At, Attach, Change, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status, Statuses,
@@ -12,7 +13,7 @@ use crate::kernel::pairs::own_addresses;
 use crate::kubernetes::{self, ApiServer, Freshness};
 use crate::words::with_causes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ pub(crate) struct Objects {
     statuses: Arc<Statuses>,
     /// Ports of the file's own listeners, and whose they are.
     taken: BTreeMap<u16, Box<str>>,
-    /// Ports that the system has refused, and why.
-    failed: BTreeMap<u16, Box<str>>,
+    /// Ports that the system has refused, at which address, and why.
+    failed: BTreeMap<u16, (SocketAddr, Box<str>)>,
     /// Ports that objects have asked for, and got.
     ports: HashSet<u16>,
     /// Mode `pool`: the addresses that are served, and the device that has them and perhaps some more.
@@ -194,7 +195,8 @@ impl Objects {
         // The kernel has this file if it has IPv6.
         self.context.ipv6 = Path::new("/proc/net/if_inet6").exists();
         self.context.unavailable = self.taken.clone();
-        self.context.unavailable.extend(self.failed.clone());
+        let failed = self.failed.iter().map(|(port, (_, why))| (*port, why.clone()));
+        self.context.unavailable.extend(failed);
         let mut built = self.index.build(&self.context);
         let checked = file.check(&mut built);
         self.statuses = Arc::new(built.statuses);
@@ -219,13 +221,19 @@ impl Objects {
         }
         let why = with_causes(fault);
         tracing::error!("not served: {why}");
-        self.failed.insert(port, why.into());
+        self.failed.insert(port, (*address, why.into()));
         Some(self.assemble_within(file))
     }
 
     /// Whether the system has refused a port.
     pub(crate) fn lacks_ports(&self) -> bool {
         !self.failed.is_empty()
+    }
+
+    /// Whether one of these ports can be had by now.
+    pub(crate) fn may_have_ports(&self) -> bool {
+        let bind = |address: SocketAddr| Bind { address, backlog: 1, freebind: false };
+        self.failed.values().any(|(address, _)| listen(bind(*address), 1).is_ok())
     }
 
     /// The pools that have other servers, and these.

@@ -142,7 +142,7 @@ impl Control {
             };
             source = returned;
             built = match again {
-                Ok(again) => again,
+                Ok(again) => Built { warnings: built.warnings, ..again },
                 Err(_) => return (Err(why), source),
             };
         }
@@ -193,7 +193,7 @@ impl Control {
             Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
         };
         self.watched_objects = Some(Watched::new(sources));
-        let is_all = change == Change::All || objects.lacks_ports();
+        let is_all = change == Change::All || objects.may_have_ports();
         if change == Change::Servers && !is_all {
             let snapshot = self.gateway.snapshot.load();
             for (name, servers) in objects.take_servers() {
@@ -253,8 +253,8 @@ struct Read {
 /// A build: what it has made, or why nothing; of what; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `lacked`: what
-/// could not be listened on with the last one, which is an error if it is not for want of an object's port.
+/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `lacked`: where the
+/// last one could not listen; unless that is an object's port, it is an error.
 fn build(
     what: What,
     path: &Path,

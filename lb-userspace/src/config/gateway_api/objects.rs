@@ -257,7 +257,15 @@ impl Object {
         let head = Value::Object(parts.map(|(part, value)| (part.to_owned(), value)).collect());
         let Head { api_version, kind, metadata } = decode("", head)?;
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
-        let Some(kind) = Kind::of(group, &kind) else { return Ok(None) };
+        let Some(kind) = Kind::of(group, &kind) else {
+            // Of the Gateway API's own it may be a mistake, and what it asks for is not there.
+            return match group {
+                GROUP => {
+                    Err(Refusal::new("kind", format!("{} is no kind that is served here", quote(&kind))))
+                }
+                _ => Ok(None),
+            };
+        };
         if !kind.versions().contains(&version) {
             let known = kind.versions().join(", ");
             let message = format!("version {} of {} is not known, but {known}", quote(version), kind.name());
