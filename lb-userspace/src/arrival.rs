@@ -9,8 +9,8 @@ use crate::ech;
 use crate::mysql;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
 use crate::running::RunningGateway;
-use crate::serving::{Action, ClientPermit, Excess, Listener, Permit, Route, Snapshot};
-use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
+use crate::serving::{Action, ClientPermit, Ech, Excess, Listener, Permit, Route, Snapshot};
+use crate::sniff::{self, Cancel, ClientHello, Input, Output, Preamble, Sniffer, TlsRequest};
 use crate::socket::{canonical, read_some, write_all};
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -32,6 +32,14 @@ pub fn too_many(excess: Excess) -> RejectReason {
     }
 }
 
+/// What a client is here for.
+pub(crate) enum Bound {
+    /// A connection to a server.
+    Route(Routed),
+    /// No more than that a session stops what it does.
+    Cancel(Cancel),
+}
+
 /// Where a client may go.
 pub(crate) struct Routed {
     pub(crate) route: Arc<Route>,
@@ -50,11 +58,15 @@ pub(crate) struct Arrival {
     pub(crate) window: Vec<u8>,
     pub(crate) hello: Option<Box<ClientHello>>,
     /// What `hello` carries encrypted.
-    inner: Option<Box<ClientHello>>,
+    opened: Option<Box<ech::Opened>>,
+    /// Its server has no key for what `hello` carries.
+    pub(crate) split: Option<Box<ech::Split>>,
     /// Its place under `client_rate` of the listener.
     pub(crate) of_client: Option<ClientPermit>,
     /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
     is_client: bool,
+    /// How it has asked for TLS, and was promised it.
+    request: Option<TlsRequest>,
 }
 
 impl Arrival {
@@ -67,7 +79,18 @@ impl Arrival {
     ) -> Self {
         let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
         let (begin, window) = (Instant::now(), Vec::new());
-        Arrival { visitor, client, begin, window, hello: None, inner: None, of_client, is_client: true }
+        Arrival {
+            visitor,
+            client,
+            begin,
+            window,
+            hello: None,
+            opened: None,
+            split: None,
+            of_client,
+            is_client: true,
+            request: None,
+        }
     }
 
     /// accept, sniff, route.
@@ -75,33 +98,44 @@ impl Arrival {
         &mut self,
         gateway: &RunningGateway,
         snapshot: &Snapshot,
-    ) -> Result<Routed, RejectReason> {
+    ) -> Result<Bound, RejectReason> {
         if self.visitor.listener.trusts(self.visitor.client) {
             self.read_proxy_header().await?;
             self.is_client = self.visitor.local.is_some();
             let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
             self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
         }
-        match self.visitor.listener.protocol {
-            Protocol::Tcp | Protocol::Http => {}
-            Protocol::Tls => self.sniff(Sniffer::limited(Preamble::Tls, self.limit())).await?,
-            Protocol::Postgres => self.sniff(Sniffer::limited(Preamble::Postgres, self.limit())).await?,
-            Protocol::Mysql => {
-                let sniffer = self.reception(gateway).await?;
-                self.sniff(sniffer).await?;
+        let sniffer = match self.visitor.listener.protocol {
+            Protocol::Tcp | Protocol::Http => None,
+            Protocol::Tls => Some(Sniffer::limited(Preamble::Tls, self.limit())),
+            Protocol::Postgres => Some(Sniffer::limited(Preamble::Postgres, self.limit())),
+            Protocol::Starttls(protocol) => {
+                Some(Sniffer::limited(Preamble::Starttls(protocol), self.limit()))
             }
+            Protocol::Mysql => Some(self.reception(gateway).await?),
+        };
+        if let Some(sniffer) = sniffer
+            && let Some(cancel) = self.sniff(sniffer).await?
+        {
+            return Ok(Bound::Cancel(cancel));
         }
         self.unseal()?;
-        self.route(gateway, snapshot)
+        self.route(gateway, snapshot).map(Bound::Route)
     }
 
     /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
     fn unseal(&mut self) -> Result<(), RejectReason> {
-        let (keys, Some(outer)) = (&self.visitor.listener.ech, &self.hello) else { return Ok(()) };
-        if !keys.is_empty() && outer.offers_ech {
-            let inner = ech::read(keys, &self.window, outer).map_err(|_| RejectReason::EchMalformed)?;
-            match inner {
-                Some(inner) => self.inner = Some(Box::new(inner)),
+        let (Some(Ech { keys, openings, .. }), Some(outer)) = (&self.visitor.listener.ech, &self.hello)
+        else {
+            return Ok(());
+        };
+        if outer.offers_ech {
+            let may_open = || match self.is_client {
+                true => openings.pass(self.visitor.client.ip()).map_err(|_| RejectReason::EchRate),
+                false => Ok(()),
+            };
+            match ech::open(keys, &self.window, outer, may_open)? {
+                Some(opened) => self.opened = Some(Box::new(opened)),
                 None => self.visitor.unsealed(EchResult::NotOpened, None),
             }
         }
@@ -159,13 +193,14 @@ impl Arrival {
         Ok(Sniffer::mysql(greeting, announcement.offer(id), self.limit()))
     }
 
-    /// sniff: what does it want?
-    async fn sniff(&mut self, mut sniffer: Sniffer) -> Result<(), RejectReason> {
+    /// sniff: what does it want? Of a session that it is to get, `hello` tells.
+    async fn sniff(&mut self, mut sniffer: Sniffer) -> Result<Option<Cancel>, RejectReason> {
         let mut closed = None;
         loop {
             match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
                 Output::NeedMore => {}
                 Output::Answer { reply, consumed } => {
+                    self.request = sniffer.request();
                     self.window.drain(..consumed);
                     if write_all(&self.client, &reply).await.is_err() {
                         closed = Some(Input::Closed);
@@ -177,8 +212,9 @@ impl Arrival {
                     let sni = hello.sni.as_ref().map(|name| name.as_str());
                     tracing::debug!(sni, version = %hello.version, bytes = self.window.len(), "sniffed");
                     self.hello = Some(hello);
-                    return Ok(());
+                    return Ok(None);
                 }
+                Output::Cancel(cancel) => return Ok(Some(cancel)),
                 Output::Reject(reason) => return Err(reason),
             }
             closed = match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
@@ -191,17 +227,18 @@ impl Arrival {
 
     /// route: where to?
     fn route(&mut self, gateway: &RunningGateway, snapshot: &Snapshot) -> Result<Routed, RejectReason> {
-        let route = match self.inner.take() {
+        let route = match self.opened.take() {
             None => self.route_of(snapshot, self.hello.as_deref())?,
-            Some(inner) => match self.route_of(snapshot, Some(&inner))? {
+            Some(opened) => match self.route_of(snapshot, Some(&opened.hello))? {
                 // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
                 route if matches!(route.action, Action::Terminate(_)) => {
                     self.visitor.unsealed(EchResult::Terminated, None);
                     self.route_of(snapshot, self.hello.as_deref())?
                 }
                 route => {
-                    self.visitor.unsealed(EchResult::Accepted, Some(&inner));
-                    self.hello = Some(inner);
+                    self.visitor.unsealed(EchResult::Accepted, Some(&opened.hello));
+                    self.hello = Some(Box::new(opened.hello.clone()));
+                    self.split = self.split_of(*opened)?;
                     route
                 }
             },
@@ -212,8 +249,17 @@ impl Arrival {
                 Excess::New => RejectReason::RouteClientRate,
                 Excess::Open => RejectReason::RouteClientFull,
             })?;
-        let permit = gateway.acquire(&route.stats.live, route.max_connections);
+        let permit = gateway.acquire(&route.stats.counting().live, route.max_connections);
         Ok(Routed { route, permit: permit.ok_or(RejectReason::RouteFull)?, of_client })
+    }
+
+    /// What the server's ClientHellos are made with, if it has no key.
+    fn split_of(&self, opened: ech::Opened) -> Result<Option<Box<ech::Split>>, RejectReason> {
+        let listener = &self.visitor.listener;
+        if listener.ech.as_ref().is_none_or(|ech| ech.mode == ech::Mode::Shared) {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(ech::Split::new(opened, listener.hello_bytes)?)))
     }
 
     fn route_of(&self, snapshot: &Snapshot, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
@@ -235,21 +281,29 @@ impl Arrival {
             return error.into();
         }
         let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
+        if reason == RejectReason::PostgresCleartext {
+            return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
+        }
         let alert = match self.visitor.listener.protocol {
             Protocol::Tcp | Protocol::Http => None,
-            Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
-                return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
-            }
-            Protocol::Tls | Protocol::Postgres | Protocol::Mysql
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_)
                 if self.visitor.listener.refuse == Refuse::Close =>
             {
                 None
             }
-            Protocol::Tls | Protocol::Postgres | Protocol::Mysql => sniff::alert(reason),
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
+                sniff::alert(reason)
+            }
         };
-        if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
+        if alert.is_some() && self.is_postgres() {
             setbacks.note(client, Setback::Rejected(reason), now_ms());
         }
         alert.unwrap_or_default().into()
+    }
+
+    /// Whether it has begun as PostgreSQL's clients do, and on no error of ours may try again without TLS.
+    fn is_postgres(&self) -> bool {
+        self.request == Some(TlsRequest::Postgres)
+            || self.hello.as_ref().is_some_and(|hello| hello.is_postgres())
     }
 }

@@ -1,9 +1,12 @@
 //! The command line.
 
 mod ech_key;
+mod import;
 
-use crate::admin::{Client, text, top, view::ConnectionFilter};
-use crate::config::{self, Config, Gateway, Interfaces, Pool, SourceAddress, Sources};
+use crate::admin::{self, Client, text, top, view::ConnectionFilter};
+use crate::config::gateway_api::Built;
+use crate::config::{self, Config, File, Gateway, Interfaces, Pool, SourceAddress, Sources};
+use crate::gateway::objects::Objects;
 use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
@@ -44,10 +47,17 @@ enum Command {
     /// ones may end within drain_timeout; a second SIGTERM cuts them. RUST_LOG sets what is logged to standard
     /// error (default: info).
     Run(ConfigFile),
-    /// Validate a configuration: every error at once, with its place and a hint.
+    /// Validate a configuration, or a directory of manifests: every error at once, with its place and a hint.
     ///
-    /// Exits with 0 when the configuration would be served, with 2 when not.
-    Check(ConfigFile),
+    /// Exits with 0 when all of it would be served, with 2 when not: also if only one object of the Gateway API would be
+    /// refused, and the rest be served.
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// A directory of manifests (*.yaml, *.json) to validate instead, by the defaults of `[gateway_api]`.
+        #[arg(conflicts_with = "config")]
+        directory: Option<PathBuf>,
+    },
     /// Show what this kernel and this user can do, and how to get what is missing.
     Doctor {
         /// The configuration whose `source_ports`, `bpffs`, and pools with `source = "client"` to look at [default:
@@ -77,6 +87,16 @@ enum Command {
     Reload(StateDir),
     /// Show listeners, routes, pools, servers and tiers of the running gateway.
     Status {
+        #[command(flatten)]
+        gateway: StateDir,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the objects of the Gateway API that the running gateway has read, with their conditions.
+    ///
+    /// Those that are not taken come first, with file, line and reason.
+    Objects {
         #[command(flatten)]
         gateway: StateDir,
         /// As JSON.
@@ -133,6 +153,18 @@ enum Command {
     },
     /// Make a key for Encrypted ClientHello (ECH), and the `ech=` of the HTTPS record that tells clients of it.
     EchKey(ech_key::EchKey),
+    /// Turn another program's configuration into objects of the Gateway API, or into snisplice's TOML.
+    ///
+    /// Takes Traefik's IngressRouteTCP, Istio's Gateway, VirtualService and DestinationRule, Kong's TCPIngress, the
+    /// tcp-services ConfigMap of ingress-nginx, HAProxy's frontends and backends (mode tcp), the stream block of nginx, and
+    /// Envoy's static listeners and clusters. What a file is, is seen by its contents; files that belong together (Services,
+    /// maps, included files) are given together.
+    ///
+    /// The result goes to standard output. Every part of the files that it lacks is named in a comment of the result and on
+    /// standard error, with its line: "lost" changes what is served, "to do" waits for you (a certificate, a port), "left
+    /// out" changes nothing.
+    #[command(after_help = import::AFTER_HELP)]
+    Import(import::Import),
     /// Print the completions for a shell.
     Completions {
         /// The shell.
@@ -189,24 +221,18 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(ConfigFile { config: path }) => {
-            let (config, sources) = load(&path)?;
+            let (file, config, sources) = load(&path)?;
             log_to_stderr();
-            Ok(crate::gateway::run(&path, config, sources)?)
+            Ok(crate::gateway::run(&path, file, config, sources)?)
         }
-        Command::Check(ConfigFile { config: path }) => {
-            let (config, _) = load(&path)?;
-            if let Some(pool) = config.pools.iter().find(|pool| pool.source == SourceAddress::Client)
-                && let Err(error) = kernel::tcp::may_be_transparent()
-            {
-                eprintln!(
-                    "warning: the pool `{}` has source = \"client\", for which `run` needs CAP_NET_ADMIN; not permitted \
-                     to this user: {error}",
-                    pool.name
-                );
-            }
-            let (listeners, routes, pools) =
-                (config.listeners.len(), config.routes.len(), config.pools.len());
-            show(&format!("{}: {}: good\n", path.display(), parts(listeners, routes, pools)))
+        Command::Check { directory: Some(path), .. } => {
+            let file = File::of_manifests(&path);
+            let config = shown(&path, file.check(&mut Built::default()))?;
+            check(&path, &file, config)
+        }
+        Command::Check { file: ConfigFile { config: path }, directory: None } => {
+            let (file, config, _) = load(&path)?;
+            check(&path, &file, config)
         }
         Command::Doctor { config } => {
             let pools = pools_of(config.as_deref());
@@ -266,6 +292,10 @@ fn run(command: Command) -> Result<(), Failure> {
             let status = gateway.client()?.status()?;
             if json { show_json(&status) } else { show(&text::status(&status)) }
         }
+        Command::Objects { gateway, json } => {
+            let objects = gateway.client()?.objects()?;
+            if json { show_json(&objects) } else { show(&admin::objects(&objects)) }
+        }
         Command::Connections { gateway, json, route, sni } => {
             let connections = gateway.client()?.connections(&ConnectionFilter { route, sni })?;
             if json { show_json(&connections) } else { show(&text::connections(&connections)) }
@@ -283,6 +313,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Undrain { gateway, target } => Ok(gateway.client()?.drain(&target, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
         Command::EchKey(key) => show(&key.run()?),
+        Command::Import(import) => import.run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snisplice", &mut std::io::stdout());
             Ok(())
@@ -291,13 +322,40 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Loads a configuration; its errors and warnings are shown in full.
-fn load(path: &Path) -> Result<(Config, Sources), Failure> {
+fn load(path: &Path) -> Result<(File, Config, Sources), Failure> {
     if path == Path::new(CONFIG) && !path.exists() {
         let message = format!("there is no {CONFIG}: name the configuration with `-c FILE`");
         return Err(Failure(BAD_CONFIGURATION, anyhow::Error::msg(message)));
     }
-    let (checked, sources) = config::load(path);
-    Ok((shown(path, checked)?, sources))
+    let (opened, sources) = File::open(path);
+    let opened = opened.map(|(file, config, warnings)| ((file, config), warnings));
+    let (file, config) = shown(path, opened)?;
+    Ok((file, config, sources))
+}
+
+/// Says what a configuration has, together with the objects that it names; or what is wrong with these.
+fn check(path: &Path, file: &File, mut config: Config) -> Result<(), Failure> {
+    if let Some(mut objects) = Objects::of(file, &config) {
+        objects.read();
+        config = shown(path, objects.assemble(file))?;
+        let faults = objects.faults();
+        if !faults.is_empty() {
+            faults.iter().for_each(|fault| eprintln!("error: {fault}"));
+            let faults = counted(faults.len(), "error");
+            return Err(Failure(BAD_CONFIGURATION, anyhow::anyhow!("{}: {faults}", path.display())));
+        }
+    }
+    if let Some(pool) = config.pools.iter().find(|pool| pool.source == SourceAddress::Client)
+        && let Err(error) = kernel::tcp::may_be_transparent()
+    {
+        eprintln!(
+            "warning: the pool `{}` has source = \"client\", for which `run` needs CAP_NET_ADMIN; not permitted to this user: \
+             {error}",
+            pool.name
+        );
+    }
+    let parts = parts(config.listeners.len(), config.routes.len(), config.pools.len());
+    show(&format!("{}: {parts}: good\n", path.display()))
 }
 
 /// As [`load`], but only the `[gateway]` table: of the file of `-c`, or of [`CONFIG`]; its defaults if there is no such file.
@@ -311,8 +369,8 @@ fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
 /// The pools of that file; none if it has errors, of which those of `[gateway]` are shown by [`gateway_of`].
 fn pools_of(named: Option<&Path>) -> Vec<Pool> {
     let Some(path) = named.map(Path::to_path_buf).or_else(default_file) else { return Vec::new() };
-    match config::load(&path).0 {
-        Ok((config, _)) => config.pools,
+    match File::open(&path).0 {
+        Ok((_, config, _)) => config.pools,
         Err(_) => {
             eprintln!("snisplice: {}: its servers are not asked: `check` shows why", path.display());
             Vec::new()

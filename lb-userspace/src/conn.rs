@@ -6,24 +6,27 @@ mod mysql;
 
 use crate::account::{Account, Connection};
 use crate::answer;
-use crate::arrival::{Arrival, Routed};
+use crate::arrival::{Arrival, Bound, Routed};
+use crate::cancel::{Found, Keyed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell, linger};
 use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
+use crate::ech::Split;
 use crate::mysql::ServerError;
-use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
+use crate::reason::{CloseReason, FallbackReason, RejectReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
     Action, ClientPermit, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
 };
-use crate::sniff::{self, ClientHello, TlsRequest};
+use crate::sniff::{self, Cancel, ClientHello, Opening, TlsRequest};
 use crate::socket::{reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
 use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
+use crate::splice::split::Failed;
 use crate::splice::tls::Tls;
 use crate::splice::transport::{Failure, Plain, Transport};
 use crate::tier::choose;
@@ -64,7 +67,13 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, of_client, task } = accepted;
     let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener, of_client);
     let routed = match arrival.go(&gateway, &snapshot).await {
-        Ok(routed) => routed,
+        Ok(Bound::Route(routed)) => routed,
+        // Boxed: all other connections need not pay for its future.
+        Ok(Bound::Cancel(cancel)) => {
+            let settings = snapshot.gateway.clone();
+            return Box::pin(cancel_in_clear_text(gateway, settings, worker, task.take(), arrival, cancel))
+                .await;
+        }
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
             arrival.visitor.reject(&gateway.books, reason);
@@ -77,7 +86,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
-    let Arrival { visitor, client, begin, window, hello, of_client, .. } = arrival;
+    let Arrival { visitor, client, begin, window, hello, split, of_client, .. } = arrival;
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
@@ -90,12 +99,13 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     // route away does not find it.
     let settings = snapshot.gateway.clone();
     drop(snapshot);
-    let passage = Passage { gateway, account, client, route, routed, settings, permits };
+    let is_postgres = hello.as_ref().is_some_and(|hello| hello.is_postgres());
+    let passage = Passage { gateway, account, client, route, routed, settings, permits, is_postgres };
     match max_age {
-        None => passage.go(hello, window).await,
+        None => passage.go(hello, window, split).await,
         // Boxed: connections without `max_age` need not pay for this future.
         Some(age) => {
-            let mut going = Box::pin(passage.go(hello, window));
+            let mut going = Box::pin(passage.go(hello, window, split));
             tokio::select! {
                 () = &mut going => {}
                 // Wherever it is, its future is dropped, and both legs are reset.
@@ -103,6 +113,37 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
             }
         }
     }
+}
+
+/// A CancelRequest outside of TLS: its key alone tells whom it is for.
+async fn cancel_in_clear_text(
+    gateway: Arc<RunningGateway>,
+    settings: Arc<LiveGateway>,
+    worker: usize,
+    task: Option<AbortHandle>,
+    arrival: Arrival,
+    cancel: Cancel,
+) {
+    let Arrival { visitor, client, .. } = arrival;
+    let found = gateway.cancels.find(visitor.client.ip(), &cancel, &settings);
+    let endpoints = Endpoints::of(visitor.client, visitor.local.as_deref(), &client);
+    match &found {
+        None => visitor.reject(&gateway.books, RejectReason::PostgresCancelCleartext),
+        Some(peer @ Found::Peer(_)) => {
+            visitor.reject(&gateway.books, RejectReason::PostgresCancelForwarded);
+            peer.pass_on(&cancel, endpoints).await;
+        }
+        Some(found @ Found::Session(session)) => {
+            let route = session.connection.route.clone();
+            let account = Account::open(gateway.books.clone(), worker, task, visitor, route, None);
+            if let Some((pool, server)) = session.connection.upstream.get() {
+                account.connected(pool, server);
+            }
+            found.pass_on(&cancel, endpoints).await;
+            account.close(CloseReason::CancelRequest);
+        }
+    }
+    client.clean();
 }
 
 /// A connection with a route.
@@ -115,6 +156,8 @@ struct Passage {
     routed: Instant,
     settings: Arc<LiveGateway>,
     permits: Permits,
+    /// As far as its ClientHello, and how it has come to that, tell.
+    is_postgres: bool,
 }
 
 /// A handover that is under way. If this is dropped before it is done, both ends are reset.
@@ -157,7 +200,7 @@ struct Upstream {
 
 impl Passage {
     /// connect, splice, close.
-    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
+    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>, split: Option<Box<Split>>) {
         let route = self.route.clone();
         let request = hello.and_then(|hello| hello.request);
         let reason = match &route.action {
@@ -173,7 +216,7 @@ impl Passage {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
                     }
-                    Ok(server) => return self.pass_through(plan, server, window).await,
+                    Ok(server) => return self.pass_through(plan, server, window, split).await,
                     Err(Unconnected { reason, .. }) => {
                         self.note_setback(reason);
                         reason
@@ -224,8 +267,52 @@ impl Passage {
         }));
     }
 
+    /// splice: the server gets the client's ClientHellos decrypted, until no more of them can come.
+    async fn split(
+        &mut self,
+        mut split: Split,
+        server: &TcpStream,
+        window: &mut Vec<u8>,
+    ) -> Result<(), CloseReason> {
+        let connection = self.account.connection.clone();
+        let carried = splice::split::carry(&mut split, (&self.client, server), window, &connection.traffic);
+        let (side, cause) = match timeout(connection.listener.hello_timeout, carried).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Failed::Reset(side))) => {
+                reset_on_close(&self.client);
+                return Err(CloseReason::reset_by(side));
+            }
+            Ok(Err(Failed::Refused(refused))) => {
+                tracing::debug!(id = connection.id, %refused, "refused");
+                reset_on_close(server);
+                farewell(&self.client, refused.alert()).await;
+                (Side::Client, TlsError::ProtocolViolation)
+            }
+            Err(_) if split.is_retry() => (Side::Client, TlsError::Timeout),
+            Err(_) => (Side::Server, TlsError::Timeout),
+        };
+        self.account.tls_failed(side, cause);
+        Err(match side {
+            Side::Client => CloseReason::TlsHandshakeFailed,
+            Side::Server => CloseReason::ServerTlsFailed,
+        })
+    }
+
     /// splice: passes the client's bytes on as they are.
-    async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+    async fn pass_through(
+        mut self,
+        plan: Result<Plan, FallbackReason>,
+        server: Upstream,
+        mut window: Vec<u8>,
+        split: Option<Box<Split>>,
+    ) {
+        if let Some(split) = split {
+            // Boxed: connections without Encrypted ClientHello need not pay for its future.
+            if let Err(reason) = Box::pin(self.split(*split, &server.socket, &mut window)).await {
+                self.note_setback(reason);
+                return self.close(reason);
+            }
+        }
         let mut handover = None;
         let choice = self.gateway.choose_tier(&self.settings.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
@@ -313,6 +400,11 @@ impl Passage {
         end.unwrap_or_else(|(leg, cause)| {
             tracing::debug!(?leg, %cause, "TLS failed");
             self.account.tls_failed(leg, cause);
+            if leg == Side::Server
+                && let Some((_, server)) = self.account.connection.upstream.get()
+            {
+                server.state.tls_errors.add(cause as usize);
+            }
             CloseReason::tls_error_of(leg)
         })
     }
@@ -364,7 +456,17 @@ impl Passage {
             // Boxed: other protocols need not pay for its future.
             return Box::pin(self.terminate_mysql(session, asked.offer, ticket)).await;
         }
-        let connected = self.connect(None, None, Some(&session), ticket).await;
+        if self.is_postgres
+            && let Some(cancel) = self.opening(&mut session).await
+        {
+            return self.cancel(session, cancel).await;
+        }
+        let own_request = match self.account.connection.listener.protocol {
+            Protocol::Postgres => Some(TlsRequest::Postgres),
+            Protocol::Tls | Protocol::Mysql | Protocol::Starttls(_) | Protocol::Tcp | Protocol::Http => None,
+        };
+        let request = request.or(own_request);
+        let connected = self.connect(None, request, Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(Unconnected { reason, .. }) => {
@@ -378,6 +480,14 @@ impl Passage {
         self.keep_alive(&server);
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         let near = Tls::new(session, &self.client);
+        let near = match server.peer_addr() {
+            Ok(address) if self.is_postgres => {
+                let (number, cancels) = (self.settings.peer_id, self.gateway.cancels.clone());
+                let request = request.filter(|_| upstream.is_some());
+                Keyed::watched(near, number, cancels, self.account.connection.clone(), address, request)
+            }
+            _ => Keyed::plain(near),
+        };
         let end = match upstream {
             None => relay(near, Plain::new(&server, Vec::new()), traffic, idle).await,
             // Boxed: connections without TLS toward the server need not pay for its session.
@@ -387,12 +497,42 @@ impl Passage {
         self.relayed(end)
     }
 
+    /// What a PostgreSQL client wants, once TLS is there: a session, unless it says otherwise in time.
+    async fn opening(&self, session: &mut Session<Serving>) -> Option<Cancel> {
+        let said = async {
+            loop {
+                match sniff::opening(session.early()) {
+                    Opening::Incomplete => session.read_early(&self.client).await.ok()?,
+                    Opening::Cancel(cancel) => return Some(cancel),
+                    Opening::Session => return None,
+                }
+            }
+        };
+        timeout(self.account.connection.listener.hello_timeout, said).await.ok().flatten()
+    }
+
+    /// A CancelRequest inside of TLS: its key tells whom it is for, whatever the route has for sessions.
+    async fn cancel(&mut self, mut session: Session<Serving>, cancel: Cancel) -> CloseReason {
+        let client = self.account.connection.client.ip();
+        let Some(found) = self.gateway.cancels.find(client, &cancel, &self.settings) else {
+            return CloseReason::CancelUnknown;
+        };
+        if let Found::Session(target) = &found
+            && let Some((pool, server)) = target.connection.upstream.get()
+        {
+            self.account.connected(pool, server);
+        }
+        found.pass_on(&cancel, self.endpoints().ok()).await;
+        farewell(&self.client, &session.last_word(b"")).await;
+        CloseReason::CancelRequest
+    }
+
     /// Remembers why a PostgreSQL client failed: its next attempt may be without TLS, and then gets this reason as its
     /// error.
     fn note_setback(&self, reason: CloseReason) -> Option<Setback> {
         let connection = &self.account.connection;
         let setback = Setback::Closed(reason);
-        (connection.listener.protocol == Protocol::Postgres).then(|| {
+        self.is_postgres.then(|| {
             connection.listener.stats.setbacks.note(connection.client.ip(), setback, now_ms());
             setback
         })
@@ -403,7 +543,7 @@ impl Passage {
         terminator: &Terminator,
         hello: Vec<u8>,
     ) -> Result<Session<Serving>, HandshakeError> {
-        let accept = Session::accept(&self.client, hello, terminator.config.clone());
+        let accept = Session::accept(&self.client, hello, terminator.config(self.is_postgres));
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
         self.account.negotiated(session.version());
@@ -414,7 +554,8 @@ impl Passage {
     }
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
-    /// `request`: before a ClientHello that the server is to get. `ended`: the client's TLS, if the gateway has ended that.
+    /// `request`: before the ClientHello that the server is to get, the client's or the gateway's. `ended`: the client's TLS,
+    /// if the gateway has ended that.
     /// `ticket`: what was drawn of the route.
     async fn connect(
         &mut self,
@@ -426,12 +567,8 @@ impl Passage {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let client = self.account.connection.client;
-        let mut dial = Dial { client: client.ip(), source: None, greeting: Greeting::default() };
-        let own_request = match self.account.connection.listener.protocol {
-            Protocol::Postgres => Some(TlsRequest::Postgres),
-            // A MySQL client's request is always `request`.
-            Protocol::Tls | Protocol::Mysql | Protocol::Tcp | Protocol::Http => None,
-        };
+        let greeting = Greeting { request, name: self.account.connection.sni.clone(), ..Greeting::default() };
+        let mut dial = Dial { client: client.ip(), source: None, greeting };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let (mut words, mut reached) = (None, None);
         for pool in route.pools_for(ticket) {
@@ -445,7 +582,7 @@ impl Passage {
                 mss: plan.and_then(|plan| plan.mss()),
                 ipv4,
             });
-            dial.greeting.request = request.or(own_request.filter(|_| pool.tls.is_some()));
+            dial.greeting.tls = ended.is_none() || pool.tls.is_some();
             dial.greeting.header = match pool.send_proxy {
                 Some(version) => {
                     let sni = self.account.connection.sni.as_deref();
@@ -477,10 +614,7 @@ impl Passage {
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {
-        let local = match &self.account.local {
-            Some(local) => **local,
-            None => self.client.local_addr().map_err(|_| CloseReason::ClientReset)?,
-        };
-        Ok(Endpoints { client: self.account.connection.client, local })
+        let (client, local) = (self.account.connection.client, self.account.local.as_deref());
+        Endpoints::of(client, local, &self.client).ok_or(CloseReason::ClientReset)
     }
 }

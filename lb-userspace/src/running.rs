@@ -2,6 +2,7 @@
 //! it, and the control side, which makes it.
 
 use crate::account::{Books, Connection};
+use crate::cancel::Cancels;
 use crate::connect::GatewayPorts;
 use crate::kernel::{Kernel, Sockmap, tcp};
 use crate::reason::{CloseReason, FallbackReason, Tier};
@@ -22,6 +23,8 @@ pub struct RunningGateway {
     pub snapshot: ArcSwap<Snapshot>,
     /// Where connections are counted and listed.
     pub books: Arc<Books>,
+    /// PostgreSQL sessions that can be cancelled.
+    pub cancels: Arc<Cancels>,
     /// The numbers of MySQL clients' connections.
     pub threads: Arc<Threads>,
     /// The packet tier, or why it is not used.
@@ -44,8 +47,8 @@ impl RunningGateway {
         ports: Arc<GatewayPorts>,
     ) -> Self {
         let (snapshot, books) = (ArcSwap::from_pointee(snapshot), Arc::new(books));
-        let threads = Arc::default();
-        Self { snapshot, books, threads, packet, sockmap, ports, listening: Mutex::default() }
+        let (cancels, threads) = Default::default();
+        Self { snapshot, books, cancels, threads, packet, sockmap, ports, listening: Mutex::default() }
     }
 
     /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.

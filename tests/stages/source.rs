@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use caps::Capability;
+use nix::errno::Errno;
 use snisplice_tests::backend::{Backend, echo, naming, read_record};
 use snisplice_tests::gateway::binary;
 use snisplice_tests::process::checked_output;
@@ -15,7 +16,7 @@ use snisplice_tests::redis::tls_cli;
 use snisplice_tests::skip::has_program;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::topology::{CLIENT, CLIENT6, GATEWAY, GATEWAY6, SERVER6, has_socket_match};
-use snisplice_tests::{Gateway, Launch, Postgres, Redis, proxy, require, topology};
+use snisplice_tests::{Gateway, Launch, Postgres, Redis, eventually, proxy, require, topology};
 
 use crate::config::{listener, passthrough, pool, route};
 use crate::world::World;
@@ -218,7 +219,13 @@ fn the_same_port_of_two_clients_or_two_listeners_or_again_is_no_clash() -> Resul
         )
     };
     let open = |client: &str, port: u16| {
-        let stream = world.connect_by(client.parse()?, topology::gateway(port))?;
+        // A process that another test has just started may still hold the last socket.
+        let stream = eventually("a free port", || {
+            match world.connect_by(client.parse().ok()?, topology::gateway(port)) {
+                Err(error) if error.downcast_ref() == Some(&Errno::EADDRNOTAVAIL) => None,
+                result => Some(result),
+            }
+        })??;
         served(stream, SNI)
     };
     for (ports, is_kept) in [("10240-29999", false), ("30000-40000", true)] {

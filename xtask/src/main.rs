@@ -7,6 +7,7 @@ mod circles;
 mod demo;
 mod ebpf;
 mod mysql;
+mod peers;
 mod setup;
 mod steps;
 mod tally;

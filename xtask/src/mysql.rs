@@ -10,13 +10,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::steps::{self, installed, quietly};
+use crate::{
+    setup,
+    steps::{self, installed, quietly},
+};
 
 /// What is unpacked, with all that it depends on: about 70 MB to fetch, 400 MB on the disk.
 const PACKAGES: [&str; 2] = ["mysql-server-core", "mysql-client-core"];
-
-/// Where the machine has no mirror of its own.
-const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// Unpacks MySQL into the target directory, unless it is there. Without it its tests are skipped, so a failure is said and
 /// does not count.
@@ -43,7 +43,7 @@ fn fetch(home: &Path) -> Result<()> {
     }
     fs::write(apt.join("var/lib/dpkg/status"), "")?;
     let keys = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
-    fs::write(apt.join("etc/apt/sources.list"), format!("deb {keys} {} sid main\n", mirror()))?;
+    fs::write(apt.join("etc/apt/sources.list"), format!("deb {keys} {} sid main\n", setup::debian_mirror()))?;
     let options = [
         format!("Dir \"{}\";", apt.display()),
         format!("Dir::State::status \"{}\";", apt.join("var/lib/dpkg/status").display()),
@@ -80,14 +80,4 @@ fn fetch(home: &Path) -> Result<()> {
     fs::remove_dir_all(&apt)?;
     let _ = fs::remove_dir_all(home.join("root"));
     fs::rename(&unpacking, home.join("root")).context("cannot put it in its place")
-}
-
-/// That of the machine's own packages.
-fn mirror() -> String {
-    let targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
-    let output = Command::new("apt-get").args(targets).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let mut found =
-        text.lines().map(|line| line.trim_end_matches('/')).filter(|line| line.ends_with("/debian"));
-    found.next().unwrap_or(MIRROR).to_owned()
 }

@@ -1,7 +1,7 @@
 //! The client of the admin socket, for the commands. It blocks: a command does nothing else meanwhile.
 
 use super::protocol::{Reply, Request, socket_path};
-use super::view::{Connection, ConnectionFilter, Reloaded, Status};
+use super::view::{Connection, ConnectionFilter, Object, Reloaded, Status};
 use serde::de::DeserializeOwned;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -86,6 +86,11 @@ impl Client {
     /// What `snisplice status` shows.
     pub fn status(&mut self) -> Result<Status, ClientError> {
         self.ask(&Request::Status {})
+    }
+
+    /// What `snisplice objects` shows.
+    pub fn objects(&mut self) -> Result<Vec<Object>, ClientError> {
+        self.ask(&Request::Objects {})
     }
 
     /// What `snisplice connections` shows.

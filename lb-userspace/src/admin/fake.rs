@@ -34,6 +34,10 @@ impl Operations for Fake {
         status()
     }
 
+    fn objects(&self) -> Vec<Object> {
+        Vec::new()
+    }
+
     fn connections(&self, filter: &ConnectionFilter) -> Vec<Connection> {
         let matches = |c: &Connection| filter.matches(c.route.as_deref(), c.sni.as_deref());
         connections().into_iter().filter(matches).collect()
@@ -67,15 +71,18 @@ impl Operations for Fake {
                     server: "10.0.0.11:6379".into(),
                     up: true,
                     checks: vec![("ok", 9)],
+                    tls_errors: vec![],
                 },
                 ServerUp {
                     pool: "redis-1".into(),
                     server: "10.0.0.12:6379".into(),
                     up: false,
                     checks: vec![("ok", 0), ("refused", 3)],
+                    tls_errors: vec![(TlsError::CertificateExpired, 6)],
                 },
             ],
             waiting: vec![("redis-1".into(), 2)],
+            objects: vec![("TLSRoute".into(), "Accepted".into(), 3)],
             reloads_succeeded: 2,
             reloads_failed: 1,
             certificates: vec![(route(), 1_900_000_000)],
@@ -127,12 +134,14 @@ pub(crate) fn status() -> Status {
         bytes_out,
     };
     Status {
+        objects: vec![],
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,
         workers: 2,
         config_generation: 3,
         tiers: Tiers { copy: Count { active: 3, total: 1234 }, ..Tiers::default() },
         tier_fallbacks: [("packet_unavailable".into(), 1200), ("tls_terminated".into(), 34)].into(),
+        objects: Vec::new(),
         packet: Some(PacketTier {
             state: PacketTierState::Ready,
             drops: [("reset_outside".into(), 7), ("syn_late".into(), 1)].into(),

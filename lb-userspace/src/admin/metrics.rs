@@ -132,12 +132,29 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         }
     }
 
+    if !scrape.objects.is_empty() {
+        let help = "Objects of the Gateway API, by a condition that they have";
+        let mut family = Family::new(encoder, "snisplice_objects", None, help, Gauge)?;
+        for (kind, condition, n) in &scrape.objects {
+            family.sample([("kind", kind), ("condition", condition)], &ConstGauge::new(*n))?;
+        }
+    }
+
     let help = "Health checks of a server";
     let mut family = Family::new(encoder, "snisplice_server_checks", None, help, Counter)?;
     for s in &scrape.servers {
         for (result, n) in &s.checks {
             let labels = [("pool", &*s.pool), ("server", &*s.server), ("result", *result)];
             family.sample(labels, &ConstCounter::new(u64::from(*n)))?;
+        }
+    }
+
+    let help = "Failures of TLS with a server of a pool with tls";
+    let mut family = Family::new(encoder, "snisplice_server_tls_errors", None, help, Counter)?;
+    for s in &scrape.servers {
+        for (error, n) in &s.tls_errors {
+            let labels = [("pool", &*s.pool), ("server", &*s.server), ("error", error.name())];
+            family.sample(labels, &ConstCounter::new(*n))?;
         }
     }
 

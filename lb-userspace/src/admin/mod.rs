@@ -9,6 +9,7 @@ mod clients;
 pub(crate) mod fake;
 pub mod http;
 mod metrics;
+mod objects;
 mod protocol;
 pub mod socket;
 pub mod text;
@@ -16,6 +17,7 @@ pub mod top;
 pub mod view;
 
 pub use client::{Client, ClientError};
+pub use objects::{counted, objects};
 
 use std::pin::Pin;
 
@@ -23,6 +25,9 @@ use std::pin::Pin;
 pub trait Operations: Send + Sync + 'static {
     /// For `snisplice status`, `/status` and the status page.
     fn status(&self) -> view::Status;
+
+    /// For `snisplice objects`.
+    fn objects(&self) -> Vec<view::Object>;
 
     /// The live connections that pass `filter`, those of an earlier process included.
     fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection>;

@@ -18,6 +18,7 @@ pub(super) fn socket_path(state_dir: &Path) -> PathBuf {
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Request {
     Status {},
+    Objects {},
     Connections {
         #[serde(default)]
         filter: ConnectionFilter,
@@ -61,6 +62,7 @@ mod tests {
         let filter = ConnectionFilter { route: Some("redis-1".into()), sni: None };
         for (request, line) in [
             (Request::Status {}, r#"{"command":"status"}"#),
+            (Request::Objects {}, r#"{"command":"objects"}"#),
             (Request::Connections { filter }, r#"{"command":"connections","filter":{"route":"redis-1"}}"#),
             (Request::Reload {}, r#"{"command":"reload"}"#),
             (Request::Drain { target: "a/b:1".into() }, r#"{"command":"drain","target":"a/b:1"}"#),

@@ -173,6 +173,7 @@ async fn read_line(read: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<O
 async fn answer(request: Request, gateway: &dyn Operations) -> Vec<u8> {
     match request {
         Request::Status {} => encode(&Reply::Ok(gateway.status())),
+        Request::Objects {} => encode(&Reply::Ok(gateway.objects())),
         Request::Connections { filter } => encode(&Reply::Ok(gateway.connections(&filter))),
         Request::Reload {} => encode(&Reply::from(gateway.reload().await)),
         Request::Drain { target } => encode(&Reply::from(gateway.drain(&target, true))),

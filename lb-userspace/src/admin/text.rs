@@ -107,7 +107,9 @@ pub fn status(status: &Status) -> String {
             ]);
         }
     }
-    out + &table.section()
+    out += &table.section();
+    let objects = super::objects::summary(&status.objects).map(|summary| format!("\n{summary}"));
+    out + &objects.unwrap_or_default()
 }
 
 /// `snisplice connections`, in the order given.

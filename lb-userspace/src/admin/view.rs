@@ -35,6 +35,29 @@ pub struct Status {
     pub routes: Vec<Route>,
     /// In the order of the configuration.
     pub pools: Vec<Pool>,
+    /// Of the Gateway API; absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<Object>,
+}
+
+/// An object of the Gateway API, or what was meant to be one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    /// `TLSRoute`; empty: that cannot be told.
+    pub kind: String,
+    /// Empty: of the whole cluster.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// File and line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Why it is not taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// As the API has it; absent for kinds without one, and for objects of other controllers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<serde_json::Value>,
 }
 
 /// Counts per tier; every tier is always listed.
@@ -265,6 +288,8 @@ pub struct Scrape {
     pub servers: Vec<ServerUp>,
     /// Of each pool whose servers have a `max_connections`: connections that wait for a place.
     pub waiting: Vec<(String, u64)>,
+    /// Objects of the Gateway API by kind and by a condition that they have.
+    pub objects: Vec<(String, String, u64)>,
     /// Reloads that put a new configuration in place.
     pub reloads_succeeded: u64,
     /// Reloads that changed nothing.
@@ -321,6 +346,8 @@ pub struct ServerUp {
     /// Its health checks so far: `ok`, or a [`DownReason`](crate::reason::DownReason), and how many. Empty: it is not
     /// checked.
     pub checks: Vec<(&'static str, u32)>,
+    /// Why TLS with it failed, and how often, if it did.
+    pub tls_errors: Vec<(TlsError, u64)>,
 }
 
 /// What the packet tier counts, each with its number of packets.

@@ -16,15 +16,17 @@ use std::time::Duration;
 
 use super::address::Origin;
 use super::check::certificate::Loaded;
-use super::client_auth::{ClientAuth, San};
+use super::client_auth::ClientAuth;
 use super::diagnostic::{Diagnostic, Report};
 use super::gateway_api::Mode;
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
-    Refuse, ServerSan, SniPattern, SourceAddress,
+    Refuse, SniPattern, SourceAddress,
 };
 use super::place::{Place, Placed};
+use super::san::San;
+use crate::ech;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
@@ -85,6 +87,14 @@ pub(super) struct GatewayDraft {
     pub(super) source_ports: Field<RangeInclusive<u16>>,
     pub(super) flow_table: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
+    pub(super) peer_id: Field<u16>,
+    pub(super) peers: Field<Vec<Placed<PeerDraft>>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PeerDraft {
+    pub(super) id: Field<u16>,
+    pub(super) address: Field<SocketAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -150,6 +160,8 @@ impl ListenerDraft {
 #[derive(Clone, Debug)]
 pub(super) struct EchDraft {
     pub(super) keys: Field<Vec<Placed<PathBuf>>>,
+    pub(super) mode: Field<ech::Mode>,
+    pub(super) openings: Field<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -292,7 +304,7 @@ impl PoolDraft {
 pub(super) struct UpstreamTlsDraft {
     pub(super) ca: Field<PathBuf>,
     pub(super) server_name: Field<ServerName<'static>>,
-    pub(super) san: Field<Vec<Placed<ServerSan>>>,
+    pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,

@@ -15,6 +15,7 @@ pub mod gateway_api;
 mod health;
 mod model;
 mod place;
+mod san;
 #[cfg(test)]
 mod tests;
 mod toml;
@@ -31,24 +32,19 @@ use gateway_api::Built;
 pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
-pub use client_auth::{Allowed, ClientAuth, San};
+pub use client_auth::{Allowed, ClientAuth};
 pub use client_rate::{ClientRate, NewConnections};
+pub(crate) use diagnostic::quote;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
-    AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion,
-    Refuse, Route, Server, ServerSan, SniPattern, SourceAddress, Termination, UpstreamTls,
+    AccessLog, Action, Backend, Balance, Config, Ech, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
+    LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Peer, Pool, Protocol, ProxyVersion,
+    Refuse, Route, Server, SniPattern, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
-
-/// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
-/// that were read is a change of the configuration.
-pub fn load(path: &Path) -> (Checked, Sources) {
-    let (file, sources) = File::open(path);
-    (file.map(|(_, config, warnings)| (config, warnings)), sources)
-}
+pub use san::San;
 
 /// A configuration file that was read, with the files that it names: objects that come and go are checked with what it says.
 #[derive(Debug)]
@@ -59,7 +55,8 @@ pub struct File {
 }
 
 impl File {
-    /// As [`load`]; what was read is kept.
+    /// Reads and validates the file at `path`; the files it names are looked for beside it. A change of one of the files
+    /// that were read is a change of the configuration.
     pub fn open(path: &Path) -> (Result<(Self, Config, Warnings), Diagnostics>, Sources) {
         let mut directory = Directory::of(path);
         let bytes = directory.read_noting(path.to_owned(), MAX_CONFIG_BYTES);
@@ -74,6 +71,13 @@ impl File {
         let checked = file.check(&mut Built::default());
         let sources = file.directory.sources();
         (checked.map(|(config, warnings)| (file, config, warnings)), sources)
+    }
+
+    /// One that names a directory of manifests, and has nothing else.
+    pub fn of_manifests(directory: &Path) -> Self {
+        let quoted = ::toml::Value::from(directory.to_string_lossy().into_owned());
+        let text = format!("[gateway_api]\nfrom = \"directory\"\ndirectory = {quoted}\n");
+        File { name: directory.display().to_string(), text, directory: Directory::of(Path::new("")) }
     }
 
     /// Validates what the file and the objects say together. An object that clashes with the file, or with another object,

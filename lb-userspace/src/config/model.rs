@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,9 +22,10 @@ use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
 use super::gateway_api::GatewayApi;
 use super::health::{Eject, Health, OnDown};
+use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
-use crate::sniff::MAX_WINDOW;
+use crate::sniff::{MAX_WINDOW, Starttls};
 use lb_common::packet::DEFAULT_FLOWS;
 
 /// A validated configuration.
@@ -133,6 +135,19 @@ pub struct LiveGateway {
     pub drain_timeout: Duration,
     /// Of every leg for which nothing nearer is configured.
     pub keepalive: Keepalive,
+    /// The number of this gateway in the keys of PostgreSQL sessions; 0 unless given.
+    pub peer_id: u16,
+    /// The other gateways behind the same address; no number twice, nor that of this one.
+    pub peers: Vec<Peer>,
+}
+
+/// Another gateway behind the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its `peer_id`.
+    pub id: u16,
+    /// One of its listeners, by an address of its own.
+    pub address: SocketAddr,
 }
 
 impl Default for LiveGateway {
@@ -142,6 +157,8 @@ impl Default for LiveGateway {
             max_connections: 200_000,
             drain_timeout: Duration::from_secs(30),
             keepalive: Keepalive::default(),
+            peer_id: 0,
+            peers: Vec::new(),
         }
     }
 }
@@ -246,8 +263,8 @@ pub struct Listener {
     pub version: Option<Box<str>>,
     /// The plugin that MySQL clients are told to log in with, 1 to 64 printable bytes; absent: `caching_sha2_password`.
     pub plugin: Option<Box<str>>,
-    /// Keys for Encrypted ClientHello, no two of the same number; empty: none is looked for.
-    pub ech: Arc<ech::Keys>,
+    /// Encrypted ClientHello; absent: none is looked for.
+    pub ech: Option<Ech>,
     /// How clients are refused.
     pub refuse: Refuse,
     /// Names for which no wider pattern of a route counts: their clients are refused unless a route has the very pattern.
@@ -262,6 +279,22 @@ pub enum Refuse {
     Alert,
     /// By nothing but the end of the connection. Where a pool has no server, TLS is not even begun.
     Close,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ech {
+    /// At least one, and no two of the same number.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many are opened for one client address per second.
+    pub openings: NonZeroU32,
+}
+
+impl Ech {
+    /// For one address without a word in the file: 35 ms of a core in each second.
+    pub const OPENINGS: NonZeroU32 = NonZeroU32::new(500).unwrap();
 }
 
 impl Listener {
@@ -284,7 +317,7 @@ impl Listener {
             freebind: false,
             version: None,
             plugin: None,
-            ech: Arc::new([]),
+            ech: None,
             refuse: Refuse::default(),
             reserved: Vec::new(),
         }
@@ -300,6 +333,8 @@ pub enum Protocol {
     Postgres,
     /// MySQL's SSLRequest in answer to a greeting, then TLS.
     Mysql,
+    /// Clear text of this protocol, until a command for TLS.
+    Starttls(Starttls),
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.
     Tcp,
     /// Requests of HTTP, and the listener has exactly one route.
@@ -486,22 +521,13 @@ pub struct UpstreamTls {
     /// own host.
     pub server_name: Option<ServerName<'static>>,
     /// Of which a server's certificate must have one; empty: the name that the server is called.
-    pub san: Vec<ServerSan>,
+    pub san: Vec<San>,
     /// Shown to servers that ask for one.
     pub certificate: Option<Arc<Termination>>,
     /// Offered in order of preference; empty: the extension is not sent. Protocol names of 1 to 255 bytes, no duplicates.
     pub alpn: Vec<Box<str>>,
     /// The oldest version that is offered.
     pub min_version: MinVersion,
-}
-
-/// An alternative name of a server's certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ServerSan {
-    /// A host name, which a wildcard of the certificate may cover, or an IP address.
-    Name(ServerName<'static>),
-    /// A URI, byte by byte.
-    Uri(Box<str>),
 }
 
 /// The oldest version of TLS.

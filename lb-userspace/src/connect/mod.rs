@@ -8,6 +8,7 @@ mod race;
 pub mod resolve;
 mod service;
 mod source;
+mod starttls;
 
 pub use preamble::{Endpoints, Greeting, proxy_header};
 pub use source::{GatewayPorts, SourcePort};
@@ -156,6 +157,9 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
                         return Ok(Connected { socket, session, thread, port, guard });
                     }
                     Err(Unwelcome { reason, tls_error, words }) => {
+                        if let Some(cause) = tls_error {
+                            server.state.tls_errors.add(cause as usize);
+                        }
                         Failure { reason, tls_error, words, server: Some(server.clone()) }
                     }
                 }
@@ -173,6 +177,21 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
         tried.push(server);
     }
     Err(failure.unwrap_or_else(|| pool.refusal().into()))
+}
+
+/// Connects to this server at this address, though it may be full or drained, and greets it.
+pub async fn reach(
+    pool: &Pool,
+    server: &Server,
+    address: SocketAddr,
+    greeting: &Greeting,
+) -> io::Result<(TcpStream, Option<Box<Session<Dialling>>>)> {
+    let deadline = Instant::now() + pool.connect_timeout;
+    let mut socket = open(address, None).await?;
+    match greeting.exchange(&mut socket, deadline, server, pool.tls.as_deref()).await {
+        Ok(Welcome { session, .. }) => Ok((socket, session)),
+        Err(Unwelcome { reason, .. }) => Err(io::Error::other(reason.name())),
+    }
 }
 
 /// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection.

@@ -385,7 +385,8 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Take,
+        /// The port that is wanted, if one is.
+        Take(Option<u16>),
         /// The n-th of those in use.
         GiveBack(prop::sample::Index),
         Reserve(u16),
@@ -395,7 +396,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => Just(Step::Take),
+            4 => prop::option::of(90..=210_u16).prop_map(Step::Take),
             3 => any::<prop::sample::Index>().prop_map(Step::GiveBack),
             1 => (90..=210_u16).prop_map(Step::Reserve),
             1 => Just(Step::LookElsewhere),
@@ -418,13 +419,17 @@ mod tests {
             let mut given_back: HashMap<u16, u64> = HashMap::new();
             for step in steps {
                 match step {
-                    Step::Take => {
+                    Step::Take(wanted) => {
                         let rest = |port: &u16| given_back.get(port).map_or(u64::MAX, |since| now - since);
                         let free: Vec<_> = range.clone().filter(|port| !in_use.contains(port)).collect();
                         let longest = free.iter().map(rest).max();
                         // Ages are known to a tick either way.
-                        match ports.take(A, None, now) {
+                        match ports.take(A, wanted, now) {
                             Some(port) => {
+                                let rested = |port: &u16| rest(port) >= QUARANTINE_MS + 2 * TICK_MS;
+                                if let Some(wanted) = wanted.filter(|wanted| free.contains(wanted) && rested(wanted)) {
+                                    prop_assert_eq!(port, wanted);
+                                }
                                 prop_assert!(free.contains(&port), "{port} is in use");
                                 prop_assert!(rest(&port) >= MIN_REST_MS);
                                 if longest.unwrap() >= QUARANTINE_MS + 2 * TICK_MS {

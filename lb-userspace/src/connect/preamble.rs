@@ -1,12 +1,13 @@
-//! What the server gets before the client's bytes: a PROXY header, the request for TLS of PostgreSQL or MySQL, and TLS itself.
+//! What the server gets before the client's bytes: a PROXY header, its protocol's request for TLS, and TLS itself.
 
+use super::starttls::{self, Step};
 use crate::config::ProxyVersion;
 use crate::mysql::capability::SSL;
 use crate::mysql::{self, Asked, Greeted, ServerError};
 use crate::reason::{CloseReason, TlsError};
 use crate::serving::Server;
 use crate::sniff::TlsRequest;
-use crate::socket::{canonical, write_all};
+use crate::socket::{canonical, read_some, write_all};
 use crate::tls::{ClientTls, Dialling, HandshakeError, ServerTls, Session};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
@@ -46,6 +47,14 @@ pub struct Endpoints {
     pub client: SocketAddr,
     /// Where the client connected to.
     pub local: SocketAddr,
+}
+
+impl Endpoints {
+    /// Those of the client's leg. `local`: what a trusted proxy's own header said. `None`: the client has left.
+    pub fn of(client: SocketAddr, local: Option<&SocketAddr>, socket: &TcpStream) -> Option<Self> {
+        let local = local.copied().or_else(|| socket.local_addr().ok())?;
+        Some(Self { client, local })
+    }
 }
 
 /// The PROXY header for one connection (PROXY protocol specification, sections 2.1 and 2.2). Version 2 carries the SNI as
@@ -131,6 +140,10 @@ pub struct Greeting {
     pub header: Vec<u8>,
     /// How it is asked for TLS: for a client that was promised it, or for the gateway's own.
     pub request: Option<TlsRequest>,
+    /// TLS is to follow. Without it a server that speaks first is only let do so.
+    pub tls: bool,
+    /// The name that the client has asked for, for a server that wants to know.
+    pub name: Option<Box<str>>,
 }
 
 /// A server did not answer as it should.
@@ -169,12 +182,22 @@ impl Greeting {
             write_all(socket, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
         }
         let thread = match &self.request {
-            None => None,
-            Some(TlsRequest::Postgres) => {
+            Some(TlsRequest::Postgres) if self.tls => {
                 request_postgres(socket, deadline).await?;
                 None
             }
-            Some(TlsRequest::Mysql(asked)) => Some(request_mysql(socket, deadline, server, asked).await?),
+            Some(TlsRequest::Mysql(asked)) if self.tls => {
+                Some(request_mysql(socket, deadline, server, asked).await?)
+            }
+            Some(TlsRequest::Starttls(protocol)) => {
+                let local = socket.local_addr().map_err(|_| CloseReason::ServerReset)?.ip();
+                let script = starttls::script(*protocol, self.tls, self.name.as_deref(), local);
+                // Boxed: other connections need not pay for its future.
+                let done = timeout_at(deadline, Box::pin(follow(socket, script))).await;
+                done.unwrap_or(Err(CloseReason::ConnectTimeout))?;
+                None
+            }
+            Some(TlsRequest::Postgres | TlsRequest::Mysql(_)) | None => None,
         };
         let Some(tls) = tls else { return Ok(Welcome { session: None, thread }) };
         // Boxed: most pools have no TLS, and their connections need not pay for its future.
@@ -216,6 +239,25 @@ async fn request_postgres(server: &mut TcpStream, deadline: Instant) -> Result<(
         Ok(Err(_)) => Err(CloseReason::ServerReset),
         Err(_) => Err(CloseReason::ConnectTimeout),
     }
+}
+
+/// Goes through a dialogue with a server, to its end.
+async fn follow(server: &TcpStream, script: Vec<Step>) -> Result<(), CloseReason> {
+    for step in script {
+        write_all(server, &step.say).await.map_err(|_| CloseReason::ServerReset)?;
+        let mut said = Vec::new();
+        loop {
+            match (step.judge)(&said) {
+                Some(true) => break,
+                None if said.len() < starttls::MAX_ANSWER => {}
+                Some(false) | None => return Err(CloseReason::ServerPreamble),
+            }
+            if read_some(server, &mut said).await.map_err(|_| CloseReason::ServerReset)? == 0 {
+                return Err(CloseReason::ServerPreamble);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Hears a MySQL server's greeting, and asks it for TLS; its number of the connection.

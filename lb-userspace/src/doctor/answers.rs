@@ -17,12 +17,15 @@ use std::time::Duration;
 const NOBODY: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
+/// The most servers that are asked at once.
+const AT_ONCE: usize = 64;
+
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The most addresses of one name that are asked.
 const ADDRESSES: usize = 4;
 
-/// What is found out about one server.
+/// What is found out about one address of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     /// POOL/SERVER, and the address if that is a name.
@@ -39,7 +42,7 @@ pub(super) enum Found {
     Silent(String),
     /// This process may not dial from another address.
     NotPermitted(String),
-    /// The address that no client has, and it arrived here; or only the gateway's own.
+    /// The gateway's own address; and, if that `arrived` here, also one that no client has.
     Asked {
         from: IpAddr,
         arrived: bool,
@@ -52,7 +55,7 @@ pub(super) enum Found {
 pub(super) fn ask(pools: &[Pool]) -> Vec<Answer> {
     let pools = pools.iter().filter(|pool| pool.source == SourceAddress::Client);
     let servers = pools.flat_map(|pool| pool.servers.iter().map(move |server| (&pool.name, &server.origin)));
-    let targets: Vec<_> = servers
+    let targets: Vec<Target> = servers
         .flat_map(|(pool, origin)| {
             let server = format!("{pool}/{origin}");
             match addresses(origin) {
@@ -61,23 +64,25 @@ pub(super) fn ask(pools: &[Pool]) -> Vec<Answer> {
             }
         })
         .collect();
-    thread::scope(|scope| {
-        let asked: Vec<_> = targets
-            .into_iter()
-            .map(|(server, address)| {
-                scope.spawn(move || match address {
-                    Err(why) => Answer { server, found: Found::NotAsked(why) },
-                    Ok(address) => {
-                        let name = address.to_string();
-                        let server =
-                            if server.ends_with(&name) { server } else { format!("{server} ({name})") };
-                        Answer { server, found: ask_one(address) }
-                    }
-                })
-            })
-            .collect();
-        asked.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    })
+    let answers = targets.chunks(AT_ONCE).flat_map(|targets| {
+        thread::scope(|scope| {
+            let asked: Vec<_> = targets.iter().map(|target| scope.spawn(move || answer(target))).collect();
+            asked.into_iter().filter_map(|thread| thread.join().ok()).collect::<Vec<_>>()
+        })
+    });
+    answers.collect()
+}
+
+/// A server as it is configured, and one of its addresses, or why it has none.
+type Target = (String, Result<SocketAddr, String>);
+
+fn answer((server, address): &Target) -> Answer {
+    let (server, found) = match address {
+        Err(why) => (server.clone(), Found::NotAsked(why.clone())),
+        Ok(address) if server.ends_with(&address.to_string()) => (server.clone(), ask_one(*address)),
+        Ok(address) => (format!("{server} ({address})"), ask_one(*address)),
+    };
+    Answer { server, found }
 }
 
 fn addresses(origin: &Origin) -> Result<Vec<SocketAddr>, String> {
@@ -103,7 +108,8 @@ fn ask_one(server: SocketAddr) -> Found {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             return Found::NotPermitted(error.to_string());
         }
-        Err(_) => false,
+        // A refusal is an answer, too.
+        Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
     };
     let marked = Routes::open().is_ok_and(|routes| routes.takes(from, FOR_SOCKET_MARK));
     Found::Asked { from, arrived, marked }

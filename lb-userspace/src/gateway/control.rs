@@ -1,5 +1,8 @@
 //! The control side: start, reload, stop.
 
+use super::aside::aside;
+use super::objects::Objects;
+use super::reload::{Source, What};
 use super::removed::Removed;
 use super::report::AdminSide;
 use super::watch::{self, Watched};
@@ -10,7 +13,7 @@ use crate::account::{AccessLog, Books};
 use crate::admin::Operations;
 use crate::admin::http;
 use crate::admin::socket::{self, AdminSocket};
-use crate::config::{self, Config, FixedGateway, Sources};
+use crate::config::{self, Config, File, FixedGateway, Sources};
 use crate::connect::GatewayPorts;
 use crate::connect::health::Prober;
 use crate::connect::resolve::{FirstAnswers, Resolver};
@@ -24,6 +27,7 @@ use crate::serving::Snapshot;
 use crate::splice::packet::{PacketTier, Sweeper};
 use crate::words::with_causes;
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
@@ -36,21 +40,25 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+/// After how long a port that the system has refused is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
 /// How often a stopping gateway checks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Serves `config`, which was read from `path` and the files that it names, until SIGTERM or SIGINT.
-pub fn run(path: &Path, config: Config, sources: Sources) -> anyhow::Result<()> {
+/// Serves `config`, which was read from `path` and the files that it names, and what objects add to it, until SIGTERM or
+/// SIGINT.
+pub fn run(path: &Path, file: File, mut config: Config, sources: Sources) -> anyhow::Result<()> {
     crate::clock::uptime_ms();
     let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Control::start(path, config, sources, inherited)?.serve())
+    runtime.block_on(Control::start(path, file, &mut config, sources, inherited)?.serve(config))
 }
 
 pub(super) struct Control {
     pub(super) path: PathBuf,
     pub(super) gateway: Arc<RunningGateway>,
-    admin_side: Arc<AdminSide>,
+    pub(super) admin_side: Arc<AdminSide>,
     pub(super) workers: Vec<Worker>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     requests: mpsc::UnboundedReceiver<ReloadRequest>,
@@ -62,6 +70,8 @@ pub(super) struct Control {
     /// The `[gateway]` table at the start.
     pub(super) started: config::Gateway,
     pub(super) watched: Option<Watched>,
+    pub(super) source: Source,
+    pub(super) watched_objects: Option<Watched>,
     pub(super) removed: Removed,
     sweeper: Option<Sweeper>,
 }
@@ -69,7 +79,13 @@ pub(super) struct Control {
 impl Control {
     /// Does everything that needs privileges or can fail, in such an order that a failure leaves as little as possible
     /// behind.
-    fn start(path: &Path, config: Config, sources: Sources, inherited: Inherited) -> anyhow::Result<Control> {
+    fn start(
+        path: &Path,
+        file: File,
+        config: &mut Config,
+        sources: Sources,
+        inherited: Inherited,
+    ) -> anyhow::Result<Control> {
         let limit = privileges::raise_open_files();
         let workers = match config.gateway.fixed.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -94,17 +110,34 @@ impl Control {
                 );
             }
         }
-        let snapshot = Snapshot::new(&config, None)?;
+        let mut source = Objects::of(&file, config).map(|objects| (file, objects));
+        let mut watched_objects = None;
+        if let Some((file, objects)) = &mut source {
+            let (sources, _) = objects.read();
+            watched_objects = Some(Watched::new(sources));
+            (*config, _) = objects.assemble(file)?;
+        }
+        let mut snapshot = Snapshot::new(config, None)?;
         let settings = config.gateway.clone();
-        // Very many routes are not to be there twice.
-        drop(config);
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
         let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
         drained::restore(&settings.fixed.state_dir, &snapshot);
         let FixedGateway { source_ports, bpffs, .. } = &settings.fixed;
         let ports = Arc::new(GatewayPorts::new(source_ports.clone(), bpffs.clone()));
         let packet = open_packet(&settings, &snapshot, &ports)?;
-        let sockets = open(snapshot.binds(), workers, &inherited)?;
+        let sockets = loop {
+            let fault = match open(snapshot.binds(), workers, &inherited) {
+                Ok(sockets) => break sockets,
+                Err(fault) => fault,
+            };
+            // A port that a Gateway cannot have is no reason not to serve the others.
+            let without = source.as_mut().and_then(|(file, objects)| objects.without(&fault, file));
+            let (config, _) = without.ok_or(fault)??;
+            snapshot = Snapshot::new(&config, Some(&snapshot))?;
+            if let Ok(packet) = &packet {
+                packet.listen(snapshot.addresses())?;
+            }
+        };
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
         }
@@ -144,6 +177,7 @@ impl Control {
             state_dir: settings.fixed.state_dir.clone(),
             stopping,
             reloads,
+            objects: ArcSwap::default(),
         });
         let sweeper = match gateway.packet() {
             Err(_) => None,
@@ -173,15 +207,18 @@ impl Control {
             prober,
             started: settings,
             watched,
+            source,
+            watched_objects,
             removed: Removed::default(),
             sweeper,
         };
         control.hand_out(sockets);
-        give_back_memory();
+        control.show_objects();
         Ok(control)
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
+    /// `config` is what it was made of.
+    async fn serve(mut self, config: Config) -> anyhow::Result<()> {
         // Names that cannot be resolved are in the log.
         drop(self.resolve());
         let admin = self.serve_admin()?;
@@ -198,6 +235,8 @@ impl Control {
             env!("CARGO_PKG_VERSION")
         );
         tell_manager(NotifyState::Ready);
+        // Very many routes are not to be there twice; nobody is to wait until they are gone.
+        aside(move || drop(config)).context("cannot start a thread")?;
         loop {
             tokio::select! {
                 () = stop.asked() => break,
@@ -205,10 +244,11 @@ impl Control {
                     if let Some(log) = &self.gateway.books.access_log {
                         log.reopen();
                     }
-                    self.reload("SIGHUP", None).await;
+                    self.reload(What::File, "SIGHUP", None).await;
                 }
-                request = self.requests.recv() => self.reload("the admin socket", request).await,
-                () = changed(&mut self.watched) => self.reload("a changed file", None).await,
+                request = self.requests.recv() => self.reload(What::File, "the admin socket", request).await,
+                () = changed(&mut self.watched) => self.reload(What::File, "a changed file", None).await,
+                () = changed_objects(&mut self.watched_objects, &self.source) => self.follow_objects().await,
                 () = self.removed.due() => self.look_after_removed(),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
@@ -319,6 +359,8 @@ impl Control {
         admin.shutdown().await;
         drop(self.requests);
         drop(self.admin_side);
+        // To free very many routes, one by one, would take longer than all else of the end: the next process waits for it.
+        std::mem::forget(self.gateway.snapshot.load_full());
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
             let _ = thread.join();
@@ -402,16 +444,6 @@ fn tell_manager(state: NotifyState<'_>) {
     }
 }
 
-/// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
-/// 000 routes), and nothing else needs that much.
-pub(super) fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 fn listen_fault(address: SocketAddr) -> impl Fn(ListenError) -> Fault {
     move |source| Fault::Listen { address, source }
 }
@@ -432,6 +464,15 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// Returns when the objects have changed, or a port that one of them could not have is to be asked for again.
+async fn changed_objects(watched: &mut Option<Watched>, source: &Source) {
+    let lacks_ports = source.as_ref().is_some_and(|(_, objects)| objects.lacks_ports());
+    tokio::select! {
+        () = changed(watched) => {}
+        () = sleep(ASK_AGAIN), if lacks_ports => {}
     }
 }
 

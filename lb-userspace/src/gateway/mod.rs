@@ -1,7 +1,9 @@
 //! The gateway's life: start, reload, stop; its workers, and what operators see and do.
 
+mod aside;
 mod control;
 mod drained;
+pub(crate) mod objects;
 mod reload;
 mod removed;
 mod report;

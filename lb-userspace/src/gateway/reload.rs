@@ -1,23 +1,41 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::control::{Control, give_back_memory, open};
+use super::aside::{answer_aside, aside};
+use super::control::{Control, open};
+use super::objects::Objects;
 use super::watch::Watched;
 use super::worker::Command;
 use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
 use crate::admin::view;
-use crate::config::{self, Sources};
+use crate::config::gateway_api::Change;
+use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
 use crate::connect::resolve::FirstAnswers;
 use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
-/// What a file makes.
+/// What is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The file, and then the objects.
+    File,
+    /// Nothing: the file is as it was when it was last in force, and the objects were read already.
+    Objects,
+}
+
+/// The configuration file that is in force, if objects are added to it, and these.
+pub(super) type Source = Option<(File, Objects)>;
+
+/// Those of each address, one for each worker.
+type Sockets = Vec<(SocketAddr, Vec<TcpListener>)>;
+
+/// What is made of them.
 struct Built {
     snapshot: Snapshot,
     gateway: config::Gateway,
@@ -27,8 +45,8 @@ struct Built {
 impl Control {
     /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
     /// the configuration does not.
-    pub(super) async fn reload(&mut self, cause: &str, answer: Option<ReloadRequest>) {
-        let result = self.try_reload().await;
+    pub(super) async fn reload(&mut self, what: What, cause: &str, answer: Option<ReloadRequest>) {
+        let result = self.try_reload(what).await;
         let stats = &self.gateway.books.stats;
         match &result {
             Ok((reloaded, _)) => {
@@ -58,27 +76,80 @@ impl Control {
         });
     }
 
-    async fn try_reload(&mut self) -> Result<(view::Reloaded, FirstAnswers), String> {
+    async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
+        // A file that is refused leaves the one that is in force, and its objects, as they are.
+        let before = match what {
+            What::File => None,
+            What::Objects => self.source.take(),
+        };
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let build = spawn_blocking(move || build(&path, &old));
-        let (built, sources) = build.await.map_err(|panic| panic.to_string())?;
-        if self.watched.is_some() {
-            self.watched = Some(Watched::new(sources));
+        let (built, source, read) =
+            answer_aside(move |answer| build(what, &path, before, None, &old, answer)).await?;
+        if self.watched.is_some()
+            && let Some(files) = read.file
+        {
+            self.watched = Some(Watched::new(files));
         }
-        let Built { snapshot: new, gateway, mut warnings } = built?;
-        warnings.extend(self.needs_restart(&gateway));
+        let (sockets, source) = self.listen(built, source).await;
+        if what == What::Objects {
+            self.source = source;
+            self.show_objects();
+            let (built, sockets) = sockets?;
+            return Ok(self.put_in_force(built, sockets));
+        }
+        let (built, sockets) = sockets?;
+        self.source = source;
+        self.watched_objects = read.objects.map(Watched::new);
+        self.show_objects();
+        Ok(self.put_in_force(built, sockets))
+    }
 
+    /// Listens on what is new; a port that an object cannot have is left out.
+    async fn listen(
+        &mut self,
+        built: Result<Built, String>,
+        mut source: Source,
+    ) -> (Result<(Built, Sockets), String>, Source) {
+        let mut built = match built {
+            Ok(built) => built,
+            Err(why) => return (Err(why), source),
+        };
         let old = self.gateway.snapshot.load_full();
         let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        loop {
+            let added = built.snapshot.binds().filter(|bind| !before.contains(&bind.address));
+            let fault = match open(added, self.workers.len(), &self.inherited) {
+                Ok(sockets) => return (Ok((built, sockets)), source),
+                Err(fault) => fault,
+            };
+            let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
+            let again = answer_aside(move |answer| {
+                build(What::Objects, &path, source, Some(fault), &old, answer);
+            })
+            .await;
+            let (again, returned, _) = match again {
+                Ok(again) => again,
+                Err(panic) => return (Err(panic), None),
+            };
+            source = returned;
+            built = match again {
+                Ok(again) => again,
+                Err(_) => return (Err(why), source),
+            };
+        }
+    }
+
+    fn put_in_force(&mut self, built: Built, sockets: Sockets) -> (view::Reloaded, FirstAnswers) {
+        let old = self.gateway.snapshot.load_full();
+        let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        let Built { snapshot: new, gateway, mut warnings } = built;
+        warnings.extend(self.needs_restart(&gateway));
         let after: BTreeSet<SocketAddr> = new.addresses().collect();
-        let added = new.binds().filter(|bind| !before.contains(&bind.address));
-        let sockets =
-            open(added, self.workers.len(), &self.inherited).map_err(|fault| with_causes(&fault))?;
 
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
         self.gateway.snapshot.store(new.clone());
-        self.prober.follow(&new);
+        self.prober.follow(&new.pools);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(new.addresses())
         {
@@ -94,18 +165,54 @@ impl Control {
         drained::follow(&self.started.fixed.state_dir, &old, &new);
         self.removed.note(old, &new);
         let names = self.resolve();
-        Ok((reloaded, names))
+        (reloaded, names)
+    }
+
+    /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
+    /// configuration.
+    pub(super) async fn follow_objects(&mut self) {
+        let Some((file, mut objects)) = self.source.take() else { return };
+        let read = answer_aside(move |answer| {
+            let (sources, change) = objects.read();
+            let _ = answer.send((file, objects, sources, change));
+        });
+        let (file, mut objects, sources, change) = match read.await {
+            Ok(read) => read,
+            Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
+        };
+        self.watched_objects = Some(Watched::new(sources));
+        let is_all = change == Change::All || objects.lacks_ports();
+        if change == Change::Servers && !is_all {
+            let snapshot = self.gateway.snapshot.load();
+            for (name, servers) in objects.take_servers() {
+                if let Some(pool) = snapshot.pools.iter().find(|pool| *pool.name == *name) {
+                    tracing::info!(pool = name, servers = servers.len(), "other servers");
+                    pool.reconfigure(&servers);
+                }
+            }
+        }
+        self.source = Some((file, objects));
+        if is_all {
+            self.reload(What::Objects, "changed objects", None).await;
+        } else {
+            self.show_objects();
+        }
+    }
+
+    /// Shows operators the objects as they are now.
+    pub(super) fn show_objects(&self) {
+        let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
+        self.admin_side.objects.store(Arc::new(shown));
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
     pub(super) fn look_after_removed(&mut self) {
         let unused = self.removed.look(&self.gateway);
-        if !unused.is_empty() {
-            // Not here: it takes as long as to build them.
-            spawn_blocking(move || {
-                drop(unused);
-                give_back_memory();
-            });
+        // Not here: it takes as long as to build them.
+        if !unused.is_empty()
+            && let Err(error) = aside(move || drop(unused))
+        {
+            tracing::warn!(%error, "cannot start a thread");
         }
     }
 
@@ -119,16 +226,74 @@ impl Control {
     }
 }
 
-/// What the file at `path` makes, or why it makes nothing, and the files that were read.
-fn build(path: &Path, old: &Snapshot) -> (Result<Built, String>, Sources) {
-    let (checked, sources) = config::load(path);
-    let built = checked.map_err(|errors| errors.render(false)).and_then(|(config, warnings)| {
+/// What was read for a build, as far as it was.
+#[derive(Default)]
+struct Read {
+    file: Option<Sources>,
+    objects: Option<Sources>,
+}
+
+/// A build: what it has made, or why nothing; of what; and what was read.
+type Outcome = (Result<Built, String>, Source, Read);
+
+/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `lacked`: what
+/// could not be listened on with the last one, which is an error if it is not for want of an object's port.
+fn build(
+    what: What,
+    path: &Path,
+    source: Source,
+    lacked: Option<Fault>,
+    old: &Snapshot,
+    answer: oneshot::Sender<Outcome>,
+) {
+    let (checked, source, read) = check(what, path, source, lacked);
+    let mut made_of = None;
+    let built = checked.and_then(|(config, warnings)| {
+        let config = made_of.insert(config);
         let snapshot =
-            Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
+            Snapshot::new(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
-        let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-        Ok(Built { snapshot, gateway: config.gateway, warnings })
+        Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    give_back_memory();
-    (built, sources)
+    // Whoever waits for it may have gone. Nobody waits until the configuration is freed.
+    let _ = answer.send((built, source, read));
+}
+
+/// A configuration and what is odd about its file, or why there is none.
+type Verdict = Result<(Config, Vec<String>), String>;
+
+fn check(what: What, path: &Path, source: Source, lacked: Option<Fault>) -> (Verdict, Source, Read) {
+    let rendered = |errors: Diagnostics| errors.render(false);
+    let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
+    match (what, source) {
+        (What::Objects, Some((file, mut objects))) => {
+            let checked = match lacked {
+                Some(fault) => match objects.without(&fault, &file) {
+                    Some(checked) => of_objects(checked),
+                    None => Err(with_causes(&fault)),
+                },
+                None => of_objects(objects.assemble(&file)),
+            };
+            (checked, Some((file, objects)), Read::default())
+        }
+        (What::Objects, None) => {
+            let why = lacked.map_or_else(|| "there are no objects".to_owned(), |fault| with_causes(&fault));
+            (Err(why), None, Read::default())
+        }
+        (What::File, _) => {
+            let (opened, sources) = File::open(path);
+            let read = Read { file: Some(sources), objects: None };
+            let (file, config, warnings) = match opened {
+                Ok(opened) => opened,
+                Err(errors) => return (Err(rendered(errors)), None, read),
+            };
+            let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
+            let Some(mut objects) = Objects::of(&file, &config) else {
+                return (Ok((config, warnings)), None, read);
+            };
+            let (sources, _) = objects.read();
+            let checked = objects.assemble(&file).map(|(config, _)| (config, warnings)).map_err(rendered);
+            (checked, Some((file, objects)), Read { objects: Some(sources), ..read })
+        }
+    }
 }

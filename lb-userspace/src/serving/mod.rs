@@ -26,5 +26,5 @@ pub use pool::{Member, Pool, Unavailable};
 pub use room::Room;
 pub use server::{Server, ServerGuard, ServerRecord};
 pub use setback::Setbacks;
-pub use snapshot::{Action, CertificateRefused, Listener, Route, Snapshot, Terminator};
-pub use stats::{GatewayStats, ListenerStats, PerReason, RouteStats, TierStats};
+pub use snapshot::{Action, CertificateRefused, Ech, Listener, Route, Snapshot, Terminator};
+pub use stats::{GatewayStats, ListenerStats, PerReason, RouteCounts, RouteStats, TierStats};

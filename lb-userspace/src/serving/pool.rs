@@ -134,6 +134,40 @@ impl Slot {
 }
 
 impl Slots {
+    /// Those of these servers. What was in `previous` keeps its state.
+    fn new(
+        servers: &[config::Server],
+        previous: Option<&Slots>,
+        room: &Arc<Room>,
+        health: Option<&Arc<Health>>,
+    ) -> Self {
+        let known = previous.map(Slots::records).unwrap_or_default();
+        let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
+        let slot = |entry: &config::Server| {
+            let config::Server { weight, backup, max_connections, .. } = *entry;
+            match &entry.origin {
+                Origin::Address(address) => {
+                    let share = Share { weight, rank: Rank { backup, priority: 0 }, max_connections };
+                    let server = Server::new(address.clone(), share, room, health, record(address));
+                    Slot { service: None, backup, max_connections, servers: vec![server] }
+                }
+                Origin::Service(name) => {
+                    let same = |slot: &&Slot| slot.service.as_ref() == Some(name);
+                    let had = previous.iter().flat_map(|slots| slots.slots.iter().find(same));
+                    let servers = had.flat_map(|slot| &slot.servers).map(|server| {
+                        let rank = Rank { backup, ..server.rank };
+                        let share = Share { weight: server.weight, rank, max_connections };
+                        Server::new(server.address.clone(), share, room, health, server.state.clone())
+                    });
+                    Slot { service: Some(name.clone()), backup, max_connections, servers: servers.collect() }
+                }
+            }
+        };
+        let mut slots = Slots { slots: servers.iter().map(slot).collect(), gone: Vec::new() };
+        slots.remember(known);
+        slots
+    }
+
     /// The state of each server, with those in `gone`.
     fn records(&self) -> HashMap<Address, Arc<ServerRecord>> {
         let gone =
@@ -162,33 +196,9 @@ impl Pool {
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
         let known_tls = previous.and_then(|pool| pool.tls.as_ref());
         let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, known_tls)).transpose()?;
-        let previous_slots = previous.map(Pool::slots);
-        let known = previous_slots.as_deref().map(Slots::records).unwrap_or_default();
-        let record = |address: &Address| known.get(address).cloned().unwrap_or_default();
         let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
         let health = config.health.as_ref();
-        let slot = |entry: &config::Server| {
-            let config::Server { weight, backup, max_connections, .. } = *entry;
-            match &entry.origin {
-                Origin::Address(address) => {
-                    let share = Share { weight, rank: Rank { backup, priority: 0 }, max_connections };
-                    let server = Server::new(address.clone(), share, &room, health, record(address));
-                    Slot { service: None, backup, max_connections, servers: vec![server] }
-                }
-                Origin::Service(name) => {
-                    let same = |slot: &&Slot| slot.service.as_ref() == Some(name);
-                    let had = previous_slots.iter().flat_map(|slots| slots.slots.iter().find(same));
-                    let servers = had.flat_map(|slot| &slot.servers).map(|server| {
-                        let rank = Rank { backup, ..server.rank };
-                        let share = Share { weight: server.weight, rank, max_connections };
-                        Server::new(server.address.clone(), share, &room, health, server.state.clone())
-                    });
-                    Slot { service: Some(name.clone()), backup, max_connections, servers: servers.collect() }
-                }
-            }
-        };
-        let mut slots = Slots { slots: config.servers.iter().map(slot).collect(), gone: Vec::new() };
-        slots.remember(known);
+        let slots = Slots::new(&config.servers, previous.map(Pool::slots).as_deref(), &room, health);
         let drains = previous.map(|pool| pool.drains.clone()).unwrap_or_default();
         drains.apply(slots.slots.iter().flat_map(Slot::states));
         Ok(Pool {
@@ -282,6 +292,19 @@ impl Pool {
         self.servers.store(Servers::new(slots));
         guard.remember(known);
         true
+    }
+
+    /// Replaces all servers. Those that stay keep their state, as do those that return while they still have connections.
+    pub fn reconfigure(&self, servers: &[config::Server]) {
+        let mut slots = self.slots();
+        *slots = Slots::new(servers, Some(&slots), &self.room, self.health.as_ref());
+        self.drains.apply(slots.slots.iter().flat_map(Slot::states));
+        self.servers.store(Servers::new(&slots.slots));
+    }
+
+    /// Whether the configuration gives it any: a Service of Kubernetes may have no endpoint.
+    pub fn may_have_servers(&self) -> bool {
+        !self.slots().slots.is_empty()
     }
 
     /// The server of this name, for an adopted connection. If the pool does not have it, it is entered in `gone`.

@@ -15,8 +15,8 @@ use tls_parser::{
     parse_tls_extension_sni_content, parse_tls_handshake_client_hello,
 };
 
-use super::ServerName;
 use super::records::Records;
+use super::{ServerName, Starttls, postgres};
 use crate::mysql::Asked;
 use crate::reason::{OddName, RejectReason};
 
@@ -47,11 +47,20 @@ pub struct ClientHello {
     pub offers_ech: bool,
 }
 
+impl ClientHello {
+    /// Whether a PostgreSQL session is to be in this TLS: it was asked for as PostgreSQL does, or is negotiated so.
+    pub fn is_postgres(&self) -> bool {
+        self.request == Some(TlsRequest::Postgres) || self.alpn.offers(postgres::ALPN)
+    }
+}
+
 /// How a protocol that begins in clear text asks for TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsRequest {
     /// PostgreSQL's SSLRequest.
     Postgres,
+    /// A command of this protocol.
+    Starttls(Starttls),
     /// MySQL's SSLRequest, after a greeting.
     Mysql(Asked),
 }
@@ -158,6 +167,12 @@ pub fn inner(body: &[u8], outer: &ClientHello) -> Result<ClientHello, RejectReas
     read(body, outer.length, outer.request)
 }
 
+/// Whether a ClientHello of this body offers TLS 1.3 or later, and nothing older.
+pub fn offers_no_older_than_1_3(body: &[u8]) -> bool {
+    const TLS_1_3: u16 = 0x0304;
+    Body::parse(body).and_then(|body| body.offered_versions().min()).is_some_and(|oldest| oldest >= TLS_1_3)
+}
+
 /// The highest version and the cipher suites that the ClientHello at the front of the window offers; `None` if it is
 /// not whole or malformed.
 pub fn offer(window: &[u8]) -> Option<(TlsVersion, Vec<u16>)> {
@@ -205,8 +220,12 @@ impl<'a> Body<'a> {
 
     /// The highest version offered (RFC 8446, section 4.2.1), GREASE ignored.
     pub(super) fn version(&self) -> TlsVersion {
-        let offered = self.supported_versions.iter().copied().filter(|&version| !is_grease(version));
-        TlsVersion(offered.max().unwrap_or(self.legacy_version))
+        TlsVersion(self.offered_versions().max().unwrap_or(self.legacy_version))
+    }
+
+    /// The supported_versions extension, GREASE ignored.
+    fn offered_versions(&self) -> impl Iterator<Item = u16> {
+        self.supported_versions.iter().copied().filter(|&version| !is_grease(version))
     }
 
     /// Keeps an extension that is used. `None` for a server_name or ALPN extension whose elements do not fill `data`

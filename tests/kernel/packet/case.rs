@@ -326,6 +326,7 @@ pub(crate) fn config(
         Speech::Tls => ("tls", format!("sni = ['{SNI}']\ntls = 'passthrough'")),
         Speech::Tcp => ("tcp", String::new()),
         Speech::Postgres => ("postgres", format!("sni = ['{SNI}']\ntls = 'passthrough'")),
+        Speech::Starttls(dialogue) => (dialogue.protocol, format!("sni = ['{SNI}']\ntls = 'passthrough'")),
     };
     let send_proxy = send_proxy.map(|version| format!("send_proxy = '{version}'")).unwrap_or_default();
     let server = SocketAddr::new(server, SERVER_PORT);

@@ -7,6 +7,8 @@
 mod case;
 mod churn;
 mod clients;
+mod dialogues;
+mod ech;
 mod ends;
 mod filters;
 mod gateways;

@@ -21,15 +21,15 @@ use std::sync::Arc;
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report, quote};
 use super::draft::{
-    AccessLogDraft, Draft, Field, From, GatewayApiDraft, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft,
-    Tls, items, reject_repeated, values,
+    AccessLogDraft, Draft, Field, From, GatewayApiDraft, GatewayDraft, ListenerDraft, PeerDraft, PoolDraft,
+    RouteDraft, Tls, items, reject_repeated, values,
 };
 use super::files::Files;
 use super::gateway_api::{GatewayApi, Settings, Source};
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
-    OnRemoval, Pool, Protocol, Route, Server,
+    OnRemoval, Peer, Pool, Protocol, Route, Server,
 };
 use super::place::Place;
 use certificate::{Certificates, Loaded, load_certificate};
@@ -74,6 +74,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let names = draft.pools.iter().map(|pool| (&pool.name, None));
     let pool_names = Names::new("pool", names, report);
 
+    reject_peers_alike(&draft.gateway, report);
     let gateway = gateway(&draft.gateway);
     let listeners = draft.listeners.iter().zip(&listener_names.list);
     let listeners: Vec<_> =
@@ -89,7 +90,9 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
             Protocol::Tcp | Protocol::Http => reject_tls_keys(route, report),
-            Protocol::Tls | Protocol::Postgres | Protocol::Mysql => tls_keys(route, certificates, report),
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
+                tls_keys(route, certificates, report)
+            }
         });
         if let Some(index) = known {
             upstream_tls::reject_passed_through(draft, route, listeners[index].protocol, &pool_names, report);
@@ -192,7 +195,27 @@ pub(super) fn gateway(draft: &GatewayDraft) -> Gateway {
             max_connections: draft.max_connections.or(live.max_connections),
             drain_timeout: draft.drain_timeout.or(live.drain_timeout),
             keepalive: draft.keepalive.or(live.keepalive),
+            peer_id: draft.peer_id.or(live.peer_id),
+            peers: items(&draft.peers).iter().filter_map(|peer| peer_of(&peer.value)).collect(),
         },
+    }
+}
+
+fn peer_of(draft: &PeerDraft) -> Option<Peer> {
+    Some(Peer { id: draft.id.get()?, address: draft.address.get()? })
+}
+
+/// Each gateway behind one address has a number of its own.
+fn reject_peers_alike(draft: &GatewayDraft, report: &mut Report) {
+    let ids = items(&draft.peers).iter().filter_map(|peer| peer.value.id.given());
+    reject_repeated(
+        draft.peer_id.given().into_iter().chain(ids),
+        |id| format!("two gateways have the number {id}"),
+        report,
+    );
+    if let (Some(peers), true) = (draft.peers.place(), draft.peer_id.is_absent()) {
+        let error = Diagnostic::error(peers, "`peers` without a `peer_id` of this gateway");
+        report.push_absence(error.help("a number that no other has: `peer_id = 1`"));
     }
 }
 
@@ -231,7 +254,7 @@ fn listener(
     mysql::reject_greeting(draft, report);
     let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
-        ech: ech::keys(draft, certificates, report),
+        ech: ech::check(draft, certificates, report),
         protocol: draft.protocol.or(default.protocol),
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         hello_bytes: draft.hello_bytes.or(default.hello_bytes),

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use super::attach::{self, Attached};
 use super::convert;
 use super::gateways::{self, Gateways};
-use super::objects::{GrantSpec, Key, Kind, Labels, Name, Object, RouteSpec, ServiceSpec, SliceSpec, Spec};
+use super::objects::{Key, Kind, Labels, NAMESPACE_LABEL, Name, Object, Spec};
 use super::pools;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::settings::Settings;
+use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 use crate::config::model::Server;
@@ -34,6 +35,8 @@ pub struct Index {
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// What the last build has asked for, also in vain.
     asked: HashSet<Key>,
+    /// It has asked for every Service.
+    asked_for_all_services: bool,
     /// The Services that have pools since the last build, and of which ports.
     pools: HashMap<Name, BTreeSet<u16>>,
     /// Those of them of which endpoints have changed since.
@@ -57,6 +60,8 @@ pub struct Context {
     /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
     /// endpoint with one of them is refused, as it may be the gateway's own.
     pub own: Vec<IpAddr>,
+    /// Whether this machine has IPv6.
+    pub ipv6: bool,
     /// Ports that cannot be listened on, and why: those of the file's listeners, and those that the system refuses.
     pub unavailable: BTreeMap<u16, Box<str>>,
     /// Mode `pool` and `service`: the addresses that each Gateway has.
@@ -78,6 +83,13 @@ pub(super) struct View<'i> {
     pub(super) index: &'i Index,
     pub(super) context: &'i Context,
     asked: HashSet<Key>,
+    asked_for_all_services: bool,
+}
+
+impl<'i> View<'i> {
+    fn new(index: &'i Index, context: &'i Context) -> Self {
+        View { index, context, asked: HashSet::new(), asked_for_all_services: false }
+    }
 }
 
 impl Index {
@@ -89,6 +101,7 @@ impl Index {
             slices: HashMap::new(),
             grants: HashMap::new(),
             asked: HashSet::new(),
+            asked_for_all_services: false,
             pools: HashMap::new(),
             changed: BTreeSet::new(),
         }
@@ -159,7 +172,9 @@ impl Index {
                 _ => Change::Nothing,
             },
             Spec::Namespace | Spec::Service(_) | Spec::Secret(_) | Spec::ConfigMap(_) => {
-                if self.asked.contains(key) { Change::All } else { Change::Nothing }
+                let is_asked =
+                    self.asked.contains(key) || (self.asked_for_all_services && key.kind == Kind::Service);
+                if is_asked { Change::All } else { Change::Nothing }
             }
             _ => Change::All,
         }
@@ -178,16 +193,16 @@ impl Index {
 
     /// What all objects make together.
     pub fn build(&mut self, context: &Context) -> Built {
-        let mut view = View { index: self, context, asked: HashSet::new() };
+        let mut view = View::new(self, context);
         let mut statuses = Statuses::new();
         let mut gateways = Gateways::new(&mut view, &mut statuses);
         let attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
         let mut built = convert::drafts(&mut view, &gateways, &attached);
         gateways::statuses(&gateways, &mut statuses);
         built.built.statuses = statuses;
-        let (asked, pools) = (view.asked, built.pools);
+        let (asked, asked_for_all, pools) = (view.asked, view.asked_for_all_services, built.pools);
         let built = built.built;
-        (self.asked, self.pools) = (asked, pools);
+        (self.asked, self.asked_for_all_services, self.pools) = (asked, asked_for_all, pools);
         self.changed.clear();
         built
     }
@@ -196,7 +211,7 @@ impl Index {
     /// have now.
     pub fn take_servers(&mut self, context: &Context) -> Vec<(String, Vec<Server>)> {
         let changed = std::mem::take(&mut self.changed);
-        let mut view = View { index: self, context, asked: HashSet::new() };
+        let mut view = View::new(self, context);
         let mut found = Vec::new();
         for service in changed {
             for port in view.index.pools.get(&service).into_iter().flatten().copied() {
@@ -231,6 +246,15 @@ impl<'i> View<'i> {
         }
     }
 
+    /// All Services.
+    pub(super) fn services(&mut self) -> impl Iterator<Item = (&'i Key, &'i ServiceSpec)> + use<'i> {
+        self.asked_for_all_services = true;
+        self.all(Kind::Service).filter_map(|object| match &object.spec {
+            Spec::Service(service) => Some((&object.key, service)),
+            _ => None,
+        })
+    }
+
     pub(super) fn secret(&mut self, name: &Name) -> Option<&'i SecretSpec> {
         match &self.get(Kind::Secret, name)?.spec {
             Spec::Secret(secret) => Some(secret),
@@ -250,7 +274,7 @@ impl<'i> View<'i> {
         let name = Name { namespace: Arc::from(""), name: namespace.clone() };
         match self.get(Kind::Namespace, &name) {
             Some(object) => object.labels.clone(),
-            None => Labels::from([(super::objects::NAMESPACE_LABEL.into(), namespace.to_string())]),
+            None => Labels::from([(NAMESPACE_LABEL.into(), namespace.to_string())]),
         }
     }
 

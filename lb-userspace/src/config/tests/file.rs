@@ -82,7 +82,7 @@ fn an_empty_file_is_an_error() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_an_error() {
-    let error = load(Path::new("/nonexistent/snisplice.toml")).0.unwrap_err();
+    let error = File::open(Path::new("/nonexistent/snisplice.toml")).0.unwrap_err();
     let message = "error: cannot read `/nonexistent/snisplice.toml`: No such file or directory (os error 2)";
     assert_eq!(error.to_string().trim_end(), message);
 }
@@ -117,7 +117,8 @@ fn relative_paths_start_at_the_directory_of_the_file() {
     scratch.write("app1.crt", &FILES.0["app1.crt"]);
     scratch.write("app1.key", &FILES.0["app1.key"]);
     let path = scratch.write("snisplice.toml", TERMINATED);
-    let (checked, sources) = load(&path);
+    let (checked, sources) = File::open(&path);
+    let checked = checked.map(|(_, config, warnings)| (config, warnings));
     assert!(matches!(checked.unwrap().0.routes[0].action, Action::Terminate(_)));
     let beside = |name: &str| path.with_file_name(name);
     for read in [path.clone(), beside("app1.crt"), beside("app1.key")] {
@@ -131,7 +132,8 @@ fn the_files_of_a_configuration_with_errors_are_known_too() {
     let scratch = Scratch::new("sources");
     scratch.write("app1.crt", &FILES.0["app1.crt"]);
     let path = scratch.write("snisplice.toml", TERMINATED);
-    let (checked, sources) = load(&path);
+    let (checked, sources) = File::open(&path);
+    let checked = checked.map(|(_, config, warnings)| (config, warnings));
     assert!(checked.is_err());
     assert_eq!(sources[&path.with_file_name("app1.key")], None);
     assert!(sources[&path.with_file_name("app1.crt")].is_some());

@@ -13,6 +13,7 @@ mod keys;
 mod mysql;
 mod names;
 mod objects;
+mod peers;
 mod routes;
 mod source;
 mod upstream_tls;

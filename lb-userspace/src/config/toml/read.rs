@@ -12,9 +12,9 @@ use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
     CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, GATEWAY_API, HEALTH,
     HEALTH_TLS, HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS,
-    MIN_INTERVAL, MIN_VERSIONS, MODES, ON_DOWN, ON_REMOVAL, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, REFUSALS,
-    ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, SOURCES, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS,
-    WORKERS,
+    MIN_INTERVAL, MIN_VERSIONS, MODES, ON_DOWN, ON_REMOVAL, PEER, PEER_ID, POOL, PORT, PROTOCOLS,
+    PROXY_VERSIONS, REFUSALS, ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, SOURCES, STATUS, TIERS,
+    TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::{identity, pieces, value};
@@ -22,7 +22,7 @@ use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
     AccessLogDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft, ClientAuthFiles,
     ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft, HealthTlsDraft,
-    ListenerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
+    ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -120,6 +120,15 @@ fn gateway(mut s: Section<'_, '_>) -> GatewayDraft {
         source_ports: s.read("source_ports", |r, v| r.parse(v, value::source_ports)),
         flow_table: s.read("flow_table", |r, v| r.integer(v, FLOWS)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
+        peer_id: s.read("peer_id", |r, v| r.integer(v, PEER_ID)),
+        peers: s.read("peers", |r, v| r.list(v, |r, v| r.section(v, &PEER).map(peer))),
+    }
+}
+
+fn peer(mut s: Section<'_, '_>) -> PeerDraft {
+    PeerDraft {
+        id: s.read("id", |r, v| r.integer(v, PEER_ID)),
+        address: s.read("address", |r, v| r.parse(v, value::socket_address)),
     }
 }
 
@@ -225,8 +234,11 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
 }
 
 fn ech(mut s: Section<'_, '_>) -> EchDraft {
-    s.read("mode", |r, v| r.choice(v, &ECH_MODES));
-    EchDraft { keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))) }
+    EchDraft {
+        keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &ECH_MODES)),
+        openings: s.read("openings", |r, v| r.integer(v, CONNECTIONS)),
+    }
 }
 
 /// Without host bits.
@@ -395,7 +407,7 @@ fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
         ca: s.read("ca", |r, v| r.parse(v, value::path)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
-        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
+        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s
             .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         alpn: s.read("alpn", alpn),

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use super::mend;
 use crate::config::address::{Address, MAX_HOST_NAME, Origin, SERVICE, dns_name, host_name};
 use crate::config::diagnostic::{Problem, quote};
-use crate::config::model::{LogTarget, ServerSan, SniPattern};
+use crate::config::model::{LogTarget, SniPattern};
 
 /// A span of time, at most [`MAX_DURATION`]; may be zero.
 pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
@@ -199,40 +199,6 @@ pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Problem> {
         Problem::new(format!("{} is not a server name", quote(text))).help("a host name or an IP address")
     })?;
     Ok(name.to_owned())
-}
-
-/// An alternative name, with its kind in front as OpenSSL writes it.
-pub(super) fn server_san(text: &str) -> Result<ServerSan, Problem> {
-    let problem = |why| Problem::new(format!("{} is not an alternative name: {why}", quote(text)));
-    let name = |name: &str| ServerName::try_from(name).ok().map(|name| name.to_owned());
-    let (kind, rest) = text.split_once(':').unwrap_or_default();
-    let san = match (kind, name(rest)) {
-        ("DNS", Some(name @ ServerName::DnsName(_))) | ("IP", Some(name @ ServerName::IpAddress(_))) => {
-            Some(ServerSan::Name(name))
-        }
-        ("DNS", _) => return Err(problem("it is no host name").help("for example `\"DNS:redis.internal\"`")),
-        ("IP", _) => return Err(problem("it is no IP address").help("for example `\"IP:10.0.0.11\"`")),
-        // RFC 3986, section 3: a scheme and something behind it.
-        ("URI", _)
-            if rest.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) =>
-        {
-            Some(ServerSan::Uri(rest.into()))
-        }
-        ("URI", _) => {
-            let help = "for example `\"URI:spiffe://example.org/redis\"`";
-            return Err(problem("it is no URI").help(help));
-        }
-        _ => None,
-    };
-    san.ok_or_else(|| {
-        let guess = match name(text) {
-            _ if text.contains("://") => format!("`\"URI:{text}\"`"),
-            Some(ServerName::IpAddress(_)) => format!("`\"IP:{text}\"`"),
-            Some(_) => format!("`\"DNS:{text}\"`"),
-            None => "for example `\"DNS:redis.internal\"`".to_owned(),
-        };
-        problem("its kind is not in front, `DNS:`, `IP:` or `URI:`").help(guess)
-    })
 }
 
 /// A protocol name of the ALPN extension.

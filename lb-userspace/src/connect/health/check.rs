@@ -7,6 +7,7 @@ use crate::connect::open_server;
 use crate::connect::preamble::own_proxy_header;
 use crate::reason::DownReason;
 use crate::serving::{Pool, Server};
+use crate::socket::reset_on_close;
 use crate::tls;
 use bytes::BytesMut;
 use rustls::CertificateError as C;
@@ -57,6 +58,10 @@ impl Checker {
         if let (Some(version), None) = (self.send_proxy, elsewhere) {
             let sent = stream.write_all(own_proxy_header(version)).await;
             sent.map_err(|error| failure(&error))?;
+        }
+        if self.health.check == Check::Tcp {
+            // Nothing was said that could be lost; and no socket waits for a minute after each check.
+            reset_on_close(&stream);
         }
         let mut probe = probe(&self.health, &server.address.to_string());
         let mut talk = Talk { received: BytesMut::new() };

@@ -6,6 +6,7 @@ mod mysql;
 mod properties;
 mod real;
 mod reasons;
+mod starttls;
 
 use super::*;
 

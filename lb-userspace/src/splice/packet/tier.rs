@@ -189,7 +189,10 @@ impl PacketTier {
             };
             let (client, server) = (read(sockets.client)?, read(sockets.server)?);
             let states = PerLeg { client: &client, server: &server };
-            let at = Legs { states, sightings, tuples, ways, held };
+            let passed =
+                PerLeg { client: &connection.traffic.bytes_in, server: &connection.traffic.bytes_out };
+            let passed = passed.map(|bytes| bytes.load(Relaxed));
+            let at = Legs { states, sightings, tuples, ways, held, passed };
             let terms = Terms::new(connection.id, now_tick(), &at)?;
             let inserted = self.kernel.insert(&tuples, terms.flows, &terms.track, &terms.handover);
             let slot = inserted.map_err(refusal)?;

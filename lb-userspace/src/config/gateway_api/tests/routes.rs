@@ -255,3 +255,29 @@ fn http_routes_are_attached_and_counted() {
     assert_eq!(reason(Kind::GrpcRoute, "db/b"), "Accepted=False NotAllowedByListeners");
     assert_eq!(reason(Kind::GrpcRoute, "db/c"), "Accepted=True Accepted");
 }
+
+#[test]
+fn auto_passthrough_has_a_route_for_each_port_of_each_service() {
+    let text = BASE.to_owned()
+        + &gateway(&[("cross", "*.local", "Passthrough")]).replace(
+            "{ mode: Passthrough }",
+            "{ mode: Passthrough, options: { gateway.istio.io/listener-protocol: auto-passthrough } }",
+        );
+    let mut index = index(&text);
+    let name = |port: u16, service: &str| format!("outbound_.{port}_._.{service}.db.svc.cluster.local");
+    let made_routes = |index: &mut Index| {
+        routes(&made(index).0, "gateway:443")
+            .into_iter()
+            .map(|(name, _, pool)| (name, pool))
+            .collect::<Vec<_>>()
+    };
+    let redis = [
+        (name(6379, "redis"), "db.redis:6379=1".to_owned()),
+        (name(80, "redis"), "db.redis:80=1".to_owned()),
+    ];
+    assert_eq!(made_routes(&mut index), redis);
+    let new = "apiVersion: v1\nkind: Service\nmetadata: { name: new, namespace: db }\nspec: { ports: [{ port: 1 }, { port: 2, protocol: UDP }] }";
+    assert_eq!(index.apply(objects(new).remove(0)), Change::All);
+    let [first, second] = redis;
+    assert_eq!(made_routes(&mut index), [(name(1, "new"), "db.new:1=1".to_owned()), first, second]);
+}

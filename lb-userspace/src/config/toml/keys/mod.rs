@@ -19,7 +19,7 @@ use super::key::{Key, Table};
 
 pub(in crate::config) use common::CLIENT_RATE_EXAMPLE;
 pub(super) use common::{CLIENT_RATE, CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_SECONDS};
-pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS};
+pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, PEER, PEER_ID, TIERS, WORKERS};
 pub(super) use gateway_api::{GATEWAY_API, MODES, SOURCES};
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
@@ -35,10 +35,11 @@ pub(super) use route::{
 pub(super) const SECTIONS: [&Table; 5] = [&GATEWAY, &LISTENER, &ROUTE, &POOL, &GATEWAY_API];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 17] = [
+pub(super) const DOCUMENTED: [&Table; 18] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
+    &PEER,
     &KEEPALIVE,
     &LISTENER,
     &CLIENT_RATE,

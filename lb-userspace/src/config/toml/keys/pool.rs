@@ -196,7 +196,7 @@ pub(in crate::config::toml) const UPSTREAM_TLS: Table = Table {
             name: "san",
             example: r#"["DNS:redis.internal", "URI:spiffe://example.org/redis"]"#,
             meaning: "alternative names of which the certificate must have one, instead of the name that the server is called",
-            values: Is("list of `\"DNS:…\"`, `\"IP:…\"`, `\"URI:…\"`, not empty"),
+            values: Is("list of `\"DNS:…\"`, `\"IP:…\"`, `\"URI:…\"`, `\"email:…\"`, not empty"),
             default: Some(Is("absent: the name that the server is called")),
         },
         Key {
