@@ -134,6 +134,7 @@ pub(crate) fn status() -> Status {
         bytes_out,
     };
     Status {
+        objects: Vec::new(),
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,
         workers: 2,
