@@ -44,8 +44,14 @@ pub(crate) fn terminated() -> Box<dyn FnMut()> {
     let certified = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a key");
     let certificate = certified.cert.der().clone();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let termination =
-        Termination { chain: vec![certificate.clone()], key, client_auth: None, not_after: u64::MAX };
+    let termination = Termination {
+        chain: vec![certificate.clone()],
+        key,
+        client_auth: None,
+        not_after: u64::MAX,
+        names: [].into(),
+        more: Vec::new(),
+    };
     let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty())
         .expect("they belong together");
     let carried = async move {

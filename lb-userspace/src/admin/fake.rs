@@ -82,6 +82,7 @@ impl Operations for Fake {
                 },
             ],
             waiting: vec![("redis-1".into(), 2)],
+            objects: vec![("TLSRoute".into(), "Accepted".into(), 3)],
             reloads_succeeded: 2,
             reloads_failed: 1,
             certificates: vec![(route(), 1_900_000_000)],
@@ -133,6 +134,7 @@ pub(crate) fn status() -> Status {
         bytes_out,
     };
     Status {
+        objects: vec![],
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,
         workers: 2,

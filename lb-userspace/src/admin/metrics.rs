@@ -132,6 +132,14 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         }
     }
 
+    if !scrape.objects.is_empty() {
+        let help = "Objects of the Gateway API, by a condition that they have";
+        let mut family = Family::new(encoder, "snisplice_objects", None, help, Gauge)?;
+        for (kind, condition, n) in &scrape.objects {
+            family.sample([("kind", kind), ("condition", condition)], &ConstGauge::new(*n))?;
+        }
+    }
+
     let help = "Health checks of a server";
     let mut family = Family::new(encoder, "snisplice_server_checks", None, help, Counter)?;
     for s in &scrape.servers {

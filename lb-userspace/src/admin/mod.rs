@@ -17,7 +17,7 @@ pub mod top;
 pub mod view;
 
 pub use client::{Client, ClientError};
-pub use objects::objects;
+pub use objects::{counted, objects};
 
 use std::pin::Pin;
 

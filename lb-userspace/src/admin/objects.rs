@@ -5,6 +5,7 @@
 use super::text::printable;
 use super::view::Object;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Characters of a name, and of a message.
@@ -46,6 +47,28 @@ pub(super) fn summary(objects: &[Object]) -> Option<String> {
     Some(format!(
         "{read} objects of the Gateway API, {refused} not taken, {faulty} with something amiss; {see}\n"
     ))
+}
+
+/// How many objects of each kind have a condition, by its type with `Not` before it where it does not hold; and how many are
+/// `Refused`. A condition of a listener or parent counts for the object.
+pub fn counted(objects: &[Object]) -> Vec<(String, String, u64)> {
+    let mut counts: BTreeMap<(&str, String), u64> = BTreeMap::new();
+    for object in objects {
+        let mut conditions = BTreeMap::new();
+        if object.refused.is_some() {
+            conditions.insert("Refused", true);
+        }
+        for condition in object.status.iter().flat_map(all_conditions) {
+            if let Some(kind @ ("Accepted" | "Programmed" | "ResolvedRefs")) = condition["type"].as_str() {
+                *conditions.entry(kind).or_insert(true) &= condition["status"] == "True";
+            }
+        }
+        for (condition, holds) in conditions {
+            let condition = if holds { condition.to_owned() } else { format!("Not{condition}") };
+            *counts.entry((&object.kind, condition)).or_default() += 1;
+        }
+    }
+    counts.into_iter().map(|((kind, condition), count)| (kind.to_owned(), condition, count)).collect()
 }
 
 fn title(object: &Object) -> String {
@@ -109,11 +132,14 @@ fn conditions(conditions: &Value, indent: usize, out: &mut String) {
 
 /// Whether something that should hold does not.
 fn is_faulty(status: &Value) -> bool {
-    let parts = [&status["listeners"], &status["parents"]].into_iter().flat_map(|parts| list(parts));
-    let conditions = std::iter::once(status).chain(parts).flat_map(|part| list(&part["conditions"]));
-    let mut faults =
-        conditions.filter(|condition| condition["status"] == "False" && condition["type"] != "Conflicted");
-    faults.next().is_some()
+    all_conditions(status)
+        .any(|condition| condition["status"] == "False" && condition["type"] != "Conflicted")
+}
+
+/// Of the object, its listeners and its parents.
+fn all_conditions(status: &Value) -> impl Iterator<Item = &Value> {
+    let parts = [&status["listeners"], &status["parents"]].into_iter().flat_map(list);
+    std::iter::once(status).chain(parts).flat_map(|part| list(&part["conditions"]))
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -172,5 +198,9 @@ mod tests {
         let expected = "3 objects of the Gateway API, 1 not taken, 1 with something amiss; `snisplice objects` shows them\n";
         assert_eq!(summary(&example()).as_deref(), Some(expected));
         assert_eq!((objects(&[]).as_str(), summary(&[])), ("no objects\n", None));
+        let found = counted(&example());
+        let found: Vec<_> =
+            found.iter().map(|(kind, condition, n)| format!("{kind} {condition} {n}")).collect();
+        assert_eq!(found, ["Gateway Accepted 1", "Gateway Refused 1", "TLSRoute NotResolvedRefs 1"]);
     }
 }

@@ -288,6 +288,8 @@ pub struct Scrape {
     pub servers: Vec<ServerUp>,
     /// Of each pool whose servers have a `max_connections`: connections that wait for a place.
     pub waiting: Vec<(String, u64)>,
+    /// Objects of the Gateway API by kind and by a condition that they have.
+    pub objects: Vec<(String, String, u64)>,
     /// Reloads that put a new configuration in place.
     pub reloads_succeeded: u64,
     /// Reloads that changed nothing.

@@ -3,17 +3,16 @@
 use super::Fault;
 use crate::admin::view;
 use crate::config::gateway_api::{
-    At, Change, Context, GatewayApi, Index, Key, Manifests, Problem, Source, Status, Statuses, Truth,
+    At, Change, Context, Index, Key, Manifests, Problem, Source, Status, Statuses, Truth,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
 use crate::kernel::pairs::own_addresses;
 use crate::words::with_causes;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The objects of one source.
 pub(crate) struct Objects {
-    api: GatewayApi,
     directory: PathBuf,
     index: Index,
     context: Context,
@@ -36,9 +35,8 @@ impl Objects {
         let api = config.gateway_api.clone()?;
         let Source::Directory(directory) = &api.source;
         let directory = file.path_of(directory);
-        let index = Index::new(api.settings.clone());
+        let index = Index::new(api.settings);
         let mut objects = Objects {
-            api,
             directory,
             index,
             context: Context::default(),
@@ -51,18 +49,6 @@ impl Objects {
         };
         objects.stand_back(config);
         Some(objects)
-    }
-
-    /// The same with another version of the file, if that names the same objects.
-    pub(crate) fn follow(mut self, file: &File, config: &Config) -> Option<Self> {
-        let Source::Directory(directory) = &self.api.source;
-        let is_same =
-            config.gateway_api.as_ref() == Some(&self.api) && file.path_of(directory) == self.directory;
-        if !is_same {
-            return Self::of(file, config);
-        }
-        self.stand_back(config);
-        Some(self)
     }
 
     /// What the file alone has is not for objects.
@@ -101,6 +87,8 @@ impl Objects {
             Ok(own) => self.context.own = own,
             Err(error) => tracing::error!(%error, "cannot list the addresses of this machine"),
         }
+        // The kernel has this file if it has IPv6.
+        self.context.ipv6 = Path::new("/proc/net/if_inet6").exists();
         self.context.unavailable = self.taken.clone();
         self.context.unavailable.extend(self.failed.clone());
         let mut built = self.index.build(&self.context);

@@ -1,6 +1,6 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::aside::aside;
+use super::aside::{answer_aside, aside};
 use super::control::{Control, open};
 use super::objects::Objects;
 use super::watch::Watched;
@@ -14,7 +14,7 @@ use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,6 +31,9 @@ pub(super) enum What {
 
 /// The configuration file that is in force, if objects are added to it, and these.
 pub(super) type Source = Option<(File, Objects)>;
+
+/// Those of each address, one for each worker.
+type Sockets = Vec<(SocketAddr, Vec<TcpListener>)>;
 
 /// What is made of them.
 struct Built {
@@ -74,29 +77,71 @@ impl Control {
     }
 
     async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
-        let old = self.gateway.snapshot.load_full();
-        let (built, sources) = self.build(what, None, old).await?;
-        if let (true, Some(sources)) = (self.watched.is_some(), sources.file) {
-            self.watched = Some(Watched::new(sources));
+        // A file that is refused leaves the one that is in force, and its objects, as they are.
+        let before = match what {
+            What::File => None,
+            What::Objects => self.source.take(),
+        };
+        let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
+        let (built, source, read) =
+            answer_aside(move |answer| build(what, &path, before, None, &old, answer)).await?;
+        if self.watched.is_some()
+            && let Some(files) = read.file
+        {
+            self.watched = Some(Watched::new(files));
         }
-        self.watched_objects = sources.objects.map(Watched::new).or(self.watched_objects.take());
+        let (sockets, source) = self.listen(built, source).await;
+        if what == What::Objects {
+            self.source = source;
+            self.show_objects();
+            let (built, sockets) = sockets?;
+            return Ok(self.put_in_force(built, sockets));
+        }
+        let (built, sockets) = sockets?;
+        self.source = source;
+        self.watched_objects = read.objects.map(Watched::new);
         self.show_objects();
-        let mut built = built?;
+        Ok(self.put_in_force(built, sockets))
+    }
 
+    /// Listens on what is new; a port that an object cannot have is left out.
+    async fn listen(
+        &mut self,
+        built: Result<Built, String>,
+        mut source: Source,
+    ) -> (Result<(Built, Sockets), String>, Source) {
+        let mut built = match built {
+            Ok(built) => built,
+            Err(why) => return (Err(why), source),
+        };
         let old = self.gateway.snapshot.load_full();
         let before: BTreeSet<SocketAddr> = old.addresses().collect();
-        let sockets = loop {
+        loop {
             let added = built.snapshot.binds().filter(|bind| !before.contains(&bind.address));
-            match open(added, self.workers.len(), &self.inherited) {
-                Ok(sockets) => break sockets,
-                Err(fault) => {
-                    let why = with_causes(&fault);
-                    let (again, _) = self.build(What::Objects, Some(fault), old.clone()).await?;
-                    self.show_objects();
-                    built = again.map_err(|_| why)?;
-                }
-            }
-        };
+            let fault = match open(added, self.workers.len(), &self.inherited) {
+                Ok(sockets) => return (Ok((built, sockets)), source),
+                Err(fault) => fault,
+            };
+            let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
+            let again = answer_aside(move |answer| {
+                build(What::Objects, &path, source, Some(fault), &old, answer);
+            })
+            .await;
+            let (again, returned, _) = match again {
+                Ok(again) => again,
+                Err(panic) => return (Err(panic), None),
+            };
+            source = returned;
+            built = match again {
+                Ok(again) => again,
+                Err(_) => return (Err(why), source),
+            };
+        }
+    }
+
+    fn put_in_force(&mut self, built: Built, sockets: Sockets) -> (view::Reloaded, FirstAnswers) {
+        let old = self.gateway.snapshot.load_full();
+        let before: BTreeSet<SocketAddr> = old.addresses().collect();
         let Built { snapshot: new, gateway, mut warnings } = built;
         warnings.extend(self.needs_restart(&gateway));
         let after: BTreeSet<SocketAddr> = new.addresses().collect();
@@ -104,7 +149,7 @@ impl Control {
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
         self.gateway.snapshot.store(new.clone());
-        self.prober.follow(&new);
+        self.prober.follow(&new.pools);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(new.addresses())
         {
@@ -120,37 +165,20 @@ impl Control {
         drained::follow(&self.started.fixed.state_dir, &old, &new);
         self.removed.note(old, &new);
         let names = self.resolve();
-        Ok((reloaded, names))
-    }
-
-    /// Builds on a thread of its own.
-    async fn build(
-        &mut self,
-        what: What,
-        lacked: Option<Fault>,
-        old: Arc<Snapshot>,
-    ) -> Result<(Result<Built, String>, Read), String> {
-        let (path, source) = (self.path.clone(), self.source.take());
-        let (answer, built) = oneshot::channel();
-        aside(move || build(what, &path, source, lacked, &old, answer))
-            .map_err(|error| format!("cannot start a thread: {error}"))?;
-        let (built, source, read) =
-            built.await.map_err(|_| "the thread that read it has panicked".to_owned())?;
-        self.source = source;
-        Ok((built, read))
+        (reloaded, names)
     }
 
     /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
     /// configuration.
     pub(super) async fn follow_objects(&mut self) {
         let Some((file, mut objects)) = self.source.take() else { return };
-        let (answer, read) = oneshot::channel();
-        let started = aside(move || {
+        let read = answer_aside(move |answer| {
             let (sources, change) = objects.read();
             let _ = answer.send((file, objects, sources, change));
         });
-        let Ok((file, mut objects, sources, change)) = read.await else {
-            return tracing::error!(error = ?started.err(), "the objects are lost: reload");
+        let (file, mut objects, sources, change) = match read.await {
+            Ok(read) => read,
+            Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
         };
         self.watched_objects = Some(Watched::new(sources));
         let is_all = change == Change::All || objects.lacks_ports();
@@ -205,11 +233,11 @@ struct Read {
     objects: Option<Sources>,
 }
 
-/// A build: what it has made, or why nothing; what is in force now; and what was read.
+/// A build: what it has made, or why nothing; of what; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew, and answers with it. An error leaves `source` as it was. `lacked`: what could not be listened on with the last one, which
-/// is an error if it is not for want of an object's port.
+/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `lacked`: what
+/// could not be listened on with the last one, which is an error if it is not for want of an object's port.
 fn build(
     what: What,
     path: &Path,
@@ -219,9 +247,9 @@ fn build(
     answer: oneshot::Sender<Outcome>,
 ) {
     let (checked, source, read) = check(what, path, source, lacked);
-    let mut checked_config = None;
+    let mut made_of = None;
     let built = checked.and_then(|(config, warnings)| {
-        let config = checked_config.insert(config);
+        let config = made_of.insert(config);
         let snapshot =
             Snapshot::new(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
@@ -231,12 +259,10 @@ fn build(
     let _ = answer.send((built, source, read));
 }
 
-fn check(
-    what: What,
-    path: &Path,
-    source: Source,
-    lacked: Option<Fault>,
-) -> (Result<(Config, Vec<String>), String>, Source, Read) {
+/// A configuration and what is odd about its file, or why there is none.
+type Verdict = Result<(Config, Vec<String>), String>;
+
+fn check(what: What, path: &Path, source: Source, lacked: Option<Fault>) -> (Verdict, Source, Read) {
     let rendered = |errors: Diagnostics| errors.render(false);
     let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
     match (what, source) {
@@ -254,19 +280,17 @@ fn check(
             let why = lacked.map_or_else(|| "there are no objects".to_owned(), |fault| with_causes(&fault));
             (Err(why), None, Read::default())
         }
-        (What::File, source) => {
+        (What::File, _) => {
             let (opened, sources) = File::open(path);
             let read = Read { file: Some(sources), objects: None };
             let (file, config, warnings) = match opened {
                 Ok(opened) => opened,
-                Err(errors) => return (Err(rendered(errors)), source, read),
+                Err(errors) => return (Err(rendered(errors)), None, read),
             };
             let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-            let objects = match source {
-                Some((_, objects)) => objects.follow(&file, &config),
-                None => Objects::of(&file, &config),
+            let Some(mut objects) = Objects::of(&file, &config) else {
+                return (Ok((config, warnings)), None, read);
             };
-            let Some(mut objects) = objects else { return (Ok((config, warnings)), None, read) };
             let (sources, _) = objects.read();
             let checked = objects.assemble(&file).map(|(config, _)| (config, warnings)).map_err(rendered);
             (checked, Some((file, objects)), Read { objects: Some(sources), ..read })

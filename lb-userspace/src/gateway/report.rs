@@ -206,6 +206,7 @@ impl admin::Operations for AdminSide {
                 .map(|r| (*r, self.gateway.books.stats.fallbacks.get(*r as usize)))
                 .collect(),
             servers: snapshot.pools.iter().flat_map(servers_up).collect(),
+            objects: admin::counted(&self.objects.load()),
             waiting: snapshot
                 .pools
                 .iter()

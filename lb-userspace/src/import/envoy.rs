@@ -2,11 +2,11 @@
 
 mod cluster;
 
-use super::in_default;
 use super::model::{
-    ANY, At, Certificate, ClientCa, Extra, Listener, Model, Note, Protocol, Route, Termination, duration,
-    host, timeout, toml_list,
+    ANY, At, Certificate, ClientCa, Extra, Listener, Model, Note, PROXY_FROM_ANYBODY, Protocol, Route,
+    Termination, default_gateway, host, in_default,
 };
+use super::values::{duration, timeout, toml_list};
 use super::yaml::{Fields, Item};
 use crate::config::quote;
 use cluster::Clusters;
@@ -49,7 +49,7 @@ fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
     };
     let default = format!("port-{port}");
     let name = fields.text("name").unwrap_or(&default);
-    let mut listener = Listener::new(item.at, name, super::default_gateway(), Protocol::Tcp);
+    let mut listener = Listener::new(item.at, name, default_gateway(), Protocol::Tcp);
     listener.binds.push((ip, port));
     for extra in fields.list("additional_addresses") {
         let address = extra.fields().and_then(|extra| socket_address(&extra.map("address")?));
@@ -65,7 +65,7 @@ fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
         if name.contains("tls_inspector") {
             listener.protocol = Protocol::Tls;
         } else if name.contains("proxy_protocol") {
-            let text = format!("{}: {}", quote(name), super::PROXY_FROM_ANYBODY);
+            let text = format!("{}: {}", quote(name), PROXY_FROM_ANYBODY);
             notes.push(Note::lost(filter.at, text));
         } else {
             notes.push(Note::lost(filter.at, format!("listener filter {}: not taken over", quote(name))));

@@ -1,8 +1,8 @@
 //! Kong: TCPIngress.
 
-use super::any_address;
 use super::model::{
-    Certificate, Listener, Model, Note, Object, Pool, Protocol, Route, Servers, Termination, host,
+    Certificate, Listener, Model, Note, Object, Pool, Protocol, Route, Servers, Termination, any_address,
+    host,
 };
 use super::objects::{Cluster, Manifest, is_object_name};
 use super::yaml::{Fields, Item};

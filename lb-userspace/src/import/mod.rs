@@ -24,6 +24,7 @@ mod tests;
 mod to_gateway_api;
 mod to_toml;
 mod traefik;
+mod values;
 mod words;
 mod yaml;
 
@@ -31,18 +32,14 @@ pub use model::Verdict;
 
 use crate::config::quote;
 use auxiliary::Auxiliary;
-use model::{Model, Note, Object};
+use model::{Model, Note};
 use objects::Cluster;
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use yaml::{Item, Node};
 
-/// The namespace of what comes from outside of a cluster.
-const NAMESPACE: &str = "default";
-
-/// Why PROXY headers toward the gateway are not taken over.
-const PROXY_FROM_ANYBODY: &str = "PROXY headers of anybody are believed there. With `proxy_protocol` and \
-                                  `trusted_proxies` of a listener, those of proxies that you name are";
+/// API groups of objects that say nothing about who reaches what.
+const ASIDE: [&str; 7] =
+    ["", "apps", "autoscaling", "batch", "discovery.k8s.io", "policy", "rbac.authorization.k8s.io"];
 
 /// Bytes of one file.
 pub const LARGEST_FILE: u64 = 8 << 20;
@@ -103,12 +100,8 @@ pub fn import(files: &[File], form: Form) -> Result<Imported, Vec<ImportError>> 
         return Err(vec![ImportError::TooLarge]);
     }
     if model.listeners.is_empty() {
-        errors.extend(
-            model
-                .notes
-                .iter()
-                .map(|note| ImportError::Unreadable(format!("{}: {}", place(files, note), note.text))),
-        );
+        let unread = |note: &Note| ImportError::Unreadable(format!("{}: {}", place(files, note), note.text));
+        errors.extend(model.notes.iter().map(unread));
         errors.push(ImportError::Nothing);
         return Err(errors);
     }
@@ -130,24 +123,13 @@ pub fn import(files: &[File], form: Form) -> Result<Imported, Vec<ImportError>> 
     notes.extend(parts.into_iter().flat_map(|part| part.notes));
     notes.sort_by_key(|note| note.at);
     let message = |note: &Note| {
-        let verdict = match note.verdict {
-            Verdict::Lost => "lost",
-            Verdict::ToDo => "to do",
-            Verdict::LeftOut => "left out",
-        };
-        (note.verdict, format!("{}: {verdict}: {}", place(files, note), note.text))
+        (note.verdict, format!("{}: {}: {}", place(files, note), note.verdict.word(), note.text))
     };
     let mut messages: Vec<_> = notes.iter().map(message).collect();
     // Pools that share what is lost say it each.
     let mut said = HashSet::new();
     messages.retain(|(_, message)| said.insert(message.clone()));
     Ok(Imported { text, messages })
-}
-
-/// A table or an object, and what there is to say of it.
-struct Part {
-    notes: Vec<Note>,
-    text: String,
 }
 
 fn names_of(files: &[File]) -> String {
@@ -164,12 +146,11 @@ fn place(files: &[File], note: &Note) -> String {
 /// In a line of their own each, so no text of the input leaves its comment.
 fn comments(files: &[File], notes: &[Note], text: &mut String) {
     for note in notes {
-        let verdict = match note.verdict {
-            Verdict::Lost => "LOST",
-            Verdict::ToDo => "TO DO",
-            Verdict::LeftOut => "left out",
+        let word = match note.verdict {
+            Verdict::LeftOut => note.verdict.word().to_owned(),
+            verdict => verdict.word().to_uppercase(),
         };
-        text.push_str(&format!("# {verdict} ({}): {}\n", place(files, note), note.text));
+        text.push_str(&format!("# {word} ({}): {}\n", place(files, note), note.text));
     }
 }
 
@@ -196,7 +177,7 @@ fn read(files: &[File], errors: &mut Vec<ImportError>) -> Model {
                 {
                     documents.push((index, read));
                 }
-                // With a key and a colon it was meant to be YAML.
+                // It was meant to be YAML.
                 Err(error) if text.contains("apiVersion") || text.contains("static_resources") => {
                     errors.push(unreadable(file, error));
                 }
@@ -226,7 +207,9 @@ fn read(files: &[File], errors: &mut Vec<ImportError>) -> Model {
             tcp_services::read(&cluster, object, &mut model);
         } else if !is_read(object) {
             let text = format!("{} {}: not of a kind that is imported", quote(object.kind), object.name);
-            model.notes.push(Note::left_out(object.fields.at(), text));
+            let at = object.fields.at();
+            let aside = ASIDE.contains(&object.group);
+            model.notes.push(if aside { Note::left_out(at, text) } else { Note::lost(at, text) });
         }
     }
     for index in haproxy {
@@ -261,27 +244,4 @@ fn is_read(object: &objects::Manifest<'_>) -> bool {
     traefik::GROUPS.contains(&object.group)
         || [istio::GROUP, kong::GROUP].contains(&object.group)
         || (object.group, object.kind) == ("", "Service")
-}
-
-/// Every address of the machine.
-fn any_address(port: u16) -> Vec<(IpAddr, u16)> {
-    vec![(Ipv4Addr::UNSPECIFIED.into(), port), (Ipv6Addr::UNSPECIFIED.into(), port)]
-}
-
-/// The Gateway of a configuration that knows no objects.
-fn default_gateway() -> Object {
-    Object::new(NAMESPACE, "imported")
-}
-
-fn in_default(name: &str) -> Object {
-    Object::new(NAMESPACE, name)
-}
-
-/// How a key of a Secret becomes a file. Names of objects and our own file names are safe in a shell.
-fn secret_to_file(secret: &Object, key: &str, file: &str) -> String {
-    let key = key.replace('.', "\\.");
-    format!(
-        "(umask 077; kubectl -n {} get secret {} -o jsonpath='{{.data.{key}}}' | base64 -d > {file})",
-        secret.namespace, secret.name
-    )
 }

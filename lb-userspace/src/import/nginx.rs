@@ -1,35 +1,19 @@
 //! nginx: the `stream` block, with maps of `$ssl_preread_server_name`.
 
+mod map;
 mod server;
 mod syntax;
 mod upstream;
 
 use super::auxiliary::Auxiliary;
-use super::model::{ANY, At, Model, Note, host};
+use super::model::{ANY, Model, Note};
 use super::yaml::Unreadable;
 use crate::config::quote;
+use map::{Map, is_name, names_of};
 use server::ReadServer;
 use std::collections::{BTreeMap, HashSet};
 use syntax::Directive;
 use upstream::{Pools, Upstream};
-
-/// What says nothing about who reaches what.
-const ASIDE: [&str; 14] = [
-    "access_log",
-    "error_log",
-    "log_format",
-    "tcp_nodelay",
-    "resolver",
-    "resolver_timeout",
-    "map_hash_bucket_size",
-    "map_hash_max_size",
-    "variables_hash_max_size",
-    "variables_hash_bucket_size",
-    "preread_buffer_size",
-    "proxy_buffer_size",
-    "proxy_socket_keepalive",
-    "status_zone",
-];
 
 /// Directives of `stream` that every server inherits.
 const MOST_DEFAULTS: usize = 200;
@@ -55,12 +39,6 @@ pub(super) struct Stream {
     /// What servers have unless they say it themselves.
     defaults: Vec<Directive>,
     notes: Vec<Note>,
-}
-
-/// Names and where they lead.
-struct Map {
-    source: String,
-    entries: Vec<(At, Vec<String>, String)>,
 }
 
 /// Adds a file to what is known.
@@ -116,7 +94,7 @@ impl Stream {
             }
             (["server"], Some(_)) => self.servers.push(directive),
             (["include", ..], _) => self.notes.push(included(&directive)),
-            ([name, ..], _) if ASIDE.contains(name) => self.notes.push(directive.aside()),
+            _ if directive.is_aside() => self.notes.push(directive.aside()),
             (_, None) if self.defaults.len() < MOST_DEFAULTS => self.defaults.push(directive),
             _ => self.notes.push(directive.unknown()),
         }
@@ -192,37 +170,9 @@ impl Stream {
     }
 }
 
-/// The name in a ClientHello, or in a handshake that nginx ends.
-fn is_name(variable: &str) -> bool {
-    matches!(variable, "$ssl_preread_server_name" | "$ssl_server_name")
-}
-
-/// The names of a key of a map: `a.example`, and with `hostnames` also `*.example` and `.example`.
-fn names_of(key: &str, by_wildcard: bool) -> Option<Vec<String>> {
-    if let Some(bare) = key.strip_prefix('.').filter(|_| by_wildcard) {
-        let name = host(bare).filter(|name| !name.starts_with(ANY))?;
-        return Some(vec![format!("*.{name}"), name]);
-    }
-    let name = host(key)?;
-    (by_wildcard || !name.starts_with(ANY)).then(|| vec![name])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_of_a_map_are_names_wildcards_or_both() {
-        let read = |key, by_wildcard| names_of(key, by_wildcard).map(|names| names.join(" "));
-        assert_eq!(read("A.example", false).as_deref(), Some("a.example"));
-        assert_eq!(read("*.example", true).as_deref(), Some("*.example"));
-        assert_eq!(read(".example", true).as_deref(), Some("*.example example"));
-        for (key, wild) in
-            [("*.example", false), (".example", false), ("~^a", true), ("www.*", true), ("", true)]
-        {
-            assert_eq!(read(key, wild), None, "{key}");
-        }
-    }
 
     #[test]
     fn a_configuration_is_recognised_by_its_blocks() {

@@ -1,9 +1,10 @@
 //! ingress-nginx: the ConfigMap of `--tcp-services-configmap`.
 
-use super::model::{Extra, Listener, Model, Note, Object, Pool, Protocol, Route, Servers};
+use super::model::{
+    Extra, Listener, Model, Note, Object, PROXY_FROM_ANYBODY, Pool, Protocol, Route, Servers, any_address,
+};
 use super::objects::{Cluster, Manifest, is_object_name};
 use super::yaml::Item;
-use super::{PROXY_FROM_ANYBODY, any_address};
 use crate::config::quote;
 
 const GATEWAY: &str = "ingress-nginx";

@@ -1,11 +1,10 @@
 //! The result as snisplice's TOML.
 
 use super::model::{
-    Certificate, ClientCa, Extra, Model, Note, Object, Protocol, Route, Server, Servers, Termination,
-    toml_list, toml_string, toml_table,
+    Certificate, ClientCa, Extra, Model, Note, Object, Part, Protocol, Route, Server, Servers, Termination,
 };
 use super::names::Names;
-use super::{Part, secret_to_file};
+use super::values::{toml_list, toml_string, toml_table};
 use crate::config::quote;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -210,4 +209,13 @@ fn server(server: &Server) -> String {
     }
     parts.extend(server.extras.iter().map(|extra| format!("{} = {}", extra.key, extra.value)));
     if parts.len() == 1 { toml_string(&address) } else { toml_table(&parts) }
+}
+
+/// How a key of a Secret becomes a file. Names of objects and our own file names are safe in a shell.
+fn secret_to_file(secret: &Object, key: &str, file: &str) -> String {
+    let key = key.replace('.', "\\.");
+    format!(
+        "(umask 077; kubectl -n {} get secret {} -o jsonpath='{{.data.{key}}}' | base64 -d > {file})",
+        secret.namespace, secret.name
+    )
 }

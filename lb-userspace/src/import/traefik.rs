@@ -2,9 +2,10 @@
 
 use super::model::{
     ANY, At, Certificate, Extra, Listener, Model, Note, Object, Pool, Protocol, Route, Servers, Termination,
-    host, toml_list,
+    host,
 };
 use super::objects::{Cluster, Manifest, is_object_name};
+use super::values::toml_list;
 use super::yaml::{Fields, Item};
 use crate::config::quote;
 use std::collections::{BTreeMap, HashMap};

@@ -76,7 +76,12 @@ pub fn closed_error(sequence: u8, reason: C) -> Vec<u8> {
     let (code, state, message): (_, _, &[u8]) = match reason {
         C::ServersFull => (TOO_MANY, NOT_CONNECTED, b"too many connections to the database's servers"),
         C::ConnectFailed => (UNREACHABLE, GENERAL, b"the database server cannot be reached"),
-        C::ConnectTimeout => (UNREACHABLE, GENERAL, b"the database server does not answer"),
+        C::ConnectTimeout | C::ClientAddressUnanswered => {
+            (UNREACHABLE, GENERAL, b"the database server does not answer")
+        }
+        C::ClientAddressUnusable => {
+            (UNREACHABLE, GENERAL, b"the database server cannot be reached from the client's address")
+        }
         C::NoServer => (UNREACHABLE, GENERAL, b"there is no database server to connect to"),
         C::PoolDown => (UNREACHABLE, GENERAL, b"the database server is down"),
         C::ServerPreamble => {

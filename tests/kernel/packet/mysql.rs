@@ -40,7 +40,7 @@ impl Scene {
     /// The client, which reads statements, through the gateway or without it.
     fn client(&self, direct: bool) -> Result<Command> {
         let mut mysql = mysql_cli(&self.net.client)?;
-        mysql.args(["-u", "app", "-psecret", "-N", "-B", "-n"]);
+        mysql.args(["-u", "app", "-psecret", "-N", "-B", "-n", "-D", "shop"]);
         match direct {
             true => mysql.args(["-h", "10.0.2.2", "-P", "3301"]),
             false => {

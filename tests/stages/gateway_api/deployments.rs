@@ -56,12 +56,13 @@ fn redis_behind_one_balancer() -> Result<()> {
 fn redis_at_several_sites() -> Result<()> {
     let world = World::new()?;
     let (client, server) = (&world.net.client, &world.net.server);
-    server.address("eth0", "10.0.2.8/24")?;
-    server.address("eth0", "10.0.2.9/24")?;
+    // The other site is where the client is.
+    client.address("eth0", "10.0.1.8/24")?;
+    client.address("eth0", "10.0.1.9/24")?;
     let names = ["redis-0", "master", "b-master"].map(|name| format!("{name}.site-a.example.com"));
     let leaf = world.authority.leaf(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let _redis = Redis::mutual_tls(server, 6380, &leaf)?;
-    _redis.command(
+    let redis = Redis::mutual_tls(server, 6380, &leaf)?;
+    redis.command(
         server,
         &[
             "--cert",
@@ -75,7 +76,7 @@ fn redis_at_several_sites() -> Result<()> {
     )?;
     let _raft = Backend::start(server, 7000, echo)?;
     let _health = Process::spawn("python3", http_server(server, 8080))?;
-    let zone = "master.site-b A 10.0.2.9\n";
+    let zone = "master.site-b A 10.0.1.9\n";
     let dns = NameServer::start(server, topology::SERVER, zone)?;
     let manifests = Manifests::new(Some("2-redis-multisite.yaml"))?;
     let manifest = deployed("2-redis-multisite.yaml")?;
@@ -114,8 +115,8 @@ fn redis_at_several_sites() -> Result<()> {
         assert!(ask(sni, false).is_err());
     }
     // The master of another site, known by its name, which changes its address.
-    let _nine = Backend::start_on(server, [10, 0, 2, 9].into(), 6380, naming_and_holding("nine"))?;
-    let _eight = Backend::start_on(server, [10, 0, 2, 8].into(), 6380, naming_and_holding("eight"))?;
+    let _nine = Backend::start_on(client, [10, 0, 1, 9].into(), 6380, naming_and_holding("nine"))?;
+    let _eight = Backend::start_on(client, [10, 0, 1, 8].into(), 6380, naming_and_holding("eight"))?;
     let other_site = || -> Result<String> {
         let mut stream = world.connect(6380)?;
         stream.write_all(&snisplice_tests::tls::client_hello(&names[2], &[]))?;
@@ -124,7 +125,7 @@ fn redis_at_several_sites() -> Result<()> {
         Ok(String::from_utf8_lossy(&name[..read]).into_owned())
     };
     eventually("the other site", || (other_site().ok()? == "nine").then_some(()))?;
-    dns.change("master.site-b A 10.0.2.8\n")?;
+    dns.change("master.site-b A 10.0.1.8\n")?;
     eventually("its other address", || (other_site().ok()? == "eight").then_some(()))?;
     assert!(gateway.status()?.0["listeners"].as_array().is_some_and(|listeners| listeners.len() == 3));
     Ok(())

@@ -89,7 +89,20 @@ fn has_pymysql() -> bool {
 /// What MySQL's own client prints for a statement.
 fn cli(world: &World, name: &str, options: &[&str], statement: &str) -> Result<Output> {
     let mut mysql = mysql_cli(&world.net.client)?;
-    mysql.args(["-h", "10.0.1.1", "-P", "3306", "-u", "app", "-psecret", "--ssl-mode=VERIFY_CA", "-N", "-B"]);
+    mysql.args([
+        "-h",
+        "10.0.1.1",
+        "-P",
+        "3306",
+        "-u",
+        "app",
+        "-psecret",
+        "--ssl-mode=VERIFY_CA",
+        "-N",
+        "-B",
+        "-D",
+        "shop",
+    ]);
     mysql.arg(format!("--ssl-ca={}", world.authority.path.display()));
     mysql.arg(format!("--tls-sni-servername={name}.example.com")).args(options);
     Ok(mysql.args(["-e", statement]).output()?)
@@ -126,6 +139,8 @@ fn direct(client: &NetNs, port: u16, statement: &str) -> Result<String> {
         "-psecret",
         "-N",
         "-B",
+        "-D",
+        "shop",
     ]);
     Ok(checked_output(mysql.args(["-e", statement]))?.trim().to_owned())
 }

@@ -218,11 +218,14 @@ impl<'s> Subject<'s> {
         let path = |path: &Path| path.display().to_string();
         let server = |port| topology::server(port).to_string();
         let open_files = machine::open_files()?;
+        // HAProxy reserves a descriptor for each server that it checks.
+        let checks = if self.size.checked { self.size.pools * self.size.servers } else { 0 };
+        let max_connections = self.kind.capacity(open_files.saturating_sub(checks.into()));
         let options = if self.kind == Kind::HaproxySplice { "option splice-auto" } else { "" };
         let values = [
             ("cores", machine::cores()?.to_string()),
             ("open_files", open_files.to_string()),
-            ("max_connections", self.kind.capacity(open_files).min(200_000).to_string()),
+            ("max_connections", max_connections.min(200_000).to_string()),
             ("dir", path(&self.dir())),
             ("bpffs", path(&bpffs())),
             ("domain", DOMAIN.to_owned()),

@@ -4,11 +4,13 @@
 
 use std::collections::HashMap;
 
-use super::gateways::{Gateways, Listener, admits};
+use super::gateways::{Gateways, admits};
 use super::hostname::{self, Hosts, intersection};
 use super::index::{View, by_age, route_of};
-use super::objects::{FromNamespaces, Key, Kind, Object, ParentRef, RouteSpec};
+use super::listeners::Listener;
+use super::objects::{Key, Kind, Object};
 use super::pools;
+use super::specs::{FromNamespaces, ParentRef, RouteSpec};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
 use crate::config::diagnostic::quote;
 use crate::config::model::SniPattern;

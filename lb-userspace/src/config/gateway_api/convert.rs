@@ -14,17 +14,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::attach::Attached;
-use super::gateways::{Family, Gateways, Listener, Use};
+use super::gateways::Gateways;
 use super::hostname::wider;
 use super::index::{Built, View};
-use super::objects::{BackendRef, Key, Name};
+use super::listeners::{Family, Listener, Use};
+use super::objects::{Key, Kind, Name};
 use super::pools::{self, place};
+use super::specs::BackendRef;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
     ServerDraft, Tls,
 };
 use crate::config::model::{MAX_WEIGHT, Protocol, Refuse, SniPattern};
-use crate::config::place::{Place, Placed};
+use crate::config::place::{ObjectField, Place, Placed};
 
 /// The pool without servers, for what is refused.
 const NOBODY: &str = "gateway:refused";
@@ -34,6 +36,8 @@ pub(super) struct Drafts {
     pub(super) built: Built,
     /// The pools, by their Services.
     pub(super) pools: HashMap<Name, BTreeSet<u16>>,
+    /// The pool without servers is there.
+    has_nobody: bool,
 }
 
 /// The listeners of one address and port.
@@ -52,7 +56,7 @@ struct Port<'g, 'i> {
 /// What the data plane has of all listeners that are bound and of all routes on them.
 pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[Attached<'_>]) -> Drafts {
     let (mut ports, port_of) = ports(gateways);
-    let mut made = Drafts { built: Built::default(), pools: HashMap::new() };
+    let mut made = Drafts { built: Built::default(), pools: HashMap::new(), has_nobody: false };
     for route in attached {
         for (number, hosts) in &route.listeners {
             let listener = &gateways.listeners[*number];
@@ -83,7 +87,7 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
     }
     for port in &mut ports {
         made.auto_passthrough(view, port);
-        made.finish(port);
+        made.finish(port, view.context.ipv6);
     }
     made
 }
@@ -153,7 +157,7 @@ impl Drafts {
     }
 
     /// The listener of a port, and the routes that it has by itself.
-    fn finish(&mut self, port: &mut Port<'_, '_>) {
+    fn finish(&mut self, port: &mut Port<'_, '_>, ipv6: bool) {
         let (_, first) = port.listeners[0];
         let at = |path: &str| place(first.owner, format!("spec.listeners[{}]{path}", first.number));
         if port.family == Family::Tls {
@@ -179,7 +183,8 @@ impl Drafts {
             self.built.routes.push(draft);
         }
         let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        let addresses = if first.binds.is_empty() { &all[..] } else { &first.binds };
+        let all = if ipv6 { &all[..] } else { &all[..1] };
+        let addresses = if first.binds.is_empty() { all } else { &first.binds };
         let bind = addresses.iter().map(|ip| Placed::new(at(".port"), SocketAddr::new(*ip, first.port())));
         let protocol = match port.family {
             Family::Http => Protocol::Http,
@@ -262,7 +267,7 @@ impl Drafts {
     fn backend(&mut self, view: &mut View<'_>, service: &Name, port: u16, at: Place) -> BackendDraft {
         let name = pools::name(service, port);
         if self.pools.entry(service.clone()).or_default().insert(port) {
-            let key = Key { kind: super::objects::Kind::Service, name: service.clone() };
+            let key = Key { kind: Kind::Service, name: service.clone() };
             let servers = pools::servers(view, service, port).into_iter().map(|origin| {
                 let at = origin.place.clone();
                 let address = Field::Given(origin);
@@ -275,13 +280,10 @@ impl Drafts {
 
     /// A share for nobody.
     fn nobody(&mut self, at: Place) -> BackendDraft {
-        if !self.pools.contains_key(&Name::new("", NOBODY)) {
-            self.pools.insert(Name::new("", NOBODY), BTreeSet::new());
+        if !std::mem::replace(&mut self.has_nobody, true) {
             // It belongs to no object, so that no object takes it away from others.
-            let nowhere = Place::Object(Box::new(crate::config::place::ObjectField {
-                object: "the Gateway API".into(),
-                path: "".into(),
-            }));
+            let nowhere = ObjectField { object: "the Gateway API".into(), path: "".into() };
+            let nowhere = Place::Object(Box::new(nowhere));
             self.built.pools.push(pool(nowhere, NOBODY, Vec::new()));
         }
         BackendDraft { pool: given(at, NOBODY.to_owned()), weight: Field::Absent }
@@ -320,7 +322,7 @@ fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
 /// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's says so.
 fn listener_name(listener: &Listener<'_>) -> String {
     let Key { kind, name } = listener.owner;
-    let set = if *kind == super::objects::Kind::ListenerSet { "set." } else { "" };
+    let set = if *kind == Kind::ListenerSet { "set." } else { "" };
     format!("{set}{}.{}.{}", name.namespace, name.name, listener.spec.name)
 }
 

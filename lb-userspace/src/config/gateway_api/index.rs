@@ -12,10 +12,11 @@ use std::sync::Arc;
 use super::attach::{self, Attached};
 use super::convert;
 use super::gateways::{self, Gateways};
-use super::objects::{GrantSpec, Key, Kind, Labels, Name, Object, RouteSpec, ServiceSpec, SliceSpec, Spec};
+use super::objects::{Key, Kind, Labels, NAMESPACE_LABEL, Name, Object, Spec};
 use super::pools;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::settings::Settings;
+use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 use crate::config::model::Server;
@@ -59,6 +60,8 @@ pub struct Context {
     /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
     /// endpoint with one of them is refused, as it may be the gateway's own.
     pub own: Vec<IpAddr>,
+    /// Whether this machine has IPv6.
+    pub ipv6: bool,
     /// Ports that cannot be listened on, and why: those of the file's listeners, and those that the system refuses.
     pub unavailable: BTreeMap<u16, Box<str>>,
     /// Mode `pool` and `service`: the addresses that each Gateway has.
@@ -271,7 +274,7 @@ impl<'i> View<'i> {
         let name = Name { namespace: Arc::from(""), name: namespace.clone() };
         match self.get(Kind::Namespace, &name) {
             Some(object) => object.labels.clone(),
-            None => Labels::from([(super::objects::NAMESPACE_LABEL.into(), namespace.to_string())]),
+            None => Labels::from([(NAMESPACE_LABEL.into(), namespace.to_string())]),
         }
     }
 

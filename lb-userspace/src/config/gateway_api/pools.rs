@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::index::View;
-use super::objects::{BackendRef, Endpoint, Key, Kind, Name, ServicePort};
+use super::objects::{Key, Kind, Name};
+use super::specs::{BackendRef, Endpoint, ServicePort};
 use super::status::Fault;
 use crate::config::address::{Address, Host, Origin};
 use crate::config::diagnostic::quote;
@@ -143,6 +144,6 @@ fn is_allowed(ip: IpAddr, own: &[IpAddr]) -> bool {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
-    !(canonical.is_loopback() || canonical.is_unspecified() || canonical.is_multicast() || is_link_local)
-        && !own.contains(&canonical)
+    let is_own = canonical.is_loopback() || own.contains(&canonical);
+    !(is_own || is_link_local || canonical.is_unspecified() || canonical.is_multicast())
 }

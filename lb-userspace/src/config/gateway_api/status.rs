@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::objects::{Key, ParentRef, RouteKind};
+use super::objects::Key;
+use super::specs::{ParentRef, RouteKind};
 
 /// The statuses of all objects that this gateway is responsible for.
 pub type Statuses = BTreeMap<Key, Status>;
@@ -166,10 +167,10 @@ pub struct RouteParentStatus {
 impl Status {
     /// Every condition, each with the part of the object that it is about: a listener or a parent.
     pub fn conditions(&self) -> Vec<(Option<String>, &Condition)> {
-        fn all<'s>(
+        fn all(
             part: Option<String>,
-            conditions: &'s [Condition],
-        ) -> impl Iterator<Item = (Option<String>, &'s Condition)> {
+            conditions: &[Condition],
+        ) -> impl Iterator<Item = (Option<String>, &Condition)> {
             conditions.iter().map(move |condition| (part.clone(), condition))
         }
         let listener = |listener: &'_ ListenerStatus| Some(format!("listener {}", listener.name));

@@ -82,7 +82,7 @@ fn an_empty_file_is_an_error() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_an_error() {
-    let error = File::open(Path::new("/nonexistent/snisplice.toml")).0.map(|_| ()).unwrap_err();
+    let error = File::open(Path::new("/nonexistent/snisplice.toml")).0.unwrap_err();
     let message = "error: cannot read `/nonexistent/snisplice.toml`: No such file or directory (os error 2)";
     assert_eq!(error.to_string().trim_end(), message);
 }

@@ -1,9 +1,8 @@
 //! Envoy's clusters, as pools.
 
 use crate::config::quote;
-use crate::import::model::{
-    Extra, Model, Note, Pool, Server, Servers, duration, server_host, timeout, toml_string, toml_table,
-};
+use crate::import::model::{Extra, Model, Note, Pool, Server, Servers};
+use crate::import::values::{duration, server_host, timeout, toml_string, toml_table};
 use crate::import::yaml::{Fields, Item};
 use std::collections::BTreeMap;
 

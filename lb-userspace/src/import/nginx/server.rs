@@ -1,14 +1,14 @@
 //! One `server` of nginx's `stream`.
 
+use super::map::{Map, is_name, names_of};
 use super::syntax::Directive;
 use super::upstream::Pools;
-use super::{ASIDE, Map, is_name, names_of};
 use crate::config::quote;
 use crate::import::model::{
-    ANY, At, Certificate, ClientCa, Extra, Listener, Model, Note, Protocol, Route, Termination, duration,
-    timeout, toml_list, toml_string, toml_table,
+    ANY, At, Certificate, ClientCa, Extra, Listener, Model, Note, PROXY_FROM_ANYBODY, Protocol, Route,
+    Termination, default_gateway, in_default,
 };
-use crate::import::{PROXY_FROM_ANYBODY, default_gateway, in_default};
+use crate::import::values::{duration, timeout, toml_list, toml_string, toml_table};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -94,7 +94,7 @@ impl ReadServer {
             ["proxy_next_upstream" | "proxy_next_upstream_tries" | "proxy_next_upstream_timeout", ..] => {
                 self.notes.push(directive.aside());
             }
-            [name, ..] if ASIDE.contains(name) => self.notes.push(directive.aside()),
+            _ if directive.is_aside() => self.notes.push(directive.aside()),
             _ => self.notes.push(directive.unknown()),
         }
     }
@@ -179,7 +179,7 @@ impl ReadServer {
         let by_name = !self.names.is_empty()
             || choices.iter().any(|(_, hosts, _)| hosts.iter().any(|host| host != ANY));
         let known = model.listeners.len();
-        let listener = self.to_listener(by_name, model);
+        let listener = self.listener(by_name, model);
         self.default |= listener == known;
         let tls = self.ends_tls.then(|| self.termination());
         let keys = self.pool_keys();
@@ -245,7 +245,7 @@ impl ReadServer {
     }
 
     /// Servers of the same addresses are one listener: nginx tells them apart by `server_name`.
-    fn to_listener(&mut self, by_name: bool, model: &mut Model) -> usize {
+    fn listener(&mut self, by_name: bool, model: &mut Model) -> usize {
         let at = self.at();
         let protocol = if by_name || self.ends_tls || self.preread { Protocol::Tls } else { Protocol::Tcp };
         let mut extras: Vec<Extra> = Vec::new();

@@ -7,6 +7,24 @@ use crate::import::yaml::Unreadable;
 /// Blocks within blocks.
 const DEEPEST: usize = 16;
 
+/// What says nothing about who reaches what.
+const ASIDE: [&str; 14] = [
+    "access_log",
+    "error_log",
+    "log_format",
+    "tcp_nodelay",
+    "resolver",
+    "resolver_timeout",
+    "map_hash_bucket_size",
+    "map_hash_max_size",
+    "variables_hash_max_size",
+    "variables_hash_bucket_size",
+    "preread_buffer_size",
+    "proxy_buffer_size",
+    "proxy_socket_keepalive",
+    "status_zone",
+];
+
 #[derive(Debug)]
 pub(super) struct Directive {
     pub(super) at: At,
@@ -26,6 +44,11 @@ impl Directive {
 
     pub(super) fn quoted(&self) -> String {
         quote(&self.said())
+    }
+
+    /// Whether it is none that is to be taken over.
+    pub(super) fn is_aside(&self) -> bool {
+        ASIDE.contains(&self.name())
     }
 
     pub(super) fn unknown(&self) -> Note {

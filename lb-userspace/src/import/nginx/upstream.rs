@@ -2,7 +2,8 @@
 
 use super::syntax::Directive;
 use crate::config::quote;
-use crate::import::model::{At, Extra, Model, Note, Pool, Server, Servers, duration, host_and_port, timeout};
+use crate::import::model::{At, Extra, Model, Note, Pool, Server, Servers};
+use crate::import::values::{duration, host_and_port, timeout};
 use std::collections::BTreeMap;
 
 pub(super) struct Upstream {

@@ -1,9 +1,8 @@
 //! Services for servers that are addresses, and for some of another Service's pods.
 
-use super::{MOST_BACKENDS, Part, lost, part};
+use super::objects::{MOST_BACKENDS, lost, part};
 use crate::config::quote;
-use crate::import::NAMESPACE;
-use crate::import::model::{Model, Note, Object, Pool, Server, Servers, Subset};
+use crate::import::model::{Model, NAMESPACE, Note, Object, Part, Pool, Server, Servers, Subset};
 use crate::import::names::Names;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};

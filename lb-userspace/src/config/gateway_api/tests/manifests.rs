@@ -74,6 +74,7 @@ fn one_wrong_object_is_left_out_alone() {
     };
     for (text, expected) in [
         (gateway("x"), "b.yaml:4: Gateway n/g: spec.listeners[0].port: invalid type: string \\\"x\\\", expected a nonzero u16"),
+        (gateway("1").replace("name: l", "name: \"l\\n\""), "b.yaml:4: Gateway n/g: spec.listeners[0].name: a name has 1 to 253"),
         (gateway("0"), "b.yaml:4: Gateway n/g: spec.listeners[0].port: invalid value: integer `0`, expected a nonzero u16"),
         ("a: [1\nb: 2\n".to_owned(), "b.yaml:5: it is not YAML: "),
         ("just text".to_owned(), "b.yaml:4: it is no object: `apiVersion`, `kind` and `metadata` are missing"),

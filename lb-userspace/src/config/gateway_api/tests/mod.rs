@@ -5,6 +5,7 @@ mod endpoints;
 mod listeners;
 mod manifests;
 mod routes;
+mod scale;
 
 use std::io;
 use std::path::Path;
@@ -93,7 +94,11 @@ impl Files for NoFiles {
 }
 
 fn context() -> Context {
-    Context { own: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()], ..Context::default() }
+    Context {
+        own: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        ipv6: true,
+        ..Context::default()
+    }
 }
 
 /// What the objects make, with all checks.

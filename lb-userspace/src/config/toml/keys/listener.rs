@@ -53,9 +53,9 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             name: "protocol",
             example: r#""tls""#,
             meaning: "what clients send first. `tls`: a ClientHello, or PostgreSQL's request for TLS. `postgres`: that \
-                      request, or a ClientHello with ALPN `postgresql`. `mysql`: MySQL's request for TLS, after [the gateway \
-                      has greeted them](#mysql). `smtp` to `xmpp`: clear text with a command for TLS ([more](#starttls)). \
-                      `tcp`: anything",
+                      request, or a ClientHello with ALPN `postgresql`; clients that fail are told why. `mysql`: MySQL's \
+                      request for TLS, after [the gateway has greeted them](#mysql). `smtp` to `xmpp`: clear text with a \
+                      command for TLS ([more](#starttls)). `tcp`: anything",
             values: Of(|| one_of(&PROTOCOLS)),
             default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
         },

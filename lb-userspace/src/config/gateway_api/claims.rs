@@ -1,0 +1,112 @@
+//! Which listeners are in each other's way, and who goes before whom.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::hostname::wider;
+use super::listeners::{Family, Listener, Use};
+use super::objects::Key;
+use super::status::Fault;
+use crate::config::model::SniPattern;
+
+const PROTOCOL_CONFLICT: &str = "ProtocolConflict";
+const HOSTNAME_CONFLICT: &str = "HostnameConflict";
+
+/// Of one Gateway's own listeners those that are equal are all in conflict, and all of a port that two families are on: none may
+/// win.
+pub(super) fn reject_equal(listeners: &mut [Listener<'_>]) {
+    #[derive(Default)]
+    struct Port {
+        /// How many listeners have each host name.
+        hosts: HashMap<SniPattern, usize>,
+        family: Option<Family>,
+        is_mixed: bool,
+    }
+    let mut ports: HashMap<u16, Port> = HashMap::new();
+    for listener in listeners.iter() {
+        let Some(is_for) = listener.is_for else { continue };
+        let port = ports.entry(listener.port()).or_default();
+        *port.hosts.entry(listener.host.clone()).or_default() += 1;
+        port.is_mixed |= port.family.replace(is_for.family()).is_some_and(|other| other != is_for.family());
+    }
+    for listener in listeners.iter_mut().filter(|listener| listener.is_for.is_some()) {
+        let (port, all) = (listener.port(), &ports[&listener.port()]);
+        if all.is_mixed {
+            let message = format!("listeners of port {port} have protocols that exclude one another");
+            listener.conflict = Some(Fault::new(PROTOCOL_CONFLICT, message));
+        } else if all.hosts[&listener.host] > 1 {
+            let message = format!("another listener of port {port} has the same host name");
+            listener.conflict = Some(Fault::new(HOSTNAME_CONFLICT, message));
+        }
+    }
+}
+
+/// Who has which names of which ports.
+#[derive(Default)]
+pub(super) struct Claims<'i> {
+    ports: HashMap<(Option<IpAddr>, u16), Claim<'i>>,
+}
+
+struct Claim<'i> {
+    family: Family,
+    /// Where the first of it is bound: no two sockets can have an address and port.
+    binds: Arc<[IpAddr]>,
+    hosts: HashMap<SniPattern, &'i Key>,
+}
+
+impl<'i> Claims<'i> {
+    /// The first has it: older Gateways come before younger ones, and a Gateway before its ListenerSets.
+    pub(super) fn claim(&mut self, listener: &mut Listener<'i>) {
+        let Some(is_for) = listener.is_for.filter(|_| listener.is_bound()) else { return };
+        let port = listener.port();
+        let on: Vec<Option<IpAddr>> = match listener.binds.is_empty() {
+            true => vec![None],
+            false => listener.binds.iter().copied().map(Some).collect(),
+        };
+        for address in &on {
+            let Some(claim) = self.ports.get(&(*address, port)) else { continue };
+            if claim.binds != listener.binds {
+                let message = format!("another Gateway has port {port} of some of its addresses");
+                listener.fault = Some(Fault::new("PortUnavailable", message));
+            } else if claim.family != is_for.family() {
+                let message = format!("port {port} has another protocol already");
+                listener.conflict = Some(Fault::new(PROTOCOL_CONFLICT, message));
+            } else if let Some(owner) = claim.hosts.get(&listener.host) {
+                let message = format!("{owner} has this host name on port {port} already");
+                listener.conflict = Some(Fault::new(HOSTNAME_CONFLICT, message));
+            }
+        }
+        if !listener.is_accepted() {
+            return;
+        }
+        for address in on {
+            let new =
+                || Claim { family: is_for.family(), binds: listener.binds.clone(), hosts: HashMap::new() };
+            let claim = self.ports.entry((address, port)).or_insert_with(new);
+            claim.hosts.insert(listener.host.clone(), listener.owner);
+        }
+    }
+}
+
+/// Marks the HTTPS listeners of a port of which one's names are among another's: HTTP/2 clients may use the connection of one
+/// for the other.
+pub(super) fn mark_overlaps(listeners: &mut [Listener<'_>]) {
+    let mut hosts: HashMap<(Arc<[IpAddr]>, u16, SniPattern), usize> = HashMap::new();
+    let is_https = |listener: &Listener<'_>| listener.is_for == Some(Use::Https) && listener.is_bound();
+    for (number, listener) in listeners.iter().enumerate().filter(|(_, listener)| is_https(listener)) {
+        hosts.insert((listener.binds.clone(), listener.port(), listener.host.clone()), number);
+    }
+    let mut marked = HashSet::new();
+    for (number, listener) in listeners.iter().enumerate().filter(|(_, listener)| is_https(listener)) {
+        for wider in wider(&listener.host) {
+            let found = hosts.get(&(listener.binds.clone(), listener.port(), wider)).copied();
+            if let Some(other) = found.filter(|other| *other != number) {
+                marked.extend([number, other]);
+            }
+        }
+    }
+    marked.into_iter().for_each(|number| listeners[number].overlaps = true);
+}
