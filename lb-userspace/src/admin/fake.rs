@@ -134,7 +134,6 @@ pub(crate) fn status() -> Status {
         bytes_out,
     };
     Status {
-        objects: vec![],
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,
         workers: 2,

@@ -149,7 +149,7 @@ impl Control {
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
         self.gateway.snapshot.store(new.clone());
-        self.prober.follow(&new.pools);
+        self.prober.follow(&new);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(new.addresses())
         {
