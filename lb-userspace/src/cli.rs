@@ -7,6 +7,7 @@ use crate::admin::{self, Client, text, top, view::ConnectionFilter};
 use crate::config::gateway_api::Built;
 use crate::config::{self, Config, File, Gateway, Interfaces, Pool, SourceAddress, Sources};
 use crate::gateway::objects::Objects;
+use crate::import::Verdict;
 use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
@@ -20,6 +21,8 @@ use std::process::ExitCode;
 /// Exit codes beside 0.
 const RUNTIME_FAILURE: u8 = 1;
 const BAD_CONFIGURATION: u8 = 2;
+/// `import`: there is a result, which does not do all that the files did.
+const LOST: u8 = 3;
 
 /// Where the configuration is unless `-c` names another.
 const CONFIG: &str = "/etc/snisplice/snisplice.toml";
@@ -313,7 +316,17 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Undrain { gateway, target } => Ok(gateway.client()?.drain(&target, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
         Command::EchKey(key) => show(&key.run()?),
-        Command::Import(import) => import.run(),
+        Command::Import(import) => {
+            let imported = import.run()?;
+            show(&imported.text)?;
+            for (_, message) in &imported.messages {
+                eprintln!("{message}");
+            }
+            match imported.messages.iter().filter(|(verdict, _)| *verdict == Verdict::Lost).count() {
+                0 => Ok(()),
+                lost => Err(Failure(LOST, anyhow::anyhow!("{} lost", counted(lost, "part")))),
+            }
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snisplice", &mut std::io::stdout());
             Ok(())

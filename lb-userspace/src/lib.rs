@@ -19,6 +19,7 @@ pub mod ech;
 pub mod gateway;
 pub mod import;
 pub mod kernel;
+pub mod kubernetes;
 pub mod mysql;
 mod privileges;
 pub mod reason;

@@ -3,7 +3,6 @@
 //! Three network namespaces stand for three machines. Nothing outside them is touched, and nothing is left
 //! behind, also on Ctrl-C.
 
-mod interrupt;
 mod narrate;
 mod summary;
 
@@ -12,10 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use snisplice_tests::interrupt::{interrupted, pause_point, watch_for_interrupts};
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::{Authority, Gateway, Leaf, NetNs, Redis, Triangle, eventually, gateway};
 
-use interrupt::{interrupted, pause_point, watch_for_interrupts};
 use narrate::{note, step};
 
 /// What the client connects to, whatever the database.

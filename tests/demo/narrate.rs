@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
-use crate::interrupt::pause_point;
+use snisplice_tests::interrupt::pause_point;
 
 /// Announces the next step.
 pub(crate) fn step(text: &str) -> Result<()> {

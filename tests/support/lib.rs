@@ -11,6 +11,7 @@ pub mod dns;
 pub mod ech;
 pub mod gateway;
 pub mod hold;
+pub mod interrupt;
 pub mod mysql;
 pub mod netns;
 pub mod postgres;

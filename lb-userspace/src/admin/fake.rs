@@ -140,7 +140,6 @@ pub(crate) fn status() -> Status {
         config_generation: 3,
         tiers: Tiers { copy: Count { active: 3, total: 1234 }, ..Tiers::default() },
         tier_fallbacks: [("packet_unavailable".into(), 1200), ("tls_terminated".into(), 34)].into(),
-        objects: Vec::new(),
         packet: Some(PacketTier {
             state: PacketTierState::Ready,
             drops: [("reset_outside".into(), 7), ("syn_late".into(), 1)].into(),

@@ -1,14 +1,9 @@
 //! `snisplice import`: other programs' configurations.
 
-use super::{Failure, show};
-use crate::import::{self, File, Form, LARGEST_FILE, Verdict};
-use crate::words::counted;
-use anyhow::{Context, ensure};
+use crate::import::{self, File, Form, Imported, LARGEST_FILE};
+use anyhow::{Context, anyhow, ensure};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-
-/// The exit code of a result that does not do all that the files did.
-const LOST: u8 = 3;
 
 pub(super) const AFTER_HELP: &str = "\
 Exit codes:
@@ -41,25 +36,17 @@ enum To {
 }
 
 impl Import {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    /// Gives the result, which the caller shows.
+    pub(super) fn run(self) -> anyhow::Result<Imported> {
         let files = self.files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
         let form = match self.to {
             To::Yaml => Form::GatewayApi,
             To::Toml => Form::Toml,
         };
-        let imported = import::import(&files, form).map_err(|errors| {
+        import::import(&files, form).map_err(|errors| {
             let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            anyhow::anyhow!("{}", errors.join("\nsnisplice: "))
-        })?;
-        show(&imported.text)?;
-        for (_, message) in &imported.messages {
-            eprintln!("{message}");
-        }
-        let of = |verdict| imported.messages.iter().filter(|(of, _)| *of == verdict).count();
-        match of(Verdict::Lost) {
-            0 => Ok(()),
-            lost => Err(Failure(LOST, anyhow::anyhow!("{} lost", counted(lost, "part")))),
-        }
+            anyhow!("{}", errors.join("\nsnisplice: "))
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use super::address::Origin;
 use super::check::certificate::Loaded;
 use super::client_auth::ClientAuth;
 use super::diagnostic::{Diagnostic, Report};
-use super::gateway_api::Mode;
+use super::gateway_api::{Attach, Mode};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
@@ -46,8 +46,11 @@ pub(super) struct Draft {
 pub(super) struct GatewayApiDraft {
     pub(super) from: Field<From>,
     pub(super) directory: Field<PathBuf>,
+    pub(super) kubeconfig: Field<PathBuf>,
+    pub(super) keep_objects: Field<bool>,
     pub(super) controller: Field<Box<str>>,
     pub(super) mode: Field<Mode>,
+    pub(super) attach: Field<Attach>,
     pub(super) addresses: Field<Vec<Placed<RangeInclusive<IpAddr>>>>,
     pub(super) external_names: Field<bool>,
     pub(super) namespaces: Field<Vec<Placed<Box<str>>>>,
@@ -57,6 +60,7 @@ pub(super) struct GatewayApiDraft {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum From {
     Directory,
+    Cluster,
 }
 
 impl Draft {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::SupportedProtocolVersion;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use zeroize::Zeroize as _;
 
 use super::address::Origin;
 use super::authorities::Authorities;
@@ -432,6 +433,13 @@ pub struct Termination {
     /// Others to choose from, by the names that they are for, without client authentication of their own: the one with the
     /// longest name that covers the client's.
     pub more: Vec<Arc<Termination>>,
+}
+
+/// A key that is used no more is wiped from memory.
+impl Drop for Termination {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl fmt::Debug for Termination {

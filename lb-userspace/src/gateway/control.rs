@@ -125,6 +125,9 @@ impl Control {
         let FixedGateway { source_ports, bpffs, .. } = &settings.fixed;
         let ports = Arc::new(GatewayPorts::new(source_ports.clone(), bpffs.clone()));
         let packet = open_packet(&settings, &snapshot, &ports)?;
+        if let Some((_, objects)) = &mut source {
+            objects.attach();
+        }
         let sockets = loop {
             let fault = match open(snapshot.binds(), workers, &inherited) {
                 Ok(sockets) => break sockets,
@@ -178,6 +181,7 @@ impl Control {
             stopping,
             reloads,
             objects: ArcSwap::default(),
+            awaits_objects: AtomicBool::new(false),
         });
         let sweeper = match gateway.packet() {
             Err(_) => None,
@@ -222,6 +226,10 @@ impl Control {
         // Names that cannot be resolved are in the log.
         drop(self.resolve());
         let admin = self.serve_admin()?;
+        if let Some((_, objects)) = &mut self.source {
+            objects.in_force();
+            objects.connect().await?;
+        }
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
         for address in self.gateway.snapshot.load().addresses() {
@@ -472,7 +480,16 @@ async fn changed_objects(watched: &mut Option<Watched>, source: &Source) {
     let lacks_ports = source.as_ref().is_some_and(|(_, objects)| objects.lacks_ports());
     tokio::select! {
         () = changed(watched) => {}
+        () = changed_there(source) => {}
         () = sleep(ASK_AGAIN), if lacks_ports => {}
+    }
+}
+
+/// Returns when the objects of an API server have changed.
+async fn changed_there(source: &Source) {
+    match source {
+        Some((_, objects)) => objects.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,51 +1,90 @@
 //! Objects of the Gateway API: where they come from, what they make together with the file, and what is said of them.
 
 use super::Fault;
+use crate::accept::{Bind, listen};
 use crate::admin::view;
 use crate::config::gateway_api::{
-    At, Change, Context, Index, Key, Manifests, Problem, Source, Status, Statuses, Truth,
+    At, Attach, Change, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status, Statuses,
+    Truth,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
+use crate::kernel::addresses;
 use crate::kernel::pairs::own_addresses;
+use crate::kubernetes::{self, ApiServer, Freshness};
 use crate::words::with_causes;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The objects of one source.
 pub(crate) struct Objects {
-    directory: PathBuf,
+    settings: Settings,
+    origin: Origin,
     index: Index,
     context: Context,
     /// Where each object stands.
     places: HashMap<Key, At>,
     /// What is not taken.
     problems: Vec<Problem>,
-    statuses: Statuses,
+    statuses: Arc<Statuses>,
     /// Ports of the file's own listeners, and whose they are.
     taken: BTreeMap<u16, Box<str>>,
-    /// Ports that the system has refused, and why.
-    failed: BTreeMap<u16, Box<str>>,
+    /// Ports that the system has refused, at which address, and why.
+    failed: BTreeMap<u16, (SocketAddr, Box<str>)>,
     /// Ports that objects have asked for, and got.
     ports: HashSet<u16>,
+    /// Mode `pool`: the addresses that are served, and the device that has them and perhaps some more.
+    served: BTreeSet<IpAddr>,
+    attached: Option<Attached>,
+}
+
+/// Where objects come from.
+enum Origin {
+    Directory(PathBuf),
+    Cluster(Box<ApiServer>),
+}
+
+/// A device with addresses that it has for the sake of Gateways.
+struct Attached {
+    device: Box<str>,
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Objects {
     /// Those that a file names, none of which was read yet; `config` is what the file makes alone. `None`: it names none.
     pub(crate) fn of(file: &File, config: &Config) -> Option<Self> {
         let api = config.gateway_api.clone()?;
-        let Source::Directory(directory) = &api.source;
-        let directory = file.path_of(directory);
-        let index = Index::new(api.settings);
+        let origin = match &api.source {
+            Source::Directory(directory) => Origin::Directory(file.path_of(directory)),
+            Source::Cluster { kubeconfig, keep } => {
+                let (lease_namespace, identity, node) = kubernetes::Settings::names_from_environment();
+                Origin::Cluster(Box::new(ApiServer::new(kubernetes::Settings {
+                    kubeconfig: kubeconfig.as_ref().map(|path| file.path_of(path)),
+                    controller: api.settings.controller.clone(),
+                    namespaces: api.settings.namespaces.clone(),
+                    keep: keep.then(|| kubernetes::keep_file(&config.gateway.fixed.state_dir)),
+                    lease_namespace,
+                    identity,
+                    node,
+                })))
+            }
+        };
+        let attached = Attached::of(&api.settings);
+        let index = Index::new(api.settings.clone());
         let mut objects = Objects {
-            directory,
+            settings: api.settings,
+            origin,
             index,
             context: Context::default(),
             places: HashMap::new(),
             problems: Vec::new(),
-            statuses: Statuses::new(),
+            statuses: Arc::default(),
             taken: BTreeMap::new(),
             failed: BTreeMap::new(),
             ports: HashSet::new(),
+            served: BTreeSet::new(),
+            attached,
         };
         objects.stand_back(config);
         Some(objects)
@@ -64,7 +103,15 @@ impl Objects {
 
     /// Reads what the source has now. What was read, and what that asks for.
     pub(crate) fn read(&mut self) -> (Sources, Change) {
-        let mut manifests = Manifests::read(&self.directory);
+        let directory = match &mut self.origin {
+            Origin::Directory(directory) => directory,
+            Origin::Cluster(api) => {
+                let (change, is_outside) = api.take(&mut self.index);
+                let differs = is_outside && self.look_outside();
+                return (Sources::default(), if differs { Change::All } else { change });
+            }
+        };
+        let mut manifests = Manifests::read(directory);
         let problems = std::mem::take(&mut manifests.problems);
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::error!("not taken: {problem}");
@@ -82,22 +129,85 @@ impl Objects {
         self.assemble_within(file)
     }
 
-    fn assemble_within(&mut self, file: &File) -> Checked {
+    /// Looks at what is outside the objects and counts; whether it has changed.
+    fn look_outside(&mut self) -> bool {
+        let before = (self.context.own.clone(), self.context.nodes.clone(), self.context.assigned.clone());
         match own_addresses() {
             Ok(own) => self.context.own = own,
             Err(error) => tracing::error!(%error, "cannot list the addresses of this machine"),
         }
+        if let Origin::Cluster(api) = &mut self.origin {
+            match self.settings.mode {
+                Mode::Node => self.context.nodes = api.nodes(&self.context.own),
+                Mode::Pool | Mode::Service => self.context.assigned = api.assigned(&self.settings.addresses),
+            }
+        }
+        before != (self.context.own.clone(), self.context.nodes.clone(), self.context.assigned.clone())
+    }
+
+    /// Follows the API server, if that is where they come from and it is not followed yet; in the runtime that calls this.
+    pub(crate) async fn connect(&mut self) -> anyhow::Result<()> {
+        let Origin::Cluster(api) = &mut self.origin else { return Ok(()) };
+        if api.is_followed() {
+            return Ok(());
+        }
+        api.follow().await?;
+        self.tell();
+        Ok(())
+    }
+
+    /// Returns when the API server's objects have changed, if it is where they come from.
+    pub(crate) async fn changed(&self) {
+        match &self.origin {
+            Origin::Directory(_) => std::future::pending().await,
+            Origin::Cluster(api) => api.changed().await,
+        }
+    }
+
+    /// Nothing is known of the objects yet.
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(&self.origin, Origin::Cluster(api) if api.freshness() == Freshness::Stale(None))
+    }
+
+    /// Sees to it that the device has the addresses on which what was made is to listen.
+    pub(crate) fn attach(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.add(&self.served);
+        }
+    }
+
+    /// What was made is in force: addresses that it does not have are given back, and the API server is told.
+    pub(crate) fn in_force(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.retain(&self.served);
+        }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        if let Origin::Cluster(api) = &mut self.origin {
+            api.served(&self.index, self.statuses.clone());
+        }
+    }
+
+    fn assemble_within(&mut self, file: &File) -> Checked {
+        self.look_outside();
         // The kernel has this file if it has IPv6.
         self.context.ipv6 = Path::new("/proc/net/if_inet6").exists();
         self.context.unavailable = self.taken.clone();
-        self.context.unavailable.extend(self.failed.clone());
+        let failed = self.failed.iter().map(|(port, (_, why))| (*port, why.clone()));
+        self.context.unavailable.extend(failed);
         let mut built = self.index.build(&self.context);
         let checked = file.check(&mut built);
-        self.statuses = built.statuses;
+        self.statuses = Arc::new(built.statuses);
         if let Ok((config, _)) = &checked {
             let ports =
                 config.listeners.iter().flat_map(|listener| &listener.bind).map(|address| address.port());
             self.ports = ports.filter(|port| !self.taken.contains_key(port)).collect();
+            let assigned: BTreeSet<IpAddr> = self.context.assigned.values().flatten().copied().collect();
+            let binds =
+                config.listeners.iter().flat_map(|listener| &listener.bind).map(|address| address.ip());
+            self.served = binds.filter(|address| assigned.contains(address)).collect();
         }
         checked
     }
@@ -111,13 +221,19 @@ impl Objects {
         }
         let why = with_causes(fault);
         tracing::error!("not served: {why}");
-        self.failed.insert(port, why.into());
+        self.failed.insert(port, (*address, why.into()));
         Some(self.assemble_within(file))
     }
 
     /// Whether the system has refused a port.
     pub(crate) fn lacks_ports(&self) -> bool {
         !self.failed.is_empty()
+    }
+
+    /// Whether one of these ports can be had by now.
+    pub(crate) fn may_have_ports(&self) -> bool {
+        let bind = |address: SocketAddr| Bind { address, backlog: 1, freebind: false };
+        self.failed.values().any(|(address, _)| listen(bind(*address), 1).is_ok())
     }
 
     /// The pools that have other servers, and these.
@@ -169,6 +285,49 @@ impl Objects {
             }
         });
         objects.chain(refused).collect()
+    }
+}
+
+impl Attached {
+    /// The device, with what an earlier process has left there. `None`: no device gets any.
+    fn of(settings: &Settings) -> Option<Self> {
+        let Attach::Device(device) = settings.attach.clone() else { return None };
+        if settings.mode != Mode::Pool {
+            return None;
+        }
+        let addresses = addresses::ours(&device).unwrap_or_else(|error| {
+            tracing::error!(%device, %error, "cannot list the addresses of the device");
+            Vec::new()
+        });
+        Some(Self { device, addresses: addresses.into_iter().collect() })
+    }
+
+    fn add(&mut self, wanted: &BTreeSet<IpAddr>) {
+        for address in wanted {
+            if self.addresses.contains(address) {
+                continue;
+            }
+            match addresses::add(&self.device, *address) {
+                Ok(()) => _ = self.addresses.insert(*address),
+                Err(error) => {
+                    tracing::error!(device = %self.device, %address, %error, "the device does not get it")
+                }
+            }
+        }
+    }
+
+    fn retain(&mut self, wanted: &BTreeSet<IpAddr>) {
+        self.addresses.retain(|address| {
+            let removed = !wanted.contains(address)
+                && match addresses::remove(&self.device, *address) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::error!(device = %self.device, %address, %error, "the device keeps it");
+                        false
+                    }
+                };
+            !removed
+        });
     }
 }
 

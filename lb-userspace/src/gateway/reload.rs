@@ -101,7 +101,13 @@ impl Control {
         self.source = source;
         self.watched_objects = read.objects.map(Watched::new);
         self.show_objects();
-        Ok(self.put_in_force(built, sockets))
+        let done = self.put_in_force(built, sockets);
+        if let Some((_, objects)) = &mut self.source
+            && let Err(error) = objects.connect().await
+        {
+            tracing::error!("the objects are not followed: {error:#}");
+        }
+        Ok(done)
     }
 
     /// Listens on what is new; a port that an object cannot have is left out.
@@ -116,6 +122,9 @@ impl Control {
         };
         let old = self.gateway.snapshot.load_full();
         let before: BTreeSet<SocketAddr> = old.addresses().collect();
+        if let Some((_, objects)) = &mut source {
+            objects.attach();
+        }
         loop {
             let added = built.snapshot.binds().filter(|bind| !before.contains(&bind.address));
             let fault = match open(added, self.workers.len(), &self.inherited) {
@@ -133,7 +142,7 @@ impl Control {
             };
             source = returned;
             built = match again {
-                Ok(again) => again,
+                Ok(again) => Built { warnings: built.warnings, ..again },
                 Err(_) => return (Err(why), source),
             };
         }
@@ -164,6 +173,9 @@ impl Control {
         }
         drained::follow(&self.started.fixed.state_dir, &old, &new);
         self.removed.note(old, &new);
+        if let Some((_, objects)) = &mut self.source {
+            objects.in_force();
+        }
         let names = self.resolve();
         (reloaded, names)
     }
@@ -181,7 +193,7 @@ impl Control {
             Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
         };
         self.watched_objects = Some(Watched::new(sources));
-        let is_all = change == Change::All || objects.lacks_ports();
+        let is_all = change == Change::All || objects.may_have_ports();
         if change == Change::Servers && !is_all {
             let snapshot = self.gateway.snapshot.load();
             for (name, servers) in objects.take_servers() {
@@ -195,6 +207,9 @@ impl Control {
         if is_all {
             self.reload(What::Objects, "changed objects", None).await;
         } else {
+            if let Some((_, objects)) = &mut self.source {
+                objects.in_force();
+            }
             self.show_objects();
         }
     }
@@ -203,6 +218,8 @@ impl Control {
     pub(super) fn show_objects(&self) {
         let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
         self.admin_side.objects.store(Arc::new(shown));
+        let is_awaited = self.source.as_ref().is_some_and(|(_, objects)| objects.is_awaited());
+        self.admin_side.awaits_objects.store(is_awaited, Relaxed);
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
@@ -236,8 +253,8 @@ struct Read {
 /// A build: what it has made, or why nothing; of what; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `lacked`: what
-/// could not be listened on with the last one, which is an error if it is not for want of an object's port.
+/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `lacked`: where the
+/// last one could not listen; unless that is an object's port, it is an error.
 fn build(
     what: What,
     path: &Path,

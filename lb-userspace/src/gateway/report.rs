@@ -53,6 +53,8 @@ pub(super) struct AdminSide {
     pub(super) reloads: mpsc::UnboundedSender<ReloadRequest>,
     /// The objects of the Gateway API, as they are shown.
     pub(super) objects: ArcSwap<Vec<view::Object>>,
+    /// Nothing was read from the API server yet, nor kept from an earlier run.
+    pub(super) awaits_objects: AtomicBool,
 }
 
 impl AdminSide {
@@ -231,6 +233,9 @@ impl admin::Operations for AdminSide {
     fn ready(&self) -> Result<(), Vec<String>> {
         if self.stopping.load(Relaxed) {
             return Err(vec!["the gateway is stopping".into()]);
+        }
+        if self.awaits_objects.load(Relaxed) {
+            return Err(vec!["the API server has not been read yet".into()]);
         }
         let snapshot = self.gateway.snapshot.load();
         // Services without endpoints are none of the gateway's own.

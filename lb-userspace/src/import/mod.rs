@@ -5,7 +5,7 @@
 //!                     └── notes: what has no equal, with its place ──────────────┘
 //! ```
 //! Pure: text in, text out. A reader names every part that it does not know; nothing is dropped without a word. What the
-//! model cannot say as such is an [`Extra`](model::Extra), a key that TOML has and the Gateway API has not.
+//! model cannot say as such is an extra: a key that TOML has and the Gateway API has not.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

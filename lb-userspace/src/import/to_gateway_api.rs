@@ -57,10 +57,6 @@ impl Writer {
         let mut sections: Vec<Section> = Vec::new();
         let mut section_names = object_names();
         let mut notes = Vec::new();
-        if let (false, Some(&first)) = (addresses.is_empty(), listeners.first()) {
-            let text = "`addresses` of [gateway_api] must have the addresses of this Gateway";
-            notes.push(Note::to_do(model.listeners[first].at, text));
-        }
         let mut validation: BTreeMap<u16, String> = BTreeMap::new();
         let mut foreign = false;
         let mut attached: Vec<(&Route, Kind, Vec<usize>)> = Vec::new();
@@ -81,6 +77,9 @@ impl Writer {
             let routes = routes_of.remove(&index).unwrap_or_default();
             foreign |= routes.iter().any(|route| route.name.namespace != *namespace);
             let plan = self.plan(listener, namespace, &routes, &mut notes);
+            if plan.sections.is_empty() {
+                continue;
+            }
             let first = sections.len();
             let several = ports.len() > 1;
             for &port in &ports {
@@ -118,6 +117,13 @@ impl Writer {
                 );
                 notes.push(Note::lost(listener.at, text));
             }
+        }
+        if sections.is_empty() {
+            return self.gateways.push(Part { notes, text: String::new() });
+        }
+        if let (false, Some(&first)) = (addresses.is_empty(), listeners.first()) {
+            let text = "`addresses` of [gateway_api] must have the addresses of this Gateway";
+            notes.push(Note::to_do(model.listeners[first].at, text));
         }
         let parents = self.parents(&sections, namespace, &name);
         for (route, kind, of_route) in attached {

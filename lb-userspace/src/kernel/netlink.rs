@@ -3,7 +3,7 @@
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
@@ -60,6 +60,23 @@ impl Netlink {
                     NetlinkPayload::InnerMessage(answer) => return Ok(answer),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     _ => {}
+                }
+            }
+        }
+    }
+
+    /// A request that changes something; what the kernel says of it. Waits for that.
+    pub(super) fn change<M>(&mut self, request: M, flags: u16) -> io::Result<()>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        let request = self.encode(request, NLM_F_REQUEST | NLM_F_ACK | flags);
+        self.socket.send(&request, 0)?;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            for (_, answer) in self.answers::<M>(&datagram) {
+                if let NetlinkPayload::Error(error) = answer.map_err(io::Error::other)? {
+                    return if error.code.is_none() { Ok(()) } else { Err(error.to_io()) };
                 }
             }
         }

@@ -59,7 +59,9 @@ fn outlives(split: bool, retry: bool) -> Result<()> {
     let line = &gateway.wait_access_log(1)?[0];
     Expect::Packet.check(line)?;
     ensure!(line["ech"] == "accepted" && line["sni"] == SNI && line["sni_outer"] == PUBLIC, "{line}");
-    ensure!(line["close_reason"] == "client_closed", "{line}");
+    // The server may answer the client's close_notify with its FIN before it gets the client's.
+    let closed = ["client_closed", "server_closed"].map(serde_json::Value::from);
+    ensure!(closed.contains(&line["close_reason"]), "{line}");
     // TLS and its handshake add to what both have said, first of all the ClientHellos.
     for counted in ["bytes_in", "bytes_out"] {
         let more = line[counted].as_u64().unwrap_or_default().saturating_sub(3 * MIB);

@@ -14,7 +14,7 @@ const NAME: &str = "db1.example.com";
 
 /// 8 MB, the same from every server of a version.
 const BIG: &str = "with recursive n as (select 1 x union all select x + 1 from n where x < 900) \
-                   select repeat(md5(x), 300) from n;\n";
+                   select repeat(sha2(x, 256), 150) from n;\n";
 
 struct Scene {
     net: Triangle,

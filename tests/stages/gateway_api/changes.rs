@@ -100,7 +100,7 @@ fn a_server_that_ends_serves_only_while_there_is_no_other() -> Result<()> {
     let ending = format!(
         "{{ addresses: [{SERVER}], conditions: {{ ready: false, serving: true, terminating: true }} }}"
     );
-    manifests.write("slices.yaml", &slice("db/app", "x", 7001, &[ending.clone()]))?;
+    manifests.write("slices.yaml", &slice("db/app", "x", 7001, std::slice::from_ref(&ending)))?;
     let _gateway = manifests.serve(&world)?;
     assert_eq!(world.ask("app.example.com")?, "old");
     manifests.write("slices.yaml", &slice("db/app", "x", 7001, &[ending, ready("10.0.2.9")]))?;

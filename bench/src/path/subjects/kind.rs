@@ -69,9 +69,11 @@ impl Kind {
         match self {
             Kind::Bare => !matches!(service, Service::PairTls | Service::PairObserved | Service::Routes),
             Kind::SnisplicePacket | Kind::SnispliceSockmap => !service.is_terminated(),
-            Kind::SnispliceCopy | Kind::Haproxy | Kind::HaproxySplice => true,
+            Kind::SnispliceCopy => true,
             // Nothing is configured for it.
-            Kind::Nginx | Kind::Envoy => service != Service::PairObserved,
+            Kind::Haproxy | Kind::HaproxySplice | Kind::Nginx | Kind::Envoy => {
+                service != Service::PairObserved
+            }
             Kind::Splice2 => {
                 let routes = matches!(service, Service::PairTls | Service::PairObserved | Service::Routes);
                 !service.is_terminated() && !routes

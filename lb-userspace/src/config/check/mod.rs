@@ -25,7 +25,7 @@ use super::draft::{
     RouteDraft, Tls, items, reject_repeated, values,
 };
 use super::files::Files;
-use super::gateway_api::{GatewayApi, Settings, Source};
+use super::gateway_api::{GatewayApi, Mode, Settings, Source};
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
@@ -152,21 +152,43 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
 /// `[gateway_api]`: where objects come from, which the sources know.
 fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
     let given = draft.gateway_api.given()?;
-    let GatewayApiDraft { from, directory, controller, mode, addresses, external_names, namespaces } =
-        &given.value;
+    let GatewayApiDraft {
+        from,
+        directory,
+        kubeconfig,
+        keep_objects,
+        controller,
+        mode,
+        attach,
+        addresses,
+        external_names,
+        namespaces,
+    } = &given.value;
     let from = from.given()?;
-    if directory.is_absent() {
+    if from.value == From::Directory && directory.is_absent() {
         let error = Diagnostic::error(&from.place, "`from = \"directory\"` without `directory`");
         report.push_absence(error.help("for example `directory = \"/etc/snisplice/manifests\"`"));
+    }
+    if let Some(mode) = mode.given().filter(|mode| mode.value == Mode::Pool) {
+        if from.value != From::Cluster {
+            let error = Diagnostic::error(&mode.place, "`mode = \"pool\"` without an API server");
+            report.push(error.help("`from = \"cluster\"`: the API server keeps who has which address"));
+        }
+        if addresses.is_absent() {
+            let error = Diagnostic::error(&mode.place, "`mode = \"pool\"` without `addresses`");
+            report.push_absence(error.help("for example `addresses = [\"198.51.100.16/28\"]`"));
+        }
     }
     let default = Settings::default();
     Some(GatewayApi {
         source: match from.value {
             From::Directory => Source::Directory(directory.get()?),
+            From::Cluster => Source::Cluster { kubeconfig: kubeconfig.get(), keep: keep_objects.or(true) },
         },
         settings: Settings {
             controller: controller.get().map_or(default.controller, Arc::from),
             mode: mode.or(default.mode),
+            attach: attach.get().unwrap_or(default.attach),
             addresses: values(addresses),
             external_names: external_names.or(default.external_names),
             namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),

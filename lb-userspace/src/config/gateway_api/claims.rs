@@ -79,7 +79,7 @@ impl<'i> Claims<'i> {
                 listener.conflict = Some(Fault::new(HOSTNAME_CONFLICT, message));
             }
         }
-        if !listener.is_accepted() {
+        if !listener.is_bound() {
             return;
         }
         for address in on {

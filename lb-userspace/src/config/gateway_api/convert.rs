@@ -20,6 +20,7 @@ use super::index::{Built, View};
 use super::listeners::{Family, Listener, Use};
 use super::objects::{Key, Kind, Name};
 use super::pools::{self, place};
+use super::settings::Attach;
 use super::specs::BackendRef;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
@@ -87,7 +88,7 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
     }
     for port in &mut ports {
         made.auto_passthrough(view, port);
-        made.finish(port, view.context.ipv6);
+        made.finish(port, view.context.ipv6, view.index.settings.attach == Attach::Freebind);
     }
     made
 }
@@ -157,7 +158,7 @@ impl Drafts {
     }
 
     /// The listener of a port, and the routes that it has by itself.
-    fn finish(&mut self, port: &mut Port<'_, '_>, ipv6: bool) {
+    fn finish(&mut self, port: &mut Port<'_, '_>, ipv6: bool, freebind: bool) {
         let (_, first) = port.listeners[0];
         let at = |path: &str| place(first.owner, format!("spec.listeners[{}]{path}", first.number));
         if port.family == Family::Tls {
@@ -200,6 +201,7 @@ impl Drafts {
             bind: given(at(".port"), bind.collect()),
             protocol: given(at(".protocol"), protocol),
             refuse: given(at(""), Refuse::Close),
+            freebind: given(at(""), freebind && !first.binds.is_empty()),
             reserved: given(at(".hostname"), reserved),
             ..ListenerDraft::new(at(""))
         });

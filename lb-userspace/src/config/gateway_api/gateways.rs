@@ -13,9 +13,25 @@ use super::objects::{Key, Kind, Object, Spec};
 use super::settings::Mode;
 use super::specs::{Allowed, FromNamespaces, GatewaySpec, ListenerSetSpec, ListenerSpec, Validation};
 use super::status::{
-    ClassStatus, Condition, Fault, GatewayStatus, ListenerSetStatus, Status, StatusAddress, Statuses, Truth,
+    ClassStatus, Condition, Fault, Feature, GatewayStatus, ListenerSetStatus, Status, StatusAddress,
+    Statuses, Truth,
 };
 use crate::config::diagnostic::quote;
+
+/// What the API calls what is served, in the order of the names; and whether it takes addresses that are assigned.
+const FEATURES: [(&str, bool); 11] = [
+    ("Gateway", false),
+    ("GatewayAddressEmpty", true),
+    ("GatewayInfrastructure", false),
+    ("GatewayPort8080", false),
+    ("GatewayStaticAddresses", true),
+    ("ListenerSet", false),
+    ("ReferenceGrant", false),
+    ("TCPRoute", false),
+    ("TLSRoute", false),
+    ("TLSRouteModeMixed", false),
+    ("TLSRouteModeTerminate", false),
+];
 
 /// The Gateways of our classes, and what hangs on them.
 pub(super) struct Gateways<'i> {
@@ -123,9 +139,10 @@ impl<'i> Gateways<'i> {
 /// The classes that are ours, and good.
 fn classes(view: &View<'_>, statuses: &mut Statuses) -> HashSet<Box<str>> {
     let mut ours = HashSet::new();
+    let settings = &view.index.settings;
     for object in view.all(Kind::GatewayClass) {
         let Spec::GatewayClass(class) = &object.spec else { continue };
-        if *class.controller_name != *view.index.settings.controller {
+        if *class.controller_name != *settings.controller {
             continue;
         }
         let fault = class.parameters_ref.is_some().then(|| {
@@ -138,7 +155,11 @@ fn classes(view: &View<'_>, statuses: &mut Statuses) -> HashSet<Box<str>> {
             ours.insert(Box::from(&*object.key.name.name));
         }
         let accepted = Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation);
-        statuses.insert(object.key.clone(), Status::Class(ClassStatus { conditions: vec![accepted] }));
+        let names =
+            FEATURES.iter().filter(|(_, only_assigned)| !only_assigned || settings.mode != Mode::Node);
+        let supported_features = names.map(|(name, _)| Feature { name }).collect();
+        let status = ClassStatus { conditions: vec![accepted], supported_features };
+        statuses.insert(object.key.clone(), Status::Class(status));
     }
     ours
 }
@@ -176,6 +197,8 @@ impl<'i> Gateway<'i> {
     fn place(&mut self, view: &View<'_>) {
         let (settings, context) = (&view.index.settings, view.context);
         let is_node = settings.mode == Mode::Node;
+        let assigned = context.assigned.get(&self.object.key.name).map(Vec::as_slice).unwrap_or_default();
+        let reached = if context.nodes.is_empty() { &context.own } else { &context.nodes };
         let mut named = Vec::new();
         let mut any = self.spec.addresses.is_empty();
         for address in &self.spec.addresses {
@@ -190,7 +213,8 @@ impl<'i> Gateway<'i> {
                 continue;
             }
             let ip = address.value.parse::<IpAddr>().ok();
-            match ip.filter(|ip| settings.may_name(*ip) && (!is_node || context.own.contains(ip))) {
+            let known = if is_node { context.own.as_slice() } else { assigned };
+            match ip.filter(|ip| settings.may_name(*ip) && known.contains(ip)) {
                 Some(ip) => named.push(ip),
                 None => {
                     let message =
@@ -199,11 +223,10 @@ impl<'i> Gateway<'i> {
                 }
             }
         }
-        let assigned = || context.assigned.get(&self.object.key.name).cloned().unwrap_or_default();
         let mut addresses = match (is_node, any) {
-            (true, true) => context.own.clone(),
+            (true, true) => reached.to_vec(),
             (true, false) => named,
-            (false, _) => assigned(),
+            (false, _) => assigned.to_vec(),
         };
         addresses.sort();
         addresses.dedup();

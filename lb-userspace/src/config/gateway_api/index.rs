@@ -60,6 +60,8 @@ pub struct Context {
     /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
     /// endpoint with one of them is refused, as it may be the gateway's own.
     pub own: Vec<IpAddr>,
+    /// Mode `node`: where all machines are reached that serve the same objects. Empty: there is only this one.
+    pub nodes: Vec<IpAddr>,
     /// Whether this machine has IPv6.
     pub ipv6: bool,
     /// Ports that cannot be listened on, and why: those of the file's listeners, and those that the system refuses.

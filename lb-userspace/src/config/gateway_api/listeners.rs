@@ -22,6 +22,8 @@ use crate::config::model::SniPattern;
 /// Ports that no Gateway gets on a node: sshd, the API server, the kubelet.
 const RESERVED: [u16; 3] = [22, 6443, 10_250];
 
+const NO_AUTHORITY: &str = "NoValidCACertificate";
+
 /// What becomes of the connections of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
@@ -94,14 +96,16 @@ impl Listener<'_> {
         self.fault.is_none() && self.conflict.is_none()
     }
 
-    /// Whether it has a port: also one that has no certificate keeps others from its names.
+    /// Whether it has a port. Also one that lacks its certificate, or the authorities of its clients, keeps wider listeners from
+    /// its names.
     pub(super) fn is_bound(&self) -> bool {
-        self.is_accepted() && self.is_for.is_some() && self.is_placed
+        let is_set_up = self.fault.as_ref().is_none_or(|fault| fault.reason == NO_AUTHORITY);
+        is_set_up && self.conflict.is_none() && self.is_for.is_some() && self.is_placed
     }
 
     /// Whether it takes connections.
     pub(super) fn is_programmed(&self) -> bool {
-        self.is_bound() && self.idle.is_none()
+        self.is_bound() && self.is_accepted() && self.idle.is_none()
     }
 
     /// Whether it passes clients on to the Service and port that their server name tells, as Istio's gateways between clusters
@@ -270,7 +274,7 @@ impl<'i> Listener<'i> {
         }
         if authorities.is_empty() {
             let message = "`spec.tls.frontend` of its Gateway names no authority that can be used";
-            self.fault.get_or_insert_with(|| Fault::new("NoValidCACertificate", message));
+            self.fault.get_or_insert_with(|| Fault::new(NO_AUTHORITY, message));
         }
         self.refs_fault = fault.or(self.refs_fault.take());
         // One that lets in whom it cannot verify need not ask.

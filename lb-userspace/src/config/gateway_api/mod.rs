@@ -23,9 +23,9 @@ mod tests;
 pub use files::{At, Manifests, Problem};
 pub use index::{Built, Change, Context, Index};
 pub use objects::{GROUP, Key, Kind, Labels, Name, Object, Refusal};
-pub use settings::{GatewayApi, Mode, Settings, Source};
+pub use settings::{Attach, GatewayApi, Mode, Settings, Source};
 pub use specs::{ParentRef, RouteKind};
 pub use status::{
-    ClassStatus, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus, RouteStatus,
-    Status, StatusAddress, Statuses, Truth,
+    ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus,
+    RouteStatus, Status, StatusAddress, Statuses, Truth,
 };

@@ -114,9 +114,10 @@ impl Kind {
         Kind::ALL.into_iter().find(|known| known.group() == group && known.name() == kind)
     }
 
-    fn versions(self) -> &'static [&'static str] {
+    /// The versions of its `apiVersion` that are read, the best first.
+    pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Kind::TlsRoute => &["v1", "v1alpha2", "v1alpha3"],
+            Kind::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             Kind::TcpRoute => &["v1", "v1alpha2"],
             Kind::ReferenceGrant | Kind::Gateway | Kind::GatewayClass | Kind::HttpRoute => &["v1", "v1beta1"],
             _ => &["v1"],
@@ -256,7 +257,15 @@ impl Object {
         let head = Value::Object(parts.map(|(part, value)| (part.to_owned(), value)).collect());
         let Head { api_version, kind, metadata } = decode("", head)?;
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
-        let Some(kind) = Kind::of(group, &kind) else { return Ok(None) };
+        let Some(kind) = Kind::of(group, &kind) else {
+            // Of the Gateway API's own it may be a mistake, and what it asks for is not there.
+            return match group {
+                GROUP => {
+                    Err(Refusal::new("kind", format!("{} is no kind that is served here", quote(&kind))))
+                }
+                _ => Ok(None),
+            };
+        };
         if !kind.versions().contains(&version) {
             let known = kind.versions().join(", ");
             let message = format!("version {} of {} is not known, but {known}", quote(version), kind.name());

@@ -19,6 +19,13 @@ pub struct GatewayApi {
 pub enum Source {
     /// The files of this directory.
     Directory(PathBuf),
+    /// An API server.
+    Cluster {
+        /// How it is reached; absent: as a pod of it.
+        kubeconfig: Option<PathBuf>,
+        /// The last good objects are kept.
+        keep: bool,
+    },
 }
 
 /// How objects are taken.
@@ -28,12 +35,23 @@ pub struct Settings {
     pub controller: Arc<str>,
     /// How Gateways get their addresses.
     pub mode: Mode,
+    /// Mode `pool`: how this machine comes to have the addresses.
+    pub attach: Attach,
     /// What `spec.addresses` may name.
     pub addresses: Vec<RangeInclusive<IpAddr>>,
     /// Services of type ExternalName are followed.
     pub external_names: bool,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
+}
+
+/// How a machine comes to have an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// This device gets it.
+    Device(Box<str>),
+    /// It need not have it: sockets are bound without.
+    Freebind,
 }
 
 /// How Gateways get their addresses.
@@ -52,6 +70,7 @@ impl Default for Settings {
         Self {
             controller: "snisplice.dev/gateway".into(),
             mode: Mode::Node,
+            attach: Attach::Device("lo".into()),
             addresses: Vec::new(),
             external_names: false,
             namespaces: Vec::new(),

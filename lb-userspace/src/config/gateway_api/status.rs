@@ -93,9 +93,19 @@ pub enum Status {
 
 /// The status of a GatewayClass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ClassStatus {
     /// `Accepted`.
     pub conditions: Vec<Condition>,
+    /// What this controller can do, in the order of the names.
+    pub supported_features: Vec<Feature>,
+}
+
+/// Something that the API names and not every controller can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Feature {
+    /// `TLSRouteModeTerminate`.
+    pub name: &'static str,
 }
 
 /// The status of a Gateway.

@@ -136,8 +136,11 @@ fn gateway_api(mut s: Section<'_, '_>) -> GatewayApiDraft {
     GatewayApiDraft {
         from: s.read("from", |r, v| r.choice(v, &SOURCES)),
         directory: s.read("directory", |r, v| r.parse(v, value::path)),
+        kubeconfig: s.read("kubeconfig", |r, v| r.parse(v, value::path)),
+        keep_objects: s.read("keep_objects", |r, v| r.boolean(v)),
         controller: s.read("controller", |r, v| r.parse(v, value::controller)),
         mode: s.read("mode", |r, v| r.choice(v, &MODES)),
+        attach: s.read("attach", |r, v| r.parse(v, value::attach)),
         addresses: s.read("addresses", |r, v| r.items(v, |r, v| r.parse(v, value::address_range))),
         external_names: s.read("external_names", |r, v| r.boolean(v)),
         namespaces: s.read("namespaces", |r, v| r.items(v, |r, v| r.parse(v, value::namespace))),

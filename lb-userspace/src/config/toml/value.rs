@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use super::mend;
 use crate::config::address::{Address, MAX_HOST_NAME, Origin, SERVICE, dns_name, host_name};
 use crate::config::diagnostic::{Problem, quote};
+use crate::config::gateway_api::Attach;
 use crate::config::model::{LogTarget, SniPattern};
 
 /// A span of time, at most [`MAX_DURATION`]; may be zero.
@@ -228,6 +229,14 @@ pub(super) fn interface(text: &str) -> Result<String, Problem> {
             .help("1 to 15 bytes, as `ip link` shows them"));
     }
     Ok(text.into())
+}
+
+/// What gets addresses: a device, or none.
+pub(super) fn attach(text: &str) -> Result<Attach, Problem> {
+    match text {
+        "freebind" => Ok(Attach::Freebind),
+        device => interface(device).map(|device| Attach::Device(device.into())),
+    }
 }
 
 /// A file named by the configuration, relative to it.

@@ -44,40 +44,27 @@ impl Writer {
             plan.routes.extend(routes.iter().map(|&route| (route, Kind::Tcp, vec![index])));
             return plan;
         }
-        let same = routes.iter().all(|route| route.tls == first.tls);
-        let for_all = routes.iter().any(|route| route.hosts.is_empty());
+        let (named, for_all): (Vec<&Route>, Vec<&Route>) =
+            routes.iter().copied().partition(|route| !route.hosts.is_empty());
+        notes.extend(for_all.into_iter().map(for_the_rest));
+        let Some(first) = named.first() else { return plan };
         let passthrough = json!({ "mode": "Passthrough" });
-        if same && (only || !for_all || first.tls.is_none()) {
+        if named.iter().all(|route| route.tls == first.tls) {
             let tls = match &first.tls {
                 Some(tls) => self.terminate(tls, first, namespace, notes),
                 None => passthrough,
             };
             let index = plan.section("TLS", None, Some(tls));
-            for &route in routes {
-                match (route.hosts.is_empty(), &route.tls) {
-                    (false, _) => plan.routes.push((route, Kind::Tls, vec![index])),
-                    (true, Some(_)) => plan.routes.push((route, Kind::Tcp, vec![index])),
-                    (true, None) => notes.push(for_the_rest(route)),
-                }
-            }
+            plan.routes.extend(named.into_iter().map(|route| (route, Kind::Tls, vec![index])));
             return plan;
         }
         // The most specific section has a client: each name is one, so that none has another route's clients.
         let mut of_host: HashMap<&str, usize> = HashMap::new();
-        for &route in routes {
+        for route in named {
             let tls = match &route.tls {
                 Some(tls) => self.terminate(tls, route, namespace, notes),
                 None => passthrough.clone(),
             };
-            if route.hosts.is_empty() {
-                if route.tls.is_some() {
-                    let index = plan.section("TLS", None, Some(tls));
-                    plan.routes.push((route, Kind::Tcp, vec![index]));
-                } else {
-                    notes.push(for_the_rest(route));
-                }
-                continue;
-            }
             let section = |host| {
                 *of_host
                     .entry(host)

@@ -271,6 +271,18 @@ fn closed_before_hello_in_the_preamble_behind_it_and_in_the_hello() {
 }
 
 #[test]
+fn a_tls_listener_answers_postgresql_too_and_nothing_else_that_begins_with_zero() {
+    let mut sniffer = Sniffer::new(Preamble::Tls);
+    assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST)), Output::Answer { reply: b"S", consumed: 8 });
+    let Output::Hello(hello) = sniffer.handle(Input::Bytes(&hello(&[server_name(b"a.example.com")]))) else {
+        panic!("no hello");
+    };
+    assert!(hello.postgres);
+    assert_eq!(drive(Preamble::Tls, &[0, 0, 0, 9, 0, 0, 0, 0], 8), Output::Reject(R::NotTls));
+    assert_eq!(drive(Preamble::Tls, &SSL_REQUEST[..5], 1), Output::NeedMore);
+}
+
+#[test]
 fn a_postgres_client_is_answered_and_its_hello_read() {
     let redis = redis();
     let mut sniffer = Sniffer::new(Preamble::Postgres);

@@ -7,9 +7,10 @@ use crate::config::gateway_api::{Mode, Settings};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, one_of, quoted, word};
 
-pub(in crate::config::toml) const SOURCES: [(&str, From); 1] = [("directory", From::Directory)];
+pub(in crate::config::toml) const SOURCES: [(&str, From); 2] =
+    [("directory", From::Directory), ("cluster", From::Cluster)];
 
-pub(in crate::config::toml) const MODES: [(&str, Mode); 1] = [("node", Mode::Node)];
+pub(in crate::config::toml) const MODES: [(&str, Mode); 2] = [("node", Mode::Node), ("pool", Mode::Pool)];
 
 pub(in crate::config::toml) const GATEWAY_API: Table = Table {
     header: "[gateway_api]",
@@ -17,7 +18,8 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
         Key {
             name: "from",
             example: r#""directory""#,
-            meaning: "where the objects come from",
+            meaning: "where the objects come from: files, or the API server of a Kubernetes cluster, which also gets their \
+                      statuses",
             values: Of(|| one_of(&SOURCES)),
             default: None,
         },
@@ -30,6 +32,22 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
             default: Some(Is("required with `from = \"directory\"`")),
         },
         Key {
+            name: "kubeconfig",
+            example: r#""/etc/snisplice/kubeconfig""#,
+            meaning: "with `from = \"cluster\"`: how the API server is reached, and as whom",
+            values: Is("path"),
+            default: Some(Is("absent: as the pod's service account")),
+        },
+        Key {
+            name: "keep_objects",
+            example: "false",
+            meaning: "with `from = \"cluster\"`: keep the last good objects in `state_dir`, so that a start without the API server \
+                      serves what was served before. The file, `objects.json`, holds the private keys of the Secrets that Gateways \
+                      name; only its owner can read it",
+            values: Is("boolean"),
+            default: Some(Is("`true`")),
+        },
+        Key {
             name: "controller",
             example: r#""snisplice.dev/gateway""#,
             meaning: "the GatewayClasses with this `controllerName` are this gateway's, and the Gateways of these classes",
@@ -39,14 +57,25 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
         Key {
             name: "mode",
             example: r#""node""#,
-            meaning: "how Gateways get their addresses. `node`: they share those of this machine",
+            meaning: "how Gateways get their addresses. `node`: they share those of this machine. `pool`, only with `from = \
+                      \"cluster\"`: each gets one of each family out of `addresses`, and keeps it",
             values: Of(|| one_of(&MODES)),
             default: Some(Of(|| word(&MODES, &Settings::default().mode))),
         },
         Key {
+            name: "attach",
+            example: r#""eth0""#,
+            meaning: "with `mode = \"pool\"`: the device that gets the addresses while they are served. `lo` where the network \
+                      *routes* them to this machine; a device of the segment where this is the only gateway node, so that it answers \
+                      for them; `freebind`: no device, something else sees to it that packets for them arrive",
+            values: Is("name of a device, `lo` or `freebind`"),
+            default: Some(Is("`\"lo\"`")),
+        },
+        Key {
             name: "addresses",
             example: r#"["198.51.100.16-198.51.100.31", "2001:db8::/120"]"#,
-            meaning: "addresses that `spec.addresses` of a Gateway may name, if this machine has them",
+            meaning: "with `mode = \"pool\"`: the addresses that Gateways get. In any mode: those that `spec.addresses` may name, with \
+                      `node` only if this machine has them",
             values: Is("list of addresses, networks and ranges"),
             default: Some(Is("`[]`")),
         },

@@ -1,4 +1,4 @@
-//! How the demo ends early.
+//! How a program that runs until Ctrl-C ends early.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,19 +8,19 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 /// Set by SIGINT and SIGTERM. Every step looks at it, so that what was started is dropped in order.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Ends the demo here if it was interrupted.
-pub(crate) fn pause_point() -> Result<()> {
+/// An error if the program was interrupted.
+pub fn pause_point() -> Result<()> {
     ensure!(!interrupted(), "interrupted");
     Ok(())
 }
 
 /// Whether it was.
-pub(crate) fn interrupted() -> bool {
+pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// From here on SIGINT and SIGTERM only say that the demo is to end.
-pub(crate) fn watch_for_interrupts() -> Result<()> {
+/// From here on SIGINT and SIGTERM only say that the program is to end.
+pub fn watch_for_interrupts() -> Result<()> {
     extern "C" fn note_it(_: nix::libc::c_int) {
         INTERRUPTED.store(true, Ordering::Relaxed);
     }

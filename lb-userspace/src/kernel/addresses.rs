@@ -1,0 +1,77 @@
+//! Addresses that are put on a device while they are served.
+//!
+//! Each has the protocol number [`OURS`] (IFA_PROTO, Linux 5.18), so that those of a process that was killed are found again.
+//! An older kernel ignores the number: what a killed process has left there stays.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::Netlink;
+
+/// No other program is known to use it; those below 16 are the kernel's.
+const OURS: AddressProtocol = AddressProtocol::Other(0x53);
+
+/// Gives an address to a device, with the whole length as its prefix, at once: without duplicate detection. No error: the device
+/// has it already.
+pub fn add(device: &str, address: IpAddr) -> io::Result<()> {
+    let mut message = message(device, address)?;
+    message.attributes.push(AddressAttribute::Protocol(OURS));
+    if address.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    match Netlink::open(NETLINK_ROUTE)?.change(RouteNetlinkMessage::NewAddress(message), flags) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
+}
+
+/// Takes an address from a device. No error: it does not have it.
+pub fn remove(device: &str, address: IpAddr) -> io::Result<()> {
+    let message = message(device, address)?;
+    match Netlink::open(NETLINK_ROUTE)?.change(RouteNetlinkMessage::DelAddress(message), 0) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+        done => done,
+    }
+}
+
+/// The addresses of a device that [`add`] has given to it, also in an earlier process.
+pub fn ours(device: &str) -> io::Result<Vec<IpAddr>> {
+    let index = index(device)?;
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    Netlink::open(NETLINK_ROUTE)?.list(request, |entry| match entry {
+        Ok(RouteNetlinkMessage::NewAddress(entry)) if entry.header.index == index => {
+            let is_ours = entry.attributes.contains(&AddressAttribute::Protocol(OURS));
+            let address = entry.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                AddressAttribute::Address(address) if address.is_ipv6() => Some(*address),
+                _ => None,
+            });
+            address.filter(|_| is_ours)
+        }
+        _ => None,
+    })
+}
+
+fn message(device: &str, address: IpAddr) -> io::Result<AddressMessage> {
+    let mut message = AddressMessage::default();
+    message.header.index = index(device)?;
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    Ok(message)
+}
+
+fn index(device: &str) -> io::Result<u32> {
+    // An Internet socket, and not a netlink socket: only those know the names of devices.
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    Ok(rustix::net::netdevice::name_to_index(socket, device)?)
+}

@@ -1,0 +1,266 @@
+//! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::addresses::{Wish, assign};
+use super::scope::Scope;
+use super::settings::Settings;
+use super::store::{Freshness, Store};
+use super::watch::follow;
+use super::write::Writer;
+use super::{keep, lease, nodes};
+use crate::config::gateway_api::{Change, Index, Key, Kind, Name, Statuses};
+
+/// How often the objects are kept, if they have changed.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// So many addresses that were given back last are given to nobody while there are others.
+const RESTING: usize = 16;
+
+/// So many changes within this time make one configuration.
+const BURST: Duration = Duration::from_millis(100);
+
+/// An API server and what is known of it. Everything ends with this value.
+pub struct ApiServer {
+    settings: Settings,
+    store: Arc<Store>,
+    statuses: watch::Sender<Arc<Statuses>>,
+    leads: watch::Sender<bool>,
+    /// This node's addresses, and those of all.
+    own: watch::Sender<Vec<IpAddr>>,
+    all: watch::Sender<Vec<IpAddr>>,
+    /// The tasks, once they were started.
+    following: Option<Following>,
+    is_first: bool,
+    taken: Instant,
+    assigned: BTreeMap<Name, Vec<IpAddr>>,
+    /// The last addresses that were given back.
+    resting: Vec<IpAddr>,
+}
+
+/// Tasks of a runtime.
+struct Following {
+    client: Client,
+    tasks: JoinSet<()>,
+    /// The watches of Secrets and ConfigMaps.
+    single: HashMap<Key, AbortHandle>,
+}
+
+impl ApiServer {
+    /// With the objects that were kept; the API server is not asked yet.
+    pub fn new(settings: Settings) -> Self {
+        let (kept, since) = settings.keep.as_deref().map(keep::read).unwrap_or_default();
+        let store = Store::new(kept, since);
+        for scope in Scope::always(&settings.namespaces) {
+            store.await_list(&scope);
+        }
+        Self {
+            settings,
+            store: Arc::new(store),
+            statuses: watch::Sender::new(Arc::new(Statuses::new())),
+            leads: watch::Sender::new(false),
+            own: watch::Sender::new(Vec::new()),
+            all: watch::Sender::new(Vec::new()),
+            following: None,
+            is_first: true,
+            taken: Instant::now(),
+            assigned: BTreeMap::new(),
+            resting: Vec::new(),
+        }
+    }
+
+    /// Begins to follow it, in the runtime that calls this; it may be away. An error: the configuration says nothing that
+    /// could be asked.
+    pub async fn follow(&mut self) -> anyhow::Result<()> {
+        let settings = &self.settings;
+        let config = match &settings.kubeconfig {
+            Some(path) => {
+                let kubeconfig = Kubeconfig::read_from(path)
+                    .with_context(|| format!("gateway_api.kubeconfig: {}", path.display()))?;
+                kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+            }
+            None => kube::Config::incluster().context(
+                "no API server: this is no pod with a service account, and gateway_api.kubeconfig names no file",
+            )?,
+        };
+        let client = Client::try_from(config).context("the API server's configuration")?;
+        let store = &self.store;
+        let mut tasks = JoinSet::new();
+        for scope in Scope::always(&settings.namespaces) {
+            tasks.spawn(follow(client.clone(), scope, store.clone()));
+        }
+        let writer = Writer {
+            client: client.clone(),
+            controller: settings.controller.clone(),
+            store: store.clone(),
+            wanted: self.statuses.subscribe(),
+            leads: self.leads.subscribe(),
+        };
+        tasks.spawn(writer.run());
+        let (leases, identity) = (settings.lease_namespace.clone(), settings.identity.clone());
+        tasks.spawn(lease::stand(
+            client.clone(),
+            leases.clone(),
+            identity,
+            self.leads.clone(),
+            store.clone(),
+        ));
+        let node = nodes::Node {
+            leases: kube::Api::namespaced(client.clone(), &leases),
+            nodes: kube::Api::all(client.clone()),
+            name: settings.node.clone(),
+            own: self.own.subscribe(),
+            all: self.all.clone(),
+            store: store.clone(),
+        };
+        tasks.spawn(node.announce());
+        if let Some(path) = settings.keep.clone() {
+            tasks.spawn(keep_objects(store.clone(), path));
+        }
+        self.following = Some(Following { client, tasks, single: HashMap::new() });
+        Ok(())
+    }
+
+    /// Returns when objects have changed, or what is outside them and counts; a burst of changes is one.
+    pub async fn changed(&self) {
+        self.store.changed.notified().await;
+        sleep_until(self.taken + BURST).await;
+    }
+
+    /// Brings an index up to date. What that asks for, and whether [`nodes`](Self::nodes) and [`assigned`](Self::assigned) may
+    /// have changed.
+    pub fn take(&mut self, index: &mut Index) -> (Change, bool) {
+        self.taken = Instant::now();
+        self.store.take(index, std::mem::take(&mut self.is_first))
+    }
+
+    /// Where all nodes are reached that are there; none before that is known. `own`: where this one is reached, if the cluster
+    /// does not know it.
+    pub fn nodes(&self, own: &[IpAddr]) -> Vec<IpAddr> {
+        self.own.send_if_modified(|known| {
+            let differs = known.as_slice() != own;
+            own.clone_into(known);
+            differs
+        });
+        self.all.borrow().clone()
+    }
+
+    /// Mode `pool`: the addresses that each Gateway has. Whoever does not hold the Lease reads them in the statuses.
+    pub fn assigned(&mut self, ranges: &[RangeInclusive<IpAddr>]) -> BTreeMap<Name, Vec<IpAddr>> {
+        let classes: BTreeSet<String> = self
+            .store
+            .collect(|key, value| {
+                let is_ours = key.kind == Kind::GatewayClass
+                    && value["spec"]["controllerName"] == *self.settings.controller;
+                is_ours.then(|| key.name.name.to_string())
+            })
+            .into_iter()
+            .collect();
+        let wishes = self.store.collect(|key, value| {
+            let class = value["spec"]["gatewayClassName"].as_str().unwrap_or_default();
+            (key.kind == Kind::Gateway && classes.contains(class)).then(|| wish(key, value))
+        });
+        let assigned = match *self.leads.borrow() && self.store.is_complete() {
+            true => {
+                // What was assigned may not be in the statuses yet.
+                let with_last = wishes.into_iter().map(|wish| {
+                    let last = self.assigned.get(&wish.gateway).cloned().unwrap_or_default();
+                    Wish { held: [last, wish.held.clone()].concat(), ..wish }
+                });
+                assign(with_last.collect(), ranges, &self.resting.iter().copied().collect())
+            }
+            false => wishes.into_iter().map(|wish| (wish.gateway, wish.held)).collect(),
+        };
+        let before = self.assigned.values().flatten();
+        let given_back = before.filter(|address| !assigned.values().flatten().any(|now| now == *address));
+        self.resting.extend(given_back);
+        let surplus = self.resting.len().saturating_sub(RESTING);
+        self.resting.drain(..surplus);
+        self.assigned.clone_from(&assigned);
+        assigned
+    }
+
+    /// What was built is served: what it says of the objects is written, and what it asks for is watched. In the runtime of
+    /// [`ApiServer::follow`].
+    pub fn served(&mut self, index: &Index, statuses: Arc<Statuses>) {
+        self.statuses.send_replace(statuses);
+        let Some(Following { client, tasks, single }) = &mut self.following else { return };
+        let wanted: BTreeSet<Key> = index.wanted().cloned().collect();
+        single.retain(|key, watch| {
+            let is_wanted = wanted.contains(key);
+            if !is_wanted {
+                watch.abort();
+                self.store.forget(&Scope::one(key));
+            }
+            is_wanted
+        });
+        for key in wanted {
+            single.entry(key).or_insert_with_key(|key| {
+                let scope = Scope::one(key);
+                self.store.await_list(&scope);
+                tasks.spawn(follow(client.clone(), scope, self.store.clone()))
+            });
+        }
+    }
+
+    /// Whether [`follow`](Self::follow) was called.
+    pub fn is_followed(&self) -> bool {
+        self.following.is_some()
+    }
+
+    /// How old the objects are.
+    pub fn freshness(&self) -> Freshness {
+        self.store.freshness()
+    }
+}
+
+fn wish(key: &Key, gateway: &Value) -> Wish {
+    let entries = gateway["spec"]["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let values = entries.iter().map(|entry| entry["value"].as_str().unwrap_or_default());
+    let held = gateway["status"]["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let ip = |entry: &Value| entry["value"].as_str()?.parse().ok();
+    Wish {
+        gateway: key.name.clone(),
+        created: gateway["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
+        any: entries.is_empty() || values.clone().any(str::is_empty),
+        named: values.filter_map(|value| value.parse().ok()).collect(),
+        held: held.iter().filter_map(ip).collect(),
+    }
+}
+
+/// Keeps the objects, without their statuses, whenever they have changed and fit together.
+async fn keep_objects(store: Arc<Store>, path: std::path::PathBuf) {
+    let mut written = 0;
+    loop {
+        sleep(KEEP_EVERY).await;
+        let version = store.version();
+        if version == written || store.freshness() != Freshness::Current {
+            continue;
+        }
+        let objects = store.collect(|key, value| {
+            let mut value = value.clone();
+            // That of a Gateway has its addresses.
+            if key.kind != Kind::Gateway {
+                value.as_object_mut()?.remove("status");
+            }
+            Some(value)
+        });
+        let to = path.clone();
+        match spawn_blocking(move || keep::write(&to, &objects)).await {
+            Ok(Ok(())) => written = version,
+            Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "the objects are not kept"),
+            Err(_) => {}
+        }
+    }
+}

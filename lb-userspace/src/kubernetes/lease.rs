@@ -1,0 +1,108 @@
+//! The Lease whose holder writes statuses, as client-go's leader election has it: each change is made against the version that
+//! was seen, and the clocks of the candidates need not agree. (The crate kube-leader-election does neither: two candidates can
+//! acquire an expired Lease.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ObjectMeta, PostParams};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::store::Store;
+
+/// The Lease's name.
+const NAME: &str = "snisplice-leader";
+/// A holder that has not renewed for so long is not the holder any more.
+pub(super) const DURATION: Duration = Duration::from_secs(15);
+/// A holder that could not renew for so long stops to write by itself, before others may begin.
+const RENEW_WITHIN: Duration = Duration::from_secs(10);
+/// The pause between two turns.
+const TURN: Duration = Duration::from_secs(3);
+
+/// Takes the Lease when it is free, and renews it; says in `leads` whether this process holds it.
+pub(super) async fn stand(
+    client: Client,
+    namespace: String,
+    identity: String,
+    leads: watch::Sender<bool>,
+    store: Arc<Store>,
+) {
+    let mut candidate =
+        Candidate { api: Api::namespaced(client, &namespace), identity, seen: None, renewed: None };
+    loop {
+        match timeout(RENEW_WITHIN, candidate.turn()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cannot take or renew the Lease {NAME}"),
+            Err(_) => tracing::debug!("the API server does not answer for the Lease {NAME}"),
+        }
+        let holds = candidate.renewed.is_some_and(|renewed| renewed.elapsed() < RENEW_WITHIN);
+        if *leads.borrow() != holds {
+            let does = if holds { "writes" } else { "does not write" };
+            tracing::info!("this process {does} the statuses of objects");
+            leads.send_replace(holds);
+            store.note_outside();
+        }
+        sleep(TURN).await;
+    }
+}
+
+struct Candidate {
+    api: Api<Lease>,
+    identity: String,
+    /// Another holder's Lease, and when this version of it was first seen.
+    seen: Option<(String, Instant)>,
+    /// When this process last took or renewed it.
+    renewed: Option<Instant>,
+}
+
+impl Candidate {
+    async fn turn(&mut self) -> Result<(), kube::Error> {
+        let asked = Instant::now();
+        let now = MicroTime(Timestamp::now());
+        let spec = LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(i32::try_from(DURATION.as_secs()).unwrap_or(i32::MAX)),
+            acquire_time: Some(now.clone()),
+            renew_time: Some(now),
+            ..LeaseSpec::default()
+        };
+        let Some(mut lease) = self.api.get_opt(NAME).await? else {
+            let metadata = ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() };
+            self.api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await?;
+            self.renewed = Some(asked);
+            return Ok(());
+        };
+        let there = lease.spec.take().unwrap_or_default();
+        let holder = there.holder_identity.as_deref().unwrap_or_default();
+        let is_ours = holder == self.identity;
+        if !is_ours && !holder.is_empty() && !self.has_expired(&lease, &there) {
+            self.renewed = None;
+            return Ok(());
+        }
+        let transitions = there.lease_transitions.unwrap_or(0);
+        lease.spec = Some(match is_ours {
+            true => LeaseSpec { renew_time: spec.renew_time, ..there },
+            false => LeaseSpec { lease_transitions: Some(transitions.saturating_add(1)), ..spec },
+        });
+        // Against the version that was read: of two that find it expired, one gets it.
+        self.api.replace(NAME, &PostParams::default(), &lease).await?;
+        self.renewed = Some(asked);
+        Ok(())
+    }
+
+    /// Whether the same version was there for longer than it says.
+    fn has_expired(&mut self, lease: &Lease, spec: &LeaseSpec) -> bool {
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != version) {
+            self.seen = Some((version, Instant::now()));
+        }
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let duration = seconds.map_or(DURATION, Duration::from_secs);
+        self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() > duration)
+    }
+}

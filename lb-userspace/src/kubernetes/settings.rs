@@ -1,0 +1,34 @@
+//! What is asked for, and as whom.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What `[gateway_api]` and the environment say of the API server.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Absent: the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Our GatewayClasses' `controllerName`.
+    pub controller: Arc<str>,
+    /// Objects of these namespaces only; empty: of all.
+    pub namespaces: Vec<Arc<str>>,
+    /// Where the last good objects are kept; absent: nowhere.
+    pub keep: Option<PathBuf>,
+    /// Where the Leases are: the pod's namespace.
+    pub lease_namespace: String,
+    /// The name of this process among those that may hold the Lease: the pod's name.
+    pub identity: String,
+    /// The node that it runs on.
+    pub node: String,
+}
+
+impl Settings {
+    /// The names that the pod's environment gives: `POD_NAMESPACE`, `POD_NAME`, `NODE_NAME`; outside a pod, those of the host.
+    pub fn names_from_environment() -> (String, String, String) {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let namespace = variable("POD_NAMESPACE").unwrap_or_else(|| "snisplice-system".into());
+        let identity = variable("POD_NAME").unwrap_or_else(|| format!("{host}-{}", std::process::id()));
+        (namespace, identity, variable("NODE_NAME").unwrap_or(host))
+    }
+}

@@ -1,0 +1,216 @@
+//! What the API server has, as far as it is watched.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use super::scope::Scope;
+use crate::config::gateway_api::{Change, Index, Key, Kind, Object};
+
+/// How old the objects are that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// The API server is followed.
+    Current,
+    /// The API server is away since then; absent: nothing was ever had from it.
+    Stale(Option<SystemTime>),
+}
+
+/// The objects, and who waits for their changes.
+pub(super) struct Store {
+    inner: Mutex<Inner>,
+    /// Something was put in for [`Store::take`].
+    pub(super) changed: Notify,
+    /// Something was put in for [`Store::take_touched`].
+    pub(super) touched: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    objects: BTreeMap<Key, Value>,
+    /// Changed since they were last taken.
+    pending: BTreeSet<Key>,
+    /// The same for who writes statuses.
+    touched: BTreeSet<Key>,
+    /// Not listed since the start.
+    awaited: HashSet<Scope>,
+    /// Watches that fail.
+    failing: HashSet<Scope>,
+    /// When the objects were last known to be those of the API server.
+    fresh_at: Option<SystemTime>,
+    /// Everything that no object names was listed once: before, what there is does not fit together.
+    complete: bool,
+    /// Counts changes.
+    version: u64,
+    /// Something else has changed that counts: the addresses that Gateways have or may have.
+    outside: bool,
+}
+
+impl Store {
+    /// With the objects of an earlier process, which were good until then.
+    pub(super) fn new(kept: Vec<(Key, Value)>, fresh_at: Option<SystemTime>) -> Self {
+        let pending = kept.iter().map(|(key, _)| key.clone()).collect();
+        let inner = Inner { objects: kept.into_iter().collect(), pending, fresh_at, ..Inner::default() };
+        Self { inner: Mutex::new(inner), changed: Notify::new(), touched: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change of the maps is whole before anything can panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an object as the API server has it.
+    pub(super) fn put(&self, key: Key, value: Value) {
+        let mut inner = self.lock();
+        if inner.objects.get(&key) != Some(&value) {
+            inner.objects.insert(key.clone(), value);
+            self.note(&mut inner, key);
+        }
+    }
+
+    pub(super) fn remove(&self, key: Key) {
+        let mut inner = self.lock();
+        if inner.objects.remove(&key).is_some() {
+            self.note(&mut inner, key);
+        }
+    }
+
+    fn note(&self, inner: &mut Inner, key: Key) {
+        inner.version += 1;
+        // Its status may have other addresses.
+        inner.outside |= matches!(key.kind, Kind::Gateway | Kind::GatewayClass);
+        inner.touched.insert(key.clone());
+        inner.pending.insert(key);
+        self.touched.notify_one();
+        if inner.complete {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Something outside the objects has changed.
+    pub(super) fn note_outside(&self) {
+        self.lock().outside = true;
+        self.changed.notify_one();
+    }
+
+    /// A watch begins, whose objects are not known yet.
+    pub(super) fn await_list(&self, scope: &Scope) {
+        self.lock().awaited.insert(scope.clone());
+    }
+
+    /// A watch has ended for good: its objects are of no interest any more.
+    pub(super) fn forget(&self, scope: &Scope) {
+        self.listed(scope, &HashSet::new());
+        self.lock().failing.remove(scope);
+    }
+
+    /// A watch has listed all its objects.
+    pub(super) fn listed(&self, scope: &Scope, there: &HashSet<Key>) {
+        let mut inner = self.lock();
+        let gone: Vec<Key> =
+            inner.objects.keys().filter(|key| scope.covers(key) && !there.contains(*key)).cloned().collect();
+        for key in gone {
+            inner.objects.remove(&key);
+            self.note(&mut inner, key);
+        }
+        self.settle(&mut inner, scope);
+    }
+
+    /// A watch is not to be waited for: it may not look. What is known of it stays.
+    pub(super) fn give_up(&self, scope: &Scope) {
+        self.settle(&mut self.lock(), scope);
+    }
+
+    fn settle(&self, inner: &mut Inner, scope: &Scope) {
+        inner.awaited.remove(scope);
+        inner.complete |= !inner.awaited.iter().any(|scope| !scope.is_of_one());
+        if inner.awaited.is_empty() {
+            inner.fresh_at = Some(SystemTime::now());
+        }
+        if inner.complete {
+            self.changed.notify_one();
+        }
+        self.touched.notify_one();
+    }
+
+    /// Whether a watch works.
+    pub(super) fn works(&self, scope: &Scope, works: bool) {
+        let mut inner = self.lock();
+        if works {
+            inner.failing.remove(scope);
+        } else if inner.failing.insert(scope.clone()) && inner.failing.len() == 1 && inner.awaited.is_empty()
+        {
+            inner.fresh_at = Some(SystemTime::now());
+        }
+    }
+
+    /// Another number after each change.
+    pub(super) fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// Whether anything of a watch's objects is known.
+    pub(super) fn has(&self, scope: &Scope) -> bool {
+        self.lock().objects.keys().any(|key| scope.covers(key))
+    }
+
+    /// Whether everything was listed that anything asks for.
+    pub(super) fn is_settled(&self) -> bool {
+        let inner = self.lock();
+        inner.complete && inner.awaited.is_empty()
+    }
+
+    /// Whether everything was listed once that is watched whoever names it.
+    pub(super) fn is_complete(&self) -> bool {
+        self.lock().complete
+    }
+
+    pub(super) fn freshness(&self) -> Freshness {
+        let inner = self.lock();
+        match inner.awaited.is_empty() && inner.failing.is_empty() && inner.complete {
+            true => Freshness::Current,
+            false => Freshness::Stale(inner.fresh_at),
+        }
+    }
+
+    /// Brings an index up to date with what has changed: the objects of an earlier process at once, those of the API server
+    /// when all are there. Also whether something outside them has changed.
+    pub(super) fn take(&self, index: &mut Index, is_first: bool) -> (Change, bool) {
+        let mut inner = self.lock();
+        if !inner.complete && !is_first {
+            return (Change::Nothing, false);
+        }
+        let pending = std::mem::take(&mut inner.pending);
+        let mut change = Change::Nothing;
+        for key in &pending {
+            let made = match inner.objects.get(key).cloned().map(Object::read) {
+                Some(Ok(Some(object))) => index.apply(object),
+                Some(Err(refusal)) => {
+                    tracing::warn!("{key} is not taken: {refusal}");
+                    index.delete(key)
+                }
+                Some(Ok(None)) | None => index.delete(key),
+            };
+            change = change.max(made);
+        }
+        (change, std::mem::take(&mut inner.outside))
+    }
+
+    /// The objects that have changed since this was last asked.
+    pub(super) fn take_touched(&self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.lock().touched)
+    }
+
+    /// What `look` makes of an object.
+    pub(super) fn with<T>(&self, key: &Key, look: impl FnOnce(Option<&Value>) -> T) -> T {
+        look(self.lock().objects.get(key))
+    }
+
+    /// What `look` makes of those objects for which it makes something.
+    pub(super) fn collect<T>(&self, mut look: impl FnMut(&Key, &Value) -> Option<T>) -> Vec<T> {
+        self.lock().objects.iter().filter_map(|(key, value)| look(key, value)).collect()
+    }
+}

@@ -1,0 +1,263 @@
+//! Writes statuses: by one process at a time, only what differs, and never over what it has not seen.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::kinds::{MANAGER, resource};
+use super::store::Store;
+use super::{services, status};
+use crate::config::gateway_api::{Key, Kind, Status, Statuses};
+
+/// Writes at once.
+const AT_ONCE: usize = 8;
+/// The pause after a write of an object; it doubles each time that another one is needed soon, so that two controllers that
+/// contradict each other do not occupy the API server.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Writes what is wanted, for as long as it is polled.
+pub(super) struct Writer {
+    pub(super) client: Client,
+    pub(super) controller: Arc<str>,
+    pub(super) store: Arc<Store>,
+    pub(super) wanted: watch::Receiver<Arc<Statuses>>,
+    pub(super) leads: watch::Receiver<bool>,
+}
+
+/// What was written, and what is to be looked at.
+#[derive(Default)]
+struct Memory {
+    resources: HashMap<Kind, ApiResource>,
+    /// Without their times.
+    written: HashMap<Key, Value>,
+    services: services::Written,
+    pauses: BTreeMap<Key, (Instant, Duration)>,
+}
+
+impl Writer {
+    pub(super) async fn run(mut self) {
+        let memory = Mutex::new(Memory::default());
+        let mut due: BTreeSet<Key> = BTreeSet::new();
+        // Where a look at everything is due: after a build, and when this process begins to write.
+        let mut all_due = true;
+        loop {
+            let next = {
+                let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                let soonest =
+                    due.iter().filter_map(|key| memory.pauses.get(key)).map(|(until, _)| *until).min();
+                soonest.unwrap_or_else(|| Instant::now() + LONGEST_PAUSE)
+            };
+            tokio::select! {
+                Ok(()) = self.wanted.changed() => all_due = true,
+                Ok(()) = self.leads.changed() => all_due = true,
+                () = self.store.touched.notified() => {}
+                () = sleep_until(next) => {}
+            }
+            due.extend(self.store.take_touched().into_iter().filter(|key| has_status(key.kind)));
+            if !*self.leads.borrow_and_update() || !self.store.is_settled() {
+                continue;
+            }
+            let wanted = self.wanted.borrow_and_update().clone();
+            if std::mem::take(&mut all_due) {
+                due.extend(self.everything());
+            }
+            let now = Instant::now();
+            let is_ready = |key: &Key| {
+                let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                memory.pauses.get(key).is_none_or(|(until, _)| *until <= now)
+            };
+            let (ready, later): (BTreeSet<Key>, BTreeSet<Key>) = due.into_iter().partition(is_ready);
+            due = later;
+            let again = Mutex::new(BTreeSet::new());
+            let (this, of, memory, unsuccessful) = (&self, &wanted, &memory, &again);
+            futures_util::stream::iter(ready)
+                .for_each_concurrent(AT_ONCE, |key| async move {
+                    if !this.look_at(&key, of.get(&key), memory).await {
+                        unsuccessful.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+                    }
+                })
+                .await;
+            due.append(&mut again.into_inner().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Every object whose status is ours to write, or has something of ours.
+    fn everything(&self) -> BTreeSet<Key> {
+        let mut all: BTreeSet<Key> = self.wanted.borrow().keys().cloned().collect();
+        all.extend(self.store.collect(|key, value| {
+            let parents = value["status"]["parents"].as_array()?;
+            let ours = parents.iter().any(|entry| entry["controllerName"] == *self.controller);
+            ours.then(|| key.clone())
+        }));
+        all
+    }
+
+    /// Writes the status of an object if it differs. `false`: it did not succeed, or something is to be written again later.
+    async fn look_at(&self, key: &Key, wanted: Option<&Status>, memory: &Mutex<Memory>) -> bool {
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default().to_string();
+        let patch = self.store.with(key, |there| self.patch(key, wanted, there?, &now, memory));
+        if let Some((patch, is_apply)) = patch {
+            if let Err(error) = self.write(key, &patch, is_apply, memory).await {
+                // 404: it is gone; 409: it has changed since, which the watch tells.
+                tracing::debug!(%key, %error, "the status is not written");
+                note_pause(memory, key);
+                return matches!(&error, kube::Error::Api(answer) if answer.code == 404);
+            }
+            note_pause(memory, key);
+        }
+        match wanted {
+            Some(Status::Gateway(status)) => self.offer(key, status, memory).await,
+            _ => true,
+        }
+    }
+
+    /// What is to be written of an object, and whether by server-side apply; `None`: nothing.
+    fn patch(
+        &self,
+        key: &Key,
+        wanted: Option<&Status>,
+        there: &Value,
+        now: &str,
+        memory: &Mutex<Memory>,
+    ) -> Option<(Value, bool)> {
+        let version = &there["metadata"]["resourceVersion"];
+        if key.kind.is_route() {
+            let (Some(Status::Route(_)) | None) = wanted else { return None };
+            let ours = match wanted {
+                Some(Status::Route(route)) => Some(route),
+                _ => None,
+            };
+            let parents = status::parents(ours, &self.controller, &there["status"], now);
+            let is_known = there["status"]["parents"] == parents
+                || there["status"]["parents"].is_null() && parents.as_array().is_some_and(Vec::is_empty);
+            return (!is_known).then(|| {
+                (json!({"metadata": {"resourceVersion": version}, "status": {"parents": parents}}), false)
+            });
+        }
+        let status = status::whole(wanted?, &there["status"], now);
+        let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is there in addition may be another manager's, or of ours from before: that is told by what we have written.
+        let timeless = serde_json::to_value(wanted?).unwrap_or_default();
+        if memory.written.get(key) == Some(&timeless) && status::says_it(&there["status"], &status) {
+            return None;
+        }
+        let metadata = json!({
+            "name": &*key.name.name,
+            "namespace": (!key.kind.is_of_cluster()).then_some(&*key.name.namespace),
+            "resourceVersion": version,
+        });
+        let (api_version, kind) = (&there["apiVersion"], key.kind.name());
+        Some((json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status}), true))
+    }
+
+    async fn write(
+        &self,
+        key: &Key,
+        patch: &Value,
+        is_apply: bool,
+        memory: &Mutex<Memory>,
+    ) -> Result<(), kube::Error> {
+        let known = memory.lock().unwrap_or_else(PoisonError::into_inner).resources.get(&key.kind).cloned();
+        let resource = match known {
+            Some(resource) => resource,
+            None => match resource(&self.client, key.kind).await? {
+                Some(resource) => resource,
+                // The kind is gone, and its objects with it.
+                None => return Ok(()),
+            },
+        };
+        let api: Api<DynamicObject> = match key.kind.is_of_cluster() {
+            true => Api::all_with(self.client.clone(), &resource),
+            false => Api::namespaced_with(self.client.clone(), &key.name.namespace, &resource),
+        };
+        let (name, params) = (&*key.name.name, PatchParams::default());
+        let written = match is_apply {
+            true => api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await,
+            false => api.patch_status(name, &params, &Patch::Merge(patch)).await,
+        };
+        let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        match written {
+            Ok(_) => {
+                memory.resources.insert(key.kind, resource);
+                if is_apply {
+                    memory.written.insert(key.clone(), without_times(patch["status"].clone()));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // It may be there in another version by now.
+                memory.resources.remove(&key.kind);
+                Err(error)
+            }
+        }
+    }
+
+    /// A Service without an address, by which a Gateway is known inside the cluster.
+    async fn offer(
+        &self,
+        key: &Key,
+        status: &crate::config::gateway_api::GatewayStatus,
+        memory: &Mutex<Memory>,
+    ) -> bool {
+        let Some(objects) = self.store.with(key, |gateway| Some(services::of(key, gateway?, status))) else {
+            return true;
+        };
+        let service = Key::new(Kind::Service, &key.name.namespace, &objects.name);
+        let is_foreign = self.store.with(&service, |there| {
+            there.is_some_and(|there| there["metadata"]["labels"][services::LABEL] != *key.name.name)
+        });
+        if is_foreign || memory.lock().unwrap_or_else(PoisonError::into_inner).services.has(key, &objects) {
+            return true;
+        }
+        match services::write(&self.client, &objects).await {
+            Ok(()) => {
+                memory.lock().unwrap_or_else(PoisonError::into_inner).services.note(key, objects);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%key, %error, "its Service is not written");
+                note_pause(memory, key);
+                false
+            }
+        }
+    }
+}
+
+fn note_pause(memory: &Mutex<Memory>, key: &Key) {
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    let before = memory.pauses.get(key).copied();
+    let pause = match before {
+        Some((until, pause)) if now < until + pause * 2 => (pause * 2).min(LONGEST_PAUSE),
+        _ => FIRST_PAUSE,
+    };
+    memory.pauses.insert(key.clone(), (now + pause, pause));
+}
+
+fn has_status(kind: Kind) -> bool {
+    kind.is_route() || matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet)
+}
+
+fn without_times(mut status: Value) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.remove("lastTransitionTime");
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    strip(&mut status);
+    status
+}

@@ -1,0 +1,133 @@
+//! `cargo xtask cluster` and `cargo xtask conformance`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{setup, steps};
+
+/// Start a Kubernetes cluster on this machine, with the gateway on each node, and leave it running.
+///
+/// The control plane is real (etcd, kube-apiserver, kube-controller-manager, built from their Go modules, which takes some
+/// ten minutes the first time); nodes are network namespaces, and pods are processes in namespaces of their own. Prints a
+/// kubeconfig and commands to try. Needs root.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only build the programs of the cluster.
+    #[arg(long)]
+    build: bool,
+
+    /// Arguments of the cluster itself; `-- --help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// Run the Gateway API's own conformance suite, unmodified, against the gateway in a cluster on this machine.
+///
+/// The report goes to target/conformance/, in the format that the Gateway API project asks for. Needs root.
+#[derive(clap::Args)]
+pub(crate) struct ConformanceArgs {
+    /// Profiles, such as GATEWAY-TLS (default: GATEWAY-TLS and GATEWAY-TCP), and options of the suite: `-- --help`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match args.build {
+        true => build_programs(),
+        false => run_cluster("up", &args.args),
+    }
+}
+
+pub(crate) fn conformance(args: &ConformanceArgs) -> Result<()> {
+    run_cluster("conformance", &args.args)
+}
+
+fn run_cluster(command: &str, args: &[String]) -> Result<()> {
+    build_programs()?;
+    let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];
+    steps::show(&mut steps::cargo(&packages))?;
+    let debug = steps::target_dir().join("debug");
+    steps::show(Command::new(debug.join("cluster")).arg(command).args(args))
+}
+
+/// A Go module whose tools are programs of the cluster.
+struct Module {
+    what: &'static str,
+    /// Below tests/cluster/go.
+    directory: &'static str,
+    /// Also its tests, as a program of this name.
+    tests: Option<&'static str>,
+    /// What `go build tool` calls a program, and what it is called here.
+    rename: Option<(&'static str, &'static str)>,
+}
+
+const MODULES: &[Module] = &[
+    Module {
+        what: "the Gateway API's conformance suite (a minute)",
+        directory: "conformance",
+        tests: Some("conformance.test"),
+        rename: None,
+    },
+    Module { what: "CoreDNS (a minute)", directory: "coredns", tests: None, rename: None },
+    Module {
+        what: "a Kubernetes control plane (ten minutes)",
+        directory: "controlplane",
+        tests: None,
+        rename: Some(("server", "etcd")),
+    },
+];
+
+/// Builds what is not there, or not of the versions that are wanted.
+pub(crate) fn build_programs() -> Result<()> {
+    setup::ensure(setup::Scope::Cluster)?;
+    let go = setup::ensure_go()?;
+    let bin = steps::target_dir().join("cluster/bin");
+    fs::create_dir_all(&bin)?;
+    for module in MODULES {
+        let directory = steps::root().join("tests/cluster/go").join(module.directory);
+        let stamp = bin.join(format!(".{}", module.directory));
+        let versions = fs::read(directory.join("go.sum"))?;
+        if fs::read(&stamp).is_ok_and(|built| built == versions) {
+            continue;
+        }
+        build(&go, module, &directory, &bin)?;
+        fs::write(stamp, versions)?;
+    }
+    Ok(())
+}
+
+fn build(go: &Path, module: &Module, directory: &Path, bin: &Path) -> Result<()> {
+    let run = |args: &[&str]| {
+        let mut command = Command::new(go);
+        command.current_dir(directory).args(args);
+        command
+    };
+    let output = format!("{}/", bin.display());
+    steps::quietly(module.what, &mut run(&["build", "-ldflags=-s -w", "-o", &output, "tool"]))?;
+    if let Some((there, wanted)) = module.rename {
+        fs::rename(bin.join(there), bin.join(wanted))?;
+    }
+    if let Some(name) = module.tests {
+        let output = bin.join(name).display().to_string();
+        steps::quietly(module.what, &mut run(&["test", "-ldflags=-s -w", "-c", "-o", &output, "."]))?;
+        let api = run(&["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"]).output()?;
+        ensure!(api.status.success(), "go list: {}", String::from_utf8_lossy(&api.stderr));
+        let api = PathBuf::from(String::from_utf8(api.stdout)?.trim());
+        fs::write(bin.join("gateway-api-crds.yaml"), definitions(&api.join("config/crd/standard"))?)?;
+    }
+    Ok(())
+}
+
+/// The definitions of the API's objects, as one file.
+fn definitions(directory: &Path) -> Result<String> {
+    let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let texts = files.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
+    Ok(texts.join("\n---\n"))
+}
