@@ -3,23 +3,23 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 mod mysql;
+mod postgres;
 
 use crate::account::{Account, Connection};
 use crate::answer;
 use crate::arrival::{Arrival, Bound, Routed};
-use crate::cancel::{Found, Keyed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell, linger};
 use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
 use crate::ech::Split;
 use crate::mysql::ServerError;
-use crate::reason::{CloseReason, FallbackReason, RejectReason, Setback, Tier, TlsError};
+use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
     Action, ClientPermit, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
 };
-use crate::sniff::{self, Cancel, ClientHello, Opening, TlsRequest};
+use crate::sniff::{self, ClientHello, TlsRequest};
 use crate::socket::{reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
@@ -71,8 +71,15 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
         // Boxed: all other connections need not pay for its future.
         Ok(Bound::Cancel(cancel)) => {
             let settings = snapshot.gateway.clone();
-            return Box::pin(cancel_in_clear_text(gateway, settings, worker, task.take(), arrival, cancel))
-                .await;
+            return Box::pin(postgres::cancel_in_clear_text(
+                gateway,
+                settings,
+                worker,
+                task.take(),
+                arrival,
+                cancel,
+            ))
+            .await;
         }
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
@@ -113,37 +120,6 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
             }
         }
     }
-}
-
-/// A CancelRequest outside of TLS: its key alone tells whom it is for.
-async fn cancel_in_clear_text(
-    gateway: Arc<RunningGateway>,
-    settings: Arc<LiveGateway>,
-    worker: usize,
-    task: Option<AbortHandle>,
-    arrival: Arrival,
-    cancel: Cancel,
-) {
-    let Arrival { visitor, client, .. } = arrival;
-    let found = gateway.cancels.find(visitor.client.ip(), &cancel, &settings);
-    let endpoints = Endpoints::of(visitor.client, visitor.local.as_deref(), &client);
-    match &found {
-        None => visitor.reject(&gateway.books, RejectReason::PostgresCancelCleartext),
-        Some(peer @ Found::Peer(_)) => {
-            visitor.reject(&gateway.books, RejectReason::PostgresCancelForwarded);
-            peer.pass_on(&cancel, endpoints).await;
-        }
-        Some(found @ Found::Session(session)) => {
-            let route = session.connection.route.clone();
-            let account = Account::open(gateway.books.clone(), worker, task, visitor, route, None);
-            if let Some((pool, server)) = session.connection.upstream.get() {
-                account.connected(pool, server);
-            }
-            found.pass_on(&cancel, endpoints).await;
-            account.close(CloseReason::CancelRequest);
-        }
-    }
-    client.clean();
 }
 
 /// A connection with a route.
@@ -480,14 +456,7 @@ impl Passage {
         self.keep_alive(&server);
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         let near = Tls::new(session, &self.client);
-        let near = match server.peer_addr() {
-            Ok(address) if self.is_postgres => {
-                let (number, cancels) = (self.settings.peer_id, self.gateway.cancels.clone());
-                let request = request.filter(|_| upstream.is_some());
-                Keyed::watched(near, number, cancels, self.account.connection.clone(), address, request)
-            }
-            _ => Keyed::plain(near),
-        };
+        let near = self.keyed(near, &server, request.filter(|_| upstream.is_some()));
         let end = match upstream {
             None => relay(near, Plain::new(&server, Vec::new()), traffic, idle).await,
             // Boxed: connections without TLS toward the server need not pay for its session.
@@ -495,36 +464,6 @@ impl Passage {
         };
         server.clean();
         self.relayed(end)
-    }
-
-    /// What a PostgreSQL client wants, once TLS is there: a session, unless it says otherwise in time.
-    async fn opening(&self, session: &mut Session<Serving>) -> Option<Cancel> {
-        let said = async {
-            loop {
-                match sniff::opening(session.early()) {
-                    Opening::Incomplete => session.read_early(&self.client).await.ok()?,
-                    Opening::Cancel(cancel) => return Some(cancel),
-                    Opening::Session => return None,
-                }
-            }
-        };
-        timeout(self.account.connection.listener.hello_timeout, said).await.ok().flatten()
-    }
-
-    /// A CancelRequest inside of TLS: its key tells whom it is for, whatever the route has for sessions.
-    async fn cancel(&mut self, mut session: Session<Serving>, cancel: Cancel) -> CloseReason {
-        let client = self.account.connection.client.ip();
-        let Some(found) = self.gateway.cancels.find(client, &cancel, &self.settings) else {
-            return CloseReason::CancelUnknown;
-        };
-        if let Found::Session(target) = &found
-            && let Some((pool, server)) = target.connection.upstream.get()
-        {
-            self.account.connected(pool, server);
-        }
-        found.pass_on(&cancel, self.endpoints().ok()).await;
-        farewell(&self.client, &session.last_word(b"")).await;
-        CloseReason::CancelRequest
     }
 
     /// Remembers why a PostgreSQL client failed: its next attempt may be without TLS, and then gets this reason as its
@@ -567,7 +506,9 @@ impl Passage {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let client = self.account.connection.client;
-        let greeting = Greeting { request, name: self.account.connection.sni.clone(), ..Greeting::default() };
+        let asks = matches!(request, Some(TlsRequest::Starttls(_)));
+        let name = self.account.connection.sni.as_ref().filter(|_| asks).cloned();
+        let greeting = Greeting { request, name, ..Greeting::default() };
         let mut dial = Dial { client: client.ip(), source: None, greeting };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let (mut words, mut reached) = (None, None);

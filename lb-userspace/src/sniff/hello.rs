@@ -50,7 +50,10 @@ pub struct ClientHello {
 impl ClientHello {
     /// Whether a PostgreSQL session is to be in this TLS: it was asked for as PostgreSQL does, or is negotiated so.
     pub fn is_postgres(&self) -> bool {
-        self.request == Some(TlsRequest::Postgres) || self.alpn.offers(postgres::ALPN)
+        match self.request {
+            Some(request) => request == TlsRequest::Postgres,
+            None => self.alpn.offers(postgres::ALPN),
+        }
     }
 }
 

@@ -156,7 +156,8 @@ pub(in crate::config::toml) const PEER: Table = Table {
         Key {
             name: "address",
             example: r#""10.0.0.2:5432""#,
-            meaning: "address of a listener of its own with `protocol` `postgres` or `tls`, not the common one",
+            meaning: "where it listens with `protocol` `postgres` or `tls`: an address of its own, not the common one, and \
+                      without `proxy_protocol` for this gateway",
             values: Is("IP address and port"),
             default: None,
         },
