@@ -348,7 +348,7 @@ fn load(path: &Path) -> Result<(File, Config, Sources), Failure> {
 
 /// Says what a configuration has, together with the objects that it names; or what is wrong with these.
 fn check(path: &Path, file: &File, mut config: Config) -> Result<(), Failure> {
-    if let Some(mut objects) = Objects::of(file, &config) {
+    if let Some(mut objects) = Objects::of(file, &config, None) {
         objects.read();
         config = shown(path, objects.assemble(file))?;
         let faults = objects.faults();

@@ -25,7 +25,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     let toolchain = timed(&mut times, "setup", || setup::ensure(setup::Scope::Test))?;
 
     // No step changes RUSTFLAGS: warnings are denied by arguments, so that nothing is compiled twice.
-    let steps: [Step<'_>; 14] = [
+    let steps: [Step<'_>; 15] = [
         ("format", Box::new(|| steps::show(&mut steps::cargo(&["fmt", "--all", "--check"])))),
         ("format of lb-ebpf", Box::new(|| steps::show(&mut host_cargo_for_ebpf(&["fmt", "--check"])))),
         ("circles", Box::new(circles::check)),
@@ -58,6 +58,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         ("demo", Box::new(|| steps::show(&mut demo::built()))),
         // The tests of the cluster are skipped without them.
         ("programs of the test cluster", Box::new(cluster::build_programs)),
+        ("conformance", Box::new(cluster::conformance_built)),
         // These two before the tests, whose closing line is to be the last.
         ("instructions", Box::new(|| bench::instructions(&[]))),
         ("log of the kernel programs", Box::new(|| steps::show(&mut steps::cargo(&KERNEL_LOG)))),

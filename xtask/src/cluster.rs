@@ -47,6 +47,11 @@ pub(crate) fn conformance(args: &ConformanceArgs) -> Result<()> {
     run_cluster("conformance", &args.args)
 }
 
+/// The suite against what [`steps::BUILD`] has built.
+pub(crate) fn conformance_built() -> Result<()> {
+    steps::show(Command::new(steps::target_dir().join("debug/cluster")).arg("conformance"))
+}
+
 fn run_cluster(command: &str, args: &[String]) -> Result<()> {
     build_programs()?;
     let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];

@@ -114,7 +114,7 @@ impl Watch {
         self.left = length.saturating_sub(LENGTH);
         self.done = match kind {
             BACKEND_KEY_DATA => !KEY.contains(&self.left),
-            _ => length < LENGTH || length > MAX_MESSAGE || !BEFORE.contains(&kind),
+            _ => !(LENGTH..=MAX_MESSAGE).contains(&length) || !BEFORE.contains(&kind),
         };
         if kind == BACKEND_KEY_DATA && !self.done {
             let mut key = vec![0; self.left];

@@ -110,7 +110,7 @@ impl Control {
                 );
             }
         }
-        let mut source = Objects::of(&file, config).map(|objects| (file, objects));
+        let mut source = Objects::of(&file, config, None).map(|objects| (file, objects));
         let mut watched_objects = None;
         if let Some((file, objects)) = &mut source {
             let (sources, _) = objects.read();

@@ -37,12 +37,14 @@ pub(crate) struct Objects {
     /// Mode `pool`: the addresses that are served, and the device that has them and perhaps some more.
     served: BTreeSet<IpAddr>,
     attached: Option<Attached>,
+    /// Nothing was read yet.
+    is_new: bool,
 }
 
 /// Where objects come from.
 enum Origin {
     Directory(PathBuf),
-    Cluster(Box<ApiServer>),
+    Cluster(Arc<ApiServer>),
 }
 
 /// A device with addresses that it has for the sake of Gateways.
@@ -53,13 +55,14 @@ struct Attached {
 
 impl Objects {
     /// Those that a file names, none of which was read yet; `config` is what the file makes alone. `None`: it names none.
-    pub(crate) fn of(file: &File, config: &Config) -> Option<Self> {
+    /// `followed`: an API server that is followed already, if it is the one that the file names.
+    pub(crate) fn of(file: &File, config: &Config, followed: Option<Arc<ApiServer>>) -> Option<Self> {
         let api = config.gateway_api.clone()?;
         let origin = match &api.source {
             Source::Directory(directory) => Origin::Directory(file.path_of(directory)),
             Source::Cluster { kubeconfig, keep } => {
                 let (lease_namespace, identity, node) = kubernetes::Settings::names_from_environment();
-                Origin::Cluster(Box::new(ApiServer::new(kubernetes::Settings {
+                let wanted = kubernetes::Settings {
                     kubeconfig: kubeconfig.as_ref().map(|path| file.path_of(path)),
                     controller: api.settings.controller.clone(),
                     namespaces: api.settings.namespaces.clone(),
@@ -67,7 +70,9 @@ impl Objects {
                     lease_namespace,
                     identity,
                     node,
-                })))
+                };
+                let followed = followed.filter(|api| api.is(&wanted));
+                Origin::Cluster(followed.unwrap_or_else(|| Arc::new(ApiServer::new(wanted))))
             }
         };
         let attached = Attached::of(&api.settings);
@@ -85,6 +90,7 @@ impl Objects {
             ports: HashSet::new(),
             served: BTreeSet::new(),
             attached,
+            is_new: true,
         };
         objects.stand_back(config);
         Some(objects)
@@ -106,7 +112,7 @@ impl Objects {
         let directory = match &mut self.origin {
             Origin::Directory(directory) => directory,
             Origin::Cluster(api) => {
-                let (change, is_outside) = api.take(&mut self.index);
+                let (change, is_outside) = api.take(&mut self.index, std::mem::take(&mut self.is_new));
                 let differs = is_outside && self.look_outside();
                 return (Sources::default(), if differs { Change::All } else { change });
             }
@@ -136,7 +142,7 @@ impl Objects {
             Ok(own) => self.context.own = own,
             Err(error) => tracing::error!(%error, "cannot list the addresses of this machine"),
         }
-        if let Origin::Cluster(api) = &mut self.origin {
+        if let Origin::Cluster(api) = &self.origin {
             match self.settings.mode {
                 Mode::Node => self.context.nodes = api.nodes(&self.context.own),
                 Mode::Pool | Mode::Service => self.context.assigned = api.assigned(&self.settings.addresses),
@@ -145,9 +151,17 @@ impl Objects {
         before != (self.context.own.clone(), self.context.nodes.clone(), self.context.assigned.clone())
     }
 
+    /// The API server that they come from.
+    pub(crate) fn api_server(&self) -> Option<Arc<ApiServer>> {
+        match &self.origin {
+            Origin::Directory(_) => None,
+            Origin::Cluster(api) => Some(api.clone()),
+        }
+    }
+
     /// Follows the API server, if that is where they come from and it is not followed yet; in the runtime that calls this.
     pub(crate) async fn connect(&mut self) -> anyhow::Result<()> {
-        let Origin::Cluster(api) = &mut self.origin else { return Ok(()) };
+        let Origin::Cluster(api) = &self.origin else { return Ok(()) };
         if api.is_followed() {
             return Ok(());
         }
@@ -185,7 +199,7 @@ impl Objects {
     }
 
     fn tell(&mut self) {
-        if let Origin::Cluster(api) = &mut self.origin {
+        if let Origin::Cluster(api) = &self.origin {
             api.served(&self.index, self.statuses.clone());
         }
     }

@@ -10,6 +10,7 @@ use crate::admin::view;
 use crate::config::gateway_api::Change;
 use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
 use crate::connect::resolve::FirstAnswers;
+use crate::kubernetes::ApiServer;
 use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
@@ -78,13 +79,14 @@ impl Control {
 
     async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
         // A file that is refused leaves the one that is in force, and its objects, as they are.
+        let followed = self.source.as_ref().and_then(|(_, objects)| objects.api_server());
         let before = match what {
             What::File => None,
             What::Objects => self.source.take(),
         };
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
         let (built, source, read) =
-            answer_aside(move |answer| build(what, &path, before, None, &old, answer)).await?;
+            answer_aside(move |answer| build(what, &path, before, followed, None, &old, answer)).await?;
         if self.watched.is_some()
             && let Some(files) = read.file
         {
@@ -133,7 +135,7 @@ impl Control {
             };
             let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
             let again = answer_aside(move |answer| {
-                build(What::Objects, &path, source, Some(fault), &old, answer);
+                build(What::Objects, &path, source, None, Some(fault), &old, answer);
             })
             .await;
             let (again, returned, _) = match again {
@@ -253,17 +255,19 @@ struct Read {
 /// A build: what it has made, or why nothing; of what; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `lacked`: where the
-/// last one could not listen; unless that is an object's port, it is an error.
+/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `followed`: the
+/// API server that is followed already. `lacked`: where the last one could not listen; unless that is an object's port, it is an
+/// error.
 fn build(
     what: What,
     path: &Path,
     source: Source,
+    followed: Option<Arc<ApiServer>>,
     lacked: Option<Fault>,
     old: &Snapshot,
     answer: oneshot::Sender<Outcome>,
 ) {
-    let (checked, source, read) = check(what, path, source, lacked);
+    let (checked, source, read) = check(what, path, source, followed, lacked);
     let mut made_of = None;
     let built = checked.and_then(|(config, warnings)| {
         let config = made_of.insert(config);
@@ -279,7 +283,13 @@ fn build(
 /// A configuration and what is odd about its file, or why there is none.
 type Verdict = Result<(Config, Vec<String>), String>;
 
-fn check(what: What, path: &Path, source: Source, lacked: Option<Fault>) -> (Verdict, Source, Read) {
+fn check(
+    what: What,
+    path: &Path,
+    source: Source,
+    followed: Option<Arc<ApiServer>>,
+    lacked: Option<Fault>,
+) -> (Verdict, Source, Read) {
     let rendered = |errors: Diagnostics| errors.render(false);
     let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
     match (what, source) {
@@ -305,7 +315,7 @@ fn check(what: What, path: &Path, source: Source, lacked: Option<Fault>) -> (Ver
                 Err(errors) => return (Err(rendered(errors)), None, read),
             };
             let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-            let Some(mut objects) = Objects::of(&file, &config) else {
+            let Some(mut objects) = Objects::of(&file, &config, followed) else {
                 return (Ok((config, warnings)), None, read);
             };
             let (sources, _) = objects.read();

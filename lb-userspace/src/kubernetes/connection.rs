@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -40,9 +40,13 @@ pub struct ApiServer {
     /// This node's addresses, and those of all.
     own: watch::Sender<Vec<IpAddr>>,
     all: watch::Sender<Vec<IpAddr>>,
+    state: Mutex<State>,
+}
+
+struct State {
     /// The tasks, once they were started.
     following: Option<Following>,
-    is_first: bool,
+    /// When an index was last brought up to date.
     taken: Instant,
     assigned: BTreeMap<Name, Vec<IpAddr>>,
     /// The last addresses that were given back.
@@ -72,17 +76,28 @@ impl ApiServer {
             leads: watch::Sender::new(false),
             own: watch::Sender::new(Vec::new()),
             all: watch::Sender::new(Vec::new()),
-            following: None,
-            is_first: true,
-            taken: Instant::now(),
-            assigned: BTreeMap::new(),
-            resting: Vec::new(),
+            state: Mutex::new(State {
+                following: None,
+                taken: Instant::now(),
+                assigned: BTreeMap::new(),
+                resting: Vec::new(),
+            }),
         }
+    }
+
+    /// Whether it is this one that is asked for.
+    pub fn is(&self, settings: &Settings) -> bool {
+        self.settings == *settings
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of it is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to follow it, in the runtime that calls this; it may be away. An error: the configuration says nothing that
     /// could be asked.
-    pub async fn follow(&mut self) -> anyhow::Result<()> {
+    pub async fn follow(&self) -> anyhow::Result<()> {
         let settings = &self.settings;
         let config = match &settings.kubeconfig {
             Some(path) => {
@@ -128,21 +143,23 @@ impl ApiServer {
         if let Some(path) = settings.keep.clone() {
             tasks.spawn(keep_objects(store.clone(), path));
         }
-        self.following = Some(Following { client, tasks, single: HashMap::new() });
+        self.state().following = Some(Following { client, tasks, single: HashMap::new() });
         Ok(())
     }
 
     /// Returns when objects have changed, or what is outside them and counts; a burst of changes is one.
     pub async fn changed(&self) {
         self.store.changed.notified().await;
-        sleep_until(self.taken + BURST).await;
+        let until = self.state().taken + BURST;
+        sleep_until(until).await;
     }
 
     /// Brings an index up to date. What that asks for, and whether [`nodes`](Self::nodes) and [`assigned`](Self::assigned) may
     /// have changed.
-    pub fn take(&mut self, index: &mut Index) -> (Change, bool) {
-        self.taken = Instant::now();
-        self.store.take(index, std::mem::take(&mut self.is_first))
+    /// `is_new`: the index has had nothing of it yet.
+    pub fn take(&self, index: &mut Index, is_new: bool) -> (Change, bool) {
+        self.state().taken = Instant::now();
+        self.store.take(index, is_new)
     }
 
     /// Where all nodes are reached that are there; none before that is known. `own`: where this one is reached, if the cluster
@@ -157,7 +174,7 @@ impl ApiServer {
     }
 
     /// Mode `pool`: the addresses that each Gateway has. Whoever does not hold the Lease reads them in the statuses.
-    pub fn assigned(&mut self, ranges: &[RangeInclusive<IpAddr>]) -> BTreeMap<Name, Vec<IpAddr>> {
+    pub fn assigned(&self, ranges: &[RangeInclusive<IpAddr>]) -> BTreeMap<Name, Vec<IpAddr>> {
         let classes: BTreeSet<String> = self
             .store
             .collect(|key, value| {
@@ -171,31 +188,34 @@ impl ApiServer {
             let class = value["spec"]["gatewayClassName"].as_str().unwrap_or_default();
             (key.kind == Kind::Gateway && classes.contains(class)).then(|| wish(key, value))
         });
+        let mut guard = self.state();
+        let state = &mut *guard;
         let assigned = match *self.leads.borrow() && self.store.is_complete() {
             true => {
                 // What was assigned may not be in the statuses yet.
                 let with_last = wishes.into_iter().map(|wish| {
-                    let last = self.assigned.get(&wish.gateway).cloned().unwrap_or_default();
+                    let last = state.assigned.get(&wish.gateway).cloned().unwrap_or_default();
                     Wish { held: [last, wish.held.clone()].concat(), ..wish }
                 });
-                assign(with_last.collect(), ranges, &self.resting.iter().copied().collect())
+                assign(with_last.collect(), ranges, &state.resting.iter().copied().collect())
             }
             false => wishes.into_iter().map(|wish| (wish.gateway, wish.held)).collect(),
         };
-        let before = self.assigned.values().flatten();
+        let before = state.assigned.values().flatten();
         let given_back = before.filter(|address| !assigned.values().flatten().any(|now| now == *address));
-        self.resting.extend(given_back);
-        let surplus = self.resting.len().saturating_sub(RESTING);
-        self.resting.drain(..surplus);
-        self.assigned.clone_from(&assigned);
+        state.resting.extend(given_back);
+        let surplus = state.resting.len().saturating_sub(RESTING);
+        state.resting.drain(..surplus);
+        state.assigned.clone_from(&assigned);
         assigned
     }
 
     /// What was built is served: what it says of the objects is written, and what it asks for is watched. In the runtime of
     /// [`ApiServer::follow`].
-    pub fn served(&mut self, index: &Index, statuses: Arc<Statuses>) {
+    pub fn served(&self, index: &Index, statuses: Arc<Statuses>) {
         self.statuses.send_replace(statuses);
-        let Some(Following { client, tasks, single }) = &mut self.following else { return };
+        let mut state = self.state();
+        let Some(Following { client, tasks, single }) = &mut state.following else { return };
         let wanted: BTreeSet<Key> = index.wanted().cloned().collect();
         single.retain(|key, watch| {
             let is_wanted = wanted.contains(key);
@@ -216,7 +236,7 @@ impl ApiServer {
 
     /// Whether [`follow`](Self::follow) was called.
     pub fn is_followed(&self) -> bool {
-        self.following.is_some()
+        self.state().following.is_some()
     }
 
     /// How old the objects are.

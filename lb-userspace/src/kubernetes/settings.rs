@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What `[gateway_api]` and the environment say of the API server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Absent: the pod's service account.
     pub kubeconfig: Option<PathBuf>,

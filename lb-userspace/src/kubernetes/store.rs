@@ -176,14 +176,17 @@ impl Store {
         }
     }
 
-    /// Brings an index up to date with what has changed: the objects of an earlier process at once, those of the API server
-    /// when all are there. Also whether something outside them has changed.
-    pub(super) fn take(&self, index: &mut Index, is_first: bool) -> (Change, bool) {
+    /// Brings an index up to date: a new one with all objects, another one with what has changed since this was last asked for.
+    /// The objects of an earlier process are given at once, those of the API server when all are there. Also whether something
+    /// outside them has changed.
+    pub(super) fn take(&self, index: &mut Index, is_new: bool) -> (Change, bool) {
         let mut inner = self.lock();
-        if !inner.complete && !is_first {
-            return (Change::Nothing, false);
-        }
-        let pending = std::mem::take(&mut inner.pending);
+        let pending = match (is_new, inner.complete) {
+            // What is pending stays so: the new index may not come into force.
+            (true, _) => inner.objects.keys().cloned().collect(),
+            (false, true) => std::mem::take(&mut inner.pending),
+            (false, false) => return (Change::Nothing, false),
+        };
         let mut change = Change::Nothing;
         for key in &pending {
             let made = match inner.objects.get(key).cloned().map(Object::read) {

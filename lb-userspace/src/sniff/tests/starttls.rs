@@ -13,8 +13,11 @@ const XMPP_HEADER: &[u8] = b"<stream:stream xmlns:stream='http://etherx.jabber.o
 const XMPP_START: &[u8] = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const ALL: [Starttls; 5] = [Smtp, Imap, Pop3, Ldap, Xmpp];
 
-/// What clients say until TLS, and what ends each reply to it; the protocol they turn out to speak.
-fn clients() -> Vec<(Starttls, Vec<(&'static [u8], &'static [u8])>, Starttls)> {
+/// What a client says, and what ends the reply to it.
+type Exchange = (&'static [u8], &'static [u8]);
+
+/// What clients say until TLS; the protocol they turn out to speak.
+fn clients() -> Vec<(Starttls, Vec<Exchange>, Starttls)> {
     let server_header =
         &b"<?xml version='1.0'?>\n <stream:stream xmlns='jabber:server' xmlns:stream='x' from='b' to=\"a\">"
             [..];

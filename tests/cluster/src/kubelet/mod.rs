@@ -13,7 +13,7 @@ mod status;
 mod volumes;
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread::JoinHandle;
@@ -87,8 +87,8 @@ impl Drop for Kubelet {
 struct ThisNode {
     machine: Machine,
     client: Client,
-    /// The host numbers that no pod has.
-    hosts: RefCell<BTreeSet<u8>>,
+    /// The host numbers that no pod has, the one that was given back last behind: neighbours know its last pod still.
+    hosts: RefCell<VecDeque<u8>>,
     files: TempDir,
     _bpffs: BpfFs,
 }

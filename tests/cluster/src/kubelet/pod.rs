@@ -48,7 +48,7 @@ pub(super) async fn live(node: Rc<ThisNode>, changes: watch::Receiver<Pod>) {
     }
     life.places.clear();
     if let Some(host) = life.host {
-        life.node.hosts.borrow_mut().insert(host);
+        life.node.hosts.borrow_mut().push_back(host);
     }
     let _ = fs::remove_dir_all(life.node.pod_directory(&life.pod));
 }
@@ -135,7 +135,7 @@ impl Life {
         let (ns, addresses) = if spec.host_network == Some(true) {
             (machine.ns.again()?, node_addresses)
         } else {
-            let host = self.node.hosts.borrow_mut().pop_first().context("the node is full")?;
+            let host = self.node.hosts.borrow_mut().pop_front().context("the node is full")?;
             self.host = Some(host);
             (machine.pod(&self.pod.name_any(), host)?, machine.pod_addresses(host))
         };
