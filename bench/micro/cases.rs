@@ -163,12 +163,12 @@ fn source_port() -> Box<dyn FnMut()> {
     let mut now = 0;
     let mut open = [0_u16; OPEN];
     for port in &mut open {
-        *port = ports.take(server, now).expect("a port");
+        *port = ports.take(server, None, now).expect("a port");
     }
     Box::new(move || {
         let slot = now as usize % OPEN;
         ports.give_back(server, open[slot], now);
-        open[slot] = ports.take(server, now).expect("a port");
+        open[slot] = ports.take(server, None, now).expect("a port");
         now += 1;
     })
 }

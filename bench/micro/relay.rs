@@ -49,7 +49,7 @@ pub(crate) fn terminated() -> Box<dyn FnMut()> {
         key,
         client_auth: None,
         not_after: u64::MAX,
-        names: Default::default(),
+        names: [].into(),
         more: Vec::new(),
     };
     let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty())

@@ -94,7 +94,6 @@ impl Version {
     fn of(program: &str, path: &Path) -> Result<Version> {
         let argument = match program {
             "haproxy" | "nginx" => "-v",
-            "sniproxy" => "-V",
             "openssl" => "version",
             _ => "--version",
         };
@@ -202,7 +201,6 @@ mod tests {
             ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n", "7.0.15"),
             ("iperf 3.12 (cJSON 1.7.15)\n", "3.12"),
             ("snisplice 0.1.0\n", "0.1.0"),
-            ("sniproxy 0.6.0\n", "0.6.0"),
         ] {
             assert_eq!(parse_version(text).as_deref(), Some(version));
         }

@@ -1,11 +1,13 @@
 //! The command line.
 
 mod ech_key;
+mod import;
 
 use crate::admin::{self, Client, text, top, view::ConnectionFilter};
 use crate::config::gateway_api::Built;
-use crate::config::{self, Config, File, Gateway, Interfaces, Sources};
+use crate::config::{self, Config, File, Gateway, Interfaces, Pool, SourceAddress, Sources};
 use crate::gateway::objects::Objects;
+use crate::import::Verdict;
 use crate::kernel::{self, KernelError, needs};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
@@ -19,6 +21,8 @@ use std::process::ExitCode;
 /// Exit codes beside 0.
 const RUNTIME_FAILURE: u8 = 1;
 const BAD_CONFIGURATION: u8 = 2;
+/// `import`: there is a result, which does not do all that the files did.
+const LOST: u8 = 3;
 
 /// Where the configuration is unless `-c` names another.
 const CONFIG: &str = "/etc/snisplice/snisplice.toml";
@@ -59,8 +63,8 @@ enum Command {
     },
     /// Show what this kernel and this user can do, and how to get what is missing.
     Doctor {
-        /// The configuration whose `source_ports` and `bpffs` to look at [default: /etc/snisplice/snisplice.toml if it is
-        /// there, else the defaults of its keys].
+        /// The configuration whose `source_ports`, `bpffs`, and pools with `source = "client"` to look at [default:
+        /// /etc/snisplice/snisplice.toml if it is there, else the defaults of its keys].
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -152,6 +156,18 @@ enum Command {
     },
     /// Make a key for Encrypted ClientHello (ECH), and the `ech=` of the HTTPS record that tells clients of it.
     EchKey(ech_key::EchKey),
+    /// Turn another program's configuration into objects of the Gateway API, or into snisplice's TOML.
+    ///
+    /// Takes Traefik's IngressRouteTCP, Istio's Gateway, VirtualService and DestinationRule, Kong's TCPIngress, the
+    /// tcp-services ConfigMap of ingress-nginx, HAProxy's frontends and backends (mode tcp), the stream block of nginx, and
+    /// Envoy's static listeners and clusters. What a file is, is seen by its contents; files that belong together (Services,
+    /// maps, included files) are given together.
+    ///
+    /// The result goes to standard output. Every part of the files that it lacks is named in a comment of the result and on
+    /// standard error, with its line: "lost" changes what is served, "to do" waits for you (a certificate, a port), "left
+    /// out" changes nothing.
+    #[command(after_help = import::AFTER_HELP)]
+    Import(import::Import),
     /// Print the completions for a shell.
     Completions {
         /// The shell.
@@ -222,8 +238,9 @@ fn run(command: Command) -> Result<(), Failure> {
             check(&path, &file, config)
         }
         Command::Doctor { config } => {
+            let pools = pools_of(config.as_deref());
             let Gateway { fixed, .. } = gateway_of(config)?;
-            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs);
+            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs, &pools);
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
@@ -299,6 +316,17 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Undrain { gateway, target } => Ok(gateway.client()?.drain(&target, false)?),
         Command::Kill { gateway, connection } => Ok(gateway.client()?.kill(connection)?),
         Command::EchKey(key) => show(&key.run()?),
+        Command::Import(import) => {
+            let imported = import.run()?;
+            show(&imported.text)?;
+            for (_, message) in &imported.messages {
+                eprintln!("{message}");
+            }
+            match imported.messages.iter().filter(|(verdict, _)| *verdict == Verdict::Lost).count() {
+                0 => Ok(()),
+                lost => Err(Failure(LOST, anyhow::anyhow!("{} lost", counted(lost, "part")))),
+            }
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "snisplice", &mut std::io::stdout());
             Ok(())
@@ -330,17 +358,41 @@ fn check(path: &Path, file: &File, mut config: Config) -> Result<(), Failure> {
             return Err(Failure(BAD_CONFIGURATION, anyhow::anyhow!("{}: {faults}", path.display())));
         }
     }
+    if let Some(pool) = config.pools.iter().find(|pool| pool.source == SourceAddress::Client)
+        && let Err(error) = kernel::tcp::may_be_transparent()
+    {
+        eprintln!(
+            "warning: the pool `{}` has source = \"client\", for which `run` needs CAP_NET_ADMIN; not permitted to this user: \
+             {error}",
+            pool.name
+        );
+    }
     let parts = parts(config.listeners.len(), config.routes.len(), config.pools.len());
     show(&format!("{}: {parts}: good\n", path.display()))
 }
 
 /// As [`load`], but only the `[gateway]` table: of the file of `-c`, or of [`CONFIG`]; its defaults if there is no such file.
 fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
-    let default = || Some(PathBuf::from(CONFIG)).filter(|path| path.exists());
-    match named.or_else(default) {
+    match named.or_else(default_file) {
         Some(path) => shown(&path, config::load_gateway(&path)),
         None => Ok(Gateway::default()),
     }
+}
+
+/// The pools of that file; none if it has errors, of which those of `[gateway]` are shown by [`gateway_of`].
+fn pools_of(named: Option<&Path>) -> Vec<Pool> {
+    let Some(path) = named.map(Path::to_path_buf).or_else(default_file) else { return Vec::new() };
+    match File::open(&path).0 {
+        Ok((_, config, _)) => config.pools,
+        Err(_) => {
+            eprintln!("snisplice: {}: its servers are not asked: `check` shows why", path.display());
+            Vec::new()
+        }
+    }
+}
+
+fn default_file() -> Option<PathBuf> {
+    Some(PathBuf::from(CONFIG)).filter(|path| path.exists())
 }
 
 /// "1 listener, 2 routes, 2 pools".

@@ -2,33 +2,37 @@
 //!
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
-use crate::accept;
-use crate::account::{Account, Connection, Visitor};
+mod mysql;
+mod postgres;
+
+use crate::account::{Account, Connection};
 use crate::answer;
+use crate::arrival::{Arrival, Bound, Routed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell, linger};
-use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse};
+use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
-use crate::ech;
-use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Setback, Tier, TlsError};
+use crate::ech::Split;
+use crate::mysql::ServerError;
+use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{
-    Action, ClientPermit, Excess, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
+    Action, ClientPermit, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
 };
-use crate::sniff::{self, ClientHello, Input, Output, Preamble, Sniffer};
-use crate::socket::{canonical, read_some, reset_on_close, write_all};
+use crate::sniff::{self, ClientHello, TlsRequest};
+use crate::socket::{reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
 use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
 use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
+use crate::splice::split::Failed;
 use crate::splice::tls::Tls;
 use crate::splice::transport::{Failure, Plain, Transport};
 use crate::tier::choose;
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
 use lb_common::packet::{PerLeg, Side};
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -36,7 +40,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout};
 
 /// A connection that was accepted and may go on.
 pub struct Accepted {
@@ -58,20 +62,25 @@ pub struct Accepted {
     pub task: Rc<Cell<Option<AbortHandle>>>,
 }
 
-/// What a client is told that has too many connections to a listener.
-pub fn too_many(excess: Excess) -> RejectReason {
-    match excess {
-        Excess::New => RejectReason::ClientRate,
-        Excess::Open => RejectReason::ClientFull,
-    }
-}
-
 /// Carries one connection through its stages.
 pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let Accepted { worker, client, peer, snapshot, listener, permits, of_client, task } = accepted;
     let mut arrival = Arrival::new(&gateway, LegSocket::new(client), peer, listener, of_client);
-    let (route, permit, of_route_client) = match arrival.go(&gateway, &snapshot).await {
-        Ok(routed) => routed,
+    let routed = match arrival.go(&gateway, &snapshot).await {
+        Ok(Bound::Route(routed)) => routed,
+        // Boxed: all other connections need not pay for its future.
+        Ok(Bound::Cancel(cancel)) => {
+            let settings = snapshot.gateway.clone();
+            return Box::pin(postgres::cancel_in_clear_text(
+                gateway,
+                settings,
+                worker,
+                task.take(),
+                arrival,
+                cancel,
+            ))
+            .await;
+        }
         Err(reason) => {
             tracing::debug!(%reason, "turned away");
             arrival.visitor.reject(&gateway.books, reason);
@@ -79,11 +88,12 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
             return farewell(&arrival.client, &word).await;
         }
     };
+    let Routed { route, permit, of_client: of_route_client } = routed;
     let routed = Instant::now();
     if arrival.hello.is_some() {
         gateway.books.histograms.sniff.observe(routed - arrival.begin);
     }
-    let Arrival { visitor, client, begin, window, hello, of_client, .. } = arrival;
+    let Arrival { visitor, client, begin, window, hello, split, of_client, .. } = arrival;
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
@@ -96,198 +106,19 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     // route away does not find it.
     let settings = snapshot.gateway.clone();
     drop(snapshot);
-    let passage = Passage { gateway, account, client, route, routed, settings, permits };
+    let is_postgres = hello.as_ref().is_some_and(|hello| hello.is_postgres());
+    let passage = Passage { gateway, account, client, route, routed, settings, permits, is_postgres };
     match max_age {
-        None => passage.go(hello, window).await,
+        None => passage.go(hello, window, split).await,
         // Boxed: connections without `max_age` need not pay for this future.
         Some(age) => {
-            let mut going = Box::pin(passage.go(hello, window));
+            let mut going = Box::pin(passage.go(hello, window, split));
             tokio::select! {
                 () = &mut going => {}
                 // Wherever it is, its future is dropped, and both legs are reset.
                 () = sleep_until((begin + age).into()) => connection.set_ending(CloseReason::MaxAge),
             }
         }
-    }
-}
-
-/// A client before it has a route.
-struct Arrival {
-    visitor: Visitor,
-    client: LegSocket,
-    begin: Instant,
-    /// Bytes received and not consumed. They go to the server, or into the TLS handshake.
-    window: Vec<u8>,
-    hello: Option<Box<ClientHello>>,
-    /// What `hello` carries encrypted.
-    inner: Option<Box<ClientHello>>,
-    /// Its place under `client_rate` of the listener.
-    of_client: Option<ClientPermit>,
-    /// Its address is not a trusted proxy's own, whose health checks no limit of clients is for.
-    is_client: bool,
-}
-
-impl Arrival {
-    fn new(
-        gateway: &RunningGateway,
-        client: LegSocket,
-        peer: SocketAddr,
-        listener: Arc<Listener>,
-        of_client: Option<ClientPermit>,
-    ) -> Self {
-        let visitor = Visitor::new(&gateway.books, listener, peer, now_ms());
-        let (begin, window) = (Instant::now(), Vec::new());
-        Arrival { visitor, client, begin, window, hello: None, inner: None, of_client, is_client: true }
-    }
-
-    /// accept, sniff, route.
-    async fn go(
-        &mut self,
-        gateway: &RunningGateway,
-        snapshot: &Snapshot,
-    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
-        if self.visitor.listener.trusts(self.visitor.client) {
-            self.read_proxy_header().await?;
-            self.is_client = self.visitor.local.is_some();
-            let limit = self.visitor.listener.clients.as_ref().filter(|_| self.is_client);
-            self.of_client = gateway.acquire_for(self.visitor.client.ip(), limit).map_err(too_many)?;
-        }
-        match self.visitor.listener.protocol {
-            Protocol::Tcp | Protocol::Http => {}
-            Protocol::Tls => self.sniff(Preamble::Tls).await?,
-            Protocol::Postgres => self.sniff(Preamble::Postgres).await?,
-        }
-        self.unseal()?;
-        self.route(gateway, snapshot)
-    }
-
-    /// sniff: reads what the ClientHello carries encrypted, if the listener has its key.
-    fn unseal(&mut self) -> Result<(), RejectReason> {
-        let (keys, Some(outer)) = (&self.visitor.listener.ech, &self.hello) else { return Ok(()) };
-        if !keys.is_empty() && outer.offers_ech {
-            let inner = ech::read(keys, &self.window, outer).map_err(|_| RejectReason::EchMalformed)?;
-            match inner {
-                Some(inner) => self.inner = Some(Box::new(inner)),
-                None => self.visitor.unsealed(EchResult::NotOpened, None),
-            }
-        }
-        Ok(())
-    }
-
-    fn deadline(&self) -> tokio::time::Instant {
-        (self.begin + self.visitor.listener.hello_timeout).into()
-    }
-
-    /// accept: the client is who the trusted proxy says it is.
-    async fn read_proxy_header(&mut self) -> Result<(), RejectReason> {
-        loop {
-            if let Some(header) = accept::read_header(&self.window)? {
-                self.window.drain(..header.length);
-                // The header may have had 64 KiB; that memory is not kept while the connection waits.
-                self.window.shrink_to_fit();
-                if let Some((client, local)) = header.endpoints {
-                    self.visitor.client = canonical(client);
-                    self.visitor.local = Some(Box::new(local));
-                }
-                return Ok(());
-            }
-            match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
-                Err(_) => return Err(RejectReason::HelloTimeout),
-                Ok(Ok(read)) if read > 0 => {}
-                Ok(_) if self.window.is_empty() => return Err(RejectReason::ClosedBeforeData),
-                Ok(_) => return Err(RejectReason::ProxyHeaderMalformed),
-            }
-        }
-    }
-
-    /// sniff: what does it want?
-    async fn sniff(&mut self, preamble: Preamble) -> Result<(), RejectReason> {
-        let mut sniffer = Sniffer::limited(preamble, self.visitor.listener.hello_bytes);
-        let mut closed = None;
-        loop {
-            match sniffer.handle(closed.take().unwrap_or(Input::Bytes(&self.window))) {
-                Output::NeedMore => {}
-                Output::Answer { reply, consumed } => {
-                    self.window.drain(..consumed);
-                    if write_all(&self.client, reply).await.is_err() {
-                        closed = Some(Input::Closed);
-                    }
-                    continue;
-                }
-                Output::Hello(hello) => {
-                    self.visitor.sniffed(&hello, &self.window);
-                    let sni = hello.sni.as_ref().map(|name| name.as_str());
-                    tracing::debug!(sni, version = %hello.version, bytes = self.window.len(), "sniffed");
-                    self.hello = Some(hello);
-                    return Ok(());
-                }
-                Output::Reject(reason) => return Err(reason),
-            }
-            closed = match timeout_at(self.deadline(), read_some(&self.client, &mut self.window)).await {
-                Err(_) => Some(Input::Timeout),
-                Ok(Ok(read)) if read > 0 => None,
-                Ok(_) => Some(Input::Closed),
-            };
-        }
-    }
-
-    /// route: where to?
-    fn route(
-        &mut self,
-        gateway: &RunningGateway,
-        snapshot: &Snapshot,
-    ) -> Result<(Arc<Route>, Permit, Option<ClientPermit>), RejectReason> {
-        let route = match self.inner.take() {
-            None => self.route_of(snapshot, self.hello.as_deref())?,
-            Some(inner) => match self.route_of(snapshot, Some(&inner))? {
-                // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
-                route if matches!(route.action, Action::Terminate(_)) => {
-                    self.visitor.unsealed(EchResult::Terminated, None);
-                    self.route_of(snapshot, self.hello.as_deref())?
-                }
-                route => {
-                    self.visitor.unsealed(EchResult::Accepted, Some(&inner));
-                    self.hello = Some(inner);
-                    route
-                }
-            },
-        };
-        let limit = route.clients.as_ref().filter(|_| self.is_client);
-        let of_client =
-            gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
-                Excess::New => RejectReason::RouteClientRate,
-                Excess::Open => RejectReason::RouteClientFull,
-            })?;
-        let permit = gateway.acquire(&route.stats.live, route.max_connections);
-        Ok((route, permit.ok_or(RejectReason::RouteFull)?, of_client))
-    }
-
-    fn route_of(&self, snapshot: &Snapshot, hello: Option<&ClientHello>) -> Result<Arc<Route>, RejectReason> {
-        let sni = hello.and_then(|hello| hello.sni.as_ref()).map(|name| name.as_str());
-        let offers = |protocol: &str| hello.is_some_and(|hello| hello.alpn.offers(protocol.as_bytes()));
-        let found = snapshot.route(&self.visitor.listener, sni, offers);
-        let (route, _) = found.map_err(|reason| match hello.and_then(|hello| hello.odd_name) {
-            Some(OddName::NotAName) if reason == RejectReason::NoSni => RejectReason::SniInvalid,
-            _ => reason,
-        })?;
-        Ok(route.clone())
-    }
-
-    /// The last word to a client that is turned away, in its own protocol: a TLS alert or a PostgreSQL error.
-    fn last_word(&self, reason: RejectReason) -> Cow<'static, [u8]> {
-        let (setbacks, client) = (&self.visitor.listener.stats.setbacks, self.visitor.client.ip());
-        let alert = match self.visitor.listener.protocol {
-            Protocol::Tcp | Protocol::Http => None,
-            Protocol::Tls | Protocol::Postgres if reason == RejectReason::PostgresCleartext => {
-                return sniff::cleartext_error(setbacks.recent(client, now_ms())).into();
-            }
-            Protocol::Tls | Protocol::Postgres if self.visitor.listener.refuse == Refuse::Close => None,
-            Protocol::Tls | Protocol::Postgres => sniff::alert(reason),
-        };
-        if alert.is_some() && self.visitor.listener.protocol == Protocol::Postgres {
-            setbacks.note(client, Setback::Rejected(reason), now_ms());
-        }
-        alert.unwrap_or_default().into()
     }
 }
 
@@ -301,6 +132,8 @@ struct Passage {
     routed: Instant,
     settings: Arc<LiveGateway>,
     permits: Permits,
+    /// As far as its ClientHello, and how it has come to that, tell.
+    is_postgres: bool,
 }
 
 /// A handover that is under way. If this is dropped before it is done, both ends are reset.
@@ -317,19 +150,35 @@ impl Drop for UnfinishedHandover<'_> {
     }
 }
 
+/// No server takes the connection.
+struct Unconnected {
+    reason: CloseReason,
+    /// What a MySQL server has said to that.
+    words: Option<Box<ServerError>>,
+}
+
+impl From<CloseReason> for Unconnected {
+    fn from(reason: CloseReason) -> Self {
+        Self { reason, words: None }
+    }
+}
+
 /// A connected server.
 struct Upstream {
     socket: LegSocket,
     /// Present: the gateway speaks TLS to it.
     session: Option<Box<Session<Dialling>>>,
+    /// A MySQL server's number of the connection.
+    thread: Option<u32>,
     guard: ServerGuard,
     port: Option<SourcePort>,
 }
 
 impl Passage {
     /// connect, splice, close.
-    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>) {
+    async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>, split: Option<Box<Split>>) {
         let route = self.route.clone();
+        let request = hello.and_then(|hello| hello.request);
         let reason = match &route.action {
             Action::Pass if route.http => {
                 let near = Plain::new(&self.client, window);
@@ -338,14 +187,13 @@ impl Passage {
             }
             Action::Pass => {
                 let plan = self.plan();
-                let asks_for_tls = hello.is_some_and(|hello| hello.postgres);
-                match self.connect(plan.ok(), asks_for_tls, None, route.draw()).await {
+                match self.connect(plan.ok(), request, None, route.draw()).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
                     }
-                    Ok(server) => return self.pass_through(plan, server, window).await,
-                    Err(reason) => {
+                    Ok(server) => return self.pass_through(plan, server, window, split).await,
+                    Err(Unconnected { reason, .. }) => {
                         self.note_setback(reason);
                         reason
                     }
@@ -353,7 +201,7 @@ impl Passage {
             }
             Action::Terminate(terminator) => {
                 // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
-                Box::pin(self.terminate(terminator, window)).await
+                Box::pin(self.terminate(terminator, request, window)).await
             }
         };
         self.close(reason);
@@ -395,8 +243,52 @@ impl Passage {
         }));
     }
 
+    /// splice: the server gets the client's ClientHellos decrypted, until no more of them can come.
+    async fn split(
+        &mut self,
+        mut split: Split,
+        server: &TcpStream,
+        window: &mut Vec<u8>,
+    ) -> Result<(), CloseReason> {
+        let connection = self.account.connection.clone();
+        let carried = splice::split::carry(&mut split, (&self.client, server), window, &connection.traffic);
+        let (side, cause) = match timeout(connection.listener.hello_timeout, carried).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Failed::Reset(side))) => {
+                reset_on_close(&self.client);
+                return Err(CloseReason::reset_by(side));
+            }
+            Ok(Err(Failed::Refused(refused))) => {
+                tracing::debug!(id = connection.id, %refused, "refused");
+                reset_on_close(server);
+                farewell(&self.client, refused.alert()).await;
+                (Side::Client, TlsError::ProtocolViolation)
+            }
+            Err(_) if split.is_retry() => (Side::Client, TlsError::Timeout),
+            Err(_) => (Side::Server, TlsError::Timeout),
+        };
+        self.account.tls_failed(side, cause);
+        Err(match side {
+            Side::Client => CloseReason::TlsHandshakeFailed,
+            Side::Server => CloseReason::ServerTlsFailed,
+        })
+    }
+
     /// splice: passes the client's bytes on as they are.
-    async fn pass_through(mut self, plan: Result<Plan, FallbackReason>, server: Upstream, window: Vec<u8>) {
+    async fn pass_through(
+        mut self,
+        plan: Result<Plan, FallbackReason>,
+        server: Upstream,
+        mut window: Vec<u8>,
+        split: Option<Box<Split>>,
+    ) {
+        if let Some(split) = split {
+            // Boxed: connections without Encrypted ClientHello need not pay for its future.
+            if let Err(reason) = Box::pin(self.split(*split, &server.socket, &mut window)).await {
+                self.note_setback(reason);
+                return self.close(reason);
+            }
+        }
         let mut handover = None;
         let choice = self.gateway.choose_tier(&self.settings.tiers, || {
             self.begin(&plan?, &server, window.len()).map(|begun| handover = Some(begun))
@@ -484,6 +376,11 @@ impl Passage {
         end.unwrap_or_else(|(leg, cause)| {
             tracing::debug!(?leg, %cause, "TLS failed");
             self.account.tls_failed(leg, cause);
+            if leg == Side::Server
+                && let Some((_, server)) = self.account.connection.upstream.get()
+            {
+                server.state.tls_errors.add(cause as usize);
+            }
             CloseReason::tls_error_of(leg)
         })
     }
@@ -505,7 +402,12 @@ impl Passage {
     }
 
     /// connect, splice: TLS ends here.
-    async fn terminate(&mut self, terminator: &Terminator, window: Vec<u8>) -> CloseReason {
+    async fn terminate(
+        &mut self,
+        terminator: &Terminator,
+        request: Option<TlsRequest>,
+        window: Vec<u8>,
+    ) -> CloseReason {
         let ticket = self.route.draw();
         let is_nobody_there = |pool: Option<&Arc<Pool>>| pool.is_some_and(|pool| pool.servers().is_empty());
         if self.account.connection.listener.refuse == Refuse::Close
@@ -526,10 +428,24 @@ impl Passage {
             let end = self.answer(Tls::new(session, &self.client)).await;
             return self.relayed(end);
         }
-        let connected = self.connect(None, false, Some(&session), ticket).await;
+        if let Some(TlsRequest::Mysql(asked)) = request {
+            // Boxed: other protocols need not pay for its future.
+            return Box::pin(self.terminate_mysql(session, asked.offer, ticket)).await;
+        }
+        if self.is_postgres
+            && let Some(cancel) = self.opening(&mut session).await
+        {
+            return self.cancel(session, cancel).await;
+        }
+        let own_request = match self.account.connection.listener.protocol {
+            Protocol::Postgres => Some(TlsRequest::Postgres),
+            Protocol::Tls | Protocol::Mysql | Protocol::Starttls(_) | Protocol::Tcp | Protocol::Http => None,
+        };
+        let request = request.or(own_request);
+        let connected = self.connect(None, request, Some(&session), ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
-            Err(reason) => {
+            Err(Unconnected { reason, .. }) => {
                 let setback = self.note_setback(reason);
                 let error = setback.map(sniff::encrypted_error).unwrap_or_default();
                 farewell(&self.client, &session.last_word(&error)).await;
@@ -540,6 +456,7 @@ impl Passage {
         self.keep_alive(&server);
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
         let near = Tls::new(session, &self.client);
+        let near = self.keyed(near, &server, request.filter(|_| upstream.is_some()));
         let end = match upstream {
             None => relay(near, Plain::new(&server, Vec::new()), traffic, idle).await,
             // Boxed: connections without TLS toward the server need not pay for its session.
@@ -554,7 +471,7 @@ impl Passage {
     fn note_setback(&self, reason: CloseReason) -> Option<Setback> {
         let connection = &self.account.connection;
         let setback = Setback::Closed(reason);
-        (connection.listener.protocol == Protocol::Postgres).then(|| {
+        self.is_postgres.then(|| {
             connection.listener.stats.setbacks.note(connection.client.ip(), setback, now_ms());
             setback
         })
@@ -565,7 +482,7 @@ impl Passage {
         terminator: &Terminator,
         hello: Vec<u8>,
     ) -> Result<Session<Serving>, HandshakeError> {
-        let accept = Session::accept(&self.client, hello, terminator.config.clone());
+        let accept = Session::accept(&self.client, hello, terminator.config(self.is_postgres));
         let bound = self.account.connection.listener.hello_timeout;
         let session = timeout(bound, accept).await.unwrap_or(Err(HandshakeError::TimedOut))?;
         self.account.negotiated(session.version());
@@ -576,30 +493,37 @@ impl Passage {
     }
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
-    /// `asks_for_tls`: PostgreSQL's request too, before a ClientHello that the server is to get. `ended`: the client's TLS, if
-    /// the gateway has ended that. `ticket`: what was drawn of the route.
+    /// `request`: before the ClientHello that the server is to get, the client's or the gateway's. `ended`: the client's TLS,
+    /// if the gateway has ended that.
+    /// `ticket`: what was drawn of the route.
     async fn connect(
         &mut self,
         plan: Option<Plan>,
-        asks_for_tls: bool,
+        request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
         ticket: u64,
-    ) -> Result<Upstream, CloseReason> {
+    ) -> Result<Upstream, Unconnected> {
         let begin = Instant::now();
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
-        let source = plan.and_then(|plan| {
-            let ports = gateway.packet().ok()?.ports();
-            Some(Source { ports, mss: plan.mss(), ipv4: plan.is_ipv4() })
-        });
-        let mut dial =
-            Dial { client: self.account.connection.client.ip(), source, greeting: Greeting::default() };
-        let speaks_postgres = self.account.connection.listener.protocol == Protocol::Postgres;
+        let client = self.account.connection.client;
+        let asks = matches!(request, Some(TlsRequest::Starttls(_)));
+        let name = self.account.connection.sni.as_ref().filter(|_| asks).cloned();
+        let greeting = Greeting { request, name, ..Greeting::default() };
+        let mut dial = Dial { client: client.ip(), source: None, greeting };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
-        let mut reached = None;
+        let (mut words, mut reached) = (None, None);
         for pool in route.pools_for(ticket) {
             // What the gateway encrypts is not spliced.
-            dial.source = source.filter(|_| pool.tls.is_none());
-            dial.greeting.postgres = asks_for_tls || (speaks_postgres && pool.tls.is_some());
+            let plan = plan.filter(|_| pool.tls.is_none());
+            let client = (pool.source == SourceAddress::Client).then_some(client);
+            let ipv4 = client.map(|client| client.is_ipv4()).or(plan.map(|plan| plan.is_ipv4()));
+            dial.source = ipv4.map(|ipv4| Source {
+                ports: gateway.ports(),
+                client,
+                mss: plan.and_then(|plan| plan.mss()),
+                ipv4,
+            });
+            dial.greeting.tls = ended.is_none() || pool.tls.is_some();
             dial.greeting.header = match pool.send_proxy {
                 Some(version) => {
                     let sni = self.account.connection.sni.as_deref();
@@ -609,14 +533,14 @@ impl Passage {
                 None => Vec::new(),
             };
             match connect::connect(pool, &dial).await {
-                Ok(Connected { socket, session, port, guard }) => {
+                Ok(Connected { socket, session, thread, port, guard }) => {
                     self.account.connected(pool, guard.server());
                     tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
                     self.gateway.books.histograms.connect.observe(begin.elapsed());
-                    return Ok(Upstream { socket: LegSocket::new(socket), session, guard, port });
+                    return Ok(Upstream { socket: LegSocket::new(socket), session, thread, guard, port });
                 }
                 Err(failure) => {
-                    (reason, tls_error) = (failure.reason, failure.tls_error);
+                    (reason, tls_error, words) = (failure.reason, failure.tls_error, failure.words);
                     reached = failure.server.map(|server| (pool, server)).or(reached);
                 }
             }
@@ -627,14 +551,11 @@ impl Passage {
         if let Some(cause) = tls_error {
             self.account.tls_failed(Side::Server, cause);
         }
-        Err(reason)
+        Err(Unconnected { reason, words })
     }
 
     fn endpoints(&self) -> Result<Endpoints, CloseReason> {
-        let local = match &self.account.local {
-            Some(local) => **local,
-            None => self.client.local_addr().map_err(|_| CloseReason::ClientReset)?,
-        };
-        Ok(Endpoints { client: self.account.connection.client, local })
+        let (client, local) = (self.account.connection.client, self.account.local.as_deref());
+        Endpoints::of(client, local, &self.client).ok_or(CloseReason::ClientReset)
     }
 }

@@ -1,11 +1,13 @@
 //! The gateway's userspace. It accepts, sniffs, routes and connects; then a tier carries the bytes.
 //!
-//! [`conn`] names the stages in order; each has a module of its name.
+//! [`conn`] names the stages in order, the first three of them in [`arrival`]; each has a module of its name.
 
 pub mod accept;
 pub mod account;
 pub mod admin;
 mod answer;
+pub mod arrival;
+pub mod cancel;
 pub mod cli;
 pub mod clock;
 pub mod close;
@@ -15,8 +17,10 @@ pub mod connect;
 pub mod doctor;
 pub mod ech;
 pub mod gateway;
+pub mod import;
 pub mod kernel;
 pub mod kubernetes;
+pub mod mysql;
 mod privileges;
 pub mod reason;
 pub mod route;

@@ -61,14 +61,31 @@ reasons! {
         SniInvalid = "sni_invalid",
         /// A PostgreSQL client asked for a session without TLS.
         PostgresCleartext = "postgres_cleartext",
-        /// A PostgreSQL CancelRequest in clear text: it has no SNI, so it cannot be routed.
+        /// A PostgreSQL CancelRequest in clear text, whose key is of no session of a terminated route; or the client's address
+        /// has sent too many.
         PostgresCancelCleartext = "postgres_cancel_cleartext",
+        /// A PostgreSQL CancelRequest in clear text for a session of another gateway (`peers`), which it was passed on to.
+        PostgresCancelForwarded = "postgres_cancel_forwarded",
         /// Neither SSLRequest, GSSENCRequest, StartupMessage, CancelRequest nor TLS.
         PostgresMalformed = "postgres_malformed",
         /// Bytes followed an SSLRequest before it was answered (CVE-2021-23222).
         PostgresStuffed = "postgres_stuffed",
+        /// A client of SMTP, IMAP, POP3, LDAP or XMPP that leaves, or goes on, without asking for TLS.
+        StarttlsCleartext = "starttls_cleartext",
+        /// Something else than the listener's SMTP, IMAP, POP3, LDAP or XMPP.
+        StarttlsMalformed = "starttls_malformed",
+        /// Bytes followed the command for TLS before it was answered (CVE-2011-0411).
+        StarttlsStuffed = "starttls_stuffed",
+        /// None of the servers behind a MySQL listener has been heard yet, so there is nothing to greet its clients with.
+        MysqlNoServer = "mysql_no_server",
+        /// A MySQL client that logs in without TLS.
+        MysqlCleartext = "mysql_cleartext",
+        /// What follows the greeting is no packet of a MySQL client.
+        MysqlMalformed = "mysql_malformed",
         /// The Encrypted ClientHello, or what is in it, contradicts RFC 9849.
         EchMalformed = "ech_malformed",
+        /// The client's address has sent more Encrypted ClientHellos than `ech` allows to be opened.
+        EchRate = "ech_rate",
         /// No route covers this SNI.
         UnknownSni = "unknown_sni",
         /// The client sent no SNI, or an IP address, and the listener has no default route.
@@ -132,15 +149,31 @@ reasons! {
         ConnectFailed = "connect_failed",
         /// The last server that was tried did not answer within `connect_timeout`.
         ConnectTimeout = "connect_timeout",
-        /// The server refused TLS in its PostgreSQL preamble, or answered it with something else.
+        /// The last server that was tried did not answer the client's address within `connect_timeout` (pools with `source =
+        /// "client"`): its answers may not be routed through the gateway.
+        ClientAddressUnanswered = "client_address_unanswered",
+        /// The client's address cannot be a source toward any server of the pool (`source = "client"`): it is of the other
+        /// family, link-local, or no host's.
+        ClientAddressUnusable = "client_address_unusable",
+        /// The server refused TLS in its PostgreSQL, MySQL or STARTTLS preamble, refused the connection there, or said something
+        /// else.
         ServerPreamble = "server_preamble",
+        /// A PostgreSQL CancelRequest that was passed on to the session's server, or to its gateway.
+        CancelRequest = "cancel_request",
+        /// A PostgreSQL CancelRequest inside TLS whose key is of no session of a terminated route; or the client's address has
+        /// sent too many.
+        CancelUnknown = "cancel_unknown",
         /// Its server went down, and the pool's `on_down` is `kill`.
         ServerDown = "server_down",
-        /// The TLS handshake with the last server that was tried failed (pools with `tls`).
+        /// The TLS handshake with the last server that was tried failed (pools with `tls`); or it did not answer an inner
+        /// ClientHello in time (`ech` in split mode).
         ServerTlsFailed = "server_tls_failed",
         /// A TLS record of the server that cannot be decrypted, or a fatal alert of it, after the handshake (pools with `tls`).
         ServerTlsError = "server_tls_error",
-        /// The TLS handshake with the client failed (terminated routes).
+        /// A MySQL client of a terminated route did not log in within `hello_timeout`, or its login contradicts the protocol.
+        ClientLogin = "client_login",
+        /// The TLS handshake with the client failed (terminated routes); or its second ClientHello is none, or did not come in
+        /// time (`ech` in split mode).
         TlsHandshakeFailed = "tls_handshake_failed",
         /// A TLS record of the client that cannot be decrypted, or a fatal alert of it, after the handshake.
         TlsError = "tls_error",
@@ -197,9 +230,10 @@ pub enum Setback {
 }
 
 reasons! {
-    /// Why TLS with a peer failed: with a client of a terminated route, the cause of [`CloseReason::TlsHandshakeFailed`] and
-    /// [`CloseReason::TlsError`]; or with a server of a pool with `tls`, that of [`CloseReason::ServerTlsFailed`] and
-    /// [`CloseReason::ServerTlsError`]. Those that begin with `alert_` are alerts of the peer.
+    /// Why TLS with a peer failed: with a client of a terminated route, or with Encrypted ClientHello in split mode, the cause
+    /// of [`CloseReason::TlsHandshakeFailed`] and [`CloseReason::TlsError`]; or with a server of a pool with `tls`, or in that
+    /// mode, that of [`CloseReason::ServerTlsFailed`] and [`CloseReason::ServerTlsError`]. Those that begin with `alert_` are
+    /// alerts of the peer.
     TlsError {
         /// The peer supports neither TLS 1.2 nor TLS 1.3; a server, not the pool's `min_version`.
         NoSharedVersion = "no_shared_version",
@@ -293,7 +327,7 @@ reasons! {
         Closed = "closed",
         /// It answered with something else than its protocol has.
         BadAnswer = "bad_answer",
-        /// A PostgreSQL server without TLS, where the check asks for it.
+        /// A PostgreSQL or MySQL server without TLS, where the check asks for it.
         TlsRefused = "tls_refused",
         /// The TLS handshake failed, but not for its certificate.
         TlsFailed = "tls_failed",
@@ -367,6 +401,9 @@ reasons! {
         FlowTaken = "flow_taken",
         /// None of `source_ports` was free toward the server.
         NoSourcePort = "no_source_port",
+        /// The server sees the client's address (`source = "client"`), and no rule leads packets with the gateway's mark to its
+        /// own sockets.
+        NoMarkRule = "no_mark_rule",
         /// A device has no tc program, or a route encapsulates packets.
         DeviceUnsupported = "device_unsupported",
         /// The routing table has no route to an end, though its packets arrive.

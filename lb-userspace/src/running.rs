@@ -2,9 +2,13 @@
 //! it, and the control side, which makes it.
 
 use crate::account::{Books, Connection};
+use crate::cancel::Cancels;
+use crate::connect::GatewayPorts;
 use crate::kernel::{Kernel, Sockmap, tcp};
 use crate::reason::{CloseReason, FallbackReason, Tier};
-use crate::serving::{ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot};
+use crate::serving::{
+    ClientLimit, ClientPermit, Excess, Limit, Listener, Permit, ServerRecord, Snapshot, Threads,
+};
 use crate::splice::packet::PacketTier;
 use crate::tier::{Choice, choose};
 use arc_swap::ArcSwap;
@@ -19,10 +23,16 @@ pub struct RunningGateway {
     pub snapshot: ArcSwap<Snapshot>,
     /// Where connections are counted and listed.
     pub books: Arc<Books>,
+    /// PostgreSQL sessions that can be cancelled.
+    pub cancels: Arc<Cancels>,
+    /// The numbers of MySQL clients' connections.
+    pub threads: Arc<Threads>,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.
     sockmap: Result<Kernel, FallbackReason>,
+    /// Source ports toward servers.
+    ports: Arc<GatewayPorts>,
     /// A second descriptor of every listening socket; the workers have the first.
     listening: Mutex<HashMap<SocketAddr, Vec<TcpListener>>>,
 }
@@ -34,9 +44,11 @@ impl RunningGateway {
         books: Books,
         packet: Result<Arc<PacketTier>, FallbackReason>,
         sockmap: Result<Kernel, FallbackReason>,
+        ports: Arc<GatewayPorts>,
     ) -> Self {
         let (snapshot, books) = (ArcSwap::from_pointee(snapshot), Arc::new(books));
-        Self { snapshot, books, packet, sockmap, listening: Mutex::default() }
+        let (cancels, threads) = Default::default();
+        Self { snapshot, books, cancels, threads, packet, sockmap, ports, listening: Mutex::default() }
     }
 
     /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.
@@ -128,6 +140,11 @@ impl RunningGateway {
     /// The packet tier, or why it is not used.
     pub fn packet(&self) -> Result<&Arc<PacketTier>, FallbackReason> {
         self.packet.as_ref().map_err(|reason| *reason)
+    }
+
+    /// Source ports toward servers, of all tiers.
+    pub fn ports(&self) -> &Arc<GatewayPorts> {
+        &self.ports
     }
 
     /// The sockmap tier, if it is used.

@@ -25,6 +25,16 @@ fn what_clients_send_keeps_the_properties_of_the_sniffer() {
 }
 
 #[test]
+fn what_both_ends_say_with_an_encrypted_clienthello_keeps_its_properties() {
+    assert!(replay("fuzz/corpus/ech", properties::ech) > 0);
+}
+
+#[test]
+fn what_mysqls_clients_and_servers_send_keeps_its_properties() {
+    assert!(replay("fuzz/corpus/mysql", properties::mysql) > 0);
+}
+
+#[test]
 fn a_body_in_sound_framing_is_decided_at_once() {
     assert!(replay("fuzz/corpus/hello", properties::hello) > 0);
 }

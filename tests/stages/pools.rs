@@ -135,6 +135,26 @@ fn a_reload_that_allows_more_lets_those_in_who_wait() -> Result<()> {
 }
 
 #[test]
+fn a_backup_serves_while_all_others_are_gone() -> Result<()> {
+    let world = World::new()?;
+    let ns = &world.net.server;
+    let first = Backend::start(ns, 7001, naming("first"))?;
+    let _backup = Backend::start(ns, 7002, naming("backup"))?;
+    let servers = format!("[{{ address = '{}', backup = true }}, '{}']", server(7002), server(7001));
+    let pool = format!("[[pool]]\nname = 'app1'\nservers = {servers}\n");
+    let _gateway = world.gateway(&(listener("") + &passthrough("app1", NAME) + &pool))?;
+    for _ in 0..4 {
+        assert_eq!(world.ask(NAME)?, "first");
+    }
+    drop(first);
+    for _ in 0..4 {
+        assert_eq!(world.ask(NAME)?, "backup");
+    }
+    let _first = Backend::start(ns, 7001, naming("first"))?;
+    eventually("the first to serve again", || (world.ask(NAME).ok()? == "first").then_some(()))
+}
+
+#[test]
 fn another_pool_stands_in_where_the_route_says_so() -> Result<()> {
     let world = World::new()?;
     let _backend = Backend::start(&world.net.server, 7001, naming("up"))?;

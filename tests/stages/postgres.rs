@@ -5,9 +5,10 @@ use std::process::Output;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use snisplice_tests::process::checked_output;
 use snisplice_tests::skip::has_program;
 use snisplice_tests::tls::client_hello;
-use snisplice_tests::{Gateway, Postgres, require};
+use snisplice_tests::{Gateway, Postgres, eventually, require};
 
 use crate::config::{pool, route};
 use crate::world::World;
@@ -24,6 +25,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
+        Self::on("postgres")
+    }
+
+    /// On a listener of this protocol.
+    fn on(protocol: &str) -> Result<Self> {
         let world = World::new()?;
         let leaf1 = world.authority.leaf(&["db1.example.com"])?;
         let leaf2 = world.authority.leaf(&["db2.example.com"])?;
@@ -33,15 +39,19 @@ impl Scene {
         ];
         // Nobody has this address.
         let silent = "[[pool]]\nname = 'silent'\nservers = ['10.0.2.99:5432']\nconnect_timeout = '200ms'\n";
-        let config = "[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:5432']\nprotocol = 'postgres'\n"
-            .to_owned()
-            + &route("db1", "db1.example.com", "tls = 'passthrough'")
-            + &route("db2", "db2.example.com", &format!("tls = 'terminate'\ncertificate = {}", leaf2.toml()))
-            + &route("silent", "silent.example.com", "tls = 'passthrough'")
-            + &route("clear", "clear.example.com", "backends = ['db2']\nmax_connections = 1")
-            + silent
-            + &pool("db1", &[5431], "")
-            + &pool("db2", &[5433], "connect_timeout = '60s'");
+        let config =
+            format!("[[listener]]\nname = 'databases'\nbind = ['0.0.0.0:5432']\nprotocol = '{protocol}'\n")
+                + &route("db1", "db1.example.com", "tls = 'passthrough'")
+                + &route(
+                    "db2",
+                    "db2.example.com",
+                    &format!("tls = 'terminate'\ncertificate = {}", leaf2.toml()),
+                )
+                + &route("silent", "silent.example.com", "tls = 'passthrough'")
+                + &route("clear", "clear.example.com", "backends = ['db2']\nmax_connections = 1")
+                + silent
+                + &pool("db1", &[5431], "")
+                + &pool("db2", &[5433], "connect_timeout = '60s'");
         let gateway = world.gateway(&config)?;
         Ok(Self { gateway, servers, world })
     }
@@ -177,5 +187,62 @@ fn psqls_last_words_are_about_what_kept_the_attempt_with_tls_from_going_on() -> 
     scene.gateway.wait_status("the place to be taken", |s| s.route("clear", "active") == 1)?;
     let full = scene.last_words("clear", "prefer")?;
     assert_eq!(full, second("there are too many connections to this database server"));
+    Ok(())
+}
+
+#[test]
+fn on_a_tls_listener_postgres_is_known_by_what_its_clients_ask() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let scene = Scene::on("tls")?;
+    for name in ["db1", "db2"] {
+        let output =
+            scene.psql(&format!("{name}.example.com"), "sslmode=verify-full", "show cluster_name")?;
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), name, "{why}");
+    }
+    // What it hears is PostgreSQL's, too.
+    let needs_tls = "FATAL:  this gateway needs TLS with SNI: use sslmode=require";
+    assert_eq!(scene.last_words("db1", "disable")?, needs_tls);
+    let unknown = "no database server goes by the name that was asked for";
+    assert_eq!(scene.last_words("nobody", "prefer")?, second(unknown));
+    assert_eq!(scene.last_words("clear", "prefer")?, second("the database server refuses TLS"));
+    // A client that begins with TLS is told its protocol only if it offers that.
+    for (offered, selected) in [("postgresql", "ALPN protocol: postgresql"), ("h2", "No ALPN negotiated")] {
+        let mut client = scene.world.net.client.command("openssl");
+        client.args([
+            "s_client",
+            "-connect",
+            "10.0.1.1:5432",
+            "-servername",
+            "db2.example.com",
+            "-alpn",
+            offered,
+        ]);
+        let said = client.stdin(std::process::Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains(selected), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_standby_follows_and_dumps_are_taken_through_the_gateway() -> Result<()> {
+    require!(has_program("postgres"), "postgresql is not installed");
+    let scene = Scene::new()?;
+    for (number, name) in [(0, "db1"), (1, "db2")] {
+        // From the server's own side of the gateway.
+        let primary =
+            format!("host={name}.example.com hostaddr=10.0.2.1 port=5432 user=postgres sslmode=require");
+        let ns = &scene.world.net.server;
+        let standby = Postgres::standby_of(ns, 5441 + number, "standby", &primary)?;
+        let server = &scene.servers[usize::from(number)];
+        server.sql(ns, "create table seen as select generate_series(1, 1000) n")?;
+        eventually("the standby to follow", || {
+            (standby.sql(ns, "select count(*) from seen").ok()?.trim() == "1000").then_some(())
+        })?;
+        let mut dump = scene.world.net.client.command("pg_dump");
+        dump.args(["-d", &primary.replace("10.0.2.1", "10.0.1.1"), "-t", "seen"]);
+        assert!(checked_output(&mut dump)?.contains("COPY public.seen"));
+    }
     Ok(())
 }

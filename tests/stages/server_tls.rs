@@ -17,10 +17,12 @@ use snisplice_tests::tls::Client;
 use snisplice_tests::{Authority, Gateway, Leaf, Postgres, Redis, TempDir, eventually, require};
 
 use crate::config::{listener, pool, route};
+use crate::tolerance::metrics;
 use crate::world::World;
 
 const NAME: &str = "app2.redis.example.com";
 const INTERNAL: &str = "redis.internal";
+const ADMIN: &str = "[gateway]\nadmin = '127.0.0.1:9900'\n";
 
 /// A `tcp` listener on this port, and its route to servers on these ports, with this `tls`.
 fn tcp(name: &str, port: u16, servers: &[u16], tls: &str) -> String {
@@ -148,7 +150,7 @@ fn a_server_with_a_wrong_certificate_is_passed_over_and_the_log_says_why() -> Re
         servers.push(Redis::tls(server, 6401 + index, leaf)?);
         cases.push((6401 + index, error));
     }
-    let mut config = String::new();
+    let mut config = ADMIN.to_owned();
     for (index, (port, _)) in (0..).zip(&cases) {
         config += &tcp(&format!("alone-{port}"), 7100 + index, &[*port], &trusting(&world));
         config += &tcp(&format!("next-{port}"), 7200 + index, &[*port, 6400], &trusting(&world));
@@ -169,6 +171,19 @@ fn a_server_with_a_wrong_certificate_is_passed_over_and_the_log_says_why() -> Re
         let bad = status.server(&format!("next-{port}"), &crate::config::server(*port));
         assert!(bad["total"].as_u64() >= Some(1), "{error}: {bad}");
     }
+    // Also where another server has taken the connection.
+    let metrics = metrics(&world.net.gateway)?;
+    for (port, error) in &cases {
+        let error = if error.contains(' ') { String::new() } else { format!("\"{error}\"}} ") };
+        let server = crate::config::server(*port);
+        for pool in ["alone", "next"] {
+            let counted = format!("total{{pool=\"{pool}-{port}\",server=\"{server}\",error={error}");
+            assert!(
+                metrics.contains(&format!("snisplice_server_tls_errors_{counted}")),
+                "{counted} in\n{metrics}"
+            );
+        }
+    }
     Ok(())
 }
 
@@ -180,7 +195,8 @@ fn a_server_that_misses_the_gateways_certificate_is_told_apart_from_a_client() -
     let _old = Redis::mutual_tls_1_2(&world.net.server, 6380, &leaf)?;
     let tls = trusting(&world);
     let gateway = world.gateway(
-        &(tcp("new", 7000, &[6379], &tls)
+        &(ADMIN.to_owned()
+            + &tcp("new", 7000, &[6379], &tls)
             + &tcp("old", 7001, &[6380], &tls)
             + &tcp("newest", 7002, &[6380], &format!("{tls}, min_version = '1.3'"))),
     )?;
@@ -189,6 +205,11 @@ fn a_server_that_misses_the_gateways_certificate_is_told_apart_from_a_client() -
     assert_eq!(end_of(7000, 0)?, ["server_tls_error", "alert_certificate_required"]);
     assert_eq!(end_of(7001, 1)?, ["server_tls_failed", "alert_handshake_failure"]);
     assert_eq!(end_of(7002, 2)?, ["server_tls_failed", "alert_protocol_version"]);
+    let labels = format!("pool=\"new\",server=\"{}\"", crate::config::server(6379));
+    let counted =
+        format!("snisplice_server_tls_errors_total{{{labels},error=\"alert_certificate_required\"}} 1\n");
+    let metrics = metrics(&world.net.gateway)?;
+    assert!(metrics.contains(&counted), "{counted} in\n{metrics}");
     Ok(())
 }
 
@@ -223,12 +244,18 @@ fn an_alternative_name_may_be_asked_for_and_a_listed_certificate_needs_no_issuer
                 &format!("{ca}, server_name = 'sni.example.com', san = ['IP:10.0.2.2']"),
             )
             + &tcp("other", 7002, &[6379], &format!("{ca}, san = ['URI:{uri}/other', 'DNS:{INTERNAL}']"))
+            + &tcp(
+                "below",
+                7004,
+                &[6379],
+                &format!("{ca}, san = ['DNS:*.internal', 'URI:spiffe://example.org/*']"),
+            )
             + &tcp("own", 7003, &[6380], &format!("ca = {chain:?}, server_name = '{INTERNAL}'"))),
     )?;
-    for (port, expected) in [(7000, "named"), (7001, "named"), (7003, "self-signed")] {
+    for (port, expected) in [(7000, "named"), (7001, "named"), (7003, "self-signed"), (7004, "named")] {
         assert_eq!(name(&world, port)?, expected, "{port}");
     }
-    assert_eq!(end(&world, &gateway, 7002, 3)?, ["server_tls_failed", "certificate_name"]);
+    assert_eq!(end(&world, &gateway, 7002, 4)?, ["server_tls_failed", "certificate_name"]);
     Ok(())
 }
 

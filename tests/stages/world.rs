@@ -7,7 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Authority, Gateway, NetNs, Triangle, gateway, process, topology};
@@ -39,10 +42,16 @@ impl World {
 
     /// A connection from one of several addresses of the client.
     pub(crate) fn connect_from(&self, source: IpAddr, target: SocketAddr) -> Result<TcpStream> {
+        self.connect_by(SocketAddr::new(source, 0), target)
+    }
+
+    /// A connection from one of the client's addresses and a port, which other connections may have too.
+    pub(crate) fn connect_by(&self, source: SocketAddr, target: SocketAddr) -> Result<TcpStream> {
         let stream = self.net.client.run(|| -> Result<TcpStream> {
             let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
             let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-            bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+            setsockopt(&fd, ReuseAddr, &true)?;
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(source))?;
             connect(fd.as_raw_fd(), &SockaddrStorage::from(target))?;
             Ok(fd.into())
         })?;

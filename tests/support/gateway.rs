@@ -85,7 +85,11 @@ impl Gateway {
 
     /// The same, in unusual circumstances.
     pub fn start_with(ns: &NetNs, config: &str, launch: Launch) -> Result<Self> {
-        let files = TempDir::new()?;
+        Self::start_in(TempDir::new()?, ns, config, launch)
+    }
+
+    /// The same, in a directory with what the configuration names by relative paths.
+    pub fn start_in(files: TempDir, ns: &NetNs, config: &str, launch: Launch) -> Result<Self> {
         let bpffs = BpfFs::mount_in(files.path())?;
         let (text, ports) = complete(config, files.path())?;
         fs::write(files.join(CONFIG), text)?;

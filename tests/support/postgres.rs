@@ -23,6 +23,14 @@ pub struct Postgres {
     data: TempDir,
 }
 
+/// A PgBouncer.
+#[derive(Debug)]
+pub struct Bouncer {
+    /// Its process.
+    pub process: Process,
+    _files: TempDir,
+}
+
 /// Of pg_hba.conf: everybody may do everything.
 const TRUST: &str = "host all all all trust\nhost replication all all trust\n";
 
@@ -48,12 +56,37 @@ impl Postgres {
 
     /// Starts a standby that follows this server.
     pub fn standby(&self, ns: &NetNs, port: u16, name: &str) -> Result<Self> {
+        Self::standby_of(ns, port, name, &format!("host=127.0.0.1 port={} user=postgres", self.port))
+    }
+
+    /// Starts a standby that copies, and follows, the server that is reached by this connection string.
+    pub fn standby_of(ns: &NetNs, port: u16, name: &str, primary: &str) -> Result<Self> {
         let user = user()?;
         let files = own_directory(&user)?;
         let mut copy = as_user(ns, &user, "pg_basebackup")?;
-        copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-R", "-c", "fast"]);
-        checked_output(copy.args(["--no-sync", "-D"]).arg(files.join("data")))?;
+        copy.args(["-d", primary, "-R", "-c", "fast", "--no-sync", "-D"]).arg(files.join("data"));
+        checked_output(&mut copy)?;
         Self::serve(ns, port, name, None, files)
+    }
+
+    /// Starts a PgBouncer on this port, in front of the server.
+    pub fn bouncer(&self, ns: &NetNs, port: u16) -> Result<Bouncer> {
+        let user = user()?;
+        let files = own_directory(&user)?;
+        let config = files.join("pgbouncer.ini");
+        let server = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        fs::write(
+            &config,
+            format!(
+                "[databases]\n* = {server}\n[pgbouncer]\nlisten_addr = *\nlisten_port = {port}\nauth_type = any\n\
+                 pool_mode = transaction\nunix_socket_dir =\n"
+            ),
+        )?;
+        let mut pgbouncer = as_user(ns, &user, "pgbouncer")?;
+        pgbouncer.arg(config);
+        let mut process = Process::spawn("pgbouncer", pgbouncer)?;
+        process.wait_listening(&[port])?;
+        Ok(Bouncer { process, _files: files })
     }
 
     /// What the server answers, from its own namespace, to its superuser.
@@ -117,6 +150,8 @@ fn as_user(ns: &NetNs, user: &User, program: &str) -> Result<Command> {
     command.args(["--reuid", &user.uid.to_string(), "--regid", &user.gid.to_string(), "--clear-groups"]);
     // Changing the user forgets the request to die with the parent; setpriv makes it again.
     command.args(["--pdeathsig", "KILL", "--no-new-privs", "--"]).arg(program).current_dir("/");
+    // libpq looks for certificates there, and root's it may not see.
+    command.env("HOME", "/nonexistent");
     Ok(command)
 }
 

@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::certs::Leaf;
 use crate::netns::NetNs;
 use crate::process::{Process, checked_output};
+use crate::tempdir::TempDir;
 
 /// A Redis server without persistence, on every address of its namespace.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub struct Redis {
     /// The port it listens on.
     pub port: u16,
     tls: bool,
+    _files: TempDir,
 }
 
 impl Redis {
@@ -58,7 +60,8 @@ impl Redis {
         Self::tls_with(ns, port, leaf, &["--tls-auth-clients", "yes", "--tls-protocols", "TLSv1.2"])
     }
 
-    fn tls_with(ns: &NetNs, port: u16, leaf: &Leaf, further: &[&str]) -> Result<Self> {
+    /// A server that speaks TLS only, with further options.
+    pub fn tls_with(ns: &NetNs, port: u16, leaf: &Leaf, further: &[&str]) -> Result<Self> {
         let path = |path: &Path| path.display().to_string();
         let options = [
             ["--port".into(), "0".into()],
@@ -79,13 +82,15 @@ impl Redis {
     }
 
     fn start(ns: &NetNs, port: u16, tls: bool, options: &[String]) -> Result<Self> {
+        // A replica writes what it gets from its master to a file, and every server reads that file when it starts.
+        let files = TempDir::new()?;
         let mut command = ns.command("redis-server");
-        command.args(options);
         command.args(["--save", "", "--appendonly", "no", "--protected-mode", "no", "--daemonize", "no"]);
-        command.args(["--bind", "*", "-::*", "--dir", "/", "--maxclients", "12000"]);
+        command.args(["--bind", "*", "-::*", "--maxclients", "12000", "--dir"]).arg(files.path());
+        command.args(options);
         let mut process = Process::spawn("redis-server", command)?;
         process.wait_listening(&[port])?;
-        Ok(Self { process, port, tls })
+        Ok(Self { process, port, tls, _files: files })
     }
 }
 

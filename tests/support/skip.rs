@@ -2,6 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
 
 /// Names the file that collects one `test: reason` line for each skipped test.
 pub const SKIPS_ENV: &str = "SNISPLICE_SKIPS";
@@ -33,4 +35,14 @@ pub fn skipped(reason: &str) {
 /// Whether a program is on `PATH` (or where Debian hides PostgreSQL's).
 pub fn has_program(name: &str) -> bool {
     crate::process::find_program(name).is_some()
+}
+
+/// Names the Python that has the drivers of databases.
+pub const PYTHON_ENV: &str = "SNISPLICE_PYTHON";
+
+/// The Python that has a module, if there is one.
+pub fn python_with(module: &str) -> Option<PathBuf> {
+    let python = PathBuf::from(std::env::var_os(PYTHON_ENV).unwrap_or_else(|| "python3".into()));
+    let found = Command::new(&python).args(["-c", &format!("import {module}")]).output().ok()?;
+    found.status.success().then_some(python)
 }

@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
+use base64ct::{Base64, Encoding as _};
+use rustls::client::EchConfig;
+use rustls::crypto::aws_lc_rs::{default_provider, hpke};
 use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -17,6 +20,12 @@ use rustls::{
 
 use crate::certs::Leaf;
 use crate::pump::{Duplex, HalfClose};
+
+fn roots(authority: &Path) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority)?)?;
+    Ok(roots)
+}
 
 /// What a client offers and trusts.
 pub struct Client {
@@ -30,12 +39,9 @@ impl Client {
         versions: &[&'static SupportedProtocolVersion],
         certificate: Option<&Leaf>,
     ) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(authority)?)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(versions)?
-            .with_root_certificates(roots);
+            .with_root_certificates(roots(authority)?);
         let config = match certificate {
             None => builder.with_no_client_auth(),
             Some(leaf) => builder.with_client_auth_cert(
@@ -43,6 +49,17 @@ impl Client {
                 PrivateKeyDer::from_pem_file(&leaf.key)?,
             )?,
         };
+        Ok(Self { config })
+    }
+
+    /// A client that encrypts its ClientHello for this key (an ECHConfigList in base64).
+    pub fn encrypting(authority: &Path, ech: &str) -> Result<Self> {
+        let list = Base64::decode_vec(ech).context("an ECHConfigList in base64")?;
+        let ech = EchConfig::new(list.into(), hpke::ALL_SUPPORTED_SUITES)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_ech(ech.into())?
+            .with_root_certificates(roots(authority)?)
+            .with_no_client_auth();
         Ok(Self { config })
     }
 
@@ -59,6 +76,14 @@ impl Client {
         client.config.client_auth_cert_resolver =
             Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
         Ok(client)
+    }
+
+    /// The ClientHello that it sends.
+    pub fn hello(&self, sni: &str) -> Result<Vec<u8>> {
+        let name = ServerName::try_from(sni.to_owned())?;
+        let mut hello = Vec::new();
+        ClientConnection::new(Arc::new(self.config.clone()), name)?.write_tls(&mut hello)?;
+        Ok(hello)
     }
 
     /// Handshakes on a connected socket.
@@ -146,18 +171,13 @@ impl Sealer {
 
 /// The ClientHello (a TLS record) that a real client sends for this name and these protocols.
 pub fn client_hello(sni: &str, alpn: &[&[u8]]) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(rustls::ALL_VERSIONS)
         .expect("the provider has every version")
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let name = ServerName::try_from(sni.to_owned()).expect("a valid name");
-    let mut connection = ClientConnection::new(Arc::new(config), name).expect("a valid configuration");
-    let mut hello = Vec::new();
-    connection.write_tls(&mut hello).expect("writing to memory");
-    hello
+    Client { config }.hello(sni).expect("a valid name and configuration")
 }
 
 /// The connection's state, and the socket in the order in which records were made: the lock on `output` is

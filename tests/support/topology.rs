@@ -11,9 +11,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::netns::NetNs;
+use crate::process::checked_output;
 use crate::wire::{self, Wire};
 
 /// The client's address.
@@ -171,6 +172,22 @@ impl Triangle {
         Ok(Self { shape, client, gateway, server, front, back, server_addresses, _switch: switch })
     }
 
+    /// Hands answers to clients' addresses to the gateway's sockets, by the commands of docs/operating.md. `mark`: instead
+    /// of the one that is documented.
+    pub fn take_answers(&self, mark: Option<&str>) -> Result<()> {
+        let docs = include_str!("../../docs/operating.md");
+        let mut sections = docs.split("\n## ");
+        let section = sections.find(|section| section.starts_with("Servers that see the client's address"));
+        let commands: Vec<_> =
+            section.context("the section")?.lines().filter_map(|l| l.strip_prefix("# ")).collect();
+        ensure!(commands.len() == 7, "{commands:?}");
+        for command in commands {
+            let command = mark.map_or(command.to_owned(), |mark| command.replace("0x736e6970", mark));
+            checked_output(self.gateway.command("sh").args(["-c", &command]))?;
+        }
+        Ok(())
+    }
+
     /// Both wires, as far as there are any, the client's first.
     pub fn wires(&self) -> impl Iterator<Item = &Wire> {
         [&self.front, &self.back].into_iter().filter_map(Joint::wire)
@@ -184,6 +201,13 @@ pub fn has_vlans() -> bool {
         ns.ip("link add below type veth peer name other").is_ok()
             && ns.ip("link add link below name vlan type vlan id 7").is_ok()
     })
+}
+
+/// Whether netfilter can tell by its socket whom a packet is for ([`Triangle::take_answers`]): nft and CONFIG_NFT_SOCKET.
+pub fn has_socket_match() -> bool {
+    let rules = "add table inet t; add chain inet t c { type filter hook prerouting priority mangle; }; \
+                 add rule inet t c meta l4proto tcp socket transparent 1 accept";
+    NetNs::new("nft").is_ok_and(|ns| checked_output(ns.command("nft").arg(rules)).is_ok())
 }
 
 /// Joins a neighbour's `eth0` to a device of the gateway.

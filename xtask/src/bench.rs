@@ -4,7 +4,7 @@ use std::{env, ffi::OsString, process::Command};
 
 use anyhow::Result;
 
-use crate::{setup, steps};
+use crate::{peers, setup, steps};
 
 /// Measure the gateway beside its peers; tables and charts go into bench/results/.
 ///
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     steps::show(
         Command::new(steps::target_dir().join("release/snisplice-bench"))
             .args(&args.args)
-            .env("PATH", path_with_envoy()?)
+            .env("PATH", path_with_peers()?)
             .env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")),
     )
 }
@@ -58,9 +58,9 @@ pub(crate) fn instructions(args: &[String]) -> Result<()> {
     )
 }
 
-/// PATH, with the place where `setup` puts Envoy behind it.
-fn path_with_envoy() -> Result<OsString> {
+/// PATH, behind the peers of today, with the place where `setup` puts Envoy at its end.
+fn path_with_peers() -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = env::split_paths(&path).chain([setup::envoy_dir()]);
+    let dirs = [peers::ensure()?].into_iter().chain(env::split_paths(&path)).chain([setup::envoy_dir()]);
     Ok(env::join_paths(dirs)?)
 }

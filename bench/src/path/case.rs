@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::subjects::{Kind, Service, Stand, Subject};
+use super::subjects::{Kind, Service, Size, Stand, Subject};
 use crate::machine::busy_seconds;
 use crate::report::{Better, Metric, Sample};
 
@@ -76,9 +76,14 @@ pub(crate) trait Load {
         false
     }
 
-    /// Routes to start the subject with.
-    fn routes(&self) -> u32 {
-        0
+    /// What the subject is configured with beside the services.
+    fn size(&self) -> Size {
+        Size::default()
+    }
+
+    /// Whether a line of a subject's log is what this load brings about, and no complaint.
+    fn expects(&self, _line: &str) -> bool {
+        false
     }
 
     fn metrics(&self) -> Vec<Metric>;

@@ -21,6 +21,18 @@ pub(crate) fn of_group(pid: u32) -> Result<u64> {
     Ok(total)
 }
 
+/// Seconds of CPU that a process and its children have used, the ones that have ended left out.
+pub(crate) fn cpu_of_group(pid: u32) -> Result<f64> {
+    let ticks = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        cpu_ticks(&stat).context("no times in /proc/PID/stat")
+    };
+    let own = ticks(pid)?;
+    let total = children(pid)?.into_iter().filter_map(|child| ticks(child).ok()).sum::<u64>() + own;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no CLK_TCK")?;
+    Ok(total as f64 / per_second as f64)
+}
+
 /// The processes that this one has started.
 pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
     let stats = fs::read_dir("/proc")?
@@ -50,6 +62,13 @@ fn ids(stat: &str) -> Option<(u32, u32)> {
     Some((own.parse().ok()?, rest.split_ascii_whitespace().nth(1)?.parse().ok()?))
 }
 
+/// Fields 14 and 15 of `/proc/PID/stat`: ticks of its own and of the kernel for it (proc_pid_stat(5)).
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
 fn pss(rollup: &str) -> Option<u64> {
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
@@ -63,6 +82,7 @@ mod tests {
     fn process_and_parent_are_found_around_an_awkward_name() {
         assert_eq!(ids("12 (a) b) S 1 345 345 0 -1"), Some((12, 1)));
         assert_eq!(ids("garbage"), None);
+        assert_eq!(cpu_ticks("12 (a) b) S 1 345 345 0 -1 4194304 1 2 3 4 70 5 6 7"), Some(75));
     }
 
     #[test]

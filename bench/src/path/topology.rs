@@ -3,10 +3,12 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use snisplice_tests::{Authority, Leaf, NetNs, Process, Redis, TempDir, Triangle};
+use snisplice_tests::process::checked_output;
+use snisplice_tests::{Authority, Leaf, NetNs, Process, Redis, TempDir, Triangle, topology};
 
 /// Every name that clients ask for is below it; so is the wildcard of the certificate.
 pub(crate) const DOMAIN: &str = "bench.example";
@@ -18,6 +20,15 @@ pub(crate) const IPERF_PORT: u16 = 5201;
 /// The server of bytes, in clear text and over TLS.
 pub(crate) const BULK_PORT: u16 = 5301;
 pub(crate) const BULK_TLS_PORT: u16 = 5302;
+
+/// Where the very many servers of some scenarios are: addresses of the server's namespace, at the port of Redis.
+const MANY_SERVERS: &str = "10.77.0.0/16";
+
+/// The address of one of 65 536 servers. Redis answers at all of them.
+pub(crate) fn many_servers(number: u32) -> SocketAddr {
+    let [_, _, high, low] = number.to_be_bytes();
+    SocketAddr::from(([10, 77, high, low], REDIS_PORT))
+}
 
 /// Settings of every namespace. Each is the kernel's default where no comment says otherwise, so that the tuning
 /// of the machine at hand does not reach the figures.
@@ -57,6 +68,8 @@ impl Site {
                 namespace.sysctl(key, value)?;
             }
         }
+        triangle.server.ip(&format!("route add local {MANY_SERVERS} dev lo"))?;
+        triangle.gateway.ip(&format!("route add {MANY_SERVERS} via {}", topology::SERVER))?;
         let authority = Authority::new("snisplice bench authority")?;
         let leaf = authority.leaf(&[DOMAIN, &format!("*.{DOMAIN}")])?;
         let files = TempDir::new()?;
@@ -100,6 +113,20 @@ impl Site {
     /// Kills the second Redis.
     pub(crate) fn kill_second(&self) {
         self.second.take();
+    }
+
+    /// Lets no packet reach the second Redis (`true`), as if its machine had lost its power, or each of them again.
+    pub(crate) fn silence_second(&self, silent: bool) -> Result<()> {
+        let rules = match silent {
+            true => format!(
+                "add table inet silence; \
+                 add chain inet silence input {{ type filter hook input priority 0; }}; \
+                 add rule inet silence input tcp dport {SECOND_TLS_PORT} drop"
+            ),
+            false => "delete table inet silence".to_owned(),
+        };
+        checked_output(self.triangle.server.command("nft").arg(rules))?;
+        Ok(())
     }
 }
 

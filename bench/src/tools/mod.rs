@@ -19,6 +19,7 @@ use serde::Serialize;
 
 pub(crate) use connect::Connections;
 pub(crate) use paired::{Paired, Way};
+pub(crate) use quantile::quantile;
 pub(crate) use steady::Steady;
 pub(crate) use stream::{Direction, Transfer};
 

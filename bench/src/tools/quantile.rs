@@ -1,7 +1,7 @@
 //! Quantiles.
 
 /// The value below which this share of the sorted values lies (nearest rank); 0 of none.
-pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }

@@ -60,6 +60,8 @@ pub(crate) struct Steady {
     pub(crate) opened: u64,
     /// New connections that were refused, broke or took more than two seconds.
     pub(crate) refused: u64,
+    /// From when a new connection was due to the answer to its PING: of those that were answered, the longest.
+    pub(crate) slowest: f64,
     /// The longest time in which nothing was answered.
     pub(crate) gap: f64,
 }
@@ -103,10 +105,11 @@ pub(super) fn run(args: &Args) -> Result<Steady> {
         .collect();
     load.run(start)?;
     let mut latencies = load.latencies;
-    let (mut opened, mut refused) = (0, 0);
+    let (mut opened, mut refused, mut slowest) = (0, 0, 0.0_f64);
     for opener in openers {
         let (times, failures) = opener.join().expect("an opener does not panic");
         opened += times.len() as u64;
+        slowest = times.into_iter().fold(slowest, f64::max);
         refused += failures;
     }
     latencies.sort_by(f64::total_cmp);
@@ -122,6 +125,7 @@ pub(super) fn run(args: &Args) -> Result<Steady> {
         lost: load.lost,
         opened,
         refused,
+        slowest,
         gap: milliseconds(load.gap),
     })
 }

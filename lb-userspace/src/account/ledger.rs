@@ -147,7 +147,7 @@ impl Ledger {
 
     /// Adds a connection.
     pub fn enter(&self, worker: usize, connection: Arc<Connection>) {
-        connection.route.stats.total.fetch_add(1, Relaxed);
+        connection.route.stats.counting().total.fetch_add(1, Relaxed);
         self.part(worker).insert(connection.id, connection);
     }
 
@@ -156,7 +156,7 @@ impl Ledger {
     pub fn close(&self, worker: usize, connection: &Connection, reason: CloseReason) {
         let mut part = self.part(worker);
         part.remove(&connection.id);
-        let (stats, traffic) = (&connection.route.stats, &connection.traffic);
+        let (stats, traffic) = (connection.route.stats.counting(), &connection.traffic);
         stats.bytes_in.fetch_add(traffic.bytes_in.load(Relaxed), Relaxed);
         stats.bytes_out.fetch_add(traffic.bytes_out.load(Relaxed), Relaxed);
         stats.closes.add(reason as usize);

@@ -267,7 +267,7 @@ impl Account {
     /// Notes why TLS with this end failed, and counts it of the client.
     pub fn tls_failed(&mut self, side: Side, cause: TlsError) {
         if side == Side::Client {
-            self.connection.route.stats.tls_errors.add(cause as usize);
+            self.connection.route.stats.counting().tls_errors.add(cause as usize);
         }
         self.tls_error = Some(cause);
     }
@@ -318,7 +318,7 @@ impl Account {
         tracing::debug!(id = self.connection.id, tier = choice.tier.name(), reason, "spliced");
         self.connection.set_choice(choice);
         let index = choice.tier as usize;
-        for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {
+        for tiers in [&self.books.stats.tiers, &self.connection.route.stats.counting().tiers] {
             tiers[index].total.fetch_add(1, Relaxed);
             tiers[index].active.fetch_add(1, Relaxed);
         }
@@ -331,7 +331,7 @@ impl Account {
     pub fn demoted(&self, reason: FallbackReason) {
         let Some(before) = self.connection.choice() else { return };
         self.connection.set_choice(Choice { tier: Tier::Copy, reason: Some(reason) });
-        for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {
+        for tiers in [&self.books.stats.tiers, &self.connection.route.stats.counting().tiers] {
             tiers[before.tier as usize].active.fetch_sub(1, Relaxed);
             tiers[Tier::Copy as usize].active.fetch_add(1, Relaxed);
         }
@@ -357,7 +357,7 @@ impl Drop for Account {
         let reason = self.reason.or(self.connection.ending()).unwrap_or(CloseReason::Shutdown);
         if let Some(choice) = self.connection.choice() {
             let index = choice.tier as usize;
-            for tiers in [&self.books.stats.tiers, &self.connection.route.stats.tiers] {
+            for tiers in [&self.books.stats.tiers, &self.connection.route.stats.counting().tiers] {
                 tiers[index].active.fetch_sub(1, Relaxed);
             }
         }

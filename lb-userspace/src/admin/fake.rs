@@ -71,12 +71,14 @@ impl Operations for Fake {
                     server: "10.0.0.11:6379".into(),
                     up: true,
                     checks: vec![("ok", 9)],
+                    tls_errors: vec![],
                 },
                 ServerUp {
                     pool: "redis-1".into(),
                     server: "10.0.0.12:6379".into(),
                     up: false,
                     checks: vec![("ok", 0), ("refused", 3)],
+                    tls_errors: vec![(TlsError::CertificateExpired, 6)],
                 },
             ],
             waiting: vec![("redis-1".into(), 2)],
@@ -132,7 +134,7 @@ pub(crate) fn status() -> Status {
         bytes_out,
     };
     Status {
-        objects: vec![],
+        objects: Vec::new(),
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,
         workers: 2,
@@ -151,6 +153,7 @@ pub(crate) fn status() -> Status {
             total: 1241,
             rejects: [("not_tls".into(), 2), ("unknown_sni".into(), 5)].into(),
             odd_names: [("ip_address".into(), 3)].into(),
+            mysql: None,
         }],
         routes: vec![
             route("redis-1", "app1.redis.example.com", 2, 1200, 1536, 5_368_709_120),

@@ -149,6 +149,15 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         }
     }
 
+    let help = "Failures of TLS with a server of a pool with tls";
+    let mut family = Family::new(encoder, "snisplice_server_tls_errors", None, help, Counter)?;
+    for s in &scrape.servers {
+        for (error, n) in &s.tls_errors {
+            let labels = [("pool", &*s.pool), ("server", &*s.server), ("error", error.name())];
+            family.sample(labels, &ConstCounter::new(*n))?;
+        }
+    }
+
     let help = "From accept to a whole ClientHello";
     write_histogram(encoder, "snisplice_sniff", help, &scrape.sniff)?;
     let help = "From the first dial to a connected server";

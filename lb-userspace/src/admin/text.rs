@@ -5,7 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::view::{Connection, Status};
+use super::view::{Connection, MysqlGreeting, Status};
 use crate::state::PacketTierState;
 use crate::words::counted;
 
@@ -64,6 +64,16 @@ pub fn status(status: &Status) -> String {
     for l in &status.listeners {
         for (kind, n) in &l.odd_names {
             table.row([&l.name, kind, &n.to_string()]);
+        }
+    }
+    out += &table.section();
+
+    let mut table = Table::new(["LISTENER", "GREETS AS MYSQL", "SERVERS"]);
+    for l in &status.listeners {
+        if let Some(MysqlGreeting { version, mixed_families }) = &l.mysql {
+            let families =
+                if *mixed_families { "MySQL and MariaDB: some clients fail" } else { "of one family" };
+            table.row([&l.name, version, families]);
         }
     }
     out += &table.section();

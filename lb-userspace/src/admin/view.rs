@@ -129,6 +129,18 @@ pub struct Listener {
     /// Clients whose server name is no DNS host name, with or without a route: [`OddName`] to connections.
     #[serde(default)]
     pub odd_names: BTreeMap<String, u64>,
+    /// What MySQL's clients are greeted with; absent if that is not the protocol, or no server was heard yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mysql: Option<MysqlGreeting>,
+}
+
+/// What the clients of a MySQL listener are greeted with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MysqlGreeting {
+    /// The version, escaped: text that a server has chosen, unless the listener names it.
+    pub version: String,
+    /// Servers of MySQL and of MariaDB are behind it, which some clients do not bear.
+    pub mixed_families: bool,
 }
 
 /// One `[[route]]`.
@@ -334,6 +346,8 @@ pub struct ServerUp {
     /// Its health checks so far: `ok`, or a [`DownReason`](crate::reason::DownReason), and how many. Empty: it is not
     /// checked.
     pub checks: Vec<(&'static str, u32)>,
+    /// Why TLS with it failed, and how often, if it did.
+    pub tls_errors: Vec<(TlsError, u64)>,
 }
 
 /// What the packet tier counts, each with its number of packets.

@@ -1,5 +1,6 @@
 //! `client_auth`: which clients a terminated route lets in, by their certificates.
 
+use super::san::San;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::fmt;
 
@@ -34,21 +35,6 @@ impl fmt::Debug for ClientAuth {
 pub struct Allowed {
     /// Subjects, whole, as RFC 4514 writes them.
     pub subjects: Vec<Box<str>>,
-    /// Subject alternative names (RFC 5280, section 4.2.1.6).
+    /// Subject alternative names.
     pub sans: Vec<San>,
-}
-
-/// A subject alternative name, or several of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum San {
-    /// A host name: lower case, without a trailing dot.
-    Dns(Box<str>),
-    /// Every host name that ends with this one, behind one or more labels, as a wildcard of a route covers them.
-    DnsBelow(Box<str>),
-    /// This URI.
-    Uri(Box<str>),
-    /// Every URI that is longer than this, and begins with it.
-    UriBelow(Box<str>),
-    /// A mailbox. Its domain has no case.
-    Email(Box<str>),
 }

@@ -12,6 +12,13 @@ pub struct ClientRate {
     pub open: Option<usize>,
 }
 
+impl ClientRate {
+    /// So many a second.
+    pub(crate) const fn per_second(most: NonZeroU32) -> Self {
+        Self { new: Some(NewConnections { most, per: NewConnections::PER }), open: None }
+    }
+}
+
 /// So many new connections in so much time. As many may come at once after as much time without any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewConnections {

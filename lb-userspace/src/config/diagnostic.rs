@@ -412,7 +412,7 @@ impl Report {
 }
 
 /// Text of the file inside a message: in backquotes, control characters escaped, cut where it is long.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
     let mut quoted = String::from("`");
     for c in text.chars().take(LONGEST) {

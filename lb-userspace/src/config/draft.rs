@@ -16,15 +16,17 @@ use std::time::Duration;
 
 use super::address::Origin;
 use super::check::certificate::Loaded;
-use super::client_auth::{ClientAuth, San};
+use super::client_auth::ClientAuth;
 use super::diagnostic::{Diagnostic, Report};
 use super::gateway_api::{Attach, Mode};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
-    Refuse, ServerSan, SniPattern,
+    Refuse, SniPattern, SourceAddress,
 };
 use super::place::{Place, Placed};
+use super::san::San;
+use crate::ech;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
@@ -89,6 +91,14 @@ pub(super) struct GatewayDraft {
     pub(super) source_ports: Field<RangeInclusive<u16>>,
     pub(super) flow_table: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
+    pub(super) peer_id: Field<u16>,
+    pub(super) peers: Field<Vec<Placed<PeerDraft>>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PeerDraft {
+    pub(super) id: Field<u16>,
+    pub(super) address: Field<SocketAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -115,6 +125,8 @@ pub(super) struct ListenerDraft {
     pub(super) backlog: Field<u32>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) freebind: Field<bool>,
+    pub(super) version: Field<Box<str>>,
+    pub(super) plugin: Field<Box<str>>,
     pub(super) ech: Field<EchDraft>,
     pub(super) refuse: Field<Refuse>,
     /// Not in the file.
@@ -140,6 +152,8 @@ impl ListenerDraft {
             backlog: Field::Absent,
             keepalive: Field::Absent,
             freebind: Field::Absent,
+            version: Field::Absent,
+            plugin: Field::Absent,
             ech: Field::Absent,
             refuse: Field::Absent,
             reserved: Field::Absent,
@@ -150,6 +164,8 @@ impl ListenerDraft {
 #[derive(Clone, Debug)]
 pub(super) struct EchDraft {
     pub(super) keys: Field<Vec<Placed<PathBuf>>>,
+    pub(super) mode: Field<ech::Mode>,
+    pub(super) openings: Field<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -259,6 +275,7 @@ pub(super) struct PoolDraft {
     pub(super) slow_start: Field<Duration>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) send_proxy: Field<ProxyVersion>,
+    pub(super) source: Field<SourceAddress>,
     pub(super) keepalive: Field<Keepalive>,
     pub(super) health: Field<HealthDraft>,
     pub(super) eject: Field<Eject>,
@@ -277,6 +294,7 @@ impl PoolDraft {
             slow_start: Field::Absent,
             connect_timeout: Field::Absent,
             send_proxy: Field::Absent,
+            source: Field::Absent,
             keepalive: Field::Absent,
             health: Field::Absent,
             eject: Field::Absent,
@@ -290,7 +308,7 @@ impl PoolDraft {
 pub(super) struct UpstreamTlsDraft {
     pub(super) ca: Field<PathBuf>,
     pub(super) server_name: Field<ServerName<'static>>,
-    pub(super) san: Field<Vec<Placed<ServerSan>>>,
+    pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,
@@ -320,6 +338,7 @@ pub(super) enum CheckKind {
     Tls,
     Redis,
     Postgres,
+    Mysql,
     Http,
 }
 

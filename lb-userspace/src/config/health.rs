@@ -47,7 +47,7 @@ impl Health {
     pub fn role(&self) -> Option<Role> {
         match &self.check {
             Check::Redis { role, .. } | Check::Postgres { role, .. } => *role,
-            Check::Tcp | Check::Tls | Check::Http { .. } => None,
+            Check::Tcp | Check::Tls | Check::Mysql { .. } | Check::Http { .. } => None,
         }
     }
 }
@@ -74,6 +74,11 @@ pub enum Check {
         login: Option<Login>,
         /// The database of the login.
         database: Box<str>,
+    },
+    /// It greets as MySQL and MariaDB do, and answers a login.
+    Mysql {
+        /// Who logs in; absent: nobody, any answer to the login will do.
+        login: Option<Login>,
     },
     /// It answers an HTTP request.
     Http {

@@ -15,6 +15,7 @@ pub mod gateway_api;
 mod health;
 mod model;
 mod place;
+mod san;
 #[cfg(test)]
 mod tests;
 mod toml;
@@ -31,17 +32,19 @@ use gateway_api::Built;
 pub use self::toml::with_tables_of_keys;
 pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
-pub use client_auth::{Allowed, ClientAuth, San};
+pub use client_auth::{Allowed, ClientAuth};
 pub use client_rate::{ClientRate, NewConnections};
+pub(crate) use diagnostic::quote;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use model::{
-    AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
-    LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Pool, Protocol, ProxyVersion,
-    Refuse, Route, Server, ServerSan, SniPattern, Termination, UpstreamTls,
+    AccessLog, Action, Backend, Balance, Config, Ech, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
+    LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Peer, Pool, Protocol, ProxyVersion,
+    Refuse, Route, Server, SniPattern, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
+pub use san::San;
 
 /// A configuration file that was read, with the files that it names: objects that come and go are checked with what it says.
 #[derive(Debug)]

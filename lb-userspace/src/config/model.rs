@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,9 +23,10 @@ use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
 use super::gateway_api::GatewayApi;
 use super::health::{Eject, Health, OnDown};
+use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
-use crate::sniff::MAX_WINDOW;
+use crate::sniff::{MAX_WINDOW, Starttls};
 use lb_common::packet::DEFAULT_FLOWS;
 
 /// A validated configuration.
@@ -134,6 +136,19 @@ pub struct LiveGateway {
     pub drain_timeout: Duration,
     /// Of every leg for which nothing nearer is configured.
     pub keepalive: Keepalive,
+    /// The number of this gateway in the keys of PostgreSQL sessions; 0 unless given.
+    pub peer_id: u16,
+    /// The other gateways behind the same address; no number twice, nor that of this one.
+    pub peers: Vec<Peer>,
+}
+
+/// Another gateway behind the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its `peer_id`.
+    pub id: u16,
+    /// One of its listeners, by an address of its own.
+    pub address: SocketAddr,
 }
 
 impl Default for LiveGateway {
@@ -143,6 +158,8 @@ impl Default for LiveGateway {
             max_connections: 200_000,
             drain_timeout: Duration::from_secs(30),
             keepalive: Keepalive::default(),
+            peer_id: 0,
+            peers: Vec::new(),
         }
     }
 }
@@ -243,8 +260,12 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Listen also while the machine does not have the addresses.
     pub freebind: bool,
-    /// Keys for Encrypted ClientHello, no two of the same number; empty: none is looked for.
-    pub ech: Arc<ech::Keys>,
+    /// The version that MySQL clients are greeted with, 1 to 64 printable bytes; absent: that of the servers.
+    pub version: Option<Box<str>>,
+    /// The plugin that MySQL clients are told to log in with, 1 to 64 printable bytes; absent: `caching_sha2_password`.
+    pub plugin: Option<Box<str>>,
+    /// Encrypted ClientHello; absent: none is looked for.
+    pub ech: Option<Ech>,
     /// How clients are refused.
     pub refuse: Refuse,
     /// Names for which no wider pattern of a route counts: their clients are refused unless a route has the very pattern.
@@ -259,6 +280,22 @@ pub enum Refuse {
     Alert,
     /// By nothing but the end of the connection. Where a pool has no server, TLS is not even begun.
     Close,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ech {
+    /// At least one, and no two of the same number.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many are opened for one client address per second.
+    pub openings: NonZeroU32,
+}
+
+impl Ech {
+    /// For one address without a word in the file: 35 ms of a core in each second.
+    pub const OPENINGS: NonZeroU32 = NonZeroU32::new(500).unwrap();
 }
 
 impl Listener {
@@ -279,7 +316,9 @@ impl Listener {
             backlog: 4096,
             keepalive: Keepalive::default(),
             freebind: false,
-            ech: Arc::new([]),
+            version: None,
+            plugin: None,
+            ech: None,
             refuse: Refuse::default(),
             reserved: Vec::new(),
         }
@@ -293,6 +332,10 @@ pub enum Protocol {
     Tls,
     /// PostgreSQL's SSLRequest (or a ClientHello at once), then TLS.
     Postgres,
+    /// MySQL's SSLRequest in answer to a greeting, then TLS.
+    Mysql,
+    /// Clear text of this protocol, until a command for TLS.
+    Starttls(Starttls),
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.
     Tcp,
     /// Requests of HTTP, and the listener has exactly one route.
@@ -443,6 +486,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// The PROXY header sent to servers; absent: none.
     pub send_proxy: Option<ProxyVersion>,
+    /// Whose address servers see.
+    pub source: SourceAddress,
     /// Of the leg to the server; what the file leaves out here is the gateway's.
     pub keepalive: Keepalive,
     /// How its servers are checked; absent: not at all.
@@ -465,6 +510,7 @@ impl Pool {
             slow_start: Duration::ZERO,
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            source: SourceAddress::default(),
             keepalive: Keepalive::default(),
             health: None,
             eject: None,
@@ -483,22 +529,13 @@ pub struct UpstreamTls {
     /// own host.
     pub server_name: Option<ServerName<'static>>,
     /// Of which a server's certificate must have one; empty: the name that the server is called.
-    pub san: Vec<ServerSan>,
+    pub san: Vec<San>,
     /// Shown to servers that ask for one.
     pub certificate: Option<Arc<Termination>>,
     /// Offered in order of preference; empty: the extension is not sent. Protocol names of 1 to 255 bytes, no duplicates.
     pub alpn: Vec<Box<str>>,
     /// The oldest version that is offered.
     pub min_version: MinVersion,
-}
-
-/// An alternative name of a server's certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ServerSan {
-    /// A host name, which a wildcard of the certificate may cover, or an IP address.
-    Name(ServerName<'static>),
-    /// A URI, byte by byte.
-    Uri(Box<str>),
 }
 
 /// The oldest version of TLS.
@@ -532,6 +569,16 @@ pub enum Balance {
     SourceHash,
     /// The one with fewer connections of two that are drawn at random.
     Random,
+}
+
+/// Whose address a server sees as the source of a client's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// The gateway's, which the route to the server has.
+    #[default]
+    Gateway,
+    /// The client's, or what a trusted proxy said it is. The servers' answers must be routed through the gateway.
+    Client,
 }
 
 /// The form of the PROXY header.

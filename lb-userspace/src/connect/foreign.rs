@@ -59,14 +59,15 @@ impl Foreign {
         }
     }
 
-    /// `None`: there is no other gateway.
-    pub(super) fn toward(&self, server: SocketAddr) -> Option<Toward> {
+    /// `None`: there is no other gateway. `address`: our address in connections to that server, if the route does not
+    /// say it.
+    pub(super) fn toward(&self, server: SocketAddr, address: Option<IpAddr>) -> Option<Toward> {
         let tables = self.tables.load();
         if tables.is_empty() {
             return None;
         }
         // An error: there is no route to the server, and the attempt to connect will say so.
-        let address = address_toward(server).ok()?;
+        let address = address.or_else(|| address_toward(server).ok())?;
         Some(Toward { tables: Arc::clone(&tables), server, address })
     }
 }

@@ -8,15 +8,17 @@ mod race;
 pub mod resolve;
 mod service;
 mod source;
+mod starttls;
 
 pub use preamble::{Endpoints, Greeting, proxy_header};
 pub use source::{GatewayPorts, SourcePort};
 
 use crate::kernel::tcp;
+use crate::mysql::ServerError;
 use crate::reason::{CloseReason, TlsError};
 use crate::serving::{Addresses, Pool, Server, ServerGuard, Unavailable};
 use crate::tls::{Dialling, Session};
-use preamble::Unwelcome;
+use preamble::{Unwelcome, Welcome};
 use race::race;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -41,16 +43,34 @@ const PORT_ATTEMPTS: usize = 16;
 /// there is no answer.
 const UNANSWERED_PORTS: u32 = 3;
 
-/// How a server is dialled for a connection that may be spliced.
+/// From where a server is dialled, if the kernel is not to choose that.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// The ports to choose from: those of spliced connections are taken, which the kernel does not know.
     pub ports: &'a Arc<GatewayPorts>,
+    /// Present: the server is to see this address, and, if it is one of `ports` and free, the port. Servers of its family
+    /// are dialled, no others.
+    pub client: Option<SocketAddr>,
     /// The MSS option of the client, beyond which the server must send no segments.
     pub mss: Option<u16>,
-    /// Whether the client's leg is IPv4. Only two legs of the same family can be spliced.
+    /// The family of the server's addresses to try first: that of the client's leg. Only two legs of the same family can be
+    /// spliced.
     pub ipv4: bool,
 }
+
+/// Where a socket is bound before it connects.
+struct Bind {
+    /// Unspecified: the route's.
+    address: IpAddr,
+    /// 0: the kernel's choice.
+    port: u16,
+    mss: Option<u16>,
+}
+
+/// The client's address cannot be a source toward the server.
+#[derive(Debug, thiserror::Error)]
+#[error("the client's address cannot be the source of a connection to the server")]
+struct UnusableAddress;
 
 /// A connected socket, with its source port if it is one of [`GatewayPorts`].
 type Dialled = (TcpStream, Option<SourcePort>);
@@ -62,7 +82,7 @@ const CHECK_POLL: Duration = Duration::from_millis(5);
 pub struct Dial<'a> {
     /// Who it is for.
     pub client: IpAddr,
-    /// Present: it may be spliced.
+    /// Present: it may be spliced, or the server is to see the client's address.
     pub source: Option<Source<'a>>,
     /// What the server is told before the client's first byte, and asked.
     pub greeting: Greeting,
@@ -74,6 +94,8 @@ pub struct Connected {
     pub socket: TcpStream,
     /// Present: its pool has `tls`.
     pub session: Option<Box<Session<Dialling>>>,
+    /// A MySQL server's number of the connection.
+    pub thread: Option<u32>,
     /// Present: one of ours.
     pub port: Option<SourcePort>,
     /// Its place among the server's connections.
@@ -86,13 +108,15 @@ pub struct Failure {
     pub reason: CloseReason,
     /// Why the TLS of that server failed, if it did.
     pub tls_error: Option<TlsError>,
+    /// What that server has said in MySQL's protocol, if it has refused the connection.
+    pub words: Option<Box<ServerError>>,
     /// The one that was reached, and did not answer the greeting as it should.
     pub server: Option<Arc<Server>>,
 }
 
 impl From<CloseReason> for Failure {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, tls_error: None, server: None }
+        Self { reason, tls_error: None, words: None, server: None }
     }
 }
 
@@ -129,25 +153,45 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
             Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
                 match dial.greeting.exchange(&mut socket, deadline, &server, pool.tls.as_deref()).await {
-                    Ok(session) => return Ok(Connected { socket, session, port, guard }),
-                    Err(Unwelcome { reason, tls_error }) => {
-                        Failure { reason, tls_error, server: Some(server.clone()) }
+                    Ok(Welcome { session, thread }) => {
+                        return Ok(Connected { socket, session, thread, port, guard });
+                    }
+                    Err(Unwelcome { reason, tls_error, words }) => {
+                        if let Some(cause) = tls_error {
+                            server.state.tls_errors.add(cause as usize);
+                        }
+                        Failure { reason, tls_error, words, server: Some(server.clone()) }
                     }
                 }
             }
             Err(error) => {
                 tracing::debug!(pool = %pool.name, server = %server.address, %error, "cannot connect");
-                reason_of(&error).into()
+                reason_of(&error, dial.source).into()
             }
         };
         server.state.failures.fetch_add(1, Relaxed);
-        if failed.reason != CloseReason::Resource {
+        if is_servers_fault(failed.reason) {
             pool.failed(&server);
         }
         failure = Some(failed);
         tried.push(server);
     }
     Err(failure.unwrap_or_else(|| pool.refusal().into()))
+}
+
+/// Connects to this server at this address, though it may be full or drained, and greets it.
+pub async fn reach(
+    pool: &Pool,
+    server: &Server,
+    address: SocketAddr,
+    greeting: &Greeting,
+) -> io::Result<(TcpStream, Option<Box<Session<Dialling>>>)> {
+    let deadline = Instant::now() + pool.connect_timeout;
+    let mut socket = open(address, None).await?;
+    match greeting.exchange(&mut socket, deadline, server, pool.tls.as_deref()).await {
+        Ok(Welcome { session, .. }) => Ok((socket, session)),
+        Err(Unwelcome { reason, .. }) => Err(io::Error::other(reason.name())),
+    }
 }
 
 /// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection.
@@ -168,11 +212,24 @@ async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<Serv
     timeout(pool.connect_timeout, chosen).await.ok().flatten()
 }
 
-fn reason_of(error: &io::Error) -> CloseReason {
+/// Whether the server is to blame. It is not if it did not answer a client's address: maybe only that client's way back is
+/// wrong, and others must not lose the server for it.
+fn is_servers_fault(reason: CloseReason) -> bool {
+    use CloseReason::{ClientAddressUnanswered, ClientAddressUnusable, Resource};
+    !matches!(reason, Resource | ClientAddressUnanswered | ClientAddressUnusable)
+}
+
+fn reason_of(error: &io::Error, source: Option<Source<'_>>) -> CloseReason {
     const EXHAUSTED: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EADDRNOTAVAIL];
     match error.raw_os_error() {
         Some(code) if EXHAUSTED.contains(&code) => CloseReason::Resource,
-        _ if error.kind() == io::ErrorKind::TimedOut => CloseReason::ConnectTimeout,
+        _ if error.get_ref().is_some_and(|error| error.is::<UnusableAddress>()) => {
+            CloseReason::ClientAddressUnusable
+        }
+        _ if error.kind() == io::ErrorKind::TimedOut => {
+            let by_client = source.is_some_and(|source| source.client.is_some());
+            if by_client { CloseReason::ClientAddressUnanswered } else { CloseReason::ConnectTimeout }
+        }
         _ => CloseReason::ConnectFailed,
     }
 }
@@ -189,11 +246,17 @@ async fn open_server(
         Some(source) => open_from_ports(address, source, UNANSWERED_PORTS, patience).await,
         None => open(address, None).await.map(|stream| (stream, None)),
     };
+    let client = source.and_then(|source| source.client).map(|client| client.ip());
+    let is_possible = |address| client.is_none_or(|client| is_source_toward(client, address));
     let attempts = async {
-        if let Some(address) = addresses.only() {
+        if let Some(address) = addresses.only().filter(|address| is_possible(*address)) {
             return open_at(address).await;
         }
-        let (order, delay) = addresses.order(source.map(|source| source.ipv4), timeout);
+        let (mut order, delay) = addresses.order(source.map(|source| source.ipv4), timeout);
+        order.retain(|index| is_possible(addresses.at(*index)));
+        if client.is_some() && order.is_empty() && !addresses.is_empty() {
+            return Err(io::Error::other(UnusableAddress));
+        }
         let attempt = async |&index| {
             let opened = open_at(addresses.at(index)).await;
             match opened {
@@ -206,6 +269,17 @@ async fn open_server(
         Box::pin(race(order.iter().map(attempt), delay, |number| addresses.failed(order[number]))).await
     };
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Whether connections to the server can have this client's address as their source.
+fn is_source_toward(client: IpAddr, server: SocketAddr) -> bool {
+    let is_hosts = match client {
+        IpAddr::V4(ip) => !ip.is_broadcast(),
+        // A link-local one has a meaning on the client's link only.
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    // Unspecified, which a proxy may say, would be the gateway's own.
+    is_hosts && !client.is_unspecified() && !client.is_multicast() && client.is_ipv4() == server.is_ipv4()
 }
 
 /// Dials from up to `ports` source ports. A gateway that we cannot see may use a port toward this server; its flow then
@@ -236,9 +310,18 @@ async fn open_from_ports(
 /// Dials from a port of ours if one is free, else from one that the kernel chooses. Neither is that of a spliced connection.
 async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialled> {
     const TAKEN: [i32; 2] = [libc::EADDRINUSE, libc::EADDRNOTAVAIL];
+    let bind = |port| Bind {
+        address: match (source.client, address) {
+            (Some(client), _) => client.ip(),
+            (None, SocketAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+            (None, SocketAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        },
+        port,
+        mss: source.mss,
+    };
     for _ in 0..PORT_ATTEMPTS {
-        let Some(port) = source.ports.take(address) else { break };
-        match open(address, Some((port.number(), source.mss))).await {
+        let Some(port) = source.ports.take(address, source.client) else { break };
+        match open(address, Some(bind(port.number()))).await {
             Ok(stream) => return Ok((stream, Some(port))),
             // A socket has the port: one that listens there, one of ours in TIME_WAIT, or one of another gateway that has
             // not spliced its connection yet. The ports that follow may be taken in the same way.
@@ -248,30 +331,57 @@ async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialle
             Err(error) => return Err(error),
         }
     }
-    Ok((open(address, None).await?, None))
+    Ok((open(address, source.client.map(|_| bind(0))).await?, None))
 }
 
-async fn open(address: SocketAddr, from: Option<(u16, Option<u16>)>) -> io::Result<TcpStream> {
+async fn open(address: SocketAddr, from: Option<Bind>) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_nodelay(true)?;
-    if let Some((port, mss)) = from {
-        let any: IpAddr = match address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
+    if let Some(from) = from {
         // The same port serves connections to several servers.
         socket.set_reuseaddr(true)?;
         if address.is_ipv6() {
             socket2::SockRef::from(&socket).set_only_v6(true)?;
         }
-        socket.bind(SocketAddr::new(any, port))?;
-        if let Some(mss) = mss {
+        if !from.address.is_unspecified() {
+            tcp::set_transparent(socket.as_fd(), address.is_ipv4())?;
+        }
+        if from.port == 0 {
+            tcp::choose_port_late(socket.as_fd())?;
+        }
+        socket.bind(SocketAddr::new(from.address, from.port))?;
+        if let Some(mss) = from.mss {
             // An error: it is larger than what the kernel would announce anyway, or too small.
             let _ = tcp::set_mss(socket.as_fd(), mss);
         }
     }
     socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_hosts_address_can_be_a_source_and_only_toward_its_own_family() {
+        let (v4, v6) = ("10.0.2.2:6379".parse().unwrap(), "[fd00:2::2]:6379".parse().unwrap());
+        for (client, toward_v4, toward_v6) in [
+            ("192.0.2.7", true, false),
+            ("2001:db8::7", false, true),
+            ("127.0.0.1", true, false),
+            ("0.0.0.0", false, false),
+            ("::", false, false),
+            ("224.0.0.1", false, false),
+            ("ff02::1", false, false),
+            ("255.255.255.255", false, false),
+            ("fe80::7", false, false),
+        ] {
+            let client = client.parse().unwrap();
+            let found = [v4, v6].map(|server| is_source_toward(client, server));
+            assert_eq!(found, [toward_v4, toward_v6], "{client}");
+        }
+    }
 }

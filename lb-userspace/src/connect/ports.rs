@@ -42,14 +42,15 @@ impl SourcePorts {
     }
 
     /// A port toward `server` that no other connection to it has, until it is given back; `None`: there is none,
-    /// or it was given back less than [`MIN_REST_MS`] ago.
-    pub fn take(&self, server: SocketAddr, now_ms: u64) -> Option<u16> {
+    /// or it was given back less than [`MIN_REST_MS`] ago. It is `wanted` if that is in the range and free.
+    pub fn take(&self, server: SocketAddr, wanted: Option<u16>, now_ms: u64) -> Option<u16> {
         let mut servers = self.lock();
         // Instead of growing, the map first drops servers of which nothing needs to be known.
         if servers.len() == servers.capacity() && !servers.contains_key(&server) {
             servers.retain(|_, ports| !ports.is_as_new(now_ms));
         }
-        let index = servers.entry(server).or_insert_with(|| self.ports(server)).take(now_ms)?;
+        let wanted = wanted.and_then(|port| self.index(port));
+        let index = servers.entry(server).or_insert_with(|| self.ports(server)).take(wanted, now_ms)?;
         Some(self.range.start() + index)
     }
 
@@ -137,7 +138,7 @@ impl Ports {
         }
     }
 
-    fn take(&mut self, now_ms: u64) -> Option<u16> {
+    fn take(&mut self, wanted: Option<u16>, now_ms: u64) -> Option<u16> {
         while self.resting.front().is_some_and(|oldest| !oldest.rests(now_ms, QUARANTINE_MS)) {
             self.wake_oldest();
         }
@@ -150,8 +151,15 @@ impl Ports {
             // No other one is free.
             self.cursor = u32::from(oldest.index);
         }
-        let index = self.taken.next_zero(self.cursor, self.count)?;
-        self.cursor = (index + 1) % self.count;
+        let wanted = wanted.map(u32::from).filter(|index| !self.taken.get(*index));
+        let index = match wanted {
+            Some(index) => index,
+            None => {
+                let index = self.taken.next_zero(self.cursor, self.count)?;
+                self.cursor = (index + 1) % self.count;
+                index
+            }
+        };
         self.taken.set(index, true);
         self.taken_count += 1;
         self.in_use.set(index, true);
@@ -241,7 +249,7 @@ mod tests {
     const B: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 6379);
 
     fn take_all(ports: &SourcePorts, server: SocketAddr, now_ms: u64) -> Vec<u16> {
-        std::iter::from_fn(|| ports.take(server, now_ms)).collect()
+        std::iter::from_fn(|| ports.take(server, None, now_ms)).collect()
     }
 
     #[test]
@@ -260,12 +268,12 @@ mod tests {
     #[test]
     fn a_port_given_back_comes_after_all_that_were_never_used() {
         let ports = SourcePorts::new(100..=199);
-        let first = ports.take(A, 0).unwrap();
+        let first = ports.take(A, None, 0).unwrap();
         ports.give_back(A, first, 0);
-        let rest: Vec<_> = (0..99).map(|_| ports.take(A, 59_000).unwrap()).collect();
+        let rest: Vec<_> = (0..99).map(|_| ports.take(A, None, 59_000).unwrap()).collect();
         assert!(!rest.contains(&first));
-        assert_eq!(ports.take(A, 59_000), Some(first));
-        assert_eq!(ports.take(A, 1 << 40), None);
+        assert_eq!(ports.take(A, None, 59_000), Some(first));
+        assert_eq!(ports.take(A, None, 1 << 40), None);
     }
 
     #[test]
@@ -274,10 +282,10 @@ mod tests {
         let taken = take_all(&ports, A, 0);
         ports.give_back(A, taken[2], 10_000);
         ports.give_back(A, taken[0], 10_500);
-        assert_eq!(ports.take(A, 10_999), None);
-        assert_eq!(ports.take(A, 11_000), Some(taken[2]));
-        assert_eq!(ports.take(A, 11_000), None);
-        assert_eq!(ports.take(A, 11_500), Some(taken[0]));
+        assert_eq!(ports.take(A, None, 10_999), None);
+        assert_eq!(ports.take(A, None, 11_000), Some(taken[2]));
+        assert_eq!(ports.take(A, None, 11_000), None);
+        assert_eq!(ports.take(A, None, 11_500), Some(taken[0]));
     }
 
     #[test]
@@ -290,20 +298,38 @@ mod tests {
         let taken = take_all(&ports, A, 0);
         assert_eq!(taken.iter().collect::<HashSet<_>>(), HashSet::from([&100, &102, &103]));
         ports.give_back(A, 101, 0);
-        assert_eq!(ports.take(A, 1000), Some(101));
+        assert_eq!(ports.take(A, None, 1000), Some(101));
         assert_eq!(take_all(&ports, B, 0).len(), 4);
     }
 
     #[test]
     fn a_resting_port_can_be_reserved_and_then_rests_anew() {
         let ports = SourcePorts::new(100..=100);
-        assert_eq!(ports.take(A, 0), Some(100));
+        assert_eq!(ports.take(A, None, 0), Some(100));
         ports.give_back(A, 100, 0);
         ports.reserve(A, 100);
-        assert_eq!(ports.take(A, 500_000), None);
+        assert_eq!(ports.take(A, None, 500_000), None);
         ports.give_back(A, 100, 500_000);
-        assert_eq!(ports.take(A, 500_900), None);
-        assert_eq!(ports.take(A, 501_000), Some(100));
+        assert_eq!(ports.take(A, None, 500_900), None);
+        assert_eq!(ports.take(A, None, 501_000), Some(100));
+    }
+
+    #[test]
+    fn a_port_that_is_wanted_is_had_if_it_is_free() {
+        let ports = SourcePorts::new(100..=103);
+        assert_eq!(ports.take(A, Some(102), 0), Some(102));
+        // In use, and of another server.
+        assert_ne!(ports.take(A, Some(102), 0), Some(102));
+        assert_eq!(ports.take(B, Some(102), 0), Some(102));
+        // Resting.
+        ports.give_back(A, 102, 0);
+        assert_ne!(ports.take(A, Some(102), 30_000), Some(102));
+        // Outside the range.
+        for other in [99, 104, 40_000] {
+            assert!(ports.take(B, Some(other), 0).is_some_and(|port| port != other), "{other}");
+        }
+        // No longer resting.
+        assert_eq!(ports.take(A, Some(102), 60_000), Some(102));
     }
 
     #[test]
@@ -312,9 +338,9 @@ mod tests {
         ports.look_elsewhere(A);
         let mut next_door = 0;
         for _ in 0..1000 {
-            let last = ports.take(A, 0).unwrap();
+            let last = ports.take(A, None, 0).unwrap();
             ports.look_elsewhere(A);
-            next_door += i32::from(ports.take(A, 0).unwrap().abs_diff(last) < 100);
+            next_door += i32::from(ports.take(A, None, 0).unwrap().abs_diff(last) < 100);
         }
         // Expected are ten.
         assert!(next_door < 50, "{next_door}");
@@ -336,10 +362,10 @@ mod tests {
     #[test]
     fn a_clock_read_before_the_lock_was_had_makes_a_port_no_older() {
         let ports = SourcePorts::new(100..=100);
-        ports.take(A, 0);
+        ports.take(A, None, 0);
         ports.give_back(A, 100, 5_000);
-        assert_eq!(ports.take(A, 4_000), None);
-        assert_eq!(ports.take(A, 6_000), Some(100));
+        assert_eq!(ports.take(A, None, 4_000), None);
+        assert_eq!(ports.take(A, None, 6_000), Some(100));
     }
 
     #[test]
@@ -347,10 +373,10 @@ mod tests {
         let ports = SourcePorts::new(100..=199);
         let server = |n: u32| SocketAddr::from((std::net::Ipv4Addr::from_bits(n), 80));
         // One connection stays; ten thousand servers are used once each, ten minutes apart.
-        let kept = ports.take(A, 0).unwrap();
+        let kept = ports.take(A, None, 0).unwrap();
         for n in 0..10_000 {
             let now = u64::from(n) * 600_000;
-            let port = ports.take(server(n), now).unwrap();
+            let port = ports.take(server(n), None, now).unwrap();
             ports.give_back(server(n), port, now);
         }
         assert!(ports.lock().len() < 100, "{}", ports.lock().len());
@@ -359,7 +385,8 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Take,
+        /// The port that is wanted, if one is.
+        Take(Option<u16>),
         /// The n-th of those in use.
         GiveBack(prop::sample::Index),
         Reserve(u16),
@@ -369,7 +396,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => Just(Step::Take),
+            4 => prop::option::of(90..=210_u16).prop_map(Step::Take),
             3 => any::<prop::sample::Index>().prop_map(Step::GiveBack),
             1 => (90..=210_u16).prop_map(Step::Reserve),
             1 => Just(Step::LookElsewhere),
@@ -392,13 +419,17 @@ mod tests {
             let mut given_back: HashMap<u16, u64> = HashMap::new();
             for step in steps {
                 match step {
-                    Step::Take => {
+                    Step::Take(wanted) => {
                         let rest = |port: &u16| given_back.get(port).map_or(u64::MAX, |since| now - since);
                         let free: Vec<_> = range.clone().filter(|port| !in_use.contains(port)).collect();
                         let longest = free.iter().map(rest).max();
                         // Ages are known to a tick either way.
-                        match ports.take(A, now) {
+                        match ports.take(A, wanted, now) {
                             Some(port) => {
+                                let rested = |port: &u16| rest(port) >= QUARANTINE_MS + 2 * TICK_MS;
+                                if let Some(wanted) = wanted.filter(|wanted| free.contains(wanted) && rested(wanted)) {
+                                    prop_assert_eq!(port, wanted);
+                                }
                                 prop_assert!(free.contains(&port), "{port} is in use");
                                 prop_assert!(rest(&port) >= MIN_REST_MS);
                                 if longest.unwrap() >= QUARANTINE_MS + 2 * TICK_MS {

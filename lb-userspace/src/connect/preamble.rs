@@ -1,9 +1,13 @@
-//! What the server gets before the client's bytes: a PROXY header, PostgreSQL's request for TLS, and TLS itself.
+//! What the server gets before the client's bytes: a PROXY header, its protocol's request for TLS, and TLS itself.
 
+use super::starttls::{self, Step};
 use crate::config::ProxyVersion;
+use crate::mysql::capability::SSL;
+use crate::mysql::{self, Asked, Greeted, ServerError};
 use crate::reason::{CloseReason, TlsError};
 use crate::serving::Server;
-use crate::socket::{canonical, write_all};
+use crate::sniff::TlsRequest;
+use crate::socket::{canonical, read_some, write_all};
 use crate::tls::{ClientTls, Dialling, HandshakeError, ServerTls, Session};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use ppp::{v1, v2};
@@ -43,6 +47,14 @@ pub struct Endpoints {
     pub client: SocketAddr,
     /// Where the client connected to.
     pub local: SocketAddr,
+}
+
+impl Endpoints {
+    /// Those of the client's leg. `local`: what a trusted proxy's own header said. `None`: the client has left.
+    pub fn of(client: SocketAddr, local: Option<&SocketAddr>, socket: &TcpStream) -> Option<Self> {
+        let local = local.copied().or_else(|| socket.local_addr().ok())?;
+        Some(Self { client, local })
+    }
 }
 
 /// The PROXY header for one connection (PROXY protocol specification, sections 2.1 and 2.2). Version 2 carries the SNI as
@@ -126,8 +138,12 @@ fn same_family(Endpoints { client, local }: Endpoints) -> (SocketAddr, SocketAdd
 pub struct Greeting {
     /// Who the client is ([`proxy_header`]); empty: the server is not told.
     pub header: Vec<u8>,
-    /// It is asked for TLS in PostgreSQL's way: for a client that was promised it, or for the gateway's own.
-    pub postgres: bool,
+    /// How it is asked for TLS: for a client that was promised it, or for the gateway's own.
+    pub request: Option<TlsRequest>,
+    /// TLS is to follow. Without it a server that speaks first is only let do so.
+    pub tls: bool,
+    /// The name that the client has asked for, for a server that wants to know.
+    pub name: Option<Box<str>>,
 }
 
 /// A server did not answer as it should.
@@ -135,11 +151,21 @@ pub(super) struct Unwelcome {
     pub(super) reason: CloseReason,
     /// Why its TLS failed, if that did.
     pub(super) tls_error: Option<TlsError>,
+    /// What a MySQL server has said in place of its greeting.
+    pub(super) words: Option<Box<ServerError>>,
+}
+
+/// A server has answered as it should.
+pub(super) struct Welcome {
+    /// Present: the gateway's own TLS.
+    pub(super) session: Option<Box<Session<Dialling>>>,
+    /// A MySQL server's number of the connection.
+    pub(super) thread: Option<u32>,
 }
 
 impl From<CloseReason> for Unwelcome {
     fn from(reason: CloseReason) -> Self {
-        Self { reason, tls_error: None }
+        Self { reason, tls_error: None, words: None }
     }
 }
 
@@ -151,20 +177,39 @@ impl Greeting {
         deadline: Instant,
         server: &Server,
         tls: Option<&ServerTls>,
-    ) -> Result<Option<Box<Session<Dialling>>>, Unwelcome> {
+    ) -> Result<Welcome, Unwelcome> {
         if !self.header.is_empty() {
             write_all(socket, &self.header).await.map_err(|_| CloseReason::ServerReset)?;
         }
-        if self.postgres {
-            request_tls(socket, deadline).await?;
-        }
-        let Some(tls) = tls else { return Ok(None) };
+        let thread = match &self.request {
+            Some(TlsRequest::Postgres) if self.tls => {
+                request_postgres(socket, deadline).await?;
+                None
+            }
+            Some(TlsRequest::Mysql(asked)) if self.tls => {
+                Some(request_mysql(socket, deadline, server, asked).await?)
+            }
+            Some(TlsRequest::Starttls(protocol)) => {
+                let local = socket.local_addr().map_err(|_| CloseReason::ServerReset)?.ip();
+                let script = starttls::script(*protocol, self.tls, self.name.as_deref(), local);
+                // Boxed: other connections need not pay for its future.
+                let done = timeout_at(deadline, Box::pin(follow(socket, script))).await;
+                done.unwrap_or(Err(CloseReason::ConnectTimeout))?;
+                None
+            }
+            Some(TlsRequest::Postgres | TlsRequest::Mysql(_)) | None => None,
+        };
+        let Some(tls) = tls else { return Ok(Welcome { session: None, thread }) };
         // Boxed: most pools have no TLS, and their connections need not pay for its future.
         match Box::pin(handshake(socket, deadline, server, tls)).await {
-            Ok(session) => Ok(Some(Box::new(session))),
+            Ok(session) => Ok(Welcome { session: Some(Box::new(session)), thread }),
             Err(error) => {
                 tracing::debug!(server = %server.address, %error, "TLS handshake with the server failed");
-                Err(Unwelcome { reason: CloseReason::ServerTlsFailed, tls_error: Some(error.cause()) })
+                Err(Unwelcome {
+                    reason: CloseReason::ServerTlsFailed,
+                    tls_error: Some(error.cause()),
+                    words: None,
+                })
             }
         }
     }
@@ -182,7 +227,7 @@ async fn handshake(
 }
 
 /// Asks a PostgreSQL server for TLS.
-async fn request_tls(server: &mut TcpStream, deadline: Instant) -> Result<(), CloseReason> {
+async fn request_postgres(server: &mut TcpStream, deadline: Instant) -> Result<(), CloseReason> {
     let exchange = async {
         server.write_all(&SSL_REQUEST).await?;
         // Exactly one byte: what follows belongs to the client's TLS, or the gateway's.
@@ -194,6 +239,66 @@ async fn request_tls(server: &mut TcpStream, deadline: Instant) -> Result<(), Cl
         Ok(Err(_)) => Err(CloseReason::ServerReset),
         Err(_) => Err(CloseReason::ConnectTimeout),
     }
+}
+
+/// Goes through a dialogue with a server, to its end.
+async fn follow(server: &TcpStream, script: Vec<Step>) -> Result<(), CloseReason> {
+    for step in script {
+        write_all(server, &step.say).await.map_err(|_| CloseReason::ServerReset)?;
+        let mut said = Vec::new();
+        loop {
+            match (step.judge)(&said) {
+                Some(true) => break,
+                None if said.len() < starttls::MAX_ANSWER => {}
+                Some(false) | None => return Err(CloseReason::ServerPreamble),
+            }
+            if read_some(server, &mut said).await.map_err(|_| CloseReason::ServerReset)? == 0 {
+                return Err(CloseReason::ServerPreamble);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Hears a MySQL server's greeting, and asks it for TLS; its number of the connection.
+async fn request_mysql(
+    socket: &mut TcpStream,
+    deadline: Instant,
+    server: &Server,
+    asked: &Asked,
+) -> Result<u32, Unwelcome> {
+    let greeted = async {
+        let mut header = [0; mysql::HEADER];
+        socket.read_exact(&mut header).await?;
+        let [low, middle, high, _] = header;
+        let length = u32::from_le_bytes([low, middle, high, 0]) as usize;
+        if length > mysql::MAX_GREETING {
+            return Ok(None);
+        }
+        // Exactly: what follows belongs to the client's TLS, or the gateway's.
+        let mut payload = vec![0; length];
+        socket.read_exact(&mut payload).await?;
+        Ok(mysql::read_greeting(&payload))
+    };
+    let greeted: Result<io::Result<Option<Greeted>>, _> = timeout_at(deadline, greeted).await;
+    let (greeting, thread) = match greeted {
+        Err(_) => return Err(CloseReason::ConnectTimeout.into()),
+        Ok(Err(_)) => return Err(CloseReason::ServerReset.into()),
+        Ok(Ok(None)) => return Err(CloseReason::ServerPreamble.into()),
+        Ok(Ok(Some(Greeted::Refused(error)))) => {
+            tracing::debug!(server = %server.address, code = error.code, "refuses the connection");
+            let words = Some(Box::new(error));
+            return Err(Unwelcome { reason: CloseReason::ServerPreamble, tls_error: None, words });
+        }
+        Ok(Ok(Some(Greeted::Welcome(greeting, thread)))) => (greeting, thread),
+    };
+    let suits = greeting.capabilities & SSL != 0 && asked.request.suits(&greeting);
+    server.state.mysql.hear(greeting);
+    if !suits {
+        return Err(CloseReason::ServerPreamble.into());
+    }
+    write_all(socket, &asked.request.packet()).await.map_err(|_| CloseReason::ServerReset)?;
+    Ok(thread)
 }
 
 #[cfg(test)]

@@ -33,12 +33,13 @@ impl GatewayPorts {
         self.own.range()
     }
 
-    /// A port toward the server that no spliced connection has, neither ours nor another gateway's.
-    pub fn take(self: &Arc<Self>, server: SocketAddr) -> Option<SourcePort> {
-        let foreign = self.foreign.toward(server);
+    /// A port toward the server that no spliced connection has, neither ours nor another gateway's. `client`: the source
+    /// is this client's address; and its port, if that is one of ours and free.
+    pub fn take(self: &Arc<Self>, server: SocketAddr, client: Option<SocketAddr>) -> Option<SourcePort> {
+        let foreign = self.foreign.toward(server, client.map(|client| client.ip()));
         let server = (server.ip(), server.port());
         let take = || {
-            let port = self.own.take(server.into(), now_ms())?;
+            let port = self.own.take(server.into(), client.map(|client| client.port()), now_ms())?;
             Some(SourcePort { ports: self.clone(), server, port })
         };
         // A port that is passed over is given back and rests, so each port is looked at once.

@@ -1,4 +1,4 @@
-//! The only part of the doctor that asks the system.
+//! The part of the doctor that asks the system.
 
 use crate::config::Interfaces;
 use crate::kernel::devices;

@@ -1,7 +1,8 @@
 //! `snisplice doctor`: what this kernel and this user can do, and how to get the rest.
 //!
-//! `facts` asks the system; all else is a pure function of the `Facts`.
+//! `facts` asks the system, and `answers` servers; all else is a pure function of the `Facts`.
 
+mod answers;
 mod dropped;
 mod facts;
 mod lines;
@@ -10,6 +11,7 @@ use dropped::dropped_packets;
 use facts::Facts;
 use lines::{Line, LineState, lines};
 
+use crate::config::Pool;
 use crate::kernel::needs::{self, Lack};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
@@ -17,9 +19,11 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// Examines this machine for a gateway with these source ports and this pin directory.
-pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Report {
-    Report::new(&Facts::gather(source_ports, bpffs))
+/// Examines this machine for a gateway with these source ports, this pin directory and these pools.
+pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path, pools: &[Pool]) -> Report {
+    let mut report = Report::new(&Facts::gather(source_ports, bpffs));
+    report.lines.extend(answers::ask(pools).iter().map(answers::line));
+    report
 }
 
 /// The findings, line by line. `{}` is plain text, `{:#}` coloured.

@@ -6,7 +6,7 @@ use pkcs8::der::asn1::OctetStringRef;
 use pkcs8::der::pem::{self, LineEnding};
 use pkcs8::{ObjectIdentifier, PrivateKeyInfoRef};
 use rustls::crypto::aws_lc_rs::hpke;
-use rustls::crypto::hpke::{EncapsulatedSecret, Hpke, HpkePrivateKey, HpkePublicKey};
+use rustls::crypto::hpke::{EncapsulatedSecret, Hpke, HpkeOpener, HpkePrivateKey, HpkePublicKey};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{EchConfigListBytes, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
@@ -92,17 +92,14 @@ impl Key {
 
     /// Seals something with the public key and opens it with the private one.
     fn try_itself(&self) -> Result<(), KeyError> {
-        let known = self
-            .config
-            .suites
-            .iter()
-            .find_map(|&(kdf, aead)| Some((kdf, aead, suite(self.config.kem, kdf, aead)?)));
-        let (kdf, aead, suite) = known.ok_or(KeyError::Unsupported)?;
+        let known =
+            self.config.suites.iter().find_map(|&numbers| Some((numbers, suite(self.config.kem, numbers)?)));
+        let (numbers, suite) = known.ok_or(KeyError::Unsupported)?;
         let public = HpkePublicKey(self.config.public_key.clone());
         let (encapsulated, sealed) =
             suite.seal(&self.info, b"", b"snisplice", &public).map_err(|_| KeyError::Mismatch)?;
-        let opened = self.open(kdf, aead, &encapsulated.0, b"", &sealed);
-        opened.filter(|opened| opened == b"snisplice").map(drop).ok_or(KeyError::Mismatch)
+        let opened = self.open(numbers, &encapsulated.0, b"", &sealed);
+        opened.filter(|(opened, _)| opened == b"snisplice").map(drop).ok_or(KeyError::Mismatch)
     }
 
     /// What clients know of it.
@@ -110,22 +107,23 @@ impl Key {
         &self.config
     }
 
-    /// What was sealed for it; `None`: it was not.
+    /// What was sealed for it with these functions, and what opens the next that is sealed with the same context; `None`: it
+    /// was not.
     pub(super) fn open(
         &self,
-        kdf: u16,
-        aead: u16,
+        numbers: (u16, u16),
         encapsulated: &[u8],
         associated: &[u8],
         sealed: &[u8],
-    ) -> Option<Vec<u8>> {
-        let suite = suite(self.config.kem, kdf, aead)?;
+    ) -> Option<(Vec<u8>, Box<dyn HpkeOpener>)> {
         let encapsulated = EncapsulatedSecret(encapsulated.to_vec());
-        suite.open(&encapsulated, &self.info, associated, sealed, &self.secret).ok()
+        let suite = suite(self.config.kem, numbers)?;
+        let mut opener = suite.setup_opener(&encapsulated, &self.info, &self.secret).ok()?;
+        Some((opener.open(associated, sealed).ok()?, opener))
     }
 }
 
-fn suite(kem: u16, kdf: u16, aead: u16) -> Option<&'static dyn Hpke> {
+pub(super) fn suite(kem: u16, (kdf, aead): (u16, u16)) -> Option<&'static dyn Hpke> {
     Some(match (kem, kdf, aead) {
         (DHKEM_X25519, HKDF_SHA256, AES_128_GCM) => hpke::DH_KEM_X25519_HKDF_SHA256_AES_128,
         (DHKEM_X25519, HKDF_SHA256, AES_256_GCM) => hpke::DH_KEM_X25519_HKDF_SHA256_AES_256,

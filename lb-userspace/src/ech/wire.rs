@@ -1,5 +1,7 @@
 //! Reading and writing vectors in the presentation language of TLS (RFC 8446, section 3).
 
+use crate::reason::RejectReason;
+
 /// The extension's number (RFC 9849, section 5).
 pub(super) const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
@@ -7,6 +9,12 @@ pub(super) const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the encrypted ClientHello is malformed")]
 pub struct Malformed;
+
+impl From<Malformed> for RejectReason {
+    fn from(_: Malformed) -> Self {
+        Self::EchMalformed
+    }
+}
 
 /// What is left to be read. Each method takes its part off the front, or gives `None` where that is not whole.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);

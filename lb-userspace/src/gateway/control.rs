@@ -1,18 +1,20 @@
 //! The control side: start, reload, stop.
 
+use super::aside::aside;
 use super::objects::Objects;
 use super::reload::{Source, What};
 use super::removed::Removed;
 use super::report::AdminSide;
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
-use super::{Fault, ReloadRequest, drained};
+use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::Operations;
 use crate::admin::http;
 use crate::admin::socket::{self, AdminSocket};
-use crate::config::{self, Config, File, Sources};
+use crate::config::{self, Config, File, FixedGateway, Sources};
+use crate::connect::GatewayPorts;
 use crate::connect::health::Prober;
 use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::kernel::packet::connections;
@@ -46,11 +48,11 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Serves `config`, which was read from `path` and the files that it names, and what objects add to it, until SIGTERM or
 /// SIGINT.
-pub fn run(path: &Path, file: File, config: Config, sources: Sources) -> anyhow::Result<()> {
+pub fn run(path: &Path, file: File, mut config: Config, sources: Sources) -> anyhow::Result<()> {
     crate::clock::uptime_ms();
     let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(Control::start(path, file, config, sources, inherited)?.serve())
+    runtime.block_on(Control::start(path, file, &mut config, sources, inherited)?.serve(config))
 }
 
 pub(super) struct Control {
@@ -80,7 +82,7 @@ impl Control {
     fn start(
         path: &Path,
         file: File,
-        mut config: Config,
+        config: &mut Config,
         sources: Sources,
         inherited: Inherited,
     ) -> anyhow::Result<Control> {
@@ -108,21 +110,21 @@ impl Control {
                 );
             }
         }
-        let mut source = Objects::of(&file, &config, None).map(|objects| (file, objects));
+        let mut source = Objects::of(&file, config, None).map(|objects| (file, objects));
         let mut watched_objects = None;
         if let Some((file, objects)) = &mut source {
             let (sources, _) = objects.read();
             watched_objects = Some(Watched::new(sources));
-            (config, _) = objects.assemble(file)?;
+            (*config, _) = objects.assemble(file)?;
         }
-        let mut snapshot = Snapshot::new(&config, None)?;
+        let mut snapshot = Snapshot::new(config, None)?;
         let settings = config.gateway.clone();
-        // Very many routes are not to be there twice.
-        drop(config);
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
         let socket = AdminSocket::bind(&settings.fixed.state_dir)?;
         drained::restore(&settings.fixed.state_dir, &snapshot);
-        let packet = open_packet(&settings, &snapshot)?;
+        let FixedGateway { source_ports, bpffs, .. } = &settings.fixed;
+        let ports = Arc::new(GatewayPorts::new(source_ports.clone(), bpffs.clone()));
+        let packet = open_packet(&settings, &snapshot, &ports)?;
         if let Some((_, objects)) = &mut source {
             objects.attach();
         }
@@ -165,10 +167,12 @@ impl Control {
             packet.load_aside()?;
         }
         privileges::drop_privileges().context("cannot drop privileges")?;
+        // With what is left of them.
+        may_use_client_addresses(&snapshot)?;
 
         let (reloads, requests) = mpsc::unbounded_channel();
         let books = Books::new(workers, access_log);
-        let gateway = Arc::new(RunningGateway::new(snapshot, books, packet, sockmap));
+        let gateway = Arc::new(RunningGateway::new(snapshot, books, packet, sockmap, ports));
         let stopping = AtomicBool::new(false);
         let admin_side = Arc::new(AdminSide {
             gateway: gateway.clone(),
@@ -189,7 +193,7 @@ impl Control {
         let gateway_of_prober = gateway.clone();
         let prober = Prober::start(move |down| gateway_of_prober.end_connections_to(down))
             .context("cannot start the thread of health checks")?;
-        prober.follow(&gateway.snapshot.load().pools);
+        prober.follow(&gateway.snapshot.load());
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
         let watched = settings.fixed.watch.then(|| Watched::new(sources));
@@ -214,11 +218,11 @@ impl Control {
         };
         control.hand_out(sockets);
         control.show_objects();
-        give_back_memory();
         Ok(control)
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
+    /// `config` is what it was made of.
+    async fn serve(mut self, config: Config) -> anyhow::Result<()> {
         // Names that cannot be resolved are in the log.
         drop(self.resolve());
         let admin = self.serve_admin()?;
@@ -239,6 +243,8 @@ impl Control {
             env!("CARGO_PKG_VERSION")
         );
         tell_manager(NotifyState::Ready);
+        // Very many routes are not to be there twice; nobody is to wait until they are gone.
+        aside(move || drop(config)).context("cannot start a thread")?;
         loop {
             tokio::select! {
                 () = stop.asked() => break,
@@ -361,6 +367,8 @@ impl Control {
         admin.shutdown().await;
         drop(self.requests);
         drop(self.admin_side);
+        // To free very many routes, one by one, would take longer than all else of the end: the next process waits for it.
+        std::mem::forget(self.gateway.snapshot.load_full());
         drop(self.gateway);
         if let Some(thread) = self.log_thread {
             let _ = thread.join();
@@ -376,13 +384,14 @@ impl Control {
 fn open_packet(
     config: &config::Gateway,
     snapshot: &Snapshot,
+    ports: &Arc<GatewayPorts>,
 ) -> anyhow::Result<Result<Arc<PacketTier>, FallbackReason>> {
     let (bpffs, is_wanted) = (&config.fixed.bpffs, config.live.tiers.contains(&Tier::Packet));
     // Also if it is not configured: connections of an earlier process must still be ended and counted.
     if !is_wanted && connections(bpffs).unwrap_or(0) == 0 {
         return Ok(Err(FallbackReason::PacketUnavailable));
     }
-    let opened = PacketTier::open(&config.fixed).and_then(|packet| {
+    let opened = PacketTier::open(&config.fixed, ports.clone()).and_then(|packet| {
         packet.listen(snapshot.addresses())?;
         // Somebody has removed the programs' pins, and without programs the connections hang.
         if packet.kernel().has_connections() && !packet.kernel().has_programs() {
@@ -440,16 +449,6 @@ pub(super) fn open(
 fn tell_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "cannot tell the service manager");
-    }
-}
-
-/// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
-/// 000 routes), and nothing else needs that much.
-pub(super) fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

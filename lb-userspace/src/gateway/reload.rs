@@ -1,10 +1,11 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::control::{Control, give_back_memory, open};
+use super::aside::{answer_aside, aside};
+use super::control::{Control, open};
 use super::objects::Objects;
 use super::watch::Watched;
 use super::worker::Command;
-use super::{Fault, ReloadRequest, drained};
+use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
 use crate::admin::view;
 use crate::config::gateway_api::Change;
 use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
@@ -18,7 +19,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
 /// What is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Control {
         };
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
         let (built, source, read) =
-            self.build(move || build(what, &path, before, followed, None, &old)).await?;
+            answer_aside(move |answer| build(what, &path, before, followed, None, &old, answer)).await?;
         if self.watched.is_some()
             && let Some(files) = read.file
         {
@@ -133,8 +134,10 @@ impl Control {
                 Err(fault) => fault,
             };
             let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
-            let again =
-                self.build(move || build(What::Objects, &path, source, None, Some(fault), &old)).await;
+            let again = answer_aside(move |answer| {
+                build(What::Objects, &path, source, None, Some(fault), &old, answer);
+            })
+            .await;
             let (again, returned, _) = match again {
                 Ok(again) => again,
                 Err(panic) => return (Err(panic), None),
@@ -157,7 +160,7 @@ impl Control {
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
         self.gateway.snapshot.store(new.clone());
-        self.prober.follow(&new.pools);
+        self.prober.follow(&new);
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(new.addresses())
         {
@@ -179,18 +182,13 @@ impl Control {
         (reloaded, names)
     }
 
-    /// Builds on a thread of its own.
-    async fn build(&self, build: impl FnOnce() -> Outcome + Send + 'static) -> Result<Outcome, String> {
-        spawn_blocking(build).await.map_err(|panic| panic.to_string())
-    }
-
     /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
     /// configuration.
     pub(super) async fn follow_objects(&mut self) {
         let Some((file, mut objects)) = self.source.take() else { return };
-        let read = spawn_blocking(move || {
+        let read = answer_aside(move |answer| {
             let (sources, change) = objects.read();
-            (file, objects, sources, change)
+            let _ = answer.send((file, objects, sources, change));
         });
         let (file, mut objects, sources, change) = match read.await {
             Ok(read) => read,
@@ -229,12 +227,11 @@ impl Control {
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
     pub(super) fn look_after_removed(&mut self) {
         let unused = self.removed.look(&self.gateway);
-        if !unused.is_empty() {
-            // Not here: it takes as long as to build them.
-            spawn_blocking(move || {
-                drop(unused);
-                give_back_memory();
-            });
+        // Not here: it takes as long as to build them.
+        if !unused.is_empty()
+            && let Err(error) = aside(move || drop(unused))
+        {
+            tracing::warn!(%error, "cannot start a thread");
         }
     }
 
@@ -258,9 +255,9 @@ struct Read {
 /// A build: what it has made, or why nothing; of what; and what was read.
 type Outcome = (Result<Built, String>, Source, Read);
 
-/// Makes a configuration anew: of the file at `path` and what that names, or of `source` again. `followed`: the API server that is
-/// followed already. `lacked`: what could not be listened on with the last one, which is an error if it is not for want of an
-/// object's port.
+/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `followed`: the
+/// API server that is followed already. `lacked`: where the last one could not listen; unless that is an object's port, it is an
+/// error.
 fn build(
     what: What,
     path: &Path,
@@ -268,15 +265,19 @@ fn build(
     followed: Option<Arc<ApiServer>>,
     lacked: Option<Fault>,
     old: &Snapshot,
-) -> Outcome {
+    answer: oneshot::Sender<Outcome>,
+) {
     let (checked, source, read) = check(what, path, source, followed, lacked);
+    let mut made_of = None;
     let built = checked.and_then(|(config, warnings)| {
+        let config = made_of.insert(config);
         let snapshot =
-            Snapshot::new(&config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
-        Ok(Built { snapshot, gateway: config.gateway, warnings })
+            Snapshot::new(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
+        may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
+        Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    give_back_memory();
-    (built, source, read)
+    // Whoever waits for it may have gone. Nobody waits until the configuration is freed.
+    let _ = answer.send((built, source, read));
 }
 
 /// A configuration and what is odd about its file, or why there is none.

@@ -4,8 +4,9 @@
 use crate::config::OnRemoval;
 use crate::reason::CloseReason;
 use crate::running::RunningGateway;
-use crate::serving::{RouteStats, Snapshot};
+use crate::serving::{RouteCounts, RouteStats, Snapshot};
 use std::collections::{HashMap, HashSet};
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -34,7 +35,7 @@ struct Leaving {
     /// When they are reset.
     at: Instant,
     /// The route's: they tell its connections apart, and whether there are any.
-    stats: Arc<RouteStats>,
+    stats: RouteStats,
 }
 
 impl Removed {
@@ -71,10 +72,11 @@ impl Removed {
         let unused: Vec<_> =
             self.snapshots.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
         let now = Instant::now();
-        let due = self.routes.values().filter(|route| route.at <= now && route.stats.live.active() > 0);
-        let due: HashSet<*const RouteStats> = due.map(|route| Arc::as_ptr(&route.stats)).collect();
+        let due =
+            self.routes.values().filter(|route| route.at <= now && route.stats.counts().live.active() > 0);
+        let due: HashSet<*const RouteCounts> = due.map(|route| ptr::from_ref(route.stats.counts())).collect();
         if !due.is_empty() {
-            let is_due = |stats: &Arc<RouteStats>| due.contains(&Arc::as_ptr(stats));
+            let is_due = |stats: &RouteStats| due.contains(&ptr::from_ref(stats.counting()));
             for connection in gateway.books.ledger.find(AT_ONCE, |connection| is_due(&connection.route.stats))
             {
                 gateway.end(&connection, CloseReason::RouteRemoved);
@@ -82,7 +84,7 @@ impl Removed {
         }
         // A client that was accepted before the reload may still get the route.
         if self.snapshots.is_empty() {
-            self.routes.retain(|_, route| route.at > now || route.stats.live.active() > 0);
+            self.routes.retain(|_, route| route.at > now || route.stats.counts().live.active() > 0);
         }
         unused
     }

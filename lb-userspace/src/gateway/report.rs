@@ -9,7 +9,8 @@ use crate::reason::{
 };
 use crate::running::RunningGateway;
 use crate::serving::{
-    Action, Listener, PerReason, Pool, Route, RouteStats, Server, Snapshot, Terminator, TierStats,
+    Action, Listener, PerReason, Pool, Route, RouteCounts, RouteStats, Server, Snapshot, Terminator,
+    TierStats,
 };
 use crate::splice::packet::{Loss, PacketTier};
 use crate::state::{Availability, ServerState};
@@ -18,12 +19,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::{mpsc, oneshot};
 
 /// Bytes of live connections, from clients and to clients, by the counters of their route.
-type LiveBytes = HashMap<*const RouteStats, (u64, u64)>;
+type LiveBytes = HashMap<*const RouteCounts, (u64, u64)>;
 
 /// The close reasons that every route shows in `/metrics` from the start, with zeros, so that `rate()` sees the first
 /// occurrence: the ordinary ends, and those that alerts are for. The others are shown once they have occurred: all of them
@@ -56,18 +58,18 @@ pub(super) struct AdminSide {
 }
 
 impl AdminSide {
-    /// Calls `read` with the bytes of the live connections. None of them can end meanwhile, so their sums with the routes'
-    /// counters count every byte once.
-    fn with_live_bytes<R>(&self, read: impl FnOnce(&LiveBytes) -> R) -> R {
+    /// The bytes of each route, from clients and to them. No connection can end meanwhile, so that every byte counts once;
+    /// workers wait for this, and for nothing else that a report takes.
+    fn bytes(&self, snapshot: &Snapshot) -> Vec<(u64, u64)> {
         self.refresh();
         self.gateway.books.ledger.read(|connections| {
             let mut live = LiveBytes::new();
             for connection in connections {
-                let bytes = live.entry(Arc::as_ptr(&connection.route.stats)).or_default();
+                let bytes = live.entry(ptr::from_ref(connection.route.stats.counting())).or_default();
                 bytes.0 += connection.traffic.bytes_in.load(Relaxed);
                 bytes.1 += connection.traffic.bytes_out.load(Relaxed);
             }
-            read(&live)
+            snapshot.routes.iter().map(|route| bytes_of(&route.stats, &live)).collect()
         })
     }
 
@@ -86,22 +88,17 @@ impl AdminSide {
 impl admin::Operations for AdminSide {
     fn status(&self) -> view::Status {
         let snapshot = self.gateway.snapshot.load_full();
-        let routes = self.with_live_bytes(|live| {
-            let route = |route: &Arc<Route>| {
-                let bytes = bytes_of(&route.stats, live);
-                view::Route {
-                    name: route.name.to_string(),
-                    listener: route.listener.to_string(),
-                    sni: route.sni.iter().map(ToString::to_string).collect(),
-                    pools: route.pools().map(|pool| pool.name.to_string()).collect(),
-                    active: route.stats.live.active() as u64,
-                    total: route.stats.total.load(Relaxed),
-                    bytes_in: bytes.0,
-                    bytes_out: bytes.1,
-                }
-            };
-            snapshot.routes.iter().map(route).collect()
-        });
+        let bytes = self.bytes(&snapshot);
+        let route = |(route, (bytes_in, bytes_out)): (&Arc<Route>, (u64, u64))| view::Route {
+            name: route.name.to_string(),
+            listener: route.listener.to_string(),
+            sni: route.sni.iter().map(ToString::to_string).collect(),
+            pools: route.pools().map(|pool| pool.name.to_string()).collect(),
+            active: route.stats.counts().live.active() as u64,
+            total: route.stats.counts().total.load(Relaxed),
+            bytes_in,
+            bytes_out,
+        };
         view::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: uptime_ms() as f64 / 1000.0,
@@ -119,7 +116,7 @@ impl admin::Operations for AdminSide {
                 .ok()
                 .map(|packet| view::PacketTier::new(packet.state(), packet_counts(packet))),
             listeners: snapshot.listeners.iter().map(|listener| listener_view(listener)).collect(),
-            routes,
+            routes: snapshot.routes.iter().zip(bytes).map(route).collect(),
             pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),
             objects: self.objects(),
         }
@@ -142,12 +139,11 @@ impl admin::Operations for AdminSide {
 
     fn scrape(&self) -> view::Scrape {
         let snapshot = self.gateway.snapshot.load_full();
-        let bytes = self.with_live_bytes(|live| {
-            let bytes = |route: &Arc<Route>| {
-                let (bytes_in, bytes_out) = bytes_of(&route.stats, live);
-                view::RouteBytes { route: route.name.to_string(), bytes_in, bytes_out }
-            };
-            snapshot.routes.iter().map(bytes).collect()
+        let bytes = snapshot.routes.iter().zip(self.bytes(&snapshot));
+        let bytes = bytes.map(|(route, (bytes_in, bytes_out))| view::RouteBytes {
+            route: route.name.to_string(),
+            bytes_in,
+            bytes_out,
         });
         let routes = || snapshot.routes.iter();
         view::Scrape {
@@ -157,11 +153,11 @@ impl admin::Operations for AdminSide {
                         listener: route.listener.to_string(),
                         route: route.name.to_string(),
                         tier: *tier,
-                        count: count(&route.stats.tiers[*tier as usize]),
+                        count: count(&route.stats.counts().tiers[*tier as usize]),
                     })
                 })
                 .collect(),
-            bytes,
+            bytes: bytes.collect(),
             rejects: snapshot
                 .listeners
                 .iter()
@@ -173,7 +169,7 @@ impl admin::Operations for AdminSide {
             ech: snapshot
                 .listeners
                 .iter()
-                .filter(|listener| !listener.ech.is_empty())
+                .filter(|listener| listener.ech.is_some())
                 .flat_map(|listener| {
                     let count = |result: &EchResult| {
                         (listener.name.to_string(), *result, listener.stats.ech.get(*result as usize))
@@ -192,7 +188,7 @@ impl admin::Operations for AdminSide {
             clients_forgotten: clients_forgotten(&snapshot),
             closes: routes()
                 .flat_map(|route| {
-                    let stats = &route.stats;
+                    let stats = route.stats.counts();
                     let count = |r: &CloseReason| (route.name.to_string(), *r, stats.closes.get(*r as usize));
                     let shown = |reason, count| count > 0 || ALWAYS_SHOWN.contains(&reason);
                     CloseReason::ALL
@@ -203,10 +199,8 @@ impl admin::Operations for AdminSide {
                 .collect(),
             tls_errors: routes()
                 .flat_map(|route| {
-                    let stats = &route.stats;
-                    let count =
-                        |e: &TlsError| (route.name.to_string(), *e, stats.tls_errors.get(*e as usize));
-                    TlsError::ALL.iter().map(count).filter(|(_, _, count)| *count > 0)
+                    let errors = occurred(&route.stats.counts().tls_errors).into_iter();
+                    errors.map(|(error, count)| (route.name.to_string(), error, count))
                 })
                 .collect(),
             fallbacks: FallbackReason::ALL
@@ -300,9 +294,10 @@ impl Snapshot {
     }
 }
 
-fn bytes_of(stats: &Arc<RouteStats>, live: &LiveBytes) -> (u64, u64) {
-    let live = live.get(&Arc::as_ptr(stats)).copied().unwrap_or_default();
-    (stats.bytes_in.load(Relaxed) + live.0, stats.bytes_out.load(Relaxed) + live.1)
+fn bytes_of(stats: &RouteStats, live: &LiveBytes) -> (u64, u64) {
+    let ended = stats.counts();
+    let live = live.get(&ptr::from_ref(ended)).copied().unwrap_or_default();
+    (ended.bytes_in.load(Relaxed) + live.0, ended.bytes_out.load(Relaxed) + live.1)
 }
 
 fn listener_view(listener: &Listener) -> view::Listener {
@@ -313,6 +308,12 @@ fn listener_view(listener: &Listener) -> view::Listener {
         total: listener.stats.total.load(Relaxed),
         rejects: by_name(RejectReason::ALL, |r| r.name(), &listener.stats.rejects),
         odd_names: by_name(OddName::ALL, |o| o.name(), &listener.stats.odd_names),
+        mysql: listener.mysql.as_ref().and_then(|reception| reception.announcement(&listener.name)).map(
+            |announcement| view::MysqlGreeting {
+                version: announcement.version.escape_ascii().to_string(),
+                mixed_families: announcement.mixed,
+            },
+        ),
     }
 }
 
@@ -353,6 +354,7 @@ fn servers_up(pool: &Arc<Pool>) -> Vec<view::ServerUp> {
         server: server.address.to_string(),
         up: server.availability().state == ServerState::Up,
         checks: if pool.health.is_some() { checks(server) } else { Vec::new() },
+        tls_errors: occurred(&server.state.tls_errors),
     };
     let services = pool.services().into_iter().filter(|service| !service.has_servers);
     let absent = services.map(|service| view::ServerUp {
@@ -360,8 +362,15 @@ fn servers_up(pool: &Arc<Pool>) -> Vec<view::ServerUp> {
         server: service.origin().to_string(),
         up: false,
         checks: Vec::new(),
+        tls_errors: Vec::new(),
     });
     pool.servers().iter().map(up).chain(absent).collect()
+}
+
+/// Why TLS failed, and how often.
+fn occurred(errors: &PerReason<{ TlsError::ALL.len() }>) -> Vec<(TlsError, u64)> {
+    let count = |error: &TlsError| (*error, errors.get(*error as usize));
+    TlsError::ALL.iter().map(count).filter(|(_, count)| *count > 0).collect()
 }
 
 /// Those that passed, be there none, and those that failed, by reason.
@@ -405,8 +414,11 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
 
 /// By listener, those of its routes included; of those that have a limit of clients.
 fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
-    let of_listeners = snapshot.listeners.iter().map(|listener| (&listener.name, &listener.clients));
-    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, &route.clients));
+    let of_listeners = snapshot.listeners.iter().flat_map(|listener| {
+        let openings = listener.ech.as_ref().map(|ech| &ech.openings);
+        [listener.clients.as_ref(), openings].map(|limit| (&listener.name, limit))
+    });
+    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, route.clients.as_ref()));
     let mut forgotten = BTreeMap::<&str, u64>::new();
     for (listener, limit) in of_listeners.chain(of_routes) {
         if let Some(limit) = limit {

@@ -4,7 +4,8 @@
 //! wait while another core idles (measured: 0.6 times the new TLS connections per second).
 
 use crate::accept::{BACK_OFF, is_exhaustion};
-use crate::conn::{Accepted, serve, too_many};
+use crate::arrival::too_many;
+use crate::conn::{Accepted, serve};
 use crate::reason::RejectReason;
 use crate::running::RunningGateway;
 use crate::socket::{canonical, reset_on_close};

@@ -40,8 +40,8 @@ pub struct Exit {
 /// Why packets cannot be sent to a peer by a redirect.
 #[derive(Debug, thiserror::Error)]
 pub enum Unroutable {
-    /// There is no route, or an unreachable one; or this host does not have the local address, or the device of the peer's
-    /// scope. The kernel's error is the same for all of them.
+    /// There is no route, or an unreachable one; or this host does not have the device of the peer's scope. The kernel's
+    /// error is the same for all of them.
     #[error("no route to the peer")]
     Unreachable,
     /// A route or rule forbids it.
@@ -79,22 +79,32 @@ impl Routes {
     }
 
     /// Where a TCP socket of this process with these ends and this mark would send its packets. Of a link-local peer the
-    /// scope says the link. If the route has several paths, the answer is the one that the kernel chooses for these ends.
+    /// scope says the link. `local` may be the address of another host, whose packets the socket sends. If the route has several paths, the answer is the one that the kernel chooses for these ends.
     pub fn exit(&self, local: SocketAddr, peer: SocketAddr, mark: u32) -> Result<Exit, Unroutable> {
         let (local, peer) = (canonical(local), canonical(peer));
         if local.is_ipv4() != peer.is_ipv4() {
             return Err(Unroutable::Unknown(io::ErrorKind::InvalidInput.into()));
         }
-        let mut query = query(peer.ip(), Some(local.ip()), mark);
-        query.attributes.push(RouteAttribute::IpProto(libc::IPPROTO_TCP as u8));
-        query.attributes.push(RouteAttribute::Sport(local.port()));
-        query.attributes.push(RouteAttribute::Dport(peer.port()));
-        if let SocketAddr::V6(peer) = peer
-            && peer.scope_id() != 0
-        {
-            query.attributes.push(RouteAttribute::Oif(peer.scope_id()));
-        }
-        exit_of(&ask(&mut self.lock(), query)?)
+        let by = |source| {
+            let mut query = query(peer.ip(), source, mark);
+            query.attributes.push(RouteAttribute::IpProto(libc::IPPROTO_TCP as u8));
+            query.attributes.push(RouteAttribute::Sport(local.port()));
+            query.attributes.push(RouteAttribute::Dport(peer.port()));
+            if let SocketAddr::V6(peer) = peer
+                && peer.scope_id() != 0
+            {
+                query.attributes.push(RouteAttribute::Oif(peer.scope_id()));
+            }
+            query
+        };
+        exit_of(&ask_by(&mut self.lock(), local.ip(), by)?)
+    }
+
+    /// Whether this host takes what a raw socket with this mark sends to a client's address: a rule leads it to a local
+    /// route.
+    pub fn takes(&self, client: IpAddr, mark: u32) -> bool {
+        let answer = ask(&mut self.lock(), query(client.to_canonical(), None, mark));
+        answer.is_ok_and(|route| route.header.kind == RouteType::Local)
     }
 
     /// Whether a packet from `peer` to `local` may arrive by `device`: feasible path reverse path forwarding (RFC 3704,
@@ -120,7 +130,8 @@ impl Routes {
             query.attributes.extend(device.map(RouteAttribute::Oif));
             query
         };
-        let Some(best) = found(ask(netlink, by(Some(local), vrf)))? else { return Ok(false) };
+        let best = ask_by(netlink, local, |source| by(source, vrf));
+        let Some(best) = found(best)? else { return Ok(false) };
         if best.header.kind == RouteType::Local {
             return Ok(device == LOOPBACK);
         }
@@ -131,8 +142,11 @@ impl Routes {
             return Ok(true);
         }
         // With a source address, IPv6 prefers the device but does not insist on it.
-        let source = local.is_ipv4().then_some(local);
-        let other = found(ask(netlink, by(source, Some(device))))?;
+        let other = match local.is_ipv4() {
+            true => ask_by(netlink, local, |source| by(source, Some(device))),
+            false => ask(netlink, by(None, Some(device))),
+        };
+        let other = found(other)?;
         Ok(other.is_some_and(|other| is_as_good(&other, &best)))
     }
 
@@ -163,6 +177,21 @@ fn ask(netlink: &mut Netlink, query: RouteMessage) -> io::Result<RouteMessage> {
     match netlink.ask(RouteNetlinkMessage::GetRoute(query))? {
         RouteNetlinkMessage::NewRoute(route) => Ok(route),
         other => Err(unexpected(&other)),
+    }
+}
+
+/// As [`ask`], for packets with this source. IPv4 answers with an error if that is not an address of this host, which the
+/// client's is not (`source = "client"`). Then it is asked without a source: rules that select by it are passed over.
+fn ask_by(
+    netlink: &mut Netlink,
+    local: IpAddr,
+    query: impl Fn(Option<IpAddr>) -> RouteMessage,
+) -> io::Result<RouteMessage> {
+    match ask(netlink, query(Some(local))) {
+        Err(error) if local.is_ipv4() && error.raw_os_error() == Some(libc::ENETUNREACH) => {
+            ask(netlink, query(None))
+        }
+        answer => answer,
     }
 }
 

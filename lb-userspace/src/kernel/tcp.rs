@@ -4,7 +4,7 @@
 use rustix::net::sockopt;
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 /// How often an answer that takes several system calls is tried again when traffic changes it in between.
 const ATTEMPTS: usize = 1000;
@@ -354,6 +354,27 @@ pub(crate) fn set_mss(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
     set_tcp(socket, libc::TCP_MAXSEG, bytes.into())
 }
 
+/// Lets the socket be bound to an address that is not this host's (IP_TRANSPARENT, ip(7)). Needs CAP_NET_ADMIN or
+/// CAP_NET_RAW.
+pub(crate) fn set_transparent(socket: BorrowedFd<'_>, is_ipv4: bool) -> io::Result<()> {
+    let (level, option) = match is_ipv4 {
+        true => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        false => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    set(socket, level, option, 1)
+}
+
+/// Whether this process may do that; the kernel's error if not.
+pub(crate) fn may_be_transparent() -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    set_transparent(socket.as_fd(), true)
+}
+
+/// Lets the kernel choose the port of a socket that is bound to port 0 when it connects, when it knows the peer.
+pub(crate) fn choose_port_late(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
 /// Whether the peer has acknowledged all that was written.
 pub(crate) fn is_acknowledged(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(queued(socket)? == 0)
@@ -455,7 +476,6 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
-    use std::os::fd::AsFd as _;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -39,6 +39,11 @@ impl ClientLimit {
         Ok(self.permit(client))
     }
 
+    /// Counts one more that is over at once, unless that is more than this client may have.
+    pub fn pass(&self, client: IpAddr) -> Result<(), Excess> {
+        self.acquire(client).map(drop)
+    }
+
     /// Counts one more that is there already, whatever the bound.
     pub fn join(&self, client: IpAddr) -> ClientPermit {
         let client = client.into();

@@ -5,7 +5,7 @@ use super::drains::Drains;
 use super::server::{Server, ServerGuard, ServerRecord, Share, Standing};
 use crate::clock::now_ms;
 use crate::config::{
-    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role,
+    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role, SourceAddress,
 };
 use crate::route::{Candidate, Choice, Rank, Schedule, choose, keep_one, schedules};
 use crate::tls::ServerTls;
@@ -26,6 +26,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// The PROXY header its servers expect.
     pub send_proxy: Option<ProxyVersion>,
+    /// Whose address its servers see.
+    pub source: SourceAddress,
     /// TCP keepalive of the leg to its servers.
     pub keepalive: Keepalive,
     /// How its servers are checked.
@@ -203,6 +205,7 @@ impl Pool {
             name: config.name.clone(),
             connect_timeout: config.connect_timeout,
             send_proxy: config.send_proxy,
+            source: config.source,
             keepalive: config.keepalive,
             health: config.health.clone(),
             on_down: config.on_down,
@@ -225,6 +228,7 @@ impl Pool {
             name: name.into(),
             connect_timeout: Duration::ZERO,
             send_proxy: None,
+            source: SourceAddress::Gateway,
             keepalive,
             health: None,
             on_down: OnDown::Keep,
@@ -451,6 +455,7 @@ mod tests {
             keepalive: Keepalive::default(),
             connect_timeout: Duration::from_secs(2),
             send_proxy: None,
+            source: SourceAddress::Gateway,
             health: None,
             eject: None,
             on_down: OnDown::Keep,

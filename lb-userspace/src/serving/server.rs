@@ -1,10 +1,10 @@
 //! A server of a pool: what it is, what is known of it, and who is connected to it.
 
 use super::health::{Checked, HealthRecord};
-use super::{Addresses, Room};
+use super::{Addresses, Heard, PerReason, Room};
 use crate::clock::now_ms;
 use crate::config::{Address, Health, Host};
-use crate::reason::DownReason;
+use crate::reason::{DownReason, TlsError};
 use crate::route::{Rank, WHOLE, warmth};
 use crate::state::{Availability, ServerState};
 use arc_swap::ArcSwap;
@@ -47,8 +47,12 @@ pub struct ServerRecord {
     pub total: AtomicU64,
     /// Attempts to connect that failed.
     pub failures: AtomicU64,
+    /// Why TLS with it failed.
+    pub tls_errors: PerReason<{ TlsError::ALL.len() }>,
     /// What checks and connections have shown.
     pub health: HealthRecord,
+    /// How it greets, if it is one of MySQL's.
+    pub mysql: Heard,
     /// Since when it takes no new connection (`snisplice drain`); 0: it is not drained.
     pub(super) drained_ms: AtomicU64,
     /// When that ended; 0: it was never drained.
@@ -66,7 +70,9 @@ impl Default for ServerRecord {
             active: AtomicUsize::default(),
             total: AtomicU64::default(),
             failures: AtomicU64::default(),
+            tls_errors: PerReason::default(),
             health: HealthRecord::default(),
+            mysql: Heard::default(),
             drained_ms: AtomicU64::default(),
             undrained_ms: AtomicU64::default(),
             up_since_ms: AtomicU64::default(),

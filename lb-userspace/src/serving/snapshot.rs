@@ -1,17 +1,20 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
-use super::{ClientLimit, ListenerStats, Pool, RouteStats};
+use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{self, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination};
+use crate::config::{
+    self, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
+};
 use crate::ech;
 use crate::reason::RejectReason;
 use crate::route::{Match, Schedule, Table};
+use crate::sniff::POSTGRES_ALPN;
 use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -73,14 +76,27 @@ pub struct Listener {
     pub keepalive: Keepalive,
     /// Whether it listens before the machine has its addresses (IP_FREEBIND).
     pub freebind: bool,
-    /// Keys for Encrypted ClientHello.
-    pub ech: Arc<ech::Keys>,
+    /// Encrypted ClientHello; `None`: it is not looked for.
+    pub ech: Option<Ech>,
+    /// How MySQL's clients are received; `None` unless that is the protocol.
+    pub mysql: Option<Reception>,
     /// How clients are refused.
     pub refuse: Refuse,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
     table: usize,
+}
+
+/// Encrypted ClientHello at a listener.
+#[derive(Debug)]
+pub struct Ech {
+    /// At least one.
+    pub keys: Arc<ech::Keys>,
+    /// What the servers get.
+    pub mode: ech::Mode,
+    /// How many one client address may have opened.
+    pub openings: ClientLimit,
 }
 
 /// A route.
@@ -104,7 +120,7 @@ pub struct Route {
     /// They carry requests of HTTP, each of which is answered with 404.
     pub http: bool,
     /// Kept across reloads.
-    pub stats: Arc<RouteStats>,
+    pub stats: RouteStats,
     /// What becomes of its open connections when it is gone.
     pub on_removal: OnRemoval,
     backends: Backends,
@@ -173,7 +189,7 @@ pub enum Action {
 /// What it takes to end TLS for a route.
 pub struct Terminator {
     /// rustls' side of it.
-    pub config: Arc<ServerConfig>,
+    config: Arc<ServerConfig>,
     source: Arc<Termination>,
     alpn: Vec<Vec<u8>>,
 }
@@ -190,8 +206,7 @@ impl Terminator {
     ) -> Result<Self, CertificateRefused> {
         let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         if protocol == Protocol::Postgres && alpn.is_empty() {
-            // A client that negotiates TLS directly insists on it (PostgreSQL 17, "SSL Session Encryption").
-            alpn.push(b"postgresql".to_vec());
+            alpn.push(POSTGRES_ALPN.to_vec());
         }
         let config = match known.map(|known| &known.action) {
             Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
@@ -199,6 +214,17 @@ impl Terminator {
                 .map_err(|source| CertificateRefused { kind: "route", name: route.name.clone(), source })?,
         };
         Ok(Terminator { config, source: source.clone(), alpn })
+    }
+
+    /// rustls' side of it. A PostgreSQL client that negotiates TLS directly insists on its protocol (PostgreSQL 17, "SSL
+    /// Session Encryption"); others would be refused if only that could be selected.
+    pub fn config(&self, is_postgres: bool) -> Arc<ServerConfig> {
+        if !is_postgres || !self.alpn.is_empty() {
+            return self.config.clone();
+        }
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = vec![POSTGRES_ALPN.to_vec()];
+        Arc::new(config)
     }
 
     /// When the certificate expires, in Unix seconds.
@@ -233,7 +259,8 @@ impl Listener {
             backlog: 0,
             keepalive,
             freebind: false,
-            ech: Arc::new([]),
+            ech: None,
+            mysql: None,
             refuse: Refuse::default(),
             stats: Arc::default(),
             // It takes no connection.
@@ -266,7 +293,7 @@ impl Route {
             clients: None,
             action: Action::Pass,
             http: false,
-            stats: Arc::default(),
+            stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
         }
@@ -318,6 +345,14 @@ impl Snapshot {
         Ok((route.as_ref().ok_or(nobody)?, found))
     }
 
+    /// The pools whose servers speak MySQL, each once.
+    pub fn mysql_pools(&self) -> Vec<Arc<Pool>> {
+        let mut seen = HashSet::new();
+        let receptions = self.listeners.iter().filter_map(|listener| listener.mysql.as_ref());
+        let pools = receptions.flat_map(Reception::pools).filter(|pool| seen.insert(Arc::as_ptr(pool)));
+        pools.cloned().collect()
+    }
+
     /// Every address to listen on.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.binds().map(|bind| bind.address)
@@ -343,7 +378,8 @@ impl Snapshot {
 
         let rates = config.listeners.iter().map(|listener| listener.client_rate);
         let rates = rates.chain(config.routes.iter().map(|route| route.client_rate));
-        let remembered = share(rates.flatten().count());
+        let openings = config.listeners.iter().filter(|listener| listener.ech.is_some());
+        let remembered = share(rates.flatten().count() + openings.count());
 
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
@@ -356,16 +392,20 @@ impl Snapshot {
         config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
         let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
         let mut verifiers = Verifiers::default();
+        let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
+        let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
             let known = known_routes.get(&*route.name).map(|route| &***route);
             let listener = &config.listeners[route.listener];
-            let built = Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known)?);
+            let stats = known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
+            let built = build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?;
+            let built = Arc::new(built);
             let table = &mut tables[route.listener];
             match listener.protocol {
                 Protocol::Tcp | Protocol::Http => {
                     table.insert(&config::SniPattern::Any, &[], Some(built.clone()));
                 }
-                Protocol::Tls | Protocol::Postgres => {
+                Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
                     for pattern in &*route.sni {
                         table.insert(pattern, &route.alpn, Some(built.clone()));
                     }
@@ -398,7 +438,16 @@ impl Snapshot {
                     backlog: listener.backlog,
                     keepalive: listener.keepalive,
                     freebind: listener.freebind,
-                    ech: listener.ech.clone(),
+                    ech: listener.ech.as_ref().map(|ech| Ech {
+                        keys: ech.keys.clone(),
+                        mode: ech.mode,
+                        openings: ClientLimit::new(
+                            ClientRate::per_second(ech.openings),
+                            remembered,
+                            known.and_then(|old| Some(&old.ech.as_ref()?.openings)),
+                        ),
+                    }),
+                    mysql: reception(index, listener, &routes, config),
                     refuse: listener.refuse,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
@@ -421,6 +470,22 @@ impl Snapshot {
     }
 }
 
+/// How the clients of this listener are received, if they are MySQL's.
+fn reception(
+    index: usize,
+    listener: &config::Listener,
+    routes: &[Arc<Route>],
+    config: &Config,
+) -> Option<Reception> {
+    if listener.protocol != Protocol::Mysql {
+        return None;
+    }
+    let mut seen = HashSet::new();
+    let own = routes.iter().zip(&config.routes).filter(|(_, source)| source.listener == index);
+    let pools = own.flat_map(|(route, _)| route.pools()).filter(|pool| seen.insert(Arc::as_ptr(pool)));
+    Some(Reception::new(listener.version.clone(), listener.plugin.clone(), pools.cloned().collect()))
+}
+
 fn build_route(
     route: &config::Route,
     listener: &config::Listener,
@@ -428,6 +493,7 @@ fn build_route(
     verifiers: &mut Verifiers,
     remembered: usize,
     known: Option<&Route>,
+    stats: RouteStats,
 ) -> Result<Route, CertificateRefused> {
     let action = match &route.action {
         config::Action::Pass => Action::Pass,
@@ -447,7 +513,7 @@ fn build_route(
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
         http: route.http,
-        stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
+        stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),
     })

@@ -5,7 +5,7 @@
 use super::{Limit, Setbacks};
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 /// One counter per variant of a closed set of reasons. They take memory once there is something to count: of many routes,
 /// most have no connection for long.
@@ -66,9 +66,45 @@ impl ListenerStats {
     }
 }
 
-/// A route's counters; kept across reloads under its name.
-#[derive(Debug, Default)]
+/// A route's counters; kept across reloads under its name. They take memory once the route has had a connection: of very
+/// many routes, most have none for long.
+///
+/// The places of routes that come with one configuration lie side by side: scattered among the routes themselves, they would
+/// keep nearly every page of memory that a reload frees.
+#[derive(Clone, Debug)]
 pub struct RouteStats {
+    block: Arc<[OnceLock<Box<RouteCounts>>]>,
+    index: usize,
+}
+
+impl RouteStats {
+    /// Those of so many new routes.
+    pub fn of_new(routes: usize) -> impl Iterator<Item = Self> {
+        let block: Arc<[_]> = (0..routes).map(|_| OnceLock::new()).collect();
+        (0..routes).map(move |index| RouteStats { block: block.clone(), index })
+    }
+
+    /// The counters, to count with.
+    pub fn counting(&self) -> &RouteCounts {
+        self.block[self.index].get_or_init(Box::default)
+    }
+
+    /// The counters, to be read; as long as there was no connection, those of no route.
+    pub fn counts(&self) -> &RouteCounts {
+        static NONE: LazyLock<RouteCounts> = LazyLock::new(RouteCounts::default);
+        self.block[self.index].get().map_or(&NONE, |counts| counts)
+    }
+}
+
+impl Default for RouteStats {
+    fn default() -> Self {
+        RouteStats { block: Arc::new([OnceLock::new()]), index: 0 }
+    }
+}
+
+/// What is counted of a route's connections.
+#[derive(Debug, Default)]
+pub struct RouteCounts {
     /// Connections routed and not yet closed.
     pub live: Arc<Limit>,
     /// Connections routed.

@@ -3,9 +3,13 @@
 use crate::reason::RejectReason;
 
 /// A record of legacy version 3.3 (RFC 8446, section 5.1) with one fatal alert.
+pub(crate) const fn fatal(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
 macro_rules! fatal {
     ($description:literal) => {
-        Some(&[21, 3, 3, 0, 2, 2, $description])
+        Some(const { &fatal($description) })
     };
 }
 
@@ -25,7 +29,7 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         // illegal_parameter: conforms to the syntax, but is incorrect, RFC 8446, section 6.2.
         R::SniInvalid | R::EchMalformed => fatal!(47),
         // internal_error: "unrelated to the peer or the correctness of the protocol", RFC 8446, section 6.2.
-        R::RouteFull | R::RouteClientRate | R::RouteClientFull => fatal!(80),
+        R::EchRate | R::RouteFull | R::RouteClientRate | R::RouteClientFull => fatal!(80),
         R::AddressDenied
         | R::GatewayFull
         | R::ListenerFull
@@ -38,7 +42,14 @@ pub fn alert(reason: RejectReason) -> Option<&'static [u8]> {
         | R::NotTls
         | R::PostgresCleartext
         | R::PostgresCancelCleartext
+        | R::PostgresCancelForwarded
         | R::PostgresMalformed
-        | R::PostgresStuffed => None,
+        | R::PostgresStuffed
+        | R::StarttlsCleartext
+        | R::StarttlsMalformed
+        | R::StarttlsStuffed
+        | R::MysqlNoServer
+        | R::MysqlCleartext
+        | R::MysqlMalformed => None,
     }
 }

@@ -15,8 +15,9 @@ use tls_parser::{
     parse_tls_extension_sni_content, parse_tls_handshake_client_hello,
 };
 
-use super::ServerName;
 use super::records::Records;
+use super::{ServerName, Starttls, postgres};
+use crate::mysql::Asked;
 use crate::reason::{OddName, RejectReason};
 
 // Types of extensions.
@@ -40,10 +41,31 @@ pub struct ClientHello {
     pub version: TlsVersion,
     /// Bytes of the window that the ClientHello's records take. What follows is early data for the server.
     pub length: usize,
-    /// A PostgreSQL SSLRequest was answered before it, so the server expects one too.
-    pub postgres: bool,
+    /// How the client has asked for TLS before it, and the server expects to be asked too.
+    pub request: Option<TlsRequest>,
     /// It has the extension of Encrypted ClientHello (RFC 9849), which may be GREASE.
     pub offers_ech: bool,
+}
+
+impl ClientHello {
+    /// Whether a PostgreSQL session is to be in this TLS: it was asked for as PostgreSQL does, or is negotiated so.
+    pub fn is_postgres(&self) -> bool {
+        match self.request {
+            Some(request) => request == TlsRequest::Postgres,
+            None => self.alpn.offers(postgres::ALPN),
+        }
+    }
+}
+
+/// How a protocol that begins in clear text asks for TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsRequest {
+    /// PostgreSQL's SSLRequest.
+    Postgres,
+    /// A command of this protocol.
+    Starttls(Starttls),
+    /// MySQL's SSLRequest, after a greeting.
+    Mysql(Asked),
 }
 
 /// The application protocols a client offers (RFC 7301), in its order of preference.
@@ -110,8 +132,12 @@ impl fmt::Display for TlsVersion {
     }
 }
 
-/// Reads a ClientHello's body. `length` and `postgres` are passed through.
-pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientHello, RejectReason> {
+/// Reads a ClientHello's body. `length` and `request` are passed through.
+pub(super) fn read(
+    body: &[u8],
+    length: usize,
+    request: Option<TlsRequest>,
+) -> Result<ClientHello, RejectReason> {
     let body = Body::parse(body).ok_or(RejectReason::HelloMalformed)?;
     let (sni, odd_name) = match body.server_names.as_deref().map(host_name).transpose()? {
         None => (None, None),
@@ -120,7 +146,7 @@ pub(super) fn read(body: &[u8], length: usize, postgres: bool) -> Result<ClientH
     };
     let offers_ech = body.extensions.contains(&ENCRYPTED_CLIENT_HELLO);
     let (alpn, version) = (Alpn(body.alpn.into()), body.version());
-    Ok(ClientHello { sni, odd_name, alpn, version, length, postgres, offers_ech })
+    Ok(ClientHello { sni, odd_name, alpn, version, length, request, offers_ech })
 }
 
 /// The host name of a server_name list, which may also have names of other types. Two host names are rejected: servers
@@ -141,7 +167,13 @@ pub fn body(window: &[u8]) -> Option<Cow<'_, [u8]>> {
 
 /// What the inner ClientHello asks for that `outer`, whose place in the window it shares, has carried encrypted.
 pub fn inner(body: &[u8], outer: &ClientHello) -> Result<ClientHello, RejectReason> {
-    read(body, outer.length, outer.postgres)
+    read(body, outer.length, outer.request)
+}
+
+/// Whether a ClientHello of this body offers TLS 1.3 or later, and nothing older.
+pub fn offers_no_older_than_1_3(body: &[u8]) -> bool {
+    const TLS_1_3: u16 = 0x0304;
+    Body::parse(body).and_then(|body| body.offered_versions().min()).is_some_and(|oldest| oldest >= TLS_1_3)
 }
 
 /// The highest version and the cipher suites that the ClientHello at the front of the window offers; `None` if it is
@@ -191,8 +223,12 @@ impl<'a> Body<'a> {
 
     /// The highest version offered (RFC 8446, section 4.2.1), GREASE ignored.
     pub(super) fn version(&self) -> TlsVersion {
-        let offered = self.supported_versions.iter().copied().filter(|&version| !is_grease(version));
-        TlsVersion(offered.max().unwrap_or(self.legacy_version))
+        TlsVersion(self.offered_versions().max().unwrap_or(self.legacy_version))
+    }
+
+    /// The supported_versions extension, GREASE ignored.
+    fn offered_versions(&self) -> impl Iterator<Item = u16> {
+        self.supported_versions.iter().copied().filter(|&version| !is_grease(version))
     }
 
     /// Keeps an extension that is used. `None` for a server_name or ALPN extension whose elements do not fill `data`

@@ -8,31 +8,42 @@
 mod alert;
 mod hello;
 mod ja4;
+mod mysql;
 mod name;
 mod postgres;
 mod records;
 mod refusal;
 mod sslv2;
+mod starttls;
 #[cfg(test)]
 mod tests;
 
+use crate::mysql::{Asked, Offer};
 use crate::reason::RejectReason;
-use records::Records;
+use starttls::{Dialogue, Next};
+use std::borrow::Cow;
 
 pub use alert::alert;
-pub use hello::{Alpn, ClientHello, TlsVersion, body, inner, offer};
+pub(crate) use alert::fatal;
+pub use hello::{Alpn, ClientHello, TlsRequest, TlsVersion, body, inner, offer, offers_no_older_than_1_3};
 pub use ja4::{Ja4, ja4};
 pub use name::ServerName;
-pub use records::{MAX_HELLO, MAX_WINDOW};
+pub use postgres::{ALPN as POSTGRES_ALPN, Cancel, Opening, opening};
+pub(crate) use records::{HANDSHAKE, Records};
+pub use records::{MAX_HELLO, MAX_WINDOW, framed};
 pub use refusal::{cleartext_error, encrypted_error};
+pub use starttls::Starttls;
+pub(crate) use starttls::ldap;
 
 /// What a listener's clients send before TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preamble {
-    /// Nothing: the first byte belongs to a TLS record. PostgreSQL's requests, which no TLS begins like, are answered too.
+    /// Nothing: the first byte belongs to a TLS record; or, if it is 0, what `Postgres` has.
     Tls,
     /// GSSENCRequest and SSLRequest, each at most once, or none of them (PostgreSQL 17).
     Postgres,
+    /// A dialogue of this protocol.
+    Starttls(Starttls),
 }
 
 /// What happened on the connection.
@@ -51,15 +62,18 @@ pub enum Input<'a> {
 pub enum Output {
     /// Read on.
     NeedMore,
-    /// Drop `consumed` bytes from the front of the window, write `reply`, then hand over the rest, or read on.
+    /// Drop `consumed` bytes from the front of the window, write `reply` (which may be empty), then hand over the rest, or read
+    /// on.
     Answer {
-        /// The bytes the client waits for.
-        reply: &'static [u8],
-        /// How many bytes of the window they answer.
+        /// The bytes the client waits for, if any.
+        reply: Cow<'static, [u8]>,
+        /// How many bytes of the window they answer, or are done with.
         consumed: usize,
     },
     /// The client asks for this. Final.
     Hello(Box<ClientHello>),
+    /// A PostgreSQL client wants no TLS and no session, only that this session stops what it does. Final.
+    Cancel(Cancel),
     /// Turn the client away; [`alert()`] and [`cleartext_error`] have the last words to say to it. Final.
     Reject(RejectReason),
 }
@@ -72,26 +86,27 @@ pub struct Sniffer {
     started: bool,
     /// Bytes of records that a ClientHello may have.
     limit: usize,
+    /// How the client has asked for TLS, and was promised it.
+    request: Option<TlsRequest>,
 }
 
 #[derive(Debug)]
 enum SniffState {
-    /// Before TLS. May be entered from: the start, itself (after `N`).
-    Startup { gss_refused: bool, direct: Entry },
-    /// In the ClientHello. May be entered from: `Startup`.
-    Hello { records: Records, entry: Entry },
+    /// Before the first byte on a TLS listener. May be entered from: the start.
+    Start,
+    /// Before a PostgreSQL client's TLS. May be entered from: the start, `Start`, itself (after `N`). `certain`: it speaks
+    /// PostgreSQL, as far as the listener tells, or what it has asked already.
+    Startup { gss_refused: bool, certain: bool },
+    /// Before TLS in another protocol. May be entered from: the start.
+    Asking(Dialogue),
+    /// Before the greeting on a MySQL listener. May be entered from: the start.
+    MysqlGreeting { greeting: Vec<u8>, offer: Offer },
+    /// Before the request for TLS on a MySQL listener. May be entered from: `MysqlGreeting`.
+    MysqlRequest { offer: Offer },
+    /// In the ClientHello. May be entered from: all of these but `MysqlGreeting`. `direct`: a PostgreSQL client's, without SSLRequest.
+    Hello { records: Records, direct: bool },
     /// Decided. May be entered from: every state.
     Done(Output),
-}
-
-/// How TLS began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    TlsListener,
-    /// After PostgreSQL's SSLRequest.
-    Requested,
-    /// On a PostgreSQL listener, without SSLRequest.
-    Direct,
 }
 
 impl Sniffer {
@@ -102,12 +117,23 @@ impl Sniffer {
 
     /// The same, with a bound of its own on the bytes of a ClientHello with its framing; [`MAX_WINDOW`] holds anyway.
     pub fn limited(preamble: Preamble, limit: usize) -> Self {
-        let direct = match preamble {
-            Preamble::Tls => Entry::TlsListener,
-            Preamble::Postgres => Entry::Direct,
+        let state = match preamble {
+            Preamble::Tls => SniffState::Start,
+            Preamble::Postgres => SniffState::Startup { gss_refused: false, certain: true },
+            Preamble::Starttls(protocol) => SniffState::Asking(Dialogue::new(protocol)),
         };
-        let state = SniffState::Startup { gss_refused: false, direct };
-        Self { state, started: false, limit }
+        Self { state, started: false, limit, request: None }
+    }
+
+    /// How the client has asked for TLS, if it was promised it.
+    pub fn request(&self) -> Option<TlsRequest> {
+        self.request
+    }
+
+    /// A sniffer for a MySQL client, whom the gateway greets first.
+    pub fn mysql(greeting: Vec<u8>, offer: Offer, limit: usize) -> Self {
+        let state = SniffState::MysqlGreeting { greeting, offer };
+        Self { state, started: false, limit, request: None }
     }
 
     /// The next step. The work of all calls is linear in the bytes that the client sends, however they are segmented.
@@ -124,43 +150,67 @@ impl Sniffer {
             Input::Closed if self.started => Output::Reject(RejectReason::ClosedBeforeHello),
             Input::Closed => Output::Reject(RejectReason::ClosedBeforeData),
         };
-        if matches!(output, Output::Hello(_) | Output::Reject(_)) {
+        if matches!(output, Output::Hello(_) | Output::Cancel(_) | Output::Reject(_)) {
             self.state = SniffState::Done(output.clone());
         }
         output
     }
 
     fn read(&mut self, window: &[u8]) -> Result<Output, RejectReason> {
-        if let SniffState::Startup { gss_refused, direct } = self.state {
-            let is_tls_listener = direct == Entry::TlsListener && !gss_refused;
-            let request = match window.first() {
-                None => return Ok(Output::NeedMore),
-                // The length of a request is less than 16 MiB; no record of TLS and no framing of SSLv2 begins so.
-                Some(1..) if is_tls_listener => Some(postgres::Request::DirectTls),
-                Some(_) => postgres::request(window, gss_refused).map_err(|reason| match reason {
-                    RejectReason::PostgresMalformed if is_tls_listener => RejectReason::NotTls,
-                    reason => reason,
-                })?,
+        if let SniffState::MysqlGreeting { greeting, offer } = &mut self.state {
+            let reply = std::mem::take(greeting).into();
+            self.state = SniffState::MysqlRequest { offer: *offer };
+            return Ok(Output::Answer { reply, consumed: 0 });
+        }
+        if let SniffState::MysqlRequest { offer } = self.state {
+            let Some(request) = mysql::request(window)? else { return Ok(Output::NeedMore) };
+            let asked = Asked { offer, request: request.masked(offer) };
+            self.request = Some(TlsRequest::Mysql(asked));
+            self.state = self.hello(false);
+            return Ok(Output::Answer { reply: Cow::Borrowed(&[]), consumed: mysql::WITH_HEADER });
+        }
+        if let (SniffState::Start, Some(&first)) = (&self.state, window.first()) {
+            self.state = match first {
+                postgres::FIRST => SniffState::Startup { gss_refused: false, certain: false },
+                _ => self.hello(false),
             };
-            match request {
+        }
+        if let SniffState::Startup { gss_refused, certain } = self.state {
+            let request = postgres::request(window, gss_refused).map_err(|reason| match reason {
+                RejectReason::PostgresMalformed if !certain => RejectReason::NotTls,
+                reason => reason,
+            });
+            match request? {
                 None => return Ok(Output::NeedMore),
                 Some(postgres::Request::Gss) => {
-                    return Ok(self.answer(b"N", SniffState::Startup { gss_refused: true, direct }));
+                    return Ok(self.answer(b"N", SniffState::Startup { gss_refused: true, certain: true }));
                 }
                 Some(postgres::Request::Ssl) => {
-                    return Ok(self.answer(b"S", SniffState::hello(Entry::Requested, self.limit)));
+                    self.request = Some(TlsRequest::Postgres);
+                    return Ok(self.answer(b"S", self.hello(false)));
                 }
-                Some(postgres::Request::DirectTls) => {
-                    self.state = SniffState::hello(direct, self.limit);
-                }
+                Some(postgres::Request::Cancel(cancel)) => return Ok(Output::Cancel(cancel)),
+                Some(postgres::Request::DirectTls) => self.state = self.hello(true),
             }
         }
-        let SniffState::Hello { records, entry } = &mut self.state else {
+        if let SniffState::Asking(dialogue) = &mut self.state {
+            let Some(((next, reply), consumed)) = dialogue.step(window)? else { return Ok(Output::NeedMore) };
+            match next {
+                Next::More => {}
+                Next::Tls => {
+                    self.request = Some(TlsRequest::Starttls(dialogue.protocol));
+                    self.state = self.hello(false);
+                }
+                Next::Bye => self.state = SniffState::Done(Output::Reject(RejectReason::StarttlsCleartext)),
+            }
+            return Ok(Output::Answer { reply, consumed });
+        }
+        let SniffState::Hello { records, direct } = &mut self.state else {
             return Ok(Output::NeedMore);
         };
-        let postgres = *entry == Entry::Requested;
+        let request = self.request;
         if sslv2::begins(window) {
-            return Ok(match sslv2::read(window, postgres, self.limit)? {
+            return Ok(match sslv2::read(window, request, self.limit)? {
                 None => Output::NeedMore,
                 Some(hello) => Output::Hello(Box::new(hello)),
             });
@@ -168,11 +218,11 @@ impl Sniffer {
         let Some(message) = records.advance(window)? else {
             return Ok(Output::NeedMore);
         };
-        let hello = hello::read(&message, records.position(), postgres)?;
+        let hello = hello::read(&message, records.position(), request)?;
         // "When using SSL connections in this style the client is required to use the ALPN extension […] to
         // protect against protocol confusion attacks" (PostgreSQL 17, "SSL Session Encryption"). The server
         // closes the connection without it, and so do we: else a terminated route would accept more than the server.
-        if *entry == Entry::Direct && !hello.alpn.offers(postgres::ALPN) {
+        if *direct && !hello.alpn.offers(postgres::ALPN) {
             return Err(RejectReason::AlpnMismatch);
         }
         Ok(Output::Hello(Box::new(hello)))
@@ -180,12 +230,10 @@ impl Sniffer {
 
     fn answer(&mut self, reply: &'static [u8], next: SniffState) -> Output {
         self.state = next;
-        Output::Answer { reply, consumed: postgres::REQUEST_LENGTH }
+        Output::Answer { reply: reply.into(), consumed: postgres::REQUEST_LENGTH }
     }
-}
 
-impl SniffState {
-    fn hello(entry: Entry, limit: usize) -> Self {
-        Self::Hello { records: Records::new(limit), entry }
+    fn hello(&self, direct: bool) -> SniffState {
+        SniffState::Hello { records: Records::new(self.limit), direct }
     }
 }

@@ -22,12 +22,12 @@ const RECORD_HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
 /// TLSPlaintext.length (RFC 8446, section 5.1).
 const MAX_RECORD: usize = 1 << 14;
-const HANDSHAKE: u8 = 22;
+pub(crate) const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
 /// How far the window was parsed.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(crate) struct Records {
     /// The longest run of records, [`MAX_WINDOW`] at the most.
     limit: usize,
     /// Parsed bytes of the window. If `left` is 0, a record header comes next.
@@ -59,12 +59,12 @@ impl Default for Records {
 
 impl Records {
     /// Nothing is parsed yet. The records of a ClientHello may have `limit` bytes, and no more than [`MAX_WINDOW`].
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit: limit.min(MAX_WINDOW), ..Self::default() }
     }
 
     /// Parses the new bytes of the window; returns the body of the ClientHello once it is complete.
-    pub(super) fn advance<'a>(&mut self, window: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, RejectReason> {
+    pub(crate) fn advance<'a>(&mut self, window: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, RejectReason> {
         loop {
             #[cfg(test)]
             {
@@ -91,7 +91,7 @@ impl Records {
     }
 
     /// Parsed bytes of the window. When the message is complete, this is the end of its last record.
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.position
     }
 
@@ -135,6 +135,22 @@ impl Records {
         }
         Ok(walked)
     }
+}
+
+/// The records of a ClientHello of this body, each of this version.
+pub fn framed(body: &[u8], version: [u8; 2]) -> Vec<u8> {
+    let mut message = (body.len() as u32).to_be_bytes().to_vec();
+    message[0] = CLIENT_HELLO;
+    message.extend_from_slice(body);
+    let mut records = Vec::with_capacity(message.len() + RECORD_HEADER);
+    for payload in message.chunks(MAX_RECORD) {
+        records.push(HANDSHAKE);
+        records.extend(version);
+        // MAX_RECORD at the most.
+        records.extend((payload.len() as u16).to_be_bytes());
+        records.extend_from_slice(payload);
+    }
+    records
 }
 
 fn record_length(record: &[u8]) -> Option<usize> {

@@ -62,7 +62,12 @@ fn words(setback: Setback) -> (&'static str, &'static str) {
         Setback::Rejected(_) => (NOT_AUTHORIZED, "the TLS handshake was refused"),
         Setback::Closed(C::TlsHandshakeFailed) => (NOT_AUTHORIZED, "the TLS handshake failed"),
         Setback::Closed(C::ConnectFailed) => (CANNOT_CONNECT, "the database server cannot be reached"),
-        Setback::Closed(C::ConnectTimeout) => (CANNOT_CONNECT, "the database server does not answer"),
+        Setback::Closed(C::ConnectTimeout | C::ClientAddressUnanswered) => {
+            (CANNOT_CONNECT, "the database server does not answer")
+        }
+        Setback::Closed(C::ClientAddressUnusable) => {
+            (CANNOT_CONNECT, "the database server cannot be reached from the client's address")
+        }
         Setback::Closed(C::NoServer) => (CANNOT_CONNECT, "there is no database server to connect to"),
         Setback::Closed(C::ServersFull) => {
             (TOO_MANY, "there are too many connections to the database's servers")

@@ -2,7 +2,7 @@
 //!
 //! OpenSSL and GnuTLS still accept it. It has no extensions, and so no server name.
 
-use super::hello::{Alpn, ClientHello, TlsVersion};
+use super::hello::{Alpn, ClientHello, TlsRequest, TlsVersion};
 use crate::reason::RejectReason;
 
 /// Set in the first byte; the other 15 bits are the length of what follows the first two.
@@ -22,8 +22,12 @@ pub(super) fn begins(window: &[u8]) -> bool {
         && window.get(3).is_none_or(|&major| major == 3)
 }
 
-/// Reads it once it is complete, if it has at most `limit` bytes. `postgres` is passed through.
-pub(super) fn read(window: &[u8], postgres: bool, limit: usize) -> Result<Option<ClientHello>, RejectReason> {
+/// Reads it once it is complete, if it has at most `limit` bytes. `request` is passed through.
+pub(super) fn read(
+    window: &[u8],
+    request: Option<TlsRequest>,
+    limit: usize,
+) -> Result<Option<ClientHello>, RejectReason> {
     let number = |bytes: &[u8]| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
     let Some(header) = window.get(..HEADER) else { return Ok(None) };
     let length = number(&[header[0] & !TWO_BYTE_HEADER, header[1]]);
@@ -46,7 +50,7 @@ pub(super) fn read(window: &[u8], postgres: bool, limit: usize) -> Result<Option
         alpn: Alpn::default(),
         version,
         length,
-        postgres,
+        request,
         offers_ech: false,
     }))
 }

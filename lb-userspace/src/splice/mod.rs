@@ -5,5 +5,6 @@ pub mod packet;
 mod pipe;
 pub mod relay;
 pub mod sockmap;
+pub(crate) mod split;
 pub mod tls;
 pub mod transport;

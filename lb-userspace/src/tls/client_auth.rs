@@ -5,11 +5,12 @@
 //! trusted as it is, by its bytes: the certificates of old devices, and those that clients have signed
 //! themselves.
 
+use super::certificate::{check_listed, verify_tls12, verify_tls13};
 use super::identity::client_name;
 use crate::config::{Allowed, ClientAuth};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
@@ -17,7 +18,6 @@ use rustls::{
 };
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 /// One verifier for all routes that ask the same of their clients' certificates: CRLs may be long.
@@ -91,13 +91,6 @@ impl Verifier {
         tracing::debug!(client_certificate, "not allowed");
         Err(CertificateError::ApplicationVerificationFailure.into())
     }
-
-    /// The public key of a certificate that is listed.
-    fn listed_key(&self, certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
-        let listed = self.listed(certificate)?;
-        let (_, parsed) = X509Certificate::from_der(&listed.certificate).ok()?;
-        Some(SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec()))
-    }
 }
 
 /// Whether a CRL of this certificate's issuer names it. The operator has given both: no signature is looked at.
@@ -126,7 +119,10 @@ impl ClientCertVerifier for Verifier {
     ) -> Result<ClientCertVerified, Error> {
         let verified = match self.listed(end_entity) {
             Some(Listed { revoked: true, .. }) => return Err(CertificateError::Revoked.into()),
-            Some(Listed { certificate, .. }) => check_listed(certificate, now)?,
+            Some(Listed { certificate, .. }) => {
+                check_listed(certificate, now, |purposes| purposes.client_auth)?;
+                ClientCertVerified::assertion()
+            }
             None => self.webpki.verify_client_cert(end_entity, intermediates, now)?,
         };
         self.check_allowed(end_entity)?;
@@ -139,18 +135,7 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let Some(key) = self.listed_key(certificate) else {
-            return self.webpki.verify_tls12_signature(message, certificate, signed);
-        };
-        let bad = || Error::from(CertificateError::BadSignature);
-        let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad())?;
-        // Before TLS 1.3 a scheme leaves the curve open, so that several algorithms may be meant.
-        let scheme = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
-        let (_, algorithms) = scheme.ok_or_else(bad)?;
-        let verifies = |algorithm: &&dyn rustls::pki_types::SignatureVerificationAlgorithm| {
-            key.verify_signature(*algorithm, message, signed.signature()).is_ok()
-        };
-        algorithms.iter().any(verifies).then(HandshakeSignatureValid::assertion).ok_or_else(bad)
+        verify_tls12(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -159,41 +144,10 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match self.listed_key(certificate) {
-            Some(key) => verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms),
-            None => self.webpki.verify_tls13_signature(message, certificate, signed),
-        }
+        verify_tls13(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.webpki.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
-}
-
-/// A certificate that is listed itself has no issuer to be asked for; its dates and its purpose (RFC 5280, sections
-/// 4.1.2.5 and 4.2.1.12) still hold.
-fn check_listed(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<ClientCertVerified, Error> {
-    check_dates(certificate, now)?;
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let purposes = parsed.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
-    if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
-        return Err(CertificateError::InvalidPurpose.into());
-    }
-    Ok(ClientCertVerified::assertion())
-}
-
-/// Whether a certificate is valid at this time (RFC 5280, section 4.1.2.5).
-pub(super) fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
-    let (not_before, not_after) =
-        (seconds(parsed.validity().not_before), seconds(parsed.validity().not_after));
-    let time = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    if now.as_secs() < not_before {
-        return Err(CertificateError::NotValidYetContext { time: now, not_before: time(not_before) }.into());
-    }
-    if now.as_secs() > not_after {
-        return Err(CertificateError::ExpiredContext { time: now, not_after: time(not_after) }.into());
-    }
-    Ok(())
 }

@@ -1,13 +1,15 @@
 //! Who a client is, by its certificate: the names in it, as operators write and read them. Pure.
 //!
 //! A subject is written as RFC 4514 has it, and as `openssl x509 -subject -nameopt RFC2253` does: printable ASCII, the last
-//! part first. Alternative names are written as `openssl x509 -ext subjectAltName` does: `DNS:…`, `URI:…`, `email:…`.
+//! part first. Alternative names are written as `openssl x509 -ext subjectAltName` does: `DNS:…`, `URI:…`, `email:…`;
+//! addresses as `IP:…`.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::config::{Allowed, San};
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use x509_parser::asn1_rs::ToDer as _;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
@@ -19,6 +21,14 @@ const SHOWN: usize = 256;
 pub(crate) fn client_name(certificate: &CertificateDer<'_>, allowed: &Allowed) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     known_as(&certificate, allowed)
+}
+
+/// Whether a certificate has this alternative name.
+pub(super) fn has_san(certificate: &CertificateDer<'_>, san: &San) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    // An extension that cannot be read has no names.
+    let sans = certificate.subject_alternative_name().ok().flatten();
+    sans.iter().flat_map(|sans| &sans.value.general_names).any(|name| san.covers(name))
 }
 
 /// The name by which a certificate's holder is let in: of those that are allowed the first that it has. Where all are
@@ -54,6 +64,8 @@ impl San {
                 let labels = name.strip_suffix(&**parent).and_then(|rest| rest.strip_suffix('.'));
                 labels.is_some_and(|labels| !labels.is_empty())
             }
+            (San::Ip(IpAddr::V4(address)), GeneralName::IPAddress(bytes)) => address.octets() == **bytes,
+            (San::Ip(IpAddr::V6(address)), GeneralName::IPAddress(bytes)) => address.octets() == **bytes,
             (San::Uri(exact), GeneralName::URI(name)) => **exact == **name,
             (San::UriBelow(begin), GeneralName::URI(name)) => {
                 name.strip_prefix(&**begin).is_some_and(|rest| !rest.is_empty())
@@ -78,6 +90,11 @@ fn bare(name: &str) -> &str {
 /// With its kind; `None` for kinds that are not written.
 fn shown(name: &GeneralName<'_>) -> Option<String> {
     let (kind, name) = match name {
+        GeneralName::IPAddress(bytes) => {
+            let address = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let address = address.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()?;
+            return Some(format!("IP:{address}"));
+        }
         GeneralName::DNSName(name) => ("DNS", name),
         GeneralName::URI(name) => ("URI", name),
         GeneralName::RFC822Name(name) => ("email", name),
@@ -211,7 +228,13 @@ mod tests {
     fn one_name_of_the_list_is_enough_and_is_shown() {
         let app = certificate(
             &[(DnType::CommonName, "app1")],
-            vec![dns("a.example.com"), uri("spiffe://a/b"), email("Ops@Example.com")],
+            vec![
+                dns("a.example.com"),
+                uri("spiffe://a/b"),
+                email("Ops@Example.com"),
+                SanType::IpAddress([10, 0, 0, 1].into()),
+                SanType::IpAddress(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])),
+            ],
         );
         let by = |subjects: &[&str], sans: &[San]| {
             let subjects = subjects.iter().map(|subject| (*subject).into()).collect();
@@ -227,6 +250,8 @@ mod tests {
             (San::Uri("spiffe://a/b".into()), "URI:spiffe://a/b"),
             (San::UriBelow("spiffe://a/".into()), "URI:spiffe://a/b"),
             (San::Email("Ops@example.com".into()), "email:Ops@Example.com"),
+            (San::Ip([10, 0, 0, 1].into()), "IP:10.0.0.1"),
+            (San::Ip([0xfd00, 0, 0, 0, 0, 0, 0, 1].into()), "IP:fd00::1"),
         ] {
             assert_eq!(by(&["CN=other"], std::slice::from_ref(&san)).as_deref(), Some(shown), "{san:?}");
         }
@@ -240,6 +265,7 @@ mod tests {
             San::UriBelow("spiffe://a/b".into()),
             San::UriBelow("spiffe://a/c/".into()),
             San::Email("ops@example.com".into()),
+            San::Ip([10, 0, 0, 2].into()),
             // Of another kind.
             San::Uri("a.example.com".into()),
         ] {

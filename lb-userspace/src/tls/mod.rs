@@ -1,6 +1,7 @@
 //! TLS as the gateway speaks it: certificates, sessions, and why they fail.
 
 mod cause;
+mod certificate;
 mod client;
 mod client_auth;
 mod facts;
@@ -12,7 +13,6 @@ mod upstream;
 
 pub(crate) use client::client_config;
 pub use client_auth::Verifiers;
-use client_auth::check_dates;
 pub use facts::{ClientCertificate, ClientTls};
 pub(crate) use identity::client_name;
 pub use server::server_config;

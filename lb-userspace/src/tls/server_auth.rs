@@ -1,25 +1,37 @@
-//! Certificates of servers, as pools with `tls` ask for them.
+//! Certificates of servers, as pools with `tls` and health checks ask for them.
 //!
-//! A certificate must lead to one of the pool's authorities, and be for a name of the server. One that is itself listed as an
+//! A certificate must lead to one of the authorities, and be for a name of the server. One that is itself listed as an
 //! authority is trusted by its bytes, as OpenSSL does: those that servers have signed themselves.
 
-use crate::config::{Authorities, ServerSan};
+use super::certificate::{check_dates, check_listed, verify_tls12, verify_tls13};
+use super::identity::has_san;
+use crate::config::{Authorities, San};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Judges the certificates of a pool's servers.
+/// Judges the certificates of servers.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    pub(super) authorities: Arc<Authorities>,
-    /// Names of which a certificate must have one; empty: the one that is asked for in the handshake.
-    pub(super) san: Vec<ServerSan>,
+    /// Whom a certificate must lead to; `None`: whoever has signed it.
+    pub(super) authorities: Option<Arc<Authorities>>,
+    pub(super) names: Names,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Names that a certificate must have.
+#[derive(Debug)]
+pub(super) enum Names {
+    /// It may have any.
+    Any,
+    /// The one that is asked for in the handshake.
+    Called,
+    /// One of these.
+    OneOf(Vec<San>),
 }
 
 impl ServerCertVerifier for Verifier {
@@ -31,22 +43,23 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let Authorities { roots, certificates } = &*self.authorities;
-        if certificates.contains(end_entity) {
-            check_listed(end_entity, now)?;
-        } else {
-            let algorithms = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        // webpki parses certificates of X.509 version 3 only.
+        let parsed = || ParsedCertificate::try_from(end_entity);
+        match self.authorities.as_deref() {
+            None => check_dates(end_entity, now)?,
+            Some(Authorities { certificates, .. }) if certificates.contains(end_entity) => {
+                check_listed(end_entity, now, |purposes| purposes.server_auth)?;
+            }
+            Some(Authorities { roots, .. }) => {
+                let algorithms = self.algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(&parsed()?, roots, intermediates, now, algorithms)?;
+            }
         }
-        let has = |san: &ServerSan| match san {
-            ServerSan::Name(name) => verify_server_name(&certificate, name).is_ok(),
-            ServerSan::Uri(uri) => has_uri(end_entity, uri),
-        };
-        if self.san.is_empty() {
-            verify_server_name(&certificate, server_name)?;
-        } else if !self.san.iter().any(has) {
-            return Err(CertificateError::NotValidForName.into());
+        match &self.names {
+            Names::Any => {}
+            Names::Called => verify_server_name(&parsed()?, server_name)?,
+            Names::OneOf(sans) if sans.iter().any(|san| is_for(end_entity, san)) => {}
+            Names::OneOf(_) => return Err(CertificateError::NotValidForName.into()),
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -57,7 +70,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        verify_tls12(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -66,7 +79,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        verify_tls13(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -74,22 +87,12 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A certificate that is listed itself has no issuer to be asked for; its dates and its purpose (RFC 5280, sections
-/// 4.1.2.5 and 4.2.1.12) still hold.
-fn check_listed(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    super::check_dates(certificate, now)?;
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let purposes = parsed.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
-    if purposes.is_some_and(|purposes| !purposes.value.server_auth && !purposes.value.any) {
-        return Err(CertificateError::InvalidPurpose.into());
-    }
-    Ok(())
-}
-
-fn has_uri(certificate: &CertificateDer<'_>, uri: &str) -> bool {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    // An extension that cannot be read has no names.
-    let names = parsed.subject_alternative_name().ok().flatten();
-    let mut names = names.iter().flat_map(|names| &names.value.general_names);
-    names.any(|name| matches!(name, GeneralName::URI(name) if *name == uri))
+/// A server's certificate may have a wildcard for its host names.
+fn is_for(certificate: &CertificateDer<'_>, san: &San) -> bool {
+    let San::Dns(name) = san else { return has_san(certificate, san) };
+    let (Ok(parsed), Ok(name)) = (ParsedCertificate::try_from(certificate), DnsName::try_from(&**name))
+    else {
+        return false;
+    };
+    verify_server_name(&parsed, &ServerName::DnsName(name)).is_ok()
 }

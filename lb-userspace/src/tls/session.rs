@@ -32,6 +32,9 @@ pub enum HandshakeError {
     /// The peer's TLS was at fault, or ours does not suit it.
     #[error("{0}")]
     Tls(rustls::Error, TlsError),
+    /// The session broke after its handshake.
+    #[error("{0}")]
+    Failed(TlsError),
     /// The peer sent a handshake message in too many pieces.
     #[error("a handshake message in too many records")]
     TooFragmented,
@@ -53,7 +56,7 @@ impl HandshakeError {
     /// The cause, as operators see it.
     pub fn cause(&self) -> TlsError {
         match self {
-            HandshakeError::Tls(_, cause) => *cause,
+            HandshakeError::Tls(_, cause) | HandshakeError::Failed(cause) => *cause,
             HandshakeError::TooFragmented => TlsError::ProtocolViolation,
             HandshakeError::Io(_) => TlsError::Reset,
             HandshakeError::Nameless => TlsError::CertificateName,
@@ -108,7 +111,7 @@ pub struct Session<R> {
     tls: R,
     /// Ciphertext received, of a record or a handshake message that is not whole yet. At most [`MAX_INCOMING`] bytes.
     incoming: Vec<u8>,
-    /// Plaintext that came with the end of the handshake.
+    /// Plaintext that came with the end of the handshake, or was read before the relay.
     early: Vec<u8>,
     /// The peer has sent close_notify.
     closed: bool,
@@ -148,27 +151,45 @@ impl Session<Dialling> {
 impl<R: Role> Session<R> {
     async fn handshake(socket: &TcpStream, tls: R, incoming: Vec<u8>) -> Result<Self, HandshakeError> {
         let mut session = Session { tls, incoming, early: Vec::new(), closed: false };
-        loop {
-            let (mut plaintext, mut answer) = (Output::default(), Output::default());
-            let Session { tls, incoming, closed, .. } = &mut session;
-            let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
-            let sent = write_all(socket, answer.bytes()).await;
-            // An error of TLS tells more than that the peer did not wait for our alert.
-            let consumed = result.map_err(|error| handshake_failed(error, &session.incoming))?;
-            sent?;
-            session.incoming.drain(..consumed);
-            session.early.extend_from_slice(plaintext.bytes());
-            if session.incoming.len() > MAX_INCOMING {
-                return Err(HandshakeError::TooFragmented);
-            }
-            if !session.tls.is_handshaking() {
-                session.incoming.shrink_to_fit();
-                return Ok(session);
-            }
-            if session.closed || read_some(socket, &mut session.incoming).await? == 0 {
-                return Err(HandshakeError::Closed);
-            }
+        session.absorb(socket).await?;
+        while session.tls.is_handshaking() {
+            session.read_early(socket).await?;
         }
+        session.incoming.shrink_to_fit();
+        Ok(session)
+    }
+
+    /// Reads once, into [`early`](Self::early).
+    pub(crate) async fn read_early(&mut self, socket: &TcpStream) -> Result<(), HandshakeError> {
+        if self.closed || read_some(socket, &mut self.incoming).await? == 0 {
+            return Err(HandshakeError::Closed);
+        }
+        self.absorb(socket).await
+    }
+
+    /// Decrypts what was received.
+    async fn absorb(&mut self, socket: &TcpStream) -> Result<(), HandshakeError> {
+        let (mut plaintext, mut answer) = (Output::default(), Output::default());
+        let Session { tls, incoming, closed, .. } = self;
+        let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
+        // Kept before anything is waited for: the caller may stop waiting.
+        let result = result.map_err(|error| handshake_failed(error, incoming)).map(|consumed| {
+            self.incoming.drain(..consumed);
+            self.early.extend_from_slice(plaintext.bytes());
+        });
+        let sent = write_all(socket, answer.bytes()).await;
+        // An error of TLS tells more than that the peer did not wait for our alert.
+        result?;
+        sent?;
+        if self.incoming.len() > MAX_INCOMING {
+            return Err(HandshakeError::TooFragmented);
+        }
+        Ok(())
+    }
+
+    /// The plaintext that was received and not taken.
+    pub(crate) fn early(&self) -> &[u8] {
+        &self.early
     }
 
     /// The records of the last thing that a client without a server is told, and of close_notify behind it.
@@ -191,9 +212,46 @@ impl<R: Role> Session<R> {
         self.tls.protocol_version()
     }
 
-    /// Takes the plaintext that came with the end of the handshake.
+    /// Takes the plaintext that was received before the relay.
     pub(crate) fn take_early(&mut self) -> Vec<u8> {
         mem::take(&mut self.early)
+    }
+
+    /// Takes plaintext back that [`read`](Self::read) has given, to be taken early.
+    pub(crate) fn put_back(&mut self, plaintext: &[u8]) {
+        self.early.splice(..0, plaintext.iter().copied());
+    }
+
+    /// Waits for plaintext and appends it to `into`; `false`: the peer has ended.
+    pub(crate) async fn read(
+        &mut self,
+        socket: &TcpStream,
+        into: &mut Vec<u8>,
+    ) -> Result<bool, HandshakeError> {
+        loop {
+            if !self.early.is_empty() {
+                into.append(&mut self.early);
+                return Ok(true);
+            }
+            let mut input = self.incoming.clone();
+            if self.closed || read_some(socket, &mut input).await? == 0 {
+                return Ok(false);
+            }
+            let (mut plaintext, mut answer) = (Output::default(), Output::default());
+            let decrypted = self.decrypt(&mut input, &mut plaintext, &mut answer);
+            if !answer.bytes().is_empty() {
+                write_all(socket, answer.bytes()).await?;
+            }
+            decrypted.map_err(HandshakeError::Failed)?;
+            self.early.extend_from_slice(plaintext.bytes());
+        }
+    }
+
+    /// Sends `plaintext`.
+    pub(crate) async fn write(&mut self, socket: &TcpStream, plaintext: &[u8]) -> Result<(), HandshakeError> {
+        let mut records = Output::default();
+        self.encrypt(Some(plaintext), &mut records).map_err(HandshakeError::Failed)?;
+        Ok(write_all(socket, records.bytes()).await?)
     }
 
     /// The peer has sent close_notify: nothing comes behind what is decrypted.

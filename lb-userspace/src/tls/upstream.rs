@@ -1,6 +1,6 @@
 //! TLS toward the servers of a pool.
 
-use super::server_auth::Verifier;
+use super::server_auth::{Names, Verifier};
 use crate::config::{Address, Host, UpstreamTls};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::pki_types::{DnsName, ServerName};
@@ -63,8 +63,8 @@ impl ServerTls {
 fn client_config(tls: &UpstreamTls) -> Result<ClientConfig, anyhow::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Verifier {
-        authorities: tls.authorities.clone(),
-        san: tls.san.clone(),
+        authorities: Some(tls.authorities.clone()),
+        names: if tls.san.is_empty() { Names::Called } else { Names::OneOf(tls.san.clone()) },
         algorithms: provider.signature_verification_algorithms,
     };
     let builder = ClientConfig::builder_with_provider(provider.clone())

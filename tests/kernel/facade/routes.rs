@@ -188,8 +188,23 @@ fn a_peer_that_no_packet_may_be_sent_to_is_refused_with_the_reason() -> Result<(
     let refusal = |local, peer| scene.exit(local, peer).unwrap_err();
     ensure!(matches!(refusal("10.0.0.1", "10.0.0.255"), Unroutable::NotUnicast));
     ensure!(matches!(refusal("fd00:0::1", "ff0e::1"), Unroutable::NotUnicast));
-    // An address that this host does not have.
-    ensure!(matches!(refusal("10.9.9.9", "10.0.0.2"), Unroutable::Unreachable));
+    Ok(())
+}
+
+#[test]
+fn packets_in_the_name_of_another_host_go_by_the_route_and_come_by_it() -> Result<()> {
+    let scene = Scene::new()?;
+    for (local, peer) in [("192.0.2.7", "10.0.0.2"), ("2001:db8::7", "fd00:0::2")] {
+        ensure!(scene.exit(local, peer)?.device == scene.device("up0"), "{local}");
+        ensure!(scene.admits(peer, local) == [true, false], "{local}");
+        // What is sent to it is taken by this host only where a rule leads the mark to a local route.
+        let [family, all] = if local.contains(':') { ["-6", "::/0"] } else { ["-4", "0.0.0.0/0"] };
+        let takes = |mark| scene.routes.takes(local.parse().unwrap(), mark);
+        ensure!(!takes(7), "{local}");
+        scene.ns.ip(&format!("{family} route add local {all} dev lo table 77"))?;
+        scene.ns.ip(&format!("{family} rule add fwmark 7 lookup 77"))?;
+        ensure!(takes(7) && !takes(8), "{local}");
+    }
     Ok(())
 }
 

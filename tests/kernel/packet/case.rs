@@ -1,7 +1,7 @@
 //! One connection (or a few, one after another) through a gateway: from a table row to a verdict.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use snisplice_tests::pump::{Plan, Start, exchange};
-use snisplice_tests::topology::{Leg, Shape, Triangle};
+use snisplice_tests::topology::{CLIENT, CLIENT6, Leg, Shape, Triangle};
 use snisplice_tests::wire::{Faults, Kind};
 use snisplice_tests::{Backend, Counters, Gateway, process};
 
@@ -46,6 +46,8 @@ pub(crate) struct Case {
     pub(crate) opening: Opening,
     pub(crate) server_v6: bool,
     pub(crate) send_proxy: Option<&'static str>,
+    /// The server must see the client's address.
+    pub(crate) source_client: bool,
     pub(crate) client: Plan,
     pub(crate) server: Plan,
     /// Receive buffers of both ends.
@@ -95,6 +97,7 @@ impl Case {
             opening: Opening::default(),
             server_v6: false,
             send_proxy: None,
+            source_client: false,
             server: client.mirrored(),
             client,
             receive_buffer: None,
@@ -146,8 +149,12 @@ impl Case {
         }
         (self.prepare)(&net).context("preparing the namespaces")?;
         let (_backend, outcomes) = self.serve(&net)?;
-        let config =
+        let mut config =
             config(&self.opening, net.server_addresses[usize::from(self.server_v6)], self.send_proxy, "");
+        if self.source_client {
+            net.take_answers(None)?;
+            config += "source = 'client'\n";
+        }
         let gateway = Gateway::start(&net.gateway, &config)?;
         for (joint, faults) in [(&net.front, self.faults[0]), (&net.back, self.faults[1])] {
             joint.wire().into_iter().flat_map(|wire| wire.ways()).for_each(|way| way.set(faults));
@@ -189,8 +196,15 @@ impl Case {
         let (sender, outcomes) = mpsc::channel();
         let (opening, send_proxy, plan) = (self.opening, self.send_proxy, self.server.clone());
         let options = SocketOptions { receive_buffer: self.receive_buffer, port: None };
+        let source = self.source_client.then_some(match (opening.proxied, opening.v6) {
+            (Some(_), _) => IpAddr::from(*PROXIED.ip()),
+            (None, false) => CLIENT.into(),
+            (None, true) => CLIENT6.into(),
+        });
         let backend = Backend::serve(&net.server, options.listen(&net.server)?, move |mut stream| {
             let outcome = (|| {
+                let seen = stream.peer_addr()?.ip().to_canonical();
+                ensure!(source.is_none_or(|source| source == seen), "the server sees {seen}");
                 opening.greet(&mut stream, send_proxy).context("the opening")?;
                 exchange(stream.try_into()?, &plan)
             })();
@@ -312,6 +326,7 @@ pub(crate) fn config(
         Speech::Tls => ("tls", format!("sni = ['{SNI}']\ntls = 'passthrough'")),
         Speech::Tcp => ("tcp", String::new()),
         Speech::Postgres => ("postgres", format!("sni = ['{SNI}']\ntls = 'passthrough'")),
+        Speech::Starttls(dialogue) => (dialogue.protocol, format!("sni = ['{SNI}']\ntls = 'passthrough'")),
     };
     let send_proxy = send_proxy.map(|version| format!("send_proxy = '{version}'")).unwrap_or_default();
     let server = SocketAddr::new(server, SERVER_PORT);

@@ -12,6 +12,8 @@ use snisplice_tests::tls::client_hello;
 use snisplice_tests::{NetNs, eventually, proxy, topology};
 use socket2::{Domain, Socket, Type};
 
+use crate::dialogues::Dialogue;
+
 /// Far more than any step takes, lost packets included; a wait that meets it is a failed test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -27,6 +29,7 @@ pub(crate) enum Speech {
     Tls,
     Tcp,
     Postgres,
+    Starttls(&'static Dialogue),
 }
 
 /// The client that a proxy in front of the gateway speaks for.
@@ -113,6 +116,7 @@ impl Opening {
             Speech::Tls => 443,
             Speech::Tcp => 444,
             Speech::Postgres => 5432,
+            Speech::Starttls(dialogue) => dialogue.port,
         }
     }
 
@@ -137,6 +141,12 @@ impl Opening {
             let mut answer = [0];
             stream.read_exact(&mut answer)?;
             ensure!(&answer == b"S", "the gateway answered {answer:?} to the SSLRequest");
+        }
+        if let Speech::Starttls(dialogue) = self.speech {
+            for [heard, say] in dialogue.client {
+                read_until(&mut stream, heard)?;
+                stream.write_all(say)?;
+            }
         }
         let hello = client_hello(SNI, &[]);
         let said = hello.len() as u64;
@@ -179,9 +189,24 @@ impl Opening {
                 }
                 stream.write_all(b"S")?;
             }
+            Speech::Starttls(dialogue) => {
+                for [say, heard] in dialogue.server {
+                    stream.write_all(say)?;
+                    read_until(stream, heard)?;
+                }
+            }
         }
         read_record(stream).map(drop)
     }
+}
+
+/// Reads up to these bytes, and no further.
+fn read_until(stream: &mut TcpStream, end: &[u8]) -> io::Result<()> {
+    let mut heard = Vec::new();
+    while !heard.ends_with(end) {
+        heard.push(read_array::<1>(stream)?[0]);
+    }
+    Ok(())
 }
 
 fn read_array<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {

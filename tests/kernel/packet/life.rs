@@ -22,6 +22,7 @@ use snisplice_tests::{Backend, Gateway, Launch, eventually, require};
 
 use crate::PACKET;
 use crate::case::{Expect, MIB, config, counters, grown, no_faults};
+use crate::dialogues::SMTP;
 use crate::ends::{Opening, PATIENCE, SERVER_PORT, SNI, SocketOptions, Speech};
 use crate::scene::{CONNTRACK, Scene, meets_reset};
 use crate::strangers::{no_sockets, settled};
@@ -231,6 +232,11 @@ fn restarting_time() -> Duration {
 #[test]
 fn connections_outlive_processes_that_are_killed_every_second() -> Result<()> {
     outlive(Opening::default(), Gateway::kill_and_restart)
+}
+
+#[test]
+fn connections_outlive_processes_that_are_killed_every_second_smtp() -> Result<()> {
+    outlive(Opening { speech: Speech::Starttls(&SMTP), ..Opening::default() }, Gateway::kill_and_restart)
 }
 
 #[test]

@@ -10,6 +10,7 @@ use snisplice_tests::{Counters, proxy, require};
 
 use crate::PACKET;
 use crate::case::{Case, Expect, GREETING, MIB, WIRES, no_part_in_it};
+use crate::dialogues::{IMAP, LDAP, POP3, SMTP, XMPP};
 use crate::ends::{Opening, Speech};
 
 /// A test for each case.
@@ -192,6 +193,13 @@ cases! {
     postgres: Case::both_ways(4 * MIB).speaking(Speech::Postgres);
     postgres_with_a_proxy_header:
         Case { send_proxy: Some("v2"), ..Case::both_ways(MIB).speaking(Speech::Postgres) };
+    smtp: Case::both_ways(4 * MIB).speaking(Speech::Starttls(&SMTP));
+    smtp_with_a_proxy_header_and_loss:
+        Case { send_proxy: Some("v2"), ..Case::both_ways(MIB).speaking(Speech::Starttls(&SMTP)).faulty(LOSS) };
+    imap: Case::both_ways(MIB).speaking(Speech::Starttls(&IMAP));
+    pop3: Case::both_ways(MIB).speaking(Speech::Starttls(&POP3));
+    ldap: Case::both_ways(MIB).speaking(Speech::Starttls(&LDAP));
+    xmpp: Case::both_ways(MIB).speaking(Speech::Starttls(&XMPP));
     postgres_with_loss: Case::both_ways(MIB).speaking(Speech::Postgres).faulty(LOSS);
 }
 

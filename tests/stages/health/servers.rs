@@ -2,13 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rcgen::date_time_ymd;
-use snisplice_tests::Redis;
 use snisplice_tests::backend::{Backend, naming};
+use snisplice_tests::process::checked_output;
+use snisplice_tests::{Redis, eventually};
 
 use super::{get, metric, tcp, wait_states};
 use crate::config::{listener, passthrough, pool, server};
@@ -51,6 +53,42 @@ fn a_server_that_fails_its_checks_gets_no_connections_until_it_passes_them() -> 
         let line = said.lines().find(|line| line.contains(&server(7002)) && line.contains(told.trim()));
         assert!(line.is_some_and(|line| line.contains("app1")), "{told}: {said}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_server_is_asked_once_an_interval_however_many_workers_there_are() -> Result<()> {
+    const INTERVALS: usize = 10;
+    let world = World::new()?;
+    let (asked, times) = mpsc::channel();
+    let _one = Backend::start(&world.net.server, 7001, move |_| {
+        let _ = asked.send(Instant::now());
+        Ok(())
+    })?;
+    let check = "health = { check = 'tcp', interval = '200ms', timeout = '200ms' }";
+    let config = listener("") + &passthrough("app1", "app1.example.com") + &pool("app1", &[7001], check);
+    let _gateway = world.gateway(&("[gateway]\nworkers = 4\n".to_owned() + &config))?;
+    let times: Vec<Instant> = times.iter().take(1 + INTERVALS).collect();
+    // Two probers would need half of it. An interval is shorter by up to a tenth; a busy machine only makes it longer, but
+    // for the first, which may be seen late.
+    let took = times[INTERVALS] - times[0];
+    assert!(took >= Duration::from_millis(200) * 7, "{took:?}");
+    Ok(())
+}
+
+/// Ten thousand servers that are checked every five seconds would have 120 000 sockets in TIME_WAIT.
+#[test]
+fn a_check_of_tcp_leaves_no_socket_behind() -> Result<()> {
+    let world = World::new()?;
+    let _one = Backend::start(&world.net.server, 7001, naming("one"))?;
+    let check = "health = { check = 'tcp', interval = '100ms', timeout = '100ms' }";
+    let config = listener("") + &passthrough("app1", "app1.example.com") + &pool("app1", &[7001], check);
+    let _gateway = world.gateway(&(ADMIN.to_owned() + &config))?;
+    let checks =
+        format!("snisplice_server_checks_total{{pool=\"app1\",server=\"{}\",result=\"ok\"}}", server(7001));
+    eventually("some checks", || metric(&world, &checks).is_ok_and(|checks| checks >= 5).then_some(()))?;
+    let left = checked_output(world.net.gateway.command("ss").args(["-Htan", "state", "time-wait"]))?;
+    assert!(!left.contains(&server(7001)), "{left}");
     Ok(())
 }
 

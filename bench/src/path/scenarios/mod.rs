@@ -2,6 +2,7 @@
 
 mod bulk;
 mod connections;
+mod failover;
 mod latency;
 mod operations;
 mod paired;
@@ -27,5 +28,6 @@ pub(crate) fn all(depth: Depth) -> Vec<Scenario> {
         scenario("paired", paired::cases(depth)),
         scenario("scale", scale::cases(depth)),
         scenario("operations", operations::cases(depth)),
+        scenario("failover", failover::cases(depth)),
     ]
 }

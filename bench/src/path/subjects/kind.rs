@@ -1,10 +1,9 @@
 //! Who can forward the bytes, and what each can do.
 
 use clap::ValueEnum;
-use snisplice_tests::topology;
 
 use super::service::{PASSTHROUGH, RELAY_BULK, RELAY_SECOND, Service, TCP_IPERF, TCP_REDIS, TERMINATED};
-use crate::path::topology::{DOMAIN, REDIS_TLS_PORT};
+use crate::path::topology::DOMAIN;
 
 /// Who forwards the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,7 +23,6 @@ pub(crate) enum Kind {
     HaproxySplice,
     Nginx,
     Envoy,
-    Sniproxy,
 }
 
 impl Kind {
@@ -39,7 +37,6 @@ impl Kind {
             Kind::HaproxySplice => "haproxy-splice",
             Kind::Nginx => "nginx",
             Kind::Envoy => "envoy",
-            Kind::Sniproxy => "sniproxy",
         }
     }
 
@@ -49,7 +46,7 @@ impl Kind {
             Kind::Bare | Kind::Splice2 => None,
             Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => Some("snisplice"),
             Kind::HaproxySplice => Some("haproxy"),
-            Kind::Haproxy | Kind::Nginx | Kind::Envoy | Kind::Sniproxy => Some(self.name()),
+            Kind::Haproxy | Kind::Nginx | Kind::Envoy => Some(self.name()),
         }
     }
 
@@ -70,15 +67,16 @@ impl Kind {
     /// Whether it can do this at all. Terminated routes of snisplice take the copy tier, whatever is configured.
     pub(crate) fn offers(self, service: Service) -> bool {
         match self {
-            Kind::Bare => !matches!(service, Service::PairTls | Service::Routes),
+            Kind::Bare => !matches!(service, Service::PairTls | Service::PairObserved | Service::Routes),
             Kind::SnisplicePacket | Kind::SnispliceSockmap => !service.is_terminated(),
-            Kind::SnispliceCopy | Kind::Haproxy | Kind::HaproxySplice | Kind::Nginx | Kind::Envoy => true,
-            Kind::Splice2 => {
-                !service.is_terminated() && !matches!(service, Service::PairTls | Service::Routes)
+            Kind::SnispliceCopy => true,
+            // Nothing is configured for it.
+            Kind::Haproxy | Kind::HaproxySplice | Kind::Nginx | Kind::Envoy => {
+                service != Service::PairObserved
             }
-            // It routes TLS and HTTP by name, nothing else, and a name has one server.
-            Kind::Sniproxy => {
-                matches!(service, Service::RedisTls | Service::SecondTls | Service::BulkTls | Service::Routes)
+            Kind::Splice2 => {
+                let routes = matches!(service, Service::PairTls | Service::PairObserved | Service::Routes);
+                !service.is_terminated() && !routes
             }
         }
     }
@@ -99,7 +97,6 @@ impl Kind {
     pub(super) fn ports(self) -> &'static [u16] {
         match self {
             Kind::Splice2 => &[PASSTHROUGH, TCP_IPERF, TCP_REDIS, RELAY_BULK, RELAY_SECOND],
-            Kind::Sniproxy => &[PASSTHROUGH],
             _ => &[PASSTHROUGH, TERMINATED, TCP_IPERF, TCP_REDIS],
         }
     }
@@ -120,7 +117,6 @@ impl Kind {
                 ("envoy.yaml", include_str!("../../../peers/envoy.yaml")),
                 ("listeners.yaml", include_str!("../../../peers/envoy-listeners.yaml")),
             ],
-            Kind::Sniproxy => &[("sniproxy.conf", include_str!("../../../peers/sniproxy.conf"))],
         }
     }
 
@@ -141,9 +137,6 @@ impl Kind {
                  type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: \
                  routes, cluster: redis_tls }}\n"
             ),
-            Kind::Sniproxy => {
-                format!("    ^{}$ {}\n", sni.replace('.', "\\\\."), topology::server(REDIS_TLS_PORT))
-            }
         }
     }
 }

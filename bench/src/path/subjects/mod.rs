@@ -4,9 +4,11 @@ mod bpffs;
 mod kind;
 mod log;
 mod service;
+mod size;
 mod subject;
 
 pub(crate) use bpffs::{bpffs, remove_leftovers};
 pub(crate) use kind::Kind;
 pub(crate) use service::{Endpoint, Service};
+pub(crate) use size::Size;
 pub(crate) use subject::{Stand, Subject};

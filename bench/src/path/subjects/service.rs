@@ -21,6 +21,8 @@ pub(crate) enum Service {
     RedisTerminated,
     /// Passed through by SNI to either Redis that speaks TLS.
     PairTls,
+    /// The same, where connections alone show whether a server works.
+    PairObserved,
     /// Passed through by SNI to the server of bytes.
     BulkTls,
     /// TLS ends at the subject, plain TCP to the server of bytes.
@@ -60,7 +62,7 @@ impl Service {
             Service::Iperf => IPERF_PORT,
             Service::RedisPlain => REDIS_PORT,
             Service::RedisTls | Service::RedisTerminated | Service::Routes => REDIS_TLS_PORT,
-            Service::SecondTls | Service::PairTls => SECOND_TLS_PORT,
+            Service::SecondTls | Service::PairTls | Service::PairObserved => SECOND_TLS_PORT,
             Service::BulkTls | Service::BulkTerminated => BULK_TLS_PORT,
         }
     }
@@ -75,6 +77,7 @@ impl Service {
             Service::BulkTls | Service::BulkTerminated => "bulk",
             Service::SecondTls => "second",
             Service::PairTls => "pair",
+            Service::PairObserved => "observed",
             Service::Routes => "r{}",
             _ => "redis",
         }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -18,6 +19,7 @@ use super::bpffs::{bpffs, remove};
 use super::kind::Kind;
 use super::log::complaints;
 use super::service::{Endpoint, PASSTHROUGH, RELAY_BULK, RELAY_SECOND, Service, TCP_IPERF, TCP_REDIS};
+use super::size::Size;
 use crate::machine;
 use crate::path::memory;
 use crate::path::topology::{
@@ -41,14 +43,13 @@ pub(crate) struct Subject<'s> {
     pub(crate) kind: Kind,
     stand: &'s Stand,
     processes: Vec<Process>,
-    /// Names of the form `rN.DOMAIN` that it routes.
-    routes: u32,
+    size: Size,
 }
 
 impl<'s> Subject<'s> {
     /// Starts the subject in the gateway's namespace and waits until it listens.
-    pub(crate) fn start(kind: Kind, stand: &'s Stand, routes: u32) -> Result<Self> {
-        let mut subject = Subject { kind, stand, processes: Vec::new(), routes };
+    pub(crate) fn start(kind: Kind, stand: &'s Stand, size: Size) -> Result<Self> {
+        let mut subject = Subject { kind, stand, processes: Vec::new(), size };
         fs::create_dir_all(subject.dir())?;
         subject.configure()?;
         subject.launch()?;
@@ -73,7 +74,7 @@ impl<'s> Subject<'s> {
 
     /// Makes it read its configuration again, with one more route than before. Returns at once.
     pub(crate) fn reload(&mut self) -> Result<()> {
-        self.routes += 1;
+        self.size.routes += 1;
         self.configure()?;
         let signal = match self.kind {
             // The master starts new workers; the old ones end with their connections.
@@ -83,6 +84,42 @@ impl<'s> Subject<'s> {
             _ => Signal::SIGHUP,
         };
         self.processes.iter().try_for_each(|process| process.signal(signal))
+    }
+
+    /// Makes the gateway read its configuration again, with one more route than before; how long it takes until the new
+    /// one is in force.
+    pub(crate) fn reload_and_wait(&mut self) -> Result<Duration> {
+        self.size.routes += 1;
+        self.configure()?;
+        let mut command = self.command("reload")?;
+        let start = Instant::now();
+        checked_output(&mut command)?;
+        Ok(start.elapsed())
+    }
+
+    /// Seconds of CPU that its processes have used.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        self.processes.iter().map(|process| memory::cpu_of_group(process.pid())).sum()
+    }
+
+    /// Whether it sends new connections of this pool to the second Redis, by its own account.
+    pub(crate) fn uses_second(&self, pool: &str) -> Result<bool> {
+        let server = topology::server(SECOND_TLS_PORT);
+        if self.kind.is_ours() {
+            let line = format!("snisplice_server_up{{pool=\"{pool}\",server=\"{server}\"}} ");
+            let metrics = self.admin("/metrics")?;
+            let (_, rest) = metrics.split_once(&line).with_context(|| format!("no {line} in\n{metrics}"))?;
+            return Ok(rest.starts_with('1'));
+        }
+        let mut socket = UnixStream::connect(self.dir().join("admin.sock"))?;
+        writeln!(socket, "show servers state {pool}")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        // The fields are named in the second line; the fourth is the server's name, the sixth its state: 2 is "running".
+        let mut lines = answer.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let state =
+            lines.find_map(|fields| (*fields.get(3)? == "second").then(|| fields.get(5) == Some(&"2")));
+        state.with_context(|| format!("no server \"second\" in\n{answer}"))
     }
 
     /// Ends it as a service manager (SIGTERM) or an accident (SIGKILL, to all of its processes) would, and starts it
@@ -162,11 +199,14 @@ impl<'s> Subject<'s> {
 
     /// Writes the configuration. Each file appears complete, by a rename: Envoy reads it as soon as it changes.
     fn configure(&self) -> Result<()> {
-        let routes: String = (0..self.routes).map(|number| self.kind.route(number)).collect();
+        let (routes, pools) = self.size.text(self.kind);
         for (file, template) in self.kind.templates() {
             let path = self.dir().join(file);
             let new = path.with_extension("new");
-            fs::write(&new, self.fill(template)?.replace("{{routes}}", &routes))?;
+            fs::write(
+                &new,
+                self.fill(template)?.replace("{{routes}}", &routes).replace("{{pools}}", &pools),
+            )?;
             fs::rename(new, path)?;
         }
         Ok(())
@@ -178,11 +218,14 @@ impl<'s> Subject<'s> {
         let path = |path: &Path| path.display().to_string();
         let server = |port| topology::server(port).to_string();
         let open_files = machine::open_files()?;
+        // HAProxy reserves a descriptor for each server that it checks.
+        let checks = if self.size.checked { self.size.pools * self.size.servers } else { 0 };
+        let max_connections = self.kind.capacity(open_files.saturating_sub(checks.into()));
         let options = if self.kind == Kind::HaproxySplice { "option splice-auto" } else { "" };
         let values = [
             ("cores", machine::cores()?.to_string()),
             ("open_files", open_files.to_string()),
-            ("max_connections", self.kind.capacity(open_files).min(200_000).to_string()),
+            ("max_connections", max_connections.min(200_000).to_string()),
             ("dir", path(&self.dir())),
             ("bpffs", path(&bpffs())),
             ("domain", DOMAIN.to_owned()),
@@ -204,7 +247,8 @@ impl<'s> Subject<'s> {
             .iter()
             .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
         let left = text.lines().find(|line| {
-            !line.trim_start().starts_with('#') && line.replace("{{routes}}", "").contains("{{")
+            !line.trim_start().starts_with('#')
+                && line.replace("{{routes}}", "").replace("{{pools}}", "").contains("{{")
         });
         ensure!(left.is_none(), "a placeholder was left over: {left:?}");
         Ok(text)
@@ -217,7 +261,7 @@ impl<'s> Subject<'s> {
         }
         let ports = self.kind.ports();
         // A large configuration takes its time to read; a process that ends is noticed at once.
-        let patience = if self.routes >= 10_000 { 6 } else { 1 };
+        let patience = if self.size.routes.max(self.size.pools) >= 10_000 { 6 } else { 1 };
         for process in &mut self.processes {
             let mut outcome = Ok(());
             for _ in 0..patience {
@@ -251,9 +295,15 @@ impl<'s> Subject<'s> {
 
     /// `snisplice status --json`.
     fn status(&self) -> Result<Value> {
+        let mut command = self.command("status")?;
+        Ok(serde_json::from_str(&checked_output(command.arg("--json"))?)?)
+    }
+
+    /// A command to the running gateway.
+    fn command(&self, name: &str) -> Result<Command> {
         let mut command = Command::new(self.snisplice()?);
-        command.args(["status", "--json", "-c"]).arg(self.dir().join("snisplice.toml"));
-        Ok(serde_json::from_str(&checked_output(&mut command)?)?)
+        command.args([name, "-c"]).arg(self.dir().join("snisplice.toml"));
+        Ok(command)
     }
 
     /// The commands that run it in the foreground.
@@ -299,15 +349,6 @@ impl<'s> Subject<'s> {
                 command.args(["--concurrency", &cores.to_string(), "-c"]).arg(dir.join("envoy.yaml"));
                 command
             }
-            Kind::Sniproxy => {
-                // One thread each; its manual runs several on one port.
-                let one = || {
-                    let mut command = gateway.command("sniproxy");
-                    command.arg("-f").arg("-c").arg(dir.join("sniproxy.conf"));
-                    command
-                };
-                return Ok((0..cores).map(|_| one()).collect());
-            }
         };
         Ok(vec![command])
     }
@@ -325,7 +366,8 @@ impl Drop for Subject<'_> {
     }
 }
 
-/// The line that loads nginx's stream module where it is not built in, as on Debian.
+/// The line that loads nginx's stream module where it is not built in, as on Debian. The path is nginx's own: it may run in
+/// another root directory.
 fn nginx_stream_module() -> Result<String> {
     let output = Command::new("nginx").arg("-V").output().context("nginx is missing")?;
     let options = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -336,9 +378,5 @@ fn nginx_stream_module() -> Result<String> {
         .split_ascii_whitespace()
         .find_map(|option| option.strip_prefix("--modules-path="))
         .context("nginx -V names no --modules-path")?;
-    let module = Path::new(modules).join("ngx_stream_module.so");
-    if !module.exists() {
-        bail!("{} is missing: install libnginx-mod-stream", module.display());
-    }
-    Ok(format!("load_module {};", module.display()))
+    Ok(format!("load_module {modules}/ngx_stream_module.so;"))
 }

@@ -3,17 +3,22 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::certificate::Certificates;
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{Draft, ListenerDraft};
-use crate::config::model::{Action, Listener, Protocol, Route, SniPattern};
-use crate::ech::Keys;
+use crate::config::model::{Action, Ech, Listener, Protocol, Route, SniPattern};
+use crate::ech::Mode;
 
-/// The keys that can be used.
-pub(super) fn keys(draft: &ListenerDraft, certificates: &Certificates<'_>, report: &mut Report) -> Arc<Keys> {
-    let Some(ech) = draft.ech.given() else { return Arc::new([]) };
+/// With the keys that can be used.
+pub(super) fn check(
+    draft: &ListenerDraft,
+    certificates: &Certificates<'_>,
+    report: &mut Report,
+) -> Option<Ech> {
+    let ech = draft.ech.given()?;
     if draft.protocol.get() == Some(Protocol::Tcp) {
         let error = Diagnostic::error(&ech.place, "a `tcp` listener has no `ech`: it reads no ClientHello");
         report.push(error.help("take it out, or let the listener's `protocol` be `tls`"));
@@ -33,7 +38,8 @@ pub(super) fn keys(draft: &ListenerDraft, certificates: &Certificates<'_>, repor
             Err(problem) => report.push(problem.at(&path.place)),
         }
     }
-    keys.into()
+    let openings = ech.value.openings.get().and_then(NonZeroU32::new).unwrap_or(Ech::OPENINGS);
+    Some(Ech { keys: keys.into(), mode: ech.value.mode.or(Mode::default()), openings })
 }
 
 /// Warns of what clients with Encrypted ClientHello would run into.
@@ -41,7 +47,7 @@ pub(super) fn warn_of_names(draft: &Draft, listeners: &[Listener], routes: &[Rou
     for (index, (draft, listener)) in draft.listeners.iter().zip(listeners).enumerate() {
         let Some(given) = draft.ech.given() else { continue };
         let of_listener = || routes.iter().filter(|route| route.listener == index);
-        for key in listener.ech.iter() {
+        for key in listener.ech.iter().flat_map(|ech| &*ech.keys) {
             let name = &*key.config().public_name;
             if !of_listener().flat_map(|route| &*route.sni).any(|pattern| covers(pattern, name)) {
                 let message =

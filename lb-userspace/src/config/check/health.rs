@@ -64,6 +64,13 @@ pub(super) fn check(
             }
             Check::Postgres { role, login, database: draft.database.or("postgres".into()) }
         }
+        CheckKind::Mysql => {
+            if let (Some(file), true) = (draft.password_file.place(), draft.user.is_absent()) {
+                let error = Diagnostic::error(file, "`password_file` of a MySQL check without `user`");
+                report.push_absence(error.help("add `user = \"NAME\"`, an account that needs no right"));
+            }
+            Check::Mysql { login }
+        }
         CheckKind::Http => {
             let status = draft.status.given().map(|list| list.value.iter());
             Check::Http {
@@ -89,16 +96,16 @@ type KeyOf<'a> = (&'static str, Option<&'a Place>, &'a [CheckKind]);
 
 /// Keys that belong to another kind of check.
 fn reject_others_keys(draft: &HealthDraft, check: CheckKind, report: &mut Report) {
-    use CheckKind::{Http, Postgres, Redis, Tls};
+    use CheckKind::{Http, Mysql, Postgres, Redis, Tls};
     let keys: [KeyOf<'_>; 8] = [
         ("role", draft.role.place(), &[Redis, Postgres]),
-        ("user", draft.user.place(), &[Redis, Postgres]),
-        ("password_file", draft.password_file.place(), &[Redis, Postgres]),
+        ("user", draft.user.place(), &[Redis, Postgres, Mysql]),
+        ("password_file", draft.password_file.place(), &[Redis, Postgres, Mysql]),
         ("database", draft.database.place(), &[Postgres]),
         ("path", draft.path.place(), &[Http]),
         ("host", draft.host.place(), &[Http]),
         ("status", draft.status.place(), &[Http]),
-        ("tls", draft.tls.place(), &[Tls, Redis, Postgres, Http]),
+        ("tls", draft.tls.place(), &[Tls, Redis, Postgres, Mysql, Http]),
     ];
     let name =
         |check: &CheckKind| CHECKS.iter().find(|(_, known)| known == check).map_or("", |(name, _)| name);

@@ -9,8 +9,10 @@ mod crl;
 mod ech;
 mod health;
 mod key;
+mod mysql;
 mod names;
 mod pem;
+mod source;
 mod ties;
 mod upstream_tls;
 
@@ -19,15 +21,15 @@ use std::sync::Arc;
 use super::address::Origin;
 use super::diagnostic::{Diagnostic, Report, quote};
 use super::draft::{
-    AccessLogDraft, Draft, Field, From, GatewayApiDraft, GatewayDraft, ListenerDraft, PoolDraft, RouteDraft,
-    Tls, items, reject_repeated, values,
+    AccessLogDraft, Draft, Field, From, GatewayApiDraft, GatewayDraft, ListenerDraft, PeerDraft, PoolDraft,
+    RouteDraft, Tls, items, reject_repeated, values,
 };
 use super::files::Files;
 use super::gateway_api::{GatewayApi, Mode, Settings, Source};
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
-    OnRemoval, Pool, Protocol, Route, Server,
+    OnRemoval, Peer, Pool, Protocol, Route, Server,
 };
 use super::place::Place;
 use certificate::{Certificates, Loaded, load_certificate};
@@ -72,6 +74,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let names = draft.pools.iter().map(|pool| (&pool.name, None));
     let pool_names = Names::new("pool", names, report);
 
+    reject_peers_alike(&draft.gateway, report);
     let gateway = gateway(&draft.gateway);
     let listeners = draft.listeners.iter().zip(&listener_names.list);
     let listeners: Vec<_> =
@@ -87,10 +90,16 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
             Protocol::Tcp | Protocol::Http => reject_tls_keys(route, report),
-            Protocol::Tls | Protocol::Postgres => tls_keys(route, certificates, report),
+            Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
+                tls_keys(route, certificates, report)
+            }
         });
         if let Some(index) = known {
             upstream_tls::reject_passed_through(draft, route, listeners[index].protocol, &pool_names, report);
+            source::reject_other_families(draft, route, &listeners[index], &pool_names, report);
+            if listeners[index].protocol == Protocol::Mysql {
+                mysql::check_pools(draft, route, &pool_names, report);
+            }
         }
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
@@ -208,7 +217,27 @@ pub(super) fn gateway(draft: &GatewayDraft) -> Gateway {
             max_connections: draft.max_connections.or(live.max_connections),
             drain_timeout: draft.drain_timeout.or(live.drain_timeout),
             keepalive: draft.keepalive.or(live.keepalive),
+            peer_id: draft.peer_id.or(live.peer_id),
+            peers: items(&draft.peers).iter().filter_map(|peer| peer_of(&peer.value)).collect(),
         },
+    }
+}
+
+fn peer_of(draft: &PeerDraft) -> Option<Peer> {
+    Some(Peer { id: draft.id.get()?, address: draft.address.get()? })
+}
+
+/// Each gateway behind one address has a number of its own.
+fn reject_peers_alike(draft: &GatewayDraft, report: &mut Report) {
+    let ids = items(&draft.peers).iter().filter_map(|peer| peer.value.id.given());
+    reject_repeated(
+        draft.peer_id.given().into_iter().chain(ids),
+        |id| format!("two gateways have the number {id}"),
+        report,
+    );
+    if let (Some(peers), true) = (draft.peers.place(), draft.peer_id.is_absent()) {
+        let error = Diagnostic::error(peers, "`peers` without a `peer_id` of this gateway");
+        report.push_absence(error.help("a number that no other has: `peer_id = 1`"));
     }
 }
 
@@ -244,9 +273,10 @@ fn listener(
             Diagnostic::warning(&given.place, "`trusted_proxies` has no effect without `proxy_protocol`");
         report.push(warning.help("add `proxy_protocol = true`"));
     }
+    mysql::reject_greeting(draft, report);
     let default = Listener::new(name.clone(), values(&draft.bind));
     Listener {
-        ech: ech::keys(draft, certificates, report),
+        ech: ech::check(draft, certificates, report),
         protocol: draft.protocol.or(default.protocol),
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         hello_bytes: draft.hello_bytes.or(default.hello_bytes),
@@ -263,6 +293,8 @@ fn listener(
         backlog: draft.backlog.or(default.backlog),
         keepalive: draft.keepalive.or(default.keepalive).or(gateway.keepalive),
         freebind: draft.freebind.or(default.freebind),
+        version: draft.version.get(),
+        plugin: draft.plugin.get(),
         refuse: draft.refuse.or(default.refuse),
         reserved: values(&draft.reserved),
         ..default
@@ -308,6 +340,7 @@ fn pool(
         let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
+    source::warn(draft, report);
     let default = Pool::new(name.clone(), found);
     let tls = upstream_tls::check(draft, certificates, report);
     Pool {
@@ -316,6 +349,7 @@ fn pool(
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),
         send_proxy: draft.send_proxy.get().or(default.send_proxy),
+        source: draft.source.or(default.source),
         health: draft.health.given().and_then(|draft| health::check(&draft.value, certificates, report)),
         eject: draft.eject.get(),
         on_down: draft.on_down.or(default.on_down),

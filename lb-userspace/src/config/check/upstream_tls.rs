@@ -11,7 +11,7 @@ use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
     Draft, Field, PoolDraft, RouteDraft, Tls, UpstreamTlsDraft, items, reject_repeated, values,
 };
-use crate::config::model::{MinVersion, Protocol, ServerSan, UpstreamTls};
+use crate::config::model::{MinVersion, Protocol, UpstreamTls};
 use crate::config::place::Place;
 
 /// The TLS toward a pool's servers, if there is to be any and nothing is wrong with its files.
@@ -22,7 +22,7 @@ pub(super) fn check(
 ) -> Option<Arc<UpstreamTls>> {
     let given = pool.tls.given()?;
     let draft = &given.value;
-    reject_repeated(items(&draft.san), |san| format!("{} is listed twice", shown(san)), report);
+    reject_repeated(items(&draft.san), |san| format!("{} is listed twice", quote(&san.to_string())), report);
     reject_nameless_servers(pool, draft, &given.place, report);
     let certificate = load_certificate(&draft.certificate, None, certificates, report);
     if draft.ca.is_invalid() {
@@ -44,17 +44,6 @@ pub(super) fn check(
         alpn: values(&draft.alpn),
         min_version: draft.min_version.or(MinVersion::Tls12),
     }))
-}
-
-/// As it is written.
-fn shown(san: &ServerSan) -> String {
-    quote(&match san {
-        ServerSan::Name(name @ rustls::pki_types::ServerName::IpAddress(_)) => {
-            format!("IP:{}", name.to_str())
-        }
-        ServerSan::Name(name) => format!("DNS:{}", name.to_str()),
-        ServerSan::Uri(uri) => format!("URI:{uri}"),
-    })
 }
 
 /// A server that is known by its IP address alone has no name to look for in its certificate.

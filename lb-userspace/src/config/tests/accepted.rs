@@ -22,10 +22,12 @@ fn what_is_left_out_has_its_default() {
         max_connections: 200_000,
         drain_timeout: Duration::from_secs(30),
         keepalive: Keepalive::default(),
+        peer_id: 0,
+        peers: vec![],
     };
     assert_eq!(config.gateway, Gateway { fixed, live });
     let listener = Listener {
-        ech: Arc::new([]),
+        ech: None,
         name: "listener-1".into(),
         bind: vec!["0.0.0.0:443".parse().unwrap()],
         protocol: Protocol::Tls,
@@ -40,6 +42,8 @@ fn what_is_left_out_has_its_default() {
         backlog: 4096,
         keepalive: Keepalive::default(),
         freebind: false,
+        version: None,
+        plugin: None,
         refuse: Refuse::Alert,
         reserved: vec![],
     };
@@ -67,6 +71,7 @@ fn what_is_left_out_has_its_default() {
         }],
         connect_timeout: Duration::from_secs(2),
         send_proxy: None,
+        source: SourceAddress::Gateway,
         keepalive: Keepalive::default(),
         tls: None,
     };

@@ -190,7 +190,7 @@ fn what_is_wrong_with_a_client_auth() {
         error: `app1` is not a subject: it begins with no kind of name, such as `CN=`
            at: "app1"
          help: as `openssl x509 -in FILE -noout -subject -nameopt RFC2253` prints it, for example `"CN=app1,O=Example,C=DE"`
-        error: `app1.example.com` is not an alternative name: its kind is not in front, `DNS:`, `URI:` or `email:`
+        error: `app1.example.com` is not an alternative name: its kind is not in front, `DNS:`, `IP:`, `URI:` or `email:`
            at: "app1.example.com"
          help: `"DNS:app1.example.com"`
         "#,

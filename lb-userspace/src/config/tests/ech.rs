@@ -1,5 +1,8 @@
 //! `ech` of a listener.
 
+use crate::config::Ech;
+use crate::ech::Mode;
+
 use super::{GOOD, TERMINATED, accepted, assert_faults, changed, checked};
 
 fn with(ech: &str) -> String {
@@ -8,16 +11,25 @@ fn with(ech: &str) -> String {
 
 #[test]
 fn the_keys_of_a_listener_are_read() {
-    let text = with("{ keys = [\"ech.pem\"], mode = \"shared\" }");
-    let config = accepted(&changed(&text, "\"app1.example.com\"", "\"app1.example.com\", \"example.com\""));
-    assert_eq!(config.listeners[0].ech[0].config().public_name, "example.com");
-    assert!(accepted(GOOD).listeners[0].ech.is_empty());
+    let ech = |text: &str| {
+        let text = changed(&with(text), "\"app1.example.com\"", "\"app1.example.com\", \"example.com\"");
+        accepted(&text).listeners[0].ech.clone().unwrap()
+    };
+    let plain = ech("{ keys = [\"ech.pem\"] }");
+    assert_eq!(plain.keys[0].config().public_name, "example.com");
+    assert_eq!((plain.mode, plain.openings), (Mode::Shared, Ech::OPENINGS));
+    assert_eq!(ech("{ keys = [\"ech.pem\"], mode = \"shared\" }"), plain);
+    let split = ech("{ keys = [\"ech.pem\"], mode = \"split\", openings = 7 }");
+    assert_eq!((split.mode, split.openings.get()), (Mode::Split, 7));
+    assert!(accepted(GOOD).listeners[0].ech.is_none());
 }
 
 #[test]
 fn keys_that_cannot_be_used_are_refused() {
     assert_faults(
-        &with("{ keys = [\"ech.pem\", \"app1.crt\", \"none\", \"ech.pem\"], mode = \"split\" }"),
+        &with(
+            "{ keys = [\"ech.pem\", \"app1.crt\", \"none\", \"ech.pem\"], mode = \"spilt\", openings = 0 }",
+        ),
         r#"
         error: cannot use `app1.crt`: it has no section `ECHCONFIG`
            at: "app1.crt"
@@ -28,9 +40,12 @@ fn keys_that_cannot_be_used_are_refused() {
         error: two keys have the number 231: each would cost an attempt
            at: "ech.pem"
          help: `snisplice ech-key --config-id NUMBER` makes one with another
-        error: `mode` cannot be `split`
-           at: "split"
-         help: one of `"shared"`
+        error: `mode` cannot be `spilt`
+           at: "spilt"
+         help: did you mean `split`?
+        error: `openings` must be from 1 to 1000000000
+           at: 0
+         help: for example `openings = 100`
         "#,
     );
 }
@@ -63,5 +78,7 @@ fn what_clients_would_run_into_is_warned_of() {
         assert_eq!(warnings(&text), [""; 0], "{names}");
     }
     let terminated = "the route `app1.example.com` ends TLS, which takes no ECH yet";
-    assert_eq!(warnings(&changed(TERMINATED, "bind =", ech)), [unknown, terminated]);
+    for ech in [ech, "ech = { keys = [\"ech.pem\"], mode = \"split\" }\nbind ="] {
+        assert_eq!(warnings(&changed(TERMINATED, "bind =", ech)), [unknown, terminated]);
+    }
 }

@@ -71,7 +71,7 @@ fn a_check_says_what_it_is() {
         r#"
         error: `check` cannot be `ping`
            at: "ping"
-         help: one of `"tcp"`, `"tls"`, `"redis"`, `"postgres"`, `"http"`
+         help: one of `"tcp"`, `"tls"`, `"redis"`, `"postgres"`, `"mysql"`, `"http"`
         error: `rise` must be from 1 to 1000
            at: 0
          help: for example `rise = 2`
@@ -95,7 +95,7 @@ fn keys_of_other_checks_are_refused() {
          help: take it out; it goes with `check = "http"`
         error: a check by `tcp` has no `tls`
            at: {}
-         help: take it out; it goes with `check = "tls"` or `check = "redis"` or `check = "postgres"` or `check = "http"`
+         help: take it out; it goes with `check = "tls"` or `check = "redis"` or `check = "postgres"` or `check = "mysql"` or `check = "http"`
         error: a check by `tcp` has no `database`
            at: "app"
          help: take it out; it goes with `check = "postgres"`

@@ -10,9 +10,12 @@ mod file;
 mod health;
 mod hints;
 mod keys;
+mod mysql;
 mod names;
 mod objects;
+mod peers;
 mod routes;
+mod source;
 mod upstream_tls;
 mod values;
 
@@ -196,7 +199,7 @@ max_connections = 200000
 [[listener]]
 name     = "databases"
 bind     = ["0.0.0.0:443", "[::]:443"]
-protocol = "tls"                   # "tls" | "postgres" | "tcp"
+protocol = "tls"                   # "tls" | "postgres" | "mysql" | "tcp"
 hello_timeout  = "5s"
 proxy_protocol = false             # accept v1/v2 from the peers in trusted_proxies
 allow = ["0.0.0.0/0"]              # CIDR, deny wins
@@ -219,7 +222,7 @@ name    = "redis-1"
 balance = "least-connections"      # "round-robin" | "least-connections" | "source-hash" | "random"
 servers = [ { address = "10.0.0.11:6379" }, { address = "redis-0.eu.example.com:6379", weight = 2, backup = true } ]
 connect_timeout = "2s"
-health  = { check = "redis", interval = "5s", rise = 2, fall = 3 }   # "tcp" | "tls" | "redis" | "postgres"
+health  = { check = "redis", interval = "5s", rise = 2, fall = 3 }   # "tcp" | "tls" | "redis" | "postgres" | "mysql"
 send_proxy = "v2"                  # "v1" | "v2" | absent
 tls     = { ca = "upstream-ca.crt", server_name = "redis.internal" }  # present: TLS toward the server
 

@@ -26,8 +26,8 @@ fn every_key_reaches_the_configuration() {
     let tls = tls_of(&config);
     assert_eq!((tls.authorities.certificates.len(), tls.authorities.roots.len()), (1, 1));
     assert_eq!(tls.server_name, Some(name("redis.internal")));
-    let uri = ServerSan::Uri("spiffe://example.org/redis".into());
-    assert_eq!(tls.san, [ServerSan::Name(name("redis.internal")), ServerSan::Name(name("10.0.0.11")), uri]);
+    let uri = San::Uri("spiffe://example.org/redis".into());
+    assert_eq!(tls.san, [San::Dns("redis.internal".into()), San::Ip([10, 0, 0, 11].into()), uri]);
     assert_eq!(tls.alpn, ["redis".into(), "x".into()]);
     assert_eq!(tls.min_version, MinVersion::Tls13);
     assert_eq!(tls.certificate.as_ref().map(|certificate| certificate.chain.len()), Some(1));
@@ -84,22 +84,22 @@ fn each_wrong_value_has_its_hint() {
         error: `a b` is not a server name
            at: "a b"
          help: a host name or an IP address
-        error: `redis.internal` is not an alternative name: its kind is not in front, `DNS:`, `IP:` or `URI:`
+        error: `redis.internal` is not an alternative name: its kind is not in front, `DNS:`, `IP:`, `URI:` or `email:`
            at: "redis.internal"
          help: `"DNS:redis.internal"`
-        error: `DNS:a b` is not an alternative name: it is no host name
+        error: `DNS:a b` is not an alternative name: labels are made of letters, digits and `-`
            at: "DNS:a b"
-         help: for example `"DNS:redis.internal"`
+         help: for example `"DNS:app1.example.com"`
         error: `IP:redis` is not an alternative name: it is no IP address
            at: "IP:redis"
          help: for example `"IP:10.0.0.11"`
-        error: `URI:x` is not an alternative name: it is no URI
+        error: `URI:x` is not an alternative name: it is not a URI
            at: "URI:x"
-         help: for example `"URI:spiffe://example.org/redis"`
-        error: `10.0.0.1` is not an alternative name: its kind is not in front, `DNS:`, `IP:` or `URI:`
+         help: for example `"URI:spiffe://example.org/app1"`, or `"URI:spiffe://example.org/*"` for all below
+        error: `10.0.0.1` is not an alternative name: its kind is not in front, `DNS:`, `IP:`, `URI:` or `email:`
            at: "10.0.0.1"
          help: `"IP:10.0.0.1"`
-        error: `spiffe://a/b` is not an alternative name: its kind is not in front, `DNS:`, `IP:` or `URI:`
+        error: `spiffe://a/b` is not an alternative name: its kind is not in front, `DNS:`, `IP:`, `URI:` or `email:`
            at: "spiffe://a/b"
          help: `"URI:spiffe://a/b"`
         error: `min_version` cannot be `1.1`

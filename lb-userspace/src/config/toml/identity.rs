@@ -1,10 +1,12 @@
-//! Names of clients' certificates, as `client_auth` lists them.
+//! Names of certificates, as `client_auth` and `tls` of pools list them.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::net::IpAddr;
+
 use crate::config::address::dns_name;
-use crate::config::client_auth::San;
 use crate::config::diagnostic::{Problem, quote};
+use crate::config::san::San;
 
 /// A whole subject, as the access log and OpenSSL write it.
 pub(super) fn subject(text: &str) -> Result<Box<str>, Problem> {
@@ -36,10 +38,11 @@ pub(super) fn san(text: &str) -> Result<San, Problem> {
         let guess = match text {
             _ if text.contains("://") => format!("`\"URI:{text}\"`"),
             _ if text.contains('@') => format!("`\"email:{text}\"`"),
+            _ if text.parse::<IpAddr>().is_ok() => format!("`\"IP:{text}\"`"),
             _ if dns_name(host(text).0).is_ok() => format!("`\"DNS:{text}\"`"),
             _ => "for example `\"DNS:app1.example.com\"`".to_owned(),
         };
-        return Err(problem("its kind is not in front, `DNS:`, `URI:` or `email:`").help(guess));
+        return Err(problem("its kind is not in front, `DNS:`, `IP:`, `URI:` or `email:`").help(guess));
     };
     match kind {
         "DNS" if name == "*" => {
@@ -53,6 +56,10 @@ pub(super) fn san(text: &str) -> Result<San, Problem> {
                 Err(why) => Err(problem(why).help("for example `\"DNS:app1.example.com\"`")),
             }
         }
+        "IP" => match name.parse() {
+            Ok(address) => Ok(San::Ip(address)),
+            Err(_) => Err(problem("it is no IP address").help("for example `\"IP:10.0.0.11\"`")),
+        },
         "URI" => {
             let example = "for example `\"URI:spiffe://example.org/app1\"`, or `\"URI:spiffe://example.org/*\"` for all below";
             let (begin, is_begin) = name.strip_suffix('*').map_or((name, false), |begin| (begin, true));
@@ -82,7 +89,7 @@ fn host(name: &str) -> (&str, bool) {
 }
 
 /// As OpenSSL writes them.
-const KINDS: [&str; 3] = ["DNS", "URI", "email"];
+const KINDS: [&str; 4] = ["DNS", "IP", "URI", "email"];
 
 #[cfg(test)]
 mod tests {
@@ -96,7 +103,19 @@ mod tests {
         assert_eq!(san("URI:spiffe://a/*"), Ok(San::UriBelow("spiffe://a/".into())));
         assert_eq!(san("URI:urn:a:b"), Ok(San::Uri("urn:a:b".into())));
         assert_eq!(san("email:a@b.example"), Ok(San::Email("a@b.example".into())));
+        for text in [
+            "DNS:a.example",
+            "DNS:*.a.example",
+            "IP:fd00::1",
+            "URI:a://b",
+            "URI:a://b/*",
+            "email:a@b.example",
+        ] {
+            assert_eq!(san(text).unwrap().to_string(), text);
+        }
         for (text, help) in [
+            ("10.0.0.11", "`\"IP:10.0.0.11\"`"),
+            ("IP:redis", "for example"),
             ("spiffe://a/b", "`\"URI:spiffe://a/b\"`"),
             ("a@b.example", "`\"email:a@b.example\"`"),
             ("app.example.com", "`\"DNS:app.example.com\"`"),

@@ -8,12 +8,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The port that a URL of this scheme means when it names none.
-const PORTS: [(&str, u16); 11] = [
+const PORTS: [(&str, u16); 12] = [
     ("redis", 6379),
     ("rediss", 6379),
     ("postgres", 5432),
     ("postgresql", 5432),
     ("mysql", 3306),
+    ("mariadb", 3306),
     ("mongodb", 27017),
     ("amqp", 5672),
     ("amqps", 5671),

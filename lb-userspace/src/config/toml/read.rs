@@ -12,8 +12,9 @@ use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
     CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, GATEWAY_API, HEALTH,
     HEALTH_TLS, HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS,
-    MIN_INTERVAL, MIN_VERSIONS, MODES, ON_DOWN, ON_REMOVAL, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, REFUSALS,
-    ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCES, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
+    MIN_INTERVAL, MIN_VERSIONS, MODES, ON_DOWN, ON_REMOVAL, PEER, PEER_ID, POOL, PORT, PROTOCOLS,
+    PROXY_VERSIONS, REFUSALS, ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, SOURCES, STATUS, TIERS,
+    TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::{identity, pieces, value};
@@ -21,7 +22,7 @@ use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
     AccessLogDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft, ClientAuthFiles,
     ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft, HealthTlsDraft,
-    ListenerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
+    ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -119,6 +120,15 @@ fn gateway(mut s: Section<'_, '_>) -> GatewayDraft {
         source_ports: s.read("source_ports", |r, v| r.parse(v, value::source_ports)),
         flow_table: s.read("flow_table", |r, v| r.integer(v, FLOWS)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
+        peer_id: s.read("peer_id", |r, v| r.integer(v, PEER_ID)),
+        peers: s.read("peers", |r, v| r.list(v, |r, v| r.section(v, &PEER).map(peer))),
+    }
+}
+
+fn peer(mut s: Section<'_, '_>) -> PeerDraft {
+    PeerDraft {
+        id: s.read("id", |r, v| r.integer(v, PEER_ID)),
+        address: s.read("address", |r, v| r.parse(v, value::socket_address)),
     }
 }
 
@@ -218,6 +228,8 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
         backlog: s.read("backlog", |r, v| r.integer(v, BACKLOG)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         freebind: s.read("freebind", |r, v| r.boolean(v)),
+        version: s.read("version", |r, v| r.parse(v, value::greeting)),
+        plugin: s.read("plugin", |r, v| r.parse(v, value::greeting)),
         ech: s.read("ech", |r, v| r.section(v, &ECH).map(ech)),
         refuse: s.read("refuse", |r, v| r.choice(v, &REFUSALS)),
         reserved: Field::Absent,
@@ -225,8 +237,11 @@ fn listener(mut s: Section<'_, '_>) -> ListenerDraft {
 }
 
 fn ech(mut s: Section<'_, '_>) -> EchDraft {
-    s.read("mode", |r, v| r.choice(v, &ECH_MODES));
-    EchDraft { keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))) }
+    EchDraft {
+        keys: s.read("keys", |r, v| r.list(v, |r, v| r.parse(v, value::path))),
+        mode: s.read("mode", |r, v| r.choice(v, &ECH_MODES)),
+        openings: s.read("openings", |r, v| r.integer(v, CONNECTIONS)),
+    }
 }
 
 /// Without host bits.
@@ -325,6 +340,7 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
         slow_start: s.read("slow_start", |r, v| r.timeout(v)),
         connect_timeout: s.read("connect_timeout", |r, v| r.timeout(v)),
         send_proxy: s.read("send_proxy", |r, v| r.choice(v, &PROXY_VERSIONS)),
+        source: s.read("source", |r, v| r.choice(v, &SOURCE_ADDRESSES)),
         keepalive: s.read("keepalive", |r, v| r.section(v, &KEEPALIVE).map(keepalive)),
         health: s.read("health", health),
         eject: s.read("eject", |r, v| r.section(v, &EJECT).map(eject)),
@@ -394,7 +410,7 @@ fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
         ca: s.read("ca", |r, v| r.parse(v, value::path)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
-        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, value::server_san))),
+        san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s
             .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         alpn: s.read("alpn", alpn),

@@ -14,7 +14,7 @@ use super::mend;
 use crate::config::address::{Address, MAX_HOST_NAME, Origin, SERVICE, dns_name, host_name};
 use crate::config::diagnostic::{Problem, quote};
 use crate::config::gateway_api::Attach;
-use crate::config::model::{LogTarget, ServerSan, SniPattern};
+use crate::config::model::{LogTarget, SniPattern};
 
 /// A span of time, at most [`MAX_DURATION`]; may be zero.
 pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
@@ -202,40 +202,6 @@ pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, Problem> {
     Ok(name.to_owned())
 }
 
-/// An alternative name, with its kind in front as OpenSSL writes it.
-pub(super) fn server_san(text: &str) -> Result<ServerSan, Problem> {
-    let problem = |why| Problem::new(format!("{} is not an alternative name: {why}", quote(text)));
-    let name = |name: &str| ServerName::try_from(name).ok().map(|name| name.to_owned());
-    let (kind, rest) = text.split_once(':').unwrap_or_default();
-    let san = match (kind, name(rest)) {
-        ("DNS", Some(name @ ServerName::DnsName(_))) | ("IP", Some(name @ ServerName::IpAddress(_))) => {
-            Some(ServerSan::Name(name))
-        }
-        ("DNS", _) => return Err(problem("it is no host name").help("for example `\"DNS:redis.internal\"`")),
-        ("IP", _) => return Err(problem("it is no IP address").help("for example `\"IP:10.0.0.11\"`")),
-        // RFC 3986, section 3: a scheme and something behind it.
-        ("URI", _)
-            if rest.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) =>
-        {
-            Some(ServerSan::Uri(rest.into()))
-        }
-        ("URI", _) => {
-            let help = "for example `\"URI:spiffe://example.org/redis\"`";
-            return Err(problem("it is no URI").help(help));
-        }
-        _ => None,
-    };
-    san.ok_or_else(|| {
-        let guess = match name(text) {
-            _ if text.contains("://") => format!("`\"URI:{text}\"`"),
-            Some(ServerName::IpAddress(_)) => format!("`\"IP:{text}\"`"),
-            Some(_) => format!("`\"DNS:{text}\"`"),
-            None => "for example `\"DNS:redis.internal\"`".to_owned(),
-        };
-        problem("its kind is not in front, `DNS:`, `IP:` or `URI:`").help(guess)
-    })
-}
-
 /// A protocol name of the ALPN extension.
 pub(super) fn alpn(text: &str) -> Result<Box<str>, Problem> {
     match text.len() {
@@ -349,5 +315,14 @@ pub(in crate::config) fn http_host(text: &str) -> Result<Box<str>, Problem> {
         true => Ok(text.into()),
         false => Err(Problem::new("this is no host of an HTTP request")
             .help("a name, with a port if it is not 80: for example `host = \"db.example.com:8008\"`")),
+    }
+}
+
+/// Of MySQL's greeting, where a zero byte ends it.
+pub(in crate::config) fn greeting(text: &str) -> Result<Box<str>, Problem> {
+    match (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(Problem::new("this is nothing to greet with")
+            .help("1 to 64 letters, digits and signs, no spaces")),
     }
 }

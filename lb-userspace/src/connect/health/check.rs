@@ -2,11 +2,12 @@
 
 use super::probe::{Failure, MAX_RECEIVED, Step, Verdict};
 use super::probes::probe;
-use crate::config::{Health, Host, ProxyVersion};
+use crate::config::{Check, Health, Host, ProxyVersion};
 use crate::connect::open_server;
 use crate::connect::preamble::own_proxy_header;
 use crate::reason::DownReason;
 use crate::serving::{Pool, Server};
+use crate::socket::reset_on_close;
 use crate::tls;
 use bytes::BytesMut;
 use rustls::CertificateError as C;
@@ -39,6 +40,9 @@ impl Checker {
     /// Whether the server works.
     pub(super) async fn check(&self, server: &Server) -> Verdict {
         let within = tokio::time::timeout(self.health.timeout, self.ask(server)).await;
+        if matches!(self.health.check, Check::Mysql { .. }) {
+            server.state.mysql.tried();
+        }
         within.unwrap_or_else(|_| Err(DownReason::Timeout.into()))
     }
 
@@ -55,9 +59,17 @@ impl Checker {
             let sent = stream.write_all(own_proxy_header(version)).await;
             sent.map_err(|error| failure(&error))?;
         }
+        if self.health.check == Check::Tcp {
+            // Nothing was said that could be lost; and no socket waits for a minute after each check.
+            reset_on_close(&stream);
+        }
         let mut probe = probe(&self.health, &server.address.to_string());
         let mut talk = Talk { received: BytesMut::new() };
-        if let Some(verdict) = talk.converse(&mut stream, |received| probe.step(received)).await? {
+        let said = talk.converse(&mut stream, |received| probe.step(received)).await;
+        if let (Some(greeting), None) = (probe.greeting(), elsewhere) {
+            server.state.mysql.hear(greeting);
+        }
+        if let Some(verdict) = said? {
             return verdict;
         }
         let Some(connector) = &self.tls else { return Err(DownReason::BadAnswer.into()) };

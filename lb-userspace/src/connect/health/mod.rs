@@ -5,7 +5,9 @@
 //! is who is asked when. What is known of a server is kept in its record: [`crate::serving::HealthRecord`].
 
 mod check;
+mod greetings;
 mod http;
+mod mysql;
 mod postgres;
 mod probe;
 mod probes;
@@ -14,8 +16,9 @@ mod redis;
 use crate::clock::now_ms;
 use crate::config::OnDown;
 use crate::reason::DownReason;
-use crate::serving::{Checked, Pool, Server, ServerRecord, Turn};
+use crate::serving::{Checked, Pool, Server, ServerRecord, Snapshot, Turn};
 use check::Checker;
+use greetings::Greetings;
 use probe::Failure;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -37,13 +40,13 @@ const AT_ONCE: usize = 4096;
 /// Within this time the servers that came with one configuration are first checked.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// How often it is asked whether a service has other servers.
+/// How often it is asked whether a service has other servers, and whether a MySQL server is to be heard.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Checks servers until it is dropped.
 pub struct Prober {
     /// `None`: it is to end.
-    pools: Option<mpsc::UnboundedSender<Vec<Arc<Pool>>>>,
+    pools: Option<mpsc::UnboundedSender<Followed>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,11 +62,12 @@ impl Prober {
 
     /// Checks the servers of these pools from here on, and no others. Who is checked in the same way already goes on in its
     /// rhythm.
-    pub fn follow(&self, pools: &[Arc<Pool>]) {
-        let checked = pools.iter().filter(|pool| pool.health.is_some()).cloned().collect();
+    pub fn follow(&self, snapshot: &Snapshot) {
+        let checked = snapshot.pools.iter().filter(|pool| pool.health.is_some()).cloned().collect();
+        let followed = Followed { checked, mysql: snapshot.mysql_pools() };
         if let Some(pools) = &self.pools {
             // The thread ends only after this.
-            let _ = pools.send(checked);
+            let _ = pools.send(followed);
         }
     }
 }
@@ -77,6 +81,14 @@ impl Drop for Prober {
     }
 }
 
+/// Whose servers are asked.
+struct Followed {
+    /// Whether they work.
+    checked: Vec<Arc<Pool>>,
+    /// How they greet.
+    mysql: Vec<Arc<Pool>>,
+}
+
 /// A check that is worth a look: the server has turned, or is down and has connections.
 struct Event {
     record: Arc<ServerRecord>,
@@ -87,6 +99,9 @@ struct Event {
 struct Checks<K> {
     kill: K,
     pools: Vec<Arc<Pool>>,
+    /// Those to which MySQL's clients go.
+    mysql: Vec<Arc<Pool>>,
+    greetings: Greetings,
     /// By the name of the pool.
     checkers: HashMap<Arc<str>, Arc<Checker>>,
     /// By the address of the server's record, which the task keeps alive.
@@ -112,6 +127,8 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
         Checks {
             kill,
             pools: Vec::new(),
+            mysql: Vec::new(),
+            greetings: Greetings::default(),
             checkers: HashMap::new(),
             servers: HashMap::new(),
             tasks: JoinSet::new(),
@@ -123,7 +140,7 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
         }
     }
 
-    async fn run(mut self, mut follow: mpsc::UnboundedReceiver<Vec<Arc<Pool>>>) {
+    async fn run(mut self, mut follow: mpsc::UnboundedReceiver<Followed>) {
         let mut seen = Vec::new();
         let mut events = Vec::new();
         let mut look = interval(LOOK);
@@ -132,8 +149,9 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
             tokio::select! {
                 pools = follow.recv() => match pools {
                     None => return,
-                    Some(pools) => {
-                        self.pools = pools;
+                    Some(Followed { checked, mysql }) => {
+                        (self.pools, self.mysql) = (checked, mysql);
+                        self.greetings.ask(&self.mysql);
                         self.follow();
                         seen = self.lists();
                     }
@@ -141,7 +159,8 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
                 _ = self.happened.recv_many(&mut events, AT_ONCE) => self.react(events.drain(..)),
                 // Ends of tasks that were aborted.
                 Some(_) = self.tasks.join_next() => {}
-                _ = look.tick(), if self.pools.iter().any(|pool| !pool.services().is_empty()) => {
+                _ = look.tick(), if self.looks() => {
+                    self.greetings.ask(&self.mysql);
                     let lists = self.lists();
                     if lists != seen {
                         self.follow();
@@ -150,6 +169,11 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
                 }
             }
         }
+    }
+
+    /// Whether there is something to look for: services may have other servers, and servers may have to be heard.
+    fn looks(&self) -> bool {
+        !self.mysql.is_empty() || self.pools.iter().any(|pool| !pool.services().is_empty())
     }
 
     /// The servers of each pool, by where they are in memory.

@@ -3,6 +3,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use crate::mysql::ServerGreeting;
 use crate::reason::DownReason;
 use bytes::BytesMut;
 
@@ -17,6 +18,11 @@ pub(super) trait Probe {
     /// What is to be done next. `received`: what has arrived and was not consumed; the probe takes out what it has read. At
     /// first, and after each step but [`Step::Read`], it may be empty.
     fn step(&mut self, received: &mut BytesMut) -> Step;
+
+    /// How a MySQL server has greeted, if it was heard.
+    fn greeting(&mut self) -> Option<ServerGreeting> {
+        None
+    }
 }
 
 /// What a check does next.

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::http::Http;
+use super::mysql::Mysql;
 use super::postgres::Postgres;
 use super::probe::{Failure, Probe, Step};
 use super::redis::Redis;
@@ -17,6 +18,7 @@ pub(super) fn probe(health: &Health, address: &str) -> Box<dyn Probe> {
         Check::Postgres { role, login, database } => {
             return Box::new(Postgres::new(health.tls.is_some(), *role, login.clone(), database.clone()));
         }
+        Check::Mysql { login } => return Box::new(Mysql::new(health.tls.is_some(), login.clone())),
         Check::Http { path, host, status } => {
             Box::new(Http::new(path, host.as_deref().unwrap_or(address), status.clone()))
         }

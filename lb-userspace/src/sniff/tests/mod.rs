@@ -2,9 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "the captures are files")]
 
+mod mysql;
 mod properties;
 mod real;
 mod reasons;
+mod starttls;
 
 use super::*;
 
@@ -58,7 +60,10 @@ fn facts(window: &[u8]) -> ClientHello {
 
 /// Drives a sniffer over `data` cut into segments of `size` bytes, until it decides or the data ends.
 fn drive(preamble: Preamble, data: &[u8], size: usize) -> Output {
-    let mut sniffer = Sniffer::new(preamble);
+    drive_on(Sniffer::new(preamble), data, size)
+}
+
+fn drive_on(mut sniffer: Sniffer, data: &[u8], size: usize) -> Output {
     let (mut start, mut end) = (0, 0);
     let mut output = Output::NeedMore;
     while end < data.len() && output == Output::NeedMore {

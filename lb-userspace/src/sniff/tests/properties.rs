@@ -92,6 +92,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         b"\x16\x03\x01\x00\x40",
         b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c\x03\x03",
         b"\0\0\0\x08\x04\xd2\x16\x2f",
+        b"\0\0\0\x20\x04\xd2\x16\x2e",
         b"\0\0\0\x08\x04\xd2\x16\x30\0\0\0\x08\x04\xd2\x16\x2f\x16\x03\x01",
     ]);
     (start, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(start, rest)| [start, &rest].concat())

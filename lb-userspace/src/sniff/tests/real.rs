@@ -33,7 +33,7 @@ fn the_facts_are_those_of_the_manifest() {
         let version = sample.versions.iter().copied().filter(|&version| version <= 0x0304).max();
         assert_eq!(hello.version, TlsVersion(version.unwrap_or(0x0303)), "{name}");
         assert_eq!(hello.length, sample.window.len(), "{name}");
-        assert!(!hello.postgres, "{name}");
+        assert_eq!(hello.request, None, "{name}");
     }
 }
 

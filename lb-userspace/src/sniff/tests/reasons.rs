@@ -75,7 +75,7 @@ fn the_framing_of_sslv2_has_no_name() {
         alpn: Alpn::default(),
         version: TlsVersion(0x0303),
         length: old.len(),
-        postgres: false,
+        request: None,
         offers_ech: false,
     };
     for size in [1, 3, 1000] {
@@ -273,11 +273,14 @@ fn closed_before_hello_in_the_preamble_behind_it_and_in_the_hello() {
 #[test]
 fn a_tls_listener_answers_postgresql_too_and_nothing_else_that_begins_with_zero() {
     let mut sniffer = Sniffer::new(Preamble::Tls);
-    assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST)), Output::Answer { reply: b"S", consumed: 8 });
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&SSL_REQUEST)),
+        Output::Answer { reply: b"S".into(), consumed: 8 }
+    );
     let Output::Hello(hello) = sniffer.handle(Input::Bytes(&hello(&[server_name(b"a.example.com")]))) else {
         panic!("no hello");
     };
-    assert!(hello.postgres);
+    assert_eq!(hello.request, Some(TlsRequest::Postgres));
     assert_eq!(drive(Preamble::Tls, &[0, 0, 0, 9, 0, 0, 0, 0], 8), Output::Reject(R::NotTls));
     assert_eq!(drive(Preamble::Tls, &SSL_REQUEST[..5], 1), Output::NeedMore);
 }
@@ -289,22 +292,28 @@ fn a_postgres_client_is_answered_and_its_hello_read() {
     for length in 0..8 {
         assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST[..length])), Output::NeedMore);
     }
-    assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST)), Output::Answer { reply: b"N", consumed: 8 });
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
+        Output::Answer { reply: b"N".into(), consumed: 8 }
+    );
     assert_eq!(sniffer.handle(Input::Bytes(b"")), Output::NeedMore);
     for length in 0..8 {
         assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST[..length])), Output::NeedMore);
     }
-    assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST)), Output::Answer { reply: b"S", consumed: 8 });
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&SSL_REQUEST)),
+        Output::Answer { reply: b"S".into(), consumed: 8 }
+    );
     for length in 0..redis.len() {
         assert_eq!(sniffer.handle(Input::Bytes(&redis[..length])), Output::NeedMore);
     }
-    let expected = ClientHello { postgres: true, ..facts(&redis) };
+    let expected = ClientHello { request: Some(TlsRequest::Postgres), ..facts(&redis) };
     assert_eq!(sniffer.handle(Input::Bytes(&redis)), Output::Hello(expected.into()));
 }
 
 #[test]
 fn alpn_mismatch_for_direct_tls_that_does_not_offer_postgresql() {
-    let accepted = ClientHello { postgres: false, ..facts(&direct()) };
+    let accepted = ClientHello { request: None, ..facts(&direct()) };
     assert_eq!(postgres(&direct()), Output::Hello(accepted.clone().into()));
     assert_eq!(postgres(&redis()), Output::Reject(R::AlpnMismatch));
     let h2 = hello(&[server_name(b"a.example"), alpn(&[b"h2"])]);
@@ -312,7 +321,10 @@ fn alpn_mismatch_for_direct_tls_that_does_not_offer_postgresql() {
 
     // The same behind a refused GSSENCRequest.
     let mut sniffer = Sniffer::new(Preamble::Postgres);
-    assert_eq!(sniffer.handle(Input::Bytes(&GSSENC_REQUEST)), Output::Answer { reply: b"N", consumed: 8 });
+    assert_eq!(
+        sniffer.handle(Input::Bytes(&GSSENC_REQUEST)),
+        Output::Answer { reply: b"N".into(), consumed: 8 }
+    );
     assert_eq!(sniffer.handle(Input::Bytes(&direct())), Output::Hello(accepted.into()));
 }
 
@@ -330,8 +342,79 @@ fn postgres_cleartext_for_a_startup_message() {
 }
 
 #[test]
-fn postgres_cancel_cleartext_for_a_cancel_request() {
-    assert_eq!(postgres(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01"), Output::Reject(R::PostgresCancelCleartext));
+fn a_cancel_request_has_its_key_once_it_is_whole() {
+    for (code, forwarded) in [(*b"\x04\xd2\x16\x2e", false), (*b"\x04\xd2\x1a\x16", true)] {
+        for length in [8, 36, 260] {
+            let key: Box<[u8]> = (0..length).map(|number| number as u8).collect();
+            let request = [&(8 + length as u32).to_be_bytes()[..], &code, &key].concat();
+            let cancel = Cancel { key, forwarded };
+            assert_eq!(cancel.request(), request);
+            assert!(!format!("{cancel:?}").contains('['), "{cancel:?}");
+            for end in 0..request.len() {
+                assert_eq!(postgres(&request[..end]), Output::NeedMore);
+                assert_eq!(sniff(&request[..end]), Output::NeedMore);
+                assert_eq!(opening(&request[..end]), Opening::Incomplete);
+            }
+            for window in [request.clone(), [&request[..], b"x"].concat()] {
+                assert_eq!(postgres(&window), Output::Cancel(cancel.clone()));
+                assert_eq!(sniff(&window), Output::Cancel(cancel.clone()));
+                assert_eq!(opening(&window), Opening::Cancel(cancel.clone()));
+            }
+        }
+        for length in [8, 15, 269] {
+            let request = [&u32::to_be_bytes(length)[..], &code].concat();
+            assert_eq!(postgres(&request), Output::Reject(R::PostgresMalformed));
+            assert_eq!(opening(&request), Opening::Session);
+        }
+    }
+    // Behind a refused GSSENCRequest, too.
+    let both = [&GSSENC_REQUEST[..], b"\0\0\0\x10\x04\xd2\x16\x2e12345678"].concat();
+    assert!(matches!(drive(Preamble::Tls, &both, 8), Output::Cancel(_)));
+}
+
+#[test]
+fn what_opens_a_session_is_the_servers_to_judge() {
+    let startup = b"\0\0\0\x14\0\x03\0\0user\0alice\0\0";
+    for end in 0..8 {
+        assert_eq!(opening(&startup[..end]), Opening::Incomplete);
+    }
+    for bytes in [&startup[..8], startup, &SSL_REQUEST, &GSSENC_REQUEST, b"GET / HTTP/1.1", b"\x16"] {
+        assert_eq!(opening(bytes), Opening::Session, "{}", bytes.escape_ascii());
+    }
+}
+
+#[test]
+fn on_a_tls_listener_a_postgres_client_is_known_by_what_it_asks() {
+    let redis = redis();
+    let mut sniffer = Sniffer::new(Preamble::Tls);
+    for length in 0..8 {
+        assert_eq!(sniffer.handle(Input::Bytes(&SSL_REQUEST[..length])), Output::NeedMore);
+    }
+    let answer = Output::Answer { reply: b"S".into(), consumed: 8 };
+    assert_eq!(
+        (sniffer.handle(Input::Bytes(&SSL_REQUEST)), sniffer.request()),
+        (answer, Some(TlsRequest::Postgres))
+    );
+    let expected = ClientHello { request: Some(TlsRequest::Postgres), ..facts(&redis) };
+    assert_eq!(sniffer.handle(Input::Bytes(&redis)), Output::Hello(expected.into()));
+
+    let all = [&GSSENC_REQUEST[..], &SSL_REQUEST, &redis].concat();
+    assert!(matches!(drive(Preamble::Tls, &all, 8), Output::Hello(hello) if hello.is_postgres()));
+    // Without a request: PostgreSQL by its ALPN, or something else.
+    assert!(facts(&direct()).is_postgres() && !facts(&redis).is_postgres());
+
+    rejected(b"\0\0\0\x14\0\x03\0\0user", R::PostgresCleartext);
+    rejected(&[&SSL_REQUEST[..], b"x"].concat(), R::PostgresStuffed);
+    // What only begins like it is no TLS; behind an answer it is no PostgreSQL.
+    for window in [&b"\0\0\x27\x11"[..], b"\0\0\0\x07", b"\0\0\0\x08\x04\xd2\x16\x31", b"\0a"] {
+        rejected(window, R::NotTls);
+    }
+    let twice = [GSSENC_REQUEST, GSSENC_REQUEST].concat();
+    assert_eq!(drive(Preamble::Tls, &twice, 8), Output::Reject(R::PostgresMalformed));
+    // Direct TLS behind a refused GSSENCRequest can only be PostgreSQL's.
+    let direct = |hello: &[u8]| drive(Preamble::Tls, &[&GSSENC_REQUEST[..], hello].concat(), 8);
+    assert_eq!(direct(&redis), Output::Reject(R::AlpnMismatch));
+    assert!(matches!(direct(&self::direct()), Output::Hello(_)));
 }
 
 #[test]
@@ -379,6 +462,7 @@ fn an_alert_is_one_fatal_record_and_goes_to_clients_that_speak_tls() {
             (R::HelloTooLarge, 50),
             (R::SniInvalid, 47),
             (R::EchMalformed, 47),
+            (R::EchRate, 80),
             (R::UnknownSni, 112),
             (R::NoSni, 109),
             (R::AlpnMismatch, 120),

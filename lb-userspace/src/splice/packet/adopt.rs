@@ -109,7 +109,8 @@ impl PacketTier {
         let server = pool.adopt(&server, address);
         let client = socket_address(&record.client, record.client_port);
         let permits = Permits {
-            connections: [&books.stats.live, &listener.stats.live, &route.stats.live].map(Limit::join),
+            connections: [&books.stats.live, &listener.stats.live, &route.stats.counting().live]
+                .map(Limit::join),
             clients: [&listener.clients, &route.clients]
                 .map(|limit| limit.as_ref().map(|limit| limit.join(client.ip()))),
         };

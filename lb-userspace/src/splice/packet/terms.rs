@@ -32,6 +32,8 @@ pub(crate) struct Legs<'a> {
     pub(crate) ways: PerLeg<Way>,
     /// Bytes read from the client's socket and not written to the server's.
     pub(crate) held: usize,
+    /// Bytes of each end that were passed on before.
+    pub(crate) passed: PerLeg<u64>,
 }
 
 /// Why a connection cannot be spliced.
@@ -147,7 +149,9 @@ impl Terms {
             let (to, leg) = (from.other(), at.states.of(from));
             Flow {
                 id,
-                origin: first_wrap(leg.receive_next) - u64::from(held.of(from) + leg.unread),
+                origin: first_wrap(leg.receive_next)
+                    - u64::from(held.of(from) + leg.unread)
+                    - at.passed.of(from),
                 out: at.tuples.of(to).reversed(),
                 seq_delta: seq_delta.of(from),
                 ack_delta: seq_delta.of(to).wrapping_neg(),
@@ -273,7 +277,8 @@ mod tests {
         let tuples = PerLeg { client: tuple(a, b), server: tuple(d, c) };
         let ways = PerLeg { client: 2, server: 3 }.map(|ifindex| Way { ifindex, kind: 0 });
         let sightings = PerLeg { client: &sightings.client, server: &sightings.server };
-        let at = Legs { states, sightings, tuples, ways, held };
+        let passed = PerLeg { client: 7, server: 9 };
+        let at = Legs { states, sightings, tuples, ways, held, passed };
         Terms::new(1, 77, &at)
     }
 
@@ -294,7 +299,9 @@ mod tests {
         assert_eq!(4_u32.wrapping_add(request.ack_delta), 2);
         let [of_client, of_server] = track.halves.each_ref();
         assert_eq!([of_client.end(), of_server.end()], [100, 2]);
-        assert_eq!([of_client.position - request.origin, of_server.position - response.origin], [320, 5]);
+        // And what was passed on before.
+        let accounted = [of_client.position - request.origin, of_server.position - response.origin];
+        assert_eq!(accounted, [320 + 7, 5 + 9]);
         assert_eq!(written, PerLeg { client: u32::MAX, server: 7000 });
         assert_eq!(request.out, tuple("10.0.0.3:5".parse().unwrap(), "10.0.0.4:6379".parse().unwrap()));
     }

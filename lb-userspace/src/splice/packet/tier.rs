@@ -81,7 +81,7 @@ impl Plan {
 impl PacketTier {
     /// Makes the maps, or adopts those of an earlier process, with the programs that are pinned with them. Programs that are
     /// missing are loaded by [`load`](Self::load).
-    pub fn open(config: &config::FixedGateway) -> anyhow::Result<Self> {
+    pub fn open(config: &config::FixedGateway, ports: Arc<GatewayPorts>) -> anyhow::Result<Self> {
         let kernel = Packet::prepare(&config.bpffs, config.flow_table)?;
         // At once: reading the log takes CAP_SYS_ADMIN, which the thread of `load_aside` does not have.
         #[cfg(feature = "kernel-log")]
@@ -92,7 +92,7 @@ impl PacketTier {
         let odd = OddThread::start(&kernel)?;
         let tier = Self {
             kernel,
-            ports: Arc::new(GatewayPorts::new(config.source_ports.clone(), config.bpffs.clone())),
+            ports,
             ways: Ways::open(config.interfaces.clone())?,
             grace: Grace::start()?,
             injector: Injector::open()?,
@@ -153,6 +153,12 @@ impl PacketTier {
         if plan.is_ipv4() != peer.is_ipv4() {
             return Err(FallbackReason::MixedFamily.into());
         }
+        let connection = &account.connection;
+        let has_clients_address =
+            connection.upstream.get().is_some_and(|(pool, _)| pool.source == config::SourceAddress::Client);
+        if has_clients_address && !self.ways.replays_reach(local.ip()) {
+            return Err(FallbackReason::NoMarkRule.into());
+        }
         let sighting = self.kernel.sighting(&from_server).ok_or(FallbackReason::NoSynSeen)?;
         let sightings = PerLeg { client: &plan.sighting, server: &sighting };
         let tuples = PerLeg { client: plan.from_client, server: from_server };
@@ -169,7 +175,6 @@ impl PacketTier {
         for socket in sockets.iter() {
             let _ = tcp::flush_acknowledgement(socket.as_fd());
         }
-        let connection = &account.connection;
         // Before the sockets enter repair mode, in which they die silently: if this process dies then, the next one finds
         // the record and resets both ends.
         self.kernel
@@ -184,7 +189,10 @@ impl PacketTier {
             };
             let (client, server) = (read(sockets.client)?, read(sockets.server)?);
             let states = PerLeg { client: &client, server: &server };
-            let at = Legs { states, sightings, tuples, ways, held };
+            let passed =
+                PerLeg { client: &connection.traffic.bytes_in, server: &connection.traffic.bytes_out };
+            let passed = passed.map(|bytes| bytes.load(Relaxed));
+            let at = Legs { states, sightings, tuples, ways, held, passed };
             let terms = Terms::new(connection.id, now_tick(), &at)?;
             let inserted = self.kernel.insert(&tuples, terms.flows, &terms.track, &terms.handover);
             let slot = inserted.map_err(refusal)?;

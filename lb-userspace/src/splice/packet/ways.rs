@@ -9,7 +9,7 @@ use crate::kernel::pairs::PairEnds;
 use crate::kernel::routes::{Exit, Routes, Unroutable};
 use crate::reason::FallbackReason;
 use lb_common::packet::inject::Way;
-use lb_common::packet::{Flow, LOOPBACK, Path, exit};
+use lb_common::packet::{FOR_SOCKET_MARK, Flow, LOOPBACK, Path, exit};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -102,6 +102,14 @@ impl Ways {
             return Err(FallbackReason::NoSynSeen);
         }
         Ok(way)
+    }
+
+    /// Whether this host's own sockets get what is replayed to them ([`Injector::acknowledge`]) if they have a client's
+    /// address.
+    ///
+    /// [`Injector::acknowledge`]: crate::kernel::raw::Injector::acknowledge
+    pub(super) fn replays_reach(&self, client: IpAddr) -> bool {
+        self.routes.takes(client, FOR_SOCKET_MARK)
     }
 
     /// As [`way`](Self::way), without the checks. `from` only tells the link of a link-local peer.

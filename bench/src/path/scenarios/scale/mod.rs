@@ -1,14 +1,19 @@
-//! `scale`: many connections, many routes, many flows.
+//! `scale`: many connections, many routes, many servers, many flows.
 
 mod flows;
 mod idle;
+mod reload;
 mod routes;
+mod servers;
 
 use flows::Flows;
 use idle::Idle;
+use reload::Reload;
 use routes::Routes;
+use servers::Servers;
 
 use crate::path::case::{Case, Depth};
+use crate::path::subjects::Size;
 
 pub(super) fn cases(depth: Depth) -> Vec<Case> {
     let idle = |connections: u64| {
@@ -32,6 +37,19 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
             Flows { flows },
         )
     };
+    let servers = |servers: u32| {
+        depth.case(
+            format!("servers-{servers}"),
+            format!("{servers} servers, each checked every 5 s by a TCP connection"),
+            Servers { servers },
+        )
+    };
+    let reload = |name: &str, what: &str, size: Size, reloads: bool| {
+        let title = format!("PING over TLS at 2000 a second and 50 new connections a second: {what}");
+        depth.case(name.to_owned(), title, Reload { size, reloads })
+    };
+    let routes_only = Size { routes: 10_000, ..Size::default() };
+    let own_pools = Size { pools: 10_000, servers: 1, ..Size::default() };
     match depth {
         // More routes are also in each reload of `operations`.
         Depth::Quick => vec![idle(500), flows(100)],
@@ -41,6 +59,16 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
             routes(10),
             routes(10_000),
             routes(100_000),
+            reload("reload-nothing", "10 000 routes, and no reload", routes_only, false),
+            reload("reload-routes", "a reload of 10 000 routes to one pool, every second", routes_only, true),
+            reload(
+                "reload-pools",
+                "a reload of 10 000 routes with a pool each, every second",
+                own_pools,
+                true,
+            ),
+            servers(100),
+            servers(10_000),
             flows(100),
             flows(10_000),
             // The table of 1 048 576 entries, two a connection, nearly full.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::path::case::{Figure, Load, Measurement, compared, metrics, sample, shown};
 use crate::path::clients::{self, Connections};
 use crate::path::memory;
-use crate::path::subjects::{Kind, Service};
+use crate::path::subjects::{Kind, Service, Size};
 use crate::report::Better::{Higher, Lower};
 use crate::report::{Metric, Sample};
 
@@ -43,8 +43,8 @@ impl Load for Routes {
         true
     }
 
-    fn routes(&self) -> u32 {
-        self.routes
+    fn size(&self) -> Size {
+        Size { routes: self.routes, ..Size::default() }
     }
 
     fn metrics(&self) -> Vec<Metric> {

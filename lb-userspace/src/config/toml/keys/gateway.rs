@@ -123,6 +123,44 @@ pub(in crate::config::toml) const GATEWAY: Table = Table {
             values: Is("table, [below](#keepalive)"),
             default: Some(Is("the system's")),
         },
+        Key {
+            name: "peer_id",
+            example: "1",
+            meaning: "the number of this gateway among several behind one address ([more](#several-gateways))",
+            values: Of(|| integers(&PEER_ID)),
+            default: Some(Of(|| code(LiveGateway::default().peer_id))),
+        },
+        Key {
+            name: "peers",
+            example: r#"[{ id = 2, address = "10.0.0.2:5432" }]"#,
+            meaning: "the other gateways behind the same address",
+            values: Is("list of tables, [below](#several-gateways)"),
+            default: Some(Is("absent: none")),
+        },
+    ],
+};
+
+/// Numbers of gateways: two bytes of a key.
+pub(in crate::config::toml) const PEER_ID: RangeInclusive<i64> = 0..=u16::MAX as i64;
+
+pub(in crate::config::toml) const PEER: Table = Table {
+    header: "a peer",
+    keys: &[
+        Key {
+            name: "id",
+            example: "2",
+            meaning: "its `peer_id`",
+            values: Of(|| integers(&PEER_ID)),
+            default: None,
+        },
+        Key {
+            name: "address",
+            example: r#""10.0.0.2:5432""#,
+            meaning: "where it listens with `protocol` `postgres` or `tls`: an address of its own, not the common one, and \
+                      without `proxy_protocol` for this gateway",
+            values: Is("IP address and port"),
+            default: None,
+        },
     ],
 };
 

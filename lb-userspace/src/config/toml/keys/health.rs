@@ -21,11 +21,12 @@ pub(in crate::config::toml) const STATUS: RangeInclusive<i64> = 100..=599;
 /// A server that is asked more often than this has nothing else to do.
 pub(in crate::config::toml) const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-pub(in crate::config) const CHECKS: [(&str, CheckKind); 5] = [
+pub(in crate::config) const CHECKS: [(&str, CheckKind); 6] = [
     ("tcp", CheckKind::Tcp),
     ("tls", CheckKind::Tls),
     ("redis", CheckKind::Redis),
     ("postgres", CheckKind::Postgres),
+    ("mysql", CheckKind::Mysql),
     ("http", CheckKind::Http),
 ];
 
@@ -97,7 +98,7 @@ pub(in crate::config::toml) const HEALTH: Table = Table {
             example: r#""health""#,
             meaning: "who logs in; a `role` of `postgres` needs it",
             values: Is("1 to 128 bytes"),
-            default: Some(Is("absent: `default` of Redis, nobody of PostgreSQL")),
+            default: Some(Is("absent: `default` of Redis, nobody of PostgreSQL and MySQL")),
         },
         Key {
             name: "password_file",

@@ -5,10 +5,11 @@
 use std::ops::RangeInclusive;
 
 use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS, KEEPALIVE_EXAMPLE};
-use crate::config::model::{Listener, Protocol, Refuse};
+use crate::config::model::{Ech, Listener, Protocol, Refuse};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
-use crate::sniff::MAX_WINDOW;
+use crate::ech::Mode;
+use crate::sniff::{MAX_WINDOW, Starttls};
 
 /// Of `hello_bytes`: clients of today send up to 2 kB.
 pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_WINDOW as i64;
@@ -16,8 +17,17 @@ pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_W
 /// Of listen(2).
 pub(in crate::config::toml) const BACKLOG: RangeInclusive<i64> = 1..=i32::MAX as i64;
 
-pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 3] =
-    [("tls", Protocol::Tls), ("postgres", Protocol::Postgres), ("tcp", Protocol::Tcp)];
+pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 9] = [
+    ("tls", Protocol::Tls),
+    ("postgres", Protocol::Postgres),
+    ("mysql", Protocol::Mysql),
+    ("smtp", Protocol::Starttls(Starttls::Smtp)),
+    ("imap", Protocol::Starttls(Starttls::Imap)),
+    ("pop3", Protocol::Starttls(Starttls::Pop3)),
+    ("ldap", Protocol::Starttls(Starttls::Ldap)),
+    ("xmpp", Protocol::Starttls(Starttls::Xmpp)),
+    ("tcp", Protocol::Tcp),
+];
 
 pub(in crate::config::toml) const REFUSALS: [(&str, Refuse); 2] =
     [("alert", Refuse::Alert), ("close", Refuse::Close)];
@@ -42,15 +52,17 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
         Key {
             name: "protocol",
             example: r#""tls""#,
-            meaning: "what clients send first. `tls`: a ClientHello, or PostgreSQL's request for TLS. `postgres`: that request, \
-                      or a ClientHello with ALPN `postgresql`; clients that fail are told why. `tcp`: anything",
+            meaning: "what clients send first. `tls`: a ClientHello, or PostgreSQL's request for TLS. `postgres`: that \
+                      request, or a ClientHello with ALPN `postgresql`; clients that fail are told why. `mysql`: MySQL's \
+                      request for TLS, after [the gateway has greeted them](#mysql). `smtp` to `xmpp`: clear text with a \
+                      command for TLS ([more](#starttls)). `tcp`: anything",
             values: Of(|| one_of(&PROTOCOLS)),
             default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
         },
         Key {
             name: "hello_timeout",
             example: r#""5s""#,
-            meaning: "time from accept to a complete ClientHello, including the PROXY header and PostgreSQL's request. The \
+            meaning: "time from accept to a complete ClientHello, including the PROXY header and what is said before TLS. The \
                       handshake of a terminated route gets the same time again",
             values: Is("duration, not zero"),
             default: Some(Of(|| duration(a_listener().hello_timeout))),
@@ -59,7 +71,7 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             name: "hello_bytes",
             example: "16384",
             meaning: "bytes that a client may send until its ClientHello is complete, TLS records and their headers included, \
-                      without the PROXY header and PostgreSQL's request. Clients of today send 200 to 2000",
+                      without the PROXY header and what is said before TLS. Clients of today send 200 to 2000",
             values: Of(|| integers(&HELLO_BYTES)),
             default: Some(Of(|| code(a_listener().hello_bytes))),
         },
@@ -130,6 +142,20 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             default: Some(Of(|| code(a_listener().freebind))),
         },
         Key {
+            name: "version",
+            example: r#""8.4.6""#,
+            meaning: "the version that `mysql` clients are greeted with",
+            values: Is("1 to 64 printable bytes"),
+            default: Some(Is("absent: the lowest of the servers'")),
+        },
+        Key {
+            name: "plugin",
+            example: r#""mysql_clear_password""#,
+            meaning: "the authentication plugin that `mysql` clients are greeted with",
+            values: Is("1 to 64 printable bytes"),
+            default: Some(Is("absent: `caching_sha2_password`")),
+        },
+        Key {
             name: "ech",
             example: r#"{ keys = ["ech.pem"] }"#,
             meaning: "keys for Encrypted ClientHello: the route is chosen by the name inside it ([more](#ech)); not with `tcp`",
@@ -159,15 +185,25 @@ pub(in crate::config::toml) const ECH: Table = Table {
         },
         Key {
             name: "mode",
-            example: r#""shared""#,
-            meaning: "what the servers have: the same keys",
+            example: r#""split""#,
+            meaning: "`shared`: the servers have the same keys, and get the ClientHello as it came. `split`: they have no key, \
+                      and get the one inside",
             values: Of(|| one_of(&ECH_MODES)),
-            default: Some(Is("`\"shared\"`")),
+            default: Some(Of(|| word(&ECH_MODES, &Mode::default()))),
+        },
+        Key {
+            name: "openings",
+            example: "100",
+            meaning: "encrypted ClientHellos that are opened for one client address per second; who sends more is turned away \
+                      (`ech_rate`)",
+            values: Of(|| integers(&CONNECTIONS)),
+            default: Some(Of(|| code(Ech::OPENINGS))),
         },
     ],
 };
 
-pub(in crate::config::toml) const ECH_MODES: [(&str, ()); 1] = [("shared", ())];
+pub(in crate::config::toml) const ECH_MODES: [(&str, Mode); 2] =
+    [("shared", Mode::Shared), ("split", Mode::Split)];
 
 /// One with nothing but defaults.
 fn a_listener() -> Listener {

@@ -19,12 +19,14 @@ use super::key::{Key, Table};
 
 pub(in crate::config) use common::CLIENT_RATE_EXAMPLE;
 pub(super) use common::{CLIENT_RATE, CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_SECONDS};
-pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, TIERS, WORKERS};
+pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, PEER, PEER_ID, TIERS, WORKERS};
 pub(super) use gateway_api::{GATEWAY_API, MODES, SOURCES};
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
 pub(super) use listener::{BACKLOG, ECH, ECH_MODES, HELLO_BYTES, LISTENER, PROTOCOLS, REFUSALS};
-pub(super) use pool::{BALANCES, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, UPSTREAM_TLS};
+pub(super) use pool::{
+    BALANCES, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, UPSTREAM_TLS,
+};
 pub(super) use route::{
     BACKEND, BACKEND_WEIGHT, CERTIFICATE, CLIENT_AUTH, CLIENT_AUTH_MODES, ON_REMOVAL, ROUTE, TLS_MODES,
 };
@@ -33,10 +35,11 @@ pub(super) use route::{
 pub(super) const SECTIONS: [&Table; 5] = [&GATEWAY, &LISTENER, &ROUTE, &POOL, &GATEWAY_API];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 17] = [
+pub(super) const DOCUMENTED: [&Table; 18] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
+    &PEER,
     &KEEPALIVE,
     &LISTENER,
     &CLIENT_RATE,

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use super::common::{CONNECTIONS, KEEPALIVE_EXAMPLE};
 use super::health::ON_DOWN;
 use crate::config::address::Origin;
-use crate::config::model::{Balance, MinVersion, Pool, ProxyVersion, Server};
+use crate::config::model::{Balance, MinVersion, Pool, ProxyVersion, Server, SourceAddress};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, duration, integers, one_of, word};
 
@@ -23,6 +23,9 @@ pub(in crate::config::toml) const BALANCES: [(&str, Balance); 4] = [
 
 pub(in crate::config::toml) const PROXY_VERSIONS: [(&str, ProxyVersion); 2] =
     [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
+
+pub(in crate::config::toml) const SOURCE_ADDRESSES: [(&str, SourceAddress); 2] =
+    [("gateway", SourceAddress::Gateway), ("client", SourceAddress::Client)];
 
 pub(in crate::config::toml) const MIN_VERSIONS: [(&str, MinVersion); 2] =
     [("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)];
@@ -63,7 +66,7 @@ pub(in crate::config::toml) const POOL: Table = Table {
         Key {
             name: "connect_timeout",
             example: r#""2s""#,
-            meaning: "limit of one attempt at one server: with all its addresses, a PostgreSQL server's answer to the request \
+            meaning: "limit of one attempt at one server: with all its addresses, the answer of a PostgreSQL or MySQL server to the request \
                       for TLS, and the TLS handshake; also of the wait for a place where all servers have their `max_connections`",
             values: Is("duration, not zero"),
             default: Some(Of(|| duration(a_pool().connect_timeout))),
@@ -75,6 +78,14 @@ pub(in crate::config::toml) const POOL: Table = Table {
                       TLS](#proxy-headers)",
             values: Of(|| one_of(&PROXY_VERSIONS)),
             default: Some(Is("absent: none")),
+        },
+        Key {
+            name: "source",
+            example: r#""client""#,
+            meaning: "whose address servers see as that of the client; `client` needs routing that brings their answers back \
+                      ([more](#source))",
+            values: Of(|| one_of(&SOURCE_ADDRESSES)),
+            default: Some(Of(|| word(&SOURCE_ADDRESSES, &a_pool().source))),
         },
         Key {
             name: "keepalive",
@@ -185,7 +196,7 @@ pub(in crate::config::toml) const UPSTREAM_TLS: Table = Table {
             name: "san",
             example: r#"["DNS:redis.internal", "URI:spiffe://example.org/redis"]"#,
             meaning: "alternative names of which the certificate must have one, instead of the name that the server is called",
-            values: Is("list of `\"DNS:…\"`, `\"IP:…\"`, `\"URI:…\"`, not empty"),
+            values: Is("list of `\"DNS:…\"`, `\"IP:…\"`, `\"URI:…\"`, `\"email:…\"`, not empty"),
             default: Some(Is("absent: the name that the server is called")),
         },
         Key {

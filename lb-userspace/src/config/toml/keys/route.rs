@@ -201,7 +201,7 @@ pub(in crate::config::toml) const CLIENT_AUTH: Table = Table {
             name: "sans",
             example: r#"["DNS:app1.example.com"]"#,
             meaning: "who may come: subject alternative names, with their kind in front",
-            values: Is("list of `\"DNS:…\"`, `\"URI:…\"`, `\"email:…\"`"),
+            values: Is("list of `\"DNS:…\"`, `\"IP:…\"`, `\"URI:…\"`, `\"email:…\"`"),
             default: Some(Is("`[]`")),
         },
     ],

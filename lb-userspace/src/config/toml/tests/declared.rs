@@ -36,6 +36,7 @@ fn alone(table: &Table, line: &str) -> String {
         "certificate" => format!("[[route]]\n[route.certificate]\n{line}"),
         "client_auth" => format!("[[route]]\n[route.client_auth]\n{line}"),
         "a backend" => format!("[[route]]\nbackends = [{{ {line} }}]"),
+        "a peer" => format!("[gateway]\npeers = [{{ {line} }}]"),
         "a server" => format!("[[pool]]\nservers = [{{ {line} }}]"),
         "health" => format!("[[pool]]\n[pool.health]\n{line}"),
         "tls of health" => format!("[[pool]]\n[pool.health.tls]\n{line}"),
@@ -50,6 +51,7 @@ fn alone(table: &Table, line: &str) -> String {
 fn in_good(table: &Table, line: &str) -> String {
     match table.header {
         "[gateway]" | "access_log" => format!("{}\n{GOOD}", alone(table, line)),
+        "a peer" => format!("[gateway]\npeer_id = 1\npeers = [{{ {line} }}]\n{GOOD}"),
         "a backend" => changed(GOOD, "\"redis\"]", &format!("{{ pool = \"redis\", {line} }}]")),
         "a server" => {
             changed(GOOD, "[\"10.0.0.11:6379\"]", &format!("[{{ address = \"10.0.0.11:6379\", {line} }}]"))

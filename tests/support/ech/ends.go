@@ -1,10 +1,11 @@
 // The two ends of a connection with Encrypted ClientHello, by Go's TLS: no other server that can be installed
 // everywhere takes it.
 //
-//	ends server LISTEN CHAIN KEY ECH-FILE [retry]   answers each client with `SERVER-NAME ACCEPTED`, then echoes
-//	ends client CONNECT NAME CA ECH-CONFIG          prints what the server answers, or why it was refused
+//	ends server LISTEN CHAIN KEY ECH-FILE [retry]   answers each client with the name that it has asked for, then echoes
+//	ends client CONNECT NAME CA ECH-CONFIG          prints what the server answers and ACCEPTED, or why it was refused
 //
-// With `retry` the server asks for another key share first (HelloRetryRequest).
+// Without a key (ECH-FILE is `-`) the server takes inner ClientHellos only: Go's servers know them by themselves. With
+// `retry` the server asks for another key share first (HelloRetryRequest).
 package main
 
 import (
@@ -60,12 +61,12 @@ func echKeys(file string) []tls.EncryptedClientHelloKey {
 }
 
 func server(address, chain, key, ech string, retry bool) {
-	config := &tls.Config{
-		Certificates:             []tls.Certificate{must(tls.LoadX509KeyPair(chain, key))},
-		EncryptedClientHelloKeys: echKeys(ech),
+	config := &tls.Config{Certificates: []tls.Certificate{must(tls.LoadX509KeyPair(chain, key))}}
+	if ech != "-" {
+		config.EncryptedClientHelloKeys = echKeys(ech)
 	}
 	if retry {
-		config.CurvePreferences = []tls.CurveID{tls.CurveP521}
+		config.CurvePreferences = []tls.CurveID{tls.CurveP384}
 	}
 	listener := must(net.Listen("tcp", address))
 	for {
@@ -77,8 +78,7 @@ func server(address, chain, key, ech string, retry bool) {
 				log.Print(err)
 				return
 			}
-			state := conn.ConnectionState()
-			fmt.Fprintf(conn, "%s %v\n", state.ServerName, state.ECHAccepted)
+			fmt.Fprintln(conn, conn.ConnectionState().ServerName)
 			io.Copy(conn, conn)
 			conn.CloseWrite()
 		}()
@@ -101,6 +101,7 @@ func client(address, name, ca, ech string) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Print(must(bufio.NewReader(conn).ReadString('\n')))
+	name = must(bufio.NewReader(conn).ReadString('\n'))
+	fmt.Println(name[:len(name)-1], conn.ConnectionState().ECHAccepted)
 	conn.Close()
 }

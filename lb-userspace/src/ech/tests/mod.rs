@@ -1,11 +1,14 @@
 //! Against rustls' client, and against ClientHellos that no honest client makes.
 
+mod hpke_vectors;
+mod split;
+
 use super::*;
 use crate::sniff;
 use proptest::prelude::*;
 use rustls::client::{EchConfig as ClientEch, EchGreaseConfig, EchMode};
 use rustls::crypto::aws_lc_rs::{default_provider, hpke};
-use rustls::crypto::hpke::{Hpke as _, HpkePublicKey};
+use rustls::crypto::hpke::{Hpke as _, HpkePublicKey, HpkeSealer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::sync::Arc;
 
@@ -22,19 +25,23 @@ fn mode_of(key: &Key) -> EchMode {
     EchMode::Enable(ClientEch::new(list, hpke::ALL_SUPPORTED_SUITES).unwrap())
 }
 
-/// The body of the ClientHello that a real client sends.
-fn hello(mode: EchMode, alpn: &[&str]) -> Vec<u8> {
+fn client(mode: EchMode, alpn: &[&str]) -> ClientConnection {
     let builder = ClientConfig::builder_with_provider(default_provider().into()).with_ech(mode).unwrap();
     let mut config = builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let mut client = ClientConnection::new(config.into(), SECRET.try_into().unwrap()).unwrap();
+    ClientConnection::new(config.into(), SECRET.try_into().unwrap()).unwrap()
+}
+
+/// The body of the ClientHello that a real client sends.
+fn hello(mode: EchMode, alpn: &[&str]) -> Vec<u8> {
     let mut window = Vec::new();
-    client.write_tls(&mut window).unwrap();
+    client(mode, alpn).write_tls(&mut window).unwrap();
     sniff::body(&window).unwrap().into_owned()
 }
 
 fn open(body: &[u8], keys: &Keys) -> Result<Option<Vec<u8>>, Malformed> {
-    Sealed::find(body)?.map_or(Ok(None), |sealed| sealed.open(keys))
+    let opened = Sealed::find(body)?.map_or(Ok(None), |sealed| sealed.open(keys))?;
+    Ok(opened.map(|(inner, _)| inner))
 }
 
 /// Name and protocols of a ClientHello.
@@ -45,7 +52,7 @@ fn asks_for(body: &[u8]) -> (String, Vec<String>) {
         alpn: sniff::Alpn::default(),
         version: sniff::TlsVersion(0),
         length: 0,
-        postgres: false,
+        request: None,
         offers_ech: false,
     };
     let hello = sniff::inner(body, &none).unwrap();
@@ -118,30 +125,62 @@ fn made(extensions: &[(u16, Vec<u8>)], session_id: &[u8], behind: &[u8]) -> Vec<
     body
 }
 
-/// An outer ClientHello of these extensions that carries this inner one.
-fn sealing(key: &Key, extensions: &[(u16, Vec<u8>)], encoded: &[u8]) -> Vec<u8> {
-    let suite = hpke::DH_KEM_X25519_HKDF_SHA256_AES_128;
-    let mut info = b"tls ech\0".to_vec();
-    info.extend_from_slice(&key.config().encoded);
-    let public = HpkePublicKey(key.config().public_key.clone());
-    let (encapsulated, mut sealer) = suite.setup_sealer(&info, &public).unwrap();
-    // What it will carry is sixteen bytes longer than what it seals.
-    let extension = |payload: &[u8]| {
-        let mut data = vec![0, 0, 1, 0, 1, key.config().config_id];
-        wire::put_vector16(&mut data, &encapsulated.0).unwrap();
-        wire::put_vector16(&mut data, payload).unwrap();
-        let mut all = extensions.to_vec();
-        all.push((ENCRYPTED_CLIENT_HELLO, data));
-        made(&all, &[9; 32], b"")
-    };
-    let associated = extension(&vec![0; encoded.len() + 16]);
-    extension(&sealer.seal(&associated, encoded).unwrap())
+/// A client that says what it is told to.
+struct Liar {
+    config_id: u8,
+    encapsulated: Vec<u8>,
+    sealer: Box<dyn HpkeSealer>,
 }
 
-const MARK: (u16, Vec<u8>) = (ENCRYPTED_CLIENT_HELLO, Vec::new());
+impl Liar {
+    fn new(key: &Key) -> Self {
+        let suite = hpke::DH_KEM_X25519_HKDF_SHA256_AES_128;
+        let mut info = b"tls ech\0".to_vec();
+        info.extend_from_slice(&key.config().encoded);
+        let public = HpkePublicKey(key.config().public_key.clone());
+        let (encapsulated, sealer) = suite.setup_sealer(&info, &public).unwrap();
+        Self { config_id: key.config().config_id, encapsulated: encapsulated.0, sealer }
+    }
+
+    /// The extension without its payload.
+    fn front(&self, encapsulated: &[u8]) -> Vec<u8> {
+        let mut data = vec![0, 0, 1, 0, 1, self.config_id];
+        wire::put_vector16(&mut data, encapsulated).unwrap();
+        data
+    }
+
+    /// The body of an outer ClientHello of these extensions that carries this inner one behind this `front`.
+    fn seal(&mut self, front: &[u8], extensions: &[(u16, Vec<u8>)], encoded: &[u8]) -> Vec<u8> {
+        let outer = |payload: &[u8]| {
+            let mut data = front.to_vec();
+            wire::put_vector16(&mut data, payload).unwrap();
+            let mut all = extensions.to_vec();
+            all.push((ENCRYPTED_CLIENT_HELLO, data));
+            made(&all, &[9; 32], b"")
+        };
+        // What it will carry is sixteen bytes longer than what it seals.
+        let associated = outer(&vec![0; encoded.len() + 16]);
+        outer(&self.sealer.seal(&associated, encoded).unwrap())
+    }
+
+    fn first(&mut self, extensions: &[(u16, Vec<u8>)], encoded: &[u8]) -> Vec<u8> {
+        let front = self.front(&self.encapsulated);
+        self.seal(&front, extensions, encoded)
+    }
+
+    fn second(&mut self, extensions: &[(u16, Vec<u8>)], encoded: &[u8]) -> Vec<u8> {
+        let front = self.front(b"");
+        self.seal(&front, extensions, encoded)
+    }
+}
+
+/// An outer ClientHello of these extensions that carries this inner one.
+fn sealing(key: &Key, extensions: &[(u16, Vec<u8>)], encoded: &[u8]) -> Vec<u8> {
+    Liar::new(key).first(extensions, encoded)
+}
 
 fn mark() -> (u16, Vec<u8>) {
-    (MARK.0, vec![1])
+    (ENCRYPTED_CLIENT_HELLO, vec![1])
 }
 
 /// A reference to extensions of the outer ClientHello.

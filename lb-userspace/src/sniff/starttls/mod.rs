@@ -1,0 +1,118 @@
+//! STARTTLS: protocols that begin in clear text, until the client asks for TLS and is promised it.
+//!
+//! To the client the gateway is a server that has no more to offer than TLS. Whatever else it is asked for it declines, in
+//! the protocol's own words. Nothing of this goes to the server: that is asked for TLS by the gateway.
+
+mod imap;
+pub(crate) mod ldap;
+mod pop3;
+mod smtp;
+mod xmpp;
+
+use crate::reason::RejectReason;
+use std::borrow::Cow;
+
+/// The protocol of a listener whose clients ask for TLS in clear text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starttls {
+    /// SMTP (RFC 3207), of mail servers and of clients that submit mail.
+    Smtp,
+    /// IMAP (RFC 9051, section 6.2.1).
+    Imap,
+    /// POP3 (RFC 2595, section 4).
+    Pop3,
+    /// LDAP (RFC 4511, section 4.14).
+    Ldap,
+    /// XMPP (RFC 6120, section 5) of clients.
+    Xmpp,
+    /// XMPP of servers among themselves.
+    XmppServer,
+}
+
+/// Bytes of a line, message or tag before TLS at the most.
+const MAX_LENGTH: usize = 4096;
+
+/// How many of them a client may say: two or three are what it takes.
+const MAX_TURNS: u8 = 16;
+
+/// What follows a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    More,
+    Tls,
+    Bye,
+}
+
+/// The reply to what a client has said, and what follows it.
+type Reply = (Next, Cow<'static, [u8]>);
+
+/// A line of text as a reply.
+fn reply(next: Next, text: impl Into<Cow<'static, str>>) -> Reply {
+    let text = match text.into() {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    };
+    (next, text)
+}
+
+/// A dialogue before TLS.
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    pub(super) protocol: Starttls,
+    /// Turns of the client that were answered; `None`: the greeting, which is the server's, is still to come.
+    turns: Option<u8>,
+}
+
+impl Dialogue {
+    pub(super) fn new(protocol: Starttls) -> Self {
+        Self { protocol, turns: None }
+    }
+
+    /// The next reply, what follows it, and how many bytes of the window it answers; `None`: more is needed.
+    pub(super) fn step(&mut self, window: &[u8]) -> Result<Option<(Reply, usize)>, RejectReason> {
+        let Some(turns) = self.turns else {
+            self.turns = Some(0);
+            let greeting = match self.protocol {
+                Starttls::Smtp => smtp::GREETING,
+                Starttls::Imap => imap::GREETING,
+                Starttls::Pop3 => pop3::GREETING,
+                Starttls::Ldap | Starttls::Xmpp | Starttls::XmppServer => return self.step(window),
+            };
+            return Ok(Some((reply(Next::More, greeting), 0)));
+        };
+        if turns == MAX_TURNS {
+            return Err(RejectReason::StarttlsCleartext);
+        }
+        let said = match self.protocol {
+            Starttls::Smtp => line(window).map(|(line, length)| (smtp::answer(line), length)),
+            Starttls::Imap => line(window).map(|(line, length)| (imap::answer(line), length)),
+            Starttls::Pop3 => line(window).map(|(line, length)| (pop3::answer(line), length)),
+            Starttls::Ldap => ldap::read(window)?.map(|(message, length)| (ldap::answer(&message), length)),
+            Starttls::Xmpp | Starttls::XmppServer => xmpp::answer(&mut self.protocol, window)?,
+        };
+        match &said {
+            None if window.len() > MAX_LENGTH => return Err(RejectReason::StarttlsMalformed),
+            Some((_, length)) if *length > MAX_LENGTH => return Err(RejectReason::StarttlsMalformed),
+            // What comes behind it was not encrypted, but would be taken as if it were (CVE-2011-0411).
+            Some(((Next::Tls, _), length)) if window.len() > *length => {
+                return Err(RejectReason::StarttlsStuffed);
+            }
+            None => {}
+            Some(_) => self.turns = Some(turns + 1),
+        }
+        Ok(said)
+    }
+}
+
+/// The first line without its end, and its length with it.
+fn line(window: &[u8]) -> Option<(&[u8], usize)> {
+    let end = window.iter().position(|&byte| byte == b'\n')?;
+    let line = &window[..end];
+    Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
+}
+
+/// The first word of a line in upper case, and the rest.
+fn verb(line: &[u8]) -> (Vec<u8>, &[u8]) {
+    let end = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+    (line[..end].to_ascii_uppercase(), line[end..].trim_ascii())
+}

@@ -1,0 +1,205 @@
+//! `snisplice import`: what becomes of other programs' configurations, which those programs take as they stand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result};
+use snisplice_tests::backend::{Backend, naming};
+use snisplice_tests::process::checked_output;
+use snisplice_tests::skip::has_program;
+use snisplice_tests::{Authority, TempDir, gateway, require};
+
+use crate::world::World;
+
+/// A file of each kind and those that belong to it, as one import takes them.
+const KINDS: [&[&str]; 8] = [
+    &["traefik.yaml", "traefik-static.yaml"],
+    &["istio.yaml"],
+    &["kong.yaml"],
+    &["tcp-services.yaml"],
+    &["haproxy.cfg", "domains.map"],
+    &["nginx.conf", "domains.conf"],
+    &["envoy.yaml"],
+    &["envoy.json"],
+];
+
+/// The result of an import has something that is lost.
+const LOST: i32 = 3;
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/import")
+}
+
+fn import(directory: &Path, files: &[&str], form: &str) -> Result<Output> {
+    let mut command = Command::new(gateway::binary()?);
+    command.current_dir(directory).arg("import").args(files).args(["--to", form]);
+    command.output().context("running snisplice")
+}
+
+/// A certificate and its key in one file.
+fn write_certificate(path: &Path) -> Result<()> {
+    let authority = Authority::new("snisplice test authority")?;
+    let leaf = authority.leaf(&["orders.example.com"])?;
+    Ok(fs::write(path, fs::read_to_string(&leaf.chain)? + &fs::read_to_string(&leaf.key)?)?)
+}
+
+/// The results are those in the repository; `UPDATE_GOLDEN=1` writes them anew. What is said of the files is said on
+/// standard error and in the result's comments.
+#[test]
+fn each_kind_becomes_what_it_should_in_both_forms() -> Result<()> {
+    for files in KINDS {
+        for form in ["yaml", "toml"] {
+            let output = import(&data(), files, form)?;
+            let (text, said) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+            let golden = data().join("expected").join(format!("{}.{form}", files[0].replace('.', "-")));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                fs::write(&golden, &text)?;
+            }
+            let expected = fs::read_to_string(&golden).with_context(|| golden.display().to_string())?;
+            assert!(
+                text == expected,
+                "{}: UPDATE_GOLDEN=1 shows the difference\n{text}\n{said}",
+                golden.display()
+            );
+            let lost = said.lines().filter(|line| line.contains(": lost: ")).count();
+            assert_eq!(output.status.code(), Some(if lost > 0 { LOST } else { 0 }), "{said}");
+            for line in said.lines().filter(|line| !line.starts_with("snisplice: ")) {
+                let message = line.splitn(3, ": ").last().unwrap_or_default();
+                assert!(text.contains(message), "{message} in {text}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the TOML names beside itself: certificates are made here, names in a cluster are not looked up by `check`.
+#[test]
+fn check_takes_the_toml_of_each_kind() -> Result<()> {
+    let authority = Authority::new("snisplice test authority")?;
+    let leaf = authority.leaf(&["orders.example.com", "orders.db.example.com"])?;
+    let (chain, key) = (fs::read_to_string(&leaf.chain)?, fs::read_to_string(&leaf.key)?);
+    for files in KINDS {
+        let directory = TempDir::new()?;
+        for (name, text) in [
+            ("orders.pem", &format!("{chain}{key}")),
+            ("orders.crt", &chain),
+            ("orders.key", &key),
+            ("orders-cert.crt", &chain),
+            ("orders-cert.key", &key),
+            ("clients-ca.crt", &fs::read_to_string(&authority.path)?),
+            ("orders-cert-ca.crt", &fs::read_to_string(&authority.path)?),
+            ("snisplice.toml", &String::from_utf8(import(&data(), files, "toml")?.stdout)?),
+        ] {
+            fs::write(directory.join(name), text)?;
+        }
+        let check = Command::new(gateway::binary()?)
+            .args(["check", "-c", "snisplice.toml"])
+            .current_dir(directory.path())
+            .output()?;
+        assert!(check.status.success(), "{files:?}: {}", String::from_utf8_lossy(&check.stderr));
+    }
+    Ok(())
+}
+
+#[test]
+fn haproxy_takes_the_example() -> Result<()> {
+    require!(has_program("haproxy"), "haproxy is not installed");
+    let directory = TempDir::new()?;
+    write_certificate(&directory.join("orders.pem"))?;
+    let map = data().join("domains.map");
+    let text = fs::read_to_string(data().join("haproxy.cfg"))?
+        .replace("/etc/haproxy/domains.map", &map.display().to_string())
+        // Nobody knows the name here, and HAProxy does not start without its address.
+        .replace("pg.example.com", "10.0.0.22");
+    fs::write(directory.join("haproxy.cfg"), text)?;
+    checked_output(Command::new("haproxy").args(["-c", "-f", "haproxy.cfg"]).current_dir(directory.path()))?;
+    Ok(())
+}
+
+#[test]
+fn nginx_takes_the_example() -> Result<()> {
+    const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    require!(
+        has_program("nginx") && Path::new(STREAM).exists(),
+        "nginx or its stream module is not installed"
+    );
+    let directory = TempDir::new()?;
+    write_certificate(&directory.join("orders.pem"))?;
+    fs::copy(data().join("domains.conf"), directory.join("domains.conf"))?;
+    let text = fs::read_to_string(data().join("nginx.conf"))?;
+    let pid = directory.join("nginx.pid");
+    let text = format!("load_module {STREAM};\npid {};\n{text}", pid.display());
+    fs::write(directory.join("nginx.conf"), text)?;
+    // It tries the addresses that it would listen on: those of a network of its own.
+    let world = World::new()?;
+    let mut nginx = world.net.gateway.command("nginx");
+    checked_output(nginx.arg("-t").arg("-p").arg(directory.path()).args(["-c", "nginx.conf"]))?;
+    Ok(())
+}
+
+#[test]
+fn the_exit_code_says_whether_something_is_lost() -> Result<()> {
+    let directory = TempDir::new()?;
+    let plain = "frontend f\n mode tcp\n bind *:443\n use_backend b if { req.ssl_sni -i a.example }\n\
+                 backend b\n mode tcp\n server s 10.0.0.1:1\n";
+    let code = |text: &str, form| {
+        fs::write(directory.join("haproxy.cfg"), text)?;
+        let output = import(directory.path(), &["haproxy.cfg"], form)?;
+        Ok::<_, anyhow::Error>((output.status.code(), String::from_utf8(output.stderr)?))
+    };
+    for form in ["yaml", "toml"] {
+        assert_eq!(code(plain, form)?, (Some(0), String::new()));
+        let (exit, said) = code(&format!("{plain} stick on src\n"), form)?;
+        assert_eq!(exit, Some(LOST), "{said}");
+        assert_eq!(said, "haproxy.cfg:8: lost: `stick on src`: not taken over\nsnisplice: 1 part lost\n");
+        let (exit, said) = code("nothing\n", form)?;
+        assert_eq!(exit, Some(1), "{said}");
+    }
+    // TOML has the key, the Gateway API has not.
+    let timed = format!("{plain} timeout connect 3s\n");
+    assert_eq!((code(&timed, "toml")?.0, code(&timed, "yaml")?.0), (Some(0), Some(LOST)));
+    assert_eq!(import(directory.path(), &[], "toml")?.status.code(), Some(2));
+    assert_eq!(import(directory.path(), &["absent.cfg"], "toml")?.status.code(), Some(1));
+    Ok(())
+}
+
+/// From HAProxy's file to the right servers, by SNI.
+#[test]
+fn a_gateway_serves_what_haproxy_was_configured_for() -> Result<()> {
+    let world = World::new()?;
+    let directory = TempDir::new()?;
+    let servers = [("sessions", 7001), ("tenants", 7002), ("stock", 7003), ("rest", 7004)];
+    let backends: String = servers
+        .iter()
+        .map(|(name, port)| format!("backend {name}\n  server {name} 10.0.2.2:{port}\n"))
+        .collect();
+    let config = format!(
+        "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
+         frontend databases\n  bind 0.0.0.0:443\n  tcp-request inspect-delay 5s\n  \
+         tcp-request content accept if {{ req.ssl_hello_type 1 }}\n  \
+         acl sessions req.ssl_sni -i sessions.example.com\n  use_backend sessions if sessions\n  \
+         use_backend tenants if {{ req.ssl_sni -m end .tenants.example.com }}\n  \
+         use_backend %[req.ssl_sni,lower,map(/etc/haproxy/domains.map)]\n  default_backend rest\n{backends}"
+    );
+    fs::write(directory.join("haproxy.cfg"), config)?;
+    fs::write(directory.join("domains.map"), "stock.example.com stock\n")?;
+    let output = import(directory.path(), &["haproxy.cfg", "domains.map"], "toml")?;
+    let said = String::from_utf8(output.stderr)?;
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+
+    let _servers = servers
+        .iter()
+        .map(|&(name, port)| Backend::start(&world.net.server, port, naming(name)))
+        .collect::<Result<Vec<_>>>()?;
+    let _gateway = world.gateway(&String::from_utf8(output.stdout)?)?;
+    for (sni, name) in [
+        ("Sessions.example.com", "sessions"),
+        ("a.tenants.example.com", "tenants"),
+        ("stock.example.com", "stock"),
+        ("tenants.example.com", "rest"),
+    ] {
+        assert_eq!(world.ask(sni)?, name, "{sni}");
+    }
+    Ok(())
+}
