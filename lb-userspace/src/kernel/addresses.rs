@@ -1,6 +1,6 @@
 //! Addresses that are put on a device while they are served.
 //!
-//! Each has the protocol number [`OURS`] (IFA_PROTO, Linux 5.18), so that those of a process that was killed are found again.
+//! Each has a protocol number of ours (IFA_PROTO, Linux 5.18), so that those of a process that was killed are found again.
 //! An older kernel ignores the number: what a killed process has left there stays.
 
 use std::io;

@@ -13,11 +13,9 @@ mod runtime;
 pub mod scheduler;
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use snisplice_tests::eventually;
 use snisplice_tests::process::checked_output;
 
@@ -76,11 +74,4 @@ impl Cluster {
         self.kubectl("wait crd --all --for=condition=Established --timeout=60s")?;
         Ok(())
     }
-}
-
-/// A client of the API server, for the runtime that calls this.
-async fn client(kubeconfig: &Path) -> Result<kube::Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
 }

@@ -28,7 +28,7 @@ impl Scheduler {
         let (stop, stopped) = oneshot::channel();
         let thread = ns.spawn(move || {
             let serve = async {
-                let client = crate::client(&kubeconfig).await?;
+                let client = runtime::client(&kubeconfig).await?;
                 tokio::select! {
                     outcome = bind_pods(client, &nodes) => outcome,
                     _ = stopped => Ok(()),

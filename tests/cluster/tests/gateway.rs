@@ -68,7 +68,7 @@ apiVersion: gateway.networking.k8s.io/v1
 kind: TLSRoute
 metadata: {{name: redis, namespace: default}}
 spec:
-  parentRefs: [{{name: edge, sectionName: databases}}]
+  parentRefs: [{{name: edge}}]
   hostnames: [{HOST}]
   rules: [{{backendRefs: [{{name: redis, port: 6379}}]}}]
 "#,
@@ -113,7 +113,10 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     cluster.apply(&redis(&leaf)?)?;
 
     // Another controller has an opinion of the route, too.
-    let foreign = r#"{"parentRef":{"name":"other"},"controllerName":"example.com/other","conditions":[]}"#;
+    let condition = r#"{"type":"Accepted","status":"True","reason":"Fine","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}"#;
+    let foreign = format!(
+        r#"{{"parentRef":{{"name":"other"}},"controllerName":"example.com/other","conditions":[{condition}]}}"#
+    );
     let patch = format!(r#"{{"status":{{"parents":[{foreign}]}}}}"#);
     let mut kubectl = cluster.control_plane.kubectl()?;
     kubectl.args(["patch", "tlsroute", "redis", "--subresource=status", "--type=merge", "-p", &patch]);
@@ -145,19 +148,21 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     // A new certificate in the Secret.
     let renewed = authority.leaf(&[HOST, "renewed.example.com"])?;
     let text = redis(&renewed)?;
-    cluster.apply(text.split("---").next().context("the Secret")?)?;
-    eventually("the new certificate", || {
+    cluster.apply(text.split("\n---\n").next().context("the Secret")?)?;
+    let renewal = eventually("the new certificate", || {
         let mut openssl = cluster.network.client.command("openssl");
         let address = format!("{}:6380", addresses[0]);
         openssl.args(["s_client", "-connect", &address, "-servername", HOST]);
         let shown = openssl.stdin(std::process::Stdio::null()).output().ok()?;
         let mut x509 = cluster.network.client.command("openssl");
         x509.args(["x509", "-noout", "-ext", "subjectAltName"]).stdin(std::process::Stdio::piped());
-        let mut x509 = x509.stdout(std::process::Stdio::piped()).spawn().ok()?;
+        let mut x509 =
+            x509.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().ok()?;
         std::io::Write::write_all(&mut x509.stdin.take()?, &shown.stdout).ok()?;
         let names = x509.wait_with_output().ok()?.stdout;
         String::from_utf8_lossy(&names).contains("renewed.example.com").then_some(())
-    })?;
+    });
+    renewal.with_context(|| cluster.kubectl("get gateway edge -o yaml").unwrap_or_default())?;
 
     // The last objects are kept every ten seconds.
     std::thread::sleep(std::time::Duration::from_secs(11));

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::{PORT, log_file};
+use super::node::{PORT, log_file};
 
 /// Answers `GET /containerLogs/NAMESPACE/POD/CONTAINER`, to whoever asks: the segment has no strangers.
 pub(super) async fn serve(directory: PathBuf, certificate: Leaf) -> Result<()> {

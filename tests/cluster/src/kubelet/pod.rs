@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,8 +17,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::container::{Running, Sandbox};
+use super::node::{ThisNode, log_file};
+use super::place::Place;
 use super::probe::{Prober, Target};
-use super::{ThisNode, log_file, status, volumes};
+use super::{status, volumes};
 
 /// How often a pod's processes, probes and files are looked after.
 const TURN: Duration = Duration::from_millis(100);
@@ -65,20 +66,6 @@ struct Life {
     /// Why no container runs yet.
     waits_for: Option<String>,
     written: PodStatus,
-}
-
-/// A container of the pod and how it fares.
-pub(super) struct Place {
-    pub(super) container: Container,
-    pub(super) running: Option<Running>,
-    pub(super) started: Option<Timestamp>,
-    pub(super) ready: bool,
-    pub(super) restarts: i32,
-    pub(super) last_exit: Option<ExitStatus>,
-    pub(super) refused: Option<String>,
-    readiness: Option<Prober>,
-    liveness: Option<Prober>,
-    again_at: Instant,
 }
 
 impl Life {
@@ -285,18 +272,6 @@ impl Life {
         let name = self.pod.name_any();
         if self.api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await.is_ok() {
             self.written = status;
-        }
-    }
-}
-
-impl Place {
-    /// Whether it has ended and is not to be started again.
-    pub(super) fn is_over(&self, spec: &PodSpec) -> bool {
-        match (spec.restart_policy.as_deref(), self.last_exit) {
-            (_, None) => false,
-            (Some("Never"), Some(_)) => true,
-            (Some("OnFailure"), Some(exit)) => exit.success(),
-            _ => false,
         }
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::container::exit_code;
-use super::pod::Place;
+use super::place::Place;
 
 /// The status after `before`: what has not changed keeps its times.
 pub(super) fn of(

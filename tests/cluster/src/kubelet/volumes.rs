@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::{
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 
-use super::ThisNode;
 use super::container::pod_field;
+use super::node::ThisNode;
 
 /// The files of a volume: path inside, content.
 type Files = BTreeMap<String, Vec<u8>>;
