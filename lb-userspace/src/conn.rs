@@ -3,6 +3,7 @@
 //! accept -> sniff -> route -> connect -> splice -> account -> close
 
 mod mysql;
+mod passage;
 mod postgres;
 
 use crate::account::{Account, Connection};
@@ -10,15 +11,12 @@ use crate::answer;
 use crate::arrival::{Arrival, Bound, Routed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell, linger};
-use crate::config::{LiveGateway, Protocol, ProxyVersion, Refuse, SourceAddress};
-use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source, SourcePort};
+use crate::config::{Protocol, ProxyVersion, Refuse, SourceAddress};
+use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source};
 use crate::ech::Split;
-use crate::mysql::ServerError;
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
-use crate::serving::{
-    Action, ClientPermit, Listener, Permit, Permits, Pool, Route, ServerGuard, Snapshot, Terminator,
-};
+use crate::serving::{Action, ClientPermit, Listener, Permit, Permits, Pool, Snapshot, Terminator};
 use crate::sniff::{self, ClientHello, TlsRequest};
 use crate::socket::{reset_on_close, write_all};
 use crate::splice;
@@ -33,6 +31,7 @@ use crate::tier::choose;
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
 use lb_common::packet::{PerLeg, Side};
+use passage::{Passage, Unconnected, Upstream};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -122,20 +121,6 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     }
 }
 
-/// A connection with a route.
-struct Passage {
-    gateway: Arc<RunningGateway>,
-    account: Account,
-    client: LegSocket,
-    route: Arc<Route>,
-    /// When the route was known.
-    routed: Instant,
-    settings: Arc<LiveGateway>,
-    permits: Permits,
-    /// As far as its ClientHello, and how it has come to that, tell.
-    is_postgres: bool,
-}
-
 /// A handover that is under way. If this is dropped before it is done, both ends are reset.
 struct UnfinishedHandover<'a>(Option<(&'a Arc<PacketTier>, &'a Connection)>);
 
@@ -148,30 +133,6 @@ impl Drop for UnfinishedHandover<'_> {
             connection.leave_task();
         }
     }
-}
-
-/// No server takes the connection.
-struct Unconnected {
-    reason: CloseReason,
-    /// What a MySQL server has said to that.
-    words: Option<Box<ServerError>>,
-}
-
-impl From<CloseReason> for Unconnected {
-    fn from(reason: CloseReason) -> Self {
-        Self { reason, words: None }
-    }
-}
-
-/// A connected server.
-struct Upstream {
-    socket: LegSocket,
-    /// Present: the gateway speaks TLS to it.
-    session: Option<Box<Session<Dialling>>>,
-    /// A MySQL server's number of the connection.
-    thread: Option<u32>,
-    guard: ServerGuard,
-    port: Option<SourcePort>,
 }
 
 impl Passage {

@@ -8,6 +8,27 @@ pub(crate) fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// `text` as printable ASCII of at most `max` characters: anything else is escaped, as Rust writes it, and `…`
+/// stands for what does not fit. (A name in another script is thus escaped too; its characters may be wide, run
+/// from right to left, or look like others.)
+pub(crate) fn printable(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        let shown = match c {
+            '\\' => r"\\".into(),
+            ' '..='~' => String::from(c),
+            _ => c.escape_default().to_string(),
+        };
+        if out.len() + shown.len() > max {
+            // Room for the ellipsis: every character so far is one byte.
+            out.truncate(max.saturating_sub(1));
+            return out + "…";
+        }
+        out += &shown;
+    }
+    out
+}
+
 /// An error and its causes on one line. A cause with which the text so far ends, as with the errors of many libraries, is
 /// not repeated.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {

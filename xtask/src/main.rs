@@ -7,6 +7,7 @@ mod circles;
 mod cluster;
 mod demo;
 mod ebpf;
+mod mirror;
 mod mysql;
 mod peers;
 mod setup;

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    setup,
+    mirror,
     steps::{self, installed, quietly},
 };
 
@@ -43,7 +43,10 @@ fn fetch(home: &Path) -> Result<()> {
     }
     fs::write(apt.join("var/lib/dpkg/status"), "")?;
     let keys = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
-    fs::write(apt.join("etc/apt/sources.list"), format!("deb {keys} {} sid main\n", setup::debian_mirror()))?;
+    fs::write(
+        apt.join("etc/apt/sources.list"),
+        format!("deb {keys} {} sid main\n", mirror::debian_mirror()),
+    )?;
     let options = [
         format!("Dir \"{}\";", apt.display()),
         format!("Dir::State::status \"{}\";", apt.join("var/lib/dpkg/status").display()),

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    setup,
+    mirror,
     steps::{self, quietly},
 };
 
@@ -58,7 +58,7 @@ fn install(peers: &Path, suite: &str) -> Result<PathBuf> {
     }
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), suite]).arg(&partial);
-    debootstrap.arg(setup::debian_mirror());
+    debootstrap.arg(mirror::debian_mirror());
     quietly(
         &format!("HAProxy, nginx and Redis of Debian {suite}, to measure against (a minute)"),
         &mut debootstrap,

@@ -351,16 +351,6 @@ fn apt_install(why: &str, packages: &[&str]) -> Result<()> {
     quietly(why, apt("install").args(packages))
 }
 
-/// Where Debian's packages come from: the machine's own mirror, if it is a Debian.
-pub(crate) fn debian_mirror() -> String {
-    let targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
-    let output = Command::new("apt-get").args(targets).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let mut found =
-        text.lines().map(|line| line.trim_end_matches('/')).filter(|line| line.ends_with("/debian"));
-    found.next().unwrap_or("http://deb.debian.org/debian").to_owned()
-}
-
 /// Once a run. An old list would not only miss packages: it offers old versions, such as a rustc-web that cannot
 /// build the kernel programs. Without a network the lists there are have to do.
 fn refresh_package_lists() {

@@ -2,8 +2,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::text::printable;
 use super::view::Object;
+use crate::words::printable;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -7,7 +7,7 @@
 
 use super::view::{Connection, MysqlGreeting, Status};
 use crate::state::PacketTierState;
-use crate::words::counted;
+use crate::words::{counted, printable};
 
 /// Characters of one cell, enough for a host name of ordinary length.
 const MAX_CELL: usize = 64;
@@ -138,27 +138,6 @@ pub fn connections(connections: &[Connection]) -> String {
         ]);
     }
     table.text()
-}
-
-/// `text` as printable ASCII of at most `max` characters: anything else is escaped, as Rust writes it, and `…`
-/// stands for what does not fit. (A name in another script is thus escaped too; its characters may be wide, run
-/// from right to left, or look like others.)
-pub fn printable(text: &str, max: usize) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        let shown = match c {
-            '\\' => r"\\".into(),
-            ' '..='~' => String::from(c),
-            _ => c.escape_default().to_string(),
-        };
-        if out.len() + shown.len() > max {
-            // Room for the ellipsis: every character so far is one byte.
-            out.truncate(max.saturating_sub(1));
-            return out + "…";
-        }
-        out += &shown;
-    }
-    out
 }
 
 /// `1536` as `1.5 KiB`.

@@ -16,11 +16,11 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Text};
 use ratatui::widgets::{Row, Table};
 
-use super::text::{bytes, duration, known, printable};
+use super::text::{bytes, duration, known};
 use super::view::{Connection, ConnectionFilter, Status};
 use super::{Client, ClientError};
 use crate::state::ServerState;
-use crate::words::counted;
+use crate::words::{counted, printable};
 
 /// The time from one request to the next, if the answer is quick.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! A MySQL client whose TLS ends here: its login, and its KILL.
 
-use super::{Passage, Unconnected, Upstream};
+use super::passage::{Passage, Unconnected, Upstream};
 use crate::close::{LegSocket, farewell};
 use crate::mysql::{self, Kills, Login, LoginError, Offer};
 use crate::reason::{CloseReason, FallbackReason};

@@ -1,6 +1,6 @@
 //! PostgreSQL's CancelRequest, in clear text and where TLS ends here; and the key by which a session gets one.
 
-use super::Passage;
+use super::passage::Passage;
 use crate::account::Account;
 use crate::arrival::Arrival;
 use crate::cancel::{Found, Keyed};

@@ -5,8 +5,8 @@
 //! is to come, or once that has come, nothing is changed any more, and the connection needs no machine.
 
 use super::inner::decode;
+use super::open::{Context, Opened, Sealed};
 use super::wire::Malformed;
-use super::{Context, Opened, Sealed};
 use crate::sniff::{self, ClientHello, HANDSHAKE, Records};
 
 /// What stands between such a server and its client. Sans-IO: the caller reads and writes the sockets.

@@ -2,9 +2,9 @@
 
 use super::aside::aside;
 use super::objects::Objects;
-use super::reload::{Source, What};
 use super::removed::Removed;
 use super::report::AdminSide;
+use super::source::{Source, What};
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker, spawn};
 use super::{Fault, ReloadRequest, drained, may_use_client_addresses};

@@ -7,6 +7,7 @@ pub(crate) mod objects;
 mod reload;
 mod removed;
 mod report;
+mod source;
 mod watch;
 mod worker;
 

@@ -3,6 +3,7 @@
 use super::aside::{answer_aside, aside};
 use super::control::{Control, open};
 use super::objects::Objects;
+use super::source::{Source, What};
 use super::watch::Watched;
 use super::worker::Command;
 use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
@@ -20,18 +21,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::oneshot;
-
-/// What is read again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// The file, and then the objects.
-    File,
-    /// Nothing: the file is as it was when it was last in force, and the objects were read already.
-    Objects,
-}
-
-/// The configuration file that is in force, if objects are added to it, and these.
-pub(super) type Source = Option<(File, Objects)>;
 
 /// Those of each address, one for each worker.
 type Sockets = Vec<(SocketAddr, Vec<TcpListener>)>;

@@ -1,61 +1,16 @@
-//! MySQL: how servers greet, what clients of a listener are greeted with, and the numbers of connections.
+//! MySQL: what clients of a listener are greeted with, and the numbers of connections.
 
 use super::{Pool, ServerRecord};
 use crate::clock::now_ms;
-use crate::mysql::{Announcement, ServerGreeting};
-use arc_swap::ArcSwapOption;
+use crate::mysql::Announcement;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How long it takes until a server that has not answered is asked again how it greets, in milliseconds.
-const ASK_AGAIN_MS: u64 = 5000;
-
 /// How long it takes until clients are greeted by what servers have said since, in milliseconds.
 const FRESH_MS: u64 = 250;
-
-/// How a server greets, as it was last heard.
-#[derive(Debug, Default)]
-pub struct Heard {
-    greeting: ArcSwapOption<ServerGreeting>,
-    /// When it was last asked; 0: never.
-    asked_ms: AtomicU64,
-    /// Asked, it has answered, or failed to.
-    tried: AtomicBool,
-}
-
-impl Heard {
-    /// It has greeted so.
-    pub fn hear(&self, greeting: ServerGreeting) {
-        if self.greeting().is_none_or(|known| *known != greeting) {
-            self.greeting.store(Some(Arc::new(greeting)));
-        }
-        self.tried();
-    }
-
-    /// Asked, it has greeted, or not.
-    pub fn tried(&self) {
-        self.tried.store(true, Relaxed);
-    }
-
-    /// Its greeting, if it is known.
-    pub fn greeting(&self) -> Option<Arc<ServerGreeting>> {
-        self.greeting.load_full()
-    }
-
-    /// Whether it is to be asked now; then it is not for a while.
-    pub fn is_due(&self, now_ms: u64) -> bool {
-        let asked_ms = self.asked_ms.load(Relaxed);
-        let is_due = self.greeting.load().is_none()
-            && (asked_ms == 0 || now_ms.saturating_sub(asked_ms) >= ASK_AGAIN_MS);
-        if is_due {
-            self.asked_ms.store(now_ms.max(1), Relaxed);
-        }
-        is_due
-    }
-}
 
 /// What clients of a listener are greeted with.
 pub struct Reception {
@@ -131,9 +86,7 @@ impl Reception {
         }
         let is_tried = |pool: &Arc<Pool>| {
             let servers = pool.servers();
-            servers
-                .iter()
-                .all(|server| server.state.mysql.tried.load(Relaxed) || server.addresses().is_empty())
+            servers.iter().all(|server| server.state.mysql.is_tried() || server.addresses().is_empty())
         };
         let is_ready = self.pools.iter().all(is_tried) && self.announcement(name).is_some();
         self.is_ready.store(is_ready, Relaxed);
@@ -218,17 +171,6 @@ impl Drop for Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_server_is_asked_again_until_it_is_heard() {
-        let heard = Heard::default();
-        assert!(heard.is_due(10) && !heard.is_due(10 + ASK_AGAIN_MS - 1) && heard.is_due(10 + ASK_AGAIN_MS));
-        let greeting =
-            ServerGreeting { version: (*b"9.7.4").into(), capabilities: 1, extended: 0, collation: 45 };
-        heard.hear(greeting.clone());
-        assert!(!heard.is_due(10 + 9 * ASK_AGAIN_MS));
-        assert_eq!(*heard.greeting().unwrap(), greeting);
-    }
 
     #[test]
     fn a_connection_is_known_at_its_own_server_while_it_lives() {

@@ -3,6 +3,9 @@
 mod hpke_vectors;
 mod split;
 
+use super::open::Sealed;
+use super::parts::Parts;
+use super::wire::ENCRYPTED_CLIENT_HELLO;
 use super::*;
 use crate::sniff;
 use proptest::prelude::*;

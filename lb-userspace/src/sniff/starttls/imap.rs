@@ -1,6 +1,6 @@
 //! IMAP: STARTTLS (RFC 9051, section 6.2.1).
 
-use super::{Next, Reply, reply, verb};
+use super::reply::{Next, Reply, reply, verb};
 
 pub(super) const GREETING: &str = "* OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED] snisplice\r\n";
 

@@ -1,6 +1,6 @@
 //! LDAP: StartTLS, an extended operation (RFC 4511, sections 4.1.1, 4.12 and 4.14; BER: section 5.1).
 
-use super::{MAX_LENGTH, Next, Reply};
+use super::reply::{MAX_LENGTH, Next, Reply};
 use crate::reason::RejectReason;
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
 //! POP3: STLS (RFC 2595, section 4).
 
-use super::{Next, Reply, reply, verb};
+use super::reply::{Next, Reply, reply, verb};
 
 pub(super) const GREETING: &str = "+OK snisplice\r\n";
 

@@ -1,6 +1,6 @@
 //! SMTP: STARTTLS (RFC 3207).
 
-use super::{Next, Reply, reply, verb};
+use super::reply::{Next, Reply, reply, verb};
 
 pub(super) const GREETING: &str = "220 snisplice ESMTP\r\n";
 

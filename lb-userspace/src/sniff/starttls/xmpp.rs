@@ -2,7 +2,7 @@
 //!
 //! No more is read than where a tag ends and how it begins: nothing of it is kept but the stream's namespace.
 
-use super::{Next, Reply, Starttls, reply};
+use super::reply::{Next, Reply, Starttls, reply};
 use crate::reason::RejectReason;
 
 const NAMESPACE: &[u8] = b"urn:ietf:params:xml:ns:xmpp-tls";
