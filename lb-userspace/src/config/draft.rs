@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Origin;
-use super::check::certificate::Loaded;
+use super::certificate::Loaded;
 use super::client_auth::ClientAuth;
+use super::controller::{Attach, Mode};
 use super::diagnostic::{Diagnostic, Report};
-use super::gateway_api::{Attach, Mode};
 use super::health::{Eject, OnDown, Role};
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,

@@ -5,9 +5,11 @@
 
 mod address;
 mod authorities;
+mod certificate;
 mod check;
 mod client_auth;
 mod client_rate;
+mod controller;
 mod diagnostic;
 mod draft;
 mod files;

@@ -21,7 +21,7 @@ use super::address::Origin;
 use super::authorities::Authorities;
 use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
-use super::gateway_api::GatewayApi;
+use super::controller::GatewayApi;
 use super::health::{Eject, Health, OnDown};
 use super::san::San;
 use crate::ech;

@@ -16,9 +16,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::client_auth::{Client, ClientPaths};
-use super::pem::{Part, Problems, date, pem_error, unusable};
+use super::pem::{date, pem_error, unusable};
 use super::{crl, key, pem};
 use crate::config::authorities::Authorities;
+use crate::config::certificate::{Loaded, Part, Problems};
 use crate::config::client_auth::ClientAuth;
 use crate::config::diagnostic::{Problem, Report, quote};
 use crate::config::draft::{CertificateDraft, CertificateFiles, Field};
@@ -85,16 +86,6 @@ pub(super) fn load_certificate<'r>(
             None
         }
     }
-}
-
-/// A certificate that can be used.
-#[derive(Debug)]
-pub(in crate::config) struct Loaded {
-    pub(super) termination: Arc<Termination>,
-    /// Not of the configuration's files.
-    pub(super) is_held: bool,
-    /// What is odd about the files, and does not keep them from being used.
-    pub(super) warnings: Problems,
 }
 
 /// Or every problem with the files.

@@ -9,7 +9,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use webpki::OwnedCertRevocationList;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::pem::{Part, Problems, date, pem_error, unusable};
+use super::pem::{date, pem_error, unusable};
+use crate::config::certificate::{Part, Problems};
 use crate::config::diagnostic::Problem;
 
 const PEM_CRL: &str = "a PEM file with `BEGIN X509 CRL`";

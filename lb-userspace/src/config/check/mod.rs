@@ -19,20 +19,21 @@ mod upstream_tls;
 use std::sync::Arc;
 
 use super::address::Origin;
+use super::certificate::Loaded;
+use super::controller::{GatewayApi, Mode, Settings, Source};
 use super::diagnostic::{Diagnostic, Report, quote};
 use super::draft::{
     AccessLogDraft, Draft, Field, From, GatewayApiDraft, GatewayDraft, ListenerDraft, PeerDraft, PoolDraft,
     RouteDraft, Tls, items, reject_repeated, values,
 };
 use super::files::Files;
-use super::gateway_api::{GatewayApi, Mode, Settings, Source};
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
     OnRemoval, Peer, Pool, Protocol, Route, Server,
 };
 use super::place::Place;
-use certificate::{Certificates, Loaded, load_certificate};
+use certificate::{Certificates, load_certificate};
 use names::Names;
 use rustls::pki_types::UnixTime;
 use ties::Claim;

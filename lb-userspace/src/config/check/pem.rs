@@ -11,20 +11,6 @@ use zeroize::Zeroizing;
 
 use crate::config::diagnostic::{Problem, quote};
 
-/// Which of a route's files a problem is with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Chain,
-    Key,
-    Passphrase,
-    /// Of several files, this one.
-    ClientCa(usize),
-    ClientCrl(usize),
-}
-
-/// Problems, each with the file.
-pub(super) type Problems = Vec<(Part, Problem)>;
-
 /// The content of a file as text that a PEM reader understands, whatever editor has written it.
 pub(super) fn text(path: &Path, content: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Problem> {
     match **content {

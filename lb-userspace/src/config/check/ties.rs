@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::certificate::Loaded;
+use crate::config::certificate::Loaded;
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::model::SniPattern;
 use crate::config::place::{Place, Placed};

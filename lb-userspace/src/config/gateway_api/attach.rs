@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 
-use super::gateways::{Gateways, admits};
+use super::gateways::Gateways;
 use super::hostname::{self, Hosts, intersection};
 use super::index::{View, by_age, route_of};
+use super::key::{Key, Kind};
 use super::listeners::Listener;
-use super::objects::{Key, Kind, Object};
+use super::objects::Object;
 use super::pools;
+use super::references::admits;
 use super::specs::{FromNamespaces, ParentRef, RouteSpec};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
 use crate::config::diagnostic::quote;

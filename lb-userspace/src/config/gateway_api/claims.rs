@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::hostname::wider;
+use super::key::Key;
 use super::listeners::{Family, Listener, Use};
-use super::objects::Key;
 use super::status::Fault;
 use crate::config::model::SniPattern;
 

@@ -17,11 +17,11 @@ use super::attach::Attached;
 use super::gateways::Gateways;
 use super::hostname::wider;
 use super::index::{Built, View};
+use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
-use super::objects::{Key, Kind, Name};
 use super::pools::{self, place};
-use super::settings::Attach;
 use super::specs::BackendRef;
+use crate::config::controller::Attach;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
     ServerDraft, Tls,

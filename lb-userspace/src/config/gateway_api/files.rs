@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::index::{Change, Index};
-use super::objects::{Key, Object};
+use super::key::Key;
+use super::objects::Object;
 use crate::config::diagnostic::quote;
 use crate::config::files::{MAX_CONFIG_BYTES, Sources, digest_of, digest_of_names, names, read_bounded};
 

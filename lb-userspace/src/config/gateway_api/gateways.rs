@@ -4,18 +4,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::claims::{Claims, mark_overlaps, reject_equal};
+use super::gateway::Gateway;
 use super::index::{View, by_age};
-use super::listeners::{Listener, certificate};
-use super::objects::{Key, Kind, Object, Spec};
-use super::settings::Mode;
-use super::specs::{Allowed, FromNamespaces, GatewaySpec, ListenerSetSpec, ListenerSpec, Validation};
+use super::key::{Key, Kind};
+use super::listeners::Listener;
+use super::objects::{Object, Spec};
+use super::specs::{ListenerSetSpec, ListenerSpec};
 use super::status::{
     ClassStatus, Condition, Fault, Feature, GatewayStatus, ListenerSetStatus, Status, StatusAddress,
     Statuses, Truth,
 };
+use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
 
 /// What the API calls what is served, in the order of the names; and whether it takes addresses that are assigned.
@@ -42,23 +43,6 @@ pub(super) struct Gateways<'i> {
     pub(super) listeners: Vec<Listener<'i>>,
     /// The listeners of each Gateway and ListenerSet of ours.
     by_owner: HashMap<&'i Key, Vec<usize>>,
-}
-
-pub(super) struct Gateway<'i> {
-    pub(super) object: &'i Object,
-    spec: &'i GatewaySpec,
-    /// Why it is not accepted, whatever its listeners are.
-    pub(super) fault: Option<Fault>,
-    /// Why its addresses are not what it asks for.
-    addresses_fault: Option<Fault>,
-    /// Of its client certificate toward servers.
-    backend_fault: Option<Fault>,
-    /// Where it can be reached.
-    addresses: Vec<IpAddr>,
-    /// Where its listeners are bound; empty: on every address of the node; `None`: nowhere.
-    pub(super) binds: Option<Arc<[IpAddr]>>,
-    /// Clients are let in with certificates that lead nowhere.
-    pub(super) insecure: bool,
 }
 
 struct Set<'i> {
@@ -162,121 +146,6 @@ fn classes(view: &View<'_>, statuses: &mut Statuses) -> HashSet<Box<str>> {
         statuses.insert(object.key.clone(), Status::Class(status));
     }
     ours
-}
-
-impl<'i> Gateway<'i> {
-    fn new(object: &'i Object, spec: &'i GatewaySpec, view: &mut View<'i>) -> Self {
-        let mut gateway = Gateway {
-            object,
-            spec,
-            fault: None,
-            addresses_fault: None,
-            backend_fault: None,
-            addresses: Vec::new(),
-            binds: None,
-            insecure: false,
-        };
-        if spec.infrastructure.parameters_ref.is_some() {
-            let message =
-                "`spec.infrastructure.parametersRef` names something that this controller does not know";
-            gateway.fault = Some(Fault::new("InvalidParameters", message));
-        }
-        gateway.place(view);
-        let client = spec.tls.backend.as_ref().and_then(|backend| backend.client_certificate_ref.as_ref());
-        if let Some(reference) = client {
-            gateway.backend_fault =
-                certificate(view, &object.key, reference).err().map(|fault| match fault.reason {
-                    "InvalidCertificateRef" => Fault { reason: "InvalidClientCertificateRef", ..fault },
-                    _ => fault,
-                });
-        }
-        gateway
-    }
-
-    /// Where it is.
-    fn place(&mut self, view: &View<'_>) {
-        let (settings, context) = (&view.index.settings, view.context);
-        let is_node = settings.mode == Mode::Node;
-        let assigned = context.assigned.get(&self.object.key.name).map(Vec::as_slice).unwrap_or_default();
-        let reached = if context.nodes.is_empty() { &context.own } else { &context.nodes };
-        let mut named = Vec::new();
-        let mut any = self.spec.addresses.is_empty();
-        for address in &self.spec.addresses {
-            let kind = address.kind.as_deref().unwrap_or("IPAddress");
-            if kind != "IPAddress" {
-                let message = format!("addresses of the type {} are not supported", quote(kind));
-                self.fault.get_or_insert_with(|| Fault::new("UnsupportedAddress", message));
-                continue;
-            }
-            if address.value.is_empty() {
-                any = true;
-                continue;
-            }
-            let ip = address.value.parse::<IpAddr>().ok();
-            let known = if is_node { context.own.as_slice() } else { assigned };
-            match ip.filter(|ip| settings.may_name(*ip) && known.contains(ip)) {
-                Some(ip) => named.push(ip),
-                None => {
-                    let message =
-                        format!("{} is not an address that Gateways may have here", quote(&address.value));
-                    self.addresses_fault.get_or_insert_with(|| Fault::new("AddressNotUsable", message));
-                }
-            }
-        }
-        let mut addresses = match (is_node, any) {
-            (true, true) => reached.to_vec(),
-            (true, false) => named,
-            (false, _) => assigned.to_vec(),
-        };
-        addresses.sort();
-        addresses.dedup();
-        // On every address of the node, its sockets need not know them.
-        self.binds = match (is_node, any) {
-            (true, true) => Some(Arc::from([])),
-            _ => Some(Arc::from(addresses.as_slice())).filter(|binds: &Arc<[IpAddr]>| !binds.is_empty()),
-        };
-        if !is_node && self.binds.is_none() {
-            self.addresses_fault
-                .get_or_insert_with(|| Fault::new("AddressNotAssigned", "no address is left for it"));
-        }
-        self.addresses = addresses;
-    }
-
-    /// Why a ListenerSet may not add to it.
-    fn refuses(&self, view: &mut View<'_>, set: &Object) -> Option<Fault> {
-        let key = &self.object.key;
-        let (namespace, own) = (&set.key.name.namespace, &key.name.namespace);
-        if !admits(view, &self.spec.allowed_listeners, FromNamespaces::None, own, namespace) {
-            return Some(Fault::new(
-                "NotAllowed",
-                format!("{key} does not allow ListenerSets of {namespace}"),
-            ));
-        }
-        self.fault.as_ref().map(|_| Fault::new("ParentNotAccepted", format!("{key} is not accepted")))
-    }
-
-    /// What it asks of the certificates of clients on a port.
-    pub(super) fn validation(&self, port: u16) -> Option<&'i Validation> {
-        let frontend = self.spec.tls.frontend.as_ref()?;
-        let on_port = frontend.per_port.iter().find(|entry| entry.port == port).map(|entry| &entry.tls);
-        on_port.unwrap_or(&frontend.default).validation.as_ref()
-    }
-}
-
-/// Whether `allowed` takes something of `namespace`. `own`: that of the object it is in.
-pub(super) fn admits(
-    view: &mut View<'_>,
-    allowed: &Allowed,
-    default: FromNamespaces,
-    own: &Arc<str>,
-    namespace: &Arc<str>,
-) -> bool {
-    match allowed.namespaces.from.unwrap_or(default) {
-        FromNamespaces::All => true,
-        FromNamespaces::Same => own == namespace,
-        FromNamespaces::None => false,
-        FromNamespaces::Selector => allowed.namespaces.selector.matches(&view.labels_of(namespace)),
-    }
 }
 
 /// Writes the statuses of Gateways and ListenerSets.

@@ -1,4 +1,4 @@
-//! The store: objects in by their changes, drafts and statuses out.
+//! The store: objects in by their changes, and what a build sees of them.
 //!
 //! Which objects there are is kept in maps by what refers to them, so that a build takes time in proportion to the objects
 //! that take part, and a change of endpoints alone takes no build at all.
@@ -9,17 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::attach::{self, Attached};
-use super::convert;
-use super::gateways::{self, Gateways};
-use super::objects::{Key, Kind, Labels, NAMESPACE_LABEL, Name, Object, Spec};
-use super::pools;
+use super::key::{Key, Kind, Labels, Name};
+use super::objects::{NAMESPACE_LABEL, Object, Spec};
 use super::secret::{AuthoritySpec, SecretSpec};
-use super::settings::Settings;
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
+use crate::config::controller::Settings;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
-use crate::config::model::Server;
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -34,13 +30,13 @@ pub struct Index {
     /// The ReferenceGrants of each namespace, by their names.
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// What the last build has asked for, also in vain.
-    asked: HashSet<Key>,
+    pub(super) asked: HashSet<Key>,
     /// It has asked for every Service.
-    asked_for_all_services: bool,
+    pub(super) asked_for_all_services: bool,
     /// The Services that have pools since the last build, and of which ports.
-    pools: HashMap<Name, BTreeSet<u16>>,
+    pub(super) pools: HashMap<Name, BTreeSet<u16>>,
     /// Those of them of which endpoints have changed since.
-    changed: BTreeSet<Name>,
+    pub(super) changed: BTreeSet<Name>,
 }
 
 /// What a change of objects asks for.
@@ -84,12 +80,12 @@ pub struct Built {
 pub(super) struct View<'i> {
     pub(super) index: &'i Index,
     pub(super) context: &'i Context,
-    asked: HashSet<Key>,
-    asked_for_all_services: bool,
+    pub(super) asked: HashSet<Key>,
+    pub(super) asked_for_all_services: bool,
 }
 
 impl<'i> View<'i> {
-    fn new(index: &'i Index, context: &'i Context) -> Self {
+    pub(super) fn new(index: &'i Index, context: &'i Context) -> Self {
         View { index, context, asked: HashSet::new(), asked_for_all_services: false }
     }
 }
@@ -191,38 +187,6 @@ impl Index {
     /// known.
     pub fn wanted(&self) -> impl Iterator<Item = &Key> {
         self.asked.iter().filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap))
-    }
-
-    /// What all objects make together.
-    pub fn build(&mut self, context: &Context) -> Built {
-        let mut view = View::new(self, context);
-        let mut statuses = Statuses::new();
-        let mut gateways = Gateways::new(&mut view, &mut statuses);
-        let attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
-        let mut built = convert::drafts(&mut view, &gateways, &attached);
-        gateways::statuses(&gateways, &mut statuses);
-        built.built.statuses = statuses;
-        let (asked, asked_for_all, pools) = (view.asked, view.asked_for_all_services, built.pools);
-        let built = built.built;
-        (self.asked, self.asked_for_all_services, self.pools) = (asked, asked_for_all, pools);
-        self.changed.clear();
-        built
-    }
-
-    /// The pools of which endpoints have changed since the last build, or since this was asked, with the servers that they
-    /// have now.
-    pub fn take_servers(&mut self, context: &Context) -> Vec<(String, Vec<Server>)> {
-        let changed = std::mem::take(&mut self.changed);
-        let mut view = View::new(self, context);
-        let mut found = Vec::new();
-        for service in changed {
-            for port in view.index.pools.get(&service).into_iter().flatten().copied() {
-                let servers = pools::servers(&mut view, &service, port);
-                let servers = servers.into_iter().map(|server| pools::server(server.value)).collect();
-                found.push((pools::name(&service, port), servers));
-            }
-        }
-        found
     }
 }
 

@@ -5,17 +5,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
-
-use super::gateways::Gateway;
+use super::gateway::Gateway;
 use super::hostname;
 use super::index::View;
-use super::objects::{GROUP, Key, Kind, Name};
-use super::settings::Mode;
-use super::specs::{ListenerSpec, Reference, RouteKind};
+use super::key::{GROUP, Key, Kind};
+use super::references::{authority, certificate};
+use super::specs::{ListenerSpec, RouteKind};
 use super::status::{Condition, Fault, ListenerStatus, Truth};
-use crate::config::check::certificate::Loaded;
+use crate::config::certificate::Loaded;
 use crate::config::client_auth::{Allowed, ClientAuth};
+use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
 use crate::config::model::SniPattern;
 
@@ -118,31 +117,6 @@ impl Listener<'_> {
     pub(super) fn port(&self) -> u16 {
         self.spec.port.get()
     }
-}
-
-/// The certificate of the Secret that `owner` names, or why it cannot have it.
-pub(super) fn certificate(
-    view: &mut View<'_>,
-    owner: &Key,
-    reference: &Reference,
-) -> Result<Arc<Loaded>, Fault> {
-    let kind = reference.kind.as_deref().unwrap_or("Secret");
-    let invalid = |message: String| Fault::new("InvalidCertificateRef", message);
-    if !reference.group.is_empty() || kind != "Secret" {
-        return Err(invalid(format!(
-            "{} of the group {} is no Secret",
-            quote(kind),
-            quote(&reference.group)
-        )));
-    }
-    let own = &owner.name.namespace;
-    let secret = Name::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
-    if !view.is_granted(owner.kind, own, Kind::Secret, &secret) {
-        let message = format!("no ReferenceGrant lets a {} of {own} name Secret {secret}", owner.kind.name());
-        return Err(Fault::new("RefNotPermitted", message));
-    }
-    let found = view.secret(&secret).ok_or_else(|| invalid(format!("there is no Secret {secret}")))?;
-    found.certificate.clone().map_err(|why| invalid(format!("Secret {secret}: {why}")))
 }
 
 impl<'i> Listener<'i> {
@@ -283,28 +257,6 @@ impl<'i> Listener<'i> {
             Arc::new(ClientAuth { authorities, crls: Vec::new(), crl_expiry: None, required: true, allowed })
         });
     }
-}
-
-/// The authorities of the ConfigMap that a Gateway names, or why it cannot have them.
-fn authority<'i>(
-    view: &mut View<'i>,
-    owner: &Key,
-    reference: &Reference,
-) -> Result<&'i [CertificateDer<'static>], Fault> {
-    let kind = reference.kind.as_deref().unwrap_or_default();
-    if !reference.group.is_empty() || kind != "ConfigMap" {
-        let message = format!("{} of the group {} is no ConfigMap", quote(kind), quote(&reference.group));
-        return Err(Fault::new("InvalidCACertificateKind", message));
-    }
-    let own = &owner.name.namespace;
-    let name = Name::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
-    if !view.is_granted(Kind::Gateway, own, Kind::ConfigMap, &name) {
-        let message = format!("no ReferenceGrant lets a Gateway of {own} name ConfigMap {name}");
-        return Err(Fault::new("RefNotPermitted", message));
-    }
-    let invalid = |message: String| Fault::new("InvalidCACertificateRef", message);
-    let found = view.authority(&name).ok_or_else(|| invalid(format!("there is no ConfigMap {name}")))?;
-    found.authorities.as_deref().map_err(|why| invalid(format!("ConfigMap {name}: {why}")))
 }
 
 impl Listener<'_> {

@@ -4,26 +4,32 @@
 //! objects (a directory, an API server) says what has changed, and gets to know whether that asks for a new build.
 
 mod attach;
+mod build;
 mod claims;
 mod convert;
 mod files;
+mod gateway;
 mod gateways;
 mod hostname;
 mod index;
+mod key;
 mod listeners;
 mod objects;
 mod pools;
+mod references;
+mod refusal;
 mod secret;
-mod settings;
 mod specs;
 mod status;
 #[cfg(test)]
 mod tests;
 
+pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
 pub use index::{Built, Change, Context, Index};
-pub use objects::{GROUP, Key, Kind, Labels, Name, Object, Refusal};
-pub use settings::{Attach, GatewayApi, Mode, Settings, Source};
+pub use key::{GROUP, Key, Kind, Labels, Name};
+pub use objects::Object;
+pub use refusal::Refusal;
 pub use specs::{ParentRef, RouteKind};
 pub use status::{
     ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus,

@@ -6,171 +6,19 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::key::{GROUP, Key, Kind, Labels};
+use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{
     ClassSpec, GatewaySpec, GrantSpec, ListenerSetSpec, ListenerSpec, RouteSpec, ServiceSpec, SliceSpec,
 };
 use crate::config::diagnostic::quote;
-
-/// The group of the Gateway API.
-pub const GROUP: &str = "gateway.networking.k8s.io";
-
-/// The kinds of objects that are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// `gateway.networking.k8s.io/v1`, of the whole cluster.
-    GatewayClass,
-    /// `gateway.networking.k8s.io/v1`.
-    Gateway,
-    /// `gateway.networking.k8s.io/v1`.
-    ListenerSet,
-    /// `gateway.networking.k8s.io/v1`; in files also `v1alpha2` and `v1alpha3`.
-    TlsRoute,
-    /// `gateway.networking.k8s.io/v1`; in files also `v1alpha2`.
-    TcpRoute,
-    /// `gateway.networking.k8s.io/v1`.
-    HttpRoute,
-    /// `gateway.networking.k8s.io/v1`.
-    GrpcRoute,
-    /// `gateway.networking.k8s.io/v1` and `v1beta1`.
-    ReferenceGrant,
-    /// `v1`, of the whole cluster.
-    Namespace,
-    /// `v1`.
-    Service,
-    /// `discovery.k8s.io/v1`.
-    EndpointSlice,
-    /// `v1`; of the type `kubernetes.io/tls`.
-    Secret,
-    /// `v1`.
-    ConfigMap,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 13] = [
-        Kind::GatewayClass,
-        Kind::Gateway,
-        Kind::ListenerSet,
-        Kind::TlsRoute,
-        Kind::TcpRoute,
-        Kind::HttpRoute,
-        Kind::GrpcRoute,
-        Kind::ReferenceGrant,
-        Kind::Namespace,
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::Secret,
-        Kind::ConfigMap,
-    ];
-
-    /// As objects have it in `kind`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::GatewayClass => "GatewayClass",
-            Kind::Gateway => "Gateway",
-            Kind::ListenerSet => "ListenerSet",
-            Kind::TlsRoute => "TLSRoute",
-            Kind::TcpRoute => "TCPRoute",
-            Kind::HttpRoute => "HTTPRoute",
-            Kind::GrpcRoute => "GRPCRoute",
-            Kind::ReferenceGrant => "ReferenceGrant",
-            Kind::Namespace => "Namespace",
-            Kind::Service => "Service",
-            Kind::EndpointSlice => "EndpointSlice",
-            Kind::Secret => "Secret",
-            Kind::ConfigMap => "ConfigMap",
-        }
-    }
-
-    /// The group of its `apiVersion`; empty: the core's.
-    pub fn group(self) -> &'static str {
-        match self {
-            Kind::Namespace | Kind::Service | Kind::Secret | Kind::ConfigMap => "",
-            Kind::EndpointSlice => "discovery.k8s.io",
-            _ => GROUP,
-        }
-    }
-
-    /// Whether its objects are in no namespace.
-    pub fn is_of_cluster(self) -> bool {
-        matches!(self, Kind::GatewayClass | Kind::Namespace)
-    }
-
-    /// Whether it is a route.
-    pub fn is_route(self) -> bool {
-        matches!(self, Kind::TlsRoute | Kind::TcpRoute | Kind::HttpRoute | Kind::GrpcRoute)
-    }
-
-    fn of(group: &str, kind: &str) -> Option<Self> {
-        Kind::ALL.into_iter().find(|known| known.group() == group && known.name() == kind)
-    }
-
-    /// The versions of its `apiVersion` that are read, the best first.
-    pub fn versions(self) -> &'static [&'static str] {
-        match self {
-            Kind::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
-            Kind::TcpRoute => &["v1", "v1alpha2"],
-            Kind::ReferenceGrant | Kind::Gateway | Kind::GatewayClass | Kind::HttpRoute => &["v1", "v1beta1"],
-            _ => &["v1"],
-        }
-    }
-}
-
-/// A namespace and a name in it; of an object of the whole cluster the namespace is empty.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name {
-    /// A label of DNS: it has no dots.
-    pub namespace: Arc<str>,
-    /// As it is.
-    pub name: Arc<str>,
-}
-
-impl Name {
-    /// The name in a namespace.
-    pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.namespace {
-            "" => f.write_str(&self.name),
-            namespace => write!(f, "{namespace}/{}", self.name),
-        }
-    }
-}
-
-/// What identifies an object. Displayed as `TLSRoute databases/redis-1`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its namespace and name.
-    pub name: Name,
-}
-
-impl Key {
-    /// The key of an object.
-    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
-        Self { kind, name: Name::new(namespace, name) }
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.name(), self.name)
-    }
-}
 
 /// An object.
 #[derive(Debug, PartialEq)]
@@ -187,9 +35,6 @@ pub struct Object {
     pub(super) spec: Spec,
 }
 
-/// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
-
 #[derive(Debug, PartialEq)]
 pub(super) enum Spec {
     GatewayClass(ClassSpec),
@@ -202,22 +47,6 @@ pub(super) enum Spec {
     EndpointSlice(SliceSpec),
     Secret(SecretSpec),
     ConfigMap(AuthoritySpec),
-}
-
-/// Why an object is not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{message}", if path.is_empty() { String::new() } else { format!("{path}: ") })]
-pub struct Refusal {
-    /// Where in the object: `spec.listeners[0].port`; empty: the whole.
-    pub path: String,
-    /// What is wrong there. Says nothing of a Secret's content.
-    pub message: String,
-}
-
-impl Refusal {
-    pub(super) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into() }
-    }
 }
 
 /// The beginning of every object.

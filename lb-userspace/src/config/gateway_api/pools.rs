@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::index::View;
-use super::objects::{Key, Kind, Name};
+use super::key::{Key, Kind, Name};
 use super::specs::{BackendRef, Endpoint, ServicePort};
 use super::status::Fault;
 use crate::config::address::{Address, Host, Origin};

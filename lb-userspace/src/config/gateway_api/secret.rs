@@ -11,8 +11,9 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::objects::Refusal;
-use crate::config::check::certificate::{self, Loaded};
+use super::refusal::Refusal;
+use crate::config::certificate::Loaded;
+use crate::config::check::certificate;
 use crate::config::diagnostic::Problem;
 use crate::config::files::Digest;
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::objects::Key;
+use super::key::Key;
 use super::specs::{ParentRef, RouteKind};
 
 /// The statuses of all objects that this gateway is responsible for.

@@ -12,8 +12,8 @@ use rustls::pki_types::ServerName;
 
 use super::mend;
 use crate::config::address::{Address, MAX_HOST_NAME, Origin, SERVICE, dns_name, host_name};
+use crate::config::controller::Attach;
 use crate::config::diagnostic::{Problem, quote};
-use crate::config::gateway_api::Attach;
 use crate::config::model::{LogTarget, SniPattern};
 
 /// A span of time, at most [`MAX_DURATION`]; may be zero.

@@ -2,8 +2,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use crate::config::controller::{Mode, Settings};
 use crate::config::draft::From;
-use crate::config::gateway_api::{Mode, Settings};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, one_of, quoted, word};
 

@@ -1,4 +1,4 @@
-//! What `[gateway_api]` says of how objects are taken.
+//! What `[gateway_api]` says: where objects come from, and how they are taken.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -59,7 +59,7 @@ pub enum Attach {
 pub enum Mode {
     /// They share those of the node.
     Node,
-    /// Each has some of its own, which are assigned to it: [`Context::assigned`](super::Context::assigned).
+    /// Each has some of its own, which are assigned to it: [`Context::assigned`](super::gateway_api::Context::assigned).
     Pool,
     /// Each has those that a load balancer announces for it, assigned as in a pool.
     Service,

@@ -1,0 +1,45 @@
+//! Builds: from the store to drafts and statuses.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::attach::{self, Attached};
+use super::convert;
+use super::gateways::{self, Gateways};
+use super::index::{Built, Context, Index, View};
+use super::pools;
+use super::status::Statuses;
+use crate::config::model::Server;
+
+impl Index {
+    /// What all objects make together.
+    pub fn build(&mut self, context: &Context) -> Built {
+        let mut view = View::new(self, context);
+        let mut statuses = Statuses::new();
+        let mut gateways = Gateways::new(&mut view, &mut statuses);
+        let attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
+        let mut built = convert::drafts(&mut view, &gateways, &attached);
+        gateways::statuses(&gateways, &mut statuses);
+        built.built.statuses = statuses;
+        let (asked, asked_for_all, pools) = (view.asked, view.asked_for_all_services, built.pools);
+        let built = built.built;
+        (self.asked, self.asked_for_all_services, self.pools) = (asked, asked_for_all, pools);
+        self.changed.clear();
+        built
+    }
+
+    /// The pools of which endpoints have changed since the last build, or since this was asked, with the servers that they
+    /// have now.
+    pub fn take_servers(&mut self, context: &Context) -> Vec<(String, Vec<Server>)> {
+        let changed = std::mem::take(&mut self.changed);
+        let mut view = View::new(self, context);
+        let mut found = Vec::new();
+        for service in changed {
+            for port in view.index.pools.get(&service).into_iter().flatten().copied() {
+                let servers = pools::servers(&mut view, &service, port);
+                let servers = servers.into_iter().map(|server| pools::server(server.value)).collect();
+                found.push((pools::name(&service, port), servers));
+            }
+        }
+        found
+    }
+}
