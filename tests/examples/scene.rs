@@ -1,7 +1,7 @@
 //! An example, its machines and its certificates.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
@@ -42,9 +42,9 @@ impl Scene {
         Ok(())
     }
 
-    /// A file that the example's configuration names.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.files.join(name)
+    /// Where the files are that the example's configuration names.
+    pub(crate) fn files(&self) -> &TempDir {
+        &self.files
     }
 
     /// Starts the gateway, with the example's configuration.

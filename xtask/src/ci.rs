@@ -56,8 +56,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         ),
         ("build", Box::new(|| steps::show(&mut steps::cargo(steps::BUILD)))),
         ("demo", Box::new(|| steps::show(&mut demo::built()))),
-        // The tests of the cluster are skipped without them.
-        ("programs of the test cluster", Box::new(cluster::build_programs)),
+        ("programs of the test cluster", Box::new(cluster::build_programs_in_time)),
         ("conformance", Box::new(cluster::conformance_built)),
         // These two before the tests, whose closing line is to be the last.
         ("instructions", Box::new(|| bench::instructions(&[]))),

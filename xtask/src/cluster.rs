@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -36,9 +37,13 @@ pub(crate) struct ConformanceArgs {
     args: Vec<String>,
 }
 
+/// How long CI waits for the programs of the cluster in all. They come from a Go module proxy, which may be slow, and a run of CI has
+/// an end.
+const PATIENCE: Duration = Duration::from_secs(18 * 60);
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     match args.build {
-        true => build_programs(),
+        true => build_programs(None),
         false => run_cluster("up", &args.args),
     }
 }
@@ -47,13 +52,27 @@ pub(crate) fn conformance(args: &ConformanceArgs) -> Result<()> {
     run_cluster("conformance", &args.args)
 }
 
-/// The suite against what [`steps::BUILD`] has built.
+/// Builds the programs if they can be had in time; else the tests that need them are skipped, and say so.
+pub(crate) fn build_programs_in_time() -> Result<()> {
+    if let Err(error) = build_programs(Some(Instant::now() + PATIENCE)) {
+        println!("SKIPPED the conformance suite and the tests of the cluster: {error:#}");
+        // By this one they see whether the programs are there; some may be, and that is of no use.
+        let _ = fs::remove_file(steps::target_dir().join("cluster/bin/kube-apiserver"));
+    }
+    Ok(())
+}
+
+/// The suite against what [`steps::BUILD`] has built, if its programs are there.
 pub(crate) fn conformance_built() -> Result<()> {
+    if MODULES.iter().any(|module| !stamp(module).is_file()) {
+        println!("SKIPPED: the programs of the cluster are not built");
+        return Ok(());
+    }
     steps::show(Command::new(steps::target_dir().join("debug/cluster")).arg("conformance"))
 }
 
 fn run_cluster(command: &str, args: &[String]) -> Result<()> {
-    build_programs()?;
+    build_programs(None)?;
     let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];
     steps::show(&mut steps::cargo(&packages))?;
     let debug = steps::target_dir().join("debug");
@@ -87,28 +106,41 @@ const MODULES: &[Module] = &[
     },
 ];
 
-/// Builds what is not there, or not of the versions that are wanted.
-pub(crate) fn build_programs() -> Result<()> {
+/// Says which versions of a module's programs are there; written when they are.
+fn stamp(module: &Module) -> PathBuf {
+    steps::target_dir().join("cluster/bin").join(format!(".{}", module.directory))
+}
+
+/// Builds what is not there, or not of the versions that are wanted, until `deadline`.
+fn build_programs(deadline: Option<Instant>) -> Result<()> {
     setup::ensure(setup::Scope::Cluster)?;
     let go = setup::ensure_go()?;
     let bin = steps::target_dir().join("cluster/bin");
     fs::create_dir_all(&bin)?;
     for module in MODULES {
         let directory = steps::root().join("tests/cluster/go").join(module.directory);
-        let stamp = bin.join(format!(".{}", module.directory));
+        let stamp = stamp(module);
         let versions = fs::read(directory.join("go.sum"))?;
         if fs::read(&stamp).is_ok_and(|built| built == versions) {
             continue;
         }
-        build(&go, module, &directory, &bin)?;
+        build(&go, module, &directory, &bin, deadline)?;
         fs::write(stamp, versions)?;
     }
     Ok(())
 }
 
-fn build(go: &Path, module: &Module, directory: &Path, bin: &Path) -> Result<()> {
+fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Option<Instant>) -> Result<()> {
     let run = |args: &[&str]| {
-        let mut command = Command::new(go);
+        let mut command = match deadline {
+            None => Command::new(go),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
+                let mut command = Command::new("timeout");
+                command.arg(left.to_string()).arg(go);
+                command
+            }
+        };
         command.current_dir(directory).args(args);
         command
     };

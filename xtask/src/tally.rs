@@ -2,6 +2,9 @@
 
 use anyhow::{Result, bail};
 
+/// How the tests of the Kubernetes cluster end the line that says that they are skipped.
+const OPTIONAL: &str = ": the programs of the cluster are not built";
+
 /// What came of the tests.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Tally {
@@ -9,6 +12,8 @@ pub(crate) struct Tally {
     failed: usize,
     /// `name: reason` of each test that said it could not run here.
     pub(crate) skipped: Vec<String>,
+    /// The same of those that may be skipped everywhere: what they need takes long to build, and comes from elsewhere.
+    optional: Vec<String>,
     /// Tests marked `#[ignore]`.
     ignored: usize,
     /// Something else went wrong than a test.
@@ -45,10 +50,15 @@ impl Tally {
     /// Takes the tests that wrote a line to SNISPLICE_SKIPS out of the passed ones: libtest has no word for
     /// "skipped", so they returned without doing anything.
     pub(crate) fn skip(&mut self, lines: &str) {
-        self.skipped.extend(lines.lines().filter(|line| !line.is_empty()).map(str::to_owned));
-        self.skipped.sort();
-        self.skipped.dedup();
-        self.passed = self.passed.saturating_sub(self.skipped.len());
+        for line in lines.lines().filter(|line| !line.is_empty()) {
+            let skips = if line.ends_with(OPTIONAL) { &mut self.optional } else { &mut self.skipped };
+            skips.push(line.to_owned());
+        }
+        for skips in [&mut self.skipped, &mut self.optional] {
+            skips.sort();
+            skips.dedup();
+            self.passed = self.passed.saturating_sub(skips.len());
+        }
     }
 
     /// Adds the results of the skipped tests from where they could run.
@@ -78,10 +88,11 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for skip in &self.skipped {
+        for skip in self.skipped.iter().chain(&self.optional) {
             writeln!(f, "SKIPPED {skip}")?;
         }
-        let (passed, failed, skipped) = (self.passed, self.failed, self.skipped.len());
+        let skipped = self.skipped.len() + self.optional.len();
+        let (passed, failed) = (self.passed, self.failed);
         write!(f, "tests: {passed} passed, {failed} failed, {skipped} skipped")?;
         if self.ignored > 0 {
             write!(f, ", {} ignored", self.ignored)?;
@@ -115,6 +126,17 @@ mod tests {
         assert!(tally.verdict(true).is_err() && tally.verdict(false).is_ok());
         lost.make_up(&Tally { passed: 1, ..Tally::default() });
         assert!(lost.verdict(false).is_err());
+    }
+
+    #[test]
+    fn what_needs_the_cluster_may_be_skipped_and_is_said() {
+        let mut tally = Tally { passed: 2, ..Tally::default() };
+        tally.skip("pods_follow: the programs of the cluster are not built\n");
+        assert!(tally.verdict(true).is_ok());
+        assert_eq!(
+            tally.to_string(),
+            "SKIPPED pods_follow: the programs of the cluster are not built\ntests: 1 passed, 0 failed, 1 skipped\n"
+        );
     }
 
     #[test]
