@@ -1,6 +1,6 @@
 //! Tables for a terminal: `snisplice status` and `snisplice connections`.
 //!
-//! Every cell goes through [`printable`], so no name can move the cursor, change colours or push other columns out of
+//! Every cell goes through `printable`, so no name can move the cursor, change colours or push other columns out of
 //! sight, whoever has chosen it.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]

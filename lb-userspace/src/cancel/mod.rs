@@ -1,6 +1,6 @@
 //! cancel: PostgreSQL's CancelRequest, which comes on a connection of its own and names a session by a key alone.
 //!
-//! For a session of a terminated route the client gets a key of the gateway's instead of the server's ([`watch`]), with the
+//! For a session of a terminated route the client gets a key of the gateway's instead of the server's (`watch`), with the
 //! gateway's number (`peer_id`) and 48 random bits, or many more if the server's own key is long. So every CancelRequest
 //! finds its session, whichever server that is with, and also in clear text; and one that comes to another gateway of the
 //! same address finds its gateway.
