@@ -393,10 +393,14 @@ impl Passage {
             // Boxed: other protocols need not pay for its future.
             return Box::pin(self.terminate_mysql(session, asked.offer, ticket)).await;
         }
-        if self.is_postgres
-            && let Some(cancel) = self.opening(&mut session).await
-        {
-            return self.cancel(session, cancel).await;
+        if self.is_postgres {
+            match self.opening(&mut session).await {
+                Ok(None) => {}
+                Ok(Some(cancel)) => return self.cancel(session, cancel).await,
+                Err(HandshakeError::Closed) => return CloseReason::ClientClosed,
+                Err(HandshakeError::Io(_)) => return CloseReason::ClientReset,
+                Err(error) => return self.relayed(Err((Side::Client, error.cause()))),
+            }
         }
         let own_request = match self.account.connection.listener.protocol {
             Protocol::Postgres => Some(TlsRequest::Postgres),

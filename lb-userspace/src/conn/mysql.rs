@@ -5,7 +5,7 @@ use crate::close::{LegSocket, farewell};
 use crate::mysql::{self, Kills, Login, LoginError, Offer};
 use crate::reason::{CloseReason, FallbackReason};
 use crate::scratch::Output;
-use crate::serving::{ServerRecord, Threads};
+use crate::serving::{Numbering, Threads};
 use crate::sniff::TlsRequest;
 use crate::splice::relay::relay;
 use crate::splice::tls::Tls;
@@ -59,7 +59,10 @@ impl Passage {
         };
         // `check` insists on it: the client will send its password.
         let Some(mut upstream) = upstream else { return CloseReason::ServerPreamble };
-        if let Err(error) = upstream.write(&server, &login.packet()).await {
+        let packet = login.packet();
+        // It may be longer than what a server that does not read has room for.
+        let sent = timeout(bound, upstream.write(&server, &packet)).await;
+        if let Err(error) = sent.unwrap_or(Err(HandshakeError::TimedOut)) {
             return match error {
                 HandshakeError::Io(_) => CloseReason::ServerReset,
                 error => self.relayed(Err((Side::Server, error.cause()))),
@@ -67,11 +70,13 @@ impl Passage {
         }
         self.copy_for(FallbackReason::TlsTerminated);
         self.keep_alive(&server);
-        let (threads, record) = (self.gateway.threads.clone(), guard.server().state.clone());
-        let _entered = thread.and_then(|thread| threads.enter(offer.id, &record, thread));
+        let Ok(address) = server.peer_addr() else { return CloseReason::ServerReset };
+        let (threads, at) =
+            (self.gateway.threads.clone(), Numbering { server: guard.server().state.clone(), address });
+        let _entered = thread.and_then(|thread| threads.enter(offer.id, &at, thread));
         let kills = (!login.compresses()).then(|| Kills::new(login.has_query_attributes()));
         let (near, far) = (Tls::new(session, &self.client), Tls::new(*upstream, &server));
-        let far = Killing { leg: far, kills, threads, record };
+        let far = Killing { leg: far, kills, threads, at };
         let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
         self.relayed(end)
@@ -112,7 +117,7 @@ struct Killing<'a> {
     /// Absent: the packets are compressed.
     kills: Option<Kills>,
     threads: Arc<Threads>,
-    record: Arc<ServerRecord>,
+    at: Numbering,
 }
 
 impl Transport for Killing<'_> {
@@ -132,9 +137,9 @@ impl Transport for Killing<'_> {
     }
 
     fn write(&mut self, bytes: &[u8], records: &mut Output, delivered: &AtomicU64) -> Result<(), Failure> {
-        let Self { leg, kills, threads, record } = self;
+        let Self { leg, kills, threads, at } = self;
         let Some(kills) = kills else { return leg.write(bytes, records, delivered) };
-        let passed = kills.pass(bytes, |ours| threads.at(ours, record));
+        let passed = kills.pass(bytes, |ours| threads.at(ours, at));
         if passed.is_empty() { Ok(()) } else { leg.write(&passed, records, delivered) }
     }
 

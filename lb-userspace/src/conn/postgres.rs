@@ -10,7 +10,7 @@ use crate::connect::Endpoints;
 use crate::reason::{CloseReason, RejectReason};
 use crate::running::RunningGateway;
 use crate::sniff::{self, Cancel, Opening, TlsRequest};
-use crate::tls::{Serving, Session};
+use crate::tls::{HandshakeError, Serving, Session};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -49,17 +49,20 @@ pub(super) async fn cancel_in_clear_text(
 
 impl Passage {
     /// What a PostgreSQL client wants, once TLS is there: a session, unless it says otherwise in time.
-    pub(super) async fn opening(&self, session: &mut Session<Serving>) -> Option<Cancel> {
+    pub(super) async fn opening(
+        &self,
+        session: &mut Session<Serving>,
+    ) -> Result<Option<Cancel>, HandshakeError> {
         let said = async {
             loop {
                 match sniff::opening(session.early()) {
-                    Opening::Incomplete => session.read_early(&self.client).await.ok()?,
-                    Opening::Cancel(cancel) => return Some(cancel),
-                    Opening::Session => return None,
+                    Opening::Incomplete => session.read_early(&self.client).await?,
+                    Opening::Cancel(cancel) => return Ok(Some(cancel)),
+                    Opening::Session => return Ok(None),
                 }
             }
         };
-        timeout(self.account.connection.listener.hello_timeout, said).await.ok().flatten()
+        timeout(self.account.connection.listener.hello_timeout, said).await.unwrap_or(Ok(None))
     }
 
     /// A CancelRequest inside of TLS: its key tells whom it is for, whatever the route has for sessions.

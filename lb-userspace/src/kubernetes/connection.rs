@@ -199,7 +199,13 @@ impl ApiServer {
                 });
                 assign(with_last.collect(), ranges, &state.resting.iter().copied().collect())
             }
-            false => wishes.into_iter().map(|wish| (wish.gateway, wish.held)).collect(),
+            // Others may write a status too: only what this gateway gives out is ever bound.
+            false => {
+                let is_ours = |ip: &IpAddr| ranges.iter().any(|range| range.contains(ip));
+                let held =
+                    |wish: Wish| (wish.gateway, wish.held.into_iter().filter(|ip| is_ours(ip)).collect());
+                wishes.into_iter().map(held).collect()
+            }
         };
         let before = state.assigned.values().flatten();
         let given_back = before.filter(|address| !assigned.values().flatten().any(|now| now == *address));

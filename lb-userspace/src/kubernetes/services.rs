@@ -39,12 +39,16 @@ impl Written {
     }
 }
 
+/// Of its Service. Whoever edits a Gateway may write anything as its class.
+fn name_of(gateway: &str, class: &str) -> String {
+    let name: String = format!("{gateway}-{class}").chars().take(LONGEST_NAME).collect();
+    name.trim_end_matches(['-', '.']).replace('.', "-")
+}
+
 /// What a Gateway, as the API server has it, is to have.
 pub(super) fn of(key: &Key, gateway: &Value, status: &GatewayStatus) -> Objects {
     let class = gateway["spec"]["gatewayClassName"].as_str().unwrap_or_default();
-    let mut name = format!("{}-{class}", key.name.name);
-    name.truncate(LONGEST_NAME);
-    let name = name.trim_end_matches(['-', '.']).replace('.', "-");
+    let name = name_of(&key.name.name, class);
     let infrastructure = &gateway["spec"]["infrastructure"];
     let texts = |field: &str| -> BTreeMap<String, Value> {
         infrastructure[field].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
@@ -104,4 +108,15 @@ pub(super) async fn write(client: &Client, objects: &Objects) -> Result<(), kube
         slices.patch(name, &ours, &Patch::Apply(slice)).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_of_any_letters_makes_a_name() {
+        assert_eq!(name_of("shop", "edge.example"), "shop-edge-example");
+        assert_eq!(name_of("a", &"é".repeat(100)).chars().count(), LONGEST_NAME);
+    }
 }

@@ -118,6 +118,20 @@ fn stripped(kind: Kind, resource: &ApiResource, object: DynamicObject) -> (Key, 
     if !value.is_object() {
         value = json!({});
     }
+    let read: &[&str] = match kind {
+        Kind::Secret if value["type"] == "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        Kind::ConfigMap => &["ca.crt"],
+        _ => &[],
+    };
+    if matches!(kind, Kind::Secret | Kind::ConfigMap)
+        && let Some(fields) = value.as_object_mut()
+    {
+        // It is kept in memory and on the disk; whatever else is secret in there is none of this gateway's business.
+        fields.remove("binaryData");
+        if let Some(data) = fields.get_mut("data").and_then(Value::as_object_mut) {
+            data.retain(|name, _| read.contains(&name.as_str()));
+        }
+    }
     value["apiVersion"] = json!(resource.api_version);
     value["kind"] = json!(resource.kind);
     value["metadata"] = json!({

@@ -123,7 +123,9 @@ impl Announcement {
     pub fn of<'a>(servers: impl Iterator<Item = &'a ServerGreeting> + Clone) -> Option<Self> {
         let first = servers.clone().next()?;
         let is_first = |server: &&ServerGreeting| server.family() == first.family();
-        let lowest = servers.clone().filter(is_first).min_by_key(|server| server.numbers())?;
+        // A version without numbers is no reason to greet by it while there is another.
+        let order = |server: &&ServerGreeting| (server.numbers().is_empty(), server.numbers());
+        let lowest = servers.clone().filter(is_first).min_by_key(order)?;
         let mixed = servers.clone().any(|server| !is_first(&server));
         // To MySQL's clients MariaDB's own capabilities mean something else.
         let as_mysql = if mixed { MYSQL } else { 0 };
@@ -249,7 +251,9 @@ pub(super) mod tests {
         assert_eq!(versions(&["8.0.9", "8.0.15"]), "8.0.9");
         let maria = ["11.8.1-MariaDB", "5.5.5-10.11.19-MariaDB", "11.4.2-MariaDB"];
         assert_eq!(versions(&maria), "5.5.5-10.11.19-MariaDB");
-        assert_eq!(versions(&["", "1"]), "");
+        // One without numbers is taken only if there is no other.
+        assert_eq!(versions(&["", "1"]), "1");
+        assert_eq!(versions(&[""]), "");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use clients::Excess;
 pub use health::{Checked, HealthRecord, Turn};
 pub use heard::Heard;
 pub use limit::{Limit, Permit, Permits};
-pub use mysql::{Entered, Reception, Threads};
+pub use mysql::{Entered, Numbering, Reception, Threads};
 pub use pool::{Member, Pool, Unavailable};
 pub use room::Room;
 pub use server::{Server, ServerGuard, ServerRecord};

@@ -6,6 +6,7 @@ use crate::mysql::Announcement;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -88,9 +89,14 @@ impl Reception {
             let servers = pool.servers();
             servers.iter().all(|server| server.state.mysql.is_tried() || server.addresses().is_empty())
         };
-        let is_ready = self.pools.iter().all(is_tried) && self.announcement(name).is_some();
-        self.is_ready.store(is_ready, Relaxed);
-        is_ready
+        if !self.pools.iter().all(is_tried) {
+            return false;
+        }
+        let is_heard = self.announcement(name).is_some();
+        self.is_ready.store(is_heard, Relaxed);
+        // Asked in vain, they will not answer while a client waits; those whose names are not known yet were not asked.
+        is_heard
+            || self.pools.iter().any(|pool| pool.servers().iter().any(|server| server.state.mysql.is_tried()))
     }
 }
 
@@ -103,8 +109,23 @@ pub struct Threads {
 /// A connection at its server.
 #[derive(Clone)]
 struct Thread {
-    server: Arc<ServerRecord>,
+    at: Numbering,
     number: u32,
+}
+
+/// Who gives connections their numbers: each address of a server by itself.
+#[derive(Clone)]
+pub struct Numbering {
+    /// The server.
+    pub server: Arc<ServerRecord>,
+    /// The one of its addresses that is connected.
+    pub address: SocketAddr,
+}
+
+impl Numbering {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.server, &other.server) && self.address == other.address
+    }
 }
 
 /// The least number, far above what servers come to.
@@ -133,21 +154,21 @@ impl Threads {
         }
     }
 
-    /// From here on, until the guard is dropped, the connection `ours` is known to be `number` at this server.
-    pub fn enter(self: &Arc<Self>, ours: u32, server: &Arc<ServerRecord>, number: u32) -> Option<Entered> {
+    /// From here on, until the guard is dropped, the connection `ours` is known to be `number` there.
+    pub fn enter(self: &Arc<Self>, ours: u32, at: &Numbering, number: u32) -> Option<Entered> {
         match self.known().entry(ours) {
             Entry::Occupied(_) => None,
             Entry::Vacant(entry) => {
-                entry.insert(Thread { server: server.clone(), number });
+                entry.insert(Thread { at: at.clone(), number });
                 Some(Entered { threads: self.clone(), ours })
             }
         }
     }
 
-    /// What this server calls the connection `ours`, if it has it.
-    pub fn at(&self, ours: u32, server: &Arc<ServerRecord>) -> Option<u32> {
+    /// What the connection `ours` is called there, if it is there.
+    pub fn at(&self, ours: u32, at: &Numbering) -> Option<u32> {
         let known = self.known();
-        known.get(&ours).filter(|thread| Arc::ptr_eq(&thread.server, server)).map(|thread| thread.number)
+        known.get(&ours).filter(|thread| thread.at.is(at)).map(|thread| thread.number)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<u32, Thread>> {
@@ -175,11 +196,19 @@ mod tests {
     #[test]
     fn a_connection_is_known_at_its_own_server_while_it_lives() {
         let threads = Arc::new(Threads::default());
-        let [here, there] = [(); 2].map(|()| Arc::new(ServerRecord::default()));
+        let server = Arc::new(ServerRecord::default());
+        let at = |server: &Arc<ServerRecord>, last| Numbering {
+            server: server.clone(),
+            address: ([192, 0, 2, last], 3306).into(),
+        };
+        // Another address of the same server numbers by itself, too.
+        let [here, beside] = [1, 2].map(|last| at(&server, last));
+        let there = at(&Arc::default(), 1);
         let ours = threads.number();
         assert!((FIRST..=0x7fff_ffff).contains(&ours));
         let entered = threads.enter(ours, &here, 42);
         assert_eq!((threads.at(ours, &here), threads.at(ours, &there)), (Some(42), None));
+        assert_eq!(threads.at(ours, &beside), None);
         assert!(threads.enter(ours, &there, 7).is_none(), "the first keeps its number");
         drop(entered);
         assert_eq!(threads.at(ours, &here), None);
@@ -188,9 +217,9 @@ mod tests {
     #[test]
     fn a_number_that_is_in_use_is_not_given_again() {
         let threads = Arc::new(Threads::default());
-        let server = Arc::new(ServerRecord::default());
+        let at = Numbering { server: Arc::default(), address: ([192, 0, 2, 1], 3306).into() };
         let first = threads.number();
-        let _entered = threads.enter(first, &server, 1);
+        let _entered = threads.enter(first, &at, 1);
         threads.next.store(u64::from(first - FIRST), Relaxed);
         assert_ne!(threads.number(), first);
         threads.next.store(COUNT - 1, Relaxed);

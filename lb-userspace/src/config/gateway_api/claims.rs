@@ -67,7 +67,9 @@ impl<'i> Claims<'i> {
             false => listener.binds.iter().copied().map(Some).collect(),
         };
         for address in &on {
-            let Some(claim) = self.ports.get(&(*address, port)) else { continue };
+            // A socket on one address takes that address's clients from one on all.
+            let claim = self.ports.get(&(*address, port)).or_else(|| self.ports.get(&(None, port)));
+            let Some(claim) = claim else { continue };
             if claim.binds != listener.binds {
                 let message = format!("another Gateway has port {port} of some of its addresses");
                 listener.fault = Some(Fault::new("PortUnavailable", message));

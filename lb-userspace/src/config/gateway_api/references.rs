@@ -72,6 +72,9 @@ pub(super) fn admits(
         FromNamespaces::All => true,
         FromNamespaces::Same => own == namespace,
         FromNamespaces::None => false,
-        FromNamespaces::Selector => allowed.namespaces.selector.matches(&view.labels_of(namespace)),
+        FromNamespaces::Selector => {
+            let selector = allowed.namespaces.selector.as_ref();
+            selector.is_some_and(|selector| selector.matches(&view.labels_of(namespace)))
+        }
     }
 }

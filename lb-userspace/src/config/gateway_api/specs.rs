@@ -132,8 +132,8 @@ pub(super) struct Allowed {
 #[derive(Debug, Default, PartialEq, Deserialize)]
 pub(super) struct Namespaces {
     pub(super) from: Option<FromNamespaces>,
-    #[serde(default)]
-    pub(super) selector: Selector,
+    /// Absent it selects nothing, empty everything.
+    pub(super) selector: Option<Selector>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -38,6 +38,10 @@ pub(crate) fn read(window: &[u8]) -> Result<Option<(Message<'_>, usize)>, Reject
         return Err(RejectReason::StarttlsMalformed);
     };
     let (operation, content, _) = inside(content)?;
+    // The class APPLICATION, which all operations have (RFC 4511, appendix B).
+    if operation & 0xc0 != 0x40 {
+        return Err(RejectReason::StarttlsMalformed);
+    }
     Ok(Some((Message { id, operation, content }, window.len() - rest.len())))
 }
 

@@ -176,6 +176,8 @@ fn starttls_malformed_for_another_protocol_and_for_lines_without_end() {
         (Ldap, b"\x30\x02\x77\0"),
         (Ldap, b"\x30\x09\x02\x05\x01\x01\x01\x01\x01\x50\0"),
         (Ldap, b"\x30\x05\x02\x01\x01\x77\x18"),
+        // What is no operation.
+        (Ldap, b"\x30\x05\x02\x01\x01\xff\0"),
         (Xmpp, b"\x16\x03"),
         (Xmpp, b"EHLO a\r\n"),
         (Xmpp, b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><x/></starttls>"),

@@ -149,9 +149,9 @@ impl Terms {
             let (to, leg) = (from.other(), at.states.of(from));
             Flow {
                 id,
-                origin: first_wrap(leg.receive_next)
-                    - u64::from(held.of(from) + leg.unread)
-                    - at.passed.of(from),
+                // More than 4 GiB may have passed before, if both ends saw to it.
+                origin: (first_wrap(leg.receive_next) - u64::from(held.of(from) + leg.unread))
+                    .saturating_sub(at.passed.of(from)),
                 out: at.tuples.of(to).reversed(),
                 seq_delta: seq_delta.of(from),
                 ack_delta: seq_delta.of(to).wrapping_neg(),

@@ -91,3 +91,15 @@ fn ports_that_others_have() {
         assert_eq!(status.listeners[0].conditions[0].reason, "PortUnavailable");
     }
 }
+
+#[test]
+fn one_address_is_not_taken_from_an_older_gateway_on_all_of_them() {
+    let named = ["192.0.2.1".parse().unwrap()..="192.0.2.9".parse().unwrap()];
+    let settings = Settings { addresses: named.to_vec(), ..Settings::default() };
+    let older = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: { name: a, namespace: db }\n\
+                 spec: { gatewayClassName: edge, listeners: [{ name: tcp, protocol: TCP, port: 7000 }] }\n";
+    let text = format!("{}\n{older}", gateway("{ value: 192.0.2.1 }"));
+    let (config, status) = made_with(settings, &text, &context());
+    assert_eq!(status.listeners[0].conditions[0].reason, "PortUnavailable");
+    assert_eq!(config.listeners.len(), 1);
+}

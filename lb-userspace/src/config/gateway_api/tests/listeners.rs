@@ -269,6 +269,9 @@ fn listener_sets() {
         ("", false),
         (", allowedListeners: { namespaces: { from: Same } }", false),
         (", allowedListeners: { namespaces: { from: None } }", false),
+        // No selector selects nothing, an empty one everything.
+        (", allowedListeners: { namespaces: { from: Selector } }", false),
+        (", allowedListeners: { namespaces: { from: Selector, selector: {} } }", true),
         (
             ", allowedListeners: { namespaces: { from: Selector, selector: { matchLabels: { kubernetes.io/metadata.name: team } } } }",
             true,
