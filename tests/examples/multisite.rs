@@ -35,9 +35,12 @@ fn a_replica_of_another_site_follows_through_the_gateway_also_while_that_is_gone
     replica.wait_listening(&[6379])?;
 
     let site = |example: &Running, value: &str| -> Result<()> {
-        let mut cli = tls_cli(&example.net.server, "10.0.2.11", 6380, MASTER, &leaf.authority);
-        cli.arg("--cert").arg(&leaf.chain).arg("--key").arg(&leaf.key);
-        checked_output(cli.args(["set", "site", value]))?;
+        // Both servers have the same port, so that it is heard of does not tell that this one listens.
+        eventually("the master to answer", || {
+            let mut cli = tls_cli(&example.net.server, "10.0.2.11", 6380, MASTER, &leaf.authority);
+            cli.arg("--cert").arg(&leaf.chain).arg("--key").arg(&leaf.key);
+            checked_output(cli.args(["set", "site", value])).ok()
+        })?;
         eventually("the replica to have it", || {
             let mut cli = example.net.client.command("redis-cli");
             let read = checked_output(cli.args(["get", "site"])).ok()?;

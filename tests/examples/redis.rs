@@ -1,9 +1,9 @@
 //! `redis-one-address`.
 
 use anyhow::Result;
-use snisplice_tests::Redis;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
+use snisplice_tests::{Redis, eventually};
 
 use crate::scene::Scene;
 
@@ -18,8 +18,11 @@ fn two_redis_behind_one_address() -> Result<()> {
     let mut servers = Vec::new();
     for address in ["10.0.2.11", "10.0.2.12"] {
         servers.push(Redis::plain_with(&scene.net.server, 6379, &["--bind", address])?);
-        let mut cli = scene.net.server.command("redis-cli");
-        checked_output(cli.args(["-h", address, "set", "name", address]))?;
+        // Both have the same port, so that it is heard of does not tell that this one listens.
+        eventually("the server to answer", || {
+            let mut cli = scene.net.server.command("redis-cli");
+            checked_output(cli.args(["-h", address, "set", "name", address])).ok()
+        })?;
     }
     let example = scene.start()?;
     for (name, address) in NAMES.into_iter().zip(["10.0.2.11\n", "10.0.2.12\n"]) {

@@ -95,7 +95,8 @@ fn a_reload_takes_the_objects_away_and_brings_them_back() -> Result<()> {
         + "namespaces = ['elsewhere']\n";
     gateway.write_config(&elsewhere)?;
     gateway.reload()?;
-    assert!(world.connect(443).is_err());
+    // The workers stop listening soon after.
+    eventually("its port to be closed", || world.connect(443).is_err().then_some(()))?;
     gateway.write_config(&manifests.config(""))?;
     gateway.reload()?;
     assert_eq!(world.ask("app.example.com")?, "app");
