@@ -308,6 +308,15 @@ impl Report {
         self.syntax.push(diagnostic);
     }
 
+    /// What was said of the text behind.
+    pub(super) fn append(&mut self, mut next: Self) {
+        self.list.append(&mut next.list);
+        self.refused.append(&mut next.refused);
+        self.syntax.append(&mut next.syntax);
+        self.given_up_from = self.given_up_from.or(next.given_up_from);
+        self.comparisons += next.comparisons;
+    }
+
     /// Nothing that starts behind `at` is to be judged.
     pub(super) fn give_up_from(&mut self, at: usize) {
         self.given_up_from = Some(at);

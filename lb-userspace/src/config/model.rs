@@ -398,6 +398,17 @@ pub enum SniPattern {
     Any,
 }
 
+impl SniPattern {
+    /// In memory of its own: one that is kept does not keep what was allocated around this one.
+    pub(super) fn copied(&self) -> Self {
+        match self {
+            SniPattern::Exact(name) => SniPattern::Exact(Arc::from(&**name)),
+            SniPattern::Wildcard(name) => SniPattern::Wildcard(Arc::from(&**name)),
+            SniPattern::Any => SniPattern::Any,
+        }
+    }
+}
+
 impl fmt::Display for SniPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -275,8 +275,9 @@ impl<'s> Subject<'s> {
         if self.kind.is_ours() {
             // It listens before its workers accept, and accepts before the packet tier is there.
             eventually("the gateway and its tier", || {
-                let status = self.status().ok()?;
-                (status["packet"]["state"] != "loading").then_some(())
+                // Not by `snisplice status`, which reads the configuration first.
+                let status = self.admin("/status").ok()?;
+                (status.contains(" 200 ") && !status.contains(r#""state":"loading""#)).then_some(())
             })?;
         }
         Ok(())

@@ -106,7 +106,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         routes.push(Route {
             name: name.clone(),
             listener: listener.unwrap_or(0),
-            sni: values(&route.sni).into(),
+            sni: items(&route.sni).iter().map(|pattern| pattern.value.copied()).collect(),
             alpn: values(&route.alpn),
             action: match &certificate {
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),

@@ -16,9 +16,21 @@ pub(super) const SIZE: usize = 2 << 10;
 /// read is worth nothing, and `text` has to be parsed as a whole, because something in it is not TOML or does not stand in
 /// one piece with what it belongs to. Otherwise the pieces together mean what the whole means: each is a document of its own
 /// which ends with its line, and they have nothing in common but lists of tables that go on in the next piece.
-pub(super) fn each(text: &str, size: usize, mut read: impl FnMut(&DeTable<'_>, usize)) -> Option<()> {
+pub(super) fn each(text: &str, size: usize, read: impl FnMut(&DeTable<'_>, usize)) -> Option<()> {
+    each_of(text, 0..text.len(), size, read).map(drop)
+}
+
+/// The same of a share of `text`, one of [`ranges`]. Returns the tables in it that may stand in one piece of the text only,
+/// for whoever reads the other shares.
+pub(super) fn each_of(
+    text: &str,
+    share: Range<usize>,
+    size: usize,
+    mut read: impl FnMut(&DeTable<'_>, usize),
+) -> Option<HashSet<String>> {
     let mut single = HashSet::new();
-    for range in ranges(text, size) {
+    for range in ranges(&text[share.clone()], size) {
+        let range = share.start + range.start..share.start + range.end;
         let piece = &text[range.clone()];
         let table = DeTable::parse(piece).ok()?.into_inner();
         for (key, value) in &table {
@@ -34,7 +46,7 @@ pub(super) fn each(text: &str, size: usize, mut read: impl FnMut(&DeTable<'_>, u
         }
         read(&table, range.start);
     }
-    Some(())
+    Some(single)
 }
 
 /// Whether this is a list of tables with headers, the first of which stands in this piece.
@@ -45,8 +57,8 @@ fn goes_on(piece: &str, value: &Spanned<DeValue<'_>>) -> bool {
     matches!(value.get_ref(), DeValue::Array(list) if list.first().is_some_and(has_header))
 }
 
-/// Each but the first begins with a line that looks like the header of a list's table.
-fn ranges(text: &str, size: usize) -> impl Iterator<Item = Range<usize>> {
+/// Parts of at least `size` bytes. Each but the first begins with a line that looks like the header of a list's table.
+pub(super) fn ranges(text: &str, size: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
         if start == text.len() {

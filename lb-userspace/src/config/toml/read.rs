@@ -5,6 +5,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::HashSet;
+use std::ops::Range;
+use std::thread;
+
 use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
@@ -29,23 +33,57 @@ use crate::config::model::{Interfaces, Keepalive};
 use crate::config::place::Placed;
 use crate::reason::Tier;
 
-/// Reads the whole text, past syntax errors too.
+/// Of what one thread reads, at least, in bytes: less than this takes hardly longer than it takes to start one.
+const SHARE: usize = 256 << 10;
+
+/// Reads the whole text, past syntax errors too; a long one with two threads, for a start waits for it.
 pub(in crate::config) fn read(text: &str, report: &mut Report) -> Draft {
-    read_in_pieces(text, pieces::SIZE, report)
+    read_in_pieces(text, SHARE.max(text.len() / 2), pieces::SIZE, report)
 }
 
-pub(super) fn read_in_pieces(text: &str, size: usize, report: &mut Report) -> Draft {
-    let (mut read, mut piecewise) = (Tables::default(), Report::default());
-    if pieces::each(text, size, |table, offset| read.add(table, offset, &mut piecewise)).is_some() {
-        *report = piecewise;
-    } else {
-        read = Tables::default();
+/// Shares of at least `share` bytes are read at the same time, each in pieces of at least `size`.
+pub(super) fn read_in_pieces(text: &str, share: usize, size: usize, report: &mut Report) -> Draft {
+    let read = read_shares(text, share, size, report).unwrap_or_else(|| {
+        let mut read = Tables::default();
         let whole = reader::parse(text, report);
         read.add(&whole, 0, report);
-    }
+        read
+    });
     let Tables { gateway, listeners, routes, pools, gateway_api } = read;
     let gateway = gateway.unwrap_or_else(|| default_gateway(report));
     Draft { gateway, listeners, routes, pools, gateway_api }
+}
+
+/// `None`: see [`pieces::each`].
+fn read_shares(text: &str, share: usize, size: usize, report: &mut Report) -> Option<Tables> {
+    let one = |share: Range<usize>| {
+        let (mut read, mut report) = (Tables::default(), Report::default());
+        let single =
+            pieces::each_of(text, share, size, |table, offset| read.add(table, offset, &mut report))?;
+        Some((read, report, single))
+    };
+    let ranges: Vec<_> = pieces::ranges(text, share).collect();
+    let shares = match <[_; 1]>::try_from(ranges) {
+        Ok([whole]) => vec![one(whole)],
+        // All of them on threads: the memory of a draft is then apart from what is made of it, and goes back as a whole.
+        Err(ranges) => thread::scope(|scope| {
+            let one = &one;
+            let readers: Vec<_> = ranges.into_iter().map(|range| scope.spawn(move || one(range))).collect();
+            // One that panicked has read nothing: the whole is read instead, and panics where it can be seen.
+            readers.into_iter().map(|reader| reader.join().ok().flatten()).collect()
+        }),
+    };
+    let (mut all, mut said, mut single) = (Tables::default(), Report::default(), HashSet::new());
+    for share in shares {
+        let (read, report, in_share) = share?;
+        if in_share.into_iter().any(|name| !single.insert(name)) {
+            return None;
+        }
+        all.append(read);
+        said.append(report);
+    }
+    *report = said;
+    Some(all)
 }
 
 /// Reads no more than `[gateway]`; syntax errors anywhere count, as they may hide it.
@@ -92,6 +130,17 @@ impl Tables {
         self.listeners.extend(root.tables("listener", &LISTENER, listener));
         self.routes.extend(root.tables("route", &ROUTE, route));
         self.pools.extend(root.tables("pool", &POOL, pool));
+    }
+
+    /// What stands behind it in the file.
+    fn append(&mut self, mut next: Self) {
+        self.gateway = self.gateway.take().or(next.gateway);
+        if self.gateway_api.is_absent() {
+            self.gateway_api = next.gateway_api;
+        }
+        self.listeners.append(&mut next.listeners);
+        self.routes.append(&mut next.routes);
+        self.pools.append(&mut next.pools);
     }
 }
 

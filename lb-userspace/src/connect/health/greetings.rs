@@ -6,6 +6,7 @@ use crate::config::{Check, Health};
 use crate::serving::Pool;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// For one server.
@@ -19,12 +20,16 @@ pub(super) struct Greetings {
 }
 
 impl Greetings {
-    /// Asks those of the pools that are to be asked now.
-    pub(super) fn ask(&mut self, pools: &[Arc<Pool>]) {
+    /// Asks those of the pools that are to be asked now, each with one of the `permits`. Those for which there is none stay due.
+    pub(super) fn ask(&mut self, pools: &[Arc<Pool>], permits: &Arc<Semaphore>) {
         while self.tasks.try_join_next().is_some() {}
         for pool in pools {
             for server in pool.servers().iter() {
-                if server.addresses().is_empty() || !server.state.mysql.is_due(now_ms()) {
+                if server.addresses().is_empty() {
+                    continue;
+                }
+                let Ok(permit) = permits.clone().try_acquire_owned() else { return };
+                if !server.state.mysql.is_due(now_ms()) {
                     continue;
                 }
                 let health = Health { timeout: TIMEOUT, ..Health::new(Check::Mysql { login: None }) };
@@ -32,6 +37,7 @@ impl Greetings {
                 let Ok(checker) = Checker::new(Arc::new(health), pool.send_proxy) else { continue };
                 let (server, pool) = (server.clone(), pool.name.clone());
                 self.tasks.spawn_local(async move {
+                    let _permit = permit;
                     if let Err(failure) = checker.check(&server).await {
                         tracing::debug!(%pool, server = %server.address, %failure, "not heard");
                     }

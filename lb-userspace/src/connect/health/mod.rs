@@ -34,7 +34,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-/// Checks under way at a time, each with a descriptor: enough for 10 000 servers with the defaults, should all be silent.
+/// Checks and questions for greetings under way at a time, each with a descriptor: enough for 10 000 servers with the defaults,
+/// should all be silent.
 const AT_ONCE: usize = 4096;
 
 /// Within this time the servers that came with one configuration are first checked.
@@ -151,7 +152,7 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
                     None => return,
                     Some(Followed { checked, mysql }) => {
                         (self.pools, self.mysql) = (checked, mysql);
-                        self.greetings.ask(&self.mysql);
+                        self.greetings.ask(&self.mysql, &self.permits);
                         self.follow();
                         seen = self.lists();
                     }
@@ -160,7 +161,7 @@ impl<K: Fn(&[Arc<ServerRecord>])> Checks<K> {
                 // Ends of tasks that were aborted.
                 Some(_) = self.tasks.join_next() => {}
                 _ = look.tick(), if self.looks() => {
-                    self.greetings.ask(&self.mysql);
+                    self.greetings.ask(&self.mysql, &self.permits);
                     let lists = self.lists();
                     if lists != seen {
                         self.follow();

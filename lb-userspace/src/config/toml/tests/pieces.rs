@@ -7,17 +7,19 @@ use crate::config::tests::{EXAMPLE, GOOD};
 use crate::config::toml::pieces;
 use crate::config::toml::read::read_in_pieces;
 
-/// What is read of a text in pieces of this size, with the places of everything, and what is said of it.
-fn read(text: &str, size: usize) -> String {
+/// What is read of a text in shares and pieces of these sizes, with the places of everything, and what is said of it.
+fn read(text: &str, share: usize, size: usize) -> String {
     let mut report = Report::default();
-    let draft = read_in_pieces(text, size, &mut report);
+    let draft = read_in_pieces(text, share, size, &mut report);
     format!("{draft:#?}\n{:#?}", report.finish("snisplice.toml", text))
 }
 
 fn check(text: &str) {
-    let whole = read(text, usize::MAX);
-    for size in [1, 50, 300] {
-        assert!(read(text, size) == whole, "in pieces of {size} bytes: {text}");
+    let whole = read(text, usize::MAX, usize::MAX);
+    for (share, size) in
+        [(usize::MAX, 1), (usize::MAX, 50), (usize::MAX, 300), (text.len() / 2, 1), (100, 30)]
+    {
+        assert!(read(text, share, size) == whole, "in shares of {share} and pieces of {size} bytes: {text}");
     }
 }
 
