@@ -95,7 +95,7 @@ impl Control {
         let mut heir = None;
         let mut is_stopping = false;
         // While another process is about to take over, it has the listening sockets of this configuration.
-        while heir.is_none() && !(is_stopping && !self.succession.is_pending()) {
+        while heir.is_none() && (!is_stopping || self.succession.is_pending()) {
             let is_free = !self.succession.is_pending();
             tokio::select! {
                 () = stop.asked() => {
