@@ -210,7 +210,12 @@ impl Writer {
                 }
             }
             let result = match line {
-                Ok(line) => writeln!(out, "{line}"),
+                // In one piece: the buffer then never ends within a line, and a process that was taken over, or takes over, may
+                // write to the same file.
+                Ok(mut line) => {
+                    line.push('\n');
+                    out.write_all(line.as_bytes())
+                }
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => {
                     let _ = out.flush();
