@@ -93,8 +93,10 @@ impl Life {
             restarts: 0,
             last_exit: None,
             refused: None,
+            startup: None,
             readiness: None,
             liveness: None,
+            kill_at: None,
             again_at: Instant::now(),
         };
         self.places = spec.containers.iter().map(place).collect();
@@ -161,9 +163,11 @@ impl Life {
                 match Running::start(sandbox, &self.pod, &place.container, volumes, &name(&place.container)) {
                     Ok(running) => {
                         place.started = Some(Timestamp::now());
+                        place.kill_at = None;
+                        place.startup = place.container.startup_probe.as_ref().map(Prober::new);
                         place.readiness = place.container.readiness_probe.as_ref().map(Prober::new);
                         place.liveness = place.container.liveness_probe.as_ref().map(Prober::new);
-                        place.ready = place.readiness.is_none();
+                        place.ready = place.startup.is_none() && place.readiness.is_none();
                         place.refused = None;
                         place.running = Some(running);
                     }
@@ -175,15 +179,30 @@ impl Life {
                 continue;
             };
             let target = Target { address: sandbox.addresses[0], container: &place.container, running };
-            if let Some(prober) = &mut place.readiness
-                && let Some(ready) = prober.turn(&target).await
-            {
-                place.ready = ready;
-            }
-            if let Some(prober) = &mut place.liveness
-                && prober.turn(&target).await == Some(false)
-            {
+            if place.kill_at.is_some_and(|at| at <= Instant::now()) {
                 running.signal(Signal::SIGKILL);
+            }
+            let lives = if let Some(prober) = &mut place.startup {
+                let started = prober.turn(&target).await;
+                if started == Some(true) {
+                    place.startup = None;
+                    place.ready = place.readiness.is_none();
+                }
+                started
+            } else {
+                if let Some(prober) = &mut place.readiness
+                    && let Some(ready) = prober.turn(&target).await
+                {
+                    place.ready = ready;
+                }
+                match &mut place.liveness {
+                    Some(prober) => prober.turn(&target).await,
+                    None => None,
+                }
+            };
+            if lives == Some(false) && place.kill_at.is_none() {
+                running.signal(Signal::SIGTERM);
+                place.kill_at = Some(Instant::now() + grace(spec.termination_grace_period_seconds));
             }
         }
         Ok(())
@@ -191,9 +210,8 @@ impl Life {
 
     /// Runs the hooks, asks the programs to end, kills them after the grace period, and lets the API server forget the pod.
     async fn end(&mut self, spec: &PodSpec, sandbox: &Sandbox, addresses: &[String]) -> Result<()> {
-        let grace = self.changes.borrow().metadata.deletion_grace_period_seconds;
-        let grace = grace.or(spec.termination_grace_period_seconds).unwrap_or(30).max(0);
-        let deadline = Instant::now() + Duration::from_secs(grace.cast_unsigned());
+        let asked = self.changes.borrow().metadata.deletion_grace_period_seconds;
+        let deadline = Instant::now() + grace(asked.or(spec.termination_grace_period_seconds));
         for place in &self.places {
             let Some(running) = &place.running else { continue };
             let hook = place.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
@@ -274,4 +292,9 @@ impl Life {
             self.written = status;
         }
     }
+}
+
+/// How long a program may take to end.
+fn grace(seconds: Option<i64>) -> Duration {
+    Duration::from_secs(seconds.unwrap_or(30).max(0).cast_unsigned())
 }
