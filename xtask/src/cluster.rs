@@ -101,6 +101,8 @@ struct Module {
     tests: Option<&'static str>,
     /// What `go build tool` calls a program, and what it is called here.
     rename: Option<(&'static str, &'static str)>,
+    /// The Go module whose version the programs tell, and the variable in which they have it.
+    version: Option<(&'static str, &'static str)>,
     /// Definitions of the API's objects: the Go module that has them, a directory or file in it, and what the file is called here.
     definitions: Option<(&'static str, &'static str, &'static str)>,
 }
@@ -111,6 +113,7 @@ const HELM: Module = Module {
     shows: "helm",
     tests: None,
     rename: None,
+    version: None,
     // For the chart's ServiceMonitor.
     definitions: Some((
         "github.com/prometheus-operator/prometheus-operator@v0.85.0",
@@ -126,6 +129,7 @@ const MODULES: &[Module] = &[
         shows: "conformance.test",
         tests: Some("conformance.test"),
         rename: None,
+        version: None,
         definitions: Some(("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml")),
     },
     Module {
@@ -134,6 +138,7 @@ const MODULES: &[Module] = &[
         shows: "coredns",
         tests: None,
         rename: None,
+        version: None,
         definitions: None,
     },
     Module {
@@ -142,6 +147,8 @@ const MODULES: &[Module] = &[
         shows: "kube-apiserver",
         tests: None,
         rename: Some(("server", "etcd")),
+        // Helm asks whether a chart fits.
+        version: Some(("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion")),
         definitions: None,
     },
     HELM,
@@ -157,16 +164,19 @@ fn stamp(module: &Module) -> PathBuf {
     bin().join(format!(".{}", module.directory))
 }
 
-/// The module, and what tells its versions.
-fn source(module: &Module) -> (PathBuf, PathBuf) {
-    let directory = steps::root().join("tests/cluster/go").join(module.directory);
-    let versions = directory.join("go.sum");
-    (directory, versions)
+/// Where the module is.
+fn source(module: &Module) -> PathBuf {
+    steps::root().join("tests/cluster/go").join(module.directory)
+}
+
+/// What decides how the programs are.
+fn wanted(module: &Module) -> Result<Vec<u8>> {
+    let variable = module.version.map_or("", |(_, variable)| variable);
+    Ok([fs::read(source(module).join("go.sum"))?, variable.into()].concat())
 }
 
 fn is_current(module: &Module) -> bool {
-    let (_, versions) = source(module);
-    fs::read(stamp(module)).is_ok_and(|built| fs::read(versions).is_ok_and(|wanted| built == wanted))
+    fs::read(stamp(module)).is_ok_and(|built| wanted(module).is_ok_and(|wanted| built == wanted))
 }
 
 /// Builds what is not there, or not of the versions that are wanted, until `deadline`.
@@ -175,9 +185,8 @@ fn build_programs(modules: &[Module], deadline: Option<Instant>) -> Result<()> {
     let go = setup::ensure_go()?;
     fs::create_dir_all(bin())?;
     for module in modules.iter().filter(|module| !is_current(module)) {
-        let (directory, versions) = source(module);
-        build(&go, module, &directory, &bin(), deadline)?;
-        fs::copy(versions, stamp(module))?;
+        build(&go, module, &source(module), &bin(), deadline)?;
+        fs::write(stamp(module), wanted(module)?)?;
     }
     Ok(())
 }
@@ -196,8 +205,14 @@ fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Opt
         command.current_dir(directory).args(args);
         command
     };
+    let mut flags = "-ldflags=-s -w".to_owned();
+    if let Some((source, variable)) = module.version {
+        let version = run(&["list", "-m", "-f", "{{.Version}}", source]).output()?;
+        ensure!(version.status.success(), "go list: {}", String::from_utf8_lossy(&version.stderr));
+        flags += &format!(" -X {variable}={}", String::from_utf8(version.stdout)?.trim());
+    }
     let output = format!("{}/", bin.display());
-    steps::quietly(module.what, &mut run(&["build", "-ldflags=-s -w", "-o", &output, "tool"]))?;
+    steps::quietly(module.what, &mut run(&["build", &flags, "-o", &output, "tool"]))?;
     if let Some((there, wanted)) = module.rename {
         fs::rename(bin.join(there), bin.join(wanted))?;
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use snisplice_cluster::{Cluster, deploy, feed, programs};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
-use snisplice_tests::{TempDir, eventually, require};
+use snisplice_tests::{Authority, Leaf, TempDir, eventually, require};
 
 use crate::chart::INSTALLATIONS;
 use crate::load::Load;
@@ -50,6 +50,14 @@ impl Example {
     fn set_up(&self, cluster: &Cluster) -> Result<()> {
         let (_, commands) = self.commands.split_last().context("the client's command")?;
         commands.iter().try_for_each(|command| self.run(cluster, command).map(drop))
+    }
+
+    /// The same, but for the first, which makes a certificate: here it is this one.
+    fn set_up_with(mut self, cluster: &Cluster, certificate: &Leaf) -> Result<()> {
+        fs::copy(&certificate.chain, self.certificate())?;
+        fs::copy(&certificate.key, self.files.join("redis.key"))?;
+        self.commands.remove(0);
+        self.set_up(cluster)
     }
 
     /// Runs the client until it is answered at each address.
@@ -198,13 +206,20 @@ fn a_new_version_refuses_nobody_and_cuts_nothing() -> Result<()> {
     let cluster = Cluster::start(2)?;
     cluster.install_gateway_api()?;
     deploy::helm(&cluster, "install", "")?;
-    let example = Example::new()?;
-    example.set_up(&cluster)?;
-    example.is_answered(&cluster)?;
+    // What `openssl req -x509` makes is an authority's certificate, which rustls does not take from a server.
+    let authority = Authority::new("example authority")?;
+    Example::new()?.set_up_with(&cluster, &authority.leaf(&[HOST])?)?;
 
     let addresses = cluster.network.nodes.iter().flat_map(|node| node.addresses());
     let addresses: Vec<SocketAddr> = addresses.map(|address| (address, 6379).into()).collect();
-    let load = Load::start(&cluster.network.client, &addresses, HOST, &example.certificate(), 50)?;
+    for address in &addresses {
+        let ip = address.ip().to_string();
+        eventually(&format!("Redis to answer at {ip}"), || {
+            let mut cli = tls_cli(&cluster.network.client, &ip, 6379, HOST, &authority.path);
+            checked_output(cli.arg("ping")).ok()
+        })?;
+    }
+    let load = Load::start(&cluster.network.client, &addresses, HOST, &authority.path, 50)?;
     deploy::helm(&cluster, "upgrade", "image: { tag: next }\nlog: snisplice=debug\n")?;
     let pods = "get pods --namespace snisplice-system -o jsonpath={.items[*].spec.containers[*].image}";
     let images = eventually("the old pods to be gone", || {
