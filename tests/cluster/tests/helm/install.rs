@@ -16,7 +16,7 @@ use crate::chart::INSTALLATIONS;
 use crate::load::Load;
 
 /// The name that the example's clients ask for.
-const HOST: &str = "redis.example.com";
+pub(crate) const HOST: &str = "redis.example.com";
 /// Short pauses: nobody has to hear of an end.
 const QUICK: &str = "preStopSeconds: 1\ndrainSeconds: 2\n";
 
@@ -29,13 +29,13 @@ fn json_of(cluster: &Cluster, args: &str) -> Result<Value> {
 }
 
 /// The commands of the example, as its README has them.
-struct Example {
+pub(crate) struct Example {
     files: TempDir,
     commands: Vec<String>,
 }
 
 impl Example {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/kubernetes");
         let readme = fs::read_to_string(directory.join("README.md"))?;
         let (_, block) = readme.split_once("```sh\n").context("the commands")?;
@@ -53,7 +53,7 @@ impl Example {
     }
 
     /// The same, but for the first, which makes a certificate: here it is this one.
-    fn set_up_with(mut self, cluster: &Cluster, certificate: &Leaf) -> Result<()> {
+    pub(crate) fn set_up_with(mut self, cluster: &Cluster, certificate: &Leaf) -> Result<()> {
         fs::copy(&certificate.chain, self.certificate())?;
         fs::copy(&certificate.key, self.files.join("redis.key"))?;
         self.commands.remove(0);

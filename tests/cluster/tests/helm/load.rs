@@ -16,9 +16,9 @@ use snisplice_tests::tls::Client;
 /// How long an answer may take before the client counts as cut: far longer than a handover.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Between two new clients of an address.
-const NEXT: Duration = Duration::from_millis(20);
+const NEXT: Duration = Duration::from_millis(80);
 /// Between two commands of a client that stays.
-const PING: Duration = Duration::from_millis(100);
+const PING: Duration = Duration::from_millis(500);
 
 /// Clients at work until [`Load::end`].
 pub(crate) struct Load {

@@ -3,3 +3,4 @@
 mod chart;
 mod install;
 mod load;
+mod network;
