@@ -2,6 +2,7 @@
 
 mod ech_key;
 mod import;
+mod upgrade;
 
 use crate::admin::{self, Client, text, top, view::ConnectionFilter};
 use crate::config::gateway_api::Built;
@@ -49,7 +50,17 @@ enum Command {
     /// SIGHUP reloads the configuration, live connections are untouched. SIGTERM stops: no new connections, live
     /// ones may end within drain_timeout; a second SIGTERM cuts them. RUST_LOG sets what is logged to standard
     /// error (default: info).
-    Run(ConfigFile),
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Take the place of the gateway that runs with this state_dir, without refusing anybody: an upgrade.
+        ///
+        /// Its listening sockets, with the clients that wait in them, and its connections of the packet tier become this
+        /// process's; it carries its other connections until they end, for at most its drain_timeout. If this process fails
+        /// before, the running one goes on. If none runs, this is a start like any other.
+        #[arg(long)]
+        take_over: bool,
+    },
     /// Validate a configuration, or a directory of manifests: every error at once, with its place and a hint.
     ///
     /// Exits with 0 when all of it would be served, with 2 when not: also if only one object of the Gateway API would be
@@ -87,7 +98,14 @@ enum Command {
         force: bool,
     },
     /// Make the running gateway read its configuration again. A bad file changes nothing.
-    Reload(StateDir),
+    Reload {
+        #[command(flatten)]
+        gateway: StateDir,
+        /// If this program is another file than that of the running gateway (a new version was installed), start it in the
+        /// background in place of that, as `run --take-over` does, and return when it serves. For a service manager.
+        #[arg(long)]
+        upgrade: bool,
+    },
     /// Show listeners, routes, pools, servers and tiers of the running gateway.
     Status {
         #[command(flatten)]
@@ -223,11 +241,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(ConfigFile { config: path }) => {
-            let (file, config, sources) = load(&path)?;
-            log_to_stderr();
-            Ok(crate::gateway::run(&path, file, config, sources)?)
-        }
+        Command::Run { file: ConfigFile { config: path }, take_over } => serve(&path, take_over, || {}),
         Command::Check { directory: Some(path), .. } => {
             let file = File::of_manifests(&path);
             let config = shown(&path, file.check(&mut Built::default()))?;
@@ -280,8 +294,19 @@ fn run(command: Command) -> Result<(), Failure> {
                 false => "nothing was pinned\n",
             })
         }
-        Command::Reload(gateway) => {
-            let reloaded = gateway.client()?.reload()?;
+        Command::Reload { gateway, upgrade } => {
+            let config = gateway.config.clone();
+            let mut client = gateway.client()?;
+            if upgrade && upgrade::is_new(client.process()?)? {
+                drop(client);
+                let path = config.unwrap_or_else(|| CONFIG.into());
+                return match upgrade::in_background(|serves| serve(&path, true, serves))? {
+                    None => Ok(()),
+                    // It has said why.
+                    Some(code) => Err(Failure(code, anyhow::Error::msg(""))),
+                };
+            }
+            let reloaded = client.reload()?;
             for warning in &reloaded.warnings {
                 eprintln!("warning: {warning}");
             }
@@ -332,6 +357,13 @@ fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Serves in the foreground.
+fn serve(path: &Path, take_over: bool, serves: impl FnOnce()) -> Result<(), Failure> {
+    let (file, config, sources) = load(path)?;
+    log_to_stderr();
+    Ok(crate::gateway::run(path, file, config, sources, take_over, serves)?)
 }
 
 /// Loads a configuration; its errors and warnings are shown in full.

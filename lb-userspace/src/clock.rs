@@ -34,10 +34,15 @@ pub fn now_ms() -> u64 {
     now_ns() / 1_000_000
 }
 
-/// Milliseconds since the process started (since the first call).
+/// When the process started ([`now_ms`] at the first call).
+pub fn started_ms() -> u64 {
+    *START
+}
+
+/// Milliseconds since the process started.
 pub fn uptime_ms() -> u64 {
     // Read before the clock: the first call sets it.
-    let start = *START;
+    let start = started_ms();
     now_ms() - start
 }
 

@@ -412,6 +412,8 @@ reasons! {
         IpsecPolicy = "ipsec_policy",
         /// A leg was closing before the connection was spliced.
         Closing = "closing",
+        /// The process was being taken over by its successor.
+        TakenOver = "taken_over",
         /// The kernel refused a flow, or repair mode.
         PacketRefused = "packet_refused",
         /// The sockmap programs are not loaded.

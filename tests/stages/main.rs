@@ -30,6 +30,7 @@ mod source;
 mod splice;
 mod starting;
 mod starttls;
+mod take_over;
 mod terminate;
 mod tls_errors;
 mod tolerance;

@@ -23,6 +23,7 @@ use serde_json::Value;
 use toml::Table;
 
 use crate::bpffs::BpfFs;
+use crate::half_successor::HalfSuccessor;
 use crate::hold::HeldLoads;
 use crate::netns::NetNs;
 use crate::process::Process;
@@ -93,7 +94,7 @@ impl Gateway {
         let bpffs = BpfFs::mount_in(files.path())?;
         let (text, ports) = complete(config, files.path())?;
         fs::write(files.join(CONFIG), text)?;
-        let (process, held) = spawn(ns, &files, &launch)?;
+        let (process, held) = spawn(ns, &files, &launch, &[])?;
         let mut gateway = Self { process, ns: ns.again()?, launch, held, ports, _bpffs: bpffs, files };
         gateway.wait_serving()?;
         Ok(gateway)
@@ -125,8 +126,47 @@ impl Gateway {
     /// Starts another process with the same files and the same pins, after the first has ended. It dies with the thread
     /// that calls this.
     pub fn start_again(&mut self) -> Result<()> {
-        (self.process, self.held) = spawn(&self.ns, &self.files, &self.launch)?;
+        (self.process, self.held) = spawn(&self.ns, &self.files, &self.launch, &[])?;
         self.wait_serving()
+    }
+
+    /// Another process, with the same files, takes over from this one, which then drains and is returned. The new process dies
+    /// with the thread that calls this.
+    pub fn take_over(&mut self) -> Result<Process> {
+        let mut successor = self.successor()?;
+        let serves = eventually("the other process to serve", || {
+            let serves = successor.stderr().contains(" serves");
+            (serves || !successor.is_running()).then_some(serves)
+        });
+        ensure!(serves.is_ok_and(|serves| serves), "it has not taken over\n{}", successor.output());
+        let before = std::mem::replace(&mut self.process, successor);
+        self.wait_ready()?;
+        Ok(before)
+    }
+
+    /// Another process takes over, and this one ends before its connections.
+    pub fn replace(&mut self) -> Result<()> {
+        let mut before = self.take_over()?;
+        let status = before.wait(patience())?;
+        ensure!(status.success(), "the gateway ended with {status}\n{}", before.output());
+        Ok(())
+    }
+
+    /// A process that is about to take over. It dies with the thread that calls this.
+    pub fn successor(&self) -> Result<Process> {
+        let launch = Launch { inherited: Arc::default(), ..self.launch.clone() };
+        Ok(spawn(&self.ns, &self.files, &launch, &["--take-over"])?.0)
+    }
+
+    /// A process that takes over as far as it is told to, and vanishes when it is dropped.
+    pub fn half_successor(&self) -> Result<HalfSuccessor> {
+        HalfSuccessor::ask(&self.state_dir()?)
+    }
+
+    /// `state_dir`.
+    pub fn state_dir(&self) -> Result<PathBuf> {
+        let config: Table = fs::read_to_string(self.config_file())?.parse()?;
+        Ok(config["gateway"]["state_dir"].as_str().context("`state_dir` is a path")?.into())
     }
 
     /// Lets it load its kernel programs, and waits until its packet tier is there.
@@ -268,7 +308,12 @@ impl Gateway {
 const CONFIG: &str = "snisplice.toml";
 
 /// Starts the process with the files of a gateway.
-fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<(Process, Option<HeldLoads>)> {
+fn spawn(
+    ns: &NetNs,
+    files: &TempDir,
+    launch: &Launch,
+    options: &[&str],
+) -> Result<(Process, Option<HeldLoads>)> {
     let mut command = if launch.inherited.is_empty() {
         ns.command(binary()?)
     } else {
@@ -283,7 +328,7 @@ fn spawn(ns: &NetNs, files: &TempDir, launch: &Launch) -> Result<(Process, Optio
         command.fd_mappings(mappings)?;
         command
     };
-    command.arg("run").arg("-c").arg(files.join(CONFIG));
+    command.arg("run").args(options).arg("-c").arg(files.join(CONFIG));
     if let Some(log) = launch.log {
         command.env("RUST_LOG", log);
     }

@@ -83,6 +83,14 @@ impl Client {
         }
     }
 
+    /// The gateway's process id.
+    pub fn process(&self) -> Result<i32, ClientError> {
+        let peer = rustix::net::sockopt::socket_peercred(self.stream.get_ref());
+        let of_socket =
+            |error| ClientError::Broken { path: self.path.clone(), source: io::Error::from(error) };
+        peer.map(|peer| peer.pid.as_raw_nonzero().get()).map_err(of_socket)
+    }
+
     /// What `snisplice status` shows.
     pub fn status(&mut self) -> Result<Status, ClientError> {
         self.ask(&Request::Status {})

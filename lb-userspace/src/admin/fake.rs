@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::net::UnixStream;
 
 /// Answers always alike.
 pub(crate) struct Fake {
@@ -111,6 +112,8 @@ impl Operations for Fake {
     fn kill(&self, connection: u64) -> Result<(), String> {
         if connection == 1 { Ok(()) } else { Err(format!("no connection {connection}")) }
     }
+
+    fn take_over(&self, _successor: UnixStream) {}
 }
 
 /// What [`Fake`] says.

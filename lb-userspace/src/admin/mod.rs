@@ -10,7 +10,7 @@ pub(crate) mod fake;
 pub mod http;
 mod metrics;
 mod objects;
-mod protocol;
+pub(crate) mod protocol;
 pub mod socket;
 pub mod text;
 pub mod top;
@@ -20,6 +20,7 @@ pub use client::{Client, ClientError};
 pub use objects::{counted, objects};
 
 use std::pin::Pin;
+use tokio::net::UnixStream;
 
 /// What operators can ask of the gateway and have it do. Calls come from the control runtime and must not block.
 pub trait Operations: Send + Sync + 'static {
@@ -47,4 +48,7 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Resets one connection.
     fn kill(&self, connection: u64) -> Result<(), String>;
+
+    /// The process at the other end, which may, wants to take over; the conversation goes on over this connection.
+    fn take_over(&self, successor: UnixStream);
 }

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 /// Bytes of a request line, the newline included. The longest request names one route and one server name.
 pub(super) const MAX_REQUEST: u64 = 16 * 1024;
 
+/// The version of the conversation by which one process takes over from another.
+pub(crate) const TAKE_OVER_VERSION: u32 = 1;
+
 /// Where the socket is.
-pub(super) fn socket_path(state_dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("admin.sock")
 }
 
@@ -16,7 +19,7 @@ pub(super) fn socket_path(state_dir: &Path) -> PathBuf {
 /// another question.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum Request {
+pub(crate) enum Request {
     Status {},
     Objects {},
     Connections {
@@ -34,12 +37,16 @@ pub(super) enum Request {
     Kill {
         connection: u64,
     },
+    /// The first line of another conversation, in this version of it.
+    TakeOver {
+        version: u32,
+    },
 }
 
 /// `{"ok": …}` or `{"error": "…"}`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Reply<T> {
+pub(crate) enum Reply<T> {
     Ok(T),
     Error(String),
 }
@@ -68,6 +75,7 @@ mod tests {
             (Request::Drain { target: "a/b:1".into() }, r#"{"command":"drain","target":"a/b:1"}"#),
             (Request::Undrain { target: "a/b:1".into() }, r#"{"command":"undrain","target":"a/b:1"}"#),
             (Request::Kill { connection: 7 }, r#"{"command":"kill","connection":7}"#),
+            (Request::TakeOver { version: 1 }, r#"{"command":"take_over","version":1}"#),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
             assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);

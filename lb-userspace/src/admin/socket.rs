@@ -5,16 +5,18 @@
 
 use super::Operations;
 use super::clients::Clients;
-use super::protocol::{MAX_REQUEST, Reply, Request, socket_path};
+use super::protocol::{MAX_REQUEST, Reply, Request, TAKE_OVER_VERSION, socket_path};
 use rustix::fs::{Mode, fchmod};
 use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -29,12 +31,31 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A client that does not read its reply in this time is disconnected.
 const WRITE: Duration = Duration::from_secs(30);
 
-/// The bound socket. Dropping it removes the file and lets another gateway bind.
+/// The bound socket. Dropping it removes the file, unless it is another process's too, and lets another gateway bind.
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
     path: PathBuf,
-    _lock: File,
+    lock: File,
+    /// Another process has the socket and the lock too, and goes on with them.
+    is_shared: Arc<AtomicBool>,
+}
+
+/// The descriptors of an admin socket, for another process.
+#[derive(Debug)]
+pub struct SharedSocket {
+    /// The listening socket.
+    pub listener: OwnedFd,
+    /// The locked file.
+    pub lock: OwnedFd,
+    is_shared: Arc<AtomicBool>,
+}
+
+impl SharedSocket {
+    /// The other process goes on with them.
+    pub fn hand_over(self) {
+        self.is_shared.store(true, Relaxed);
+    }
 }
 
 /// Why there is no admin socket.
@@ -80,7 +101,29 @@ impl AdminSocket {
             Err(e) => return Err(failed(e)),
         }
         let listener = listen(&path).map_err(failed)?;
-        Ok(Self { listener, path, _lock: lock })
+        Ok(Self { listener, path, lock, is_shared: Arc::default() })
+    }
+
+    /// That of the process before this one, which has it too until [`keep`](Self::keep).
+    pub fn handed_over(state_dir: &Path, listener: OwnedFd, lock: OwnedFd) -> Self {
+        let is_shared = Arc::new(AtomicBool::new(true));
+        Self { listener: listener.into(), path: socket_path(state_dir), lock: lock.into(), is_shared }
+    }
+
+    /// It is this process's alone from here on.
+    pub fn keep(&mut self) -> io::Result<()> {
+        // Not that of `SharedSocket`s, of which there are none yet.
+        self.is_shared = Arc::default();
+        // Who connects from here on is told that it is this process (SO_PEERCRED, unix(7)).
+        rustix::net::listen(&self.listener, MAX_CLIENTS as i32)?;
+        let process = format!("{}\n", std::process::id());
+        self.lock.set_len(0).and_then(|()| self.lock.write_all_at(process.as_bytes(), 0))
+    }
+
+    /// Its descriptors once more, for another process.
+    pub fn share(&self) -> io::Result<SharedSocket> {
+        let (listener, lock) = (self.listener.try_clone()?.into(), self.lock.try_clone()?.into());
+        Ok(SharedSocket { listener, lock, is_shared: self.is_shared.clone() })
     }
 
     /// Where it is.
@@ -91,8 +134,10 @@ impl AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        // The lock is still held, so the file is ours. If it cannot be removed, the next gateway replaces it.
-        _ = std::fs::remove_file(&self.path);
+        if !self.is_shared.load(Relaxed) {
+            // The lock is still held, so the file is ours. If it cannot be removed, the next gateway replaces it.
+            _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -144,6 +189,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 async fn serve_client(stream: UnixStream, gateway: Arc<dyn Operations>) {
+    let peer = stream.peer_cred().map(|peer| peer.uid());
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     while let Ok(Ok(Some(line))) = timeout(IDLE, read_line(&mut read)).await {
@@ -152,7 +198,13 @@ async fn serve_client(stream: UnixStream, gateway: Arc<dyn Operations>) {
             _ if too_long => {
                 encode(&Reply::<()>::Error(format!("a request has at most {MAX_REQUEST} bytes")))
             }
-            Ok(request) => answer(request, &*gateway).await,
+            Ok(Request::TakeOver { version }) if may_take_over(&peer, version).is_ok() => {
+                if let Ok(stream) = read.into_inner().reunite(write) {
+                    gateway.take_over(stream);
+                }
+                return;
+            }
+            Ok(request) => answer(request, &peer, &*gateway).await,
             Err(e) => encode(&Reply::<()>::Error(format!("not a request of this version: {e}"))),
         };
         reply.push(b'\n');
@@ -163,6 +215,24 @@ async fn serve_client(stream: UnixStream, gateway: Arc<dyn Operations>) {
     }
 }
 
+/// Whether a process of this user may take over, in this version of the conversation.
+fn may_take_over(user: &io::Result<u32>, version: u32) -> Result<(), String> {
+    let us = rustix::process::geteuid().as_raw();
+    match user {
+        Ok(user) if [us, 0].contains(user) => {}
+        Ok(user) => {
+            return Err(format!("a process of user {user} may not take over from one of user {us}"));
+        }
+        Err(error) => return Err(format!("the kernel does not say whose process this is: {error}")),
+    }
+    if version != TAKE_OVER_VERSION {
+        return Err(format!(
+            "it is taken over by version {TAKE_OVER_VERSION} of the protocol, not {version}"
+        ));
+    }
+    Ok(())
+}
+
 /// The next line, cut one byte after the allowed length; `None` at the end.
 async fn read_line(read: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
@@ -170,7 +240,7 @@ async fn read_line(read: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<O
     Ok((n > 0).then_some(line))
 }
 
-async fn answer(request: Request, gateway: &dyn Operations) -> Vec<u8> {
+async fn answer(request: Request, user: &io::Result<u32>, gateway: &dyn Operations) -> Vec<u8> {
     match request {
         Request::Status {} => encode(&Reply::Ok(gateway.status())),
         Request::Objects {} => encode(&Reply::Ok(gateway.objects())),
@@ -179,6 +249,7 @@ async fn answer(request: Request, gateway: &dyn Operations) -> Vec<u8> {
         Request::Drain { target } => encode(&Reply::from(gateway.drain(&target, true))),
         Request::Undrain { target } => encode(&Reply::from(gateway.drain(&target, false))),
         Request::Kill { connection } => encode(&Reply::from(gateway.kill(connection))),
+        Request::TakeOver { version } => encode(&Reply::from(may_take_over(user, version))),
     }
 }
 

@@ -34,6 +34,12 @@ pub fn status(status: &Status) -> String {
         Some(PacketTierState::Ready) | None => "",
     };
 
+    for draining in &status.draining {
+        let connections = counted(draining.connections, "connection");
+        out +=
+            &format!("\nProcess {}, which was taken over, still carries {connections}.\n", draining.process);
+    }
+
     let mut table = Table::new(["TIER FALLBACK", ">CONNECTIONS"]);
     for (reason, n) in &status.tier_fallbacks {
         table.row([reason, &n.to_string()]);

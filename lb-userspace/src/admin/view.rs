@@ -38,6 +38,18 @@ pub struct Status {
     /// Of the Gateway API; absent where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<Object>,
+    /// Processes before this one that still carry connections; absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<Draining>,
+}
+
+/// A process that was taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Its process id, in its own namespace.
+    pub process: u32,
+    /// Those that it still carries.
+    pub connections: usize,
 }
 
 /// An object of the Gateway API, or what was meant to be one.

@@ -8,10 +8,13 @@ mod reload;
 mod removed;
 mod report;
 mod source;
+mod start;
+mod succession;
+mod take_over;
 mod watch;
 mod worker;
 
-pub use control::run;
+pub use start::run;
 
 use crate::accept::ListenError;
 use crate::config::SourceAddress;

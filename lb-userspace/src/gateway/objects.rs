@@ -178,6 +178,14 @@ impl Objects {
         }
     }
 
+    /// What is known of them is what there is.
+    pub(crate) fn is_current(&self) -> bool {
+        match &self.origin {
+            Origin::Directory(_) => true,
+            Origin::Cluster(api) => api.freshness() == Freshness::Current,
+        }
+    }
+
     /// Nothing is known of the objects yet.
     pub(crate) fn is_awaited(&self) -> bool {
         matches!(&self.origin, Origin::Cluster(api) if api.freshness() == Freshness::Stale(None))

@@ -1,9 +1,10 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
 use super::aside::{answer_aside, aside};
-use super::control::{Control, open};
+use super::control::Control;
 use super::objects::Objects;
 use super::source::{Source, What};
+use super::start::open;
 use super::watch::Watched;
 use super::worker::Command;
 use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
@@ -149,7 +150,9 @@ impl Control {
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
         self.gateway.snapshot.store(new.clone());
-        self.prober.follow(&new);
+        if let Some(prober) = &self.prober {
+            prober.follow(&new);
+        }
         if let Ok(packet) = self.gateway.packet()
             && let Err(error) = packet.listen(new.addresses())
         {

@@ -1,5 +1,6 @@
 //! What operators see and do: the snapshot and the counters as the admin side's views, and its commands.
 
+use super::take_over::Elsewhere;
 use super::{ReloadRequest, drained};
 use crate::account::Connection;
 use crate::admin::{self, view};
@@ -22,6 +23,7 @@ use std::pin::Pin;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 /// Bytes of live connections, from clients and to clients, by the counters of their route.
@@ -55,6 +57,10 @@ pub(super) struct AdminSide {
     pub(super) objects: ArcSwap<Vec<view::Object>>,
     /// Nothing was read from the API server yet, nor kept from an earlier run.
     pub(super) awaits_objects: AtomicBool,
+    /// Connections that processes before this one still carry.
+    pub(super) elsewhere: Arc<Elsewhere>,
+    /// Processes that want to take over.
+    pub(super) successors: mpsc::UnboundedSender<UnixStream>,
 }
 
 impl AdminSide {
@@ -119,6 +125,12 @@ impl admin::Operations for AdminSide {
             routes: snapshot.routes.iter().zip(bytes).map(route).collect(),
             pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),
             objects: self.objects(),
+            draining: self
+                .elsewhere
+                .by_process()
+                .into_iter()
+                .map(|(process, connections)| view::Draining { process, connections })
+                .collect(),
         }
     }
 
@@ -278,6 +290,11 @@ impl admin::Operations for AdminSide {
         let found = found.ok_or_else(|| format!("there is no connection {connection}"))?;
         self.gateway.end(&found, CloseReason::Killed);
         Ok(())
+    }
+
+    fn take_over(&self, successor: UnixStream) {
+        // An error: this process is about to end, and the other one sees that.
+        let _ = self.successors.send(successor);
     }
 }
 

@@ -16,11 +16,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread::JoinHandle;
+use std::thread;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 /// A command of the control side to a worker.
@@ -29,6 +29,8 @@ pub(super) enum Command {
     Listen(SocketAddr, std::net::TcpListener),
     /// Stop accepting on this address.
     Unlisten(SocketAddr),
+    /// Say that all earlier commands are done.
+    Answer(oneshot::Sender<()>),
     /// Drop all connections and end.
     Exit,
 }
@@ -36,14 +38,14 @@ pub(super) enum Command {
 /// A running worker.
 pub(super) struct Worker {
     pub(super) commands: mpsc::UnboundedSender<Command>,
-    pub(super) thread: JoinHandle<()>,
+    pub(super) thread: thread::JoinHandle<()>,
 }
 
 /// Starts the worker with this index.
 pub(super) fn spawn(gateway: Arc<RunningGateway>, index: usize) -> io::Result<Worker> {
     let (commands, receiver) = mpsc::unbounded_channel();
     let (started, start) = std::sync::mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         // A LocalRuntime: a LocalSet on another runtime would write to an eventfd for each wake-up.
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
@@ -58,21 +60,25 @@ pub(super) fn spawn(gateway: Arc<RunningGateway>, index: usize) -> io::Result<Wo
 }
 
 async fn obey(gateway: Arc<RunningGateway>, index: usize, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut accepting: HashMap<SocketAddr, AbortHandle> = HashMap::new();
+    let mut accepting: HashMap<SocketAddr, Vec<JoinHandle<()>>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(address, socket) => match TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let task = tokio::task::spawn_local(accept(gateway.clone(), index, address, socket));
-                    accepting.insert(address, task.abort_handle());
+                    accepting.entry(address).or_default().push(task);
                 }
                 Err(error) => tracing::error!(%address, %error, "cannot watch the listening socket"),
             },
             Command::Unlisten(address) => {
-                if let Some(task) = accepting.remove(&address) {
-                    task.abort();
+                let tasks = accepting.remove(&address).unwrap_or_default();
+                tasks.iter().for_each(JoinHandle::abort);
+                for task in tasks {
+                    // An error: it was aborted.
+                    let _ = task.await;
                 }
             }
+            Command::Answer(done) => _ = done.send(()),
             Command::Exit => return,
         }
     }

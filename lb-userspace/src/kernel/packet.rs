@@ -83,8 +83,10 @@ pub struct Packet {
     tracks: Tracks,
     /// Slots of connections whose insertion has failed; freed with the next slot.
     unused: Mutex<Vec<u32>>,
-    /// The flows that were in the table at the start, until [`take_found`](Self::take_found).
-    found: Mutex<Vec<(Tuple, Flow)>>,
+    /// This process has made the flow table.
+    is_new: bool,
+    /// The process before this one still has the lock too.
+    is_shared: bool,
     capacity: u32,
     pins: Pins,
 }
@@ -98,7 +100,7 @@ struct Maps {
     names: HashMap<MapData, u64, Name>,
     known_names: HashSet<u64>,
     ports: Array<MapData, u64>,
-    /// A copy of `ports`, which nobody else writes.
+    /// A copy of `ports`, which one process at a time writes.
     sighted: Vec<u64>,
 }
 
@@ -150,16 +152,17 @@ impl Packet {
     /// Loads the programs and pins them with their maps, or adopts those that are pinned, with the connections in them. One
     /// process at a time. `flows`: the table's capacity, two per connection; an adopted table keeps its own.
     pub fn open(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
-        let packet = Self::prepare(bpffs, flows)?;
+        let packet = Self::prepare(bpffs, flows, None)?;
         packet.load()?;
         Ok(packet)
     }
 
     /// As [`open`](Self::open), but loads no program, which takes the verifier long. The programs are those that are
     /// pinned: this build's, or those of an earlier build with the same ABI. If there are none, [`load`](Self::load) loads
-    /// them.
-    pub fn prepare(bpffs: &Path, flows: u32) -> Result<Self, KernelError> {
+    /// them. What is pinned does not change. `lock`: that of another process ([`share_lock`](Self::share_lock)).
+    pub fn prepare(bpffs: &Path, flows: u32, lock: Option<OwnedFd>) -> Result<Self, KernelError> {
         let pins = Pins::create(bpffs, TIER)?;
+        let is_shared = lock.is_some_and(|lock| pins.share(lock));
         if !pins.lock() {
             return Err(KernelError::InUse { path: bpffs.to_owned() });
         }
@@ -175,25 +178,9 @@ impl Packet {
         let info = flows.info().map_err(from_map)?;
         let (capacity, handle) = (info.max_entries(), handle(&info));
         let to_read: HashMap<MapData, Tuple, Flow> = pinned(&pins, FLOWS)?;
-        let mut found = Vec::new();
-        // Not for a new table: a walk through an empty one takes milliseconds.
-        if !is_new {
-            for_each_batch(&to_read, BATCH, |tuples, flows| {
-                found.extend(tuples.iter().copied().zip(flows.iter().copied()));
-            })
-            .map_err(|error| KernelError::Load(error.into()))?;
-        }
-        let tracks = MapData::from_pin(pins.path(TRACKS)).map_err(from_map)?;
-        let tracks = Tracks::new(tracks, found.iter().map(|(_, flow)| flow.slot))?;
+        let tracks = Tracks::new(MapData::from_pin(pins.path(TRACKS)).map_err(from_map)?)?;
         let ports: Array<MapData, u64> = pinned(&pins, PORTS)?;
-        // A batch larger than the array ends with the first call.
-        let (words, mut sighted) = (2 * packet::PORT_WORDS, Vec::new());
-        for_each_batch(&ports, words + 1, |_, words| sighted.extend_from_slice(words))
-            .map_err(|error| KernelError::Load(error.into()))?;
-        if sighted.len() != words as usize {
-            let (expected, found) = (format!("{words} words"), format!("{} words", sighted.len()));
-            return Err(KernelError::ForeignPin { path: pins.path(PORTS), expected, found });
-        }
+        let sighted = sighted(&ports, &pins)?;
         let maps = Maps {
             flows: Map::HashMap(flows).try_into().map_err(from_map)?,
             paths: pinned(&pins, PATHS)?,
@@ -208,7 +195,8 @@ impl Packet {
             flows: to_read,
             tracks,
             unused: Mutex::default(),
-            found: Mutex::new(found),
+            is_new,
+            is_shared,
             sightings: pinned(&pins, SIGHTINGS)?,
             counts: pinned(&pins, COUNTS)?,
             events: Mutex::new(pinned(&pins, EVENTS)?),
@@ -401,9 +389,43 @@ impl Packet {
         let _ = self.tracks.was_asked(slot, side, what);
     }
 
-    /// The flows that an earlier process has left. The second call returns none.
-    pub fn take_found(&self) -> Vec<(Tuple, Flow)> {
-        std::mem::take(&mut lock(&self.found))
+    /// The flows that an earlier process has left, whose slots are in use from here on. To be called before the first flow is
+    /// inserted. `kept`: slots that are in use as well.
+    pub fn adopt(&self, kept: impl IntoIterator<Item = u32>) -> Result<Vec<(Tuple, Flow)>, KernelError> {
+        let mut found = Vec::new();
+        // Not for a new table: a walk through an empty one takes milliseconds.
+        if !self.is_new {
+            for_each_batch(&self.flows, BATCH, |tuples, flows| {
+                found.extend(tuples.iter().copied().zip(flows.iter().copied()));
+            })
+            .map_err(|error| KernelError::Load(error.into()))?;
+        }
+        self.tracks.adopt(found.iter().map(|(_, flow)| flow.slot).chain(kept));
+        Ok(found)
+    }
+
+    /// The lock of the pinned maps, for a process that is to have it too.
+    pub fn share_lock(&self) -> io::Result<OwnedFd> {
+        self.pins.share_lock()
+    }
+
+    /// Whether the maps were another process's, which has let this one have the lock too.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Lets other processes have the lock: this one changes nothing of others' connections any more.
+    pub fn unlock(&self) {
+        self.pins.unlock();
+    }
+
+    /// Another process may have read events and set ports meanwhile.
+    pub fn look_again(&self) -> Result<(), KernelError> {
+        // A ring buffer remembers how far it was read.
+        *lock(&self.events) = pinned(&self.pins, EVENTS)?;
+        let mut maps = lock(&self.maps);
+        maps.sighted = sighted(&maps.ports, &self.pins)?;
+        Ok(())
     }
 
     /// The flow of packets that arrive with this tuple.
@@ -433,12 +455,12 @@ impl Packet {
         let _ = lock(&self.maps).handovers.remove(&id);
     }
 
-    /// Ends the handovers of connections without a record: their process died during the handover.
-    pub fn end_old_handovers(&self) {
+    /// Ends the handovers of connections without a record: their process died during the handover. Not those that are kept.
+    pub fn end_old_handovers(&self, is_kept: impl Fn(u64) -> bool) {
         let mut maps = lock(&self.maps);
         let ids: Vec<u64> = maps.handovers.keys().filter_map(Result::ok).collect();
         for id in ids {
-            if maps.connections.get(&id, 0).is_err() {
+            if !is_kept(id) && maps.connections.get(&id, 0).is_err() {
                 let _ = maps.handovers.remove(&id);
             }
         }
@@ -728,6 +750,19 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
     // A program of this build with other maps may be pinned there.
     let _ = fs::remove_file(path);
     program.pin(path).map_err(|error| pin_error(path.to_owned(), io::Error::other(error)))
+}
+
+/// The bits of all ports.
+fn sighted(ports: &Array<MapData, u64>, pins: &Pins) -> Result<Vec<u64>, KernelError> {
+    // A batch larger than the array ends with the first call.
+    let (words, mut sighted) = (2 * packet::PORT_WORDS, Vec::new());
+    for_each_batch(ports, words + 1, |_, words| sighted.extend_from_slice(words))
+        .map_err(|error| KernelError::Load(error.into()))?;
+    if sighted.len() != words as usize {
+        let (expected, found) = (format!("{words} words"), format!("{} words", sighted.len()));
+        return Err(KernelError::ForeignPin { path: pins.path(PORTS), expected, found });
+    }
+    Ok(sighted)
 }
 
 fn pinned<M>(pins: &Pins, name: &str) -> Result<M, KernelError>

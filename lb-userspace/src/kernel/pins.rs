@@ -11,8 +11,10 @@ use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, fstat};
 use rustix::process::geteuid;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// `f_type` of a bpf file system (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -39,7 +41,8 @@ pub(super) struct Shape {
 #[derive(Debug)]
 pub(super) struct Pins {
     dir: PathBuf,
-    handle: File,
+    /// The directory, which may be locked; `None`: the lock was given up.
+    handle: Mutex<Option<File>>,
 }
 
 impl Pins {
@@ -54,7 +57,7 @@ impl Pins {
             }
         }
         let [.., dir] = path;
-        Ok(handle.map(|handle| Self { dir, handle }))
+        Ok(handle.map(|handle| Self { dir, handle: Mutex::new(Some(handle)) }))
     }
 
     /// Makes the directory. Mounts the bpf file system at [`BPFFS_ROOT`] if the directory lies there and none is mounted.
@@ -81,7 +84,32 @@ impl Pins {
 
     /// Locks the pinned maps for this process, until the value is dropped. `false`: another process has the lock.
     pub(super) fn lock(&self) -> bool {
-        flock(&self.handle, FlockOperation::NonBlockingLockExclusive).is_ok()
+        let handle = lock(&self.handle);
+        handle.as_ref().is_some_and(|handle| flock(handle, FlockOperation::NonBlockingLockExclusive).is_ok())
+    }
+
+    /// Takes the lock of another process that lets this one have it too: its directory, locked. `false`: it is another
+    /// directory.
+    pub(super) fn share(&self, theirs: OwnedFd) -> bool {
+        let mut handle = lock(&self.handle);
+        let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let ours = handle.as_ref().and_then(|handle| fstat(handle).ok()).map(place);
+        let is_same = ours.is_some() && fstat(&theirs).ok().map(place) == ours;
+        if is_same {
+            *handle = Some(theirs.into());
+        }
+        is_same
+    }
+
+    /// The locked directory, for a process that is to have the lock too.
+    pub(super) fn share_lock(&self) -> io::Result<OwnedFd> {
+        let handle = lock(&self.handle);
+        handle.as_ref().ok_or(io::ErrorKind::NotFound)?.try_clone().map(Into::into)
+    }
+
+    /// Lets other processes have the lock.
+    pub(super) fn unlock(&self) {
+        *lock(&self.handle) = None;
     }
 
     /// The directory.
@@ -217,6 +245,11 @@ fn open_ours(dir: &Path) -> Result<Option<File>, KernelError> {
 fn is_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     rustix::fs::statfs(existing).is_ok_and(|stat| stat.f_type as u64 == BPF_FS_MAGIC)
+}
+
+fn lock(handle: &Mutex<Option<File>>) -> MutexGuard<'_, Option<File>> {
+    // Never left half-changed.
+    handle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn describe(kind: Option<MapType>, key: u32, value: u32) -> String {

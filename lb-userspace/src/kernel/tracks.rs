@@ -62,22 +62,27 @@ pub enum FinOrder {
 }
 
 impl Tracks {
-    /// `used`: the slots of connections that an earlier process has left.
-    pub(super) fn new(map: MapData, used: impl Iterator<Item = u32>) -> Result<Self, KernelError> {
+    /// All slots are free.
+    pub(super) fn new(map: MapData) -> Result<Self, KernelError> {
         let capacity = map.info().map_err(from_map)?.max_entries() as usize;
-        let mut used: Vec<u32> = used.filter(|slot| (*slot as usize) < capacity).collect();
+        Ok(Self {
+            map,
+            capacity,
+            chunks: (0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+            slots: Arc::default(),
+        })
+    }
+
+    /// Exactly these slots are in use: those of connections that an earlier process has left.
+    pub(super) fn adopt(&self, used: impl Iterator<Item = u32>) {
+        let mut used: Vec<u32> = used.filter(|slot| (*slot as usize) < self.capacity).collect();
         used.sort_unstable();
         used.dedup();
         let next = used.last().map_or(0, |last| last + 1);
         let mut taken = used.into_iter().peekable();
         let mut free: Vec<u32> = (0..next).filter(|slot| taken.next_if_eq(slot).is_none()).collect();
         free.reverse();
-        Ok(Self {
-            map,
-            capacity,
-            chunks: (0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
-            slots: Arc::new(Mutex::new(Slots { next, free })),
-        })
+        *lock(&self.slots) = Slots { next, free };
     }
 
     /// A slot that no flow names; `None`: there is none.

@@ -249,6 +249,16 @@ fn connections_outlive_graceful_restarts() -> Result<()> {
     outlive(Opening::default(), Gateway::restart)
 }
 
+#[test]
+fn connections_outlive_take_overs() -> Result<()> {
+    outlive(Opening::default(), Gateway::replace)
+}
+
+#[test]
+fn connections_outlive_take_overs_ipv6() -> Result<()> {
+    outlive(Opening { v6: true, ..Opening::default() }, Gateway::replace)
+}
+
 /// Connections that carry bytes all the time and one that carries none, while processes come and go.
 fn outlive(opening: Opening, restart: fn(&mut Gateway) -> Result<()>) -> Result<()> {
     require!(PACKET, "only the packet tier outlives the process");

@@ -28,6 +28,7 @@ mod scene;
 mod source;
 mod standby;
 mod strangers;
+mod take_over;
 mod transfers;
 
 /// Whether this version has the packet tier; if not, every connection is expected in `copy`.

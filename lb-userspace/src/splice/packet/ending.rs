@@ -10,6 +10,7 @@ use crate::reason::CloseReason;
 use crate::splice::keepalive::Timing;
 use lb_common::packet::track::{Half, asked, closing};
 use lb_common::packet::{PerLeg, Record, Side};
+use std::sync::PoisonError;
 
 /// Connections that a sweep looks at before it releases the lock for others.
 const AT_ONCE: usize = 1024;
@@ -37,13 +38,15 @@ impl PacketTier {
     }
 
     /// Resets a connection at both ends and closes its account. Its port, permits and slot are free only when its flows are
-    /// removed. `false`: this process has no such connection.
+    /// removed. `false`: this process has no such connection, or its successor is about to have it.
     pub fn end(&self, id: u64, reason: CloseReason) -> bool {
-        self.end_at(id, reason, None)
+        let frozen = self.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        frozen.as_ref().is_none_or(|kept| kept.contains(&id)) && self.end_at(id, reason, None)
     }
 
-    /// As [`end`](Self::end). `ended_ms`: when the connection ended by itself, if it did.
-    fn end_at(&self, id: u64, reason: CloseReason, ended_ms: Option<u64>) -> bool {
+    /// As [`end`](Self::end), by the thread that looks after the connections. `ended_ms`: when the connection ended by itself,
+    /// if it did.
+    pub(super) fn end_at(&self, id: u64, reason: CloseReason, ended_ms: Option<u64>) -> bool {
         let Some(live) = self.lock().remove(&id) else { return false };
         if let Some(record) = self.kernel().record(id) {
             match self.view(id, &record) {

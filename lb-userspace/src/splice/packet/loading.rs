@@ -5,8 +5,10 @@ use crate::clock::now_ms;
 use crate::kernel::needs;
 use crate::privileges::drop_privileges_to_load;
 use crate::state::PacketTierState;
+use crate::words::with_causes;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread::Builder;
 
 impl PacketTier {
@@ -26,18 +28,29 @@ impl PacketTier {
     }
 
     /// Loads what is missing, in a thread of its own, which starts with the privileges of the calling thread. A process
-    /// that ends meanwhile does not wait for it.
-    pub fn load_aside(self: &Arc<Self>) -> io::Result<()> {
+    /// that ends meanwhile does not wait for it. `when`: only then, and the odd packets are taken then as well.
+    pub fn load_aside(self: &Arc<Self>, when: Option<Receiver<()>>) -> io::Result<()> {
         // Unavailable: loading has failed before.
-        if self.kernel.is_current() || self.state() == PacketTierState::Unavailable {
+        let is_loaded = self.kernel.is_current() || self.state() == PacketTierState::Unavailable;
+        if is_loaded && when.is_none() {
             return Ok(());
         }
         let tier = self.clone();
         let load = move || {
+            if let Some(when) = when {
+                if when.recv().is_err() {
+                    return;
+                }
+                if let Err(error) = tier.take_odd_packets() {
+                    tracing::error!("odd packets are lost: {}", with_causes(&error));
+                }
+            }
             if let Err(error) = drop_privileges_to_load() {
                 tracing::warn!(%error, "the thread that loads kernel programs keeps its privileges");
             }
-            tier.load();
+            if !is_loaded {
+                tier.load();
+            }
         };
         Builder::new().name("loader".into()).spawn(load).map(drop)
     }

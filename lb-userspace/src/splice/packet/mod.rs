@@ -15,6 +15,7 @@ mod log;
 mod odd;
 mod reroute;
 mod spliced;
+mod succession;
 mod sweep;
 pub(crate) mod terms;
 mod thread;

@@ -50,6 +50,14 @@ impl PacketTier {
         }
     }
 
+    /// Removes all paths, whoever has allowed them.
+    pub(super) fn forget_allowed(&self) {
+        let mut paths = self.ways.paths();
+        paths.allowed.clear();
+        paths.refused.clear();
+        self.forget_paths();
+    }
+
     fn forget_all(&self, paths: &mut Paths) {
         for (path, _) in paths.allowed.drain() {
             self.kernel().set_path(path, false);
@@ -105,7 +113,7 @@ impl PacketTier {
             let [peer, local] = ends(record.tuples().get(to));
             if self.ways.is_encrypted(local, peer) {
                 // It must not go on in clear text, and there is no socket left that could encrypt.
-                self.end(id, CloseReason::IpsecPolicy);
+                self.end_at(id, CloseReason::IpsecPolicy, None);
                 return;
             }
             match self.ways.way_of(local, peer, back.from) {

@@ -109,7 +109,17 @@ impl Sweep {
         if self.wait()? {
             return Ok(false);
         }
-        self.tier.follow_events();
+        // Until the turn is over.
+        let tier = self.tier.clone();
+        let frozen = tier.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        if frozen.is_some() {
+            drop(frozen);
+            // Events that nobody reads would wake it at once. What happens meanwhile is looked at afterwards.
+            std::thread::sleep(EVENTS);
+            (self.devices_changed, self.routes_changed) = (true, true);
+            return Ok(true);
+        }
+        self.tier.follow_events_now();
         let now = Instant::now();
         if !self.quiet.is_empty() {
             let left = self.quiet.len().saturating_sub(MOST_PROBED);
@@ -166,6 +176,13 @@ impl PacketTier {
     /// Handles the programs' events, and does what has become due. Workers call it too when a limit is reached: the events
     /// may tell of a connection that has ended.
     pub(crate) fn follow_events(&self) {
+        let frozen = self.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        if frozen.is_none() {
+            self.follow_events_now();
+        }
+    }
+
+    fn follow_events_now(&self) {
         // A second caller waits until the first has handled what it has read: that may be the end which frees a place.
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now_ms();

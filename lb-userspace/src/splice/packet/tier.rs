@@ -16,14 +16,14 @@ use crate::kernel::conntrack::Conntrack;
 use crate::kernel::packet::FlowInsertError;
 use crate::kernel::raw::Injector;
 use crate::kernel::tuples::{self, tuple};
-use crate::kernel::{Packet, tcp};
+use crate::kernel::{KernelError, Packet, tcp};
 use crate::reason::{CloseReason, FallbackReason};
 use lb_common::packet::{PerDirection, PerLeg, Sighting, Tuple, exit};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::net::TcpStream;
 
 /// The packet tier of a gateway.
@@ -33,7 +33,9 @@ pub struct PacketTier {
     pub(super) ways: Ways,
     pub(super) grace: Grace,
     pub(super) injector: Injector,
-    pub(super) odd: OddThread,
+    /// Not set: another process still takes the odd packets.
+    pub(super) odd: OnceLock<OddThread>,
+    pub(super) losses: Arc<Losses>,
     pub(super) conntrack: Option<Conntrack>,
     /// By id.
     pub(super) live: Mutex<HashMap<u64, Box<SplicedConnection>>>,
@@ -43,6 +45,8 @@ pub struct PacketTier {
     pub(super) pending: Mutex<Pending>,
     /// Held by the thread that handles the programs' events.
     pub(super) following: Mutex<()>,
+    /// The connections that this process keeps while, and after, its successor takes the others over; `None`: it has none.
+    pub(super) frozen: RwLock<Option<HashSet<u64>>>,
     /// Flows in the table at the last sweep.
     pub(super) entries: AtomicU64,
     /// Since when ([`now_ms`]) the devices have programs; `None`: the kernel does not take them. Not set: they are being
@@ -79,39 +83,57 @@ impl Plan {
 }
 
 impl PacketTier {
-    /// Makes the maps, or adopts those of an earlier process, with the programs that are pinned with them. Programs that are
-    /// missing are loaded by [`load`](Self::load).
-    pub fn open(config: &config::FixedGateway, ports: Arc<GatewayPorts>) -> anyhow::Result<Self> {
-        let kernel = Packet::prepare(&config.bpffs, config.flow_table)?;
+    /// Makes the maps, or opens those of an earlier process, with the programs that are pinned with them. Nothing else changes
+    /// until [`start`](Self::start). `lock`: that of a process that still uses them.
+    pub fn open(
+        config: &config::FixedGateway,
+        ports: Arc<GatewayPorts>,
+        lock: Option<OwnedFd>,
+    ) -> anyhow::Result<Self> {
+        let kernel = Packet::prepare(&config.bpffs, config.flow_table, lock)?;
         // At once: reading the log takes CAP_SYS_ADMIN, which the thread of `load_aside` does not have.
         #[cfg(feature = "kernel-log")]
         {
             kernel.load()?;
             super::log::follow(&kernel)?;
         }
-        let odd = OddThread::start(&kernel)?;
-        let tier = Self {
+        Ok(Self {
             kernel,
             ports,
             ways: Ways::open(config.interfaces.clone())?,
             grace: Grace::start()?,
             injector: Injector::open()?,
-            odd,
+            odd: OnceLock::new(),
+            losses: Arc::default(),
             conntrack: Conntrack::open()?,
             live: Mutex::default(),
             handovers: Mutex::default(),
             lingering: Mutex::default(),
             pending: Mutex::default(),
             following: Mutex::default(),
+            frozen: RwLock::default(),
             entries: AtomicU64::new(0),
             serving: OnceLock::new(),
-        };
-        if tier.kernel.has_programs() {
-            tier.ways.follow_devices(&tier.kernel)?;
-            tier.serve(Some(now_ms()));
+        })
+    }
+
+    /// Begins to work, with the programs that are there; those that are missing are loaded by [`load`](Self::load).
+    /// `addresses`: of the listeners.
+    pub fn start(&self, addresses: impl Iterator<Item = SocketAddr>) -> anyhow::Result<()> {
+        self.listen(addresses)?;
+        if self.kernel.has_programs() {
+            self.ways.follow_devices(&self.kernel)?;
+            self.serve(Some(now_ms()));
         }
-        tier.forget_paths();
-        Ok(tier)
+        self.forget_paths();
+        Ok(())
+    }
+
+    /// Takes the odd packets, in a thread of its own. Takes CAP_PERFMON and CAP_NET_RAW.
+    pub fn take_odd_packets(&self) -> Result<(), KernelError> {
+        // The first call counts.
+        let _ = self.odd.set(OddThread::start(&self.kernel, self.losses.clone())?);
+        Ok(())
     }
 
     /// Tells the programs on which ports to sight handshakes: those of the listeners, and our source ports.
@@ -147,6 +169,11 @@ impl PacketTier {
         held: usize,
         account: &Account,
     ) -> Result<PendingHandover, Refusal> {
+        // Until the flows are entered.
+        let frozen = self.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        if frozen.is_some() {
+            return Err(FallbackReason::TakenOver.into());
+        }
         let ends = sockets.server.peer_addr().and_then(|peer| Ok((peer, sockets.server.local_addr()?)));
         let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
         let from_server = tuple(peer, local);
@@ -254,7 +281,7 @@ impl PacketTier {
 
     /// The odd packets that this process has lost.
     pub fn losses(&self) -> &Losses {
-        self.odd.losses()
+        &self.losses
     }
 
     pub(super) fn lingering(&self) -> MutexGuard<'_, Lingering> {
@@ -271,11 +298,11 @@ impl PacketTier {
         }
     }
 
-    fn free(&self, slot: u32) {
+    pub(super) fn free(&self, slot: u32) {
         self.grace.then(self.kernel.release(slot));
     }
 
-    fn handovers(&self) -> MutexGuard<'_, HashMap<u64, HandoverState>> {
+    pub(super) fn handovers(&self) -> MutexGuard<'_, HashMap<u64, HandoverState>> {
         // The map is never left half-changed: each change is one call.
         self.handovers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -32,23 +32,17 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The thread for odd packets; it ends when this is dropped.
 pub(super) struct OddThread {
     _thread: StoppableThread,
-    losses: Arc<Losses>,
 }
 
 impl OddThread {
     /// Starts it, in the network namespace of the calling thread.
-    pub(super) fn start(kernel: &Packet) -> Result<Self, KernelError> {
+    pub(super) fn start(kernel: &Packet, losses: Arc<Losses>) -> Result<Self, KernelError> {
         let failed = |error: io::Error| KernelError::Load(Box::new(error));
         let odd = OddPackets::open(kernel)?;
         let frames = Frames::open().map_err(failed)?;
-        let losses = Arc::<Losses>::default();
-        let plainer = Plainer { frames, fragments: Fragments::default(), losses: losses.clone() };
+        let plainer = Plainer { frames, fragments: Fragments::default(), losses };
         let thread = StoppableThread::start("odd packets", move |over| serve(&over, odd, plainer));
-        Ok(Self { _thread: thread.map_err(failed)?, losses })
-    }
-
-    pub(super) fn losses(&self) -> &Losses {
-        &self.losses
+        Ok(Self { _thread: thread.map_err(failed)? })
     }
 }
 
