@@ -228,6 +228,10 @@ fn a_new_version_refuses_nobody_and_cuts_nothing() -> Result<()> {
         (images.split(' ').count() == 2).then_some(images)
     })?;
     ensure!(images.split(' ').all(|image| image.ends_with(":next")), "{images}");
+    // An old pod whose program had ended would be started again, and take over in turn.
+    let restarts = cluster
+        .kubectl(&pods.replace("spec.containers[*].image", "status.containerStatuses[*].restartCount"))?;
+    ensure!(restarts == "0 0", "restarts: {restarts}");
     let answered = load.end()?;
     ensure!(answered > 1000, "only {answered} commands were answered meanwhile");
     Ok(())
