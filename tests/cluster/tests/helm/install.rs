@@ -221,18 +221,27 @@ fn a_new_version_refuses_nobody_and_cuts_nothing() -> Result<()> {
         })?;
     }
     let load = Load::start(&cluster.network.client, &addresses, HOST, &authority.path, 100)?;
-    deploy::helm(&cluster, "upgrade", "image: { tag: next }\nlog: snisplice=debug\n")?;
-    let pods = "get pods --namespace snisplice-system -o jsonpath={.items[*].spec.containers[*].image}";
-    let images = eventually("the old pods to be gone", || {
-        let images = cluster.kubectl(pods).ok()?;
-        (images.split(' ').count() == 2).then_some(images)
-    })?;
-    ensure!(images.split(' ').all(|image| image.ends_with(":next")), "{images}");
-    // An old pod whose program had ended would be started again, and take over in turn.
-    let restarts = cluster
-        .kubectl(&pods.replace("spec.containers[*].image", "status.containerStatuses[*].restartCount"))?;
-    ensure!(restarts == "0 0", "restarts: {restarts}");
+    updated(&cluster, "next")?;
     let answered = load.end()?;
     ensure!(answered > 1000, "only {answered} commands were answered meanwhile");
+    // Without clients a program that was taken over has nothing left to do. If it ended, it would be started again, and take
+    // over in turn.
+    updated(&cluster, "after")
+}
+
+/// A rolling update to this tag, in which no program is started twice.
+fn updated(cluster: &Cluster, tag: &str) -> Result<()> {
+    deploy::helm(cluster, "upgrade", &format!("image: {{ tag: {tag} }}\nlog: snisplice=debug\n"))?;
+    let pods = || json_of(cluster, "--namespace snisplice-system pods");
+    let pods = eventually("the old pods to be gone", || {
+        let pods = pods().ok()?["items"].as_array()?.clone();
+        (pods.len() == cluster.network.nodes.len()).then_some(pods)
+    })?;
+    for pod in pods {
+        let container = &pod["status"]["containerStatuses"][0];
+        let image = container["image"].as_str().context("an image")?;
+        ensure!(image.ends_with(&format!(":{tag}")), "{image}");
+        ensure!(container["restartCount"] == 0, "{container}");
+    }
     Ok(())
 }
