@@ -26,7 +26,7 @@ use super::{status, volumes};
 const TURN: Duration = Duration::from_millis(100);
 /// How often volumes follow the objects they come from.
 const RENEW: Duration = Duration::from_secs(5);
-/// The pause before a container is started again; it doubles up to [`LONGEST_PAUSE`].
+/// The pause before a container is started again for the second time; it doubles up to [`LONGEST_PAUSE`]. The first time there is none.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -152,7 +152,10 @@ impl Life {
                 place.running = None;
                 place.ready = false;
                 place.last_exit = Some(exit);
-                let pause = FIRST_PAUSE * 2_u32.saturating_pow(place.restarts.cast_unsigned().min(8));
+                let pause = match place.restarts {
+                    0 => Duration::ZERO,
+                    again => FIRST_PAUSE * 2_u32.saturating_pow(again.cast_unsigned().min(8) - 1),
+                };
                 place.again_at = Instant::now() + pause.min(LONGEST_PAUSE);
             }
             let Some(running) = &place.running else {
