@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(18 * 60);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match args.build {
-        true => build_programs(None),
+        true => build_programs(MODULES, None),
         false => run_cluster("up", &args.args),
     }
 }
@@ -54,29 +54,40 @@ pub(crate) fn conformance(args: &ConformanceArgs) -> Result<()> {
 
 /// Builds the programs if they can be had in time; else the tests that need them are skipped, and say so.
 pub(crate) fn build_programs_in_time() -> Result<()> {
-    if let Err(error) = build_programs(Some(Instant::now() + PATIENCE)) {
-        println!("SKIPPED the conformance suite and the tests of the cluster: {error:#}");
-        // By this one they see whether the programs are there; some may be, and that is of no use.
-        let _ = fs::remove_file(steps::target_dir().join("cluster/bin/kube-apiserver"));
+    if let Err(error) = build_programs(MODULES, Some(Instant::now() + PATIENCE)) {
+        println!("SKIPPED, with the tests that need it: {error:#}");
+        // By these they see what is there. An old one may be, and that is of no use.
+        for module in MODULES.iter().filter(|module| !is_current(module)) {
+            let _ = fs::remove_file(bin().join(module.shows));
+        }
     }
     Ok(())
 }
 
 /// The suite against what [`steps::BUILD`] has built, if its programs are there.
 pub(crate) fn conformance_built() -> Result<()> {
-    if MODULES.iter().any(|module| !stamp(module).is_file()) {
+    if !["conformance.test", "kube-apiserver"].iter().all(|program| bin().join(program).is_file()) {
         println!("SKIPPED: the programs of the cluster are not built");
         return Ok(());
     }
     steps::show(Command::new(steps::target_dir().join("debug/cluster")).arg("conformance"))
 }
 
+/// Helm alone.
+pub(crate) fn build_helm() -> Result<()> {
+    build_programs(&[HELM], None)
+}
+
 fn run_cluster(command: &str, args: &[String]) -> Result<()> {
-    build_programs(None)?;
+    build_programs(MODULES, None)?;
+    steps::show(Command::new(binary()?).arg(command).args(args))
+}
+
+/// Builds the program that runs the cluster, and the gateway.
+pub(crate) fn binary() -> Result<PathBuf> {
     let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];
     steps::show(&mut steps::cargo(&packages))?;
-    let debug = steps::target_dir().join("debug");
-    steps::show(Command::new(debug.join("cluster")).arg(command).args(args))
+    Ok(steps::target_dir().join("debug/cluster"))
 }
 
 /// A Go module whose tools are programs of the cluster.
@@ -84,48 +95,98 @@ struct Module {
     what: &'static str,
     /// Below tests/cluster/go.
     directory: &'static str,
+    /// The program by which a test sees that the module's programs are there.
+    shows: &'static str,
     /// Also its tests, as a program of this name.
     tests: Option<&'static str>,
     /// What `go build tool` calls a program, and what it is called here.
     rename: Option<(&'static str, &'static str)>,
+    /// The Go module whose version the programs tell, and the variable in which they have it.
+    version: Option<(&'static str, &'static str)>,
+    /// Definitions of the API's objects: the Go module that has them, a directory or file in it, and what the file is called here.
+    definitions: Option<(&'static str, &'static str, &'static str)>,
 }
+
+const HELM: Module = Module {
+    what: "Helm (three minutes)",
+    directory: "helm",
+    shows: "helm",
+    tests: None,
+    rename: None,
+    version: None,
+    // For the chart's ServiceMonitor.
+    definitions: Some((
+        "github.com/prometheus-operator/prometheus-operator@v0.85.0",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+        "servicemonitor-crd.yaml",
+    )),
+};
 
 const MODULES: &[Module] = &[
     Module {
         what: "the Gateway API's conformance suite (a minute)",
         directory: "conformance",
+        shows: "conformance.test",
         tests: Some("conformance.test"),
         rename: None,
+        version: None,
+        definitions: Some(("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml")),
     },
-    Module { what: "CoreDNS (a minute)", directory: "coredns", tests: None, rename: None },
+    Module {
+        what: "CoreDNS (a minute)",
+        directory: "coredns",
+        shows: "coredns",
+        tests: None,
+        rename: None,
+        version: None,
+        definitions: None,
+    },
     Module {
         what: "a Kubernetes control plane (ten minutes)",
         directory: "controlplane",
+        shows: "kube-apiserver",
         tests: None,
         rename: Some(("server", "etcd")),
+        // Helm asks whether a chart fits.
+        version: Some(("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion")),
+        definitions: None,
     },
+    HELM,
 ];
+
+/// Where the programs are.
+fn bin() -> PathBuf {
+    steps::target_dir().join("cluster/bin")
+}
 
 /// Says which versions of a module's programs are there; written when they are.
 fn stamp(module: &Module) -> PathBuf {
-    steps::target_dir().join("cluster/bin").join(format!(".{}", module.directory))
+    bin().join(format!(".{}", module.directory))
+}
+
+/// Where the module is.
+fn source(module: &Module) -> PathBuf {
+    steps::root().join("tests/cluster/go").join(module.directory)
+}
+
+/// What decides how the programs are.
+fn wanted(module: &Module) -> Result<Vec<u8>> {
+    let variable = module.version.map_or("", |(_, variable)| variable);
+    Ok([fs::read(source(module).join("go.sum"))?, variable.into()].concat())
+}
+
+fn is_current(module: &Module) -> bool {
+    fs::read(stamp(module)).is_ok_and(|built| wanted(module).is_ok_and(|wanted| built == wanted))
 }
 
 /// Builds what is not there, or not of the versions that are wanted, until `deadline`.
-fn build_programs(deadline: Option<Instant>) -> Result<()> {
+fn build_programs(modules: &[Module], deadline: Option<Instant>) -> Result<()> {
     setup::ensure(setup::Scope::Cluster)?;
     let go = setup::ensure_go()?;
-    let bin = steps::target_dir().join("cluster/bin");
-    fs::create_dir_all(&bin)?;
-    for module in MODULES {
-        let directory = steps::root().join("tests/cluster/go").join(module.directory);
-        let stamp = stamp(module);
-        let versions = fs::read(directory.join("go.sum"))?;
-        if fs::read(&stamp).is_ok_and(|built| built == versions) {
-            continue;
-        }
-        build(&go, module, &directory, &bin, deadline)?;
-        fs::write(stamp, versions)?;
+    fs::create_dir_all(bin())?;
+    for module in modules.iter().filter(|module| !is_current(module)) {
+        build(&go, module, &source(module), &bin(), deadline)?;
+        fs::write(stamp(module), wanted(module)?)?;
     }
     Ok(())
 }
@@ -144,25 +205,42 @@ fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Opt
         command.current_dir(directory).args(args);
         command
     };
+    let mut flags = "-ldflags=-s -w".to_owned();
+    if let Some((source, variable)) = module.version {
+        let version = run(&["list", "-m", "-f", "{{.Version}}", source]).output()?;
+        ensure!(version.status.success(), "go list: {}", String::from_utf8_lossy(&version.stderr));
+        flags += &format!(" -X {variable}={}", String::from_utf8(version.stdout)?.trim());
+    }
     let output = format!("{}/", bin.display());
-    steps::quietly(module.what, &mut run(&["build", "-ldflags=-s -w", "-o", &output, "tool"]))?;
+    steps::quietly(module.what, &mut run(&["build", &flags, "-o", &output, "tool"]))?;
     if let Some((there, wanted)) = module.rename {
         fs::rename(bin.join(there), bin.join(wanted))?;
     }
     if let Some(name) = module.tests {
         let output = bin.join(name).display().to_string();
         steps::quietly(module.what, &mut run(&["test", "-ldflags=-s -w", "-c", "-o", &output, "."]))?;
-        let api = run(&["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"]).output()?;
-        ensure!(api.status.success(), "go list: {}", String::from_utf8_lossy(&api.stderr));
-        let api = PathBuf::from(String::from_utf8(api.stdout)?.trim());
-        fs::write(bin.join("gateway-api-crds.yaml"), definitions(&api.join("config/crd/standard"))?)?;
+    }
+    if let Some((source, path, file)) = module.definitions {
+        // Of the version that go.mod names, unless the source does.
+        let downloaded = run(&["mod", "download", "-json", source]).output()?;
+        ensure!(
+            downloaded.status.success(),
+            "go mod download: {}",
+            String::from_utf8_lossy(&downloaded.stdout)
+        );
+        let downloaded: serde_json::Value = serde_json::from_slice(&downloaded.stdout)?;
+        let directory = downloaded["Dir"].as_str().context("go mod download says where it is")?;
+        fs::write(bin.join(file), definitions(&Path::new(directory).join(path))?)?;
     }
     Ok(())
 }
 
-/// The definitions of the API's objects, as one file.
-fn definitions(directory: &Path) -> Result<String> {
-    let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+/// A file, or those of a directory as one.
+fn definitions(path: &Path) -> Result<String> {
+    if path.is_file() {
+        return Ok(fs::read_to_string(path)?);
+    }
+    let entries = fs::read_dir(path).with_context(|| path.display().to_string())?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     let texts = files.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;

@@ -7,6 +7,7 @@ mod circles;
 mod cluster;
 mod demo;
 mod ebpf;
+mod manifests;
 mod mirror;
 mod mysql;
 mod peers;
@@ -39,6 +40,7 @@ enum Command {
     Demo(demo::Args),
     Cluster(cluster::Args),
     Conformance(cluster::ConformanceArgs),
+    Manifests(manifests::Args),
     Test(test::Args),
     VmTest(vm_test::Args),
     Circles(circles::Args),
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Conformance(args) => cluster::conformance(&args),
+        Command::Manifests(args) => manifests::run(&args),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm_test::run(&args),
         Command::Circles(args) => circles::run(&args),

@@ -259,6 +259,12 @@ impl Control {
         if let Some(thread) = self.log_thread {
             let _ = thread.join();
         }
+        // Still to be asked, in a pod: if it ended by itself, the kubelet would start the program again, which would take over
+        // from its heir.
+        if may_be_asked && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            tracing::info!("nothing is left to do; waiting until the pod ends");
+            stop.asked().await;
+        }
         tracing::info!("stopped");
         Ok(())
     }

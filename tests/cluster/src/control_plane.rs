@@ -84,6 +84,13 @@ impl ControlPlane {
         Ok(command)
     }
 
+    /// A `helm` of an administrator.
+    pub fn helm(&self) -> Result<Command> {
+        let mut command = self.ns.command(programs::path("helm")?);
+        command.env_clear().env("HOME", self.files.path()).env("KUBECONFIG", self.kubeconfig());
+        Ok(command)
+    }
+
     /// Starts the API server with the data there is, and waits until it is ready.
     pub fn start_api_server(&mut self) -> Result<()> {
         let mut command = self.ns.command(programs::path("kube-apiserver")?);

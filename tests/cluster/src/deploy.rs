@@ -1,20 +1,101 @@
-//! The gateway in the cluster, by the manifests that users apply.
+//! The gateway in the cluster, by the manifests and the Helm chart that users apply.
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::Command;
 
-use crate::Cluster;
+use anyhow::{Context, Result, ensure};
+use snisplice_tests::TempDir;
+use snisplice_tests::process::checked_output;
+
+use crate::{Cluster, feed, programs};
 
 /// A configuration whose listeners bind on the nodes' own addresses.
 pub const NODE_MODE: &str = "mode = \"node\"\n";
 
+/// Where the gateway is in a cluster.
+pub const NAMESPACE: &str = "snisplice-system";
+
+/// deploy/kubernetes.yaml.
+pub const MANIFESTS: &str = include_str!("../../../deploy/kubernetes.yaml");
+
 /// Runs the gateway on every node, by `deploy/kubernetes.yaml`, with these lines below `[gateway_api]`; waits until it is
 /// ready everywhere.
 pub fn gateway(cluster: &Cluster, gateway_api: &str) -> Result<()> {
-    let manifests = include_str!("../../../deploy/kubernetes.yaml");
     let (before, after) =
-        manifests.split_once("    mode = \"node\"\n").context("the mode of the manifests")?;
+        MANIFESTS.split_once("    mode = \"node\"\n").context("the mode of the manifests")?;
     let lines: String = gateway_api.lines().map(|line| format!("    {line}\n")).collect();
     cluster.apply(&format!("{before}{lines}{after}"))?;
-    cluster.kubectl("rollout status --namespace snisplice-system daemonset/snisplice --timeout=60s")?;
+    rolled_out(cluster)
+}
+
+/// Waits until every node has the gateway as it is wanted now.
+pub fn rolled_out(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&format!("rollout status --namespace {NAMESPACE} daemonset/snisplice --timeout=120s"))?;
     Ok(())
+}
+
+/// `helm install` or `helm upgrade` of the chart with these values (YAML); waits until the gateway is ready everywhere. What
+/// Helm tells the user.
+pub fn helm(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
+    let mut helm = cluster.control_plane.helm()?;
+    helm.args([action, "snisplice"]).arg(chart());
+    helm.args(["--namespace", NAMESPACE, "--create-namespace", "--values", "-"]);
+    let told = feed(&mut helm, values)?;
+    rolled_out(cluster)?;
+    Ok(told)
+}
+
+/// What stands before the chart's own in deploy/kubernetes.yaml: Helm makes the namespace by itself.
+const HEADER: &str = "\
+# snisplice on every node of a cluster: what the chart in deploy/helm/snisplice makes of its default values. Change it there;
+# `cargo xtask manifests` writes this file. The Gateway API's definitions come first:
+#   kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: snisplice-system
+  labels:
+    # hostNetwork and hostPath.
+    pod-security.kubernetes.io/enforce: privileged
+";
+
+/// What deploy/kubernetes.yaml has to be.
+pub fn manifests() -> Result<String> {
+    Ok(HEADER.to_owned() + &render("")?)
+}
+
+/// The manifests that the chart makes of these values (YAML); an error if it refuses them.
+pub fn render(values: &str) -> Result<String> {
+    let files = TempDir::new()?;
+    let mut helm = local_helm(&files)?;
+    helm.args(["template", "snisplice"]).arg(chart()).args(["--namespace", NAMESPACE, "--values", "-"]);
+    feed(&mut helm, values)
+}
+
+/// `helm lint`, for which warnings are errors.
+pub fn lint() -> Result<String> {
+    let files = TempDir::new()?;
+    checked_output(local_helm(&files)?.args(["lint", "--strict"]).arg(chart()))
+}
+
+/// A Helm that knows no cluster.
+fn local_helm(files: &TempDir) -> Result<Command> {
+    let mut helm = Command::new(programs::path("helm")?);
+    // What it keeps is nobody else's.
+    helm.env_clear().env("HOME", files.path());
+    Ok(helm)
+}
+
+fn chart() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/snisplice"))
+}
+
+/// The configuration file in rendered manifests.
+pub fn configuration(manifests: &str) -> Result<String> {
+    const INDENT: &str = "    ";
+    let (_, after) = manifests.split_once("\n  snisplice.toml: |\n").context("the ConfigMap")?;
+    let lines = after.lines().take_while(|line| line.is_empty() || line.starts_with(INDENT));
+    let text: Vec<&str> = lines.map(|line| line.strip_prefix(INDENT).unwrap_or(line)).collect();
+    ensure!(!text.is_empty(), "an empty ConfigMap");
+    Ok(text.join("\n") + "\n")
 }

@@ -13,7 +13,7 @@ mod runtime;
 pub mod scheduler;
 
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use snisplice_tests::eventually;
@@ -58,13 +58,9 @@ impl Cluster {
 
     /// Applies manifests.
     pub fn apply(&self, manifests: &str) -> Result<()> {
-        let mut command = self.control_plane.kubectl()?;
-        command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        child.stdin.take().context("it is piped")?.write_all(manifests.as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        let mut kubectl = self.control_plane.kubectl()?;
+        kubectl.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
+        feed(&mut kubectl, manifests).map(drop)
     }
 
     /// Installs the Gateway API's objects (the standard channel), and waits until the API server serves them.
@@ -74,4 +70,15 @@ impl Cluster {
         self.kubectl("wait crd --all --for=condition=Established --timeout=60s")?;
         Ok(())
     }
+}
+
+/// Runs a command with this as its standard input: its standard output, or an error with what it said.
+pub fn feed(command: &mut Command, input: &str) -> Result<String> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // An error: it did not read to the end, and says why.
+    let _ = child.stdin.take().context("it is piped")?.write_all(input.as_bytes());
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -37,6 +37,7 @@ pub fn of_image(image: &str) -> Option<PathBuf> {
     let name = image.split('@').next()?.rsplit('/').next()?.split(':').next()?;
     match name {
         "snisplice" => snisplice_tests::gateway::binary().ok(),
+        "redis" => snisplice_tests::process::find_program("redis-server"),
         name => path(name).ok().or_else(|| snisplice_tests::process::find_program(name)),
     }
 }

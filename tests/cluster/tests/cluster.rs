@@ -123,3 +123,33 @@ spec:
     cluster.kubectl("delete pod reader --timeout=30s")?;
     Ok(())
 }
+
+#[test]
+fn a_program_that_hangs_is_asked_to_end_and_started_again() -> Result<()> {
+    require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    let cluster = Cluster::start(1)?;
+    cluster.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: hanging, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 5
+  containers:
+    - name: hanging
+      image: bash
+      command: [bash, -c]
+      args: ["trap 'echo asked to end; exit 0' TERM; sleep 1; touch /tmp/up; while :; do sleep 0.1; done"]
+      startupProbe: {exec: {command: [test, -f, /tmp/up]}, periodSeconds: 1, failureThreshold: 60}
+      livenessProbe: {exec: {command: [test, "!", -f, /tmp/up]}, periodSeconds: 1, failureThreshold: 1}
+"#,
+    )?;
+    eventually("the program to be started again", || {
+        let status = cluster.kubectl("get pod hanging -o jsonpath={.status.containerStatuses[0]}").ok()?;
+        let status: serde_json::Value = serde_json::from_str(&status).ok()?;
+        status["restartCount"].as_u64().filter(|count| *count > 0)
+    })?;
+    let log = cluster.kubectl("logs hanging")?;
+    ensure!(log.contains("asked to end"), "the log: {log}");
+    Ok(())
+}

@@ -97,10 +97,15 @@ impl Running {
                 script += "mount -o remount,bind,ro \"$at\"\n";
             }
         }
-        script += "exec chroot root setpriv --bounding-set=\"$1\" sh -c 'cd \"$1\"; shift; exec \"$@\"' sh \"$2\" \"${@:3}\"\n";
+        let security = Security::of(pod, container);
+        if security.read_only_root {
+            script += "mount -o remount,bind,ro root\n";
+        }
+        script += &format!("exec chroot root setpriv {} ", security.setpriv().join(" "));
+        script += "sh -c 'cd \"$1\"; shift; exec \"$@\"' sh \"$@\"\n";
 
         let mut command = sandbox.ns.command("unshare");
-        command.args(["--mount", "bash", "-c", &script, "bash", &capabilities(container)]);
+        command.args(["--mount", "bash", "-c", &script, "bash"]);
         command.arg(container.working_dir.as_deref().unwrap_or("/"));
         match container.command.as_deref() {
             None | Some([]) => command.arg(&program),
@@ -173,13 +178,41 @@ fn keep(mut lines: impl std::io::BufRead, mut log: File) {
     }
 }
 
-/// The bounding set for setpriv(1).
-fn capabilities(container: &v1::Container) -> String {
-    let security = container.security_context.as_ref();
-    if security.and_then(|security| security.privileged) == Some(true) {
-        return "+all".into();
+/// What a container's `securityContext` asks for, or its pod's. No seccomp: that is a container runtime's.
+struct Security {
+    /// For the bounding set of setpriv(1).
+    capabilities: String,
+    no_new_privileges: bool,
+    read_only_root: bool,
+    user: Option<i64>,
+}
+
+impl Security {
+    fn of(pod: &Pod, container: &v1::Container) -> Self {
+        let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let own = container.security_context.clone().unwrap_or_default();
+        Self {
+            capabilities: match own.privileged {
+                Some(true) => "+all".into(),
+                _ => capabilities(own.capabilities.as_ref()),
+            },
+            no_new_privileges: own.allow_privilege_escalation == Some(false),
+            read_only_root: own.read_only_root_filesystem == Some(true),
+            user: own.run_as_user.or_else(|| of_pod?.run_as_user),
+        }
     }
-    let asked = security.and_then(|security| security.capabilities.as_ref());
+
+    /// Options of setpriv(1).
+    fn setpriv(&self) -> Vec<String> {
+        let mut options = vec![format!("--bounding-set={}", self.capabilities)];
+        options.extend(self.no_new_privileges.then(|| "--no-new-privs".to_owned()));
+        options.extend(self.user.iter().map(|user| format!("--reuid={user} --clear-groups")));
+        options
+    }
+}
+
+/// What Docker and containerd give by themselves, and what is asked for.
+fn capabilities(asked: Option<&v1::Capabilities>) -> String {
     let drop: Vec<String> = words(asked.and_then(|asked| asked.drop.as_ref()));
     let add = words(asked.and_then(|asked| asked.add.as_ref()));
     let kept = DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned());
@@ -230,22 +263,34 @@ pub(super) fn pod_field(pod: &Pod, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{Capabilities, SecurityContext};
+    use k8s_openapi::api::core::v1::{Capabilities, PodSecurityContext, PodSpec, SecurityContext};
 
     #[test]
     fn a_container_gets_the_capabilities_it_asks_for_and_no_other() {
         let asks = |add: &[&str], drop: &[&str]| {
             let list = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
-            let capabilities = Some(Capabilities { add: list(add), drop: list(drop) });
-            let security_context = Some(SecurityContext { capabilities, ..Default::default() });
-            capabilities_of(v1::Container { security_context, ..Default::default() })
+            capabilities(Some(&Capabilities { add: list(add), drop: list(drop) }))
         };
         assert_eq!(asks(&["NET_ADMIN", "BPF"], &["ALL"]), "-all,+net_admin,+bpf");
         assert!(asks(&[], &["NET_RAW"]).contains("+net_bind_service"));
         assert!(!asks(&[], &["NET_RAW"]).contains("net_raw"));
     }
 
-    fn capabilities_of(container: v1::Container) -> String {
-        capabilities(&container)
+    #[test]
+    fn a_container_has_the_last_word_before_its_pod() {
+        let security_context =
+            Some(PodSecurityContext { run_as_user: Some(999), ..PodSecurityContext::default() });
+        let spec = Some(PodSpec { security_context, ..PodSpec::default() });
+        let pod = Pod { spec, ..Pod::default() };
+        let own = SecurityContext {
+            allow_privilege_escalation: Some(false),
+            privileged: Some(true),
+            run_as_user: Some(0),
+            ..SecurityContext::default()
+        };
+        let own = v1::Container { security_context: Some(own), ..v1::Container::default() };
+        let options = Security::of(&pod, &own).setpriv();
+        assert_eq!(options, ["--bounding-set=+all", "--no-new-privs", "--reuid=0 --clear-groups"]);
+        assert_eq!(Security::of(&pod, &v1::Container::default()).user, Some(999));
     }
 }

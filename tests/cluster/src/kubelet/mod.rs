@@ -1,9 +1,10 @@
 //! A kubelet small enough to read: it runs each pod as processes in a network namespace.
 //!
-//! What it has: readiness and liveness probes, restarts with back-off, `preStop` and the grace period, volumes
+//! What it has: startup, readiness and liveness probes, restarts with back-off, `preStop` and the grace period, volumes
 //! (`configMap`, `secret`, `projected` with service-account tokens, `downwardAPI`, `emptyDir`, `hostPath`) that follow their
-//! objects, capabilities, `hostNetwork`, both families, logs. What it has not: images (a program of this machine stands in
-//! for each, see [`crate::programs`]), init containers, limits of resources, `exec` and `attach`.
+//! objects, capabilities, users, a read-only root, `hostNetwork`, both families, logs. What it has not: images (a program of
+//! this machine stands in for each, see [`crate::programs`]), seccomp, init containers, limits of resources, `exec` and
+//! `attach`.
 
 mod container;
 mod logs;

@@ -26,7 +26,7 @@ use super::{status, volumes};
 const TURN: Duration = Duration::from_millis(100);
 /// How often volumes follow the objects they come from.
 const RENEW: Duration = Duration::from_secs(5);
-/// The pause before a container is started again; it doubles up to [`LONGEST_PAUSE`].
+/// The pause before a container is started again for the second time; it doubles up to [`LONGEST_PAUSE`]. The first time there is none.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -93,8 +93,10 @@ impl Life {
             restarts: 0,
             last_exit: None,
             refused: None,
+            startup: None,
             readiness: None,
             liveness: None,
+            kill_at: None,
             again_at: Instant::now(),
         };
         self.places = spec.containers.iter().map(place).collect();
@@ -150,7 +152,10 @@ impl Life {
                 place.running = None;
                 place.ready = false;
                 place.last_exit = Some(exit);
-                let pause = FIRST_PAUSE * 2_u32.saturating_pow(place.restarts.cast_unsigned().min(8));
+                let pause = match place.restarts {
+                    0 => Duration::ZERO,
+                    again => FIRST_PAUSE * 2_u32.saturating_pow(again.cast_unsigned().min(8) - 1),
+                };
                 place.again_at = Instant::now() + pause.min(LONGEST_PAUSE);
             }
             let Some(running) = &place.running else {
@@ -161,9 +166,11 @@ impl Life {
                 match Running::start(sandbox, &self.pod, &place.container, volumes, &name(&place.container)) {
                     Ok(running) => {
                         place.started = Some(Timestamp::now());
+                        place.kill_at = None;
+                        place.startup = place.container.startup_probe.as_ref().map(Prober::new);
                         place.readiness = place.container.readiness_probe.as_ref().map(Prober::new);
                         place.liveness = place.container.liveness_probe.as_ref().map(Prober::new);
-                        place.ready = place.readiness.is_none();
+                        place.ready = place.startup.is_none() && place.readiness.is_none();
                         place.refused = None;
                         place.running = Some(running);
                     }
@@ -175,15 +182,30 @@ impl Life {
                 continue;
             };
             let target = Target { address: sandbox.addresses[0], container: &place.container, running };
-            if let Some(prober) = &mut place.readiness
-                && let Some(ready) = prober.turn(&target).await
-            {
-                place.ready = ready;
-            }
-            if let Some(prober) = &mut place.liveness
-                && prober.turn(&target).await == Some(false)
-            {
+            if place.kill_at.is_some_and(|at| at <= Instant::now()) {
                 running.signal(Signal::SIGKILL);
+            }
+            let lives = if let Some(prober) = &mut place.startup {
+                let started = prober.turn(&target).await;
+                if started == Some(true) {
+                    place.startup = None;
+                    place.ready = place.readiness.is_none();
+                }
+                started
+            } else {
+                if let Some(prober) = &mut place.readiness
+                    && let Some(ready) = prober.turn(&target).await
+                {
+                    place.ready = ready;
+                }
+                match &mut place.liveness {
+                    Some(prober) => prober.turn(&target).await,
+                    None => None,
+                }
+            };
+            if lives == Some(false) && place.kill_at.is_none() {
+                running.signal(Signal::SIGTERM);
+                place.kill_at = Some(Instant::now() + grace(spec.termination_grace_period_seconds));
             }
         }
         Ok(())
@@ -191,9 +213,8 @@ impl Life {
 
     /// Runs the hooks, asks the programs to end, kills them after the grace period, and lets the API server forget the pod.
     async fn end(&mut self, spec: &PodSpec, sandbox: &Sandbox, addresses: &[String]) -> Result<()> {
-        let grace = self.changes.borrow().metadata.deletion_grace_period_seconds;
-        let grace = grace.or(spec.termination_grace_period_seconds).unwrap_or(30).max(0);
-        let deadline = Instant::now() + Duration::from_secs(grace.cast_unsigned());
+        let asked = self.changes.borrow().metadata.deletion_grace_period_seconds;
+        let deadline = Instant::now() + grace(asked.or(spec.termination_grace_period_seconds));
         for place in &self.places {
             let Some(running) = &place.running else { continue };
             let hook = place.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
@@ -274,4 +295,9 @@ impl Life {
             self.written = status;
         }
     }
+}
+
+/// How long a program may take to end.
+fn grace(seconds: Option<i64>) -> Duration {
+    Duration::from_secs(seconds.unwrap_or(30).max(0).cast_unsigned())
 }

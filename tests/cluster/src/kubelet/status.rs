@@ -87,7 +87,7 @@ fn container(place: &Place, over: bool) -> ContainerStatus {
         image,
         container_id: Some("namespaces://".into()),
         ready: place.ready,
-        started: Some(place.running.is_some()),
+        started: Some(place.has_started()),
         restart_count: place.restarts,
         last_state: (place.last_exit.is_some() && !over).then(|| ended(place)),
         state: Some(state),
