@@ -41,6 +41,8 @@ pub struct Settings {
     pub addresses: Vec<RangeInclusive<IpAddr>>,
     /// Services of type ExternalName are followed.
     pub external_names: bool,
+    /// Auto-passthrough listeners are served.
+    pub auto_passthrough: bool,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
 }
@@ -73,6 +75,7 @@ impl Default for Settings {
             attach: Attach::Device("lo".into()),
             addresses: Vec::new(),
             external_names: false,
+            auto_passthrough: false,
             namespaces: Vec::new(),
         }
     }
