@@ -1,5 +1,8 @@
 //! The gateway in the cluster, by the manifests that users apply.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
 use anyhow::{Context, Result};
 
 use crate::Cluster;
@@ -17,4 +20,16 @@ pub fn gateway(cluster: &Cluster, gateway_api: &str) -> Result<()> {
     cluster.apply(&format!("{before}{lines}{after}"))?;
     cluster.kubectl("rollout status --namespace snisplice-system daemonset/snisplice --timeout=60s")?;
     Ok(())
+}
+
+/// The gateway's process on a node; the first is 0.
+pub fn process(cluster: &Cluster, node: usize) -> Option<u32> {
+    let inode = |path: String| fs::metadata(path).ok().map(|file| file.ino());
+    let ours = inode(cluster.network.nodes[node].ns.path())?;
+    let pids =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids = pids.filter(|pid| inode(format!("/proc/{pid}/ns/net")) == Some(ours));
+    pids.find(|pid| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "snisplice")
+    })
 }

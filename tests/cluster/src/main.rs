@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use snisplice_cluster::{Cluster, conformance, deploy};
+use snisplice_cluster::{Cluster, conformance, deploy, figures};
 use snisplice_tests::interrupt::{interrupted, watch_for_interrupts};
 
 /// A Kubernetes cluster on this machine: a real control plane, nodes that are network namespaces.
@@ -28,12 +28,15 @@ enum Command {
     },
     /// Run the Gateway API's conformance suite in it.
     Conformance(conformance::Args),
+    /// Measure the gateway with thousands of routes.
+    Figures(figures::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = watch_for_interrupts().and_then(|()| match Args::parse().command {
         Command::Up { nodes, bare } => up(nodes, bare),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Figures(args) => figures::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
