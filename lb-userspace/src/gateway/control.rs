@@ -38,10 +38,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
-/// After how long a port that the system has refused is asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// After how long a port that the system has refused is asked for again, and objects are tried again that could not be looked at.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often a stopping gateway checks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
@@ -476,10 +476,11 @@ impl Stop {
     }
 }
 
-/// Returns when the objects have changed, or are to be tried again, or a port that one of them could not have is to be asked for again.
+/// Returns when the objects have changed, or are to be tried again, or a port that one of them could not have is to be asked for
+/// again.
 async fn changed_objects(watched: &mut Option<Watched>, source: &Source) {
-    if source.as_ref().is_some_and(|(_, objects)| objects.is_unfinished()) {
-        return sleep(ASK_AGAIN).await;
+    if let Some(at) = source.as_ref().and_then(|(_, objects)| objects.again_at()) {
+        return sleep_until(at).await;
     }
     let lacks_ports = source.as_ref().is_some_and(|(_, objects)| objects.lacks_ports());
     tokio::select! {

@@ -1,6 +1,7 @@
 //! Objects of the Gateway API: where they come from, what they make together with the file, and what is said of them.
 
 use super::Fault;
+use super::control::ASK_AGAIN;
 use super::shown::Shown;
 use crate::accept::{Bind, listen};
 use crate::config::gateway_api::{
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// The objects of one source.
 pub(crate) struct Objects {
@@ -38,8 +40,8 @@ pub(crate) struct Objects {
     attached: Option<Attached>,
     /// Nothing was read yet.
     is_new: bool,
-    /// Something went wrong that had nothing to do with what they say: they are to be tried again.
-    is_unfinished: bool,
+    /// Something went wrong that had nothing to do with what they say: when they are to be tried again.
+    again_at: Option<Instant>,
 }
 
 /// What objects make, besides the configuration.
@@ -105,7 +107,7 @@ impl Objects {
             failed: BTreeMap::new(),
             attached,
             is_new: true,
-            is_unfinished: false,
+            again_at: None,
         };
         objects.stand_back(config);
         Some(objects)
@@ -125,7 +127,7 @@ impl Objects {
     /// Reads what the source has now. What was read, and what that asks for.
     pub(crate) fn read(&mut self) -> (Sources, Change) {
         let read = self.read_source();
-        self.is_unfinished = false;
+        self.again_at = None;
         read
     }
 
@@ -232,12 +234,12 @@ impl Objects {
         self.give_up();
         self.index = Index::new(self.settings.clone());
         self.is_new = true;
-        self.is_unfinished = true;
+        self.again_at = Some(Instant::now() + ASK_AGAIN);
     }
 
-    /// Whether they are to be tried again though nothing has changed.
-    pub(crate) fn is_unfinished(&self) -> bool {
-        self.is_unfinished
+    /// When they are to be tried again though nothing has changed.
+    pub(crate) fn again_at(&self) -> Option<Instant> {
+        self.again_at
     }
 
     fn tell(&self) {

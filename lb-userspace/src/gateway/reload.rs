@@ -196,7 +196,7 @@ impl Control {
     /// configuration.
     pub(super) async fn follow_objects(&mut self) {
         let Some((file, objects)) = self.source.take() else { return };
-        let is_again = objects.is_unfinished();
+        let is_again = objects.again_at().is_some();
         let (mut objects, read) = lend_aside(objects, |objects| (objects.read(), ())).await;
         let (sources, change) = match read {
             Ok(read) => read,

@@ -30,9 +30,10 @@ struct Served {
 
 impl Serves {
     pub(super) fn of(statuses: &Statuses, lacking: &Lacking) -> Self {
+        let first = Key::new(Kind::Gateway, "", "");
+        let is_one = |(key, _): &(&Key, &Status)| matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
         let of_one = |(key, status): (&Key, &Status)| {
-            let is_one = matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
-            let generation = status.generation().filter(|_| is_one)?;
+            let generation = status.generation()?;
             let lacks = lacking.get(key).into_iter().flatten();
             let lacks = lacks.map(|(name, why)| (name.clone(), bounded(why))).collect();
             Some((key.to_string(), Served { generation, lacks }))
@@ -45,7 +46,8 @@ impl Serves {
             left = left.saturating_sub(size);
             left > 0
         };
-        Self(statuses.iter().filter_map(of_one).take_while(fits).collect())
+        let ours = statuses.range(first..).take_while(is_one);
+        Self(ours.filter_map(of_one).take_while(fits).collect())
     }
 
     /// As an annotation has it.

@@ -60,7 +60,9 @@ impl Writer {
     pub(super) async fn run(mut self) {
         let memory = Mutex::new(Memory::default());
         let mut due: BTreeSet<Key> = BTreeSet::new();
-        // Where a look at everything is due: after a build, and when this process begins to write.
+        // What was wanted when it was last looked at.
+        let mut looked_at = Arc::new(Statuses::new());
+        // A look at everything is due: this process begins to write.
         let mut all_due = true;
         loop {
             let next = {
@@ -70,7 +72,7 @@ impl Writer {
                 soonest.unwrap_or_else(|| Instant::now() + LONGEST_PAUSE)
             };
             tokio::select! {
-                Ok(()) = self.wanted.changed() => all_due = true,
+                Ok(()) = self.wanted.changed() => {}
                 Ok(()) = self.leads.changed() => all_due = true,
                 Ok(()) = self.heard.changed() => due.extend(self.of_all_nodes()),
                 () = self.store.touched.notified() => {}
@@ -81,9 +83,11 @@ impl Writer {
                 continue;
             }
             let wanted = self.wanted.borrow_and_update().clone();
-            if std::mem::take(&mut all_due) {
-                due.extend(self.everything());
+            match std::mem::take(&mut all_due) {
+                true => due.extend(self.everything()),
+                false => due.extend(differing(&looked_at, &wanted)),
             }
+            looked_at = wanted.clone();
             let now = Instant::now();
             let is_ready = |key: &Key| {
                 let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,6 +305,16 @@ impl Writer {
     }
 }
 
+/// The objects of which something else is wanted than before.
+fn differing(before: &Arc<Statuses>, wanted: &Arc<Statuses>) -> Vec<Key> {
+    if Arc::ptr_eq(before, wanted) {
+        return Vec::new();
+    }
+    let changed = wanted.iter().filter(|(key, status)| before.get(key) != Some(status));
+    let gone = before.keys().filter(|key| !wanted.contains_key(key));
+    changed.map(|(key, _)| key).chain(gone).cloned().collect()
+}
+
 fn note_pause(memory: &Mutex<Memory>, key: &Key) {
     let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Instant::now();
@@ -329,4 +343,26 @@ fn without_times(mut status: Value) -> Value {
     }
     strip(&mut status);
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::gateway_api::RouteStatus;
+
+    #[test]
+    fn only_what_has_changed_is_looked_at_again() {
+        let status = || Status::Route(RouteStatus { parents: vec![] });
+        let key = |name: &str| Key::new(Kind::TlsRoute, "db", name);
+        let class = Status::Class(crate::config::gateway_api::ClassStatus {
+            conditions: vec![],
+            supported_features: vec![],
+        });
+        let before: Arc<Statuses> =
+            Arc::new(["same", "other", "gone"].map(|name| (key(name), status())).into());
+        let after = [(key("same"), status()), (key("other"), class), (key("new"), status())];
+        let found = differing(&before, &Arc::new(after.into()));
+        assert_eq!(found, [key("new"), key("other"), key("gone")]);
+        assert_eq!(differing(&before, &before), []);
+    }
 }
