@@ -14,7 +14,6 @@ pub(super) fn aside(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         // If the system does not allow it, the work is as important as all else.
         let _ = rustix::process::nice(YIELDS);
         work();
-        give_back_memory();
     };
     thread::Builder::new().name("aside".into()).spawn(run).map(drop)
 }
@@ -44,6 +43,16 @@ pub(super) async fn lend_aside<S: Send + 'static, T: Send + 'static, Rest>(
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };
     (lock(&lent).take().expect("only this takes it"), made)
+}
+
+/// Something large: when it is dropped, its memory goes back to the system.
+pub(super) struct Large<T>(pub(super) Option<T>);
+
+impl<T> Drop for Large<T> {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        give_back_memory();
+    }
 }
 
 /// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100

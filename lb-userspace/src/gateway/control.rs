@@ -1,6 +1,6 @@
 //! The control side: start, reload, stop.
 
-use super::aside::aside;
+use super::aside::{Large, aside};
 use super::objects::Objects;
 use super::removed::Removed;
 use super::report::AdminSide;
@@ -245,7 +245,7 @@ impl Control {
         );
         tell_manager(NotifyState::Ready);
         // Very many routes are not to be there twice; nobody is to wait until they are gone.
-        aside(move || drop(config)).context("cannot start a thread")?;
+        aside(move || drop(Large(Some(config)))).context("cannot start a thread")?;
         loop {
             tokio::select! {
                 () = stop.asked() => break,

@@ -1,6 +1,6 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::aside::{aside, lend_aside};
+use super::aside::{Large, aside, lend_aside};
 use super::control::{Control, open};
 use super::objects::Objects;
 use super::source::{Source, What};
@@ -244,7 +244,7 @@ impl Control {
         let unused = self.removed.look(&self.gateway);
         // Not here: it takes as long as to build them.
         if !unused.is_empty()
-            && let Err(error) = aside(move || drop(unused))
+            && let Err(error) = aside(move || drop(Large(Some(unused))))
         {
             tracing::warn!(%error, "cannot start a thread");
         }
@@ -280,7 +280,7 @@ fn build(
     followed: Option<Arc<ApiServer>>,
     lacked: Option<Fault>,
     old: &Snapshot,
-) -> (Outcome, Option<Config>) {
+) -> (Outcome, Large<Config>) {
     let (checked, read) = check(what, path, source, followed, lacked);
     let mut made_of = None;
     let built = checked.and_then(|(config, warnings)| {
@@ -290,7 +290,7 @@ fn build(
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
         Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    ((built, read), made_of)
+    ((built, read), Large(made_of))
 }
 
 /// A configuration and what is odd about its file, or why there is none.
