@@ -22,6 +22,10 @@ pub(crate) struct Args {
     #[arg(long)]
     build: bool,
 
+    /// Measure instead: time, CPU and memory with thousands of routes, of the gateway as it is released.
+    #[arg(long)]
+    figures: bool,
+
     /// Arguments of the cluster itself; `-- --help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -42,10 +46,21 @@ pub(crate) struct ConformanceArgs {
 const PATIENCE: Duration = Duration::from_secs(18 * 60);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+<<<<<<< HEAD
     match args.build {
         true => build_programs(MODULES, None),
         false => run_cluster("up", &args.args),
+=======
+    if args.build {
+        return build_programs(None);
+>>>>>>> tenants
     }
+    if !args.figures {
+        return run_cluster("up", &args.args);
+    }
+    steps::show(&mut steps::cargo(&["build", "--release", "--package", "snisplice"]))?;
+    let mut cluster = cluster("figures", &args.args)?;
+    steps::show(cluster.env("SNISPLICE_BIN", steps::target_dir().join("release/snisplice")))
 }
 
 pub(crate) fn conformance(args: &ConformanceArgs) -> Result<()> {
@@ -79,6 +94,7 @@ pub(crate) fn build_helm() -> Result<()> {
 }
 
 fn run_cluster(command: &str, args: &[String]) -> Result<()> {
+<<<<<<< HEAD
     build_programs(MODULES, None)?;
     steps::show(Command::new(binary()?).arg(command).args(args))
 }
@@ -88,6 +104,20 @@ pub(crate) fn binary() -> Result<PathBuf> {
     let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];
     steps::show(&mut steps::cargo(&packages))?;
     Ok(steps::target_dir().join("debug/cluster"))
+=======
+    steps::show(&mut cluster(command, args)?)
+}
+
+/// Builds all that a command of the cluster needs.
+fn cluster(command: &str, args: &[String]) -> Result<Command> {
+    build_programs(None)?;
+    let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];
+    steps::show(&mut steps::cargo(&packages))?;
+    let debug = steps::target_dir().join("debug");
+    let mut cluster = Command::new(debug.join("cluster"));
+    cluster.arg(command).args(args);
+    Ok(cluster)
+>>>>>>> tenants
 }
 
 /// A Go module whose tools are programs of the cluster.

@@ -41,6 +41,10 @@ pub struct Status {
     /// Processes before this one that still carry connections; absent where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<Draining>,
+    /// Since when they are not those of the API server any more (RFC 3339): it does not answer. Absent: they are, or there is
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects_stale_since: Option<String>,
 }
 
 /// A process that was taken over.

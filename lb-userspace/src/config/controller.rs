@@ -41,6 +41,10 @@ pub struct Settings {
     pub addresses: Vec<RangeInclusive<IpAddr>>,
     /// Services of type ExternalName are followed.
     pub external_names: bool,
+    /// Auto-passthrough listeners are served.
+    pub auto_passthrough: bool,
+    /// On how many ports Gateways may listen together, each of an address counted by itself.
+    pub max_ports: usize,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
 }
@@ -73,6 +77,8 @@ impl Default for Settings {
             attach: Attach::Device("lo".into()),
             addresses: Vec::new(),
             external_names: false,
+            auto_passthrough: false,
+            max_ports: 1000,
             namespaces: Vec::new(),
         }
     }

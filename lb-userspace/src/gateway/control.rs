@@ -1,7 +1,7 @@
 //! The control side: start, reload, stop.
 
 use super::ReloadRequest;
-use super::aside::aside;
+use super::aside::{Large, aside};
 use super::removed::Removed;
 use super::report::AdminSide;
 use super::source::{Source, What};
@@ -29,10 +29,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
-/// After how long a port that the system has refused is asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// After how long a port that the system has refused is asked for again, and objects are tried again that could not be looked at.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often a stopping gateway checks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
@@ -73,7 +73,6 @@ impl Control {
     pub(super) async fn serve(mut self, config: Config, serves: impl FnOnce()) -> anyhow::Result<()> {
         self.serve_admin()?;
         if let Some((_, objects)) = &mut self.source {
-            objects.in_force();
             objects.connect().await?;
         }
         let mut hangup = signal(SignalKind::hangup())?;
@@ -91,7 +90,7 @@ impl Control {
         tell_manager(NotifyState::Ready);
         serves();
         // Very many routes are not to be there twice; nobody is to wait until they are gone.
-        aside(move || drop(config)).context("cannot start a thread")?;
+        aside(move || drop(Large(Some(config)))).context("cannot start a thread")?;
         let mut heir = None;
         let mut is_stopping = false;
         // While another process is about to take over, it has the listening sockets of this configuration.
@@ -296,8 +295,12 @@ impl Stop {
     }
 }
 
-/// Returns when the objects have changed, or a port that one of them could not have is to be asked for again.
+/// Returns when the objects have changed, or are to be tried again, or a port that one of them could not have is to be asked for
+/// again.
 async fn changed_objects(watched: &mut Option<Watched>, source: &Source) {
+    if let Some(at) = source.as_ref().and_then(|(_, objects)| objects.again_at()) {
+        return sleep_until(at).await;
+    }
     let lacks_ports = source.as_ref().is_some_and(|(_, objects)| objects.lacks_ports());
     tokio::select! {
         () = changed(watched) => {}

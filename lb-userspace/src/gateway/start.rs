@@ -183,7 +183,6 @@ impl Start<'_> {
             stopping: AtomicBool::new(false),
             reloads,
             objects: ArcSwap::default(),
-            awaits_objects: AtomicBool::new(false),
             elsewhere: elsewhere.clone(),
             successors,
         });
@@ -227,7 +226,7 @@ impl Start<'_> {
         let sweeper = gateway.packet().ok().map(|packet| Sweeper::start(packet.clone())).transpose()?;
         let watched = settings.fixed.watch.then(|| Watched::new(sources));
         let shared_socket = Some(socket.share().context("the admin socket")?);
-        let control = Control {
+        let mut control = Control {
             path: path.to_path_buf(),
             gateway,
             admin_side,
@@ -252,6 +251,9 @@ impl Start<'_> {
             sweeper,
         };
         control.hand_out(sockets);
+        if let Some((_, objects)) = &mut control.source {
+            objects.in_force();
+        }
         control.show_objects();
         Ok(control)
     }

@@ -39,6 +39,8 @@ struct Inner {
     awaited: HashSet<Scope>,
     /// Watches that fail.
     failing: HashSet<Scope>,
+    /// The API server does not answer.
+    is_away: bool,
     /// When the objects were last known to be those of the API server.
     fresh_at: Option<SystemTime>,
     /// Everything that no object names was listed once: before, what there is does not fit together.
@@ -47,6 +49,18 @@ struct Inner {
     version: u64,
     /// Something else has changed that counts: the addresses that Gateways have or may have.
     outside: bool,
+}
+
+impl Inner {
+    fn is_fresh(&self) -> bool {
+        self.awaited.is_empty() && self.failing.is_empty() && !self.is_away && self.complete
+    }
+
+    fn note_end_of_freshness(&mut self, was_fresh: bool) {
+        if was_fresh && !self.is_fresh() {
+            self.fresh_at = Some(SystemTime::now());
+        }
+    }
 }
 
 impl Store {
@@ -139,12 +153,21 @@ impl Store {
     /// Whether a watch works.
     pub(super) fn works(&self, scope: &Scope, works: bool) {
         let mut inner = self.lock();
+        let was_fresh = inner.is_fresh();
         if works {
             inner.failing.remove(scope);
-        } else if inner.failing.insert(scope.clone()) && inner.failing.len() == 1 && inner.awaited.is_empty()
-        {
-            inner.fresh_at = Some(SystemTime::now());
+        } else {
+            inner.failing.insert(scope.clone());
         }
+        inner.note_end_of_freshness(was_fresh);
+    }
+
+    /// Whether the API server answers: a watch may not notice for long that it does not.
+    pub(super) fn reaches(&self, answers: bool) {
+        let mut inner = self.lock();
+        let was_fresh = inner.is_fresh();
+        inner.is_away = !answers;
+        inner.note_end_of_freshness(was_fresh);
     }
 
     /// Another number after each change.
@@ -170,7 +193,7 @@ impl Store {
 
     pub(super) fn freshness(&self) -> Freshness {
         let inner = self.lock();
-        match inner.awaited.is_empty() && inner.failing.is_empty() && inner.complete {
+        match inner.is_fresh() {
             true => Freshness::Current,
             false => Freshness::Stale(inner.fresh_at),
         }
@@ -193,7 +216,11 @@ impl Store {
                 Some(Ok(Some(object))) => index.apply(object),
                 Some(Err(refusal)) => {
                     tracing::warn!("{key} is not taken: {refusal}");
-                    index.delete(key)
+                    let there = inner.objects.get(key).unwrap_or(&Value::Null);
+                    match Object::unread(key.clone(), there, refusal) {
+                        Some(object) => index.apply(object),
+                        None => index.delete(key),
+                    }
                 }
                 Some(Ok(None)) | None => index.delete(key),
             };

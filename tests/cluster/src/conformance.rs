@@ -15,6 +15,9 @@ pub struct Args {
     /// Profiles of the suite.
     #[arg(default_values_t = ["GATEWAY-TLS".to_owned(), "GATEWAY-TCP".to_owned()])]
     profiles: Vec<String>,
+    /// How many nodes have a gateway. The first gets the clients of all addresses; statuses are of all nodes.
+    #[arg(long, default_value_t = 1)]
+    nodes: u8,
     /// Only the test of this name; no report is written.
     #[arg(long)]
     run_test: Option<String>,
@@ -35,8 +38,7 @@ const UNUSABLE: &str = "203.0.113.1";
 /// Runs the suite in a cluster of its own; an error if a test failed.
 pub fn run(args: &Args) -> Result<()> {
     println!("Starting the cluster …");
-    // Of several nodes on one segment, only one can answer for an address that nobody announces.
-    let cluster = Cluster::start(1)?;
+    let cluster = Cluster::start(args.nodes)?;
     cluster.install_gateway_api()?;
     for range in ADDRESSES {
         cluster.network.route(range, &cluster.network.nodes[0])?;

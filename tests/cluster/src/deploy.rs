@@ -1,5 +1,7 @@
 //! The gateway in the cluster, by the manifests and the Helm chart that users apply.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -98,4 +100,16 @@ pub fn configuration(manifests: &str) -> Result<String> {
     let text: Vec<&str> = lines.map(|line| line.strip_prefix(INDENT).unwrap_or(line)).collect();
     ensure!(!text.is_empty(), "an empty ConfigMap");
     Ok(text.join("\n") + "\n")
+}
+
+/// The gateway's process on a node; the first is 0.
+pub fn process(cluster: &Cluster, node: usize) -> Option<u32> {
+    let inode = |path: String| fs::metadata(path).ok().map(|file| file.ino());
+    let ours = inode(cluster.network.nodes[node].ns.path())?;
+    let pids =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids = pids.filter(|pid| inode(format!("/proc/{pid}/ns/net")) == Some(ours));
+    pids.find(|pid| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "snisplice")
+    })
 }

@@ -6,6 +6,7 @@
 pub mod conformance;
 pub mod control_plane;
 pub mod deploy;
+pub mod figures;
 pub mod kubelet;
 pub mod network;
 pub mod programs;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use snisplice_cluster::{Cluster, conformance, deploy};
+use snisplice_cluster::{Cluster, conformance, deploy, figures};
 use snisplice_tests::interrupt::{interrupted, watch_for_interrupts};
 
 /// A Kubernetes cluster on this machine: a real control plane, nodes that are network namespaces.
@@ -31,6 +31,8 @@ enum Command {
     Manifests,
     /// Run the Gateway API's conformance suite in it.
     Conformance(conformance::Args),
+    /// Measure the gateway with thousands of routes.
+    Figures(figures::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Up { nodes, bare } => up(nodes, bare),
         Command::Manifests => deploy::manifests().map(|manifests| print!("{manifests}")),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Figures(args) => figures::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

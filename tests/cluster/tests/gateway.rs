@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use snisplice_cluster::{Cluster, deploy, programs};
+use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::{Authority, Leaf, eventually, require};
 
@@ -90,16 +90,91 @@ fn json(cluster: &Cluster, object: &str) -> Result<Value> {
     Ok(serde_json::from_str(&cluster.kubectl(&format!("get {object} -o json"))?)?)
 }
 
-/// The gateway's process on a node.
-fn process_on(cluster: &Cluster, node: usize) -> Option<u32> {
-    let inode = |path: String| fs::metadata(path).ok().map(|file| file.ino());
-    let ours = inode(cluster.network.nodes[node].ns.path())?;
-    let pids =
-        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut pids = pids.filter(|pid| inode(format!("/proc/{pid}/ns/net")) == Some(ours));
-    pids.find(|pid| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "snisplice")
-    })
+/// A route of the Gateway `edge` that leads to its own Service.
+fn circle() -> String {
+    r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: circle, namespace: default}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [circle.example.com]
+  rules: [{backendRefs: [{name: edge-snisplice, port: 6379}]}]
+"#
+    .to_owned()
+}
+
+/// What a node's gateway answers on its admin address.
+fn on_node(cluster: &Cluster, node: usize, path: &str) -> Result<String> {
+    let mut curl = cluster.network.nodes[node].ns.command("curl");
+    checked_output(curl.args(["-s", &format!("http://127.0.0.1:9900{path}")]))
+}
+
+/// `status --json` of a node's gateway.
+fn served_by(cluster: &Cluster, node: usize) -> Result<Value> {
+    Ok(serde_json::from_str(&on_node(cluster, node, "/status")?)?)
+}
+
+/// A condition of an object of the cluster: status, reason, message.
+fn condition(object: &Value, kind: &str) -> Option<(String, String, String)> {
+    let mut conditions = object["conditions"].as_array()?.iter();
+    let found = conditions.find(|each| each["type"] == kind)?;
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    Some((text("status"), text("reason"), text("message")))
+}
+
+#[test]
+fn statuses_are_of_all_nodes_and_of_what_cannot_be_read() -> Result<()> {
+    require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    let cluster = Cluster::start(2)?;
+    cluster.install_gateway_api()?;
+    deploy::gateway(&cluster, deploy::NODE_MODE)?;
+    // One node cannot give a port.
+    let node = &cluster.network.nodes[1];
+    let other = node.ns.run(|| std::net::TcpListener::bind("0.0.0.0:7001"))?;
+    let gateway = |name: &str, port: u16| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec: {{gatewayClassName: snisplice, listeners: [{{name: tcp, port: {port}, protocol: TCP}}]}}\n"
+        )
+    };
+    cluster.apply(&(gateway("free", 7000) + "---\n" + &gateway("taken", 7001)))?;
+    cluster.kubectl("wait --for=condition=Programmed gateway/free --timeout=60s")?;
+    let listener = |of: &dyn Fn(&(String, String, String)) -> bool| {
+        eventually("the status of the listener", || {
+            let there = json(&cluster, "gateway taken").ok()?;
+            condition(&there["status"]["listeners"][0], "Accepted").filter(|found| of(found))
+        })
+    };
+    let (_, reason, message) = listener(&|(status, ..)| status == "False")?;
+    ensure!(reason == "PortUnavailable" && message.starts_with("node-2: "), "{reason}: {message}");
+    ensure!(message.contains("already in use"), "{message}");
+    // The other node serves it all the same.
+    let first = cluster.network.nodes[0].addresses()[0];
+    cluster.network.client.run(|| std::net::TcpStream::connect((first, 7001)))?;
+    drop(other);
+    cluster.kubectl("wait --for=condition=Programmed gateway/taken --timeout=60s")?;
+
+    let class = json(&cluster, "gatewayclass snisplice")?;
+    let supported = condition(&class["status"], "SupportedVersion").context("the condition")?;
+    ensure!(supported.0 == "True", "{supported:?}");
+
+    // A definition that lets through what this gateway cannot read, as those of another channel do.
+    let patch =
+        r#"[{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/required"}]"#;
+    let mut kubectl = cluster.control_plane.kubectl()?;
+    kubectl.args(["patch", "crd", "tlsroutes.gateway.networking.k8s.io", "--type=json", "-p", patch]);
+    checked_output(&mut kubectl)?;
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: bare, namespace: default}\n\
+                 spec: {parentRefs: [{name: free}], rules: [{backendRefs: [{name: x, port: 1}]}]}\n";
+    eventually("the other definition to be in force", || cluster.apply(route).ok())?;
+    let (status, reason, message) = eventually("the status of the route", || {
+        let there = json(&cluster, "tlsroute bare").ok()?;
+        condition(&there["status"]["parents"][0], "Accepted")
+    })?;
+    ensure!((status.as_str(), reason.as_str()) == ("False", "UnsupportedValue"), "{status} {reason}");
+    ensure!(message == "spec.hostnames: a TLSRoute of version v1 has one at least", "{message}");
+    Ok(())
 }
 
 #[test]
@@ -164,18 +239,47 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     });
     renewal.with_context(|| cluster.kubectl("get gateway edge -o yaml").unwrap_or_default())?;
 
+    // A route to the Service of the Gateway itself would go from node to node without an end.
+    cluster.apply(&circle())?;
+    eventually("the circle's status", || {
+        let route = json(&cluster, "tlsroute circle").ok()?;
+        let conditions = route["status"]["parents"][0]["conditions"].as_array()?.clone();
+        conditions.iter().any(|each| each["type"] == "Accepted" && each["status"] == "True").then_some(())
+    })?;
+    let mut curl = cluster.network.client.command("curl");
+    let resolve = format!("circle.example.com:6379:{}", addresses[0]);
+    let curl =
+        curl.args(["-sk", "--max-time", "5", "--resolve", &resolve, "https://circle.example.com:6379/"]);
+    let ended = curl.output()?.status.code();
+    // 28: still open after five seconds. Refused ones are closed at once.
+    ensure!(ended != Some(28) && ended != Some(0), "curl ended with {ended:?}");
+    let served = served_by(&cluster, 0)?;
+    ensure!(served["pools"].to_string().contains("default.edge-snisplice:6379"), "{served}");
+    let circle = served["pools"].as_array().into_iter().flatten();
+    let circle = circle.filter(|pool| pool["name"] == "default.edge-snisplice:6379");
+    ensure!(circle.clone().all(|pool| pool["servers"] == serde_json::json!([])), "{served}");
+
     // The last objects are kept every ten seconds.
     std::thread::sleep(std::time::Duration::from_secs(11));
+    ensure!(served_by(&cluster, 0)?.get("objects_stale_since").is_none(), "the objects are stale");
     cluster.control_plane.stop_api_server()?;
     for address in &addresses {
         answers(&cluster, &authority, *address)?;
     }
-    let before = process_on(&cluster, 0).context("the gateway's process")?;
+    let since = eventually("the objects to be stale", || {
+        served_by(&cluster, 0).ok()?["objects_stale_since"].as_str().map(str::to_owned)
+    })?;
+    let ready = on_node(&cluster, 0, "/readyz")?;
+    ensure!(
+        ready == format!("ready\nthe API server does not answer: objects are those of {since}\n"),
+        "{ready}"
+    );
+    let before = deploy::process(&cluster, 0).context("the gateway's process")?;
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(before.cast_signed()),
         nix::sys::signal::Signal::SIGKILL,
     )?;
-    eventually("another process", || process_on(&cluster, 0).filter(|pid| *pid != before))?;
+    eventually("another process", || deploy::process(&cluster, 0).filter(|pid| *pid != before))?;
     answers(&cluster, &authority, addresses[0])?;
 
     cluster.control_plane.start_api_server()?;

@@ -163,6 +163,8 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         attach,
         addresses,
         external_names,
+        auto_passthrough,
+        max_ports,
         namespaces,
     } = &given.value;
     let from = from.given()?;
@@ -192,6 +194,8 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             attach: attach.get().unwrap_or(default.attach),
             addresses: values(addresses),
             external_names: external_names.or(default.external_names),
+            auto_passthrough: auto_passthrough.or(default.auto_passthrough),
+            max_ports: max_ports.or(default.max_ports),
             namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),
         },
     })

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::key::{Key, Kind, Labels, Name};
 use super::objects::{NAMESPACE_LABEL, Object, Spec};
+use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
@@ -29,14 +30,23 @@ pub struct Index {
     slices: HashMap<Name, BTreeSet<Name>>,
     /// The ReferenceGrants of each namespace, by their names.
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// What the last build has asked for, also in vain.
+    /// What the build has used that is in force.
+    pub(super) used: Used,
+    /// What the last build has used, if it is not in force.
+    pub(super) used_last: Option<Used>,
+    /// The Services with pools of which endpoints have changed since the build that is in force.
+    pub(super) changed: BTreeSet<Name>,
+}
+
+/// What a build has used: a change of anything else needs no other build.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    /// What it has asked for, also in vain.
     pub(super) asked: HashSet<Key>,
     /// It has asked for every Service.
-    pub(super) asked_for_all_services: bool,
-    /// The Services that have pools since the last build, and of which ports.
+    pub(super) all_services: bool,
+    /// The Services that have pools, and of which ports.
     pub(super) pools: HashMap<Name, BTreeSet<u16>>,
-    /// Those of them of which endpoints have changed since.
-    pub(super) changed: BTreeSet<Name>,
 }
 
 /// What a change of objects asks for.
@@ -46,12 +56,12 @@ pub enum Change {
     Nothing,
     /// Other servers of pools that there are: [`Index::take_servers`].
     Servers,
-    /// [`Index::build`].
+    /// [`Index::build`], and [`Index::in_force`] if that is served.
     All,
 }
 
 /// What is outside the objects, and counts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
     /// endpoint with one of them is refused, as it may be the gateway's own.
@@ -60,11 +70,26 @@ pub struct Context {
     pub nodes: Vec<IpAddr>,
     /// Whether this machine has IPv6.
     pub ipv6: bool,
-    /// Ports that cannot be listened on, and why: those of the file's listeners, and those that the system refuses.
-    pub unavailable: BTreeMap<u16, Box<str>>,
+    /// Every address of those machines. An endpoint with one of them is refused, too: it could lead from one gateway to the next
+    /// and back, without an end.
+    pub peers: Vec<IpAddr>,
+    /// Ports that cannot be listened on, at which address, and why: those of the file's listeners, and those that the system
+    /// refuses.
+    pub unavailable: BTreeMap<(u16, IpAddr), Box<str>>,
+    /// The same of the other machines, as far as they have said it.
+    pub elsewhere: Lacking,
+    /// The definitions of the Gateway API's kinds that the cluster has, by their names, each with its version; none: there is no
+    /// cluster, or they are not known.
+    pub definitions: Definitions,
     /// Mode `pool` and `service`: the addresses that each Gateway has.
     pub assigned: BTreeMap<Name, Vec<IpAddr>>,
 }
+
+/// Listeners whose ports cannot be had, by their Gateway or ListenerSet and their names, and why.
+pub type Lacking = BTreeMap<Key, BTreeMap<Box<str>, Box<str>>>;
+
+/// CustomResourceDefinitions by name, each with the version of the Gateway API that it is of.
+pub type Definitions = BTreeMap<Box<str>, Option<Box<str>>>;
 
 /// What objects make.
 #[derive(Debug, Default)]
@@ -74,19 +99,26 @@ pub struct Built {
     pub(in crate::config) pools: Vec<PoolDraft>,
     /// The status of each object that has one.
     pub statuses: Statuses,
+    /// The listeners whose ports this machine cannot give.
+    pub lacking: Lacking,
 }
 
 /// What a build asks of the store; it notes what was asked for.
 pub(super) struct View<'i> {
     pub(super) index: &'i Index,
     pub(super) context: &'i Context,
+    /// The addresses of gateways and Gateways: no endpoint may have one of them.
+    pub(super) own: HashSet<IpAddr>,
     pub(super) asked: HashSet<Key>,
     pub(super) asked_for_all_services: bool,
 }
 
 impl<'i> View<'i> {
     pub(super) fn new(index: &'i Index, context: &'i Context) -> Self {
-        View { index, context, asked: HashSet::new(), asked_for_all_services: false }
+        let Context { own, nodes, peers, assigned, .. } = context;
+        let own = own.iter().chain(nodes).chain(peers).chain(assigned.values().flatten());
+        let own = own.map(IpAddr::to_canonical).collect();
+        View { index, context, own, asked: HashSet::new(), asked_for_all_services: false }
     }
 }
 
@@ -98,9 +130,8 @@ impl Index {
             objects: BTreeMap::new(),
             slices: HashMap::new(),
             grants: HashMap::new(),
-            asked: HashSet::new(),
-            asked_for_all_services: false,
-            pools: HashMap::new(),
+            used: Used::default(),
+            used_last: None,
             changed: BTreeSet::new(),
         }
     }
@@ -163,15 +194,17 @@ impl Index {
         let Some(object) = self.objects.get(key) else { return Change::Nothing };
         match &object.spec {
             Spec::EndpointSlice(_) => match service_of(object) {
-                Some(service) if self.pools.contains_key(&service) => {
+                Some(service) if self.used.pools.contains_key(&service) => {
                     self.changed.insert(service);
                     Change::Servers
                 }
                 _ => Change::Nothing,
             },
             Spec::Namespace | Spec::Service(_) | Spec::Secret(_) | Spec::ConfigMap(_) => {
-                let is_asked =
-                    self.asked.contains(key) || (self.asked_for_all_services && key.kind == Kind::Service);
+                let asks = |used: &Used| {
+                    used.asked.contains(key) || (used.all_services && key.kind == Kind::Service)
+                };
+                let is_asked = asks(&self.used) || self.used_last.as_ref().is_some_and(asks);
                 if is_asked { Change::All } else { Change::Nothing }
             }
             _ => Change::All,
@@ -183,10 +216,16 @@ impl Index {
         self.objects.keys()
     }
 
-    /// The Secrets and ConfigMaps that the last build has asked for, also those that are not there: the others need not be
+    /// The objects that cannot be read, and why.
+    pub fn refusals(&self) -> impl Iterator<Item = (&Key, &Refusal)> {
+        self.objects.iter().filter_map(|(key, object)| Some((key, &object.as_unread()?.refusal)))
+    }
+
+    /// The Secrets and ConfigMaps that the last builds have asked for, also those that are not there: the others need not be
     /// known.
     pub fn wanted(&self) -> impl Iterator<Item = &Key> {
-        self.asked.iter().filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap))
+        let last = self.used_last.iter().flat_map(|used| &used.asked);
+        self.used.asked.iter().chain(last).filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap))
     }
 }
 

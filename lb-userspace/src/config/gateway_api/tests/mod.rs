@@ -76,7 +76,11 @@ fn objects(yaml: &str) -> Vec<Object> {
 }
 
 fn index(yaml: &str) -> Index {
-    let mut index = Index::new(Settings::default());
+    index_with(Settings::default(), yaml)
+}
+
+fn index_with(settings: Settings, yaml: &str) -> Index {
+    let mut index = Index::new(settings);
     objects(yaml).into_iter().for_each(|object| _ = index.apply(object));
     index
 }
@@ -118,6 +122,7 @@ fn made_in(index: &mut Index, context: &Context) -> (Config, Statuses) {
     let config = crate::config::check::check(draft, &NoFiles, now, &mut report);
     let refusals = report.refusals();
     assert!(refusals.is_empty() && !report.has_errors(), "{refusals:?}");
+    index.in_force();
     (config, built.statuses)
 }
 
