@@ -41,10 +41,6 @@ pub(super) async fn follow(client: Client, known: watch::Sender<Definitions>, st
                 }
                 TURN
             }
-            Err(kube::Error::Api(answer)) if answer.code == 403 => {
-                tracing::debug!("may not read the definitions of the Gateway API's kinds");
-                TURN
-            }
             Err(error) => {
                 tracing::debug!(%error, "cannot read the definitions of the Gateway API's kinds");
                 ASK_AGAIN

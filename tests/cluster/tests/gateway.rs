@@ -155,8 +155,9 @@ fn statuses_are_of_all_nodes_and_of_what_cannot_be_read() -> Result<()> {
     drop(other);
     cluster.kubectl("wait --for=condition=Programmed gateway/taken --timeout=60s")?;
 
-    let class = json(&cluster, "gatewayclass snisplice")?;
-    let supported = condition(&class["status"], "SupportedVersion").context("the condition")?;
+    let supported = eventually("the versions of the definitions", || {
+        condition(&json(&cluster, "gatewayclass snisplice").ok()?["status"], "SupportedVersion")
+    })?;
     ensure!(supported.0 == "True", "{supported:?}");
 
     // A definition that lets through what this gateway cannot read, as those of another channel do.
