@@ -46,14 +46,8 @@ pub(crate) struct ConformanceArgs {
 const PATIENCE: Duration = Duration::from_secs(18 * 60);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-<<<<<<< HEAD
-    match args.build {
-        true => build_programs(MODULES, None),
-        false => run_cluster("up", &args.args),
-=======
     if args.build {
-        return build_programs(None);
->>>>>>> tenants
+        return build_programs(MODULES, None);
     }
     if !args.figures {
         return run_cluster("up", &args.args);
@@ -94,9 +88,15 @@ pub(crate) fn build_helm() -> Result<()> {
 }
 
 fn run_cluster(command: &str, args: &[String]) -> Result<()> {
-<<<<<<< HEAD
+    steps::show(&mut cluster(command, args)?)
+}
+
+/// Builds all that a command of the cluster needs.
+fn cluster(command: &str, args: &[String]) -> Result<Command> {
     build_programs(MODULES, None)?;
-    steps::show(Command::new(binary()?).arg(command).args(args))
+    let mut cluster = Command::new(binary()?);
+    cluster.arg(command).args(args);
+    Ok(cluster)
 }
 
 /// Builds the program that runs the cluster, and the gateway.
@@ -104,20 +104,6 @@ pub(crate) fn binary() -> Result<PathBuf> {
     let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];
     steps::show(&mut steps::cargo(&packages))?;
     Ok(steps::target_dir().join("debug/cluster"))
-=======
-    steps::show(&mut cluster(command, args)?)
-}
-
-/// Builds all that a command of the cluster needs.
-fn cluster(command: &str, args: &[String]) -> Result<Command> {
-    build_programs(None)?;
-    let packages = ["build", "--package", "snisplice", "--package", "snisplice-cluster"];
-    steps::show(&mut steps::cargo(&packages))?;
-    let debug = steps::target_dir().join("debug");
-    let mut cluster = Command::new(debug.join("cluster"));
-    cluster.arg(command).args(args);
-    Ok(cluster)
->>>>>>> tenants
 }
 
 /// A Go module whose tools are programs of the cluster.
