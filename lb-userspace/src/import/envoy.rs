@@ -103,6 +103,15 @@ fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
     if chains.iter().any(|(_, chain)| !chain.hosts.is_empty() || chain.tls.is_some()) {
         listener.protocol = Protocol::Tls;
     }
+    if listener.protocol == Protocol::Tls {
+        // Its clients begin with something else than TLS.
+        chains.retain(|(item, chain)| {
+            if chain.is_plain {
+                item.lost("plain TCP and TLS on one address, the chain is left out", &mut notes);
+            }
+            !chain.is_plain
+        });
+    }
     if listener.protocol == Protocol::Tcp {
         listener.extras.retain(|extra| extra.key != "hello_timeout");
     }
@@ -140,6 +149,8 @@ struct Chain {
     hosts: Vec<String>,
     alpn: Vec<String>,
     sources: Vec<String>,
+    /// For clients that send no ClientHello.
+    is_plain: bool,
     tls: Option<Termination>,
     /// Names of clusters, and their weights.
     targets: Vec<(At, String, u32)>,
@@ -177,8 +188,10 @@ impl Chain {
                     None => item.lost("no network", &mut rest),
                 }
             }
-            if !matches!(matched.text("transport_protocol"), None | Some("tls" | "raw_buffer" | "")) {
-                item.lost("transport_protocol", &mut rest);
+            match matched.text("transport_protocol") {
+                None | Some("tls" | "") => {}
+                Some("raw_buffer") => chain.is_plain = true,
+                Some(_) => item.lost("transport_protocol", &mut rest),
             }
             matched.rest(&mut rest);
             if !rest.is_empty() || (chain.hosts.is_empty() && !chain.notes.is_empty()) {
