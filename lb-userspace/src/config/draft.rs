@@ -6,7 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -54,6 +54,7 @@ pub(super) struct GatewayApiDraft {
     pub(super) addresses: Field<Vec<Placed<RangeInclusive<IpAddr>>>>,
     pub(super) external_names: Field<bool>,
     pub(super) namespaces: Field<Vec<Placed<Box<str>>>>,
+    pub(super) istio: Field<Vec<Placed<BTreeMap<String, String>>>>,
 }
 
 /// Where objects come from.

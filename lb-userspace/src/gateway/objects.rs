@@ -4,8 +4,8 @@ use super::Fault;
 use crate::accept::{Bind, listen};
 use crate::admin::view;
 use crate::config::gateway_api::{
-    At, Attach, Change, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status, Statuses,
-    Truth,
+    At, Attach, Change, Condition, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status,
+    Statuses, Truth, watched,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
 use crate::kernel::addresses;
@@ -66,6 +66,7 @@ impl Objects {
                     kubeconfig: kubeconfig.as_ref().map(|path| file.path_of(path)),
                     controller: api.settings.controller.clone(),
                     namespaces: api.settings.namespaces.clone(),
+                    kinds: watched(&api.settings),
                     keep: keep.then(|| kubernetes::keep_file(&config.gateway.fixed.state_dir)),
                     lease_namespace,
                     identity,
@@ -113,11 +114,13 @@ impl Objects {
             Origin::Directory(directory) => directory,
             Origin::Cluster(api) => {
                 let (change, is_outside) = api.take(&mut self.index, std::mem::take(&mut self.is_new));
+                let problem = |(key, reason): (Key, String)| Problem::of_object(&key, reason);
+                self.problems = api.refused().into_iter().map(problem).collect();
                 let differs = is_outside && self.look_outside();
                 return (Sources::default(), if differs { Change::All } else { change });
             }
         };
-        let mut manifests = Manifests::read(directory);
+        let mut manifests = Manifests::read(directory, &self.settings);
         let problems = std::mem::take(&mut manifests.problems);
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::error!("not taken: {problem}");
@@ -260,14 +263,16 @@ impl Objects {
         let problems = self.problems.iter().map(ToString::to_string);
         let conditions = self.statuses.iter().flat_map(|(key, status)| {
             let place = self.places.get(key).map(|at| format!("{at}: ")).unwrap_or_default();
-            let bad = status.conditions().into_iter().filter(|(_, condition)| {
-                // This one is bad if it holds; whoever has it is not accepted.
-                condition.status == Truth::False && condition.kind != "Conflicted"
+            // Whoever is in conflict is not accepted: that is said once.
+            let bad = status.conditions().into_iter().filter(|(_, condition)| match condition.kind {
+                "Conflicted" => false,
+                "PartiallyInvalid" => condition.status == Truth::True,
+                _ => condition.status == Truth::False,
             });
             bad.map(move |(part, condition)| {
                 let part = part.map(|part| format!("{part}: ")).unwrap_or_default();
-                let (kind, reason, message) = (condition.kind, condition.reason, &condition.message);
-                format!("{place}{key}: {part}{kind}=False {reason}: {message}")
+                let Condition { kind, status, reason, message, .. } = condition;
+                format!("{place}{key}: {part}{kind}={status} {reason}: {message}")
             })
         });
         problems.chain(conditions).collect()
@@ -276,7 +281,7 @@ impl Objects {
     /// For operators.
     pub(crate) fn view(&self) -> Vec<view::Object> {
         let objects = self.index.keys().map(|key| view::Object {
-            kind: key.kind.name().into(),
+            kind: key.kind.shown().into(),
             namespace: key.name.namespace.to_string(),
             name: key.name.name.to_string(),
             place: self.places.get(key).map(ToString::to_string),
@@ -293,7 +298,7 @@ impl Objects {
                 kind: kind.into(),
                 namespace: namespace.into(),
                 name: name.into(),
-                place: Some(problem.at.to_string()),
+                place: problem.at.as_ref().map(ToString::to_string),
                 refused: Some(problem.reason.clone()),
                 status: None,
             }

@@ -1,6 +1,6 @@
 //! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,8 +57,8 @@ struct State {
 struct Following {
     client: Client,
     tasks: JoinSet<()>,
-    /// The watches of Secrets and ConfigMaps.
-    single: HashMap<Key, AbortHandle>,
+    /// The watches of what some object asks for.
+    asked: HashMap<Scope, AbortHandle>,
 }
 
 impl ApiServer {
@@ -66,7 +66,7 @@ impl ApiServer {
     pub fn new(settings: Settings) -> Self {
         let (kept, since) = settings.keep.as_deref().map(keep::read).unwrap_or_default();
         let store = Store::new(kept, since);
-        for scope in Scope::always(&settings.namespaces) {
+        for scope in Scope::always(&settings.kinds, &settings.namespaces) {
             store.await_list(&scope);
         }
         Self {
@@ -112,7 +112,7 @@ impl ApiServer {
         let client = Client::try_from(config).context("the API server's configuration")?;
         let store = &self.store;
         let mut tasks = JoinSet::new();
-        for scope in Scope::always(&settings.namespaces) {
+        for scope in Scope::always(&settings.kinds, &settings.namespaces) {
             tasks.spawn(follow(client.clone(), scope, store.clone()));
         }
         let writer = Writer {
@@ -143,7 +143,7 @@ impl ApiServer {
         if let Some(path) = settings.keep.clone() {
             tasks.spawn(keep_objects(store.clone(), path));
         }
-        self.state().following = Some(Following { client, tasks, single: HashMap::new() });
+        self.state().following = Some(Following { client, tasks, asked: HashMap::new() });
         Ok(())
     }
 
@@ -221,21 +221,20 @@ impl ApiServer {
     pub fn served(&self, index: &Index, statuses: Arc<Statuses>) {
         self.statuses.send_replace(statuses);
         let mut state = self.state();
-        let Some(Following { client, tasks, single }) = &mut state.following else { return };
-        let wanted: BTreeSet<Key> = index.wanted().cloned().collect();
-        single.retain(|key, watch| {
-            let is_wanted = wanted.contains(key);
+        let Some(Following { client, tasks, asked }) = &mut state.following else { return };
+        let wanted: HashSet<Scope> = index.wanted().map(Scope::from).collect();
+        asked.retain(|scope, watch| {
+            let is_wanted = wanted.contains(scope);
             if !is_wanted {
                 watch.abort();
-                self.store.forget(&Scope::one(key));
+                self.store.forget(scope);
             }
             is_wanted
         });
-        for key in wanted {
-            single.entry(key).or_insert_with_key(|key| {
-                let scope = Scope::one(key);
-                self.store.await_list(&scope);
-                tasks.spawn(follow(client.clone(), scope, self.store.clone()))
+        for scope in wanted {
+            asked.entry(scope).or_insert_with_key(|scope| {
+                self.store.await_list(scope);
+                tasks.spawn(follow(client.clone(), scope.clone(), self.store.clone()))
             });
         }
     }
@@ -243,6 +242,11 @@ impl ApiServer {
     /// Whether [`follow`](Self::follow) was called.
     pub fn is_followed(&self) -> bool {
         self.state().following.is_some()
+    }
+
+    /// The objects that are not taken, and why.
+    pub fn refused(&self) -> Vec<(Key, String)> {
+        self.store.refused()
     }
 
     /// How old the objects are.

@@ -45,6 +45,8 @@ struct Inner {
     complete: bool,
     /// Counts changes.
     version: u64,
+    /// Objects that an index has not taken, and why.
+    refused: BTreeMap<Key, String>,
     /// Something else has changed that counts: the addresses that Gateways have or may have.
     outside: bool,
 }
@@ -126,7 +128,7 @@ impl Store {
 
     fn settle(&self, inner: &mut Inner, scope: &Scope) {
         inner.awaited.remove(scope);
-        inner.complete |= !inner.awaited.iter().any(|scope| !scope.is_of_one());
+        inner.complete |= !inner.awaited.iter().any(|scope| !scope.is_asked_for());
         if inner.awaited.is_empty() {
             inner.fresh_at = Some(SystemTime::now());
         }
@@ -189,10 +191,15 @@ impl Store {
         };
         let mut change = Change::Nothing;
         for key in &pending {
+            let before = inner.refused.remove(key);
             let made = match inner.objects.get(key).cloned().map(Object::read) {
                 Some(Ok(Some(object))) => index.apply(object),
                 Some(Err(refusal)) => {
-                    tracing::warn!("{key} is not taken: {refusal}");
+                    let why = refusal.to_string();
+                    if before.as_ref() != Some(&why) {
+                        tracing::warn!("{key} is not taken: {why}");
+                    }
+                    inner.refused.insert(key.clone(), why);
                     index.delete(key)
                 }
                 Some(Ok(None)) | None => index.delete(key),
@@ -200,6 +207,11 @@ impl Store {
             change = change.max(made);
         }
         (change, std::mem::take(&mut inner.outside))
+    }
+
+    /// The objects that an index has not taken, and why.
+    pub(super) fn refused(&self) -> Vec<(Key, String)> {
+        self.lock().refused.clone().into_iter().collect()
     }
 
     /// The objects that have changed since this was last asked.

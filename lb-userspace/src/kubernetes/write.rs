@@ -92,9 +92,10 @@ impl Writer {
 
     /// Every object whose status is ours to write, or has something of ours.
     fn everything(&self) -> BTreeSet<Key> {
-        let mut all: BTreeSet<Key> = self.wanted.borrow().keys().cloned().collect();
+        let wanted = self.wanted.borrow();
+        let mut all: BTreeSet<Key> = wanted.keys().filter(|key| has_status(key.kind)).cloned().collect();
         all.extend(self.store.collect(|key, value| {
-            let parents = value["status"]["parents"].as_array()?;
+            let parents = value["status"]["parents"].as_array().filter(|_| has_status(key.kind))?;
             let ours = parents.iter().any(|entry| entry["controllerName"] == *self.controller);
             ours.then(|| key.clone())
         }));
@@ -243,6 +244,7 @@ fn note_pause(memory: &Mutex<Memory>, key: &Key) {
     memory.pauses.insert(key.clone(), (now + pause, pause));
 }
 
+/// Whether it has a status of the Gateway API; what became of Istio's objects is shown, and not written.
 fn has_status(kind: Kind) -> bool {
     kind.is_route() || matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet)
 }

@@ -164,6 +164,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         addresses,
         external_names,
         namespaces,
+        istio,
     } = &given.value;
     let from = from.given()?;
     if from.value == From::Directory && directory.is_absent() {
@@ -193,6 +194,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             addresses: values(addresses),
             external_names: external_names.or(default.external_names),
             namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),
+            istio: values(istio),
         },
     })
 }

@@ -6,6 +6,7 @@ use super::attach::{self, Attached};
 use super::convert;
 use super::gateways::{self, Gateways};
 use super::index::{Built, Context, Index, View};
+use super::istio;
 use super::pools;
 use super::status::Statuses;
 use crate::config::model::Server;
@@ -16,14 +17,16 @@ impl Index {
         let mut view = View::new(self, context);
         let mut statuses = Statuses::new();
         let mut gateways = Gateways::new(&mut view, &mut statuses);
-        let attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
+        let mut attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
+        attached.extend(istio::virtual_services(&mut view, &mut gateways, &mut statuses));
         let mut built = convert::drafts(&mut view, &gateways, &attached);
         gateways::statuses(&gateways, &mut statuses);
+        istio::rule_statuses(&view, &mut statuses);
         built.built.statuses = statuses;
         let (asked, asked_for_all, pools) = (view.asked, view.asked_for_all_services, built.pools);
         let built = built.built;
-        (self.asked, self.asked_for_all_services, self.pools) = (asked, asked_for_all, pools);
-        self.changed.clear();
+        (self.asked, self.asked_for_all_services) = (asked, asked_for_all);
+        self.note_pools(pools);
         built
     }
 
@@ -34,10 +37,11 @@ impl Index {
         let mut view = View::new(self, context);
         let mut found = Vec::new();
         for service in changed {
-            for port in view.index.pools.get(&service).into_iter().flatten().copied() {
-                let servers = pools::servers(&mut view, &service, port);
+            let parts = view.index.pools.get(&service).into_iter().flatten();
+            for ((port, subset), labels) in parts {
+                let servers = pools::servers(&mut view, &service, *port, labels);
                 let servers = servers.into_iter().map(|server| pools::server(server.value)).collect();
-                found.push((pools::name(&service, port), servers));
+                found.push((pools::name(&service, *port, subset), servers));
             }
         }
         found

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::istio::DestinationRule;
 use super::key::{Key, Kind, Labels, Name};
 use super::objects::{NAMESPACE_LABEL, Object, Spec};
+use super::pools::Parts;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
@@ -33,8 +35,12 @@ pub struct Index {
     pub(super) asked: HashSet<Key>,
     /// It has asked for every Service.
     pub(super) asked_for_all_services: bool,
-    /// The Services that have pools since the last build, and of which ports.
-    pub(super) pools: HashMap<Name, BTreeSet<u16>>,
+    /// The DestinationRules of each Service, the oldest first.
+    rules: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
+    /// The Services that have pools since the last build, and which.
+    pub(super) pools: HashMap<Name, Parts>,
+    /// Those of them, by their namespaces, of which some pods are told from others.
+    selected: HashMap<Arc<str>, BTreeSet<Name>>,
     /// Those of them of which endpoints have changed since.
     pub(super) changed: BTreeSet<Name>,
 }
@@ -98,6 +104,8 @@ impl Index {
             objects: BTreeMap::new(),
             slices: HashMap::new(),
             grants: HashMap::new(),
+            rules: HashMap::new(),
+            selected: HashMap::new(),
             asked: HashSet::new(),
             asked_for_all_services: false,
             pools: HashMap::new(),
@@ -107,8 +115,9 @@ impl Index {
 
     /// Takes an object that is new or has changed.
     pub fn apply(&mut self, object: Object) -> Change {
-        if !self.settings.takes(&object.key.name.namespace) || self.objects.get(&object.key) == Some(&object)
-        {
+        let is_known = self.objects.get(&object.key) == Some(&object);
+        let key = &object.key;
+        if is_known || !self.settings.takes(&key.name.namespace) || !key.kind.is_read(&self.settings) {
             return Change::Nothing;
         }
         let key = object.key.clone();
@@ -122,6 +131,10 @@ impl Index {
             }
             Spec::ReferenceGrant(_) => {
                 _ = self.grants.entry(name.namespace.clone()).or_default().insert(name.clone());
+            }
+            Spec::DestinationRule(rule) => {
+                let rules = self.rules.entry(rule.service.clone()).or_default();
+                rules.insert((object.created.clone(), name.clone()));
             }
             _ => {}
         }
@@ -153,6 +166,11 @@ impl Index {
                     grants.remove(&key.name);
                 }
             }
+            Spec::DestinationRule(rule) => {
+                if let Some(rules) = self.rules.get_mut(&rule.service) {
+                    rules.remove(&(object.created.clone(), key.name.clone()));
+                }
+            }
             _ => {}
         }
         change
@@ -169,6 +187,14 @@ impl Index {
                 }
                 _ => Change::Nothing,
             },
+            // Which endpoints of Services it is, is not known from here.
+            Spec::Pod => match self.selected.get(&key.name.namespace) {
+                Some(services) => {
+                    self.changed.extend(services.iter().cloned());
+                    Change::Servers
+                }
+                None => Change::Nothing,
+            },
             Spec::Namespace | Spec::Service(_) | Spec::Secret(_) | Spec::ConfigMap(_) => {
                 let is_asked =
                     self.asked.contains(key) || (self.asked_for_all_services && key.kind == Kind::Service);
@@ -183,10 +209,57 @@ impl Index {
         self.objects.keys()
     }
 
-    /// The Secrets and ConfigMaps that the last build has asked for, also those that are not there: the others need not be
-    /// known.
-    pub fn wanted(&self) -> impl Iterator<Item = &Key> {
-        self.asked.iter().filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap))
+    /// What the last build has asked for, also in vain, of the kinds of which the other objects need not be known.
+    pub fn wanted(&self) -> impl Iterator<Item = Wanted> {
+        let named = self.asked.iter().filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap));
+        let named = named.map(|Key { kind, name: Name { namespace, name } }| Wanted {
+            kind: *kind,
+            namespace: namespace.clone(),
+            name: Some(name.clone()),
+        });
+        let pods = self.selected.keys();
+        named.chain(pods.map(|own| Wanted { kind: Kind::Pod, namespace: own.clone(), name: None }))
+    }
+
+    /// Notes what a build has made of Services.
+    pub(super) fn note_pools(&mut self, pools: HashMap<Name, Parts>) {
+        self.selected.clear();
+        for (service, parts) in &pools {
+            if parts.values().any(|labels| !labels.is_empty()) {
+                let services = self.selected.entry(service.namespace.clone()).or_default();
+                services.insert(service.clone());
+            }
+        }
+        self.pools = pools;
+        self.changed.clear();
+    }
+}
+
+/// An object that is asked for, or all of a kind in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Secret, ConfigMap or Pod.
+    pub kind: Kind,
+    /// Of the object.
+    pub namespace: Arc<str>,
+    /// Absent: all.
+    pub name: Option<Arc<str>>,
+}
+
+/// The kinds of which every object is to be known, with these settings.
+pub fn watched(settings: &Settings) -> Vec<Kind> {
+    let named = [Kind::Secret, Kind::ConfigMap, Kind::Pod];
+    Kind::ALL.into_iter().filter(|kind| !named.contains(kind) && kind.is_read(settings)).collect()
+}
+
+impl Kind {
+    /// Whether its objects count, with these settings.
+    pub(super) fn is_read(self, settings: &Settings) -> bool {
+        match self {
+            Kind::IstioGateway | Kind::VirtualService => !settings.istio.is_empty(),
+            Kind::DestinationRule | Kind::Pod => settings.has_subsets(),
+            _ => true,
+        }
     }
 }
 
@@ -258,6 +331,25 @@ impl<'i> View<'i> {
                 _ => None,
             }
         })
+    }
+
+    /// The DestinationRules of a Service, the oldest first.
+    pub(super) fn rules(&self, service: &Name) -> Vec<&'i DestinationRule> {
+        let index = self.index;
+        let names = index.rules.get(service).into_iter().flatten();
+        let rules = names.filter_map(|(_, name)| {
+            match &index.objects.get(&Key { kind: Kind::DestinationRule, name: name.clone() })?.spec {
+                Spec::DestinationRule(rule) => Some(&**rule),
+                _ => None,
+            }
+        });
+        rules.collect()
+    }
+
+    /// Whether a pod is known, and has these labels.
+    pub(super) fn pod_has(&self, namespace: &str, pod: &str, labels: &Labels) -> bool {
+        let pod = self.index.objects.get(&Key::new(Kind::Pod, namespace, pod));
+        pod.is_some_and(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
     }
 
     /// Whether objects of this kind in `namespace` may name that Secret, ConfigMap or Service: it is in the same namespace, or a

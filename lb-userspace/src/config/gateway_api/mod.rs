@@ -12,6 +12,7 @@ mod gateway;
 mod gateways;
 mod hostname;
 mod index;
+mod istio;
 mod key;
 mod listeners;
 mod objects;
@@ -26,12 +27,13 @@ mod tests;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
-pub use index::{Built, Change, Context, Index};
+pub use index::{Built, Change, Context, Index, Wanted, watched};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;
+pub(crate) use secret::parts_of_secrets;
 pub use specs::{ParentRef, RouteKind};
 pub use status::{
     ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus,
-    RouteStatus, Status, StatusAddress, Statuses, Truth,
+    RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
 };

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::istio::{DestinationRule, IstioGateway, VirtualService};
 use super::key::{GROUP, Key, Kind, Labels};
 use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
@@ -30,7 +31,7 @@ pub struct Object {
     /// When it was made, as RFC 3339 writes it in UTC: sorted as text it is sorted by time. Empty in files, where all are equally
     /// old.
     pub created: Arc<str>,
-    /// Of namespaces and EndpointSlices.
+    /// Of namespaces, EndpointSlices and pods.
     pub(super) labels: Labels,
     pub(super) spec: Spec,
 }
@@ -47,6 +48,10 @@ pub(super) enum Spec {
     EndpointSlice(SliceSpec),
     Secret(SecretSpec),
     ConfigMap(AuthoritySpec),
+    IstioGateway(Box<IstioGateway>),
+    VirtualService(Box<VirtualService>),
+    DestinationRule(Box<DestinationRule>),
+    Pod,
 }
 
 /// The beginning of every object.
@@ -140,6 +145,12 @@ impl Object {
             Kind::EndpointSlice => Spec::EndpointSlice(decode("", value)?),
             Kind::Secret => Spec::Secret(SecretSpec::read(&mut value)?),
             Kind::ConfigMap => Spec::ConfigMap(AuthoritySpec::read(&mut value)?),
+            Kind::IstioGateway => Spec::IstioGateway(Box::new(IstioGateway::read(spec(), namespace)?)),
+            Kind::VirtualService => Spec::VirtualService(Box::new(VirtualService::read(spec(), namespace)?)),
+            Kind::DestinationRule => {
+                Spec::DestinationRule(Box::new(DestinationRule::read(spec(), namespace)?))
+            }
+            Kind::Pod => Spec::Pod,
         };
         let mut labels = metadata.labels;
         if kind == Kind::Namespace {
@@ -176,7 +187,7 @@ fn check_names(listeners: &[ListenerSpec]) -> Result<(), Refusal> {
 }
 
 /// Reads a part of an object, which stands at `path`.
-fn decode<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, Refusal> {
+pub(super) fn decode<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, Refusal> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let inner = error.path().to_string();
         let path = match (path, inner.as_str()) {

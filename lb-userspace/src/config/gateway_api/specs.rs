@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::istio::{Destination, Server};
 use super::key::{GROUP, Key, Kind, Labels};
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -18,7 +19,7 @@ pub(super) struct ClassSpec {
     pub(super) parameters_ref: Option<Value>,
 }
 
-#[derive(Debug, PartialEq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GatewaySpec {
     pub(super) gateway_class_name: Box<str>,
@@ -108,6 +109,9 @@ pub(super) struct ListenerSpec {
     pub(super) tls: ListenerTls,
     #[serde(default)]
     pub(super) allowed_routes: Allowed,
+    /// It stands for a host of a server of Istio's Gateway.
+    #[serde(skip)]
+    pub(super) istio: Option<Box<Server>>,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -171,6 +175,12 @@ enum Operator {
 }
 
 impl Selector {
+    /// Whatever has one of these values for a label.
+    pub(super) fn one_of(key: &str, values: Vec<String>) -> Self {
+        let expression = Expression { key: key.to_owned(), operator: Operator::In, values };
+        Self { match_labels: Labels::new(), match_expressions: vec![expression] }
+    }
+
     pub(super) fn matches(&self, labels: &Labels) -> bool {
         let fits = |expression: &Expression| {
             let value = labels.get(&expression.key);
@@ -268,6 +278,9 @@ pub(super) struct BackendRef {
     pub(super) namespace: Option<Box<str>>,
     pub(super) port: Option<u16>,
     pub(super) weight: Option<u32>,
+    /// It is a destination of Istio's VirtualService.
+    #[serde(skip)]
+    pub(super) istio: Option<Destination>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -335,6 +348,22 @@ pub(super) struct Endpoint {
     pub(super) addresses: Vec<Box<str>>,
     #[serde(default)]
     pub(super) conditions: EndpointConditions,
+    /// The pod that it is, in the namespace of the slice.
+    #[serde(default, rename = "targetRef", deserialize_with = "pod")]
+    pub(super) pod: Option<Box<str>>,
+}
+
+/// The name of the Pod that a `targetRef` means; of other kinds nothing.
+fn pod<'de, D: Deserializer<'de>>(target: D) -> Result<Option<Box<str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Target {
+        #[serde(default)]
+        kind: Box<str>,
+        #[serde(default)]
+        name: Box<str>,
+    }
+    let Target { kind, name } = Target::deserialize(target)?;
+    Ok((&*kind == "Pod").then_some(name))
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]

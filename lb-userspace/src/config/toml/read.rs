@@ -144,6 +144,7 @@ fn gateway_api(mut s: Section<'_, '_>) -> GatewayApiDraft {
         addresses: s.read("addresses", |r, v| r.items(v, |r, v| r.parse(v, value::address_range))),
         external_names: s.read("external_names", |r, v| r.boolean(v)),
         namespaces: s.read("namespaces", |r, v| r.items(v, |r, v| r.parse(v, value::namespace))),
+        istio: s.read("istio", |r, v| r.items(v, |r, v| r.parse(v, value::labels))),
     }
 }
 
