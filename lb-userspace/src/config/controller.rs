@@ -42,6 +42,8 @@ pub struct Settings {
     pub addresses: Vec<RangeInclusive<IpAddr>>,
     /// Services of type ExternalName are followed.
     pub external_names: bool,
+    /// Auto-passthrough listeners are served.
+    pub auto_passthrough: bool,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
     /// The labels of each of Istio's gateways whose place this one takes.
@@ -76,6 +78,7 @@ impl Default for Settings {
             attach: Attach::Device("lo".into()),
             addresses: Vec::new(),
             external_names: false,
+            auto_passthrough: false,
             namespaces: Vec::new(),
             istio: Vec::new(),
         }

@@ -53,6 +53,7 @@ pub(super) struct GatewayApiDraft {
     pub(super) attach: Field<Attach>,
     pub(super) addresses: Field<Vec<Placed<RangeInclusive<IpAddr>>>>,
     pub(super) external_names: Field<bool>,
+    pub(super) auto_passthrough: Field<bool>,
     pub(super) namespaces: Field<Vec<Placed<Box<str>>>>,
     pub(super) istio: Field<Vec<Placed<BTreeMap<String, String>>>>,
 }

@@ -203,7 +203,7 @@ fn between_clusters() -> Result<()> {
     let redis = Redis::tls(&world.net.server, 7500, &leaf)?.named(&world.net.server, "v1")?;
     let manifests = Manifests::new(Some("4-east-west.yaml"))?;
     manifests.write("slices.yaml", &slice("sample/hello", "http", redis.port, &[ready(SERVER)]))?;
-    let _gateway = manifests.serve(&world)?;
+    let _gateway = manifests.serve_with(&world, "auto_passthrough = true", Launch::default())?;
     let name = |port: u16, service: &str| format!("outbound_.{port}_._.{service}.sample.svc.cluster.local");
     assert_eq!(name_at(&world, 15443, &name(5000, "hello"))?, "v1");
     for unknown in [name(5001, "hello"), name(5000, "other"), "hello.sample.svc.cluster.local".to_owned()] {

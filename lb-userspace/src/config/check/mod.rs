@@ -163,6 +163,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         attach,
         addresses,
         external_names,
+        auto_passthrough,
         namespaces,
         istio,
     } = &given.value;
@@ -193,6 +194,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             attach: attach.get().unwrap_or(default.attach),
             addresses: values(addresses),
             external_names: external_names.or(default.external_names),
+            auto_passthrough: auto_passthrough.or(default.auto_passthrough),
             namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),
             istio: values(istio),
         },

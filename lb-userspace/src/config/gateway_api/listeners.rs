@@ -181,6 +181,11 @@ impl<'i> Listener<'i> {
                 }
             }
         }
+        if listener.is_auto_passthrough() && !view.index.settings.auto_passthrough {
+            let message = "an auto-passthrough listener reaches the Services of all namespaces: only `auto_passthrough = true` in \
+                           the gateway's configuration serves it";
+            listener.fault.get_or_insert_with(|| Fault::new("UnsupportedValue", message));
+        }
         let port = spec.port.get();
         if view.index.settings.mode == Mode::Node && RESERVED.contains(&port) {
             let message = format!("port {port} is the node's own");

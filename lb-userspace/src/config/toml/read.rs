@@ -143,6 +143,7 @@ fn gateway_api(mut s: Section<'_, '_>) -> GatewayApiDraft {
         attach: s.read("attach", |r, v| r.parse(v, value::attach)),
         addresses: s.read("addresses", |r, v| r.items(v, |r, v| r.parse(v, value::address_range))),
         external_names: s.read("external_names", |r, v| r.boolean(v)),
+        auto_passthrough: s.read("auto_passthrough", |r, v| r.boolean(v)),
         namespaces: s.read("namespaces", |r, v| r.items(v, |r, v| r.parse(v, value::namespace))),
         istio: s.read("istio", |r, v| r.items(v, |r, v| r.parse(v, value::labels))),
     }

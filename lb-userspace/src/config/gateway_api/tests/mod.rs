@@ -77,7 +77,11 @@ fn objects(yaml: &str) -> Vec<Object> {
 }
 
 fn index(yaml: &str) -> Index {
-    let mut index = Index::new(Settings::default());
+    index_with(Settings::default(), yaml)
+}
+
+fn index_with(settings: Settings, yaml: &str) -> Index {
+    let mut index = Index::new(settings);
     objects(yaml).into_iter().for_each(|object| _ = index.apply(object));
     index
 }

@@ -256,14 +256,20 @@ fn http_routes_are_attached_and_counted() {
     assert_eq!(reason(Kind::GrpcRoute, "db/c"), "Accepted=True Accepted");
 }
 
+/// An auto-passthrough listener.
+fn auto_passthrough() -> String {
+    gateway(&[("cross", "*.local", "Passthrough")]).replace(
+        "{ mode: Passthrough }",
+        "{ mode: Passthrough, options: { gateway.istio.io/listener-protocol: auto-passthrough } }",
+    )
+}
+
 #[test]
 fn auto_passthrough_has_a_route_for_each_port_of_each_service() {
-    let text = BASE.to_owned()
-        + &gateway(&[("cross", "*.local", "Passthrough")]).replace(
-            "{ mode: Passthrough }",
-            "{ mode: Passthrough, options: { gateway.istio.io/listener-protocol: auto-passthrough } }",
-        );
-    let mut index = index(&text);
+    let mut index = index_with(
+        Settings { auto_passthrough: true, ..Settings::default() },
+        &(BASE.to_owned() + &auto_passthrough()),
+    );
     let name = |port: u16, service: &str| format!("outbound_.{port}_._.{service}.db.svc.cluster.local");
     let made_routes = |index: &mut Index| {
         routes(&made(index).0, "gateway:443")
@@ -280,4 +286,12 @@ fn auto_passthrough_has_a_route_for_each_port_of_each_service() {
     assert_eq!(index.apply(objects(new).remove(0)), Change::All);
     let [first, second] = redis;
     assert_eq!(made_routes(&mut index), [(name(1, "new"), "db.new:1=1".to_owned()), first, second]);
+}
+
+#[test]
+fn only_whoever_runs_the_gateway_lets_a_listener_reach_all_services() {
+    let (config, statuses) = made(&mut index(&(BASE.to_owned() + &auto_passthrough())));
+    assert!(config.listeners.is_empty() && config.routes.is_empty() && config.pools.is_empty());
+    let listener = conditions(&statuses, &key(Kind::Gateway, "db/gw"), Some("listener cross"));
+    assert_eq!(listener[..2], ["Accepted=False UnsupportedValue", "Programmed=False Invalid"]);
 }

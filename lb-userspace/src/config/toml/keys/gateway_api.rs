@@ -88,6 +88,14 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
             default: Some(Of(|| code(Settings::default().external_names))),
         },
         Key {
+            name: "auto_passthrough",
+            example: "true",
+            meaning: "serve auto-passthrough listeners ([more](gateway-api.md#what-each-object-becomes)). Whoever may write a \
+                      Gateway can then reach every Service of every namespace, without a ReferenceGrant",
+            values: Is("boolean"),
+            default: Some(Of(|| code(Settings::default().auto_passthrough))),
+        },
+        Key {
             name: "namespaces",
             example: r#"["databases", "edge-system"]"#,
             meaning: "take objects of these namespaces only",
