@@ -9,6 +9,7 @@ pub mod certs;
 pub mod counters;
 pub mod dns;
 pub mod ech;
+pub mod envoy;
 pub mod gateway;
 pub mod hold;
 pub mod interrupt;

@@ -127,23 +127,39 @@ fn build_programs(deadline: Option<Instant>) -> Result<()> {
         build(&go, module, &directory, &bin, deadline)?;
         fs::write(stamp, versions)?;
     }
-    Ok(())
+    // Of this module only a file is wanted.
+    let directory = steps::root().join("tests/cluster/go/istio");
+    let what = "the definitions of Istio's objects";
+    steps::quietly(what, &mut go_in(&go, &directory, deadline, &["mod", "download", "istio.io/api"]))?;
+    let api = directory_of(&go, &directory, deadline, "istio.io/api")?;
+    let definitions = fs::read(api.join("kubernetes/customresourcedefinitions.gen.yaml"))?;
+    Ok(fs::write(bin.join("istio-crds.yaml"), definitions)?)
+}
+
+/// `go ARGS` in a directory, which ends at the deadline.
+fn go_in(go: &Path, directory: &Path, deadline: Option<Instant>, args: &[&str]) -> Command {
+    let mut command = match deadline {
+        None => Command::new(go),
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
+            let mut command = Command::new("timeout");
+            command.arg(left.to_string()).arg(go);
+            command
+        }
+    };
+    command.current_dir(directory).args(args);
+    command
+}
+
+/// Where the files of a module are that this one needs.
+fn directory_of(go: &Path, directory: &Path, deadline: Option<Instant>, module: &str) -> Result<PathBuf> {
+    let found = go_in(go, directory, deadline, &["list", "-m", "-f", "{{.Dir}}", module]).output()?;
+    ensure!(found.status.success(), "go list: {}", String::from_utf8_lossy(&found.stderr));
+    Ok(PathBuf::from(String::from_utf8(found.stdout)?.trim()))
 }
 
 fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Option<Instant>) -> Result<()> {
-    let run = |args: &[&str]| {
-        let mut command = match deadline {
-            None => Command::new(go),
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
-                let mut command = Command::new("timeout");
-                command.arg(left.to_string()).arg(go);
-                command
-            }
-        };
-        command.current_dir(directory).args(args);
-        command
-    };
+    let run = |args: &[&str]| go_in(go, directory, deadline, args);
     let output = format!("{}/", bin.display());
     steps::quietly(module.what, &mut run(&["build", "-ldflags=-s -w", "-o", &output, "tool"]))?;
     if let Some((there, wanted)) = module.rename {
@@ -152,9 +168,7 @@ fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Opt
     if let Some(name) = module.tests {
         let output = bin.join(name).display().to_string();
         steps::quietly(module.what, &mut run(&["test", "-ldflags=-s -w", "-c", "-o", &output, "."]))?;
-        let api = run(&["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"]).output()?;
-        ensure!(api.status.success(), "go list: {}", String::from_utf8_lossy(&api.stderr));
-        let api = PathBuf::from(String::from_utf8(api.stdout)?.trim());
+        let api = directory_of(go, directory, deadline, "sigs.k8s.io/gateway-api")?;
         fs::write(bin.join("gateway-api-crds.yaml"), definitions(&api.join("config/crd/standard"))?)?;
     }
     Ok(())

@@ -102,7 +102,7 @@ impl Settings {
 
     /// Whether anything asks for subsets of Services.
     pub(super) fn has_subsets(&self) -> bool {
-        !self.istio.is_empty()
+        !self.istio.is_empty() || self.auto_passthrough
     }
 
     /// Whether `spec.addresses` may name this one.

@@ -6,9 +6,9 @@ use super::attach::{self, Attached};
 use super::convert;
 use super::gateways::{self, Gateways};
 use super::index::{Built, Context, Index, View};
-use super::istio;
 use super::pools;
 use super::status::Statuses;
+use super::virtual_services;
 use crate::config::model::Server;
 
 impl Index {
@@ -18,10 +18,10 @@ impl Index {
         let mut statuses = Statuses::new();
         let mut gateways = Gateways::new(&mut view, &mut statuses);
         let mut attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
-        attached.extend(istio::virtual_services(&mut view, &mut gateways, &mut statuses));
+        attached.extend(virtual_services::routes(&mut view, &mut gateways, &mut statuses));
         let mut built = convert::drafts(&mut view, &gateways, &attached);
         gateways::statuses(&gateways, &mut statuses);
-        istio::rule_statuses(&view, &mut statuses);
+        virtual_services::rule_statuses(&view, &mut statuses);
         built.built.statuses = statuses;
         let (asked, asked_for_all, pools) = (view.asked, view.asked_for_all_services, built.pools);
         let built = built.built;

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use super::attach::Attached;
 use super::gateways::Gateways;
 use super::hostname::wider;
-use super::index::{Built, View};
-use super::istio;
+use super::index::{Built, Parts, View};
 use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
-use super::pools::{self, Parts, Target, place};
+use super::pools::{self, Target, place};
 use super::specs::BackendRef;
+use super::subsets::subsets;
 use crate::config::controller::Attach;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
@@ -134,9 +134,9 @@ impl Drafts {
         };
         for (number, listener) in port.listeners.iter().filter(is_auto) {
             for (key, service) in view.services().filter(|(_, service)| &*service.kind != "ExternalName") {
-                let subsets = istio::subsets(view, &key.name);
+                let known = subsets(view, &key.name);
                 for service_port in service.ports.iter().filter(|port| pools::is_tcp(port)) {
-                    for subset in std::iter::once(None).chain(subsets.iter().copied().map(Some)) {
+                    for subset in std::iter::once(None).chain(known.iter().copied().map(Some)) {
                         let target = Target::new(key.name.clone(), service_port.port, subset);
                         let host = SniPattern::Exact(target.outbound_name().into());
                         let narrowest = wider(&host).find_map(|wider| port.hosts.get(&wider));

@@ -10,9 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::istio::DestinationRule;
-use super::key::{Key, Kind, Labels, Name};
-use super::objects::{NAMESPACE_LABEL, Object, Spec};
-use super::pools::Parts;
+use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
+use super::objects::{Object, Spec};
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
@@ -21,6 +20,12 @@ use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// A port of a Service and a subset of its pods, which is empty for all of them: what has a pool.
+pub(super) type Part = (u16, Arc<str>);
+
+/// The labels that the pods of each part have; none: it is all pods.
+pub(super) type Parts = BTreeMap<Part, Arc<Labels>>;
 
 /// All objects of a source.
 #[derive(Debug)]

@@ -122,11 +122,6 @@ impl Kind {
         matches!(self, Kind::TlsRoute | Kind::TcpRoute | Kind::HttpRoute | Kind::GrpcRoute)
     }
 
-    /// Whether it is of the Gateway API.
-    pub fn is_of_gateway_api(self) -> bool {
-        self.group() == GROUP
-    }
-
     pub(super) fn of(group: &str, kind: &str) -> Option<Self> {
         Kind::ALL.into_iter().find(|known| known.group() == group && known.name() == kind)
     }
@@ -194,3 +189,6 @@ impl fmt::Display for Key {
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
+
+/// The label with its name that every namespace has.
+pub(super) const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";

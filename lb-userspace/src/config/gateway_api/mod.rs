@@ -7,6 +7,7 @@ mod attach;
 mod build;
 mod claims;
 mod convert;
+mod decode;
 mod files;
 mod gateway;
 mod gateways;
@@ -22,8 +23,10 @@ mod refusal;
 mod secret;
 mod specs;
 mod status;
+mod subsets;
 #[cfg(test)]
 mod tests;
+mod virtual_services;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};

@@ -9,11 +9,11 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::decode::decode;
 use super::istio::{DestinationRule, IstioGateway, VirtualService};
-use super::key::{GROUP, Key, Kind, Labels};
+use super::key::{GROUP, Key, Kind, Labels, NAMESPACE_LABEL};
 use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{
@@ -167,9 +167,6 @@ impl Object {
     }
 }
 
-/// The label with its name that every namespace has.
-pub(super) const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
-
 /// A DNS subdomain (RFC 1123), as names of objects are.
 fn is_name(name: &str) -> Result<(), &'static str> {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
@@ -183,21 +180,6 @@ fn is_name(name: &str) -> Result<(), &'static str> {
 fn check_names(listeners: &[ListenerSpec]) -> Result<(), Refusal> {
     listeners.iter().enumerate().try_for_each(|(number, listener)| {
         is_name(&listener.name).map_err(|why| Refusal::new(format!("spec.listeners[{number}].name"), why))
-    })
-}
-
-/// Reads a part of an object, which stands at `path`.
-pub(super) fn decode<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, Refusal> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let inner = error.path().to_string();
-        let path = match (path, inner.as_str()) {
-            (path, ".") => path.to_owned(),
-            ("", inner) => inner.to_owned(),
-            (path, inner) => format!("{path}.{inner}"),
-        };
-        // It may repeat a value of the object.
-        let message: String = error.into_inner().to_string().escape_debug().take(200).collect();
-        Refusal::new(path, message)
     })
 }
 

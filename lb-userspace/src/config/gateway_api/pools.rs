@@ -2,15 +2,16 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::index::View;
-use super::istio::{self, Subset};
+use super::index::{Part, View};
+use super::istio::{DOMAIN, Subset};
 use super::key::{Key, Kind, Labels, Name};
 use super::specs::{BackendRef, Endpoint, ServicePort};
 use super::status::Fault;
+use super::subsets::subset;
 use crate::config::address::{Address, Host, Origin};
 use crate::config::diagnostic::quote;
 use crate::config::model::Server;
@@ -21,12 +22,6 @@ pub(super) fn name(service: &Name, port: u16, subset: &str) -> String {
     let separator = if subset.is_empty() { "" } else { ":" };
     format!("{}.{}:{port}{separator}{subset}", service.namespace, service.name)
 }
-
-/// A port of a Service and a subset of its pods, which is empty for all of them: what has a pool.
-pub(super) type Part = (u16, Arc<str>);
-
-/// The labels that the pods of each part have; none: it is all pods.
-pub(super) type Parts = BTreeMap<Part, Arc<Labels>>;
 
 /// What a backend is.
 pub(super) struct Target {
@@ -51,7 +46,7 @@ impl Target {
     /// The name by which clients ask Istio's gateways between clusters for it.
     pub(super) fn outbound_name(&self) -> String {
         let (Name { namespace, name }, (port, subset)) = (&self.service, &self.part);
-        format!("outbound_.{port}_.{subset}_.{name}.{namespace}{}", istio::DOMAIN)
+        format!("outbound_.{port}_.{subset}_.{name}.{namespace}{}", DOMAIN)
     }
 }
 
@@ -73,7 +68,7 @@ pub(super) fn resolve(
         return Err(Fault::new("RefNotPermitted", message));
     }
     let not_found = |why: String| Fault::new("BackendNotFound", why);
-    let only = if backend.istio.is_some() { istio::only_port(view, &service) } else { None };
+    let only = if backend.istio.is_some() { only_port(view, &service) } else { None };
     let Some(port) = backend.port.or(only) else {
         return Err(not_found(format!("the port of Service {service} is missing")));
     };
@@ -91,10 +86,16 @@ pub(super) fn resolve(
         return Err(not_found(format!("Service {service} {why}")));
     }
     let subset = match &backend.istio {
-        Some(destination) => istio::subset(view, &service, port, destination)?,
+        Some(destination) => subset(view, &service, port, destination)?,
         None => None,
     };
     Ok(Target::new(service, port, subset))
+}
+
+/// The port of a Service that has only one.
+fn only_port(view: &mut View<'_>, service: &Name) -> Option<u16> {
+    let mut ports = view.service(service)?.ports.iter().filter(|port| is_tcp(port));
+    ports.next().map(|port| port.port).filter(|_| ports.next().is_none())
 }
 
 pub(super) fn is_tcp(known: &ServicePort) -> bool {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::istio::{Destination, Server};
 use super::key::{GROUP, Key, Kind, Labels};
+use crate::config::model::SniPattern;
+use crate::config::san::San;
 
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -371,4 +372,36 @@ pub(super) struct EndpointConditions {
     pub(super) ready: Option<bool>,
     pub(super) serving: Option<bool>,
     pub(super) terminating: Option<bool>,
+}
+
+/// What a listener has besides that stands for a host of a server, or for a whole server of TCP.
+#[derive(Debug, PartialEq)]
+pub(super) struct Server {
+    /// In `spec.servers`.
+    pub(super) number: usize,
+    /// Why it is not served.
+    pub(super) fault: Option<Box<str>>,
+    /// What is asked of the certificates of clients.
+    pub(super) clients: Option<Clients>,
+    /// All of its hosts.
+    pub(super) hosts: Vec<SniPattern>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Clients {
+    /// The Secrets that may have the authorities: the first that is there counts.
+    pub(super) secrets: Vec<Box<str>>,
+    /// A client without a certificate is turned away.
+    pub(super) required: bool,
+    /// Names of which a certificate must have one; none: every name will do.
+    pub(super) sans: Vec<San>,
+}
+
+/// What a destination of Istio's VirtualService says besides the Service.
+#[derive(Debug, PartialEq)]
+pub(super) struct Destination {
+    /// Lower case.
+    pub(super) subset: Option<Box<str>>,
+    /// The client's own TLS goes to the server.
+    pub(super) is_passed_through: bool,
 }

@@ -167,7 +167,7 @@ pub struct RouteStatus {
 /// What became of a DestinationRule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleStatus {
-    /// `Accepted`; `PartiallyInvalid` where it is true.
+    /// `Accepted`.
     pub conditions: Vec<Condition>,
 }
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::host::{is_label, service};
 use crate::config::diagnostic::quote;
+use crate::config::gateway_api::decode::{Given, decode};
 use crate::config::gateway_api::key::{Labels, Name};
-use crate::config::gateway_api::objects::decode;
 use crate::config::gateway_api::refusal::Refusal;
 
 /// Subsets of a rule at most: each is a route for each port of the Service.
@@ -25,9 +25,9 @@ pub(in crate::config::gateway_api) struct DestinationRule {
     pub(in crate::config::gateway_api) subsets: Vec<Subset>,
     policy: Policy,
     /// It is for some gateway, as far as that can be told.
-    pub(super) is_exported: bool,
+    pub(in crate::config::gateway_api) is_exported: bool,
     /// What it asks for and has no effect.
-    pub(super) ignored: Vec<String>,
+    pub(in crate::config::gateway_api) ignored: Vec<String>,
 }
 
 /// Some pods of a Service.
@@ -56,7 +56,8 @@ struct Spec {
     subsets: Vec<SubsetSpec>,
     #[serde(default)]
     export_to: Vec<Box<str>>,
-    workload_selector: Option<IgnoredAny>,
+    #[serde(default)]
+    workload_selector: Given,
 }
 
 #[derive(Deserialize)]
@@ -105,7 +106,7 @@ impl DestinationRule {
             let message = format!("{} is no Service of the namespace {namespace}", quote(&host));
             return Err(Refusal::new("spec.host", message));
         };
-        if workload_selector.is_some() {
+        if workload_selector.0 {
             return Err(Refusal::new(
                 "spec.workloadSelector",
                 "it is for some sidecars, and not for gateways",
@@ -133,7 +134,7 @@ impl DestinationRule {
     }
 
     /// Whether gateways are to begin TLS of their own with the servers of a port.
-    pub(super) fn encrypts(&self, port: u16, subset: Option<&Subset>) -> bool {
+    pub(in crate::config::gateway_api) fn encrypts(&self, port: u16, subset: Option<&Subset>) -> bool {
         let subset = subset.and_then(|subset| subset.policy.encrypts(port));
         subset.or_else(|| self.policy.encrypts(port)).unwrap_or(false)
     }

@@ -6,19 +6,18 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::host::{is_label, pattern, reject_many};
 use crate::config::address::dns_name;
 use crate::config::diagnostic::quote;
-use crate::config::gateway_api::key::Labels;
-use crate::config::gateway_api::objects::{NAMESPACE_LABEL, decode};
+use crate::config::gateway_api::decode::{Given, decode};
+use crate::config::gateway_api::key::{Labels, NAMESPACE_LABEL};
 use crate::config::gateway_api::refusal::Refusal;
 use crate::config::gateway_api::specs::{
-    Allowed, FromNamespaces, GatewaySpec, ListenerSpec, ListenerTls, Namespaces, Reference, Selector,
+    Allowed, Clients, FromNamespaces, GatewaySpec, ListenerSpec, ListenerTls, Namespaces, Reference,
+    Selector, Server,
 };
-use crate::config::model::SniPattern;
 use crate::config::san::San;
 
 /// A Gateway of Istio's, as one of the Gateway API.
@@ -27,29 +26,6 @@ pub(in crate::config::gateway_api) struct IstioGateway {
     /// Labels of the gateway that it is for; none: of every one.
     pub(in crate::config::gateway_api) selector: Labels,
     pub(in crate::config::gateway_api) gateway: GatewaySpec,
-}
-
-/// What a listener has besides that stands for a host of a server, or for a whole server of TCP.
-#[derive(Debug, PartialEq)]
-pub(in crate::config::gateway_api) struct Server {
-    /// In `spec.servers`.
-    pub(in crate::config::gateway_api) number: usize,
-    /// Why it is not served.
-    pub(in crate::config::gateway_api) fault: Option<Box<str>>,
-    /// What is asked of the certificates of clients.
-    pub(in crate::config::gateway_api) clients: Option<Clients>,
-    /// All of its hosts.
-    pub(in crate::config::gateway_api) hosts: Vec<SniPattern>,
-}
-
-#[derive(Debug, PartialEq)]
-pub(in crate::config::gateway_api) struct Clients {
-    /// The Secrets that may have the authorities: the first that is there counts.
-    pub(in crate::config::gateway_api) secrets: Vec<Box<str>>,
-    /// A client without a certificate is turned away.
-    pub(in crate::config::gateway_api) required: bool,
-    /// Names of which a certificate must have one; none: every name will do.
-    pub(in crate::config::gateway_api) sans: Vec<San>,
 }
 
 #[derive(Deserialize)]
@@ -69,9 +45,10 @@ struct ServerSpec {
     hosts: Vec<Box<str>>,
     tls: Option<Tls>,
     bind: Option<Box<str>>,
-    default_endpoint: Option<IgnoredAny>,
-    #[serde(rename = "name")]
-    _name: Option<IgnoredAny>,
+    #[serde(default)]
+    default_endpoint: Given,
+    #[serde(default, rename = "name")]
+    _name: Given,
 }
 
 #[derive(Deserialize)]
@@ -92,17 +69,31 @@ struct Tls {
     subject_alt_names: Vec<Box<str>>,
     min_protocol_version: Option<Box<str>>,
     max_protocol_version: Option<Box<str>>,
-    #[serde(rename = "httpsRedirect")]
-    _https_redirect: Option<IgnoredAny>,
+    #[serde(default, rename = "httpsRedirect")]
+    _https_redirect: Given,
     // What is not served. Of files in a gateway's own pod there are none here.
-    server_certificate: Option<IgnoredAny>,
-    private_key: Option<IgnoredAny>,
-    ca_certificates: Option<IgnoredAny>,
-    ca_crl: Option<IgnoredAny>,
-    tls_certificates: Option<IgnoredAny>,
-    verify_certificate_spki: Option<IgnoredAny>,
-    verify_certificate_hash: Option<IgnoredAny>,
-    cipher_suites: Option<IgnoredAny>,
+    #[serde(default)]
+    server_certificate: Given,
+    #[serde(default)]
+    private_key: Given,
+    #[serde(default)]
+    ca_certificates: Given,
+    #[serde(default)]
+    ca_crl: Given,
+    #[serde(default)]
+    tls_certificates: Given,
+    #[serde(default)]
+    verify_certificate_spki: Given,
+    #[serde(default)]
+    verify_certificate_hash: Given,
+    #[serde(default)]
+    cipher_suites: Given,
+    #[serde(default)]
+    ecdh_curves: Given,
+    #[serde(default)]
+    alpn_protocols: Given,
+    #[serde(default)]
+    insecure_skip_verify: Given,
 }
 
 impl IstioGateway {
@@ -243,22 +234,25 @@ impl ServerSpec {
         if bind.is_some() {
             return Some("`bind` is not served: it is on every address".to_owned());
         }
-        if self.default_endpoint.is_some() {
+        if self.default_endpoint.0 {
             return Some("`defaultEndpoint` is not served".to_owned());
         }
         let tls = self.tls.as_ref().filter(|_| ends_tls)?;
         let files = "is a file in a gateway's pod; name a Secret by `credentialName`";
         let given = [
-            (tls.server_certificate.is_some(), "serverCertificate", files),
-            (tls.private_key.is_some(), "privateKey", files),
-            (tls.ca_certificates.is_some(), "caCertificates", files),
-            (tls.ca_crl.is_some(), "caCrl", files),
-            (tls.tls_certificates.is_some(), "tlsCertificates", files),
-            (tls.verify_certificate_spki.is_some(), "verifyCertificateSpki", "is not served"),
-            (tls.verify_certificate_hash.is_some(), "verifyCertificateHash", "is not served"),
-            (tls.cipher_suites.is_some(), "cipherSuites", "is not served"),
+            (tls.server_certificate, "serverCertificate", files),
+            (tls.private_key, "privateKey", files),
+            (tls.ca_certificates, "caCertificates", files),
+            (tls.ca_crl, "caCrl", files),
+            (tls.tls_certificates, "tlsCertificates", files),
+            (tls.verify_certificate_spki, "verifyCertificateSpki", "is not served"),
+            (tls.verify_certificate_hash, "verifyCertificateHash", "is not served"),
+            (tls.cipher_suites, "cipherSuites", "is not served"),
+            (tls.ecdh_curves, "ecdhCurves", "is not served"),
+            (tls.alpn_protocols, "alpnProtocols", "is not served"),
+            (tls.insecure_skip_verify, "insecureSkipVerify", "is not served"),
         ];
-        if let Some((_, key, why)) = given.into_iter().find(|(is_given, ..)| *is_given) {
+        if let Some((_, key, why)) = given.into_iter().find(|(given, ..)| given.0) {
             return Some(format!("`tls.{key}` {why}"));
         }
         // Older versions than 1.2 are served to nobody.

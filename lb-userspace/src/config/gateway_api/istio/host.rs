@@ -46,7 +46,11 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 /// Whether an object of the namespace `own` is for gateways of `namespace`.
-pub(super) fn is_exported(export_to: &[Box<str>], own: &str, namespace: &str) -> bool {
+pub(in crate::config::gateway_api) fn is_exported(
+    export_to: &[Box<str>],
+    own: &str,
+    namespace: &str,
+) -> bool {
     let takes = |to: &Box<str>| match &**to {
         "*" => true,
         "." => own == namespace,

@@ -9,13 +9,12 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::host::{DOMAIN, gateway, pattern, reject_many, service};
-use super::resolve::Destination;
 use crate::config::diagnostic::quote;
+use crate::config::gateway_api::decode::{Given, decode};
 use crate::config::gateway_api::hostname::intersection;
 use crate::config::gateway_api::key::{ISTIO, Key};
-use crate::config::gateway_api::objects::decode;
 use crate::config::gateway_api::refusal::Refusal;
-use crate::config::gateway_api::specs::BackendRef;
+use crate::config::gateway_api::specs::{BackendRef, Destination};
 use crate::config::model::SniPattern;
 
 /// Destinations of a rule at most, and matches of an object.
@@ -24,32 +23,32 @@ const MOST: usize = 100;
 /// A VirtualService, as far as it is for gateways.
 #[derive(Debug, PartialEq)]
 pub(in crate::config::gateway_api) struct VirtualService {
-    pub(super) hosts: Vec<SniPattern>,
+    pub(in crate::config::gateway_api) hosts: Vec<SniPattern>,
     /// Not empty; without `mesh`, which are the sidecars.
-    pub(super) gateways: Vec<Key>,
-    pub(super) export_to: Vec<Box<str>>,
+    pub(in crate::config::gateway_api) gateways: Vec<Key>,
+    pub(in crate::config::gateway_api) export_to: Vec<Box<str>>,
     /// In the order in which they count.
-    pub(super) rules: Vec<Rule>,
+    pub(in crate::config::gateway_api) rules: Vec<Rule>,
     /// What is asked for and not served.
-    pub(super) unserved: Vec<String>,
+    pub(in crate::config::gateway_api) unserved: Vec<String>,
 }
 
 /// A match of a rule.
 #[derive(Debug, PartialEq)]
-pub(super) struct Rule {
+pub(in crate::config::gateway_api) struct Rule {
     /// As in names of routes: `tls-0`.
-    pub(super) name: String,
+    pub(in crate::config::gateway_api) name: String,
     /// `spec.tls[0]`.
-    pub(super) path: String,
+    pub(in crate::config::gateway_api) path: String,
     /// It is for clients whose TLS is passed through.
-    pub(super) is_tls: bool,
-    pub(super) hosts: Vec<SniPattern>,
+    pub(in crate::config::gateway_api) is_tls: bool,
+    pub(in crate::config::gateway_api) hosts: Vec<SniPattern>,
     /// Of the server; absent: of every one.
-    pub(super) port: Option<u16>,
+    pub(in crate::config::gateway_api) port: Option<u16>,
     /// Absent: those of the VirtualService.
-    pub(super) gateways: Option<Vec<Key>>,
+    pub(in crate::config::gateway_api) gateways: Option<Vec<Key>>,
     /// Empty: its clients are refused.
-    pub(super) backends: Arc<[BackendRef]>,
+    pub(in crate::config::gateway_api) backends: Arc<[BackendRef]>,
 }
 
 #[derive(Deserialize)]
@@ -87,10 +86,14 @@ struct Match {
     port: Option<u16>,
     #[serde(default)]
     gateways: Vec<Box<str>>,
-    destination_subnets: Option<IgnoredAny>,
-    source_subnet: Option<IgnoredAny>,
-    source_labels: Option<IgnoredAny>,
-    source_namespace: Option<IgnoredAny>,
+    #[serde(default)]
+    destination_subnets: Given,
+    #[serde(default)]
+    source_subnet: Given,
+    #[serde(default)]
+    source_labels: Given,
+    #[serde(default)]
+    source_namespace: Given,
 }
 
 #[derive(Deserialize)]
@@ -203,12 +206,12 @@ impl Match {
     /// The first thing that narrows it and is not looked at.
     fn unserved(&self) -> Option<&'static str> {
         let given = [
-            (self.destination_subnets.is_some(), "destinationSubnets"),
-            (self.source_subnet.is_some(), "sourceSubnet"),
-            (self.source_labels.is_some(), "sourceLabels"),
-            (self.source_namespace.is_some(), "sourceNamespace"),
+            (self.destination_subnets, "destinationSubnets"),
+            (self.source_subnet, "sourceSubnet"),
+            (self.source_labels, "sourceLabels"),
+            (self.source_namespace, "sourceNamespace"),
         ];
-        given.into_iter().find_map(|(is_given, key)| is_given.then_some(key))
+        given.into_iter().find_map(|(given, key)| given.0.then_some(key))
     }
 }
 

@@ -41,13 +41,15 @@ spec: { host: hello, subsets: [{ name: v1, labels: { version: v1 } }, { name: V2
 
 fn settings() -> Settings {
     let labels = |value: &str| [("istio".to_owned(), value.to_owned())].into();
-    Settings { istio: vec![labels("eastwest"), labels("ingress")], ..Settings::default() }
+    Settings {
+        istio: vec![labels("eastwest"), labels("ingress")],
+        auto_passthrough: true,
+        ..Settings::default()
+    }
 }
 
 fn index(yaml: &str) -> Index {
-    let mut index = Index::new(settings());
-    objects(yaml).into_iter().for_each(|object| _ = index.apply(object));
-    index
+    index_with(settings(), yaml)
 }
 
 /// A Gateway of Istio's in `edge` with these servers, in YAML's flow style.
@@ -127,6 +129,18 @@ fn auto_passthrough_has_a_route_for_each_subset() {
     ] {
         assert_eq!(servers(&config, pool), expected, "{pool}");
     }
+}
+
+#[test]
+fn only_whoever_runs_the_gateway_lets_a_server_reach_all_services() {
+    let text = HELLO.to_owned() + &gateway("cross", &[&server("TLS", "mode: AUTO_PASSTHROUGH", "\"*\"")]);
+    let (config, statuses) = made(&mut index_with(Settings { auto_passthrough: false, ..settings() }, &text));
+    assert!(config.listeners.is_empty() && config.pools.is_empty());
+    let cross = Key::new(Kind::IstioGateway, "edge", "cross");
+    assert_eq!(
+        conditions(&statuses, &cross, Some("listener servers-0"))[0],
+        "Accepted=False UnsupportedValue"
+    );
 }
 
 #[test]
@@ -287,7 +301,11 @@ fn tls_ends_with_the_secret_of_the_gateways_namespace() {
         ("mode: SIMPLE, credentialName: c", secret("edge", "c"), None),
         ("mode: SIMPLE, credentialName: c", opaque("c", &pair), None),
         ("mode: SIMPLE, credentialName: c", opaque("c", &old_pair), None),
-        ("mode: SIMPLE, credentialNames: [c], minProtocolVersion: TLSV1_2", opaque("c", &pair), None),
+        (
+            "mode: SIMPLE, credentialNames: [c], minProtocolVersion: TLSV1_2, cipherSuites: [], insecureSkipVerify: false",
+            opaque("c", &pair),
+            None,
+        ),
         ("mode: MUTUAL, credentialName: c", opaque("c", &with_ca), Some((true, 0))),
         ("mode: OPTIONAL_MUTUAL, credentialName: c", opaque("c", &with_ca), Some((false, 0))),
         (
@@ -344,6 +362,7 @@ fn tls_ends_with_the_secret_of_the_gateways_namespace() {
         "mode: MUTUAL, credentialName: c, verifyCertificateHash: [aa]",
         "mode: MUTUAL, credentialName: c, subjectAltNames: [\"*.x\"]",
         "mode: MUTUAL, credentialName: c, caCrl: /x",
+        "mode: MUTUAL, credentialName: c, insecureSkipVerify: true",
     ] {
         let (config, told) = build(tls, &c);
         assert_eq!(

@@ -2,25 +2,24 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::host::is_exported;
-use super::virtual_service::{Rule, VirtualService};
-use crate::config::gateway_api::attach::Attached;
-use crate::config::gateway_api::gateways::Gateways;
-use crate::config::gateway_api::hostname::intersection;
-use crate::config::gateway_api::index::{View, by_age};
-use crate::config::gateway_api::key::{ISTIO, Key, Kind};
-use crate::config::gateway_api::listeners::{Listener, Use};
-use crate::config::gateway_api::objects::{Object, Spec};
-use crate::config::gateway_api::pools;
-use crate::config::gateway_api::references::admits;
-use crate::config::gateway_api::specs::{FromNamespaces, ParentRef};
-use crate::config::gateway_api::status::{
-    Condition, Fault, RouteParentStatus, RouteStatus, RuleStatus, Status, Statuses, Truth,
-};
+use std::collections::BTreeSet;
+
+use super::attach::Attached;
+use super::gateways::Gateways;
+use super::hostname::intersection;
+use super::index::{View, by_age};
+use super::istio::{Rule, VirtualService, is_exported};
+use super::key::{ISTIO, Key, Kind};
+use super::listeners::{Listener, Use};
+use super::objects::{Object, Spec};
+use super::pools;
+use super::references::admits;
+use super::specs::{FromNamespaces, ParentRef};
+use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, RuleStatus, Status, Statuses, Truth};
 use crate::config::model::SniPattern;
 
 /// Looks at all VirtualServices, the oldest first, and writes what becomes of them.
-pub(in crate::config::gateway_api) fn virtual_services<'i>(
+pub(super) fn routes<'i>(
     view: &mut View<'i>,
     gateways: &mut Gateways<'i>,
     statuses: &mut Statuses,
@@ -46,37 +45,47 @@ fn attach<'i>(
 ) {
     let own = &object.key.name.namespace;
     let mut listeners_of: Vec<Vec<(usize, Vec<SniPattern>)>> = vec![Vec::new(); spec.rules.len()];
-    let mut parents = Vec::new();
-    let mut references = None;
+    // Those of ours, and on which of their listeners it is; `None`: it is not for them.
+    let mut ours: Vec<(&Key, Option<BTreeSet<usize>>)> = Vec::new();
     for gateway in &spec.gateways {
         let Some(candidates) = gateways.listeners_of(gateway).map(<[usize]>::to_vec) else { continue };
-        let mut amiss = spec.unserved.clone();
-        let mut found = Vec::new();
-        if is_exported(&spec.export_to, own, &gateway.name.namespace) {
-            for (number, rule) in spec.rules.iter().enumerate() {
-                if rule.gateways.as_ref().is_some_and(|named| !named.contains(gateway)) {
-                    continue;
-                }
-                let taking = taking(view, gateways, object, spec, rule, &candidates);
-                if taking.is_empty() {
-                    amiss.push(format!("{}: no server of the Gateway takes its clients", rule.path));
-                }
-                found.extend(taking.iter().map(|(listener, _)| *listener));
-                listeners_of[number].extend(taking);
-            }
-        } else {
-            amiss = vec!["spec.exportTo keeps it from the Gateway's namespace".to_owned()];
+        if !is_exported(&spec.export_to, own, &gateway.name.namespace) {
+            ours.push((gateway, None));
+            continue;
         }
-        found.sort_unstable();
-        found.dedup();
-        for listener in &found {
+        let mut found = BTreeSet::new();
+        for (rule, listeners) in spec.rules.iter().zip(&mut listeners_of) {
+            if rule.gateways.as_ref().is_none_or(|named| named.contains(gateway)) {
+                let taking = taking(view, gateways, object, spec, rule, &candidates);
+                found.extend(taking.iter().map(|(listener, _)| *listener));
+                listeners.extend(taking);
+            }
+        }
+        ours.push((gateway, Some(found)));
+    }
+    if ours.is_empty() {
+        return;
+    }
+    let mut amiss = spec.unserved.clone();
+    let is_ours = |rule: &Rule| match &rule.gateways {
+        Some(named) => ours.iter().any(|(gateway, _)| named.contains(gateway)),
+        None => true,
+    };
+    let idle = spec.rules.iter().zip(&listeners_of);
+    let idle = idle.filter(|(rule, listeners)| listeners.is_empty() && is_ours(rule));
+    amiss.extend(
+        idle.map(|(rule, _)| format!("{}: no server of its Gateways takes these clients", rule.path)),
+    );
+    let hidden = ["spec.exportTo keeps it from the Gateway's namespace".to_owned()];
+    let references = unresolved(view, object, spec);
+    let mut parents = Vec::new();
+    for (gateway, found) in ours {
+        for listener in found.iter().flatten() {
             gateways.listeners[*listener].attached += 1;
         }
-        let references = references.get_or_insert_with(|| unresolved(view, object, spec));
-        parents.push(parent(view, object, gateway, &amiss, !found.is_empty(), references.as_ref()));
-    }
-    if parents.is_empty() {
-        return;
+        let is_attached = found.as_ref().is_some_and(|found| !found.is_empty());
+        let amiss = if found.is_some() { &amiss[..] } else { &hidden };
+        parents.push(parent(view, object, gateway, amiss, is_attached, references.as_ref()));
     }
     statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }));
     for (rule, listeners) in spec.rules.iter().zip(listeners_of).filter(|(_, found)| !found.is_empty()) {
@@ -165,7 +174,13 @@ fn parent(
         Condition::of("Accepted", "Accepted", fault.as_ref(), generation),
         Condition::of("ResolvedRefs", "ResolvedRefs", references, generation),
     ];
-    conditions.extend((is_attached && !amiss.is_empty()).then(|| partly(message(), generation)));
+    conditions.extend((is_attached && !amiss.is_empty()).then(|| Condition {
+        kind: "PartiallyInvalid",
+        status: Truth::True,
+        reason: "UnsupportedValue",
+        message: message().into(),
+        observed_generation: generation,
+    }));
     let parent_ref = ParentRef {
         group: Some(ISTIO.into()),
         kind: Some(gateway.kind.name().into()),
@@ -177,27 +192,17 @@ fn parent(
     RouteParentStatus { parent_ref, controller_name: Box::from(&*view.index.settings.controller), conditions }
 }
 
-fn partly(message: String, observed_generation: i64) -> Condition {
-    Condition {
-        kind: "PartiallyInvalid",
-        status: Truth::True,
-        reason: "UnsupportedValue",
-        message: message.into(),
-        observed_generation,
-    }
-}
-
 /// Says of DestinationRules what of them has no effect.
-pub(in crate::config::gateway_api) fn rule_statuses(view: &View<'_>, statuses: &mut Statuses) {
+pub(super) fn rule_statuses(view: &View<'_>, statuses: &mut Statuses) {
     for object in view.all(Kind::DestinationRule) {
         let Spec::DestinationRule(rule) = &object.spec else { continue };
         let fault = (!rule.is_exported)
             .then(|| Fault::new("UnsupportedValue", "spec.exportTo keeps it from other namespaces"));
-        let mut conditions = vec![Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation)];
-        if !rule.ignored.is_empty() {
-            let message = format!("without effect: {}", rule.ignored.join(", "));
-            conditions.push(partly(message, object.generation));
+        let mut accepted = Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation);
+        if fault.is_none() && !rule.ignored.is_empty() {
+            accepted.message = format!("without effect: {}", rule.ignored.join(", ")).into();
         }
+        let conditions = vec![accepted];
         statuses.insert(object.key.clone(), Status::Rule(RuleStatus { conditions }));
     }
 }
