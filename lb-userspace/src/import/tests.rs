@@ -233,6 +233,13 @@ fn nobody_gets_in_whom_the_original_refuses() {
     let (text, said) = made(&envoy);
     assert!(text.contains("sni = [\"a.example\"]") && !text.contains("sni = [\"*\"]"), "{text}");
     assert!(said.contains("plain TCP and TLS on one address"), "{said}");
+    // Envoy looks at the port first: on 443 there is nothing but the second chain.
+    let by_port =
+        envoy.replace("transport_protocol: raw_buffer", "server_names: [b.example], destination_port: 443");
+    let (text, _) = made(&by_port);
+    assert!(text.contains("sni = [\"b.example\"]") && !text.contains("a.example"), "{text}");
+    let (text, _) = made(&by_port.replace("destination_port: 443", "destination_port: 444"));
+    assert!(text.contains("sni = [\"a.example\"]") && !text.contains("b.example"), "{text}");
     let istio = |tls: &str| {
         format!(
             "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: g }}\nspec: {{ servers: [{{ port: {{ number: 443, name: x, protocol: TLS }}, tls: {{ {tls} }}, hosts: [a.example] }}] }}\n---\n\

@@ -281,8 +281,11 @@ fn between_clusters_by_istios_own_objects() -> Result<()> {
         world.net.server.address("eth0", &format!("{host}/24"))?;
         let further = ["--tls-auth-clients", "no", "--bind", host];
         redis.push(Redis::tls_with(&world.net.server, 5000, &leaf, &further)?);
-        let mut set = tls_cli(&world.net.server, host, 5000, "hello", &world.authority.path);
-        checked_output(set.args(["set", "name", version]))?;
+        // The port is heard of by the first one already.
+        eventually("the name to be set", || {
+            let mut set = tls_cli(&world.net.server, host, 5000, "hello", &world.authority.path);
+            checked_output(set.args(["set", "name", version])).ok()
+        })?;
         endpoints.push(endpoint(host, &format!("hello-{version}")));
         more += &pod(&format!("hello-{version}"), version);
     }
