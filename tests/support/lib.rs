@@ -25,6 +25,7 @@ pub mod skip;
 pub mod starttls;
 pub mod stranger;
 pub mod tempdir;
+pub mod threads;
 pub mod tls;
 pub mod topology;
 pub mod wait;

@@ -95,8 +95,8 @@ impl Operations for Fake {
         }
     }
 
-    fn ready(&self) -> Result<(), Vec<String>> {
-        if self.not_ready.is_empty() { Ok(()) } else { Err(self.not_ready.clone()) }
+    fn ready(&self) -> Result<Vec<String>, Vec<String>> {
+        if self.not_ready.is_empty() { Ok(Vec::new()) } else { Err(self.not_ready.clone()) }
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, String>> + Send>> {
@@ -135,6 +135,7 @@ pub(crate) fn status() -> Status {
     };
     Status {
         objects: Vec::new(),
+        objects_stale_since: None,
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,
         workers: 2,

@@ -84,7 +84,10 @@ async fn status(State(gateway): State<Arc<dyn Operations>>) -> Response {
 
 async fn ready(State(gateway): State<Arc<dyn Operations>>) -> Response {
     match gateway.ready() {
-        Ok(()) => plain(StatusCode::OK, "ready\n"),
+        Ok(notes) => {
+            let lines: String = notes.iter().map(|note| format!("{note}\n")).collect();
+            plain(StatusCode::OK, format!("ready\n{lines}"))
+        }
         Err(reasons) => plain(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
     }
 }

@@ -36,8 +36,8 @@ pub trait Operations: Send + Sync + 'static {
     fn scrape(&self) -> view::Scrape;
 
     /// Whether clients can be served: configuration loaded, listeners bound, a server in every pool.
-    /// Otherwise each reason why not, in words for an operator.
-    fn ready(&self) -> Result<(), Vec<String>>;
+    /// Then what an operator might want to know nevertheless, and otherwise each reason why not.
+    fn ready(&self) -> Result<Vec<String>, Vec<String>>;
 
     /// Reads the configuration again. On an error nothing has changed, and the text says why.
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<view::Reloaded, String>> + Send>>;

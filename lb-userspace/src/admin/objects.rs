@@ -36,16 +36,22 @@ pub fn objects(objects: &[Object]) -> String {
 }
 
 /// "12 objects of the Gateway API, 1 not taken, 2 with a condition that is not as it should be": for `snisplice status`.
-pub(super) fn summary(objects: &[Object]) -> Option<String> {
+/// `stale_since`: since when they are not those of the API server.
+pub(super) fn summary(objects: &[Object], stale_since: Option<&str>) -> Option<String> {
+    let stale = stale_since.map(|since| {
+        let since = since.escape_debug();
+        format!("the API server does not answer: the objects are those of {since}\n")
+    });
     if objects.is_empty() {
-        return None;
+        return stale;
     }
     let refused = objects.iter().filter(|object| object.refused.is_some()).count();
     let faulty =
         objects.iter().filter_map(|object| object.status.as_ref()).filter(|status| is_faulty(status)).count();
     let (read, see) = (objects.len() - refused, "`snisplice objects` shows them");
     Some(format!(
-        "{read} objects of the Gateway API, {refused} not taken, {faulty} with something amiss; {see}\n"
+        "{read} objects of the Gateway API, {refused} not taken, {faulty} with something amiss; {see}\n{}",
+        stale.unwrap_or_default()
     ))
 }
 
@@ -199,8 +205,11 @@ mod tests {
              Service db/redis  (manifests/a.yaml:3)\n"
         );
         let expected = "3 objects of the Gateway API, 1 not taken, 1 with something amiss; `snisplice objects` shows them\n";
-        assert_eq!(summary(&example()).as_deref(), Some(expected));
-        assert_eq!((objects(&[]).as_str(), summary(&[])), ("no objects\n", None));
+        assert_eq!(summary(&example(), None).as_deref(), Some(expected));
+        assert_eq!((objects(&[]).as_str(), summary(&[], None)), ("no objects\n", None));
+        let stale = "the API server does not answer: the objects are those of 2026-11-29T08:00:00Z\n";
+        let found = summary(&example(), Some("2026-11-29T08:00:00Z"));
+        assert_eq!(found, Some(expected.to_owned() + stale));
         let found = counted(&example());
         let found: Vec<_> =
             found.iter().map(|(kind, condition, n)| format!("{kind} {condition} {n}")).collect();

@@ -108,7 +108,8 @@ pub fn status(status: &Status) -> String {
         }
     }
     out += &table.section();
-    let objects = super::objects::summary(&status.objects).map(|summary| format!("\n{summary}"));
+    let stale = status.objects_stale_since.as_deref();
+    let objects = super::objects::summary(&status.objects, stale).map(|summary| format!("\n{summary}"));
     out + &objects.unwrap_or_default()
 }
 

@@ -38,6 +38,10 @@ pub struct Status {
     /// Of the Gateway API; absent where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<Object>,
+    /// Since when they are not those of the API server any more (RFC 3339): it does not answer. Absent: they are, or there is
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects_stale_since: Option<String>,
 }
 
 /// An object of the Gateway API, or what was meant to be one.

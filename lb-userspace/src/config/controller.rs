@@ -44,6 +44,8 @@ pub struct Settings {
     pub external_names: bool,
     /// Auto-passthrough listeners are served.
     pub auto_passthrough: bool,
+    /// On how many ports Gateways may listen together, each of an address counted by itself.
+    pub max_ports: usize,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
     /// The labels of each of Istio's gateways whose place this one takes.
@@ -79,6 +81,7 @@ impl Default for Settings {
             addresses: Vec::new(),
             external_names: false,
             auto_passthrough: false,
+            max_ports: 1000,
             namespaces: Vec::new(),
             istio: Vec::new(),
         }

@@ -54,6 +54,7 @@ pub(super) struct GatewayApiDraft {
     pub(super) addresses: Field<Vec<Placed<RangeInclusive<IpAddr>>>>,
     pub(super) external_names: Field<bool>,
     pub(super) auto_passthrough: Field<bool>,
+    pub(super) max_ports: Field<usize>,
     pub(super) namespaces: Field<Vec<Placed<Box<str>>>>,
     pub(super) istio: Field<Vec<Placed<BTreeMap<String, String>>>>,
 }

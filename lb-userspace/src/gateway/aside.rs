@@ -1,6 +1,7 @@
 //! Work that takes long, beside the connections: to read, build and free very many routes.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use tokio::sync::oneshot;
 
@@ -18,13 +19,31 @@ pub(super) fn aside(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("aside".into()).spawn(run).map(drop)
 }
 
-/// What work that is done aside answers with; after its answer it may go on. An error says why there is none.
-pub(super) async fn answer_aside<T: Send + 'static>(
-    work: impl FnOnce(oneshot::Sender<T>) + Send + 'static,
-) -> Result<T, String> {
+/// Works aside with a value that is only lent: it comes back whatever happens, perhaps half changed if the work has panicked. An
+/// error says why there is no answer. What the work makes besides is dropped after the answer, and nobody waits for that.
+pub(super) async fn lend_aside<S: Send + 'static, T: Send + 'static, Rest>(
+    value: S,
+    work: impl FnOnce(&mut S) -> (T, Rest) + Send + 'static,
+) -> (S, Result<T, String>) {
+    fn lock<S>(lent: &Mutex<Option<S>>) -> MutexGuard<'_, Option<S>> {
+        lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    let lent = Arc::new(Mutex::new(Some(value)));
+    let borrowed = lent.clone();
     let (answer, answered) = oneshot::channel();
-    aside(move || work(answer)).map_err(|error| format!("cannot start a thread: {error}"))?;
-    answered.await.map_err(|_| "the thread that read it has panicked".to_owned())
+    let started = aside(move || {
+        let mut value = lock(&borrowed);
+        let (made, rest) = work(value.as_mut().expect("it is taken back after this"));
+        drop(value);
+        // Whoever asked may have gone.
+        let _ = answer.send(made);
+        drop(rest);
+    });
+    let made = match started {
+        Ok(()) => answered.await.map_err(|_| "the thread that was to do it has panicked".to_owned()),
+        Err(error) => Err(format!("cannot start a thread: {error}")),
+    };
+    (lock(&lent).take().expect("only this takes it"), made)
 }
 
 /// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
@@ -34,5 +53,27 @@ fn give_back_memory() {
     // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_lent_comes_back() {
+        let (value, made) = lend_aside(vec![1], |value| (value.push(2), ())).await;
+        assert_eq!((value, made), (vec![1, 2], Ok(())));
+    }
+
+    #[tokio::test]
+    async fn what_is_lent_comes_back_from_a_panic() {
+        let work = |value: &mut Vec<i32>| -> ((), ()) {
+            value.push(2);
+            panic!("on purpose");
+        };
+        let (value, made) = lend_aside(vec![1], work).await;
+        assert_eq!(value, [1, 2]);
+        assert!(made.unwrap_err().contains("panicked"));
     }
 }

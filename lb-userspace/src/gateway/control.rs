@@ -181,7 +181,6 @@ impl Control {
             stopping,
             reloads,
             objects: ArcSwap::default(),
-            awaits_objects: AtomicBool::new(false),
         });
         let sweeper = match gateway.packet() {
             Err(_) => None,
@@ -197,7 +196,7 @@ impl Control {
         let workers =
             (0..workers).map(|index| spawn(gateway.clone(), index)).collect::<Result<Vec<_>, _>>()?;
         let watched = settings.fixed.watch.then(|| Watched::new(sources));
-        let control = Control {
+        let mut control = Control {
             path: path.to_path_buf(),
             gateway,
             admin_side,
@@ -217,6 +216,9 @@ impl Control {
             sweeper,
         };
         control.hand_out(sockets);
+        if let Some((_, objects)) = &mut control.source {
+            objects.in_force();
+        }
         control.show_objects();
         Ok(control)
     }
@@ -227,7 +229,6 @@ impl Control {
         drop(self.resolve());
         let admin = self.serve_admin()?;
         if let Some((_, objects)) = &mut self.source {
-            objects.in_force();
             objects.connect().await?;
         }
         let mut hangup = signal(SignalKind::hangup())?;
@@ -475,8 +476,11 @@ impl Stop {
     }
 }
 
-/// Returns when the objects have changed, or a port that one of them could not have is to be asked for again.
+/// Returns when the objects have changed, or are to be tried again, or a port that one of them could not have is to be asked for again.
 async fn changed_objects(watched: &mut Option<Watched>, source: &Source) {
+    if source.as_ref().is_some_and(|(_, objects)| objects.is_unfinished()) {
+        return sleep(ASK_AGAIN).await;
+    }
     let lacks_ports = source.as_ref().is_some_and(|(_, objects)| objects.lacks_ports());
     tokio::select! {
         () = changed(watched) => {}

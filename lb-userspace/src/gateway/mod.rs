@@ -7,6 +7,7 @@ pub(crate) mod objects;
 mod reload;
 mod removed;
 mod report;
+mod shown;
 mod source;
 mod watch;
 mod worker;

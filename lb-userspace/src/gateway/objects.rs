@@ -1,16 +1,16 @@
 //! Objects of the Gateway API: where they come from, what they make together with the file, and what is said of them.
 
 use super::Fault;
+use super::shown::Shown;
 use crate::accept::{Bind, listen};
-use crate::admin::view;
 use crate::config::gateway_api::{
-    At, Attach, Change, Condition, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status,
+    At, Attach, Change, Condition, Context, Index, Key, Lacking, Manifests, Mode, Problem, Settings, Source,
     Statuses, Truth, watched,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
 use crate::kernel::addresses;
 use crate::kernel::pairs::own_addresses;
-use crate::kubernetes::{self, ApiServer, Freshness};
+use crate::kubernetes::{self, ApiServer};
 use crate::words::with_causes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -24,21 +24,34 @@ pub(crate) struct Objects {
     index: Index,
     context: Context,
     /// Where each object stands.
-    places: HashMap<Key, At>,
+    places: Arc<HashMap<Key, At>>,
     /// What is not taken.
-    problems: Vec<Problem>,
-    statuses: Arc<Statuses>,
+    problems: Arc<Vec<Problem>>,
+    /// What was made last, if it is not in force.
+    made: Option<Made>,
+    in_force: Made,
     /// Ports of the file's own listeners, and whose they are.
-    taken: BTreeMap<u16, Box<str>>,
-    /// Ports that the system has refused, at which address, and why.
-    failed: BTreeMap<u16, (SocketAddr, Box<str>)>,
-    /// Ports that objects have asked for, and got.
-    ports: HashSet<u16>,
-    /// Mode `pool`: the addresses that are served, and the device that has them and perhaps some more.
-    served: BTreeSet<IpAddr>,
+    taken: BTreeMap<(u16, IpAddr), Box<str>>,
+    /// Ports that the system has refused, and why.
+    failed: BTreeMap<(u16, IpAddr), Box<str>>,
+    /// Mode `pool`: the device that has the addresses.
     attached: Option<Attached>,
     /// Nothing was read yet.
     is_new: bool,
+    /// Something went wrong that had nothing to do with what they say: they are to be tried again.
+    is_unfinished: bool,
+}
+
+/// What objects make, besides the configuration.
+#[derive(Default)]
+struct Made {
+    statuses: Arc<Statuses>,
+    /// The listeners that get no ports from this machine.
+    lacking: Lacking,
+    /// Where their listeners are.
+    ports: HashSet<SocketAddr>,
+    /// Mode `pool`: the addresses of these.
+    addresses: BTreeSet<IpAddr>,
 }
 
 /// Where objects come from.
@@ -51,6 +64,8 @@ enum Origin {
 struct Attached {
     device: Box<str>,
     addresses: BTreeSet<IpAddr>,
+    /// Those of them that it has for the sake of something that is not in force yet.
+    added: BTreeSet<IpAddr>,
 }
 
 impl Objects {
@@ -83,15 +98,15 @@ impl Objects {
             origin,
             index,
             context: Context::default(),
-            places: HashMap::new(),
-            problems: Vec::new(),
-            statuses: Arc::default(),
+            places: Arc::default(),
+            problems: Arc::default(),
+            made: None,
+            in_force: Made::default(),
             taken: BTreeMap::new(),
             failed: BTreeMap::new(),
-            ports: HashSet::new(),
-            served: BTreeSet::new(),
             attached,
             is_new: true,
+            is_unfinished: false,
         };
         objects.stand_back(config);
         Some(objects)
@@ -101,21 +116,25 @@ impl Objects {
     fn stand_back(&mut self, config: &Config) {
         let listeners = config.listeners.iter().flat_map(|listener| {
             let whose = format!("the listener {} of the configuration file has it", listener.name);
-            listener.bind.iter().map(move |address| (address.port(), whose.clone().into()))
+            listener.bind.iter().map(move |address| (socket(*address), whose.clone().into()))
         });
         let admin =
-            config.gateway.fixed.admin.map(|address| (address.port(), "`gateway.admin` has it".into()));
+            config.gateway.fixed.admin.map(|address| (socket(address), "`gateway.admin` has it".into()));
         self.taken = listeners.chain(admin).collect();
     }
 
     /// Reads what the source has now. What was read, and what that asks for.
     pub(crate) fn read(&mut self) -> (Sources, Change) {
+        let read = self.read_source();
+        self.is_unfinished = false;
+        read
+    }
+
+    fn read_source(&mut self) -> (Sources, Change) {
         let directory = match &mut self.origin {
             Origin::Directory(directory) => directory,
             Origin::Cluster(api) => {
                 let (change, is_outside) = api.take(&mut self.index, std::mem::take(&mut self.is_new));
-                let problem = |(key, reason): (Key, String)| Problem::of_object(&key, reason);
-                self.problems = api.refused().into_iter().map(problem).collect();
                 let differs = is_outside && self.look_outside();
                 return (Sources::default(), if differs { Change::All } else { change });
             }
@@ -125,10 +144,10 @@ impl Objects {
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::error!("not taken: {problem}");
         }
-        self.problems = problems;
+        self.problems = Arc::new(problems);
         let sources = std::mem::take(&mut manifests.sources);
         let (places, change) = manifests.put_into(&mut self.index);
-        self.places = places;
+        self.places = Arc::new(places);
         (sources, change)
     }
 
@@ -140,18 +159,19 @@ impl Objects {
 
     /// Looks at what is outside the objects and counts; whether it has changed.
     fn look_outside(&mut self) -> bool {
-        let before = (self.context.own.clone(), self.context.nodes.clone(), self.context.assigned.clone());
+        let before = self.context.clone();
         match own_addresses() {
             Ok(own) => self.context.own = own,
             Err(error) => tracing::error!(%error, "cannot list the addresses of this machine"),
         }
         if let Origin::Cluster(api) = &self.origin {
+            api.look_around(&mut self.context);
             match self.settings.mode {
-                Mode::Node => self.context.nodes = api.nodes(&self.context.own),
+                Mode::Node => {}
                 Mode::Pool | Mode::Service => self.context.assigned = api.assigned(&self.settings.addresses),
             }
         }
-        before != (self.context.own.clone(), self.context.nodes.clone(), self.context.assigned.clone())
+        before != self.context
     }
 
     /// The API server that they come from.
@@ -181,29 +201,49 @@ impl Objects {
         }
     }
 
-    /// Nothing is known of the objects yet.
-    pub(crate) fn is_awaited(&self) -> bool {
-        matches!(&self.origin, Origin::Cluster(api) if api.freshness() == Freshness::Stale(None))
-    }
-
     /// Sees to it that the device has the addresses on which what was made is to listen.
     pub(crate) fn attach(&mut self) {
-        if let Some(attached) = &mut self.attached {
-            attached.add(&self.served);
+        if let (Some(attached), Some(made)) = (&mut self.attached, &self.made) {
+            attached.add(&made.addresses);
         }
     }
 
     /// What was made is in force: addresses that it does not have are given back, and the API server is told.
     pub(crate) fn in_force(&mut self) {
+        if let Some(made) = self.made.take() {
+            self.in_force = made;
+            self.index.in_force();
+        }
         if let Some(attached) = &mut self.attached {
-            attached.retain(&self.served);
+            attached.retain(&self.in_force.addresses);
         }
         self.tell();
     }
 
-    fn tell(&mut self) {
+    /// What was made does not come into force, and what is in force stays so.
+    pub(crate) fn give_up(&mut self) {
+        self.made = None;
+        if let Some(attached) = &mut self.attached {
+            attached.remove_added();
+        }
+    }
+
+    /// Work with them has ended by half, and not because of what they say: all of them are read again, after a while.
+    pub(crate) fn start_over(&mut self) {
+        self.give_up();
+        self.index = Index::new(self.settings.clone());
+        self.is_new = true;
+        self.is_unfinished = true;
+    }
+
+    /// Whether they are to be tried again though nothing has changed.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.is_unfinished
+    }
+
+    fn tell(&self) {
         if let Origin::Cluster(api) = &self.origin {
-            api.served(&self.index, self.statuses.clone());
+            api.served(&self.index, &self.in_force.statuses, &self.in_force.lacking, &self.context.own);
         }
     }
 
@@ -212,33 +252,35 @@ impl Objects {
         // The kernel has this file if it has IPv6.
         self.context.ipv6 = Path::new("/proc/net/if_inet6").exists();
         self.context.unavailable = self.taken.clone();
-        let failed = self.failed.iter().map(|(port, (_, why))| (*port, why.clone()));
-        self.context.unavailable.extend(failed);
+        self.context.unavailable.extend(self.failed.iter().map(|(port, why)| (*port, why.clone())));
         let mut built = self.index.build(&self.context);
         let checked = file.check(&mut built);
-        self.statuses = Arc::new(built.statuses);
-        if let Ok((config, _)) = &checked {
-            let ports =
-                config.listeners.iter().flat_map(|listener| &listener.bind).map(|address| address.port());
-            self.ports = ports.filter(|port| !self.taken.contains_key(port)).collect();
+        self.made = checked.as_ref().ok().map(|(config, _)| {
+            let binds = config.listeners.iter().flat_map(|listener| &listener.bind).copied();
+            let ports: HashSet<_> =
+                binds.filter(|address| !self.taken.contains_key(&socket(*address))).collect();
             let assigned: BTreeSet<IpAddr> = self.context.assigned.values().flatten().copied().collect();
-            let binds =
-                config.listeners.iter().flat_map(|listener| &listener.bind).map(|address| address.ip());
-            self.served = binds.filter(|address| assigned.contains(address)).collect();
-        }
+            let addresses = ports.iter().map(SocketAddr::ip).filter(|address| assigned.contains(address));
+            Made {
+                addresses: addresses.collect(),
+                ports,
+                statuses: Arc::new(built.statuses),
+                lacking: built.lacking,
+            }
+        });
         checked
     }
 
     /// What they make without a port that cannot be listened on, if it is a port of theirs.
     pub(crate) fn without(&mut self, fault: &Fault, file: &File) -> Option<Checked> {
         let Fault::Listen { address, .. } = fault else { return None };
-        let port = address.port();
-        if !self.ports.contains(&port) || self.failed.contains_key(&port) {
+        let is_ours = self.made.as_ref().is_some_and(|made| made.ports.contains(address));
+        if !is_ours || self.failed.contains_key(&socket(*address)) {
             return None;
         }
         let why = with_causes(fault);
         tracing::error!("not served: {why}");
-        self.failed.insert(port, (*address, why.into()));
+        self.failed.insert(socket(*address), why.into());
         Some(self.assemble_within(file))
     }
 
@@ -249,8 +291,9 @@ impl Objects {
 
     /// Whether one of these ports can be had by now.
     pub(crate) fn may_have_ports(&self) -> bool {
-        let bind = |address: SocketAddr| Bind { address, backlog: 1, freebind: false };
-        self.failed.values().any(|(address, _)| listen(bind(*address), 1).is_ok())
+        let freebind = self.settings.attach == Attach::Freebind;
+        let bind = |(port, ip): (u16, IpAddr)| Bind { address: (ip, port).into(), backlog: 1, freebind };
+        self.failed.keys().any(|refused| listen(bind(*refused), 1).is_ok())
     }
 
     /// The pools that have other servers, and these.
@@ -261,7 +304,8 @@ impl Objects {
     /// Everything that would be wrong with them, in words: what is not taken, and conditions that are not as they should be.
     pub(crate) fn faults(&self) -> Vec<String> {
         let problems = self.problems.iter().map(ToString::to_string);
-        let conditions = self.statuses.iter().flat_map(|(key, status)| {
+        let statuses = &self.made.as_ref().unwrap_or(&self.in_force).statuses;
+        let conditions = statuses.iter().flat_map(|(key, status)| {
             let place = self.places.get(key).map(|at| format!("{at}: ")).unwrap_or_default();
             // Whoever is in conflict is not accepted: that is said once.
             let bad = status.conditions().into_iter().filter(|(_, condition)| match condition.kind {
@@ -279,31 +323,9 @@ impl Objects {
     }
 
     /// For operators.
-    pub(crate) fn view(&self) -> Vec<view::Object> {
-        let objects = self.index.keys().map(|key| view::Object {
-            kind: key.kind.shown().into(),
-            namespace: key.name.namespace.to_string(),
-            name: key.name.name.to_string(),
-            place: self.places.get(key).map(ToString::to_string),
-            refused: None,
-            status: self.statuses.get(key).map(status_of),
-        });
-        let refused = self.problems.iter().map(|problem| {
-            let (kind, name) = match &problem.object {
-                Some(object) => object.split_once(' ').unwrap_or(("", object)),
-                None => ("", ""),
-            };
-            let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-            view::Object {
-                kind: kind.into(),
-                namespace: namespace.into(),
-                name: name.into(),
-                place: problem.at.as_ref().map(ToString::to_string),
-                refused: Some(problem.reason.clone()),
-                status: None,
-            }
-        });
-        objects.chain(refused).collect()
+    pub(super) fn shown(&self) -> Shown {
+        let (places, problems) = (self.places.clone(), self.problems.clone());
+        Shown::new(&self.index, places, problems, self.in_force.statuses.clone(), self.api_server())
     }
 }
 
@@ -318,7 +340,7 @@ impl Attached {
             tracing::error!(%device, %error, "cannot list the addresses of the device");
             Vec::new()
         });
-        Some(Self { device, addresses: addresses.into_iter().collect() })
+        Some(Self { device, addresses: addresses.into_iter().collect(), added: BTreeSet::new() })
     }
 
     fn add(&mut self, wanted: &BTreeSet<IpAddr>) {
@@ -327,7 +349,10 @@ impl Attached {
                 continue;
             }
             match addresses::add(&self.device, *address) {
-                Ok(()) => _ = self.addresses.insert(*address),
+                Ok(()) => {
+                    self.addresses.insert(*address);
+                    self.added.insert(*address);
+                }
                 Err(error) => {
                     tracing::error!(device = %self.device, %address, %error, "the device does not get it")
                 }
@@ -335,7 +360,14 @@ impl Attached {
         }
     }
 
+    /// Removes those that were added since [`retain`](Self::retain).
+    fn remove_added(&mut self) {
+        let kept = self.addresses.difference(&self.added).copied().collect();
+        self.retain(&kept);
+    }
+
     fn retain(&mut self, wanted: &BTreeSet<IpAddr>) {
+        self.added.clear();
         self.addresses.retain(|address| {
             let removed = !wanted.contains(address)
                 && match addresses::remove(&self.device, *address) {
@@ -350,6 +382,7 @@ impl Attached {
     }
 }
 
-fn status_of(status: &Status) -> serde_json::Value {
-    serde_json::to_value(status).unwrap_or_default()
+/// As ports that cannot be had are looked up.
+fn socket(address: SocketAddr) -> (u16, IpAddr) {
+    (address.port(), address.ip())
 }

@@ -1,6 +1,6 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::aside::{answer_aside, aside};
+use super::aside::{aside, lend_aside};
 use super::control::{Control, open};
 use super::objects::Objects;
 use super::source::{Source, What};
@@ -20,7 +20,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::sync::oneshot;
 
 /// Those of each address, one for each worker.
 type Sockets = Vec<(SocketAddr, Vec<TcpListener>)>;
@@ -69,31 +68,53 @@ impl Control {
     async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
         // A file that is refused leaves the one that is in force, and its objects, as they are.
         let followed = self.source.as_ref().and_then(|(_, objects)| objects.api_server());
-        let before = match what {
+        let source = match what {
             What::File => None,
             What::Objects => self.source.take(),
         };
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
-        let (built, source, read) =
-            answer_aside(move |answer| build(what, &path, before, followed, None, &old, answer)).await?;
-        if self.watched.is_some()
-            && let Some(files) = read.file
+        let (mut source, built) =
+            lend_aside(source, move |source| build(what, &path, source, followed, None, &old)).await;
+        let sockets = match built {
+            Ok((built, read)) => {
+                if self.watched.is_some()
+                    && let Some(files) = read.file
+                {
+                    self.watched = Some(Watched::new(files));
+                }
+                let (sockets, listened) = self.listen(built, source).await;
+                source = listened;
+                if sockets.is_ok() && what == What::File {
+                    self.watched_objects = read.objects.map(Watched::new);
+                }
+                sockets
+            }
+            Err(panic) => {
+                source.iter_mut().for_each(|(_, objects)| objects.start_over());
+                Err(panic)
+            }
+        };
+        if sockets.is_err()
+            && let Some((_, objects)) = &mut source
         {
-            self.watched = Some(Watched::new(files));
+            objects.give_up();
         }
-        let (sockets, source) = self.listen(built, source).await;
-        if what == What::Objects {
+        if sockets.is_ok() || what == What::Objects {
             self.source = source;
-            self.show_objects();
-            let (built, sockets) = sockets?;
-            return Ok(self.put_in_force(built, sockets));
         }
-        let (built, sockets) = sockets?;
-        self.source = source;
-        self.watched_objects = read.objects.map(Watched::new);
-        self.show_objects();
+        let (built, sockets) = match sockets {
+            Ok(made) => made,
+            Err(why) => {
+                // What is in force still follows its endpoints.
+                self.take_servers();
+                self.show_objects();
+                return Err(why);
+            }
+        };
         let done = self.put_in_force(built, sockets);
-        if let Some((_, objects)) = &mut self.source
+        self.show_objects();
+        if what == What::File
+            && let Some((_, objects)) = &mut self.source
             && let Err(error) = objects.connect().await
         {
             tracing::error!("the objects are not followed: {error:#}");
@@ -123,18 +144,18 @@ impl Control {
                 Err(fault) => fault,
             };
             let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
-            let again = answer_aside(move |answer| {
-                build(What::Objects, &path, source, None, Some(fault), &old, answer);
+            let (returned, again) = lend_aside(source, move |source| {
+                build(What::Objects, &path, source, None, Some(fault), &old)
             })
             .await;
-            let (again, returned, _) = match again {
-                Ok(again) => again,
-                Err(panic) => return (Err(panic), None),
-            };
             source = returned;
             built = match again {
-                Ok(again) => Built { warnings: built.warnings, ..again },
-                Err(_) => return (Err(why), source),
+                Ok((Ok(again), _)) => Built { warnings: built.warnings, ..again },
+                Ok((Err(_), _)) => return (Err(why), source),
+                Err(panic) => {
+                    source.iter_mut().for_each(|(_, objects)| objects.start_over());
+                    return (Err(panic), source);
+                }
             };
         }
     }
@@ -174,43 +195,48 @@ impl Control {
     /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
     /// configuration.
     pub(super) async fn follow_objects(&mut self) {
-        let Some((file, mut objects)) = self.source.take() else { return };
-        let read = answer_aside(move |answer| {
-            let (sources, change) = objects.read();
-            let _ = answer.send((file, objects, sources, change));
-        });
-        let (file, mut objects, sources, change) = match read.await {
+        let Some((file, objects)) = self.source.take() else { return };
+        let is_again = objects.is_unfinished();
+        let (mut objects, read) = lend_aside(objects, |objects| (objects.read(), ())).await;
+        let (sources, change) = match read {
             Ok(read) => read,
-            Err(error) => return tracing::error!(%error, "the objects are lost: reload"),
+            Err(error) => {
+                objects.start_over();
+                self.source = Some((file, objects));
+                return tracing::error!("the objects are not read, nothing has changed: {error}");
+            }
         };
         self.watched_objects = Some(Watched::new(sources));
-        let is_all = change == Change::All || objects.may_have_ports();
-        if change == Change::Servers && !is_all {
-            let snapshot = self.gateway.snapshot.load();
-            for (name, servers) in objects.take_servers() {
-                if let Some(pool) = snapshot.pools.iter().find(|pool| *pool.name == *name) {
-                    tracing::info!(pool = name, servers = servers.len(), "other servers");
-                    pool.reconfigure(&servers);
-                }
-            }
-        }
+        let is_all = change == Change::All || is_again || objects.may_have_ports();
         self.source = Some((file, objects));
         if is_all {
-            self.reload(What::Objects, "changed objects", None).await;
-        } else {
-            if let Some((_, objects)) = &mut self.source {
-                objects.in_force();
+            return self.reload(What::Objects, "changed objects", None).await;
+        }
+        if change == Change::Servers {
+            self.take_servers();
+        }
+        if let Some((_, objects)) = &mut self.source {
+            objects.in_force();
+        }
+        self.show_objects();
+    }
+
+    /// Other servers come into the pools that there are.
+    fn take_servers(&mut self) {
+        let Some((_, objects)) = &mut self.source else { return };
+        let snapshot = self.gateway.snapshot.load();
+        for (name, servers) in objects.take_servers() {
+            if let Some(pool) = snapshot.pools.iter().find(|pool| *pool.name == *name) {
+                tracing::info!(pool = name, servers = servers.len(), "other servers");
+                pool.reconfigure(&servers);
             }
-            self.show_objects();
         }
     }
 
     /// Shows operators the objects as they are now.
     pub(super) fn show_objects(&self) {
-        let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
+        let shown = self.source.as_ref().map(|(_, objects)| objects.shown()).unwrap_or_default();
         self.admin_side.objects.store(Arc::new(shown));
-        let is_awaited = self.source.as_ref().is_some_and(|(_, objects)| objects.is_awaited());
-        self.admin_side.awaits_objects.store(is_awaited, Relaxed);
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
@@ -241,22 +267,21 @@ struct Read {
     objects: Option<Sources>,
 }
 
-/// A build: what it has made, or why nothing; of what; and what was read.
-type Outcome = (Result<Built, String>, Source, Read);
+/// A build: what it has made, or why nothing; and what was read.
+type Outcome = (Result<Built, String>, Read);
 
-/// Makes a configuration anew, and answers with it: of the file at `path` and what that names, or of `source` again. `followed`: the
-/// API server that is followed already. `lacked`: where the last one could not listen; unless that is an object's port, it is an
-/// error.
+/// Makes a configuration anew: of the file at `path` and what that names, or of `source` again, which is the one that it is made
+/// of afterwards. `followed`: the API server that is followed already. `lacked`: where the last one could not listen; unless that
+/// is an object's port, it is an error. Also the configuration, which takes time to be freed.
 fn build(
     what: What,
     path: &Path,
-    source: Source,
+    source: &mut Source,
     followed: Option<Arc<ApiServer>>,
     lacked: Option<Fault>,
     old: &Snapshot,
-    answer: oneshot::Sender<Outcome>,
-) {
-    let (checked, source, read) = check(what, path, source, followed, lacked);
+) -> (Outcome, Option<Config>) {
+    let (checked, read) = check(what, path, source, followed, lacked);
     let mut made_of = None;
     let built = checked.and_then(|(config, warnings)| {
         let config = made_of.insert(config);
@@ -265,8 +290,7 @@ fn build(
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
         Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    // Whoever waits for it may have gone. Nobody waits until the configuration is freed.
-    let _ = answer.send((built, source, read));
+    ((built, read), made_of)
 }
 
 /// A configuration and what is odd about its file, or why there is none.
@@ -275,41 +299,42 @@ type Verdict = Result<(Config, Vec<String>), String>;
 fn check(
     what: What,
     path: &Path,
-    source: Source,
+    source: &mut Source,
     followed: Option<Arc<ApiServer>>,
     lacked: Option<Fault>,
-) -> (Verdict, Source, Read) {
+) -> (Verdict, Read) {
     let rendered = |errors: Diagnostics| errors.render(false);
     let of_objects = |checked: Checked| checked.map(|(config, _)| (config, Vec::new())).map_err(rendered);
     match (what, source) {
-        (What::Objects, Some((file, mut objects))) => {
+        (What::Objects, Some((file, objects))) => {
             let checked = match lacked {
-                Some(fault) => match objects.without(&fault, &file) {
+                Some(fault) => match objects.without(&fault, file) {
                     Some(checked) => of_objects(checked),
                     None => Err(with_causes(&fault)),
                 },
-                None => of_objects(objects.assemble(&file)),
+                None => of_objects(objects.assemble(file)),
             };
-            (checked, Some((file, objects)), Read::default())
+            (checked, Read::default())
         }
         (What::Objects, None) => {
             let why = lacked.map_or_else(|| "there are no objects".to_owned(), |fault| with_causes(&fault));
-            (Err(why), None, Read::default())
+            (Err(why), Read::default())
         }
-        (What::File, _) => {
+        (What::File, source) => {
             let (opened, sources) = File::open(path);
             let read = Read { file: Some(sources), objects: None };
             let (file, config, warnings) = match opened {
                 Ok(opened) => opened,
-                Err(errors) => return (Err(rendered(errors)), None, read),
+                Err(errors) => return (Err(rendered(errors)), read),
             };
             let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-            let Some(mut objects) = Objects::of(&file, &config, followed) else {
-                return (Ok((config, warnings)), None, read);
+            let Some(objects) = Objects::of(&file, &config, followed) else {
+                return (Ok((config, warnings)), read);
             };
+            let (file, objects) = source.insert((file, objects));
             let (sources, _) = objects.read();
-            let checked = objects.assemble(&file).map(|(config, _)| (config, warnings)).map_err(rendered);
-            (checked, Some((file, objects)), Read { objects: Some(sources), ..read })
+            let checked = objects.assemble(file).map(|(config, _)| (config, warnings)).map_err(rendered);
+            (checked, Read { objects: Some(sources), ..read })
         }
     }
 }

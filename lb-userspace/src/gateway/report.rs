@@ -1,5 +1,6 @@
 //! What operators see and do: the snapshot and the counters as the admin side's views, and its commands.
 
+use super::shown::Shown;
 use super::{ReloadRequest, drained};
 use crate::account::Connection;
 use crate::admin::{self, view};
@@ -52,9 +53,7 @@ pub(super) struct AdminSide {
     pub(super) stopping: AtomicBool,
     pub(super) reloads: mpsc::UnboundedSender<ReloadRequest>,
     /// The objects of the Gateway API, as they are shown.
-    pub(super) objects: ArcSwap<Vec<view::Object>>,
-    /// Nothing was read from the API server yet, nor kept from an earlier run.
-    pub(super) awaits_objects: AtomicBool,
+    pub(super) objects: ArcSwap<Shown>,
 }
 
 impl AdminSide {
@@ -71,6 +70,12 @@ impl AdminSide {
             }
             snapshot.routes.iter().map(|route| bytes_of(&route.stats, &live)).collect()
         })
+    }
+
+    /// As RFC 3339 has it.
+    fn stale_since(&self) -> Option<String> {
+        let since = self.objects.load().stale_since()?;
+        Some(humantime::format_rfc3339_seconds(since).to_string())
     }
 
     /// Brings the counters of connections up to date whose bytes the kernel moves. Those of the sockmap tier are updated
@@ -119,11 +124,12 @@ impl admin::Operations for AdminSide {
             routes: snapshot.routes.iter().zip(bytes).map(route).collect(),
             pools: snapshot.pools.iter().map(|pool| pool_view(pool)).collect(),
             objects: self.objects(),
+            objects_stale_since: self.stale_since(),
         }
     }
 
     fn objects(&self) -> Vec<view::Object> {
-        self.objects.load().to_vec()
+        self.objects.load_full().objects().to_vec()
     }
 
     fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection> {
@@ -208,7 +214,7 @@ impl admin::Operations for AdminSide {
                 .map(|r| (*r, self.gateway.books.stats.fallbacks.get(*r as usize)))
                 .collect(),
             servers: snapshot.pools.iter().flat_map(servers_up).collect(),
-            objects: admin::counted(&self.objects.load()),
+            objects: admin::counted(self.objects.load().objects()),
             waiting: snapshot
                 .pools
                 .iter()
@@ -230,18 +236,22 @@ impl admin::Operations for AdminSide {
         }
     }
 
-    fn ready(&self) -> Result<(), Vec<String>> {
+    fn ready(&self) -> Result<Vec<String>, Vec<String>> {
         if self.stopping.load(Relaxed) {
             return Err(vec!["the gateway is stopping".into()]);
         }
-        if self.awaits_objects.load(Relaxed) {
+        if self.objects.load().is_awaited() {
             return Err(vec!["the API server has not been read yet".into()]);
         }
         let snapshot = self.gateway.snapshot.load();
         // Services without endpoints are none of the gateway's own.
         let empty = snapshot.pools.iter().filter(|pool| !pool.is_available() && pool.may_have_servers());
         let reasons: Vec<_> = empty.map(|pool| unavailable(pool)).collect();
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+        if !reasons.is_empty() {
+            return Err(reasons);
+        }
+        let stale = |since: String| format!("the API server does not answer: objects are those of {since}");
+        Ok(self.stale_since().map(stale).into_iter().collect())
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<view::Reloaded, String>> + Send>> {

@@ -10,21 +10,25 @@ use anyhow::Context as _;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::addresses::{Wish, assign};
+use super::nodes::{Heard, Word};
 use super::scope::Scope;
+use super::serves::Serves;
 use super::settings::Settings;
 use super::store::{Freshness, Store};
 use super::watch::follow;
 use super::write::Writer;
-use super::{keep, lease, nodes};
-use crate::config::gateway_api::{Change, Index, Key, Kind, Name, Statuses};
+use super::{definitions, keep, lease, nodes};
+use crate::config::gateway_api::{Change, Context, Definitions, Index, Key, Kind, Lacking, Name, Statuses};
 
 /// How often the objects are kept, if they have changed.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// A connection on which nothing arrives for so long is lost: on a watch there is a bookmark every minute.
+const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 /// So many addresses that were given back last are given to nobody while there are others.
 const RESTING: usize = 16;
 
@@ -36,10 +40,13 @@ pub struct ApiServer {
     settings: Settings,
     store: Arc<Store>,
     statuses: watch::Sender<Arc<Statuses>>,
-    leads: watch::Sender<bool>,
-    /// This node's addresses, and those of all.
-    own: watch::Sender<Vec<IpAddr>>,
-    all: watch::Sender<Vec<IpAddr>>,
+    /// Until when this process may write.
+    leads: watch::Sender<Option<Instant>>,
+    /// What this node says of itself, and what all say.
+    word: watch::Sender<Option<Word>>,
+    heard: watch::Sender<Arc<Heard>>,
+    hurry: Arc<Notify>,
+    definitions: watch::Sender<Definitions>,
     state: Mutex<State>,
 }
 
@@ -73,9 +80,11 @@ impl ApiServer {
             settings,
             store: Arc::new(store),
             statuses: watch::Sender::new(Arc::new(Statuses::new())),
-            leads: watch::Sender::new(false),
-            own: watch::Sender::new(Vec::new()),
-            all: watch::Sender::new(Vec::new()),
+            leads: watch::Sender::new(None),
+            word: watch::Sender::new(None),
+            heard: watch::Sender::default(),
+            hurry: Arc::default(),
+            definitions: watch::Sender::default(),
             state: Mutex::new(State {
                 following: None,
                 taken: Instant::now(),
@@ -99,7 +108,7 @@ impl ApiServer {
     /// could be asked.
     pub async fn follow(&self) -> anyhow::Result<()> {
         let settings = &self.settings;
-        let config = match &settings.kubeconfig {
+        let mut config = match &settings.kubeconfig {
             Some(path) => {
                 let kubeconfig = Kubeconfig::read_from(path)
                     .with_context(|| format!("gateway_api.kubeconfig: {}", path.display()))?;
@@ -109,6 +118,7 @@ impl ApiServer {
                 "no API server: this is no pod with a service account, and gateway_api.kubeconfig names no file",
             )?,
         };
+        config.read_timeout = Some(LONGEST_SILENCE);
         let client = Client::try_from(config).context("the API server's configuration")?;
         let store = &self.store;
         let mut tasks = JoinSet::new();
@@ -121,6 +131,8 @@ impl ApiServer {
             store: store.clone(),
             wanted: self.statuses.subscribe(),
             leads: self.leads.subscribe(),
+            heard: self.heard.subscribe(),
+            hurry: self.hurry.clone(),
         };
         tasks.spawn(writer.run());
         let (leases, identity) = (settings.lease_namespace.clone(), settings.identity.clone());
@@ -135,11 +147,13 @@ impl ApiServer {
             leases: kube::Api::namespaced(client.clone(), &leases),
             nodes: kube::Api::all(client.clone()),
             name: settings.node.clone(),
-            own: self.own.subscribe(),
-            all: self.all.clone(),
+            word: self.word.subscribe(),
+            heard: self.heard.clone(),
+            hurry: self.hurry.clone(),
             store: store.clone(),
         };
         tasks.spawn(node.announce());
+        tasks.spawn(definitions::follow(client.clone(), self.definitions.clone(), store.clone()));
         if let Some(path) = settings.keep.clone() {
             tasks.spawn(keep_objects(store.clone(), path));
         }
@@ -154,23 +168,21 @@ impl ApiServer {
         sleep_until(until).await;
     }
 
-    /// Brings an index up to date. What that asks for, and whether [`nodes`](Self::nodes) and [`assigned`](Self::assigned) may
-    /// have changed.
+    /// Brings an index up to date. What that asks for, and whether [`look_around`](Self::look_around) and
+    /// [`assigned`](Self::assigned) may have changed.
     /// `is_new`: the index has had nothing of it yet.
     pub fn take(&self, index: &mut Index, is_new: bool) -> (Change, bool) {
         self.state().taken = Instant::now();
         self.store.take(index, is_new)
     }
 
-    /// Where all nodes are reached that are there; none before that is known. `own`: where this one is reached, if the cluster
-    /// does not know it.
-    pub fn nodes(&self, own: &[IpAddr]) -> Vec<IpAddr> {
-        self.own.send_if_modified(|known| {
-            let differs = known.as_slice() != own;
-            own.clone_into(known);
-            differs
-        });
-        self.all.borrow().clone()
+    /// Puts into `context` what is known of the nodes that serve the same, and of the cluster's definitions.
+    pub fn look_around(&self, context: &mut Context) {
+        let heard = self.heard.borrow().clone();
+        context.nodes.clone_from(&heard.reached);
+        context.peers.clone_from(&heard.own);
+        context.elsewhere.clone_from(&heard.lacking);
+        context.definitions.clone_from(&self.definitions.borrow());
     }
 
     /// Mode `pool`: the addresses that each Gateway has. Whoever does not hold the Lease reads them in the statuses.
@@ -190,7 +202,8 @@ impl ApiServer {
         });
         let mut guard = self.state();
         let state = &mut *guard;
-        let assigned = match *self.leads.borrow() && self.store.is_complete() {
+        let leads = self.leads.borrow().is_some_and(|until| Instant::now() < until);
+        let assigned = match leads && self.store.is_complete() {
             true => {
                 // What was assigned may not be in the statuses yet.
                 let with_last = wishes.into_iter().map(|wish| {
@@ -216,10 +229,23 @@ impl ApiServer {
         assigned
     }
 
-    /// What was built is served: what it says of the objects is written, and what it asks for is watched. In the runtime of
-    /// [`ApiServer::follow`].
-    pub fn served(&self, index: &Index, statuses: Arc<Statuses>) {
-        self.statuses.send_replace(statuses);
+    /// What was built is served, by a node with these addresses that lacks some ports: what it says of the objects is written, and
+    /// what it asks for is watched. In the runtime of [`ApiServer::follow`].
+    pub fn served(&self, index: &Index, statuses: &Arc<Statuses>, lacking: &Lacking, own: &[IpAddr]) {
+        // Before, it is not what the API server has.
+        if self.store.is_complete() {
+            let word = Some(Word { own: own.to_vec(), serves: Serves::of(statuses, lacking) });
+            self.word.send_if_modified(|known| {
+                let differs = *known != word;
+                *known = word;
+                differs
+            });
+        }
+        self.statuses.send_if_modified(|known| {
+            let differs = !Arc::ptr_eq(known, statuses);
+            known.clone_from(statuses);
+            differs
+        });
         let mut state = self.state();
         let Some(Following { client, tasks, asked }) = &mut state.following else { return };
         let wanted: HashSet<Scope> = index.wanted().map(Scope::from).collect();
@@ -242,11 +268,6 @@ impl ApiServer {
     /// Whether [`follow`](Self::follow) was called.
     pub fn is_followed(&self) -> bool {
         self.state().following.is_some()
-    }
-
-    /// The objects that are not taken, and why.
-    pub fn refused(&self) -> Vec<(Key, String)> {
-        self.store.refused()
     }
 
     /// How old the objects are.

@@ -2,6 +2,7 @@
 //! was seen, and the clocks of the candidates need not agree. (The crate kube-leader-election does neither: two candidates can
 //! acquire an expired Lease.)
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::store::Store;
 
@@ -19,36 +20,64 @@ use super::store::Store;
 const NAME: &str = "snisplice-leader";
 /// A holder that has not renewed for so long is not the holder any more.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
-/// A holder that could not renew for so long stops to write by itself, before others may begin.
+/// A holder that has not renewed for so long stops to write by itself. What is on its way then has the rest of `DURATION` to
+/// arrive, before others may begin.
 const RENEW_WITHIN: Duration = Duration::from_secs(10);
 /// The pause between two turns.
 const TURN: Duration = Duration::from_secs(3);
 
-/// Takes the Lease when it is free, and renews it; says in `leads` whether this process holds it.
+/// Takes the Lease when it is free, and renews it; says in `leads` until when this process may write.
 pub(super) async fn stand(
     client: Client,
     namespace: String,
     identity: String,
-    leads: watch::Sender<bool>,
+    leads: watch::Sender<Option<Instant>>,
     store: Arc<Store>,
 ) {
     let mut candidate =
         Candidate { api: Api::namespaced(client, &namespace), identity, seen: None, renewed: None };
     loop {
-        match timeout(RENEW_WITHIN, candidate.turn()).await {
+        match timeout(patience(candidate.renewed, Instant::now()), candidate.turn()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "cannot take or renew the Lease {NAME}"),
             Err(_) => tracing::debug!("the API server does not answer for the Lease {NAME}"),
         }
-        let holds = candidate.renewed.is_some_and(|renewed| renewed.elapsed() < RENEW_WITHIN);
-        if *leads.borrow() != holds {
-            let does = if holds { "writes" } else { "does not write" };
+        let until = candidate.renewed.map(until).filter(|until| Instant::now() < *until);
+        let has_changed = leads.send_if_modified(|held| {
+            let before = std::mem::replace(held, until);
+            before.is_some() != until.is_some()
+        });
+        if has_changed {
+            let does = if until.is_some() { "writes" } else { "does not write" };
             tracing::info!("this process {does} the statuses of objects");
-            leads.send_replace(holds);
             store.note_outside();
         }
-        sleep(TURN).await;
+        sleep(TURN.min(patience(candidate.renewed, Instant::now()))).await;
     }
+}
+
+/// Until when a holder may write that renewed the Lease then.
+fn until(renewed: Instant) -> Instant {
+    renewed + RENEW_WITHIN
+}
+
+/// How long a turn may take: that of a holder not longer than it may write, so that it is known when it may not.
+fn patience(renewed: Option<Instant>, now: Instant) -> Duration {
+    let left = renewed.map(|renewed| until(renewed).saturating_duration_since(now));
+    left.filter(|left| !left.is_zero()).unwrap_or(RENEW_WITHIN)
+}
+
+/// Writes something, for as long as this process holds the Lease; `None`: it does not, or not any more, and what was written may
+/// or may not be there.
+pub(super) async fn while_held<T>(
+    leads: &watch::Receiver<Option<Instant>>,
+    write: impl Future<Output = T>,
+) -> Option<T> {
+    let until = (*leads.borrow())?;
+    if Instant::now() >= until {
+        return None;
+    }
+    timeout_at(until, write).await.ok()
 }
 
 struct Candidate {
@@ -104,5 +133,34 @@ impl Candidate {
         let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         let duration = seconds.map_or(DURATION, Duration::from_secs);
         self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() > duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_turn_of_a_holder_outlasts_what_it_holds() {
+        let renewed = Instant::now();
+        for (after, expected) in [(0, 10_000), (3000, 7000), (9900, 100), (10_000, 10_000), (60_000, 10_000)]
+        {
+            let now = renewed + Duration::from_millis(after);
+            assert_eq!(patience(Some(renewed), now), Duration::from_millis(expected), "{after} ms");
+        }
+        assert_eq!(patience(None, renewed), RENEW_WITHIN);
+        assert!(until(renewed) < renewed + DURATION);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_without_the_lease_nor_longer() {
+        let (leads, held) = watch::channel(None);
+        assert_eq!(while_held(&held, async { panic!("it is not asked") }).await, None::<()>);
+        leads.send_replace(Some(Instant::now() - Duration::from_secs(1)));
+        assert_eq!(while_held(&held, async { panic!("it is not asked") }).await, None::<()>);
+        leads.send_replace(Some(Instant::now() + Duration::from_secs(60)));
+        assert_eq!(while_held(&held, async { 7 }).await, Some(7));
+        leads.send_replace(Some(Instant::now() + Duration::from_millis(10)));
+        assert_eq!(while_held(&held, std::future::pending::<()>()).await, None);
     }
 }

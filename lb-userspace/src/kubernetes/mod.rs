@@ -5,11 +5,13 @@
 
 mod addresses;
 mod connection;
+mod definitions;
 mod keep;
 mod kinds;
 mod lease;
 mod nodes;
 mod scope;
+mod serves;
 mod services;
 mod settings;
 mod status;

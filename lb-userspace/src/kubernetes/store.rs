@@ -39,16 +39,28 @@ struct Inner {
     awaited: HashSet<Scope>,
     /// Watches that fail.
     failing: HashSet<Scope>,
+    /// The API server does not answer.
+    is_away: bool,
     /// When the objects were last known to be those of the API server.
     fresh_at: Option<SystemTime>,
     /// Everything that no object names was listed once: before, what there is does not fit together.
     complete: bool,
     /// Counts changes.
     version: u64,
-    /// Objects that an index has not taken, and why.
-    refused: BTreeMap<Key, String>,
     /// Something else has changed that counts: the addresses that Gateways have or may have.
     outside: bool,
+}
+
+impl Inner {
+    fn is_fresh(&self) -> bool {
+        self.awaited.is_empty() && self.failing.is_empty() && !self.is_away && self.complete
+    }
+
+    fn note_end_of_freshness(&mut self, was_fresh: bool) {
+        if was_fresh && !self.is_fresh() {
+            self.fresh_at = Some(SystemTime::now());
+        }
+    }
 }
 
 impl Store {
@@ -141,12 +153,21 @@ impl Store {
     /// Whether a watch works.
     pub(super) fn works(&self, scope: &Scope, works: bool) {
         let mut inner = self.lock();
+        let was_fresh = inner.is_fresh();
         if works {
             inner.failing.remove(scope);
-        } else if inner.failing.insert(scope.clone()) && inner.failing.len() == 1 && inner.awaited.is_empty()
-        {
-            inner.fresh_at = Some(SystemTime::now());
+        } else {
+            inner.failing.insert(scope.clone());
         }
+        inner.note_end_of_freshness(was_fresh);
+    }
+
+    /// Whether the API server answers: a watch may not notice for long that it does not.
+    pub(super) fn reaches(&self, answers: bool) {
+        let mut inner = self.lock();
+        let was_fresh = inner.is_fresh();
+        inner.is_away = !answers;
+        inner.note_end_of_freshness(was_fresh);
     }
 
     /// Another number after each change.
@@ -172,7 +193,7 @@ impl Store {
 
     pub(super) fn freshness(&self) -> Freshness {
         let inner = self.lock();
-        match inner.awaited.is_empty() && inner.failing.is_empty() && inner.complete {
+        match inner.is_fresh() {
             true => Freshness::Current,
             false => Freshness::Stale(inner.fresh_at),
         }
@@ -191,27 +212,21 @@ impl Store {
         };
         let mut change = Change::Nothing;
         for key in &pending {
-            let before = inner.refused.remove(key);
             let made = match inner.objects.get(key).cloned().map(Object::read) {
                 Some(Ok(Some(object))) => index.apply(object),
                 Some(Err(refusal)) => {
-                    let why = refusal.to_string();
-                    if before.as_ref() != Some(&why) {
-                        tracing::warn!("{key} is not taken: {why}");
+                    tracing::warn!("{key} is not taken: {refusal}");
+                    let there = inner.objects.get(key).unwrap_or(&Value::Null);
+                    match Object::unread(key.clone(), there, refusal) {
+                        Some(object) => index.apply(object),
+                        None => index.delete(key),
                     }
-                    inner.refused.insert(key.clone(), why);
-                    index.delete(key)
                 }
                 Some(Ok(None)) | None => index.delete(key),
             };
             change = change.max(made);
         }
         (change, std::mem::take(&mut inner.outside))
-    }
-
-    /// The objects that an index has not taken, and why.
-    pub(super) fn refused(&self) -> Vec<(Key, String)> {
-        self.lock().refused.clone().into_iter().collect()
     }
 
     /// The objects that have changed since this was last asked.

@@ -1,5 +1,6 @@
 //! Writes statuses: by one process at a time, only what differs, and never over what it has not seen.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,12 +10,13 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::kinds::{MANAGER, resource};
+use super::nodes::Heard;
 use super::store::Store;
-use super::{services, status};
+use super::{lease, services, status};
 use crate::config::gateway_api::{Key, Kind, Status, Statuses};
 
 /// Writes at once.
@@ -24,13 +26,22 @@ const AT_ONCE: usize = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// For so long it is waited until all nodes serve a Gateway. After that its status says which do not: in between, an ordinary change
+/// would show for a moment as something that is wrong.
+const WAIT_FOR_NODES: Duration = Duration::from_secs(5);
+/// Nodes that a message names at most.
+const MOST_NAMES: usize = 5;
+
 /// Writes what is wanted, for as long as it is polled.
 pub(super) struct Writer {
     pub(super) client: Client,
     pub(super) controller: Arc<str>,
     pub(super) store: Arc<Store>,
     pub(super) wanted: watch::Receiver<Arc<Statuses>>,
-    pub(super) leads: watch::Receiver<bool>,
+    /// Until when this process may write.
+    pub(super) leads: watch::Receiver<Option<Instant>>,
+    pub(super) heard: watch::Receiver<Arc<Heard>>,
+    pub(super) hurry: Arc<Notify>,
 }
 
 /// What was written, and what is to be looked at.
@@ -41,6 +52,8 @@ struct Memory {
     written: HashMap<Key, Value>,
     services: services::Written,
     pauses: BTreeMap<Key, (Instant, Duration)>,
+    /// Of Gateways and ListenerSets that other nodes do not serve yet the generation, and since when they are waited for.
+    waiting: HashMap<Key, (i64, Instant)>,
 }
 
 impl Writer {
@@ -59,11 +72,12 @@ impl Writer {
             tokio::select! {
                 Ok(()) = self.wanted.changed() => all_due = true,
                 Ok(()) = self.leads.changed() => all_due = true,
+                Ok(()) = self.heard.changed() => due.extend(self.of_all_nodes()),
                 () = self.store.touched.notified() => {}
                 () = sleep_until(next) => {}
             }
             due.extend(self.store.take_touched().into_iter().filter(|key| has_status(key.kind)));
-            if !*self.leads.borrow_and_update() || !self.store.is_settled() {
+            if self.leads.borrow_and_update().is_none() || !self.store.is_settled() {
                 continue;
             }
             let wanted = self.wanted.borrow_and_update().clone();
@@ -90,6 +104,44 @@ impl Writer {
         }
     }
 
+    /// What is said of with regard to all nodes.
+    fn of_all_nodes(&self) -> Vec<Key> {
+        let wanted = self.wanted.borrow();
+        let keys = wanted.keys().filter(|key| matches!(key.kind, Kind::Gateway | Kind::ListenerSet));
+        keys.cloned().collect()
+    }
+
+    /// What is to be said of an object with regard to all nodes; `None`: some of them will say in a moment that they serve it.
+    fn of_nodes<'s>(&self, key: &Key, status: &'s Status, memory: &Mutex<Memory>) -> Option<Cow<'s, Status>> {
+        let generation = match status {
+            Status::Gateway(_) | Status::ListenerSet(_) => status.generation().unwrap_or(0),
+            Status::Class(_) | Status::Route(_) | Status::Rule(_) => return Some(Cow::Borrowed(status)),
+        };
+        let heard = self.heard.borrow().clone();
+        let lagging = heard.lagging(key, generation);
+        let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if lagging.is_empty() {
+            memory.waiting.remove(key);
+            return Some(Cow::Borrowed(status));
+        }
+        let now = Instant::now();
+        let (waited_for, since) = memory.waiting.entry(key.clone()).or_insert((generation, now));
+        if *waited_for != generation {
+            (*waited_for, *since) = (generation, now);
+        }
+        let waits = since.elapsed() < WAIT_FOR_NODES;
+        if waits {
+            memory.pauses.insert(key.clone(), (now + FIRST_PAUSE, FIRST_PAUSE));
+            self.hurry.notify_one();
+            return None;
+        }
+        let mut status = status.clone();
+        let most = lagging.iter().take(MOST_NAMES).copied().collect::<Vec<_>>().join(", ");
+        let more = if lagging.len() > MOST_NAMES { " and others" } else { "" };
+        status.wait(&format!("not served yet by {most}{more}"));
+        Some(Cow::Owned(status))
+    }
+
     /// Every object whose status is ours to write, or has something of ours.
     fn everything(&self) -> BTreeSet<Key> {
         let wanted = self.wanted.borrow();
@@ -104,10 +156,23 @@ impl Writer {
 
     /// Writes the status of an object if it differs. `false`: it did not succeed, or something is to be written again later.
     async fn look_at(&self, key: &Key, wanted: Option<&Status>, memory: &Mutex<Memory>) -> bool {
+        let wanted = match wanted {
+            Some(wanted) => match self.of_nodes(key, wanted, memory) {
+                Some(wanted) => Some(wanted),
+                None => return false,
+            },
+            None => None,
+        };
+        let wanted = wanted.as_deref();
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default().to_string();
         let patch = self.store.with(key, |there| self.patch(key, wanted, there?, &now, memory));
         if let Some((patch, is_apply)) = patch {
-            if let Err(error) = self.write(key, &patch, is_apply, memory).await {
+            let Some(written) =
+                lease::while_held(&self.leads, self.write(key, &patch, is_apply, memory)).await
+            else {
+                return false;
+            };
+            if let Err(error) = written {
                 // 404: it is gone; 409: it has changed since, which the watch tells.
                 tracing::debug!(%key, %error, "the status is not written");
                 note_pause(memory, key);
@@ -219,7 +284,11 @@ impl Writer {
         if is_foreign || memory.lock().unwrap_or_else(PoisonError::into_inner).services.has(key, &objects) {
             return true;
         }
-        match services::write(&self.client, &objects).await {
+        let Some(written) = lease::while_held(&self.leads, services::write(&self.client, &objects)).await
+        else {
+            return false;
+        };
+        match written {
             Ok(()) => {
                 memory.lock().unwrap_or_else(PoisonError::into_inner).services.note(key, objects);
                 true

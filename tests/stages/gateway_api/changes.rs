@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 
 use anyhow::{Result, ensure};
 use snisplice_tests::backend::{Backend, naming, naming_and_holding};
+use snisplice_tests::threads::{NoThreads, can_be_bounded};
 use snisplice_tests::tls::client_hello;
-use snisplice_tests::{Redis, eventually};
+use snisplice_tests::{Redis, eventually, require};
 
 use super::*;
 use crate::openssl::SClient;
@@ -243,5 +244,28 @@ fn shares_of_backends_that_cannot_be_had_are_refused() -> Result<()> {
     let served = answers.iter().filter(|answer| *answer == "app").count();
     let refused = answers.iter().filter(|answer| answer.is_empty()).count();
     assert_eq!((served, refused), (30, 10));
+    Ok(())
+}
+
+#[test]
+fn a_change_that_could_not_be_looked_at_is_looked_at_later() -> Result<()> {
+    require!(can_be_bounded(), "the threads of a process cannot be bounded here (no cgroup of pids)");
+    let world = World::new()?;
+    let _one = Backend::start(&world.net.server, 7001, naming("one"))?;
+    let _two = Backend::start(&world.net.server, 7002, naming("two"))?;
+    let manifests = Manifests::new(None)?;
+    manifests.write("app.yaml", PASSED)?;
+    manifests.write("slices.yaml", &slice("db/app", "x", 7001, &[ready(SERVER)]))?;
+    let gateway = manifests.serve(&world)?;
+    assert_eq!(world.ask("app.example.com")?, "one");
+    let bounded = NoThreads::of(gateway.process.pid())?;
+    manifests.write("slices.yaml", &slice("db/app", "x", 7002, &[ready(SERVER)]))?;
+    eventually("the failure", || gateway.process.stderr().contains("cannot start a thread").then_some(()))?;
+    assert_eq!(world.ask("app.example.com")?, "one");
+    drop(bounded);
+    eventually("the other server", || (world.ask("app.example.com").ok()? == "two").then_some(()))?;
+    // And the next change.
+    manifests.write("app.yaml", &PASSED.replace("app.example.com", "new.example.com"))?;
+    eventually("the other name", || (world.ask("new.example.com").ok()? == "two").then_some(()))?;
     Ok(())
 }

@@ -164,6 +164,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         addresses,
         external_names,
         auto_passthrough,
+        max_ports,
         namespaces,
         istio,
     } = &given.value;
@@ -195,6 +196,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             addresses: values(addresses),
             external_names: external_names.or(default.external_names),
             auto_passthrough: auto_passthrough.or(default.auto_passthrough),
+            max_ports: max_ports.or(default.max_ports),
             namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),
             istio: values(istio),
         },

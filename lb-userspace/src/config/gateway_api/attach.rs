@@ -46,7 +46,29 @@ pub(super) fn routes<'i>(
     for (object, spec) in routes {
         attached.push(attach(view, gateways, &mut taken, statuses, object, spec));
     }
+    for object in Kind::ALL.into_iter().filter(|kind| kind.is_route()).flat_map(|kind| view.all(kind)) {
+        refuse(view, gateways, statuses, object);
+    }
     attached
+}
+
+/// Says of a route that cannot be read why it is not accepted, to those of its parents that can be told.
+fn refuse(view: &View<'_>, gateways: &Gateways<'_>, statuses: &mut Statuses, object: &Object) {
+    let Some(unread) = object.as_unread() else { return };
+    let fault = Fault::new("UnsupportedValue", unread.refusal.to_string());
+    let is_ours = |parent: &&ParentRef| {
+        let key = parent.key(&object.key.name.namespace);
+        key.is_some_and(|key| gateways.listeners_of(&key).is_some())
+    };
+    let entry = |parent: &ParentRef| RouteParentStatus {
+        parent_ref: parent.clone(),
+        controller_name: Box::from(&*view.index.settings.controller),
+        conditions: vec![Condition::of("Accepted", "", Some(&fault), object.generation)],
+    };
+    let parents: Vec<_> = unread.parents.iter().filter(is_ours).map(entry).collect();
+    if !parents.is_empty() {
+        statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }));
+    }
 }
 
 fn attach<'i>(

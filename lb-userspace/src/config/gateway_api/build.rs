@@ -5,7 +5,7 @@
 use super::attach::{self, Attached};
 use super::convert;
 use super::gateways::{self, Gateways};
-use super::index::{Built, Context, Index, View};
+use super::index::{Built, Context, Index, Used, View};
 use super::pools;
 use super::status::Statuses;
 use super::virtual_services;
@@ -23,21 +23,29 @@ impl Index {
         gateways::statuses(&gateways, &mut statuses);
         virtual_services::rule_statuses(&view, &mut statuses);
         built.built.statuses = statuses;
-        let (asked, asked_for_all, pools) = (view.asked, view.asked_for_all_services, built.pools);
+        built.built.lacking = gateways::lacking(&gateways);
+        let (asked, all_services, pools) = (view.asked, view.asked_for_all_services, built.pools);
         let built = built.built;
-        (self.asked, self.asked_for_all_services) = (asked, asked_for_all);
-        self.note_pools(pools);
+        self.used_last = Some(Used::new(asked, all_services, pools));
         built
     }
 
-    /// The pools of which endpoints have changed since the last build, or since this was asked, with the servers that they
+    /// What was built last is served.
+    pub fn in_force(&mut self) {
+        if let Some(used) = self.used_last.take() {
+            self.used = used;
+            self.changed.clear();
+        }
+    }
+
+    /// The pools of which endpoints have changed since the build that is in force, or since this was asked, with the servers that they
     /// have now.
     pub fn take_servers(&mut self, context: &Context) -> Vec<(String, Vec<Server>)> {
         let changed = std::mem::take(&mut self.changed);
         let mut view = View::new(self, context);
         let mut found = Vec::new();
         for service in changed {
-            let parts = view.index.pools.get(&service).into_iter().flatten();
+            let parts = view.index.used.pools.get(&service).into_iter().flatten();
             for ((port, subset), labels) in parts {
                 let servers = pools::servers(&mut view, &service, *port, labels);
                 let servers = servers.into_iter().map(|server| pools::server(server.value)).collect();

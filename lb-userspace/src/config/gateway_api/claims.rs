@@ -45,21 +45,45 @@ pub(super) fn reject_equal(listeners: &mut [Listener<'_>]) {
 }
 
 /// Who has which names of which ports.
-#[derive(Default)]
 pub(super) struct Claims<'i> {
     ports: HashMap<(Option<IpAddr>, u16), Claim<'i>>,
+    /// How many ports there may be, each of an address by itself.
+    most: usize,
 }
 
 struct Claim<'i> {
     family: Family,
     /// Where the first of it is bound: no two sockets can have an address and port.
     binds: Arc<[IpAddr]>,
-    hosts: HashMap<SniPattern, &'i Key>,
+    hosts: HashMap<SniPattern, Owner<'i>>,
+}
+
+/// Whose a listener is.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'i> {
+    /// The Gateway or ListenerSet.
+    key: &'i Key,
+    /// The Gateway that it is of.
+    gateway: usize,
 }
 
 impl<'i> Claims<'i> {
-    /// The first has it: older Gateways come before younger ones, and a Gateway before its ListenerSets.
-    pub(super) fn claim(&mut self, listener: &mut Listener<'i>) {
+    pub(super) fn new(most: usize) -> Self {
+        Self { ports: HashMap::new(), most }
+    }
+
+    /// The first has it: older Gateways come before younger ones, and a Gateway before its ListenerSets. `lets_in`: whether a
+    /// Gateway lets the listener's namespace add listeners.
+    ///
+    /// Names out of a wildcard are taken away from whoever has the wildcard, and that may be another tenant. A Gateway may have
+    /// them where the owner could have them by a ListenerSet, too: in its own namespace, and in those that the older Gateway
+    /// lets in.
+    pub(super) fn claim(
+        &mut self,
+        listener: &mut Listener<'i>,
+        gateway: usize,
+        mut lets_in: impl FnMut(usize) -> bool,
+    ) {
         let Some(is_for) = listener.is_for.filter(|_| listener.is_bound()) else { return };
         let port = listener.port();
         let on: Vec<Option<IpAddr>> = match listener.binds.is_empty() {
@@ -77,9 +101,26 @@ impl<'i> Claims<'i> {
                 let message = format!("port {port} has another protocol already");
                 listener.conflict = Some(Fault::new(PROTOCOL_CONFLICT, message));
             } else if let Some(owner) = claim.hosts.get(&listener.host) {
-                let message = format!("{owner} has this host name on port {port} already");
+                let message = format!("{} has this host name on port {port} already", owner.key);
+                listener.conflict = Some(Fault::new(HOSTNAME_CONFLICT, message));
+            } else if let Some((wider, owner)) = claim.wider(&listener.host)
+                && owner.gateway != gateway
+                && owner.key.name.namespace != listener.owner.name.namespace
+                && !lets_in(owner.gateway)
+            {
+                let message = format!(
+                    "{} has {wider} on port {port}, and `allowedListeners` of its Gateway does not let this namespace have a part \
+                     of that",
+                    owner.key
+                );
                 listener.conflict = Some(Fault::new(HOSTNAME_CONFLICT, message));
             }
+        }
+        let new = on.iter().filter(|address| !self.ports.contains_key(&(**address, port))).count();
+        if listener.is_bound() && self.ports.len() + new > self.most {
+            let message =
+                format!("Gateways have all the {} ports that they may have (`max_ports`)", self.most);
+            listener.fault = Some(Fault::new("PortUnavailable", message));
         }
         if !listener.is_bound() {
             return;
@@ -88,8 +129,15 @@ impl<'i> Claims<'i> {
             let new =
                 || Claim { family: is_for.family(), binds: listener.binds.clone(), hosts: HashMap::new() };
             let claim = self.ports.entry((address, port)).or_insert_with(new);
-            claim.hosts.insert(listener.host.clone(), listener.owner);
+            claim.hosts.insert(listener.host.clone(), Owner { key: listener.owner, gateway });
         }
+    }
+}
+
+impl<'i> Claim<'i> {
+    /// Who would have these names without another listener, and by which wildcard.
+    fn wider(&self, host: &SniPattern) -> Option<(SniPattern, Owner<'i>)> {
+        wider(host).skip(1).find_map(|wider| self.hosts.get(&wider).map(|owner| (wider, *owner)))
     }
 }
 

@@ -55,8 +55,8 @@ impl fmt::Display for At {
 /// An object, a document or a file that is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it stands; absent: in no file.
-    pub at: Option<At>,
+    /// Where it stands.
+    pub at: At,
     /// What is meant, if that can be told: `TLSRoute dbs/orders`.
     pub object: Option<String>,
     /// Why.
@@ -65,16 +65,9 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.at.iter().try_for_each(|at| write!(f, "{at}: "))?;
+        write!(f, "{}: ", self.at)?;
         self.object.iter().try_for_each(|object| write!(f, "{object}: "))?;
         f.write_str(&self.reason)
-    }
-}
-
-impl Problem {
-    /// An object of an API server that is not taken.
-    pub fn of_object(key: &Key, reason: String) -> Self {
-        Self { at: None, object: Some(key.to_string()), reason }
     }
 }
 
@@ -159,7 +152,7 @@ impl Manifests {
     }
 
     fn problem(&mut self, file: &Path, line: usize, object: Option<String>, reason: String) {
-        self.problems.push(Problem { at: Some(At { file: file.to_owned(), line }), object, reason });
+        self.problems.push(Problem { at: At { file: file.to_owned(), line }, object, reason });
     }
 
     fn reject_repeated(&mut self) {
@@ -168,7 +161,7 @@ impl Manifests {
         for (object, at) in self.objects.drain(..) {
             if let Some(first) = first.get(&object.key) {
                 let reason = format!("it is already in {first}");
-                problems.push(Problem { at: Some(at), object: Some(object.key.to_string()), reason });
+                problems.push(Problem { at, object: Some(object.key.to_string()), reason });
                 continue;
             }
             first.insert(object.key.clone(), at.clone());

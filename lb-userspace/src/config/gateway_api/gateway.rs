@@ -116,14 +116,20 @@ impl<'i> Gateway<'i> {
     /// Why a ListenerSet may not add to it.
     pub(super) fn refuses(&self, view: &mut View<'_>, set: &Object) -> Option<Fault> {
         let key = &self.object.key;
-        let (namespace, own) = (&set.key.name.namespace, &key.name.namespace);
-        if !admits(view, &self.spec.allowed_listeners, FromNamespaces::None, own, namespace) {
+        let namespace = &set.key.name.namespace;
+        if !self.lets_in(view, namespace) {
             return Some(Fault::new(
                 "NotAllowed",
                 format!("{key} does not allow ListenerSets of {namespace}"),
             ));
         }
         self.fault.as_ref().map(|_| Fault::new("ParentNotAccepted", format!("{key} is not accepted")))
+    }
+
+    /// Whether objects of a namespace may add listeners to it.
+    pub(super) fn lets_in(&self, view: &mut View<'_>, namespace: &Arc<str>) -> bool {
+        let own = &self.object.key.name.namespace;
+        admits(view, &self.spec.allowed_listeners, FromNamespaces::None, own, namespace)
     }
 
     /// What it asks of the certificates of clients on a port.

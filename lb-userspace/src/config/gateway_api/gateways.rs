@@ -7,11 +7,11 @@ use std::net::IpAddr;
 
 use super::claims::{Claims, mark_overlaps, reject_equal};
 use super::gateway::Gateway;
-use super::index::{View, by_age};
+use super::index::{Definitions, Lacking, View, by_age};
 use super::key::{Key, Kind};
 use super::listeners::Listener;
 use super::objects::{Object, Spec};
-use super::specs::{ListenerSetSpec, ListenerSpec};
+use super::specs::{ListenerSetSpec, ListenerSpec, ParentRef};
 use super::status::{
     ClassStatus, Condition, Fault, Feature, GatewayStatus, ListenerSetStatus, Status, StatusAddress,
     Statuses, Truth,
@@ -33,6 +33,9 @@ const FEATURES: [(&str, bool); 11] = [
     ("TLSRouteModeMixed", false),
     ("TLSRouteModeTerminate", false),
 ];
+
+/// The Gateway API is known up to v1 of this minor version.
+const LATEST_MINOR: u8 = 6;
 
 /// The Gateways of our classes, and what hangs on them.
 pub(super) struct Gateways<'i> {
@@ -75,7 +78,7 @@ impl<'i> Gateways<'i> {
         }
         let mut all =
             Gateways { list: Vec::new(), sets: Vec::new(), listeners: Vec::new(), by_owner: HashMap::new() };
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(view.index.settings.max_ports);
         for (object, spec) in gateways {
             let gateway = all.list.len();
             all.list.push(Gateway::new(object, spec, view));
@@ -89,7 +92,8 @@ impl<'i> Gateways<'i> {
                 reject_equal(&mut all.listeners[first..]);
             }
             for listener in &mut all.listeners[first..] {
-                claims.claim(listener);
+                let lets_in = |other: usize| all.list[other].lets_in(view, &object.key.name.namespace);
+                claims.claim(listener, gateway, lets_in);
             }
             for (set, set_spec) in sets_of.remove(&object.key).into_iter().flatten() {
                 let fault = all.list[gateway].refuses(view, set);
@@ -97,14 +101,45 @@ impl<'i> Gateways<'i> {
                 if fault.is_none() {
                     for (number, listener) in set_spec.listeners.iter().enumerate() {
                         all.add(view, &set.key, gateway, number, listener);
-                        claims.claim(all.listeners.last_mut().expect("it was just added"));
+                        let lets_in = |other: usize| all.list[other].lets_in(view, &set.key.name.namespace);
+                        let added = all.listeners.last_mut().expect("it was just added");
+                        claims.claim(added, gateway, lets_in);
                     }
                 }
                 all.sets.push(Set { object: set, gateway: &object.key, fault });
             }
         }
         mark_overlaps(&mut all.listeners);
+        all.refuse(view, &classes, statuses);
         all
+    }
+
+    /// Says of Gateways and ListenerSets that cannot be read why they are not accepted.
+    fn refuse(&self, view: &View<'_>, classes: &HashSet<Box<str>>, statuses: &mut Statuses) {
+        for object in view.all(Kind::Gateway).chain(view.all(Kind::ListenerSet)) {
+            let Some(unread) = object.as_unread() else { continue };
+            let fault = Fault::new("Invalid", unread.refusal.to_string());
+            let conditions = ["Accepted", "Programmed"]
+                .map(|kind| Condition::of(kind, "", Some(&fault), object.generation))
+                .to_vec();
+            let parent = |parent: &ParentRef| {
+                let key = parent.key(&object.key.name.namespace);
+                key.is_some_and(|key| key.kind == Kind::Gateway && self.listeners_of(&key).is_some())
+            };
+            let status = if object.key.kind == Kind::Gateway && classes.contains(&unread.class) {
+                Status::Gateway(GatewayStatus {
+                    addresses: Vec::new(),
+                    conditions,
+                    listeners: Vec::new(),
+                    attached_listener_sets: 0,
+                })
+            } else if unread.parents.iter().any(parent) {
+                Status::ListenerSet(ListenerSetStatus { conditions, listeners: Vec::new() })
+            } else {
+                continue;
+            };
+            statuses.insert(object.key.clone(), status);
+        }
     }
 
     /// The listeners of a Gateway or ListenerSet; `None`: it is not of ours.
@@ -145,13 +180,48 @@ fn classes(view: &View<'_>, statuses: &mut Statuses) -> HashSet<Box<str>> {
             ours.insert(Box::from(&*object.key.name.name));
         }
         let accepted = Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation);
+        let mut conditions = vec![accepted];
+        if !view.context.definitions.is_empty() {
+            let fault = unsupported(&view.context.definitions);
+            let supported = "SupportedVersion";
+            conditions.push(Condition::of(supported, supported, fault.as_ref(), object.generation));
+        }
         let names =
             FEATURES.iter().filter(|(_, only_assigned)| !only_assigned || settings.mode != Mode::Node);
         let supported_features = names.map(|(name, _)| Feature { name }).collect();
-        let status = ClassStatus { conditions: vec![accepted], supported_features };
+        let status = ClassStatus { conditions, supported_features };
         statuses.insert(object.key.clone(), Status::Class(status));
     }
     ours
+}
+
+/// The first definition of a version that is not known, or without one. It is tried all the same.
+fn unsupported(definitions: &Definitions) -> Option<Fault> {
+    let is_known = |version: &str| {
+        let mut parts = version.strip_prefix('v').unwrap_or_default().split('.');
+        let minor = (parts.next() == Some("1")).then(|| parts.next()).flatten();
+        minor.and_then(|minor| minor.parse::<u8>().ok()).is_some_and(|minor| minor <= LATEST_MINOR)
+    };
+    definitions.iter().find_map(|(name, version)| {
+        let what = match version {
+            None => "has no version".to_owned(),
+            Some(version) if !is_known(version) => format!("is of version {}", quote(version)),
+            Some(_) => return None,
+        };
+        let message = format!("{name} {what}; known are v1.0 to v1.{LATEST_MINOR}");
+        Some(Fault::new("UnsupportedVersion", message))
+    })
+}
+
+/// The listeners whose ports this machine cannot give.
+pub(super) fn lacking(gateways: &Gateways<'_>) -> Lacking {
+    let mut lacking = Lacking::new();
+    for listener in gateways.listeners.iter().filter(|listener| listener.lacks_port) {
+        let Some(fault) = &listener.fault else { continue };
+        let of_owner = lacking.entry(listener.owner.clone()).or_default();
+        of_owner.insert(listener.spec.name.clone(), fault.message.clone());
+    }
+    lacking
 }
 
 /// Writes the statuses of Gateways and ListenerSets.
@@ -161,10 +231,10 @@ pub(super) fn statuses(gateways: &Gateways<'_>, statuses: &mut Statuses) {
     for set in &gateways.sets {
         let generation = set.object.generation;
         let invalid = || Fault::new("ListenersNotValid", "none of its listeners takes connections");
-        let is_good = listeners(&set.object.key).any(Listener::is_programmed);
+        let is_good = listeners(&set.object.key).any(Listener::is_programmed_everywhere);
         let fault = set.fault.clone().or_else(|| (!is_good).then(invalid));
         *sets_of.entry(set.gateway).or_default() += usize::from(fault.is_none());
-        let some_bad = listeners(&set.object.key).any(|listener| !listener.is_programmed());
+        let some_bad = listeners(&set.object.key).any(|listener| !listener.is_programmed_everywhere());
         let reason = if some_bad { "ListenersNotValid" } else { "Accepted" };
         let status = ListenerSetStatus {
             conditions: vec![
@@ -198,7 +268,8 @@ impl Gateway<'_> {
             let Fault { reason, message } = not_valid();
             (accepted.reason, accepted.message) = (reason, message);
         }
-        let is_idle = !listeners.is_empty() && !listeners.iter().any(|listener| listener.is_programmed());
+        let is_idle =
+            !listeners.is_empty() && !listeners.iter().any(|listener| listener.is_programmed_everywhere());
         let not_programmed = match &fault {
             Some(_) => Some(Fault::new("Invalid", "it is not accepted")),
             None => self.addresses_fault.clone().or_else(|| {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::istio::DestinationRule;
 use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
 use super::objects::{Object, Spec};
+use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
@@ -36,18 +37,27 @@ pub struct Index {
     slices: HashMap<Name, BTreeSet<Name>>,
     /// The ReferenceGrants of each namespace, by their names.
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// What the last build has asked for, also in vain.
-    pub(super) asked: HashSet<Key>,
-    /// It has asked for every Service.
-    pub(super) asked_for_all_services: bool,
     /// The DestinationRules of each Service, the oldest first.
     rules: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
-    /// The Services that have pools since the last build, and which.
+    /// What the build has used that is in force.
+    pub(super) used: Used,
+    /// What the last build has used, if it is not in force.
+    pub(super) used_last: Option<Used>,
+    /// The Services with pools of which endpoints have changed since the build that is in force.
+    pub(super) changed: BTreeSet<Name>,
+}
+
+/// What a build has used: a change of anything else needs no other build.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    /// What it has asked for, also in vain.
+    pub(super) asked: HashSet<Key>,
+    /// It has asked for every Service.
+    pub(super) all_services: bool,
+    /// The Services that have pools, and which.
     pub(super) pools: HashMap<Name, Parts>,
     /// Those of them, by their namespaces, of which some pods are told from others.
     selected: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// Those of them of which endpoints have changed since.
-    pub(super) changed: BTreeSet<Name>,
 }
 
 /// What a change of objects asks for.
@@ -57,12 +67,12 @@ pub enum Change {
     Nothing,
     /// Other servers of pools that there are: [`Index::take_servers`].
     Servers,
-    /// [`Index::build`].
+    /// [`Index::build`], and [`Index::in_force`] if that is served.
     All,
 }
 
 /// What is outside the objects, and counts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
     /// endpoint with one of them is refused, as it may be the gateway's own.
@@ -71,11 +81,26 @@ pub struct Context {
     pub nodes: Vec<IpAddr>,
     /// Whether this machine has IPv6.
     pub ipv6: bool,
-    /// Ports that cannot be listened on, and why: those of the file's listeners, and those that the system refuses.
-    pub unavailable: BTreeMap<u16, Box<str>>,
+    /// Every address of those machines. An endpoint with one of them is refused, too: it could lead from one gateway to the next
+    /// and back, without an end.
+    pub peers: Vec<IpAddr>,
+    /// Ports that cannot be listened on, at which address, and why: those of the file's listeners, and those that the system
+    /// refuses.
+    pub unavailable: BTreeMap<(u16, IpAddr), Box<str>>,
+    /// The same of the other machines, as far as they have said it.
+    pub elsewhere: Lacking,
+    /// The definitions of the Gateway API's kinds that the cluster has, by their names, each with its version; none: there is no
+    /// cluster, or they are not known.
+    pub definitions: Definitions,
     /// Mode `pool` and `service`: the addresses that each Gateway has.
     pub assigned: BTreeMap<Name, Vec<IpAddr>>,
 }
+
+/// Listeners whose ports cannot be had, by their Gateway or ListenerSet and their names, and why.
+pub type Lacking = BTreeMap<Key, BTreeMap<Box<str>, Box<str>>>;
+
+/// CustomResourceDefinitions by name, each with the version of the Gateway API that it is of.
+pub type Definitions = BTreeMap<Box<str>, Option<Box<str>>>;
 
 /// What objects make.
 #[derive(Debug, Default)]
@@ -85,19 +110,26 @@ pub struct Built {
     pub(in crate::config) pools: Vec<PoolDraft>,
     /// The status of each object that has one.
     pub statuses: Statuses,
+    /// The listeners whose ports this machine cannot give.
+    pub lacking: Lacking,
 }
 
 /// What a build asks of the store; it notes what was asked for.
 pub(super) struct View<'i> {
     pub(super) index: &'i Index,
     pub(super) context: &'i Context,
+    /// The addresses of gateways and Gateways: no endpoint may have one of them.
+    pub(super) own: HashSet<IpAddr>,
     pub(super) asked: HashSet<Key>,
     pub(super) asked_for_all_services: bool,
 }
 
 impl<'i> View<'i> {
     pub(super) fn new(index: &'i Index, context: &'i Context) -> Self {
-        View { index, context, asked: HashSet::new(), asked_for_all_services: false }
+        let Context { own, nodes, peers, assigned, .. } = context;
+        let own = own.iter().chain(nodes).chain(peers).chain(assigned.values().flatten());
+        let own = own.map(IpAddr::to_canonical).collect();
+        View { index, context, own, asked: HashSet::new(), asked_for_all_services: false }
     }
 }
 
@@ -110,10 +142,8 @@ impl Index {
             slices: HashMap::new(),
             grants: HashMap::new(),
             rules: HashMap::new(),
-            selected: HashMap::new(),
-            asked: HashSet::new(),
-            asked_for_all_services: false,
-            pools: HashMap::new(),
+            used: Used::default(),
+            used_last: None,
             changed: BTreeSet::new(),
         }
     }
@@ -186,14 +216,14 @@ impl Index {
         let Some(object) = self.objects.get(key) else { return Change::Nothing };
         match &object.spec {
             Spec::EndpointSlice(_) => match service_of(object) {
-                Some(service) if self.pools.contains_key(&service) => {
+                Some(service) if self.used.pools.contains_key(&service) => {
                     self.changed.insert(service);
                     Change::Servers
                 }
                 _ => Change::Nothing,
             },
             // Which endpoints of Services it is, is not known from here.
-            Spec::Pod => match self.selected.get(&key.name.namespace) {
+            Spec::Pod => match self.used.selected.get(&key.name.namespace) {
                 Some(services) => {
                     self.changed.extend(services.iter().cloned());
                     Change::Servers
@@ -201,8 +231,10 @@ impl Index {
                 None => Change::Nothing,
             },
             Spec::Namespace | Spec::Service(_) | Spec::Secret(_) | Spec::ConfigMap(_) => {
-                let is_asked =
-                    self.asked.contains(key) || (self.asked_for_all_services && key.kind == Kind::Service);
+                let asks = |used: &Used| {
+                    used.asked.contains(key) || (used.all_services && key.kind == Kind::Service)
+                };
+                let is_asked = asks(&self.used) || self.used_last.as_ref().is_some_and(asks);
                 if is_asked { Change::All } else { Change::Nothing }
             }
             _ => Change::All,
@@ -214,8 +246,29 @@ impl Index {
         self.objects.keys()
     }
 
-    /// What the last build has asked for, also in vain, of the kinds of which the other objects need not be known.
+    /// The objects that cannot be read, and why.
+    pub fn refusals(&self) -> impl Iterator<Item = (&Key, &Refusal)> {
+        self.objects.iter().filter_map(|(key, object)| Some((key, &object.as_unread()?.refusal)))
+    }
+
+    /// What the last builds have asked for, also in vain, of the kinds of which the other objects need not be known.
     pub fn wanted(&self) -> impl Iterator<Item = Wanted> {
+        std::iter::once(&self.used).chain(&self.used_last).flat_map(Used::wanted)
+    }
+}
+
+impl Used {
+    pub(super) fn new(asked: HashSet<Key>, all_services: bool, pools: HashMap<Name, Parts>) -> Self {
+        let mut selected: HashMap<Arc<str>, BTreeSet<Name>> = HashMap::new();
+        for (service, parts) in &pools {
+            if parts.values().any(|labels| !labels.is_empty()) {
+                selected.entry(service.namespace.clone()).or_default().insert(service.clone());
+            }
+        }
+        Self { asked, all_services, pools, selected }
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = Wanted> {
         let named = self.asked.iter().filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap));
         let named = named.map(|Key { kind, name: Name { namespace, name } }| Wanted {
             kind: *kind,
@@ -224,19 +277,6 @@ impl Index {
         });
         let pods = self.selected.keys();
         named.chain(pods.map(|own| Wanted { kind: Kind::Pod, namespace: own.clone(), name: None }))
-    }
-
-    /// Notes what a build has made of Services.
-    pub(super) fn note_pools(&mut self, pools: HashMap<Name, Parts>) {
-        self.selected.clear();
-        for (service, parts) in &pools {
-            if parts.values().any(|labels| !labels.is_empty()) {
-                let services = self.selected.entry(service.namespace.clone()).or_default();
-                services.insert(service.clone());
-            }
-        }
-        self.pools = pools;
-        self.changed.clear();
     }
 }
 

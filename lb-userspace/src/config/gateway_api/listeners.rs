@@ -2,12 +2,12 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::gateway::Gateway;
 use super::hostname;
-use super::index::View;
+use super::index::{Context, View};
 use super::key::{GROUP, Key, Kind};
 use super::references::{authority, certificate, istio_authorities};
 use super::specs::{Clients, ListenerSpec, RouteKind};
@@ -18,8 +18,9 @@ use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
 use crate::config::model::SniPattern;
 
-/// Ports that no Gateway gets on a node: sshd, the API server, the kubelet.
-const RESERVED: [u16; 3] = [22, 6443, 10_250];
+/// Ports that no Gateway gets on a node, whether or not something listens there now: sshd, etcd, the API server, the kubelet,
+/// kube-proxy, the controller manager, the scheduler.
+const RESERVED: [u16; 10] = [22, 2379, 2380, 6443, 10_248, 10_249, 10_250, 10_256, 10_257, 10_259];
 
 const NO_AUTHORITY: &str = "NoValidCACertificate";
 
@@ -81,6 +82,10 @@ pub(super) struct Listener<'i> {
     pub(super) certificates: Vec<Arc<Loaded>>,
     pub(super) client_auth: Option<Arc<ClientAuth>>,
     pub(super) fault: Option<Fault>,
+    /// This machine cannot give it its port, whatever others can.
+    pub(super) lacks_port: bool,
+    /// Another machine cannot.
+    elsewhere: Option<Fault>,
     pub(super) conflict: Option<Fault>,
     refs_fault: Option<Fault>,
     /// Why it takes no connection, though it is accepted.
@@ -91,7 +96,12 @@ pub(super) struct Listener<'i> {
 }
 
 impl Listener<'_> {
+    /// Whether it is accepted, by every machine.
     pub(super) fn is_accepted(&self) -> bool {
+        self.is_accepted_here() && self.elsewhere.is_none()
+    }
+
+    fn is_accepted_here(&self) -> bool {
         self.fault.is_none() && self.conflict.is_none()
     }
 
@@ -102,9 +112,14 @@ impl Listener<'_> {
         is_set_up && self.conflict.is_none() && self.is_for.is_some() && self.is_placed
     }
 
-    /// Whether it takes connections.
+    /// Whether it takes connections here.
     pub(super) fn is_programmed(&self) -> bool {
-        self.is_bound() && self.is_accepted() && self.idle.is_none()
+        self.is_bound() && self.is_accepted_here() && self.idle.is_none()
+    }
+
+    /// Whether it takes connections on every machine.
+    pub(super) fn is_programmed_everywhere(&self) -> bool {
+        self.is_programmed() && self.elsewhere.is_none()
     }
 
     /// Whether it passes clients on to the Service and port that their server name tells, as Istio's gateways between clusters
@@ -147,6 +162,8 @@ impl<'i> Listener<'i> {
             certificates: Vec::new(),
             client_auth: None,
             fault: None,
+            lacks_port: false,
+            elsewhere: None,
             conflict: None,
             refs_fault: None,
             idle: None,
@@ -189,9 +206,12 @@ impl<'i> Listener<'i> {
         if view.index.settings.mode == Mode::Node && RESERVED.contains(&port) {
             let message = format!("port {port} is the node's own");
             listener.fault = Some(Fault::new("PortUnavailable", message));
-        } else if let Some(why) = view.context.unavailable.get(&port) {
-            listener.fault = Some(Fault::new("PortUnavailable", why.clone()));
+        } else if let Some(why) = unavailable(view.context, &listener.binds, port) {
+            listener.fault = Some(Fault::new("PortUnavailable", why));
+            listener.lacks_port = true;
         }
+        let elsewhere = view.context.elsewhere.get(owner).and_then(|listeners| listeners.get(&spec.name));
+        listener.elsewhere = elsewhere.map(|why| Fault::new("PortUnavailable", why.clone()));
         listener.read_kinds(is_for);
         if is_for.terminates() {
             listener.read_certificates(view);
@@ -298,10 +318,25 @@ impl<'i> Listener<'i> {
     }
 }
 
+/// Why a port cannot be had on these addresses; none: on every address of the node.
+fn unavailable(context: &Context, binds: &[IpAddr], port: u16) -> Option<Box<str>> {
+    let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let mut of_port = context.unavailable.range((port, first)..).take_while(|((other, _), _)| *other == port);
+    let is_wanted = |address: &IpAddr| {
+        let meets = |bind: &IpAddr| {
+            let same_family = bind.is_ipv4() == address.is_ipv4();
+            bind == address || (same_family && (bind.is_unspecified() || address.is_unspecified()))
+        };
+        binds.is_empty() || binds.iter().any(meets)
+    };
+    of_port.find(|((_, address), _)| is_wanted(address)).map(|(_, why)| why.clone())
+}
+
 impl Listener<'_> {
     pub(super) fn status(&self, generation: i64) -> ListenerStatus {
-        let not_accepted = self.conflict.as_ref().or(self.fault.as_ref());
-        let not_programmed = match (&self.conflict, &self.fault, &self.idle) {
+        let fault = self.fault.as_ref().or(self.elsewhere.as_ref());
+        let not_accepted = self.conflict.as_ref().or(fault);
+        let not_programmed = match (&self.conflict, fault, &self.idle) {
             (Some(conflict), ..) => Some(conflict.clone()),
             (None, Some(fault), _) => Some(Fault { reason: "Invalid", ..fault.clone() }),
             (None, None, idle) => idle.clone(),

@@ -17,7 +17,8 @@ use super::key::{GROUP, Key, Kind, Labels, NAMESPACE_LABEL};
 use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{
-    ClassSpec, GatewaySpec, GrantSpec, ListenerSetSpec, ListenerSpec, RouteSpec, ServiceSpec, SliceSpec,
+    ClassSpec, GatewaySpec, GrantSpec, ListenerSetSpec, ListenerSpec, ParentRef, RouteSpec, ServiceSpec,
+    SliceSpec,
 };
 use crate::config::diagnostic::quote;
 
@@ -52,6 +53,17 @@ pub(super) enum Spec {
     VirtualService(Box<VirtualService>),
     DestinationRule(Box<DestinationRule>),
     Pod,
+    Unread(Box<Unread>),
+}
+
+/// Of an object that cannot be read: why, and whose it seems to be, so that its status can say so.
+#[derive(Debug, PartialEq)]
+pub(super) struct Unread {
+    pub(super) refusal: Refusal,
+    /// Of a Gateway.
+    pub(super) class: Box<str>,
+    /// Of a route or ListenerSet: those that can be read.
+    pub(super) parents: Vec<ParentRef>,
 }
 
 /// The beginning of every object.
@@ -164,6 +176,35 @@ impl Object {
             labels,
             spec,
         }))
+    }
+}
+
+impl Object {
+    /// Stands for an object that [`read`](Self::read) has refused, of which that is to be said; `None`: of its kind nothing is.
+    pub fn unread(key: Key, value: &Value, refusal: Refusal) -> Option<Object> {
+        let spec = &value["spec"];
+        let parents = match key.kind {
+            Kind::Gateway | Kind::IstioGateway | Kind::VirtualService | Kind::DestinationRule => &[][..],
+            Kind::ListenerSet => std::slice::from_ref(&spec["parentRef"]),
+            kind if kind.is_route() => spec["parentRefs"].as_array().map(Vec::as_slice).unwrap_or_default(),
+            _ => return None,
+        };
+        let parents = parents.iter().filter_map(|parent| ParentRef::deserialize(parent).ok()).collect();
+        let class = spec["gatewayClassName"].as_str().unwrap_or_default().into();
+        Some(Object {
+            key,
+            generation: value["metadata"]["generation"].as_i64().unwrap_or(0),
+            created: value["metadata"]["creationTimestamp"].as_str().unwrap_or_default().into(),
+            labels: Labels::new(),
+            spec: Spec::Unread(Box::new(Unread { refusal, class, parents })),
+        })
+    }
+
+    pub(super) fn as_unread(&self) -> Option<&Unread> {
+        match &self.spec {
+            Spec::Unread(unread) => Some(unread),
+            _ => None,
+        }
     }
 }
 

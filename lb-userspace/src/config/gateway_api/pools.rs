@@ -147,7 +147,7 @@ pub(super) fn servers(
             };
             for address in &endpoint.addresses {
                 let Ok(ip) = address.parse::<IpAddr>() else { continue };
-                if port != 0 && is_allowed(ip, &view.context.own) && seen.insert((ip, port)) {
+                if port != 0 && is_allowed(ip, &view.own) && seen.insert((ip, port)) {
                     let place = place(&object.key, format!("endpoints[{number}]"));
                     list.push(Placed::new(place, Origin::Address(Address { host: Host::Ip(ip), port })));
                 }
@@ -189,8 +189,9 @@ fn state(endpoint: &Endpoint) -> State {
     }
 }
 
-/// Whoever may write EndpointSlices must not reach the node's own services by the gateway (CVE-2021-25740).
-fn is_allowed(ip: IpAddr, own: &[IpAddr]) -> bool {
+/// Whoever may write EndpointSlices must not reach the node's own services by the gateway (CVE-2021-25740), nor make two
+/// gateways connect to each other in a circle.
+fn is_allowed(ip: IpAddr, own: &HashSet<IpAddr>) -> bool {
     let canonical = ip.to_canonical();
     let is_link_local = match canonical {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),

@@ -221,6 +221,27 @@ impl Status {
         }
     }
 
+    /// The generation of the object that this is about; `None`: it says nothing.
+    pub fn generation(&self) -> Option<i64> {
+        self.conditions().first().map(|(_, condition)| condition.observed_generation)
+    }
+
+    /// Says that what is programmed here is not everywhere yet.
+    pub fn wait(&mut self, message: &str) {
+        let (own, listeners) = match self {
+            Status::Gateway(status) => (&mut status.conditions, &mut status.listeners),
+            Status::ListenerSet(status) => (&mut status.conditions, &mut status.listeners),
+            Status::Class(_) | Status::Route(_) | Status::Rule(_) => return,
+        };
+        let of_listeners = listeners.iter_mut().flat_map(|listener| &mut listener.conditions);
+        for condition in own.iter_mut().chain(of_listeners) {
+            if condition.kind == "Programmed" && condition.status == Truth::True {
+                (condition.status, condition.reason) = (Truth::False, "Pending");
+                condition.message = message.into();
+            }
+        }
+    }
+
     /// Says that a route is not served, for the check of the whole configuration has refused it.
     pub(in crate::config) fn refuse(&mut self, message: &str) {
         let Status::Route(status) = self else { return };

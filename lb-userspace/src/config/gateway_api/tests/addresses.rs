@@ -77,15 +77,43 @@ fn from_a_pool() {
     assert_eq!(shown(&status), (addresses, vec!["True Accepted".to_owned(), "True Programmed".to_owned()]));
 }
 
+fn unavailable(address: &str) -> std::collections::BTreeMap<(u16, std::net::IpAddr), Box<str>> {
+    [((7000, address.parse().unwrap()), "it is another's".into())].into()
+}
+
+#[test]
+fn a_port_of_another_address_is_no_reason() {
+    let settings = || Settings { mode: Mode::Pool, ..Settings::default() };
+    let assigned = [(Name::new("db", "gw"), vec!["198.51.100.7".parse().unwrap()])];
+    for (address, good) in [
+        ("198.51.100.7", false),
+        ("0.0.0.0", false),
+        ("198.51.100.8", true),
+        ("127.0.0.1", true),
+        ("::", true),
+    ] {
+        let context =
+            Context { unavailable: unavailable(address), assigned: assigned.clone().into(), ..context() };
+        let (config, status) = made_with(settings(), &gateway(""), &context);
+        assert_eq!(config.listeners.len(), usize::from(good), "{address}");
+        let reason = if good { "Accepted" } else { "PortUnavailable" };
+        assert_eq!(status.listeners[0].conditions[0].reason, reason, "{address}");
+    }
+    // On all addresses of the node, each of them counts.
+    let context = Context { unavailable: unavailable("127.0.0.1"), ..context() };
+    let (_, status) = made_with(Settings::default(), &gateway(""), &context);
+    assert_eq!(status.listeners[0].conditions[0].reason, "PortUnavailable");
+}
+
 #[test]
 fn ports_that_others_have() {
-    let context = Context { unavailable: [(7000, "it is another's".into())].into(), ..context() };
+    let context = Context { unavailable: unavailable("0.0.0.0"), ..context() };
     let (config, status) = made_with(Settings::default(), &gateway(""), &context);
     assert_eq!(config.listeners.len(), 0);
     assert_eq!(shown(&status).1, ["False ListenersNotValid", "False Invalid"]);
     let accepted = &status.listeners[0].conditions[0];
     assert_eq!((accepted.reason, &*accepted.message), ("PortUnavailable", "it is another's"));
-    for port in [22, 6443, 10_250] {
+    for port in [22, 2379, 2380, 6443, 10_248, 10_249, 10_250, 10_256, 10_257, 10_259] {
         let text = gateway("").replace("port: 7000", &format!("port: {port}"));
         let (_, status) = made_with(Settings::default(), &text, &super::context());
         assert_eq!(status.listeners[0].conditions[0].reason, "PortUnavailable");

@@ -56,6 +56,20 @@ fn who_takes_connections() {
 }
 
 #[test]
+fn no_endpoint_leads_to_a_gateway() {
+    let mut index = index(&(BASE.to_owned() + GATEWAY));
+    let endpoints = "{ addresses: [192.0.2.8, 192.0.2.9, 198.51.100.7, 10.1.0.1] }";
+    index.apply(slice("redis-1", "IPv4", "{ name: redis, port: 6379 }", endpoints));
+    let context = Context {
+        nodes: vec!["192.0.2.8".parse().unwrap()],
+        peers: vec!["192.0.2.9".parse().unwrap()],
+        assigned: [(Name::new("team", "other"), vec!["198.51.100.7".parse().unwrap()])].into(),
+        ..context()
+    };
+    assert_eq!(servers(&made_in(&mut index, &context).0, "db.redis:6379"), ["10.1.0.1:6379"]);
+}
+
+#[test]
 fn ports_are_found_by_name_and_both_families_count() {
     let mut index = index(&(BASE.to_owned() + GATEWAY));
     index.apply(slice(
@@ -94,6 +108,25 @@ fn other_endpoints_ask_for_no_build() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: { name: unused, namespace: db }\nspec: { ports: [{ port: 1 }] }";
     assert_eq!(index.apply(objects(text).remove(0)), Change::Nothing);
     assert_eq!(index.apply(objects(&secret("db", "unused")).remove(0)), Change::Nothing);
+}
+
+#[test]
+fn endpoints_of_what_is_in_force_count_also_after_another_build() {
+    let mut index = index(&(BASE.to_owned() + GATEWAY));
+    made(&mut index);
+    let route = objects(&GATEWAY.replace("redis, port: 6379", "redis, port: 80")).remove(1);
+    assert_eq!(index.apply(route), Change::All);
+    // What that makes cannot be served.
+    index.build(&context());
+    let port = "{ name: redis, port: 6379 }, { name: http, port: 8080 }";
+    assert_eq!(index.apply(slice("redis-1", "IPv4", port, "{ addresses: [10.1.0.1] }")), Change::Servers);
+    let names = |index: &mut Index| {
+        index.take_servers(&context()).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&mut index), ["db.redis:6379"]);
+    index.in_force();
+    assert_eq!(index.apply(slice("redis-1", "IPv4", port, "{ addresses: [10.1.0.2] }")), Change::Servers);
+    assert_eq!(names(&mut index), ["db.redis:80"]);
 }
 
 #[test]

@@ -365,6 +365,61 @@ fn gateways_of_one_node_share_ports_and_the_older_wins() {
     }
 }
 
+/// Gateways of several namespaces, the oldest first: whose, and with which host name and further fields.
+fn of_namespaces(gateways: &[(&str, &str, &str)]) -> String {
+    let mut text = BASE.to_owned();
+    for (number, (namespace, host, more)) in gateways.iter().enumerate() {
+        let host = if host.is_empty() { String::new() } else { format!("hostname: \"{host}\", ") };
+        let listener = format!("{{ name: l, protocol: TLS, port: 443, {host}{PASS} }}");
+        text += &gateway(&format!("gw{number}"), &listener, more).replace(
+            "namespace: db",
+            &format!("namespace: {namespace}, creationTimestamp: 2026-01-0{}", number + 1),
+        );
+    }
+    text
+}
+
+#[test]
+fn no_other_namespace_takes_part_of_a_wildcard_unless_it_is_let_in() {
+    let conflict = "HostnameConflict HostnameConflict ResolvedRefs True";
+    let lets_in = ", allowedListeners: { namespaces: { from: All } }";
+    for (gateways, expected) in [
+        (vec![("a", "*.example.com", ""), ("b", "x.example.com", "")], vec![GOOD, conflict]),
+        (vec![("a", "", ""), ("b", "x.example.com", "")], vec![GOOD, conflict]),
+        (vec![("a", "*.example.com", ""), ("a", "x.example.com", "")], vec![GOOD, GOOD]),
+        (vec![("a", "*.example.com", lets_in), ("b", "x.example.com", "")], vec![GOOD, GOOD]),
+        // What the older one does not have, or the younger has the wildcard.
+        (vec![("a", "*.example.com", ""), ("b", "*.example.org", "")], vec![GOOD, GOOD]),
+        (vec![("a", "x.example.com", ""), ("b", "*.example.com", "")], vec![GOOD, GOOD]),
+        // Whoever has the narrower wildcard has a part of it, though a third one has a wider one.
+        (vec![("a", "*.example.com", ""), ("b", "", ""), ("a", "x.example.com", "")], vec![GOOD, GOOD, GOOD]),
+        (
+            vec![("a", "", lets_in), ("b", "*.example.com", ""), ("c", "x.example.com", "")],
+            vec![GOOD, GOOD, conflict],
+        ),
+    ] {
+        let (_, statuses) = made(&mut index(&of_namespaces(&gateways)));
+        for (number, (namespace, ..)) in gateways.iter().enumerate() {
+            let key = key(Kind::Gateway, &format!("{namespace}/gw{number}"));
+            assert_eq!(reasons(&statuses, &key), [expected[number]], "{key} of {gateways:?}");
+        }
+    }
+}
+
+#[test]
+fn there_is_a_bound_on_the_ports_of_all_gateways_and_the_older_come_first() {
+    let tcp = |port: u16| format!("{{ name: l{port}, protocol: TCP, port: {port} }}");
+    let tls = format!("{{ name: l, protocol: TLS, port: 443, hostname: a.example, {PASS} }}");
+    let text = BASE.to_owned()
+        + &gateway("a", &[tcp(1), tls.clone()].join(", "), "")
+        + &gateway("b", &[tcp(2), tcp(3), tls.replace("a.example", "b.example")].join(", "), "");
+    let (config, statuses) = made(&mut index_with(Settings { max_ports: 3, ..Settings::default() }, &text));
+    assert_eq!(config.listeners.len(), 3);
+    assert_eq!(reasons(&statuses, &key(Kind::Gateway, "db/a")), [GOOD, GOOD]);
+    let refused = "PortUnavailable Invalid ResolvedRefs False";
+    assert_eq!(reasons(&statuses, &key(Kind::Gateway, "db/b")), [GOOD, refused, GOOD]);
+}
+
 #[test]
 fn overlapping_names_of_https_listeners_are_told() {
     let https = |name: &str, host: &str| {
@@ -402,8 +457,76 @@ fn classes() {
     assert_eq!(config.listeners.iter().map(|each| &*each.name).collect::<Vec<_>>(), ["gateway:1"]);
     let shown = |name: &str| conditions(&statuses, &key(Kind::GatewayClass, name), None).join(" ");
     assert_eq!(shown("second"), "Accepted=True Accepted");
+    let Status::Class(class) = &statuses[&key(Kind::GatewayClass, "second")] else { panic!() };
+    assert!(class.supported_features.iter().any(|feature| feature.name == "TLSRoute"));
+    assert!(class.supported_features.is_sorted_by_key(|feature| feature.name));
     assert_eq!(shown("bad"), "Accepted=False InvalidParameters");
     for absent in [key(Kind::GatewayClass, "other"), key(Kind::Gateway, "db/not-ours")] {
         assert!(!statuses.contains_key(&absent));
     }
+}
+
+#[test]
+fn versions_of_the_definitions() {
+    let definition = |name: &str, version: Option<&str>| (Box::from(name), version.map(Box::from));
+    for (others, expected) in [
+        (Some("v1.6.3"), "True SupportedVersion"),
+        (Some("v1.0.0-rc1"), "True SupportedVersion"),
+        (Some("v1.7.0"), "False UnsupportedVersion"),
+        (Some("v2.0.0"), "False UnsupportedVersion"),
+        (Some("v0.8.1"), "False UnsupportedVersion"),
+        (Some("1.6.3"), "False UnsupportedVersion"),
+        (Some("v1"), "False UnsupportedVersion"),
+        (Some(""), "False UnsupportedVersion"),
+        (None, "False UnsupportedVersion"),
+    ] {
+        let definitions = [definition("gateways", Some("v1.6.3")), definition("tlsroutes", others)].into();
+        let (_, statuses) = made_in(&mut index(BASE), &Context { definitions, ..context() });
+        let found = conditions(&statuses, &key(Kind::GatewayClass, "edge"), None);
+        assert_eq!(
+            found,
+            ["Accepted=True Accepted".to_owned(), format!("SupportedVersion={expected}")],
+            "{others:?}"
+        );
+    }
+}
+
+#[test]
+fn a_port_that_another_machine_cannot_give_is_seen_and_the_rest_is_served() {
+    let tcp = |name: &str, port: u16| format!("{{ name: {name}, protocol: TCP, port: {port} }}");
+    let text = BASE.to_owned() + &gateway("gw", &[tcp("a", 1), tcp("b", 2)].join(", "), "");
+    let gateway = key(Kind::Gateway, "db/gw");
+    let lacking: Lacking = [(gateway.clone(), [("a".into(), "node-2: in use".into())].into())].into();
+    let context = Context { elsewhere: lacking, ..context() };
+    let mut index = index(&text);
+    let (config, statuses) = made_in(&mut index, &context);
+    assert_eq!(config.listeners.len(), 2);
+    assert_eq!(reasons(&statuses, &gateway), ["PortUnavailable Invalid ResolvedRefs False", GOOD]);
+    assert_eq!(
+        conditions(&statuses, &gateway, None)[..2],
+        ["Accepted=True ListenersNotValid", "Programmed=True Programmed"]
+    );
+    // It is not this machine that lacks it.
+    assert_eq!(index.build(&context).lacking, Lacking::new());
+    let unavailable = [((2, "0.0.0.0".parse().unwrap()), "in use here".into())].into();
+    let context = Context { unavailable, ..context };
+    assert_eq!(
+        index.build(&context).lacking,
+        [(gateway, [("b".into(), "in use here".into())].into())].into()
+    );
+}
+
+#[test]
+fn what_is_not_everywhere_yet_is_not_programmed() {
+    let text = BASE.to_owned()
+        + &gateway("gw", "{ name: a, protocol: TCP, port: 1 }, { name: b, protocol: X, port: 2 }", "");
+    let (_, mut statuses) = made(&mut index(&text));
+    let gateway = key(Kind::Gateway, "db/gw");
+    statuses.get_mut(&gateway).unwrap().wait("not on node-2 yet");
+    assert_eq!(
+        conditions(&statuses, &gateway, None)[..2],
+        ["Accepted=True ListenersNotValid", "Programmed=False Pending"]
+    );
+    let unsupported = "UnsupportedProtocol Invalid ResolvedRefs False";
+    assert_eq!(reasons(&statuses, &gateway), ["Accepted Pending ResolvedRefs False", unsupported]);
 }

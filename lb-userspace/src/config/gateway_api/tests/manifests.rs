@@ -241,3 +241,50 @@ spec:
     let (taken, refused) = with_every_field_changed(&text, index(&text));
     assert!(taken > 200 && refused > 200, "{taken} and {refused}");
 }
+
+#[test]
+fn what_cannot_be_read_is_told_so_in_its_status() {
+    let gateway = "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: { name: gw, namespace: db }\n\
+                   spec: { gatewayClassName: edge, listeners: [{ name: tcp, protocol: TCP, port: 7000 }] }";
+    let mut index = index(&(BASE.to_owned() + gateway));
+    let unread = |text: &str| {
+        let value = files::parse(text).unwrap().unwrap();
+        let refusal = Object::read(value.clone()).unwrap_err();
+        let (kind, name) = (value["kind"].as_str().unwrap(), value["metadata"]["name"].as_str().unwrap());
+        let key = Key::new(Kind::of(GROUP, kind).unwrap(), "db", name);
+        Object::unread(key, &value, refusal)
+    };
+    let head = |kind: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n\
+             metadata: {{ name: bad, namespace: db, generation: 3 }}\nspec: "
+        )
+    };
+    let other = "{ name: other }";
+    for (kind, spec) in [
+        ("TLSRoute", format!("{{ parentRefs: [{{ name: gw, sectionName: tcp }}, {other}, 7] }}")),
+        ("Gateway", "{ gatewayClassName: edge, listeners: 7 }".to_owned()),
+        ("ListenerSet", "{ parentRef: { name: gw }, listeners: 7 }".to_owned()),
+        // Somebody else's.
+        ("TCPRoute", format!("{{ parentRefs: [{other}], rules: 7 }}")),
+    ] {
+        assert_eq!(index.apply(unread(&(head(kind) + &spec)).unwrap()), Change::All);
+    }
+    assert!(unread(&(head("ReferenceGrant") + "{ from: 7 }")).is_none());
+    let (config, statuses) = made(&mut index);
+    assert_eq!(config.listeners.len(), 1);
+    let of = |kind: Kind, part: Option<&str>| conditions(&statuses, &key(kind, "db/bad"), part);
+    assert_eq!(of(Kind::TlsRoute, Some("Gateway gw listener tcp")), ["Accepted=False UnsupportedValue"]);
+    for kind in [Kind::Gateway, Kind::ListenerSet] {
+        assert_eq!(of(kind, None), ["Accepted=False Invalid", "Programmed=False Invalid"]);
+    }
+    assert!(!statuses.contains_key(&key(Kind::TcpRoute, "db/bad")));
+    let Status::Route(route) = &statuses[&key(Kind::TlsRoute, "db/bad")] else { panic!() };
+    assert_eq!(route.parents.len(), 1);
+    let condition = &route.parents[0].conditions[0];
+    assert_eq!(
+        &*condition.message,
+        "spec.parentRefs[2]: invalid type: integer `7`, expected struct ParentRef"
+    );
+    assert_eq!(condition.observed_generation, 3);
+}

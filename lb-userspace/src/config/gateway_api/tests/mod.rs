@@ -123,6 +123,7 @@ fn made_in(index: &mut Index, context: &Context) -> (Config, Statuses) {
     let config = crate::config::check::check(draft, &NoFiles, now, &mut report);
     let refusals = report.refusals();
     assert!(refusals.is_empty() && !report.has_errors(), "{refusals:?}");
+    index.in_force();
     (config, built.statuses)
 }
 

@@ -5,12 +5,15 @@
 use crate::config::controller::{Mode, Settings};
 use crate::config::draft::From;
 use crate::config::toml::key::Text::{Is, Of};
-use crate::config::toml::key::{Key, Table, code, one_of, quoted, word};
+use crate::config::toml::key::{Key, Table, code, integers, one_of, quoted, word};
+use std::ops::RangeInclusive;
 
 pub(in crate::config::toml) const SOURCES: [(&str, From); 2] =
     [("directory", From::Directory), ("cluster", From::Cluster)];
 
 pub(in crate::config::toml) const MODES: [(&str, Mode); 2] = [("node", Mode::Node), ("pool", Mode::Pool)];
+
+pub(in crate::config::toml) const MOST_PORTS: RangeInclusive<i64> = 1..=65_535;
 
 pub(in crate::config::toml) const GATEWAY_API: Table = Table {
     header: "[gateway_api]",
@@ -94,6 +97,15 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
                       Gateway can then reach every Service of every namespace, without a ReferenceGrant",
             values: Is("boolean"),
             default: Some(Of(|| code(Settings::default().auto_passthrough))),
+        },
+        Key {
+            name: "max_ports",
+            example: "100",
+            meaning: "on how many ports all Gateways together may listen, each address of a pool counted by itself. Older Gateways \
+                      come first, and the listeners of younger ones that would exceed it are PortUnavailable. A port is one socket \
+                      for each worker and family",
+            values: Of(|| integers(&MOST_PORTS)),
+            default: Some(Of(|| code(Settings::default().max_ports))),
         },
         Key {
             name: "namespaces",

@@ -1,0 +1,83 @@
+//! Objects as operators are shown them. That is put together only when somebody asks: it takes longer than most changes.
+
+use crate::admin::view;
+use crate::config::gateway_api::{At, Index, Key, Problem, Status, Statuses};
+use crate::kubernetes::{ApiServer, Freshness};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+/// The objects at one time.
+#[derive(Default)]
+pub(super) struct Shown {
+    keys: Vec<Key>,
+    /// Of those that cannot be read: why.
+    refusals: HashMap<Key, String>,
+    places: Arc<HashMap<Key, At>>,
+    problems: Arc<Vec<Problem>>,
+    statuses: Arc<Statuses>,
+    api: Option<Arc<ApiServer>>,
+    view: OnceLock<Vec<view::Object>>,
+}
+
+impl Shown {
+    pub(super) fn new(
+        index: &Index,
+        places: Arc<HashMap<Key, At>>,
+        problems: Arc<Vec<Problem>>,
+        statuses: Arc<Statuses>,
+        api: Option<Arc<ApiServer>>,
+    ) -> Self {
+        let refusals = index.refusals().map(|(key, refusal)| (key.clone(), refusal.to_string())).collect();
+        let keys = index.keys().cloned().collect();
+        Self { keys, refusals, places, problems, statuses, api, view: OnceLock::new() }
+    }
+
+    /// Nothing is known of the objects yet.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.api.as_ref().is_some_and(|api| api.freshness() == Freshness::Stale(None))
+    }
+
+    /// Since when they are not those of the API server any more, as far as that is known.
+    pub(super) fn stale_since(&self) -> Option<SystemTime> {
+        match self.api.as_ref()?.freshness() {
+            Freshness::Current => None,
+            Freshness::Stale(since) => since,
+        }
+    }
+
+    pub(super) fn objects(&self) -> &[view::Object] {
+        self.view.get_or_init(|| self.view())
+    }
+
+    fn view(&self) -> Vec<view::Object> {
+        let objects = self.keys.iter().map(|key| view::Object {
+            kind: key.kind.shown().into(),
+            namespace: key.name.namespace.to_string(),
+            name: key.name.name.to_string(),
+            place: self.places.get(key).map(ToString::to_string),
+            refused: self.refusals.get(key).cloned(),
+            status: self.statuses.get(key).map(status_of),
+        });
+        let refused = self.problems.iter().map(|problem| {
+            let (kind, name) = match &problem.object {
+                Some(object) => object.split_once(' ').unwrap_or(("", object)),
+                None => ("", ""),
+            };
+            let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+            view::Object {
+                kind: kind.into(),
+                namespace: namespace.into(),
+                name: name.into(),
+                place: Some(problem.at.to_string()),
+                refused: Some(problem.reason.clone()),
+                status: None,
+            }
+        });
+        objects.chain(refused).collect()
+    }
+}
+
+fn status_of(status: &Status) -> serde_json::Value {
+    serde_json::to_value(status).unwrap_or_default()
+}
