@@ -16,6 +16,7 @@ use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
+use crate::config::client_auth::ClientAuth;
 use crate::config::controller::Settings;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 
@@ -122,6 +123,8 @@ pub(super) struct View<'i> {
     pub(super) own: HashSet<IpAddr>,
     pub(super) asked: HashSet<Key>,
     pub(super) asked_for_all_services: bool,
+    /// What servers of Istio's ask of clients, by their Gateways and numbers.
+    pub(super) client_auths: HashMap<(Key, usize), Arc<ClientAuth>>,
 }
 
 impl<'i> View<'i> {
@@ -129,7 +132,8 @@ impl<'i> View<'i> {
         let Context { own, nodes, peers, assigned, .. } = context;
         let own = own.iter().chain(nodes).chain(peers).chain(assigned.values().flatten());
         let own = own.map(IpAddr::to_canonical).collect();
-        View { index, context, own, asked: HashSet::new(), asked_for_all_services: false }
+        let asked = HashSet::new();
+        View { index, context, own, asked, asked_for_all_services: false, client_auths: HashMap::new() }
     }
 }
 

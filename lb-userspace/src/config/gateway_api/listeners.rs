@@ -10,7 +10,7 @@ use super::hostname;
 use super::index::{Context, View};
 use super::key::{GROUP, Key, Kind};
 use super::references::{authority, certificate, istio_authorities};
-use super::specs::{Clients, ListenerSpec, RouteKind};
+use super::specs::{Clients, ListenerSpec, RouteKind, Server};
 use super::status::{Condition, Fault, ListenerStatus, Truth};
 use crate::config::certificate::Loaded;
 use crate::config::client_auth::{Allowed, ClientAuth};
@@ -269,7 +269,7 @@ impl<'i> Listener<'i> {
     /// What its Gateway asks of the certificates of clients. One that has none of the authorities takes no connection.
     fn read_validation(&mut self, view: &mut View<'_>, gateway: &mut Gateway<'i>) {
         if let Some(server) = &self.spec.istio {
-            return self.read_clients(view, server.clients.as_ref());
+            return self.read_clients(view, server);
         }
         let Some(validation) = gateway.validation(self.port()) else { return };
         let owner = &gateway.object.key;
@@ -300,21 +300,27 @@ impl<'i> Listener<'i> {
         });
     }
 
-    /// The same of a server of Istio's.
-    fn read_clients(&mut self, view: &mut View<'_>, clients: Option<&Clients>) {
-        let Some(Clients { secrets, required, sans }) = clients else { return };
+    /// The same of a server of Istio's, of whose listeners the first asks for all.
+    fn read_clients(&mut self, view: &mut View<'_>, server: &Server) {
+        let Some(Clients { secrets, required, sans }) = server.clients.as_deref() else { return };
+        let of_server = (self.owner.clone(), server.number);
+        if let Some(known) = view.client_auths.get(&of_server) {
+            return self.client_auth = Some(known.clone());
+        }
         let authorities = match istio_authorities(view, self.owner, secrets) {
             Ok(authorities) => authorities.to_vec(),
             Err(why) => {
                 let message = "`spec.servers[].tls` has no authority that can be used";
                 self.fault.get_or_insert_with(|| Fault::new(NO_AUTHORITY, message));
                 self.refs_fault.get_or_insert(why);
-                Vec::new()
+                return;
             }
         };
         let allowed = Allowed { sans: sans.clone(), ..Allowed::default() };
         let (crls, crl_expiry, required) = (Vec::new(), None, *required);
-        self.client_auth = Some(Arc::new(ClientAuth { authorities, crls, crl_expiry, required, allowed }));
+        let auth = Arc::new(ClientAuth { authorities, crls, crl_expiry, required, allowed });
+        view.client_auths.insert(of_server, auth.clone());
+        self.client_auth = Some(auth);
     }
 }
 

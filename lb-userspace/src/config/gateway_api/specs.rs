@@ -382,8 +382,8 @@ pub(super) struct Server {
     /// Why it is not served.
     pub(super) fault: Option<Box<str>>,
     /// What is asked of the certificates of clients.
-    pub(super) clients: Option<Clients>,
-    /// All of its hosts.
+    pub(super) clients: Option<Arc<Clients>>,
+    /// All hosts of one of TCP.
     pub(super) hosts: Vec<SniPattern>,
 }
 

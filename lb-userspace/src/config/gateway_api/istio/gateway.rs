@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,6 +20,9 @@ use crate::config::gateway_api::specs::{
     Selector, Server,
 };
 use crate::config::san::San;
+
+/// Certificates of a server at most: each of its hosts has them.
+const MOST_SECRETS: usize = 8;
 
 /// A Gateway of Istio's, as one of the Gateway API.
 #[derive(Debug, PartialEq)]
@@ -177,21 +181,25 @@ impl ServerSpec {
         };
         let ends_tls = !is_for.passthrough && matches!(&*is_for.protocol, "HTTPS" | "TLS");
         fault = fault.or_else(|| self.unserved(ends_tls));
+        let clients = match &self.tls {
+            Some(tls) if ends_tls => tls.clients().unwrap_or_else(|why| {
+                fault.get_or_insert(why);
+                None
+            }),
+            _ => None,
+        };
+        let clients = clients.map(Arc::new);
+        let is_tcp = &*is_for.protocol == "TCP";
+        if !is_tcp {
+            patterns.clear();
+        }
         let name = |index: Option<usize>| match index {
             Some(index) => format!("servers-{number}-{index}"),
             None => format!("servers-{number}"),
         };
         let mut add = |index: Option<usize>, host: Option<Box<str>>, namespaces: Option<Vec<String>>| {
-            let clients = match (&self.tls, ends_tls) {
-                (Some(tls), true) => tls.clients(),
-                _ => Ok(None),
-            };
-            let (clients, bad) = match clients {
-                Ok(clients) => (clients, None),
-                Err(why) => (None, Some(why)),
-            };
-            let fault = fault.clone().or(bad).map(String::into_boxed_str);
-            let server = Server { number, fault, clients, hosts: patterns.clone() };
+            let fault = fault.clone().map(String::into_boxed_str);
+            let server = Server { number, fault, clients: clients.clone(), hosts: patterns.clone() };
             into.push(ListenerSpec {
                 name: name(index).into(),
                 hostname: host,
@@ -202,7 +210,7 @@ impl ServerSpec {
                 istio: Some(Box::new(server)),
             });
         };
-        if &*is_for.protocol == "TCP" || hosts.is_empty() {
+        if is_tcp || hosts.is_empty() {
             // Its clients are told apart by nothing.
             let mut named = Vec::new();
             let all = hosts.values().all(|namespaces| match namespaces {
@@ -238,6 +246,9 @@ impl ServerSpec {
             return Some("`defaultEndpoint` is not served".to_owned());
         }
         let tls = self.tls.as_ref().filter(|_| ends_tls)?;
+        if tls.credential_names.len() > MOST_SECRETS {
+            return Some(format!("`tls.credentialNames` has more than {MOST_SECRETS}"));
+        }
         let files = "is a file in a gateway's pod; name a Secret by `credentialName`";
         let given = [
             (tls.server_certificate, "serverCertificate", files),
@@ -274,7 +285,13 @@ impl Tls {
         let option = ("gateway.istio.io/listener-protocol".to_owned(), Value::from("auto-passthrough"));
         ListenerTls {
             mode: is_for.passthrough.then(|| "Passthrough".into()),
-            certificate_refs: self.credential_name.iter().chain(&self.credential_names).map(secret).collect(),
+            certificate_refs: self
+                .credential_name
+                .iter()
+                .chain(&self.credential_names)
+                .take(MOST_SECRETS + 1)
+                .map(secret)
+                .collect(),
             options: is_for.auto.then_some(option).into_iter().collect(),
         }
     }
