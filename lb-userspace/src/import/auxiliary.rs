@@ -12,7 +12,7 @@ pub(super) struct Auxiliary<'a> {
 }
 
 /// A file may be named again and again.
-const MOST_READ: usize = 32 << 20;
+const MOST_READ: usize = 16 << 20;
 
 struct Named<'a> {
     file: usize,

@@ -44,11 +44,6 @@ impl Writer {
                 "an auto-passthrough listener is served only with `auto_passthrough = true` in [gateway_api]";
             notes.push(Note::to_do(listener.at, text));
         }
-        if !listener.auto_passthrough.is_empty() {
-            let text =
-                "an auto-passthrough listener is served only with `auto_passthrough = true` in [gateway_api]";
-            notes.push(Note::to_do(listener.at, text));
-        }
         let Some(first) = routes.first() else { return plan };
         let only = routes.len() == 1;
         if listener.protocol == Protocol::Tcp || (only && first.hosts.is_empty() && first.tls.is_none()) {
