@@ -281,7 +281,7 @@ impl ServerSpec {
 impl Tls {
     fn of_listener(&self, is_for: &Use) -> ListenerTls {
         let secret =
-            |name: &Box<str>| Reference { group: "".into(), kind: None, name: name.clone(), namespace: None };
+            |name: &str| Reference { group: "".into(), kind: None, name: name.into(), namespace: None };
         let option = ("gateway.istio.io/listener-protocol".to_owned(), Value::from("auto-passthrough"));
         ListenerTls {
             mode: is_for.passthrough.then(|| "Passthrough".into()),
@@ -290,7 +290,7 @@ impl Tls {
                 .iter()
                 .chain(&self.credential_names)
                 .take(MOST_SECRETS + 1)
-                .map(secret)
+                .map(|name| secret(name))
                 .collect(),
             options: is_for.auto.then_some(option).into_iter().collect(),
         }

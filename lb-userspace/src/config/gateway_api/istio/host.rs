@@ -51,12 +51,12 @@ pub(in crate::config::gateway_api) fn is_exported(
     own: &str,
     namespace: &str,
 ) -> bool {
-    let takes = |to: &Box<str>| match &**to {
+    let takes = |to: &str| match to {
         "*" => true,
         "." => own == namespace,
         named => named == namespace,
     };
-    export_to.is_empty() || export_to.iter().any(takes)
+    export_to.is_empty() || export_to.iter().any(|to| takes(to))
 }
 
 pub(super) fn reject_many(path: &str, hosts: usize) -> Result<(), Refusal> {

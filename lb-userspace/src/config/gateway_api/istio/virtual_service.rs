@@ -244,17 +244,17 @@ impl Weighted {
 }
 
 fn patterns(path: &str, hosts: &[Box<str>]) -> Result<Vec<SniPattern>, Refusal> {
-    let read = |(index, host): (usize, &Box<str>)| {
+    let read = |(index, host): (usize, &str)| {
         let no_host = || Refusal::new(format!("{path}[{index}]"), format!("{} is no host", quote(host)));
         pattern(host).ok_or_else(no_host)
     };
-    hosts.iter().enumerate().map(read).collect()
+    hosts.iter().map(|host| &**host).enumerate().map(read).collect()
 }
 
 /// Those of the gateways that are no sidecars.
 fn gateways_of(path: &str, names: &[Box<str>], namespace: &str) -> Result<Vec<Key>, Refusal> {
-    let named = names.iter().enumerate().filter(|(_, name)| &***name != "mesh");
-    let read = |(index, name): (usize, &Box<str>)| {
+    let named = names.iter().map(|name| &**name).enumerate().filter(|(_, name)| *name != "mesh");
+    let read = |(index, name): (usize, &str)| {
         let no_name = || Refusal::new(format!("{path}[{index}]"), format!("{} is no Gateway", quote(name)));
         gateway(name, namespace).ok_or_else(no_name)
     };
