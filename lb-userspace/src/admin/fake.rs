@@ -139,6 +139,7 @@ pub(crate) fn status() -> Status {
     Status {
         objects: Vec::new(),
         objects_stale_since: None,
+        draining: Vec::new(),
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,
         workers: 2,

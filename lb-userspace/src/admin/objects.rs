@@ -138,8 +138,11 @@ fn conditions(conditions: &Value, indent: usize, out: &mut String) {
 
 /// Whether something that should hold does not.
 fn is_faulty(status: &Value) -> bool {
-    all_conditions(status)
-        .any(|condition| condition["status"] == "False" && condition["type"] != "Conflicted")
+    all_conditions(status).any(|condition| match condition["type"].as_str() {
+        Some("Conflicted") => false,
+        Some("PartiallyInvalid") => condition["status"] == "True",
+        _ => condition["status"] == "False",
+    })
 }
 
 /// Of the object, its listeners and its parents.

@@ -1,5 +1,6 @@
 //! What `[gateway_api]` says: where objects come from, and how they are taken.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub max_ports: usize,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
+    /// The labels of each of Istio's gateways whose place this one takes.
+    pub istio: Vec<BTreeMap<String, String>>,
 }
 
 /// How a machine comes to have an address.
@@ -80,6 +83,7 @@ impl Default for Settings {
             auto_passthrough: false,
             max_ports: 1000,
             namespaces: Vec::new(),
+            istio: Vec::new(),
         }
     }
 }
@@ -89,6 +93,19 @@ impl Settings {
     pub fn takes(&self, namespace: &str) -> bool {
         let listed = || self.namespaces.iter().any(|known| **known == *namespace);
         namespace.is_empty() || self.namespaces.is_empty() || listed()
+    }
+
+    /// Whether a Gateway of Istio's with this `selector` is for this gateway.
+    pub(super) fn is_selected(&self, selector: &BTreeMap<String, String>) -> bool {
+        let has_all = |labels: &BTreeMap<String, String>| {
+            selector.iter().all(|(label, value)| labels.get(label) == Some(value))
+        };
+        self.istio.iter().any(has_all)
+    }
+
+    /// Whether anything asks for subsets of Services.
+    pub(super) fn has_subsets(&self) -> bool {
+        !self.istio.is_empty() || self.auto_passthrough
     }
 
     /// Whether `spec.addresses` may name this one.

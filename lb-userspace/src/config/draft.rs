@@ -6,7 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -56,6 +56,7 @@ pub(super) struct GatewayApiDraft {
     pub(super) auto_passthrough: Field<bool>,
     pub(super) max_ports: Field<usize>,
     pub(super) namespaces: Field<Vec<Placed<Box<str>>>>,
+    pub(super) istio: Field<Vec<Placed<BTreeMap<String, String>>>>,
 }
 
 /// Where objects come from.

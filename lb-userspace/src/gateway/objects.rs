@@ -5,8 +5,8 @@ use super::control::ASK_AGAIN;
 use super::shown::Shown;
 use crate::accept::{Bind, listen};
 use crate::config::gateway_api::{
-    At, Attach, Change, Context, Index, Key, Lacking, Manifests, Mode, Problem, Settings, Source, Statuses,
-    Truth,
+    At, Attach, Change, Condition, Context, Index, Key, Lacking, Manifests, Mode, Problem, Settings, Source,
+    Statuses, Truth, watched,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
 use crate::kernel::addresses;
@@ -83,6 +83,7 @@ impl Objects {
                     kubeconfig: kubeconfig.as_ref().map(|path| file.path_of(path)),
                     controller: api.settings.controller.clone(),
                     namespaces: api.settings.namespaces.clone(),
+                    kinds: watched(&api.settings),
                     keep: keep.then(|| kubernetes::keep_file(&config.gateway.fixed.state_dir)),
                     lease_namespace,
                     identity,
@@ -140,7 +141,7 @@ impl Objects {
                 return (Sources::default(), if differs { Change::All } else { change });
             }
         };
-        let mut manifests = Manifests::read(directory);
+        let mut manifests = Manifests::read(directory, &self.settings);
         let problems = std::mem::take(&mut manifests.problems);
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::error!("not taken: {problem}");
@@ -323,14 +324,16 @@ impl Objects {
         let statuses = &self.made.as_ref().unwrap_or(&self.in_force).statuses;
         let conditions = statuses.iter().flat_map(|(key, status)| {
             let place = self.places.get(key).map(|at| format!("{at}: ")).unwrap_or_default();
-            let bad = status.conditions().into_iter().filter(|(_, condition)| {
-                // This one is bad if it holds; whoever has it is not accepted.
-                condition.status == Truth::False && condition.kind != "Conflicted"
+            // Whoever is in conflict is not accepted: that is said once.
+            let bad = status.conditions().into_iter().filter(|(_, condition)| match condition.kind {
+                "Conflicted" => false,
+                "PartiallyInvalid" => condition.status == Truth::True,
+                _ => condition.status == Truth::False,
             });
             bad.map(move |(part, condition)| {
                 let part = part.map(|part| format!("{part}: ")).unwrap_or_default();
-                let (kind, reason, message) = (condition.kind, condition.reason, &condition.message);
-                format!("{place}{key}: {part}{kind}=False {reason}: {message}")
+                let Condition { kind, status, reason, message, .. } = condition;
+                format!("{place}{key}: {part}{kind}={status} {reason}: {message}")
             })
         });
         problems.chain(conditions).collect()

@@ -52,7 +52,7 @@ impl Shown {
 
     fn view(&self) -> Vec<view::Object> {
         let objects = self.keys.iter().map(|key| view::Object {
-            kind: key.kind.name().into(),
+            kind: key.kind.shown().into(),
             namespace: key.name.namespace.to_string(),
             name: key.name.name.to_string(),
             place: self.places.get(key).map(ToString::to_string),

@@ -10,6 +10,7 @@ use super::values::{duration, timeout, toml_list};
 use super::yaml::{Fields, Item};
 use crate::config::quote;
 use cluster::Clusters;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// Whether a document is a configuration of Envoy.
@@ -97,11 +98,38 @@ fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
         chains.extend(Chain::read(&chain, &mut notes).map(|read| (chain, read)));
     }
     if let Some(chain) = fields.peek("default_filter_chain") {
-        chains
-            .extend(Chain::read(&chain, &mut notes).map(|read| (chain, Chain { hosts: Vec::new(), ..read })));
+        chains.extend(
+            Chain::read(&chain, &mut notes)
+                .map(|read| (chain, Chain { hosts: Vec::new(), is_default: true, ..read })),
+        );
+    }
+    // Envoy compares the port first: where a chain names it, no client gets to those that name none.
+    let ports: HashSet<u16> = listener.binds.iter().map(|&(_, port)| port).collect();
+    let named: HashSet<u16> = chains.iter().filter_map(|(_, chain)| chain.port).collect();
+    if let ([port], false) = (Vec::from_iter(&ports).as_slice(), named.is_empty()) {
+        let wanted = named.contains(port).then_some(**port);
+        chains.retain(|(item, chain)| {
+            let is_reached = chain.is_default || chain.port == wanted;
+            if !is_reached {
+                notes.push(Note::left_out(item.at, "a filter chain that no client of this port reaches"));
+            }
+            is_reached
+        });
+    } else if !named.is_empty() {
+        let text = "destination_port, where there are several: not taken over (restricts who may connect)";
+        notes.push(Note::lost(item.at, text));
     }
     if chains.iter().any(|(_, chain)| !chain.hosts.is_empty() || chain.tls.is_some()) {
         listener.protocol = Protocol::Tls;
+    }
+    if listener.protocol == Protocol::Tls {
+        // Its clients begin with something else than TLS.
+        chains.retain(|(item, chain)| {
+            if chain.is_plain {
+                item.lost("plain TCP and TLS on one address, the chain is left out", &mut notes);
+            }
+            !chain.is_plain
+        });
     }
     if listener.protocol == Protocol::Tcp {
         listener.extras.retain(|extra| extra.key != "hello_timeout");
@@ -140,6 +168,12 @@ struct Chain {
     hosts: Vec<String>,
     alpn: Vec<String>,
     sources: Vec<String>,
+    /// At which clients arrive.
+    port: Option<u16>,
+    /// For whom no other chain is.
+    is_default: bool,
+    /// For clients that send no ClientHello.
+    is_plain: bool,
     tls: Option<Termination>,
     /// Names of clusters, and their weights.
     targets: Vec<(At, String, u32)>,
@@ -163,6 +197,7 @@ impl Chain {
                     }
                 }
             }
+            chain.port = matched.parsed("destination_port");
             chain.alpn = matched.texts("application_protocols").into_iter().map(str::to_owned).collect();
             let mut rest = Vec::new();
             for item in matched.list("source_prefix_ranges") {
@@ -177,8 +212,10 @@ impl Chain {
                     None => item.lost("no network", &mut rest),
                 }
             }
-            if !matches!(matched.text("transport_protocol"), None | Some("tls" | "raw_buffer" | "")) {
-                item.lost("transport_protocol", &mut rest);
+            match matched.text("transport_protocol") {
+                None | Some("tls" | "") => {}
+                Some("raw_buffer") => chain.is_plain = true,
+                Some(_) => item.lost("transport_protocol", &mut rest),
             }
             matched.rest(&mut rest);
             if !rest.is_empty() || (chain.hosts.is_empty() && !chain.notes.is_empty()) {

@@ -10,7 +10,7 @@ use super::auxiliary::Auxiliary;
 use super::model::{Model, Note};
 use super::words::lines;
 use crate::config::quote;
-use frontend::{Frontend, Known};
+use frontend::{Bases, Frontend, Known};
 use section::{Section, Settings, sections};
 use std::collections::{BTreeMap, HashSet};
 
@@ -38,10 +38,10 @@ pub(super) fn read(text: &str, file: usize, auxiliary: &mut Auxiliary<'_>, model
     let mut defaults: BTreeMap<&str, Settings> = BTreeMap::new();
     let mut current = Settings::default();
     let mut proxies = Vec::new();
-    let mut crt_base = None;
+    let mut bases = Bases::default();
     for section in &sections {
         match section.kind {
-            "global" => global(section, &mut crt_base, &mut model.notes),
+            "global" => global(section, &mut bases, &mut model.notes),
             "defaults" => {
                 let mut settings =
                     section.from.and_then(|name| defaults.get(name)).cloned().unwrap_or_default();
@@ -80,7 +80,7 @@ pub(super) fn read(text: &str, file: usize, auxiliary: &mut Auxiliary<'_>, model
     let mut used = HashSet::new();
     for (section, settings) in proxies {
         if section.kind != "backend" {
-            let known = Known { crt_base: crt_base.as_deref(), backends: &backends };
+            let known = Known { bases: &bases, backends: &backends };
             Frontend::new(section, settings, known, &mut used, auxiliary).read(model);
         }
     }
@@ -92,11 +92,12 @@ pub(super) fn read(text: &str, file: usize, auxiliary: &mut Auxiliary<'_>, model
     }
 }
 
-fn global(section: &Section<'_>, crt_base: &mut Option<String>, notes: &mut Vec<Note>) {
+fn global(section: &Section<'_>, bases: &mut Bases, notes: &mut Vec<Note>) {
     let mut words: Vec<&str> = Vec::new();
     for line in &section.lines {
         match line.words.as_slice() {
-            [keyword, directory] if keyword == "crt-base" => *crt_base = Some(directory.clone()),
+            [keyword, directory] if keyword == "crt-base" => bases.certificates = Some(directory.clone()),
+            [keyword, directory] if keyword == "ca-base" => bases.authorities = Some(directory.clone()),
             [keyword, ..] => words.push(keyword),
             [] => {}
         }

@@ -3,20 +3,35 @@
 mod policy;
 
 use super::model::{
-    ANY, At, Certificate, ClientCa, Listener, Model, Note, Object, Pool, Protocol, Route, Servers, Subset,
-    Termination, any_address, host, parents,
+    ANY, At, Certificate, ClientCa, LARGEST, Listener, Model, Note, Object, Pool, Protocol, Route, Servers,
+    Subset, Termination, any_address, host, parents,
 };
 use super::objects::{Cluster, Manifest, is_object_name, labels};
 use super::yaml::{Fields, Item};
 use crate::config::quote;
 use policy::policy_of;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub(super) const GROUP: &str = "networking.istio.io";
 
+/// What else clients must have that come with TLS.
+const RESTRICTIONS: [&str; 6] = [
+    "subjectAltNames",
+    "verifyCertificateSpki",
+    "verifyCertificateHash",
+    "caCrl",
+    "minProtocolVersion",
+    "cipherSuites",
+];
+
+/// Names of two objects that are compared with each other, at most.
+const MOST_PAIRS: usize = 1_000_000;
+
+/// The servers of each Gateway.
+type OfGateways = HashMap<Object, Vec<Server>>;
+
 /// One server of a Gateway.
 struct Server {
-    gateway: Object,
     /// Index into the model's listeners; none: only HTTP, or nothing that is taken over.
     listener: Option<usize>,
     port: u16,
@@ -42,7 +57,7 @@ struct Rule<'a> {
 pub(super) fn read(cluster: &Cluster<'_>, model: &mut Model) {
     let ours =
         |kind| cluster.objects.iter().filter(move |object| (object.group, object.kind) == (GROUP, kind));
-    let mut servers = Vec::new();
+    let mut servers = OfGateways::new();
     for object in ours("Gateway") {
         gateway(object, &mut servers, model);
     }
@@ -62,22 +77,31 @@ pub(super) fn read(cluster: &Cluster<'_>, model: &mut Model) {
     }
 }
 
-fn gateway(object: &Manifest<'_>, into: &mut Vec<Server>, model: &mut Model) {
+fn gateway(object: &Manifest<'_>, into: &mut OfGateways, model: &mut Model) {
     let Some(spec) = object.fields.map("spec") else { return };
     if let Some(selector) = spec.peek("selector") {
         spec.ignore(&["selector"]);
         let text = format!("{}: which pods serve is said by the GatewayClass", selector.said());
         model.notes.push(Note::left_out(selector.at, text));
     }
+    let into = into.entry(object.name.clone()).or_default();
+    // The listener of each port.
+    let mut ports = HashMap::new();
     for item in spec.list("servers") {
-        if server(object, &item, into, model).is_none() {
+        if server(object, &item, into, &mut ports, model).is_none() {
             item.lost("it has no port", &mut model.notes);
         }
     }
     spec.rest(&mut model.notes);
 }
 
-fn server(object: &Manifest<'_>, item: &Item<'_>, into: &mut Vec<Server>, model: &mut Model) -> Option<()> {
+fn server(
+    object: &Manifest<'_>,
+    item: &Item<'_>,
+    into: &mut Vec<Server>,
+    ports: &mut HashMap<u16, usize>,
+    model: &mut Model,
+) -> Option<()> {
     let fields = item.fields()?;
     let port = fields.map("port")?;
     let number = port.parsed::<u16>("number").filter(|&number| number > 0)?;
@@ -112,14 +136,12 @@ fn server(object: &Manifest<'_>, item: &Item<'_>, into: &mut Vec<Server>, model:
     };
     let listener = protocol.map(|protocol| {
         // Servers of one port are one listener, whatever they are called.
-        let name = into
-            .iter()
-            .filter(|known| known.gateway == object.name && known.port == number)
-            .find_map(|known| known.listener)
-            .map_or_else(|| name.to_owned(), |index| model.listeners[index].name.clone());
+        let known = ports.get(&number).map(|&index| model.listeners[index].name.clone());
+        let name = known.unwrap_or_else(|| name.to_owned());
         let mut listener = Listener::new(item.at, name, object.name.clone(), protocol);
         listener.binds = any_address(number);
         let index = model.listener(listener);
+        ports.insert(number, index);
         let listener = &mut model.listeners[index];
         listener.notes.append(&mut notes);
         if auto {
@@ -132,7 +154,7 @@ fn server(object: &Manifest<'_>, item: &Item<'_>, into: &mut Vec<Server>, model:
     });
     model.notes.append(&mut notes);
     if !auto {
-        into.push(Server { gateway: object.name.clone(), listener, port: number, hosts, tls });
+        into.push(Server { listener, port: number, hosts, tls });
     }
     Some(())
 }
@@ -151,7 +173,8 @@ fn tls_of(object: &Manifest<'_>, tls: &Fields<'_>, notes: &mut Vec<Note>, auto: 
         Some(Object::new(&object.name.namespace, format!("{name}{suffix}")))
     };
     let file = |key| tls.text(key).map(str::to_owned);
-    let mode = tls.text("mode").unwrap_or("SIMPLE");
+    // The first of the API's modes is the one of those that say none.
+    let mode = tls.text("mode").unwrap_or("PASSTHROUGH");
     let client_ca = match mode {
         "PASSTHROUGH" => return Some(Tls::Passthrough),
         "AUTO_PASSTHROUGH" => {
@@ -174,6 +197,12 @@ fn tls_of(object: &Manifest<'_>, tls: &Fields<'_>, notes: &mut Vec<Note>, auto: 
     let certificate = files.map(|(chain, key)| Certificate::Files { chain, key });
     let certificate =
         certificate.or_else(|| secret("").map(Certificate::Secret)).unwrap_or(Certificate::Unknown);
+    for key in RESTRICTIONS {
+        if let Some(item) = tls.peek(key) {
+            tls.ignore(&[key]);
+            item.lost("not taken over (restricts who may connect)", notes);
+        }
+    }
     Some(Tls::Terminate(Termination { certificates: vec![certificate], client_ca }))
 }
 
@@ -206,7 +235,7 @@ fn service_of(host: &str, namespace: &str) -> Option<Object> {
 
 struct Routes<'r, 'a> {
     cluster: &'r Cluster<'a>,
-    servers: &'r [Server],
+    servers: &'r OfGateways,
     rules: &'r BTreeMap<Object, Rule<'a>>,
 }
 
@@ -219,7 +248,7 @@ impl Routes<'_, '_> {
             let text = format!("VirtualService {}: for sidecars only (no gateways)", object.name);
             return model.notes.push(Note::lost(object.fields.at(), text));
         }
-        let gateways: Vec<Object> = gateways
+        let mut gateways: Vec<Object> = gateways
             .iter()
             .filter(|name| **name != "mesh")
             .map(|name| {
@@ -227,6 +256,8 @@ impl Routes<'_, '_> {
                 Object::new(namespace, name)
             })
             .collect();
+        gateways.sort();
+        gateways.dedup();
         let mut notes = Vec::new();
         for item in spec.list("http") {
             item.lost("HTTP: only TLS and TCP are taken over", &mut notes);
@@ -284,25 +315,30 @@ impl Routes<'_, '_> {
             matches.push((Vec::new(), None));
         }
         let mut own = Vec::new();
-        let backends: Vec<(usize, u32)> = rule
-            .list("route")
+        let destinations = rule.list("route");
+        let is_alone = destinations.len() == 1;
+        let backends: Vec<(usize, u32)> = destinations
             .iter()
-            .filter_map(|item| self.destination(item, &name.namespace, model, &mut own))
+            .filter_map(|item| self.destination(item, is_alone, &name.namespace, model, &mut own))
             .collect();
         rule.rest(&mut own);
+        let first = model.routes.len();
         // Without one, the matches have been named.
         let mut found = matches.is_empty();
         for (names, port) in matches {
             let names = if names.is_empty() { hosts.to_vec() } else { names };
             let names: Vec<String> = names.into_iter().filter_map(server_host).collect();
-            for server in self.servers {
-                let fits = gateways.contains(&server.gateway)
-                    && port.is_none_or(|port| port == server.port)
+            let servers = gateways.iter().filter_map(|gateway| self.servers.get(gateway)).flatten();
+            for server in servers {
+                let fits = port.is_none_or(|port| port == server.port)
                     && matches!(server.tls, Tls::Passthrough) == sni;
                 let (Some(listener), true) = (server.listener, fits) else { continue };
                 let mut route = Route::new(item.at, name.clone(), listener);
                 route.backends = backends.clone();
                 if !matches!(server.tls, Tls::Plain) {
+                    if names.len().saturating_mul(server.hosts.len()) > MOST_PAIRS {
+                        return model.grow(LARGEST + 1);
+                    }
                     route.hosts = common(&names, &server.hosts);
                     if route.hosts.is_empty() {
                         continue;
@@ -318,7 +354,7 @@ impl Routes<'_, '_> {
                 let same = |known: &&mut Route| {
                     known.name == route.name && known.listener == listener && known.tls == route.tls
                 };
-                match model.routes.iter_mut().rev().find(same) {
+                match model.routes[first..].iter_mut().rev().find(same) {
                     Some(known) => {
                         added += route.hosts.len();
                         known.hosts.append(&mut route.hosts);
@@ -342,14 +378,16 @@ impl Routes<'_, '_> {
     fn destination(
         &self,
         item: &Item<'_>,
+        is_alone: bool,
         namespace: &str,
         model: &mut Model,
         notes: &mut Vec<Note>,
     ) -> Option<(usize, u32)> {
+        // Of several, one without a weight gets nothing.
         let read = || {
             let fields = item.fields()?;
             let destination = fields.map("destination")?;
-            let weight = fields.parsed("weight").unwrap_or(1);
+            let weight = fields.parsed("weight").unwrap_or(u32::from(is_alone));
             fields.rest(&mut Vec::new());
             Some((destination, weight))
         };
@@ -424,7 +462,7 @@ impl Routes<'_, '_> {
 /// The names that both have.
 fn common(names: &[String], server: &[String]) -> Vec<String> {
     let covers = |wide: &str, name: &str| wide == name || parents(name).iter().any(|parent| parent == wide);
-    let mut both = Vec::new();
+    let (mut both, mut known) = (Vec::new(), HashSet::new());
     for (name, of_server) in
         names.iter().flat_map(|name| server.iter().map(move |of_server| (name, of_server)))
     {
@@ -435,7 +473,7 @@ fn common(names: &[String], server: &[String]) -> Vec<String> {
         } else {
             continue;
         };
-        if !both.contains(narrow) {
+        if known.insert(narrow) {
             both.push(narrow.clone());
         }
     }

@@ -7,6 +7,7 @@ use super::model::{
 use super::objects::{Cluster, Manifest, is_object_name};
 use super::yaml::{Fields, Item};
 use crate::config::quote;
+use std::collections::HashMap;
 
 pub(super) const GROUP: &str = "configuration.konghq.com";
 
@@ -39,13 +40,21 @@ fn ingress(cluster: &Cluster<'_>, object: &Manifest<'_>, gateway: &Object, model
         return model.notes.push(Note::lost(object.fields.at(), "a TCPIngress without spec"));
     };
     spec.ignore(&["ingressClassName"]);
-    // Hosts and the Secret of each; a Secret without hosts is for all.
-    let mut secrets: Vec<(Vec<&str>, Certificate)> = Vec::new();
-    for item in spec.list("tls") {
+    // The Secret of each host, and the first without hosts, which is for all; each with its number.
+    let mut secrets: HashMap<&str, (usize, Certificate)> = HashMap::new();
+    let mut for_all = None;
+    for (number, item) in spec.list("tls").into_iter().enumerate() {
         let Some(tls) = item.fields() else { continue };
         let secret = tls.text("secretName").filter(|name| is_object_name(name));
         let secret = secret.map(|name| Certificate::Secret(Object::new(&object.name.namespace, name)));
-        secrets.push((tls.texts("hosts"), secret.unwrap_or(Certificate::Unknown)));
+        let secret = (number, secret.unwrap_or(Certificate::Unknown));
+        let hosts = tls.texts("hosts");
+        if hosts.is_empty() {
+            for_all.get_or_insert_with(|| secret.clone());
+        }
+        for host in hosts {
+            secrets.entry(host).or_insert_with(|| secret.clone());
+        }
         tls.rest(&mut notes);
     }
     let rules = spec.list("rules");
@@ -72,9 +81,9 @@ fn ingress(cluster: &Cluster<'_>, object: &Manifest<'_>, gateway: &Object, model
                     continue;
                 };
                 if protocols != "tls_passthrough" {
-                    let of =
-                        |(hosts, _): &&(Vec<&str>, _)| hosts.is_empty() || hosts.contains(&name.as_str());
-                    let certificate = secrets.iter().find(of).map(|(_, certificate)| certificate.clone());
+                    let own = secrets.get(name.as_str()).into_iter().chain(&for_all);
+                    let first = own.min_by_key(|(number, _)| *number);
+                    let certificate = first.map(|(_, certificate)| certificate.clone());
                     let certificates = vec![certificate.unwrap_or(Certificate::Unknown)];
                     route.tls = Some(Termination { certificates, client_ca: None });
                 }

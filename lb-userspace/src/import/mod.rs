@@ -222,6 +222,9 @@ fn read(files: &[File], errors: &mut Vec<ImportError>) -> Model {
         }
     }
     stream.finish(&mut model);
+    if auxiliary.is_exhausted() {
+        errors.push(ImportError::TooLarge);
+    }
     for index in auxiliary.left() {
         let text = format!(
             "{}: of no kind that is known: Kubernetes objects (Traefik, Istio, Kong, ingress-nginx), HAProxy, nginx, Envoy",

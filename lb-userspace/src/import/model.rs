@@ -2,7 +2,7 @@
 
 use crate::config::quote;
 use crate::sniff::ServerName;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -270,6 +270,10 @@ pub(super) struct Model {
     pub(super) routes: Vec<Route>,
     pub(super) pools: Vec<Pool>,
     pub(super) notes: Vec<Note>,
+    /// Where the listener of a Gateway and name is.
+    listener_of: HashMap<(Object, String), usize>,
+    /// Where the pools of a Service and port are.
+    pools_of: HashMap<(Object, u16), Vec<usize>>,
     /// What the routes are made of.
     size: usize,
 }
@@ -282,7 +286,10 @@ const MOST_BINDS: usize = 64;
 impl Model {
     /// Adds a route, unless there is too much already.
     pub(super) fn route(&mut self, route: Route) {
-        self.grow(1 + route.hosts.len() + route.alpn.len() + route.backends.len() + route.extras.len());
+        let certificates = route.tls.as_ref().map_or(0, |tls| tls.certificates.len());
+        let parts =
+            [route.hosts.len(), route.alpn.len(), route.backends.len(), route.extras.len(), certificates];
+        self.grow(1 + parts.iter().sum::<usize>());
         if !self.is_too_large() {
             self.routes.push(route);
         }
@@ -297,37 +304,45 @@ impl Model {
         self.size > LARGEST
     }
 
+    /// The index of the listener of this name in a Gateway, if there is one.
+    pub(super) fn known_listener(&self, gateway: &Object, name: &str) -> Option<usize> {
+        self.listener_of.get(&(gateway.clone(), name.to_owned())).copied()
+    }
+
     /// The index of the listener of this name in a Gateway, which is made if there is none.
     pub(super) fn listener(&mut self, new: Listener) -> usize {
-        let same = |known: &Listener| known.name == new.name && known.gateway == new.gateway;
-        match self.listeners.iter().position(same) {
-            Some(index) => index,
-            None => {
-                self.listeners.push(new);
-                self.listeners.len() - 1
-            }
+        let next = self.listeners.len();
+        let index = *self.listener_of.entry((new.gateway.clone(), new.name.clone())).or_insert(next);
+        if index == next {
+            self.listeners.push(new);
         }
+        index
     }
 
     /// The index of the pool of this Service and port with the same properties.
     pub(super) fn service_pool(&mut self, new: Pool) -> usize {
-        let key = |pool: &Pool| match &pool.servers {
-            Servers::Service { service, port, .. } => Some((service.clone(), *port)),
-            Servers::Addresses(_) => None,
+        let next = self.pools.len();
+        let Servers::Service { service, port, .. } = &new.servers else {
+            self.pools.push(new);
+            return next;
         };
         let values = |pool: &Pool| {
             pool.extras.iter().map(|extra| (extra.key, extra.value.clone())).collect::<Vec<_>>()
         };
-        let same =
-            |known: &Pool| known.name == new.name && key(known) == key(&new) && values(known) == values(&new);
-        match self.pools.iter().position(same) {
+        let known = self.pools_of.entry((service.clone(), *port)).or_default();
+        let same = |index: &&usize| {
+            let known = &self.pools[**index];
+            known.name == new.name && values(known) == values(&new)
+        };
+        match known.iter().find(same).copied() {
             Some(index) => {
                 self.pools[index].notes.extend(new.notes);
                 index
             }
             None => {
+                known.push(next);
                 self.pools.push(new);
-                self.pools.len() - 1
+                next
             }
         }
     }
@@ -364,6 +379,22 @@ impl Model {
                 self.listeners[kept].notes.append(&mut notes);
             }
         }
+        // What is left has no list of addresses of its own, but may share one of them.
+        let mut bound = HashSet::new();
+        let mut kept: Vec<usize> = first.into_values().collect();
+        kept.sort_unstable();
+        for index in kept {
+            let Listener { at, name, binds, notes, .. } = &mut self.listeners[index];
+            binds.retain(|bind| {
+                let is_free = bound.insert(*bind);
+                if !is_free {
+                    let (ip, port) = bind;
+                    let text = format!("{}: another listener has {ip} port {port}", quote(name));
+                    notes.push(Note::lost(*at, text));
+                }
+                is_free
+            });
+        }
         for route in &mut self.routes {
             let kept = index_of[route.listener];
             if kept != route.listener {
@@ -374,6 +405,9 @@ impl Model {
                 }
                 route.listener = kept;
             }
+            if self.listeners[kept].binds.is_empty() {
+                route.backends.clear();
+            }
         }
     }
 
@@ -381,14 +415,18 @@ impl Model {
     pub(super) fn tidy(&mut self) {
         let mut kept: Vec<Route> = Vec::with_capacity(self.routes.len());
         let mut taken = HashSet::new();
+        // A number for each list of protocols, which may be long.
+        let mut lists: HashMap<Vec<String>, usize> = HashMap::new();
         for mut route in std::mem::take(&mut self.routes) {
+            let next = lists.len();
+            let alpn = *lists.entry(route.alpn.clone()).or_insert(next);
             let name = quote(&route.name.name);
             let tcp = self.listeners[route.listener].protocol == Protocol::Tcp;
             if tcp || route.hosts.is_empty() {
                 route.hosts = vec![ANY.to_owned()];
             }
             route.hosts.retain(|host| {
-                let free = taken.insert((route.listener, route.alpn.clone(), host.clone()));
+                let free = taken.insert((route.listener, alpn, host.clone()));
                 if !free {
                     let what = if tcp { "this port".to_owned() } else { quote(host) };
                     let text = format!("{name}: another route has {what} already");

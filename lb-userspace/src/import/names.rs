@@ -1,17 +1,19 @@
 //! Names of the result: of allowed characters, short enough, and each only once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The names given so far, each within its kind.
 pub(super) struct Names {
     allowed: fn(char) -> bool,
     longest: usize,
     given: HashSet<(String, String)>,
+    /// The number behind the last of several that would be the same.
+    last: HashMap<(String, String), u64>,
 }
 
 impl Names {
     pub(super) fn new(allowed: fn(char) -> bool, longest: usize) -> Self {
-        Self { allowed, longest, given: HashSet::new() }
+        Self { allowed, longest, given: HashSet::new(), last: HashMap::new() }
     }
 
     /// The wanted name, or one like it.
@@ -23,11 +25,17 @@ impl Names {
             "" => kind.rsplit(' ').next().unwrap_or(kind).to_owned(),
             name => name.to_owned(),
         };
-        let numbered = (2u64..).map(|n| format!("{name}-{n}"));
-        let free = std::iter::once(name.clone())
-            .chain(numbered)
-            .find(|name| self.given.insert((kind.to_owned(), name.clone())));
-        free.unwrap_or(name)
+        if self.given.insert((kind.to_owned(), name.clone())) {
+            return name;
+        }
+        let last = self.last.entry((kind.to_owned(), name.clone())).or_insert(1);
+        loop {
+            *last += 1;
+            let numbered = format!("{name}-{last}");
+            if self.given.insert((kind.to_owned(), numbered.clone())) {
+                return numbered;
+            }
+        }
     }
 }
 

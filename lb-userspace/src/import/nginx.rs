@@ -10,7 +10,7 @@ use super::model::{ANY, Model, Note};
 use super::yaml::Unreadable;
 use crate::config::quote;
 use map::{Map, is_name, names_of};
-use server::ReadServer;
+use server::{Listeners, ReadServer};
 use std::collections::{BTreeMap, HashSet};
 use syntax::Directive;
 use upstream::{Pools, Upstream};
@@ -142,12 +142,18 @@ impl Stream {
     pub(super) fn finish(mut self, model: &mut Model) {
         let mut pools = Pools::new(&self.upstreams);
         let mut named_once = HashSet::new();
+        let mut listeners = Listeners::new();
         for server in &self.servers {
             let own = server.block.as_deref().unwrap_or_default();
-            let said: HashSet<&str> = own.iter().map(Directive::name).collect();
+            // A list of clients takes the place of the whole other one.
+            let name = |directive: &Directive| match directive.name() {
+                "deny" => "allow".to_owned(),
+                name => name.to_owned(),
+            };
+            let said: HashSet<String> = own.iter().map(name).collect();
             let mut read = ReadServer::new(server.at);
             own.iter().for_each(|directive| read.directive(directive));
-            for directive in self.defaults.iter().filter(|directive| !said.contains(directive.name())) {
+            for directive in self.defaults.iter().filter(|directive| !said.contains(&name(directive))) {
                 // Each is named once, not for every server.
                 let known = read.notes.len();
                 read.directive(directive);
@@ -155,7 +161,7 @@ impl Stream {
                     read.notes.truncate(known);
                 }
             }
-            read.finish(&self.maps, &mut pools, model);
+            read.finish(&self.maps, &mut pools, &mut listeners, model);
             if model.is_too_large() {
                 return;
             }

@@ -172,6 +172,18 @@ fn a_small_file_does_not_become_a_huge_result() {
     assert!(is_too_large(format!(
         "stream {{\nmap $ssl_preread_server_name $to {{ {entries} }} {servers} }}"
     )));
+    // The same list again and again.
+    let repeated = |line: &str, rest: &str| {
+        let text = format!(
+            "frontend f\n mode tcp\n bind :1\n{}{rest}backend b\n server s 10.0.0.1:1\n",
+            line.repeat(2000)
+        );
+        let list: String = (0..20_000).map(|n| format!("n{n}.example b\n")).collect();
+        let files = files(&[("haproxy.cfg", &text), ("list", &list)]);
+        import(&files, Form::Toml).is_err_and(|errors| matches!(errors[..], [ImportError::TooLarge]))
+    };
+    assert!(repeated(" use_backend %[req.ssl_sni,map(list)]\n", ""));
+    assert!(repeated(" acl names req.ssl_sni -f list\n", " use_backend b if names\n"));
     let bomb: String = (1..30).map(|n| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1)).collect();
     let bomb = format!(
         "static_resources:\n{}",
@@ -180,6 +192,82 @@ fn a_small_file_does_not_become_a_huge_result() {
     assert!(import(&file(bomb), Form::Toml).is_err());
     let deep = format!("static_resources: {}", "[".repeat(100_000));
     assert!(import(&file(deep), Form::Toml).is_err());
+}
+
+/// What clients may do, as the lines of TOML have it.
+fn made(text: &str) -> (String, String) {
+    let imported = import(&file(text), Form::Toml).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let messages: Vec<_> = imported.messages.into_iter().map(|(_, message)| message).collect();
+    (imported.text, messages.join("\n"))
+}
+
+/// Each would let in, or lead somewhere else, clients whom the original does not.
+#[test]
+fn nobody_gets_in_whom_the_original_refuses() {
+    let nginx = |own: &str| {
+        format!(
+            "stream {{\n allow 10.0.0.0/8;\n deny all;\n server {{ listen 443; {own} proxy_pass 10.0.0.1:1; }}\n}}\n"
+        )
+    };
+    assert!(made(&nginx("")).0.contains("allow = [\"10.0.0.0/8\"]"));
+    // Its own list takes the place of the other one as a whole.
+    assert!(made(&nginx("deny 10.0.0.1;")).0.contains("deny = [\"10.0.0.1\"]"));
+    assert!(!made(&nginx("deny 10.0.0.1;")).0.contains("allow = "));
+    let chain = |matched: &str, cluster: &str| {
+        format!(
+            "      - filter_chain_match: {{ {matched} }}\n        filters: [{{ name: envoy.filters.network.tcp_proxy, typed_config: {{ cluster: {cluster} }} }}]\n"
+        )
+    };
+    let cluster = |name: &str| {
+        format!(
+            "    - {{ name: {name}, load_assignment: {{ endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 10.0.0.1, port_value: 1 }} }} }} }}] }}] }} }}\n"
+        )
+    };
+    let envoy = format!(
+        "static_resources:\n  listeners:\n    - address: {{ socket_address: {{ address: 0.0.0.0, port_value: 443 }} }}\n      filter_chains:\n{}{}  clusters:\n{}{}",
+        chain("server_names: [a.example]", "named"),
+        chain("transport_protocol: raw_buffer", "plain"),
+        cluster("named"),
+        cluster("plain")
+    );
+    let (text, said) = made(&envoy);
+    assert!(text.contains("sni = [\"a.example\"]") && !text.contains("sni = [\"*\"]"), "{text}");
+    assert!(said.contains("plain TCP and TLS on one address"), "{said}");
+    // Envoy looks at the port first: on 443 there is nothing but the second chain.
+    let by_port =
+        envoy.replace("transport_protocol: raw_buffer", "server_names: [b.example], destination_port: 443");
+    let (text, _) = made(&by_port);
+    assert!(text.contains("sni = [\"b.example\"]") && !text.contains("a.example"), "{text}");
+    let (text, _) = made(&by_port.replace("destination_port: 443", "destination_port: 444"));
+    assert!(text.contains("sni = [\"a.example\"]") && !text.contains("b.example"), "{text}");
+    let istio = |tls: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: g }}\nspec: {{ servers: [{{ port: {{ number: 443, name: x, protocol: TLS }}, tls: {{ {tls} }}, hosts: [a.example] }}] }}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: v }}\nspec: {{ hosts: [a.example], gateways: [g], tls: [{{ match: [{{ sniHosts: [a.example] }}], route: [{{ destination: {{ host: b, port: {{ number: 1 }} }}, weight: 1 }}, {{ destination: {{ host: c, port: {{ number: 1 }} }} }}] }}], \
+             tcp: [{{ route: [{{ destination: {{ host: b, port: {{ number: 1 }} }} }}] }}] }}\n"
+        )
+    };
+    // Without a mode TLS is passed through; of several destinations one without a weight gets nothing.
+    let (text, _) = made(&istio(""));
+    assert!(
+        text.contains("backends = [{ pool = \"b\", weight = 1 }, { pool = \"c\", weight = 0 }]"),
+        "{text}"
+    );
+    assert!(!text.contains("terminate"), "{text}");
+    let (_, said) = made(&istio("mode: MUTUAL, credentialName: x, subjectAltNames: [spiffe://a]"));
+    assert!(said.contains("subjectAltNames`: not taken over (restricts who may connect)"), "{said}");
+}
+
+/// `check` takes no address twice.
+#[test]
+fn an_address_has_one_listener() {
+    let (text, said) = made(
+        "stream {\n server { listen 443; listen 444; proxy_pass 10.0.0.1:1; }\n server { listen 444; listen 445; proxy_pass 10.0.0.1:2; }\n server { listen 443; proxy_pass 10.0.0.1:3; }\n}\n",
+    );
+    assert_eq!(text.matches(":443\"").count(), 1, "{text}");
+    assert_eq!(text.matches(":444\"").count(), 1, "{text}");
+    assert_eq!(said.matches("another listener has 0.0.0.0 port").count(), 2, "{said}");
+    assert!(!text.contains("servers = [\"10.0.0.1:3\"]"), "{text}");
 }
 
 #[test]

@@ -24,8 +24,12 @@ pub(super) fn write(model: Model) -> Vec<Part> {
     for (index, listener) in model.listeners.iter().enumerate() {
         groups.entry((listener.gateway.clone(), addresses(listener))).or_default().push(index);
     }
+    let mut routes_of: HashMap<usize, Vec<&Route>> = HashMap::new();
+    for route in &model.routes {
+        routes_of.entry(route.listener).or_default().push(route);
+    }
     for ((gateway, addresses), listeners) in &groups {
-        writer.gateway(gateway, addresses, listeners, &model);
+        writer.gateway(gateway, addresses, listeners, &mut routes_of, &model);
     }
     let class = json!({
         "apiVersion": API,
@@ -51,7 +55,15 @@ fn addresses(listener: &Listener) -> Vec<IpAddr> {
 }
 
 impl Writer {
-    fn gateway(&mut self, object: &Object, addresses: &[IpAddr], listeners: &[usize], model: &Model) {
+    /// `routes_of`: of each listener.
+    fn gateway<'m>(
+        &mut self,
+        object: &Object,
+        addresses: &[IpAddr],
+        listeners: &[usize],
+        routes_of: &mut HashMap<usize, Vec<&'m Route>>,
+        model: &'m Model,
+    ) {
         let namespace = &object.namespace;
         let name = self.names.unique(&format!("{namespace} Gateway"), &object.name);
         let mut sections: Vec<Section> = Vec::new();
@@ -60,10 +72,6 @@ impl Writer {
         let mut validation: BTreeMap<u16, String> = BTreeMap::new();
         let mut foreign = false;
         let mut attached: Vec<(&Route, Kind, Vec<usize>)> = Vec::new();
-        let mut routes_of: HashMap<usize, Vec<&Route>> = HashMap::new();
-        for route in &model.routes {
-            routes_of.entry(route.listener).or_default().push(route);
-        }
         for &index in listeners {
             let listener = &model.listeners[index];
             notes.extend(listener.notes.iter().cloned());

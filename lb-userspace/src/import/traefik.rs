@@ -1,14 +1,14 @@
 //! Traefik: IngressRouteTCP, MiddlewareTCP, and the entry points of its static configuration.
 
 use super::model::{
-    ANY, At, Certificate, Extra, Listener, Model, Note, Object, Pool, Protocol, Route, Servers, Termination,
-    host,
+    ANY, At, Certificate, Extra, LARGEST, Listener, Model, Note, Object, Pool, Protocol, Route, Servers,
+    Termination, host,
 };
 use super::objects::{Cluster, Manifest, is_object_name};
 use super::values::toml_list;
 use super::yaml::{Fields, Item};
 use crate::config::quote;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(super) const GROUPS: [&str; 2] = ["traefik.io", "traefik.containo.us"];
@@ -21,7 +21,11 @@ pub(super) struct EntryPoint {
     bind: Vec<(IpAddr, u16)>,
     extras: Vec<Extra>,
     notes: Vec<Note>,
+    is_guess: bool,
 }
+
+/// Entry points whose ports are guessed, at most.
+const MOST_GUESSES: usize = 1000;
 
 pub(super) type EntryPoints = BTreeMap<String, EntryPoint>;
 
@@ -50,7 +54,7 @@ pub(super) fn entry_points(fields: &Fields<'_>, into: &mut EntryPoints, notes: &
         }
         point.ignore(&["asDefault"]);
         point.rest(&mut own);
-        into.insert(name.to_owned(), EntryPoint { bind, extras, notes: own });
+        into.insert(name.to_owned(), EntryPoint { bind, extras, notes: own, is_guess: false });
     }
     for (key, item) in fields.all() {
         if key != "entryPoints" {
@@ -215,6 +219,9 @@ impl Reader<'_, '_> {
                 }
                 Some(_) => Protocol::Tls,
             };
+            if model.is_too_large() {
+                return;
+            }
             route.listener = self.listener(name, protocol, ports.first().copied(), item.at, points, model);
             let known = &mut model.listeners[route.listener];
             if (known.protocol == Protocol::Tcp) != (protocol == Protocol::Tcp) {
@@ -280,14 +287,23 @@ impl Reader<'_, '_> {
         points: &mut EntryPoints,
         model: &mut Model,
     ) -> usize {
+        if let Some(known) = model.known_listener(self.gateway, name) {
+            return known;
+        }
+        if !points.contains_key(name)
+            && points.values().filter(|point| point.is_guess).count() >= MOST_GUESSES
+        {
+            model.grow(LARGEST + 1);
+        }
         let point = points.entry(name.to_owned()).or_insert_with(|| {
-            let used = |port: u16| model.listeners.iter().any(|known| known.binds.iter().any(|bind| bind.1 == port));
+            let binds = model.listeners.iter().flat_map(|known| &known.binds);
+            let used: HashSet<u16> = binds.map(|&(_, port)| port).collect();
             let likely = match name {
                 "websecure" => 443,
                 "web" => 80,
                 _ => server_port.unwrap_or(443),
             };
-            let port = (likely..=u16::MAX).find(|&port| !used(port)).unwrap_or(likely);
+            let port = (likely..=u16::MAX).find(|port| !used.contains(port)).unwrap_or(likely);
             let name = quote(name);
             let text = format!(
                 "entry point {name}: its port is in Traefik's static configuration, which is not among the files; {port} \
@@ -297,6 +313,7 @@ impl Reader<'_, '_> {
                 bind: vec![(Ipv4Addr::UNSPECIFIED.into(), port), (Ipv6Addr::UNSPECIFIED.into(), port)],
                 extras: Vec::new(),
                 notes: vec![Note::to_do(at, text)],
+                is_guess: true,
             }
         });
         let mut listener = Listener::new(at, name, self.gateway.clone(), protocol);

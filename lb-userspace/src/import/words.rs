@@ -12,7 +12,7 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn said(&self) -> String {
-        self.words.join(" ")
+        said(&self.words)
     }
 
     pub(super) fn quoted(&self) -> String {
@@ -26,6 +26,22 @@ impl Line {
     pub(super) fn aside(&self) -> Note {
         Note::left_out(self.at, format!("{}: says nothing about who reaches what", self.quoted()))
     }
+}
+
+/// The first words, as far as a message shows them: a line may have a million.
+pub(super) fn said(words: &[String]) -> String {
+    const LONGEST: usize = 400;
+    let mut said = String::new();
+    for word in words {
+        if !said.is_empty() {
+            said.push(' ');
+        }
+        said.extend(word.chars().take(LONGEST));
+        if said.len() > LONGEST {
+            break;
+        }
+    }
+    said
 }
 
 /// Splits a text as HAProxy does (configuration manual, section 2.2): comments, quotes and backslashes.

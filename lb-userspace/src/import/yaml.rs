@@ -222,8 +222,12 @@ impl<'a> Fields<'a> {
         Some(self.item.child(&self.entries[index].1, self.path(key)))
     }
 
+    /// Every part below has it: it is not longer than what a message shows.
     fn path(&self, key: &str) -> String {
-        if self.item.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.item.path) }
+        const LONGEST: usize = 100;
+        let key = key.chars().take(LONGEST);
+        let begin = if self.item.path.len() > 4 * LONGEST { "" } else { &self.item.path };
+        begin.chars().chain((!begin.is_empty()).then_some('.')).chain(key).collect()
     }
 
     pub(super) fn ignore(&self, keys: &[&str]) {

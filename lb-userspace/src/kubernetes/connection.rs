@@ -1,6 +1,6 @@
 //! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,8 +64,8 @@ struct State {
 struct Following {
     client: Client,
     tasks: JoinSet<()>,
-    /// The watches of Secrets and ConfigMaps.
-    single: HashMap<Key, AbortHandle>,
+    /// The watches of what some object asks for.
+    asked: HashMap<Scope, AbortHandle>,
 }
 
 impl ApiServer {
@@ -73,7 +73,7 @@ impl ApiServer {
     pub fn new(settings: Settings) -> Self {
         let (kept, since) = settings.keep.as_deref().map(keep::read).unwrap_or_default();
         let store = Store::new(kept, since);
-        for scope in Scope::always(&settings.namespaces) {
+        for scope in Scope::always(&settings.kinds, &settings.namespaces) {
             store.await_list(&scope);
         }
         Self {
@@ -122,7 +122,7 @@ impl ApiServer {
         let client = Client::try_from(config).context("the API server's configuration")?;
         let store = &self.store;
         let mut tasks = JoinSet::new();
-        for scope in Scope::always(&settings.namespaces) {
+        for scope in Scope::always(&settings.kinds, &settings.namespaces) {
             tasks.spawn(follow(client.clone(), scope, store.clone()));
         }
         let writer = Writer {
@@ -157,7 +157,7 @@ impl ApiServer {
         if let Some(path) = settings.keep.clone() {
             tasks.spawn(keep_objects(store.clone(), path));
         }
-        self.state().following = Some(Following { client, tasks, single: HashMap::new() });
+        self.state().following = Some(Following { client, tasks, asked: HashMap::new() });
         Ok(())
     }
 
@@ -247,21 +247,20 @@ impl ApiServer {
             differs
         });
         let mut state = self.state();
-        let Some(Following { client, tasks, single }) = &mut state.following else { return };
-        let wanted: BTreeSet<Key> = index.wanted().cloned().collect();
-        single.retain(|key, watch| {
-            let is_wanted = wanted.contains(key);
+        let Some(Following { client, tasks, asked }) = &mut state.following else { return };
+        let wanted: HashSet<Scope> = index.wanted().map(Scope::from).collect();
+        asked.retain(|scope, watch| {
+            let is_wanted = wanted.contains(scope);
             if !is_wanted {
                 watch.abort();
-                self.store.forget(&Scope::one(key));
+                self.store.forget(scope);
             }
             is_wanted
         });
-        for key in wanted {
-            single.entry(key).or_insert_with_key(|key| {
-                let scope = Scope::one(key);
-                self.store.await_list(&scope);
-                tasks.spawn(follow(client.clone(), scope, self.store.clone()))
+        for scope in wanted {
+            asked.entry(scope).or_insert_with_key(|scope| {
+                self.store.await_list(scope);
+                tasks.spawn(follow(client.clone(), scope.clone(), self.store.clone()))
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::gateway_api::{Key, Kind};
+use crate::config::gateway_api::{Key, Kind, Wanted};
 
 /// What a watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,22 +21,15 @@ impl Scope {
             && self.name.as_ref().is_none_or(|name| *name == key.name.name)
     }
 
-    /// A Secret or ConfigMap that some object names.
-    pub(super) fn is_of_one(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::ConfigMap)
+    /// Of a kind of which only what some object asks for is watched.
+    pub(super) fn is_asked_for(&self) -> bool {
+        matches!(self.kind, Kind::Secret | Kind::ConfigMap | Kind::Pod)
     }
 
-    /// One Secret or ConfigMap.
-    pub(super) fn one(key: &Key) -> Self {
-        let (namespace, name) = (key.name.namespace.clone(), key.name.name.clone());
-        Self { kind: key.kind, namespace: Some(namespace), name: Some(name) }
-    }
-
-    /// Everything that is watched whoever names it, in these namespaces or, if there are none, in all.
-    pub(super) fn always(namespaces: &[Arc<str>]) -> Vec<Self> {
-        let kinds = Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Secret | Kind::ConfigMap));
-        let of = |kind: Kind| {
-            let all = Self { kind, namespace: None, name: None };
+    /// Everything of these kinds, in these namespaces or, if there are none, in all.
+    pub(super) fn always(kinds: &[Kind], namespaces: &[Arc<str>]) -> Vec<Self> {
+        let of = |kind: &Kind| {
+            let all = Self { kind: *kind, namespace: None, name: None };
             match (kind, namespaces) {
                 (Kind::GatewayClass, _) | (_, []) => vec![all],
                 (Kind::Namespace, some) => {
@@ -47,6 +40,12 @@ impl Scope {
                 }
             }
         };
-        kinds.flat_map(of).collect()
+        kinds.iter().flat_map(of).collect()
+    }
+}
+
+impl From<Wanted> for Scope {
+    fn from(Wanted { kind, namespace, name }: Wanted) -> Self {
+        Self { kind, namespace: Some(namespace), name }
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::gateway_api::Kind;
+
 /// What `[gateway_api]` and the environment say of the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -12,6 +14,8 @@ pub struct Settings {
     pub controller: Arc<str>,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
+    /// The kinds of which every object is watched.
+    pub kinds: Vec<Kind>,
     /// Where the last good objects are kept; absent: nowhere.
     pub keep: Option<PathBuf>,
     /// Where the Leases are: the pod's namespace.

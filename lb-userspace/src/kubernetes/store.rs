@@ -140,7 +140,7 @@ impl Store {
 
     fn settle(&self, inner: &mut Inner, scope: &Scope) {
         inner.awaited.remove(scope);
-        inner.complete |= !inner.awaited.iter().any(|scope| !scope.is_of_one());
+        inner.complete |= !inner.awaited.iter().any(|scope| !scope.is_asked_for());
         if inner.awaited.is_empty() {
             inner.fresh_at = Some(SystemTime::now());
         }

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::DynamicResourceScope;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::kinds::resource;
 use super::scope::Scope;
 use super::store::Store;
-use crate::config::gateway_api::{Key, Kind};
+use crate::config::gateway_api::{Key, Kind, parts_of_secrets};
 
 /// How often it is asked whether a kind is there that was not, or whether a watch is allowed that was not.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -49,15 +50,19 @@ pub(super) async fn follow(client: Client, scope: Scope, store: Arc<Store>) {
 
 /// Returns when the kind is not there any more in this version, or may not be looked at.
 async fn follow_resource(client: &Client, scope: &Scope, resource: &ApiResource, store: &Store) {
-    let api: Api<DynamicObject> = match &scope.namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
-        None => Api::all_with(client.clone(), resource),
-    };
     let config = match &scope.name {
         Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
         None => watcher::Config::default(),
     };
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    // Of a pod nothing is read but its labels.
+    let events = match scope.kind {
+        Kind::Pod => {
+            let api: Api<PartialObjectMeta<DynamicObject>> = api_of(client, scope, resource);
+            watcher(api, config).map(|event| event.map(of_metadata)).left_stream()
+        }
+        _ => watcher(api_of::<DynamicObject>(client, scope, resource), config).right_stream(),
+    };
+    let mut events = std::pin::pin!(events.default_backoff());
     let mut listed = HashSet::new();
     while let Some(event) = events.next().await {
         store.works(scope, event.is_ok());
@@ -106,6 +111,31 @@ fn code(error: &watcher::Error) -> Option<u16> {
     }
 }
 
+fn api_of<K>(client: &Client, scope: &Scope, resource: &ApiResource) -> Api<K>
+where
+    K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+{
+    match &scope.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+        None => Api::all_with(client.clone(), resource),
+    }
+}
+
+fn of_metadata(event: Event<PartialObjectMeta<DynamicObject>>) -> Event<DynamicObject> {
+    let object = |object: PartialObjectMeta<DynamicObject>| DynamicObject {
+        types: object.types,
+        metadata: object.metadata,
+        data: Value::Null,
+    };
+    match event {
+        Event::Apply(found) => Event::Apply(object(found)),
+        Event::Delete(found) => Event::Delete(object(found)),
+        Event::Init => Event::Init,
+        Event::InitApply(found) => Event::InitApply(object(found)),
+        Event::InitDone => Event::InitDone,
+    }
+}
+
 fn key_of(kind: Kind, object: &DynamicObject) -> Key {
     Key::new(kind, &object.namespace().unwrap_or_default(), &object.name_any())
 }
@@ -118,10 +148,10 @@ fn stripped(kind: Kind, resource: &ApiResource, object: DynamicObject) -> (Key, 
     if !value.is_object() {
         value = json!({});
     }
-    let read: &[&str] = match kind {
-        Kind::Secret if value["type"] == "kubernetes.io/tls" => &["tls.crt", "tls.key"],
-        Kind::ConfigMap => &["ca.crt"],
-        _ => &[],
+    let read: Vec<&str> = match kind {
+        Kind::Secret => parts_of_secrets(value["type"].as_str().unwrap_or_default()).collect(),
+        Kind::ConfigMap => vec!["ca.crt"],
+        _ => Vec::new(),
     };
     if matches!(kind, Kind::Secret | Kind::ConfigMap)
         && let Some(fields) = value.as_object_mut()
@@ -134,6 +164,12 @@ fn stripped(kind: Kind, resource: &ApiResource, object: DynamicObject) -> (Key, 
     }
     value["apiVersion"] = json!(resource.api_version);
     value["kind"] = json!(resource.kind);
+    if kind == Kind::Pod {
+        // It changes often, and this seldom.
+        value["metadata"] =
+            json!({ "name": metadata.name, "namespace": metadata.namespace, "labels": metadata.labels });
+        return (key, value);
+    }
     value["metadata"] = json!({
         "name": metadata.name,
         "namespace": metadata.namespace,

@@ -119,7 +119,7 @@ impl Writer {
     fn of_nodes<'s>(&self, key: &Key, status: &'s Status, memory: &Mutex<Memory>) -> Option<Cow<'s, Status>> {
         let generation = match status {
             Status::Gateway(_) | Status::ListenerSet(_) => status.generation().unwrap_or(0),
-            Status::Class(_) | Status::Route(_) => return Some(Cow::Borrowed(status)),
+            Status::Class(_) | Status::Route(_) | Status::Rule(_) => return Some(Cow::Borrowed(status)),
         };
         let heard = self.heard.borrow().clone();
         let lagging = heard.lagging(key, generation);
@@ -148,9 +148,10 @@ impl Writer {
 
     /// Every object whose status is ours to write, or has something of ours.
     fn everything(&self) -> BTreeSet<Key> {
-        let mut all: BTreeSet<Key> = self.wanted.borrow().keys().cloned().collect();
+        let wanted = self.wanted.borrow();
+        let mut all: BTreeSet<Key> = wanted.keys().filter(|key| has_status(key.kind)).cloned().collect();
         all.extend(self.store.collect(|key, value| {
-            let parents = value["status"]["parents"].as_array()?;
+            let parents = value["status"]["parents"].as_array().filter(|_| has_status(key.kind))?;
             let ours = parents.iter().any(|entry| entry["controllerName"] == *self.controller);
             ours.then(|| key.clone())
         }));
@@ -326,6 +327,7 @@ fn note_pause(memory: &Mutex<Memory>, key: &Key) {
     memory.pauses.insert(key.clone(), (now + pause, pause));
 }
 
+/// Whether it has a status of the Gateway API; what became of Istio's objects is shown, and not written.
 fn has_status(kind: Kind) -> bool {
     kind.is_route() || matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet)
 }

@@ -66,7 +66,16 @@ impl Cluster {
 
     /// Installs the Gateway API's objects (the standard channel), and waits until the API server serves them.
     pub fn install_gateway_api(&self) -> Result<()> {
-        let crds = programs::path("gateway-api-crds.yaml")?;
+        self.install("gateway-api-crds.yaml")
+    }
+
+    /// Installs the definitions of Istio's objects, and waits until the API server serves them.
+    pub fn install_istio(&self) -> Result<()> {
+        self.install("istio-crds.yaml")
+    }
+
+    fn install(&self, definitions: &str) -> Result<()> {
+        let crds = programs::path(definitions)?;
         self.kubectl(&format!("apply --server-side -f {}", crds.display()))?;
         self.kubectl("wait crd --all --for=condition=Established --timeout=60s")?;
         Ok(())

@@ -14,7 +14,7 @@ use super::*;
 use crate::world::World;
 
 /// What Redis at this name says its name is.
-fn name_at(world: &World, port: u16, sni: &str) -> Result<String> {
+pub(super) fn name_at(world: &World, port: u16, sni: &str) -> Result<String> {
     let mut cli = tls_cli(&world.net.client, "10.0.1.1", port, sni, &world.authority.path);
     Ok(checked_output(cli.args(["get", "name"]))?.trim().to_owned())
 }

@@ -42,6 +42,12 @@ load_balancer_class = {{ . | quote }}
 {{- with .Values.namespaces }}
 namespaces = {{ toJson . }}
 {{- end }}
+{{- with .Values.istio }}
+istio = {{ toJson . }}
+{{- end }}
+{{- if .Values.autoPassthrough }}
+auto_passthrough = true
+{{- end }}
 {{- with trim .Values.gatewayApi }}
 {{ . }}
 {{- end }}

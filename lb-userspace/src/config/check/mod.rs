@@ -166,6 +166,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         auto_passthrough,
         max_ports,
         namespaces,
+        istio,
     } = &given.value;
     let from = from.given()?;
     if from.value == From::Directory && directory.is_absent() {
@@ -197,6 +198,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             auto_passthrough: auto_passthrough.or(default.auto_passthrough),
             max_ports: max_ports.or(default.max_ports),
             namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),
+            istio: values(istio),
         },
     })
 }

@@ -12,7 +12,7 @@ use super::listeners::Listener;
 use super::objects::Object;
 use super::pools;
 use super::references::admits;
-use super::specs::{FromNamespaces, ParentRef, RouteSpec};
+use super::specs::{BackendRef, FromNamespaces, ParentRef, RouteSpec};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
 use crate::config::diagnostic::quote;
 use crate::config::model::SniPattern;
@@ -20,7 +20,12 @@ use crate::config::model::SniPattern;
 /// A route and the listeners that have accepted it.
 pub(super) struct Attached<'i> {
     pub(super) key: &'i Key,
-    pub(super) spec: &'i RouteSpec,
+    /// Which of several routes of the object it is.
+    pub(super) part: Option<&'i str>,
+    /// Where its names and its backends stand in the object.
+    pub(super) hosts_path: String,
+    pub(super) backends_path: String,
+    pub(super) backends: &'i [BackendRef],
     /// Indices of listeners, each with the names that both have; no listener twice.
     pub(super) listeners: Vec<(usize, Vec<SniPattern>)>,
 }
@@ -74,7 +79,14 @@ fn attach<'i>(
     object: &'i Object,
     spec: &'i RouteSpec,
 ) -> Attached<'i> {
-    let mut attached = Attached { key: &object.key, spec, listeners: Vec::new() };
+    let mut attached = Attached {
+        key: &object.key,
+        part: None,
+        hosts_path: "spec.hostnames".to_owned(),
+        backends_path: "spec.rules[0].backendRefs".to_owned(),
+        backends: spec.rules.first().map_or(&[], |rule| &rule.backend_refs),
+        listeners: Vec::new(),
+    };
     let hosts: Result<Vec<SniPattern>, &str> =
         spec.hostnames.iter().map(|host| hostname::read(host).ok_or(&**host)).collect();
     let mut parents = Vec::new();

@@ -8,6 +8,7 @@ use super::gateways::{self, Gateways};
 use super::index::{Built, Context, Index, Used, View};
 use super::pools;
 use super::status::Statuses;
+use super::virtual_services;
 use crate::config::model::Server;
 
 impl Index {
@@ -16,14 +17,16 @@ impl Index {
         let mut view = View::new(self, context);
         let mut statuses = Statuses::new();
         let mut gateways = Gateways::new(&mut view, &mut statuses);
-        let attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
+        let mut attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
+        attached.extend(virtual_services::routes(&mut view, &mut gateways, &mut statuses));
         let mut built = convert::drafts(&mut view, &gateways, &attached);
         gateways::statuses(&gateways, &mut statuses);
+        virtual_services::rule_statuses(&view, &mut statuses);
         built.built.statuses = statuses;
         built.built.lacking = gateways::lacking(&gateways);
         let (asked, all_services, pools) = (view.asked, view.asked_for_all_services, built.pools);
         let built = built.built;
-        self.used_last = Some(Used { asked, all_services, pools });
+        self.used_last = Some(Used::new(asked, all_services, pools));
         built
     }
 
@@ -42,10 +45,11 @@ impl Index {
         let mut view = View::new(self, context);
         let mut found = Vec::new();
         for service in changed {
-            for port in view.index.used.pools.get(&service).into_iter().flatten().copied() {
-                let servers = pools::servers(&mut view, &service, port);
+            let parts = view.index.used.pools.get(&service).into_iter().flatten();
+            for ((port, subset), labels) in parts {
+                let servers = pools::servers(&mut view, &service, *port, labels);
                 let servers = servers.into_iter().map(|server| pools::server(server.value)).collect();
-                found.push((pools::name(&service, port), servers));
+                found.push((pools::name(&service, *port, subset), servers));
             }
         }
         found

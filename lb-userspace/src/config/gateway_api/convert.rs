@@ -9,18 +9,20 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::attach::Attached;
 use super::gateways::Gateways;
 use super::hostname::wider;
-use super::index::{Built, View};
+use super::index::{Built, Parts, View};
 use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
-use super::pools::{self, place};
+use super::pools::{self, Target, place};
 use super::specs::BackendRef;
+use super::subsets::subsets;
 use crate::config::controller::Attach;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
@@ -36,7 +38,7 @@ const NOBODY: &str = "gateway:refused";
 pub(super) struct Drafts {
     pub(super) built: Built,
     /// The pools, by their Services.
-    pub(super) pools: HashMap<Name, BTreeSet<u16>>,
+    pub(super) pools: HashMap<Name, Parts>,
     /// The pool without servers is there.
     has_nobody: bool,
 }
@@ -124,34 +126,31 @@ fn ports<'g, 'i>(gateways: &'g Gateways<'i>) -> (Vec<Port<'g, 'i>>, HashMap<usiz
 }
 
 impl Drafts {
-    /// A route for each Service and port that an auto-passthrough listener covers, by the name that Istio's clients ask for. What
-    /// a route has goes before.
+    /// A route for each Service and port, and for each subset of it, that an auto-passthrough listener covers, by the name that
+    /// Istio's clients ask for. What a route has goes before.
     fn auto_passthrough(&mut self, view: &mut View<'_>, port: &mut Port<'_, '_>) {
         let is_auto = |(_, listener): &&(usize, &Listener<'_>)| {
             listener.is_auto_passthrough() && listener.is_programmed()
         };
         for (number, listener) in port.listeners.iter().filter(is_auto) {
             for (key, service) in view.services().filter(|(_, service)| &*service.kind != "ExternalName") {
+                let known = subsets(view, &key.name);
                 for service_port in service.ports.iter().filter(|port| pools::is_tcp(port)) {
-                    let Name { namespace, name } = &key.name;
-                    let host =
-                        format!("outbound_.{}_._.{name}.{namespace}.svc.cluster.local", service_port.port);
-                    let host = SniPattern::Exact(host.into());
-                    let narrowest = wider(&host).find_map(|wider| port.hosts.get(&wider));
-                    if narrowest != Some(number) || !port.taken.insert(host.clone()) {
-                        continue;
+                    for subset in std::iter::once(None).chain(known.iter().copied().map(Some)) {
+                        let target = Target::new(key.name.clone(), service_port.port, subset);
+                        let host = SniPattern::Exact(target.outbound_name().into());
+                        let narrowest = wider(&host).find_map(|wider| port.hosts.get(&wider));
+                        if narrowest != Some(number) || !port.taken.insert(host.clone()) {
+                            continue;
+                        }
+                        let at = place(key, "spec.ports");
+                        let name = format!("auto.{}@{}", target.pool(), listener_name(listener));
+                        let mut draft = route(at.clone(), name, &port.name);
+                        draft.sni = given(at.clone(), vec![Placed::new(at.clone(), host)]);
+                        let backend = self.backend(view, target, at.clone());
+                        draft.backends = given(at.clone(), vec![Placed::new(at, backend)]);
+                        self.built.routes.push(draft);
                     }
-                    let at = place(key, "spec.ports");
-                    let name = format!(
-                        "auto.{}@{}",
-                        pools::name(&key.name, service_port.port),
-                        listener_name(listener)
-                    );
-                    let mut draft = route(at.clone(), name, &port.name);
-                    draft.sni = given(at.clone(), vec![Placed::new(at.clone(), host)]);
-                    let backend = self.backend(view, &key.name, service_port.port, at.clone());
-                    draft.backends = given(at.clone(), vec![Placed::new(at, backend)]);
-                    self.built.routes.push(draft);
                 }
             }
         }
@@ -160,12 +159,12 @@ impl Drafts {
     /// The listener of a port, and the routes that it has by itself.
     fn finish(&mut self, port: &mut Port<'_, '_>, ipv6: bool, freebind: bool) {
         let (_, first) = port.listeners[0];
-        let at = |path: &str| place(first.owner, format!("spec.listeners[{}]{path}", first.number));
+        let at = |path: &str| place(first.owner, first.path() + path);
         if port.family == Family::Tls {
             for (_, listener) in &port.listeners {
                 let is_https = listener.is_for == Some(Use::Https) && listener.is_programmed();
                 if is_https && port.taken.insert(listener.host.clone()) {
-                    let at = place(listener.owner, format!("spec.listeners[{}]", listener.number));
+                    let at = place(listener.owner, listener.path());
                     let name = format!("https@{}", listener_name(listener));
                     let mut draft = route(at.clone(), name, &port.name);
                     draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
@@ -217,8 +216,9 @@ impl Drafts {
         hosts: Vec<SniPattern>,
     ) -> RouteDraft {
         let key = attached.key;
+        let part = attached.part.map(|part| format!(".{part}")).unwrap_or_default();
         let name = format!(
-            "{}.{}.{}@{}",
+            "{}.{}.{}{part}@{}",
             key.kind.name(),
             key.name.namespace,
             key.name.name,
@@ -226,15 +226,16 @@ impl Drafts {
         );
         let mut draft = route(place(key, ""), name, port);
         if !hosts.is_empty() {
-            let at = place(key, "spec.hostnames");
+            let at = place(key, attached.hosts_path.as_str());
             let hosts = hosts.into_iter().map(|host| Placed::new(at.clone(), host)).collect();
             draft.sni = given(at.clone(), hosts);
         }
         if listener.is_for == Some(Use::Terminate) {
             terminate(&mut draft, listener, &place(key, "spec.parentRefs"));
         }
-        let backends = attached.spec.rules.first().map_or(&[][..], |rule| &rule.backend_refs);
-        draft.backends = given(place(key, "spec.rules[0].backendRefs"), self.backends(view, key, backends));
+        let path = attached.backends_path.as_str();
+        let backends = self.backends(view, key, path, attached.backends);
+        draft.backends = given(place(key, path), backends);
         draft
     }
 
@@ -242,6 +243,7 @@ impl Drafts {
         &mut self,
         view: &mut View<'_>,
         key: &Key,
+        path: &str,
         backends: &[BackendRef],
     ) -> Vec<Placed<BackendDraft>> {
         let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
@@ -249,33 +251,35 @@ impl Drafts {
         for (number, (backend, weight)) in
             backends.iter().zip(weights).enumerate().filter(|(_, (_, weight))| *weight > 0)
         {
-            let at = place(key, format!("spec.rules[0].backendRefs[{number}]"));
+            let at = place(key, format!("{path}[{number}]"));
             // What it may not have, or what is not there, keeps its share, in which clients are refused.
             let mut draft = match pools::resolve(view, key.kind, &key.name.namespace, backend) {
-                Ok((service, port)) => self.backend(view, &service, port, at.clone()),
+                Ok(target) => self.backend(view, target, at.clone()),
                 Err(_) => self.nobody(at.clone()),
             };
             draft.weight = given(at.clone(), weight);
             found.push(Placed::new(at, draft));
         }
         if found.is_empty() {
-            let at = place(key, "spec.rules");
+            let at = place(key, path);
             found.push(Placed::new(at.clone(), self.nobody(at)));
         }
         found
     }
 
     /// A share for a Service's port, whose pool is made if it is not there.
-    fn backend(&mut self, view: &mut View<'_>, service: &Name, port: u16, at: Place) -> BackendDraft {
-        let name = pools::name(service, port);
-        if self.pools.entry(service.clone()).or_default().insert(port) {
-            let key = Key { kind: Kind::Service, name: service.clone() };
-            let servers = pools::servers(view, service, port).into_iter().map(|origin| {
+    fn backend(&mut self, view: &mut View<'_>, target: Target, at: Place) -> BackendDraft {
+        let name = target.pool();
+        let Target { service, part, labels } = target;
+        if let Entry::Vacant(new) = self.pools.entry(service.clone()).or_default().entry(part.clone()) {
+            let servers = pools::servers(view, &service, part.0, &labels).into_iter().map(|origin| {
                 let at = origin.place.clone();
                 let address = Field::Given(origin);
                 Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
             });
+            let key = Key { kind: Kind::Service, name: service };
             self.built.pools.push(pool(place(&key, "spec.ports"), &name, servers.collect()));
+            new.insert(labels);
         }
         BackendDraft { pool: given(at, name), weight: Field::Absent }
     }
@@ -321,10 +325,14 @@ fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
     }
 }
 
-/// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's says so.
+/// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's or Istio's says so.
 fn listener_name(listener: &Listener<'_>) -> String {
     let Key { kind, name } = listener.owner;
-    let set = if *kind == Kind::ListenerSet { "set." } else { "" };
+    let set = match kind {
+        Kind::ListenerSet => "set.",
+        Kind::IstioGateway => "istio.",
+        _ => "",
+    };
     format!("{set}{}.{}.{}", name.namespace, name.name, listener.spec.name)
 }
 

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::index::{Change, Index};
-use super::key::Key;
+use super::key::{Key, Kind};
 use super::objects::Object;
+use crate::config::controller::Settings;
 use crate::config::diagnostic::quote;
 use crate::config::files::{MAX_CONFIG_BYTES, Sources, digest_of, digest_of_names, names, read_bounded};
 
@@ -71,8 +72,9 @@ impl fmt::Display for Problem {
 }
 
 impl Manifests {
-    /// Reads all files of a directory. Of two objects with one name the first file, by its name, has it.
-    pub fn read(directory: &Path) -> Self {
+    /// Reads all files of a directory, without kinds that do not count with these settings. Of two objects with one name the first
+    /// file, by its name, has it.
+    pub fn read(directory: &Path, settings: &Settings) -> Self {
         let mut manifests = Manifests::default();
         let names = match names(directory) {
             Ok(names) => names,
@@ -86,7 +88,7 @@ impl Manifests {
         let files: Vec<_> =
             names.iter().filter(|name| is_manifest(name)).map(|name| directory.join(name)).collect();
         for file in files.iter().take(MOST.0) {
-            manifests.read_file(file);
+            manifests.read_file(file, settings);
         }
         if files.len() > MOST.0 {
             manifests.problem(directory, 0, None, format!("only the first {} files are read", MOST.0));
@@ -95,7 +97,7 @@ impl Manifests {
         manifests
     }
 
-    fn read_file(&mut self, file: &Path) {
+    fn read_file(&mut self, file: &Path, settings: &Settings) {
         let content = read_bounded(file, MAX_CONFIG_BYTES).map(zeroize::Zeroizing::new);
         self.sources.insert(file.to_owned(), content.as_ref().ok().map(|content| digest_of(content)));
         let content = content.and_then(|content| match std::str::from_utf8(&content) {
@@ -105,7 +107,7 @@ impl Manifests {
         match content {
             Ok(content) => {
                 for (line, document) in documents(std::str::from_utf8(&content).unwrap_or_default()) {
-                    self.read_document(file, line, document);
+                    self.read_document(file, line, document, settings);
                 }
             }
             Err(error) => self.problem(file, 0, None, format!("cannot read: {error}")),
@@ -113,7 +115,7 @@ impl Manifests {
     }
 
     /// `line`: of its first line.
-    fn read_document(&mut self, file: &Path, line: usize, document: &str) {
+    fn read_document(&mut self, file: &Path, line: usize, document: &str, settings: &Settings) {
         let value = match parse(document) {
             Ok(Some(value)) => value,
             // Nothing but comments.
@@ -127,15 +129,18 @@ impl Manifests {
         // The first line that is not empty, and no comment: what a person would call the object's.
         let blank = |line: &&str| line.trim().is_empty() || line.starts_with('#') || line.starts_with("---");
         let line = line + document.lines().take_while(blank).count();
-        self.read_object(file, line, value);
+        self.read_object(file, line, value, settings);
     }
 
-    fn read_object(&mut self, file: &Path, line: usize, mut value: Value) {
+    fn read_object(&mut self, file: &Path, line: usize, mut value: Value, settings: &Settings) {
         if value["kind"] == "List" && value["items"].is_array() {
             let Value::Array(items) = value["items"].take() else { return };
-            return items.into_iter().for_each(|item| self.read_object(file, line, item));
+            return items.into_iter().for_each(|item| self.read_object(file, line, item, settings));
         }
         if self.objects.len() >= MOST.1 {
+            return;
+        }
+        if kind_of(&value).is_some_and(|kind| !kind.is_read(settings)) {
             return;
         }
         let named = name_of(&value);
@@ -214,6 +219,11 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
     }
     documents.push((first_line, &text[start..]));
     documents
+}
+
+fn kind_of(value: &Value) -> Option<Kind> {
+    let version = value["apiVersion"].as_str()?;
+    Kind::of(version.split_once('/').map_or("", |(group, _)| group), value["kind"].as_str()?)
 }
 
 /// What a document seems to be.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::index::View;
+use super::key::Kind;
 use super::objects::Object;
 use super::references::{admits, certificate};
 use super::specs::{FromNamespaces, GatewaySpec, Validation};
@@ -64,7 +65,10 @@ impl<'i> Gateway<'i> {
     fn place(&mut self, view: &View<'_>) {
         let (settings, context) = (&view.index.settings, view.context);
         let is_node = settings.mode == Mode::Node;
-        let assigned = context.assigned.get(&self.object.key.name).map(Vec::as_slice).unwrap_or_default();
+        // Istio's Gateways have no status in which an address could be kept.
+        let assigned = context.assigned.get(&self.object.key.name);
+        let assigned = assigned.filter(|_| self.object.key.kind == Kind::Gateway);
+        let assigned = assigned.map(Vec::as_slice).unwrap_or_default();
         let reached = if context.nodes.is_empty() { &context.own } else { &context.nodes };
         let mut named = Vec::new();
         let mut any = self.spec.addresses.is_empty();

@@ -58,8 +58,11 @@ impl<'i> Gateways<'i> {
     /// Looks at all Gateways of our classes, and writes the statuses of these classes.
     pub(super) fn new(view: &mut View<'i>, statuses: &mut Statuses) -> Self {
         let classes = classes(view, statuses);
-        let gateways = by_age(view.all(Kind::Gateway), |object| match &object.spec {
+        let objects = view.all(Kind::Gateway).chain(view.all(Kind::IstioGateway));
+        let settings = &view.index.settings;
+        let gateways = by_age(objects, |object| match &object.spec {
             Spec::Gateway(spec) if classes.contains(&*spec.gateway_class_name) => Some(&**spec),
+            Spec::IstioGateway(spec) if settings.is_selected(&spec.selector) => Some(&spec.gateway),
             _ => None,
         });
         let sets = by_age(view.all(Kind::ListenerSet), |object| match &object.spec {
@@ -84,7 +87,10 @@ impl<'i> Gateways<'i> {
                 all.add(view, &object.key, gateway, number, listener);
             }
             all.by_owner.entry(&object.key).or_default();
-            reject_equal(&mut all.listeners[first..]);
+            // Of Istio's, the first has it.
+            if object.key.kind == Kind::Gateway {
+                reject_equal(&mut all.listeners[first..]);
+            }
             for listener in &mut all.listeners[first..] {
                 let lets_in = |other: usize| all.list[other].lets_in(view, &object.key.name.namespace);
                 claims.claim(listener, gateway, lets_in);

@@ -9,17 +9,25 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::key::{Key, Kind, Labels, Name};
-use super::objects::{NAMESPACE_LABEL, Object, Spec};
+use super::istio::DestinationRule;
+use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
+use super::objects::{Object, Spec};
 use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::Statuses;
+use crate::config::client_auth::ClientAuth;
 use crate::config::controller::Settings;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// A port of a Service and a subset of its pods, which is empty for all of them: what has a pool.
+pub(super) type Part = (u16, Arc<str>);
+
+/// The labels that the pods of each part have; none: it is all pods.
+pub(super) type Parts = BTreeMap<Part, Arc<Labels>>;
 
 /// All objects of a source.
 #[derive(Debug)]
@@ -30,6 +38,8 @@ pub struct Index {
     slices: HashMap<Name, BTreeSet<Name>>,
     /// The ReferenceGrants of each namespace, by their names.
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
+    /// The DestinationRules of each Service, the oldest first.
+    rules: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
     /// What the build has used that is in force.
     pub(super) used: Used,
     /// What the last build has used, if it is not in force.
@@ -45,8 +55,10 @@ pub(super) struct Used {
     pub(super) asked: HashSet<Key>,
     /// It has asked for every Service.
     pub(super) all_services: bool,
-    /// The Services that have pools, and of which ports.
-    pub(super) pools: HashMap<Name, BTreeSet<u16>>,
+    /// The Services that have pools, and which.
+    pub(super) pools: HashMap<Name, Parts>,
+    /// Those of them, by their namespaces, of which some pods are told from others.
+    selected: HashMap<Arc<str>, BTreeSet<Name>>,
 }
 
 /// What a change of objects asks for.
@@ -111,6 +123,8 @@ pub(super) struct View<'i> {
     pub(super) own: HashSet<IpAddr>,
     pub(super) asked: HashSet<Key>,
     pub(super) asked_for_all_services: bool,
+    /// What servers of Istio's ask of clients, by their Gateways and numbers.
+    pub(super) client_auths: HashMap<(Key, usize), Arc<ClientAuth>>,
 }
 
 impl<'i> View<'i> {
@@ -118,7 +132,8 @@ impl<'i> View<'i> {
         let Context { own, nodes, peers, assigned, .. } = context;
         let own = own.iter().chain(nodes).chain(peers).chain(assigned.values().flatten());
         let own = own.map(IpAddr::to_canonical).collect();
-        View { index, context, own, asked: HashSet::new(), asked_for_all_services: false }
+        let asked = HashSet::new();
+        View { index, context, own, asked, asked_for_all_services: false, client_auths: HashMap::new() }
     }
 }
 
@@ -130,6 +145,7 @@ impl Index {
             objects: BTreeMap::new(),
             slices: HashMap::new(),
             grants: HashMap::new(),
+            rules: HashMap::new(),
             used: Used::default(),
             used_last: None,
             changed: BTreeSet::new(),
@@ -138,8 +154,9 @@ impl Index {
 
     /// Takes an object that is new or has changed.
     pub fn apply(&mut self, object: Object) -> Change {
-        if !self.settings.takes(&object.key.name.namespace) || self.objects.get(&object.key) == Some(&object)
-        {
+        let is_known = self.objects.get(&object.key) == Some(&object);
+        let key = &object.key;
+        if is_known || !self.settings.takes(&key.name.namespace) || !key.kind.is_read(&self.settings) {
             return Change::Nothing;
         }
         let key = object.key.clone();
@@ -153,6 +170,10 @@ impl Index {
             }
             Spec::ReferenceGrant(_) => {
                 _ = self.grants.entry(name.namespace.clone()).or_default().insert(name.clone());
+            }
+            Spec::DestinationRule(rule) => {
+                let rules = self.rules.entry(rule.service.clone()).or_default();
+                rules.insert((object.created.clone(), name.clone()));
             }
             _ => {}
         }
@@ -184,6 +205,11 @@ impl Index {
                     grants.remove(&key.name);
                 }
             }
+            Spec::DestinationRule(rule) => {
+                if let Some(rules) = self.rules.get_mut(&rule.service) {
+                    rules.remove(&(object.created.clone(), key.name.clone()));
+                }
+            }
             _ => {}
         }
         change
@@ -199,6 +225,14 @@ impl Index {
                     Change::Servers
                 }
                 _ => Change::Nothing,
+            },
+            // Which endpoints of Services it is, is not known from here.
+            Spec::Pod => match self.used.selected.get(&key.name.namespace) {
+                Some(services) => {
+                    self.changed.extend(services.iter().cloned());
+                    Change::Servers
+                }
+                None => Change::Nothing,
             },
             Spec::Namespace | Spec::Service(_) | Spec::Secret(_) | Spec::ConfigMap(_) => {
                 let asks = |used: &Used| {
@@ -221,11 +255,60 @@ impl Index {
         self.objects.iter().filter_map(|(key, object)| Some((key, &object.as_unread()?.refusal)))
     }
 
-    /// The Secrets and ConfigMaps that the last builds have asked for, also those that are not there: the others need not be
-    /// known.
-    pub fn wanted(&self) -> impl Iterator<Item = &Key> {
-        let last = self.used_last.iter().flat_map(|used| &used.asked);
-        self.used.asked.iter().chain(last).filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap))
+    /// What the last builds have asked for, also in vain, of the kinds of which the other objects need not be known.
+    pub fn wanted(&self) -> impl Iterator<Item = Wanted> {
+        std::iter::once(&self.used).chain(&self.used_last).flat_map(Used::wanted)
+    }
+}
+
+impl Used {
+    pub(super) fn new(asked: HashSet<Key>, all_services: bool, pools: HashMap<Name, Parts>) -> Self {
+        let mut selected: HashMap<Arc<str>, BTreeSet<Name>> = HashMap::new();
+        for (service, parts) in &pools {
+            if parts.values().any(|labels| !labels.is_empty()) {
+                selected.entry(service.namespace.clone()).or_default().insert(service.clone());
+            }
+        }
+        Self { asked, all_services, pools, selected }
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = Wanted> {
+        let named = self.asked.iter().filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap));
+        let named = named.map(|Key { kind, name: Name { namespace, name } }| Wanted {
+            kind: *kind,
+            namespace: namespace.clone(),
+            name: Some(name.clone()),
+        });
+        let pods = self.selected.keys();
+        named.chain(pods.map(|own| Wanted { kind: Kind::Pod, namespace: own.clone(), name: None }))
+    }
+}
+
+/// An object that is asked for, or all of a kind in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Secret, ConfigMap or Pod.
+    pub kind: Kind,
+    /// Of the object.
+    pub namespace: Arc<str>,
+    /// Absent: all.
+    pub name: Option<Arc<str>>,
+}
+
+/// The kinds of which every object is to be known, with these settings.
+pub fn watched(settings: &Settings) -> Vec<Kind> {
+    let named = [Kind::Secret, Kind::ConfigMap, Kind::Pod];
+    Kind::ALL.into_iter().filter(|kind| !named.contains(kind) && kind.is_read(settings)).collect()
+}
+
+impl Kind {
+    /// Whether its objects count, with these settings.
+    pub(super) fn is_read(self, settings: &Settings) -> bool {
+        match self {
+            Kind::IstioGateway | Kind::VirtualService => !settings.istio.is_empty(),
+            Kind::DestinationRule | Kind::Pod => settings.has_subsets(),
+            _ => true,
+        }
     }
 }
 
@@ -297,6 +380,25 @@ impl<'i> View<'i> {
                 _ => None,
             }
         })
+    }
+
+    /// The DestinationRules of a Service, the oldest first.
+    pub(super) fn rules(&self, service: &Name) -> Vec<&'i DestinationRule> {
+        let index = self.index;
+        let names = index.rules.get(service).into_iter().flatten();
+        let rules = names.filter_map(|(_, name)| {
+            match &index.objects.get(&Key { kind: Kind::DestinationRule, name: name.clone() })?.spec {
+                Spec::DestinationRule(rule) => Some(&**rule),
+                _ => None,
+            }
+        });
+        rules.collect()
+    }
+
+    /// Whether a pod is known, and has these labels.
+    pub(super) fn pod_has(&self, namespace: &str, pod: &str, labels: &Labels) -> bool {
+        let pod = self.index.objects.get(&Key::new(Kind::Pod, namespace, pod));
+        pod.is_some_and(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
     }
 
     /// Whether objects of this kind in `namespace` may name that Secret, ConfigMap or Service: it is in the same namespace, or a

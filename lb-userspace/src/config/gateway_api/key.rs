@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// The group of the Gateway API.
 pub const GROUP: &str = "gateway.networking.k8s.io";
+/// The group of Istio's objects.
+pub(super) const ISTIO: &str = "networking.istio.io";
 
 /// The kinds of objects that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,11 +40,19 @@ pub enum Kind {
     Secret,
     /// `v1`.
     ConfigMap,
+    /// `networking.istio.io`: its Gateway.
+    IstioGateway,
+    /// `networking.istio.io`.
+    VirtualService,
+    /// `networking.istio.io`.
+    DestinationRule,
+    /// `v1`, of which the labels are read.
+    Pod,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 17] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::ListenerSet,
@@ -56,13 +66,17 @@ impl Kind {
         Kind::EndpointSlice,
         Kind::Secret,
         Kind::ConfigMap,
+        Kind::IstioGateway,
+        Kind::VirtualService,
+        Kind::DestinationRule,
+        Kind::Pod,
     ];
 
     /// As objects have it in `kind`.
     pub fn name(self) -> &'static str {
         match self {
             Kind::GatewayClass => "GatewayClass",
-            Kind::Gateway => "Gateway",
+            Kind::Gateway | Kind::IstioGateway => "Gateway",
             Kind::ListenerSet => "ListenerSet",
             Kind::TlsRoute => "TLSRoute",
             Kind::TcpRoute => "TCPRoute",
@@ -74,14 +88,26 @@ impl Kind {
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Secret => "Secret",
             Kind::ConfigMap => "ConfigMap",
+            Kind::VirtualService => "VirtualService",
+            Kind::DestinationRule => "DestinationRule",
+            Kind::Pod => "Pod",
+        }
+    }
+
+    /// As people are told of it: with its group where two kinds have one name, as kubectl knows them.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Kind::IstioGateway => "Gateway.networking.istio.io",
+            other => other.name(),
         }
     }
 
     /// The group of its `apiVersion`; empty: the core's.
     pub fn group(self) -> &'static str {
         match self {
-            Kind::Namespace | Kind::Service | Kind::Secret | Kind::ConfigMap => "",
+            Kind::Namespace | Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Pod => "",
             Kind::EndpointSlice => "discovery.k8s.io",
+            Kind::IstioGateway | Kind::VirtualService | Kind::DestinationRule => ISTIO,
             _ => GROUP,
         }
     }
@@ -105,6 +131,9 @@ impl Kind {
         match self {
             Kind::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             Kind::TcpRoute => &["v1", "v1alpha2"],
+            Kind::IstioGateway | Kind::VirtualService | Kind::DestinationRule => {
+                &["v1", "v1beta1", "v1alpha3"]
+            }
             Kind::ReferenceGrant | Kind::Gateway | Kind::GatewayClass | Kind::HttpRoute => &["v1", "v1beta1"],
             _ => &["v1"],
         }
@@ -154,9 +183,12 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.name(), self.name)
+        write!(f, "{} {}", self.kind.shown(), self.name)
     }
 }
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
+
+/// The label with its name that every namespace has.
+pub(super) const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";

@@ -9,8 +9,8 @@ use super::gateway::Gateway;
 use super::hostname;
 use super::index::{Context, View};
 use super::key::{GROUP, Key, Kind};
-use super::references::{authority, certificate};
-use super::specs::{ListenerSpec, RouteKind};
+use super::references::{authority, certificate, istio_authorities};
+use super::specs::{Clients, ListenerSpec, RouteKind, Server};
 use super::status::{Condition, Fault, ListenerStatus, Truth};
 use crate::config::certificate::Loaded;
 use crate::config::client_auth::{Allowed, ClientAuth};
@@ -132,6 +132,14 @@ impl Listener<'_> {
     pub(super) fn port(&self) -> u16 {
         self.spec.port.get()
     }
+
+    /// Where it stands in its owner.
+    pub(super) fn path(&self) -> String {
+        match &self.spec.istio {
+            Some(server) => format!("spec.servers[{}]", server.number),
+            None => format!("spec.listeners[{}]", self.number),
+        }
+    }
 }
 
 impl<'i> Listener<'i> {
@@ -177,6 +185,8 @@ impl<'i> Listener<'i> {
                 listener.fault = Some(Fault::new("UnsupportedProtocol", message));
             }
         }
+        let why = spec.istio.as_ref().and_then(|server| server.fault.clone());
+        listener.fault = why.map(|why| Fault::new("UnsupportedValue", why)).or(listener.fault);
         let Some(is_for) = listener.is_for else { return listener };
         if let Some(host) = spec.hostname.as_deref().filter(|host| !host.is_empty() && is_for != Use::Tcp) {
             match hostname::read(host) {
@@ -214,6 +224,9 @@ impl<'i> Listener<'i> {
     }
 
     fn read_kinds(&mut self, is_for: Use) {
+        if self.spec.istio.is_some() {
+            return self.kinds = vec![Kind::VirtualService];
+        }
         let known = is_for.kinds();
         let Some(named) = &self.spec.allowed_routes.kinds else {
             self.kinds = known.to_vec();
@@ -244,7 +257,8 @@ impl<'i> Listener<'i> {
             }
         }
         if self.spec.tls.certificate_refs.is_empty() {
-            fault = Some(Fault::new("InvalidCertificateRef", "`tls.certificateRefs` names no Secret"));
+            let key = if self.spec.istio.is_some() { "credentialName" } else { "certificateRefs" };
+            fault = Some(Fault::new("InvalidCertificateRef", format!("`tls.{key}` names no Secret")));
         }
         if self.certificates.is_empty() {
             self.idle = Some(Fault::new("Invalid", "it has no certificate"));
@@ -254,6 +268,9 @@ impl<'i> Listener<'i> {
 
     /// What its Gateway asks of the certificates of clients. One that has none of the authorities takes no connection.
     fn read_validation(&mut self, view: &mut View<'_>, gateway: &mut Gateway<'i>) {
+        if let Some(server) = &self.spec.istio {
+            return self.read_clients(view, server);
+        }
         let Some(validation) = gateway.validation(self.port()) else { return };
         let owner = &gateway.object.key;
         let (mut authorities, mut fault) = (Vec::new(), None);
@@ -281,6 +298,29 @@ impl<'i> Listener<'i> {
             let allowed = Allowed::default();
             Arc::new(ClientAuth { authorities, crls: Vec::new(), crl_expiry: None, required: true, allowed })
         });
+    }
+
+    /// The same of a server of Istio's, of whose listeners the first asks for all.
+    fn read_clients(&mut self, view: &mut View<'_>, server: &Server) {
+        let Some(Clients { secrets, required, sans }) = server.clients.as_deref() else { return };
+        let of_server = (self.owner.clone(), server.number);
+        if let Some(known) = view.client_auths.get(&of_server) {
+            return self.client_auth = Some(known.clone());
+        }
+        let authorities = match istio_authorities(view, self.owner, secrets) {
+            Ok(authorities) => authorities.to_vec(),
+            Err(why) => {
+                let message = "`spec.servers[].tls` has no authority that can be used";
+                self.fault.get_or_insert_with(|| Fault::new(NO_AUTHORITY, message));
+                self.refs_fault.get_or_insert(why);
+                return;
+            }
+        };
+        let allowed = Allowed { sans: sans.clone(), ..Allowed::default() };
+        let (crls, crl_expiry, required) = (Vec::new(), None, *required);
+        let auth = Arc::new(ClientAuth { authorities, crls, crl_expiry, required, allowed });
+        view.client_auths.insert(of_server, auth.clone());
+        self.client_auth = Some(auth);
     }
 }
 
@@ -332,7 +372,7 @@ impl Listener<'_> {
                 observed_generation: generation,
             });
         }
-        let kind = |kind: &Kind| RouteKind { group: Some(GROUP.into()), kind: kind.name().into() };
+        let kind = |kind: &Kind| RouteKind { group: Some(kind.group().into()), kind: kind.name().into() };
         ListenerStatus {
             name: self.spec.name.clone(),
             supported_kinds: self.kinds.iter().map(kind).collect(),

@@ -7,11 +7,13 @@ mod attach;
 mod build;
 mod claims;
 mod convert;
+mod decode;
 mod files;
 mod gateway;
 mod gateways;
 mod hostname;
 mod index;
+mod istio;
 mod key;
 mod listeners;
 mod objects;
@@ -21,17 +23,20 @@ mod refusal;
 mod secret;
 mod specs;
 mod status;
+mod subsets;
 #[cfg(test)]
 mod tests;
+mod virtual_services;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
-pub use index::{Built, Change, Context, Definitions, Index, Lacking};
+pub use index::{Built, Change, Context, Definitions, Index, Lacking, Wanted, watched};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;
+pub(crate) use secret::parts_of_secrets;
 pub use specs::{ParentRef, RouteKind};
 pub use status::{
     ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus,
-    RouteStatus, Status, StatusAddress, Statuses, Truth,
+    RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
 };

@@ -9,10 +9,11 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::key::{GROUP, Key, Kind, Labels};
+use super::decode::decode;
+use super::istio::{DestinationRule, IstioGateway, VirtualService};
+use super::key::{GROUP, Key, Kind, Labels, NAMESPACE_LABEL};
 use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{
@@ -31,7 +32,7 @@ pub struct Object {
     /// When it was made, as RFC 3339 writes it in UTC: sorted as text it is sorted by time. Empty in files, where all are equally
     /// old.
     pub created: Arc<str>,
-    /// Of namespaces and EndpointSlices.
+    /// Of namespaces, EndpointSlices and pods.
     pub(super) labels: Labels,
     pub(super) spec: Spec,
 }
@@ -48,6 +49,10 @@ pub(super) enum Spec {
     EndpointSlice(SliceSpec),
     Secret(SecretSpec),
     ConfigMap(AuthoritySpec),
+    IstioGateway(Box<IstioGateway>),
+    VirtualService(Box<VirtualService>),
+    DestinationRule(Box<DestinationRule>),
+    Pod,
     Unread(Box<Unread>),
 }
 
@@ -152,6 +157,12 @@ impl Object {
             Kind::EndpointSlice => Spec::EndpointSlice(decode("", value)?),
             Kind::Secret => Spec::Secret(SecretSpec::read(&mut value)?),
             Kind::ConfigMap => Spec::ConfigMap(AuthoritySpec::read(&mut value)?),
+            Kind::IstioGateway => Spec::IstioGateway(Box::new(IstioGateway::read(spec(), namespace)?)),
+            Kind::VirtualService => Spec::VirtualService(Box::new(VirtualService::read(spec(), namespace)?)),
+            Kind::DestinationRule => {
+                Spec::DestinationRule(Box::new(DestinationRule::read(spec(), namespace)?))
+            }
+            Kind::Pod => Spec::Pod,
         };
         let mut labels = metadata.labels;
         if kind == Kind::Namespace {
@@ -169,11 +180,11 @@ impl Object {
 }
 
 impl Object {
-    /// Stands for an object that [`read`](Self::read) has refused, whose status is to say so; `None`: its kind has no status.
+    /// Stands for an object that [`read`](Self::read) has refused, of which that is to be said; `None`: of its kind nothing is.
     pub fn unread(key: Key, value: &Value, refusal: Refusal) -> Option<Object> {
         let spec = &value["spec"];
         let parents = match key.kind {
-            Kind::Gateway => &[][..],
+            Kind::Gateway | Kind::IstioGateway | Kind::VirtualService | Kind::DestinationRule => &[][..],
             Kind::ListenerSet => std::slice::from_ref(&spec["parentRef"]),
             kind if kind.is_route() => spec["parentRefs"].as_array().map(Vec::as_slice).unwrap_or_default(),
             _ => return None,
@@ -197,9 +208,6 @@ impl Object {
     }
 }
 
-/// The label with its name that every namespace has.
-pub(super) const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
-
 /// A DNS subdomain (RFC 1123), as names of objects are.
 fn is_name(name: &str) -> Result<(), &'static str> {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
@@ -213,21 +221,6 @@ fn is_name(name: &str) -> Result<(), &'static str> {
 fn check_names(listeners: &[ListenerSpec]) -> Result<(), Refusal> {
     listeners.iter().enumerate().try_for_each(|(number, listener)| {
         is_name(&listener.name).map_err(|why| Refusal::new(format!("spec.listeners[{number}].name"), why))
-    })
-}
-
-/// Reads a part of an object, which stands at `path`.
-fn decode<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, Refusal> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let inner = error.path().to_string();
-        let path = match (path, inner.as_str()) {
-            (path, ".") => path.to_owned(),
-            ("", inner) => inner.to_owned(),
-            (path, inner) => format!("{path}.{inner}"),
-        };
-        // It may repeat a value of the object.
-        let message: String = error.into_inner().to_string().escape_debug().take(200).collect();
-        Refusal::new(path, message)
     })
 }
 

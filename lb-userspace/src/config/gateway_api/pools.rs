@@ -4,28 +4,59 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::index::View;
-use super::key::{Key, Kind, Name};
+use super::index::{Part, View};
+use super::istio::{DOMAIN, Subset};
+use super::key::{Key, Kind, Labels, Name};
 use super::specs::{BackendRef, Endpoint, ServicePort};
 use super::status::Fault;
+use super::subsets::subset;
 use crate::config::address::{Address, Host, Origin};
 use crate::config::diagnostic::quote;
 use crate::config::model::Server;
 use crate::config::place::{ObjectField, Place, Placed};
 
-/// What a pool is called: a namespace has no dots, so that no two Services have one name.
-pub(super) fn name(service: &Name, port: u16) -> String {
-    format!("{}.{}:{port}", service.namespace, service.name)
+/// What a pool is called: a namespace has no dots, so that no two Services have one name. `subset`: empty for all pods.
+pub(super) fn name(service: &Name, port: u16, subset: &str) -> String {
+    let separator = if subset.is_empty() { "" } else { ":" };
+    format!("{}.{}:{port}{separator}{subset}", service.namespace, service.name)
 }
 
-/// The Service and its port that a route in `namespace` means, or why it cannot have it.
+/// What a backend is.
+pub(super) struct Target {
+    pub(super) service: Name,
+    pub(super) part: Part,
+    pub(super) labels: Arc<Labels>,
+}
+
+impl Target {
+    pub(super) fn new(service: Name, port: u16, subset: Option<&Subset>) -> Self {
+        let (subset, labels) = match subset {
+            Some(subset) => (subset.name.clone(), subset.labels.clone()),
+            None => ("".into(), Arc::default()),
+        };
+        Self { service, part: (port, subset), labels }
+    }
+
+    pub(super) fn pool(&self) -> String {
+        name(&self.service, self.part.0, &self.part.1)
+    }
+
+    /// The name by which clients ask Istio's gateways between clusters for it.
+    pub(super) fn outbound_name(&self) -> String {
+        let (Name { namespace, name }, (port, subset)) = (&self.service, &self.part);
+        format!("outbound_.{port}_.{subset}_.{name}.{namespace}{}", DOMAIN)
+    }
+}
+
+/// What a backend of a route in `namespace` means, or why the route cannot have it.
 pub(super) fn resolve(
     view: &mut View<'_>,
     from: Kind,
     namespace: &str,
     backend: &BackendRef,
-) -> Result<(Name, u16), Fault> {
+) -> Result<Target, Fault> {
     let kind = backend.kind.as_deref().unwrap_or("Service");
     if !backend.group.is_empty() || kind != "Service" {
         let message = format!("{} of the group {} is no Service", quote(kind), quote(&backend.group));
@@ -37,7 +68,8 @@ pub(super) fn resolve(
         return Err(Fault::new("RefNotPermitted", message));
     }
     let not_found = |why: String| Fault::new("BackendNotFound", why);
-    let Some(port) = backend.port else {
+    let only = if backend.istio.is_some() { only_port(view, &service) } else { None };
+    let Some(port) = backend.port.or(only) else {
         return Err(not_found(format!("the port of Service {service} is missing")));
     };
     let is_external = {
@@ -53,7 +85,17 @@ pub(super) fn resolve(
         let why = "is of type ExternalName, which only `external_names = true` follows";
         return Err(not_found(format!("Service {service} {why}")));
     }
-    Ok((service, port))
+    let subset = match &backend.istio {
+        Some(destination) => subset(view, &service, port, destination)?,
+        None => None,
+    };
+    Ok(Target::new(service, port, subset))
+}
+
+/// The port of a Service that has only one.
+fn only_port(view: &mut View<'_>, service: &Name) -> Option<u16> {
+    let mut ports = view.service(service)?.ports.iter().filter(|port| is_tcp(port));
+    ports.next().map(|port| port.port).filter(|_| ports.next().is_none())
 }
 
 pub(super) fn is_tcp(known: &ServicePort) -> bool {
@@ -64,15 +106,21 @@ fn is_port(known: &ServicePort, port: u16) -> bool {
     known.port == port && is_tcp(known)
 }
 
-/// The servers of a Service's port, each with its place: those that are ready, or if there are none those that still serve while
-/// they end.
-pub(super) fn servers(view: &mut View<'_>, service: &Name, port: u16) -> Vec<Placed<Origin>> {
+/// The servers of a Service's port of which the pods have these labels, each with its place: those that are ready, or if there
+/// are none those that still serve while they end.
+pub(super) fn servers(
+    view: &mut View<'_>,
+    service: &Name,
+    port: u16,
+    labels: &Labels,
+) -> Vec<Placed<Origin>> {
     let Some(spec) = view.service(service) else { return Vec::new() };
     let Some(named) = spec.ports.iter().find(|known| is_port(known, port)) else { return Vec::new() };
     if &*spec.kind == "ExternalName" {
         let origin = Address::of_host(&spec.external_name, port).map(Origin::Address);
         let key = Key { kind: Kind::Service, name: service.clone() };
         let place = place(&key, "spec.externalName");
+        let origin = origin.filter(|_| labels.is_empty());
         return origin.map(|origin| Placed::new(place, origin)).into_iter().collect();
     }
     let (mut ready, mut ending) = (Vec::new(), Vec::new());
@@ -86,6 +134,10 @@ pub(super) fn servers(view: &mut View<'_>, service: &Name, port: u16) -> Vec<Pla
             continue;
         };
         for (number, endpoint) in slice.endpoints.iter().enumerate() {
+            let pod = endpoint.pod.as_deref();
+            if !labels.is_empty() && !pod.is_some_and(|pod| view.pod_has(&service.namespace, pod, labels)) {
+                continue;
+            }
             let Some(list) = (match state(endpoint) {
                 State::Ready => Some(&mut ready),
                 State::Ending => Some(&mut ending),

@@ -35,7 +35,34 @@ pub(super) fn certificate(
         return Err(Fault::new("RefNotPermitted", message));
     }
     let found = view.secret(&secret).ok_or_else(|| invalid(format!("there is no Secret {secret}")))?;
-    found.certificate.clone().map_err(|why| invalid(format!("Secret {secret}: {why}")))
+    // For Istio a Secret of any type will do.
+    let certificate = if owner.kind == Kind::Gateway || owner.kind == Kind::ListenerSet {
+        found.of_type_tls()
+    } else {
+        found.certificate.clone()
+    };
+    certificate.map_err(|why| invalid(format!("Secret {secret}: {why}")))
+}
+
+/// The authorities of the first of these Secrets, in the namespace of a Gateway of Istio's, that is there.
+pub(super) fn istio_authorities<'i>(
+    view: &mut View<'i>,
+    owner: &Key,
+    secrets: &[Box<str>],
+) -> Result<&'i [CertificateDer<'static>], Fault> {
+    let own = &owner.name.namespace;
+    let invalid = |message: String| Fault::new("InvalidCACertificateRef", message);
+    for secret in secrets {
+        let name = Name::new(own, secret);
+        if let Some(found) = view.secret(&name) {
+            let authorities = found.authorities.as_deref();
+            return authorities.map_err(|why| invalid(format!("Secret {name}: {why}")));
+        }
+    }
+    Err(match secrets.last() {
+        Some(secret) => invalid(format!("there is no Secret {own}/{secret}")),
+        None => invalid("`tls.credentialName` names no Secret".to_owned()),
+    })
 }
 
 /// The authorities of the ConfigMap that a Gateway names, or why it cannot have them.

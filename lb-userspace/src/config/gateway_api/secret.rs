@@ -22,8 +22,11 @@ use crate::config::files::Digest;
 pub(super) struct SecretSpec {
     /// Tells whether it is another than before.
     digest: Digest,
+    is_of_type_tls: bool,
     /// Its certificate, or why it has none that can be used.
     pub(super) certificate: Result<Arc<Loaded>, Box<str>>,
+    /// The authorities of clients' certificates, which only Istio's Gateways look for in a Secret.
+    pub(super) authorities: Result<Vec<CertificateDer<'static>>, Box<str>>,
 }
 
 impl PartialEq for SecretSpec {
@@ -35,27 +38,61 @@ impl PartialEq for SecretSpec {
 const CHAIN: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const CA: &str = "ca.crt";
+/// What Istio takes for each of them in Secrets of the type `Opaque`.
+const ISTIO: [&str; 3] = ["cert", "key", "cacert"];
+/// Lists of revoked certificates, which are not read: without them more clients get in.
+const REVOKED: [&str; 2] = ["ca.crl", "crl"];
+
+/// The parts of a Secret that are read, by its type.
+pub(crate) fn parts_of_secrets(kind: &str) -> impl Iterator<Item = &'static str> {
+    let of_tls = kind == TYPE;
+    let any = of_tls || kind == "Opaque";
+    let names = [CHAIN, KEY, CA].into_iter().chain(REVOKED).filter(move |_| any);
+    names.chain(ISTIO.into_iter().filter(move |_| any && !of_tls))
+}
+
+const TYPE: &str = "kubernetes.io/tls";
 
 impl SecretSpec {
     /// Takes the data out of the object.
     pub(super) fn read(object: &mut Value) -> Result<Self, Refusal> {
-        let chain = part(object, CHAIN)?;
-        let key = part(object, KEY)?;
+        let mut named = |[first, second]: [&str; 2]| match part(object, first)? {
+            Some(found) => Ok(Some(found)),
+            None => part(object, second),
+        };
+        let [chain, key, ca] = [[CHAIN, ISTIO[0]], [KEY, ISTIO[1]], [CA, ISTIO[2]]].map(&mut named);
+        let (chain, key, ca, revoked) = (chain?, key?, ca?, named(REVOKED)?);
+        let is_of_type_tls = object["type"] == TYPE;
         let mut digest = Sha256::new();
-        for part in [&chain, &key] {
+        digest.update([u8::from(is_of_type_tls)]);
+        for part in [&chain, &key, &ca, &revoked] {
             digest.update([u8::from(part.is_some())]);
             digest.update(Sha256::digest(part.as_deref().map_or(&[][..], |part| part)));
         }
-        let certificate = match (object["type"].as_str(), chain, key) {
-            (Some("kubernetes.io/tls"), Some(chain), Some(key)) => {
+        let certificate = match (chain, key) {
+            (Some(chain), Some(key)) => {
                 certificate::of_memory((Path::new(CHAIN), &chain), (Path::new(KEY), &key))
                     .map(Arc::new)
                     .map_err(|problem| shown(&problem))
             }
-            (Some("kubernetes.io/tls"), ..) => Err(format!("it lacks `{CHAIN}` or `{KEY}`").into()),
-            _ => Err("its type is not `kubernetes.io/tls`".into()),
+            _ => Err(format!("it lacks `{CHAIN}` or `{KEY}`").into()),
         };
-        Ok(Self { digest: digest.finalize().into(), certificate })
+        let authorities = match (ca, revoked) {
+            (Some(_), Some(_)) => Err("its list of revoked certificates is not read".into()),
+            (Some(ca), None) => {
+                certificate::authorities_of_memory(Path::new(CA), &ca).map_err(|problem| shown(&problem))
+            }
+            (None, _) => Err(format!("it has no `{CA}`").into()),
+        };
+        Ok(Self { digest: digest.finalize().into(), is_of_type_tls, certificate, authorities })
+    }
+
+    /// Its certificate as the Gateway API has it: in a Secret of this type alone.
+    pub(super) fn of_type_tls(&self) -> Result<Arc<Loaded>, Box<str>> {
+        match self.is_of_type_tls {
+            true => self.certificate.clone(),
+            false => Err(format!("its type is not `{TYPE}`").into()),
+        }
     }
 }
 

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::key::{GROUP, Key, Kind, Labels};
+use crate::config::model::SniPattern;
+use crate::config::san::San;
 
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,7 +20,7 @@ pub(super) struct ClassSpec {
     pub(super) parameters_ref: Option<Value>,
 }
 
-#[derive(Debug, PartialEq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GatewaySpec {
     pub(super) gateway_class_name: Box<str>,
@@ -108,6 +110,9 @@ pub(super) struct ListenerSpec {
     pub(super) tls: ListenerTls,
     #[serde(default)]
     pub(super) allowed_routes: Allowed,
+    /// It stands for a host of a server of Istio's Gateway.
+    #[serde(skip)]
+    pub(super) istio: Option<Box<Server>>,
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -171,6 +176,12 @@ enum Operator {
 }
 
 impl Selector {
+    /// Whatever has one of these values for a label.
+    pub(super) fn one_of(key: &str, values: Vec<String>) -> Self {
+        let expression = Expression { key: key.to_owned(), operator: Operator::In, values };
+        Self { match_labels: Labels::new(), match_expressions: vec![expression] }
+    }
+
     pub(super) fn matches(&self, labels: &Labels) -> bool {
         let fits = |expression: &Expression| {
             let value = labels.get(&expression.key);
@@ -268,6 +279,9 @@ pub(super) struct BackendRef {
     pub(super) namespace: Option<Box<str>>,
     pub(super) port: Option<u16>,
     pub(super) weight: Option<u32>,
+    /// It is a destination of Istio's VirtualService.
+    #[serde(skip)]
+    pub(super) istio: Option<Destination>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -335,6 +349,22 @@ pub(super) struct Endpoint {
     pub(super) addresses: Vec<Box<str>>,
     #[serde(default)]
     pub(super) conditions: EndpointConditions,
+    /// The pod that it is, in the namespace of the slice.
+    #[serde(default, rename = "targetRef", deserialize_with = "pod")]
+    pub(super) pod: Option<Box<str>>,
+}
+
+/// The name of the Pod that a `targetRef` means; of other kinds nothing.
+fn pod<'de, D: Deserializer<'de>>(target: D) -> Result<Option<Box<str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Target {
+        #[serde(default)]
+        kind: Box<str>,
+        #[serde(default)]
+        name: Box<str>,
+    }
+    let Target { kind, name } = Target::deserialize(target)?;
+    Ok((&*kind == "Pod").then_some(name))
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
@@ -342,4 +372,36 @@ pub(super) struct EndpointConditions {
     pub(super) ready: Option<bool>,
     pub(super) serving: Option<bool>,
     pub(super) terminating: Option<bool>,
+}
+
+/// What a listener has besides that stands for a host of a server, or for a whole server of TCP.
+#[derive(Debug, PartialEq)]
+pub(super) struct Server {
+    /// In `spec.servers`.
+    pub(super) number: usize,
+    /// Why it is not served.
+    pub(super) fault: Option<Box<str>>,
+    /// What is asked of the certificates of clients.
+    pub(super) clients: Option<Arc<Clients>>,
+    /// All hosts of one of TCP.
+    pub(super) hosts: Vec<SniPattern>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Clients {
+    /// The Secrets that may have the authorities: the first that is there counts.
+    pub(super) secrets: Vec<Box<str>>,
+    /// A client without a certificate is turned away.
+    pub(super) required: bool,
+    /// Names of which a certificate must have one; none: every name will do.
+    pub(super) sans: Vec<San>,
+}
+
+/// What a destination of Istio's VirtualService says besides the Service.
+#[derive(Debug, PartialEq)]
+pub(super) struct Destination {
+    /// Lower case.
+    pub(super) subset: Option<Box<str>>,
+    /// The client's own TLS goes to the server.
+    pub(super) is_passed_through: bool,
 }

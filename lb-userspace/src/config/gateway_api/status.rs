@@ -89,6 +89,8 @@ pub enum Status {
     ListenerSet(ListenerSetStatus),
     /// Of a route; only the entries that are ours.
     Route(RouteStatus),
+    /// Of a DestinationRule, which has none in the API.
+    Rule(RuleStatus),
 }
 
 /// The status of a GatewayClass.
@@ -162,6 +164,13 @@ pub struct RouteStatus {
     pub parents: Vec<RouteParentStatus>,
 }
 
+/// What became of a DestinationRule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleStatus {
+    /// `Accepted`.
+    pub conditions: Vec<Condition>,
+}
+
 /// What a parent says of a route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -186,6 +195,7 @@ impl Status {
         let listener = |listener: &'_ ListenerStatus| Some(format!("listener {}", listener.name));
         match self {
             Status::Class(status) => all(None, &status.conditions).collect(),
+            Status::Rule(status) => all(None, &status.conditions).collect(),
             Status::Gateway(status) => {
                 let listeners =
                     status.listeners.iter().flat_map(|each| all(listener(each), &each.conditions));
@@ -221,7 +231,7 @@ impl Status {
         let (own, listeners) = match self {
             Status::Gateway(status) => (&mut status.conditions, &mut status.listeners),
             Status::ListenerSet(status) => (&mut status.conditions, &mut status.listeners),
-            Status::Class(_) | Status::Route(_) => return,
+            Status::Class(_) | Status::Route(_) | Status::Rule(_) => return,
         };
         let of_listeners = listeners.iter_mut().flat_map(|listener| &mut listener.conditions);
         for condition in own.iter_mut().chain(of_listeners) {

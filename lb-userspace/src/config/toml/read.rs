@@ -195,6 +195,7 @@ fn gateway_api(mut s: Section<'_, '_>) -> GatewayApiDraft {
         auto_passthrough: s.read("auto_passthrough", |r, v| r.boolean(v)),
         max_ports: s.read("max_ports", |r, v| r.integer(v, MOST_PORTS)),
         namespaces: s.read("namespaces", |r, v| r.items(v, |r, v| r.parse(v, value::namespace))),
+        istio: s.read("istio", |r, v| r.items(v, |r, v| r.parse(v, value::labels))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -80,6 +81,30 @@ pub(super) fn namespace(text: &str) -> Result<Box<str>, Problem> {
         false => Err(Problem::new(format!("{} is not the name of a namespace", quote(text)))
             .help("1 to 63 lower-case letters, digits and `-`")),
     }
+}
+
+/// `istio=ingressgateway,app=edge`: labels of Kubernetes and their values.
+pub(super) fn labels(text: &str) -> Result<BTreeMap<String, String>, Problem> {
+    let problem = |why: &str| {
+        Problem::new(format!("{} are not labels: {why}", quote(text)))
+            .help("for example `\"istio=eastwestgateway\"`, several with commas between them")
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
+    let mut labels = BTreeMap::new();
+    for pair in text.split(',') {
+        let (label, value) = pair.split_once('=').ok_or_else(|| problem("one has no `=` and value"))?;
+        if label.is_empty()
+            || label.len() > 317
+            || value.len() > 63
+            || !pair.replace('=', "").chars().all(allowed)
+        {
+            return Err(problem("a name or a value is none that Kubernetes takes"));
+        }
+        if labels.insert(label.to_owned(), value.to_owned()).is_some() {
+            return Err(problem("one stands there twice"));
+        }
+    }
+    Ok(labels)
 }
 
 /// `10240-29999`: both ends belong to it.

@@ -6,6 +6,7 @@ use crate::config::quote;
 use crate::import::model::{At, Extra, Model, Note, Pool, Server, Servers};
 use crate::import::values::{host_and_port, timeout, toml_string, toml_table};
 use crate::import::words::Line;
+use std::cell::Cell;
 use std::time::Duration;
 
 /// A backend as a pool, before a route uses it.
@@ -14,6 +15,8 @@ pub(super) struct Backend {
     servers: Vec<Server>,
     extras: Vec<Extra>,
     notes: Vec<Note>,
+    /// Of its pool, once a route uses it.
+    index: Cell<Option<usize>>,
 }
 
 /// Whether a line of `listen` is of its backend alone.
@@ -70,7 +73,8 @@ pub(super) fn backend(section: &Section<'_>, mut settings: Settings, model_notes
             }
         }
     }
-    let mut backend = Backend { at: section.at, servers: Vec::new(), extras: Vec::new(), notes };
+    let mut backend =
+        Backend { at: section.at, servers: Vec::new(), extras: Vec::new(), notes, index: Cell::new(None) };
     if settings.http && section.kind == "backend" {
         let text = format!("backend {}: HTTP is passed on as TCP", quote(section.name));
         backend.notes.push(Note::left_out(section.at, text));
@@ -171,12 +175,13 @@ impl Backend {
 
     /// The index of the pool, which is made when the first route uses it.
     pub(super) fn pool(&self, name: &str, model: &mut Model) -> usize {
-        if let Some(index) = model.pools.iter().position(|pool| pool.at == self.at && pool.name == name) {
+        if let Some(index) = self.index.get() {
             return index;
         }
         let mut pool = Pool::new(self.at, name, Servers::Addresses(self.servers.clone()));
         (pool.extras, pool.notes) = (self.extras.clone(), self.notes.clone());
         model.pools.push(pool);
+        self.index.set(Some(model.pools.len() - 1));
         model.pools.len() - 1
     }
 }

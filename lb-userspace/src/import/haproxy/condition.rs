@@ -111,10 +111,11 @@ impl Condition {
         for alternative in &self.0 {
             let mut of_this: Option<Vec<String>> = None;
             for (positive, terms) in alternative {
+                // A client of a rule has sent its ClientHello.
+                let is_any = terms.iter().any(|term| matches!(term, Term::Hello | Term::True));
                 let found = terms.iter().map(|term| match term {
-                    Term::Names(names) => Some(names.to_vec()),
-                    // A client of a rule has sent its ClientHello.
-                    Term::Hello | Term::True => Some(Vec::new()),
+                    Term::Names(names) if !is_any => Some(names.to_vec()),
+                    Term::Names(_) | Term::Hello | Term::True => Some(Vec::new()),
                     Term::Source(_) => None,
                 });
                 let found: Vec<String> = found.collect::<Option<Vec<_>>>()?.concat();
@@ -205,14 +206,15 @@ fn term(words: &[&str], line: &Line, auxiliary: &mut Auxiliary<'_>, notes: &mut 
     match fetch {
         "req.ssl_hello_type" | "req_ssl_hello_type" => (values == ["1"]).then_some(Term::Hello),
         fetch if is_sni(fetch) => {
-            let mut names = Vec::new();
+            let (mut names, mut all_exact) = (Vec::new(), true);
             for value in &values {
                 let (mut hosts, exact) = pattern(value, matching)?;
-                if !exact {
-                    let text = format!("{}: only as a whole domain", line.quoted());
-                    notes.push(Note::lost(line.at, text));
-                }
+                all_exact &= exact;
                 names.append(&mut hosts);
+            }
+            if !all_exact {
+                let text = format!("{}: only as a whole domain", line.quoted());
+                notes.push(Note::lost(line.at, text));
             }
             (!names.is_empty()).then(|| Term::Names(Rc::new(names)))
         }
@@ -247,6 +249,8 @@ mod tests {
         let (mut auxiliary, mut acls, mut notes) = (Auxiliary::default(), Acls::default(), Vec::new());
         acls.add("app", &["req.ssl_sni", "-i", "app.example"], &line, &mut auxiliary, &mut notes);
         acls.add("app", &["req.ssl_sni", "app2.example"], &line, &mut auxiliary, &mut notes);
+        acls.add("any", &["req.ssl_sni", "app3.example"], &line, &mut auxiliary, &mut notes);
+        acls.add("any", &["req.ssl_hello_type", "1"], &line, &mut auxiliary, &mut notes);
         acls.add("odd", &["req.ssl_sni", "-m", "reg", "^a"], &line, &mut auxiliary, &mut notes);
         acls.add("inside", &["src", "10.0.0.0/8"], &line, &mut auxiliary, &mut notes);
         Some(Condition::read(&words, &acls, &line, &mut auxiliary, &mut notes)?.names()?.join(" "))
@@ -257,6 +261,7 @@ mod tests {
         for (words, expected) in [
             ("", "*"),
             ("if app", "app.example app2.example"),
+            ("if any", "*"),
             ("if { req.ssl_sni -i A.example }", "a.example"),
             ("if { req.ssl_hello_type 1 } { req_ssl_sni a.example b.example }", "a.example b.example"),
             ("if app || { ssl_fc_sni -m end .c.example }", "app.example app2.example *.c.example"),

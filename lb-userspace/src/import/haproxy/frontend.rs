@@ -16,8 +16,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What all frontends share.
 pub(super) struct Known<'r, 'a> {
-    pub(super) crt_base: Option<&'r str>,
+    pub(super) bases: &'r Bases,
     pub(super) backends: &'r BTreeMap<&'a str, Backend>,
+}
+
+/// The directories in which files are that are no whole paths.
+#[derive(Default)]
+pub(super) struct Bases {
+    pub(super) certificates: Option<String>,
+    pub(super) authorities: Option<String>,
 }
 
 /// A rule that sends clients to a backend.
@@ -113,7 +120,8 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
                 }
             }
         }
-        let base = |file: &str| match self.known.crt_base {
+        let bases = self.known.bases;
+        let below = |base: &Option<String>, file: &str| match base {
             Some(base) if !file.starts_with('/') => format!("{base}/{file}"),
             _ => file.to_owned(),
         };
@@ -123,7 +131,7 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
             match *option {
                 "ssl" => ssl = true,
                 "crt" => {
-                    let file = base(rest.next().unwrap_or(&""));
+                    let file = below(&bases.certificates, rest.next().unwrap_or(&""));
                     if file.ends_with('/') {
                         let text = format!("{}: a directory of certificates; name the files", line.quoted());
                         self.notes.push(Note::lost(line.at, text));
@@ -131,7 +139,9 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
                         certificates.push(Certificate::Files { chain: file.clone(), key: file });
                     }
                 }
-                "ca-file" => authorities = rest.next().map(|file| ClientCa::File(base(file))),
+                "ca-file" => {
+                    authorities = rest.next().map(|file| ClientCa::File(below(&bases.authorities, file)))
+                }
                 "verify" => verify = rest.next().unwrap_or(&"none"),
                 "accept-proxy" => {
                     let text = format!("{}: {PROXY_FROM_ANYBODY}", line.quoted());
@@ -248,6 +258,10 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
                         ));
                     }
                     let said = entry.quoted();
+                    self.size += hosts.len();
+                    if self.size > LARGEST {
+                        return;
+                    }
                     self.rules.push(Rule { at: entry.at, said, hosts, backend: backend.clone() });
                 }
                 None => self.notes.push(entry.unknown()),
@@ -331,6 +345,11 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
             let protocol = if tls.is_some() || by_name { Protocol::Tls } else { Protocol::Tcp };
             let at = if several { line.at } else { self.section.at };
             let mut listener = Listener::new(at, own, default_gateway(), protocol);
+            // Lists of networks may be long, and each listener has them.
+            model.grow(self.extras.iter().map(|extra| extra.value.len() / 16).sum());
+            if model.is_too_large() {
+                return;
+            }
             (listener.binds, listener.extras) = (addresses, self.extras.clone());
             if protocol == Protocol::Tcp {
                 listener.extras.retain(|extra| extra.key != "hello_timeout");

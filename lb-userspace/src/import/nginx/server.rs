@@ -9,13 +9,16 @@ use crate::import::model::{
     Termination, default_gateway, in_default,
 };
 use crate::import::values::{duration, timeout, toml_list, toml_string, toml_table};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// nginx's defaults of `proxy_timeout` and `proxy_connect_timeout`.
 const IDLE: Duration = Duration::from_mins(10);
 const CONNECT: Duration = Duration::from_mins(1);
+
+/// The listener of each list of addresses.
+pub(super) type Listeners = HashMap<Vec<(IpAddr, u16)>, usize>;
 
 #[derive(Default)]
 pub(super) struct ReadServer {
@@ -143,7 +146,13 @@ impl ReadServer {
         self.listens.push(address);
     }
 
-    pub(super) fn finish(mut self, maps: &BTreeMap<String, Map>, pools: &mut Pools<'_>, model: &mut Model) {
+    pub(super) fn finish(
+        mut self,
+        maps: &BTreeMap<String, Map>,
+        pools: &mut Pools<'_>,
+        listeners: &mut Listeners,
+        model: &mut Model,
+    ) {
         let Some((at, target)) = self.target.take().filter(|_| !self.listens.is_empty()) else {
             if self.notes.is_empty() {
                 self.notes.push(Note::lost(self.at(), "a server without an address, or without proxy_pass"));
@@ -178,9 +187,9 @@ impl ReadServer {
         };
         let by_name = !self.names.is_empty()
             || choices.iter().any(|(_, hosts, _)| hosts.iter().any(|host| host != ANY));
-        let known = model.listeners.len();
-        let listener = self.listener(by_name, model);
-        self.default |= listener == known;
+        let next = model.listeners.len();
+        let listener = self.listener(by_name, listeners, model);
+        self.default |= listener == next;
         let tls = self.ends_tls.then(|| self.termination());
         let keys = self.pool_keys();
         // The names of a pool are one route.
@@ -245,7 +254,7 @@ impl ReadServer {
     }
 
     /// Servers of the same addresses are one listener: nginx tells them apart by `server_name`.
-    fn listener(&mut self, by_name: bool, model: &mut Model) -> usize {
+    fn listener(&mut self, by_name: bool, known: &mut Listeners, model: &mut Model) -> usize {
         let at = self.at();
         let protocol = if by_name || self.ends_tls || self.preread { Protocol::Tls } else { Protocol::Tcp };
         let mut extras: Vec<Extra> = Vec::new();
@@ -256,7 +265,7 @@ impl ReadServer {
         if !self.deny.is_empty() {
             extras.push(Extra::new("deny", toml_list(&self.deny), at, "deny"));
         }
-        if let Some(index) = model.listeners.iter().position(|known| known.binds == self.listens) {
+        if let Some(&index) = known.get(&self.listens) {
             if !extras.is_empty() {
                 let text = "a second server of one address: only the first one's times and lists of clients are taken \
                             over (restricts who may connect)";
@@ -267,6 +276,7 @@ impl ReadServer {
         let name = format!("port-{}", self.listens[0].1);
         let mut listener = Listener::new(at, name, default_gateway(), protocol);
         (listener.binds, listener.extras) = (std::mem::take(&mut self.listens), extras);
+        known.insert(listener.binds.clone(), model.listeners.len());
         model.listeners.push(listener);
         model.listeners.len() - 1
     }

@@ -2,6 +2,7 @@
 
 use crate::config::quote;
 use crate::import::model::{At, Note};
+use crate::import::words::said;
 use crate::import::yaml::Unreadable;
 
 /// Blocks within blocks.
@@ -39,7 +40,7 @@ impl Directive {
     }
 
     pub(super) fn said(&self) -> String {
-        self.words.join(" ")
+        said(&self.words)
     }
 
     pub(super) fn quoted(&self) -> String {

@@ -35,7 +35,9 @@ impl Writer {
         for host in &listener.auto_passthrough {
             let options = json!({ "gateway.istio.io/listener-protocol": "auto-passthrough" });
             let tls = json!({ "mode": "Passthrough", "options": options });
-            plan.section("TLS", Some(host.clone()).filter(|host| host != ANY), Some(tls));
+            // Of a single Service: what clients ask for has its own name at its end.
+            let host = if host.starts_with(ANY) { host.clone() } else { format!("*.{host}") };
+            plan.section("TLS", Some(host).filter(|host| host != ANY), Some(tls));
         }
         if !listener.auto_passthrough.is_empty() {
             let text =

@@ -34,6 +34,8 @@ preStopSeconds: 0
 nodesAtATime: 50%
 gatewayClass: { create: false }
 log: snisplice=debug
+istio: [istio=eastwestgateway]
+autoPassthrough: true
 "#,
     r#"
 admin: { address: 0.0.0.0 }
@@ -48,7 +50,8 @@ resources: { limits: { memory: 1Gi } }
 ];
 
 /// What a user may get wrong, and what the chart's answer must speak of.
-const MISUSE: [(&str, &str); 12] = [
+const MISUSE: [(&str, &str); 13] = [
+    ("istio: [eastwestgateway]", "istio"),
     ("mode: bgp", "mode"),
     ("mode: pool", "addresses"),
     ("addresses: ['198.51.100.1 and more']", "addresses"),

@@ -168,7 +168,8 @@ fn a_secret_that_changes_asks_for_a_build_and_what_is_wanted_is_known() {
         BASE.to_owned() + &gateway("gw", &format!("{{ name: l, protocol: HTTPS, port: 443, {CERT} }}"), "");
     let mut index = index(&text);
     made(&mut index);
-    assert_eq!(index.wanted().collect::<Vec<_>>(), [&key(Kind::Secret, "db/cert")]);
+    let wanted: Vec<_> = index.wanted().collect();
+    assert_eq!(wanted, [Wanted { kind: Kind::Secret, namespace: "db".into(), name: Some("cert".into()) }]);
     assert_eq!(index.apply(objects(&secret("db", "cert")).remove(0)), Change::All);
     assert_eq!(index.apply(objects(&secret("db", "cert")).remove(0)), Change::Nothing);
     assert_eq!(index.apply(objects(&secret("db", "other")).remove(0)), Change::Nothing);

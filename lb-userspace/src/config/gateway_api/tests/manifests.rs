@@ -26,7 +26,7 @@ fn read(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
     for (name, text) in files {
         fs::write(dir.0.join(name), text).unwrap();
     }
-    let Manifests { objects, problems, .. } = Manifests::read(&dir.0);
+    let Manifests { objects, problems, .. } = Manifests::read(&dir.0, &Settings::default());
     let plain = |text: String| text.replace(&format!("{}/", dir.0.display()), "");
     let objects = objects.iter().map(|(object, at)| plain(format!("{at}: {}", object.key))).collect();
     (objects, problems.iter().map(|problem| plain(problem.to_string())).collect())
@@ -142,13 +142,13 @@ fn what_is_gone_is_forgotten() {
     let file = dir.0.join("a.yaml");
     fs::write(&file, BASE).unwrap();
     let mut index = Index::new(Settings::default());
-    let (places, change) = Manifests::read(&dir.0).put_into(&mut index);
+    let (places, change) = Manifests::read(&dir.0, &Settings::default()).put_into(&mut index);
     assert_eq!((places.len(), change), (3, Change::All));
-    assert_eq!(Manifests::read(&dir.0).put_into(&mut index).1, Change::Nothing);
+    assert_eq!(Manifests::read(&dir.0, &Settings::default()).put_into(&mut index).1, Change::Nothing);
     fs::remove_file(&file).unwrap();
-    assert_eq!(Manifests::read(&dir.0).put_into(&mut index).1, Change::All);
+    assert_eq!(Manifests::read(&dir.0, &Settings::default()).put_into(&mut index).1, Change::All);
     assert_eq!(index.keys().count(), 0);
-    let missing = Manifests::read(&dir.0.join("missing"));
+    let missing = Manifests::read(&dir.0.join("missing"), &Settings::default());
     assert_eq!(missing.problems.len(), 1);
 }
 
@@ -164,6 +164,46 @@ fn pointers(value: &Value, path: &str, into: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+/// Puts something else into every field of every object, and builds; how many of the objects were read, and refused.
+pub(super) fn with_every_field_changed(text: &str, mut index: Index) -> (usize, usize) {
+    let documents = || text.split("\n---").filter(|document| !document.trim().is_empty());
+    let values: Vec<Value> = documents().map(|document| files::parse(document).unwrap().unwrap()).collect();
+    let (mut taken, mut refused) = (0, 0);
+    for value in &values {
+        let mut all = Vec::new();
+        pointers(value, "", &mut all);
+        for pointer in all {
+            for other in [
+                "null",
+                "0",
+                "-1",
+                "65536",
+                "true",
+                "\"\"",
+                "\"x y\"",
+                "\"\\u0000\\n\"",
+                "[]",
+                "[null]",
+                "{}",
+                "{\"a\":{}}",
+            ] {
+                let mut value = value.clone();
+                *value.pointer_mut(&pointer).unwrap() = serde_json::from_str(other).unwrap_or(Value::Null);
+                match Object::read(value) {
+                    Ok(Some(object)) => {
+                        taken += 1;
+                        index.apply(object);
+                    }
+                    Ok(None) => {}
+                    Err(_) => refused += 1,
+                }
+            }
+            made(&mut index);
+        }
+    }
+    (taken, refused)
 }
 
 #[test]
@@ -198,42 +238,7 @@ spec:
   hostnames: [a.example.com]
   rules: [{ backendRefs: [{ name: redis, port: 6379, weight: 3 }] }]
 "#;
-    let documents = || text.split("\n---").filter(|document| !document.trim().is_empty());
-    let values: Vec<Value> = documents().map(|document| files::parse(document).unwrap().unwrap()).collect();
-    let mut index = index(&text);
-    let (mut taken, mut refused) = (0, 0);
-    for value in &values {
-        let mut all = Vec::new();
-        pointers(value, "", &mut all);
-        for pointer in all {
-            for other in [
-                "null",
-                "0",
-                "-1",
-                "65536",
-                "true",
-                "\"\"",
-                "\"x y\"",
-                "\"\\u0000\\n\"",
-                "[]",
-                "[null]",
-                "{}",
-                "{\"a\":{}}",
-            ] {
-                let mut value = value.clone();
-                *value.pointer_mut(&pointer).unwrap() = serde_json::from_str(other).unwrap_or(Value::Null);
-                match Object::read(value) {
-                    Ok(Some(object)) => {
-                        taken += 1;
-                        index.apply(object);
-                    }
-                    Ok(None) => {}
-                    Err(_) => refused += 1,
-                }
-            }
-            made(&mut index);
-        }
-    }
+    let (taken, refused) = with_every_field_changed(&text, index(&text));
     assert!(taken > 200 && refused > 200, "{taken} and {refused}");
 }
 

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod endpoints;
+mod istio;
 mod listeners;
 mod manifests;
 mod routes;

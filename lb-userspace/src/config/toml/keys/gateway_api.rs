@@ -114,5 +114,14 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
             values: Is("list of names"),
             default: Some(Is("absent: of all")),
         },
+        Key {
+            name: "istio",
+            example: r#"["istio=eastwestgateway", "istio=ingressgateway"]"#,
+            meaning: "take Istio's own objects too ([more](gateway-api.md#istios-own-objects)): the labels of each gateway of Istio's whose \
+                      place this one takes. A Gateway of `networking.istio.io` is this gateway's if one of them has all labels of its \
+                      `selector`",
+            values: Is("list of labels with their values, several of one gateway with commas between them"),
+            default: Some(Is("`[]`: none are read")),
+        },
     ],
 };

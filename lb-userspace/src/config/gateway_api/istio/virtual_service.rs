@@ -1,0 +1,265 @@
+//! Istio's VirtualService: which clients of a Gateway go where.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::host::{DOMAIN, gateway, pattern, reject_many, service};
+use crate::config::diagnostic::quote;
+use crate::config::gateway_api::decode::{Given, decode};
+use crate::config::gateway_api::hostname::intersection;
+use crate::config::gateway_api::key::{ISTIO, Key};
+use crate::config::gateway_api::refusal::Refusal;
+use crate::config::gateway_api::specs::{BackendRef, Destination};
+use crate::config::model::SniPattern;
+
+/// Destinations of a rule at most, and matches of an object.
+const MOST: usize = 100;
+
+/// A VirtualService, as far as it is for gateways.
+#[derive(Debug, PartialEq)]
+pub(in crate::config::gateway_api) struct VirtualService {
+    pub(in crate::config::gateway_api) hosts: Vec<SniPattern>,
+    /// Not empty; without `mesh`, which are the sidecars.
+    pub(in crate::config::gateway_api) gateways: Vec<Key>,
+    pub(in crate::config::gateway_api) export_to: Vec<Box<str>>,
+    /// In the order in which they count.
+    pub(in crate::config::gateway_api) rules: Vec<Rule>,
+    /// What is asked for and not served.
+    pub(in crate::config::gateway_api) unserved: Vec<String>,
+}
+
+/// A match of a rule.
+#[derive(Debug, PartialEq)]
+pub(in crate::config::gateway_api) struct Rule {
+    /// As in names of routes: `tls-0`.
+    pub(in crate::config::gateway_api) name: String,
+    /// `spec.tls[0]`.
+    pub(in crate::config::gateway_api) path: String,
+    /// It is for clients whose TLS is passed through.
+    pub(in crate::config::gateway_api) is_tls: bool,
+    pub(in crate::config::gateway_api) hosts: Vec<SniPattern>,
+    /// Of the server; absent: of every one.
+    pub(in crate::config::gateway_api) port: Option<u16>,
+    /// Absent: those of the VirtualService.
+    pub(in crate::config::gateway_api) gateways: Option<Vec<Key>>,
+    /// Empty: its clients are refused.
+    pub(in crate::config::gateway_api) backends: Arc<[BackendRef]>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    hosts: Vec<Box<str>>,
+    #[serde(default)]
+    gateways: Vec<Box<str>>,
+    #[serde(default)]
+    http: Vec<IgnoredAny>,
+    #[serde(default)]
+    tls: Vec<RuleSpec>,
+    #[serde(default)]
+    tcp: Vec<RuleSpec>,
+    #[serde(default)]
+    export_to: Vec<Box<str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleSpec {
+    #[serde(default, rename = "match")]
+    matches: Vec<Match>,
+    #[serde(default)]
+    route: Vec<Weighted>,
+}
+
+/// A key that is not known may narrow who is meant.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Match {
+    #[serde(default)]
+    sni_hosts: Vec<Box<str>>,
+    port: Option<u16>,
+    #[serde(default)]
+    gateways: Vec<Box<str>>,
+    #[serde(default)]
+    destination_subnets: Given,
+    #[serde(default)]
+    source_subnet: Given,
+    #[serde(default)]
+    source_labels: Given,
+    #[serde(default)]
+    source_namespace: Given,
+}
+
+#[derive(Deserialize)]
+struct Weighted {
+    destination: DestinationSpec,
+    weight: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct DestinationSpec {
+    host: Box<str>,
+    subset: Option<Box<str>>,
+    port: Option<Port>,
+}
+
+#[derive(Deserialize)]
+struct Port {
+    number: u16,
+}
+
+impl VirtualService {
+    /// `namespace`: its own.
+    pub(in crate::config::gateway_api) fn read(spec: Value, namespace: &str) -> Result<Self, Refusal> {
+        let Spec { hosts, gateways, http, tls, tcp, export_to } = decode("spec", spec)?;
+        let of_matches = |rules: &[RuleSpec]| {
+            rules.iter().flat_map(|rule| &rule.matches).map(|each| each.sni_hosts.len().max(1)).sum::<usize>()
+        };
+        reject_many("spec", hosts.len() + of_matches(&tls) + of_matches(&tcp))?;
+        let hosts = patterns("spec.hosts", &hosts)?;
+        let gateways = gateways_of("spec.gateways", &gateways, namespace)?;
+        let mut unserved: Vec<String> = Vec::new();
+        if !http.is_empty() {
+            unserved.push("spec.http: HTTP is not routed yet".to_owned());
+        }
+        let mut made = Self { hosts, gateways, export_to, rules: Vec::new(), unserved };
+        for (kind, rules) in [("tls", tls), ("tcp", tcp)] {
+            for (number, rule) in rules.into_iter().enumerate() {
+                made.add(kind, number, rule, namespace)?;
+            }
+        }
+        Ok(made)
+    }
+
+    fn add(&mut self, kind: &str, number: usize, rule: RuleSpec, namespace: &str) -> Result<(), Refusal> {
+        let path = format!("spec.{kind}[{number}]");
+        let is_tls = kind == "tls";
+        let RuleSpec { mut matches, route } = rule;
+        if is_tls && (matches.is_empty() || matches.iter().any(|each| each.sni_hosts.is_empty())) {
+            return Err(Refusal::new(format!("{path}.match"), "`sniHosts` are missing"));
+        }
+        if route.len() > MOST || self.rules.len() + matches.len() > MOST {
+            return Err(Refusal::new(path, format!("more than {MOST} destinations or matches")));
+        }
+        if matches.is_empty() {
+            matches.push(Match::default());
+        }
+        let is_alone = route.len() == 1;
+        let backend = |weighted: Weighted| weighted.backend(namespace, is_tls, is_alone);
+        let backends: Arc<[BackendRef]> = route.into_iter().map(backend).collect();
+        let several = matches.len() > 1;
+        let (mut served, mut refused) = (Vec::new(), Vec::new());
+        for (index, each) in matches.into_iter().enumerate() {
+            let at = format!("{path}.match[{index}]");
+            let own = gateways_of(&format!("{at}.gateways"), &each.gateways, namespace)?;
+            if !each.gateways.is_empty() && own.is_empty() {
+                // For sidecars.
+                continue;
+            }
+            let hosts = match is_tls {
+                true => patterns(&format!("{at}.sniHosts"), &each.sni_hosts)?,
+                false => self.hosts.clone(),
+            };
+            if let Some(index) = hosts.iter().position(|host| !self.has(host)) {
+                let message = format!("{} is not among `spec.hosts`", quote(&hosts[index].to_string()));
+                return Err(Refusal::new(format!("{at}.sniHosts[{index}]"), message));
+            }
+            let name = format!("{kind}-{number}");
+            let unserved = each.unserved();
+            let rule = Rule {
+                name: if several { format!("{name}-{index}") } else { name },
+                path: path.clone(),
+                is_tls,
+                hosts,
+                port: each.port,
+                gateways: (!own.is_empty()).then_some(own),
+                backends: if unserved.is_some() { Arc::from([]) } else { backends.clone() },
+            };
+            match unserved {
+                Some(key) => {
+                    self.unserved
+                        .push(format!("{at}.{key} is not looked at: the clients of this match are refused"));
+                    refused.push(rule);
+                }
+                None => served.push(rule),
+            }
+        }
+        // Who has both goes there anyway.
+        self.rules.append(&mut served);
+        self.rules.append(&mut refused);
+        Ok(())
+    }
+
+    /// Whether one of its hosts covers this one.
+    fn has(&self, host: &SniPattern) -> bool {
+        self.hosts.iter().any(|own| intersection(own, host).as_ref() == Some(host))
+    }
+}
+
+impl Match {
+    /// The first thing that narrows it and is not looked at.
+    fn unserved(&self) -> Option<&'static str> {
+        let given = [
+            (self.destination_subnets, "destinationSubnets"),
+            (self.source_subnet, "sourceSubnet"),
+            (self.source_labels, "sourceLabels"),
+            (self.source_namespace, "sourceNamespace"),
+        ];
+        given.into_iter().find_map(|(given, key)| given.0.then_some(key))
+    }
+}
+
+impl Weighted {
+    fn backend(self, namespace: &str, is_tls: bool, is_alone: bool) -> BackendRef {
+        let Self { destination: DestinationSpec { host, subset, port }, weight } = self;
+        let subset = subset.map(|subset| subset.to_ascii_lowercase().into());
+        // Of several, one without a weight gets nothing.
+        let weight = if is_alone { Some(1) } else { Some(weight.unwrap_or(0)) };
+        let port = port.map(|port| port.number);
+        let istio = Some(Destination { subset, is_passed_through: is_tls });
+        match service(&host, namespace) {
+            Some(service) => BackendRef {
+                group: "".into(),
+                kind: None,
+                name: Box::from(&*service.name),
+                namespace: Some(Box::from(&*service.namespace)),
+                port,
+                weight,
+                istio,
+            },
+            // Everything else is described by a ServiceEntry, or by nothing.
+            None => {
+                let host = host.strip_suffix(DOMAIN).unwrap_or(&host);
+                let (group, kind) = (ISTIO.into(), Some("ServiceEntry".into()));
+                BackendRef { group, kind, name: host.into(), namespace: None, port, weight, istio }
+            }
+        }
+    }
+}
+
+fn patterns(path: &str, hosts: &[Box<str>]) -> Result<Vec<SniPattern>, Refusal> {
+    let read = |(index, host): (usize, &str)| {
+        let no_host = || Refusal::new(format!("{path}[{index}]"), format!("{} is no host", quote(host)));
+        pattern(host).ok_or_else(no_host)
+    };
+    hosts.iter().map(|host| &**host).enumerate().map(read).collect()
+}
+
+/// Those of the gateways that are no sidecars.
+fn gateways_of(path: &str, names: &[Box<str>], namespace: &str) -> Result<Vec<Key>, Refusal> {
+    let named = names.iter().map(|name| &**name).enumerate().filter(|(_, name)| *name != "mesh");
+    let read = |(index, name): (usize, &str)| {
+        let no_name = || Refusal::new(format!("{path}[{index}]"), format!("{} is no Gateway", quote(name)));
+        gateway(name, namespace).ok_or_else(no_name)
+    };
+    let mut found: Vec<Key> = named.map(read).collect::<Result<_, _>>()?;
+    found.sort();
+    found.dedup();
+    Ok(found)
+}

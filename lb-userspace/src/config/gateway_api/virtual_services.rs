@@ -1,0 +1,208 @@
+//! VirtualServices and what they hang on, and what is said of them and of DestinationRules.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::BTreeSet;
+
+use super::attach::Attached;
+use super::gateways::Gateways;
+use super::hostname::intersection;
+use super::index::{View, by_age};
+use super::istio::{Rule, VirtualService, is_exported};
+use super::key::{ISTIO, Key, Kind};
+use super::listeners::{Listener, Use};
+use super::objects::{Object, Spec};
+use super::pools;
+use super::references::admits;
+use super::specs::{FromNamespaces, ParentRef};
+use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, RuleStatus, Status, Statuses, Truth};
+use crate::config::model::SniPattern;
+
+/// Looks at all VirtualServices, the oldest first, and writes what becomes of them.
+pub(super) fn routes<'i>(
+    view: &mut View<'i>,
+    gateways: &mut Gateways<'i>,
+    statuses: &mut Statuses,
+) -> Vec<Attached<'i>> {
+    let spec = |object: &'i Object| match &object.spec {
+        Spec::VirtualService(spec) => Some(&**spec),
+        _ => None,
+    };
+    let mut attached = Vec::new();
+    for (object, spec) in by_age(view.all(Kind::VirtualService), spec) {
+        attach(view, gateways, statuses, &mut attached, object, spec);
+    }
+    attached
+}
+
+fn attach<'i>(
+    view: &mut View<'i>,
+    gateways: &mut Gateways<'i>,
+    statuses: &mut Statuses,
+    attached: &mut Vec<Attached<'i>>,
+    object: &'i Object,
+    spec: &'i VirtualService,
+) {
+    let own = &object.key.name.namespace;
+    let mut listeners_of: Vec<Vec<(usize, Vec<SniPattern>)>> = vec![Vec::new(); spec.rules.len()];
+    // Those of ours, and on which of their listeners it is; `None`: it is not for them.
+    let mut ours: Vec<(&Key, Option<BTreeSet<usize>>)> = Vec::new();
+    for gateway in &spec.gateways {
+        let Some(candidates) = gateways.listeners_of(gateway).map(<[usize]>::to_vec) else { continue };
+        if !is_exported(&spec.export_to, own, &gateway.name.namespace) {
+            ours.push((gateway, None));
+            continue;
+        }
+        let mut found = BTreeSet::new();
+        for (rule, listeners) in spec.rules.iter().zip(&mut listeners_of) {
+            if rule.gateways.as_ref().is_none_or(|named| named.contains(gateway)) {
+                let taking = taking(view, gateways, object, spec, rule, &candidates);
+                found.extend(taking.iter().map(|(listener, _)| *listener));
+                listeners.extend(taking);
+            }
+        }
+        ours.push((gateway, Some(found)));
+    }
+    if ours.is_empty() {
+        return;
+    }
+    let mut amiss = spec.unserved.clone();
+    let is_ours = |rule: &Rule| match &rule.gateways {
+        Some(named) => ours.iter().any(|(gateway, _)| named.contains(gateway)),
+        None => true,
+    };
+    let idle = spec.rules.iter().zip(&listeners_of);
+    let idle = idle.filter(|(rule, listeners)| listeners.is_empty() && is_ours(rule));
+    amiss.extend(
+        idle.map(|(rule, _)| format!("{}: no server of its Gateways takes these clients", rule.path)),
+    );
+    let hidden = ["spec.exportTo keeps it from the Gateway's namespace".to_owned()];
+    let references = unresolved(view, object, spec);
+    let mut parents = Vec::new();
+    for (gateway, found) in ours {
+        for listener in found.iter().flatten() {
+            gateways.listeners[*listener].attached += 1;
+        }
+        let is_attached = found.as_ref().is_some_and(|found| !found.is_empty());
+        let amiss = if found.is_some() { &amiss[..] } else { &hidden };
+        parents.push(parent(view, object, gateway, amiss, is_attached, references.as_ref()));
+    }
+    statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }));
+    for (rule, listeners) in spec.rules.iter().zip(listeners_of).filter(|(_, found)| !found.is_empty()) {
+        let match_or_hosts =
+            if rule.is_tls { format!("{}.match", rule.path) } else { "spec.hosts".to_owned() };
+        attached.push(Attached {
+            key: &object.key,
+            part: Some(&rule.name),
+            hosts_path: match_or_hosts,
+            backends_path: format!("{}.route", rule.path),
+            backends: &rule.backends,
+            listeners,
+        });
+    }
+}
+
+/// Of the listeners of a Gateway those that take the clients of a rule, with the names that both have.
+fn taking(
+    view: &mut View<'_>,
+    gateways: &Gateways<'_>,
+    object: &Object,
+    spec: &VirtualService,
+    rule: &Rule,
+    candidates: &[usize],
+) -> Vec<(usize, Vec<SniPattern>)> {
+    let mut found = Vec::new();
+    for number in candidates {
+        let listener = &gateways.listeners[*number];
+        let is_meant = rule.port.is_none_or(|port| port == listener.port()) && is_for(listener, rule);
+        let own = &listener.owner.name.namespace;
+        let allowed = &listener.spec.allowed_routes;
+        if !is_meant || !admits(view, allowed, FromNamespaces::All, own, &object.key.name.namespace) {
+            continue;
+        }
+        let mut common = match listener.is_for {
+            // A whole server, whose hosts only say whose VirtualServices it takes.
+            Some(Use::Tcp) => {
+                let servers = listener.spec.istio.as_ref().map_or(&[][..], |server| &server.hosts);
+                let meets =
+                    |host: &SniPattern| spec.hosts.iter().any(|own| intersection(own, host).is_some());
+                if servers.is_empty() || servers.iter().any(meets) {
+                    vec![SniPattern::Any]
+                } else {
+                    Vec::new()
+                }
+            }
+            _ => rule.hosts.iter().filter_map(|host| intersection(host, &listener.host)).collect(),
+        };
+        common.sort_by_cached_key(ToString::to_string);
+        common.dedup();
+        if !common.is_empty() {
+            found.push((*number, common));
+        }
+    }
+    found
+}
+
+/// Rules of `tls` are for clients whose TLS is passed through, those of `tcp` for what is plain here.
+fn is_for(listener: &Listener<'_>, rule: &Rule) -> bool {
+    match listener.is_for {
+        Some(Use::Passthrough) => rule.is_tls && !listener.is_auto_passthrough(),
+        Some(Use::Terminate | Use::Tcp) => !rule.is_tls,
+        Some(Use::Http | Use::Https) | None => false,
+    }
+}
+
+/// The first destination that a VirtualService cannot have, and why.
+fn unresolved(view: &mut View<'_>, object: &Object, spec: &VirtualService) -> Option<Fault> {
+    let Key { kind, name } = &object.key;
+    let backends = spec.rules.iter().flat_map(|rule| &*rule.backends);
+    backends.filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err()).next()
+}
+
+fn parent(
+    view: &View<'_>,
+    object: &Object,
+    gateway: &Key,
+    amiss: &[String],
+    is_attached: bool,
+    references: Option<&Fault>,
+) -> RouteParentStatus {
+    let generation = object.generation;
+    let message = || amiss.join("; ");
+    let fault = (!is_attached).then(|| Fault::new("UnsupportedValue", message()));
+    let mut conditions = vec![
+        Condition::of("Accepted", "Accepted", fault.as_ref(), generation),
+        Condition::of("ResolvedRefs", "ResolvedRefs", references, generation),
+    ];
+    conditions.extend((is_attached && !amiss.is_empty()).then(|| Condition {
+        kind: "PartiallyInvalid",
+        status: Truth::True,
+        reason: "UnsupportedValue",
+        message: message().into(),
+        observed_generation: generation,
+    }));
+    let parent_ref = ParentRef {
+        group: Some(ISTIO.into()),
+        kind: Some(gateway.kind.name().into()),
+        namespace: Some(Box::from(&*gateway.name.namespace)),
+        name: Box::from(&*gateway.name.name),
+        section_name: None,
+        port: None,
+    };
+    RouteParentStatus { parent_ref, controller_name: Box::from(&*view.index.settings.controller), conditions }
+}
+
+/// Says of DestinationRules what of them has no effect.
+pub(super) fn rule_statuses(view: &View<'_>, statuses: &mut Statuses) {
+    for object in view.all(Kind::DestinationRule) {
+        let Spec::DestinationRule(rule) = &object.spec else { continue };
+        let fault = (!rule.is_exported)
+            .then(|| Fault::new("UnsupportedValue", "spec.exportTo keeps it from other namespaces"));
+        let mut accepted = Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation);
+        if fault.is_none() && !rule.ignored.is_empty() {
+            accepted.message = format!("without effect: {}", rule.ignored.join(", ")).into();
+        }
+        let conditions = vec![accepted];
+        statuses.insert(object.key.clone(), Status::Rule(RuleStatus { conditions }));
+    }
+}
