@@ -120,7 +120,7 @@ struct Module {
     /// The Go module whose version the programs tell, and the variable in which they have it.
     version: Option<(&'static str, &'static str)>,
     /// Definitions of the API's objects: the Go module that has them, a directory or file in it, and what the file is called here.
-    definitions: Option<(&'static str, &'static str, &'static str)>,
+    definitions: &'static [(&'static str, &'static str, &'static str)],
 }
 
 const HELM: Module = Module {
