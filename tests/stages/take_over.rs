@@ -133,8 +133,10 @@ fn under_load_nobody_is_refused_and_nobody_is_cut() -> Result<()> {
         ends(process)?;
     }
     eventually("nobody to drain any more", || gateway.status().ok()?.0["draining"].is_null().then_some(()))?;
-    let log = gateway.access_log()?;
-    ensure!(log.len() > 8000, "{}", log.len());
+    // A connection of each request, three of redis-cli, and the transfer. The kernel's own are told when they are swept.
+    let log = eventually("a line of every connection", || {
+        gateway.access_log().ok().filter(|log| log.len() >= 4 * 2000 + 4)
+    })?;
     // The benchmark hangs up on those that are still open when it has all its answers.
     let odd: Vec<_> = log.iter().filter(|line| line["close_reason"] != "client_closed").collect();
     let hung_up = |line: &Value| {
@@ -465,7 +467,9 @@ fn a_reload_starts_a_program_that_was_replaced() -> Result<()> {
 
     let files = TempDir::new()?;
     let program = files.join("snisplice");
-    fs::copy(binary()?, &program)?;
+    // Another process writes it: a test beside this one that starts a program would have the open file for a moment, too, and a
+    // file that somebody may write cannot be run.
+    checked_output(Command::new("cp").arg(binary()?).arg(&program))?;
     let upgrade = || -> Result<(bool, String)> {
         let output = files.join("output");
         let mut command = world.net.gateway.command(&program);

@@ -152,6 +152,15 @@ fn good_files_have_a_result_in_both_forms() {
     }
 }
 
+#[test]
+fn of_two_delays_the_last_counts() {
+    let text = "frontend f\n mode tcp\n bind :1\n tcp-request inspect-delay 5s\n tcp-request inspect-delay 7s\n \
+                use_backend b if { req.ssl_sni a.example }\nbackend b\n server s 10.0.0.1:1\n";
+    let imported = import(&file(text), Form::Toml).expect("both are good");
+    let delays: Vec<_> = imported.text.lines().filter(|line| line.starts_with("hello_timeout")).collect();
+    assert!(matches!(delays[..], [delay] if delay.contains("7s")), "{delays:?}");
+}
+
 /// Memory is bounded by more than the size of the file.
 #[test]
 fn a_small_file_does_not_become_a_huge_result() {

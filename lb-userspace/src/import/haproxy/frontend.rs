@@ -276,7 +276,11 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
     fn tcp_request(&mut self, words: &[&str], line: &Line) {
         match words {
             ["inspect-delay", time] => match duration(time, "ms") {
-                Some(time) => self.extras.extend(timeout("hello_timeout", time, line.at, &line.said())),
+                // The last of them counts.
+                Some(time) => {
+                    self.extras.retain(|extra| extra.key != "hello_timeout");
+                    self.extras.extend(timeout("hello_timeout", time, line.at, &line.said()));
+                }
                 None => self.notes.push(line.unknown()),
             },
             [_, verb @ ("accept" | "reject"), rest @ ..] => {
