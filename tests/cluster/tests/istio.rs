@@ -85,13 +85,13 @@ spec: {host: redis.other.svc.cluster.local}
 #[test]
 fn istios_objects_are_watched_once_they_are_defined_and_subsets_follow_the_labels_of_pods() -> Result<()> {
     require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    require!(programs::path("helm").is_ok(), "Helm is not built");
     let authority = Authority::new("test authority")?;
     let leaf = authority.leaf(&["redis.default.svc.cluster.local"])?;
     let cluster = Cluster::start(1)?;
     cluster.install_gateway_api()?;
     // Ready without the definitions of Istio's objects.
-    let settings = "mode = \"node\"\nistio = ['istio=eastwestgateway']\nauto_passthrough = true\n";
-    deploy::gateway(&cluster, settings)?;
+    deploy::helm(&cluster, "install", "istio: [istio=eastwestgateway]\nautoPassthrough: true\n")?;
     cluster.apply(&redis(&leaf)?)?;
     cluster.install_istio()?;
     cluster.apply(ISTIO)?;
