@@ -43,6 +43,12 @@ use tokio::time::{Instant, sleep};
 /// After how long a port that the system has refused is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether connections still use an address that no Gateway has.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// For so long clients may still come after load balancers were told to send no more: it takes them a moment.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// How often a stopping gateway checks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -181,7 +187,7 @@ impl Control {
             stopping,
             reloads,
             objects: ArcSwap::default(),
-            awaits_objects: AtomicBool::new(false),
+            unready: ArcSwap::default(),
         });
         let sweeper = match gateway.packet() {
             Err(_) => None,
@@ -246,6 +252,7 @@ impl Control {
         // Very many routes are not to be there twice; nobody is to wait until they are gone.
         aside(move || drop(config)).context("cannot start a thread")?;
         loop {
+            let has_surplus = self.source.as_ref().is_some_and(|(_, objects)| objects.has_surplus());
             tokio::select! {
                 () = stop.asked() => break,
                 _ = hangup.recv() => {
@@ -258,6 +265,7 @@ impl Control {
                 () = changed(&mut self.watched) => self.reload(What::File, "a changed file", None).await,
                 () = changed_objects(&mut self.watched_objects, &self.source) => self.follow_objects().await,
                 () = self.removed.due() => self.look_after_removed(),
+                () = sleep(RELEASE), if has_surplus => self.release_addresses(),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
                     drop(self.resolve());
@@ -323,6 +331,14 @@ impl Control {
         tell_manager(NotifyState::Stopping);
         drop(self.prober);
         self.admin_side.stopping.store(true, Relaxed);
+        if let Some((_, objects)) = &self.source
+            && objects.leave().await
+        {
+            tokio::select! {
+                () = sleep(LEAVING) => {}
+                () = stop.asked() => {}
+            }
+        }
         self.gateway.listening().clear();
         for address in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
@@ -362,6 +378,12 @@ impl Control {
                 tracing::info!(connections, "these go on in the kernel, for the next gateway to adopt");
             }
             packet.leave();
+        }
+        // What goes on in the kernel goes on with the addresses that it has.
+        if let Some((_, mut objects)) = self.source
+            && self.gateway.packet().map_or(0, |packet| packet.independent()) == 0
+        {
+            objects.detach();
         }
         // The access log's thread writes the last lines, and ends, when everything that can add a line was dropped.
         admin.shutdown().await;

@@ -1,6 +1,7 @@
 //! The gateway's life: start, reload, stop; its workers, and what operators see and do.
 
 mod aside;
+mod attached;
 mod control;
 mod drained;
 pub(crate) mod objects;
@@ -12,6 +13,7 @@ mod watch;
 mod worker;
 
 pub use control::run;
+pub use drained::file as drained_file;
 
 use crate::accept::ListenError;
 use crate::config::SourceAddress;

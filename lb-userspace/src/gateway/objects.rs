@@ -1,16 +1,15 @@
 //! Objects of the Gateway API: where they come from, what they make together with the file, and what is said of them.
 
 use super::Fault;
+use super::attached::Attached;
 use crate::accept::{Bind, listen};
 use crate::admin::view;
 use crate::config::gateway_api::{
-    At, Attach, Change, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status, Statuses,
-    Truth,
+    At, Change, Context, Index, Key, Manifests, Mode, Problem, Settings, Source, Status, Statuses, Truth,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
-use crate::kernel::addresses;
 use crate::kernel::pairs::own_addresses;
-use crate::kubernetes::{self, ApiServer, Freshness};
+use crate::kubernetes::{self, ApiServer, Balancers, Freshness};
 use crate::words::with_causes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -34,9 +33,11 @@ pub(crate) struct Objects {
     failed: BTreeMap<u16, (SocketAddr, Box<str>)>,
     /// Ports that objects have asked for, and got.
     ports: HashSet<u16>,
-    /// Mode `pool`: the addresses that are served, and the device that has them and perhaps some more.
+    /// Modes `pool` and `service`: the addresses that are served, and the device that has them and perhaps some more.
     served: BTreeSet<IpAddr>,
     attached: Option<Attached>,
+    /// Where all listeners listen.
+    binds: BTreeSet<SocketAddr>,
     /// Nothing was read yet.
     is_new: bool,
 }
@@ -45,12 +46,6 @@ pub(crate) struct Objects {
 enum Origin {
     Directory(PathBuf),
     Cluster(Arc<ApiServer>),
-}
-
-/// A device with addresses that it has for the sake of Gateways.
-struct Attached {
-    device: Box<str>,
-    addresses: BTreeSet<IpAddr>,
 }
 
 impl Objects {
@@ -62,7 +57,13 @@ impl Objects {
             Source::Directory(directory) => Origin::Directory(file.path_of(directory)),
             Source::Cluster { kubeconfig, keep } => {
                 let (lease_namespace, identity, node) = kubernetes::Settings::names_from_environment();
+                let balancers = (api.settings.mode == Mode::Service).then(|| Balancers {
+                    merge: api.settings.merge,
+                    class: api.settings.load_balancer_class.clone(),
+                    namespace: lease_namespace.as_str().into(),
+                });
                 let wanted = kubernetes::Settings {
+                    balancers,
                     kubeconfig: kubeconfig.as_ref().map(|path| file.path_of(path)),
                     controller: api.settings.controller.clone(),
                     namespaces: api.settings.namespaces.clone(),
@@ -90,6 +91,7 @@ impl Objects {
             ports: HashSet::new(),
             served: BTreeSet::new(),
             attached,
+            binds: BTreeSet::new(),
             is_new: true,
         };
         objects.stand_back(config);
@@ -143,9 +145,16 @@ impl Objects {
             Err(error) => tracing::error!(%error, "cannot list the addresses of this machine"),
         }
         if let Origin::Cluster(api) = &self.origin {
-            match self.settings.mode {
-                Mode::Node => self.context.nodes = api.nodes(&self.context.own),
-                Mode::Pool | Mode::Service => self.context.assigned = api.assigned(&self.settings.addresses),
+            // What a device has for the sake of Gateways is none of the node's own. Something else may have put it there, too.
+            let attached = self.attached.as_ref().map(Attached::addresses);
+            let of_node = |ip: &&IpAddr| attached.is_none_or(|attached| !attached.contains(ip));
+            let own: BTreeSet<IpAddr> = self.context.own.iter().filter(of_node).copied().collect();
+            if self.settings.mode != Mode::Pool {
+                self.context.nodes = api.nodes(&Vec::from_iter(own.iter().copied()));
+            }
+            if self.settings.mode != Mode::Node {
+                let own = if attached.is_some() { own } else { BTreeSet::new() };
+                self.context.assigned = api.assigned(&self.settings, &own);
             }
         }
         before != (self.context.own.clone(), self.context.nodes.clone(), self.context.assigned.clone())
@@ -179,7 +188,7 @@ impl Objects {
     }
 
     /// Nothing is known of the objects yet.
-    pub(crate) fn is_awaited(&self) -> bool {
+    fn is_awaited(&self) -> bool {
         matches!(&self.origin, Origin::Cluster(api) if api.freshness() == Freshness::Stale(None))
     }
 
@@ -190,12 +199,45 @@ impl Objects {
         }
     }
 
-    /// What was made is in force: addresses that it does not have are given back, and the API server is told.
+    /// What was made is in force: the API server is told.
     pub(crate) fn in_force(&mut self) {
-        if let Some(attached) = &mut self.attached {
-            attached.retain(&self.served);
+        if let Origin::Cluster(api) = &self.origin {
+            api.listens(self.binds.clone());
         }
         self.tell();
+    }
+
+    /// Whether the device has addresses that no Gateway has, as far as Gateways are known.
+    pub(crate) fn has_surplus(&self) -> bool {
+        let has_surplus = |attached: &Attached| !attached.addresses().is_subset(&self.served);
+        self.attached.as_ref().is_some_and(has_surplus) && !self.is_awaited()
+    }
+
+    /// Takes addresses from the device that no Gateway has, but for those that are `used`.
+    pub(crate) fn release(&mut self, used: &BTreeSet<IpAddr>) {
+        if let Some(attached) = &mut self.attached {
+            attached.retain(&self.served.union(used).copied().collect());
+        }
+    }
+
+    /// Takes all addresses from the device.
+    pub(crate) fn detach(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.retain(&BTreeSet::new());
+        }
+    }
+
+    /// Whether load balancers were told to send no more clients here.
+    pub(crate) async fn leave(&self) -> bool {
+        let Origin::Cluster(api) = &self.origin else { return false };
+        api.leave().await
+    }
+
+    /// Why the gateway is not ready.
+    pub(crate) fn unready(&self) -> Vec<String> {
+        let is_awaited = self.is_awaited().then(|| "the API server has not been read yet".to_owned());
+        let faults = self.attached.iter().flat_map(|attached| attached.faults().iter().cloned());
+        is_awaited.into_iter().chain(faults).collect()
     }
 
     fn tell(&mut self) {
@@ -218,9 +260,10 @@ impl Objects {
             let ports =
                 config.listeners.iter().flat_map(|listener| &listener.bind).map(|address| address.port());
             self.ports = ports.filter(|port| !self.taken.contains_key(port)).collect();
-            let assigned: BTreeSet<IpAddr> = self.context.assigned.values().flatten().copied().collect();
-            let binds =
-                config.listeners.iter().flat_map(|listener| &listener.bind).map(|address| address.ip());
+            let places = self.context.assigned.values();
+            let assigned: BTreeSet<IpAddr> = places.flat_map(|place| &place.addresses).copied().collect();
+            self.binds = config.listeners.iter().flat_map(|listener| &listener.bind).copied().collect();
+            let binds = self.binds.iter().map(SocketAddr::ip);
             self.served = binds.filter(|address| assigned.contains(address)).collect();
         }
         checked
@@ -299,49 +342,6 @@ impl Objects {
             }
         });
         objects.chain(refused).collect()
-    }
-}
-
-impl Attached {
-    /// The device, with what an earlier process has left there. `None`: no device gets any.
-    fn of(settings: &Settings) -> Option<Self> {
-        let Attach::Device(device) = settings.attach.clone() else { return None };
-        if settings.mode != Mode::Pool {
-            return None;
-        }
-        let addresses = addresses::ours(&device).unwrap_or_else(|error| {
-            tracing::error!(%device, %error, "cannot list the addresses of the device");
-            Vec::new()
-        });
-        Some(Self { device, addresses: addresses.into_iter().collect() })
-    }
-
-    fn add(&mut self, wanted: &BTreeSet<IpAddr>) {
-        for address in wanted {
-            if self.addresses.contains(address) {
-                continue;
-            }
-            match addresses::add(&self.device, *address) {
-                Ok(()) => _ = self.addresses.insert(*address),
-                Err(error) => {
-                    tracing::error!(device = %self.device, %address, %error, "the device does not get it")
-                }
-            }
-        }
-    }
-
-    fn retain(&mut self, wanted: &BTreeSet<IpAddr>) {
-        self.addresses.retain(|address| {
-            let removed = !wanted.contains(address)
-                && match addresses::remove(&self.device, *address) {
-                    Ok(()) => true,
-                    Err(error) => {
-                        tracing::error!(device = %self.device, %address, %error, "the device keeps it");
-                        false
-                    }
-                };
-            !removed
-        });
     }
 }
 

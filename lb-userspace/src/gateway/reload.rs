@@ -16,7 +16,7 @@ use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -167,6 +167,7 @@ impl Control {
         if let Some((_, objects)) = &mut self.source {
             objects.in_force();
         }
+        self.release_addresses();
         let names = self.resolve();
         (reloaded, names)
     }
@@ -201,6 +202,7 @@ impl Control {
             if let Some((_, objects)) = &mut self.source {
                 objects.in_force();
             }
+            self.release_addresses();
             self.show_objects();
         }
     }
@@ -209,8 +211,31 @@ impl Control {
     pub(super) fn show_objects(&self) {
         let shown = self.source.as_ref().map(|(_, objects)| objects.view()).unwrap_or_default();
         self.admin_side.objects.store(Arc::new(shown));
-        let is_awaited = self.source.as_ref().is_some_and(|(_, objects)| objects.is_awaited());
-        self.admin_side.awaits_objects.store(is_awaited, Relaxed);
+        let unready = self.source.as_ref().map(|(_, objects)| objects.unready()).unwrap_or_default();
+        self.admin_side.unready.store(Arc::new(unready));
+    }
+
+    /// Takes addresses from their device that no Gateway has and no connection uses any more.
+    pub(super) fn release_addresses(&mut self) {
+        if let Some((_, objects)) = &mut self.source
+            && objects.has_surplus()
+        {
+            let used: Option<BTreeSet<IpAddr>> = self.gateway.books.ledger.read(|connections| {
+                let mut used = BTreeSet::new();
+                for connection in connections {
+                    let bind = &connection.listener.bind;
+                    // One of an earlier process, whose listener is not there any more: of which address, nobody knows.
+                    if bind.is_empty() {
+                        return None;
+                    }
+                    used.extend(bind.iter().map(SocketAddr::ip));
+                }
+                Some(used)
+            });
+            if let Some(used) = used {
+                objects.release(&used);
+            }
+        }
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.

@@ -53,8 +53,8 @@ pub(super) struct AdminSide {
     pub(super) reloads: mpsc::UnboundedSender<ReloadRequest>,
     /// The objects of the Gateway API, as they are shown.
     pub(super) objects: ArcSwap<Vec<view::Object>>,
-    /// Nothing was read from the API server yet, nor kept from an earlier run.
-    pub(super) awaits_objects: AtomicBool,
+    /// Why the gateway is not ready, as far as objects are the reason.
+    pub(super) unready: ArcSwap<Vec<String>>,
 }
 
 impl AdminSide {
@@ -234,13 +234,11 @@ impl admin::Operations for AdminSide {
         if self.stopping.load(Relaxed) {
             return Err(vec!["the gateway is stopping".into()]);
         }
-        if self.awaits_objects.load(Relaxed) {
-            return Err(vec!["the API server has not been read yet".into()]);
-        }
         let snapshot = self.gateway.snapshot.load();
         // Services without endpoints are none of the gateway's own.
         let empty = snapshot.pools.iter().filter(|pool| !pool.is_available() && pool.may_have_servers());
-        let reasons: Vec<_> = empty.map(|pool| unavailable(pool)).collect();
+        let mut reasons = self.unready.load().to_vec();
+        reasons.extend(empty.map(|pool| unavailable(pool)));
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 

@@ -4,7 +4,10 @@
 //! holder of a Lease writes the statuses.
 
 mod addresses;
+mod balancers;
 mod connection;
+mod endpoints;
+mod health;
 mod keep;
 mod kinds;
 mod lease;
@@ -17,6 +20,7 @@ mod store;
 mod watch;
 mod write;
 
+pub use balancers::Balancers;
 pub use connection::ApiServer;
 pub use keep::file as keep_file;
 pub use settings::Settings;

@@ -1,6 +1,6 @@
 //! What the nodes say of themselves to the one that writes statuses: each has a Lease of its own, with its addresses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,20 +33,30 @@ pub(super) struct Node {
     pub(super) own: watch::Receiver<Vec<IpAddr>>,
     /// Where all are reached that are there.
     pub(super) all: watch::Sender<Vec<IpAddr>>,
+    /// Their names.
+    pub(super) names: watch::Sender<BTreeSet<String>>,
+    /// The addresses that the cluster has of this one.
+    pub(super) here: watch::Sender<Vec<IpAddr>>,
     pub(super) store: Arc<Store>,
 }
 
 impl Node {
     /// Says where this node is reached, and hears what others say, for as long as it is polled.
     pub(super) async fn announce(self) {
-        let Self { leases, nodes, name: node, mut own, all, store } = self;
+        let Self { leases, nodes, name: node, mut own, all, names, here, store } = self;
         let name = format!("snisplice-node-{node}");
         let mut seen: HashMap<String, (Option<MicroTime>, Instant)> = HashMap::new();
         loop {
             let mut addresses = own.borrow_and_update().clone();
             // An error: this is no node of the cluster.
             if let Ok(Some(there)) = nodes.get_opt(&node).await {
-                let known = known(&there);
+                let inside = known(&there, ["InternalIP", "ExternalIP"]);
+                here.send_if_modified(|here| {
+                    let differs = *here != inside;
+                    *here = inside;
+                    differs
+                });
+                let known = known(&there, ["ExternalIP", "InternalIP"]);
                 if !addresses.is_empty() && !known.is_empty() {
                     addresses = known;
                 }
@@ -59,7 +69,7 @@ impl Node {
             let selected = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
             match leases.list(&selected).await {
                 Ok(list) => {
-                    let mut found = BTreeMap::new();
+                    let (mut found, mut there) = (BTreeMap::new(), BTreeSet::new());
                     for lease in &list.items {
                         let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.clone());
                         let entry = seen.entry(lease.name_any());
@@ -68,6 +78,7 @@ impl Node {
                             (*last, *since) = (renewed, Instant::now());
                         }
                         if since.elapsed() < DURATION {
+                            there.extend(lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()));
                             let texts =
                                 lease.annotations().get(ADDRESSES).map_or("", String::as_str).split(',');
                             found.extend(
@@ -76,6 +87,11 @@ impl Node {
                         }
                     }
                     seen.retain(|name, _| list.items.iter().any(|lease| lease.name_any() == *name));
+                    names.send_if_modified(|names| {
+                        let differs = *names != there;
+                        *names = there;
+                        differs
+                    });
                     let found: Vec<IpAddr> = found.into_keys().collect();
                     if *all.borrow() != found {
                         all.send_replace(found);
@@ -92,15 +108,14 @@ impl Node {
     }
 }
 
-/// The addresses that the cluster has of a node: the external ones, or else the internal ones.
-fn known(node: &v1::Node) -> Vec<IpAddr> {
+/// The addresses that the cluster has of a node: those of the first of these types of which there are any.
+fn known(node: &v1::Node, types: [&str; 2]) -> Vec<IpAddr> {
     let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let of = |kind: &str| {
         let some = all.clone().filter(|address| address.type_ == kind);
         some.filter_map(|address| address.address.parse().ok()).collect::<Vec<IpAddr>>()
     };
-    let external = of("ExternalIP");
-    if external.is_empty() { of("InternalIP") } else { external }
+    types.into_iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 async fn say(leases: &Api<Lease>, name: &str, node: &str, addresses: &[IpAddr]) -> Result<(), kube::Error> {

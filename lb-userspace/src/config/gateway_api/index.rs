@@ -13,7 +13,7 @@ use super::key::{Key, Kind, Labels, Name};
 use super::objects::{NAMESPACE_LABEL, Object, Spec};
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
-use super::status::Statuses;
+use super::status::{StatusAddress, Statuses};
 use crate::config::controller::Settings;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 
@@ -56,14 +56,27 @@ pub struct Context {
     /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
     /// endpoint with one of them is refused, as it may be the gateway's own.
     pub own: Vec<IpAddr>,
-    /// Mode `node`: where all machines are reached that serve the same objects. Empty: there is only this one.
+    /// Modes `node` and `service`: where all machines are reached that serve the same objects. Empty: there is only this one.
     pub nodes: Vec<IpAddr>,
     /// Whether this machine has IPv6.
     pub ipv6: bool,
     /// Ports that cannot be listened on, and why: those of the file's listeners, and those that the system refuses.
     pub unavailable: BTreeMap<u16, Box<str>>,
-    /// Mode `pool` and `service`: the addresses that each Gateway has.
-    pub assigned: BTreeMap<Name, Vec<IpAddr>>,
+    /// Modes `pool` and `service`: where each Gateway is.
+    pub assigned: BTreeMap<Name, Assigned>,
+}
+
+/// Where a Gateway is that has addresses of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// The addresses for which packets arrive here.
+    pub addresses: Vec<IpAddr>,
+    /// Where else its clients find it: what sends their connections on to node ports.
+    pub elsewhere: Vec<StatusAddress>,
+    /// Mode `service`: the ports of every node that stand for its ports.
+    pub node_ports: BTreeMap<u16, u16>,
+    /// An address that its load balancer gives and that it cannot have here, and why.
+    pub refused: Option<Box<str>>,
 }
 
 /// What objects make.

@@ -76,6 +76,10 @@ pub(super) struct Listener<'i> {
     pub(super) kinds: Vec<Kind>,
     /// Where it is bound; empty: on every address of the node.
     pub(super) binds: Arc<[IpAddr]>,
+    /// And on which port: its own, or what stands for it.
+    pub(super) bound_port: u16,
+    /// It is bound on every address of the node, too, on this port.
+    pub(super) node_port: Option<u16>,
     /// Its Gateway is accepted, and is somewhere.
     is_placed: bool,
     pub(super) certificates: Vec<Arc<Loaded>>,
@@ -114,6 +118,11 @@ impl Listener<'_> {
         self.is_for == Some(Use::Passthrough) && option.is_some_and(|option| option == "auto-passthrough")
     }
 
+    /// Whether clients may come for it, if not here then to another node.
+    pub(super) fn is_for_clients(&self) -> bool {
+        self.is_for.is_some() && self.conflict.is_none()
+    }
+
     pub(super) fn port(&self) -> u16 {
         self.spec.port.get()
     }
@@ -127,6 +136,12 @@ impl<'i> Listener<'i> {
         number: usize,
         spec: &'i ListenerSpec,
     ) -> Self {
+        let port = spec.port.get();
+        let node_port = parent.node_port(port);
+        let (bound_port, node_port) = match parent.is_elsewhere {
+            true => (node_port, None),
+            false => (Some(port), node_port),
+        };
         let mut listener = Listener {
             owner,
             number,
@@ -135,7 +150,9 @@ impl<'i> Listener<'i> {
             is_for: None,
             kinds: Vec::new(),
             binds: parent.binds.clone().unwrap_or_else(|| Arc::from([])),
-            is_placed: parent.fault.is_none() && parent.binds.is_some(),
+            bound_port: bound_port.unwrap_or(port),
+            node_port,
+            is_placed: parent.fault.is_none() && parent.binds.is_some() && bound_port.is_some(),
             certificates: Vec::new(),
             client_auth: None,
             fault: None,
@@ -170,11 +187,13 @@ impl<'i> Listener<'i> {
                 }
             }
         }
-        let port = spec.port.get();
+        let ports = [Some(port), bound_port, node_port];
         if view.index.settings.mode == Mode::Node && RESERVED.contains(&port) {
             let message = format!("port {port} is the node's own");
             listener.fault = Some(Fault::new("PortUnavailable", message));
-        } else if let Some(why) = view.context.unavailable.get(&port) {
+        } else if let Some(why) =
+            ports.into_iter().flatten().find_map(|port| view.context.unavailable.get(&port))
+        {
             listener.fault = Some(Fault::new("PortUnavailable", why.clone()));
         }
         listener.read_kinds(is_for);
@@ -183,7 +202,8 @@ impl<'i> Listener<'i> {
             listener.read_validation(view, parent);
         }
         if !listener.is_placed {
-            listener.idle = Some(Fault::new("Pending", "its Gateway is not accepted, or has no address"));
+            listener.idle =
+                Some(Fault::new("Pending", "its Gateway is not accepted, or has no address for it"));
         }
         listener
     }

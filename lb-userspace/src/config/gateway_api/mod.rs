@@ -26,7 +26,7 @@ mod tests;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
-pub use index::{Built, Change, Context, Index};
+pub use index::{Assigned, Built, Change, Context, Index};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;
