@@ -85,6 +85,7 @@ const NEEDS: &[Need] = &[
     need("dnsmasq", "dnsmasq-base", &[Test]),
     need("nsd", "nsd", &[Test]),
     need("nft", "nftables", &[Test]),
+    need("iptables-nft", "iptables", &[Test]),
     need("ethtool", "ethtool", &[Test, Bench]),
     need("tcpdump", "tcpdump", &[Test]),
     need("valgrind", "valgrind", &[Test]),
