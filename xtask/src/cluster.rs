@@ -88,23 +88,32 @@ struct Module {
     tests: Option<&'static str>,
     /// What `go build tool` calls a program, and what it is called here.
     rename: Option<(&'static str, &'static str)>,
+    /// Definitions of an API's objects: the module and the directory in it that have them, and the file that they become.
+    definitions: Option<(&'static str, &'static str, &'static str)>,
 }
 
 const MODULES: &[Module] = &[
     Module {
-        what: "the Gateway API's conformance suite (a minute)",
-        directory: "conformance",
         tests: Some("conformance.test"),
-        rename: None,
+        definitions: Some(("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml")),
+        ..Module::new("the Gateway API's conformance suite (a minute)", "conformance")
     },
-    Module { what: "CoreDNS (a minute)", directory: "coredns", tests: None, rename: None },
+    Module::new("CoreDNS (a minute)", "coredns"),
     Module {
-        what: "a Kubernetes control plane (ten minutes)",
-        directory: "controlplane",
-        tests: None,
+        definitions: Some(("go.universe.tf/metallb", "config/crd/bases", "metallb-crds.yaml")),
+        ..Module::new("MetalLB (two minutes)", "metallb")
+    },
+    Module {
         rename: Some(("server", "etcd")),
+        ..Module::new("a Kubernetes control plane (ten minutes)", "controlplane")
     },
 ];
+
+impl Module {
+    const fn new(what: &'static str, directory: &'static str) -> Self {
+        Module { what, directory, tests: None, rename: None, definitions: None }
+    }
+}
 
 /// Says which versions of a module's programs are there; written when they are.
 fn stamp(module: &Module) -> PathBuf {
@@ -152,10 +161,12 @@ fn build(go: &Path, module: &Module, directory: &Path, bin: &Path, deadline: Opt
     if let Some(name) = module.tests {
         let output = bin.join(name).display().to_string();
         steps::quietly(module.what, &mut run(&["test", "-ldflags=-s -w", "-c", "-o", &output, "."]))?;
-        let api = run(&["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"]).output()?;
-        ensure!(api.status.success(), "go list: {}", String::from_utf8_lossy(&api.stderr));
-        let api = PathBuf::from(String::from_utf8(api.stdout)?.trim());
-        fs::write(bin.join("gateway-api-crds.yaml"), definitions(&api.join("config/crd/standard"))?)?;
+    }
+    if let Some((of, there, wanted)) = module.definitions {
+        let found = run(&["list", "-m", "-f", "{{.Dir}}", of]).output()?;
+        ensure!(found.status.success(), "go list: {}", String::from_utf8_lossy(&found.stderr));
+        let found = PathBuf::from(String::from_utf8(found.stdout)?.trim());
+        fs::write(bin.join(wanted), definitions(&found.join(there))?)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod control_plane;
 pub mod deploy;
 pub mod kubelet;
+pub mod metallb;
 pub mod network;
 pub mod programs;
 mod runtime;

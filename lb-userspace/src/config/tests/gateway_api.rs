@@ -26,7 +26,7 @@ fn keys_of_another_mode_are_errors() {
         ("mode = \"pool\"", "`mode = \"pool\"` without `addresses`"),
         ("load_balancer_class = \"a\"", class),
         ("mode = \"pool\"\naddresses = [\"198.51.100.1\"]\nload_balancer_class = \"a\"", class),
-        ("mode = \"service\"\nload_balancer_class = \"-a\"", "\"-a\" is not the class of a load balancer"),
+        ("mode = \"service\"\nload_balancer_class = \"-a\"", "`-a` is not the class of a load balancer"),
     ] {
         assert_eq!(messages(bad), [expected], "{bad}");
     }
