@@ -261,8 +261,10 @@ fn in_mode_service_metallb_announces_the_address_on_a_node_that_takes_connection
     ]))?;
     cluster.kubectl("rollout status --namespace snisplice-system daemonset/snisplice --timeout=60s")?;
     cluster.apply(REDIS)?;
-    cluster
-        .apply(&gateway("edge", "infrastructure: {labels: {team: a}, annotations: {example.com/x: y}}"))?;
+    cluster.apply(&gateway(
+        "edge",
+        "infrastructure: {labels: {team: a}, annotations: {example.com/of: edge}}",
+    ))?;
     let given = addresses(&programmed(&cluster, "edge", "Programmed")?);
     ensure!(given.len() == 2 && given[0].is_ipv4() && given[1].is_ipv6(), "{given:?}");
     for address in &given {
@@ -271,7 +273,7 @@ fn in_mode_service_metallb_announces_the_address_on_a_node_that_takes_connection
     let service = json(&cluster, "service edge-snisplice-lb")?;
     ensure!(service["metadata"]["ownerReferences"][0]["kind"] == "Gateway", "{service}");
     ensure!(service["metadata"]["labels"]["team"] == "a", "{service}");
-    ensure!(service["metadata"]["annotations"]["example.com/x"] == "y", "{service}");
+    ensure!(service["metadata"]["annotations"]["example.com/of"] == "edge", "{service}");
     ensure!(service["spec"]["externalTrafficPolicy"] == "Local", "{service}");
 
     // Both nodes take connections, and say so to who asks.
