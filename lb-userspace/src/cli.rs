@@ -1,12 +1,13 @@
 //! The command line.
 
+mod cleanup;
 mod ech_key;
 mod import;
 mod upgrade;
 
 use crate::admin::{self, Client, text, top, view::ConnectionFilter};
 use crate::config::gateway_api::Built;
-use crate::config::{self, Config, File, Gateway, Interfaces, Pool, SourceAddress, Sources};
+use crate::config::{self, Config, File, Gateway, Interfaces, SourceAddress, Sources};
 use crate::gateway::objects::Objects;
 use crate::import::Verdict;
 use crate::kernel::{self, KernelError, needs};
@@ -74,8 +75,8 @@ enum Command {
     },
     /// Show what this kernel and this user can do, and how to get what is missing.
     Doctor {
-        /// The configuration whose `source_ports`, `bpffs`, and pools with `source = "client"` to look at [default:
-        /// /etc/snisplice/snisplice.toml if it is there, else the defaults of its keys].
+        /// The configuration whose `source_ports`, `bpffs`, listeners, `[gateway_api]`, and pools with `source = "client"` to
+        /// look at [default: /etc/snisplice/snisplice.toml if it is there, else the defaults of its keys].
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -96,6 +97,20 @@ enum Command {
         /// Ask nothing.
         #[arg(long)]
         force: bool,
+    },
+    /// List what a gateway has left on this machine that will not come back, or remove it.
+    ///
+    /// These are addresses that it has put on a device for Gateways, pinned kernel programs and maps, and its files in
+    /// `state_dir`: the last objects, with private keys, and what is drained. Connections that the kernel still forwards are cut.
+    /// Refuses while a gateway runs.
+    Cleanup {
+        /// The configuration whose `bpffs` and `state_dir` to look at [default: /etc/snisplice/snisplice.toml if it is there,
+        /// else the defaults of its keys].
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Remove it.
+        #[arg(long)]
+        yes: bool,
     },
     /// Make the running gateway read its configuration again. A bad file changes nothing.
     Reload {
@@ -252,9 +267,9 @@ fn run(command: Command) -> Result<(), Failure> {
             check(&path, &file, config)
         }
         Command::Doctor { config } => {
-            let pools = pools_of(config.as_deref());
+            let whole = whole_of(config.as_deref());
             let Gateway { fixed, .. } = gateway_of(config)?;
-            let report = crate::doctor::run(fixed.source_ports, &fixed.bpffs, &pools);
+            let report = crate::doctor::run(&fixed, whole.as_ref());
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }
@@ -294,6 +309,7 @@ fn run(command: Command) -> Result<(), Failure> {
                 false => "nothing was pinned\n",
             })
         }
+        Command::Cleanup { config, yes } => show(&cleanup::run(&gateway_of(config)?.fixed, yes)?),
         Command::Reload { gateway, upgrade } => {
             let config = gateway.config.clone();
             let mut client = gateway.client()?;
@@ -411,14 +427,15 @@ fn gateway_of(named: Option<PathBuf>) -> Result<Gateway, Failure> {
     }
 }
 
-/// The pools of that file; none if it has errors, of which those of `[gateway]` are shown by [`gateway_of`].
-fn pools_of(named: Option<&Path>) -> Vec<Pool> {
-    let Some(path) = named.map(Path::to_path_buf).or_else(default_file) else { return Vec::new() };
+/// All of that file; none if it has errors, of which those of `[gateway]` are shown by [`gateway_of`].
+fn whole_of(named: Option<&Path>) -> Option<Config> {
+    let path = named.map(Path::to_path_buf).or_else(default_file)?;
     match File::open(&path).0 {
-        Ok((_, config, _)) => config.pools,
+        Ok((_, config, _)) => Some(config),
         Err(_) => {
-            eprintln!("snisplice: {}: its servers are not asked: `check` shows why", path.display());
-            Vec::new()
+            let path = path.display();
+            eprintln!("snisplice: {path}: servers and listeners are not asked: `check` shows why");
+            None
         }
     }
 }

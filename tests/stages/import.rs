@@ -306,7 +306,7 @@ fn compare(of: &Compared, start: impl Fn(&World, &Path) -> Result<Process>) -> R
         world.net.server.address("eth0", &format!("10.0.2.{last}/24"))?;
         servers.push(Backend::start_on(&world.net.server, [10, 0, 2, *last].into(), *port, |mut stream| {
             // A PROXY header may come first.
-            stream.read(&mut [0; 4096])?;
+            let _bytes = stream.read(&mut [0; 4096])?;
             stream.write_all(name.as_bytes())?;
             stream.shutdown(std::net::Shutdown::Write)?;
             std::io::copy(&mut stream, &mut std::io::sink()).map(drop)

@@ -2,6 +2,7 @@
 
 mod accept;
 mod account;
+mod addresses;
 mod certificates;
 mod cli;
 mod client_auth;

@@ -124,44 +124,27 @@ struct Module {
 }
 
 const HELM: Module = Module {
-    what: "Helm (three minutes)",
-    directory: "helm",
-    shows: "helm",
-    tests: None,
-    rename: None,
-    version: None,
     // For the chart's ServiceMonitor.
     definitions: &[(
         "github.com/prometheus-operator/prometheus-operator@v0.85.0",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
         "servicemonitor-crd.yaml",
     )],
+    ..Module::new("Helm (three minutes)", "helm", "helm")
 };
 
 const MODULES: &[Module] = &[
     Module {
-        what: "the Gateway API's conformance suite (a minute)",
-        directory: "conformance",
-        shows: "conformance.test",
         tests: Some("conformance.test"),
-        rename: None,
-        version: None,
         definitions: &[("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml")],
+        ..Module::new("the Gateway API's conformance suite (a minute)", "conformance", "conformance.test")
+    },
+    Module::new("CoreDNS (a minute)", "coredns", "coredns"),
+    Module {
+        definitions: &[("go.universe.tf/metallb", "config/crd/bases", "metallb-crds.yaml")],
+        ..Module::new("MetalLB (two minutes)", "metallb", "speaker")
     },
     Module {
-        what: "CoreDNS (a minute)",
-        directory: "coredns",
-        shows: "coredns",
-        tests: None,
-        rename: None,
-        version: None,
-        definitions: &[],
-    },
-    Module {
-        what: "a Kubernetes control plane (ten minutes)",
-        directory: "controlplane",
-        shows: "kube-apiserver",
-        tests: None,
         rename: Some(("server", "etcd")),
         // Helm asks whether a chart fits.
         version: Some(("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion")),
@@ -170,9 +153,16 @@ const MODULES: &[Module] = &[
             "kubernetes/customresourcedefinitions.gen.yaml",
             "istio-crds.yaml",
         )],
+        ..Module::new("a Kubernetes control plane (ten minutes)", "controlplane", "kube-apiserver")
     },
     HELM,
 ];
+
+impl Module {
+    const fn new(what: &'static str, directory: &'static str, shows: &'static str) -> Self {
+        Module { what, directory, shows, tests: None, rename: None, version: None, definitions: &[] }
+    }
+}
 
 /// Where the programs are.
 fn bin() -> PathBuf {

@@ -49,6 +49,11 @@ async fn serve_within(deadline: Duration, listener: TcpListener, gateway: Arc<dy
         .route("/healthz", get(async || plain(StatusCode::OK, "ok\n")))
         .route("/readyz", get(ready))
         .with_state(gateway);
+    serve_router(deadline, listener, router).await;
+}
+
+/// Answers requests by a router until it is dropped. `deadline`: from accept to the last byte of the response.
+pub(crate) async fn serve_router(deadline: Duration, listener: TcpListener, router: Router) {
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(MAX_HEAD);
 
@@ -63,7 +68,7 @@ async fn serve_within(deadline: Duration, listener: TcpListener, gateway: Arc<dy
                 clients.serve(async move { _ = tokio::time::timeout(deadline, connection).await });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on the admin address");
+                tracing::warn!(%error, "cannot accept requests of HTTP");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

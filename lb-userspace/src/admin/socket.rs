@@ -157,6 +157,11 @@ pub async fn serve(socket: AdminSocket, gateway: Arc<dyn Operations>) -> io::Res
     }
 }
 
+/// The lock of a state directory, so that no gateway starts with it, or who has it; `None`: there is no such directory.
+pub fn no_gateway(state_dir: &Path) -> Result<Option<File>, BindError> {
+    state_dir.is_dir().then(|| lock(&state_dir.join("admin.lock"))).transpose()
+}
+
 /// Takes the lock of a state directory, or says who has it.
 fn lock(path: &Path) -> Result<File, BindError> {
     let failed = |source| BindError::Io { path: path.into(), source };

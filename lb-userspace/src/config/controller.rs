@@ -36,8 +36,12 @@ pub struct Settings {
     pub controller: Arc<str>,
     /// How Gateways get their addresses.
     pub mode: Mode,
-    /// Mode `pool`: how this machine comes to have the addresses.
+    /// Modes `pool` and `service`: how this machine comes to have the addresses.
     pub attach: Attach,
+    /// Modes `pool` and `service`: the Gateways of a class share their addresses.
+    pub merge: bool,
+    /// Mode `service`: which load balancer the Services are for; absent: the cluster's default.
+    pub load_balancer_class: Option<Box<str>>,
     /// What `spec.addresses` may name.
     pub addresses: Vec<RangeInclusive<IpAddr>>,
     /// Services of type ExternalName are followed.
@@ -68,7 +72,7 @@ pub enum Mode {
     Node,
     /// Each has some of its own, which are assigned to it: [`Context::assigned`](super::gateway_api::Context::assigned).
     Pool,
-    /// Each has those that a load balancer announces for it, assigned as in a pool.
+    /// Each has those that a load balancer has given to a Service of it, and the ports of the node that this Service has.
     Service,
 }
 
@@ -78,6 +82,8 @@ impl Default for Settings {
             controller: "snisplice.dev/gateway".into(),
             mode: Mode::Node,
             attach: Attach::Device("lo".into()),
+            merge: false,
+            load_balancer_class: None,
             addresses: Vec::new(),
             external_names: false,
             auto_passthrough: false,
@@ -109,7 +115,7 @@ impl Settings {
     }
 
     /// Whether `spec.addresses` may name this one.
-    pub(super) fn may_name(&self, address: IpAddr) -> bool {
+    pub(crate) fn may_name(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|range| range.contains(&address))
     }
 }

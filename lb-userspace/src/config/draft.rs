@@ -51,6 +51,8 @@ pub(super) struct GatewayApiDraft {
     pub(super) controller: Field<Box<str>>,
     pub(super) mode: Field<Mode>,
     pub(super) attach: Field<Attach>,
+    pub(super) merge: Field<bool>,
+    pub(super) load_balancer_class: Field<Box<str>>,
     pub(super) addresses: Field<Vec<Placed<RangeInclusive<IpAddr>>>>,
     pub(super) external_names: Field<bool>,
     pub(super) auto_passthrough: Field<bool>,

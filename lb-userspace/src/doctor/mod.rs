@@ -5,24 +5,26 @@
 mod answers;
 mod dropped;
 mod facts;
+mod gateways;
 mod lines;
 
 use dropped::dropped_packets;
 use facts::Facts;
 use lines::{Line, LineState, lines};
 
-use crate::config::Pool;
+use crate::config::{Config, FixedGateway};
 use crate::kernel::needs::{self, Lack};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
 use std::fmt;
-use std::ops::RangeInclusive;
-use std::path::Path;
 
-/// Examines this machine for a gateway with these source ports, this pin directory and these pools.
-pub fn run(source_ports: RangeInclusive<u16>, bpffs: &Path, pools: &[Pool]) -> Report {
-    let mut report = Report::new(&Facts::gather(source_ports, bpffs));
-    report.lines.extend(answers::ask(pools).iter().map(answers::line));
+/// Examines this machine for a gateway with these settings; and with this configuration, if there is one that is whole.
+pub fn run(gateway: &FixedGateway, config: Option<&Config>) -> Report {
+    let mut report = Report::new(&Facts::gather(gateway.source_ports.clone(), &gateway.bpffs));
+    if let Some(config) = config {
+        report.lines.extend(answers::ask(&config.pools).iter().map(answers::line));
+        report.lines.extend(gateways::lines(config, &gateway.state_dir));
+    }
     report
 }
 

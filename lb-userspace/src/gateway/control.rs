@@ -34,6 +34,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// After how long a port that the system has refused is asked for again, and objects are tried again that could not be looked at.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether connections still use an address that no Gateway has.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// For so long clients may still come after load balancers were told to send no more: it takes them a moment.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// How often a stopping gateway checks whether its last connection has ended.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -93,9 +99,11 @@ impl Control {
         aside(move || drop(Large(Some(config)))).context("cannot start a thread")?;
         let mut heir = None;
         let mut is_stopping = false;
-        // While another process is about to take over, it has the listening sockets of this configuration.
+        // While another process is about to take over, it has the listening sockets of this configuration, and it counts on the
+        // addresses that the device has.
         while heir.is_none() && (!is_stopping || self.succession.is_pending()) {
             let is_free = !self.succession.is_pending();
+            let has_surplus = self.source.as_ref().is_some_and(|(_, objects)| objects.has_surplus());
             tokio::select! {
                 () = stop.asked() => {
                     if is_stopping {
@@ -123,6 +131,7 @@ impl Control {
                     self.follow_objects().await;
                 }
                 () = self.removed.due() => self.look_after_removed(),
+                () = sleep(RELEASE), if is_free && has_surplus => self.release_addresses(),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
                     drop(self.resolve());
@@ -195,6 +204,15 @@ impl Control {
         }
         self.prober = None;
         self.admin_side.stopping.store(true, Relaxed);
+        // A process that was taken over has none any more: its heir serves, at the same addresses.
+        if let Some((_, objects)) = &self.source
+            && objects.leave().await
+        {
+            tokio::select! {
+                () = sleep(LEAVING) => {}
+                () = stop.asked() => {}
+            }
+        }
         self.gateway.listening().clear();
         for address in self.gateway.snapshot.load().addresses() {
             for worker in &self.workers {
@@ -246,6 +264,13 @@ impl Control {
             }
             packet.leave_finished();
             packet.leave();
+        }
+        // What goes on in the kernel, or in processes before this one, goes on with the addresses that it has.
+        if let Some((_, mut objects)) = self.source
+            && self.gateway.packet().map_or(0, |packet| packet.independent()) == 0
+            && self.admin_side.elsewhere.count() == 0
+        {
+            objects.detach();
         }
         // The access log's thread writes the last lines, and ends, when everything that can add a line was dropped.
         self.admin_tasks.shutdown().await;

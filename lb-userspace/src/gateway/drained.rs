@@ -5,10 +5,15 @@ use crate::serving::{Pool, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const FILE: &str = "drained";
+
+/// The file in a state directory.
+pub fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
 
 /// Bytes of the file: room for ten thousand servers with names.
 const MAX: u64 = 1 << 20;

@@ -1,6 +1,7 @@
 //! The gateway's life: start, reload, stop; its workers, and what operators see and do.
 
 mod aside;
+mod attached;
 mod control;
 mod drained;
 pub(crate) mod objects;
@@ -15,6 +16,7 @@ mod take_over;
 mod watch;
 mod worker;
 
+pub use drained::file as drained_file;
 pub use start::run;
 
 use crate::accept::ListenError;

@@ -1,6 +1,7 @@
 //! Objects of the Gateway API: where they come from, what they make together with the file, and what is said of them.
 
 use super::Fault;
+use super::attached::Attached;
 use super::control::ASK_AGAIN;
 use super::shown::Shown;
 use crate::accept::{Bind, listen};
@@ -9,9 +10,8 @@ use crate::config::gateway_api::{
     Statuses, Truth, watched,
 };
 use crate::config::{Checked, Config, File, Server, Sources};
-use crate::kernel::addresses;
 use crate::kernel::pairs::own_addresses;
-use crate::kubernetes::{self, ApiServer, Freshness};
+use crate::kubernetes::{self, ApiServer, Balancers, Freshness};
 use crate::words::with_causes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -36,7 +36,7 @@ pub(crate) struct Objects {
     taken: BTreeMap<(u16, IpAddr), Box<str>>,
     /// Ports that the system has refused, and why.
     failed: BTreeMap<(u16, IpAddr), Box<str>>,
-    /// Mode `pool`: the device that has the addresses.
+    /// Modes `pool` and `service`: the device that has the addresses.
     attached: Option<Attached>,
     /// Nothing was read yet.
     is_new: bool,
@@ -52,7 +52,9 @@ struct Made {
     lacking: Lacking,
     /// Where their listeners are.
     ports: HashSet<SocketAddr>,
-    /// Mode `pool`: the addresses of these.
+    /// Where all listeners are, those of the file included.
+    binds: BTreeSet<SocketAddr>,
+    /// Modes `pool` and `service`: the addresses that Gateways have of their own.
     addresses: BTreeSet<IpAddr>,
 }
 
@@ -60,14 +62,6 @@ struct Made {
 enum Origin {
     Directory(PathBuf),
     Cluster(Arc<ApiServer>),
-}
-
-/// A device with addresses that it has for the sake of Gateways.
-struct Attached {
-    device: Box<str>,
-    addresses: BTreeSet<IpAddr>,
-    /// Those of them that it has for the sake of something that is not in force yet.
-    added: BTreeSet<IpAddr>,
 }
 
 impl Objects {
@@ -79,7 +73,13 @@ impl Objects {
             Source::Directory(directory) => Origin::Directory(file.path_of(directory)),
             Source::Cluster { kubeconfig, keep } => {
                 let (lease_namespace, identity, node) = kubernetes::Settings::names_from_environment();
+                let balancers = (api.settings.mode == Mode::Service).then(|| Balancers {
+                    merge: api.settings.merge,
+                    class: api.settings.load_balancer_class.clone(),
+                    namespace: lease_namespace.as_str().into(),
+                });
                 let wanted = kubernetes::Settings {
+                    balancers,
                     kubeconfig: kubeconfig.as_ref().map(|path| file.path_of(path)),
                     controller: api.settings.controller.clone(),
                     namespaces: api.settings.namespaces.clone(),
@@ -168,9 +168,9 @@ impl Objects {
         }
         if let Origin::Cluster(api) = &self.origin {
             api.look_around(&mut self.context);
-            match self.settings.mode {
-                Mode::Node => {}
-                Mode::Pool | Mode::Service => self.context.assigned = api.assigned(&self.settings.addresses),
+            if self.settings.mode != Mode::Node {
+                let own = if self.attached.is_some() { self.own_of_node() } else { BTreeSet::new() };
+                self.context.assigned = api.assigned(&self.settings, &own);
             }
         }
         before != self.context
@@ -223,14 +223,17 @@ impl Objects {
         }
     }
 
-    /// What was made is in force: addresses that it does not have are given back, and the API server is told.
+    /// What was made is in force: the API server is told.
     pub(crate) fn in_force(&mut self) {
         if let Some(made) = self.made.take() {
             self.in_force = made;
             self.index.in_force();
         }
         if let Some(attached) = &mut self.attached {
-            attached.retain(&self.in_force.addresses);
+            attached.in_force();
+        }
+        if let Origin::Cluster(api) = &self.origin {
+            api.listens(&self.in_force.binds);
         }
         self.tell();
     }
@@ -256,11 +259,45 @@ impl Objects {
         self.again_at
     }
 
+    /// Whether the device has addresses that no Gateway has, as far as Gateways are known.
+    pub(crate) fn has_surplus(&self) -> bool {
+        let has_surplus = |attached: &Attached| !attached.addresses().is_subset(&self.in_force.addresses);
+        self.attached.as_ref().is_some_and(has_surplus) && !self.is_awaited()
+    }
+
+    /// Takes addresses from the device that no Gateway has, but for those that are `used`.
+    pub(crate) fn release(&mut self, used: &BTreeSet<IpAddr>) {
+        if let Some(attached) = &mut self.attached {
+            attached.retain(&self.in_force.addresses.union(used).copied().collect());
+        }
+    }
+
+    /// Takes all addresses from the device.
+    pub(crate) fn detach(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.retain(&BTreeSet::new());
+        }
+    }
+
+    /// Whether load balancers were told to send no more clients here.
+    pub(crate) async fn leave(&self) -> bool {
+        let Origin::Cluster(api) = &self.origin else { return false };
+        api.leave().await
+    }
+
+    /// This machine's addresses but for those that a device has for the sake of Gateways. Something else may have put such a one
+    /// there, too.
+    fn own_of_node(&self) -> BTreeSet<IpAddr> {
+        let attached = self.attached.as_ref().map(Attached::addresses);
+        let of_node = |ip: &&IpAddr| attached.is_none_or(|attached| !attached.contains(*ip));
+        self.context.own.iter().filter(of_node).copied().collect()
+    }
+
     /// Of what is in force or, when nothing is in force yet, about to be.
     fn tell(&self) {
         if let Origin::Cluster(api) = &self.origin {
             let made = self.made.as_ref().unwrap_or(&self.in_force);
-            api.served(&self.index, &made.statuses, &made.lacking, &self.context.own);
+            api.served(&self.index, &made.statuses, &made.lacking, &self.context.own, &self.own_of_node());
         }
     }
 
@@ -273,14 +310,17 @@ impl Objects {
         let mut built = self.index.build(&self.context);
         let checked = file.check(&mut built);
         self.made = checked.as_ref().ok().map(|(config, _)| {
-            let binds = config.listeners.iter().flat_map(|listener| &listener.bind).copied();
-            let ports: HashSet<_> =
-                binds.filter(|address| !self.taken.contains_key(&socket(*address))).collect();
-            let assigned: BTreeSet<IpAddr> = self.context.assigned.values().flatten().copied().collect();
+            let binds: BTreeSet<SocketAddr> =
+                config.listeners.iter().flat_map(|listener| &listener.bind).copied().collect();
+            let is_ours = |address: &&SocketAddr| !self.taken.contains_key(&socket(**address));
+            let ports: HashSet<_> = binds.iter().filter(is_ours).copied().collect();
+            let places = self.context.assigned.values();
+            let assigned: BTreeSet<IpAddr> = places.flat_map(|place| &place.addresses).copied().collect();
             let addresses = ports.iter().map(SocketAddr::ip).filter(|address| assigned.contains(address));
             Made {
                 addresses: addresses.collect(),
                 ports,
+                binds,
                 statuses: Arc::new(built.statuses),
                 lacking: built.lacking,
             }
@@ -342,60 +382,8 @@ impl Objects {
     /// For operators.
     pub(super) fn shown(&self) -> Shown {
         let (places, problems) = (self.places.clone(), self.problems.clone());
-        Shown::new(&self.index, places, problems, self.in_force.statuses.clone(), self.api_server())
-    }
-}
-
-impl Attached {
-    /// The device, with what an earlier process has left there. `None`: no device gets any.
-    fn of(settings: &Settings) -> Option<Self> {
-        let Attach::Device(device) = settings.attach.clone() else { return None };
-        if settings.mode != Mode::Pool {
-            return None;
-        }
-        let addresses = addresses::ours(&device).unwrap_or_else(|error| {
-            tracing::error!(%device, %error, "cannot list the addresses of the device");
-            Vec::new()
-        });
-        Some(Self { device, addresses: addresses.into_iter().collect(), added: BTreeSet::new() })
-    }
-
-    fn add(&mut self, wanted: &BTreeSet<IpAddr>) {
-        for address in wanted {
-            if self.addresses.contains(address) {
-                continue;
-            }
-            match addresses::add(&self.device, *address) {
-                Ok(()) => {
-                    self.addresses.insert(*address);
-                    self.added.insert(*address);
-                }
-                Err(error) => {
-                    tracing::error!(device = %self.device, %address, %error, "the device does not get it")
-                }
-            }
-        }
-    }
-
-    /// Removes those that were added since [`retain`](Self::retain).
-    fn remove_added(&mut self) {
-        let kept = self.addresses.difference(&self.added).copied().collect();
-        self.retain(&kept);
-    }
-
-    fn retain(&mut self, wanted: &BTreeSet<IpAddr>) {
-        self.added.clear();
-        self.addresses.retain(|address| {
-            let removed = !wanted.contains(address)
-                && match addresses::remove(&self.device, *address) {
-                    Ok(()) => true,
-                    Err(error) => {
-                        tracing::error!(device = %self.device, %address, %error, "the device keeps it");
-                        false
-                    }
-                };
-            !removed
-        });
+        let faults = self.attached.as_ref().map(|attached| attached.faults().to_vec()).unwrap_or_default();
+        Shown::new(&self.index, places, problems, self.in_force.statuses.clone(), self.api_server(), faults)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -191,6 +191,7 @@ impl Control {
         if let Some((_, objects)) = &mut self.source {
             objects.in_force();
         }
+        self.release_addresses();
         let names = self.resolve();
         (reloaded, names)
     }
@@ -221,6 +222,7 @@ impl Control {
         if let Some((_, objects)) = &mut self.source {
             objects.in_force();
         }
+        self.release_addresses();
         self.show_objects();
     }
 
@@ -240,6 +242,31 @@ impl Control {
     pub(super) fn show_objects(&self) {
         let shown = self.source.as_ref().map(|(_, objects)| objects.shown()).unwrap_or_default();
         self.admin_side.objects.store(Arc::new(shown));
+    }
+
+    /// Takes addresses from their device that no Gateway has and no connection uses any more.
+    pub(super) fn release_addresses(&mut self) {
+        // Of which address the connections of earlier processes are, nobody knows.
+        if let Some((_, objects)) = &mut self.source
+            && objects.has_surplus()
+            && self.admin_side.elsewhere.count() == 0
+        {
+            let used: Option<BTreeSet<IpAddr>> = self.gateway.books.ledger.read(|connections| {
+                let mut used = BTreeSet::new();
+                for connection in connections {
+                    let bind = &connection.listener.bind;
+                    // One of an earlier process, whose listener is not there any more.
+                    if bind.is_empty() {
+                        return None;
+                    }
+                    used.extend(bind.iter().map(SocketAddr::ip));
+                }
+                Some(used)
+            });
+            if let Some(used) = used {
+                objects.release(&used);
+            }
+        }
     }
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.

@@ -252,13 +252,11 @@ impl admin::Operations for AdminSide {
         if self.stopping.load(Relaxed) {
             return Err(vec!["the gateway is stopping".into()]);
         }
-        if self.objects.load().is_awaited() {
-            return Err(vec!["the API server has not been read yet".into()]);
-        }
         let snapshot = self.gateway.snapshot.load();
         // Services without endpoints are none of the gateway's own.
         let empty = snapshot.pools.iter().filter(|pool| !pool.is_available() && pool.may_have_servers());
-        let reasons: Vec<_> = empty.map(|pool| unavailable(pool)).collect();
+        let mut reasons = self.objects.load().unready();
+        reasons.extend(empty.map(|pool| unavailable(pool)));
         if !reasons.is_empty() {
             return Err(reasons);
         }

@@ -17,6 +17,8 @@ pub(super) struct Shown {
     problems: Arc<Vec<Problem>>,
     statuses: Arc<Statuses>,
     api: Option<Arc<ApiServer>>,
+    /// Why the addresses of Gateways should not be relied on.
+    faults: Vec<String>,
     view: OnceLock<Vec<view::Object>>,
 }
 
@@ -27,15 +29,18 @@ impl Shown {
         problems: Arc<Vec<Problem>>,
         statuses: Arc<Statuses>,
         api: Option<Arc<ApiServer>>,
+        faults: Vec<String>,
     ) -> Self {
         let refusals = index.refusals().map(|(key, refusal)| (key.clone(), refusal.to_string())).collect();
         let keys = index.keys().cloned().collect();
-        Self { keys, refusals, places, problems, statuses, api, view: OnceLock::new() }
+        Self { keys, refusals, places, problems, statuses, api, faults, view: OnceLock::new() }
     }
 
-    /// Nothing is known of the objects yet.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.api.as_ref().is_some_and(|api| api.freshness() == Freshness::Stale(None))
+    /// Why the gateway is not ready, as far as objects are the reason.
+    pub(super) fn unready(&self) -> Vec<String> {
+        let is_awaited = self.api.as_ref().is_some_and(|api| api.freshness() == Freshness::Stale(None));
+        let awaited = is_awaited.then(|| "the API server has not been read yet".to_owned());
+        awaited.into_iter().chain(self.faults.iter().cloned()).collect()
     }
 
     /// Since when they are not those of the API server any more, as far as that is known.

@@ -175,6 +175,8 @@ impl Control {
         let _ = wire.send(&Word::Over {}).await;
         // Nobody waits for this. Statuses are written no more.
         (self.source, self.watched, self.watched_objects) = (None, None, None);
+        // What is shown holds the API server, too.
+        self.show_objects();
         tracing::info!(process = wire.process(), "taken over: this process drains");
         Ok(())
     }

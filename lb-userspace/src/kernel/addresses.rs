@@ -3,9 +3,12 @@
 //! Each has a protocol number of ours (IFA_PROTO, Linux 5.18), so that those of a process that was killed are found again.
 //! An older kernel ignores the number: what a killed process has left there stays.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
 
+use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
@@ -43,22 +46,43 @@ pub fn remove(device: &str, address: IpAddr) -> io::Result<()> {
     }
 }
 
-/// The addresses of a device that [`add`] has given to it, also in an earlier process.
-pub fn ours(device: &str) -> io::Result<Vec<IpAddr>> {
-    let index = index(device)?;
+/// The addresses that [`add`] has given to devices, also in an earlier process, with the names of these.
+pub fn ours() -> io::Result<Vec<(String, IpAddr)>> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    Netlink::open(NETLINK_ROUTE)?.list(request, |entry| match entry {
-        Ok(RouteNetlinkMessage::NewAddress(entry)) if entry.header.index == index => {
+    let found = Netlink::open(NETLINK_ROUTE)?.list(request, |entry| match entry {
+        Ok(RouteNetlinkMessage::NewAddress(entry)) => {
             let is_ours = entry.attributes.contains(&AddressAttribute::Protocol(OURS));
             let address = entry.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Local(address) => Some(*address),
                 AddressAttribute::Address(address) if address.is_ipv6() => Some(*address),
                 _ => None,
             });
-            address.filter(|_| is_ours)
+            address.filter(|_| is_ours).map(|address| (entry.header.index, address))
         }
         _ => None,
-    })
+    })?;
+    let socket = naming_socket()?;
+    let named = found
+        .into_iter()
+        .map(|(index, address)| Ok((rustix::net::netdevice::index_to_name(&socket, index)?, address)));
+    named.collect()
+}
+
+/// The devices on whose segment an address is, by their own addresses.
+pub fn segments_of(address: Ipv4Addr) -> io::Result<BTreeSet<u32>> {
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let found = Netlink::open(NETLINK_ROUTE)?.list(request, |entry| match entry {
+        Ok(RouteNetlinkMessage::NewAddress(entry)) if (1..32).contains(&entry.header.prefix_len) => {
+            let own = entry.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(own)) => Some(*own),
+                _ => None,
+            })?;
+            let network = Ipv4Net::new(own, entry.header.prefix_len).ok()?;
+            (network.contains(&address) && !own.is_loopback()).then_some(entry.header.index)
+        }
+        _ => None,
+    })?;
+    Ok(found.into_iter().collect())
 }
 
 fn message(device: &str, address: IpAddr) -> io::Result<AddressMessage> {
@@ -71,7 +95,10 @@ fn message(device: &str, address: IpAddr) -> io::Result<AddressMessage> {
 }
 
 fn index(device: &str) -> io::Result<u32> {
-    // An Internet socket, and not a netlink socket: only those know the names of devices.
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
-    Ok(rustix::net::netdevice::name_to_index(socket, device)?)
+    Ok(rustix::net::netdevice::name_to_index(naming_socket()?, device)?)
+}
+
+/// An Internet socket, and not a netlink socket: only those know the names of devices.
+fn naming_socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?)
 }

@@ -1,18 +1,25 @@
-//! Removing entries of netfilter's connection tracking (conntrack), by ctnetlink. Packets of a spliced connection no longer
+//! Entries of netfilter's connection tracking (conntrack), by ctnetlink: removing those of spliced connections, and reading which
+//! connections it redirects. Packets of a spliced connection no longer
 //! pass netfilter, which would keep its entry for days.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
 };
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
+
+use super::netlink::Netlink;
 
 /// Bytes of an answer that are read: its header and the error number, without the request that it quotes.
 const ANSWER: usize = 20;
@@ -78,6 +85,69 @@ impl Conntrack {
             count.read_at(&mut digits, 0).is_ok_and(|length| digits[..length] == *b"0\n")
         })
     }
+}
+
+/// Connections to one of these addresses that a rule of netfilter (DNAT, REDIRECT) has sent elsewhere: the address, and where they
+/// went. None where the kernel tracks no connections, and so redirects none.
+pub fn redirected(from: &BTreeSet<SocketAddr>) -> io::Result<BTreeSet<(SocketAddr, SocketAddr)>> {
+    if !Path::new(COUNT).exists() {
+        return Ok(BTreeSet::new());
+    }
+    let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let mut found = BTreeSet::new();
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        let header = NetfilterHeader::new(family, libc::NFNETLINK_V0 as u8, 0);
+        let request = NetfilterMessage::new(header, ConntrackMessage::Get(vec![]));
+        found.extend(netlink.list(request, |entry| {
+            let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = entry.ok()?.inner
+            else {
+                return None;
+            };
+            let (mut wanted, mut answers) = (None, None);
+            for attribute in &attributes {
+                match attribute {
+                    ConntrackAttribute::CtaTupleOrig(tuple) => wanted = tcp_ends(tuple).map(|(_, to)| to),
+                    ConntrackAttribute::CtaTupleReply(tuple) => {
+                        answers = tcp_ends(tuple).map(|(from, _)| from)
+                    }
+                    _ => {}
+                }
+            }
+            let (wanted, answers) = (wanted?, answers?);
+            (wanted != answers && from.contains(&wanted)).then_some((wanted, answers))
+        })?);
+    }
+    Ok(found)
+}
+
+/// Source and destination of a TCP connection's packets in one direction.
+fn tcp_ends(tuples: &[Tuple]) -> Option<(SocketAddr, SocketAddr)> {
+    let (mut ips, mut ports, mut is_tcp) = ((None, None), (None, None), false);
+    for tuple in tuples {
+        match tuple {
+            Tuple::Ip(parts) => {
+                for part in parts {
+                    match part {
+                        IPTuple::SourceAddress(ip) => ips.0 = Some(*ip),
+                        IPTuple::DestinationAddress(ip) => ips.1 = Some(*ip),
+                        _ => {}
+                    }
+                }
+            }
+            Tuple::Proto(parts) => {
+                for part in parts {
+                    match part {
+                        ProtoTuple::Protocol(protocol) => is_tcp = *protocol == Protocol::Tcp,
+                        ProtoTuple::SourcePort(port) => ports.0 = Some(*port),
+                        ProtoTuple::DestinationPort(port) => ports.1 = Some(*port),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    is_tcp.then_some((SocketAddr::new(ips.0?, ports.0?), SocketAddr::new(ips.1?, ports.1?)))
 }
 
 /// IPCTNL_MSG_CT_DELETE of linux/netfilter/nfnetlink_conntrack.h. Without the tuple it would mean the whole table.

@@ -50,7 +50,7 @@ impl Frames {
         if status != 0 {
             return Err(io::Error::last_os_error());
         }
-        socket.bind(&loopback())?;
+        socket.bind(&link(LOOPBACK, 0))?;
         Ok(Self(socket))
     }
 
@@ -83,12 +83,14 @@ impl Unfinished {
     }
 }
 
-fn loopback() -> SockAddr {
+/// A device, as packet(7) has it. `protocol`: what a socket that is bound to it receives (ETH_P_*), 0 for nothing.
+pub(super) fn link(index: u32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: an address of that family is what is written, and zeros are a value of its other fields.
     let address: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_ifindex = LOOPBACK as libc::c_int;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = index as libc::c_int;
     // SAFETY: the address is complete and has this length.
     unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }

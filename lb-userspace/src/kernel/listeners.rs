@@ -82,6 +82,14 @@ pub fn others(address: SocketAddr) -> io::Result<Vec<Occupant>> {
     Ok(occupants.collect())
 }
 
+/// Whether a socket listens on exactly this address, at whatever port, in the network namespace of the calling thread.
+pub fn is_used(ip: IpAddr) -> io::Result<bool> {
+    let family = if ip.is_ipv4() { AF_INET } else { AF_INET6 };
+    let all =
+        Netlink::open(NETLINK_SOCK_DIAG)?.list(request(family, 0), |answer| listening(&answer.ok()?))?;
+    Ok(all.iter().any(|socket| socket.address.ip() == ip))
+}
+
 fn request(family: u8, port: u16) -> SockDiagMessage {
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     socket_id.source_port = port;

@@ -3,6 +3,7 @@
 //! Pinned programs and maps lie in `<bpffs>/v<ABI>/`, one file each, named as in [`lb_common`].
 
 pub mod addresses;
+pub mod arp;
 pub mod batch;
 pub mod conntrack;
 pub mod devices;

@@ -22,6 +22,26 @@ pub(super) struct Wish {
     pub(super) held: Vec<IpAddr>,
 }
 
+impl Wish {
+    /// Takes in what another Gateway wants that shares its addresses.
+    pub(super) fn add(&mut self, other: &Wish) {
+        if other.created < self.created {
+            self.created.clone_from(&other.created);
+        }
+        for address in &other.named {
+            if !self.named.contains(address) {
+                self.named.push(*address);
+            }
+        }
+        self.any |= other.any;
+        for address in &other.held {
+            if !self.held.contains(address) {
+                self.held.push(*address);
+            }
+        }
+    }
+}
+
 /// Gives every Gateway the addresses that it names, if no older one has them, and else those that it has, or the first that are
 /// free: one of each family that the ranges have. `resting` were given back a short while ago, and are the last choice.
 pub(super) fn assign(

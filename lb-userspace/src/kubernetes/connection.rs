@@ -1,8 +1,7 @@
 //! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +11,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::addresses::{Wish, assign};
+use super::endpoints::{Bound, Endpoints};
 use super::nodes::{Heard, Word};
 use super::scope::Scope;
 use super::serves::Serves;
@@ -22,8 +22,10 @@ use super::settings::Settings;
 use super::store::{Freshness, Store};
 use super::watch::follow;
 use super::write::Writer;
-use super::{definitions, keep, lease, nodes};
-use crate::config::gateway_api::{Change, Context, Definitions, Index, Key, Kind, Lacking, Name, Statuses};
+use super::{balancers, definitions, keep, lease, nodes};
+use crate::config::gateway_api::{
+    self, Assigned, Change, Context, Definitions, Index, Key, Kind, Lacking, Mode, Name, Statuses,
+};
 
 /// How often the objects are kept, if they have changed.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -34,6 +36,8 @@ const RESTING: usize = 16;
 
 /// So many changes within this time make one configuration.
 const BURST: Duration = Duration::from_millis(100);
+/// So long the end of this process waits until it is known that it takes no more connections.
+const LEAVE: Duration = Duration::from_secs(3);
 
 /// An API server and what is known of it. Everything ends with this value.
 pub struct ApiServer {
@@ -47,6 +51,9 @@ pub struct ApiServer {
     heard: watch::Sender<Arc<Heard>>,
     hurry: Arc<Notify>,
     definitions: watch::Sender<Definitions>,
+    /// Mode `service`: where sockets listen, and for which number of it that was told.
+    bound: watch::Sender<Bound>,
+    told: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -55,6 +62,7 @@ struct State {
     following: Option<Following>,
     /// When an index was last brought up to date.
     taken: Instant,
+    /// Mode `pool`.
     assigned: BTreeMap<Name, Vec<IpAddr>>,
     /// The last addresses that were given back.
     resting: Vec<IpAddr>,
@@ -73,7 +81,7 @@ impl ApiServer {
     pub fn new(settings: Settings) -> Self {
         let (kept, since) = settings.keep.as_deref().map(keep::read).unwrap_or_default();
         let store = Store::new(kept, since);
-        for scope in Scope::always(&settings.kinds, &settings.namespaces) {
+        for scope in settings.scopes() {
             store.await_list(&scope);
         }
         Self {
@@ -85,6 +93,8 @@ impl ApiServer {
             heard: watch::Sender::default(),
             hurry: Arc::default(),
             definitions: watch::Sender::default(),
+            bound: watch::Sender::default(),
+            told: watch::Sender::default(),
             state: Mutex::new(State {
                 following: None,
                 taken: Instant::now(),
@@ -122,12 +132,13 @@ impl ApiServer {
         let client = Client::try_from(config).context("the API server's configuration")?;
         let store = &self.store;
         let mut tasks = JoinSet::new();
-        for scope in Scope::always(&settings.kinds, &settings.namespaces) {
+        for scope in settings.scopes() {
             tasks.spawn(follow(client.clone(), scope, store.clone()));
         }
         let writer = Writer {
             client: client.clone(),
             controller: settings.controller.clone(),
+            balancers: settings.balancers.clone(),
             store: store.clone(),
             wanted: self.statuses.subscribe(),
             leads: self.leads.subscribe(),
@@ -143,6 +154,20 @@ impl ApiServer {
             self.leads.clone(),
             store.clone(),
         ));
+        let (names, here) = (watch::Sender::default(), watch::Sender::default());
+        if settings.balancers.is_some() {
+            let endpoints = Endpoints {
+                client: client.clone(),
+                store: store.clone(),
+                node: settings.node.clone(),
+                bound: self.bound.subscribe(),
+                here: here.subscribe(),
+                nodes: names.subscribe(),
+                leads: self.leads.subscribe(),
+                told: self.told.clone(),
+            };
+            tasks.spawn(endpoints.keep());
+        }
         let node = nodes::Node {
             leases: kube::Api::namespaced(client.clone(), &leases),
             nodes: kube::Api::all(client.clone()),
@@ -150,6 +175,8 @@ impl ApiServer {
             word: self.word.subscribe(),
             heard: self.heard.clone(),
             hurry: self.hurry.clone(),
+            names,
+            here,
             store: store.clone(),
         };
         tasks.spawn(node.announce());
@@ -185,8 +212,13 @@ impl ApiServer {
         context.definitions.clone_from(&self.definitions.borrow());
     }
 
-    /// Mode `pool`: the addresses that each Gateway has. Whoever does not hold the Lease reads them in the statuses.
-    pub fn assigned(&self, ranges: &[RangeInclusive<IpAddr>]) -> BTreeMap<Name, Vec<IpAddr>> {
+    /// Where each Gateway is: in mode `pool` by the addresses that are given out, in mode `service` by what load balancers say.
+    /// `own`: addresses of this node that no Gateway can have.
+    pub fn assigned(
+        &self,
+        settings: &gateway_api::Settings,
+        own: &BTreeSet<IpAddr>,
+    ) -> BTreeMap<Name, Assigned> {
         let classes: BTreeSet<String> = self
             .store
             .collect(|key, value| {
@@ -196,17 +228,79 @@ impl ApiServer {
             })
             .into_iter()
             .collect();
-        let wishes = self.store.collect(|key, value| {
+        let gateways = self.store.collect(|key, value| {
             let class = value["spec"]["gatewayClassName"].as_str().unwrap_or_default();
-            (key.kind == Kind::Gateway && classes.contains(class)).then(|| wish(key, value))
+            let wish = (key.kind == Kind::Gateway && classes.contains(class)).then(|| wish(key, value))?;
+            Some((class.to_owned(), wish))
         });
+        match settings.mode {
+            Mode::Service => self.balanced(gateways, settings, own),
+            _ => self.pooled(gateways, settings),
+        }
+    }
+
+    fn balanced(
+        &self,
+        gateways: Vec<(String, Wish)>,
+        settings: &gateway_api::Settings,
+        own: &BTreeSet<IpAddr>,
+    ) -> BTreeMap<Name, Assigned> {
+        let Some(balancers) = &self.settings.balancers else { return BTreeMap::new() };
+        let heard = self.heard.borrow().clone();
+        let why_not = |ip: IpAddr| -> Option<&'static str> {
+            let is_local = match ip {
+                IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+                IpAddr::V6(ip) => ip.is_unicast_link_local(),
+            };
+            if heard.reached.contains(&ip) || own.contains(&ip) {
+                return Some(
+                    "is a node's own, which mode `service` takes from nobody (ServiceLB of k3s gives it)",
+                );
+            }
+            if is_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+                return Some("is no address that clients could reach");
+            }
+            let is_listed = settings.addresses.is_empty() || settings.may_name(ip);
+            (!is_listed).then_some("is none of `gateway_api.addresses`")
+        };
+        let place = |(class, wish): (String, Wish)| {
+            let service = balancers.service_of(&wish.gateway, &class);
+            let gateway = (!balancers.merge).then_some(&*wish.gateway.name);
+            let key = Key { kind: Kind::Service, name: service };
+            let assigned = self.store.with(&key, |service| {
+                let service = service.filter(|service| balancers::is_of(service, &class, gateway))?;
+                Some(balancers::assigned(service, why_not))
+            });
+            Some((wish.gateway, assigned?))
+        };
+        gateways.into_iter().filter_map(place).collect()
+    }
+
+    /// Whoever does not hold the Lease reads them in the statuses.
+    fn pooled(
+        &self,
+        gateways: Vec<(String, Wish)>,
+        settings: &gateway_api::Settings,
+    ) -> BTreeMap<Name, Assigned> {
+        let ranges = &settings.addresses;
+        // With `merge` it is the classes that have addresses.
+        let (mut wishes, mut owner_of) = (BTreeMap::<Name, Wish>::new(), BTreeMap::new());
+        for (class, wish) in gateways {
+            let owner = if settings.merge { Name::new("", &class) } else { wish.gateway.clone() };
+            owner_of.insert(wish.gateway.clone(), owner.clone());
+            wishes
+                .entry(owner.clone())
+                .and_modify(|all| all.add(&wish))
+                .or_insert_with(|| Wish { gateway: owner, ..wish });
+        }
+        let wishes = wishes.into_values();
         let mut guard = self.state();
         let state = &mut *guard;
         let leads = self.leads.borrow().is_some_and(|until| Instant::now() < until);
-        let assigned = match leads && self.store.is_complete() {
+        let assigned: BTreeMap<Name, Vec<IpAddr>> = match leads && self.store.is_complete() {
             true => {
                 // What was assigned may not be in the statuses yet.
-                let with_last = wishes.into_iter().map(|wish| {
+                let with_last = wishes.map(|wish| {
                     let last = state.assigned.get(&wish.gateway).cloned().unwrap_or_default();
                     Wish { held: [last, wish.held.clone()].concat(), ..wish }
                 });
@@ -217,7 +311,7 @@ impl ApiServer {
                 let is_ours = |ip: &IpAddr| ranges.iter().any(|range| range.contains(ip));
                 let held =
                     |wish: Wish| (wish.gateway, wish.held.into_iter().filter(|ip| is_ours(ip)).collect());
-                wishes.into_iter().map(held).collect()
+                wishes.map(held).collect()
             }
         };
         let before = state.assigned.values().flatten();
@@ -226,15 +320,57 @@ impl ApiServer {
         let surplus = state.resting.len().saturating_sub(RESTING);
         state.resting.drain(..surplus);
         state.assigned.clone_from(&assigned);
-        assigned
+        let of = |(gateway, owner): (Name, Name)| {
+            let addresses = assigned.get(&owner).cloned().unwrap_or_default();
+            (gateway, Assigned { addresses, ..Assigned::default() })
+        };
+        owner_of.into_iter().map(of).collect()
+    }
+
+    /// Mode `service`: sockets listen at these addresses, and at no others.
+    pub fn listens(&self, addresses: &BTreeSet<SocketAddr>) {
+        self.bound.send_if_modified(|(number, bound)| {
+            let differs = *number == 0 || **bound != *addresses;
+            if differs {
+                (*number, *bound) = (*number + 1, Arc::new(addresses.clone()));
+            }
+            differs
+        });
+    }
+
+    /// Mode `service`: load balancers are told to send no more clients here; returns when that was written, or could not be.
+    /// Whether there was anything to tell.
+    pub async fn leave(&self) -> bool {
+        if self.settings.balancers.is_none() || self.bound.borrow().1.is_empty() {
+            return false;
+        }
+        self.listens(&BTreeSet::new());
+        let wanted = self.bound.borrow().0;
+        let mut told = self.told.subscribe();
+        if timeout(LEAVE, told.wait_for(|told| *told >= wanted)).await.is_err() {
+            tracing::warn!("the API server was not told that this node takes no more connections");
+        }
+        true
     }
 
     /// What was built is served, by a node with these addresses that lacks some ports: what it says of the objects is written, and
     /// what it asks for is watched. In the runtime of [`ApiServer::follow`].
-    pub fn served(&self, index: &Index, statuses: &Arc<Statuses>, lacking: &Lacking, own: &[IpAddr]) {
+    /// `of_node`: those of its addresses that it does not have for the sake of Gateways.
+    pub fn served(
+        &self,
+        index: &Index,
+        statuses: &Arc<Statuses>,
+        lacking: &Lacking,
+        own: &[IpAddr],
+        of_node: &BTreeSet<IpAddr>,
+    ) {
         // Before, it is not what the API server has.
         if self.store.is_complete() {
-            let word = Some(Word { own: own.to_vec(), serves: Serves::of(statuses, lacking) });
+            let word = Some(Word {
+                own: own.to_vec(),
+                of_node: of_node.iter().copied().collect(),
+                serves: Serves::of(statuses, lacking),
+            });
             self.word.send_if_modified(|known| {
                 let differs = *known != word;
                 *known = word;
@@ -301,8 +437,8 @@ async fn keep_objects(store: Arc<Store>, path: std::path::PathBuf) {
         }
         let objects = store.collect(|key, value| {
             let mut value = value.clone();
-            // That of a Gateway has its addresses.
-            if key.kind != Kind::Gateway {
+            // Those of a Gateway and of its Service have its addresses.
+            if key.kind != Kind::Gateway && !balancers::is_one(&value) {
                 value.as_object_mut()?.remove("status");
             }
             Some(value)

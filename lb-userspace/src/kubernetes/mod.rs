@@ -4,8 +4,11 @@
 //! holder of a Lease writes the statuses.
 
 mod addresses;
+mod balancers;
 mod connection;
 mod definitions;
+mod endpoints;
+mod health;
 mod keep;
 mod kinds;
 mod lease;
@@ -19,6 +22,7 @@ mod store;
 mod watch;
 mod write;
 
+pub use balancers::Balancers;
 pub use connection::ApiServer;
 pub use keep::file as keep_file;
 pub use settings::Settings;

@@ -43,6 +43,8 @@ const MOST_ADDRESSES: usize = 512;
 pub(super) struct Word {
     /// Every address that it has.
     pub(super) own: Vec<IpAddr>,
+    /// Those of them that it does not have for the sake of Gateways.
+    pub(super) of_node: Vec<IpAddr>,
     pub(super) serves: Serves,
 }
 
@@ -77,6 +79,10 @@ pub(super) struct Node {
     pub(super) heard: watch::Sender<Arc<Heard>>,
     /// Somebody waits for what the others say.
     pub(super) hurry: Arc<Notify>,
+    /// The names of all that are there.
+    pub(super) names: watch::Sender<BTreeSet<String>>,
+    /// The addresses that the cluster has of this one.
+    pub(super) here: watch::Sender<Vec<IpAddr>>,
     pub(super) store: Arc<Store>,
 }
 
@@ -113,13 +119,20 @@ impl Node {
     }
 
     async fn say(&mut self) {
-        let Some(word) = self.word.borrow_and_update().clone() else { return };
+        let word = self.word.borrow_and_update().clone();
         // An error: this is no node of the cluster.
-        let known = match self.nodes.get_opt(&self.name).await {
-            Ok(Some(there)) => known(&there),
-            _ => Vec::new(),
-        };
-        let reached = if known.is_empty() { &word.own } else { &known };
+        let there = self.nodes.get_opt(&self.name).await.ok().flatten();
+        if let Some(there) = &there {
+            let inside = known(there, ["InternalIP", "ExternalIP"]);
+            self.here.send_if_modified(|here| {
+                let differs = *here != inside;
+                *here = inside;
+                differs
+            });
+        }
+        let Some(word) = word else { return };
+        let known = there.map(|there| known(&there, ["ExternalIP", "InternalIP"])).unwrap_or_default();
+        let reached = if known.is_empty() { &word.of_node } else { &known };
         if !reached.is_empty()
             && let Err(error) = write(&self.leases, &self.name, reached, &word).await
         {
@@ -133,7 +146,7 @@ impl Node {
     ) -> Result<Heard, kube::Error> {
         let selected = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
         let list = self.leases.list(&selected).await?;
-        let (mut reached, mut own) = (BTreeSet::new(), BTreeSet::new());
+        let (mut reached, mut own, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut heard = Heard::default();
         for lease in &list.items {
             let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.clone());
@@ -149,11 +162,17 @@ impl Node {
             reached.extend(addresses(text(ADDRESSES)));
             own.extend(addresses(text(OWN)));
             let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+            names.extend(holder.clone());
             if let Some(node) = holder.filter(|node| *node != self.name) {
                 heard.others.insert(node, Serves::read(text(SERVES)));
             }
         }
         seen.retain(|name, _| list.items.iter().any(|lease| lease.name_any() == *name));
+        self.names.send_if_modified(|known| {
+            let differs = *known != names;
+            *known = names;
+            differs
+        });
         if let Some(word) = &*self.word.borrow() {
             for (node, serves) in &heard.others {
                 word.serves.add_lacks_of(node, serves, &mut heard.lacking);
@@ -182,15 +201,14 @@ fn addresses(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
     text.split(',').take(MOST_ADDRESSES).filter_map(|text| text.parse().ok())
 }
 
-/// The addresses that the cluster has of a node: the external ones, or else the internal ones.
-fn known(node: &v1::Node) -> Vec<IpAddr> {
+/// The addresses that the cluster has of a node: those of the first of these types of which there are any.
+fn known(node: &v1::Node, types: [&str; 2]) -> Vec<IpAddr> {
     let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let of = |kind: &str| {
         let some = all.clone().filter(|address| address.type_ == kind);
         some.filter_map(|address| address.address.parse().ok()).collect::<Vec<IpAddr>>()
     };
-    let external = of("ExternalIP");
-    if external.is_empty() { of("InternalIP") } else { external }
+    types.into_iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 async fn write(leases: &Api<Lease>, node: &str, reached: &[IpAddr], word: &Word) -> Result<(), kube::Error> {

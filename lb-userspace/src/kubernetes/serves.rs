@@ -107,6 +107,7 @@ mod tests {
             conditions: vec![condition],
             listeners: vec![],
             attached_listener_sets: 0,
+            ports: [].into(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! The Service of a Gateway: a name inside the cluster, with the Gateway's addresses as its endpoints.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -8,11 +8,16 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::balancers;
 use super::kinds::MANAGER;
-use crate::config::gateway_api::{GatewayStatus, Key};
+use crate::config::gateway_api::{GatewayStatus, Key, StatusAddress};
 
 /// The label with the name of the Gateway.
 pub(super) const LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+/// The label with the name of its class.
+pub(super) const CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
+/// Who looks after the EndpointSlices.
+pub(super) const MANAGED_BY: &str = "snisplice.dev";
 /// Bytes of a Service's name at most: it is a label of DNS.
 const LONGEST_NAME: usize = 63;
 
@@ -20,53 +25,84 @@ const LONGEST_NAME: usize = 63;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Objects {
     pub(super) name: String,
-    namespace: String,
-    service: Value,
+    pub(super) namespace: String,
+    pub(super) service: Value,
     slices: Vec<(String, Value)>,
 }
 
-/// What was written last.
+impl Objects {
+    /// Whether a Service that is there is for the same purpose.
+    pub(super) fn is_like(&self, there: &Value) -> bool {
+        let label = |service: &Value, label: &str| service["metadata"]["labels"][label].clone();
+        let labels = [LABEL, CLASS_LABEL, balancers::PROXY_LABEL];
+        labels.iter().all(|name| label(there, name) == label(&self.service, name))
+    }
+
+    /// Without EndpointSlices.
+    pub(super) fn of_service(service: Value) -> Self {
+        let text = |field: &str| service["metadata"][field].as_str().unwrap_or_default().to_owned();
+        Self { name: text("name"), namespace: text("namespace"), slices: Vec::new(), service }
+    }
+}
+
+/// What was written last, by the keys of the Services.
 #[derive(Default)]
 pub(super) struct Written(HashMap<Key, Objects>);
 
 impl Written {
-    pub(super) fn has(&self, gateway: &Key, objects: &Objects) -> bool {
-        self.0.get(gateway) == Some(objects)
+    pub(super) fn knows(&self, service: &Key) -> bool {
+        self.0.contains_key(service)
     }
 
-    pub(super) fn note(&mut self, gateway: &Key, objects: Objects) {
-        self.0.insert(gateway.clone(), objects);
+    pub(super) fn has(&self, service: &Key, objects: &Objects) -> bool {
+        self.0.get(service) == Some(objects)
+    }
+
+    pub(super) fn note(&mut self, service: Key, objects: Objects) {
+        self.0.insert(service, objects);
     }
 }
 
-/// Of its Service. Whoever edits a Gateway may write anything as its class.
-fn name_of(gateway: &str, class: &str) -> String {
-    let name: String = format!("{gateway}-{class}").chars().take(LONGEST_NAME).collect();
-    name.trim_end_matches(['-', '.']).replace('.', "-")
+/// The name of a Service. Whoever edits a Gateway may write anything as its class.
+pub(super) fn name_of(text: &str, end: &str) -> String {
+    let name: String = text.chars().take(LONGEST_NAME - end.len()).collect();
+    name.trim_end_matches(['-', '.']).replace('.', "-") + end
+}
+
+/// The labels and annotations of `spec.infrastructure`.
+pub(super) fn infrastructure(gateway: &Value) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) {
+    let of = |field: &str| {
+        let texts = gateway["spec"]["infrastructure"][field].as_object().into_iter().flatten();
+        texts.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    (of("labels"), of("annotations"))
+}
+
+/// What goes with an object, and is removed with it.
+pub(super) fn owner(key: &Key, object: &Value) -> Value {
+    json!({
+        "apiVersion": object["apiVersion"], "kind": key.kind.name(), "name": &*key.name.name,
+        "uid": object["metadata"]["uid"],
+    })
+}
+
+pub(super) fn ports<'p>(numbers: impl IntoIterator<Item = &'p u16>) -> Vec<Value> {
+    let port = |number| json!({"name": format!("port-{number}"), "port": number, "protocol": "TCP"});
+    numbers.into_iter().map(port).collect()
 }
 
 /// What a Gateway, as the API server has it, is to have.
 pub(super) fn of(key: &Key, gateway: &Value, status: &GatewayStatus) -> Objects {
     let class = gateway["spec"]["gatewayClassName"].as_str().unwrap_or_default();
-    let name = name_of(&key.name.name, class);
-    let infrastructure = &gateway["spec"]["infrastructure"];
-    let texts = |field: &str| -> BTreeMap<String, Value> {
-        infrastructure[field].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
-    };
-    let mut labels = texts("labels");
+    let name = name_of(&format!("{}-{class}", key.name.name), "");
+    let (mut labels, annotations) = infrastructure(gateway);
     labels.insert(LABEL.into(), json!(&*key.name.name));
-    labels.insert("gateway.networking.k8s.io/gateway-class-name".into(), json!(class));
-    let annotations = texts("annotations");
-    let owner = json!([{
-        "apiVersion": gateway["apiVersion"], "kind": "Gateway", "name": &*key.name.name,
-        "uid": gateway["metadata"]["uid"],
-    }]);
+    labels.insert(CLASS_LABEL.into(), json!(class));
+    let owner = json!([owner(key, gateway)]);
     let numbers = gateway["spec"]["listeners"].as_array().into_iter().flatten();
-    let mut numbers: Vec<u64> = numbers.filter_map(|listener| listener["port"].as_u64()).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let port = |number: &u64| json!({"name": format!("port-{number}"), "port": number, "protocol": "TCP"});
-    let ports: Vec<Value> = numbers.iter().map(port).collect();
+    let numbers: BTreeSet<u16> =
+        numbers.filter_map(|listener| u16::try_from(listener["port"].as_u64()?).ok()).collect();
+    let ports = ports(&numbers);
     let metadata = |name: &str, labels: &BTreeMap<String, Value>| {
         json!({
             "name": name, "namespace": &*key.name.namespace, "labels": labels, "annotations": annotations,
@@ -78,15 +114,14 @@ pub(super) fn of(key: &Key, gateway: &Value, status: &GatewayStatus) -> Objects 
         "spec": {"clusterIP": "None", "type": "ClusterIP", "ports": ports},
     });
     let slice = |family: &str| {
-        let addresses =
-            status.addresses.iter().filter(|address| address.value.is_ipv4() == (family == "IPv4"));
-        let endpoints: Vec<Value> = addresses
-            .map(|address| json!({"addresses": [address.value], "conditions": {"ready": true}}))
-            .collect();
+        let addresses = status.addresses.iter().filter_map(StatusAddress::ip);
+        let addresses = addresses.filter(|address| address.is_ipv4() == (family == "IPv4"));
+        let endpoints: Vec<Value> =
+            addresses.map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect();
         let slice_name = format!("{name}-{}", family.to_ascii_lowercase());
         let mut labels = labels.clone();
         labels.insert("kubernetes.io/service-name".into(), json!(name));
-        labels.insert("endpointslice.kubernetes.io/managed-by".into(), json!("snisplice.dev"));
+        labels.insert("endpointslice.kubernetes.io/managed-by".into(), json!(MANAGED_BY));
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": metadata(&slice_name, &labels),
@@ -116,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_class_of_any_letters_makes_a_name() {
-        assert_eq!(name_of("shop", "edge.example"), "shop-edge-example");
-        assert_eq!(name_of("a", &"é".repeat(100)).chars().count(), LONGEST_NAME);
+        assert_eq!(name_of("shop-edge.example", ""), "shop-edge-example");
+        assert_eq!(name_of(&"é".repeat(100), "-lb").chars().count(), LONGEST_NAME);
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::balancers::Balancers;
+use super::scope::Scope;
 use crate::config::gateway_api::Kind;
 
 /// What `[gateway_api]` and the environment say of the API server.
@@ -18,6 +20,8 @@ pub struct Settings {
     pub kinds: Vec<Kind>,
     /// Where the last good objects are kept; absent: nowhere.
     pub keep: Option<PathBuf>,
+    /// Mode `service`: the Services that Gateways get; absent: none.
+    pub balancers: Option<Balancers>,
     /// Where the Leases are: the pod's namespace.
     pub lease_namespace: String,
     /// The name of this process among those that may hold the Lease: the pod's name.
@@ -27,6 +31,23 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What is watched whoever names it.
+    pub(super) fn scopes(&self) -> Vec<Scope> {
+        let mut scopes = Scope::always(&self.kinds, &self.namespaces);
+        if let Some(balancers) = self.balancers.as_ref().filter(|balancers| balancers.merge) {
+            for kind in [Kind::Service, Kind::EndpointSlice] {
+                let own = Scope { kind, namespace: Some((*balancers.namespace).into()), name: None };
+                if !scopes
+                    .iter()
+                    .any(|scope| scope.kind == kind && (scope.namespace.is_none() || *scope == own))
+                {
+                    scopes.push(own);
+                }
+            }
+        }
+        scopes
+    }
+
     /// The names that the pod's environment gives: `POD_NAMESPACE`, `POD_NAME`, `NODE_NAME`; outside a pod, those of the host.
     pub fn names_from_environment() -> (String, String, String) {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

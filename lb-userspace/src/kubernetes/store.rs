@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use super::balancers;
 use super::scope::Scope;
 use crate::config::gateway_api::{Change, Index, Key, Kind, Object};
 
@@ -26,6 +27,8 @@ pub(super) struct Store {
     pub(super) changed: Notify,
     /// Something was put in for [`Store::take_touched`].
     pub(super) touched: Notify,
+    /// Mode `service`: Services or EndpointSlices of Gateways have changed.
+    pub(super) balancers: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -68,7 +71,12 @@ impl Store {
     pub(super) fn new(kept: Vec<(Key, Value)>, fresh_at: Option<SystemTime>) -> Self {
         let pending = kept.iter().map(|(key, _)| key.clone()).collect();
         let inner = Inner { objects: kept.into_iter().collect(), pending, fresh_at, ..Inner::default() };
-        Self { inner: Mutex::new(inner), changed: Notify::new(), touched: Notify::new() }
+        Self {
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+            touched: Notify::new(),
+            balancers: watch::Sender::new(()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -80,25 +88,31 @@ impl Store {
     pub(super) fn put(&self, key: Key, value: Value) {
         let mut inner = self.lock();
         if inner.objects.get(&key) != Some(&value) {
-            inner.objects.insert(key.clone(), value);
-            self.note(&mut inner, key);
+            let balances = balancers::is_one(&value);
+            let before = inner.objects.insert(key.clone(), value);
+            self.note(&mut inner, key, balances || before.is_some_and(|before| balancers::is_one(&before)));
         }
     }
 
     pub(super) fn remove(&self, key: Key) {
         let mut inner = self.lock();
-        if inner.objects.remove(&key).is_some() {
-            self.note(&mut inner, key);
+        if let Some(before) = inner.objects.remove(&key) {
+            self.note(&mut inner, key, balancers::is_one(&before));
         }
     }
 
-    fn note(&self, inner: &mut Inner, key: Key) {
+    /// `balances`: it is of a load balancer of Gateways.
+    fn note(&self, inner: &mut Inner, key: Key, balances: bool) {
         inner.version += 1;
         // Its status may have other addresses.
-        inner.outside |= matches!(key.kind, Kind::Gateway | Kind::GatewayClass);
+        inner.outside |=
+            matches!(key.kind, Kind::Gateway | Kind::GatewayClass) || (balances && key.kind == Kind::Service);
         inner.touched.insert(key.clone());
         inner.pending.insert(key);
         self.touched.notify_one();
+        if balances {
+            self.balancers.send_replace(());
+        }
         if inner.complete {
             self.changed.notify_one();
         }
@@ -127,8 +141,8 @@ impl Store {
         let gone: Vec<Key> =
             inner.objects.keys().filter(|key| scope.covers(key) && !there.contains(*key)).cloned().collect();
         for key in gone {
-            inner.objects.remove(&key);
-            self.note(&mut inner, key);
+            let before = inner.objects.remove(&key);
+            self.note(&mut inner, key, before.is_some_and(|before| balancers::is_one(&before)));
         }
         self.settle(&mut inner, scope);
     }
@@ -148,6 +162,7 @@ impl Store {
             self.changed.notify_one();
         }
         self.touched.notify_one();
+        self.balancers.send_replace(());
     }
 
     /// Whether a watch works.

@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::balancers::{Balancers, is_of};
 use super::kinds::{MANAGER, resource};
 use super::nodes::Heard;
+use super::services::{self, Objects};
 use super::store::Store;
-use super::{lease, services, status};
-use crate::config::gateway_api::{Key, Kind, Status, Statuses};
+use super::{lease, status};
+use crate::config::gateway_api::{Key, Kind, Name, Status, Statuses};
 
 /// Writes at once.
 const AT_ONCE: usize = 8;
@@ -36,6 +39,8 @@ const MOST_NAMES: usize = 5;
 pub(super) struct Writer {
     pub(super) client: Client,
     pub(super) controller: Arc<str>,
+    /// Mode `service`.
+    pub(super) balancers: Option<Balancers>,
     pub(super) store: Arc<Store>,
     pub(super) wanted: watch::Receiver<Arc<Statuses>>,
     /// Until when this process may write.
@@ -51,6 +56,8 @@ struct Memory {
     /// Without their times.
     written: HashMap<Key, Value>,
     services: services::Written,
+    /// Services that are somebody else's, which was said.
+    foreign: BTreeSet<Key>,
     pauses: BTreeMap<Key, (Instant, Duration)>,
     /// Of Gateways and ListenerSets that other nodes do not serve yet the generation, and since when they are waited for.
     waiting: HashMap<Key, (i64, Instant)>,
@@ -78,7 +85,13 @@ impl Writer {
                 () = self.store.touched.notified() => {}
                 () = sleep_until(next) => {}
             }
-            due.extend(self.store.take_touched().into_iter().filter(|key| has_status(key.kind)));
+            let touched = self.store.take_touched();
+            {
+                let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                // Somebody may have removed it, so that it is made anew.
+                all_due |= touched.iter().any(|key| memory.services.knows(key));
+            }
+            due.extend(touched.into_iter().filter(|key| has_status(key.kind)));
             if self.leads.borrow_and_update().is_none() || !self.store.is_settled() {
                 continue;
             }
@@ -99,7 +112,7 @@ impl Writer {
             let (this, of, memory, unsuccessful) = (&self, &wanted, &memory, &again);
             futures_util::stream::iter(ready)
                 .for_each_concurrent(AT_ONCE, |key| async move {
-                    if !this.look_at(&key, of.get(&key), memory).await {
+                    if !this.look_at(&key, of, memory).await {
                         unsuccessful.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
                     }
                 })
@@ -159,8 +172,8 @@ impl Writer {
     }
 
     /// Writes the status of an object if it differs. `false`: it did not succeed, or something is to be written again later.
-    async fn look_at(&self, key: &Key, wanted: Option<&Status>, memory: &Mutex<Memory>) -> bool {
-        let wanted = match wanted {
+    async fn look_at(&self, key: &Key, all: &Statuses, memory: &Mutex<Memory>) -> bool {
+        let wanted = match all.get(key) {
             Some(wanted) => match self.of_nodes(key, wanted, memory) {
                 Some(wanted) => Some(wanted),
                 None => return false,
@@ -184,10 +197,51 @@ impl Writer {
             }
             note_pause(memory, key);
         }
-        match wanted {
-            Some(Status::Gateway(status)) => self.offer(key, status, memory).await,
-            _ => true,
+        let mut done = true;
+        for objects in self.services(key, all) {
+            done &= self.offer(key, objects, memory).await;
         }
+        match (wanted, &self.balancers) {
+            (Some(Status::Class(_)), Some(balancers)) if balancers.merge && done => {
+                self.take_back(&balancers.service_of_class(&key.name.name), key, all).await
+            }
+            _ => done,
+        }
+    }
+
+    /// The Services that there are to be for the sake of an object: one without an address, by which a Gateway is known inside the
+    /// cluster, and one of the type LoadBalancer, for each Gateway or for a class.
+    fn services(&self, key: &Key, all: &Statuses) -> Vec<Objects> {
+        let balancers = self.balancers.as_ref();
+        match (all.get(key), balancers) {
+            (Some(Status::Gateway(status)), _) => {
+                let of = |gateway: &Value| {
+                    let own = balancers.filter(|balancers| !balancers.merge);
+                    let own = own.and_then(|balancers| balancers.of_gateway(key, gateway, status));
+                    std::iter::once(services::of(key, gateway, status)).chain(own).collect()
+                };
+                self.store.with(key, |gateway| gateway.map(of)).unwrap_or_default()
+            }
+            (Some(Status::Class(_)), Some(balancers)) if balancers.merge => {
+                let ports = self.ports_of_class(key, all);
+                let of = |class: &Value| balancers.of_class(key, class, &ports);
+                self.store.with(key, |class| class.and_then(of)).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The ports of all Gateways of a class.
+    fn ports_of_class(&self, class: &Key, all: &Statuses) -> BTreeSet<u16> {
+        let is_of = |gateway: &Key| {
+            let is_it = |there: &Value| there["spec"]["gatewayClassName"] == *class.name.name;
+            self.store.with(gateway, |there| there.is_some_and(is_it))
+        };
+        let statuses = all.iter().filter_map(|(key, status)| match status {
+            Status::Gateway(status) if is_of(key) => Some(&status.ports),
+            _ => None,
+        });
+        statuses.flatten().copied().collect()
     }
 
     /// What is to be written of an object, and whether by server-side apply; `None`: nothing.
@@ -271,21 +325,21 @@ impl Writer {
         }
     }
 
-    /// A Service without an address, by which a Gateway is known inside the cluster.
-    async fn offer(
-        &self,
-        key: &Key,
-        status: &crate::config::gateway_api::GatewayStatus,
-        memory: &Mutex<Memory>,
-    ) -> bool {
-        let Some(objects) = self.store.with(key, |gateway| Some(services::of(key, gateway?, status))) else {
+    /// Writes a Service, unless it is there or somebody else's.
+    async fn offer(&self, key: &Key, objects: Objects, memory: &Mutex<Memory>) -> bool {
+        let service = Key::new(Kind::Service, &objects.namespace, &objects.name);
+        let is_gone = self.store.with(&service, |there| match there {
+            None => Some(true),
+            Some(there) => objects.is_like(there).then_some(false),
+        });
+        let Some(is_gone) = is_gone else {
+            if memory.lock().unwrap_or_else(PoisonError::into_inner).foreign.insert(service.clone()) {
+                tracing::warn!(%key, "{service} is somebody else's, and stays as it is");
+            }
             return true;
         };
-        let service = Key::new(Kind::Service, &key.name.namespace, &objects.name);
-        let is_foreign = self.store.with(&service, |there| {
-            there.is_some_and(|there| there["metadata"]["labels"][services::LABEL] != *key.name.name)
-        });
-        if is_foreign || memory.lock().unwrap_or_else(PoisonError::into_inner).services.has(key, &objects) {
+        if !is_gone && memory.lock().unwrap_or_else(PoisonError::into_inner).services.has(&service, &objects)
+        {
             return true;
         }
         let Some(written) = lease::while_held(&self.leads, services::write(&self.client, &objects)).await
@@ -294,12 +348,38 @@ impl Writer {
         };
         match written {
             Ok(()) => {
-                memory.lock().unwrap_or_else(PoisonError::into_inner).services.note(key, objects);
+                memory.lock().unwrap_or_else(PoisonError::into_inner).services.note(service, objects);
                 true
             }
             Err(error) => {
-                tracing::debug!(%key, %error, "its Service is not written");
+                match &error {
+                    // Not allowed, or a field that cannot change (the class of a load balancer): an operator must hear of it.
+                    kube::Error::Api(answer) if matches!(answer.code, 403 | 422) => {
+                        tracing::warn!(%key, %error, "{service} is not written");
+                    }
+                    _ => tracing::debug!(%key, %error, "{service} is not written"),
+                }
                 note_pause(memory, key);
+                false
+            }
+        }
+    }
+
+    /// Removes the Service of a class that no Gateway asks for a port any more.
+    async fn take_back(&self, service: &Name, class: &Key, all: &Statuses) -> bool {
+        let key = Key { kind: Kind::Service, name: service.clone() };
+        let is_there =
+            self.store.with(&key, |there| there.is_some_and(|there| is_of(there, &class.name.name, None)));
+        if !is_there || !self.ports_of_class(class, all).is_empty() {
+            return true;
+        }
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &service.namespace);
+        let params = DeleteParams::default();
+        match lease::while_held(&self.leads, services.delete(&service.name, &params)).await {
+            None => false,
+            Some(Ok(_)) => true,
+            Some(Err(error)) => {
+                tracing::debug!(%class, %error, "its Service is not removed");
                 false
             }
         }

@@ -8,6 +8,7 @@ pub mod control_plane;
 pub mod deploy;
 pub mod figures;
 pub mod kubelet;
+pub mod metallb;
 pub mod network;
 pub mod programs;
 mod runtime;

@@ -161,6 +161,8 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         controller,
         mode,
         attach,
+        merge,
+        load_balancer_class,
         addresses,
         external_names,
         auto_passthrough,
@@ -173,16 +175,18 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         let error = Diagnostic::error(&from.place, "`from = \"directory\"` without `directory`");
         report.push_absence(error.help("for example `directory = \"/etc/snisplice/manifests\"`"));
     }
-    if let Some(mode) = mode.given().filter(|mode| mode.value == Mode::Pool) {
+    if let Some(mode) = mode.given().filter(|mode| mode.value != Mode::Node) {
+        let name = if mode.value == Mode::Pool { "pool" } else { "service" };
         if from.value != From::Cluster {
-            let error = Diagnostic::error(&mode.place, "`mode = \"pool\"` without an API server");
+            let error = Diagnostic::error(&mode.place, format!("`mode = \"{name}\"` without an API server"));
             report.push(error.help("`from = \"cluster\"`: the API server keeps who has which address"));
         }
-        if addresses.is_absent() {
+        if mode.value == Mode::Pool && addresses.is_absent() {
             let error = Diagnostic::error(&mode.place, "`mode = \"pool\"` without `addresses`");
             report.push_absence(error.help("for example `addresses = [\"198.51.100.16/28\"]`"));
         }
     }
+    reject_what_the_mode_does_not_use(&given.value, report);
     let default = Settings::default();
     Some(GatewayApi {
         source: match from.value {
@@ -193,6 +197,8 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             controller: controller.get().map_or(default.controller, Arc::from),
             mode: mode.or(default.mode),
             attach: attach.get().unwrap_or(default.attach),
+            merge: merge.or(default.merge),
+            load_balancer_class: load_balancer_class.get(),
             addresses: values(addresses),
             external_names: external_names.or(default.external_names),
             auto_passthrough: auto_passthrough.or(default.auto_passthrough),
@@ -201,6 +207,26 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             istio: values(istio),
         },
     })
+}
+
+/// Keys of `[gateway_api]` that another mode has.
+fn reject_what_the_mode_does_not_use(api: &GatewayApiDraft, report: &mut Report) {
+    let mode = api.mode.or(Settings::default().mode);
+    let mut reject = |place: Option<&Place>, key: &str, modes: &str, help: &str| {
+        if let Some(place) = place {
+            report.push(Diagnostic::error(place, format!("`{key}` without {modes}")).help(help));
+        }
+    };
+    if mode == Mode::Node {
+        let attach = api.attach.given().map(|attach| &attach.place);
+        let help = "with `node` Gateways have the addresses that this machine has anyway";
+        reject(attach, "attach", "`mode = \"pool\"` or `\"service\"`", help);
+    }
+    if mode != Mode::Service {
+        let class = api.load_balancer_class.given().map(|class| &class.place);
+        let help = "only then are there Services that a load balancer could take";
+        reject(class, "load_balancer_class", "`mode = \"service\"`", help);
+    }
 }
 
 /// `[gateway]`, whose values do not depend on one another.

@@ -85,7 +85,7 @@ impl<'i> Claims<'i> {
         mut lets_in: impl FnMut(usize) -> bool,
     ) {
         let Some(is_for) = listener.is_for.filter(|_| listener.is_bound()) else { return };
-        let port = listener.port();
+        let port = listener.bound_port;
         let on: Vec<Option<IpAddr>> = match listener.binds.is_empty() {
             true => vec![None],
             false => listener.binds.iter().copied().map(Some).collect(),
@@ -147,12 +147,12 @@ pub(super) fn mark_overlaps(listeners: &mut [Listener<'_>]) {
     let mut hosts: HashMap<(Arc<[IpAddr]>, u16, SniPattern), usize> = HashMap::new();
     let is_https = |listener: &Listener<'_>| listener.is_for == Some(Use::Https) && listener.is_bound();
     for (number, listener) in listeners.iter().enumerate().filter(|(_, listener)| is_https(listener)) {
-        hosts.insert((listener.binds.clone(), listener.port(), listener.host.clone()), number);
+        hosts.insert((listener.binds.clone(), listener.bound_port, listener.host.clone()), number);
     }
     let mut marked = HashSet::new();
     for (number, listener) in listeners.iter().enumerate().filter(|(_, listener)| is_https(listener)) {
         for wider in wider(&listener.host) {
-            let found = hosts.get(&(listener.binds.clone(), listener.port(), wider)).copied();
+            let found = hosts.get(&(listener.binds.clone(), listener.bound_port, wider)).copied();
             if let Some(other) = found.filter(|other| *other != number) {
                 marked.extend([number, other]);
             }

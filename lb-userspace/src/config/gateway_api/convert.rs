@@ -10,7 +10,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -103,10 +103,10 @@ fn ports<'g, 'i>(gateways: &'g Gateways<'i>) -> (Vec<Port<'g, 'i>>, HashMap<usiz
         gateways.listeners.iter().enumerate().filter(|(_, listener)| listener.is_bound())
     {
         let Some(is_for) = listener.is_for else { continue };
-        let index = *known.entry((listener.binds.clone(), listener.port())).or_insert_with(|| {
+        let index = *known.entry((listener.binds.clone(), listener.bound_port)).or_insert_with(|| {
             let name = match listener.binds.first() {
-                None => format!("gateway:{}", listener.port()),
-                Some(first) => format!("gateway:{}", SocketAddr::new(*first, listener.port())),
+                None => format!("gateway:{}", listener.bound_port),
+                Some(first) => format!("gateway:{}", SocketAddr::new(*first, listener.bound_port)),
             };
             ports.push(Port {
                 name,
@@ -185,7 +185,11 @@ impl Drafts {
         let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let all = if ipv6 { &all[..] } else { &all[..1] };
         let addresses = if first.binds.is_empty() { all } else { &first.binds };
-        let bind = addresses.iter().map(|ip| Placed::new(at(".port"), SocketAddr::new(*ip, first.port())));
+        let own = addresses.iter().map(|ip| SocketAddr::new(*ip, first.bound_port));
+        let node_ports: BTreeSet<u16> =
+            port.listeners.iter().filter_map(|(_, listener)| listener.node_port).collect();
+        let node = node_ports.iter().flat_map(|port| all.iter().map(|ip| SocketAddr::new(*ip, *port)));
+        let bind = own.chain(node).map(|address| Placed::new(at(".port"), address));
         let protocol = match port.family {
             Family::Http => Protocol::Http,
             Family::Tls => Protocol::Tls,

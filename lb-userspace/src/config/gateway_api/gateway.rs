@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::key::Kind;
 use super::objects::Object;
 use super::references::{admits, certificate};
 use super::specs::{FromNamespaces, GatewaySpec, Validation};
-use super::status::Fault;
+use super::status::{Fault, StatusAddress};
 use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
 
@@ -25,9 +26,13 @@ pub(super) struct Gateway<'i> {
     /// Of its client certificate toward servers.
     pub(super) backend_fault: Option<Fault>,
     /// Where it can be reached.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) addresses: Vec<StatusAddress>,
     /// Where its listeners are bound; empty: on every address of the node; `None`: nowhere.
     pub(super) binds: Option<Arc<[IpAddr]>>,
+    /// The ports of the node that stand for its ports; they are bound on every address of the node.
+    node_ports: Option<&'i BTreeMap<u16, u16>>,
+    /// Nothing arrives but what is for its node ports.
+    pub(super) is_elsewhere: bool,
     /// Clients are let in with certificates that lead nowhere.
     pub(super) insecure: bool,
 }
@@ -42,6 +47,8 @@ impl<'i> Gateway<'i> {
             backend_fault: None,
             addresses: Vec::new(),
             binds: None,
+            node_ports: None,
+            is_elsewhere: false,
             insecure: false,
         };
         if spec.infrastructure.parameters_ref.is_some() {
@@ -62,13 +69,14 @@ impl<'i> Gateway<'i> {
     }
 
     /// Where it is.
-    fn place(&mut self, view: &View<'_>) {
+    fn place(&mut self, view: &View<'i>) {
         let (settings, context) = (&view.index.settings, view.context);
         let is_node = settings.mode == Mode::Node;
-        // Istio's Gateways have no status in which an address could be kept.
-        let assigned = context.assigned.get(&self.object.key.name);
-        let assigned = assigned.filter(|_| self.object.key.kind == Kind::Gateway);
-        let assigned = assigned.map(Vec::as_slice).unwrap_or_default();
+        let place = context.assigned.get(&self.object.key.name);
+        // Istio's Gateways have no status in which an address could be kept, and get no Service.
+        let place = place.filter(|_| self.object.key.kind == Kind::Gateway);
+        let assigned = place.map(|place| place.addresses.as_slice()).unwrap_or_default();
+        let elsewhere = place.map(|place| place.elsewhere.as_slice()).unwrap_or_default();
         let reached = if context.nodes.is_empty() { &context.own } else { &context.nodes };
         let mut named = Vec::new();
         let mut any = self.spec.addresses.is_empty();
@@ -84,8 +92,11 @@ impl<'i> Gateway<'i> {
                 continue;
             }
             let ip = address.value.parse::<IpAddr>().ok();
-            let known = if is_node { context.own.as_slice() } else { assigned };
-            match ip.filter(|ip| settings.may_name(*ip) && known.contains(ip)) {
+            let is_known = |ip: &IpAddr| match is_node {
+                true => context.own.contains(ip),
+                false => assigned.contains(ip) || elsewhere.contains(&StatusAddress::Ip(*ip)),
+            };
+            match ip.filter(|ip| settings.may_name(*ip) && is_known(ip)) {
                 Some(ip) => named.push(ip),
                 None => {
                     let message =
@@ -106,11 +117,32 @@ impl<'i> Gateway<'i> {
             (true, true) => Some(Arc::from([])),
             _ => Some(Arc::from(addresses.as_slice())).filter(|binds: &Arc<[IpAddr]>| !binds.is_empty()),
         };
-        if !is_node && self.binds.is_none() {
-            self.addresses_fault
-                .get_or_insert_with(|| Fault::new("AddressNotAssigned", "no address is left for it"));
+        self.addresses =
+            addresses.into_iter().map(StatusAddress::Ip).chain(elsewhere.iter().cloned()).collect();
+        self.addresses.sort();
+        if is_node {
+            return;
         }
-        self.addresses = addresses;
+        self.node_ports = place.map(|place| &place.node_ports).filter(|ports| !ports.is_empty());
+        if self.binds.is_none() && !elsewhere.is_empty() {
+            self.is_elsewhere = true;
+            self.binds = Some(Arc::from([]));
+        }
+        if let Some(refused) = place.and_then(|place| place.refused.clone()) {
+            self.addresses_fault.get_or_insert_with(|| Fault::new("AddressNotUsable", refused));
+        }
+        if self.binds.is_none() {
+            let message = match settings.mode {
+                Mode::Service => "no load balancer has given its Service an address yet",
+                _ => "no address is left for it",
+            };
+            self.addresses_fault.get_or_insert_with(|| Fault::new("AddressNotAssigned", message));
+        }
+    }
+
+    /// The port of the node that stands for a port, if there is one.
+    pub(super) fn node_port(&self, port: u16) -> Option<u16> {
+        self.node_ports?.get(&port).copied()
     }
 
     /// Why a ListenerSet may not add to it.

@@ -2,8 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::claims::{Claims, mark_overlaps, reject_equal};
 use super::gateway::Gateway;
@@ -13,8 +12,7 @@ use super::listeners::Listener;
 use super::objects::{Object, Spec};
 use super::specs::{ListenerSetSpec, ListenerSpec, ParentRef};
 use super::status::{
-    ClassStatus, Condition, Fault, Feature, GatewayStatus, ListenerSetStatus, Status, StatusAddress,
-    Statuses, Truth,
+    ClassStatus, Condition, Fault, Feature, GatewayStatus, ListenerSetStatus, Status, Statuses, Truth,
 };
 use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
@@ -132,6 +130,7 @@ impl<'i> Gateways<'i> {
                     conditions,
                     listeners: Vec::new(),
                     attached_listener_sets: 0,
+                    ports: BTreeSet::new(),
                 })
             } else if unread.parents.iter().any(parent) {
                 Status::ListenerSet(ListenerSetStatus { conditions, listeners: Vec::new() })
@@ -228,7 +227,10 @@ pub(super) fn lacking(gateways: &Gateways<'_>) -> Lacking {
 pub(super) fn statuses(gateways: &Gateways<'_>, statuses: &mut Statuses) {
     let listeners = |owner: &Key| gateways.by_owner[owner].iter().map(|number| &gateways.listeners[*number]);
     let mut sets_of: HashMap<&Key, usize> = HashMap::new();
+    let mut ports_of: HashMap<&Key, BTreeSet<u16>> = HashMap::new();
+    let ports = |owner| listeners(owner).filter(|listener| listener.is_for_clients()).map(Listener::port);
     for set in &gateways.sets {
+        ports_of.entry(set.gateway).or_default().extend(ports(&set.object.key));
         let generation = set.object.generation;
         let invalid = || Fault::new("ListenersNotValid", "none of its listeners takes connections");
         let is_good = listeners(&set.object.key).any(Listener::is_programmed_everywhere);
@@ -249,6 +251,8 @@ pub(super) fn statuses(gateways: &Gateways<'_>, statuses: &mut Statuses) {
         let key = &gateway.object.key;
         let mut status = gateway.status(&listeners(key).collect::<Vec<_>>());
         status.attached_listener_sets = sets_of.get(key).copied().unwrap_or_default();
+        status.ports = ports_of.remove(key).unwrap_or_default();
+        status.ports.extend(ports(key));
         statuses.insert(key.clone(), Status::Gateway(status));
     }
 }
@@ -290,12 +294,12 @@ impl Gateway<'_> {
                 observed_generation: generation,
             });
         }
-        let address = |value: &IpAddr| StatusAddress { kind: "IPAddress", value: *value };
         GatewayStatus {
-            addresses: self.addresses.iter().map(address).collect(),
+            addresses: self.addresses.clone(),
             conditions,
             listeners: listeners.iter().map(|listener| listener.status(generation)).collect(),
             attached_listener_sets: 0,
+            ports: BTreeSet::new(),
         }
     }
 }

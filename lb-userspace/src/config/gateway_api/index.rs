@@ -15,7 +15,7 @@ use super::objects::{Object, Spec};
 use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
-use super::status::Statuses;
+use super::status::{StatusAddress, Statuses};
 use crate::config::client_auth::ClientAuth;
 use crate::config::controller::Settings;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
@@ -78,7 +78,7 @@ pub struct Context {
     /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
     /// endpoint with one of them is refused, as it may be the gateway's own.
     pub own: Vec<IpAddr>,
-    /// Mode `node`: where all machines are reached that serve the same objects. Empty: there is only this one.
+    /// Modes `node` and `service`: where all machines are reached that serve the same objects. Empty: there is only this one.
     pub nodes: Vec<IpAddr>,
     /// Whether this machine has IPv6.
     pub ipv6: bool,
@@ -93,8 +93,21 @@ pub struct Context {
     /// The definitions of the Gateway API's kinds that the cluster has, by their names, each with its version; none: there is no
     /// cluster, or they are not known.
     pub definitions: Definitions,
-    /// Mode `pool` and `service`: the addresses that each Gateway has.
-    pub assigned: BTreeMap<Name, Vec<IpAddr>>,
+    /// Modes `pool` and `service`: where each Gateway is.
+    pub assigned: BTreeMap<Name, Assigned>,
+}
+
+/// Where a Gateway is that has addresses of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// The addresses for which packets arrive here.
+    pub addresses: Vec<IpAddr>,
+    /// Where else its clients find it: what sends their connections on to node ports.
+    pub elsewhere: Vec<StatusAddress>,
+    /// Mode `service`: the ports of every node that stand for its ports.
+    pub node_ports: BTreeMap<u16, u16>,
+    /// An address that its load balancer gives and that it cannot have here, and why.
+    pub refused: Option<Box<str>>,
 }
 
 /// Listeners whose ports cannot be had, by their Gateway or ListenerSet and their names, and why.
@@ -130,8 +143,11 @@ pub(super) struct View<'i> {
 impl<'i> View<'i> {
     pub(super) fn new(index: &'i Index, context: &'i Context) -> Self {
         let Context { own, nodes, peers, assigned, .. } = context;
-        let own = own.iter().chain(nodes).chain(peers).chain(assigned.values().flatten());
-        let own = own.map(IpAddr::to_canonical).collect();
+        let assigned = assigned.values().flat_map(|place| {
+            place.addresses.iter().copied().chain(place.elsewhere.iter().filter_map(StatusAddress::ip))
+        });
+        let own = own.iter().chain(nodes).chain(peers).copied().chain(assigned);
+        let own = own.map(|ip| ip.to_canonical()).collect();
         let asked = HashSet::new();
         View { index, context, own, asked, asked_for_all_services: false, client_auths: HashMap::new() }
     }

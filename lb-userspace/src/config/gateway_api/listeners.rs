@@ -77,6 +77,10 @@ pub(super) struct Listener<'i> {
     pub(super) kinds: Vec<Kind>,
     /// Where it is bound; empty: on every address of the node.
     pub(super) binds: Arc<[IpAddr]>,
+    /// And on which port: its own, or what stands for it.
+    pub(super) bound_port: u16,
+    /// It is bound on every address of the node, too, on this port.
+    pub(super) node_port: Option<u16>,
     /// Its Gateway is accepted, and is somewhere.
     is_placed: bool,
     pub(super) certificates: Vec<Arc<Loaded>>,
@@ -129,6 +133,11 @@ impl Listener<'_> {
         self.is_for == Some(Use::Passthrough) && option.is_some_and(|option| option == "auto-passthrough")
     }
 
+    /// Whether clients may come for it, if not here then to another node.
+    pub(super) fn is_for_clients(&self) -> bool {
+        self.is_for.is_some() && self.conflict.is_none()
+    }
+
     pub(super) fn port(&self) -> u16 {
         self.spec.port.get()
     }
@@ -150,6 +159,12 @@ impl<'i> Listener<'i> {
         number: usize,
         spec: &'i ListenerSpec,
     ) -> Self {
+        let port = spec.port.get();
+        let node_port = parent.node_port(port);
+        let (bound_port, node_port) = match parent.is_elsewhere {
+            true => (node_port, None),
+            false => (Some(port), node_port),
+        };
         let mut listener = Listener {
             owner,
             number,
@@ -158,7 +173,9 @@ impl<'i> Listener<'i> {
             is_for: None,
             kinds: Vec::new(),
             binds: parent.binds.clone().unwrap_or_else(|| Arc::from([])),
-            is_placed: parent.fault.is_none() && parent.binds.is_some(),
+            bound_port: bound_port.unwrap_or(port),
+            node_port,
+            is_placed: parent.fault.is_none() && parent.binds.is_some() && bound_port.is_some(),
             certificates: Vec::new(),
             client_auth: None,
             fault: None,
@@ -202,11 +219,14 @@ impl<'i> Listener<'i> {
                            the gateway's configuration serves it";
             listener.fault.get_or_insert_with(|| Fault::new("UnsupportedValue", message));
         }
-        let port = spec.port.get();
+        let why_unavailable = || {
+            let own = bound_port.and_then(|port| unavailable(view.context, &listener.binds, port));
+            own.or_else(|| node_port.and_then(|port| unavailable(view.context, &[], port)))
+        };
         if view.index.settings.mode == Mode::Node && RESERVED.contains(&port) {
             let message = format!("port {port} is the node's own");
             listener.fault = Some(Fault::new("PortUnavailable", message));
-        } else if let Some(why) = unavailable(view.context, &listener.binds, port) {
+        } else if let Some(why) = why_unavailable() {
             listener.fault = Some(Fault::new("PortUnavailable", why));
             listener.lacks_port = true;
         }
@@ -218,7 +238,8 @@ impl<'i> Listener<'i> {
             listener.read_validation(view, parent);
         }
         if !listener.is_placed {
-            listener.idle = Some(Fault::new("Pending", "its Gateway is not accepted, or has no address"));
+            listener.idle =
+                Some(Fault::new("Pending", "its Gateway is not accepted, or has no address for it"));
         }
         listener
     }

@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -122,16 +122,30 @@ pub struct GatewayStatus {
     pub listeners: Vec<ListenerStatus>,
     /// ListenerSets that have a good listener.
     pub attached_listener_sets: usize,
+    /// The ports that a load balancer is to have for it; none of the API's.
+    #[serde(skip)]
+    pub ports: BTreeSet<u16>,
 }
 
 /// An address of a Gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StatusAddress {
-    /// `IPAddress`.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// The address.
-    pub value: IpAddr,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "type", content = "value")]
+pub enum StatusAddress {
+    /// An address; IPv4 sorts first.
+    #[serde(rename = "IPAddress")]
+    Ip(IpAddr),
+    /// A name that leads to some.
+    Hostname(Box<str>),
+}
+
+impl StatusAddress {
+    /// The address, unless it is a name.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            StatusAddress::Ip(ip) => Some(*ip),
+            StatusAddress::Hostname(_) => None,
+        }
+    }
 }
 
 /// The status of a ListenerSet.

@@ -7,6 +7,7 @@ mod damage;
 mod drawing;
 mod ech;
 mod file;
+mod gateway_api;
 mod health;
 mod hints;
 mod keys;

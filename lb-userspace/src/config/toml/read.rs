@@ -190,6 +190,8 @@ fn gateway_api(mut s: Section<'_, '_>) -> GatewayApiDraft {
         controller: s.read("controller", |r, v| r.parse(v, value::controller)),
         mode: s.read("mode", |r, v| r.choice(v, &MODES)),
         attach: s.read("attach", |r, v| r.parse(v, value::attach)),
+        merge: s.read("merge", |r, v| r.boolean(v)),
+        load_balancer_class: s.read("load_balancer_class", |r, v| r.parse(v, value::load_balancer_class)),
         addresses: s.read("addresses", |r, v| r.items(v, |r, v| r.parse(v, value::address_range))),
         external_names: s.read("external_names", |r, v| r.boolean(v)),
         auto_passthrough: s.read("auto_passthrough", |r, v| r.boolean(v)),

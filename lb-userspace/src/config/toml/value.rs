@@ -73,6 +73,24 @@ pub(super) fn controller(text: &str) -> Result<Box<str>, Problem> {
     }
 }
 
+/// `spec.loadBalancerClass` of a Service: a name, perhaps with a domain before it.
+pub(super) fn load_balancer_class(text: &str) -> Result<Box<str>, Problem> {
+    let (domain, name) = text.split_once('/').map_or((None, text), |(domain, name)| (Some(domain), name));
+    let is_name = |text: &str, most: usize, extra: &str| {
+        let ends = |c: char| c.is_ascii_alphanumeric();
+        let allowed = |c: char| ends(c) || extra.contains(c);
+        (1..=most).contains(&text.len())
+            && text.starts_with(ends)
+            && text.ends_with(ends)
+            && text.chars().all(allowed)
+    };
+    match is_name(name, 63, "-._") && domain.is_none_or(|domain| is_name(domain, 253, "-.")) {
+        true => Ok(text.into()),
+        false => Err(Problem::new(format!("{} is not the class of a load balancer", quote(text)))
+            .help("a name, or a domain and a name, for example `\"metallb.io/metallb\"`")),
+    }
+}
+
 /// The name of a namespace of Kubernetes: a label of DNS (RFC 1123).
 pub(super) fn namespace(text: &str) -> Result<Box<str>, Problem> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

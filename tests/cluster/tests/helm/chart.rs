@@ -9,7 +9,7 @@ use snisplice_tests::process::checked_output;
 use snisplice_tests::{TempDir, gateway, require};
 
 /// Values of installations that differ in all that the chart makes.
-pub(crate) const INSTALLATIONS: [&str; 4] = [
+pub(crate) const INSTALLATIONS: [&str; 5] = [
     "",
     r#"
 mode: pool
@@ -36,6 +36,11 @@ gatewayClass: { create: false }
 log: snisplice=debug
 istio: [istio=eastwestgateway]
 autoPassthrough: true
+"#,
+    r#"
+mode: service
+loadBalancerClass: metallb.io/metallb
+attach: lo
 "#,
     r#"
 admin: { address: 0.0.0.0 }

@@ -16,7 +16,7 @@ fn made_with(settings: Settings, text: &str, context: &Context) -> (Config, Gate
 }
 
 fn shown(status: &GatewayStatus) -> (Vec<String>, Vec<String>) {
-    let addresses = status.addresses.iter().map(|address| address.value.to_string()).collect();
+    let addresses = status.addresses.iter().map(|address| address.ip().unwrap().to_string()).collect();
     let conditions = status.conditions.iter().take(2);
     (addresses, conditions.map(|each| format!("{} {}", each.status, each.reason)).collect())
 }
@@ -68,6 +68,7 @@ fn from_a_pool() {
         (vec![], vec!["True Accepted".to_owned(), "False AddressNotAssigned".to_owned()])
     );
     let assigned = ["198.51.100.7", "2001:db8::7"].map(|ip| ip.parse().unwrap()).to_vec();
+    let assigned = Assigned { addresses: assigned, ..Assigned::default() };
     let context = Context { assigned: [(Name::new("db", "gw"), assigned)].into(), ..context() };
     let (config, status) = made_with(settings(), &gateway(""), &context);
     let bound: Vec<_> =
@@ -84,7 +85,8 @@ fn unavailable(address: &str) -> std::collections::BTreeMap<(u16, std::net::IpAd
 #[test]
 fn a_port_of_another_address_is_no_reason() {
     let settings = || Settings { mode: Mode::Pool, ..Settings::default() };
-    let assigned = [(Name::new("db", "gw"), vec!["198.51.100.7".parse().unwrap()])];
+    let assigned = Assigned { addresses: vec!["198.51.100.7".parse().unwrap()], ..Assigned::default() };
+    let assigned = [(Name::new("db", "gw"), assigned)];
     for (address, good) in [
         ("198.51.100.7", false),
         ("0.0.0.0", false),
@@ -103,6 +105,75 @@ fn a_port_of_another_address_is_no_reason() {
     let context = Context { unavailable: unavailable("127.0.0.1"), ..context() };
     let (_, status) = made_with(Settings::default(), &gateway(""), &context);
     assert_eq!(status.listeners[0].conditions[0].reason, "PortUnavailable");
+}
+
+#[test]
+fn from_a_load_balancer() {
+    let settings = || Settings { mode: Mode::Service, ..Settings::default() };
+    let placed = |assigned: Assigned| {
+        let context = Context { assigned: [(Name::new("db", "gw"), assigned)].into(), ..context() };
+        let (config, status) = made_with(settings(), &gateway(""), &context);
+        let bound: Vec<_> =
+            config.listeners.iter().flat_map(|each| &each.bind).map(ToString::to_string).collect();
+        (bound, status)
+    };
+    let programmed = |status: &GatewayStatus| status.conditions[1].reason;
+
+    // Its Service has no address, or none that can be had.
+    let (bound, status) = placed(Assigned { node_ports: [(7000, 30_700)].into(), ..Assigned::default() });
+    assert_eq!((bound.len(), programmed(&status)), (0, "AddressNotAssigned"));
+    assert_eq!(status.ports, [7000].into());
+    let (bound, status) = placed(Assigned { refused: Some("no".into()), ..Assigned::default() });
+    assert_eq!((bound.len(), programmed(&status)), (0, "AddressNotUsable"));
+
+    // The address, and the node port on every address of the node.
+    let own = Assigned {
+        addresses: vec!["198.51.100.7".parse().unwrap()],
+        node_ports: [(7000, 30_700)].into(),
+        ..Assigned::default()
+    };
+    let (bound, status) = placed(own);
+    assert_eq!(bound, ["198.51.100.7:7000", "0.0.0.0:30700", "[::]:30700"]);
+    assert_eq!((shown(&status).0, programmed(&status)), (vec!["198.51.100.7".to_owned()], "Programmed"));
+
+    // What arrives is for the node ports alone.
+    let name = StatusAddress::Hostname("lb.example.com".into());
+    let proxied = Assigned {
+        elsewhere: vec![name.clone()],
+        node_ports: [(7000, 30_700)].into(),
+        ..Assigned::default()
+    };
+    let (bound, status) = placed(proxied);
+    assert_eq!(bound, ["0.0.0.0:30700", "[::]:30700"]);
+    assert_eq!((&status.addresses, programmed(&status)), (&vec![name.clone()], "Programmed"));
+    assert_eq!(
+        serde_json::to_value(&status.addresses).unwrap(),
+        serde_json::json!([{"type": "Hostname", "value": "lb.example.com"}])
+    );
+    // A port for which there is none yet.
+    let (bound, status) = placed(Assigned { elsewhere: vec![name], ..Assigned::default() });
+    assert_eq!((bound.len(), programmed(&status)), (0, "Invalid"));
+}
+
+#[test]
+fn node_ports_of_two_gateways_are_not_one_listener() {
+    let other = gateway("").replace("name: gw,", "name: other,");
+    let (_, other) =
+        other.split_once("---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n").unwrap();
+    let text =
+        format!("{}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n{other}", gateway(""));
+    let place = |port| Assigned {
+        elsewhere: vec![StatusAddress::Hostname("lb.example.com".into())],
+        node_ports: [(7000, port)].into(),
+        ..Assigned::default()
+    };
+    let places = [(Name::new("db", "gw"), place(30_700)), (Name::new("db", "other"), place(30_701))];
+    let context = Context { assigned: places.into(), ..context() };
+    let settings = Settings { mode: Mode::Service, ..Settings::default() };
+    let (config, _) = made_with(settings, &text, &context);
+    let mut names: Vec<_> = config.listeners.iter().map(|each| each.name.to_string()).collect();
+    names.sort();
+    assert_eq!(names, ["gateway:30700", "gateway:30701"]);
 }
 
 #[test]

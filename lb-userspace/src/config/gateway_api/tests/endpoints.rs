@@ -58,12 +58,17 @@ fn who_takes_connections() {
 #[test]
 fn no_endpoint_leads_to_a_gateway() {
     let mut index = index(&(BASE.to_owned() + GATEWAY));
-    let endpoints = "{ addresses: [192.0.2.8, 192.0.2.9, 198.51.100.7, 10.1.0.1] }";
+    let endpoints = "{ addresses: [192.0.2.8, 192.0.2.9, 198.51.100.7, 198.51.100.8, 10.1.0.1] }";
     index.apply(slice("redis-1", "IPv4", "{ name: redis, port: 6379 }", endpoints));
+    let place = Assigned {
+        addresses: vec!["198.51.100.7".parse().unwrap()],
+        elsewhere: vec![StatusAddress::Ip("198.51.100.8".parse().unwrap())],
+        ..Assigned::default()
+    };
     let context = Context {
         nodes: vec!["192.0.2.8".parse().unwrap()],
         peers: vec!["192.0.2.9".parse().unwrap()],
-        assigned: [(Name::new("team", "other"), vec!["198.51.100.7".parse().unwrap()])].into(),
+        assigned: [(Name::new("team", "other"), place)].into(),
         ..context()
     };
     assert_eq!(servers(&made_in(&mut index, &context).0, "db.redis:6379"), ["10.1.0.1:6379"]);

@@ -11,7 +11,8 @@ use std::ops::RangeInclusive;
 pub(in crate::config::toml) const SOURCES: [(&str, From); 2] =
     [("directory", From::Directory), ("cluster", From::Cluster)];
 
-pub(in crate::config::toml) const MODES: [(&str, Mode); 2] = [("node", Mode::Node), ("pool", Mode::Pool)];
+pub(in crate::config::toml) const MODES: [(&str, Mode); 3] =
+    [("node", Mode::Node), ("pool", Mode::Pool), ("service", Mode::Service)];
 
 pub(in crate::config::toml) const MOST_PORTS: RangeInclusive<i64> = 1..=65_535;
 
@@ -61,24 +62,44 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
             name: "mode",
             example: r#""node""#,
             meaning: "how Gateways get their addresses. `node`: they share those of this machine. `pool`, only with `from = \
-                      \"cluster\"`: each gets one of each family out of `addresses`, and keeps it",
+                      \"cluster\"`: each gets one of each family out of `addresses`, and keeps it. `service`, only with `from = \
+                      \"cluster\"`: each gets a Service of the type LoadBalancer, and the addresses that this is given \
+                      ([which one when](gateway-api.md#where-packets-arrive))",
             values: Of(|| one_of(&MODES)),
             default: Some(Of(|| word(&MODES, &Settings::default().mode))),
         },
         Key {
             name: "attach",
             example: r#""eth0""#,
-            meaning: "with `mode = \"pool\"`: the device that gets the addresses while they are served. `lo` where the network \
-                      *routes* them to this machine; a device of the segment where this is the only gateway node, so that it answers \
-                      for them; `freebind`: no device, something else sees to it that packets for them arrive",
+            meaning: "with `mode = \"pool\"` or `\"service\"`: the device that gets the addresses while they are served. `lo` where \
+                      the network *routes* them to this machine, or something else answers for them, as MetalLB does; a device of \
+                      the segment where this is the only gateway node, so that it answers for them; `freebind`: no device, \
+                      something else sees to it that packets for them arrive",
             values: Is("name of a device, `lo` or `freebind`"),
-            default: Some(Is("`\"lo\"`")),
+            default: Some(Is("absent: `\"lo\"`")),
+        },
+        Key {
+            name: "merge",
+            example: "true",
+            meaning: "with `mode = \"pool\"` or `\"service\"`: the Gateways of a class share their addresses, and one Service; with \
+                      `node` they always do",
+            values: Is("boolean"),
+            default: Some(Of(|| code(Settings::default().merge))),
+        },
+        Key {
+            name: "load_balancer_class",
+            example: r#""metallb.io/metallb""#,
+            meaning: "with `mode = \"service\"`: `spec.loadBalancerClass` of the Services, by which one of several load balancers is \
+                      chosen. It cannot be changed later: delete the Services, they are made anew",
+            values: Is("name, or domain, `/` and name"),
+            default: Some(Is("absent: the cluster's default")),
         },
         Key {
             name: "addresses",
             example: r#"["198.51.100.16-198.51.100.31", "2001:db8::/120"]"#,
-            meaning: "with `mode = \"pool\"`: the addresses that Gateways get. In any mode: those that `spec.addresses` may name, with \
-                      `node` only if this machine has them",
+            meaning: "with `mode = \"pool\"`: the addresses that Gateways get. With `\"service\"`: those that are taken from the load \
+                      balancer; absent: all but the nodes' own. In any mode: those that `spec.addresses` may name, with `node` only \
+                      if this machine has them",
             values: Is("list of addresses, networks and ranges"),
             default: Some(Is("`[]`")),
         },
