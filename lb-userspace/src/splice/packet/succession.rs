@@ -10,8 +10,10 @@ use std::sync::{PoisonError, RwLockWriteGuard};
 impl PacketTier {
     /// From here on no connection enters the tier, and nobody looks after those that are in it.
     pub fn freeze(&self) {
-        // Whoever was at work has finished.
-        *self.write() = Some(self.handovers().keys().copied().collect());
+        // Whoever was at work has finished. Handovers are locked after this, as by those who begin one: in one statement the
+        // right side of an assignment would be first.
+        let mut frozen = self.write();
+        *frozen = Some(self.handovers().keys().copied().collect());
     }
 
     /// The connections that are kept, and their slots where they are known.
