@@ -2,6 +2,7 @@
 
 use super::ReloadRequest;
 use super::aside::{Large, aside};
+use super::objects::ASK_AGAIN;
 use super::removed::Removed;
 use super::report::AdminSide;
 use super::source::{Source, What};
@@ -30,9 +31,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
-
-/// After how long a port that the system has refused is asked for again, and objects are tried again that could not be looked at.
-pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether connections still use an address that no Gateway has.
 const RELEASE: Duration = Duration::from_secs(1);

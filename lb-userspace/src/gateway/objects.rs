@@ -2,7 +2,6 @@
 
 use super::Fault;
 use super::attached::Attached;
-use super::control::ASK_AGAIN;
 use super::shown::Shown;
 use crate::accept::{Bind, listen};
 use crate::config::gateway_api::{
@@ -17,7 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// After how long a port that the system has refused is asked for again, and objects are tried again that could not be looked at.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The objects of one source.
 pub(crate) struct Objects {

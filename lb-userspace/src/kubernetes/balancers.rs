@@ -8,11 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use super::services::{self, CLASS_LABEL, LABEL, Objects};
+use super::services::{self, CLASS_LABEL, LABEL, Objects, PROXY_LABEL};
 use crate::config::gateway_api::{Assigned, GatewayStatus, Key, Name, StatusAddress};
 
-/// The label by which kube-proxy, and what stands in for it, leaves a Service to somebody else.
-pub(super) const PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const PROXY: &str = "snisplice";
 /// Addresses of one Service that are looked at, at most.
 const MOST_ADDRESSES: usize = 16;

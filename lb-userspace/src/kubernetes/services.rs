@@ -8,7 +8,6 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::balancers;
 use super::kinds::MANAGER;
 use crate::config::gateway_api::{GatewayStatus, Key, StatusAddress};
 
@@ -16,6 +15,8 @@ use crate::config::gateway_api::{GatewayStatus, Key, StatusAddress};
 pub(super) const LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// The label with the name of its class.
 pub(super) const CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
+/// The label by which kube-proxy, and what stands in for it, leaves a Service to somebody else.
+pub(super) const PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Who looks after the EndpointSlices.
 pub(super) const MANAGED_BY: &str = "snisplice.dev";
 /// Bytes of a Service's name at most: it is a label of DNS.
@@ -34,7 +35,7 @@ impl Objects {
     /// Whether a Service that is there is for the same purpose.
     pub(super) fn is_like(&self, there: &Value) -> bool {
         let label = |service: &Value, label: &str| service["metadata"]["labels"][label].clone();
-        let labels = [LABEL, CLASS_LABEL, balancers::PROXY_LABEL];
+        let labels = [LABEL, CLASS_LABEL, PROXY_LABEL];
         labels.iter().all(|name| label(there, name) == label(&self.service, name))
     }
 
