@@ -28,15 +28,12 @@ impl Wish {
         if other.created < self.created {
             self.created.clone_from(&other.created);
         }
-        for address in &other.named {
-            if !self.named.contains(address) {
-                self.named.push(*address);
-            }
-        }
         self.any |= other.any;
-        for address in &other.held {
-            if !self.held.contains(address) {
-                self.held.push(*address);
+        for (all, more) in [(&mut self.named, &other.named), (&mut self.held, &other.held)] {
+            for address in more {
+                if !all.contains(address) {
+                    all.push(*address);
+                }
             }
         }
     }

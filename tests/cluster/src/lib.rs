@@ -11,6 +11,7 @@ pub mod kubelet;
 pub mod metallb;
 pub mod network;
 pub mod programs;
+pub mod redis;
 mod runtime;
 pub mod scheduler;
 

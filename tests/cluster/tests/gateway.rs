@@ -1,11 +1,10 @@
 //! The gateway in a cluster: objects of the API server are served, and it is told what became of them.
 
-use std::fs;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use snisplice_cluster::{Cluster, deploy, programs};
+use snisplice_cluster::{Cluster, deploy, programs, redis};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::{Authority, Leaf, eventually, require};
@@ -13,20 +12,10 @@ use snisplice_tests::{Authority, Leaf, eventually, require};
 const HOST: &str = "app1.redis.example.com";
 
 /// A Redis with TLS, a Gateway that passes connections through to it, and the route.
-fn redis(leaf: &Leaf) -> Result<String> {
-    let block = |path| -> Result<String> { Ok(fs::read_to_string(path)?.replace('\n', "\n    ")) };
+fn redis_and_gateway(leaf: &Leaf) -> Result<String> {
+    let secret_and_service = redis::secret_and_service(leaf)?;
     Ok(format!(
-        r#"
-apiVersion: v1
-kind: Secret
-metadata: {{name: redis, namespace: default}}
-type: kubernetes.io/tls
-stringData:
-  tls.crt: |
-    {}
-  tls.key: |
-    {}
----
+        r#"{secret_and_service}
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: redis, namespace: default}}
@@ -48,13 +37,6 @@ spec:
           volumeMounts: [{{name: tls, mountPath: /etc/tls}}]
       volumes: [{{name: tls, secret: {{secretName: redis}}}}]
 ---
-apiVersion: v1
-kind: Service
-metadata: {{name: redis, namespace: default}}
-spec:
-  selector: {{app: redis}}
-  ports: [{{name: redis, port: 6379}}]
----
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {{name: edge, namespace: default}}
@@ -71,9 +53,7 @@ spec:
   parentRefs: [{{name: edge}}]
   hostnames: [{HOST}]
   rules: [{{backendRefs: [{{name: redis, port: 6379}}]}}]
-"#,
-        block(&leaf.chain)?,
-        block(&leaf.key)?,
+"#
     ))
 }
 
@@ -186,7 +166,7 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     let mut cluster = Cluster::start(2)?;
     cluster.install_gateway_api()?;
     deploy::gateway(&cluster, deploy::NODE_MODE)?;
-    cluster.apply(&redis(&leaf)?)?;
+    cluster.apply(&redis_and_gateway(&leaf)?)?;
 
     // Another controller has an opinion of the route, too.
     let condition = r#"{"type":"Accepted","status":"True","reason":"Fine","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}"#;
@@ -223,7 +203,7 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
 
     // A new certificate in the Secret.
     let renewed = authority.leaf(&[HOST, "renewed.example.com"])?;
-    let text = redis(&renewed)?;
+    let text = redis_and_gateway(&renewed)?;
     cluster.apply(text.split("\n---\n").next().context("the Secret")?)?;
     let renewal = eventually("the new certificate", || {
         let mut openssl = cluster.network.client.command("openssl");

@@ -1,43 +1,19 @@
 //! Istio's own objects in a cluster: watched once their definitions are there, and never written.
 
-use std::fs;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use snisplice_cluster::{Cluster, deploy, programs};
+use snisplice_cluster::{Cluster, deploy, programs, redis};
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::{Authority, Leaf, eventually, require};
 
 /// A Redis with TLS for each version; what its dump is called tells which one answers.
-fn redis(leaf: &Leaf) -> Result<String> {
-    let block = |path| -> Result<String> { Ok(fs::read_to_string(path)?.replace('\n', "\n    ")) };
-    let mut text = format!(
-        r#"
-apiVersion: v1
-kind: Secret
-metadata: {{name: redis, namespace: default}}
-type: kubernetes.io/tls
-stringData:
-  tls.crt: |
-    {}
-  tls.key: |
-    {}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: redis, namespace: default}}
-spec:
-  selector: {{app: redis}}
-  ports: [{{name: redis, port: 6379}}]
-"#,
-        block(&leaf.chain)?,
-        block(&leaf.key)?
-    );
+fn two_versions(leaf: &Leaf) -> Result<String> {
+    let mut text = redis::secret_and_service(leaf)?;
     for version in ["v1", "v2"] {
         text += &format!(
             r#"
----
 apiVersion: v1
 kind: Pod
 metadata: {{name: redis-{version}, namespace: default, labels: {{app: redis, version: {version}}}}}
@@ -54,6 +30,7 @@ spec:
       readinessProbe: {{tcpSocket: {{port: 6379}}, periodSeconds: 1}}
       volumeMounts: [{{name: tls, mountPath: /etc/tls}}]
   volumes: [{{name: tls, secret: {{secretName: redis}}}}]
+---
 "#
         );
     }
@@ -92,7 +69,7 @@ fn istios_objects_are_watched_once_they_are_defined_and_subsets_follow_the_label
     cluster.install_gateway_api()?;
     // Ready without the definitions of Istio's objects.
     deploy::helm(&cluster, "install", "istio: [istio=eastwestgateway]\nautoPassthrough: true\n")?;
-    cluster.apply(&redis(&leaf)?)?;
+    cluster.apply(&two_versions(&leaf)?)?;
     cluster.install_istio()?;
     cluster.apply(ISTIO)?;
 

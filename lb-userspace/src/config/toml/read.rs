@@ -65,7 +65,6 @@ fn read_shares(text: &str, share: usize, size: usize, report: &mut Report) -> Op
     let ranges: Vec<_> = pieces::ranges(text, share).collect();
     let shares = match <[_; 1]>::try_from(ranges) {
         Ok([whole]) => vec![one(whole)],
-        // All of them on threads: the memory of a draft is then apart from what is made of it, and goes back as a whole.
         Err(ranges) => thread::scope(|scope| {
             let one = &one;
             let readers: Vec<_> = ranges.into_iter().map(|range| scope.spawn(move || one(range))).collect();

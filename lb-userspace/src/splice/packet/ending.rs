@@ -10,7 +10,6 @@ use crate::reason::CloseReason;
 use crate::splice::keepalive::Timing;
 use lb_common::packet::track::{Half, asked, closing};
 use lb_common::packet::{PerLeg, Record, Side};
-use std::sync::PoisonError;
 
 /// Connections that a sweep looks at before it releases the lock for others.
 const AT_ONCE: usize = 1024;
@@ -40,7 +39,7 @@ impl PacketTier {
     /// Resets a connection at both ends and closes its account. Its port, permits and slot are free only when its flows are
     /// removed. `false`: this process has no such connection, or its successor is about to have it.
     pub fn end(&self, id: u64, reason: CloseReason) -> bool {
-        let frozen = self.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        let frozen = self.frozen();
         frozen.as_ref().is_none_or(|kept| kept.contains(&id)) && self.end_at(id, reason, None)
     }
 

@@ -5,7 +5,7 @@
 use super::tier::{HandoverState, PacketTier};
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{PoisonError, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 impl PacketTier {
     /// From here on no connection enters the tier, and nobody looks after those that are in it.
@@ -42,7 +42,7 @@ impl PacketTier {
 
     /// Leaves all connections but those that are kept to the next process, with their accounts open.
     pub fn leave(&self) {
-        let frozen = self.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        let frozen = self.frozen();
         let is_kept = |id: &u64| frozen.as_ref().is_some_and(|kept| kept.contains(id));
         // Not under the lock: accounts have their own.
         let left: Vec<_> = self.lock().extract_if(|id, _| !is_kept(id)).collect();
@@ -63,6 +63,12 @@ impl PacketTier {
             !is_finished
         });
         kept.clone()
+    }
+
+    /// What the tier keeps while it is frozen. It does not freeze while this is held; a thread that holds it must not ask again, for
+    /// one that waits to freeze goes first.
+    pub(super) fn frozen(&self) -> RwLockReadGuard<'_, Option<HashSet<u64>>> {
+        self.frozen.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Option<HashSet<u64>>> {

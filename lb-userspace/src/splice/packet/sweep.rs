@@ -111,7 +111,7 @@ impl Sweep {
         }
         // Until the turn is over.
         let tier = self.tier.clone();
-        let frozen = tier.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        let frozen = tier.frozen();
         if frozen.is_some() {
             drop(frozen);
             // Events that nobody reads would wake it at once. What happens meanwhile is looked at afterwards.
@@ -176,7 +176,7 @@ impl PacketTier {
     /// Handles the programs' events, and does what has become due. Workers call it too when a limit is reached: the events
     /// may tell of a connection that has ended.
     pub(crate) fn follow_events(&self) {
-        let frozen = self.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        let frozen = self.frozen();
         if frozen.is_none() {
             self.follow_events_now();
         }

@@ -170,7 +170,7 @@ impl PacketTier {
         account: &Account,
     ) -> Result<PendingHandover, Refusal> {
         // Until the flows are entered.
-        let frozen = self.frozen.read().unwrap_or_else(PoisonError::into_inner);
+        let frozen = self.frozen();
         if frozen.is_some() {
             return Err(FallbackReason::TakenOver.into());
         }
