@@ -61,7 +61,7 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
     let (mut ports, port_of) = ports(gateways);
     let mut made = Drafts { built: Built::default(), pools: HashMap::new(), has_nobody: false };
     for route in attached {
-        for (number, hosts) in &route.listeners {
+        for (number, hosts) in &*route.listeners {
             let listener = &gateways.listeners[*number];
             let Some(index) = port_of.get(number).filter(|_| listener.is_programmed()) else { continue };
             let port = &mut ports[*index];
@@ -75,14 +75,12 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
                         }
                     }
                     if !own.is_empty() {
-                        let draft = made.route(view, route, listener, &port.name, own);
-                        made.built.routes.push(draft);
+                        made.route(view, route, *number, listener, &port.name, own);
                     }
                 }
                 Some(Use::Tcp) if !port.is_served => {
                     port.is_served = true;
-                    let draft = made.route(view, route, listener, &port.name, Vec::new());
-                    made.built.routes.push(draft);
+                    made.route(view, route, *number, listener, &port.name, Vec::new());
                 }
                 _ => {}
             }
@@ -147,9 +145,10 @@ impl Drafts {
                         let name = format!("auto.{}@{}", target.pool(), listener_name(listener));
                         let mut draft = route(at.clone(), name, &port.name);
                         draft.sni = given(at.clone(), vec![Placed::new(at.clone(), host)]);
-                        let backend = self.backend(view, target, at.clone());
-                        draft.backends = given(at.clone(), vec![Placed::new(at, backend)]);
-                        self.built.routes.push(draft);
+                        let share = Share::Of(target);
+                        draft.backends = given(at.clone(), vec![Placed::new(at.clone(), share.draft(at))]);
+                        self.have(view, &share);
+                        self.built.routes.push(draft.into());
                     }
                 }
             }
@@ -170,7 +169,7 @@ impl Drafts {
                     draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
                     terminate(&mut draft, listener, &at);
                     draft.http = given(at, true);
-                    self.built.routes.push(draft);
+                    self.built.routes.push(draft.into());
                 }
             }
         } else if !port.is_served {
@@ -178,9 +177,10 @@ impl Drafts {
             if port.family == Family::Http {
                 draft.http = given(at(""), true);
             } else {
-                draft.backends = given(at(""), vec![Placed::new(at(""), self.nobody(at("")))]);
+                draft.backends = given(at(""), vec![Placed::new(at(""), Share::Nobodys.draft(at("")))]);
+                self.have_nobody();
             }
-            self.built.routes.push(draft);
+            self.built.routes.push(draft.into());
         }
         let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let all = if ipv6 { &all[..] } else { &all[..1] };
@@ -210,16 +210,89 @@ impl Drafts {
         });
     }
 
-    /// What the data plane has of a route on a listener.
+    /// Adds what the data plane has of a route on a listener.
     fn route(
         &mut self,
+        view: &mut View<'_>,
+        attached: &Attached<'_>,
+        number: usize,
+        listener: &Listener<'_>,
+        port: &str,
+        hosts: Vec<SniPattern>,
+    ) {
+        let drafted = view.remembered(
+            |memo| &mut memo.drafts,
+            (attached.key.clone(), attached.part.map(Box::from), number),
+            |known| known.hosts == hosts,
+            |view| Drafted::new(view, attached, listener, port, hosts.clone()),
+        );
+        drafted.shares.iter().for_each(|share| self.have(view, share));
+        self.built.routes.push(drafted.draft.clone());
+    }
+
+    /// Sees to it that the pool of a share is there.
+    fn have(&mut self, view: &mut View<'_>, share: &Share) {
+        let Share::Of(target) = share else { return self.have_nobody() };
+        let Target { service, part, labels } = target;
+        if let Entry::Vacant(new) = self.pools.entry(service.clone()).or_default().entry(part.clone()) {
+            let made = view.remembered(
+                |memo| &mut memo.pools,
+                (service.clone(), part.clone()),
+                |(known, _)| known == labels,
+                |view| (labels.clone(), Arc::new(pool_of(view, target))),
+            );
+            self.built.pools.push(made.1.clone());
+            new.insert(labels.clone());
+        }
+    }
+
+    /// The pool without servers.
+    fn have_nobody(&mut self) {
+        if !std::mem::replace(&mut self.has_nobody, true) {
+            // It belongs to no object, so that no object takes it away from others.
+            let nowhere = ObjectField { object: "the Gateway API".into(), path: "".into() };
+            let nowhere = Place::Object(Box::new(nowhere));
+            self.built.pools.push(pool(nowhere, NOBODY, Vec::new()).into());
+        }
+    }
+}
+
+/// Who gets a share of a route's connections.
+#[derive(Debug)]
+enum Share {
+    Of(Target),
+    Nobodys,
+}
+
+impl Share {
+    fn draft(&self, at: Place) -> BackendDraft {
+        let pool = match self {
+            Share::Of(target) => target.pool(),
+            Share::Nobodys => NOBODY.to_owned(),
+        };
+        BackendDraft { pool: given(at, pool), weight: Field::Absent }
+    }
+}
+
+/// What the data plane has of a route on a listener.
+#[derive(Debug)]
+pub(super) struct Drafted {
+    /// The names that are left to it there.
+    hosts: Vec<SniPattern>,
+    draft: Arc<RouteDraft>,
+    shares: Vec<Share>,
+}
+
+impl Drafted {
+    fn new(
         view: &mut View<'_>,
         attached: &Attached<'_>,
         listener: &Listener<'_>,
         port: &str,
         hosts: Vec<SniPattern>,
-    ) -> RouteDraft {
+    ) -> Self {
         let key = attached.key;
+        view.note(key.clone());
         let part = attached.part.map(|part| format!(".{part}")).unwrap_or_default();
         let name = format!(
             "{}.{}.{}{part}@{}",
@@ -230,74 +303,57 @@ impl Drafts {
         );
         let mut draft = route(place(key, ""), name, port);
         if !hosts.is_empty() {
-            let at = place(key, attached.hosts_path.as_str());
-            let hosts = hosts.into_iter().map(|host| Placed::new(at.clone(), host)).collect();
+            let at = place(key, &*attached.hosts_path);
+            let hosts = hosts.iter().map(|host| Placed::new(at.clone(), host.clone())).collect();
             draft.sni = given(at.clone(), hosts);
         }
         if listener.is_for == Some(Use::Terminate) {
             terminate(&mut draft, listener, &place(key, "spec.parentRefs"));
         }
-        let path = attached.backends_path.as_str();
-        let backends = self.backends(view, key, path, attached.backends);
+        let path = &*attached.backends_path;
+        let (backends, shares) = shared_out(view, key, path, attached.backends);
         draft.backends = given(place(key, path), backends);
-        draft
+        Self { hosts, draft: draft.into(), shares }
     }
+}
 
-    fn backends(
-        &mut self,
-        view: &mut View<'_>,
-        key: &Key,
-        path: &str,
-        backends: &[BackendRef],
-    ) -> Vec<Placed<BackendDraft>> {
-        let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
-        let mut found = Vec::with_capacity(backends.len());
-        for (number, (backend, weight)) in
-            backends.iter().zip(weights).enumerate().filter(|(_, (_, weight))| *weight > 0)
-        {
-            let at = place(key, format!("{path}[{number}]"));
-            // What it may not have, or what is not there, keeps its share, in which clients are refused.
-            let mut draft = match pools::resolve(view, key.kind, &key.name.namespace, backend) {
-                Ok(target) => self.backend(view, target, at.clone()),
-                Err(_) => self.nobody(at.clone()),
-            };
-            draft.weight = given(at.clone(), weight);
-            found.push(Placed::new(at, draft));
-        }
-        if found.is_empty() {
-            let at = place(key, path);
-            found.push(Placed::new(at.clone(), self.nobody(at)));
-        }
-        found
+fn shared_out(
+    view: &mut View<'_>,
+    key: &Key,
+    path: &str,
+    backends: &[BackendRef],
+) -> (Vec<Placed<BackendDraft>>, Vec<Share>) {
+    let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
+    let (mut found, mut shares) = (Vec::with_capacity(backends.len()), Vec::with_capacity(backends.len()));
+    for (number, (backend, weight)) in
+        backends.iter().zip(weights).enumerate().filter(|(_, (_, weight))| *weight > 0)
+    {
+        let at = place(key, format!("{path}[{number}]"));
+        // What it may not have, or what is not there, keeps its share, in which clients are refused.
+        let target = pools::resolve(view, key.kind, &key.name.namespace, backend);
+        let share = target.map_or(Share::Nobodys, Share::Of);
+        let weight = given(at.clone(), weight);
+        found.push(Placed::new(at.clone(), BackendDraft { weight, ..share.draft(at) }));
+        shares.push(share);
     }
+    if found.is_empty() {
+        let at = place(key, path);
+        found.push(Placed::new(at.clone(), Share::Nobodys.draft(at)));
+        shares.push(Share::Nobodys);
+    }
+    (found, shares)
+}
 
-    /// A share for a Service's port, whose pool is made if it is not there.
-    fn backend(&mut self, view: &mut View<'_>, target: Target, at: Place) -> BackendDraft {
-        let name = target.pool();
-        let Target { service, part, labels } = target;
-        if let Entry::Vacant(new) = self.pools.entry(service.clone()).or_default().entry(part.clone()) {
-            let servers = pools::servers(view, &service, part.0, &labels).into_iter().map(|origin| {
-                let at = origin.place.clone();
-                let address = Field::Given(origin);
-                Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
-            });
-            let key = Key { kind: Kind::Service, name: service };
-            self.built.pools.push(pool(place(&key, "spec.ports"), &name, servers.collect()));
-            new.insert(labels);
-        }
-        BackendDraft { pool: given(at, name), weight: Field::Absent }
-    }
-
-    /// A share for nobody.
-    fn nobody(&mut self, at: Place) -> BackendDraft {
-        if !std::mem::replace(&mut self.has_nobody, true) {
-            // It belongs to no object, so that no object takes it away from others.
-            let nowhere = ObjectField { object: "the Gateway API".into(), path: "".into() };
-            let nowhere = Place::Object(Box::new(nowhere));
-            self.built.pools.push(pool(nowhere, NOBODY, Vec::new()));
-        }
-        BackendDraft { pool: given(at, NOBODY.to_owned()), weight: Field::Absent }
-    }
+/// The pool of a Service's port.
+fn pool_of(view: &mut View<'_>, target: &Target) -> PoolDraft {
+    let Target { service, part, labels } = target;
+    let servers = pools::servers(view, service, part.0, labels).into_iter().map(|origin| {
+        let at = origin.place.clone();
+        let address = Field::Given(origin);
+        Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
+    });
+    let key = Key { kind: Kind::Service, name: service.clone() };
+    pool(place(&key, "spec.ports"), &target.pool(), servers.collect())
 }
 
 fn given<T>(place: Place, value: T) -> Field<T> {

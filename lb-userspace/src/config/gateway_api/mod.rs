@@ -16,6 +16,7 @@ mod index;
 mod istio;
 mod key;
 mod listeners;
+mod memo;
 mod objects;
 mod pools;
 mod references;

@@ -24,6 +24,7 @@ pub(super) fn name(service: &Name, port: u16, subset: &str) -> String {
 }
 
 /// What a backend is.
+#[derive(Debug)]
 pub(super) struct Target {
     pub(super) service: Name,
     pub(super) part: Part,
