@@ -20,6 +20,7 @@ use super::client_auth::ClientAuth;
 use super::controller::{Attach, Mode};
 use super::diagnostic::{Diagnostic, Report};
 use super::health::{Eject, OnDown, Role};
+use super::http::Rule;
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
     Refuse, SniPattern, SourceAddress,
@@ -192,7 +193,8 @@ pub(super) struct RouteDraft {
     pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
     /// Not in the file.
-    pub(super) http: Field<bool>,
+    /// Of requests of HTTP, if its connections carry such. Their pools are named.
+    pub(super) http: Field<Vec<Rule<Field<String>>>>,
 }
 
 impl RouteDraft {
@@ -285,6 +287,7 @@ pub(super) struct PoolDraft {
     pub(super) health: Field<HealthDraft>,
     pub(super) eject: Field<Eject>,
     pub(super) on_down: Field<OnDown>,
+    pub(super) http2: Field<bool>,
     pub(super) tls: Field<UpstreamTlsDraft>,
 }
 
@@ -304,6 +307,7 @@ impl PoolDraft {
             health: Field::Absent,
             eject: Field::Absent,
             on_down: Field::Absent,
+            http2: Field::Absent,
             tls: Field::Absent,
         }
     }

@@ -459,6 +459,7 @@ mod tests {
             health: None,
             eject: None,
             on_down: OnDown::Keep,
+            http2: false,
             tls: None,
         };
         Pool::new(&config, previous).unwrap()

@@ -512,7 +512,7 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
-        http: route.http,
+        http: route.http.is_some(),
         stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),

@@ -398,6 +398,7 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
         health: s.read("health", health),
         eject: s.read("eject", |r, v| r.section(v, &EJECT).map(eject)),
         on_down: s.read("on_down", |r, v| r.choice(v, &ON_DOWN)),
+        http2: Field::Absent,
         tls: s.read("tls", |r, v| r.section(v, &UPSTREAM_TLS).map(upstream_tls)),
     }
 }
