@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod import;
 pub mod kernel;
 pub mod kubernetes;
+mod memory;
 pub mod mysql;
 mod privileges;
 pub mod reason;

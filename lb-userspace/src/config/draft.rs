@@ -20,6 +20,7 @@ use super::client_auth::ClientAuth;
 use super::controller::{Attach, Mode};
 use super::diagnostic::{Diagnostic, Report};
 use super::health::{Eject, OnDown, Role};
+use super::http::Rule;
 use super::model::{
     Balance, Interfaces, Keepalive, LogFormat, LogTarget, MinVersion, OnRemoval, Protocol, ProxyVersion,
     Refuse, SniPattern, SourceAddress,
@@ -27,19 +28,22 @@ use super::model::{
 use super::place::{Place, Placed};
 use super::san::San;
 use crate::ech;
+use crate::memory::HeapTops;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
 /// at the later one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Draft {
     pub(super) gateway: GatewayDraft,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) routes: Vec<Arc<RouteDraft>>,
     pub(super) pools: Vec<Arc<PoolDraft>>,
     pub(super) gateway_api: Field<GatewayApiDraft>,
+    /// Of the threads that have read it. The last field: it is dropped behind what they have allocated.
+    pub(super) _heaps: HeapTops,
 }
 
 #[derive(Clone, Debug)]
@@ -192,7 +196,8 @@ pub(super) struct RouteDraft {
     pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
     /// Not in the file.
-    pub(super) http: Field<bool>,
+    /// Of requests of HTTP, if its connections carry such. Their pools are named.
+    pub(super) http: Field<Vec<Rule<Field<String>>>>,
 }
 
 impl RouteDraft {
@@ -285,6 +290,7 @@ pub(super) struct PoolDraft {
     pub(super) health: Field<HealthDraft>,
     pub(super) eject: Field<Eject>,
     pub(super) on_down: Field<OnDown>,
+    pub(super) http2: Field<bool>,
     pub(super) tls: Field<UpstreamTlsDraft>,
 }
 
@@ -304,6 +310,7 @@ impl PoolDraft {
             health: Field::Absent,
             eject: Field::Absent,
             on_down: Field::Absent,
+            http2: Field::Absent,
             tls: Field::Absent,
         }
     }

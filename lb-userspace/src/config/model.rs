@@ -23,6 +23,7 @@ use super::client_auth::ClientAuth;
 use super::client_rate::ClientRate;
 use super::controller::GatewayApi;
 use super::health::{Eject, Health, OnDown};
+use super::http::Rule;
 use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
@@ -338,7 +339,7 @@ pub enum Protocol {
     Starttls(Starttls),
     /// Anything: bytes are passed on unseen, and the listener has exactly one route.
     Tcp,
-    /// Requests of HTTP, and the listener has exactly one route.
+    /// Requests of HTTP; the SNI patterns of its routes are those of hosts.
     Http,
 }
 
@@ -357,8 +358,9 @@ pub struct Route {
     pub alpn: Vec<Box<str>>,
     /// What becomes of its connections; [`Action::Pass`] on a `tcp` listener.
     pub action: Action,
-    /// Its connections carry requests of HTTP, and each is answered with 404.
-    pub http: bool,
+    /// Present: its connections carry requests of HTTP, for which these rules are; of two that match a request equally well the
+    /// first counts. Requests without a rule are answered with 404.
+    pub http: Option<Arc<[Rule<usize>]>>,
     /// At least one weight is above 0; empty with `http`.
     pub backends: Vec<Backend>,
     /// If no server of the chosen pool can be reached, another of `backends` is tried.
@@ -507,6 +509,8 @@ pub struct Pool {
     pub eject: Option<Eject>,
     /// What becomes of open connections to a server that its checks find down.
     pub on_down: OnDown,
+    /// Servers of requests are spoken to in HTTP/2: without TLS by prior knowledge (RFC 9113, section 3.3).
+    pub http2: bool,
     /// Present: the gateway speaks TLS to the servers. Never of a pool whose connections may be TLS that is passed through.
     pub tls: Option<Arc<UpstreamTls>>,
 }
@@ -526,6 +530,7 @@ impl Pool {
             health: None,
             eject: None,
             on_down: OnDown::default(),
+            http2: false,
             tls: None,
         }
     }

@@ -1,5 +1,6 @@
 //! Work that takes long, beside the connections: to read, build and free very many routes.
 
+use crate::memory::give_back;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -72,7 +73,8 @@ pub(super) async fn lend_aside<S: Send + 'static, T: Send + 'static, Rest>(
 /// Of something that has fewer parts than this, the memory is kept for the next of its kind.
 const MANY: usize = 1000;
 
-/// Something that may be large: when it is dropped, its memory goes back to the system.
+/// Something that may be large: when it is dropped, its memory goes back to the system. Reading a configuration takes several times
+/// the memory that it keeps (200 MiB for 100 000 routes), and nothing else needs that much.
 pub(super) struct Large<T> {
     value: Option<T>,
     parts: usize,
@@ -89,18 +91,8 @@ impl<T> Drop for Large<T> {
     fn drop(&mut self) {
         drop(self.value.take());
         if self.parts >= MANY {
-            give_back_memory();
+            give_back();
         }
-    }
-}
-
-/// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
-/// 000 routes), and nothing else needs that much.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

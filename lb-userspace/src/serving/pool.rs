@@ -257,6 +257,7 @@ impl Pool {
             health,
             eject,
             on_down,
+            http2,
             tls,
         } = config;
         let is_same_tls = match (&self.tls, tls) {
@@ -274,6 +275,7 @@ impl Pool {
             && self.health == *health
             && self.eject == *eject
             && self.on_down == *on_down
+            && !http2
             && is_same_tls
             && self.slots().are_of(servers)
     }
@@ -515,6 +517,7 @@ mod tests {
             health: None,
             eject: None,
             on_down: OnDown::Keep,
+            http2: false,
             tls: None,
         };
         Pool::new(&config, previous).unwrap()

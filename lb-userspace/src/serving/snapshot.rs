@@ -338,7 +338,7 @@ impl Route {
             }
             (Action::Pass, _) | (Action::Terminate(_), _) => false,
         };
-        // How many clients a limit remembers depends on how many limits there are.
+        // How many clients a limit remembers depends on how many limits there are, and rules name pools by their numbers.
         *name == route.name
             && *listener == of.name
             && *sni == route.sni
@@ -348,7 +348,8 @@ impl Route {
             && clients.is_none()
             && route.client_rate.is_none()
             && is_same_action
-            && *http == route.http
+            && *http == route.http.is_some()
+            && route.http.as_ref().is_none_or(|rules| rules.is_empty())
             && *on_removal == route.on_removal
             && backends.are_of(route, with)
     }
@@ -589,7 +590,7 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
-        http: route.http,
+        http: route.http.is_some(),
         stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),

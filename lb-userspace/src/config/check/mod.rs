@@ -28,6 +28,7 @@ use super::draft::{
 };
 use super::files::Files;
 use super::health::OnDown;
+use super::http::Rule;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
     OnRemoval, Peer, Pool, Protocol, Route, Server,
@@ -118,7 +119,13 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
                 None => Action::Pass,
             },
-            http: route.http.or(false),
+            http: route.http.given().map(|rules| {
+                rules
+                    .value
+                    .iter()
+                    .map(|rule| rule.with_pools(|pool| pool_names.resolve(pool, report)))
+                    .collect()
+            }),
             backends: backends(route, &pool_names, report),
             retry_other_pool: route.retry_other_pool.or(false),
             idle_timeout: route.idle_timeout.get(),
@@ -392,6 +399,7 @@ fn pool(
         health: draft.health.given().and_then(|draft| health::check(&draft.value, certificates, report)),
         eject: draft.eject.get(),
         on_down: draft.on_down.or(default.on_down),
+        http2: draft.http2.or(default.http2),
         keepalive: draft.keepalive.or(default.keepalive).or(keepalive),
         ..default
     }
@@ -529,6 +537,11 @@ fn warn_of_unused_pools(draft: &Draft, routes: &[Route], report: &mut Report) {
     let mut used = vec![false; draft.pools.len()];
     for backend in routes.iter().flat_map(|route| &route.backends) {
         used[backend.pool] = true;
+    }
+    for pool in
+        routes.iter().flat_map(|route| route.http.iter().flat_map(|rules| &**rules)).flat_map(Rule::pools)
+    {
+        used[*pool] = true;
     }
     for (pool, _) in draft.pools.iter().zip(used).filter(|(_, used)| !used) {
         if let Some(name) = pool.name.given() {

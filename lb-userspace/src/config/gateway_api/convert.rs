@@ -168,14 +168,14 @@ impl Drafts {
                     let mut draft = route(at.clone(), name, &port.name);
                     draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
                     terminate(&mut draft, listener, &at);
-                    draft.http = given(at, true);
+                    draft.http = given(at, Vec::new());
                     self.built.routes.push(draft.into());
                 }
             }
         } else if !port.is_served {
             let mut draft = route(at(""), port.name.clone(), &port.name);
             if port.family == Family::Http {
-                draft.http = given(at(""), true);
+                draft.http = given(at(""), Vec::new());
             } else {
                 draft.backends = given(at(""), vec![Placed::new(at(""), Share::Nobodys.draft(at("")))]);
                 self.have_nobody();

@@ -73,6 +73,7 @@ fn what_is_left_out_has_its_default() {
         send_proxy: None,
         source: SourceAddress::Gateway,
         keepalive: Keepalive::default(),
+        http2: false,
         tls: None,
     };
     assert_eq!(config.pools, [pool]);

@@ -146,7 +146,8 @@ fn routes(config: &Config, name: &str) -> Vec<(String, bool, String)> {
             let pool = &config.pools[backend.pool];
             format!("{}={}", pool.name, backend.weight)
         });
-        let backends = if route.http { "http".to_owned() } else { backends.collect::<Vec<_>>().join(" ") };
+        let backends =
+            if route.http.is_some() { "http".to_owned() } else { backends.collect::<Vec<_>>().join(" ") };
         (names.join(" "), matches!(route.action, Action::Terminate(_)), backends)
     };
     let mut found: Vec<_> = config.routes.iter().filter(|route| route.listener == index).map(shown).collect();
