@@ -13,7 +13,8 @@ use super::store::Store;
 use crate::config::gateway_api::{Definitions, GROUP};
 
 /// Those of all kinds that are read. The rights of the deployment name each of them.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
+    "backendtlspolicies",
     "gatewayclasses",
     "gateways",
     "grpcroutes",

@@ -14,20 +14,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::attach::Attached;
+use super::attach::{Attached, Connections, Work};
+use super::backend_tls::Speech;
 use super::gateways::Gateways;
 use super::hostname::wider;
 use super::index::{Built, Parts, View};
 use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
 use super::pools::{self, Target, place};
-use super::specs::BackendRef;
+use super::requests::{Referenced, RequestRule};
 use super::subsets::subsets;
 use crate::config::controller::Attach;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
     ServerDraft, Tls,
 };
+use crate::config::http::Rule;
 use crate::config::model::{MAX_WEIGHT, Protocol, Refuse, SniPattern};
 use crate::config::place::{ObjectField, Place, Placed};
 
@@ -52,6 +54,8 @@ struct Port<'g, 'i> {
     hosts: HashMap<SniPattern, usize>,
     /// Names that a route has.
     taken: HashSet<SniPattern>,
+    /// The rules of requests of each listener.
+    rules: HashMap<usize, Vec<Rule<Field<String>>>>,
     /// Of a port without names: it has its route.
     is_served: bool,
 }
@@ -65,6 +69,14 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
             let listener = &gateways.listeners[*number];
             let Some(index) = port_of.get(number).filter(|_| listener.is_programmed()) else { continue };
             let port = &mut ports[*index];
+            let connections = match &route.work {
+                Work::Requests(rules) => {
+                    let made = made.rules(view, route.key, rules, listener, hosts);
+                    port.rules.entry(*number).or_default().extend(made);
+                    continue;
+                }
+                Work::Connections(connections) => connections,
+            };
             match listener.is_for {
                 Some(Use::Passthrough | Use::Terminate) => {
                     let mut own = Vec::new();
@@ -75,13 +87,13 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
                         }
                     }
                     if !own.is_empty() {
-                        let draft = made.route(view, route, listener, &port.name, own);
+                        let draft = made.route(view, route, connections, listener, &port.name, own);
                         made.built.routes.push(draft);
                     }
                 }
                 Some(Use::Tcp) if !port.is_served => {
                     port.is_served = true;
-                    let draft = made.route(view, route, listener, &port.name, Vec::new());
+                    let draft = made.route(view, route, connections, listener, &port.name, Vec::new());
                     made.built.routes.push(draft);
                 }
                 _ => {}
@@ -114,6 +126,7 @@ fn ports<'g, 'i>(gateways: &'g Gateways<'i>) -> (Vec<Port<'g, 'i>>, HashMap<usiz
                 family: is_for.family(),
                 hosts: HashMap::new(),
                 taken: HashSet::new(),
+                rules: HashMap::new(),
                 is_served: false,
             });
             ports.len() - 1
@@ -160,26 +173,27 @@ impl Drafts {
     fn finish(&mut self, port: &mut Port<'_, '_>, ipv6: bool, freebind: bool) {
         let (_, first) = port.listeners[0];
         let at = |path: &str| place(first.owner, first.path() + path);
-        if port.family == Family::Tls {
-            for (_, listener) in &port.listeners {
-                let is_https = listener.is_for == Some(Use::Https) && listener.is_programmed();
-                if is_https && port.taken.insert(listener.host.clone()) {
-                    let at = place(listener.owner, listener.path());
-                    let name = format!("https@{}", listener_name(listener));
-                    let mut draft = route(at.clone(), name, &port.name);
-                    draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
+        for (number, listener) in port.listeners.iter().filter(|(_, listener)| listener.is_programmed()) {
+            let scheme = match listener.is_for {
+                Some(Use::Http) => "http",
+                Some(Use::Https) => "https",
+                _ => continue,
+            };
+            if port.taken.insert(listener.host.clone()) {
+                let at = place(listener.owner, listener.path());
+                let name = format!("{scheme}@{}", listener_name(listener));
+                let mut draft = route(at.clone(), name, &port.name);
+                draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
+                if listener.is_for == Some(Use::Https) {
                     terminate(&mut draft, listener, &at);
-                    draft.http = given(at, Vec::new());
-                    self.built.routes.push(draft);
                 }
+                draft.http = given(at, port.rules.remove(number).unwrap_or_default());
+                self.built.routes.push(draft);
             }
-        } else if !port.is_served {
+        }
+        if port.family == Family::Tcp && !port.is_served {
             let mut draft = route(at(""), port.name.clone(), &port.name);
-            if port.family == Family::Http {
-                draft.http = given(at(""), Vec::new());
-            } else {
-                draft.backends = given(at(""), vec![Placed::new(at(""), self.nobody(at("")))]);
-            }
+            draft.backends = given(at(""), vec![Placed::new(at(""), self.nobody(at("")))]);
             self.built.routes.push(draft);
         }
         let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -195,7 +209,7 @@ impl Drafts {
             Family::Tls => Protocol::Tls,
             Family::Tcp => Protocol::Tcp,
         };
-        let reserved = port.listeners.iter().filter(|_| port.family == Family::Tls);
+        let reserved = port.listeners.iter().filter(|_| port.family != Family::Tcp);
         let reserved = reserved.map(|(_, listener)| listener.host.clone());
         let reserved = reserved.filter(|host| !port.taken.contains(host));
         let reserved: Vec<_> = reserved.map(|host| Placed::new(at(".hostname"), host)).collect();
@@ -215,6 +229,7 @@ impl Drafts {
         &mut self,
         view: &mut View<'_>,
         attached: &Attached<'_>,
+        connections: &Connections<'_>,
         listener: &Listener<'_>,
         port: &str,
         hosts: Vec<SniPattern>,
@@ -230,16 +245,15 @@ impl Drafts {
         );
         let mut draft = route(place(key, ""), name, port);
         if !hosts.is_empty() {
-            let at = place(key, attached.hosts_path.as_str());
+            let at = place(key, connections.hosts_path.as_str());
             let hosts = hosts.into_iter().map(|host| Placed::new(at.clone(), host)).collect();
             draft.sni = given(at.clone(), hosts);
         }
         if listener.is_for == Some(Use::Terminate) {
             terminate(&mut draft, listener, &place(key, "spec.parentRefs"));
         }
-        let path = attached.backends_path.as_str();
-        let backends = self.backends(view, key, path, attached.backends);
-        draft.backends = given(place(key, path), backends);
+        let backends = self.backends(view, key, connections, listener);
+        draft.backends = given(place(key, connections.backends_path.as_str()), backends);
         draft
     }
 
@@ -247,9 +261,10 @@ impl Drafts {
         &mut self,
         view: &mut View<'_>,
         key: &Key,
-        path: &str,
-        backends: &[BackendRef],
+        connections: &Connections<'_>,
+        listener: &Listener<'_>,
     ) -> Vec<Placed<BackendDraft>> {
+        let Connections { backends_path: path, backends, .. } = connections;
         let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
         let mut found = Vec::with_capacity(backends.len());
         for (number, (backend, weight)) in
@@ -257,7 +272,14 @@ impl Drafts {
         {
             let at = place(key, format!("{path}[{number}]"));
             // What it may not have, or what is not there, keeps its share, in which clients are refused.
-            let mut draft = match pools::resolve(view, key.kind, &key.name.namespace, backend) {
+            let found_target = pools::resolve(view, key.kind, &key.name.namespace, backend);
+            let target = match listener.is_for {
+                Some(Use::Terminate) => {
+                    found_target.and_then(|target| target.spoken_to(view, Speech::Bytes, listener))
+                }
+                _ => found_target,
+            };
+            let mut draft = match target {
                 Ok(target) => self.backend(view, target, at.clone()),
                 Err(_) => self.nobody(at.clone()),
             };
@@ -265,7 +287,7 @@ impl Drafts {
             found.push(Placed::new(at, draft));
         }
         if found.is_empty() {
-            let at = place(key, path);
+            let at = place(key, path.as_str());
             found.push(Placed::new(at.clone(), self.nobody(at)));
         }
         found
@@ -274,7 +296,7 @@ impl Drafts {
     /// A share for a Service's port, whose pool is made if it is not there.
     fn backend(&mut self, view: &mut View<'_>, target: Target, at: Place) -> BackendDraft {
         let name = target.pool();
-        let Target { service, part, labels } = target;
+        let Target { service, part, labels, http2, tls } = target;
         if let Entry::Vacant(new) = self.pools.entry(service.clone()).or_default().entry(part.clone()) {
             let servers = pools::servers(view, &service, part.0, &labels).into_iter().map(|origin| {
                 let at = origin.place.clone();
@@ -282,10 +304,44 @@ impl Drafts {
                 Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
             });
             let key = Key { kind: Kind::Service, name: service };
-            self.built.pools.push(pool(place(&key, "spec.ports"), &name, servers.collect()));
+            let at = place(&key, "spec.ports");
+            let mut pool = pool(at.clone(), &name, servers.collect());
+            if http2 {
+                pool.http2 = given(at.clone(), true);
+            }
+            if let Some(tls) = tls {
+                pool.tls = given(at, *tls);
+            }
+            self.built.pools.push(pool);
             new.insert(labels);
         }
         BackendDraft { pool: given(at, name), weight: Field::Absent }
+    }
+
+    /// The rules of a route for a listener.
+    fn rules(
+        &mut self,
+        view: &mut View<'_>,
+        key: &Key,
+        rules: &[RequestRule],
+        listener: &Listener<'_>,
+        hosts: &[SniPattern],
+    ) -> Vec<Rule<Field<String>>> {
+        let hosts: Arc<[SniPattern]> = hosts.into();
+        let mut found = Vec::with_capacity(rules.len());
+        for RequestRule { rule, references, .. } in rules {
+            let Some(rule) = rule else { continue };
+            let speech = if rule.grpc { Speech::Grpc } else { Speech::Http };
+            let mut pool = |Referenced { path, backend }: &Referenced| {
+                let target = pools::resolve(view, key.kind, &key.name.namespace, backend).ok()?;
+                let target = target.spoken_to(view, speech, listener).ok()?;
+                Some(self.backend(view, target, place(key, path.as_str())).pool)
+            };
+            let pools: Vec<_> = references.iter().map(&mut pool).collect();
+            let made = rule.with_pools(|number| pools[*number].clone());
+            found.push(Rule { hosts: hosts.clone(), ..made });
+        }
+        found
     }
 
     /// A share for nobody.

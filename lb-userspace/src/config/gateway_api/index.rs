@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::backend_tls::PolicySpec;
 use super::istio::DestinationRule;
 use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
 use super::objects::{Object, Spec};
@@ -23,7 +24,7 @@ use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// A port of a Service and a subset of its pods, which is empty for all of them: what has a pool.
+/// A port of a Service, and a subset of its pods, which is empty for all of them, with how they are spoken to: what has a pool.
 pub(super) type Part = (u16, Arc<str>);
 
 /// The labels that the pods of each part have; none: it is all pods.
@@ -40,6 +41,8 @@ pub struct Index {
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// The DestinationRules of each Service, the oldest first.
     rules: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
+    /// The BackendTLSPolicies of each Service, the oldest first.
+    policies: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
     /// What the build has used that is in force.
     pub(super) used: Used,
     /// What the last build has used, if it is not in force.
@@ -162,6 +165,7 @@ impl Index {
             slices: HashMap::new(),
             grants: HashMap::new(),
             rules: HashMap::new(),
+            policies: HashMap::new(),
             used: Used::default(),
             used_last: None,
             changed: BTreeSet::new(),
@@ -190,6 +194,12 @@ impl Index {
             Spec::DestinationRule(rule) => {
                 let rules = self.rules.entry(rule.service.clone()).or_default();
                 rules.insert((object.created.clone(), name.clone()));
+            }
+            Spec::BackendTlsPolicy(policy) => {
+                for service in policy.services(&key) {
+                    let policies = self.policies.entry(service).or_default();
+                    policies.insert((object.created.clone(), name.clone()));
+                }
             }
             _ => {}
         }
@@ -224,6 +234,13 @@ impl Index {
             Spec::DestinationRule(rule) => {
                 if let Some(rules) = self.rules.get_mut(&rule.service) {
                     rules.remove(&(object.created.clone(), key.name.clone()));
+                }
+            }
+            Spec::BackendTlsPolicy(policy) => {
+                for service in policy.services(key) {
+                    if let Some(policies) = self.policies.get_mut(&service) {
+                        policies.remove(&(object.created.clone(), key.name.clone()));
+                    }
                 }
             }
             _ => {}
@@ -409,6 +426,20 @@ impl<'i> View<'i> {
             }
         });
         rules.collect()
+    }
+
+    /// The BackendTLSPolicies of a Service, the oldest first.
+    pub(super) fn policies(&self, service: &Name) -> Vec<(&'i Object, &'i PolicySpec)> {
+        let index = self.index;
+        let names = index.policies.get(service).into_iter().flatten();
+        let policies = names.filter_map(|(_, name)| {
+            let object = index.objects.get(&Key { kind: Kind::BackendTlsPolicy, name: name.clone() })?;
+            match &object.spec {
+                Spec::BackendTlsPolicy(policy) => Some((object, &**policy)),
+                _ => None,
+            }
+        });
+        policies.collect()
     }
 
     /// Whether a pod is known, and has these labels.

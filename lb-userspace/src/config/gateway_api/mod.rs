@@ -4,6 +4,7 @@
 //! objects (a directory, an API server) says what has changed, and gets to know whether that asks for a new build.
 
 mod attach;
+mod backend_tls;
 mod build;
 mod claims;
 mod convert;
@@ -11,7 +12,10 @@ mod decode;
 mod files;
 mod gateway;
 mod gateways;
+mod grpc_route;
 mod hostname;
+mod http_filters;
+mod http_route;
 mod index;
 mod istio;
 mod key;
@@ -20,6 +24,7 @@ mod objects;
 mod pools;
 mod references;
 mod refusal;
+mod requests;
 mod secret;
 mod specs;
 mod status;
@@ -37,6 +42,6 @@ pub use refusal::Refusal;
 pub(crate) use secret::parts_of_secrets;
 pub use specs::{ParentRef, RouteKind};
 pub use status::{
-    ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus,
-    RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
+    ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, PolicyAncestorStatus,
+    PolicyStatus, RouteParentStatus, RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
 };

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::attach::Attached;
+use super::attach::{Attached, Connections, Work};
 use super::gateways::Gateways;
 use super::hostname::intersection;
 use super::index::{View, by_age};
@@ -94,9 +94,11 @@ fn attach<'i>(
         attached.push(Attached {
             key: &object.key,
             part: Some(&rule.name),
-            hosts_path: match_or_hosts,
-            backends_path: format!("{}.route", rule.path),
-            backends: &rule.backends,
+            work: Work::Connections(Connections {
+                hosts_path: match_or_hosts,
+                backends_path: format!("{}.route", rule.path),
+                backends: &rule.backends,
+            }),
             listeners,
         });
     }

@@ -24,9 +24,9 @@ use super::reader::{self, Reader, Section, Value};
 use super::{identity, pieces, value};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    AccessLogDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft, ClientAuthFiles,
-    ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft, HealthTlsDraft,
-    ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
+    AccessLogDraft, AuthoritiesDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft,
+    ClientAuthFiles, ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft,
+    HealthTlsDraft, ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -462,7 +462,7 @@ fn eject(mut s: Section<'_, '_>) -> Eject {
 
 fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
-        ca: s.read("ca", |r, v| r.parse(v, value::path)),
+        ca: s.read("ca", |r, v| r.parse(v, value::path).map(AuthoritiesDraft::File)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
         san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s
