@@ -39,8 +39,8 @@ use rustls::pki_types::ServerName;
 pub(super) struct Draft {
     pub(super) gateway: GatewayDraft,
     pub(super) listeners: Vec<ListenerDraft>,
-    pub(super) routes: Vec<RouteDraft>,
-    pub(super) pools: Vec<PoolDraft>,
+    pub(super) routes: Vec<Arc<RouteDraft>>,
+    pub(super) pools: Vec<Arc<PoolDraft>>,
     pub(super) gateway_api: Field<GatewayApiDraft>,
 }
 

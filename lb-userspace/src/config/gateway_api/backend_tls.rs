@@ -27,9 +27,10 @@ use super::specs::{ParentRef, Reference};
 use super::status::{Condition, Fault, PolicyAncestorStatus, PolicyStatus, Status, Statuses};
 use crate::config::address::dns_name;
 use crate::config::authorities::Authorities;
+use crate::config::certificate::Loaded;
 use crate::config::diagnostic::quote;
 use crate::config::draft::{AuthoritiesDraft, CertificateDraft, Field, UpstreamTlsDraft};
-use crate::config::place::Placed;
+use crate::config::place::{Place, Placed};
 use crate::config::san::San;
 
 /// Gateways that the API lets a policy's status name.
@@ -154,6 +155,14 @@ impl SanSpec {
     }
 }
 
+/// Who a gateway is to servers that it begins TLS with.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// What it shows them.
+    certificate: Option<Arc<Loaded>>,
+    gateway: Key,
+}
+
 /// How servers are spoken to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speech {
@@ -189,12 +198,13 @@ impl Target {
             manner += "+h2";
         }
         if let Some((object, policy)) = in_force(view, &self.service, &port.name) {
-            self.tls = Some(Box::new(tls(view, object, policy, listener, self.http2)?));
+            policy.authorities(view, object)?;
+            let Listener { gateway, client_certificate, .. } = listener;
             manner += "+tls";
-            if listener.client_certificate.is_some() {
-                let Name { namespace, name } = &listener.gateway.name;
-                manner += &format!("@{namespace}.{name}");
+            if client_certificate.is_some() {
+                manner += &format!("@{}.{}", gateway.name.namespace, gateway.name.name);
             }
+            self.tls = Some(Client { certificate: client_certificate.clone(), gateway: (*gateway).clone() });
         }
         if !manner.is_empty() {
             self.part.1 = format!("{}{manner}", self.part.1).into();
@@ -216,50 +226,61 @@ fn in_force<'i>(view: &View<'i>, service: &Name, port: &str) -> Option<(&'i Obje
     own.or_else(|| of(None)).copied()
 }
 
-/// What a policy makes, or why it can make nothing.
-fn tls(
-    view: &mut View<'_>,
-    object: &Object,
-    policy: &PolicySpec,
-    listener: &Listener<'_>,
-    http2: bool,
-) -> Result<UpstreamTlsDraft, Fault> {
+/// What policies ask for toward the servers of a target; `None`: nothing that can be done.
+pub(super) fn draft(view: &mut View<'_>, target: &Target, client: &Client) -> Option<UpstreamTlsDraft> {
+    let port =
+        view.service(&target.service)?.ports.iter().find(|port| pools::is_port(port, target.part.0))?;
+    let (object, policy) = in_force(view, &target.service, &port.name)?;
+    let Validation { server_name, sans, .. } = policy.validation.as_ref().ok()?;
     let at = place(&object.key, "spec.validation");
-    let validation = policy.validation.as_ref().map_err(|why| Fault::new("Invalid", why.clone()))?;
-    let ca = match validation.authorities.as_slice() {
-        // The system's.
-        [] => Field::Absent,
-        _ => {
-            let found = authorities(view, object, validation);
-            let held = found.held.ok_or_else(|| Fault::new("NoValidCACertificate", NOBODY))?;
-            Field::Given(Placed::new(at.clone(), AuthoritiesDraft::Held(Arc::new(held))))
-        }
-    };
-    let certificate = listener.client_certificate.clone().map_or(Field::Absent, |certificate| {
+    let given = |value| Field::Given(Placed::new(at.clone(), value));
+    let authorities = policy.authorities(view, object).ok()?;
+    let certificate = client.certificate.clone().map_or(Field::Absent, |certificate| {
         let held = CertificateDraft::Held(vec![certificate]);
-        Field::Given(Placed::new(place(listener.gateway, "spec.tls.backend"), Box::new(held)))
+        Field::Given(Placed::new(place(&client.gateway, "spec.tls.backend"), Box::new(held)))
     });
-    let sans = validation.sans.iter().map(|san| Placed::new(at.clone(), san.clone()));
-    let alpn = http2.then(|| Placed::new(at.clone(), vec![Placed::new(at.clone(), Box::from("h2"))]));
-    Ok(UpstreamTlsDraft {
-        ca,
-        server_name: Field::Given(Placed::new(at.clone(), validation.server_name.clone())),
-        san: Field::Given(Placed::new(at.clone(), sans.collect())),
+    let alpn: &[&str] = if target.http2 { &["h2"] } else { &[] };
+    Some(UpstreamTlsDraft {
+        ca: authorities.map_or(Field::Absent, |held| given(AuthoritiesDraft::Held(Arc::new(held)))),
+        server_name: Field::Given(Placed::new(at.clone(), server_name.clone())),
+        san: placed(&at, sans.iter().cloned()),
         certificate,
-        alpn: alpn.map_or(Field::Absent, Field::Given),
+        alpn: placed(&at, alpn.iter().map(|name| Box::from(*name))),
         min_version: Field::Absent,
     })
 }
 
+fn placed<T>(at: &Place, values: impl ExactSizeIterator<Item = T>) -> Field<Vec<Placed<T>>> {
+    match values.len() {
+        0 => Field::Absent,
+        _ => {
+            let values = values.map(|value| Placed::new(at.clone(), value)).collect();
+            Field::Given(Placed::new(at.clone(), values))
+        }
+    }
+}
+
 const NOBODY: &str = "none of `spec.validation.caCertificateRefs` can be used";
 
-/// Who signs the certificates of servers, and the first reference that names nobody.
-struct Found {
+impl PolicySpec {
+    /// Who signs the certificates of servers; `None`: whom the system trusts.
+    fn authorities(&self, view: &mut View<'_>, object: &Object) -> Result<Option<Authorities>, Fault> {
+        let validation = self.validation.as_ref().map_err(|why| Fault::new("Invalid", why.clone()))?;
+        if validation.authorities.is_empty() {
+            return Ok(None);
+        }
+        let found = named(view, object, validation);
+        found.held.map(Some).ok_or_else(|| Fault::new("NoValidCACertificate", NOBODY))
+    }
+}
+
+/// The authorities that a policy names, and the first reference that names nobody.
+struct Named {
     held: Option<Authorities>,
     fault: Option<Fault>,
 }
 
-fn authorities(view: &mut View<'_>, object: &Object, validation: &Validation) -> Found {
+fn named(view: &mut View<'_>, object: &Object, validation: &Validation) -> Named {
     let (mut certificates, mut fault) = (Vec::new(), None);
     for reference in &validation.authorities {
         match authority(view, &object.key, reference) {
@@ -269,7 +290,7 @@ fn authorities(view: &mut View<'_>, object: &Object, validation: &Validation) ->
     }
     let mut roots = RootCertStore::empty();
     certificates.retain(|certificate| roots.add(certificate.clone()).is_ok());
-    Found { held: (!certificates.is_empty()).then_some(Authorities { certificates, roots }), fault }
+    Named { held: (!certificates.is_empty()).then_some(Authorities { certificates, roots }), fault }
 }
 
 /// Writes what has become of each policy, for each Gateway by which somebody comes to its Services.
@@ -308,7 +329,7 @@ pub(super) fn statuses(
             conditions: conditions.clone(),
         };
         let ancestors = ancestors.iter().take(MOST_ANCESTORS).map(ancestor).collect();
-        statuses.insert(object.key.clone(), Status::Policy(PolicyStatus { ancestors }));
+        statuses.insert(object.key.clone(), Status::Policy(PolicyStatus { ancestors }).into());
     }
 }
 
@@ -343,21 +364,15 @@ fn users<'g>(
 }
 
 fn conditions(view: &mut View<'_>, object: &Object, policy: &PolicySpec) -> Vec<Condition> {
-    let (mut refs, mut fault) = (None, None);
-    match &policy.validation {
-        Err(why) => fault = Some(Fault::new("Invalid", why.clone())),
-        Ok(validation) if validation.authorities.is_empty() => {}
-        Ok(validation) => {
-            let found = authorities(view, object, validation);
-            refs = found.fault.map(|fault| match fault.reason {
-                "InvalidCACertificateKind" => Fault { reason: "InvalidKind", ..fault },
-                _ => Fault { reason: "InvalidCACertificateRef", ..fault },
-            });
-            if found.held.is_none() {
-                fault = Some(Fault::new("NoValidCACertificate", NOBODY));
-            }
-        }
-    }
+    let fault = policy.authorities(view, object).err();
+    let refs = match &policy.validation {
+        Ok(validation) => named(view, object, validation).fault,
+        Err(_) => None,
+    };
+    let refs = refs.map(|fault| match fault.reason {
+        "InvalidCACertificateKind" => Fault { reason: "InvalidKind", ..fault },
+        _ => Fault { reason: "InvalidCACertificateRef", ..fault },
+    });
     let fault = idle(view, object, policy).or(fault);
     vec![
         Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation),

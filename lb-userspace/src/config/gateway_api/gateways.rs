@@ -137,7 +137,7 @@ impl<'i> Gateways<'i> {
             } else {
                 continue;
             };
-            statuses.insert(object.key.clone(), status);
+            statuses.insert(object.key.clone(), status.into());
         }
     }
 
@@ -189,7 +189,7 @@ fn classes(view: &View<'_>, statuses: &mut Statuses) -> HashSet<Box<str>> {
             FEATURES.iter().filter(|(_, only_assigned)| !only_assigned || settings.mode != Mode::Node);
         let supported_features = names.map(|(name, _)| Feature { name }).collect();
         let status = ClassStatus { conditions, supported_features };
-        statuses.insert(object.key.clone(), Status::Class(status));
+        statuses.insert(object.key.clone(), Status::Class(status).into());
     }
     ours
 }
@@ -245,7 +245,7 @@ pub(super) fn statuses(gateways: &Gateways<'_>, statuses: &mut Statuses) {
             ],
             listeners: listeners(&set.object.key).map(|each| each.status(generation)).collect(),
         };
-        statuses.insert(set.object.key.clone(), Status::ListenerSet(status));
+        statuses.insert(set.object.key.clone(), Status::ListenerSet(status).into());
     }
     for gateway in &gateways.list {
         let key = &gateway.object.key;
@@ -253,7 +253,7 @@ pub(super) fn statuses(gateways: &Gateways<'_>, statuses: &mut Statuses) {
         status.attached_listener_sets = sets_of.get(key).copied().unwrap_or_default();
         status.ports = ports_of.remove(key).unwrap_or_default();
         status.ports.extend(ports(key));
-        statuses.insert(key.clone(), Status::Gateway(status));
+        statuses.insert(key.clone(), Status::Gateway(status).into());
     }
 }
 

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 /// The group of the Gateway API.
 pub const GROUP: &str = "gateway.networking.k8s.io";
 /// The group of Istio's objects.
@@ -183,6 +185,15 @@ impl Key {
     /// The key of an object.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         Self { kind, name: Name::new(namespace, name) }
+    }
+
+    /// The key of an object as the API server has it; `None`: its kind is of no interest here.
+    pub fn of(object: &Value) -> Option<Self> {
+        let (group, _) = object["apiVersion"].as_str()?.rsplit_once('/').unwrap_or_default();
+        let kind = Kind::of(group, object["kind"].as_str()?)?;
+        let metadata = &object["metadata"];
+        let namespace = metadata["namespace"].as_str().unwrap_or_default();
+        Some(Self::new(kind, namespace, metadata["name"].as_str()?))
     }
 }
 

@@ -20,6 +20,7 @@ mod index;
 mod istio;
 mod key;
 mod listeners;
+mod memo;
 mod objects;
 mod pools;
 mod references;

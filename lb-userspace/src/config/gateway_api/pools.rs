@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::backend_tls::Client;
 use super::index::{Part, View};
 use super::istio::{DOMAIN, Subset};
 use super::key::{Key, Kind, Labels, Name};
@@ -14,7 +15,6 @@ use super::status::Fault;
 use super::subsets::subset;
 use crate::config::address::{Address, Host, Origin};
 use crate::config::diagnostic::quote;
-use crate::config::draft::UpstreamTlsDraft;
 use crate::config::model::Server;
 use crate::config::place::{ObjectField, Place, Placed};
 
@@ -26,14 +26,15 @@ pub(super) fn name(service: &Name, port: u16, part: &str) -> String {
 }
 
 /// What a backend is.
+#[derive(Debug)]
 pub(super) struct Target {
     pub(super) service: Name,
     pub(super) part: Part,
     pub(super) labels: Arc<Labels>,
     /// Its servers are spoken to in HTTP/2.
     pub(super) http2: bool,
-    /// And over TLS.
-    pub(super) tls: Option<Box<UpstreamTlsDraft>>,
+    /// And over TLS, as a policy has it.
+    pub(super) tls: Option<Client>,
 }
 
 impl Target {

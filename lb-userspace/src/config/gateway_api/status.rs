@@ -4,14 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::key::Key;
 use super::specs::{ParentRef, RouteKind};
 
-/// The statuses of all objects that this gateway is responsible for.
-pub type Statuses = BTreeMap<Key, Status>;
+/// The statuses of all objects that this gateway is responsible for. One that has not changed may be that of the last build.
+pub type Statuses = BTreeMap<Key, Arc<Status>>;
 
 /// A condition, but for its time: that is the time of the writing, if `status` differs from what is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

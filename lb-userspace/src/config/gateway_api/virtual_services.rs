@@ -87,7 +87,7 @@ fn attach<'i>(
         let amiss = if found.is_some() { &amiss[..] } else { &hidden };
         parents.push(parent(view, object, gateway, amiss, is_attached, references.as_ref()));
     }
-    statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }));
+    statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }).into());
     for (rule, listeners) in spec.rules.iter().zip(listeners_of).filter(|(_, found)| !found.is_empty()) {
         let match_or_hosts =
             if rule.is_tls { format!("{}.match", rule.path) } else { "spec.hosts".to_owned() };
@@ -95,11 +95,11 @@ fn attach<'i>(
             key: &object.key,
             part: Some(&rule.name),
             work: Work::Connections(Connections {
-                hosts_path: match_or_hosts,
-                backends_path: format!("{}.route", rule.path),
+                hosts_path: match_or_hosts.into(),
+                backends_path: format!("{}.route", rule.path).into(),
                 backends: &rule.backends,
             }),
-            listeners,
+            listeners: listeners.into(),
         });
     }
 }
@@ -205,6 +205,6 @@ pub(super) fn rule_statuses(view: &View<'_>, statuses: &mut Statuses) {
             accepted.message = format!("without effect: {}", rule.ignored.join(", ")).into();
         }
         let conditions = vec![accepted];
-        statuses.insert(object.key.clone(), Status::Rule(RuleStatus { conditions }));
+        statuses.insert(object.key.clone(), Status::Rule(RuleStatus { conditions }).into());
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 
 use ipnet::IpNet;
@@ -110,8 +111,8 @@ pub(in crate::config) fn read_gateway(text: &str, report: &mut Report) -> Gatewa
 struct Tables {
     gateway: Option<GatewayDraft>,
     listeners: Vec<ListenerDraft>,
-    routes: Vec<RouteDraft>,
-    pools: Vec<PoolDraft>,
+    routes: Vec<Arc<RouteDraft>>,
+    pools: Vec<Arc<PoolDraft>>,
     gateway_api: Field<GatewayApiDraft>,
 }
 
@@ -127,8 +128,8 @@ impl Tables {
             self.gateway_api = api;
         }
         self.listeners.extend(root.tables("listener", &LISTENER, listener));
-        self.routes.extend(root.tables("route", &ROUTE, route));
-        self.pools.extend(root.tables("pool", &POOL, pool));
+        self.routes.extend(root.tables("route", &ROUTE, route).into_iter().map(Arc::new));
+        self.pools.extend(root.tables("pool", &POOL, pool).into_iter().map(Arc::new));
     }
 
     /// What stands behind it in the file.
