@@ -78,7 +78,7 @@ impl MethodSpec {
             }
             (true, Some(service), None) => Some(PathMatch::Prefix(format!("/{service}").into())),
             (true, None, Some(method)) => {
-                Some(PathMatch::Regex(pattern(&format!("/[^/]+/{}", regex::escape(&method)))?))
+                Some(PathMatch::Regex(pattern(&format!("/[^/]+/{}", regex_syntax::escape(&method)))?))
             }
             (false, service, method) => {
                 let [service, method] = [service, method].map(|part| part.unwrap_or_else(|| "[^/]+".into()));
