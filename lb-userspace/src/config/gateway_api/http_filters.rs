@@ -241,7 +241,7 @@ fn path_rewrite(spec: PathSpec, has_prefix: bool) -> Result<PathRewrite, String>
 }
 
 /// What can stand in a request's first line, before the query.
-fn path_text(path: Box<str>) -> Result<Box<str>, String> {
+pub(super) fn path_text(path: Box<str>) -> Result<Box<str>, String> {
     let is_good = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
     match path.bytes().all(is_good) {
         true => Ok(path),

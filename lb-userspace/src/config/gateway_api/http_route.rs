@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::decode::decode;
 use super::key::Key;
 use super::refusal::Refusal;
-use super::requests::{RuleSpec, ValueSpec, header_matches, pattern, query_matches, rules};
+use super::requests::{RuleSpec, ValueSpec, header_matches, pattern, prefix, query_matches, rules};
 use super::specs::{ParentRef, RouteSpec};
 use crate::config::diagnostic::quote;
 use crate::config::http::{PathMatch, RequestMatch};
@@ -81,10 +81,4 @@ impl PathSpec {
             Some(other) => Err(format!("{} is no type of a path", quote(other))),
         }
     }
-}
-
-/// Of a path, with or without a `/` at its end, that begins with one.
-pub(super) fn prefix(path: Box<str>) -> PathMatch {
-    let bare = path.trim_end_matches('/');
-    PathMatch::Prefix(if bare.is_empty() { "/".into() } else { bare.into() })
 }

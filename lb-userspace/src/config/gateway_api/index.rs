@@ -102,7 +102,7 @@ pub struct Context {
     pub unavailable: BTreeMap<(u16, IpAddr), Box<str>>,
     /// The same of the other machines, as far as they have said it.
     pub elsewhere: Lacking,
-    /// The definitions of the Gateway API's kinds that the cluster has, by their names, each with its version; none: there is no
+    /// The definitions of the Gateway API's kinds that the cluster has, by their names, what each says; none: there is no
     /// cluster, or they are not known.
     pub definitions: Definitions,
     /// Modes `pool` and `service`: where each Gateway is.
@@ -125,8 +125,17 @@ pub struct Assigned {
 /// Listeners whose ports cannot be had, by their Gateway or ListenerSet and their names, and why.
 pub type Lacking = BTreeMap<Key, BTreeMap<Box<str>, Box<str>>>;
 
-/// CustomResourceDefinitions by name, each with the version of the Gateway API that it is of.
-pub type Definitions = BTreeMap<Box<str>, Option<Box<str>>>;
+/// CustomResourceDefinitions by name.
+pub type Definitions = BTreeMap<Box<str>, Definition>;
+
+/// What a CustomResourceDefinition of the Gateway API says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// Of the Gateway API.
+    pub version: Option<Box<str>>,
+    /// It has the fields of the experimental channel.
+    pub is_experimental: bool,
+}
 
 /// What objects make.
 #[derive(Debug, Default)]

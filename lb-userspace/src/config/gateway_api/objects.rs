@@ -164,7 +164,7 @@ impl Object {
             Kind::Secret => Spec::Secret(SecretSpec::read(&mut value)?),
             Kind::ConfigMap => Spec::ConfigMap(AuthoritySpec::read(&mut value)?),
             Kind::IstioGateway => Spec::IstioGateway(Box::new(IstioGateway::read(spec(), namespace)?)),
-            Kind::VirtualService => Spec::VirtualService(Box::new(VirtualService::read(spec(), namespace)?)),
+            Kind::VirtualService => Spec::VirtualService(Box::new(VirtualService::read(spec(), &key)?)),
             Kind::DestinationRule => {
                 Spec::DestinationRule(Box::new(DestinationRule::read(spec(), namespace)?))
             }

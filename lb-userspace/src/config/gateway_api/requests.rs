@@ -373,6 +373,12 @@ impl ValueSpec {
     }
 }
 
+/// Of a path, with or without a `/` at its end, that begins with one.
+pub(super) fn prefix(path: Box<str>) -> PathMatch {
+    let bare = path.trim_end_matches('/');
+    PathMatch::Prefix(if bare.is_empty() { "/".into() } else { bare.into() })
+}
+
 pub(super) fn pattern(expression: &str) -> Result<Pattern, String> {
     Pattern::new(expression).map_err(|why| format!("{}: {why}", quote(expression)))
 }
