@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Origin;
+use super::authorities::Authorities;
 use super::certificate::Loaded;
 use super::client_auth::ClientAuth;
 use super::controller::{Attach, Mode};
@@ -38,8 +39,8 @@ use rustls::pki_types::ServerName;
 pub(super) struct Draft {
     pub(super) gateway: GatewayDraft,
     pub(super) listeners: Vec<ListenerDraft>,
-    pub(super) routes: Vec<RouteDraft>,
-    pub(super) pools: Vec<PoolDraft>,
+    pub(super) routes: Vec<Arc<RouteDraft>>,
+    pub(super) pools: Vec<Arc<PoolDraft>>,
     pub(super) gateway_api: Field<GatewayApiDraft>,
 }
 
@@ -315,12 +316,20 @@ impl PoolDraft {
 
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamTlsDraft {
-    pub(super) ca: Field<PathBuf>,
+    /// Absent: those of the system.
+    pub(super) ca: Field<AuthoritiesDraft>,
     pub(super) server_name: Field<ServerName<'static>>,
     pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,
+}
+
+/// Those who sign servers' certificates: of a file, or of a source that has them in memory.
+#[derive(Clone, Debug)]
+pub(super) enum AuthoritiesDraft {
+    File(PathBuf),
+    Held(Arc<Authorities>),
 }
 
 #[derive(Clone, Debug)]

@@ -175,6 +175,25 @@ impl Slots {
         gone.chain(self.slots.iter().flat_map(Slot::records)).collect()
     }
 
+    /// Whether they would be made the same of these servers.
+    fn are_of(&self, servers: &[config::Server]) -> bool {
+        let is_of = |(slot, entry): (&Slot, &config::Server)| {
+            let config::Server { origin, weight, backup, max_connections } = entry;
+            let rank = Rank { backup: *backup, priority: 0 };
+            match (origin, slot.servers.as_slice()) {
+                (Origin::Address(address), [server]) => {
+                    slot.service.is_none()
+                        && server.address == *address
+                        && server.weight == *weight
+                        && server.rank == rank
+                        && server.max_connections == *max_connections
+                }
+                _ => false,
+            }
+        };
+        self.slots.len() == servers.len() && self.slots.iter().zip(servers).all(is_of)
+    }
+
     fn may_have(&self, address: &Address) -> bool {
         let has = |slot: &Slot| slot.servers.iter().any(|server| server.address == *address);
         self.slots.iter().any(|slot| slot.service.is_some() || has(slot))
@@ -220,6 +239,44 @@ impl Pool {
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
             random: RandomState::new(),
         })
+    }
+
+    /// Whether it would be made the same of this. One whose servers come from services is made anew: who resolves them waits for
+    /// that.
+    pub fn is_of(&self, config: &config::Pool) -> bool {
+        // Taken apart in full: a field that is not compared does not compile.
+        let config::Pool {
+            name,
+            balance,
+            servers,
+            slow_start,
+            connect_timeout,
+            send_proxy,
+            source,
+            keepalive,
+            health,
+            eject,
+            on_down,
+            http2: _,
+            tls,
+        } = config;
+        let is_same_tls = match (&self.tls, tls) {
+            (Some(known), Some(source)) => known.is_of(source),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.name == *name
+            && self.balance == *balance
+            && u128::from(self.slow_start_ms) == slow_start.as_millis()
+            && self.connect_timeout == *connect_timeout
+            && self.send_proxy == *send_proxy
+            && self.source == *source
+            && self.keepalive == *keepalive
+            && self.health == *health
+            && self.eject == *eject
+            && self.on_down == *on_down
+            && is_same_tls
+            && self.slots().are_of(servers)
     }
 
     /// A pool that is no longer configured, for adopted connections to its servers.

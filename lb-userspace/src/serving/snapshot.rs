@@ -176,6 +176,22 @@ impl Backends {
             choices: choices.into(),
         }))
     }
+
+    /// Whether they would be made the same of this.
+    fn are_of(&self, route: &config::Route, pools: &[Arc<Pool>]) -> bool {
+        let is = |(pool, backend): (&Arc<Pool>, &config::Backend)| Arc::ptr_eq(pool, &pools[backend.pool]);
+        match (self, route.backends.as_slice()) {
+            (Backends::One(pool), [only]) => is((pool, only)),
+            (Backends::One(_), _) | (Backends::Several(_), [_]) => false,
+            (Backends::Several(shares), backends) => {
+                let weights: Vec<_> = backends.iter().map(|backend| backend.weight).collect();
+                shares.pools.len() == backends.len()
+                    && shares.pools.iter().zip(backends).all(is)
+                    && shares.retry_other_pool == route.retry_other_pool
+                    && shares.schedule == Schedule::new(&weights)
+            }
+        }
+    }
 }
 
 /// What a route does with a connection, and what it needs for that.
@@ -204,10 +220,7 @@ impl Terminator {
         verifiers: &mut Verifiers,
         known: Option<&Route>,
     ) -> Result<Self, CertificateRefused> {
-        let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        if protocol == Protocol::Postgres && alpn.is_empty() {
-            alpn.push(POSTGRES_ALPN.to_vec());
-        }
+        let alpn = alpn_of(route, protocol);
         let config = match known.map(|known| &known.action) {
             Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
             _ => server_config(source, verifiers, alpn.iter().cloned())
@@ -299,6 +312,46 @@ impl Route {
         }
     }
 
+    /// Whether it would be made the same of this.
+    fn is_of(&self, route: &config::Route, of: &config::Listener, with: &[Arc<Pool>]) -> bool {
+        // Taken apart in full: a field that is not compared does not compile.
+        let Self {
+            name,
+            listener,
+            sni,
+            idle_timeout,
+            max_age,
+            max_connections,
+            clients,
+            action,
+            http,
+            stats: _,
+            on_removal,
+            backends,
+        } = self;
+        let is_same_action = match (action, &route.action) {
+            (Action::Pass, config::Action::Pass) => true,
+            (Action::Terminate(known), config::Action::Terminate(source)) => {
+                known.source == *source && known.alpn == alpn_of(route, of.protocol)
+            }
+            (Action::Pass, _) | (Action::Terminate(_), _) => false,
+        };
+        // How many clients a limit remembers depends on how many limits there are.
+        *name == route.name
+            && *listener == of.name
+            && *sni == route.sni
+            && *idle_timeout == route.idle_timeout
+            && *max_age == route.max_age
+            && *max_connections == route.max_connections
+            && clients.is_none()
+            && route.client_rate.is_none()
+            && is_same_action
+            && !*http
+            && route.http.is_none()
+            && *on_removal == route.on_removal
+            && backends.are_of(route, with)
+    }
+
     /// Its pools, in the order of the configuration.
     pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let pools = match &self.backends {
@@ -367,7 +420,7 @@ impl Snapshot {
     }
 
     /// Builds the snapshot of `config`. What `previous` has under the same name keeps its counters, servers their
-    /// state, and unchanged certificates their tickets.
+    /// state, and unchanged certificates their tickets; a route or a pool of which nothing has changed is the same one.
     pub fn new(config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, CertificateRefused> {
         let known_pools: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.pools).map(|pool| (&*pool.name, pool)).collect();
@@ -383,9 +436,12 @@ impl Snapshot {
 
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
-            let known = known_pools.get(&*pool.name).map(|pool| &***pool);
+            let known = known_pools.get(&*pool.name).copied();
             let refused = |source| CertificateRefused { kind: "pool", name: pool.name.clone(), source };
-            pools.push(Arc::new(Pool::new(pool, known).map_err(refused)?));
+            pools.push(match known.filter(|known| known.is_of(pool)) {
+                Some(known) => known.clone(),
+                None => Arc::new(Pool::new(pool, known.map(|known| &**known)).map_err(refused)?),
+            });
         }
         let mut routes = Vec::with_capacity(config.routes.len());
         let mut sizes = vec![0; config.listeners.len()];
@@ -395,11 +451,17 @@ impl Snapshot {
         let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
         let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
-            let known = known_routes.get(&*route.name).map(|route| &***route);
+            let known = known_routes.get(&*route.name).copied();
             let listener = &config.listeners[route.listener];
-            let stats = known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
-            let built = build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?;
-            let built = Arc::new(built);
+            let built = match known.filter(|known| known.is_of(route, listener, &pools)) {
+                Some(known) => known.clone(),
+                None => {
+                    let known = known.map(|known| &**known);
+                    let stats =
+                        known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
+                    Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?)
+                }
+            };
             let table = &mut tables[route.listener];
             match listener.protocol {
                 Protocol::Tcp | Protocol::Http => {
@@ -484,6 +546,14 @@ fn reception(
     let own = routes.iter().zip(&config.routes).filter(|(_, source)| source.listener == index);
     let pools = own.flat_map(|(route, _)| route.pools()).filter(|pool| seen.insert(Arc::as_ptr(pool)));
     Some(Reception::new(listener.version.clone(), listener.plugin.clone(), pools.cloned().collect()))
+}
+
+/// The protocols that a terminated route selects from.
+fn alpn_of(route: &config::Route, protocol: Protocol) -> Vec<Vec<u8>> {
+    match route.alpn.as_slice() {
+        [] if protocol == Protocol::Postgres => vec![POSTGRES_ALPN.to_vec()],
+        given => given.iter().map(|name| name.as_bytes().to_vec()).collect(),
+    }
 }
 
 fn build_route(

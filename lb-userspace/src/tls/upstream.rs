@@ -27,11 +27,16 @@ pub struct ServerTls {
 impl ServerTls {
     /// `known`: that of the pool of the same name before a reload.
     pub fn new(source: &Arc<UpstreamTls>, known: Option<&Arc<Self>>) -> Result<Arc<Self>, anyhow::Error> {
-        if let Some(known) = known.filter(|known| *known.source == **source) {
+        if let Some(known) = known.filter(|known| known.is_of(source)) {
             return Ok(known.clone());
         }
         let config = client_config(source)?;
         Ok(Arc::new(ServerTls { source: source.clone(), config, servers: Mutex::default() }))
+    }
+
+    /// Whether it would be made the same of this.
+    pub fn is_of(&self, source: &Arc<UpstreamTls>) -> bool {
+        self.source == *source
     }
 
     /// The configuration of a session with this server, and the name that is asked for.
