@@ -5,6 +5,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub(super) mod rule;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
@@ -31,6 +33,7 @@ use super::san::San;
 use crate::ech;
 use crate::reason::Tier;
 use ipnet::IpNet;
+use rule::{Carried, RuleDraft};
 use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
@@ -182,6 +185,7 @@ pub(super) struct RouteDraft {
     pub(super) listener: Field<String>,
     pub(super) sni: Field<Vec<Placed<SniPattern>>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
+    pub(super) protocol: Field<Carried>,
     pub(super) tls: Field<Tls>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) client_ca: Field<PathBuf>,
@@ -193,8 +197,8 @@ pub(super) struct RouteDraft {
     pub(super) max_connections: Field<usize>,
     pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
-    /// Not in the file.
-    /// Of requests of HTTP, if its connections carry such. Their pools are named.
+    pub(super) rules: Vec<RuleDraft>,
+    /// Not in the file, where `rules` are: those of requests of HTTP. Their pools are named.
     pub(super) http: Field<Vec<Rule<Field<String>>>>,
 }
 
@@ -207,6 +211,7 @@ impl RouteDraft {
             listener: Field::Absent,
             sni: Field::Absent,
             alpn: Field::Absent,
+            protocol: Field::Absent,
             tls: Field::Absent,
             certificate: Field::Absent,
             client_ca: Field::Absent,
@@ -218,6 +223,7 @@ impl RouteDraft {
             max_connections: Field::Absent,
             on_removal: Field::Absent,
             client_rate: Field::Absent,
+            rules: Vec::new(),
             http: Field::Absent,
         }
     }
