@@ -17,6 +17,7 @@ pub mod connect;
 pub mod doctor;
 pub mod ech;
 pub mod gateway;
+pub mod http;
 pub mod import;
 pub mod kernel;
 pub mod kubernetes;
