@@ -190,7 +190,7 @@ impl Passage {
     ) -> CloseReason {
         self.copy_for(FallbackReason::ServerTls);
         self.keep_alive(&server);
-        let (near, far) = (Plain::new(&self.client, window), Tls::new(session, &server));
+        let (near, far) = (Plain::new(&*self.client, window), Tls::new(session, &*server));
         let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
         self.relayed(end)
@@ -327,7 +327,7 @@ impl Passage {
                 Outcome::Demoted(reason) => self.account.demoted(reason),
             }
         }
-        let (near, far) = (Plain::new(&self.client, prefix), Plain::new(server, Vec::new()));
+        let (near, far) = (Plain::new(&*self.client, prefix), Plain::new(server, Vec::new()));
         let end = relay(near, far, traffic, idle).await;
         self.relayed(end)
     }
@@ -420,12 +420,12 @@ impl Passage {
         self.copy_for(FallbackReason::TlsTerminated);
         self.keep_alive(&server);
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
-        let near = Tls::new(session, &self.client);
+        let near = Tls::new(session, &*self.client);
         let near = self.keyed(near, &server, request.filter(|_| upstream.is_some()));
         let end = match upstream {
-            None => relay(near, Plain::new(&server, Vec::new()), traffic, idle).await,
+            None => relay(near, Plain::new(&*server, Vec::new()), traffic, idle).await,
             // Boxed: connections without TLS toward the server need not pay for its session.
-            Some(upstream) => Box::pin(relay(near, Tls::new(*upstream, &server), traffic, idle)).await,
+            Some(upstream) => Box::pin(relay(near, Tls::new(*upstream, &*server), traffic, idle)).await,
         };
         server.clean();
         self.relayed(end)
