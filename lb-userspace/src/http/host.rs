@@ -91,8 +91,26 @@ mod tests {
         }
         let long = "a".repeat(300);
         for authority in [
-            "", ".", ":80", "a b", "a@b", "user@a.example", "a/b", "a:b", "a:80:80", "a:123456", "[::1", "[::1]x",
-            "[g]", "a,b", "a\tb", ".a", "ä.example", "a%2eb", "a\\b", &long,
+            "",
+            ".",
+            ":80",
+            "a b",
+            "a@b",
+            "user@a.example",
+            "a/b",
+            "a:b",
+            "a:80:80",
+            "a:123456",
+            "[::1",
+            "[::1]x",
+            "[g]",
+            "a,b",
+            "a\tb",
+            ".a",
+            "ä.example",
+            "a%2eb",
+            "a\\b",
+            &long,
         ] {
             assert_eq!(name_of(authority), Err(BadHost), "{authority}");
         }

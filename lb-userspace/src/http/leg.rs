@@ -181,6 +181,9 @@ pub(super) trait Meter {
 
     /// Some were written.
     fn written(&self);
+
+    /// The peer sends nothing more; an error: the leg cannot go on.
+    fn ended(&self, how: Result<(), Failure>);
 }
 
 /// Of a leg to a server, whose bytes count as those of its clients.
@@ -195,6 +198,8 @@ impl Meter for Silent {
     fn received(&self, _: usize) {}
 
     fn written(&self) {}
+
+    fn ended(&self, _: Result<(), Failure>) {}
 }
 
 /// A leg that hyper reads and writes.
@@ -207,21 +212,15 @@ pub(super) struct Io<L, M> {
     has_ended: bool,
     /// The last word is said.
     is_finished: bool,
-    failure: Option<Failure>,
 }
 
 impl<L: Leg, M: Meter> Io<L, M> {
     pub(super) fn new(leg: L, meter: M) -> Self {
-        Io { leg, meter, spare: Vec::new(), has_ended: false, is_finished: false, failure: None }
+        Io { leg, meter, spare: Vec::new(), has_ended: false, is_finished: false }
     }
 
     pub(super) fn leg(&self) -> &L {
         &self.leg
-    }
-
-    /// Why it cannot go on.
-    pub(super) fn failure(&self) -> Option<Failure> {
-        self.failure
     }
 
     /// The leg, which gives first what hyper has not taken: `unread`, and what was read behind it.
@@ -273,14 +272,17 @@ impl<L: Leg, M: Meter> Io<L, M> {
                 meter.received(bytes.len());
                 take(bytes);
             }
+            if end {
+                meter.ended(Ok(()));
+            }
             *has_ended = end;
             Poll::Ready(Ok(()))
         });
         Poll::Ready(ready!(received).map_err(|failure| self.failed(failure)))
     }
 
-    fn failed(&mut self, failure: Failure) -> io::Error {
-        self.failure = Some(failure);
+    fn failed(&self, failure: Failure) -> io::Error {
+        self.meter.ended(Err(failure));
         io::ErrorKind::ConnectionReset.into()
     }
 

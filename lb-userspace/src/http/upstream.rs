@@ -20,7 +20,7 @@ use hyper_util::rt::TokioTimer;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -36,7 +36,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// Idle connections that a worker keeps to one server.
 const MOST_IDLE: usize = 128;
 
-/// Requests on one connection of HTTP/2, unless the server allows less.
+/// Requests on one connection of HTTP/2. Where the server allows less, the others wait for their turn.
 const MOST_STREAMS: usize = 100;
 
 /// The windows of HTTP/2, in bytes: of a connection and of each request on it.
@@ -174,8 +174,7 @@ impl H2 {
     }
 
     fn has_room(&self) -> bool {
-        !self.sender.is_closed()
-            && self.streams.get() < self.sender.current_max_send_streams().clamp(1, MOST_STREAMS)
+        !self.sender.is_closed() && self.streams.get() < MOST_STREAMS
     }
 }
 
@@ -276,7 +275,8 @@ impl Kept {
         let mut cx = Context::from_waker(Waker::noop());
         self.idle.retain(|_, idle| {
             let mut is_over = |idle: &mut Idle| {
-                now_ms.saturating_sub(idle.since_ms) > KEEP.as_millis() as u64 || idle.h1.poll(&mut cx).is_ready()
+                now_ms.saturating_sub(idle.since_ms) > KEEP.as_millis() as u64
+                    || idle.h1.poll(&mut cx).is_ready()
             };
             gone.extend(idle.extract_if(.., |idle| is_over(idle)).map(|idle| idle.h1));
             !idle.is_empty()
@@ -296,58 +296,57 @@ impl Kept {
     }
 }
 
+/// Where a request may go.
+pub(super) enum Way {
+    /// On a kept connection.
+    Kept(Upstream),
+    /// On one that is to be opened.
+    New(Option<Opening>),
+}
+
 /// A kept connection that can carry a request.
-pub(super) async fn take(key: &Key) -> Option<Upstream> {
-    if key.http2
-        || KEPT.with_borrow(|kept| kept.shared.contains_key(key))
-    {
-        return take_shared(key).await.map(Upstream::H2);
+pub(super) async fn find(key: &Key) -> Way {
+    if key.http2 || KEPT.with_borrow(|kept| kept.shared.contains_key(key)) {
+        return find_shared(key).await;
     }
     poll_fn(|cx| {
         while let Some(mut h1) = KEPT.with_borrow_mut(|kept| kept.take_idle(key)) {
             if h1.poll(cx).is_pending() && h1.sender.is_ready() {
-                return Poll::Ready(Some(Upstream::H1(h1)));
+                return Poll::Ready(Way::Kept(Upstream::H1(h1)));
             }
             h1.retire();
         }
-        Poll::Ready(None)
+        Poll::Ready(Way::New(None))
     })
     .await
 }
 
-/// The one with room; if one is being opened, waits for that. `None`: the caller opens one.
-async fn take_shared(key: &Key) -> Option<H2> {
+/// The one with room; if one is being opened, waits for that.
+async fn find_shared(key: &Key) -> Way {
     loop {
-        let opening = KEPT.with_borrow_mut(|kept| {
+        let found = KEPT.with_borrow_mut(|kept| {
             let shared = kept.shared.entry(*key).or_default();
             shared.open.retain(|(h2, _)| !h2.sender.is_closed());
             if let Some((h2, _)) = shared.open.iter().find(|(h2, _)| h2.has_room()) {
-                return Ok(Some(h2.clone()));
+                return Ok(Way::Kept(Upstream::H2(h2.clone())));
             }
             match &shared.opening {
                 Some(opening) => Err(opening.clone()),
                 None => {
                     shared.opening = Some(Rc::default());
-                    Ok(None)
+                    Ok(Way::New(Some(Opening(*key))))
                 }
             }
         });
-        match opening {
-            Ok(found) => return found,
+        match found {
+            Ok(way) => return way,
             Err(opening) => opening.notified().await,
         }
     }
 }
 
-/// One of HTTP/2 was to be opened, for all who wait for it. Dropped when that is over, whatever came of it.
+/// One of HTTP/2 is to be opened, for all who wait for it. Dropped when that is over, whatever came of it.
 pub(super) struct Opening(Key);
-
-impl Opening {
-    pub(super) fn new(key: Key) -> Option<Self> {
-        let is_opening = KEPT.with_borrow(|kept| kept.shared.get(&key).is_some_and(|s| s.opening.is_some()));
-        is_opening.then_some(Opening(key))
-    }
-}
 
 impl Drop for Opening {
     fn drop(&mut self) {

@@ -2,7 +2,7 @@
 
 use super::Pool;
 use crate::config::{Rule, RuleBackend};
-use crate::route::HttpRules;
+use crate::route::http::HttpRules;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -33,4 +33,4 @@ pub use room::Room;
 pub use server::{Server, ServerGuard, ServerRecord};
 pub use setback::Setbacks;
 pub use snapshot::{Action, CertificateRefused, Ech, Listener, Route, Snapshot, Terminator};
-pub use stats::{GatewayStats, ListenerStats, PerReason, RouteCounts, RouteStats, TierStats};
+pub use stats::{GatewayStats, HttpCounts, ListenerStats, PerReason, RouteCounts, RouteStats, TierStats};

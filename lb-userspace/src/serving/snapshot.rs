@@ -463,7 +463,10 @@ impl Snapshot {
                     let namesake = routes.iter().find(|route| route.name == listener.name);
                     let stats = namesake.map(|route| route.stats.clone());
                     let known = || Some(known_routes.get(&*listener.name)?.stats.clone());
-                    let own = Arc::new(Route::of_listener(listener, stats.clone().or_else(known).unwrap_or_default()));
+                    let own = Arc::new(Route::of_listener(
+                        listener,
+                        stats.clone().or_else(known).unwrap_or_default(),
+                    ));
                     routes.extend(stats.is_none().then(|| own.clone()));
                     own
                 });
