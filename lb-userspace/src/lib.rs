@@ -21,6 +21,7 @@ mod http;
 pub mod import;
 pub mod kernel;
 pub mod kubernetes;
+mod memory;
 pub mod mysql;
 mod privileges;
 pub mod reason;
