@@ -2,7 +2,7 @@
 
 use super::Operations;
 use super::view::*;
-use crate::account::Histogram;
+use crate::histogram::Histogram;
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use std::path::{Path, PathBuf};

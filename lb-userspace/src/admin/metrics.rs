@@ -7,7 +7,7 @@
 
 use super::Operations;
 use super::view::{RouteTier, Scrape};
-use crate::account::histogram::{BOUNDS_US, HistogramSnapshot};
+use crate::histogram::{BOUNDS_US, HistogramSnapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};

@@ -4,7 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::account::histogram::HistogramSnapshot;
+use crate::histogram::HistogramSnapshot;
 use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
 use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};

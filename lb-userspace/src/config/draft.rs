@@ -31,6 +31,7 @@ use super::model::{
 use super::place::{Place, Placed};
 use super::san::San;
 use crate::ech;
+use crate::memory::HeapTops;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rule::{Carried, RuleDraft};
@@ -38,13 +39,15 @@ use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
 /// at the later one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Draft {
     pub(super) gateway: GatewayDraft,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) routes: Vec<Arc<RouteDraft>>,
     pub(super) pools: Vec<Arc<PoolDraft>>,
     pub(super) gateway_api: Field<GatewayApiDraft>,
+    /// Of the threads that have read it. The last field: it is dropped behind what they have allocated.
+    pub(super) _heaps: HeapTops,
 }
 
 #[derive(Clone, Debug)]

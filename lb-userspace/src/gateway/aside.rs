@@ -1,5 +1,6 @@
 //! Work that takes long, beside the connections: to read, build and free very many routes.
 
+use crate::memory::give_back;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -69,23 +70,14 @@ pub(super) async fn lend_aside<S: Send + 'static, T: Send + 'static, Rest>(
     (lock(&lent).take().expect("only this takes it"), made)
 }
 
-/// Something large: when it is dropped, its memory goes back to the system.
+/// Something large: when it is dropped, its memory goes back to the system. Reading a configuration takes several times the memory
+/// that it keeps (200 MiB for 100 000 routes), and nothing else needs that much.
 pub(super) struct Large<T>(pub(super) Option<T>);
 
 impl<T> Drop for Large<T> {
     fn drop(&mut self) {
         drop(self.0.take());
-        give_back_memory();
-    }
-}
-
-/// Returns free memory to the system. Reading a configuration takes several times the memory that it keeps (200 MiB for 100
-/// 000 routes), and nothing else needs that much.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
-    unsafe {
-        libc::malloc_trim(0);
+        give_back();
     }
 }
 

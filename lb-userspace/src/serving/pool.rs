@@ -5,7 +5,8 @@ use super::drains::Drains;
 use super::server::{Server, ServerGuard, ServerRecord, Share, Standing};
 use crate::clock::now_ms;
 use crate::config::{
-    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role, SourceAddress,
+    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role,
+    SourceAddress, UpstreamTls,
 };
 use crate::route::{Candidate, Choice, Rank, Schedule, choose, keep_one, schedules};
 use crate::tls::ServerTls;
@@ -35,6 +36,8 @@ pub struct Pool {
     /// What becomes of open connections to a server that its checks find down.
     pub on_down: OnDown,
     pub(super) eject: Option<Eject>,
+    /// Its servers are spoken HTTP/2 to.
+    pub http2: bool,
     /// Present: its servers are spoken TLS to.
     pub tls: Option<Arc<ServerTls>>,
     balance: Balance,
@@ -214,7 +217,14 @@ impl Pool {
     /// their state, and services keep their servers. An error: rustls does not take the certificate of its `tls`.
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
         let known_tls = previous.and_then(|pool| pool.tls.as_ref());
-        let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, known_tls)).transpose()?;
+        let tls = config.tls.as_ref().map(|tls| match config.http2 && tls.alpn.is_empty() {
+            false => ServerTls::new(tls, known_tls),
+            true => {
+                let tls = UpstreamTls { alpn: vec!["h2".into()], ..(**tls).clone() };
+                ServerTls::new(&Arc::new(tls), known_tls)
+            }
+        });
+        let tls = tls.transpose()?;
         let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
         let health = config.health.as_ref();
         let slots = Slots::new(&config.servers, previous.map(Pool::slots).as_deref(), &room, health);
@@ -229,6 +239,7 @@ impl Pool {
             health: config.health.clone(),
             on_down: config.on_down,
             eject: config.eject,
+            http2: config.http2,
             tls,
             balance: config.balance,
             slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
@@ -257,7 +268,7 @@ impl Pool {
             health,
             eject,
             on_down,
-            http2: _,
+            http2,
             tls,
         } = config;
         let is_same_tls = match (&self.tls, tls) {
@@ -275,6 +286,7 @@ impl Pool {
             && self.health == *health
             && self.eject == *eject
             && self.on_down == *on_down
+            && self.http2 == *http2
             && is_same_tls
             && self.slots().are_of(servers)
     }
@@ -290,6 +302,7 @@ impl Pool {
             health: None,
             on_down: OnDown::Keep,
             eject: None,
+            http2: false,
             tls: None,
             balance: Balance::RoundRobin,
             slow_start_ms: 0,

@@ -1,6 +1,7 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
+use super::http::{self, Requests};
 use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{
@@ -8,7 +9,7 @@ use crate::config::{
 };
 use crate::ech;
 use crate::reason::RejectReason;
-use crate::route::{Match, Schedule, Table};
+use crate::route::{Match, Schedule, SniMatch, Table};
 use crate::sniff::POSTGRES_ALPN;
 use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
@@ -39,14 +40,15 @@ pub struct Snapshot {
     pub generation: u64,
     /// In the order of the configuration.
     pub listeners: Vec<Arc<Listener>>,
-    /// In the order of the configuration.
+    /// In the order of the configuration; then those of connections to listeners of HTTP.
     pub routes: Vec<Arc<Route>>,
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
     /// What holds for all of them.
     pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
-    /// The routes of each listener; `None`: the name is reserved, see [`config::Listener::reserved`].
+    /// The routes of each listener, by the names that its clients or their requests are for; `None`: the name is reserved, see
+    /// [`config::Listener::reserved`].
     tables: Vec<Table<Option<Arc<Route>>>>,
 }
 
@@ -82,6 +84,8 @@ pub struct Listener {
     pub mysql: Option<Reception>,
     /// How clients are refused.
     pub refuse: Refuse,
+    /// Of connections that carry requests for any of its routes, if HTTP is its protocol; called as the listener is.
+    pub own: Option<Arc<Route>>,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
@@ -117,8 +121,8 @@ pub struct Route {
     pub clients: Option<ClientLimit>,
     /// What becomes of its connections.
     pub action: Action,
-    /// They carry requests of HTTP, each of which is answered with 404.
-    pub http: bool,
+    /// Present: they carry requests of HTTP, for which these rules are.
+    pub http: Option<Box<Requests>>,
     /// Kept across reloads.
     pub stats: RouteStats,
     /// What becomes of its open connections when it is gone.
@@ -275,6 +279,7 @@ impl Listener {
             ech: None,
             mysql: None,
             refuse: Refuse::default(),
+            own: None,
             stats: Arc::default(),
             // It takes no connection.
             table: usize::MAX,
@@ -305,7 +310,7 @@ impl Route {
             max_connections: None,
             clients: None,
             action: Action::Pass,
-            http: false,
+            http: None,
             stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
@@ -346,10 +351,19 @@ impl Route {
             && clients.is_none()
             && route.client_rate.is_none()
             && is_same_action
-            && !*http
+            && http.is_none()
             && route.http.is_none()
             && *on_removal == route.on_removal
             && backends.are_of(route, with)
+    }
+
+    /// Of the connections of a listener of HTTP.
+    fn of_listener(listener: &config::Listener, stats: RouteStats) -> Self {
+        Route {
+            http: Some(Box::new(Requests::new(std::iter::empty()))),
+            stats,
+            ..Route::retired(&listener.name, &listener.name, None, None)
+        }
     }
 
     /// Its pools, in the order of the configuration.
@@ -388,6 +402,25 @@ impl Snapshot {
 
     /// The route of a client of a listener of this snapshot: see [`Table::lookup`].
     pub fn route(
+        &self,
+        listener: &Listener,
+        sni: Option<&str>,
+        offers: impl Fn(&str) -> bool,
+    ) -> Result<(&Arc<Route>, Match), RejectReason> {
+        let own = self.listeners.get(listener.table).and_then(|listener| listener.own.as_ref());
+        own.map_or_else(
+            || self.route_of_name(listener, sni, offers),
+            |own| Ok((own, Match { sni: SniMatch::Any, alpn: false })),
+        )
+    }
+
+    /// The listener of this snapshot that has taken the place of this one.
+    pub fn successor(&self, of: &Listener) -> Option<&Arc<Listener>> {
+        of.bind.iter().find_map(|bind| self.listener(*bind)).filter(|now| now.protocol == of.protocol)
+    }
+
+    /// The route of a request for this name, which came in by a listener of this snapshot.
+    pub fn route_of_name(
         &self,
         listener: &Listener,
         sni: Option<&str>,
@@ -464,10 +497,12 @@ impl Snapshot {
             };
             let table = &mut tables[route.listener];
             match listener.protocol {
-                Protocol::Tcp | Protocol::Http => {
-                    table.insert(&config::SniPattern::Any, &[], Some(built.clone()));
-                }
-                Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
+                Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], Some(built.clone())),
+                Protocol::Tls
+                | Protocol::Postgres
+                | Protocol::Mysql
+                | Protocol::Starttls(_)
+                | Protocol::Http => {
                     for pattern in &*route.sni {
                         table.insert(pattern, &route.alpn, Some(built.clone()));
                     }
@@ -485,6 +520,18 @@ impl Snapshot {
             .enumerate()
             .map(|(index, listener)| {
                 let known = known_listeners.get(&*listener.name);
+                let own = (listener.protocol == Protocol::Http).then(|| {
+                    // What they count is told of their name.
+                    let namesake = routes.iter().find(|route| route.name == listener.name);
+                    let stats = namesake.map(|route| route.stats.clone());
+                    let known = || Some(known_routes.get(&*listener.name)?.stats.clone());
+                    let own = Arc::new(Route::of_listener(
+                        listener,
+                        stats.clone().or_else(known).unwrap_or_default(),
+                    ));
+                    routes.extend(stats.is_none().then(|| own.clone()));
+                    own
+                });
                 Arc::new(Listener {
                     name: listener.name.clone(),
                     bind: listener.bind.clone(),
@@ -511,6 +558,7 @@ impl Snapshot {
                     }),
                     mysql: reception(index, listener, &routes, config),
                     refuse: listener.refuse,
+                    own,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
                 })
@@ -582,7 +630,7 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
-        http: route.http.is_some(),
+        http: route.http.as_ref().map(|rules| Box::new(http::requests(rules, pools))),
         stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),
