@@ -17,7 +17,7 @@ pub mod doctor;
 pub mod ech;
 pub mod gateway;
 pub mod histogram;
-mod http;
+pub mod http;
 pub mod import;
 pub mod kernel;
 pub mod kubernetes;

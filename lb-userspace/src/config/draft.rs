@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Origin;
+use super::authorities::Authorities;
 use super::certificate::Loaded;
 use super::client_auth::ClientAuth;
 use super::controller::{Attach, Mode};
@@ -39,8 +40,8 @@ use rustls::pki_types::ServerName;
 pub(super) struct Draft {
     pub(super) gateway: GatewayDraft,
     pub(super) listeners: Vec<ListenerDraft>,
-    pub(super) routes: Vec<RouteDraft>,
-    pub(super) pools: Vec<PoolDraft>,
+    pub(super) routes: Vec<Arc<RouteDraft>>,
+    pub(super) pools: Vec<Arc<PoolDraft>>,
     pub(super) gateway_api: Field<GatewayApiDraft>,
     /// Of the threads that have read it. The last field: it is dropped behind what they have allocated.
     pub(super) _heaps: HeapTops,
@@ -318,12 +319,20 @@ impl PoolDraft {
 
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamTlsDraft {
-    pub(super) ca: Field<PathBuf>,
+    /// Absent: those of the system.
+    pub(super) ca: Field<AuthoritiesDraft>,
     pub(super) server_name: Field<ServerName<'static>>,
     pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,
+}
+
+/// Those who sign servers' certificates: of a file, or of a source that has them in memory.
+#[derive(Clone, Debug)]
+pub(super) enum AuthoritiesDraft {
+    File(PathBuf),
+    Held(Arc<Authorities>),
 }
 
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use super::model::SniPattern;
 
 /// What becomes of requests that match. `P` is what stands for a pool: its name in a draft, an index into
 /// [`Config::pools`](super::Config::pools) in a configuration, the pool itself where it is served.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule<P> {
     /// What the log and metrics call it: the route's name, or that of the object that it comes from.
     pub name: Arc<str>,
@@ -45,7 +45,7 @@ pub struct Rule<P> {
 pub const MAX_MATCHES: usize = 64;
 
 /// A share of a rule's requests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleBackend<P> {
     /// Where they go; absent: what was named is not there, or may not be had, and the answer is 500.
     pub pool: Option<P>,
@@ -56,7 +56,7 @@ pub struct RuleBackend<P> {
 }
 
 /// What a request must have, all of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestMatch {
     /// Of its path; absent: any.
     pub path: Option<PathMatch>,
@@ -69,7 +69,7 @@ pub struct RequestMatch {
 }
 
 /// Of a path, without the query.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
     /// This one.
     Exact(Box<str>),
@@ -80,7 +80,7 @@ pub enum PathMatch {
 }
 
 /// Of the value of a header or a parameter of the query.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueMatch {
     /// This one.
     Exact(Box<str>),
@@ -127,6 +127,14 @@ impl Pattern {
     }
 }
 
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Pattern").field(&self.expression).finish()
@@ -152,7 +160,7 @@ impl BadPattern {
 const MAX_PATTERN: usize = 256 * 1024;
 
 /// What is changed, or done besides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filters<P> {
     /// In the request, before it goes on.
     pub request_headers: HeaderChanges,
@@ -226,7 +234,7 @@ pub struct Redirect {
 }
 
 /// Copies for another pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror<P> {
     /// Absent: it is not there, or may not be had, and nothing is copied.
     pub pool: Option<P>,

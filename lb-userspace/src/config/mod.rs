@@ -25,6 +25,7 @@ mod toml;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::pki_types::UnixTime;
 
@@ -100,7 +101,7 @@ impl File {
         if !refusals.is_empty() {
             for (key, status) in &mut built.statuses {
                 if let Some(message) = refusals.get(key.to_string().as_str()) {
-                    status.refuse(message);
+                    Arc::make_mut(status).refuse(message);
                 }
             }
         }

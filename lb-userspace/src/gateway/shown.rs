@@ -62,7 +62,7 @@ impl Shown {
             name: key.name.name.to_string(),
             place: self.places.get(key).map(ToString::to_string),
             refused: self.refusals.get(key).cloned(),
-            status: self.statuses.get(key).map(status_of),
+            status: self.statuses.get(key).map(|status| status_of(status)),
         });
         let refused = self.problems.iter().map(|problem| {
             let (kind, name) = match &problem.object {

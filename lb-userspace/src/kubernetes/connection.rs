@@ -190,7 +190,7 @@ impl ApiServer {
 
     /// Returns when objects have changed, or what is outside them and counts; a burst of changes is one.
     pub async fn changed(&self) {
-        self.store.changed.notified().await;
+        self.store.is_due().await;
         let until = self.state().taken + BURST;
         sleep_until(until).await;
     }
@@ -221,16 +221,15 @@ impl ApiServer {
     ) -> BTreeMap<Name, Assigned> {
         let classes: BTreeSet<String> = self
             .store
-            .collect(|key, value| {
-                let is_ours = key.kind == Kind::GatewayClass
-                    && value["spec"]["controllerName"] == *self.settings.controller;
+            .collect(Kind::GatewayClass, |key, value| {
+                let is_ours = value["spec"]["controllerName"] == *self.settings.controller;
                 is_ours.then(|| key.name.name.to_string())
             })
             .into_iter()
             .collect();
-        let gateways = self.store.collect(|key, value| {
+        let gateways = self.store.collect(Kind::Gateway, |key, value| {
             let class = value["spec"]["gatewayClassName"].as_str().unwrap_or_default();
-            let wish = (key.kind == Kind::Gateway && classes.contains(class)).then(|| wish(key, value))?;
+            let wish = classes.contains(class).then(|| wish(key, value))?;
             Some((class.to_owned(), wish))
         });
         match settings.mode {
@@ -435,14 +434,7 @@ async fn keep_objects(store: Arc<Store>, path: std::path::PathBuf) {
         if version == written || store.freshness() != Freshness::Current {
             continue;
         }
-        let objects = store.collect(|key, value| {
-            let mut value = value.clone();
-            // Those of a Gateway and of its Service have its addresses.
-            if key.kind != Kind::Gateway && !balancers::is_one(&value) {
-                value.as_object_mut()?.remove("status");
-            }
-            Some(value)
-        });
+        let objects = store.all();
         let to = path.clone();
         match spawn_blocking(move || keep::write(&to, &objects)).await {
             Ok(Ok(())) => written = version,

@@ -88,11 +88,8 @@ impl Endpoints {
         let addresses = self.here.borrow_and_update().clone();
         let here = Here { node: &self.node, addresses: &addresses, bound };
         let (mut slices, mut ports) = (Vec::new(), BTreeMap::new());
-        self.store.collect(|key, service| -> Option<()> {
-            let is_it = key.kind == Kind::Service
-                && balancers::is_one(service)
-                && service["metadata"]["labels"][CLASS_LABEL].is_string();
-            if !is_it {
+        self.store.collect_balancers(Kind::Service, |key, service| -> Option<()> {
+            if !service["metadata"]["labels"][CLASS_LABEL].is_string() {
                 return None;
             }
             slices.extend(
@@ -136,8 +133,8 @@ impl Endpoints {
         if self.leads.borrow_and_update().is_none() || !nodes.contains(&self.node) {
             return true;
         }
-        let lost = self.store.collect(|key, slice| {
-            let node = balancers::node_of(slice).filter(|_| key.kind == Kind::EndpointSlice)?;
+        let lost = self.store.collect_balancers(Kind::EndpointSlice, |key, slice| {
+            let node = balancers::node_of(slice)?;
             (!nodes.contains(node)).then(|| (key.clone(), node.to_owned()))
         });
         let mut done = true;

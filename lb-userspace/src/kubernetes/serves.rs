@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +32,8 @@ struct Served {
 impl Serves {
     pub(super) fn of(statuses: &Statuses, lacking: &Lacking) -> Self {
         let first = Key::new(Kind::Gateway, "", "");
-        let is_one = |(key, _): &(&Key, &Status)| matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
-        let of_one = |(key, status): (&Key, &Status)| {
+        let is_one = |(key, _): &(&Key, &Arc<Status>)| matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
+        let of_one = |(key, status): (&Key, &Arc<Status>)| {
             let generation = status.generation()?;
             let lacks = lacking.get(key).into_iter().flatten();
             let lacks = lacks.map(|(name, why)| (name.clone(), bounded(why))).collect();
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
     use crate::config::gateway_api::{Condition, GatewayStatus, Truth};
 
-    fn status(generation: i64) -> Status {
+    fn status(generation: i64) -> Arc<Status> {
         let condition = Condition {
             kind: "Accepted",
             status: Truth::True,
@@ -102,13 +103,14 @@ mod tests {
             message: "".into(),
             observed_generation: generation,
         };
-        Status::Gateway(GatewayStatus {
+        let status = GatewayStatus {
             addresses: vec![],
             conditions: vec![condition],
             listeners: vec![],
             attached_listener_sets: 0,
             ports: [].into(),
-        })
+        };
+        Status::Gateway(status).into()
     }
 
     fn gateway(name: &str) -> Key {

@@ -1,7 +1,7 @@
 //! What the API server has, as far as it is watched.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -23,8 +23,8 @@ pub enum Freshness {
 /// The objects, and who waits for their changes.
 pub(super) struct Store {
     inner: Mutex<Inner>,
-    /// Something was put in for [`Store::take`].
-    pub(super) changed: Notify,
+    /// [`Inner::is_due`].
+    changed: Notify,
     /// Something was put in for [`Store::take_touched`].
     pub(super) touched: Notify,
     /// Mode `service`: Services or EndpointSlices of Gateways have changed.
@@ -33,7 +33,9 @@ pub(super) struct Store {
 
 #[derive(Default)]
 struct Inner {
-    objects: BTreeMap<Key, Value>,
+    objects: BTreeMap<Key, Kept>,
+    /// Something was put in for [`Store::take`].
+    is_due: bool,
     /// Changed since they were last taken.
     pending: BTreeSet<Key>,
     /// The same for who writes statuses.
@@ -54,6 +56,45 @@ struct Inner {
     outside: bool,
 }
 
+/// An object, as text: as a tree it would take several times the memory, and of very many objects few are looked at again.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Without its status.
+    object: Arc<str>,
+    /// JSON; empty: it has none.
+    status: Arc<str>,
+    /// It is of a load balancer of Gateways.
+    balances: bool,
+}
+
+impl Kept {
+    pub(super) fn new(mut object: Value) -> Self {
+        let balances = balancers::is_one(&object);
+        let status = object.as_object_mut().and_then(|fields| fields.remove("status"));
+        let status = status.map(|status| status.to_string()).unwrap_or_default();
+        Self { object: object.to_string().into(), status: status.into(), balances }
+    }
+
+    /// As the API server has it.
+    fn read(&self) -> Value {
+        let mut object: Value = serde_json::from_str(&self.object).unwrap_or_default();
+        if !self.status.is_empty() {
+            object["status"] = serde_json::from_str(&self.status).unwrap_or_default();
+        }
+        object
+    }
+
+    /// What is kept over restarts of an object of this kind, in JSON: the object, and its status if that has the addresses of a
+    /// Gateway.
+    pub(super) fn lasting(&self, kind: Kind) -> [&str; 4] {
+        let has_addresses = kind == Kind::Gateway || self.balances;
+        match self.object.strip_suffix('}').filter(|_| has_addresses && !self.status.is_empty()) {
+            Some(open) => [open, ",\"status\":", &self.status, "}"],
+            None => [&self.object, "", "", ""],
+        }
+    }
+}
+
 impl Inner {
     fn is_fresh(&self) -> bool {
         self.awaited.is_empty() && self.failing.is_empty() && !self.is_away && self.complete
@@ -68,7 +109,7 @@ impl Inner {
 
 impl Store {
     /// With the objects of an earlier process, which were good until then.
-    pub(super) fn new(kept: Vec<(Key, Value)>, fresh_at: Option<SystemTime>) -> Self {
+    pub(super) fn new(kept: Vec<(Key, Kept)>, fresh_at: Option<SystemTime>) -> Self {
         let pending = kept.iter().map(|(key, _)| key.clone()).collect();
         let inner = Inner { objects: kept.into_iter().collect(), pending, fresh_at, ..Inner::default() };
         Self {
@@ -86,18 +127,19 @@ impl Store {
 
     /// Takes an object as the API server has it.
     pub(super) fn put(&self, key: Key, value: Value) {
+        let object = Kept::new(value);
         let mut inner = self.lock();
-        if inner.objects.get(&key) != Some(&value) {
-            let balances = balancers::is_one(&value);
-            let before = inner.objects.insert(key.clone(), value);
-            self.note(&mut inner, key, balances || before.is_some_and(|before| balancers::is_one(&before)));
+        if inner.objects.get(&key) != Some(&object) {
+            let balances = object.balances;
+            let before = inner.objects.insert(key.clone(), object);
+            self.note(&mut inner, key, balances || before.is_some_and(|before| before.balances));
         }
     }
 
     pub(super) fn remove(&self, key: Key) {
         let mut inner = self.lock();
         if let Some(before) = inner.objects.remove(&key) {
-            self.note(&mut inner, key, balancers::is_one(&before));
+            self.note(&mut inner, key, before.balances);
         }
     }
 
@@ -114,14 +156,27 @@ impl Store {
             self.balancers.send_replace(());
         }
         if inner.complete {
-            self.changed.notify_one();
+            self.make_due(inner);
+        }
+    }
+
+    fn make_due(&self, inner: &mut Inner) {
+        inner.is_due = true;
+        self.changed.notify_one();
+    }
+
+    /// Returns when there is something for [`take`](Self::take). Whoever stops to wait for this misses nothing.
+    pub(super) async fn is_due(&self) {
+        while !self.lock().is_due {
+            self.changed.notified().await;
         }
     }
 
     /// Something outside the objects has changed.
     pub(super) fn note_outside(&self) {
-        self.lock().outside = true;
-        self.changed.notify_one();
+        let mut inner = self.lock();
+        inner.outside = true;
+        self.make_due(&mut inner);
     }
 
     /// A watch begins, whose objects are not known yet.
@@ -142,7 +197,7 @@ impl Store {
             inner.objects.keys().filter(|key| scope.covers(key) && !there.contains(*key)).cloned().collect();
         for key in gone {
             let before = inner.objects.remove(&key);
-            self.note(&mut inner, key, before.is_some_and(|before| balancers::is_one(&before)));
+            self.note(&mut inner, key, before.is_some_and(|before| before.balances));
         }
         self.settle(&mut inner, scope);
     }
@@ -159,7 +214,7 @@ impl Store {
             inner.fresh_at = Some(SystemTime::now());
         }
         if inner.complete {
-            self.changed.notify_one();
+            self.make_due(inner);
         }
         self.touched.notify_one();
         self.balancers.send_replace(());
@@ -219,20 +274,24 @@ impl Store {
     /// outside them has changed.
     pub(super) fn take(&self, index: &mut Index, is_new: bool) -> (Change, bool) {
         let mut inner = self.lock();
+        inner.is_due = false;
         let pending = match (is_new, inner.complete) {
             // What is pending stays so: the new index may not come into force.
-            (true, _) => inner.objects.keys().cloned().collect(),
+            (true, _) => {
+                inner.is_due = inner.complete && !inner.pending.is_empty();
+                inner.objects.keys().cloned().collect()
+            }
             (false, true) => std::mem::take(&mut inner.pending),
             (false, false) => return (Change::Nothing, false),
         };
         let mut change = Change::Nothing;
         for key in &pending {
-            let made = match inner.objects.get(key).cloned().map(Object::read) {
+            let made = match inner.objects.get(key).map(|there| Object::read(there.read())) {
                 Some(Ok(Some(object))) => index.apply(object),
                 Some(Err(refusal)) => {
                     tracing::warn!("{key} is not taken: {refusal}");
-                    let there = inner.objects.get(key).unwrap_or(&Value::Null);
-                    match Object::unread(key.clone(), there, refusal) {
+                    let there = inner.objects.get(key).map(Kept::read).unwrap_or_default();
+                    match Object::unread(key.clone(), &there, refusal) {
                         Some(object) => index.apply(object),
                         None => index.delete(key),
                     }
@@ -251,11 +310,38 @@ impl Store {
 
     /// What `look` makes of an object.
     pub(super) fn with<T>(&self, key: &Key, look: impl FnOnce(Option<&Value>) -> T) -> T {
-        look(self.lock().objects.get(key))
+        let there = self.lock().objects.get(key).cloned();
+        look(there.map(|there| there.read()).as_ref())
     }
 
-    /// What `look` makes of those objects for which it makes something.
-    pub(super) fn collect<T>(&self, mut look: impl FnMut(&Key, &Value) -> Option<T>) -> Vec<T> {
-        self.lock().objects.iter().filter_map(|(key, value)| look(key, value)).collect()
+    /// What `look` makes of those objects of a kind for which it makes something.
+    pub(super) fn collect<T>(&self, kind: Kind, look: impl FnMut(&Key, &Value) -> Option<T>) -> Vec<T> {
+        self.collect_if(kind, |_| true, look)
+    }
+
+    /// The same of those that are of a load balancer of Gateways.
+    pub(super) fn collect_balancers<T>(
+        &self,
+        kind: Kind,
+        look: impl FnMut(&Key, &Value) -> Option<T>,
+    ) -> Vec<T> {
+        self.collect_if(kind, |there| there.balances, look)
+    }
+
+    fn collect_if<T>(
+        &self,
+        kind: Kind,
+        is_meant: impl Fn(&Kept) -> bool,
+        mut look: impl FnMut(&Key, &Value) -> Option<T>,
+    ) -> Vec<T> {
+        let inner = self.lock();
+        let of_kind = inner.objects.range(Key::new(kind, "", "")..).take_while(|(key, _)| key.kind == kind);
+        let meant = of_kind.filter(|(_, there)| is_meant(there));
+        meant.filter_map(|(key, there)| look(key, &there.read())).collect()
+    }
+
+    /// All objects, as they are to be kept over restarts.
+    pub(super) fn all(&self) -> Vec<(Kind, Kept)> {
+        self.lock().objects.iter().map(|(key, there)| (key.kind, there.clone())).collect()
     }
 }

@@ -132,7 +132,9 @@ impl Writer {
     fn of_nodes<'s>(&self, key: &Key, status: &'s Status, memory: &Mutex<Memory>) -> Option<Cow<'s, Status>> {
         let generation = match status {
             Status::Gateway(_) | Status::ListenerSet(_) => status.generation().unwrap_or(0),
-            Status::Class(_) | Status::Route(_) | Status::Rule(_) => return Some(Cow::Borrowed(status)),
+            Status::Class(_) | Status::Route(_) | Status::Policy(_) | Status::Rule(_) => {
+                return Some(Cow::Borrowed(status));
+            }
         };
         let heard = self.heard.borrow().clone();
         let lagging = heard.lagging(key, generation);
@@ -163,11 +165,12 @@ impl Writer {
     fn everything(&self) -> BTreeSet<Key> {
         let wanted = self.wanted.borrow();
         let mut all: BTreeSet<Key> = wanted.keys().filter(|key| has_status(key.kind)).cloned().collect();
-        all.extend(self.store.collect(|key, value| {
-            let parents = value["status"]["parents"].as_array().filter(|_| has_status(key.kind))?;
-            let ours = parents.iter().any(|entry| entry["controllerName"] == *self.controller);
-            ours.then(|| key.clone())
-        }));
+        let of_ours = |key: &Key, value: &Value| {
+            let mut parents = value["status"]["parents"].as_array()?.iter();
+            parents.any(|entry| entry["controllerName"] == *self.controller).then(|| key.clone())
+        };
+        let routes = Kind::ALL.into_iter().filter(|kind| kind.is_route());
+        all.extend(routes.flat_map(|kind| self.store.collect(kind, of_ours)));
         all
     }
 
@@ -213,7 +216,7 @@ impl Writer {
     /// cluster, and one of the type LoadBalancer, for each Gateway or for a class.
     fn services(&self, key: &Key, all: &Statuses) -> Vec<Objects> {
         let balancers = self.balancers.as_ref();
-        match (all.get(key), balancers) {
+        match (all.get(key).map(|status| &**status), balancers) {
             (Some(Status::Gateway(status)), _) => {
                 let of = |gateway: &Value| {
                     let own = balancers.filter(|balancers| !balancers.merge);
@@ -237,7 +240,7 @@ impl Writer {
             let is_it = |there: &Value| there["spec"]["gatewayClassName"] == *class.name.name;
             self.store.with(gateway, |there| there.is_some_and(is_it))
         };
-        let statuses = all.iter().filter_map(|(key, status)| match status {
+        let statuses = all.iter().filter_map(|(key, status)| match &**status {
             Status::Gateway(status) if is_of(key) => Some(&status.ports),
             _ => None,
         });
@@ -254,17 +257,14 @@ impl Writer {
         memory: &Mutex<Memory>,
     ) -> Option<(Value, bool)> {
         let version = &there["metadata"]["resourceVersion"];
-        if key.kind.is_route() {
-            let (Some(Status::Route(_)) | None) = wanted else { return None };
-            let ours = match wanted {
-                Some(Status::Route(route)) => Some(route),
-                _ => None,
-            };
-            let parents = status::parents(ours, &self.controller, &there["status"], now);
-            let is_known = there["status"]["parents"] == parents
-                || there["status"]["parents"].is_null() && parents.as_array().is_some_and(Vec::is_empty);
+        if let Some(list) = status::list_of(key.kind) {
+            let entries = status::entries(list, wanted, &self.controller, &there["status"], now);
+            let known = &there["status"][list.name];
+            let is_known =
+                *known == entries || known.is_null() && entries.as_array().is_some_and(Vec::is_empty);
             return (!is_known).then(|| {
-                (json!({"metadata": {"resourceVersion": version}, "status": {"parents": parents}}), false)
+                let metadata = json!({"resourceVersion": version});
+                (json!({"metadata": metadata, "status": {(list.name): entries}}), false)
             });
         }
         let status = status::whole(wanted?, &there["status"], now);
@@ -409,7 +409,7 @@ fn note_pause(memory: &Mutex<Memory>, key: &Key) {
 
 /// Whether it has a status of the Gateway API; what became of Istio's objects is shown, and not written.
 fn has_status(kind: Kind) -> bool {
-    kind.is_route() || matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet)
+    status::list_of(kind).is_some() || matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet)
 }
 
 fn without_times(mut status: Value) -> Value {
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn only_what_has_changed_is_looked_at_again() {
-        let status = || Status::Route(RouteStatus { parents: vec![] });
+        let status = || Arc::new(Status::Route(RouteStatus { parents: vec![] }));
         let key = |name: &str| Key::new(Kind::TlsRoute, "db", name);
         let class = Status::Class(crate::config::gateway_api::ClassStatus {
             conditions: vec![],
@@ -442,7 +442,7 @@ mod tests {
         });
         let before: Arc<Statuses> =
             Arc::new(["same", "other", "gone"].map(|name| (key(name), status())).into());
-        let after = [(key("same"), status()), (key("other"), class), (key("new"), status())];
+        let after = [(key("same"), status()), (key("other"), class.into()), (key("new"), status())];
         let found = differing(&before, &Arc::new(after.into()));
         assert_eq!(found, [key("new"), key("other"), key("gone")]);
         assert_eq!(differing(&before, &before), []);

@@ -5,8 +5,7 @@ use super::drains::Drains;
 use super::server::{Server, ServerGuard, ServerRecord, Share, Standing};
 use crate::clock::now_ms;
 use crate::config::{
-    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role,
-    SourceAddress, UpstreamTls,
+    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role, SourceAddress,
 };
 use crate::route::{Candidate, Choice, Rank, Schedule, choose, keep_one, schedules};
 use crate::tls::ServerTls;
@@ -178,6 +177,25 @@ impl Slots {
         gone.chain(self.slots.iter().flat_map(Slot::records)).collect()
     }
 
+    /// Whether they would be made the same of these servers.
+    fn are_of(&self, servers: &[config::Server]) -> bool {
+        let is_of = |(slot, entry): (&Slot, &config::Server)| {
+            let config::Server { origin, weight, backup, max_connections } = entry;
+            let rank = Rank { backup: *backup, priority: 0 };
+            match (origin, slot.servers.as_slice()) {
+                (Origin::Address(address), [server]) => {
+                    slot.service.is_none()
+                        && server.address == *address
+                        && server.weight == *weight
+                        && server.rank == rank
+                        && server.max_connections == *max_connections
+                }
+                _ => false,
+            }
+        };
+        self.slots.len() == servers.len() && self.slots.iter().zip(servers).all(is_of)
+    }
+
     fn may_have(&self, address: &Address) -> bool {
         let has = |slot: &Slot| slot.servers.iter().any(|server| server.address == *address);
         self.slots.iter().any(|slot| slot.service.is_some() || has(slot))
@@ -198,14 +216,7 @@ impl Pool {
     /// their state, and services keep their servers. An error: rustls does not take the certificate of its `tls`.
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
         let known_tls = previous.and_then(|pool| pool.tls.as_ref());
-        let tls = config.tls.as_ref().map(|tls| match config.http2 && tls.alpn.is_empty() {
-            false => ServerTls::new(tls, known_tls),
-            true => {
-                let tls = UpstreamTls { alpn: vec!["h2".into()], ..(**tls).clone() };
-                ServerTls::new(&Arc::new(tls), known_tls)
-            }
-        });
-        let tls = tls.transpose()?;
+        let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, config.http2, known_tls)).transpose()?;
         let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
         let health = config.health.as_ref();
         let slots = Slots::new(&config.servers, previous.map(Pool::slots).as_deref(), &room, health);
@@ -231,6 +242,45 @@ impl Pool {
             choices: AtomicU64::new(previous.map_or(0, |pool| pool.choices.load(Relaxed))),
             random: RandomState::new(),
         })
+    }
+
+    /// Whether it would be made the same of this. One whose servers come from services is made anew: who resolves them waits for
+    /// that.
+    pub fn is_of(&self, config: &config::Pool) -> bool {
+        // Taken apart in full: a field that is not compared does not compile.
+        let config::Pool {
+            name,
+            balance,
+            servers,
+            slow_start,
+            connect_timeout,
+            send_proxy,
+            source,
+            keepalive,
+            health,
+            eject,
+            on_down,
+            http2,
+            tls,
+        } = config;
+        let is_same_tls = match (&self.tls, tls) {
+            (Some(known), Some(source)) => known.is_of(source),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.name == *name
+            && self.balance == *balance
+            && u128::from(self.slow_start_ms) == slow_start.as_millis()
+            && self.connect_timeout == *connect_timeout
+            && self.send_proxy == *send_proxy
+            && self.source == *source
+            && self.keepalive == *keepalive
+            && self.health == *health
+            && self.eject == *eject
+            && self.on_down == *on_down
+            && self.http2 == *http2
+            && is_same_tls
+            && self.slots().are_of(servers)
     }
 
     /// A pool that is no longer configured, for adopted connections to its servers.
@@ -385,6 +435,13 @@ impl Pool {
                 return Ok(guard);
             }
         }
+    }
+
+    /// A place with this server of the pool, if it takes new connections.
+    pub(crate) fn enter(&self, wanted: impl Fn(&Server) -> bool) -> Option<ServerGuard> {
+        let servers = self.servers();
+        let server = servers.iter().find(|server| wanted(server))?;
+        ServerGuard::enter(server).filter(|_| server.standing(now_ms()) == Standing::Usable)
     }
 
     /// Its servers hold the same data, and one of them takes the writes.

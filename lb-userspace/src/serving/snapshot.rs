@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub struct Listener {
     pub hello_bytes: usize,
     /// Peers that send a PROXY header first; `None`: no peer does.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Peers that say in requests of HTTP who their clients are; none where peers send PROXY headers.
+    pub trusted_forwarders: Vec<IpNet>,
     /// Who may connect.
     pub acl: Acl,
     /// Most connections at a time.
@@ -180,6 +182,22 @@ impl Backends {
             choices: choices.into(),
         }))
     }
+
+    /// Whether they would be made the same of this.
+    fn are_of(&self, route: &config::Route, pools: &[Arc<Pool>]) -> bool {
+        let is = |(pool, backend): (&Arc<Pool>, &config::Backend)| Arc::ptr_eq(pool, &pools[backend.pool]);
+        match (self, route.backends.as_slice()) {
+            (Backends::One(pool), [only]) => is((pool, only)),
+            (Backends::One(_), _) | (Backends::Several(_), [_]) => false,
+            (Backends::Several(shares), backends) => {
+                let weights: Vec<_> = backends.iter().map(|backend| backend.weight).collect();
+                shares.pools.len() == backends.len()
+                    && shares.pools.iter().zip(backends).all(is)
+                    && shares.retry_other_pool == route.retry_other_pool
+                    && shares.schedule == Schedule::new(&weights)
+            }
+        }
+    }
 }
 
 /// What a route does with a connection, and what it needs for that.
@@ -208,10 +226,7 @@ impl Terminator {
         verifiers: &mut Verifiers,
         known: Option<&Route>,
     ) -> Result<Self, CertificateRefused> {
-        let mut alpn: Vec<Vec<u8>> = route.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        if protocol == Protocol::Postgres && alpn.is_empty() {
-            alpn.push(POSTGRES_ALPN.to_vec());
-        }
+        let alpn = alpn_of(route, protocol);
         let config = match known.map(|known| &known.action) {
             Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
             _ => server_config(source, verifiers, alpn.iter().cloned())
@@ -257,6 +272,7 @@ impl Listener {
             hello_timeout: Duration::ZERO,
             hello_bytes: 0,
             trusted_proxies: None,
+            trusted_forwarders: Vec::new(),
             acl: Acl::default(),
             max_connections: None,
             clients: None,
@@ -271,6 +287,11 @@ impl Listener {
             // It takes no connection.
             table: usize::MAX,
         }
+    }
+
+    /// Whether what this peer says of its clients in requests is passed on.
+    pub fn is_forwarder(&self, peer: IpAddr) -> bool {
+        self.trusted_forwarders.iter().any(|net| net.contains(&peer.to_canonical()))
     }
 
     /// Whether this peer sends a PROXY header first.
@@ -311,6 +332,46 @@ impl Route {
             stats,
             ..Route::retired(&listener.name, &listener.name, None, None)
         }
+    }
+
+    /// Whether it would be made the same of this.
+    fn is_of(&self, route: &config::Route, of: &config::Listener, with: &[Arc<Pool>]) -> bool {
+        // Taken apart in full: a field that is not compared does not compile.
+        let Self {
+            name,
+            listener,
+            sni,
+            idle_timeout,
+            max_age,
+            max_connections,
+            clients,
+            action,
+            http,
+            stats: _,
+            on_removal,
+            backends,
+        } = self;
+        let is_same_action = match (action, &route.action) {
+            (Action::Pass, config::Action::Pass) => true,
+            (Action::Terminate(known), config::Action::Terminate(source)) => {
+                known.source == *source && known.alpn == alpn_of(route, of.protocol)
+            }
+            (Action::Pass, _) | (Action::Terminate(_), _) => false,
+        };
+        // How many clients a limit remembers depends on how many limits there are.
+        *name == route.name
+            && *listener == of.name
+            && *sni == route.sni
+            && *idle_timeout == route.idle_timeout
+            && *max_age == route.max_age
+            && *max_connections == route.max_connections
+            && clients.is_none()
+            && route.client_rate.is_none()
+            && is_same_action
+            && http.is_none()
+            && route.http.is_none()
+            && *on_removal == route.on_removal
+            && backends.are_of(route, with)
     }
 
     /// Its pools, in the order of the configuration.
@@ -400,7 +461,7 @@ impl Snapshot {
     }
 
     /// Builds the snapshot of `config`. What `previous` has under the same name keeps its counters, servers their
-    /// state, and unchanged certificates their tickets.
+    /// state, and unchanged certificates their tickets; a route or a pool of which nothing has changed is the same one.
     pub fn new(config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, CertificateRefused> {
         let known_pools: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.pools).map(|pool| (&*pool.name, pool)).collect();
@@ -416,9 +477,12 @@ impl Snapshot {
 
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
-            let known = known_pools.get(&*pool.name).map(|pool| &***pool);
+            let known = known_pools.get(&*pool.name).copied();
             let refused = |source| CertificateRefused { kind: "pool", name: pool.name.clone(), source };
-            pools.push(Arc::new(Pool::new(pool, known).map_err(refused)?));
+            pools.push(match known.filter(|known| known.is_of(pool)) {
+                Some(known) => known.clone(),
+                None => Arc::new(Pool::new(pool, known.map(|known| &**known)).map_err(refused)?),
+            });
         }
         let mut routes = Vec::with_capacity(config.routes.len());
         let mut sizes = vec![0; config.listeners.len()];
@@ -428,11 +492,17 @@ impl Snapshot {
         let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
         let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
-            let known = known_routes.get(&*route.name).map(|route| &***route);
+            let known = known_routes.get(&*route.name).copied();
             let listener = &config.listeners[route.listener];
-            let stats = known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
-            let built = build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?;
-            let built = Arc::new(built);
+            let built = match known.filter(|known| known.is_of(route, listener, &pools)) {
+                Some(known) => known.clone(),
+                None => {
+                    let known = known.map(|known| &**known);
+                    let stats =
+                        known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
+                    Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?)
+                }
+            };
             let table = &mut tables[route.listener];
             match listener.protocol {
                 Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], Some(built.clone())),
@@ -477,6 +547,10 @@ impl Snapshot {
                     hello_timeout: listener.hello_timeout,
                     hello_bytes: listener.hello_bytes,
                     trusted_proxies: listener.proxy_protocol.then(|| listener.trusted_proxies.clone()),
+                    trusted_forwarders: match listener.proxy_protocol {
+                        true => Vec::new(),
+                        false => listener.trusted_proxies.clone(),
+                    },
                     acl: Acl::new(&listener.allow, &listener.deny),
                     max_connections: listener.max_connections,
                     clients: listener.client_rate.map(|rate| {
@@ -532,6 +606,15 @@ fn reception(
     let own = routes.iter().zip(&config.routes).filter(|(_, source)| source.listener == index);
     let pools = own.flat_map(|(route, _)| route.pools()).filter(|pool| seen.insert(Arc::as_ptr(pool)));
     Some(Reception::new(listener.version.clone(), listener.plugin.clone(), pools.cloned().collect()))
+}
+
+/// The protocols that a terminated route selects from.
+fn alpn_of(route: &config::Route, protocol: Protocol) -> Vec<Vec<u8>> {
+    match route.alpn.as_slice() {
+        [] if protocol == Protocol::Postgres => vec![POSTGRES_ALPN.to_vec()],
+        [] if route.http.is_some() => [&b"h2"[..], b"http/1.1"].map(<[u8]>::to_vec).into(),
+        given => given.iter().map(|name| name.as_bytes().to_vec()).collect(),
+    }
 }
 
 fn build_route(

@@ -97,7 +97,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         // A protocol that is invalid says nothing about what the route may have.
         let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
-            Protocol::Tcp | Protocol::Http => reject_tls_keys(route, report),
+            Protocol::Tcp => reject_tls_keys(route, report),
+            Protocol::Http => None,
             Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
                 tls_keys(route, certificates, report)
             }
@@ -387,8 +388,12 @@ fn pool(
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
     source::warn(draft, report);
-    let default = Pool::new(name.clone(), found);
     let tls = upstream_tls::check(draft, certificates, report);
+    if tls.is_none() && !draft.tls.is_absent() {
+        // Nobody is spoken to in the clear instead.
+        found.clear();
+    }
+    let default = Pool::new(name.clone(), found);
     Pool {
         tls: tls.or(default.tls),
         slow_start: draft.slow_start.or(default.slow_start),

@@ -2,16 +2,19 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::gateways::Gateways;
 use super::hostname::{self, Hosts, intersection};
-use super::index::{View, by_age, route_of};
+use super::index::View;
 use super::key::{Key, Kind};
 use super::listeners::Listener;
 use super::objects::Object;
 use super::pools;
 use super::references::admits;
+use super::requests::RequestRule;
 use super::specs::{BackendRef, FromNamespaces, ParentRef, RouteSpec};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
 use crate::config::diagnostic::quote;
@@ -22,12 +25,46 @@ pub(super) struct Attached<'i> {
     pub(super) key: &'i Key,
     /// Which of several routes of the object it is.
     pub(super) part: Option<&'i str>,
-    /// Where its names and its backends stand in the object.
-    pub(super) hosts_path: String,
-    pub(super) backends_path: String,
+    pub(super) work: Work<'i>,
+    pub(super) listeners: Listeners,
+}
+
+/// What it routes.
+pub(super) enum Work<'i> {
+    Connections(Connections<'i>),
+    /// Of HTTP.
+    Requests(&'i [RequestRule]),
+}
+
+/// Where they go. Paths are where something stands in the object.
+pub(super) struct Connections<'i> {
+    pub(super) hosts_path: Cow<'static, str>,
+    pub(super) backends_path: Cow<'static, str>,
     pub(super) backends: &'i [BackendRef],
-    /// Indices of listeners, each with the names that both have; no listener twice.
-    pub(super) listeners: Vec<(usize, Vec<SniPattern>)>,
+}
+
+/// Indices of listeners, each with the names that a route and it both have; no listener twice.
+type Listeners = Arc<[(usize, Vec<SniPattern>)]>;
+
+/// The listeners of a parent that accept a route, or why none does.
+type Accepting = Result<Vec<(usize, Vec<SniPattern>)>, Fault>;
+
+/// What a route finds at its parents, whatever other routes are there.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// Of each parent that is ours, by its place in `spec.parentRefs`.
+    parents: Vec<(usize, Accepting)>,
+    /// The first backend that it cannot have.
+    references: Option<Fault>,
+    outcome: Outcome,
+}
+
+/// What comes of that.
+#[derive(Clone, Debug)]
+struct Outcome {
+    listeners: Listeners,
+    /// `None`: it is no route of ours.
+    status: Option<Arc<Status>>,
 }
 
 /// Host names of HTTPRoutes and of GRPCRoutes that a listener has accepted.
@@ -39,12 +76,40 @@ pub(super) fn routes<'i>(
     gateways: &mut Gateways<'i>,
     statuses: &mut Statuses,
 ) -> Vec<Attached<'i>> {
-    let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_route());
-    let routes = by_age(kinds.flat_map(|kind| view.all(kind)), route_of);
-    let mut attached = Vec::with_capacity(routes.len());
-    let mut taken = HttpHosts::new();
-    for (object, spec) in routes {
-        attached.push(attach(view, gateways, &mut taken, statuses, object, spec));
+    let mut attached = Vec::new();
+    let has = |kind| view.all(kind).next().is_some();
+    let mut taken = (has(Kind::HttpRoute) && has(Kind::GrpcRoute)).then(HttpHosts::new);
+    for (object, spec) in view.routes() {
+        let offer = view.remembered(
+            |memo| &mut memo.offers,
+            object.key.clone(),
+            |_| true,
+            |view| offer(view, gateways, object, spec),
+        );
+        let outcome = match &mut taken {
+            Some(taken) => beside_others(view, taken, object, spec, &offer),
+            None => offer.outcome.clone(),
+        };
+        let Outcome { listeners, status } = outcome;
+        for (listener, _) in &*listeners {
+            gateways.listeners[*listener].attached += 1;
+        }
+        if let Some(status) = status {
+            statuses.insert(object.key.clone(), status);
+        }
+        attached.push(Attached {
+            key: &object.key,
+            part: None,
+            work: match object.key.kind {
+                Kind::HttpRoute | Kind::GrpcRoute => Work::Requests(&spec.requests),
+                _ => Work::Connections(Connections {
+                    hosts_path: "spec.hostnames".into(),
+                    backends_path: "spec.rules[0].backendRefs".into(),
+                    backends: spec.rules.first().map_or(&[], |rule| &rule.backend_refs),
+                }),
+            },
+            listeners,
+        });
     }
     for object in Kind::ALL.into_iter().filter(|kind| kind.is_route()).flat_map(|kind| view.all(kind)) {
         refuse(view, gateways, statuses, object);
@@ -67,74 +132,113 @@ fn refuse(view: &View<'_>, gateways: &Gateways<'_>, statuses: &mut Statuses, obj
     };
     let parents: Vec<_> = unread.parents.iter().filter(is_ours).map(entry).collect();
     if !parents.is_empty() {
-        statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }));
+        statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }).into());
     }
 }
 
-fn attach<'i>(
-    view: &mut View<'i>,
-    gateways: &mut Gateways<'i>,
-    taken: &mut HttpHosts,
-    statuses: &mut Statuses,
-    object: &'i Object,
-    spec: &'i RouteSpec,
-) -> Attached<'i> {
-    let mut attached = Attached {
-        key: &object.key,
-        part: None,
-        hosts_path: "spec.hostnames".to_owned(),
-        backends_path: "spec.rules[0].backendRefs".to_owned(),
-        backends: spec.rules.first().map_or(&[], |rule| &rule.backend_refs),
-        listeners: Vec::new(),
-    };
+/// What a route finds at its parents.
+fn offer(view: &mut View<'_>, gateways: &Gateways<'_>, object: &Object, spec: &RouteSpec) -> Offer {
+    view.note(object.key.clone());
     let hosts: Result<Vec<SniPattern>, &str> =
         spec.hostnames.iter().map(|host| hostname::read(host).ok_or(&**host)).collect();
+    let unserved = unserved(spec);
     let mut parents = Vec::new();
-    let mut references = None;
-    for parent in &spec.parent_refs {
-        let Some(candidates) = parent
-            .key(&object.key.name.namespace)
-            .and_then(|key| gateways.listeners_of(&key))
-            .map(<[usize]>::to_vec)
-        else {
-            continue;
-        };
+    for (number, parent) in spec.parent_refs.iter().enumerate() {
+        let key = parent.key(&object.key.name.namespace);
+        let Some(candidates) = key.and_then(|key| gateways.listeners_of(&key)) else { continue };
         let found = match &hosts {
             Err(host) => Err(Fault::new("UnsupportedValue", format!("{} is no host name", quote(host)))),
-            Ok(hosts) => accepting(view, gateways, taken, object, parent, &candidates, hosts),
+            Ok(hosts) => match &unserved {
+                Some(fault) => Err(fault.clone()),
+                None => accepting(view, gateways, object, parent, candidates, hosts),
+            },
         };
-        let references = references.get_or_insert_with(|| unresolved(view, object, spec));
+        parents.push((number, found));
+    }
+    let references = if parents.is_empty() { None } else { unresolved(view, object, spec) };
+    let outcome = Outcome::new(view, object, spec, &parents, references.as_ref());
+    Offer { parents, references, outcome }
+}
+
+impl Outcome {
+    fn new(
+        view: &View<'_>,
+        object: &Object,
+        spec: &RouteSpec,
+        parents: &[(usize, Accepting)],
+        references: Option<&Fault>,
+    ) -> Self {
+        let mut listeners: Vec<(usize, Vec<SniPattern>)> = Vec::new();
         let generation = object.generation;
-        let mut conditions = vec![
-            Condition::of("Accepted", "Accepted", found.as_ref().err(), generation),
-            Condition::of("ResolvedRefs", "ResolvedRefs", references.as_ref(), generation),
-        ];
-        conditions.extend(partly_served(object, spec));
-        let controller_name = Box::from(&*view.index.settings.controller);
-        parents.push(RouteParentStatus { parent_ref: parent.clone(), controller_name, conditions });
-        for (listener, hosts) in found.into_iter().flatten() {
-            if !attached.listeners.iter().any(|(known, _)| *known == listener) {
-                gateways.listeners[listener].attached += 1;
-                attached.listeners.push((listener, hosts));
+        let mut told = Vec::with_capacity(parents.len());
+        for (number, found) in parents {
+            let mut conditions = vec![
+                Condition::of("Accepted", "Accepted", found.as_ref().err(), generation),
+                Condition::of("ResolvedRefs", "ResolvedRefs", references, generation),
+            ];
+            conditions.extend(partly_served(object, spec).filter(|_| found.is_ok()));
+            let controller_name = Box::from(&*view.index.settings.controller);
+            let parent_ref = spec.parent_refs[*number].clone();
+            told.push(RouteParentStatus { parent_ref, controller_name, conditions });
+            for (listener, hosts) in found.iter().flatten() {
+                if !listeners.iter().any(|(known, _)| known == listener) {
+                    listeners.push((*listener, hosts.clone()));
+                }
             }
         }
+        let status = (!told.is_empty()).then(|| Status::Route(RouteStatus { parents: told }).into());
+        Self { listeners: listeners.into(), status }
     }
-    if !parents.is_empty() {
-        statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }));
+}
+
+/// The API: of an HTTPRoute and a GRPCRoute with common names on a listener, the older one is accepted.
+fn beside_others(
+    view: &View<'_>,
+    taken: &mut HttpHosts,
+    object: &Object,
+    spec: &RouteSpec,
+    offer: &Offer,
+) -> Outcome {
+    let kind = object.key.kind;
+    let other = match kind {
+        Kind::HttpRoute => Kind::GrpcRoute,
+        Kind::GrpcRoute => Kind::HttpRoute,
+        _ => return offer.outcome.clone(),
+    };
+    let is_free = |(number, common): &(usize, Vec<SniPattern>)| {
+        let others = taken.get(&(*number, other));
+        !others.is_some_and(|others| common.iter().any(|host| others.meets(host)))
+    };
+    let outcome = if offer.parents.iter().flat_map(|(_, found)| found).flatten().all(is_free) {
+        offer.outcome.clone()
+    } else {
+        let left = |(number, found): &(usize, Accepting)| {
+            let left = found.clone().and_then(|mut found| {
+                found.retain(is_free);
+                let message = || format!("an older {} has a host name of it", other.name());
+                if found.is_empty() { Err(Fault::new("NotAllowedByListeners", message())) } else { Ok(found) }
+            });
+            (*number, left)
+        };
+        let parents: Vec<_> = offer.parents.iter().map(left).collect();
+        Outcome::new(view, object, spec, &parents, offer.references.as_ref())
+    };
+    for (number, common) in &*outcome.listeners {
+        let hosts = taken.entry((*number, kind)).or_default();
+        common.iter().for_each(|host| hosts.insert(host));
     }
-    attached
+    outcome
 }
 
 /// Of the listeners of a parent those that accept a route, with the names that both have; or why none does.
 fn accepting(
     view: &mut View<'_>,
     gateways: &Gateways<'_>,
-    taken: &mut HttpHosts,
     object: &Object,
     parent: &ParentRef,
     candidates: &[usize],
     hosts: &[SniPattern],
-) -> Result<Vec<(usize, Vec<SniPattern>)>, Fault> {
+) -> Accepting {
     let key = &object.key;
     let is_meant = |listener: &Listener<'_>| {
         parent.section_name.as_deref().is_none_or(|name| name == &*listener.spec.name)
@@ -167,27 +271,9 @@ fn accepting(
         common.dedup();
         (number, common)
     };
-    let mut found: Vec<_> = found.into_iter().map(common).filter(|(_, common)| !common.is_empty()).collect();
+    let found: Vec<_> = found.into_iter().map(common).filter(|(_, common)| !common.is_empty()).collect();
     if found.is_empty() {
         return Err(Fault::new("NoMatchingListenerHostname", "no listener has a host name of it"));
-    }
-    let other = match key.kind {
-        Kind::HttpRoute => Kind::GrpcRoute,
-        Kind::GrpcRoute => Kind::HttpRoute,
-        _ => return Ok(found),
-    };
-    // The API: of an HTTPRoute and a GRPCRoute with common names on a listener, the older one is accepted.
-    found.retain(|(number, common)| {
-        let others = taken.get(&(*number, other));
-        !others.is_some_and(|others| common.iter().any(|host| others.meets(host)))
-    });
-    if found.is_empty() {
-        let message = format!("an older {} has a host name of it", other.name());
-        return Err(Fault::new("NotAllowedByListeners", message));
-    }
-    for (number, common) in &found {
-        let hosts = taken.entry((*number, key.kind)).or_default();
-        common.iter().for_each(|host| hosts.insert(host));
     }
     Ok(found)
 }
@@ -196,17 +282,36 @@ fn accepting(
 fn unresolved(view: &mut View<'_>, object: &Object, spec: &RouteSpec) -> Option<Fault> {
     let Key { kind, name } = &object.key;
     let backends = spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-    backends.filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err()).next()
+    let of_requests = spec.requests.iter().flat_map(|rule| &rule.references).map(|named| &named.backend);
+    backends
+        .chain(of_requests)
+        .filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err())
+        .next()
 }
 
-/// Routes of connections have one rule: nothing could choose between several.
+/// Why nothing is served of a route of requests that has rules.
+fn unserved(spec: &RouteSpec) -> Option<Fault> {
+    let all_bad = !spec.requests.is_empty() && spec.requests.iter().all(|rule| rule.fault.is_some());
+    all_bad.then(|| Fault::new("UnsupportedValue", told(spec).join("; ")))
+}
+
+/// What is to be said of the rules of requests that are not served.
+fn told(spec: &RouteSpec) -> Vec<String> {
+    spec.requests.iter().filter_map(RequestRule::told).collect()
+}
+
+/// What of a route is not served. Routes of connections have one rule: nothing could choose between several.
 fn partly_served(object: &Object, spec: &RouteSpec) -> Option<Condition> {
-    let is_of_connections = matches!(object.key.kind, Kind::TlsRoute | Kind::TcpRoute);
-    (is_of_connections && spec.rules.len() > 1).then(|| Condition {
+    let message = match told(spec) {
+        told if !told.is_empty() => told.join("; "),
+        _ if spec.rules.len() > 1 => "only the first of `spec.rules` is served".to_owned(),
+        _ => return None,
+    };
+    Some(Condition {
         kind: "PartiallyInvalid",
         status: Truth::True,
         reason: "UnsupportedValue",
-        message: "only the first of `spec.rules` is served".into(),
+        message: message.into(),
         observed_generation: object.generation,
     })
 }

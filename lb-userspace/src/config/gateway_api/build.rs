@@ -2,32 +2,45 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::HashSet;
+
 use super::attach::{self, Attached};
+use super::backend_tls;
 use super::convert;
 use super::gateways::{self, Gateways};
 use super::index::{Built, Context, Index, Used, View};
+use super::key::Key;
+use super::memo::Memo;
 use super::pools;
 use super::status::Statuses;
 use super::virtual_services;
 use crate::config::model::Server;
 
 impl Index {
-    /// What all objects make together.
+    /// What all objects make together. Parts that nothing has changed of since the last build are taken from that one.
     pub fn build(&mut self, context: &Context) -> Built {
-        let mut view = View::new(self, context);
+        let memo = std::mem::take(&mut self.memo);
+        let mut view = View::new(self, context, memo);
         let mut statuses = Statuses::new();
         let mut gateways = Gateways::new(&mut view, &mut statuses);
+        let is_same = !view.reads.get_mut().iter().any(|read| self.differs.contains(read));
+        view.memo.begin(context, is_same);
         let mut attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
         attached.extend(virtual_services::routes(&mut view, &mut gateways, &mut statuses));
         let mut built = convert::drafts(&mut view, &gateways, &attached);
+        backend_tls::statuses(&mut view, &gateways, &attached, &mut statuses);
         gateways::statuses(&gateways, &mut statuses);
         virtual_services::rule_statuses(&view, &mut statuses);
         built.built.statuses = statuses;
         built.built.lacking = gateways::lacking(&gateways);
-        let (asked, all_services, pools) = (view.asked, view.asked_for_all_services, built.pools);
-        let built = built.built;
-        self.used_last = Some(Used::new(asked, all_services, pools));
-        built
+        built.built.made = view.memo.made;
+        let View { mut memo, reads, .. } = view;
+        memo.end();
+        let read: HashSet<Key> = reads.into_inner().into_iter().collect();
+        self.used_last = Some(Used::new(read.iter().chain(memo.reads()), built.pools));
+        (self.memo, self.read) = (memo, read);
+        self.differs.clear();
+        built.built
     }
 
     /// What was built last is served.
@@ -42,7 +55,7 @@ impl Index {
     /// have now.
     pub fn take_servers(&mut self, context: &Context) -> Vec<(String, Vec<Server>)> {
         let changed = std::mem::take(&mut self.changed);
-        let mut view = View::new(self, context);
+        let mut view = View::new(self, context, Memo::default());
         let mut found = Vec::new();
         for service in changed {
             let parts = view.index.used.pools.get(&service).into_iter().flatten();

@@ -14,20 +14,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::attach::Attached;
+use super::attach::{Attached, Connections, Work};
+use super::backend_tls::{self, Speech};
 use super::gateways::Gateways;
 use super::hostname::wider;
 use super::index::{Built, Parts, View};
 use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
 use super::pools::{self, Target, place};
-use super::specs::BackendRef;
+use super::requests::{Referenced, RequestRule};
 use super::subsets::subsets;
 use crate::config::controller::Attach;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
     ServerDraft, Tls,
 };
+use crate::config::http::Rule;
 use crate::config::model::{MAX_WEIGHT, Protocol, Refuse, SniPattern};
 use crate::config::place::{ObjectField, Place, Placed};
 
@@ -52,6 +54,8 @@ struct Port<'g, 'i> {
     hosts: HashMap<SniPattern, usize>,
     /// Names that a route has.
     taken: HashSet<SniPattern>,
+    /// The rules of requests of each listener.
+    rules: HashMap<usize, Vec<Arc<Ruled>>>,
     /// Of a port without names: it has its route.
     is_served: bool,
 }
@@ -61,10 +65,19 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
     let (mut ports, port_of) = ports(gateways);
     let mut made = Drafts { built: Built::default(), pools: HashMap::new(), has_nobody: false };
     for route in attached {
-        for (number, hosts) in &route.listeners {
+        for (number, hosts) in &*route.listeners {
             let listener = &gateways.listeners[*number];
             let Some(index) = port_of.get(number).filter(|_| listener.is_programmed()) else { continue };
             let port = &mut ports[*index];
+            let connections = match &route.work {
+                Work::Requests(rules) => {
+                    let ruled = made.rules(view, route, rules, *number, listener, hosts);
+                    port.rules.entry(*number).or_default().push(ruled);
+                    continue;
+                }
+                Work::Connections(connections) => connections,
+            };
+            let on = (*number, listener, &*port.name);
             match listener.is_for {
                 Some(Use::Passthrough | Use::Terminate) => {
                     let mut own = Vec::new();
@@ -75,14 +88,12 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
                         }
                     }
                     if !own.is_empty() {
-                        let draft = made.route(view, route, listener, &port.name, own);
-                        made.built.routes.push(draft);
+                        made.route(view, route, connections, on, own);
                     }
                 }
                 Some(Use::Tcp) if !port.is_served => {
                     port.is_served = true;
-                    let draft = made.route(view, route, listener, &port.name, Vec::new());
-                    made.built.routes.push(draft);
+                    made.route(view, route, connections, on, Vec::new());
                 }
                 _ => {}
             }
@@ -90,7 +101,7 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
     }
     for port in &mut ports {
         made.auto_passthrough(view, port);
-        made.finish(port, view.context.ipv6, view.index.settings.attach == Attach::Freebind);
+        made.finish(view, port);
     }
     made
 }
@@ -114,6 +125,7 @@ fn ports<'g, 'i>(gateways: &'g Gateways<'i>) -> (Vec<Port<'g, 'i>>, HashMap<usiz
                 family: is_for.family(),
                 hosts: HashMap::new(),
                 taken: HashSet::new(),
+                rules: HashMap::new(),
                 is_served: false,
             });
             ports.len() - 1
@@ -147,9 +159,10 @@ impl Drafts {
                         let name = format!("auto.{}@{}", target.pool(), listener_name(listener));
                         let mut draft = route(at.clone(), name, &port.name);
                         draft.sni = given(at.clone(), vec![Placed::new(at.clone(), host)]);
-                        let backend = self.backend(view, target, at.clone());
-                        draft.backends = given(at.clone(), vec![Placed::new(at, backend)]);
-                        self.built.routes.push(draft);
+                        let share = Share::Of(target);
+                        draft.backends = given(at.clone(), vec![Placed::new(at.clone(), share.draft(at))]);
+                        self.have(view, &share);
+                        self.built.routes.push(draft.into());
                     }
                 }
             }
@@ -157,30 +170,28 @@ impl Drafts {
     }
 
     /// The listener of a port, and the routes that it has by itself.
-    fn finish(&mut self, port: &mut Port<'_, '_>, ipv6: bool, freebind: bool) {
+    fn finish(&mut self, view: &mut View<'_>, port: &mut Port<'_, '_>) {
+        let (ipv6, freebind) = (view.context.ipv6, view.index.settings.attach == Attach::Freebind);
         let (_, first) = port.listeners[0];
         let at = |path: &str| place(first.owner, first.path() + path);
-        if port.family == Family::Tls {
-            for (_, listener) in &port.listeners {
-                let is_https = listener.is_for == Some(Use::Https) && listener.is_programmed();
-                if is_https && port.taken.insert(listener.host.clone()) {
-                    let at = place(listener.owner, listener.path());
-                    let name = format!("https@{}", listener_name(listener));
-                    let mut draft = route(at.clone(), name, &port.name);
-                    draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
-                    terminate(&mut draft, listener, &at);
-                    draft.http = given(at, Vec::new());
-                    self.built.routes.push(draft);
-                }
+        for (number, listener) in port.listeners.iter().filter(|(_, listener)| listener.is_programmed()) {
+            let is_http = matches!(listener.is_for, Some(Use::Http | Use::Https));
+            if is_http && port.taken.insert(listener.host.clone()) {
+                let ruled = port.rules.remove(number).unwrap_or_default();
+                let made = view.remembered(
+                    |memo| &mut memo.requests,
+                    *number,
+                    |known| known.is_of(&ruled),
+                    |_| Requests::new(listener, &port.name, ruled.clone()),
+                );
+                self.built.routes.push(made.draft.clone());
             }
-        } else if !port.is_served {
+        }
+        if port.family == Family::Tcp && !port.is_served {
             let mut draft = route(at(""), port.name.clone(), &port.name);
-            if port.family == Family::Http {
-                draft.http = given(at(""), Vec::new());
-            } else {
-                draft.backends = given(at(""), vec![Placed::new(at(""), self.nobody(at("")))]);
-            }
-            self.built.routes.push(draft);
+            draft.backends = given(at(""), vec![Placed::new(at(""), Share::Nobodys.draft(at("")))]);
+            self.have_nobody();
+            self.built.routes.push(draft.into());
         }
         let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let all = if ipv6 { &all[..] } else { &all[..1] };
@@ -195,7 +206,7 @@ impl Drafts {
             Family::Tls => Protocol::Tls,
             Family::Tcp => Protocol::Tcp,
         };
-        let reserved = port.listeners.iter().filter(|_| port.family == Family::Tls);
+        let reserved = port.listeners.iter().filter(|_| port.family != Family::Tcp);
         let reserved = reserved.map(|(_, listener)| listener.host.clone());
         let reserved = reserved.filter(|host| !port.taken.contains(host));
         let reserved: Vec<_> = reserved.map(|host| Placed::new(at(".hostname"), host)).collect();
@@ -210,16 +221,115 @@ impl Drafts {
         });
     }
 
-    /// What the data plane has of a route on a listener.
+    /// Adds what the data plane has of a route on a listener.
     fn route(
         &mut self,
         view: &mut View<'_>,
         attached: &Attached<'_>,
+        connections: &Connections<'_>,
+        (number, listener, port): (usize, &Listener<'_>, &str),
+        hosts: Vec<SniPattern>,
+    ) {
+        let drafted = view.remembered(
+            |memo| &mut memo.drafts,
+            (attached.key.clone(), attached.part.map(Box::from), number),
+            |known| known.hosts == hosts,
+            |view| Drafted::new(view, attached, connections, listener, port, hosts.clone()),
+        );
+        drafted.shares.iter().for_each(|share| self.have(view, share));
+        self.built.routes.push(drafted.draft.clone());
+    }
+
+    /// The rules of a route for a listener.
+    fn rules(
+        &mut self,
+        view: &mut View<'_>,
+        attached: &Attached<'_>,
+        rules: &[RequestRule],
+        number: usize,
+        listener: &Listener<'_>,
+        hosts: &[SniPattern],
+    ) -> Arc<Ruled> {
+        let ruled = view.remembered(
+            |memo| &mut memo.rules,
+            (attached.key.clone(), attached.part.map(Box::from), number),
+            |known| known.hosts == *hosts,
+            |view| Ruled::new(view, attached.key, rules, listener, hosts),
+        );
+        ruled.targets.iter().for_each(|target| self.have_pool(view, target));
+        ruled
+    }
+
+    /// Sees to it that the pool of a share is there.
+    fn have(&mut self, view: &mut View<'_>, share: &Share) {
+        match share {
+            Share::Of(target) => self.have_pool(view, target),
+            Share::Nobodys => self.have_nobody(),
+        }
+    }
+
+    fn have_pool(&mut self, view: &mut View<'_>, target: &Target) {
+        let Target { service, part, labels, .. } = target;
+        if let Entry::Vacant(new) = self.pools.entry(service.clone()).or_default().entry(part.clone()) {
+            let made = view.remembered(
+                |memo| &mut memo.pools,
+                (service.clone(), part.clone()),
+                |(known, _)| known == labels,
+                |view| (labels.clone(), Arc::new(pool_of(view, target))),
+            );
+            self.built.pools.push(made.1.clone());
+            new.insert(labels.clone());
+        }
+    }
+
+    /// The pool without servers.
+    fn have_nobody(&mut self) {
+        if !std::mem::replace(&mut self.has_nobody, true) {
+            // It belongs to no object, so that no object takes it away from others.
+            let nowhere = ObjectField { object: "the Gateway API".into(), path: "".into() };
+            let nowhere = Place::Object(Box::new(nowhere));
+            self.built.pools.push(pool(nowhere, NOBODY, Vec::new()).into());
+        }
+    }
+}
+
+/// Who gets a share of a route's connections.
+#[derive(Debug)]
+enum Share {
+    Of(Target),
+    Nobodys,
+}
+
+impl Share {
+    fn draft(&self, at: Place) -> BackendDraft {
+        let pool = match self {
+            Share::Of(target) => target.pool(),
+            Share::Nobodys => NOBODY.to_owned(),
+        };
+        BackendDraft { pool: given(at, pool), weight: Field::Absent }
+    }
+}
+
+/// What the data plane has of a route on a listener.
+#[derive(Debug)]
+pub(super) struct Drafted {
+    /// The names that are left to it there.
+    hosts: Vec<SniPattern>,
+    draft: Arc<RouteDraft>,
+    shares: Vec<Share>,
+}
+
+impl Drafted {
+    fn new(
+        view: &mut View<'_>,
+        attached: &Attached<'_>,
+        connections: &Connections<'_>,
         listener: &Listener<'_>,
         port: &str,
         hosts: Vec<SniPattern>,
-    ) -> RouteDraft {
+    ) -> Self {
         let key = attached.key;
+        view.note(key.clone());
         let part = attached.part.map(|part| format!(".{part}")).unwrap_or_default();
         let name = format!(
             "{}.{}.{}{part}@{}",
@@ -230,74 +340,136 @@ impl Drafts {
         );
         let mut draft = route(place(key, ""), name, port);
         if !hosts.is_empty() {
-            let at = place(key, attached.hosts_path.as_str());
-            let hosts = hosts.into_iter().map(|host| Placed::new(at.clone(), host)).collect();
+            let at = place(key, &*connections.hosts_path);
+            let hosts = hosts.iter().map(|host| Placed::new(at.clone(), host.clone())).collect();
             draft.sni = given(at.clone(), hosts);
         }
         if listener.is_for == Some(Use::Terminate) {
             terminate(&mut draft, listener, &place(key, "spec.parentRefs"));
         }
-        let path = attached.backends_path.as_str();
-        let backends = self.backends(view, key, path, attached.backends);
-        draft.backends = given(place(key, path), backends);
-        draft
+        let (backends, shares) = shared_out(view, key, connections, listener);
+        draft.backends = given(place(key, &*connections.backends_path), backends);
+        Self { hosts, draft: draft.into(), shares }
     }
+}
 
-    fn backends(
-        &mut self,
+fn shared_out(
+    view: &mut View<'_>,
+    key: &Key,
+    connections: &Connections<'_>,
+    listener: &Listener<'_>,
+) -> (Vec<Placed<BackendDraft>>, Vec<Share>) {
+    let (path, backends) = (&*connections.backends_path, connections.backends);
+    let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
+    let (mut found, mut shares) = (Vec::with_capacity(backends.len()), Vec::with_capacity(backends.len()));
+    for (number, (backend, weight)) in
+        backends.iter().zip(weights).enumerate().filter(|(_, (_, weight))| *weight > 0)
+    {
+        let at = place(key, format!("{path}[{number}]"));
+        // What it may not have, or what is not there, keeps its share, in which clients are refused.
+        let mut target = pools::resolve(view, key.kind, &key.name.namespace, backend);
+        if listener.is_for == Some(Use::Terminate) {
+            target = target.and_then(|target| target.spoken_to(view, Speech::Bytes, listener));
+        }
+        let share = target.map_or(Share::Nobodys, Share::Of);
+        let weight = given(at.clone(), weight);
+        found.push(Placed::new(at.clone(), BackendDraft { weight, ..share.draft(at) }));
+        shares.push(share);
+    }
+    if found.is_empty() {
+        let at = place(key, path);
+        found.push(Placed::new(at.clone(), Share::Nobodys.draft(at)));
+        shares.push(Share::Nobodys);
+    }
+    (found, shares)
+}
+
+/// The rules of a route for a listener.
+#[derive(Debug)]
+pub(super) struct Ruled {
+    hosts: Vec<SniPattern>,
+    rules: Vec<Rule<Field<String>>>,
+    targets: Vec<Target>,
+}
+
+impl Ruled {
+    fn new(
         view: &mut View<'_>,
         key: &Key,
-        path: &str,
-        backends: &[BackendRef],
-    ) -> Vec<Placed<BackendDraft>> {
-        let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
-        let mut found = Vec::with_capacity(backends.len());
-        for (number, (backend, weight)) in
-            backends.iter().zip(weights).enumerate().filter(|(_, (_, weight))| *weight > 0)
-        {
-            let at = place(key, format!("{path}[{number}]"));
-            // What it may not have, or what is not there, keeps its share, in which clients are refused.
-            let mut draft = match pools::resolve(view, key.kind, &key.name.namespace, backend) {
-                Ok(target) => self.backend(view, target, at.clone()),
-                Err(_) => self.nobody(at.clone()),
+        rules: &[RequestRule],
+        listener: &Listener<'_>,
+        hosts: &[SniPattern],
+    ) -> Self {
+        view.note(key.clone());
+        let of_rules: Arc<[SniPattern]> = hosts.into();
+        let (mut found, mut targets) = (Vec::with_capacity(rules.len()), Vec::new());
+        for RequestRule { rule, references, .. } in rules {
+            let Some(rule) = rule else { continue };
+            let speech = if rule.grpc { Speech::Grpc } else { Speech::Http };
+            let mut pool = |Referenced { path, backend }: &Referenced| {
+                let target = pools::resolve(view, key.kind, &key.name.namespace, backend).ok()?;
+                let target = target.spoken_to(view, speech, listener).ok()?;
+                let name = target.pool();
+                targets.push(target);
+                Some(given(place(key, path.as_str()), name))
             };
-            draft.weight = given(at.clone(), weight);
-            found.push(Placed::new(at, draft));
+            let pools: Vec<_> = references.iter().map(&mut pool).collect();
+            let made = rule.with_pools(|number| pools[*number].clone());
+            found.push(Rule { hosts: of_rules.clone(), ..made });
         }
-        if found.is_empty() {
-            let at = place(key, path);
-            found.push(Placed::new(at.clone(), self.nobody(at)));
+        Self { hosts: hosts.to_vec(), rules: found, targets }
+    }
+}
+
+/// What the data plane has of a listener of requests.
+#[derive(Debug)]
+pub(super) struct Requests {
+    ruled: Vec<Arc<Ruled>>,
+    draft: Arc<RouteDraft>,
+}
+
+impl Requests {
+    fn new(listener: &Listener<'_>, port: &str, ruled: Vec<Arc<Ruled>>) -> Self {
+        let at = place(listener.owner, listener.path());
+        let is_https = listener.is_for == Some(Use::Https);
+        let scheme = if is_https { "https" } else { "http" };
+        let mut draft = route(at.clone(), format!("{scheme}@{}", listener_name(listener)), port);
+        draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
+        if is_https {
+            terminate(&mut draft, listener, &at);
         }
-        found
+        draft.http = given(at, ruled.iter().flat_map(|ruled| &ruled.rules).cloned().collect());
+        Self { ruled, draft: draft.into() }
     }
 
-    /// A share for a Service's port, whose pool is made if it is not there.
-    fn backend(&mut self, view: &mut View<'_>, target: Target, at: Place) -> BackendDraft {
-        let name = target.pool();
-        let Target { service, part, labels } = target;
-        if let Entry::Vacant(new) = self.pools.entry(service.clone()).or_default().entry(part.clone()) {
-            let servers = pools::servers(view, &service, part.0, &labels).into_iter().map(|origin| {
-                let at = origin.place.clone();
-                let address = Field::Given(origin);
-                Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
-            });
-            let key = Key { kind: Kind::Service, name: service };
-            self.built.pools.push(pool(place(&key, "spec.ports"), &name, servers.collect()));
-            new.insert(labels);
-        }
-        BackendDraft { pool: given(at, name), weight: Field::Absent }
+    fn is_of(&self, ruled: &[Arc<Ruled>]) -> bool {
+        self.ruled.len() == ruled.len()
+            && self.ruled.iter().zip(ruled).all(|(own, other)| Arc::ptr_eq(own, other))
     }
+}
 
-    /// A share for nobody.
-    fn nobody(&mut self, at: Place) -> BackendDraft {
-        if !std::mem::replace(&mut self.has_nobody, true) {
-            // It belongs to no object, so that no object takes it away from others.
-            let nowhere = ObjectField { object: "the Gateway API".into(), path: "".into() };
-            let nowhere = Place::Object(Box::new(nowhere));
-            self.built.pools.push(pool(nowhere, NOBODY, Vec::new()));
-        }
-        BackendDraft { pool: given(at, NOBODY.to_owned()), weight: Field::Absent }
+/// The pool of a Service's port.
+fn pool_of(view: &mut View<'_>, target: &Target) -> PoolDraft {
+    let Target { service, part, labels, http2, tls } = target;
+    let servers = pools::servers(view, service, part.0, labels).into_iter().map(|origin| {
+        let at = origin.place.clone();
+        let address = Field::Given(origin);
+        Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
+    });
+    let key = Key { kind: Kind::Service, name: service.clone() };
+    let at = place(&key, "spec.ports");
+    let mut pool = pool(at.clone(), &target.pool(), servers.collect());
+    if *http2 {
+        pool.http2 = given(at.clone(), true);
     }
+    if let Some(client) = tls {
+        // Nobody is spoken to in the clear instead.
+        match backend_tls::draft(view, target, client) {
+            Some(tls) => pool.tls = given(at, tls),
+            None => pool.servers = given(at, Vec::new()),
+        }
+    }
+    pool
 }
 
 fn given<T>(place: Place, value: T) -> Field<T> {

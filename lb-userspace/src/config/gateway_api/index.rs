@@ -1,16 +1,20 @@
 //! The store: objects in by their changes, and what a build sees of them.
 //!
-//! Which objects there are is kept in maps by what refers to them, so that a build takes time in proportion to the objects
-//! that take part, and a change of endpoints alone takes no build at all.
+//! Which objects there are is kept in maps by what refers to them, and what has changed since the last build is noted, so that
+//! the next one makes anew only what that has to do with ([`Memo`]). A change of endpoints alone takes no build at all.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::backend_tls::PolicySpec;
 use super::istio::DestinationRule;
 use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
+use super::memo::{Memo, Table};
 use super::objects::{Object, Spec};
 use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
@@ -23,7 +27,7 @@ use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// A port of a Service and a subset of its pods, which is empty for all of them: what has a pool.
+/// A port of a Service, and a subset of its pods, which is empty for all of them, with how they are spoken to: what has a pool.
 pub(super) type Part = (u16, Arc<str>);
 
 /// The labels that the pods of each part have; none: it is all pods.
@@ -33,13 +37,23 @@ pub(super) type Parts = BTreeMap<Part, Arc<Labels>>;
 #[derive(Debug)]
 pub struct Index {
     pub(super) settings: Settings,
-    objects: BTreeMap<Key, Object>,
+    objects: BTreeMap<Key, Arc<Object>>,
+    /// The routes that can be read, the oldest first; of those that are equally old by namespace and name.
+    routes: BTreeMap<(Arc<str>, Name, Kind), Arc<Object>>,
     /// The EndpointSlices of each Service, by their names.
     slices: HashMap<Name, BTreeSet<Name>>,
     /// The ReferenceGrants of each namespace, by their names.
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// The DestinationRules of each Service, the oldest first.
     rules: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
+    /// The BackendTLSPolicies of each Service, the oldest first.
+    policies: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
+    /// The parts of the last build.
+    pub(super) memo: Memo,
+    /// What the last build has read beside its parts.
+    pub(super) read: HashSet<Key>,
+    /// What has changed since: what [`View`] notes when it reads it.
+    pub(super) differs: HashSet<Key>,
     /// What the build has used that is in force.
     pub(super) used: Used,
     /// What the last build has used, if it is not in force.
@@ -48,13 +62,11 @@ pub struct Index {
     pub(super) changed: BTreeSet<Name>,
 }
 
-/// What a build has used: a change of anything else needs no other build.
+/// What a build has used that is not only looked at.
 #[derive(Debug, Default)]
 pub(super) struct Used {
-    /// What it has asked for, also in vain.
-    pub(super) asked: HashSet<Key>,
-    /// It has asked for every Service.
-    pub(super) all_services: bool,
+    /// The Secrets and ConfigMaps that it has asked for, also in vain.
+    named: BTreeSet<Key>,
     /// The Services that have pools, and which.
     pub(super) pools: HashMap<Name, Parts>,
     /// Those of them, by their namespaces, of which some pods are told from others.
@@ -90,7 +102,7 @@ pub struct Context {
     pub unavailable: BTreeMap<(u16, IpAddr), Box<str>>,
     /// The same of the other machines, as far as they have said it.
     pub elsewhere: Lacking,
-    /// The definitions of the Gateway API's kinds that the cluster has, by their names, each with its version; none: there is no
+    /// The definitions of the Gateway API's kinds that the cluster has, by their names, what each says; none: there is no
     /// cluster, or they are not known.
     pub definitions: Definitions,
     /// Modes `pool` and `service`: where each Gateway is.
@@ -113,19 +125,30 @@ pub struct Assigned {
 /// Listeners whose ports cannot be had, by their Gateway or ListenerSet and their names, and why.
 pub type Lacking = BTreeMap<Key, BTreeMap<Box<str>, Box<str>>>;
 
-/// CustomResourceDefinitions by name, each with the version of the Gateway API that it is of.
-pub type Definitions = BTreeMap<Box<str>, Option<Box<str>>>;
+/// CustomResourceDefinitions by name.
+pub type Definitions = BTreeMap<Box<str>, Definition>;
+
+/// What a CustomResourceDefinition of the Gateway API says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// Of the Gateway API.
+    pub version: Option<Box<str>>,
+    /// It has the fields of the experimental channel.
+    pub is_experimental: bool,
+}
 
 /// What objects make.
 #[derive(Debug, Default)]
 pub struct Built {
     pub(in crate::config) listeners: Vec<ListenerDraft>,
-    pub(in crate::config) routes: Vec<RouteDraft>,
-    pub(in crate::config) pools: Vec<PoolDraft>,
+    pub(in crate::config) routes: Vec<Arc<RouteDraft>>,
+    pub(in crate::config) pools: Vec<Arc<PoolDraft>>,
     /// The status of each object that has one.
     pub statuses: Statuses,
     /// The listeners whose ports this machine cannot give.
     pub lacking: Lacking,
+    /// How many parts are new, of routes and pools.
+    pub made: usize,
 }
 
 /// What a build asks of the store; it notes what was asked for.
@@ -134,22 +157,22 @@ pub(super) struct View<'i> {
     pub(super) context: &'i Context,
     /// The addresses of gateways and Gateways: no endpoint may have one of them.
     pub(super) own: HashSet<IpAddr>,
-    pub(super) asked: HashSet<Key>,
-    pub(super) asked_for_all_services: bool,
+    /// What was read, also in vain, for what is being made; all of something is noted as in [`Index::differs`].
+    pub(super) reads: RefCell<Vec<Key>>,
+    pub(super) memo: Memo,
     /// What servers of Istio's ask of clients, by their Gateways and numbers.
     pub(super) client_auths: HashMap<(Key, usize), Arc<ClientAuth>>,
 }
 
 impl<'i> View<'i> {
-    pub(super) fn new(index: &'i Index, context: &'i Context) -> Self {
+    pub(super) fn new(index: &'i Index, context: &'i Context, memo: Memo) -> Self {
         let Context { own, nodes, peers, assigned, .. } = context;
         let assigned = assigned.values().flat_map(|place| {
             place.addresses.iter().copied().chain(place.elsewhere.iter().filter_map(StatusAddress::ip))
         });
         let own = own.iter().chain(nodes).chain(peers).copied().chain(assigned);
         let own = own.map(|ip| ip.to_canonical()).collect();
-        let asked = HashSet::new();
-        View { index, context, own, asked, asked_for_all_services: false, client_auths: HashMap::new() }
+        View { index, context, own, reads: RefCell::default(), memo, client_auths: HashMap::new() }
     }
 }
 
@@ -159,9 +182,14 @@ impl Index {
         Self {
             settings,
             objects: BTreeMap::new(),
+            routes: BTreeMap::new(),
             slices: HashMap::new(),
             grants: HashMap::new(),
             rules: HashMap::new(),
+            policies: HashMap::new(),
+            memo: Memo::default(),
+            read: HashSet::new(),
+            differs: HashSet::new(),
             used: Used::default(),
             used_last: None,
             changed: BTreeSet::new(),
@@ -170,11 +198,12 @@ impl Index {
 
     /// Takes an object that is new or has changed.
     pub fn apply(&mut self, object: Object) -> Change {
-        let is_known = self.objects.get(&object.key) == Some(&object);
+        let is_known = self.objects.get(&object.key).is_some_and(|known| **known == object);
         let key = &object.key;
         if is_known || !self.settings.takes(&key.name.namespace) || !key.kind.is_read(&self.settings) {
             return Change::Nothing;
         }
+        let object = Arc::new(object);
         let key = object.key.clone();
         let before = self.unlink(&key);
         let name = &object.key.name;
@@ -191,6 +220,13 @@ impl Index {
                 let rules = self.rules.entry(rule.service.clone()).or_default();
                 rules.insert((object.created.clone(), name.clone()));
             }
+            Spec::BackendTlsPolicy(policy) => {
+                for service in policy.services(&key) {
+                    let policies = self.policies.entry(service).or_default();
+                    policies.insert((object.created.clone(), name.clone()));
+                }
+            }
+            Spec::Route(_) => _ = self.routes.insert(age_of(&object), object.clone()),
             _ => {}
         }
         self.objects.insert(key.clone(), object);
@@ -226,6 +262,14 @@ impl Index {
                     rules.remove(&(object.created.clone(), key.name.clone()));
                 }
             }
+            Spec::BackendTlsPolicy(policy) => {
+                for service in policy.services(key) {
+                    if let Some(policies) = self.policies.get_mut(&service) {
+                        policies.remove(&(object.created.clone(), key.name.clone()));
+                    }
+                }
+            }
+            Spec::Route(_) => _ = self.routes.remove(&age_of(object)),
             _ => {}
         }
         change
@@ -234,6 +278,7 @@ impl Index {
     /// What a change of this object asks for.
     fn weigh(&mut self, key: &Key) -> Change {
         let Some(object) = self.objects.get(key) else { return Change::Nothing };
+        self.differs.extend(noted(object));
         match &object.spec {
             Spec::EndpointSlice(_) => match service_of(object) {
                 Some(service) if self.used.pools.contains_key(&service) => {
@@ -251,11 +296,8 @@ impl Index {
                 None => Change::Nothing,
             },
             Spec::Namespace | Spec::Service(_) | Spec::Secret(_) | Spec::ConfigMap(_) => {
-                let asks = |used: &Used| {
-                    used.asked.contains(key) || (used.all_services && key.kind == Kind::Service)
-                };
-                let is_asked = asks(&self.used) || self.used_last.as_ref().is_some_and(asks);
-                if is_asked { Change::All } else { Change::Nothing }
+                let is_read = |key| self.read.contains(key) || self.memo.has_read(key);
+                if is_read(key) || is_read(&all_of(key.kind)) { Change::All } else { Change::Nothing }
             }
             _ => Change::All,
         }
@@ -278,19 +320,19 @@ impl Index {
 }
 
 impl Used {
-    pub(super) fn new(asked: HashSet<Key>, all_services: bool, pools: HashMap<Name, Parts>) -> Self {
+    pub(super) fn new<'k>(read: impl Iterator<Item = &'k Key>, pools: HashMap<Name, Parts>) -> Self {
+        let named = read.filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap)).cloned().collect();
         let mut selected: HashMap<Arc<str>, BTreeSet<Name>> = HashMap::new();
         for (service, parts) in &pools {
             if parts.values().any(|labels| !labels.is_empty()) {
                 selected.entry(service.namespace.clone()).or_default().insert(service.clone());
             }
         }
-        Self { asked, all_services, pools, selected }
+        Self { named, pools, selected }
     }
 
     fn wanted(&self) -> impl Iterator<Item = Wanted> {
-        let named = self.asked.iter().filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap));
-        let named = named.map(|Key { kind, name: Name { namespace, name } }| Wanted {
+        let named = self.named.iter().map(|Key { kind, name: Name { namespace, name } }| Wanted {
             kind: *kind,
             namespace: namespace.clone(),
             name: Some(name.clone()),
@@ -329,18 +371,53 @@ impl Kind {
 }
 
 impl<'i> View<'i> {
-    /// All objects of a kind.
-    pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = &'i Object> + use<'i> {
-        let first = Key::new(kind, "", "");
-        let objects = self.index.objects.range(first..);
-        objects.take_while(move |(key, _)| key.kind == kind).map(|(_, object)| object)
+    /// What `make` makes, or has made already out of the same. `reads` notes what else it is made of than what it asks the view
+    /// for: `fits` says whether that is the same.
+    pub(super) fn remembered<K: Eq + Hash, V>(
+        &mut self,
+        table: impl Fn(&mut Memo) -> &mut Table<K, V>,
+        key: K,
+        fits: impl FnOnce(&V) -> bool,
+        make: impl FnOnce(&mut Self) -> V,
+    ) -> Arc<V> {
+        if let Some(found) = table(&mut self.memo).find(&key, &self.index.differs).filter(|found| fits(found))
+        {
+            return found;
+        }
+        let outside = self.reads.take();
+        let value = Arc::new(make(self));
+        let reads = self.reads.replace(outside);
+        self.memo.keep(table, key, value.clone(), reads);
+        value
     }
 
-    fn get(&mut self, kind: Kind, name: &Name) -> Option<&'i Object> {
+    /// Notes that something was read.
+    pub(super) fn note(&self, read: Key) {
+        self.reads.borrow_mut().push(read);
+    }
+
+    /// All objects of a kind.
+    pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = &'i Object> + use<'i> {
+        let first = all_of(kind);
+        self.note(first.clone());
+        let objects = self.index.objects.range(first..);
+        objects.take_while(move |(key, _)| key.kind == kind).map(|(_, object)| &**object)
+    }
+
+    /// Routes with their specs, the oldest first; of those that are equally old by namespace and name. Each notes by itself that it
+    /// was read.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&'i Object, &'i RouteSpec)> + use<'i> {
+        self.index.routes.values().filter_map(|object| match &object.spec {
+            Spec::Route(route) => Some((&**object, &**route)),
+            _ => None,
+        })
+    }
+
+    fn get(&self, kind: Kind, name: &Name) -> Option<&'i Object> {
         let key = Key { kind, name: name.clone() };
         let found = self.index.objects.get(&key);
-        self.asked.insert(key);
-        found
+        self.note(key);
+        found.map(|object| &**object)
     }
 
     pub(super) fn service(&mut self, name: &Name) -> Option<&'i ServiceSpec> {
@@ -352,7 +429,6 @@ impl<'i> View<'i> {
 
     /// All Services.
     pub(super) fn services(&mut self) -> impl Iterator<Item = (&'i Key, &'i ServiceSpec)> + use<'i> {
-        self.asked_for_all_services = true;
         self.all(Kind::Service).filter_map(|object| match &object.spec {
             Spec::Service(service) => Some((&object.key, service)),
             _ => None,
@@ -387,12 +463,13 @@ impl<'i> View<'i> {
         &self,
         service: &Name,
     ) -> impl Iterator<Item = (&'i Object, &'i SliceSpec)> + use<'i> {
+        self.note(all_in(Kind::EndpointSlice, service.clone()));
         let index = self.index;
         let names = index.slices.get(service).into_iter().flatten();
         names.filter_map(move |name| {
             let object = index.objects.get(&Key { kind: Kind::EndpointSlice, name: name.clone() })?;
             match &object.spec {
-                Spec::EndpointSlice(slice) => Some((object, slice)),
+                Spec::EndpointSlice(slice) => Some((&**object, slice)),
                 _ => None,
             }
         })
@@ -400,6 +477,7 @@ impl<'i> View<'i> {
 
     /// The DestinationRules of a Service, the oldest first.
     pub(super) fn rules(&self, service: &Name) -> Vec<&'i DestinationRule> {
+        self.note(all_in(Kind::DestinationRule, service.clone()));
         let index = self.index;
         let names = index.rules.get(service).into_iter().flatten();
         let rules = names.filter_map(|(_, name)| {
@@ -411,9 +489,24 @@ impl<'i> View<'i> {
         rules.collect()
     }
 
+    /// The BackendTLSPolicies of a Service, the oldest first.
+    pub(super) fn policies(&self, service: &Name) -> Vec<(&'i Object, &'i PolicySpec)> {
+        self.note(all_in(Kind::BackendTlsPolicy, service.clone()));
+        let index = self.index;
+        let names = index.policies.get(service).into_iter().flatten();
+        let policies = names.filter_map(|(_, name)| {
+            let object = index.objects.get(&Key { kind: Kind::BackendTlsPolicy, name: name.clone() })?;
+            match &object.spec {
+                Spec::BackendTlsPolicy(policy) => Some((&**object, &**policy)),
+                _ => None,
+            }
+        });
+        policies.collect()
+    }
+
     /// Whether a pod is known, and has these labels.
     pub(super) fn pod_has(&self, namespace: &str, pod: &str, labels: &Labels) -> bool {
-        let pod = self.index.objects.get(&Key::new(Kind::Pod, namespace, pod));
+        let pod = self.get(Kind::Pod, &Name::new(namespace, pod));
         pod.is_some_and(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
     }
 
@@ -423,6 +516,7 @@ impl<'i> View<'i> {
         if *namespace == *target.namespace {
             return true;
         }
+        self.note(all_in(Kind::ReferenceGrant, Name::new(&target.namespace, "")));
         let grants = self.index.grants.get(&target.namespace).into_iter().flatten();
         let grants = grants.filter_map(|name| {
             self.index.objects.get(&Key { kind: Kind::ReferenceGrant, name: name.clone() })
@@ -454,7 +548,36 @@ fn service_of(slice: &Object) -> Option<Name> {
     Some(Name { namespace: slice.key.name.namespace.clone(), name: service.as_str().into() })
 }
 
-/// Routes with their specs, the oldest first; of those that are equally old by namespace and name.
+/// What a change of an object is noted as: the object itself, all of its kind, and all that are found by the same name.
+fn noted(object: &Object) -> impl Iterator<Item = Key> + use<> {
+    let Key { kind, name } = &object.key;
+    let found_by: Vec<Name> = match &object.spec {
+        Spec::EndpointSlice(_) => service_of(object).into_iter().collect(),
+        Spec::DestinationRule(rule) => vec![rule.service.clone()],
+        Spec::BackendTlsPolicy(policy) => policy.services(&object.key).collect(),
+        Spec::ReferenceGrant(_) => vec![Name::new(&name.namespace, "")],
+        _ => Vec::new(),
+    };
+    let (kind, own) = (*kind, object.key.clone());
+    [own, all_of(kind)].into_iter().chain(found_by.into_iter().map(move |name| all_in(kind, name)))
+}
+
+/// Stands for all objects of a kind.
+fn all_of(kind: Kind) -> Key {
+    Key::new(kind, "", "")
+}
+
+/// Stands for all objects of a kind that are found by a name: EndpointSlices and DestinationRules by that of their Service,
+/// ReferenceGrants by their namespace.
+fn all_in(kind: Kind, name: Name) -> Key {
+    Key { kind, name }
+}
+
+fn age_of(route: &Object) -> (Arc<str>, Name, Kind) {
+    (route.created.clone(), route.key.name.clone(), route.key.kind)
+}
+
+/// Objects with their specs, the oldest first; of those that are equally old by namespace and name.
 pub(super) fn by_age<'i, S>(
     objects: impl Iterator<Item = &'i Object>,
     spec: impl Fn(&'i Object) -> Option<&'i S>,
@@ -464,11 +587,4 @@ pub(super) fn by_age<'i, S>(
         (&one.created, &one.key.name, one.key.kind).cmp(&(&other.created, &other.key.name, other.key.kind))
     });
     found
-}
-
-pub(super) fn route_of(object: &Object) -> Option<&RouteSpec> {
-    match &object.spec {
-        Spec::Route(route) => Some(route),
-        _ => None,
-    }
 }

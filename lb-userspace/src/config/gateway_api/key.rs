@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 /// The group of the Gateway API.
 pub const GROUP: &str = "gateway.networking.k8s.io";
 /// The group of Istio's objects.
@@ -28,6 +30,8 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io/v1`.
     GrpcRoute,
+    /// `gateway.networking.k8s.io/v1`; in files also `v1alpha3`.
+    BackendTlsPolicy,
     /// `gateway.networking.k8s.io/v1` and `v1beta1`.
     ReferenceGrant,
     /// `v1`, of the whole cluster.
@@ -52,7 +56,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::ListenerSet,
@@ -60,6 +64,7 @@ impl Kind {
         Kind::TcpRoute,
         Kind::HttpRoute,
         Kind::GrpcRoute,
+        Kind::BackendTlsPolicy,
         Kind::ReferenceGrant,
         Kind::Namespace,
         Kind::Service,
@@ -82,6 +87,7 @@ impl Kind {
             Kind::TcpRoute => "TCPRoute",
             Kind::HttpRoute => "HTTPRoute",
             Kind::GrpcRoute => "GRPCRoute",
+            Kind::BackendTlsPolicy => "BackendTLSPolicy",
             Kind::ReferenceGrant => "ReferenceGrant",
             Kind::Namespace => "Namespace",
             Kind::Service => "Service",
@@ -131,6 +137,7 @@ impl Kind {
         match self {
             Kind::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             Kind::TcpRoute => &["v1", "v1alpha2"],
+            Kind::BackendTlsPolicy => &["v1", "v1alpha3"],
             Kind::IstioGateway | Kind::VirtualService | Kind::DestinationRule => {
                 &["v1", "v1beta1", "v1alpha3"]
             }
@@ -178,6 +185,15 @@ impl Key {
     /// The key of an object.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         Self { kind, name: Name::new(namespace, name) }
+    }
+
+    /// The key of an object as the API server has it; `None`: its kind is of no interest here.
+    pub fn of(object: &Value) -> Option<Self> {
+        let (group, _) = object["apiVersion"].as_str()?.rsplit_once('/').unwrap_or_default();
+        let kind = Kind::of(group, object["kind"].as_str()?)?;
+        let metadata = &object["metadata"];
+        let namespace = metadata["namespace"].as_str().unwrap_or_default();
+        Some(Self::new(kind, namespace, metadata["name"].as_str()?))
     }
 }
 

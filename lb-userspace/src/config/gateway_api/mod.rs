@@ -4,6 +4,7 @@
 //! objects (a directory, an API server) says what has changed, and gets to know whether that asks for a new build.
 
 mod attach;
+mod backend_tls;
 mod build;
 mod claims;
 mod convert;
@@ -11,15 +12,20 @@ mod decode;
 mod files;
 mod gateway;
 mod gateways;
+mod grpc_route;
 mod hostname;
+mod http_filters;
+mod http_route;
 mod index;
 mod istio;
 mod key;
 mod listeners;
+mod memo;
 mod objects;
 mod pools;
 mod references;
 mod refusal;
+mod requests;
 mod secret;
 mod specs;
 mod status;
@@ -30,13 +36,13 @@ mod virtual_services;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
-pub use index::{Assigned, Built, Change, Context, Definitions, Index, Lacking, Wanted, watched};
+pub use index::{Assigned, Built, Change, Context, Definition, Definitions, Index, Lacking, Wanted, watched};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;
 pub(crate) use secret::parts_of_secrets;
 pub use specs::{ParentRef, RouteKind};
 pub use status::{
-    ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus,
-    RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
+    ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, PolicyAncestorStatus,
+    PolicyStatus, RouteParentStatus, RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
 };

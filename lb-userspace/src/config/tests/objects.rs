@@ -35,7 +35,7 @@ fn pool(object: &str, name: &str) -> Field<String> {
 fn checked_with(text: &str, routes: Vec<RouteDraft>, change: impl FnOnce(&mut Draft)) -> Checked {
     let mut report = Report::default();
     let mut draft = crate::config::toml::read(text, &mut report);
-    draft.routes.extend(routes);
+    draft.routes.extend(routes.into_iter().map(Arc::new));
     change(&mut draft);
     let config = crate::config::check::check(draft, &*FILES, UnixTime::since_unix_epoch(NOW), &mut report);
     conclude(config, report, "snisplice.toml", text)
@@ -103,7 +103,9 @@ fn an_error_in_the_file_refuses_the_whole_whatever_objects_say() {
 fn an_error_of_an_object_that_has_added_nothing_by_itself_is_not_passed_over() {
     // A pool of the file with a server from elsewhere: there is nothing that could be left out alone.
     let own = |draft: &mut Draft| {
-        let Field::Given(servers) = &mut draft.pools[0].servers else { panic!("{draft:?}") };
+        let Field::Given(servers) = &mut Arc::make_mut(&mut draft.pools[0]).servers else {
+            panic!("{draft:?}")
+        };
         let Field::Given(address) = &mut servers.value[1].value.address else { panic!() };
         address.place = place("EndpointSlice db/redis", "endpoints[0]");
     };

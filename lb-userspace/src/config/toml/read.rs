@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 
 use ipnet::IpNet;
@@ -24,9 +25,9 @@ use super::reader::{self, Reader, Section, Value};
 use super::{identity, pieces, value};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    AccessLogDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft, ClientAuthFiles,
-    ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft, HealthTlsDraft,
-    ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
+    AccessLogDraft, AuthoritiesDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft,
+    ClientAuthFiles, ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft,
+    HealthTlsDraft, ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -118,8 +119,8 @@ pub(in crate::config) fn read_gateway(text: &str, report: &mut Report) -> Gatewa
 struct Tables {
     gateway: Option<GatewayDraft>,
     listeners: Vec<ListenerDraft>,
-    routes: Vec<RouteDraft>,
-    pools: Vec<PoolDraft>,
+    routes: Vec<Arc<RouteDraft>>,
+    pools: Vec<Arc<PoolDraft>>,
     gateway_api: Field<GatewayApiDraft>,
     heaps: HeapTops,
 }
@@ -136,8 +137,8 @@ impl Tables {
             self.gateway_api = api;
         }
         self.listeners.extend(root.tables("listener", &LISTENER, listener));
-        self.routes.extend(root.tables("route", &ROUTE, route));
-        self.pools.extend(root.tables("pool", &POOL, pool));
+        self.routes.extend(root.tables("route", &ROUTE, route).into_iter().map(Arc::new));
+        self.pools.extend(root.tables("pool", &POOL, pool).into_iter().map(Arc::new));
     }
 
     /// What stands behind it in the file.
@@ -472,7 +473,7 @@ fn eject(mut s: Section<'_, '_>) -> Eject {
 
 fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
-        ca: s.read("ca", |r, v| r.parse(v, value::path)),
+        ca: s.read("ca", |r, v| r.parse(v, value::path).map(AuthoritiesDraft::File)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
         san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s

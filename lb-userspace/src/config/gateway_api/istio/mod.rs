@@ -7,6 +7,7 @@
 mod destination_rule;
 mod gateway;
 mod host;
+mod http;
 mod virtual_service;
 
 pub(super) use destination_rule::{DestinationRule, Subset};

@@ -1,6 +1,7 @@
 //! Objects in, configuration and statuses out.
 
 mod addresses;
+mod again;
 mod endpoints;
 mod istio;
 mod listeners;
@@ -8,6 +9,7 @@ mod manifests;
 mod routes;
 mod scale;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -106,6 +108,9 @@ fn context() -> Context {
     }
 }
 
+/// Not shared with other builds.
+type Statuses = BTreeMap<Key, Status>;
+
 /// What the objects make, with all checks.
 fn made(index: &mut Index) -> (Config, Statuses) {
     made_in(index, &context())
@@ -124,7 +129,7 @@ fn made_in(index: &mut Index, context: &Context) -> (Config, Statuses) {
     let refusals = report.refusals();
     assert!(refusals.is_empty() && !report.has_errors(), "{refusals:?}");
     index.in_force();
-    (config, built.statuses)
+    (config, built.statuses.into_iter().map(|(key, status)| (key, Status::clone(&status))).collect())
 }
 
 fn listener<'c>(config: &'c Config, name: &str) -> &'c Listener {

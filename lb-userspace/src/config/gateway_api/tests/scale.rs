@@ -2,7 +2,7 @@ use super::*;
 use std::time::Instant;
 
 /// Objects of this many routes over fifty Gateways, each with a Service of its own with two endpoints.
-fn many(routes: usize) -> Index {
+pub(super) fn many(routes: usize) -> Index {
     let mut text = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: { name: edge }\n\
                     spec: { controllerName: snisplice.dev/gateway }"
         .to_owned();
