@@ -90,6 +90,11 @@ impl Request {
         self.server = Some((pool.clone(), server.clone()));
     }
 
+    /// The server that was reached last.
+    pub(super) fn server(&self) -> Option<&(Arc<Pool>, Arc<Server>)> {
+        self.server.as_ref()
+    }
+
     /// The answer is one of the gateway's, or a server's without `reason`.
     pub(super) fn answered(&mut self, status: StatusCode, reason: Option<HttpAnswer>) {
         (self.status, self.answer) = (Some(status), reason);

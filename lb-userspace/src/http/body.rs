@@ -10,6 +10,7 @@ use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 /// Bytes of a request's body that are kept, for another attempt or a mirror.
@@ -37,6 +38,8 @@ pub(super) struct Source {
     is_read: Cell<bool>,
     /// What has come so far, for those who read it again; `None`: it is not kept, or was too long.
     kept: RefCell<Option<Vec<Bytes>>>,
+    /// Tells when all of it has come.
+    all: Notify,
 }
 
 impl Source {
@@ -48,6 +51,7 @@ impl Source {
             has_ended: Cell::new(false),
             is_read: Cell::new(false),
             kept: RefCell::new(keeps.then(Vec::new)),
+            all: Notify::new(),
         })
     }
 
@@ -67,10 +71,13 @@ impl Source {
         self.bytes.get() == 0 || self.kept.borrow().is_some()
     }
 
-    /// All of it, if it has come and was kept.
-    pub(super) fn whole(&self) -> Option<Bytes> {
+    /// All of it, once it has come, if it was kept.
+    pub(super) async fn whole(&self) -> Option<Bytes> {
+        while !self.has_ended.get() {
+            self.all.notified().await;
+        }
         let kept = self.kept.borrow();
-        match kept.as_deref().filter(|_| self.has_ended.get())? {
+        match kept.as_deref()? {
             [] => Some(Bytes::new()),
             [only] => Some(only.clone()),
             several => Some(several.concat().into()),
@@ -88,7 +95,10 @@ impl Source {
                 false => kept.iter_mut().for_each(|kept| kept.push(data.clone())),
             }
         }
-        self.has_ended.set(frame.is_none() || incoming.is_end_stream());
+        if frame.is_none() || incoming.is_end_stream() {
+            self.has_ended.set(true);
+            self.all.notify_waiters();
+        }
         Poll::Ready(frame)
     }
 }

@@ -3,19 +3,22 @@
 use super::account::Request as Account;
 use super::answer::status;
 use super::body::{Answered, Relayed, Sent, Source};
-use super::hop;
+use super::filter::session::Mark;
+use super::filter::{cors, headers};
 use super::link::{Link, Upgraded};
 use super::upstream::{self, Driver, H1, Key, Lost, Stream, Upstream, Way};
-use crate::config::{Retry, SourceAddress};
+use super::{hop, mirror};
+use crate::config::{Filters, Persistence, Retry, RuleBackend, SourceAddress};
 use crate::connect::{self, Dial, Endpoints, Failure, Greeting, Search};
 use crate::reason::{CloseReason, HttpAnswer};
-use crate::serving::{HttpRule, Pool, Server, ServerGuard};
+use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use crate::socket::canonical;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use rustls::pki_types::UnixTime;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,9 +38,95 @@ pub(super) struct Head {
     pub(super) upgrade: Option<HeaderValue>,
 }
 
+impl Head {
+    /// The request in HTTP/1.1. The headers go with it.
+    pub(super) fn take_http1(&mut self, body: Sent) -> Request<Sent> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from(self.path.clone());
+        let mut headers = mem::take(&mut self.headers);
+        headers.insert(HOST, self.host.clone().unwrap_or(HeaderValue::from_static("")));
+        if let Some(protocol) = &self.upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, protocol.clone());
+        }
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// The same in HTTP/2; `None`: the host cannot be said there.
+    pub(super) fn take_http2(&mut self, body: Sent, pool: &Pool) -> Option<Request<Sent>> {
+        let host = self.host.as_ref().map_or("localhost".as_bytes(), HeaderValue::as_bytes);
+        let authority = Authority::try_from(host).ok()?;
+        let scheme = if pool.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = Uri::builder().scheme(scheme).authority(authority);
+        let uri = uri.path_and_query(self.path.clone()).build().ok()?;
+        let mut request = Request::new(body);
+        *request.version_mut() = Version::HTTP_2;
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        *headers = mem::take(&mut self.headers);
+        [HOST, CONNECTION, UPGRADE].iter().for_each(|name| _ = headers.remove(name));
+        Some(request)
+    }
+}
+
+/// Where a request goes.
+pub(super) struct Backend {
+    rule: Arc<HttpRule>,
+    /// Among the rule's backends.
+    index: usize,
+    /// The request's turn with the rule.
+    turn: u64,
+    /// Its `Origin`.
+    origin: Option<HeaderValue>,
+}
+
+impl Backend {
+    pub(super) fn new(rule: Arc<HttpRule>, index: usize, turn: u64, origin: Option<HeaderValue>) -> Self {
+        Backend { rule, index, turn, origin }
+    }
+
+    fn share(&self) -> &RuleBackend<Arc<Pool>> {
+        &self.rule.rule.backends[self.index]
+    }
+
+    /// Those of this backend, beside the rule's.
+    pub(super) fn filters(&self) -> &Filters<Arc<Pool>> {
+        &self.share().filters
+    }
+
+    fn all_filters(&self) -> [&Filters<Arc<Pool>>; 2] {
+        [&self.rule.rule.filters, self.filters()]
+    }
+
+    /// The pools that get a copy of the request.
+    fn mirrors(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let mirrors = self.all_filters().into_iter().flat_map(|filters| &filters.mirrors);
+        let copied = mirrors.filter(|mirror| is_copied(mirror.share, self.turn));
+        copied.filter_map(|mirror| mirror.pool.as_ref())
+    }
+
+    /// Whether the body of the request may be needed again.
+    pub(super) fn reads_again(&self) -> bool {
+        self.rule.rule.retry.is_some() || self.mirrors().next().is_some()
+    }
+
+    /// Makes a server's answer what the client is to get.
+    fn change(&self, answer: &mut HeaderMap) {
+        for filters in self.all_filters() {
+            headers::change(answer, &filters.response_headers);
+            if let Some(cors) = &filters.cors {
+                cors::answer(cors, self.origin.as_ref(), answer);
+            }
+        }
+    }
+}
+
 /// A request on its way.
 pub(super) struct Forward {
-    pub(super) rule: Arc<HttpRule>,
+    pub(super) backend: Backend,
     pub(super) head: Head,
     /// Its body, if it has one.
     pub(super) source: Option<Rc<Source>>,
@@ -59,15 +148,19 @@ enum Carrier {
 impl Forward {
     /// Asks a server. An error: there is no answer, and why.
     pub(super) async fn run(mut self, account: &mut Account) -> Result<Ready, HttpAnswer> {
-        let rule = self.rule.clone();
-        let pool = rule.draw().and_then(|backend| backend.pool.as_ref()).ok_or(HttpAnswer::NoBackend)?;
+        let rule = self.backend.rule.clone();
+        let pool = self.backend.share().pool.clone().ok_or(HttpAnswer::NoBackend)?;
+        let marked = rule.rule.persistence.as_ref().map(|by| Marked::new(by, &self.head.headers));
+        for mirror in self.backend.mirrors() {
+            mirror::send(account.link(), mirror, &self.head, self.source.as_ref());
+        }
         let last = rule.rule.timeouts.request.map(|bound| Instant::now() + bound);
         let mut retries = rule.rule.retry.as_ref().map_or(0, |retry| retry.attempts);
         loop {
             let spare = (retries > 0).then(|| self.head.clone());
             let bound = rule.rule.timeouts.backend;
             let deadline = last.into_iter().chain(bound.map(|bound| Instant::now() + bound)).min();
-            let attempt = self.attempt(account, pool);
+            let attempt = self.attempt(account, &pool, marked.as_ref().and_then(|marked| marked.mark));
             let outcome = match deadline {
                 None => attempt.await,
                 Some(deadline) => timeout_at(deadline, attempt).await.unwrap_or(Err(match last {
@@ -88,18 +181,34 @@ impl Forward {
                 }
                 continue;
             }
-            return outcome.map(|reached| Ready { reached, deadline });
+            let mut reached = outcome?;
+            let answer = reached.response.headers_mut();
+            self.backend.change(answer);
+            if let (Some(marked), Some(by)) = (marked, &rule.rule.persistence) {
+                marked.renew(by, account, answer);
+            }
+            return Ok(Ready { reached, deadline });
         }
     }
 
     /// Asks one server of the pool; another one if that cannot be connected.
-    async fn attempt(&mut self, account: &mut Account, pool: &Arc<Pool>) -> Result<Reached, HttpAnswer> {
+    /// `mark`: of the server that the client is kept at.
+    async fn attempt(
+        &mut self,
+        account: &mut Account,
+        pool: &Arc<Pool>,
+        mark: Option<Mark>,
+    ) -> Result<Reached, HttpAnswer> {
         let link = account.link().clone();
-        let is_own = pool.send_proxy.is_some() || pool.source == SourceAddress::Client;
-        let owner = if is_own { link.connection.id } else { 0 };
+        let owner = upstream::owner(&link, pool);
         let mut search = Search::new(pool, link.connection.client.ip());
+        let mut kept =
+            mark.and_then(|mark| pool.enter(|server| Mark::of(&pool.name, &server.address) == mark));
         loop {
-            let guard = search.next().await.map_err(|failure| answer_of(&failure))?;
+            let guard = match kept.take() {
+                Some(guard) => guard,
+                None => search.next().await.map_err(|failure| answer_of(&failure))?,
+            };
             let key = Key::new(pool, guard.server(), owner);
             let opening = match upstream::find(&key).await {
                 Way::New(opening) => opening,
@@ -118,7 +227,6 @@ impl Forward {
             let opened = Box::pin(open(&link, pool, &mut search, guard, key)).await;
             drop(opening);
             let Some((fresh, guard)) = opened? else { continue };
-            link.has_own.set(link.has_own.get() || is_own);
             account.reached(pool, guard.server());
             let (response, carrier) =
                 self.send(fresh, false, pool).await.map_err(|_| lost(pool, guard.server()))?;
@@ -137,11 +245,11 @@ impl Forward {
         let spare = is_safe.then(|| self.head.headers.clone());
         let sent = match upstream {
             Upstream::H1(mut h1) => {
-                let request = self.request_of_http1();
+                let request = self.head.take_http1(self.body());
                 h1.send(request).await.map(|response| (response, Carrier::H1(h1)))
             }
             Upstream::H2(mut h2) => {
-                let request = self.request_of_http2(pool).ok_or(Fate::Lost)?;
+                let request = self.head.take_http2(self.body(), pool).ok_or(Fate::Lost)?;
                 let stream = h2.stream();
                 h2.send(request).await.map(|response| (response, Carrier::H2(stream)))
             }
@@ -159,37 +267,6 @@ impl Forward {
 
     fn body(&self) -> Sent {
         self.source.as_ref().map_or(Sent::Empty, Source::sent)
-    }
-
-    fn request_of_http1(&mut self) -> Request<Sent> {
-        let mut request = Request::new(self.body());
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = Uri::from(self.head.path.clone());
-        let mut headers = mem::take(&mut self.head.headers);
-        headers.insert(HOST, self.head.host.clone().unwrap_or(HeaderValue::from_static("")));
-        if let Some(protocol) = &self.head.upgrade {
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(UPGRADE, protocol.clone());
-        }
-        *request.headers_mut() = headers;
-        request
-    }
-
-    /// `None`: the host cannot be said in HTTP/2.
-    fn request_of_http2(&mut self, pool: &Pool) -> Option<Request<Sent>> {
-        let host = self.head.host.as_ref().map_or("localhost".as_bytes(), HeaderValue::as_bytes);
-        let authority = Authority::try_from(host).ok()?;
-        let scheme = if pool.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri = Uri::builder().scheme(scheme).authority(authority);
-        let uri = uri.path_and_query(self.head.path.clone()).build().ok()?;
-        let mut request = Request::new(self.body());
-        *request.version_mut() = Version::HTTP_2;
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = uri;
-        let headers = request.headers_mut();
-        *headers = mem::take(&mut self.head.headers);
-        [HOST, CONNECTION, UPGRADE].iter().for_each(|name| _ = headers.remove(name));
-        Some(request)
     }
 
     /// The head of a server's answer has come.
@@ -228,6 +305,30 @@ impl Forward {
     }
 }
 
+/// A client that is kept at a server.
+struct Marked {
+    /// What its request carries.
+    mark: Option<Mark>,
+    /// In seconds since the Unix epoch.
+    now: u64,
+}
+
+impl Marked {
+    fn new(by: &Persistence, headers: &HeaderMap) -> Self {
+        let now = UnixTime::now().as_secs();
+        Marked { mark: Mark::in_request(by, headers, now), now }
+    }
+
+    /// Tells the client the mark of the server that has answered, unless it has it.
+    fn renew(self, by: &Persistence, account: &Account, answer: &mut HeaderMap) {
+        let Some((pool, server)) = account.server() else { return };
+        let mark = Mark::of(&pool.name, &server.address);
+        if self.mark != Some(mark) {
+            mark.put(by, answer, self.now, account.link().tls.is_some());
+        }
+    }
+}
+
 /// What has become of a request without an answer.
 enum Fate {
     /// It may be sent once more: no server has seen it, or it does no harm to be done twice.
@@ -263,7 +364,7 @@ impl Ready {
 }
 
 /// Opens a connection to the server of `guard`. `None`: it cannot be connected, and another one is to be tried.
-async fn open(
+pub(super) async fn open(
     link: &Link,
     pool: &Arc<Pool>,
     search: &mut Search<'_>,

@@ -2,8 +2,9 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use crate::reason::HttpAnswer;
 use http::header::{CONNECTION, COOKIE, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -61,14 +62,14 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// What is wrong with how the request's body is framed: a transfer coding that we cannot undo.
-pub(super) fn refuse_coding(headers: &HeaderMap) -> Result<(), StatusCode> {
+/// Refuses a body with a transfer coding that the gateway cannot undo.
+pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), HttpAnswer> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        (Some(_), None) => Err(StatusCode::NOT_IMPLEMENTED),
-        (Some(_), Some(_)) => Err(StatusCode::BAD_REQUEST),
+        (Some(_), None) => Err(HttpAnswer::NotImplemented),
+        (Some(_), Some(_)) => Err(HttpAnswer::Malformed),
     }
 }
 
@@ -128,12 +129,12 @@ mod tests {
 
     #[test]
     fn only_chunks_are_undone() {
-        assert_eq!(refuse_coding(&headers(&[("transfer-encoding", "Chunked")])), Ok(()));
-        assert_eq!(refuse_coding(&headers(&[])), Ok(()));
+        assert_eq!(check_coding(&headers(&[("transfer-encoding", "Chunked")])), Ok(()));
+        assert_eq!(check_coding(&headers(&[])), Ok(()));
         let gzip = headers(&[("transfer-encoding", "gzip, chunked")]);
-        assert_eq!(refuse_coding(&gzip), Err(StatusCode::NOT_IMPLEMENTED));
+        assert_eq!(check_coding(&gzip), Err(HttpAnswer::NotImplemented));
         let twice = headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]);
-        assert_eq!(refuse_coding(&twice), Err(StatusCode::BAD_REQUEST));
+        assert_eq!(check_coding(&twice), Err(HttpAnswer::Malformed));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod hop;
 mod host;
 mod leg;
 mod link;
+mod mirror;
 mod request;
 mod serve;
 mod upstream;

@@ -1,66 +1,128 @@
-//! One request, from its head to the answer's.
+//! One request, from its head to the answer's: host, rule, filters, server.
 
 use super::account::Request as Account;
 use super::answer::{answer, is_grpc};
 use super::body::{Answered, Source};
-use super::forward::{Forward, Head};
+use super::filter::{cors, forwarded, headers, redirect, rewrite};
+use super::forward::{Backend, Forward, Head};
 use super::link::Link;
 use super::{hop, host};
+use crate::config::Filters;
 use crate::reason::HttpAnswer;
 use crate::route::http::{RequestParts, compared};
-use crate::serving::{HttpRule, Route};
-use http::header::{HOST, HeaderValue};
+use crate::serving::Pool;
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// The answer is one of the gateway's.
+struct Own {
+    reason: HttpAnswer,
+    /// Absent: the reason says it all.
+    response: Option<Response<()>>,
+}
+
+impl From<HttpAnswer> for Own {
+    fn from(reason: HttpAnswer) -> Self {
+        Own { reason, response: None }
+    }
+}
 
 /// Answers a request.
 pub(super) async fn serve(
     link: Rc<Link>,
     request: Request<Incoming>,
 ) -> Result<Response<Answered>, Infallible> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let is_grpc = is_grpc(&head.headers);
     let mut account = Account::new(link, &head);
-    let reason = match choose(&mut account, head) {
-        Ok((rule, head)) => {
+    let own = match prepare(&mut account, &mut head) {
+        Ok((backend, upgrade)) => {
             let source = (!body.is_end_stream()).then(|| {
-                let source = Source::new(body, rule.rule.retry.is_some());
+                let source = Source::new(body, backend.reads_again());
                 account.has_body(source.clone());
                 source
             });
-            match (Forward { rule, head, source }).run(&mut account).await {
+            let forward = Forward { backend, head: head_of(head, upgrade), source };
+            match forward.run(&mut account).await {
                 Ok(ready) => return Ok(ready.into_response(account)),
-                Err(reason) => reason,
+                Err(reason) => reason.into(),
             }
         }
-        Err(reason) => reason,
+        Err(own) => own,
     };
-    let response = answer(reason, is_grpc);
-    account.answered(response.status(), Some(reason));
+    let response = match own.response {
+        Some(response) => response.map(|()| Answered::Own(Bytes::new())),
+        None => answer(own.reason, is_grpc),
+    };
+    account.answered(response.status(), Some(own.reason));
     Ok(response)
 }
 
-/// The rule for the request, and what of it is for a server.
-fn choose(account: &mut Account, head: Parts) -> Result<(Arc<HttpRule>, Head), HttpAnswer> {
+/// Finds where the request goes, and makes it what the server is to get.
+fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<HeaderValue>), Own> {
     if head.method == Method::CONNECT {
-        return Err(HttpAnswer::NotImplemented);
+        return Err(HttpAnswer::NotImplemented.into());
     }
-    hop::refuse_coding(&head.headers).map_err(|status| match status {
-        StatusCode::NOT_IMPLEMENTED => HttpAnswer::NotImplemented,
-        _ => HttpAnswer::Malformed,
-    })?;
-    let (route, rule) = find(account, &head)?;
-    account.has_route(route);
-    let rule = rule?;
+    hop::check_coding(&head.headers)?;
+    let link = account.link().clone();
+    let uri = head.uri.clone();
+    let authority = host::authority_of(head.version, &uri, &head.headers);
+    let authority = authority.map_err(|_| HttpAnswer::BadHost)?.map(str::to_owned);
+    let host = authority.as_deref().map(host::name_of).transpose().map_err(|_| HttpAnswer::BadHost)?;
+    let path = compared(uri.path()).map_err(|_| HttpAnswer::BadPath)?;
+    let route = link.route(&link.gateway.snapshot.load(), host.as_deref())?;
+    account.has_route(route.clone());
+    let rules = route.http.as_ref().ok_or(HttpAnswer::NoRoute)?;
+    let parts = RequestParts {
+        host: host.as_deref().unwrap_or_default(),
+        method: &head.method,
+        path: &path,
+        query: uri.query(),
+        headers: &head.headers,
+    };
+    let (rule, of) = rules.lookup(&parts).ok_or(HttpAnswer::NoRule)?;
     account.has_rule(rule.clone());
+    let (is_tls, local) = (link.tls.is_some(), link.local.map_or(0, |local| local.port()));
+    let own = |filters: &Filters<Arc<Pool>>| {
+        if let Some(response) = filters.cors.as_ref().and_then(|cors| cors::preflight(cors, head)) {
+            return Err(Own { reason: HttpAnswer::Preflight, response: Some(response) });
+        }
+        let Some(by) = &filters.redirect else { return Ok(()) };
+        let arrival = redirect::Arrival { tls: is_tls, host: parts.host, port: local };
+        let response = redirect::redirect(by, arrival, &uri, of, &path).map_err(|_| HttpAnswer::BadPath)?;
+        Err(Own { reason: HttpAnswer::Redirected, response: Some(response) })
+    };
+    own(&rule.rule.filters)?;
+    let turn = rule.turn();
+    let index = rule.backend(turn).ok_or(HttpAnswer::NoBackend)?;
+    let backend = Backend::new(rule.clone(), index, turn, head.headers.get(ORIGIN).cloned());
+    own(backend.filters())?;
+    let client = link.connection.client.ip();
+    let trusted = link.connection.listener.is_forwarder(client);
+    let from =
+        forwarded::From { client, trusted, tls: is_tls, host: authority.as_deref().unwrap_or_default() };
+    let upgrade = hop::upgrade(head.version, &head.headers);
+    hop::strip_request(&mut head.headers);
+    forwarded::forward(&mut head.headers, from);
+    for filters in [&rule.rule.filters, backend.filters()] {
+        headers::change(&mut head.headers, &filters.request_headers);
+        if let Some(by) = &filters.rewrite {
+            rewrite::rewrite(head, by, of, &path).map_err(|_| HttpAnswer::BadPath)?;
+        }
+    }
+    Ok((backend, upgrade))
+}
+
+/// What a server gets of the head.
+fn head_of(head: Parts, upgrade: Option<HeaderValue>) -> Head {
     let Parts { method, uri, version, mut headers, .. } = head;
-    let upgrade = hop::upgrade(version, &headers);
-    hop::strip_request(&mut headers);
     if version == Version::HTTP_2 {
         hop::join_cookies(&mut headers);
     }
@@ -68,27 +130,5 @@ fn choose(account: &mut Account, head: Parts) -> Result<(Arc<HttpRule>, Head), H
     let uri = uri.into_parts();
     let authority = uri.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     let path = uri.path_and_query.unwrap_or(PathAndQuery::from_static("/"));
-    Ok((rule, Head { method, path, host: authority.or(line), headers, upgrade }))
-}
-
-type Found = (Arc<Route>, Result<Arc<HttpRule>, HttpAnswer>);
-
-fn find(account: &Account, head: &Parts) -> Result<Found, HttpAnswer> {
-    let authority = host::authority_of(head.version, &head.uri, &head.headers);
-    let authority = authority.map_err(|_| HttpAnswer::BadHost)?;
-    let host = authority.map(host::name_of).transpose().map_err(|_| HttpAnswer::BadHost)?;
-    let path = compared(head.uri.path()).map_err(|_| HttpAnswer::BadPath)?;
-    let link = account.link();
-    let snapshot = link.gateway.snapshot.load();
-    let route = link.route(&snapshot, host.as_deref())?;
-    let parts = RequestParts {
-        host: host.as_deref().unwrap_or_default(),
-        method: &head.method,
-        path: &path,
-        query: head.uri.query(),
-        headers: &head.headers,
-    };
-    let rules = route.http.as_ref().ok_or(HttpAnswer::NoRoute)?;
-    let rule = rules.lookup(&parts).map(|(rule, _)| rule.clone()).ok_or(HttpAnswer::NoRule);
-    Ok((route, rule))
+    Head { method, path, host: authority.or(line), headers, upgrade }
 }

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use lb_common::packet::Side;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use tokio::time::timeout;
 

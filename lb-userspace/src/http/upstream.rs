@@ -6,8 +6,10 @@
 use super::body::Sent;
 use super::exec::Local;
 use super::leg::{Far, Io, Silent};
+use super::link::Link;
 use crate::clock::now_ms;
 use crate::close::LegSocket;
+use crate::config::SourceAddress;
 use crate::connect::{Connected, SourcePort};
 use crate::serving::{Pool, Server, ServerGuard};
 use crate::splice::keepalive::keep_alive;
@@ -69,6 +71,13 @@ impl Key {
             owner,
         }
     }
+}
+
+/// For whom connections to the servers of a pool are opened: for this client alone, if they are told who it is.
+pub(super) fn owner(link: &Link, pool: &Pool) -> u64 {
+    let is_told = pool.send_proxy.is_some() || pool.source == SourceAddress::Client;
+    link.has_own.set(link.has_own.get() || is_told);
+    if is_told { link.connection.id } else { 0 }
 }
 
 /// What a connection keeps: its place in the pool is known by the addresses of these.
@@ -181,7 +190,7 @@ impl H2 {
 /// What moves the body of an answer, and counts as a connection of its server meanwhile.
 pub(super) enum Driver {
     /// Whoever waits for it.
-    Own(Box<H1>, ServerGuard),
+    Own { h1: Box<H1>, _guard: ServerGuard },
     /// A task.
     Apart { _guard: ServerGuard },
     /// The task of the connection that the request shares.
@@ -194,7 +203,7 @@ impl Driver {
     /// Of an answer on `h1`. `is_under_way`: more of the request is to be sent, even if nobody takes the answer.
     pub(super) fn new(h1: Box<H1>, guard: ServerGuard, is_under_way: bool) -> Self {
         if !is_under_way {
-            return Driver::Own(h1, guard);
+            return Driver::Own { h1, _guard: guard };
         }
         let mut h1 = h1;
         tokio::task::spawn_local(async move { poll_fn(|cx| h1.poll(cx)).await });
@@ -202,14 +211,14 @@ impl Driver {
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        if let Driver::Own(h1, _) = self {
+        if let Driver::Own { h1, .. } = self {
             let _ = h1.poll(cx);
         }
     }
 
     /// The answer is there: the connection may carry another request.
     pub(super) fn release(&mut self, cx: &mut Context<'_>) {
-        if let Driver::Own(mut h1, _) = std::mem::replace(self, Driver::Done) {
+        if let Driver::Own { mut h1, .. } = std::mem::replace(self, Driver::Done) {
             match h1.poll(cx) {
                 Poll::Ready(()) => h1.retire(),
                 Poll::Pending => KEPT.with_borrow_mut(|kept| kept.keep(h1)),

@@ -1,7 +1,7 @@
 //! Rules for requests of HTTP at run time.
 
 use super::Pool;
-use crate::config::{Rule, RuleBackend};
+use crate::config::{Fraction, Rule};
 use crate::route::http::HttpRules;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -35,11 +35,17 @@ impl HttpRule {
         Arc::new(HttpRule { rule, total, turns })
     }
 
-    /// The backend for a new request, by weight; `None`: there is none that takes any.
-    pub fn draw(&self) -> Option<&RuleBackend<Arc<Pool>>> {
-        let turn = self.turns.fetch_add(1, Relaxed);
-        let mut left = share_of_turn(turn, self.total)?;
-        self.rule.backends.iter().find(|backend| {
+    /// The turn of a new request.
+    pub fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Relaxed)
+    }
+
+    /// The index of the backend for the request that has this turn, by weight; `None`: there is none that takes any.
+    pub fn backend(&self, turn: u64) -> Option<usize> {
+        /// Of the golden ratio.
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut left = share_of_turn(turn, STEP, self.total)?;
+        self.rule.backends.iter().position(|backend| {
             let weight = u64::from(backend.weight);
             let is_its = left < weight;
             left = left.saturating_sub(weight);
@@ -48,11 +54,18 @@ impl HttpRule {
     }
 }
 
-/// A number below `total` for each turn, so that those of any row of turns are spread evenly: a Weyl sequence with the golden
-/// ratio. `None`: there is no number below it.
-fn share_of_turn(turn: u64, total: u64) -> Option<u64> {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let place = u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total);
+/// Whether the request that has this turn is one of those that are copied.
+pub fn is_copied(share: Fraction, turn: u64) -> bool {
+    /// Of the square root of 2: which backend the request has says nothing about it.
+    const STEP: u64 = 0x6a09_e667_f3bc_c909;
+    let part = share_of_turn(turn, STEP, u64::from(share.denominator.get()));
+    part.is_some_and(|part| part < u64::from(share.numerator))
+}
+
+/// A number below `total` for each turn, so that those of any row of turns are spread evenly: a Weyl sequence. `None`: there is
+/// no number below it.
+fn share_of_turn(turn: u64, step: u64, total: u64) -> Option<u64> {
+    let place = u128::from(turn.wrapping_mul(step)) * u128::from(total);
     (total > 0).then_some((place >> 64) as u64)
 }
 
@@ -61,17 +74,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn share(numerator: u32, denominator: u32) -> Fraction {
+        Fraction { numerator, denominator: denominator.try_into().unwrap() }
+    }
+
     #[test]
-    fn nothing_has_no_share() {
-        assert_eq!(share_of_turn(7, 0), None);
+    fn all_or_nothing_is_copied() {
+        assert!((0..1000).all(|turn| is_copied(share(1, 1), turn) && !is_copied(share(0, 1), turn)));
     }
 
     proptest! {
         #[test]
-        fn a_row_of_turns_is_shared_by_weight(start: u64, weight in 0u64..=100) {
-            let taken = (0..500).filter(|n| share_of_turn(start.wrapping_add(*n), 100).unwrap() < weight);
-            let (taken, due) = (taken.count() as i64, 5 * weight as i64);
-            prop_assert!((taken - due).abs() <= 3, "{} instead of {}", taken, due);
+        fn a_row_of_turns_is_shared_by_weight(start: u64, weight in 0u32..=100) {
+            let copied = (0..500).filter(|n| is_copied(share(weight, 100), start.wrapping_add(*n)));
+            let (copied, due) = (copied.count() as i64, 5 * i64::from(weight));
+            prop_assert!((copied - due).abs() <= 4, "{} instead of {}", copied, due);
         }
     }
 }

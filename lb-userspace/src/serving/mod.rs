@@ -24,7 +24,7 @@ pub use client_limit::{ClientLimit, ClientPermit};
 pub use clients::Excess;
 pub use health::{Checked, HealthRecord, Turn};
 pub use heard::Heard;
-pub use http::{HttpRule, Requests};
+pub use http::{HttpRule, Requests, is_copied};
 pub use known::Known;
 pub use limit::{Limit, Permit, Permits};
 pub use mysql::{Entered, Numbering, Reception, Threads};

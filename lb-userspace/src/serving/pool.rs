@@ -5,8 +5,7 @@ use super::drains::Drains;
 use super::server::{Server, ServerGuard, ServerRecord, Share, Standing};
 use crate::clock::now_ms;
 use crate::config::{
-    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role,
-    SourceAddress, UpstreamTls,
+    self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role, SourceAddress,
 };
 use crate::route::{Candidate, Choice, Rank, Schedule, choose, keep_one, schedules};
 use crate::tls::ServerTls;
@@ -217,14 +216,7 @@ impl Pool {
     /// their state, and services keep their servers. An error: rustls does not take the certificate of its `tls`.
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
         let known_tls = previous.and_then(|pool| pool.tls.as_ref());
-        let tls = config.tls.as_ref().map(|tls| match config.http2 && tls.alpn.is_empty() {
-            false => ServerTls::new(tls, known_tls),
-            true => {
-                let tls = UpstreamTls { alpn: vec!["h2".into()], ..(**tls).clone() };
-                ServerTls::new(&Arc::new(tls), known_tls)
-            }
-        });
-        let tls = tls.transpose()?;
+        let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, config.http2, known_tls)).transpose()?;
         let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
         let health = config.health.as_ref();
         let slots = Slots::new(&config.servers, previous.map(Pool::slots).as_deref(), &room, health);
@@ -443,6 +435,13 @@ impl Pool {
                 return Ok(guard);
             }
         }
+    }
+
+    /// A place with this server of the pool, if it takes new connections.
+    pub(crate) fn enter(&self, wanted: impl Fn(&Server) -> bool) -> Option<ServerGuard> {
+        let servers = self.servers();
+        let server = servers.iter().find(|server| wanted(server))?;
+        ServerGuard::enter(server).filter(|_| server.standing(now_ms()) == Standing::Usable)
     }
 
     /// Its servers hold the same data, and one of them takes the writes.

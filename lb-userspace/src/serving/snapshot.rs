@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub struct Listener {
     pub hello_bytes: usize,
     /// Peers that send a PROXY header first; `None`: no peer does.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Peers that say in requests of HTTP who their clients are; none where peers send PROXY headers.
+    pub trusted_forwarders: Vec<IpNet>,
     /// Who may connect.
     pub acl: Acl,
     /// Most connections at a time.
@@ -270,6 +272,7 @@ impl Listener {
             hello_timeout: Duration::ZERO,
             hello_bytes: 0,
             trusted_proxies: None,
+            trusted_forwarders: Vec::new(),
             acl: Acl::default(),
             max_connections: None,
             clients: None,
@@ -284,6 +287,11 @@ impl Listener {
             // It takes no connection.
             table: usize::MAX,
         }
+    }
+
+    /// Whether what this peer says of its clients in requests is passed on.
+    pub fn is_forwarder(&self, peer: IpAddr) -> bool {
+        self.trusted_forwarders.iter().any(|net| net.contains(&peer.to_canonical()))
     }
 
     /// Whether this peer sends a PROXY header first.
@@ -314,6 +322,15 @@ impl Route {
             stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
+        }
+    }
+
+    /// Of the connections of a listener of HTTP.
+    fn of_listener(listener: &config::Listener, stats: RouteStats) -> Self {
+        Route {
+            http: Some(Box::new(Requests::new(std::iter::empty()))),
+            stats,
+            ..Route::retired(&listener.name, &listener.name, None, None)
         }
     }
 
@@ -355,15 +372,6 @@ impl Route {
             && route.http.is_none()
             && *on_removal == route.on_removal
             && backends.are_of(route, with)
-    }
-
-    /// Of the connections of a listener of HTTP.
-    fn of_listener(listener: &config::Listener, stats: RouteStats) -> Self {
-        Route {
-            http: Some(Box::new(Requests::new(std::iter::empty()))),
-            stats,
-            ..Route::retired(&listener.name, &listener.name, None, None)
-        }
     }
 
     /// Its pools, in the order of the configuration.
@@ -539,6 +547,10 @@ impl Snapshot {
                     hello_timeout: listener.hello_timeout,
                     hello_bytes: listener.hello_bytes,
                     trusted_proxies: listener.proxy_protocol.then(|| listener.trusted_proxies.clone()),
+                    trusted_forwarders: match listener.proxy_protocol {
+                        true => Vec::new(),
+                        false => listener.trusted_proxies.clone(),
+                    },
                     acl: Acl::new(&listener.allow, &listener.deny),
                     max_connections: listener.max_connections,
                     clients: listener.client_rate.map(|rate| {
@@ -600,6 +612,7 @@ fn reception(
 fn alpn_of(route: &config::Route, protocol: Protocol) -> Vec<Vec<u8>> {
     match route.alpn.as_slice() {
         [] if protocol == Protocol::Postgres => vec![POSTGRES_ALPN.to_vec()],
+        [] if route.http.is_some() => [&b"h2"[..], b"http/1.1"].map(<[u8]>::to_vec).into(),
         given => given.iter().map(|name| name.as_bytes().to_vec()).collect(),
     }
 }

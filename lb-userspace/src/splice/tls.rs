@@ -185,7 +185,7 @@ mod tests {
             alpn: Vec::new(),
             min_version: MinVersion::Tls13,
         };
-        let tls = ServerTls::new(&Arc::new(tls), None).unwrap();
+        let tls = ServerTls::new(&Arc::new(tls), false, None).unwrap();
         let (socket, end) = pair();
         let end = thread::spawn(move || {
             let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty()).unwrap();

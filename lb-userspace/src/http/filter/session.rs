@@ -1,6 +1,6 @@
 //! The mark that keeps a client at a server, in a cookie or a header.
 
-use std::net::SocketAddr;
+use std::fmt::Display;
 
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,7 +15,7 @@ pub struct Mark(u64);
 
 impl Mark {
     /// Of this server.
-    pub fn of(pool: &str, server: SocketAddr) -> Self {
+    pub fn of(pool: &str, server: &impl Display) -> Self {
         let digest = Sha256::digest(format!("{pool} {server}"));
         let first = digest.first_chunk().copied().unwrap_or_default();
         Mark(u64::from_be_bytes(first))
