@@ -5,6 +5,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub(super) mod rule;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
@@ -32,6 +34,7 @@ use crate::ech;
 use crate::memory::HeapTops;
 use crate::reason::Tier;
 use ipnet::IpNet;
+use rule::{Carried, RuleDraft};
 use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
@@ -185,6 +188,7 @@ pub(super) struct RouteDraft {
     pub(super) listener: Field<String>,
     pub(super) sni: Field<Vec<Placed<SniPattern>>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
+    pub(super) protocol: Field<Carried>,
     pub(super) tls: Field<Tls>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) client_ca: Field<PathBuf>,
@@ -196,8 +200,8 @@ pub(super) struct RouteDraft {
     pub(super) max_connections: Field<usize>,
     pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
-    /// Not in the file.
-    /// Of requests of HTTP, if its connections carry such. Their pools are named.
+    pub(super) rules: Vec<RuleDraft>,
+    /// Not in the file, where `rules` are: those of requests of HTTP. Their pools are named.
     pub(super) http: Field<Vec<Rule<Field<String>>>>,
 }
 
@@ -210,6 +214,7 @@ impl RouteDraft {
             listener: Field::Absent,
             sni: Field::Absent,
             alpn: Field::Absent,
+            protocol: Field::Absent,
             tls: Field::Absent,
             certificate: Field::Absent,
             client_ca: Field::Absent,
@@ -221,6 +226,7 @@ impl RouteDraft {
             max_connections: Field::Absent,
             on_removal: Field::Absent,
             client_rate: Field::Absent,
+            rules: Vec::new(),
             http: Field::Absent,
         }
     }

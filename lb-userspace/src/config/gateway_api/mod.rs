@@ -13,7 +13,7 @@ mod files;
 mod gateway;
 mod gateways;
 mod grpc_route;
-mod hostname;
+pub(super) mod hostname;
 mod http_filters;
 mod http_route;
 mod index;
