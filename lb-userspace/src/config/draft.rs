@@ -232,6 +232,19 @@ impl RouteDraft {
     }
 }
 
+impl RouteDraft {
+    /// The pools that the file names for its backends and those of its rules.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Placed<String>> {
+        let of_rules =
+            self.rules.iter().flat_map(|rule| items(&rule.backends)).map(|backend| &backend.value.pool);
+        items(&self.backends)
+            .iter()
+            .map(|backend| &backend.value.pool)
+            .chain(of_rules)
+            .filter_map(Field::given)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct ClientRateDraft {
     pub(super) connections: Field<u32>,

@@ -11,13 +11,13 @@ use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::rule::{
     Carried, MatchDraft, MirrorDraft, RedirectDraft, RetryDraft, RewriteDraft, RuleDraft, SessionDraft,
 };
-use crate::config::draft::{Draft, Field, PoolDraft, RouteDraft, Tls, items, values};
+use crate::config::draft::{Draft, Field, RouteDraft, Tls, items, values};
 use crate::config::gateway_api::hostname;
 use crate::config::http::{
     Carrier, Filters, Fraction, HeaderChanges, MAX_MATCHES, Mirror, PathMatch, PathRewrite, Persistence,
     Redirect, RequestMatch, Retry, Rewrite, Rule, RuleBackend, Timeouts,
 };
-use crate::config::model::{Backend, Listener, Protocol, Route, SniPattern, SourceAddress};
+use crate::config::model::{Backend, Listener, Protocol, Route, SniPattern};
 use crate::config::place::{Place, Placed};
 use crate::config::toml::{BACKOFF, REDIRECTION};
 
@@ -45,7 +45,6 @@ pub(super) fn listeners_with_requests(draft: &Draft, names: &Names) -> Vec<bool>
 
 /// The rules of a route, if its connections carry requests; `listener`: its own, if that is known.
 pub(super) fn rules(
-    draft: &Draft,
     route: &RouteDraft,
     name: &Arc<str>,
     listener: Option<&Listener>,
@@ -72,7 +71,6 @@ pub(super) fn rules(
     }
     for rule in &route.rules {
         reject_hosts(route, rule, report);
-        check_pools(draft, rule, pools, report);
     }
     let rules: Vec<_> = route.rules.iter().map(|draft| rule(draft, name, pools, report)).collect();
     Some(rules.into())
@@ -156,31 +154,6 @@ fn reject_hosts(route: &RouteDraft, rule: &RuleDraft, report: &mut Report) {
         report.push(
             Diagnostic::error(&host.place, message).help("add it to the route's `sni`, or take it out"),
         );
-    }
-}
-
-/// Connections to servers of requests are those of all clients.
-fn check_pools(draft: &Draft, rule: &RuleDraft, pools: &Names, report: &mut Report) {
-    let backends = items(&rule.backends).iter().map(|backend| &backend.value.pool);
-    let mirrors = items(&rule.mirror).iter().map(|mirror| &mirror.value.pool);
-    for name in backends.chain(mirrors).filter_map(Field::given) {
-        let Some(pool) = pools.find(&name.value).map(|index| &draft.pools[index]) else { continue };
-        let of_one = |pool: &PoolDraft| {
-            let source = pool.source.given().filter(|source| source.value == SourceAddress::Client);
-            [
-                ("source", source.map(|given| given.place.clone())),
-                ("send_proxy", pool.send_proxy.place().cloned()),
-            ]
-        };
-        for (key, place) in of_one(pool) {
-            let Some(place) = place else { continue };
-            let message = format!("requests go to the pool {}, which has `{key}`", quote(&name.value));
-            let error = Diagnostic::error(&name.place, message).related(&place, "it has it here");
-            report.push(error.help(
-                "its connections carry the requests of many clients: servers find the client's address in \
-                 `X-Forwarded-For`; take it out of the pool",
-            ));
-        }
     }
 }
 

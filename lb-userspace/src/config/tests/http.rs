@@ -486,21 +486,7 @@ fn what_no_request_gets_to() {
 }
 
 #[test]
-fn pools_of_requests_are_of_many_clients() {
-    assert_faults(
-        &changed(GOOD_HTTP, "servers =", "source = \"client\"\nsend_proxy = \"v2\"\nservers ="),
-        r#"
-        error: requests go to the pool `redis`, which has `source`
-           at: "redis"
-         help: its connections carry the requests of many clients: servers find the client's address in `X-Forwarded-For`; take it out of the pool
-        error: requests go to the pool `redis`, which has `send_proxy`
-           at: "redis"
-         help: its connections carry the requests of many clients: servers find the client's address in `X-Forwarded-For`; take it out of the pool
-        warning: `send_proxy` beside `source = "client"`: servers are told the client's address twice
-           at: "v2"
-         help: take one of them out
-        "#,
-    );
+fn what_only_requests_have_a_use_for() {
     assert_faults(
         &changed(GOOD, "servers =", "http2 = true\nservers ="),
         r#"
@@ -515,6 +501,22 @@ fn pools_of_requests_are_of_many_clients() {
         warning: `trusted_proxies` has no effect without `proxy_protocol`
            at: ["10.0.0.0/8"]
          help: add `proxy_protocol = true`
+        "#,
+    );
+}
+
+#[test]
+fn servers_of_a_rule_that_see_the_clients_address_are_of_its_family() {
+    assert_faults(
+        &changed(
+            GOOD_HTTP,
+            "servers = [\"10.0.0.11:6379\"]",
+            "source = \"client\"\nservers = [\"[2001:db8::1]:80\"]",
+        ),
+        r#"
+        error: IPv4 clients of this route can reach no server of the pool `redis`
+           at: "redis"
+         help: an address of one family cannot be a source toward the other: take `source` out, or add servers
         "#,
     );
 }

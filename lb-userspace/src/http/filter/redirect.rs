@@ -11,7 +11,7 @@ use crate::config::{Redirect, RequestMatch};
 pub struct Arrival<'r> {
     /// The connection is one of TLS.
     pub tls: bool,
-    /// What the client calls it, without port; an IPv6 address in brackets.
+    /// What the client calls it, without port; an IPv6 address in brackets; empty: nothing (HTTP/1.0).
     pub host: &'r str,
     /// Of the listener.
     pub port: u16,
@@ -46,9 +46,15 @@ fn location(by: &Redirect, arrival: Arrival<'_>, uri: &Uri, of: &RequestMatch, p
     let host = by.host.as_deref().unwrap_or(arrival.host);
     let path = match &by.path {
         Some(rewrite) => rewritten(path, rewrite, of),
+        // Behind no host, two slashes would be the beginning of one.
+        None if host.is_empty() => path.to_owned(),
         None => uri.path().to_owned(),
     };
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    if host.is_empty() {
+        // Of the same host, whatever that is (RFC 9110, section 10.2.2).
+        return format!("{path}{query}");
+    }
     format!("{scheme}://{host}{port}{path}{query}")
 }
 
@@ -62,9 +68,13 @@ mod tests {
         Redirect { scheme: None, host: None, path: None, port: None, status: StatusCode::FOUND };
 
     fn to(by: &Redirect, tls: bool, port: u16, uri: &str) -> String {
+        from("a.example", by, tls, port, uri)
+    }
+
+    fn from(host: &str, by: &Redirect, tls: bool, port: u16, uri: &str) -> String {
         let of = RequestMatch { path: Some(PathMatch::Prefix("/old".into())), ..RequestMatch::default() };
         let uri = Uri::try_from(uri).unwrap();
-        let response = redirect(by, Arrival { tls, host: "a.example", port }, &uri, &of, uri.path()).unwrap();
+        let response = redirect(by, Arrival { tls, host, port }, &uri, &of, uri.path()).unwrap();
         assert_eq!(response.status(), by.status);
         response.headers()["location"].to_str().unwrap().to_owned()
     }
@@ -105,5 +115,6 @@ mod tests {
         let full = Redirect { path: Some(PathRewrite::Full("/new".into())), ..NOTHING };
         assert_eq!(to(&full, true, 443, "https://a.example/old/x"), "https://a.example/new");
         assert_eq!(to(&NOTHING, true, 443, "//b.example/x"), "https://a.example//b.example/x");
+        assert_eq!(from("", &full, true, 443, "/old"), "/new");
     }
 }
