@@ -36,7 +36,9 @@ mod virtual_services;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
-pub use index::{Assigned, Built, Change, Context, Definition, Definitions, Index, Lacking, Wanted, watched};
+pub use index::{
+    Assigned, Built, Census, Change, Context, Definition, Definitions, Index, Lacking, Wanted, watched,
+};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;

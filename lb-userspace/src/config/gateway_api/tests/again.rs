@@ -1,5 +1,6 @@
 //! Builds again: whatever is taken from the last one, the outcome is that of a build from nothing.
 
+use super::scale::{many, tls_route};
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -232,23 +233,15 @@ fn index_of(objects: &BTreeMap<Key, String>) -> Index {
 /// Of many routes, one that is added, one that changes, and one whose Service comes or goes are all that is looked at again.
 #[test]
 fn only_what_a_change_has_to_do_with_is_made_again() {
-    let mut index = super::scale::many(500);
+    let mut index = many(500);
     let made = |index: &mut Index, yaml: &str| {
         assert_eq!(index.apply(objects(yaml).remove(0)), Change::All, "{yaml}");
         index.build(&context()).made
     };
     // An offer, a draft and a pool of each.
     assert_eq!(index.build(&context()).made, 1500);
-    let route = |number: usize, service: &str| {
-        let gateway = number % 50;
-        format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {{ name: r-{number}, namespace: db }}\n\
-             spec: {{ parentRefs: [{{ name: gw-{gateway} }}], hostnames: [r-{number}.gw-{gateway}.example], \
-             rules: [{{ backendRefs: [{{ name: {service}, port: 1 }}] }}] }}"
-        )
-    };
-    assert_eq!(made(&mut index, &route(500, "s-7")), 2);
-    assert_eq!(made(&mut index, &route(3, "absent")), 2);
+    assert_eq!(made(&mut index, &tls_route(500, "s-7")), 2);
+    assert_eq!(made(&mut index, &tls_route(3, "absent")), 2);
     let service = "apiVersion: v1\nkind: Service\nmetadata: { name: absent, namespace: db }\nspec: { ports: [{ name: x, port: 1 }] }";
     assert_eq!(made(&mut index, service), 3);
     assert_eq!(index.delete(&key(Kind::Service, "db/absent")), Change::All);
@@ -260,7 +253,7 @@ fn only_what_a_change_has_to_do_with_is_made_again() {
 /// A Service that no route names any more asks for nothing when it changes.
 #[test]
 fn what_only_a_route_that_is_gone_has_asked_for_is_of_no_interest() {
-    let mut index = super::scale::many(50);
+    let mut index = many(50);
     index.build(&context());
     index.in_force();
     let service = |port: usize| {
