@@ -260,7 +260,8 @@ impl Terminator {
 
     /// Who a client is that was let in with this certificate.
     pub fn client_name(&self, certificate: &CertificateDer<'_>) -> Option<String> {
-        tls::client_name(certificate, &self.source.client_auth.as_ref()?.allowed)
+        let auth = self.source.client_auth.as_ref().filter(|auth| !auth.unverified)?;
+        tls::client_name(certificate, &auth.allowed)
     }
 }
 
