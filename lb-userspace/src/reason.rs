@@ -269,6 +269,8 @@ reasons! {
         ServerTlsFailed = "server_tls_failed",
         /// The server ended the connection before its answer, or answered with something that is none.
         ServerFailed = "server_failed",
+        /// The client has broken off the body of its request.
+        ClientFailed = "client_failed",
         /// It took longer than the rule allows.
         RequestTimeout = "request_timeout",
         /// A server took longer than the rule allows for one attempt.

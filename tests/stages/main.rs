@@ -13,6 +13,7 @@ mod drained;
 mod ech;
 mod gateway_api;
 mod health;
+mod http;
 mod import;
 mod keepalive;
 mod manager;

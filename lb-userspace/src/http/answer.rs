@@ -21,7 +21,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(super) fn status(reason: HttpAnswer) -> StatusCode {
     use HttpAnswer as A;
     match reason {
-        A::Malformed | A::BadHost | A::BadPath => StatusCode::BAD_REQUEST,
+        A::Malformed | A::BadHost | A::BadPath | A::ClientFailed => StatusCode::BAD_REQUEST,
         A::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         A::NotImplemented => StatusCode::NOT_IMPLEMENTED,
         A::NoRoute | A::NoRule => StatusCode::NOT_FOUND,
@@ -39,7 +39,7 @@ pub(super) fn status(reason: HttpAnswer) -> StatusCode {
 fn grpc_code(reason: HttpAnswer) -> &'static str {
     use HttpAnswer as A;
     match reason {
-        A::Malformed | A::BadHost | A::BadPath | A::HeadTooLarge => "13",
+        A::Malformed | A::BadHost | A::BadPath | A::HeadTooLarge | A::ClientFailed => "13",
         A::NotImplemented | A::NoRoute | A::NoRule => "12",
         A::RequestTimeout | A::BackendTimeout => "4",
         A::ServersFull => "8",

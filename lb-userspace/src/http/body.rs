@@ -9,12 +9,18 @@ use std::cell::{Cell, RefCell};
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep};
 
 /// Bytes of a request's body that are kept, for another attempt or a mirror.
 const MAX_KEPT: usize = 64 * 1024;
+
+/// How long a server has to ask for a body.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a body ends before its time.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +42,8 @@ pub(super) struct Source {
     has_ended: Cell<bool>,
     /// It is being sent to a server.
     is_read: Cell<bool>,
+    /// The client has broken it off.
+    has_failed: Cell<bool>,
     /// What has come so far, for those who read it again; `None`: it is not kept, or was too long.
     kept: RefCell<Option<Vec<Bytes>>>,
     /// Tells when all of it has come.
@@ -50,15 +58,21 @@ impl Source {
             bytes: Cell::new(0),
             has_ended: Cell::new(false),
             is_read: Cell::new(false),
+            has_failed: Cell::new(false),
             kept: RefCell::new(keeps.then(Vec::new)),
             all: Notify::new(),
         })
     }
 
-    /// To be sent, from its beginning.
-    pub(super) fn sent(self: &Rc<Self>) -> Sent {
-        self.is_read.set(true);
-        Sent::Client(self.clone(), 0)
+    /// To be sent, from its beginning; behind `gate`, once it is open.
+    pub(super) fn sent(self: &Rc<Self>, gate: Option<Gate>) -> Sent {
+        self.is_read.set(gate.is_none());
+        Sent::Client { source: self.clone(), sent: 0, gate }
+    }
+
+    /// Whether the client has broken it off.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.get()
     }
 
     /// Whether more of it is to be sent.
@@ -95,6 +109,9 @@ impl Source {
                 false => kept.iter_mut().for_each(|kept| kept.push(data.clone())),
             }
         }
+        if matches!(frame, Some(Err(_))) {
+            self.has_failed.set(true);
+        }
         if frame.is_none() || incoming.is_end_stream() {
             self.has_ended.set(true);
             self.all.notify_waiters();
@@ -103,12 +120,38 @@ impl Source {
     }
 }
 
+/// Holds a body back until the server asks for it (`Expect: 100-continue`; RFC 9110, section 10.1.1), or for a while: many do
+/// not.
+pub(super) struct Gate {
+    is_asked: Arc<AtomicBool>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Gate {
+    /// Opened by the answer 100 to `request`.
+    pub(super) fn before<B>(request: &mut http::Request<B>) -> Self {
+        let is_asked = Arc::new(AtomicBool::new(false));
+        let asked = is_asked.clone();
+        hyper::ext::on_informational(request, move |answer| {
+            if answer.status() == http::StatusCode::CONTINUE {
+                asked.store(true, Relaxed);
+            }
+        });
+        Gate { is_asked, patience: Box::pin(sleep(PATIENCE)) }
+    }
+
+    /// Whoever polls the connection polls this as well: the answer wakes it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_asked.load(Relaxed) { Poll::Ready(()) } else { self.patience.as_mut().poll(cx) }
+    }
+}
+
 /// The body of a request to a server.
 pub(super) enum Sent {
     /// There is none.
     Empty,
-    /// That of the client's request, of whose kept pieces so many are sent.
-    Client(Rc<Source>, usize),
+    /// That of the client's request, of which so many pieces are sent.
+    Client { source: Rc<Source>, sent: usize, gate: Option<Gate> },
     /// This.
     Whole(Bytes),
 }
@@ -127,7 +170,12 @@ impl Body for Sent {
                 let bytes = mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Sent::Client(source, sent) => {
+            Sent::Client { source, sent, gate } => {
+                if let Some(closed) = gate {
+                    ready!(closed.poll(cx));
+                    *gate = None;
+                    source.is_read.set(true);
+                }
                 let again = source.kept.borrow().as_ref().and_then(|kept| kept.get(*sent).cloned());
                 if let Some(bytes) = again {
                     *sent += 1;
@@ -147,7 +195,7 @@ impl Body for Sent {
         match self {
             Sent::Empty => true,
             Sent::Whole(bytes) => bytes.is_empty(),
-            Sent::Client(source, sent) => {
+            Sent::Client { source, sent, .. } => {
                 source.has_ended.get() && source.kept.borrow().as_ref().is_none_or(|kept| kept.len() <= *sent)
             }
         }
@@ -157,7 +205,7 @@ impl Body for Sent {
         match self {
             Sent::Empty => SizeHint::with_exact(0),
             Sent::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Sent::Client(source, sent) => {
+            Sent::Client { source, sent, .. } => {
                 let kept = source.kept.borrow();
                 let again = kept.iter().flatten().skip(*sent).map(|bytes| bytes.len() as u64).sum::<u64>();
                 let rest = source.incoming.borrow().size_hint();
@@ -172,7 +220,7 @@ impl Body for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        if let Sent::Client(source, _) = self {
+        if let Sent::Client { source, .. } = self {
             source.is_read.set(false);
         }
     }

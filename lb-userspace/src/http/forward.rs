@@ -2,7 +2,7 @@
 
 use super::account::Request as Account;
 use super::answer::status;
-use super::body::{Answered, Relayed, Sent, Source};
+use super::body::{Answered, Gate, Relayed, Sent, Source};
 use super::filter::session::Mark;
 use super::filter::{cors, headers};
 use super::link::{Link, Upgraded};
@@ -14,7 +14,7 @@ use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use crate::socket::canonical;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, ORIGIN, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -67,7 +67,7 @@ impl Head {
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         *headers = mem::take(&mut self.headers);
-        [HOST, CONNECTION, UPGRADE].iter().for_each(|name| _ = headers.remove(name));
+        [HOST, CONNECTION, UPGRADE, EXPECT].iter().for_each(|name| _ = headers.remove(name));
         Some(request)
     }
 }
@@ -79,13 +79,19 @@ pub(super) struct Backend {
     index: usize,
     /// The request's turn with the rule.
     turn: u64,
+    marked: Option<Marked>,
     /// Its `Origin`.
     origin: Option<HeaderValue>,
 }
 
 impl Backend {
-    pub(super) fn new(rule: Arc<HttpRule>, index: usize, turn: u64, origin: Option<HeaderValue>) -> Self {
-        Backend { rule, index, turn, origin }
+    /// By what `headers` say of a session, or by weight; `None`: there is none that takes any.
+    pub(super) fn choose(rule: &Arc<HttpRule>, headers: &HeaderMap) -> Option<Self> {
+        let turn = rule.turn();
+        let marked = rule.rule.persistence.as_ref().map(|by| Marked::new(by, headers));
+        let of_mark = marked.as_ref().and_then(|marked| marked.backend(rule));
+        let index = of_mark.or_else(|| rule.backend(turn))?;
+        Some(Backend { rule: rule.clone(), index, turn, marked, origin: headers.get(ORIGIN).cloned() })
     }
 
     fn share(&self) -> &RuleBackend<Arc<Pool>> {
@@ -150,7 +156,7 @@ impl Forward {
     pub(super) async fn run(mut self, account: &mut Account) -> Result<Ready, HttpAnswer> {
         let rule = self.backend.rule.clone();
         let pool = self.backend.share().pool.clone().ok_or(HttpAnswer::NoBackend)?;
-        let marked = rule.rule.persistence.as_ref().map(|by| Marked::new(by, &self.head.headers));
+        let mark = self.backend.marked.as_ref().and_then(|marked| marked.mark);
         for mirror in self.backend.mirrors() {
             mirror::send(account.link(), mirror, &self.head, self.source.as_ref());
         }
@@ -160,7 +166,7 @@ impl Forward {
             let spare = (retries > 0).then(|| self.head.clone());
             let bound = rule.rule.timeouts.backend;
             let deadline = last.into_iter().chain(bound.map(|bound| Instant::now() + bound)).min();
-            let attempt = self.attempt(account, &pool, marked.as_ref().and_then(|marked| marked.mark));
+            let attempt = self.attempt(account, &pool, mark);
             let outcome = match deadline {
                 None => attempt.await,
                 Some(deadline) => timeout_at(deadline, attempt).await.unwrap_or(Err(match last {
@@ -184,7 +190,7 @@ impl Forward {
             let mut reached = outcome?;
             let answer = reached.response.headers_mut();
             self.backend.change(answer);
-            if let (Some(marked), Some(by)) = (marked, &rule.rule.persistence) {
+            if let (Some(marked), Some(by)) = (&self.backend.marked, &rule.rule.persistence) {
                 marked.renew(by, account, answer);
             }
             return Ok(Ready { reached, deadline });
@@ -202,8 +208,7 @@ impl Forward {
         let link = account.link().clone();
         let owner = upstream::owner(&link, pool);
         let mut search = Search::new(pool, link.connection.client.ip());
-        let mut kept =
-            mark.and_then(|mark| pool.enter(|server| Mark::of(&pool.name, &server.address) == mark));
+        let mut kept = mark.and_then(|mark| pool.enter(|server| is_of(mark, pool, server)));
         loop {
             let guard = match kept.take() {
                 Some(guard) => guard,
@@ -219,7 +224,7 @@ impl Forward {
                             return self.reached(response, carrier, &link, pool, guard).await;
                         }
                         Err(Fate::Unharmed) => None,
-                        Err(Fate::Lost) => return Err(lost(pool, guard.server())),
+                        Err(Fate::Lost) => return Err(self.lost(pool, guard.server())),
                     }
                 }
             };
@@ -229,7 +234,7 @@ impl Forward {
             let Some((fresh, guard)) = opened? else { continue };
             account.reached(pool, guard.server());
             let (response, carrier) =
-                self.send(fresh, false, pool).await.map_err(|_| lost(pool, guard.server()))?;
+                self.send(fresh, false, pool).await.map_err(|_| self.lost(pool, guard.server()))?;
             return self.reached(response, carrier, &link, pool, guard).await;
         }
     }
@@ -245,11 +250,16 @@ impl Forward {
         let spare = is_safe.then(|| self.head.headers.clone());
         let sent = match upstream {
             Upstream::H1(mut h1) => {
-                let request = self.head.take_http1(self.body());
+                let mut request = self.head.take_http1(Sent::Empty);
+                if let Some(source) = &self.source {
+                    let gate = expects_100(request.headers()).then(|| Gate::before(&mut request));
+                    *request.body_mut() = source.sent(gate);
+                }
                 h1.send(request).await.map(|response| (response, Carrier::H1(h1)))
             }
             Upstream::H2(mut h2) => {
-                let request = self.head.take_http2(self.body(), pool).ok_or(Fate::Lost)?;
+                let body = self.source.as_ref().map_or(Sent::Empty, |source| source.sent(None));
+                let request = self.head.take_http2(body, pool).ok_or(Fate::Lost)?;
                 let stream = h2.stream();
                 h2.send(request).await.map(|response| (response, Carrier::H2(stream)))
             }
@@ -265,8 +275,14 @@ impl Forward {
         })
     }
 
-    fn body(&self) -> Sent {
-        self.source.as_ref().map_or(Sent::Empty, Source::sent)
+    /// The connection has ended without an answer.
+    fn lost(&self, pool: &Pool, server: &Server) -> HttpAnswer {
+        if self.source.as_ref().is_some_and(|source| source.has_failed()) {
+            return HttpAnswer::ClientFailed;
+        }
+        server.state.failures.fetch_add(1, Relaxed);
+        pool.ended(server, CloseReason::ServerReset, false);
+        HttpAnswer::ServerFailed
     }
 
     /// The head of a server's answer has come.
@@ -286,7 +302,7 @@ impl Forward {
         hop::strip_answer(&mut head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(protocol), Some(_), Carrier::H1(h1)) = (upgrade, &self.head.upgrade, carrier) else {
-                return Err(lost(pool, guard.server()));
+                return Err(self.lost(pool, guard.server()));
             };
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
@@ -319,14 +335,28 @@ impl Marked {
         Marked { mark: Mark::in_request(by, headers, now), now }
     }
 
+    /// The backend with the server.
+    fn backend(&self, rule: &HttpRule) -> Option<usize> {
+        let mark = self.mark?;
+        let has_it = |pool: &Arc<Pool>| pool.servers().iter().any(|server| is_of(mark, pool, server));
+        let takes = |backend: &RuleBackend<Arc<Pool>>| {
+            backend.weight > 0 && backend.pool.as_ref().is_some_and(has_it)
+        };
+        rule.rule.backends.iter().position(takes)
+    }
+
     /// Tells the client the mark of the server that has answered, unless it has it.
-    fn renew(self, by: &Persistence, account: &Account, answer: &mut HeaderMap) {
+    fn renew(&self, by: &Persistence, account: &Account, answer: &mut HeaderMap) {
         let Some((pool, server)) = account.server() else { return };
         let mark = Mark::of(&pool.name, &server.address);
         if self.mark != Some(mark) {
             mark.put(by, answer, self.now, account.link().tls.is_some());
         }
     }
+}
+
+fn is_of(mark: Mark, pool: &Pool, server: &Server) -> bool {
+    Mark::of(&pool.name, &server.address) == mark
 }
 
 /// What has become of a request without an answer.
@@ -398,13 +428,6 @@ pub(super) async fn open(
     }
 }
 
-/// The server has ended the connection without an answer.
-fn lost(pool: &Pool, server: &Server) -> HttpAnswer {
-    server.state.failures.fetch_add(1, Relaxed);
-    pool.ended(server, CloseReason::ServerReset, false);
-    HttpAnswer::ServerFailed
-}
-
 /// Why no server takes the request.
 fn answer_of(failure: &Failure) -> HttpAnswer {
     match failure.reason {
@@ -415,6 +438,11 @@ fn answer_of(failure: &Failure) -> HttpAnswer {
         CloseReason::Resource => HttpAnswer::Resource,
         _ => HttpAnswer::ConnectFailed,
     }
+}
+
+/// Whether the client waits to be asked for the body.
+fn expects_100(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn is_tried_again(retry: &Retry, outcome: &Result<Reached, HttpAnswer>) -> bool {

@@ -176,8 +176,8 @@ pub(super) trait Meter {
     /// Counts what is written.
     fn delivered(&self) -> &AtomicU64;
 
-    /// So many bytes were read.
-    fn received(&self, bytes: usize);
+    /// These were read.
+    fn received(&self, bytes: &[u8]);
 
     /// Some were written.
     fn written(&self);
@@ -195,7 +195,7 @@ impl Meter for Silent {
         &self.0.bytes_in
     }
 
-    fn received(&self, _: usize) {}
+    fn received(&self, _: &[u8]) {}
 
     fn written(&self) {}
 
@@ -269,7 +269,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
             let lent = leg.lent(room).min(input.len());
             let Received { bytes, end } = ready!(leg.poll_read(cx, &mut input[..lent], plaintext))?;
             if !bytes.is_empty() {
-                meter.received(bytes.len());
+                meter.received(bytes);
                 take(bytes);
             }
             if end {

@@ -1,5 +1,6 @@
 //! A client's connection, as its requests see it.
 
+use super::framing::Framing;
 use super::leg::{Far, Meter};
 use crate::account::Connection;
 use crate::clock::now_ms;
@@ -39,6 +40,8 @@ pub(crate) struct Link {
     quiet_ms: Cell<u64>,
     /// When the first byte came after that; 0: none has.
     head_ms: Cell<u64>,
+    /// What the head that comes has of `Content-Length` and `Transfer-Encoding`.
+    framing: Cell<Framing>,
     /// What bounds its requests' silence.
     idle: Cell<Option<Duration>>,
     /// Connections to servers were opened for it alone.
@@ -87,11 +90,12 @@ impl Link {
             local,
             tls,
             scope: RefCell::default(),
-            is_http1: Cell::new(false),
+            is_http1: Cell::new(true),
             in_flight: Cell::new(0),
             has_asked: Cell::new(false),
             quiet_ms: now_ms().into(),
             head_ms: Cell::new(0),
+            framing: Cell::default(),
             idle,
             has_own: Cell::new(false),
             ended: Cell::default(),
@@ -99,8 +103,9 @@ impl Link {
         })
     }
 
-    pub(super) fn speaks_http1(&self) {
-        self.is_http1.set(true);
+    /// Until then it is taken for one of HTTP/1.1.
+    pub(super) fn speaks_http2(&self) {
+        self.is_http1.set(false);
     }
 
     /// The protocol that was agreed on in the TLS handshake.
@@ -150,9 +155,20 @@ impl Link {
         self.head_ms.set(0);
     }
 
+    /// Whether the head of the request that has come says twice where its body ends (RFC 9112, section 6.3), as far as it was
+    /// looked at: of requests that come while others are under way, hyper passes on `Transfer-Encoding` alone.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.framing.take().is_doubtful()
+    }
+
     /// It goes to this route.
     pub(super) fn routed(&self, route: &Route) {
         self.idle.set(route.idle_timeout);
+    }
+
+    /// How long nothing may move while a request is under way, or what has come of it.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.idle.get()
     }
 
     /// One is answered, or given up.
@@ -221,11 +237,16 @@ impl Meter for Rc<Link> {
         &self.connection.traffic.bytes_out
     }
 
-    fn received(&self, bytes: usize) {
-        add(&self.connection.traffic.bytes_in, bytes);
+    fn received(&self, bytes: &[u8]) {
+        add(&self.connection.traffic.bytes_in, bytes.len());
         let now_ms = self.moved();
-        if self.in_flight.get() == 0 && self.head_ms.get() == 0 {
-            self.head_ms.set(now_ms);
+        if self.in_flight.get() == 0 {
+            if self.head_ms.get() == 0 {
+                self.head_ms.set(now_ms);
+            }
+            if self.is_http1.get() {
+                self.framing.set(self.framing.get().and(bytes));
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod body;
 mod exec;
 pub mod filter;
 mod forward;
+mod framing;
 mod hop;
 mod host;
 mod leg;

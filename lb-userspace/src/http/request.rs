@@ -12,7 +12,7 @@ use crate::reason::HttpAnswer;
 use crate::route::http::{RequestParts, compared};
 use crate::serving::Pool;
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue, ORIGIN};
+use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Version};
@@ -70,8 +70,11 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
     if head.method == Method::CONNECT {
         return Err(HttpAnswer::NotImplemented.into());
     }
-    hop::check_coding(&head.headers)?;
     let link = account.link().clone();
+    if link.take_doubt() {
+        return Err(HttpAnswer::Malformed.into());
+    }
+    hop::check_coding(&head.headers)?;
     let uri = head.uri.clone();
     let authority = host::authority_of(head.version, &uri, &head.headers);
     let authority = authority.map_err(|_| HttpAnswer::BadHost)?.map(str::to_owned);
@@ -100,9 +103,7 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
         Err(Own { reason: HttpAnswer::Redirected, response: Some(response) })
     };
     own(&rule.rule.filters)?;
-    let turn = rule.turn();
-    let index = rule.backend(turn).ok_or(HttpAnswer::NoBackend)?;
-    let backend = Backend::new(rule.clone(), index, turn, head.headers.get(ORIGIN).cloned());
+    let backend = Backend::choose(rule, &head.headers).ok_or(HttpAnswer::NoBackend)?;
     own(backend.filters())?;
     let client = link.connection.client.ip();
     let trusted = link.connection.listener.is_forwarder(client);

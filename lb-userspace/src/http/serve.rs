@@ -67,7 +67,6 @@ pub(crate) async fn serve<L: Leg + Unpin>(leg: L, link: Rc<Link>) -> End {
 }
 
 async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> End {
-    link.speaks_http1();
     let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
     let mut connection = http1::Builder::new()
         .half_close(true)
@@ -122,6 +121,7 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> En
 }
 
 async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> End {
+    link.speaks_http2();
     let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
     let mut connection = pin!(
         http2::Builder::new(Local)
@@ -179,7 +179,7 @@ fn failed(link: &Link) -> End {
 
 /// Carries what follows HTTP.
 async fn upgraded<L: Leg>(near: L, far: Far, link: &Link) -> End {
-    let (traffic, idle) = (&link.connection.traffic, link.connection.route.idle_timeout);
+    let (traffic, idle) = (&link.connection.traffic, link.idle());
     // If it fails, the relay says so by a reset.
     far.clean();
     match far {

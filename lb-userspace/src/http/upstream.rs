@@ -161,6 +161,14 @@ impl H1 {
         parts.io.into_leg(&parts.read_buf)
     }
 
+    /// Keeps it for another request, if it can carry one.
+    fn put_back(self: Box<Self>) {
+        match !self.is_over && self.sender.is_ready() {
+            true => KEPT.with_borrow_mut(|kept| kept.keep(self)),
+            false => self.retire(),
+        }
+    }
+
     /// Ends it: no request is on it.
     fn retire(self: Box<Self>) {
         let mut io = self.connection.into_parts().io;
@@ -206,7 +214,13 @@ impl Driver {
             return Driver::Own { h1, _guard: guard };
         }
         let mut h1 = h1;
-        tokio::task::spawn_local(async move { poll_fn(|cx| h1.poll(cx)).await });
+        tokio::task::spawn_local(async move {
+            poll_fn(|cx| {
+                if h1.poll(cx).is_ready() || h1.sender.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            h1.put_back();
+        });
         Driver::Apart { _guard: guard }
     }
 
@@ -219,10 +233,8 @@ impl Driver {
     /// The answer is there: the connection may carry another request.
     pub(super) fn release(&mut self, cx: &mut Context<'_>) {
         if let Driver::Own { mut h1, .. } = std::mem::replace(self, Driver::Done) {
-            match h1.poll(cx) {
-                Poll::Ready(()) => h1.retire(),
-                Poll::Pending => KEPT.with_borrow_mut(|kept| kept.keep(h1)),
-            }
+            let _ = h1.poll(cx);
+            h1.put_back();
         }
     }
 }
