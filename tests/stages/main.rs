@@ -14,6 +14,7 @@ mod ech;
 mod gateway_api;
 mod health;
 mod http;
+mod http_hostile;
 mod import;
 mod keepalive;
 mod manager;

@@ -159,6 +159,8 @@ const MODULES: &[Module] = &[
         ..Module::new("a Kubernetes control plane (ten minutes)", "controlplane", "kube-apiserver")
     },
     HELM,
+    // Of the tests of HTTP.
+    Module::new("h2spec (seconds)", "h2spec", "h2spec"),
 ];
 
 impl Module {

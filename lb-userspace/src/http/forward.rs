@@ -418,7 +418,9 @@ pub(super) async fn open(
     };
     let greeting = Greeting { header, tls: pool.tls.is_some(), ..Greeting::default() };
     let dial = Dial { client: client.ip(), source, greeting };
+    let begun = Instant::now();
     let Some(connected) = search.open(guard, &dial).await else { return Ok(None) };
+    link.gateway.books.histograms.connect.observe(begun.elapsed());
     match upstream::begin(pool, connected, key).await {
         Ok(begun) => Ok(Some(begun)),
         Err(error) => {

@@ -40,7 +40,7 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Answered>, Infallible> {
     let (mut head, body) = request.into_parts();
-    let is_grpc = is_grpc(&head.headers);
+    let (is_grpc, is_head) = (is_grpc(&head.headers), head.method == Method::HEAD);
     let mut account = Account::new(link, &head);
     let own = match prepare(&mut account, &mut head) {
         Ok((backend, upgrade)) => {
@@ -62,7 +62,8 @@ pub(super) async fn serve(
         None => answer(own.reason, is_grpc),
     };
     account.answered(response.status(), Some(own.reason));
-    Ok(response)
+    // hyper does not see to that in HTTP/2.
+    Ok(if is_head { response.map(|_| Answered::Own(Bytes::new())) } else { response })
 }
 
 /// Finds where the request goes, and makes it what the server is to get.

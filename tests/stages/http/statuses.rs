@@ -36,7 +36,10 @@ fn each_failure_has_its_status() -> Result<()> {
         // An answer that has begun is not made whole.
         for path in ["/stall/5", "/die"] {
             let output = scene.curl(&[version, &format!("{site}{path}")])?;
-            assert!(!output.status.success() && output.stdout == b"hello", "{version} {path}: {output:?}");
+            assert!(
+                !output.status.success() && b"hello".starts_with(&output.stdout),
+                "{version} {path}: {output:?}"
+            );
         }
         assert_eq!(
             scene.status(&[version, "-H", "Host: unknown.example.com", &format!("{site}/close")])?,
