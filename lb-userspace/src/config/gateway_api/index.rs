@@ -393,8 +393,8 @@ impl Kind {
 }
 
 impl<'i> View<'i> {
-    /// What `make` makes, or has made already out of the same. `reads` notes what else it is made of than what it asks the view
-    /// for: `fits` says whether that is the same.
+    /// What `make` makes, or what it has made in the last build, if nothing has changed since that it had read of the store.
+    /// `fits`: whether whatever else it is made of is the same, but for Gateways and their listeners, which are.
     pub(super) fn remembered<K: Eq + Hash, V>(
         &mut self,
         table: impl Fn(&mut Memo) -> &mut Table<K, V>,
