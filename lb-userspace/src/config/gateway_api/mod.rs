@@ -15,6 +15,7 @@ mod gateways;
 mod grpc_route;
 pub(super) mod hostname;
 mod http_filters;
+mod http_listeners;
 mod http_route;
 mod index;
 mod istio;
