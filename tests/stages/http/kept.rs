@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use snisplice_tests::backend::Backend;
 use snisplice_tests::wait::patience;
 
 use super::{ALL_TO_A, Scene, site};
@@ -106,5 +107,39 @@ fn max_connections_bounds_the_requests_under_way() -> Result<()> {
     let mut statuses = statuses;
     statuses.sort();
     assert_eq!(statuses, ["200", "503"]);
+    Ok(())
+}
+
+#[test]
+fn a_server_that_is_told_the_client_gets_a_connection_for_each() -> Result<()> {
+    let rules = "[[route.rule]]\nbackends = [{ pool = 'told' }]\n";
+    let scene = Scene::new(rules, &pool("told", &[8003], "send_proxy = 'v1'"))?;
+    // It answers each request with the client's port, as the header of its connection has it.
+    let _server = Backend::start(&scene.world.net.server, 8003, |stream| {
+        let mut stream = BufReader::new(stream);
+        let mut header = String::new();
+        stream.read_line(&mut header)?;
+        let port = header.split(' ').nth(4).unwrap_or_default().to_owned();
+        let mut line = String::new();
+        while stream.read_line(&mut line)? > 0 {
+            if line == "\r\n" {
+                let answer = format!("HTTP/1.1 200 OK\r\nX-Port: {port}\r\nContent-Length: 0\r\n\r\n");
+                stream.get_mut().write_all(answer.as_bytes())?;
+            }
+            line.clear();
+        }
+        Ok(())
+    })?;
+    for _ in 0..2 {
+        let client = scene.world.connect(80)?;
+        let port = client.local_addr()?.port();
+        let mut client = BufReader::new(client);
+        for _ in 0..3 {
+            let (_, headers) = exchange(&mut client)?;
+            assert!(headers.contains(&format!("x-port: {port}\r\n")), "{headers}");
+        }
+    }
+    let status = scene.gateway.status()?;
+    assert_eq!(status.server("told", &crate::config::server(8003))["total"], 2);
     Ok(())
 }
