@@ -189,7 +189,7 @@ fn beginning() -> Vec<Thing> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     /// `moved`: when the node gets an address that an endpoint has. `forces`: by bits, whether a build comes into force.
     #[test]
