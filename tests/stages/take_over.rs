@@ -15,13 +15,14 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use snisplice::kernel::version::{KernelVersion, sockmap_sound};
 use snisplice_tests::backend::{Backend, echo, naming};
 use snisplice_tests::gateway::binary;
 use snisplice_tests::process::{Process, checked_output};
 use snisplice_tests::pump::{Plan, exchange};
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::tls::{Client, client_hello};
-use snisplice_tests::{Gateway, Launch, Redis, TempDir, eventually, topology};
+use snisplice_tests::{Gateway, Launch, Redis, TempDir, eventually, require, topology};
 use socket2::{Domain, Socket, Type};
 
 use crate::config::{listener, one_route, passthrough, pool, route};
@@ -224,6 +225,42 @@ fn a_process_before_that_dies_takes_its_own_connections_with_it_alone() -> Resul
     ensure!(before.is_running(), "it drains already, as the signal asks");
     before.signal(Signal::SIGTERM)?;
     ends(&mut before)
+}
+
+/// The sockmap and its programs are each process's own: the kernel moves the bytes of a connection until the process ends that
+/// put it there.
+#[test]
+fn connections_in_the_sockmap_go_on_and_new_ones_come_into_that_of_the_successor() -> Result<()> {
+    let sound = sockmap_sound(&KernelVersion::running().context("the kernel has a version")?);
+    require!(sound.is_ok(), "this kernel's sockmap is unsound");
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    let config = "[gateway]\ntiers = ['sockmap', 'copy']\ndrain_timeout = '10m'\n".to_owned() + &one_route();
+    let mut gateway = world.gateway(&config)?;
+    let in_sockmap = |gateway: &Gateway| gateway.status().ok()?.0["tiers"]["sockmap"]["active"].as_u64();
+    let mut first = open(&world)?;
+    eventually("it to be in the sockmap", || (in_sockmap(&gateway) == Some(1)).then_some(()))?;
+    let mut before = gateway.take_over()?;
+    says(&mut first)?;
+    let mut second = open(&world)?;
+    eventually("the next one to be in that of the successor", || {
+        (in_sockmap(&gateway) == Some(1)).then_some(())
+    })?;
+    let status = gateway.status()?;
+    ensure!(status.0["draining"][0]["connections"] == 1, "{status:?}");
+    ensure!(status.route("app1", "active") == 2, "{status:?}");
+    // In turns: neither takes the other's bytes.
+    for _ in 0..50 {
+        says(&mut first)?;
+        says(&mut second)?;
+    }
+    drop(first);
+    ends(&mut before)?;
+    says(&mut second)?;
+    drop(second);
+    let log = eventually("a line of each", || gateway.access_log().ok().filter(|log| log.len() == 2))?;
+    ensure!(log.iter().all(|line| line["tier"] == "sockmap"), "{log:?}");
+    Ok(())
 }
 
 #[test]

@@ -70,14 +70,29 @@ pub(super) async fn lend_aside<S: Send + 'static, T: Send + 'static, Rest>(
     (lock(&lent).take().expect("only this takes it"), made)
 }
 
-/// Something large: when it is dropped, its memory goes back to the system. Reading a configuration takes several times the memory
-/// that it keeps (200 MiB for 100 000 routes), and nothing else needs that much.
-pub(super) struct Large<T>(pub(super) Option<T>);
+/// Of something that has fewer parts than this, the memory is kept for the next of its kind.
+const MANY: usize = 1000;
+
+/// Something that may be large: when it is dropped, its memory goes back to the system. Reading a configuration takes several times
+/// the memory that it keeps (200 MiB for 100 000 routes), and nothing else needs that much.
+pub(super) struct Large<T> {
+    value: Option<T>,
+    parts: usize,
+}
+
+impl<T> Large<T> {
+    /// Of how many parts nothing else has a share.
+    pub(super) fn new(value: Option<T>, parts: usize) -> Self {
+        Self { value, parts }
+    }
+}
 
 impl<T> Drop for Large<T> {
     fn drop(&mut self) {
-        drop(self.0.take());
-        give_back();
+        drop(self.value.take());
+        if self.parts >= MANY {
+            give_back();
+        }
     }
 }
 

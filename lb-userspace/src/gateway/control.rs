@@ -94,7 +94,8 @@ impl Control {
         tell_manager(NotifyState::Ready);
         serves();
         // Very many routes are not to be there twice; nobody is to wait until they are gone.
-        aside(move || drop(Large(Some(config)))).context("cannot start a thread")?;
+        let parts = config.routes.len() + config.pools.len();
+        aside(move || drop(Large::new(Some(config), parts))).context("cannot start a thread")?;
         let mut heir = None;
         let mut is_stopping = false;
         // While another process is about to take over, it has the listening sockets of this configuration, and it counts on the

@@ -57,6 +57,8 @@ struct Made {
     ports: HashSet<SocketAddr>,
     /// Where all listeners are, those of the file included.
     binds: BTreeSet<SocketAddr>,
+    /// How many parts of it are not those of what was made before.
+    parts: usize,
     /// Modes `pool` and `service`: the addresses that Gateways have of their own.
     addresses: BTreeSet<IpAddr>,
 }
@@ -80,6 +82,7 @@ impl Objects {
                     merge: api.settings.merge,
                     class: api.settings.load_balancer_class.clone(),
                     namespace: lease_namespace.as_str().into(),
+                    addresses: api.settings.addresses.clone(),
                 });
                 let wanted = kubernetes::Settings {
                     balancers,
@@ -285,7 +288,9 @@ impl Objects {
     /// Whether load balancers were told to send no more clients here.
     pub(crate) async fn leave(&self) -> bool {
         let Origin::Cluster(api) = &self.origin else { return false };
-        api.leave().await
+        let were_told = api.leave().await;
+        api.end();
+        were_told
     }
 
     /// This machine's addresses but for those that a device has for the sake of Gateways. Something else may have put such a one
@@ -324,6 +329,7 @@ impl Objects {
                 addresses: addresses.collect(),
                 ports,
                 binds,
+                parts: built.made,
                 statuses: Arc::new(built.statuses),
                 lacking: built.lacking,
             }
@@ -342,6 +348,11 @@ impl Objects {
         tracing::error!("not served: {why}");
         self.failed.insert(socket(*address), why.into());
         Some(self.assemble_within(file))
+    }
+
+    /// Of how many parts something was made that was not there before.
+    pub(crate) fn parts(&self) -> usize {
+        self.made.as_ref().map_or(0, |made| made.parts)
     }
 
     /// Whether the system has refused a port.

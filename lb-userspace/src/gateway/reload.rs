@@ -274,10 +274,10 @@ impl Control {
 
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
     pub(super) fn look_after_removed(&mut self) {
-        let unused = self.removed.look(&self.gateway);
+        let (unused, parts) = self.removed.look(&self.gateway);
         // Not here: it takes as long as to build them.
         if !unused.is_empty()
-            && let Err(error) = aside(move || drop(Large(Some(unused))))
+            && let Err(error) = aside(move || drop(Large::new(Some(unused), parts)))
         {
             tracing::warn!(%error, "cannot start a thread");
         }
@@ -323,7 +323,11 @@ fn build(
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
         Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });
-    ((built, read), Large(made_of))
+    let parts = match (what, source) {
+        (What::Objects, Some((_, objects))) => objects.parts(),
+        _ => made_of.as_ref().map_or(0, |config| config.routes.len() + config.pools.len()),
+    };
+    ((built, read), Large::new(made_of, parts))
 }
 
 /// A configuration and what is odd about its file, or why there is none.

@@ -25,7 +25,8 @@ const EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Removed {
     /// Clients that were accepted before the reload are routed by what was in force then. It is let go of here, and by none
     /// of their workers: to drop 100 000 routes takes long.
-    snapshots: Vec<Arc<Snapshot>>,
+    /// Each with the number of its routes and pools that the next one does not have.
+    snapshots: Vec<(Arc<Snapshot>, usize)>,
     /// Routes that are gone, by name.
     routes: HashMap<Arc<str>, Leaving>,
 }
@@ -52,7 +53,7 @@ impl Removed {
             self.routes.insert(route.name.clone(), Leaving { at, stats: route.stats.clone() });
         }
         self.routes.retain(|name, _| !names.contains(&**name));
-        self.snapshots.push(old);
+        self.snapshots.push((old, new.made));
     }
 
     /// Ends when there is something to do.
@@ -67,10 +68,11 @@ impl Removed {
         sleep(pause).await;
     }
 
-    /// Resets connections whose time has come; gives the configurations that nobody uses any more.
-    pub(super) fn look(&mut self, gateway: &RunningGateway) -> Vec<Arc<Snapshot>> {
-        let unused: Vec<_> =
-            self.snapshots.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+    /// Resets connections whose time has come; gives the configurations that nobody uses any more, and how many parts are only
+    /// theirs.
+    pub(super) fn look(&mut self, gateway: &RunningGateway) -> (Vec<Arc<Snapshot>>, usize) {
+        let unused = self.snapshots.extract_if(.., |(snapshot, _)| Arc::strong_count(snapshot) == 1);
+        let (unused, parts): (Vec<_>, Vec<_>) = unused.unzip();
         let now = Instant::now();
         let due =
             self.routes.values().filter(|route| route.at <= now && route.stats.counts().live.active() > 0);
@@ -86,6 +88,6 @@ impl Removed {
         if self.snapshots.is_empty() {
             self.routes.retain(|_, route| route.at > now || route.stats.counts().live.active() > 0);
         }
-        unused
+        (unused, parts.into_iter().sum())
     }
 }

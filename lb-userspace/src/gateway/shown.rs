@@ -1,7 +1,7 @@
 //! Objects as operators are shown them. That is put together only when somebody asks: it takes longer than most changes.
 
 use crate::admin::view;
-use crate::config::gateway_api::{At, Index, Key, Problem, Status, Statuses};
+use crate::config::gateway_api::{At, Census, Index, Key, Problem, Status, Statuses};
 use crate::kubernetes::{ApiServer, Freshness};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -10,9 +10,7 @@ use std::time::SystemTime;
 /// The objects at one time.
 #[derive(Default)]
 pub(super) struct Shown {
-    keys: Vec<Key>,
-    /// Of those that cannot be read: why.
-    refusals: HashMap<Key, String>,
+    census: Arc<Census>,
     places: Arc<HashMap<Key, At>>,
     problems: Arc<Vec<Problem>>,
     statuses: Arc<Statuses>,
@@ -31,9 +29,7 @@ impl Shown {
         api: Option<Arc<ApiServer>>,
         faults: Vec<String>,
     ) -> Self {
-        let refusals = index.refusals().map(|(key, refusal)| (key.clone(), refusal.to_string())).collect();
-        let keys = index.keys().cloned().collect();
-        Self { keys, refusals, places, problems, statuses, api, faults, view: OnceLock::new() }
+        Self { census: index.census(), places, problems, statuses, api, faults, view: OnceLock::new() }
     }
 
     /// Why the gateway is not ready, as far as objects are the reason.
@@ -56,12 +52,12 @@ impl Shown {
     }
 
     fn view(&self) -> Vec<view::Object> {
-        let objects = self.keys.iter().map(|key| view::Object {
+        let objects = self.census.keys.iter().map(|key| view::Object {
             kind: key.kind.shown().into(),
             namespace: key.name.namespace.to_string(),
             name: key.name.name.to_string(),
             place: self.places.get(key).map(ToString::to_string),
-            refused: self.refusals.get(key).cloned(),
+            refused: self.census.refusals.get(key).cloned(),
             status: self.statuses.get(key).map(|status| status_of(status)),
         });
         let refused = self.problems.iter().map(|problem| {

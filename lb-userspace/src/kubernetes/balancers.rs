@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
 
@@ -26,6 +27,8 @@ pub struct Balancers {
     pub class: Option<Box<str>>,
     /// Where the Services of whole classes are.
     pub namespace: Box<str>,
+    /// The addresses that Gateways may name.
+    pub addresses: Vec<RangeInclusive<IpAddr>>,
 }
 
 impl Balancers {
@@ -44,7 +47,8 @@ impl Balancers {
         Name::new(&self.namespace, &services::name_of(&format!("snisplice-{class}"), "-lb"))
     }
 
-    /// The Service for a Gateway as the API server has it; `None`: there is no port that it could have.
+    /// The Service for a Gateway as the API server has it; `None`: there is no port that it could have, or it takes no address but
+    /// such as it may not have.
     pub(super) fn of_gateway(&self, key: &Key, gateway: &Value, status: &GatewayStatus) -> Option<Objects> {
         let class = gateway["spec"]["gatewayClassName"].as_str().unwrap_or_default();
         let (mut labels, annotations) = services::infrastructure(gateway);
@@ -52,10 +56,14 @@ impl Balancers {
         let mut wanted = self.wanted(&self.service_of(&key.name, class), class, labels, &status.ports)?;
         wanted["metadata"]["annotations"] = json!(annotations);
         wanted["metadata"]["ownerReferences"] = json!([services::owner(key, gateway)]);
-        let named = gateway["spec"]["addresses"].as_array().into_iter().flatten();
-        let mut named = named.filter_map(|entry| entry["value"].as_str()?.parse::<IpAddr>().ok());
-        if let Some(address) = named.next() {
-            wanted["spec"]["loadBalancerIP"] = json!(address);
+        let named = gateway["spec"]["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut values = named.iter().map(|entry| entry["value"].as_str().unwrap_or_default());
+        let may_name = |ip: &IpAddr| self.addresses.iter().any(|range| range.contains(ip));
+        let mut listed = values.clone().filter_map(|value| value.parse::<IpAddr>().ok()).filter(may_name);
+        match listed.next() {
+            Some(address) => wanted["spec"]["loadBalancerIP"] = json!(address),
+            None if named.is_empty() || values.any(str::is_empty) => {}
+            None => return None,
         }
         Some(Objects::of_service(wanted))
     }
@@ -333,10 +341,41 @@ mod tests {
         assert!(long.len() <= LONGEST_NAME && long.starts_with("edge-lb-"), "{long}");
     }
 
+    fn balancers() -> Balancers {
+        Balancers {
+            merge: false,
+            class: Some("metallb".into()),
+            namespace: "snisplice-system".into(),
+            addresses: vec![ip("198.51.100.0")..=ip("198.51.100.15")],
+        }
+    }
+
+    #[test]
+    fn a_load_balancer_is_asked_for_no_address_that_a_gateway_may_not_name() {
+        let asked = |addresses: Value| {
+            let gateway = json!({"spec": {"gatewayClassName": "edge", "addresses": addresses}});
+            let status = GatewayStatus {
+                addresses: vec![],
+                conditions: vec![],
+                listeners: vec![],
+                attached_listener_sets: 0,
+                ports: [443].into(),
+            };
+            let service = balancers().of_gateway(&Key::new(Kind::Gateway, "ns", "shop"), &gateway, &status);
+            service.map(|objects| objects.service["spec"]["loadBalancerIP"].clone())
+        };
+        let (good, bad) = (json!({"value": "198.51.100.7"}), json!({"value": "203.0.113.7"}));
+        assert_eq!(asked(json!([])), Some(Value::Null));
+        assert_eq!(asked(json!([good])), Some(json!("198.51.100.7")));
+        assert_eq!(asked(json!([bad])), None);
+        assert_eq!(asked(json!([bad, good])), Some(json!("198.51.100.7")));
+        // Any other will do.
+        assert_eq!(asked(json!([bad, {"type": "IPAddress"}])), Some(Value::Null));
+    }
+
     #[test]
     fn services_are_told_apart_by_their_labels() {
-        let balancers =
-            Balancers { merge: false, class: Some("metallb".into()), namespace: "snisplice-system".into() };
+        let balancers = balancers();
         let gateway = json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "metadata": {"uid": "g"},
             "spec": {

@@ -352,6 +352,12 @@ impl ApiServer {
         true
     }
 
+    /// Ends all that [`follow`](Self::follow) has begun: another process is to hold the Lease, and this node is not to count among
+    /// those that serve, for as long as it only waits for its last connections.
+    pub fn end(&self) {
+        self.state().following = None;
+    }
+
     /// What was built is served, by a node with these addresses that lacks some ports: what it says of the objects is written, and
     /// what it asks for is watched. In the runtime of [`ApiServer::follow`].
     /// `of_node`: those of its addresses that it does not have for the sake of Gateways.

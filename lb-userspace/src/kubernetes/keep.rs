@@ -85,3 +85,49 @@ pub(super) fn write(path: &Path, objects: &[(Kind, Kept)]) -> io::Result<()> {
     writer.get_ref().sync_all()?;
     fs::rename(&new, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fake::TempDir;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_kept_is_read_again_without_statuses_but_those_that_have_addresses() {
+        let object = |kind: &str, labels: Value| {
+            let group = if kind == "Service" { "v1" } else { "gateway.networking.k8s.io/v1" };
+            json!({
+                "apiVersion": group, "kind": kind, "status": {"of": kind},
+                "metadata": {"name": "a", "namespace": "db", "labels": labels}, "spec": {"text": "{\"}\n"},
+            })
+        };
+        let balancer = json!({"service.kubernetes.io/service-proxy-name": "snisplice"});
+        let objects = [
+            (object("Gateway", json!({})), true),
+            (object("TLSRoute", json!({})), false),
+            (object("Service", json!({})), false),
+            (object("Service", balancer), true),
+        ];
+        let dir = TempDir::new();
+        let path = dir.path().join("objects.json");
+        let kept: Vec<_> = objects
+            .iter()
+            .map(|(object, _)| (Key::of(object).unwrap().kind, Kept::new(object.clone())))
+            .collect();
+        for some in [&kept[..0], &kept[..1], &kept] {
+            write(&path, some).unwrap();
+            let (found, since) = read(&path);
+            assert!(since.is_some());
+            assert_eq!(found.len(), some.len());
+            for ((key, found), (object, has_status)) in found.iter().zip(&objects) {
+                let mut expected = object.clone();
+                if !has_status {
+                    expected.as_object_mut().unwrap().remove("status");
+                }
+                assert_eq!((Some(key), found.read()), (Key::of(object).as_ref(), expected));
+            }
+        }
+        fs::write(&path, "[{\"apiVersion\": \"v1\"}, 7").unwrap();
+        assert!(read(&path).0.is_empty(), "it is damaged");
+    }
+}

@@ -133,7 +133,8 @@ fn to_value(parent: &impl serde::Serialize) -> Value {
 mod tests {
     use super::*;
     use crate::config::gateway_api::{
-        ClassStatus, Condition, ParentRef, RouteParentStatus, RouteStatus, Truth,
+        ClassStatus, Condition, ParentRef, PolicyAncestorStatus, PolicyStatus, RouteParentStatus,
+        RouteStatus, Truth,
     };
 
     const PARENTS: List = List { name: "parents", of: "parentRef" };
@@ -179,6 +180,30 @@ mod tests {
         assert_eq!(made, json!([others[0], others[1], entry("us", "new", "True", NOW)]));
         // A route that is not ours any more.
         assert_eq!(entries(PARENTS, None, "us", &there, NOW), json!([others[0], others[1]]));
+    }
+
+    #[test]
+    fn of_policies_the_same_holds_for_ancestors() {
+        let policy = |gateways: &[&str]| {
+            let Status::Route(RouteStatus { parents }) = ours(gateways) else { unreachable!() };
+            let entry = |RouteParentStatus { parent_ref, controller_name, conditions }| {
+                PolicyAncestorStatus { ancestor_ref: parent_ref, controller_name, conditions }
+            };
+            Status::Policy(PolicyStatus { ancestors: parents.into_iter().map(entry).collect() })
+        };
+        let of = |mut entry: Value| {
+            let Some(fields) = entry.as_object_mut() else { unreachable!() };
+            let parent = fields.remove("parentRef");
+            fields.insert("ancestorRef".to_owned(), parent.unwrap_or_default());
+            entry
+        };
+        let list = list_of(Kind::BackendTlsPolicy).unwrap();
+        let theirs = of(entry("them", "a", "False", THEN));
+        let there = json!({"ancestors": [theirs, of(entry("us", "old", "True", THEN)), of(entry("us", "a", "True", THEN))]});
+        let made = entries(list, Some(&policy(&["a", "b"])), "us", &there, NOW);
+        let expected = [theirs, of(entry("us", "a", "True", THEN)), of(entry("us", "b", "True", NOW))];
+        assert_eq!(made, json!(expected));
+        assert!(list_of(Kind::Gateway).is_none());
     }
 
     #[test]

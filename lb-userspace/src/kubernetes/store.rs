@@ -76,7 +76,7 @@ impl Kept {
     }
 
     /// As the API server has it.
-    fn read(&self) -> Value {
+    pub(super) fn read(&self) -> Value {
         let mut object: Value = serde_json::from_str(&self.object).unwrap_or_default();
         if !self.status.is_empty() {
             object["status"] = serde_json::from_str(&self.status).unwrap_or_default();
@@ -343,5 +343,43 @@ impl Store {
     /// All objects, as they are to be kept over restarts.
     pub(super) fn all(&self) -> Vec<(Kind, Kept)> {
         self.lock().objects.iter().map(|(key, there)| (key.kind, there.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::gateway_api::Settings;
+    use serde_json::json;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    /// One that has listed all Namespaces, of which there are none.
+    fn store() -> Store {
+        let store = Store::new(Vec::new(), None);
+        let scope = Scope { kind: Kind::Namespace, namespace: None, name: None };
+        store.await_list(&scope);
+        store.listed(&scope, &HashSet::new());
+        store
+    }
+
+    #[tokio::test]
+    async fn a_change_is_due_until_it_is_taken_however_often_somebody_stops_to_wait_for_it() {
+        let store = store();
+        let mut index = Index::new(Settings::default());
+        let is_due = || async { timeout(Duration::from_millis(50), store.is_due()).await.is_ok() };
+        store.take(&mut index, false);
+        assert!(!is_due().await);
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "db", "uid": "u"}});
+        store.put(Key::of(&namespace).unwrap(), namespace.clone());
+        assert!(is_due().await && is_due().await);
+        // A new index may not come into force: then what is due is so for the old one.
+        store.take(&mut Index::new(Settings::default()), true);
+        assert!(is_due().await);
+        store.take(&mut index, false);
+        assert!(!is_due().await);
+        store.put(Key::of(&namespace).unwrap(), namespace);
+        assert!(!is_due().await, "nothing has changed");
     }
 }

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
+    /// How many of its routes and pools the one before does not have.
+    pub made: usize,
     /// What holds for all of them.
     pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
@@ -258,7 +260,8 @@ impl Terminator {
 
     /// Who a client is that was let in with this certificate.
     pub fn client_name(&self, certificate: &CertificateDer<'_>) -> Option<String> {
-        tls::client_name(certificate, &self.source.client_auth.as_ref()?.allowed)
+        let auth = self.source.client_auth.as_ref().filter(|auth| !auth.unverified)?;
+        tls::client_name(certificate, &auth.allowed)
     }
 }
 
@@ -475,13 +478,17 @@ impl Snapshot {
         let openings = config.listeners.iter().filter(|listener| listener.ech.is_some());
         let remembered = share(rates.flatten().count() + openings.count());
 
+        let mut made = 0;
         let mut pools = Vec::with_capacity(config.pools.len());
         for pool in &config.pools {
             let known = known_pools.get(&*pool.name).copied();
             let refused = |source| CertificateRefused { kind: "pool", name: pool.name.clone(), source };
             pools.push(match known.filter(|known| known.is_of(pool)) {
                 Some(known) => known.clone(),
-                None => Arc::new(Pool::new(pool, known.map(|known| &**known)).map_err(refused)?),
+                None => {
+                    made += 1;
+                    Arc::new(Pool::new(pool, known.map(|known| &**known)).map_err(refused)?)
+                }
             });
         }
         let mut routes = Vec::with_capacity(config.routes.len());
@@ -497,6 +504,7 @@ impl Snapshot {
             let built = match known.filter(|known| known.is_of(route, listener, &pools)) {
                 Some(known) => known.clone(),
                 None => {
+                    made += 1;
                     let known = known.map(|known| &**known);
                     let stats =
                         known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
@@ -588,6 +596,7 @@ impl Snapshot {
             gateway: Arc::new(config.gateway.live.clone()),
             by_address,
             tables,
+            made,
         })
     }
 }

@@ -8,6 +8,8 @@ use crate::reason::RejectReason;
 /// Set in the first byte; the other 15 bits are the length of what follows the first two.
 const TWO_BYTE_HEADER: u8 = 0x80;
 const HEADER: usize = 2;
+/// Bytes after which [`begins`] is certain.
+const CERTAIN: usize = 4;
 const CLIENT_HELLO: u8 = 1;
 /// Message type, version, and three lengths.
 const FIXED: usize = 9;
@@ -29,7 +31,8 @@ pub(super) fn read(
     limit: usize,
 ) -> Result<Option<ClientHello>, RejectReason> {
     let number = |bytes: &[u8]| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
-    let Some(header) = window.get(..HEADER) else { return Ok(None) };
+    // Until it is certain, a length says nothing.
+    let Some(header) = window.get(..CERTAIN) else { return Ok(None) };
     let length = number(&[header[0] & !TWO_BYTE_HEADER, header[1]]);
     if length < FIXED {
         return Err(RejectReason::HelloMalformed);

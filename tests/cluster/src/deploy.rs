@@ -23,10 +23,19 @@ pub const MANIFESTS: &str = include_str!("../../../deploy/kubernetes.yaml");
 /// Runs the gateway on every node, by `deploy/kubernetes.yaml`, with these lines below `[gateway_api]`; waits until it is
 /// ready everywhere.
 pub fn gateway(cluster: &Cluster, gateway_api: &str) -> Result<()> {
-    let (before, after) =
-        MANIFESTS.split_once("    mode = \"node\"\n").context("the mode of the manifests")?;
-    let lines: String = gateway_api.lines().map(|line| format!("    {line}\n")).collect();
-    cluster.apply(&format!("{before}{lines}{after}"))?;
+    gateway_with(cluster, "drain_timeout = \"30s\"\n", gateway_api)
+}
+
+/// The same, with these lines below `[gateway]` in place of its `drain_timeout`.
+pub fn gateway_with(cluster: &Cluster, gateway: &str, gateway_api: &str) -> Result<()> {
+    let mut manifests = MANIFESTS.to_owned();
+    for (there, lines) in [("drain_timeout = \"30s\"", gateway), ("mode = \"node\"", gateway_api)] {
+        let (before, after) =
+            manifests.split_once(&format!("    {there}\n")).context("the manifests' configuration")?;
+        let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+        manifests = format!("{before}{lines}{after}");
+    }
+    cluster.apply(&manifests)?;
     rolled_out(cluster)
 }
 

@@ -237,14 +237,69 @@ fn in_mode_pool_addresses_are_where_the_network_routes_them_until_nobody_uses_th
     Ok(())
 }
 
+/// A rolling update: the device has the addresses all the while, nobody is refused, and the Lease goes to the successor though
+/// the process before it still carries a connection.
+#[test]
+fn a_successor_has_the_addresses_and_the_lease_of_the_gateway_that_it_takes_over_from() -> Result<()> {
+    require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    let cluster = Cluster::start(1)?;
+    cluster.install_gateway_api()?;
+    let ranges = ["198.51.100.0/29", "2001:db8:10::/125"];
+    let node = &cluster.network.nodes[0];
+    for range in ranges {
+        cluster.network.route(range, node)?;
+    }
+    let mode = format!("mode = \"pool\"\naddresses = [\"{}\", \"{}\"]\n", ranges[0], ranges[1]);
+    // The connection that is open here is one that the process itself carries.
+    deploy::gateway_with(&cluster, "tiers = [\"copy\"]\ndrain_timeout = \"30s\"\n", &mode)?;
+    cluster.apply(REDIS)?;
+    cluster.apply(&gateway("edge", ""))?;
+    let given = addresses(&programmed(&cluster, "edge", "Programmed")?);
+    for address in &given {
+        answers(&cluster, *address, PORT)?;
+    }
+    let holder = || -> Option<String> {
+        let lease = json(&cluster, "lease --namespace snisplice-system snisplice-leader").ok()?;
+        Some(lease["spec"]["holderIdentity"].as_str()?.to_owned())
+    };
+    let first = eventually("a holder of the Lease", holder)?;
+    let mut open = connect(&cluster.network.client, SocketAddr::new(given[0], PORT))?;
+    let load = Load::start(&cluster, &given)?;
+    load.wait(20)?;
+    cluster.kubectl("rollout restart --namespace snisplice-system daemonset/snisplice")?;
+    patiently("the successor to be there", || {
+        let shown = attached(node).ok()?;
+        let missing = given.iter().find(|address| !shown.contains(&format!(" {address}/")));
+        assert_eq!(missing, None, "{shown}");
+        let set = json(&cluster, "daemonset --namespace snisplice-system snisplice").ok()?;
+        let status = &set["status"];
+        let is_seen = status["observedGeneration"] == set["metadata"]["generation"];
+        (is_seen && status["updatedNumberScheduled"] == 1 && status["numberReady"] == 1).then_some(())
+    })?;
+    ping(&mut open)?;
+    let second =
+        patiently("the Lease to have another holder", || holder().filter(|holder| *holder != first))?;
+    cluster.kubectl(&format!("get pod --namespace snisplice-system {second}"))?;
+    load.wait(20)?;
+    let failed = load.failed();
+    ensure!(failed.is_empty(), "{failed:?}");
+    let shown = attached(node)?;
+    ensure!(given.iter().all(|address| shown.contains(&format!(" {address}/"))), "{shown}");
+    ensure!(addresses(&programmed(&cluster, "edge", "Programmed")?) == given, "other addresses");
+    Ok(())
+}
+
 #[test]
 fn in_mode_service_metallb_announces_the_address_on_a_node_that_takes_connections() -> Result<()> {
     require!(programs::path("speaker").is_ok(), "MetalLB is not built");
     let mut cluster = Cluster::start(2)?;
     cluster.install_gateway_api()?;
     metallb::install(&cluster)?;
-    deploy::gateway(
+    // In the packet tier the connection that is open while an address moves would stay on its node, with the address, until a
+    // gateway is there again: nobody else hears that its client has gone.
+    deploy::gateway_with(
         &cluster,
+        "tiers = [\"copy\"]\ndrain_timeout = \"5s\"\n",
         &format!("mode = \"service\"\nload_balancer_class = \"{}\"\n", metallb::CLASS),
     )?;
     // So that a node can be left out.
@@ -331,6 +386,12 @@ fn in_mode_service_metallb_announces_the_address_on_a_node_that_takes_connection
     for address in &given {
         answers(&cluster, *address, PORT)?;
     }
+
+    // No load balancer is asked for an address that a Gateway may not name.
+    cluster.apply(&gateway("odd", "addresses: [{value: 203.0.113.7}]"))?;
+    programmed(&cluster, "odd", "AddressNotUsable")?;
+    eventually("its other Service", || json(&cluster, "service odd-snisplice").ok())?;
+    ensure!(json(&cluster, "service odd-snisplice-lb").is_err(), "a Service for the load balancer");
 
     cluster.kubectl("delete gateway edge")?;
     eventually("its Service to be gone", || {

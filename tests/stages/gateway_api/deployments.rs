@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use snisplice_tests::backend::{Backend, echo, naming_and_holding};
 use snisplice_tests::process::{Process, checked_output};
 use snisplice_tests::redis::tls_cli;

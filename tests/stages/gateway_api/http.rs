@@ -4,10 +4,11 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use snisplice_tests::NetNs;
 use snisplice_tests::process::{Process, checked_output};
 
+use super::istio::{ISTIO, PODS, endpoint, pod};
 use super::*;
 
 /// Servers of HTTP/1.1 that answer every GET with their names.
@@ -15,6 +16,8 @@ const NAMED: &str = r"
 import sys, threading, http.server
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    # An answer in one piece: Nagle's algorithm would hold the second until the first is acknowledged.
+    wbufsize = -1
     def do_GET(self):
         body = self.server.named.encode() + b'\n'
         self.send_response(200)
@@ -22,16 +25,20 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
     def log_message(self, *arguments): pass
-for argument in sys.argv[1:]:
+for argument in sys.argv[2:]:
     name, port = argument.split('=')
-    server = http.server.ThreadingHTTPServer(('', int(port)), Answer)
+    server = http.server.ThreadingHTTPServer((sys.argv[1], int(port)), Answer)
     server.named = name
     threading.Thread(target=server.serve_forever).start()
 ";
 
 fn named(ns: &NetNs, servers: &[(&str, u16)]) -> Result<Process> {
+    named_at(ns, "", servers)
+}
+
+fn named_at(ns: &NetNs, host: &str, servers: &[(&str, u16)]) -> Result<Process> {
     let mut command = ns.command("python3");
-    command.args(["-c", NAMED]).args(servers.iter().map(|(name, port)| format!("{name}={port}")));
+    command.args(["-c", NAMED, host]).args(servers.iter().map(|(name, port)| format!("{name}={port}")));
     let mut process = Process::spawn("python3", command)?;
     process.wait_listening(&servers.iter().map(|(_, port)| *port).collect::<Vec<_>>())?;
     Ok(process)
@@ -85,7 +92,6 @@ fn a_bookshop() -> Result<()> {
     s_server.wait_listening(&[7443])?;
     let gateway = manifests.serve(&world)?;
 
-    let web = "http://10.0.1.1";
     for (arguments, status, text) in [
         (vec!["http://10.0.1.1/details"], "200", "details"),
         (vec!["http://10.0.1.1/details/x?y"], "200", "details"),
@@ -120,9 +126,9 @@ fn a_bookshop() -> Result<()> {
 
     // 500 requests, each drawn by weight: within five standard deviations.
     let count = || -> Result<(usize, usize)> {
-        let (status, text) = curl(&world, &[&format!("{web}/echo?[1-500]")])?;
-        ensure!(status == "200", "{status}");
-        let lines = |name: &str| text.lines().filter(|line| line.trim() == name).count();
+        let mut curl = world.net.client.command("curl");
+        let text = checked_output(curl.args(["-s", "-S", "-f", "http://10.0.1.1/echo?[1-500]"]))?;
+        let lines = |name: &str| text.lines().filter(|line| *line == name).count();
         Ok((lines("echo-1"), lines("echo-2")))
     };
     let (first, second) = count()?;
@@ -140,6 +146,37 @@ fn a_bookshop() -> Result<()> {
         (first <= 17).then_some((first, second))
     })?;
     assert_eq!(first + second, 500);
+    Ok(())
+}
+
+#[test]
+fn two_versions_of_a_service_by_istios_objects() -> Result<()> {
+    let world = World::new()?;
+    let leaf = world.authority.leaf(&["hello.example.com"])?;
+    let (mut servers, mut endpoints, mut more) = (Vec::new(), Vec::new(), String::new());
+    for (version, host) in PODS {
+        world.net.server.address("eth0", &format!("{host}/24"))?;
+        servers.push(named_at(&world.net.server, host, &[(version, 5000)])?);
+        endpoints.push(endpoint(host, &format!("hello-{version}")));
+        more += &pod(&format!("hello-{version}"), version);
+    }
+    more += &slice("sample/hello", "http", 5000, &endpoints);
+    more += &secret("edge-system/hello-cert", &leaf)?;
+    more += "---\napiVersion: v1\nkind: Service\nmetadata: { name: hello, namespace: sample }\nspec: { ports: [{ name: http, port: 5000 }] }\n";
+    let manifests = Manifests::new(Some("4-east-west-istio.yaml"))?;
+    manifests.write("more.yaml", &more)?;
+    let _gateway = manifests.serve_with(&world, ISTIO, Launch::default())?;
+    let hello = |path: &str| {
+        let mut curl = world.net.client.command("curl");
+        curl.args(["-s", "-S", "-f", "--resolve", "hello.example.com:443:10.0.1.1", "--cacert"]);
+        checked_output(curl.arg(&world.authority.path).arg(format!("https://hello.example.com{path}")))
+    };
+    let text = hello("/hello?[1-500]")?;
+    let second = text.lines().filter(|line| *line == "v2").count();
+    assert_eq!(text.lines().filter(|line| *line == "v1").count() + second, 500);
+    // A tenth: within five standard deviations.
+    assert!((17..=83).contains(&second), "{second} of 500");
+    assert!(hello("/").is_err());
     Ok(())
 }
 

@@ -18,18 +18,18 @@ use super::attach::{Attached, Connections, Work};
 use super::backend_tls::{self, Speech};
 use super::gateways::Gateways;
 use super::hostname::wider;
+use super::http_listeners::{Requests, Ruled};
 use super::index::{Built, Parts, View};
 use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
 use super::pools::{self, Target, place};
-use super::requests::{Referenced, RequestRule};
+use super::requests::RequestRule;
 use super::subsets::subsets;
 use crate::config::controller::Attach;
 use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
     ServerDraft, Tls,
 };
-use crate::config::http::Rule;
 use crate::config::model::{MAX_WEIGHT, Protocol, Refuse, SniPattern};
 use crate::config::place::{ObjectField, Place, Placed};
 
@@ -384,70 +384,6 @@ fn shared_out(
     (found, shares)
 }
 
-/// The rules of a route for a listener.
-#[derive(Debug)]
-pub(super) struct Ruled {
-    hosts: Vec<SniPattern>,
-    rules: Vec<Rule<Field<String>>>,
-    targets: Vec<Target>,
-}
-
-impl Ruled {
-    fn new(
-        view: &mut View<'_>,
-        key: &Key,
-        rules: &[RequestRule],
-        listener: &Listener<'_>,
-        hosts: &[SniPattern],
-    ) -> Self {
-        view.note(key.clone());
-        let of_rules: Arc<[SniPattern]> = hosts.into();
-        let (mut found, mut targets) = (Vec::with_capacity(rules.len()), Vec::new());
-        for RequestRule { rule, references, .. } in rules {
-            let Some(rule) = rule else { continue };
-            let speech = if rule.grpc { Speech::Grpc } else { Speech::Http };
-            let mut pool = |Referenced { path, backend }: &Referenced| {
-                let target = pools::resolve(view, key.kind, &key.name.namespace, backend).ok()?;
-                let target = target.spoken_to(view, speech, listener).ok()?;
-                let name = target.pool();
-                targets.push(target);
-                Some(given(place(key, path.as_str()), name))
-            };
-            let pools: Vec<_> = references.iter().map(&mut pool).collect();
-            let made = rule.with_pools(|number| pools[*number].clone());
-            found.push(Rule { hosts: of_rules.clone(), ..made });
-        }
-        Self { hosts: hosts.to_vec(), rules: found, targets }
-    }
-}
-
-/// What the data plane has of a listener of requests.
-#[derive(Debug)]
-pub(super) struct Requests {
-    ruled: Vec<Arc<Ruled>>,
-    draft: Arc<RouteDraft>,
-}
-
-impl Requests {
-    fn new(listener: &Listener<'_>, port: &str, ruled: Vec<Arc<Ruled>>) -> Self {
-        let at = place(listener.owner, listener.path());
-        let is_https = listener.is_for == Some(Use::Https);
-        let scheme = if is_https { "https" } else { "http" };
-        let mut draft = route(at.clone(), format!("{scheme}@{}", listener_name(listener)), port);
-        draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
-        if is_https {
-            terminate(&mut draft, listener, &at);
-        }
-        draft.http = given(at, ruled.iter().flat_map(|ruled| &ruled.rules).cloned().collect());
-        Self { ruled, draft: draft.into() }
-    }
-
-    fn is_of(&self, ruled: &[Arc<Ruled>]) -> bool {
-        self.ruled.len() == ruled.len()
-            && self.ruled.iter().zip(ruled).all(|(own, other)| Arc::ptr_eq(own, other))
-    }
-}
-
 /// The pool of a Service's port.
 fn pool_of(view: &mut View<'_>, target: &Target) -> PoolDraft {
     let Target { service, part, labels, http2, tls } = target;
@@ -472,11 +408,11 @@ fn pool_of(view: &mut View<'_>, target: &Target) -> PoolDraft {
     pool
 }
 
-fn given<T>(place: Place, value: T) -> Field<T> {
+pub(super) fn given<T>(place: Place, value: T) -> Field<T> {
     Field::Given(Placed::new(place, value))
 }
 
-fn route(at: Place, name: String, listener: &str) -> RouteDraft {
+pub(super) fn route(at: Place, name: String, listener: &str) -> RouteDraft {
     RouteDraft {
         name: given(at.clone(), name.into()),
         listener: given(at.clone(), listener.to_owned()),
@@ -493,7 +429,7 @@ fn pool(at: Place, name: &str, servers: Vec<Placed<ServerDraft>>) -> PoolDraft {
 }
 
 /// Ends TLS with the listener's certificates.
-fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
+pub(super) fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
     draft.tls = given(at.clone(), Tls::Terminate);
     draft.certificate = given(at.clone(), Box::new(CertificateDraft::Held(listener.certificates.clone())));
     if let Some(auth) = &listener.client_auth {
@@ -502,7 +438,7 @@ fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
 }
 
 /// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's or Istio's says so.
-fn listener_name(listener: &Listener<'_>) -> String {
+pub(super) fn listener_name(listener: &Listener<'_>) -> String {
     let Key { kind, name } = listener.owner;
     let set = match kind {
         Kind::ListenerSet => "set.",

@@ -15,6 +15,8 @@ use super::specs::BackendRef;
 use crate::config::address::dns_name;
 use crate::config::diagnostic::quote;
 use crate::config::http::{Cors, Filters, Fraction, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite};
+use crate::http::filter::cors::is_pattern;
+use crate::http::filter::headers::is_changeable;
 
 /// A filter. A key that is not known may ask for more than is served.
 #[derive(Deserialize)]
@@ -181,17 +183,26 @@ fn needed<T>(kind: &str, part: Option<T>) -> Result<T, String> {
 }
 
 fn changes(spec: HeadersSpec) -> Result<HeaderChanges, String> {
-    let header = |HeaderSpec { name, value }: HeaderSpec| Ok((header_name(&name)?, header_value(&value)?));
+    let header = |HeaderSpec { name, value }: HeaderSpec| Ok((changed_header(&name)?, header_value(&value)?));
     let all = |headers: Vec<HeaderSpec>| headers.into_iter().map(header).collect::<Result<Vec<_>, String>>();
     Ok(HeaderChanges {
         set: all(spec.set)?,
         add: all(spec.add)?,
-        remove: spec.remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
+        remove: spec.remove.iter().map(|name| changed_header(name)).collect::<Result<_, _>>()?,
     })
 }
 
 pub(super) fn header_name(name: &str) -> Result<HeaderName, String> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{} is no name of a header", quote(name)))
+}
+
+/// Of a header that rules may change.
+pub(super) fn changed_header(name: &str) -> Result<HeaderName, String> {
+    let found = header_name(name)?;
+    match is_changeable(&found) {
+        true => Ok(found),
+        false => Err(format!("{} is not for rules to change", quote(name))),
+    }
 }
 
 pub(super) fn header_value(value: &str) -> Result<HeaderValue, String> {
@@ -280,8 +291,7 @@ fn cors(spec: CorsSpec) -> Result<Cors, String> {
 
 /// Whether what is listed can stand in headers.
 pub(super) fn check_cors(cors: &Cors) -> Result<(), String> {
-    let is_origin = |origin: &str| !origin.is_empty() && origin.bytes().all(|byte| byte.is_ascii_graphic());
-    if let Some(bad) = cors.origins.iter().find(|origin| !is_origin(origin)) {
+    if let Some(bad) = cors.origins.iter().find(|origin| !is_pattern(origin)) {
         return Err(format!("{} is no origin", quote(bad)));
     }
     if let Some(bad) = cors.methods.iter().find(|method| Method::from_bytes(method.as_bytes()).is_err()) {

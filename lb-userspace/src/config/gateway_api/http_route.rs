@@ -76,7 +76,7 @@ impl PathSpec {
         };
         match self.kind.as_deref() {
             Some("Exact") => rooted(value).map(PathMatch::Exact),
-            None | Some("PathPrefix") => rooted(value).map(prefix),
+            None | Some("PathPrefix") => rooted(value).map(|path| prefix(&path)),
             Some("RegularExpression") => pattern(&value).map(PathMatch::Regex),
             Some(other) => Err(format!("{} is no type of a path", quote(other))),
         }

@@ -9,14 +9,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::backend_tls::PolicySpec;
 use super::istio::DestinationRule;
 use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
 use super::memo::{Memo, Table};
 use super::objects::{Object, Spec};
-use super::refusal::Refusal;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
 use super::status::{StatusAddress, Statuses};
@@ -40,6 +39,8 @@ pub struct Index {
     objects: BTreeMap<Key, Arc<Object>>,
     /// The routes that can be read, the oldest first; of those that are equally old by namespace and name.
     routes: BTreeMap<(Arc<str>, Name, Kind), Arc<Object>>,
+    /// Made when somebody asks, and again when that has changed.
+    census: OnceLock<Arc<Census>>,
     /// The EndpointSlices of each Service, by their names.
     slices: HashMap<Name, BTreeSet<Name>>,
     /// The ReferenceGrants of each namespace, by their names.
@@ -60,6 +61,15 @@ pub struct Index {
     pub(super) used_last: Option<Used>,
     /// The Services with pools of which endpoints have changed since the build that is in force.
     pub(super) changed: BTreeSet<Name>,
+}
+
+/// Which objects there are.
+#[derive(Debug, Default)]
+pub struct Census {
+    /// All of them.
+    pub keys: Vec<Key>,
+    /// Those that cannot be read, and why.
+    pub refusals: HashMap<Key, String>,
 }
 
 /// What a build has used that is not only looked at.
@@ -183,6 +193,7 @@ impl Index {
             settings,
             objects: BTreeMap::new(),
             routes: BTreeMap::new(),
+            census: OnceLock::new(),
             slices: HashMap::new(),
             grants: HashMap::new(),
             rules: HashMap::new(),
@@ -229,14 +240,20 @@ impl Index {
             Spec::Route(_) => _ = self.routes.insert(age_of(&object), object.clone()),
             _ => {}
         }
-        self.objects.insert(key.clone(), object);
+        let is_unread = object.as_unread().is_some();
+        let known = self.objects.insert(key.clone(), object);
+        if is_unread || known.is_none_or(|known| known.as_unread().is_some()) {
+            self.census.take();
+        }
         before.max(self.weigh(&key))
     }
 
     /// Forgets an object.
     pub fn delete(&mut self, key: &Key) -> Change {
         let change = self.unlink(key);
-        self.objects.remove(key);
+        if self.objects.remove(key).is_some() {
+            self.census.take();
+        }
         change
     }
 
@@ -308,9 +325,14 @@ impl Index {
         self.objects.keys()
     }
 
-    /// The objects that cannot be read, and why.
-    pub fn refusals(&self) -> impl Iterator<Item = (&Key, &Refusal)> {
-        self.objects.iter().filter_map(|(key, object)| Some((key, &object.as_unread()?.refusal)))
+    /// Which objects there are.
+    pub fn census(&self) -> Arc<Census> {
+        let unread = |(key, object): (&Key, &Arc<Object>)| {
+            Some((key.clone(), object.as_unread()?.refusal.to_string()))
+        };
+        let refusals = || self.objects.iter().filter_map(unread).collect();
+        let make = || Census { keys: self.objects.keys().cloned().collect(), refusals: refusals() };
+        self.census.get_or_init(|| make().into()).clone()
     }
 
     /// What the last builds have asked for, also in vain, of the kinds of which the other objects need not be known.
@@ -371,8 +393,8 @@ impl Kind {
 }
 
 impl<'i> View<'i> {
-    /// What `make` makes, or has made already out of the same. `reads` notes what else it is made of than what it asks the view
-    /// for: `fits` says whether that is the same.
+    /// What `make` makes, or what it has made in the last build, if nothing has changed since that it had read of the store.
+    /// `fits`: whether whatever else it is made of is the same, but for Gateways and their listeners, which are.
     pub(super) fn remembered<K: Eq + Hash, V>(
         &mut self,
         table: impl Fn(&mut Memo) -> &mut Table<K, V>,

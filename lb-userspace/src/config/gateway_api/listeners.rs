@@ -320,11 +320,14 @@ impl<'i> Listener<'i> {
             self.fault.get_or_insert_with(|| Fault::new(NO_AUTHORITY, message));
         }
         self.refs_fault = fault.or(self.refs_fault.take());
-        // One that lets in whom it cannot verify need not ask.
-        self.client_auth = (!is_insecure).then(|| {
-            let allowed = Allowed::default();
-            Arc::new(ClientAuth { authorities, crls: Vec::new(), crl_expiry: None, required: true, allowed })
-        });
+        self.client_auth = Some(Arc::new(ClientAuth {
+            authorities,
+            crls: Vec::new(),
+            crl_expiry: None,
+            required: !is_insecure,
+            unverified: is_insecure,
+            allowed: Allowed::default(),
+        }));
     }
 
     /// The same of a server of Istio's, of whose listeners the first asks for all.
@@ -344,8 +347,14 @@ impl<'i> Listener<'i> {
             }
         };
         let allowed = Allowed { sans: sans.clone(), ..Allowed::default() };
-        let (crls, crl_expiry, required) = (Vec::new(), None, *required);
-        let auth = Arc::new(ClientAuth { authorities, crls, crl_expiry, required, allowed });
+        let auth = Arc::new(ClientAuth {
+            authorities,
+            crls: Vec::new(),
+            crl_expiry: None,
+            required: *required,
+            unverified: false,
+            allowed,
+        });
         view.client_auths.insert(of_server, auth.clone());
         self.client_auth = Some(auth);
     }

@@ -12,7 +12,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::attach::Offer;
-use super::convert::{Drafted, Requests, Ruled};
+use super::convert::Drafted;
+use super::http_listeners::{Requests, Ruled};
 use super::index::{Context, Part};
 use super::key::{Key, Labels, Name};
 use crate::config::draft::PoolDraft;

@@ -15,6 +15,7 @@ mod gateways;
 mod grpc_route;
 pub(super) mod hostname;
 mod http_filters;
+mod http_listeners;
 mod http_route;
 mod index;
 mod istio;
@@ -36,7 +37,9 @@ mod virtual_services;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
-pub use index::{Assigned, Built, Change, Context, Definition, Definitions, Index, Lacking, Wanted, watched};
+pub use index::{
+    Assigned, Built, Census, Change, Context, Definition, Definitions, Index, Lacking, Wanted, watched,
+};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;

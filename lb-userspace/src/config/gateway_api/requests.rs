@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::http_filters::{self, FilterSpec};
+use super::http_filters::{self, FilterSpec, header_name};
 use super::key::{Key, Name};
 use super::specs::BackendRef;
 use crate::config::diagnostic::quote;
@@ -22,6 +22,7 @@ use crate::config::http::{
     Carrier, Filters, MAX_MATCHES, PathMatch, Pattern, Persistence, RequestMatch, Retry, Rule, RuleBackend,
     Timeouts, ValueMatch,
 };
+use crate::config::toml::BACKOFF;
 
 /// A rule of an object.
 #[derive(Debug, PartialEq)]
@@ -245,8 +246,6 @@ impl<M> RuleSpec<M> {
 /// Attempts for whoever names no number, and how many there can be: each of them is a request to a server.
 const ATTEMPTS: u32 = 1;
 const MOST_ATTEMPTS: u32 = 100;
-/// Before an attempt, for whoever names no time.
-const BACKOFF: Duration = Duration::from_millis(25);
 
 /// Retries; `None`: there are none.
 pub(super) fn retry(
@@ -342,9 +341,10 @@ fn duration(text: &str) -> Option<Duration> {
 pub(super) fn header_matches(specs: Vec<ValueSpec>) -> Result<Vec<(HeaderName, ValueMatch)>, String> {
     let mut found: Vec<(HeaderName, ValueMatch)> = Vec::with_capacity(specs.len());
     for spec in specs {
-        let Ok(name) = HeaderName::from_bytes(spec.name.as_bytes()) else {
-            return Err(format!("{} is no name of a header", quote(&spec.name)));
-        };
+        let name = header_name(&spec.name)?;
+        if name == header::HOST {
+            return Err("the host is not matched as a header, but by `hostnames`".to_owned());
+        }
         if found.iter().all(|(known, _)| *known != name) {
             found.push((name, spec.read()?));
         }
@@ -374,7 +374,7 @@ impl ValueSpec {
 }
 
 /// Of a path, with or without a `/` at its end, that begins with one.
-pub(super) fn prefix(path: Box<str>) -> PathMatch {
+pub(super) fn prefix(path: &str) -> PathMatch {
     let bare = path.trim_end_matches('/');
     PathMatch::Prefix(if bare.is_empty() { "/".into() } else { bare.into() })
 }

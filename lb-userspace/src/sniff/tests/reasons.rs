@@ -33,7 +33,11 @@ fn not_tls_is_said_at_the_first_byte_that_is_not() {
     rejected(b"\x80\x2e\x04", R::NotTls);
     rejected(b"\x15\x03\x01\x00\x02\x01\x00", R::NotTls);
     rejected(b"\x17\x03\x03\x00\x01a", R::NotTls);
-    for start in [&b"\x16"[..], b"\x16\x03", b"\x80", b"\x80\x2e", b"\x80\x2e\x01", b"\x80\x2e\x01\x03"] {
+    // With a length that an SSLv2 ClientHello cannot have, before and after it is certain that it is none.
+    rejected(b"\x80\x01\x15", R::NotTls);
+    let starts =
+        [&b"\x16"[..], b"\x16\x03", b"\x80", b"\x80\x01", b"\x80\x2e", b"\x80\x2e\x01", b"\x80\x2e\x01\x03"];
+    for start in starts {
         assert_eq!(sniff(start), Output::NeedMore);
     }
 }

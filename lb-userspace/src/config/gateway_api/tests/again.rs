@@ -1,5 +1,6 @@
 //! Builds again: whatever is taken from the last one, the outcome is that of a build from nothing.
 
+use super::scale::{many, tls_route};
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ struct Thing {
 }
 
 /// How many kinds, names and forms there are.
-const WORLD: [usize; 3] = [11, 4, 4];
+const WORLD: [usize; 3] = [13, 4, 4];
 
 impl Thing {
     fn namespace(self) -> &'static str {
@@ -38,6 +39,8 @@ impl Thing {
             Kind::EndpointSlice,
             Kind::ReferenceGrant,
             Kind::Namespace,
+            Kind::BackendTlsPolicy,
+            Kind::ConfigMap,
         ][self.kind];
         let namespace = if kind.is_of_cluster() { "" } else { self.namespace() };
         let name = if kind == Kind::Namespace { self.namespace().to_owned() } else { self.name.to_string() };
@@ -100,11 +103,23 @@ impl Thing {
                 backend(1)
             ),
             Kind::HttpRoute | Kind::GrpcRoute => {
-                format!("{{ parentRefs: {parents}, hostnames: [{}] }}", host(name + form))
+                format!(
+                    "{{ parentRefs: {parents}, hostnames: [{}], rules: [{{ backendRefs: [{}, {}] }}] }}",
+                    host(name + form),
+                    backend(0),
+                    backend(1)
+                )
             }
             Kind::TcpRoute => {
                 format!("{{ parentRefs: {parents}, rules: [{{ backendRefs: [{}] }}] }}", backend(name))
             }
+            Kind::BackendTlsPolicy => format!(
+                "{{ targetRefs: [{{ kind: Service, name: \"{}\"{} }}], validation: {{ hostname: a.example, \
+                 caCertificateRefs: [{{ kind: ConfigMap, name: \"{}\" }}] }} }}",
+                form / 2 * 2 + name % 2,
+                if form == 2 { ", sectionName: x" } else { "" },
+                name % 2
+            ),
             Kind::Service => format!("{{ ports: [{{ name: x, port: {} }}] }}", 1 + form / 3),
             Kind::ReferenceGrant => format!(
                 "{{ from: [{{ group: gateway.networking.k8s.io, kind: {}, namespace: {other} }}], to: [{{ group: \"\", kind: Service }}] }}",
@@ -119,15 +134,19 @@ impl Thing {
             }
             _ => "{}".to_owned(),
         };
-        let slice = match kind {
+        let rest = match kind {
             Kind::EndpointSlice => format!(
                 "\naddressType: IPv4\nports: [{{ name: x, port: 1 }}]\nendpoints: [{{ addresses: [10.0.{name}.{form}] }}]"
             ),
+            Kind::ConfigMap if form != 3 => {
+                let pem = CERTIFICATE.0.replace('\n', "\\n");
+                format!("\ndata: {{ ca.crt: \"{pem}\" }}")
+            }
             _ => String::new(),
         };
         format!(
             "apiVersion: {version}\nkind: {}\nmetadata: {{ name: \"{}\", namespace: {own}, generation: {form}, \
-             creationTimestamp: \"2026-01-0{}T00:00:00Z\", labels: {labels} }}\nspec: {spec}{slice}\n",
+             creationTimestamp: \"2026-01-0{}T00:00:00Z\", labels: {labels} }}\nspec: {spec}{rest}\n",
             kind.name(),
             key.name.name,
             1 + (name + form) % 3
@@ -170,7 +189,7 @@ fn beginning() -> Vec<Thing> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     /// `moved`: when the node gets an address that an endpoint has. `forces`: by bits, whether a build comes into force.
     #[test]
@@ -232,23 +251,15 @@ fn index_of(objects: &BTreeMap<Key, String>) -> Index {
 /// Of many routes, one that is added, one that changes, and one whose Service comes or goes are all that is looked at again.
 #[test]
 fn only_what_a_change_has_to_do_with_is_made_again() {
-    let mut index = super::scale::many(500);
+    let mut index = many(500);
     let made = |index: &mut Index, yaml: &str| {
         assert_eq!(index.apply(objects(yaml).remove(0)), Change::All, "{yaml}");
         index.build(&context()).made
     };
     // An offer, a draft and a pool of each.
     assert_eq!(index.build(&context()).made, 1500);
-    let route = |number: usize, service: &str| {
-        let gateway = number % 50;
-        format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {{ name: r-{number}, namespace: db }}\n\
-             spec: {{ parentRefs: [{{ name: gw-{gateway} }}], hostnames: [r-{number}.gw-{gateway}.example], \
-             rules: [{{ backendRefs: [{{ name: {service}, port: 1 }}] }}] }}"
-        )
-    };
-    assert_eq!(made(&mut index, &route(500, "s-7")), 2);
-    assert_eq!(made(&mut index, &route(3, "absent")), 2);
+    assert_eq!(made(&mut index, &tls_route(500, "s-7")), 2);
+    assert_eq!(made(&mut index, &tls_route(3, "absent")), 2);
     let service = "apiVersion: v1\nkind: Service\nmetadata: { name: absent, namespace: db }\nspec: { ports: [{ name: x, port: 1 }] }";
     assert_eq!(made(&mut index, service), 3);
     assert_eq!(index.delete(&key(Kind::Service, "db/absent")), Change::All);
@@ -260,7 +271,7 @@ fn only_what_a_change_has_to_do_with_is_made_again() {
 /// A Service that no route names any more asks for nothing when it changes.
 #[test]
 fn what_only_a_route_that_is_gone_has_asked_for_is_of_no_interest() {
-    let mut index = super::scale::many(50);
+    let mut index = many(50);
     index.build(&context());
     index.in_force();
     let service = |port: usize| {
