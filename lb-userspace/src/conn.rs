@@ -7,13 +7,13 @@ mod passage;
 mod postgres;
 
 use crate::account::{Account, Connection};
-use crate::answer;
 use crate::arrival::{Arrival, Bound, Routed};
 use crate::clock::now_ms;
 use crate::close::{LegSocket, farewell, linger};
 use crate::config::{Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source};
 use crate::ech::Split;
+use crate::http::{self, Link};
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{Action, ClientPermit, Listener, Permit, Permits, Pool, Snapshot, Terminator};
@@ -26,9 +26,9 @@ use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
 use crate::splice::split::Failed;
 use crate::splice::tls::Tls;
-use crate::splice::transport::{Failure, Plain, Transport};
+use crate::splice::transport::Plain;
 use crate::tier::choose;
-use crate::tls::{Dialling, HandshakeError, Serving, Session};
+use crate::tls::{ClientTls, Dialling, HandshakeError, Serving, Session};
 use crate::traffic::add;
 use lb_common::packet::{PerLeg, Side};
 use passage::{Passage, Unconnected, Upstream};
@@ -141,9 +141,9 @@ impl Passage {
         let route = self.route.clone();
         let request = hello.and_then(|hello| hello.request);
         let reason = match &route.action {
-            Action::Pass if route.http => {
-                let near = Plain::new(&self.client, window);
-                let end = Box::pin(self.answer(near)).await;
+            // Boxed: connections without requests of HTTP need not pay for this future.
+            Action::Pass if route.http.is_some() => {
+                let end = Box::pin(self.requests(Plain::new(&*self.client, window), None)).await;
                 self.relayed(end)
             }
             Action::Pass => {
@@ -190,7 +190,7 @@ impl Passage {
     ) -> CloseReason {
         self.copy_for(FallbackReason::ServerTls);
         self.keep_alive(&server);
-        let (near, far) = (Plain::new(&self.client, window), Tls::new(session, &server));
+        let (near, far) = (Plain::new(&*self.client, window), Tls::new(session, &*server));
         let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
         self.relayed(end)
@@ -327,7 +327,7 @@ impl Passage {
                 Outcome::Demoted(reason) => self.account.demoted(reason),
             }
         }
-        let (near, far) = (Plain::new(&self.client, prefix), Plain::new(server, Vec::new()));
+        let (near, far) = (Plain::new(&*self.client, prefix), Plain::new(server, Vec::new()));
         let end = relay(near, far, traffic, idle).await;
         self.relayed(end)
     }
@@ -346,20 +346,21 @@ impl Passage {
         })
     }
 
-    /// splice: answers a request of HTTP.
-    async fn answer(&self, near: impl Transport) -> Result<CloseReason, (Side, TlsError)> {
-        let bound = self.account.connection.listener.hello_timeout;
-        let answered = timeout(bound, answer::not_found(near, &self.account.connection.traffic));
-        match answered.await {
-            Err(_) => Ok(CloseReason::IdleTimeout),
-            Ok(Ok(false)) => Ok(CloseReason::ClientClosed),
-            Ok(Ok(true)) => {
-                linger(&self.client).await;
-                Ok(CloseReason::Answered)
-            }
-            Ok(Err(Failure::Socket)) => Ok(CloseReason::ClientReset),
-            Ok(Err(Failure::Tls(cause))) => Err((Side::Client, cause)),
+    /// route, connect, splice: each of the connection's requests by itself. `tls`: of the client, if the gateway has ended it.
+    async fn requests(
+        &self,
+        near: impl http::Leg + Unpin,
+        tls: Option<ClientTls>,
+    ) -> Result<CloseReason, (Side, TlsError)> {
+        self.copy_for(FallbackReason::Http);
+        keep_alive(&self.client, self.account.connection.listener.keepalive);
+        let local = self.account.local.as_deref().copied().or_else(|| self.client.local_addr().ok());
+        let link = Link::new(self.gateway.clone(), self.account.connection.clone(), local, tls);
+        let end = http::serve(near, link).await;
+        if let Ok(CloseReason::ServerClosed | CloseReason::HttpError | CloseReason::Dismissed) = end {
+            linger(&self.client).await;
         }
+        end
     }
 
     /// connect, splice: TLS ends here.
@@ -385,8 +386,10 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        if self.route.http {
-            let end = self.answer(Tls::new(session, &self.client)).await;
+        if self.route.http.is_some() {
+            let tls = session.facts();
+            // Boxed: connections without requests of HTTP need not pay for this future.
+            let end = Box::pin(self.requests(Tls::new(session, &*self.client), Some(tls))).await;
             return self.relayed(end);
         }
         if let Some(TlsRequest::Mysql(asked)) = request {
@@ -420,12 +423,12 @@ impl Passage {
         self.copy_for(FallbackReason::TlsTerminated);
         self.keep_alive(&server);
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
-        let near = Tls::new(session, &self.client);
+        let near = Tls::new(session, &*self.client);
         let near = self.keyed(near, &server, request.filter(|_| upstream.is_some()));
         let end = match upstream {
-            None => relay(near, Plain::new(&server, Vec::new()), traffic, idle).await,
+            None => relay(near, Plain::new(&*server, Vec::new()), traffic, idle).await,
             // Boxed: connections without TLS toward the server need not pay for its session.
-            Some(upstream) => Box::pin(relay(near, Tls::new(*upstream, &server), traffic, idle)).await,
+            Some(upstream) => Box::pin(relay(near, Tls::new(*upstream, &*server), traffic, idle)).await,
         };
         server.clean();
         self.relayed(end)

@@ -5,7 +5,6 @@
 pub mod accept;
 pub mod account;
 pub mod admin;
-mod answer;
 pub mod arrival;
 pub mod cancel;
 pub mod cli;
@@ -17,6 +16,8 @@ pub mod connect;
 pub mod doctor;
 pub mod ech;
 pub mod gateway;
+pub mod histogram;
+pub mod http;
 pub mod import;
 pub mod kernel;
 pub mod kubernetes;

@@ -183,8 +183,11 @@ reasons! {
         Killed = "killed",
         /// A reload took its route away, whose `on_removal` says that it ends.
         RouteRemoved = "route_removed",
-        /// The gateway has answered its request of HTTP itself.
-        Answered = "answered",
+        /// The client's HTTP was malformed, and was answered with an error where that was possible.
+        HttpError = "http_error",
+        /// The gateway has asked the client to come again, because the route or the listener is gone or the gateway stops; or
+        /// has closed an idle connection of HTTP.
+        Dismissed = "dismissed",
         /// The gateway ran out of a resource (descriptors, memory).
         Resource = "resource",
         /// A new IPsec policy wants its packets encrypted, which the packet tier cannot do.
@@ -227,6 +230,54 @@ pub enum Setback {
     Rejected(RejectReason),
     /// It had one, but its handshake failed, or no server could be connected.
     Closed(CloseReason),
+}
+
+reasons! {
+    /// Why a request of HTTP was answered by the gateway itself.
+    HttpAnswer {
+        /// What the client sent is no request, or one whose end a server might see elsewhere.
+        Malformed = "malformed",
+        /// Its head is too long.
+        HeadTooLarge = "head_too_large",
+        /// It names no host, several, or something that is none.
+        BadHost = "bad_host",
+        /// A server may take its path for another one.
+        BadPath = "bad_path",
+        /// A method or a coding that the gateway does not serve.
+        NotImplemented = "not_implemented",
+        /// No route of the listener has its host.
+        NoRoute = "no_route",
+        /// None of the route's rules is for it.
+        NoRule = "no_rule",
+        /// Its host is that of another route than its connection's.
+        Misdirected = "misdirected",
+        /// Its rule redirects it.
+        Redirected = "redirected",
+        /// It was a browser's question about other origins (CORS).
+        Preflight = "preflight",
+        /// Its rule has no backend, or what it names is not to be had.
+        NoBackend = "no_backend",
+        /// The pool has no server that takes connections, though none is down.
+        NoServer = "no_server",
+        /// No server of the pool takes connections, and at least one because it is down.
+        PoolDown = "pool_down",
+        /// Each server of the pool has as many requests as its `max_connections` allows.
+        ServersFull = "servers_full",
+        /// Every server that was tried refused, was unreachable, or did not answer within `connect_timeout`.
+        ConnectFailed = "connect_failed",
+        /// TLS with the last server that was tried failed.
+        ServerTlsFailed = "server_tls_failed",
+        /// The server ended the connection before its answer, or answered with something that is none.
+        ServerFailed = "server_failed",
+        /// The client has broken off the body of its request.
+        ClientFailed = "client_failed",
+        /// It took longer than the rule allows.
+        RequestTimeout = "request_timeout",
+        /// A server took longer than the rule allows for one attempt.
+        BackendTimeout = "backend_timeout",
+        /// The gateway ran out of a resource.
+        Resource = "resource",
+    }
 }
 
 reasons! {
@@ -430,6 +481,8 @@ reasons! {
         TlsTerminated = "tls_terminated",
         /// The gateway speaks TLS to the server and not to the client, so the bytes differ on the two legs.
         ServerTls = "server_tls",
+        /// Its requests of HTTP are forwarded one by one.
+        Http = "http",
     }
 }
 
@@ -451,6 +504,7 @@ mod tests {
         names_are_metric_names(&EchResult::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&OddName::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&CloseReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+        names_are_metric_names(&HttpAnswer::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&TlsError::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&DownReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
         names_are_metric_names(&FallbackReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());

@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 
 /// What everybody shares who carries connections, ends them or shows them.
 pub struct RunningGateway {
@@ -27,6 +28,8 @@ pub struct RunningGateway {
     pub cancels: Arc<Cancels>,
     /// The numbers of MySQL clients' connections.
     pub threads: Arc<Threads>,
+    /// What connections with requests of HTTP look at; changed also when a reload takes a route of them away.
+    pub notice: watch::Sender<Notice>,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
     /// The programs of the sockmap tier, or why they are not used.
@@ -35,6 +38,13 @@ pub struct RunningGateway {
     ports: Arc<GatewayPorts>,
     /// A second descriptor of every listening socket; the workers have the first.
     listening: Mutex<HashMap<SocketAddr, Vec<TcpListener>>>,
+}
+
+/// What is told to connections with requests of HTTP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Notice {
+    /// They are to end as soon as no request is under way.
+    pub is_stopping: bool,
 }
 
 impl RunningGateway {
@@ -47,8 +57,18 @@ impl RunningGateway {
         ports: Arc<GatewayPorts>,
     ) -> Self {
         let (snapshot, books) = (ArcSwap::from_pointee(snapshot), Arc::new(books));
-        let (cancels, threads) = Default::default();
-        Self { snapshot, books, cancels, threads, packet, sockmap, ports, listening: Mutex::default() }
+        let (cancels, threads, notice) = Default::default();
+        Self {
+            snapshot,
+            books,
+            cancels,
+            threads,
+            notice,
+            packet,
+            sockmap,
+            ports,
+            listening: Mutex::default(),
+        }
     }
 
     /// Chooses the tier for a new connection that is passed through. `packet` tries to begin a handover to the packet tier.

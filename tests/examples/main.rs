@@ -9,3 +9,4 @@ mod failover;
 mod multisite;
 mod redis;
 mod scene;
+mod site;

@@ -13,6 +13,8 @@ mod drained;
 mod ech;
 mod gateway_api;
 mod health;
+mod http;
+mod http_hostile;
 mod import;
 mod keepalive;
 mod manager;

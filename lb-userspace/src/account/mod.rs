@@ -2,12 +2,12 @@
 
 mod access_log;
 mod books;
-pub mod histogram;
 mod ledger;
+mod request;
 mod visit;
 
 pub use access_log::{AccessLog, LogRecord};
 pub use books::{Books, Histograms};
-pub use histogram::Histogram;
 pub use ledger::{Connection, Ledger, LiveConnections};
+pub use request::RequestFacts;
 pub use visit::{Account, Visitor};

@@ -2,8 +2,10 @@
 
 use super::Operations;
 use super::view::*;
-use crate::account::Histogram;
-use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::histogram::Histogram;
+use crate::reason::{
+    CloseReason, EchResult, FallbackReason, HttpAnswer, OddName, RejectReason, Tier, TlsError,
+};
 use crate::state::{PacketTierState, ServerState};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -65,6 +67,12 @@ impl Operations for Fake {
             ech: vec![("databases".into(), EchResult::Accepted, 5)],
             closes: vec![(route(), CloseReason::ClientClosed, 8)],
             tls_errors: vec![(route(), TlsError::UnknownCa, 2)],
+            requests: vec![RouteRequests {
+                route: route(),
+                by_code: vec![("2xx", 7), ("4xx", 1)],
+                answers: vec![(HttpAnswer::NoRule, 1)],
+                seconds: sniff.snapshot(),
+            }],
             fallbacks: vec![(FallbackReason::PacketUnavailable, 10)],
             servers: vec![
                 ServerUp {

@@ -6,8 +6,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::Operations;
-use super::view::{RouteTier, Scrape};
-use crate::account::histogram::{BOUNDS_US, HistogramSnapshot};
+use super::view::{RouteRequests, RouteTier, Scrape};
+use crate::histogram::{BOUNDS_US, HistogramSnapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -112,6 +112,10 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         family.sample([("route", route), ("error", error.name())], &ConstCounter::new(*n))?;
     }
 
+    if !scrape.requests.is_empty() {
+        write_requests(encoder, &scrape.requests)?;
+    }
+
     let help = "Connections that did not get an earlier tier of the configured order";
     let mut family = Family::new(encoder, "snisplice_tier_fallbacks", None, help, Counter)?;
     for (reason, n) in &scrape.fallbacks {
@@ -203,6 +207,32 @@ fn write(scrape: &Scrape, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
     Ok(())
 }
 
+fn write_requests(encoder: &mut DescriptorEncoder<'_>, of_routes: &[RouteRequests]) -> fmt::Result {
+    let help = "Requests of HTTP, by the class of the status of their answer";
+    let mut family = Family::new(encoder, "snisplice_http_requests", None, help, Counter)?;
+    for of in of_routes {
+        for (code, n) in &of.by_code {
+            family.sample([("route", &*of.route), ("code", *code)], &ConstCounter::new(*n))?;
+        }
+    }
+
+    let help = "Requests of HTTP that the gateway has answered itself";
+    let mut family = Family::new(encoder, "snisplice_http_answers", None, help, Counter)?;
+    for of in of_routes {
+        for (reason, n) in &of.answers {
+            family.sample([("route", &*of.route), ("reason", reason.name())], &ConstCounter::new(*n))?;
+        }
+    }
+
+    let help = "From the head of a request of HTTP to the end of its answer";
+    let (name, unit) = ("snisplice_http_request", Unit::Seconds);
+    let mut family = Family::new(encoder, name, Some(&unit), help, MetricType::Histogram)?;
+    for of in of_routes {
+        family.histogram([("route", &*of.route)], &of.seconds)?;
+    }
+    Ok(())
+}
+
 fn route_tier(c: &RouteTier) -> [(&str, &str); 3] {
     [("listener", &c.listener), ("route", &c.route), ("tier", c.tier.name())]
 }
@@ -213,10 +243,14 @@ fn write_histogram(
     help: &str,
     seen: &HistogramSnapshot,
 ) -> fmt::Result {
+    let mut family = Family::new(encoder, name, Some(&Unit::Seconds), help, MetricType::Histogram)?;
+    encode_histogram(&mut family.0, seen)
+}
+
+fn encode_histogram(encoder: &mut MetricEncoder<'_>, seen: &HistogramSnapshot) -> fmt::Result {
     let bounds = BOUNDS_US.iter().map(|&us| us as f64 / 1e6).chain([f64::INFINITY]);
     let buckets: Vec<_> = bounds.zip(seen.buckets).collect();
-    let mut family = Family::new(encoder, name, Some(&Unit::Seconds), help, MetricType::Histogram)?;
-    family.0.encode_histogram::<NoLabelSet>(seen.sum.as_secs_f64(), seen.count(), &buckets, None)
+    encoder.encode_histogram::<NoLabelSet>(seen.sum.as_secs_f64(), seen.count(), &buckets, None)
 }
 
 /// One metric; its header is written even if no sample follows.
@@ -239,6 +273,14 @@ impl<'a> Family<'a> {
         value: &impl EncodeMetric,
     ) -> fmt::Result {
         value.encode(self.0.encode_family(&labels)?)
+    }
+
+    fn histogram<const N: usize>(
+        &mut self,
+        labels: [(&str, &str); N],
+        seen: &HistogramSnapshot,
+    ) -> fmt::Result {
+        encode_histogram(&mut self.0.encode_family(&labels)?, seen)
     }
 
     fn value(self, value: u64) -> fmt::Result {

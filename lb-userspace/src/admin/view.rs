@@ -4,8 +4,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::account::histogram::HistogramSnapshot;
-use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::histogram::HistogramSnapshot;
+use crate::reason::{
+    CloseReason, EchResult, FallbackReason, HttpAnswer, OddName, RejectReason, Tier, TlsError,
+};
 use crate::state::{PacketTierState, ServerState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -278,6 +280,19 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// Requests of HTTP of a route.
+#[derive(Clone, Debug)]
+pub struct RouteRequests {
+    /// The route.
+    pub route: String,
+    /// By the class of the status of their answer (`2xx`), or `none`.
+    pub by_code: Vec<(&'static str, u64)>,
+    /// Those that the gateway has answered itself.
+    pub answers: Vec<(HttpAnswer, u64)>,
+    /// From the head of the request to the end of the answer.
+    pub seconds: HistogramSnapshot,
+}
+
 /// What `/metrics` shows. The names are those of the configuration: no text a client chose belongs here.
 /// An entry with a zero is shown as a zero; what is not listed is not shown.
 #[derive(Clone, Debug, Default)]
@@ -298,6 +313,8 @@ pub struct Scrape {
     pub closes: Vec<(String, CloseReason, u64)>,
     /// Why TLS with clients failed, per route.
     pub tls_errors: Vec<(String, TlsError, u64)>,
+    /// Of routes that have had requests of HTTP.
+    pub requests: Vec<RouteRequests>,
     /// Connections that did not get an earlier tier.
     pub fallbacks: Vec<(FallbackReason, u64)>,
     /// Whether a server takes new connections.

@@ -15,6 +15,8 @@ pub struct ClientAuth {
     pub crl_expiry: Option<u64>,
     /// A client without a certificate is turned away.
     pub required: bool,
+    /// Whoever has a certificate is let in, wherever it leads: who that is, nobody knows.
+    pub unverified: bool,
     /// Who may come of those that have a certificate.
     pub allowed: Allowed,
 }

@@ -5,6 +5,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub(super) mod rule;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Origin;
+use super::authorities::Authorities;
 use super::certificate::Loaded;
 use super::client_auth::ClientAuth;
 use super::controller::{Attach, Mode};
@@ -31,6 +34,7 @@ use crate::ech;
 use crate::memory::HeapTops;
 use crate::reason::Tier;
 use ipnet::IpNet;
+use rule::{Carried, RuleDraft};
 use rustls::pki_types::ServerName;
 
 /// What all sources say together, each thing with its place. The file's things come first: where two clash, the error is
@@ -184,6 +188,7 @@ pub(super) struct RouteDraft {
     pub(super) listener: Field<String>,
     pub(super) sni: Field<Vec<Placed<SniPattern>>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
+    pub(super) protocol: Field<Carried>,
     pub(super) tls: Field<Tls>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) client_ca: Field<PathBuf>,
@@ -195,8 +200,8 @@ pub(super) struct RouteDraft {
     pub(super) max_connections: Field<usize>,
     pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
-    /// Not in the file.
-    /// Of requests of HTTP, if its connections carry such. Their pools are named.
+    pub(super) rules: Vec<RuleDraft>,
+    /// Not in the file, where `rules` are: those of requests of HTTP. Their pools are named.
     pub(super) http: Field<Vec<Rule<Field<String>>>>,
 }
 
@@ -209,6 +214,7 @@ impl RouteDraft {
             listener: Field::Absent,
             sni: Field::Absent,
             alpn: Field::Absent,
+            protocol: Field::Absent,
             tls: Field::Absent,
             certificate: Field::Absent,
             client_ca: Field::Absent,
@@ -220,8 +226,22 @@ impl RouteDraft {
             max_connections: Field::Absent,
             on_removal: Field::Absent,
             client_rate: Field::Absent,
+            rules: Vec::new(),
             http: Field::Absent,
         }
+    }
+}
+
+impl RouteDraft {
+    /// The pools that the file names for its backends and those of its rules.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Placed<String>> {
+        let of_rules =
+            self.rules.iter().flat_map(|rule| items(&rule.backends)).map(|backend| &backend.value.pool);
+        items(&self.backends)
+            .iter()
+            .map(|backend| &backend.value.pool)
+            .chain(of_rules)
+            .filter_map(Field::given)
     }
 }
 
@@ -318,12 +338,20 @@ impl PoolDraft {
 
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamTlsDraft {
-    pub(super) ca: Field<PathBuf>,
+    /// Absent: those of the system.
+    pub(super) ca: Field<AuthoritiesDraft>,
     pub(super) server_name: Field<ServerName<'static>>,
     pub(super) san: Field<Vec<Placed<San>>>,
     pub(super) certificate: Field<Box<CertificateDraft>>,
     pub(super) alpn: Field<Vec<Placed<Box<str>>>>,
     pub(super) min_version: Field<MinVersion>,
+}
+
+/// Those who sign servers' certificates: of a file, or of a source that has them in memory.
+#[derive(Clone, Debug)]
+pub(super) enum AuthoritiesDraft {
+    File(PathBuf),
+    Held(Arc<Authorities>),
 }
 
 #[derive(Clone, Debug)]

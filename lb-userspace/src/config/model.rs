@@ -245,7 +245,7 @@ pub struct Listener {
     pub hello_bytes: usize,
     /// Expect a PROXY header (v1 or v2) from the peers in `trusted_proxies`.
     pub proxy_protocol: bool,
-    /// Not empty where `proxy_protocol` is set, empty where it is not.
+    /// Not empty where `proxy_protocol` is set; elsewhere of listeners with requests of HTTP alone: what they say of a client is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Empty: everyone.
     pub allow: Vec<IpNet>,

@@ -75,7 +75,7 @@ impl Passage {
             (self.gateway.threads.clone(), Numbering { server: guard.server().state.clone(), address });
         let _entered = thread.and_then(|thread| threads.enter(offer.id, &at, thread));
         let kills = (!login.compresses()).then(|| Kills::new(login.has_query_attributes()));
-        let (near, far) = (Tls::new(session, &self.client), Tls::new(*upstream, &server));
+        let (near, far) = (Tls::new(session, &*self.client), Tls::new(*upstream, &*server));
         let far = Killing { leg: far, kills, threads, at };
         let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
@@ -113,7 +113,7 @@ async fn login(
 
 /// The leg to a server, on which KILL has the server's numbers.
 struct Killing<'a> {
-    leg: Tls<'a, Dialling>,
+    leg: Tls<Dialling, &'a TcpStream>,
     /// Absent: the packets are compressed.
     kills: Option<Kills>,
     threads: Arc<Threads>,

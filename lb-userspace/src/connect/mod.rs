@@ -122,39 +122,70 @@ impl From<CloseReason> for Failure {
 
 /// Connects to a server of `pool` and greets it; after a failure the next one: nothing of the client's is lost by then.
 pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure> {
-    if pool.awaits_checks() {
-        // After a start or a reload: it takes a moment.
-        let checked = async {
-            while pool.awaits_checks() {
-                sleep(CHECK_POLL).await;
-            }
-        };
-        let _ = timeout(pool.connect_timeout, Box::pin(checked)).await;
+    let mut search = Search::new(pool, dial.client);
+    loop {
+        let guard = search.next().await?;
+        if let Some(connected) = search.open(guard, dial).await {
+            return Ok(connected);
+        }
     }
-    let mut tried = Vec::new();
-    let mut failure = None;
-    while tried.len() < ATTEMPTS {
-        // Nobody goes before those who wait.
-        let chosen = match pool.room().waiting() {
-            0 => pool.choose(dial.client, &tried),
-            _ => Err(Unavailable::Full),
-        };
-        let guard = match chosen {
-            Ok(guard) => guard,
-            Err(Unavailable::Full) => match wait(pool, dial.client, &tried).await {
-                Some(guard) => guard,
-                None => return Err(CloseReason::ServersFull.into()),
-            },
-            Err(Unavailable::Nobody) => break,
-        };
-        let server = guard.server().clone();
+}
+
+/// A search for a server of a pool that takes a connection.
+pub struct Search<'a> {
+    pool: &'a Pool,
+    client: IpAddr,
+    tried: Vec<Arc<Server>>,
+    failure: Option<Failure>,
+}
+
+impl<'a> Search<'a> {
+    /// `client`: who it is for.
+    pub fn new(pool: &'a Pool, client: IpAddr) -> Self {
+        Search { pool, client, tried: Vec::new(), failure: None }
+    }
+
+    /// The next server to be tried, and a place with it. If all of them are full, waits for one.
+    pub async fn next(&mut self) -> Result<ServerGuard, Failure> {
+        let pool = self.pool;
+        if self.tried.is_empty() && pool.awaits_checks() {
+            // After a start or a reload: it takes a moment.
+            let checked = async {
+                while pool.awaits_checks() {
+                    sleep(CHECK_POLL).await;
+                }
+            };
+            let _ = timeout(pool.connect_timeout, Box::pin(checked)).await;
+        }
+        if self.tried.len() < ATTEMPTS {
+            // Nobody goes before those who wait.
+            let chosen = match pool.room().waiting() {
+                0 => pool.choose(self.client, &self.tried),
+                _ => Err(Unavailable::Full),
+            };
+            match chosen {
+                Ok(guard) => return Ok(guard),
+                Err(Unavailable::Full) => {
+                    let waited = wait(pool, self.client, &self.tried).await;
+                    return waited.ok_or_else(|| CloseReason::ServersFull.into());
+                }
+                Err(Unavailable::Nobody) => {}
+            }
+        }
+        Err(self.failure.take().unwrap_or_else(|| pool.refusal().into()))
+    }
+
+    /// Opens a connection to a server that [`next`](Self::next) has given, and greets it. `None`: it does not take it, and
+    /// is not given again.
+    pub async fn open(&mut self, guard: ServerGuard, dial: &Dial<'_>) -> Option<Connected> {
+        let (pool, server) = (self.pool, guard.server());
         let deadline = Instant::now() + pool.connect_timeout;
-        let failed = match open_server(&server.addresses(), pool.connect_timeout, dial.source).await {
+        let failure = match open_server(&server.addresses(), pool.connect_timeout, dial.source).await {
             Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
-                match dial.greeting.exchange(&mut socket, deadline, &server, pool.tls.as_deref()).await {
+                match dial.greeting.exchange(&mut socket, deadline, server, pool.tls.as_deref()).await {
                     Ok(Welcome { session, thread }) => {
-                        return Ok(Connected { socket, session, thread, port, guard });
+                        return Some(Connected { socket, session, thread, port, guard });
                     }
                     Err(Unwelcome { reason, tls_error, words }) => {
                         if let Some(cause) = tls_error {
@@ -170,13 +201,13 @@ pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure>
             }
         };
         server.state.failures.fetch_add(1, Relaxed);
-        if is_servers_fault(failed.reason) {
-            pool.failed(&server);
+        if is_servers_fault(failure.reason) {
+            pool.failed(server);
         }
-        failure = Some(failed);
-        tried.push(server);
+        self.failure = Some(failure);
+        self.tried.push(server.clone());
+        None
     }
-    Err(failure.unwrap_or_else(|| pool.refusal().into()))
 }
 
 /// Connects to this server at this address, though it may be full or drained, and greets it.

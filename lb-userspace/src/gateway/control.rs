@@ -218,6 +218,7 @@ impl Control {
                 let _ = worker.commands.send(Command::Unlisten(address));
             }
         }
+        self.gateway.notice.send_modify(|notice| notice.is_stopping = true);
         let live = |gateway: &RunningGateway| {
             let independent = gateway.packet().map_or(0, |packet| packet.independent());
             gateway.books.stats.live.active().saturating_sub(independent)

@@ -187,6 +187,9 @@ impl Control {
             }
         }
         drained::follow(&self.started.fixed.state_dir, &old, &new);
+        if old.routes.iter().any(|route| route.http.is_some()) {
+            self.gateway.notice.send_modify(|_| {});
+        }
         self.removed.note(old, &new);
         if let Some((_, objects)) = &mut self.source {
             objects.in_force();

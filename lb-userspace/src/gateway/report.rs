@@ -7,7 +7,7 @@ use crate::account::Connection;
 use crate::admin::{self, view};
 use crate::clock::{now_ms, uptime_ms};
 use crate::reason::{
-    CloseReason, DownReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError,
+    CloseReason, DownReason, EchResult, FallbackReason, HttpAnswer, OddName, RejectReason, Tier, TlsError,
 };
 use crate::running::RunningGateway;
 use crate::serving::{
@@ -221,6 +221,7 @@ impl admin::Operations for AdminSide {
                     errors.map(|(error, count)| (route.name.to_string(), error, count))
                 })
                 .collect(),
+            requests: routes().filter_map(|route| requests_of(route)).collect(),
             fallbacks: FallbackReason::ALL
                 .iter()
                 .map(|r| (*r, self.gateway.books.stats.fallbacks.get(*r as usize)))
@@ -396,6 +397,20 @@ fn servers_up(pool: &Arc<Pool>) -> Vec<view::ServerUp> {
 fn occurred(errors: &PerReason<{ TlsError::ALL.len() }>) -> Vec<(TlsError, u64)> {
     let count = |error: &TlsError| (*error, errors.get(*error as usize));
     TlsError::ALL.iter().map(count).filter(|(_, count)| *count > 0).collect()
+}
+
+/// Requests of HTTP, if it has had any.
+fn requests_of(route: &Route) -> Option<view::RouteRequests> {
+    const CODES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+    let counts = route.stats.counts().http()?;
+    let by_code = CODES.into_iter().zip(&counts.by_class).map(|(code, count)| (code, count.load(Relaxed)));
+    let answers = HttpAnswer::ALL.iter().map(|reason| (*reason, counts.answers.get(*reason as usize)));
+    Some(view::RouteRequests {
+        route: route.name.to_string(),
+        by_code: by_code.filter(|(_, count)| *count > 0).collect(),
+        answers: answers.filter(|(_, count)| *count > 0).collect(),
+        seconds: counts.seconds.snapshot(),
+    })
 }
 
 /// Those that passed, be there none, and those that failed, by reason.

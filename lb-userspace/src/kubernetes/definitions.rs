@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::store::Store;
-use crate::config::gateway_api::{Definitions, GROUP};
+use crate::config::gateway_api::{Definition, Definitions, GROUP};
 
 /// Those of all kinds that are read. The rights of the deployment name each of them.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
+    "backendtlspolicies",
     "gatewayclasses",
     "gateways",
     "grpcroutes",
@@ -24,6 +25,7 @@ const NAMES: [&str; 8] = [
     "tlsroutes",
 ];
 const VERSION: &str = "gateway.networking.k8s.io/bundle-version";
+const CHANNEL: &str = "gateway.networking.k8s.io/channel";
 /// How often they are asked for.
 const TURN: Duration = Duration::from_secs(60);
 /// The same while there is no answer.
@@ -55,8 +57,10 @@ async fn look(api: &Api<CustomResourceDefinition>) -> Result<Definitions, kube::
     for name in NAMES {
         // Their schemas are long, and of no interest.
         if let Some(definition) = api.get_metadata_opt(&format!("{name}.{GROUP}")).await? {
-            let version = definition.annotations().get(VERSION).map(|version| version.as_str().into());
-            found.insert(name.into(), version);
+            let annotations = definition.annotations();
+            let version = annotations.get(VERSION).map(|version| version.as_str().into());
+            let is_experimental = annotations.get(CHANNEL).is_some_and(|channel| channel == "experimental");
+            found.insert(name.into(), Definition { version, is_experimental });
         }
     }
     Ok(found)

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::config::gateway_api::{RouteStatus, Status};
+use crate::config::gateway_api::{Kind, Status};
 
 /// The time of a condition that has changed, as RFC 3339 has it.
 type Time<'t> = &'t str;
@@ -21,13 +21,40 @@ pub(super) fn whole(status: &Status, there: &Value, now: Time<'_>) -> Value {
     made
 }
 
-/// `status.parents` of a route: the entries of other controllers as they are, ours replaced.
-pub(super) fn parents(status: Option<&RouteStatus>, controller: &str, there: &Value, now: Time<'_>) -> Value {
-    let mut ours: Vec<Value> = status.into_iter().flat_map(|status| &status.parents).map(to_value).collect();
-    let known = there["parents"].as_array().map(Vec::as_slice).unwrap_or_default();
+/// A list of a status in which several controllers have entries.
+#[derive(Clone, Copy)]
+pub(super) struct List {
+    /// Of the field.
+    pub(super) name: &'static str,
+    /// What tells the entries of one controller apart.
+    of: &'static str,
+}
+
+/// That of a kind; `None`: its status is written by one.
+pub(super) fn list_of(kind: Kind) -> Option<List> {
+    match kind {
+        Kind::BackendTlsPolicy => Some(List { name: "ancestors", of: "ancestorRef" }),
+        kind => kind.is_route().then_some(List { name: "parents", of: "parentRef" }),
+    }
+}
+
+/// Such a list: the entries of other controllers as they are, ours replaced.
+pub(super) fn entries(
+    list: List,
+    status: Option<&Status>,
+    controller: &str,
+    there: &Value,
+    now: Time<'_>,
+) -> Value {
+    let mut ours: Vec<Value> = match status {
+        Some(Status::Route(status)) => status.parents.iter().map(to_value).collect(),
+        Some(Status::Policy(status)) => status.ancestors.iter().map(to_value).collect(),
+        _ => Vec::new(),
+    };
+    let known = there[list.name].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_ours = |entry: &Value| entry["controllerName"] == *controller;
     for entry in &mut ours {
-        let before = known.iter().find(|known| is_ours(known) && known["parentRef"] == entry["parentRef"]);
+        let before = known.iter().find(|known| is_ours(known) && known[list.of] == entry[list.of]);
         keep_times(entry, before.unwrap_or(&Value::Null), now);
     }
     // Entries stay where they are: an order of its own would make two controllers write in turns.
@@ -35,7 +62,7 @@ pub(super) fn parents(status: Option<&RouteStatus>, controller: &str, there: &Va
     for entry in known {
         if !is_ours(entry) {
             merged.push(entry.clone());
-        } else if let Some(at) = ours.iter().position(|ours| ours["parentRef"] == entry["parentRef"]) {
+        } else if let Some(at) = ours.iter().position(|ours| ours[list.of] == entry[list.of]) {
             merged.push(ours.remove(at));
         }
     }
@@ -105,8 +132,12 @@ fn to_value(parent: &impl serde::Serialize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::gateway_api::{ClassStatus, Condition, ParentRef, RouteParentStatus, Truth};
+    use crate::config::gateway_api::{
+        ClassStatus, Condition, ParentRef, PolicyAncestorStatus, PolicyStatus, RouteParentStatus,
+        RouteStatus, Truth,
+    };
 
+    const PARENTS: List = List { name: "parents", of: "parentRef" };
     const NOW: &str = "2026-02-02T00:00:00Z";
     const THEN: &str = "2026-01-01T00:00:00Z";
 
@@ -114,7 +145,7 @@ mod tests {
         Condition { kind: "Accepted", status, reason: "Why", message: "".into(), observed_generation: 2 }
     }
 
-    fn ours(gateways: &[&str]) -> RouteStatus {
+    fn ours(gateways: &[&str]) -> Status {
         let entry = |name: &&str| RouteParentStatus {
             parent_ref: ParentRef {
                 group: None,
@@ -127,7 +158,7 @@ mod tests {
             controller_name: "us".into(),
             conditions: vec![condition(Truth::True)],
         };
-        RouteStatus { parents: gateways.iter().map(entry).collect() }
+        Status::Route(RouteStatus { parents: gateways.iter().map(entry).collect() })
     }
 
     fn entry(controller: &str, gateway: &str, status: &str, time: &str) -> Value {
@@ -145,19 +176,46 @@ mod tests {
     fn entries_of_other_controllers_stay_where_and_as_they_are() {
         let others = [entry("them", "x", "False", THEN), entry("others", "y", "True", THEN)];
         let there = json!({"parents": [others[0], entry("us", "old", "True", THEN), others[1]]});
-        let made = parents(Some(&ours(&["new"])), "us", &there, NOW);
+        let made = entries(PARENTS, Some(&ours(&["new"])), "us", &there, NOW);
         assert_eq!(made, json!([others[0], others[1], entry("us", "new", "True", NOW)]));
         // A route that is not ours any more.
-        assert_eq!(parents(None, "us", &there, NOW), json!([others[0], others[1]]));
+        assert_eq!(entries(PARENTS, None, "us", &there, NOW), json!([others[0], others[1]]));
+    }
+
+    #[test]
+    fn of_policies_the_same_holds_for_ancestors() {
+        let policy = |gateways: &[&str]| {
+            let Status::Route(RouteStatus { parents }) = ours(gateways) else { unreachable!() };
+            let entry = |RouteParentStatus { parent_ref, controller_name, conditions }| {
+                PolicyAncestorStatus { ancestor_ref: parent_ref, controller_name, conditions }
+            };
+            Status::Policy(PolicyStatus { ancestors: parents.into_iter().map(entry).collect() })
+        };
+        let of = |mut entry: Value| {
+            let Some(fields) = entry.as_object_mut() else { unreachable!() };
+            let parent = fields.remove("parentRef");
+            fields.insert("ancestorRef".to_owned(), parent.unwrap_or_default());
+            entry
+        };
+        let list = list_of(Kind::BackendTlsPolicy).unwrap();
+        let theirs = of(entry("them", "a", "False", THEN));
+        let there = json!({"ancestors": [theirs, of(entry("us", "old", "True", THEN)), of(entry("us", "a", "True", THEN))]});
+        let made = entries(list, Some(&policy(&["a", "b"])), "us", &there, NOW);
+        let expected = [theirs, of(entry("us", "a", "True", THEN)), of(entry("us", "b", "True", NOW))];
+        assert_eq!(made, json!(expected));
+        assert!(list_of(Kind::Gateway).is_none());
     }
 
     #[test]
     fn what_has_not_changed_is_not_written_again() {
         let there = json!({"parents": [entry("us", "b", "True", THEN), entry("us", "a", "True", THEN)]});
-        assert_eq!(parents(Some(&ours(&["a", "b"])), "us", &there, NOW), there["parents"]);
+        assert_eq!(entries(PARENTS, Some(&ours(&["a", "b"])), "us", &there, NOW), there["parents"]);
         // Another status has another time.
         let there = json!({"parents": [entry("us", "a", "False", THEN)]});
-        assert_eq!(parents(Some(&ours(&["a"])), "us", &there, NOW), json!([entry("us", "a", "True", NOW)]));
+        assert_eq!(
+            entries(PARENTS, Some(&ours(&["a"])), "us", &there, NOW),
+            json!([entry("us", "a", "True", NOW)])
+        );
     }
 
     #[test]

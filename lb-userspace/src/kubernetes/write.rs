@@ -132,7 +132,9 @@ impl Writer {
     fn of_nodes<'s>(&self, key: &Key, status: &'s Status, memory: &Mutex<Memory>) -> Option<Cow<'s, Status>> {
         let generation = match status {
             Status::Gateway(_) | Status::ListenerSet(_) => status.generation().unwrap_or(0),
-            Status::Class(_) | Status::Route(_) | Status::Rule(_) => return Some(Cow::Borrowed(status)),
+            Status::Class(_) | Status::Route(_) | Status::Policy(_) | Status::Rule(_) => {
+                return Some(Cow::Borrowed(status));
+            }
         };
         let heard = self.heard.borrow().clone();
         let lagging = heard.lagging(key, generation);
@@ -255,17 +257,14 @@ impl Writer {
         memory: &Mutex<Memory>,
     ) -> Option<(Value, bool)> {
         let version = &there["metadata"]["resourceVersion"];
-        if key.kind.is_route() {
-            let (Some(Status::Route(_)) | None) = wanted else { return None };
-            let ours = match wanted {
-                Some(Status::Route(route)) => Some(route),
-                _ => None,
-            };
-            let parents = status::parents(ours, &self.controller, &there["status"], now);
-            let is_known = there["status"]["parents"] == parents
-                || there["status"]["parents"].is_null() && parents.as_array().is_some_and(Vec::is_empty);
+        if let Some(list) = status::list_of(key.kind) {
+            let entries = status::entries(list, wanted, &self.controller, &there["status"], now);
+            let known = &there["status"][list.name];
+            let is_known =
+                *known == entries || known.is_null() && entries.as_array().is_some_and(Vec::is_empty);
             return (!is_known).then(|| {
-                (json!({"metadata": {"resourceVersion": version}, "status": {"parents": parents}}), false)
+                let metadata = json!({"resourceVersion": version});
+                (json!({"metadata": metadata, "status": {(list.name): entries}}), false)
             });
         }
         let status = status::whole(wanted?, &there["status"], now);
@@ -410,7 +409,7 @@ fn note_pause(memory: &Mutex<Memory>, key: &Key) {
 
 /// Whether it has a status of the Gateway API; what became of Istio's objects is shown, and not written.
 fn has_status(kind: Kind) -> bool {
-    kind.is_route() || matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet)
+    status::list_of(kind).is_some() || matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet)
 }
 
 fn without_times(mut status: Value) -> Value {

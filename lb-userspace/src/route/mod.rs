@@ -3,27 +3,17 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod choose;
+pub mod http;
+mod names;
 mod schedule;
 
 pub use choose::{Candidate, Choice, Rank, WHOLE, choose, keep_one, schedules, warmth};
+pub use names::SniMatch;
 pub use schedule::Schedule;
 
 use crate::config::SniPattern;
 use crate::reason::RejectReason;
-use std::collections::HashMap;
-use std::sync::Arc;
-
-/// How well a route's SNI pattern covers a name. The derived order is the precedence: exact beats wildcard,
-/// a longer wildcard beats a shorter one, `*` comes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SniMatch {
-    /// `*`, also for clients without SNI.
-    Any,
-    /// `*.suffix`, with the length of `suffix` in bytes.
-    Wildcard(usize),
-    /// The name itself.
-    Exact,
-}
+use names::Names;
 
 /// How well a route covers a ClientHello. SNI decides first; of two routes with equal patterns, one with an ALPN protocol
 /// beats one without.
@@ -39,10 +29,7 @@ pub struct Match {
 /// routes.
 #[derive(Debug)]
 pub struct Table<T> {
-    exact: HashMap<Arc<str>, Entries<T>>,
-    /// Keyed by the suffix without `*.`.
-    wildcard: HashMap<Arc<str>, Entries<T>>,
-    any: Entries<T>,
+    by_name: Names<Entries<T>>,
 }
 
 /// Of one pattern: nearly always one, so a `Vec` would be mostly room.
@@ -57,21 +44,17 @@ struct Entry<T> {
 impl<T: Clone> Table<T> {
     /// An empty table: every lookup fails.
     pub fn new() -> Self {
-        Table { exact: HashMap::new(), wildcard: HashMap::new(), any: Box::default() }
+        Table { by_name: Names::new() }
     }
 
     /// An empty table with room for so many exact names.
     pub fn with_capacity(names: usize) -> Self {
-        Table { exact: HashMap::with_capacity(names), ..Table::new() }
+        Table { by_name: Names::with_capacity(names) }
     }
 
     /// Adds a route under one of its patterns. The configuration has checked that no two routes tie.
     pub fn insert(&mut self, pattern: &SniPattern, alpn: &[Box<str>], route: T) {
-        let entries = match pattern {
-            SniPattern::Exact(name) => self.exact.entry(name.clone()).or_default(),
-            SniPattern::Wildcard(suffix) => self.wildcard.entry(suffix.clone()).or_default(),
-            SniPattern::Any => &mut self.any,
-        };
+        let entries = self.by_name.of(pattern);
         let mut list = std::mem::take(entries).into_vec();
         list.reserve_exact(1);
         list.push(Entry { alpn: alpn.into(), route });
@@ -88,7 +71,7 @@ impl<T: Clone> Table<T> {
         offers: impl Fn(&str) -> bool,
     ) -> Result<(&T, Match), RejectReason> {
         let mut covered = false;
-        for (sni, entries) in self.candidates(sni) {
+        for (sni, entries) in self.by_name.covering(sni) {
             covered = true;
             let fits = |entry: &&Entry<T>| {
                 entry.alpn.is_empty() || entry.alpn.iter().any(|protocol| offers(protocol))
@@ -103,28 +86,12 @@ impl<T: Clone> Table<T> {
             (false, None) => RejectReason::NoSni,
         })
     }
-
-    /// The patterns that cover the name, best first.
-    fn candidates<'t>(&'t self, sni: Option<&str>) -> impl Iterator<Item = (SniMatch, &'t [Entry<T>])> {
-        let exact = sni.and_then(|name| self.exact.get(name)).map(|entries| (SniMatch::Exact, &entries[..]));
-        let wildcards = suffixes(sni.unwrap_or_default()).filter_map(|suffix| {
-            let entries = self.wildcard.get(suffix)?;
-            Some((SniMatch::Wildcard(suffix.len()), &entries[..]))
-        });
-        let any = (!self.any.is_empty()).then_some((SniMatch::Any, &self.any[..]));
-        exact.into_iter().chain(wildcards).chain(any)
-    }
 }
 
 impl<T: Clone> Default for Table<T> {
     fn default() -> Self {
         Table::new()
     }
-}
-
-/// `a.b.c` -> `b.c`, `c`: what a wildcard may cover, longest first.
-fn suffixes(name: &str) -> impl Iterator<Item = &str> {
-    name.match_indices('.').map(|(dot, _)| &name[dot + 1..])
 }
 
 #[cfg(test)]

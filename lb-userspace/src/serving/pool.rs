@@ -35,6 +35,8 @@ pub struct Pool {
     /// What becomes of open connections to a server that its checks find down.
     pub on_down: OnDown,
     pub(super) eject: Option<Eject>,
+    /// Its servers are spoken HTTP/2 to.
+    pub http2: bool,
     /// Present: its servers are spoken TLS to.
     pub tls: Option<Arc<ServerTls>>,
     balance: Balance,
@@ -214,7 +216,7 @@ impl Pool {
     /// their state, and services keep their servers. An error: rustls does not take the certificate of its `tls`.
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
         let known_tls = previous.and_then(|pool| pool.tls.as_ref());
-        let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, known_tls)).transpose()?;
+        let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, config.http2, known_tls)).transpose()?;
         let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
         let health = config.health.as_ref();
         let slots = Slots::new(&config.servers, previous.map(Pool::slots).as_deref(), &room, health);
@@ -229,6 +231,7 @@ impl Pool {
             health: config.health.clone(),
             on_down: config.on_down,
             eject: config.eject,
+            http2: config.http2,
             tls,
             balance: config.balance,
             slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
@@ -275,7 +278,7 @@ impl Pool {
             && self.health == *health
             && self.eject == *eject
             && self.on_down == *on_down
-            && !http2
+            && self.http2 == *http2
             && is_same_tls
             && self.slots().are_of(servers)
     }
@@ -291,6 +294,7 @@ impl Pool {
             health: None,
             on_down: OnDown::Keep,
             eject: None,
+            http2: false,
             tls: None,
             balance: Balance::RoundRobin,
             slow_start_ms: 0,
@@ -431,6 +435,13 @@ impl Pool {
                 return Ok(guard);
             }
         }
+    }
+
+    /// A place with this server of the pool, if it takes new connections.
+    pub(crate) fn enter(&self, wanted: impl Fn(&Server) -> bool) -> Option<ServerGuard> {
+        let servers = self.servers();
+        let server = servers.iter().find(|server| wanted(server))?;
+        ServerGuard::enter(server).filter(|_| server.standing(now_ms()) == Standing::Usable)
     }
 
     /// Its servers hold the same data, and one of them takes the writes.

@@ -1,6 +1,7 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
+use super::http::{self, Requests};
 use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{
@@ -8,14 +9,14 @@ use crate::config::{
 };
 use crate::ech;
 use crate::reason::RejectReason;
-use crate::route::{Match, Schedule, Table};
+use crate::route::{Match, Schedule, SniMatch, Table};
 use crate::sniff::POSTGRES_ALPN;
 use crate::tls::{self, Verifiers, server_config};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// In the order of the configuration.
     pub listeners: Vec<Arc<Listener>>,
-    /// In the order of the configuration.
+    /// In the order of the configuration; then those of connections to listeners of HTTP.
     pub routes: Vec<Arc<Route>>,
     /// In the order of the configuration.
     pub pools: Vec<Arc<Pool>>,
@@ -48,7 +49,8 @@ pub struct Snapshot {
     /// What holds for all of them.
     pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
-    /// The routes of each listener; `None`: the name is reserved, see [`config::Listener::reserved`].
+    /// The routes of each listener, by the names that its clients or their requests are for; `None`: the name is reserved, see
+    /// [`config::Listener::reserved`].
     tables: Vec<Table<Option<Arc<Route>>>>,
 }
 
@@ -66,6 +68,8 @@ pub struct Listener {
     pub hello_bytes: usize,
     /// Peers that send a PROXY header first; `None`: no peer does.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Peers that say in requests of HTTP who their clients are; none where peers send PROXY headers.
+    pub trusted_forwarders: Vec<IpNet>,
     /// Who may connect.
     pub acl: Acl,
     /// Most connections at a time.
@@ -84,6 +88,8 @@ pub struct Listener {
     pub mysql: Option<Reception>,
     /// How clients are refused.
     pub refuse: Refuse,
+    /// Of connections that carry requests for any of its routes, if HTTP is its protocol; called as the listener is.
+    pub own: Option<Arc<Route>>,
     /// Kept across reloads.
     pub stats: Arc<ListenerStats>,
     /// Of its routes among the snapshot's `tables`.
@@ -119,8 +125,8 @@ pub struct Route {
     pub clients: Option<ClientLimit>,
     /// What becomes of its connections.
     pub action: Action,
-    /// They carry requests of HTTP, each of which is answered with 404.
-    pub http: bool,
+    /// Present: they carry requests of HTTP, for which these rules are.
+    pub http: Option<Box<Requests>>,
     /// Kept across reloads.
     pub stats: RouteStats,
     /// What becomes of its open connections when it is gone.
@@ -254,7 +260,8 @@ impl Terminator {
 
     /// Who a client is that was let in with this certificate.
     pub fn client_name(&self, certificate: &CertificateDer<'_>) -> Option<String> {
-        tls::client_name(certificate, &self.source.client_auth.as_ref()?.allowed)
+        let auth = self.source.client_auth.as_ref().filter(|auth| !auth.unverified)?;
+        tls::client_name(certificate, &auth.allowed)
     }
 }
 
@@ -268,6 +275,7 @@ impl Listener {
             hello_timeout: Duration::ZERO,
             hello_bytes: 0,
             trusted_proxies: None,
+            trusted_forwarders: Vec::new(),
             acl: Acl::default(),
             max_connections: None,
             clients: None,
@@ -277,10 +285,16 @@ impl Listener {
             ech: None,
             mysql: None,
             refuse: Refuse::default(),
+            own: None,
             stats: Arc::default(),
             // It takes no connection.
             table: usize::MAX,
         }
+    }
+
+    /// Whether what this peer says of its clients in requests is passed on.
+    pub fn is_forwarder(&self, peer: IpAddr) -> bool {
+        self.trusted_forwarders.iter().any(|net| net.contains(&peer.to_canonical()))
     }
 
     /// Whether this peer sends a PROXY header first.
@@ -307,10 +321,19 @@ impl Route {
             max_connections: None,
             clients: None,
             action: Action::Pass,
-            http: false,
+            http: None,
             stats: RouteStats::default(),
             on_removal: OnRemoval::Keep,
             backends: Backends::Several(Box::default()),
+        }
+    }
+
+    /// Of the connections of a listener of HTTP.
+    fn of_listener(listener: &config::Listener, stats: RouteStats) -> Self {
+        Route {
+            http: Some(Box::new(Requests::new(std::iter::empty()))),
+            stats,
+            ..Route::retired(&listener.name, &listener.name, None, None)
         }
     }
 
@@ -338,7 +361,7 @@ impl Route {
             }
             (Action::Pass, _) | (Action::Terminate(_), _) => false,
         };
-        // How many clients a limit remembers depends on how many limits there are, and rules name pools by their numbers.
+        // How many clients a limit remembers depends on how many limits there are.
         *name == route.name
             && *listener == of.name
             && *sni == route.sni
@@ -348,8 +371,8 @@ impl Route {
             && clients.is_none()
             && route.client_rate.is_none()
             && is_same_action
-            && *http == route.http.is_some()
-            && route.http.as_ref().is_none_or(|rules| rules.is_empty())
+            && http.is_none()
+            && route.http.is_none()
             && *on_removal == route.on_removal
             && backends.are_of(route, with)
     }
@@ -390,6 +413,25 @@ impl Snapshot {
 
     /// The route of a client of a listener of this snapshot: see [`Table::lookup`].
     pub fn route(
+        &self,
+        listener: &Listener,
+        sni: Option<&str>,
+        offers: impl Fn(&str) -> bool,
+    ) -> Result<(&Arc<Route>, Match), RejectReason> {
+        let own = self.listeners.get(listener.table).and_then(|listener| listener.own.as_ref());
+        own.map_or_else(
+            || self.route_of_name(listener, sni, offers),
+            |own| Ok((own, Match { sni: SniMatch::Any, alpn: false })),
+        )
+    }
+
+    /// The listener of this snapshot that has taken the place of this one.
+    pub fn successor(&self, of: &Listener) -> Option<&Arc<Listener>> {
+        of.bind.iter().find_map(|bind| self.listener(*bind)).filter(|now| now.protocol == of.protocol)
+    }
+
+    /// The route of a request for this name, which came in by a listener of this snapshot.
+    pub fn route_of_name(
         &self,
         listener: &Listener,
         sni: Option<&str>,
@@ -471,10 +513,12 @@ impl Snapshot {
             };
             let table = &mut tables[route.listener];
             match listener.protocol {
-                Protocol::Tcp | Protocol::Http => {
-                    table.insert(&config::SniPattern::Any, &[], Some(built.clone()));
-                }
-                Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
+                Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], Some(built.clone())),
+                Protocol::Tls
+                | Protocol::Postgres
+                | Protocol::Mysql
+                | Protocol::Starttls(_)
+                | Protocol::Http => {
                     for pattern in &*route.sni {
                         table.insert(pattern, &route.alpn, Some(built.clone()));
                     }
@@ -492,6 +536,18 @@ impl Snapshot {
             .enumerate()
             .map(|(index, listener)| {
                 let known = known_listeners.get(&*listener.name);
+                let own = (listener.protocol == Protocol::Http).then(|| {
+                    // What they count is told of their name.
+                    let namesake = routes.iter().find(|route| route.name == listener.name);
+                    let stats = namesake.map(|route| route.stats.clone());
+                    let known = || Some(known_routes.get(&*listener.name)?.stats.clone());
+                    let own = Arc::new(Route::of_listener(
+                        listener,
+                        stats.clone().or_else(known).unwrap_or_default(),
+                    ));
+                    routes.extend(stats.is_none().then(|| own.clone()));
+                    own
+                });
                 Arc::new(Listener {
                     name: listener.name.clone(),
                     bind: listener.bind.clone(),
@@ -499,6 +555,10 @@ impl Snapshot {
                     hello_timeout: listener.hello_timeout,
                     hello_bytes: listener.hello_bytes,
                     trusted_proxies: listener.proxy_protocol.then(|| listener.trusted_proxies.clone()),
+                    trusted_forwarders: match listener.proxy_protocol {
+                        true => Vec::new(),
+                        false => listener.trusted_proxies.clone(),
+                    },
                     acl: Acl::new(&listener.allow, &listener.deny),
                     max_connections: listener.max_connections,
                     clients: listener.client_rate.map(|rate| {
@@ -518,6 +578,7 @@ impl Snapshot {
                     }),
                     mysql: reception(index, listener, &routes, config),
                     refuse: listener.refuse,
+                    own,
                     stats: known.map(|old| old.stats.clone()).unwrap_or_default(),
                     table: index,
                 })
@@ -560,6 +621,7 @@ fn reception(
 fn alpn_of(route: &config::Route, protocol: Protocol) -> Vec<Vec<u8>> {
     match route.alpn.as_slice() {
         [] if protocol == Protocol::Postgres => vec![POSTGRES_ALPN.to_vec()],
+        [] if route.http.is_some() => [&b"h2"[..], b"http/1.1"].map(<[u8]>::to_vec).into(),
         given => given.iter().map(|name| name.as_bytes().to_vec()).collect(),
     }
 }
@@ -590,7 +652,7 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
-        http: route.http.is_some(),
+        http: route.http.as_ref().map(|rules| Box::new(http::requests(rules, pools))),
         stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),

@@ -3,7 +3,10 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::{Limit, Setbacks};
-use crate::reason::{CloseReason, EchResult, FallbackReason, OddName, RejectReason, Tier, TlsError};
+use crate::histogram::Histogram;
+use crate::reason::{
+    CloseReason, EchResult, FallbackReason, HttpAnswer, OddName, RejectReason, Tier, TlsError,
+};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -119,6 +122,31 @@ pub struct RouteCounts {
     pub bytes_in: AtomicU64,
     /// Server to client, of connections that have ended.
     pub bytes_out: AtomicU64,
+    /// Of its requests; there once it has had one.
+    http: OnceLock<Box<HttpCounts>>,
+}
+
+/// What is counted of a route's requests of HTTP.
+#[derive(Debug, Default)]
+pub struct HttpCounts {
+    /// By the first digit of the status of their answer; at 0 those that have got none.
+    pub by_class: [AtomicU64; 6],
+    /// Those that the gateway has answered itself.
+    pub answers: PerReason<{ HttpAnswer::ALL.len() }>,
+    /// From the head of the request to the end of the answer.
+    pub seconds: Histogram,
+}
+
+impl RouteCounts {
+    /// The counters of requests, to count with.
+    pub fn counting_http(&self) -> &HttpCounts {
+        self.http.get_or_init(Box::default)
+    }
+
+    /// The counters of requests, if there were any.
+    pub fn http(&self) -> Option<&HttpCounts> {
+        self.http.get().map(|counts| &**counts)
+    }
 }
 
 /// The gateway's own counters.

@@ -4,6 +4,7 @@ use super::transport::{Failure, Kept, Received, Transport, poll_read_once};
 use crate::scratch::Output;
 use crate::tls::{Role, Session};
 use crate::traffic::add;
+use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
@@ -11,36 +12,51 @@ use tokio::net::TcpStream;
 /// Bytes of ciphertext that may wait for a peer that does not read, before nothing more is read from it.
 const MAX_ANSWERS: usize = 16 * 1024;
 
-/// A leg inside of TLS.
-pub struct Tls<'a, R> {
+/// A leg inside of TLS. `S`: its socket, or a reference to it.
+pub struct Tls<R, S> {
     session: Session<R>,
-    socket: &'a TcpStream,
+    socket: S,
     /// Records that the socket has not taken yet.
     kept: Kept,
     /// close_notify was said.
     ended: bool,
 }
 
-impl<'a, R: Role> Tls<'a, R> {
+impl<R: Role, S: Deref<Target = TcpStream>> Tls<R, S> {
     /// `socket`: the one on which the handshake was done.
-    pub fn new(session: Session<R>, socket: &'a TcpStream) -> Self {
+    pub fn new(session: Session<R>, socket: S) -> Self {
         Tls { session, socket, kept: Kept::default(), ended: false }
+    }
+
+    /// Its socket.
+    pub(crate) fn own_socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// Bytes of the peer that wait for the rest of their record.
+    pub(crate) fn held(&self) -> usize {
+        self.session.incoming().len()
+    }
+
+    /// Takes bytes back that [`poll_read`](Transport::poll_read) has given: they come first, once more.
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
+        self.session.put_back(bytes);
     }
 
     /// Sends the records of `plaintext`, or close_notify for `None`.
     fn send(&mut self, plaintext: Option<&[u8]>, records: &mut Output) -> Result<(), Failure> {
         records.clear();
         self.session.encrypt(plaintext, records).map_err(Failure::Tls)?;
-        self.kept.write(records.bytes(), self.socket)?;
+        self.kept.write(records.bytes(), &self.socket)?;
         Ok(())
     }
 }
 
-impl<R: Role> Transport for Tls<'_, R> {
+impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
     const SPLICES: bool = false;
 
     fn socket(&self) -> &TcpStream {
-        self.socket
+        &self.socket
     }
 
     fn poll_read<'b>(
@@ -53,10 +69,10 @@ impl<R: Role> Transport for Tls<'_, R> {
         plaintext.extend(&self.session.take_early());
         if plaintext.bytes().is_empty() && !self.session.is_closed() {
             if self.kept.left() > MAX_ANSWERS {
-                ready!(self.kept.poll_flush(self.socket, cx))?;
+                ready!(self.kept.poll_flush(&self.socket, cx))?;
             }
             let held = self.session.incoming().len();
-            let read = ready!(poll_read_once(self.socket, cx, &mut input[held..]))?;
+            let read = ready!(poll_read_once(&self.socket, cx, &mut input[held..]))?;
             if read == 0 {
                 // A peer that leaves without close_notify: many do. The other leg sees the same FIN.
                 return Poll::Ready(Ok(Received { bytes: &[], end: true }));
@@ -66,7 +82,7 @@ impl<R: Role> Transport for Tls<'_, R> {
             let decrypted = self.session.decrypt(&mut input[..held + read], plaintext, &mut answer);
             // Behind our FIN there is nothing to be said.
             if !answer.bytes().is_empty() && !self.ended {
-                self.kept.write(answer.bytes(), self.socket)?;
+                self.kept.write(answer.bytes(), &self.socket)?;
             }
             decrypted.map_err(Failure::Tls)?;
         }
@@ -85,7 +101,7 @@ impl<R: Role> Transport for Tls<'_, R> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, _: &AtomicU64) -> Poll<Result<(), Failure>> {
-        self.kept.poll_flush(self.socket, cx).map_err(Failure::from)
+        self.kept.poll_flush(&self.socket, cx).map_err(Failure::from)
     }
 }
 
@@ -169,7 +185,7 @@ mod tests {
             alpn: Vec::new(),
             min_version: MinVersion::Tls13,
         };
-        let tls = ServerTls::new(&Arc::new(tls), None).unwrap();
+        let tls = ServerTls::new(&Arc::new(tls), false, None).unwrap();
         let (socket, end) = pair();
         let end = thread::spawn(move || {
             let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty()).unwrap();

@@ -4,8 +4,9 @@ use crate::reason::TlsError;
 use crate::scratch::Output;
 use crate::socket::read_once;
 use crate::traffic::add;
-use std::io::{self, ErrorKind::WouldBlock};
+use std::io::{self, ErrorKind::WouldBlock, IoSlice};
 use std::mem;
+use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
@@ -65,26 +66,46 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// A leg without TLS.
+/// A leg without TLS. `S`: its socket, or a reference to it.
 #[derive(Debug)]
-pub struct Plain<'a> {
-    socket: &'a TcpStream,
+pub struct Plain<S> {
+    socket: S,
     received: Vec<u8>,
     kept: Kept,
 }
 
-impl<'a> Plain<'a> {
+impl<S: Deref<Target = TcpStream>> Plain<S> {
     /// `received`: what was read from the socket before, and comes before what is still to be read.
-    pub fn new(socket: &'a TcpStream, received: Vec<u8>) -> Self {
+    pub fn new(socket: S, received: Vec<u8>) -> Self {
         Plain { socket, received, kept: Kept::default() }
+    }
+
+    /// Its socket.
+    pub(crate) fn own_socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// Takes bytes back that [`poll_read`](Transport::poll_read) has given: they come first, once more.
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
+        self.received.splice(..0, bytes.iter().copied());
+    }
+
+    /// As [`write`](Transport::write), of several pieces.
+    pub(crate) fn write_slices(
+        &mut self,
+        slices: &[IoSlice<'_>],
+        delivered: &AtomicU64,
+    ) -> Result<(), Failure> {
+        add(delivered, self.kept.write_slices(slices, &self.socket)?);
+        Ok(())
     }
 }
 
-impl Transport for Plain<'_> {
+impl<S: Deref<Target = TcpStream>> Transport for Plain<S> {
     const SPLICES: bool = true;
 
     fn socket(&self) -> &TcpStream {
-        self.socket
+        &self.socket
     }
 
     fn poll_read<'b>(
@@ -97,12 +118,12 @@ impl Transport for Plain<'_> {
             let bytes = plaintext.hold(&mem::take(&mut self.received));
             return Poll::Ready(Ok(Received { bytes, end: false }));
         }
-        let read = ready!(poll_read_once(self.socket, cx, input))?;
+        let read = ready!(poll_read_once(&self.socket, cx, input))?;
         Poll::Ready(Ok(Received { bytes: &input[..read], end: read == 0 }))
     }
 
     fn write(&mut self, bytes: &[u8], _: &mut Output, delivered: &AtomicU64) -> Result<(), Failure> {
-        add(delivered, self.kept.write(bytes, self.socket)?);
+        add(delivered, self.kept.write(bytes, &self.socket)?);
         Ok(())
     }
 
@@ -115,7 +136,7 @@ impl Transport for Plain<'_> {
         if left == 0 {
             return Poll::Ready(Ok(()));
         }
-        let flushed = self.kept.poll_flush(self.socket, cx);
+        let flushed = self.kept.poll_flush(&self.socket, cx);
         add(delivered, left - self.kept.left());
         flushed.map_err(Failure::from)
     }
@@ -163,6 +184,25 @@ impl Kept {
         };
         if sent < bytes.len() {
             self.bytes.extend_from_slice(&bytes[sent..]);
+        }
+        Ok(sent)
+    }
+
+    /// As [`write`](Self::write), of several pieces.
+    fn write_slices(&mut self, slices: &[IoSlice<'_>], to: &TcpStream) -> io::Result<usize> {
+        let sent = match self.left() {
+            0 => match to.try_write_vectored(slices) {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == WouldBlock => 0,
+                Err(error) => return Err(error),
+            },
+            _ => 0,
+        };
+        let mut passed = sent;
+        for slice in slices {
+            let own = passed.min(slice.len());
+            self.bytes.extend_from_slice(&slice[own..]);
+            passed -= own;
         }
         Ok(sent)
     }

@@ -35,7 +35,10 @@ impl Verifiers {
         if let Some(known) = self.0.get(&key) {
             return Ok(known.clone());
         }
-        let verifier: Arc<dyn ClientCertVerifier> = Arc::new(Verifier::new(auth, provider)?);
+        let verifier: Arc<dyn ClientCertVerifier> = match auth.unverified {
+            true => Arc::new(Unverified(provider.signature_verification_algorithms)),
+            false => Arc::new(Verifier::new(auth, provider)?),
+        };
         self.0.insert(key, verifier.clone());
         Ok(verifier)
     }
@@ -149,5 +152,50 @@ impl ClientCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// Takes any certificate of whoever has its key, and clients without one.
+#[derive(Debug)]
+struct Unverified(WebPkiSupportedAlgorithms);
+
+impl ClientCertVerifier for Unverified {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
     }
 }

@@ -207,6 +207,11 @@ impl<R: Role> Session<R> {
         self.tls.peer_certificates()?.first()
     }
 
+    /// The application's protocol that was agreed on (ALPN).
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls.alpn_protocol()
+    }
+
     /// The protocol version agreed on.
     pub fn version(&self) -> Option<rustls::ProtocolVersion> {
         self.tls.protocol_version()

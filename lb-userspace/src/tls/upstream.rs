@@ -18,6 +18,7 @@ const SERVERS: usize = 1024;
 /// changed.
 pub struct ServerTls {
     source: Arc<UpstreamTls>,
+    http2: bool,
     config: ClientConfig,
     /// The same configuration for each server, with the sessions of that server: the servers of a pool may go by one name,
     /// by which rustls would take a ticket of one for another's.
@@ -26,12 +27,20 @@ pub struct ServerTls {
 
 impl ServerTls {
     /// `known`: that of the pool of the same name before a reload.
-    pub fn new(source: &Arc<UpstreamTls>, known: Option<&Arc<Self>>) -> Result<Arc<Self>, anyhow::Error> {
-        if let Some(known) = known.filter(|known| known.is_of(source)) {
+    /// `http2`: that is offered, unless the configuration says what is.
+    pub fn new(
+        source: &Arc<UpstreamTls>,
+        http2: bool,
+        known: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, anyhow::Error> {
+        if let Some(known) = known.filter(|known| known.is_of(source) && known.http2 == http2) {
             return Ok(known.clone());
         }
-        let config = client_config(source)?;
-        Ok(Arc::new(ServerTls { source: source.clone(), config, servers: Mutex::default() }))
+        let mut config = client_config(source)?;
+        if http2 && source.alpn.is_empty() {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
+        Ok(Arc::new(ServerTls { source: source.clone(), http2, config, servers: Mutex::default() }))
     }
 
     /// Whether it would be made the same of this.
@@ -110,7 +119,7 @@ mod tests {
     #[test]
     fn a_server_is_called_by_the_configured_name_or_its_host() {
         let called = |tls: &UpstreamTls, address: &str| {
-            let tls = ServerTls::new(&Arc::new(tls.clone()), None).unwrap();
+            let tls = ServerTls::new(&Arc::new(tls.clone()), false, None).unwrap();
             let (_, name) = tls.toward(&address.parse().unwrap()).unwrap();
             name.to_str().into_owned()
         };
@@ -122,14 +131,14 @@ mod tests {
     #[test]
     fn each_server_has_sessions_of_its_own_and_a_reload_keeps_them() {
         let source = Arc::new(tls(Some("redis.internal")));
-        let before = ServerTls::new(&source, None).unwrap();
+        let before = ServerTls::new(&source, false, None).unwrap();
         let sessions = |tls: &ServerTls, address: &str| tls.toward(&address.parse().unwrap()).unwrap().0;
         let first = sessions(&before, "10.0.0.1:1");
         assert!(!Arc::ptr_eq(&first, &sessions(&before, "10.0.0.2:1")));
-        let after = ServerTls::new(&Arc::new((*source).clone()), Some(&before)).unwrap();
+        let after = ServerTls::new(&Arc::new((*source).clone()), false, Some(&before)).unwrap();
         assert!(Arc::ptr_eq(&first, &sessions(&after, "10.0.0.1:1")));
         let changed = Arc::new(UpstreamTls { min_version: MinVersion::Tls13, ..(*source).clone() });
-        let changed = ServerTls::new(&changed, Some(&before)).unwrap();
+        let changed = ServerTls::new(&changed, false, Some(&before)).unwrap();
         assert!(!Arc::ptr_eq(&first, &sessions(&changed, "10.0.0.1:1")));
         for port in 2..2000 {
             sessions(&before, &format!("10.0.0.3:{port}"));

@@ -13,8 +13,11 @@ use crate::{Cluster, deploy, programs};
 #[derive(clap::Args)]
 pub struct Args {
     /// Profiles of the suite.
-    #[arg(default_values_t = ["GATEWAY-TLS".to_owned(), "GATEWAY-TCP".to_owned()])]
+    #[arg(default_values_t = PROFILES.map(str::to_owned))]
     profiles: Vec<String>,
+    /// With the Gateway API's definitions of the experimental channel: these have retries.
+    #[arg(long)]
+    experimental: bool,
     /// How many nodes have a gateway. The first gets the clients of all addresses; statuses are of all nodes.
     #[arg(long, default_value_t = 1)]
     nodes: u8,
@@ -29,6 +32,9 @@ pub struct Args {
     keep: bool,
 }
 
+/// What the gateway is for.
+const PROFILES: [&str; 4] = ["GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-HTTP", "GATEWAY-GRPC"];
+
 /// Addresses for the suite's Gateways, of which some forty exist at once. The client routes them to the first node.
 const ADDRESSES: [&str; 2] = ["198.51.100.0/25", "2001:db8:10::/120"];
 /// One of them, kept for the Gateway that asks for it; and one that no Gateway can have.
@@ -39,7 +45,10 @@ const UNUSABLE: &str = "203.0.113.1";
 pub fn run(args: &Args) -> Result<()> {
     println!("Starting the cluster …");
     let cluster = Cluster::start(args.nodes)?;
-    cluster.install_gateway_api()?;
+    match args.experimental {
+        true => cluster.install_experimental_gateway_api()?,
+        false => cluster.install_gateway_api()?,
+    }
     for range in ADDRESSES {
         cluster.network.route(range, &cluster.network.nodes[0])?;
     }
@@ -60,7 +69,8 @@ pub fn run(args: &Args) -> Result<()> {
             let target = programs::directory()?.join("../..");
             let directory = target.canonicalize()?.join("conformance");
             fs::create_dir_all(&directory)?;
-            directory.join(format!("standard-{version}-default-report.yaml"))
+            let channel = if args.experimental { "experimental" } else { "standard" };
+            directory.join(format!("{channel}-{version}-default-report.yaml"))
         }
     };
     let mut command: Command = cluster.network.client.command(suite);

@@ -71,6 +71,11 @@ impl Cluster {
         self.install("gateway-api-crds.yaml")
     }
 
+    /// The same of the experimental channel.
+    pub fn install_experimental_gateway_api(&self) -> Result<()> {
+        self.install("gateway-api-experimental-crds.yaml")
+    }
+
     /// Installs the definitions of Istio's objects, and waits until the API server serves them.
     pub fn install_istio(&self) -> Result<()> {
         self.install("istio-crds.yaml")

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use snisplice_tests::backend::{Backend, echo, naming_and_holding};
 use snisplice_tests::process::{Process, checked_output};
 use snisplice_tests::redis::tls_cli;
@@ -135,65 +135,6 @@ fn http_server(ns: &snisplice_tests::NetNs, port: u16) -> Command {
     let mut command = ns.command("python3");
     command.args(["-m", "http.server", &port.to_string(), "--directory", "/proc/self/fdinfo"]);
     command
-}
-
-#[test]
-fn a_bookshop_of_http() -> Result<()> {
-    let world = World::new()?;
-    let (client, server) = (&world.net.client, &world.net.server);
-    let manifests = Manifests::new(Some("3-bookshop-http.yaml"))?;
-    let names = ["books", "tools", "static"].map(|name| format!("{name}.shop.example.com"));
-    let leaf = world.authority.leaf(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
-    manifests.write("cert.yaml", &secret("default/shop-cert", &leaf)?)?;
-    // Of the shop's own Services only the one behind TLS is reached by now.
-    let service = "---\napiVersion: v1\nkind: Service\nmetadata: { name: static-nginx, namespace: default }\nspec: { ports: [{ port: 443 }] }\n";
-    manifests.write(
-        "static.yaml",
-        &(service.to_owned() + &slice("default/static-nginx", "", 7443, &[ready(SERVER)])),
-    )?;
-    let mut openssl = server.command("openssl");
-    openssl
-        .args(["s_server", "-accept", "7443", "-www", "-quiet", "-cert"])
-        .arg(&leaf.chain)
-        .arg("-key")
-        .arg(&leaf.key);
-    let mut s_server = Process::spawn("openssl", openssl)?;
-    s_server.wait_listening(&[7443])?;
-    let gateway = manifests.serve(&world)?;
-    let status_of = |url: &str, host: &str, port: u16| {
-        let mut curl = client.command("curl");
-        curl.args([
-            "-s",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            "--resolve",
-            &format!("{host}:{port}:10.0.1.1"),
-            "--cacert",
-        ]);
-        checked_output(curl.arg(&world.authority.path).arg(url))
-    };
-    assert_eq!(status_of("http://10.0.1.1/details", "x", 80)?, "404");
-    for name in &names[..2] {
-        assert_eq!(status_of(&format!("https://{name}/details"), name, 443)?, "404");
-    }
-    assert_eq!(status_of(&format!("https://{}/", names[2]), &names[2], 443)?, "200");
-    let shop = wait_object(&gateway, "Gateway", "shop", "its status", |object| object["status"].is_object())?;
-    let attached: Vec<_> = shop["status"]["listeners"]
-        .as_array()
-        .context("a list")?
-        .iter()
-        .map(|each| each["attachedRoutes"].clone())
-        .collect();
-    assert_eq!(attached, [2, 1, 1]);
-    gateway.wait_status("three answers", |status| {
-        status.0["routes"].as_array().is_some_and(|routes| {
-            let answered = routes.iter().filter(|route| route["pools"].as_array().is_some_and(Vec::is_empty));
-            answered.map(|route| route["total"].as_u64().unwrap_or(0)).sum::<u64>() == 3
-        })
-    })?;
-    Ok(())
 }
 
 #[test]

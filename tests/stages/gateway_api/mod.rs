@@ -2,6 +2,7 @@
 
 mod changes;
 mod deployments;
+mod http;
 mod istio;
 mod listeners;
 mod refused;

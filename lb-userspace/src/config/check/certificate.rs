@@ -225,6 +225,7 @@ impl<'a> Certificates<'a> {
             crls: crls.concat(),
             crl_expiry,
             required: client.required,
+            unverified: false,
             allowed: client.allowed.clone(),
         };
         Ok((Arc::new(auth), odd))

@@ -19,8 +19,10 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Option<Ech> {
     let ech = draft.ech.given()?;
-    if draft.protocol.get() == Some(Protocol::Tcp) {
-        let error = Diagnostic::error(&ech.place, "a `tcp` listener has no `ech`: it reads no ClientHello");
+    if let Some(protocol @ (Protocol::Tcp | Protocol::Http)) = draft.protocol.get() {
+        let protocol = if protocol == Protocol::Tcp { "tcp" } else { "http" };
+        let message = format!("a `{protocol}` listener has no `ech`: it reads no ClientHello");
+        let error = Diagnostic::error(&ech.place, message);
         report.push(error.help("take it out, or let the listener's `protocol` be `tls`"));
     }
     let (mut keys, mut numbers) = (Vec::new(), HashMap::new());

@@ -8,6 +8,7 @@ mod client_rate;
 mod crl;
 mod ech;
 mod health;
+mod http;
 mod key;
 mod mysql;
 mod names;
@@ -79,8 +80,13 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     reject_peers_alike(&draft.gateway, report);
     let gateway = gateway(&draft.gateway);
     let listeners = draft.listeners.iter().zip(&listener_names.list);
-    let listeners: Vec<_> =
-        listeners.map(|(draft, name)| listener(draft, name, &gateway.live, certificates, report)).collect();
+    let with_requests = http::listeners_with_requests(draft, &listener_names);
+    let listeners: Vec<_> = listeners
+        .zip(with_requests)
+        .map(|((draft, name), with_requests)| {
+            listener(draft, name, with_requests, &gateway.live, certificates, report)
+        })
+        .collect();
     let pools = draft.pools.iter().zip(&pool_names.list);
     let pools: Vec<_> =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
@@ -97,7 +103,16 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         // A protocol that is invalid says nothing about what the route may have.
         let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
         let certificate = known.and_then(|index| match listeners[index].protocol {
-            Protocol::Tcp | Protocol::Http => reject_tls_keys(route, report),
+            Protocol::Tcp => {
+                reject_keys("tcp", [("sni", route.sni.place())], report);
+                reject_tls_keys("tcp", route, report)
+            }
+            // Objects say in their rules what they take.
+            Protocol::Http if !route.http.is_absent() => None,
+            Protocol::Http => {
+                require_sni(route, report);
+                reject_tls_keys("http", route, report)
+            }
             Protocol::Tls | Protocol::Postgres | Protocol::Mysql | Protocol::Starttls(_) => {
                 tls_keys(route, certificates, report)
             }
@@ -109,6 +124,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 mysql::check_pools(draft, route, &pool_names, report);
             }
         }
+        let rules = http::rules(route, name, known.map(|index| &listeners[index]), &pool_names, report);
+        let carries_requests = rules.is_some();
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
             name: name.clone(),
@@ -119,14 +136,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),
                 None => Action::Pass,
             },
-            http: route.http.given().map(|rules| {
-                rules
-                    .value
-                    .iter()
-                    .map(|rule| rule.with_pools(|pool| pool_names.resolve(pool, report)))
-                    .collect()
-            }),
-            backends: backends(route, &pool_names, report),
+            http: rules,
+            backends: if carries_requests { Vec::new() } else { backends(route, &pool_names, report) },
             retry_other_pool: route.retry_other_pool.or(false),
             idle_timeout: route.idle_timeout.get(),
             max_age: route.max_age.get(),
@@ -146,6 +157,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 reference: &reference.place,
                 sni: items(&route.sni),
                 alpn: alpn.map(|protocol| &*protocol.value).collect(),
+                http: carries_requests,
                 certificate,
             });
         }
@@ -159,6 +171,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         ech::warn_of_names(draft, &listeners, &routes, report);
         warn_of_idle_listeners(draft, &listeners, &routes, report);
         warn_of_unused_pools(draft, &routes, report);
+        http::warn_of_repeated(draft, &routes, report);
+        http::warn_of_pools_without_requests(draft, &routes, report);
     }
     Config { gateway, listeners, routes, pools, gateway_api }
 }
@@ -295,6 +309,7 @@ fn access_log(draft: &AccessLogDraft) -> AccessLog {
 fn listener(
     draft: &ListenerDraft,
     name: &Arc<str>,
+    with_requests: bool,
     gateway: &LiveGateway,
     certificates: &Certificates<'_>,
     report: &mut Report,
@@ -313,6 +328,7 @@ fn listener(
     }
     if let Some(given) = draft.trusted_proxies.given()
         && !proxy_protocol
+        && !with_requests
         && !draft.proxy_protocol.is_invalid()
     {
         let warning =
@@ -327,7 +343,7 @@ fn listener(
         hello_timeout: draft.hello_timeout.or(default.hello_timeout),
         hello_bytes: draft.hello_bytes.or(default.hello_bytes),
         proxy_protocol,
-        trusted_proxies: if proxy_protocol { trusted_proxies } else { Vec::new() },
+        trusted_proxies: if proxy_protocol || with_requests { trusted_proxies } else { Vec::new() },
         allow: values(&draft.allow),
         deny: values(&draft.deny),
         max_connections: draft.max_connections.get().or(default.max_connections),
@@ -387,8 +403,12 @@ fn pool(
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
     source::warn(draft, report);
-    let default = Pool::new(name.clone(), found);
     let tls = upstream_tls::check(draft, certificates, report);
+    if tls.is_none() && !draft.tls.is_absent() {
+        // Nobody is spoken to in the clear instead.
+        found.clear();
+    }
+    let default = Pool::new(name.clone(), found);
     Pool {
         tls: tls.or(default.tls),
         slow_start: draft.slow_start.or(default.slow_start),
@@ -435,12 +455,7 @@ fn tls_keys<'r>(
     certificates: &mut Certificates<'_>,
     report: &mut Report,
 ) -> Option<(&'r Place, Arc<Loaded>)> {
-    if draft.sni.is_absent() {
-        let error = Diagnostic::error(&draft.place, "[[route]] without `sni`");
-        report.push_absence(error.help(
-            "for example `sni = [\"redis-1.example.com\"]`; `sni = [\"*\"]` takes every name, and clients without one",
-        ));
-    }
+    require_sni(draft, report);
     match &draft.tls {
         Field::Invalid => None,
         Field::Given(tls) if tls.value == Tls::Terminate => {
@@ -452,6 +467,15 @@ fn tls_keys<'r>(
             load_certificate(&draft.certificate, client_auth::check(draft, report), certificates, report)
         }
         Field::Given(_) | Field::Absent => reject_termination_keys(draft, report),
+    }
+}
+
+fn require_sni(draft: &RouteDraft, report: &mut Report) {
+    if draft.sni.is_absent() {
+        let error = Diagnostic::error(&draft.place, "[[route]] without `sni`");
+        report.push_absence(error.help(
+            "for example `sni = [\"redis-1.example.com\"]`; `sni = [\"*\"]` takes every name, and clients without one",
+        ));
     }
 }
 
@@ -470,22 +494,24 @@ fn reject_termination_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option
     None
 }
 
-/// Nothing is known of a connection to a `tcp` listener but its addresses.
-fn reject_tls_keys<T>(draft: &RouteDraft, report: &mut Report) -> Option<T> {
-    for (key, place) in [
-        ("sni", draft.sni.place()),
+/// There is no TLS on listeners of these protocols.
+fn reject_tls_keys<T>(protocol: &str, draft: &RouteDraft, report: &mut Report) -> Option<T> {
+    let keys = [
         ("alpn", draft.alpn.place()),
         ("tls", draft.tls.place()),
         ("certificate", draft.certificate.place()),
         ("client_ca", draft.client_ca.place()),
         ("client_auth", draft.client_auth.place()),
-    ] {
-        if let Some(place) = place {
-            let error = Diagnostic::error(place, format!("a route of a `tcp` listener has no `{key}`"));
-            report.push(error.help("take it out, or make the listener's `protocol` `\"tls\"`"));
-        }
-    }
+    ];
+    reject_keys(protocol, keys, report);
     None
+}
+
+fn reject_keys<const N: usize>(protocol: &str, keys: [(&str, Option<&Place>); N], report: &mut Report) {
+    for (key, place) in keys.into_iter().filter_map(|(key, place)| Some((key, place?))) {
+        let error = Diagnostic::error(place, format!("a route of a `{protocol}` listener has no `{key}`"));
+        report.push(error.help("take it out, or make the listener's `protocol` `\"tls\"`"));
+    }
 }
 
 /// A `tcp` listener has exactly one route.

@@ -42,8 +42,7 @@ pub(super) fn reject_other_families(
     if listener.proxy_protocol || listener.bind.is_empty() {
         return;
     }
-    for backend in items(&route.backends) {
-        let Some(name) = backend.value.pool.given() else { continue };
+    for name in route.pools() {
         let Some(pool) = pools.find(&name.value).map(|index| &draft.pools[index]) else { continue };
         let Some(source) = pool.source.given().filter(|source| source.value == SourceAddress::Client) else {
             continue;

@@ -20,6 +20,8 @@ pub(super) struct Claim<'a> {
     pub(super) sni: &'a [Placed<SniPattern>],
     /// Empty: any.
     pub(super) alpn: Vec<&'a str>,
+    /// Its connections carry requests, each of which goes where its own host is served.
+    pub(super) http: bool,
     /// Of a terminated route, and where the route names it.
     pub(super) certificate: Option<(&'a Place, Arc<Loaded>)>,
 }
@@ -103,7 +105,8 @@ fn covers(certificate: &Loaded, pattern: &SniPattern) -> bool {
 /// HTTP/2 clients reuse a connection for any name its certificate bears (RFC 9113, section 9.1.1), without a new
 /// ClientHello: requests for a neighbour's names then arrive at the wrong route.
 pub(super) fn warn_of_coalescing(claims: &[Claim<'_>], report: &mut Report) {
-    let terminates_h2 = |claim: &&Claim<'_>| claim.certificate.is_some() && claim.alpn.contains(&H2);
+    let terminates_h2 =
+        |claim: &&Claim<'_>| claim.certificate.is_some() && claim.alpn.contains(&H2) && !claim.http;
     if !claims.iter().any(|claim| terminates_h2(&claim)) {
         return;
     }

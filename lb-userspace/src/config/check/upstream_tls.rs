@@ -9,7 +9,8 @@ use super::names::Names;
 use crate::config::address::{Address, Host, Origin};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    Draft, Field, PoolDraft, RouteDraft, Tls, UpstreamTlsDraft, items, reject_repeated, values,
+    AuthoritiesDraft, Draft, Field, PoolDraft, RouteDraft, Tls, UpstreamTlsDraft, items, reject_repeated,
+    values,
 };
 use crate::config::model::{MinVersion, Protocol, UpstreamTls};
 use crate::config::place::Place;
@@ -29,10 +30,18 @@ pub(super) fn check(
         return None;
     }
     let ca = draft.ca.given();
-    let authorities = match certificates.server_authorities(ca.map(|ca| &*ca.value)) {
+    let found = match ca.map(|ca| &ca.value) {
+        Some(AuthoritiesDraft::Held(held)) => Ok(held.clone()),
+        Some(AuthoritiesDraft::File(file)) => certificates.server_authorities(Some(file)),
+        None => certificates.server_authorities(None),
+    };
+    let authorities = match found {
         Ok(authorities) => authorities,
         Err(problem) => {
-            report.push(problem.at(ca.map_or(&given.place, |ca| &ca.place)));
+            let error = problem.at(ca.map_or(&given.place, |ca| &ca.place));
+            // What an object asks for is right; the machine cannot do it.
+            let is_object = given.place.object().is_some();
+            report.push(if is_object { error.into_warning() } else { error });
             return None;
         }
     };

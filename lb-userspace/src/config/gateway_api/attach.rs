@@ -14,6 +14,7 @@ use super::listeners::Listener;
 use super::objects::Object;
 use super::pools;
 use super::references::admits;
+use super::requests::RequestRule;
 use super::specs::{BackendRef, FromNamespaces, ParentRef, RouteSpec};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
 use crate::config::diagnostic::quote;
@@ -24,11 +25,22 @@ pub(super) struct Attached<'i> {
     pub(super) key: &'i Key,
     /// Which of several routes of the object it is.
     pub(super) part: Option<&'i str>,
-    /// Where its names and its backends stand in the object.
+    pub(super) work: Work<'i>,
+    pub(super) listeners: Listeners,
+}
+
+/// What it routes.
+pub(super) enum Work<'i> {
+    Connections(Connections<'i>),
+    /// Of HTTP.
+    Requests(&'i [RequestRule]),
+}
+
+/// Where they go. Paths are where something stands in the object.
+pub(super) struct Connections<'i> {
     pub(super) hosts_path: Cow<'static, str>,
     pub(super) backends_path: Cow<'static, str>,
     pub(super) backends: &'i [BackendRef],
-    pub(super) listeners: Listeners,
 }
 
 /// Indices of listeners, each with the names that a route and it both have; no listener twice.
@@ -88,9 +100,14 @@ pub(super) fn routes<'i>(
         attached.push(Attached {
             key: &object.key,
             part: None,
-            hosts_path: "spec.hostnames".into(),
-            backends_path: "spec.rules[0].backendRefs".into(),
-            backends: spec.rules.first().map_or(&[], |rule| &rule.backend_refs),
+            work: match object.key.kind {
+                Kind::HttpRoute | Kind::GrpcRoute => Work::Requests(&spec.requests),
+                _ => Work::Connections(Connections {
+                    hosts_path: "spec.hostnames".into(),
+                    backends_path: "spec.rules[0].backendRefs".into(),
+                    backends: spec.rules.first().map_or(&[], |rule| &rule.backend_refs),
+                }),
+            },
             listeners,
         });
     }
@@ -124,13 +141,17 @@ fn offer(view: &mut View<'_>, gateways: &Gateways<'_>, object: &Object, spec: &R
     view.note(object.key.clone());
     let hosts: Result<Vec<SniPattern>, &str> =
         spec.hostnames.iter().map(|host| hostname::read(host).ok_or(&**host)).collect();
+    let unserved = unserved(spec);
     let mut parents = Vec::new();
     for (number, parent) in spec.parent_refs.iter().enumerate() {
         let key = parent.key(&object.key.name.namespace);
         let Some(candidates) = key.and_then(|key| gateways.listeners_of(&key)) else { continue };
         let found = match &hosts {
             Err(host) => Err(Fault::new("UnsupportedValue", format!("{} is no host name", quote(host)))),
-            Ok(hosts) => accepting(view, gateways, object, parent, candidates, hosts),
+            Ok(hosts) => match &unserved {
+                Some(fault) => Err(fault.clone()),
+                None => accepting(view, gateways, object, parent, candidates, hosts),
+            },
         };
         parents.push((number, found));
     }
@@ -155,7 +176,7 @@ impl Outcome {
                 Condition::of("Accepted", "Accepted", found.as_ref().err(), generation),
                 Condition::of("ResolvedRefs", "ResolvedRefs", references, generation),
             ];
-            conditions.extend(partly_served(object, spec));
+            conditions.extend(partly_served(object, spec).filter(|_| found.is_ok()));
             let controller_name = Box::from(&*view.index.settings.controller);
             let parent_ref = spec.parent_refs[*number].clone();
             told.push(RouteParentStatus { parent_ref, controller_name, conditions });
@@ -261,17 +282,36 @@ fn accepting(
 fn unresolved(view: &mut View<'_>, object: &Object, spec: &RouteSpec) -> Option<Fault> {
     let Key { kind, name } = &object.key;
     let backends = spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-    backends.filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err()).next()
+    let of_requests = spec.requests.iter().flat_map(|rule| &rule.references).map(|named| &named.backend);
+    backends
+        .chain(of_requests)
+        .filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err())
+        .next()
 }
 
-/// Routes of connections have one rule: nothing could choose between several.
+/// Why nothing is served of a route of requests that has rules.
+fn unserved(spec: &RouteSpec) -> Option<Fault> {
+    let all_bad = !spec.requests.is_empty() && spec.requests.iter().all(|rule| rule.fault.is_some());
+    all_bad.then(|| Fault::new("UnsupportedValue", told(spec).join("; ")))
+}
+
+/// What is to be said of the rules of requests that are not served.
+fn told(spec: &RouteSpec) -> Vec<String> {
+    spec.requests.iter().filter_map(RequestRule::told).collect()
+}
+
+/// What of a route is not served. Routes of connections have one rule: nothing could choose between several.
 fn partly_served(object: &Object, spec: &RouteSpec) -> Option<Condition> {
-    let is_of_connections = matches!(object.key.kind, Kind::TlsRoute | Kind::TcpRoute);
-    (is_of_connections && spec.rules.len() > 1).then(|| Condition {
+    let message = match told(spec) {
+        told if !told.is_empty() => told.join("; "),
+        _ if spec.rules.len() > 1 => "only the first of `spec.rules` is served".to_owned(),
+        _ => return None,
+    };
+    Some(Condition {
         kind: "PartiallyInvalid",
         status: Truth::True,
         reason: "UnsupportedValue",
-        message: "only the first of `spec.rules` is served".into(),
+        message: message.into(),
         observed_generation: object.generation,
     })
 }

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use super::attach::{self, Attached};
+use super::backend_tls;
 use super::convert;
 use super::gateways::{self, Gateways};
 use super::index::{Built, Context, Index, Used, View};
@@ -27,6 +28,7 @@ impl Index {
         let mut attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
         attached.extend(virtual_services::routes(&mut view, &mut gateways, &mut statuses));
         let mut built = convert::drafts(&mut view, &gateways, &attached);
+        backend_tls::statuses(&mut view, &gateways, &attached, &mut statuses);
         gateways::statuses(&gateways, &mut statuses);
         virtual_services::rule_statuses(&view, &mut statuses);
         built.built.statuses = statuses;

@@ -14,14 +14,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::attach::Attached;
+use super::attach::{Attached, Connections, Work};
+use super::backend_tls::{self, Speech};
 use super::gateways::Gateways;
 use super::hostname::wider;
+use super::http_listeners::{Requests, Ruled};
 use super::index::{Built, Parts, View};
 use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
 use super::pools::{self, Target, place};
-use super::specs::BackendRef;
+use super::requests::RequestRule;
 use super::subsets::subsets;
 use crate::config::controller::Attach;
 use crate::config::draft::{
@@ -52,6 +54,8 @@ struct Port<'g, 'i> {
     hosts: HashMap<SniPattern, usize>,
     /// Names that a route has.
     taken: HashSet<SniPattern>,
+    /// The rules of requests of each listener.
+    rules: HashMap<usize, Vec<Arc<Ruled>>>,
     /// Of a port without names: it has its route.
     is_served: bool,
 }
@@ -65,6 +69,15 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
             let listener = &gateways.listeners[*number];
             let Some(index) = port_of.get(number).filter(|_| listener.is_programmed()) else { continue };
             let port = &mut ports[*index];
+            let connections = match &route.work {
+                Work::Requests(rules) => {
+                    let ruled = made.rules(view, route, rules, *number, listener, hosts);
+                    port.rules.entry(*number).or_default().push(ruled);
+                    continue;
+                }
+                Work::Connections(connections) => connections,
+            };
+            let on = (*number, listener, &*port.name);
             match listener.is_for {
                 Some(Use::Passthrough | Use::Terminate) => {
                     let mut own = Vec::new();
@@ -75,12 +88,12 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
                         }
                     }
                     if !own.is_empty() {
-                        made.route(view, route, *number, listener, &port.name, own);
+                        made.route(view, route, connections, on, own);
                     }
                 }
                 Some(Use::Tcp) if !port.is_served => {
                     port.is_served = true;
-                    made.route(view, route, *number, listener, &port.name, Vec::new());
+                    made.route(view, route, connections, on, Vec::new());
                 }
                 _ => {}
             }
@@ -88,7 +101,7 @@ pub(super) fn drafts(view: &mut View<'_>, gateways: &Gateways<'_>, attached: &[A
     }
     for port in &mut ports {
         made.auto_passthrough(view, port);
-        made.finish(port, view.context.ipv6, view.index.settings.attach == Attach::Freebind);
+        made.finish(view, port);
     }
     made
 }
@@ -112,6 +125,7 @@ fn ports<'g, 'i>(gateways: &'g Gateways<'i>) -> (Vec<Port<'g, 'i>>, HashMap<usiz
                 family: is_for.family(),
                 hosts: HashMap::new(),
                 taken: HashSet::new(),
+                rules: HashMap::new(),
                 is_served: false,
             });
             ports.len() - 1
@@ -156,30 +170,27 @@ impl Drafts {
     }
 
     /// The listener of a port, and the routes that it has by itself.
-    fn finish(&mut self, port: &mut Port<'_, '_>, ipv6: bool, freebind: bool) {
+    fn finish(&mut self, view: &mut View<'_>, port: &mut Port<'_, '_>) {
+        let (ipv6, freebind) = (view.context.ipv6, view.index.settings.attach == Attach::Freebind);
         let (_, first) = port.listeners[0];
         let at = |path: &str| place(first.owner, first.path() + path);
-        if port.family == Family::Tls {
-            for (_, listener) in &port.listeners {
-                let is_https = listener.is_for == Some(Use::Https) && listener.is_programmed();
-                if is_https && port.taken.insert(listener.host.clone()) {
-                    let at = place(listener.owner, listener.path());
-                    let name = format!("https@{}", listener_name(listener));
-                    let mut draft = route(at.clone(), name, &port.name);
-                    draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
-                    terminate(&mut draft, listener, &at);
-                    draft.http = given(at, Vec::new());
-                    self.built.routes.push(draft.into());
-                }
+        for (number, listener) in port.listeners.iter().filter(|(_, listener)| listener.is_programmed()) {
+            let is_http = matches!(listener.is_for, Some(Use::Http | Use::Https));
+            if is_http && port.taken.insert(listener.host.clone()) {
+                let ruled = port.rules.remove(number).unwrap_or_default();
+                let made = view.remembered(
+                    |memo| &mut memo.requests,
+                    *number,
+                    |known| known.is_of(&ruled),
+                    |_| Requests::new(listener, &port.name, ruled.clone()),
+                );
+                self.built.routes.push(made.draft.clone());
             }
-        } else if !port.is_served {
+        }
+        if port.family == Family::Tcp && !port.is_served {
             let mut draft = route(at(""), port.name.clone(), &port.name);
-            if port.family == Family::Http {
-                draft.http = given(at(""), Vec::new());
-            } else {
-                draft.backends = given(at(""), vec![Placed::new(at(""), Share::Nobodys.draft(at("")))]);
-                self.have_nobody();
-            }
+            draft.backends = given(at(""), vec![Placed::new(at(""), Share::Nobodys.draft(at("")))]);
+            self.have_nobody();
             self.built.routes.push(draft.into());
         }
         let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -195,7 +206,7 @@ impl Drafts {
             Family::Tls => Protocol::Tls,
             Family::Tcp => Protocol::Tcp,
         };
-        let reserved = port.listeners.iter().filter(|_| port.family == Family::Tls);
+        let reserved = port.listeners.iter().filter(|_| port.family != Family::Tcp);
         let reserved = reserved.map(|(_, listener)| listener.host.clone());
         let reserved = reserved.filter(|host| !port.taken.contains(host));
         let reserved: Vec<_> = reserved.map(|host| Placed::new(at(".hostname"), host)).collect();
@@ -215,25 +226,50 @@ impl Drafts {
         &mut self,
         view: &mut View<'_>,
         attached: &Attached<'_>,
-        number: usize,
-        listener: &Listener<'_>,
-        port: &str,
+        connections: &Connections<'_>,
+        (number, listener, port): (usize, &Listener<'_>, &str),
         hosts: Vec<SniPattern>,
     ) {
         let drafted = view.remembered(
             |memo| &mut memo.drafts,
             (attached.key.clone(), attached.part.map(Box::from), number),
             |known| known.hosts == hosts,
-            |view| Drafted::new(view, attached, listener, port, hosts.clone()),
+            |view| Drafted::new(view, attached, connections, listener, port, hosts.clone()),
         );
         drafted.shares.iter().for_each(|share| self.have(view, share));
         self.built.routes.push(drafted.draft.clone());
     }
 
+    /// The rules of a route for a listener.
+    fn rules(
+        &mut self,
+        view: &mut View<'_>,
+        attached: &Attached<'_>,
+        rules: &[RequestRule],
+        number: usize,
+        listener: &Listener<'_>,
+        hosts: &[SniPattern],
+    ) -> Arc<Ruled> {
+        let ruled = view.remembered(
+            |memo| &mut memo.rules,
+            (attached.key.clone(), attached.part.map(Box::from), number),
+            |known| known.hosts == *hosts,
+            |view| Ruled::new(view, attached.key, rules, listener, hosts),
+        );
+        ruled.targets.iter().for_each(|target| self.have_pool(view, target));
+        ruled
+    }
+
     /// Sees to it that the pool of a share is there.
     fn have(&mut self, view: &mut View<'_>, share: &Share) {
-        let Share::Of(target) = share else { return self.have_nobody() };
-        let Target { service, part, labels } = target;
+        match share {
+            Share::Of(target) => self.have_pool(view, target),
+            Share::Nobodys => self.have_nobody(),
+        }
+    }
+
+    fn have_pool(&mut self, view: &mut View<'_>, target: &Target) {
+        let Target { service, part, labels, .. } = target;
         if let Entry::Vacant(new) = self.pools.entry(service.clone()).or_default().entry(part.clone()) {
             let made = view.remembered(
                 |memo| &mut memo.pools,
@@ -287,6 +323,7 @@ impl Drafted {
     fn new(
         view: &mut View<'_>,
         attached: &Attached<'_>,
+        connections: &Connections<'_>,
         listener: &Listener<'_>,
         port: &str,
         hosts: Vec<SniPattern>,
@@ -303,16 +340,15 @@ impl Drafted {
         );
         let mut draft = route(place(key, ""), name, port);
         if !hosts.is_empty() {
-            let at = place(key, &*attached.hosts_path);
+            let at = place(key, &*connections.hosts_path);
             let hosts = hosts.iter().map(|host| Placed::new(at.clone(), host.clone())).collect();
             draft.sni = given(at.clone(), hosts);
         }
         if listener.is_for == Some(Use::Terminate) {
             terminate(&mut draft, listener, &place(key, "spec.parentRefs"));
         }
-        let path = &*attached.backends_path;
-        let (backends, shares) = shared_out(view, key, path, attached.backends);
-        draft.backends = given(place(key, path), backends);
+        let (backends, shares) = shared_out(view, key, connections, listener);
+        draft.backends = given(place(key, &*connections.backends_path), backends);
         Self { hosts, draft: draft.into(), shares }
     }
 }
@@ -320,9 +356,10 @@ impl Drafted {
 fn shared_out(
     view: &mut View<'_>,
     key: &Key,
-    path: &str,
-    backends: &[BackendRef],
+    connections: &Connections<'_>,
+    listener: &Listener<'_>,
 ) -> (Vec<Placed<BackendDraft>>, Vec<Share>) {
+    let (path, backends) = (&*connections.backends_path, connections.backends);
     let weights = scaled(backends.iter().map(|backend| backend.weight.unwrap_or(1)));
     let (mut found, mut shares) = (Vec::with_capacity(backends.len()), Vec::with_capacity(backends.len()));
     for (number, (backend, weight)) in
@@ -330,7 +367,10 @@ fn shared_out(
     {
         let at = place(key, format!("{path}[{number}]"));
         // What it may not have, or what is not there, keeps its share, in which clients are refused.
-        let target = pools::resolve(view, key.kind, &key.name.namespace, backend);
+        let mut target = pools::resolve(view, key.kind, &key.name.namespace, backend);
+        if listener.is_for == Some(Use::Terminate) {
+            target = target.and_then(|target| target.spoken_to(view, Speech::Bytes, listener));
+        }
         let share = target.map_or(Share::Nobodys, Share::Of);
         let weight = given(at.clone(), weight);
         found.push(Placed::new(at.clone(), BackendDraft { weight, ..share.draft(at) }));
@@ -346,21 +386,33 @@ fn shared_out(
 
 /// The pool of a Service's port.
 fn pool_of(view: &mut View<'_>, target: &Target) -> PoolDraft {
-    let Target { service, part, labels } = target;
+    let Target { service, part, labels, http2, tls } = target;
     let servers = pools::servers(view, service, part.0, labels).into_iter().map(|origin| {
         let at = origin.place.clone();
         let address = Field::Given(origin);
         Placed::new(at, ServerDraft { address, ..ServerDraft::default() })
     });
     let key = Key { kind: Kind::Service, name: service.clone() };
-    pool(place(&key, "spec.ports"), &target.pool(), servers.collect())
+    let at = place(&key, "spec.ports");
+    let mut pool = pool(at.clone(), &target.pool(), servers.collect());
+    if *http2 {
+        pool.http2 = given(at.clone(), true);
+    }
+    if let Some(client) = tls {
+        // Nobody is spoken to in the clear instead.
+        match backend_tls::draft(view, target, client) {
+            Some(tls) => pool.tls = given(at, tls),
+            None => pool.servers = given(at, Vec::new()),
+        }
+    }
+    pool
 }
 
-fn given<T>(place: Place, value: T) -> Field<T> {
+pub(super) fn given<T>(place: Place, value: T) -> Field<T> {
     Field::Given(Placed::new(place, value))
 }
 
-fn route(at: Place, name: String, listener: &str) -> RouteDraft {
+pub(super) fn route(at: Place, name: String, listener: &str) -> RouteDraft {
     RouteDraft {
         name: given(at.clone(), name.into()),
         listener: given(at.clone(), listener.to_owned()),
@@ -377,7 +429,7 @@ fn pool(at: Place, name: &str, servers: Vec<Placed<ServerDraft>>) -> PoolDraft {
 }
 
 /// Ends TLS with the listener's certificates.
-fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
+pub(super) fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
     draft.tls = given(at.clone(), Tls::Terminate);
     draft.certificate = given(at.clone(), Box::new(CertificateDraft::Held(listener.certificates.clone())));
     if let Some(auth) = &listener.client_auth {
@@ -386,7 +438,7 @@ fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
 }
 
 /// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's or Istio's says so.
-fn listener_name(listener: &Listener<'_>) -> String {
+pub(super) fn listener_name(listener: &Listener<'_>) -> String {
     let Key { kind, name } = listener.owner;
     let set = match kind {
         Kind::ListenerSet => "set.",

@@ -12,6 +12,7 @@ use super::objects::Object;
 use super::references::{admits, certificate};
 use super::specs::{FromNamespaces, GatewaySpec, Validation};
 use super::status::{Fault, StatusAddress};
+use crate::config::certificate::Loaded;
 use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
 
@@ -23,7 +24,9 @@ pub(super) struct Gateway<'i> {
     pub(super) fault: Option<Fault>,
     /// Why its addresses are not what it asks for.
     pub(super) addresses_fault: Option<Fault>,
-    /// Of its client certificate toward servers.
+    /// What it shows to servers.
+    pub(super) client_certificate: Option<Arc<Loaded>>,
+    /// Of that.
     pub(super) backend_fault: Option<Fault>,
     /// Where it can be reached.
     pub(super) addresses: Vec<StatusAddress>,
@@ -44,6 +47,7 @@ impl<'i> Gateway<'i> {
             spec,
             fault: None,
             addresses_fault: None,
+            client_certificate: None,
             backend_fault: None,
             addresses: Vec::new(),
             binds: None,
@@ -59,11 +63,15 @@ impl<'i> Gateway<'i> {
         gateway.place(view);
         let client = spec.tls.backend.as_ref().and_then(|backend| backend.client_certificate_ref.as_ref());
         if let Some(reference) = client {
-            gateway.backend_fault =
-                certificate(view, &object.key, reference).err().map(|fault| match fault.reason {
-                    "InvalidCertificateRef" => Fault { reason: "InvalidClientCertificateRef", ..fault },
-                    _ => fault,
-                });
+            match certificate(view, &object.key, reference) {
+                Ok(certificate) => gateway.client_certificate = Some(certificate),
+                Err(fault) => {
+                    gateway.backend_fault = Some(match fault.reason {
+                        "InvalidCertificateRef" => Fault { reason: "InvalidClientCertificateRef", ..fault },
+                        _ => fault,
+                    });
+                }
+            }
         }
         gateway
     }

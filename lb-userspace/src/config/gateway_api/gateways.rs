@@ -17,19 +17,65 @@ use super::status::{
 use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
 
-/// What the API calls what is served, in the order of the names; and whether it takes addresses that are assigned.
-const FEATURES: [(&str, bool); 11] = [
-    ("Gateway", false),
-    ("GatewayAddressEmpty", true),
-    ("GatewayInfrastructure", false),
-    ("GatewayPort8080", false),
-    ("GatewayStaticAddresses", true),
-    ("ListenerSet", false),
-    ("ReferenceGrant", false),
-    ("TCPRoute", false),
-    ("TLSRoute", false),
-    ("TLSRouteModeMixed", false),
-    ("TLSRouteModeTerminate", false),
+/// Where something is served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Everywhere,
+    /// Where addresses are assigned.
+    Assigned,
+    /// Where HTTPRoutes have the fields of the experimental channel.
+    Experimental,
+}
+
+/// What the API calls what is served, in the order of the names.
+const FEATURES: [(&str, Where); 47] = [
+    ("BackendTLSPolicy", Where::Everywhere),
+    ("BackendTLSPolicySANValidation", Where::Everywhere),
+    ("GRPCRoute", Where::Everywhere),
+    ("GRPCRouteNamedRouteRule", Where::Everywhere),
+    ("Gateway", Where::Everywhere),
+    ("GatewayAddressEmpty", Where::Assigned),
+    ("GatewayBackendClientCertificate", Where::Everywhere),
+    ("GatewayFrontendClientCertificateValidation", Where::Everywhere),
+    ("GatewayFrontendClientCertificateValidationInsecureFallback", Where::Everywhere),
+    ("GatewayHTTPListenerIsolation", Where::Everywhere),
+    ("GatewayHTTPSListenerDetectMisdirectedRequests", Where::Everywhere),
+    ("GatewayInfrastructure", Where::Everywhere),
+    ("GatewayPort8080", Where::Everywhere),
+    ("GatewayStaticAddresses", Where::Assigned),
+    ("HTTPRoute", Where::Everywhere),
+    ("HTTPRoute303RedirectStatusCode", Where::Everywhere),
+    ("HTTPRoute307RedirectStatusCode", Where::Everywhere),
+    ("HTTPRoute308RedirectStatusCode", Where::Everywhere),
+    ("HTTPRouteBackendProtocolH2C", Where::Everywhere),
+    ("HTTPRouteBackendProtocolWebSocket", Where::Everywhere),
+    ("HTTPRouteBackendRequestHeaderModification", Where::Everywhere),
+    ("HTTPRouteBackendTimeout", Where::Everywhere),
+    ("HTTPRouteCORS", Where::Everywhere),
+    ("HTTPRouteDestinationPortMatching", Where::Everywhere),
+    ("HTTPRouteHostRewrite", Where::Everywhere),
+    ("HTTPRouteMethodMatching", Where::Everywhere),
+    ("HTTPRouteNamedRouteRule", Where::Everywhere),
+    ("HTTPRouteParentRefPort", Where::Everywhere),
+    ("HTTPRoutePathRedirect", Where::Everywhere),
+    ("HTTPRoutePathRewrite", Where::Everywhere),
+    ("HTTPRoutePortRedirect", Where::Everywhere),
+    ("HTTPRouteQueryParamMatching", Where::Everywhere),
+    ("HTTPRouteRequestMirror", Where::Everywhere),
+    ("HTTPRouteRequestMultipleMirrors", Where::Everywhere),
+    ("HTTPRouteRequestPercentageMirror", Where::Everywhere),
+    ("HTTPRouteRequestTimeout", Where::Everywhere),
+    ("HTTPRouteResponseHeaderModification", Where::Everywhere),
+    ("HTTPRouteRetry", Where::Experimental),
+    ("HTTPRouteRetryBackendTimeout", Where::Experimental),
+    ("HTTPRouteRetryConnectionError", Where::Experimental),
+    ("HTTPRouteSchemeRedirect", Where::Everywhere),
+    ("ListenerSet", Where::Everywhere),
+    ("ReferenceGrant", Where::Everywhere),
+    ("TCPRoute", Where::Everywhere),
+    ("TLSRoute", Where::Everywhere),
+    ("TLSRouteModeMixed", Where::Everywhere),
+    ("TLSRouteModeTerminate", Where::Everywhere),
 ];
 
 /// The Gateway API is known up to v1 of this minor version.
@@ -185,8 +231,16 @@ fn classes(view: &View<'_>, statuses: &mut Statuses) -> HashSet<Box<str>> {
             let supported = "SupportedVersion";
             conditions.push(Condition::of(supported, supported, fault.as_ref(), object.generation));
         }
-        let names =
-            FEATURES.iter().filter(|(_, only_assigned)| !only_assigned || settings.mode != Mode::Node);
+        // In files they can have all fields.
+        let definitions = &view.context.definitions;
+        let is_experimental = definitions.is_empty()
+            || definitions.get("httproutes").is_some_and(|routes| routes.is_experimental);
+        let is_here = |(_, on): &&(&str, Where)| match on {
+            Where::Everywhere => true,
+            Where::Assigned => settings.mode != Mode::Node,
+            Where::Experimental => is_experimental,
+        };
+        let names = FEATURES.iter().filter(is_here);
         let supported_features = names.map(|(name, _)| Feature { name }).collect();
         let status = ClassStatus { conditions, supported_features };
         statuses.insert(object.key.clone(), Status::Class(status).into());
@@ -201,8 +255,8 @@ fn unsupported(definitions: &Definitions) -> Option<Fault> {
         let minor = (parts.next() == Some("1")).then(|| parts.next()).flatten();
         minor.and_then(|minor| minor.parse::<u8>().ok()).is_some_and(|minor| minor <= LATEST_MINOR)
     };
-    definitions.iter().find_map(|(name, version)| {
-        let what = match version {
+    definitions.iter().find_map(|(name, definition)| {
+        let what = match &definition.version {
             None => "has no version".to_owned(),
             Some(version) if !is_known(version) => format!("is of version {}", quote(version)),
             Some(_) => return None,

@@ -19,7 +19,7 @@ pub(super) fn read(text: &str) -> Option<SniPattern> {
 }
 
 /// The names that both cover; `None`: there are none. Of two patterns that have names in common one covers the other.
-pub(super) fn intersection(one: &SniPattern, other: &SniPattern) -> Option<SniPattern> {
+pub(in crate::config) fn intersection(one: &SniPattern, other: &SniPattern) -> Option<SniPattern> {
     if covers(one, other) {
         Some(other.clone())
     } else if covers(other, one) {

@@ -11,6 +11,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use super::backend_tls::PolicySpec;
 use super::istio::DestinationRule;
 use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
 use super::memo::{Memo, Table};
@@ -25,7 +26,7 @@ use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// A port of a Service and a subset of its pods, which is empty for all of them: what has a pool.
+/// A port of a Service, and a subset of its pods, which is empty for all of them, with how they are spoken to: what has a pool.
 pub(super) type Part = (u16, Arc<str>);
 
 /// The labels that the pods of each part have; none: it is all pods.
@@ -46,6 +47,8 @@ pub struct Index {
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// The DestinationRules of each Service, the oldest first.
     rules: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
+    /// The BackendTLSPolicies of each Service, the oldest first.
+    policies: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
     /// The parts of the last build.
     pub(super) memo: Memo,
     /// What the last build has read beside its parts.
@@ -109,7 +112,7 @@ pub struct Context {
     pub unavailable: BTreeMap<(u16, IpAddr), Box<str>>,
     /// The same of the other machines, as far as they have said it.
     pub elsewhere: Lacking,
-    /// The definitions of the Gateway API's kinds that the cluster has, by their names, each with its version; none: there is no
+    /// The definitions of the Gateway API's kinds that the cluster has, by their names, what each says; none: there is no
     /// cluster, or they are not known.
     pub definitions: Definitions,
     /// Modes `pool` and `service`: where each Gateway is.
@@ -132,8 +135,17 @@ pub struct Assigned {
 /// Listeners whose ports cannot be had, by their Gateway or ListenerSet and their names, and why.
 pub type Lacking = BTreeMap<Key, BTreeMap<Box<str>, Box<str>>>;
 
-/// CustomResourceDefinitions by name, each with the version of the Gateway API that it is of.
-pub type Definitions = BTreeMap<Box<str>, Option<Box<str>>>;
+/// CustomResourceDefinitions by name.
+pub type Definitions = BTreeMap<Box<str>, Definition>;
+
+/// What a CustomResourceDefinition of the Gateway API says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// Of the Gateway API.
+    pub version: Option<Box<str>>,
+    /// It has the fields of the experimental channel.
+    pub is_experimental: bool,
+}
 
 /// What objects make.
 #[derive(Debug, Default)]
@@ -185,6 +197,7 @@ impl Index {
             slices: HashMap::new(),
             grants: HashMap::new(),
             rules: HashMap::new(),
+            policies: HashMap::new(),
             memo: Memo::default(),
             read: HashSet::new(),
             differs: HashSet::new(),
@@ -217,6 +230,12 @@ impl Index {
             Spec::DestinationRule(rule) => {
                 let rules = self.rules.entry(rule.service.clone()).or_default();
                 rules.insert((object.created.clone(), name.clone()));
+            }
+            Spec::BackendTlsPolicy(policy) => {
+                for service in policy.services(&key) {
+                    let policies = self.policies.entry(service).or_default();
+                    policies.insert((object.created.clone(), name.clone()));
+                }
             }
             Spec::Route(_) => _ = self.routes.insert(age_of(&object), object.clone()),
             _ => {}
@@ -258,6 +277,13 @@ impl Index {
             Spec::DestinationRule(rule) => {
                 if let Some(rules) = self.rules.get_mut(&rule.service) {
                     rules.remove(&(object.created.clone(), key.name.clone()));
+                }
+            }
+            Spec::BackendTlsPolicy(policy) => {
+                for service in policy.services(key) {
+                    if let Some(policies) = self.policies.get_mut(&service) {
+                        policies.remove(&(object.created.clone(), key.name.clone()));
+                    }
                 }
             }
             Spec::Route(_) => _ = self.routes.remove(&age_of(object)),
@@ -485,6 +511,21 @@ impl<'i> View<'i> {
         rules.collect()
     }
 
+    /// The BackendTLSPolicies of a Service, the oldest first.
+    pub(super) fn policies(&self, service: &Name) -> Vec<(&'i Object, &'i PolicySpec)> {
+        self.note(all_in(Kind::BackendTlsPolicy, service.clone()));
+        let index = self.index;
+        let names = index.policies.get(service).into_iter().flatten();
+        let policies = names.filter_map(|(_, name)| {
+            let object = index.objects.get(&Key { kind: Kind::BackendTlsPolicy, name: name.clone() })?;
+            match &object.spec {
+                Spec::BackendTlsPolicy(policy) => Some((&**object, &**policy)),
+                _ => None,
+            }
+        });
+        policies.collect()
+    }
+
     /// Whether a pod is known, and has these labels.
     pub(super) fn pod_has(&self, namespace: &str, pod: &str, labels: &Labels) -> bool {
         let pod = self.get(Kind::Pod, &Name::new(namespace, pod));
@@ -532,14 +573,15 @@ fn service_of(slice: &Object) -> Option<Name> {
 /// What a change of an object is noted as: the object itself, all of its kind, and all that are found by the same name.
 fn noted(object: &Object) -> impl Iterator<Item = Key> + use<> {
     let Key { kind, name } = &object.key;
-    let found_by = match &object.spec {
-        Spec::EndpointSlice(_) => service_of(object),
-        Spec::DestinationRule(rule) => Some(rule.service.clone()),
-        Spec::ReferenceGrant(_) => Some(Name::new(&name.namespace, "")),
-        _ => None,
+    let found_by: Vec<Name> = match &object.spec {
+        Spec::EndpointSlice(_) => service_of(object).into_iter().collect(),
+        Spec::DestinationRule(rule) => vec![rule.service.clone()],
+        Spec::BackendTlsPolicy(policy) => policy.services(&object.key).collect(),
+        Spec::ReferenceGrant(_) => vec![Name::new(&name.namespace, "")],
+        _ => Vec::new(),
     };
     let (kind, own) = (*kind, object.key.clone());
-    [own, all_of(kind)].into_iter().chain(found_by.map(|name| all_in(kind, name)))
+    [own, all_of(kind)].into_iter().chain(found_by.into_iter().map(move |name| all_in(kind, name)))
 }
 
 /// Stands for all objects of a kind.

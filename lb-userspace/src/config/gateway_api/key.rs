@@ -30,6 +30,8 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io/v1`.
     GrpcRoute,
+    /// `gateway.networking.k8s.io/v1`; in files also `v1alpha3`.
+    BackendTlsPolicy,
     /// `gateway.networking.k8s.io/v1` and `v1beta1`.
     ReferenceGrant,
     /// `v1`, of the whole cluster.
@@ -54,7 +56,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::ListenerSet,
@@ -62,6 +64,7 @@ impl Kind {
         Kind::TcpRoute,
         Kind::HttpRoute,
         Kind::GrpcRoute,
+        Kind::BackendTlsPolicy,
         Kind::ReferenceGrant,
         Kind::Namespace,
         Kind::Service,
@@ -84,6 +87,7 @@ impl Kind {
             Kind::TcpRoute => "TCPRoute",
             Kind::HttpRoute => "HTTPRoute",
             Kind::GrpcRoute => "GRPCRoute",
+            Kind::BackendTlsPolicy => "BackendTLSPolicy",
             Kind::ReferenceGrant => "ReferenceGrant",
             Kind::Namespace => "Namespace",
             Kind::Service => "Service",
@@ -133,6 +137,7 @@ impl Kind {
         match self {
             Kind::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
             Kind::TcpRoute => &["v1", "v1alpha2"],
+            Kind::BackendTlsPolicy => &["v1", "v1alpha3"],
             Kind::IstioGateway | Kind::VirtualService | Kind::DestinationRule => {
                 &["v1", "v1beta1", "v1alpha3"]
             }

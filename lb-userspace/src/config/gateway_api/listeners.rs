@@ -67,6 +67,8 @@ impl Use {
 /// A listener of a Gateway or ListenerSet.
 pub(super) struct Listener<'i> {
     pub(super) owner: &'i Key,
+    /// The Gateway that it is of.
+    pub(super) gateway: &'i Key,
     /// In its owner's `spec.listeners`.
     pub(super) number: usize,
     pub(super) spec: &'i ListenerSpec,
@@ -85,6 +87,8 @@ pub(super) struct Listener<'i> {
     is_placed: bool,
     pub(super) certificates: Vec<Arc<Loaded>>,
     pub(super) client_auth: Option<Arc<ClientAuth>>,
+    /// What is shown to servers.
+    pub(super) client_certificate: Option<Arc<Loaded>>,
     pub(super) fault: Option<Fault>,
     /// This machine cannot give it its port, whatever others can.
     pub(super) lacks_port: bool,
@@ -167,6 +171,7 @@ impl<'i> Listener<'i> {
         };
         let mut listener = Listener {
             owner,
+            gateway: &parent.object.key,
             number,
             spec,
             host: SniPattern::Any,
@@ -178,6 +183,7 @@ impl<'i> Listener<'i> {
             is_placed: parent.fault.is_none() && parent.binds.is_some() && bound_port.is_some(),
             certificates: Vec::new(),
             client_auth: None,
+            client_certificate: parent.client_certificate.clone(),
             fault: None,
             lacks_port: false,
             elsewhere: None,
@@ -314,11 +320,14 @@ impl<'i> Listener<'i> {
             self.fault.get_or_insert_with(|| Fault::new(NO_AUTHORITY, message));
         }
         self.refs_fault = fault.or(self.refs_fault.take());
-        // One that lets in whom it cannot verify need not ask.
-        self.client_auth = (!is_insecure).then(|| {
-            let allowed = Allowed::default();
-            Arc::new(ClientAuth { authorities, crls: Vec::new(), crl_expiry: None, required: true, allowed })
-        });
+        self.client_auth = Some(Arc::new(ClientAuth {
+            authorities,
+            crls: Vec::new(),
+            crl_expiry: None,
+            required: !is_insecure,
+            unverified: is_insecure,
+            allowed: Allowed::default(),
+        }));
     }
 
     /// The same of a server of Istio's, of whose listeners the first asks for all.
@@ -338,8 +347,14 @@ impl<'i> Listener<'i> {
             }
         };
         let allowed = Allowed { sans: sans.clone(), ..Allowed::default() };
-        let (crls, crl_expiry, required) = (Vec::new(), None, *required);
-        let auth = Arc::new(ClientAuth { authorities, crls, crl_expiry, required, allowed });
+        let auth = Arc::new(ClientAuth {
+            authorities,
+            crls: Vec::new(),
+            crl_expiry: None,
+            required: *required,
+            unverified: false,
+            allowed,
+        });
         view.client_auths.insert(of_server, auth.clone());
         self.client_auth = Some(auth);
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::attach::Offer;
 use super::convert::Drafted;
+use super::http_listeners::{Requests, Ruled};
 use super::index::{Context, Part};
 use super::key::{Key, Labels, Name};
 use crate::config::draft::PoolDraft;
@@ -29,6 +30,10 @@ pub(super) struct Memo {
     pub(super) offers: Table<Key, Offer>,
     /// What the data plane has of a route on a listener.
     pub(super) drafts: Table<OnListener, Drafted>,
+    /// The rules of requests of a route for a listener.
+    pub(super) rules: Table<OnListener, Ruled>,
+    /// What the data plane has of a listener of requests, by its number.
+    pub(super) requests: Table<usize, Requests>,
     /// Pools, and the labels of their pods.
     pub(super) pools: Table<(Name, Part), (Arc<Labels>, Arc<PoolDraft>)>,
     /// How many parts have read something.
@@ -121,7 +126,13 @@ impl Memo {
 
     /// A build has ended.
     pub(super) fn end(&mut self) {
-        let unused = [self.offers.sweep(), self.drafts.sweep(), self.pools.sweep()];
+        let unused = [
+            self.offers.sweep(),
+            self.drafts.sweep(),
+            self.rules.sweep(),
+            self.requests.sweep(),
+            self.pools.sweep(),
+        ];
         unused.iter().flatten().for_each(|reads| self.unread(reads));
     }
 

@@ -4,6 +4,7 @@
 //! objects (a directory, an API server) says what has changed, and gets to know whether that asks for a new build.
 
 mod attach;
+mod backend_tls;
 mod build;
 mod claims;
 mod convert;
@@ -11,7 +12,11 @@ mod decode;
 mod files;
 mod gateway;
 mod gateways;
-mod hostname;
+mod grpc_route;
+pub(super) mod hostname;
+mod http_filters;
+mod http_listeners;
+mod http_route;
 mod index;
 mod istio;
 mod key;
@@ -21,6 +26,7 @@ mod objects;
 mod pools;
 mod references;
 mod refusal;
+mod requests;
 mod secret;
 mod specs;
 mod status;
@@ -31,13 +37,15 @@ mod virtual_services;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
 pub use files::{At, Manifests, Problem};
-pub use index::{Assigned, Built, Census, Change, Context, Definitions, Index, Lacking, Wanted, watched};
+pub use index::{
+    Assigned, Built, Census, Change, Context, Definition, Definitions, Index, Lacking, Wanted, watched,
+};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;
 pub(crate) use secret::parts_of_secrets;
 pub use specs::{ParentRef, RouteKind};
 pub use status::{
-    ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus,
-    RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
+    ClassStatus, Condition, Feature, GatewayStatus, ListenerSetStatus, ListenerStatus, PolicyAncestorStatus,
+    PolicyStatus, RouteParentStatus, RouteStatus, RuleStatus, Status, StatusAddress, Statuses, Truth,
 };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::backend_tls::PolicySpec;
 use super::decode::decode;
 use super::istio::{DestinationRule, IstioGateway, VirtualService};
 use super::key::{GROUP, Key, Kind, Labels, NAMESPACE_LABEL};
@@ -20,6 +21,7 @@ use super::specs::{
     ClassSpec, GatewaySpec, GrantSpec, ListenerSetSpec, ListenerSpec, ParentRef, RouteSpec, ServiceSpec,
     SliceSpec,
 };
+use super::{grpc_route, http_route};
 use crate::config::diagnostic::quote;
 
 /// An object.
@@ -53,6 +55,7 @@ pub(super) enum Spec {
     VirtualService(Box<VirtualService>),
     DestinationRule(Box<DestinationRule>),
     Pod,
+    BackendTlsPolicy(Box<PolicySpec>),
     Unread(Box<Unread>),
 }
 
@@ -140,7 +143,10 @@ impl Object {
                 check_names(&set.listeners)?;
                 Spec::ListenerSet(set)
             }
-            Kind::TlsRoute | Kind::TcpRoute | Kind::HttpRoute | Kind::GrpcRoute => {
+            Kind::HttpRoute => Spec::Route(Box::new(http_route::read(&key, spec())?)),
+            Kind::GrpcRoute => Spec::Route(Box::new(grpc_route::read(&key, spec())?)),
+            Kind::BackendTlsPolicy => Spec::BackendTlsPolicy(Box::new(PolicySpec::read(spec())?)),
+            Kind::TlsRoute | Kind::TcpRoute => {
                 let mut route: Box<RouteSpec> = decode("spec", spec())?;
                 let is_alpha = version.starts_with("v1alpha");
                 if kind == Kind::TlsRoute && !is_alpha && route.hostnames.is_empty() {
@@ -158,7 +164,7 @@ impl Object {
             Kind::Secret => Spec::Secret(SecretSpec::read(&mut value)?),
             Kind::ConfigMap => Spec::ConfigMap(AuthoritySpec::read(&mut value)?),
             Kind::IstioGateway => Spec::IstioGateway(Box::new(IstioGateway::read(spec(), namespace)?)),
-            Kind::VirtualService => Spec::VirtualService(Box::new(VirtualService::read(spec(), namespace)?)),
+            Kind::VirtualService => Spec::VirtualService(Box::new(VirtualService::read(spec(), &key)?)),
             Kind::DestinationRule => {
                 Spec::DestinationRule(Box::new(DestinationRule::read(spec(), namespace)?))
             }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::backend_tls::Client;
 use super::index::{Part, View};
 use super::istio::{DOMAIN, Subset};
 use super::key::{Key, Kind, Labels, Name};
@@ -17,10 +18,11 @@ use crate::config::diagnostic::quote;
 use crate::config::model::Server;
 use crate::config::place::{ObjectField, Place, Placed};
 
-/// What a pool is called: a namespace has no dots, so that no two Services have one name. `subset`: empty for all pods.
-pub(super) fn name(service: &Name, port: u16, subset: &str) -> String {
-    let separator = if subset.is_empty() { "" } else { ":" };
-    format!("{}.{}:{port}{separator}{subset}", service.namespace, service.name)
+/// What a pool is called: a namespace has no dots, so that no two Services have one name. `part`: the subset, which is empty for
+/// all pods, and behind a `+`, which no subset's name has, how its servers are spoken to.
+pub(super) fn name(service: &Name, port: u16, part: &str) -> String {
+    let separator = if part.is_empty() || part.starts_with('+') { "" } else { ":" };
+    format!("{}.{}:{port}{separator}{part}", service.namespace, service.name)
 }
 
 /// What a backend is.
@@ -29,6 +31,10 @@ pub(super) struct Target {
     pub(super) service: Name,
     pub(super) part: Part,
     pub(super) labels: Arc<Labels>,
+    /// Its servers are spoken to in HTTP/2.
+    pub(super) http2: bool,
+    /// And over TLS, as a policy has it.
+    pub(super) tls: Option<Client>,
 }
 
 impl Target {
@@ -37,7 +43,7 @@ impl Target {
             Some(subset) => (subset.name.clone(), subset.labels.clone()),
             None => ("".into(), Arc::default()),
         };
-        Self { service, part: (port, subset), labels }
+        Self { service, part: (port, subset), labels, http2: false, tls: None }
     }
 
     pub(super) fn pool(&self) -> String {
@@ -103,7 +109,7 @@ pub(super) fn is_tcp(known: &ServicePort) -> bool {
     known.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
 }
 
-fn is_port(known: &ServicePort, port: u16) -> bool {
+pub(super) fn is_port(known: &ServicePort, port: u16) -> bool {
     known.port == port && is_tcp(known)
 }
 

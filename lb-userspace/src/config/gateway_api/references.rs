@@ -65,7 +65,7 @@ pub(super) fn istio_authorities<'i>(
     })
 }
 
-/// The authorities of the ConfigMap that a Gateway names, or why it cannot have them.
+/// The authorities of the ConfigMap that `owner` names, or why it cannot have them.
 pub(super) fn authority<'i>(
     view: &mut View<'i>,
     owner: &Key,
@@ -78,8 +78,9 @@ pub(super) fn authority<'i>(
     }
     let own = &owner.name.namespace;
     let name = Name::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
-    if !view.is_granted(Kind::Gateway, own, Kind::ConfigMap, &name) {
-        let message = format!("no ReferenceGrant lets a Gateway of {own} name ConfigMap {name}");
+    if !view.is_granted(owner.kind, own, Kind::ConfigMap, &name) {
+        let message =
+            format!("no ReferenceGrant lets a {} of {own} name ConfigMap {name}", owner.kind.name());
         return Err(Fault::new("RefNotPermitted", message));
     }
     let invalid = |message: String| Fault::new("InvalidCACertificateRef", message);

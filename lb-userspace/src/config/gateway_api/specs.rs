@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::key::{GROUP, Key, Kind, Labels};
+use super::requests::RequestRule;
 use crate::config::model::SniPattern;
 use crate::config::san::San;
 
@@ -261,6 +262,9 @@ pub(super) struct RouteSpec {
     pub(super) hostnames: Vec<Box<str>>,
     #[serde(default)]
     pub(super) rules: Vec<Rule>,
+    /// The rules of an HTTPRoute or a GRPCRoute.
+    #[serde(skip)]
+    pub(super) requests: Vec<RequestRule>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -318,11 +322,13 @@ pub(super) struct ServiceSpec {
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct ServicePort {
     #[serde(default)]
     pub(super) name: Box<str>,
     pub(super) port: u16,
     pub(super) protocol: Option<Box<str>>,
+    pub(super) app_protocol: Option<Box<str>>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]

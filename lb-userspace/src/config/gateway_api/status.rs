@@ -90,6 +90,8 @@ pub enum Status {
     ListenerSet(ListenerSetStatus),
     /// Of a route; only the entries that are ours.
     Route(RouteStatus),
+    /// Of a BackendTLSPolicy; only the entries that are ours.
+    Policy(PolicyStatus),
     /// Of a DestinationRule, which has none in the API.
     Rule(RuleStatus),
 }
@@ -179,6 +181,13 @@ pub struct RouteStatus {
     pub parents: Vec<RouteParentStatus>,
 }
 
+/// The status of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// One for each Gateway of ours for which it counts.
+    pub ancestors: Vec<PolicyAncestorStatus>,
+}
+
 /// What became of a DestinationRule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleStatus {
@@ -195,6 +204,18 @@ pub struct RouteParentStatus {
     /// Ours.
     pub controller_name: Box<str>,
     /// `Accepted`, `ResolvedRefs`; `PartiallyInvalid` where it is true.
+    pub conditions: Vec<Condition>,
+}
+
+/// What becomes of a policy at a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyAncestorStatus {
+    /// The Gateway.
+    pub ancestor_ref: ParentRef,
+    /// Ours.
+    pub controller_name: Box<str>,
+    /// `Accepted`, `ResolvedRefs`.
     pub conditions: Vec<Condition>,
 }
 
@@ -222,16 +243,12 @@ impl Status {
                 all(None, &status.conditions).chain(listeners).collect()
             }
             Status::Route(status) => {
-                let parent = |parent: &RouteParentStatus| {
-                    let ParentRef { kind, namespace, name, section_name, port, .. } = &parent.parent_ref;
-                    let mut text = kind.as_deref().unwrap_or("Gateway").to_owned() + " ";
-                    text.extend(namespace.iter().flat_map(|namespace| [namespace, "/"]));
-                    text += name;
-                    text.extend(section_name.iter().flat_map(|section| [" listener ", section]));
-                    port.iter().for_each(|port| text += &format!(" port {port}"));
-                    Some(text)
-                };
-                status.parents.iter().flat_map(|each| all(parent(each), &each.conditions)).collect()
+                let parents = status.parents.iter();
+                parents.flat_map(|each| all(Some(shown(&each.parent_ref)), &each.conditions)).collect()
+            }
+            Status::Policy(status) => {
+                let ancestors = status.ancestors.iter();
+                ancestors.flat_map(|each| all(Some(shown(&each.ancestor_ref)), &each.conditions)).collect()
             }
         }
     }
@@ -246,7 +263,7 @@ impl Status {
         let (own, listeners) = match self {
             Status::Gateway(status) => (&mut status.conditions, &mut status.listeners),
             Status::ListenerSet(status) => (&mut status.conditions, &mut status.listeners),
-            Status::Class(_) | Status::Route(_) | Status::Rule(_) => return,
+            Status::Class(_) | Status::Route(_) | Status::Policy(_) | Status::Rule(_) => return,
         };
         let of_listeners = listeners.iter_mut().flat_map(|listener| &mut listener.conditions);
         for condition in own.iter_mut().chain(of_listeners) {
@@ -267,4 +284,15 @@ impl Status {
             }
         }
     }
+}
+
+/// As people are told of it.
+fn shown(parent: &ParentRef) -> String {
+    let ParentRef { kind, namespace, name, section_name, port, .. } = parent;
+    let mut text = kind.as_deref().unwrap_or("Gateway").to_owned() + " ";
+    text.extend(namespace.iter().flat_map(|namespace| [namespace, "/"]));
+    text += name;
+    text.extend(section_name.iter().flat_map(|section| [" listener ", section]));
+    port.iter().for_each(|port| text += &format!(" port {port}"));
+    text
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::attach::Attached;
+use super::attach::{Attached, Connections, Work};
 use super::gateways::Gateways;
 use super::hostname::intersection;
 use super::index::{View, by_age};
@@ -94,9 +94,14 @@ fn attach<'i>(
         attached.push(Attached {
             key: &object.key,
             part: Some(&rule.name),
-            hosts_path: match_or_hosts.into(),
-            backends_path: format!("{}.route", rule.path).into(),
-            backends: &rule.backends,
+            work: match &rule.request {
+                Some(request) => Work::Requests(std::slice::from_ref(request)),
+                None => Work::Connections(Connections {
+                    hosts_path: match_or_hosts.into(),
+                    backends_path: format!("{}.route", rule.path).into(),
+                    backends: &rule.backends,
+                }),
+            },
             listeners: listeners.into(),
         });
     }
@@ -143,12 +148,14 @@ fn taking(
     found
 }
 
-/// Rules of `tls` are for clients whose TLS is passed through, those of `tcp` for what is plain here.
+/// Rules of `tls` are for clients whose TLS is passed through, those of `tcp` for what is plain here, and those of `http` for
+/// requests.
 fn is_for(listener: &Listener<'_>, rule: &Rule) -> bool {
     match listener.is_for {
         Some(Use::Passthrough) => rule.is_tls && !listener.is_auto_passthrough(),
-        Some(Use::Terminate | Use::Tcp) => !rule.is_tls,
-        Some(Use::Http | Use::Https) | None => false,
+        Some(Use::Terminate | Use::Tcp) => !rule.is_tls && rule.request.is_none(),
+        Some(Use::Http | Use::Https) => rule.request.is_some(),
+        None => false,
     }
 }
 
@@ -156,7 +163,11 @@ fn is_for(listener: &Listener<'_>, rule: &Rule) -> bool {
 fn unresolved(view: &mut View<'_>, object: &Object, spec: &VirtualService) -> Option<Fault> {
     let Key { kind, name } = &object.key;
     let backends = spec.rules.iter().flat_map(|rule| &*rule.backends);
-    backends.filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err()).next()
+    let of_requests = spec.rules.iter().flat_map(|rule| &rule.request).flat_map(|rule| &rule.references);
+    backends
+        .chain(of_requests.map(|named| &named.backend))
+        .filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err())
+        .next()
 }
 
 fn parent(

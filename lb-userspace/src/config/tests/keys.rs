@@ -181,7 +181,7 @@ fn a_word_outside_a_closed_set_is_an_error() {
         r#"
         error: `protocol` cannot be `quic`
            at: "quic"
-         help: one of `"tls"`, `"postgres"`, `"mysql"`, `"smtp"`, `"imap"`, `"pop3"`, `"ldap"`, `"xmpp"`, `"tcp"`
+         help: one of `"tls"`, `"postgres"`, `"mysql"`, `"smtp"`, `"imap"`, `"pop3"`, `"ldap"`, `"xmpp"`, `"http"`, `"tcp"`
         error: `balance` cannot be `leastconn`
            at: "leastconn"
          help: did you mean `least-connections`?

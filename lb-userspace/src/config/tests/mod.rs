@@ -10,6 +10,7 @@ mod file;
 mod gateway_api;
 mod health;
 mod hints;
+mod http;
 mod keys;
 mod mysql;
 mod names;
@@ -72,6 +73,26 @@ listener = "databases"
 sni = ["app1.example.com"]
 tls = "terminate"
 certificate = { chain = "app1.crt", key = "app1.key" }
+backends = ["redis"]
+
+[[pool]]
+name = "redis"
+servers = ["10.0.0.11:6379"]
+"#;
+
+/// A route of requests, with one rule; the same changes apply as to [`GOOD`].
+pub(super) const GOOD_HTTP: &str = r#"
+[[listener]]
+name = "databases"
+bind = ["0.0.0.0:443"]
+
+[[route]]
+listener = "databases"
+sni = ["app1.example.com", "www.example.com"]
+protocol = "http"
+tls = "terminate"
+certificate = { chain = "wild.crt", key = "wild.key" }
+[[route.rule]]
 backends = ["redis"]
 
 [[pool]]

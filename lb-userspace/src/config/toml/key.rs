@@ -64,10 +64,16 @@ impl Key {
     /// What a table that lacks it, or has something else there, might have.
     pub(super) fn hint(&self) -> String {
         let Key { name, example, .. } = self;
-        match *example == format!("[{name}]") || *example == format!("[[{name}]]") {
+        match self.is_header() {
             true => format!("write `{example}`"),
             false => format!("for example `{name} = {example}`"),
         }
+    }
+
+    /// Whether its example is the header of a table: `[gateway]`, `[[route.rule]]`.
+    pub(super) fn is_header(&self) -> bool {
+        let inner = self.example.trim_matches(['[', ']']);
+        inner.len() < self.example.len() && inner.rsplit('.').next() == Some(self.name)
     }
 }
 

@@ -8,10 +8,11 @@ mod mend;
 mod pieces;
 mod read;
 mod reader;
+mod rule;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use docs::with_tables_of_keys;
-pub(super) use keys::{CHECKS, CLIENT_RATE_EXAMPLE};
+pub(super) use keys::{BACKOFF, CHECKS, CLIENT_RATE_EXAMPLE, REDIRECTION};
 pub(super) use read::{read, read_gateway};

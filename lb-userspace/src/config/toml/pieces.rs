@@ -74,7 +74,12 @@ pub(super) fn ranges(text: &str, size: usize) -> impl Iterator<Item = Range<usiz
 fn next_header(text: &str, from: usize) -> Option<usize> {
     let rest = text.as_bytes().get(from.checked_sub(1)?..)?;
     let after_lines = rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| from + at);
-    let mut after_lines =
-        after_lines.filter(|at| text[*at..].trim_start_matches([' ', '\t']).starts_with("[["));
+    // A table within a list's table (`[[route.rule]]`) goes with it.
+    let begins = |at: &usize| {
+        let header = text[*at..].trim_start_matches([' ', '\t']).strip_prefix("[[");
+        header
+            .is_some_and(|header| !header.chars().take_while(|c| !matches!(c, ']' | '\n')).any(|c| c == '.'))
+    };
+    let mut after_lines = after_lines.filter(begins);
     after_lines.next()
 }

@@ -14,20 +14,20 @@ use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{
-    ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CERTIFICATE, CHECK_COUNT, CHECKS, CLIENT_AUTH,
-    CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY, GATEWAY_API, HEALTH,
-    HEALTH_TLS, HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS, MAX_KEEPALIVE_SECONDS,
-    MIN_INTERVAL, MIN_VERSIONS, MODES, MOST_PORTS, ON_DOWN, ON_REMOVAL, PEER, PEER_ID, POOL, PORT, PROTOCOLS,
-    PROXY_VERSIONS, REFUSALS, ROLES, ROUTE, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, SOURCES, STATUS, TIERS,
-    TLS_MODES, UPSTREAM_TLS, WORKERS,
+    ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CARRIED, CERTIFICATE, CHECK_COUNT, CHECKS,
+    CLIENT_AUTH, CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY,
+    GATEWAY_API, HEALTH, HEALTH_TLS, HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS,
+    MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, MIN_VERSIONS, MODES, MOST_PORTS, ON_DOWN, ON_REMOVAL, PEER, PEER_ID,
+    POOL, PORT, PROTOCOLS, PROXY_VERSIONS, REFUSALS, ROLES, ROUTE, RULE, SERVER, SERVER_WEIGHT,
+    SOURCE_ADDRESSES, SOURCES, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
-use super::{identity, pieces, value};
+use super::{identity, pieces, rule, value};
 use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::{
-    AccessLogDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft, ClientAuthFiles,
-    ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft, HealthTlsDraft,
-    ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
+    AccessLogDraft, AuthoritiesDraft, BackendDraft, CertificateDraft, CertificateFiles, ClientAuthDraft,
+    ClientAuthFiles, ClientRateDraft, Draft, EchDraft, Field, GatewayApiDraft, GatewayDraft, HealthDraft,
+    HealthTlsDraft, ListenerDraft, PeerDraft, PoolDraft, RouteDraft, ServerDraft, UpstreamTlsDraft,
 };
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
@@ -334,12 +334,14 @@ fn route(mut s: Section<'_, '_>) -> RouteDraft {
             Some(patterns)
         }),
         alpn: s.read("alpn", alpn),
+        protocol: s.read("protocol", |r, v| r.choice(v, &CARRIED)),
         tls: s.read("tls", |r, v| r.choice(v, &TLS_MODES)),
         certificate: s
             .read("certificate", |r, v| r.section(v, &CERTIFICATE).map(|s| Box::new(certificate(s)))),
         client_ca: s.read("client_ca", |r, v| r.parse(v, value::path)),
         client_auth: s.read("client_auth", |r, v| r.section(v, &CLIENT_AUTH).map(client_auth)),
         backends: s.read("backends", |r, v| r.list(v, backend)),
+        rules: s.tables("rule", &RULE, rule::rule),
         retry_other_pool: s.read("retry_other_pool", |r, v| r.boolean(v)),
         idle_timeout: s.read("idle_timeout", |r, v| r.timeout(v)),
         max_age: s.read("max_age", |r, v| r.timeout(v)),
@@ -409,7 +411,7 @@ fn pool(mut s: Section<'_, '_>) -> PoolDraft {
         health: s.read("health", health),
         eject: s.read("eject", |r, v| r.section(v, &EJECT).map(eject)),
         on_down: s.read("on_down", |r, v| r.choice(v, &ON_DOWN)),
-        http2: Field::Absent,
+        http2: s.read("http2", |r, v| r.boolean(v)),
         tls: s.read("tls", |r, v| r.section(v, &UPSTREAM_TLS).map(upstream_tls)),
     }
 }
@@ -473,7 +475,7 @@ fn eject(mut s: Section<'_, '_>) -> Eject {
 
 fn upstream_tls(mut s: Section<'_, '_>) -> UpstreamTlsDraft {
     UpstreamTlsDraft {
-        ca: s.read("ca", |r, v| r.parse(v, value::path)),
+        ca: s.read("ca", |r, v| r.parse(v, value::path).map(AuthoritiesDraft::File)),
         server_name: s.read("server_name", |r, v| r.parse(v, value::server_name)),
         san: s.read("san", |r, v| r.list(v, |r, v| r.parse(v, identity::san))),
         certificate: s

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::fmt::Display;
 use std::hash::Hash;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -284,6 +285,39 @@ impl Reader<'_> {
         }
         self.in_list = false;
         Some(items)
+    }
+
+    /// The entries of a table whose keys are names of the user's; those that make sense. No name is twice.
+    pub(super) fn pairs<K: Display + Eq + Hash, T>(
+        &mut self,
+        value: &Value<'_>,
+        name: impl Fn(&str) -> Result<K, Problem>,
+        mut item: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Vec<Placed<(K, T)>>> {
+        let DeValue::Table(table) = value.get_ref() else {
+            return self.wrong_type(value, "a table");
+        };
+        let (mut names, mut items) = (Vec::new(), Vec::new());
+        self.in_list = true;
+        for (key, value) in table {
+            let at = moved(key.span(), self.offset);
+            let (name, item) = (name(key.get_ref()), item(self, value));
+            match name {
+                Ok(name) => {
+                    names.push(Placed::new(at, name));
+                    items.push(item);
+                }
+                Err(problem) => self.report.push(problem.at(at)),
+            }
+        }
+        self.in_list = false;
+        self.reject_duplicates(&names, |name| quote(&name.to_string()));
+        let pairs = names.into_iter().zip(items);
+        Some(
+            pairs
+                .filter_map(|(name, item)| Some(Placed { place: name.place, value: (name.value, item?) }))
+                .collect(),
+        )
     }
 
     pub(super) fn reject_duplicates<T: Eq + Hash>(

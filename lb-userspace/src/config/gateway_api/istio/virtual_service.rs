@@ -5,15 +5,16 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::host::{DOMAIN, gateway, pattern, reject_many, service};
+use super::http::{Drafted, HeadersSpec, HttpSpec, MatchSpec, keep_order};
 use crate::config::diagnostic::quote;
 use crate::config::gateway_api::decode::{Given, decode};
 use crate::config::gateway_api::hostname::intersection;
-use crate::config::gateway_api::key::{ISTIO, Key};
+use crate::config::gateway_api::key::{ISTIO, Key, Name};
 use crate::config::gateway_api::refusal::Refusal;
+use crate::config::gateway_api::requests::RequestRule;
 use crate::config::gateway_api::specs::{BackendRef, Destination};
 use crate::config::model::SniPattern;
 
@@ -49,6 +50,8 @@ pub(in crate::config::gateway_api) struct Rule {
     pub(in crate::config::gateway_api) gateways: Option<Vec<Key>>,
     /// Empty: its clients are refused.
     pub(in crate::config::gateway_api) backends: Arc<[BackendRef]>,
+    /// It is for requests of HTTP.
+    pub(in crate::config::gateway_api) request: Option<RequestRule>,
 }
 
 #[derive(Deserialize)]
@@ -59,7 +62,7 @@ struct Spec {
     #[serde(default)]
     gateways: Vec<Box<str>>,
     #[serde(default)]
-    http: Vec<IgnoredAny>,
+    http: Vec<HttpSpec>,
     #[serde(default)]
     tls: Vec<RuleSpec>,
     #[serde(default)]
@@ -96,39 +99,43 @@ struct Match {
     source_namespace: Given,
 }
 
-#[derive(Deserialize)]
-struct Weighted {
-    destination: DestinationSpec,
+#[derive(Clone, Deserialize)]
+pub(super) struct Weighted {
+    destination: Destined,
     weight: Option<u32>,
+    /// Of requests.
+    #[serde(default)]
+    headers: HeadersSpec,
 }
 
-#[derive(Deserialize)]
-struct DestinationSpec {
+#[derive(Clone, Deserialize)]
+pub(super) struct Destined {
     host: Box<str>,
     subset: Option<Box<str>>,
     port: Option<Port>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Port {
     number: u16,
 }
 
 impl VirtualService {
-    /// `namespace`: its own.
-    pub(in crate::config::gateway_api) fn read(spec: Value, namespace: &str) -> Result<Self, Refusal> {
+    pub(in crate::config::gateway_api) fn read(spec: Value, key: &Key) -> Result<Self, Refusal> {
+        let namespace = &*key.name.namespace;
         let Spec { hosts, gateways, http, tls, tcp, export_to } = decode("spec", spec)?;
         let of_matches = |rules: &[RuleSpec]| {
             rules.iter().flat_map(|rule| &rule.matches).map(|each| each.sni_hosts.len().max(1)).sum::<usize>()
         };
+        let of_http: usize = http.iter().map(|rule| rule.matches.len().max(1)).sum();
+        if of_http > MOST {
+            return Err(Refusal::new("spec.http", format!("more than {MOST} matches")));
+        }
         reject_many("spec", hosts.len() + of_matches(&tls) + of_matches(&tcp))?;
         let hosts = patterns("spec.hosts", &hosts)?;
         let gateways = gateways_of("spec.gateways", &gateways, namespace)?;
-        let mut unserved: Vec<String> = Vec::new();
-        if !http.is_empty() {
-            unserved.push("spec.http: HTTP is not routed yet".to_owned());
-        }
-        let mut made = Self { hosts, gateways, export_to, rules: Vec::new(), unserved };
+        let mut made = Self { hosts, gateways, export_to, rules: Vec::new(), unserved: Vec::new() };
+        made.add_http(http, &key.name)?;
         for (kind, rules) in [("tls", tls), ("tcp", tcp)] {
             for (number, rule) in rules.into_iter().enumerate() {
                 made.add(kind, number, rule, namespace)?;
@@ -150,9 +157,8 @@ impl VirtualService {
         if matches.is_empty() {
             matches.push(Match::default());
         }
-        let is_alone = route.len() == 1;
-        let backend = |weighted: Weighted| weighted.backend(namespace, is_tls, is_alone);
-        let backends: Arc<[BackendRef]> = route.into_iter().map(backend).collect();
+        let backends: Arc<[BackendRef]> =
+            all_shares(route, namespace, is_tls).map(|(backend, _)| backend).collect();
         let several = matches.len() > 1;
         let (mut served, mut refused) = (Vec::new(), Vec::new());
         for (index, each) in matches.into_iter().enumerate() {
@@ -180,6 +186,7 @@ impl VirtualService {
                 port: each.port,
                 gateways: (!own.is_empty()).then_some(own),
                 backends: if unserved.is_some() { Arc::from([]) } else { backends.clone() },
+                request: None,
             };
             match unserved {
                 Some(key) => {
@@ -193,6 +200,55 @@ impl VirtualService {
         // Who has both goes there anyway.
         self.rules.append(&mut served);
         self.rules.append(&mut refused);
+        Ok(())
+    }
+
+    /// Each match of the rules of requests, as a rule of its own.
+    fn add_http(&mut self, rules: Vec<HttpSpec>, own: &Name) -> Result<(), Refusal> {
+        let namespace = &*own.namespace;
+        let (mut served, mut refused) = (Vec::new(), Vec::new());
+        for (number, HttpSpec { mut matches, action }) in rules.into_iter().enumerate() {
+            let several = matches.len() > 1;
+            if matches.is_empty() {
+                matches.push(MatchSpec::default());
+            }
+            for (index, each) in matches.into_iter().enumerate() {
+                let path = format!("spec.http[{number}]");
+                let at = format!("{path}.match[{index}]");
+                let gateways = gateways_of(&format!("{at}.gateways"), &each.gateways, namespace)?;
+                if !each.gateways.is_empty() && gateways.is_empty() {
+                    // For sidecars.
+                    continue;
+                }
+                let name = if several { format!("http-{number}-{index}") } else { format!("http-{number}") };
+                let port = each.port;
+                let shown = format!("VirtualService.{namespace}.{}.{name}", own.name);
+                let drafted = each.drafted(action.clone(), shown.into(), path);
+                let list = if drafted.unserved.is_some() { &mut refused } else { &mut served };
+                list.push((name, port, (!gateways.is_empty()).then_some(gateways), drafted));
+            }
+        }
+        // Who has both goes to what is served anyway.
+        served.append(&mut refused);
+        let (heads, mut drafted): (Vec<_>, Vec<Drafted>) = served
+            .into_iter()
+            .map(|(name, port, gateways, drafted)| ((name, port, gateways), drafted))
+            .unzip();
+        self.unserved.append(&mut keep_order(&mut drafted));
+        for ((name, port, gateways), drafted) in heads.into_iter().zip(drafted) {
+            let request = drafted.read(namespace, &mut self.unserved);
+            self.unserved.extend(request.told());
+            self.rules.push(Rule {
+                name,
+                path: request.path.clone(),
+                is_tls: false,
+                hosts: self.hosts.clone(),
+                port,
+                gateways,
+                backends: Arc::from([]),
+                request: Some(request),
+            });
+        }
         Ok(())
     }
 
@@ -215,12 +271,31 @@ impl Match {
     }
 }
 
-impl Weighted {
-    fn backend(self, namespace: &str, is_tls: bool, is_alone: bool) -> BackendRef {
-        let Self { destination: DestinationSpec { host, subset, port }, weight } = self;
-        let subset = subset.map(|subset| subset.to_ascii_lowercase().into());
+/// The destinations of a rule of requests, each with what is changed for it.
+pub(super) fn shares(
+    route: Vec<Weighted>,
+    namespace: &str,
+) -> impl Iterator<Item = (BackendRef, HeadersSpec)> {
+    all_shares(route, namespace, false)
+}
+
+fn all_shares(
+    route: Vec<Weighted>,
+    namespace: &str,
+    is_tls: bool,
+) -> impl Iterator<Item = (BackendRef, HeadersSpec)> {
+    let is_alone = route.len() == 1;
+    route.into_iter().map(move |Weighted { destination, weight, headers }| {
         // Of several, one without a weight gets nothing.
-        let weight = if is_alone { Some(1) } else { Some(weight.unwrap_or(0)) };
+        let weight = if is_alone { 1 } else { weight.unwrap_or(0) };
+        (destination.backend(namespace, is_tls, Some(weight)), headers)
+    })
+}
+
+impl Destined {
+    pub(super) fn backend(self, namespace: &str, is_tls: bool, weight: Option<u32>) -> BackendRef {
+        let Self { host, subset, port } = self;
+        let subset = subset.map(|subset| subset.to_ascii_lowercase().into());
         let port = port.map(|port| port.number);
         let istio = Some(Destination { subset, is_passed_through: is_tls });
         match service(&host, namespace) {

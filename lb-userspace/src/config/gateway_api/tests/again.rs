@@ -15,7 +15,7 @@ struct Thing {
 }
 
 /// How many kinds, names and forms there are.
-const WORLD: [usize; 3] = [11, 4, 4];
+const WORLD: [usize; 3] = [13, 4, 4];
 
 impl Thing {
     fn namespace(self) -> &'static str {
@@ -39,6 +39,8 @@ impl Thing {
             Kind::EndpointSlice,
             Kind::ReferenceGrant,
             Kind::Namespace,
+            Kind::BackendTlsPolicy,
+            Kind::ConfigMap,
         ][self.kind];
         let namespace = if kind.is_of_cluster() { "" } else { self.namespace() };
         let name = if kind == Kind::Namespace { self.namespace().to_owned() } else { self.name.to_string() };
@@ -101,11 +103,23 @@ impl Thing {
                 backend(1)
             ),
             Kind::HttpRoute | Kind::GrpcRoute => {
-                format!("{{ parentRefs: {parents}, hostnames: [{}] }}", host(name + form))
+                format!(
+                    "{{ parentRefs: {parents}, hostnames: [{}], rules: [{{ backendRefs: [{}, {}] }}] }}",
+                    host(name + form),
+                    backend(0),
+                    backend(1)
+                )
             }
             Kind::TcpRoute => {
                 format!("{{ parentRefs: {parents}, rules: [{{ backendRefs: [{}] }}] }}", backend(name))
             }
+            Kind::BackendTlsPolicy => format!(
+                "{{ targetRefs: [{{ kind: Service, name: \"{}\"{} }}], validation: {{ hostname: a.example, \
+                 caCertificateRefs: [{{ kind: ConfigMap, name: \"{}\" }}] }} }}",
+                form / 2 * 2 + name % 2,
+                if form == 2 { ", sectionName: x" } else { "" },
+                name % 2
+            ),
             Kind::Service => format!("{{ ports: [{{ name: x, port: {} }}] }}", 1 + form / 3),
             Kind::ReferenceGrant => format!(
                 "{{ from: [{{ group: gateway.networking.k8s.io, kind: {}, namespace: {other} }}], to: [{{ group: \"\", kind: Service }}] }}",
@@ -120,15 +134,19 @@ impl Thing {
             }
             _ => "{}".to_owned(),
         };
-        let slice = match kind {
+        let rest = match kind {
             Kind::EndpointSlice => format!(
                 "\naddressType: IPv4\nports: [{{ name: x, port: 1 }}]\nendpoints: [{{ addresses: [10.0.{name}.{form}] }}]"
             ),
+            Kind::ConfigMap if form != 3 => {
+                let pem = CERTIFICATE.0.replace('\n', "\\n");
+                format!("\ndata: {{ ca.crt: \"{pem}\" }}")
+            }
             _ => String::new(),
         };
         format!(
             "apiVersion: {version}\nkind: {}\nmetadata: {{ name: \"{}\", namespace: {own}, generation: {form}, \
-             creationTimestamp: \"2026-01-0{}T00:00:00Z\", labels: {labels} }}\nspec: {spec}{slice}\n",
+             creationTimestamp: \"2026-01-0{}T00:00:00Z\", labels: {labels} }}\nspec: {spec}{rest}\n",
             kind.name(),
             key.name.name,
             1 + (name + form) % 3

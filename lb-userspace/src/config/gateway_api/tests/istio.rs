@@ -404,24 +404,143 @@ fn plain_tcp_goes_where_the_first_rule_says() {
 }
 
 #[test]
-fn http_is_answered_with_404_and_its_rules_are_named() {
+fn rules_of_http_are_those_of_listeners() {
     let plain =
         "{ port: { number: 80, protocol: HTTP, name: x }, tls: { httpsRedirect: true }, hosts: [\"*\"] }";
     let https = server("HTTPS", "mode: SIMPLE, credentialName: c", "a.example.com");
-    let rules = "hosts: [\"*\"], http: [{ match: [{ uri: { exact: /hello } }], route: [{ destination: { host: hello } }] }]";
+    let spec = "hosts: [\"*\"], http: [{ match: [{ uri: { exact: /hello } }], route: [{ destination: { host: hello } }] }]";
     let text = HELLO.to_owned()
         + &gateway("gw", &[plain, &https])
         + &secret("edge", "c")
-        + &virtual_service("sample", rules);
+        + &virtual_service("sample", spec);
     let mut index = index(&text);
-    let (config, statuses) = made(&mut index);
+    let (config, _) = made(&mut index);
     assert_eq!(routes(&config, "gateway:443"), [("a.example.com".to_owned(), true, "http".to_owned())]);
-    assert_eq!(routes(&config, "gateway:80"), [(String::new(), false, "http".to_owned())]);
-    let Some(Status::Route(status)) = statuses.get(&Key::new(VIRTUAL_SERVICE, "sample", "vs")) else {
-        panic!()
+    assert_eq!(routes(&config, "gateway:80"), [("*".to_owned(), false, "http".to_owned())]);
+    assert_eq!(rules(&config, "http@istio.edge.gw.servers-0"), ["* =/hello -> sample.hello:5000=1"]);
+    assert_eq!(
+        rules(&config, "https@istio.edge.gw.servers-1"),
+        ["a.example.com =/hello -> sample.hello:5000=1"]
+    );
+    assert_eq!(told(&mut index, "sample"), ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
+}
+
+/// The rules of a VirtualService with this `http` on a listener of HTTP, and what is told of it.
+fn http(rules_of_http: &str) -> (Vec<String>, String) {
+    let plain = "{ port: { number: 80, protocol: HTTP, name: x }, hosts: [\"*\"] }";
+    let text = HELLO.to_owned()
+        + &gateway("gw", &[plain])
+        + &virtual_service("sample", &format!("hosts: [a.example], http: [{rules_of_http}]"));
+    let (config, statuses) = made(&mut index(&text));
+    let Status::Route(status) = &statuses[&Key::new(VIRTUAL_SERVICE, "sample", "vs")] else { panic!() };
+    let found = status.parents[0].conditions.iter().find(|condition| condition.kind == "PartiallyInvalid");
+    let told = found.map(|condition| condition.message.to_string()).unwrap_or_default();
+    (rules(&config, "http@istio.edge.gw.servers-0"), told)
+}
+
+#[test]
+fn what_virtual_services_say_of_requests() {
+    let to = "route: [{ destination: { host: hello } }]";
+    for (matches, shown) in [
+        ("{}", ""),
+        ("{ uri: { prefix: / } }", ""),
+        ("{ uri: { prefix: /v1 } }", r"~/v1.*"),
+        ("{ uri: { prefix: /v1.0/ } }", r"~/v1\.0/.*"),
+        ("{ uri: { regex: \"/v[0-9]\" } }", "~/v[0-9]"),
+        ("{ uri: { exact: /a }, method: { exact: GET } }", "GET =/a"),
+        (
+            "{ headers: { End-User: { exact: jason }, b: { prefix: x }, c: {} } }",
+            " b:~(?s)x.* c:~(?s).* end-user:=jason",
+        ),
+        ("{ queryParams: { q: { regex: x.* }, p: { exact: y } }, name: n, statPrefix: s }", " ?p=y ?q~x.*"),
+    ] {
+        let (rules, told) = http(&format!("{{ match: [{matches}], {to} }}"));
+        assert_eq!(
+            (rules.as_slice(), told.as_str()),
+            (&[format!("a.example {shown} -> sample.hello:5000=1")][..], ""),
+            "{matches}"
+        );
+    }
+    let (rules, told) = http(
+        "{ route: [{ destination: { host: hello, subset: v1 }, weight: 90 }, { destination: { host: hello, subset: v2 }, weight: 10 }] }",
+    );
+    assert_eq!(
+        (rules, told),
+        (vec!["a.example  -> sample.hello:5000:v1=90 sample.hello:5000:v2=10".to_owned()], String::new())
+    );
+    // Requests that nobody knows to be meant, and what is not served, are refused, and told.
+    for (rule, shown, told) in [
+        (
+            format!("{{ match: [{{ sourceLabels: {{ a: b }} }}], {to} }}"),
+            "a.example  -> ",
+            "spec.http[0] answers with 500: sourceLabels is not looked at",
+        ),
+        (
+            format!("{{ fault: {{ abort: {{ httpStatus: 500 }} }}, {to} }}"),
+            "a.example  -> ",
+            "spec.http[0] answers with 500: fault is not served",
+        ),
+        (
+            "{ directResponse: { status: 200 } }".to_owned(),
+            "a.example  -> ",
+            "spec.http[0] answers with 500: directResponse is not served",
+        ),
+        (
+            format!("{{ rewrite: {{ uri: / }}, match: [{{ uri: {{ prefix: /a/ }} }}], {to} }}"),
+            "a.example /a -> sample.hello:5000=1",
+            "spec.http[0]: `/a/` is taken by whole segments, for it is rewritten",
+        ),
+    ] {
+        let (rules, found) = http(&format!("{{ match: [{{ uri: {{ exact: /fine }} }}], {to} }}, {rule}"));
+        assert_eq!(
+            (rules[1].as_str(), found.as_str()),
+            (shown, told.replace("[0]", "[1]").as_str()),
+            "{rule}"
+        );
+    }
+    let (rules, told) = http(&format!("{{ match: [{{ uri: {{ regex: \"(\" }} }}], {to} }}, {{ {to} }}"));
+    assert_eq!(rules, ["a.example  -> sample.hello:5000=1"]);
+    assert!(told.starts_with("Dropped Rule spec.http[0]: "), "{told}");
+}
+
+#[test]
+fn the_first_match_of_a_virtual_service_counts_though_the_api_takes_the_narrowest() {
+    let rule =
+        |matches: &str| format!("{{ match: [{matches}], route: [{{ destination: {{ host: hello }} }}] }}");
+    let shown = |matches: &[&str]| {
+        let (rules, told) = http(&matches.iter().map(|each| rule(each)).collect::<Vec<_>>().join(", "));
+        let strip =
+            |rule: String| rule["a.example ".len()..rule.len() - " -> sample.hello:5000=1".len()].to_owned();
+        (rules.into_iter().map(strip).collect::<Vec<_>>(), told)
     };
-    assert_eq!(&*status.parents[0].conditions[0].message, "spec.http: HTTP is not routed yet");
-    assert_eq!(told(&mut index, "sample")[0], "Accepted=False UnsupportedValue");
+    let user = "{ headers: { user: { exact: jason } } }";
+    for (given, expected) in [
+        // Those of the user, whatever the path is.
+        (vec![user, "{ uri: { exact: /a } }", "{}"], vec![" user:=jason | =/a user:=jason", "=/a", ""]),
+        (vec!["{ uri: { exact: /a } }", user], vec!["=/a | =/a user:=jason", " user:=jason"]),
+        // What is narrower goes before anyway, and what others cannot have needs no word.
+        (vec!["{ uri: { prefix: /a/b } }", "{ uri: { prefix: /a } }", "{}"], vec!["~/a/b.*", "~/a.*", ""]),
+        (vec!["{ uri: { prefix: /a } }", "{ uri: { prefix: /a/b } }"], vec!["~/a.* | ~/a/b.*", "~/a/b.*"]),
+        (
+            vec!["{ method: { exact: GET } }", "{ method: { exact: PUT }, uri: { exact: /a } }"],
+            vec!["GET ", "PUT =/a"],
+        ),
+        (
+            vec![user, "{ uri: { exact: /a } }", "{ uri: { exact: /a }, method: { exact: GET } }"],
+            vec![" user:=jason | =/a user:=jason | GET =/a user:=jason", "=/a | GET =/a", "GET =/a"],
+        ),
+    ] {
+        assert_eq!(
+            shown(&given),
+            (expected.into_iter().map(str::to_owned).collect(), String::new()),
+            "{given:?}"
+        );
+    }
+    let (_, told) = shown(&["{ uri: { regex: /a.* } }", "{ uri: { prefix: /a/b } }"]);
+    assert_eq!(
+        told,
+        "spec.http[1]: of what spec.http[0] may take as well, the narrower of both has it, and not the first"
+    );
 }
 
 #[test]

@@ -468,7 +468,9 @@ fn classes() {
 
 #[test]
 fn versions_of_the_definitions() {
-    let definition = |name: &str, version: Option<&str>| (Box::from(name), version.map(Box::from));
+    let definition = |name: &str, version: Option<&str>| {
+        (Box::from(name), Definition { version: version.map(Box::from), is_experimental: false })
+    };
     for (others, expected) in [
         (Some("v1.6.3"), "True SupportedVersion"),
         (Some("v1.0.0-rc1"), "True SupportedVersion"),

@@ -2,10 +2,12 @@
 
 mod addresses;
 mod again;
+mod backend_tls;
 mod endpoints;
 mod istio;
 mod listeners;
 mod manifests;
+mod requests;
 mod routes;
 mod scale;
 
@@ -19,6 +21,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use super::*;
 use crate::config::diagnostic::Report;
 use crate::config::files::Files;
+use crate::config::http::{PathMatch, Rule, ValueMatch};
 use crate::config::model::{Action, Config, Listener, Route, SniPattern};
 use crate::config::{Address, Host, Origin};
 
@@ -153,6 +156,41 @@ fn routes(config: &Config, name: &str) -> Vec<(String, bool, String)> {
     let mut found: Vec<_> = config.routes.iter().filter(|route| route.listener == index).map(shown).collect();
     found.sort();
     found
+}
+
+/// The rules of a route: hosts, matches, and where requests go; `500`: what is not to be had.
+fn rules(config: &Config, route: &str) -> Vec<String> {
+    let route = config.routes.iter().find(|known| &*known.name == route);
+    let route = route.unwrap_or_else(|| panic!("not among {:?}", names(config)));
+    route.http.iter().flat_map(|rules| rules.iter()).map(|rule| shown_rule(config, rule)).collect()
+}
+
+fn names(config: &Config) -> Vec<&str> {
+    config.routes.iter().map(|route| &*route.name).collect()
+}
+
+fn shown_rule(config: &Config, rule: &Rule<usize>) -> String {
+    let value = |value: &ValueMatch| match value {
+        ValueMatch::Exact(text) => format!("={text}"),
+        ValueMatch::Regex(pattern) => format!("~{}", pattern.as_str()),
+    };
+    let matches = rule.matches.iter().map(|of| {
+        let method = of.method.iter().map(|method| format!("{method} "));
+        let path = of.path.iter().map(|path| match path {
+            PathMatch::Exact(path) => format!("={path}"),
+            PathMatch::Prefix(path) => path.to_string(),
+            PathMatch::Regex(pattern) => format!("~{}", pattern.as_str()),
+        });
+        let headers = of.headers.iter().map(|(name, text)| format!(" {name}:{}", value(text)));
+        let query = of.query.iter().map(|(name, text)| format!(" ?{name}{}", value(text)));
+        method.chain(path).chain(headers).chain(query).collect::<String>()
+    });
+    let name = |pool: Option<usize>| pool.map_or("500", |pool| &config.pools[pool].name);
+    let backends = rule.backends.iter().map(|backend| format!("{}={}", name(backend.pool), backend.weight));
+    let hosts: Vec<_> = rule.hosts.iter().map(ToString::to_string).collect();
+    let [matches, backends] =
+        [matches.collect::<Vec<_>>().join(" | "), backends.collect::<Vec<_>>().join(" ")];
+    format!("{} {matches} -> {backends}", hosts.join(","))
 }
 
 fn servers(config: &Config, pool: &str) -> Vec<String> {

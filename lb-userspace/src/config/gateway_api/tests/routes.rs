@@ -232,9 +232,10 @@ fn http_routes_are_attached_and_counted() {
                    spec:\n  gatewayClassName: edge\n  listeners:\n    - { name: web, protocol: HTTP, port: 80 }\n    \
                    - { name: safe, protocol: HTTPS, port: 443, hostname: a.example.com, tls: { certificateRefs: [{ name: cert }] } }\n";
     let route = |kind: &str, name: &str, host: &str| {
+        let matches = if kind == "HTTPRoute" { "matches: [{ path: { value: /x } }], " } else { "" };
         format!(
             "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{ name: {name}, namespace: db }}\n\
-             spec: {{ parentRefs: [{{ name: gw }}], hostnames: [\"{host}\"], rules: [{{ matches: [{{ path: {{ value: /x }} }}], \
+             spec: {{ parentRefs: [{{ name: gw }}], hostnames: [\"{host}\"], rules: [{{ {matches}\
              backendRefs: [{{ name: redis, port: 80 }}] }}] }}"
         )
     };
@@ -245,9 +246,13 @@ fn http_routes_are_attached_and_counted() {
         + &route("GRPCRoute", "b", "*.example.com")
         + &route("GRPCRoute", "c", "c.example.com");
     let (config, statuses) = made(&mut index(&text));
-    assert_eq!(routes(&config, "gateway:80"), [(String::new(), false, "http".to_owned())]);
+    assert_eq!(routes(&config, "gateway:80"), [("*".to_owned(), false, "http".to_owned())]);
     assert_eq!(routes(&config, "gateway:443"), [("a.example.com".to_owned(), true, "http".to_owned())]);
-    assert_eq!(config.pools.len(), 0);
+    assert_eq!(
+        rules(&config, "http@db.gw.web"),
+        ["a.example.com /x -> db.redis:80=1", "c.example.com  -> db.redis:80+h2=1"]
+    );
+    assert_eq!(rules(&config, "https@db.gw.safe"), ["a.example.com /x -> db.redis:80=1"]);
     let Status::Gateway(gateway) = &statuses[&key(Kind::Gateway, "db/gw")] else { panic!() };
     assert_eq!(gateway.listeners.iter().map(|each| each.attached_routes).collect::<Vec<_>>(), [2, 1]);
     let reason = |kind, name| conditions(&statuses, &key(kind, name), Some("Gateway gw"))[0].clone();

@@ -17,7 +17,7 @@ pub(in crate::config::toml) const HELLO_BYTES: RangeInclusive<i64> = 512..=MAX_W
 /// Of listen(2).
 pub(in crate::config::toml) const BACKLOG: RangeInclusive<i64> = 1..=i32::MAX as i64;
 
-pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 9] = [
+pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 10] = [
     ("tls", Protocol::Tls),
     ("postgres", Protocol::Postgres),
     ("mysql", Protocol::Mysql),
@@ -26,6 +26,7 @@ pub(in crate::config::toml) const PROTOCOLS: [(&str, Protocol); 9] = [
     ("pop3", Protocol::Starttls(Starttls::Pop3)),
     ("ldap", Protocol::Starttls(Starttls::Ldap)),
     ("xmpp", Protocol::Starttls(Starttls::Xmpp)),
+    ("http", Protocol::Http),
     ("tcp", Protocol::Tcp),
 ];
 
@@ -55,7 +56,7 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
             meaning: "what clients send first. `tls`: a ClientHello, or PostgreSQL's request for TLS. `postgres`: that \
                       request, or a ClientHello with ALPN `postgresql`; clients that fail are told why. `mysql`: MySQL's \
                       request for TLS, after [the gateway has greeted them](#mysql). `smtp` to `xmpp`: clear text with a \
-                      command for TLS ([more](#starttls)). `tcp`: anything",
+                      command for TLS ([more](#starttls)). `http`: requests of HTTP without TLS. `tcp`: anything",
             values: Of(|| one_of(&PROTOCOLS)),
             default: Some(Of(|| word(&PROTOCOLS, &a_listener().protocol))),
         },
@@ -86,7 +87,8 @@ pub(in crate::config::toml) const LISTENER: Table = Table {
         Key {
             name: "trusted_proxies",
             example: r#"["10.0.0.0/8"]"#,
-            meaning: "proxies whose PROXY header is believed; required with `proxy_protocol`",
+            meaning: "proxies whose PROXY header is believed, required with `proxy_protocol`; and whose `X-Forwarded-*` and \
+                      `Forwarded` are, if the listener has requests of HTTP ([more](#forwarded-headers))",
             values: Is("list of networks"),
             default: Some(Is("`[]`")),
         },

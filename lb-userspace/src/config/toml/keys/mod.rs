@@ -13,6 +13,7 @@ mod health;
 mod listener;
 mod pool;
 mod route;
+mod rule;
 
 use super::key::Text::Is;
 use super::key::{Key, Table};
@@ -28,14 +29,20 @@ pub(super) use pool::{
     BALANCES, MIN_VERSIONS, POOL, PROXY_VERSIONS, SERVER, SERVER_WEIGHT, SOURCE_ADDRESSES, UPSTREAM_TLS,
 };
 pub(super) use route::{
-    BACKEND, BACKEND_WEIGHT, CERTIFICATE, CLIENT_AUTH, CLIENT_AUTH_MODES, ON_REMOVAL, ROUTE, TLS_MODES,
+    BACKEND, BACKEND_WEIGHT, CARRIED, CERTIFICATE, CLIENT_AUTH, CLIENT_AUTH_MODES, ON_REMOVAL, ROUTE,
+    TLS_MODES,
 };
+pub(super) use rule::{
+    ATTEMPTS, CORS, FAILURES, HEADER_CHANGES, MATCH, MAX_AGE, MIRROR, PERCENT, REDIRECT, REDIRECTIONS, RETRY,
+    REWRITE, RULE, RULE_BACKEND, SCHEMES, SESSION, VALUE,
+};
+pub(in crate::config) use rule::{BACKOFF, REDIRECTION};
 
 /// Where a key that is unknown in one table may belong.
-pub(super) const SECTIONS: [&Table; 5] = [&GATEWAY, &LISTENER, &ROUTE, &POOL, &GATEWAY_API];
+pub(super) const SECTIONS: [&Table; 6] = [&GATEWAY, &LISTENER, &ROUTE, &POOL, &GATEWAY_API, &RULE];
 
 /// The tables of the documentation: all but those that are refused.
-pub(super) const DOCUMENTED: [&Table; 18] = [
+pub(super) const DOCUMENTED: [&Table; 28] = [
     &ROOT,
     &GATEWAY,
     &ACCESS_LOG,
@@ -48,6 +55,16 @@ pub(super) const DOCUMENTED: [&Table; 18] = [
     &CERTIFICATE,
     &CLIENT_AUTH,
     &BACKEND,
+    &RULE,
+    &MATCH,
+    &RULE_BACKEND,
+    &HEADER_CHANGES,
+    &REWRITE,
+    &REDIRECT,
+    &MIRROR,
+    &CORS,
+    &RETRY,
+    &SESSION,
     &POOL,
     &SERVER,
     &HEALTH,

@@ -116,6 +116,13 @@ pub(in crate::config::toml) const POOL: Table = Table {
             default: Some(Of(|| word(&ON_DOWN, &a_pool().on_down))),
         },
         Key {
+            name: "http2",
+            example: "true",
+            meaning: "servers get requests of HTTP in HTTP/2; without `tls` by prior knowledge (h2c)",
+            values: Is("boolean"),
+            default: Some(Of(|| code(a_pool().http2))),
+        },
+        Key {
             name: "tls",
             example: r#"{ ca = "upstream-ca.crt", server_name = "redis.internal" }"#,
             meaning: "the gateway speaks TLS to the servers; not for a pool to which a route passes TLS through; `{}` for the \

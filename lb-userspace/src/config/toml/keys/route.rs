@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::common::{CLIENT_RATE_EXAMPLE, CONNECTIONS};
 use crate::config::draft::Tls;
+use crate::config::draft::rule::Carried;
 use crate::config::model::{Backend, MAX_WEIGHT, OnRemoval};
 use crate::config::toml::key::Text::{Is, Of};
 use crate::config::toml::key::{Key, Table, code, integers, one_of, word};
@@ -15,6 +16,9 @@ pub(in crate::config::toml) const BACKEND_WEIGHT: RangeInclusive<i64> = 0..=MAX_
 
 pub(in crate::config::toml) const TLS_MODES: [(&str, Tls); 2] =
     [("passthrough", Tls::Passthrough), ("terminate", Tls::Terminate)];
+
+pub(in crate::config::toml) const CARRIED: [(&str, Carried); 2] =
+    [("bytes", Carried::Bytes), ("http", Carried::Http)];
 
 pub(in crate::config::toml) const ON_REMOVAL: [(&str, OnRemoval); 3] =
     [("keep", OnRemoval::Keep), ("drain", OnRemoval::Drain), ("kill", OnRemoval::Kill)];
@@ -39,9 +43,17 @@ pub(in crate::config::toml) const ROUTE: Table = Table {
         Key {
             name: "sni",
             example: r#"["redis-1.example.com"]"#,
-            meaning: "names it takes: exact, `\"*.example.com\"`, or `\"*\"` for every name and for clients without one",
+            meaning: "names it takes, of servers or (on an `http` listener) of hosts: exact, `\"*.example.com\"`, or `\"*\"` for every name and for clients without one",
             values: Is("list, not empty"),
             default: Some(Is("**required** unless the listener is `tcp`")),
+        },
+        Key {
+            name: "protocol",
+            example: r#""http""#,
+            meaning: "what its connections carry. `http`: requests, which go where its rules say; the listener is `tls`, and the \
+                      route terminates, or the listener is `http`. `bytes`: anything, which is passed on as it is",
+            values: Of(|| one_of(&CARRIED)),
+            default: Some(Is("on an `http` listener `\"http\"`, else `\"bytes\"`")),
         },
         Key {
             name: "alpn",
@@ -85,7 +97,14 @@ pub(in crate::config::toml) const ROUTE: Table = Table {
             example: r#"["redis-1"]"#,
             meaning: "pools, by weight; `\"redis-1\"` is short for `{ pool = \"redis-1\" }`",
             values: Is("list of names or tables, [below](#backends)"),
-            default: None,
+            default: Some(Is("**required** unless `protocol` is `http`")),
+        },
+        Key {
+            name: "rule",
+            example: "[[route.rule]]",
+            meaning: "with `protocol = \"http\"`: which requests go where",
+            values: Is("list of tables, [below](#rules)"),
+            default: Some(Is("**required** if `protocol` is `http`")),
         },
         Key {
             name: "retry_other_pool",

@@ -3,9 +3,9 @@
 use std::fs;
 
 use crate::config::diagnostic::Report;
-use crate::config::tests::{GOOD, TERMINATED, changed, checked};
+use crate::config::tests::{GOOD, GOOD_HTTP, TERMINATED, changed, checked};
 use crate::config::toml::key::Table;
-use crate::config::toml::keys::{DOCUMENTED, HEALTH_TLS};
+use crate::config::toml::keys::{DOCUMENTED, HEALTH_TLS, VALUE};
 use crate::config::toml::{self, with_tables_of_keys};
 
 const DOCUMENTATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
@@ -43,6 +43,15 @@ fn alone(table: &Table, line: &str) -> String {
         "eject" => format!("[[pool]]\n[pool.eject]\n{line}"),
         "ech" => format!("[[listener]]\n[listener.ech]\n{line}"),
         "tls of a pool" => format!("[[pool]]\n[pool.tls]\n{line}"),
+        "match" => format!("[[route]]\n[[route.rule]]\nmatch = [{{ {line} }}]"),
+        "a value" => format!("[[route]]\n[[route.rule]]\nmatch = [{{ headers = {{ x = {{ {line} }} }} }}]"),
+        "a backend of a rule" => format!("[[route]]\n[[route.rule]]\nbackends = [{{ {line} }}]"),
+        "header changes" => format!("[[route]]\n[[route.rule]]\n[route.rule.request_headers]\n{line}"),
+        "mirror" => format!("[[route]]\n[[route.rule]]\nmirror = [{{ {line} }}]"),
+        "rewrite" | "redirect" | "cors" | "retry" | "session" => {
+            format!("[[route]]\n[[route.rule]]\n[route.rule.{}]\n{line}", table.header)
+        }
+        "[[route.rule]]" => format!("[[route]]\n[[route.rule]]\n{line}"),
         header => format!("{header}\n{line}"),
     }
 }
@@ -68,8 +77,35 @@ fn in_good(table: &Table, line: &str) -> String {
             let tcp = changed(&tcp, "[[listener]]", "[[listener]]\nprotocol = \"tcp\"");
             format!("{tcp}\n[pool.tls]\nserver_name = \"redis.internal\"\n{line}")
         }
+        "[[route.rule]]"
+        | "match"
+        | "a backend of a rule"
+        | "header changes"
+        | "mirror"
+        | "rewrite"
+        | "redirect"
+        | "cors"
+        | "retry"
+        | "session" => with_rule(table, line),
         header => changed(GOOD, header, &format!("{header}\n{line}")),
     }
+}
+
+/// With a rule that a line of its own, or of a table in it, may be a part of.
+fn with_rule(table: &Table, line: &str) -> String {
+    let others = |line: &str| if line.is_empty() { String::new() } else { format!(", {line}") };
+    let rule = match table.header {
+        "a backend of a rule" => format!("backends = [{{ pool = 'redis'{} }}]", others(line)),
+        "mirror" => format!("backends = ['redis']\nmirror = [{{ pool = 'redis'{} }}]", others(line)),
+        "cors" => format!("backends = ['redis']\ncors = {{ origins = ['*']{} }}", others(line)),
+        "session" => format!("backends = ['redis']\nsession = {{ cookie = 'server'{} }}", others(line)),
+        "redirect" => format!("redirect = {{ port = 81{} }}", others(line)),
+        "match" => format!("backends = ['redis']\nmatch = [{{ {line} }}]"),
+        "header changes" => format!("backends = ['redis']\nrequest_headers = {{ {line} }}"),
+        "[[route.rule]]" => format!("backends = ['redis']\n{line}"),
+        header => format!("backends = ['redis']\n{header} = {{ {line} }}"),
+    };
+    changed(GOOD_HTTP, "backends = [\"redis\"]", &rule)
 }
 
 /// With a health check that a line, which begins with its key, may be a part of.
@@ -115,7 +151,7 @@ fn read(text: &str) -> Vec<String> {
 }
 
 fn tables() -> impl Iterator<Item = &'static Table> {
-    DOCUMENTED.into_iter().chain([&HEALTH_TLS])
+    DOCUMENTED.into_iter().chain([&HEALTH_TLS, &VALUE])
 }
 
 #[test]
@@ -139,7 +175,12 @@ fn every_example_makes_sense() {
     // Those of the top level are headers.
     for table in tables().skip(1) {
         for key in table.keys {
-            let found = read(&alone(table, &format!("{} = {}", key.name, key.example)));
+            let line = if key.is_header() {
+                key.example.to_owned()
+            } else {
+                format!("{} = {}", key.name, key.example)
+            };
+            let found = read(&alone(table, &line));
             let found: Vec<_> = found.iter().filter(|message| !message.contains(" without `")).collect();
             assert!(found.is_empty(), "{} of {}: {found:?}", key.name, table.header);
         }
@@ -168,6 +209,16 @@ fn a_key_with_its_default_changes_nothing() {
                 "ech" => with_ech(""),
                 "[gateway_api]" => with_gateway_api(""),
                 "tls of a pool" => in_good(table, ""),
+                "[[route.rule]]"
+                | "match"
+                | "a backend of a rule"
+                | "header changes"
+                | "mirror"
+                | "rewrite"
+                | "redirect"
+                | "cors"
+                | "retry"
+                | "session" => in_good(table, ""),
                 _ => GOOD.to_owned(),
             };
             let with = in_good(table, &format!("{} = {value}", key.name));

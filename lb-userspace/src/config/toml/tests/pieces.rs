@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::config::diagnostic::Report;
-use crate::config::tests::{EXAMPLE, GOOD};
+use crate::config::tests::{EXAMPLE, GOOD, GOOD_HTTP};
 use crate::config::toml::pieces;
 use crate::config::toml::read::read_in_pieces;
 
@@ -34,6 +34,7 @@ fn every_list_table_can_begin_a_piece() {
     // The first is what precedes them.
     assert_eq!(pieces_of(EXAMPLE), Some(5));
     assert_eq!(pieces_of(GOOD), Some(4));
+    assert_eq!(pieces_of(GOOD_HTTP), Some(4));
     assert_eq!(pieces_of(&GOOD.replace('\n', "\r\n  ")), Some(4));
     assert_eq!(
         pieces_of(&format!("{GOOD}[gateway]\nworkers = 1\n[[route]]\n[route.certificate]\nkey = 'k'")),
@@ -65,6 +66,7 @@ fn whatever_belongs_together_is_read_together() {
         "[[pool]]\nservers = ['a'\n[[pool]]\nname = 5\n[[route]]\nname = 6\n",
         "[[pool]]\nname = 'a'\nname = 'b'\n[[pool]]\nname = 1\n[[pool]\nname = 2\n[[pools]]\n",
         "[[pool]]\nname = 1\n[other]\n[[route]]\nname = 1\nsnii = []\nlistener = 'é'\n# é\n[[route]]\ntls = 'Terminate'",
+        "[[route]]\n[[route.rule]]\nname = 1\n[[pool]]\n [[ route . rule ]]\nname = 2\n[[route]]\n[[route.rule]]\n",
         "# \u{1}\n[[pool]]\n# \u{1}\n[[pool]]\nname = 1 [[pool]]\n",
     ] {
         check(text);

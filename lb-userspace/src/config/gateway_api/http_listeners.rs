@@ -1,0 +1,81 @@
+//! Rules of requests to a draft: what the data plane has of a listener of HTTP.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::sync::Arc;
+
+use super::backend_tls::Speech;
+use super::convert::{given, listener_name, route, terminate};
+use super::index::View;
+use super::key::Key;
+use super::listeners::{Listener, Use};
+use super::pools::{self, Target, place};
+use super::requests::{Referenced, RequestRule};
+use crate::config::draft::{Field, RouteDraft};
+use crate::config::http::Rule;
+use crate::config::model::SniPattern;
+use crate::config::place::Placed;
+
+/// The rules of a route for a listener.
+#[derive(Debug)]
+pub(super) struct Ruled {
+    pub(super) hosts: Vec<SniPattern>,
+    rules: Vec<Rule<Field<String>>>,
+    pub(super) targets: Vec<Target>,
+}
+
+impl Ruled {
+    pub(super) fn new(
+        view: &mut View<'_>,
+        key: &Key,
+        rules: &[RequestRule],
+        listener: &Listener<'_>,
+        hosts: &[SniPattern],
+    ) -> Self {
+        view.note(key.clone());
+        let of_rules: Arc<[SniPattern]> = hosts.into();
+        let (mut found, mut targets) = (Vec::with_capacity(rules.len()), Vec::new());
+        for RequestRule { rule, references, .. } in rules {
+            let Some(rule) = rule else { continue };
+            let speech = if rule.grpc { Speech::Grpc } else { Speech::Http };
+            let mut pool = |Referenced { path, backend }: &Referenced| {
+                let target = pools::resolve(view, key.kind, &key.name.namespace, backend).ok()?;
+                let target = target.spoken_to(view, speech, listener).ok()?;
+                let name = target.pool();
+                targets.push(target);
+                Some(given(place(key, path.as_str()), name))
+            };
+            let pools: Vec<_> = references.iter().map(&mut pool).collect();
+            let made = rule.with_pools(|number| pools[*number].clone());
+            found.push(Rule { hosts: of_rules.clone(), ..made });
+        }
+        Self { hosts: hosts.to_vec(), rules: found, targets }
+    }
+}
+
+/// What the data plane has of a listener of requests.
+#[derive(Debug)]
+pub(super) struct Requests {
+    ruled: Vec<Arc<Ruled>>,
+    pub(super) draft: Arc<RouteDraft>,
+}
+
+impl Requests {
+    pub(super) fn new(listener: &Listener<'_>, port: &str, ruled: Vec<Arc<Ruled>>) -> Self {
+        let at = place(listener.owner, listener.path());
+        let is_https = listener.is_for == Some(Use::Https);
+        let scheme = if is_https { "https" } else { "http" };
+        let mut draft = route(at.clone(), format!("{scheme}@{}", listener_name(listener)), port);
+        draft.sni = given(at.clone(), vec![Placed::new(at.clone(), listener.host.clone())]);
+        if is_https {
+            terminate(&mut draft, listener, &at);
+        }
+        draft.http = given(at, ruled.iter().flat_map(|ruled| &ruled.rules).cloned().collect());
+        Self { ruled, draft: draft.into() }
+    }
+
+    pub(super) fn is_of(&self, ruled: &[Arc<Ruled>]) -> bool {
+        self.ruled.len() == ruled.len()
+            && self.ruled.iter().zip(ruled).all(|(own, other)| Arc::ptr_eq(own, other))
+    }
+}

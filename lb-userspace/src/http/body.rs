@@ -1,0 +1,311 @@
+//! Bodies: of a request on its way to a server, and of the answer to it on its way to the client.
+
+use super::account::Request;
+use super::upstream::Driver;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::cell::{Cell, RefCell};
+use std::mem;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
+
+/// Bytes of a request's body that are kept, for another attempt or a mirror.
+const MAX_KEPT: usize = 64 * 1024;
+
+/// How long a server has to ask for a body.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a body ends before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// Its sender, or the connection to it, has failed.
+    #[error(transparent)]
+    Failed(#[from] hyper::Error),
+    /// It took longer than its rule allows.
+    #[error("the answer took too long")]
+    TimedOut,
+}
+
+/// The body of a client's request.
+pub(super) struct Source {
+    incoming: RefCell<Incoming>,
+    /// Bytes that have come.
+    pub(super) bytes: Cell<u64>,
+    /// All of it has come.
+    has_ended: Cell<bool>,
+    /// It is being sent to a server.
+    is_read: Cell<bool>,
+    /// The client has broken it off.
+    has_failed: Cell<bool>,
+    /// What has come so far, for those who read it again; `None`: it is not kept, or was too long.
+    kept: RefCell<Option<Vec<Bytes>>>,
+    /// Tells when all of it has come.
+    all: Notify,
+}
+
+impl Source {
+    /// `keeps`: it may be read again.
+    pub(super) fn new(incoming: Incoming, keeps: bool) -> Rc<Self> {
+        Rc::new(Source {
+            incoming: incoming.into(),
+            bytes: Cell::new(0),
+            has_ended: Cell::new(false),
+            is_read: Cell::new(false),
+            has_failed: Cell::new(false),
+            kept: RefCell::new(keeps.then(Vec::new)),
+            all: Notify::new(),
+        })
+    }
+
+    /// To be sent, from its beginning; behind `gate`, once it is open.
+    pub(super) fn sent(self: &Rc<Self>, gate: Option<Gate>) -> Sent {
+        self.is_read.set(gate.is_none());
+        Sent::Client { source: self.clone(), sent: 0, gate }
+    }
+
+    /// Whether the client has broken it off.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.get()
+    }
+
+    /// Whether more of it is to be sent.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.is_read.get() && !self.has_ended.get()
+    }
+
+    /// Whether it can be sent from its beginning.
+    pub(super) fn is_replayable(&self) -> bool {
+        self.bytes.get() == 0 || self.kept.borrow().is_some()
+    }
+
+    /// All of it, once it has come, if it was kept.
+    pub(super) async fn whole(&self) -> Option<Bytes> {
+        while !self.has_ended.get() {
+            self.all.notified().await;
+        }
+        let kept = self.kept.borrow();
+        match kept.as_deref()? {
+            [] => Some(Bytes::new()),
+            [only] => Some(only.clone()),
+            several => Some(several.concat().into()),
+        }
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut incoming = self.incoming.borrow_mut();
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+            self.bytes.set(self.bytes.get() + data.len() as u64);
+            let mut kept = self.kept.borrow_mut();
+            match self.bytes.get() > MAX_KEPT as u64 {
+                true => *kept = None,
+                false => kept.iter_mut().for_each(|kept| kept.push(data.clone())),
+            }
+        }
+        if matches!(frame, Some(Err(_))) {
+            self.has_failed.set(true);
+        }
+        if frame.is_none() || incoming.is_end_stream() {
+            self.has_ended.set(true);
+            self.all.notify_waiters();
+        }
+        Poll::Ready(frame)
+    }
+}
+
+/// Holds a body back until the server asks for it (`Expect: 100-continue`; RFC 9110, section 10.1.1), or for a while: many do
+/// not.
+pub(super) struct Gate {
+    is_asked: Arc<AtomicBool>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Gate {
+    /// Opened by the answer 100 to `request`.
+    pub(super) fn before<B>(request: &mut http::Request<B>) -> Self {
+        let is_asked = Arc::new(AtomicBool::new(false));
+        let asked = is_asked.clone();
+        hyper::ext::on_informational(request, move |answer| {
+            if answer.status() == http::StatusCode::CONTINUE {
+                asked.store(true, Relaxed);
+            }
+        });
+        Gate { is_asked, patience: Box::pin(sleep(PATIENCE)) }
+    }
+
+    /// Whoever polls the connection polls this as well: the answer wakes it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_asked.load(Relaxed) { Poll::Ready(()) } else { self.patience.as_mut().poll(cx) }
+    }
+}
+
+/// The body of a request to a server.
+pub(super) enum Sent {
+    /// There is none.
+    Empty,
+    /// That of the client's request, of which so many pieces are sent.
+    Client { source: Rc<Source>, sent: usize, gate: Option<Gate> },
+    /// This.
+    Whole(Bytes),
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Sent::Empty => Poll::Ready(None),
+            Sent::Whole(bytes) => {
+                let bytes = mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Sent::Client { source, sent, gate } => {
+                if let Some(closed) = gate {
+                    ready!(closed.poll(cx));
+                    *gate = None;
+                    source.is_read.set(true);
+                }
+                let again = source.kept.borrow().as_ref().and_then(|kept| kept.get(*sent).cloned());
+                if let Some(bytes) = again {
+                    *sent += 1;
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                if source.has_ended.get() {
+                    return Poll::Ready(None);
+                }
+                *sent += 1;
+                let frame = ready!(source.poll_next(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Sent::Empty => true,
+            Sent::Whole(bytes) => bytes.is_empty(),
+            Sent::Client { source, sent, .. } => {
+                source.has_ended.get() && source.kept.borrow().as_ref().is_none_or(|kept| kept.len() <= *sent)
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Sent::Empty => SizeHint::with_exact(0),
+            Sent::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Sent::Client { source, sent, .. } => {
+                let kept = source.kept.borrow();
+                let again = kept.iter().flatten().skip(*sent).map(|bytes| bytes.len() as u64).sum::<u64>();
+                let rest = source.incoming.borrow().size_hint();
+                match rest.exact() {
+                    Some(rest) => SizeHint::with_exact(rest + again),
+                    None => SizeHint::default(),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Sent::Client { source, .. } = self {
+            source.is_read.set(false);
+        }
+    }
+}
+
+/// The body of an answer to a client.
+pub(super) enum Answered {
+    /// The gateway's own.
+    Own(Bytes),
+    /// A server's.
+    Relayed(Relayed),
+}
+
+/// The body of a server's answer.
+pub(super) struct Relayed {
+    pub(super) incoming: Incoming,
+    /// What moves it.
+    pub(super) driver: Driver,
+    pub(super) request: Request,
+    /// When it must have come to its end.
+    pub(super) deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Relayed {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(BodyError::TimedOut)));
+        }
+        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_pending() {
+            // What it waits for comes by the connection, which nobody else polls.
+            self.driver.poll(cx);
+            polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        let frame = ready!(polled);
+        match &frame {
+            Some(Ok(frame)) => {
+                self.request.sent(frame.data_ref().map_or(0, Bytes::len));
+                if self.incoming.is_end_stream() {
+                    self.end(cx);
+                }
+            }
+            Some(Err(_)) => {}
+            None => self.end(cx),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    /// All of it has come.
+    fn end(&mut self, cx: &mut Context<'_>) {
+        self.request.complete();
+        self.driver.release(cx);
+    }
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Answered::Own(bytes) => {
+                let bytes = mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Answered::Relayed(relayed) => relayed.poll_next(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Answered::Own(bytes) => bytes.is_empty(),
+            Answered::Relayed(relayed) => relayed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Answered::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Answered::Relayed(relayed) => relayed.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What is between two ends of one connection and not passed on (RFC 9110, section 7.6.1).
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::reason::HttpAnswer;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PROXY_AUTHENTICATE: HeaderName = HeaderName::from_static("proxy-authenticate");
+const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Whether the `Connection` lines have this option.
+fn has_option(headers: &HeaderMap, option: &str) -> bool {
+    options(headers).any(|found| found.eq_ignore_ascii_case(option))
+}
+
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
+}
+
+/// The protocol that is asked for in place of HTTP, or that a server goes over to (RFC 9110, section 7.8). Never another
+/// version of HTTP.
+pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let is_http2 = protocol.as_bytes().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
+    (version == Version::HTTP_11 && has_option(headers, "upgrade") && !is_http2).then(|| protocol.clone())
+}
+
+/// Takes out of a request what is not for the server. `TE: trailers` stays, for gRPC.
+pub(super) fn strip_request(headers: &mut HeaderMap) {
+    let trailers = |line: &HeaderValue| {
+        let codings = line.to_str().unwrap_or_default().split(',');
+        codings.map(str::trim).any(|coding| coding.eq_ignore_ascii_case("trailers"))
+    };
+    let takes_trailers = headers.contains_key(TE) && headers.get_all(TE).iter().any(trailers);
+    strip(headers);
+    headers.remove(HTTP2_SETTINGS);
+    headers.remove(PROXY_AUTHORIZATION);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes out of an answer what is not for the client.
+pub(super) fn strip_answer(headers: &mut HeaderMap) {
+    strip(headers);
+    headers.remove(PROXY_AUTHENTICATE);
+}
+
+fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let mut named: Vec<HeaderName> = options(headers).filter_map(|option| option.parse().ok()).collect();
+        // The host chooses the rule: no client takes it away from the server.
+        named.retain(|name| *name != HOST);
+        headers.remove(CONNECTION);
+        named.iter().for_each(|name| _ = headers.remove(name));
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Refuses a body with a transfer coding that the gateway cannot undo.
+pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), HttpAnswer> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(_), None) => Err(HttpAnswer::NotImplemented),
+        (Some(_), Some(_)) => Err(HttpAnswer::Malformed),
+    }
+}
+
+/// Whether the message says at most once how long its body is. Of HTTP/2 it may say the same twice, which would be in doubt in
+/// HTTP/1.1 (RFC 9110, section 8.6).
+pub(super) fn has_one_length(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_LENGTH).iter().nth(1).is_none()
+}
+
+/// One line of cookies, as HTTP/1.1 has it (RFC 9113, section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let lines = headers.get_all(COOKIE);
+    if lines.iter().nth(1).is_none() {
+        return;
+    }
+    let joined = lines.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    // The parts are values, so the whole is.
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_connection_names_goes_with_it() {
+        let mut request = headers(&[
+            ("connection", "close, X-Secret, Host"),
+            ("host", "a.example"),
+            ("connection", "TE"),
+            ("x-secret", "1"),
+            ("x-other", "2"),
+            ("te", "gzip, trailers"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "Basic x"),
+            ("transfer-encoding", "chunked"),
+        ]);
+        strip_request(&mut request);
+        assert_eq!(request, headers(&[("host", "a.example"), ("x-other", "2"), ("te", "trailers")]));
+        let mut answer = headers(&[("connection", "close"), ("te", "trailers"), ("proxy-authenticate", "x")]);
+        strip_answer(&mut answer);
+        assert!(answer.is_empty());
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_twice_and_never_to_http2() {
+        let asks = |version, lines: &[_]| upgrade(version, &headers(lines)).is_some();
+        let websocket = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
+        assert!(asks(Version::HTTP_11, &websocket));
+        assert!(!asks(Version::HTTP_10, &websocket));
+        assert!(!asks(Version::HTTP_11, &websocket[1..]));
+        assert!(!asks(Version::HTTP_11, &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]));
+    }
+
+    #[test]
+    fn only_chunks_are_undone() {
+        assert_eq!(check_coding(&headers(&[("transfer-encoding", "Chunked")])), Ok(()));
+        assert_eq!(check_coding(&headers(&[])), Ok(()));
+        let gzip = headers(&[("transfer-encoding", "gzip, chunked")]);
+        assert_eq!(check_coding(&gzip), Err(HttpAnswer::NotImplemented));
+        let twice = headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]);
+        assert_eq!(check_coding(&twice), Err(HttpAnswer::Malformed));
+    }
+
+    #[test]
+    fn cookies_come_in_one_line() {
+        let mut request = headers(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        join_cookies(&mut request);
+        assert_eq!(request, headers(&[("cookie", "a=1; b=2; c=3")]));
+    }
+}

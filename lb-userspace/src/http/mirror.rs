@@ -1,0 +1,113 @@
+//! Copies of requests for other pools. What comes of them is nobody's concern: the request and its client do not wait for them.
+
+use super::body::{Sent, Source};
+use super::forward::{Head, open};
+use super::link::Link;
+use super::upstream::{self, Driver, Key, Upstream, Way};
+use crate::connect::Search;
+use crate::serving::Pool;
+use http_body_util::BodyExt as _;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Copies that a worker has under way; of more requests there are none.
+const MOST: usize = 256;
+
+/// How long one may take, with the body that it waits for.
+const BOUND: Duration = Duration::from_secs(15);
+
+thread_local! {
+    static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One copy under way.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let taken = UNDER_WAY.get();
+        (taken < MOST).then(|| {
+            UNDER_WAY.set(taken + 1);
+            Place
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        UNDER_WAY.set(UNDER_WAY.get() - 1);
+    }
+}
+
+/// Sends a copy of a request to a server of `pool`. The body is sent when all of it has come, if it was short enough to be kept.
+pub(super) fn send(link: &Rc<Link>, pool: &Arc<Pool>, head: &Head, source: Option<&Rc<Source>>) {
+    // To the client, what it sends in another protocol is not a request.
+    let Some(place) = Place::take().filter(|_| head.upgrade.is_none()) else { return };
+    let (link, pool, head, source) = (link.clone(), pool.clone(), head.clone(), source.cloned());
+    tokio::task::spawn_local(async move {
+        let _place = place;
+        let copied = async {
+            let body = match source {
+                None => Sent::Empty,
+                Some(source) => Sent::Whole(source.whole().await?),
+            };
+            copy(&link, &pool, head, body).await
+        };
+        let _ = timeout(BOUND, copied).await;
+    });
+}
+
+/// Asks one server, and reads its answer to the end.
+async fn copy(link: &Link, pool: &Arc<Pool>, mut head: Head, body: Sent) -> Option<()> {
+    let mut search = Search::new(pool, link.connection.client.ip());
+    let (upstream, guard) = loop {
+        let guard = search.next().await.ok()?;
+        let owner = upstream::owner(link, pool);
+        let key = Key::new(pool, guard.server(), owner);
+        let opening = match upstream::find(&key).await {
+            Way::Kept(kept) => break (kept, guard),
+            Way::New(opening) => opening,
+        };
+        let opened = open(link, pool, &mut search, guard, key).await;
+        drop(opening);
+        if let Some(fresh) = opened.ok()? {
+            break fresh;
+        }
+    };
+    match upstream {
+        Upstream::H1(mut h1) => {
+            let answer = h1.send(head.take_http1(body)).await.ok()?;
+            let mut driver = Driver::new(h1, guard, false);
+            let mut incoming = std::pin::pin!(answer.into_body());
+            std::future::poll_fn(|cx| {
+                loop {
+                    let mut polled = http_body::Body::poll_frame(incoming.as_mut(), cx);
+                    if polled.is_pending() {
+                        driver.poll(cx);
+                        polled = http_body::Body::poll_frame(incoming.as_mut(), cx);
+                    }
+                    match std::task::ready!(polled) {
+                        Some(Ok(_)) => {}
+                        Some(Err(_)) => return std::task::Poll::Ready(()),
+                        None => {
+                            driver.release(cx);
+                            return std::task::Poll::Ready(());
+                        }
+                    }
+                }
+            })
+            .await;
+        }
+        Upstream::H2(mut h2) => {
+            let _stream = h2.stream();
+            let answer = h2.send(head.take_http2(body, pool)?).await.ok()?;
+            let mut incoming = answer.into_body();
+            while let Some(Ok(_)) = incoming.frame().await {}
+            drop(guard);
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,189 @@
+//! A client's connection: HTTP/1.1 or HTTP/2, until it ends or goes over to another protocol.
+
+use super::exec::Local;
+use super::leg::{Far, Io, Leg};
+use super::link::{Due, Link, Upgraded};
+use super::request;
+use super::upstream::{self, PING, WINDOWS};
+use crate::reason::{CloseReason, HttpAnswer, TlsError};
+use crate::socket::reset_on_close;
+use crate::splice::relay::relay;
+use crate::splice::transport::Failure;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use lb_common::packet::Side;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use tokio::time::timeout;
+
+/// How HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Headers of a request of HTTP/1.1.
+const MAX_HEADERS: usize = 128;
+
+/// Bytes of the head of a request, and of the buffer in which a connection of HTTP/1.1 holds it.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// The same of HTTP/2, as RFC 9113, section 6.5.2, counts them.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// Requests under way on one connection of HTTP/2.
+const MAX_STREAMS: u32 = 128;
+
+/// Streams that the client may have reset before they were looked at (CVE-2023-44487).
+const MAX_RESET: usize = 20;
+
+/// How a connection ended, or the leg whose TLS failed and why.
+type End = Result<CloseReason, (Side, TlsError)>;
+
+/// Serves the requests of a connection.
+pub(crate) async fn serve<L: Leg + Unpin>(leg: L, link: Rc<Link>) -> End {
+    let mut io = Io::new(leg, link.clone());
+    let is_http2 = match link.tls.as_ref() {
+        Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
+        None => {
+            let begins = poll_fn(|cx| io.poll_begins_with(cx, PREFACE));
+            match timeout(link.connection.listener.hello_timeout, begins).await {
+                Ok(Ok(Some(is_http2))) => is_http2,
+                Ok(Ok(None)) => return Ok(CloseReason::ClientClosed),
+                Ok(Err(_)) => return failed(&link),
+                Err(_) => return Ok(CloseReason::IdleTimeout),
+            }
+        }
+    };
+    let end = match is_http2 {
+        true => serve_http2(io, &link).await,
+        false => serve_http1(io, &link).await,
+    };
+    if link.has_own.get() {
+        upstream::forget(link.connection.id);
+    }
+    end
+}
+
+async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> End {
+    let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
+    let mut connection = http1::Builder::new()
+        .half_close(true)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(io, service);
+    let mut is_leaving = false;
+    let end = loop {
+        tokio::select! {
+            biased;
+            end = &mut connection => break end,
+            due = link.due(is_leaving) => match due {
+                Due::Leave => {
+                    is_leaving = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                Due::Cut => return Ok(CloseReason::IdleTimeout),
+            }
+        }
+    };
+    let http1::Parts { mut io, read_buf, .. } = connection.into_parts();
+    if let Some(Upgraded { far, _guard }) = link.upgraded.take() {
+        return upgraded(io.into_leg(&read_buf), far, link).await;
+    }
+    if matches!(link.ended.get(), Some(Err(_))) {
+        return failed(link);
+    }
+    match end {
+        Err(error) if error.is_parse() => {
+            let reason = match error.is_parse_too_large() {
+                true => HttpAnswer::HeadTooLarge,
+                false => HttpAnswer::Malformed,
+            };
+            link.connection.route.stats.counting().counting_http().answers.add(reason as usize);
+            let _ = poll_fn(|cx| io.poll_finish(cx)).await;
+            return Ok(CloseReason::HttpError);
+        }
+        // An answer that cannot be brought to its end: the client must not take it for whole.
+        Err(error) if !error.is_incomplete_message() => {
+            reset_on_close(io.leg().socket());
+            return Ok(CloseReason::ServerReset);
+        }
+        Err(_) | Ok(()) => {}
+    }
+    // A failure: the client is gone.
+    let _ = poll_fn(|cx| io.poll_finish(cx)).await;
+    Ok(match (link.ended.get(), is_leaving) {
+        (Some(_), _) => CloseReason::ClientClosed,
+        (None, true) => CloseReason::Dismissed,
+        (None, false) => CloseReason::ServerClosed,
+    })
+}
+
+async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> End {
+    link.speaks_http2();
+    let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
+    let mut connection = pin!(
+        http2::Builder::new(Local)
+            .timer(TokioTimer::new())
+            .initial_connection_window_size(WINDOWS.0)
+            .initial_stream_window_size(WINDOWS.1)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_LIST)
+            .max_pending_accept_reset_streams(MAX_RESET)
+            .max_send_buf_size(WINDOWS.1 as usize)
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .serve_connection(io, service)
+    );
+    let mut is_leaving = false;
+    let end = loop {
+        tokio::select! {
+            biased;
+            end = connection.as_mut() => break end,
+            due = link.due(is_leaving) => match due {
+                Due::Leave => {
+                    is_leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Due::Cut => return Ok(CloseReason::IdleTimeout),
+            }
+        }
+    };
+    match (link.ended.get(), end) {
+        (Some(Err(_)), _) => failed(link),
+        (Some(Ok(())), _) => Ok(CloseReason::ClientClosed),
+        (None, Ok(())) if is_leaving => Ok(CloseReason::Dismissed),
+        (None, Ok(())) => Ok(CloseReason::ClientClosed),
+        (None, Err(error)) => {
+            tracing::debug!(%error, "a client's HTTP/2 has failed");
+            link.connection
+                .route
+                .stats
+                .counting()
+                .counting_http()
+                .answers
+                .add(HttpAnswer::Malformed as usize);
+            Ok(CloseReason::HttpError)
+        }
+    }
+}
+
+/// The client's leg cannot go on.
+fn failed(link: &Link) -> End {
+    match link.ended.get() {
+        Some(Err(Failure::Tls(cause))) => Err((Side::Client, cause)),
+        Some(Err(Failure::Socket) | Ok(())) | None => Ok(CloseReason::ClientReset),
+    }
+}
+
+/// Carries what follows HTTP.
+async fn upgraded<L: Leg>(near: L, far: Far, link: &Link) -> End {
+    let (traffic, idle) = (&link.connection.traffic, link.idle());
+    // If it fails, the relay says so by a reset.
+    far.clean();
+    match far {
+        Far::Plain(far) => relay(near, far, traffic, idle).await,
+        Far::Tls(far) => relay(near, *far, traffic, idle).await,
+    }
+}

@@ -1,0 +1,180 @@
+//! Which rule a request of HTTP falls under, as the Gateway API's HTTPRoute says it: of the matches that fit, the greatest
+//! [`Rank`], and of equal ones the first in the list.
+
+mod path;
+mod query;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use http::{HeaderMap, Method};
+
+use super::names::{Names, SniMatch};
+use crate::config::{PathMatch, Pattern, RequestMatch, SniPattern};
+pub use path::{BadPath, PathRank, compared};
+use query::Query;
+
+/// Of a request, what rules look at.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestParts<'r> {
+    /// Of its `Host` or `:authority`: lower case, without port and trailing dot; empty: there is none.
+    pub host: &'r str,
+    /// Its method.
+    pub method: &'r Method,
+    /// As [`compared`] makes it of the request's.
+    pub path: &'r str,
+    /// What follows the `?`, if there is one.
+    pub query: Option<&'r str>,
+    /// Its headers.
+    pub headers: &'r HeaderMap,
+}
+
+/// How well a match fits a request. The derived order is the precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// Its rule is for the request's host.
+    pub host: SniMatch,
+    /// By its path.
+    pub path: PathRank,
+    /// It names a method.
+    pub method: bool,
+    /// How many headers it names.
+    pub headers: usize,
+    /// How many parameters of the query it names.
+    pub query: usize,
+}
+
+impl Rank {
+    /// Of this match, in a rule for such a host.
+    pub fn new(host: SniMatch, of: &RequestMatch) -> Self {
+        Rank {
+            host,
+            path: PathRank::new(of.path.as_ref()),
+            method: of.method.is_some(),
+            headers: of.headers.len(),
+            query: of.query.len(),
+        }
+    }
+}
+
+/// The rules of one route, indexed: a lookup takes one hash probe per label of the host, and for each pattern that covers it
+/// one for the path and one for each length of a prefix. Only rules for the same path, and those with regular expressions,
+/// are tried one after another.
+#[derive(Debug)]
+pub struct HttpRules<T> {
+    rules: Vec<Rule<T>>,
+    by_host: Names<Paths>,
+}
+
+#[derive(Debug)]
+struct Rule<T> {
+    what: T,
+    matches: Box<[RequestMatch]>,
+}
+
+/// The matches of the rules for one pattern of hosts, by their paths. All lists are in the order of precedence.
+#[derive(Debug, Default)]
+struct Paths {
+    exact: HashMap<Box<str>, Vec<Entry>>,
+    /// But for `/`.
+    prefixes: HashMap<Box<str>, Vec<Entry>>,
+    /// Of the prefixes there, longest first, none twice.
+    lengths: Vec<usize>,
+    regexes: Vec<(Pattern, Entry)>,
+    any: Vec<Entry>,
+}
+
+/// One match of a rule.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    rank: Rank,
+    rule: usize,
+    matching: usize,
+}
+
+impl<T> HttpRules<T> {
+    /// Of these: the hosts of each (empty: any), its matches (one of which must fit; empty: any request does), and what it is.
+    pub fn new<'c>(rules: impl Iterator<Item = (&'c [SniPattern], &'c [RequestMatch], T)>) -> Self {
+        let mut table = HttpRules { rules: Vec::new(), by_host: Names::new() };
+        for (rule, (hosts, matches, what)) in rules.enumerate() {
+            let any_request = [RequestMatch::default()];
+            let matches = if matches.is_empty() { &any_request } else { matches };
+            let hosts = if hosts.is_empty() { &[SniPattern::Any] } else { hosts };
+            let matches: Box<[RequestMatch]> = matches.iter().map(path::as_compared).collect();
+            for host in hosts {
+                let paths = table.by_host.of(host);
+                for (matching, of) in matches.iter().enumerate() {
+                    // Entries of one list all have the same host.
+                    paths.insert(Entry { rank: Rank::new(SniMatch::Any, of), rule, matching }, of);
+                }
+            }
+            table.rules.push(Rule { what, matches });
+        }
+        table.by_host.values_mut().for_each(Paths::sort);
+        table
+    }
+
+    /// The rule that the request falls under, and the match that fits.
+    pub fn lookup(&self, request: &RequestParts<'_>) -> Option<(&T, &RequestMatch)> {
+        let query = Query::new(request.query);
+        let host = (!request.host.is_empty()).then_some(request.host);
+        let entry = self
+            .by_host
+            .covering(host)
+            .find_map(|(_, paths)| paths.find(request.path, |entry| self.fits(entry, request, &query)))?;
+        Some((&self.rules[entry.rule].what, self.matching(entry)))
+    }
+
+    fn matching(&self, entry: Entry) -> &RequestMatch {
+        &self.rules[entry.rule].matches[entry.matching]
+    }
+
+    /// Whether all fits but the host and the path, which have been looked up.
+    fn fits(&self, entry: Entry, request: &RequestParts<'_>, query: &Query<'_>) -> bool {
+        let of = self.matching(entry);
+        of.method.as_ref().is_none_or(|method| method == request.method)
+            && of.headers.iter().all(|(name, wanted)| value::of_header(wanted, name, request.headers))
+            && of.query.iter().all(|(name, wanted)| query.has(name, wanted))
+    }
+}
+
+impl Paths {
+    fn insert(&mut self, entry: Entry, of: &RequestMatch) {
+        match &of.path {
+            Some(PathMatch::Exact(path)) => self.exact.entry(path.clone()).or_default().push(entry),
+            Some(PathMatch::Prefix(prefix)) if **prefix != *"/" => {
+                self.prefixes.entry(prefix.clone()).or_default().push(entry);
+            }
+            Some(PathMatch::Regex(pattern)) => self.regexes.push((pattern.clone(), entry)),
+            Some(PathMatch::Prefix(_)) | None => self.any.push(entry),
+        }
+    }
+
+    fn sort(&mut self) {
+        let lists = self.exact.values_mut().chain(self.prefixes.values_mut()).chain([&mut self.any]);
+        // Stable: of equal ones the first stays the first.
+        lists.for_each(|list| list.sort_by_key(|entry| Reverse(entry.rank)));
+        self.regexes.sort_by_key(|(_, entry)| Reverse(entry.rank));
+        self.lengths = self.prefixes.keys().map(|prefix| prefix.len()).collect();
+        self.lengths.sort_unstable_by_key(|length| Reverse(*length));
+        self.lengths.dedup();
+    }
+
+    /// The first that the path falls under and that fits.
+    fn find(&self, path: &str, fits: impl Fn(Entry) -> bool) -> Option<Entry> {
+        let first = |list: &[Entry]| list.iter().copied().find(|entry| fits(*entry));
+        let of_prefix = |length: &usize| {
+            let prefix = path::prefix_of(path, *length)?;
+            first(self.prefixes.get(prefix)?)
+        };
+        let of_regex =
+            |(pattern, entry): &(Pattern, Entry)| (pattern.is_match(path) && fits(*entry)).then_some(*entry);
+        None.or_else(|| first(self.exact.get(path)?))
+            .or_else(|| self.lengths.iter().find_map(of_prefix))
+            .or_else(|| self.regexes.iter().find_map(of_regex))
+            .or_else(|| first(&self.any))
+    }
+}
