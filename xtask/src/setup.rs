@@ -92,6 +92,7 @@ const NEEDS: &[Need] = &[
     // Also a program that listens where the gateway is to.
     need("haproxy", "haproxy", &[Test]),
     need("iperf3", "iperf3", &[Bench]),
+    need("h2load", "nghttp2-client", &[Bench]),
     need("nginx", "nginx", &[Test]),
     need("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream", &[Test]),
     need("debootstrap", "debootstrap", &[Bench]),

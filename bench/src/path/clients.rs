@@ -1,6 +1,7 @@
 //! The clients: redis-benchmark, iperf3, and the tools of ours where there is none. A wrong answer is an error,
 //! never a slow figure.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use snisplice_tests::Process;
 
 use super::subjects::{Endpoint, Stand};
 use super::topology::IPERF_PORT;
+use crate::tools::quantile;
 pub(crate) use crate::tools::{Connections, Direction, Paired, Steady, Transfer, Way};
 
 /// What redis-benchmark does.
@@ -23,7 +25,7 @@ pub(crate) struct Requests {
     pub(crate) value: u32,
 }
 
-/// What redis-benchmark found.
+/// What redis-benchmark or h2load found.
 pub(crate) struct Rate {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
@@ -76,6 +78,48 @@ pub(crate) fn redis_benchmark(
         output.status
     );
     parse_redis_csv(&String::from_utf8_lossy(&output.stdout), test)
+}
+
+/// What h2load does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HttpRequests {
+    /// HTTP/2 instead of HTTP/1.1.
+    pub(crate) http2: bool,
+    pub(crate) clients: u32,
+    /// Requests of a client that wait for their answers at the same time.
+    pub(crate) streams: u32,
+    /// The number in `/rN`.
+    pub(crate) rule: u32,
+    /// Bytes of an answer.
+    pub(crate) answer: usize,
+}
+
+/// Runs h2load, over TLS. It does not verify certificates.
+pub(crate) fn h2load(stand: &Stand, endpoint: &Endpoint, load: HttpRequests, requests: u64) -> Result<Rate> {
+    let HttpRequests { http2, clients, streams, rule, answer } = load;
+    let log = stand.site.dir().join("h2load.log");
+    let _ = fs::remove_file(&log);
+    let mut command = stand.site.triangle.client.command("h2load");
+    command.args(["-n", &requests.to_string(), "-c", &clients.to_string(), "-m", &streams.to_string()]);
+    // One suite and one group on offer, so that every subject uses the same.
+    command.args(["--tls13-ciphers=TLS_AES_128_GCM_SHA256", "--groups=X25519"]);
+    command.args([&format!("--connect-to={}", endpoint.address), "--log-file"]).arg(&log);
+    if !http2 {
+        command.arg("--h1");
+    }
+    command.arg(format!("https://{}:{}/r{rule}/{answer}", endpoint.sni, endpoint.address.port()));
+    let output = run(&mut command)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "h2load: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let protocol = if http2 { "h2" } else { "http/1.1" };
+    ensure!(said.contains(&format!("Application protocol: {protocol}")), "not {protocol}:\n{said}");
+    let log = fs::read_to_string(&log).context("the log of h2load")?;
+    parse_h2load(&said, &log, requests, answer)
 }
 
 /// Runs iperf3, with a server of its own.
@@ -242,6 +286,26 @@ fn parse_redis_csv(csv: &str, test: &str) -> Result<Rate> {
     };
     ensure!(row.first().is_some_and(|name| name.eq_ignore_ascii_case(test)), "not a row of {test}:\n{csv}");
     Ok(Rate { per_second: cell("rps")?, p50_ms: cell("p50_latency_ms")?, p99_ms: cell("p99_latency_ms")? })
+}
+
+/// `log`: when each request began, its status, and after how many microseconds its answer was whole.
+fn parse_h2load(said: &str, log: &str, requests: u64, answer: usize) -> Result<Rate> {
+    let all = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");
+    ensure!(
+        said.contains(&all) && said.contains(&format!("status codes: {requests} 2xx")),
+        "not all were answered:\n{said}"
+    );
+    let data = format!("({}) data", requests * answer as u64);
+    ensure!(said.contains(&data), "not all of the answers have come:\n{said}");
+    let finished = said.lines().find_map(|line| line.strip_prefix("finished in "));
+    let rate = finished.and_then(|line| line.split(", ").find_map(|part| part.strip_suffix(" req/s")));
+    let per_second = rate.with_context(|| format!("h2load printed no rate:\n{said}"))?.trim().parse()?;
+    let times = log.lines().map(|line| Ok(line.split('\t').nth(2).context("no time")?.parse()?));
+    let mut times = times.collect::<Result<Vec<f64>>>().context("the log of h2load")?;
+    ensure!(times.len() as u64 == requests, "{} of {requests} are in its log", times.len());
+    times.sort_by(f64::total_cmp);
+    let ms = |share| quantile(&times, share) / 1e3;
+    Ok(Rate { per_second, p50_ms: ms(0.5), p99_ms: ms(0.99) })
 }
 
 fn parse_iperf_json(json: &[u8]) -> Result<Bulk> {

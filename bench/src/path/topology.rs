@@ -10,6 +10,8 @@ use anyhow::Result;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::{Authority, Leaf, NetNs, Process, Redis, TempDir, Triangle, topology};
 
+use crate::machine;
+
 /// Every name that clients ask for is below it; so is the wildcard of the certificate.
 pub(crate) const DOMAIN: &str = "bench.example";
 pub(crate) const REDIS_PORT: u16 = 6379;
@@ -20,6 +22,10 @@ pub(crate) const IPERF_PORT: u16 = 5201;
 /// The server of bytes, in clear text and over TLS.
 pub(crate) const BULK_PORT: u16 = 5301;
 pub(crate) const BULK_TLS_PORT: u16 = 5302;
+
+/// The server of HTTP, in clear text and over TLS.
+pub(crate) const HTTP_PORT: u16 = 8080;
+pub(crate) const HTTP_TLS_PORT: u16 = 8443;
 
 /// Where the very many servers of some scenarios are: addresses of the server's namespace, at the port of Redis.
 const MANY_SERVERS: &str = "10.77.0.0/16";
@@ -44,10 +50,13 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/tcp_max_syn_backlog", "8192"),
 ];
 
+/// Bytes of the answers that the server of HTTP has.
+pub(crate) const ANSWERS: [usize; 2] = [200, 16384];
+
 /// Namespaces, servers and files; all gone on drop.
 pub(crate) struct Site {
     /// Held for their lives only, before what they live in.
-    _servers: (Redis, Redis, Process),
+    _servers: (Redis, Redis, Process, Process),
     /// The Redis that may die.
     second: RefCell<Option<Redis>>,
     pub(crate) triangle: Triangle,
@@ -79,6 +88,7 @@ impl Site {
             Redis::plain(&triangle.server, REDIS_PORT)?,
             Redis::tls(&triangle.server, REDIS_TLS_PORT, &leaf)?,
             bulk_server(&triangle.server, own, &leaf, BULK_PORT, Some(BULK_TLS_PORT))?,
+            http_server(&triangle.server, &leaf, files.path())?,
         );
         let site = Site {
             _servers: servers,
@@ -128,6 +138,34 @@ impl Site {
         checked_output(self.triangle.server.command("nft").arg(rules))?;
         Ok(())
     }
+}
+
+/// nginx, which answers `/…/SIZE` with as many bytes, in `dir`.
+fn http_server(namespace: &NetNs, leaf: &Leaf, dir: &Path) -> Result<Process> {
+    let dir = dir.join("http-server");
+    fs::create_dir_all(&dir)?;
+    for size in ANSWERS {
+        fs::write(dir.join(size.to_string()), vec![b'x'; size])?;
+    }
+    let values = [
+        ("dir", dir.display().to_string()),
+        ("cores", machine::cores()?.to_string()),
+        ("http", HTTP_PORT.to_string()),
+        ("http_tls", HTTP_TLS_PORT.to_string()),
+        ("certificate", leaf.chain.display().to_string()),
+        ("key", leaf.key.display().to_string()),
+    ];
+    let text =
+        values.iter().fold(include_str!("../../peers/http-server.conf").to_owned(), |text, (name, value)| {
+            text.replace(&format!("{{{{{name}}}}}"), value)
+        });
+    let file = dir.join("nginx.conf");
+    fs::write(&file, text)?;
+    let mut command = namespace.command("nginx");
+    command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(&file);
+    let mut server = Process::spawn("server of HTTP", command)?;
+    server.wait_listening(&[HTTP_PORT, HTTP_TLS_PORT])?;
+    Ok(server)
 }
 
 fn bulk_server(

@@ -3,6 +3,7 @@
 mod bulk;
 mod connections;
 mod failover;
+mod http;
 mod latency;
 mod operations;
 mod paired;
@@ -23,6 +24,7 @@ pub(crate) fn all(depth: Depth) -> Vec<Scenario> {
     vec![
         scenario("bulk", bulk::cases(depth)),
         scenario("requests", requests::cases(depth)),
+        scenario("http", http::cases(depth)),
         scenario("latency", latency::cases(depth)),
         scenario("connections", connections::cases(depth)),
         scenario("paired", paired::cases(depth)),

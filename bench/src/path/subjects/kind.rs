@@ -2,7 +2,9 @@
 
 use clap::ValueEnum;
 
-use super::service::{PASSTHROUGH, RELAY_BULK, RELAY_SECOND, Service, TCP_IPERF, TCP_REDIS, TERMINATED};
+use super::service::{
+    HTTP, PASSTHROUGH, RELAY_BULK, RELAY_SECOND, Service, TCP_IPERF, TCP_REDIS, TERMINATED,
+};
 use crate::path::topology::DOMAIN;
 
 /// Who forwards the bytes.
@@ -97,11 +99,12 @@ impl Kind {
     pub(super) fn ports(self) -> &'static [u16] {
         match self {
             Kind::Splice2 => &[PASSTHROUGH, TCP_IPERF, TCP_REDIS, RELAY_BULK, RELAY_SECOND],
-            _ => &[PASSTHROUGH, TERMINATED, TCP_IPERF, TCP_REDIS],
+            _ => &[PASSTHROUGH, TERMINATED, TCP_IPERF, TCP_REDIS, HTTP],
         }
     }
 
-    /// The configuration's files and their templates. `{{routes}}` becomes the lines of `route`.
+    /// The configuration's files and their templates. `{{routes}}` becomes the lines of `route`, `{{rules}}`
+    /// those of `rule`.
     pub(super) fn templates(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Kind::Bare | Kind::Splice2 => &[],
@@ -110,6 +113,7 @@ impl Kind {
             }
             Kind::Haproxy | Kind::HaproxySplice => &[
                 ("names.map", include_str!("../../../peers/haproxy.map")),
+                ("paths.map", "{{rules}}"),
                 ("haproxy.cfg", include_str!("../../../peers/haproxy.cfg")),
             ],
             Kind::Nginx => &[("nginx.conf", include_str!("../../../peers/nginx.conf"))],
@@ -136,6 +140,23 @@ impl Kind {
                  - name: envoy.filters.network.tcp_proxy\n      typed_config: {{ \"@type\": \
                  type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: \
                  routes, cluster: redis_tls }}\n"
+            ),
+        }
+    }
+
+    /// One more path, `/rN` and what is below it, to the server of HTTP.
+    pub(super) fn rule(self, number: u32) -> String {
+        match self {
+            Kind::Bare | Kind::Splice2 => String::new(),
+            Kind::SnisplicePacket | Kind::SnispliceSockmap | Kind::SnispliceCopy => format!(
+                "[[route.rule]]\nmatch = [{{ path_prefix = \"/r{number}\" }}]\nbackends = [{{ pool = \"http\" }}]\n"
+            ),
+            Kind::Haproxy | Kind::HaproxySplice => format!("/r{number}/ http\n"),
+            Kind::Nginx => format!("        location /r{number}/ {{ proxy_pass http://http; }}\n"),
+            Kind::Envoy => format!(
+                "                    \"/r{number}/\": {{ action: {{ name: r{number}, typed_config: {{ \"@type\": \
+                 type.googleapis.com/envoy.config.route.v3.Route, match: {{ prefix: \"/\" }}, route: {{ cluster: http }} \
+                 }} }} }}\n"
             ),
         }
     }

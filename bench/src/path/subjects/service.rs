@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use snisplice_tests::topology;
 
-use crate::path::topology::{BULK_TLS_PORT, IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SECOND_TLS_PORT};
+use crate::path::topology::{
+    BULK_TLS_PORT, HTTP_TLS_PORT, IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SECOND_TLS_PORT,
+};
 
 /// What clients reach through a subject; the listening ports are the same for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(crate) enum Service {
     BulkTerminated,
     /// One of many names, passed through by SNI to Redis.
     Routes,
+    /// HTTP whose TLS ends at the subject, by its path to the server of HTTP.
+    Http,
 }
 
 /// Where a client connects to and which name it asks for.
@@ -42,6 +46,7 @@ pub(super) const PASSTHROUGH: u16 = 7001;
 pub(super) const TERMINATED: u16 = 7002;
 pub(super) const TCP_IPERF: u16 = 7003;
 pub(super) const TCP_REDIS: u16 = 7004;
+pub(super) const HTTP: u16 = 7007;
 /// The relay does not read names, so it has a port for each server.
 pub(super) const RELAY_BULK: u16 = 7005;
 pub(super) const RELAY_SECOND: u16 = 7006;
@@ -52,6 +57,7 @@ impl Service {
             Service::Iperf => TCP_IPERF,
             Service::RedisPlain => TCP_REDIS,
             Service::RedisTerminated | Service::BulkTerminated => TERMINATED,
+            Service::Http => HTTP,
             _ => PASSTHROUGH,
         }
     }
@@ -64,6 +70,7 @@ impl Service {
             Service::RedisTls | Service::RedisTerminated | Service::Routes => REDIS_TLS_PORT,
             Service::SecondTls | Service::PairTls | Service::PairObserved => SECOND_TLS_PORT,
             Service::BulkTls | Service::BulkTerminated => BULK_TLS_PORT,
+            Service::Http => HTTP_TLS_PORT,
         }
     }
 
@@ -79,11 +86,12 @@ impl Service {
             Service::PairTls => "pair",
             Service::PairObserved => "observed",
             Service::Routes => "r{}",
+            Service::Http => "http",
             _ => "redis",
         }
     }
 
     pub(super) fn is_terminated(self) -> bool {
-        matches!(self, Service::RedisTerminated | Service::BulkTerminated)
+        matches!(self, Service::RedisTerminated | Service::BulkTerminated | Service::Http)
     }
 }

@@ -8,6 +8,8 @@ use crate::path::topology::{DOMAIN, many_servers};
 pub(crate) struct Size {
     /// Names `rN.DOMAIN`, each with a route to the Redis that speaks TLS.
     pub(crate) routes: u32,
+    /// Paths `/rN`, each with a rule to the server of HTTP.
+    pub(crate) rules: u32,
     /// Names `pN.DOMAIN`, each with a route to a pool of its own.
     pub(crate) pools: u32,
     /// Servers of each of these pools.
@@ -17,6 +19,11 @@ pub(crate) struct Size {
 }
 
 impl Size {
+    /// What takes the place of `{{rules}}` in a configuration of this subject. Without any there is one, for what takes none.
+    pub(super) fn rules(self, kind: Kind) -> String {
+        (0..self.rules.max(1)).map(|number| kind.rule(number)).collect()
+    }
+
     /// What takes the place of `{{routes}}` and of `{{pools}}` in a configuration of this subject.
     pub(super) fn text(self, kind: Kind) -> (String, String) {
         let mut routes: String = (0..self.routes).map(|number| kind.route(number)).collect();

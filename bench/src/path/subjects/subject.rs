@@ -23,7 +23,8 @@ use super::size::Size;
 use crate::machine;
 use crate::path::memory;
 use crate::path::topology::{
-    BULK_PORT, BULK_TLS_PORT, DOMAIN, IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SECOND_TLS_PORT, Site,
+    BULK_PORT, BULK_TLS_PORT, DOMAIN, HTTP_PORT, IPERF_PORT, REDIS_PORT, REDIS_TLS_PORT, SECOND_TLS_PORT,
+    Site,
 };
 
 /// Of bench/peers/snisplice.toml, in the gateway's namespace.
@@ -200,19 +201,19 @@ impl<'s> Subject<'s> {
     /// Writes the configuration. Each file appears complete, by a rename: Envoy reads it as soon as it changes.
     fn configure(&self) -> Result<()> {
         let (routes, pools) = self.size.text(self.kind);
+        let rules = self.size.rules(self.kind);
         for (file, template) in self.kind.templates() {
             let path = self.dir().join(file);
             let new = path.with_extension("new");
-            fs::write(
-                &new,
-                self.fill(template)?.replace("{{routes}}", &routes).replace("{{pools}}", &pools),
-            )?;
+            let filled = self.fill(template)?;
+            let filled = filled.replace("{{routes}}", &routes).replace("{{rules}}", &rules);
+            fs::write(&new, filled.replace("{{pools}}", &pools))?;
             fs::rename(new, path)?;
         }
         Ok(())
     }
 
-    /// The template with every `{{name}}` but `{{routes}}` replaced.
+    /// The template with every `{{name}}` replaced but those of many lines.
     fn fill(&self, template: &str) -> Result<String> {
         let site = &self.stand.site;
         let path = |path: &Path| path.display().to_string();
@@ -239,6 +240,7 @@ impl<'s> Subject<'s> {
             ("bulk", server(BULK_PORT)),
             ("bulk_tls", server(BULK_TLS_PORT)),
             ("iperf", server(IPERF_PORT)),
+            ("http", server(HTTP_PORT)),
             ("certificate", path(&site.leaf.chain)),
             ("key", path(&site.leaf.key)),
             ("combined", path(&site.combined)),
@@ -248,7 +250,8 @@ impl<'s> Subject<'s> {
             .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
         let left = text.lines().find(|line| {
             !line.trim_start().starts_with('#')
-                && line.replace("{{routes}}", "").replace("{{pools}}", "").contains("{{")
+                && !["{{routes}}", "{{rules}}", "{{pools}}"].contains(&line.trim())
+                && line.contains("{{")
         });
         ensure!(left.is_none(), "a placeholder was left over: {left:?}");
         Ok(text)
