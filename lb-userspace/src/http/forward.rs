@@ -300,6 +300,9 @@ impl Forward {
         head.version = Version::HTTP_11;
         let upgrade = hop::upgrade(Version::HTTP_11, &head.headers);
         hop::strip_answer(&mut head.headers);
+        if !hop::has_one_length(&head.headers) {
+            return Err(self.lost(pool, guard.server()));
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(protocol), Some(_), Carrier::H1(h1)) = (upgrade, &self.head.upgrade, carrier) else {
                 return Err(self.lost(pool, guard.server()));

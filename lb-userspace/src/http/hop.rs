@@ -3,7 +3,9 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::reason::HttpAnswer;
-use http::header::{CONNECTION, COOKIE, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -53,7 +55,9 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
 
 fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = options(headers).filter_map(|option| option.parse().ok()).collect();
+        let mut named: Vec<HeaderName> = options(headers).filter_map(|option| option.parse().ok()).collect();
+        // The host chooses the rule: no client takes it away from the server.
+        named.retain(|name| *name != HOST);
         headers.remove(CONNECTION);
         named.iter().for_each(|name| _ = headers.remove(name));
     }
@@ -71,6 +75,12 @@ pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), HttpAnswer> {
         (Some(_), None) => Err(HttpAnswer::NotImplemented),
         (Some(_), Some(_)) => Err(HttpAnswer::Malformed),
     }
+}
+
+/// Whether the message says at most once how long its body is. Of HTTP/2 it may say the same twice, which would be in doubt in
+/// HTTP/1.1 (RFC 9110, section 8.6).
+pub(super) fn has_one_length(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_LENGTH).iter().nth(1).is_none()
 }
 
 /// One line of cookies, as HTTP/1.1 has it (RFC 9113, section 8.2.3).
@@ -100,7 +110,8 @@ mod tests {
     #[test]
     fn what_connection_names_goes_with_it() {
         let mut request = headers(&[
-            ("connection", "close, X-Secret"),
+            ("connection", "close, X-Secret, Host"),
+            ("host", "a.example"),
             ("connection", "TE"),
             ("x-secret", "1"),
             ("x-other", "2"),
@@ -111,7 +122,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
         ]);
         strip_request(&mut request);
-        assert_eq!(request, headers(&[("x-other", "2"), ("te", "trailers")]));
+        assert_eq!(request, headers(&[("host", "a.example"), ("x-other", "2"), ("te", "trailers")]));
         let mut answer = headers(&[("connection", "close"), ("te", "trailers"), ("proxy-authenticate", "x")]);
         strip_answer(&mut answer);
         assert!(answer.is_empty());

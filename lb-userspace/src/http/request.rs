@@ -12,10 +12,10 @@ use crate::reason::HttpAnswer;
 use crate::route::http::{RequestParts, compared};
 use crate::serving::Pool;
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -41,6 +41,7 @@ pub(super) async fn serve(
 ) -> Result<Response<Answered>, Infallible> {
     let (mut head, body) = request.into_parts();
     let (is_grpc, is_head) = (is_grpc(&head.headers), head.method == Method::HEAD);
+    let version = head.version;
     let mut account = Account::new(link, &head);
     let own = match prepare(&mut account, &mut head) {
         Ok((backend, upgrade)) => {
@@ -57,10 +58,16 @@ pub(super) async fn serve(
         }
         Err(own) => own,
     };
-    let response = match own.response {
+    let mut response = match own.response {
         Some(response) => response.map(|()| Answered::Own(Bytes::new())),
         None => answer(own.reason, is_grpc),
     };
+    // What comes behind a request that is none may be a part of it.
+    if version < Version::HTTP_2
+        && matches!(response.status(), StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
+    {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     account.answered(response.status(), Some(own.reason));
     // hyper does not see to that in HTTP/2.
     Ok(if is_head { response.map(|_| Answered::Own(Bytes::new())) } else { response })
@@ -76,6 +83,9 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
         return Err(HttpAnswer::Malformed.into());
     }
     hop::check_coding(&head.headers)?;
+    if !hop::has_one_length(&head.headers) {
+        return Err(HttpAnswer::Malformed.into());
+    }
     let uri = head.uri.clone();
     let authority = host::authority_of(head.version, &uri, &head.headers);
     let authority = authority.map_err(|_| HttpAnswer::BadHost)?.map(str::to_owned);

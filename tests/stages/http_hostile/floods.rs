@@ -137,7 +137,7 @@ fn a_head_that_is_small_and_means_much() -> Result<()> {
     Ok(())
 }
 
-/// Sends as fast as it is taken for some seconds without reading a byte; then the connection may go on or not.
+/// Sends much without reading a byte, until the gateway takes no more; the connection may go on or not.
 fn without_reading(raw: &Raw, bytes: &[u8]) -> Result<()> {
     let mut stream: &TcpStream = raw.stream();
     stream.set_write_timeout(Some(Duration::from_millis(500)))?;

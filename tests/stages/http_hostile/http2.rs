@@ -52,7 +52,6 @@ fn fields_that_would_be_lines_of_their_own() -> Result<()> {
         (0, "G T"),
         (0, ""),
         (1, "http\r\nX: y"),
-        (1, ""),
         (2, hidden),
         (2, "user@a.example.com"),
         (2, "a.example.com evil"),
@@ -118,7 +117,7 @@ fn fields_that_would_be_lines_of_their_own() -> Result<()> {
 fn a_body_is_as_long_as_it_says() -> Result<()> {
     let scene = Scene::new("", "")?;
     let hidden = "GET /hidden HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
-    for length in ["0", "3", "1000", "+46", "46, 46", "", "x", "18446744073709551616"] {
+    for length in ["0", "3", "1000", "+45", "45, 45", "", "x", "18446744073709551616"] {
         let head = [usual("POST", "/x"), vec![("content-length", length)]].concat();
         let is_served = send(&scene, &head, Some(hidden))?;
         assert!(!is_served, "{length}");
@@ -126,14 +125,14 @@ fn a_body_is_as_long_as_it_says() -> Result<()> {
         let seen = scene.server.take();
         assert!(seen.as_ref().is_ok_and(Vec::is_empty), "{length}: {seen:?}");
     }
-    for lengths in [["46", "46"], ["46", "0"], ["0", "46"]] {
+    for lengths in [["45", "45"], ["45", "0"], ["0", "45"]] {
         let head = [usual("POST", "/x"), lengths.map(|length| ("content-length", length)).to_vec()].concat();
         let is_served = send(&scene, &head, Some(hidden))?;
         let seen = scene.server.take()?;
         let is_one = seen.len() == 1 && seen[0].body == hidden.as_bytes() && lengths[0] == lengths[1];
         assert!(seen.is_empty() && !is_served || is_one, "{lengths:?}: {seen:?}");
     }
-    let head = [usual("POST", "/x"), vec![("content-length", "46")]].concat();
+    let head = [usual("POST", "/x"), vec![("content-length", "45")]].concat();
     assert!(send(&scene, &head, Some(hidden))?);
     assert_eq!(scene.server.take()?[0].body, hidden.as_bytes());
     scene.serves_others()

@@ -16,6 +16,7 @@ use snisplice_tests::Gateway;
 use snisplice_tests::backend::Backend;
 
 use crate::config::pool;
+use crate::tolerance::metrics;
 use crate::world::World;
 
 pub(super) const HOST: &str = "a.example.com";
@@ -36,7 +37,7 @@ impl Scene {
         let recorder = server.clone();
         let backend = Backend::start(&world.net.server, 80, move |stream| recorder.serve(stream))?;
         let config = format!(
-            "[gateway]\nworkers = 1\n[[listener]]\nname = 'web'\nbind = ['0.0.0.0:80']\nprotocol = 'http'\n{of_listener}\n\
+            "[gateway]\nworkers = 1\nadmin = '127.0.0.1:9900'\n[[listener]]\nname = 'web'\nbind = ['0.0.0.0:80']\nprotocol = 'http'\n{of_listener}\n\
              [[route]]\nname = 'app'\nlistener = 'web'\nsni = ['{HOST}']\n{of_route}\n[[route.rule]]\nbackends = ['app']\n\
              {}",
             pool("app", &[80], "")
@@ -67,25 +68,15 @@ impl Scene {
         Ok(())
     }
 
-    /// How many requests of the route had this answer of the gateway's own.
+    /// How many requests had this answer of the gateway's own.
     pub(super) fn answers(&self, reason: &str) -> Result<u64> {
-        let output = self.gateway.cli(["status", "--json"])?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        Ok(counted(&status, reason))
-    }
-}
-
-/// The sum of all numbers under this key, however deep.
-fn counted(value: &serde_json::Value, key: &str) -> u64 {
-    match value {
-        serde_json::Value::Object(map) => map
-            .iter()
-            .map(|(name, value)| {
-                value.as_u64().filter(|_| name == key).unwrap_or_else(|| counted(value, key))
-            })
-            .sum(),
-        serde_json::Value::Array(list) => list.iter().map(|value| counted(value, key)).sum(),
-        _ => 0,
+        let metrics = metrics(&self.world.net.gateway)?;
+        let label = format!("reason=\"{reason}\"");
+        let lines = metrics.lines().filter(|line| line.starts_with("snisplice_http_answers_total{"));
+        let counts = lines
+            .filter(|line| line.contains(&label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(counts.sum())
     }
 }
 

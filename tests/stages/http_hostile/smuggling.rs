@@ -178,6 +178,15 @@ fn chunks_that_are_none() -> Result<()> {
         (chunked("005\r\naaaaa\r\n000\r\n\r\n"), Passed(POST)),
         // Extensions end here.
         (chunked("5;a=b\r\naaaaa\r\n0;c\r\n\r\n"), Either(BAD, POST)),
+        // Space behind a size is what comes before an extension.
+        (
+            chunked(&format!("5 ;\r\naaaaa\r\n0\r\n\r\n{HIDDEN}")),
+            Either(BAD, &["POST /x HTTP/1.1", "GET /hidden HTTP/1.1"]),
+        ),
+        (
+            chunked(&format!("5\t\r\naaaaa\r\n0\r\n\r\n{HIDDEN}")),
+            Either(BAD, &["POST /x HTTP/1.1", "GET /hidden HTTP/1.1"]),
+        ),
         (chunked("5;a=\"\r\n\"\r\naaaaa\r\n0\r\n\r\n"), Either(BAD, &[])),
         // Trailers are no headers.
         (chunked("5\r\naaaaa\r\n0\r\nContent-Length: 100\r\nHost: evil\r\n\r\n"), Either(BAD, POST)),
@@ -190,11 +199,9 @@ fn chunks_that_are_none() -> Result<()> {
         "0x5",
         "-5",
         "+5",
-        "5 ;",
         "g",
         "",
         " 5",
-        "5\t",
         "ffffffffffffffff",
         "fffffffffffffffff0",
         "5\0",
@@ -354,7 +361,12 @@ fn hosts() -> Result<()> {
     ] {
         cases.push((
             format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
-            Either(&[400, 404], &["GET //evil/x HTTP/1.1"]),
+            // A server may have its own mind about the path, and gets no other host.
+            if target.starts_with("//") {
+                Either(BAD, &["GET //evil/x HTTP/1.1"])
+            } else {
+                Either(&[400, 404], GET)
+            },
         ));
     }
     cases.push((format!("GET http://{HOST}/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n"), Passed(GET)));
