@@ -250,8 +250,8 @@ fn a_successor_has_the_addresses_and_the_lease_of_the_gateway_that_it_takes_over
         cluster.network.route(range, node)?;
     }
     let mode = format!("mode = \"pool\"\naddresses = [\"{}\", \"{}\"]\n", ranges[0], ranges[1]);
-    // The connection that is open here is one that the process itself carries.
-    deploy::gateway_with(&cluster, "tiers = [\"copy\"]\ndrain_timeout = \"30s\"\n", &mode)?;
+    // The connection that is open here is one that the process itself carries, until the kubelet ends it.
+    deploy::gateway_with(&cluster, "tiers = [\"copy\"]\ndrain_timeout = \"5m\"\n", &mode)?;
     cluster.apply(REDIS)?;
     cluster.apply(&gateway("edge", ""))?;
     let given = addresses(&programmed(&cluster, "edge", "Programmed")?);
@@ -267,18 +267,13 @@ fn a_successor_has_the_addresses_and_the_lease_of_the_gateway_that_it_takes_over
     let load = Load::start(&cluster, &given)?;
     load.wait(20)?;
     cluster.kubectl("rollout restart --namespace snisplice-system daemonset/snisplice")?;
-    patiently("the successor to be there", || {
+    let second = patiently("the Lease to have another holder", || {
         let shown = attached(node).ok()?;
         let missing = given.iter().find(|address| !shown.contains(&format!(" {address}/")));
         assert_eq!(missing, None, "{shown}");
-        let set = json(&cluster, "daemonset --namespace snisplice-system snisplice").ok()?;
-        let status = &set["status"];
-        let is_seen = status["observedGeneration"] == set["metadata"]["generation"];
-        (is_seen && status["updatedNumberScheduled"] == 1 && status["numberReady"] == 1).then_some(())
+        holder().filter(|holder| *holder != first)
     })?;
-    ping(&mut open)?;
-    let second =
-        patiently("the Lease to have another holder", || holder().filter(|holder| *holder != first))?;
+    ping(&mut open).context("the connection that the process before carries")?;
     cluster.kubectl(&format!("get pod --namespace snisplice-system {second}"))?;
     load.wait(20)?;
     let failed = load.failed();
