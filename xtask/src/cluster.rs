@@ -79,7 +79,14 @@ pub(crate) fn conformance_built() -> Result<()> {
         println!("SKIPPED: the programs of the cluster are not built");
         return Ok(());
     }
-    steps::show(Command::new(steps::target_dir().join("debug/cluster")).arg("conformance"))
+    let suite = || {
+        let mut command = Command::new(steps::target_dir().join("debug/cluster"));
+        command.arg("conformance");
+        command
+    };
+    steps::show(&mut suite())?;
+    // What only the definitions of the experimental channel have.
+    steps::show(suite().args(["--experimental", "--run-test", "HTTPRouteRetry"]))
 }
 
 /// Helm alone.

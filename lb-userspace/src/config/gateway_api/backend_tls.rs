@@ -120,7 +120,8 @@ impl TargetRef {
 impl ValidationSpec {
     fn read(self) -> Result<Validation, Box<str>> {
         let Self { ca_certificate_refs, well_known_ca_certificates, hostname, subject_alt_names } = self;
-        match (well_known_ca_certificates.as_deref(), ca_certificate_refs.as_slice()) {
+        let well_known = well_known_ca_certificates.as_deref().filter(|name| !name.is_empty());
+        match (well_known, ca_certificate_refs.as_slice()) {
             (None, [_, ..]) | (Some("System"), []) => {}
             (Some(other), []) => {
                 let message =
