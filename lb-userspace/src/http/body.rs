@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
@@ -235,10 +235,48 @@ pub(super) enum Answered {
 }
 
 /// The body of a server's answer.
-pub(super) struct Relayed {
+pub(super) struct Arriving {
     pub(super) incoming: Incoming,
     /// What moves it.
     pub(super) driver: Driver,
+}
+
+impl Arriving {
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_pending() {
+            // What it waits for comes by the connection, which nobody else polls.
+            self.driver.poll(cx);
+            polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        let frame = ready!(polled);
+        if frame.is_none() || self.has_ended() {
+            self.driver.release(cx);
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Nothing is to come any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+}
+
+/// One that is empty is never polled.
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if self.has_ended() {
+            self.driver.release(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+/// The body of a server's answer, on its way to the client.
+pub(super) struct Relayed {
+    pub(super) body: Arriving,
     pub(super) request: Request,
     /// When it must have come to its end.
     pub(super) deadline: Option<Pin<Box<Sleep>>>,
@@ -251,30 +289,14 @@ impl Relayed {
         {
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
-        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if polled.is_pending() {
-            // What it waits for comes by the connection, which nobody else polls.
-            self.driver.poll(cx);
-            polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let frame = ready!(self.body.poll_next(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.request.sent(frame.data_ref().map_or(0, Bytes::len));
         }
-        let frame = ready!(polled);
-        match &frame {
-            Some(Ok(frame)) => {
-                self.request.sent(frame.data_ref().map_or(0, Bytes::len));
-                if self.incoming.is_end_stream() {
-                    self.end(cx);
-                }
-            }
-            Some(Err(_)) => {}
-            None => self.end(cx),
+        if frame.is_none() || self.body.has_ended() {
+            self.request.complete();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
-    }
-
-    /// All of it has come.
-    fn end(&mut self, cx: &mut Context<'_>) {
-        self.request.complete();
-        self.driver.release(cx);
     }
 }
 
@@ -298,14 +320,14 @@ impl Body for Answered {
     fn is_end_stream(&self) -> bool {
         match self {
             Answered::Own(bytes) => bytes.is_empty(),
-            Answered::Relayed(relayed) => relayed.incoming.is_end_stream(),
+            Answered::Relayed(relayed) => relayed.body.has_ended(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Answered::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Answered::Relayed(relayed) => relayed.incoming.size_hint(),
+            Answered::Relayed(relayed) => relayed.body.incoming.size_hint(),
         }
     }
 }

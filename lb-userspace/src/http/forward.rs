@@ -2,7 +2,7 @@
 
 use super::account::Request as Account;
 use super::answer::status;
-use super::body::{Answered, Gate, Relayed, Sent, Source};
+use super::body::{Answered, Arriving, Gate, Relayed, Sent, Source};
 use super::filter::session::Mark;
 use super::filter::{cors, headers};
 use super::link::{Link, Upgraded};
@@ -121,11 +121,12 @@ impl Backend {
 
     /// Makes a server's answer what the client is to get.
     fn change(&self, answer: &mut HeaderMap) {
-        for filters in self.all_filters() {
+        let [of_rule, own] = self.all_filters();
+        for filters in [own, of_rule] {
             headers::change(answer, &filters.response_headers);
-            if let Some(cors) = &filters.cors {
-                cors::answer(cors, self.origin.as_ref(), answer);
-            }
+        }
+        if let Some(cors) = own.cors.as_ref().or(of_rule.cors.as_ref()) {
+            cors::answer(cors, self.origin.as_ref(), answer);
         }
     }
 }
@@ -142,7 +143,7 @@ pub(super) struct Forward {
 struct Reached {
     response: Response<()>,
     /// Absent: there is none to come, for the connection is not one of HTTP any more.
-    body: Option<(Incoming, Driver)>,
+    body: Option<Arriving>,
 }
 
 /// What an answer came on.
@@ -295,7 +296,7 @@ impl Forward {
         guard: ServerGuard,
     ) -> Result<Reached, HttpAnswer> {
         pool.ended(guard.server(), CloseReason::ServerClosed, true);
-        let (mut head, body) = response.into_parts();
+        let (mut head, incoming) = response.into_parts();
         head.extensions.clear();
         head.version = Version::HTTP_11;
         let upgrade = hop::upgrade(Version::HTTP_11, &head.headers);
@@ -320,7 +321,7 @@ impl Forward {
             }
             Carrier::H2(stream) => Driver::Shared { _stream: stream, _guard: guard },
         };
-        Ok(Reached { response: Response::from_parts(head, ()), body: Some((body, driver)) })
+        Ok(Reached { response: Response::from_parts(head, ()), body: Some(Arriving { incoming, driver }) })
     }
 }
 
@@ -381,17 +382,16 @@ impl Ready {
     pub(super) fn into_response(self, mut account: Account) -> Response<Answered> {
         let Ready { reached: Reached { response, body }, deadline } = self;
         account.answered(response.status(), None);
+        if body.as_ref().is_none_or(Arriving::has_ended) {
+            account.complete();
+        }
         response.map(|()| match body {
-            Some((incoming, driver)) => Answered::Relayed(Relayed {
-                incoming,
-                driver,
+            Some(body) => Answered::Relayed(Relayed {
+                body,
                 request: account,
                 deadline: deadline.map(|at| Box::pin(sleep_until(at))),
             }),
-            None => {
-                account.complete();
-                Answered::Own(Bytes::new())
-            }
+            None => Answered::Own(Bytes::new()),
         })
     }
 }

@@ -1,13 +1,13 @@
 //! Copies of requests for other pools. What comes of them is nobody's concern: the request and its client do not wait for them.
 
-use super::body::{Sent, Source};
+use super::body::{Arriving, Sent, Source};
 use super::forward::{Head, open};
 use super::link::Link;
 use super::upstream::{self, Driver, Key, Upstream, Way};
 use crate::connect::Search;
 use crate::serving::Pool;
-use http_body_util::BodyExt as _;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,37 +77,18 @@ async fn copy(link: &Link, pool: &Arc<Pool>, mut head: Head, body: Sent) -> Opti
             break fresh;
         }
     };
-    match upstream {
+    let (answer, driver) = match upstream {
         Upstream::H1(mut h1) => {
             let answer = h1.send(head.take_http1(body)).await.ok()?;
-            let mut driver = Driver::new(h1, guard, false);
-            let mut incoming = std::pin::pin!(answer.into_body());
-            std::future::poll_fn(|cx| {
-                loop {
-                    let mut polled = http_body::Body::poll_frame(incoming.as_mut(), cx);
-                    if polled.is_pending() {
-                        driver.poll(cx);
-                        polled = http_body::Body::poll_frame(incoming.as_mut(), cx);
-                    }
-                    match std::task::ready!(polled) {
-                        Some(Ok(_)) => {}
-                        Some(Err(_)) => return std::task::Poll::Ready(()),
-                        None => {
-                            driver.release(cx);
-                            return std::task::Poll::Ready(());
-                        }
-                    }
-                }
-            })
-            .await;
+            (answer, Driver::new(h1, guard, false))
         }
         Upstream::H2(mut h2) => {
-            let _stream = h2.stream();
+            let stream = h2.stream();
             let answer = h2.send(head.take_http2(body, pool)?).await.ok()?;
-            let mut incoming = answer.into_body();
-            while let Some(Ok(_)) = incoming.frame().await {}
-            drop(guard);
+            (answer, Driver::Shared { _stream: stream, _guard: guard })
         }
-    }
+    };
+    let mut body = Arriving { incoming: answer.into_body(), driver };
+    while poll_fn(|cx| body.poll_next(cx)).await?.is_ok() {}
     Some(())
 }

@@ -281,7 +281,7 @@ impl Kept {
                     tokio::time::sleep(SWEEP).await;
                     let gone = KEPT.with_borrow_mut(Kept::sweep);
                     // Not while they are borrowed.
-                    gone.into_iter().for_each(H1::retire);
+                    gone.into_iter().for_each(|idle| idle.h1.retire());
                     if !KEPT.with_borrow(|kept| kept.is_swept) {
                         return;
                     }
@@ -291,7 +291,7 @@ impl Kept {
     }
 
     /// Takes out what is not to be kept any longer.
-    fn sweep(&mut self) -> Vec<Box<H1>> {
+    fn sweep(&mut self) -> Vec<Idle> {
         let (mut gone, now_ms) = (Vec::new(), now_ms());
         let mut cx = Context::from_waker(Waker::noop());
         self.idle.retain(|_, idle| {
@@ -299,7 +299,7 @@ impl Kept {
                 now_ms.saturating_sub(idle.since_ms) > KEEP.as_millis() as u64
                     || idle.h1.poll(&mut cx).is_ready()
             };
-            gone.extend(idle.extract_if(.., |idle| is_over(idle)).map(|idle| idle.h1));
+            gone.extend(idle.extract_if(.., |idle| is_over(idle)));
             !idle.is_empty()
         });
         self.shared.retain(|_, shared| {
@@ -438,7 +438,7 @@ pub(super) fn forget(owner: u64) {
     let gone = KEPT.with_borrow_mut(|kept| {
         kept.shared.retain(|key, _| key.owner != owner);
         let gone = kept.idle.extract_if(|key, _| key.owner == owner);
-        gone.flat_map(|(_, idle)| idle).map(|idle| idle.h1).collect::<Vec<_>>()
+        gone.flat_map(|(_, idle)| idle).collect::<Vec<_>>()
     });
-    gone.into_iter().for_each(H1::retire);
+    gone.into_iter().for_each(|idle| idle.h1.retire());
 }
