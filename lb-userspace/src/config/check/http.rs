@@ -87,7 +87,8 @@ fn reject_without_requests(route: &RouteDraft, listener: Option<&Listener>, repo
         let message = "a route of an `http` listener carries requests";
         report.push(Diagnostic::error(&carried.place, message).help("take it out, or make it `\"http\"`"));
     }
-    for rule in route.rules.iter().take(1) {
+    // A listener that is not known may be one of requests.
+    for rule in route.rules.iter().take(1).filter(|_| listener.is_some()) {
         let message = "a rule for requests, in a route that does not look for any";
         report.push(Diagnostic::error(&rule.place, message).help("add `protocol = \"http\"` to the route"));
     }
@@ -280,7 +281,7 @@ fn a_match(draft: &MatchDraft, report: &mut Report) -> RequestMatch {
 }
 
 /// Of several keys that say the same in different ways, one is enough.
-fn one_of<'p, const N: usize>(keys: [(&str, Option<&'p Place>); N], report: &mut Report) {
+fn one_of<const N: usize>(keys: [(&str, Option<&Place>); N], report: &mut Report) {
     let mut given = keys.into_iter().filter_map(|(key, place)| Some((key, place?)));
     let Some((first, place)) = given.next() else { return };
     for (other, other_place) in given {

@@ -176,6 +176,18 @@ fn where_requests_are_not_seen() {
 }
 
 #[test]
+fn of_a_listener_that_is_not_there_nothing_more_is_said() {
+    assert_faults(
+        &changed(CLEAR, "listener = \"web\"", "listener = \"wab\""),
+        r#"
+        error: no listener is named `wab`
+           at: "wab"
+         help: known are `web`
+        "#,
+    );
+}
+
+#[test]
 fn a_listener_without_tls_has_nothing_of_it() {
     let text =
         changed(CLEAR, "protocol = \"http\"\n", "protocol = \"http\"\nech = { keys = [\"ech.pem\"] }\n");
