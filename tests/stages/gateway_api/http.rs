@@ -171,6 +171,8 @@ fn two_versions_of_a_service_by_istios_objects() -> Result<()> {
         curl.args(["-s", "-S", "-f", "--resolve", "hello.example.com:443:10.0.1.1", "--cacert"]);
         checked_output(curl.arg(&world.authority.path).arg(format!("https://hello.example.com{path}")))
     };
+    // That the port is listened on was known from the first server already.
+    eventually("both versions", || hello("/hello?[1-50]").ok()?.contains("v2").then_some(()))?;
     let text = hello("/hello?[1-500]")?;
     let second = text.lines().filter(|line| *line == "v2").count();
     assert_eq!(text.lines().filter(|line| *line == "v1").count() + second, 500);
