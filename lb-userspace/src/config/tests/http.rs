@@ -182,7 +182,7 @@ fn of_a_listener_that_is_not_there_nothing_more_is_said() {
         r#"
         error: no listener is named `wab`
            at: "wab"
-         help: did you mean `web`?
+         help: known are `web`
         "#,
     );
 }
