@@ -124,7 +124,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 mysql::check_pools(draft, route, &pool_names, report);
             }
         }
-        let rules = http::rules(route, name, known.map(|index| &listeners[index]), &pool_names, report);
+        let rules =
+            http::rules(draft, route, name, known.map(|index| &listeners[index]), &pool_names, report);
         let carries_requests = rules.is_some();
         // A route that names no listener was reported: any index will do.
         routes.push(Route {

@@ -136,7 +136,14 @@ impl ValidationSpec {
         let name = dns_name(&hostname).ok().and_then(|name| DnsName::try_from(String::from(name)).ok());
         let no_name = || format!("spec.validation.hostname: {} is no host name", quote(&hostname));
         let server_name = ServerName::DnsName(name.ok_or_else(no_name)?);
-        let sans = subject_alt_names.into_iter().map(SanSpec::read).collect::<Result<_, _>>()?;
+        let mut sans: Vec<San> = Vec::with_capacity(subject_alt_names.len());
+        for spec in subject_alt_names {
+            let san = spec.read()?;
+            // To the API a name that is listed twice is no mistake.
+            if !sans.contains(&san) {
+                sans.push(san);
+            }
+        }
         Ok(Validation { authorities: ca_certificate_refs, server_name, sans })
     }
 }

@@ -221,3 +221,13 @@ fn of_calls_http2_is_agreed_upon_in_tls() {
     assert_eq!(rules(&config, "http@db.gw.web"), ["*  -> db.shop:443+h2+tls=1 db.shop:8443+h2+tls=1"]);
     assert_eq!(tls(&config, "db.shop:443+h2+tls").alpn, ["h2".into()]);
 }
+
+#[test]
+fn a_name_that_is_listed_twice_counts_once() {
+    let sans =
+        "subjectAltNames: [{ type: Hostname, hostname: b.example }, { type: Hostname, hostname: B.example }]";
+    let text = BASE.to_owned() + SHOP + &ca("ca") + &policy("p", "", &format!("{CA}a.example, {sans}"));
+    let (config, statuses) = made(&mut index(&text));
+    assert_eq!(tls(&config, "db.shop:443+tls").san.len(), 1);
+    assert_eq!(told(&statuses, "p"), GOOD);
+}

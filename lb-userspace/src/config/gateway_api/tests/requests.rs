@@ -286,6 +286,22 @@ fn backends_that_cannot_be_had_keep_their_share_and_the_reason_is_told() {
 }
 
 #[test]
+fn a_pool_of_the_file_with_the_name_takes_no_requests_of_objects() {
+    let shop = "[[pool]]\nname = 'db.shop:80'\nservers = ['10.9.9.9:1']\n";
+    let text = BASE.to_owned()
+        + GATEWAY
+        + &route(
+            "HTTPRoute",
+            "r",
+            "{ backendRefs: [{ name: shop, port: 80 }, { name: shop, port: 81 }, { name: redis, port: 80 }] }",
+        );
+    let (config, _, refusals) = made_beside(shop, &mut index(&text), &context(), &NoFiles);
+    let refused: Vec<_> = refusals.keys().map(String::as_str).collect();
+    assert_eq!(refused, ["Service db/shop"]);
+    assert_eq!(rules(&config, "http@db.gw.web"), ["* / -> 500=1 500=1 db.redis:80=1"]);
+}
+
+#[test]
 fn a_grant_that_goes_takes_the_backend_at_once() {
     let rule = "{ backendRefs: [{ name: redis, namespace: db, port: 80 }] }";
     let text = BASE.to_owned()
