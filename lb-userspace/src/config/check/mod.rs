@@ -405,13 +405,15 @@ fn pool(
     }
     source::warn(draft, report);
     let tls = upstream_tls::check(draft, certificates, report);
-    if tls.is_none() && !draft.tls.is_absent() {
-        // Nobody is spoken to in the clear instead.
+    // Nobody is spoken to in the clear instead.
+    let is_closed = tls.is_none() && !draft.tls.is_absent();
+    if is_closed {
         found.clear();
     }
     let default = Pool::new(name.clone(), found);
     Pool {
         tls: tls.or(default.tls),
+        is_closed,
         slow_start: draft.slow_start.or(default.slow_start),
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),

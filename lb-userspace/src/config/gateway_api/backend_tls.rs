@@ -76,6 +76,7 @@ struct Whole {
 struct ValidationSpec {
     #[serde(default)]
     ca_certificate_refs: Vec<Reference>,
+    #[serde(rename = "wellKnownCACertificates")]
     well_known_ca_certificates: Option<Box<str>>,
     hostname: Box<str>,
     #[serde(default)]

@@ -231,3 +231,26 @@ fn a_name_that_is_listed_twice_counts_once() {
     assert_eq!(tls(&config, "db.shop:443+tls").san.len(), 1);
     assert_eq!(told(&statuses, "p"), GOOD);
 }
+
+#[test]
+fn without_authorities_of_the_system_the_pool_is_closed() {
+    struct Bare;
+    impl Files for Bare {
+        fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+            NoFiles.read(path)
+        }
+
+        fn system_authorities(&self) -> (Vec<CertificateDer<'static>>, Option<String>) {
+            (Vec::new(), None)
+        }
+    }
+    let endpoints = "\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                     metadata: { name: shop-1, namespace: db, labels: { kubernetes.io/service-name: shop } }\naddressType: IPv4\n\
+                     ports: [{ name: one, port: 443 }, { name: two, port: 8443 }]\nendpoints: [{ addresses: [10.0.0.21] }]\n";
+    let system = policy("p", "two", "wellKnownCACertificates: System, hostname: a.example");
+    let text = BASE.to_owned() + SHOP + endpoints + &system;
+    let (config, _, refusals) = made_beside("", &mut index(&text), &context(), &Bare);
+    assert!(refusals.is_empty(), "{refusals:?}");
+    let pools = config.pools.iter().map(|pool| (&*pool.name, pool.is_closed, pool.servers.len()));
+    assert_eq!(pools.collect::<Vec<_>>(), [("db.shop:443", false, 1), ("db.shop:8443+tls", true, 0)]);
+}
