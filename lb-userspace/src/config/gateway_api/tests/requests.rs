@@ -167,10 +167,26 @@ fn rules_that_cannot_be_read_are_left_out_and_what_is_not_served_answers_500() {
         let is_dropped = told.starts_with("Dropped");
         assert_eq!(rules.len(), if is_dropped { 1 } else { 2 }, "{told}");
         assert!(rules.get(1).is_none_or(|rule| rule.ends_with(" -> ")), "{rules:?}");
-        // Alone it is nothing that could be accepted.
+        // Alone it is nothing that could be accepted; its requests are nobody else's for that.
         let (rules, conditions, _) = http(&rule);
-        assert_eq!((rules, conditions[0].as_str()), (vec![], "Accepted=False UnsupportedValue"), "{told}");
+        assert_eq!(conditions, ["Accepted=False UnsupportedValue", GOOD[1]], "{told}");
+        assert_eq!(rules.len(), if is_dropped { 0 } else { 1 }, "{told}");
+        assert!(rules.iter().all(|rule| rule.ends_with(" -> ")), "{rules:?}");
     }
+}
+
+#[test]
+fn requests_of_a_route_that_is_not_served_go_to_no_other() {
+    let admin = "{ matches: [{ path: { value: /admin } }], filters: [{ type: ExternalAuth, externalAuth: { protocol: HTTP } }], backendRefs: [{ name: shop, port: 82 }] }";
+    let text = BASE.to_owned()
+        + GATEWAY
+        + &route("HTTPRoute", "admin", admin)
+        + &route("HTTPRoute", "all", &format!("{{ {TO_SHOP} }}"));
+    let (config, statuses) = made(&mut index(&text));
+    assert_eq!(rules(&config, "http@db.gw.web"), ["* /admin -> ", "* / -> db.shop:80=1"]);
+    let told = |name: &str| conditions(&statuses, &Key::new(Kind::HttpRoute, "db", name), Some("Gateway gw"));
+    assert_eq!(told("admin")[0], "Accepted=False UnsupportedValue");
+    assert_eq!(told("all"), GOOD);
 }
 
 #[test]
