@@ -190,6 +190,28 @@ fn requests_of_a_route_that_is_not_served_go_to_no_other() {
 }
 
 #[test]
+fn the_expressions_of_an_object_are_bounded() {
+    let of = |expressions: &[String]| {
+        let of_path = |value: &String| {
+            format!("{{ matches: [{{ path: {{ type: RegularExpression, value: '{value}' }} }}], {TO_SHOP} }}")
+        };
+        let all: Vec<_> = expressions.iter().map(of_path).collect();
+        let (rules, conditions, told) = http(&all.join(", "));
+        assert_eq!(conditions[0], GOOD[0]);
+        (rules.len(), told)
+    };
+    let plain = |count: usize| (0..count).map(|n| format!("/{n}")).collect::<Vec<_>>();
+    assert_eq!(of(&plain(64)), (64, String::new()));
+    let more = "Dropped Rule spec.rules[64]: the object has more than 64 regular expressions";
+    assert_eq!(of(&plain(65)), (64, more.to_owned()));
+    // Each by itself is small enough.
+    let large: Vec<_> = (0..60).map(|n| format!("/{n}{}", r"\w".repeat(5))).collect();
+    let (served, told) = of(&large);
+    assert!((1..60).contains(&served), "{served}");
+    assert!(told.contains("the regular expressions of the object take more than 2 MiB"), "{told}");
+}
+
+#[test]
 fn a_key_that_is_not_known_refuses_the_route() {
     for rules in [
         "{ matches: [{ cookies: [] }] }",
