@@ -165,12 +165,13 @@ impl Writer {
     fn everything(&self) -> BTreeSet<Key> {
         let wanted = self.wanted.borrow();
         let mut all: BTreeSet<Key> = wanted.keys().filter(|key| has_status(key.kind)).cloned().collect();
-        let of_ours = |key: &Key, value: &Value| {
-            let mut parents = value["status"]["parents"].as_array()?.iter();
-            parents.any(|entry| entry["controllerName"] == *self.controller).then(|| key.clone())
-        };
-        let routes = Kind::ALL.into_iter().filter(|kind| kind.is_route());
-        all.extend(routes.flat_map(|kind| self.store.collect(kind, of_ours)));
+        for kind in Kind::ALL {
+            if let Some(list) = status::list_of(kind) {
+                let is_ours = |value: &Value| status::has_entry(list, &self.controller, &value["status"]);
+                let of_ours = |key: &Key, value: &Value| is_ours(value).then(|| key.clone());
+                all.extend(self.store.collect(kind, of_ours));
+            }
+        }
         all
     }
 

@@ -5,7 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -17,7 +17,7 @@ use super::attach::{Attached, Work};
 use super::decode::decode;
 use super::gateways::Gateways;
 use super::index::View;
-use super::key::{GROUP, Key, Kind, Name};
+use super::key::{Key, Kind, Name};
 use super::listeners::{Listener, Use};
 use super::objects::{Object, Spec};
 use super::pools::{self, Target, place};
@@ -137,14 +137,10 @@ impl ValidationSpec {
         let name = dns_name(&hostname).ok().and_then(|name| DnsName::try_from(String::from(name)).ok());
         let no_name = || format!("spec.validation.hostname: {} is no host name", quote(&hostname));
         let server_name = ServerName::DnsName(name.ok_or_else(no_name)?);
-        let mut sans: Vec<San> = Vec::with_capacity(subject_alt_names.len());
-        for spec in subject_alt_names {
-            let san = spec.read()?;
-            // To the API a name that is listed twice is no mistake.
-            if !sans.contains(&san) {
-                sans.push(san);
-            }
-        }
+        let mut sans = subject_alt_names.into_iter().map(SanSpec::read).collect::<Result<Vec<_>, _>>()?;
+        // To the API a name that is listed twice is no mistake.
+        let mut seen = HashSet::new();
+        sans.retain(|san| seen.insert(san.clone()));
         Ok(Validation { authorities: ca_certificate_refs, server_name, sans })
     }
 }
@@ -327,7 +323,7 @@ pub(super) fn statuses(
         let conditions = conditions(view, object, policy);
         let ancestor = |gateway: &&Key| PolicyAncestorStatus {
             ancestor_ref: ParentRef {
-                group: Some(GROUP.into()),
+                group: Some(gateway.kind.group().into()),
                 kind: Some(gateway.kind.name().into()),
                 namespace: Some(Box::from(&*gateway.name.namespace)),
                 name: Box::from(&*gateway.name.name),
