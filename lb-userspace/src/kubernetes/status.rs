@@ -220,7 +220,8 @@ mod tests {
     fn all_controllers_together_have_no_more_entries_than_the_api_allows() {
         for (theirs, most) in [(0, 3), (30, 2), (32, 0), (40, 0)] {
             let others: Vec<_> = (0..theirs).map(|n| entry("them", &n.to_string(), "True", THEN)).collect();
-            let made = entries(PARENTS, Some(&ours(&["a", "b", "c"])), "us", &json!({"parents": others}), NOW);
+            let made =
+                entries(PARENTS, Some(&ours(&["a", "b", "c"])), "us", &json!({"parents": others}), NOW);
             assert_eq!(made.as_array().map(Vec::len), Some(theirs + most), "{theirs}");
             let is_there = |controller| has_entry(PARENTS, controller, &json!({"parents": made}));
             assert_eq!((is_there("us"), is_there("them")), (most > 0, theirs > 0), "{theirs}");

@@ -100,6 +100,14 @@ impl PolicySpec {
         Ok(Self { targets: target_refs, validation: validation.and_then(ValidationSpec::read) })
     }
 
+    /// Of one that has been refused, for those of its targets that can be read; `None`: there are none.
+    pub(super) fn unread(spec: &Value, refusal: &Refusal) -> Option<Self> {
+        let targets = spec["targetRefs"].as_array()?.iter();
+        let targets: Vec<_> = targets.filter_map(|target| TargetRef::deserialize(target).ok()).collect();
+        let validation = Err(refusal.to_string().into());
+        (!targets.is_empty()).then_some(Self { targets, validation })
+    }
+
     /// The Services that it is for, in the namespace of the policy.
     pub(super) fn services<'p>(&'p self, key: &'p Key) -> impl Iterator<Item = Name> + 'p {
         self.targets.iter().filter_map(move |target| target.service(key))

@@ -254,3 +254,26 @@ fn without_authorities_of_the_system_the_pool_is_closed() {
     let pools = config.pools.iter().map(|pool| (&*pool.name, pool.is_closed, pool.servers.len()));
     assert_eq!(pools.collect::<Vec<_>>(), [("db.shop:443", false, 1), ("db.shop:8443+tls", true, 0)]);
 }
+
+#[test]
+fn of_a_policy_that_cannot_be_read_the_targets_count_that_can() {
+    let shop = "{ group: \"\", kind: Service, name: shop, sectionName: two }";
+    let good = policy("p", "two", &format!("{CA}a.example"));
+    for (text, counts) in [
+        (good.replace("targetRefs: [", "targetRefs: [{ kind: 1 }, "), true),
+        (good.replace("networking.k8s.io/v1", "networking.k8s.io/v9"), true),
+        (good.replace(shop, "{ kind: 1 }"), false),
+    ] {
+        let value = files::parse(text.trim_start().trim_start_matches("---")).unwrap().unwrap();
+        let refusal = Object::read(value.clone()).unwrap_err();
+        let key = Key::new(Kind::BackendTlsPolicy, "db", "p");
+        let object = Object::unread(key, &value, refusal);
+        assert_eq!(object.is_some(), counts, "{text}");
+        let Some(object) = object else { continue };
+        let mut index = index(&(BASE.to_owned() + SHOP + &ca("ca")));
+        index.apply(object);
+        let (config, statuses) = made(&mut index);
+        assert_eq!(rules(&config, "http@db.gw.web"), ["* / -> db.shop:443=1 500=1"], "{text}");
+        assert_eq!(told(&statuses, "p")[0], "Accepted=False Invalid");
+    }
+}
