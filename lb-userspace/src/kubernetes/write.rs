@@ -63,6 +63,16 @@ struct Memory {
     waiting: HashMap<Key, (i64, Instant)>,
 }
 
+impl Memory {
+    /// Forgets an object that is gone.
+    fn forget(&mut self, key: &Key) {
+        self.written.remove(key);
+        self.foreign.remove(key);
+        self.pauses.remove(key);
+        self.waiting.remove(key);
+    }
+}
+
 impl Writer {
     pub(super) async fn run(mut self) {
         let memory = Mutex::new(Memory::default());
@@ -87,9 +97,11 @@ impl Writer {
             }
             let touched = self.store.take_touched();
             {
-                let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
                 // Somebody may have removed it, so that it is made anew.
                 all_due |= touched.iter().any(|key| memory.services.knows(key));
+                let is_gone = |key: &&Key| self.store.with(key, |there| there.is_none());
+                touched.iter().filter(is_gone).for_each(|key| memory.forget(key));
             }
             due.extend(touched.into_iter().filter(|key| has_status(key.kind)));
             if self.leads.borrow_and_update().is_none() || !self.store.is_settled() {
