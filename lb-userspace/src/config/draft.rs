@@ -84,7 +84,7 @@ impl Draft {
         let before = count(self);
         self.listeners.retain(|listener| is_kept(&listener.place));
         self.routes.retain(|route| is_kept(&route.place));
-        self.pools.retain(|pool| is_kept(&pool.place));
+        self.pools.retain(|pool| is_kept(&pool.place) && !pool.others().any(|place| !is_kept(place)));
         count(self) < before
     }
 }
@@ -333,6 +333,25 @@ impl PoolDraft {
             http2: Field::Absent,
             tls: Field::Absent,
         }
+    }
+
+    /// Where values of an object's pool stand in other objects: its servers in EndpointSlices, its TLS in policies and Gateways. None
+    /// of a pool of the file, which no object takes away.
+    fn others(&self) -> impl Iterator<Item = &Place> {
+        let of_object = self.place.object().map(|_| self);
+        let servers = of_object.into_iter().flat_map(|pool| items(&pool.servers)).map(|server| &server.place);
+        let tls = of_object.and_then(|pool| pool.tls.given()).into_iter().flat_map(|tls| {
+            let UpstreamTlsDraft { ca, server_name, san, certificate, alpn, min_version } = &tls.value;
+            [
+                ca.place(),
+                server_name.place(),
+                san.place(),
+                certificate.place(),
+                alpn.place(),
+                min_version.place(),
+            ]
+        });
+        servers.chain(tls.flatten())
     }
 }
 

@@ -91,7 +91,8 @@ pub enum ValueMatch {
 /// A regular expression that must match as a whole. It takes time in proportion to the text, whatever it is.
 #[derive(Clone)]
 pub struct Pattern {
-    whole: meta::Regex,
+    /// Shared: a clone of it would begin anew with what each thread remembers.
+    whole: Arc<meta::Regex>,
     expression: Box<str>,
 }
 
@@ -111,7 +112,7 @@ impl Pattern {
             .hybrid_cache_capacity(MAX_PATTERN)
             .which_captures(WhichCaptures::None);
         match meta::Regex::builder().configure(config).build_from_hir(&whole) {
-            Ok(whole) => Ok(Self { whole, expression: expression.into() }),
+            Ok(whole) => Ok(Self { whole: whole.into(), expression: expression.into() }),
             Err(_) => Err(BadPattern { why: "it is too large".into(), at: None }),
         }
     }
@@ -119,6 +120,11 @@ impl Pattern {
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.expression
+    }
+
+    /// Bytes that it takes without what threads remember.
+    pub(super) fn memory(&self) -> usize {
+        self.whole.memory_usage()
     }
 
     /// Whether all of `text` matches.

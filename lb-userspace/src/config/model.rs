@@ -513,6 +513,8 @@ pub struct Pool {
     pub http2: bool,
     /// Present: the gateway speaks TLS to the servers. Never of a pool whose connections may be TLS that is passed through.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// There was to be TLS, and cannot be: it has no servers, and gets none.
+    pub is_closed: bool,
 }
 
 impl Pool {
@@ -532,6 +534,7 @@ impl Pool {
             on_down: OnDown::default(),
             http2: false,
             tls: None,
+            is_closed: false,
         }
     }
 }

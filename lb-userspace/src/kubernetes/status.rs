@@ -28,14 +28,22 @@ pub(super) struct List {
     pub(super) name: &'static str,
     /// What tells the entries of one controller apart.
     of: &'static str,
+    /// Entries that the API lets it have, of all controllers together.
+    most: usize,
 }
 
 /// That of a kind; `None`: its status is written by one.
 pub(super) fn list_of(kind: Kind) -> Option<List> {
     match kind {
-        Kind::BackendTlsPolicy => Some(List { name: "ancestors", of: "ancestorRef" }),
-        kind => kind.is_route().then_some(List { name: "parents", of: "parentRef" }),
+        Kind::BackendTlsPolicy => Some(List { name: "ancestors", of: "ancestorRef", most: 16 }),
+        kind => kind.is_route().then_some(List { name: "parents", of: "parentRef", most: 32 }),
     }
+}
+
+/// Whether a controller has an entry in such a list.
+pub(super) fn has_entry(list: List, controller: &str, there: &Value) -> bool {
+    let mut entries = there[list.name].as_array().into_iter().flatten();
+    entries.any(|entry| entry["controllerName"] == *controller)
 }
 
 /// Such a list: the entries of other controllers as they are, ours replaced.
@@ -53,6 +61,8 @@ pub(super) fn entries(
     };
     let known = there[list.name].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_ours = |entry: &Value| entry["controllerName"] == *controller;
+    let others = known.iter().filter(|entry| !is_ours(entry)).count();
+    ours.truncate(list.most.saturating_sub(others));
     for entry in &mut ours {
         let before = known.iter().find(|known| is_ours(known) && known[list.of] == entry[list.of]);
         keep_times(entry, before.unwrap_or(&Value::Null), now);
@@ -137,7 +147,7 @@ mod tests {
         RouteStatus, Truth,
     };
 
-    const PARENTS: List = List { name: "parents", of: "parentRef" };
+    const PARENTS: List = List { name: "parents", of: "parentRef", most: 32 };
     const NOW: &str = "2026-02-02T00:00:00Z";
     const THEN: &str = "2026-01-01T00:00:00Z";
 
@@ -204,6 +214,18 @@ mod tests {
         let expected = [theirs, of(entry("us", "a", "True", THEN)), of(entry("us", "b", "True", NOW))];
         assert_eq!(made, json!(expected));
         assert!(list_of(Kind::Gateway).is_none());
+    }
+
+    #[test]
+    fn all_controllers_together_have_no_more_entries_than_the_api_allows() {
+        for (theirs, most) in [(0, 3), (30, 2), (32, 0), (40, 0)] {
+            let others: Vec<_> = (0..theirs).map(|n| entry("them", &n.to_string(), "True", THEN)).collect();
+            let made =
+                entries(PARENTS, Some(&ours(&["a", "b", "c"])), "us", &json!({"parents": others}), NOW);
+            assert_eq!(made.as_array().map(Vec::len), Some(theirs + most), "{theirs}");
+            let is_there = |controller| has_entry(PARENTS, controller, &json!({"parents": made}));
+            assert_eq!((is_there("us"), is_there("them")), (most > 0, theirs > 0), "{theirs}");
+        }
     }
 
     #[test]

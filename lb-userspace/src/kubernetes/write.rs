@@ -63,6 +63,16 @@ struct Memory {
     waiting: HashMap<Key, (i64, Instant)>,
 }
 
+impl Memory {
+    /// Forgets an object that is gone.
+    fn forget(&mut self, key: &Key) {
+        self.written.remove(key);
+        self.foreign.remove(key);
+        self.pauses.remove(key);
+        self.waiting.remove(key);
+    }
+}
+
 impl Writer {
     pub(super) async fn run(mut self) {
         let memory = Mutex::new(Memory::default());
@@ -87,9 +97,11 @@ impl Writer {
             }
             let touched = self.store.take_touched();
             {
-                let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
                 // Somebody may have removed it, so that it is made anew.
                 all_due |= touched.iter().any(|key| memory.services.knows(key));
+                let is_gone = |key: &&Key| self.store.with(key, |there| there.is_none());
+                touched.iter().filter(is_gone).for_each(|key| memory.forget(key));
             }
             due.extend(touched.into_iter().filter(|key| has_status(key.kind)));
             if self.leads.borrow_and_update().is_none() || !self.store.is_settled() {
@@ -165,12 +177,13 @@ impl Writer {
     fn everything(&self) -> BTreeSet<Key> {
         let wanted = self.wanted.borrow();
         let mut all: BTreeSet<Key> = wanted.keys().filter(|key| has_status(key.kind)).cloned().collect();
-        let of_ours = |key: &Key, value: &Value| {
-            let mut parents = value["status"]["parents"].as_array()?.iter();
-            parents.any(|entry| entry["controllerName"] == *self.controller).then(|| key.clone())
-        };
-        let routes = Kind::ALL.into_iter().filter(|kind| kind.is_route());
-        all.extend(routes.flat_map(|kind| self.store.collect(kind, of_ours)));
+        for kind in Kind::ALL {
+            if let Some(list) = status::list_of(kind) {
+                let is_ours = |value: &Value| status::has_entry(list, &self.controller, &value["status"]);
+                let of_ours = |key: &Key, value: &Value| is_ours(value).then(|| key.clone());
+                all.extend(self.store.collect(kind, of_ours));
+            }
+        }
         all
     }
 

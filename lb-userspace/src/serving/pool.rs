@@ -39,6 +39,8 @@ pub struct Pool {
     pub http2: bool,
     /// Present: its servers are spoken TLS to.
     pub tls: Option<Arc<ServerTls>>,
+    /// It has no servers, and gets none.
+    is_closed: bool,
     balance: Balance,
     /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
     slow_start_ms: u64,
@@ -233,6 +235,7 @@ impl Pool {
             eject: config.eject,
             http2: config.http2,
             tls,
+            is_closed: config.is_closed,
             balance: config.balance,
             slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
             room,
@@ -262,6 +265,7 @@ impl Pool {
             on_down,
             http2,
             tls,
+            is_closed,
         } = config;
         let is_same_tls = match (&self.tls, tls) {
             (Some(known), Some(source)) => known.is_of(source),
@@ -280,6 +284,7 @@ impl Pool {
             && self.on_down == *on_down
             && self.http2 == *http2
             && is_same_tls
+            && self.is_closed == *is_closed
             && self.slots().are_of(servers)
     }
 
@@ -296,6 +301,7 @@ impl Pool {
             eject: None,
             http2: false,
             tls: None,
+            is_closed: false,
             balance: Balance::RoundRobin,
             slow_start_ms: 0,
             room: Arc::default(),
@@ -356,8 +362,10 @@ impl Pool {
         true
     }
 
-    /// Replaces all servers. Those that stay keep their state, as do those that return while they still have connections.
+    /// Replaces all servers. Those that stay keep their state, as do those that return while they still have connections. A pool
+    /// that was to speak TLS, and cannot, stays without any.
     pub fn reconfigure(&self, servers: &[config::Server]) {
+        let servers = if self.is_closed { &[] } else { servers };
         let mut slots = self.slots();
         *slots = Slots::new(servers, Some(&slots), &self.room, self.health.as_ref());
         self.drains.apply(slots.slots.iter().flat_map(Slot::states));
@@ -530,6 +538,7 @@ mod tests {
             on_down: OnDown::Keep,
             http2: false,
             tls: None,
+            is_closed: false,
         };
         Pool::new(&config, previous).unwrap()
     }
@@ -541,6 +550,19 @@ mod tests {
 
     fn names(pool: &Pool) -> Vec<String> {
         pool.servers().iter().map(|server| server.address.to_string()).collect()
+    }
+
+    #[test]
+    fn a_pool_whose_tls_cannot_be_gets_no_servers() {
+        let config = |is_closed| config::Pool { is_closed, ..config::Pool::new("pool".into(), Vec::new()) };
+        let servers = [config::Server::new(Origin::Address("10.0.0.11:443".parse().unwrap()))];
+        for (is_closed, count) in [(false, 1), (true, 0)] {
+            let pool = Pool::new(&config(is_closed), None).unwrap();
+            pool.reconfigure(&servers);
+            assert_eq!(pool.fixed_servers().len(), count);
+            assert!(pool.is_of(&config::Pool { servers: servers[..count].to_vec(), ..config(is_closed) }));
+            assert!(!pool.is_of(&config::Pool { servers: servers[..count].to_vec(), ..config(!is_closed) }));
+        }
     }
 
     #[test]

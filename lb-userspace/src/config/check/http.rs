@@ -45,6 +45,7 @@ pub(super) fn listeners_with_requests(draft: &Draft, names: &Names) -> Vec<bool>
 
 /// The rules of a route, if its connections carry requests; `listener`: its own, if that is known.
 pub(super) fn rules(
+    draft: &Draft,
     route: &RouteDraft,
     name: &Arc<str>,
     listener: Option<&Listener>,
@@ -52,8 +53,10 @@ pub(super) fn rules(
     report: &mut Report,
 ) -> Option<Arc<[Rule<usize>]>> {
     if let Some(given) = route.http.given() {
-        let rules = given.value.iter();
-        return Some(rules.map(|rule| rule.with_pools(|pool| pools.resolve(pool, report))).collect());
+        // One of the file that has the name is another: that of the object was refused, and requests for it are answered with 500.
+        let is_of_objects = |index: &usize| draft.pools[*index].place.object().is_some();
+        let find = |pool: &Field<String>| pools.find(&pool.given()?.value).filter(is_of_objects);
+        return Some(given.value.iter().map(|rule| rule.with_pools(find)).collect());
     }
     if !is_http(route, listener.map(|listener| listener.protocol)) {
         reject_without_requests(route, listener, report);

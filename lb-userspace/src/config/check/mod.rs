@@ -124,7 +124,8 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
                 mysql::check_pools(draft, route, &pool_names, report);
             }
         }
-        let rules = http::rules(route, name, known.map(|index| &listeners[index]), &pool_names, report);
+        let rules =
+            http::rules(draft, route, name, known.map(|index| &listeners[index]), &pool_names, report);
         let carries_requests = rules.is_some();
         // A route that names no listener was reported: any index will do.
         routes.push(Route {
@@ -404,13 +405,15 @@ fn pool(
     }
     source::warn(draft, report);
     let tls = upstream_tls::check(draft, certificates, report);
-    if tls.is_none() && !draft.tls.is_absent() {
-        // Nobody is spoken to in the clear instead.
+    // Nobody is spoken to in the clear instead.
+    let is_closed = tls.is_none() && !draft.tls.is_absent();
+    if is_closed {
         found.clear();
     }
     let default = Pool::new(name.clone(), found);
     Pool {
         tls: tls.or(default.tls),
+        is_closed,
         slow_start: draft.slow_start.or(default.slow_start),
         balance: draft.balance.or(default.balance),
         connect_timeout: draft.connect_timeout.or(default.connect_timeout),

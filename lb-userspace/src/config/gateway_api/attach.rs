@@ -141,14 +141,14 @@ fn offer(view: &mut View<'_>, gateways: &Gateways<'_>, object: &Object, spec: &R
     view.note(object.key.clone());
     let hosts: Result<Vec<SniPattern>, &str> =
         spec.hostnames.iter().map(|host| hostname::read(host).ok_or(&**host)).collect();
-    let unserved = unserved(spec);
+    let left_out = unserved(spec).filter(|_| spec.requests.iter().all(|rule| rule.rule.is_none()));
     let mut parents = Vec::new();
     for (number, parent) in spec.parent_refs.iter().enumerate() {
         let key = parent.key(&object.key.name.namespace);
         let Some(candidates) = key.and_then(|key| gateways.listeners_of(&key)) else { continue };
         let found = match &hosts {
             Err(host) => Err(Fault::new("UnsupportedValue", format!("{} is no host name", quote(host)))),
-            Ok(hosts) => match &unserved {
+            Ok(hosts) => match &left_out {
                 Some(fault) => Err(fault.clone()),
                 None => accepting(view, gateways, object, parent, candidates, hosts),
             },
@@ -170,13 +170,15 @@ impl Outcome {
     ) -> Self {
         let mut listeners: Vec<(usize, Vec<SniPattern>)> = Vec::new();
         let generation = object.generation;
+        let unserved = unserved(spec);
         let mut told = Vec::with_capacity(parents.len());
         for (number, found) in parents {
+            let fault = found.as_ref().err().or(unserved.as_ref());
             let mut conditions = vec![
-                Condition::of("Accepted", "Accepted", found.as_ref().err(), generation),
+                Condition::of("Accepted", "Accepted", fault, generation),
                 Condition::of("ResolvedRefs", "ResolvedRefs", references, generation),
             ];
-            conditions.extend(partly_served(object, spec).filter(|_| found.is_ok()));
+            conditions.extend(partly_served(object, spec).filter(|_| fault.is_none()));
             let controller_name = Box::from(&*view.index.settings.controller);
             let parent_ref = spec.parent_refs[*number].clone();
             told.push(RouteParentStatus { parent_ref, controller_name, conditions });
@@ -289,7 +291,8 @@ fn unresolved(view: &mut View<'_>, object: &Object, spec: &RouteSpec) -> Option<
         .next()
 }
 
-/// Why nothing is served of a route of requests that has rules.
+/// Why nothing is served of a route of requests that has rules. Those of them that have matches answer with 500 all the same:
+/// without them the requests would go where another route sends them.
 fn unserved(spec: &RouteSpec) -> Option<Fault> {
     let all_bad = !spec.requests.is_empty() && spec.requests.iter().all(|rule| rule.fault.is_some());
     all_bad.then(|| Fault::new("UnsupportedValue", told(spec).join("; ")))

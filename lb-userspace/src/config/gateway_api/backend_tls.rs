@@ -5,7 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -17,7 +17,7 @@ use super::attach::{Attached, Work};
 use super::decode::decode;
 use super::gateways::Gateways;
 use super::index::View;
-use super::key::{GROUP, Key, Kind, Name};
+use super::key::{Key, Kind, Name};
 use super::listeners::{Listener, Use};
 use super::objects::{Object, Spec};
 use super::pools::{self, Target, place};
@@ -76,6 +76,7 @@ struct Whole {
 struct ValidationSpec {
     #[serde(default)]
     ca_certificate_refs: Vec<Reference>,
+    #[serde(rename = "wellKnownCACertificates")]
     well_known_ca_certificates: Option<Box<str>>,
     hostname: Box<str>,
     #[serde(default)]
@@ -97,6 +98,14 @@ impl PolicySpec {
         let validation = decode::<ValidationSpec>("spec.validation", validation);
         let validation = validation.map_err(|refusal| refusal.to_string().into());
         Ok(Self { targets: target_refs, validation: validation.and_then(ValidationSpec::read) })
+    }
+
+    /// Of one that has been refused, for those of its targets that can be read; `None`: there are none.
+    pub(super) fn unread(spec: &Value, refusal: &Refusal) -> Option<Self> {
+        let targets = spec["targetRefs"].as_array()?.iter();
+        let targets: Vec<_> = targets.filter_map(|target| TargetRef::deserialize(target).ok()).collect();
+        let validation = Err(refusal.to_string().into());
+        (!targets.is_empty()).then_some(Self { targets, validation })
     }
 
     /// The Services that it is for, in the namespace of the policy.
@@ -136,7 +145,10 @@ impl ValidationSpec {
         let name = dns_name(&hostname).ok().and_then(|name| DnsName::try_from(String::from(name)).ok());
         let no_name = || format!("spec.validation.hostname: {} is no host name", quote(&hostname));
         let server_name = ServerName::DnsName(name.ok_or_else(no_name)?);
-        let sans = subject_alt_names.into_iter().map(SanSpec::read).collect::<Result<_, _>>()?;
+        let mut sans = subject_alt_names.into_iter().map(SanSpec::read).collect::<Result<Vec<_>, _>>()?;
+        // To the API a name that is listed twice is no mistake.
+        let mut seen = HashSet::new();
+        sans.retain(|san| seen.insert(san.clone()));
         Ok(Validation { authorities: ca_certificate_refs, server_name, sans })
     }
 }
@@ -319,7 +331,7 @@ pub(super) fn statuses(
         let conditions = conditions(view, object, policy);
         let ancestor = |gateway: &&Key| PolicyAncestorStatus {
             ancestor_ref: ParentRef {
-                group: Some(GROUP.into()),
+                group: Some(gateway.kind.group().into()),
                 kind: Some(gateway.kind.name().into()),
                 namespace: Some(Box::from(&*gateway.name.namespace)),
                 name: Box::from(&*gateway.name.name),

@@ -402,7 +402,7 @@ fn pool_of(view: &mut View<'_>, target: &Target) -> PoolDraft {
         // Nobody is spoken to in the clear instead.
         match backend_tls::draft(view, target, client) {
             Some(tls) => pool.tls = given(at, tls),
-            None => pool.servers = given(at, Vec::new()),
+            None => pool.tls = Field::Invalid,
         }
     }
     pool

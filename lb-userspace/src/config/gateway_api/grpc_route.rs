@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::decode::decode;
 use super::key::Key;
 use super::refusal::Refusal;
-use super::requests::{RuleSpec, ValueSpec, header_matches, pattern, rules};
+use super::requests::{Expressions, RuleSpec, ValueSpec, header_matches, pattern, rules};
 use super::specs::{ParentRef, RouteSpec};
 use crate::config::diagnostic::quote;
 use crate::config::http::{PathMatch, RequestMatch};
@@ -49,10 +49,10 @@ pub(super) fn read(key: &Key, spec: Value) -> Result<RouteSpec, Refusal> {
 }
 
 impl MatchSpec {
-    fn read(self) -> Result<RequestMatch, String> {
+    fn read(self, expressions: &mut Expressions) -> Result<RequestMatch, String> {
         Ok(RequestMatch {
-            path: self.method.map(MethodSpec::read).transpose()?.flatten(),
-            headers: header_matches(self.headers)?,
+            path: self.method.map(|method| method.read(expressions)).transpose()?.flatten(),
+            headers: header_matches(self.headers, expressions)?,
             ..RequestMatch::default()
         })
     }
@@ -60,7 +60,7 @@ impl MatchSpec {
 
 impl MethodSpec {
     /// The path of a call is `/SERVICE/METHOD`.
-    fn read(self) -> Result<Option<PathMatch>, String> {
+    fn read(self, expressions: &mut Expressions) -> Result<Option<PathMatch>, String> {
         let is_exact = match self.kind.as_deref() {
             None | Some("Exact") => true,
             Some("RegularExpression") => false,
@@ -78,14 +78,16 @@ impl MethodSpec {
             }
             (true, Some(service), None) => Some(PathMatch::Prefix(format!("/{service}").into())),
             (true, None, Some(method)) => {
-                Some(PathMatch::Regex(pattern(&format!("/[^/]+/{}", regex_syntax::escape(&method)))?))
+                let expression = format!("/[^/]+/{}", regex_syntax::escape(&method));
+                Some(PathMatch::Regex(expressions.make(&expression)?))
             }
             (false, service, method) => {
                 let [service, method] = [service, method].map(|part| part.unwrap_or_else(|| "[^/]+".into()));
-                // Each by itself: one could close what this opens.
+                let whole = expressions.read(&format!("/(?:{service})/(?:{method})"))?;
+                // Each by itself, too: one could close what this opens.
                 pattern(&service)?;
                 pattern(&method)?;
-                Some(PathMatch::Regex(pattern(&format!("/(?:{service})/(?:{method})"))?))
+                Some(PathMatch::Regex(whole))
             }
         })
     }

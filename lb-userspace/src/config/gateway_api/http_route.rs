@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::decode::decode;
 use super::key::Key;
 use super::refusal::Refusal;
-use super::requests::{RuleSpec, ValueSpec, header_matches, pattern, prefix, query_matches, rules};
+use super::requests::{Expressions, RuleSpec, ValueSpec, header_matches, prefix, query_matches, rules};
 use super::specs::{ParentRef, RouteSpec};
 use crate::config::diagnostic::quote;
 use crate::config::http::{PathMatch, RequestMatch};
@@ -54,21 +54,21 @@ pub(super) fn read(key: &Key, spec: Value) -> Result<RouteSpec, Refusal> {
 }
 
 impl MatchSpec {
-    fn read(self) -> Result<RequestMatch, String> {
+    fn read(self, expressions: &mut Expressions) -> Result<RequestMatch, String> {
         let method = self.method.map(|method| {
             Method::from_bytes(method.as_bytes()).map_err(|_| format!("{} is no method", quote(&method)))
         });
         Ok(RequestMatch {
-            path: Some(self.path.unwrap_or_default().read()?),
+            path: Some(self.path.unwrap_or_default().read(expressions)?),
             method: method.transpose()?,
-            headers: header_matches(self.headers)?,
-            query: query_matches(self.query_params)?,
+            headers: header_matches(self.headers, expressions)?,
+            query: query_matches(self.query_params, expressions)?,
         })
     }
 }
 
 impl PathSpec {
-    fn read(self) -> Result<PathMatch, String> {
+    fn read(self, expressions: &mut Expressions) -> Result<PathMatch, String> {
         let value = self.value.unwrap_or_else(|| "/".into());
         let rooted = |value: Box<str>| match value.starts_with('/') {
             true => Ok(value),
@@ -77,7 +77,7 @@ impl PathSpec {
         match self.kind.as_deref() {
             Some("Exact") => rooted(value).map(PathMatch::Exact),
             None | Some("PathPrefix") => rooted(value).map(|path| prefix(&path)),
-            Some("RegularExpression") => pattern(&value).map(PathMatch::Regex),
+            Some("RegularExpression") => expressions.read(&value).map(PathMatch::Regex),
             Some(other) => Err(format!("{} is no type of a path", quote(other))),
         }
     }

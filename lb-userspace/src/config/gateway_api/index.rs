@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -37,8 +38,8 @@ pub(super) type Parts = BTreeMap<Part, Arc<Labels>>;
 pub struct Index {
     pub(super) settings: Settings,
     objects: BTreeMap<Key, Arc<Object>>,
-    /// The routes that can be read, the oldest first; of those that are equally old by namespace and name.
-    routes: BTreeMap<(Arc<str>, Name, Kind), Arc<Object>>,
+    /// The routes that can be read, the oldest first.
+    routes: BTreeMap<Age, Arc<Object>>,
     /// Made when somebody asks, and again when that has changed.
     census: OnceLock<Arc<Census>>,
     /// The EndpointSlices of each Service, by their names.
@@ -46,14 +47,14 @@ pub struct Index {
     /// The ReferenceGrants of each namespace, by their names.
     grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// The DestinationRules of each Service, the oldest first.
-    rules: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
+    rules: HashMap<Name, BTreeSet<Age>>,
     /// The BackendTLSPolicies of each Service, the oldest first.
-    policies: HashMap<Name, BTreeSet<(Arc<str>, Name)>>,
+    policies: HashMap<Name, BTreeSet<Age>>,
     /// The parts of the last build.
     pub(super) memo: Memo,
     /// What the last build has read beside its parts.
     pub(super) read: HashSet<Key>,
-    /// What has changed since: what [`View`] notes when it reads it.
+    /// What has changed since of what the last build has read: as [`View`] notes it when it reads it.
     pub(super) differs: HashSet<Key>,
     /// What the build has used that is in force.
     pub(super) used: Used,
@@ -229,15 +230,15 @@ impl Index {
             }
             Spec::DestinationRule(rule) => {
                 let rules = self.rules.entry(rule.service.clone()).or_default();
-                rules.insert((object.created.clone(), name.clone()));
+                rules.insert(Age::of(&object));
             }
             Spec::BackendTlsPolicy(policy) => {
                 for service in policy.services(&key) {
                     let policies = self.policies.entry(service).or_default();
-                    policies.insert((object.created.clone(), name.clone()));
+                    policies.insert(Age::of(&object));
                 }
             }
-            Spec::Route(_) => _ = self.routes.insert(age_of(&object), object.clone()),
+            Spec::Route(_) => _ = self.routes.insert(Age::of(&object), object.clone()),
             _ => {}
         }
         let is_unread = object.as_unread().is_some();
@@ -263,30 +264,18 @@ impl Index {
         let Some(object) = self.objects.get(key) else { return change };
         match &object.spec {
             Spec::EndpointSlice(_) => {
-                if let Some(service) = service_of(object)
-                    && let Some(slices) = self.slices.get_mut(&service)
-                {
-                    slices.remove(&key.name);
+                if let Some(service) = service_of(object) {
+                    take_out(&mut self.slices, &service, &key.name);
                 }
             }
-            Spec::ReferenceGrant(_) => {
-                if let Some(grants) = self.grants.get_mut(&key.name.namespace) {
-                    grants.remove(&key.name);
-                }
-            }
-            Spec::DestinationRule(rule) => {
-                if let Some(rules) = self.rules.get_mut(&rule.service) {
-                    rules.remove(&(object.created.clone(), key.name.clone()));
-                }
-            }
+            Spec::ReferenceGrant(_) => take_out(&mut self.grants, &key.name.namespace, &key.name),
+            Spec::DestinationRule(rule) => take_out(&mut self.rules, &rule.service, &Age::of(object)),
             Spec::BackendTlsPolicy(policy) => {
                 for service in policy.services(key) {
-                    if let Some(policies) = self.policies.get_mut(&service) {
-                        policies.remove(&(object.created.clone(), key.name.clone()));
-                    }
+                    take_out(&mut self.policies, &service, &Age::of(object));
                 }
             }
-            Spec::Route(_) => _ = self.routes.remove(&age_of(object)),
+            Spec::Route(_) => _ = self.routes.remove(&Age::of(object)),
             _ => {}
         }
         change
@@ -295,7 +284,8 @@ impl Index {
     /// What a change of this object asks for.
     fn weigh(&mut self, key: &Key) -> Change {
         let Some(object) = self.objects.get(key) else { return Change::Nothing };
-        self.differs.extend(noted(object));
+        let (read, memo) = (&self.read, &self.memo);
+        self.differs.extend(noted(object).filter(|key| read.contains(key) || memo.has_read(key)));
         match &object.spec {
             Spec::EndpointSlice(_) => match service_of(object) {
                 Some(service) if self.used.pools.contains_key(&service) => {
@@ -426,8 +416,7 @@ impl<'i> View<'i> {
         objects.take_while(move |(key, _)| key.kind == kind).map(|(_, object)| &**object)
     }
 
-    /// Routes with their specs, the oldest first; of those that are equally old by namespace and name. Each notes by itself that it
-    /// was read.
+    /// Routes with their specs, the oldest first. Each notes by itself that it was read.
     pub(super) fn routes(&self) -> impl Iterator<Item = (&'i Object, &'i RouteSpec)> + use<'i> {
         self.index.routes.values().filter_map(|object| match &object.spec {
             Spec::Route(route) => Some((&**object, &**route)),
@@ -502,7 +491,7 @@ impl<'i> View<'i> {
         self.note(all_in(Kind::DestinationRule, service.clone()));
         let index = self.index;
         let names = index.rules.get(service).into_iter().flatten();
-        let rules = names.filter_map(|(_, name)| {
+        let rules = names.filter_map(|Age { name, .. }| {
             match &index.objects.get(&Key { kind: Kind::DestinationRule, name: name.clone() })?.spec {
                 Spec::DestinationRule(rule) => Some(&**rule),
                 _ => None,
@@ -516,7 +505,7 @@ impl<'i> View<'i> {
         self.note(all_in(Kind::BackendTlsPolicy, service.clone()));
         let index = self.index;
         let names = index.policies.get(service).into_iter().flatten();
-        let policies = names.filter_map(|(_, name)| {
+        let policies = names.filter_map(|Age { name, .. }| {
             let object = index.objects.get(&Key { kind: Kind::BackendTlsPolicy, name: name.clone() })?;
             match &object.spec {
                 Spec::BackendTlsPolicy(policy) => Some((&**object, &**policy)),
@@ -570,6 +559,16 @@ fn service_of(slice: &Object) -> Option<Name> {
     Some(Name { namespace: slice.key.name.namespace.clone(), name: service.as_str().into() })
 }
 
+/// Takes something out of the set of a key, and with the last of them the set.
+fn take_out<K: Eq + Hash, T: Ord>(sets: &mut HashMap<K, BTreeSet<T>>, key: &K, item: &T) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(item);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}
+
 /// What a change of an object is noted as: the object itself, all of its kind, and all that are found by the same name.
 fn noted(object: &Object) -> impl Iterator<Item = Key> + use<> {
     let Key { kind, name } = &object.key;
@@ -595,18 +594,92 @@ fn all_in(kind: Kind, name: Name) -> Key {
     Key { kind, name }
 }
 
-fn age_of(route: &Object) -> (Arc<str>, Name, Kind) {
-    (route.created.clone(), route.key.name.clone(), route.key.kind)
+/// Puts objects into the order in which the API lets one go before another: the oldest first, and of those that are equally old by
+/// the text `namespace/name`, in which `a-b/x` comes before `a/x`.
+#[derive(Debug, PartialEq, Eq)]
+struct Age {
+    created: Arc<str>,
+    name: Name,
+    kind: Kind,
 }
 
-/// Objects with their specs, the oldest first; of those that are equally old by namespace and name.
+impl Age {
+    fn of(object: &Object) -> Self {
+        let Key { kind, name } = &object.key;
+        Self { created: object.created.clone(), name: name.clone(), kind: *kind }
+    }
+}
+
+impl Ord for Age {
+    fn cmp(&self, other: &Self) -> Ordering {
+        fn text(name: &Name) -> impl Iterator<Item = u8> {
+            name.namespace.bytes().chain(*b"/").chain(name.name.bytes())
+        }
+        let by_name = || text(&self.name).cmp(text(&other.name));
+        self.created.cmp(&other.created).then_with(by_name).then(self.kind.cmp(&other.kind))
+    }
+}
+
+impl PartialOrd for Age {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Objects with their specs, the oldest first.
 pub(super) fn by_age<'i, S>(
     objects: impl Iterator<Item = &'i Object>,
     spec: impl Fn(&'i Object) -> Option<&'i S>,
 ) -> Vec<(&'i Object, &'i S)> {
     let mut found: Vec<_> = objects.filter_map(|object| Some((object, spec(object)?))).collect();
-    found.sort_by(|(one, _), (other, _)| {
-        (&one.created, &one.key.name, one.key.kind).cmp(&(&other.created, &other.key.name, other.key.kind))
-    });
+    found.sort_by_cached_key(|(object, _)| Age::of(object));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_older_goes_first_and_then_the_text_of_namespace_and_name() {
+        let age = |created: &str, namespace: &str, name: &str, kind| Age {
+            created: created.into(),
+            name: Name::new(namespace, name),
+            kind,
+        };
+        let route = Kind::HttpRoute;
+        for (first, second) in [
+            (age("2025", "z", "z", route), age("2026", "a", "a", route)),
+            (age("", "a-b", "x", route), age("", "a", "x", route)),
+            (age("", "a", "x", route), age("", "a", "x-y", route)),
+            (age("", "a", "z", route), age("", "b", "a", route)),
+            (age("", "a", "a", Kind::TlsRoute), age("", "a", "b", route)),
+        ] {
+            assert_eq!((first.cmp(&second), second.cmp(&first)), (Ordering::Less, Ordering::Greater));
+        }
+    }
+
+    #[test]
+    fn what_is_gone_leaves_nothing_behind() {
+        let objects = [
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [],
+                "metadata": {"name": "s", "namespace": "a", "labels": {(SERVICE_LABEL): "s"}}}),
+            json!({"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+                "metadata": {"name": "g", "namespace": "a"}, "spec": {"from": [], "to": []}}),
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+                "metadata": {"name": "p", "namespace": "a"},
+                "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "s"}]}}),
+        ];
+        let mut index = Index::new(Settings::default());
+        for object in objects {
+            let object = Object::read(object).unwrap().unwrap();
+            let key = object.key.clone();
+            index.apply(object);
+            index.delete(&key);
+        }
+        assert!(index.slices.is_empty() && index.grants.is_empty() && index.policies.is_empty());
+        // Nobody has looked at anything.
+        assert!(index.differs.is_empty(), "{:?}", index.differs);
+    }
 }

@@ -186,9 +186,19 @@ impl Object {
 }
 
 impl Object {
-    /// Stands for an object that [`read`](Self::read) has refused, of which that is to be said; `None`: of its kind nothing is.
+    /// Stands for an object that [`read`](Self::read) has refused, of which that is to be said; `None`: of its kind nothing is. A
+    /// policy stays one, which cannot be followed.
     pub fn unread(key: Key, value: &Value, refusal: Refusal) -> Option<Object> {
         let spec = &value["spec"];
+        let (generation, created) = (
+            value["metadata"]["generation"].as_i64().unwrap_or(0),
+            value["metadata"]["creationTimestamp"].as_str().unwrap_or_default().into(),
+        );
+        if key.kind == Kind::BackendTlsPolicy {
+            let policy = Box::new(PolicySpec::unread(spec, &refusal)?);
+            let spec = Spec::BackendTlsPolicy(policy);
+            return Some(Object { key, generation, created, labels: Labels::new(), spec });
+        }
         let parents = match key.kind {
             Kind::Gateway | Kind::IstioGateway | Kind::VirtualService | Kind::DestinationRule => &[][..],
             Kind::ListenerSet => std::slice::from_ref(&spec["parentRef"]),
@@ -199,8 +209,8 @@ impl Object {
         let class = spec["gatewayClassName"].as_str().unwrap_or_default().into();
         Some(Object {
             key,
-            generation: value["metadata"]["generation"].as_i64().unwrap_or(0),
-            created: value["metadata"]["creationTimestamp"].as_str().unwrap_or_default().into(),
+            generation,
+            created,
             labels: Labels::new(),
             spec: Spec::Unread(Box::new(Unread { refusal, class, parents })),
         })

@@ -151,13 +151,49 @@ impl<M> RuleSpec<M> {
     }
 }
 
+/// Regular expressions of an object, and what all that are made for it may take compiled, in bytes: whoever may write an object must
+/// not fill the memory of the gateway.
+const MOST_EXPRESSIONS: usize = 64;
+const MOST_MEMORY: usize = 2 * 1024 * 1024;
+
+/// The expressions of an object that were compiled.
+#[derive(Default)]
+pub(super) struct Expressions {
+    count: usize,
+    memory: usize,
+}
+
+impl Expressions {
+    /// One that stands in the object.
+    pub(super) fn read(&mut self, expression: &str) -> Result<Pattern, String> {
+        if self.count >= MOST_EXPRESSIONS {
+            return Err(format!("the object has more than {MOST_EXPRESSIONS} regular expressions"));
+        }
+        self.count += 1;
+        self.make(expression)
+    }
+
+    /// One that stands for something simpler.
+    pub(super) fn make(&mut self, expression: &str) -> Result<Pattern, String> {
+        if self.memory <= MOST_MEMORY {
+            let made = pattern(expression)?;
+            self.memory += made.memory();
+            if self.memory <= MOST_MEMORY {
+                return Ok(made);
+            }
+        }
+        Err(format!("the regular expressions of the object take more than {} MiB", MOST_MEMORY >> 20))
+    }
+}
+
 /// The rules of an object. `of_match`: what one of its matches asks for.
 pub(super) fn rules<M>(
     key: &Key,
     specs: Vec<RuleSpec<M>>,
     is_grpc: bool,
-    of_match: fn(M) -> Result<RequestMatch, String>,
+    of_match: fn(M, &mut Expressions) -> Result<RequestMatch, String>,
 ) -> Vec<RequestRule> {
+    let mut expressions = Expressions::default();
     let rule = |(number, mut spec): (usize, RuleSpec<M>)| {
         let path = format!("spec.rules[{number}]");
         let Key { kind, name: Name { namespace, name } } = key;
@@ -165,7 +201,7 @@ pub(super) fn rules<M>(
         let name: Arc<str> = format!("{}.{namespace}.{name}.{part}", kind.name()).into();
         let matches = match std::mem::take(&mut spec.matches) {
             many if many.len() > MAX_MATCHES => Err(format!("it has more than {MAX_MATCHES} matches")),
-            matches => matches.into_iter().map(of_match).collect(),
+            matches => matches.into_iter().map(|each| of_match(each, &mut expressions)).collect(),
         };
         RequestRule::new(path, name, is_grpc, matches, |rule, references, path| {
             spec.fill(rule, references, path)
@@ -338,7 +374,10 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 /// Of headers, each with its name in lower case. Of several with one name the API takes the first.
-pub(super) fn header_matches(specs: Vec<ValueSpec>) -> Result<Vec<(HeaderName, ValueMatch)>, String> {
+pub(super) fn header_matches(
+    specs: Vec<ValueSpec>,
+    expressions: &mut Expressions,
+) -> Result<Vec<(HeaderName, ValueMatch)>, String> {
     let mut found: Vec<(HeaderName, ValueMatch)> = Vec::with_capacity(specs.len());
     for spec in specs {
         let name = header_name(&spec.name)?;
@@ -346,28 +385,31 @@ pub(super) fn header_matches(specs: Vec<ValueSpec>) -> Result<Vec<(HeaderName, V
             return Err("the host is not matched as a header, but by `hostnames`".to_owned());
         }
         if found.iter().all(|(known, _)| *known != name) {
-            found.push((name, spec.read()?));
+            found.push((name, spec.read(expressions)?));
         }
     }
     Ok(found)
 }
 
 /// The same of parameters of the query.
-pub(super) fn query_matches(specs: Vec<ValueSpec>) -> Result<Vec<(Box<str>, ValueMatch)>, String> {
+pub(super) fn query_matches(
+    specs: Vec<ValueSpec>,
+    expressions: &mut Expressions,
+) -> Result<Vec<(Box<str>, ValueMatch)>, String> {
     let mut found: Vec<(Box<str>, ValueMatch)> = Vec::with_capacity(specs.len());
     for spec in specs {
         if found.iter().all(|(known, _)| *known != spec.name) {
-            found.push((spec.name.clone(), spec.read()?));
+            found.push((spec.name.clone(), spec.read(expressions)?));
         }
     }
     Ok(found)
 }
 
 impl ValueSpec {
-    fn read(self) -> Result<ValueMatch, String> {
+    fn read(self, expressions: &mut Expressions) -> Result<ValueMatch, String> {
         match self.kind.as_deref() {
             None | Some("Exact") => Ok(ValueMatch::Exact(self.value)),
-            Some("RegularExpression") => pattern(&self.value).map(ValueMatch::Regex),
+            Some("RegularExpression") => expressions.read(&self.value).map(ValueMatch::Regex),
             Some(other) => Err(format!("{} is no type of a match", quote(other))),
         }
     }

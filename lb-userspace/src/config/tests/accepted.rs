@@ -75,6 +75,7 @@ fn what_is_left_out_has_its_default() {
         keepalive: Keepalive::default(),
         http2: false,
         tls: None,
+        is_closed: false,
     };
     assert_eq!(config.pools, [pool]);
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::diagnostic::Report;
-use crate::config::draft::{BackendDraft, Draft, Field, RouteDraft};
+use crate::config::draft::{BackendDraft, Draft, Field, PoolDraft, RouteDraft, UpstreamTlsDraft};
 use crate::config::place::{ObjectField, Placed};
 
 fn place(object: &str, field: &str) -> Place {
@@ -111,6 +111,31 @@ fn an_error_of_an_object_that_has_added_nothing_by_itself_is_not_passed_over() {
     };
     let twice = changed(GOOD, "\"10.0.0.11:6379\"", "\"10.0.0.11:6379\", \"10.0.0.11:6379\"");
     assert!(checked_with(&twice, vec![], own).is_err());
+}
+
+#[test]
+fn a_pool_goes_with_an_object_that_has_a_part_in_it() {
+    let (policy, service) = ("BackendTLSPolicy db/p", "Service db/redis");
+    let san = || Placed::new(place(policy, "spec.validation"), San::Dns("a.example".into()));
+    let tls = UpstreamTlsDraft {
+        ca: Field::Absent,
+        server_name: Field::Absent,
+        san: given(policy, "spec.validation", vec![san(), san()]),
+        certificate: Field::Absent,
+        alpn: Field::Absent,
+        min_version: Field::Absent,
+    };
+    let own = |draft: &mut Draft| {
+        let pool = PoolDraft {
+            name: given(service, "spec.ports", "db.redis:80".into()),
+            tls: given(service, "spec.ports", tls),
+            ..PoolDraft::new(place(service, "spec.ports"))
+        };
+        draft.pools.push(pool.into());
+    };
+    let (config, diagnostics) = checked_with(GOOD, vec![], own).expect("the file is good");
+    assert!(config.pools.iter().all(|pool| &*pool.name != "db.redis:80"));
+    assert_eq!(diagnostics.count(Severity::Error), 1);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::config::gateway_api::decode::Given;
 use crate::config::gateway_api::http_filters::{
     changed_header, check_cors, header_value, host_name, path_text, redirect_status,
 };
-use crate::config::gateway_api::requests::{Referenced, RequestRule, read_duration, retry};
+use crate::config::gateway_api::requests::{Expressions, Referenced, RequestRule, read_duration, retry};
 use crate::config::http::{
     Cors, Filters, Fraction, HeaderChanges, MAX_MATCHES, Mirror, PathRewrite, Redirect, Rewrite, Rule,
     RuleBackend, Timeouts,
@@ -235,7 +235,12 @@ pub(super) fn keep_order(drafted: &mut [Drafted]) -> Vec<String> {
 
 impl Drafted {
     /// `namespace`: of the object. What is to be told of it is added to `told`.
-    pub(super) fn read(self, namespace: &str, told: &mut Vec<String>) -> RequestRule {
+    pub(super) fn read(
+        self,
+        namespace: &str,
+        expressions: &mut Expressions,
+        told: &mut Vec<String>,
+    ) -> RequestRule {
         let Self { wanted, unserved, action, name, path, before } = self;
         let rewrites = action.rewrite.as_ref().is_some_and(|rewrite| rewrite.uri.is_some());
         // The path of a prefix, or of all, is changed by what it begins with.
@@ -248,7 +253,7 @@ impl Drafted {
         let fits = |other: &&Wanted| !by_prefix || Some(&other.paths) == paths.as_ref();
         let matches = wanted.and_then(|wanted| {
             let all = std::iter::once(&wanted).chain(before.iter().filter(fits));
-            all.map(|wanted| wanted.read(by_prefix)).collect()
+            all.map(|wanted| wanted.read(by_prefix, expressions)).collect()
         });
         RequestRule::new(path, name, false, matches, |rule, references, path| {
             if let Some(key) = unserved {

@@ -14,7 +14,7 @@ use crate::config::gateway_api::decode::{Given, decode};
 use crate::config::gateway_api::hostname::intersection;
 use crate::config::gateway_api::key::{ISTIO, Key, Name};
 use crate::config::gateway_api::refusal::Refusal;
-use crate::config::gateway_api::requests::RequestRule;
+use crate::config::gateway_api::requests::{Expressions, RequestRule};
 use crate::config::gateway_api::specs::{BackendRef, Destination};
 use crate::config::model::SniPattern;
 
@@ -235,8 +235,9 @@ impl VirtualService {
             .map(|(name, port, gateways, drafted)| ((name, port, gateways), drafted))
             .unzip();
         self.unserved.append(&mut keep_order(&mut drafted));
+        let mut expressions = Expressions::default();
         for ((name, port, gateways), drafted) in heads.into_iter().zip(drafted) {
-            let request = drafted.read(namespace, &mut self.unserved);
+            let request = drafted.read(namespace, &mut expressions, &mut self.unserved);
             self.unserved.extend(request.told());
             self.rules.push(Rule {
                 name,

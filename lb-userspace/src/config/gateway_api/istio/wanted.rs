@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::config::diagnostic::quote;
 use crate::config::gateway_api::http_filters::header_name;
-use crate::config::gateway_api::requests::{pattern, prefix};
+use crate::config::gateway_api::requests::{Expressions, pattern, prefix};
 use crate::config::http::{PathMatch, RequestMatch, ValueMatch};
 
 /// A text; empty: any.
@@ -59,14 +59,14 @@ impl Text {
         }
     }
 
-    fn value(&self) -> Result<ValueMatch, String> {
+    fn value(&self, expressions: &mut Expressions) -> Result<ValueMatch, String> {
         Ok(match self.clone().only()? {
-            Only::Any => ValueMatch::Regex(pattern("(?s).*")?),
+            Only::Any => ValueMatch::Regex(expressions.make("(?s).*")?),
             Only::Exact(exact) => ValueMatch::Exact(exact),
             Only::Begin(begin) => {
-                ValueMatch::Regex(pattern(&format!("(?s){}.*", regex_syntax::escape(&begin)))?)
+                ValueMatch::Regex(expressions.make(&format!("(?s){}.*", regex_syntax::escape(&begin)))?)
             }
-            Only::Regex(regex) => ValueMatch::Regex(pattern(&regex)?),
+            Only::Regex(regex) => ValueMatch::Regex(expressions.read(&regex)?),
         })
     }
 }
@@ -98,26 +98,32 @@ impl Wanted {
     }
 
     /// As the matcher has it. `whole_segments`: of a prefix that is replaced.
-    pub(super) fn read(&self, whole_segments: bool) -> Result<RequestMatch, String> {
+    pub(super) fn read(
+        &self,
+        whole_segments: bool,
+        expressions: &mut Expressions,
+    ) -> Result<RequestMatch, String> {
         let path = match &self.paths {
             Paths::All if whole_segments => Some(PathMatch::Prefix("/".into())),
             Paths::All => None,
             Paths::Exact(path) => Some(PathMatch::Exact(path.clone())),
             Paths::Begin(begin) if whole_segments => Some(prefix(begin)),
             Paths::Begin(begin) => {
-                Some(PathMatch::Regex(pattern(&format!("{}.*", regex_syntax::escape(begin)))?))
+                Some(PathMatch::Regex(expressions.make(&format!("{}.*", regex_syntax::escape(begin)))?))
             }
-            Paths::Regex(regex) => Some(PathMatch::Regex(pattern(regex)?)),
+            Paths::Regex(regex) => Some(PathMatch::Regex(expressions.read(regex)?)),
         };
         let method = self.method.as_ref().map(|method| {
             Method::from_bytes(method.as_bytes()).map_err(|_| format!("{} is no method", quote(method)))
         });
-        let headers = self.headers.iter().map(|(name, text)| Ok((header_name(name)?, text.value()?)));
-        let query = self.query.iter().map(|(name, text)| Ok((name.clone(), text.value()?)));
+        let headers =
+            self.headers.iter().map(|(name, text)| Ok((header_name(name)?, text.value(expressions)?)));
+        let headers = headers.collect::<Result<_, String>>()?;
+        let query = self.query.iter().map(|(name, text)| Ok((name.clone(), text.value(expressions)?)));
         Ok(RequestMatch {
             path,
             method: method.transpose()?,
-            headers: headers.collect::<Result<_, String>>()?,
+            headers,
             query: query.collect::<Result<_, String>>()?,
         })
     }

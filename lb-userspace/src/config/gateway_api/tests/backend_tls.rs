@@ -221,3 +221,59 @@ fn of_calls_http2_is_agreed_upon_in_tls() {
     assert_eq!(rules(&config, "http@db.gw.web"), ["*  -> db.shop:443+h2+tls=1 db.shop:8443+h2+tls=1"]);
     assert_eq!(tls(&config, "db.shop:443+h2+tls").alpn, ["h2".into()]);
 }
+
+#[test]
+fn a_name_that_is_listed_twice_counts_once() {
+    let sans =
+        "subjectAltNames: [{ type: Hostname, hostname: b.example }, { type: Hostname, hostname: B.example }]";
+    let text = BASE.to_owned() + SHOP + &ca("ca") + &policy("p", "", &format!("{CA}a.example, {sans}"));
+    let (config, statuses) = made(&mut index(&text));
+    assert_eq!(tls(&config, "db.shop:443+tls").san.len(), 1);
+    assert_eq!(told(&statuses, "p"), GOOD);
+}
+
+#[test]
+fn without_authorities_of_the_system_the_pool_is_closed() {
+    struct Bare;
+    impl Files for Bare {
+        fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+            NoFiles.read(path)
+        }
+
+        fn system_authorities(&self) -> (Vec<CertificateDer<'static>>, Option<String>) {
+            (Vec::new(), None)
+        }
+    }
+    let endpoints = "\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                     metadata: { name: shop-1, namespace: db, labels: { kubernetes.io/service-name: shop } }\naddressType: IPv4\n\
+                     ports: [{ name: one, port: 443 }, { name: two, port: 8443 }]\nendpoints: [{ addresses: [10.0.0.21] }]\n";
+    let system = policy("p", "two", "wellKnownCACertificates: System, hostname: a.example");
+    let text = BASE.to_owned() + SHOP + endpoints + &system;
+    let (config, _, refusals) = made_beside("", &mut index(&text), &context(), &Bare);
+    assert!(refusals.is_empty(), "{refusals:?}");
+    let pools = config.pools.iter().map(|pool| (&*pool.name, pool.is_closed, pool.servers.len()));
+    assert_eq!(pools.collect::<Vec<_>>(), [("db.shop:443", false, 1), ("db.shop:8443+tls", true, 0)]);
+}
+
+#[test]
+fn of_a_policy_that_cannot_be_read_the_targets_count_that_can() {
+    let shop = "{ group: \"\", kind: Service, name: shop, sectionName: two }";
+    let good = policy("p", "two", &format!("{CA}a.example"));
+    for (text, counts) in [
+        (good.replace("targetRefs: [", "targetRefs: [{ kind: 1 }, "), true),
+        (good.replace("networking.k8s.io/v1", "networking.k8s.io/v9"), true),
+        (good.replace(shop, "{ kind: 1 }"), false),
+    ] {
+        let value = files::parse(text.trim_start().trim_start_matches("---")).unwrap().unwrap();
+        let refusal = Object::read(value.clone()).unwrap_err();
+        let key = Key::new(Kind::BackendTlsPolicy, "db", "p");
+        let object = Object::unread(key, &value, refusal);
+        assert_eq!(object.is_some(), counts, "{text}");
+        let Some(object) = object else { continue };
+        let mut index = index(&(BASE.to_owned() + SHOP + &ca("ca")));
+        index.apply(object);
+        let (config, statuses) = made(&mut index);
+        assert_eq!(rules(&config, "http@db.gw.web"), ["* / -> db.shop:443=1 500=1"], "{text}");
+        assert_eq!(told(&statuses, "p")[0], "Accepted=False Invalid");
+    }
+}

@@ -120,19 +120,33 @@ fn made(index: &mut Index) -> (Config, Statuses) {
 }
 
 fn made_in(index: &mut Index, context: &Context) -> (Config, Statuses) {
+    let (config, statuses, refusals) = made_beside("", index, context, &NoFiles);
+    assert!(refusals.is_empty(), "{refusals:?}");
+    (config, statuses)
+}
+
+/// What the objects make together with a file, and which of them are refused for what.
+fn made_beside(
+    text: &str,
+    index: &mut Index,
+    context: &Context,
+    files: &dyn Files,
+) -> (Config, Statuses, BTreeMap<String, String>) {
     let mut report = Report::default();
-    let mut draft =
-        crate::config::toml::read("[gateway_api]\nfrom = 'directory'\ndirectory = 'x'\n", &mut report);
+    let text = format!("[gateway_api]\nfrom = 'directory'\ndirectory = 'x'\n{text}");
+    let mut draft = crate::config::toml::read(&text, &mut report);
     let built = index.build(context);
     draft.listeners.extend(built.listeners);
     draft.routes.extend(built.routes);
     draft.pools.extend(built.pools);
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
-    let config = crate::config::check::check(draft, &NoFiles, now, &mut report);
+    let config = crate::config::check::check(draft, files, now, &mut report);
     let refusals = report.refusals();
-    assert!(refusals.is_empty() && !report.has_errors(), "{refusals:?}");
+    let refusals = refusals.into_iter().map(|(object, why)| (object.to_string(), why)).collect();
+    assert!(!report.has_errors(), "{refusals:?} {}", report.finish("file", &text));
     index.in_force();
-    (config, built.statuses.into_iter().map(|(key, status)| (key, Status::clone(&status))).collect())
+    let statuses = built.statuses.into_iter().map(|(key, status)| (key, Status::clone(&status)));
+    (config, statuses.collect(), refusals)
 }
 
 fn listener<'c>(config: &'c Config, name: &str) -> &'c Listener {

@@ -167,10 +167,48 @@ fn rules_that_cannot_be_read_are_left_out_and_what_is_not_served_answers_500() {
         let is_dropped = told.starts_with("Dropped");
         assert_eq!(rules.len(), if is_dropped { 1 } else { 2 }, "{told}");
         assert!(rules.get(1).is_none_or(|rule| rule.ends_with(" -> ")), "{rules:?}");
-        // Alone it is nothing that could be accepted.
+        // Alone it is nothing that could be accepted; its requests are nobody else's for that.
         let (rules, conditions, _) = http(&rule);
-        assert_eq!((rules, conditions[0].as_str()), (vec![], "Accepted=False UnsupportedValue"), "{told}");
+        assert_eq!(conditions, ["Accepted=False UnsupportedValue", GOOD[1]], "{told}");
+        assert_eq!(rules.len(), if is_dropped { 0 } else { 1 }, "{told}");
+        assert!(rules.iter().all(|rule| rule.ends_with(" -> ")), "{rules:?}");
     }
+}
+
+#[test]
+fn requests_of_a_route_that_is_not_served_go_to_no_other() {
+    let admin = "{ matches: [{ path: { value: /admin } }], filters: [{ type: ExternalAuth, externalAuth: { protocol: HTTP } }], backendRefs: [{ name: shop, port: 82 }] }";
+    let text = BASE.to_owned()
+        + GATEWAY
+        + &route("HTTPRoute", "admin", admin)
+        + &route("HTTPRoute", "all", &format!("{{ {TO_SHOP} }}"));
+    let (config, statuses) = made(&mut index(&text));
+    assert_eq!(rules(&config, "http@db.gw.web"), ["* /admin -> ", "* / -> db.shop:80=1"]);
+    let told = |name: &str| conditions(&statuses, &Key::new(Kind::HttpRoute, "db", name), Some("Gateway gw"));
+    assert_eq!(told("admin")[0], "Accepted=False UnsupportedValue");
+    assert_eq!(told("all"), GOOD);
+}
+
+#[test]
+fn the_expressions_of_an_object_are_bounded() {
+    let of = |expressions: &[String]| {
+        let of_path = |value: &String| {
+            format!("{{ matches: [{{ path: {{ type: RegularExpression, value: '{value}' }} }}], {TO_SHOP} }}")
+        };
+        let all: Vec<_> = expressions.iter().map(of_path).collect();
+        let (rules, conditions, told) = http(&all.join(", "));
+        assert_eq!(conditions[0], GOOD[0]);
+        (rules.len(), told)
+    };
+    let plain = |count: usize| (0..count).map(|n| format!("/{n}")).collect::<Vec<_>>();
+    assert_eq!(of(&plain(64)), (64, String::new()));
+    let more = "Dropped Rule spec.rules[64]: the object has more than 64 regular expressions";
+    assert_eq!(of(&plain(65)), (64, more.to_owned()));
+    // Each by itself is small enough.
+    let large: Vec<_> = (0..60).map(|n| format!("/{n}{}", r"\w".repeat(5))).collect();
+    let (served, told) = of(&large);
+    assert!((1..60).contains(&served), "{served}");
+    assert!(told.contains("the regular expressions of the object take more than 2 MiB"), "{told}");
 }
 
 #[test]
@@ -283,6 +321,22 @@ fn backends_that_cannot_be_had_keep_their_share_and_the_reason_is_told() {
     let pools: Vec<_> =
         config.pools.iter().map(|pool| (&*pool.name, pool.http2, pool.servers.len())).collect();
     assert_eq!(pools, [("db.shop:80", false, 0), ("db.shop:81+h2", true, 0)]);
+}
+
+#[test]
+fn a_pool_of_the_file_with_the_name_takes_no_requests_of_objects() {
+    let shop = "[[pool]]\nname = 'db.shop:80'\nservers = ['10.9.9.9:1']\n";
+    let text = BASE.to_owned()
+        + GATEWAY
+        + &route(
+            "HTTPRoute",
+            "r",
+            "{ backendRefs: [{ name: shop, port: 80 }, { name: shop, port: 81 }, { name: redis, port: 80 }] }",
+        );
+    let (config, _, refusals) = made_beside(shop, &mut index(&text), &context(), &NoFiles);
+    let refused: Vec<_> = refusals.keys().map(String::as_str).collect();
+    assert_eq!(refused, ["Service db/shop"]);
+    assert_eq!(rules(&config, "http@db.gw.web"), ["* / -> 500=1 500=1 db.redis:80=1"]);
 }
 
 #[test]
