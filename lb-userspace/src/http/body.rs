@@ -3,6 +3,8 @@
 use super::account::Request;
 use super::upstream::Driver;
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
@@ -28,6 +30,9 @@ pub(super) enum BodyError {
     /// Its sender, or the connection to it, has failed.
     #[error(transparent)]
     Failed(#[from] hyper::Error),
+    /// Its sender has broken it off, and does not call that an error.
+    #[error("the body ends before its time")]
+    CutShort,
     /// It took longer than its rule allows.
     #[error("the answer took too long")]
     TimedOut,
@@ -36,6 +41,9 @@ pub(super) enum BodyError {
 /// The body of a client's request.
 pub(super) struct Source {
     incoming: RefCell<Incoming>,
+    /// Bytes that the client has announced.
+    announced: Option<u64>,
+    is_http2: bool,
     /// Bytes that have come.
     pub(super) bytes: Cell<u64>,
     /// All of it has come.
@@ -46,28 +54,30 @@ pub(super) struct Source {
     has_failed: Cell<bool>,
     /// What has come so far, for those who read it again; `None`: it is not kept, or was too long.
     kept: RefCell<Option<Vec<Bytes>>>,
-    /// Tells when all of it has come.
-    all: Notify,
+    /// Tells when nothing more of it comes.
+    over: Notify,
 }
 
 impl Source {
-    /// `keeps`: it may be read again.
-    pub(super) fn new(incoming: Incoming, keeps: bool) -> Rc<Self> {
+    /// `version`: of the client's request; `keeps`: it may be read again.
+    pub(super) fn new(incoming: Incoming, version: Version, keeps: bool) -> Rc<Self> {
         Rc::new(Source {
+            announced: incoming.size_hint().exact(),
+            is_http2: version == Version::HTTP_2,
             incoming: incoming.into(),
             bytes: Cell::new(0),
             has_ended: Cell::new(false),
             is_read: Cell::new(false),
             has_failed: Cell::new(false),
             kept: RefCell::new(keeps.then(Vec::new)),
-            all: Notify::new(),
+            over: Notify::new(),
         })
     }
 
-    /// To be sent, from its beginning; behind `gate`, once it is open.
-    pub(super) fn sent(self: &Rc<Self>, gate: Option<Gate>) -> Sent {
-        self.is_read.set(gate.is_none());
-        Sent::Client { source: self.clone(), sent: 0, gate }
+    /// To be sent, from its beginning.
+    pub(super) fn sent(self: &Rc<Self>) -> Sent {
+        self.is_read.set(true);
+        Sent::Client { source: self.clone(), sent: 0, gate: None }
     }
 
     /// Whether the client has broken it off.
@@ -82,13 +92,16 @@ impl Source {
 
     /// Whether it can be sent from its beginning.
     pub(super) fn is_replayable(&self) -> bool {
-        self.bytes.get() == 0 || self.kept.borrow().is_some()
+        !self.has_failed.get() && (self.bytes.get() == 0 || self.kept.borrow().is_some())
     }
 
-    /// All of it, once it has come, if it was kept.
+    /// All of it, once it has come, if it was kept; `None` also: the client has broken it off.
     pub(super) async fn whole(&self) -> Option<Bytes> {
         while !self.has_ended.get() {
-            self.all.notified().await;
+            if self.has_failed.get() {
+                return None;
+            }
+            self.over.notified().await;
         }
         let kept = self.kept.borrow();
         match kept.as_deref()? {
@@ -98,9 +111,10 @@ impl Source {
         }
     }
 
-    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut incoming = self.incoming.borrow_mut();
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let mut frame =
+            ready!(Pin::new(&mut *incoming).poll_frame(cx)).map(|frame| frame.map_err(BodyError::from));
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
             self.bytes.set(self.bytes.get() + data.len() as u64);
             let mut kept = self.kept.borrow_mut();
@@ -109,12 +123,20 @@ impl Source {
                 false => kept.iter_mut().for_each(|kept| kept.push(data.clone())),
             }
         }
+        // To hyper, a stream that is reset without an error is one that has ended (RST_STREAM, NO_ERROR).
+        let is_whole = || match self.announced {
+            Some(announced) => self.bytes.get() == announced,
+            None => !self.is_http2 || incoming.is_end_stream(),
+        };
+        if frame.is_none() && !is_whole() {
+            frame = Some(Err(BodyError::CutShort));
+        }
         if matches!(frame, Some(Err(_))) {
             self.has_failed.set(true);
-        }
-        if frame.is_none() || incoming.is_end_stream() {
+            self.over.notify_waiters();
+        } else if frame.is_none() || incoming.is_end_stream() {
             self.has_ended.set(true);
-            self.all.notify_waiters();
+            self.over.notify_waiters();
         }
         Poll::Ready(frame)
     }
@@ -156,6 +178,37 @@ pub(super) enum Sent {
     Whole(Bytes),
 }
 
+impl Sent {
+    /// Holds the client's body back until `gate` is open.
+    pub(super) fn hold(&mut self, closed: Gate) {
+        if let Sent::Client { source, gate, .. } = self {
+            source.is_read.set(false);
+            *gate = Some(closed);
+        }
+    }
+
+    /// Makes `headers` say how long it is, whatever the client has said: a server looks for the next request where this one
+    /// ends. Whether that is to be said in another way than by `Content-Length`.
+    pub(super) fn announce(&self, headers: &mut HeaderMap) -> bool {
+        match (self, self.size_hint().exact()) {
+            (Sent::Empty, _) => {
+                if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+                    headers.remove(CONTENT_LENGTH);
+                }
+                false
+            }
+            (_, Some(length)) => {
+                headers.insert(CONTENT_LENGTH, length.into());
+                false
+            }
+            (_, None) => {
+                headers.remove(CONTENT_LENGTH);
+                true
+            }
+        }
+    }
+}
+
 impl Body for Sent {
     type Data = Bytes;
     type Error = BodyError;
@@ -185,8 +238,7 @@ impl Body for Sent {
                     return Poll::Ready(None);
                 }
                 *sent += 1;
-                let frame = ready!(source.poll_next(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+                source.poll_next(cx)
             }
         }
     }

@@ -50,6 +50,7 @@ impl Head {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol.clone());
         }
+        request.body().announce(&mut headers);
         *request.headers_mut() = headers;
         request
     }
@@ -65,9 +66,10 @@ impl Head {
         *request.version_mut() = Version::HTTP_2;
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
-        let headers = request.headers_mut();
-        *headers = mem::take(&mut self.headers);
+        let mut headers = mem::take(&mut self.headers);
         [HOST, CONNECTION, UPGRADE, EXPECT].iter().for_each(|name| _ = headers.remove(name));
+        request.body().announce(&mut headers);
+        *request.headers_mut() = headers;
         Some(request)
     }
 }
@@ -249,17 +251,17 @@ impl Forward {
     ) -> Result<(Response<Incoming>, Carrier), Fate> {
         let is_safe = is_kept && self.source.is_none() && self.head.method.is_idempotent();
         let spare = is_safe.then(|| self.head.headers.clone());
+        let body = self.source.as_ref().map_or(Sent::Empty, Source::sent);
         let sent = match upstream {
             Upstream::H1(mut h1) => {
-                let mut request = self.head.take_http1(Sent::Empty);
-                if let Some(source) = &self.source {
-                    let gate = expects_100(request.headers()).then(|| Gate::before(&mut request));
-                    *request.body_mut() = source.sent(gate);
+                let mut request = self.head.take_http1(body);
+                if expects_100(request.headers()) {
+                    let gate = Gate::before(&mut request);
+                    request.body_mut().hold(gate);
                 }
                 h1.send(request).await.map(|response| (response, Carrier::H1(h1)))
             }
             Upstream::H2(mut h2) => {
-                let body = self.source.as_ref().map_or(Sent::Empty, |source| source.sent(None));
                 let request = self.head.take_http2(body, pool).ok_or(Fate::Lost)?;
                 let stream = h2.stream();
                 h2.send(request).await.map(|response| (response, Carrier::H2(stream)))

@@ -6,6 +6,7 @@ mod h2spec;
 mod http2;
 mod slow;
 mod smuggling;
+mod uploads;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
