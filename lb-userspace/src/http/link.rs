@@ -117,14 +117,16 @@ impl Link {
         self.alpn() == Some(protocol.as_bytes())
     }
 
-    /// What `snapshot` has for it; `None`: nothing any more.
+    /// What `snapshot` has for it; `None`: nothing any more, or only for clients that have shown another certificate.
     fn scope(&self, snapshot: &Snapshot) -> Option<Scope> {
         let mut scope = self.scope.borrow_mut();
         if scope.as_ref().is_none_or(|scope| scope.generation != snapshot.generation) {
             *scope = snapshot.successor(&self.connection.listener).and_then(|listener| {
                 let found = snapshot.route(listener, self.connection.sni.as_deref(), |p| self.offers(p));
                 let (route, _) = found.ok()?;
-                route.http.is_some().then(|| Scope {
+                // Its certificate was asked for, and judged, in its handshake only.
+                let is_let_in = route.client_auth() == self.connection.route.client_auth();
+                (route.http.is_some() && is_let_in).then(|| Scope {
                     generation: snapshot.generation,
                     listener: listener.clone(),
                     route: route.clone(),
@@ -136,7 +138,7 @@ impl Link {
 
     /// The route of a request for this host (`None`: it names none), as it is configured now.
     pub(super) fn route(&self, snapshot: &Snapshot, host: Option<&str>) -> Result<Arc<Route>, HttpAnswer> {
-        let Scope { listener, route, .. } = self.scope(snapshot).ok_or(HttpAnswer::NoRoute)?;
+        let Scope { listener, route, .. } = self.scope(snapshot).ok_or(HttpAnswer::Misdirected)?;
         if listener.own.is_none() && host.is_some() && host == self.connection.sni.as_deref() {
             return Ok(route);
         }

@@ -5,7 +5,7 @@ use super::http::{self, Requests};
 use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{
-    self, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
+    self, ClientAuth, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
 };
 use crate::ech;
 use crate::reason::RejectReason;
@@ -305,6 +305,14 @@ impl Listener {
 }
 
 impl Route {
+    /// What clients' certificates are held against; `None`: they are not asked for any.
+    pub fn client_auth(&self) -> Option<&ClientAuth> {
+        match &self.action {
+            Action::Terminate(terminator) => terminator.source.client_auth.as_deref(),
+            Action::Pass => None,
+        }
+    }
+
     /// A route that is not configured any more; connections that it was chosen for still live, with its bounds.
     pub fn retired(
         name: &str,

@@ -8,8 +8,9 @@ use nix::sys::signal::Signal;
 use snisplice_tests::backend::Backend;
 use snisplice_tests::wait::patience;
 
-use super::{ALL_TO_A, Scene, site};
+use super::{ALL_TO_A, NAME, Scene, site};
 use crate::config::pool;
+use crate::openssl::SClient;
 
 const GET: &[u8] = b"GET /status/200 HTTP/1.1\r\nHost: site.example.com\r\n\r\n";
 
@@ -68,6 +69,27 @@ fn a_connection_ends_with_its_listener_and_with_the_gateway() -> Result<()> {
     assert!(scene.gateway.process.wait(patience())?.success());
     let log = scene.gateway.access_log_text();
     assert_eq!(log.matches("\"dismissed\"").count(), 2, "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_connection_without_a_certificate_that_is_now_asked_for_is_not_served() -> Result<()> {
+    let scene = Scene::new(ALL_TO_A, "")?;
+    let get = "GET /status/200 HTTP/1.1\r\nHost: site.example.com\r\n\r\n";
+    let start = || SClient::start(&scene.world, NAME, ["-alpn", "http/1.1"]);
+    let (mut kept, mut young) = (start()?, start()?);
+    kept.type_in(get)?;
+    kept.wait_for("as asked")?;
+    young.wait_for("Verify return code")?;
+    let asks = format!("tls = 'terminate'\nclient_ca = {:?}", scene.world.authority.path);
+    let config = site(&scene.world, ALL_TO_A, "")?.replace("tls = 'terminate'", &asks);
+    scene.gateway.write_config(&config)?;
+    scene.gateway.reload()?;
+    kept.wait_end()?;
+    young.type_in(get)?;
+    young.wait_for("421 Misdirected Request")?;
+    let output = young.wait_end()?;
+    assert!(!output.contains("as asked"), "{output}");
     Ok(())
 }
 
