@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 /// How long an idle connection is kept: less than most servers do, so that few are closed at the moment of their next request.
 const KEEP: Duration = Duration::from_secs(30);
@@ -199,8 +199,8 @@ impl H2 {
 pub(super) enum Driver {
     /// Whoever waits for it.
     Own { h1: Box<H1>, _guard: ServerGuard },
-    /// A task.
-    Apart { _guard: ServerGuard },
+    /// A task. It is told when the answer is there; if this is dropped before, it gives up.
+    Apart { answered: oneshot::Sender<()>, _guard: ServerGuard },
     /// The task of the connection that the request shares.
     Shared { _stream: Stream, _guard: ServerGuard },
     /// It is there.
@@ -213,15 +213,28 @@ impl Driver {
         if !is_under_way {
             return Driver::Own { h1, _guard: guard };
         }
+        let (answered, is_answered) = oneshot::channel();
         let mut h1 = h1;
         tokio::task::spawn_local(async move {
-            poll_fn(|cx| {
+            let mut over = poll_fn(|cx| {
                 if h1.poll(cx).is_ready() || h1.sender.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-            h1.put_back();
+            });
+            let is_over = tokio::select! {
+                biased;
+                () = &mut over => true,
+                answered = is_answered => match answered {
+                    Ok(()) => {
+                        over.await;
+                        true
+                    }
+                    Err(_) => false,
+                },
+            };
+            if is_over {
+                h1.put_back();
+            }
         });
-        Driver::Apart { _guard: guard }
+        Driver::Apart { answered, _guard: guard }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
@@ -232,9 +245,13 @@ impl Driver {
 
     /// The answer is there: the connection may carry another request.
     pub(super) fn release(&mut self, cx: &mut Context<'_>) {
-        if let Driver::Own { mut h1, .. } = std::mem::replace(self, Driver::Done) {
-            let _ = h1.poll(cx);
-            h1.put_back();
+        match std::mem::replace(self, Driver::Done) {
+            Driver::Own { mut h1, .. } => {
+                let _ = h1.poll(cx);
+                h1.put_back();
+            }
+            Driver::Apart { answered, .. } => _ = answered.send(()),
+            Driver::Shared { .. } | Driver::Done => {}
         }
     }
 }

@@ -1,9 +1,35 @@
 //! Bodies of requests that end before their time, or are sent more than once: a server gets a whole one, or none.
 
-use anyhow::{Context as _, Result};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use super::Scene;
+use anyhow::{Context as _, Result};
+use snisplice_tests::backend::Backend;
+
 use super::frames::{PING, RST_STREAM, Raw, usual};
+use super::{HOST, Scene, parse};
+use crate::config::pool;
+
+/// Reads until `is_enough`; what has come.
+fn read_until(stream: &mut TcpStream, is_enough: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    let mut received = Vec::new();
+    while !is_enough(&received) {
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer)? {
+            0 => break,
+            n => received.extend_from_slice(&buffer[..n]),
+        }
+    }
+    Ok(received)
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
 
 /// Waits until the gateway has seen all that was sent.
 fn settle(raw: &mut Raw) -> Result<()> {
@@ -33,5 +59,51 @@ fn a_stream_that_is_reset_without_an_error_is_no_whole_body() -> Result<()> {
         assert!(seen.iter().all(|seen| seen.line == "GET /other HTTP/1.1"), "{length:?} {body}: {seen:?}");
         assert_eq!(seen.len(), 3, "{length:?} {body}: {seen:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> {
+    let retried = "[[route.rule]]\nmatch = [{ path_prefix = '/retried' }]\nbackends = ['busy']\nretry = { attempts = 1, statuses = [503] }\n";
+    let scene = Scene::with("", retried, &pool("busy", &[81], ""))?;
+    let (tell, told) = channel();
+    let (is_first, tell) = (AtomicBool::new(true), Mutex::new(tell));
+    // The first connection refuses before all has come, and reads on; the next one takes all.
+    let _busy = Backend::start(&scene.world.net.server, 81, move |mut stream| {
+        let tell = tell.lock().expect("no thread panics").clone();
+        let begun = read_until(&mut stream, |received| has(received, b"aaaaa"))?;
+        if is_first.swap(false, Relaxed) {
+            stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")?;
+            io::copy(&mut stream, &mut io::sink())?;
+            return Ok(());
+        }
+        let _ = tell.send(Vec::new());
+        let is_whole = |rest: &[u8]| !matches!(parse(&[&begun, rest].concat()), Ok(None));
+        let rest = read_until(&mut stream, is_whole)?;
+        let body = match parse(&[&begun[..], &rest].concat()) {
+            Ok(Some((seen, _))) => seen.body,
+            other => format!("{other:?}").into_bytes(),
+        };
+        let _ = tell.send(body);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    })?;
+    let mut client = scene.connect()?;
+    write!(
+        client,
+        "POST /retried HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\naaaaa\r\n"
+    )?;
+    let patience = Duration::from_secs(20);
+    told.recv_timeout(patience).context("nothing is sent again")?;
+    let mut expected = b"aaaaa".to_vec();
+    for part in ["bbbbb", "ccccc", "ddddd", "eeeee"] {
+        write!(client, "5\r\n{part}\r\n")?;
+        expected.extend_from_slice(part.as_bytes());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    client.write_all(b"0\r\n\r\n")?;
+    let body = told.recv_timeout(patience).context("the body has no end")?;
+    assert_eq!(String::from_utf8_lossy(&body), String::from_utf8_lossy(&expected));
+    let answer = read_until(&mut client, |answer| has(answer, b"\r\n\r\n"))?;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
     Ok(())
 }
