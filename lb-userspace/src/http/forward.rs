@@ -14,7 +14,7 @@ use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use crate::socket::canonical;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, ORIGIN, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -50,7 +50,10 @@ impl Head {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol.clone());
         }
-        request.body().announce(&mut headers);
+        if request.body().announce(&mut headers) {
+            // For GET and HEAD, hyper takes a body without a length for none.
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         *request.headers_mut() = headers;
         request
     }
@@ -67,7 +70,9 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
         let mut headers = mem::take(&mut self.headers);
-        [HOST, CONNECTION, UPGRADE, EXPECT].iter().for_each(|name| _ = headers.remove(name));
+        [HOST, CONNECTION, UPGRADE, EXPECT, TRANSFER_ENCODING]
+            .iter()
+            .for_each(|name| _ = headers.remove(name));
         request.body().announce(&mut headers);
         *request.headers_mut() = headers;
         Some(request)

@@ -107,3 +107,20 @@ fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> 
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
     Ok(())
 }
+
+#[test]
+fn a_body_without_a_length_reaches_the_server_whatever_the_method() -> Result<()> {
+    let scene = Scene::new("", "")?;
+    for method in ["GET", "HEAD", "POST", "DELETE"] {
+        let head = format!("{method} /x HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        scene.exchange(format!("{head}5\r\naaaaa\r\n0\r\n\r\n").as_bytes())?;
+        let mut raw = Raw::new(scene.connect()?)?;
+        raw.request(1, method, "/x", false)?;
+        raw.data(1, b"aaaaa", true)?;
+        raw.until_answered(1)?;
+        let seen = scene.server.take().with_context(|| method)?;
+        let bodies: Vec<_> = seen.iter().map(|seen| seen.body.escape_ascii().to_string()).collect();
+        assert_eq!(bodies, ["aaaaa", "aaaaa"], "{method}: {seen:?}");
+    }
+    Ok(())
+}
