@@ -161,6 +161,11 @@ impl H1 {
         parts.io.into_leg(&parts.read_buf)
     }
 
+    /// Whether nothing of an answer has come that is still to be read. The connection ends.
+    pub(super) fn is_silent(self: Box<Self>) -> bool {
+        self.connection.into_parts().read_buf.is_empty()
+    }
+
     /// Keeps it for another request, if it can carry one.
     fn put_back(self: Box<Self>) {
         match !self.is_over && self.sender.is_ready() {
@@ -190,8 +195,13 @@ impl H2 {
         Stream(self.streams.clone())
     }
 
+    /// Whether it carries no request any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     fn has_room(&self) -> bool {
-        !self.sender.is_closed() && self.streams.get() < MOST_STREAMS
+        !self.is_over() && self.streams.get() < MOST_STREAMS
     }
 }
 
