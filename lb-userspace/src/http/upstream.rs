@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 /// How long an idle connection is kept: less than most servers do, so that few are closed at the moment of their next request.
 const KEEP: Duration = Duration::from_secs(30);
@@ -37,6 +38,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// Idle connections that a worker keeps to one server.
 const MOST_IDLE: usize = 128;
+
+/// How long a request's body may still be sent when its answer is there.
+const LINGER: Duration = Duration::from_secs(15);
 
 /// Requests on one connection of HTTP/2. Where the server allows less, the others wait for their turn.
 const MOST_STREAMS: usize = 100;
@@ -210,7 +214,7 @@ pub(super) enum Driver {
     /// Whoever waits for it.
     Own { h1: Box<H1>, _guard: ServerGuard },
     /// A task. It is told when the answer is there; if this is dropped before, it gives up.
-    Apart { answered: oneshot::Sender<()>, _guard: ServerGuard },
+    Apart(oneshot::Sender<()>),
     /// The task of the connection that the request shares.
     Shared { _stream: Stream, _guard: ServerGuard },
     /// It is there.
@@ -226,25 +230,20 @@ impl Driver {
         let (answered, is_answered) = oneshot::channel();
         let mut h1 = h1;
         tokio::task::spawn_local(async move {
+            let _guard = guard;
             let mut over = poll_fn(|cx| {
                 if h1.poll(cx).is_ready() || h1.sender.is_ready() { Poll::Ready(()) } else { Poll::Pending }
             });
             let is_over = tokio::select! {
                 biased;
                 () = &mut over => true,
-                answered = is_answered => match answered {
-                    Ok(()) => {
-                        over.await;
-                        true
-                    }
-                    Err(_) => false,
-                },
+                answered = is_answered => answered.is_ok() && timeout(LINGER, over).await.is_ok(),
             };
             if is_over {
                 h1.put_back();
             }
         });
-        Driver::Apart { answered, _guard: guard }
+        Driver::Apart(answered)
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
@@ -260,7 +259,7 @@ impl Driver {
                 let _ = h1.poll(cx);
                 h1.put_back();
             }
-            Driver::Apart { answered, .. } => _ = answered.send(()),
+            Driver::Apart(answered) => _ = answered.send(()),
             Driver::Shared { .. } | Driver::Done => {}
         }
     }
