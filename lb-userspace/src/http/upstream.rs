@@ -89,7 +89,6 @@ struct Kinship {
     key: Key,
     _pool: Arc<Pool>,
     _server: Arc<Server>,
-    _port: Option<SourcePort>,
 }
 
 /// A connection of HTTP/1.1.
@@ -98,21 +97,30 @@ pub(super) struct H1 {
     connection: http1::Connection<Leg, Sent>,
     is_over: bool,
     kinship: Kinship,
+    _port: Option<SourcePort>,
 }
 
 /// A share in a connection of HTTP/2.
 #[derive(Clone)]
 pub(super) struct H2 {
     sender: http2::SendRequest<Sent>,
-    streams: Rc<Cell<usize>>,
+    usage: Rc<Usage>,
+}
+
+/// What a connection of HTTP/2 carries.
+struct Usage {
+    streams: Cell<usize>,
+    /// When the last request was over.
+    quiet_ms: Cell<u64>,
 }
 
 /// One request on a connection of HTTP/2.
-pub(super) struct Stream(Rc<Cell<usize>>);
+pub(super) struct Stream(Rc<Usage>);
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.quiet_ms.set(now_ms());
     }
 }
 
@@ -195,8 +203,8 @@ impl H2 {
 
     /// Counts a request on it.
     pub(super) fn stream(&self) -> Stream {
-        self.streams.set(self.streams.get() + 1);
-        Stream(self.streams.clone())
+        self.usage.streams.set(self.usage.streams.get() + 1);
+        Stream(self.usage.clone())
     }
 
     /// Whether it carries no request any more.
@@ -204,8 +212,14 @@ impl H2 {
         self.sender.is_closed()
     }
 
+    /// Whether it has carried nothing for so long that it is to be closed.
+    fn is_idle(&self, now_ms: u64) -> bool {
+        self.usage.streams.get() == 0
+            && now_ms.saturating_sub(self.usage.quiet_ms.get()) > KEEP.as_millis() as u64
+    }
+
     fn has_room(&self) -> bool {
-        !self.is_over() && self.streams.get() < MOST_STREAMS
+        !self.is_over() && self.usage.streams.get() < MOST_STREAMS
     }
 }
 
@@ -329,7 +343,7 @@ impl Kept {
             !idle.is_empty()
         });
         self.shared.retain(|_, shared| {
-            shared.open.retain(|(h2, _)| !h2.sender.is_closed());
+            shared.open.retain(|(h2, _)| !h2.is_over() && !h2.is_idle(now_ms));
             !shared.open.is_empty() || shared.opening.is_some()
         });
         self.is_swept = !self.idle.is_empty() || !self.shared.is_empty();
@@ -428,11 +442,11 @@ pub(super) async fn begin(
         Some(session) => Far::Tls(Box::new(Tls::new(*session, socket))),
         None => Far::Plain(Plain::new(socket, Vec::new())),
     };
-    let kinship = Kinship { key, _pool: pool.clone(), _server: guard.server().clone(), _port: port };
+    let kinship = Kinship { key, _pool: pool.clone(), _server: guard.server().clone() };
     if !is_http2 {
         let io = Io::new(far, Silent::default());
         let (sender, connection) = http1::Builder::new().max_headers(128).handshake(io).await?;
-        let h1 = Box::new(H1 { sender, connection, is_over: false, kinship });
+        let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, _port: port });
         return Ok((Upstream::H1(h1), guard));
     }
     far.clean();
@@ -447,11 +461,14 @@ pub(super) async fn begin(
         .handshake(io)
         .await?;
     tokio::task::spawn_local(async move {
+        // It is the connection's until that is closed, which is after nobody can use it any more.
+        let _port = port;
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection of HTTP/2 to a server has ended");
         }
     });
-    let h2 = H2 { sender, streams: Rc::default() };
+    let usage = Rc::new(Usage { streams: Cell::new(0), quiet_ms: Cell::new(now_ms()) });
+    let h2 = H2 { sender, usage };
     KEPT.with_borrow_mut(|kept| {
         kept.shared.entry(key).or_default().open.push((h2.clone(), kinship));
         kept.see_to_sweeps();
@@ -459,7 +476,7 @@ pub(super) async fn begin(
     Ok((Upstream::H2(h2), guard))
 }
 
-/// The client's connection with this number has ended: what was opened for it alone is of no use any more.
+/// The client's connection with this number has ended, with all its requests: what was opened for it alone is of no use any more.
 pub(super) fn forget(owner: u64) {
     let gone = KEPT.with_borrow_mut(|kept| {
         kept.shared.retain(|key, _| key.owner != owner);
