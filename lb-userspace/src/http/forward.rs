@@ -14,7 +14,9 @@ use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use crate::socket::canonical;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -320,6 +322,10 @@ impl Forward {
         head.extensions.clear();
         head.version = Version::HTTP_11;
         let upgrade = hop::upgrade(Version::HTTP_11, &head.headers);
+        // What it means by this, another program between may see differently (RFC 9112, section 6.3).
+        if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(self.lost(Fate::Lost, pool, guard.server()));
+        }
         hop::strip_answer(&mut head.headers);
         if !hop::has_one_length(&head.headers) {
             return Err(self.lost(Fate::Lost, pool, guard.server()));

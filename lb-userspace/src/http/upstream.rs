@@ -19,9 +19,12 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioTimer;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -97,6 +100,8 @@ pub(super) struct H1 {
     connection: http1::Connection<Leg, Sent>,
     is_over: bool,
     kinship: Kinship,
+    /// Of `connection`.
+    socket: RawFd,
     _port: Option<SourcePort>,
 }
 
@@ -176,6 +181,16 @@ impl H1 {
     /// Whether nothing of an answer has come that is still to be read. The connection ends.
     pub(super) fn is_silent(self: Box<Self>) -> bool {
         self.connection.into_parts().read_buf.is_empty()
+    }
+
+    /// Whether the server has neither closed it nor sent what nobody has asked for. What the kernel has got since the worker
+    /// last waited for news, `poll` does not see.
+    fn is_quiet(&self) -> bool {
+        // SAFETY: it is the descriptor of the socket that `connection` owns, which is not closed before `self` is dropped or
+        // taken apart.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.socket) };
+        let peeked = recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(Errno::AGAIN))
     }
 
     /// Keeps it for another request, if it can carry one.
@@ -372,7 +387,7 @@ pub(super) async fn find(key: &Key) -> Way {
     }
     poll_fn(|cx| {
         while let Some(mut h1) = KEPT.with_borrow_mut(|kept| kept.take_idle(key)) {
-            if h1.poll(cx).is_pending() && h1.sender.is_ready() {
+            if h1.poll(cx).is_pending() && h1.sender.is_ready() && h1.is_quiet() {
                 return Poll::Ready(Way::Kept(Upstream::H1(h1)));
             }
             h1.retire();
@@ -437,6 +452,7 @@ pub(super) async fn begin(
         Some(session) => pool.http2 || session.alpn() == Some(b"h2"),
         None => pool.http2,
     };
+    let fd = socket.as_raw_fd();
     let socket = LegSocket::new(socket);
     let far = match session {
         Some(session) => Far::Tls(Box::new(Tls::new(*session, socket))),
@@ -446,7 +462,7 @@ pub(super) async fn begin(
     if !is_http2 {
         let io = Io::new(far, Silent::default());
         let (sender, connection) = http1::Builder::new().max_headers(128).handshake(io).await?;
-        let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, _port: port });
+        let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, _port: port });
         return Ok((Upstream::H1(h1), guard));
     }
     far.clean();
