@@ -45,7 +45,7 @@ const MOST_IDLE: usize = 128;
 /// How long a request's body may still be sent when its answer is there.
 const LINGER: Duration = Duration::from_secs(15);
 
-/// Requests on one connection of HTTP/2. Where the server allows less, the others wait for their turn.
+/// Requests on one connection of HTTP/2, unless the server allows less.
 const MOST_STREAMS: usize = 100;
 
 /// The windows of HTTP/2, in bytes: of a connection and of each request on it.
@@ -115,6 +115,8 @@ pub(super) struct H2 {
 /// What a connection of HTTP/2 carries.
 struct Usage {
     streams: Cell<usize>,
+    /// As many as the server allows (SETTINGS_MAX_CONCURRENT_STREAMS).
+    most: Cell<usize>,
     /// When the last request was over.
     quiet_ms: Cell<u64>,
 }
@@ -234,7 +236,7 @@ impl H2 {
     }
 
     fn has_room(&self) -> bool {
-        !self.is_over() && self.usage.streams.get() < MOST_STREAMS
+        !self.is_over() && self.usage.streams.get() < self.usage.most.get().min(MOST_STREAMS)
     }
 }
 
@@ -380,29 +382,19 @@ pub(super) enum Way {
     New(Option<Opening>),
 }
 
-/// A kept connection that can carry a request.
+/// A kept connection that can carry a request: an idle one, or one with room that others share. If one to share is being opened,
+/// waits for that, which `connect_timeout` bounds.
 pub(super) async fn find(key: &Key) -> Way {
-    if key.http2 || KEPT.with_borrow(|kept| kept.shared.contains_key(key)) {
-        return find_shared(key).await;
-    }
-    poll_fn(|cx| {
-        while let Some(mut h1) = KEPT.with_borrow_mut(|kept| kept.take_idle(key)) {
-            if h1.poll(cx).is_pending() && h1.sender.is_ready() && h1.is_quiet() {
-                return Poll::Ready(Way::Kept(Upstream::H1(h1)));
-            }
-            h1.retire();
-        }
-        Poll::Ready(Way::New(None))
-    })
-    .await
-}
-
-/// The one with room; if one is being opened, waits for that.
-async fn find_shared(key: &Key) -> Way {
     loop {
+        if let Some(h1) = poll_fn(|cx| Poll::Ready(idle(key, cx))).await {
+            return Way::Kept(Upstream::H1(h1));
+        }
         let found = KEPT.with_borrow_mut(|kept| {
+            if !key.http2 && !kept.shared.contains_key(key) {
+                return Ok(Way::New(None));
+            }
             let shared = kept.shared.entry(*key).or_default();
-            shared.open.retain(|(h2, _)| !h2.sender.is_closed());
+            shared.open.retain(|(h2, _)| !h2.is_over());
             if let Some((h2, _)) = shared.open.iter().find(|(h2, _)| h2.has_room()) {
                 return Ok(Way::Kept(Upstream::H2(h2.clone())));
             }
@@ -419,6 +411,17 @@ async fn find_shared(key: &Key) -> Way {
             Err(opening) => opening.notified().await,
         }
     }
+}
+
+/// The idle connection that was used last, of those that can carry a request.
+fn idle(key: &Key, cx: &mut Context<'_>) -> Option<Box<H1>> {
+    while let Some(mut h1) = KEPT.with_borrow_mut(|kept| kept.take_idle(key)) {
+        if h1.poll(cx).is_pending() && h1.sender.is_ready() && h1.is_quiet() {
+            return Some(h1);
+        }
+        h1.retire();
+    }
+    None
 }
 
 /// One of HTTP/2 is to be opened, for all who wait for it. Dropped when that is over, whatever came of it.
@@ -476,15 +479,25 @@ pub(super) async fn begin(
         .max_header_list_size(64 * 1024)
         .handshake(io)
         .await?;
+    let usage = Rc::new(Usage {
+        streams: Cell::new(0),
+        most: Cell::new(MOST_STREAMS),
+        quiet_ms: Cell::new(now_ms()),
+    });
+    let h2 = H2 { sender, usage: usage.clone() };
     tokio::task::spawn_local(async move {
         // It is the connection's until that is closed, which is after nobody can use it any more.
         let _port = port;
-        if let Err(error) = connection.await {
+        let mut connection = pin!(connection);
+        let over = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            usage.most.set(connection.current_max_send_streams());
+            polled
+        });
+        if let Err(error) = over.await {
             tracing::debug!(%error, "a connection of HTTP/2 to a server has ended");
         }
     });
-    let usage = Rc::new(Usage { streams: Cell::new(0), quiet_ms: Cell::new(now_ms()) });
-    let h2 = H2 { sender, usage };
     KEPT.with_borrow_mut(|kept| {
         kept.shared.entry(key).or_default().open.push((h2.clone(), kinship));
         kept.see_to_sweeps();

@@ -3,14 +3,14 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use snisplice_tests::backend::Backend;
 
-use super::frames::{PING, RST_STREAM, Raw, usual};
+use super::frames::{ACK, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, usual};
 use super::{HOST, Scene, parse};
 use crate::config::pool;
 
@@ -123,4 +123,53 @@ fn a_body_without_a_length_reaches_the_server_whatever_the_method() -> Result<()
         assert_eq!(bodies, ["aaaaa", "aaaaa"], "{method}: {seen:?}");
     }
     Ok(())
+}
+
+#[test]
+fn a_server_that_allows_one_stream_gets_the_next_on_another_connection() -> Result<()> {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let shared = "[[route.rule]]\nmatch = [{ path_prefix = '/shared' }]\nbackends = ['one']\n";
+    let scene = Scene::with("", shared, &pool("one", &[81], "http2 = true"))?;
+    let (tell, told) = channel();
+    let (release, released) = channel();
+    let (tell, release, released) = (Mutex::new(tell), Mutex::new(release), Mutex::new(released));
+    let requests = AtomicUsize::new(0);
+    let patience = Duration::from_secs(20);
+    // The second request is answered when the third is there.
+    let _one = Backend::start(&scene.world.net.server, 81, move |stream| {
+        let mut raw = Raw::accept(stream, &[(MAX_CONCURRENT_STREAMS, 1)])?;
+        while let Some(frame) = raw.next().map_err(io::Error::other)? {
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
+                PING if frame.flags & ACK == 0 => raw.frame(PING, ACK, 0, &frame.payload)?,
+                HEADERS => {
+                    match requests.fetch_add(1, Relaxed) {
+                        0 => {}
+                        1 => {
+                            let _ = tell.lock().expect("no thread panics").send(());
+                            let released = released.lock().expect("no thread panics");
+                            released.recv_timeout(patience).map_err(io::Error::other)?;
+                        }
+                        _ => _ = release.lock().expect("no thread panics").send(()),
+                    }
+                    // `:status: 200` of the static table (RFC 7541, appendix A).
+                    raw.frame(HEADERS, END_HEADERS | END_STREAM, frame.stream, &[0x88])?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    let ask = || -> Result<()> {
+        let answer = scene.exchange(format!("GET /shared HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
+        ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+        Ok(())
+    };
+    ask()?;
+    std::thread::scope(|scope| {
+        let second = scope.spawn(ask);
+        told.recv_timeout(patience).context("the second request does not come")?;
+        ask()?;
+        second.join().expect("no thread panics")
+    })
 }
