@@ -33,6 +33,9 @@ pub(super) enum BodyError {
     /// Its sender has broken it off, and does not call that an error.
     #[error("the body ends before its time")]
     CutShort,
+    /// It is being sent once more.
+    #[error("the body is sent on another connection")]
+    Superseded,
     /// It took longer than its rule allows.
     #[error("the answer took too long")]
     TimedOut,
@@ -50,6 +53,10 @@ pub(super) struct Source {
     has_ended: Cell<bool>,
     /// It is being sent to a server.
     is_read: Cell<bool>,
+    /// How often it was begun to be sent; the last one that did so sends it.
+    turn: Cell<u64>,
+    /// Of whoever waits for more of it to send.
+    reader: Cell<Option<Waker>>,
     /// The client has broken it off.
     has_failed: Cell<bool>,
     /// What has come so far, for those who read it again; `None`: it is not kept, or was too long.
@@ -68,16 +75,22 @@ impl Source {
             bytes: Cell::new(0),
             has_ended: Cell::new(false),
             is_read: Cell::new(false),
+            turn: Cell::new(0),
+            reader: Cell::new(None),
             has_failed: Cell::new(false),
             kept: RefCell::new(keeps.then(Vec::new)),
             over: Notify::new(),
         })
     }
 
-    /// To be sent, from its beginning.
+    /// To be sent, from its beginning. Whoever has sent it until now breaks off.
     pub(super) fn sent(self: &Rc<Self>) -> Sent {
         self.is_read.set(true);
-        Sent::Client { source: self.clone(), sent: 0, gate: None }
+        self.turn.set(self.turn.get() + 1);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Sent::Client { source: self.clone(), turn: self.turn.get(), sent: 0, gate: None }
     }
 
     /// Whether the client has broken it off.
@@ -173,7 +186,7 @@ pub(super) enum Sent {
     /// There is none.
     Empty,
     /// That of the client's request, of which so many pieces are sent.
-    Client { source: Rc<Source>, sent: usize, gate: Option<Gate> },
+    Client { source: Rc<Source>, turn: u64, sent: usize, gate: Option<Gate> },
     /// This.
     Whole(Bytes),
 }
@@ -223,7 +236,10 @@ impl Body for Sent {
                 let bytes = mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Sent::Client { source, sent, gate } => {
+            Sent::Client { source, turn, .. } if source.turn.get() != *turn => {
+                Poll::Ready(Some(Err(BodyError::Superseded)))
+            }
+            Sent::Client { source, sent, gate, .. } => {
                 if let Some(closed) = gate {
                     ready!(closed.poll(cx));
                     *gate = None;
@@ -237,8 +253,14 @@ impl Body for Sent {
                 if source.has_ended.get() {
                     return Poll::Ready(None);
                 }
-                *sent += 1;
-                source.poll_next(cx)
+                let Poll::Ready(frame) = source.poll_next(cx) else {
+                    source.reader.set(Some(cx.waker().clone()));
+                    return Poll::Pending;
+                };
+                if frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_data)) {
+                    *sent += 1;
+                }
+                Poll::Ready(frame)
             }
         }
     }
@@ -247,8 +269,10 @@ impl Body for Sent {
         match self {
             Sent::Empty => true,
             Sent::Whole(bytes) => bytes.is_empty(),
-            Sent::Client { source, sent, .. } => {
-                source.has_ended.get() && source.kept.borrow().as_ref().is_none_or(|kept| kept.len() <= *sent)
+            Sent::Client { source, turn, sent, .. } => {
+                source.turn.get() == *turn
+                    && source.has_ended.get()
+                    && source.kept.borrow().as_ref().is_none_or(|kept| kept.len() <= *sent)
             }
         }
     }
@@ -272,7 +296,9 @@ impl Body for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        if let Sent::Client { source, .. } = self {
+        if let Sent::Client { source, turn, .. } = self
+            && source.turn.get() == *turn
+        {
             source.is_read.set(false);
         }
     }

@@ -14,7 +14,9 @@ use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use crate::socket::canonical;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, ORIGIN, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -50,7 +52,10 @@ impl Head {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, protocol.clone());
         }
-        request.body().announce(&mut headers);
+        if request.body().announce(&mut headers) {
+            // For GET and HEAD, hyper takes a body without a length for none.
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         *request.headers_mut() = headers;
         request
     }
@@ -67,7 +72,9 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
         let mut headers = mem::take(&mut self.headers);
-        [HOST, CONNECTION, UPGRADE, EXPECT].iter().for_each(|name| _ = headers.remove(name));
+        [HOST, CONNECTION, UPGRADE, EXPECT, TRANSFER_ENCODING]
+            .iter()
+            .for_each(|name| _ = headers.remove(name));
         request.body().announce(&mut headers);
         *request.headers_mut() = headers;
         Some(request)
@@ -227,7 +234,7 @@ impl Forward {
                             return self.reached(response, carrier, &link, pool, guard).await;
                         }
                         Err(Fate::Unharmed) => None,
-                        Err(Fate::Lost) => return Err(self.lost(pool, guard.server())),
+                        Err(fate) => return Err(self.lost(fate, pool, guard.server())),
                     }
                 }
             };
@@ -237,7 +244,7 @@ impl Forward {
             let Some((fresh, guard)) = opened? else { continue };
             account.reached(pool, guard.server());
             let (response, carrier) =
-                self.send(fresh, false, pool).await.map_err(|_| self.lost(pool, guard.server()))?;
+                self.send(fresh, false, pool).await.map_err(|fate| self.lost(fate, pool, guard.server()))?;
             return self.reached(response, carrier, &link, pool, guard).await;
         }
     }
@@ -252,36 +259,49 @@ impl Forward {
         let is_safe = is_kept && self.source.is_none() && self.head.method.is_idempotent();
         let spare = is_safe.then(|| self.head.headers.clone());
         let body = self.source.as_ref().map_or(Sent::Empty, Source::sent);
-        let sent = match upstream {
+        let (Lost { unsent, error }, is_silent) = match upstream {
             Upstream::H1(mut h1) => {
                 let mut request = self.head.take_http1(body);
                 if expects_100(request.headers()) {
                     let gate = Gate::before(&mut request);
                     request.body_mut().hold(gate);
                 }
-                h1.send(request).await.map(|response| (response, Carrier::H1(h1)))
+                match h1.send(request).await {
+                    Ok(response) => return Ok((response, Carrier::H1(h1))),
+                    Err(lost) => (lost, h1.is_silent()),
+                }
             }
             Upstream::H2(mut h2) => {
-                let request = self.head.take_http2(body, pool).ok_or(Fate::Lost)?;
+                let request = self.head.take_http2(body, pool).ok_or(Fate::Unsayable)?;
                 let stream = h2.stream();
-                h2.send(request).await.map(|response| (response, Carrier::H2(stream)))
+                match h2.send(request).await {
+                    Ok(response) => return Ok((response, Carrier::H2(stream))),
+                    Err(lost) => (lost, h2.is_over()),
+                }
             }
         };
-        sent.map_err(|Lost { unsent, error }| {
-            tracing::debug!(pool = %pool.name, is_kept, ?error, "no answer");
-            match (unsent, spare) {
-                (Some(unsent), _) => self.head.headers = unsent.into_parts().0.headers,
-                (None, Some(spare)) => self.head.headers = spare,
-                (None, None) => return Fate::Lost,
+        tracing::debug!(pool = %pool.name, is_kept, ?error, "no answer");
+        match (unsent, spare) {
+            (Some(unsent), _) => self.head.headers = unsent.into_parts().0.headers,
+            (None, Some(spare)) => self.head.headers = spare,
+            (None, None) => {
+                let is_stale = is_kept && is_silent && !error.is_some_and(|error| error.is_parse());
+                return Err(if is_stale { Fate::Stale } else { Fate::Lost });
             }
-            Fate::Unharmed
-        })
+        }
+        Err(Fate::Unharmed)
     }
 
-    /// The connection has ended without an answer.
-    fn lost(&self, pool: &Pool, server: &Server) -> HttpAnswer {
+    /// Why there is no answer.
+    fn lost(&self, fate: Fate, pool: &Pool, server: &Server) -> HttpAnswer {
+        if matches!(fate, Fate::Unsayable) {
+            return HttpAnswer::BadHost;
+        }
         if self.source.as_ref().is_some_and(|source| source.has_failed()) {
             return HttpAnswer::ClientFailed;
+        }
+        if matches!(fate, Fate::Stale) {
+            return HttpAnswer::ServerFailed;
         }
         server.state.failures.fetch_add(1, Relaxed);
         pool.ended(server, CloseReason::ServerReset, false);
@@ -302,13 +322,17 @@ impl Forward {
         head.extensions.clear();
         head.version = Version::HTTP_11;
         let upgrade = hop::upgrade(Version::HTTP_11, &head.headers);
+        // What it means by this, another program between may see differently (RFC 9112, section 6.3).
+        if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(self.lost(Fate::Lost, pool, guard.server()));
+        }
         hop::strip_answer(&mut head.headers);
         if !hop::has_one_length(&head.headers) {
-            return Err(self.lost(pool, guard.server()));
+            return Err(self.lost(Fate::Lost, pool, guard.server()));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(protocol), Some(_), Carrier::H1(h1)) = (upgrade, &self.head.upgrade, carrier) else {
-                return Err(self.lost(pool, guard.server()));
+                return Err(self.lost(Fate::Lost, pool, guard.server()));
             };
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
@@ -369,6 +393,10 @@ fn is_of(mark: Mark, pool: &Pool, server: &Server) -> bool {
 enum Fate {
     /// It may be sent once more: no server has seen it, or it does no harm to be done twice.
     Unharmed,
+    /// The host cannot be said in HTTP/2.
+    Unsayable,
+    /// The server has closed a kept connection, as it may at any time, and has not begun to answer.
+    Stale,
     Lost,
 }
 

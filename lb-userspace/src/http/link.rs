@@ -2,6 +2,7 @@
 
 use super::framing::Framing;
 use super::leg::{Far, Meter};
+use super::upstream;
 use crate::account::Connection;
 use crate::clock::now_ms;
 use crate::reason::HttpAnswer;
@@ -231,6 +232,15 @@ impl Link {
         let now_ms = now_ms();
         self.connection.traffic.active_ms.store(now_ms, Relaxed);
         now_ms
+    }
+}
+
+/// Whoever opens a connection for it alone holds it: none is opened after this.
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.has_own.get() {
+            upstream::forget(self.connection.id);
+        }
     }
 }
 

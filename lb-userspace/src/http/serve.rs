@@ -4,7 +4,7 @@ use super::exec::Local;
 use super::leg::{Far, Io, Leg};
 use super::link::{Due, Link, Upgraded};
 use super::request;
-use super::upstream::{self, PING, WINDOWS};
+use super::upstream::{PING, WINDOWS};
 use crate::reason::{CloseReason, HttpAnswer, TlsError};
 use crate::socket::reset_on_close;
 use crate::splice::relay::relay;
@@ -56,14 +56,10 @@ pub(crate) async fn serve<L: Leg + Unpin>(leg: L, link: Rc<Link>) -> End {
             }
         }
     };
-    let end = match is_http2 {
+    match is_http2 {
         true => serve_http2(io, &link).await,
         false => serve_http1(io, &link).await,
-    };
-    if link.has_own.get() {
-        upstream::forget(link.connection.id);
     }
-    end
 }
 
 async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> End {

@@ -19,15 +19,19 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioTimer;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 /// How long an idle connection is kept: less than most servers do, so that few are closed at the moment of their next request.
 const KEEP: Duration = Duration::from_secs(30);
@@ -38,7 +42,10 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// Idle connections that a worker keeps to one server.
 const MOST_IDLE: usize = 128;
 
-/// Requests on one connection of HTTP/2. Where the server allows less, the others wait for their turn.
+/// How long a request's body may still be sent when its answer is there.
+const LINGER: Duration = Duration::from_secs(15);
+
+/// Requests on one connection of HTTP/2, unless the server allows less.
 const MOST_STREAMS: usize = 100;
 
 /// The windows of HTTP/2, in bytes: of a connection and of each request on it.
@@ -85,7 +92,6 @@ struct Kinship {
     key: Key,
     _pool: Arc<Pool>,
     _server: Arc<Server>,
-    _port: Option<SourcePort>,
 }
 
 /// A connection of HTTP/1.1.
@@ -94,21 +100,34 @@ pub(super) struct H1 {
     connection: http1::Connection<Leg, Sent>,
     is_over: bool,
     kinship: Kinship,
+    /// Of `connection`.
+    socket: RawFd,
+    _port: Option<SourcePort>,
 }
 
 /// A share in a connection of HTTP/2.
 #[derive(Clone)]
 pub(super) struct H2 {
     sender: http2::SendRequest<Sent>,
-    streams: Rc<Cell<usize>>,
+    usage: Rc<Usage>,
+}
+
+/// What a connection of HTTP/2 carries.
+struct Usage {
+    streams: Cell<usize>,
+    /// As many as the server allows (SETTINGS_MAX_CONCURRENT_STREAMS).
+    most: Cell<usize>,
+    /// When the last request was over.
+    quiet_ms: Cell<u64>,
 }
 
 /// One request on a connection of HTTP/2.
-pub(super) struct Stream(Rc<Cell<usize>>);
+pub(super) struct Stream(Rc<Usage>);
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.quiet_ms.set(now_ms());
     }
 }
 
@@ -161,6 +180,21 @@ impl H1 {
         parts.io.into_leg(&parts.read_buf)
     }
 
+    /// Whether nothing of an answer has come that is still to be read. The connection ends.
+    pub(super) fn is_silent(self: Box<Self>) -> bool {
+        self.connection.into_parts().read_buf.is_empty()
+    }
+
+    /// Whether the server has neither closed it nor sent what nobody has asked for. What the kernel has got since the worker
+    /// last waited for news, `poll` does not see.
+    fn is_quiet(&self) -> bool {
+        // SAFETY: it is the descriptor of the socket that `connection` owns, which is not closed before `self` is dropped or
+        // taken apart.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.socket) };
+        let peeked = recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(Errno::AGAIN))
+    }
+
     /// Keeps it for another request, if it can carry one.
     fn put_back(self: Box<Self>) {
         match !self.is_over && self.sender.is_ready() {
@@ -186,12 +220,23 @@ impl H2 {
 
     /// Counts a request on it.
     pub(super) fn stream(&self) -> Stream {
-        self.streams.set(self.streams.get() + 1);
-        Stream(self.streams.clone())
+        self.usage.streams.set(self.usage.streams.get() + 1);
+        Stream(self.usage.clone())
+    }
+
+    /// Whether it carries no request any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Whether it has carried nothing for so long that it is to be closed.
+    fn is_idle(&self, now_ms: u64) -> bool {
+        self.usage.streams.get() == 0
+            && now_ms.saturating_sub(self.usage.quiet_ms.get()) > KEEP.as_millis() as u64
     }
 
     fn has_room(&self) -> bool {
-        !self.sender.is_closed() && self.streams.get() < MOST_STREAMS
+        !self.is_over() && self.usage.streams.get() < self.usage.most.get().min(MOST_STREAMS)
     }
 }
 
@@ -199,8 +244,8 @@ impl H2 {
 pub(super) enum Driver {
     /// Whoever waits for it.
     Own { h1: Box<H1>, _guard: ServerGuard },
-    /// A task.
-    Apart { _guard: ServerGuard },
+    /// A task. It is told when the answer is there; if this is dropped before, it gives up.
+    Apart(oneshot::Sender<()>),
     /// The task of the connection that the request shares.
     Shared { _stream: Stream, _guard: ServerGuard },
     /// It is there.
@@ -213,15 +258,23 @@ impl Driver {
         if !is_under_way {
             return Driver::Own { h1, _guard: guard };
         }
+        let (answered, is_answered) = oneshot::channel();
         let mut h1 = h1;
         tokio::task::spawn_local(async move {
-            poll_fn(|cx| {
+            let _guard = guard;
+            let mut over = poll_fn(|cx| {
                 if h1.poll(cx).is_ready() || h1.sender.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
-            h1.put_back();
+            });
+            let is_over = tokio::select! {
+                biased;
+                () = &mut over => true,
+                answered = is_answered => answered.is_ok() && timeout(LINGER, over).await.is_ok(),
+            };
+            if is_over {
+                h1.put_back();
+            }
         });
-        Driver::Apart { _guard: guard }
+        Driver::Apart(answered)
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
@@ -232,9 +285,13 @@ impl Driver {
 
     /// The answer is there: the connection may carry another request.
     pub(super) fn release(&mut self, cx: &mut Context<'_>) {
-        if let Driver::Own { mut h1, .. } = std::mem::replace(self, Driver::Done) {
-            let _ = h1.poll(cx);
-            h1.put_back();
+        match std::mem::replace(self, Driver::Done) {
+            Driver::Own { mut h1, .. } => {
+                let _ = h1.poll(cx);
+                h1.put_back();
+            }
+            Driver::Apart(answered) => _ = answered.send(()),
+            Driver::Shared { .. } | Driver::Done => {}
         }
     }
 }
@@ -303,7 +360,7 @@ impl Kept {
             !idle.is_empty()
         });
         self.shared.retain(|_, shared| {
-            shared.open.retain(|(h2, _)| !h2.sender.is_closed());
+            shared.open.retain(|(h2, _)| !h2.is_over() && !h2.is_idle(now_ms));
             !shared.open.is_empty() || shared.opening.is_some()
         });
         self.is_swept = !self.idle.is_empty() || !self.shared.is_empty();
@@ -325,29 +382,19 @@ pub(super) enum Way {
     New(Option<Opening>),
 }
 
-/// A kept connection that can carry a request.
+/// A kept connection that can carry a request: an idle one, or one with room that others share. If one to share is being opened,
+/// waits for that, which `connect_timeout` bounds.
 pub(super) async fn find(key: &Key) -> Way {
-    if key.http2 || KEPT.with_borrow(|kept| kept.shared.contains_key(key)) {
-        return find_shared(key).await;
-    }
-    poll_fn(|cx| {
-        while let Some(mut h1) = KEPT.with_borrow_mut(|kept| kept.take_idle(key)) {
-            if h1.poll(cx).is_pending() && h1.sender.is_ready() {
-                return Poll::Ready(Way::Kept(Upstream::H1(h1)));
-            }
-            h1.retire();
-        }
-        Poll::Ready(Way::New(None))
-    })
-    .await
-}
-
-/// The one with room; if one is being opened, waits for that.
-async fn find_shared(key: &Key) -> Way {
     loop {
+        if let Some(h1) = poll_fn(|cx| Poll::Ready(idle(key, cx))).await {
+            return Way::Kept(Upstream::H1(h1));
+        }
         let found = KEPT.with_borrow_mut(|kept| {
+            if !key.http2 && !kept.shared.contains_key(key) {
+                return Ok(Way::New(None));
+            }
             let shared = kept.shared.entry(*key).or_default();
-            shared.open.retain(|(h2, _)| !h2.sender.is_closed());
+            shared.open.retain(|(h2, _)| !h2.is_over());
             if let Some((h2, _)) = shared.open.iter().find(|(h2, _)| h2.has_room()) {
                 return Ok(Way::Kept(Upstream::H2(h2.clone())));
             }
@@ -364,6 +411,17 @@ async fn find_shared(key: &Key) -> Way {
             Err(opening) => opening.notified().await,
         }
     }
+}
+
+/// The idle connection that was used last, of those that can carry a request.
+fn idle(key: &Key, cx: &mut Context<'_>) -> Option<Box<H1>> {
+    while let Some(mut h1) = KEPT.with_borrow_mut(|kept| kept.take_idle(key)) {
+        if h1.poll(cx).is_pending() && h1.sender.is_ready() && h1.is_quiet() {
+            return Some(h1);
+        }
+        h1.retire();
+    }
+    None
 }
 
 /// One of HTTP/2 is to be opened, for all who wait for it. Dropped when that is over, whatever came of it.
@@ -397,16 +455,17 @@ pub(super) async fn begin(
         Some(session) => pool.http2 || session.alpn() == Some(b"h2"),
         None => pool.http2,
     };
+    let fd = socket.as_raw_fd();
     let socket = LegSocket::new(socket);
     let far = match session {
         Some(session) => Far::Tls(Box::new(Tls::new(*session, socket))),
         None => Far::Plain(Plain::new(socket, Vec::new())),
     };
-    let kinship = Kinship { key, _pool: pool.clone(), _server: guard.server().clone(), _port: port };
+    let kinship = Kinship { key, _pool: pool.clone(), _server: guard.server().clone() };
     if !is_http2 {
         let io = Io::new(far, Silent::default());
         let (sender, connection) = http1::Builder::new().max_headers(128).handshake(io).await?;
-        let h1 = Box::new(H1 { sender, connection, is_over: false, kinship });
+        let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, _port: port });
         return Ok((Upstream::H1(h1), guard));
     }
     far.clean();
@@ -420,12 +479,25 @@ pub(super) async fn begin(
         .max_header_list_size(64 * 1024)
         .handshake(io)
         .await?;
+    let usage = Rc::new(Usage {
+        streams: Cell::new(0),
+        most: Cell::new(MOST_STREAMS),
+        quiet_ms: Cell::new(now_ms()),
+    });
+    let h2 = H2 { sender, usage: usage.clone() };
     tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
+        // It is the connection's until that is closed, which is after nobody can use it any more.
+        let _port = port;
+        let mut connection = pin!(connection);
+        let over = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            usage.most.set(connection.current_max_send_streams());
+            polled
+        });
+        if let Err(error) = over.await {
             tracing::debug!(%error, "a connection of HTTP/2 to a server has ended");
         }
     });
-    let h2 = H2 { sender, streams: Rc::default() };
     KEPT.with_borrow_mut(|kept| {
         kept.shared.entry(key).or_default().open.push((h2.clone(), kinship));
         kept.see_to_sweeps();
@@ -433,7 +505,7 @@ pub(super) async fn begin(
     Ok((Upstream::H2(h2), guard))
 }
 
-/// The client's connection with this number has ended: what was opened for it alone is of no use any more.
+/// The client's connection with this number has ended, with all its requests: what was opened for it alone is of no use any more.
 pub(super) fn forget(owner: u64) {
     let gone = KEPT.with_borrow_mut(|kept| {
         kept.shared.retain(|key, _| key.owner != owner);

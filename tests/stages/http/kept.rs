@@ -16,7 +16,11 @@ const GET: &[u8] = b"GET /status/200 HTTP/1.1\r\nHost: site.example.com\r\n\r\n"
 
 /// Sends a request; the status line and the headers of the answer.
 fn exchange(client: &mut BufReader<TcpStream>) -> Result<(String, String)> {
-    client.get_mut().write_all(GET)?;
+    ask(client, GET)
+}
+
+fn ask(client: &mut BufReader<TcpStream>, request: &[u8]) -> Result<(String, String)> {
+    client.get_mut().write_all(request)?;
     let (mut head, mut length) = (String::new(), 0);
     loop {
         let from = head.len();
@@ -163,5 +167,48 @@ fn a_server_that_is_told_the_client_gets_a_connection_for_each() -> Result<()> {
     }
     let status = scene.gateway.status()?;
     assert_eq!(status.server("told", &crate::config::server(8003))["total"], 2);
+    Ok(())
+}
+
+#[test]
+fn a_kept_connection_that_ends_does_not_count_against_its_server() -> Result<()> {
+    let rules = "[[route.rule]]\nbackends = [{ pool = 'both' }]\n";
+    let scene = Scene::new(rules, &pool("both", &[8001, 8003], "eject = { failures = 1, time = '1h' }"))?;
+    // It answers the first request of a connection, and ends that at the second one.
+    let _server = Backend::start(&scene.world.net.server, 8003, |mut stream| {
+        for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ""] {
+            let mut received = Vec::new();
+            while !received.ends_with(b"\r\n\r\nx") {
+                let mut buffer = [0; 4096];
+                match stream.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    n => received.extend_from_slice(&buffer[..n]),
+                }
+            }
+            stream.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    })?;
+    let mut client = BufReader::new(scene.world.connect(80)?);
+    let mut lost = 0;
+    for _ in 0..16 {
+        let post = b"POST / HTTP/1.1\r\nHost: site.example.com\r\nContent-Length: 1\r\n\r\nx";
+        let (status, _) = ask(&mut client, post)?;
+        lost += usize::from(status.contains(" 502 "));
+    }
+    assert_eq!(lost, 4);
+    Ok(())
+}
+
+#[test]
+fn an_answer_that_says_twice_where_it_ends_is_none() -> Result<()> {
+    let rules = "[[route.rule]]\nbackends = [{ pool = 'odd' }]\n";
+    let scene = Scene::new(rules, &pool("odd", &[8003], ""))?;
+    let _server = Backend::start(&scene.world.net.server, 8003, |mut stream| {
+        let _ = stream.read(&mut [0; 4096])?;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n")
+    })?;
+    assert_eq!(scene.status(&["http://site.example.com/"])?, "502");
     Ok(())
 }

@@ -20,6 +20,8 @@ pub(super) const END_STREAM: u8 = 1;
 pub(super) const ACK: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A connection on which the preface is said.
 pub(super) struct Raw {
     stream: TcpStream,
@@ -53,13 +55,25 @@ impl Raw {
 
     pub(super) fn with_settings(stream: TcpStream, settings: &[(u16, u32)]) -> Result<Self> {
         let mut raw = Self { stream };
-        raw.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        raw.write(PREFACE)?;
+        raw.settings(settings)?;
+        Ok(raw)
+    }
+
+    /// The server's side.
+    pub(super) fn accept(mut stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<Self> {
+        stream.read_exact(&mut [0; PREFACE.len()])?;
+        let mut raw = Self { stream };
+        raw.settings(settings)?;
+        Ok(raw)
+    }
+
+    fn settings(&mut self, settings: &[(u16, u32)]) -> io::Result<()> {
         let payload: Vec<u8> = settings
             .iter()
             .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
             .collect();
-        raw.frame(SETTINGS, 0, 0, &payload)?;
-        Ok(raw)
+        self.frame(SETTINGS, 0, 0, &payload)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -33,6 +33,11 @@ pub(super) struct Scene {
 impl Scene {
     /// `extra`: of the listener and of the route.
     pub(super) fn new(of_listener: &str, of_route: &str) -> Result<Self> {
+        Self::with(of_listener, of_route, "")
+    }
+
+    /// `more`: pools.
+    pub(super) fn with(of_listener: &str, of_route: &str, more: &str) -> Result<Self> {
         let world = World::new()?;
         let server = Recorder::default();
         let recorder = server.clone();
@@ -40,7 +45,7 @@ impl Scene {
         let config = format!(
             "[gateway]\nworkers = 1\nadmin = '127.0.0.1:9900'\n[[listener]]\nname = 'web'\nbind = ['0.0.0.0:80']\nprotocol = 'http'\n{of_listener}\n\
              [[route]]\nname = 'app'\nlistener = 'web'\nsni = ['{HOST}']\n{of_route}\n[[route.rule]]\nbackends = ['app']\n\
-             {}",
+             {}{more}",
             pool("app", &[80], "")
         );
         let gateway = world.gateway(&config)?;

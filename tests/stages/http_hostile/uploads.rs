@@ -1,9 +1,35 @@
 //! Bodies of requests that end before their time, or are sent more than once: a server gets a whole one, or none.
 
-use anyhow::{Context as _, Result};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use super::Scene;
-use super::frames::{PING, RST_STREAM, Raw, usual};
+use anyhow::{Context as _, Result, ensure};
+use snisplice_tests::backend::Backend;
+
+use super::frames::{ACK, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, usual};
+use super::{HOST, Scene, parse};
+use crate::config::pool;
+
+/// Reads until `is_enough`; what has come.
+fn read_until(stream: &mut TcpStream, is_enough: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    let mut received = Vec::new();
+    while !is_enough(&received) {
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer)? {
+            0 => break,
+            n => received.extend_from_slice(&buffer[..n]),
+        }
+    }
+    Ok(received)
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
 
 /// Waits until the gateway has seen all that was sent.
 fn settle(raw: &mut Raw) -> Result<()> {
@@ -34,4 +60,116 @@ fn a_stream_that_is_reset_without_an_error_is_no_whole_body() -> Result<()> {
         assert_eq!(seen.len(), 3, "{length:?} {body}: {seen:?}");
     }
     Ok(())
+}
+
+#[test]
+fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> {
+    let retried = "[[route.rule]]\nmatch = [{ path_prefix = '/retried' }]\nbackends = ['busy']\nretry = { attempts = 1, statuses = [503] }\n";
+    let scene = Scene::with("", retried, &pool("busy", &[81], ""))?;
+    let (tell, told) = channel();
+    let (is_first, tell) = (AtomicBool::new(true), Mutex::new(tell));
+    // The first connection refuses before all has come, and reads on; the next one takes all.
+    let _busy = Backend::start(&scene.world.net.server, 81, move |mut stream| {
+        let tell = tell.lock().expect("no thread panics").clone();
+        let begun = read_until(&mut stream, |received| has(received, b"aaaaa"))?;
+        if is_first.swap(false, Relaxed) {
+            stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")?;
+            io::copy(&mut stream, &mut io::sink())?;
+            return Ok(());
+        }
+        let _ = tell.send(Vec::new());
+        let is_whole = |rest: &[u8]| !matches!(parse(&[&begun, rest].concat()), Ok(None));
+        let rest = read_until(&mut stream, is_whole)?;
+        let body = match parse(&[&begun[..], &rest].concat()) {
+            Ok(Some((seen, _))) => seen.body,
+            other => format!("{other:?}").into_bytes(),
+        };
+        let _ = tell.send(body);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    })?;
+    let mut client = scene.connect()?;
+    write!(
+        client,
+        "POST /retried HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\naaaaa\r\n"
+    )?;
+    let patience = Duration::from_secs(20);
+    told.recv_timeout(patience).context("nothing is sent again")?;
+    let mut expected = b"aaaaa".to_vec();
+    for part in ["bbbbb", "ccccc", "ddddd", "eeeee"] {
+        write!(client, "5\r\n{part}\r\n")?;
+        expected.extend_from_slice(part.as_bytes());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    client.write_all(b"0\r\n\r\n")?;
+    let body = told.recv_timeout(patience).context("the body has no end")?;
+    assert_eq!(String::from_utf8_lossy(&body), String::from_utf8_lossy(&expected));
+    let answer = read_until(&mut client, |answer| has(answer, b"\r\n\r\n"))?;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+    Ok(())
+}
+
+#[test]
+fn a_body_without_a_length_reaches_the_server_whatever_the_method() -> Result<()> {
+    let scene = Scene::new("", "")?;
+    for method in ["GET", "HEAD", "POST", "DELETE"] {
+        let head = format!("{method} /x HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        scene.exchange(format!("{head}5\r\naaaaa\r\n0\r\n\r\n").as_bytes())?;
+        let mut raw = Raw::new(scene.connect()?)?;
+        raw.request(1, method, "/x", false)?;
+        raw.data(1, b"aaaaa", true)?;
+        raw.until_answered(1)?;
+        let seen = scene.server.take().with_context(|| method)?;
+        let bodies: Vec<_> = seen.iter().map(|seen| seen.body.escape_ascii().to_string()).collect();
+        assert_eq!(bodies, ["aaaaa", "aaaaa"], "{method}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_allows_one_stream_gets_the_next_on_another_connection() -> Result<()> {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let shared = "[[route.rule]]\nmatch = [{ path_prefix = '/shared' }]\nbackends = ['one']\n";
+    let scene = Scene::with("", shared, &pool("one", &[81], "http2 = true"))?;
+    let (tell, told) = channel();
+    let (release, released) = channel();
+    let (tell, release, released) = (Mutex::new(tell), Mutex::new(release), Mutex::new(released));
+    let requests = AtomicUsize::new(0);
+    let patience = Duration::from_secs(20);
+    // The second request is answered when the third is there.
+    let _one = Backend::start(&scene.world.net.server, 81, move |stream| {
+        let mut raw = Raw::accept(stream, &[(MAX_CONCURRENT_STREAMS, 1)])?;
+        while let Some(frame) = raw.next().map_err(io::Error::other)? {
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
+                PING if frame.flags & ACK == 0 => raw.frame(PING, ACK, 0, &frame.payload)?,
+                HEADERS => {
+                    match requests.fetch_add(1, Relaxed) {
+                        0 => {}
+                        1 => {
+                            let _ = tell.lock().expect("no thread panics").send(());
+                            let released = released.lock().expect("no thread panics");
+                            released.recv_timeout(patience).map_err(io::Error::other)?;
+                        }
+                        _ => _ = release.lock().expect("no thread panics").send(()),
+                    }
+                    // `:status: 200` of the static table (RFC 7541, appendix A).
+                    raw.frame(HEADERS, END_HEADERS | END_STREAM, frame.stream, &[0x88])?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    let ask = || -> Result<()> {
+        let answer = scene.exchange(format!("GET /shared HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
+        ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+        Ok(())
+    };
+    ask()?;
+    std::thread::scope(|scope| {
+        let second = scope.spawn(ask);
+        told.recv_timeout(patience).context("the second request does not come")?;
+        ask()?;
+        second.join().expect("no thread panics")
+    })
 }
