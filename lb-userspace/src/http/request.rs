@@ -86,6 +86,10 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
     if !hop::has_one_length(&head.headers) {
         return Err(HttpAnswer::Malformed.into());
     }
+    // Only CONNECT has a target that is a host alone (RFC 9112, section 3.2.3).
+    if head.uri.path().is_empty() {
+        return Err(HttpAnswer::BadPath.into());
+    }
     let uri = head.uri.clone();
     let authority = host::authority_of(head.version, &uri, &head.headers);
     let authority = authority.map_err(|_| HttpAnswer::BadHost)?.map(str::to_owned);
