@@ -1,6 +1,7 @@
 //! Bodies: of a request on its way to a server, and of the answer to it on its way to the client.
 
 use super::account::Request;
+use super::link::Link;
 use super::upstream::Driver;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -35,6 +36,7 @@ pub(super) enum BodyError {
 
 /// The body of a client's request.
 pub(super) struct Source {
+    link: Rc<Link>,
     incoming: RefCell<Incoming>,
     /// Bytes that have come.
     pub(super) bytes: Cell<u64>,
@@ -52,8 +54,9 @@ pub(super) struct Source {
 
 impl Source {
     /// `keeps`: it may be read again.
-    pub(super) fn new(incoming: Incoming, keeps: bool) -> Rc<Self> {
+    pub(super) fn new(incoming: Incoming, keeps: bool, link: Rc<Link>) -> Rc<Self> {
         Rc::new(Source {
+            link,
             incoming: incoming.into(),
             bytes: Cell::new(0),
             has_ended: Cell::new(false),
@@ -103,6 +106,7 @@ impl Source {
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
             self.bytes.set(self.bytes.get() + data.len() as u64);
+            self.link.moves();
             let mut kept = self.kept.borrow_mut();
             match self.bytes.get() > MAX_KEPT as u64 {
                 true => *kept = None,

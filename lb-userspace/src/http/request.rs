@@ -46,7 +46,7 @@ pub(super) async fn serve(
     let own = match prepare(&mut account, &mut head) {
         Ok((backend, upgrade)) => {
             let source = (!body.is_end_stream()).then(|| {
-                let source = Source::new(body, backend.reads_again());
+                let source = Source::new(body, backend.reads_again(), account.link().clone());
                 account.has_body(source.clone());
                 source
             });
