@@ -356,7 +356,7 @@ impl Passage {
         keep_alive(&self.client, self.account.connection.listener.keepalive);
         let local = self.account.local.as_deref().copied().or_else(|| self.client.local_addr().ok());
         let link = Link::new(self.gateway.clone(), self.account.connection.clone(), local, tls);
-        let end = http::serve(near, link).await;
+        let end = http::serve(near, &self.client, link).await;
         if let Ok(CloseReason::ServerClosed | CloseReason::HttpError | CloseReason::Dismissed) = end {
             linger(&self.client).await;
         }

@@ -98,11 +98,13 @@ impl Request {
     /// The answer is one of the gateway's, or a server's without `reason`.
     pub(super) fn answered(&mut self, status: StatusCode, reason: Option<HttpAnswer>) {
         (self.status, self.answer) = (Some(status), reason);
+        self.link.moves();
     }
 
     /// So many bytes of the answer's body have gone to the client.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
+        self.link.moves();
     }
 
     /// The whole answer has.

@@ -1,6 +1,7 @@
 //! Bodies: of a request on its way to a server, and of the answer to it on its way to the client.
 
 use super::account::Request;
+use super::link::Link;
 use super::upstream::Driver;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -43,6 +44,7 @@ pub(super) enum BodyError {
 
 /// The body of a client's request.
 pub(super) struct Source {
+    link: Rc<Link>,
     incoming: RefCell<Incoming>,
     /// Bytes that the client has announced.
     announced: Option<u64>,
@@ -67,8 +69,9 @@ pub(super) struct Source {
 
 impl Source {
     /// `version`: of the client's request; `keeps`: it may be read again.
-    pub(super) fn new(incoming: Incoming, version: Version, keeps: bool) -> Rc<Self> {
+    pub(super) fn new(incoming: Incoming, version: Version, keeps: bool, link: Rc<Link>) -> Rc<Self> {
         Rc::new(Source {
+            link,
             announced: incoming.size_hint().exact(),
             is_http2: version == Version::HTTP_2,
             incoming: incoming.into(),
@@ -130,6 +133,7 @@ impl Source {
             ready!(Pin::new(&mut *incoming).poll_frame(cx)).map(|frame| frame.map_err(BodyError::from));
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
             self.bytes.set(self.bytes.get() + data.len() as u64);
+            self.link.moves();
             let mut kept = self.kept.borrow_mut();
             match self.bytes.get() > MAX_KEPT as u64 {
                 true => *kept = None,

@@ -331,9 +331,13 @@ impl Forward {
             return Err(self.lost(Fate::Lost, pool, guard.server()));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let (Some(protocol), Some(_), Carrier::H1(h1)) = (upgrade, &self.head.upgrade, carrier) else {
+            let (Some(protocol), Some(asked), Carrier::H1(h1)) = (upgrade, &self.head.upgrade, carrier)
+            else {
                 return Err(self.lost(Fate::Lost, pool, guard.server()));
             };
+            if !protocol.as_bytes().eq_ignore_ascii_case(asked.as_bytes()) {
+                return Err(self.lost(Fate::Lost, pool, guard.server()));
+            }
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
             let far = h1.into_leg().await;

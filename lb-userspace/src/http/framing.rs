@@ -7,6 +7,8 @@ use memchr::memchr_iter;
 /// What the lines of a head, as far as it has come, say of the body's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Framing {
+    /// The request line has begun: empty lines may come before it (RFC 9112, section 2.2).
+    has_begun: bool,
     has_length: bool,
     has_coding: bool,
     /// The head is over.
@@ -19,6 +21,12 @@ impl Framing {
         let is_name = |line: &[u8], name: &[u8]| {
             line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
         };
+        let begin = match self.has_begun {
+            true => 0,
+            false => bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count(),
+        };
+        let bytes = &bytes[begin..];
+        self.has_begun |= !bytes.is_empty();
         for end in memchr_iter(b'\n', bytes) {
             let line = &bytes[end + 1..];
             match line.first() {
@@ -53,6 +61,9 @@ mod tests {
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n",
             "x: y\nCONTENT-LENGTH: 3\n\n"
         ]));
+        let empty = "\r\n\nPOST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(is_doubtful(&[empty]));
+        assert!(is_doubtful(&["\r\n", "\n", &empty[3..]]));
         assert!(!is_doubtful(&[
             "POST / HTTP/1.1\r\nContent-Length: 3\r\nx: \r\n\r\n\nTransfer-Encoding: chunked"
         ]));

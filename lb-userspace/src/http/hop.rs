@@ -16,20 +16,26 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Whether the `Connection` lines have this option.
 fn has_option(headers: &HeaderMap, option: &str) -> bool {
-    options(headers).any(|found| found.eq_ignore_ascii_case(option))
+    options(headers, CONNECTION).any(|found| found.eq_ignore_ascii_case(option))
 }
 
-fn options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+/// The members of a list, which may have several lines.
+fn options(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 /// The protocol that is asked for in place of HTTP, or that a server goes over to (RFC 9110, section 7.8). Never another
-/// version of HTTP.
+/// version of HTTP, which would carry requests past the rules. Of several the first: the server has no choice, so that what it
+/// goes over to is known.
 pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
-    let protocol = headers.get(UPGRADE)?;
-    let is_http2 = protocol.as_bytes().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
-    (version == Version::HTTP_11 && has_option(headers, "upgrade") && !is_http2).then(|| protocol.clone())
+    let begins = |protocol: &str, with: &str| {
+        protocol.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with))
+    };
+    let is_http = |protocol: &str| begins(protocol, "h2") || begins(protocol, "http");
+    let protocol = options(headers, UPGRADE).find(|protocol| !protocol.is_empty() && !is_http(protocol))?;
+    let is_asked = version == Version::HTTP_11 && has_option(headers, "upgrade");
+    is_asked.then(|| HeaderValue::from_str(protocol).ok()).flatten()
 }
 
 /// Takes out of a request what is not for the server. `TE: trailers` stays, for gRPC.
@@ -55,7 +61,8 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
 
 fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let mut named: Vec<HeaderName> = options(headers).filter_map(|option| option.parse().ok()).collect();
+        let mut named: Vec<HeaderName> =
+            options(headers, CONNECTION).filter_map(|option| option.parse().ok()).collect();
         // The host chooses the rule: no client takes it away from the server.
         named.retain(|name| *name != HOST);
         headers.remove(CONNECTION);
@@ -136,6 +143,20 @@ mod tests {
         assert!(!asks(Version::HTTP_10, &websocket));
         assert!(!asks(Version::HTTP_11, &websocket[1..]));
         assert!(!asks(Version::HTTP_11, &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]));
+        let several = |lines: &[&'static str]| {
+            let lines = lines.iter().map(|line| ("upgrade", *line));
+            let lines: Vec<_> = lines.chain([("connection", "upgrade")]).collect();
+            upgrade(Version::HTTP_11, &headers(&lines))
+        };
+        for lines in [
+            &["websocket, h2c"][..],
+            &["h2c, websocket"],
+            &["H2C", " websocket , x"],
+            &["HTTP/2.0,,websocket"],
+        ] {
+            assert_eq!(several(lines), Some(HeaderValue::from_static("websocket")), "{lines:?}");
+        }
+        assert_eq!(several(&["h2c, h2", "HTTP/3.0"]), None);
     }
 
     #[test]

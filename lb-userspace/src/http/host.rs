@@ -2,8 +2,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use http::uri::Authority;
 use http::{HeaderMap, Uri, Version, header::HOST};
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 /// Bytes of a host with its port.
 const MAX_AUTHORITY: usize = 253 + 1 + 6;
@@ -51,12 +53,12 @@ pub(super) fn name_of(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     }
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let is_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.' | b'[' | b']');
-    let is_good = match host.starts_with('[') {
-        true => name.bytes().all(is_address),
-        false => !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_name),
+    let is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_name),
     };
-    if !is_good {
+    // What is made of it (a redirect, a request to a server) must be able to carry it.
+    if !is_good || Authority::try_from(authority).is_err() {
         return Err(BadHost);
     }
     Ok(match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -104,6 +106,11 @@ mod tests {
             "[::1",
             "[::1]x",
             "[g]",
+            "[[1]",
+            "[]",
+            "[:::::::::]",
+            "[::1].",
+            "[fe80::1%25eth0]",
             "a,b",
             "a\tb",
             ".a",

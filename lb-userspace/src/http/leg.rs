@@ -12,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
@@ -38,6 +38,9 @@ pub(crate) trait Leg: Transport {
 
     /// Takes bytes back: they come first, once more.
     fn put_back(&mut self, bytes: &[u8]);
+
+    /// How many bytes the socket has not taken yet.
+    fn left(&self) -> usize;
 }
 
 impl<S: Deref<Target = TcpStream>> Leg for Plain<S> {
@@ -57,6 +60,10 @@ impl<S: Deref<Target = TcpStream>> Leg for Plain<S> {
 
     fn put_back(&mut self, bytes: &[u8]) {
         Plain::put_back(self, bytes);
+    }
+
+    fn left(&self) -> usize {
+        Plain::left(self)
     }
 }
 
@@ -79,6 +86,10 @@ impl<R: Role, S: Deref<Target = TcpStream>> Leg for Tls<R, S> {
 
     fn put_back(&mut self, bytes: &[u8]) {
         Tls::put_back(self, bytes);
+    }
+
+    fn left(&self) -> usize {
+        Tls::left(self)
     }
 }
 
@@ -169,6 +180,13 @@ impl Leg for Far {
             Far::Tls(leg) => leg.put_back(bytes),
         }
     }
+
+    fn left(&self) -> usize {
+        match self {
+            Far::Plain(leg) => leg.left(),
+            Far::Tls(leg) => leg.left(),
+        }
+    }
 }
 
 /// Hears of the bytes of a leg.
@@ -179,8 +197,8 @@ pub(super) trait Meter {
     /// These were read.
     fn received(&self, bytes: &[u8]);
 
-    /// Some were written.
-    fn written(&self);
+    /// The socket has taken so many.
+    fn written(&self, bytes: usize);
 
     /// The peer sends nothing more; an error: the leg cannot go on.
     fn ended(&self, how: Result<(), Failure>);
@@ -197,7 +215,7 @@ impl Meter for Silent {
 
     fn received(&self, _: &[u8]) {}
 
-    fn written(&self) {}
+    fn written(&self, _: usize) {}
 
     fn ended(&self, _: Result<(), Failure>) {}
 }
@@ -286,18 +304,32 @@ impl<L: Leg, M: Meter> Io<L, M> {
         io::ErrorKind::ConnectionReset.into()
     }
 
+    /// Sends what is left of the last write.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let Io { leg, meter, .. } = self;
+        let left = leg.left();
+        if left == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = leg.poll_flush(cx, meter.delivered());
+        meter.written(left - leg.left());
+        flushed
+    }
+
     /// Sends what `write` makes, once what was sent before is gone.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         write: impl FnOnce(&mut L, &mut Buffers, &AtomicU64) -> Result<(), Failure>,
     ) -> Poll<io::Result<()>> {
+        let flushed = ready!(self.poll_left(cx));
         let Io { leg, meter, .. } = self;
-        let sent = match ready!(leg.poll_flush(cx, meter.delivered())) {
-            Ok(()) => scratch::with(|buffers| write(leg, buffers, meter.delivered())),
-            Err(failure) => Err(failure),
-        };
-        meter.written();
+        let sent = flushed.and_then(|()| {
+            let before = meter.delivered().load(Relaxed);
+            let sent = scratch::with(|buffers| write(leg, buffers, meter.delivered()));
+            meter.written((meter.delivered().load(Relaxed) - before) as usize);
+            sent
+        });
         Poll::Ready(sent.map_err(|failure| self.failed(failure)))
     }
 
@@ -307,8 +339,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
             ready!(self.poll_send(cx, |leg, Buffers { records, .. }, _| leg.end(records)))?;
             self.is_finished = true;
         }
-        let Io { leg, meter, .. } = self;
-        ready!(leg.poll_flush(cx, meter.delivered())).map_err(|failure| self.failed(failure))?;
+        ready!(self.poll_left(cx)).map_err(|failure| self.failed(failure))?;
         Poll::Ready(finish(self.leg.socket()))
     }
 }
@@ -385,8 +416,7 @@ impl<L: Leg + Unpin, M: Meter + Unpin> Write for Io<L, M> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let Io { leg, meter, .. } = this;
-        let flushed = ready!(leg.poll_flush(cx, meter.delivered()));
+        let flushed = ready!(this.poll_left(cx));
         Poll::Ready(flushed.map_err(|failure| this.failed(failure)))
     }
 

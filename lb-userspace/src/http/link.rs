@@ -5,24 +5,35 @@ use super::leg::{Far, Meter};
 use super::upstream;
 use crate::account::Connection;
 use crate::clock::now_ms;
-use crate::reason::HttpAnswer;
+use crate::reason::{CloseReason, HttpAnswer};
 use crate::running::RunningGateway;
 use crate::serving::{Listener, Route, ServerGuard, Snapshot};
 use crate::splice::transport::Failure;
 use crate::tls::ClientTls;
 use crate::traffic::add;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 /// How long a connection without a request is kept, unless its route has an `idle_timeout`.
 const KEEP: Duration = Duration::from_secs(60);
 
 /// Between two looks at what bounds a connection.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How long nothing may move while a client of HTTP/1.1 waits for an answer and sends nothing more. Most that have sent a FIN
+/// are gone, and what they have asked for is given up; but some only end what they send, and wait (`nc -N`, scripts).
+const HALF_CLOSED: Duration = Duration::from_secs(5);
+
+/// What is written to a client of HTTP/2 counts as movement of its requests in steps of so many bytes: less may be the
+/// connection's own (acknowledgements of PING, WINDOW_UPDATE).
+const STEP: usize = 4096;
 
 /// A client's connection.
 pub(crate) struct Link {
@@ -43,6 +54,12 @@ pub(crate) struct Link {
     head_ms: Cell<u64>,
     /// What the head that comes has of `Content-Length` and `Transfer-Encoding`.
     framing: Cell<Framing>,
+    /// When the head or the body of a request or an answer moved last.
+    moved_ms: Cell<u64>,
+    /// Bytes that were written since.
+    written: Cell<usize>,
+    /// Since when it is to end; 0: it is not.
+    leaving_ms: Cell<u64>,
     /// What bounds its requests' silence.
     idle: Cell<Option<Duration>>,
     /// Connections to servers were opened for it alone.
@@ -73,8 +90,8 @@ struct Scope {
 pub(super) enum Due {
     /// End when nothing is under way.
     Leave,
-    /// End at once: nothing moves any more.
-    Cut,
+    /// End at once: nothing moves any more, or the client is gone.
+    Cut(CloseReason),
 }
 
 impl Link {
@@ -97,6 +114,9 @@ impl Link {
             quiet_ms: now_ms().into(),
             head_ms: Cell::new(0),
             framing: Cell::default(),
+            moved_ms: Cell::new(0),
+            written: Cell::new(0),
+            leaving_ms: Cell::new(0),
             idle,
             has_own: Cell::new(false),
             ended: Cell::default(),
@@ -156,6 +176,13 @@ impl Link {
         self.in_flight.set(self.in_flight.get() + 1);
         self.has_asked.set(true);
         self.head_ms.set(0);
+        self.moves();
+    }
+
+    /// The head or the body of a request or an answer has moved.
+    pub(super) fn moves(&self) {
+        self.moved_ms.set(now_ms());
+        self.written.set(0);
     }
 
     /// Whether the head of the request that has come says twice where its body ends (RFC 9112, section 6.3), as far as it was
@@ -182,16 +209,29 @@ impl Link {
         }
     }
 
-    /// Waits until there is something to do. `is_leaving`: it is to be cut, or nothing.
-    pub(super) async fn due(&self, is_leaving: bool) -> Due {
+    /// It was told to [leave](Due::Leave).
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving_ms.get() > 0
+    }
+
+    /// Waits until there is something to do. `client`: its socket.
+    pub(super) async fn due(&self, client: &TcpStream) -> Due {
+        let due = self.next_due(client).await;
+        if due == Due::Leave {
+            self.leaving_ms.set(now_ms());
+        }
+        due
+    }
+
+    async fn next_due(&self, client: &TcpStream) -> Due {
         let mut changes = self.gateway.notice.subscribe();
         loop {
             let is_stopping = changes.borrow_and_update().is_stopping;
             let is_gone = || !self.is_young() && self.scope(&self.gateway.snapshot.load()).is_none();
-            if !is_leaving && (is_stopping || is_gone()) {
+            if !self.is_leaving() && (is_stopping || is_gone()) {
                 return Due::Leave;
             }
-            let left = match self.bound(is_leaving) {
+            let left = match self.bound(client) {
                 None => LOOK,
                 Some((at_ms, due)) => match at_ms.checked_sub(now_ms()).filter(|left| *left > 0) {
                     None => return due,
@@ -201,6 +241,8 @@ impl Link {
             tokio::select! {
                 () = tokio::time::sleep(left) => {}
                 _ = changes.changed() => {}
+                // A reset. While an answer is awaited, nobody reads.
+                _ = client.ready(Interest::ERROR) => return Due::Cut(CloseReason::ClientReset),
             }
         }
     }
@@ -211,24 +253,32 @@ impl Link {
     }
 
     /// When what is to be done, if nothing happens before.
-    fn bound(&self, is_leaving: bool) -> Option<(u64, Due)> {
+    fn bound(&self, client: &TcpStream) -> Option<(u64, Due)> {
         let after = |since_ms: u64, bound: Duration| since_ms + bound.as_millis() as u64;
         let hello = self.connection.listener.hello_timeout;
         if self.in_flight.get() > 0 {
-            let active_ms = self.connection.traffic.active_ms.load(Relaxed);
-            return Some((after(active_ms, self.idle.get()?), Due::Cut));
+            let idle = self.idle.get().map(|idle| (idle, Due::Cut(CloseReason::IdleTimeout)));
+            let gone = (HALF_CLOSED, Due::Cut(CloseReason::ClientClosed));
+            let gone = (self.is_http1.get() && sends_no_more(client)).then_some(gone);
+            let (bound, due) = idle.into_iter().chain(gone).min_by_key(|(bound, _)| *bound)?;
+            return Some((after(self.moved_ms.get(), bound), due));
         }
+        let cut = Due::Cut(CloseReason::IdleTimeout);
         let (quiet_ms, head_ms) = (self.quiet_ms.get(), self.head_ms.get());
-        Some(if self.is_young() || is_leaving {
-            (after(quiet_ms, hello), Due::Cut)
+        // The end of the last answer may still be on its way to the client.
+        let moved_ms = self.moved_ms.get();
+        Some(if self.is_leaving() {
+            (after(moved_ms.max(self.leaving_ms.get()), hello), cut)
+        } else if self.is_young() {
+            (after(quiet_ms, hello), cut)
         } else if head_ms > 0 && self.is_http1.get() {
-            (after(head_ms, hello), Due::Cut)
+            (after(head_ms, hello), cut)
         } else {
-            (after(quiet_ms, self.idle.get().unwrap_or(KEEP)), Due::Leave)
+            (after(moved_ms.max(quiet_ms), self.idle.get().unwrap_or(KEEP)), Due::Leave)
         })
     }
 
-    fn moved(&self) -> u64 {
+    fn is_active(&self) -> u64 {
         let now_ms = now_ms();
         self.connection.traffic.active_ms.store(now_ms, Relaxed);
         now_ms
@@ -244,6 +294,12 @@ impl Drop for Link {
     }
 }
 
+/// Whether the client has ended what it sends.
+fn sends_no_more(client: &TcpStream) -> bool {
+    let mut fds = [PollFd::new(client, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
 impl Meter for Rc<Link> {
     fn delivered(&self) -> &AtomicU64 {
         &self.connection.traffic.bytes_out
@@ -251,7 +307,7 @@ impl Meter for Rc<Link> {
 
     fn received(&self, bytes: &[u8]) {
         add(&self.connection.traffic.bytes_in, bytes.len());
-        let now_ms = self.moved();
+        let now_ms = self.is_active();
         if self.in_flight.get() == 0 {
             if self.head_ms.get() == 0 {
                 self.head_ms.set(now_ms);
@@ -259,11 +315,21 @@ impl Meter for Rc<Link> {
             if self.is_http1.get() {
                 self.framing.set(self.framing.get().and(bytes));
             }
+        } else if self.is_http1.get() {
+            self.moves();
         }
     }
 
-    fn written(&self) {
-        self.moved();
+    fn written(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.is_active();
+        let written = self.written.get() + bytes;
+        match self.is_http1.get() || written >= STEP {
+            true => self.moves(),
+            false => self.written.set(written),
+        }
     }
 
     fn ended(&self, how: Result<(), Failure>) {

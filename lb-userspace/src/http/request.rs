@@ -46,7 +46,8 @@ pub(super) async fn serve(
     let own = match prepare(&mut account, &mut head) {
         Ok((backend, upgrade)) => {
             let source = (!body.is_end_stream()).then(|| {
-                let source = Source::new(body, version, backend.reads_again());
+                let again = backend.reads_again();
+                let source = Source::new(body, version, again, account.link().clone());
                 account.has_body(source.clone());
                 source
             });
@@ -85,6 +86,10 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
     hop::check_coding(&head.headers)?;
     if !hop::has_one_length(&head.headers) {
         return Err(HttpAnswer::Malformed.into());
+    }
+    // Only CONNECT has a target that is a host alone (RFC 9112, section 3.2.3).
+    if head.uri.path().is_empty() {
+        return Err(HttpAnswer::BadPath.into());
     }
     let uri = head.uri.clone();
     let authority = host::authority_of(head.version, &uri, &head.headers);

@@ -18,6 +18,7 @@ use lb_common::packet::Side;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How HTTP/2 begins (RFC 9113, section 3.4).
@@ -41,8 +42,8 @@ const MAX_RESET: usize = 20;
 /// How a connection ended, or the leg whose TLS failed and why.
 type End = Result<CloseReason, (Side, TlsError)>;
 
-/// Serves the requests of a connection.
-pub(crate) async fn serve<L: Leg + Unpin>(leg: L, link: Rc<Link>) -> End {
+/// Serves the requests of a connection. `client`: the socket of its leg.
+pub(crate) async fn serve<L: Leg + Unpin>(leg: L, client: &TcpStream, link: Rc<Link>) -> End {
     let mut io = Io::new(leg, link.clone());
     let is_http2 = match link.tls.as_ref() {
         Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
@@ -57,29 +58,26 @@ pub(crate) async fn serve<L: Leg + Unpin>(leg: L, link: Rc<Link>) -> End {
         }
     };
     match is_http2 {
-        true => serve_http2(io, &link).await,
-        false => serve_http1(io, &link).await,
+        true => serve_http2(io, client, &link).await,
+        false => serve_http1(io, client, &link).await,
     }
 }
 
-async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> End {
+async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, link: &Rc<Link>) -> End {
     let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
     let mut connection = http1::Builder::new()
+        // hyper does not see an end behind requests that it has read already; the link looks for it.
         .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .serve_connection(io, service);
-    let mut is_leaving = false;
     let end = loop {
         tokio::select! {
             biased;
             end = &mut connection => break end,
-            due = link.due(is_leaving) => match due {
-                Due::Leave => {
-                    is_leaving = true;
-                    Pin::new(&mut connection).graceful_shutdown();
-                }
-                Due::Cut => return Ok(CloseReason::IdleTimeout),
+            due = link.due(client) => match due {
+                Due::Leave => Pin::new(&mut connection).graceful_shutdown(),
+                Due::Cut(reason) => return Ok(reason),
             }
         }
     };
@@ -109,14 +107,14 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> En
     }
     // A failure: the client is gone.
     let _ = poll_fn(|cx| io.poll_finish(cx)).await;
-    Ok(match (link.ended.get(), is_leaving) {
+    Ok(match (link.ended.get(), link.is_leaving()) {
         (Some(_), _) => CloseReason::ClientClosed,
         (None, true) => CloseReason::Dismissed,
         (None, false) => CloseReason::ServerClosed,
     })
 }
 
-async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> End {
+async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, link: &Rc<Link>) -> End {
     link.speaks_http2();
     let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
     let mut connection = pin!(
@@ -132,24 +130,20 @@ async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, link: &Rc<Link>) -> En
             .keep_alive_timeout(PING.1)
             .serve_connection(io, service)
     );
-    let mut is_leaving = false;
     let end = loop {
         tokio::select! {
             biased;
             end = connection.as_mut() => break end,
-            due = link.due(is_leaving) => match due {
-                Due::Leave => {
-                    is_leaving = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                Due::Cut => return Ok(CloseReason::IdleTimeout),
+            due = link.due(client) => match due {
+                Due::Leave => connection.as_mut().graceful_shutdown(),
+                Due::Cut(reason) => return Ok(reason),
             }
         }
     };
     match (link.ended.get(), end) {
         (Some(Err(_)), _) => failed(link),
         (Some(Ok(())), _) => Ok(CloseReason::ClientClosed),
-        (None, Ok(())) if is_leaving => Ok(CloseReason::Dismissed),
+        (None, Ok(())) if link.is_leaving() => Ok(CloseReason::Dismissed),
         (None, Ok(())) => Ok(CloseReason::ClientClosed),
         (None, Err(error)) => {
             tracing::debug!(%error, "a client's HTTP/2 has failed");

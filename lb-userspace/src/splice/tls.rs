@@ -38,6 +38,11 @@ impl<R: Role, S: Deref<Target = TcpStream>> Tls<R, S> {
         self.session.incoming().len()
     }
 
+    /// How many bytes the socket has not taken yet.
+    pub(crate) fn left(&self) -> usize {
+        self.kept.left()
+    }
+
     /// Takes bytes back that [`poll_read`](Transport::poll_read) has given: they come first, once more.
     pub(crate) fn put_back(&mut self, bytes: &[u8]) {
         self.session.put_back(bytes);

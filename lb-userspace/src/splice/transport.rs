@@ -90,6 +90,11 @@ impl<S: Deref<Target = TcpStream>> Plain<S> {
         self.received.splice(..0, bytes.iter().copied());
     }
 
+    /// How many bytes the socket has not taken yet.
+    pub(crate) fn left(&self) -> usize {
+        self.kept.left()
+    }
+
     /// As [`write`](Transport::write), of several pieces.
     pub(crate) fn write_slices(
         &mut self,
