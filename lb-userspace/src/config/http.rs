@@ -15,7 +15,7 @@ use regex_automata::meta;
 use regex_automata::nfa::thompson::WhichCaptures;
 use regex_syntax::hir::{Hir, Look};
 
-use super::model::SniPattern;
+use super::sni::SniPattern;
 
 /// What becomes of requests that match. `P` is what stands for a pool: its name in a draft, an index into
 /// [`Config::pools`](super::Config::pools) in a configuration, the pool itself where it is served.

@@ -12,13 +12,16 @@ mod client_rate;
 mod controller;
 mod diagnostic;
 mod draft;
+mod field;
 mod files;
 pub mod gateway_api;
 mod health;
+mod hostname;
 mod http;
 mod model;
 mod place;
 mod san;
+mod sni;
 #[cfg(test)]
 mod tests;
 mod toml;

@@ -25,6 +25,7 @@ use super::controller::GatewayApi;
 use super::health::{Eject, Health, OnDown};
 use super::http::Rule;
 use super::san::San;
+pub use super::sni::SniPattern;
 use crate::ech;
 use crate::reason::Tier;
 use crate::sniff::{MAX_WINDOW, Starttls};
@@ -387,38 +388,6 @@ pub enum OnRemoval {
     Drain,
     /// They are reset at once.
     Kill,
-}
-
-/// The server names a route covers: lower case, without a trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum SniPattern {
-    /// This name.
-    Exact(Arc<str>),
-    /// `example.com` for `*.example.com`: one or more labels, then this name.
-    Wildcard(Arc<str>),
-    /// `*`: every name, and clients that send none.
-    Any,
-}
-
-impl SniPattern {
-    /// In memory of its own: one that is kept does not keep what was allocated around this one.
-    pub(super) fn copied(&self) -> Self {
-        match self {
-            SniPattern::Exact(name) => SniPattern::Exact(Arc::from(&**name)),
-            SniPattern::Wildcard(name) => SniPattern::Wildcard(Arc::from(&**name)),
-            SniPattern::Any => SniPattern::Any,
-        }
-    }
-}
-
-impl fmt::Display for SniPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SniPattern::Exact(name) => f.write_str(name),
-            SniPattern::Wildcard(parent) => write!(f, "*.{parent}"),
-            SniPattern::Any => f.write_str("*"),
-        }
-    }
 }
 
 /// What a route does with a connection.

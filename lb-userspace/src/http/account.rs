@@ -1,6 +1,5 @@
 //! The account of a request: a line of the access log, and its route's counters, at the end of its answer.
 
-use super::body::Source;
 use super::link::Link;
 use crate::account::RequestFacts;
 use crate::reason::HttpAnswer;
@@ -10,6 +9,7 @@ use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, uri::Authority};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,8 +25,8 @@ pub(super) struct Request {
     server: Option<(Arc<Pool>, Arc<Server>)>,
     /// For the access log, if there is one.
     named: Option<Box<Named>>,
-    /// Its body, if it has one.
-    source: Option<Rc<Source>>,
+    /// Bytes of its body that have come, if it has one.
+    received: Option<Rc<Cell<u64>>>,
     status: Option<StatusCode>,
     answer: Option<HttpAnswer>,
     bytes_out: u64,
@@ -60,7 +60,7 @@ impl Request {
             rule: None,
             server: None,
             named,
-            source: None,
+            received: None,
             status: None,
             answer: None,
             bytes_out: 0,
@@ -81,8 +81,9 @@ impl Request {
         self.rule = Some(rule);
     }
 
-    pub(super) fn has_body(&mut self, source: Rc<Source>) {
-        self.source = Some(source);
+    /// It has a body; so many bytes of it have come.
+    pub(super) fn has_body(&mut self, received: Rc<Cell<u64>>) {
+        self.received = Some(received);
     }
 
     /// A server was reached.
@@ -136,7 +137,7 @@ impl Drop for Request {
             route: &self.route.name,
             rule: self.rule.as_ref().map(|of| &*of.rule.name),
             upstream: self.server.as_ref().map(|(pool, server)| (&**pool, &**server)),
-            bytes_in: self.source.as_ref().map_or(0, |source| source.bytes.get()),
+            bytes_in: self.received.as_ref().map_or(0, |received| received.get()),
             bytes_out: self.bytes_out,
             duration: time,
             end: match (self.answer, self.is_complete) {

@@ -50,7 +50,7 @@ pub(super) struct Source {
     announced: Option<u64>,
     is_http2: bool,
     /// Bytes that have come.
-    pub(super) bytes: Cell<u64>,
+    pub(super) bytes: Rc<Cell<u64>>,
     /// All of it has come.
     has_ended: Cell<bool>,
     /// It is being sent to a server.
@@ -75,7 +75,7 @@ impl Source {
             announced: incoming.size_hint().exact(),
             is_http2: version == Version::HTTP_2,
             incoming: incoming.into(),
-            bytes: Cell::new(0),
+            bytes: Rc::default(),
             has_ended: Cell::new(false),
             is_read: Cell::new(false),
             turn: Cell::new(0),

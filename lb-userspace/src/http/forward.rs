@@ -216,7 +216,7 @@ impl Forward {
         mark: Option<Mark>,
     ) -> Result<Reached, HttpAnswer> {
         let link = account.link().clone();
-        let owner = upstream::owner(&link, pool);
+        let owner = link.owner(pool);
         let mut search = Search::new(pool, link.connection.client.ip());
         let mut kept = mark.and_then(|mark| pool.enter(|server| is_of(mark, pool, server)));
         loop {

@@ -5,9 +5,10 @@ use super::leg::{Far, Meter};
 use super::upstream;
 use crate::account::Connection;
 use crate::clock::now_ms;
+use crate::config::SourceAddress;
 use crate::reason::{CloseReason, HttpAnswer};
 use crate::running::RunningGateway;
-use crate::serving::{Listener, Route, ServerGuard, Snapshot};
+use crate::serving::{Listener, Pool, Route, ServerGuard, Snapshot};
 use crate::splice::transport::Failure;
 use crate::tls::ClientTls;
 use crate::traffic::add;
@@ -177,6 +178,13 @@ impl Link {
         self.has_asked.set(true);
         self.head_ms.set(0);
         self.moves();
+    }
+
+    /// For whom connections to the servers of a pool are opened: for this client alone, if they are told who it is; 0: for all.
+    pub(super) fn owner(&self, pool: &Pool) -> u64 {
+        let is_told = pool.send_proxy.is_some() || pool.source == SourceAddress::Client;
+        self.has_own.set(self.has_own.get() || is_told);
+        if is_told { self.connection.id } else { 0 }
     }
 
     /// The head or the body of a request or an answer has moved.

@@ -65,7 +65,7 @@ async fn copy(link: &Link, pool: &Arc<Pool>, mut head: Head, body: Sent) -> Opti
     let mut search = Search::new(pool, link.connection.client.ip());
     let (upstream, guard) = loop {
         let guard = search.next().await.ok()?;
-        let owner = upstream::owner(link, pool);
+        let owner = link.owner(pool);
         let key = Key::new(pool, guard.server(), owner);
         let opening = match upstream::find(&key).await {
             Way::Kept(kept) => break (kept, guard),

@@ -48,7 +48,7 @@ pub(super) async fn serve(
             let source = (!body.is_end_stream()).then(|| {
                 let again = backend.reads_again();
                 let source = Source::new(body, version, again, account.link().clone());
-                account.has_body(source.clone());
+                account.has_body(source.bytes.clone());
                 source
             });
             let forward = Forward { backend, head: head_of(head, upgrade), source };

@@ -6,10 +6,8 @@
 use super::body::Sent;
 use super::exec::Local;
 use super::leg::{Far, Io, Silent};
-use super::link::Link;
 use crate::clock::now_ms;
 use crate::close::LegSocket;
-use crate::config::SourceAddress;
 use crate::connect::{Connected, SourcePort};
 use crate::serving::{Pool, Server, ServerGuard};
 use crate::splice::keepalive::keep_alive;
@@ -78,13 +76,6 @@ impl Key {
             owner,
         }
     }
-}
-
-/// For whom connections to the servers of a pool are opened: for this client alone, if they are told who it is.
-pub(super) fn owner(link: &Link, pool: &Pool) -> u64 {
-    let is_told = pool.send_proxy.is_some() || pool.source == SourceAddress::Client;
-    link.has_own.set(link.has_own.get() || is_told);
-    if is_told { link.connection.id } else { 0 }
 }
 
 /// What a connection keeps: its place in the pool is known by the addresses of these.

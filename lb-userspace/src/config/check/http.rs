@@ -12,7 +12,7 @@ use crate::config::draft::rule::{
     Carried, MatchDraft, MirrorDraft, RedirectDraft, RetryDraft, RewriteDraft, RuleDraft, SessionDraft,
 };
 use crate::config::draft::{Draft, Field, RouteDraft, Tls, items, values};
-use crate::config::gateway_api::hostname;
+use crate::config::hostname;
 use crate::config::http::{
     Carrier, Filters, Fraction, HeaderChanges, MAX_MATCHES, Mirror, PathMatch, PathRewrite, Persistence,
     Redirect, RequestMatch, Retry, Rewrite, Rule, RuleBackend, Timeouts,

@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use http::{Method, StatusCode};
 
-use super::Field;
+use crate::config::field::Field;
 use crate::config::http::{Cors, HeaderChanges, Pattern, ValueMatch};
-use crate::config::model::SniPattern;
 use crate::config::place::{Place, Placed};
+use crate::config::sni::SniPattern;
 
 /// What connections of a route carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

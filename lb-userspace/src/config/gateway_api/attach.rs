@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::gateways::Gateways;
-use super::hostname::{self, Hosts, intersection};
 use super::index::View;
 use super::key::{Key, Kind};
 use super::listeners::Listener;
@@ -18,6 +17,7 @@ use super::requests::RequestRule;
 use super::specs::{BackendRef, FromNamespaces, ParentRef, RouteSpec};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
 use crate::config::diagnostic::quote;
+use crate::config::hostname::{self, Hosts, intersection};
 use crate::config::model::SniPattern;
 
 /// A route and the listeners that have accepted it.

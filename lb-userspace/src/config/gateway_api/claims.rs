@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::hostname::wider;
 use super::key::Key;
 use super::listeners::{Family, Listener, Use};
 use super::status::Fault;
+use crate::config::hostname::wider;
 use crate::config::model::SniPattern;
 
 const PROTOCOL_CONFLICT: &str = "ProtocolConflict";

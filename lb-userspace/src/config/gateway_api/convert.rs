@@ -17,7 +17,6 @@ use std::sync::Arc;
 use super::attach::{Attached, Connections, Work};
 use super::backend_tls::{self, Speech};
 use super::gateways::Gateways;
-use super::hostname::wider;
 use super::http_listeners::{Requests, Ruled};
 use super::index::{Built, Parts, View};
 use super::key::{Key, Kind, Name};
@@ -30,6 +29,7 @@ use crate::config::draft::{
     BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
     ServerDraft, Tls,
 };
+use crate::config::hostname::wider;
 use crate::config::model::{MAX_WEIGHT, Protocol, Refuse, SniPattern};
 use crate::config::place::{ObjectField, Place, Placed};
 

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::gateway::Gateway;
-use super::hostname;
 use super::index::{Context, View};
 use super::key::{GROUP, Key, Kind};
 use super::references::{authority, certificate, istio_authorities};
@@ -16,6 +15,7 @@ use crate::config::certificate::Loaded;
 use crate::config::client_auth::{Allowed, ClientAuth};
 use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
+use crate::config::hostname;
 use crate::config::model::SniPattern;
 
 /// Ports that no Gateway gets on a node, whether or not something listens there now: sshd, etcd, the API server, the kubelet,

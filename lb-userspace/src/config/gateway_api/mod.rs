@@ -13,7 +13,6 @@ mod files;
 mod gateway;
 mod gateways;
 mod grpc_route;
-pub(super) mod hostname;
 mod http_filters;
 mod http_listeners;
 mod http_route;

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 
 use super::attach::{Attached, Connections, Work};
 use super::gateways::Gateways;
-use super::hostname::intersection;
 use super::index::{View, by_age};
 use super::istio::{Rule, VirtualService, is_exported};
 use super::key::{ISTIO, Key, Kind};
@@ -16,6 +15,7 @@ use super::pools;
 use super::references::admits;
 use super::specs::{FromNamespaces, ParentRef};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, RuleStatus, Status, Statuses, Truth};
+use crate::config::hostname::intersection;
 use crate::config::model::SniPattern;
 
 /// Looks at all VirtualServices, the oldest first, and writes what becomes of them.

@@ -2,9 +2,9 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::config::gateway_api::hostname;
 use crate::config::gateway_api::key::{Key, Kind, Name};
 use crate::config::gateway_api::refusal::Refusal;
+use crate::config::hostname;
 use crate::config::model::SniPattern;
 
 /// Names of hosts in an object at most: what two objects have in common takes time in proportion to both.

@@ -11,11 +11,11 @@ use super::host::{DOMAIN, gateway, pattern, reject_many, service};
 use super::http::{Drafted, HeadersSpec, HttpSpec, MatchSpec, keep_order};
 use crate::config::diagnostic::quote;
 use crate::config::gateway_api::decode::{Given, decode};
-use crate::config::gateway_api::hostname::intersection;
 use crate::config::gateway_api::key::{ISTIO, Key, Name};
 use crate::config::gateway_api::refusal::Refusal;
 use crate::config::gateway_api::requests::{Expressions, RequestRule};
 use crate::config::gateway_api::specs::{BackendRef, Destination};
+use crate::config::hostname::intersection;
 use crate::config::model::SniPattern;
 
 /// Destinations of a rule at most, and matches of an object.

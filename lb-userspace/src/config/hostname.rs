@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::config::model::SniPattern;
+use crate::config::sni::SniPattern;
 
 /// Reads a host name of an object; `None`: it is none.
 pub(super) fn read(text: &str) -> Option<SniPattern> {
