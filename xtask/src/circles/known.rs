@@ -30,4 +30,5 @@ pub(super) const ARROWS: &[(&str, &str)] = &[
     ("lb-userspace/src/config/gateway_api/pools.rs", "lb-userspace/src/config/gateway_api/backend_tls.rs"),
     ("lb-userspace/src/config/gateway_api/memo.rs", "lb-userspace/src/config/gateway_api/attach.rs"),
     ("lb-userspace/src/config/gateway_api/memo.rs", "lb-userspace/src/config/gateway_api/convert.rs"),
+    ("lb-userspace/src/config/gateway_api/memo.rs", "lb-userspace/src/config/gateway_api/http_listeners.rs"),
 ];
