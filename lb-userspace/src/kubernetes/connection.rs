@@ -207,6 +207,7 @@ impl ApiServer {
     pub fn look_around(&self, context: &mut Context) {
         let heard = self.heard.borrow().clone();
         context.nodes.clone_from(&heard.reached);
+        context.name = heard.has_others().then(|| self.settings.node.as_str().into());
         context.peers.clone_from(&heard.own);
         context.elsewhere.clone_from(&heard.lacking);
         context.definitions.clone_from(&self.definitions.borrow());

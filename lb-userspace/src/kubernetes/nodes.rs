@@ -62,6 +62,10 @@ pub(super) struct Heard {
 }
 
 impl Heard {
+    pub(super) fn has_others(&self) -> bool {
+        !self.others.is_empty()
+    }
+
     /// The nodes that do not serve this generation of a Gateway or ListenerSet yet.
     pub(super) fn lagging(&self, key: &Key, generation: i64) -> Vec<&str> {
         let late = self.others.iter().filter(|(_, serves)| !serves.has(key, generation));
@@ -188,8 +192,10 @@ impl Node {
             return;
         }
         // What others serve is of interest only to who writes statuses.
-        let counts =
-            before.reached != heard.reached || before.own != heard.own || before.lacking != heard.lacking;
+        let counts = before.reached != heard.reached
+            || before.own != heard.own
+            || before.lacking != heard.lacking
+            || before.has_others() != heard.has_others();
         self.heard.send_replace(Arc::new(heard));
         if counts {
             self.store.note_outside();

@@ -126,7 +126,7 @@ fn statuses_are_of_all_nodes_and_of_what_cannot_be_read() -> Result<()> {
             condition(&there["status"]["listeners"][0], "Accepted").filter(|found| of(found))
         })
     };
-    // For as long as the node knows of no other, there is no need to say which one it is.
+    // For as long as who writes it knows of no other node, there is no need to say which one it is.
     let (_, reason, message) =
         listener(&|(status, _, message)| status == "False" && message.starts_with("node-2: "))?;
     ensure!(reason == "PortUnavailable", "{reason}: {message}");

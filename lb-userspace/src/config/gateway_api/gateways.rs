@@ -269,10 +269,10 @@ fn unsupported(definitions: &Definitions) -> Option<Fault> {
 /// The listeners whose ports this machine cannot give.
 pub(super) fn lacking(gateways: &Gateways<'_>) -> Lacking {
     let mut lacking = Lacking::new();
-    for listener in gateways.listeners.iter().filter(|listener| listener.lacks_port) {
-        let Some(fault) = &listener.fault else { continue };
+    for listener in &gateways.listeners {
+        let Some(why) = &listener.lacks_port else { continue };
         let of_owner = lacking.entry(listener.owner.clone()).or_default();
-        of_owner.insert(listener.spec.name.clone(), fault.message.clone());
+        of_owner.insert(listener.spec.name.clone(), why.clone());
     }
     lacking
 }

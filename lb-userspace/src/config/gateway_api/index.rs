@@ -103,6 +103,8 @@ pub struct Context {
     pub own: Vec<IpAddr>,
     /// Modes `node` and `service`: where all machines are reached that serve the same objects. Empty: there is only this one.
     pub nodes: Vec<IpAddr>,
+    /// Which of them this one is, for statuses that are of it alone; `None`: no other is known.
+    pub name: Option<Box<str>>,
     /// Whether this machine has IPv6.
     pub ipv6: bool,
     /// Every address of those machines. An endpoint with one of them is refused, too: it could lead from one gateway to the next

@@ -90,8 +90,8 @@ pub(super) struct Listener<'i> {
     /// What is shown to servers.
     pub(super) client_certificate: Option<Arc<Loaded>>,
     pub(super) fault: Option<Fault>,
-    /// This machine cannot give it its port, whatever others can.
-    pub(super) lacks_port: bool,
+    /// Why this machine cannot give it its port, whatever others can.
+    pub(super) lacks_port: Option<Box<str>>,
     /// Another machine cannot.
     elsewhere: Option<Fault>,
     pub(super) conflict: Option<Fault>,
@@ -185,7 +185,7 @@ impl<'i> Listener<'i> {
             client_auth: None,
             client_certificate: parent.client_certificate.clone(),
             fault: None,
-            lacks_port: false,
+            lacks_port: None,
             elsewhere: None,
             conflict: None,
             refs_fault: None,
@@ -233,8 +233,12 @@ impl<'i> Listener<'i> {
             let message = format!("port {port} is the node's own");
             listener.fault = Some(Fault::new("PortUnavailable", message));
         } else if let Some(why) = why_unavailable() {
-            listener.fault = Some(Fault::new("PortUnavailable", why));
-            listener.lacks_port = true;
+            let message = match &view.context.name {
+                Some(node) => format!("{node}: {why}").into(),
+                None => why.clone(),
+            };
+            listener.fault = Some(Fault::new("PortUnavailable", message));
+            listener.lacks_port = Some(why);
         }
         let elsewhere = view.context.elsewhere.get(owner).and_then(|listeners| listeners.get(&spec.name));
         listener.elsewhere = elsewhere.map(|why| Fault::new("PortUnavailable", why.clone()));

@@ -516,8 +516,17 @@ fn a_port_that_another_machine_cannot_give_is_seen_and_the_rest_is_served() {
     let context = Context { unavailable, ..context };
     assert_eq!(
         index.build(&context).lacking,
-        [(gateway, [("b".into(), "in use here".into())].into())].into()
+        [(gateway.clone(), [("b".into(), "in use here".into())].into())].into()
     );
+    // Where there are several, a status says which one does.
+    let message = |name: Option<&str>| {
+        let context = Context { name: name.map(Into::into), ..context.clone() };
+        let (_, statuses) = made_in(&mut self::index(&text), &context);
+        let Status::Gateway(status) = &statuses[&gateway] else { panic!() };
+        status.listeners[1].conditions[0].message.to_string()
+    };
+    assert_eq!(message(None), "in use here");
+    assert_eq!(message(Some("node-1")), "node-1: in use here");
 }
 
 #[test]
