@@ -56,7 +56,7 @@ pub(crate) const ANSWERS: [usize; 2] = [200, 16384];
 /// Namespaces, servers and files; all gone on drop.
 pub(crate) struct Site {
     /// Held for their lives only, before what they live in.
-    _servers: (Redis, Redis, Process, Process),
+    _servers: (Redis, Redis, Process, HttpServer),
     /// The Redis that may die.
     second: RefCell<Option<Redis>>,
     pub(crate) triangle: Triangle,
@@ -140,8 +140,17 @@ impl Site {
     }
 }
 
+/// nginx: a killed one would leave its workers behind, one that is asked to end does not.
+struct HttpServer(Process);
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        let _ = self.0.stop();
+    }
+}
+
 /// nginx, which answers `/…/SIZE` with as many bytes, in `dir`.
-fn http_server(namespace: &NetNs, leaf: &Leaf, dir: &Path) -> Result<Process> {
+fn http_server(namespace: &NetNs, leaf: &Leaf, dir: &Path) -> Result<HttpServer> {
     let dir = dir.join("http-server");
     fs::create_dir_all(&dir)?;
     for size in ANSWERS {
@@ -165,7 +174,7 @@ fn http_server(namespace: &NetNs, leaf: &Leaf, dir: &Path) -> Result<Process> {
     command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(&file);
     let mut server = Process::spawn("server of HTTP", command)?;
     server.wait_listening(&[HTTP_PORT, HTTP_TLS_PORT])?;
-    Ok(server)
+    Ok(HttpServer(server))
 }
 
 fn bulk_server(

@@ -1,5 +1,6 @@
 //! A client's connection, as its requests see it.
 
+use super::filter::forwarded;
 use super::framing::Framing;
 use super::leg::{Far, Meter};
 use super::upstream;
@@ -45,6 +46,8 @@ pub(crate) struct Link {
     /// Present: the gateway has ended its TLS.
     pub(super) tls: Option<ClientTls>,
     scope: RefCell<Option<Scope>>,
+    /// What was said last of it to servers, and for which host.
+    words: RefCell<Option<(Box<str>, Rc<forwarded::Words>)>>,
     is_http1: Cell<bool>,
     /// Requests that are not answered to the end.
     in_flight: Cell<usize>,
@@ -109,6 +112,7 @@ impl Link {
             local,
             tls,
             scope: RefCell::default(),
+            words: RefCell::default(),
             is_http1: Cell::new(true),
             in_flight: Cell::new(0),
             has_asked: Cell::new(false),
@@ -170,6 +174,18 @@ impl Link {
             return Err(HttpAnswer::Misdirected);
         }
         Ok(found.clone())
+    }
+
+    /// What servers are told of a request for this host (empty: it names none); `None`: the host cannot be said in a header.
+    pub(super) fn words(&self, host: &str) -> Option<Rc<forwarded::Words>> {
+        let mut words = self.words.borrow_mut();
+        if let Some((_, said)) = words.as_ref().filter(|(of, _)| &**of == host) {
+            return Some(said.clone());
+        }
+        let from = forwarded::From { client: self.connection.client.ip(), tls: self.tls.is_some(), host };
+        let said = Rc::new(forwarded::Words::new(from)?);
+        *words = Some((host.into(), said.clone()));
+        Some(said)
     }
 
     /// A request has come.

@@ -3,7 +3,7 @@
 use super::account::Request as Account;
 use super::answer::{answer, is_grpc};
 use super::body::{Answered, Source};
-use super::filter::{cors, forwarded, headers, redirect, rewrite};
+use super::filter::{cors, headers, redirect, rewrite};
 use super::forward::{Backend, Forward, Head};
 use super::link::Link;
 use super::{hop, host};
@@ -123,11 +123,10 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
     own(backend.filters())?;
     let client = link.connection.client.ip();
     let trusted = link.connection.listener.is_forwarder(client);
-    let from =
-        forwarded::From { client, trusted, tls: is_tls, host: authority.as_deref().unwrap_or_default() };
+    let words = link.words(authority.as_deref().unwrap_or_default()).ok_or(HttpAnswer::BadHost)?;
     let upgrade = hop::upgrade(head.version, &head.headers);
     hop::strip_request(&mut head.headers);
-    forwarded::forward(&mut head.headers, from);
+    words.say(&mut head.headers, trusted);
     for filters in [&rule.rule.filters, backend.filters()] {
         headers::change(&mut head.headers, &filters.request_headers);
         if let Some(by) = &filters.rewrite {

@@ -24,10 +24,8 @@ use tokio::time::timeout;
 /// How HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Headers of a request of HTTP/1.1.
-const MAX_HEADERS: usize = 128;
-
-/// Bytes of the head of a request, and of the buffer in which a connection of HTTP/1.1 holds it.
+/// Bytes of the head of a request, and of the buffer in which a connection of HTTP/1.1 holds it. It has 100 headers at most:
+/// hyper's own bound, for which alone it has room on the stack.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// The same of HTTP/2, as RFC 9113, section 6.5.2, counts them.
@@ -68,7 +66,6 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
     let mut connection = http1::Builder::new()
         // hyper does not see an end behind requests that it has read already; the link looks for it.
         .half_close(true)
-        .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .serve_connection(io, service);
     let end = loop {
@@ -116,7 +113,8 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
 
 async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, link: &Rc<Link>) -> End {
     link.speaks_http2();
-    let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
+    // Boxed: hyper and tokio move it several times, and it has some kilobytes.
+    let service = service_fn(|request: Request<Incoming>| Box::pin(request::serve(link.clone(), request)));
     let mut connection = pin!(
         http2::Builder::new(Local)
             .timer(TokioTimer::new())

@@ -37,8 +37,9 @@ const KEEP: Duration = Duration::from_secs(30);
 /// Between two looks for idle connections whose time is over, or that their servers have closed.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// Idle connections that a worker keeps to one server.
-const MOST_IDLE: usize = 128;
+/// Idle connections that a worker keeps to one server: as many requests as may be under way there at once without a new connection
+/// for some of them.
+const MOST_IDLE: usize = 512;
 
 /// How long a request's body may still be sent when its answer is there.
 const LINGER: Duration = Duration::from_secs(15);
@@ -455,7 +456,7 @@ pub(super) async fn begin(
     let kinship = Kinship { key, _pool: pool.clone(), _server: guard.server().clone() };
     if !is_http2 {
         let io = Io::new(far, Silent::default());
-        let (sender, connection) = http1::Builder::new().max_headers(128).handshake(io).await?;
+        let (sender, connection) = http1::Builder::new().handshake(io).await?;
         let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, _port: port });
         return Ok((Upstream::H1(h1), guard));
     }
