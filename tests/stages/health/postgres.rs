@@ -24,7 +24,7 @@ fn a_pool_follows_the_primary_when_it_dies_and_stays_with_the_new_one() -> Resul
     let mut primary = Postgres::start(ns, 5431, "one", None)?;
     let standby = primary.standby(ns, 5433, "two")?;
     let check =
-        "health = { check = 'postgres', role = 'primary', user = 'postgres', interval = '200ms', fall = 2 }";
+        "health = { check = 'postgres', role = 'primary', user = 'postgres', interval = '1s', fall = 2 }";
     let reads = check.replace("primary", "standby");
     let config = tcp("db", 5432) + &pool("db", &[5431, 5433], check) + &tcp("reads", 5434);
     let gateway = world.gateway(&(config + &pool("reads", &[5431, 5433], &reads)))?;
@@ -115,7 +115,7 @@ fn a_server_without_tls_says_so() -> Result<()> {
     require!(has_program("postgres"), "postgresql is not installed");
     let world = World::new()?;
     let _server = Postgres::start(&world.net.server, 5431, "db", None)?;
-    let check = "health = { check = 'postgres', interval = '200ms', tls = {} }";
+    let check = "health = { check = 'postgres', interval = '1s', tls = {} }";
     let gateway = world.gateway(&(tcp("db", 5432) + &pool("db", &[5431], check)))?;
     wait_states(&gateway, "db", &[(5431, "down: tls_refused")])?;
     Ok(())
