@@ -64,6 +64,11 @@ impl Machine {
             .then(|| format!("the machine was {busy:.0} % busy before the run: the figures are noise"))
     }
 
+    /// Of a program of the run.
+    pub(crate) fn version(&self, program: &str) -> Option<&str> {
+        self.versions.iter().find(|found| found.program == program).map(|found| found.version.as_str())
+    }
+
     /// What the charts say of it.
     pub(crate) fn one_line(&self) -> String {
         let machine = if self.virtual_machine { "virtual machine" } else { "machine" };

@@ -19,7 +19,7 @@ const TITLE: f64 = 56.0;
 /// What a letter of a case's title takes, about.
 const TITLE_LETTER: f64 = 8.5;
 
-const STYLE: &str = "\
+pub(super) const STYLE: &str = "\
 text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#1f2937}\
 .head{font-size:19px;font-weight:600}.title{font-size:13px;font-weight:600}\
 .sub{font-size:11px;fill:#6b7280}.name{font-size:12px}.own{font-weight:600}.figure{font-size:12px;font-weight:500}\
@@ -147,7 +147,7 @@ fn shorten(text: &str, length: usize) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn sample_line(metrics: &[Metric], sample: &Sample) -> String {
 
 /// Round by round, how many times better `ours` is than `theirs`, where both have a value. What is a part of the bare
 /// route's already is not compared with that of another minute.
-fn ratios(metric: &Metric, ours: &Row, theirs: &Row, index: usize) -> Vec<f64> {
+pub(super) fn ratios(metric: &Metric, ours: &Row, theirs: &Row, index: usize) -> Vec<f64> {
     let is_itself = metric.of_bare && theirs.subject == BARE;
     ours.column(index)
         .into_iter()

@@ -7,6 +7,7 @@ mod data;
 mod example;
 mod markdown;
 mod numbers;
+mod picture;
 
 use std::fs;
 use std::path::Path;
@@ -30,6 +31,9 @@ impl Report {
         write(format!("{name}.md"), &markdown)?;
         for scenario in self.scenarios() {
             write(chart::file(name, scenario), &chart::scenario(self, scenario))?;
+        }
+        if let Some(picture) = picture::picture(self) {
+            write(picture::file(name), &picture)?;
         }
         Ok(markdown)
     }
