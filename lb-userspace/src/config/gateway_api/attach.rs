@@ -4,18 +4,18 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::gateways::Gateways;
-use super::index::View;
+use super::kept::{Accepting, Listeners, Offer, Outcome};
 use super::key::{Key, Kind};
 use super::listeners::Listener;
 use super::objects::Object;
 use super::pools;
 use super::references::admits;
-use super::requests::RequestRule;
-use super::specs::{BackendRef, FromNamespaces, ParentRef, RouteSpec};
+use super::route::{RequestRule, RouteSpec};
+use super::specs::{BackendRef, FromNamespaces, ParentRef};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
+use super::view::View;
 use crate::config::diagnostic::quote;
 use crate::config::hostname::{self, Hosts, intersection};
 use crate::config::model::SniPattern;
@@ -41,30 +41,6 @@ pub(super) struct Connections<'i> {
     pub(super) hosts_path: Cow<'static, str>,
     pub(super) backends_path: Cow<'static, str>,
     pub(super) backends: &'i [BackendRef],
-}
-
-/// Indices of listeners, each with the names that a route and it both have; no listener twice.
-type Listeners = Arc<[(usize, Vec<SniPattern>)]>;
-
-/// The listeners of a parent that accept a route, or why none does.
-type Accepting = Result<Vec<(usize, Vec<SniPattern>)>, Fault>;
-
-/// What a route finds at its parents, whatever other routes are there.
-#[derive(Debug)]
-pub(super) struct Offer {
-    /// Of each parent that is ours, by its place in `spec.parentRefs`.
-    parents: Vec<(usize, Accepting)>,
-    /// The first backend that it cannot have.
-    references: Option<Fault>,
-    outcome: Outcome,
-}
-
-/// What comes of that.
-#[derive(Clone, Debug)]
-struct Outcome {
-    listeners: Listeners,
-    /// `None`: it is no route of ours.
-    status: Option<Arc<Status>>,
 }
 
 /// Host names of HTTPRoutes and of GRPCRoutes that a listener has accepted.

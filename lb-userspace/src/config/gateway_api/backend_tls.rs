@@ -5,176 +5,33 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls::pki_types::{DnsName, ServerName};
-use serde::Deserialize;
-use serde_json::Value;
 
 use super::attach::{Attached, Work};
-use super::decode::decode;
+use super::drafts::place;
 use super::gateways::Gateways;
-use super::index::View;
 use super::key::{Key, Kind, Name};
 use super::listeners::{Listener, Use};
 use super::objects::{Object, Spec};
-use super::pools::{self, Target, place};
+use super::policies::{PolicySpec, Validation};
+use super::pools;
 use super::references::authority;
-use super::refusal::Refusal;
-use super::specs::{ParentRef, Reference};
+use super::specs::ParentRef;
 use super::status::{Condition, Fault, PolicyAncestorStatus, PolicyStatus, Status, Statuses};
-use crate::config::address::dns_name;
+use super::target::{Client, Target};
+use super::view::View;
 use crate::config::authorities::Authorities;
-use crate::config::certificate::Loaded;
 use crate::config::diagnostic::quote;
 use crate::config::draft::{AuthoritiesDraft, CertificateDraft, Field, UpstreamTlsDraft};
 use crate::config::place::{Place, Placed};
-use crate::config::san::San;
 
 /// Gateways that the API lets a policy's status name.
 const MOST_ANCESTORS: usize = 16;
 /// The application protocols of a Service's port (KEP-3726, and Istio's) of which the servers speak HTTP/2.
 const HTTP2: [&str; 3] = ["kubernetes.io/h2c", "http2", "grpc"];
-
-/// A policy. What cannot be read of it does not make it ineffective: without it servers would be spoken to in the clear.
-#[derive(Debug, PartialEq)]
-pub(super) struct PolicySpec {
-    pub(super) targets: Vec<TargetRef>,
-    validation: Result<Validation, Box<str>>,
-}
-
-/// A Service of its namespace, or a port of one.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct TargetRef {
-    #[serde(default)]
-    group: Box<str>,
-    kind: Box<str>,
-    name: Box<str>,
-    section_name: Option<Box<str>>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Validation {
-    authorities: Vec<Reference>,
-    server_name: ServerName<'static>,
-    sans: Vec<San>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Whole {
-    target_refs: Vec<TargetRef>,
-    #[serde(default)]
-    validation: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ValidationSpec {
-    #[serde(default)]
-    ca_certificate_refs: Vec<Reference>,
-    #[serde(rename = "wellKnownCACertificates")]
-    well_known_ca_certificates: Option<Box<str>>,
-    hostname: Box<str>,
-    #[serde(default)]
-    subject_alt_names: Vec<SanSpec>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SanSpec {
-    #[serde(rename = "type")]
-    kind: Box<str>,
-    hostname: Option<Box<str>>,
-    uri: Option<Box<str>>,
-}
-
-impl PolicySpec {
-    pub(super) fn read(spec: Value) -> Result<Self, Refusal> {
-        let Whole { target_refs, validation } = decode("spec", spec)?;
-        let validation = decode::<ValidationSpec>("spec.validation", validation);
-        let validation = validation.map_err(|refusal| refusal.to_string().into());
-        Ok(Self { targets: target_refs, validation: validation.and_then(ValidationSpec::read) })
-    }
-
-    /// Of one that has been refused, for those of its targets that can be read; `None`: there are none.
-    pub(super) fn unread(spec: &Value, refusal: &Refusal) -> Option<Self> {
-        let targets = spec["targetRefs"].as_array()?.iter();
-        let targets: Vec<_> = targets.filter_map(|target| TargetRef::deserialize(target).ok()).collect();
-        let validation = Err(refusal.to_string().into());
-        (!targets.is_empty()).then_some(Self { targets, validation })
-    }
-
-    /// The Services that it is for, in the namespace of the policy.
-    pub(super) fn services<'p>(&'p self, key: &'p Key) -> impl Iterator<Item = Name> + 'p {
-        self.targets.iter().filter_map(move |target| target.service(key))
-    }
-}
-
-impl TargetRef {
-    fn service(&self, policy: &Key) -> Option<Name> {
-        let is_service = self.group.is_empty() && &*self.kind == "Service";
-        is_service.then(|| Name { namespace: policy.name.namespace.clone(), name: Arc::from(&*self.name) })
-    }
-
-    /// The name of the port; `None`: it is for all.
-    fn section(&self) -> Option<&str> {
-        self.section_name.as_deref().filter(|name| !name.is_empty())
-    }
-}
-
-impl ValidationSpec {
-    fn read(self) -> Result<Validation, Box<str>> {
-        let Self { ca_certificate_refs, well_known_ca_certificates, hostname, subject_alt_names } = self;
-        let well_known = well_known_ca_certificates.as_deref().filter(|name| !name.is_empty());
-        match (well_known, ca_certificate_refs.as_slice()) {
-            (None, [_, ..]) | (Some("System"), []) => {}
-            (Some(other), []) => {
-                let message =
-                    format!("spec.validation.wellKnownCACertificates: {} is not known", quote(other));
-                return Err(message.into());
-            }
-            (None, []) => return Err("spec.validation names no authorities".into()),
-            (Some(_), _) => {
-                return Err("spec.validation: caCertificateRefs exclude wellKnownCACertificates".into());
-            }
-        }
-        let name = dns_name(&hostname).ok().and_then(|name| DnsName::try_from(String::from(name)).ok());
-        let no_name = || format!("spec.validation.hostname: {} is no host name", quote(&hostname));
-        let server_name = ServerName::DnsName(name.ok_or_else(no_name)?);
-        let mut sans = subject_alt_names.into_iter().map(SanSpec::read).collect::<Result<Vec<_>, _>>()?;
-        // To the API a name that is listed twice is no mistake.
-        let mut seen = HashSet::new();
-        sans.retain(|san| seen.insert(san.clone()));
-        Ok(Validation { authorities: ca_certificate_refs, server_name, sans })
-    }
-}
-
-impl SanSpec {
-    fn read(self) -> Result<San, Box<str>> {
-        let bad =
-            |text: &str| format!("spec.validation.subjectAltNames: {} cannot be looked for", quote(text));
-        match (&*self.kind, self.hostname, self.uri) {
-            ("Hostname", Some(host), None) => match host.strip_prefix("*.") {
-                Some(parent) => dns_name(parent).map(San::DnsBelow).map_err(|_| bad(&host).into()),
-                None => dns_name(&host).map(San::Dns).map_err(|_| bad(&host).into()),
-            },
-            ("URI", None, Some(uri)) if uri.contains(':') => Ok(San::Uri(uri)),
-            (kind, ..) => Err(bad(kind).into()),
-        }
-    }
-}
-
-/// Who a gateway is to servers that it begins TLS with.
-#[derive(Debug)]
-pub(super) struct Client {
-    /// What it shows them.
-    certificate: Option<Arc<Loaded>>,
-    gateway: Key,
-}
 
 /// How servers are spoken to.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,13 +6,16 @@ use std::collections::HashSet;
 
 use super::attach::{self, Attached};
 use super::backend_tls;
+use super::context::Context;
 use super::convert;
 use super::gateways::{self, Gateways};
-use super::index::{Built, Context, Index, Used, View};
+use super::index::{Built, Index, Used};
 use super::key::Key;
 use super::memo::Memo;
 use super::pools;
 use super::status::Statuses;
+use super::target;
+use super::view::View;
 use super::virtual_services;
 use crate::config::model::Server;
 
@@ -62,7 +65,7 @@ impl Index {
             for ((port, subset), labels) in parts {
                 let servers = pools::servers(&mut view, &service, *port, labels);
                 let servers = servers.into_iter().map(|server| pools::server(server.value)).collect();
-                found.push((pools::name(&service, *port, subset), servers));
+                found.push((target::name(&service, *port, subset), servers));
             }
         }
         found

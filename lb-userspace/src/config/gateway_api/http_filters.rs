@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::decode::Given;
-use super::requests::Referenced;
+use super::route::Referenced;
 use super::specs::BackendRef;
 use crate::config::address::dns_name;
 use crate::config::diagnostic::quote;

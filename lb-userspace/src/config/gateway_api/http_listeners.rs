@@ -5,24 +5,16 @@
 use std::sync::Arc;
 
 use super::backend_tls::Speech;
-use super::convert::{given, listener_name, route, terminate};
-use super::index::View;
+use super::drafts::{given, listener_name, place, route, terminate};
+use super::kept::{Requests, Ruled};
 use super::key::Key;
 use super::listeners::{Listener, Use};
-use super::pools::{self, Target, place};
-use super::requests::{Referenced, RequestRule};
-use crate::config::draft::{Field, RouteDraft};
+use super::pools;
+use super::route::{Referenced, RequestRule};
+use super::view::View;
 use crate::config::http::Rule;
 use crate::config::model::SniPattern;
 use crate::config::place::Placed;
-
-/// The rules of a route for a listener.
-#[derive(Debug)]
-pub(super) struct Ruled {
-    pub(super) hosts: Vec<SniPattern>,
-    rules: Vec<Rule<Field<String>>>,
-    pub(super) targets: Vec<Target>,
-}
 
 impl Ruled {
     pub(super) fn new(
@@ -51,13 +43,6 @@ impl Ruled {
         }
         Self { hosts: hosts.to_vec(), rules: found, targets }
     }
-}
-
-/// What the data plane has of a listener of requests.
-#[derive(Debug)]
-pub(super) struct Requests {
-    ruled: Vec<Arc<Ruled>>,
-    pub(super) draft: Arc<RouteDraft>,
 }
 
 impl Requests {

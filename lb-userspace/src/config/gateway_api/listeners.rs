@@ -5,12 +5,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::context::Context;
 use super::gateway::Gateway;
-use super::index::{Context, View};
 use super::key::{GROUP, Key, Kind};
 use super::references::{authority, certificate, istio_authorities};
 use super::specs::{Clients, ListenerSpec, RouteKind, Server};
 use super::status::{Condition, Fault, ListenerStatus, Truth};
+use super::view::View;
 use crate::config::certificate::Loaded;
 use crate::config::client_auth::{Allowed, ClientAuth};
 use crate::config::controller::Mode;

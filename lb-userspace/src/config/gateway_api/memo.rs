@@ -11,11 +11,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::attach::Offer;
-use super::convert::Drafted;
-use super::http_listeners::{Requests, Ruled};
-use super::index::{Context, Part};
+use super::context::Context;
+use super::kept::{Drafted, Offer, Requests, Ruled};
 use super::key::{Key, Labels, Name};
+use super::target::Part;
 use crate::config::draft::PoolDraft;
 
 /// A route, which of several routes of one object it is, and the number of a listener.

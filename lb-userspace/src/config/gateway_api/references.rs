@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use super::index::View;
 use super::key::{Key, Kind, Name};
 use super::specs::{Allowed, FromNamespaces, Reference};
 use super::status::Fault;
+use super::view::View;
 use crate::config::certificate::Loaded;
 use crate::config::diagnostic::quote;
 

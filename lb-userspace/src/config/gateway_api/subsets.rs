@@ -2,11 +2,11 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::index::View;
 use super::istio::{DestinationRule, Subset};
 use super::key::Name;
 use super::specs::Destination;
 use super::status::Fault;
+use super::view::View;
 use crate::config::diagnostic::quote;
 
 /// The subset that a destination means; `None`: it means all pods.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::attach::{Attached, Connections, Work};
 use super::gateways::Gateways;
-use super::index::{View, by_age};
+use super::index::by_age;
 use super::istio::{Rule, VirtualService, is_exported};
 use super::key::{ISTIO, Key, Kind};
 use super::listeners::{Listener, Use};
@@ -15,6 +15,7 @@ use super::pools;
 use super::references::admits;
 use super::specs::{FromNamespaces, ParentRef};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, RuleStatus, Status, Statuses, Truth};
+use super::view::View;
 use crate::config::hostname::intersection;
 use crate::config::model::SniPattern;
 

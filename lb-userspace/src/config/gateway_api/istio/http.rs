@@ -9,17 +9,17 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::virtual_service::{Destined, Weighted, shares};
+use super::destination::{Destined, HeadersSpec, Weighted, shares};
 use super::wanted::{Common, Only, Paths, Text, Wanted};
 use crate::config::diagnostic::quote;
 use crate::config::gateway_api::decode::Given;
 use crate::config::gateway_api::http_filters::{
-    changed_header, check_cors, header_value, host_name, path_text, redirect_status,
+    check_cors, header_value, host_name, path_text, redirect_status,
 };
-use crate::config::gateway_api::requests::{Expressions, Referenced, RequestRule, read_duration, retry};
+use crate::config::gateway_api::requests::{Expressions, read_duration, retry};
+use crate::config::gateway_api::route::{Referenced, RequestRule};
 use crate::config::http::{
-    Cors, Filters, Fraction, HeaderChanges, MAX_MATCHES, Mirror, PathRewrite, Redirect, Rewrite, Rule,
-    RuleBackend, Timeouts,
+    Cors, Fraction, MAX_MATCHES, Mirror, PathRewrite, Redirect, Rewrite, Rule, RuleBackend, Timeouts,
 };
 
 /// A rule, without its matches. What it has besides is not served.
@@ -139,27 +139,6 @@ struct CorsSpec {
     max_age: Option<Box<str>>,
     #[serde(default)]
     allow_credentials: bool,
-}
-
-/// Changes of headers.
-#[derive(Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HeadersSpec {
-    #[serde(default)]
-    request: ChangesSpec,
-    #[serde(default)]
-    response: ChangesSpec,
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChangesSpec {
-    #[serde(default)]
-    set: BTreeMap<Box<str>, Box<str>>,
-    #[serde(default)]
-    add: BTreeMap<Box<str>, Box<str>>,
-    #[serde(default)]
-    remove: Vec<Box<str>>,
 }
 
 /// A match with what becomes of its requests.
@@ -408,30 +387,5 @@ impl CorsSpec {
         };
         check_cors(&made)?;
         Ok(made)
-    }
-}
-
-impl HeadersSpec {
-    fn filters(self) -> Result<Filters<usize>, String> {
-        Ok(Filters {
-            request_headers: self.request.read()?,
-            response_headers: self.response.read()?,
-            ..Filters::default()
-        })
-    }
-}
-
-impl ChangesSpec {
-    fn read(self) -> Result<HeaderChanges, String> {
-        let all = |headers: BTreeMap<Box<str>, Box<str>>| {
-            let header =
-                |(name, value): (Box<str>, Box<str>)| Ok((changed_header(&name)?, header_value(&value)?));
-            headers.into_iter().map(header).collect::<Result<Vec<_>, String>>()
-        };
-        Ok(HeaderChanges {
-            set: all(self.set)?,
-            add: all(self.add)?,
-            remove: self.remove.iter().map(|name| changed_header(name)).collect::<Result<_, _>>()?,
-        })
     }
 }
