@@ -3,19 +3,20 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::gateways::Gateways;
-use super::index::View;
+use super::kept::{Accepting, Listeners, Offer, Outcome, Services};
 use super::key::{Key, Kind};
 use super::listeners::Listener;
 use super::objects::Object;
 use super::pools;
 use super::references::admits;
-use super::requests::RequestRule;
-use super::specs::{BackendRef, FromNamespaces, ParentRef, RouteSpec};
+use super::route::{RequestRule, RouteSpec};
+use super::specs::{BackendRef, FromNamespaces, ParentRef};
 use super::status::{Condition, Fault, RouteParentStatus, RouteStatus, Status, Statuses, Truth};
+use super::view::View;
 use crate::config::diagnostic::quote;
 use crate::config::hostname::{self, Hosts, intersection};
 use crate::config::model::SniPattern;
@@ -27,6 +28,7 @@ pub(super) struct Attached<'i> {
     pub(super) part: Option<&'i str>,
     pub(super) work: Work<'i>,
     pub(super) listeners: Listeners,
+    pub(super) services: Services,
 }
 
 /// What it routes.
@@ -41,30 +43,6 @@ pub(super) struct Connections<'i> {
     pub(super) hosts_path: Cow<'static, str>,
     pub(super) backends_path: Cow<'static, str>,
     pub(super) backends: &'i [BackendRef],
-}
-
-/// Indices of listeners, each with the names that a route and it both have; no listener twice.
-type Listeners = Arc<[(usize, Vec<SniPattern>)]>;
-
-/// The listeners of a parent that accept a route, or why none does.
-type Accepting = Result<Vec<(usize, Vec<SniPattern>)>, Fault>;
-
-/// What a route finds at its parents, whatever other routes are there.
-#[derive(Debug)]
-pub(super) struct Offer {
-    /// Of each parent that is ours, by its place in `spec.parentRefs`.
-    parents: Vec<(usize, Accepting)>,
-    /// The first backend that it cannot have.
-    references: Option<Fault>,
-    outcome: Outcome,
-}
-
-/// What comes of that.
-#[derive(Clone, Debug)]
-struct Outcome {
-    listeners: Listeners,
-    /// `None`: it is no route of ours.
-    status: Option<Arc<Status>>,
 }
 
 /// Host names of HTTPRoutes and of GRPCRoutes that a listener has accepted.
@@ -109,6 +87,7 @@ pub(super) fn routes<'i>(
                 }),
             },
             listeners,
+            services: offer.services.clone(),
         });
     }
     for object in Kind::ALL.into_iter().filter(|kind| kind.is_route()).flat_map(|kind| view.all(kind)) {
@@ -155,9 +134,17 @@ fn offer(view: &mut View<'_>, gateways: &Gateways<'_>, object: &Object, spec: &R
         };
         parents.push((number, found));
     }
-    let references = if parents.is_empty() { None } else { unresolved(view, object, spec) };
+    let of_requests = spec.requests.iter().flat_map(|rule| &rule.backends);
+    let backends = spec.rules.iter().flat_map(|rule| &rule.backend_refs).chain(of_requests);
+    let (services, references) =
+        if parents.is_empty() { (Arc::default(), None) } else { services(view, &object.key, backends) };
+    let mut accepting = parents.iter().flat_map(|(_, found)| found).flatten();
+    let references = match accepting.any(|(number, _)| gateways.listeners[*number].follows_policies()) {
+        true => references.or_else(|| pools::unseen(view, &services)),
+        false => references,
+    };
     let outcome = Outcome::new(view, object, spec, &parents, references.as_ref());
-    Offer { parents, references, outcome }
+    Offer { parents, references, services, outcome }
 }
 
 impl Outcome {
@@ -280,15 +267,20 @@ fn accepting(
     Ok(found)
 }
 
-/// The first backend that a route cannot have, and why.
-fn unresolved(view: &mut View<'_>, object: &Object, spec: &RouteSpec) -> Option<Fault> {
-    let Key { kind, name } = &object.key;
-    let backends = spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-    let of_requests = spec.requests.iter().flat_map(|rule| &rule.references).map(|named| &named.backend);
-    backends
-        .chain(of_requests)
-        .filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err())
-        .next()
+/// The Services that backends of a route are, and the first that it cannot have, and why.
+pub(super) fn services<'b>(
+    view: &mut View<'_>,
+    route: &Key,
+    backends: impl Iterator<Item = &'b BackendRef>,
+) -> (Services, Option<Fault>) {
+    let (mut found, mut fault) = (BTreeSet::new(), None);
+    for backend in backends {
+        match pools::resolve(view, route.kind, &route.name.namespace, backend) {
+            Ok(target) => _ = found.insert(target.service),
+            Err(why) => _ = fault.get_or_insert(why),
+        }
+    }
+    (found.into_iter().collect(), fault)
 }
 
 /// Why nothing is served of a route of requests that has rules. Those of them that have matches answer with 500 all the same:

@@ -16,19 +16,19 @@ use std::sync::Arc;
 
 use super::attach::{Attached, Connections, Work};
 use super::backend_tls::{self, Speech};
+use super::drafts::{given, listener_name, place, pool, route, terminate};
 use super::gateways::Gateways;
-use super::http_listeners::{Requests, Ruled};
-use super::index::{Built, Parts, View};
+use super::index::Built;
+use super::kept::{Drafted, Requests, Ruled, Share};
 use super::key::{Key, Kind, Name};
 use super::listeners::{Family, Listener, Use};
-use super::pools::{self, Target, place};
-use super::requests::RequestRule;
+use super::pools;
+use super::route::RequestRule;
 use super::subsets::subsets;
+use super::target::{Parts, Target};
+use super::view::View;
 use crate::config::controller::Attach;
-use crate::config::draft::{
-    BackendDraft, CertificateDraft, ClientAuthDraft, Field, ListenerDraft, PoolDraft, RouteDraft,
-    ServerDraft, Tls,
-};
+use crate::config::draft::{BackendDraft, Field, ListenerDraft, PoolDraft, ServerDraft};
 use crate::config::hostname::wider;
 use crate::config::model::{MAX_WEIGHT, Protocol, Refuse, SniPattern};
 use crate::config::place::{ObjectField, Place, Placed};
@@ -293,13 +293,6 @@ impl Drafts {
     }
 }
 
-/// Who gets a share of a route's connections.
-#[derive(Debug)]
-enum Share {
-    Of(Target),
-    Nobodys,
-}
-
 impl Share {
     fn draft(&self, at: Place) -> BackendDraft {
         let pool = match self {
@@ -308,15 +301,6 @@ impl Share {
         };
         BackendDraft { pool: given(at, pool), weight: Field::Absent }
     }
-}
-
-/// What the data plane has of a route on a listener.
-#[derive(Debug)]
-pub(super) struct Drafted {
-    /// The names that are left to it there.
-    hosts: Vec<SniPattern>,
-    draft: Arc<RouteDraft>,
-    shares: Vec<Share>,
 }
 
 impl Drafted {
@@ -406,46 +390,6 @@ fn pool_of(view: &mut View<'_>, target: &Target) -> PoolDraft {
         }
     }
     pool
-}
-
-pub(super) fn given<T>(place: Place, value: T) -> Field<T> {
-    Field::Given(Placed::new(place, value))
-}
-
-pub(super) fn route(at: Place, name: String, listener: &str) -> RouteDraft {
-    RouteDraft {
-        name: given(at.clone(), name.into()),
-        listener: given(at.clone(), listener.to_owned()),
-        ..RouteDraft::new(at)
-    }
-}
-
-fn pool(at: Place, name: &str, servers: Vec<Placed<ServerDraft>>) -> PoolDraft {
-    PoolDraft {
-        name: given(at.clone(), name.into()),
-        servers: given(at.clone(), servers),
-        ..PoolDraft::new(at)
-    }
-}
-
-/// Ends TLS with the listener's certificates.
-pub(super) fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Place) {
-    draft.tls = given(at.clone(), Tls::Terminate);
-    draft.certificate = given(at.clone(), Box::new(CertificateDraft::Held(listener.certificates.clone())));
-    if let Some(auth) = &listener.client_auth {
-        draft.client_auth = given(at.clone(), ClientAuthDraft::Held(auth.clone()));
-    }
-}
-
-/// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's or Istio's says so.
-pub(super) fn listener_name(listener: &Listener<'_>) -> String {
-    let Key { kind, name } = listener.owner;
-    let set = match kind {
-        Kind::ListenerSet => "set.",
-        Kind::IstioGateway => "istio.",
-        _ => "",
-    };
-    format!("{set}{}.{}.{}", name.namespace, name.name, listener.spec.name)
 }
 
 /// Weights in the same proportions, none above what a route may have. One that is not 0 stays so.

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::index::View;
 use super::key::Kind;
 use super::objects::Object;
 use super::references::{admits, certificate};
 use super::specs::{FromNamespaces, GatewaySpec, Validation};
 use super::status::{Fault, StatusAddress};
+use super::view::View;
 use crate::config::certificate::Loaded;
 use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;

@@ -5,8 +5,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::claims::{Claims, mark_overlaps, reject_equal};
+use super::context::{Definitions, Lacking};
 use super::gateway::Gateway;
-use super::index::{Definitions, Lacking, View, by_age};
+use super::index::by_age;
 use super::key::{Key, Kind};
 use super::listeners::Listener;
 use super::objects::{Object, Spec};
@@ -14,6 +15,7 @@ use super::specs::{ListenerSetSpec, ListenerSpec, ParentRef};
 use super::status::{
     ClassStatus, Condition, Fault, Feature, GatewayStatus, ListenerSetStatus, Status, Statuses, Truth,
 };
+use super::view::View;
 use crate::config::controller::Mode;
 use crate::config::diagnostic::quote;
 

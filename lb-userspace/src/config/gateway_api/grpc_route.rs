@@ -9,7 +9,8 @@ use super::decode::decode;
 use super::key::Key;
 use super::refusal::Refusal;
 use super::requests::{Expressions, RuleSpec, ValueSpec, header_matches, pattern, rules};
-use super::specs::{ParentRef, RouteSpec};
+use super::route::RouteSpec;
+use super::specs::ParentRef;
 use crate::config::diagnostic::quote;
 use crate::config::http::{PathMatch, RequestMatch};
 

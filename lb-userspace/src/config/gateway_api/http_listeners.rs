@@ -5,24 +5,19 @@
 use std::sync::Arc;
 
 use super::backend_tls::Speech;
-use super::convert::{given, listener_name, route, terminate};
-use super::index::View;
+use super::drafts::{given, listener_name, place, route, terminate};
+use super::kept::{Requests, Ruled};
 use super::key::Key;
 use super::listeners::{Listener, Use};
-use super::pools::{self, Target, place};
-use super::requests::{Referenced, RequestRule};
-use crate::config::draft::{Field, RouteDraft};
+use super::pools;
+use super::route::RequestRule;
+use super::specs::BackendRef;
+use super::target::Target;
+use super::view::View;
+use crate::config::draft::RulesDraft;
 use crate::config::http::Rule;
 use crate::config::model::SniPattern;
 use crate::config::place::Placed;
-
-/// The rules of a route for a listener.
-#[derive(Debug)]
-pub(super) struct Ruled {
-    pub(super) hosts: Vec<SniPattern>,
-    rules: Vec<Rule<Field<String>>>,
-    pub(super) targets: Vec<Target>,
-}
 
 impl Ruled {
     pub(super) fn new(
@@ -35,29 +30,22 @@ impl Ruled {
         view.note(key.clone());
         let of_rules: Arc<[SniPattern]> = hosts.into();
         let (mut found, mut targets) = (Vec::with_capacity(rules.len()), Vec::new());
-        for RequestRule { rule, references, .. } in rules {
+        for RequestRule { rule, backends, .. } in rules {
             let Some(rule) = rule else { continue };
             let speech = if rule.grpc { Speech::Grpc } else { Speech::Http };
-            let mut pool = |Referenced { path, backend }: &Referenced| {
+            let mut pool = |backend: &BackendRef| {
                 let target = pools::resolve(view, key.kind, &key.name.namespace, backend).ok()?;
-                let target = target.spoken_to(view, speech, listener).ok()?;
-                let name = target.pool();
-                targets.push(target);
-                Some(given(place(key, path.as_str()), name))
+                targets.push(target.spoken_to(view, speech, listener).ok()?);
+                Some(targets.len() - 1)
             };
-            let pools: Vec<_> = references.iter().map(&mut pool).collect();
-            let made = rule.with_pools(|number| pools[*number].clone());
+            let pools: Vec<_> = backends.iter().map(&mut pool).collect();
+            let made = rule.with_pools(|number| pools[*number]);
             found.push(Rule { hosts: of_rules.clone(), ..made });
         }
-        Self { hosts: hosts.to_vec(), rules: found, targets }
+        let pools = targets.iter().map(Target::pool).collect();
+        let rules = RulesDraft { list: found.into(), pools };
+        Self { hosts: hosts.to_vec(), rules: rules.into(), targets }
     }
-}
-
-/// What the data plane has of a listener of requests.
-#[derive(Debug)]
-pub(super) struct Requests {
-    ruled: Vec<Arc<Ruled>>,
-    pub(super) draft: Arc<RouteDraft>,
 }
 
 impl Requests {
@@ -70,7 +58,7 @@ impl Requests {
         if is_https {
             terminate(&mut draft, listener, &at);
         }
-        draft.http = given(at, ruled.iter().flat_map(|ruled| &ruled.rules).cloned().collect());
+        draft.http = given(at, ruled.iter().map(|ruled| ruled.rules.clone()).collect());
         Self { ruled, draft: draft.into() }
     }
 

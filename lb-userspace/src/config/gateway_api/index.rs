@@ -1,60 +1,48 @@
-//! The store: objects in by their changes, and what a build sees of them.
+//! The store: objects in by their changes.
 //!
 //! Which objects there are is kept in maps by what refers to them, and what has changed since the last build is noted, so that
 //! the next one makes anew only what that has to do with ([`Memo`]). A change of endpoints alone takes no build at all.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use super::backend_tls::PolicySpec;
-use super::istio::DestinationRule;
-use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
-use super::memo::{Memo, Table};
+use super::context::Lacking;
+use super::key::{Key, Kind, Name};
+use super::memo::Memo;
 use super::objects::{Object, Spec};
-use super::secret::{AuthoritySpec, SecretSpec};
-use super::specs::{GrantSpec, RouteSpec, ServiceSpec, SliceSpec};
-use super::status::{StatusAddress, Statuses};
-use crate::config::client_auth::ClientAuth;
+use super::status::Statuses;
+use super::target::Parts;
 use crate::config::controller::Settings;
 use crate::config::draft::{ListenerDraft, PoolDraft, RouteDraft};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// A port of a Service, and a subset of its pods, which is empty for all of them, with how they are spoken to: what has a pool.
-pub(super) type Part = (u16, Arc<str>);
-
-/// The labels that the pods of each part have; none: it is all pods.
-pub(super) type Parts = BTreeMap<Part, Arc<Labels>>;
-
 /// All objects of a source.
 #[derive(Debug)]
 pub struct Index {
     pub(super) settings: Settings,
-    objects: BTreeMap<Key, Arc<Object>>,
-    /// The routes that can be read, the oldest first.
-    routes: BTreeMap<Age, Arc<Object>>,
+    pub(super) objects: BTreeMap<Key, Arc<Object>>,
+    pub(super) lists: Lists,
     /// Made when somebody asks, and again when that has changed.
     census: OnceLock<Arc<Census>>,
     /// The EndpointSlices of each Service, by their names.
-    slices: HashMap<Name, BTreeSet<Name>>,
+    pub(super) slices: HashMap<Name, BTreeSet<Name>>,
     /// The ReferenceGrants of each namespace, by their names.
-    grants: HashMap<Arc<str>, BTreeSet<Name>>,
+    pub(super) grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// The DestinationRules of each Service, the oldest first.
-    rules: HashMap<Name, BTreeSet<Age>>,
-    /// The BackendTLSPolicies of each Service, the oldest first.
-    policies: HashMap<Name, BTreeSet<Age>>,
+    pub(super) rules: HashMap<Name, BTreeSet<Age>>,
+    /// The BackendTLSPolicies of each Service's port, by its name, which is empty for all ports; the oldest first.
+    pub(super) policies: HashMap<(Name, Box<str>), BTreeSet<Age>>,
     /// The parts of the last build.
     pub(super) memo: Memo,
     /// What the last build has read beside its parts.
     pub(super) read: HashSet<Key>,
-    /// What has changed since of what the last build has read: as [`View`] notes it when it reads it.
+    /// What has changed since of what the last build has read: as [`View`](super::view::View) notes it when it reads it.
     pub(super) differs: HashSet<Key>,
     /// What the build has used that is in force.
     pub(super) used: Used,
@@ -62,6 +50,25 @@ pub struct Index {
     pub(super) used_last: Option<Used>,
     /// The Services with pools of which endpoints have changed since the build that is in force.
     pub(super) changed: BTreeSet<Name>,
+}
+
+/// Those objects that can be read of which the oldest go first.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    pub(super) routes: BTreeMap<Age, Arc<Object>>,
+    pub(super) virtual_services: BTreeMap<Age, Arc<Object>>,
+    pub(super) policies: BTreeMap<Age, Arc<Object>>,
+}
+
+impl Lists {
+    fn of(&mut self, object: &Object) -> Option<&mut BTreeMap<Age, Arc<Object>>> {
+        match &object.spec {
+            Spec::Route(_) => Some(&mut self.routes),
+            Spec::VirtualService(_) => Some(&mut self.virtual_services),
+            Spec::BackendTlsPolicy(_) => Some(&mut self.policies),
+            _ => None,
+        }
+    }
 }
 
 /// Which objects there are.
@@ -95,61 +102,6 @@ pub enum Change {
     All,
 }
 
-/// What is outside the objects, and counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Context {
-    /// The addresses of this machine, but for loopback and link-local ones: what a Gateway on the node is reached by. An
-    /// endpoint with one of them is refused, as it may be the gateway's own.
-    pub own: Vec<IpAddr>,
-    /// Modes `node` and `service`: where all machines are reached that serve the same objects. Empty: there is only this one.
-    pub nodes: Vec<IpAddr>,
-    /// Which of them this one is, for statuses that are of it alone; `None`: no other is known.
-    pub name: Option<Box<str>>,
-    /// Whether this machine has IPv6.
-    pub ipv6: bool,
-    /// Every address of those machines. An endpoint with one of them is refused, too: it could lead from one gateway to the next
-    /// and back, without an end.
-    pub peers: Vec<IpAddr>,
-    /// Ports that cannot be listened on, at which address, and why: those of the file's listeners, and those that the system
-    /// refuses.
-    pub unavailable: BTreeMap<(u16, IpAddr), Box<str>>,
-    /// The same of the other machines, as far as they have said it.
-    pub elsewhere: Lacking,
-    /// The definitions of the Gateway API's kinds that the cluster has, by their names, what each says; none: there is no
-    /// cluster, or they are not known.
-    pub definitions: Definitions,
-    /// Modes `pool` and `service`: where each Gateway is.
-    pub assigned: BTreeMap<Name, Assigned>,
-}
-
-/// Where a Gateway is that has addresses of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Assigned {
-    /// The addresses for which packets arrive here.
-    pub addresses: Vec<IpAddr>,
-    /// Where else its clients find it: what sends their connections on to node ports.
-    pub elsewhere: Vec<StatusAddress>,
-    /// Mode `service`: the ports of every node that stand for its ports.
-    pub node_ports: BTreeMap<u16, u16>,
-    /// An address that its load balancer gives and that it cannot have here, and why.
-    pub refused: Option<Box<str>>,
-}
-
-/// Listeners whose ports cannot be had, by their Gateway or ListenerSet and their names, and why.
-pub type Lacking = BTreeMap<Key, BTreeMap<Box<str>, Box<str>>>;
-
-/// CustomResourceDefinitions by name.
-pub type Definitions = BTreeMap<Box<str>, Definition>;
-
-/// What a CustomResourceDefinition of the Gateway API says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Definition {
-    /// Of the Gateway API.
-    pub version: Option<Box<str>>,
-    /// It has the fields of the experimental channel.
-    pub is_experimental: bool,
-}
-
 /// What objects make.
 #[derive(Debug, Default)]
 pub struct Built {
@@ -164,38 +116,13 @@ pub struct Built {
     pub made: usize,
 }
 
-/// What a build asks of the store; it notes what was asked for.
-pub(super) struct View<'i> {
-    pub(super) index: &'i Index,
-    pub(super) context: &'i Context,
-    /// The addresses of gateways and Gateways: no endpoint may have one of them.
-    pub(super) own: HashSet<IpAddr>,
-    /// What was read, also in vain, for what is being made; all of something is noted as in [`Index::differs`].
-    pub(super) reads: RefCell<Vec<Key>>,
-    pub(super) memo: Memo,
-    /// What servers of Istio's ask of clients, by their Gateways and numbers.
-    pub(super) client_auths: HashMap<(Key, usize), Arc<ClientAuth>>,
-}
-
-impl<'i> View<'i> {
-    pub(super) fn new(index: &'i Index, context: &'i Context, memo: Memo) -> Self {
-        let Context { own, nodes, peers, assigned, .. } = context;
-        let assigned = assigned.values().flat_map(|place| {
-            place.addresses.iter().copied().chain(place.elsewhere.iter().filter_map(StatusAddress::ip))
-        });
-        let own = own.iter().chain(nodes).chain(peers).copied().chain(assigned);
-        let own = own.map(|ip| ip.to_canonical()).collect();
-        View { index, context, own, reads: RefCell::default(), memo, client_auths: HashMap::new() }
-    }
-}
-
 impl Index {
     /// An empty store.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
             objects: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            lists: Lists::default(),
             census: OnceLock::new(),
             slices: HashMap::new(),
             grants: HashMap::new(),
@@ -235,13 +162,15 @@ impl Index {
                 rules.insert(Age::of(&object));
             }
             Spec::BackendTlsPolicy(policy) => {
-                for service in policy.services(&key) {
-                    let policies = self.policies.entry(service).or_default();
+                for (service, port) in policy.services(&key) {
+                    let policies = self.policies.entry((service, port.into())).or_default();
                     policies.insert(Age::of(&object));
                 }
             }
-            Spec::Route(_) => _ = self.routes.insert(Age::of(&object), object.clone()),
             _ => {}
+        }
+        if let Some(list) = self.lists.of(&object) {
+            list.insert(Age::of(&object), object.clone());
         }
         let is_unread = object.as_unread().is_some();
         let known = self.objects.insert(key.clone(), object);
@@ -273,12 +202,14 @@ impl Index {
             Spec::ReferenceGrant(_) => take_out(&mut self.grants, &key.name.namespace, &key.name),
             Spec::DestinationRule(rule) => take_out(&mut self.rules, &rule.service, &Age::of(object)),
             Spec::BackendTlsPolicy(policy) => {
-                for service in policy.services(key) {
-                    take_out(&mut self.policies, &service, &Age::of(object));
+                for (service, port) in policy.services(key) {
+                    take_out(&mut self.policies, &(service, port.into()), &Age::of(object));
                 }
             }
-            Spec::Route(_) => _ = self.routes.remove(&Age::of(object)),
             _ => {}
+        }
+        if let Some(list) = self.lists.of(object) {
+            list.remove(&Age::of(object));
         }
         change
     }
@@ -334,8 +265,7 @@ impl Index {
 }
 
 impl Used {
-    pub(super) fn new<'k>(read: impl Iterator<Item = &'k Key>, pools: HashMap<Name, Parts>) -> Self {
-        let named = read.filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap)).cloned().collect();
+    pub(super) fn new(named: BTreeSet<Key>, pools: HashMap<Name, Parts>) -> Self {
         let mut selected: HashMap<Arc<str>, BTreeSet<Name>> = HashMap::new();
         for (service, parts) in &pools {
             if parts.values().any(|labels| !labels.is_empty()) {
@@ -384,177 +314,6 @@ impl Kind {
     }
 }
 
-impl<'i> View<'i> {
-    /// What `make` makes, or what it has made in the last build, if nothing has changed since that it had read of the store.
-    /// `fits`: whether whatever else it is made of is the same, but for Gateways and their listeners, which are.
-    pub(super) fn remembered<K: Eq + Hash, V>(
-        &mut self,
-        table: impl Fn(&mut Memo) -> &mut Table<K, V>,
-        key: K,
-        fits: impl FnOnce(&V) -> bool,
-        make: impl FnOnce(&mut Self) -> V,
-    ) -> Arc<V> {
-        if let Some(found) = table(&mut self.memo).find(&key, &self.index.differs).filter(|found| fits(found))
-        {
-            return found;
-        }
-        let outside = self.reads.take();
-        let value = Arc::new(make(self));
-        let reads = self.reads.replace(outside);
-        self.memo.keep(table, key, value.clone(), reads);
-        value
-    }
-
-    /// Notes that something was read.
-    pub(super) fn note(&self, read: Key) {
-        self.reads.borrow_mut().push(read);
-    }
-
-    /// All objects of a kind.
-    pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = &'i Object> + use<'i> {
-        let first = all_of(kind);
-        self.note(first.clone());
-        let objects = self.index.objects.range(first..);
-        objects.take_while(move |(key, _)| key.kind == kind).map(|(_, object)| &**object)
-    }
-
-    /// Routes with their specs, the oldest first. Each notes by itself that it was read.
-    pub(super) fn routes(&self) -> impl Iterator<Item = (&'i Object, &'i RouteSpec)> + use<'i> {
-        self.index.routes.values().filter_map(|object| match &object.spec {
-            Spec::Route(route) => Some((&**object, &**route)),
-            _ => None,
-        })
-    }
-
-    fn get(&self, kind: Kind, name: &Name) -> Option<&'i Object> {
-        let key = Key { kind, name: name.clone() };
-        let found = self.index.objects.get(&key);
-        self.note(key);
-        found.map(|object| &**object)
-    }
-
-    pub(super) fn service(&mut self, name: &Name) -> Option<&'i ServiceSpec> {
-        match &self.get(Kind::Service, name)?.spec {
-            Spec::Service(service) => Some(service),
-            _ => None,
-        }
-    }
-
-    /// All Services.
-    pub(super) fn services(&mut self) -> impl Iterator<Item = (&'i Key, &'i ServiceSpec)> + use<'i> {
-        self.all(Kind::Service).filter_map(|object| match &object.spec {
-            Spec::Service(service) => Some((&object.key, service)),
-            _ => None,
-        })
-    }
-
-    pub(super) fn secret(&mut self, name: &Name) -> Option<&'i SecretSpec> {
-        match &self.get(Kind::Secret, name)?.spec {
-            Spec::Secret(secret) => Some(secret),
-            _ => None,
-        }
-    }
-
-    pub(super) fn authority(&mut self, name: &Name) -> Option<&'i AuthoritySpec> {
-        match &self.get(Kind::ConfigMap, name)?.spec {
-            Spec::ConfigMap(authority) => Some(authority),
-            _ => None,
-        }
-    }
-
-    /// The labels of a namespace; those of one that is not known are none but its name.
-    pub(super) fn labels_of(&mut self, namespace: &Arc<str>) -> Labels {
-        let name = Name { namespace: Arc::from(""), name: namespace.clone() };
-        match self.get(Kind::Namespace, &name) {
-            Some(object) => object.labels.clone(),
-            None => Labels::from([(NAMESPACE_LABEL.into(), namespace.to_string())]),
-        }
-    }
-
-    /// The EndpointSlices of a Service, in the order of their names.
-    pub(super) fn slices(
-        &self,
-        service: &Name,
-    ) -> impl Iterator<Item = (&'i Object, &'i SliceSpec)> + use<'i> {
-        self.note(all_in(Kind::EndpointSlice, service.clone()));
-        let index = self.index;
-        let names = index.slices.get(service).into_iter().flatten();
-        names.filter_map(move |name| {
-            let object = index.objects.get(&Key { kind: Kind::EndpointSlice, name: name.clone() })?;
-            match &object.spec {
-                Spec::EndpointSlice(slice) => Some((&**object, slice)),
-                _ => None,
-            }
-        })
-    }
-
-    /// The DestinationRules of a Service, the oldest first.
-    pub(super) fn rules(&self, service: &Name) -> Vec<&'i DestinationRule> {
-        self.note(all_in(Kind::DestinationRule, service.clone()));
-        let index = self.index;
-        let names = index.rules.get(service).into_iter().flatten();
-        let rules = names.filter_map(|Age { name, .. }| {
-            match &index.objects.get(&Key { kind: Kind::DestinationRule, name: name.clone() })?.spec {
-                Spec::DestinationRule(rule) => Some(&**rule),
-                _ => None,
-            }
-        });
-        rules.collect()
-    }
-
-    /// The BackendTLSPolicies of a Service, the oldest first.
-    pub(super) fn policies(&self, service: &Name) -> Vec<(&'i Object, &'i PolicySpec)> {
-        self.note(all_in(Kind::BackendTlsPolicy, service.clone()));
-        let index = self.index;
-        let names = index.policies.get(service).into_iter().flatten();
-        let policies = names.filter_map(|Age { name, .. }| {
-            let object = index.objects.get(&Key { kind: Kind::BackendTlsPolicy, name: name.clone() })?;
-            match &object.spec {
-                Spec::BackendTlsPolicy(policy) => Some((&**object, &**policy)),
-                _ => None,
-            }
-        });
-        policies.collect()
-    }
-
-    /// Whether a pod is known, and has these labels.
-    pub(super) fn pod_has(&self, namespace: &str, pod: &str, labels: &Labels) -> bool {
-        let pod = self.get(Kind::Pod, &Name::new(namespace, pod));
-        pod.is_some_and(|pod| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
-    }
-
-    /// Whether objects of this kind in `namespace` may name that Secret, ConfigMap or Service: it is in the same namespace, or a
-    /// ReferenceGrant beside it says so.
-    pub(super) fn is_granted(&self, from: Kind, namespace: &str, to: Kind, target: &Name) -> bool {
-        if *namespace == *target.namespace {
-            return true;
-        }
-        self.note(all_in(Kind::ReferenceGrant, Name::new(&target.namespace, "")));
-        let grants = self.index.grants.get(&target.namespace).into_iter().flatten();
-        let grants = grants.filter_map(|name| {
-            self.index.objects.get(&Key { kind: Kind::ReferenceGrant, name: name.clone() })
-        });
-        grants
-            .filter_map(|object| match &object.spec {
-                Spec::ReferenceGrant(grant) => Some(grant),
-                _ => None,
-            })
-            .any(|grant| grants_it(grant, from, namespace, to, &target.name))
-    }
-}
-
-fn grants_it(grant: &GrantSpec, from: Kind, namespace: &str, to: Kind, target: &str) -> bool {
-    let is_from = grant.from.iter().any(|entry| {
-        *entry.group == *from.group() && *entry.kind == *from.name() && *entry.namespace == *namespace
-    });
-    let is_to = grant.to.iter().any(|entry| {
-        *entry.group == *to.group()
-            && *entry.kind == *to.name()
-            && entry.name.as_deref().is_none_or(|name| name.is_empty() || name == target)
-    });
-    is_from && is_to
-}
-
 /// The Service that a slice belongs to.
 fn service_of(slice: &Object) -> Option<Name> {
     let service = slice.labels.get(SERVICE_LABEL)?;
@@ -577,7 +336,7 @@ fn noted(object: &Object) -> impl Iterator<Item = Key> + use<> {
     let found_by: Vec<Name> = match &object.spec {
         Spec::EndpointSlice(_) => service_of(object).into_iter().collect(),
         Spec::DestinationRule(rule) => vec![rule.service.clone()],
-        Spec::BackendTlsPolicy(policy) => policy.services(&object.key).collect(),
+        Spec::BackendTlsPolicy(policy) => policy.services(&object.key).map(|(service, _)| service).collect(),
         Spec::ReferenceGrant(_) => vec![Name::new(&name.namespace, "")],
         _ => Vec::new(),
     };
@@ -586,22 +345,22 @@ fn noted(object: &Object) -> impl Iterator<Item = Key> + use<> {
 }
 
 /// Stands for all objects of a kind.
-fn all_of(kind: Kind) -> Key {
+pub(super) fn all_of(kind: Kind) -> Key {
     Key::new(kind, "", "")
 }
 
 /// Stands for all objects of a kind that are found by a name: EndpointSlices and DestinationRules by that of their Service,
 /// ReferenceGrants by their namespace.
-fn all_in(kind: Kind, name: Name) -> Key {
+pub(super) fn all_in(kind: Kind, name: Name) -> Key {
     Key { kind, name }
 }
 
 /// Puts objects into the order in which the API lets one go before another: the oldest first, and of those that are equally old by
 /// the text `namespace/name`, in which `a-b/x` comes before `a/x`.
 #[derive(Debug, PartialEq, Eq)]
-struct Age {
+pub(super) struct Age {
     created: Arc<str>,
-    name: Name,
+    pub(super) name: Name,
     kind: Kind,
 }
 

@@ -5,12 +5,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::context::Context;
 use super::gateway::Gateway;
-use super::index::{Context, View};
 use super::key::{GROUP, Key, Kind};
 use super::references::{authority, certificate, istio_authorities};
 use super::specs::{Clients, ListenerSpec, RouteKind, Server};
 use super::status::{Condition, Fault, ListenerStatus, Truth};
+use super::view::View;
 use crate::config::certificate::Loaded;
 use crate::config::client_auth::{Allowed, ClientAuth};
 use crate::config::controller::Mode;
@@ -135,6 +136,11 @@ impl Listener<'_> {
     pub(super) fn is_auto_passthrough(&self) -> bool {
         let option = self.spec.tls.options.get("gateway.istio.io/listener-protocol");
         self.is_for == Some(Use::Passthrough) && option.is_some_and(|option| option == "auto-passthrough")
+    }
+
+    /// Whether policies say how servers are spoken to: what is passed on as it comes is not told to anybody in another way.
+    pub(super) fn follows_policies(&self) -> bool {
+        matches!(self.is_for, Some(Use::Http | Use::Https | Use::Terminate))
     }
 
     /// Whether clients may come for it, if not here then to another node.

@@ -7,15 +7,15 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::attach::Offer;
-use super::convert::Drafted;
-use super::http_listeners::{Requests, Ruled};
-use super::index::{Context, Part};
-use super::key::{Key, Labels, Name};
+use super::context::Context;
+use super::kept::{Drafted, Offer, Requests, Ruled, Taken, Told, Trust};
+use super::key::{Key, Kind, Labels, Name};
+use super::status::Status;
+use super::target::Part;
 use crate::config::draft::PoolDraft;
 
 /// A route, which of several routes of one object it is, and the number of a listener.
@@ -28,6 +28,14 @@ pub(super) struct Memo {
     context: Option<Context>,
     /// What routes find at their parents.
     pub(super) offers: Table<Key, Offer>,
+    /// What VirtualServices find at their Gateways.
+    pub(super) taken: Table<Key, Taken>,
+    /// What BackendTLSPolicies say of servers.
+    pub(super) trusts: Table<Key, Trust>,
+    /// What is said of them.
+    pub(super) policies: Table<Key, Told>,
+    /// The same of DestinationRules.
+    pub(super) rule_statuses: Table<Key, Status>,
     /// What the data plane has of a route on a listener.
     pub(super) drafts: Table<OnListener, Drafted>,
     /// The rules of requests of a route for a listener.
@@ -62,13 +70,19 @@ impl<K, V> Default for Table<K, V> {
 
 impl<K: Eq + Hash, V> Table<K, V> {
     /// A part that is the same again.
-    pub(super) fn find(&mut self, key: &K, differs: &HashSet<Key>) -> Option<Arc<V>> {
+    pub(super) fn find(&mut self, key: &K, differs: impl Fn(&Key) -> bool) -> Option<Arc<V>> {
         let kept = self.0.get_mut(key)?;
-        if !kept.is_used && kept.reads.iter().any(|read| differs.contains(read)) {
+        if !kept.is_used && kept.reads.iter().any(differs) {
             return None;
         }
         kept.is_used = true;
         Some(kept.value.clone())
+    }
+
+    /// The Secrets and ConfigMaps that were read for a part.
+    pub(super) fn named(&self, key: &K) -> Vec<Key> {
+        let reads = self.0.get(key).into_iter().flat_map(|kept| &kept.reads);
+        reads.filter(|read| matches!(read.kind, Kind::Secret | Kind::ConfigMap)).cloned().collect()
     }
 
     /// Keeps a part with what was read for it. What was kept in its place had read this.
@@ -128,17 +142,16 @@ impl Memo {
     pub(super) fn end(&mut self) {
         let unused = [
             self.offers.sweep(),
+            self.taken.sweep(),
+            self.trusts.sweep(),
+            self.policies.sweep(),
+            self.rule_statuses.sweep(),
             self.drafts.sweep(),
             self.rules.sweep(),
             self.requests.sweep(),
             self.pools.sweep(),
         ];
         unused.iter().flatten().for_each(|reads| self.unread(reads));
-    }
-
-    /// What all parts have read.
-    pub(super) fn reads(&self) -> impl Iterator<Item = &Key> {
-        self.readers.keys()
     }
 
     /// Whether a part has read this.

@@ -7,8 +7,10 @@ mod attach;
 mod backend_tls;
 mod build;
 mod claims;
+mod context;
 mod convert;
 mod decode;
+mod drafts;
 mod files;
 mod gateway;
 mod gateways;
@@ -18,27 +20,32 @@ mod http_listeners;
 mod http_route;
 mod index;
 mod istio;
+mod kept;
 mod key;
 mod listeners;
 mod memo;
+mod named;
 mod objects;
+mod policies;
 mod pools;
 mod references;
 mod refusal;
 mod requests;
+mod route;
 mod secret;
 mod specs;
 mod status;
 mod subsets;
+mod target;
 #[cfg(test)]
 mod tests;
+mod view;
 mod virtual_services;
 
 pub use super::controller::{Attach, GatewayApi, Mode, Settings, Source};
+pub use context::{Assigned, Context, Definition, Definitions, Lacking};
 pub use files::{At, Manifests, Problem};
-pub use index::{
-    Assigned, Built, Census, Change, Context, Definition, Definitions, Index, Lacking, Wanted, watched,
-};
+pub use index::{Built, Census, Change, Index, Wanted, watched};
 pub use key::{GROUP, Key, Kind, Labels, Name};
 pub use objects::Object;
 pub use refusal::Refusal;

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::backend_tls::PolicySpec;
 use super::decode::decode;
 use super::istio::{DestinationRule, IstioGateway, VirtualService};
 use super::key::{GROUP, Key, Kind, Labels, NAMESPACE_LABEL};
+use super::policies::PolicySpec;
 use super::refusal::Refusal;
+use super::route::RouteSpec;
 use super::secret::{AuthoritySpec, SecretSpec};
 use super::specs::{
-    ClassSpec, GatewaySpec, GrantSpec, ListenerSetSpec, ListenerSpec, ParentRef, RouteSpec, ServiceSpec,
-    SliceSpec,
+    ClassSpec, GatewaySpec, GrantSpec, ListenerSetSpec, ListenerSpec, ParentRef, ServiceSpec, SliceSpec,
 };
 use super::{grpc_route, http_route};
 use crate::config::diagnostic::quote;

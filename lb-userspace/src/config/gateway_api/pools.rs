@@ -4,58 +4,18 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use super::backend_tls::Client;
-use super::index::{Part, View};
-use super::istio::{DOMAIN, Subset};
+use super::drafts::place;
 use super::key::{Key, Kind, Labels, Name};
 use super::specs::{BackendRef, Endpoint, ServicePort};
 use super::status::Fault;
 use super::subsets::subset;
+use super::target::Target;
+use super::view::View;
 use crate::config::address::{Address, Host, Origin};
 use crate::config::diagnostic::quote;
 use crate::config::model::Server;
-use crate::config::place::{ObjectField, Place, Placed};
-
-/// What a pool is called: a namespace has no dots, so that no two Services have one name. `part`: the subset, which is empty for
-/// all pods, and behind a `+`, which no subset's name has, how its servers are spoken to.
-pub(super) fn name(service: &Name, port: u16, part: &str) -> String {
-    let separator = if part.is_empty() || part.starts_with('+') { "" } else { ":" };
-    format!("{}.{}:{port}{separator}{part}", service.namespace, service.name)
-}
-
-/// What a backend is.
-#[derive(Debug)]
-pub(super) struct Target {
-    pub(super) service: Name,
-    pub(super) part: Part,
-    pub(super) labels: Arc<Labels>,
-    /// Its servers are spoken to in HTTP/2.
-    pub(super) http2: bool,
-    /// And over TLS, as a policy has it.
-    pub(super) tls: Option<Client>,
-}
-
-impl Target {
-    pub(super) fn new(service: Name, port: u16, subset: Option<&Subset>) -> Self {
-        let (subset, labels) = match subset {
-            Some(subset) => (subset.name.clone(), subset.labels.clone()),
-            None => ("".into(), Arc::default()),
-        };
-        Self { service, part: (port, subset), labels, http2: false, tls: None }
-    }
-
-    pub(super) fn pool(&self) -> String {
-        name(&self.service, self.part.0, &self.part.1)
-    }
-
-    /// The name by which clients ask Istio's gateways between clusters for it.
-    pub(super) fn outbound_name(&self) -> String {
-        let (Name { namespace, name }, (port, subset)) = (&self.service, &self.part);
-        format!("outbound_.{port}_.{subset}_.{name}.{namespace}{}", DOMAIN)
-    }
-}
+use crate::config::place::Placed;
 
 /// What a backend of a route in `namespace` means, or why the route cannot have it.
 pub(super) fn resolve(
@@ -97,6 +57,16 @@ pub(super) fn resolve(
         None => None,
     };
     Ok(Target::new(service, port, subset))
+}
+
+/// Why nobody may speak to the servers of some Services: there may be policies for them of which nobody here knows.
+pub(super) fn unseen(view: &View<'_>, services: &[Name]) -> Option<Fault> {
+    let is_unseen = |service: &&Name| view.context.is_unseen(Kind::BackendTlsPolicy, &service.namespace);
+    let service = services.iter().find(is_unseen)?;
+    let message = format!(
+        "the API server does not let this gateway watch BackendTLSPolicies, of which one may ask for TLS to {service}"
+    );
+    Some(Fault::new("PoliciesUnknown", message))
 }
 
 /// The port of a Service that has only one.
@@ -167,13 +137,6 @@ pub(super) fn servers(
 /// With the defaults of everything else.
 pub(super) fn server(origin: Origin) -> Server {
     Server::new(origin)
-}
-
-pub(super) fn place(key: &Key, path: impl Into<String>) -> Place {
-    Place::Object(Box::new(ObjectField {
-        object: key.to_string().into(),
-        path: path.into().into_boxed_str(),
-    }))
 }
 
 enum State {

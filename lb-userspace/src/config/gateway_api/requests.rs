@@ -16,44 +16,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::http_filters::{self, FilterSpec, header_name};
 use super::key::{Key, Name};
+use super::route::RequestRule;
 use super::specs::BackendRef;
 use crate::config::diagnostic::quote;
 use crate::config::http::{
-    Carrier, Filters, MAX_MATCHES, PathMatch, Pattern, Persistence, RequestMatch, Retry, Rule, RuleBackend,
-    Timeouts, ValueMatch,
+    Carrier, MAX_MATCHES, PathMatch, Pattern, Persistence, RequestMatch, Retry, Rule, RuleBackend, Timeouts,
+    ValueMatch,
 };
 use crate::config::toml::BACKOFF;
-
-/// A rule of an object.
-#[derive(Debug, PartialEq)]
-pub(super) struct RequestRule {
-    /// `spec.rules[0]`.
-    pub(super) path: String,
-    /// Its pools are indices into `references`; `None`: it is left out.
-    pub(super) rule: Option<Rule<usize>>,
-    pub(super) references: Vec<Referenced>,
-    /// Why it is left out, or answers with 500.
-    pub(super) fault: Option<String>,
-}
-
-/// A backend that a rule names.
-#[derive(Debug, PartialEq)]
-pub(super) struct Referenced {
-    /// `spec.rules[0].backendRefs[0]`.
-    pub(super) path: String,
-    pub(super) backend: BackendRef,
-}
-
-impl RequestRule {
-    /// What is to be said of it: for a rule that is left out, in the words that the API asks for.
-    pub(super) fn told(&self) -> Option<String> {
-        let fault = self.fault.as_ref()?;
-        Some(match self.rule {
-            None => format!("Dropped Rule {}: {fault}", self.path),
-            Some(_) => format!("{} answers with 500: {fault}", self.path),
-        })
-    }
-}
 
 /// A rule, with matches of its kind. A key that is not known may narrow whose requests are meant, or who may send them.
 #[derive(Deserialize)]
@@ -203,64 +173,23 @@ pub(super) fn rules<M>(
             many if many.len() > MAX_MATCHES => Err(format!("it has more than {MAX_MATCHES} matches")),
             matches => matches.into_iter().map(|each| of_match(each, &mut expressions)).collect(),
         };
-        RequestRule::new(path, name, is_grpc, matches, |rule, references, path| {
-            spec.fill(rule, references, path)
-        })
+        RequestRule::new(path, name, is_grpc, matches, |rule, named, path| spec.fill(rule, named, path))
     };
     specs.into_iter().enumerate().map(rule).collect()
 }
 
-impl RequestRule {
-    /// `fill`: puts in what the rule has besides its matches, in which pools are indices into the references that it makes.
-    pub(super) fn new(
-        path: String,
-        name: Arc<str>,
-        grpc: bool,
-        matches: Result<Vec<RequestMatch>, String>,
-        fill: impl FnOnce(&mut Rule<usize>, &mut Vec<Referenced>, &str) -> Result<(), String>,
-    ) -> Self {
-        let matches = match matches {
-            Ok(matches) => matches,
-            Err(why) => return Self { path, rule: None, references: Vec::new(), fault: Some(why) },
-        };
-        let hosts = Arc::from([]);
-        let (filters, timeouts) = (Filters::default(), Timeouts::default());
-        let bare = Rule {
-            name,
-            grpc,
-            hosts,
-            matches,
-            filters,
-            backends: Vec::new(),
-            timeouts,
-            retry: None,
-            persistence: None,
-        };
-        let (mut rule, mut references) = (bare.clone(), Vec::new());
-        match fill(&mut rule, &mut references, &path) {
-            Ok(()) => Self { path, rule: Some(rule), references, fault: None },
-            Err(why) => Self { path, rule: Some(bare), references: Vec::new(), fault: Some(why) },
-        }
-    }
-}
-
 impl<M> RuleSpec<M> {
-    fn fill(
-        self,
-        rule: &mut Rule<usize>,
-        references: &mut Vec<Referenced>,
-        path: &str,
-    ) -> Result<(), String> {
+    fn fill(self, rule: &mut Rule<usize>, named: &mut Vec<BackendRef>, path: &str) -> Result<(), String> {
         let is_prefix = |each: &RequestMatch| matches!(each.path, Some(PathMatch::Prefix(_)));
         let has_prefix = !rule.matches.is_empty() && rule.matches.iter().all(is_prefix);
-        rule.filters = http_filters::read(self.filters, &format!("{path}.filters"), has_prefix, references)?;
+        rule.filters = http_filters::read(self.filters, &format!("{path}.filters"), has_prefix, named)?;
         for (number, spec) in self.backend_refs.into_iter().enumerate() {
             let path = format!("{path}.backendRefs[{number}]");
             let BackendSpec { group, kind, name, namespace, port, weight, filters } = spec;
             let backend = BackendRef { group, kind, name, namespace, port, weight, istio: None };
-            let pool = Some(references.len());
-            references.push(Referenced { path: path.clone(), backend });
-            let filters = http_filters::read(filters, &format!("{path}.filters"), has_prefix, references)?;
+            let pool = Some(named.len());
+            named.push(backend);
+            let filters = http_filters::read(filters, &format!("{path}.filters"), has_prefix, named)?;
             if filters.redirect.is_some() || filters.cors.is_some() {
                 return Err(format!("{path}.filters: a backend has no redirect and no CORS"));
             }

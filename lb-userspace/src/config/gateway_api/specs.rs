@@ -10,7 +10,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::key::{GROUP, Key, Kind, Labels};
-use super::requests::RequestRule;
 use crate::config::model::SniPattern;
 use crate::config::san::San;
 
@@ -251,27 +250,6 @@ impl ParentRef {
         };
         Some(Key::new(kind, self.namespace.as_deref().unwrap_or(namespace), &self.name))
     }
-}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct RouteSpec {
-    #[serde(default)]
-    pub(super) parent_refs: Vec<ParentRef>,
-    #[serde(default)]
-    pub(super) hostnames: Vec<Box<str>>,
-    #[serde(default)]
-    pub(super) rules: Vec<Rule>,
-    /// The rules of an HTTPRoute or a GRPCRoute.
-    #[serde(skip)]
-    pub(super) requests: Vec<RequestRule>,
-}
-
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Rule {
-    #[serde(default)]
-    pub(super) backend_refs: Vec<BackendRef>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]

@@ -4,6 +4,7 @@
 //! VirtualService a route. From then on the rules of the Gateway API hold for all. What restricts who may connect, and is not
 //! known here, refuses the server or the clients that it is about.
 
+mod destination;
 mod destination_rule;
 mod gateway;
 mod host;

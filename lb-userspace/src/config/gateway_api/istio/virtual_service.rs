@@ -7,14 +7,16 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::host::{DOMAIN, gateway, pattern, reject_many, service};
-use super::http::{Drafted, HeadersSpec, HttpSpec, MatchSpec, keep_order};
+use super::destination::{Weighted, all_shares};
+use super::host::{gateway, pattern, reject_many};
+use super::http::{Drafted, HttpSpec, MatchSpec, keep_order};
 use crate::config::diagnostic::quote;
 use crate::config::gateway_api::decode::{Given, decode};
-use crate::config::gateway_api::key::{ISTIO, Key, Name};
+use crate::config::gateway_api::key::{Key, Name};
 use crate::config::gateway_api::refusal::Refusal;
-use crate::config::gateway_api::requests::{Expressions, RequestRule};
-use crate::config::gateway_api::specs::{BackendRef, Destination};
+use crate::config::gateway_api::requests::Expressions;
+use crate::config::gateway_api::route::RequestRule;
+use crate::config::gateway_api::specs::BackendRef;
 use crate::config::hostname::intersection;
 use crate::config::model::SniPattern;
 
@@ -97,27 +99,6 @@ struct Match {
     source_labels: Given,
     #[serde(default)]
     source_namespace: Given,
-}
-
-#[derive(Clone, Deserialize)]
-pub(super) struct Weighted {
-    destination: Destined,
-    weight: Option<u32>,
-    /// Of requests.
-    #[serde(default)]
-    headers: HeadersSpec,
-}
-
-#[derive(Clone, Deserialize)]
-pub(super) struct Destined {
-    host: Box<str>,
-    subset: Option<Box<str>>,
-    port: Option<Port>,
-}
-
-#[derive(Clone, Deserialize)]
-struct Port {
-    number: u16,
 }
 
 impl VirtualService {
@@ -269,53 +250,6 @@ impl Match {
             (self.source_namespace, "sourceNamespace"),
         ];
         given.into_iter().find_map(|(given, key)| given.0.then_some(key))
-    }
-}
-
-/// The destinations of a rule of requests, each with what is changed for it.
-pub(super) fn shares(
-    route: Vec<Weighted>,
-    namespace: &str,
-) -> impl Iterator<Item = (BackendRef, HeadersSpec)> {
-    all_shares(route, namespace, false)
-}
-
-fn all_shares(
-    route: Vec<Weighted>,
-    namespace: &str,
-    is_tls: bool,
-) -> impl Iterator<Item = (BackendRef, HeadersSpec)> {
-    let is_alone = route.len() == 1;
-    route.into_iter().map(move |Weighted { destination, weight, headers }| {
-        // Of several, one without a weight gets nothing.
-        let weight = if is_alone { 1 } else { weight.unwrap_or(0) };
-        (destination.backend(namespace, is_tls, Some(weight)), headers)
-    })
-}
-
-impl Destined {
-    pub(super) fn backend(self, namespace: &str, is_tls: bool, weight: Option<u32>) -> BackendRef {
-        let Self { host, subset, port } = self;
-        let subset = subset.map(|subset| subset.to_ascii_lowercase().into());
-        let port = port.map(|port| port.number);
-        let istio = Some(Destination { subset, is_passed_through: is_tls });
-        match service(&host, namespace) {
-            Some(service) => BackendRef {
-                group: "".into(),
-                kind: None,
-                name: Box::from(&*service.name),
-                namespace: Some(Box::from(&*service.namespace)),
-                port,
-                weight,
-                istio,
-            },
-            // Everything else is described by a ServiceEntry, or by nothing.
-            None => {
-                let host = host.strip_suffix(DOMAIN).unwrap_or(&host);
-                let (group, kind) = (ISTIO.into(), Some("ServiceEntry".into()));
-                BackendRef { group, kind, name: host.into(), namespace: None, port, weight, istio }
-            }
-        }
     }
 }
 
