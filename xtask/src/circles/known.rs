@@ -3,10 +3,8 @@
 /// From a node to another that needs it too, by some way. Without these arrows there is no circle. One that is on no circle
 /// any more has to leave this list.
 ///
-/// What is to be moved apart: the patterns of paths and the names of filters, which the configuration reads and the proxy uses; the
-/// specs of policies; what a build keeps, which is made of what makes it; a connection's body and the task that moves it.
+/// What is to be moved apart: the specs of policies; what a build keeps, which is made of what makes it; a connection's body and the task that moves it.
 pub(super) const ARROWS: &[(&str, &str)] = &[
-    ("lb-userspace/src/config", "lb-userspace/src/http"),
     ("lb-userspace/src/config/gateway_api/index.rs", "lb-userspace/src/config/gateway_api/backend_tls.rs"),
     (
         "lb-userspace/src/config/gateway_api/http_listeners.rs",
@@ -22,7 +20,6 @@ pub(super) const ARROWS: &[(&str, &str)] = &[
     ),
     ("lb-userspace/src/http/body.rs", "lb-userspace/src/http/upstream.rs"),
     ("lb-userspace/src/http/mirror.rs", "lb-userspace/src/http/forward.rs"),
-    ("lb-userspace/src/config", "lb-userspace/src/route"),
     ("lb-userspace/src/config/gateway_api/objects.rs", "lb-userspace/src/config/gateway_api/backend_tls.rs"),
     ("lb-userspace/src/config/gateway_api/memo.rs", "lb-userspace/src/config/gateway_api/index.rs"),
     ("lb-userspace/src/config/gateway_api/specs.rs", "lb-userspace/src/config/gateway_api/requests.rs"),
