@@ -137,6 +137,8 @@ reasons! {
         ServerReset = "server_reset",
         /// No byte in either direction for the route's `idle_timeout`.
         IdleTimeout = "idle_timeout",
+        /// Its request of HTTP took longer than the rule allows, when the answer had begun.
+        RequestTimeout = "request_timeout",
         /// It reached the route's `max_age`.
         MaxAge = "max_age",
         /// The pool has no server that takes connections, though none is down: drained, without an address, or none at all.
@@ -233,7 +235,7 @@ pub enum Setback {
 }
 
 reasons! {
-    /// Why a request of HTTP was answered by the gateway itself.
+    /// Why a request of HTTP was answered by the gateway itself, or its answer broken off.
     HttpAnswer {
         /// What the client sent is no request, or one whose end a server might see elsewhere.
         Malformed = "malformed",
@@ -275,6 +277,12 @@ reasons! {
         RequestTimeout = "request_timeout",
         /// A server took longer than the rule allows for one attempt.
         BackendTimeout = "backend_timeout",
+        /// Nothing of it has moved for the route's `idle_timeout`.
+        IdleTimeout = "idle_timeout",
+        /// Its server went down, and the pool's `on_down` is `kill`.
+        ServerDown = "server_down",
+        /// A reload took its route away, whose `on_removal` says that it ends.
+        RouteRemoved = "route_removed",
         /// The gateway ran out of a resource.
         Resource = "resource",
     }

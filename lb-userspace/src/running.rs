@@ -28,7 +28,7 @@ pub struct RunningGateway {
     pub cancels: Arc<Cancels>,
     /// The numbers of MySQL clients' connections.
     pub threads: Arc<Threads>,
-    /// What connections with requests of HTTP look at; changed also when a reload takes a route of them away.
+    /// Sent when a reload has changed routes of HTTP, when requests under way are to end, and when the gateway stops.
     pub notice: watch::Sender<Notice>,
     /// The packet tier, or why it is not used.
     packet: Result<Arc<PacketTier>, FallbackReason>,
@@ -40,7 +40,7 @@ pub struct RunningGateway {
     listening: Mutex<HashMap<SocketAddr, Vec<TcpListener>>>,
 }
 
-/// What is told to connections with requests of HTTP.
+/// What is told to those who carry requests of HTTP. They look at it, and at what is under way, whenever it is sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Notice {
     /// They are to end as soon as no request is under way.
@@ -127,8 +127,10 @@ impl RunningGateway {
         limit.acquire(client).or_else(again).map(Some)
     }
 
-    /// Ends all connections to these servers.
+    /// Ends all connections to these servers, and the requests under way on them.
     pub fn end_connections_to(&self, down: &[Arc<ServerRecord>]) {
+        down.iter().for_each(|record| record.epoch.advance());
+        self.notice.send_modify(|_| {});
         let down: HashSet<_> = down.iter().map(Arc::as_ptr).collect();
         // Collected first: a connection of the packet tier is taken out of the ledger as it ends.
         let connections: Vec<_> = self.books.ledger.read(|connections| {

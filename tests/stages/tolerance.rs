@@ -321,3 +321,12 @@ pub(crate) fn metrics(ns: &NetNs) -> Result<String> {
     checked_output(curl.args(["--fail", "--silent", "--show-error", "http://127.0.0.1:9900/metrics"]))
         .context("metrics")
 }
+
+/// How many requests of HTTP the same gateway has answered for this reason, or broken off.
+pub(crate) fn answers(ns: &NetNs, reason: &str) -> Result<u64> {
+    let metrics = metrics(ns)?;
+    let label = format!("reason=\"{reason}\"");
+    let lines = metrics.lines().filter(|line| line.starts_with("snisplice_http_answers_total{"));
+    let counts = lines.filter(|line| line.contains(&label));
+    Ok(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+}

@@ -46,8 +46,9 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity, Warnings};
 pub use files::{Digest, Files, MAX_CONFIG_BYTES, MAX_PEM_BYTES, Sources, digest};
 pub use health::{Check, Eject, Health, HealthTls, Login, OnDown, Role, Secret};
 pub use http::{
-    BadPattern, Carrier, Cors, Filters, Fraction, HeaderChanges, MAX_MATCHES, Mirror, PathMatch, PathRewrite,
-    Pattern, Persistence, Redirect, RequestMatch, Retry, Rewrite, Rule, RuleBackend, Timeouts, ValueMatch,
+    BadPath, BadPattern, Carrier, Cors, Filters, Fraction, HeaderChanges, MAX_MATCHES, Mirror, PathMatch,
+    PathRewrite, Pattern, Persistence, Redirect, RequestMatch, Retry, Rewrite, Rule, RuleBackend, Timeouts,
+    ValueMatch, compared, covers_origin, is_changeable,
 };
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, Ech, FixedGateway, Gateway, Interfaces, Keepalive, Listener,

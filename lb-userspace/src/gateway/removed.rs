@@ -35,6 +35,8 @@ pub(super) struct Removed {
 struct Leaving {
     /// When they are reset.
     at: Instant,
+    /// Its requests of HTTP were ended.
+    is_told: bool,
     /// The route's: they tell its connections apart, and whether there are any.
     stats: RouteStats,
 }
@@ -50,7 +52,8 @@ impl Removed {
                 OnRemoval::Drain => now + new.gateway.drain_timeout,
                 OnRemoval::Kill => now,
             };
-            self.routes.insert(route.name.clone(), Leaving { at, stats: route.stats.clone() });
+            self.routes
+                .insert(route.name.clone(), Leaving { at, is_told: false, stats: route.stats.clone() });
         }
         self.routes.retain(|name, _| !names.contains(&**name));
         self.snapshots.push((old, new.made));
@@ -74,6 +77,18 @@ impl Removed {
         let unused = self.snapshots.extract_if(.., |(snapshot, _)| Arc::strong_count(snapshot) == 1);
         let (unused, parts): (Vec<_>, Vec<_>) = unused.unzip();
         let now = Instant::now();
+        let mut is_news = false;
+        for route in self.routes.values_mut().filter(|route| route.at <= now && !route.is_told) {
+            route.is_told = true;
+            // On a listener of HTTP, its requests come on connections of another route.
+            if let Some(http) = route.stats.counts().http() {
+                http.epoch.advance();
+                is_news = true;
+            }
+        }
+        if is_news {
+            gateway.notice.send_modify(|_| {});
+        }
         let due =
             self.routes.values().filter(|route| route.at <= now && route.stats.counts().live.active() > 0);
         let due: HashSet<*const RouteCounts> = due.map(|route| ptr::from_ref(route.stats.counts())).collect();

@@ -1,6 +1,8 @@
 //! The account of a request: a line of the access log, and its route's counters, at the end of its answer.
 
 use super::link::Link;
+use super::sent::Source;
+use super::watch::Watch;
 use crate::account::RequestFacts;
 use crate::reason::HttpAnswer;
 use crate::serving::{HttpRule, Pool, Route, Server};
@@ -9,7 +11,6 @@ use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, uri::Authority};
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,6 +19,7 @@ use std::time::Instant;
 /// An open account. Dropped, it is closed.
 pub(super) struct Request {
     link: Rc<Link>,
+    watch: Rc<Watch>,
     began: Instant,
     /// Its own, or that of its connection as long as it has none.
     route: Arc<Route>,
@@ -25,8 +27,8 @@ pub(super) struct Request {
     server: Option<(Arc<Pool>, Arc<Server>)>,
     /// For the access log, if there is one.
     named: Option<Box<Named>>,
-    /// Bytes of its body that have come, if it has one.
-    received: Option<Rc<Cell<u64>>>,
+    /// Its body, if it has one.
+    source: Option<Rc<Source>>,
     status: Option<StatusCode>,
     answer: Option<HttpAnswer>,
     bytes_out: u64,
@@ -42,8 +44,10 @@ struct Named {
 }
 
 impl Request {
-    pub(super) fn new(link: Rc<Link>, head: &Parts) -> Self {
+    /// `watch`: of the task that carries it.
+    pub(super) fn new(link: Rc<Link>, watch: Rc<Watch>, head: &Parts) -> Self {
         link.begin();
+        watch.begin(link.connection.route.idle_timeout);
         let named = link.gateway.books.access_log.is_some().then(|| {
             Box::new(Named {
                 method: head.method.clone(),
@@ -55,12 +59,13 @@ impl Request {
         let route = link.connection.route.clone();
         Request {
             link,
+            watch,
             began: Instant::now(),
             route,
             rule: None,
             server: None,
             named,
-            received: None,
+            source: None,
             status: None,
             answer: None,
             bytes_out: 0,
@@ -72,8 +77,13 @@ impl Request {
         &self.link
     }
 
+    pub(super) fn watch(&self) -> &Rc<Watch> {
+        &self.watch
+    }
+
     pub(super) fn has_route(&mut self, route: Arc<Route>) {
         self.link.routed(&route);
+        self.watch.has_route(route.clone());
         self.route = route;
     }
 
@@ -81,14 +91,15 @@ impl Request {
         self.rule = Some(rule);
     }
 
-    /// It has a body; so many bytes of it have come.
-    pub(super) fn has_body(&mut self, received: Rc<Cell<u64>>) {
-        self.received = Some(received);
+    /// It has a body.
+    pub(super) fn has_body(&mut self, source: Rc<Source>) {
+        self.source = Some(source);
     }
 
-    /// A server was reached.
-    pub(super) fn reached(&mut self, pool: &Arc<Pool>, server: &Arc<Server>) {
+    /// A server was reached, which was chosen in this epoch.
+    pub(super) fn reached(&mut self, pool: &Arc<Pool>, server: &Arc<Server>, epoch: u64) {
         self.server = Some((pool.clone(), server.clone()));
+        self.watch.has_server(server.clone(), epoch);
     }
 
     /// The server that was reached last.
@@ -99,13 +110,13 @@ impl Request {
     /// The answer is one of the gateway's, or a server's without `reason`.
     pub(super) fn answered(&mut self, status: StatusCode, reason: Option<HttpAnswer>) {
         (self.status, self.answer) = (Some(status), reason);
-        self.link.moves();
+        self.watch.moves();
     }
 
     /// So many bytes of the answer's body have gone to the client.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
-        self.link.moves();
+        self.watch.moves();
     }
 
     /// The whole answer has.
@@ -117,6 +128,17 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         self.link.end();
+        // All of the answer may have been taken over by hyper, and not by the client.
+        let cause = self.watch.cause();
+        self.answer = self.answer.or(cause);
+        match self.link.has_upgraded() {
+            // It goes on with its server.
+            true => self.watch.is_free(),
+            false => self.watch.end(),
+        }
+        if let (Some(source), Some(_)) = (&self.source, cause) {
+            source.break_off();
+        }
         let time = self.began.elapsed();
         let counts = self.route.stats.counting().counting_http();
         let class = self.status.map_or(0, |status| usize::from(status.as_u16() / 100));
@@ -137,13 +159,15 @@ impl Drop for Request {
             route: &self.route.name,
             rule: self.rule.as_ref().map(|of| &*of.rule.name),
             upstream: self.server.as_ref().map(|(pool, server)| (&**pool, &**server)),
-            bytes_in: self.received.as_ref().map_or(0, |received| received.get()),
+            bytes_in: self.source.as_ref().map_or(0, |source| source.received()),
             bytes_out: self.bytes_out,
             duration: time,
-            end: match (self.answer, self.is_complete) {
-                (Some(reason), _) => reason.name(),
-                (None, true) => "complete",
-                (None, false) => "incomplete",
+            end: match (self.answer, self.is_complete, self.link.connection.ending()) {
+                (Some(reason), ..) => reason.name(),
+                (None, true, _) => "complete",
+                // The connection is ended from outside.
+                (None, false, Some(reason)) => reason.name(),
+                (None, false, None) => "incomplete",
             },
         });
     }

@@ -29,9 +29,11 @@ pub(super) fn status(reason: HttpAnswer) -> StatusCode {
         A::Redirected => StatusCode::FOUND,
         A::Preflight => StatusCode::NO_CONTENT,
         A::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
-        A::NoServer | A::PoolDown | A::ServersFull | A::Resource => StatusCode::SERVICE_UNAVAILABLE,
-        A::ConnectFailed | A::ServerTlsFailed | A::ServerFailed => StatusCode::BAD_GATEWAY,
-        A::RequestTimeout | A::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+        A::NoServer | A::PoolDown | A::ServersFull | A::RouteRemoved | A::Resource => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        A::ConnectFailed | A::ServerTlsFailed | A::ServerFailed | A::ServerDown => StatusCode::BAD_GATEWAY,
+        A::RequestTimeout | A::BackendTimeout | A::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
     }
 }
 
@@ -41,7 +43,7 @@ fn grpc_code(reason: HttpAnswer) -> &'static str {
     match reason {
         A::Malformed | A::BadHost | A::BadPath | A::HeadTooLarge | A::ClientFailed => "13",
         A::NotImplemented | A::NoRoute | A::NoRule => "12",
-        A::RequestTimeout | A::BackendTimeout => "4",
+        A::RequestTimeout | A::BackendTimeout | A::IdleTimeout => "4",
         A::ServersFull => "8",
         A::Misdirected
         | A::Redirected
@@ -52,6 +54,8 @@ fn grpc_code(reason: HttpAnswer) -> &'static str {
         | A::ConnectFailed
         | A::ServerTlsFailed
         | A::ServerFailed
+        | A::ServerDown
+        | A::RouteRemoved
         | A::Resource => "14",
     }
 }

@@ -2,84 +2,27 @@
 
 use super::account::Request as Account;
 use super::answer::status;
-use super::body::{Answered, Arriving, Gate, Relayed, Sent, Source};
+use super::body::{Answered, Arriving, Driver, Relayed};
 use super::filter::session::Mark;
 use super::filter::{cors, headers};
+use super::head::Head;
 use super::link::{Link, Upgraded};
-use super::upstream::{self, Driver, H1, Key, Lost, Stream, Upstream, Way};
+use super::reach::{Connection, Reach};
+use super::sent::{Gate, Sent, Source};
+use super::upstream::{H1, Lost, Stream, Upstream};
 use super::{hop, mirror};
-use crate::config::{Filters, Persistence, Retry, RuleBackend, SourceAddress};
-use crate::connect::{self, Dial, Endpoints, Failure, Greeting, Search};
+use crate::config::{Filters, Persistence, Retry, RuleBackend};
 use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
-use crate::socket::canonical;
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE,
-};
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use rustls::pki_types::UnixTime;
-use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-
-/// The head of a request, as a server is to get it.
-#[derive(Clone)]
-pub(super) struct Head {
-    pub(super) method: Method,
-    pub(super) path: PathAndQuery,
-    /// Absent: the client has named none.
-    pub(super) host: Option<HeaderValue>,
-    /// Without those of a connection, and without `Host`.
-    pub(super) headers: HeaderMap,
-    /// The protocol that the client wants to go over to.
-    pub(super) upgrade: Option<HeaderValue>,
-}
-
-impl Head {
-    /// The request in HTTP/1.1. The headers go with it.
-    pub(super) fn take_http1(&mut self, body: Sent) -> Request<Sent> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = Uri::from(self.path.clone());
-        let mut headers = mem::take(&mut self.headers);
-        headers.insert(HOST, self.host.clone().unwrap_or(HeaderValue::from_static("")));
-        if let Some(protocol) = &self.upgrade {
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(UPGRADE, protocol.clone());
-        }
-        if request.body().announce(&mut headers) {
-            // For GET and HEAD, hyper takes a body without a length for none.
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        *request.headers_mut() = headers;
-        request
-    }
-
-    /// The same in HTTP/2; `None`: the host cannot be said there.
-    pub(super) fn take_http2(&mut self, body: Sent, pool: &Pool) -> Option<Request<Sent>> {
-        let host = self.host.as_ref().map_or("localhost".as_bytes(), HeaderValue::as_bytes);
-        let authority = Authority::try_from(host).ok()?;
-        let scheme = if pool.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri = Uri::builder().scheme(scheme).authority(authority);
-        let uri = uri.path_and_query(self.path.clone()).build().ok()?;
-        let mut request = Request::new(body);
-        *request.version_mut() = Version::HTTP_2;
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        let mut headers = mem::take(&mut self.headers);
-        [HOST, CONNECTION, UPGRADE, EXPECT, TRANSFER_ENCODING]
-            .iter()
-            .for_each(|name| _ = headers.remove(name));
-        request.body().announce(&mut headers);
-        *request.headers_mut() = headers;
-        Some(request)
-    }
-}
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Where a request goes.
 pub(super) struct Backend {
@@ -166,6 +109,7 @@ impl Forward {
     pub(super) async fn run(mut self, account: &mut Account) -> Result<Ready, HttpAnswer> {
         let rule = self.backend.rule.clone();
         let pool = self.backend.share().pool.clone().ok_or(HttpAnswer::NoBackend)?;
+        let watch = account.watch().clone();
         let mark = self.backend.marked.as_ref().and_then(|marked| marked.mark);
         for mirror in self.backend.mirrors() {
             mirror::send(account.link(), mirror, &self.head, self.source.as_ref());
@@ -175,14 +119,21 @@ impl Forward {
         loop {
             let spare = (retries > 0).then(|| self.head.clone());
             let bound = rule.rule.timeouts.backend;
-            let deadline = last.into_iter().chain(bound.map(|bound| Instant::now() + bound)).min();
-            let attempt = self.attempt(account, &pool, mark);
+            let deadlines = [
+                last.map(|at| (at, HttpAnswer::RequestTimeout)),
+                bound.map(|bound| (Instant::now() + bound, HttpAnswer::BackendTimeout)),
+            ];
+            let deadline = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at);
+            let attempt = async {
+                tokio::select! {
+                    biased;
+                    cause = watch.ended() => Err(cause),
+                    outcome = self.attempt(account, &pool, mark) => outcome,
+                }
+            };
             let outcome = match deadline {
                 None => attempt.await,
-                Some(deadline) => timeout_at(deadline, attempt).await.unwrap_or(Err(match last {
-                    Some(last) if last <= deadline => HttpAnswer::RequestTimeout,
-                    _ => HttpAnswer::BackendTimeout,
-                })),
+                Some((deadline, late)) => timeout_at(deadline, attempt).await.unwrap_or(Err(late)),
             };
             if let (Some(spare), Some(retry)) = (spare, &rule.rule.retry)
                 && self.source.as_ref().is_none_or(|source| source.is_replayable())
@@ -216,37 +167,23 @@ impl Forward {
         mark: Option<Mark>,
     ) -> Result<Reached, HttpAnswer> {
         let link = account.link().clone();
-        let owner = link.owner(pool);
-        let mut search = Search::new(pool, link.connection.client.ip());
-        let mut kept = mark.and_then(|mark| pool.enter(|server| is_of(mark, pool, server)));
+        let first = mark.and_then(|mark| pool.enter(|server| is_of(mark, pool, server)));
+        let mut reach = Reach::new(&link, pool, first, !self.may_repeat());
+        let mut connection = reach.find().await?;
         loop {
-            let guard = match kept.take() {
-                Some(guard) => guard,
-                None => search.next().await.map_err(|failure| answer_of(&failure))?,
-            };
-            let key = Key::new(pool, guard.server(), owner);
-            let opening = match upstream::find(&key).await {
-                Way::New(opening) => opening,
-                Way::Kept(kept) => {
-                    account.reached(pool, guard.server());
-                    match self.send(kept, true, pool).await {
-                        Ok((response, carrier)) => {
-                            return self.reached(response, carrier, &link, pool, guard).await;
-                        }
-                        Err(Fate::Unharmed) => None,
-                        Err(fate) => return Err(self.lost(fate, pool, guard.server())),
-                    }
-                }
-            };
-            // Boxed: most requests go on a connection that is there.
-            let opened = Box::pin(open(&link, pool, &mut search, guard, key)).await;
-            drop(opening);
-            let Some((fresh, guard)) = opened? else { continue };
-            account.reached(pool, guard.server());
-            let (response, carrier) =
-                self.send(fresh, false, pool).await.map_err(|fate| self.lost(fate, pool, guard.server()))?;
-            return self.reached(response, carrier, &link, pool, guard).await;
+            let Connection { upstream, guard, epoch, is_kept } = connection;
+            account.reached(pool, guard.server(), epoch);
+            match self.send(upstream, is_kept, pool).await {
+                Ok((response, carrier)) => return self.reached(response, carrier, &link, pool, guard).await,
+                Err(Fate::Unharmed) if is_kept => connection = reach.find_new(guard).await?,
+                Err(fate) => return Err(self.lost(fate, pool, guard.server())),
+            }
         }
+    }
+
+    /// Whether it does no harm to be done twice.
+    fn may_repeat(&self) -> bool {
+        self.source.is_none() && self.head.method.is_idempotent()
     }
 
     /// Sends the request, and waits for the head of the answer.
@@ -256,8 +193,7 @@ impl Forward {
         is_kept: bool,
         pool: &Pool,
     ) -> Result<(Response<Incoming>, Carrier), Fate> {
-        let is_safe = is_kept && self.source.is_none() && self.head.method.is_idempotent();
-        let spare = is_safe.then(|| self.head.headers.clone());
+        let spare = (is_kept && self.may_repeat()).then(|| self.head.headers.clone());
         let body = self.source.as_ref().map_or(Sent::Empty, Source::sent);
         let (Lost { unsent, error }, is_silent) = match upstream {
             Upstream::H1(mut h1) => {
@@ -340,8 +276,8 @@ impl Forward {
             }
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol);
-            let far = h1.into_leg().await;
-            link.upgraded.replace(Some(Upgraded { far, _guard: guard }));
+            let (far, port) = h1.into_leg().await;
+            link.upgraded.replace(Some(Upgraded { far, _guard: guard, _port: port }));
             return Ok(Reached { response: Response::from_parts(head, ()), body: None });
         }
         let driver = match carrier {
@@ -407,8 +343,8 @@ enum Fate {
 /// An answer to be relayed.
 pub(super) struct Ready {
     reached: Reached,
-    /// When it must have come to its end.
-    deadline: Option<Instant>,
+    /// When it must have come to its end, or what is said otherwise.
+    deadline: Option<(Instant, HttpAnswer)>,
 }
 
 impl Ready {
@@ -419,63 +355,13 @@ impl Ready {
         if body.as_ref().is_none_or(Arriving::has_ended) {
             account.complete();
         }
+        if let Some((at, late)) = deadline {
+            account.watch().has_deadline(at, late);
+        }
         response.map(|()| match body {
-            Some(body) => Answered::Relayed(Relayed {
-                body,
-                request: account,
-                deadline: deadline.map(|at| Box::pin(sleep_until(at))),
-            }),
+            Some(body) => Answered::Relayed(Relayed { body, request: account }),
             None => Answered::Own(Bytes::new()),
         })
-    }
-}
-
-/// Opens a connection to the server of `guard`. `None`: it cannot be connected, and another one is to be tried.
-pub(super) async fn open(
-    link: &Link,
-    pool: &Arc<Pool>,
-    search: &mut Search<'_>,
-    guard: ServerGuard,
-    key: Key,
-) -> Result<Option<(Upstream, ServerGuard)>, HttpAnswer> {
-    let client = link.connection.client;
-    let source = (pool.source == SourceAddress::Client).then(|| connect::Source {
-        ports: link.gateway.ports(),
-        client: Some(client),
-        mss: None,
-        ipv4: client.is_ipv4(),
-    });
-    let header = match (pool.send_proxy, link.local) {
-        (None, _) => Vec::new(),
-        (Some(version), Some(local)) => {
-            let endpoints = Endpoints { client, local: canonical(local) };
-            connect::proxy_header(version, endpoints, link.connection.sni.as_deref(), link.tls.as_ref())
-        }
-        (Some(_), None) => return Err(HttpAnswer::Resource),
-    };
-    let greeting = Greeting { header, tls: pool.tls.is_some(), ..Greeting::default() };
-    let dial = Dial { client: client.ip(), source, greeting };
-    let begun = Instant::now();
-    let Some(connected) = search.open(guard, &dial).await else { return Ok(None) };
-    link.gateway.books.histograms.connect.observe(begun.elapsed());
-    match upstream::begin(pool, connected, key).await {
-        Ok(begun) => Ok(Some(begun)),
-        Err(error) => {
-            tracing::debug!(pool = %pool.name, %error, "a server does not speak HTTP");
-            Err(HttpAnswer::ServerFailed)
-        }
-    }
-}
-
-/// Why no server takes the request.
-fn answer_of(failure: &Failure) -> HttpAnswer {
-    match failure.reason {
-        CloseReason::NoServer => HttpAnswer::NoServer,
-        CloseReason::PoolDown => HttpAnswer::PoolDown,
-        CloseReason::ServersFull => HttpAnswer::ServersFull,
-        CloseReason::ServerTlsFailed => HttpAnswer::ServerTlsFailed,
-        CloseReason::Resource => HttpAnswer::Resource,
-        _ => HttpAnswer::ConnectFailed,
     }
 }
 
@@ -485,11 +371,13 @@ fn expects_100(headers: &HeaderMap) -> bool {
 }
 
 fn is_tried_again(retry: &Retry, outcome: &Result<Reached, HttpAnswer>) -> bool {
-    use HttpAnswer::{ConnectFailed, RequestTimeout, ServerFailed, ServerTlsFailed};
+    use HttpAnswer::{
+        ConnectFailed, RequestTimeout, RouteRemoved, ServerDown, ServerFailed, ServerTlsFailed,
+    };
     match outcome {
-        Ok(Reached { body: None, .. }) | Err(RequestTimeout) => false,
+        Ok(Reached { body: None, .. }) | Err(RequestTimeout | RouteRemoved) => false,
         Ok(Reached { response, .. }) => retry.statuses.contains(&response.status()),
-        Err(ConnectFailed | ServerFailed | ServerTlsFailed) => true,
+        Err(ConnectFailed | ServerDown | ServerFailed | ServerTlsFailed) => true,
         Err(reason) => retry.statuses.contains(&status(*reason)),
     }
 }

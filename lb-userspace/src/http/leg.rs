@@ -197,6 +197,12 @@ pub(super) trait Meter {
     /// These were read.
     fn received(&self, bytes: &[u8]);
 
+    /// hyper wants to read on, and these are there, at least one. How many of them it gets now, at least one; the rest comes
+    /// later.
+    fn passes(&self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
     /// The socket has taken so many.
     fn written(&self, bytes: usize);
 
@@ -269,7 +275,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
                 return Poll::Ready(Ok((begun > 0).then_some(false)));
             }
             let mut read = mem::take(&mut self.spare);
-            let polled = self.poll_receive(cx, RECORD, |bytes| read.extend_from_slice(bytes));
+            let polled = self.poll_receive(cx, RECORD, |_, bytes| read.extend_from_slice(bytes));
             self.spare = read;
             ready!(polled)?;
         }
@@ -280,7 +286,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
         &mut self,
         cx: &mut Context<'_>,
         room: usize,
-        mut take: impl FnMut(&[u8]),
+        mut take: impl FnMut(&M, &[u8]),
     ) -> Poll<io::Result<()>> {
         let Io { leg, meter, has_ended, .. } = self;
         let received = scratch::with(|Buffers { input, plaintext, .. }| {
@@ -288,7 +294,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
             let Received { bytes, end } = ready!(leg.poll_read(cx, &mut input[..lent], plaintext))?;
             if !bytes.is_empty() {
                 meter.received(bytes);
-                take(bytes);
+                take(meter, bytes);
             }
             if end {
                 meter.ended(Ok(()));
@@ -353,27 +359,30 @@ impl<L: Leg + Unpin, M: Meter + Unpin> Read for Io<L, M> {
         let this = self.get_mut();
         let mut has_read = false;
         while this.spare.is_empty() && !this.has_ended && !has_read {
-            let room = into.remaining();
             let mut rest = Vec::new();
-            let polled = this.poll_receive(cx, room, |bytes| {
-                let (now, later) = bytes.split_at(bytes.len().min(room));
-                into.put_slice(now);
-                rest = later.to_vec();
+            let polled = this.poll_receive(cx, into.remaining(), |meter, bytes| {
+                rest.extend_from_slice(&bytes[pass(meter, bytes, &mut into)..]);
                 has_read = true;
             });
             this.spare = rest;
             ready!(polled)?;
         }
         if !has_read && !this.spare.is_empty() {
-            let now = this.spare.len().min(into.remaining());
-            into.put_slice(&this.spare[..now]);
-            this.spare.drain(..now);
+            let passed = pass(&this.meter, &this.spare, &mut into);
+            this.spare.drain(..passed);
             if this.spare.is_empty() {
                 this.spare = Vec::new();
             }
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Gives hyper some of these bytes; how many.
+fn pass(meter: &impl Meter, bytes: &[u8], into: &mut ReadBufCursor<'_>) -> usize {
+    let passed = meter.passes(&bytes[..bytes.len().min(into.remaining())]);
+    into.put_slice(&bytes[..passed]);
+    passed
 }
 
 impl<L: Leg + Unpin, M: Meter + Unpin> Write for Io<L, M> {

@@ -2,11 +2,13 @@
 
 use super::filter::forwarded;
 use super::framing::Framing;
+use super::kept;
 use super::leg::{Far, Meter};
-use super::upstream;
+use super::watch::Watched;
 use crate::account::Connection;
 use crate::clock::now_ms;
 use crate::config::SourceAddress;
+use crate::connect::SourcePort;
 use crate::reason::{CloseReason, HttpAnswer};
 use crate::running::RunningGateway;
 use crate::serving::{Listener, Pool, Route, ServerGuard, Snapshot};
@@ -15,6 +17,7 @@ use crate::tls::ClientTls;
 use crate::traffic::add;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,7 +36,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// are gone, and what they have asked for is given up; but some only end what they send, and wait (`nc -N`, scripts).
 const HALF_CLOSED: Duration = Duration::from_secs(5);
 
-/// What is written to a client of HTTP/2 counts as movement of its requests in steps of so many bytes: less may be the
+/// What is written to a client of HTTP/2 counts as movement of its connection in steps of so many bytes: less may be the
 /// connection's own (acknowledgements of PING, WINDOW_UPDATE).
 const STEP: usize = 4096;
 
@@ -45,6 +48,8 @@ pub(crate) struct Link {
     pub(super) local: Option<SocketAddr>,
     /// Present: the gateway has ended its TLS.
     pub(super) tls: Option<ClientTls>,
+    /// Of the connection's task, which carries its requests if they are of HTTP/1.1.
+    pub(super) watch: Watched,
     scope: RefCell<Option<Scope>>,
     /// What was said last of it to servers, and for which host.
     words: RefCell<Option<(Box<str>, Rc<forwarded::Words>)>>,
@@ -56,15 +61,13 @@ pub(crate) struct Link {
     quiet_ms: Cell<u64>,
     /// When the first byte came after that; 0: none has.
     head_ms: Cell<u64>,
-    /// What the head that comes has of `Content-Length` and `Transfer-Encoding`.
-    framing: Cell<Framing>,
-    /// When the head or the body of a request or an answer moved last.
-    moved_ms: Cell<u64>,
-    /// Bytes that were written since.
+    /// Where the requests of HTTP/1.1 end.
+    framing: RefCell<Framing>,
+    /// Bytes that were written since it moved last.
     written: Cell<usize>,
     /// Since when it is to end; 0: it is not.
     leaving_ms: Cell<u64>,
-    /// What bounds its requests' silence.
+    /// What bounds its silence: its last request's.
     idle: Cell<Option<Duration>>,
     /// Connections to servers were opened for it alone.
     pub(super) has_own: Cell<bool>,
@@ -78,6 +81,8 @@ pub(crate) struct Link {
 pub(super) struct Upgraded {
     pub(super) far: Far,
     pub(super) _guard: ServerGuard,
+    /// Freed after the leg.
+    pub(super) _port: Option<SourcePort>,
 }
 
 /// What the configuration of a time has for a connection.
@@ -111,6 +116,7 @@ impl Link {
             connection,
             local,
             tls,
+            watch: Watched::new(),
             scope: RefCell::default(),
             words: RefCell::default(),
             is_http1: Cell::new(true),
@@ -118,8 +124,7 @@ impl Link {
             has_asked: Cell::new(false),
             quiet_ms: now_ms().into(),
             head_ms: Cell::new(0),
-            framing: Cell::default(),
-            moved_ms: Cell::new(0),
+            framing: RefCell::default(),
             written: Cell::new(0),
             leaving_ms: Cell::new(0),
             idle,
@@ -193,7 +198,6 @@ impl Link {
         self.in_flight.set(self.in_flight.get() + 1);
         self.has_asked.set(true);
         self.head_ms.set(0);
-        self.moves();
     }
 
     /// For whom connections to the servers of a pool are opened: for this client alone, if they are told who it is; 0: for all.
@@ -203,16 +207,20 @@ impl Link {
         if is_told { self.connection.id } else { 0 }
     }
 
-    /// The head or the body of a request or an answer has moved.
-    pub(super) fn moves(&self) {
-        self.moved_ms.set(now_ms());
+    fn moves(&self) {
+        self.watch.moves();
         self.written.set(0);
     }
 
-    /// Whether the head of the request that has come says twice where its body ends (RFC 9112, section 6.3), as far as it was
-    /// looked at: of requests that come while others are under way, hyper passes on `Transfer-Encoding` alone.
-    pub(super) fn take_doubt(&self) -> bool {
-        self.framing.take().is_doubtful()
+    /// hyper has the head of a request of HTTP/1.1, and says of how many bytes its body is (`None`: of chunks). Whether the head
+    /// says that in one way only.
+    pub(super) fn has_head(&self, body: Option<u64>) -> bool {
+        self.framing.borrow_mut().has_head(body)
+    }
+
+    /// It goes over to another protocol.
+    pub(super) fn has_upgraded(&self) -> bool {
+        self.upgraded.borrow().is_some()
     }
 
     /// It goes to this route.
@@ -220,7 +228,7 @@ impl Link {
         self.idle.set(route.idle_timeout);
     }
 
-    /// How long nothing may move while a request is under way, or what has come of it.
+    /// How long nothing may move of what has come of its last request.
     pub(super) fn idle(&self) -> Option<Duration> {
         self.idle.get()
     }
@@ -248,9 +256,8 @@ impl Link {
     }
 
     async fn next_due(&self, client: &TcpStream) -> Due {
-        let mut changes = self.gateway.notice.subscribe();
         loop {
-            let is_stopping = changes.borrow_and_update().is_stopping;
+            let is_stopping = self.gateway.notice.borrow().is_stopping;
             let is_gone = || !self.is_young() && self.scope(&self.gateway.snapshot.load()).is_none();
             if !self.is_leaving() && (is_stopping || is_gone()) {
                 return Due::Leave;
@@ -264,7 +271,7 @@ impl Link {
             };
             tokio::select! {
                 () = tokio::time::sleep(left) => {}
-                _ = changes.changed() => {}
+                () = poll_fn(|cx| self.watch.poll_news(cx)) => {}
                 // A reset. While an answer is awaited, nobody reads.
                 _ = client.ready(Interest::ERROR) => return Due::Cut(CloseReason::ClientReset),
             }
@@ -281,16 +288,14 @@ impl Link {
         let after = |since_ms: u64, bound: Duration| since_ms + bound.as_millis() as u64;
         let hello = self.connection.listener.hello_timeout;
         if self.in_flight.get() > 0 {
-            let idle = self.idle.get().map(|idle| (idle, Due::Cut(CloseReason::IdleTimeout)));
-            let gone = (HALF_CLOSED, Due::Cut(CloseReason::ClientClosed));
-            let gone = (self.is_http1.get() && sends_no_more(client)).then_some(gone);
-            let (bound, due) = idle.into_iter().chain(gone).min_by_key(|(bound, _)| *bound)?;
-            return Some((after(self.moved_ms.get(), bound), due));
+            let is_gone = self.is_http1.get() && sends_no_more(client);
+            let at_ms = after(self.watch.moved_ms(), HALF_CLOSED);
+            return is_gone.then_some((at_ms, Due::Cut(CloseReason::ClientClosed)));
         }
         let cut = Due::Cut(CloseReason::IdleTimeout);
         let (quiet_ms, head_ms) = (self.quiet_ms.get(), self.head_ms.get());
         // The end of the last answer may still be on its way to the client.
-        let moved_ms = self.moved_ms.get();
+        let moved_ms = self.watch.moved_ms();
         Some(if self.is_leaving() {
             (after(moved_ms.max(self.leaving_ms.get()), hello), cut)
         } else if self.is_young() {
@@ -302,10 +307,8 @@ impl Link {
         })
     }
 
-    fn is_active(&self) -> u64 {
-        let now_ms = now_ms();
-        self.connection.traffic.active_ms.store(now_ms, Relaxed);
-        now_ms
+    fn is_active(&self) {
+        self.connection.traffic.active_ms.store(now_ms(), Relaxed);
     }
 }
 
@@ -313,7 +316,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         if self.has_own.get() {
-            upstream::forget(self.connection.id);
+            kept::forget(self.connection.id);
         }
     }
 }
@@ -331,16 +334,19 @@ impl Meter for Rc<Link> {
 
     fn received(&self, bytes: &[u8]) {
         add(&self.connection.traffic.bytes_in, bytes.len());
-        let now_ms = self.is_active();
-        if self.in_flight.get() == 0 {
-            if self.head_ms.get() == 0 {
-                self.head_ms.set(now_ms);
-            }
-            if self.is_http1.get() {
-                self.framing.set(self.framing.get().and(bytes));
-            }
-        } else if self.is_http1.get() {
+        self.is_active();
+        if self.is_http1.get() && self.in_flight.get() > 0 {
             self.moves();
+        }
+    }
+
+    fn passes(&self, bytes: &[u8]) -> usize {
+        if self.in_flight.get() == 0 && self.head_ms.get() == 0 {
+            self.head_ms.set(now_ms());
+        }
+        match self.is_http1.get() {
+            true => self.framing.borrow_mut().next(bytes),
+            false => bytes.len(),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Copies of requests for other pools. What comes of them is nobody's concern: the request and its client do not wait for them.
 
-use super::body::{Arriving, Sent, Source};
-use super::forward::{Head, open};
+use super::body::{Arriving, Driver};
+use super::head::Head;
 use super::link::Link;
-use super::upstream::{self, Driver, Key, Upstream, Way};
-use crate::connect::Search;
+use super::reach::{Connection, Reach};
+use super::sent::{Sent, Source};
+use super::upstream::Upstream;
+use super::watch::Watched;
 use crate::serving::Pool;
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -49,34 +51,26 @@ pub(super) fn send(link: &Rc<Link>, pool: &Arc<Pool>, head: &Head, source: Optio
     let (link, pool, head, source) = (link.clone(), pool.clone(), head.clone(), source.cloned());
     tokio::task::spawn_local(async move {
         let _place = place;
+        let watch = Watched::new();
         let copied = async {
             let body = match source {
                 None => Sent::Empty,
                 Some(source) => Sent::Whole(source.whole().await?),
             };
-            copy(&link, &pool, head, body).await
+            copy(&link, &watch, &pool, head, body).await
         };
-        let _ = timeout(BOUND, copied).await;
+        tokio::select! {
+            biased;
+            _ = watch.broken_off() => {}
+            _ = timeout(BOUND, copied) => {}
+        }
     });
 }
 
 /// Asks one server, and reads its answer to the end.
-async fn copy(link: &Link, pool: &Arc<Pool>, mut head: Head, body: Sent) -> Option<()> {
-    let mut search = Search::new(pool, link.connection.client.ip());
-    let (upstream, guard) = loop {
-        let guard = search.next().await.ok()?;
-        let owner = link.owner(pool);
-        let key = Key::new(pool, guard.server(), owner);
-        let opening = match upstream::find(&key).await {
-            Way::Kept(kept) => break (kept, guard),
-            Way::New(opening) => opening,
-        };
-        let opened = open(link, pool, &mut search, guard, key).await;
-        drop(opening);
-        if let Some(fresh) = opened.ok()? {
-            break fresh;
-        }
-    };
+async fn copy(link: &Link, watch: &Watched, pool: &Arc<Pool>, mut head: Head, body: Sent) -> Option<()> {
+    let Connection { upstream, guard, epoch, .. } = Reach::new(link, pool, None, false).find().await.ok()?;
+    watch.has_server(guard.server().clone(), epoch);
     let (answer, driver) = match upstream {
         Upstream::H1(mut h1) => {
             let answer = h1.send(head.take_http1(body)).await.ok()?;

@@ -2,14 +2,17 @@
 
 use super::account::Request as Account;
 use super::answer::{answer, is_grpc};
-use super::body::{Answered, Source};
+use super::body::Answered;
+use super::exec::stream_watch;
 use super::filter::{cors, headers, redirect, rewrite};
-use super::forward::{Backend, Forward, Head};
+use super::forward::{Backend, Forward};
+use super::head::Head;
 use super::link::Link;
+use super::sent::Source;
 use super::{hop, host};
-use crate::config::Filters;
+use crate::config::{Filters, compared};
 use crate::reason::HttpAnswer;
-use crate::route::http::{RequestParts, compared};
+use crate::route::http::RequestParts;
 use crate::serving::Pool;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderValue};
@@ -34,21 +37,25 @@ impl From<HttpAnswer> for Own {
     }
 }
 
-/// Answers a request.
+/// Answers a request. `is_clear`: it says once where its body ends.
 pub(super) async fn serve(
     link: Rc<Link>,
     request: Request<Incoming>,
+    is_clear: bool,
 ) -> Result<Response<Answered>, Infallible> {
     let (mut head, body) = request.into_parts();
     let (is_grpc, is_head) = (is_grpc(&head.headers), head.method == Method::HEAD);
     let version = head.version;
-    let mut account = Account::new(link, &head);
-    let own = match prepare(&mut account, &mut head) {
+    let watch = stream_watch().unwrap_or_else(|| link.watch.share());
+    let mut account = Account::new(link, watch, &head);
+    let prepared =
+        if is_clear { prepare(&mut account, &mut head) } else { Err(HttpAnswer::Malformed.into()) };
+    let own = match prepared {
         Ok((backend, upgrade)) => {
             let source = (!body.is_end_stream()).then(|| {
                 let again = backend.reads_again();
-                let source = Source::new(body, version, again, account.link().clone());
-                account.has_body(source.bytes.clone());
+                let source = Source::new(body, version, again, account.watch().clone());
+                account.has_body(source.clone());
                 source
             });
             let forward = Forward { backend, head: head_of(head, upgrade), source };
@@ -80,9 +87,6 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
         return Err(HttpAnswer::NotImplemented.into());
     }
     let link = account.link().clone();
-    if link.take_doubt() {
-        return Err(HttpAnswer::Malformed.into());
-    }
     hop::check_coding(&head.headers)?;
     if !hop::has_one_length(&head.headers) {
         return Err(HttpAnswer::Malformed.into());

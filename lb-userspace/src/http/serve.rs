@@ -1,16 +1,17 @@
 //! A client's connection: HTTP/1.1 or HTTP/2, until it ends or goes over to another protocol.
 
-use super::exec::Local;
+use super::exec::Streams;
 use super::leg::{Far, Io, Leg};
 use super::link::{Due, Link, Upgraded};
 use super::request;
 use super::upstream::{PING, WINDOWS};
+use super::watch::{self, close_reason};
 use crate::reason::{CloseReason, HttpAnswer, TlsError};
 use crate::socket::reset_on_close;
 use crate::splice::relay::relay;
 use crate::splice::transport::Failure;
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -42,6 +43,7 @@ type End = Result<CloseReason, (Side, TlsError)>;
 
 /// Serves the requests of a connection. `client`: the socket of its leg.
 pub(crate) async fn serve<L: Leg + Unpin>(leg: L, client: &TcpStream, link: Rc<Link>) -> End {
+    watch::follow(&link.gateway);
     let mut io = Io::new(leg, link.clone());
     let is_http2 = match link.tls.as_ref() {
         Some(tls) => tls.alpn.as_deref() == Some(b"h2"),
@@ -62,7 +64,11 @@ pub(crate) async fn serve<L: Leg + Unpin>(leg: L, client: &TcpStream, link: Rc<L
 }
 
 async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, link: &Rc<Link>) -> End {
-    let service = service_fn(|request: Request<Incoming>| request::serve(link.clone(), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        // At once: hyper has not read on behind the head.
+        let is_clear = link.has_head(request.body().size_hint().exact());
+        request::serve(link.clone(), request, is_clear)
+    });
     let mut connection = http1::Builder::new()
         // hyper does not see an end behind requests that it has read already; the link looks for it.
         .half_close(true)
@@ -72,6 +78,7 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
         tokio::select! {
             biased;
             end = &mut connection => break end,
+            cause = link.watch.broken_off() => return Ok(broken_off(client, cause)),
             due = link.due(client) => match due {
                 Due::Leave => Pin::new(&mut connection).graceful_shutdown(),
                 Due::Cut(reason) => return Ok(reason),
@@ -79,8 +86,11 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
         }
     };
     let http1::Parts { mut io, read_buf, .. } = connection.into_parts();
-    if let Some(Upgraded { far, _guard }) = link.upgraded.take() {
-        return upgraded(io.into_leg(&read_buf), far, link).await;
+    if let Some(to) = link.upgraded.take() {
+        return upgraded(io.into_leg(&read_buf), client, to, link).await;
+    }
+    if let Some(cause) = link.watch.cause() {
+        return Ok(broken_off(client, cause));
     }
     if matches!(link.ended.get(), Some(Err(_))) {
         return failed(link);
@@ -114,9 +124,10 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
 async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, link: &Rc<Link>) -> End {
     link.speaks_http2();
     // Boxed: hyper and tokio move it several times, and it has some kilobytes.
-    let service = service_fn(|request: Request<Incoming>| Box::pin(request::serve(link.clone(), request)));
+    let service =
+        service_fn(|request: Request<Incoming>| Box::pin(request::serve(link.clone(), request, true)));
     let mut connection = pin!(
-        http2::Builder::new(Local)
+        http2::Builder::new(Streams)
             .timer(TokioTimer::new())
             .initial_connection_window_size(WINDOWS.0)
             .initial_stream_window_size(WINDOWS.1)
@@ -165,13 +176,30 @@ fn failed(link: &Link) -> End {
     }
 }
 
-/// Carries what follows HTTP.
-async fn upgraded<L: Leg>(near: L, far: Far, link: &Link) -> End {
+/// The answer that is under way does not come to its end: the client must not take it for whole.
+fn broken_off(client: &TcpStream, cause: HttpAnswer) -> CloseReason {
+    reset_on_close(client);
+    close_reason(cause)
+}
+
+/// Carries what follows HTTP, as long as the server and the route are there.
+async fn upgraded<L: Leg>(near: L, client: &TcpStream, to: Upgraded, link: &Link) -> End {
+    let Upgraded { mut far, _guard, _port } = to;
     let (traffic, idle) = (&link.connection.traffic, link.idle());
-    // If it fails, the relay says so by a reset.
-    far.clean();
-    match far {
-        Far::Plain(far) => relay(near, far, traffic, idle).await,
-        Far::Tls(far) => relay(near, *far, traffic, idle).await,
+    let relayed = async {
+        match &mut far {
+            Far::Plain(far) => relay(near, far, traffic, idle).await,
+            Far::Tls(far) => relay(near, &mut **far, traffic, idle).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        // The server's leg is not clean then, and reset as well.
+        cause = link.watch.broken_off() => Ok(broken_off(client, cause)),
+        end = relayed => {
+            // If it has failed, the relay says so by a reset.
+            far.clean();
+            end
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! Connections to servers. A worker keeps those that can carry another request: of HTTP/1.1 the idle ones, of HTTP/2 those that
-//! several requests share.
+//! Connections to servers: of HTTP/1.1 for one request at a time, of HTTP/2 for several.
 //!
 //! A connection of HTTP/1.1 has no task of its own: whoever has a request on it polls it, and while it is kept nobody does.
 
-use super::body::Sent;
-use super::exec::Local;
+use super::exec::Carried;
 use super::leg::{Far, Io, Silent};
+use super::sent::Sent;
+use super::watch::Watched;
 use crate::clock::now_ms;
 use crate::close::LegSocket;
 use crate::connect::{Connected, SourcePort};
@@ -19,30 +19,15 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioTimer;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
-
-/// How long an idle connection is kept: less than most servers do, so that few are closed at the moment of their next request.
-const KEEP: Duration = Duration::from_secs(30);
-
-/// Between two looks for idle connections whose time is over, or that their servers have closed.
-const SWEEP: Duration = Duration::from_secs(5);
-
-/// Idle connections that a worker keeps to one server: as many requests as may be under way there at once without a new connection
-/// for some of them.
-const MOST_IDLE: usize = 512;
-
-/// How long a request's body may still be sent when its answer is there.
-const LINGER: Duration = Duration::from_secs(15);
 
 /// Requests on one connection of HTTP/2, unless the server allows less.
 const MOST_STREAMS: usize = 100;
@@ -62,9 +47,11 @@ pub(super) struct Key {
     record: usize,
     /// That of the pool's TLS, which they keep as well; 0: there is none.
     tls: usize,
-    http2: bool,
+    pub(super) http2: bool,
     /// The client's connection for which it was opened; 0: it may carry anybody's requests.
-    owner: u64,
+    pub(super) owner: u64,
+    /// The server's, when it was chosen.
+    pub(super) epoch: u64,
 }
 
 impl Key {
@@ -75,6 +62,7 @@ impl Key {
             tls: pool.tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls) as usize),
             http2: pool.http2,
             owner,
+            epoch: server.state.epoch.current(),
         }
     }
 }
@@ -83,7 +71,14 @@ impl Key {
 struct Kinship {
     key: Key,
     _pool: Arc<Pool>,
-    _server: Arc<Server>,
+    server: Arc<Server>,
+}
+
+impl Kinship {
+    /// Whether all connections to the server were ended since it was chosen.
+    fn is_ended(&self) -> bool {
+        self.server.state.epoch.current() != self.key.epoch
+    }
 }
 
 /// A connection of HTTP/1.1.
@@ -94,7 +89,8 @@ pub(super) struct H1 {
     kinship: Kinship,
     /// Of `connection`.
     socket: RawFd,
-    _port: Option<SourcePort>,
+    /// Freed after the socket.
+    port: Option<SourcePort>,
 }
 
 /// A share in a connection of HTTP/2.
@@ -106,6 +102,7 @@ pub(super) struct H2 {
 
 /// What a connection of HTTP/2 carries.
 struct Usage {
+    kinship: Kinship,
     streams: Cell<usize>,
     /// As many as the server allows (SETTINGS_MAX_CONCURRENT_STREAMS).
     most: Cell<usize>,
@@ -144,7 +141,8 @@ impl From<TrySendError<Request<Sent>>> for Lost {
 }
 
 impl H1 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Moves what is on it. Ready: it is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_over && self.connection.poll_without_shutdown(cx).is_ready() {
             self.is_over = true;
         }
@@ -165,11 +163,11 @@ impl H1 {
         .await
     }
 
-    /// The leg, once the server has gone over to another protocol.
-    pub(super) async fn into_leg(mut self: Box<Self>) -> Far {
+    /// The leg, once the server has gone over to another protocol, and its port, which is to be kept as long.
+    pub(super) async fn into_leg(mut self: Box<Self>) -> (Far, Option<SourcePort>) {
         poll_fn(|cx| self.poll(cx)).await;
         let parts = self.connection.into_parts();
-        parts.io.into_leg(&parts.read_buf)
+        (parts.io.into_leg(&parts.read_buf), self.port)
     }
 
     /// Whether nothing of an answer has come that is still to be read. The connection ends.
@@ -179,7 +177,7 @@ impl H1 {
 
     /// Whether the server has neither closed it nor sent what nobody has asked for. What the kernel has got since the worker
     /// last waited for news, `poll` does not see.
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         // SAFETY: it is the descriptor of the socket that `connection` owns, which is not closed before `self` is dropped or
         // taken apart.
         let socket = unsafe { BorrowedFd::borrow_raw(self.socket) };
@@ -187,16 +185,20 @@ impl H1 {
         matches!(peeked, Err(Errno::AGAIN))
     }
 
-    /// Keeps it for another request, if it can carry one.
-    fn put_back(self: Box<Self>) {
-        match !self.is_over && self.sender.is_ready() {
-            true => KEPT.with_borrow_mut(|kept| kept.keep(self)),
-            false => self.retire(),
-        }
+    /// Whether it can carry another request, as far as is known.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.is_over && self.sender.is_ready() && !self.kinship.is_ended()
     }
 
-    /// Ends it: no request is on it.
-    fn retire(self: Box<Self>) {
+    pub(super) fn key(&self) -> &Key {
+        &self.kinship.key
+    }
+
+    /// Ends it: no request is on it. A server whose connections are ended gets a reset.
+    pub(super) fn retire(self: Box<Self>) {
+        if self.kinship.is_ended() {
+            return;
+        }
         let mut io = self.connection.into_parts().io;
         io.leg().clean();
         // What the socket does not take now, the server need not hear.
@@ -218,229 +220,40 @@ impl H2 {
 
     /// Whether it carries no request any more.
     pub(super) fn is_over(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.usage.kinship.is_ended()
     }
 
-    /// Whether it has carried nothing for so long that it is to be closed.
-    fn is_idle(&self, now_ms: u64) -> bool {
-        self.usage.streams.get() == 0
-            && now_ms.saturating_sub(self.usage.quiet_ms.get()) > KEEP.as_millis() as u64
+    /// For how many milliseconds it has carried nothing; `None`: it carries something.
+    pub(super) fn quiet_for(&self, now_ms: u64) -> Option<u64> {
+        (self.usage.streams.get() == 0).then(|| now_ms.saturating_sub(self.usage.quiet_ms.get()))
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn key(&self) -> &Key {
+        &self.usage.kinship.key
+    }
+
+    /// Whether it takes another request.
+    pub(super) fn has_room(&self) -> bool {
         !self.is_over() && self.usage.streams.get() < self.usage.most.get().min(MOST_STREAMS)
     }
 }
 
-/// What moves the body of an answer, and counts as a connection of its server meanwhile.
-pub(super) enum Driver {
-    /// Whoever waits for it.
-    Own { h1: Box<H1>, _guard: ServerGuard },
-    /// A task. It is told when the answer is there; if this is dropped before, it gives up.
-    Apart(oneshot::Sender<()>),
-    /// The task of the connection that the request shares.
-    Shared { _stream: Stream, _guard: ServerGuard },
-    /// It is there.
-    Done,
+/// Why a connection that was opened is none of HTTP.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadStart {
+    #[error(transparent)]
+    Failed(#[from] hyper::Error),
+    /// Its SETTINGS have not come in time, or allow no request.
+    #[error("the server of HTTP/2 allows no request")]
+    NoSettings,
 }
 
-impl Driver {
-    /// Of an answer on `h1`. `is_under_way`: more of the request is to be sent, even if nobody takes the answer.
-    pub(super) fn new(h1: Box<H1>, guard: ServerGuard, is_under_way: bool) -> Self {
-        if !is_under_way {
-            return Driver::Own { h1, _guard: guard };
-        }
-        let (answered, is_answered) = oneshot::channel();
-        let mut h1 = h1;
-        tokio::task::spawn_local(async move {
-            let _guard = guard;
-            let mut over = poll_fn(|cx| {
-                if h1.poll(cx).is_ready() || h1.sender.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-            });
-            let is_over = tokio::select! {
-                biased;
-                () = &mut over => true,
-                answered = is_answered => answered.is_ok() && timeout(LINGER, over).await.is_ok(),
-            };
-            if is_over {
-                h1.put_back();
-            }
-        });
-        Driver::Apart(answered)
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        if let Driver::Own { h1, .. } = self {
-            let _ = h1.poll(cx);
-        }
-    }
-
-    /// The answer is there: the connection may carry another request.
-    pub(super) fn release(&mut self, cx: &mut Context<'_>) {
-        match std::mem::replace(self, Driver::Done) {
-            Driver::Own { mut h1, .. } => {
-                let _ = h1.poll(cx);
-                h1.put_back();
-            }
-            Driver::Apart(answered) => _ = answered.send(()),
-            Driver::Shared { .. } | Driver::Done => {}
-        }
-    }
-}
-
-thread_local! {
-    static KEPT: RefCell<Kept> = RefCell::default();
-}
-
-/// The connections that a worker keeps.
-#[derive(Default)]
-struct Kept {
-    idle: HashMap<Key, Vec<Idle>>,
-    shared: HashMap<Key, Shared>,
-    /// A task looks after them.
-    is_swept: bool,
-}
-
-struct Idle {
-    h1: Box<H1>,
-    since_ms: u64,
-}
-
-#[derive(Default)]
-struct Shared {
-    open: Vec<(H2, Kinship)>,
-    /// Present: one is being opened; it tells when that is over.
-    opening: Option<Rc<Notify>>,
-}
-
-impl Kept {
-    fn keep(&mut self, h1: Box<H1>) {
-        let idle = self.idle.entry(h1.kinship.key).or_default();
-        if idle.len() >= MOST_IDLE {
-            return h1.retire();
-        }
-        idle.push(Idle { h1, since_ms: now_ms() });
-        self.see_to_sweeps();
-    }
-
-    fn see_to_sweeps(&mut self) {
-        if !std::mem::replace(&mut self.is_swept, true) {
-            tokio::task::spawn_local(async {
-                loop {
-                    tokio::time::sleep(SWEEP).await;
-                    let gone = KEPT.with_borrow_mut(Kept::sweep);
-                    // Not while they are borrowed.
-                    gone.into_iter().for_each(|idle| idle.h1.retire());
-                    if !KEPT.with_borrow(|kept| kept.is_swept) {
-                        return;
-                    }
-                }
-            });
-        }
-    }
-
-    /// Takes out what is not to be kept any longer.
-    fn sweep(&mut self) -> Vec<Idle> {
-        let (mut gone, now_ms) = (Vec::new(), now_ms());
-        let mut cx = Context::from_waker(Waker::noop());
-        self.idle.retain(|_, idle| {
-            let mut is_over = |idle: &mut Idle| {
-                now_ms.saturating_sub(idle.since_ms) > KEEP.as_millis() as u64
-                    || idle.h1.poll(&mut cx).is_ready()
-            };
-            gone.extend(idle.extract_if(.., |idle| is_over(idle)));
-            !idle.is_empty()
-        });
-        self.shared.retain(|_, shared| {
-            shared.open.retain(|(h2, _)| !h2.is_over() && !h2.is_idle(now_ms));
-            !shared.open.is_empty() || shared.opening.is_some()
-        });
-        self.is_swept = !self.idle.is_empty() || !self.shared.is_empty();
-        gone
-    }
-
-    fn take_idle(&mut self, key: &Key) -> Option<Box<H1>> {
-        let idle = self.idle.get_mut(key)?;
-        let last = idle.pop();
-        last.map(|idle| idle.h1)
-    }
-}
-
-/// Where a request may go.
-pub(super) enum Way {
-    /// On a kept connection.
-    Kept(Upstream),
-    /// On one that is to be opened.
-    New(Option<Opening>),
-}
-
-/// A kept connection that can carry a request: an idle one, or one with room that others share. If one to share is being opened,
-/// waits for that, which `connect_timeout` bounds.
-pub(super) async fn find(key: &Key) -> Way {
-    loop {
-        if let Some(h1) = poll_fn(|cx| Poll::Ready(idle(key, cx))).await {
-            return Way::Kept(Upstream::H1(h1));
-        }
-        let found = KEPT.with_borrow_mut(|kept| {
-            if !key.http2 && !kept.shared.contains_key(key) {
-                return Ok(Way::New(None));
-            }
-            let shared = kept.shared.entry(*key).or_default();
-            shared.open.retain(|(h2, _)| !h2.is_over());
-            if let Some((h2, _)) = shared.open.iter().find(|(h2, _)| h2.has_room()) {
-                return Ok(Way::Kept(Upstream::H2(h2.clone())));
-            }
-            match &shared.opening {
-                Some(opening) => Err(opening.clone()),
-                None => {
-                    shared.opening = Some(Rc::default());
-                    Ok(Way::New(Some(Opening(*key))))
-                }
-            }
-        });
-        match found {
-            Ok(way) => return way,
-            Err(opening) => opening.notified().await,
-        }
-    }
-}
-
-/// The idle connection that was used last, of those that can carry a request.
-fn idle(key: &Key, cx: &mut Context<'_>) -> Option<Box<H1>> {
-    while let Some(mut h1) = KEPT.with_borrow_mut(|kept| kept.take_idle(key)) {
-        if h1.poll(cx).is_pending() && h1.sender.is_ready() && h1.is_quiet() {
-            return Some(h1);
-        }
-        h1.retire();
-    }
-    None
-}
-
-/// One of HTTP/2 is to be opened, for all who wait for it. Dropped when that is over, whatever came of it.
-pub(super) struct Opening(Key);
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        let opening = KEPT.with_borrow_mut(|kept| {
-            let shared = kept.shared.get_mut(&self.0)?;
-            let opening = shared.opening.take();
-            if shared.open.is_empty() {
-                kept.shared.remove(&self.0);
-            }
-            opening
-        });
-        if let Some(opening) = opening {
-            opening.notify_waiters();
-        }
-    }
-}
-
-/// Makes a connection of HTTP of one that has just been opened.
+/// Makes a connection of HTTP of one that has just been opened to the server of `key`.
 pub(super) async fn begin(
     pool: &Arc<Pool>,
     connected: Connected,
     key: Key,
-) -> Result<(Upstream, ServerGuard), hyper::Error> {
+) -> Result<(Upstream, ServerGuard), BadStart> {
     let Connected { socket, session, port, guard, .. } = connected;
     keep_alive(&socket, pool.keepalive);
     let is_http2 = match &session {
@@ -453,27 +266,45 @@ pub(super) async fn begin(
         Some(session) => Far::Tls(Box::new(Tls::new(*session, socket))),
         None => Far::Plain(Plain::new(socket, Vec::new())),
     };
-    let kinship = Kinship { key, _pool: pool.clone(), _server: guard.server().clone() };
-    if !is_http2 {
-        let io = Io::new(far, Silent::default());
-        let (sender, connection) = http1::Builder::new().handshake(io).await?;
-        let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, _port: port });
-        return Ok((Upstream::H1(h1), guard));
+    let kinship = Kinship { key, _pool: pool.clone(), server: guard.server().clone() };
+    if is_http2 {
+        let begun = timeout(pool.connect_timeout, begin_http2(far, port, kinship)).await;
+        return Ok((Upstream::H2(begun.unwrap_or(Err(BadStart::NoSettings))?), guard));
     }
+    let io = Io::new(far, Silent::default());
+    let (sender, connection) = http1::Builder::new().handshake(io).await?;
+    let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, port });
+    Ok((Upstream::H1(h1), guard))
+}
+
+/// Waits for the server's SETTINGS: until then nobody knows how many requests it takes, and all would wait in one queue.
+async fn begin_http2(far: Far, port: Option<SourcePort>, kinship: Kinship) -> Result<H2, BadStart> {
     far.clean();
     let io = Io::new(far, Silent::default());
-    let (sender, connection) = http2::Builder::new(Local)
+    let carried = Carried::default();
+    let (sender, mut connection) = http2::Builder::new(carried.clone())
         .timer(TokioTimer::new())
+        .initial_max_send_streams(0)
         .initial_connection_window_size(WINDOWS.0)
         .initial_stream_window_size(WINDOWS.1)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .max_header_list_size(64 * 1024)
-        .handshake(io)
+        .handshake::<_, Sent>(io)
         .await?;
+    let settings = carried.until(|cx| match Pin::new(&mut connection).poll(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(BadStart::NoSettings)),
+        Poll::Pending if connection.current_max_send_streams() == 0 => Poll::Pending,
+        Poll::Pending => Poll::Ready(Ok(())),
+    });
+    settings.await?;
+    let watch = Watched::new();
+    watch.has_server(kinship.server.clone(), kinship.key.epoch);
     let usage = Rc::new(Usage {
+        kinship,
         streams: Cell::new(0),
-        most: Cell::new(MOST_STREAMS),
+        most: Cell::new(connection.current_max_send_streams()),
         quiet_ms: Cell::new(now_ms()),
     });
     let h2 = H2 { sender, usage: usage.clone() };
@@ -486,23 +317,13 @@ pub(super) async fn begin(
             usage.most.set(connection.current_max_send_streams());
             polled
         });
-        if let Err(error) = over.await {
-            tracing::debug!(%error, "a connection of HTTP/2 to a server has ended");
+        tokio::select! {
+            biased;
+            _ = watch.broken_off() => carried.end(),
+            end = over => if let Err(error) = end {
+                tracing::debug!(%error, "a connection of HTTP/2 to a server has ended");
+            }
         }
     });
-    KEPT.with_borrow_mut(|kept| {
-        kept.shared.entry(key).or_default().open.push((h2.clone(), kinship));
-        kept.see_to_sweeps();
-    });
-    Ok((Upstream::H2(h2), guard))
-}
-
-/// The client's connection with this number has ended, with all its requests: what was opened for it alone is of no use any more.
-pub(super) fn forget(owner: u64) {
-    let gone = KEPT.with_borrow_mut(|kept| {
-        kept.shared.retain(|key, _| key.owner != owner);
-        let gone = kept.idle.extract_if(|key, _| key.owner == owner);
-        gone.flat_map(|(_, idle)| idle).collect::<Vec<_>>()
-    });
-    gone.into_iter().for_each(|idle| idle.h1.retire());
+    Ok(h2)
 }

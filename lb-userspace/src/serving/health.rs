@@ -5,7 +5,7 @@
 
 use crate::config::{Eject, Health, Role};
 use crate::reason::DownReason;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An ejection is at most so many times doubled.
@@ -20,6 +20,8 @@ pub struct HealthRecord {
     /// Checks that passed, then those that failed, by reason.
     checks: [AtomicU32; 1 + DownReason::ALL.len()],
     failing: Mutex<Failing>,
+    /// There is something in it: most servers answer all, and those who tell so need not wait for each other.
+    has_failed: AtomicBool,
     /// When the last ejection ends; 0: there was none.
     ejected_until_ms: AtomicU64,
 }
@@ -202,15 +204,20 @@ impl HealthRecord {
             // One that was on its way before, or had no other server to go to.
             return None;
         }
-        let until = self.failing().failed(eject, may_eject, now_ms)?;
+        let mut failing = self.failing();
+        self.has_failed.store(true, Relaxed);
+        let until = failing.failed(eject, may_eject, now_ms)?;
         self.ejected_until_ms.store(until, Relaxed);
         Some(until)
     }
 
     /// The server has answered a connection.
     pub fn worked(&self) {
-        let mut failing = self.failing();
-        (failing.failures, failing.ejections) = (0, 0);
+        if self.has_failed.load(Relaxed) {
+            let mut failing = self.failing();
+            (failing.failures, failing.ejections) = (0, 0);
+            self.has_failed.store(false, Relaxed);
+        }
     }
 
     /// Whether connections have a rest from it.

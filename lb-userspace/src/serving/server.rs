@@ -1,7 +1,7 @@
 //! A server of a pool: what it is, what is known of it, and who is connected to it.
 
 use super::health::{Checked, HealthRecord};
-use super::{Addresses, Heard, PerReason, Room};
+use super::{Addresses, Epoch, Heard, PerReason, Room};
 use crate::clock::now_ms;
 use crate::config::{Address, Health, Host};
 use crate::reason::{DownReason, TlsError};
@@ -45,6 +45,8 @@ pub struct ServerRecord {
     pub active: AtomicUsize,
     /// Connections that were opened to it.
     pub total: AtomicU64,
+    /// Advanced when all its connections are ended.
+    pub epoch: Epoch,
     /// Attempts to connect that failed.
     pub failures: AtomicU64,
     /// Why TLS with it failed.
@@ -69,6 +71,7 @@ impl Default for ServerRecord {
             resolved: Notify::new(),
             active: AtomicUsize::default(),
             total: AtomicU64::default(),
+            epoch: Epoch::default(),
             failures: AtomicU64::default(),
             tls_errors: PerReason::default(),
             health: HealthRecord::default(),

@@ -2,7 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::{Limit, Setbacks};
+use super::{Epoch, Limit, Setbacks};
 use crate::histogram::Histogram;
 use crate::reason::{
     CloseReason, EchResult, FallbackReason, HttpAnswer, OddName, RejectReason, Tier, TlsError,
@@ -131,10 +131,12 @@ pub struct RouteCounts {
 pub struct HttpCounts {
     /// By the first digit of the status of their answer; at 0 those that have got none.
     pub by_class: [AtomicU64; 6],
-    /// Those that the gateway has answered itself.
+    /// Those that the gateway has answered itself, or broken off.
     pub answers: PerReason<{ HttpAnswer::ALL.len() }>,
     /// From the head of the request to the end of the answer.
     pub seconds: Histogram,
+    /// Advanced when all that are under way are ended.
+    pub epoch: Epoch,
 }
 
 impl RouteCounts {

@@ -42,6 +42,36 @@ pub trait Transport {
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>>;
 }
 
+/// One that stays its owner's.
+impl<T: Transport> Transport for &mut T {
+    const SPLICES: bool = T::SPLICES;
+
+    fn socket(&self) -> &TcpStream {
+        (**self).socket()
+    }
+
+    fn poll_read<'b>(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &'b mut [u8],
+        plaintext: &'b mut Output,
+    ) -> Poll<Result<Received<'b>, Failure>> {
+        (**self).poll_read(cx, input, plaintext)
+    }
+
+    fn write(&mut self, bytes: &[u8], records: &mut Output, delivered: &AtomicU64) -> Result<(), Failure> {
+        (**self).write(bytes, records, delivered)
+    }
+
+    fn end(&mut self, records: &mut Output) -> Result<(), Failure> {
+        (**self).end(records)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
+        (**self).poll_flush(cx, delivered)
+    }
+}
+
 /// What one read has given.
 #[derive(Debug)]
 pub struct Received<'b> {

@@ -1,6 +1,7 @@
 //! Requests of HTTP, with real clients and servers: curl, nginx, Python's http.server, websockets and grpcio.
 
 mod bodies;
+mod ended;
 mod kept;
 mod protocols;
 mod rules;
@@ -16,6 +17,7 @@ use snisplice_tests::skip::python_with;
 use snisplice_tests::{Gateway, Process};
 
 use crate::config::pool;
+use crate::tolerance::answers;
 use crate::world::World;
 
 const NAME: &str = "site.example.com";
@@ -51,7 +53,7 @@ fn site(world: &World, rules: &str, more: &str) -> Result<String> {
         )
     };
     let tls = format!("tls = 'terminate'\ncertificate = {}", leaf.toml());
-    Ok("[gateway]\nworkers = 2\n".to_owned()
+    Ok("[gateway]\nworkers = 2\nadmin = '127.0.0.1:9900'\n".to_owned()
         + "[[listener]]\nname = 'secure'\nbind = ['0.0.0.0:443']\n"
         + "[[listener]]\nname = 'clear'\nbind = ['0.0.0.0:80']\nprotocol = 'http'\n"
         + &route("site", "secure", NAME, &tls)
@@ -99,6 +101,31 @@ impl Scene {
     /// The status of the answer.
     fn status(&self, args: &[&str]) -> Result<String> {
         self.fetch(&[&["--output", "/dev/null", "--write-out", "%{http_code}"], args].concat())
+    }
+
+    /// Several exchanges at a time, in HTTP/2 on one connection: for each curl's exit code, the status, and how many bytes of the
+    /// answer have come.
+    fn together(&self, urls: &[&str]) -> Result<Vec<(u32, u32, u32)>> {
+        let mut args = vec![
+            "--parallel",
+            "--write-out",
+            "%{urlnum} %{exitcode} %{http_code} %{size_download} %{num_connects}\\n",
+        ];
+        urls.iter().for_each(|url| args.extend(["--output", "/dev/null", *url]));
+        let output = self.curl(&args)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let numbers = text.lines().map(|line| line.split(' ').map(|part| Ok(part.parse()?)).collect());
+        let mut lines: Vec<Vec<u32>> =
+            numbers.collect::<Result<_>>().with_context(|| format!("{output:?}"))?;
+        lines.sort();
+        ensure!(lines.len() == urls.len(), "{output:?}");
+        ensure!(lines.iter().map(|line| line[4]).sum::<u32>() == 1, "not one connection: {output:?}");
+        Ok(lines.iter().map(|line| (line[1], line[2], line[3])).collect())
+    }
+
+    /// How many requests had this end, by the metrics.
+    fn answers(&self, reason: &str) -> Result<u64> {
+        answers(&self.world.net.gateway, reason)
     }
 
     /// What the Python server says that it has got.

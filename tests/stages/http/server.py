@@ -53,6 +53,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(float(seconds))
                 self.wfile.write(b"world")
                 return
+            case ["drip", times]:
+                self.send_response(200)
+                self.send_header("Content-Length", times)
+                self.end_headers()
+                for _ in range(int(times)):
+                    self.wfile.write(b".")
+                    self.wfile.flush()
+                    time.sleep(0.25)
+                return
+            case ["upgrade"]:
+                self.send_response(101)
+                self.send_header("Connection", "upgrade")
+                self.send_header("Upgrade", "echo")
+                self.end_headers()
+                self.close_connection = True
+                while part := self.rfile.read1(65536):
+                    self.wfile.write(part)
+                return
+            case ["sick"]:
+                Handler.is_sick = True
+                return self.send(200, b"so be it")
+            case ["health"]:
+                return self.send(503 if Handler.is_sick else 200, b"")
             case ["die"]:
                 self.send_response(200)
                 self.send_header("Content-Length", "10")
@@ -101,6 +124,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     tries = {}
+    is_sick = False
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = serve
 
     def handle_expect_100(self):

@@ -63,6 +63,11 @@ impl Raw {
     /// The server's side.
     pub(super) fn accept(mut stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<Self> {
         stream.read_exact(&mut [0; PREFACE.len()])?;
+        Self::started(stream, settings)
+    }
+
+    /// The same, behind the preface.
+    pub(super) fn started(stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<Self> {
         let mut raw = Self { stream };
         raw.settings(settings)?;
         Ok(raw)

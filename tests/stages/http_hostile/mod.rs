@@ -17,7 +17,7 @@ use snisplice_tests::Gateway;
 use snisplice_tests::backend::Backend;
 
 use crate::config::pool;
-use crate::tolerance::metrics;
+use crate::tolerance::answers;
 use crate::world::World;
 
 pub(super) const HOST: &str = "a.example.com";
@@ -76,13 +76,7 @@ impl Scene {
 
     /// How many requests had this answer of the gateway's own.
     pub(super) fn answers(&self, reason: &str) -> Result<u64> {
-        let metrics = metrics(&self.world.net.gateway)?;
-        let label = format!("reason=\"{reason}\"");
-        let lines = metrics.lines().filter(|line| line.starts_with("snisplice_http_answers_total{"));
-        let counts = lines
-            .filter(|line| line.contains(&label))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-        Ok(counts.sum())
+        answers(&self.world.net.gateway, reason)
     }
 }
 

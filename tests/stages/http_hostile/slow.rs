@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use super::frames::Raw;
+use super::frames::{DATA, GOAWAY, RST_STREAM, Raw, WINDOW_UPDATE};
 use super::{HOST, Scene};
 
 /// Sends a byte now and then until the gateway has ended the connection; what it has said.
@@ -80,11 +80,37 @@ fn a_body_that_stands_still_is_given_up_after_the_idle_timeout() -> Result<()> {
     if let Err(error) = stream.read_to_end(&mut rest) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
-    // HTTP/2.
+    // Of HTTP/2, the stream alone.
     let mut raw = Raw::new(scene.connect()?)?;
     raw.request(1, "POST", "/x", false)?;
     raw.data(1, b"a", false)?;
-    raw.until_end()?;
+    is_reset(&mut raw, 1)?;
+    raw.request(3, "GET", "/x", true)?;
+    assert!(raw.until_answered(3)?.iter().any(|frame| frame.kind == DATA && frame.stream == 3));
+    assert_eq!(scene.answers("idle_timeout")?, 2);
+    scene.serves_others()
+}
+
+/// The stream is given up, and not the connection.
+fn is_reset(raw: &mut Raw, stream: u32) -> Result<()> {
+    let frames = raw.until_answered(stream)?;
+    let last = frames.last().filter(|frame| (frame.kind, frame.stream) == (RST_STREAM, stream));
+    ensure!(last.is_some() && frames.iter().all(|frame| frame.kind != GOAWAY), "{frames:?}");
+    Ok(())
+}
+
+#[test]
+fn an_answer_that_is_not_taken_is_given_up_alone() -> Result<()> {
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    let scene = Scene::new("", "idle_timeout = '1s'")?;
+    let mut raw = Raw::with_settings(scene.connect()?, &[(INITIAL_WINDOW_SIZE, 0)])?;
+    raw.request(1, "GET", "/x", true)?;
+    is_reset(&mut raw, 1)?;
+    raw.request(3, "GET", "/x", true)?;
+    raw.frame(WINDOW_UPDATE, 0, 3, &100u32.to_be_bytes())?;
+    let frames = raw.until_answered(3)?;
+    assert!(frames.iter().any(|frame| frame.kind == DATA && frame.payload == b"ok"), "{frames:?}");
+    assert_eq!(scene.answers("idle_timeout")?, 1);
     scene.serves_others()
 }
 

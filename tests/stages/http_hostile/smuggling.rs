@@ -1,6 +1,8 @@
 //! Requests in HTTP/1.1 whose end, host or head two programs may see differently. Whatever the gateway passes on is one request for
 //! the server, which is strict; and nothing that a client has hidden in another request is one.
 
+use std::io::Write as _;
+
 use anyhow::{Result, ensure};
 
 use super::{HOST, Scene};
@@ -469,4 +471,57 @@ fn requests_behind_one_another_stay_apart() -> Result<()> {
     assert!(seen[..2].iter().all(|seen| seen.body == body.as_bytes()));
     assert_eq!(String::from_utf8_lossy(&answer).matches("HTTP/1.1 200 ").count(), 3);
     Ok(())
+}
+
+#[test]
+fn two_ways_to_say_where_a_body_ends_behind_other_requests() -> Result<()> {
+    let scene = Scene::new("", "")?;
+    let both = format!(
+        "POST /both HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{HIDDEN}"
+    );
+    let reversed = both.replace(
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    );
+    for before in [
+        get(&format!("Host: {HOST}\r\n")),
+        format!("{}\r\n", get(&format!("Host: {HOST}\r\n"))),
+        post("Content-Length: 5\r\n", "aaaaa"),
+        post("Content-Length: 43\r\n", &"\r\n\r\na".repeat(9)[..43]),
+        post("Transfer-Encoding: chunked\r\n", "5;a=b\r\na\r\n\r\n\r\n0\r\nX: y\r\n\r\n"),
+        get(&format!("Host: {HOST}\r\n")) + &post("Content-Length: 5\r\n", "aaaaa"),
+    ] {
+        for both in [&both, &reversed] {
+            let text = format!("{before}{both}");
+            // At once, and cut within names.
+            for piece in [text.len(), 30, 1] {
+                let mut stream = scene.connect()?;
+                stream.set_nodelay(true)?;
+                for part in text.as_bytes().chunks(piece) {
+                    // It may be refused before all is sent.
+                    if stream.write_all(part).is_err() {
+                        break;
+                    }
+                }
+                let answer = crate::world::answer(stream);
+                let seen = scene.server.take()?;
+                let count = before.matches(" HTTP/1.1").count();
+                let lines: Vec<_> = seen.iter().map(|seen| seen.line.as_str()).collect();
+                ensure!(
+                    lines.len() == count && lines.iter().all(|line| line.contains(" /x ")),
+                    "{} {piece}: {seen:?}",
+                    text.escape_debug()
+                );
+                let statuses: Vec<_> = answer.matches("HTTP/1.1 ").collect();
+                ensure!(
+                    answer.matches("HTTP/1.1 200 ").count() == count
+                        && answer.contains("HTTP/1.1 400 ")
+                        && statuses.len() == count + 1,
+                    "{} {piece}: {answer}",
+                    text.escape_debug()
+                );
+            }
+        }
+    }
+    scene.serves_others()
 }

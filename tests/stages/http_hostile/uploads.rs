@@ -173,3 +173,57 @@ fn a_server_that_allows_one_stream_gets_the_next_on_another_connection() -> Resu
         second.join().expect("no thread panics")
     })
 }
+
+#[test]
+fn requests_wait_for_a_server_that_says_how_many_it_takes_and_not_for_ever() -> Result<()> {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    const TOGETHER: usize = 4;
+    let shared = "[[route.rule]]\nmatch = [{ path_prefix = '/late' }]\nbackends = ['late']\n\
+                  [[route.rule]]\nmatch = [{ path_prefix = '/mute' }]\nbackends = ['mute']\n";
+    let pools =
+        pool("late", &[81], "http2 = true") + &pool("mute", &[82], "http2 = true\nconnect_timeout = '1s'");
+    let scene = Scene::with("", shared, &pools)?;
+    let requests = AtomicUsize::new(0);
+    // It says late that it takes one at a time, and answers when all are there.
+    let _late = Backend::start(&scene.world.net.server, 81, move |mut stream| {
+        stream.read_exact(&mut [0; 24])?;
+        std::thread::sleep(Duration::from_millis(300));
+        let mut raw = Raw::started(stream, &[(MAX_CONCURRENT_STREAMS, 1)])?;
+        while let Some(frame) = raw.next().map_err(io::Error::other)? {
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
+                PING if frame.flags & ACK == 0 => raw.frame(PING, ACK, 0, &frame.payload)?,
+                HEADERS => {
+                    requests.fetch_add(1, Relaxed);
+                    for _ in 0..100 {
+                        if requests.load(Relaxed) == TOGETHER {
+                            // `:status: 200` of the static table (RFC 7541, appendix A).
+                            raw.frame(HEADERS, END_HEADERS | END_STREAM, frame.stream, &[0x88])?;
+                            break;
+                        }
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    // It takes connections, and says nothing.
+    let _mute = Backend::start(&scene.world.net.server, 82, |mut stream| {
+        io::copy(&mut stream, &mut io::sink()).map(drop)
+    })?;
+    let ask = |path: &str, status: &str| -> Result<()> {
+        let answer = scene.exchange(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
+        ensure!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{}", answer.escape_ascii());
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = [("/late", "200"), ("/mute", "502")]
+            .iter()
+            .flat_map(|way| [way; TOGETHER])
+            .map(|(path, status)| scope.spawn(|| ask(path, status)))
+            .collect();
+        asked.into_iter().try_for_each(|asked| asked.join().expect("no thread panics"))
+    })
+}

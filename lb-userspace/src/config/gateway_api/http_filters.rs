@@ -13,9 +13,9 @@ use super::decode::Given;
 use super::specs::BackendRef;
 use crate::config::address::dns_name;
 use crate::config::diagnostic::quote;
-use crate::config::http::{Cors, Filters, Fraction, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite};
-use crate::http::filter::cors::is_pattern;
-use crate::http::filter::headers::is_changeable;
+use crate::config::http::{
+    Cors, Filters, Fraction, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite, is_changeable, is_origin,
+};
 
 /// A filter. A key that is not known may ask for more than is served.
 #[derive(Deserialize)]
@@ -289,7 +289,7 @@ fn cors(spec: CorsSpec) -> Result<Cors, String> {
 
 /// Whether what is listed can stand in headers.
 pub(super) fn check_cors(cors: &Cors) -> Result<(), String> {
-    if let Some(bad) = cors.origins.iter().find(|origin| !is_pattern(origin)) {
+    if let Some(bad) = cors.origins.iter().find(|origin| !is_origin(origin)) {
         return Err(format!("{} is no origin", quote(bad)));
     }
     if let Some(bad) = cors.methods.iter().find(|method| Method::from_bytes(method.as_bytes()).is_err()) {

@@ -20,10 +20,10 @@ use crate::config::draft::rule::{
     SessionDraft,
 };
 use crate::config::draft::{Field, values};
-use crate::config::http::{Cors, HeaderChanges, Pattern, ValueMatch};
+use crate::config::http::{
+    Cors, HeaderChanges, Pattern, ValueMatch, compared, host_value, is_changeable, is_origin,
+};
 use crate::config::place::Placed;
-use crate::http::filter;
-use crate::route::http::compared;
 
 pub(super) fn rule(mut s: Section<'_, '_>) -> RuleDraft {
     RuleDraft {
@@ -253,7 +253,7 @@ fn matched_header_name(text: &str) -> Result<HeaderName, Problem> {
 /// Of a header that rules may change.
 fn changed_header_name(text: &str) -> Result<HeaderName, Problem> {
     let name = header_name(text)?;
-    match filter::headers::is_changeable(&name) {
+    match is_changeable(&name) {
         true => Ok(name),
         false if name == http::header::HOST => Err(Problem::new("the host is not changed as a header")
             .help("`rewrite = { host = \"…\" }` gives servers another")),
@@ -271,7 +271,7 @@ fn header_value(text: &str) -> Result<HeaderValue, Problem> {
 
 /// That servers are asked for.
 fn new_host(text: &str) -> Result<HeaderValue, Problem> {
-    filter::rewrite::host(text).ok_or_else(|| {
+    host_value(text).ok_or_else(|| {
         Problem::new(format!("{} is no host", quote(text))).help("for example `\"internal.example.com\"`")
     })
 }
@@ -287,7 +287,7 @@ fn other_host(text: &str) -> Result<Box<str>, Problem> {
 }
 
 fn origin(text: &str) -> Result<Box<str>, Problem> {
-    match filter::cors::is_pattern(text) {
+    match is_origin(text) {
         true => Ok(text.into()),
         false => Err(Problem::new(format!("{} is no origin", quote(text))).help(
             "a scheme and a host: `\"https://example.com\"` or `\"https://*.example.com\"`; or `\"*\"`",

@@ -1,26 +1,8 @@
 //! Changes of headers.
 
 use http::HeaderMap;
-use http::header::{self, HeaderName};
 
-use crate::config::HeaderChanges;
-
-/// Whether rules may change the header. Not those that say where a message ends or how a connection goes on (RFC 9110,
-/// section 7.6.1), which are the gateway's; and not `Host`, which is for a rewrite.
-pub fn is_changeable(name: &HeaderName) -> bool {
-    const OF_THE_CONNECTION: [&str; 3] = ["http2-settings", "keep-alive", "proxy-connection"];
-    let fixed = [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::EXPECT,
-        header::HOST,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    !fixed.contains(name) && !OF_THE_CONNECTION.contains(&name.as_str())
-}
+use crate::config::{HeaderChanges, is_changeable};
 
 /// Makes the changes: what is set first, what is taken out last.
 pub fn change(headers: &mut HeaderMap, by: &HeaderChanges) {
@@ -38,7 +20,7 @@ pub fn change(headers: &mut HeaderMap, by: &HeaderChanges) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
 
     #[test]
     fn set_replaces_add_appends_remove_takes_out_all() {

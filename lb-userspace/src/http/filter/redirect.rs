@@ -18,7 +18,7 @@ pub struct Arrival<'r> {
 }
 
 /// The answer to a request that the match `of` has fitted. `path` is its path as it was compared
-/// ([`compared`](crate::route::http::compared)). The query stays.
+/// ([`compared`](crate::config::compared)). The query stays.
 pub fn redirect(
     by: &Redirect,
     arrival: Arrival<'_>,

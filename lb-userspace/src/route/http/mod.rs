@@ -14,7 +14,7 @@ use http::{HeaderMap, Method};
 
 use super::names::{Names, SniMatch};
 use crate::config::{PathMatch, Pattern, RequestMatch, SniPattern};
-pub use path::{BadPath, PathRank, compared};
+pub use path::PathRank;
 use query::Query;
 
 /// Of a request, what rules look at.
@@ -24,7 +24,7 @@ pub struct RequestParts<'r> {
     pub host: &'r str,
     /// Its method.
     pub method: &'r Method,
-    /// As [`compared`] makes it of the request's.
+    /// As [`compared`](crate::config::compared) makes it of the request's.
     pub path: &'r str,
     /// What follows the `?`, if there is one.
     pub query: Option<&'r str>,
