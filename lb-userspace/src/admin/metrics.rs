@@ -216,7 +216,8 @@ fn write_requests(encoder: &mut DescriptorEncoder<'_>, of_routes: &[RouteRequest
         }
     }
 
-    let help = "Requests of HTTP that the gateway has answered itself";
+    let help =
+        "Requests of HTTP that the gateway has answered itself, or whose server has broken off its answer";
     let mut family = Family::new(encoder, "snisplice_http_answers", None, help, Counter)?;
     for of in of_routes {
         for (reason, n) in &of.answers {

@@ -28,6 +28,7 @@ pub(super) struct Request {
     /// Bytes of its body that have come, if it has one.
     received: Option<Rc<Cell<u64>>>,
     status: Option<StatusCode>,
+    /// Why the gateway has answered itself, or the answer was broken off.
     answer: Option<HttpAnswer>,
     bytes_out: u64,
     is_complete: bool,
@@ -106,6 +107,11 @@ impl Request {
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
         self.link.moves();
+    }
+
+    /// Its server has not brought the answer to an end.
+    pub(super) fn broken(&mut self) {
+        self.answer = Some(HttpAnswer::ServerFailed);
     }
 
     /// The whole answer has.

@@ -1,6 +1,7 @@
 //! Bodies: of a request on its way to a server, and of the answer to it on its way to the client.
 
 use super::account::Request;
+use super::hop;
 use super::link::Link;
 use super::upstream::Driver;
 use bytes::Bytes;
@@ -327,14 +328,22 @@ impl Arriving {
     pub(super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
         if polled.is_pending() {
             // What it waits for comes by the connection, which nobody else polls.
             self.driver.poll(cx);
             polled = Pin::new(&mut self.incoming).poll_frame(cx);
         }
-        let frame = ready!(polled);
+        // The reason stays here: hyper would give a server's code of HTTP/2 to the client, who may ask again for it.
+        let mut frame = ready!(polled).map(|frame| frame.map_err(|_| BodyError::CutShort));
+        // To hyper, a stream of HTTP/2 that is reset without an error is one that has ended.
+        if frame.is_none() && matches!(self.driver, Driver::Shared { .. }) && !self.has_ended() {
+            frame = Some(Err(BodyError::CutShort));
+        }
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+            hop::strip_trailers(trailers);
+        }
         if frame.is_none() || self.has_ended() {
             self.driver.release(cx);
         }
@@ -372,13 +381,15 @@ impl Relayed {
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
         let frame = ready!(self.body.poll_next(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.request.sent(frame.data_ref().map_or(0, Bytes::len));
+        match &frame {
+            Some(Ok(frame)) => self.request.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Err(_)) => self.request.broken(),
+            None => {}
         }
         if frame.is_none() || self.body.has_ended() {
             self.request.complete();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        Poll::Ready(frame)
     }
 }
 

@@ -46,6 +46,9 @@ const LINGER: Duration = Duration::from_secs(15);
 /// Requests on one connection of HTTP/2, unless the server allows less.
 const MOST_STREAMS: usize = 100;
 
+/// Bytes of the head of an answer; in HTTP/2 as RFC 9113, section 6.5.2, counts them.
+const MAX_HEAD: usize = 64 * 1024;
+
 /// The windows of HTTP/2, in bytes: of a connection and of each request on it.
 pub(super) const WINDOWS: (u32, u32) = (1024 * 1024, 256 * 1024);
 
@@ -455,7 +458,8 @@ pub(super) async fn begin(
     let kinship = Kinship { key, _pool: pool.clone(), _server: guard.server().clone() };
     if !is_http2 {
         let io = Io::new(far, Silent::default());
-        let (sender, connection) = http1::Builder::new().max_headers(128).handshake(io).await?;
+        let (sender, connection) =
+            http1::Builder::new().max_headers(128).max_header_size(MAX_HEAD).handshake(io).await?;
         let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, _port: port });
         return Ok((Upstream::H1(h1), guard));
     }
@@ -467,7 +471,7 @@ pub(super) async fn begin(
         .initial_stream_window_size(WINDOWS.1)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
-        .max_header_list_size(64 * 1024)
+        .max_header_list_size(MAX_HEAD as u32)
         .handshake(io)
         .await?;
     let usage = Rc::new(Usage {

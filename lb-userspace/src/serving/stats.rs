@@ -131,7 +131,7 @@ pub struct RouteCounts {
 pub struct HttpCounts {
     /// By the first digit of the status of their answer; at 0 those that have got none.
     pub by_class: [AtomicU64; 6],
-    /// Those that the gateway has answered itself.
+    /// Those that the gateway has answered itself, or whose server has broken off its answer.
     pub answers: PerReason<{ HttpAnswer::ALL.len() }>,
     /// From the head of the request to the end of the answer.
     pub seconds: Histogram,

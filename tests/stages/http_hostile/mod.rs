@@ -1,7 +1,7 @@
 //! What strangers send to a listener of HTTP; a server of the tests' own keeps every byte that reaches it.
 
-mod floods;
-mod frames;
+pub(crate) mod floods;
+pub(crate) mod frames;
 mod h2spec;
 mod http2;
 mod slow;
@@ -20,7 +20,7 @@ use crate::config::pool;
 use crate::tolerance::metrics;
 use crate::world::World;
 
-pub(super) const HOST: &str = "a.example.com";
+pub(crate) const HOST: &str = "a.example.com";
 
 /// The gateway without TLS, and a server behind it.
 pub(super) struct Scene {
@@ -76,14 +76,19 @@ impl Scene {
 
     /// How many requests had this answer of the gateway's own.
     pub(super) fn answers(&self, reason: &str) -> Result<u64> {
-        let metrics = metrics(&self.world.net.gateway)?;
-        let label = format!("reason=\"{reason}\"");
-        let lines = metrics.lines().filter(|line| line.starts_with("snisplice_http_answers_total{"));
-        let counts = lines
-            .filter(|line| line.contains(&label))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-        Ok(counts.sum())
+        answers(&self.world, reason)
     }
+}
+
+/// The same of any gateway with one route of HTTP.
+pub(crate) fn answers(world: &World, reason: &str) -> Result<u64> {
+    let metrics = metrics(&world.net.gateway)?;
+    let label = format!("reason=\"{reason}\"");
+    let lines = metrics.lines().filter(|line| line.starts_with("snisplice_http_answers_total{"));
+    let counts = lines
+        .filter(|line| line.contains(&label))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    Ok(counts.sum())
 }
 
 /// A request as a server that is strict has read it.
