@@ -269,7 +269,7 @@ reasons! {
         ConnectFailed = "connect_failed",
         /// TLS with the last server that was tried failed.
         ServerTlsFailed = "server_tls_failed",
-        /// The server ended the connection before its answer, or answered with something that is none.
+        /// The server ended the connection before or in its answer, or answered with something that is none.
         ServerFailed = "server_failed",
         /// The client has broken off the body of its request.
         ClientFailed = "client_failed",

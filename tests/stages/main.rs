@@ -15,6 +15,7 @@ mod gateway_api;
 mod health;
 mod http;
 mod http_hostile;
+mod http_servers;
 mod import;
 mod keepalive;
 mod manager;

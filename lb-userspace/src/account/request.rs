@@ -36,7 +36,7 @@ pub struct RequestFacts<'a> {
     pub bytes_out: u64,
     /// From its head to the end of the answer.
     pub duration: Duration,
-    /// `complete`, `incomplete`, or why the gateway has answered itself.
+    /// `complete`, `incomplete`, or why the gateway has answered itself or the answer was broken off.
     pub end: &'static str,
 }
 

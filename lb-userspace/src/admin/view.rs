@@ -290,7 +290,7 @@ pub struct RouteRequests {
     pub route: String,
     /// By the class of the status of their answer (`2xx`), or `none`.
     pub by_code: Vec<(&'static str, u64)>,
-    /// Those that the gateway has answered itself.
+    /// Those that the gateway has answered itself, or broken off.
     pub answers: Vec<(HttpAnswer, u64)>,
     /// From the head of the request to the end of the answer.
     pub seconds: HistogramSnapshot,

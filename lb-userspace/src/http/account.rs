@@ -30,6 +30,7 @@ pub(super) struct Request {
     /// Its body, if it has one.
     source: Option<Rc<Source>>,
     status: Option<StatusCode>,
+    /// Why the gateway has answered itself, or the answer was broken off.
     answer: Option<HttpAnswer>,
     bytes_out: u64,
     is_complete: bool,
@@ -117,6 +118,11 @@ impl Request {
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
         self.watch.moves();
+    }
+
+    /// Its server has not brought the answer to an end.
+    pub(super) fn broken(&mut self) {
+        self.answer = Some(HttpAnswer::ServerFailed);
     }
 
     /// The whole answer has.

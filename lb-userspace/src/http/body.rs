@@ -1,6 +1,7 @@
 //! The body of an answer, on its way from a server to the client.
 
 use super::account::Request;
+use super::hop;
 use super::kept;
 use super::sent::BodyError;
 use super::upstream::{H1, Stream};
@@ -98,14 +99,22 @@ impl Arriving {
     pub(super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
         if polled.is_pending() {
             // What it waits for comes by the connection, which nobody else polls.
             self.driver.poll(cx);
             polled = Pin::new(&mut self.incoming).poll_frame(cx);
         }
-        let frame = ready!(polled);
+        // The reason stays here: hyper would give a server's code of HTTP/2 to the client, who may ask again for it.
+        let mut frame = ready!(polled).map(|frame| frame.map_err(|_| BodyError::CutShort));
+        // To hyper, a stream of HTTP/2 that is reset without an error is one that has ended.
+        if frame.is_none() && matches!(self.driver, Driver::Shared { .. }) && !self.has_ended() {
+            frame = Some(Err(BodyError::CutShort));
+        }
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+            hop::strip_trailers(trailers);
+        }
         if frame.is_none() || self.has_ended() {
             self.driver.release(cx);
         }
@@ -136,13 +145,15 @@ pub(super) struct Relayed {
 impl Relayed {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(self.body.poll_next(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.request.sent(frame.data_ref().map_or(0, Bytes::len));
+        match &frame {
+            Some(Ok(frame)) => self.request.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Err(_)) => self.request.broken(),
+            None => {}
         }
         if frame.is_none() || self.body.has_ended() {
             self.request.complete();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        Poll::Ready(frame)
     }
 }
 

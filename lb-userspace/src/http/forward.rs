@@ -15,7 +15,7 @@ use crate::config::{Filters, Persistence, Retry, RuleBackend};
 use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, ORIGIN, UPGRADE};
 use http::{HeaderMap, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use rustls::pki_types::UnixTime;
@@ -258,13 +258,13 @@ impl Forward {
         head.extensions.clear();
         head.version = Version::HTTP_11;
         let upgrade = hop::upgrade(Version::HTTP_11, &head.headers);
-        // What it means by this, another program between may see differently (RFC 9112, section 6.3).
-        if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+        if !hop::has_clear_end(&head.headers) {
             return Err(self.lost(Fate::Lost, pool, guard.server()));
         }
         hop::strip_answer(&mut head.headers);
-        if !hop::has_one_length(&head.headers) {
-            return Err(self.lost(Fate::Lost, pool, guard.server()));
+        if head.status == StatusCode::NO_CONTENT {
+            // Clients of HTTP/2 would miss a body (RFC 9110, section 8.6).
+            head.headers.remove(CONTENT_LENGTH);
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(protocol), Some(asked), Carrier::H1(h1)) = (upgrade, &self.head.upgrade, carrier)

@@ -4,7 +4,8 @@
 
 use crate::reason::HttpAnswer;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, HOST, HeaderName, HeaderValue, MAX_FORWARDS, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Version};
 
@@ -59,6 +60,26 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
     headers.remove(PROXY_AUTHENTICATE);
 }
 
+/// Takes out of trailers what only a head can say: of the connection, of where the message ends, and of how it is to be read
+/// (RFC 9110, section 6.5.1).
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip(trailers);
+    for name in [
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        HOST,
+        MAX_FORWARDS,
+        SET_COOKIE,
+        TRAILER,
+    ] {
+        trailers.remove(name);
+    }
+}
+
 fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let mut named: Vec<HeaderName> =
@@ -84,10 +105,21 @@ pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), HttpAnswer> {
     }
 }
 
-/// Whether the message says at most once how long its body is. Of HTTP/2 it may say the same twice, which would be in doubt in
-/// HTTP/1.1 (RFC 9110, section 8.6).
+/// Whether the message says at most once how long its body is, by a number. Of HTTP/2 it may say the same twice, which would be
+/// in doubt in HTTP/1.1 (RFC 9110, section 8.6); where no body can follow, hyper passes on whatever there is.
 pub(super) fn has_one_length(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_LENGTH).iter().nth(1).is_none()
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    let is_number = |length: &[u8]| !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+    lengths.next().is_none_or(is_number) && lengths.next().is_none()
+}
+
+/// Whether it is clear where the body of an answer ends, also to programs that are not as strict (RFC 9112, section 6.3), and the
+/// gateway can undo its coding.
+pub(super) fn has_clear_end(headers: &HeaderMap) -> bool {
+    let is_coded = headers.contains_key(TRANSFER_ENCODING);
+    !(is_coded && headers.contains_key(CONTENT_LENGTH))
+        && check_coding(headers).is_ok()
+        && has_one_length(headers)
 }
 
 /// One line of cookies, as HTTP/1.1 has it (RFC 9113, section 8.2.3).
@@ -167,6 +199,37 @@ mod tests {
         assert_eq!(check_coding(&gzip), Err(HttpAnswer::NotImplemented));
         let twice = headers(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]);
         assert_eq!(check_coding(&twice), Err(HttpAnswer::Malformed));
+    }
+
+    #[test]
+    fn the_end_of_an_answer_is_clear() {
+        for (lines, is_clear) in [
+            (&[][..], true),
+            (&[("content-length", "5")], true),
+            (&[("transfer-encoding", "chunked")], true),
+            (&[("content-length", "")], false),
+            (&[("content-length", "+5")], false),
+            (&[("content-length", "5, 5")], false),
+            (&[("content-length", "5"), ("content-length", "5")], false),
+            (&[("content-length", "5"), ("transfer-encoding", "chunked")], false),
+            (&[("transfer-encoding", "gzip, chunked")], false),
+        ] {
+            assert_eq!(has_clear_end(&headers(lines)), is_clear, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_a_head_should() {
+        let mut trailers = headers(&[
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "x-a"),
+            ("x-a", "1"),
+            ("set-cookie", "a=b"),
+            ("grpc-status", "0"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, headers(&[("grpc-status", "0")]));
     }
 
     #[test]

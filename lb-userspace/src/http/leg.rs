@@ -22,6 +22,10 @@ const MOST_WRITTEN: usize = 64 * 1024;
 /// Bytes that are asked of a TLS leg at least: a record, so that its parts need not be kept.
 const RECORD: usize = 17 * 1024;
 
+/// Reads in a row before the worker's other connections have their turn: what a peer sends without an end may cost far more to
+/// look at than to send.
+const TURN: u8 = 4;
+
 /// A transport of one of the two kinds, for requests.
 pub(crate) trait Leg: Transport {
     /// Bytes of the buffer to lend for a read that is to give up to `room` bytes.
@@ -232,6 +236,8 @@ pub(super) struct Io<L, M> {
     meter: M,
     /// Received, and not taken by hyper yet.
     spare: Vec<u8>,
+    /// Reads since there was nothing to be read.
+    turn: u8,
     /// The peer sends nothing more.
     has_ended: bool,
     /// The last word is said.
@@ -240,7 +246,7 @@ pub(super) struct Io<L, M> {
 
 impl<L: Leg, M: Meter> Io<L, M> {
     pub(super) fn new(leg: L, meter: M) -> Self {
-        Io { leg, meter, spare: Vec::new(), has_ended: false, is_finished: false }
+        Io { leg, meter, spare: Vec::new(), turn: 0, has_ended: false, is_finished: false }
     }
 
     pub(super) fn leg(&self) -> &L {
@@ -288,7 +294,12 @@ impl<L: Leg, M: Meter> Io<L, M> {
         room: usize,
         mut take: impl FnMut(&M, &[u8]),
     ) -> Poll<io::Result<()>> {
-        let Io { leg, meter, has_ended, .. } = self;
+        let Io { leg, meter, turn, has_ended, .. } = self;
+        if *turn == TURN {
+            *turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let received = scratch::with(|Buffers { input, plaintext, .. }| {
             let lent = leg.lent(room).min(input.len());
             let Received { bytes, end } = ready!(leg.poll_read(cx, &mut input[..lent], plaintext))?;
@@ -302,6 +313,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
             *has_ended = end;
             Poll::Ready(Ok(()))
         });
+        *turn = if received.is_ready() { *turn + 1 } else { 0 };
         Poll::Ready(ready!(received).map_err(|failure| self.failed(failure)))
     }
 

@@ -241,6 +241,11 @@ impl Link {
         }
     }
 
+    /// Whether requests are not answered to the end.
+    pub(super) fn has_requests(&self) -> bool {
+        self.in_flight.get() > 0
+    }
+
     /// It was told to [leave](Due::Leave).
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving_ms.get() > 0

@@ -81,7 +81,13 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
             cause = link.watch.broken_off() => return Ok(broken_off(client, cause)),
             due = link.due(client) => match due {
                 Due::Leave => Pin::new(&mut connection).graceful_shutdown(),
-                Due::Cut(reason) => return Ok(reason),
+                Due::Cut(reason) => {
+                    // Of HTTP/1.0, the end of the connection is that of the answer.
+                    if link.has_requests() {
+                        reset_on_close(client);
+                    }
+                    return Ok(reason);
+                }
             }
         }
     };

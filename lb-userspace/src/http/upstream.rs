@@ -32,6 +32,9 @@ use tokio::time::timeout;
 /// Requests on one connection of HTTP/2, unless the server allows less.
 const MOST_STREAMS: usize = 100;
 
+/// Bytes of the head of an answer; in HTTP/2 as RFC 9113, section 6.5.2, counts them.
+const MAX_HEAD: usize = 64 * 1024;
+
 /// The windows of HTTP/2, in bytes: of a connection and of each request on it.
 pub(super) const WINDOWS: (u32, u32) = (1024 * 1024, 256 * 1024);
 
@@ -272,7 +275,7 @@ pub(super) async fn begin(
         return Ok((Upstream::H2(begun.unwrap_or(Err(BadStart::NoSettings))?), guard));
     }
     let io = Io::new(far, Silent::default());
-    let (sender, connection) = http1::Builder::new().handshake(io).await?;
+    let (sender, connection) = http1::Builder::new().max_header_size(MAX_HEAD).handshake(io).await?;
     let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, port });
     Ok((Upstream::H1(h1), guard))
 }
@@ -289,7 +292,7 @@ async fn begin_http2(far: Far, port: Option<SourcePort>, kinship: Kinship) -> Re
         .initial_stream_window_size(WINDOWS.1)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
-        .max_header_list_size(64 * 1024)
+        .max_header_list_size(MAX_HEAD as u32)
         .handshake::<_, Sent>(io)
         .await?;
     let settings = carried.until(|cx| match Pin::new(&mut connection).poll(cx) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use snisplice_tests::Gateway;
 
 use super::frames::{
     ACK, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS,
@@ -18,29 +19,37 @@ const MOST_GROWTH: u64 = 24 * 1024;
 
 /// Does it on some connections at once, while another client is served again and again; looks at what it has cost.
 fn flood(scene: &Scene, attack: impl Fn(Raw) -> Result<()> + Sync) -> Result<()> {
-    scene.serves_others()?;
-    let before = scene.gateway.process.memory_kib("VmRSS")?;
+    bounded(&scene.gateway, || scene.serves_others(), 4, || attack(Raw::new(scene.connect()?)?))
+}
+
+/// Does it in so many threads, while somebody else is served again and again; looks at what it has cost.
+pub(crate) fn bounded(
+    gateway: &Gateway,
+    serves_others: impl Fn() -> Result<()> + Sync,
+    threads: usize,
+    attack: impl Fn() -> Result<()> + Sync,
+) -> Result<()> {
+    serves_others()?;
+    let before = gateway.process.memory_kib("VmRSS")?;
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| -> Result<()> {
-        let attackers: Vec<_> = (0..4).map(|_| scope.spawn(|| attack(Raw::new(scene.connect()?)?))).collect();
-        let others = scope.spawn(|| -> Result<usize> {
-            let mut served = 0;
-            while !is_over.load(Ordering::Relaxed) || served == 0 {
-                scene.serves_others()?;
-                served += 1;
+        let attackers: Vec<_> = (0..threads).map(|_| scope.spawn(&attack)).collect();
+        let others = scope.spawn(|| -> Result<()> {
+            serves_others()?;
+            while !is_over.load(Ordering::Relaxed) {
+                serves_others()?;
             }
-            Ok(served)
+            Ok(())
         });
         let outcomes: Vec<_> =
             attackers.into_iter().map(|attacker| attacker.join().expect("no panic")).collect();
         is_over.store(true, Ordering::Relaxed);
-        let served = others.join().expect("no panic")?;
-        ensure!(served > 0);
+        others.join().expect("no panic")?;
         outcomes.into_iter().collect()
     })?;
-    let after = scene.gateway.process.memory_kib("VmHWM")?;
+    let after = gateway.process.memory_kib("VmHWM")?;
     ensure!(after <= before + MOST_GROWTH, "{before} KiB before, {after} KiB at most");
-    scene.serves_others()
+    serves_others()
 }
 
 /// Writes the bytes until the gateway ends the connection.

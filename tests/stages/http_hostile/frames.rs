@@ -7,38 +7,38 @@ use anyhow::{Result, bail};
 
 use super::HOST;
 
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const PING: u8 = 6;
-pub(super) const GOAWAY: u8 = 7;
-pub(super) const WINDOW_UPDATE: u8 = 8;
-pub(super) const CONTINUATION: u8 = 9;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const ACK: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection on which the preface is said.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     stream: TcpStream,
 }
 
 /// A frame that has come.
 #[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
     /// Of GOAWAY or RST_STREAM.
-    pub(super) fn error(&self) -> Option<u32> {
+    pub(crate) fn error(&self) -> Option<u32> {
         let at = match self.kind {
             GOAWAY => 4,
             RST_STREAM => 0,
@@ -49,11 +49,11 @@ impl Frame {
 }
 
 impl Raw {
-    pub(super) fn new(stream: TcpStream) -> Result<Self> {
+    pub(crate) fn new(stream: TcpStream) -> Result<Self> {
         Self::with_settings(stream, &[])
     }
 
-    pub(super) fn with_settings(stream: TcpStream, settings: &[(u16, u32)]) -> Result<Self> {
+    pub(crate) fn with_settings(stream: TcpStream, settings: &[(u16, u32)]) -> Result<Self> {
         let mut raw = Self { stream };
         raw.write(PREFACE)?;
         raw.settings(settings)?;
@@ -61,7 +61,7 @@ impl Raw {
     }
 
     /// The server's side.
-    pub(super) fn accept(mut stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<Self> {
+    pub(crate) fn accept(mut stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<Self> {
         stream.read_exact(&mut [0; PREFACE.len()])?;
         Self::started(stream, settings)
     }
@@ -81,30 +81,30 @@ impl Raw {
         self.frame(SETTINGS, 0, 0, &payload)
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    pub(super) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+    pub(crate) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
         self.write(&frame(kind, flags, stream, payload))
     }
 
-    pub(super) fn data(&mut self, stream: u32, payload: &[u8], ends: bool) -> io::Result<()> {
+    pub(crate) fn data(&mut self, stream: u32, payload: &[u8], ends: bool) -> io::Result<()> {
         self.frame(DATA, if ends { END_STREAM } else { 0 }, stream, payload)
     }
 
     /// The head of a request of the usual kind.
-    pub(super) fn request(&mut self, stream: u32, method: &str, path: &str, ends: bool) -> io::Result<()> {
+    pub(crate) fn request(&mut self, stream: u32, method: &str, path: &str, ends: bool) -> io::Result<()> {
         self.headers(stream, &usual(method, path), ends)
     }
 
-    pub(super) fn headers(&mut self, stream: u32, fields: &[(&str, &str)], ends: bool) -> io::Result<()> {
+    pub(crate) fn headers(&mut self, stream: u32, fields: &[(&str, &str)], ends: bool) -> io::Result<()> {
         let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
         self.frame(HEADERS, flags, stream, &block(fields))
     }
 
     /// The next frame; `None`: the connection has ended.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>> {
         let mut head = [0; 9];
         match self.stream.read_exact(&mut head) {
             Ok(()) => {}
@@ -128,7 +128,7 @@ impl Raw {
     }
 
     /// All frames until the end of the connection. Settings and pings are not acknowledged.
-    pub(super) fn until_end(&mut self) -> Result<Vec<Frame>> {
+    pub(crate) fn until_end(&mut self) -> Result<Vec<Frame>> {
         let mut frames = Vec::new();
         while let Some(frame) = self.next()? {
             frames.push(frame);
@@ -137,7 +137,7 @@ impl Raw {
     }
 
     /// All frames up to one that says what becomes of a stream: the end of its answer, a reset, or the end of the connection.
-    pub(super) fn until_answered(&mut self, stream: u32) -> Result<Vec<Frame>> {
+    pub(crate) fn until_answered(&mut self, stream: u32) -> Result<Vec<Frame>> {
         let mut frames = Vec::new();
         while let Some(frame) = self.next()? {
             let ends = frame.stream == stream
@@ -152,25 +152,25 @@ impl Raw {
         Ok(frames)
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
     }
 }
 
 /// A frame as it is sent.
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
     [&head, payload].concat()
 }
 
 /// The head of a request that the gateway serves.
-pub(super) fn usual<'f>(method: &'f str, path: &'f str) -> Vec<(&'f str, &'f str)> {
+pub(crate) fn usual<'f>(method: &'f str, path: &'f str) -> Vec<(&'f str, &'f str)> {
     vec![(":method", method), (":scheme", "http"), (":authority", HOST), (":path", path)]
 }
 
 /// Fields as literals that no table remembers (RFC 7541, section 6.2.2), without Huffman's code.
-pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -181,7 +181,7 @@ pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// The same of one field that the table remembers (section 6.2.1).
-pub(super) fn remembered(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn remembered(name: &str, value: &str) -> Vec<u8> {
     let mut block = vec![0x40];
     text(&mut block, name.as_bytes());
     text(&mut block, value.as_bytes());

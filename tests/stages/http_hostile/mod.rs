@@ -1,7 +1,7 @@
 //! What strangers send to a listener of HTTP; a server of the tests' own keeps every byte that reaches it.
 
-mod floods;
-mod frames;
+pub(crate) mod floods;
+pub(crate) mod frames;
 mod h2spec;
 mod http2;
 mod slow;
@@ -20,7 +20,7 @@ use crate::config::pool;
 use crate::tolerance::answers;
 use crate::world::World;
 
-pub(super) const HOST: &str = "a.example.com";
+pub(crate) const HOST: &str = "a.example.com";
 
 /// The gateway without TLS, and a server behind it.
 pub(super) struct Scene {
