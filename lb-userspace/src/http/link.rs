@@ -1,5 +1,6 @@
 //! A client's connection, as its requests see it.
 
+use super::filter::forwarded::Origin;
 use super::framing::Framing;
 use super::kept;
 use super::leg::{Far, Meter};
@@ -50,6 +51,8 @@ pub(crate) struct Link {
     /// Of the connection's task, which carries its requests if they are of HTTP/1.1.
     pub(super) watch: Watched,
     scope: RefCell<Option<Scope>>,
+    /// Of its last request.
+    origin: RefCell<Option<Rc<Origin>>>,
     is_http1: Cell<bool>,
     /// Requests that are not answered to the end.
     in_flight: Cell<usize>,
@@ -115,6 +118,7 @@ impl Link {
             tls,
             watch: Watched::new(),
             scope: RefCell::default(),
+            origin: RefCell::default(),
             is_http1: Cell::new(true),
             in_flight: Cell::new(0),
             has_asked: Cell::new(false),
@@ -175,6 +179,15 @@ impl Link {
             return Err(HttpAnswer::Misdirected);
         }
         Ok(found.clone())
+    }
+
+    /// What servers are told of where a request for this host comes from; `None`: it cannot be said.
+    pub(super) fn origin(&self, host: &str) -> Option<Rc<Origin>> {
+        let mut origin = self.origin.borrow_mut();
+        if origin.as_ref().is_none_or(|origin| !origin.is_of(host)) {
+            *origin = Origin::new(self.connection.client.ip(), self.tls.is_some(), host).map(Rc::new);
+        }
+        origin.clone()
     }
 
     /// A request has come.

@@ -125,13 +125,11 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
     own(&rule.rule.filters)?;
     let backend = Backend::choose(rule, &head.headers).ok_or(HttpAnswer::NoBackend)?;
     own(backend.filters())?;
-    let client = link.connection.client.ip();
-    let trusted = link.connection.listener.is_forwarder(client);
-    let from =
-        forwarded::From { client, trusted, tls: is_tls, host: authority.as_deref().unwrap_or_default() };
+    let trusted = link.connection.listener.is_forwarder(link.connection.client.ip());
+    let origin = link.origin(authority.as_deref().unwrap_or_default()).ok_or(HttpAnswer::BadHost)?;
     let upgrade = hop::upgrade(head.version, &head.headers);
     hop::strip_request(&mut head.headers);
-    forwarded::forward(&mut head.headers, from);
+    forwarded::forward(&mut head.headers, &origin, trusted);
     for filters in [&rule.rule.filters, backend.filters()] {
         headers::change(&mut head.headers, &filters.request_headers);
         if let Some(by) = &filters.rewrite {
