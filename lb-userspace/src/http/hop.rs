@@ -82,8 +82,11 @@ pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
 
 fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let mut named: Vec<HeaderName> =
-            options(headers, CONNECTION).filter_map(|option| option.parse().ok()).collect();
+        // The usual two name no header, or one that goes anyway.
+        let is_usual =
+            |option: &str| ["close", "keep-alive"].iter().any(|usual| option.eq_ignore_ascii_case(usual));
+        let others = options(headers, CONNECTION).filter(|option| !is_usual(option));
+        let mut named: Vec<HeaderName> = others.filter_map(|option| option.parse().ok()).collect();
         // The host chooses the rule: no client takes it away from the server.
         named.retain(|name| *name != HOST);
         headers.remove(CONNECTION);

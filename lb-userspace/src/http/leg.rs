@@ -234,8 +234,9 @@ impl Meter for Silent {
 pub(super) struct Io<L, M> {
     leg: L,
     meter: M,
-    /// Received, and not taken by hyper yet.
+    /// Received; hyper has not taken what is behind `taken`.
     spare: Vec<u8>,
+    taken: usize,
     /// Reads since there was nothing to be read.
     turn: u8,
     /// The peer sends nothing more.
@@ -246,7 +247,7 @@ pub(super) struct Io<L, M> {
 
 impl<L: Leg, M: Meter> Io<L, M> {
     pub(super) fn new(leg: L, meter: M) -> Self {
-        Io { leg, meter, spare: Vec::new(), turn: 0, has_ended: false, is_finished: false }
+        Io { leg, meter, spare: Vec::new(), taken: 0, turn: 0, has_ended: false, is_finished: false }
     }
 
     pub(super) fn leg(&self) -> &L {
@@ -255,7 +256,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
 
     /// The leg, which gives first what hyper has not taken: `unread`, and what was read behind it.
     pub(super) fn into_leg(mut self, unread: &[u8]) -> L {
-        let unread = [unread, &self.spare].concat();
+        let unread = [unread, &self.spare[self.taken..]].concat();
         if !unread.is_empty() {
             self.leg.put_back(&unread);
         }
@@ -380,10 +381,9 @@ impl<L: Leg + Unpin, M: Meter + Unpin> Read for Io<L, M> {
             ready!(polled)?;
         }
         if !has_read && !this.spare.is_empty() {
-            let passed = pass(&this.meter, &this.spare, &mut into);
-            this.spare.drain(..passed);
-            if this.spare.is_empty() {
-                this.spare = Vec::new();
+            this.taken += pass(&this.meter, &this.spare[this.taken..], &mut into);
+            if this.taken == this.spare.len() {
+                (this.spare, this.taken) = (Vec::new(), 0);
             }
         }
         Poll::Ready(Ok(()))
@@ -392,7 +392,8 @@ impl<L: Leg + Unpin, M: Meter + Unpin> Read for Io<L, M> {
 
 /// Gives hyper some of these bytes; how many.
 fn pass(meter: &impl Meter, bytes: &[u8], into: &mut ReadBufCursor<'_>) -> usize {
-    let passed = meter.passes(&bytes[..bytes.len().min(into.remaining())]);
+    let room = &bytes[..bytes.len().min(into.remaining())];
+    let passed = if room.is_empty() { 0 } else { meter.passes(room) };
     into.put_slice(&bytes[..passed]);
     passed
 }

@@ -1,6 +1,6 @@
 //! A client's connection, as its requests see it.
 
-use super::filter::forwarded;
+use super::filter::forwarded::Origin;
 use super::framing::Framing;
 use super::kept;
 use super::leg::{Far, Meter};
@@ -51,8 +51,8 @@ pub(crate) struct Link {
     /// Of the connection's task, which carries its requests if they are of HTTP/1.1.
     pub(super) watch: Watched,
     scope: RefCell<Option<Scope>>,
-    /// What was said last of it to servers, and for which host.
-    words: RefCell<Option<(Box<str>, Rc<forwarded::Words>)>>,
+    /// Of its last request.
+    origin: RefCell<Option<Rc<Origin>>>,
     is_http1: Cell<bool>,
     /// Requests that are not answered to the end.
     in_flight: Cell<usize>,
@@ -118,7 +118,7 @@ impl Link {
             tls,
             watch: Watched::new(),
             scope: RefCell::default(),
-            words: RefCell::default(),
+            origin: RefCell::default(),
             is_http1: Cell::new(true),
             in_flight: Cell::new(0),
             has_asked: Cell::new(false),
@@ -181,16 +181,13 @@ impl Link {
         Ok(found.clone())
     }
 
-    /// What servers are told of a request for this host (empty: it names none); `None`: the host cannot be said in a header.
-    pub(super) fn words(&self, host: &str) -> Option<Rc<forwarded::Words>> {
-        let mut words = self.words.borrow_mut();
-        if let Some((_, said)) = words.as_ref().filter(|(of, _)| &**of == host) {
-            return Some(said.clone());
+    /// What servers are told of where a request for this host comes from; `None`: it cannot be said.
+    pub(super) fn origin(&self, host: &str) -> Option<Rc<Origin>> {
+        let mut origin = self.origin.borrow_mut();
+        if origin.as_ref().is_none_or(|origin| !origin.is_of(host)) {
+            *origin = Origin::new(self.connection.client.ip(), self.tls.is_some(), host).map(Rc::new);
         }
-        let from = forwarded::From { client: self.connection.client.ip(), tls: self.tls.is_some(), host };
-        let said = Rc::new(forwarded::Words::new(from)?);
-        *words = Some((host.into(), said.clone()));
-        Some(said)
+        origin.clone()
     }
 
     /// A request has come.

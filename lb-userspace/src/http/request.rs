@@ -4,7 +4,7 @@ use super::account::Request as Account;
 use super::answer::{answer, is_grpc};
 use super::body::Answered;
 use super::exec::stream_watch;
-use super::filter::{cors, headers, redirect, rewrite};
+use super::filter::{cors, forwarded, headers, redirect, rewrite};
 use super::forward::{Backend, Forward};
 use super::head::Head;
 use super::link::Link;
@@ -125,12 +125,11 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
     own(&rule.rule.filters)?;
     let backend = Backend::choose(rule, &head.headers).ok_or(HttpAnswer::NoBackend)?;
     own(backend.filters())?;
-    let client = link.connection.client.ip();
-    let trusted = link.connection.listener.is_forwarder(client);
-    let words = link.words(authority.as_deref().unwrap_or_default()).ok_or(HttpAnswer::BadHost)?;
+    let trusted = link.connection.listener.is_forwarder(link.connection.client.ip());
+    let origin = link.origin(authority.as_deref().unwrap_or_default()).ok_or(HttpAnswer::BadHost)?;
     let upgrade = hop::upgrade(head.version, &head.headers);
     hop::strip_request(&mut head.headers);
-    words.say(&mut head.headers, trusted);
+    forwarded::forward(&mut head.headers, &origin, trusted);
     for filters in [&rule.rule.filters, backend.filters()] {
         headers::change(&mut head.headers, &filters.request_headers);
         if let Some(by) = &filters.rewrite {

@@ -190,7 +190,8 @@ fn broken_off(client: &TcpStream, cause: HttpAnswer) -> CloseReason {
 
 /// Carries what follows HTTP, as long as the server and the route are there.
 async fn upgraded<L: Leg>(near: L, client: &TcpStream, to: Upgraded, link: &Link) -> End {
-    let Upgraded { mut far, _guard, _port } = to;
+    // The leg is dropped first.
+    let Upgraded { _port, _guard, mut far } = to;
     let (traffic, idle) = (&link.connection.traffic, link.idle());
     let relayed = async {
         match &mut far {

@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 
 use super::odd::{CASE, Odd, Then};
-use super::{HOST, Scene, each};
+use super::scene::{Scene, each};
+use crate::http_hostile::HOST;
 
 /// Each of these begins well, and its client sees that it does not end well.
 fn cut(cases: &[(Vec<u8>, Then)]) -> Result<()> {

@@ -9,8 +9,10 @@ use anyhow::{Result, ensure};
 use snisplice_tests::backend::Backend;
 use std::io::{BufReader, Read as _};
 
-use super::odd::{Odd2, next_request};
-use super::{HOST, ODD, Over, Scene};
+use super::echo::next_request;
+use super::odd::Odd2;
+use super::scene::{ODD, Over, Scene};
+use crate::http_hostile::HOST;
 use crate::http_hostile::floods::bounded;
 use crate::http_hostile::frames::{
     CONTINUATION, DATA, END_HEADERS, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame,

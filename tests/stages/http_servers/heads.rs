@@ -3,8 +3,9 @@
 use anyhow::{Result, ensure};
 
 use super::odd::{CASE, Odd, Then};
-use super::{GOOD, HOST, ODD, Scene, VERSIONS, each};
+use super::scene::{GOOD, ODD, Scene, VERSIONS, each};
 use crate::config::pool;
+use crate::http_hostile::HOST;
 
 /// A head with this line, and a body of five bytes.
 fn with(line: &[u8]) -> Vec<u8> {

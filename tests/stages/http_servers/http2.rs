@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 
 use super::odd::{Act, Odd2, WELL, good};
-use super::{ODD_HTTP2, Scene, VERSIONS};
+use super::scene::{ODD_HTTP2, Scene, VERSIONS};
 use crate::http_hostile::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS,
     WINDOW_UPDATE, block, frame,

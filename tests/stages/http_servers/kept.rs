@@ -12,8 +12,10 @@ use snisplice_tests::eventually;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::wait::patience;
 
-use super::odd::{CASE, Odd, Then, next_request, own};
-use super::{HOST, ODD, Scene, VERSIONS, each};
+use super::echo::{next_request, own};
+use super::odd::{CASE, Odd, Then};
+use super::scene::{ODD, Scene, VERSIONS, each};
+use crate::http_hostile::HOST;
 
 const STOLEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen";
 

@@ -1,6 +1,6 @@
 //! Servers that do as a test tells them, byte by byte or frame by frame.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,8 @@ use anyhow::Result;
 use snisplice_tests::backend::Backend;
 use snisplice_tests::pump::reset_on_close;
 
-use super::{ODD, ODD_HTTP2, Scene};
+use super::echo::{next_request, own};
+use super::scene::{ODD, ODD_HTTP2, Scene};
 use crate::http_hostile::frames::{ACK, HEADERS, PING, Raw, SETTINGS};
 
 /// What becomes of a connection behind the bytes.
@@ -62,34 +63,6 @@ fn serve(mut stream: TcpStream, script: impl Fn() -> (Vec<u8>, Then)) -> io::Res
         }
     }
     Ok(())
-}
-
-/// Answers each request with its path.
-pub(super) fn echo(mut stream: TcpStream) -> io::Result<()> {
-    let mut requests = BufReader::new(stream.try_clone()?);
-    while let Some((method, path)) = next_request(&mut requests)? {
-        own(&mut stream, &method, &path)?;
-    }
-    Ok(())
-}
-
-pub(super) fn own(stream: &mut TcpStream, method: &str, path: &str) -> io::Result<()> {
-    let body = if method == "HEAD" { "" } else { path };
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", path.len())
-}
-
-/// The method and the path of the next request, which has no body; `None`: there is none.
-pub(super) fn next_request(requests: &mut BufReader<TcpStream>) -> io::Result<Option<(String, String)>> {
-    let (mut line, mut first) = (String::new(), None);
-    while requests.read_line(&mut line)? > 0 {
-        if line == "\r\n" {
-            return Ok(first);
-        }
-        let mut words = line.split(' ').map(str::to_owned);
-        first = first.or_else(|| Some((words.next()?, words.next()?)));
-        line.clear();
-    }
-    Ok(None)
 }
 
 /// What is done when a request has come on a stream.

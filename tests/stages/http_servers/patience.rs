@@ -11,8 +11,10 @@ use snisplice_tests::backend::Backend;
 use snisplice_tests::pump::reset_on_close;
 use snisplice_tests::wait::patience;
 
-use super::odd::{Odd2, WELL, next_request};
-use super::{HOST, ODD, ODD_HTTP2, Scene, VERSIONS};
+use super::echo::next_request;
+use super::odd::{Odd2, WELL};
+use super::scene::{ODD, ODD_HTTP2, Scene, VERSIONS};
+use crate::http_hostile::HOST;
 use crate::http_hostile::frames::{ACK, DATA, END_HEADERS, END_STREAM, HEADERS, Raw, SETTINGS};
 
 /// A server that takes connections, and what it says of each.
@@ -106,7 +108,7 @@ fn a_client_that_only_ends_what_it_sends_gets_its_answer() -> Result<()> {
         asked(&mut stream)?;
         // Far less than a client may wait that has sent a FIN.
         std::thread::sleep(Duration::from_secs(1));
-        super::odd::own(&mut stream, "GET", "/odd/x")
+        super::echo::own(&mut stream, "GET", "/odd/x")
     })?;
     let mut client = scene.connect()?;
     write!(client, "GET /odd/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n")?;

@@ -10,68 +10,63 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct From<'r> {
-    /// The client's address, or that of the last proxy before this one.
-    pub client: IpAddr,
-    /// Its connection is one of TLS.
-    pub tls: bool,
-    /// The request's host, with a port if it has one; empty: none.
-    pub host: &'r str,
-}
-
-/// How that is said: in `X-Forwarded-For`, `-Proto` and `-Host` and in `Forwarded` (RFC 7239). The same for all requests of a
-/// connection to one host.
+/// What servers are told of where the requests of one connection for one host come from. Made once for many of them.
 #[derive(Debug)]
-pub struct Words {
-    client: HeaderValue,
+pub struct Origin {
+    host: Box<str>,
+    address: HeaderValue,
     element: HeaderValue,
     scheme: HeaderValue,
     /// Absent: the request names none.
-    host: Option<HeaderValue>,
+    named: Option<HeaderValue>,
 }
 
-impl Words {
-    /// `None`: the host cannot be said in a header.
-    pub fn new(from: From<'_>) -> Option<Self> {
-        let client = from.client.to_canonical();
-        let scheme = if from.tls { "https" } else { "http" };
+impl Origin {
+    /// `client`: its address, or that of the last proxy before this one. `host`: the request's, with a port if it has one; empty:
+    /// none. `None`: these are no values of headers.
+    pub fn new(client: IpAddr, tls: bool, host: &str) -> Option<Self> {
+        let client = client.to_canonical();
+        let scheme = if tls { "https" } else { "http" };
         let node = match client {
             IpAddr::V4(address) => format!("for={address}"),
             IpAddr::V6(address) => format!("for=\"[{address}]\""),
         };
         let mut element = format!("{node};proto={scheme}");
-        if !from.host.is_empty() && !from.host.contains(['"', '\\']) {
+        if !host.is_empty() && !host.contains(['"', '\\']) {
             // A port's colon is for a quoted text (RFC 7239, section 4); writing to a text does not fail.
-            let _ = write!(element, ";host=\"{}\"", from.host);
+            let _ = write!(element, ";host=\"{host}\"");
         }
-        let host = (!from.host.is_empty()).then(|| HeaderValue::from_str(from.host));
-        Some(Words {
-            client: HeaderValue::try_from(client.to_string()).ok()?,
+        Some(Origin {
+            host: host.into(),
+            address: HeaderValue::try_from(client.to_string()).ok()?,
             element: HeaderValue::try_from(element).ok()?,
             scheme: HeaderValue::from_static(scheme),
-            host: host.transpose().ok()?,
+            named: (!host.is_empty()).then(|| HeaderValue::from_str(host)).transpose().ok()?,
         })
     }
 
-    /// Says so in the headers of a request. `trusted`: what the client says of those before it is passed on; else what it has
-    /// sent under these names, or others that servers take for a proxy's word, goes.
-    pub fn say(&self, headers: &mut HeaderMap, trusted: bool) {
-        if !trusted && headers.keys().any(is_word_of_proxies) {
-            let names: Vec<HeaderName> =
-                headers.keys().filter(|name| is_word_of_proxies(name)).cloned().collect();
-            for name in names {
-                headers.remove(name);
-            }
+    /// Whether it is that of requests for this host.
+    pub fn is_of(&self, host: &str) -> bool {
+        *self.host == *host
+    }
+}
+
+/// Says so in `X-Forwarded-For`, `-Proto` and `-Host` and in `Forwarded` (RFC 7239). What a client that is not `trusted` (one of
+/// the listener's `trusted_proxies`) has sent under these names, or others that servers take for a proxy's word, goes.
+pub fn forward(headers: &mut HeaderMap, origin: &Origin, trusted: bool) {
+    if !trusted {
+        let names: Vec<HeaderName> =
+            headers.keys().filter(|name| is_word_of_proxies(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
         }
-        append(headers, X_FORWARDED_FOR, &self.client);
-        append(headers, FORWARDED, &self.element);
-        for (name, value) in [(X_FORWARDED_PROTO, Some(&self.scheme)), (X_FORWARDED_HOST, self.host.as_ref())]
-        {
-            if let Some(value) = value {
-                headers.entry(name).or_insert_with(|| value.clone());
-            }
+    }
+    append(headers, X_FORWARDED_FOR, &origin.address);
+    append(headers, FORWARDED, &origin.element);
+    let absent = [(X_FORWARDED_PROTO, Some(&origin.scheme)), (X_FORWARDED_HOST, origin.named.as_ref())];
+    for (name, value) in absent {
+        if let Some(value) = value.filter(|_| !headers.contains_key(&name)) {
+            headers.insert(name, value.clone());
         }
     }
 }
@@ -86,20 +81,15 @@ fn is_word_of_proxies(name: &HeaderName) -> bool {
 
 /// Adds an element to the list that the header's lines are together. What is no text goes.
 fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
-    let mut all: Vec<&[u8]> = Vec::new();
-    all.extend(
-        headers.get_all(&name).iter().filter(|value| value.to_str().is_ok()).map(HeaderValue::as_bytes),
-    );
-    let list = match all.is_empty() {
-        true => Some(element.clone()),
-        false => {
-            all.push(element.as_bytes());
-            HeaderValue::from_bytes(&all.join(&b", "[..])).ok()
-        }
+    let Some(_) = headers.get(&name) else {
+        headers.insert(name, element.clone());
+        return;
     };
+    let lines = headers.get_all(&name).iter().chain([element]);
+    let all: Vec<&str> = lines.filter_map(|value| value.to_str().ok()).collect();
     // Of parts of headers: always a value.
-    if let Some(list) = list {
-        headers.insert(name, list);
+    if let Ok(value) = HeaderValue::try_from(all.join(", ")) {
+        headers.insert(name, value);
     }
 }
 
@@ -107,17 +97,22 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
 mod tests {
     use super::*;
 
-    fn forwarded(sent: &[(&'static str, &'static str)], from: From<'_>, trusted: bool) -> Vec<String> {
+    fn forwarded(sent: &[(&'static str, &'static str)], client: &str, trusted: bool) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for (name, value) in sent {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        Words::new(from).unwrap().say(&mut headers, trusted);
+        forward(&mut headers, &origin(client), trusted);
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
 
-    const CLIENT: From<'_> =
-        From { client: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), tls: true, host: "a.example:8443" };
+    const CLIENT: &str = "192.0.2.1";
+
+    /// Of an IPv4 client, with TLS and a host; of another, without.
+    fn origin(client: &str) -> Origin {
+        let is_plain = client.contains(':');
+        Origin::new(client.parse().unwrap(), !is_plain, if is_plain { "" } else { "a.example:8443" }).unwrap()
+    }
 
     const SPOOFED: [(&str, &str); 12] = [
         ("x-forwarded-for", "203.0.113.1"),
@@ -165,15 +160,14 @@ mod tests {
 
     #[test]
     fn addresses_of_version_6() {
-        let client = |text: &str| From { client: text.parse().unwrap(), tls: false, host: "", ..CLIENT };
         assert_eq!(
-            forwarded(&[], client("2001:db8::1"), false),
+            forwarded(&[], "2001:db8::1", false),
             [
                 "x-forwarded-for: 2001:db8::1",
                 "forwarded: for=\"[2001:db8::1]\";proto=http",
                 "x-forwarded-proto: http"
             ]
         );
-        assert_eq!(forwarded(&[], client("::ffff:192.0.2.1"), false)[0], "x-forwarded-for: 192.0.2.1");
+        assert_eq!(forwarded(&[], "::ffff:192.0.2.1", false)[0], "x-forwarded-for: 192.0.2.1");
     }
 }
