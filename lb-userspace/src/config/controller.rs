@@ -50,6 +50,8 @@ pub struct Settings {
     pub auto_passthrough: bool,
     /// On how many ports Gateways may listen together, each of an address counted by itself.
     pub max_ports: usize,
+    /// How many Secrets and ConfigMaps objects may name together, of one namespace a tenth of that.
+    pub max_watches: usize,
     /// Objects of these namespaces only; empty: of all.
     pub namespaces: Vec<Arc<str>>,
     /// The labels of each of Istio's gateways whose place this one takes.
@@ -88,6 +90,7 @@ impl Default for Settings {
             external_names: false,
             auto_passthrough: false,
             max_ports: 1000,
+            max_watches: 2000,
             namespaces: Vec::new(),
             istio: Vec::new(),
         }

@@ -66,6 +66,7 @@ pub(super) struct GatewayApiDraft {
     pub(super) external_names: Field<bool>,
     pub(super) auto_passthrough: Field<bool>,
     pub(super) max_ports: Field<usize>,
+    pub(super) max_watches: Field<usize>,
     pub(super) namespaces: Field<Vec<Placed<Box<str>>>>,
     pub(super) istio: Field<Vec<Placed<BTreeMap<String, String>>>>,
 }
@@ -202,8 +203,17 @@ pub(super) struct RouteDraft {
     pub(super) on_removal: Field<OnRemoval>,
     pub(super) client_rate: Field<ClientRateDraft>,
     pub(super) rules: Vec<RuleDraft>,
-    /// Not in the file, where `rules` are: those of requests of HTTP. Their pools are named.
-    pub(super) http: Field<Vec<Rule<Field<String>>>>,
+    /// Not in the file, where `rules` are: those of requests of HTTP.
+    pub(super) http: Field<Vec<Arc<RulesDraft>>>,
+}
+
+/// Rules of an object.
+#[derive(Debug)]
+pub(super) struct RulesDraft {
+    /// Pools are indices into `pools`.
+    pub(super) list: Arc<[Rule<usize>]>,
+    /// Their names.
+    pub(super) pools: Vec<String>,
 }
 
 impl RouteDraft {

@@ -361,7 +361,7 @@ pub struct Route {
     pub action: Action,
     /// Present: its connections carry requests of HTTP, for which these rules are; of two that match a request equally well the
     /// first counts. Requests without a rule are answered with 404.
-    pub http: Option<Arc<[Rule<usize>]>>,
+    pub http: Option<Vec<Rules>>,
     /// At least one weight is above 0; empty with `http`.
     pub backends: Vec<Backend>,
     /// If no server of the chosen pool can be reached, another of `backends` is tried.
@@ -376,6 +376,32 @@ pub struct Route {
     pub client_rate: Option<ClientRate>,
     /// What becomes of those that are open when the route is gone.
     pub on_removal: OnRemoval,
+}
+
+/// Rules of a route, one after the other. Which pools they name is said beside them, so that they are the same whatever other
+/// pools there are.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Pools are indices into `pools`.
+    pub list: Arc<[Rule<usize>]>,
+    /// Indices into [`Config::pools`]; absent: it is not to be had.
+    pub pools: Box<[Option<usize>]>,
+}
+
+#[cfg(test)]
+impl Rules {
+    /// With indices into [`Config::pools`].
+    pub fn resolved(&self) -> impl Iterator<Item = Rule<usize>> {
+        self.list.iter().map(|rule| rule.with_pools(|pool| self.pools[*pool]))
+    }
+}
+
+#[cfg(test)]
+impl Route {
+    /// All rules, with indices into [`Config::pools`].
+    pub fn rules(&self) -> Vec<Rule<usize>> {
+        self.http.iter().flatten().flat_map(Rules::resolved).collect()
+    }
 }
 
 /// What becomes of a route's open connections when a reload takes it away.

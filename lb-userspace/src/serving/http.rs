@@ -1,14 +1,26 @@
 //! Rules for requests of HTTP at run time.
 
 use super::Pool;
-use crate::config::{Fraction, Rule};
-use crate::route::http::HttpRules;
+use crate::config::{Fraction, RequestMatch, Rule, Rules};
+use crate::route::http::{HttpRules, RequestParts};
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The rules of a route.
-pub type Requests = HttpRules<Arc<HttpRule>>;
+pub struct Requests {
+    table: HttpRules<Arc<HttpRule>>,
+    made_of: Vec<Made>,
+}
+
+/// Rules, and what they were made of.
+#[derive(Clone)]
+struct Made {
+    source: Arc<[Rule<usize>]>,
+    pools: Box<[Option<Arc<Pool>>]>,
+    rules: Arc<[Arc<HttpRule>]>,
+}
 
 /// A rule.
 pub struct HttpRule {
@@ -20,15 +32,57 @@ pub struct HttpRule {
     turns: AtomicU64,
 }
 
-/// Rules of a route, each with its pools among `pools`.
-pub(super) fn requests(rules: &[Rule<usize>], pools: &[Arc<Pool>]) -> Requests {
-    let rules: Vec<_> = rules.iter().map(|rule| HttpRule::new(rule, pools)).collect();
-    HttpRules::new(rules.iter().map(|of| (&*of.rule.hosts, &*of.rule.matches, of.clone())))
+impl Requests {
+    /// Of these, with their pools among `pools`. What `known`, those of the route of the same name before a reload, has of the
+    /// same is kept.
+    pub(super) fn new(rules: &[Rules], pools: &[Arc<Pool>], known: Option<&Requests>) -> Self {
+        let known = known.into_iter().flat_map(|known| &known.made_of);
+        let known: HashMap<_, _> = known.map(|made| (Arc::as_ptr(&made.source), made)).collect();
+        let made = |rules: &Rules| match known.get(&Arc::as_ptr(&rules.list)) {
+            Some(made) if made.is_of(rules, pools) => (*made).clone(),
+            _ => Made::new(rules, pools),
+        };
+        let made_of: Vec<Made> = rules.iter().map(made).collect();
+        let all = made_of.iter().flat_map(|made| &*made.rules);
+        let table = HttpRules::new(all.map(|of| (&*of.rule.hosts, &*of.rule.matches, of.clone())));
+        Self { table, made_of }
+    }
+
+    /// Whether they would be made the same of these.
+    pub(super) fn are_of(&self, rules: &[Rules], pools: &[Arc<Pool>]) -> bool {
+        self.made_of.len() == rules.len()
+            && self.made_of.iter().zip(rules).all(|(made, rules)| made.is_of(rules, pools))
+    }
+
+    /// The rule of a request, and the match that fits: see [`HttpRules::lookup`].
+    pub fn lookup(&self, request: &RequestParts<'_>) -> Option<(&Arc<HttpRule>, &RequestMatch)> {
+        self.table.lookup(request)
+    }
+}
+
+impl Made {
+    fn new(rules: &Rules, pools: &[Arc<Pool>]) -> Self {
+        let own: Box<[_]> = rules.pools.iter().map(|index| pools.get((*index)?).cloned()).collect();
+        let list = rules.list.iter().map(|rule| HttpRule::new(rule, &own)).collect();
+        Self { source: rules.list.clone(), pools: own, rules: list }
+    }
+
+    fn is_of(&self, rules: &Rules, pools: &[Arc<Pool>]) -> bool {
+        let is_same = |(known, index): (&Option<Arc<Pool>>, &Option<usize>)| match (known, index) {
+            (Some(known), Some(index)) => pools.get(*index).is_some_and(|pool| Arc::ptr_eq(known, pool)),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        // The same in memory, or else compared.
+        self.source == rules.list
+            && self.pools.len() == rules.pools.len()
+            && self.pools.iter().zip(&rules.pools).all(is_same)
+    }
 }
 
 impl HttpRule {
-    fn new(rule: &Rule<usize>, pools: &[Arc<Pool>]) -> Arc<Self> {
-        let rule = rule.with_pools(|index| pools.get(*index).cloned());
+    fn new(rule: &Rule<usize>, pools: &[Option<Arc<Pool>>]) -> Arc<Self> {
+        let rule = rule.with_pools(|index| pools.get(*index).cloned().flatten());
         let total = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
         // Not from 0: a rule that is made anew often would favour its first backend.
         let turns = RandomState::new().hash_one(0).into();

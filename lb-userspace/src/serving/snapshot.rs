@@ -1,7 +1,7 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
-use super::http::{self, Requests};
+use super::http::Requests;
 use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{
@@ -339,7 +339,7 @@ impl Route {
     /// Of the connections of a listener of HTTP.
     fn of_listener(listener: &config::Listener, stats: RouteStats) -> Self {
         Route {
-            http: Some(Box::new(Requests::new(std::iter::empty()))),
+            http: Some(Box::new(Requests::new(&[], &[], None))),
             stats,
             ..Route::retired(&listener.name, &listener.name, None, None)
         }
@@ -369,6 +369,11 @@ impl Route {
             }
             (Action::Pass, _) | (Action::Terminate(_), _) => false,
         };
+        let is_same_http = match (http, &route.http) {
+            (Some(known), Some(rules)) => known.are_of(rules, with),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
         // How many clients a limit remembers depends on how many limits there are.
         *name == route.name
             && *listener == of.name
@@ -379,8 +384,7 @@ impl Route {
             && clients.is_none()
             && route.client_rate.is_none()
             && is_same_action
-            && http.is_none()
-            && route.http.is_none()
+            && is_same_http
             && *on_removal == route.on_removal
             && backends.are_of(route, with)
     }
@@ -660,7 +664,10 @@ fn build_route(
             .client_rate
             .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
         action,
-        http: route.http.as_ref().map(|rules| Box::new(http::requests(rules, pools))),
+        http: route.http.as_ref().map(|rules| {
+            let known = known.and_then(|known| known.http.as_deref());
+            Box::new(Requests::new(rules, pools, known))
+        }),
         stats,
         on_removal: route.on_removal,
         backends: Backends::new(route, pools, known),

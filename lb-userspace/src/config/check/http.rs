@@ -11,13 +11,13 @@ use crate::config::diagnostic::{Diagnostic, Report, quote};
 use crate::config::draft::rule::{
     Carried, MatchDraft, MirrorDraft, RedirectDraft, RetryDraft, RewriteDraft, RuleDraft, SessionDraft,
 };
-use crate::config::draft::{Draft, Field, RouteDraft, Tls, items, values};
+use crate::config::draft::{Draft, Field, RouteDraft, RulesDraft, Tls, items, values};
 use crate::config::hostname;
 use crate::config::http::{
     Carrier, Filters, Fraction, HeaderChanges, MAX_MATCHES, Mirror, PathMatch, PathRewrite, Persistence,
     Redirect, RequestMatch, Retry, Rewrite, Rule, RuleBackend, Timeouts,
 };
-use crate::config::model::{Backend, Listener, Protocol, Route, SniPattern};
+use crate::config::model::{Backend, Listener, Protocol, Route, Rules, SniPattern};
 use crate::config::place::{Place, Placed};
 use crate::config::toml::{BACKOFF, REDIRECTION};
 
@@ -51,12 +51,16 @@ pub(super) fn rules(
     listener: Option<&Listener>,
     pools: &Names,
     report: &mut Report,
-) -> Option<Arc<[Rule<usize>]>> {
+) -> Option<Vec<Rules>> {
     if let Some(given) = route.http.given() {
         // One of the file that has the name is another: that of the object was refused, and requests for it are answered with 500.
         let is_of_objects = |index: &usize| draft.pools[*index].place.object().is_some();
-        let find = |pool: &Field<String>| pools.find(&pool.given()?.value).filter(is_of_objects);
-        return Some(given.value.iter().map(|rule| rule.with_pools(find)).collect());
+        let find = |pool: &String| pools.find(pool).filter(is_of_objects);
+        let of_object = |rules: &Arc<RulesDraft>| Rules {
+            list: rules.list.clone(),
+            pools: rules.pools.iter().map(find).collect(),
+        };
+        return Some(given.value.iter().map(of_object).collect());
     }
     if !is_http(route, listener.map(|listener| listener.protocol)) {
         reject_without_requests(route, listener, report);
@@ -75,8 +79,15 @@ pub(super) fn rules(
     for rule in &route.rules {
         reject_hosts(route, rule, report);
     }
-    let rules: Vec<_> = route.rules.iter().map(|draft| rule(draft, name, pools, report)).collect();
-    Some(rules.into())
+    let mut named = Vec::new();
+    let of_file = |draft: &RuleDraft| {
+        rule(draft, name, pools, report).with_pools(|pool| {
+            named.push(Some(*pool));
+            Some(named.len() - 1)
+        })
+    };
+    let list = route.rules.iter().map(of_file).collect();
+    Some(vec![Rules { list, pools: named.into() }])
 }
 
 /// What only requests have.
@@ -380,7 +391,8 @@ fn backends(draft: &RuleDraft, pools: &Names, report: &mut Report) -> Vec<RuleBa
 pub(super) fn warn_of_repeated(draft: &Draft, routes: &[Route], report: &mut Report) {
     for (draft, route) in draft.routes.iter().zip(routes) {
         let mut seen = HashMap::new();
-        for (draft, rule) in draft.rules.iter().zip(route.http.as_deref().unwrap_or_default()) {
+        let rules = route.http.iter().flatten().flat_map(|rules| &*rules.list);
+        for (draft, rule) in draft.rules.iter().zip(rules) {
             warn_of_repeated_in(draft, rule, &mut seen, report);
         }
     }
@@ -422,8 +434,8 @@ fn told_apart(of: &RequestMatch) -> RequestMatch {
 
 /// Pools that say how requests are sent and get none.
 pub(super) fn warn_of_pools_without_requests(draft: &Draft, routes: &[Route], report: &mut Report) {
-    let rules = routes.iter().filter_map(|route| route.http.as_deref()).flatten();
-    let used: HashSet<usize> = rules.flat_map(Rule::pools).copied().collect();
+    let rules = routes.iter().flat_map(|route| &route.http).flatten();
+    let used: HashSet<usize> = rules.flat_map(|rules| &rules.pools).flatten().copied().collect();
     let unused = draft.pools.iter().enumerate().filter(|(index, _)| !used.contains(index));
     for (_, pool) in unused {
         if let Some(http2) = pool.http2.given().filter(|http2| http2.value && pool.place.object().is_none()) {

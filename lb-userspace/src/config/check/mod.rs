@@ -29,7 +29,6 @@ use super::draft::{
 };
 use super::files::Files;
 use super::health::OnDown;
-use super::http::Rule;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
     OnRemoval, Peer, Pool, Protocol, Route, Server,
@@ -195,6 +194,7 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
         external_names,
         auto_passthrough,
         max_ports,
+        max_watches,
         namespaces,
         istio,
     } = &given.value;
@@ -231,6 +231,11 @@ fn gateway_api(draft: &Draft, report: &mut Report) -> Option<GatewayApi> {
             external_names: external_names.or(default.external_names),
             auto_passthrough: auto_passthrough.or(default.auto_passthrough),
             max_ports: max_ports.or(default.max_ports),
+            max_watches: match from.value {
+                // They are read anyway.
+                From::Directory => usize::MAX,
+                From::Cluster => max_watches.or(default.max_watches),
+            },
             namespaces: items(namespaces).iter().map(|name| Arc::from(&*name.value)).collect(),
             istio: values(istio),
         },
@@ -567,9 +572,8 @@ fn warn_of_unused_pools(draft: &Draft, routes: &[Route], report: &mut Report) {
     for backend in routes.iter().flat_map(|route| &route.backends) {
         used[backend.pool] = true;
     }
-    for pool in
-        routes.iter().flat_map(|route| route.http.iter().flat_map(|rules| &**rules)).flat_map(Rule::pools)
-    {
+    let of_rules = routes.iter().flat_map(|route| &route.http).flatten();
+    for pool in of_rules.flat_map(|rules| &rules.pools).flatten() {
         used[*pool] = true;
     }
     for (pool, _) in draft.pools.iter().zip(used).filter(|(_, used)| !used) {

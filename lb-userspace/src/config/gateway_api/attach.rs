@@ -3,10 +3,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::gateways::Gateways;
-use super::kept::{Accepting, Listeners, Offer, Outcome};
+use super::kept::{Accepting, Listeners, Offer, Outcome, Services};
 use super::key::{Key, Kind};
 use super::listeners::Listener;
 use super::objects::Object;
@@ -27,6 +28,7 @@ pub(super) struct Attached<'i> {
     pub(super) part: Option<&'i str>,
     pub(super) work: Work<'i>,
     pub(super) listeners: Listeners,
+    pub(super) services: Services,
 }
 
 /// What it routes.
@@ -85,6 +87,7 @@ pub(super) fn routes<'i>(
                 }),
             },
             listeners,
+            services: offer.services.clone(),
         });
     }
     for object in Kind::ALL.into_iter().filter(|kind| kind.is_route()).flat_map(|kind| view.all(kind)) {
@@ -131,9 +134,17 @@ fn offer(view: &mut View<'_>, gateways: &Gateways<'_>, object: &Object, spec: &R
         };
         parents.push((number, found));
     }
-    let references = if parents.is_empty() { None } else { unresolved(view, object, spec) };
+    let of_requests = spec.requests.iter().flat_map(|rule| &rule.backends);
+    let backends = spec.rules.iter().flat_map(|rule| &rule.backend_refs).chain(of_requests);
+    let (services, references) =
+        if parents.is_empty() { (Arc::default(), None) } else { services(view, &object.key, backends) };
+    let mut accepting = parents.iter().flat_map(|(_, found)| found).flatten();
+    let references = match accepting.any(|(number, _)| gateways.listeners[*number].follows_policies()) {
+        true => references.or_else(|| pools::unseen(view, &services)),
+        false => references,
+    };
     let outcome = Outcome::new(view, object, spec, &parents, references.as_ref());
-    Offer { parents, references, outcome }
+    Offer { parents, references, services, outcome }
 }
 
 impl Outcome {
@@ -256,15 +267,20 @@ fn accepting(
     Ok(found)
 }
 
-/// The first backend that a route cannot have, and why.
-fn unresolved(view: &mut View<'_>, object: &Object, spec: &RouteSpec) -> Option<Fault> {
-    let Key { kind, name } = &object.key;
-    let backends = spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-    let of_requests = spec.requests.iter().flat_map(|rule| &rule.references).map(|named| &named.backend);
-    backends
-        .chain(of_requests)
-        .filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err())
-        .next()
+/// The Services that backends of a route are, and the first that it cannot have, and why.
+pub(super) fn services<'b>(
+    view: &mut View<'_>,
+    route: &Key,
+    backends: impl Iterator<Item = &'b BackendRef>,
+) -> (Services, Option<Fault>) {
+    let (mut found, mut fault) = (BTreeSet::new(), None);
+    for backend in backends {
+        match pools::resolve(view, route.kind, &route.name.namespace, backend) {
+            Ok(target) => _ = found.insert(target.service),
+            Err(why) => _ = fault.get_or_insert(why),
+        }
+    }
+    (found.into_iter().collect(), fault)
 }
 
 /// Why nothing is served of a route of requests that has rules. Those of them that have matches answer with 500 all the same:

@@ -5,17 +5,18 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 
-use super::attach::{Attached, Work};
+use super::attach::Attached;
 use super::drafts::place;
 use super::gateways::Gateways;
-use super::key::{Key, Kind, Name};
-use super::listeners::{Listener, Use};
-use super::objects::{Object, Spec};
+use super::kept::{Told, Trust};
+use super::key::{Key, Name};
+use super::listeners::Listener;
+use super::objects::Object;
 use super::policies::{PolicySpec, Validation};
 use super::pools;
 use super::references::authority;
@@ -67,14 +68,16 @@ impl Target {
         if self.http2 {
             manner += "+h2";
         }
-        if let Some((object, policy)) = in_force(view, &self.service, &port.name) {
-            policy.authorities(view, object)?;
+        if let Some((object, _)) = in_force(view, &self.service, &port.name) {
+            trusted(view, object)?;
             let Listener { gateway, client_certificate, .. } = listener;
             manner += "+tls";
             if client_certificate.is_some() {
                 manner += &format!("@{}.{}", gateway.name.namespace, gateway.name.name);
             }
             self.tls = Some(Client { certificate: client_certificate.clone(), gateway: (*gateway).clone() });
+        } else if let Some(fault) = pools::unseen(view, std::slice::from_ref(&self.service)) {
+            return Err(fault);
         }
         if !manner.is_empty() {
             self.part.1 = format!("{}{manner}", self.part.1).into();
@@ -85,15 +88,8 @@ impl Target {
 
 /// The policy of a Service's port: one of the port before one of the whole Service, and the oldest of them.
 fn in_force<'i>(view: &View<'i>, service: &Name, port: &str) -> Option<(&'i Object, &'i PolicySpec)> {
-    let is_for = |(object, policy): &(&'i Object, &'i PolicySpec), section: Option<&str>| {
-        policy.targets.iter().any(|target| {
-            target.section() == section && target.service(&object.key).as_ref() == Some(service)
-        })
-    };
-    let all = view.policies(service);
-    let of = |section| all.iter().find(|policy| is_for(policy, section));
-    let own = (!port.is_empty()).then(|| of(Some(port))).flatten();
-    own.or_else(|| of(None)).copied()
+    let own = (!port.is_empty()).then(|| view.policy(service, port)).flatten();
+    own.or_else(|| view.policy(service, ""))
 }
 
 /// What policies ask for toward the servers of a target; `None`: nothing that can be done.
@@ -104,14 +100,14 @@ pub(super) fn draft(view: &mut View<'_>, target: &Target, client: &Client) -> Op
     let Validation { server_name, sans, .. } = policy.validation.as_ref().ok()?;
     let at = place(&object.key, "spec.validation");
     let given = |value| Field::Given(Placed::new(at.clone(), value));
-    let authorities = policy.authorities(view, object).ok()?;
+    let authorities = trusted(view, object).ok()?;
     let certificate = client.certificate.clone().map_or(Field::Absent, |certificate| {
         let held = CertificateDraft::Held(vec![certificate]);
         Field::Given(Placed::new(place(&client.gateway, "spec.tls.backend"), Box::new(held)))
     });
     let alpn: &[&str] = if target.http2 { &["h2"] } else { &[] };
     Some(UpstreamTlsDraft {
-        ca: authorities.map_or(Field::Absent, |held| given(AuthoritiesDraft::Held(Arc::new(held)))),
+        ca: authorities.map_or(Field::Absent, |held| given(AuthoritiesDraft::Held(held))),
         server_name: Field::Given(Placed::new(at.clone(), server_name.clone())),
         san: placed(&at, sans.iter().cloned()),
         certificate,
@@ -130,27 +126,55 @@ fn placed<T>(at: &Place, values: impl ExactSizeIterator<Item = T>) -> Field<Vec<
     }
 }
 
-const NOBODY: &str = "none of `spec.validation.caCertificateRefs` can be used";
+fn no_authority() -> Fault {
+    Fault::new("NoValidCACertificate", "none of `spec.validation.caCertificateRefs` can be used")
+}
 
-impl PolicySpec {
-    /// Who signs the certificates of servers; `None`: whom the system trusts.
-    fn authorities(&self, view: &mut View<'_>, object: &Object) -> Result<Option<Authorities>, Fault> {
-        let validation = self.validation.as_ref().map_err(|why| Fault::new("Invalid", why.clone()))?;
-        if validation.authorities.is_empty() {
-            return Ok(None);
+/// Who signs the certificates of servers that a policy is for; `None`: whom the system trusts. Or why nobody may speak to them.
+fn trusted(view: &View<'_>, policy: &Object) -> Result<Option<Arc<Authorities>>, Fault> {
+    view.note(policy.key.clone());
+    view.trusts.get(&policy.key).map_or_else(|| Err(no_authority()), |trust| trust.authorities.clone())
+}
+
+/// The Gateways by which somebody comes to each Service, of those that policies are for.
+pub(super) type Users<'i> = HashMap<&'i Name, BTreeSet<&'i Key>>;
+
+/// Looks at what policies say of servers by whose Services somebody comes.
+pub(super) fn look<'i>(view: &mut View<'i>, gateways: &Gateways<'i>, attached: &[Attached<'_>]) -> Users<'i> {
+    let users = users(view, gateways, attached);
+    for (object, policy) in view.policies() {
+        if policy
+            .services(&object.key)
+            .any(|(service, _)| users.get(&service).is_some_and(|by| !by.is_empty()))
+        {
+            view.trust(&object.key, |view| Trust::new(view, object, policy));
         }
-        let found = named(view, object, validation);
-        found.held.map(Some).ok_or_else(|| Fault::new("NoValidCACertificate", NOBODY))
+    }
+    users
+}
+
+impl Trust {
+    fn new(view: &mut View<'_>, object: &Object, policy: &PolicySpec) -> Self {
+        view.note(object.key.clone());
+        let refusals = view.named.refusals;
+        let (authorities, fault) = match &policy.validation {
+            Err(why) => (Err(Fault::new("Invalid", why.clone())), None),
+            Ok(validation) if validation.authorities.is_empty() => (Ok(None), None),
+            Ok(validation) => {
+                let (held, fault) = authorities(view, object, validation);
+                (held.map(|held| Some(Arc::new(held))).ok_or_else(no_authority), fault)
+            }
+        };
+        Self { authorities, fault, is_refused: view.named.refusals > refusals }
     }
 }
 
 /// The authorities that a policy names, and the first reference that names nobody.
-struct Named {
-    held: Option<Authorities>,
-    fault: Option<Fault>,
-}
-
-fn named(view: &mut View<'_>, object: &Object, validation: &Validation) -> Named {
+fn authorities(
+    view: &mut View<'_>,
+    object: &Object,
+    validation: &Validation,
+) -> (Option<Authorities>, Option<Fault>) {
     let (mut certificates, mut fault) = (Vec::new(), None);
     for reference in &validation.authorities {
         match authority(view, &object.key, reference) {
@@ -160,32 +184,51 @@ fn named(view: &mut View<'_>, object: &Object, validation: &Validation) -> Named
     }
     let mut roots = RootCertStore::empty();
     certificates.retain(|certificate| roots.add(certificate.clone()).is_ok());
-    Named { held: (!certificates.is_empty()).then_some(Authorities { certificates, roots }), fault }
+    ((!certificates.is_empty()).then_some(Authorities { certificates, roots }), fault)
 }
 
 /// Writes what has become of each policy, for each Gateway by which somebody comes to its Services.
-pub(super) fn statuses(
-    view: &mut View<'_>,
-    gateways: &Gateways<'_>,
-    attached: &[Attached<'_>],
-    statuses: &mut Statuses,
-) {
-    if view.all(Kind::BackendTlsPolicy).next().is_none() {
-        return;
+pub(super) fn statuses(view: &mut View<'_>, users: &Users<'_>, statuses: &mut Statuses) {
+    for (object, policy) in view.policies() {
+        let by = policy.services(&object.key).filter_map(|(service, _)| users.get(&service));
+        let ancestors: BTreeSet<&Key> = by.flatten().copied().collect();
+        let Some(trust) = view.trusts.get(&object.key).cloned() else { continue };
+        let told = view.remembered(
+            |memo| &mut memo.policies,
+            object.key.clone(),
+            |known| known.ancestors.iter().eq(ancestors.iter().copied()),
+            |view| Told::new(view, object, policy, &trust, &ancestors),
+        );
+        statuses.insert(object.key.clone(), told.status.clone());
     }
-    let used = users(view, gateways, attached);
-    for object in view.all(Kind::BackendTlsPolicy) {
-        let Spec::BackendTlsPolicy(policy) = &object.spec else { continue };
-        let ancestors: BTreeSet<&Key> = policy
-            .services(&object.key)
-            .filter_map(|service| used.get(&service))
-            .flatten()
-            .copied()
-            .collect();
-        if ancestors.is_empty() {
-            continue;
+}
+
+fn users<'g>(view: &View<'g>, gateways: &Gateways<'g>, attached: &[Attached<'_>]) -> Users<'g> {
+    let index = view.index;
+    let mut used: Users<'g> = index.policies.keys().map(|(service, _)| (service, BTreeSet::new())).collect();
+    if used.is_empty() {
+        return used;
+    }
+    for route in attached {
+        for service in &*route.services {
+            let Some(by) = used.get_mut(service) else { continue };
+            let listeners = route.listeners.iter().map(|(number, _)| &gateways.listeners[*number]);
+            by.extend(listeners.filter(|each| each.follows_policies()).map(|each| each.gateway));
         }
-        let conditions = conditions(view, object, policy);
+    }
+    used
+}
+
+impl Told {
+    fn new(
+        view: &mut View<'_>,
+        object: &Object,
+        policy: &PolicySpec,
+        trust: &Trust,
+        ancestors: &BTreeSet<&Key>,
+    ) -> Self {
+        view.note(object.key.clone());
+        let conditions = conditions(view, object, policy, trust);
         let ancestor = |gateway: &&Key| PolicyAncestorStatus {
             ancestor_ref: ParentRef {
                 group: Some(gateway.kind.group().into()),
@@ -198,52 +241,18 @@ pub(super) fn statuses(
             controller_name: Box::from(&*view.index.settings.controller),
             conditions: conditions.clone(),
         };
-        let ancestors = ancestors.iter().take(MOST_ANCESTORS).map(ancestor).collect();
-        statuses.insert(object.key.clone(), Status::Policy(PolicyStatus { ancestors }).into());
+        let told = ancestors.iter().take(MOST_ANCESTORS).map(ancestor).collect();
+        let status = Status::Policy(PolicyStatus { ancestors: told }).into();
+        Self { ancestors: ancestors.iter().copied().cloned().collect(), status }
     }
 }
 
-/// The Gateways by which somebody comes to each Service, of those that policies are for.
-fn users<'g>(
-    view: &mut View<'_>,
-    gateways: &'g Gateways<'_>,
-    attached: &[Attached<'_>],
-) -> BTreeMap<Name, BTreeSet<&'g Key>> {
-    let mut used: BTreeMap<Name, BTreeSet<&Key>> = BTreeMap::new();
-    for route in attached {
-        let backends: Vec<_> = match &route.work {
-            Work::Requests(rules) => {
-                rules.iter().flat_map(|rule| &rule.references).map(|each| &each.backend).collect()
-            }
-            Work::Connections(connections) => connections.backends.iter().collect(),
-        };
-        let is_connections = matches!(route.work, Work::Connections(_));
-        let counts = |listener: &&Listener<'_>| !is_connections || listener.is_for == Some(Use::Terminate);
-        let by = route.listeners.iter().map(|(number, _)| &gateways.listeners[*number]).filter(counts);
-        let by: BTreeSet<&Key> = by.map(|listener| listener.gateway).collect();
-        for backend in backends {
-            let Ok(target) = pools::resolve(view, route.key.kind, &route.key.name.namespace, backend) else {
-                continue;
-            };
-            if !view.policies(&target.service).is_empty() {
-                used.entry(target.service).or_default().extend(by.iter().copied());
-            }
-        }
-    }
-    used
-}
-
-fn conditions(view: &mut View<'_>, object: &Object, policy: &PolicySpec) -> Vec<Condition> {
-    let fault = policy.authorities(view, object).err();
-    let refs = match &policy.validation {
-        Ok(validation) => named(view, object, validation).fault,
-        Err(_) => None,
-    };
-    let refs = refs.map(|fault| match fault.reason {
+fn conditions(view: &mut View<'_>, object: &Object, policy: &PolicySpec, trust: &Trust) -> Vec<Condition> {
+    let refs = trust.fault.clone().map(|fault| match fault.reason {
         "InvalidCACertificateKind" => Fault { reason: "InvalidKind", ..fault },
         _ => Fault { reason: "InvalidCACertificateRef", ..fault },
     });
-    let fault = idle(view, object, policy).or(fault);
+    let fault = idle(view, object, policy).or_else(|| trust.authorities.clone().err());
     vec![
         Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation),
         Condition::of("ResolvedRefs", "ResolvedRefs", refs.as_ref(), object.generation),
@@ -253,28 +262,18 @@ fn conditions(view: &mut View<'_>, object: &Object, policy: &PolicySpec) -> Vec<
 /// Why nothing is done by a policy: all its targets have an older one, or are not there.
 fn idle(view: &mut View<'_>, object: &Object, policy: &PolicySpec) -> Option<Fault> {
     let mut first = None;
-    for target in &policy.targets {
-        let Some(service) = target.service(&object.key) else { continue };
-        let older = view.policies(&service).into_iter().take_while(|(other, _)| other.key != object.key);
-        let is_rival = |(other, theirs): &(&Object, &PolicySpec)| {
-            let mut theirs = theirs.targets.iter();
-            theirs.any(|their| {
-                their.section() == target.section() && their.service(&other.key).as_ref() == Some(&service)
-            })
-        };
-        if let Some((winner, _)) = older.into_iter().find(is_rival) {
+    for (service, port) in policy.services(&object.key) {
+        if let Some((winner, _)) = view.policy(&service, port).filter(|(first, _)| first.key != object.key) {
             let message = format!("{} is older, and for the same", winner.key);
             first.get_or_insert_with(|| Fault::new("Conflicted", message));
             continue;
         }
         let Some(spec) = view.service(&service) else { continue };
-        match target.section() {
-            Some(name) if !spec.ports.iter().any(|port| &*port.name == name) => {
-                let message = format!("Service {service} has no port {}", quote(name));
-                first.get_or_insert_with(|| Fault::new("TargetNotFound", message));
-            }
-            _ => return None,
+        if port.is_empty() || spec.ports.iter().any(|known| *known.name == *port) {
+            return None;
         }
+        let message = format!("Service {service} has no port {}", quote(port));
+        first.get_or_insert_with(|| Fault::new("TargetNotFound", message));
     }
     first
 }

@@ -30,17 +30,18 @@ impl Index {
         view.memo.begin(context, is_same);
         let mut attached: Vec<Attached<'_>> = attach::routes(&mut view, &mut gateways, &mut statuses);
         attached.extend(virtual_services::routes(&mut view, &mut gateways, &mut statuses));
+        let users = backend_tls::look(&mut view, &gateways, &attached);
         let mut built = convert::drafts(&mut view, &gateways, &attached);
-        backend_tls::statuses(&mut view, &gateways, &attached, &mut statuses);
+        backend_tls::statuses(&mut view, &users, &mut statuses);
         gateways::statuses(&gateways, &mut statuses);
-        virtual_services::rule_statuses(&view, &mut statuses);
+        virtual_services::rule_statuses(&mut view, &mut statuses);
         built.built.statuses = statuses;
         built.built.lacking = gateways::lacking(&gateways);
         built.built.made = view.memo.made;
-        let View { mut memo, reads, .. } = view;
+        let View { mut memo, reads, named, .. } = view;
         memo.end();
         let read: HashSet<Key> = reads.into_inner().into_iter().collect();
-        self.used_last = Some(Used::new(read.iter().chain(memo.reads()), built.pools));
+        self.used_last = Some(Used::new(named.keys(), built.pools));
         (self.memo, self.read) = (memo, read);
         self.differs.clear();
         built.built

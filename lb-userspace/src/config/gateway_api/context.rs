@@ -2,10 +2,11 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::key::{Key, Name};
+use super::key::{Key, Kind, Name};
 use super::status::StatusAddress;
 
 /// What is outside the objects, and counts.
@@ -33,6 +34,16 @@ pub struct Context {
     pub definitions: Definitions,
     /// Modes `pool` and `service`: where each Gateway is.
     pub assigned: BTreeMap<Name, Assigned>,
+    /// Kinds that the API server does not let this gateway look at, so that nobody knows whether there are objects of them; each
+    /// with its namespace, which is empty for all.
+    pub unseen: BTreeSet<(Kind, Arc<str>)>,
+}
+
+impl Context {
+    /// Whether there may be objects of a kind in a namespace that nobody here knows of.
+    pub(super) fn is_unseen(&self, kind: Kind, namespace: &Arc<str>) -> bool {
+        self.unseen.iter().any(|(unseen, of)| *unseen == kind && (of.is_empty() || of == namespace))
+    }
 }
 
 /// Where a Gateway is that has addresses of its own.

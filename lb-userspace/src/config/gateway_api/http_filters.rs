@@ -10,7 +10,6 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::decode::Given;
-use super::route::Referenced;
 use super::specs::BackendRef;
 use crate::config::address::dns_name;
 use crate::config::diagnostic::quote;
@@ -124,7 +123,7 @@ pub(super) fn read(
     specs: Vec<FilterSpec>,
     path: &str,
     has_prefix: bool,
-    references: &mut Vec<Referenced>,
+    named: &mut Vec<BackendRef>,
 ) -> Result<Filters<usize>, String> {
     if specs.len() > MOST {
         return Err(format!("{path}: more than {MOST} filters"));
@@ -155,9 +154,8 @@ pub(super) fn read(
             "RequestMirror" => {
                 let MirrorSpec { backend_ref, percent, fraction } = needed(&kind, spec.request_mirror)?;
                 let share = share(percent, fraction).map_err(at)?;
-                filters.mirrors.push(Mirror { pool: Some(references.len()), share });
-                let path = format!("{path}.requestMirror.backendRef");
-                references.push(Referenced { path, backend: backend_ref });
+                filters.mirrors.push(Mirror { pool: Some(named.len()), share });
+                named.push(backend_ref);
                 true
             }
             "CORS" => {

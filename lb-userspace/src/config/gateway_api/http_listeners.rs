@@ -10,8 +10,11 @@ use super::kept::{Requests, Ruled};
 use super::key::Key;
 use super::listeners::{Listener, Use};
 use super::pools;
-use super::route::{Referenced, RequestRule};
+use super::route::RequestRule;
+use super::specs::BackendRef;
+use super::target::Target;
 use super::view::View;
+use crate::config::draft::RulesDraft;
 use crate::config::http::Rule;
 use crate::config::model::SniPattern;
 use crate::config::place::Placed;
@@ -27,21 +30,21 @@ impl Ruled {
         view.note(key.clone());
         let of_rules: Arc<[SniPattern]> = hosts.into();
         let (mut found, mut targets) = (Vec::with_capacity(rules.len()), Vec::new());
-        for RequestRule { rule, references, .. } in rules {
+        for RequestRule { rule, backends, .. } in rules {
             let Some(rule) = rule else { continue };
             let speech = if rule.grpc { Speech::Grpc } else { Speech::Http };
-            let mut pool = |Referenced { path, backend }: &Referenced| {
+            let mut pool = |backend: &BackendRef| {
                 let target = pools::resolve(view, key.kind, &key.name.namespace, backend).ok()?;
-                let target = target.spoken_to(view, speech, listener).ok()?;
-                let name = target.pool();
-                targets.push(target);
-                Some(given(place(key, path.as_str()), name))
+                targets.push(target.spoken_to(view, speech, listener).ok()?);
+                Some(targets.len() - 1)
             };
-            let pools: Vec<_> = references.iter().map(&mut pool).collect();
-            let made = rule.with_pools(|number| pools[*number].clone());
+            let pools: Vec<_> = backends.iter().map(&mut pool).collect();
+            let made = rule.with_pools(|number| pools[*number]);
             found.push(Rule { hosts: of_rules.clone(), ..made });
         }
-        Self { hosts: hosts.to_vec(), rules: found, targets }
+        let pools = targets.iter().map(Target::pool).collect();
+        let rules = RulesDraft { list: found.into(), pools };
+        Self { hosts: hosts.to_vec(), rules: rules.into(), targets }
     }
 }
 
@@ -55,7 +58,7 @@ impl Requests {
         if is_https {
             terminate(&mut draft, listener, &at);
         }
-        draft.http = given(at, ruled.iter().flat_map(|ruled| &ruled.rules).cloned().collect());
+        draft.http = given(at, ruled.iter().map(|ruled| ruled.rules.clone()).collect());
         Self { ruled, draft: draft.into() }
     }
 

@@ -27,8 +27,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub struct Index {
     pub(super) settings: Settings,
     pub(super) objects: BTreeMap<Key, Arc<Object>>,
-    /// The routes that can be read, the oldest first.
-    pub(super) routes: BTreeMap<Age, Arc<Object>>,
+    pub(super) lists: Lists,
     /// Made when somebody asks, and again when that has changed.
     census: OnceLock<Arc<Census>>,
     /// The EndpointSlices of each Service, by their names.
@@ -37,8 +36,8 @@ pub struct Index {
     pub(super) grants: HashMap<Arc<str>, BTreeSet<Name>>,
     /// The DestinationRules of each Service, the oldest first.
     pub(super) rules: HashMap<Name, BTreeSet<Age>>,
-    /// The BackendTLSPolicies of each Service, the oldest first.
-    pub(super) policies: HashMap<Name, BTreeSet<Age>>,
+    /// The BackendTLSPolicies of each Service's port, by its name, which is empty for all ports; the oldest first.
+    pub(super) policies: HashMap<(Name, Box<str>), BTreeSet<Age>>,
     /// The parts of the last build.
     pub(super) memo: Memo,
     /// What the last build has read beside its parts.
@@ -51,6 +50,25 @@ pub struct Index {
     pub(super) used_last: Option<Used>,
     /// The Services with pools of which endpoints have changed since the build that is in force.
     pub(super) changed: BTreeSet<Name>,
+}
+
+/// Those objects that can be read of which the oldest go first.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    pub(super) routes: BTreeMap<Age, Arc<Object>>,
+    pub(super) virtual_services: BTreeMap<Age, Arc<Object>>,
+    pub(super) policies: BTreeMap<Age, Arc<Object>>,
+}
+
+impl Lists {
+    fn of(&mut self, object: &Object) -> Option<&mut BTreeMap<Age, Arc<Object>>> {
+        match &object.spec {
+            Spec::Route(_) => Some(&mut self.routes),
+            Spec::VirtualService(_) => Some(&mut self.virtual_services),
+            Spec::BackendTlsPolicy(_) => Some(&mut self.policies),
+            _ => None,
+        }
+    }
 }
 
 /// Which objects there are.
@@ -104,7 +122,7 @@ impl Index {
         Self {
             settings,
             objects: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            lists: Lists::default(),
             census: OnceLock::new(),
             slices: HashMap::new(),
             grants: HashMap::new(),
@@ -144,13 +162,15 @@ impl Index {
                 rules.insert(Age::of(&object));
             }
             Spec::BackendTlsPolicy(policy) => {
-                for service in policy.services(&key) {
-                    let policies = self.policies.entry(service).or_default();
+                for (service, port) in policy.services(&key) {
+                    let policies = self.policies.entry((service, port.into())).or_default();
                     policies.insert(Age::of(&object));
                 }
             }
-            Spec::Route(_) => _ = self.routes.insert(Age::of(&object), object.clone()),
             _ => {}
+        }
+        if let Some(list) = self.lists.of(&object) {
+            list.insert(Age::of(&object), object.clone());
         }
         let is_unread = object.as_unread().is_some();
         let known = self.objects.insert(key.clone(), object);
@@ -182,12 +202,14 @@ impl Index {
             Spec::ReferenceGrant(_) => take_out(&mut self.grants, &key.name.namespace, &key.name),
             Spec::DestinationRule(rule) => take_out(&mut self.rules, &rule.service, &Age::of(object)),
             Spec::BackendTlsPolicy(policy) => {
-                for service in policy.services(key) {
-                    take_out(&mut self.policies, &service, &Age::of(object));
+                for (service, port) in policy.services(key) {
+                    take_out(&mut self.policies, &(service, port.into()), &Age::of(object));
                 }
             }
-            Spec::Route(_) => _ = self.routes.remove(&Age::of(object)),
             _ => {}
+        }
+        if let Some(list) = self.lists.of(object) {
+            list.remove(&Age::of(object));
         }
         change
     }
@@ -243,8 +265,7 @@ impl Index {
 }
 
 impl Used {
-    pub(super) fn new<'k>(read: impl Iterator<Item = &'k Key>, pools: HashMap<Name, Parts>) -> Self {
-        let named = read.filter(|key| matches!(key.kind, Kind::Secret | Kind::ConfigMap)).cloned().collect();
+    pub(super) fn new(named: BTreeSet<Key>, pools: HashMap<Name, Parts>) -> Self {
         let mut selected: HashMap<Arc<str>, BTreeSet<Name>> = HashMap::new();
         for (service, parts) in &pools {
             if parts.values().any(|labels| !labels.is_empty()) {
@@ -315,7 +336,7 @@ fn noted(object: &Object) -> impl Iterator<Item = Key> + use<> {
     let found_by: Vec<Name> = match &object.spec {
         Spec::EndpointSlice(_) => service_of(object).into_iter().collect(),
         Spec::DestinationRule(rule) => vec![rule.service.clone()],
-        Spec::BackendTlsPolicy(policy) => policy.services(&object.key).collect(),
+        Spec::BackendTlsPolicy(policy) => policy.services(&object.key).map(|(service, _)| service).collect(),
         Spec::ReferenceGrant(_) => vec![Name::new(&name.namespace, "")],
         _ => Vec::new(),
     };

@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use super::key::{Key, Name};
 use super::status::{Fault, Status};
 use super::target::Target;
-use crate::config::draft::{Field, RouteDraft};
-use crate::config::http::Rule;
+use crate::config::authorities::Authorities;
+use crate::config::draft::{RouteDraft, RulesDraft};
 use crate::config::model::SniPattern;
 
 /// Indices of listeners, each with the names that a route and it both have; no listener twice.
@@ -23,8 +24,13 @@ pub(super) struct Offer {
     pub(super) parents: Vec<(usize, Accepting)>,
     /// The first backend that it cannot have.
     pub(super) references: Option<Fault>,
+    /// The Services that its other backends are.
+    pub(super) services: Services,
     pub(super) outcome: Outcome,
 }
+
+/// Services, none twice.
+pub(super) type Services = Arc<[Name]>;
 
 /// What comes of that.
 #[derive(Clone, Debug)]
@@ -32,6 +38,36 @@ pub(super) struct Outcome {
     pub(super) listeners: Listeners,
     /// `None`: it is no route of ours.
     pub(super) status: Option<Arc<Status>>,
+}
+
+/// What a VirtualService finds at its Gateways.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Of each of its rules the listeners that take its clients, and the Services that its destinations are.
+    pub(super) rules: Vec<(Listeners, Services)>,
+    /// The listeners that any of its rules is on, once for each of its Gateways.
+    pub(super) attached: Vec<usize>,
+    /// `None`: it is for no Gateway of ours.
+    pub(super) status: Option<Arc<Status>>,
+}
+
+/// What a policy says of servers.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// Who signs their certificates; `None`: whom the system trusts. Or why nobody may speak to them.
+    pub(super) authorities: Result<Option<Arc<Authorities>>, Fault>,
+    /// The first reference that names nobody.
+    pub(super) fault: Option<Fault>,
+    /// Something that it names is not watched, because there is too much of that.
+    pub(super) is_refused: bool,
+}
+
+/// What is said of a policy.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// All Gateways by which somebody comes to its Services.
+    pub(super) ancestors: Box<[Key]>,
+    pub(super) status: Arc<Status>,
 }
 
 /// Who gets a share of a route's connections.
@@ -54,7 +90,8 @@ pub(super) struct Drafted {
 #[derive(Debug)]
 pub(super) struct Ruled {
     pub(super) hosts: Vec<SniPattern>,
-    pub(super) rules: Vec<Rule<Field<String>>>,
+    pub(super) rules: Arc<RulesDraft>,
+    /// Whose pools they are.
     pub(super) targets: Vec<Target>,
 }
 

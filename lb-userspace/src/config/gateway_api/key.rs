@@ -189,11 +189,16 @@ impl Key {
 
     /// The key of an object as the API server has it; `None`: its kind is of no interest here.
     pub fn of(object: &Value) -> Option<Self> {
-        let (group, _) = object["apiVersion"].as_str()?.rsplit_once('/').unwrap_or_default();
-        let kind = Kind::of(group, object["kind"].as_str()?)?;
         let metadata = &object["metadata"];
         let namespace = metadata["namespace"].as_str().unwrap_or_default();
-        Some(Self::new(kind, namespace, metadata["name"].as_str()?))
+        let (version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
+        Self::named(version, kind, namespace, metadata["name"].as_str()?)
+    }
+
+    /// The same by the words that the object has for it; `version`: its `apiVersion`.
+    pub fn named(version: &str, kind: &str, namespace: &str, name: &str) -> Option<Self> {
+        let (group, _) = version.rsplit_once('/').unwrap_or_default();
+        Some(Self::new(Kind::of(group, kind)?, namespace, name))
     }
 }
 

@@ -138,6 +138,11 @@ impl Listener<'_> {
         self.is_for == Some(Use::Passthrough) && option.is_some_and(|option| option == "auto-passthrough")
     }
 
+    /// Whether policies say how servers are spoken to: what is passed on as it comes is not told to anybody in another way.
+    pub(super) fn follows_policies(&self) -> bool {
+        matches!(self.is_for, Some(Use::Http | Use::Https | Use::Terminate))
+    }
+
     /// Whether clients may come for it, if not here then to another node.
     pub(super) fn is_for_clients(&self) -> bool {
         self.is_for.is_some() && self.conflict.is_none()

@@ -12,8 +12,9 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::context::Context;
-use super::kept::{Drafted, Offer, Requests, Ruled};
-use super::key::{Key, Labels, Name};
+use super::kept::{Drafted, Offer, Requests, Ruled, Taken, Told, Trust};
+use super::key::{Key, Kind, Labels, Name};
+use super::status::Status;
 use super::target::Part;
 use crate::config::draft::PoolDraft;
 
@@ -27,6 +28,14 @@ pub(super) struct Memo {
     context: Option<Context>,
     /// What routes find at their parents.
     pub(super) offers: Table<Key, Offer>,
+    /// What VirtualServices find at their Gateways.
+    pub(super) taken: Table<Key, Taken>,
+    /// What BackendTLSPolicies say of servers.
+    pub(super) trusts: Table<Key, Trust>,
+    /// What is said of them.
+    pub(super) policies: Table<Key, Told>,
+    /// The same of DestinationRules.
+    pub(super) rule_statuses: Table<Key, Status>,
     /// What the data plane has of a route on a listener.
     pub(super) drafts: Table<OnListener, Drafted>,
     /// The rules of requests of a route for a listener.
@@ -61,13 +70,19 @@ impl<K, V> Default for Table<K, V> {
 
 impl<K: Eq + Hash, V> Table<K, V> {
     /// A part that is the same again.
-    pub(super) fn find(&mut self, key: &K, differs: &HashSet<Key>) -> Option<Arc<V>> {
+    pub(super) fn find(&mut self, key: &K, differs: [&HashSet<Key>; 2]) -> Option<Arc<V>> {
         let kept = self.0.get_mut(key)?;
-        if !kept.is_used && kept.reads.iter().any(|read| differs.contains(read)) {
+        if !kept.is_used && differs.iter().any(|keys| has_any(&kept.reads, keys)) {
             return None;
         }
         kept.is_used = true;
         Some(kept.value.clone())
+    }
+
+    /// The Secrets and ConfigMaps that were read for a part.
+    pub(super) fn named(&self, key: &K) -> Vec<Key> {
+        let reads = self.0.get(key).into_iter().flat_map(|kept| &kept.reads);
+        reads.filter(|read| matches!(read.kind, Kind::Secret | Kind::ConfigMap)).cloned().collect()
     }
 
     /// Keeps a part with what was read for it. What was kept in its place had read this.
@@ -80,6 +95,14 @@ impl<K: Eq + Hash, V> Table<K, V> {
     fn sweep(&mut self) -> Vec<Box<[Key]>> {
         let unused = self.0.extract_if(|_, kept| !std::mem::take(&mut kept.is_used));
         unused.map(|(_, kept)| kept.reads).collect()
+    }
+}
+
+/// Whether one of these was read; `reads` are sorted. Of very many parts, nearly none has read the few things that differ.
+fn has_any(reads: &[Key], keys: &HashSet<Key>) -> bool {
+    match keys.len() < reads.len() {
+        true => keys.iter().any(|key| reads.binary_search(key).is_ok()),
+        false => reads.iter().any(|read| keys.contains(read)),
     }
 }
 
@@ -127,17 +150,16 @@ impl Memo {
     pub(super) fn end(&mut self) {
         let unused = [
             self.offers.sweep(),
+            self.taken.sweep(),
+            self.trusts.sweep(),
+            self.policies.sweep(),
+            self.rule_statuses.sweep(),
             self.drafts.sweep(),
             self.rules.sweep(),
             self.requests.sweep(),
             self.pools.sweep(),
         ];
         unused.iter().flatten().for_each(|reads| self.unread(reads));
-    }
-
-    /// What all parts have read.
-    pub(super) fn reads(&self) -> impl Iterator<Item = &Key> {
-        self.readers.keys()
     }
 
     /// Whether a part has read this.

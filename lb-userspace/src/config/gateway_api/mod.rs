@@ -24,6 +24,7 @@ mod kept;
 mod key;
 mod listeners;
 mod memo;
+mod named;
 mod objects;
 mod policies;
 mod pools;

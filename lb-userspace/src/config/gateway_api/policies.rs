@@ -20,14 +20,14 @@ use crate::config::san::San;
 /// A policy. What cannot be read of it does not make it ineffective: without it servers would be spoken to in the clear.
 #[derive(Debug, PartialEq)]
 pub(super) struct PolicySpec {
-    pub(super) targets: Vec<TargetRef>,
+    targets: Vec<TargetRef>,
     pub(super) validation: Result<Validation, Box<str>>,
 }
 
 /// A Service of its namespace, or a port of one.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct TargetRef {
+struct TargetRef {
     #[serde(default)]
     group: Box<str>,
     kind: Box<str>,
@@ -87,21 +87,21 @@ impl PolicySpec {
         (!targets.is_empty()).then_some(Self { targets, validation })
     }
 
-    /// The Services that it is for, in the namespace of the policy.
-    pub(super) fn services<'p>(&'p self, key: &'p Key) -> impl Iterator<Item = Name> + 'p {
-        self.targets.iter().filter_map(move |target| target.service(key))
+    /// The Services that it is for, in the namespace of the policy, each with the name of the port that is meant, which is empty
+    /// for all ports.
+    pub(super) fn services<'p>(&'p self, key: &'p Key) -> impl Iterator<Item = (Name, &'p str)> + 'p {
+        self.targets.iter().filter_map(move |target| Some((target.service(key)?, target.port())))
     }
 }
 
 impl TargetRef {
-    pub(super) fn service(&self, policy: &Key) -> Option<Name> {
+    fn service(&self, policy: &Key) -> Option<Name> {
         let is_service = self.group.is_empty() && &*self.kind == "Service";
         is_service.then(|| Name { namespace: policy.name.namespace.clone(), name: Arc::from(&*self.name) })
     }
 
-    /// The name of the port; `None`: it is for all.
-    pub(super) fn section(&self) -> Option<&str> {
-        self.section_name.as_deref().filter(|name| !name.is_empty())
+    fn port(&self) -> &str {
+        self.section_name.as_deref().unwrap_or_default()
     }
 }
 

@@ -59,6 +59,16 @@ pub(super) fn resolve(
     Ok(Target::new(service, port, subset))
 }
 
+/// Why nobody may speak to the servers of some Services: there may be policies for them of which nobody here knows.
+pub(super) fn unseen(view: &View<'_>, services: &[Name]) -> Option<Fault> {
+    let is_unseen = |service: &&Name| view.context.is_unseen(Kind::BackendTlsPolicy, &service.namespace);
+    let service = services.iter().find(is_unseen)?;
+    let message = format!(
+        "the API server does not let this gateway watch BackendTLSPolicies, of which one may ask for TLS to {service}"
+    );
+    Some(Fault::new("PoliciesUnknown", message))
+}
+
 /// The port of a Service that has only one.
 fn only_port(view: &mut View<'_>, service: &Name) -> Option<u16> {
     let mut ports = view.service(service)?.ports.iter().filter(|port| is_tcp(port));

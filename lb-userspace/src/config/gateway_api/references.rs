@@ -34,6 +34,7 @@ pub(super) fn certificate(
         let message = format!("no ReferenceGrant lets a {} of {own} name Secret {secret}", owner.kind.name());
         return Err(Fault::new("RefNotPermitted", message));
     }
+    view.ask(Kind::Secret, &secret).map_err(invalid)?;
     let found = view.secret(&secret).ok_or_else(|| invalid(format!("there is no Secret {secret}")))?;
     // For Istio a Secret of any type will do.
     let certificate = if owner.kind == Kind::Gateway || owner.kind == Kind::ListenerSet {
@@ -54,6 +55,7 @@ pub(super) fn istio_authorities<'i>(
     let invalid = |message: String| Fault::new("InvalidCACertificateRef", message);
     for secret in secrets {
         let name = Name::new(own, secret);
+        view.ask(Kind::Secret, &name).map_err(invalid)?;
         if let Some(found) = view.secret(&name) {
             let authorities = found.authorities.as_deref();
             return authorities.map_err(|why| invalid(format!("Secret {name}: {why}")));
@@ -84,6 +86,7 @@ pub(super) fn authority<'i>(
         return Err(Fault::new("RefNotPermitted", message));
     }
     let invalid = |message: String| Fault::new("InvalidCACertificateRef", message);
+    view.ask(Kind::ConfigMap, &name).map_err(invalid)?;
     let found = view.authority(&name).ok_or_else(|| invalid(format!("there is no ConfigMap {name}")))?;
     found.authorities.as_deref().map_err(|why| invalid(format!("ConfigMap {name}: {why}")))
 }

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::http_filters::{self, FilterSpec, header_name};
 use super::key::{Key, Name};
-use super::route::{Referenced, RequestRule};
+use super::route::RequestRule;
 use super::specs::BackendRef;
 use crate::config::diagnostic::quote;
 use crate::config::http::{
@@ -173,30 +173,23 @@ pub(super) fn rules<M>(
             many if many.len() > MAX_MATCHES => Err(format!("it has more than {MAX_MATCHES} matches")),
             matches => matches.into_iter().map(|each| of_match(each, &mut expressions)).collect(),
         };
-        RequestRule::new(path, name, is_grpc, matches, |rule, references, path| {
-            spec.fill(rule, references, path)
-        })
+        RequestRule::new(path, name, is_grpc, matches, |rule, named, path| spec.fill(rule, named, path))
     };
     specs.into_iter().enumerate().map(rule).collect()
 }
 
 impl<M> RuleSpec<M> {
-    fn fill(
-        self,
-        rule: &mut Rule<usize>,
-        references: &mut Vec<Referenced>,
-        path: &str,
-    ) -> Result<(), String> {
+    fn fill(self, rule: &mut Rule<usize>, named: &mut Vec<BackendRef>, path: &str) -> Result<(), String> {
         let is_prefix = |each: &RequestMatch| matches!(each.path, Some(PathMatch::Prefix(_)));
         let has_prefix = !rule.matches.is_empty() && rule.matches.iter().all(is_prefix);
-        rule.filters = http_filters::read(self.filters, &format!("{path}.filters"), has_prefix, references)?;
+        rule.filters = http_filters::read(self.filters, &format!("{path}.filters"), has_prefix, named)?;
         for (number, spec) in self.backend_refs.into_iter().enumerate() {
             let path = format!("{path}.backendRefs[{number}]");
             let BackendSpec { group, kind, name, namespace, port, weight, filters } = spec;
             let backend = BackendRef { group, kind, name, namespace, port, weight, istio: None };
-            let pool = Some(references.len());
-            references.push(Referenced { path: path.clone(), backend });
-            let filters = http_filters::read(filters, &format!("{path}.filters"), has_prefix, references)?;
+            let pool = Some(named.len());
+            named.push(backend);
+            let filters = http_filters::read(filters, &format!("{path}.filters"), has_prefix, named)?;
             if filters.redirect.is_some() || filters.cors.is_some() {
                 return Err(format!("{path}.filters: a backend has no redirect and no CORS"));
             }

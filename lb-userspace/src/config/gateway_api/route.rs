@@ -35,33 +35,26 @@ pub(super) struct Rule {
 pub(super) struct RequestRule {
     /// `spec.rules[0]`.
     pub(super) path: String,
-    /// Its pools are indices into `references`; `None`: it is left out.
+    /// Its pools are indices into `backends`; `None`: it is left out.
     pub(super) rule: Option<http::Rule<usize>>,
-    pub(super) references: Vec<Referenced>,
+    /// All that it names.
+    pub(super) backends: Vec<BackendRef>,
     /// Why it is left out, or answers with 500.
     pub(super) fault: Option<String>,
 }
 
-/// A backend that a rule names.
-#[derive(Debug, PartialEq)]
-pub(super) struct Referenced {
-    /// `spec.rules[0].backendRefs[0]`.
-    pub(super) path: String,
-    pub(super) backend: BackendRef,
-}
-
 impl RequestRule {
-    /// `fill`: puts in what the rule has besides its matches, in which pools are indices into the references that it makes.
+    /// `fill`: puts in what the rule has besides its matches, in which pools are indices into the backends that it names.
     pub(super) fn new(
         path: String,
         name: Arc<str>,
         grpc: bool,
         matches: Result<Vec<RequestMatch>, String>,
-        fill: impl FnOnce(&mut http::Rule<usize>, &mut Vec<Referenced>, &str) -> Result<(), String>,
+        fill: impl FnOnce(&mut http::Rule<usize>, &mut Vec<BackendRef>, &str) -> Result<(), String>,
     ) -> Self {
         let matches = match matches {
             Ok(matches) => matches,
-            Err(why) => return Self { path, rule: None, references: Vec::new(), fault: Some(why) },
+            Err(why) => return Self { path, rule: None, backends: Vec::new(), fault: Some(why) },
         };
         let hosts = Arc::from([]);
         let (filters, timeouts) = (Filters::default(), Timeouts::default());
@@ -76,10 +69,10 @@ impl RequestRule {
             retry: None,
             persistence: None,
         };
-        let (mut rule, mut references) = (bare.clone(), Vec::new());
-        match fill(&mut rule, &mut references, &path) {
-            Ok(()) => Self { path, rule: Some(rule), references, fault: None },
-            Err(why) => Self { path, rule: Some(bare), references: Vec::new(), fault: Some(why) },
+        let (mut rule, mut backends) = (bare.clone(), Vec::new());
+        match fill(&mut rule, &mut backends, &path) {
+            Ok(()) => Self { path, rule: Some(rule), backends, fault: None },
+            Err(why) => Self { path, rule: Some(bare), backends: Vec::new(), fault: Some(why) },
         }
     }
 

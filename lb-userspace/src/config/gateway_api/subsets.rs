@@ -3,7 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::istio::{DestinationRule, Subset};
-use super::key::Name;
+use super::key::{Kind, Name};
 use super::specs::Destination;
 use super::status::Fault;
 use super::view::View;
@@ -17,6 +17,14 @@ pub(super) fn subset<'i>(
     destination: &Destination,
 ) -> Result<Option<&'i Subset>, Fault> {
     let rules = view.rules(service);
+    let kind = Kind::DestinationRule;
+    if rules.is_empty() && !destination.is_passed_through && view.context.is_unseen(kind, &service.namespace)
+    {
+        let message = format!(
+            "the API server does not let this gateway watch DestinationRules, of which one may ask for TLS to {service}"
+        );
+        return Err(Fault::new("PoliciesUnknown", message));
+    }
     let visible = || rules.iter().copied().filter(|rule| rule.is_exported);
     let found = match destination.subset.as_deref() {
         None => visible().next().map(|rule| (rule, None)),

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::index::{Age, Index, all_in, all_of};
-use super::istio::DestinationRule;
+use super::istio::{DestinationRule, VirtualService};
+use super::kept::Trust;
 use super::key::{Key, Kind, Labels, NAMESPACE_LABEL, Name};
 use super::memo::{Memo, Table};
+use super::named::Named;
 use super::objects::{Object, Spec};
 use super::policies::PolicySpec;
 use super::route::RouteSpec;
@@ -30,6 +32,12 @@ pub(super) struct View<'i> {
     /// What was read, also in vain, for what is being made; all of something is noted as in [`Index::differs`].
     pub(super) reads: RefCell<Vec<Key>>,
     pub(super) memo: Memo,
+    /// What of that was made in this build of BackendTLSPolicies.
+    remade: HashSet<Key>,
+    /// What policies say of servers: of those by whose Services somebody comes.
+    pub(super) trusts: HashMap<&'i Key, Arc<Trust>>,
+    /// What was asked for by name, and is watched by it.
+    pub(super) named: Named,
     /// What servers of Istio's ask of clients, by their Gateways and numbers.
     pub(super) client_auths: HashMap<(Key, usize), Arc<ClientAuth>>,
 }
@@ -42,7 +50,17 @@ impl<'i> View<'i> {
         });
         let own = own.iter().chain(nodes).chain(peers).copied().chain(assigned);
         let own = own.map(|ip| ip.to_canonical()).collect();
-        View { index, context, own, reads: RefCell::default(), memo, client_auths: HashMap::new() }
+        View {
+            index,
+            context,
+            own,
+            reads: RefCell::default(),
+            memo,
+            remade: HashSet::new(),
+            trusts: HashMap::new(),
+            named: Named::new(index.settings.max_watches),
+            client_auths: HashMap::new(),
+        }
     }
 
     /// What `make` makes, or what it has made in the last build, if nothing has changed since that it had read of the store.
@@ -54,15 +72,48 @@ impl<'i> View<'i> {
         fits: impl FnOnce(&V) -> bool,
         make: impl FnOnce(&mut Self) -> V,
     ) -> Arc<V> {
-        if let Some(found) = table(&mut self.memo).find(&key, &self.index.differs).filter(|found| fits(found))
-        {
+        if let Some(found) = self.found(&table, &key).filter(|found| fits(found)) {
             return found;
         }
+        self.made(table, key, make)
+    }
+
+    fn found<K: Eq + Hash, V>(
+        &mut self,
+        table: impl Fn(&mut Memo) -> &mut Table<K, V>,
+        key: &K,
+    ) -> Option<Arc<V>> {
+        let differs = [&self.index.differs, &self.remade];
+        table(&mut self.memo).find(key, differs)
+    }
+
+    fn made<K: Eq + Hash, V>(
+        &mut self,
+        table: impl Fn(&mut Memo) -> &mut Table<K, V>,
+        key: K,
+        make: impl FnOnce(&mut Self) -> V,
+    ) -> Arc<V> {
         let outside = self.reads.take();
         let value = Arc::new(make(self));
         let reads = self.reads.replace(outside);
         self.memo.keep(table, key, value.clone(), reads);
         value
+    }
+
+    /// Sees to it that it is known what a policy says of servers: what `make` makes, or has made in the last build, as for
+    /// [`remembered`](Self::remembered).
+    pub(super) fn trust(&mut self, policy: &'i Key, make: impl FnOnce(&mut Self) -> Trust) {
+        let found = self.found(|memo| &mut memo.trusts, policy).filter(|trust| !trust.is_refused);
+        // Others may have come before it by now.
+        let found = found.filter(|_| {
+            let named = self.memo.trusts.named(policy);
+            named.into_iter().all(|key| self.named.ask(key).is_ok())
+        });
+        let trust = found.unwrap_or_else(|| {
+            self.remade.insert(policy.clone());
+            self.made(|memo| &mut memo.trusts, policy.clone(), make)
+        });
+        self.trusts.insert(policy, trust);
     }
 
     /// Notes that something was read.
@@ -80,8 +131,26 @@ impl<'i> View<'i> {
 
     /// Routes with their specs, the oldest first. Each notes by itself that it was read.
     pub(super) fn routes(&self) -> impl Iterator<Item = (&'i Object, &'i RouteSpec)> + use<'i> {
-        self.index.routes.values().filter_map(|object| match &object.spec {
+        self.index.lists.routes.values().filter_map(|object| match &object.spec {
             Spec::Route(route) => Some((&**object, &**route)),
+            _ => None,
+        })
+    }
+
+    /// VirtualServices with their specs, the oldest first. Each notes by itself that it was read.
+    pub(super) fn virtual_services(
+        &self,
+    ) -> impl Iterator<Item = (&'i Object, &'i VirtualService)> + use<'i> {
+        self.index.lists.virtual_services.values().filter_map(|object| match &object.spec {
+            Spec::VirtualService(service) => Some((&**object, &**service)),
+            _ => None,
+        })
+    }
+
+    /// The same of BackendTLSPolicies.
+    pub(super) fn policies(&self) -> impl Iterator<Item = (&'i Object, &'i PolicySpec)> + use<'i> {
+        self.index.lists.policies.values().filter_map(|object| match &object.spec {
+            Spec::BackendTlsPolicy(policy) => Some((&**object, &**policy)),
             _ => None,
         })
     }
@@ -106,6 +175,11 @@ impl<'i> View<'i> {
             Spec::Service(service) => Some((&object.key, service)),
             _ => None,
         })
+    }
+
+    /// Sees to it that a Secret or ConfigMap is known, if it is there; an error says why it is not.
+    pub(super) fn ask(&mut self, kind: Kind, name: &Name) -> Result<(), String> {
+        self.named.ask(Key { kind, name: name.clone() })
     }
 
     pub(super) fn secret(&mut self, name: &Name) -> Option<&'i SecretSpec> {
@@ -162,19 +236,16 @@ impl<'i> View<'i> {
         rules.collect()
     }
 
-    /// The BackendTLSPolicies of a Service, the oldest first.
-    pub(super) fn policies(&self, service: &Name) -> Vec<(&'i Object, &'i PolicySpec)> {
+    /// The oldest BackendTLSPolicy of a Service's port by its name; no name: of those of all its ports.
+    pub(super) fn policy(&self, service: &Name, port: &str) -> Option<(&'i Object, &'i PolicySpec)> {
         self.note(all_in(Kind::BackendTlsPolicy, service.clone()));
         let index = self.index;
-        let names = index.policies.get(service).into_iter().flatten();
-        let policies = names.filter_map(|Age { name, .. }| {
-            let object = index.objects.get(&Key { kind: Kind::BackendTlsPolicy, name: name.clone() })?;
-            match &object.spec {
-                Spec::BackendTlsPolicy(policy) => Some((&**object, &**policy)),
-                _ => None,
-            }
-        });
-        policies.collect()
+        let Age { name, .. } = index.policies.get(&(service.clone(), port.into()))?.first()?;
+        let object = index.objects.get(&Key { kind: Kind::BackendTlsPolicy, name: name.clone() })?;
+        match &object.spec {
+            Spec::BackendTlsPolicy(policy) => Some((&**object, &**policy)),
+            _ => None,
+        }
     }
 
     /// Whether a pod is known, and has these labels.

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::attach::{Attached, Connections, Work};
+use super::attach::{Attached, Connections, Work, services};
 use super::gateways::Gateways;
-use super::index::by_age;
-use super::istio::{Rule, VirtualService, is_exported};
+use super::istio::{DestinationRule, Rule, VirtualService, is_exported};
+use super::kept::Taken;
 use super::key::{ISTIO, Key, Kind};
 use super::listeners::{Listener, Use};
 use super::objects::{Object, Spec};
@@ -25,86 +25,103 @@ pub(super) fn routes<'i>(
     gateways: &mut Gateways<'i>,
     statuses: &mut Statuses,
 ) -> Vec<Attached<'i>> {
-    let spec = |object: &'i Object| match &object.spec {
-        Spec::VirtualService(spec) => Some(&**spec),
-        _ => None,
-    };
     let mut attached = Vec::new();
-    for (object, spec) in by_age(view.all(Kind::VirtualService), spec) {
-        attach(view, gateways, statuses, &mut attached, object, spec);
+    for (object, spec) in view.virtual_services() {
+        let taken = view.remembered(
+            |memo| &mut memo.taken,
+            object.key.clone(),
+            |_| true,
+            |view| Taken::new(view, gateways, object, spec),
+        );
+        for listener in &taken.attached {
+            gateways.listeners[*listener].attached += 1;
+        }
+        if let Some(status) = &taken.status {
+            statuses.insert(object.key.clone(), status.clone());
+        }
+        let rules = spec.rules.iter().zip(&taken.rules);
+        for (rule, (listeners, services)) in rules.filter(|(_, (listeners, _))| !listeners.is_empty()) {
+            attached.push(Attached {
+                key: &object.key,
+                part: Some(&rule.name),
+                work: work(rule),
+                listeners: listeners.clone(),
+                services: services.clone(),
+            });
+        }
     }
     attached
 }
 
-fn attach<'i>(
-    view: &mut View<'i>,
-    gateways: &mut Gateways<'i>,
-    statuses: &mut Statuses,
-    attached: &mut Vec<Attached<'i>>,
-    object: &'i Object,
-    spec: &'i VirtualService,
-) {
-    let own = &object.key.name.namespace;
-    let mut listeners_of: Vec<Vec<(usize, Vec<SniPattern>)>> = vec![Vec::new(); spec.rules.len()];
-    // Those of ours, and on which of their listeners it is; `None`: it is not for them.
-    let mut ours: Vec<(&Key, Option<BTreeSet<usize>>)> = Vec::new();
-    for gateway in &spec.gateways {
-        let Some(candidates) = gateways.listeners_of(gateway).map(<[usize]>::to_vec) else { continue };
-        if !is_exported(&spec.export_to, own, &gateway.name.namespace) {
-            ours.push((gateway, None));
-            continue;
-        }
-        let mut found = BTreeSet::new();
-        for (rule, listeners) in spec.rules.iter().zip(&mut listeners_of) {
-            if rule.gateways.as_ref().is_none_or(|named| named.contains(gateway)) {
-                let taking = taking(view, gateways, object, spec, rule, &candidates);
-                found.extend(taking.iter().map(|(listener, _)| *listener));
-                listeners.extend(taking);
-            }
-        }
-        ours.push((gateway, Some(found)));
-    }
-    if ours.is_empty() {
-        return;
-    }
-    let mut amiss = spec.unserved.clone();
-    let is_ours = |rule: &Rule| match &rule.gateways {
-        Some(named) => ours.iter().any(|(gateway, _)| named.contains(gateway)),
-        None => true,
-    };
-    let idle = spec.rules.iter().zip(&listeners_of);
-    let idle = idle.filter(|(rule, listeners)| listeners.is_empty() && is_ours(rule));
-    amiss.extend(
-        idle.map(|(rule, _)| format!("{}: no server of its Gateways takes these clients", rule.path)),
-    );
-    let hidden = ["spec.exportTo keeps it from the Gateway's namespace".to_owned()];
-    let references = unresolved(view, object, spec);
-    let mut parents = Vec::new();
-    for (gateway, found) in ours {
-        for listener in found.iter().flatten() {
-            gateways.listeners[*listener].attached += 1;
-        }
-        let is_attached = found.as_ref().is_some_and(|found| !found.is_empty());
-        let amiss = if found.is_some() { &amiss[..] } else { &hidden };
-        parents.push(parent(view, object, gateway, amiss, is_attached, references.as_ref()));
-    }
-    statuses.insert(object.key.clone(), Status::Route(RouteStatus { parents }).into());
-    for (rule, listeners) in spec.rules.iter().zip(listeners_of).filter(|(_, found)| !found.is_empty()) {
-        let match_or_hosts =
-            if rule.is_tls { format!("{}.match", rule.path) } else { "spec.hosts".to_owned() };
-        attached.push(Attached {
-            key: &object.key,
-            part: Some(&rule.name),
-            work: match &rule.request {
-                Some(request) => Work::Requests(std::slice::from_ref(request)),
-                None => Work::Connections(Connections {
-                    hosts_path: match_or_hosts.into(),
-                    backends_path: format!("{}.route", rule.path).into(),
-                    backends: &rule.backends,
-                }),
+fn work(rule: &Rule) -> Work<'_> {
+    match &rule.request {
+        Some(request) => Work::Requests(std::slice::from_ref(request)),
+        None => Work::Connections(Connections {
+            hosts_path: match rule.is_tls {
+                true => format!("{}.match", rule.path).into(),
+                false => "spec.hosts".into(),
             },
-            listeners: listeners.into(),
-        });
+            backends_path: format!("{}.route", rule.path).into(),
+            backends: &rule.backends,
+        }),
+    }
+}
+
+impl Taken {
+    fn new(view: &mut View<'_>, gateways: &Gateways<'_>, object: &Object, spec: &VirtualService) -> Self {
+        view.note(object.key.clone());
+        let own = &object.key.name.namespace;
+        let mut listeners_of: Vec<Vec<(usize, Vec<SniPattern>)>> = vec![Vec::new(); spec.rules.len()];
+        // Those of ours, and on which of their listeners it is; `None`: it is not for them.
+        let mut ours: Vec<(&Key, Option<BTreeSet<usize>>)> = Vec::new();
+        for gateway in &spec.gateways {
+            let Some(candidates) = gateways.listeners_of(gateway) else { continue };
+            if !is_exported(&spec.export_to, own, &gateway.name.namespace) {
+                ours.push((gateway, None));
+                continue;
+            }
+            let mut found = BTreeSet::new();
+            for (rule, listeners) in spec.rules.iter().zip(&mut listeners_of) {
+                if rule.gateways.as_ref().is_none_or(|named| named.contains(gateway)) {
+                    let taking = taking(view, gateways, object, spec, rule, candidates);
+                    found.extend(taking.iter().map(|(listener, _)| *listener));
+                    listeners.extend(taking);
+                }
+            }
+            ours.push((gateway, Some(found)));
+        }
+        if ours.is_empty() {
+            return Self::default();
+        }
+        let mut amiss = spec.unserved.clone();
+        let is_ours = |rule: &Rule| match &rule.gateways {
+            Some(named) => ours.iter().any(|(gateway, _)| named.contains(gateway)),
+            None => true,
+        };
+        let idle = spec.rules.iter().zip(&listeners_of);
+        let idle = idle.filter(|(rule, listeners)| listeners.is_empty() && is_ours(rule));
+        amiss.extend(
+            idle.map(|(rule, _)| format!("{}: no server of its Gateways takes these clients", rule.path)),
+        );
+        let hidden = ["spec.exportTo keeps it from the Gateway's namespace".to_owned()];
+        let (mut rules, mut references) = (Vec::with_capacity(spec.rules.len()), None);
+        for (rule, listeners) in spec.rules.iter().zip(listeners_of) {
+            let of_requests = rule.request.iter().flat_map(|request| &request.backends);
+            let backends = rule.backends.iter().chain(of_requests);
+            let (services, fault) = services(view, &object.key, backends);
+            let follows = listeners.iter().any(|(number, _)| gateways.listeners[*number].follows_policies());
+            let unseen = follows.then(|| pools::unseen(view, &services)).flatten();
+            references = references.or(fault).or(unseen);
+            rules.push((listeners.into(), services));
+        }
+        let (mut attached, mut parents) = (Vec::new(), Vec::new());
+        for (gateway, found) in ours {
+            let is_attached = found.as_ref().is_some_and(|found| !found.is_empty());
+            let amiss = if found.is_some() { &amiss[..] } else { &hidden };
+            parents.push(parent(view, object, gateway, amiss, is_attached, references.as_ref()));
+            attached.extend(found.into_iter().flatten());
+        }
+        Self { rules, attached, status: Some(Status::Route(RouteStatus { parents }).into()) }
     }
 }
 
@@ -160,17 +177,6 @@ fn is_for(listener: &Listener<'_>, rule: &Rule) -> bool {
     }
 }
 
-/// The first destination that a VirtualService cannot have, and why.
-fn unresolved(view: &mut View<'_>, object: &Object, spec: &VirtualService) -> Option<Fault> {
-    let Key { kind, name } = &object.key;
-    let backends = spec.rules.iter().flat_map(|rule| &*rule.backends);
-    let of_requests = spec.rules.iter().flat_map(|rule| &rule.request).flat_map(|rule| &rule.references);
-    backends
-        .chain(of_requests.map(|named| &named.backend))
-        .filter_map(|backend| pools::resolve(view, *kind, &name.namespace, backend).err())
-        .next()
-}
-
 fn parent(
     view: &View<'_>,
     object: &Object,
@@ -205,16 +211,28 @@ fn parent(
 }
 
 /// Says of DestinationRules what of them has no effect.
-pub(super) fn rule_statuses(view: &View<'_>, statuses: &mut Statuses) {
+pub(super) fn rule_statuses(view: &mut View<'_>, statuses: &mut Statuses) {
     for object in view.all(Kind::DestinationRule) {
         let Spec::DestinationRule(rule) = &object.spec else { continue };
-        let fault = (!rule.is_exported)
-            .then(|| Fault::new("UnsupportedValue", "spec.exportTo keeps it from other namespaces"));
-        let mut accepted = Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation);
-        if fault.is_none() && !rule.ignored.is_empty() {
-            accepted.message = format!("without effect: {}", rule.ignored.join(", ")).into();
-        }
-        let conditions = vec![accepted];
-        statuses.insert(object.key.clone(), Status::Rule(RuleStatus { conditions }).into());
+        let status = view.remembered(
+            |memo| &mut memo.rule_statuses,
+            object.key.clone(),
+            |_| true,
+            |view| {
+                view.note(object.key.clone());
+                rule_status(object, rule)
+            },
+        );
+        statuses.insert(object.key.clone(), status);
     }
+}
+
+fn rule_status(object: &Object, rule: &DestinationRule) -> Status {
+    let fault = (!rule.is_exported)
+        .then(|| Fault::new("UnsupportedValue", "spec.exportTo keeps it from other namespaces"));
+    let mut accepted = Condition::of("Accepted", "Accepted", fault.as_ref(), object.generation);
+    if fault.is_none() && !rule.ignored.is_empty() {
+        accepted.message = format!("without effect: {}", rule.ignored.join(", ")).into();
+    }
+    Status::Rule(RuleStatus { conditions: vec![accepted] })
 }

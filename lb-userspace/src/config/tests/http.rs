@@ -12,7 +12,7 @@ fn with(lines: &str) -> String {
 /// Of a configuration with nothing worse than warnings.
 fn rule(lines: &str) -> Rule<usize> {
     let (config, _) = checked(&with(lines)).unwrap_or_else(|faults| panic!("{faults}"));
-    config.routes[0].http.as_ref().expect("rules")[0].clone()
+    config.routes[0].rules().remove(0)
 }
 
 #[test]
@@ -43,7 +43,8 @@ fn all_keys_of_a_rule() {
     ));
     let route = &config.routes[0];
     assert!(matches!(route.action, Action::Terminate(_)) && route.backends.is_empty());
-    let [rule] = route.http.as_deref().unwrap() else { panic!("{:?}", route.http) };
+    let rules = route.rules();
+    let [rule] = rules.as_slice() else { panic!("{rules:?}") };
     assert_eq!((&*rule.name, rule.grpc), ("details", false));
     assert_eq!(*rule.hosts, [SniPattern::Exact("www.example.com".into())]);
     let [prefix, exact, regex] = &rule.matches[..] else { panic!("{:?}", rule.matches) };
@@ -128,7 +129,7 @@ fn a_listener_without_tls_has_several_routes() {
     assert_eq!(config.listeners[0].protocol, Protocol::Http);
     assert_eq!(config.listeners[0].trusted_proxies.len(), 1);
     assert!(!config.listeners[0].proxy_protocol);
-    assert!(config.routes.iter().all(|route| route.http.as_ref().is_some_and(|rules| rules.len() == 1)));
+    assert!(config.routes.iter().all(|route| route.rules().len() == 1));
 }
 
 #[test]

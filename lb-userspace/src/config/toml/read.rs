@@ -17,9 +17,9 @@ use super::keys::{
     ACCESS_LOG, BACKEND, BACKEND_WEIGHT, BACKLOG, BALANCES, CARRIED, CERTIFICATE, CHECK_COUNT, CHECKS,
     CLIENT_AUTH, CLIENT_AUTH_MODES, CLIENT_RATE, CONNECTIONS, ECH, ECH_MODES, EJECT, FLOWS, GATEWAY,
     GATEWAY_API, HEALTH, HEALTH_TLS, HELLO_BYTES, KEEPALIVE, KEEPALIVE_COUNT, LISTENER, LOG_FORMATS,
-    MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, MIN_VERSIONS, MODES, MOST_PORTS, ON_DOWN, ON_REMOVAL, PEER, PEER_ID,
-    POOL, PORT, PROTOCOLS, PROXY_VERSIONS, REFUSALS, ROLES, ROUTE, RULE, SERVER, SERVER_WEIGHT,
-    SOURCE_ADDRESSES, SOURCES, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
+    MAX_KEEPALIVE_SECONDS, MIN_INTERVAL, MIN_VERSIONS, MODES, MOST_PORTS, MOST_WATCHES, ON_DOWN, ON_REMOVAL,
+    PEER, PEER_ID, POOL, PORT, PROTOCOLS, PROXY_VERSIONS, REFUSALS, ROLES, ROUTE, RULE, SERVER,
+    SERVER_WEIGHT, SOURCE_ADDRESSES, SOURCES, STATUS, TIERS, TLS_MODES, UPSTREAM_TLS, WORKERS,
 };
 use super::reader::{self, Reader, Section, Value};
 use super::{identity, pieces, rule, value};
@@ -206,6 +206,7 @@ fn gateway_api(mut s: Section<'_, '_>) -> GatewayApiDraft {
         external_names: s.read("external_names", |r, v| r.boolean(v)),
         auto_passthrough: s.read("auto_passthrough", |r, v| r.boolean(v)),
         max_ports: s.read("max_ports", |r, v| r.integer(v, MOST_PORTS)),
+        max_watches: s.read("max_watches", |r, v| r.integer(v, MOST_WATCHES)),
         namespaces: s.read("namespaces", |r, v| r.items(v, |r, v| r.parse(v, value::namespace))),
         istio: s.read("istio", |r, v| r.items(v, |r, v| r.parse(v, value::labels))),
     }

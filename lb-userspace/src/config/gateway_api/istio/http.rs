@@ -17,7 +17,8 @@ use crate::config::gateway_api::http_filters::{
     check_cors, header_value, host_name, path_text, redirect_status,
 };
 use crate::config::gateway_api::requests::{Expressions, read_duration, retry};
-use crate::config::gateway_api::route::{Referenced, RequestRule};
+use crate::config::gateway_api::route::RequestRule;
+use crate::config::gateway_api::specs::BackendRef;
 use crate::config::http::{
     Cors, Fraction, MAX_MATCHES, Mirror, PathRewrite, Redirect, Rewrite, Rule, RuleBackend, Timeouts,
 };
@@ -234,11 +235,11 @@ impl Drafted {
             let all = std::iter::once(&wanted).chain(before.iter().filter(fits));
             all.map(|wanted| wanted.read(by_prefix, expressions)).collect()
         });
-        RequestRule::new(path, name, false, matches, |rule, references, path| {
+        RequestRule::new(path, name, false, matches, |rule, named, _| {
             if let Some(key) = unserved {
                 return Err(format!("{key} is not looked at"));
             }
-            action.fill(rule, references, path, namespace, by_prefix)
+            action.fill(rule, named, namespace, by_prefix)
         })
     }
 }
@@ -247,8 +248,7 @@ impl Action {
     fn fill(
         self,
         rule: &mut Rule<usize>,
-        references: &mut Vec<Referenced>,
-        path: &str,
+        named: &mut Vec<BackendRef>,
         namespace: &str,
         by_prefix: bool,
     ) -> Result<(), String> {
@@ -256,23 +256,20 @@ impl Action {
             return Err(format!("{key} is not served"));
         }
         rule.filters = self.headers.filters()?;
-        for (number, (backend, headers)) in shares(self.route, namespace).enumerate() {
+        for (backend, headers) in shares(self.route, namespace) {
             let weight = backend.weight.unwrap_or(1);
-            let pool = Some(references.len());
-            references.push(Referenced { path: format!("{path}.route[{number}]"), backend });
+            let pool = Some(named.len());
+            named.push(backend);
             rule.backends.push(RuleBackend { pool, weight, filters: headers.filters()? });
         }
         rule.filters.redirect = self.redirect.map(RedirectSpec::read).transpose()?;
         rule.filters.rewrite = self.rewrite.map(|rewrite| rewrite.read(by_prefix)).transpose()?;
         let mirror =
             self.mirror.map(|destination| MirrorSpec { destination, percentage: self.mirror_percentage });
-        for (number, MirrorSpec { destination, percentage }) in
-            mirror.into_iter().chain(self.mirrors).enumerate()
-        {
+        for MirrorSpec { destination, percentage } in mirror.into_iter().chain(self.mirrors) {
             let share = percentage.map_or(Ok(ALL), Percent::read)?;
-            rule.filters.mirrors.push(Mirror { pool: Some(references.len()), share });
-            let backend = destination.backend(namespace, false, None);
-            references.push(Referenced { path: format!("{path}.mirrors[{number}]"), backend });
+            rule.filters.mirrors.push(Mirror { pool: Some(named.len()), share });
+            named.push(destination.backend(namespace, false, None));
         }
         rule.filters.cors = self.cors_policy.map(CorsSpec::read).transpose()?.map(Arc::new);
         let bound = |path: &str, text: Option<Box<str>>| {

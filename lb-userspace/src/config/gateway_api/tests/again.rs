@@ -15,7 +15,7 @@ struct Thing {
 }
 
 /// How many kinds, names and forms there are.
-const WORLD: [usize; 3] = [13, 4, 4];
+const WORLD: [usize; 3] = [16, 4, 4];
 
 impl Thing {
     fn namespace(self) -> &'static str {
@@ -41,6 +41,9 @@ impl Thing {
             Kind::Namespace,
             Kind::BackendTlsPolicy,
             Kind::ConfigMap,
+            Kind::IstioGateway,
+            Kind::VirtualService,
+            Kind::DestinationRule,
         ][self.kind];
         let namespace = if kind.is_of_cluster() { "" } else { self.namespace() };
         let name = if kind == Kind::Namespace { self.namespace().to_owned() } else { self.name.to_string() };
@@ -120,6 +123,34 @@ impl Thing {
                 if form == 2 { ", sectionName: x" } else { "" },
                 name % 2
             ),
+            Kind::IstioGateway => {
+                let servers = ["*/*.example.com", "*/h1.example.com", "./h2.example.com"];
+                format!(
+                    "{{ selector: {{ istio: {} }}, servers: [\
+                     {{ port: {{ number: 443, name: x, protocol: TLS }}, tls: {{ mode: PASSTHROUGH }}, hosts: [\"{}\"] }}, \
+                     {{ port: {{ number: 8080, name: y, protocol: HTTP }}, hosts: [\"*\"] }}] }}",
+                    if form == 3 { "other" } else { "ingress" },
+                    servers[name % 3]
+                )
+            }
+            Kind::VirtualService => {
+                let of = |number: usize| format!("\"{}.{other}.svc.cluster.local\"", number % 4);
+                let subset = if form == 2 { ", subset: v1" } else { "" };
+                format!(
+                    "{{ gateways: [{}], hosts: [\"*.example.com\"], \
+                     tls: [{{ match: [{{ sniHosts: [{}] }}], route: [{{ destination: {{ host: {}{subset}, port: {{ number: 1 }} }} }}] }}], \
+                     http: [{{ route: [{{ destination: {{ host: \"{}\", port: {{ number: {form} }} }} }}] }}] }}",
+                    ["\"0\"", "db/0", "\"0\", shop/1"][form - 1],
+                    host(name),
+                    of(name + 1),
+                    name % 2
+                )
+            }
+            Kind::DestinationRule => format!(
+                "{{ host: \"{}\", subsets: [{{ name: v1, labels: {{ v: \"{form}\" }} }}]{} }}",
+                name % 2 * 2 + name % 2,
+                ["", ", exportTo: [\".\"]", ", trafficPolicy: { tls: { mode: SIMPLE } }"][form - 1]
+            ),
             Kind::Service => format!("{{ ports: [{{ name: x, port: {} }}] }}", 1 + form / 3),
             Kind::ReferenceGrant => format!(
                 "{{ from: [{{ group: gateway.networking.k8s.io, kind: {}, namespace: {other} }}], to: [{{ group: \"\", kind: Service }}] }}",
@@ -192,9 +223,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     /// `moved`: when the node gets an address that an endpoint has. `forces`: by bits, whether a build comes into force.
+    /// `watches`: how many Secrets and ConfigMaps may be named.
     #[test]
-    fn a_build_after_any_changes_is_that_of_a_new_store(changes in world(), moved in 0usize..60, forces in any::<u64>()) {
-        let mut index = index(&secret("db", "tls"));
+    fn a_build_after_any_changes_is_that_of_a_new_store(
+        changes in world(),
+        moved in 0usize..80,
+        forces in any::<u64>(),
+        watches in prop::sample::select(vec![10, 20, 2000]),
+    ) {
+        let index_of = |objects: &BTreeMap<Key, String>| index_of(objects, watches);
+        let mut index = index_of(&BTreeMap::new());
         let mut there: BTreeMap<Key, String> = BTreeMap::new();
         let mut context = context();
         let mut last = None;
@@ -244,8 +282,10 @@ proptest! {
     }
 }
 
-fn index_of(objects: &BTreeMap<Key, String>) -> Index {
-    index(&objects.values().fold(secret("db", "tls"), |all, yaml| all + "\n---\n" + yaml))
+fn index_of(objects: &BTreeMap<Key, String>, max_watches: usize) -> Index {
+    let istio = vec![[("istio".to_owned(), "ingress".to_owned())].into()];
+    let settings = Settings { istio, max_watches, ..Settings::default() };
+    index_with(settings, &objects.values().fold(secret("db", "tls"), |all, yaml| all + "\n---\n" + yaml))
 }
 
 /// Of many routes, one that is added, one that changes, and one whose Service comes or goes are all that is looked at again.
@@ -285,4 +325,22 @@ fn what_only_a_route_that_is_gone_has_asked_for_is_of_no_interest() {
     index.delete(&key(Kind::TlsRoute, "db/r-7"));
     index.build(&context());
     assert_eq!(index.apply(service(3)), Change::Nothing);
+}
+
+/// A policy for a Service is no reason to look at the routes of others.
+#[test]
+fn with_a_policy_only_what_a_change_has_to_do_with_is_looked_at() {
+    let policy = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: { name: p, namespace: db }\n\
+                  spec: { targetRefs: [{ group: \"\", kind: Service, name: s-3 }], validation: { hostname: a.example, \
+                  wellKnownCACertificates: System } }";
+    let read = |routes: usize| {
+        let mut index = many(routes);
+        index.apply(objects(policy).remove(0));
+        index.build(&context());
+        let read = index.read.len();
+        assert_eq!(index.apply(objects(&tls_route(3, "s-7")).remove(0)), Change::All);
+        assert_eq!(index.build(&context()).made, 2);
+        (read, index.read.len())
+    };
+    assert_eq!(read(50), read(500));
 }

@@ -277,3 +277,105 @@ fn of_a_policy_that_cannot_be_read_the_targets_count_that_can() {
         assert_eq!(told(&statuses, "p")[0], "Accepted=False Invalid");
     }
 }
+
+/// Of a namespace no more than a tenth of all is watched: that of its oldest objects.
+#[test]
+fn who_names_very_many_config_maps_takes_them_from_nobody_else() {
+    let named = |policy_name: &str, namespace: &str, service: &str, ca: &str| {
+        policy(policy_name, "", &format!("{CA}a.example").replace("name: ca", &format!("name: {ca}")))
+            .replace("namespace: db", &format!("namespace: {namespace}"))
+            .replace("name: shop", &format!("name: {service}"))
+    };
+    let service = |namespace: &str, name: &str| {
+        format!(
+            "\n---\napiVersion: v1\nkind: Service\nmetadata: {{ name: {name}, namespace: {namespace} }}\nspec: {{ ports: [{{ port: 443 }}] }}\n"
+        )
+    };
+    let gateway = SHOP
+        .split("---\napiVersion: v1")
+        .next()
+        .unwrap()
+        .replace("port: 80 }", "port: 80, allowedRoutes: { namespaces: { from: All } } }");
+    let mut text = BASE.to_owned() + &gateway;
+    let mut backends = [Vec::new(), Vec::new()];
+    for (number, namespace) in [(0, "db"), (1, "db"), (2, "db"), (3, "db"), (4, "shop")] {
+        let name = format!("s{number}");
+        text += &service(namespace, &name);
+        text += &named(&name, namespace, &name, &name);
+        text += &ca(&name).replace("namespace: db", &format!("namespace: {namespace}"));
+        backends[usize::from(namespace == "shop")].push(format!("{{ name: {name}, port: 443 }}"));
+    }
+    for (namespace, backends) in ["db", "shop"].into_iter().zip(backends) {
+        text += &format!(
+            "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: {namespace}, namespace: {namespace} }}\n\
+             spec: {{ parentRefs: [{{ name: gw, namespace: db }}], rules: [{{ matches: [{{ path: {{ value: /{namespace} }} }}], backendRefs: [{}] }}] }}\n",
+            backends.join(", ")
+        );
+    }
+    let mut index = index_with(Settings { max_watches: 20, ..Settings::default() }, &text);
+    let shown = |index: &mut Index| {
+        let (config, statuses) = made(index);
+        let wanted: Vec<_> = index.wanted().map(|wanted| wanted.name.unwrap().to_string()).collect();
+        (rules(&config, "http@db.gw.web"), wanted, told(&statuses, "s2"))
+    };
+    let (found, wanted, of_third) = shown(&mut index);
+    let other = "* /shop -> shop.s4:443+tls=1".to_owned();
+    assert_eq!(found, ["* /db -> db.s0:443+tls=1 db.s1:443+tls=1 500=1 500=1".to_owned(), other.clone()]);
+    assert_eq!(wanted, ["s0", "s1", "s4"]);
+    assert_eq!(
+        of_third,
+        ["Accepted=False NoValidCACertificate", "ResolvedRefs=False InvalidCACertificateRef"]
+    );
+    // Room that is given back is the next one's, and nothing else has changed for it.
+    index.delete(&key(Kind::BackendTlsPolicy, "db/s0"));
+    let (found, wanted, of_third) = shown(&mut index);
+    let expected = "* /db -> db.s0:443=1 db.s1:443+tls=1 db.s2:443+tls=1 500=1".to_owned();
+    assert_eq!(found, [expected, other.clone()]);
+    assert_eq!(wanted, ["s1", "s2", "s4"]);
+    assert_eq!(of_third, GOOD);
+    // One that comes first takes it from the last one.
+    index.apply(objects(&named("a", "db", "s3", "s3")).remove(0));
+    let (found, wanted, of_third) = shown(&mut index);
+    let expected = "* /db -> db.s0:443=1 db.s1:443+tls=1 500=1 db.s3:443+tls=1".to_owned();
+    assert_eq!(found, [expected, other]);
+    assert_eq!(wanted, ["s1", "s3", "s4"]);
+    assert_eq!(of_third[0], "Accepted=False NoValidCACertificate");
+}
+
+/// Where nobody may look for policies, servers are not spoken to in the clear.
+#[test]
+fn where_policies_may_not_be_looked_at_nobody_is_spoken_to() {
+    let route = Key::new(Kind::HttpRoute, "db", "r");
+    let text = BASE.to_owned() + SHOP + &ca("ca") + &policy("p", "one", &format!("{CA}a.example"));
+    let mut index = index(&text);
+    let mut context = context();
+    for (unseen, expected, resolved) in [
+        (vec![], "* / -> db.shop:443+tls=1 db.shop:8443=1", "ResolvedRefs=True ResolvedRefs"),
+        (
+            vec![(Kind::TcpRoute, "")],
+            "* / -> db.shop:443+tls=1 db.shop:8443=1",
+            "ResolvedRefs=True ResolvedRefs",
+        ),
+        (
+            vec![(Kind::BackendTlsPolicy, "other")],
+            "* / -> db.shop:443+tls=1 db.shop:8443=1",
+            "ResolvedRefs=True ResolvedRefs",
+        ),
+        (
+            vec![(Kind::BackendTlsPolicy, "db")],
+            "* / -> db.shop:443+tls=1 500=1",
+            "ResolvedRefs=False PoliciesUnknown",
+        ),
+        (
+            vec![(Kind::BackendTlsPolicy, "")],
+            "* / -> db.shop:443+tls=1 500=1",
+            "ResolvedRefs=False PoliciesUnknown",
+        ),
+        (vec![], "* / -> db.shop:443+tls=1 db.shop:8443=1", "ResolvedRefs=True ResolvedRefs"),
+    ] {
+        context.unseen = unseen.iter().map(|(kind, namespace)| (*kind, (*namespace).into())).collect();
+        let (config, statuses) = made_in(&mut index, &context);
+        assert_eq!(rules(&config, "http@db.gw.web"), [expected], "{unseen:?}");
+        assert_eq!(conditions(&statuses, &route, Some("Gateway gw")), ["Accepted=True Accepted", resolved]);
+    }
+}

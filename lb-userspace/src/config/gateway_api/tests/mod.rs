@@ -176,7 +176,7 @@ fn routes(config: &Config, name: &str) -> Vec<(String, bool, String)> {
 fn rules(config: &Config, route: &str) -> Vec<String> {
     let route = config.routes.iter().find(|known| &*known.name == route);
     let route = route.unwrap_or_else(|| panic!("not among {:?}", names(config)));
-    route.http.iter().flat_map(|rules| rules.iter()).map(|rule| shown_rule(config, rule)).collect()
+    route.rules().iter().map(|rule| shown_rule(config, rule)).collect()
 }
 
 fn names(config: &Config) -> Vec<&str> {

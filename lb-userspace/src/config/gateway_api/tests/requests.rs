@@ -100,7 +100,7 @@ fn calls() {
             "{matches}"
         );
         assert_eq!(conditions, GOOD);
-        assert!(config.routes[0].http.as_ref().unwrap()[0].grpc);
+        assert!(config.routes[0].rules()[0].grpc);
     }
 }
 
@@ -243,7 +243,7 @@ fn filters() {
     assert_eq!(conditions, ["Accepted=True Accepted", "ResolvedRefs=False BackendNotFound"]);
     assert_eq!(told, "there is no Service db/gone");
     assert_eq!(rules(&config, "http@db.gw.web"), ["* /a -> db.shop:80=0 db.shop:82=1000000", "* /r -> "]);
-    let all = config.routes[0].http.as_ref().unwrap();
+    let all = config.routes[0].rules();
     let (rule, filters) = (&all[0], &all[0].filters);
     assert_eq!(&*rule.name, "HTTPRoute.db.r.all");
     assert_eq!(
@@ -426,4 +426,52 @@ fn whatever_stands_in_a_field_of_a_rule_nothing_falls_over() {
         );
     let (taken, refused) = super::manifests::with_every_field_changed(&text, index(&text));
     assert!(taken > 200 && refused > 200, "{taken} and {refused}");
+}
+
+/// Of very many routes, one that changes has nothing to do with those of other listeners, nor with other rules of its own.
+#[test]
+fn rules_that_nothing_has_changed_of_are_the_same_at_run_time() {
+    use crate::route::http::RequestParts;
+    use crate::serving::{HttpRule, Snapshot};
+    use std::sync::Arc;
+    let other = GATEWAY.replace("name: gw", "name: other").replace("port: 80 }]", "port: 8080 }]");
+    let of = |name: &str, gateway: &str, path: &str, port: u16| {
+        let rule = format!(
+            "{{ matches: [{{ path: {{ value: {path} }} }}], backendRefs: [{{ name: shop, port: {port} }}] }}"
+        );
+        route("HTTPRoute", name, &rule).replace("name: gw", &format!("name: {gateway}"))
+    };
+    let text = BASE.to_owned()
+        + GATEWAY
+        + other.split("---\napiVersion: v1").next().unwrap()
+        + &of("a", "gw", "/a", 80)
+        + &of("b", "gw", "/b", 81)
+        + &of("c", "other", "/c", 81);
+    let mut index = index(&text);
+    let before = Snapshot::new(&made(&mut index).0, None).unwrap();
+    let rule = |snapshot: &Snapshot, of: &str, path: &str| -> Arc<HttpRule> {
+        let route = snapshot.routes.iter().find(|route| &*route.name == of).unwrap();
+        let (host, query, method, headers) = ("", None, &::http::Method::GET, &::http::HeaderMap::new());
+        let parts = RequestParts { host, method, path, query, headers };
+        route.http.as_ref().unwrap().lookup(&parts).unwrap().0.clone()
+    };
+    let same = |one: &Snapshot, two: &Snapshot| {
+        let rules = [("http@db.gw.web", "/a"), ("http@db.gw.web", "/b"), ("http@db.other.web", "/c")];
+        rules.map(|(of, path)| Arc::ptr_eq(&rule(one, of, path), &rule(two, of, path)))
+    };
+    index.apply(objects(&of("a", "gw", "/a", 82)).remove(0));
+    let after = Snapshot::new(&made(&mut index).0, Some(&before)).unwrap();
+    assert_eq!(same(&before, &after), [false, true, true]);
+    // The pool of port 82, and the route of the listener.
+    assert_eq!(after.made, 2);
+    // Another pool under the same name.
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: { name: shop-1, namespace: db, labels: { kubernetes.io/service-name: shop } }\naddressType: IPv4\n\
+                 ports: [{ name: two, port: 81 }]\nendpoints: [{ addresses: [10.0.0.31] }]";
+    index.apply(objects(slice).remove(0));
+    let last = Snapshot::new(&made(&mut index).0, Some(&after)).unwrap();
+    assert_eq!(same(&after, &last), [true, false, false]);
+    let pool = last.pools.iter().find(|pool| &*pool.name == "db.shop:81+h2").unwrap();
+    let leads = |rule: Arc<HttpRule>| rule.rule.pools().all(|own| Arc::ptr_eq(own, pool));
+    assert!(leads(rule(&last, "http@db.gw.web", "/b")) && leads(rule(&last, "http@db.other.web", "/c")));
 }

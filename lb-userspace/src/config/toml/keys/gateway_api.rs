@@ -15,6 +15,8 @@ pub(in crate::config::toml) const MODES: [(&str, Mode); 3] =
     [("node", Mode::Node), ("pool", Mode::Pool), ("service", Mode::Service)];
 
 pub(in crate::config::toml) const MOST_PORTS: RangeInclusive<i64> = 1..=65_535;
+/// Secrets and ConfigMaps.
+pub(in crate::config::toml) const MOST_WATCHES: RangeInclusive<i64> = 10..=100_000;
 
 pub(in crate::config::toml) const GATEWAY_API: Table = Table {
     header: "[gateway_api]",
@@ -127,6 +129,15 @@ pub(in crate::config::toml) const GATEWAY_API: Table = Table {
                       for each worker and family",
             values: Of(|| integers(&MOST_PORTS)),
             default: Some(Of(|| code(Settings::default().max_ports))),
+        },
+        Key {
+            name: "max_watches",
+            example: "5000",
+            meaning: "with an API server: how many Secrets and ConfigMaps objects may name, each of which is watched by itself \
+                      over a connection of its own. A tenth of them may be of one namespace. What older objects name comes first; \
+                      one that is not watched is as if it were not there, and the status of who names it says so",
+            values: Of(|| integers(&MOST_WATCHES)),
+            default: Some(Of(|| code(Settings::default().max_watches))),
         },
         Key {
             name: "namespaces",

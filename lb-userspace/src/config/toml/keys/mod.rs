@@ -21,7 +21,7 @@ use super::key::{Key, Table};
 pub(in crate::config) use common::CLIENT_RATE_EXAMPLE;
 pub(super) use common::{CLIENT_RATE, CONNECTIONS, KEEPALIVE, KEEPALIVE_COUNT, MAX_KEEPALIVE_SECONDS};
 pub(super) use gateway::{ACCESS_LOG, FLOWS, GATEWAY, LOG_FORMATS, PEER, PEER_ID, TIERS, WORKERS};
-pub(super) use gateway_api::{GATEWAY_API, MODES, MOST_PORTS, SOURCES};
+pub(super) use gateway_api::{GATEWAY_API, MODES, MOST_PORTS, MOST_WATCHES, SOURCES};
 pub(in crate::config) use health::CHECKS;
 pub(super) use health::{CHECK_COUNT, EJECT, HEALTH, HEALTH_TLS, MIN_INTERVAL, ON_DOWN, PORT, ROLES, STATUS};
 pub(super) use listener::{BACKLOG, ECH, ECH_MODES, HELLO_BYTES, LISTENER, PROTOCOLS, REFUSALS};
