@@ -147,6 +147,7 @@ pub(crate) fn status() -> Status {
     Status {
         objects: Vec::new(),
         objects_stale_since: None,
+        objects_denied: Vec::new(),
         draining: Vec::new(),
         version: "0.1.0".into(),
         uptime_seconds: 7384.5,

@@ -116,7 +116,8 @@ pub fn status(status: &Status) -> String {
     out += &table.section();
     let stale = status.objects_stale_since.as_deref();
     let objects = super::objects::summary(&status.objects, stale).map(|summary| format!("\n{summary}"));
-    out + &objects.unwrap_or_default()
+    let denied = status.objects_denied.iter().map(|denied| format!("{}\n", denied.escape_debug()));
+    out + &objects.unwrap_or_default() + &denied.collect::<String>()
 }
 
 /// `snisplice connections`, in the order given.

@@ -47,6 +47,9 @@ pub struct Status {
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objects_stale_since: Option<String>,
+    /// What the API server does not let this gateway watch, and what follows from it, in words; absent where there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects_denied: Vec<String>,
 }
 
 /// A process that was taken over.

@@ -3,6 +3,7 @@
 
 use super::lines::{Line, LineState};
 use crate::admin::Client;
+use crate::admin::view::Status;
 use crate::config::Config;
 use crate::config::gateway_api::{Attach, Mode};
 use crate::kernel::arp::{self, Loud, Mac};
@@ -28,9 +29,11 @@ const KEEPS_PROTOCOL: KernelVersion = KernelVersion::new(5, 18, 0);
 
 /// The lines of a gateway with this configuration. Listeners are those of the running gateway, or else those of the file.
 pub(super) fn lines(config: &Config, state_dir: &Path) -> Vec<Line> {
-    let binds = listening(config, state_dir);
+    let running = Client::connect(state_dir).and_then(|mut client| client.status()).ok();
+    let binds = listening(config, running.as_ref());
     let mut lines = vec![redirected(&binds, diverted(&binds))];
     let Some(api) = &config.gateway_api else { return lines };
+    lines.extend(running.and_then(|status| rights(&status.objects_denied)));
     if api.settings.mode == Mode::Node {
         return lines;
     }
@@ -58,16 +61,21 @@ pub(super) fn lines(config: &Config, state_dir: &Path) -> Vec<Line> {
 }
 
 /// Where clients arrive.
-fn listening(config: &Config, state_dir: &Path) -> Vec<SocketAddr> {
-    let running = Client::connect(state_dir).and_then(|mut client| client.status());
-    let binds: Vec<SocketAddr> = match running {
-        Ok(status) => {
+fn listening(config: &Config, running: Option<&Status>) -> Vec<SocketAddr> {
+    match running {
+        Some(status) => {
             let binds = status.listeners.iter().flat_map(|listener| &listener.bind);
             binds.filter_map(|address| address.parse().ok()).collect()
         }
-        Err(_) => config.listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect(),
-    };
-    binds
+        None => config.listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect(),
+    }
+}
+
+/// What the API server does not let the running gateway watch.
+fn rights(denied: &[String]) -> Option<Line> {
+    let line = |found| Line::new("rights", LineState::Note, found);
+    let remedy = "a ClusterRole or Role that lets its service account list and watch them, as deploy/kubernetes.yaml has it";
+    (!denied.is_empty()).then(|| line(denied.join("; ")).remedy(remedy))
 }
 
 /// Dials every listener from here, and looks where the kernel's connection tracking has sent these connections, or those of

@@ -137,6 +137,7 @@ impl admin::Operations for AdminSide {
                 .map(|(process, connections)| view::Draining { process, connections })
                 .collect(),
             objects_stale_since: self.stale_since(),
+            objects_denied: self.objects.load().denied(),
         }
     }
 
@@ -262,7 +263,7 @@ impl admin::Operations for AdminSide {
             return Err(reasons);
         }
         let stale = |since: String| format!("the API server does not answer: objects are those of {since}");
-        Ok(self.stale_since().map(stale).into_iter().collect())
+        Ok(self.stale_since().map(stale).into_iter().chain(self.objects.load().denied()).collect())
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<view::Reloaded, String>> + Send>> {

@@ -1,11 +1,14 @@
 //! Objects as operators are shown them. That is put together only when somebody asks: it takes longer than most changes.
 
 use crate::admin::view;
-use crate::config::gateway_api::{At, Census, Index, Key, Problem, Status, Statuses};
-use crate::kubernetes::{ApiServer, Freshness};
+use crate::config::gateway_api::{At, Census, Index, Key, Kind, Problem, Status, Statuses};
+use crate::kubernetes::{ApiServer, Denial, Freshness};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
+
+/// Watches that are not allowed of which people are told.
+const MOST_DENIALS: usize = 20;
 
 /// The objects at one time.
 #[derive(Default)]
@@ -36,7 +39,23 @@ impl Shown {
     pub(super) fn unready(&self) -> Vec<String> {
         let is_awaited = self.api.as_ref().is_some_and(|api| api.freshness() == Freshness::Stale(None));
         let awaited = is_awaited.then(|| "the API server has not been read yet".to_owned());
-        awaited.into_iter().chain(self.faults.iter().cloned()).collect()
+        let closed = self.denials().into_iter().filter(closes).map(|denial| denied(&denial));
+        awaited.into_iter().chain(closed).chain(self.faults.iter().cloned()).collect()
+    }
+
+    /// What the API server does not let this gateway watch.
+    pub(super) fn denied(&self) -> Vec<String> {
+        let mut all: Vec<_> = self.denials().iter().map(denied).collect();
+        all.dedup();
+        if all.len() > MOST_DENIALS {
+            all.truncate(MOST_DENIALS);
+            all.push("and others".to_owned());
+        }
+        all
+    }
+
+    fn denials(&self) -> Vec<Denial> {
+        self.api.as_ref().map(|api| api.denials()).unwrap_or_default()
     }
 
     /// Since when they are not those of the API server any more, as far as that is known.
@@ -77,6 +96,25 @@ impl Shown {
         });
         objects.chain(refused).collect()
     }
+}
+
+/// Whether somebody is refused because of it: servers that a policy may be for are not spoken to in the clear.
+fn closes(denial: &Denial) -> bool {
+    denial.is_unseen && matches!(denial.kind, Kind::BackendTlsPolicy | Kind::DestinationRule)
+}
+
+fn denied(denial: &Denial) -> String {
+    let Denial { kind, namespace, code, is_unseen } = denial;
+    let of = namespace.as_ref().map(|namespace| format!(" of {namespace}")).unwrap_or_default();
+    let outcome = match (closes(denial), is_unseen) {
+        (true, _) => "servers for which there may be one that asks for TLS are not spoken to",
+        (false, true) => "they count as if there were none",
+        (false, false) => "what was known of them stays",
+    };
+    format!(
+        "the API server does not let this gateway watch objects of the kind {}{of} ({code}): {outcome}",
+        kind.shown()
+    )
 }
 
 fn status_of(status: &Status) -> serde_json::Value {

@@ -109,6 +109,11 @@ pub(super) fn is_one(object: &Value) -> bool {
     object["metadata"]["labels"][PROXY_LABEL] == PROXY
 }
 
+/// The same, by its labels.
+pub(super) fn is_label(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(PROXY_LABEL).is_some_and(|name| name == PROXY)
+}
+
 /// Whether a Service is the one of this class, and of this Gateway if it is not of the whole class.
 pub(super) fn is_of(service: &Value, class: &str, gateway: Option<&str>) -> bool {
     let labels = &service["metadata"]["labels"];

@@ -19,7 +19,7 @@ use super::nodes::{Heard, Word};
 use super::scope::Scope;
 use super::serves::Serves;
 use super::settings::Settings;
-use super::store::{Freshness, Store};
+use super::store::{Denial, Freshness, Store};
 use super::watch::follow;
 use super::write::Writer;
 use super::{balancers, definitions, keep, lease, nodes};
@@ -211,6 +211,9 @@ impl ApiServer {
         context.peers.clone_from(&heard.own);
         context.elsewhere.clone_from(&heard.lacking);
         context.definitions.clone_from(&self.definitions.borrow());
+        let unseen = self.denials().into_iter().filter(|denial| denial.is_unseen);
+        let unseen = unseen.map(|denial| (denial.kind, denial.namespace.unwrap_or_else(|| "".into())));
+        context.unseen = unseen.collect();
     }
 
     /// Where each Gateway is: in mode `pool` by the addresses that are given out, in mode `service` by what load balancers say.
@@ -410,6 +413,11 @@ impl ApiServer {
     /// Whether [`follow`](Self::follow) was called.
     pub fn is_followed(&self) -> bool {
         self.state().following.is_some()
+    }
+
+    /// The watches that the API server does not allow.
+    pub fn denials(&self) -> Vec<Denial> {
+        self.store.denials()
     }
 
     /// How old the objects are.

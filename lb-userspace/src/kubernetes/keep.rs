@@ -1,16 +1,16 @@
 //! The last good objects, kept over restarts: `objects.json` of `state_dir`. It holds private keys, and only the owner can read it.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Write as _};
+use std::io::{self, BufRead, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::Deserializer as _;
-use serde::de::{SeqAccess, Visitor};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use super::balancers;
 use super::store::Kept;
 use crate::config::gateway_api::{Key, Kind};
 
@@ -30,12 +30,7 @@ pub(super) fn read(path: &Path) -> (Vec<(Key, Kept)>, Option<SystemTime>) {
         if metadata.len() > MAX {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large"));
         }
-        // What serde_json says of a value that does not fit could repeat it; it has only been written by us.
-        let mut text = serde_json::Deserializer::from_reader(BufReader::new(file));
-        let objects = text.deserialize_seq(Objects).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("it is damaged at line {}", error.line()))
-        })?;
-        Ok((objects, metadata.modified()?))
+        Ok((objects(BufReader::new(file))?, metadata.modified()?))
     };
     match read() {
         Ok((objects, since)) => (objects, Some(since)),
@@ -48,23 +43,67 @@ pub(super) fn read(path: &Path) -> (Vec<(Key, Kept)>, Option<SystemTime>) {
     }
 }
 
-/// Reads one object after the other: all of them at once would take many times the memory of what is kept of them.
-struct Objects;
-
-impl<'de> Visitor<'de> for Objects {
-    type Value = Vec<(Key, Kept)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut objects: A) -> Result<Self::Value, A::Error> {
-        let mut found = Vec::new();
-        while let Some(object) = objects.next_element::<Value>()? {
-            found.extend(Key::of(&object).map(|key| (key, Kept::new(object))));
+/// One object after the other, each of which is a line between the brackets of an array: all of them at once would take many
+/// times the memory of what is kept of them.
+fn objects(mut file: impl BufRead) -> io::Result<Vec<(Key, Kept)>> {
+    let (mut found, mut line) = (Vec::new(), String::new());
+    let mut is_whole = false;
+    for number in 1.. {
+        line.clear();
+        if file.read_line(&mut line)? == 0 {
+            break;
         }
-        Ok(found)
+        // What serde_json says of a value that does not fit could repeat it.
+        let damaged =
+            || io::Error::new(io::ErrorKind::InvalidData, format!("it is damaged at line {number}"));
+        let text = if number == 1 { line.strip_prefix('[').ok_or_else(damaged)? } else { &line[..] };
+        let text = match text.strip_suffix(",\n") {
+            Some(text) if !is_whole => text,
+            _ => {
+                let text = text.strip_suffix(']').filter(|_| !is_whole).ok_or_else(damaged)?;
+                is_whole = true;
+                text
+            }
+        };
+        if !text.is_empty() {
+            found.extend(object(text).map_err(|_| damaged())?);
+        }
     }
+    match is_whole {
+        true => Ok(found),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "its end is missing")),
+    }
+}
+
+/// What is looked at of an object while it is only kept: whoever takes it looks at the rest.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    status: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    namespace: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// `None`: its kind is of no interest here.
+fn object(text: &str) -> Result<Option<(Key, Kept)>, serde_json::Error> {
+    let Head { api_version, kind, metadata, status } = serde_json::from_str(text)?;
+    let Metadata { name, namespace, labels } = metadata;
+    let Some(key) = Key::named(&api_version, &kind, &namespace.unwrap_or_default(), &name) else {
+        return Ok(None);
+    };
+    let kept = match status {
+        Some(IgnoredAny) => Kept::new(serde_json::from_str(text)?),
+        None => Kept::without_status(text, balancers::is_label(&labels.unwrap_or_default())),
+    };
+    Ok(Some((key, kept)))
 }
 
 /// Replaces the file, in one step: it is never there by half.
@@ -90,7 +129,7 @@ pub(super) fn write(path: &Path, objects: &[(Kind, Kept)]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::admin::fake::TempDir;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn what_is_kept_is_read_again_without_statuses_but_those_that_have_addresses() {
@@ -127,7 +166,19 @@ mod tests {
                 assert_eq!((Some(key), found.read()), (Key::of(object).as_ref(), expected));
             }
         }
-        fs::write(&path, "[{\"apiVersion\": \"v1\"}, 7").unwrap();
-        assert!(read(&path).0.is_empty(), "it is damaged");
+        let whole = fs::read_to_string(&path).unwrap();
+        for damaged in [
+            &whole[..whole.len() - 1],
+            &whole[..whole.len() / 2],
+            &whole[..whole.find(",\n").unwrap() + 2],
+            &whole[1..],
+            &format!("{whole}\n{whole}"),
+            "[7]",
+            "",
+            "[\n]",
+        ] {
+            fs::write(&path, damaged).unwrap();
+            assert!(read(&path).0.is_empty(), "{damaged}");
+        }
     }
 }

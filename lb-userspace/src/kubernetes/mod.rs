@@ -26,4 +26,4 @@ pub use balancers::Balancers;
 pub use connection::ApiServer;
 pub use keep::file as keep_file;
 pub use settings::Settings;
-pub use store::Freshness;
+pub use store::{Denial, Freshness};

@@ -1,11 +1,12 @@
 //! What a watch covers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::gateway_api::{Key, Kind, Wanted};
+use crate::config::gateway_api::{Key, Kind, Name, Wanted};
 
 /// What a watch covers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Scope {
     pub(super) kind: Kind,
     /// Absent: all namespaces.
@@ -19,6 +20,14 @@ impl Scope {
         key.kind == self.kind
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.name.namespace)
             && self.name.as_ref().is_none_or(|name| *name == key.name.name)
+    }
+
+    /// The keys that it covers, which stand beside each other: a name is never without its namespace.
+    pub(super) fn of<'o, T>(&self, objects: &'o BTreeMap<Key, T>) -> impl Iterator<Item = &'o Key> {
+        let text = |part: &Option<Arc<str>>| part.clone().unwrap_or_else(|| "".into());
+        let name = Name { namespace: text(&self.namespace), name: text(&self.name) };
+        let first = Key { kind: self.kind, name };
+        objects.range(first..).map(|(key, _)| key).take_while(|key| self.covers(key))
     }
 
     /// Of a kind of which only what some object asks for is watched.

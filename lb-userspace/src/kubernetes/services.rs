@@ -46,21 +46,21 @@ impl Objects {
     }
 }
 
-/// What was written last, by the keys of the Services.
+/// What was written last, by the keys of the Services, and for the sake of which Gateway or class.
 #[derive(Default)]
-pub(super) struct Written(HashMap<Key, Objects>);
+pub(super) struct Written(HashMap<Key, (Key, Objects)>);
 
 impl Written {
-    pub(super) fn knows(&self, service: &Key) -> bool {
-        self.0.contains_key(service)
+    pub(super) fn owner(&self, service: &Key) -> Option<&Key> {
+        self.0.get(service).map(|(owner, _)| owner)
     }
 
     pub(super) fn has(&self, service: &Key, objects: &Objects) -> bool {
-        self.0.get(service) == Some(objects)
+        self.0.get(service).is_some_and(|(_, known)| known == objects)
     }
 
-    pub(super) fn note(&mut self, service: Key, objects: Objects) {
-        self.0.insert(service, objects);
+    pub(super) fn note(&mut self, service: Key, owner: Key, objects: Objects) {
+        self.0.insert(service, (owner, objects));
     }
 }
 

@@ -44,6 +44,10 @@ struct Inner {
     awaited: HashSet<Scope>,
     /// Watches that fail.
     failing: HashSet<Scope>,
+    /// Those that the API server does not allow.
+    denied: BTreeMap<Scope, Denial>,
+    /// Listed once.
+    seen: HashSet<Scope>,
     /// The API server does not answer.
     is_away: bool,
     /// When the objects were last known to be those of the API server.
@@ -75,6 +79,11 @@ impl Kept {
         Self { object: object.to_string().into(), status: status.into(), balances }
     }
 
+    /// As [`lasting`](Self::lasting) has it, of an object without a status.
+    pub(super) fn without_status(object: &str, balances: bool) -> Self {
+        Self { object: object.into(), status: "".into(), balances }
+    }
+
     /// As the API server has it.
     pub(super) fn read(&self) -> Value {
         let mut object: Value = serde_json::from_str(&self.object).unwrap_or_default();
@@ -95,6 +104,19 @@ impl Kept {
     }
 }
 
+/// A watch that the API server does not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Of its objects.
+    pub kind: Kind,
+    /// Absent: all.
+    pub namespace: Option<Arc<str>>,
+    /// The status of its answer: 401 or 403.
+    pub code: u16,
+    /// Nothing is known of its objects from before.
+    pub is_unseen: bool,
+}
+
 impl Inner {
     fn is_fresh(&self) -> bool {
         self.awaited.is_empty() && self.failing.is_empty() && !self.is_away && self.complete
@@ -110,8 +132,8 @@ impl Inner {
 impl Store {
     /// With the objects of an earlier process, which were good until then.
     pub(super) fn new(kept: Vec<(Key, Kept)>, fresh_at: Option<SystemTime>) -> Self {
-        let pending = kept.iter().map(|(key, _)| key.clone()).collect();
-        let inner = Inner { objects: kept.into_iter().collect(), pending, fresh_at, ..Inner::default() };
+        // Nothing is pending: every index begins with all there is.
+        let inner = Inner { objects: kept.into_iter().collect(), fresh_at, ..Inner::default() };
         Self {
             inner: Mutex::new(inner),
             changed: Notify::new(),
@@ -187,24 +209,41 @@ impl Store {
     /// A watch has ended for good: its objects are of no interest any more.
     pub(super) fn forget(&self, scope: &Scope) {
         self.listed(scope, &HashSet::new());
-        self.lock().failing.remove(scope);
+        let mut inner = self.lock();
+        inner.failing.remove(scope);
+        inner.seen.remove(scope);
     }
 
     /// A watch has listed all its objects.
     pub(super) fn listed(&self, scope: &Scope, there: &HashSet<Key>) {
         let mut inner = self.lock();
-        let gone: Vec<Key> =
-            inner.objects.keys().filter(|key| scope.covers(key) && !there.contains(*key)).cloned().collect();
+        let gone: Vec<Key> = scope.of(&inner.objects).filter(|key| !there.contains(*key)).cloned().collect();
         for key in gone {
             let before = inner.objects.remove(&key);
             self.note(&mut inner, key, before.is_some_and(|before| before.balances));
         }
+        inner.seen.insert(scope.clone());
+        inner.outside |= inner.denied.remove(scope).is_some();
         self.settle(&mut inner, scope);
     }
 
-    /// A watch is not to be waited for: it may not look. What is known of it stays.
-    pub(super) fn give_up(&self, scope: &Scope) {
-        self.settle(&mut self.lock(), scope);
+    /// A watch is not to be waited for: it may not look, as the API server says with this status. What is known of it stays.
+    /// Whether that is news.
+    pub(super) fn deny(&self, scope: &Scope, code: u16) -> bool {
+        let mut inner = self.lock();
+        inner.failing.remove(scope);
+        let is_known = inner.seen.contains(scope) || scope.of(&inner.objects).next().is_some();
+        let Scope { kind, namespace, .. } = scope.clone();
+        let denial = Denial { kind, namespace, code, is_unseen: !is_known };
+        let is_news = inner.denied.insert(scope.clone(), denial.clone()) != Some(denial);
+        inner.outside |= is_news;
+        self.settle(&mut inner, scope);
+        is_news
+    }
+
+    /// The watches that are not allowed.
+    pub(super) fn denials(&self) -> Vec<Denial> {
+        self.lock().denied.values().cloned().collect()
     }
 
     fn settle(&self, inner: &mut Inner, scope: &Scope) {
@@ -247,7 +286,12 @@ impl Store {
 
     /// Whether anything of a watch's objects is known.
     pub(super) fn has(&self, scope: &Scope) -> bool {
-        self.lock().objects.keys().any(|key| scope.covers(key))
+        scope.of(&self.lock().objects).next().is_some()
+    }
+
+    /// Whether an object is there.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.lock().objects.contains_key(key)
     }
 
     /// Whether everything was listed that anything asks for.
@@ -275,32 +319,42 @@ impl Store {
     pub(super) fn take(&self, index: &mut Index, is_new: bool) -> (Change, bool) {
         let mut inner = self.lock();
         inner.is_due = false;
-        let pending = match (is_new, inner.complete) {
+        let taken: Vec<(Key, Option<Kept>)> = match (is_new, inner.complete) {
             // What is pending stays so: the new index may not come into force.
             (true, _) => {
                 inner.is_due = inner.complete && !inner.pending.is_empty();
-                inner.objects.keys().cloned().collect()
+                inner.objects.iter().map(|(key, there)| (key.clone(), Some(there.clone()))).collect()
             }
-            (false, true) => std::mem::take(&mut inner.pending),
+            (false, true) => {
+                let pending = std::mem::take(&mut inner.pending);
+                let there = |key| {
+                    let there = inner.objects.get(&key).cloned();
+                    (key, there)
+                };
+                pending.into_iter().map(there).collect()
+            }
             (false, false) => return (Change::Nothing, false),
         };
+        let outside = std::mem::take(&mut inner.outside);
+        // To read them takes time, for which no watch is to wait.
+        drop(inner);
         let mut change = Change::Nothing;
-        for key in &pending {
-            let made = match inner.objects.get(key).map(|there| Object::read(there.read())) {
+        for (key, there) in taken {
+            let made = match there.as_ref().map(|there| Object::read(there.read())) {
                 Some(Ok(Some(object))) => index.apply(object),
                 Some(Err(refusal)) => {
                     tracing::warn!("{key} is not taken: {refusal}");
-                    let there = inner.objects.get(key).map(Kept::read).unwrap_or_default();
+                    let there = there.as_ref().map(Kept::read).unwrap_or_default();
                     match Object::unread(key.clone(), &there, refusal) {
                         Some(object) => index.apply(object),
-                        None => index.delete(key),
+                        None => index.delete(&key),
                     }
                 }
-                Some(Ok(None)) | None => index.delete(key),
+                Some(Ok(None)) | None => index.delete(&key),
             };
             change = change.max(made);
         }
-        (change, std::mem::take(&mut inner.outside))
+        (change, outside)
     }
 
     /// The objects that have changed since this was last asked.
@@ -334,10 +388,22 @@ impl Store {
         is_meant: impl Fn(&Kept) -> bool,
         mut look: impl FnMut(&Key, &Value) -> Option<T>,
     ) -> Vec<T> {
+        let meant = self.of_kind(kind, is_meant);
+        meant.iter().filter_map(|(key, there)| look(key, &there.read())).collect()
+    }
+
+    /// Those objects of a kind of which the status has this text in it and `look` says so, which is shown the status.
+    pub(super) fn with_status(&self, kind: Kind, text: &str, look: impl Fn(&Value) -> bool) -> Vec<Key> {
+        let mut meant = self.of_kind(kind, |there| there.status.contains(text));
+        meant.retain(|(_, there)| look(&serde_json::from_str(&there.status).unwrap_or_default()));
+        meant.into_iter().map(|(key, _)| key).collect()
+    }
+
+    fn of_kind(&self, kind: Kind, is_meant: impl Fn(&Kept) -> bool) -> Vec<(Key, Kept)> {
         let inner = self.lock();
         let of_kind = inner.objects.range(Key::new(kind, "", "")..).take_while(|(key, _)| key.kind == kind);
         let meant = of_kind.filter(|(_, there)| is_meant(there));
-        meant.filter_map(|(key, there)| look(key, &there.read())).collect()
+        meant.map(|(key, there)| (key.clone(), there.clone())).collect()
     }
 
     /// All objects, as they are to be kept over restarts.
@@ -381,5 +447,95 @@ mod tests {
         assert!(!is_due().await);
         store.put(Key::of(&namespace).unwrap(), namespace);
         assert!(!is_due().await, "nothing has changed");
+    }
+
+    fn object(kind: &str, name: &str) -> Value {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "db"}, "spec": {}})
+    }
+
+    #[test]
+    fn what_was_kept_is_taken_once_and_again_only_if_it_has_changed() {
+        let route = |host: &str| {
+            let mut route = object("TLSRoute", host);
+            route["spec"]["hostnames"] = json!([host]);
+            route
+        };
+        let all = ["a", "b", "c"].map(|host| (Key::of(&route(host)).unwrap(), Kept::new(route(host))));
+        let store = Store::new(all.into(), Some(SystemTime::now()));
+        let scope = Scope { kind: Kind::TlsRoute, namespace: None, name: None };
+        store.await_list(&scope);
+        let mut index = Index::new(Settings::default());
+        store.take(&mut index, true);
+        assert_eq!(index.keys().count(), 3);
+        store.put(Key::of(&route("a")).unwrap(), route("a"));
+        let mut other = route("b");
+        other["spec"]["hostnames"] = json!(["x"]);
+        let there: HashSet<Key> = [Key::of(&route("a")), Key::of(&other)].into_iter().flatten().collect();
+        store.put(Key::of(&other).unwrap(), other);
+        store.listed(&scope, &there);
+        // One that has had nothing is shown what is taken.
+        let mut changes = Index::new(Settings::default());
+        store.take(&mut changes, false);
+        assert_eq!(changes.keys().map(|key| &*key.name.name).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_scope_ends_where_its_kind_namespace_or_name_does() {
+        let objects = ["a/x", "b/x", "b/xy", "b/y", "c/x"].map(|name| {
+            let (namespace, name) = name.split_once('/').unwrap();
+            [Kind::Service, Kind::Secret, Kind::ConfigMap].map(|kind| (Key::new(kind, namespace, name), ()))
+        });
+        let objects: BTreeMap<Key, ()> = objects.into_iter().flatten().collect();
+        let of = |namespace: Option<&str>, name: Option<&str>| {
+            let (namespace, name) = (namespace.map(Arc::from), name.map(Arc::from));
+            let scope = Scope { kind: Kind::Secret, namespace, name };
+            scope.of(&objects).map(|key| key.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(None, None), ["a/x", "b/x", "b/xy", "b/y", "c/x"]);
+        assert_eq!(of(Some("b"), None), ["b/x", "b/xy", "b/y"]);
+        assert_eq!(of(Some("b"), Some("x")), ["b/x"]);
+        assert_eq!(of(Some("b"), Some("w")), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn objects_are_looked_at_while_watches_go_on() {
+        let store = store();
+        for name in ["a", "b"] {
+            let mut route = object("TLSRoute", name);
+            route["status"] = json!({"parents": [{"controllerName": format!("us/{name}")}]});
+            store.put(Key::of(&route).unwrap(), route);
+        }
+        let is_free = || store.inner.try_lock().is_ok();
+        assert_eq!(store.collect(Kind::TlsRoute, |_, _| is_free().then_some(())).len(), 2);
+        let found = store.with_status(Kind::TlsRoute, "\"us/a\"", |status| {
+            is_free() && status["parents"][0]["controllerName"] == "us/a"
+        });
+        assert_eq!(found, [Key::new(Kind::TlsRoute, "db", "a")]);
+    }
+
+    #[test]
+    fn what_may_not_be_watched_is_unseen_unless_it_was_known() {
+        let store = store();
+        let scope = |kind| Scope { kind, namespace: None, name: None };
+        let policies = scope(Kind::BackendTlsPolicy);
+        let routes = scope(Kind::TlsRoute);
+        for scope in [&policies, &routes] {
+            store.await_list(scope);
+        }
+        store.put(Key::new(Kind::TlsRoute, "db", "a"), object("TLSRoute", "a"));
+        store.listed(&routes, &[Key::new(Kind::TlsRoute, "db", "a")].into());
+        let unseen = |store: &Store| {
+            store.denials().iter().map(|denial| (denial.kind, denial.is_unseen)).collect::<Vec<_>>()
+        };
+        assert!(store.deny(&policies, 403) && !store.deny(&policies, 403) && store.deny(&routes, 403));
+        assert_eq!(unseen(&store), [(Kind::TlsRoute, false), (Kind::BackendTlsPolicy, true)]);
+        // Everything that can be known is: nothing is awaited.
+        assert_eq!(store.freshness(), Freshness::Current);
+        assert!(store.take(&mut Index::new(Settings::default()), false).1, "it counts for what is built");
+        store.listed(&policies, &HashSet::new());
+        assert!(store.take(&mut Index::new(Settings::default()), false).1);
+        assert_eq!(unseen(&store), [(Kind::TlsRoute, false)]);
+        assert!(store.deny(&policies, 401));
+        assert_eq!(unseen(&store), [(Kind::TlsRoute, false), (Kind::BackendTlsPolicy, false)]);
     }
 }

@@ -84,13 +84,14 @@ async fn follow_resource(client: &Client, scope: &Scope, resource: &ApiResource,
                 match code(&error) {
                     Some(404) => return,
                     Some(code @ (401 | 403)) => {
-                        tracing::warn!(
-                            kind,
-                            namespace = scope.namespace.as_deref(),
-                            code,
-                            "may not watch: {error}"
-                        );
-                        store.give_up(scope);
+                        if store.deny(scope, code) {
+                            tracing::warn!(
+                                kind,
+                                namespace = scope.namespace.as_deref(),
+                                code,
+                                "may not watch: {error}"
+                            );
+                        }
                         return;
                     }
                     _ => tracing::debug!(kind, %error, "a watch has ended; it begins again"),

@@ -1,6 +1,7 @@
 //! Writes statuses: by one process at a time, only what differs, and never over what it has not seen.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -99,8 +100,8 @@ impl Writer {
             {
                 let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
                 // Somebody may have removed it, so that it is made anew.
-                all_due |= touched.iter().any(|key| memory.services.knows(key));
-                let is_gone = |key: &&Key| self.store.with(key, |there| there.is_none());
+                due.extend(touched.iter().filter_map(|key| memory.services.owner(key)).cloned());
+                let is_gone = |key: &&Key| !self.store.knows(key);
                 touched.iter().filter(is_gone).for_each(|key| memory.forget(key));
             }
             due.extend(touched.into_iter().filter(|key| has_status(key.kind)));
@@ -179,9 +180,9 @@ impl Writer {
         let mut all: BTreeSet<Key> = wanted.keys().filter(|key| has_status(key.kind)).cloned().collect();
         for kind in Kind::ALL {
             if let Some(list) = status::list_of(kind) {
-                let is_ours = |value: &Value| status::has_entry(list, &self.controller, &value["status"]);
-                let of_ours = |key: &Key, value: &Value| is_ours(value).then(|| key.clone());
-                all.extend(self.store.collect(kind, of_ours));
+                let text = json!(&*self.controller).to_string();
+                let is_ours = |status: &Value| status::has_entry(list, &self.controller, status);
+                all.extend(self.store.with_status(kind, &text, is_ours));
             }
         }
         all
@@ -361,7 +362,8 @@ impl Writer {
         };
         match written {
             Ok(()) => {
-                memory.lock().unwrap_or_else(PoisonError::into_inner).services.note(service, objects);
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                memory.services.note(service, key.clone(), objects);
                 true
             }
             Err(error) => {
@@ -404,9 +406,22 @@ fn differing(before: &Arc<Statuses>, wanted: &Arc<Statuses>) -> Vec<Key> {
     if Arc::ptr_eq(before, wanted) {
         return Vec::new();
     }
-    let changed = wanted.iter().filter(|(key, status)| before.get(key) != Some(status));
-    let gone = before.keys().filter(|key| !wanted.contains_key(key));
-    changed.map(|(key, _)| key).chain(gone).cloned().collect()
+    let mut differing = Vec::new();
+    let (mut before, mut wanted) = (before.iter().peekable(), wanted.iter().peekable());
+    // Both are in the order of the keys. Of very many, nearly all are the same in memory.
+    loop {
+        let order = match (before.peek(), wanted.peek()) {
+            (Some((before, _)), Some((wanted, _))) => before.cmp(wanted),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return differing,
+        };
+        let before = if order.is_le() { before.next() } else { None };
+        let wanted = if order.is_ge() { wanted.next() } else { None };
+        if before != wanted {
+            differing.extend(before.or(wanted).map(|(key, _)| key.clone()));
+        }
+    }
 }
 
 fn note_pause(memory: &Mutex<Memory>, key: &Key) {
@@ -457,7 +472,7 @@ mod tests {
             Arc::new(["same", "other", "gone"].map(|name| (key(name), status())).into());
         let after = [(key("same"), status()), (key("other"), class.into()), (key("new"), status())];
         let found = differing(&before, &Arc::new(after.into()));
-        assert_eq!(found, [key("new"), key("other"), key("gone")]);
+        assert_eq!(found, [key("gone"), key("new"), key("other")]);
         assert_eq!(differing(&before, &before), []);
     }
 }

@@ -1,10 +1,12 @@
 //! The gateway in a cluster: objects of the API server are served, and it is told what became of them.
 
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use snisplice_cluster::{Cluster, deploy, programs, redis};
+use snisplice_tests::backend::Backend;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
 use snisplice_tests::{Authority, Leaf, eventually, require};
@@ -273,4 +275,70 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
         (!cli.arg("ping").output().ok()?.status.success()).then_some(())
     })?;
     Ok(())
+}
+
+/// A policy that the gateway may not see could ask for TLS: then requests are answered with 500, and everybody who looks hears why.
+#[test]
+fn without_the_right_to_watch_policies_servers_are_not_spoken_to() -> Result<()> {
+    require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    let cluster = Cluster::start(1)?;
+    cluster.install_gateway_api()?;
+    deploy::gateway(&cluster, deploy::NODE_MODE)?;
+    let node = &cluster.network.nodes[0];
+    let pod = node.pod("server", 250)?;
+    let _server = Backend::start(&pod, 7001, |mut stream: TcpStream| {
+        let mut request = [0; 1024];
+        _ = stream.read(&mut request)?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")
+    })?;
+    let server = node.pod_addresses(250)[0];
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: shop, namespace: default}}\n\
+         spec: {{clusterIP: None, ports: [{{name: x, port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: shop, namespace: default, labels: {{kubernetes.io/service-name: shop}}}}\naddressType: IPv4\n\
+         ports: [{{name: x, port: 7001}}]\nendpoints: [{{addresses: [\"{server}\"]}}]\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: web, namespace: default}}\n\
+         spec: {{gatewayClassName: snisplice, listeners: [{{name: web, port: 8080, protocol: HTTP}}]}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: shop, namespace: default}}\n\
+         spec: {{parentRefs: [{{name: web}}], rules: [{{backendRefs: [{{name: shop, port: 80}}]}}]}}\n"
+    ))?;
+    let url = format!("http://{}:8080/", node.addresses()[0]);
+    let answered = |status: &str| {
+        eventually(&format!("requests to be answered with {status}"), || {
+            let mut curl = cluster.network.client.command("curl");
+            let output = curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().ok()?;
+            (output.stdout == status.as_bytes()).then_some(())
+        })
+    };
+    answered("200")?;
+
+    // A gateway that has never seen them is told that it may not.
+    let is_role = |manifest: &&str| {
+        manifest.contains("kind: ClusterRole\n") && manifest.contains("name: snisplice-objects\n")
+    };
+    let role = deploy::MANIFESTS.split("\n---\n").find(is_role).context("the role")?;
+    cluster.apply(&role.replace("      - backendtlspolicies\n", ""))?;
+    let first = deploy::process(&cluster, 0).context("the gateway's process")?;
+    cluster.kubectl("delete pod --namespace snisplice-system --all --grace-period=1")?;
+    eventually("another process", || deploy::process(&cluster, 0).filter(|process| *process != first))?;
+    answered("500")?;
+    let (status, _, message) = eventually("the route's status", || {
+        let route = json(&cluster, "httproute shop").ok()?;
+        let found = condition(&route["status"]["parents"][0], "ResolvedRefs")?;
+        (found.1 == "PoliciesUnknown").then_some(found)
+    })?;
+    ensure!(status == "False" && message.contains("watch BackendTLSPolicies"), "{status} {message}");
+    let told = "does not let this gateway watch objects of the kind BackendTLSPolicy (403)";
+    let ready = on_node(&cluster, 0, "/readyz")?;
+    ensure!(ready.contains(told), "{ready}");
+    let denied = served_by(&cluster, 0)?["objects_denied"].clone();
+    ensure!(denied[0].as_str().is_some_and(|line| line.contains(told)), "{denied}");
+
+    // With the right there are none, and that is known.
+    cluster.apply(role)?;
+    answered("200")?;
+    eventually("the gateway to be ready", || {
+        (!on_node(&cluster, 0, "/readyz").ok()?.contains(told)).then_some(())
+    })
 }
