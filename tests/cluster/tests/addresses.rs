@@ -237,8 +237,7 @@ fn in_mode_pool_addresses_are_where_the_network_routes_them_until_nobody_uses_th
     Ok(())
 }
 
-/// A rolling update: the device has the addresses all the while, nobody is refused, and the Lease goes to the successor though
-/// the process before it still carries a connection.
+/// A rolling update, see [`taken_over`].
 #[test]
 fn a_successor_has_the_addresses_and_the_lease_of_the_gateway_that_it_takes_over_from() -> Result<()> {
     require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
@@ -258,19 +257,29 @@ fn a_successor_has_the_addresses_and_the_lease_of_the_gateway_that_it_takes_over
     for address in &given {
         answers(&cluster, *address, PORT)?;
     }
+    taken_over(&cluster, &given, || Ok(()))
+}
+
+/// A new version comes, on a cluster of one node, while the one before still carries a connection: the device has the addresses
+/// all the while, nobody is refused, and the Lease goes to the successor. `holds`: what else is true all the while.
+fn taken_over(cluster: &Cluster, given: &[IpAddr], holds: impl Fn() -> Result<()>) -> Result<()> {
+    let node = &cluster.network.nodes[0];
     let holder = || -> Option<String> {
-        let lease = json(&cluster, "lease --namespace snisplice-system snisplice-leader").ok()?;
+        let lease = json(cluster, "lease --namespace snisplice-system snisplice-leader").ok()?;
         Some(lease["spec"]["holderIdentity"].as_str()?.to_owned())
+    };
+    let are_attached = || -> Result<()> {
+        let shown = attached(node)?;
+        ensure!(given.iter().all(|address| shown.contains(&format!(" {address}/"))), "{shown}");
+        holds()
     };
     let first = eventually("a holder of the Lease", holder)?;
     let mut open = connect(&cluster.network.client, SocketAddr::new(given[0], PORT))?;
-    let load = Load::start(&cluster, &given)?;
+    let load = Load::start(cluster, given)?;
     load.wait(20)?;
     cluster.kubectl("rollout restart --namespace snisplice-system daemonset/snisplice")?;
     let second = patiently("the Lease to have another holder", || {
-        let shown = attached(node).ok()?;
-        let missing = given.iter().find(|address| !shown.contains(&format!(" {address}/")));
-        assert_eq!(missing, None, "{shown}");
+        are_attached().unwrap_or_else(|error| panic!("{error:#}"));
         holder().filter(|holder| *holder != first)
     })?;
     ping(&mut open).context("the connection that the process before carries")?;
@@ -278,9 +287,55 @@ fn a_successor_has_the_addresses_and_the_lease_of_the_gateway_that_it_takes_over
     load.wait(20)?;
     let failed = load.failed();
     ensure!(failed.is_empty(), "{failed:?}");
-    let shown = attached(node)?;
-    ensure!(given.iter().all(|address| shown.contains(&format!(" {address}/"))), "{shown}");
-    ensure!(addresses(&programmed(&cluster, "edge", "Programmed")?) == given, "other addresses");
+    are_attached()?;
+    ensure!(addresses(&programmed(cluster, "edge", "Programmed")?) == given, "other addresses");
+    Ok(())
+}
+
+/// The same where a load balancer gives the addresses: all the while its Service has this node for an endpoint, so that MetalLB
+/// goes on announcing them there.
+#[test]
+fn in_mode_service_load_balancers_see_nothing_of_a_successor() -> Result<()> {
+    require!(programs::path("speaker").is_ok(), "MetalLB is not built");
+    let cluster = Cluster::start(1)?;
+    cluster.install_gateway_api()?;
+    metallb::install(&cluster)?;
+    deploy::gateway_with(
+        &cluster,
+        "tiers = [\"copy\"]\ndrain_timeout = \"5m\"\n",
+        &format!("mode = \"service\"\nload_balancer_class = \"{}\"\n", metallb::CLASS),
+    )?;
+    cluster.apply(REDIS)?;
+    cluster.apply(&gateway("edge", ""))?;
+    let given = addresses(&programmed(&cluster, "edge", "Programmed")?);
+    for address in &given {
+        answers(&cluster, *address, PORT)?;
+    }
+    let endpoints = || -> Result<usize> {
+        let slices = json(&cluster, "endpointslices -l kubernetes.io/service-name=edge-snisplice-lb")?;
+        let slices = slices["items"].as_array().into_iter().flatten();
+        let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        Ok(endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count())
+    };
+    ensure!(endpoints()? == 2, "one of each family");
+    let service = json(&cluster, "service edge-snisplice-lb")?;
+    taken_over(&cluster, &given, || {
+        let ready = endpoints()?;
+        ensure!(ready == 2, "{ready} endpoints take connections");
+        ensure!(announcer(&cluster, given[0]) == Some(0), "nobody announces {}", given[0]);
+        Ok(())
+    })?;
+    // Who asks whether the node takes connections is answered by the successor.
+    let port = service["spec"]["healthCheckNodePort"].as_u64().context("a port for health checks")?;
+    let node = cluster.network.nodes[0].addresses()[0];
+    eventually("the node to say that it takes connections", || {
+        let mut curl = cluster.network.client.command("curl");
+        let output = curl.args(["--silent", &format!("http://{node}:{port}/healthz")]).output().ok()?;
+        let body: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (body["localEndpoints"] == 1).then_some(())
+    })?;
+    let uid = |service: &Value| service["metadata"]["uid"].clone();
+    ensure!(uid(&json(&cluster, "service edge-snisplice-lb")?) == uid(&service), "another Service");
     Ok(())
 }
 
