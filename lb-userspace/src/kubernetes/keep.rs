@@ -170,6 +170,7 @@ mod tests {
         for damaged in [
             &whole[..whole.len() - 1],
             &whole[..whole.len() / 2],
+            &whole[..whole.find(",\n").unwrap() + 2],
             &whole[1..],
             &format!("{whole}\n{whole}"),
             "[7]",

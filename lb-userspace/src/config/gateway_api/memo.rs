@@ -7,7 +7,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -70,9 +70,9 @@ impl<K, V> Default for Table<K, V> {
 
 impl<K: Eq + Hash, V> Table<K, V> {
     /// A part that is the same again.
-    pub(super) fn find(&mut self, key: &K, differs: impl Fn(&Key) -> bool) -> Option<Arc<V>> {
+    pub(super) fn find(&mut self, key: &K, differs: [&HashSet<Key>; 2]) -> Option<Arc<V>> {
         let kept = self.0.get_mut(key)?;
-        if !kept.is_used && kept.reads.iter().any(differs) {
+        if !kept.is_used && differs.iter().any(|keys| has_any(&kept.reads, keys)) {
             return None;
         }
         kept.is_used = true;
@@ -95,6 +95,14 @@ impl<K: Eq + Hash, V> Table<K, V> {
     fn sweep(&mut self) -> Vec<Box<[Key]>> {
         let unused = self.0.extract_if(|_, kept| !std::mem::take(&mut kept.is_used));
         unused.map(|(_, kept)| kept.reads).collect()
+    }
+}
+
+/// Whether one of these was read; `reads` are sorted. Of very many parts, nearly none has read the few things that differ.
+fn has_any(reads: &[Key], keys: &HashSet<Key>) -> bool {
+    match keys.len() < reads.len() {
+        true => keys.iter().any(|key| reads.binary_search(key).is_ok()),
+        false => reads.iter().any(|read| keys.contains(read)),
     }
 }
 

@@ -83,8 +83,8 @@ impl<'i> View<'i> {
         table: impl Fn(&mut Memo) -> &mut Table<K, V>,
         key: &K,
     ) -> Option<Arc<V>> {
-        let (differs, remade) = (&self.index.differs, &self.remade);
-        table(&mut self.memo).find(key, |read| differs.contains(read) || remade.contains(read))
+        let differs = [&self.index.differs, &self.remade];
+        table(&mut self.memo).find(key, differs)
     }
 
     fn made<K: Eq + Hash, V>(
@@ -100,8 +100,9 @@ impl<'i> View<'i> {
         value
     }
 
-    /// What a policy says of servers: `make`, or what that has made in the last build, as for [`remembered`](Self::remembered).
-    pub(super) fn trust(&mut self, policy: &'i Key, make: impl FnOnce(&mut Self) -> Trust) -> Arc<Trust> {
+    /// Sees to it that it is known what a policy says of servers: what `make` makes, or has made in the last build, as for
+    /// [`remembered`](Self::remembered).
+    pub(super) fn trust(&mut self, policy: &'i Key, make: impl FnOnce(&mut Self) -> Trust) {
         let found = self.found(|memo| &mut memo.trusts, policy).filter(|trust| !trust.is_refused);
         // Others may have come before it by now.
         let found = found.filter(|_| {
@@ -109,12 +110,10 @@ impl<'i> View<'i> {
             named.into_iter().all(|key| self.named.ask(key).is_ok())
         });
         let trust = found.unwrap_or_else(|| {
-            let made = self.made(|memo| &mut memo.trusts, policy.clone(), make);
             self.remade.insert(policy.clone());
-            made
+            self.made(|memo| &mut memo.trusts, policy.clone(), make)
         });
-        self.trusts.insert(policy, trust.clone());
-        trust
+        self.trusts.insert(policy, trust);
     }
 
     /// Notes that something was read.

@@ -329,9 +329,17 @@ fn who_names_very_many_config_maps_takes_them_from_nobody_else() {
     // Room that is given back is the next one's, and nothing else has changed for it.
     index.delete(&key(Kind::BackendTlsPolicy, "db/s0"));
     let (found, wanted, of_third) = shown(&mut index);
-    assert_eq!(found, ["* /db -> db.s0:443=1 db.s1:443+tls=1 db.s2:443+tls=1 500=1".to_owned(), other]);
+    let expected = "* /db -> db.s0:443=1 db.s1:443+tls=1 db.s2:443+tls=1 500=1".to_owned();
+    assert_eq!(found, [expected, other.clone()]);
     assert_eq!(wanted, ["s1", "s2", "s4"]);
     assert_eq!(of_third, GOOD);
+    // One that comes first takes it from the last one.
+    index.apply(objects(&named("a", "db", "s3", "s3")).remove(0));
+    let (found, wanted, of_third) = shown(&mut index);
+    let expected = "* /db -> db.s0:443=1 db.s1:443+tls=1 500=1 db.s3:443+tls=1".to_owned();
+    assert_eq!(found, [expected, other]);
+    assert_eq!(wanted, ["s1", "s3", "s4"]);
+    assert_eq!(of_third[0], "Accepted=False NoValidCACertificate");
 }
 
 /// Where nobody may look for policies, servers are not spoken to in the clear.
