@@ -231,7 +231,10 @@ impl Store {
     /// Whether that is news.
     pub(super) fn deny(&self, scope: &Scope, code: u16) -> bool {
         let mut inner = self.lock();
-        inner.failing.remove(scope);
+        // Who is not known at all hears nothing of what there is.
+        if code == 403 {
+            inner.failing.remove(scope);
+        }
         let is_known = inner.seen.contains(scope) || scope.of(&inner.objects).next().is_some();
         let Scope { kind, namespace, .. } = scope.clone();
         let denial = Denial { kind, namespace, code, is_unseen: !is_known };
@@ -535,7 +538,9 @@ mod tests {
         store.listed(&policies, &HashSet::new());
         assert!(store.take(&mut Index::new(Settings::default()), false).1);
         assert_eq!(unseen(&store), [(Kind::TlsRoute, false)]);
+        store.works(&policies, false);
         assert!(store.deny(&policies, 401));
+        assert!(matches!(store.freshness(), Freshness::Stale(Some(_))));
         assert_eq!(unseen(&store), [(Kind::TlsRoute, false), (Kind::BackendTlsPolicy, false)]);
     }
 }
