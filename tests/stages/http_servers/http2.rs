@@ -406,7 +406,8 @@ fn bodies_where_there_can_be_none() -> Result<()> {
 
 #[test]
 fn frames_behind_the_end_of_an_answer() -> Result<()> {
-    let behind: [(&str, fn(&mut Raw, u32) -> io::Result<()>); 4] = [
+    type More = fn(&mut Raw, u32) -> io::Result<()>;
+    let behind: [(&str, More); 4] = [
         ("data", |raw, stream| raw.data(stream, b"evil", false)),
         ("the end once more", |raw, stream| raw.data(stream, b"", true)),
         ("a head", |raw, stream| raw.headers(stream, OK, true)),
