@@ -31,13 +31,14 @@ fn text(output: &Output) -> String {
 }
 
 /// What a gateway had from an API server: a Gateway with addresses.
-const OBJECTS: &str = r#"[
-  {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "edge"},
-   "spec": {"controllerName": "snisplice.dev/gateway"}},
-  {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "gw", "namespace": "ns"},
-   "spec": {"gatewayClassName": "edge", "listeners": [{"name": "tcp", "port": 7000, "protocol": "TCP"}]},
-   "status": {"addresses": [{"value": "198.51.100.9"}, {"value": "2001:db8::9"}]}}
-]"#;
+const OBJECTS: &str = concat!(
+    r#"[{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "edge"}, "#,
+    r#""spec": {"controllerName": "snisplice.dev/gateway"}},"#,
+    "\n",
+    r#"{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "gw", "namespace": "ns"}, "#,
+    r#""spec": {"gatewayClassName": "edge", "listeners": [{"name": "tcp", "port": 7000, "protocol": "TCP"}]}, "#,
+    r#""status": {"addresses": [{"value": "198.51.100.9"}, {"value": "2001:db8::9"}]}}]"#,
+);
 
 /// An API server that is not there.
 const KUBECONFIG: &str = "

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 pub const WORKERS: usize = 2;
 
 /// Idle connections to servers that are kept, for each thread or for all.
-pub const MOST_IDLE: usize = 128;
+pub const MOST_IDLE: usize = 512;
 
 /// Where requests go, by the first segment of their path.
 pub struct Rules(HashMap<String, SocketAddr>);

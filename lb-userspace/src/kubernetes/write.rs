@@ -111,7 +111,17 @@ impl Writer {
             let wanted = self.wanted.borrow_and_update().clone();
             match std::mem::take(&mut all_due) {
                 true => due.extend(self.everything()),
-                false => due.extend(differing(&looked_at, &wanted)),
+                false => {
+                    let changed = differing(&looked_at, &wanted);
+                    // The ports of its Service are those of its Gateways.
+                    if self.balancers.as_ref().is_some_and(|balancers| balancers.merge)
+                        && changed.iter().any(|key| matches!(key.kind, Kind::Gateway | Kind::ListenerSet))
+                    {
+                        let is_class = |key: &&Key| key.kind == Kind::GatewayClass;
+                        due.extend(wanted.keys().filter(is_class).cloned());
+                    }
+                    due.extend(changed);
+                }
             }
             looked_at = wanted.clone();
             let now = Instant::now();

@@ -11,7 +11,9 @@ use crate::http_hostile::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS,
     WINDOW_UPDATE, block, frame,
 };
+use crate::tolerance::answers;
 use snisplice_tests::backend::Backend;
+use snisplice_tests::eventually;
 use std::net::Shutdown;
 
 const PRIORITY: u8 = 2;
@@ -119,8 +121,13 @@ fn a_connection_that_is_given_up_before_any_request() -> Result<()> {
         raw.frame(GOAWAY, 0, 0, &[0; 8])?;
         raw.until_end().map(drop).map_err(io::Error::other)
     })?;
-    for version in VERSIONS {
-        scene.refused(version, PATH, &[])?;
+    // It may come before the request is sent, or behind it.
+    let failed =
+        || -> Result<u64> { Ok(scene.failed()? + answers(&scene.world.net.gateway, "connect_failed")?) };
+    for (version, n) in VERSIONS.into_iter().zip(1..) {
+        let got = scene.ask(version, PATH, &[])?;
+        ensure!(got.status() == "502" && got.is_whole && got.body == b"Bad Gateway", "{got:?}");
+        eventually("one more failure", || failed().ok().filter(|failed| *failed == n))?;
     }
     scene.serves_others()
 }
