@@ -477,7 +477,8 @@ impl Passage {
         let asks = matches!(request, Some(TlsRequest::Starttls(_)));
         let name = self.account.connection.sni.as_ref().filter(|_| asks).cloned();
         let greeting = Greeting { request, name, ..Greeting::default() };
-        let mut dial = Dial { client: client.ip(), source: None, greeting };
+        let at_once = ended.is_some_and(|session| !session.early().is_empty());
+        let mut dial = Dial { client: client.ip(), source: None, greeting, at_once };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let (mut words, mut reached) = (None, None);
         for pool in route.pools_for(ticket) {

@@ -6,9 +6,11 @@
 //! the sockets of the other workers. (A program that starts later and sets SO_REUSEPORT itself is still let in.)
 
 use crate::kernel::listeners::{Occupant, others};
+use crate::kernel::tcp;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 
 /// An address to listen on, and how.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +53,7 @@ pub enum ListenError {
 /// program listens there. Sockets of this process may be on the same port: those on `10.0.0.1` get the connections to it,
 /// those on `0.0.0.0` the rest.
 ///
-/// Accepted sockets inherit TCP_NODELAY.
+/// Accepted sockets inherit TCP_NODELAY, and that the first acknowledgement waits for an answer.
 pub fn listen(bind: Bind, count: usize) -> Result<Vec<TcpListener>, ListenError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrNotAvailable => ListenError::NotHere { v6: bind.address.is_ipv6(), source: error },
@@ -105,5 +107,25 @@ fn open(bind: Bind, beside_others: bool) -> io::Result<Socket> {
 pub(super) fn prepare(socket: &Socket, backlog: u32) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    // Only now: listen(2) sets it anew. The answer to a ClientHello then acknowledges it, which saves a segment for each
+    // connection. If there is no answer, the kernel acknowledges by itself after 40 ms.
+    tcp::delay_acknowledgement(socket.as_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpStream};
+
+    #[test]
+    fn an_accepted_connection_acknowledges_with_its_answer() {
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        let sockets = listen(Bind { address, backlog: 1, freebind: false }, 1).unwrap();
+        let _client = TcpStream::connect(sockets[0].local_addr().unwrap()).unwrap();
+        let (accepted, _) = sockets[0].accept().unwrap();
+        let accepted = Socket::from(accepted);
+        assert!(!accepted.tcp_quickack().unwrap());
+        assert!(accepted.tcp_nodelay().unwrap());
+    }
 }

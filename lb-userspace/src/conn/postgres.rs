@@ -84,12 +84,11 @@ impl Passage {
     /// The client's leg, on which the session gets its key if it is one of PostgreSQL. `request`: how the server was asked for
     /// TLS.
     pub(super) fn keyed<T>(&self, leg: T, server: &TcpStream, request: Option<TlsRequest>) -> Keyed<T> {
-        match server.peer_addr() {
-            Ok(address) if self.is_postgres => {
-                let (number, cancels) = (self.settings.peer_id, self.gateway.cancels.clone());
-                Keyed::watched(leg, number, cancels, self.account.connection.clone(), address, request)
-            }
-            _ => Keyed::plain(leg),
-        }
+        // Only then: it is a system call.
+        let Some(address) = self.is_postgres.then(|| server.peer_addr().ok()).flatten() else {
+            return Keyed::plain(leg);
+        };
+        let (number, cancels) = (self.settings.peer_id, self.gateway.cancels.clone());
+        Keyed::watched(leg, number, cancels, self.account.connection.clone(), address, request)
     }
 }

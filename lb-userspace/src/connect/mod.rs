@@ -86,6 +86,8 @@ pub struct Dial<'a> {
     pub source: Option<Source<'a>>,
     /// What the server is told before the client's first byte, and asked.
     pub greeting: Greeting,
+    /// The client's first bytes are there. They, or what comes before them, follow the connect at once.
+    pub at_once: bool,
 }
 
 /// A server that takes the connection.
@@ -180,7 +182,9 @@ impl<'a> Search<'a> {
     pub async fn open(&mut self, guard: ServerGuard, dial: &Dial<'_>) -> Option<Connected> {
         let (pool, server) = (self.pool, guard.server());
         let deadline = Instant::now() + pool.connect_timeout;
-        let failure = match open_server(&server.addresses(), pool.connect_timeout, dial.source).await {
+        let speaks = dial.greeting.is_sent_first(pool.tls.is_some(), dial.at_once);
+        let opened = open_server(&server.addresses(), pool.connect_timeout, dial.source, speaks).await;
+        let failure = match opened {
             Ok((mut socket, port)) => {
                 server.state.total.fetch_add(1, Relaxed);
                 match dial.greeting.exchange(&mut socket, deadline, server, pool.tls.as_deref()).await {
@@ -218,7 +222,8 @@ pub async fn reach(
     greeting: &Greeting,
 ) -> io::Result<(TcpStream, Option<Box<Session<Dialling>>>)> {
     let deadline = Instant::now() + pool.connect_timeout;
-    let mut socket = open(address, None).await?;
+    let speaks = greeting.is_sent_first(pool.tls.is_some(), false);
+    let mut socket = open(address, None, speaks).await?;
     match greeting.exchange(&mut socket, deadline, server, pool.tls.as_deref()).await {
         Ok(Welcome { session, .. }) => Ok((socket, session)),
         Err(Unwelcome { reason, .. }) => Err(io::Error::other(reason.name())),
@@ -266,16 +271,17 @@ fn reason_of(error: &io::Error, source: Option<Source<'_>>) -> CloseReason {
 }
 
 /// Opens a connection to a server. Tries its addresses: if one does not answer, the next one is tried as well (RFC 8305).
-/// `timeout` bounds all of them together.
+/// `timeout` bounds all of them together. `speaks`: see [`open`].
 async fn open_server(
     addresses: &Addresses,
     timeout: Duration,
     source: Option<Source<'_>>,
+    speaks: bool,
 ) -> io::Result<Dialled> {
     let patience = timeout / UNANSWERED_PORTS;
     let open_at = async |address| match source {
-        Some(source) => open_from_ports(address, source, UNANSWERED_PORTS, patience).await,
-        None => open(address, None).await.map(|stream| (stream, None)),
+        Some(source) => open_from_ports(address, source, UNANSWERED_PORTS, patience, speaks).await,
+        None => open(address, None, speaks).await.map(|stream| (stream, None)),
     };
     let client = source.and_then(|source| source.client).map(|client| client.ip());
     let is_possible = |address| client.is_none_or(|client| is_source_toward(client, address));
@@ -321,8 +327,9 @@ async fn open_from_ports(
     source: Source<'_>,
     ports: u32,
     patience: Duration,
+    speaks: bool,
 ) -> io::Result<Dialled> {
-    let mut first = pin!(open_from(address, source));
+    let mut first = pin!(open_from(address, source, speaks));
     if ports == 1 {
         return first.await;
     }
@@ -334,12 +341,12 @@ async fn open_from_ports(
     source.ports.look_elsewhere(address);
     tokio::select! {
         result = first.as_mut() => result,
-        Ok(dialled) = Box::pin(open_from_ports(address, source, ports - 1, patience)) => Ok(dialled),
+        Ok(dialled) = Box::pin(open_from_ports(address, source, ports - 1, patience, speaks)) => Ok(dialled),
     }
 }
 
 /// Dials from a port of ours if one is free, else from one that the kernel chooses. Neither is that of a spliced connection.
-async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialled> {
+async fn open_from(address: SocketAddr, source: Source<'_>, speaks: bool) -> io::Result<Dialled> {
     const TAKEN: [i32; 2] = [libc::EADDRINUSE, libc::EADDRNOTAVAIL];
     let bind = |port| Bind {
         address: match (source.client, address) {
@@ -352,7 +359,7 @@ async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialle
     };
     for _ in 0..PORT_ATTEMPTS {
         let Some(port) = source.ports.take(address, source.client) else { break };
-        match open(address, Some(bind(port.number()))).await {
+        match open(address, Some(bind(port.number())), speaks).await {
             Ok(stream) => return Ok((stream, Some(port))),
             // A socket has the port: one that listens there, one of ours in TIME_WAIT, or one of another gateway that has
             // not spliced its connection yet. The ports that follow may be taken in the same way.
@@ -362,15 +369,20 @@ async fn open_from(address: SocketAddr, source: Source<'_>) -> io::Result<Dialle
             Err(error) => return Err(error),
         }
     }
-    Ok((open(address, source.client.map(|_| bind(0))).await?, None))
+    Ok((open(address, source.client.map(|_| bind(0)), speaks).await?, None))
 }
 
-async fn open(address: SocketAddr, from: Option<Bind>) -> io::Result<TcpStream> {
+/// `speaks`: something is to be sent as soon as it is connected, and acknowledges the server's SYN-ACK.
+async fn open(address: SocketAddr, from: Option<Bind>, speaks: bool) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_nodelay(true)?;
+    if speaks {
+        // A segment less, and the server has the connection and its first bytes at the same time.
+        tcp::delay_acknowledgement(socket.as_fd())?;
+    }
     if let Some(from) = from {
         // The same port serves connections to several servers.
         socket.set_reuseaddr(true)?;
@@ -395,6 +407,29 @@ async fn open(address: SocketAddr, from: Option<Bind>) -> io::Result<TcpStream> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_spoken_to_at_once_is_acknowledged_with_the_first_bytes() {
+        let server = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        server.set_nonblocking(true).unwrap();
+        // Loopback delivers within the call that sends.
+        let has_it = async |speaks| {
+            let socket = open(server.local_addr().unwrap(), None, speaks).await.unwrap();
+            let has_it = server.accept().is_ok();
+            if !has_it {
+                socket.try_write(b"first bytes").unwrap();
+                server.accept().unwrap();
+            }
+            has_it
+        };
+        assert!(has_it(false).await);
+        // Not if this thread has slept for 200 ms in between.
+        let mut waits = false;
+        for _ in 0..20 {
+            waits |= !has_it(true).await;
+        }
+        assert!(waits);
+    }
 
     #[test]
     fn only_a_hosts_address_can_be_a_source_and_only_toward_its_own_family() {

@@ -170,6 +170,18 @@ impl From<CloseReason> for Unwelcome {
 }
 
 impl Greeting {
+    /// Whether something is sent as soon as the server is connected, and not only once it has spoken. `tls`: the gateway's own
+    /// follows. `at_once`: or else the client's first bytes.
+    pub(super) fn is_sent_first(&self, tls: bool, at_once: bool) -> bool {
+        !self.header.is_empty()
+            || match self.request {
+                Some(TlsRequest::Postgres) if self.tls => true,
+                // Most of these servers speak first.
+                Some(TlsRequest::Mysql(_) | TlsRequest::Starttls(_)) => false,
+                Some(TlsRequest::Postgres) | None => tls || at_once,
+            }
+    }
+
     /// Tells the server, and has its answer if there is to be one. `tls`: the gateway's own follows.
     pub(super) async fn exchange(
         &self,
@@ -316,6 +328,27 @@ mod tests {
         assert_eq!(v1.addresses, v1::Addresses::Unknown);
         let v2 = v2::Header::try_from(own_proxy_header(ProxyVersion::V2)).unwrap();
         assert_eq!((v2.command, v2.addresses), (Command::Local, v2::Addresses::Unspecified));
+    }
+
+    #[test]
+    fn a_server_that_speaks_first_is_let_do_so() {
+        use crate::sniff::Starttls;
+        let greeting = |request| Greeting { request, tls: true, ..Greeting::default() };
+        for (request, tls, at_once, expected) in [
+            (None, false, false, false),
+            (None, false, true, true),
+            (None, true, false, true),
+            (Some(TlsRequest::Postgres), false, false, true),
+            (Some(TlsRequest::Starttls(Starttls::Smtp)), true, true, false),
+        ] {
+            assert_eq!(
+                greeting(request).is_sent_first(tls, at_once),
+                expected,
+                "{request:?} {tls} {at_once}"
+            );
+            let told = Greeting { header: b"PROXY".to_vec(), ..greeting(request) };
+            assert!(told.is_sent_first(tls, at_once), "{request:?}");
+        }
     }
 
     #[test]

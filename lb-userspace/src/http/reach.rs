@@ -93,7 +93,8 @@ impl<'a> Reach<'a> {
             (Some(_), None) => return Err(HttpAnswer::Resource),
         };
         let greeting = Greeting { header, tls: pool.tls.is_some(), ..Greeting::default() };
-        let dial = Dial { client: client.ip(), source, greeting };
+        // The request, or HTTP/2's preface.
+        let dial = Dial { client: client.ip(), source, greeting, at_once: true };
         let begun = Instant::now();
         let Some(connected) = self.search.open(guard, &dial).await else { return Ok(None) };
         link.gateway.books.histograms.connect.observe(begun.elapsed());

@@ -348,6 +348,13 @@ pub(crate) fn flush_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_tcp(socket, libc::TCP_QUICKACK, 1)
 }
 
+/// Lets what the socket receives next wait for an answer that acknowledges it, as the kernel does by itself behind the first
+/// answer. On a socket that is not connected yet, also the SYN-ACK (for 200 ms at most); on one that listens, of the
+/// connections that it accepts (40 ms).
+pub(crate) fn delay_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_QUICKACK, 0)
+}
+
 /// Bounds the segments of both directions. On a socket that is not connected, also the MSS option of its SYN or SYN-ACKs
 /// (RFC 9293, section 3.7.1).
 pub(crate) fn set_mss(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {

@@ -205,6 +205,56 @@ mod tests {
         (from..from + 1_000_000).flat_map(usize::to_be_bytes).collect()
     }
 
+    /// What has come to the client's end; loopback delivers within the call that sends.
+    fn come(end: &std::net::TcpStream) -> usize {
+        end.set_nonblocking(true).unwrap();
+        let come = end.peek(&mut [0; 4096]);
+        end.set_nonblocking(false).unwrap();
+        come.unwrap_or(0)
+    }
+
+    /// Gives the answer to a client that has said this with the end of its handshake: what had come before the answer, and the
+    /// session tickets.
+    async fn tickets(question: &'static [u8], answer: &[u8]) -> (usize, u32) {
+        let (sender, accepting) = std::sync::mpsc::channel();
+        let (before, found) = std::sync::mpsc::channel();
+        let expected = answer.to_vec();
+        let (socket, session, end) = accepted(b"", move |mut end| {
+            // Kept until the handshake's last message, and sent with it.
+            end.conn.writer().write_all(question).unwrap();
+            while end.conn.is_handshaking() || end.conn.wants_write() {
+                end.conn.complete_io(&mut end.sock).unwrap();
+            }
+            accepting.recv().unwrap();
+            before.send(come(&end.sock)).unwrap();
+            let mut heard = vec![0; expected.len()];
+            end.read_exact(&mut heard).unwrap();
+            assert_eq!(heard, expected);
+            before.send(end.conn.tls13_tickets_received() as usize).unwrap();
+        })
+        .await;
+        sender.send(()).unwrap();
+        let before = found.recv().unwrap();
+        let mut leg = Tls::new(session, &socket);
+        leg.write(answer, &mut Output::default(), &AtomicU64::new(0)).unwrap();
+        let tickets = found.recv().unwrap();
+        end.join().unwrap();
+        (before, tickets as u32)
+    }
+
+    #[tokio::test]
+    async fn session_tickets_come_with_the_answer_to_a_client_that_waits_for_one() {
+        let (before, tickets) = tickets(b"question", b"answer").await;
+        assert_eq!((before, tickets), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn session_tickets_come_at_once_to_a_client_that_has_asked_nothing() {
+        let (before, tickets) = tickets(b"", b"greeting").await;
+        assert!(before > 0);
+        assert_eq!(tickets, 2);
+    }
+
     #[tokio::test]
     async fn both_legs_may_be_inside_of_tls() {
         fn hears(end: &mut impl Read, expected: &[u8]) {

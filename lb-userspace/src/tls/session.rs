@@ -71,6 +71,9 @@ pub trait Role: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
     /// rustls' data of the role.
     type Data;
 
+    /// What it says to the end of a handshake of TLS 1.3 is session tickets, and nothing that the peer waits for.
+    const GIVES_TICKETS: bool;
+
     /// rustls' own of this name.
     fn process_tls_records<'c, 'i>(
         &'c mut self,
@@ -87,6 +90,8 @@ pub type Dialling = UnbufferedClientConnection;
 impl Role for Serving {
     type Data = ServerConnectionData;
 
+    const GIVES_TICKETS: bool = true;
+
     fn process_tls_records<'c, 'i>(
         &'c mut self,
         incoming: &'i mut [u8],
@@ -97,6 +102,8 @@ impl Role for Serving {
 
 impl Role for Dialling {
     type Data = ClientConnectionData;
+
+    const GIVES_TICKETS: bool = false;
 
     fn process_tls_records<'c, 'i>(
         &'c mut self,
@@ -113,6 +120,9 @@ pub struct Session<R> {
     incoming: Vec<u8>,
     /// Plaintext that came with the end of the handshake, or was read before the relay.
     early: Vec<u8>,
+    /// Records that go out before all others: the session tickets for a client that has asked something with the end of its
+    /// handshake. They come with the answer, instead of waking it up before.
+    held: Vec<u8>,
     /// The peer has sent close_notify.
     closed: bool,
 }
@@ -150,7 +160,8 @@ impl Session<Dialling> {
 
 impl<R: Role> Session<R> {
     async fn handshake(socket: &TcpStream, tls: R, incoming: Vec<u8>) -> Result<Self, HandshakeError> {
-        let mut session = Session { tls, incoming, early: Vec::new(), closed: false };
+        let (early, held) = (Vec::new(), Vec::new());
+        let mut session = Session { tls, incoming, early, held, closed: false };
         session.absorb(socket).await?;
         while session.tls.is_handshaking() {
             session.read_early(socket).await?;
@@ -170,21 +181,33 @@ impl<R: Role> Session<R> {
     /// Decrypts what was received.
     async fn absorb(&mut self, socket: &TcpStream) -> Result<(), HandshakeError> {
         let (mut plaintext, mut answer) = (Output::default(), Output::default());
-        let Session { tls, incoming, closed, .. } = self;
+        let Session { tls, incoming, held, closed, .. } = self;
+        let was_handshaking = tls.is_handshaking();
+        answer.extend(&mem::take(held));
         let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
         // Kept before anything is waited for: the caller may stop waiting.
         let result = result.map_err(|error| handshake_failed(error, incoming)).map(|consumed| {
             self.incoming.drain(..consumed);
             self.early.extend_from_slice(plaintext.bytes());
         });
-        let sent = write_all(socket, answer.bytes()).await;
-        // An error of TLS tells more than that the peer did not wait for our alert.
-        result?;
-        sent?;
+        if R::GIVES_TICKETS && result.is_ok() && was_handshaking && self.is_asked_in_1_3() {
+            self.held.extend_from_slice(answer.bytes());
+        } else {
+            let sent = write_all(socket, answer.bytes()).await;
+            // An error of TLS tells more than that the peer did not wait for our alert.
+            result?;
+            sent?;
+        }
         if self.incoming.len() > MAX_INCOMING {
             return Err(HandshakeError::TooFragmented);
         }
         Ok(())
+    }
+
+    /// A handshake of TLS 1.3 is done, and the peer waits for an answer to something else.
+    fn is_asked_in_1_3(&self) -> bool {
+        let is_1_3 = self.tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
+        is_1_3 && !self.tls.is_handshaking() && !self.early.is_empty() && !self.closed
     }
 
     /// The plaintext that was received and not taken.
@@ -278,7 +301,8 @@ impl<R: Role> Session<R> {
         plaintext: &mut Output,
         answer: &mut Output,
     ) -> Result<(), TlsError> {
-        let Session { tls, incoming, closed, .. } = self;
+        let Session { tls, incoming, held, closed, .. } = self;
+        answer.extend(&mem::take(held));
         let consumed = decrypt(tls, input, plaintext, answer, closed).map_err(failed)?;
         let rest = &input[consumed..];
         if rest.len() > MAX_INCOMING {
@@ -295,6 +319,7 @@ impl<R: Role> Session<R> {
 
     /// Appends the records of `plaintext`, or close_notify for `None`.
     pub(crate) fn encrypt(&mut self, plaintext: Option<&[u8]>, records: &mut Output) -> Result<(), TlsError> {
+        records.extend(&mem::take(&mut self.held));
         encrypt(&mut self.tls, &mut self.incoming, plaintext, records).map_err(failed)
     }
 }

@@ -50,8 +50,8 @@ impl Checker {
         let known = server.addresses();
         let elsewhere = self.health.port.filter(|port| *port != server.address.port);
         let opened = match elsewhere {
-            Some(port) => open_server(&known.at_port(port), self.health.timeout, None).await,
-            None => open_server(&known, self.health.timeout, None).await,
+            Some(port) => open_server(&known.at_port(port), self.health.timeout, None, false).await,
+            None => open_server(&known, self.health.timeout, None, false).await,
         };
         let (mut stream, _) = opened.map_err(|error| failure(&error))?;
         // What listens elsewhere is not what connections go to, and expects none.
