@@ -5,7 +5,7 @@ use super::{Cancels, Entered, Session, random};
 use crate::account::Connection;
 use crate::scratch::Output;
 use crate::sniff::TlsRequest;
-use crate::splice::transport::{Failure, Received, Transport};
+use crate::splice::transport::{Failure, PeerEnd, Received, Transport};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -108,8 +108,8 @@ impl<T: Transport> Transport for Keyed<T> {
         self.leg.write(&changed, records, delivered)
     }
 
-    fn end(&mut self, records: &mut Output) -> Result<(), Failure> {
-        self.leg.end(records)
+    fn end(&mut self, how: PeerEnd, records: &mut Output) -> Result<(), Failure> {
+        self.leg.end(how, records)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {

@@ -9,7 +9,7 @@ use crate::serving::{Numbering, Threads};
 use crate::sniff::TlsRequest;
 use crate::splice::relay::relay;
 use crate::splice::tls::Tls;
-use crate::splice::transport::{Failure, Received, Transport};
+use crate::splice::transport::{Failure, PeerEnd, Received, Transport};
 use crate::tls::{Dialling, HandshakeError, Serving, Session};
 use lb_common::packet::Side;
 use std::sync::Arc;
@@ -143,12 +143,12 @@ impl Transport for Killing<'_> {
         if passed.is_empty() { Ok(()) } else { leg.write(&passed, records, delivered) }
     }
 
-    fn end(&mut self, records: &mut Output) -> Result<(), Failure> {
+    fn end(&mut self, how: PeerEnd, records: &mut Output) -> Result<(), Failure> {
         let rest = self.kills.as_mut().map(Kills::rest).unwrap_or_default();
         if !rest.is_empty() {
             self.leg.write(&rest, records, &AtomicU64::new(0))?;
         }
-        self.leg.end(records)
+        self.leg.end(how, records)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {

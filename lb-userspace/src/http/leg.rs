@@ -4,7 +4,7 @@ use crate::close::LegSocket;
 use crate::scratch::{self, Buffers, Output};
 use crate::socket::finish;
 use crate::splice::tls::Tls;
-use crate::splice::transport::{Failure, Plain, Received, Transport};
+use crate::splice::transport::{Failure, PeerEnd, Plain, Received, Transport};
 use crate::tls::{Dialling, Role};
 use crate::traffic::Traffic;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -142,10 +142,10 @@ impl Transport for Far {
         }
     }
 
-    fn end(&mut self, records: &mut Output) -> Result<(), Failure> {
+    fn end(&mut self, how: PeerEnd, records: &mut Output) -> Result<(), Failure> {
         match self {
-            Far::Plain(leg) => leg.end(records),
-            Far::Tls(leg) => leg.end(records),
+            Far::Plain(leg) => leg.end(how, records),
+            Far::Tls(leg) => leg.end(how, records),
         }
     }
 
@@ -195,6 +195,10 @@ impl Leg for Far {
 
 /// Hears of the bytes of a leg.
 pub(super) trait Meter {
+    /// A peer that ends its TLS without close_notify has failed: what it sends may be an answer that goes on until its end (RFC
+    /// 9112, section 9.8).
+    const IS_CUT_BY_FIN: bool;
+
     /// Counts what is written.
     fn delivered(&self) -> &AtomicU64;
 
@@ -219,6 +223,8 @@ pub(super) trait Meter {
 pub(super) struct Silent(Traffic);
 
 impl Meter for Silent {
+    const IS_CUT_BY_FIN: bool = true;
+
     fn delivered(&self) -> &AtomicU64 {
         &self.0.bytes_in
     }
@@ -308,10 +314,13 @@ impl<L: Leg, M: Meter> Io<L, M> {
                 meter.received(bytes);
                 take(meter, bytes);
             }
-            if end {
+            if end == Some(PeerEnd::Cut) && M::IS_CUT_BY_FIN {
+                return Poll::Ready(Err(Failure::Socket));
+            }
+            if end.is_some() {
                 meter.ended(Ok(()));
             }
-            *has_ended = end;
+            *has_ended = end.is_some();
             Poll::Ready(Ok(()))
         });
         *turn = if received.is_ready() { *turn + 1 } else { 0 };
@@ -355,7 +364,7 @@ impl<L: Leg, M: Meter> Io<L, M> {
     /// Says the last word, and sends what is left.
     pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.is_finished {
-            ready!(self.poll_send(cx, |leg, Buffers { records, .. }, _| leg.end(records)))?;
+            ready!(self.poll_send(cx, |leg, Buffers { records, .. }, _| leg.end(PeerEnd::Whole, records)))?;
             self.is_finished = true;
         }
         ready!(self.poll_left(cx)).map_err(|failure| self.failed(failure))?;

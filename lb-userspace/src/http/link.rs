@@ -330,6 +330,9 @@ fn sends_no_more(client: &TcpStream) -> bool {
 }
 
 impl Meter for Rc<Link> {
+    // Its requests say how long they are.
+    const IS_CUT_BY_FIN: bool = false;
+
     fn delivered(&self) -> &AtomicU64 {
         &self.connection.traffic.bytes_out
     }

@@ -10,13 +10,14 @@
 //! | what happens | what is done | reason |
 //! |---|---|---|
 //! | a leg's sender ends (FIN, close_notify) | the rest is delivered, then the other leg is told so; the other direction goes on | whose end came first, once both have ended |
+//! | inside of TLS, a leg's sender ends without close_notify | the same, but what was cut off must not look whole: the other leg gets a FIN alone | the same |
 //! | reading from a leg fails | the other leg is reset | that leg's reset |
 //! | writing to a leg fails | what it sent before is still delivered; at its end the other leg is reset | that leg's reset |
 //! | the TLS of a leg fails | the other leg is reset | the cause |
 //! | no byte moves for `idle` | both legs are closed | `idle_timeout` |
 
 use super::pipe::Pipe;
-use super::transport::{Failure, Received, Transport};
+use super::transport::{Failure, PeerEnd, Received, Transport};
 use crate::clock::now_ms;
 use crate::reason::{CloseReason, TlsError};
 use crate::scratch::{self, Buffers};
@@ -214,12 +215,12 @@ impl Direction {
             };
             let Received { bytes, end } = received.map_err(sender_failed)?;
             self.full_reads = if bytes.len() == room { self.full_reads.saturating_add(1) } else { 0 };
-            self.ended = end;
+            self.ended = end.is_some();
             if !bytes.is_empty() {
                 to.write(bytes, records, delivered).map_err(receiver_failed)?;
             }
-            if end {
-                to.end(records).map_err(receiver_failed)?;
+            if let Some(how) = end {
+                to.end(how, records).map_err(receiver_failed)?;
             }
         }
         cx.waker().wake_by_ref();
@@ -244,7 +245,7 @@ fn poll_fill(
     loop {
         ready!(from.poll_read_ready(cx))?;
         match pipe.fill(from) {
-            Ok(filled) => return Poll::Ready(Ok(Received { bytes: &[], end: filled == 0 })),
+            Ok(filled) => return Poll::Ready(Ok(Received { bytes: &[], end: (filled == 0).then_some(PeerEnd::Whole) })),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Poll::Ready(Err(error.into())),
         }
@@ -313,7 +314,7 @@ mod tests {
             Ok(())
         }
 
-        fn end(&mut self, records: &mut Output) -> Result<(), Failure> {
+        fn end(&mut self, _: PeerEnd, records: &mut Output) -> Result<(), Failure> {
             self.write(b"; end", records, &AtomicU64::new(0))
         }
 
@@ -322,8 +323,8 @@ mod tests {
         }
     }
 
-    const SAYS: Result<Received, Failure> = Ok(Received { bytes: b"words", end: false });
-    const ENDS: Result<Received, Failure> = Ok(Received { bytes: b"", end: true });
+    const SAYS: Result<Received, Failure> = Ok(Received { bytes: b"words", end: None });
+    const ENDS: Result<Received, Failure> = Ok(Received { bytes: b"", end: Some(PeerEnd::Whole) });
     const TLS: Failure = Failure::Tls(TlsError::Undecryptable);
 
     fn peer<const N: usize>(says: [Result<Received<'static>, Failure>; N]) -> Peer {

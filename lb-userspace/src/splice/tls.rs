@@ -1,6 +1,6 @@
 //! A leg inside of TLS.
 
-use super::transport::{Failure, Kept, Received, Transport, poll_read_once};
+use super::transport::{Failure, Kept, PeerEnd, Received, Transport, poll_read_once};
 use crate::scratch::Output;
 use crate::tls::{Role, Session};
 use crate::traffic::add;
@@ -18,7 +18,7 @@ pub struct Tls<R, S> {
     socket: S,
     /// Records that the socket has not taken yet.
     kept: Kept,
-    /// close_notify was said.
+    /// The last word was said.
     ended: bool,
 }
 
@@ -79,8 +79,8 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
             let held = self.session.incoming().len();
             let read = ready!(poll_read_once(&self.socket, cx, &mut input[held..]))?;
             if read == 0 {
-                // A peer that leaves without close_notify: many do. The other leg sees the same FIN.
-                return Poll::Ready(Ok(Received { bytes: &[], end: true }));
+                // Many leave so. The other leg sees the same FIN.
+                return Poll::Ready(Ok(Received { bytes: &[], end: Some(PeerEnd::Cut) }));
             }
             input[..held].copy_from_slice(self.session.incoming());
             let mut answer = Output::default();
@@ -91,7 +91,8 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
             }
             decrypted.map_err(Failure::Tls)?;
         }
-        Poll::Ready(Ok(Received { bytes: plaintext.bytes(), end: self.session.is_closed() }))
+        let end = self.session.is_closed().then_some(PeerEnd::Whole);
+        Poll::Ready(Ok(Received { bytes: plaintext.bytes(), end }))
     }
 
     fn write(&mut self, bytes: &[u8], records: &mut Output, delivered: &AtomicU64) -> Result<(), Failure> {
@@ -100,9 +101,12 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
         Ok(())
     }
 
-    fn end(&mut self, records: &mut Output) -> Result<(), Failure> {
+    fn end(&mut self, how: PeerEnd, records: &mut Output) -> Result<(), Failure> {
         self.ended = true;
-        self.send(None, records)
+        match how {
+            PeerEnd::Whole => self.send(None, records),
+            PeerEnd::Cut => Ok(()),
+        }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, _: &AtomicU64) -> Poll<Result<(), Failure>> {
@@ -283,6 +287,27 @@ mod tests {
         assert_eq!(end, Ok(CloseReason::ClientClosed));
         assert_eq!(traffic.bytes_in.load(Relaxed), 7 + 8_000_000);
         assert_eq!(traffic.bytes_out.load(Relaxed), 8_000_000);
+        drop((near, far));
+        client_end.join().unwrap();
+        server_end.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_cut_off_before_close_notify_does_not_look_whole() {
+        let (near, client, client_end) = accepted(b"", |mut end| {
+            let mut heard = Vec::new();
+            let error = end.read_to_end(&mut heard).unwrap_err();
+            assert_eq!((error.kind(), &heard[..]), (std::io::ErrorKind::UnexpectedEof, &b"the first half"[..]));
+        })
+        .await;
+        let (far, server, server_end) = dialled(|mut end| {
+            end.write_all(b"the first half").unwrap();
+            end.flush().unwrap();
+        })
+        .await;
+        let traffic = Traffic::default();
+        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None).await;
+        assert_eq!(end, Ok(CloseReason::ServerClosed));
         drop((near, far));
         client_end.join().unwrap();
         server_end.join().unwrap();

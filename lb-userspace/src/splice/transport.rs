@@ -34,9 +34,9 @@ pub trait Transport {
     /// are encrypted.
     fn write(&mut self, bytes: &[u8], records: &mut Output, delivered: &AtomicU64) -> Result<(), Failure>;
 
-    /// The last write was the last: what the transport itself says then (close_notify) is sent behind it. The FIN is the
-    /// relay's.
-    fn end(&mut self, records: &mut Output) -> Result<(), Failure>;
+    /// The last write was the last: what the transport itself says then (close_notify, unless the other leg's peer has not said
+    /// it either) is sent behind it. The FIN is the relay's.
+    fn end(&mut self, how: PeerEnd, records: &mut Output) -> Result<(), Failure>;
 
     /// Sends what is kept, and adds to `delivered` as [`write`](Self::write) does; ready when nothing is left.
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>>;
@@ -63,8 +63,8 @@ impl<T: Transport> Transport for &mut T {
         (**self).write(bytes, records, delivered)
     }
 
-    fn end(&mut self, records: &mut Output) -> Result<(), Failure> {
-        (**self).end(records)
+    fn end(&mut self, how: PeerEnd, records: &mut Output) -> Result<(), Failure> {
+        (**self).end(how, records)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
@@ -78,7 +78,16 @@ pub struct Received<'b> {
     /// For the other leg. Empty if all that came was the transport's own, or part of a record.
     pub bytes: &'b [u8],
     /// The peer sends nothing behind them.
-    pub end: bool,
+    pub end: Option<PeerEnd>,
+}
+
+/// How a peer has ended what it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerEnd {
+    /// As it should: by a FIN, and inside of TLS by close_notify.
+    Whole,
+    /// Inside of TLS, by a FIN alone: anybody on the way can have sent that, to cut off the rest (RFC 8446, section 6.1).
+    Cut,
 }
 
 /// Why a leg cannot go on.
@@ -151,10 +160,10 @@ impl<S: Deref<Target = TcpStream>> Transport for Plain<S> {
     ) -> Poll<Result<Received<'b>, Failure>> {
         if !self.received.is_empty() {
             let bytes = plaintext.hold(&mem::take(&mut self.received));
-            return Poll::Ready(Ok(Received { bytes, end: false }));
+            return Poll::Ready(Ok(Received { bytes, end: None }));
         }
         let read = ready!(poll_read_once(&self.socket, cx, input))?;
-        Poll::Ready(Ok(Received { bytes: &input[..read], end: read == 0 }))
+        Poll::Ready(Ok(Received { bytes: &input[..read], end: (read == 0).then_some(PeerEnd::Whole) }))
     }
 
     fn write(&mut self, bytes: &[u8], _: &mut Output, delivered: &AtomicU64) -> Result<(), Failure> {
@@ -162,7 +171,7 @@ impl<S: Deref<Target = TcpStream>> Transport for Plain<S> {
         Ok(())
     }
 
-    fn end(&mut self, _: &mut Output) -> Result<(), Failure> {
+    fn end(&mut self, _: PeerEnd, _: &mut Output) -> Result<(), Failure> {
         Ok(())
     }
 

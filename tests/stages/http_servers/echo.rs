@@ -1,6 +1,6 @@
 //! A good server of HTTP/1.1, which answers each request with its path.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 /// Answers each request with its path.
@@ -12,13 +12,13 @@ pub(super) fn echo(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn own(stream: &mut TcpStream, method: &str, path: &str) -> io::Result<()> {
+pub(super) fn own(stream: &mut impl Write, method: &str, path: &str) -> io::Result<()> {
     let body = if method == "HEAD" { "" } else { path };
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", path.len())
 }
 
 /// The method and the path of the next request, which has no body; `None`: there is none.
-pub(super) fn next_request(requests: &mut BufReader<TcpStream>) -> io::Result<Option<(String, String)>> {
+pub(super) fn next_request(requests: &mut impl BufRead) -> io::Result<Option<(String, String)>> {
     let (mut line, mut first) = (String::new(), None);
     while requests.read_line(&mut line)? > 0 {
         if line == "\r\n" {

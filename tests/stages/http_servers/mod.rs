@@ -2,6 +2,7 @@
 //! next request gets the answer to it, and others are served meanwhile.
 
 mod bodies;
+mod close_notify;
 mod echo;
 mod floods;
 mod heads;
