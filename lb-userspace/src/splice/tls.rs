@@ -297,7 +297,10 @@ mod tests {
         let (near, client, client_end) = accepted(b"", |mut end| {
             let mut heard = Vec::new();
             let error = end.read_to_end(&mut heard).unwrap_err();
-            assert_eq!((error.kind(), &heard[..]), (std::io::ErrorKind::UnexpectedEof, &b"the first half"[..]));
+            assert_eq!(
+                (error.kind(), &heard[..]),
+                (std::io::ErrorKind::UnexpectedEof, &b"the first half"[..])
+            );
         })
         .await;
         let (far, server, server_end) = dialled(|mut end| {

@@ -4,13 +4,15 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use snisplice_tests::backend::Backend;
 
-use super::frames::{ACK, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, usual};
+use super::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, usual,
+};
 use super::{HOST, Scene, parse};
 use crate::config::pool;
 
@@ -62,10 +64,11 @@ fn a_stream_that_is_reset_without_an_error_is_no_whole_body() -> Result<()> {
     Ok(())
 }
 
+const RETRIED: &str = "[[route.rule]]\nmatch = [{ path_prefix = '/retried' }]\nbackends = ['busy']\nretry = { attempts = 1, statuses = [503] }\n";
+
 #[test]
 fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> {
-    let retried = "[[route.rule]]\nmatch = [{ path_prefix = '/retried' }]\nbackends = ['busy']\nretry = { attempts = 1, statuses = [503] }\n";
-    let scene = Scene::with("", retried, &pool("busy", &[81], ""))?;
+    let scene = Scene::with("", RETRIED, &pool("busy", &[81], ""))?;
     let (tell, told) = channel();
     let (is_first, tell) = (AtomicBool::new(true), Mutex::new(tell));
     // The first connection refuses before all has come, and reads on; the next one takes all.
@@ -87,6 +90,12 @@ fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> 
         let _ = tell.send(body);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     })?;
+    is_sent_whole(&scene, &told)
+}
+
+/// Sends a body piece by piece, the rest once the beginning is sent for the second time. `told`: an empty piece when that is so, and
+/// then what the server that has answered well got.
+fn is_sent_whole(scene: &Scene, told: &Receiver<Vec<u8>>) -> Result<()> {
     let mut client = scene.connect()?;
     write!(
         client,
@@ -95,17 +104,59 @@ fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> 
     let patience = Duration::from_secs(20);
     told.recv_timeout(patience).context("nothing is sent again")?;
     let mut expected = b"aaaaa".to_vec();
-    for part in ["bbbbb", "ccccc", "ddddd", "eeeee"] {
-        write!(client, "5\r\n{part}\r\n")?;
-        expected.extend_from_slice(part.as_bytes());
-        std::thread::sleep(Duration::from_millis(20));
+    // More than is kept, so that nobody can get twice what comes from here on.
+    for part in (0..100u32).map(|part| part.to_be_bytes().repeat(256)) {
+        write!(client, "400\r\n")?;
+        client.write_all(&part)?;
+        client.write_all(b"\r\n")?;
+        expected.extend(part);
+        std::thread::sleep(Duration::from_millis(2));
     }
     client.write_all(b"0\r\n\r\n")?;
     let body = told.recv_timeout(patience).context("the body has no end")?;
-    assert_eq!(String::from_utf8_lossy(&body), String::from_utf8_lossy(&expected));
+    assert!(body == expected, "{} of {} bytes", body.len(), expected.len());
     let answer = read_until(&mut client, |answer| has(answer, b"\r\n\r\n"))?;
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
     Ok(())
+}
+
+#[test]
+fn a_body_that_is_still_coming_is_sent_whole_by_the_next_stream() -> Result<()> {
+    let scene = Scene::with("", RETRIED, &pool("busy", &[81], "http2 = true"))?;
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    // The first stream is refused before all has come, and is still taken; the next one takes all.
+    let _busy = Backend::start(&scene.world.net.server, 81, move |stream| {
+        let tell = tell.lock().expect("no thread panics").clone();
+        let mut raw = Raw::accept(stream, &[])?;
+        let (mut refused, mut body) = (None, Vec::new());
+        while let Some(frame) = raw.next().map_err(io::Error::other)? {
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
+                DATA if refused.is_none() => {
+                    refused = Some(frame.stream);
+                    raw.headers(frame.stream, &[(":status", "503")], true)?;
+                }
+                DATA if refused != Some(frame.stream) => {
+                    if body.is_empty() {
+                        let _ = tell.send(Vec::new());
+                    }
+                    body.extend(frame.payload);
+                    // Also whoever still sends on the stream that was refused is asked for more.
+                    for stream in [0, frame.stream].into_iter().chain(refused) {
+                        raw.frame(WINDOW_UPDATE, 0, stream, &1024u32.to_be_bytes())?;
+                    }
+                    if frame.flags & END_STREAM != 0 {
+                        let _ = tell.send(body.clone());
+                        raw.headers(frame.stream, &[(":status", "200")], true)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    is_sent_whole(&scene, &told)
 }
 
 #[test]
