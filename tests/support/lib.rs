@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod half_successor;
 pub mod hold;
 pub mod interrupt;
+pub mod left;
 pub mod mysql;
 pub mod netns;
 pub mod postgres;

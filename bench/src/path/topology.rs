@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use snisplice_tests::process::checked_output;
-use snisplice_tests::{Authority, Leaf, NetNs, Process, Redis, TempDir, Triangle, topology};
+use snisplice_tests::{Authority, Leaf, NetNs, Process, Redis, TempDir, Triangle, left, topology};
 
 use crate::machine;
 
@@ -79,6 +79,7 @@ impl Site {
         }
         triangle.server.ip(&format!("route add local {MANY_SERVERS} dev lo"))?;
         triangle.gateway.ip(&format!("route add {MANY_SERVERS} via {}", topology::SERVER))?;
+        left::route_to_ends(&triangle)?;
         let authority = Authority::new("snisplice bench authority")?;
         let leaf = authority.leaf(&[DOMAIN, &format!("*.{DOMAIN}")])?;
         let files = TempDir::new()?;

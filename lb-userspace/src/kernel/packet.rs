@@ -76,6 +76,8 @@ pub struct Packet {
     maps: Mutex<Maps>,
     /// The flow table, for reading without the lock.
     flows: HashMap<MapData, Tuple, Flow>,
+    /// The records, likewise.
+    connections: HashMap<MapData, u64, Record>,
     sightings: HashMap<MapData, Tuple, Sighting>,
     counts: PerCpuArray<MapData, u64>,
     events: Mutex<RingBuf<MapData>>,
@@ -193,6 +195,7 @@ impl Packet {
         };
         Ok(Self {
             flows: to_read,
+            connections: pinned(&pins, CONNECTIONS)?,
             tracks,
             unused: Mutex::default(),
             is_new,
@@ -389,19 +392,24 @@ impl Packet {
         let _ = self.tracks.was_asked(slot, side, what);
     }
 
-    /// The flows that an earlier process has left, whose slots are in use from here on. To be called before the first flow is
-    /// inserted. `kept`: slots that are in use as well.
-    pub fn adopt(&self, kept: impl IntoIterator<Item = u32>) -> Result<Vec<(Tuple, Flow)>, KernelError> {
-        let mut found = Vec::new();
+    /// Calls `each` with the flows that an earlier process has left, whose slots are in use from here on. To be called before the
+    /// first flow is inserted. `kept`: slots that are in use as well.
+    pub fn adopt(
+        &self,
+        kept: impl IntoIterator<Item = u32>,
+        mut each: impl FnMut(&Tuple, &Flow),
+    ) -> Result<(), KernelError> {
+        let mut used: Vec<u32> = kept.into_iter().collect();
         // Not for a new table: a walk through an empty one takes milliseconds.
         if !self.is_new {
             for_each_batch(&self.flows, BATCH, |tuples, flows| {
-                found.extend(tuples.iter().copied().zip(flows.iter().copied()));
+                used.extend(flows.iter().map(|flow| flow.slot));
+                tuples.iter().zip(flows).for_each(|(tuple, flow)| each(tuple, flow));
             })
             .map_err(|error| KernelError::Load(error.into()))?;
         }
-        self.tracks.adopt(found.iter().map(|(_, flow)| flow.slot).chain(kept));
-        Ok(found)
+        self.tracks.adopt(used);
+        Ok(())
     }
 
     /// The lock of the pinned maps, for a process that is to have it too.
@@ -442,6 +450,11 @@ impl Packet {
     /// What the programs know of a handover that is under way.
     pub fn handover(&self, id: u64) -> Option<Handover> {
         lock(&self.maps).handovers.get(&id, 0).ok()
+    }
+
+    /// The connections whose handover is under way, or was when their process died.
+    pub fn handovers(&self) -> HashSet<u64> {
+        lock(&self.maps).handovers.keys().filter_map(Result::ok).collect()
     }
 
     /// Tells the programs what the sockets of a connection still have to deliver.
@@ -505,17 +518,23 @@ impl Packet {
 
     /// The record of a connection.
     pub fn record(&self, id: u64) -> Option<Record> {
-        lock(&self.maps).connections.get(&id, 0).ok()
+        self.connections.get(&id, 0).ok()
     }
 
     /// Whether there are connections, of this process or of an earlier one.
     pub fn has_connections(&self) -> bool {
-        lock(&self.maps).connections.keys().next().is_some()
+        self.connections.keys().next().is_some()
     }
 
-    /// All records, by the connection's id.
-    pub fn records(&self) -> Vec<(u64, Record)> {
-        lock(&self.maps).connections.iter().filter_map(Result::ok).collect()
+    /// Calls `each` with every record, and the connection's id. It may remove records.
+    pub fn for_each_record(&self, mut each: impl FnMut(u64, &Record)) -> Result<(), KernelError> {
+        if self.is_new {
+            return Ok(());
+        }
+        for_each_batch(&self.connections, BATCH, |ids, records| {
+            ids.iter().zip(records).for_each(|(id, record)| each(*id, record));
+        })
+        .map_err(|error| KernelError::Load(error.into()))
     }
 
     /// Stores a name for the next process, and returns its key.

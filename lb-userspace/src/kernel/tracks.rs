@@ -51,6 +51,23 @@ struct Slots {
     free: Vec<u32>,
 }
 
+impl Slots {
+    /// Exactly these are in use.
+    fn without(used: Vec<u32>, capacity: usize) -> Self {
+        let mut taken = Vec::new();
+        // Each is there twice, and in no order.
+        for slot in used.into_iter().map(|slot| slot as usize).filter(|slot| *slot < capacity) {
+            if slot >= taken.len() {
+                taken.resize(slot + 1, false);
+            }
+            taken[slot] = true;
+        }
+        let next = taken.len() as u32;
+        let free = (0..next).rev().filter(|slot| !taken[*slot as usize]).collect();
+        Self { next, free }
+    }
+}
+
 /// Whether an end's FIN came before the other end's. The values are those of [`closing::FIN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -74,15 +91,8 @@ impl Tracks {
     }
 
     /// Exactly these slots are in use: those of connections that an earlier process has left.
-    pub(super) fn adopt(&self, used: impl Iterator<Item = u32>) {
-        let mut used: Vec<u32> = used.filter(|slot| (*slot as usize) < self.capacity).collect();
-        used.sort_unstable();
-        used.dedup();
-        let next = used.last().map_or(0, |last| last + 1);
-        let mut taken = used.into_iter().peekable();
-        let mut free: Vec<u32> = (0..next).filter(|slot| taken.next_if_eq(slot).is_none()).collect();
-        free.reverse();
-        *lock(&self.slots) = Slots { next, free };
+    pub(super) fn adopt(&self, used: Vec<u32>) {
+        *lock(&self.slots) = Slots::without(used, self.capacity);
     }
 
     /// A slot that no flow names; `None`: there is none.
@@ -200,4 +210,24 @@ impl Tracks {
 fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
     // Never left half-changed.
     slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_what_no_flow_names_is_free() {
+        for (used, next, free) in [
+            (vec![], 0, vec![]),
+            (vec![0, 0], 1, vec![]),
+            // The lowest are taken first.
+            (vec![6, 2, 6, 3, 2], 7, vec![5, 4, 1, 0]),
+            // Another table's.
+            (vec![1, 10, u32::MAX], 2, vec![0]),
+        ] {
+            let slots = Slots::without(used.clone(), 10);
+            assert_eq!((slots.next, slots.free), (next, free), "{used:?}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod filters;
 mod gateways;
 mod health;
 mod keepalive;
+mod left;
 mod life;
 mod loading;
 mod mysql;

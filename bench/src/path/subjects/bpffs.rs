@@ -15,6 +15,11 @@ pub(crate) fn bpffs() -> PathBuf {
     Path::new(BPFFS).join(format!("{BPFFS_PREFIX}{}", std::process::id()))
 }
 
+/// The pins of the packet tier among them.
+pub(crate) fn pins() -> PathBuf {
+    bpffs().join(format!("v{}/packet", lb_common::ABI_VERSION))
+}
+
 /// Removes the pins of runs that were killed.
 pub(crate) fn remove_leftovers() -> Result<()> {
     let Ok(entries) = fs::read_dir(BPFFS) else {

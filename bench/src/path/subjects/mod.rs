@@ -7,8 +7,8 @@ mod service;
 mod size;
 mod subject;
 
-pub(crate) use bpffs::{bpffs, remove_leftovers};
+pub(crate) use bpffs::{pins, remove_leftovers};
 pub(crate) use kind::Kind;
-pub(crate) use service::{Endpoint, Service};
+pub(crate) use service::{Endpoint, PASSTHROUGH, Service};
 pub(crate) use size::Size;
 pub(crate) use subject::{Stand, Subject};

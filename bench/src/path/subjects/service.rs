@@ -42,7 +42,7 @@ pub(crate) struct Endpoint {
     pub(crate) sni: String,
 }
 
-pub(super) const PASSTHROUGH: u16 = 7001;
+pub(crate) const PASSTHROUGH: u16 = 7001;
 pub(super) const TERMINATED: u16 = 7002;
 pub(super) const TCP_IPERF: u16 = 7003;
 pub(super) const TCP_REDIS: u16 = 7004;

@@ -126,6 +126,17 @@ impl<'s> Subject<'s> {
     /// Ends it as a service manager (SIGTERM) or an accident (SIGKILL, to all of its processes) would, and starts it
     /// again at once.
     pub(crate) fn restart(&mut self, signal: Signal) -> Result<()> {
+        self.end(signal)?;
+        self.start_again()
+    }
+
+    /// Starts it again after [`end`](Self::end), and waits until it serves.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.launch()
+    }
+
+    /// Ends it as [`restart`](Self::restart) does.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
         for process in &mut self.processes {
             let mut group = vec![process.pid()];
             if signal == Signal::SIGKILL {
@@ -143,7 +154,7 @@ impl<'s> Subject<'s> {
             })?;
         }
         self.processes.clear();
-        self.launch()
+        Ok(())
     }
 
     /// Makes sure that connections took the tier that is to be measured.
@@ -295,6 +306,12 @@ impl<'s> Subject<'s> {
             stream.read_to_string(&mut answer)?;
             Ok(answer)
         })
+    }
+
+    /// How many connections the gateway has open in its tier, by its own account.
+    pub(crate) fn open(&self) -> Result<u64> {
+        let tier = self.kind.tier().context("it has no tiers")?;
+        self.status()?["tiers"][tier]["active"].as_u64().context("no number of connections")
     }
 
     /// `snisplice status --json`.

@@ -8,15 +8,36 @@ use crate::clock::now_ms;
 use crate::kernel::KernelError;
 use crate::kernel::tuples::{ends, socket_address};
 use crate::reason::{CloseReason, Tier};
-use crate::serving::{Known, Permits, ServerGuard, Snapshot};
+use crate::serving::{Known, Listener, Permits, Pool, Route, Server, ServerGuard, Snapshot};
 use crate::tier::Choice;
 use lb_common::packet::{Flow, PerDirection, PerLeg, Record, Tuple};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The flows of a connection of an earlier process, each with its tuple; `None`: that flow is not in the table.
-type Found = PerDirection<Option<(Tuple, Flow)>>;
+/// What the flow table has of a connection of an earlier process.
+struct Found {
+    /// Of its track.
+    slot: u32,
+    /// Of each leg's packets as they arrive.
+    tuples: PerLeg<Tuple>,
+    /// [`Flow::origin`] of each flow; `None`: that flow is not in the table.
+    origins: PerDirection<Option<u64>>,
+}
+
+impl Found {
+    /// Of one of the flows, which is yet to be added.
+    fn of(tuple: &Tuple, flow: &Flow) -> Self {
+        let other = flow.out.reversed();
+        let tuples = PerLeg::from_fn(|side| if side == flow.side() { *tuple } else { other });
+        Self { slot: flow.slot, tuples, origins: PerDirection::default() }
+    }
+
+    fn add(&mut self, flow: &Flow) {
+        *self.origins.get_mut(flow.side()) = Some(flow.origin);
+    }
+}
 
 impl PacketTier {
     /// Takes over the connections of an earlier process. `kept`: those that it still hands over, and their slots as far as they
@@ -28,29 +49,27 @@ impl PacketTier {
         kept: &mut HashMap<u64, Option<u32>>,
     ) -> Result<(), KernelError> {
         let mut found = HashMap::<u64, Found>::new();
-        for (tuple, flow) in self.kernel().adopt(kept.values().copied().flatten())? {
+        self.kernel().adopt(kept.values().copied().flatten(), |tuple, flow| {
             books.ledger.know_id(flow.id);
-            *found.entry(flow.id).or_default().get_mut(flow.side()) = Some((tuple, flow));
-        }
+            found.entry(flow.id).or_insert_with(|| Found::of(tuple, flow)).add(flow);
+        })?;
         for (id, slot) in kept.iter_mut() {
-            let flows = found.remove(id).unwrap_or_default();
-            *slot = slot.or_else(|| flows.iter().flatten().next().map(|(_, flow)| flow.slot));
+            *slot = slot.or(found.remove(id).map(|found| found.slot));
         }
-        let mut records = self.kernel().records();
-        records.retain(|(id, _)| !kept.contains_key(id));
-        let known = Known::of(snapshot);
-        for (id, record) in &records {
-            self.adopt_one(books, &known, *id, record, found.remove(id).unwrap_or_default());
-        }
+        let mut adoption = Adoption::new(self, books, snapshot);
+        let (handovers, mut any) = (self.kernel().handovers(), false);
+        self.kernel().for_each_record(|id, record| {
+            if !kept.contains_key(&id) {
+                any = true;
+                adoption.adopt(id, record, found.remove(&id), handovers.contains(&id));
+            }
+        })?;
         self.kernel().end_old_handovers(|id| kept.contains_key(&id));
-        for (id, flows) in found {
-            let Some((tuple, flow)) = flows.iter().flatten().next() else { continue };
-            let other = flow.out.reversed();
-            let tuples = PerLeg::from_fn(|side| if side == flow.side() { *tuple } else { other });
-            self.lingering().push(now_ms(), id, flow.slot, tuples);
+        for (id, Found { slot, tuples, .. }) in found {
+            self.lingering().push(now_ms(), id, slot, tuples);
         }
         while !self.kernel().events(usize::MAX).is_empty() {}
-        if !records.is_empty() {
+        if any {
             tracing::info!(connections = self.lock().len(), "adopted the connections of an earlier process");
         }
         Ok(())
@@ -63,53 +82,74 @@ impl PacketTier {
                 self.free(slot)
             };
         };
-        let found = |tuple| Some((tuple, self.kernel().flow(&tuple).filter(|flow| flow.id == id)?));
-        let flows = PerDirection { request: found(record.from_client), response: found(record.from_server) };
-        self.adopt_one(books, &Known::of(snapshot), id, &record, flows);
+        let mut found = None;
+        for tuple in record.tuples().iter() {
+            if let Some(flow) = self.kernel().flow(tuple).filter(|flow| flow.id == id) {
+                found.get_or_insert_with(|| Found::of(tuple, &flow)).add(&flow);
+            }
+        }
+        let is_handed_over = self.kernel().handover(id).is_some();
+        Adoption::new(self, books, snapshot).adopt(id, &record, found, is_handed_over);
+    }
+}
+
+/// Connections that are being taken over.
+struct Adoption<'a> {
+    tier: &'a PacketTier,
+    books: &'a Arc<Books>,
+    known: Known<'a>,
+    belongings: HashMap<Names, Belonging>,
+}
+
+/// What says to what a connection belongs: the keys of its names, the limits of a route that is no longer configured, and the
+/// server's address.
+type Names = ([u64; 4], [u32; 2], SocketAddr);
+
+/// What a connection belongs to. Most have it in common with many others.
+#[derive(Clone)]
+struct Belonging {
+    listener: Arc<Listener>,
+    route: Arc<Route>,
+    pool: Arc<Pool>,
+    server: Arc<Server>,
+}
+
+impl<'a> Adoption<'a> {
+    fn new(tier: &'a PacketTier, books: &'a Arc<Books>, snapshot: &'a Snapshot) -> Self {
+        Self { tier, books, known: Known::of(snapshot), belongings: HashMap::new() }
     }
 
-    fn adopt_one(&self, books: &Arc<Books>, known: &Known<'_>, id: u64, record: &Record, flows: Found) {
-        let PerDirection { request: Some((_, request)), response: Some((_, response)) } = flows else {
+    /// Takes over a connection. `found`: what the flow table has of it. `is_handed_over`: its handover was under way.
+    fn adopt(&mut self, id: u64, record: &Record, found: Option<Found>, is_handed_over: bool) {
+        let tier = self.tier;
+        let origins = found.as_ref().map(|found| (found.slot, found.origins));
+        let Some((slot, PerDirection { request: Some(request), response: Some(response) })) = origins else {
             // Its process died when the sockets were in repair mode already and not both flows were entered.
-            self.abandon(id, record);
-            if let Some((_, flow)) = flows.iter().flatten().next() {
-                self.release(id, flow.slot);
+            tier.abandon(id, record);
+            if let Some(found) = found {
+                tier.release(id, found.slot);
             }
             return;
         };
-        let track = self.kernel().track(request.slot);
-        let origin = PerDirection { request: request.origin, response: response.origin };
-        let live = self.remembered(books, known, id, record, (request.slot, origin));
+        let track = tier.kernel().track(slot);
+        let live = self.remembered(id, record, (slot, PerDirection { request, response }));
         live.account.spliced(Choice { tier: Tier::Packet, reason: None });
         live.note(&track);
         raise(&live.account.connection.traffic.active_ms, last_heard_ms(&track));
         // Routes may have changed while no process ran.
-        self.enter(live, Ways::NEVER);
+        tier.enter(live, Ways::NEVER);
         // Its process died during the handover. What its sockets still had to deliver is lost, and maybe also bytes that
         // passed the programs just before the flows were entered. A reset, which both ends notice, is better than a
         // connection that hangs.
-        if self.kernel().handover(id).is_some() {
-            self.end_at(id, CloseReason::Shutdown, None);
+        if is_handed_over {
+            tier.end_at(id, CloseReason::Shutdown, None);
         }
     }
 
-    /// A connection of an earlier process, with an account. A listener, route or pool that is no longer configured keeps its
-    /// name there. `at`: the slot of its track, and [`Flow::origin`] of both flows.
-    fn remembered(
-        &self,
-        books: &Arc<Books>,
-        known: &Known<'_>,
-        id: u64,
-        record: &Record,
-        at: (u32, PerDirection<u64>),
-    ) -> SplicedConnection {
-        let [listener, route, pool, server] =
-            record.names.map(|key| self.kernel().name(key).unwrap_or_else(|| "unknown".into()));
-        let seconds = |bound: u32| (bound != 0).then(|| Duration::from_secs(bound.into()));
-        let route = known.route(&route, &listener, seconds(record.idle_timeout), seconds(record.max_age));
-        let (listener, pool) = (known.listener(&listener), known.pool(&pool));
-        let [address, local] = ends(&record.from_server);
-        let server = pool.adopt(&server, address);
+    /// A connection of an earlier process, with an account. `at`: the slot of its track, and [`Flow::origin`] of both flows.
+    fn remembered(&mut self, id: u64, record: &Record, at: (u32, PerDirection<u64>)) -> SplicedConnection {
+        let Belonging { listener, route, pool, server } = self.belonging(record);
+        let (books, ports) = (self.books, &self.tier.ports);
         let client = socket_address(&record.client, record.client_port);
         let permits = Permits::join(&books.stats.live, &listener, &route, client.ip());
         let facts = &record.facts[..usize::from(record.facts_length).min(record.facts.len())];
@@ -117,6 +157,24 @@ impl PacketTier {
         let account = Account::adopt(books.clone(), visitor, id, sni, route);
         let guard = ServerGuard::new(server);
         account.connected(&pool, guard.server());
-        SplicedConnection::new(account, guard, permits, Some(self.ports.reserve(address, local.port())), at)
+        let [address, local] = ends(&record.from_server);
+        SplicedConnection::new(account, guard, permits, Some(ports.reserve(address, local.port())), at)
+    }
+
+    /// A listener, route or pool that is no longer configured keeps its name there.
+    fn belonging(&mut self, record: &Record) -> Belonging {
+        let [address, _] = ends(&record.from_server);
+        let names = (record.names, [record.idle_timeout, record.max_age], address);
+        let known = self.belongings.entry(names).or_insert_with(|| {
+            let [listener, route, pool, server] =
+                record.names.map(|key| self.tier.kernel().name(key).unwrap_or_else(|| "unknown".into()));
+            let seconds = |bound: u32| (bound != 0).then(|| Duration::from_secs(bound.into()));
+            let limits = [record.idle_timeout, record.max_age].map(seconds);
+            let route = self.known.route(&route, &listener, limits[0], limits[1]);
+            let (listener, pool) = (self.known.listener(&listener), self.known.pool(&pool));
+            let server = pool.adopt(&server, address);
+            Belonging { listener, route, pool, server }
+        });
+        known.clone()
     }
 }

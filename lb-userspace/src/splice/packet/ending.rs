@@ -11,7 +11,7 @@ use crate::splice::keepalive::Timing;
 use lb_common::packet::track::{Half, asked, closing};
 use lb_common::packet::{PerLeg, Record, Side};
 
-/// Connections that a sweep looks at before it releases the lock for others.
+/// Slots that a sweep looks at before it releases the lock for others.
 const AT_ONCE: usize = 1024;
 
 impl PacketTier {
@@ -19,7 +19,7 @@ impl PacketTier {
     /// ways.
     pub(crate) fn enter(&self, live: SplicedConnection, asked: u64) {
         let id = live.account.connection.id;
-        self.lock().insert(id, Box::new(live));
+        self.lock().insert(live);
         self.ways.entered(id, asked);
     }
 
@@ -46,7 +46,7 @@ impl PacketTier {
     /// As [`end`](Self::end), by the thread that looks after the connections. `ended_ms`: when the connection ended by itself,
     /// if it did.
     pub(super) fn end_at(&self, id: u64, reason: CloseReason, ended_ms: Option<u64>) -> bool {
-        let Some(live) = self.lock().remove(&id) else { return false };
+        let Some(live) = self.lock().remove(id) else { return false };
         if let Some(record) = self.kernel().record(id) {
             match self.view(id, &record) {
                 Some(view) => {
@@ -82,7 +82,7 @@ impl PacketTier {
         if !view.is_finished() {
             return false;
         }
-        let Some(live) = self.lock().remove(&id) else { return false };
+        let Some(live) = self.lock().remove(id) else { return false };
         live.note(&view.track);
         self.kernel().forget(id);
         self.lingering().push(now_ms(), id, live.slot, record.tuples());
@@ -92,7 +92,7 @@ impl PacketTier {
 
     /// Ends a connection if the reset of one of its ends [still stands](super::spliced::RESET_STANDS_MS).
     pub(super) fn end_reset(&self, id: u64) {
-        let Some(slot) = self.lock().get(&id).map(|live| live.slot) else { return };
+        let Some(slot) = self.lock().get(id).map(|live| live.slot) else { return };
         let track = self.kernel().track(slot);
         if track.halves.iter().any(Half::has_reset)
             && let Some(reason) = reason_of(closings(&track))
@@ -104,7 +104,7 @@ impl PacketTier {
     /// Closes the account of a connection whose flows the programs have removed, because a SYN from this side took its
     /// tuple. The SYN says that this end no longer has the connection; the other end is reset unless it was finished.
     pub(super) fn reused(&self, id: u64, side: Side, closings: PerLeg<u8>) {
-        let Some(live) = self.lock().remove(&id) else { return };
+        let Some(live) = self.lock().remove(id) else { return };
         let track = self.kernel().track(live.slot);
         live.note(&track);
         if closings.iter().all(|closing| closing & closing::FINISHED == 0)
@@ -122,31 +122,30 @@ impl PacketTier {
         live.account.close_at(reason, Some(last_heard_ms(&track)));
     }
 
-    /// Looks at every connection and does what is due. Returns the connections whose ends are to be sent keepalive probes:
-    /// there may be many, so the caller sends them in portions.
-    pub(super) fn look(&self, now: u64, system: &Timing) -> Vec<u64> {
-        let ids: Vec<u64> = self.lock().keys().copied().collect();
-        let (mut due, mut quiet) = (Vec::new(), Vec::new());
-        for ids in ids.chunks(AT_ONCE) {
-            let live = self.lock();
-            for id in ids {
-                let Some(live) = live.get(id) else { continue };
-                let track = self.kernel().track(live.slot);
-                live.note(&track);
-                let (actions, is_quiet) = live.due(&track, now, system);
-                due.extend(actions.map(|due| (*id, due)));
-                quiet.extend(is_quiet.then_some(*id));
-                for side in Side::BOTH {
-                    if track.halves.get(side).asked & asked::DEVICE != 0 {
-                        self.kernel().was_asked(live.slot, side, asked::DEVICE);
-                    }
+    /// Looks at the connections of some slots, from this one on, as far as something may be due, and does it. Returns the slot
+    /// to go on at; `None`: there are no more. `quiet` gets the connections whose ends are to be sent keepalive probes: there
+    /// may be many, so the caller sends them in portions.
+    pub(super) fn look(&self, from: usize, now: u64, system: &Timing, quiet: &mut Vec<u64>) -> Option<usize> {
+        let (to, mut due) = (from + AT_ONCE, Vec::new());
+        let mut live = self.lock();
+        live.look(from..to, now, self.kernel(), |id, live, track| {
+            live.note(track);
+            let (actions, is_quiet) = live.due(track, now, system);
+            due.extend(actions.map(|due| (id, due)));
+            quiet.extend(is_quiet.then_some(id));
+            for side in Side::BOTH {
+                if track.halves.get(side).asked & asked::DEVICE != 0 {
+                    self.kernel().was_asked(live.slot, side, asked::DEVICE);
                 }
             }
-        }
+            live.quiet_until(track, system)
+        });
+        let more = to < live.end();
+        drop(live);
         for (id, due) in due {
             match due {
                 Due::Reused => {
-                    let slot = self.lock().get(&id).map(|live| live.slot);
+                    let slot = self.lock().get(id).map(|live| live.slot);
                     if let Some(slot) = slot {
                         let closings = closings(&self.kernel().track(slot));
                         let by_client = closings.client & closing::REUSED != 0;
@@ -165,7 +164,12 @@ impl PacketTier {
                 Due::Challenge { side } => self.challenge(id, side),
             }
         }
-        quiet
+        more.then_some(to)
+    }
+
+    /// The next sweep looks at every connection.
+    pub(super) fn look_at_all(&self) {
+        self.lock().look_at_all();
     }
 
     /// Sends keepalive probes to those ends of a connection that have been silent for long enough. The answer of one end is
@@ -173,7 +177,7 @@ impl PacketTier {
     pub(super) fn probe(&self, id: u64, system: &Timing) {
         let sides = {
             let mut live = self.lock();
-            let Some(live) = live.get_mut(&id) else { return };
+            let Some(live) = live.get_mut(id) else { return };
             // Judged anew: an end may have sent something since the sweep looked at it.
             live.take_probes(&self.kernel().track(live.slot), now_tick(), system)
         };
@@ -189,8 +193,14 @@ impl PacketTier {
 
     /// Brings the accounts of all spliced connections up to date.
     pub fn refresh(&self) {
-        for live in self.lock().values() {
-            live.note(&self.kernel().track(live.slot));
+        let mut from = 0;
+        loop {
+            let mut live = self.lock();
+            if from >= live.end() {
+                return;
+            }
+            live.note(from..from + AT_ONCE, self.kernel());
+            from += AT_ONCE;
         }
     }
 }

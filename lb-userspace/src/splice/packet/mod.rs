@@ -6,9 +6,11 @@
 
 mod adopt;
 mod ending;
+mod glances;
 mod grace;
 mod handover;
 mod lingering;
+mod live;
 mod loading;
 #[cfg(feature = "kernel-log")]
 mod log;

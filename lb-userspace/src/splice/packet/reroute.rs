@@ -94,7 +94,7 @@ impl PacketTier {
             let Paths { behind, stale, .. } = &mut *self.ways.paths();
             // Only now: if each change began the list anew, frequent changes would keep its end waiting for ever.
             if behind.is_empty() && std::mem::take(stale) {
-                behind.extend(self.lock().keys());
+                behind.extend(self.lock().ids());
             }
             let ids: Vec<u64> = behind.drain(..behind.len().min(AT_ONCE)).collect();
             (ids, !behind.is_empty() || *stale)

@@ -68,6 +68,15 @@ impl Probed {
         }
     }
 
+    /// Until when ([`now_ms`](crate::clock::now_ms)) it [calls for](Self::calls_for) nothing.
+    fn waits_until(&self, timing: &Timing, heard: u32) -> u64 {
+        let idle = ms_of_tick(heard) + timing.idle_ms;
+        match self.unanswered(heard) {
+            0 => idle,
+            _ => idle.max(ms_of_tick(self.at) + timing.interval_ms),
+        }
+    }
+
     /// Counts a probe that is sent now.
     fn note(&mut self, heard: u32, now: u32) {
         *self = Self { probes: self.unanswered(heard).saturating_add(1), at: now };
@@ -170,6 +179,24 @@ impl SplicedConnection {
         (first.into_iter().chain(challenges.into_iter().flatten()), is_quiet)
     }
 
+    /// Until when ([`now_ms`](crate::clock::now_ms)) time alone makes nothing [`due`](Self::due). Never too late by more than a
+    /// few milliseconds, if the track stays as it is.
+    pub(super) fn quiet_until(&self, track: &Track, system: &Timing) -> u64 {
+        let connection = &self.account.connection;
+        let after = |since: u64, bound: Option<Duration>| {
+            let ms = |bound: Duration| u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
+            bound.map_or(u64::MAX, |bound| since.saturating_add(ms(bound)))
+        };
+        let max_age = after(connection.opened_ms, connection.route.max_age);
+        let idle = after(connection.traffic.active_ms.load(Relaxed), connection.route.idle_timeout);
+        let keepalives = connection.keepalives();
+        let probing = Side::BOTH.map(|side| {
+            let timing = Timing::of(keepalives.of(side), system);
+            self.probed.get(side).waits_until(&timing, track.halves.get(side).heard)
+        });
+        probing.into_iter().fold(max_age.min(idle), u64::min)
+    }
+
     /// What keepalive calls for at each end.
     fn probing(&self, track: &Track, now: u32, system: &Timing) -> PerLeg<Probing> {
         let keepalives = self.account.connection.keepalives();
@@ -267,6 +294,7 @@ pub(super) fn raise(counter: &AtomicU64, value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::now_ms;
 
     const MINUTES: Timing = Timing { idle_ms: 60_000, interval_ms: 15_000, count: 4 };
 
@@ -290,6 +318,26 @@ mod tests {
         assert_eq!(calls_for(&probed, heard, ms + 60_000), Probing::Probe);
         probed.note(heard, tick_of_ms(ms + 60_000));
         assert_eq!(probed.probes, 1);
+    }
+
+    #[test]
+    fn it_waits_until_it_calls_for_a_probe() {
+        let now = now_ms();
+        let tick = |ms_ago: u64| tick_of_ms(now - ms_ago);
+        let probed = |probes, ms_ago| Probed { probes, at: tick(ms_ago) };
+        for (what, probed, heard, from_now) in [
+            ("never probed", Probed::default(), 20_000, 40_000),
+            ("overdue", Probed::default(), 70_000, -10_000),
+            ("an answer to the last probe", probed(3, 30_000), 20_000, 40_000),
+            ("one that is not answered", probed(1, 5_000), 70_000, 10_000),
+            ("the last that is not", probed(4, 16_000), 130_000, -1_000),
+        ] {
+            let until = probed.waits_until(&MINUTES, tick(heard));
+            let expected = now.wrapping_add_signed(from_now);
+            assert!(until.abs_diff(expected) <= 20, "{what}: {from_now} and not {until} at {now}");
+            let waits = |ms: u64| probed.calls_for(&MINUTES, tick(heard), tick_of_ms(ms)) == Probing::Wait;
+            assert!(waits(until - 20) && !waits(until + 20), "{what}");
+        }
     }
 
     /// An answer counts even if it is long ago when the sweeper next looks.

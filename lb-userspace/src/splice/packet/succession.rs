@@ -22,7 +22,7 @@ impl PacketTier {
         let Some(kept) = &mut *frozen else { return Vec::new() };
         let (live, handovers) = (self.lock(), self.handovers());
         kept.retain(|id| handovers.contains_key(id) || self.kernel().handover(*id).is_some());
-        let slot = |id: &u64| match (live.get(id), handovers.get(id)) {
+        let slot = |id: &u64| match (live.get(*id), handovers.get(id)) {
             (Some(live), _) => Some(live.slot),
             (None, Some(HandoverState::ConnectionOver { slot })) => Some(*slot),
             (None, _) => None,
@@ -43,10 +43,10 @@ impl PacketTier {
     /// Leaves all connections but those that are kept to the next process, with their accounts open.
     pub fn leave(&self) {
         let frozen = self.frozen();
-        let is_kept = |id: &u64| frozen.as_ref().is_some_and(|kept| kept.contains(id));
+        let is_kept = |id| frozen.as_ref().is_some_and(|kept| kept.contains(&id));
         // Not under the lock: accounts have their own.
-        let left: Vec<_> = self.lock().extract_if(|id, _| !is_kept(id)).collect();
-        left.into_iter().for_each(|(_, live)| live.account.leave());
+        let left = self.lock().extract(|id| !is_kept(id));
+        left.into_iter().for_each(|live| live.account.leave());
     }
 
     /// Leaves those of the kept connections that have no sockets any more, or are over. Returns what is still kept.
@@ -57,7 +57,7 @@ impl PacketTier {
         kept.retain(|id| {
             // A handover that failed ends the connection itself, in a moment.
             let is_finished = !self.handovers().contains_key(id) && self.kernel().handover(*id).is_none();
-            if is_finished && let Some(live) = live.remove(id) {
+            if is_finished && let Some(live) = live.remove(*id) {
                 live.account.leave();
             }
             !is_finished

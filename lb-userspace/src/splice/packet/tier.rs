@@ -3,8 +3,9 @@
 use super::grace::Grace;
 use super::handover::PendingHandover;
 use super::lingering::{Lingering, Pending};
+use super::live::Live;
 use super::odd::{Losses, OddThread};
-use super::spliced::{self, SplicedConnection};
+use super::spliced;
 use super::terms::{Legs, Refusal, Terms};
 use super::ticks::now_tick;
 use super::ways::Ways;
@@ -37,8 +38,7 @@ pub struct PacketTier {
     pub(super) odd: OnceLock<OddThread>,
     pub(super) losses: Arc<Losses>,
     pub(super) conntrack: Option<Conntrack>,
-    /// By id.
-    pub(super) live: Mutex<HashMap<u64, Box<SplicedConnection>>>,
+    pub(super) live: Mutex<Live>,
     /// By id: connections whose sockets are not closed yet.
     pub(super) handovers: Mutex<HashMap<u64, HandoverState>>,
     pub(super) lingering: Mutex<Lingering>,
@@ -312,8 +312,8 @@ impl PacketTier {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<u64, Box<SplicedConnection>>> {
-        // The map is never left half-changed.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Live> {
+        // Never left half-changed: nothing in there panics.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::path::case::{Figure, Load, Measurement, STEADY, compared, metrics, sample, shown};
 use crate::path::clients::Requests;
 use crate::path::scenarios::requests::{Answered, RedisBenchmark};
-use crate::path::subjects::{self, Kind, Service};
+use crate::path::subjects::{Kind, Service};
 use crate::path::{flows, memory};
 use crate::report::Better::{Higher, Lower};
 use crate::report::{Metric, Sample};
@@ -46,7 +46,7 @@ impl Load for Flows {
 
     fn measure(&self, on: &mut Measurement<'_, '_>) -> Result<Sample> {
         let before = memory::of_kernel()?;
-        let table = flows::Table::open(&subjects::bpffs())?;
+        let table = flows::Table::open()?;
         table.fill(self.flows)?;
         let bytes = memory::of_kernel()? as f64 - before as f64;
         let requests = Requests { set: false, clients: STEADY, pipeline: 1, value: 3 };

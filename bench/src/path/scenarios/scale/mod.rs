@@ -2,12 +2,14 @@
 
 mod flows;
 mod idle;
+mod left;
 mod reload;
 mod routes;
 mod servers;
 
 use flows::Flows;
 use idle::Idle;
+use left::{Adopt, Open};
 use reload::Reload;
 use routes::Routes;
 use servers::Servers;
@@ -37,6 +39,20 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
             Flows { flows },
         )
     };
+    let adopt = |connections: u32| {
+        depth.case(
+            format!("adopt-{connections}"),
+            format!("a start with {connections} connections of the process before"),
+            Adopt { connections },
+        )
+    };
+    let open = |connections: u32| {
+        depth.case(
+            format!("open-{connections}"),
+            format!("an idle gateway with {connections} open connections"),
+            Open { connections },
+        )
+    };
     let servers = |servers: u32| {
         depth.case(
             format!("servers-{servers}"),
@@ -52,7 +68,7 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
     let own_pools = Size { pools: 10_000, servers: 1, ..Size::default() };
     match depth {
         // More routes are also in each reload of `operations`.
-        Depth::Quick => vec![idle(500), flows(100)],
+        Depth::Quick => vec![idle(500), flows(100), adopt(1_000)],
         _ => vec![
             idle(1_000),
             idle(20_000),
@@ -73,6 +89,8 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
             flows(10_000),
             // The table of 1 048 576 entries, two a connection, nearly full.
             flows(500_000),
+            adopt(500_000),
+            open(500_000),
         ],
     }
 }
