@@ -128,6 +128,12 @@ impl PendingHandover {
             request.is_done(kernel, injector, slot, (Side::Server, &tuples.server))
                 & response.is_done(kernel, injector, slot, (Side::Client, &tuples.client))
         };
+        let rest = async |request: &Direction<'_>, response: &Direction<'_>, pause| match request.hurries()
+            || response.hurries()
+        {
+            true => tokio::time::sleep(pause).await,
+            false => grace.moment(pause).await,
+        };
         // The flows are entered.
         let arrived = grace.begin();
         let mut held = Some(held);
@@ -135,7 +141,7 @@ impl PendingHandover {
         for again in [false, true] {
             let mut pause = FIRST_PAUSE;
             while again && !grace.is_over(arrived) {
-                grace.moment(pause).await;
+                rest(&request, &response, pause).await;
                 are_done(&mut request, &mut response);
                 pause = (pause * 2).min(GRACE_PAUSE);
             }
@@ -170,7 +176,7 @@ impl PendingHandover {
         }
         let mut pause = FIRST_PAUSE;
         while !are_done(&mut request, &mut response) {
-            grace.moment(pause).await;
+            rest(&request, &response, pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         kernel.end_handover(id);
@@ -269,6 +275,12 @@ impl Direction<'_> {
         tcp::enter_repair(self.to.as_fd())
     }
 
+    /// Whether a tail loss probe may come before the next of the moments at which all tasks look.
+    fn hurries(&self) -> bool {
+        let (_, many) = REPLAY_AFTER;
+        !self.is_done && self.bytes > many
+    }
+
     /// Whether the receiver has acknowledged all that was written to its socket, or the connection is over. If the programs
     /// have forwarded the acknowledgement, replays it to the socket before that would retransmit. `back`: the tuple of the
     /// receiver's packets as they arrive.
@@ -289,8 +301,8 @@ impl Direction<'_> {
             self.is_done = kernel.flow(back).is_none() || gone(tcp::is_closed(to));
             return self.is_done;
         }
-        let (late, many) = REPLAY_AFTER;
-        if self.replays < REPLAYS && (self.bytes > many || self.since.elapsed() >= late) {
+        let (late, _) = REPLAY_AFTER;
+        if self.replays < REPLAYS && (self.hurries() || self.since.elapsed() >= late) {
             self.replays += 1;
             let [peer, local] = ends(back);
             let _ = tcp::select_receive(to)
