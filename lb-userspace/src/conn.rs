@@ -300,14 +300,13 @@ impl Passage {
         // If this future is dropped, what the sockets still hold is lost, and the connection must be reset.
         let mut unfinished = UnfinishedHandover(Some((packet, &connection)));
         let sockets = PerLeg::<&TcpStream> { client: &client, server: &server };
-        if let Err(reason) = packet.finish(handover, sockets, window).await {
-            connection.set_ending(reason);
-            return;
-        }
+        let handed_over = match packet.finish(handover, sockets, window).await {
+            Ok(handed_over) => handed_over,
+            Err(reason) => return connection.set_ending(reason),
+        };
         unfinished.0 = None;
-        client.clean();
-        server.clean();
         connection.leave_task();
+        packet.close(handed_over, PerLeg { client, server });
     }
 
     /// splice: the chosen tier carries the bytes; if it gives the connection back, the copy tier goes on.

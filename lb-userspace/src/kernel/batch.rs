@@ -1,14 +1,16 @@
-//! Reading many entries of a map with one system call (Linux 5.6), which aya does not offer.
+//! What a map can do with one system call and aya does not offer: reading many entries (Linux 5.6), and taking one out (Linux
+//! 5.14).
 
 use std::borrow::Borrow;
 use std::io;
-use std::mem::{offset_of, size_of};
+use std::mem::{MaybeUninit, offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, IterableMap, MapData};
 
 /// linux/bpf.h `enum bpf_cmd`.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 
 /// linux/bpf.h `union bpf_attr`, the part `batch`.
@@ -26,6 +28,16 @@ struct Attributes {
     flags: u64,
 }
 
+/// linux/bpf.h `union bpf_attr`, the part for single elements.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+const _: () = assert!(offset_of!(Element, key) == 8 && size_of::<Element>() == 32, "linux/bpf.h");
 const _: () = assert!(offset_of!(Attributes, flags) == 48 && size_of::<Attributes>() == 56, "linux/bpf.h");
 
 /// A map that [`for_each_batch`] can walk.
@@ -95,6 +107,21 @@ pub fn for_each_batch<K: Pod, V: Pod>(
         }
         position = Some(next);
     }
+}
+
+/// Removes an entry and returns what it was; `None`: there is none.
+pub fn take<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Option<V> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let mut element = Element {
+        map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
+        key: address(key),
+        value: value.as_mut_ptr().expose_provenance() as u64,
+        flags: 0,
+    };
+    // SAFETY: aya has compared the sizes of keys and values with the map's; the kernel reads a key and writes a value.
+    unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut element) }.ok()?;
+    // SAFETY: the kernel has written the value, which `V` stands for as in every map.
+    Some(unsafe { value.assume_init() })
 }
 
 /// A pointer as `union bpf_attr` has it.

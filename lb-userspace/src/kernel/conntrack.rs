@@ -61,15 +61,19 @@ impl Conntrack {
         }
     }
 
-    /// Removes the entry of a TCP connection, if there is one, from `source`, which began it, to `destination`.
+    /// Removes the entries of TCP connections, as far as there are any. Each is from the first address, which began it, to the
+    /// second.
     ///
     /// Entries in a conntrack zone of their own (`ct zone set`) are not found.
-    pub fn forget(&self, source: SocketAddr, destination: SocketAddr) {
-        if self.is_empty() {
+    pub fn forget(&self, connections: impl Iterator<Item = [SocketAddr; 2]>) {
+        let mut connections = connections.peekable();
+        if connections.peek().is_none() || self.is_empty() {
             return;
         }
-        // After an error the entry stays until netfilter's timeout.
-        let _ = self.socket.send(&deletion(source, destination), 0);
+        for [source, destination] in connections {
+            // After an error the entry stays until netfilter's timeout.
+            let _ = self.socket.send(&deletion(source, destination), 0);
+        }
         // The kernel answers only errors, mostly that there is no such entry. They are read so that the buffer does not
         // fill.
         let mut answer = Vec::with_capacity(ANSWER);
@@ -78,7 +82,7 @@ impl Conntrack {
         }
     }
 
-    /// Whether the table is empty: one system call, instead of a request and its answer for each leg.
+    /// Whether the table is empty: one system call, instead of a request and its answer for each connection.
     fn is_empty(&self) -> bool {
         let mut digits = [0; 2];
         self.count.as_ref().is_some_and(|count| {

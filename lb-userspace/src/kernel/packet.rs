@@ -1,6 +1,6 @@
 //! The maps and programs of the packet tier. They are pinned: they go on without the process, and the next one adopts them.
 
-use super::batch::for_each_batch;
+use super::batch::{self, for_each_batch};
 use super::devices::{Device, LinkLayer, devices, relevant};
 use super::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
 #[cfg(feature = "kernel-log")]
@@ -73,7 +73,7 @@ pub type Counts = [(Count, u64); Count::ALL.len()];
 
 /// The packet tier in the kernel. Shared by all workers.
 pub struct Packet {
-    maps: Mutex<Maps>,
+    maps: Maps,
     /// The flow table, for reading without the lock.
     flows: HashMap<MapData, Tuple, Flow>,
     /// The records, likewise.
@@ -93,16 +93,26 @@ pub struct Packet {
     pins: Pins,
 }
 
-/// The kernel allows concurrent access; aya's API wants `&mut`.
+/// The kernel allows concurrent access; aya's API wants `&mut`. A lock for each map: a worker that inserts flows does not wait for
+/// the sweeper that reads records.
 struct Maps {
-    flows: HashMap<MapData, Tuple, Flow>,
-    paths: HashMap<MapData, DevicePath, u32>,
-    handovers: HashMap<MapData, u64, Handover>,
-    connections: HashMap<MapData, u64, Record>,
-    names: HashMap<MapData, u64, Name>,
-    known_names: HashSet<u64>,
-    ports: Array<MapData, u64>,
-    /// A copy of `ports`, which one process at a time writes.
+    flows: Mutex<HashMap<MapData, Tuple, Flow>>,
+    paths: Mutex<HashMap<MapData, DevicePath, u32>>,
+    handovers: Mutex<HashMap<MapData, u64, Handover>>,
+    connections: Mutex<HashMap<MapData, u64, Record>>,
+    names: Mutex<Names>,
+    ports: Mutex<Ports>,
+}
+
+struct Names {
+    map: HashMap<MapData, u64, Name>,
+    /// The keys of the names that this process has stored.
+    known: HashSet<u64>,
+}
+
+struct Ports {
+    map: Array<MapData, u64>,
+    /// A copy of the map, which one process at a time writes.
     sighted: Vec<u64>,
 }
 
@@ -184,14 +194,12 @@ impl Packet {
         let ports: Array<MapData, u64> = pinned(&pins, PORTS)?;
         let sighted = sighted(&ports, &pins)?;
         let maps = Maps {
-            flows: Map::HashMap(flows).try_into().map_err(from_map)?,
-            paths: pinned(&pins, PATHS)?,
-            handovers: pinned(&pins, HANDOVERS)?,
-            connections: pinned(&pins, CONNECTIONS)?,
-            names: pinned(&pins, NAMES)?,
-            known_names: HashSet::new(),
-            ports,
-            sighted,
+            flows: Mutex::new(Map::HashMap(flows).try_into().map_err(from_map)?),
+            paths: Mutex::new(pinned(&pins, PATHS)?),
+            handovers: Mutex::new(pinned(&pins, HANDOVERS)?),
+            connections: Mutex::new(pinned(&pins, CONNECTIONS)?),
+            names: Mutex::new(Names { map: pinned(&pins, NAMES)?, known: HashSet::new() }),
+            ports: Mutex::new(Ports { map: ports, sighted }),
         };
         Ok(Self {
             flows: to_read,
@@ -203,7 +211,7 @@ impl Packet {
             sightings: pinned(&pins, SIGHTINGS)?,
             counts: pinned(&pins, COUNTS)?,
             events: Mutex::new(pinned(&pins, EVENTS)?),
-            maps: Mutex::new(maps),
+            maps,
             programs: Mutex::new(Programs {
                 ethernet,
                 bare: None,
@@ -303,11 +311,11 @@ impl Packet {
         for bit in ports.chain(sources.map(|port| 64 * packet::PORT_WORDS as usize + usize::from(port))) {
             words[bit / 64] |= 1 << (bit % 64);
         }
-        let Maps { ports, sighted, .. } = &mut *lock(&self.maps);
+        let Ports { map, sighted } = &mut *lock(&self.maps.ports);
         for (index, (word, known)) in (0..).zip(words.into_iter().zip(sighted)) {
             // One system call each; a reload or a restart changes few or none.
             if *known != word {
-                ports.set(index, word, 0)?;
+                map.set(index, word, 0)?;
                 *known = word;
             }
         }
@@ -322,7 +330,7 @@ impl Packet {
     /// Writes the record of a connection whose flows are about to be inserted. If this process dies before, the next one
     /// finds a record without flows.
     pub fn announce(&self, id: u64, record: &Record) -> Result<(), FlowInsertError> {
-        lock(&self.maps).connections.insert(id, record, BPF_NOEXIST).map_err(FlowInsertError::from_map)
+        lock(&self.maps.connections).insert(id, record, BPF_NOEXIST).map_err(FlowInsertError::from_map)
     }
 
     /// Inserts a connection's flows: from here on its packets are forwarded. Inserts both or none. Returns the connection's
@@ -336,27 +344,24 @@ impl Packet {
     ) -> Result<u32, FlowInsertError> {
         let id = flows.request.id;
         let slot = self.tracks.take().ok_or(FlowInsertError::Full)?;
-        let mut maps = lock(&self.maps);
-        let mut inserted = 0;
         let mut insert = || {
             self.tracks.begin(slot, track).map_err(FlowInsertError::Unmapped)?;
-            maps.handovers.insert(id, handover, 0).map_err(FlowInsertError::from_map)?;
-            for (tuple, flow) in tuples.iter().zip(flows.each_mut()) {
+            self.set_handover(id, handover).map_err(FlowInsertError::from_map)?;
+            let mut table = lock(&self.maps.flows);
+            for (inserted, (tuple, flow)) in tuples.iter().zip(flows.each_mut()).enumerate() {
                 flow.slot = slot;
-                maps.flows.insert(tuple, *flow, BPF_NOEXIST).map_err(FlowInsertError::from_map)?;
-                inserted += 1;
+                if let Err(error) = table.insert(tuple, *flow, BPF_NOEXIST) {
+                    for tuple in tuples.iter().take(inserted) {
+                        let _ = table.remove(tuple);
+                    }
+                    return Err(FlowInsertError::from_map(error));
+                }
             }
             Ok(slot)
         };
         let result = insert();
         if result.is_err() {
-            for tuple in tuples.iter().take(inserted) {
-                let _ = maps.flows.remove(tuple);
-            }
-            let _ = maps.handovers.remove(&id);
-        }
-        drop(maps);
-        if result.is_err() {
+            self.end_handover(id);
             // Not free at once: a program may have found the first flow.
             lock(&self.unused).push(slot);
         }
@@ -431,8 +436,8 @@ impl Packet {
     pub fn look_again(&self) -> Result<(), KernelError> {
         // A ring buffer remembers how far it was read.
         *lock(&self.events) = pinned(&self.pins, EVENTS)?;
-        let mut maps = lock(&self.maps);
-        maps.sighted = sighted(&maps.ports, &self.pins)?;
+        let mut ports = lock(&self.maps.ports);
+        ports.sighted = sighted(&ports.map, &self.pins)?;
         Ok(())
     }
 
@@ -449,63 +454,67 @@ impl Packet {
 
     /// What the programs know of a handover that is under way.
     pub fn handover(&self, id: u64) -> Option<Handover> {
-        lock(&self.maps).handovers.get(&id, 0).ok()
+        lock(&self.maps.handovers).get(&id, 0).ok()
     }
 
     /// The connections whose handover is under way, or was when their process died.
     pub fn handovers(&self) -> HashSet<u64> {
-        lock(&self.maps).handovers.keys().filter_map(Result::ok).collect()
+        lock(&self.maps.handovers).keys().filter_map(Result::ok).collect()
     }
 
     /// Tells the programs what the sockets of a connection still have to deliver.
     pub fn set_handover(&self, id: u64, handover: &Handover) -> Result<(), MapError> {
-        lock(&self.maps).handovers.insert(id, handover, 0)
+        lock(&self.maps.handovers).insert(id, handover, 0)
     }
 
     /// Tells the programs that the sockets are closed, or about to be.
     pub fn end_handover(&self, id: u64) {
         // An error: there is none.
-        let _ = lock(&self.maps).handovers.remove(&id);
+        let _ = lock(&self.maps.handovers).remove(&id);
     }
 
     /// Ends the handovers of connections without a record: their process died during the handover. Not those that are kept.
     pub fn end_old_handovers(&self, is_kept: impl Fn(u64) -> bool) {
-        let mut maps = lock(&self.maps);
-        let ids: Vec<u64> = maps.handovers.keys().filter_map(Result::ok).collect();
+        let ids: Vec<u64> = lock(&self.maps.handovers).keys().filter_map(Result::ok).collect();
         for id in ids {
-            if !is_kept(id) && maps.connections.get(&id, 0).is_err() {
-                let _ = maps.handovers.remove(&id);
+            if !is_kept(id) && self.record(id).is_none() {
+                self.end_handover(id);
             }
         }
     }
 
     /// Removes the record of a connection, so that the next process does not find it.
     pub fn forget(&self, id: u64) {
-        let _ = lock(&self.maps).connections.remove(&id);
+        let _ = lock(&self.maps.connections).remove(&id);
+    }
+
+    /// Removes the record of a connection and returns it.
+    pub fn take_record(&self, id: u64) -> Option<Record> {
+        batch::take(&lock(&self.maps.connections), &id)
     }
 
     /// Removes a flow of this connection: packets with this tuple then go up the stack.
     pub fn remove(&self, id: u64, tuple: &Tuple) {
         // The tuple may belong to a new connection by now. Under the lock no flow is inserted.
-        let mut maps = lock(&self.maps);
+        let mut flows = lock(&self.maps.flows);
         if self.flow(tuple).is_some_and(|flow| flow.id == id) {
-            let _ = maps.flows.remove(tuple);
+            let _ = flows.remove(tuple);
         }
     }
 
     /// Replaces a flow of the same connection.
     pub fn replace(&self, tuple: &Tuple, flow: &Flow) {
-        let mut maps = lock(&self.maps);
+        let mut flows = lock(&self.maps.flows);
         // Under the lock no flow is inserted. A program may remove it in between; then nothing is replaced.
         if self.flow(tuple).is_some_and(|known| known.id == flow.id) {
-            let _ = maps.flows.insert(tuple, flow, BPF_EXIST);
+            let _ = flows.insert(tuple, flow, BPF_EXIST);
         }
     }
 
     /// Lets the programs accept packets of a path, or no longer.
     pub fn set_path(&self, path: DevicePath, allowed: bool) {
-        let mut maps = lock(&self.maps);
-        let result = if allowed { maps.paths.insert(path, 1, 0) } else { maps.paths.remove(&path) };
+        let mut paths = lock(&self.maps.paths);
+        let result = if allowed { paths.insert(path, 1, 0) } else { paths.remove(&path) };
         if let (Err(error), true) = (result, allowed) {
             tracing::error!(%error, ?path, "the kernel refuses a path");
         }
@@ -513,7 +522,7 @@ impl Packet {
 
     /// All paths that are accepted.
     pub fn paths(&self) -> Vec<DevicePath> {
-        lock(&self.maps).paths.keys().filter_map(Result::ok).collect()
+        lock(&self.maps.paths).keys().filter_map(Result::ok).collect()
     }
 
     /// The record of a connection.
@@ -540,20 +549,20 @@ impl Packet {
     /// Stores a name for the next process, and returns its key.
     pub fn intern(&self, name: &str) -> u64 {
         let key = hash(name.as_bytes());
-        let mut maps = lock(&self.maps);
-        if maps.known_names.insert(key) {
+        let mut names = lock(&self.maps.names);
+        if names.known.insert(key) {
             let mut text = [0; 270];
             let bytes = &name.as_bytes()[..name.floor_char_boundary(text.len())];
             text[..bytes.len()].copy_from_slice(bytes);
             // After an error the next process says "unknown"; nothing else depends on the name.
-            let _ = maps.names.insert(key, Name { length: bytes.len() as u16, text }, 0);
+            let _ = names.map.insert(key, Name { length: bytes.len() as u16, text }, 0);
         }
         key
     }
 
     /// The name of a key.
     pub fn name(&self, key: u64) -> Option<String> {
-        let name = lock(&self.maps).names.get(&key, 0).ok()?;
+        let name = lock(&self.maps.names).map.get(&key, 0).ok()?;
         let bytes = name.text.get(..usize::from(name.length))?;
         Some(String::from_utf8_lossy(bytes).into_owned())
     }

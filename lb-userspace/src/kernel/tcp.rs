@@ -409,7 +409,7 @@ pub(crate) fn progress(socket: BorrowedFd<'_>) -> io::Result<Progress> {
 }
 
 /// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this
-/// call leaves there. The socket is in repair mode with that queue selected: it can be peeked at, but not read.
+/// call leaves there. The socket is in repair mode: its queue can be peeked at once it is selected, but not read.
 ///
 /// If the queue has only a few bytes, they are read all the same, with the FIN, outside of repair mode: only bytes that
 /// were read are acknowledged at once ([`flush_acknowledgement`]). Reading more would open the window, and the peer would
@@ -426,7 +426,6 @@ pub(crate) fn received(socket: BorrowedFd<'_>, left: usize, fin: bool) -> io::Re
         leave_repair(socket)?;
         let taken = rustix::net::recv(socket, &mut bytes[..], flags);
         enter_repair(socket)?;
-        select_receive(socket)?;
         let taken = match taken {
             Ok((taken, _)) => taken,
             Err(rustix::io::Errno::AGAIN) => 0,
@@ -435,6 +434,7 @@ pub(crate) fn received(socket: BorrowedFd<'_>, left: usize, fin: bool) -> io::Re
         bytes.truncate(taken);
         return Ok((bytes, 0));
     }
+    select_receive(socket)?;
     let (peeked, _) = rustix::net::recv(socket, &mut bytes[..], flags | rustix::net::RecvFlags::PEEK)?;
     bytes.truncate(peeked);
     bytes.drain(..left.min(peeked));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use aya::maps::{Array, HashMap, MapData};
-use snisplice::kernel::batch::for_each_batch;
+use snisplice::kernel::batch::{for_each_batch, take};
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
@@ -77,5 +77,18 @@ fn an_array_is_shown_in_its_order() -> Result<()> {
         assert_eq!(indices, (0..100).collect::<Vec<_>>());
         assert_eq!((words[3], words[99], words.iter().filter(|word| **word == 0).count()), (7, u64::MAX, 98));
     }
+    Ok(())
+}
+
+#[test]
+fn what_is_taken_out_of_a_map_is_whole_and_gone() -> Result<()> {
+    let map = filled(100, 3)?;
+    assert_eq!(take(&map, &1), Some(value(1)));
+    assert_eq!(take(&map, &1), None);
+    assert_eq!(take(&map, &7), None);
+    let mut left = Vec::new();
+    for_each_batch(&map, 10, |keys, _| left.extend_from_slice(keys))?;
+    left.sort_unstable();
+    assert_eq!(left, [0, 2]);
     Ok(())
 }

@@ -38,7 +38,7 @@ impl Connection {
 }
 
 #[test]
-fn one_connection_is_forgotten_and_no_other() -> Result<()> {
+fn those_connections_are_forgotten_and_no_other() -> Result<()> {
     require!(fs::exists(TABLE)?, "the kernel does not show its conntrack table");
     require!(has_program("nft"), "no nft");
     let ns = NetNs::new("tracked")?;
@@ -51,10 +51,9 @@ fn one_connection_is_forgotten_and_no_other() -> Result<()> {
             let listener = TcpListener::bind(address)?;
             let (one, other) = (Connection::new(&listener)?, Connection::new(&listener)?);
             ensure!(one.is_tracked()? && other.is_tracked()?, "{}", fs::read_to_string(TABLE)?);
-            let [source, destination] = one.ends()?;
             // The second time there is none.
             for _ in 0..2 {
-                conntrack.forget(source, destination);
+                conntrack.forget(std::iter::once(one.ends()?));
                 ensure!(!one.is_tracked()? && other.is_tracked()?, "{}", fs::read_to_string(TABLE)?);
             }
         }

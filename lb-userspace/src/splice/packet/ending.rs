@@ -76,17 +76,26 @@ impl PacketTier {
     /// forges one end's packets cannot bring about. Its flows stay a while, for retransmissions. `false`: it is not
     /// finished.
     pub(super) fn finish_account(&self, id: u64) -> bool {
-        let Some(record) = self.kernel().record(id) else { return false };
-        let Some(view) = self.view(id, &record) else { return false };
-        let Some(reason) = reason_of(closings(&view.track)) else { return false };
-        if !view.is_finished() {
+        let Some(slot) = self.lock().get(id).map(|live| live.slot) else { return false };
+        let track = self.kernel().track(slot);
+        let Some(reason) = reason_of(closings(&track)) else { return false };
+        // The programs have told so, or would have if no store of theirs was lost.
+        let is_finished = track.halves.iter().any(|half| half.closing & closing::FINISHED != 0)
+            || self
+                .kernel()
+                .record(id)
+                .and_then(|record| self.view(id, &record))
+                .is_some_and(|view| view.is_finished());
+        if !is_finished {
             return false;
         }
         let Some(live) = self.lock().remove(id) else { return false };
-        live.note(&view.track);
-        self.kernel().forget(id);
-        self.lingering().push(now_ms(), id, live.slot, record.tuples());
-        live.account.close_at(reason, Some(last_heard_ms(&view.track)));
+        live.note(&track);
+        // Always there: whoever removes a record has removed the connection before.
+        if let Some(record) = self.kernel().take_record(id) {
+            self.lingering().push(now_ms(), id, slot, record.tuples());
+        }
+        live.account.close_at(reason, Some(last_heard_ms(&track)));
         true
     }
 

@@ -17,18 +17,24 @@ use crate::socket::{finish, reset_on_close, write_all};
 use lb_common::packet::{PerDirection, PerLeg, Side, Tuple, before};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// The first pause between two checks whether a prefix is acknowledged; each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause between two looks whether a grace period is over, which takes 8 to 18 ms.
+const GRACE_PAUSE: Duration = Duration::from_millis(8);
 
 /// How often an acknowledgement is replayed to a socket. If every replay is lost, the socket retransmits, and the receiver
 /// drops the duplicate.
 const REPLAYS: u8 = 3;
+
+/// From when on acknowledgements are replayed. Linux retransmits after 200 ms, and mostly the sockets are closed before this. Of
+/// several segments the last one is sent again much sooner (tail loss probe, RFC 8985, section 7), so the acknowledgement of more
+/// bytes than this is replayed at the first look.
+const REPLAY_AFTER: (Duration, usize) = (Duration::from_millis(32), 1200);
 
 /// A handover whose flows are in the table. Its sockets, in repair mode, may still have a prefix to deliver.
 pub(crate) struct PendingHandover {
@@ -57,6 +63,12 @@ struct Direction<'a> {
     fin_sent: bool,
     /// Sequence number after all that was written to `to`.
     written: u32,
+    /// Bytes that were written to `to`.
+    bytes: usize,
+    /// When the first of them was.
+    since: Instant,
+    /// `to` has nothing left to deliver.
+    is_done: bool,
     /// How often the acknowledgement of `written` was replayed to `to`.
     replays: u8,
 }
@@ -73,7 +85,9 @@ impl PendingHandover {
     }
 
     /// Delivers the prefix: `held`, which was read from the client before, and what the sockets have received since. Both
-    /// sockets may be dropped when this returns, or when its future is dropped: they send neither FIN nor reset.
+    /// sockets may be dropped a grace period after this has returned: the programs may just have left an ACK to one of them, to
+    /// which this host would answer with a reset if it were closed. They send neither FIN nor reset, also if they are dropped
+    /// with this future.
     pub(crate) async fn finish(
         self,
         (kernel, grace, injector): (&Packet, &Grace, &Injector),
@@ -83,6 +97,7 @@ impl PendingHandover {
         let Self { id, slot, tuples, terms, .. } = self;
         let PerLeg { client, server } = sockets;
         let mut handover = terms.handover;
+        let since = Instant::now();
         let direction = |from, to, written, (seen, base)| Direction {
             from,
             to,
@@ -92,6 +107,9 @@ impl PendingHandover {
             fin: None,
             fin_sent: false,
             written,
+            bytes: 0,
+            since,
+            is_done: false,
             replays: 0,
         };
         let mut request = direction(client, server, terms.written.server, terms.seen.client);
@@ -105,28 +123,27 @@ impl PendingHandover {
             // Refused: the programs go on with the older numbers, which is slower and as safe.
             let _ = kernel.set_handover(id, &handover);
         };
-        let settled = async |request: &mut Direction<'_>, response: &mut Direction<'_>| {
-            let mut pause = FIRST_PAUSE;
-            // `&` instead of `&&`: each call may replay an acknowledgement to its socket.
-            while !(request.is_done(kernel, injector, slot, (Side::Server, &tuples.server))
-                & response.is_done(kernel, injector, slot, (Side::Client, &tuples.client)))
-            {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+        // `&` instead of `&&`: each call may replay an acknowledgement to its socket.
+        let are_done = |request: &mut Direction<'_>, response: &mut Direction<'_>| {
+            request.is_done(kernel, injector, slot, (Side::Server, &tuples.server))
+                & response.is_done(kernel, injector, slot, (Side::Client, &tuples.client))
         };
+        let rest = async |request: &Direction<'_>, response: &Direction<'_>, pause| match request.hurries()
+            || response.hurries()
+        {
+            true => tokio::time::sleep(pause).await,
+            false => grace.moment(pause).await,
+        };
+        // The flows are entered.
+        let arrived = grace.begin();
         let mut held = Some(held);
         // The second round is for packets that had passed the programs before the flows were entered.
         for again in [false, true] {
-            if again {
-                let mut arrived = pin!(grace.wait());
-                tokio::select! {
-                    () = &mut arrived => {}
-                    () = async {
-                        tokio::time::sleep(FIRST_PAUSE).await;
-                        settled(&mut request, &mut response).await;
-                    } => arrived.await,
-                }
+            let mut pause = FIRST_PAUSE;
+            while again && !grace.is_over(arrived) {
+                rest(&request, &response, pause).await;
+                are_done(&mut request, &mut response);
+                pause = (pause * 2).min(GRACE_PAUSE);
             }
             let requested =
                 request.look(held.take().unwrap_or_default()).map_err(|_| CloseReason::ClientReset)?;
@@ -157,11 +174,12 @@ impl PendingHandover {
             request.send_fin().map_err(|_| CloseReason::ServerReset)?;
             response.send_fin().map_err(|_| CloseReason::ClientReset)?;
         }
-        settled(&mut request, &mut response).await;
+        let mut pause = FIRST_PAUSE;
+        while !are_done(&mut request, &mut response) {
+            rest(&request, &response, pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
         kernel.end_handover(id);
-        // The programs may just have left an ACK to a socket. If the socket were closed by then, this host would answer
-        // with a reset.
-        grace.wait().await;
         Ok(())
     }
 }
@@ -182,6 +200,8 @@ impl Direction<'_> {
         let news = ends || !arrived.is_empty();
         let mut bytes = held;
         bytes.extend(arrived);
+        self.bytes += bytes.len();
+        self.is_done &= bytes.is_empty() && !ends;
         self.written = self.written.wrapping_add(bytes.len() as u32).wrapping_add(ends.into());
         Ok(Arrived { bytes, ends, news })
     }
@@ -250,15 +270,20 @@ impl Direction<'_> {
         tcp::leave_repair(self.to.as_fd())
     }
 
-    /// Puts `to` back into repair mode: closed, it sends nothing; and its receive queue can be peeked at.
+    /// Puts `to` back into repair mode: closed, it sends nothing.
     fn enter_repair(&self) -> io::Result<()> {
-        tcp::enter_repair(self.to.as_fd())?;
-        tcp::select_receive(self.to.as_fd())
+        tcp::enter_repair(self.to.as_fd())
+    }
+
+    /// Whether a tail loss probe may come before the next of the moments at which all tasks look.
+    fn hurries(&self) -> bool {
+        let (_, many) = REPLAY_AFTER;
+        !self.is_done && self.bytes > many
     }
 
     /// Whether the receiver has acknowledged all that was written to its socket, or the connection is over. If the programs
-    /// have forwarded the acknowledgement, replays it to the socket. `back`: the tuple of the receiver's packets as they
-    /// arrive.
+    /// have forwarded the acknowledgement, replays it to the socket before that would retransmit. `back`: the tuple of the
+    /// receiver's packets as they arrive.
     fn is_done(
         &mut self,
         kernel: &Packet,
@@ -268,21 +293,23 @@ impl Direction<'_> {
     ) -> bool {
         let to = self.to.as_fd();
         let gone = |asked: io::Result<bool>| asked.unwrap_or(true);
-        if gone(tcp::is_acknowledged(to)) {
-            return true;
-        }
-        if kernel.flow(back).is_none() {
+        self.is_done = self.is_done || gone(tcp::is_acknowledged(to));
+        if self.is_done {
             return true;
         }
         if before(kernel.track(slot).halves.get(receiver).ack, self.written) {
-            return gone(tcp::is_closed(to));
+            self.is_done = kernel.flow(back).is_none() || gone(tcp::is_closed(to));
+            return self.is_done;
         }
-        if self.replays < REPLAYS {
+        let (late, _) = REPLAY_AFTER;
+        if self.replays < REPLAYS && (self.hurries() || self.since.elapsed() >= late) {
             self.replays += 1;
             let [peer, local] = ends(back);
-            let _ =
-                tcp::receive_next(to).and_then(|next| injector.acknowledge(local, peer, next, self.written));
-            return gone(tcp::is_acknowledged(to));
+            let _ = tcp::select_receive(to)
+                .and_then(|()| tcp::receive_next(to))
+                .and_then(|next| injector.acknowledge(local, peer, next, self.written));
+            self.is_done = gone(tcp::is_acknowledged(to));
+            return self.is_done;
         }
         true
     }

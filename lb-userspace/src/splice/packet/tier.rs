@@ -11,6 +11,7 @@ use super::ticks::now_tick;
 use super::ways::Ways;
 use crate::account::Account;
 use crate::clock::now_ms;
+use crate::close::LegSocket;
 use crate::config;
 use crate::connect::GatewayPorts;
 use crate::kernel::conntrack::Conntrack;
@@ -235,28 +236,38 @@ impl PacketTier {
         })
     }
 
-    /// Delivers what the sockets still hold; afterwards they may be dropped. `held`: as in [`begin`](Self::begin).
+    /// Delivers what the sockets still hold; afterwards they are to be [closed](Self::close). `held`: as in
+    /// [`begin`](Self::begin).
     pub(crate) async fn finish(
-        &self,
+        self: &Arc<Self>,
         handover: PendingHandover,
         sockets: PerLeg<&TcpStream>,
         held: Vec<u8>,
-    ) -> Result<(), CloseReason> {
-        let _handing_over = HandingOver { tier: self, id: handover.id };
+    ) -> Result<HandedOver, CloseReason> {
+        let under_way = HandingOver { tier: self.clone(), id: handover.id };
         let PerDirection { request, response } = handover.terms.flows;
         // The tuple of each leg's SYN, and how packets leave by the leg.
         let legs =
             [(handover.tuples.client, response.exit), (handover.tuples.server.reversed(), request.exit)];
         handover.finish((&self.kernel, &self.grace, &self.injector), sockets, held).await?;
-        if let Some(conntrack) = &self.conntrack {
-            // Nothing of these legs passes netfilter any more, so conntrack would keep them for days. A leg to an end on
-            // this host still passes it, with its FINs.
-            for (tuple, _) in legs.iter().filter(|(_, exit)| *exit != exit::LOCAL) {
-                let [source, destination] = tuples::ends(tuple);
-                conntrack.forget(source, destination);
+        Ok(HandedOver { under_way, legs })
+    }
+
+    /// Closes the sockets of a connection that was handed over, in another thread, after a grace period.
+    pub(crate) fn close(&self, handed_over: HandedOver, sockets: PerLeg<LegSocket>) {
+        sockets.iter().for_each(LegSocket::clean);
+        self.grace.then(move || {
+            let HandedOver { under_way, legs } = handed_over;
+            if let Some(conntrack) = &under_way.tier.conntrack {
+                // Nothing of these legs passes netfilter any more, so conntrack would keep them for days. A leg to an end on
+                // this host still passes it, with its FINs.
+                let outside = legs.iter().filter(|(_, exit)| *exit != exit::LOCAL);
+                conntrack.forget(outside.map(|(tuple, _)| tuples::ends(tuple)));
             }
-        }
-        Ok(())
+            // The handover is over when they are closed.
+            drop(sockets);
+            drop(under_way);
+        });
     }
 
     /// The gateway's source ports toward servers.
@@ -329,13 +340,20 @@ fn refusal(error: FlowInsertError) -> FallbackReason {
     }
 }
 
+/// A connection whose sockets have delivered everything and are still to be closed.
+pub(crate) struct HandedOver {
+    under_way: HandingOver,
+    /// The tuple of each leg's SYN, and how packets leave by the leg.
+    legs: [(Tuple, u8); 2],
+}
+
 /// A handover that is under way until this is dropped.
-struct HandingOver<'a> {
-    tier: &'a PacketTier,
+struct HandingOver {
+    tier: Arc<PacketTier>,
     id: u64,
 }
 
-impl Drop for HandingOver<'_> {
+impl Drop for HandingOver {
     fn drop(&mut self) {
         let state = self.tier.handovers().remove(&self.id);
         if let Some(HandoverState::ConnectionOver { slot }) = state {
