@@ -246,7 +246,10 @@ fn poll_fill(
         ready!(from.poll_read_ready(cx))?;
         match pipe.fill(from) {
             Ok(filled) => {
-                return Poll::Ready(Ok(Received { bytes: &[], end: (filled == 0).then_some(PeerEnd::Whole) }));
+                return Poll::Ready(Ok(Received {
+                    bytes: &[],
+                    end: (filled == 0).then_some(PeerEnd::Whole),
+                }));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Poll::Ready(Err(error.into())),

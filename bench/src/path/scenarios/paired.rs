@@ -25,7 +25,8 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
     let bulk = |name, what, service, direction, connections| {
         case(name, what, service, Turns::Bulk(direction), connections)
     };
-    let connect = |name, what, resume| case(name, what, RedisTls, Turns::Connect { resume }, 16);
+    let connect = |name, what, service, resume| case(name, what, service, Turns::Connect { resume }, 16);
+    let ended = |name, what, connections| case(name, what, RedisTerminated, Turns::Ping(None), connections);
     vec![
         bulk("tcp-up-1", "one TCP stream toward the server", Iperf, Up, 1),
         bulk("tcp-down-1", "one TCP stream from the server", Iperf, Down, 1),
@@ -36,16 +37,23 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
         ping("ping-1", "PING over TLS, one connection", 1, None),
         many,
         ping("rate-10000", "PING over TLS at 10 000 a second, 50 connections", 50, Some(10_000)),
-        connect("full-16", "new TLS connections, full handshakes, 16 clients", false),
-        connect("resumed-16", "new TLS connections, resumed, 16 clients", true),
+        connect("full-16", "new TLS connections, full handshakes, 16 clients", RedisTls, false),
+        connect("resumed-16", "new TLS connections, resumed, 16 clients", RedisTls, true),
         bulk("terminated-up", "one TLS stream toward the server, terminated", BulkTerminated, Up, 1),
         bulk("terminated-down", "one TLS stream from the server, terminated", BulkTerminated, Down, 1),
-        case(
-            "terminated-ping-50",
-            "PING, terminated, 50 connections",
+        ended("terminated-ping-1", "PING, terminated, one connection", 1),
+        ended("terminated-ping-50", "PING, terminated, 50 connections", 50),
+        connect(
+            "terminated-full-16",
+            "new TLS connections, terminated, full handshakes, 16 clients",
             RedisTerminated,
-            Turns::Ping(None),
-            50,
+            false,
+        ),
+        connect(
+            "terminated-resumed-16",
+            "new TLS connections, terminated, resumed, 16 clients",
+            RedisTerminated,
+            true,
         ),
     ]
 }
