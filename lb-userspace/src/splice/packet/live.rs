@@ -32,10 +32,10 @@ impl Live {
     }
 
     /// Removes those that are `wanted`.
-    pub(super) fn extract(&mut self, wanted: impl Fn(u64) -> bool) -> Vec<Box<SplicedConnection>> {
+    pub(super) fn extract(&mut self, wanted: impl Fn(u64) -> bool) -> Vec<SplicedConnection> {
         let Self { by_id, glances } = self;
         let found = by_id.extract_if(|id, _| wanted(*id));
-        found.inspect(|(id, live)| glances.leave(live.slot, *id)).map(|(_, live)| live).collect()
+        found.inspect(|(id, live)| glances.leave(live.slot, *id)).map(|(_, live)| *live).collect()
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&SplicedConnection> {
