@@ -93,8 +93,8 @@ impl<'a> Reach<'a> {
             (Some(_), None) => return Err(HttpAnswer::Resource),
         };
         let greeting = Greeting { header, tls: pool.tls.is_some(), ..Greeting::default() };
-        // The request, or HTTP/2's preface.
-        let dial = Dial { client: client.ip(), source, greeting, at_once: true };
+        // What a server says unasked is to be there before the request, so that it is not taken for the answer.
+        let dial = Dial { client: client.ip(), source, greeting, at_once: false };
         let begun = Instant::now();
         let Some(connected) = self.search.open(guard, &dial).await else { return Ok(None) };
         link.gateway.books.histograms.connect.observe(begun.elapsed());
