@@ -97,13 +97,11 @@ fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> 
 /// then what the server that has answered well got.
 fn is_sent_whole(scene: &Scene, told: &Receiver<Vec<u8>>) -> Result<()> {
     let mut client = scene.connect()?;
-    write!(
-        client,
-        "POST /retried HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\naaaaa\r\n"
-    )?;
+    let head = format!("POST /retried HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.write_all(format!("{head}5\r\naaaaa\r\n5\r\nbbbbb\r\n").as_bytes())?;
     let patience = Duration::from_secs(20);
     told.recv_timeout(patience).context("nothing is sent again")?;
-    let mut expected = b"aaaaa".to_vec();
+    let mut expected = b"aaaaabbbbb".to_vec();
     // More than is kept, so that nobody can get twice what comes from here on.
     for part in (0..100u32).map(|part| part.to_be_bytes().repeat(256)) {
         write!(client, "400\r\n")?;
@@ -122,13 +120,15 @@ fn is_sent_whole(scene: &Scene, told: &Receiver<Vec<u8>>) -> Result<()> {
 
 #[test]
 fn a_body_that_is_still_coming_is_sent_whole_by_the_next_stream() -> Result<()> {
+    const INITIAL_WINDOW_SIZE: u16 = 4;
     let scene = Scene::with("", RETRIED, &pool("busy", &[81], "http2 = true"))?;
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
-    // The first stream is refused before all has come, and is still taken; the next one takes all.
+    // The first stream is refused before all has come, and is still taken; the next one takes all. Only the first piece may be sent
+    // at once: so whoever sends has the second one in hand when its stream is refused, and looks for a third when it may send that.
     let _busy = Backend::start(&scene.world.net.server, 81, move |stream| {
         let tell = tell.lock().expect("no thread panics").clone();
-        let mut raw = Raw::accept(stream, &[])?;
+        let mut raw = Raw::accept(stream, &[(INITIAL_WINDOW_SIZE, 5)])?;
         let (mut refused, mut body) = (None, Vec::new());
         while let Some(frame) = raw.next().map_err(io::Error::other)? {
             match frame.kind {
