@@ -51,18 +51,18 @@ sleep 2
 # Clock ticks that a process has used.
 ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' /proc/"$1"/stat; }
 
-# load PROXY PROTOCOL SIZE REQUESTS: requests per second, 99th percentile in ms, CPU in microseconds per request.
+# load PROXY PROTOCOL STREAMS SIZE REQUESTS: requests per second, 99th percentile in ms, CPU in microseconds per request.
 load() {
-    local args=(-n "$4" -c 50 --log-file "$dir/log" --tls13-ciphers=TLS_AES_128_GCM_SHA256 --groups=X25519)
-    if [ "$2" = h1 ]; then args+=(--h1 -m 1); else args+=(-m 2); fi
+    local args=(-n "$5" -c 50 -m "$3" --log-file "$dir/log" --tls13-ciphers=TLS_AES_128_GCM_SHA256 --groups=X25519)
+    if [ "$2" = h1 ]; then args+=(--h1); fi
     rm -f "$dir/log"
     local before after said
     before=$(ticks ${pid[$1]})
-    said=$(ip netns exec $client h2load "${args[@]}" "https://10.0.1.1:${port[$1]}/r9/$3")
+    said=$(ip netns exec $client h2load "${args[@]}" "https://10.0.1.1:${port[$1]}/r9/$4")
     after=$(ticks ${pid[$1]})
-    grep -q "status codes: $4 2xx" <<<"$said" || { echo "$1 $2 $3: not all were answered: $said" >&2; exit 1; }
+    grep -q "status codes: $5 2xx" <<<"$said" || { echo "$1 $2 $3 $4: not all were answered: $said" >&2; exit 1; }
     cut -f3 "$dir/log" | sort -n >"$dir/times"
-    awk -v rate="$(sed -n 's/^finished in .*, \([0-9.]*\) req\/s.*/\1/p' <<<"$said")" -v count="$4" \
+    awk -v rate="$(sed -n 's/^finished in .*, \([0-9.]*\) req\/s.*/\1/p' <<<"$said")" -v count="$5" \
         -v cpu=$((after - before)) -v hertz="$(getconf CLK_TCK)" \
         'NR == int(count * 0.99) { print rate, $1 / 1000, cpu / hertz * 1e6 / count }' "$dir/times"
 }
@@ -70,12 +70,12 @@ load() {
 median() { sort -n | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
 
 echo "load average: $(cut -d' ' -f1-3 /proc/loadavg)"
-printf '%-9s %22s %26s %32s\n' '' 'requests/s (ratio)' 'p99, ms (ratio)' 'CPU, us per request (ratio)'
-for kind in "h1 200" "h1 16384" "h2 200" "h2 16384"; do
-    read -r protocol size <<<"$kind"
+printf '%-12s %22s %26s %32s\n' '' 'requests/s (ratio)' 'p99, ms (ratio)' 'CPU, us per request (ratio)'
+for kind in "h1 1 200" "h1 1 16384" "h2 2 200" "h2 2 16384" "h2 8 200" "h2 8 16384"; do
+    read -r protocol streams size <<<"$kind"
     for proxy in hyper pingora; do
         # Warms up, and says how many requests fill the time.
-        rate=$(load $proxy $protocol $size 4000 | cut -d' ' -f1)
+        rate=$(load $proxy $protocol $streams $size 4000 | cut -d' ' -f1)
         declare count_$proxy="$(awk -v rate="$rate" -v seconds="$seconds" 'BEGIN { print int(rate * seconds) }')"
         : >"$dir/$proxy.found"
     done
@@ -84,10 +84,10 @@ for kind in "h1 200" "h1 16384" "h2 200" "h2 16384"; do
         [ $((round % 2)) = 1 ] || order="pingora hyper"
         for proxy in $order; do
             count=count_$proxy
-            load $proxy $protocol $size "${!count}" >>"$dir/$proxy.found"
+            load $proxy $protocol $streams $size "${!count}" >>"$dir/$proxy.found"
         done
     done
-    line=$(printf '%-9s' "$protocol $size")
+    line=$(printf '%-12s' "$protocol $streams $size")
     for column in 1 2 3; do
         ours=$(cut -d' ' -f$column "$dir/hyper.found" | median)
         theirs=$(cut -d' ' -f$column "$dir/pingora.found" | median)
