@@ -71,6 +71,8 @@ pub mod closing {
     pub const REUSED: u8 = 32;
     /// Userspace was told that the connection is finished.
     pub const FINISHED: u8 = 64;
+    /// Its reset came when the other end had reset the connection: an end that is reset answers so to what is still under way to it.
+    pub const RESET_SECOND: u8 = 128;
 }
 
 impl Half {
@@ -380,7 +382,7 @@ impl Half {
             self.heard = tick;
         } else if progress && tick.wrapping_sub(self.heard) >= RESET_OVERTAKES_TICKS {
             // An end that goes on has not reset.
-            self.closing &= !closing::RESET;
+            self.closing &= !(closing::RESET | closing::RESET_SECOND);
             self.heard = tick;
         }
         self
@@ -388,9 +390,9 @@ impl Half {
 
     /// X's half after an [exact](Reset::Exact) reset.
     #[inline(always)]
-    pub const fn after_reset(mut self, tick: u32) -> Self {
+    pub const fn after_reset(mut self, peer_has_reset: bool, tick: u32) -> Self {
         if !self.has_reset() {
-            self.closing |= closing::RESET;
+            self.closing |= if peer_has_reset { closing::RESET | closing::RESET_SECOND } else { closing::RESET };
             self.heard = tick;
         }
         self
@@ -401,7 +403,7 @@ impl Half {
 mod tests {
     use super::super::translate::tests::flow;
     use super::*;
-    use closing::{FIRST, RESET, SECOND};
+    use closing::{FIRST, RESET, RESET_SECOND, SECOND};
     use tcp::{ACK, FIN, RST};
 
     // In X's numbers; windows of 200 and of 400 bytes.
@@ -672,12 +674,18 @@ mod tests {
 
     #[test]
     fn after_a_reset_the_clock_stands_until_more_proves_it_forged() {
-        let reset = own().after_reset(20);
+        let reset = own().after_reset(false, 20);
         assert_eq!(reset, Half { closing: RESET, heard: 20, ..own() });
-        assert_eq!(reset.after_reset(30), reset, "once more");
+        assert_eq!(reset.after_reset(true, 30), reset, "once more");
+        let second = own().after_reset(true, 20);
+        assert_eq!(second, Half { closing: RESET | RESET_SECOND, ..reset });
         let after = |segment: &Segment, tick| {
             let verdict = bounds(&reset, &peer()).judge(segment);
-            reset.after(verdict, segment, false, A, &scaled(), tick)
+            let [after, after_second] =
+                [reset, second].map(|half| half.after(verdict, segment, false, A, &scaled(), tick));
+            let is_second = if after.has_reset() { RESET_SECOND } else { 0 };
+            assert_eq!(after_second, Half { closing: after.closing | is_second, ..after }, "{segment:?}");
+            after
         };
         let late = 20 + RESET_OVERTAKES_TICKS;
         let bytes = segment(E, 10, U);

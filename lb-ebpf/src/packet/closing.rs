@@ -115,7 +115,7 @@ fn take_over(flow: &Flow, halves: &Halves, tuple: &Tuple) {
     count(Count::TakenOver);
 }
 
-/// Notes an exact reset; whether it is the first.
+/// Notes an exact reset; whether it is the sender's first.
 #[inline(never)]
 pub(super) fn note_reset(halves: &Halves) -> bool {
     let own = halves.load_own();
@@ -123,7 +123,8 @@ pub(super) fn note_reset(halves: &Halves) -> bool {
         return false;
     }
     count(Count::ResetExact);
-    halves.store(&own, &own.after_reset(tick()));
+    let peer_has_reset = halves.peer_closing() & closing::RESET != 0;
+    halves.store(&own, &own.after_reset(peer_has_reset, tick()));
     true
 }
 

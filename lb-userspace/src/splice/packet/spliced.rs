@@ -252,7 +252,10 @@ pub(super) fn reason_of(closings: PerLeg<u8>) -> Option<CloseReason> {
         let first = if fins.client == closing::FIRST { Side::Client } else { Side::Server };
         return Some(CloseReason::closed_by(first));
     }
-    let reset = Side::BOTH.into_iter().find(|side| closings.of(*side) & closing::RESET != 0);
+    let is_reset_by = |side: &Side| closings.of(*side) & closing::RESET != 0;
+    let is_first = |side: &Side| closings.of(*side) & closing::RESET_SECOND == 0;
+    let mut resets = Side::BOTH.into_iter().filter(is_reset_by);
+    let reset = resets.clone().find(is_first).or_else(|| resets.next());
     reset.map(CloseReason::reset_by)
 }
 
@@ -359,6 +362,7 @@ mod tests {
         const FIRST: u8 = closing::FIRST;
         const SECOND: u8 = closing::SECOND;
         const RESET: u8 = closing::RESET;
+        const LATER: u8 = RESET | closing::RESET_SECOND;
         for (closings, reason) in [
             ([0, 0], None),
             ([FIRST, 0], None),
@@ -367,6 +371,10 @@ mod tests {
             ([SECOND | RESET, FIRST], Some(CloseReason::ServerClosed)),
             ([FIRST, RESET], Some(CloseReason::ServerReset)),
             ([RESET, FIRST], Some(CloseReason::ClientReset)),
+            ([RESET, LATER], Some(CloseReason::ClientReset)),
+            ([LATER, RESET], Some(CloseReason::ServerReset)),
+            // The first has proved forged.
+            ([LATER, 0], Some(CloseReason::ClientReset)),
         ] {
             assert_eq!(reason_of(closings.into()), reason, "{closings:?}");
         }
