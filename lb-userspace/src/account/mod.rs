@@ -8,6 +8,6 @@ mod visit;
 
 pub use access_log::{AccessLog, LogRecord};
 pub use books::{Books, Histograms};
-pub use ledger::{Connection, Ledger, LiveConnections};
+pub use ledger::{ById, Connection, Ledger, LiveConnections};
 pub use request::RequestFacts;
 pub use visit::{Account, Visitor};

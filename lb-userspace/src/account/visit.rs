@@ -124,8 +124,11 @@ impl Visitor {
                 _ => {}
             }
         }
+        if !visitor.logged || !known {
+            return (visitor, hello.sni);
+        }
         let sni = hello.sni.clone();
-        visitor.hello = (visitor.logged && known).then(|| Box::new(hello));
+        visitor.hello = Some(Box::new(hello));
         (visitor, sni)
     }
 

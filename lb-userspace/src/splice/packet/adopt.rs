@@ -3,7 +3,7 @@
 use super::spliced::{SplicedConnection, last_heard_ms, raise};
 use super::tier::PacketTier;
 use super::ways::Ways;
-use crate::account::{Account, Books, Visitor};
+use crate::account::{Account, Books, ById, Visitor};
 use crate::clock::now_ms;
 use crate::kernel::KernelError;
 use crate::kernel::tuples::{ends, socket_address};
@@ -48,7 +48,7 @@ impl PacketTier {
         books: &Arc<Books>,
         kept: &mut HashMap<u64, Option<u32>>,
     ) -> Result<(), KernelError> {
-        let mut found = HashMap::<u64, Found>::new();
+        let mut found = ById::<Found>::default();
         self.kernel().adopt(kept.values().copied().flatten(), |tuple, flow| {
             books.ledger.know_id(flow.id);
             found.entry(flow.id).or_insert_with(|| Found::of(tuple, flow)).add(flow);

@@ -2,15 +2,15 @@
 
 use super::glances::Glances;
 use super::spliced::SplicedConnection;
+use crate::account::ById;
 use crate::kernel::Packet;
 use lb_common::packet::track::Track;
-use std::collections::HashMap;
 use std::ops::Range;
 
-/// The spliced connections that live, by id.
+/// The spliced connections that live.
 #[derive(Default)]
 pub(super) struct Live {
-    by_id: HashMap<u64, Box<SplicedConnection>>,
+    by_id: ById<Box<SplicedConnection>>,
     glances: Glances,
 }
 

@@ -9,7 +9,7 @@ use super::spliced;
 use super::terms::{Legs, Refusal, Terms};
 use super::ticks::now_tick;
 use super::ways::Ways;
-use crate::account::Account;
+use crate::account::{Account, ById};
 use crate::clock::now_ms;
 use crate::close::LegSocket;
 use crate::config;
@@ -21,7 +21,7 @@ use crate::kernel::tuples::{self, tuple};
 use crate::kernel::{KernelError, Packet, tcp};
 use crate::reason::{CloseReason, FallbackReason};
 use lb_common::packet::{PerDirection, PerLeg, Sighting, Tuple, exit};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -40,8 +40,8 @@ pub struct PacketTier {
     pub(super) losses: Arc<Losses>,
     pub(super) conntrack: Option<Conntrack>,
     pub(super) live: Mutex<Live>,
-    /// By id: connections whose sockets are not closed yet.
-    pub(super) handovers: Mutex<HashMap<u64, HandoverState>>,
+    /// Connections whose sockets are not closed yet.
+    pub(super) handovers: Mutex<ById<HandoverState>>,
     pub(super) lingering: Mutex<Lingering>,
     pub(super) pending: Mutex<Pending>,
     /// Held by the thread that handles the programs' events.
@@ -313,7 +313,7 @@ impl PacketTier {
         self.grace.then(self.kernel.release(slot));
     }
 
-    pub(super) fn handovers(&self) -> MutexGuard<'_, HashMap<u64, HandoverState>> {
+    pub(super) fn handovers(&self) -> MutexGuard<'_, ById<HandoverState>> {
         // The map is never left half-changed: each change is one call.
         self.handovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
