@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn no_two_connections_share_a_tuple() {
-        let all: Vec<Tuple> = (0..500_000)
+        let all: Vec<Tuple> = (0..1_000_000)
             .map(|number| tuples(number, 443))
             .flat_map(|tuples| [tuples.client, tuples.server])
             .collect();

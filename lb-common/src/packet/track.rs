@@ -392,7 +392,8 @@ impl Half {
     #[inline(always)]
     pub const fn after_reset(mut self, peer_has_reset: bool, tick: u32) -> Self {
         if !self.has_reset() {
-            self.closing |= if peer_has_reset { closing::RESET | closing::RESET_SECOND } else { closing::RESET };
+            self.closing |=
+                if peer_has_reset { closing::RESET | closing::RESET_SECOND } else { closing::RESET };
             self.heard = tick;
         }
         self

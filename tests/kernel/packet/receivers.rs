@@ -117,7 +117,7 @@ impl Victim {
             let bounds = Bounds::new(&self.flow, own, peer, None);
             let new = if segment.flags & RST != 0 {
                 match bounds.judge_reset(own, segment.seq) {
-                    Reset::Exact => own.after_reset(0),
+                    Reset::Exact => own.after_reset(peer.has_reset(), 0),
                     _ => *own,
                 }
             } else if segment.flags & SYN != 0 {

@@ -22,7 +22,7 @@ fn expected(flow: &Flow, track: &Track, segment: &Segment, tick: u32) -> (Track,
     let is_over = bounds.is_finished(&own, &peer) || own.has_reset() || peer.has_reset();
     let (new, passes) = if has(RST) {
         match bounds.judge_reset(&own, segment.seq) {
-            Reset::Exact | Reset::Again => (own.after_reset(tick), true),
+            Reset::Exact | Reset::Again => (own.after_reset(peer.has_reset(), tick), true),
             Reset::InWindow => (Half { asked: 1, ..own }, false),
             Reset::Elsewhere => (own, false),
         }

@@ -16,12 +16,22 @@ pub(crate) struct Size {
     pub(crate) servers: u32,
     /// Whether these servers are checked: a TCP connection to each every 5 s.
     pub(crate) checked: bool,
+    /// Connections that the packet tier's flow table has room for, if that is more than its default.
+    pub(crate) connections: u32,
 }
+
+/// Entries of the flow table by default.
+const FLOWS: u32 = 1 << 20;
 
 impl Size {
     /// What takes the place of `{{rules}}` in a configuration of this subject. Without any there is one, for what takes none.
     pub(super) fn rules(self, kind: Kind) -> String {
         (0..self.rules.max(1)).map(|number| kind.rule(number)).collect()
+    }
+
+    /// What takes the place of `{{flow_table}}`: two entries a connection, and some for the load.
+    pub(super) fn flow_table(self) -> String {
+        FLOWS.max(self.connections * 2 + 10_000).to_string()
     }
 
     /// What takes the place of `{{routes}}` and of `{{pools}}` in a configuration of this subject.

@@ -218,6 +218,7 @@ impl<'s> Subject<'s> {
             let new = path.with_extension("new");
             let filled = self.fill(template)?;
             let filled = filled.replace("{{routes}}", &routes).replace("{{rules}}", &rules);
+            let filled = filled.replace("{{flow_table}}", &self.size.flow_table());
             fs::write(&new, filled.replace("{{pools}}", &pools))?;
             fs::rename(new, path)?;
         }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::path::case::{Figure, Load, Measurement, STEADY, compared, metrics, sample, shown};
 use crate::path::clients::Requests;
 use crate::path::scenarios::requests::{Answered, RedisBenchmark};
-use crate::path::subjects::{Kind, Service};
+use crate::path::subjects::{Kind, Service, Size};
 use crate::path::{flows, memory};
 use crate::report::Better::{Higher, Lower};
 use crate::report::{Metric, Sample};
@@ -38,6 +38,10 @@ impl Load for Flows {
 
     fn is_fresh(&self) -> bool {
         true
+    }
+
+    fn size(&self) -> Size {
+        Size { connections: self.flows, ..Size::default() }
     }
 
     fn metrics(&self) -> Vec<Metric> {

@@ -87,8 +87,7 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
             servers(10_000),
             flows(100),
             flows(10_000),
-            // The table of 1 048 576 entries, two a connection, nearly full.
-            flows(500_000),
+            flows(1_000_000),
             adopt(500_000),
             open(500_000),
         ],
