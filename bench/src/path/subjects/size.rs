@@ -29,9 +29,9 @@ impl Size {
         (0..self.rules.max(1)).map(|number| kind.rule(number)).collect()
     }
 
-    /// What takes the place of `{{flow_table}}`: two entries a connection, and some for the load.
-    pub(super) fn flow_table(self) -> String {
-        FLOWS.max(self.connections * 2 + 10_000).to_string()
+    /// Entries of the flow table: two for each connection, and some for the load.
+    pub(super) fn flow_table(self) -> u32 {
+        FLOWS.max(self.connections * 2 + 10_000)
     }
 
     /// What takes the place of `{{routes}}` and of `{{pools}}` in a configuration of this subject.

@@ -218,7 +218,6 @@ impl<'s> Subject<'s> {
             let new = path.with_extension("new");
             let filled = self.fill(template)?;
             let filled = filled.replace("{{routes}}", &routes).replace("{{rules}}", &rules);
-            let filled = filled.replace("{{flow_table}}", &self.size.flow_table());
             fs::write(&new, filled.replace("{{pools}}", &pools))?;
             fs::rename(new, path)?;
         }
@@ -239,6 +238,7 @@ impl<'s> Subject<'s> {
             ("cores", machine::cores()?.to_string()),
             ("open_files", open_files.to_string()),
             ("max_connections", max_connections.min(200_000).to_string()),
+            ("flow_table", self.size.flow_table().to_string()),
             ("dir", path(&self.dir())),
             ("bpffs", path(&bpffs())),
             ("domain", DOMAIN.to_owned()),
