@@ -126,8 +126,7 @@ pub struct Ledger {
 /// An iterator over the live connections.
 pub type LiveConnections<'a> = Box<dyn Iterator<Item = &'a Arc<Connection>> + 'a>;
 
-/// By the ids of connections. The gateway gives them in turn, so nobody can choose ids that collide: a fast hash does. There may be
-/// a million, and the standard library's takes a good part of what entering one costs.
+/// By the ids of connections. The gateway gives them in turn, so that nobody can choose ids that collide, and a fast hash does.
 pub type ById<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
 /// One worker's connections.

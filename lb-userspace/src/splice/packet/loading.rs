@@ -3,6 +3,7 @@
 use super::tier::PacketTier;
 use crate::clock::now_ms;
 use crate::kernel::needs;
+use crate::memory::give_back;
 use crate::privileges::drop_privileges_to_load;
 use crate::state::PacketTierState;
 use crate::words::with_causes;
@@ -50,6 +51,8 @@ impl PacketTier {
             }
             if !is_loaded {
                 tier.load();
+                // Reading the object and its types takes many times the memory that is kept.
+                give_back();
             }
         };
         Builder::new().name("loader".into()).spawn(load).map(drop)
