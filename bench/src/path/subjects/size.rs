@@ -1,5 +1,7 @@
 //! Routes, pools and servers that a subject has beside those of the services.
 
+use lb_common::packet::DEFAULT_FLOWS;
+
 use super::kind::Kind;
 use crate::path::topology::{DOMAIN, many_servers};
 
@@ -20,9 +22,6 @@ pub(crate) struct Size {
     pub(crate) connections: u32,
 }
 
-/// Entries of the flow table by default.
-const FLOWS: u32 = 1 << 20;
-
 impl Size {
     /// What takes the place of `{{rules}}` in a configuration of this subject. Without any there is one, for what takes none.
     pub(super) fn rules(self, kind: Kind) -> String {
@@ -31,7 +30,7 @@ impl Size {
 
     /// Entries of the flow table: two for each connection, and some for the load.
     pub(super) fn flow_table(self) -> u32 {
-        FLOWS.max(self.connections * 2 + 10_000)
+        DEFAULT_FLOWS.max(self.connections * 2 + 10_000)
     }
 
     /// What takes the place of `{{routes}}` and of `{{pools}}` in a configuration of this subject.
