@@ -243,13 +243,13 @@ impl Arrival {
                 }
             },
         };
-        let limit = route.clients.as_ref().filter(|_| self.is_client);
+        let limit = route.clients().filter(|_| self.is_client);
         let of_client =
             gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
                 Excess::New => RejectReason::RouteClientRate,
                 Excess::Open => RejectReason::RouteClientFull,
             })?;
-        let permit = gateway.acquire(&route.stats.counting().live, route.max_connections);
+        let permit = gateway.acquire(&route.stats.counting().live, route.max_connections());
         Ok(Routed { route, permit: permit.ok_or(RejectReason::RouteFull)?, of_client })
     }
 

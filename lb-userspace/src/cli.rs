@@ -11,6 +11,7 @@ use crate::config::{self, Config, File, Gateway, Interfaces, SourceAddress, Sour
 use crate::gateway::objects::Objects;
 use crate::import::Verdict;
 use crate::kernel::{self, KernelError, needs};
+use crate::memory::keep_little;
 use crate::reason::Tier;
 use crate::terminal::in_colour;
 use crate::words::{counted, with_causes};
@@ -377,6 +378,7 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Serves in the foreground.
 fn serve(path: &Path, take_over: bool, serves: impl FnOnce()) -> Result<(), Failure> {
+    keep_little();
     let (file, config, sources) = load(path)?;
     log_to_stderr();
     Ok(crate::gateway::run(path, file, config, sources, take_over, serves)?)

@@ -98,7 +98,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let connection = account.connection.clone();
     tracing::debug!(id = connection.id, route = %route.name, "routed");
     let [of_gateway, of_listener] = permits;
-    let max_age = route.max_age;
+    let max_age = route.max_age();
     let permits =
         Permits { connections: [of_gateway, of_listener, permit], clients: [of_client, of_route_client] };
     // It may be the last that keeps the routes of long ago in memory. Only now: until its account is open, whoever takes its

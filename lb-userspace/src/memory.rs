@@ -1,8 +1,21 @@
 //! Free memory, and what gives it back to the system.
 
-use std::fmt;
+/// What is free at the top of a thread's heap goes back when it is more than this, and what is allocated at once and is larger
+/// gets a mapping of its own; in bytes. glibc chooses both itself otherwise, by the largest that it has ever seen freed: up to
+/// 64 MiB and 32 MiB, and then keeps, thread by thread, what a start or a long answer has taken once (mallopt(3)).
+#[cfg(target_env = "gnu")]
+const KEPT_FREE: libc::c_int = 1 << 20;
 
-/// Returns free memory to the system.
+/// From here on, memory that is not needed any more is not kept for long. For a process that serves.
+pub(crate) fn keep_little() {
+    #[cfg(target_env = "gnu")]
+    for parameter in [libc::M_TRIM_THRESHOLD, libc::M_MMAP_THRESHOLD] {
+        // SAFETY: takes no pointer. Refused, a value leaves the parameter as it was.
+        unsafe { libc::mallopt(parameter, KEPT_FREE) };
+    }
+}
+
+/// Returns free memory to the system, that between two allocations too. It takes milliseconds where much has been freed.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
@@ -11,46 +24,28 @@ pub(crate) fn give_back() {
     }
 }
 
-/// The tops of the heaps of threads that have allocated much for others. When this is dropped, behind all that, it goes back to
-/// the system: glibc gives back free memory between two allocations, but keeps what is free at the top of a thread's heap.
-#[derive(Default)]
-pub(crate) struct HeapTops(Vec<HeapTop>);
+/// Something that may be large: when it is dropped, its memory goes back to the system.
+pub(crate) struct Large<T> {
+    value: Option<T>,
+    is_large: bool,
+}
 
-/// Without what is in it: two configurations that differ only in how many threads have read them are shown alike.
-impl fmt::Debug for HeapTops {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HeapTops")
+impl<T> Large<T> {
+    pub(crate) fn new(value: Option<T>, is_large: bool) -> Self {
+        Self { value, is_large }
     }
 }
 
-/// The last allocation of a thread. Nothing is ever written there, so that it takes no memory.
-pub(crate) struct HeapTop {
-    _top: Vec<u8>,
-}
-
-/// Larger than what is free below, but not so large that it gets a mapping of its own (128 KiB), in bytes.
-const TOP: usize = 120 << 10;
-
-impl HeapTop {
-    /// Of the calling thread.
-    pub(crate) fn reach() -> Self {
-        Self { _top: Vec::with_capacity(TOP) }
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Large<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.value.as_ref().map_or(&[], AsRef::as_ref)
     }
 }
 
-impl HeapTops {
-    pub(crate) fn push(&mut self, top: HeapTop) {
-        self.0.push(top);
-    }
-
-    pub(crate) fn append(&mut self, others: &mut Self) {
-        self.0.append(&mut others.0);
-    }
-}
-
-impl Drop for HeapTops {
+impl<T> Drop for Large<T> {
     fn drop(&mut self) {
-        if !self.0.is_empty() {
+        drop(self.value.take());
+        if self.is_large {
             give_back();
         }
     }

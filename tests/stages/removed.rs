@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use snisplice::kernel::version::{KernelVersion, sockmap_sound};
 use snisplice_tests::backend::{Backend, echo};
+use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::Duplex;
 use snisplice_tests::skip::skipped;
 use snisplice_tests::tls::{Client, client_hello};
@@ -246,4 +247,27 @@ fn connections_do_not_keep_the_configurations_that_they_came_with() -> Result<()
         stream.read_exact(&mut [0])?;
     }
     Ok(())
+}
+
+#[test]
+fn what_is_said_of_very_many_routes_takes_memory_only_while_it_is_said() -> Result<()> {
+    let world = World::new()?;
+    let gateway = world.gateway(&format!("[gateway]\nadmin = '127.0.0.1:9900'\n{}", very_many_routes()))?;
+    let ask = |page: &str| -> Result<usize> {
+        let mut curl = world.net.gateway.command("curl");
+        let url = format!("http://127.0.0.1:9900{page}");
+        Ok(checked_output(curl.args(["--fail", "--silent", &url]))?.len())
+    };
+    // What is made once for all questions is there from here on.
+    ask("/healthz")?;
+    let before = gateway.process.memory_kib("VmRSS")?;
+    let answers = [ask("/metrics")?, ask("/status")?, gateway.cli(["status", "--json"])?.stdout.len()];
+    let said = answers.iter().sum::<usize>() as u64 / 1024;
+    eventually("the memory of the answers to go back", || {
+        let grown = gateway.process.memory_kib("VmRSS").ok()?.saturating_sub(before);
+        (grown < said / 8).then_some(())
+    })
+    .with_context(|| {
+        format!("{before} KiB before, {:?} after {answers:?}", gateway.process.memory_kib("VmRSS"))
+    })
 }

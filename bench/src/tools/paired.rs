@@ -86,6 +86,7 @@ pub(crate) struct Way {
     /// Of a request, or of a connection until its first byte; ms, 0 of bulk.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) p999: f64,
 }
 
 /// What one way has to show.
@@ -115,7 +116,7 @@ impl Tally {
         self.latencies.sort_by(f64::total_cmp);
         let at = |share| quantile(&self.latencies, share);
         let rate = if self.seconds > 0.0 { self.done / self.seconds } else { 0.0 };
-        Way { rate, p50: at(0.5), p99: at(0.99) }
+        Way { rate, p50: at(0.5), p99: at(0.99), p999: at(0.999) }
     }
 }
 

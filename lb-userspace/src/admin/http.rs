@@ -3,10 +3,11 @@
 //! It may be reachable from more places than the socket. So each connection carries one request and has one deadline, the
 //! number of connections is bounded, and so is the length of a request's head.
 
-use super::Operations;
 use super::clients::Clients;
 use super::metrics::{CONTENT_TYPE, Metrics};
+use super::{Operations, answer};
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE as TYPE, X_CONTENT_TYPE_OPTIONS,
@@ -82,7 +83,7 @@ async fn page() -> Response {
 
 async fn status(State(gateway): State<Arc<dyn Operations>>) -> Response {
     match serde_json::to_vec(&gateway.status()) {
-        Ok(json) => respond(StatusCode::OK, [(TYPE, "application/json")], json),
+        Ok(json) => respond(StatusCode::OK, [(TYPE, "application/json")], Bytes::from_owner(answer(json))),
         Err(e) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
     }
 }
@@ -99,7 +100,9 @@ async fn ready(State(gateway): State<Arc<dyn Operations>>) -> Response {
 
 fn text_of(metrics: &Metrics) -> Response {
     match metrics.text() {
-        Ok(text) => respond(StatusCode::OK, [(TYPE, CONTENT_TYPE)], text),
+        Ok(text) => {
+            respond(StatusCode::OK, [(TYPE, CONTENT_TYPE)], Bytes::from_owner(answer(text.into_bytes())))
+        }
         Err(e) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
     }
 }

@@ -19,8 +19,18 @@ pub mod view;
 pub use client::{Client, ClientError};
 pub use objects::{counted, objects};
 
+use crate::memory::Large;
 use std::pin::Pin;
 use tokio::net::UnixStream;
+
+/// Of an answer of so many bytes the memory is not kept for the next.
+const LONG: usize = 1 << 20;
+
+/// The bytes of an answer. Of very many routes it takes as much memory as they do, and what it was made of as much again.
+fn answer(bytes: Vec<u8>) -> Large<Vec<u8>> {
+    let is_long = bytes.len() >= LONG;
+    Large::new(Some(bytes), is_long)
+}
 
 /// What operators can ask of the gateway and have it do. Calls come from the control runtime and must not block.
 pub trait Operations: Send + Sync + 'static {

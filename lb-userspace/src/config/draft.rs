@@ -32,7 +32,6 @@ use super::model::{
 use super::place::{Place, Placed};
 use super::san::San;
 use crate::ech;
-use crate::memory::HeapTops;
 use crate::reason::Tier;
 use ipnet::IpNet;
 use rule::{Carried, RuleDraft};
@@ -47,8 +46,6 @@ pub(super) struct Draft {
     pub(super) routes: Vec<Arc<RouteDraft>>,
     pub(super) pools: Vec<Arc<PoolDraft>>,
     pub(super) gateway_api: Field<GatewayApiDraft>,
-    /// Of the threads that have read it. The last field: it is dropped behind what they have allocated.
-    pub(super) _heaps: HeapTops,
 }
 
 #[derive(Clone, Debug)]

@@ -53,7 +53,7 @@ pub use http::{
 pub use model::{
     AccessLog, Action, Backend, Balance, Config, Ech, FixedGateway, Gateway, Interfaces, Keepalive, Listener,
     LiveGateway, LogFormat, LogTarget, MAX_WEIGHT, MinVersion, OnRemoval, Peer, Pool, Protocol, ProxyVersion,
-    Refuse, Route, Rules, Server, SniPattern, SourceAddress, Termination, UpstreamTls,
+    Refuse, Route, Rules, Server, SniPattern, SniPatterns, SourceAddress, Termination, UpstreamTls,
 };
 pub use place::{ObjectField, Place, Span};
 pub use san::San;

@@ -25,7 +25,7 @@ use super::controller::GatewayApi;
 use super::health::{Eject, Health, OnDown};
 use super::http::Rule;
 use super::san::San;
-pub use super::sni::SniPattern;
+pub use super::sni::{SniPattern, SniPatterns};
 use crate::ech;
 use crate::reason::Tier;
 use crate::sniff::{MAX_WINDOW, Starttls};
@@ -353,7 +353,7 @@ pub struct Route {
     pub listener: usize,
     /// Not empty and without duplicates; empty on a `tcp` listener. No two routes of a listener have both a
     /// pattern and an ALPN protocol (or "any") in common.
-    pub sni: Arc<[SniPattern]>,
+    pub sni: SniPatterns,
     /// Protocol names of 1 to 255 bytes, no duplicates; empty: any. A route that lists the protocol beats one
     /// of the same pattern that takes any.
     pub alpn: Vec<Box<str>>,

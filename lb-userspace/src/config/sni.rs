@@ -3,6 +3,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt;
+use std::ops::Deref;
+use std::slice;
 use std::sync::Arc;
 
 /// The server names a route covers: lower case, without a trailing dot.
@@ -23,6 +25,41 @@ impl SniPattern {
             SniPattern::Exact(name) => SniPattern::Exact(Arc::from(&**name)),
             SniPattern::Wildcard(name) => SniPattern::Wildcard(Arc::from(&**name)),
             SniPattern::Any => SniPattern::Any,
+        }
+    }
+}
+
+/// The patterns of a route, in the order of the configuration. Nearly all of very many routes have one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SniPatterns {
+    /// Just one.
+    One(SniPattern),
+    /// Any other number.
+    Several(Arc<[SniPattern]>),
+}
+
+impl Default for SniPatterns {
+    fn default() -> Self {
+        SniPatterns::Several(Arc::default())
+    }
+}
+
+impl Deref for SniPatterns {
+    type Target = [SniPattern];
+
+    fn deref(&self) -> &[SniPattern] {
+        match self {
+            SniPatterns::One(pattern) => slice::from_ref(pattern),
+            SniPatterns::Several(patterns) => patterns,
+        }
+    }
+}
+
+impl FromIterator<SniPattern> for SniPatterns {
+    fn from_iter<I: IntoIterator<Item = SniPattern>>(patterns: I) -> Self {
+        match <[SniPattern; 1]>::try_from(Vec::from_iter(patterns)) {
+            Ok([pattern]) => SniPatterns::One(pattern),
+            Err(patterns) => SniPatterns::Several(patterns.into()),
         }
     }
 }

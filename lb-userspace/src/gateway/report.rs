@@ -15,7 +15,7 @@ use crate::serving::{
     TierStats,
 };
 use crate::splice::packet::{Loss, PacketTier};
-use crate::state::{Availability, ServerState};
+use crate::state::{Availability, PacketTierState, ServerState};
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -262,8 +262,12 @@ impl admin::Operations for AdminSide {
         if !reasons.is_empty() {
             return Err(reasons);
         }
+        let is_loading = self.gateway.packet().is_ok_and(|packet| packet.state() == PacketTierState::Loading);
+        let loading =
+            is_loading.then(|| "the packet tier is loading: connections take the next until then".into());
         let stale = |since: String| format!("the API server does not answer: objects are those of {since}");
-        Ok(self.stale_since().map(stale).into_iter().chain(self.objects.load().denied()).collect())
+        let stale = self.stale_since().map(stale);
+        Ok(loading.into_iter().chain(stale).chain(self.objects.load().denied()).collect())
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<view::Reloaded, String>> + Send>> {
@@ -459,7 +463,7 @@ fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
         let openings = listener.ech.as_ref().map(|ech| &ech.openings);
         [listener.clients.as_ref(), openings].map(|limit| (&listener.name, limit))
     });
-    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, route.clients.as_ref()));
+    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, route.clients()));
     let mut forgotten = BTreeMap::<&str, u64>::new();
     for (listener, limit) in of_listeners.chain(of_routes) {
         if let Some(limit) = limit {

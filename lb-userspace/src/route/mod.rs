@@ -32,13 +32,25 @@ pub struct Table<T> {
     by_name: Names<Entries<T>>,
 }
 
-/// Of one pattern: nearly always one, so a `Vec` would be mostly room.
-type Entries<T> = Box<[Entry<T>]>;
+/// The routes of one pattern.
+#[derive(Debug)]
+enum Entries<T> {
+    /// One that takes any ALPN, as nearly every pattern has.
+    One(T),
+    /// Those with an ALPN protocol come before the one without.
+    Several(Box<[Entry<T>]>),
+}
 
 #[derive(Debug)]
 struct Entry<T> {
     alpn: Box<[Box<str>]>,
     route: T,
+}
+
+impl<T> Default for Entries<T> {
+    fn default() -> Self {
+        Entries::Several(Box::default())
+    }
 }
 
 impl<T: Clone> Table<T> {
@@ -55,12 +67,18 @@ impl<T: Clone> Table<T> {
     /// Adds a route under one of its patterns. The configuration has checked that no two routes tie.
     pub fn insert(&mut self, pattern: &SniPattern, alpn: &[Box<str>], route: T) {
         let entries = self.by_name.of(pattern);
-        let mut list = std::mem::take(entries).into_vec();
+        let mut list = match std::mem::take(entries) {
+            Entries::Several(list) if list.is_empty() && alpn.is_empty() => {
+                *entries = Entries::One(route);
+                return;
+            }
+            Entries::Several(list) => list.into_vec(),
+            Entries::One(route) => vec![Entry { alpn: Box::default(), route }],
+        };
         list.reserve_exact(1);
         list.push(Entry { alpn: alpn.into(), route });
-        // Routes with an ALPN protocol come before the one without.
         list.sort_by_key(|entry| entry.alpn.is_empty());
-        *entries = list.into();
+        *entries = Entries::Several(list.into());
     }
 
     /// The best route for `sni` (lower case, no trailing dot; `None` when the client sent none) among those whose
@@ -76,8 +94,14 @@ impl<T: Clone> Table<T> {
             let fits = |entry: &&Entry<T>| {
                 entry.alpn.is_empty() || entry.alpn.iter().any(|protocol| offers(protocol))
             };
-            if let Some(entry) = entries.iter().find(fits) {
-                return Ok((&entry.route, Match { sni, alpn: !entry.alpn.is_empty() }));
+            let found = match entries {
+                Entries::One(route) => Some((route, false)),
+                Entries::Several(list) => {
+                    list.iter().find(fits).map(|entry| (&entry.route, !entry.alpn.is_empty()))
+                }
+            };
+            if let Some((route, alpn)) = found {
+                return Ok((route, Match { sni, alpn }));
             }
         }
         Err(match (covered, sni) {

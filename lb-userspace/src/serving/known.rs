@@ -56,8 +56,8 @@ impl Permits {
     pub fn join(gateway: &Arc<Limit>, listener: &Listener, route: &Route, client: IpAddr) -> Self {
         Permits {
             connections: [gateway, &listener.stats.live, &route.stats.counting().live].map(Limit::join),
-            clients: [&listener.clients, &route.clients]
-                .map(|limit| limit.as_ref().map(|limit| limit.join(client))),
+            clients: [listener.clients.as_ref(), route.clients()]
+                .map(|limit| limit.map(|limit| limit.join(client))),
         }
     }
 }

@@ -114,15 +114,11 @@ pub struct Route {
     /// The name of its listener.
     pub listener: Arc<str>,
     /// The names it covers; empty for a plain TCP listener.
-    pub sni: Arc<[config::SniPattern]>,
+    pub sni: config::SniPatterns,
     /// After how long without a byte in either direction a connection is ended; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// How long after its accept a connection is ended; `None`: never.
-    pub max_age: Option<Duration>,
-    /// Most connections at a time.
-    pub max_connections: Option<usize>,
-    /// What one client address may have of it; `None`: there is no bound.
-    pub clients: Option<ClientLimit>,
+    /// `None`: it has none of them. Of routes there may be very many, and few have any.
+    bounds: Option<Box<Bounds>>,
     /// What becomes of its connections.
     pub action: Action,
     /// Present: they carry requests of HTTP, for which these rules are.
@@ -132,6 +128,28 @@ pub struct Route {
     /// What becomes of its open connections when it is gone.
     pub on_removal: OnRemoval,
     backends: Backends,
+}
+
+/// In bytes, for there may be very many.
+const _: () = assert!(size_of::<Route>() <= 136);
+
+/// What bounds the connections of a route.
+#[derive(Default)]
+struct Bounds {
+    /// How long after its accept a connection is ended; `None`: never.
+    max_age: Option<Duration>,
+    /// Most connections at a time.
+    max_connections: Option<usize>,
+    /// What one client address may have of it; `None`: there is no bound.
+    clients: Option<ClientLimit>,
+}
+
+impl Bounds {
+    fn boxed(self) -> Option<Box<Self>> {
+        let Self { max_age, max_connections, clients } = &self;
+        let is_any = max_age.is_some() || max_connections.is_some() || clients.is_some();
+        is_any.then(|| Box::new(self))
+    }
 }
 
 /// Where the connections of a route go.
@@ -313,6 +331,21 @@ impl Route {
         }
     }
 
+    /// How long after its accept a connection is ended; `None`: never.
+    pub fn max_age(&self) -> Option<Duration> {
+        self.bounds.as_ref()?.max_age
+    }
+
+    /// Most connections at a time.
+    pub fn max_connections(&self) -> Option<usize> {
+        self.bounds.as_ref()?.max_connections
+    }
+
+    /// What one client address may have of it; `None`: there is no bound.
+    pub fn clients(&self) -> Option<&ClientLimit> {
+        self.bounds.as_ref()?.clients.as_ref()
+    }
+
     /// A route that is not configured any more; connections that it was chosen for still live, with its bounds.
     pub fn retired(
         name: &str,
@@ -323,11 +356,9 @@ impl Route {
         Route {
             name: name.into(),
             listener: listener.into(),
-            sni: Arc::default(),
+            sni: config::SniPatterns::default(),
             idle_timeout,
-            max_age,
-            max_connections: None,
-            clients: None,
+            bounds: Bounds { max_age, ..Bounds::default() }.boxed(),
             action: Action::Pass,
             http: None,
             stats: RouteStats::default(),
@@ -348,20 +379,10 @@ impl Route {
     /// Whether it would be made the same of this.
     fn is_of(&self, route: &config::Route, of: &config::Listener, with: &[Arc<Pool>]) -> bool {
         // Taken apart in full: a field that is not compared does not compile.
-        let Self {
-            name,
-            listener,
-            sni,
-            idle_timeout,
-            max_age,
-            max_connections,
-            clients,
-            action,
-            http,
-            stats: _,
-            on_removal,
-            backends,
-        } = self;
+        let Self { name, listener, sni, idle_timeout, bounds, action, http, stats: _, on_removal, backends } =
+            self;
+        let unbounded = Bounds::default();
+        let Bounds { max_age, max_connections, clients } = bounds.as_deref().unwrap_or(&unbounded);
         let is_same_action = match (action, &route.action) {
             (Action::Pass, config::Action::Pass) => true,
             (Action::Terminate(known), config::Action::Terminate(source)) => {
@@ -653,16 +674,14 @@ fn build_route(
             Action::Terminate(Box::new(Terminator::new(source, route, listener.protocol, verifiers, known)?))
         }
     };
+    let clients =
+        route.client_rate.map(|rate| ClientLimit::new(rate, remembered, known.and_then(Route::clients)));
     Ok(Route {
         name: route.name.clone(),
         listener: listener.name.clone(),
         sni: route.sni.clone(),
         idle_timeout: route.idle_timeout,
-        max_age: route.max_age,
-        max_connections: route.max_connections,
-        clients: route
-            .client_rate
-            .map(|rate| ClientLimit::new(rate, remembered, known.and_then(|old| old.clients.as_ref()))),
+        bounds: Bounds { max_age: route.max_age, max_connections: route.max_connections, clients }.boxed(),
         action,
         http: route.http.as_ref().map(|rules| {
             let known = known.and_then(|known| known.http.as_deref());

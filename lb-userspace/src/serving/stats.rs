@@ -76,32 +76,36 @@ impl ListenerStats {
 /// keep nearly every page of memory that a reload frees.
 #[derive(Clone, Debug)]
 pub struct RouteStats {
-    block: Arc<[OnceLock<Box<RouteCounts>>]>,
-    index: usize,
+    block: Arc<Vec<OnceLock<Box<RouteCounts>>>>,
+    index: u32,
 }
 
 impl RouteStats {
     /// Those of so many new routes.
     pub fn of_new(routes: usize) -> impl Iterator<Item = Self> {
-        let block: Arc<[_]> = (0..routes).map(|_| OnceLock::new()).collect();
-        (0..routes).map(move |index| RouteStats { block: block.clone(), index })
+        let block = Arc::new(Vec::from_iter((0..routes).map(|_| OnceLock::new())));
+        (0..).take(routes).map(move |index| RouteStats { block: block.clone(), index })
     }
 
     /// The counters, to count with.
     pub fn counting(&self) -> &RouteCounts {
-        self.block[self.index].get_or_init(Box::default)
+        self.place().get_or_init(Box::default)
     }
 
     /// The counters, to be read; as long as there was no connection, those of no route.
     pub fn counts(&self) -> &RouteCounts {
         static NONE: LazyLock<RouteCounts> = LazyLock::new(RouteCounts::default);
-        self.block[self.index].get().map_or(&NONE, |counts| counts)
+        self.place().get().map_or(&NONE, |counts| counts)
+    }
+
+    fn place(&self) -> &OnceLock<Box<RouteCounts>> {
+        &self.block[self.index as usize]
     }
 }
 
 impl Default for RouteStats {
     fn default() -> Self {
-        RouteStats { block: Arc::new([OnceLock::new()]), index: 0 }
+        RouteStats { block: Arc::new(vec![OnceLock::new()]), index: 0 }
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use caps::Capability;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use snisplice_tests::process::checked_output;
 use snisplice_tests::pump::Duplex;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Launch, TempDir, eventually, require};
@@ -66,13 +67,20 @@ fn who_comes_before_the_programs_are_verified_is_served_and_who_comes_after_is_i
     let manager = UnixDatagram::bind(files.join("notify"))?;
     manager.set_read_timeout(Some(PATIENCE))?;
     let launch = Launch { hold_loads: true, notify: Some(files.join("notify")), ..Launch::default() };
-    let mut scene = Scene::launched(Opening::default(), "", "", |_| Ok(launch))?;
+    let admin = "[gateway]\nadmin = '127.0.0.1:9900'\n";
+    let mut scene = Scene::launched(Opening::default(), admin, "", |_| Ok(launch))?;
     let mut told = [0; 64];
     let length = manager.recv(&mut told)?;
     ensure!(&told[..length] == b"READY=1\n", "the service manager was told {told:?}");
     ensure!(state(&scene.gateway)? == "loading");
     let text = String::from_utf8(scene.gateway.cli(["status"])?.stdout)?;
     ensure!(text.contains("The packet tier is loading its kernel programs."), "{text}");
+    let ready = || {
+        let mut curl = scene.net.gateway.command("curl");
+        checked_output(curl.args(["--fail", "--silent", "http://127.0.0.1:9900/readyz"]))
+    };
+    let told = "the packet tier is loading: connections take the next until then";
+    ensure!(ready()? == format!("ready\n{told}\n"));
 
     let (mut early, mut early_server, _) = scene.connection()?;
     Expect::Copy("packet_loading").check(&line_of(&scene, &early)?)?;
@@ -87,6 +95,7 @@ fn who_comes_before_the_programs_are_verified_is_served_and_who_comes_after_is_i
     })?;
     scene.gateway.let_load()?;
     ensure!(state(&scene.gateway)? == "ready");
+    ensure!(ready()? == "ready\n");
 
     let (late, _late_server, _) = scene.connection()?;
     Expect::Packet.check(&line_of(&scene, &late)?)?;

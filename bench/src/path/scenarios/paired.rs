@@ -80,6 +80,7 @@ const PING_AT_A_RATE: &[Figure<Way>] = &[
     compared("p50", "ms", Lower, |way| way.p50),
     // A tail of some seconds is a few stalls, whoever has them.
     shown("p99", "ms", Lower, |way| way.p99),
+    shown("p99.9", "ms", Lower, |way| way.p999),
 ];
 const CONNECT: &[Figure<Way>] = &[
     compared("connections", "1/s", Higher, |way| way.rate),

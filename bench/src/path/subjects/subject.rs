@@ -290,9 +290,9 @@ impl<'s> Subject<'s> {
         if self.kind.is_ours() {
             // It listens before its workers accept, and accepts before the packet tier is there.
             eventually("the gateway and its tier", || {
-                // Not by `snisplice status`, which reads the configuration first.
-                let status = self.admin("/status").ok()?;
-                (status.contains(" 200 ") && !status.contains(r#""state":"loading""#)).then_some(())
+                // Not by the status, which shows every route.
+                let ready = self.admin("/readyz").ok()?;
+                (ready.contains(" 200 ") && !ready.contains("loading")).then_some(())
             })?;
         }
         Ok(())

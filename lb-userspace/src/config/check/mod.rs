@@ -31,7 +31,7 @@ use super::files::Files;
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
-    OnRemoval, Peer, Pool, Protocol, Route, Server,
+    OnRemoval, Peer, Pool, Protocol, Route, Server, SniPatterns,
 };
 use super::place::Place;
 use certificate::{Certificates, load_certificate};
@@ -90,7 +90,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let pools: Vec<_> =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
     // Apart from the routes, which go when everything is built: these stay, and what lies between them in memory would, too.
-    let patterns: Vec<Arc<[_]>> = draft
+    let patterns: Vec<SniPatterns> = draft
         .routes
         .iter()
         .map(|route| items(&route.sni).iter().map(|pattern| pattern.value.copied()).collect())

@@ -32,7 +32,6 @@ use crate::config::draft::{
 use crate::config::health::Eject;
 use crate::config::model::{Interfaces, Keepalive};
 use crate::config::place::Placed;
-use crate::memory::{HeapTop, HeapTops};
 use crate::reason::Tier;
 
 /// Of what one thread reads, at least, in bytes: less than this takes hardly longer than it takes to start one.
@@ -51,9 +50,9 @@ pub(super) fn read_in_pieces(text: &str, share: usize, size: usize, report: &mut
         read.add(&whole, 0, report);
         read
     });
-    let Tables { gateway, listeners, routes, pools, gateway_api, heaps } = read;
+    let Tables { gateway, listeners, routes, pools, gateway_api } = read;
     let gateway = gateway.unwrap_or_else(|| default_gateway(report));
-    Draft { gateway, listeners, routes, pools, gateway_api, _heaps: heaps }
+    Draft { gateway, listeners, routes, pools, gateway_api }
 }
 
 /// `None`: see [`pieces::each`].
@@ -69,14 +68,8 @@ fn read_shares(text: &str, share: usize, size: usize, report: &mut Report) -> Op
         Ok([whole]) => vec![one(whole)],
         Err(ranges) => thread::scope(|scope| {
             let one = &one;
-            let aside = |range| {
-                move || {
-                    let (mut read, report, single) = one(range)?;
-                    read.heaps.push(HeapTop::reach());
-                    Some((read, report, single))
-                }
-            };
-            let readers: Vec<_> = ranges.into_iter().map(|range| scope.spawn(aside(range))).collect();
+            let aside = |range| scope.spawn(move || one(range));
+            let readers: Vec<_> = ranges.into_iter().map(aside).collect();
             // One that panicked has read nothing: the whole is read instead, and panics where it can be seen.
             readers.into_iter().map(|reader| reader.join().ok().flatten()).collect()
         }),
@@ -122,7 +115,6 @@ struct Tables {
     routes: Vec<Arc<RouteDraft>>,
     pools: Vec<Arc<PoolDraft>>,
     gateway_api: Field<GatewayApiDraft>,
-    heaps: HeapTops,
 }
 
 impl Tables {
@@ -147,7 +139,6 @@ impl Tables {
         if self.gateway_api.is_absent() {
             self.gateway_api = next.gateway_api;
         }
-        self.heaps.append(&mut next.heaps);
         self.listeners.append(&mut next.listeners);
         self.routes.append(&mut next.routes);
         self.pools.append(&mut next.pools);

@@ -187,7 +187,7 @@ impl SplicedConnection {
             let ms = |bound: Duration| u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
             bound.map_or(u64::MAX, |bound| since.saturating_add(ms(bound)))
         };
-        let max_age = after(connection.opened_ms, connection.route.max_age);
+        let max_age = after(connection.opened_ms, connection.route.max_age());
         let idle = after(connection.traffic.active_ms.load(Relaxed), connection.route.idle_timeout);
         let keepalives = connection.keepalives();
         let probing = Side::BOTH.map(|side| {
@@ -229,7 +229,7 @@ impl SplicedConnection {
         let connection = &self.account.connection;
         let since = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
         let idle = since(connection.traffic.active_ms.load(Relaxed));
-        if connection.route.max_age.is_some_and(|max| since(connection.opened_ms) >= max) {
+        if connection.route.max_age().is_some_and(|max| since(connection.opened_ms) >= max) {
             Some(CloseReason::MaxAge)
         } else if connection.route.idle_timeout.is_some_and(|max| idle >= max) {
             Some(CloseReason::IdleTimeout)
@@ -284,7 +284,7 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: PerLeg<Tuple>) 
         client_port: connection.client.port().to_be(),
         facts_length,
         idle_timeout: seconds(connection.route.idle_timeout),
-        max_age: seconds(connection.route.max_age),
+        max_age: seconds(connection.route.max_age()),
         facts,
     }
 }
