@@ -265,7 +265,7 @@ fn what_is_said_of_very_many_routes_takes_memory_only_while_it_is_said() -> Resu
     let said = answers.iter().sum::<usize>() as u64 / 1024;
     eventually("the memory of the answers to go back", || {
         let grown = gateway.process.memory_kib("VmRSS").ok()?.saturating_sub(before);
-        (grown < said / 8).then_some(())
+        (grown < said / 6).then_some(())
     })
     .with_context(|| {
         format!("{before} KiB before, {:?} after {answers:?}", gateway.process.memory_kib("VmRSS"))
