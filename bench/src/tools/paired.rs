@@ -439,7 +439,7 @@ mod tests {
     fn a_way_is_its_work_by_its_time() {
         let tally = Tally { seconds: 2.0, done: 6.0, latencies: vec![3.0, 1.0, 2.0] };
         let way = tally.way();
-        assert_eq!((way.rate, way.p50, way.p99), (3.0, 2.0, 3.0));
+        assert_eq!((way.rate, way.p50, way.p99, way.p999), (3.0, 2.0, 3.0, 3.0));
         assert_eq!(Tally::default().way().rate, 0.0);
     }
 }

@@ -5,9 +5,8 @@
 
 use super::clients::Clients;
 use super::metrics::{CONTENT_TYPE, Metrics};
-use super::{Operations, answer};
+use super::{Operations, made};
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE as TYPE, X_CONTENT_TYPE_OPTIONS,
@@ -83,7 +82,10 @@ async fn page() -> Response {
 
 async fn status(State(gateway): State<Arc<dyn Operations>>) -> Response {
     match serde_json::to_vec(&gateway.status()) {
-        Ok(json) => respond(StatusCode::OK, [(TYPE, "application/json")], Bytes::from_owner(answer(json))),
+        Ok(json) => {
+            made(json.len());
+            respond(StatusCode::OK, [(TYPE, "application/json")], json)
+        }
         Err(e) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
     }
 }
@@ -101,7 +103,8 @@ async fn ready(State(gateway): State<Arc<dyn Operations>>) -> Response {
 fn text_of(metrics: &Metrics) -> Response {
     match metrics.text() {
         Ok(text) => {
-            respond(StatusCode::OK, [(TYPE, CONTENT_TYPE)], Bytes::from_owner(answer(text.into_bytes())))
+            made(text.len());
+            respond(StatusCode::OK, [(TYPE, CONTENT_TYPE)], text)
         }
         Err(e) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
     }

@@ -19,17 +19,18 @@ pub mod view;
 pub use client::{Client, ClientError};
 pub use objects::{counted, objects};
 
-use crate::memory::Large;
+use crate::memory::give_back;
 use std::pin::Pin;
 use tokio::net::UnixStream;
 
-/// Of an answer of so many bytes the memory is not kept for the next.
-const LONG: usize = 1 << 20;
+/// Bytes of an answer about thousands of routes or connections.
+const LONG: usize = 8 << 20;
 
-/// The bytes of an answer. Of very many routes it takes as much memory as they do, and what it was made of as much again.
-fn answer(bytes: Vec<u8>) -> Large<Vec<u8>> {
-    let is_long = bytes.len() >= LONG;
-    Large::new(Some(bytes), is_long)
+/// An answer of so many bytes was made. What it was made of takes about as much memory as the answer, and is free now.
+fn made(bytes: usize) {
+    if bytes >= LONG {
+        give_back();
+    }
 }
 
 /// What operators can ask of the gateway and have it do. Calls come from the control runtime and must not block.

@@ -5,7 +5,7 @@
 
 use super::clients::Clients;
 use super::protocol::{MAX_REQUEST, Reply, Request, TAKE_OVER_VERSION, socket_path};
-use super::{Operations, answer};
+use super::{Operations, made};
 use rustix::fs::{Mode, fchmod};
 use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -209,13 +209,13 @@ async fn serve_client(stream: UnixStream, gateway: Arc<dyn Operations>) {
                 }
                 return;
             }
-            Ok(request) => reply_to(request, &peer, &*gateway).await,
+            Ok(request) => answer(request, &peer, &*gateway).await,
             Err(e) => encode(&Reply::<()>::Error(format!("not a request of this version: {e}"))),
         };
+        made(reply.len());
         reply.push(b'\n');
-        let reply = answer(reply);
         // After a request that is too long it is unknown where the next one begins, so the connection ends.
-        if !matches!(timeout(WRITE, write.write_all(reply.as_ref())).await, Ok(Ok(()))) || too_long {
+        if !matches!(timeout(WRITE, write.write_all(&reply)).await, Ok(Ok(()))) || too_long {
             return;
         }
     }
@@ -246,7 +246,7 @@ async fn read_line(read: &mut BufReader<impl AsyncRead + Unpin>) -> io::Result<O
     Ok((n > 0).then_some(line))
 }
 
-async fn reply_to(request: Request, user: &io::Result<u32>, gateway: &dyn Operations) -> Vec<u8> {
+async fn answer(request: Request, user: &io::Result<u32>, gateway: &dyn Operations) -> Vec<u8> {
     match request {
         Request::Status {} => encode(&Reply::Ok(gateway.status())),
         Request::Objects {} => encode(&Reply::Ok(gateway.objects())),

@@ -29,12 +29,22 @@ impl SniPattern {
     }
 }
 
-/// The patterns of a route, in the order of the configuration. Nearly all of very many routes have one.
+impl fmt::Display for SniPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SniPattern::Exact(name) => f.write_str(name),
+            SniPattern::Wildcard(parent) => write!(f, "*.{parent}"),
+            SniPattern::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// The patterns of a route, in the order of the configuration. Made by `collect()`, which is why two that are alike are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SniPatterns {
-    /// Just one.
+    /// One, as most routes have: it takes no memory of its own.
     One(SniPattern),
-    /// Any other number.
+    /// None, or more than one.
     Several(Arc<[SniPattern]>),
 }
 
@@ -60,16 +70,6 @@ impl FromIterator<SniPattern> for SniPatterns {
         match <[SniPattern; 1]>::try_from(Vec::from_iter(patterns)) {
             Ok([pattern]) => SniPatterns::One(pattern),
             Err(patterns) => SniPatterns::Several(patterns.into()),
-        }
-    }
-}
-
-impl fmt::Display for SniPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SniPattern::Exact(name) => f.write_str(name),
-            SniPattern::Wildcard(parent) => write!(f, "*.{parent}"),
-            SniPattern::Any => f.write_str("*"),
         }
     }
 }

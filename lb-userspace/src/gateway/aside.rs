@@ -1,6 +1,6 @@
 //! Work that takes long, beside the connections: to read, build and free very many routes.
 
-use crate::memory::Large;
+use crate::memory::give_back;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -70,13 +70,30 @@ pub(super) async fn lend_aside<S: Send + 'static, T: Send + 'static, Rest>(
     (lock(&lent).take().expect("only this takes it"), made)
 }
 
-/// Of a configuration that has fewer parts than this, the memory is kept for the next.
+/// Of something that has fewer parts than this, the memory is kept for the next of its kind.
 const MANY: usize = 1000;
 
-/// A configuration, or what was made of one, with so many parts of its own, routes and pools. To read one takes several times the
-/// memory that is kept of it: 200 MiB for 100 000 routes.
-pub(super) fn with_parts<T>(value: Option<T>, parts: usize) -> Large<T> {
-    Large::new(value, parts >= MANY)
+/// Something that may be large: when it is dropped, its memory goes back to the system. Reading a configuration takes several times
+/// the memory that it keeps (200 MiB for 100 000 routes), and nothing else needs that much.
+pub(super) struct Large<T> {
+    value: Option<T>,
+    parts: usize,
+}
+
+impl<T> Large<T> {
+    /// Of how many parts nothing else has a share.
+    pub(super) fn new(value: Option<T>, parts: usize) -> Self {
+        Self { value, parts }
+    }
+}
+
+impl<T> Drop for Large<T> {
+    fn drop(&mut self) {
+        drop(self.value.take());
+        if self.parts >= MANY {
+            give_back();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The control side: start, reload, stop.
 
 use super::ReloadRequest;
-use super::aside::{aside, with_parts};
+use super::aside::{Large, aside};
 use super::objects::ASK_AGAIN;
 use super::removed::Removed;
 use super::report::AdminSide;
@@ -95,7 +95,7 @@ impl Control {
         serves();
         // Very many routes are not to be there twice; nobody is to wait until they are gone.
         let parts = config.routes.len() + config.pools.len();
-        aside(move || drop(with_parts(Some(config), parts))).context("cannot start a thread")?;
+        aside(move || drop(Large::new(Some(config), parts))).context("cannot start a thread")?;
         let mut heir = None;
         let mut is_stopping = false;
         // While another process is about to take over, it has the listening sockets of this configuration, and it counts on the

@@ -1,6 +1,6 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::aside::{aside, lend_aside, with_parts};
+use super::aside::{Large, aside, lend_aside};
 use super::control::Control;
 use super::objects::Objects;
 use super::source::{Source, What};
@@ -13,7 +13,6 @@ use crate::config::gateway_api::Change;
 use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
 use crate::connect::resolve::FirstAnswers;
 use crate::kubernetes::ApiServer;
-use crate::memory::Large;
 use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
@@ -278,7 +277,7 @@ impl Control {
         let (unused, parts) = self.removed.look(&self.gateway);
         // Not here: it takes as long as to build them.
         if !unused.is_empty()
-            && let Err(error) = aside(move || drop(with_parts(Some(unused), parts)))
+            && let Err(error) = aside(move || drop(Large::new(Some(unused), parts)))
         {
             tracing::warn!(%error, "cannot start a thread");
         }
@@ -328,7 +327,7 @@ fn build(
         (What::Objects, Some((_, objects))) => objects.parts(),
         _ => made_of.as_ref().map_or(0, |config| config.routes.len() + config.pools.len()),
     };
-    ((built, read), with_parts(made_of, parts))
+    ((built, read), Large::new(made_of, parts))
 }
 
 /// A configuration and what is odd about its file, or why there is none.

@@ -264,7 +264,7 @@ impl admin::Operations for AdminSide {
         }
         let is_loading = self.gateway.packet().is_ok_and(|packet| packet.state() == PacketTierState::Loading);
         let loading = is_loading
-            .then(|| "the packet tier is loading: connections take the next tier until then".into());
+            .then(|| "the packet tier is loading: until it is there, connections use the next tier".into());
         let stale = |since: String| format!("the API server does not answer: objects are those of {since}");
         let stale = self.stale_since().map(stale);
         Ok(loading.into_iter().chain(stale).chain(self.objects.load().denied()).collect())

@@ -35,7 +35,7 @@ pub struct Table<T> {
 /// The routes of one pattern.
 #[derive(Debug)]
 enum Entries<T> {
-    /// One that takes any ALPN, as nearly every pattern has.
+    /// One that takes any ALPN, as most patterns have: it takes no memory of its own.
     One(T),
     /// Those with an ALPN protocol come before the one without.
     Several(Box<[Entry<T>]>),
@@ -187,6 +187,21 @@ mod tests {
         t.insert(&pattern("a.com"), &[], "a.com any");
         assert_eq!(find(&t, "a.com", &["h2"]), Ok("a.com"));
         assert_eq!(find(&t, "a.com", &[]), Ok("a.com any"));
+    }
+
+    #[test]
+    fn alpn_is_asked_for_in_whatever_order_routes_come() {
+        let mut t = table(&[("a.com", &[]), ("b.com", &[])]);
+        t.insert(&pattern("a.com"), &["h2".into()], "a.com h2");
+        t.insert(&pattern("a.com"), &["http/1.1".into()], "a.com http/1.1");
+        assert_eq!(find(&t, "a.com", &["h2"]), Ok("a.com h2"));
+        assert_eq!(find(&t, "a.com", &["http/1.1"]), Ok("a.com http/1.1"));
+        for other in [&["postgresql"][..], &[]] {
+            assert_eq!(find(&t, "a.com", other), Ok("a.com"));
+        }
+        // Of two that take any, as where a name is reserved besides, the first counts.
+        t.insert(&pattern("b.com"), &[], "b.com again");
+        assert_eq!(find(&t, "b.com", &["h2"]), Ok("b.com"));
     }
 
     proptest! {

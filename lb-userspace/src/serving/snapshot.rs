@@ -117,7 +117,7 @@ pub struct Route {
     pub sni: config::SniPatterns,
     /// After how long without a byte in either direction a connection is ended; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// `None`: it has none of them. Of routes there may be very many, and few have any.
+    /// `None`: it has none. Few routes have any.
     bounds: Option<Box<Bounds>>,
     /// What becomes of its connections.
     pub action: Action,
@@ -130,7 +130,7 @@ pub struct Route {
     backends: Backends,
 }
 
-/// In bytes, for there may be very many.
+// Of routes there may be very many.
 const _: () = assert!(size_of::<Route>() <= 136);
 
 /// What bounds the connections of a route.

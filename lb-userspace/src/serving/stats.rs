@@ -76,6 +76,7 @@ impl ListenerStats {
 /// keep nearly every page of memory that a reload frees.
 #[derive(Clone, Debug)]
 pub struct RouteStats {
+    // With a thin pointer and a short index, each route is 8 bytes smaller.
     block: Arc<Vec<OnceLock<Box<RouteCounts>>>>,
     index: u32,
 }

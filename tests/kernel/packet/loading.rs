@@ -79,7 +79,7 @@ fn who_comes_before_the_programs_are_verified_is_served_and_who_comes_after_is_i
         let mut curl = scene.net.gateway.command("curl");
         checked_output(curl.args(["--fail", "--silent", "http://127.0.0.1:9900/readyz"]))
     };
-    let told = "the packet tier is loading: connections take the next tier until then";
+    let told = "the packet tier is loading: until it is there, connections use the next tier";
     ensure!(ready()? == format!("ready\n{told}\n"));
 
     let (mut early, mut early_server, _) = scene.connection()?;

@@ -289,11 +289,13 @@ impl<'s> Subject<'s> {
         }
         if self.kind.is_ours() {
             // It listens before its workers accept, and accepts before the packet tier is there.
+            let mut said = String::new();
             eventually("the gateway and its tier", || {
                 // Not by the status, which shows every route.
-                let ready = self.admin("/readyz").ok()?;
-                (ready.contains(" 200 ") && !ready.contains("loading")).then_some(())
-            })?;
+                said = self.admin("/readyz").ok()?;
+                (said.contains(" 200 ") && !said.contains("loading")).then_some(())
+            })
+            .with_context(|| said.clone())?;
         }
         Ok(())
     }
