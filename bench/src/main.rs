@@ -284,9 +284,8 @@ fn measure<'s>(
     let mut started = match reusable {
         Some(started) => started,
         None => {
-            let start = Instant::now();
-            let subject = Subject::start(kind, stand, case.load.size())?;
-            Started { subject, took: start.elapsed() }
+            let (subject, took) = Subject::start(kind, stand, case.load.size())?;
+            Started { subject, took }
         }
     };
     let mut on =

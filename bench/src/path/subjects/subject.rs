@@ -48,13 +48,15 @@ pub(crate) struct Subject<'s> {
 }
 
 impl<'s> Subject<'s> {
-    /// Starts the subject in the gateway's namespace and waits until it listens.
-    pub(crate) fn start(kind: Kind, stand: &'s Stand, size: Size) -> Result<Self> {
+    /// Starts the subject in the gateway's namespace and waits until it is ready: how long that took, once its configuration
+    /// was written.
+    pub(crate) fn start(kind: Kind, stand: &'s Stand, size: Size) -> Result<(Self, Duration)> {
         let mut subject = Subject { kind, stand, processes: Vec::new(), size };
         fs::create_dir_all(subject.dir())?;
         subject.configure()?;
+        let start = Instant::now();
         subject.launch()?;
-        Ok(subject)
+        Ok((subject, start.elapsed()))
     }
 
     /// Where clients of a service connect to.
