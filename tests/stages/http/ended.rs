@@ -103,11 +103,16 @@ fn what_is_under_way_ends_with_its_server() -> Result<()> {
                 "https://site.example.com/slow/60?h2",
             ];
             let scene = &scene;
-            let together = scope.spawn(move || scene.together(&urls));
+            let begun = files.join(format!("begun-{port}"));
+            let into = begun.display().to_string();
+            let together = scope.spawn(move || scene.together_into(&into, &urls));
             eventually("all to be under way", || {
                 let active = scene.gateway.status().ok()?;
                 let active = active.server("frail", &crate::config::server(port))["active"].as_u64()?;
                 (active == 4 + u64::from(port == 8003)).then_some(())
+            })?;
+            eventually("one to have begun", || {
+                std::fs::read(&begun).is_ok_and(|bytes| bytes == b"hello").then_some(())
             })?;
             scene.status(&["http://site.example.com/sick"])?;
             together.join().expect("no panic")

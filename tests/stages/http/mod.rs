@@ -106,12 +106,19 @@ impl Scene {
     /// Several exchanges at a time, in HTTP/2 on one connection: for each curl's exit code, the status, and how many bytes of the
     /// answer have come.
     fn together(&self, urls: &[&str]) -> Result<Vec<(u32, u32, u32)>> {
+        self.together_into("/dev/null", urls)
+    }
+
+    /// The same; the first one's bytes are in this file as soon as curl has them.
+    fn together_into(&self, first: &str, urls: &[&str]) -> Result<Vec<(u32, u32, u32)>> {
         let mut args = vec![
+            "--no-buffer",
             "--parallel",
             "--write-out",
             "%{urlnum} %{exitcode} %{http_code} %{size_download} %{num_connects}\\n",
         ];
-        urls.iter().for_each(|url| args.extend(["--output", "/dev/null", *url]));
+        let into = [first].into_iter().chain(std::iter::repeat("/dev/null"));
+        urls.iter().zip(into).for_each(|(url, into)| args.extend(["--output", into, *url]));
         let output = self.curl(&args)?;
         let text = String::from_utf8_lossy(&output.stdout);
         let numbers = text.lines().map(|line| line.split(' ').map(|part| Ok(part.parse()?)).collect());

@@ -3,14 +3,21 @@
 use anyhow::{Result, ensure};
 
 use super::odd::{CASE, Odd, Then};
-use super::scene::{Scene, each};
+use super::scene::{Scene, VERSIONS, each};
 use crate::http_hostile::HOST;
+
+/// A length that curl takes in HTTP/1.1 only: 2^64 - 4.
+const BEYOND: &[u8] = b"18446744073709551612";
 
 /// Each of these begins well, and its client sees that it does not end well.
 fn cut(cases: &[(Vec<u8>, Then)]) -> Result<()> {
     let scene = Scene::new("", "")?;
     let odd = Odd::start(&scene)?;
     each(cases, |version, (bytes, then)| {
+        // In HTTP/2 curl itself refuses such a length, and may have left before the server has.
+        if version != VERSIONS[0] && bytes.windows(BEYOND.len()).any(|part| part == BEYOND) {
+            return Ok(());
+        }
         odd.answers(bytes, *then);
         scene.cut(version, CASE, b"hello")?;
         scene.own(version, "/odd/next")
@@ -28,7 +35,8 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 #[test]
 fn a_server_that_leaves_in_the_middle() -> Result<()> {
     let known = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello".to_vec();
-    let huge = b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551612\r\n\r\nhello".to_vec();
+    let huge = b"HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\nhello".to_vec();
+    let beyond = [b"HTTP/1.1 200 OK\r\nContent-Length: ", BEYOND, b"\r\n\r\nhello"].concat();
     let none = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_vec();
     let parts: [&[u8]; 7] = [
         b"",
@@ -39,7 +47,7 @@ fn a_server_that_leaves_in_the_middle() -> Result<()> {
         b"5\r\nhello\r\n0\r\n",
         b"5\r\nhello\r\n0\r\nX-A: b\r\n",
     ];
-    let answers = [known, huge, none].into_iter().chain(parts.map(chunked));
+    let answers = [known, huge, beyond, none].into_iter().chain(parts.map(chunked));
     let mut cases: Vec<_> =
         answers.flat_map(|bytes| [Then::Ends, Then::IsReset].map(|then| (bytes.clone(), then))).collect();
     // What goes until the end of the connection is cut by a reset only.
