@@ -12,6 +12,16 @@ use snisplice_tests::eventually;
 use crate::gateway::{Gateway, in_a_namespace, runtime};
 use crate::peers::{Legs, Stream};
 
+/// Pins that are removed whatever becomes of the test: the bpf file system outlives its namespace.
+struct Pinned(PathBuf);
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Mostly the test itself has.
+        let _ = kernel::unload(&self.0);
+    }
+}
+
 #[test]
 fn pinned_maps_are_adopted_by_one_process_and_foreign_ones_by_none() {
     in_a_namespace(|| {
@@ -19,6 +29,7 @@ fn pinned_maps_are_adopted_by_one_process_and_foreign_ones_by_none() {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/snisplice-test-{}", std::process::id()));
 
+        let _pinned = Pinned(bpffs.clone());
         assert!(!kernel::unload(&bpffs).unwrap());
         kernel::load_and_pin(&bpffs, 64).unwrap();
         kernel::load_and_pin(&bpffs, 64).unwrap();
