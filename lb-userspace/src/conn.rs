@@ -21,6 +21,7 @@ use crate::sniff::{self, ClientHello, TlsRequest};
 use crate::socket::{reset_on_close, write_all};
 use crate::splice;
 use crate::splice::keepalive::keep_alive;
+use crate::splice::ktls::Offload;
 use crate::splice::packet::{PacketTier, PendingHandover, Plan, SplicedConnection};
 use crate::splice::relay::relay;
 use crate::splice::sockmap::Outcome;
@@ -200,8 +201,16 @@ impl Passage {
     fn copy_for(&self, reason: FallbackReason) {
         self.account.spliced(choose(&self.settings.tiers, |tier| match tier {
             Tier::Copy => None,
+            Tier::Ktls => Some(FallbackReason::KtlsLater),
             Tier::Packet | Tier::Sockmap => Some(reason),
         }));
+    }
+
+    /// How the kernel may take over the records of the client's leg, if that is configured.
+    fn offload(&self) -> Option<Offload> {
+        let Account { books, connection, .. } = &self.account;
+        let is_wanted = self.settings.tiers.contains(&Tier::Ktls);
+        is_wanted.then(|| Offload { books: books.clone(), connection: connection.clone() })
     }
 
     /// splice: the server gets the client's ClientHellos decrypted, until no more of them can come.
@@ -422,7 +431,7 @@ impl Passage {
         self.copy_for(FallbackReason::TlsTerminated);
         self.keep_alive(&server);
         let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
-        let near = Tls::new(session, &*self.client);
+        let near = Tls::new(session, &*self.client).offload(self.offload());
         let near = self.keyed(near, &server, request.filter(|_| upstream.is_some()));
         let end = match upstream {
             None => relay(near, Plain::new(&*server, Vec::new()), traffic, idle).await,

@@ -362,6 +362,8 @@ reasons! {
         ProtocolViolation = "protocol_violation",
         /// A record could not be decrypted: it was changed on the way, or is no TLS record.
         Undecryptable = "undecryptable",
+        /// New keys are due, and this kernel's kTLS does not take any: Linux does from 6.14 on.
+        KeyUpdate = "key_update",
         /// An error of the gateway itself.
         Internal = "internal",
     }
@@ -427,6 +429,9 @@ reasons! {
         Packet = "packet",
         /// A verdict program moves the bytes between the two sockets, in the kernel.
         Sockmap = "sockmap",
+        /// Userspace relays the bytes, and the kernel encrypts and decrypts them: bulk on terminated routes, which begins in the
+        /// copy tier.
+        Ktls = "ktls",
         /// Userspace relays the bytes.
         Copy = "copy",
     }
@@ -485,6 +490,11 @@ reasons! {
         SockmapRefused = "sockmap_refused",
         /// The receiver was too slow: the connection went back to the copy tier, which has back-pressure.
         SockmapBackpressure = "sockmap_backpressure",
+        /// The connection may go to kTLS later: its route ends TLS, and it has not moved a MiB yet. Or it never will, as it is
+        /// passed through, or carries requests of HTTP.
+        KtlsLater = "ktls_later",
+        /// The kernel has no kTLS, or not with the session's cipher suite, or refused the socket.
+        KtlsRefused = "ktls_refused",
         /// The route terminates TLS, so the bytes differ on the two legs.
         TlsTerminated = "tls_terminated",
         /// The gateway speaks TLS to the server and not to the client, so the bytes differ on the two legs.

@@ -79,6 +79,7 @@ impl RunningGateway {
     ) -> Choice {
         choose(order, |tier| match tier {
             Tier::Copy => None,
+            Tier::Ktls => Some(FallbackReason::KtlsLater),
             Tier::Packet => packet().err(),
             Tier::Sockmap => self.sockmap.as_ref().err().copied(),
         })

@@ -40,6 +40,7 @@ mod tests {
         let refuse = |tier| match tier {
             Tier::Packet => Some(FallbackReason::PacketUnavailable),
             Tier::Sockmap => Some(FallbackReason::SockmapKernel),
+            Tier::Ktls => Some(FallbackReason::KtlsLater),
             Tier::Copy => None,
         };
         let choice = choose(&[Tier::Packet, Tier::Sockmap, Tier::Copy], refuse);

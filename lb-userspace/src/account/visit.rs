@@ -332,12 +332,7 @@ impl Account {
 
     /// Notes that the tier gave the connection back to the copy tier. It stays in the total of the tier in which it began.
     pub fn demoted(&self, reason: FallbackReason) {
-        let Some(before) = self.connection.choice() else { return };
-        self.connection.set_choice(Choice { tier: Tier::Copy, reason: Some(reason) });
-        for tiers in [&self.books.stats.tiers, &self.connection.route.stats.counting().tiers] {
-            tiers[before.tier as usize].active.fetch_sub(1, Relaxed);
-            tiers[Tier::Copy as usize].active.fetch_add(1, Relaxed);
-        }
+        self.books.moved(&self.connection, Choice { tier: Tier::Copy, reason: Some(reason) });
         self.books.stats.fallbacks.add(reason as usize);
     }
 

@@ -258,6 +258,7 @@ snisplice 0.1.0, up 2h 3m, 2 workers, configuration 3
 TIER     ACTIVE  TOTAL
 packet        0      0
 sockmap       0      0
+ktls          0      0
 copy          3   1234
 
 TIER FALLBACK       CONNECTIONS

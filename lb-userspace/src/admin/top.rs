@@ -343,7 +343,7 @@ mod tests {
     #[rustfmt::skip]
     const SCREEN: [&str; 9] = [
         "snisplice 0.1.0, up 2h 3m, 2 workers, configuration 3, 3 connections",
-        "packet 0 (0 so far)   sockmap 0 (0 so far)   copy 3 (1234 so far)   2 of 3 servers not up",
+        "packet 0 (0 so far)   sockmap 0 (0 so far)   ktls 0 (0 so far)   copy 3 (1234 so far)   2 of 3 servers not up",
         "",
         "        ID CLIENT               SNI                   ROUTE          SERVER               TIER            RATE         IN        OUT      AGE     IDLE",
         "4294967298 [2001:db8::1]:40000  a.pg.example.com      pg             pg.internal:5432     copy       1.5 KiB/s      999 B    3.0 KiB    1m 1s    1m 1s",

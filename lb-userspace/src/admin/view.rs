@@ -88,16 +88,20 @@ pub struct Tiers {
     pub packet: Count,
     /// Moved from socket to socket in the kernel.
     pub sockmap: Count,
+    /// Relayed by userspace, in TLS records that the kernel makes. Absent in an earlier version.
+    #[serde(default)]
+    pub ktls: Count,
     /// Relayed by userspace.
     pub copy: Count,
 }
 
 impl Tiers {
     /// With their names, in order of preference.
-    pub fn named(&self) -> [(&'static str, Count); 3] {
+    pub fn named(&self) -> [(&'static str, Count); 4] {
         [
             (Tier::Packet.name(), self.packet),
             (Tier::Sockmap.name(), self.sockmap),
+            (Tier::Ktls.name(), self.ktls),
             (Tier::Copy.name(), self.copy),
         ]
     }
@@ -421,7 +425,7 @@ mod tests {
   "pools": [ {"name": "redis-1", "servers": [ {"address": "10.0.0.11:6379", "state": "up", "active": 2, "total": 10} ]} ] }"#;
 
     /// What this program adds to the interface.
-    const ADDED: [&str; 12] = [
+    const ADDED: [&str; 14] = [
         "config_generation",
         "listeners[].odd_names",
         "packet.drops",
@@ -433,6 +437,8 @@ mod tests {
         "routes[].listener",
         "routes[].pools[]",
         "routes[].sni[]",
+        "tiers.ktls.active",
+        "tiers.ktls.total",
         "workers",
     ];
 

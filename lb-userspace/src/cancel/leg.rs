@@ -80,7 +80,13 @@ impl Watched {
 }
 
 impl<T: Transport> Transport for Keyed<T> {
-    const SPLICES: bool = false;
+    fn gives_to_splice(&self) -> bool {
+        self.leg.gives_to_splice()
+    }
+
+    fn takes_from_splice(&self) -> bool {
+        !matches!(self.state, State::Watched(_)) && self.leg.takes_from_splice()
+    }
 
     fn socket(&self) -> &TcpStream {
         self.leg.socket()

@@ -75,7 +75,8 @@ impl Passage {
             (self.gateway.threads.clone(), Numbering { server: guard.server().state.clone(), address });
         let _entered = thread.and_then(|thread| threads.enter(offer.id, &at, thread));
         let kills = (!login.compresses()).then(|| Kills::new(login.has_query_attributes()));
-        let (near, far) = (Tls::new(session, &*self.client), Tls::new(*upstream, &*server));
+        let near = Tls::new(session, &*self.client).offload(self.offload());
+        let far = Tls::new(*upstream, &*server);
         let far = Killing { leg: far, kills, threads, at };
         let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
         server.clean();
@@ -121,7 +122,13 @@ struct Killing<'a> {
 }
 
 impl Transport for Killing<'_> {
-    const SPLICES: bool = false;
+    fn gives_to_splice(&self) -> bool {
+        false
+    }
+
+    fn takes_from_splice(&self) -> bool {
+        false
+    }
 
     fn socket(&self) -> &TcpStream {
         self.leg.socket()

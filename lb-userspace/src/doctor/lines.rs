@@ -277,7 +277,7 @@ mod tests {
         let line = need(Need::Ktls, &Answer::No);
         assert_eq!(
             (line.state, line.found.as_str()),
-            (LineState::Note, "not in this kernel; TLS records in the kernel (no tier uses it)")
+            (LineState::Missing, "not in this kernel; TLS records in the kernel")
         );
     }
 

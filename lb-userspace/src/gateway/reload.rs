@@ -286,7 +286,8 @@ impl Control {
     /// What the new configuration asks for and only a restart can give.
     fn needs_restart(&self, new: &config::Gateway) -> Vec<String> {
         let started = &self.started;
-        let is_new = |tier: &Tier| *tier != Tier::Copy && !started.live.tiers.contains(tier);
+        let has_programs = |tier: &Tier| matches!(tier, Tier::Packet | Tier::Sockmap);
+        let is_new = |tier: &Tier| has_programs(tier) && !started.live.tiers.contains(tier);
         let tiers = new.live.tiers.iter().any(is_new).then_some("tiers");
         let changed = started.fixed.differences(&new.fixed).chain(tiers);
         changed.map(|key| format!("gateway.{key} has changed: it takes effect at the next start")).collect()

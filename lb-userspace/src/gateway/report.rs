@@ -118,6 +118,7 @@ impl admin::Operations for AdminSide {
             tiers: view::Tiers {
                 packet: count(&self.gateway.books.stats.tiers[Tier::Packet as usize]),
                 sockmap: count(&self.gateway.books.stats.tiers[Tier::Sockmap as usize]),
+                ktls: count(&self.gateway.books.stats.tiers[Tier::Ktls as usize]),
                 copy: count(&self.gateway.books.stats.tiers[Tier::Copy as usize]),
             },
             tier_fallbacks: by_name(FallbackReason::ALL, |r| r.name(), &self.gateway.books.stats.fallbacks),

@@ -15,6 +15,7 @@ use crate::config::{self, Config, File, FixedGateway, Sources};
 use crate::connect::GatewayPorts;
 use crate::connect::health::Prober;
 use crate::connect::resolve::Resolver;
+use crate::kernel::needs::Lack;
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
 use crate::kernel::{Kernel, KernelError, needs};
@@ -163,6 +164,7 @@ impl Start<'_> {
             }
         };
         let sockmap = open_sockmap(&settings)?;
+        look_for_ktls(&settings);
         let (taken_over, when) = std::sync::mpsc::sync_channel(1);
         if let Ok(packet) = &packet {
             packet.load_aside(before.is_some().then_some(when))?;
@@ -371,6 +373,18 @@ fn open_sockmap(config: &config::Gateway) -> anyhow::Result<Result<Kernel, Fallb
     let explained =
         |error: KernelError| needs::explained(error.into(), needs::of(Tier::Sockmap).requires, bpffs);
     Ok(Ok(opened.map_err(explained)?))
+}
+
+/// Warns if the configuration names the kTLS tier and the kernel has no kTLS. Asking makes the kernel load the module, which it
+/// would not do for a process without privileges.
+fn look_for_ktls(config: &config::Gateway) {
+    if !config.live.tiers.contains(&Tier::Ktls) {
+        return;
+    }
+    let needs = needs::of(Tier::Ktls).requires;
+    if let Some(lack) = Lack::first(needs, |need| need.ask(&config.fixed.bpffs)) {
+        tracing::warn!("no kTLS tier: it requires {lack}");
+    }
 }
 
 /// Opens one socket per worker for each address, or takes those that were inherited. Opens all or none.

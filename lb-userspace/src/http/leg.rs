@@ -114,7 +114,13 @@ impl Far {
 }
 
 impl Transport for Far {
-    const SPLICES: bool = false;
+    fn gives_to_splice(&self) -> bool {
+        false
+    }
+
+    fn takes_from_splice(&self) -> bool {
+        false
+    }
 
     fn socket(&self) -> &TcpStream {
         match self {

@@ -11,6 +11,7 @@ mod error;
 pub mod foreign;
 pub mod frames;
 pub mod ipsec;
+pub(crate) mod ktls;
 pub mod listeners;
 #[cfg(feature = "kernel-log")]
 pub mod log;

@@ -119,6 +119,7 @@ pub const fn of(tier: Tier) -> Needs {
             ],
             prefers: &[],
         },
+        Tier::Ktls => Needs { requires: &[Need::Tcp, Need::Ktls], prefers: &[] },
         Tier::Copy => Needs { requires: &[Need::Tcp], prefers: &[] },
     }
 }
@@ -241,12 +242,9 @@ impl Need {
             Self::SockmapKernel => {
                 about("sockmap kernel", "moves every byte once", "a kernel with the fix", &[])
             }
-            Self::Ktls => about(
-                "kTLS",
-                "TLS records in the kernel (no tier uses it)",
-                "modprobe tls, or a kernel with CONFIG_TLS",
-                &[],
-            ),
+            Self::Ktls => {
+                about("kTLS", "TLS records in the kernel", "modprobe tls, or a kernel with CONFIG_TLS", &[])
+            }
         }
     }
 

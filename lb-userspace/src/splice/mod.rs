@@ -1,6 +1,7 @@
 //! Splice: bytes flow between the two legs. The tier is chosen per connection.
 
 pub(crate) mod keepalive;
+pub mod ktls;
 pub mod packet;
 mod pipe;
 pub mod relay;

@@ -200,7 +200,11 @@ impl Direction {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
-            if F::SPLICES && T::SPLICES && self.pipe.is_none() && self.full_reads >= BULK {
+            if self.pipe.is_none()
+                && self.full_reads >= BULK
+                && from.gives_to_splice()
+                && to.takes_from_splice()
+            {
                 self.pipe = Pipe::get();
             }
             let Buffers { input, plaintext, records } = &mut *buffers;
@@ -297,7 +301,13 @@ mod tests {
     struct Scripted<'a>(&'a Peer, &'a TcpStream);
 
     impl Transport for Scripted<'_> {
-        const SPLICES: bool = false;
+        fn gives_to_splice(&self) -> bool {
+            false
+        }
+
+        fn takes_from_splice(&self) -> bool {
+            false
+        }
 
         fn socket(&self) -> &TcpStream {
             self.1

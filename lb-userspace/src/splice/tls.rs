@@ -1,9 +1,11 @@
 //! A leg inside of TLS.
 
+use super::ktls::{Attempt, KernelRecords, Offload};
 use super::transport::{Failure, Kept, PeerEnd, Received, Transport, poll_read_once};
 use crate::scratch::Output;
 use crate::tls::{Role, Session};
 use crate::traffic::add;
+use std::mem;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
@@ -13,19 +15,37 @@ use tokio::net::TcpStream;
 const MAX_ANSWERS: usize = 16 * 1024;
 
 /// A leg inside of TLS. `S`: its socket, or a reference to it.
-pub struct Tls<R, S> {
-    session: Session<R>,
+pub struct Tls<R: Role, S> {
+    records: Records<R>,
     socket: S,
-    /// Records that the socket has not taken yet.
+    /// What the socket has not taken yet: records, or plaintext if the kernel makes them.
     kept: Kept,
     /// The last word was said.
     ended: bool,
+    /// Present while the kernel may take its records, and has not.
+    offload: Option<Offload>,
+}
+
+/// Who makes and opens a leg's records.
+enum Records<R: Role> {
+    Own(Session<R>),
+    Kernel(Box<KernelRecords<R>>),
+    /// Nobody: the session failed when the kernel was to take them. The leg is not used any more.
+    Nobody,
 }
 
 impl<R: Role, S: Deref<Target = TcpStream>> Tls<R, S> {
     /// `socket`: the one on which the handshake was done.
     pub fn new(session: Session<R>, socket: S) -> Self {
-        Tls { session, socket, kept: Kept::default(), ended: false }
+        let records = Records::Own(session);
+        Tls { records, socket, kept: Kept::default(), ended: false, offload: None }
+    }
+
+    /// Lets the kernel take its records, once the connection is bulk.
+    #[must_use]
+    pub fn offload(mut self, offload: Option<Offload>) -> Self {
+        self.offload = offload;
+        self
     }
 
     /// Its socket.
@@ -35,7 +55,10 @@ impl<R: Role, S: Deref<Target = TcpStream>> Tls<R, S> {
 
     /// Bytes of the peer that wait for the rest of their record.
     pub(crate) fn held(&self) -> usize {
-        self.session.incoming().len()
+        match &self.records {
+            Records::Own(session) => session.incoming().len(),
+            Records::Kernel(_) | Records::Nobody => 0,
+        }
     }
 
     /// How many bytes the socket has not taken yet.
@@ -43,22 +66,57 @@ impl<R: Role, S: Deref<Target = TcpStream>> Tls<R, S> {
         self.kept.left()
     }
 
-    /// Takes bytes back that [`poll_read`](Transport::poll_read) has given: they come first, once more.
+    /// Takes bytes back that [`poll_read`](Transport::poll_read) has given: they come first, once more. Not of a leg that the
+    /// kernel may take.
     pub(crate) fn put_back(&mut self, bytes: &[u8]) {
-        self.session.put_back(bytes);
+        match &mut self.records {
+            Records::Own(session) => session.put_back(bytes),
+            Records::Kernel(_) | Records::Nobody => unreachable!("only a leg of requests takes bytes back"),
+        }
     }
 
-    /// Sends the records of `plaintext`, or close_notify for `None`.
-    fn send(&mut self, plaintext: Option<&[u8]>, records: &mut Output) -> Result<(), Failure> {
-        records.clear();
-        self.session.encrypt(plaintext, records).map_err(Failure::Tls)?;
-        self.kept.write(records.bytes(), &self.socket)?;
+    /// Lets the kernel take the records, if it may and the time has come.
+    fn hand_over(&mut self) -> Result<(), Failure> {
+        let is_due = self.offload.as_ref().is_some_and(Offload::is_due);
+        if !is_due || self.ended || self.kept.left() > 0 {
+            return Ok(());
+        }
+        self.records = match mem::replace(&mut self.records, Records::Nobody) {
+            Records::Own(session) if session.is_at_rest() => {
+                let offload = self.offload.take().expect("it is due");
+                match KernelRecords::take(session, &self.socket, offload).map_err(Failure::Tls)? {
+                    Attempt::Taken(records) => Records::Kernel(records),
+                    Attempt::Refused(session) => Records::Own(session),
+                }
+            }
+            records => records,
+        };
         Ok(())
     }
 }
 
+/// Sends the records of `plaintext`, or close_notify for `None`.
+fn send<R: Role>(
+    session: &mut Session<R>,
+    plaintext: Option<&[u8]>,
+    records: &mut Output,
+    kept: &mut Kept,
+    socket: &TcpStream,
+) -> Result<(), Failure> {
+    records.clear();
+    session.encrypt(plaintext, records).map_err(Failure::Tls)?;
+    kept.write(records.bytes(), socket)?;
+    Ok(())
+}
+
 impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
-    const SPLICES: bool = false;
+    fn gives_to_splice(&self) -> bool {
+        false
+    }
+
+    fn takes_from_splice(&self) -> bool {
+        matches!(self.records, Records::Kernel(_))
+    }
 
     fn socket(&self) -> &TcpStream {
         &self.socket
@@ -70,47 +128,73 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
         input: &'b mut [u8],
         plaintext: &'b mut Output,
     ) -> Poll<Result<Received<'b>, Failure>> {
+        self.hand_over()?;
+        let session = match &mut self.records {
+            Records::Own(session) => session,
+            Records::Kernel(records) => return records.poll_read(&self.socket, cx, input),
+            Records::Nobody => return Poll::Pending,
+        };
         plaintext.clear();
-        plaintext.extend(&self.session.take_early());
-        if plaintext.bytes().is_empty() && !self.session.is_closed() {
+        plaintext.extend(&session.take_early());
+        if plaintext.bytes().is_empty() && !session.is_closed() {
             if self.kept.left() > MAX_ANSWERS {
                 ready!(self.kept.poll_flush(&self.socket, cx))?;
             }
-            let held = self.session.incoming().len();
-            let read = ready!(poll_read_once(&self.socket, cx, &mut input[held..]))?;
+            let held = session.incoming().len();
+            // Up to the end of a record, if the kernel is to have the next.
+            let is_awaited = held > 0 && self.offload.as_ref().is_some_and(Offload::is_due);
+            let most = if is_awaited { held + session.missing() } else { input.len() };
+            let read = ready!(poll_read_once(&self.socket, cx, &mut input[held..most]))?;
             if read == 0 {
                 // Many leave so. The other leg sees the same FIN.
                 return Poll::Ready(Ok(Received { bytes: &[], end: Some(PeerEnd::Cut) }));
             }
-            input[..held].copy_from_slice(self.session.incoming());
+            input[..held].copy_from_slice(session.incoming());
             let mut answer = Output::default();
-            let decrypted = self.session.decrypt(&mut input[..held + read], plaintext, &mut answer);
+            let decrypted = session.decrypt(&mut input[..held + read], plaintext, &mut answer);
             // Behind our FIN there is nothing to be said.
             if !answer.bytes().is_empty() && !self.ended {
                 self.kept.write(answer.bytes(), &self.socket)?;
             }
             decrypted.map_err(Failure::Tls)?;
         }
-        let end = self.session.is_closed().then_some(PeerEnd::Whole);
+        let end = session.is_closed().then_some(PeerEnd::Whole);
         Poll::Ready(Ok(Received { bytes: plaintext.bytes(), end }))
     }
 
     fn write(&mut self, bytes: &[u8], records: &mut Output, delivered: &AtomicU64) -> Result<(), Failure> {
-        self.send(Some(bytes), records)?;
-        add(delivered, bytes.len());
-        Ok(())
+        let Self { records: made_by, socket, kept, .. } = self;
+        match made_by {
+            Records::Own(session) => {
+                send(session, Some(bytes), records, kept, socket)?;
+                add(delivered, bytes.len());
+                Ok(())
+            }
+            Records::Kernel(kernel) => kernel.write(bytes, kept, socket, delivered),
+            Records::Nobody => Ok(()),
+        }
     }
 
     fn end(&mut self, how: PeerEnd, records: &mut Output) -> Result<(), Failure> {
         self.ended = true;
-        match how {
-            PeerEnd::Whole => self.send(None, records),
-            PeerEnd::Cut => Ok(()),
+        let Self { records: made_by, socket, kept, .. } = self;
+        match (made_by, how) {
+            (Records::Own(session), PeerEnd::Whole) => send(session, None, records, kept, socket),
+            (Records::Own(_), PeerEnd::Cut) | (Records::Nobody, _) => Ok(()),
+            (Records::Kernel(kernel), how) => {
+                kernel.end(how);
+                Ok(())
+            }
         }
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>, _: &AtomicU64) -> Poll<Result<(), Failure>> {
-        self.kept.poll_flush(&self.socket, cx).map_err(Failure::from)
+    fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
+        if let Records::Kernel(kernel) = &mut self.records {
+            return kernel.poll_flush(&mut self.kept, &self.socket, cx, delivered);
+        }
+        ready!(self.kept.poll_flush(&self.socket, cx))?;
+        self.hand_over()?;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -15,8 +15,11 @@ use tokio::net::TcpStream;
 ///
 /// The methods work in buffers that the worker lends them: an idle leg owns none.
 pub trait Transport {
-    /// The application's bytes can be moved out of this socket and into it by splice(2).
-    const SPLICES: bool;
+    /// Whether the application's bytes can be moved out of the socket by splice(2).
+    fn gives_to_splice(&self) -> bool;
+
+    /// Whether the application's bytes can be moved into the socket by splice(2). Once they can, they always can.
+    fn takes_from_splice(&self) -> bool;
 
     /// The leg's socket.
     fn socket(&self) -> &TcpStream;
@@ -44,7 +47,13 @@ pub trait Transport {
 
 /// One that stays its owner's.
 impl<T: Transport> Transport for &mut T {
-    const SPLICES: bool = T::SPLICES;
+    fn gives_to_splice(&self) -> bool {
+        (**self).gives_to_splice()
+    }
+
+    fn takes_from_splice(&self) -> bool {
+        (**self).takes_from_splice()
+    }
 
     fn socket(&self) -> &TcpStream {
         (**self).socket()
@@ -146,7 +155,13 @@ impl<S: Deref<Target = TcpStream>> Plain<S> {
 }
 
 impl<S: Deref<Target = TcpStream>> Transport for Plain<S> {
-    const SPLICES: bool = true;
+    fn gives_to_splice(&self) -> bool {
+        self.received.is_empty()
+    }
+
+    fn takes_from_splice(&self) -> bool {
+        true
+    }
 
     fn socket(&self) -> &TcpStream {
         &self.socket
@@ -227,9 +242,14 @@ impl Kept {
             _ => 0,
         };
         if sent < bytes.len() {
-            self.bytes.extend_from_slice(&bytes[sent..]);
+            self.hold(&bytes[sent..]);
         }
         Ok(sent)
+    }
+
+    /// Keeps `bytes` behind what is kept.
+    pub(crate) fn hold(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// As [`write`](Self::write), of several pieces.

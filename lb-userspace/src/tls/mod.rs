@@ -6,6 +6,7 @@ mod client;
 mod client_auth;
 mod facts;
 mod identity;
+pub(crate) mod ktls;
 mod server;
 mod server_auth;
 mod session;

@@ -46,6 +46,8 @@ pub fn server_config(
     // one that has changed, as when a CRL was replaced: this is a new configuration then.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    // For kTLS. It only permits this process to ask rustls for them.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

@@ -7,7 +7,9 @@ use super::cause::cause;
 use crate::reason::TlsError;
 use crate::scratch::{self, Output};
 use crate::socket::{read_some, write_all};
+use rustls::ExtractedSecrets;
 use rustls::client::{ClientConfig, ClientConnectionData, UnbufferedClientConnection};
+use rustls::kernel::KernelConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -79,6 +81,11 @@ pub trait Role: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> {
         &'c mut self,
         incoming: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// rustls' `dangerous_into_kernel_connection`. The handshake is done, and nothing waits to be sent.
+    fn into_kernel(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error>
+    where
+        Self: Sized;
 }
 
 /// The peer is a client.
@@ -98,6 +105,10 @@ impl Role for Serving {
     ) -> UnbufferedStatus<'c, 'i, Self::Data> {
         (**self).process_tls_records(incoming)
     }
+
+    fn into_kernel(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
+        self.dangerous_into_kernel_connection()
+    }
 }
 
 impl Role for Dialling {
@@ -110,6 +121,10 @@ impl Role for Dialling {
         incoming: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, Self::Data> {
         (**self).process_tls_records(incoming)
+    }
+
+    fn into_kernel(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
+        self.dangerous_into_kernel_connection()
     }
 }
 
@@ -125,6 +140,9 @@ pub struct Session<R> {
     held: Vec<u8>,
     /// The peer has sent close_notify.
     closed: bool,
+    /// The peer may have said something since the last application data to it, to which rustls has an answer ready (a key
+    /// update), which goes out with the next.
+    may_owe: bool,
 }
 
 impl Session<Serving> {
@@ -136,11 +154,6 @@ impl Session<Serving> {
     ) -> Result<Self, HandshakeError> {
         let tls = UnbufferedServerConnection::new(config).map_err(|error| handshake_failed(error, &[]))?;
         Self::handshake(client, tls, hello).await
-    }
-
-    /// rustls' connection.
-    pub(super) fn connection(&self) -> &Serving {
-        &self.tls
     }
 }
 
@@ -161,7 +174,7 @@ impl Session<Dialling> {
 impl<R: Role> Session<R> {
     async fn handshake(socket: &TcpStream, tls: R, incoming: Vec<u8>) -> Result<Self, HandshakeError> {
         let (early, held) = (Vec::new(), Vec::new());
-        let mut session = Session { tls, incoming, early, held, closed: false };
+        let mut session = Session { tls, incoming, early, held, closed: false, may_owe: true };
         session.absorb(socket).await?;
         while session.tls.is_handshaking() {
             session.read_early(socket).await?;
@@ -181,13 +194,14 @@ impl<R: Role> Session<R> {
     /// Decrypts what was received.
     async fn absorb(&mut self, socket: &TcpStream) -> Result<(), HandshakeError> {
         let (mut plaintext, mut answer) = (Output::default(), Output::default());
-        let Session { tls, incoming, held, closed, .. } = self;
+        let Session { tls, incoming, held, closed, may_owe, .. } = self;
+        *may_owe = true;
         let was_handshaking = tls.is_handshaking();
         answer.extend(&mem::take(held));
         let result = decrypt(tls, incoming, &mut plaintext, &mut answer, closed);
         // Kept before anything is waited for: the caller may stop waiting.
-        let result = result.map_err(|error| handshake_failed(error, incoming)).map(|consumed| {
-            self.incoming.drain(..consumed);
+        let result = result.map_err(|error| handshake_failed(error, incoming)).map(|decrypted| {
+            self.incoming.drain(..decrypted.consumed);
             self.early.extend_from_slice(plaintext.bytes());
         });
         if R::GIVES_TICKETS && result.is_ok() && was_handshaking && self.is_asked_in_1_3() {
@@ -301,9 +315,12 @@ impl<R: Role> Session<R> {
         plaintext: &mut Output,
         answer: &mut Output,
     ) -> Result<(), TlsError> {
-        let Session { tls, incoming, held, closed, .. } = self;
+        let Session { tls, incoming, held, closed, may_owe, .. } = self;
         answer.extend(&mem::take(held));
-        let consumed = decrypt(tls, input, plaintext, answer, closed).map_err(failed)?;
+        let records = records(input);
+        let Decrypted { consumed, payloads } =
+            decrypt(tls, input, plaintext, answer, closed).map_err(failed)?;
+        *may_owe |= payloads != records;
         let rest = &input[consumed..];
         if rest.len() > MAX_INCOMING {
             tracing::debug!("TLS error: a handshake message in too many records");
@@ -320,8 +337,56 @@ impl<R: Role> Session<R> {
     /// Appends the records of `plaintext`, or close_notify for `None`.
     pub(crate) fn encrypt(&mut self, plaintext: Option<&[u8]>, records: &mut Output) -> Result<(), TlsError> {
         records.extend(&mem::take(&mut self.held));
-        encrypt(&mut self.tls, &mut self.incoming, plaintext, records).map_err(failed)
+        encrypt(&mut self.tls, &mut self.incoming, plaintext, records).map_err(failed)?;
+        self.may_owe &= plaintext.is_none_or(<[u8]>::is_empty);
+        Ok(())
     }
+
+    /// rustls' connection.
+    pub(super) fn connection(&self) -> &R {
+        &self.tls
+    }
+
+    /// The same, of a session that is nothing else any more: it [is at rest](Self::is_at_rest).
+    pub(super) fn into_connection(self) -> R {
+        self.tls
+    }
+
+    /// Between two records in both directions, with nothing to be said by the session itself: here the kernel can go on.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_empty = self.incoming.is_empty() && self.early.is_empty() && self.held.is_empty();
+        is_empty && !self.closed && !self.may_owe && !self.tls.wants_write()
+    }
+
+    /// How many bytes are missing, at least, until the record that has begun to come is whole.
+    pub(crate) fn missing(&self) -> usize {
+        let mut rest = &self.incoming[..];
+        while let Some(length) = record_length(rest) {
+            match rest.get(length..) {
+                Some(behind) => rest = behind,
+                None => return length - rest.len(),
+            }
+        }
+        HEADER - rest.len()
+    }
+}
+
+/// Bytes of a record's header.
+const HEADER: usize = 5;
+
+/// Bytes of the record that begins here, as far as its header is there (RFC 8446, section 5.1).
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    let [_, _, _, high, low, ..] = bytes else { return None };
+    Some(HEADER + usize::from(u16::from_be_bytes([*high, *low])))
+}
+
+/// How many whole records there are.
+fn records(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some(behind) = record_length(bytes).and_then(|length| bytes.get(length..)) {
+        (bytes, count) = (behind, count + 1);
+    }
+    count
 }
 
 /// What ended a handshake. `received`: what rustls has not consumed.
@@ -336,16 +401,24 @@ fn failed(error: rustls::Error) -> TlsError {
     cause(&error, &[])
 }
 
-/// Processes the records in `incoming`: plaintext and answers (handshake messages, alerts) are appended. Returns
-/// how many bytes of `incoming` are done with. After an error `answer` ends with the alert.
+/// What has become of received bytes.
+struct Decrypted {
+    /// Bytes that are done with.
+    consumed: usize,
+    /// Records with application data.
+    payloads: usize,
+}
+
+/// Processes the records in `incoming`: plaintext and answers (handshake messages, alerts) are appended. After an error
+/// `answer` ends with the alert.
 fn decrypt(
     tls: &mut impl Role,
     incoming: &mut [u8],
     plaintext: &mut Output,
     answer: &mut Output,
     closed: &mut bool,
-) -> Result<usize, rustls::Error> {
-    let mut consumed = 0;
+) -> Result<Decrypted, rustls::Error> {
+    let (mut consumed, mut payloads) = (0, 0);
     loop {
         let UnbufferedStatus { mut discard, state } = tls.process_tls_records(&mut incoming[consumed..]);
         match state {
@@ -354,6 +427,7 @@ fn decrypt(
                     let record = record?;
                     discard += record.discard;
                     plaintext.extend(record.payload);
+                    payloads += 1;
                 }
             }
             Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, answer),
@@ -364,7 +438,7 @@ fn decrypt(
                 ConnectionState::BlockedHandshake
                 | ConnectionState::WriteTraffic(_)
                 | ConnectionState::Closed,
-            ) => return Ok(consumed + discard),
+            ) => return Ok(Decrypted { consumed: consumed + discard, payloads }),
             // 0-RTT is never offered, to clients (max_early_data_size is 0) or to servers (enable_early_data is false).
             Ok(_) => return Err(rustls::Error::General("unexpected TLS state".into())),
             Err(error) => {
@@ -441,4 +515,124 @@ fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, output: &mut Output) {
         Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
         Err(EncodeError::AlreadyEncoded) => Ok(0),
     });
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::Termination;
+    use crate::tls::{Verifiers, server_config};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConnection, RootCertStore, SupportedProtocolVersion};
+    use std::io::{Read as _, Write as _};
+
+    /// Both ends of a session in this version, its handshake done.
+    pub(in crate::tls) fn handshaken(
+        version: &'static SupportedProtocolVersion,
+    ) -> (Serving, ClientConnection) {
+        let certified = rcgen::generate_simple_self_signed(["name".to_owned()]).unwrap();
+        let certificate = CertificateDer::from(certified.cert.der().to_vec());
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let termination = Termination {
+            chain: vec![certificate],
+            key: PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap(),
+            client_auth: None,
+            not_after: u64::MAX,
+            names: Default::default(),
+            more: Vec::new(),
+        };
+        let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty()).unwrap();
+        let mut server = UnbufferedServerConnection::new(config).unwrap();
+        let config = ClientConfig::builder_with_protocol_versions(&[version])
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut client = ClientConnection::new(Arc::new(config), "name".try_into().unwrap()).unwrap();
+        let mut incoming = Vec::new();
+        while client.is_handshaking() || client.wants_write() {
+            while client.wants_write() {
+                client.write_tls(&mut incoming).unwrap();
+            }
+            let (mut plaintext, mut answer) = (Output::default(), Output::default());
+            let decrypted = decrypt(&mut server, &mut incoming, &mut plaintext, &mut answer, &mut false);
+            incoming.drain(..decrypted.unwrap().consumed);
+            read(&mut client, answer.bytes());
+        }
+        (server, client)
+    }
+
+    fn read(client: &mut ClientConnection, mut records: &[u8]) {
+        while !records.is_empty() {
+            client.read_tls(&mut records).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+
+    fn session(version: &'static SupportedProtocolVersion) -> (Session<Serving>, ClientConnection) {
+        let (tls, client) = handshaken(version);
+        let (incoming, early, held) = Default::default();
+        (Session { tls, incoming, early, held, closed: false, may_owe: true }, client)
+    }
+
+    fn said(client: &mut ClientConnection) -> Vec<u8> {
+        let mut records = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut records).unwrap();
+        }
+        records
+    }
+
+    fn hears(session: &mut Session<Serving>, mut records: Vec<u8>) -> Vec<u8> {
+        let (mut plaintext, mut answer) = (Output::default(), Output::default());
+        session.decrypt(&mut records, &mut plaintext, &mut answer).unwrap();
+        assert_eq!(answer.bytes(), b"");
+        plaintext.bytes().to_vec()
+    }
+
+    #[test]
+    fn a_session_is_at_rest_between_records_when_it_owes_nothing() {
+        let (mut session, mut client) = session(&rustls::version::TLS13);
+        assert!(!session.is_at_rest(), "the handshake may have ended with a key update");
+        let answer = |session: &mut Session<Serving>, client: &mut ClientConnection| {
+            let mut records = Output::default();
+            session.encrypt(Some(b"answer"), &mut records).unwrap();
+            read(client, records.bytes());
+            let mut heard = [0; 6];
+            client.reader().read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, b"answer");
+        };
+        answer(&mut session, &mut client);
+        assert!(session.is_at_rest());
+
+        client.writer().write_all(b"question").unwrap();
+        let records = said(&mut client);
+        for end in 1..records.len() {
+            let mut part = records[..end].to_vec();
+            let (mut plaintext, mut answer) = (Output::default(), Output::default());
+            session.decrypt(&mut part, &mut plaintext, &mut answer).unwrap();
+            assert!(!session.is_at_rest());
+            assert_eq!(session.missing(), if end < HEADER { HEADER } else { records.len() } - end);
+        }
+        assert_eq!(hears(&mut session, records), b"question");
+        assert!(session.is_at_rest());
+
+        client.refresh_traffic_keys().unwrap();
+        client.writer().write_all(b"with new keys").unwrap();
+        let records = said(&mut client);
+        assert_eq!(hears(&mut session, records), b"with new keys");
+        assert!(!session.is_at_rest(), "its own keys are due");
+        answer(&mut session, &mut client);
+        assert!(session.is_at_rest());
+    }
+
+    #[test]
+    fn a_session_that_is_closed_is_not_the_kernels() {
+        let (mut session, mut client) = session(&rustls::version::TLS12);
+        session.encrypt(Some(b"word"), &mut Output::default()).unwrap();
+        assert!(session.is_at_rest());
+        client.send_close_notify();
+        let records = said(&mut client);
+        hears(&mut session, records);
+        assert!(!session.is_at_rest());
+    }
 }

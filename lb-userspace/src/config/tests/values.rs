@@ -417,7 +417,7 @@ fn gateway_values_must_be_usable() {
          help: 1 to 15 bytes, as `ip link` shows them
         error: `tiers` cannot be `fast`
            at: "fast"
-         help: one of `"packet"`, `"sockmap"`, `"copy"`
+         help: one of `"packet"`, `"sockmap"`, `"ktls"`, `"copy"`
         "#,
     );
 }

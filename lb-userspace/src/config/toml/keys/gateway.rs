@@ -17,8 +17,8 @@ pub(in crate::config::toml) const WORKERS: RangeInclusive<i64> = 0..=1024;
 /// Of `flow_table`: two per connection. The upper end is where a flow table would be larger than most machines.
 pub(in crate::config::toml) const FLOWS: RangeInclusive<i64> = 2..=100_000_000;
 
-pub(in crate::config::toml) const TIERS: [(&str, Tier); 3] =
-    [("packet", Tier::Packet), ("sockmap", Tier::Sockmap), ("copy", Tier::Copy)];
+pub(in crate::config::toml) const TIERS: [(&str, Tier); 4] =
+    [("packet", Tier::Packet), ("sockmap", Tier::Sockmap), ("ktls", Tier::Ktls), ("copy", Tier::Copy)];
 
 pub(in crate::config::toml) const LOG_FORMATS: [(&str, LogFormat); 2] =
     [("json", LogFormat::Json), ("text", LogFormat::Text)];
