@@ -14,8 +14,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, NamedGroup, ProtocolVersion,
-    RootCertStore, SupportedProtocolVersion,
+    CipherSuite, ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, NamedGroup,
+    ProtocolVersion, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
 
 use crate::certs::Leaf;
@@ -78,6 +78,16 @@ impl Client {
         Ok(client)
     }
 
+    /// A client that trusts this authority and offers this cipher suite alone.
+    pub fn with_suite(authority: &Path, suite: CipherSuite) -> Result<Self> {
+        let mut provider = default_provider();
+        provider.cipher_suites.retain(|known| known.suite() == suite);
+        let version = provider.cipher_suites.first().context("a suite that rustls has")?.version();
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+        let builder = builder.with_protocol_versions(&[version])?.with_root_certificates(roots(authority)?);
+        Ok(Self { config: builder.with_no_client_auth() })
+    }
+
     /// The ClientHello that it sends.
     pub fn hello(&self, sni: &str) -> Result<Vec<u8>> {
         let name = ServerName::try_from(sni.to_owned())?;
@@ -89,6 +99,17 @@ impl Client {
     /// Handshakes on a connected socket.
     pub fn connect(&self, socket: TcpStream, sni: &str) -> Result<Duplex> {
         self.connect_sending(socket, sni, |socket, hello| socket.write_all(hello))
+    }
+
+    /// Handshakes on a connected socket; the session in one piece.
+    pub fn stream(&self, socket: TcpStream, sni: &str) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+        let name = ServerName::try_from(sni.to_owned())?;
+        let connection = ClientConnection::new(Arc::new(self.config.clone()), name)?;
+        let mut stream = StreamOwned::new(connection, socket);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).context("TLS handshake")?;
+        }
+        Ok(stream)
     }
 
     /// Handshakes on a connected socket, with the ClientHello sent in a way of the caller's own.

@@ -20,7 +20,7 @@ use crate::{setup, steps, tally::Tally};
 pub(crate) const DEFAULT_SERIES: &str = "6.12";
 
 /// The test programs with tests that depend on the kernel.
-const PROGRAMS: [&str; 5] = ["verdicts", "attack", "facade", "packet", "sockmap"];
+const PROGRAMS: [&str; 6] = ["verdicts", "attack", "facade", "packet", "sockmap", "ktls"];
 
 /// Runs these tests, named exactly, on a kernel that has more than this machine's.
 pub(crate) fn run_exactly(names: &[&str]) -> Result<Tally> {
@@ -99,7 +99,7 @@ impl Machine {
         let filter: Vec<String> = filter.iter().map(|word| quoted(word)).collect();
         let mut script = format!(
             "cd {}\nmount -t bpf bpf /sys/fs/bpf\nmodprobe -a veth bridge 8021q tun sch_ingress cls_bpf nf_tables \
-             nf_conntrack nft_socket\nexport SNISPLICE_PATIENCE=180 SNISPLICE_BIN={}\n",
+             nf_conntrack nft_socket tls\nexport SNISPLICE_PATIENCE=180 SNISPLICE_BIN={}\n",
             quoted(&steps::root().to_string_lossy()),
             quoted(&steps::target_dir().join("debug/snisplice").to_string_lossy()),
         );
