@@ -23,6 +23,7 @@ pub mod process;
 pub mod proxy;
 pub mod pump;
 pub mod redis;
+pub mod signals;
 pub mod skip;
 pub mod starttls;
 pub mod stranger;

@@ -2,10 +2,10 @@
 
 use super::batch::{self, for_each_batch};
 use super::devices::{Device, LinkLayer, devices, relevant};
-use super::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
+use super::error::{KernelError, from_map, from_program, pin_error};
 #[cfg(feature = "kernel-log")]
 use super::log;
-use super::object::{OBJECT, shrink_sockmap};
+use super::object::{self, shrink_sockmap, uninterrupted};
 use super::pins::{self, Pins, Shape};
 use super::tracks::{FinOrder, Tracks};
 use crate::config::Interfaces;
@@ -728,7 +728,7 @@ fn earlier_pins(pins: &Pins, name: &str) -> Result<Vec<String>, KernelError> {
 
 /// The name of this build's pin.
 fn current_pin(name: &str) -> String {
-    let build = hash(OBJECT);
+    let build = hash(object::OBJECT);
     #[cfg(feature = "kernel-log")]
     let build = build ^ u64::from(log::level());
     format!("{name}-{build:016x}")
@@ -766,7 +766,7 @@ fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
         pins.check(shape)?;
         loader.map_pin_path(shape.name, pins.path(shape.name));
     }
-    loader.load(OBJECT).map_err(from_ebpf)
+    object::load(&mut loader)
 }
 
 fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Result<(), KernelError> {
@@ -774,7 +774,7 @@ fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Res
     let program = ebpf.program_mut(name).expect("the object has the program");
     let failed = |error| from_program(name, error);
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
+    uninterrupted(|| program.load()).map_err(failed)?;
     // A program of this build with other maps may be pinned there.
     let _ = fs::remove_file(path);
     program.pin(path).map_err(|error| pin_error(path.to_owned(), io::Error::other(error)))

@@ -15,6 +15,7 @@ use aya::{
     sys::{SyscallError, is_map_supported, is_program_supported},
 };
 
+use super::object::uninterrupted;
 use super::raw::Injector;
 
 /// The answer to one probe.
@@ -228,7 +229,7 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         flags: 0,
     };
     // SAFETY: the kernel reads the instructions, as many as are said, and the license, and keeps no pointer.
-    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) }?;
+    let fd = uninterrupted(|| unsafe { bpf(BPF_PROG_LOAD, &mut attributes) })?;
     // SAFETY: the command's result is a new descriptor, of which nobody else knows.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -291,7 +292,7 @@ pub fn tcp_repair() -> Answer {
 }
 
 fn program(kind: ProgramType) -> Answer {
-    match is_program_supported(kind) {
+    match uninterrupted(|| is_program_supported(kind)) {
         Ok(true) => Answer::Yes,
         Ok(false) => Answer::No,
         Err(error) => program_error(error, &[libc::ENOSYS]),

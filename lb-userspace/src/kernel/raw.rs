@@ -3,6 +3,7 @@
 use crate::socket::canonical;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::frames::Frames;
 use lb_common::packet::FOR_SOCKET_MARK;
@@ -24,7 +25,7 @@ const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 pub struct Injector {
     /// Toward the ends. Not by raw sockets: their packets pass netfilter, which no longer knows the connection, and the
     /// routing table, which may choose another way than the connection's.
-    outward: Frames,
+    outward: Arc<Frames>,
     /// Toward the gateway's own sockets, with [`FOR_SOCKET_MARK`].
     inward: Sockets,
 }
@@ -66,11 +67,17 @@ impl Injector {
     /// Opens the sockets, in the network namespace in which the calling thread is. Needs CAP_NET_RAW and
     /// CAP_NET_ADMIN, which may be dropped afterwards.
     pub fn open() -> io::Result<Self> {
-        let (outward, inward) = (Frames::open()?, Sockets::open()?);
+        let (outward, inward) = (Arc::new(Frames::open()?), Sockets::open()?);
         for socket in [Some(&inward.v4), inward.v6.as_ref()].into_iter().flatten() {
             socket.set_mark(FOR_SOCKET_MARK)?;
         }
         Ok(Self { outward, inward })
+    }
+
+    /// The socket for frames, for others who send any. One is enough, and to close one takes the kernel a grace period: some ten
+    /// milliseconds, in which a gateway that is restarted does not listen.
+    pub fn frames(&self) -> Arc<Frames> {
+        self.outward.clone()
     }
 
     /// Sends a segment from `local` to `peer`, by the way of the connection's packets to that end.

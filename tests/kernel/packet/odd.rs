@@ -1,5 +1,6 @@
 //! What TCP does not send and paths make of it all the same: fragments, IPv4 options, IPv6 extension headers.
 
+use std::fs;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
@@ -42,6 +43,16 @@ fn every_byte_of_packets_that_a_router_has_cut_arrives() -> Result<()> {
         Ok(())
     };
     Case { shape: Shape::Apart(Leg::Router, Leg::Veth), prepare: cut, verify, ..case }.run()
+}
+
+/// The kernel takes a grace period to close each, in which a gateway that is restarted does not listen.
+#[test]
+fn a_gateway_has_one_packet_socket_for_all_that_it_sends() -> Result<()> {
+    let scene = Scene::new(Opening::default(), "")?;
+    // A headline, and a line for each socket in the gateway's namespace.
+    let sockets = fs::read_to_string(format!("/proc/{}/net/packet", scene.gateway.process.pid()))?;
+    ensure!(sockets.lines().count() == 2, "{sockets}");
+    Ok(())
 }
 
 /// A device with Ethernet headers, which leaves checksums and the cutting of segments to the next one, and one without.

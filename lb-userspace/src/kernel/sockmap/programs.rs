@@ -1,8 +1,8 @@
 //! Loading, attaching and pinning the sockmap tier's programs.
 
 use super::{FLOWS, SHAPES, SOURCES, Sockmap, TARGETS, VERDICT, sources};
-use crate::kernel::error::{KernelError, from_ebpf, from_map, from_program, pin_error};
-use crate::kernel::object::{OBJECT, shrink_packet};
+use crate::kernel::error::{KernelError, from_map, from_program, pin_error};
+use crate::kernel::object::{self, shrink_packet, uninterrupted};
 use crate::kernel::pins::Pins;
 use aya::programs::SkSkb;
 use aya::{Ebpf, EbpfLoader};
@@ -68,13 +68,13 @@ fn load(pins: Option<&Pins>, sockets: u32) -> Result<Ebpf, KernelError> {
             loader.map_pin_path(shape.name, pins.path(shape.name));
         }
     }
-    let mut programs = loader.load(OBJECT).map_err(from_ebpf)?;
+    let mut programs = object::load(&mut loader)?;
 
     let of_verdict = |error| from_program(VERDICT, error);
     let sources = sources(&mut programs).map_err(from_map)?;
     let verdict: &mut SkSkb =
         programs.program_mut(VERDICT).expect("the object has the program").try_into().map_err(of_verdict)?;
-    verdict.load().map_err(of_verdict)?;
+    uninterrupted(|| verdict.load()).map_err(of_verdict)?;
     let link = verdict.attach(&sources).map_err(of_verdict)?;
     if let Some(pins) = pins {
         let path = pins.path(VERDICT);

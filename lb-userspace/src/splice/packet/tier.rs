@@ -130,10 +130,10 @@ impl PacketTier {
         Ok(())
     }
 
-    /// Takes the odd packets, in a thread of its own. Takes CAP_PERFMON and CAP_NET_RAW.
+    /// Takes the odd packets, in a thread of its own. Takes CAP_PERFMON.
     pub fn take_odd_packets(&self) -> Result<(), KernelError> {
         // The first call counts.
-        let _ = self.odd.set(OddThread::start(&self.kernel, self.losses.clone())?);
+        let _ = self.odd.set(OddThread::start(&self.kernel, self.injector.frames(), self.losses.clone())?);
         Ok(())
     }
 

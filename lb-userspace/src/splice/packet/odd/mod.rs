@@ -35,11 +35,14 @@ pub(super) struct OddThread {
 }
 
 impl OddThread {
-    /// Starts it, in the network namespace of the calling thread.
-    pub(super) fn start(kernel: &Packet, losses: Arc<Losses>) -> Result<Self, KernelError> {
+    /// Starts it. `frames`: by which the packets arrive again.
+    pub(super) fn start(
+        kernel: &Packet,
+        frames: Arc<Frames>,
+        losses: Arc<Losses>,
+    ) -> Result<Self, KernelError> {
         let failed = |error: io::Error| KernelError::Load(Box::new(error));
         let odd = OddPackets::open(kernel)?;
-        let frames = Frames::open().map_err(failed)?;
         let plainer = Plainer { frames, fragments: Fragments::default(), losses };
         let thread = StoppableThread::start("odd packets", move |over| serve(&over, odd, plainer));
         Ok(Self { _thread: thread.map_err(failed)? })
@@ -79,7 +82,7 @@ fn wait(over: &OwnedFd, odd: &OddPackets, bound: Option<Duration>) -> io::Result
 
 /// Makes odd packets plain.
 struct Plainer {
-    frames: Frames,
+    frames: Arc<Frames>,
     fragments: Fragments,
     losses: Arc<Losses>,
 }
