@@ -237,7 +237,7 @@ fn each_failure_has_its_cause_in_the_log_and_in_the_metrics() -> Result<()> {
         let metrics = metrics(&scene.world.net.gateway)?;
         assert!(metrics.contains(&sample), "{sample} in {metrics}");
     }
-    assert_eq!(lines, TlsError::ALL.len() - 2);
+    assert_eq!(lines, TlsError::ALL.len() - 3);
     Ok(())
 }
 
