@@ -362,7 +362,7 @@ reasons! {
         ProtocolViolation = "protocol_violation",
         /// A record could not be decrypted: it was changed on the way, or is no TLS record.
         Undecryptable = "undecryptable",
-        /// New keys are due, and this kernel's kTLS does not take any: Linux does from 6.14 on.
+        /// New keys are due, and the kernel's kTLS does not take any: Linux does from 6.14 on, in TLS 1.3.
         KeyUpdate = "key_update",
         /// An error of the gateway itself.
         Internal = "internal",

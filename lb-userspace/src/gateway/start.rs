@@ -15,6 +15,7 @@ use crate::config::{self, Config, File, FixedGateway, Sources};
 use crate::connect::GatewayPorts;
 use crate::connect::health::Prober;
 use crate::connect::resolve::Resolver;
+use crate::kernel::ktls;
 use crate::kernel::needs::Lack;
 use crate::kernel::packet::connections;
 use crate::kernel::version::{KernelVersion, sockmap_sound};
@@ -384,6 +385,9 @@ fn look_for_ktls(config: &config::Gateway) {
     let needs = needs::of(Tier::Ktls).requires;
     if let Some(lack) = Lack::first(needs, |need| need.ask(&config.fixed.bpffs)) {
         tracing::warn!("no kTLS tier: it requires {lack}");
+    } else {
+        // Now, and not when the first connection is in full flow.
+        ktls::Suite::all().for_each(|suite| _ = ktls::support(suite));
     }
 }
 

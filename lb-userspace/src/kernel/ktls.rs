@@ -44,7 +44,6 @@ pub(crate) struct Suite {
 
 impl Suite {
     /// All that the kernel may have.
-    #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let ciphers = [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::Chacha20Poly1305];
         [Version::Tls12, Version::Tls13]
@@ -170,19 +169,28 @@ pub(crate) fn next_sequence(socket: BorrowedFd<'_>, suite: Suite) -> io::Result<
     Ok(u64::from_be_bytes(*sequence))
 }
 
-/// Whether the kernel protects records so. Asked once, of a connection to itself.
-pub(crate) fn takes(suite: Suite) -> bool {
-    static ANSWERS: [[OnceLock<bool>; 3]; 2] = [const { [const { OnceLock::new() }; 3] }; 2];
-    *ANSWERS[suite.version as usize][suite.cipher as usize].get_or_init(|| match try_suite(suite) {
-        Ok(()) => true,
-        Err(error) => {
+/// What the kernel can do with a suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Support {
+    Nothing,
+    /// A session keeps its keys for as long as it lasts.
+    FixedKeys,
+    /// In TLS 1.3 a session may get new keys: since Linux 6.14.
+    NewKeys,
+}
+
+/// What the kernel can do with this suite. Asked once, of a connection to itself.
+pub(crate) fn support(suite: Suite) -> Support {
+    static ANSWERS: [[OnceLock<Support>; 3]; 2] = [const { [const { OnceLock::new() }; 3] }; 2];
+    *ANSWERS[suite.version as usize][suite.cipher as usize].get_or_init(|| {
+        try_suite(suite).unwrap_or_else(|error| {
             tracing::info!(?suite, %error, "kTLS is not used for sessions with this suite");
-            false
-        }
+            Support::Nothing
+        })
     })
 }
 
-fn try_suite(suite: Suite) -> io::Result<()> {
+fn try_suite(suite: Suite) -> io::Result<Support> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let socket = TcpStream::connect(listener.local_addr()?)?;
     let key = [0; 32];
@@ -191,7 +199,9 @@ fn try_suite(suite: Suite) -> io::Result<()> {
     set_keys(socket.as_fd(), Direction::Transmit, &keys)?;
     set_keys(socket.as_fd(), Direction::Receive, &keys)?;
     // Whether the answer has the form that is expected.
-    next_sequence(socket.as_fd(), suite).map(drop)
+    next_sequence(socket.as_fd(), suite)?;
+    let again = set_keys(socket.as_fd(), Direction::Transmit, &keys);
+    Ok(if again.is_ok() { Support::NewKeys } else { Support::FixedKeys })
 }
 
 fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &[u8]) -> io::Result<()> {
@@ -314,7 +324,10 @@ mod tests {
     #[test]
     fn a_kernel_without_ktls_takes_no_suite() {
         use crate::kernel::probe::{Answer, ktls};
-        let taken = Suite::all().filter(|suite| takes(*suite)).count();
+        let taken = Suite::all().filter(|suite| support(*suite) != Support::Nothing).count();
         assert_eq!(taken > 0, ktls() == Answer::Yes);
+        for suite in Suite::all().filter(|suite| suite.version == Version::Tls12) {
+            assert_ne!(support(suite), Support::NewKeys);
+        }
     }
 }

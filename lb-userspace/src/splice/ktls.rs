@@ -7,12 +7,15 @@
 
 use super::transport::{Failure, Kept, PeerEnd, Received};
 use crate::account::{Books, Connection};
-use crate::kernel::ktls::{self, ContentType, Direction};
+use crate::kernel::ktls::{self, ContentType, Direction, Support};
 use crate::kernel::tcp;
 use crate::reason::{FallbackReason, TlsError};
-use crate::tls::ktls::{ANSWER, KernelSession, Said, suite};
+use crate::tls::ktls::{KEY_UPDATE, KernelSession, Said, suite};
 use crate::tls::{Role, Session};
-use std::io::{self, ErrorKind::WouldBlock};
+use std::io::{
+    self,
+    ErrorKind::{Interrupted, WouldBlock},
+};
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,8 +34,10 @@ const AFTER: u64 = 1024 * 1024;
 /// most some hundred records (of what a pipe holds), so that a key is changed in time.
 const LOOK: u32 = 1024;
 
-/// How long is waited before it is asked once more whether the socket has all records.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How long is waited before it is asked once more whether the socket has all records: at first, and at most. A peer may stop to
+/// read for ever.
+const PAUSE: Duration = Duration::from_millis(4);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Alerts that the gateway itself sends: fatal (RFC 8446, section 6), but for the first.
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
@@ -62,6 +67,8 @@ impl Offload {
 /// The records of a leg, in the kernel.
 pub(super) struct KernelRecords<R: Role> {
     session: KernelSession<R>,
+    /// Whether the kernel takes new keys.
+    takes_keys: bool,
     offload: Offload,
     /// The present one.
     key: Key,
@@ -79,6 +86,8 @@ pub(super) struct KernelRecords<R: Role> {
     has_ended: bool,
     /// Counts down to the next look at the key.
     look: u32,
+    /// The last, and the present one.
+    paused: Duration,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -114,7 +123,8 @@ impl<R: Role> KernelRecords<R> {
             offload.books.stats.fallbacks.add(FallbackReason::KtlsRefused as usize);
             Ok(Attempt::Refused(session))
         };
-        let Some(suite) = suite(&session).filter(|suite| ktls::takes(*suite)) else {
+        let suite = suite(&session).map(|suite| (suite, ktls::support(suite)));
+        let Some((suite, support)) = suite.filter(|(_, support)| *support != Support::Nothing) else {
             return refused(session, &"not with this cipher suite");
         };
         let before = match prepared() {
@@ -129,6 +139,7 @@ impl<R: Role> KernelRecords<R> {
         offload.books.promoted(&offload.connection);
         Ok(Attempt::Taken(Box::new(Self {
             session,
+            takes_keys: support == Support::NewKeys,
             key: Key { first, delivered: 0 },
             before: before.wrapping_sub(offload.delivered()),
             offload,
@@ -138,6 +149,7 @@ impl<R: Role> KernelRecords<R> {
             owes_end: false,
             has_ended: false,
             look: LOOK,
+            paused: PAUSE / 2,
             pause: None,
         })))
     }
@@ -167,6 +179,7 @@ impl<R: Role> KernelRecords<R> {
             // Many leave so. The other leg sees the same FIN.
             None => Some(PeerEnd::Cut),
             Some(ContentType::APPLICATION_DATA) => {
+                self.session.hear_data();
                 return Poll::Ready(Ok(Received { bytes: &input[..bytes], end: None }));
             }
             Some(content) => match self.hear(socket, content, &input[..bytes]) {
@@ -196,10 +209,12 @@ impl<R: Role> KernelRecords<R> {
         match self.session.hear(content, bytes).map_err(violation)? {
             Said::Nothing => Ok(false),
             Said::End => Ok(true),
+            Said::KeyUpdate { .. } if !self.takes_keys => Err((TlsError::KeyUpdate, Some(INTERNAL_ERROR))),
             Said::KeyUpdate { asks } => {
                 let not_now = |cause| (cause, Some(INTERNAL_ERROR));
                 self.set_next_keys(socket, Direction::Receive).map_err(not_now)?;
-                self.owes_update |= asks;
+                // Behind close_notify nothing is sent.
+                self.owes_update |= asks && !self.has_ended;
                 Ok(false)
             }
         }
@@ -207,17 +222,14 @@ impl<R: Role> KernelRecords<R> {
 
     fn set_next_keys(&mut self, socket: &TcpStream, direction: Direction) -> Result<(), TlsError> {
         let keys = self.session.next_keys(direction)?;
-        ktls::set_keys(socket.as_fd(), direction, &keys).map_err(|error| {
-            tracing::debug!(id = self.offload.connection.id, %error, "the kernel takes no new keys");
-            TlsError::KeyUpdate
-        })
+        ktls::set_keys(socket.as_fd(), direction, &keys).map_err(internal)
     }
 
     /// Why nothing more can be received.
     fn broken(&mut self, socket: &TcpStream, error: &io::Error) -> Failure {
         let (cause, alert) = match error.raw_os_error() {
             Some(libc::EBADMSG) => (TlsError::Undecryptable, BAD_RECORD_MAC),
-            // A record that is too long or too short, or of another version.
+            // A record that is too long, or of another version.
             Some(libc::EMSGSIZE | libc::EINVAL) => (TlsError::ProtocolViolation, UNEXPECTED_MESSAGE),
             _ => return Failure::Socket,
         };
@@ -266,7 +278,7 @@ impl<R: Role> KernelRecords<R> {
         delivered: &AtomicU64,
     ) -> Poll<Result<(), Failure>> {
         if self.owes_update {
-            ready!(self.poll_record(socket, cx, ContentType::HANDSHAKE, &ANSWER))?;
+            ready!(self.poll_record(socket, cx, ContentType::HANDSHAKE, &KEY_UPDATE))?;
             self.owes_update = false;
             self.change_key(socket).map_err(Failure::Tls)?;
         }
@@ -287,6 +299,10 @@ impl<R: Role> KernelRecords<R> {
         if self.look == 0 {
             self.look = LOOK;
             self.owes_update = self.is_key_spent(socket).map_err(Failure::Tls)?;
+            if self.owes_update && !self.takes_keys {
+                self.say(socket, Some(INTERNAL_ERROR));
+                return Poll::Ready(Err(Failure::Tls(TlsError::KeyUpdate)));
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -301,6 +317,7 @@ impl<R: Role> KernelRecords<R> {
         loop {
             match socket.try_io(Interest::WRITABLE, || ktls::send_record(socket.as_fd(), content, bytes)) {
                 Err(error) if error.kind() == WouldBlock => ready!(socket.poll_write_ready(cx))?,
+                Err(error) if error.kind() == Interrupted => {}
                 Ok(()) => {
                     self.beside += bytes.len() as u64;
                     return Poll::Ready(Ok(()));
@@ -347,7 +364,8 @@ impl<R: Role> KernelRecords<R> {
             if sent.bytes >= all || sent.is_closed {
                 return Poll::Ready(Ok(()));
             }
-            self.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+            self.paused = (2 * self.paused).min(LONGEST_PAUSE);
+            self.pause = Some(Box::pin(tokio::time::sleep(self.paused)));
         }
     }
 }

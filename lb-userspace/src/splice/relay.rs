@@ -272,6 +272,7 @@ fn poll_drain(
         match pipe.drain(to) {
             Ok(drained) => add(delivered, drained),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(to.poll_write_ready(cx))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Poll::Ready(Err(error.into())),
         }
     }

@@ -142,8 +142,8 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
             }
             let held = session.incoming().len();
             // Up to the end of a record, if the kernel is to have the next.
-            let is_awaited = held > 0 && self.offload.as_ref().is_some_and(Offload::is_due);
-            let most = if is_awaited { held + session.missing() } else { input.len() };
+            let is_due = self.offload.as_ref().is_some_and(Offload::is_due);
+            let most = if is_due { session.up_to_rest(input.len()) } else { input.len() };
             let read = ready!(poll_read_once(&self.socket, cx, &mut input[held..most]))?;
             if read == 0 {
                 // Many leave so. The other leg sees the same FIN.

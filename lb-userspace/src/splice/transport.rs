@@ -4,7 +4,11 @@ use crate::reason::TlsError;
 use crate::scratch::Output;
 use crate::socket::read_once;
 use crate::traffic::add;
-use std::io::{self, ErrorKind::WouldBlock, IoSlice};
+use std::io::{
+    self,
+    ErrorKind::{Interrupted, WouldBlock},
+    IoSlice,
+};
 use std::mem;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
@@ -236,7 +240,8 @@ impl Kept {
         let sent = match self.left() {
             0 => match to.try_write(bytes) {
                 Ok(sent) => sent,
-                Err(error) if error.kind() == WouldBlock => 0,
+                // kTLS waits for a lock of its own, in which a signal may interrupt it.
+                Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => 0,
                 Err(error) => return Err(error),
             },
             _ => 0,
@@ -277,6 +282,7 @@ impl Kept {
             match to.try_write(&self.bytes[self.sent..]) {
                 Ok(sent) => self.sent += sent,
                 Err(error) if error.kind() == WouldBlock => ready!(to.poll_write_ready(cx))?,
+                Err(error) if error.kind() == Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }

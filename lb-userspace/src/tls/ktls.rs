@@ -11,19 +11,21 @@ use rustls::{CipherSuite, ConnectionTrafficSecrets, Error, ExtractedSecrets, Pro
 /// (RFC 8446, section 5.5, has 2^24.5). It is the blocks that wear a key, so that small records do less.
 const MOST_BLOCKS: u64 = (1 << 24) * (16 * 1024 / 16 + 2);
 
-/// Alerts that tell nothing, of those that a peer may send (rustls' own bound).
+/// Alerts that tell nothing, of those that a peer may send. The bounds are rustls' own.
 const MOST_WARNINGS: u8 = 4;
 
-/// RFC 8446, section 4: a KeyUpdate, up to its one byte.
-const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
+/// KeyUpdates without application data between them: each costs far more to follow than to send.
+const MOST_UPDATES: u8 = 32;
+
+/// The KeyUpdate that asks for none (RFC 8446, section 4.6.3).
+pub(crate) const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 /// A session whose records the kernel has.
 pub(crate) struct KernelSession<R: Role> {
     connection: KernelConnection<R::Data>,
     suite: Suite,
-    /// A handshake message that is not whole yet: a part of a KeyUpdate.
-    handshake: Vec<u8>,
     warnings: u8,
+    updates: u8,
 }
 
 /// The keys of both directions.
@@ -80,7 +82,7 @@ impl<R: Role> KernelSession<R> {
         let ExtractedSecrets { tx, rx } = secrets;
         let sends = (Direction::Transmit, keys(suite, Direction::Transmit, &tx)?);
         let receives = (Direction::Receive, keys(suite, Direction::Receive, &rx)?);
-        let session = Self { connection, suite, handshake: Vec::new(), warnings: 0 };
+        let session = Self { connection, suite, warnings: 0, updates: 0 };
         Ok((session, [sends, receives]))
     }
 
@@ -107,18 +109,30 @@ impl<R: Role> KernelSession<R> {
         }
     }
 
+    /// Application data has come.
+    pub(crate) fn hear_data(&mut self) {
+        self.updates = 0;
+    }
+
     /// Takes what came in records of another type than application data.
     pub(crate) fn hear(&mut self, content: ContentType, bytes: &[u8]) -> Result<Said, TlsError> {
-        match content {
-            ContentType::ALERT => self.alerts(bytes),
-            ContentType::HANDSHAKE if self.suite.version == Version::Tls13 => self.key_update(bytes),
-            // Renegotiation is not served, and in TLS 1.2 nothing else is left to be said.
+        match (content, self.suite.version, bytes) {
+            (ContentType::ALERT, _, alerts) => self.alerts(alerts),
+            // Whole, and alone: the kernel expects new keys behind any record that begins like one.
+            (ContentType::HANDSHAKE, Version::Tls13, [24, 0, 0, 1, asks @ (0 | 1)])
+                if self.updates < MOST_UPDATES =>
+            {
+                self.updates += 1;
+                Ok(Said::KeyUpdate { asks: *asks == 1 })
+            }
+            // Renegotiation is not served, and nothing else is left to be said.
             _ => Err(TlsError::ProtocolViolation),
         }
     }
 
     fn alerts(&mut self, bytes: &[u8]) -> Result<Said, TlsError> {
         const WARNING: u8 = 1;
+        const FATAL: u8 = 2;
         const CLOSE_NOTIFY: u8 = 0;
         const USER_CANCELED: u8 = 90;
         let (alerts, rest) = bytes.as_chunks();
@@ -127,35 +141,26 @@ impl<R: Role> KernelSession<R> {
         }
         for [level, description] in alerts {
             match (self.suite.version, *level, *description) {
-                (_, _, CLOSE_NOTIFY) => return Ok(Said::End),
-                (Version::Tls13, _, USER_CANCELED) | (Version::Tls12, WARNING, _) => self.warnings += 1,
-                (_, _, description) => return Err(cause(&Error::AlertReceived(description.into()), &[])),
-            }
-            if self.warnings > MOST_WARNINGS {
-                return Err(TlsError::ProtocolViolation);
+                (_, WARNING | FATAL, CLOSE_NOTIFY) => return Ok(Said::End),
+                (Version::Tls13, WARNING, USER_CANCELED) | (Version::Tls12, WARNING, _)
+                    if self.warnings < MOST_WARNINGS =>
+                {
+                    self.warnings += 1;
+                }
+                (Version::Tls13, WARNING, description) if description != USER_CANCELED => {
+                    return Err(received(description));
+                }
+                (_, FATAL, description) => return Err(received(description)),
+                _ => return Err(TlsError::ProtocolViolation),
             }
         }
         Ok(Said::Nothing)
     }
-
-    /// A client's only handshake message behind its handshake, and the last of its record.
-    fn key_update(&mut self, bytes: &[u8]) -> Result<Said, TlsError> {
-        // Longer ones are refused below.
-        let room = KEY_UPDATE.len() + 2 - self.handshake.len();
-        self.handshake.extend(bytes.iter().take(room));
-        match self.handshake[..] {
-            [24, 0, 0, 1, asks @ (0 | 1)] => {
-                self.handshake = Vec::new();
-                Ok(Said::KeyUpdate { asks: asks == 1 })
-            }
-            ref part if !part.is_empty() && KEY_UPDATE.starts_with(part) => Ok(Said::Nothing),
-            _ => Err(TlsError::ProtocolViolation),
-        }
-    }
 }
 
-/// The KeyUpdate that asks for none.
-pub(crate) const ANSWER: [u8; 5] = [24, 0, 0, 1, 0];
+fn received(alert: u8) -> TlsError {
+    cause(&Error::AlertReceived(alert.into()), &[])
+}
 
 fn keys(
     suite: Suite,
@@ -226,7 +231,10 @@ mod tests {
             (&rustls::version::TLS13, T::ALERT, &[1, 100], Err(TlsError::AlertOther)),
             (&rustls::version::TLS13, T::ALERT, &[2, 48], Err(TlsError::AlertUnknownCa)),
             (&rustls::version::TLS12, T::ALERT, &[2, 48], Err(TlsError::AlertUnknownCa)),
-            (&rustls::version::TLS13, T::ALERT, &[1; 20], Err(TlsError::AlertOther)),
+            (&rustls::version::TLS13, T::ALERT, &[2, 90], Err(TlsError::AlertOther)),
+            (&rustls::version::TLS13, T::ALERT, &[2, 0], Ok(Said::End)),
+            (&rustls::version::TLS13, T::ALERT, &[3, 0], violation),
+            (&rustls::version::TLS13, T::ALERT, &[1, 90, 1, 90, 1, 90, 1, 90, 1, 90], violation),
             (&rustls::version::TLS12, T::ALERT, &[1, 90, 1, 90, 1, 90, 1, 90, 1, 90], violation),
             (&rustls::version::TLS13, T::ALERT, &[1], violation),
             (&rustls::version::TLS13, T::ALERT, &[], violation),
@@ -235,6 +243,7 @@ mod tests {
             (&rustls::version::TLS13, T::HANDSHAKE, &[24, 0, 0, 1, 2], violation),
             (&rustls::version::TLS13, T::HANDSHAKE, &[24, 0, 0, 1, 0, 24], violation),
             (&rustls::version::TLS13, T::HANDSHAKE, &[24, 0, 0, 2], violation),
+            (&rustls::version::TLS13, T::HANDSHAKE, &[24, 0], violation),
             (&rustls::version::TLS13, T::HANDSHAKE, &[1, 0], violation),
             (&rustls::version::TLS13, T::HANDSHAKE, &[], violation),
             (&rustls::version::TLS12, T::HANDSHAKE, &[24, 0, 0, 1, 0], violation),
@@ -246,14 +255,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_update_may_come_in_pieces_and_no_longer_message_is_waited_for() {
+    fn key_updates_are_bounded_until_application_data_comes() {
         let mut session = session(&rustls::version::TLS13);
-        for part in [&[24, 0][..], &[0], &[1]] {
-            assert_eq!(session.hear(ContentType::HANDSHAKE, part), Ok(Said::Nothing));
+        let mut update = || session.hear(ContentType::HANDSHAKE, &KEY_UPDATE);
+        for _ in 0..MOST_UPDATES {
+            assert_eq!(update(), Ok(Said::KeyUpdate { asks: false }));
         }
-        assert_eq!(session.hear(ContentType::HANDSHAKE, &[1]), Ok(Said::KeyUpdate { asks: true }));
-        assert_eq!(session.hear(ContentType::HANDSHAKE, &[24, 0]), Ok(Said::Nothing), "the next one");
-        assert_eq!(session.hear(ContentType::HANDSHAKE, &[0; 1000]), Err(TlsError::ProtocolViolation));
+        assert_eq!(update(), Err(TlsError::ProtocolViolation));
+        session.hear_data();
+        assert_eq!(session.hear(ContentType::HANDSHAKE, &KEY_UPDATE), Ok(Said::KeyUpdate { asks: false }));
     }
 
     #[test]

@@ -355,11 +355,25 @@ impl<R: Role> Session<R> {
     /// Between two records in both directions, with nothing to be said by the session itself: here the kernel can go on.
     pub(crate) fn is_at_rest(&self) -> bool {
         let is_empty = self.incoming.is_empty() && self.early.is_empty() && self.held.is_empty();
-        is_empty && !self.closed && !self.may_owe && !self.tls.wants_write()
+        is_empty && !self.closed && !self.may_owe_update() && !self.tls.wants_write()
     }
 
-    /// How many bytes are missing, at least, until the record that has begun to come is whole.
-    pub(crate) fn missing(&self) -> usize {
+    /// TLS 1.2 has no key updates.
+    fn may_owe_update(&self) -> bool {
+        self.may_owe && self.tls.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_2)
+    }
+
+    /// How long what was received and the next read may be together, so that the session [comes to rest](Self::is_at_rest)
+    /// behind it: up to the end of the record that has begun to come. At most `room`, which is more than what was received.
+    ///
+    /// Of a handshake message that is not whole yet rustls has shifted the parts together, so that what looks like a header may
+    /// be anything the peer has chosen.
+    pub(crate) fn up_to_rest(&self, room: usize) -> usize {
+        let received = self.incoming.len();
+        if received == 0 || self.may_owe_update() { room } else { (received + self.missing()).min(room) }
+    }
+
+    fn missing(&self) -> usize {
         let mut rest = &self.incoming[..];
         while let Some(length) = record_length(rest) {
             match rest.get(length..) {
@@ -611,7 +625,7 @@ pub(super) mod tests {
             let (mut plaintext, mut answer) = (Output::default(), Output::default());
             session.decrypt(&mut part, &mut plaintext, &mut answer).unwrap();
             assert!(!session.is_at_rest());
-            assert_eq!(session.missing(), if end < HEADER { HEADER } else { records.len() } - end);
+            assert_eq!(session.up_to_rest(scratch::SIZE), if end < HEADER { HEADER } else { records.len() });
         }
         assert_eq!(hears(&mut session, records), b"question");
         assert!(session.is_at_rest());
@@ -621,15 +635,32 @@ pub(super) mod tests {
         let records = said(&mut client);
         assert_eq!(hears(&mut session, records), b"with new keys");
         assert!(!session.is_at_rest(), "its own keys are due");
+        session.incoming = vec![23, 3, 3];
+        assert_eq!(
+            session.up_to_rest(1000),
+            1000,
+            "an answer of the server's is waited for, and not the end of a record"
+        );
+        session.incoming = Vec::new();
         answer(&mut session, &mut client);
         assert!(session.is_at_rest());
     }
 
     #[test]
+    fn a_read_never_goes_beyond_its_room_whatever_a_peer_makes_look_like_a_header() {
+        let (mut session, _client) = session(&rustls::version::TLS13);
+        session.encrypt(Some(b"word"), &mut Output::default()).unwrap();
+        for received in [1, HEADER, MAX_INCOMING] {
+            session.incoming = vec![0xff; received];
+            let most = session.up_to_rest(scratch::SIZE);
+            assert!((received + 1..=scratch::SIZE).contains(&most), "{received}: {most}");
+        }
+    }
+
+    #[test]
     fn a_session_that_is_closed_is_not_the_kernels() {
         let (mut session, mut client) = session(&rustls::version::TLS12);
-        session.encrypt(Some(b"word"), &mut Output::default()).unwrap();
-        assert!(session.is_at_rest());
+        assert!(session.is_at_rest(), "TLS 1.2 has no key updates");
         client.send_close_notify();
         let records = said(&mut client);
         hears(&mut session, records);

@@ -1,10 +1,11 @@
 //! A gateway that ends TLS before a server in clear text, and clients that bring it to give their records to the kernel.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,7 +15,7 @@ use rustls::{CipherSuite, ClientConnection, ContentType, ServerConfig, ServerCon
 use snisplice::kernel::version::KernelVersion;
 use snisplice_tests::backend::{Backend, echo};
 use snisplice_tests::process::checked_output;
-use snisplice_tests::pump::{Duplex, Plan, exchange};
+use snisplice_tests::pump::{Duplex, HalfClose, Plan, exchange};
 use snisplice_tests::tls::{Client, Sealer};
 use snisplice_tests::topology::{self, Triangle};
 use snisplice_tests::{Authority, Gateway, eventually, gateway};
@@ -48,6 +49,29 @@ pub(crate) fn kernel_takes_new_keys() -> bool {
     KernelVersion::running().is_some_and(|version| version >= KernelVersion::new(6, 14, 0))
 }
 
+/// A direction that ends only when it may.
+struct Gated {
+    writer: Box<dyn HalfClose + Send>,
+    gate: Receiver<()>,
+}
+
+impl Write for Gated {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.writer.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl HalfClose for Gated {
+    fn finish(&mut self) -> io::Result<()> {
+        self.gate.recv().map_err(io::Error::other)?;
+        self.writer.finish()
+    }
+}
+
 impl Scene {
     pub(crate) fn new(server: Server) -> Result<Self> {
         gateway::PACKET_TIER.store(false, Ordering::Relaxed);
@@ -71,7 +95,7 @@ impl Scene {
         );
         let backend = match server {
             Server::Plan(plan) => Backend::start(&net.server, PORT, move |stream| {
-                exchange(stream.try_into()?, &plan).map_err(std::io::Error::other)
+                exchange(stream.try_into()?, &plan).map_err(io::Error::other)
             })?,
             Server::Echo => Backend::start(&net.server, PORT, echo)?,
             Server::CutsOff => {
@@ -80,11 +104,11 @@ impl Scene {
                 let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
                 let config = Arc::new(config);
                 Backend::start(&net.server, PORT, move |stream| {
-                    let tls = ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
+                    let tls = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
                     let mut stream = StreamOwned::new(tls, stream);
                     let mut bytes = [0; 8];
                     stream.read_exact(&mut bytes)?;
-                    let bytes = usize::try_from(u64::from_be_bytes(bytes)).map_err(std::io::Error::other)?;
+                    let bytes = usize::try_from(u64::from_be_bytes(bytes)).map_err(io::Error::other)?;
                     stream.write_all(&vec![b'x'; bytes])?;
                     stream.flush()
                 })?
@@ -120,6 +144,20 @@ impl Scene {
         self.offering(suite)?.connect(self.dial()?, NAME)
     }
 
+    /// Carries a plan out, as a client that offers this suite alone and ends its direction only when the kernel has the records.
+    pub(crate) fn exchange(&self, suite: CipherSuite, plan: &Plan) -> Result<()> {
+        let Duplex { reader, writer, socket } = self.client(suite)?;
+        let (go, gate) = channel();
+        let client = Duplex { reader, writer: Box::new(Gated { writer, gate }), socket };
+        thread::scope(|scope| {
+            let waiting = scope.spawn(move || self.wait_for_ktls().map(|()| go.send(())));
+            let exchanged = exchange(client, plan);
+            // Without the tier the exchange has failed, and that is why.
+            let _ = waiting.join().expect("no panic while waiting")?;
+            exchanged
+        })
+    }
+
     /// The same, in one piece.
     pub(crate) fn stream(&self, suite: CipherSuite) -> Result<Stream> {
         self.offering(suite)?.stream(self.dial()?, NAME)
@@ -142,8 +180,8 @@ impl Scene {
         let mut socket = self.dial()?;
         let mut sealer = self.offering(CipherSuite::TLS13_AES_128_GCM_SHA256)?.sealer(&mut socket, NAME)?;
         let mut back = socket.try_clone()?;
-        let reader = std::thread::spawn(move || {
-            let _ = std::io::copy(&mut back, &mut std::io::sink());
+        let reader = thread::spawn(move || {
+            let _ = io::copy(&mut back, &mut io::sink());
         });
         let word = vec![b'z'; 16 * 1024];
         for _ in 0..80 {
