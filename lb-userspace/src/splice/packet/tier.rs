@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 use tokio::net::TcpStream;
 
 /// The packet tier of a gateway.
@@ -256,13 +257,14 @@ impl PacketTier {
     /// Closes the sockets of a connection that was handed over, in another thread, after a grace period.
     pub(crate) fn close(&self, handed_over: HandedOver, sockets: PerLeg<LegSocket>) {
         sockets.iter().for_each(LegSocket::clean);
+        let now = Instant::now();
         self.grace.then(move || {
             let HandedOver { under_way, legs } = handed_over;
             if let Some(conntrack) = &under_way.tier.conntrack {
                 // Nothing of these legs passes netfilter any more, so conntrack would keep them for days. A leg to an end on
                 // this host still passes it, with its FINs.
                 let outside = legs.iter().filter(|(_, exit)| *exit != exit::LOCAL);
-                conntrack.forget(outside.map(|(tuple, _)| tuples::ends(tuple)));
+                conntrack.forget(now, outside.map(|(tuple, _)| tuples::ends(tuple)));
             }
             // The handover is over when they are closed.
             drop(sockets);
