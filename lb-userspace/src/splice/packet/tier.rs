@@ -200,10 +200,6 @@ impl PacketTier {
             client: way(&tuples.client, sightings.client)?,
             server: way(&tuples.server, sightings.server)?,
         };
-        // A delayed ACK of a socket would come later than ACKs of the other end with higher numbers.
-        for socket in sockets.iter() {
-            let _ = tcp::flush_acknowledgement(socket.as_fd());
-        }
         // Before the sockets enter repair mode, in which they die silently: if this process dies then, the next one finds
         // the record and resets both ends.
         self.kernel
@@ -213,10 +209,10 @@ impl PacketTier {
             for socket in sockets.iter() {
                 tcp::enter_repair(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)?;
             }
-            let read = |socket: &TcpStream| {
-                tcp::leg_state(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)
+            let read = |socket: &TcpStream, is_silent| {
+                tcp::leg_state(socket.as_fd(), is_silent).map_err(|_| FallbackReason::PacketRefused)
             };
-            let (client, server) = (read(sockets.client)?, read(sockets.server)?);
+            let (client, server) = (read(sockets.client, held == 0)?, read(sockets.server, true)?);
             let states = PerLeg { client: &client, server: &server };
             let passed =
                 PerLeg { client: &connection.traffic.bytes_in, server: &connection.traffic.bytes_out };
