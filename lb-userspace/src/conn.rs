@@ -14,6 +14,7 @@ use crate::config::{Protocol, ProxyVersion, Refuse, SourceAddress};
 use crate::connect::{self, Connected, Dial, Endpoints, Greeting, Source};
 use crate::ech::Split;
 use crate::http::{self, Link};
+use crate::kernel::tcp;
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
 use crate::serving::{Action, ClientPermit, Listener, Permit, Permits, Pool, Snapshot, Terminator};
@@ -35,6 +36,7 @@ use lb_common::packet::{PerLeg, Side};
 use passage::{Passage, Unconnected, Upstream};
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -149,7 +151,7 @@ impl Passage {
             }
             Action::Pass => {
                 let plan = self.plan();
-                match self.connect(plan.ok(), request, None, route.draw()).await {
+                match self.connect(plan.ok(), request, None, !window.is_empty(), route.draw()).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
                         // Boxed: its future holds a TLS session, for which connections without need not pay.
                         Box::pin(self.encrypt(socket, *session, window)).await
@@ -268,6 +270,8 @@ impl Passage {
             // Boxed: the copy tier's connections need not pay for its future.
             return Box::pin(self.hand_over(handover, server, window)).await;
         }
+        // By the first bytes, if they need not wait for room; a SYN proxy has none before it has the acknowledgement.
+        let _ = tcp::flush_acknowledgement(server.socket.as_fd());
         self.keep_alive(&server.socket);
         let reason = self.splice(choice.tier, &server.socket, window).await;
         server.socket.clean();
@@ -418,7 +422,8 @@ impl Passage {
             Protocol::Tls | Protocol::Mysql | Protocol::Starttls(_) | Protocol::Tcp | Protocol::Http => None,
         };
         let request = request.or(own_request);
-        let connected = self.connect(None, request, Some(&session), ticket).await;
+        let speaks = !session.early().is_empty();
+        let connected = self.connect(None, request, Some(&session), speaks, ticket).await;
         let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(Unconnected { reason, .. }) => {
@@ -470,13 +475,13 @@ impl Passage {
 
     /// connect: connects to a server of the route's pool, and sends it what it expects before the client's bytes.
     /// `request`: before the ClientHello that the server is to get, the client's or the gateway's. `ended`: the client's TLS,
-    /// if the gateway has ended that.
-    /// `ticket`: what was drawn of the route.
+    /// if the gateway has ended that. `speaks`: bytes of the client's are there. `ticket`: what was drawn of the route.
     async fn connect(
         &mut self,
         plan: Option<Plan>,
         request: Option<TlsRequest>,
         ended: Option<&Session<Serving>>,
+        speaks: bool,
         ticket: u64,
     ) -> Result<Upstream, Unconnected> {
         let begin = Instant::now();
@@ -485,8 +490,7 @@ impl Passage {
         let asks = matches!(request, Some(TlsRequest::Starttls(_)));
         let name = self.account.connection.sni.as_ref().filter(|_| asks).cloned();
         let greeting = Greeting { request, name, ..Greeting::default() };
-        let at_once = ended.is_some_and(|session| !session.early().is_empty());
-        let mut dial = Dial { client: client.ip(), source: None, greeting, at_once };
+        let mut dial = Dial { client: client.ip(), source: None, greeting, at_once: speaks };
         let (mut reason, mut tls_error) = (CloseReason::NoServer, None);
         let (mut words, mut reached) = (None, None);
         for pool in route.pools_for(ticket) {

@@ -46,7 +46,7 @@ impl Passage {
             },
         };
         let connected =
-            self.connect(None, Some(TlsRequest::Mysql(login.asked())), Some(&session), ticket).await;
+            self.connect(None, Some(TlsRequest::Mysql(login.asked())), Some(&session), false, ticket).await;
         let Upstream { socket: server, session: upstream, thread, guard, .. } = match connected {
             Ok(connected) => connected,
             Err(Unconnected { reason, words }) => {

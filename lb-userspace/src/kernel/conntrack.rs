@@ -8,6 +8,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
@@ -32,6 +34,8 @@ pub struct Conntrack {
     socket: Socket,
     /// `None`: the file cannot be opened.
     count: Option<File>,
+    /// When the table was found empty last.
+    empty: Mutex<Option<Instant>>,
 }
 
 impl Conntrack {
@@ -55,19 +59,21 @@ impl Conntrack {
         socket.recv(&mut answer, 0)?;
         let number = answer.get(16..).and_then(<[u8]>::first_chunk).map(|bytes| -i32::from_ne_bytes(*bytes));
         match number {
-            Some(libc::ENOENT) => Ok(Some(Self { socket, count: File::open(COUNT).ok() })),
+            Some(libc::ENOENT) => {
+                Ok(Some(Self { socket, count: File::open(COUNT).ok(), empty: Mutex::default() }))
+            }
             Some(libc::EPERM) => Err(io::Error::from_raw_os_error(libc::EPERM)),
             _ => Ok(None),
         }
     }
 
     /// Removes the entries of TCP connections, as far as there are any. Each is from the first address, which began it, to the
-    /// second.
+    /// second. `since`: from when on no packet of theirs came by.
     ///
     /// Entries in a conntrack zone of their own (`ct zone set`) are not found.
-    pub fn forget(&self, connections: impl Iterator<Item = [SocketAddr; 2]>) {
+    pub fn forget(&self, since: Instant, connections: impl Iterator<Item = [SocketAddr; 2]>) {
         let mut connections = connections.peekable();
-        if connections.peek().is_none() || self.is_empty() {
+        if connections.peek().is_none() || self.is_empty(since) {
             return;
         }
         for [source, destination] in connections {
@@ -82,12 +88,18 @@ impl Conntrack {
         }
     }
 
-    /// Whether the table is empty: one system call, instead of a request and its answer for each connection.
-    fn is_empty(&self) -> bool {
-        let mut digits = [0; 2];
-        self.count.as_ref().is_some_and(|count| {
-            count.read_at(&mut digits, 0).is_ok_and(|length| digits[..length] == *b"0\n")
-        })
+    /// Whether the table is empty, or was at some time since: one system call for all connections that end together, instead
+    /// of a request and its answer for each.
+    fn is_empty(&self, since: Instant) -> bool {
+        let Some(count) = &self.count else { return false };
+        let mut empty = self.empty.lock().unwrap_or_else(PoisonError::into_inner);
+        if empty.is_some_and(|empty| empty >= since) {
+            return true;
+        }
+        let (now, mut digits) = (Instant::now(), [0; 2]);
+        let is_empty = count.read_at(&mut digits, 0).is_ok_and(|length| digits[..length] == *b"0\n");
+        *empty = is_empty.then_some(now);
+        is_empty
     }
 }
 

@@ -24,6 +24,7 @@ pub mod pairs;
 mod pins;
 pub mod probe;
 pub mod raw;
+mod route;
 pub mod routes;
 pub mod sockmap;
 pub(crate) mod tcp;

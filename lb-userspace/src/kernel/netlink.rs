@@ -10,12 +10,14 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// How often a list is requested if it changes while it is read.
 const ATTEMPTS: usize = 10;
+/// linux/netlink.h: what the kernel says of a request that it refuses.
+const NLMSG_ERROR: u16 = 2;
 /// linux/netlink.h: the list has changed while it was read.
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Bytes of one answer, at most: as many as the kernel puts into one datagram of a list.
 const ANSWER: usize = 32 * 1024;
 /// linux/netlink.h `struct nlmsghdr`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 
 /// A socket for requests in one network namespace.
 pub(super) struct Netlink {
@@ -51,10 +53,7 @@ impl Netlink {
         let request = self.encode(request, NLM_F_REQUEST);
         self.socket.send(&request, 0)?;
         loop {
-            self.answer.clear();
-            if self.socket.recv(&mut self.answer, libc::MSG_DONTWAIT | libc::MSG_TRUNC)? > ANSWER {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is too long"));
-            }
+            self.receive()?;
             for (_, answer) in self.answers::<M>(&self.answer) {
                 match answer.map_err(io::Error::other)? {
                     NetlinkPayload::InnerMessage(answer) => return Ok(answer),
@@ -63,6 +62,41 @@ impl Netlink {
                 }
             }
         }
+    }
+
+    /// As [`ask`](Self::ask), in bytes: a request of this type, which begins with room for its header. Returns the answer's type,
+    /// and the answer without its header.
+    pub(super) fn ask_in_bytes(&mut self, kind: u16, mut request: Vec<u8>) -> io::Result<(u16, &[u8])> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = request.len() as u32;
+        request[..4].copy_from_slice(&length.to_ne_bytes());
+        request[4..6].copy_from_slice(&kind.to_ne_bytes());
+        request[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+        request[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        self.socket.send(&request, 0)?;
+        let sequence = self.sequence;
+        let is_answer = |message: &&[u8]| sequence_of(message) == sequence;
+        loop {
+            self.receive()?;
+            if messages(&self.answer).any(|message| is_answer(&message)) {
+                break;
+            }
+        }
+        let answer = messages(&self.answer).find(is_answer).ok_or(io::ErrorKind::InvalidData)?;
+        let (kind, body) = (u16::from_ne_bytes([answer[4], answer[5]]), &answer[HEADER..]);
+        match (kind, body.first_chunk()) {
+            (NLMSG_ERROR, Some(code)) => Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(*code))),
+            _ => Ok((kind, body)),
+        }
+    }
+
+    /// Receives a datagram, which is there.
+    fn receive(&mut self) -> io::Result<()> {
+        self.answer.clear();
+        if self.socket.recv(&mut self.answer, libc::MSG_DONTWAIT | libc::MSG_TRUNC)? > ANSWER {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is too long"));
+        }
+        Ok(())
     }
 
     /// A request that changes something; what the kernel says of it. Waits for that.
@@ -164,13 +198,22 @@ fn sequence_of(message: &[u8]) -> u32 {
 
 /// The messages of a datagram. Each begins with its length and has a whole header.
 fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    pieces(datagram, HEADER, |rest| Some(u32::from_ne_bytes(*rest.first_chunk()?) as usize))
+}
+
+/// Cuts at each piece's length, which `length_of` reads from its beginning. Each has `header` bytes at least.
+pub(super) fn pieces(
+    bytes: &[u8],
+    header: usize,
+    length_of: impl Fn(&[u8]) -> Option<usize>,
+) -> impl Iterator<Item = &[u8]> {
     const ALIGNMENT: usize = 4;
-    let mut rest = datagram;
+    let mut rest = bytes;
     std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-        let message = rest.get(..length).filter(|_| length >= HEADER)?;
+        let length = length_of(rest)?;
+        let piece = rest.get(..length).filter(|_| length >= header)?;
         rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-        Some(message)
+        Some(piece)
     })
 }
 

@@ -26,12 +26,13 @@ use lb_common::packet::{
     track::Track,
 };
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 /// All maps, with what a pinned one must be like to be adopted.
 const SHAPES: [Shape; 12] = [
@@ -547,11 +548,14 @@ impl Packet {
     }
 
     /// Stores a name for the next process, and returns its key.
-    pub fn intern(&self, name: &str) -> u64 {
-        let key = hash(name.as_bytes());
+    pub fn intern(&self, name: impl fmt::Display) -> u64 {
+        // Connections are many and names few: the text is made only for a new one.
+        let mut hash = Hash::EMPTY;
+        let _ = write!(hash, "{name}");
+        let key = hash.0;
         let mut names = lock(&self.maps.names);
         if names.known.insert(key) {
-            let mut text = [0; 270];
+            let (name, mut text) = (name.to_string(), [0; 270]);
             let bytes = &name.as_bytes()[..name.floor_char_boundary(text.len())];
             text[..bytes.len()].copy_from_slice(bytes);
             // After an error the next process says "unknown"; nothing else depends on the name.
@@ -689,10 +693,21 @@ pub(super) fn detach(bpffs: &Path) -> Result<(), KernelError> {
 }
 
 /// FNV-1a. The input is the operator's or ours, so collisions need not be resisted.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+struct Hash(u64);
+
+impl Hash {
+    const EMPTY: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    fn of(self, bytes: &[u8]) -> u64 {
+        bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+impl fmt::Write for Hash {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = Self(self.0).of(text.as_bytes());
+        Ok(())
+    }
 }
 
 /// The program of this build, with the pinned maps: adopted if it is pinned, else loaded and pinned. So only the first
@@ -728,7 +743,7 @@ fn earlier_pins(pins: &Pins, name: &str) -> Result<Vec<String>, KernelError> {
 
 /// The name of this build's pin.
 fn current_pin(name: &str) -> String {
-    let build = hash(object::OBJECT);
+    let build = Hash::EMPTY.of(object::OBJECT);
     #[cfg(feature = "kernel-log")]
     let build = build ^ u64::from(log::level());
     format!("{name}-{build:016x}")

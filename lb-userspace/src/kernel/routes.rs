@@ -10,12 +10,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lb_common::packet::LOOPBACK;
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::route::RouteType;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::devices::{Device, device_of, link};
 use super::netlink::Netlink;
+use super::route::{Answer, Question};
 
 /// The routes of one network namespace.
 ///
@@ -86,16 +86,14 @@ impl Routes {
             return Err(Unroutable::Unknown(io::ErrorKind::InvalidInput.into()));
         }
         let by = |source| {
-            let mut query = query(peer.ip(), source, mark);
-            query.attributes.push(RouteAttribute::IpProto(libc::IPPROTO_TCP as u8));
-            query.attributes.push(RouteAttribute::Sport(local.port()));
-            query.attributes.push(RouteAttribute::Dport(peer.port()));
+            let mut question = question(peer.ip(), source, mark);
+            question.tcp(local.port(), peer.port());
             if let SocketAddr::V6(peer) = peer
                 && peer.scope_id() != 0
             {
-                query.attributes.push(RouteAttribute::Oif(peer.scope_id()));
+                question.device(peer.scope_id());
             }
-            query
+            question
         };
         exit_of(&ask_by(&mut self.lock(), local.ip(), by)?)
     }
@@ -103,8 +101,8 @@ impl Routes {
     /// Whether this host takes what a raw socket with this mark sends to a client's address: a rule leads it to a local
     /// route.
     pub fn takes(&self, client: IpAddr, mark: u32) -> bool {
-        let answer = ask(&mut self.lock(), query(client.to_canonical(), None, mark));
-        answer.is_ok_and(|route| route.header.kind == RouteType::Local)
+        let answer = ask(&mut self.lock(), question(client.to_canonical(), None, mark));
+        answer.is_ok_and(|route| route.kind == RouteType::Local)
     }
 
     /// Whether a packet from `peer` to `local` may arrive by `device`: feasible path reverse path forwarding (RFC 3704,
@@ -123,19 +121,20 @@ impl Routes {
         let netlink = &mut self.lock();
         let vrf = vrf_of(netlink, device)?;
         let by = |source, device: Option<u32>| {
-            let mut query = query(peer, source, mark);
-            // Asks for the route as it is in its table, and for that table. Without these flags IPv4 would answer any
-            // device with a route.
-            query.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
-            query.attributes.extend(device.map(RouteAttribute::Oif));
-            query
+            let mut question = question(peer, source, mark);
+            // Without this IPv4 would answer any device with a route.
+            question.as_in_its_table();
+            if let Some(device) = device {
+                question.device(device);
+            }
+            question
         };
         let best = ask_by(netlink, local, |source| by(source, vrf));
         let Some(best) = found(best)? else { return Ok(false) };
-        if best.header.kind == RouteType::Local {
+        if best.kind == RouteType::Local {
             return Ok(device == LOOPBACK);
         }
-        if best.header.kind != RouteType::Unicast {
+        if best.kind != RouteType::Unicast {
             return Ok(false);
         }
         if leaves_by(&best, device) {
@@ -156,27 +155,22 @@ impl Routes {
     }
 }
 
-fn query(peer: IpAddr, local: Option<IpAddr>, mark: u32) -> RouteMessage {
-    let mut query = RouteMessage::default();
-    let (family, length) = match peer {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-    };
-    query.header.address_family = family;
-    query.header.destination_prefix_length = length;
-    query.attributes.push(RouteAttribute::Destination(peer.into()));
+fn question(peer: IpAddr, local: Option<IpAddr>, mark: u32) -> Question {
+    let mut question = Question::new(peer);
     if let Some(local) = local {
-        query.header.source_prefix_length = length;
-        query.attributes.push(RouteAttribute::Source(local.into()));
+        question.source(local);
     }
-    query.attributes.push(RouteAttribute::Mark(mark));
-    query
+    question.mark(mark);
+    question
 }
 
-fn ask(netlink: &mut Netlink, query: RouteMessage) -> io::Result<RouteMessage> {
-    match netlink.ask(RouteNetlinkMessage::GetRoute(query))? {
-        RouteNetlinkMessage::NewRoute(route) => Ok(route),
-        other => Err(unexpected(&other)),
+fn ask(netlink: &mut Netlink, question: Question) -> io::Result<Answer> {
+    match netlink.ask_in_bytes(libc::RTM_GETROUTE, question.into_bytes())? {
+        (libc::RTM_NEWROUTE, route) => Answer::read(route).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+        (other, _) => {
+            let what = format!("the kernel answers with a message of type {other}");
+            Err(io::Error::new(io::ErrorKind::InvalidData, what))
+        }
     }
 }
 
@@ -185,22 +179,18 @@ fn ask(netlink: &mut Netlink, query: RouteMessage) -> io::Result<RouteMessage> {
 fn ask_by(
     netlink: &mut Netlink,
     local: IpAddr,
-    query: impl Fn(Option<IpAddr>) -> RouteMessage,
-) -> io::Result<RouteMessage> {
-    match ask(netlink, query(Some(local))) {
+    question: impl Fn(Option<IpAddr>) -> Question,
+) -> io::Result<Answer> {
+    match ask(netlink, question(Some(local))) {
         Err(error) if local.is_ipv4() && error.raw_os_error() == Some(libc::ENETUNREACH) => {
-            ask(netlink, query(None))
+            ask(netlink, question(None))
         }
         answer => answer,
     }
 }
 
-fn unexpected(answer: &RouteNetlinkMessage) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the kernel answers {}", answer.message_type()))
-}
-
 /// `None`: there is no usable route.
-fn found(answer: io::Result<RouteMessage>) -> io::Result<Option<RouteMessage>> {
+fn found(answer: io::Result<Answer>) -> io::Result<Option<Answer>> {
     match answer.map_err(Unroutable::from) {
         Ok(route) => Ok(Some(route)),
         Err(Unroutable::Unknown(error)) => Err(error),
@@ -208,8 +198,8 @@ fn found(answer: io::Result<RouteMessage>) -> io::Result<Option<RouteMessage>> {
     }
 }
 
-fn exit_of(route: &RouteMessage) -> Result<Exit, Unroutable> {
-    let is_local = match route.header.kind {
+fn exit_of(route: &Answer) -> Result<Exit, Unroutable> {
+    let is_local = match route.kind {
         RouteType::Unicast => false,
         RouteType::Local => true,
         RouteType::Unreachable | RouteType::Throw => return Err(Unroutable::Unreachable),
@@ -217,43 +207,24 @@ fn exit_of(route: &RouteMessage) -> Result<Exit, Unroutable> {
         RouteType::BlackHole => return Err(Unroutable::Discarded),
         _ => return Err(Unroutable::NotUnicast),
     };
-    let mut device = None;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => device = Some(*index),
-            RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => return Err(Unroutable::Encapsulated),
-            _ => {}
-        }
+    if route.encapsulates {
+        return Err(Unroutable::Encapsulated);
     }
     let nowhere = || Unroutable::Unknown(io::Error::other("a route without a device"));
-    Ok(Exit { device: device.ok_or_else(nowhere)?, is_local })
+    Ok(Exit { device: route.device.ok_or_else(nowhere)?, is_local })
 }
 
 /// Whether `route` admits a packet as well as the best route does.
-fn is_as_good(route: &RouteMessage, best: &RouteMessage) -> bool {
-    let length = |route: &RouteMessage| route.header.destination_prefix_length;
+fn is_as_good(route: &Answer, best: &Answer) -> bool {
     // If the table of the best route has no route by the device, the kernel answers from a later one, which does not count.
-    route.header.kind == RouteType::Unicast
-        && table_of(route) == table_of(best)
-        && length(route) >= length(best)
-}
-
-fn table_of(route: &RouteMessage) -> u32 {
-    let table = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    // The header's field holds only the first 256 numbers.
-    table.unwrap_or(route.header.table.into())
+    route.kind == RouteType::Unicast
+        && route.table == best.table
+        && route.destination_length >= best.destination_length
 }
 
 /// Whether one of a route's paths is by the device.
-fn leaves_by(route: &RouteMessage, device: u32) -> bool {
-    route.attributes.iter().any(|attribute| match attribute {
-        RouteAttribute::Oif(index) => *index == device,
-        RouteAttribute::MultiPath(paths) => paths.iter().any(|path| path.interface_index == device),
-        _ => false,
-    })
+fn leaves_by(route: &Answer, device: u32) -> bool {
+    route.device == Some(device) || route.paths.contains(&device)
 }
 
 /// The VRF that a device is in.
@@ -271,44 +242,36 @@ fn described(netlink: &mut Netlink, device: u32) -> io::Result<Option<Device>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netlink_packet_route::route::RouteNextHop;
 
-    fn route(kind: RouteType, attributes: Vec<RouteAttribute>) -> RouteMessage {
-        let mut route = RouteMessage::default();
-        route.header.kind = kind;
-        route.attributes = attributes;
-        route
+    fn route(kind: RouteType) -> Answer {
+        let (paths, encapsulates) = (Vec::new(), false);
+        Answer { kind, destination_length: 24, table: 254, device: Some(7), paths, encapsulates }
     }
 
     #[test]
     fn a_route_says_by_which_device_its_packets_leave() {
-        let exit = |kind, device| exit_of(&route(kind, vec![RouteAttribute::Oif(device)])).unwrap();
-        assert_eq!(exit(RouteType::Unicast, 7), Exit { device: 7, is_local: false });
-        assert_eq!(exit(RouteType::Local, 1), Exit { device: 1, is_local: true });
+        let exit = |kind| exit_of(&route(kind)).unwrap();
+        assert_eq!(exit(RouteType::Unicast), Exit { device: 7, is_local: false });
+        assert_eq!(exit(RouteType::Local), Exit { device: 7, is_local: true });
     }
 
     #[test]
     fn a_route_that_a_redirect_cannot_follow_is_refused_with_its_reason() {
-        let refusal = |kind| exit_of(&route(kind, vec![RouteAttribute::Oif(7)])).unwrap_err();
+        let refusal = |kind| exit_of(&route(kind)).unwrap_err();
         assert!(matches!(refusal(RouteType::Unreachable), Unroutable::Unreachable));
         assert!(matches!(refusal(RouteType::Prohibit), Unroutable::Prohibited));
         assert!(matches!(refusal(RouteType::BlackHole), Unroutable::Discarded));
         assert!(matches!(refusal(RouteType::Broadcast), Unroutable::NotUnicast));
-        let wrapped =
-            route(RouteType::Unicast, vec![RouteAttribute::Oif(7), RouteAttribute::Encap(Vec::new())]);
+        let wrapped = Answer { encapsulates: true, ..route(RouteType::Unicast) };
         assert!(matches!(exit_of(&wrapped).unwrap_err(), Unroutable::Encapsulated));
-        let nowhere = route(RouteType::Unicast, Vec::new());
+        let nowhere = Answer { device: None, ..route(RouteType::Unicast) };
         assert!(matches!(exit_of(&nowhere).unwrap_err(), Unroutable::Unknown(_)));
     }
 
     #[test]
     fn any_path_of_a_route_may_be_by_the_device() {
-        let path = |index| {
-            let mut path = RouteNextHop::default();
-            path.interface_index = index;
-            path
-        };
-        let several = route(RouteType::Unicast, vec![RouteAttribute::MultiPath(vec![path(3), path(4)])]);
-        assert_eq!([3, 4, 5].map(|device| leaves_by(&several, device)), [true, true, false]);
+        let several = Answer { device: None, paths: vec![3, 4], ..route(RouteType::Unicast) };
+        assert_eq!([3, 4, 7].map(|device| leaves_by(&several, device)), [true, true, false]);
+        assert!(leaves_by(&route(RouteType::Unicast), 7));
     }
 }

@@ -41,6 +41,13 @@ struct TcpInfo {
     _min_rtt: u32,
 }
 
+impl TcpInfo {
+    /// The send queue is empty.
+    fn is_idle(&self) -> bool {
+        self.unacked == 0 && self.notsent_bytes == 0
+    }
+}
+
 const _: () = assert!(offset_of!(TcpInfo, unacked) == 24, "linux/tcp.h");
 const _: () = assert!(offset_of!(TcpInfo, notsent_bytes) == 144, "linux/tcp.h");
 const _: () = assert!(offset_of!(TcpInfo, pmtu) == 60, "linux/tcp.h");
@@ -272,45 +279,77 @@ pub(crate) fn promised(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(windows.promised())
 }
 
-/// Reads a leg's state. The socket is in repair mode; afterwards its receive queue is selected.
-pub(crate) fn leg_state(socket: BorrowedFd<'_>) -> io::Result<LegState> {
+/// Reads a leg's state, and sends a delayed ACK, if there is one. The socket is in repair mode. `is_silent`: its peer has
+/// said nothing yet, as far as it is known.
+pub(crate) fn leg_state(socket: BorrowedFd<'_>, is_silent: bool) -> io::Result<LegState> {
     let timestamp: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?;
     set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
     let write_seq: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
-    set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)?;
+    let untouched = if is_silent { untouched(socket)? } else { None };
+    let seen = untouched.map_or_else(|| seen(socket), Ok)?;
+    let Seen { info, windows, receive_next, unread, unacknowledged } = seen;
+    Ok(LegState {
+        is_established: info.state == ESTABLISHED,
+        write_seq,
+        receive_next,
+        unread,
+        unacknowledged,
+        promised: windows.promised(),
+        room: write_seq.wrapping_sub(unacknowledged).wrapping_add(windows.send),
+        largest_window: windows.largest,
+        own_window: windows.receive,
+        bytes_acked: info.bytes_acked,
+        bytes_received: info.bytes_received,
+        peer_scale: info.window_scales & 15,
+        own_scale: info.window_scales >> 4,
+        timestamps: info.options & TCPI_OPT_TIMESTAMPS != 0,
+        sack: info.options & TCPI_OPT_SACK != 0,
+        ecn: info.options & TCPI_OPT_ECN != 0,
+        advertised_mss: info.advmss,
+        path_mtu: info.pmtu,
+        timestamp,
+        fine_timestamps: timestamp & 1 != 0,
+    })
+}
+
+/// What has passed by a leg's socket.
+struct Seen {
+    info: TcpInfo,
+    windows: RepairWindow,
+    /// [`LegState::receive_next`].
+    receive_next: u32,
+    unread: u32,
+    unacknowledged: u32,
+}
+
+/// As [`seen`], if nothing has passed since the handshake: then two answers tell all, and no ACK is delayed but that of a SYN-ACK
+/// which the first bytes are to acknowledge ([`delay_acknowledgement`]). `None`: something has passed, or there is no room for them.
+fn untouched(socket: BorrowedFd<'_>) -> io::Result<Option<Seen>> {
+    let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
+    // Afterwards: if nothing had come by now, nothing had come before.
+    let info = info(socket)?;
+    // The SYN may count as one. A SYN proxy has no room before its SYN-ACK is acknowledged.
+    let is_untouched =
+        info.bytes_received == 0 && info.bytes_acked <= 1 && info.is_idle() && windows.send > 0;
+    // The last number that was acknowledged is then that behind the SYN.
+    let receive_next = windows.receive_from;
+    Ok(is_untouched.then_some(Seen { info, windows, receive_next, unread: 0, unacknowledged: 0 }))
+}
+
+/// What has passed. Sends a delayed ACK first: it would come later than ACKs of the other end with higher numbers.
+fn seen(socket: BorrowedFd<'_>) -> io::Result<Seen> {
+    let _ = flush_acknowledgement(socket);
+    select_receive(socket)?;
     for _ in 0..ATTEMPTS {
-        let receive_next: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
+        let receive_next = receive_next(socket)?;
         let (info, unread) = (info(socket)?, unread(socket)?);
-        let after: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
-        if after != receive_next {
+        if self::receive_next(socket)? != receive_next {
             continue;
         }
         let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
         // Nobody writes meanwhile: an empty send queue stays empty.
-        let idle = info.unacked == 0 && info.notsent_bytes == 0;
-        let unacknowledged = if idle { 0 } else { queued(socket)? };
-        return Ok(LegState {
-            is_established: info.state == ESTABLISHED,
-            write_seq,
-            receive_next,
-            unread,
-            unacknowledged,
-            promised: windows.promised(),
-            room: write_seq.wrapping_sub(unacknowledged).wrapping_add(windows.send),
-            largest_window: windows.largest,
-            own_window: windows.receive,
-            bytes_acked: info.bytes_acked,
-            bytes_received: info.bytes_received,
-            peer_scale: info.window_scales & 15,
-            own_scale: info.window_scales >> 4,
-            timestamps: info.options & TCPI_OPT_TIMESTAMPS != 0,
-            sack: info.options & TCPI_OPT_SACK != 0,
-            ecn: info.options & TCPI_OPT_ECN != 0,
-            advertised_mss: info.advmss,
-            path_mtu: info.pmtu,
-            timestamp,
-            fine_timestamps: timestamp & 1 != 0,
-        });
+        let unacknowledged = if info.is_idle() { 0 } else { queued(socket)? };
+        return Ok(Seen { info, windows, receive_next, unread, unacknowledged });
     }
     Err(io::ErrorKind::WouldBlock.into())
 }
@@ -514,5 +553,34 @@ mod tests {
         let mut rest = Vec::new();
         server.read_to_end(&mut rest).unwrap();
         assert_eq!(rest, [7; 2000]);
+    }
+
+    /// What both ways of reading a leg say, if nothing has passed: they must be the same.
+    fn numbers(seen: &Seen) -> [u32; 6] {
+        let Seen { windows, receive_next, unread, unacknowledged, .. } = seen;
+        [*receive_next, *unread, *unacknowledged, windows.promised(), windows.send, windows.largest]
+    }
+
+    /// Needs CAP_NET_ADMIN, as repair mode does.
+    #[test]
+    fn a_leg_on_which_nothing_has_passed_is_read_by_fewer_questions_and_any_other_is_not() {
+        let (mut client, mut server) = pair();
+        for socket in [client.as_fd(), server.as_fd()] {
+            enter_repair(socket).unwrap();
+            let quick = untouched(socket).unwrap().expect("nothing has passed");
+            assert_eq!(numbers(&quick), numbers(&seen(socket).unwrap()));
+            end_repair(socket).unwrap();
+        }
+        client.write_all(&[7; 1000]).unwrap();
+        server.read_exact(&mut [0; 400]).unwrap();
+        for (socket, read) in [(client.as_fd(), [0, 0]), (server.as_fd(), [1000, 600])] {
+            enter_repair(socket).unwrap();
+            assert!(untouched(socket).unwrap().is_none());
+            for is_silent in [false, true] {
+                let leg = leg_state(socket, is_silent).unwrap();
+                assert_eq!([leg.bytes_received, leg.unread.into()], read);
+            }
+            end_repair(socket).unwrap();
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use snisplice::kernel::conntrack::Conntrack;
@@ -37,15 +38,20 @@ impl Connection {
     }
 }
 
-#[test]
-fn those_connections_are_forgotten_and_no_other() -> Result<()> {
-    require!(fs::exists(TABLE)?, "the kernel does not show its conntrack table");
-    require!(has_program("nft"), "no nft");
+/// A namespace in which netfilter tracks connections.
+fn tracking() -> Result<NetNs> {
     let ns = NetNs::new("tracked")?;
     checked_output(ns.command("nft").arg(
         "table inet filter { chain input { type filter hook input priority 0; ct state established accept; }; }",
     ))?;
-    ns.run(|| -> Result<()> {
+    Ok(ns)
+}
+
+#[test]
+fn those_connections_are_forgotten_and_no_other() -> Result<()> {
+    require!(fs::exists(TABLE)?, "the kernel does not show its conntrack table");
+    require!(has_program("nft"), "no nft");
+    tracking()?.run(|| -> Result<()> {
         let conntrack = Conntrack::open()?.context("no ctnetlink")?;
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address)?;
@@ -53,10 +59,28 @@ fn those_connections_are_forgotten_and_no_other() -> Result<()> {
             ensure!(one.is_tracked()? && other.is_tracked()?, "{}", fs::read_to_string(TABLE)?);
             // The second time there is none.
             for _ in 0..2 {
-                conntrack.forget(std::iter::once(one.ends()?));
+                conntrack.forget(Instant::now(), std::iter::once(one.ends()?));
                 ensure!(!one.is_tracked()? && other.is_tracked()?, "{}", fs::read_to_string(TABLE)?);
             }
         }
+        Ok(())
+    })
+}
+
+/// That the table was empty once is remembered, for connections that were over by then.
+#[test]
+fn a_connection_that_came_after_the_table_was_empty_is_forgotten_too() -> Result<()> {
+    require!(fs::exists(TABLE)?, "the kernel does not show its conntrack table");
+    require!(has_program("nft"), "no nft");
+    tracking()?.run(|| -> Result<()> {
+        let conntrack = Conntrack::open()?.context("no ctnetlink")?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let nobody = [SocketAddr::from(([127, 0, 0, 1], 1)); 2];
+        conntrack.forget(Instant::now(), std::iter::once(nobody));
+        let one = Connection::new(&listener)?;
+        ensure!(one.is_tracked()?, "{}", fs::read_to_string(TABLE)?);
+        conntrack.forget(Instant::now(), std::iter::once(one.ends()?));
+        ensure!(!one.is_tracked()?, "{}", fs::read_to_string(TABLE)?);
         Ok(())
     })
 }

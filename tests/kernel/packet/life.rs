@@ -27,6 +27,24 @@ use crate::ends::{Opening, PATIENCE, SERVER_PORT, SNI, SocketOptions, Speech};
 use crate::scene::{CONNTRACK, Scene, meets_reset};
 use crate::strangers::{no_sockets, settled};
 
+/// For the client its SYN-ACK, and the acknowledgement of its ClientHello; for the server a SYN, and the ClientHello, which
+/// acknowledges its SYN-ACK.
+#[test]
+fn a_new_connection_takes_four_segments_of_the_gateways_own() -> Result<()> {
+    for (v6, segment) in [(false, 1448), (true, 1428)] {
+        let scene = Scene::new(Opening { v6, ..Opening::default() }, "")?;
+        let before = counters(&scene.net)?;
+        let (_client, _server, said) = scene.connection()?;
+        // Before the gateway is asked anything, by TCP.
+        let [_, own, _] = grown(&scene.net, &before)?;
+        scene.spliced(1)?;
+        let sent = own.get("Tcp.OutSegs") - own.get("Tcp.RetransSegs");
+        // The ClientHello may be longer than one.
+        ensure!(!PACKET || sent == 3 + said.div_ceil(segment), "{sent} with {said} bytes: {own:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn an_idle_connection_is_reset_at_both_ends_and_a_busy_one_is_not() -> Result<()> {
     for v6 in [false, true] {

@@ -17,8 +17,8 @@ use snisplice_tests::stranger::flag::{ACK, FIN, PSH, RST, SYN};
 use snisplice_tests::stranger::{Forged, Numbers, Stranger, forget};
 use snisplice_tests::{NetNs, Status, eventually, require};
 
-use crate::case::Expect;
-use crate::ends::{Opening, Speech};
+use crate::case::{Expect, counters, grown};
+use crate::ends::{Opening, SERVER_PORT, Speech};
 use crate::scene::{Scene, meets_reset};
 
 /// The tier under attack, and the one in which sockets decide.
@@ -456,6 +456,32 @@ fn a_syn_proxy_on_the_gateway_means_the_next_tier() -> Result<()> {
     }
     let log = scene.gateway.wait_access_log(3)?;
     log.iter().try_for_each(|line| Expect::Copy("no_syn_seen").check(line))
+}
+
+/// It has no room for the first bytes before its SYN-ACK is acknowledged, which those bytes else do.
+#[test]
+fn a_syn_proxy_before_the_server_has_its_acknowledgement_at_once() -> Result<()> {
+    require!(has_program("nft"), "no nft");
+    let scene = scene("packet", false, "")?;
+    scene.net.server.sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")?;
+    scene.net.server.sysctl("net/ipv4/tcp_syncookies", "1")?;
+    let rules = format!(
+        "table ip proxy {{
+            chain pre {{ type filter hook prerouting priority raw; tcp dport {SERVER_PORT} tcp flags syn notrack; }}
+            chain in {{ type filter hook input priority 0;
+                tcp dport {SERVER_PORT} ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm;
+                ct state invalid drop; }}
+        }}"
+    );
+    checked_output(scene.net.server.command("nft").arg(rules))?;
+    let before = counters(&scene.net)?;
+    let (mut client, mut server, _) = scene.connection()?;
+    talk(&mut client, &mut server)?;
+    let [_, own, _] = grown(&scene.net, &before)?;
+    // Not by the kernel's timer, after 200 ms.
+    ensure!(own.get("TcpExt.DelayedACKs") == 0, "{own:?}");
+    let log = scene.gateway.connections()?;
+    log.iter().try_for_each(|line| Expect::Packet.check(line))
 }
 
 /// Plain TCP, where nothing was read before: a listener that both tiers serve.

@@ -276,7 +276,7 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: PerLeg<Tuple>) 
             kernel.intern(&connection.listener.name),
             kernel.intern(&connection.route.name),
             upstream.map_or(0, |(pool, _)| kernel.intern(&pool.name)),
-            upstream.map_or(0, |(_, server)| kernel.intern(&server.address.to_string())),
+            upstream.map_or(0, |(_, server)| kernel.intern(&server.address)),
         ],
         from_client: tuples.client,
         from_server: tuples.server,

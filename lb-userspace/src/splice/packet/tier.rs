@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 use tokio::net::TcpStream;
 
 /// The packet tier of a gateway.
@@ -199,10 +200,6 @@ impl PacketTier {
             client: way(&tuples.client, sightings.client)?,
             server: way(&tuples.server, sightings.server)?,
         };
-        // A delayed ACK of a socket would come later than ACKs of the other end with higher numbers.
-        for socket in sockets.iter() {
-            let _ = tcp::flush_acknowledgement(socket.as_fd());
-        }
         // Before the sockets enter repair mode, in which they die silently: if this process dies then, the next one finds
         // the record and resets both ends.
         self.kernel
@@ -212,10 +209,10 @@ impl PacketTier {
             for socket in sockets.iter() {
                 tcp::enter_repair(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)?;
             }
-            let read = |socket: &TcpStream| {
-                tcp::leg_state(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)
+            let read = |socket: &TcpStream, is_silent| {
+                tcp::leg_state(socket.as_fd(), is_silent).map_err(|_| FallbackReason::PacketRefused)
             };
-            let (client, server) = (read(sockets.client)?, read(sockets.server)?);
+            let (client, server) = (read(sockets.client, held == 0)?, read(sockets.server, true)?);
             let states = PerLeg { client: &client, server: &server };
             let passed =
                 PerLeg { client: &connection.traffic.bytes_in, server: &connection.traffic.bytes_out };
@@ -256,13 +253,14 @@ impl PacketTier {
     /// Closes the sockets of a connection that was handed over, in another thread, after a grace period.
     pub(crate) fn close(&self, handed_over: HandedOver, sockets: PerLeg<LegSocket>) {
         sockets.iter().for_each(LegSocket::clean);
+        let now = Instant::now();
         self.grace.then(move || {
             let HandedOver { under_way, legs } = handed_over;
             if let Some(conntrack) = &under_way.tier.conntrack {
                 // Nothing of these legs passes netfilter any more, so conntrack would keep them for days. A leg to an end on
                 // this host still passes it, with its FINs.
                 let outside = legs.iter().filter(|(_, exit)| *exit != exit::LOCAL);
-                conntrack.forget(outside.map(|(tuple, _)| tuples::ends(tuple)));
+                conntrack.forget(now, outside.map(|(tuple, _)| tuples::ends(tuple)));
             }
             // The handover is over when they are closed.
             drop(sockets);
