@@ -12,6 +12,7 @@ use snisplice_tests::backend::{Backend, read_record};
 use snisplice_tests::probes::Probes;
 use snisplice_tests::pump::Duplex;
 use snisplice_tests::skip::has_program;
+use snisplice_tests::stranger::unacknowledged;
 use snisplice_tests::tls::Client;
 use snisplice_tests::{Gateway, eventually, require};
 use socket2::Socket;
@@ -76,6 +77,10 @@ impl Scene {
         server.read_exact(&mut [0])?;
         server.write_all(b"y")?;
         client.reader.read_exact(&mut [0])?;
+        // Who is not heard would send it again and again, which counts as a sign of life.
+        eventually("the last byte to be acknowledged", || {
+            (unacknowledged(&server).ok()? == 0).then_some(())
+        })?;
         Ok((client, server))
     }
 

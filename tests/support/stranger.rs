@@ -168,6 +168,14 @@ pub fn is_closed(stream: &TcpStream) -> io::Result<bool> {
     Ok(state == CLOSE)
 }
 
+/// Bytes, and the FIN, that were written to the socket and are not acknowledged.
+pub fn unacknowledged(stream: &TcpStream) -> io::Result<i32> {
+    let mut bytes = 0;
+    // SAFETY: SIOCOUTQ (which is TIOCOUTQ) writes one int.
+    let status = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if status == 0 { Ok(bytes) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Disconnects a socket without FIN or reset; the kernel then no longer has the connection.
 ///
 /// Closing it would not be enough: a process that another test is just starting has the descriptor too for a moment, and

@@ -14,6 +14,7 @@ use snisplice::kernel::raw::{Injector, Kind, Segment};
 use snisplice_tests::bpffs::BpfFs;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::skip::has_program;
+use snisplice_tests::stranger::unacknowledged;
 use snisplice_tests::topology::{self, Triangle};
 use snisplice_tests::{Counters, NetNs, TempDir, eventually, require};
 
@@ -199,14 +200,6 @@ fn packet_too_big_lowers_the_peers_path_mtu() -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// Bytes, and the FIN, that were written and are not acknowledged.
-fn unacknowledged(socket: &TcpStream) -> Result<i32> {
-    let mut bytes = 0;
-    // SAFETY: SIOCOUTQ (which is TIOCOUTQ) writes one int.
-    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if status == 0 { Ok(bytes) } else { Err(std::io::Error::last_os_error().into()) }
 }
 
 #[test]
