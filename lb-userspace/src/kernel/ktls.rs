@@ -1,7 +1,7 @@
 //! kTLS: the records of a TLS session, sealed and opened by the kernel in the socket's own calls (the upper-layer protocol
 //! `tls`, Documentation/networking/tls.rst).
 
-use rustix::net::sockopt;
+use super::tcp::set_bytes;
 use std::ffi::c_int;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -138,13 +138,13 @@ impl Direction {
 
 /// Prepares a connected socket for [`set_keys`]. Until then it is what it was.
 pub(crate) fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls")
+    set_bytes(socket, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls")
 }
 
 /// From here on what is written to the socket goes out in records, or what is read from it comes out of records; in TLS 1.3
 /// also with new keys, which Linux takes since 6.14.
 pub(crate) fn set_keys(socket: BorrowedFd<'_>, direction: Direction, keys: &Keys) -> io::Result<()> {
-    set(socket, libc::SOL_TLS, direction.option(), &keys.0)
+    set_bytes(socket, libc::SOL_TLS, direction.option(), &keys.0)
 }
 
 /// The sequence number of the next record that is sent.
@@ -204,14 +204,6 @@ fn try_suite(suite: Suite) -> io::Result<Support> {
     Ok(if again.is_ok() { Support::NewKeys } else { Support::FixedKeys })
 }
 
-fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &[u8]) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
-    // SAFETY: `value` is readable for `length` bytes; the kernel copies them and keeps no pointer.
-    let status =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
-    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Room for a control message of one byte, aligned as `cmsghdr`.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -241,7 +233,7 @@ pub(crate) struct Received {
 }
 
 /// Receives the plaintext of one record, or of several of the same content type. The socket does not block. `EBADMSG`: a record
-/// is not what it should be.
+/// is not what it should be; then nothing can be sent until the socket's error is taken.
 pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
     let mut buffer = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let mut control = Control([0; CONTROL]);
@@ -286,11 +278,6 @@ pub(crate) fn send_record(socket: BorrowedFd<'_>, content: ContentType, bytes: &
         Ok(_) => Err(io::ErrorKind::WriteZero.into()),
         Err(_) => Err(io::Error::last_os_error()),
     }
-}
-
-/// Takes the socket's error, which [`receive`] leaves behind when a record is bad: until then nothing can be sent.
-pub(crate) fn take_error(socket: BorrowedFd<'_>) {
-    let _ = sockopt::socket_error(socket);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     ffi::c_int,
     io,
     net::{Ipv4Addr, TcpListener},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
 use aya::{
@@ -17,6 +17,7 @@ use aya::{
 
 use super::object::uninterrupted;
 use super::raw::Injector;
+use super::tcp::set_bytes;
 
 /// The answer to one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -309,13 +310,7 @@ fn program_error(error: ProgramError, missing: &[c_int]) -> Answer {
 /// Sets an option of a TCP socket that is bound to loopback and closed at once.
 fn on_tcp_socket(option: c_int, value: &[u8]) -> io::Result<()> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
-    // SAFETY: `socket` is open for the whole call, and `value` is readable for `length` bytes; the kernel
-    // copies them and keeps no pointer.
-    let status = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value.as_ptr().cast(), length)
-    };
-    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set_bytes(socket.as_fd(), libc::IPPROTO_TCP, option, value)
 }
 
 /// Whether this process can listen, which is all that the copy tier requires.

@@ -494,9 +494,19 @@ fn set(
     option: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
-    let (value, size) = ((&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: `value` points to an int that outlives the call, and `size` is its size.
-    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, size) } {
+    set_bytes(socket, level, option, &value.to_ne_bytes())
+}
+
+/// Sets an option whose value is other than a number.
+pub(super) fn set_bytes(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: `value` is readable for `size` bytes; the kernel copies them and keeps no pointer.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), size) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

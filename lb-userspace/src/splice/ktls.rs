@@ -234,7 +234,8 @@ impl<R: Role> KernelRecords<R> {
             _ => return Failure::Socket,
         };
         tracing::debug!(id = self.offload.connection.id, %error, "TLS error");
-        ktls::take_error(socket.as_fd());
+        // Until it is taken, nothing can be sent.
+        let _ = socket.take_error();
         self.say(socket, Some(alert));
         Failure::Tls(cause)
     }
@@ -282,12 +283,7 @@ impl<R: Role> KernelRecords<R> {
             self.owes_update = false;
             self.change_key(socket).map_err(Failure::Tls)?;
         }
-        let left = kept.left();
-        if left > 0 {
-            let flushed = kept.poll_flush(socket, cx);
-            crate::traffic::add(delivered, left - kept.left());
-            ready!(flushed)?;
-        }
+        ready!(kept.poll_deliver(socket, cx, delivered))?;
         if self.owes_end {
             ready!(self.poll_record(socket, cx, ContentType::ALERT, &CLOSE_NOTIFY))?;
             self.owes_end = false;

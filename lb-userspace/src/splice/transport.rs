@@ -195,13 +195,7 @@ impl<S: Deref<Target = TcpStream>> Transport for Plain<S> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, delivered: &AtomicU64) -> Poll<Result<(), Failure>> {
-        let left = self.kept.left();
-        if left == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let flushed = self.kept.poll_flush(&self.socket, cx);
-        add(delivered, left - self.kept.left());
-        flushed.map_err(Failure::from)
+        self.kept.poll_deliver(&self.socket, cx, delivered).map_err(Failure::from)
     }
 }
 
@@ -274,6 +268,22 @@ impl Kept {
             passed -= own;
         }
         Ok(sent)
+    }
+
+    /// As [`poll_flush`](Self::poll_flush), of the application's bytes: adds to `delivered` those that the socket has taken.
+    pub(crate) fn poll_deliver(
+        &mut self,
+        to: &TcpStream,
+        cx: &mut Context<'_>,
+        delivered: &AtomicU64,
+    ) -> Poll<io::Result<()>> {
+        let left = self.left();
+        if left == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = self.poll_flush(to, cx);
+        add(delivered, left - self.left());
+        flushed
     }
 
     /// Sends what is kept; ready when nothing is left.
