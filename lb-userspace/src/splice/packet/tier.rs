@@ -209,10 +209,11 @@ impl PacketTier {
             for socket in sockets.iter() {
                 tcp::enter_repair(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)?;
             }
-            let read = |socket: &TcpStream, is_silent| {
-                tcp::leg_state(socket.as_fd(), is_silent).map_err(|_| FallbackReason::PacketRefused)
+            let read = |socket: &TcpStream, sighting: &Sighting| {
+                tcp::leg_state(socket.as_fd(), sighting.isn).map_err(|_| FallbackReason::PacketRefused)
             };
-            let (client, server) = (read(sockets.client, held == 0)?, read(sockets.server, true)?);
+            let client = read(sockets.client, sightings.client)?;
+            let server = read(sockets.server, sightings.server)?;
             let states = PerLeg { client: &client, server: &server };
             let passed =
                 PerLeg { client: &connection.traffic.bytes_in, server: &connection.traffic.bytes_out };
