@@ -1,6 +1,7 @@
 //! The state of a TCP socket, in numbers that can be compared with a flow's; and repair mode, in which a socket is closed
 //! without FIN or reset.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
@@ -450,6 +451,17 @@ pub(crate) fn progress(socket: BorrowedFd<'_>) -> io::Result<Progress> {
     })
 }
 
+/// Which of two sockets have something in the receive queue, a FIN or an error. After an error of the question: both.
+pub(crate) fn have_news(sockets: [BorrowedFd<'_>; 2]) -> [bool; 2] {
+    /// Urgent data at the head of the queue is none of the first.
+    const EVENTS: PollFlags = PollFlags::IN.union(PollFlags::PRI).union(PollFlags::RDHUP);
+    let mut asked = sockets.map(|socket| PollFd::from_borrowed_fd(socket, EVENTS));
+    match poll(&mut asked, Some(&Timespec::default())) {
+        Ok(_) => asked.map(|socket| !socket.revents().is_empty()),
+        Err(_) => [true; 2],
+    }
+}
+
 /// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this
 /// call leaves there. The socket is in repair mode: its queue can be peeked at once it is selected, but not read.
 ///
@@ -566,6 +578,22 @@ mod tests {
         let mut rest = Vec::new();
         server.read_to_end(&mut rest).unwrap();
         assert_eq!(rest, [7; 2000]);
+    }
+
+    #[test]
+    fn what_has_come_is_news_until_it_is_read_and_an_end_for_ever() {
+        let (mut client, mut server) = pair();
+        let news = |client: &TcpStream, server: &TcpStream| have_news([client.as_fd(), server.as_fd()]);
+        assert_eq!(news(&client, &server), [false; 2]);
+        client.write_all(b"abc").unwrap();
+        assert_eq!(news(&client, &server), [false, true]);
+        server.read_exact(&mut [0; 3]).unwrap();
+        assert_eq!(news(&client, &server), [false; 2]);
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(news(&client, &server), [false, true]);
+        socket2::SockRef::from(&server).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(server);
+        assert_eq!(have_news([client.as_fd(), client.as_fd()]), [true; 2], "a reset");
     }
 
     /// What both ways of reading a leg say, if it is quiet: they must be the same.
