@@ -162,12 +162,13 @@ impl PacketTier {
     }
 
     /// Enters the flows of a connection: from here on the kernel forwards what arrives, and both sockets are in repair
-    /// mode. After an error the sockets are as before. `held`: bytes read from the client and not yet written to the
-    /// server.
+    /// mode. After an error the sockets are as before. `peer`: the server's end. `held`: bytes read from the client and not yet
+    /// written to the server.
     pub(crate) fn begin(
         &self,
         plan: &Plan,
         sockets: PerLeg<&TcpStream>,
+        peer: SocketAddr,
         held: usize,
         account: &Account,
     ) -> Result<PendingHandover, Refusal> {
@@ -176,8 +177,7 @@ impl PacketTier {
         if frozen.is_some() {
             return Err(FallbackReason::TakenOver.into());
         }
-        let ends = sockets.server.peer_addr().and_then(|peer| Ok((peer, sockets.server.local_addr()?)));
-        let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
+        let local = sockets.server.local_addr().map_err(|_| FallbackReason::Closing)?;
         let from_server = tuple(peer, local);
         if plan.is_ipv4() != peer.is_ipv4() {
             return Err(FallbackReason::MixedFamily.into());
