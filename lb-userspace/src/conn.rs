@@ -287,12 +287,11 @@ impl Passage {
 
     /// Enters the flows of the packet tier.
     fn begin(&self, plan: &Plan, server: &Upstream, held: usize) -> Result<PendingHandover, FallbackReason> {
-        if server.port.is_none() {
-            return Err(FallbackReason::NoSourcePort);
-        }
+        let port = server.port.as_ref().ok_or(FallbackReason::NoSourcePort)?;
         let packet = self.gateway.packet()?;
         let sockets = PerLeg::<&TcpStream> { client: &self.client, server: &server.socket };
-        let handover = packet.begin(plan, sockets, held, &self.account).map_err(|refusal| {
+        let begun = packet.begin(plan, sockets, port.server(), held, &self.account);
+        let handover = begun.map_err(|refusal| {
             if let Some(mss) = refusal.clamp {
                 self.gateway.clamp_mss(&self.account.connection.listener, mss);
             }

@@ -20,12 +20,14 @@ use crate::serving::{Addresses, Pool, Server, ServerGuard, Unavailable};
 use crate::tls::{Dialling, Session};
 use preamble::{Unwelcome, Welcome};
 use race::race;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -305,7 +307,29 @@ async fn open_server(
         // Boxed: most servers have one address, and need not pay for this future.
         Box::pin(race(order.iter().map(attempt), delay, |number| addresses.failed(order[number]))).await
     };
+    let mut attempts = pin!(attempts);
+    if let Some(result) = soon(attempts.as_mut()).await {
+        return result;
+    }
     tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// What comes of it if it is done by the time the runtime has looked at its sockets once, as a connection to a server nearby: it
+/// then needs no timer. To set one that is earlier than all others takes a system call, and another turn of the runtime.
+async fn soon<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    if let Some(output) = poll_once(future.as_mut()).await {
+        return Some(output);
+    }
+    tokio::task::yield_now().await;
+    poll_once(future).await
+}
+
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Whether connections to the server can have this client's address as their source.
@@ -332,6 +356,9 @@ async fn open_from_ports(
     let mut first = pin!(open_from(address, source, speaks));
     if ports == 1 {
         return first.await;
+    }
+    if let Some(result) = soon(first.as_mut()).await {
+        return result;
     }
     if let Ok(result) = tokio::time::timeout(patience, first.as_mut()).await {
         return result;

@@ -69,6 +69,11 @@ impl SourcePort {
     pub fn number(&self) -> u16 {
         self.port
     }
+
+    /// The server.
+    pub fn server(&self) -> SocketAddr {
+        self.server.into()
+    }
 }
 
 impl Drop for SourcePort {

@@ -143,7 +143,8 @@ fn admit(
     let task = Rc::new(Cell::new(None));
     let accepted =
         Accepted { worker, client, peer, snapshot, listener, permits, of_client, task: task.clone() };
-    let serve = serve(gateway.clone(), accepted);
+    // Boxed: it takes kilobytes, which tokio would move several times, also when the task ends.
+    let serve = Box::pin(serve(gateway.clone(), accepted));
     let spawned = match span {
         Some(span) => tokio::task::spawn_local(serve.instrument(span)),
         None => tokio::task::spawn_local(serve),

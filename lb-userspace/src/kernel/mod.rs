@@ -8,6 +8,7 @@ pub mod batch;
 pub mod conntrack;
 pub mod devices;
 mod error;
+mod exits;
 pub mod foreign;
 pub mod frames;
 pub mod ipsec;

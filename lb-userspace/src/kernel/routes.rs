@@ -4,37 +4,41 @@
 //! Packets of a spliced connection pass no socket, so the kernel neither looks up a route for them nor checks the reverse
 //! path of what arrives. Both are asked for here, with all that routing rules may look at: addresses, mark, ports.
 
+use crate::clock::now_ms;
 use crate::socket::canonical;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
 
 use lb_common::packet::LOOPBACK;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteType;
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::devices::{Device, device_of, link};
+use super::devices::{Device, Watch, device_of, link};
+use super::exits::{Between, Exits};
 use super::netlink::Netlink;
 use super::route::{Answer, Question};
 
+pub use super::exits::Exit;
+
 /// The routes of one network namespace.
 ///
-/// Answers are not cached. One takes 6 to 10 microseconds (Linux 6.18, a small virtual machine); one of [`Routes::admits`],
-/// which is asked only for packets by unexpected devices, takes 30. A cached answer could become wrong without a
-/// notification: rules and fib_multipath_hash_policy may look at ports, a redirect may arrive, and a path may fail (IPv6
-/// tries routers in turn).
+/// A question takes 6 to 10 microseconds (Linux 6.18, a small virtual machine); one of [`Routes::admits`],
+/// which is asked only for packets by unexpected devices, takes 30. Exits are remembered for a moment (`Exits`), so that many
+/// connections between the same hosts do not ask for each.
 pub struct Routes {
     /// Shared by all threads: a thread waits at most microseconds for another's answer.
-    netlink: Mutex<Netlink>,
+    asking: Mutex<Asking>,
 }
 
-/// Where the kernel sends the packets of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// The index of the device that they leave by. For a peer on this host it is the loopback device, or its VRF.
-    pub device: u32,
-    /// The peer is on this host.
-    pub is_local: bool,
+struct Asking {
+    netlink: Netlink,
+    /// Tells that answers may have changed.
+    news: Watch,
+    exits: Exits,
 }
 
 /// Why packets cannot be sent to a peer by a redirect.
@@ -75,7 +79,9 @@ impl From<io::Error> for Unroutable {
 impl Routes {
     /// Those of the network namespace in which the calling thread is.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Mutex::new(Netlink::open(NETLINK_ROUTE)?) })
+        let news = Watch::new()?;
+        let netlink = Netlink::open(NETLINK_ROUTE)?;
+        Ok(Self { asking: Mutex::new(Asking { netlink, news, exits: Exits::default() }) })
     }
 
     /// Where a TCP socket of this process with these ends and this mark would send its packets. Of a link-local peer the
@@ -85,23 +91,30 @@ impl Routes {
         if local.is_ipv4() != peer.is_ipv4() {
             return Err(Unroutable::Unknown(io::ErrorKind::InvalidInput.into()));
         }
+        let link = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
         let by = |source| {
             let mut question = question(peer.ip(), source, mark);
             question.tcp(local.port(), peer.port());
-            if let SocketAddr::V6(peer) = peer
-                && peer.scope_id() != 0
-            {
-                question.device(peer.scope_id());
+            if link != 0 {
+                question.device(link);
             }
             question
         };
-        exit_of(&ask_by(&mut self.lock(), local.ip(), by)?)
+        let mut asking = self.lock();
+        asking.look_at_news();
+        let between = Between { local: local.ip(), peer: peer.ip(), link, mark };
+        if let Some(exit) = asking.exits.get(&between) {
+            return Ok(exit);
+        }
+        let exit = exit_of(&ask_by(&mut asking.netlink, local.ip(), by)?)?;
+        asking.exits.insert(between, exit);
+        Ok(exit)
     }
 
     /// Whether this host takes what a raw socket with this mark sends to a client's address: a rule leads it to a local
     /// route.
     pub fn takes(&self, client: IpAddr, mark: u32) -> bool {
-        let answer = ask(&mut self.lock(), question(client.to_canonical(), None, mark));
+        let answer = ask(&mut self.lock().netlink, question(client.to_canonical(), None, mark));
         answer.is_ok_and(|route| route.kind == RouteType::Local)
     }
 
@@ -118,7 +131,7 @@ impl Routes {
         if peer.is_ipv4() != local.is_ipv4() {
             return Ok(false);
         }
-        let netlink = &mut self.lock();
+        let netlink = &mut self.lock().netlink;
         let vrf = vrf_of(netlink, device)?;
         let by = |source, device: Option<u32>| {
             let mut question = question(peer, source, mark);
@@ -149,9 +162,53 @@ impl Routes {
         Ok(other.is_some_and(|other| is_as_good(&other, &best)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Netlink> {
+    fn lock(&self) -> MutexGuard<'_, Asking> {
         // Answers to a request that was given up are recognised by their sequence number.
-        self.netlink.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asking {
+    /// Forgets what is no longer to be believed.
+    fn look_at_news(&mut self) {
+        // After an error it is unknown whether there was any.
+        let is_changed = self.news.changed().map_or(true, |changes| changes.devices || changes.routes);
+        let now = now_ms();
+        if is_changed {
+            // A change may be told a moment before it is made.
+            self.exits.begin(now, false);
+        } else if self.exits.are_old(now) {
+            let is_by_addresses = self.is_by_addresses();
+            self.exits.begin(now, is_by_addresses);
+        }
+    }
+
+    /// Whether no rule looks at ports, and no choice between the paths of a route.
+    fn is_by_addresses(&mut self) -> bool {
+        let looks = |rule: &RuleMessage| {
+            use RuleAttribute::{DestinationPortRange, SourcePortRange};
+            rule.attributes
+                .iter()
+                .any(|attribute| matches!(attribute, SourcePortRange(_) | DestinationPortRange(_)))
+        };
+        let rules =
+            self.netlink.list(RouteNetlinkMessage::GetRule(RuleMessage::default()), |entry| match entry {
+                Ok(RouteNetlinkMessage::NewRule(rule)) => Some(looks(&rule)),
+                Ok(_) => None,
+                Err(_) => Some(true),
+            });
+        rules.is_ok_and(|rules| !rules.contains(&true))
+            && ["ipv4", "ipv6"].into_iter().all(chooses_by_addresses)
+    }
+}
+
+/// Whether the kernel chooses between the paths of a route by the addresses of a packet alone, which is the default. It says
+/// nothing when that changes.
+fn chooses_by_addresses(family: &str) -> bool {
+    match fs::read_to_string(format!("/proc/sys/net/{family}/fib_multipath_hash_policy")) {
+        Ok(policy) => policy.trim() == "0",
+        // A kernel without multipath routes, or without IPv6; unless nothing at all can be read here.
+        Err(error) => error.kind() == io::ErrorKind::NotFound && Path::new("/proc/sys/net").exists(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The state of a TCP socket, in numbers that can be compared with a flow's; and repair mode, in which a socket is closed
 //! without FIN or reset.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
@@ -279,14 +280,13 @@ pub(crate) fn promised(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(windows.promised())
 }
 
-/// Reads a leg's state, and sends a delayed ACK, if there is one. The socket is in repair mode. `is_silent`: its peer has
-/// said nothing yet, as far as it is known.
-pub(crate) fn leg_state(socket: BorrowedFd<'_>, is_silent: bool) -> io::Result<LegState> {
+/// Reads a leg's state, and sends a delayed ACK, if there is one of bytes. The socket is in repair mode. `isn`: its peer's initial
+/// sequence number, as far as it is known.
+pub(crate) fn leg_state(socket: BorrowedFd<'_>, isn: u32) -> io::Result<LegState> {
     let timestamp: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?;
     set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
     let write_seq: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
-    let untouched = if is_silent { untouched(socket)? } else { None };
-    let seen = untouched.map_or_else(|| seen(socket), Ok)?;
+    let seen = quiet(socket, isn)?.map_or_else(|| seen(socket), Ok)?;
     let Seen { info, windows, receive_next, unread, unacknowledged } = seen;
     Ok(LegState {
         is_established: info.state == ESTABLISHED,
@@ -322,18 +322,22 @@ struct Seen {
     unacknowledged: u32,
 }
 
-/// As [`seen`], if nothing has passed since the handshake: then two answers tell all, and no ACK is delayed but that of a SYN-ACK
-/// which the first bytes are to acknowledge ([`delay_acknowledgement`]). `None`: something has passed, or there is no room for them.
-fn untouched(socket: BorrowedFd<'_>) -> io::Result<Option<Seen>> {
-    let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
-    // Afterwards: if nothing had come by now, nothing had come before.
+/// As [`seen`], by fewer questions, if all that has come was read and all that was written is acknowledged. `None`: it is not so;
+/// or there is no room for what is to be written, as before a SYN proxy's SYN-ACK is acknowledged; or `isn` is of another
+/// connection.
+fn quiet(socket: BorrowedFd<'_>, isn: u32) -> io::Result<Option<Seen>> {
     let info = info(socket)?;
-    // The SYN may count as one. A SYN proxy has no room before its SYN-ACK is acknowledged.
-    let is_untouched =
-        info.bytes_received == 0 && info.bytes_acked <= 1 && info.is_idle() && windows.send > 0;
-    // The last number that was acknowledged is then that behind the SYN.
-    let receive_next = windows.receive_from;
-    Ok(is_untouched.then_some(Seen { info, windows, receive_next, unread: 0, unacknowledged: 0 }))
+    // The ACK of a SYN-ACK alone stays delayed, for the first bytes to acknowledge it ([`delay_acknowledgement`]).
+    if info.bytes_received > 0 {
+        let _ = flush_acknowledgement(socket);
+    }
+    let windows: RepairWindow = get(socket, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW)?;
+    // Last, and nobody reads meanwhile: if nothing is unread by now, all that had come before was read.
+    let is_read = info.bytes_received == 0 || unread(socket)? == 0;
+    let receive_next = isn.wrapping_add(1).wrapping_add(info.bytes_received as u32);
+    // Another number has been acknowledged: more has come since, or the one that is known is another connection's.
+    let is_quiet = is_read && windows.receive_from == receive_next && info.is_idle() && windows.send > 0;
+    Ok(is_quiet.then_some(Seen { info, windows, receive_next, unread: 0, unacknowledged: 0 }))
 }
 
 /// What has passed. Sends a delayed ACK first: it would come later than ACKs of the other end with higher numbers.
@@ -445,6 +449,17 @@ pub(crate) fn progress(socket: BorrowedFd<'_>) -> io::Result<Progress> {
         has_fin: !matches!(info.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2),
         received: info.bytes_received,
     })
+}
+
+/// Which of two sockets have something in the receive queue, a FIN or an error. After an error of the question: both.
+pub(crate) fn have_news(sockets: [BorrowedFd<'_>; 2]) -> [bool; 2] {
+    /// Urgent data at the head of the queue is none of the first.
+    const EVENTS: PollFlags = PollFlags::IN.union(PollFlags::PRI).union(PollFlags::RDHUP);
+    let mut asked = sockets.map(|socket| PollFd::from_borrowed_fd(socket, EVENTS));
+    match poll(&mut asked, Some(&Timespec::default())) {
+        Ok(_) => asked.map(|socket| !socket.revents().is_empty()),
+        Err(_) => [true; 2],
+    }
 }
 
 /// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this
@@ -565,7 +580,23 @@ mod tests {
         assert_eq!(rest, [7; 2000]);
     }
 
-    /// What both ways of reading a leg say, if nothing has passed: they must be the same.
+    #[test]
+    fn what_has_come_is_news_until_it_is_read_and_an_end_for_ever() {
+        let (mut client, mut server) = pair();
+        let news = |client: &TcpStream, server: &TcpStream| have_news([client.as_fd(), server.as_fd()]);
+        assert_eq!(news(&client, &server), [false; 2]);
+        client.write_all(b"abc").unwrap();
+        assert_eq!(news(&client, &server), [false, true]);
+        server.read_exact(&mut [0; 3]).unwrap();
+        assert_eq!(news(&client, &server), [false; 2]);
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(news(&client, &server), [false, true]);
+        socket2::SockRef::from(&server).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(server);
+        assert_eq!(have_news([client.as_fd(), client.as_fd()]), [true; 2], "a reset");
+    }
+
+    /// What both ways of reading a leg say, if it is quiet: they must be the same.
     fn numbers(seen: &Seen) -> [u32; 6] {
         let Seen { windows, receive_next, unread, unacknowledged, .. } = seen;
         [*receive_next, *unread, *unacknowledged, windows.promised(), windows.send, windows.largest]
@@ -573,24 +604,31 @@ mod tests {
 
     /// Needs CAP_NET_ADMIN, as repair mode does.
     #[test]
-    fn a_leg_on_which_nothing_has_passed_is_read_by_fewer_questions_and_any_other_is_not() {
+    fn a_leg_of_which_all_was_read_is_read_by_fewer_questions_and_any_other_is_not() {
+        fn isn_of(socket: BorrowedFd<'_>) -> u32 {
+            let Seen { info, receive_next, .. } = seen(socket).unwrap();
+            receive_next.wrapping_sub(info.bytes_received as u32).wrapping_sub(1)
+        }
         let (mut client, mut server) = pair();
-        for socket in [client.as_fd(), server.as_fd()] {
-            enter_repair(socket).unwrap();
-            let quick = untouched(socket).unwrap().expect("nothing has passed");
-            assert_eq!(numbers(&quick), numbers(&seen(socket).unwrap()));
-            end_repair(socket).unwrap();
+        for length in [0, 1000] {
+            client.write_all(&vec![7; length]).unwrap();
+            server.read_exact(&mut vec![0; length]).unwrap();
+            for socket in [client.as_fd(), server.as_fd()] {
+                enter_repair(socket).unwrap();
+                let isn = isn_of(socket);
+                let quick = quiet(socket, isn).unwrap().expect("nothing is left");
+                assert_eq!(numbers(&quick), numbers(&seen(socket).unwrap()));
+                assert!(quiet(socket, isn.wrapping_add(1)).unwrap().is_none(), "another connection's");
+                end_repair(socket).unwrap();
+            }
         }
         client.write_all(&[7; 1000]).unwrap();
         server.read_exact(&mut [0; 400]).unwrap();
-        for (socket, read) in [(client.as_fd(), [0, 0]), (server.as_fd(), [1000, 600])] {
-            enter_repair(socket).unwrap();
-            assert!(untouched(socket).unwrap().is_none());
-            for is_silent in [false, true] {
-                let leg = leg_state(socket, is_silent).unwrap();
-                assert_eq!([leg.bytes_received, leg.unread.into()], read);
-            }
-            end_repair(socket).unwrap();
-        }
+        enter_repair(server.as_fd()).unwrap();
+        let isn = isn_of(server.as_fd());
+        assert!(quiet(server.as_fd(), isn).unwrap().is_none());
+        let leg = leg_state(server.as_fd(), isn).unwrap();
+        assert_eq!([leg.bytes_received, leg.unread.into()], [2000, 600]);
+        end_repair(server.as_fd()).unwrap();
     }
 }

@@ -1,7 +1,10 @@
 //! Routes by rtnetlink, against what `ip` has made.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use snisplice::kernel::devices::{Watch, devices};
@@ -159,6 +162,52 @@ fn rules_by_source_mark_and_ports_count() -> Result<()> {
             scene.admits(peer, by1)
         );
         ensure!(scene.admits_by(peer, by0, 7) == [false, true], "{family}: by the mark");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_answer_is_not_used_again_after_a_change_nor_where_ports_count() -> Result<()> {
+    let scene = Scene::new()?;
+    let [up0, up1] = ["up0", "up1"].map(|name| scene.device(name));
+    for (family, sysctls, via0, via1, local, peer) in [
+        ("-4", "ipv4", "10.0.0.9", "10.0.1.9", "10.9.9.9", "192.0.2.1"),
+        ("-6", "ipv6", "fd00:0::9", "fd00:1::9", "fd00:9::9", "2001:db8::1"),
+    ] {
+        // Of no uplink: since Linux 6.15 the path is preferred whose device has the source address.
+        scene.ns.address("lo", local)?;
+        let ip = |line: &str| scene.ns.ip(&format!("{family} {line}"));
+        // In the namespace, as a gateway's thread is: its sysctls are those that count.
+        let by = |ports: RangeInclusive<u16>| -> Result<Vec<u32>> {
+            let ask = |port| Ok(scene.exit_by(local, peer, port, 0)?.device);
+            scene.ns.run(|| ports.map(ask).collect())
+        };
+        // It has heard of the change, and from here on answers may be used again.
+        let settle = || -> Result<()> {
+            by(1..=1)?;
+            thread::sleep(Duration::from_millis(300));
+            Ok(())
+        };
+        ip(&format!("route add default via {via0}"))?;
+        settle()?;
+        ensure!(by(1..=2)? == [up0; 2], "{family}");
+        ip(&format!("route replace default via {via1}"))?;
+        ensure!(by(1..=2)? == [up1; 2], "{family}: another route, at once");
+
+        ip(&format!("route add default via {via0} table 100"))?;
+        ip("rule add ipproto tcp sport 2 lookup 100")?;
+        settle()?;
+        ensure!(by(1..=3)? == [up1, up0, up1], "{family}: a rule for a port");
+        ip("rule del ipproto tcp sport 2 lookup 100")?;
+
+        let policy = |policy| scene.ns.sysctl(&format!("net/{sysctls}/fib_multipath_hash_policy"), policy);
+        ip(&format!("route replace default nexthop via {via0} nexthop via {via1}"))?;
+        for (by_ports, devices) in [("1", 2), ("0", 1)] {
+            policy(by_ports)?;
+            settle()?;
+            let devices_taken: HashSet<u32> = by(1..=64)?.into_iter().collect();
+            ensure!(devices_taken.len() == devices, "{family}: policy {by_ports}: {devices_taken:?}");
+        }
     }
     Ok(())
 }

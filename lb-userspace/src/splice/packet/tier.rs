@@ -162,12 +162,13 @@ impl PacketTier {
     }
 
     /// Enters the flows of a connection: from here on the kernel forwards what arrives, and both sockets are in repair
-    /// mode. After an error the sockets are as before. `held`: bytes read from the client and not yet written to the
-    /// server.
+    /// mode. After an error the sockets are as before. `peer`: the server's end. `held`: bytes read from the client and not yet
+    /// written to the server.
     pub(crate) fn begin(
         &self,
         plan: &Plan,
         sockets: PerLeg<&TcpStream>,
+        peer: SocketAddr,
         held: usize,
         account: &Account,
     ) -> Result<PendingHandover, Refusal> {
@@ -176,8 +177,7 @@ impl PacketTier {
         if frozen.is_some() {
             return Err(FallbackReason::TakenOver.into());
         }
-        let ends = sockets.server.peer_addr().and_then(|peer| Ok((peer, sockets.server.local_addr()?)));
-        let (peer, local) = ends.map_err(|_| FallbackReason::Closing)?;
+        let local = sockets.server.local_addr().map_err(|_| FallbackReason::Closing)?;
         let from_server = tuple(peer, local);
         if plan.is_ipv4() != peer.is_ipv4() {
             return Err(FallbackReason::MixedFamily.into());
@@ -209,10 +209,11 @@ impl PacketTier {
             for socket in sockets.iter() {
                 tcp::enter_repair(socket.as_fd()).map_err(|_| FallbackReason::PacketRefused)?;
             }
-            let read = |socket: &TcpStream, is_silent| {
-                tcp::leg_state(socket.as_fd(), is_silent).map_err(|_| FallbackReason::PacketRefused)
+            let read = |socket: &TcpStream, sighting: &Sighting| {
+                tcp::leg_state(socket.as_fd(), sighting.isn).map_err(|_| FallbackReason::PacketRefused)
             };
-            let (client, server) = (read(sockets.client, held == 0)?, read(sockets.server, true)?);
+            let client = read(sockets.client, sightings.client)?;
+            let server = read(sockets.server, sightings.server)?;
             let states = PerLeg { client: &client, server: &server };
             let passed =
                 PerLeg { client: &connection.traffic.bytes_in, server: &connection.traffic.bytes_out };
