@@ -1,9 +1,10 @@
 //! Which patterns cover the name of a server, or the host of a request.
 
 use crate::config::SniPattern;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 
 /// How well a pattern covers a name. The derived order is the precedence: exact beats wildcard, a longer wildcard beats a
 /// shorter one, `*` comes last.
@@ -33,7 +34,7 @@ pub(super) struct Names<V> {
     any: Option<V>,
 }
 
-/// No two have the same name.
+/// No two have the same name. The hashes need not withstand names that were made to clash: clients put none in.
 #[derive(Debug)]
 struct Index<V> {
     table: HashTable<V>,
@@ -42,7 +43,7 @@ struct Index<V> {
 
 impl<V: Named> Index<V> {
     fn with_capacity(names: usize) -> Self {
-        Index { table: HashTable::with_capacity(names), hasher: RandomState::new() }
+        Index { table: HashTable::with_capacity(names), hasher: RandomState::default() }
     }
 
     fn get(&self, name: &str) -> Option<&V> {
