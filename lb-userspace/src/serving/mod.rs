@@ -38,6 +38,6 @@ pub use room::Room;
 pub use route::Route;
 pub use server::{Server, ServerGuard, ServerRecord};
 pub use setback::Setbacks;
-pub use snapshot::{CertificateRefused, Ech, Listener, Snapshot};
+pub use snapshot::{Ech, Listener, Snapshot};
 pub use stats::{GatewayStats, HttpCounts, ListenerStats, PerReason, RouteCounts, RouteStats, TierStats};
-pub use terminator::Terminator;
+pub use terminator::{CertificateRefused, Terminator};

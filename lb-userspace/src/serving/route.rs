@@ -3,8 +3,7 @@
 use super::client_limit::ClientLimit;
 use super::http::Requests;
 use super::label::{Label, Place};
-use super::snapshot::CertificateRefused;
-use super::terminator::Terminator;
+use super::terminator::{CertificateRefused, Terminator};
 use super::{Pool, RouteStats};
 use crate::config::{self, ClientAuth, OnRemoval};
 use crate::route::Schedule;
@@ -169,6 +168,7 @@ impl Route {
         let terminator = match &route.action {
             config::Action::Pass => None,
             config::Action::Terminate(source) => {
+                let known = known.and_then(Route::terminator);
                 Some(Terminator::new(source, route, listener.protocol, &mut with.verifiers, known)?)
             }
         };

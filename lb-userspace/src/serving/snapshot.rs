@@ -1,8 +1,9 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
-use super::route::Workshop;
-use super::{ClientLimit, ListenerStats, Pool, Reception, Route, RouteStats};
+use super::route::{Route, Workshop};
+use super::terminator::CertificateRefused;
+use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
 use crate::config::{self, ClientRate, Config, Keepalive, LiveGateway, Protocol, Refuse, SniPattern};
 use crate::ech;
@@ -13,18 +14,6 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// rustls does not take a certificate.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind} {name}: rustls does not take its certificate")]
-pub struct CertificateRefused {
-    /// A route or a pool.
-    pub(super) kind: &'static str,
-    /// Its name.
-    pub(super) name: Arc<str>,
-    /// What is wrong.
-    pub(super) source: anyhow::Error,
-}
 
 /// Everything a new connection needs to know. From the choice of its route on, a connection keeps only the parts it uses:
 /// a reload does not touch it, nor does it keep what was configured when it came.

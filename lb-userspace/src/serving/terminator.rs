@@ -1,13 +1,23 @@
 //! The end of TLS at the gateway.
 
-use super::Route;
-use super::snapshot::CertificateRefused;
 use crate::config::{self, ClientAuth, Protocol, Termination};
 use crate::sniff::POSTGRES_ALPN;
 use crate::tls::{self, Verifiers, server_config};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
+
+/// rustls does not take a certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {name}: rustls does not take its certificate")]
+pub struct CertificateRefused {
+    /// A route or a pool.
+    pub(super) kind: &'static str,
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// What is wrong.
+    pub(super) source: anyhow::Error,
+}
 
 /// What it takes to end TLS for a route.
 pub struct Terminator {
@@ -18,17 +28,17 @@ pub struct Terminator {
 }
 
 impl Terminator {
-    /// The one of `known`, the route of the same name before a reload, is kept with its tickets unless something about
+    /// The one of `known`, that of the route of the same name before a reload, is kept with its tickets unless something about
     /// it has changed.
     pub(super) fn new(
         source: &Arc<Termination>,
         route: &config::Route,
         protocol: Protocol,
         verifiers: &mut Verifiers,
-        known: Option<&Route>,
+        known: Option<&Terminator>,
     ) -> Result<Self, CertificateRefused> {
         let alpn = alpn_of(route, protocol);
-        let config = match known.and_then(Route::terminator) {
+        let config = match known {
             Some(old) if *old.source == **source && old.alpn == alpn => old.config.clone(),
             _ => server_config(source, verifiers, alpn.iter().cloned())
                 .map_err(|source| CertificateRefused { kind: "route", name: route.name.clone(), source })?,
