@@ -10,7 +10,7 @@ use lb_common::packet::translate::{Difference, Head};
 use lb_common::packet::{Flow, Tuple, exit, flag};
 use snisplice::config::SniPattern;
 use snisplice::connect::ports::SourcePorts;
-use snisplice::route::Table;
+use snisplice::route::{Named, Table};
 use snisplice::sniff::{Input, Output, Preamble, Sniffer};
 
 use crate::relay;
@@ -81,12 +81,22 @@ fn sniff_slowly() -> Box<dyn FnMut()> {
     })
 }
 
+/// What a name leads to.
+struct Target(String);
+
+impl Named for Target {
+    fn name(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Lookups among 5 000 exact names and as many wildcards.
 fn route(name: fn(u32) -> String, known: bool) -> Box<dyn FnMut()> {
     let mut table = Table::new();
     for n in 0..5_000 {
-        table.insert(&SniPattern::Exact(format!("r{n}.example.com").into()), &[], n);
-        table.insert(&SniPattern::Wildcard(format!("w{n}.example.com").into()), &[], n);
+        let [exact, suffix] = ["r", "w"].map(|kind| format!("{kind}{n}.example.com"));
+        table.insert(&SniPattern::Exact(exact.as_str().into()), &[], Target(exact));
+        table.insert(&SniPattern::Wildcard(suffix.as_str().into()), &[], Target(suffix));
     }
     let names: Vec<String> = (0..5_000).step_by(5).map(name).collect();
     let mut at = 0;

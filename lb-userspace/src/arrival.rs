@@ -9,7 +9,7 @@ use crate::ech;
 use crate::mysql;
 use crate::reason::{EchResult, OddName, RejectReason, Setback};
 use crate::running::RunningGateway;
-use crate::serving::{Action, ClientPermit, Ech, Excess, Listener, Permit, Route, Snapshot};
+use crate::serving::{ClientPermit, Ech, Excess, Listener, Permit, Route, Snapshot};
 use crate::sniff::{self, Cancel, ClientHello, Input, Output, Preamble, Sniffer, TlsRequest};
 use crate::socket::{canonical, read_some, write_all};
 use std::borrow::Cow;
@@ -231,7 +231,7 @@ impl Arrival {
             None => self.route_of(snapshot, self.hello.as_deref())?,
             Some(opened) => match self.route_of(snapshot, Some(&opened.hello))? {
                 // rustls takes no ECH: to the client the route is that of the public name, whose server says so.
-                route if matches!(route.action, Action::Terminate(_)) => {
+                route if route.terminator().is_some() => {
                     self.visitor.unsealed(EchResult::Terminated, None);
                     self.route_of(snapshot, self.hello.as_deref())?
                 }

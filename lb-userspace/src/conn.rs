@@ -17,7 +17,7 @@ use crate::http::{self, Link};
 use crate::kernel::tcp;
 use crate::reason::{CloseReason, FallbackReason, Setback, Tier, TlsError};
 use crate::running::RunningGateway;
-use crate::serving::{Action, ClientPermit, Listener, Permit, Permits, Pool, Snapshot, Terminator};
+use crate::serving::{ClientPermit, Listener, Permit, Permits, Pool, Snapshot, Terminator};
 use crate::sniff::{self, ClientHello, TlsRequest};
 use crate::socket::{reset_on_close, write_all};
 use crate::splice;
@@ -99,7 +99,7 @@ pub async fn serve(gateway: Arc<RunningGateway>, accepted: Accepted) {
     let books = gateway.books.clone();
     let account = Account::open(books, worker, task.take(), visitor, route.clone(), hello.as_deref());
     let connection = account.connection.clone();
-    tracing::debug!(id = connection.id, route = %route.name, "routed");
+    tracing::debug!(id = connection.id, route = route.name(), "routed");
     let [of_gateway, of_listener] = permits;
     let max_age = route.max_age();
     let permits =
@@ -143,13 +143,13 @@ impl Passage {
     async fn go(mut self, hello: Option<Box<ClientHello>>, window: Vec<u8>, split: Option<Box<Split>>) {
         let route = self.route.clone();
         let request = hello.and_then(|hello| hello.request);
-        let reason = match &route.action {
+        let reason = match route.terminator() {
             // Boxed: connections without requests of HTTP need not pay for this future.
-            Action::Pass if route.http.is_some() => {
+            None if route.http().is_some() => {
                 let end = Box::pin(self.requests(Plain::new(&*self.client, window), None)).await;
                 self.relayed(end)
             }
-            Action::Pass => {
+            None => {
                 let plan = self.plan();
                 match self.connect(plan.ok(), request, None, !window.is_empty(), route.draw()).await {
                     Ok(Upstream { socket, session: Some(session), guard: _guard, .. }) => {
@@ -163,7 +163,7 @@ impl Passage {
                     }
                 }
             }
-            Action::Terminate(terminator) => {
+            Some(terminator) => {
                 // Boxed: its future holds a TLS session, for which passthrough connections need not pay.
                 Box::pin(self.terminate(terminator, request, window)).await
             }
@@ -194,7 +194,7 @@ impl Passage {
         self.copy_for(FallbackReason::ServerTls);
         self.keep_alive(&server);
         let (near, far) = (Plain::new(&*self.client, window), Tls::new(session, &*server));
-        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout()).await;
         server.clean();
         self.relayed(end)
     }
@@ -323,7 +323,7 @@ impl Passage {
 
     /// splice: the chosen tier carries the bytes; if it gives the connection back, the copy tier goes on.
     async fn splice(&mut self, tier: Tier, server: &TcpStream, mut prefix: Vec<u8>) -> CloseReason {
-        let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
+        let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout());
         if tier == Tier::Sockmap
             && let Some(sockmap) = self.gateway.sockmap()
         {
@@ -397,7 +397,7 @@ impl Passage {
                 return CloseReason::TlsHandshakeFailed;
             }
         };
-        if self.route.http.is_some() {
+        if self.route.http().is_some() {
             let tls = session.facts();
             // Boxed: connections without requests of HTTP need not pay for this future.
             let end = Box::pin(self.requests(Tls::new(session, &*self.client), Some(tls))).await;
@@ -434,7 +434,7 @@ impl Passage {
         };
         self.copy_for(FallbackReason::TlsTerminated);
         self.keep_alive(&server);
-        let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout);
+        let (traffic, idle) = (&self.account.connection.traffic, self.route.idle_timeout());
         let near = Tls::new(session, &*self.client).offload(self.offload());
         let near = self.keyed(near, &server, request.filter(|_| upstream.is_some()));
         let end = match upstream {

@@ -1,5 +1,8 @@
 //! Free memory, and what gives it back to the system.
 
+use std::panic::resume_unwind;
+use std::thread;
+
 /// Bytes. What is free at the end of a heap (each thread has one) goes back when it is more than this. An allocation of at least
 /// this size gets a mapping of its own, which goes back when it is freed.
 ///
@@ -27,4 +30,14 @@ pub(crate) fn give_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Makes something that stays beside something large that goes. Each thread has a heap of its own: in the gaps of the one heap,
+/// what stays would be all over the other, of which nearly no page would be free when it goes.
+pub(crate) fn made_apart<T: Send>(make: impl Fn() -> T + Sync) -> T {
+    thread::scope(|scope| match thread::Builder::new().name("apart".into()).spawn_scoped(scope, &make) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        // It only takes more memory.
+        Err(_) => make(),
+    })
 }

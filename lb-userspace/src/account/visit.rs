@@ -163,7 +163,7 @@ fn log(
         ech: hello.and_then(|hello| hello.ech).map(EchResult::name),
         alpn: hello.map(|hello| &hello.alpn[..]).filter(|alpn| !alpn.is_empty()),
         tls_version: hello.map(|hello| &*hello.version),
-        route: connection.map(|connection| &*connection.route.name),
+        route: connection.map(|connection| connection.route.name()),
         pool: upstream.map(|(pool, _)| &*pool.name),
         server: upstream.map(|(_, server)| server.address.to_string()),
         tier: choice.map(|choice| choice.tier.name()),

@@ -43,10 +43,7 @@ fn covers(wide: &SniPattern, narrow: &SniPattern) -> bool {
 
 /// The patterns that cover this one, itself first, the narrowest before the wider ones.
 pub(super) fn wider(pattern: &SniPattern) -> impl Iterator<Item = SniPattern> + '_ {
-    let name: &str = match pattern {
-        SniPattern::Exact(name) | SniPattern::Wildcard(name) => name,
-        SniPattern::Any => "",
-    };
+    let name = pattern.name();
     let parents = name.match_indices('.').map(|(dot, _)| SniPattern::Wildcard(Arc::from(&name[dot + 1..])));
     let any = (*pattern != SniPattern::Any).then_some(SniPattern::Any);
     std::iter::once(pattern.clone()).chain(parents).chain(any)

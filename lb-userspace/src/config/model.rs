@@ -405,7 +405,7 @@ impl Route {
 }
 
 /// What becomes of a route's open connections when a reload takes it away.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnRemoval {
     /// They go on to their end.
     #[default]

@@ -27,6 +27,14 @@ impl SniPattern {
             SniPattern::Any => SniPattern::Any,
         }
     }
+
+    /// The exact name, or the suffix of a wildcard; of `*`, the empty one.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            SniPattern::Exact(name) | SniPattern::Wildcard(name) => name,
+            SniPattern::Any => "",
+        }
+    }
 }
 
 impl fmt::Display for SniPattern {

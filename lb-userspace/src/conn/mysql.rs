@@ -78,7 +78,7 @@ impl Passage {
         let near = Tls::new(session, &*self.client).offload(self.offload());
         let far = Tls::new(*upstream, &*server);
         let far = Killing { leg: far, kills, threads, at };
-        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout).await;
+        let end = relay(near, far, &self.account.connection.traffic, self.route.idle_timeout()).await;
         server.clean();
         self.relayed(end)
     }

@@ -1,6 +1,8 @@
 //! Work that takes long, beside the connections: to read, build and free very many routes.
 
-use crate::memory::give_back;
+use crate::config::Config;
+use crate::memory::{give_back, made_apart};
+use crate::serving::{CertificateRefused, Snapshot};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -72,6 +74,12 @@ pub(super) async fn lend_aside<S: Send + 'static, T: Send + 'static, Rest>(
 
 /// Of something that has fewer parts than this, the memory is kept for the next of its kind.
 const MANY: usize = 1000;
+
+/// Builds what a configuration becomes. Where that is large, it is kept apart from the configuration, which goes.
+pub(super) fn snapshot(config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, CertificateRefused> {
+    let build = || Snapshot::new(config, previous);
+    if config.routes.len() + config.pools.len() < MANY { build() } else { made_apart(build) }
+}
 
 /// Something that may be large: when it is dropped, its memory goes back to the system. Reading a configuration takes several times
 /// the memory that it keeps (200 MiB for 100 000 routes), and nothing else needs that much.

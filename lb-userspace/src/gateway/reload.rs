@@ -1,6 +1,6 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
-use super::aside::{Large, aside, lend_aside};
+use super::aside::{Large, aside, lend_aside, snapshot};
 use super::control::Control;
 use super::objects::Objects;
 use super::source::{Source, What};
@@ -187,7 +187,7 @@ impl Control {
             }
         }
         drained::follow(&self.started.fixed.state_dir, &old, &new);
-        if old.routes.iter().any(|route| route.http.is_some()) {
+        if old.routes.iter().any(|route| route.http().is_some()) {
             self.gateway.notice.send_modify(|_| {});
         }
         self.removed.note(old, &new);
@@ -319,8 +319,7 @@ fn build(
     let mut made_of = None;
     let built = checked.and_then(|(config, warnings)| {
         let config = made_of.insert(config);
-        let snapshot =
-            Snapshot::new(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
+        let snapshot = snapshot(config, Some(old)).map_err(|refused| with_causes(&Fault::from(refused)))?;
         may_use_client_addresses(&snapshot).map_err(|fault| with_causes(&fault))?;
         Ok(Built { snapshot, gateway: config.gateway.clone(), warnings })
     });

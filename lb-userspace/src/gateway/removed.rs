@@ -45,15 +45,15 @@ impl Removed {
     /// `new` has taken the place of `old`.
     pub(super) fn note(&mut self, old: Arc<Snapshot>, new: &Snapshot) {
         let now = Instant::now();
-        let names: HashSet<&str> = new.routes.iter().map(|route| &*route.name).collect();
-        for route in old.routes.iter().filter(|route| !names.contains(&*route.name)) {
-            let at = match route.on_removal {
+        let names: HashSet<&str> = new.routes.iter().map(|route| route.name()).collect();
+        for route in old.routes.iter().filter(|route| !names.contains(route.name())) {
+            let at = match route.on_removal() {
                 OnRemoval::Keep => continue,
                 OnRemoval::Drain => now + new.gateway.drain_timeout,
                 OnRemoval::Kill => now,
             };
             self.routes
-                .insert(route.name.clone(), Leaving { at, is_told: false, stats: route.stats.clone() });
+                .insert(route.name().into(), Leaving { at, is_told: false, stats: route.stats.clone() });
         }
         self.routes.retain(|name, _| !names.contains(&**name));
         self.snapshots.push((old, new.made));

@@ -11,8 +11,7 @@ use crate::reason::{
 };
 use crate::running::RunningGateway;
 use crate::serving::{
-    Action, Listener, PerReason, Pool, Route, RouteCounts, RouteStats, Server, Snapshot, Terminator,
-    TierStats,
+    Listener, PerReason, Pool, Route, RouteCounts, RouteStats, Server, Snapshot, Terminator, TierStats,
 };
 use crate::splice::packet::{Loss, PacketTier};
 use crate::state::{Availability, PacketTierState, ServerState};
@@ -101,9 +100,9 @@ impl admin::Operations for AdminSide {
         let snapshot = self.gateway.snapshot.load_full();
         let bytes = self.bytes(&snapshot);
         let route = |(route, (bytes_in, bytes_out)): (&Arc<Route>, (u64, u64))| view::Route {
-            name: route.name.to_string(),
-            listener: route.listener.to_string(),
-            sni: route.sni.iter().map(ToString::to_string).collect(),
+            name: route.name().to_owned(),
+            listener: route.listener().to_owned(),
+            sni: route.sni().map(str::to_owned).collect(),
             pools: route.pools().map(|pool| pool.name.to_string()).collect(),
             active: route.stats.counts().live.active() as u64,
             total: route.stats.counts().total.load(Relaxed),
@@ -149,7 +148,7 @@ impl admin::Operations for AdminSide {
     fn connections(&self, filter: &view::ConnectionFilter) -> Vec<view::Connection> {
         self.refresh();
         let mut found: Vec<_> = self.gateway.books.ledger.read(|connections| {
-            let wanted = |c: &&Arc<Connection>| filter.matches(Some(&c.route.name), c.sni.as_deref());
+            let wanted = |c: &&Arc<Connection>| filter.matches(Some(c.route.name()), c.sni.as_deref());
             connections.filter(wanted).cloned().collect()
         });
         found.sort_by_key(|connection| connection.id);
@@ -161,7 +160,7 @@ impl admin::Operations for AdminSide {
         let snapshot = self.gateway.snapshot.load_full();
         let bytes = snapshot.routes.iter().zip(self.bytes(&snapshot));
         let bytes = bytes.map(|(route, (bytes_in, bytes_out))| view::RouteBytes {
-            route: route.name.to_string(),
+            route: route.name().to_owned(),
             bytes_in,
             bytes_out,
         });
@@ -170,8 +169,8 @@ impl admin::Operations for AdminSide {
             connections: routes()
                 .flat_map(|route| {
                     Tier::ALL.iter().map(|tier| view::RouteTier {
-                        listener: route.listener.to_string(),
-                        route: route.name.to_string(),
+                        listener: route.listener().to_owned(),
+                        route: route.name().to_owned(),
                         tier: *tier,
                         count: count(&route.stats.counts().tiers[*tier as usize]),
                     })
@@ -209,7 +208,8 @@ impl admin::Operations for AdminSide {
             closes: routes()
                 .flat_map(|route| {
                     let stats = route.stats.counts();
-                    let count = |r: &CloseReason| (route.name.to_string(), *r, stats.closes.get(*r as usize));
+                    let count =
+                        |r: &CloseReason| (route.name().to_owned(), *r, stats.closes.get(*r as usize));
                     let shown = |reason, count| count > 0 || ALWAYS_SHOWN.contains(&reason);
                     CloseReason::ALL
                         .iter()
@@ -220,7 +220,7 @@ impl admin::Operations for AdminSide {
             tls_errors: routes()
                 .flat_map(|route| {
                     let errors = occurred(&route.stats.counts().tls_errors).into_iter();
-                    errors.map(|(error, count)| (route.name.to_string(), error, count))
+                    errors.map(|(error, count)| (route.name().to_owned(), error, count))
                 })
                 .collect(),
             requests: routes().filter_map(|route| requests_of(route)).collect(),
@@ -412,7 +412,7 @@ fn requests_of(route: &Route) -> Option<view::RouteRequests> {
     let by_code = CODES.into_iter().zip(&counts.by_class).map(|(code, count)| (code, count.load(Relaxed)));
     let answers = HttpAnswer::ALL.iter().map(|reason| (*reason, counts.answers.get(*reason as usize)));
     Some(view::RouteRequests {
-        route: route.name.to_string(),
+        route: route.name().to_owned(),
         by_code: by_code.filter(|(_, count)| *count > 0).collect(),
         answers: answers.filter(|(_, count)| *count > 0).collect(),
         seconds: counts.seconds.snapshot(),
@@ -446,7 +446,7 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
         client: connection.client,
         listener: connection.listener.name.to_string(),
         sni: connection.sni.as_deref().map(Into::into),
-        route: Some(connection.route.name.to_string()),
+        route: Some(connection.route.name().to_owned()),
         pool: upstream.map(|(pool, _)| pool.name.to_string()),
         server: upstream.map(|(_, server)| server.address.to_string()),
         tier: choice.map(|choice| choice.tier.name().into()),
@@ -462,9 +462,9 @@ fn connection_view(connection: &Connection, now: u64) -> view::Connection {
 fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
     let of_listeners = snapshot.listeners.iter().flat_map(|listener| {
         let openings = listener.ech.as_ref().map(|ech| &ech.openings);
-        [listener.clients.as_ref(), openings].map(|limit| (&listener.name, limit))
+        [listener.clients.as_ref(), openings].map(|limit| (&*listener.name, limit))
     });
-    let of_routes = snapshot.routes.iter().map(|route| (&route.listener, route.clients()));
+    let of_routes = snapshot.routes.iter().map(|route| (route.listener(), route.clients()));
     let mut forgotten = BTreeMap::<&str, u64>::new();
     for (listener, limit) in of_listeners.chain(of_routes) {
         if let Some(limit) = limit {
@@ -477,9 +477,8 @@ fn clients_forgotten(snapshot: &Snapshot) -> Vec<(String, u64)> {
 /// What expires of each terminated route that has it, and when.
 fn expiries(snapshot: &Snapshot, of: impl Fn(&Terminator) -> Option<u64>) -> Vec<(String, i64)> {
     let expiry = |route: &Arc<Route>| {
-        let Action::Terminate(terminator) = &route.action else { return None };
-        let expiry = of(terminator)?;
-        Some((route.name.to_string(), i64::try_from(expiry).unwrap_or(i64::MAX)))
+        let expiry = of(route.terminator()?)?;
+        Some((route.name().to_owned(), i64::try_from(expiry).unwrap_or(i64::MAX)))
     };
     snapshot.routes.iter().filter_map(expiry).collect()
 }

@@ -7,7 +7,7 @@ use super::report::AdminSide;
 use super::take_over::{Elsewhere, HandedOver, Predecessor, Succession};
 use super::watch::Watched;
 use super::worker::spawn;
-use super::{Fault, drained, may_use_client_addresses};
+use super::{Fault, aside, drained, may_use_client_addresses};
 use crate::accept::{Bind, Inherited, ListenError, listen};
 use crate::account::{AccessLog, Books};
 use crate::admin::socket::AdminSocket;
@@ -91,7 +91,7 @@ impl Start<'_> {
             watched_objects = Some(Watched::new(sources));
             (*config, _) = objects.assemble(file)?;
         }
-        let mut snapshot = Snapshot::new(config, None)?;
+        let mut snapshot = aside::snapshot(config, None)?;
         let settings = config.gateway.clone();
         let state_dir = &settings.fixed.state_dir;
         let (mut before, handed) = match take_over {
@@ -104,7 +104,7 @@ impl Start<'_> {
         {
             objects.read();
             (*config, _) = objects.assemble(file)?;
-            snapshot = Snapshot::new(config, None)?;
+            snapshot = aside::snapshot(config, None)?;
         }
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
         let (mut socket, lock) = match handed {
@@ -138,7 +138,7 @@ impl Start<'_> {
             // A port that a Gateway cannot have is no reason not to serve the others.
             let without = source.as_mut().and_then(|(file, objects)| objects.without(&fault, file));
             let (config, _) = without.ok_or(fault)??;
-            snapshot = Snapshot::new(&config, Some(&snapshot))?;
+            snapshot = aside::snapshot(&config, Some(&snapshot))?;
             if let (Ok(packet), None) = (&packet, &before) {
                 packet.listen(snapshot.addresses())?;
             }

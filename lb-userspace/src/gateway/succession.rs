@@ -255,7 +255,7 @@ impl Control {
         let carried = |connection: &Connection| Carried {
             id: Id { process, started_ms, number: connection.id },
             listener: connection.listener.name.to_string(),
-            route: connection.route.name.to_string(),
+            route: connection.route.name().to_owned(),
             upstream: connection
                 .upstream
                 .get()

@@ -48,7 +48,7 @@ impl Request {
     /// `watch`: of the task that carries it.
     pub(super) fn new(link: Rc<Link>, watch: Rc<Watch>, head: &Parts) -> Self {
         link.begin();
-        watch.begin(link.connection.route.idle_timeout);
+        watch.begin(link.connection.route.idle_timeout());
         let named = link.gateway.books.access_log.is_some().then(|| {
             Box::new(Named {
                 method: head.method.clone(),
@@ -162,7 +162,7 @@ impl Drop for Request {
             host: host.unwrap_or_default(),
             path: named.target.as_ref().map_or("", PathAndQuery::path),
             status: self.status.map(|status| status.as_u16()),
-            route: &self.route.name,
+            route: self.route.name(),
             rule: self.rule.as_ref().map(|of| &*of.rule.name),
             upstream: self.server.as_ref().map(|(pool, server)| (&**pool, &**server)),
             bytes_in: self.source.as_ref().map_or(0, |source| source.received()),

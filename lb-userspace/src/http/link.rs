@@ -110,7 +110,7 @@ impl Link {
         local: Option<SocketAddr>,
         tls: Option<ClientTls>,
     ) -> Rc<Self> {
-        let idle = connection.route.idle_timeout.into();
+        let idle = connection.route.idle_timeout().into();
         Rc::new(Link {
             gateway,
             connection,
@@ -157,7 +157,7 @@ impl Link {
                 let (route, _) = found.ok()?;
                 // Its certificate was asked for, and judged, in its handshake only.
                 let is_let_in = route.client_auth() == self.connection.route.client_auth();
-                (route.http.is_some() && is_let_in).then(|| Scope {
+                (route.http().is_some() && is_let_in).then(|| Scope {
                     generation: snapshot.generation,
                     listener: listener.clone(),
                     route: route.clone(),
@@ -222,7 +222,7 @@ impl Link {
 
     /// It goes to this route.
     pub(super) fn routed(&self, route: &Route) {
-        self.idle.set(route.idle_timeout);
+        self.idle.set(route.idle_timeout());
     }
 
     /// How long nothing may move of what has come of its last request.

@@ -102,7 +102,7 @@ fn prepare(account: &mut Account, head: &mut Parts) -> Result<(Backend, Option<H
     let path = compared(uri.path()).map_err(|_| HttpAnswer::BadPath)?;
     let route = link.route(&link.gateway.snapshot.load(), host.as_deref())?;
     account.has_route(route.clone());
-    let rules = route.http.as_ref().ok_or(HttpAnswer::NoRoute)?;
+    let rules = route.http().ok_or(HttpAnswer::NoRoute)?;
     let parts = RequestParts {
         host: host.as_deref().unwrap_or_default(),
         method: &head.method,

@@ -117,7 +117,7 @@ impl Watch {
 
     /// It goes to this route.
     pub(super) fn has_route(&self, route: Arc<Route>) {
-        self.idle.set(route.idle_timeout);
+        self.idle.set(route.idle_timeout());
         let epoch = route.stats.counting().counting_http().epoch.current();
         self.route.replace(Some((route, epoch)));
     }

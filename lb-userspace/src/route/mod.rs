@@ -8,7 +8,7 @@ mod names;
 mod schedule;
 
 pub use choose::{Candidate, Choice, Rank, WHOLE, choose, keep_one, schedules, warmth};
-pub use names::SniMatch;
+pub use names::{Named, SniMatch};
 pub use schedule::Schedule;
 
 use crate::config::SniPattern;
@@ -37,8 +37,14 @@ pub struct Table<T> {
 enum Entries<T> {
     /// One that takes any ALPN, as most patterns have: it takes no memory of its own.
     One(T),
+    /// At least one.
+    Several(Box<Several<T>>),
+}
+
+#[derive(Debug)]
+struct Several<T> {
     /// Those with an ALPN protocol come before the one without.
-    Several(Box<[Entry<T>]>),
+    list: Vec<Entry<T>>,
 }
 
 #[derive(Debug)]
@@ -47,13 +53,43 @@ struct Entry<T> {
     route: T,
 }
 
-impl<T> Default for Entries<T> {
-    fn default() -> Self {
-        Entries::Several(Box::default())
+impl<T> Entries<T> {
+    fn new(alpn: &[Box<str>], route: T) -> Self {
+        match alpn {
+            [] => Entries::One(route),
+            _ => Entries::of(vec![Entry { alpn: alpn.into(), route }]),
+        }
+    }
+
+    fn of(mut list: Vec<Entry<T>>) -> Self {
+        list.sort_by_key(|entry| entry.alpn.is_empty());
+        Entries::Several(Box::new(Several { list }))
+    }
+
+    fn into_list(self) -> Vec<Entry<T>> {
+        match self {
+            Entries::One(route) => vec![Entry { alpn: Box::default(), route }],
+            Entries::Several(several) => several.list,
+        }
+    }
+
+    fn extend(&mut self, later: Self) {
+        let mut list = std::mem::replace(self, Entries::of(Vec::new())).into_list();
+        list.extend(later.into_list());
+        *self = Entries::of(list);
     }
 }
 
-impl<T: Clone> Table<T> {
+impl<T: Named> Named for Entries<T> {
+    fn name(&self) -> &str {
+        match self {
+            Entries::One(route) => route.name(),
+            Entries::Several(several) => several.list.first().map_or("", |entry| entry.route.name()),
+        }
+    }
+}
+
+impl<T: Named> Table<T> {
     /// An empty table: every lookup fails.
     pub fn new() -> Self {
         Table { by_name: Names::new() }
@@ -64,21 +100,12 @@ impl<T: Clone> Table<T> {
         Table { by_name: Names::with_capacity(names) }
     }
 
-    /// Adds a route under one of its patterns. The configuration has checked that no two routes tie.
+    /// Adds a route under one of its patterns, whose name it knows. The configuration has checked that no two routes tie.
     pub fn insert(&mut self, pattern: &SniPattern, alpn: &[Box<str>], route: T) {
-        let entries = self.by_name.of(pattern);
-        let mut list = match std::mem::take(entries) {
-            Entries::Several(list) if list.is_empty() && alpn.is_empty() => {
-                *entries = Entries::One(route);
-                return;
-            }
-            Entries::Several(list) => list.into_vec(),
-            Entries::One(route) => vec![Entry { alpn: Box::default(), route }],
-        };
-        list.reserve_exact(1);
-        list.push(Entry { alpn: alpn.into(), route });
-        list.sort_by_key(|entry| entry.alpn.is_empty());
-        *entries = Entries::Several(list.into());
+        let (known, later) = self.by_name.insert(pattern, Entries::new(alpn, route));
+        if let Some(later) = later {
+            known.extend(later);
+        }
     }
 
     /// The best route for `sni` (lower case, no trailing dot; `None` when the client sent none) among those whose
@@ -96,8 +123,8 @@ impl<T: Clone> Table<T> {
             };
             let found = match entries {
                 Entries::One(route) => Some((route, false)),
-                Entries::Several(list) => {
-                    list.iter().find(fits).map(|entry| (&entry.route, !entry.alpn.is_empty()))
+                Entries::Several(several) => {
+                    several.list.iter().find(fits).map(|entry| (&entry.route, !entry.alpn.is_empty()))
                 }
             };
             if let Some((route, alpn)) = found {
@@ -112,7 +139,7 @@ impl<T: Clone> Table<T> {
     }
 }
 
-impl<T: Clone> Default for Table<T> {
+impl<T: Named> Default for Table<T> {
     fn default() -> Self {
         Table::new()
     }
@@ -131,18 +158,32 @@ mod tests {
         }
     }
 
-    fn table(routes: &[(&'static str, &[&str])]) -> Table<&'static str> {
-        let mut table = Table::new();
-        for (name, alpn) in routes {
-            let alpn: Vec<Box<str>> = alpn.iter().map(|a| Box::from(*a)).collect();
-            table.insert(&pattern(name), &alpn, *name);
+    /// A pattern, and what the route is called.
+    #[derive(Debug)]
+    struct Known(String, &'static str);
+
+    impl Named for Known {
+        fn name(&self) -> &str {
+            self.0.trim_start_matches("*.")
         }
+    }
+
+    impl Table<Known> {
+        fn add(&mut self, text: &str, alpn: &[&str], called: &'static str) {
+            let alpn: Vec<Box<str>> = alpn.iter().map(|a| Box::from(*a)).collect();
+            self.insert(&pattern(text), &alpn, Known(text.into(), called));
+        }
+    }
+
+    fn table(routes: &[(&'static str, &[&str])]) -> Table<Known> {
+        let mut table = Table::new();
+        routes.iter().for_each(|(name, alpn)| table.add(name, alpn, name));
         table
     }
 
-    fn find(table: &Table<&'static str>, sni: &str, alpn: &[&str]) -> Result<&'static str, RejectReason> {
+    fn find(table: &Table<Known>, sni: &str, alpn: &[&str]) -> Result<&'static str, RejectReason> {
         let sni = (!sni.is_empty()).then_some(sni);
-        table.lookup(sni, |protocol| alpn.contains(&protocol)).map(|(route, _)| *route)
+        table.lookup(sni, |protocol| alpn.contains(&protocol)).map(|(route, _)| route.1)
     }
 
     #[test]
@@ -184,7 +225,7 @@ mod tests {
         let mut t = table(&[("a.com", &["h2"]), ("*.com", &["http/1.1"])]);
         assert_eq!(find(&t, "a.com", &["http/1.1", "h2"]), Ok("a.com"));
         assert_eq!(find(&t, "a.com", &["postgresql"]), Err(RejectReason::AlpnMismatch));
-        t.insert(&pattern("a.com"), &[], "a.com any");
+        t.add("a.com", &[], "a.com any");
         assert_eq!(find(&t, "a.com", &["h2"]), Ok("a.com"));
         assert_eq!(find(&t, "a.com", &[]), Ok("a.com any"));
     }
@@ -192,15 +233,15 @@ mod tests {
     #[test]
     fn alpn_is_asked_for_in_whatever_order_routes_come() {
         let mut t = table(&[("a.com", &[]), ("b.com", &[])]);
-        t.insert(&pattern("a.com"), &["h2".into()], "a.com h2");
-        t.insert(&pattern("a.com"), &["http/1.1".into()], "a.com http/1.1");
+        t.add("a.com", &["h2"], "a.com h2");
+        t.add("a.com", &["http/1.1"], "a.com http/1.1");
         assert_eq!(find(&t, "a.com", &["h2"]), Ok("a.com h2"));
         assert_eq!(find(&t, "a.com", &["http/1.1"]), Ok("a.com http/1.1"));
         for other in [&["postgresql"][..], &[]] {
             assert_eq!(find(&t, "a.com", other), Ok("a.com"));
         }
         // Of two that take any, as where a name is reserved besides, the first counts.
-        t.insert(&pattern("b.com"), &[], "b.com again");
+        t.add("b.com", &[], "b.com again");
         assert_eq!(find(&t, "b.com", &["h2"]), Ok("b.com"));
     }
 
@@ -219,14 +260,14 @@ mod tests {
             };
             let mut t = Table::new();
             for p in &patterns {
-                t.insert(&pattern(p), &[], p.clone());
+                t.add(p, &[], "");
             }
             let best = patterns.iter().filter_map(|p| Some((covers(p)?, p))).max_by_key(|(m, _)| *m);
             let found = t.lookup(Some(&sni), |_| false);
             match best {
                 Some((m, p)) => {
                     let (route, found) = found.unwrap();
-                    prop_assert_eq!(route, p);
+                    prop_assert_eq!(&route.0, p);
                     prop_assert_eq!(found.sni, m);
                 }
                 None => prop_assert_eq!(found.unwrap_err(), RejectReason::UnknownSni),

@@ -1,9 +1,10 @@
 //! Which patterns cover the name of a server, or the host of a request.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use crate::config::SniPattern;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::hash::BuildHasher as _;
 
 /// How well a pattern covers a name. The derived order is the precedence: exact beats wildcard, a longer wildcard beats a
 /// shorter one, `*` comes last.
@@ -17,38 +18,72 @@ pub enum SniMatch {
     Exact,
 }
 
+/// What knows the pattern that it is for: there may be very many, and an index that had their names, too, would take as much
+/// memory again.
+pub trait Named {
+    /// The exact name, or the suffix of a wildcard without `*.`; nobody asks for that of `*`.
+    fn name(&self) -> &str;
+}
+
 /// Something for each of some patterns, indexed so that a lookup takes one hash probe per label of the name, whatever their
 /// number.
 #[derive(Debug)]
 pub(super) struct Names<V> {
-    exact: HashMap<Arc<str>, V>,
-    /// Keyed by the suffix without `*.`.
-    wildcard: HashMap<Arc<str>, V>,
+    exact: Index<V>,
+    wildcard: Index<V>,
     any: Option<V>,
 }
 
-impl<V: Default> Names<V> {
+/// No two have the same name. The hashes need not withstand names that were made to clash: clients put none in.
+#[derive(Debug)]
+struct Index<V> {
+    table: HashTable<V>,
+    hasher: RandomState,
+}
+
+impl<V: Named> Index<V> {
+    fn with_capacity(names: usize) -> Self {
+        Index { table: HashTable::with_capacity(names), hasher: RandomState::default() }
+    }
+
+    fn get(&self, name: &str) -> Option<&V> {
+        self.table.find(self.hasher.hash_one(name), |value| value.name() == name)
+    }
+
+    fn insert(&mut self, value: V) -> (&mut V, Option<V>) {
+        let hash = |value: &V| self.hasher.hash_one(value.name());
+        match self.table.entry(hash(&value), |known| known.name() == value.name(), hash) {
+            Entry::Occupied(known) => (known.into_mut(), Some(value)),
+            Entry::Vacant(place) => (place.insert(value).into_mut(), None),
+        }
+    }
+}
+
+impl<V: Named> Names<V> {
     pub(super) fn new() -> Self {
-        Names { exact: HashMap::new(), wildcard: HashMap::new(), any: None }
+        Names::with_capacity(0)
     }
 
     /// With room for so many exact names.
     pub(super) fn with_capacity(names: usize) -> Self {
-        Names { exact: HashMap::with_capacity(names), ..Names::new() }
+        Names { exact: Index::with_capacity(names), wildcard: Index::with_capacity(0), any: None }
     }
 
-    /// What is there for this very pattern.
-    pub(super) fn of(&mut self, pattern: &SniPattern) -> &mut V {
+    /// What is there for this very pattern: `value`, which is for it, unless there was something before. Then `value` comes back.
+    pub(super) fn insert(&mut self, pattern: &SniPattern, value: V) -> (&mut V, Option<V>) {
         match pattern {
-            SniPattern::Exact(name) => self.exact.entry(name.clone()).or_default(),
-            SniPattern::Wildcard(suffix) => self.wildcard.entry(suffix.clone()).or_default(),
-            SniPattern::Any => self.any.get_or_insert_default(),
+            SniPattern::Exact(_) => self.exact.insert(value),
+            SniPattern::Wildcard(_) => self.wildcard.insert(value),
+            SniPattern::Any => match &mut self.any {
+                Some(known) => (known, Some(value)),
+                any @ None => (any.insert(value), None),
+            },
         }
     }
 
     /// What is there for each pattern, in no order.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.exact.values_mut().chain(self.wildcard.values_mut()).chain(&mut self.any)
+        self.exact.table.iter_mut().chain(self.wildcard.table.iter_mut()).chain(&mut self.any)
     }
 
     /// What is there for the patterns that cover the name (lower case, no trailing dot; `None` when there is none), best first.

@@ -1,37 +1,19 @@
 //! What a configuration becomes at run time: one immutable snapshot, swapped whole by a reload.
 
 use super::client_limit::share;
-use super::http::Requests;
+use super::route::{Route, Workshop};
+use super::terminator::CertificateRefused;
 use super::{ClientLimit, ListenerStats, Pool, Reception, RouteStats};
 use crate::accept::{Acl, Bind};
-use crate::config::{
-    self, ClientAuth, ClientRate, Config, Keepalive, LiveGateway, OnRemoval, Protocol, Refuse, Termination,
-};
+use crate::config::{self, ClientRate, Config, Keepalive, LiveGateway, Protocol, Refuse, SniPattern};
 use crate::ech;
 use crate::reason::RejectReason;
-use crate::route::{Match, Schedule, SniMatch, Table};
-use crate::sniff::POSTGRES_ALPN;
-use crate::tls::{self, Verifiers, server_config};
+use crate::route::{Match, Named, SniMatch, Table};
 use ipnet::IpNet;
-use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-
-/// rustls does not take a certificate.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind} {name}: rustls does not take its certificate")]
-pub struct CertificateRefused {
-    /// A route or a pool.
-    kind: &'static str,
-    /// Its name.
-    name: Arc<str>,
-    /// What is wrong.
-    source: anyhow::Error,
-}
 
 /// Everything a new connection needs to know. From the choice of its route on, a connection keeps only the parts it uses:
 /// a reload does not touch it, nor does it keep what was configured when it came.
@@ -49,10 +31,29 @@ pub struct Snapshot {
     /// What holds for all of them.
     pub gateway: Arc<LiveGateway>,
     by_address: HashMap<SocketAddr, Arc<Listener>>,
-    /// The routes of each listener, by the names that its clients or their requests are for; `None`: the name is reserved, see
-    /// [`config::Listener::reserved`].
-    tables: Vec<Table<Option<Arc<Route>>>>,
+    /// The routes of each listener, by the names that its clients or their requests are for.
+    tables: Vec<Table<Target>>,
 }
+
+/// What a name leads to.
+enum Target {
+    /// This route. It has the name in its label, at the place that this says; its parts are here by themselves so that all is
+    /// 16 bytes.
+    Route { route: Arc<Route>, begin: u32, length: u8 },
+    /// Nowhere: see [`config::Listener::reserved`].
+    Reserved(Box<SniPattern>),
+}
+
+impl Named for Target {
+    fn name(&self) -> &str {
+        match self {
+            Target::Route { route, begin, length } => route.at((*begin, *length)),
+            Target::Reserved(pattern) => pattern.name(),
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Target>() <= 16);
 
 /// A listener.
 pub struct Listener {
@@ -107,182 +108,6 @@ pub struct Ech {
     pub openings: ClientLimit,
 }
 
-/// A route.
-pub struct Route {
-    /// As configured.
-    pub name: Arc<str>,
-    /// The name of its listener.
-    pub listener: Arc<str>,
-    /// The names it covers; empty for a plain TCP listener.
-    pub sni: config::SniPatterns,
-    /// After how long without a byte in either direction a connection is ended; `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// `None`: it has none. Few routes have any.
-    bounds: Option<Box<Bounds>>,
-    /// What becomes of its connections.
-    pub action: Action,
-    /// Present: they carry requests of HTTP, for which these rules are.
-    pub http: Option<Box<Requests>>,
-    /// Kept across reloads.
-    pub stats: RouteStats,
-    /// What becomes of its open connections when it is gone.
-    pub on_removal: OnRemoval,
-    backends: Backends,
-}
-
-// Of routes there may be very many.
-const _: () = assert!(size_of::<Route>() <= 136);
-
-/// What bounds the connections of a route.
-#[derive(Default)]
-struct Bounds {
-    /// How long after its accept a connection is ended; `None`: never.
-    max_age: Option<Duration>,
-    /// Most connections at a time.
-    max_connections: Option<usize>,
-    /// What one client address may have of it; `None`: there is no bound.
-    clients: Option<ClientLimit>,
-}
-
-impl Bounds {
-    fn boxed(self) -> Option<Box<Self>> {
-        let Self { max_age, max_connections, clients } = &self;
-        let is_any = max_age.is_some() || max_connections.is_some() || clients.is_some();
-        is_any.then(|| Box::new(self))
-    }
-}
-
-/// Where the connections of a route go.
-enum Backends {
-    /// As those of nearly every route do, of which there may be very many.
-    One(Arc<Pool>),
-    Several(Box<Shares>),
-}
-
-/// Pools with their shares of a route's connections.
-#[derive(Default)]
-struct Shares {
-    pools: Box<[Arc<Pool>]>,
-    /// Where no server of one pool can be reached, the next is tried.
-    retry_other_pool: bool,
-    schedule: Schedule,
-    choices: AtomicU64,
-}
-
-impl Shares {
-    /// The pools for the connection with this ticket.
-    fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
-        let first = self.schedule.pick(ticket);
-        let others = self.retry_other_pool.then(|| {
-            let mut seen = Vec::from_iter(first);
-            self.schedule.order(ticket).filter(move |index| {
-                let is_new = !seen.contains(index);
-                seen.extend(is_new.then_some(*index));
-                is_new
-            })
-        });
-        first.into_iter().chain(others.into_iter().flatten()).map(|index| &self.pools[index])
-    }
-}
-
-impl Backends {
-    fn new(route: &config::Route, pools: &[Arc<Pool>], known: Option<&Route>) -> Self {
-        if let [only] = route.backends.as_slice() {
-            return Backends::One(pools[only.pool].clone());
-        }
-        let choices = match known.map(|known| &known.backends) {
-            Some(Backends::Several(shares)) => shares.choices.load(Relaxed),
-            Some(Backends::One(_)) | None => 0,
-        };
-        let weights: Vec<_> = route.backends.iter().map(|backend| backend.weight).collect();
-        Backends::Several(Box::new(Shares {
-            pools: route.backends.iter().map(|backend| pools[backend.pool].clone()).collect(),
-            retry_other_pool: route.retry_other_pool,
-            schedule: Schedule::new(&weights),
-            choices: choices.into(),
-        }))
-    }
-
-    /// Whether they would be made the same of this.
-    fn are_of(&self, route: &config::Route, pools: &[Arc<Pool>]) -> bool {
-        let is = |(pool, backend): (&Arc<Pool>, &config::Backend)| Arc::ptr_eq(pool, &pools[backend.pool]);
-        match (self, route.backends.as_slice()) {
-            (Backends::One(pool), [only]) => is((pool, only)),
-            (Backends::One(_), _) | (Backends::Several(_), [_]) => false,
-            (Backends::Several(shares), backends) => {
-                let weights: Vec<_> = backends.iter().map(|backend| backend.weight).collect();
-                shares.pools.len() == backends.len()
-                    && shares.pools.iter().zip(backends).all(is)
-                    && shares.retry_other_pool == route.retry_other_pool
-                    && shares.schedule == Schedule::new(&weights)
-            }
-        }
-    }
-}
-
-/// What a route does with a connection, and what it needs for that.
-pub enum Action {
-    /// Passes its bytes on as they are.
-    Pass,
-    /// Ends its TLS.
-    Terminate(Box<Terminator>),
-}
-
-/// What it takes to end TLS for a route.
-pub struct Terminator {
-    /// rustls' side of it.
-    config: Arc<ServerConfig>,
-    source: Arc<Termination>,
-    alpn: Vec<Vec<u8>>,
-}
-
-impl Terminator {
-    /// The one of `known`, the route of the same name before a reload, is kept with its tickets unless something about
-    /// it has changed.
-    fn new(
-        source: &Arc<Termination>,
-        route: &config::Route,
-        protocol: Protocol,
-        verifiers: &mut Verifiers,
-        known: Option<&Route>,
-    ) -> Result<Self, CertificateRefused> {
-        let alpn = alpn_of(route, protocol);
-        let config = match known.map(|known| &known.action) {
-            Some(Action::Terminate(old)) if *old.source == **source && old.alpn == alpn => old.config.clone(),
-            _ => server_config(source, verifiers, alpn.iter().cloned())
-                .map_err(|source| CertificateRefused { kind: "route", name: route.name.clone(), source })?,
-        };
-        Ok(Terminator { config, source: source.clone(), alpn })
-    }
-
-    /// rustls' side of it. A PostgreSQL client that negotiates TLS directly insists on its protocol (PostgreSQL 17, "SSL
-    /// Session Encryption"); others would be refused if only that could be selected.
-    pub fn config(&self, is_postgres: bool) -> Arc<ServerConfig> {
-        if !is_postgres || !self.alpn.is_empty() {
-            return self.config.clone();
-        }
-        let mut config = (*self.config).clone();
-        config.alpn_protocols = vec![POSTGRES_ALPN.to_vec()];
-        Arc::new(config)
-    }
-
-    /// When the certificate expires, in Unix seconds.
-    pub fn not_after(&self) -> u64 {
-        self.source.not_after
-    }
-
-    /// When the first CRL of its clients' certificates expires, in Unix seconds.
-    pub fn crl_expiry(&self) -> Option<u64> {
-        self.source.client_auth.as_ref()?.crl_expiry
-    }
-
-    /// Who a client is that was let in with this certificate.
-    pub fn client_name(&self, certificate: &CertificateDer<'_>) -> Option<String> {
-        let auth = self.source.client_auth.as_ref().filter(|auth| !auth.unverified)?;
-        tls::client_name(certificate, &auth.allowed)
-    }
-}
-
 impl Listener {
     /// A listener that is not configured any more; connections that came in by it still live.
     pub fn retired(name: &str, keepalive: Keepalive) -> Self {
@@ -322,122 +147,6 @@ impl Listener {
     }
 }
 
-impl Route {
-    /// What clients' certificates are held against; `None`: they are not asked for any.
-    pub fn client_auth(&self) -> Option<&ClientAuth> {
-        match &self.action {
-            Action::Terminate(terminator) => terminator.source.client_auth.as_deref(),
-            Action::Pass => None,
-        }
-    }
-
-    /// How long after its accept a connection is ended; `None`: never.
-    pub fn max_age(&self) -> Option<Duration> {
-        self.bounds.as_ref()?.max_age
-    }
-
-    /// Most connections at a time.
-    pub fn max_connections(&self) -> Option<usize> {
-        self.bounds.as_ref()?.max_connections
-    }
-
-    /// What one client address may have of it; `None`: there is no bound.
-    pub fn clients(&self) -> Option<&ClientLimit> {
-        self.bounds.as_ref()?.clients.as_ref()
-    }
-
-    /// A route that is not configured any more; connections that it was chosen for still live, with its bounds.
-    pub fn retired(
-        name: &str,
-        listener: &str,
-        idle_timeout: Option<Duration>,
-        max_age: Option<Duration>,
-    ) -> Self {
-        Route {
-            name: name.into(),
-            listener: listener.into(),
-            sni: config::SniPatterns::default(),
-            idle_timeout,
-            bounds: Bounds { max_age, ..Bounds::default() }.boxed(),
-            action: Action::Pass,
-            http: None,
-            stats: RouteStats::default(),
-            on_removal: OnRemoval::Keep,
-            backends: Backends::Several(Box::default()),
-        }
-    }
-
-    /// Of the connections of a listener of HTTP.
-    fn of_listener(listener: &config::Listener, stats: RouteStats) -> Self {
-        Route {
-            http: Some(Box::new(Requests::new(&[], &[], None))),
-            stats,
-            ..Route::retired(&listener.name, &listener.name, None, None)
-        }
-    }
-
-    /// Whether it would be made the same of this.
-    fn is_of(&self, route: &config::Route, of: &config::Listener, with: &[Arc<Pool>]) -> bool {
-        // Taken apart in full: a field that is not compared does not compile.
-        let Self { name, listener, sni, idle_timeout, bounds, action, http, stats: _, on_removal, backends } =
-            self;
-        let unbounded = Bounds::default();
-        let Bounds { max_age, max_connections, clients } = bounds.as_deref().unwrap_or(&unbounded);
-        let is_same_action = match (action, &route.action) {
-            (Action::Pass, config::Action::Pass) => true,
-            (Action::Terminate(known), config::Action::Terminate(source)) => {
-                known.source == *source && known.alpn == alpn_of(route, of.protocol)
-            }
-            (Action::Pass, _) | (Action::Terminate(_), _) => false,
-        };
-        let is_same_http = match (http, &route.http) {
-            (Some(known), Some(rules)) => known.are_of(rules, with),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        // How many clients a limit remembers depends on how many limits there are.
-        *name == route.name
-            && *listener == of.name
-            && *sni == route.sni
-            && *idle_timeout == route.idle_timeout
-            && *max_age == route.max_age
-            && *max_connections == route.max_connections
-            && clients.is_none()
-            && route.client_rate.is_none()
-            && is_same_action
-            && is_same_http
-            && *on_removal == route.on_removal
-            && backends.are_of(route, with)
-    }
-
-    /// Its pools, in the order of the configuration.
-    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
-        let pools = match &self.backends {
-            Backends::One(pool) => std::slice::from_ref(pool),
-            Backends::Several(shares) => &shares.pools,
-        };
-        pools.iter()
-    }
-
-    /// For a new connection: see [`pools_for`](Self::pools_for).
-    pub fn draw(&self) -> u64 {
-        match &self.backends {
-            Backends::One(_) => 0,
-            Backends::Several(shares) => shares.choices.fetch_add(1, Relaxed),
-        }
-    }
-
-    /// The pool for a connection that has drawn this ticket, by weight, and then those to try where it has no server that can
-    /// be reached; none when every weight is 0.
-    pub fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
-        let (only, shares) = match &self.backends {
-            Backends::One(pool) => (Some(pool), None),
-            Backends::Several(shares) => (None, Some(&**shares)),
-        };
-        only.into_iter().chain(shares.into_iter().flat_map(move |shares| shares.pools_for(ticket)))
-    }
-}
-
 impl Snapshot {
     /// The listener of the socket bound to `address`; `None` once it is removed.
     pub fn listener(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
@@ -470,9 +179,11 @@ impl Snapshot {
         sni: Option<&str>,
         offers: impl Fn(&str) -> bool,
     ) -> Result<(&Arc<Route>, Match), RejectReason> {
-        let (route, found) = self.tables[listener.table].lookup(sni, offers)?;
-        let nobody = if sni.is_some() { RejectReason::UnknownSni } else { RejectReason::NoSni };
-        Ok((route.as_ref().ok_or(nobody)?, found))
+        match self.tables[listener.table].lookup(sni, offers)? {
+            (Target::Route { route, .. }, found) => Ok((route, found)),
+            (Target::Reserved(_), _) if sni.is_some() => Err(RejectReason::UnknownSni),
+            (Target::Reserved(_), _) => Err(RejectReason::NoSni),
+        }
     }
 
     /// The pools whose servers speak MySQL, each once.
@@ -502,7 +213,7 @@ impl Snapshot {
         let known_pools: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.pools).map(|pool| (&*pool.name, pool)).collect();
         let known_routes: HashMap<_, _> =
-            previous.iter().flat_map(|old| &old.routes).map(|route| (&*route.name, route)).collect();
+            previous.iter().flat_map(|old| &old.routes).map(|route| (route.name(), route)).collect();
         let known_listeners: HashMap<_, _> =
             previous.iter().flat_map(|old| &old.listeners).map(|old| (&*old.name, old)).collect();
 
@@ -528,7 +239,7 @@ impl Snapshot {
         let mut sizes = vec![0; config.listeners.len()];
         config.routes.iter().for_each(|route| sizes[route.listener] += route.sni.len());
         let mut tables: Vec<_> = sizes.into_iter().map(Table::with_capacity).collect();
-        let mut verifiers = Verifiers::default();
+        let mut workshop = Workshop::new(&pools, remembered);
         let is_new = |route: &&config::Route| !known_routes.contains_key(&*route.name);
         let mut stats = RouteStats::of_new(config.routes.iter().filter(is_new).count());
         for route in &config.routes {
@@ -541,19 +252,23 @@ impl Snapshot {
                     let known = known.map(|known| &**known);
                     let stats =
                         known.map(|old| old.stats.clone()).or_else(|| stats.next()).unwrap_or_default();
-                    Arc::new(build_route(route, listener, &pools, &mut verifiers, remembered, known, stats)?)
+                    Arc::new(Route::new(route, listener, &mut workshop, known, stats)?)
                 }
             };
             let table = &mut tables[route.listener];
             match listener.protocol {
-                Protocol::Tcp => table.insert(&config::SniPattern::Any, &[], Some(built.clone())),
+                Protocol::Tcp => {
+                    let target = Target::Route { route: built.clone(), begin: 0, length: 0 };
+                    table.insert(&SniPattern::Any, &[], target);
+                }
                 Protocol::Tls
                 | Protocol::Postgres
                 | Protocol::Mysql
                 | Protocol::Starttls(_)
                 | Protocol::Http => {
-                    for pattern in &*route.sni {
-                        table.insert(pattern, &route.alpn, Some(built.clone()));
+                    for (pattern, (begin, length)) in route.sni.iter().zip(built.places()) {
+                        let target = Target::Route { route: built.clone(), begin, length };
+                        table.insert(pattern, &route.alpn, target);
                     }
                 }
             }
@@ -561,7 +276,9 @@ impl Snapshot {
         }
         for (listener, table) in config.listeners.iter().zip(&mut tables) {
             // A route with the very pattern comes first: it was inserted before, and takes any ALPN.
-            listener.reserved.iter().for_each(|pattern| table.insert(pattern, &[], None));
+            for pattern in &listener.reserved {
+                table.insert(pattern, &[], Target::Reserved(Box::new(pattern.clone())));
+            }
         }
         let listeners: Vec<_> = config
             .listeners
@@ -571,7 +288,7 @@ impl Snapshot {
                 let known = known_listeners.get(&*listener.name);
                 let own = (listener.protocol == Protocol::Http).then(|| {
                     // What they count is told of their name.
-                    let namesake = routes.iter().find(|route| route.name == listener.name);
+                    let namesake = routes.iter().find(|route| *route.name() == *listener.name);
                     let stats = namesake.map(|route| route.stats.clone());
                     let known = || Some(known_routes.get(&*listener.name)?.stats.clone());
                     let own = Arc::new(Route::of_listener(
@@ -648,47 +365,4 @@ fn reception(
     let own = routes.iter().zip(&config.routes).filter(|(_, source)| source.listener == index);
     let pools = own.flat_map(|(route, _)| route.pools()).filter(|pool| seen.insert(Arc::as_ptr(pool)));
     Some(Reception::new(listener.version.clone(), listener.plugin.clone(), pools.cloned().collect()))
-}
-
-/// The protocols that a terminated route selects from.
-fn alpn_of(route: &config::Route, protocol: Protocol) -> Vec<Vec<u8>> {
-    match route.alpn.as_slice() {
-        [] if protocol == Protocol::Postgres => vec![POSTGRES_ALPN.to_vec()],
-        [] if route.http.is_some() => [&b"h2"[..], b"http/1.1"].map(<[u8]>::to_vec).into(),
-        given => given.iter().map(|name| name.as_bytes().to_vec()).collect(),
-    }
-}
-
-fn build_route(
-    route: &config::Route,
-    listener: &config::Listener,
-    pools: &[Arc<Pool>],
-    verifiers: &mut Verifiers,
-    remembered: usize,
-    known: Option<&Route>,
-    stats: RouteStats,
-) -> Result<Route, CertificateRefused> {
-    let action = match &route.action {
-        config::Action::Pass => Action::Pass,
-        config::Action::Terminate(source) => {
-            Action::Terminate(Box::new(Terminator::new(source, route, listener.protocol, verifiers, known)?))
-        }
-    };
-    let clients =
-        route.client_rate.map(|rate| ClientLimit::new(rate, remembered, known.and_then(Route::clients)));
-    Ok(Route {
-        name: route.name.clone(),
-        listener: listener.name.clone(),
-        sni: route.sni.clone(),
-        idle_timeout: route.idle_timeout,
-        bounds: Bounds { max_age: route.max_age, max_connections: route.max_connections, clients }.boxed(),
-        action,
-        http: route.http.as_ref().map(|rules| {
-            let known = known.and_then(|known| known.http.as_deref());
-            Box::new(Requests::new(rules, pools, known))
-        }),
-        stats,
-        on_removal: route.on_removal,
-        backends: Backends::new(route, pools, known),
-    })
 }

@@ -7,13 +7,14 @@ use crate::histogram::Histogram;
 use crate::reason::{
     CloseReason, EchResult, FallbackReason, HttpAnswer, OddName, RejectReason, Tier, TlsError,
 };
+use once_cell::race::OnceBox;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 /// One counter per variant of a closed set of reasons. They take memory once there is something to count: of many routes,
 /// most have no connection for long.
 #[derive(Debug, Default)]
-pub struct PerReason<const N: usize>(OnceLock<Box<[AtomicU64; N]>>);
+pub struct PerReason<const N: usize>(OnceBox<[AtomicU64; N]>);
 
 impl<const N: usize> PerReason<N> {
     /// Counts one of the variant with this index.
@@ -77,14 +78,14 @@ impl ListenerStats {
 #[derive(Clone, Debug)]
 pub struct RouteStats {
     // With a thin pointer and a short index, each route is 8 bytes smaller.
-    block: Arc<Vec<OnceLock<Box<RouteCounts>>>>,
+    block: Arc<Vec<OnceBox<RouteCounts>>>,
     index: u32,
 }
 
 impl RouteStats {
     /// Those of so many new routes.
     pub fn of_new(routes: usize) -> impl Iterator<Item = Self> {
-        let block = Arc::new(Vec::from_iter((0..routes).map(|_| OnceLock::new())));
+        let block = Arc::new(Vec::from_iter((0..routes).map(|_| OnceBox::new())));
         (0..).take(routes).map(move |index| RouteStats { block: block.clone(), index })
     }
 
@@ -96,17 +97,17 @@ impl RouteStats {
     /// The counters, to be read; as long as there was no connection, those of no route.
     pub fn counts(&self) -> &RouteCounts {
         static NONE: LazyLock<RouteCounts> = LazyLock::new(RouteCounts::default);
-        self.place().get().map_or(&NONE, |counts| counts)
+        self.place().get().unwrap_or(&NONE)
     }
 
-    fn place(&self) -> &OnceLock<Box<RouteCounts>> {
+    fn place(&self) -> &OnceBox<RouteCounts> {
         &self.block[self.index as usize]
     }
 }
 
 impl Default for RouteStats {
     fn default() -> Self {
-        RouteStats { block: Arc::new(vec![OnceLock::new()]), index: 0 }
+        RouteStats { block: Arc::new(vec![OnceBox::new()]), index: 0 }
     }
 }
 
@@ -128,7 +129,7 @@ pub struct RouteCounts {
     /// Server to client, of connections that have ended.
     pub bytes_out: AtomicU64,
     /// Of its requests; there once it has had one.
-    http: OnceLock<Box<HttpCounts>>,
+    http: OnceBox<HttpCounts>,
 }
 
 /// What is counted of a route's requests of HTTP.
@@ -152,7 +153,7 @@ impl RouteCounts {
 
     /// The counters of requests, if there were any.
     pub fn http(&self) -> Option<&HttpCounts> {
-        self.http.get().map(|counts| &**counts)
+        self.http.get()
     }
 }
 

@@ -31,7 +31,7 @@ use super::files::Files;
 use super::health::OnDown;
 use super::model::{
     AccessLog, Action, Backend, Balance, Config, FixedGateway, Gateway, Keepalive, Listener, LiveGateway,
-    OnRemoval, Peer, Pool, Protocol, Route, Server, SniPatterns,
+    OnRemoval, Peer, Pool, Protocol, Route, Server,
 };
 use super::place::Place;
 use certificate::{Certificates, load_certificate};
@@ -89,15 +89,9 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
     let pools = draft.pools.iter().zip(&pool_names.list);
     let pools: Vec<_> =
         pools.map(|(draft, name)| pool(draft, name, gateway.live.keepalive, certificates, report)).collect();
-    // Apart from the routes, which go when everything is built: these stay, and what lies between them in memory would, too.
-    let patterns: Vec<SniPatterns> = draft
-        .routes
-        .iter()
-        .map(|route| items(&route.sni).iter().map(|pattern| pattern.value.copied()).collect())
-        .collect();
     let mut routes = Vec::with_capacity(draft.routes.len());
     let mut claims = Vec::with_capacity(draft.routes.len());
-    for ((route, name), sni) in draft.routes.iter().zip(&route_names.list).zip(patterns) {
+    for (route, name) in draft.routes.iter().zip(&route_names.list) {
         let listener = listener_names.resolve(&route.listener, report);
         // A protocol that is invalid says nothing about what the route may have.
         let known = listener.filter(|index| !draft.listeners[*index].protocol.is_invalid());
@@ -130,7 +124,7 @@ fn check_once(draft: &Draft, certificates: &mut Certificates<'_>, report: &mut R
         routes.push(Route {
             name: name.clone(),
             listener: listener.unwrap_or(0),
-            sni,
+            sni: items(&route.sni).iter().map(|pattern| pattern.value.copied()).collect(),
             alpn: values(&route.alpn),
             action: match &certificate {
                 Some((_, loaded)) => Action::Terminate(loaded.termination.clone()),

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use http::{HeaderMap, Method};
 
-use super::names::{Names, SniMatch};
+use super::names::{Named, Names, SniMatch};
 use crate::config::{PathMatch, Pattern, RequestMatch, SniPattern};
 pub use path::PathRank;
 use query::Query;
@@ -66,13 +66,26 @@ impl Rank {
 #[derive(Debug)]
 pub struct HttpRules<T> {
     rules: Vec<Rule<T>>,
-    by_host: Names<Paths>,
+    by_host: Names<OfHost>,
 }
 
 #[derive(Debug)]
 struct Rule<T> {
     what: T,
     matches: Box<[RequestMatch]>,
+}
+
+/// The rules for one pattern of hosts.
+#[derive(Debug)]
+struct OfHost {
+    host: SniPattern,
+    paths: Paths,
+}
+
+impl Named for OfHost {
+    fn name(&self) -> &str {
+        self.host.name()
+    }
 }
 
 /// The matches of the rules for one pattern of hosts, by their paths. All lists are in the order of precedence.
@@ -105,7 +118,8 @@ impl<T> HttpRules<T> {
             let hosts = if hosts.is_empty() { &[SniPattern::Any] } else { hosts };
             let matches: Box<[RequestMatch]> = matches.iter().map(path::as_compared).collect();
             for host in hosts {
-                let paths = table.by_host.of(host);
+                let of_host = OfHost { host: host.clone(), paths: Paths::default() };
+                let (OfHost { paths, .. }, _) = table.by_host.insert(host, of_host);
                 for (matching, of) in matches.iter().enumerate() {
                     // Entries of one list all have the same host.
                     paths.insert(Entry { rank: Rank::new(SniMatch::Any, of), rule, matching }, of);
@@ -113,7 +127,7 @@ impl<T> HttpRules<T> {
             }
             table.rules.push(Rule { what, matches });
         }
-        table.by_host.values_mut().for_each(Paths::sort);
+        table.by_host.values_mut().for_each(|of_host| of_host.paths.sort());
         table
     }
 
@@ -124,7 +138,7 @@ impl<T> HttpRules<T> {
         let entry = self
             .by_host
             .covering(host)
-            .find_map(|(_, paths)| paths.find(request.path, |entry| self.fits(entry, request, &query)))?;
+            .find_map(|(_, of)| of.paths.find(request.path, |entry| self.fits(entry, request, &query)))?;
         Some((&self.rules[entry.rule].what, self.matching(entry)))
     }
 

@@ -188,7 +188,7 @@ impl SplicedConnection {
             bound.map_or(u64::MAX, |bound| since.saturating_add(ms(bound)))
         };
         let max_age = after(connection.opened_ms, connection.route.max_age());
-        let idle = after(connection.traffic.active_ms.load(Relaxed), connection.route.idle_timeout);
+        let idle = after(connection.traffic.active_ms.load(Relaxed), connection.route.idle_timeout());
         let keepalives = connection.keepalives();
         let probing = Side::BOTH.map(|side| {
             let timing = Timing::of(keepalives.of(side), system);
@@ -231,7 +231,7 @@ impl SplicedConnection {
         let idle = since(connection.traffic.active_ms.load(Relaxed));
         if connection.route.max_age().is_some_and(|max| since(connection.opened_ms) >= max) {
             Some(CloseReason::MaxAge)
-        } else if connection.route.idle_timeout.is_some_and(|max| idle >= max) {
+        } else if connection.route.idle_timeout().is_some_and(|max| idle >= max) {
             Some(CloseReason::IdleTimeout)
         } else {
             None
@@ -274,7 +274,7 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: PerLeg<Tuple>) 
         opened_ms: connection.opened_ms,
         names: [
             kernel.intern(&connection.listener.name),
-            kernel.intern(&connection.route.name),
+            kernel.intern(connection.route.name()),
             upstream.map_or(0, |(pool, _)| kernel.intern(&pool.name)),
             upstream.map_or(0, |(_, server)| kernel.intern(&server.address)),
         ],
@@ -283,7 +283,7 @@ pub(super) fn record(kernel: &Packet, account: &Account, tuples: PerLeg<Tuple>) 
         client: address(connection.client.ip()),
         client_port: connection.client.port().to_be(),
         facts_length,
-        idle_timeout: seconds(connection.route.idle_timeout),
+        idle_timeout: seconds(connection.route.idle_timeout()),
         max_age: seconds(connection.route.max_age()),
         facts,
     }

@@ -450,10 +450,10 @@ fn rules_that_nothing_has_changed_of_are_the_same_at_run_time() {
     let mut index = index(&text);
     let before = Snapshot::new(&made(&mut index).0, None).unwrap();
     let rule = |snapshot: &Snapshot, of: &str, path: &str| -> Arc<HttpRule> {
-        let route = snapshot.routes.iter().find(|route| &*route.name == of).unwrap();
+        let route = snapshot.routes.iter().find(|route| route.name() == of).unwrap();
         let (host, query, method, headers) = ("", None, &::http::Method::GET, &::http::HeaderMap::new());
         let parts = RequestParts { host, method, path, query, headers };
-        route.http.as_ref().unwrap().lookup(&parts).unwrap().0.clone()
+        route.http().unwrap().lookup(&parts).unwrap().0.clone()
     };
     let same = |one: &Snapshot, two: &Snapshot| {
         let rules = [("http@db.gw.web", "/a"), ("http@db.gw.web", "/b"), ("http@db.other.web", "/c")];
