@@ -15,10 +15,16 @@ const KEPT: libc::c_int = 1 << 20;
 /// overrides what the environment says (`GLIBC_TUNABLES`).
 pub(crate) fn keep_little() {
     #[cfg(target_env = "gnu")]
-    for parameter in [libc::M_TRIM_THRESHOLD, libc::M_MMAP_THRESHOLD] {
+    for (parameter, value) in [
+        (libc::M_TRIM_THRESHOLD, KEPT),
+        (libc::M_MMAP_THRESHOLD, KEPT),
+        // No small piece is set aside when it is freed: all become one with what is free beside them. What had been set aside
+        // would become part of the heap's end only by malloc_trim(3), which then leaves that as it is.
+        (libc::M_MXFAST, 0),
+    ] {
         // SAFETY: takes no pointer, and no other thread allocates for the first time meanwhile: there is none. A value that is
         // refused leaves the parameter as it was.
-        unsafe { libc::mallopt(parameter, KEPT) };
+        unsafe { libc::mallopt(parameter, value) };
     }
 }
 
@@ -40,4 +46,37 @@ pub(crate) fn made_apart<T: Send>(make: impl Fn() -> T + Sync) -> T {
         // It only takes more memory.
         Err(_) => make(),
     })
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// KiB of the mapping with this address that are in memory.
+    fn resident_kib(address: usize) -> usize {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines();
+        let bounds = |line: &str| {
+            let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
+            Some(usize::from_str_radix(begin, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+        };
+        lines.find(|line| bounds(line).is_some_and(|bounds| bounds.contains(&address))).unwrap();
+        let size = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        size.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn what_one_thread_has_made_of_small_pieces_and_another_frees_goes_back() {
+        keep_little();
+        let pieces =
+            thread::spawn(|| Vec::from_iter((0..400_000).map(|_| Box::new([7_u8; 64])))).join().unwrap();
+        let address = pieces[200_000].as_ptr().addr();
+        let before = resident_kib(address);
+        assert!(before > 25_000, "{before}");
+        pieces.into_iter().for_each(drop);
+        give_back();
+        let after = resident_kib(address);
+        assert!(after < 5_000, "{before} before, {after} after");
+    }
 }
