@@ -21,7 +21,7 @@ pub mod http;
 pub mod import;
 pub mod kernel;
 pub mod kubernetes;
-mod memory;
+pub mod memory;
 pub mod mysql;
 mod privileges;
 pub mod reason;

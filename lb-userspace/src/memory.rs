@@ -13,7 +13,7 @@ const KEPT: libc::c_int = 1 << 20;
 
 /// From here on, heaps keep little that is free at their ends. For a process that serves, before it has other threads. It
 /// overrides what the environment says (`GLIBC_TUNABLES`).
-pub(crate) fn keep_little() {
+pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [
         (libc::M_TRIM_THRESHOLD, KEPT),
@@ -30,7 +30,7 @@ pub(crate) fn keep_little() {
 
 /// Returns what is free between allocations to the system; what is free at the end of a heap is [`keep_little`]'s. It takes
 /// milliseconds where much has been freed, and a thread that wants memory of its heap meanwhile waits.
-pub(crate) fn give_back() {
+pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer, and touches only memory that nobody has allocated.
     unsafe {
@@ -46,37 +46,4 @@ pub(crate) fn made_apart<T: Send>(make: impl Fn() -> T + Sync) -> T {
         // It only takes more memory.
         Err(_) => make(),
     })
-}
-
-#[cfg(all(test, target_env = "gnu"))]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    /// KiB of the mapping with this address that are in memory.
-    fn resident_kib(address: usize) -> usize {
-        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut lines = maps.lines();
-        let bounds = |line: &str| {
-            let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
-            Some(usize::from_str_radix(begin, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
-        };
-        lines.find(|line| bounds(line).is_some_and(|bounds| bounds.contains(&address))).unwrap();
-        let size = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
-        size.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    #[test]
-    fn what_one_thread_has_made_of_small_pieces_and_another_frees_goes_back() {
-        keep_little();
-        let pieces =
-            thread::spawn(|| Vec::from_iter((0..400_000).map(|_| Box::new([7_u8; 64])))).join().unwrap();
-        let address = pieces[200_000].as_ptr().addr();
-        let before = resident_kib(address);
-        assert!(before > 25_000, "{before}");
-        pieces.into_iter().for_each(drop);
-        give_back();
-        let after = resident_kib(address);
-        assert!(after < 5_000, "{before} before, {after} after");
-    }
 }
