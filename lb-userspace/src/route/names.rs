@@ -34,7 +34,8 @@ pub(super) struct Names<V> {
     any: Option<V>,
 }
 
-/// No two have the same name. The hashes need not withstand names that were made to clash: clients put none in.
+/// No two have the same name. Clients put none in; whoever writes the configuration does, tenants of the Gateway API too. The hash
+/// has a seed of its own in each process, but no proof against names that were made to clash: these would make lookups slower.
 #[derive(Debug)]
 struct Index<V> {
     table: HashTable<V>,
