@@ -48,12 +48,17 @@ pub fn rolled_out(cluster: &Cluster) -> Result<()> {
 /// `helm install` or `helm upgrade` of the chart with these values (YAML); waits until the gateway is ready everywhere. What
 /// Helm tells the user.
 pub fn helm(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
+    let told = helm_at_once(cluster, action, values)?;
+    rolled_out(cluster)?;
+    Ok(told)
+}
+
+/// The same without the wait.
+pub fn helm_at_once(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
     let mut helm = cluster.control_plane.helm()?;
     helm.args([action, "snisplice"]).arg(chart());
     helm.args(["--namespace", NAMESPACE, "--create-namespace", "--values", "-"]);
-    let told = feed(&mut helm, values)?;
-    rolled_out(cluster)?;
-    Ok(told)
+    feed(&mut helm, values)
 }
 
 /// What stands before the chart's own in deploy/kubernetes.yaml: Helm makes the namespace by itself.

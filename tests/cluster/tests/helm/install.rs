@@ -106,7 +106,12 @@ fn helm_installs_it_limits_it_and_removes_it() -> Result<()> {
     let log = cluster.kubectl("logs --namespace snisplice-system daemonset/snisplice")?;
     ensure!(log.contains("snisplice") && !log.contains("ERROR"), "the log: {log}");
 
-    // With rights in some namespaces only.
+    // With rights in some namespaces only. The update before it is under way still.
+    deploy::helm_at_once(&cluster, "upgrade", &format!("{QUICK}log: snisplice=debug\n"))?;
+    eventually("the update to begin", || {
+        let updated = "get --namespace snisplice-system daemonset snisplice -o jsonpath={.status.updatedNumberScheduled}";
+        cluster.kubectl(updated).is_ok_and(|updated| updated == "1").then_some(())
+    })?;
     deploy::helm(&cluster, "upgrade", &format!("{QUICK}namespaces: [default]\n"))?;
     example.is_answered(&cluster)?;
     let may = |what: &str| {
