@@ -2,14 +2,19 @@
 
 use super::ktls::{Attempt, KernelRecords, Offload};
 use super::transport::{Failure, Kept, PeerEnd, Received, Transport, poll_read_once};
+use crate::kernel::tcp;
 use crate::scratch::Output;
 use crate::tls::{Role, Session};
 use crate::traffic::add;
 use std::mem;
 use std::ops::Deref;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
+
+/// Bytes of plaintext in a full record (RFC 8446, section 5.1).
+const FULL: usize = 16 * 1024;
 
 /// Bytes of ciphertext that may wait for a peer that does not read, before nothing more is read from it.
 const MAX_ANSWERS: usize = 16 * 1024;
@@ -145,6 +150,7 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
             let is_due = self.offload.as_ref().is_some_and(Offload::is_due);
             let most = if is_due { session.up_to_rest(input.len()) } else { input.len() };
             let read = ready!(poll_read_once(&self.socket, cx, &mut input[held..most]))?;
+            let is_dry = read < most - held;
             if read == 0 {
                 // Many leave so. The other leg sees the same FIN.
                 return Poll::Ready(Ok(Received { bytes: &[], end: Some(PeerEnd::Cut) }));
@@ -157,6 +163,12 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
                 self.kept.write(answer.bytes(), &self.socket)?;
             }
             decrypted.map_err(Failure::Tls)?;
+            // Full records and nothing behind them: the message goes on. If its rest is short, a peer without TCP_NODELAY
+            // sends it when these are acknowledged (RFC 896), for which the kernel would take 40 ms.
+            let read = plaintext.bytes().len();
+            if is_dry && read > 0 && read.is_multiple_of(FULL) && session.incoming().is_empty() {
+                let _ = tcp::flush_acknowledgement(self.socket.as_fd());
+            }
         }
         let end = session.is_closed().then_some(PeerEnd::Whole);
         Poll::Ready(Ok(Received { bytes: plaintext.bytes(), end }))
@@ -341,6 +353,39 @@ mod tests {
         let (before, tickets) = tickets(b"", b"greeting").await;
         assert!(before > 0);
         assert_eq!(tickets, 2);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_keeps_the_end_of_a_message_back_is_acknowledged_at_once() {
+        for length in [FULL, 2 * FULL] {
+            let (go, goes) = std::sync::mpsc::channel::<()>();
+            let (acknowledged, is_acknowledged) = std::sync::mpsc::channel();
+            let (socket, session, end) = accepted(b"", move |mut end| {
+                end.flush().unwrap();
+                goes.recv().unwrap();
+                end.write_all(&vec![1; length]).unwrap();
+                goes.recv().unwrap();
+                acknowledged.send(tcp::is_acknowledged(end.sock.as_fd()).unwrap()).unwrap();
+                goes.recv().unwrap();
+            })
+            .await;
+            // As between question and answer; a new socket acknowledges everything at once.
+            tcp::delay_acknowledgement(socket.as_fd()).unwrap();
+            go.send(()).unwrap();
+            let mut leg = Tls::new(session, &socket);
+            let (mut input, mut plaintext) = (vec![0; 1 << 17], Output::default());
+            let mut read = 0;
+            while read < length {
+                let received = std::future::poll_fn(|cx| {
+                    leg.poll_read(cx, &mut input, &mut plaintext).map_ok(|r| r.bytes.len())
+                });
+                read += received.await.unwrap();
+            }
+            go.send(()).unwrap();
+            assert!(is_acknowledged.recv().unwrap(), "{length}");
+            go.send(()).unwrap();
+            end.join().unwrap();
+        }
     }
 
     #[tokio::test]
