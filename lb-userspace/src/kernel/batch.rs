@@ -6,6 +6,7 @@ use std::io;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
+use super::bpf::{address, bpf};
 use aya::Pod;
 use aya::maps::{Array, HashMap, IterableMap, MapData};
 
@@ -82,7 +83,7 @@ pub fn for_each_batch<K: Pod, V: Pod>(
         // accessed meanwhile.
         let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes) };
         let is_end = match result {
-            Ok(()) => false,
+            Ok(_) => false,
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => true,
                 // The next bucket of the hash table does not fit; nothing was written.
@@ -122,21 +123,4 @@ pub fn take<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Option<V> 
     unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut element) }.ok()?;
     // SAFETY: the kernel has written the value, which `V` stands for as in every map.
     Some(unsafe { value.assume_init() })
-}
-
-/// A pointer as `union bpf_attr` has it.
-pub(super) fn address<T>(value: *const T) -> u64 {
-    value.expose_provenance() as u64
-}
-
-/// bpf(2), for a command that returns no descriptor.
-///
-/// # Safety
-///
-/// `attributes` is the command's part of `union bpf_attr`, and the command may read and write the memory that it points to.
-pub(super) unsafe fn bpf<A>(command: libc::c_int, attributes: &mut A) -> io::Result<()> {
-    // SAFETY: `attributes` is readable and writable for its size; the caller answers for what it points to.
-    let status =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<A>()) };
-    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -3,7 +3,8 @@
 //! Their connections have no sockets, so only these tables show that their ports are taken. Of another version's table only
 //! the keys can be read.
 
-use super::batch::{address, bpf, for_each_batch};
+use super::batch::for_each_batch;
+use super::bpf::{address, bpf};
 use super::packet::TIER;
 use super::pins;
 use aya::maps::{Array, Map, MapData, MapInfo, MapType};

@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod arp;
 pub mod batch;
+mod bpf;
 pub mod conntrack;
 pub mod devices;
 mod error;
@@ -13,6 +14,7 @@ pub mod foreign;
 pub mod frames;
 pub mod ipsec;
 pub(crate) mod ktls;
+mod links;
 pub mod listeners;
 #[cfg(feature = "kernel-log")]
 pub mod log;

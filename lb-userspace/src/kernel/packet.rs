@@ -3,6 +3,7 @@
 use super::batch::{self, for_each_batch};
 use super::devices::{Device, LinkLayer, devices, relevant};
 use super::error::{KernelError, from_map, from_program, pin_error};
+use super::links;
 #[cfg(feature = "kernel-log")]
 use super::log;
 use super::object::{self, shrink_sockmap, uninterrupted};
@@ -56,6 +57,9 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
 
 /// The tier's directory among the pins.
 pub(super) const TIER: &str = "packet";
+
+/// What the names of pinned links begin with; behind it is the device's number.
+const LINK: &str = "link-";
 
 /// Entries read by one system call.
 const BATCH: u32 = 1024;
@@ -678,8 +682,16 @@ fn handles(bpffs: &Path) -> Result<Vec<TcHandle>, KernelError> {
     Ok(tables.filter_map(|table| MapInfo::from_pin(table).ok()).map(|info| handle(&info)).collect())
 }
 
-/// Detaches the programs of this directory that are attached by tc filters. Pinned links detach when their pins are removed.
+/// Detaches the programs of this directory: when this returns, no packet meets them any more.
 pub(super) fn detach(bpffs: &Path) -> Result<(), KernelError> {
+    for version in pins::versions(bpffs)? {
+        // An error: this version has no pins of the packet tier.
+        for pin in fs::read_dir(version.join(TIER)).into_iter().flatten().flatten() {
+            if pin.file_name().to_string_lossy().starts_with(LINK) {
+                links::detach(&pin.path()).map_err(|error| pin_error(pin.path(), error))?;
+            }
+        }
+    }
     let handles = handles(bpffs)?;
     for device in devices().unwrap_or_default() {
         for handle in &handles {
@@ -817,7 +829,7 @@ where
 }
 
 fn link_name(ifindex: u32) -> String {
-    format!("link-{ifindex}")
+    format!("{LINK}{ifindex}")
 }
 
 impl Programs {

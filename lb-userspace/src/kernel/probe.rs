@@ -15,6 +15,7 @@ use aya::{
     sys::{SyscallError, is_map_supported, is_program_supported},
 };
 
+use super::bpf::bpf;
 use super::object::uninterrupted;
 use super::raw::Injector;
 use super::tcp::set_bytes;
@@ -263,16 +264,6 @@ fn run(program: &OwnedFd, packet: &[u8]) -> io::Result<u32> {
     // SAFETY: the kernel reads as many bytes of the packet as it has; it writes to the attributes alone.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) }?;
     Ok(attributes.result)
-}
-
-/// # Safety
-///
-/// `attributes` is the command's part of `union bpf_attr`, and the command may read and write the memory that it points to.
-unsafe fn bpf<T>(command: c_int, attributes: &mut T) -> io::Result<c_int> {
-    // SAFETY: `attributes` is readable and writable for its size; the caller answers for the rest.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
 }
 
 /// Whether the kernel can encrypt TLS records on a socket (the `tls` upper-layer protocol).

@@ -1,11 +1,13 @@
 //! Two gateways in one network namespace. Each knows of the other's connections only what lies in the bpf file system.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::links::PinnedLink;
 use snisplice_tests::process::checked_output;
 use snisplice_tests::topology::{self, Triangle};
 use snisplice_tests::{Backend, BpfFs, Gateway, TempDir, eventually, gateway};
@@ -179,6 +181,11 @@ fn unloading_one_gateway_leaves_the_connections_of_the_other() -> Result<()> {
     let gateway = &mut scene.gateways[0];
     gateway.kill()?;
     echo(&mut a[0], 1).context("without its gateway")?;
+    // As a program that watches links does; they stay while they are open. None on a kernel without tcx.
+    let pins = fs::read_dir(gateway.pins()?)?.collect::<io::Result<Vec<_>>>()?;
+    let links = pins.iter().filter(|pin| pin.file_name().to_string_lossy().starts_with("link-"));
+    let _links: Vec<PinnedLink> =
+        links.map(|link| PinnedLink::from_pin(link.path())).collect::<Result<_, _>>()?;
     let config = gateway.config_file();
     let mut unload = scene.net.gateway.command(gateway::binary()?);
     checked_output(unload.args(["unload", "--force", "-c"]).arg(config))?;
