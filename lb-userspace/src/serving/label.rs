@@ -30,10 +30,7 @@ impl Label {
     }
 
     pub(super) fn name(&self) -> &str {
-        match self.0.split_once('\n') {
-            Some((name, _)) => name,
-            None => self.patterns().next().unwrap_or_default(),
-        }
+        &self.0[..self.first()]
     }
 
     /// As they are written in a configuration, and in its order.
@@ -64,9 +61,15 @@ impl Label {
         &self.0[begin as usize..][..length.into()]
     }
 
+    /// Bytes of the name, or of the first pattern, which is the name then.
+    fn first(&self) -> usize {
+        self.0.find([' ', '\n']).unwrap_or(self.0.len())
+    }
+
     /// Of the patterns.
     fn begin(&self) -> usize {
-        self.0.find('\n').map_or(0, |end| end + 1)
+        let first = self.first();
+        if self.0[first..].starts_with('\n') { first + 1 } else { 0 }
     }
 }
 
