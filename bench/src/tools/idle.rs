@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use socket2::SockRef;
 
+use super::exchange::Exchange;
 use super::ready::ready;
 use super::tls;
 
@@ -43,7 +44,8 @@ pub(super) fn run(args: &Args) -> Result<u64> {
         streams.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
     ready()?;
     stdin().read_line(&mut String::new())?;
-    let answered = streams.iter_mut().filter_map(|stream| tls::ping(stream).ok()).count();
+    let ping = Exchange::ping();
+    let answered = streams.iter_mut().filter_map(|stream| ping.once(stream).ok()).count();
     // By a reset: thousands of TIME_WAITs would be in the next figures, and leave them while they are taken.
     for stream in &streams {
         SockRef::from(&stream.sock).set_linger(Some(Duration::ZERO))?;

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConfig;
 
-use super::tls::{self, PING, PONG};
+use super::exchange::Exchange;
+use super::tls;
 
 /// How long an answer may be late before its request counts as failed, and a new connection as refused.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,6 +19,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// The connection and the times of the requests under way.
 pub(super) struct Link {
     stream: tls::Stream,
+    exchange: Arc<Exchange>,
     /// When each request that has no answer yet was due.
     pub(super) due: VecDeque<Instant>,
     /// Bytes of the answer that is arriving.
@@ -25,18 +27,25 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, shakes hands, asks once, and leaves the socket non-blocking.
-    pub(super) fn open(config: &Arc<ClientConfig>, target: SocketAddr, sni: &str) -> Result<Link> {
+    /// Connects, shakes hands, makes what is asked for, asks once, and leaves the socket non-blocking.
+    pub(super) fn open(
+        config: &Arc<ClientConfig>,
+        target: SocketAddr,
+        sni: &str,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Link> {
         let mut stream = tls::connect(config, target, sni)?;
         stream.sock.set_read_timeout(Some(PATIENCE))?;
-        tls::ping(&mut stream)?;
+        stream.conn.set_buffer_limit(None);
+        exchange.prepare(&mut stream)?;
+        exchange.once(&mut stream)?;
         stream.sock.set_nonblocking(true)?;
-        Ok(Link { stream, due: VecDeque::new(), partial: 0 })
+        Ok(Link { stream, exchange: Arc::clone(exchange), due: VecDeque::new(), partial: 0 })
     }
 
-    /// Puts a request into rustls's buffer, which takes a few of them without a limit.
+    /// Puts a request into rustls's buffer, which has no limit.
     pub(super) fn ask(&mut self, due: Instant) -> io::Result<()> {
-        self.stream.conn.writer().write_all(PING)?;
+        self.stream.conn.writer().write_all(&self.exchange.question)?;
         self.due.push_back(due);
         Ok(())
     }
@@ -63,7 +72,8 @@ impl Link {
         }
         self.stream.conn.process_new_packets().map_err(io::Error::other)?;
         let mut complete = 0;
-        let mut buffer = [0; 4096];
+        let answer = &self.exchange.answer[..];
+        let mut buffer = [0; 16 * 1024];
         loop {
             let read = match self.stream.conn.reader().read(&mut buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -71,11 +81,15 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(complete),
                 Err(error) => return Err(error),
             };
-            for byte in &buffer[..read] {
-                if PONG[self.partial] != *byte {
-                    return Err(io::Error::other("Redis answered something else to PING"));
+            let mut rest = &buffer[..read];
+            while !rest.is_empty() {
+                let expected = &answer[self.partial..];
+                let expected = &expected[..expected.len().min(rest.len())];
+                if !rest.starts_with(expected) {
+                    return Err(io::Error::other("Redis answered something else"));
                 }
-                self.partial = (self.partial + 1) % PONG.len();
+                rest = &rest[expected.len()..];
+                self.partial = (self.partial + expected.len()) % answer.len();
                 complete += usize::from(self.partial == 0);
             }
         }

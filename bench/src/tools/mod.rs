@@ -3,6 +3,7 @@
 //! one that opens connections first says `ready` before.
 
 mod connect;
+mod exchange;
 mod idle;
 mod link;
 mod paired;

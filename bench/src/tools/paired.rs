@@ -6,13 +6,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::exchange::Exchange;
 use super::link::{self, Link, PATIENCE};
 use super::quantile::quantile;
 use super::stream::{Direction, Header, confirmed, give, take};
@@ -46,10 +47,13 @@ pub(crate) struct Args {
     /// Connections at the same time, to each.
     #[arg(long)]
     connections: usize,
+    /// Of the value; of `get` and `set`.
+    #[arg(long, default_value_t = 3)]
+    bytes: usize,
     /// In clear text; of `up` and `down`.
     #[arg(long)]
     plain: bool,
-    /// Requests per second, in an open loop; of `ping`. Without: each connection asks as soon as it has its answer.
+    /// Requests per second, in an open loop; of `ping`, `get` and `set`. Without: each connection asks as soon as it has its answer.
     #[arg(long)]
     rate: Option<f64>,
     /// Resume a session; of `connect`.
@@ -68,6 +72,9 @@ pub(crate) enum Load {
     Down,
     /// PING to Redis on open connections.
     Ping,
+    /// GET and SET of a value on open connections.
+    Get,
+    Set,
     /// New connections with one PING each.
     Connect,
 }
@@ -103,7 +110,9 @@ pub(super) fn run(args: &Args) -> Result<Paired> {
     let tallies = match args.load {
         Load::Up => bulk(args, Direction::Up),
         Load::Down => bulk(args, Direction::Down),
-        Load::Ping => ping(args),
+        Load::Ping => exchanges(args, Exchange::ping()),
+        Load::Get => exchanges(args, Exchange::get(args.bytes)),
+        Load::Set => exchanges(args, Exchange::set(args.bytes)),
         Load::Connect => visits(args),
     }?;
     let [bare, subject] = tallies.map(Tally::way);
@@ -233,13 +242,14 @@ fn open(args: &Args, address: SocketAddr) -> Result<Box<dyn Stream>> {
 }
 
 /// One thread, as redis-benchmark has.
-fn ping(args: &Args) -> Result<[Tally; WAYS]> {
+fn exchanges(args: &Args, exchange: Exchange) -> Result<[Tally; WAYS]> {
+    let exchange = Arc::new(exchange);
     // Or the kernel would let each wait last 50 us longer.
     nix::sys::prctl::set_timerslack(1)?;
     let config = tls::config(&args.server.authority, false)?;
     let [bare, subject] = args.addresses().map(|address| {
         (0..args.connections)
-            .map(|_| Link::open(&config, address, &args.server.sni))
+            .map(|_| Link::open(&config, address, &args.server.sni, &exchange))
             .collect::<Result<Vec<_>>>()
     });
     let mut links = [bare?, subject?];
@@ -247,7 +257,7 @@ fn ping(args: &Args) -> Result<[Tally; WAYS]> {
     for number in 0..ORDER.len() + args.turns() {
         let way = ORDER[number % ORDER.len()];
         let mut tally = Tally::default();
-        ping_turn(&mut links[way], args.rate, &mut tally)?;
+        exchange_turn(&mut links[way], args.rate, &mut tally)?;
         // The first turns warm up.
         if number >= ORDER.len() {
             tallies[way].seconds += tally.seconds;
@@ -259,7 +269,7 @@ fn ping(args: &Args) -> Result<[Tally; WAYS]> {
 }
 
 /// Requests for the length of a turn, and the wait for their answers.
-fn ping_turn(links: &mut [Link], rate: Option<f64>, tally: &mut Tally) -> Result<()> {
+fn exchange_turn(links: &mut [Link], rate: Option<f64>, tally: &mut Tally) -> Result<()> {
     let start = Instant::now();
     let end = start + TURN;
     let mut asked = 0_usize;
@@ -408,7 +418,17 @@ mod tests {
 
     fn args(load: Load, beside: SocketAddr, target: SocketAddr) -> Args {
         let server = tls::Server { target, sni: "a.example".to_owned(), authority: "none".into() };
-        Args { server, beside, load, connections: 3, plain: true, rate: None, resume: false, seconds: 1.0 }
+        Args {
+            server,
+            beside,
+            load,
+            connections: 3,
+            bytes: 3,
+            plain: true,
+            rate: None,
+            resume: false,
+            seconds: 1.0,
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
+use super::exchange::Exchange;
 use super::link::{self, Link, PATIENCE};
 use super::quantile::quantile;
 use super::ready::ready;
@@ -257,7 +258,7 @@ impl Slot {
 }
 
 fn connect(config: &Arc<ClientConfig>, args: &Args) -> Result<Link> {
-    Link::open(config, args.server.target, &args.server.sni)
+    Link::open(config, args.server.target, &args.server.sni, &Arc::new(Exchange::ping()))
 }
 
 /// New connections at their times: latencies in ms, and how many failed.

@@ -1,17 +1,19 @@
 //! The clients' TLS: the one suite and key exchange that redis-benchmark is told to use, so that differing
 //! preferences of the servers change nothing. Certificates are verified.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::exchange::Exchange;
 
 /// Longer than any answer takes when nothing is wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,23 +60,10 @@ pub(super) fn connect(config: &Arc<ClientConfig>, target: SocketAddr, sni: &str)
     Ok(StreamOwned::new(ClientConnection::new(Arc::clone(config), name)?, socket))
 }
 
-/// What Redis is asked, and what it says.
-pub(super) const PING: &[u8] = b"PING\r\n";
-pub(super) const PONG: &[u8] = b"+PONG\r\n";
-
-/// Asks and waits for the answer.
-pub(super) fn ping(stream: &mut Stream) -> Result<()> {
-    stream.write_all(PING)?;
-    let mut answer = [0; PONG.len()];
-    stream.read_exact(&mut answer)?;
-    ensure!(answer == PONG, "Redis answered {answer:?} to PING");
-    Ok(())
-}
-
 /// Connects, shakes hands and asks once.
 pub(super) fn open(config: &Arc<ClientConfig>, target: SocketAddr, sni: &str) -> Result<Stream> {
     let mut stream = connect(config, target, sni)?;
-    ping(&mut stream)?;
+    Exchange::ping().once(&mut stream)?;
     Ok(stream)
 }
 

@@ -27,6 +27,14 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
     };
     let connect = |name, what, service, resume| case(name, what, service, Turns::Connect { resume }, 16);
     let ended = |name, what, connections| case(name, what, RedisTerminated, Turns::Ping(None), connections);
+    let value = |set: bool, kib: usize, connections: u32| {
+        let command = if set { "SET" } else { "GET" };
+        let name = format!("terminated-{}-{kib}k-{connections}", command.to_lowercase());
+        let many =
+            if connections == 1 { "one connection".to_owned() } else { format!("{connections} connections") };
+        let what = format!("{command} of {kib} KiB, terminated, {many}");
+        case(&name, &what, RedisTerminated, Turns::Value { set, bytes: kib * 1024 }, connections)
+    };
     vec![
         bulk("tcp-up-1", "one TCP stream toward the server", Iperf, Up, 1),
         bulk("tcp-down-1", "one TCP stream from the server", Iperf, Down, 1),
@@ -43,6 +51,14 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
         bulk("terminated-down", "one TLS stream from the server, terminated", BulkTerminated, Down, 1),
         ended("terminated-ping-1", "PING, terminated, one connection", 1),
         ended("terminated-ping-50", "PING, terminated, 50 connections", 50),
+        value(false, 1, 50),
+        value(true, 1, 50),
+        value(false, 16, 50),
+        value(true, 16, 50),
+        value(false, 64, 50),
+        value(true, 64, 50),
+        value(false, 16, 1),
+        value(true, 16, 1),
         connect(
             "terminated-full-16",
             "new TLS connections, terminated, full handshakes, 16 clients",
@@ -64,6 +80,11 @@ enum Turns {
     Bulk(Direction),
     /// PING as fast as the answers come, or so many a second.
     Ping(Option<u32>),
+    /// GET or SET as fast as the answers come.
+    Value {
+        set: bool,
+        bytes: usize,
+    },
     Connect {
         resume: bool,
     },
@@ -71,7 +92,7 @@ enum Turns {
 
 /// Each is shown three times: as a part of the bare route's, of the subject and of the bare route.
 const BULK: &[Figure<Way>] = &[compared("throughput", "Gbit/s", Higher, |way| way.rate / 1e9)];
-const PING: &[Figure<Way>] = &[
+const EXCHANGE: &[Figure<Way>] = &[
     compared("requests", "1/s", Higher, |way| way.rate),
     compared("p50", "ms", Lower, |way| way.p50),
     compared("p99", "ms", Lower, |way| way.p99),
@@ -97,7 +118,7 @@ impl InTurns {
     fn figures(&self) -> &'static [Figure<Way>] {
         match self.turns {
             Turns::Bulk(_) => BULK,
-            Turns::Ping(None) => PING,
+            Turns::Ping(None) | Turns::Value { .. } => EXCHANGE,
             Turns::Ping(Some(_)) => PING_AT_A_RATE,
             Turns::Connect { .. } => CONNECT,
         }
@@ -139,11 +160,14 @@ impl Load for InTurns {
             Turns::Bulk(Direction::Up) => "up".into(),
             Turns::Bulk(Direction::Down) => "down".into(),
             Turns::Ping(_) => "ping".into(),
+            Turns::Value { set: false, .. } => "get".into(),
+            Turns::Value { set: true, .. } => "set".into(),
             Turns::Connect { .. } => "connect".into(),
         });
         let is_plain = self.service == Service::Iperf;
         match self.turns {
             Turns::Ping(Some(rate)) => args.extend(["--rate".into(), rate.to_string()]),
+            Turns::Value { bytes, .. } => args.extend(["--bytes".into(), bytes.to_string()]),
             Turns::Connect { resume: true } => args.push("--resume".into()),
             Turns::Bulk(_) if is_plain => args.push("--plain".into()),
             _ => {}

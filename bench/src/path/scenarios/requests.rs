@@ -17,8 +17,7 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
         };
         let test = if set { "SET" } else { "GET" };
         let bytes = match value {
-            1024 => "1 KiB".to_owned(),
-            65536 => "64 KiB".to_owned(),
+            bytes if bytes >= 1024 => format!("{} KiB", bytes / 1024),
             bytes => format!("{bytes} B"),
         };
         depth.case(
@@ -49,6 +48,8 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
                 case(RedisTerminated, false, 50, 1, 3),
                 case(RedisTerminated, false, 1, 1, 3),
                 case(RedisTerminated, false, 50, 1, 65536),
+                // Two records each, of a client that does not set TCP_NODELAY.
+                case(RedisTerminated, true, 50, 1, 16384),
             ]);
             cases
         }
