@@ -420,10 +420,11 @@ fn whatever_may_move_a_route_is_announced() -> Result<()> {
         scene.ns.ip(line)?;
         let changes = watch.changed()?;
         ensure!(changes.routes && !changes.devices, "{line}: {changes:?}");
+        ensure!(changes.rules == line.contains("rule"), "{line}: {changes:?}");
     }
     // IPv4 says nothing of the routes that go with a device.
     scene.ns.ip("link set up1 down")?;
     let changes = watch.changed()?;
-    ensure!(changes.routes && changes.devices, "{changes:?}");
+    ensure!(changes.routes && changes.devices && !changes.rules, "{changes:?}");
     Ok(())
 }
