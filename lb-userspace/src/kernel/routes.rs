@@ -115,6 +115,14 @@ impl Routes {
         Ok(exit)
     }
 
+    /// A change was heard of elsewhere: answers from before it are not used again, even if the notification is not yet read here.
+    ///
+    /// An answer is asked for and remembered under one lock. So what was asked for before this is forgotten, and what is asked for
+    /// afterwards is answered from the changed table.
+    pub fn forget(&self) {
+        self.lock().forget();
+    }
+
     /// Whether this host takes what a raw socket with this mark sends to a client's address: a rule leads it to a local
     /// route.
     pub fn takes(&self, client: IpAddr, mark: u32) -> bool {
@@ -182,12 +190,17 @@ impl Asking {
         }
         let now = now_ms();
         if changes.routes {
-            // A change may be told a moment before it is made.
-            self.exits.begin(now, false);
+            self.forget();
         } else if self.exits.are_old(now) {
             let is_by_addresses = self.is_by_addresses();
             self.exits.begin(now, is_by_addresses);
         }
+    }
+
+    /// As [`Routes::forget`].
+    fn forget(&mut self) {
+        // A change may be told a moment before it is made.
+        self.exits.begin(now_ms(), false);
     }
 
     /// Whether no rule looks at ports, and no choice between the paths of a route.
