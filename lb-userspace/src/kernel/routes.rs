@@ -22,7 +22,7 @@ use super::exits::{Between, Exits};
 use super::netlink::Netlink;
 use super::route::{Answer, Question};
 
-pub use super::exits::Exit;
+pub use super::exits::{Exit, MOMENT_MS};
 
 /// The routes of one network namespace.
 ///
