@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use lb_common::packet::LOOPBACK;
 use libc::{
-    RTM_DELLINK, RTM_NEWLINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE,
-    RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE, RTNLGRP_LINK, RTNLGRP_NEXTHOP,
+    RTM_DELLINK, RTM_DELRULE, RTM_NEWLINK, RTM_NEWRULE, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE, RTNLGRP_LINK,
+    RTNLGRP_NEXTHOP,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -181,18 +182,20 @@ pub struct Changes {
     pub devices: bool,
     /// Routes, rules, addresses, next hops or devices have changed, which decide where packets go.
     pub routes: bool,
+    /// Rules have changed.
+    pub rules: bool,
 }
 
 impl Changes {
-    const ALL: Self = Self { devices: true, routes: true };
+    pub(super) const ALL: Self = Self { devices: true, routes: true, rules: true };
 
     /// Adds what a message of rtnetlink of this type says; `None`: messages were lost.
     fn note(&mut self, kind: Option<u16>) {
-        match kind {
-            // The routes of a device go with it, and for IPv4 there is no message about them.
-            None | Some(RTM_NEWLINK | RTM_DELLINK) => *self = Self::ALL,
-            Some(_) => self.routes = true,
-        }
+        let Some(kind) = kind else { return *self = Self::ALL };
+        self.devices |= matches!(kind, RTM_NEWLINK | RTM_DELLINK);
+        self.rules |= matches!(kind, RTM_NEWRULE | RTM_DELRULE);
+        // Whatever it is. The routes of a device go with it, and for IPv4 there is no message about them.
+        self.routes = true;
     }
 }
 
@@ -351,11 +354,13 @@ mod tests {
         let after = |kinds: &[Option<u16>]| {
             let mut changes = Changes::default();
             kinds.iter().for_each(|kind| changes.note(*kind));
-            (changes.devices, changes.routes)
+            (changes.devices, changes.routes, changes.rules)
         };
-        assert_eq!(after(&[]), (false, false));
-        assert_eq!(after(&[Some(libc::RTM_NEWROUTE), Some(libc::RTM_DELADDR)]), (false, true));
-        assert_eq!(after(&[Some(RTM_DELLINK)]), (true, true));
-        assert_eq!(after(&[None, Some(libc::RTM_NEWRULE)]), (true, true));
+        assert_eq!(after(&[]), (false, false, false));
+        assert_eq!(after(&[Some(libc::RTM_NEWROUTE), Some(libc::RTM_DELADDR)]), (false, true, false));
+        assert_eq!(after(&[Some(RTM_DELLINK)]), (true, true, false));
+        assert_eq!(after(&[Some(RTM_NEWRULE)]), (false, true, true));
+        assert_eq!(after(&[Some(RTM_DELRULE), Some(libc::RTM_NEWADDR)]), (false, true, true));
+        assert_eq!(after(&[None, Some(libc::RTM_NEWROUTE)]), (true, true, true));
     }
 }

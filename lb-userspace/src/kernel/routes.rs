@@ -17,12 +17,12 @@ use netlink_packet_route::route::RouteType;
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::devices::{Device, Watch, device_of, link};
+use super::devices::{Changes, Device, Watch, device_of, link};
 use super::exits::{Between, Exits};
 use super::netlink::Netlink;
 use super::route::{Answer, Question};
 
-pub use super::exits::Exit;
+pub use super::exits::{Exit, MOMENT_MS};
 
 /// The routes of one network namespace.
 ///
@@ -30,7 +30,8 @@ pub use super::exits::Exit;
 /// which is asked only for packets by unexpected devices, takes 30. Exits are remembered for a moment (`Exits`), so that many
 /// connections between the same hosts do not ask for each.
 pub struct Routes {
-    /// Shared by all threads: a thread waits at most microseconds for another's answer.
+    /// Shared by all threads. A thread waits microseconds for another's answer, and where the rules have changed for the list of
+    /// them: a millisecond for every thousand.
     asking: Mutex<Asking>,
 }
 
@@ -39,6 +40,8 @@ struct Asking {
     /// Tells that answers may have changed.
     news: Watch,
     exits: Exits,
+    /// Whether a rule looks at ports. `None`: the rules have changed since they were read.
+    rules_by_ports: Option<bool>,
 }
 
 /// Why packets cannot be sent to a peer by a redirect.
@@ -81,7 +84,8 @@ impl Routes {
     pub fn open() -> io::Result<Self> {
         let news = Watch::new()?;
         let netlink = Netlink::open(NETLINK_ROUTE)?;
-        Ok(Self { asking: Mutex::new(Asking { netlink, news, exits: Exits::default() }) })
+        let asking = Asking { netlink, news, exits: Exits::default(), rules_by_ports: None };
+        Ok(Self { asking: Mutex::new(asking) })
     }
 
     /// Where a TCP socket of this process with these ends and this mark would send its packets. Of a link-local peer the
@@ -109,6 +113,14 @@ impl Routes {
         let exit = exit_of(&ask_by(&mut asking.netlink, local.ip(), by)?)?;
         asking.exits.insert(between, exit);
         Ok(exit)
+    }
+
+    /// A change was heard of elsewhere: answers from before it are not used again, even if the notification is not yet read here.
+    ///
+    /// An answer is asked for and remembered under one lock. So what was asked for before this is forgotten, and what is asked for
+    /// afterwards is answered from the changed table.
+    pub fn forget(&self) {
+        self.lock().forget();
     }
 
     /// Whether this host takes what a raw socket with this mark sends to a client's address: a rule leads it to a local
@@ -172,19 +184,36 @@ impl Asking {
     /// Forgets what is no longer to be believed.
     fn look_at_news(&mut self) {
         // After an error it is unknown whether there was any.
-        let is_changed = self.news.changed().map_or(true, |changes| changes.devices || changes.routes);
+        let changes = self.news.changed().unwrap_or(Changes::ALL);
+        if changes.rules {
+            self.rules_by_ports = None;
+        }
         let now = now_ms();
-        if is_changed {
-            // A change may be told a moment before it is made.
-            self.exits.begin(now, false);
+        if changes.routes {
+            self.forget();
         } else if self.exits.are_old(now) {
             let is_by_addresses = self.is_by_addresses();
             self.exits.begin(now, is_by_addresses);
         }
     }
 
+    /// As [`Routes::forget`].
+    fn forget(&mut self) {
+        // A change may be told a moment before it is made.
+        self.exits.begin(now_ms(), false);
+    }
+
     /// Whether no rule looks at ports, and no choice between the paths of a route.
     fn is_by_addresses(&mut self) -> bool {
+        if self.rules_by_ports.is_none() {
+            // After an error they are read again when the next moment begins.
+            self.rules_by_ports = self.look_at_rules().ok();
+        }
+        self.rules_by_ports == Some(false) && ["ipv4", "ipv6"].into_iter().all(chooses_by_addresses)
+    }
+
+    /// Whether a rule looks at ports.
+    fn look_at_rules(&mut self) -> io::Result<bool> {
         let looks = |rule: &RuleMessage| {
             use RuleAttribute::{DestinationPortRange, SourcePortRange};
             rule.attributes
@@ -197,8 +226,7 @@ impl Asking {
                 Ok(_) => None,
                 Err(_) => Some(true),
             });
-        rules.is_ok_and(|rules| !rules.contains(&true))
-            && ["ipv4", "ipv6"].into_iter().all(chooses_by_addresses)
+        Ok(rules?.contains(&true))
     }
 }
 
@@ -303,6 +331,21 @@ mod tests {
     fn route(kind: RouteType) -> Answer {
         let (paths, encapsulates) = (Vec::new(), false);
         Answer { kind, destination_length: 24, table: 254, device: Some(7), paths, encapsulates }
+    }
+
+    #[test]
+    fn rules_are_not_read_again_before_they_change() {
+        let routes = Routes::open().unwrap();
+        let mut asking = routes.lock();
+        for known in [true, false] {
+            // One of the two is wrong, which would show.
+            asking.rules_by_ports = Some(known);
+            asking.is_by_addresses();
+            assert_eq!(asking.rules_by_ports, Some(known));
+        }
+        asking.rules_by_ports = None;
+        asking.is_by_addresses();
+        assert!(asking.rules_by_ports.is_some());
     }
 
     #[test]

@@ -213,6 +213,26 @@ fn an_answer_is_not_used_again_after_a_change_nor_where_ports_count() -> Result<
 }
 
 #[test]
+fn an_answer_is_not_used_again_after_it_was_forgotten() -> Result<()> {
+    let scene = Scene::new()?;
+    // Of no uplink: since Linux 6.15 the path is preferred whose device has the source address.
+    scene.ip(&["addr add 10.9.9.9 dev lo", "route add default nexthop via 10.0.0.9 nexthop via 10.0.1.9"])?;
+    let devices_taken = || -> Result<HashSet<u32>> {
+        let ask = |port| Ok(scene.exit_by("10.9.9.9", "192.0.2.1", port, 0)?.device);
+        scene.ns.run(|| (1..=64).map(ask).collect())
+    };
+    // It has heard of the changes, and from here on answers may be used again.
+    devices_taken()?;
+    thread::sleep(Duration::from_millis(300));
+    ensure!(devices_taken()?.len() == 1);
+    // No notification tells of this change.
+    scene.ns.sysctl("net/ipv4/fib_multipath_hash_policy", "1")?;
+    scene.routes.forget();
+    ensure!(devices_taken()?.len() == 2);
+    Ok(())
+}
+
+#[test]
 fn a_peer_that_no_packet_may_be_sent_to_is_refused_with_the_reason() -> Result<()> {
     let scene = Scene::new()?;
     scene.ip(&[
@@ -420,10 +440,11 @@ fn whatever_may_move_a_route_is_announced() -> Result<()> {
         scene.ns.ip(line)?;
         let changes = watch.changed()?;
         ensure!(changes.routes && !changes.devices, "{line}: {changes:?}");
+        ensure!(changes.rules == line.contains("rule"), "{line}: {changes:?}");
     }
     // IPv4 says nothing of the routes that go with a device.
     scene.ns.ip("link set up1 down")?;
     let changes = watch.changed()?;
-    ensure!(changes.routes && changes.devices, "{changes:?}");
+    ensure!(changes.routes && changes.devices && !changes.rules, "{changes:?}");
     Ok(())
 }

@@ -68,6 +68,8 @@ impl PacketTier {
     /// look at every connection.
     pub(super) fn routes_changed(&self) {
         let mut paths = self.ways.paths();
+        // First: who sees the new generation must not get an answer from before the change. The lock in there orders the two.
+        self.ways.routes.forget();
         self.ways.generation.fetch_add(1, Relaxed);
         paths.stale = true;
         paths.refused.clear();

@@ -11,6 +11,7 @@ use super::ways::way;
 use crate::clock::now_ms;
 use crate::kernel::devices::Watch;
 use crate::kernel::raw::Segment;
+use crate::kernel::routes::MOMENT_MS;
 use crate::kernel::tuples::ends;
 use crate::splice::keepalive::Timing;
 use lb_common::packet::inject::Way;
@@ -72,6 +73,7 @@ impl Sweeper {
                 spent: Duration::ZERO,
                 devices_changed: false,
                 routes_changed: false,
+                looks: Looks::default(),
                 is_behind: false,
                 system: Timing::system(),
                 quiet: Vec::new(),
@@ -106,6 +108,7 @@ struct Sweep {
     /// A change was noticed and is yet to be followed.
     devices_changed: bool,
     routes_changed: bool,
+    looks: Looks,
     /// There are connections whose ways are yet to be asked for anew.
     is_behind: bool,
     /// The system's keepalive settings at the last sweep.
@@ -180,7 +183,7 @@ impl Sweep {
         self.routes_changed |= self.tier.ways.ends_changed()?;
         // Before the connections are looked at: an error here must not end any of them.
         self.routes_changed |= self.tier.ways.policies_changed()?;
-        if std::mem::take(&mut self.routes_changed) {
+        if self.looks.is_due(now_ms(), std::mem::take(&mut self.routes_changed)) {
             self.tier.routes_changed();
         }
         self.is_behind = self.tier.follow_routes();
@@ -202,6 +205,23 @@ impl Sweep {
             Err(rustix::io::Errno::INTR) | Ok(_) => Ok(!fds[0].revents().is_empty()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// When connections are to be looked at because of changes: at once, and again a moment after the last one. The kernel tells of some
+/// a moment before it makes them, such as an IPv4 route that is deleted, or all those of a device that is set down.
+#[derive(Default)]
+struct Looks {
+    /// When the second look is due ([`now_ms`]).
+    again: Option<u64>,
+}
+
+impl Looks {
+    fn is_due(&mut self, now: u64, is_changed: bool) -> bool {
+        if is_changed {
+            self.again = Some(now + MOMENT_MS);
+        }
+        is_changed || self.again.take_if(|again| *again <= now).is_some()
     }
 }
 
@@ -319,5 +339,23 @@ impl PacketTier {
         if let Err(error) = self.injector.packet_too_big(way(&back), local, peer, seq, mtu) {
             tracing::debug!(%error, %peer, "cannot tell an end that a packet was too big");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_looked_at_at_once_and_once_more_a_moment_after_the_last() {
+        let mut looks = Looks::default();
+        let mut at = |now, is_changed| looks.is_due(now, is_changed);
+        assert!(!at(0, false), "nothing has changed");
+        assert!(at(1000, true));
+        assert!(!at(1000, false));
+        assert!(at(1100, true), "another change");
+        assert!(!at(1000 + MOMENT_MS, false), "a moment after the first");
+        assert!(at(1100 + MOMENT_MS, false), "a moment after the last");
+        assert!(!at(1100 + 2 * MOMENT_MS, false), "only once");
     }
 }
