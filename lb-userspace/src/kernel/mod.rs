@@ -14,7 +14,6 @@ pub mod foreign;
 pub mod frames;
 pub mod ipsec;
 pub(crate) mod ktls;
-mod links;
 pub mod listeners;
 #[cfg(feature = "kernel-log")]
 pub mod log;

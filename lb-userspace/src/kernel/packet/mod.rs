@@ -1,30 +1,28 @@
 //! The maps and programs of the packet tier. They are pinned: they go on without the process, and the next one adopts them.
 
+mod attach;
+mod hash;
+mod links;
+mod programs;
+mod shapes;
+
+pub(super) use attach::detach;
+pub(super) use shapes::TIER;
+
+use self::attach::{attach, attach_by_netlink, handle, link_name};
+use self::hash::Hash;
+use self::programs::{Programs, adopted, earlier, load_object, program};
 use super::batch::{self, for_each_batch};
-use super::devices::{Device, LinkLayer, devices, relevant};
+use super::devices::{Device, devices, relevant};
 use super::error::{KernelError, from_map, from_program, pin_error};
-use super::links;
-#[cfg(feature = "kernel-log")]
-use super::log;
-use super::object::{self, shrink_sockmap, uninterrupted};
-use super::pins::{self, Pins, Shape};
+use super::pins::Pins;
 use super::tracks::{FinOrder, Tracks};
 use crate::config::Interfaces;
-use aya::maps::{
-    Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerfEventArray, RingBuf,
-};
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-};
-use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use aya::{Ebpf, EbpfLoader};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerfEventArray, RingBuf};
 use lb_common::packet::{
-    self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_BARE, FORWARD_ETHERNET, Flow, HANDOVERS,
-    Handover, NAMES, Name, PATHS, PORTS, Path as DevicePath, PerDirection, PerLeg, Record, SIGHTINGS, Side,
-    Sighting, TRACKS, Tuple,
-    odd::{FRAGMENTS, Fragments, ODD},
-    track::Track,
+    self, CONNECTIONS, COUNTS, Count, EVENTS, Event, FLOWS, FORWARD_ETHERNET, Flow, HANDOVERS, Handover,
+    NAMES, Name, PATHS, PORTS, Path as DevicePath, PerDirection, PerLeg, Record, SIGHTINGS, Side, Sighting,
+    TRACKS, Tuple, odd::ODD, track::Track,
 };
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -35,38 +33,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use std::{fmt, fs, io};
 
-/// All maps, with what a pinned one must be like to be adopted.
-const SHAPES: [Shape; 12] = [
-    shape::<Tuple, Flow>(FLOWS, MapType::Hash),
-    shape::<u32, Track>(TRACKS, MapType::Array),
-    shape::<DevicePath, u32>(PATHS, MapType::Hash),
-    shape::<Tuple, Sighting>(SIGHTINGS, MapType::LruHash),
-    shape::<u64, Handover>(HANDOVERS, MapType::Hash),
-    shape::<u64, Record>(CONNECTIONS, MapType::Hash),
-    shape::<u64, Name>(NAMES, MapType::Hash),
-    shape::<u32, u64>(PORTS, MapType::Array),
-    shape::<u32, u64>(COUNTS, MapType::PerCpuArray),
-    Shape { name: EVENTS, kind: MapType::RingBuf, key: 0, value: 0 },
-    shape::<u32, u32>(ODD, MapType::PerfEventArray),
-    shape::<Fragments, u32>(FRAGMENTS, MapType::LruHash),
-];
-
-const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
-    Shape { name, kind, key: size_of::<K>() as u32, value: size_of::<V>() as u32 }
-}
-
-/// The tier's directory among the pins.
-pub(super) const TIER: &str = "packet";
-
-/// What the names of pinned links begin with; behind it is the device's number.
-const LINK: &str = "link-";
-
 /// Entries read by one system call.
 const BATCH: u32 = 1024;
-
-/// The priority of the tc filters by which programs are attached on kernels without tcx. All gateways of a host use it,
-/// each with a handle of its own.
-const PRIORITY: u16 = 17;
 
 /// linux/bpf.h: create an element, update none.
 const BPF_NOEXIST: u64 = 1;
@@ -119,19 +87,6 @@ struct Ports {
     map: Array<MapData, u64>,
     /// A copy of the map, which one process at a time writes.
     sighted: Vec<u64>,
-}
-
-struct Programs {
-    /// `None`: not loaded yet.
-    ethernet: Option<SchedClassifier>,
-    /// For devices without an Ethernet header; loaded when there is one.
-    bare: Option<SchedClassifier>,
-    /// Whether this build's are loaded. Until then those of an earlier build serve, if they are pinned.
-    are_current: bool,
-    /// The handle of their tc filters.
-    handle: TcHandle,
-    /// Interface indices of the devices that have a program.
-    attached: HashSet<u32>,
 }
 
 /// Why a connection's flows cannot be inserted.
@@ -669,144 +624,6 @@ fn counted(map: &PerCpuArray<MapData, u64>, what: Count) -> u64 {
     map.get(&(what as u32), 0).map_or(0, |values| values.iter().sum())
 }
 
-/// The handle of the tc filters of programs with this flow table: the table's id. While such a program is attached, no
-/// other table gets that id, so other tables have other handles, and a process that adopts the table finds the filters
-/// again. The kernel itself chooses no handle with the highest bit set.
-fn handle(flows: &MapInfo) -> TcHandle {
-    TcHandle::from(flows.id() | 1 << 31)
-}
-
-/// The handles of all versions that have pins in the directory.
-fn handles(bpffs: &Path) -> Result<Vec<TcHandle>, KernelError> {
-    let tables = pins::versions(bpffs)?.into_iter().map(|version| version.join(TIER).join(FLOWS));
-    Ok(tables.filter_map(|table| MapInfo::from_pin(table).ok()).map(|info| handle(&info)).collect())
-}
-
-/// Detaches the programs of this directory: when this returns, no packet meets them any more.
-pub(super) fn detach(bpffs: &Path) -> Result<(), KernelError> {
-    for version in pins::versions(bpffs)? {
-        // An error: this version has no pins of the packet tier.
-        for pin in fs::read_dir(version.join(TIER)).into_iter().flatten().flatten() {
-            if pin.file_name().to_string_lossy().starts_with(LINK) {
-                links::detach(&pin.path()).map_err(|error| pin_error(pin.path(), error))?;
-            }
-        }
-    }
-    let handles = handles(bpffs)?;
-    for device in devices().unwrap_or_default() {
-        for handle in &handles {
-            let ingress = TcAttachType::Ingress;
-            // Mostly there is none.
-            let _ = SchedClassifierLink::attached(&device.name, ingress, PRIORITY, *handle, None)
-                .map(SchedClassifierLink::detach);
-        }
-    }
-    Ok(())
-}
-
-/// FNV-1a. The input is the operator's or ours, so collisions need not be resisted.
-struct Hash(u64);
-
-impl Hash {
-    const EMPTY: Self = Self(0xcbf2_9ce4_8422_2325);
-
-    fn of(self, bytes: &[u8]) -> u64 {
-        bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-    }
-}
-
-impl fmt::Write for Hash {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 = Self(self.0).of(text.as_bytes());
-        Ok(())
-    }
-}
-
-/// The program of this build, with the pinned maps: adopted if it is pinned, else loaded and pinned. So only the first
-/// start of a build takes the verifier's time, a good part of a second.
-fn program(pins: &Pins, name: &'static str, flows: u32) -> Result<SchedClassifier, KernelError> {
-    if let Some(adopted) = adopted(pins, name) {
-        return Ok(adopted);
-    }
-    let path = pins.path(&current_pin(name));
-    load_program(pins, name, flows, &path)?;
-    for other in earlier_pins(pins, name)? {
-        pins.clear(&other)?;
-    }
-    SchedClassifier::from_pin(&path).map_err(|error| from_program(name, error))
-}
-
-/// This build's program, if it is pinned.
-fn adopted(pins: &Pins, name: &str) -> Option<SchedClassifier> {
-    from_pin(pins, &current_pin(name))
-}
-
-/// An earlier build's program, if one is pinned. It uses the same maps: the ABI is the same.
-fn earlier(pins: &Pins, name: &str) -> Result<Option<SchedClassifier>, KernelError> {
-    Ok(earlier_pins(pins, name)?.iter().find_map(|pin| from_pin(pins, pin)))
-}
-
-fn earlier_pins(pins: &Pins, name: &str) -> Result<Vec<String>, KernelError> {
-    let (prefix, current) = (format!("{name}-"), current_pin(name));
-    let mut names = pins.names()?;
-    names.retain(|pin| pin.starts_with(&prefix) && *pin != current);
-    Ok(names)
-}
-
-/// The name of this build's pin.
-fn current_pin(name: &str) -> String {
-    let build = Hash::EMPTY.of(object::OBJECT);
-    #[cfg(feature = "kernel-log")]
-    let build = build ^ u64::from(log::level());
-    format!("{name}-{build:016x}")
-}
-
-/// The pinned program of that name, if it uses the pinned maps.
-fn from_pin(pins: &Pins, pin: &str) -> Option<SchedClassifier> {
-    let program = SchedClassifier::from_pin(pins.path(pin)).ok()?;
-    uses_pinned_maps(&program, pins).then_some(program)
-}
-
-/// Whether a program uses the pinned maps. It does not if a map's pin was removed by hand: then another map is, or will be,
-/// pinned there.
-fn uses_pinned_maps(program: &SchedClassifier, pins: &Pins) -> bool {
-    let Some(used) = program.info().ok().and_then(|info| info.map_ids().ok().flatten()) else { return false };
-    SHAPES.iter().all(|shape| {
-        let for_userspace_alone = [CONNECTIONS, NAMES].contains(&shape.name);
-        MapInfo::from_pin(pins.path(shape.name))
-            .is_ok_and(|pinned| for_userspace_alone || used.contains(&pinned.id()))
-    })
-}
-
-/// Makes the maps that are not pinned yet, pins them, and checks those that are. The programs are not loaded yet.
-fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf, KernelError> {
-    let mut loader = EbpfLoader::new();
-    loader.map_max_entries(FLOWS, flows.max(2));
-    loader.map_max_entries(CONNECTIONS, (flows / 2).max(1));
-    loader.map_max_entries(TRACKS, (flows / 2).max(1));
-    shrink_sockmap(&mut loader);
-    #[cfg(feature = "kernel-log")]
-    let level = log::level();
-    #[cfg(feature = "kernel-log")]
-    loader.override_global(aya_log::LEVEL, &level, true).map_pin_path(log::LOGS, pins.path(log::LOGS));
-    for shape in &SHAPES {
-        pins.check(shape)?;
-        loader.map_pin_path(shape.name, pins.path(shape.name));
-    }
-    object::load(&mut loader)
-}
-
-fn load_program(pins: &Pins, name: &'static str, flows: u32, path: &Path) -> Result<(), KernelError> {
-    let mut ebpf = load_object(pins, flows)?;
-    let program = ebpf.program_mut(name).expect("the object has the program");
-    let failed = |error| from_program(name, error);
-    let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
-    uninterrupted(|| program.load()).map_err(failed)?;
-    // A program of this build with other maps may be pinned there.
-    let _ = fs::remove_file(path);
-    program.pin(path).map_err(|error| pin_error(path.to_owned(), io::Error::other(error)))
-}
-
 /// The bits of all ports.
 fn sighted(ports: &Array<MapData, u64>, pins: &Pins) -> Result<Vec<u64>, KernelError> {
     // A batch larger than the array ends with the first call.
@@ -826,90 +643,6 @@ where
 {
     let map = MapData::from_pin(pins.path(name)).and_then(Map::from_map_data);
     map.and_then(M::try_from).map_err(from_map)
-}
-
-fn link_name(ifindex: u32) -> String {
-    format!("{LINK}{ifindex}")
-}
-
-impl Programs {
-    /// The program for this kind of device, and its name; `None`: there is none, or it is not loaded yet.
-    fn of(
-        &mut self,
-        device: &Device,
-        pins: &Pins,
-        flows: u32,
-    ) -> Result<Option<(&'static str, &mut SchedClassifier)>, KernelError> {
-        let (name, known) = match device.link_layer {
-            LinkLayer::Ethernet => (FORWARD_ETHERNET, &mut self.ethernet),
-            LinkLayer::Bare => (FORWARD_BARE, &mut self.bare),
-            LinkLayer::Unsupported => return Ok(None),
-        };
-        if known.is_none() {
-            *known = if self.are_current { Some(program(pins, name, flows)?) } else { earlier(pins, name)? };
-        }
-        Ok(known.as_mut().map(|program| (name, program)))
-    }
-}
-
-/// Attaches the program for this kind of device. If an earlier process has attached one, it is replaced atomically.
-/// `false`: there is no program for this kind of device, or it is not loaded yet.
-fn attach(programs: &mut Programs, pins: &Pins, device: &Device, flows: u32) -> Result<bool, KernelError> {
-    let handle = programs.handle;
-    let Some((name, program)) = programs.of(device, pins, flows)? else { return Ok(false) };
-    let failed = |error| from_program(name, error);
-    let pin = link_name(device.index);
-    let path = pins.path(&pin);
-    if let Ok(pinned) = PinnedLink::from_pin(&path) {
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(of_link)?;
-        match program.attach_to_link(link) {
-            // The pin keeps the link.
-            Ok(link) => return program.take_link(link).map(|_| true).map_err(failed),
-            // The link's device is gone, and a new one has its index.
-            Err(_) => pins.clear(&pin)?,
-        }
-    }
-    let tcx = TcAttachOptions::TcxOrder(LinkOrder::first());
-    match program.attach_with_options(&device.name, TcAttachType::Ingress, tcx) {
-        Ok(link) => {
-            let link: FdLink = program.take_link(link).map_err(failed)?.try_into().map_err(of_link)?;
-            link.pin(&path).map_err(|error| pin_error(path, io::Error::other(error)))?;
-        }
-        Err(error) if is_unknown(&error) => attach_by_netlink(program, device, handle).map_err(failed)?,
-        Err(error) => return Err(failed(error)),
-    }
-    Ok(true)
-}
-
-fn of_link(error: LinkError) -> KernelError {
-    KernelError::Load(Box::new(error))
-}
-
-/// Whether the error is that of a kernel without tcx: EINVAL.
-fn is_unknown(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
-}
-
-/// Attaches the program as a filter of the clsact qdisc; it stays when the process ends. Filters of other gateways, with
-/// other handles, stay too: a packet that one program does not take goes on to the next.
-fn attach_by_netlink(
-    program: &mut SchedClassifier,
-    device: &Device,
-    handle: TcHandle,
-) -> Result<(), ProgramError> {
-    // An error: the device has the qdisc already.
-    let _ = qdisc_add_clsact(&device.name);
-    let (name, ingress) = (&device.name, TcAttachType::Ingress);
-    let options = NlOptions { priority: PRIORITY, handle, ..NlOptions::default() };
-    let link = match program.attach_with_options(name, ingress, TcAttachOptions::Netlink(options)) {
-        Ok(link) => link,
-        Err(_) => program.attach_to_link(
-            SchedClassifierLink::attached(name, ingress, PRIORITY, handle, None).map_err(TcError::IoError)?,
-        )?,
-    };
-    // Dropping the link would detach the program.
-    std::mem::forget(program.take_link(link)?);
-    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,4 +1,4 @@
-//! Links: what attaches a program to a device by tcx (Linux 6.6), as long as the link is pinned or open.
+//! Links of tcx, by which a program is attached to a device as long as the link is pinned or open.
 
 use std::ffi::CString;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use super::bpf::{address, bpf};
+use crate::kernel::bpf::{address, bpf};
 
 /// linux/bpf.h `enum bpf_cmd`.
 const BPF_OBJ_GET: libc::c_int = 7;
