@@ -72,8 +72,8 @@ pub fn for_each_batch<K: Pod, V: Pod>(
         let mut attributes = Attributes {
             in_batch: position.as_ref().map_or(0, |position| address(position)),
             out_batch: address(&raw mut next),
-            keys: keys.as_mut_ptr().expose_provenance() as u64,
-            values: values.as_mut_ptr().expose_provenance() as u64,
+            keys: address(keys.as_mut_ptr()),
+            values: address(values.as_mut_ptr()),
             count: room,
             map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
             ..Attributes::default()
@@ -116,7 +116,7 @@ pub fn take<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Option<V> 
     let mut element = Element {
         map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
         key: address(key),
-        value: value.as_mut_ptr().expose_provenance() as u64,
+        value: address(value.as_mut_ptr()),
         flags: 0,
     };
     // SAFETY: aya has compared the sizes of keys and values with the map's; the kernel reads a key and writes a value.

@@ -8,7 +8,7 @@ pub(super) fn address<T>(value: *const T) -> u64 {
     value.expose_provenance() as u64
 }
 
-/// Gives the command's result: a descriptor, or 0.
+/// Calls bpf(2). Gives the command's result: a descriptor, or 0.
 ///
 /// # Safety
 ///

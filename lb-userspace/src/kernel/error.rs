@@ -62,6 +62,14 @@ pub enum KernelError {
         /// Those of the map that is pinned there.
         found: String,
     },
+    /// A program stays attached to a device.
+    #[error("cannot detach the program of {what}")]
+    Detach {
+        /// The pin of its link, or its device.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The verifier rejects a program.
     #[error("the kernel's verifier rejects the program {program}:\n{log}")]
     Rejected {

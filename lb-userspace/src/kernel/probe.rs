@@ -15,7 +15,7 @@ use aya::{
     sys::{SyscallError, is_map_supported, is_program_supported},
 };
 
-use super::bpf::bpf;
+use super::bpf::{address, bpf};
 use super::object::uninterrupted;
 use super::raw::Injector;
 use super::tcp::set_bytes;
@@ -224,8 +224,8 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     let mut attributes = Attributes {
         kind: BPF_PROG_TYPE_SCHED_CLS,
         instruction_count: program.len() as u32,
-        instructions: program.as_ptr().expose_provenance() as u64,
-        license: c"GPL".as_ptr().expose_provenance() as u64,
+        instructions: address(program.as_ptr()),
+        license: address(c"GPL".as_ptr()),
         log: [0; 2],
         kernel_version: 0,
         flags: 0,
@@ -256,7 +256,7 @@ fn run(program: &OwnedFd, packet: &[u8]) -> io::Result<u32> {
         result: 0,
         packet_length: packet.len() as u32,
         out_length: 0,
-        packet: packet.as_ptr().expose_provenance() as u64,
+        packet: address(packet.as_ptr()),
         out: 0,
         repeat: 1,
         duration: 0,

@@ -1,14 +1,19 @@
-//! Programs that netlink attaches, as on kernels without tcx: of several gateways on one device.
+//! Programs on one device: of several gateways by netlink, as on kernels without tcx, and what `unload` does with them.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::MapData;
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
+use lb_common::packet::PORTS;
 use snisplice::config::Interfaces;
 use snisplice::kernel::devices::devices;
+use snisplice::kernel::probe::{self, Answer};
 use snisplice::kernel::{self, Packet};
 use snisplice_tests::bpffs::BpfFs;
 use snisplice_tests::process::checked_output;
-use snisplice_tests::{NetNs, TempDir, eventually};
+use snisplice_tests::{NetNs, TempDir, eventually, require};
 
 /// A namespace with its loopback device, and directories for two gateways.
 struct Scene {
@@ -82,5 +87,35 @@ fn unloading_one_gateway_leaves_the_other_its_program() -> Result<()> {
     ensure!(kernel::is_loaded(b)? && !kernel::is_loaded(a)?);
     ensure!(scene.ns.run(|| kernel::unload(b))?);
     ensure!(scene.filters()?.is_empty(), "{:?}", scene.filters()?);
+    Ok(())
+}
+
+#[test]
+fn a_pin_that_is_no_link_keeps_no_program_attached() -> Result<()> {
+    require!(matches!(probe::tcx(), Answer::Yes), "this kernel has no tcx");
+    let scene = Scene::new()?;
+    let [a, _] = &scene.directories;
+    let attached = || -> Result<usize> {
+        scene.ns.run(|| Ok(SchedClassifier::query_tcx("lo", TcAttachType::Ingress)?.1.len()))
+    };
+    let pins = scene.ns.run(|| -> Result<PathBuf> {
+        let gateway = eventually("the lock", || Packet::open(a, 64).ok())?;
+        let failures = gateway.attach(&devices()?, &Interfaces::Named(vec!["lo".to_owned()]));
+        ensure!(failures.is_empty(), "{failures:?}");
+        Ok(gateway.directory().to_owned())
+    })?;
+    ensure!(attached()? == 1);
+    // Before and behind the link, in whatever order they are listed.
+    let others = ["link-0", "link-9999"].map(|name| pins.join(name));
+    for other in &others {
+        MapData::from_pin(pins.join(PORTS))?.pin(other)?;
+    }
+    let error = scene.ns.run(|| kernel::unload(a)).err().context("it says nothing of them")?;
+    ensure!(error.to_string().contains("link-"), "{error}");
+    ensure!(attached()? == 0 && kernel::is_loaded(a)?);
+    for other in &others {
+        std::fs::remove_file(other)?;
+    }
+    ensure!(scene.ns.run(|| kernel::unload(a))? && !kernel::is_loaded(a)?);
     Ok(())
 }

@@ -13,8 +13,9 @@ use aya::programs::tc::{
 };
 use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use lb_common::packet::FLOWS;
-use std::path::Path;
-use std::{fs, io};
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// What the names of pinned links begin with; behind it is the device's number.
 const LINK: &str = "link-";
@@ -41,7 +42,7 @@ pub(super) fn attach(
         match program.attach_to_link(link) {
             // The pin keeps the link.
             Ok(link) => return program.take_link(link).map(|_| true).map_err(failed),
-            // The link's device is gone, and a new one has its index.
+            // The link's device is gone, and a new one has its index; or an `unload` that was cut short has detached it.
             Err(_) => pins.clear(&pin)?,
         }
     }
@@ -101,26 +102,69 @@ fn handles(bpffs: &Path) -> Result<Vec<TcHandle>, KernelError> {
     Ok(tables.filter_map(|table| MapInfo::from_pin(table).ok()).map(|info| handle(&info)).collect())
 }
 
-/// Detaches the programs of this directory: when this returns, no packet meets them any more.
+/// Detaches the programs of this directory: when this returns `Ok`, no packet meets them any more. After an error as many are
+/// detached as can be.
 pub(in crate::kernel) fn detach(bpffs: &Path) -> Result<(), KernelError> {
+    let links = pinned_links(bpffs)?;
+    let failed =
+        |path: PathBuf| move |source| KernelError::Detach { what: path.display().to_string(), source };
+    // Of all: one that fails leaves none of the others attached.
+    let by_links =
+        links.into_iter().map(|path| links::detach(&path).map_err(failed(path))).collect::<Vec<_>>();
+    let by_filters = detach_filters(bpffs);
+    by_links.into_iter().chain([by_filters]).collect()
+}
+
+/// The pins of links, of all versions that have pins in the directory.
+fn pinned_links(bpffs: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let mut links = Vec::new();
     for version in pins::versions(bpffs)? {
-        // An error: this version has no pins of the packet tier.
-        for pin in fs::read_dir(version.join(TIER)).into_iter().flatten().flatten() {
-            if pin.file_name().to_string_lossy().starts_with(LINK) {
-                links::detach(&pin.path()).map_err(|error| pin_error(pin.path(), error))?;
+        let directory = version.join(TIER);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(pin_error(directory, error)),
+        };
+        // A symbolic link would lead to somebody else's pin.
+        let is_ours = |entry: &DirEntry| {
+            entry.file_name().to_string_lossy().starts_with(LINK)
+                && entry.file_type().is_ok_and(|kind| kind.is_file())
+        };
+        links.extend(entries.flatten().filter(is_ours).map(|entry| entry.path()));
+    }
+    Ok(links)
+}
+
+fn detach_filters(bpffs: &Path) -> Result<(), KernelError> {
+    let handles = handles(bpffs)?;
+    if handles.is_empty() {
+        return Ok(());
+    }
+    let mut outcome = Ok(());
+    for device in devices().map_err(|error| KernelError::Load(Box::new(error)))? {
+        for handle in &handles {
+            let ingress = TcAttachType::Ingress;
+            // An error: the device is gone.
+            let Ok(filter) = SchedClassifierLink::attached(&device.name, ingress, PRIORITY, *handle, None)
+            else {
+                continue;
+            };
+            match filter.detach() {
+                Err(ProgramError::NetlinkError(error)) if !is_none(error.raw_os_error()) => {
+                    let source = io::Error::other(error);
+                    outcome = Err(KernelError::Detach { what: device.name.clone(), source });
+                }
+                _ => {}
             }
         }
     }
-    let handles = handles(bpffs)?;
-    for device in devices().unwrap_or_default() {
-        for handle in &handles {
-            let ingress = TcAttachType::Ingress;
-            // Mostly there is none.
-            let _ = SchedClassifierLink::attached(&device.name, ingress, PRIORITY, *handle, None)
-                .map(SchedClassifierLink::detach);
-        }
-    }
-    Ok(())
+    outcome
+}
+
+/// Whether the kernel says that there is no such filter: none of that handle, none at all, or no device.
+fn is_none(code: Option<i32>) -> bool {
+    use libc::{EINVAL, ENODEV, ENOENT, EOPNOTSUPP};
+    matches!(code, Some(ENOENT | EINVAL | ENODEV | EOPNOTSUPP))
 }
 
 pub(super) fn link_name(ifindex: u32) -> String {

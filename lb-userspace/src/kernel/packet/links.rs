@@ -12,15 +12,19 @@ use crate::kernel::bpf::{address, bpf};
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
-/// Detaches the program of a pinned link from its device: when this returns, no packet meets it any more. Without the pin the
-/// kernel would do so by itself, but later, and not while another process has the link open.
+/// Detaches the program of a pinned link from its device: when this returns, no packet meets it any more. To remove the pin is not
+/// enough: the kernel then detaches later, in a worker, and not while another process has the link open. Nothing is done if there
+/// is no such pin (any more).
 pub(super) fn detach(pin: &Path) -> io::Result<()> {
     /// linux/bpf.h `union bpf_attr`, the beginning for this command.
     #[repr(C)]
     struct Attributes {
         link: u32,
     }
-    let link = open(pin)?;
+    let link = match open(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        link => link?,
+    };
     let mut attributes = Attributes { link: link.as_raw_fd().cast_unsigned() };
     // SAFETY: the attributes hold no pointer.
     unsafe { bpf(BPF_LINK_DETACH, &mut attributes) }.map(drop)

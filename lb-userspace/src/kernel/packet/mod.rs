@@ -209,7 +209,8 @@ impl Packet {
         lock(&self.programs).ethernet.is_some()
     }
 
-    /// Attaches the program to every relevant device, in place of an earlier process's, and forgets devices that are gone.
+    /// Attaches the program to every relevant device, in place of an earlier process's, and detaches those that are
+    /// no longer relevant.
     /// Passes over a device whose program is not loaded yet. Returns the errors, by device.
     pub fn attach(&self, devices: &[Device], interfaces: &Interfaces) -> Vec<(String, KernelError)> {
         self.attach_by(attach, devices, interfaces)
@@ -240,7 +241,10 @@ impl Packet {
         let relevant = relevant(devices, interfaces);
         let present: HashSet<u32> = relevant.iter().map(|device| device.index).collect();
         for gone in programs.attached.extract_if(|index| !present.contains(index)) {
-            let _ = self.pins.clear(&link_name(gone));
+            let pin = link_name(gone);
+            // An error: the device is gone, and its link with it.
+            let _ = links::detach(&self.pins.path(&pin));
+            let _ = self.pins.clear(&pin);
         }
         let mut failures = Vec::new();
         for device in relevant {

@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::{fs, io};
 
-/// Those that are loaded, and where they are.
+/// Those that are loaded, and the devices that they are attached to.
 pub(super) struct Programs {
     /// `None`: not loaded yet.
     pub(super) ethernet: Option<SchedClassifier>,

@@ -1,4 +1,4 @@
-//! What is pinned of the packet tier, and where.
+//! The pinned maps of the packet tier, and the directory of its pins.
 
 use crate::kernel::pins::Shape;
 use aya::maps::MapType;
