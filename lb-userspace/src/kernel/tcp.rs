@@ -386,9 +386,11 @@ pub(crate) fn receive_next(socket: BorrowedFd<'_>) -> io::Result<u32> {
     get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)
 }
 
-/// Sends a delayed ACK, if there is one.
+/// Sends a delayed ACK, if there is one; the next ones are delayed again.
 pub(crate) fn flush_acknowledgement(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_tcp(socket, libc::TCP_QUICKACK, 1)
+    /// To acknowledge at once from here on would be 1: its lowest bit says so (net/ipv4/tcp.c, `__tcp_sock_set_quickack`).
+    const ONCE: libc::c_int = 2;
+    set_tcp(socket, libc::TCP_QUICKACK, ONCE)
 }
 
 /// Lets what the socket receives next wait for an answer that acknowledges it, as the kernel does by itself behind the first

@@ -11,7 +11,7 @@ use crate::kernel::ktls::{self, ContentType, Direction, Support};
 use crate::kernel::tcp;
 use crate::reason::{FallbackReason, TlsError};
 use crate::tls::ktls::{KEY_UPDATE, KernelSession, Said, suite};
-use crate::tls::{Role, Session};
+use crate::tls::{Role, Session, goes_on};
 use std::io::{
     self,
     ErrorKind::{Interrupted, WouldBlock},
@@ -180,6 +180,9 @@ impl<R: Role> KernelRecords<R> {
             None => Some(PeerEnd::Cut),
             Some(ContentType::APPLICATION_DATA) => {
                 self.session.hear_data();
+                if bytes < input.len() && goes_on(bytes) {
+                    let _ = tcp::flush_acknowledgement(socket.as_fd());
+                }
                 return Poll::Ready(Ok(Received { bytes: &input[..bytes], end: None }));
             }
             Some(content) => match self.hear(socket, content, &input[..bytes]) {

@@ -4,7 +4,7 @@ use super::ktls::{Attempt, KernelRecords, Offload};
 use super::transport::{Failure, Kept, PeerEnd, Received, Transport, poll_read_once};
 use crate::kernel::tcp;
 use crate::scratch::Output;
-use crate::tls::{Role, Session};
+use crate::tls::{Role, Session, goes_on};
 use crate::traffic::add;
 use std::mem;
 use std::ops::Deref;
@@ -12,9 +12,6 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
-
-/// Bytes of plaintext in a full record (RFC 8446, section 5.1).
-const FULL: usize = 16 * 1024;
 
 /// Bytes of ciphertext that may wait for a peer that does not read, before nothing more is read from it.
 const MAX_ANSWERS: usize = 16 * 1024;
@@ -163,10 +160,7 @@ impl<R: Role, S: Deref<Target = TcpStream>> Transport for Tls<R, S> {
                 self.kept.write(answer.bytes(), &self.socket)?;
             }
             decrypted.map_err(Failure::Tls)?;
-            // Full records and nothing behind them: the message goes on. If its rest is short, a peer without TCP_NODELAY
-            // sends it when these are acknowledged (RFC 896), for which the kernel would take 40 ms.
-            let read = plaintext.bytes().len();
-            if is_dry && read > 0 && read.is_multiple_of(FULL) && session.incoming().is_empty() {
+            if is_dry && session.incoming().is_empty() && goes_on(plaintext.bytes().len()) {
                 let _ = tcp::flush_acknowledgement(self.socket.as_fd());
             }
         }
@@ -216,7 +210,7 @@ mod tests {
     use crate::config::{Authorities, MinVersion, Termination, UpstreamTls};
     use crate::reason::CloseReason;
     use crate::splice::relay::relay;
-    use crate::tls::{Dialling, ServerTls, Serving, Verifiers, server_config};
+    use crate::tls::{Dialling, FULL_RECORD, ServerTls, Serving, Verifiers, server_config};
     use crate::traffic::Traffic;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, StreamOwned};
@@ -357,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_keeps_the_end_of_a_message_back_is_acknowledged_at_once() {
-        for length in [FULL, 2 * FULL] {
+        for length in [FULL_RECORD, 2 * FULL_RECORD] {
             let (go, goes) = std::sync::mpsc::channel::<()>();
             let (acknowledged, is_acknowledged) = std::sync::mpsc::channel();
             let (socket, session, end) = accepted(b"", move |mut end| {

@@ -17,5 +17,8 @@ pub use client_auth::Verifiers;
 pub use facts::{ClientCertificate, ClientTls};
 pub(crate) use identity::client_name;
 pub use server::server_config;
+#[cfg(test)]
+pub(crate) use session::FULL_RECORD;
+pub(crate) use session::goes_on;
 pub use session::{Dialling, HandshakeError, Role, Serving, Session};
 pub use upstream::ServerTls;

@@ -24,6 +24,15 @@ use tokio::net::TcpStream;
 /// Bytes of a record at most, of which a peer may send a part (RFC 5246, section 6.2.3: it is TLS 1.2 that allows more).
 const MAX_RECORD: usize = 5 + (16 * 1024) + 2048;
 
+/// Bytes of plaintext in a full record (RFC 8446, section 5.1).
+pub(crate) const FULL_RECORD: usize = 16 * 1024;
+
+/// Whether a message probably goes on behind so many bytes of plaintext: full records are not its end. A peer with Nagle's
+/// algorithm (RFC 896) keeps a short rest until these are acknowledged, which a delayed ACK does after 40 ms.
+pub(crate) fn goes_on(plaintext: usize) -> bool {
+    plaintext > 0 && plaintext.is_multiple_of(FULL_RECORD)
+}
+
 /// Received bytes that may wait for the rest of a handshake message (rustls takes 64 KiB of one) or of a record. Until a
 /// message is whole, rustls needs the records in which it came: 23 bytes for each of its own, if there is one in a record.
 const MAX_INCOMING: usize = scratch::SIZE - MAX_RECORD;
