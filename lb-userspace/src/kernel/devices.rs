@@ -194,7 +194,7 @@ impl Changes {
         let Some(kind) = kind else { return *self = Self::ALL };
         self.devices |= matches!(kind, RTM_NEWLINK | RTM_DELLINK);
         self.rules |= matches!(kind, RTM_NEWRULE | RTM_DELRULE);
-        // Whatever it is. The routes of a device go with it, and for IPv4 there is no message about them.
+        // Any message may mean a changed route: those of a device go with it, without a message for IPv4.
         self.routes = true;
     }
 }

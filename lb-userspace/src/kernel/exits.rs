@@ -9,8 +9,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// How long they are used; and how long after its notification a change is taken to be made.
-pub const MOMENT_MS: u64 = 200;
+/// How long they are used.
+const MOMENT_MS: u64 = 200;
 
 /// The most that are remembered; when there are more, all are forgotten.
 const MOST: usize = 1024;

@@ -22,7 +22,7 @@ use super::exits::{Between, Exits};
 use super::netlink::Netlink;
 use super::route::{Answer, Question};
 
-pub use super::exits::{Exit, MOMENT_MS};
+pub use super::exits::Exit;
 
 /// The routes of one network namespace.
 ///
@@ -30,8 +30,8 @@ pub use super::exits::{Exit, MOMENT_MS};
 /// which is asked only for packets by unexpected devices, takes 30. Exits are remembered for a moment (`Exits`), so that many
 /// connections between the same hosts do not ask for each.
 pub struct Routes {
-    /// Shared by all threads. A thread waits microseconds for another's answer, and where the rules have changed for the list of
-    /// them: a millisecond for every thousand.
+    /// Shared by all threads. A thread waits microseconds for another's answer; but when rules have changed, a millisecond for
+    /// every thousand of them, while they are listed.
     asking: Mutex<Asking>,
 }
 

@@ -30,7 +30,7 @@ impl Label {
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.0[..self.first()]
+        &self.0[..self.name_length()]
     }
 
     /// As they are written in a configuration, and in its order.
@@ -61,15 +61,14 @@ impl Label {
         &self.0[begin as usize..][..length.into()]
     }
 
-    /// Bytes of the name, or of the first pattern, which is the name then.
-    fn first(&self) -> usize {
+    fn name_length(&self) -> usize {
         self.0.find([' ', '\n']).unwrap_or(self.0.len())
     }
 
-    /// Of the patterns.
+    /// Where the patterns begin: with the name, if that is the first of them.
     fn begin(&self) -> usize {
-        let first = self.first();
-        if self.0[first..].starts_with('\n') { first + 1 } else { 0 }
+        let name = self.name_length();
+        if self.0[name..].starts_with('\n') { name + 1 } else { 0 }
     }
 }
 

@@ -64,11 +64,11 @@ impl PacketTier {
         }
     }
 
-    /// Routes have changed: removes the paths that are no longer right, and lets [`follow_routes`](Self::follow_routes)
+    /// Routes have changed, or may have since the last look: removes the paths that are no longer right, and lets [`follow_routes`](Self::follow_routes)
     /// look at every connection.
     pub(super) fn routes_changed(&self) {
         let mut paths = self.ways.paths();
-        // First: who sees the new generation must not get an answer from before the change. The lock in there orders the two.
+        // Before the generation is counted: who sees the new one takes the lock in here later, and gets no older answer.
         self.ways.routes.forget();
         self.ways.generation.fetch_add(1, Relaxed);
         paths.stale = true;

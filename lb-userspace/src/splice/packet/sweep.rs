@@ -11,7 +11,6 @@ use super::ways::way;
 use crate::clock::now_ms;
 use crate::kernel::devices::Watch;
 use crate::kernel::raw::Segment;
-use crate::kernel::routes::MOMENT_MS;
 use crate::kernel::tuples::ends;
 use crate::splice::keepalive::Timing;
 use lb_common::packet::inject::Way;
@@ -73,7 +72,7 @@ impl Sweeper {
                 spent: Duration::ZERO,
                 devices_changed: false,
                 routes_changed: false,
-                looks: Looks::default(),
+                recheck: Recheck::default(),
                 is_behind: false,
                 system: Timing::system(),
                 quiet: Vec::new(),
@@ -108,7 +107,7 @@ struct Sweep {
     /// A change was noticed and is yet to be followed.
     devices_changed: bool,
     routes_changed: bool,
-    looks: Looks,
+    recheck: Recheck,
     /// There are connections whose ways are yet to be asked for anew.
     is_behind: bool,
     /// The system's keepalive settings at the last sweep.
@@ -183,7 +182,7 @@ impl Sweep {
         self.routes_changed |= self.tier.ways.ends_changed()?;
         // Before the connections are looked at: an error here must not end any of them.
         self.routes_changed |= self.tier.ways.policies_changed()?;
-        if self.looks.is_due(now_ms(), std::mem::take(&mut self.routes_changed)) {
+        if self.recheck.take_due(now_ms(), std::mem::take(&mut self.routes_changed)) {
             self.tier.routes_changed();
         }
         self.is_behind = self.tier.follow_routes();
@@ -208,18 +207,22 @@ impl Sweep {
     }
 }
 
-/// When connections are to be looked at because of changes: at once, and again a moment after the last one. The kernel tells of some
-/// a moment before it makes them, such as an IPv4 route that is deleted, or all those of a device that is set down.
+/// How long after its notification a change of routes is taken to be made.
+const SETTLED_MS: u64 = 200;
+
+/// When connections are to be looked at because of changes: at once, and again [`SETTLED_MS`] after the last one. The kernel tells
+/// of some a moment before it makes them, such as an IPv4 route that is deleted, or all those of a device that is set down.
 #[derive(Default)]
-struct Looks {
+struct Recheck {
     /// When the second look is due ([`now_ms`]).
     again: Option<u64>,
 }
 
-impl Looks {
-    fn is_due(&mut self, now: u64, is_changed: bool) -> bool {
+impl Recheck {
+    /// Whether they are to be looked at now.
+    fn take_due(&mut self, now: u64, is_changed: bool) -> bool {
         if is_changed {
-            self.again = Some(now + MOMENT_MS);
+            self.again = Some(now + SETTLED_MS);
         }
         is_changed || self.again.take_if(|again| *again <= now).is_some()
     }
@@ -348,14 +351,14 @@ mod tests {
 
     #[test]
     fn a_change_is_looked_at_at_once_and_once_more_a_moment_after_the_last() {
-        let mut looks = Looks::default();
-        let mut at = |now, is_changed| looks.is_due(now, is_changed);
+        let mut recheck = Recheck::default();
+        let mut at = |now, is_changed| recheck.take_due(now, is_changed);
         assert!(!at(0, false), "nothing has changed");
         assert!(at(1000, true));
         assert!(!at(1000, false));
         assert!(at(1100, true), "another change");
-        assert!(!at(1000 + MOMENT_MS, false), "a moment after the first");
-        assert!(at(1100 + MOMENT_MS, false), "a moment after the last");
-        assert!(!at(1100 + 2 * MOMENT_MS, false), "only once");
+        assert!(!at(1000 + SETTLED_MS, false), "a moment after the first");
+        assert!(at(1100 + SETTLED_MS, false), "a moment after the last");
+        assert!(!at(1100 + 2 * SETTLED_MS, false), "only once");
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct Ways {
     /// Held while the list of devices is updated, by one of two threads: an older list must not replace a newer one.
     following: Mutex<()>,
     paths: Mutex<Paths>,
-    /// How often routes, devices or policies have changed.
+    /// How often all connections were to be looked at because routes, devices or policies had changed.
     pub(super) generation: AtomicU64,
 }
 

@@ -108,7 +108,7 @@ fn helm_installs_it_limits_it_and_removes_it() -> Result<()> {
 
     // With rights in some namespaces only. The update before it is under way still.
     deploy::helm_at_once(&cluster, "upgrade", &format!("{QUICK}log: snisplice=debug\n"))?;
-    eventually("the update to begin", || {
+    eventually("the first node to be updated", || {
         let updated = "get --namespace snisplice-system daemonset snisplice -o jsonpath={.status.updatedNumberScheduled}";
         cluster.kubectl(updated).is_ok_and(|updated| updated == "1").then_some(())
     })?;
