@@ -1,7 +1,7 @@
 //! An open connection to Redis over TLS that never blocks.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, shakes hands, makes what is asked for, asks once, and leaves the socket non-blocking.
+    /// Connects, shakes hands, stores the value that is to be read, asks once, and leaves the socket non-blocking.
     pub(super) fn open(
         config: &Arc<ClientConfig>,
         target: SocketAddr,
@@ -64,24 +64,37 @@ impl Link {
     /// Reads what is there; how many answers are complete now.
     pub(super) fn answers(&mut self) -> io::Result<usize> {
         self.flush()?;
-        match self.stream.conn.read_tls(&mut self.stream.sock) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-            Err(error) => return Err(error),
+        let mut complete = 0;
+        // rustls takes 4 KiB at a time.
+        loop {
+            match self.stream.conn.read_tls(&mut self.stream.sock) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(complete),
+                Err(error) => return Err(error),
+            }
+            self.stream.conn.process_new_packets().map_err(io::Error::other)?;
+            complete += self.compare()?;
+            // All that was asked for has come: to look for more would be a call in vain.
+            if complete == self.due.len() && self.partial == 0 {
+                return Ok(complete);
+            }
         }
-        self.stream.conn.process_new_packets().map_err(io::Error::other)?;
+    }
+
+    /// Compares what was decrypted with the answer that is due; how many are complete.
+    fn compare(&mut self) -> io::Result<usize> {
         let mut complete = 0;
         let answer = &self.exchange.answer[..];
-        let mut buffer = [0; 16 * 1024];
+        let mut reader = self.stream.conn.reader();
         loop {
-            let read = match self.stream.conn.reader().read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => read,
+            let mut rest = match reader.fill_buf() {
+                Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(plaintext) => plaintext,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(complete),
                 Err(error) => return Err(error),
             };
-            let mut rest = &buffer[..read];
+            let read = rest.len();
             while !rest.is_empty() {
                 let expected = &answer[self.partial..];
                 let expected = &expected[..expected.len().min(rest.len())];
@@ -92,6 +105,7 @@ impl Link {
                 self.partial = (self.partial + expected.len()) % answer.len();
                 complete += usize::from(self.partial == 0);
             }
+            reader.consume(read);
         }
     }
 

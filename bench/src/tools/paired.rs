@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Connections at the same time, to each.
     #[arg(long)]
     connections: usize,
-    /// Of the value; of `get` and `set`.
+    /// Bytes of the value; of `get` and `set`.
     #[arg(long, default_value_t = 3)]
     bytes: usize,
     /// In clear text; of `up` and `down`.
@@ -72,8 +72,9 @@ pub(crate) enum Load {
     Down,
     /// PING to Redis on open connections.
     Ping,
-    /// GET and SET of a value on open connections.
+    /// GET of a value on open connections.
     Get,
+    /// SET of a value on open connections.
     Set,
     /// New connections with one PING each.
     Connect,

@@ -28,6 +28,7 @@ pub(crate) fn all(depth: Depth) -> Vec<Scenario> {
         scenario("latency", latency::cases(depth)),
         scenario("connections", connections::cases(depth)),
         scenario("paired", paired::cases(depth)),
+        scenario("values", paired::values(depth)),
         scenario("scale", scale::cases(depth)),
         scenario("operations", operations::cases(depth)),
         scenario("failover", failover::cases(depth)),

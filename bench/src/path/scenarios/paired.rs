@@ -1,4 +1,4 @@
-//! `paired`: a load that takes turns with the bare route.
+//! `paired` and `values`: a load that takes turns with the bare route.
 
 use anyhow::Result;
 
@@ -12,10 +12,7 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
     use Direction::{Down, Up};
     use Service::{BulkTerminated, BulkTls, Iperf, RedisTerminated, RedisTls};
     let case = |name: &str, what: &str, service, turns, connections| {
-        let title = format!("{what}, in turns with the bare route");
-        let mut case = depth.case(name.to_owned(), title, InTurns { service, turns, connections });
-        case.seconds *= 2.0;
-        case
+        in_turns(depth, name, what, InTurns { service, turns, connections })
     };
     let ping = |name, what, connections, rate| case(name, what, RedisTls, Turns::Ping(rate), connections);
     let many = ping("ping-50", "PING over TLS, 50 connections", 50, None);
@@ -27,14 +24,6 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
     };
     let connect = |name, what, service, resume| case(name, what, service, Turns::Connect { resume }, 16);
     let ended = |name, what, connections| case(name, what, RedisTerminated, Turns::Ping(None), connections);
-    let value = |set: bool, kib: usize, connections: u32| {
-        let command = if set { "SET" } else { "GET" };
-        let name = format!("terminated-{}-{kib}k-{connections}", command.to_lowercase());
-        let many =
-            if connections == 1 { "one connection".to_owned() } else { format!("{connections} connections") };
-        let what = format!("{command} of {kib} KiB, terminated, {many}");
-        case(&name, &what, RedisTerminated, Turns::Value { set, bytes: kib * 1024 }, connections)
-    };
     vec![
         bulk("tcp-up-1", "one TCP stream toward the server", Iperf, Up, 1),
         bulk("tcp-down-1", "one TCP stream from the server", Iperf, Down, 1),
@@ -51,14 +40,6 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
         bulk("terminated-down", "one TLS stream from the server, terminated", BulkTerminated, Down, 1),
         ended("terminated-ping-1", "PING, terminated, one connection", 1),
         ended("terminated-ping-50", "PING, terminated, 50 connections", 50),
-        value(false, 1, 50),
-        value(true, 1, 50),
-        value(false, 16, 50),
-        value(true, 16, 50),
-        value(false, 64, 50),
-        value(true, 64, 50),
-        value(false, 16, 1),
-        value(true, 16, 1),
         connect(
             "terminated-full-16",
             "new TLS connections, terminated, full handshakes, 16 clients",
@@ -72,6 +53,33 @@ pub(super) fn cases(depth: Depth) -> Vec<Case> {
             true,
         ),
     ]
+}
+
+/// `values`: GET and SET on terminated routes.
+pub(super) fn values(depth: Depth) -> Vec<Case> {
+    if depth == Depth::Quick {
+        return Vec::new();
+    }
+    let value = |kib: usize, connections: u32, set: bool| {
+        let command = if set { "SET" } else { "GET" };
+        let name = format!("{}-{kib}k-{connections}", command.to_lowercase());
+        let how =
+            if connections == 1 { "one connection".to_owned() } else { format!("{connections} connections") };
+        let what = format!("{command} of {kib} KiB, terminated, {how}");
+        let turns = Turns::Value { set, bytes: kib * 1024 };
+        in_turns(depth, &name, &what, InTurns { service: Service::RedisTerminated, turns, connections })
+    };
+    let sizes = [(1, 50), (16, 50), (64, 50), (16, 1)];
+    sizes
+        .iter()
+        .flat_map(|&(kib, connections)| [false, true].map(|set| value(kib, connections, set)))
+        .collect()
+}
+
+fn in_turns(depth: Depth, name: &str, what: &str, load: InTurns) -> Case {
+    let mut case = depth.case(name.to_owned(), format!("{what}, in turns with the bare route"), load);
+    case.seconds *= 2.0;
+    case
 }
 
 /// What takes turns.
