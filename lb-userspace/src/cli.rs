@@ -269,8 +269,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Doctor { config } => {
             let whole = whole_of(config.as_deref());
-            let Gateway { fixed, .. } = gateway_of(config)?;
-            let report = crate::doctor::run(&fixed, whole.as_ref());
+            let report = crate::doctor::run(&gateway_of(config)?, whole.as_ref());
             report.print();
             if report.can_serve() { Ok(()) } else { Err(anyhow::anyhow!("no tier works here").into()) }
         }

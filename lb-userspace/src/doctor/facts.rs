@@ -1,12 +1,13 @@
 //! The part of the doctor that asks the system.
 
-use crate::config::Interfaces;
+use crate::config::{Gateway, Interfaces};
 use crate::kernel::devices;
 use crate::kernel::foreign::{FlowTable, flow_tables};
 use crate::kernel::needs::Need;
 use crate::kernel::packet::{self, Counts};
 use crate::kernel::probe::Answer;
 use crate::kernel::version::KernelVersion;
+use crate::reason::Tier;
 use caps::{CapSet, Capability};
 use rustix::process::{Resource, Rlimit, getrlimit};
 use std::collections::HashSet;
@@ -32,6 +33,8 @@ pub(super) struct Facts {
     pub(super) unprivileged_bpf: Option<String>,
     pub(super) somaxconn: Option<u32>,
     /// Of the configuration.
+    pub(super) tiers: Vec<Tier>,
+    /// Of the configuration.
     pub(super) source_ports: RangeInclusive<u16>,
     /// `net.ipv4.ip_local_port_range`.
     pub(super) kernel_ports: Option<RangeInclusive<u16>>,
@@ -46,8 +49,9 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Asks the system.
-    pub(super) fn gather(source_ports: RangeInclusive<u16>, bpffs: &Path) -> Self {
+    /// Asks the system, for a gateway with these settings.
+    pub(super) fn gather(Gateway { fixed, live }: &Gateway) -> Self {
+        let (source_ports, bpffs) = (&fixed.source_ports, fixed.bpffs.as_path());
         let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let capabilities = |set| caps::read(None, set).unwrap_or_default().into_iter().collect();
         Self {
@@ -61,8 +65,9 @@ impl Facts {
             memlock: getrlimit(Resource::Memlock),
             unprivileged_bpf: read("/proc/sys/kernel/unprivileged_bpf_disabled"),
             somaxconn: read("/proc/sys/net/core/somaxconn").and_then(|text| text.parse().ok()),
-            rivals: rivals(&source_ports, bpffs),
-            source_ports,
+            rivals: rivals(source_ports, bpffs),
+            tiers: live.tiers.clone(),
+            source_ports: source_ports.clone(),
             kernel_ports: read("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| ports(&text)),
             reserved_ports: read("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default(),
             lro: joining_devices(),
@@ -119,6 +124,7 @@ mod tests {
                 memlock: Rlimit { current: None, maximum: None },
                 unprivileged_bpf: Some("2".into()),
                 somaxconn: Some(4096),
+                tiers: vec![Tier::Packet, Tier::Copy],
                 source_ports: 10_240..=29_999,
                 kernel_ports: Some(32_768..=60_999),
                 reserved_ports: String::new(),

@@ -4,7 +4,6 @@
 
 use super::facts::{Facts, ports};
 use crate::kernel::needs::{Lack, Need};
-use crate::kernel::probe::Answer;
 use crate::kernel::version::KernelVersion;
 use crate::words::counted;
 use caps::Capability;
@@ -64,7 +63,7 @@ pub(super) fn lines(facts: &Facts) -> Vec<Line> {
         btf(facts.btf),
         jit(facts.jit.as_deref()),
     ];
-    lines.extend(Need::ALL.into_iter().map(|it| need(it, facts.answer(it))));
+    lines.extend(Need::ALL.into_iter().map(|it| need(it, facts)));
     lines.extend([source_ports(facts), other_gateways(facts), lro(&facts.lro)]);
     lines.extend(CAPABILITIES.iter().map(|entry| capability(facts, *entry)));
     lines.extend([
@@ -76,12 +75,13 @@ pub(super) fn lines(facts: &Facts) -> Vec<Line> {
     lines
 }
 
-/// A need that is not met: `Missing` if a tier requires it; if a tier only prefers it, a note says what is lost.
-fn need(need: Need, answer: &Answer) -> Line {
-    let Some(lack) = Lack::new(need, answer.clone()) else {
+/// A need that is not met: `Missing` if a tier of the configuration requires it; if one only prefers it, a note says what is
+/// lost.
+fn need(need: Need, facts: &Facts) -> Line {
+    let Some(lack) = Lack::new(need, facts.answer(need).clone()) else {
         return Line::new(need.name(), LineState::Ok, need.purpose());
     };
-    let state = if need.is_required() { LineState::Missing } else { LineState::Note };
+    let state = if need.is_required(&facts.tiers) { LineState::Missing } else { LineState::Note };
     let found = match need.cost() {
         Some(cost) => format!("{}: {cost}", lack.found()),
         None => format!("{}; {}", lack.found(), need.purpose()),
@@ -162,7 +162,8 @@ fn capability(facts: &Facts, (capability, name, purpose): (Capability, &'static 
             .remedy("raise it into the effective set")
     } else {
         // `Missing` if something that it permits is required.
-        let is_required = |need: &Need| need.is_required() && need.capabilities().contains(&capability);
+        let is_required =
+            |need: &Need| need.is_required(&facts.tiers) && need.capabilities().contains(&capability);
         let state = if Need::ALL.iter().any(is_required) { LineState::Missing } else { LineState::Note };
         Line::new(name, state, format!("not held; {purpose}")).remedy(format!(
             "run as root, or setcap {name}+ep on the program, or AmbientCapabilities= in systemd"
@@ -236,6 +237,7 @@ fn backlog(somaxconn: Option<u32>) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::probe::Answer;
     use std::collections::HashSet;
 
     #[test]
@@ -268,16 +270,17 @@ mod tests {
 
     #[test]
     fn what_a_tier_requires_is_missing_and_what_it_prefers_is_noted_with_its_cost() {
-        let line = need(Need::RawSockets, &Answer::NotPermitted);
+        let need = |it, answer| super::need(it, &Facts::healthy().with(it, answer));
+        let line = need(Need::RawSockets, Answer::NotPermitted);
         assert_eq!(line.state, LineState::Missing);
         assert_eq!(line.remedy.unwrap(), "run as root, or with CAP_NET_RAW, CAP_NET_ADMIN");
-        let line = need(Need::Membarrier, &Answer::No);
+        let line = need(Need::Membarrier, Answer::No);
         assert_eq!(line.state, LineState::Note);
         assert!(line.found.starts_with("not in this kernel: a handover waits"), "{}", line.found);
-        let line = need(Need::Ktls, &Answer::No);
+        let line = need(Need::Ktls, Answer::No);
         assert_eq!(
             (line.state, line.found.as_str()),
-            (LineState::Missing, "not in this kernel; TLS records in the kernel")
+            (LineState::Note, "not in this kernel; TLS records in the kernel")
         );
     }
 

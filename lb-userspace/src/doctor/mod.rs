@@ -12,18 +12,18 @@ use dropped::dropped_packets;
 use facts::Facts;
 use lines::{Line, LineState, lines};
 
-use crate::config::{Config, FixedGateway};
+use crate::config::{Config, Gateway};
 use crate::kernel::needs::{self, Lack};
 use crate::reason::Tier;
 use crate::terminal::in_colour;
 use std::fmt;
 
 /// Examines this machine for a gateway with these settings; and with this configuration, if there is one that is whole.
-pub fn run(gateway: &FixedGateway, config: Option<&Config>) -> Report {
-    let mut report = Report::new(&Facts::gather(gateway.source_ports.clone(), &gateway.bpffs));
+pub fn run(gateway: &Gateway, config: Option<&Config>) -> Report {
+    let mut report = Report::new(&Facts::gather(gateway));
     if let Some(config) = config {
         report.lines.extend(answers::ask(&config.pools).iter().map(answers::line));
-        report.lines.extend(gateways::lines(config, &gateway.state_dir));
+        report.lines.extend(gateways::lines(config, &gateway.fixed.state_dir));
     }
     report
 }
@@ -34,6 +34,8 @@ pub struct Report {
     lines: Vec<Line>,
     /// The tiers in order of preference, each with what it lacks.
     tiers: Vec<(Tier, Option<Lack>)>,
+    /// Those that the configuration names.
+    wanted: Vec<Tier>,
 }
 
 impl Report {
@@ -42,7 +44,8 @@ impl Report {
         let lack = |tier| Lack::first(needs::of(tier).requires, |need| facts.answer(need).clone());
         let mut lines = lines(facts);
         lines.extend(dropped_packets(&facts.counted));
-        Self { lines, tiers: Tier::ALL.iter().map(|tier| (*tier, lack(*tier))).collect() }
+        let tiers = Tier::ALL.iter().map(|tier| (*tier, lack(*tier))).collect();
+        Self { lines, tiers, wanted: facts.tiers.clone() }
     }
 
     /// Prints to standard output, in colour if that is a terminal.
@@ -72,9 +75,12 @@ impl fmt::Display for Report {
         }
         writeln!(f, "\ntiers")?;
         for (tier, lack) in &self.tiers {
+            let is_wanted = self.wanted.contains(tier);
+            let not_wanted = if is_wanted { "" } else { "; not in `tiers`" };
             let (state, found) = match lack {
-                None => (LineState::Ok, "works".to_owned()),
-                Some(lack) => (LineState::Missing, format!("requires {lack}")),
+                None => (LineState::Ok, format!("works{not_wanted}")),
+                Some(lack) if is_wanted => (LineState::Missing, format!("requires {lack}")),
+                Some(lack) => (LineState::Note, format!("requires {lack}{not_wanted}")),
             };
             writeln!(f, "{}  {:width$}  {found}", mark(f.alternate(), state), tier.name())?;
         }
@@ -144,9 +150,23 @@ mod tests {
 
     #[test]
     fn the_tiers_line_names_what_is_missing_and_the_remedy() {
-        let report = Report::new(&Facts::healthy().with(Need::SkSkb, Answer::NotPermitted)).to_string();
-        let line = "requires sk_skb (not permitted): run as root, or with CAP_BPF, CAP_NET_ADMIN\n";
-        assert!(report.contains(line), "{report}");
+        let facts = Facts::healthy().with(Need::SkSkb, Answer::NotPermitted);
+        let line = "requires sk_skb (not permitted): run as root, or with CAP_BPF, CAP_NET_ADMIN";
+        let report = Report::new(&facts).to_string();
+        assert!(report.contains(&format!("{line}; not in `tiers`\n")), "{report}");
+        let wanted = Facts { tiers: vec![Tier::Sockmap, Tier::Copy], ..facts };
+        let report = Report::new(&wanted).to_string();
+        assert!(report.contains(&format!("{line}\n")), "{report}");
+    }
+
+    #[test]
+    fn what_only_a_tier_without_a_place_in_the_configuration_lacks_is_no_more_than_a_note() {
+        let facts = Facts::healthy().with(Need::Ktls, Answer::No);
+        let report = Report::new(&facts).to_string();
+        assert!(!report.contains("missing"), "{report}");
+        assert!(report.contains("note     kTLS") && report.contains("note     ktls"), "{report}");
+        let report = Report::new(&Facts { tiers: vec![Tier::Ktls, Tier::Copy], ..facts }).to_string();
+        assert!(report.contains("missing  kTLS") && report.contains("missing  ktls"), "{report}");
     }
 
     #[test]

@@ -263,9 +263,9 @@ impl Need {
         self.about().capabilities
     }
 
-    /// Whether a tier cannot do without.
-    pub fn is_required(self) -> bool {
-        Tier::ALL.iter().any(|tier| of(*tier).requires.contains(&self))
+    /// Whether one of these tiers cannot do without.
+    pub fn is_required(self, tiers: &[Tier]) -> bool {
+        tiers.iter().any(|tier| of(*tier).requires.contains(&self))
     }
 
     /// What is lost without it in the tier that prefers it.
