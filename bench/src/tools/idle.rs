@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> Result<u64> {
     let answered = streams.iter_mut().filter_map(|stream| ping.once(stream).ok()).count();
     // By a reset: thousands of TIME_WAITs would be in the next figures, and leave them while they are taken.
     for stream in &streams {
-        SockRef::from(&stream.sock).set_linger(Some(Duration::ZERO))?;
+        SockRef::from(stream.sock.socket()).set_linger(Some(Duration::ZERO))?;
     }
     Ok(answered as u64)
 }

@@ -35,11 +35,11 @@ impl Link {
         exchange: &Arc<Exchange>,
     ) -> Result<Link> {
         let mut stream = tls::connect(config, target, sni)?;
-        stream.sock.set_read_timeout(Some(PATIENCE))?;
+        stream.sock.socket().set_read_timeout(Some(PATIENCE))?;
         stream.conn.set_buffer_limit(None);
         exchange.prepare(&mut stream)?;
         exchange.once(&mut stream)?;
-        stream.sock.set_nonblocking(true)?;
+        stream.sock.socket().set_nonblocking(true)?;
         Ok(Link { stream, exchange: Arc::clone(exchange), due: VecDeque::new(), partial: 0 })
     }
 
@@ -125,7 +125,7 @@ pub(super) fn ready<'l>(
         .clone()
         .map(|(_, link)| {
             let write = if link.stream.conn.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
-            PollFd::new(&link.stream.sock, PollFlags::IN | write)
+            PollFd::new(link.stream.sock.socket(), PollFlags::IN | write)
         })
         .collect();
     let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::stream::{BUFFER, Direction, Header};
+use super::tls::Buffered;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -42,7 +43,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         if let Some(tls) = &tls {
             scope.spawn(|| {
                 each(tls, move |socket| {
-                    serve(StreamOwned::new(ServerConnection::new(Arc::clone(&config))?, socket))
+                    serve(StreamOwned::new(
+                        ServerConnection::new(Arc::clone(&config))?,
+                        Buffered::new(socket),
+                    ))
                 })
             });
         }

@@ -1,7 +1,7 @@
 //! The clients' TLS: the one suite and key exchange that redis-benchmark is told to use, so that differing
 //! preferences of the servers change nothing. Certificates are verified.
 
-use std::io::Write;
+use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +30,37 @@ pub(super) struct Server {
 }
 
 /// A blocking TLS connection.
-pub(super) type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Stream = StreamOwned<ClientConnection, Buffered>;
+
+/// A socket that is read in large pieces. rustls itself asks for 4 KiB at a time, or for more, depending on where records
+/// begin in its buffer; of two equal streams one was twice as fast as the other for as long as they lived.
+pub(super) struct Buffered(BufReader<TcpStream>);
+
+impl Buffered {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self(BufReader::with_capacity(64 * 1024, socket))
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        self.0.get_ref()
+    }
+}
+
+impl Read for Buffered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Buffered {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.0.get_mut().write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// The settings of a client that resumes its sessions, or never does.
 pub(super) fn config(authority: &Path, resume: bool) -> Result<Arc<ClientConfig>> {
@@ -57,7 +87,7 @@ pub(super) fn connect(config: &Arc<ClientConfig>, target: SocketAddr, sni: &str)
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.set_nodelay(true)?;
     let name = ServerName::try_from(sni.to_owned())?;
-    Ok(StreamOwned::new(ClientConnection::new(Arc::clone(config), name)?, socket))
+    Ok(StreamOwned::new(ClientConnection::new(Arc::clone(config), name)?, Buffered::new(socket)))
 }
 
 /// Connects, shakes hands and asks once.
