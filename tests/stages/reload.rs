@@ -275,6 +275,24 @@ fn watch_follows_links_that_are_swapped() -> Result<()> {
     })
 }
 
+/// A client of before a reload keeps the gateway looking, several times a second, whether what it is routed by is still in use.
+#[test]
+fn watch_goes_on_while_a_silent_client_is_from_before_a_reload() -> Result<()> {
+    let world = World::new()?;
+    let config = format!("[gateway]\nwatch = true\n{}", listener("hello_timeout = '10m'"))
+        + &passthrough("app1", "app1.example.com")
+        + &pool("app1", &[7001], "");
+    let gateway = world.gateway(&config)?;
+    let _silent = world.connect(443)?;
+    gateway.wait_status("the client", |s| s.listener("databases", "active") == 1)?;
+    gateway.write_config(&config.replace("app1.example.com", "app2.example.com"))?;
+    gateway.reload()?;
+    let generation = gateway.status()?.0["config_generation"].clone();
+    gateway.write_config(&config.replace("app1.example.com", "app3.example.com"))?;
+    gateway.wait_status("another generation", |s| s.0["config_generation"] != generation)?;
+    Ok(())
+}
+
 #[test]
 fn watch_waits_for_a_certificate_that_a_new_configuration_names() -> Result<()> {
     let world = World::new()?;

@@ -1,10 +1,11 @@
 //! accept: one process takes over from another, and nobody is refused.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Error, ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use serde_json::Value;
 use snisplice::kernel::version::{KernelVersion, sockmap_sound};
@@ -25,7 +27,7 @@ use snisplice_tests::tls::{Client, client_hello};
 use snisplice_tests::{Gateway, Launch, Redis, TempDir, eventually, require, topology};
 use socket2::{Domain, Socket, Type};
 
-use crate::config::{listener, one_route, passthrough, pool, route};
+use crate::config::{listener, one_route, passthrough, pool, route, server};
 use crate::world::{World, answer, dial};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -542,7 +544,7 @@ fn a_process_that_cannot_be_taken_over_is_named() -> Result<()> {
     let mut gateway = world.gateway(&one_route())?;
     let state_dir = gateway.state_dir()?;
     gateway.process.stop()?;
-    let socket = std::os::unix::net::UnixListener::bind(state_dir.join("admin.sock"))?;
+    let socket = UnixListener::bind(state_dir.join("admin.sock"))?;
     let old = thread::spawn(move || -> Result<()> {
         let (stream, _) = socket.accept()?;
         let mut stream = BufReader::new(stream);
@@ -556,5 +558,46 @@ fn a_process_that_cannot_be_taken_over_is_named() -> Result<()> {
     ensure!(status.code() == Some(1), "{status}");
     let said = successor.stderr();
     ensure!(said.contains("cannot be taken over, only restarted: not a request of this version"), "{said}");
+    Ok(())
+}
+
+/// A predecessor whose operator drains a pool when the successor has nothing left to do but to serve.
+#[test]
+fn what_is_drained_at_the_last_moment_stays_drained() -> Result<()> {
+    let world = World::new()?;
+    let mut gateway = world.gateway(&one_route())?;
+    let state_dir = gateway.state_dir()?;
+    gateway.process.stop()?;
+    let socket = UnixListener::bind(state_dir.join("admin.sock"))?;
+    let lock = File::create(state_dir.join("admin.lock"))?;
+    let before = thread::spawn(move || -> Result<UnixStream> {
+        let (stream, _) = socket.accept()?;
+        socket.set_nonblocking(true)?;
+        let mut heard = BufReader::new(stream.try_clone()?).lines();
+        let mut hear = |word: &str| -> Result<()> {
+            let line = heard.next().context("it has closed the connection")??;
+            ensure!(line.contains(word), "{line}");
+            Ok(())
+        };
+        let say = |line: &str| (&stream).write_all(format!("{line}\n").as_bytes());
+        hear("take_over")?;
+        say(r#"{"ok":{"program":"0","process":1,"started_ms":1}}"#)?;
+        let descriptors = [socket.as_raw_fd(), lock.as_raw_fd()];
+        let line = IoSlice::new(b"{\"descriptors\":[\"admin_socket\",\"admin_lock\"]}\n");
+        let with = ControlMessage::ScmRights(&descriptors);
+        sendmsg::<()>(stream.as_raw_fd(), &[line], &[with], MsgFlags::empty(), None)?;
+        say(r#"{"offered":{}}"#)?;
+        hear("freeze")?;
+        say(r#"{"frozen":{"kept":[]}}"#)?;
+        hear("serve")?;
+        fs::write(state_dir.join("drained"), "app1\n")?;
+        say(r#"{"over":{}}"#)?;
+        Ok(stream)
+    });
+    gateway.take_over()?;
+    let _stream = before.join().expect("no assertion in there")?;
+    let status = gateway.status()?;
+    let state = &status.server("app1", &server(7001))["state"];
+    ensure!(state == "draining", "{status:?}");
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout_at};
 
 /// Bounds on the time between two look-ups of a name: with a TTL of 0 the name server must not be flooded, and with a long
 /// one a change must not take too long.
@@ -42,6 +42,8 @@ pub struct Resolver {
     resolver: Option<Arc<TokioResolver>>,
     /// The state of the files when they were read; empty while there are no names.
     seen: Vec<Option<Look>>,
+    /// When they are looked at again.
+    rhythm: Interval,
     /// One for each name. They are ended by the next [`Self::look_up`].
     tasks: JoinSet<()>,
     lookups: Arc<Semaphore>,
@@ -55,7 +57,9 @@ impl Default for Resolver {
     /// Knows no name yet.
     fn default() -> Self {
         let lookups = Arc::new(Semaphore::new(LOOKUPS));
-        Resolver { resolver: None, seen: Vec::new(), tasks: JoinSet::new(), lookups }
+        let mut rhythm = interval(WATCH);
+        rhythm.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Resolver { resolver: None, seen: Vec::new(), rhythm, tasks: JoinSet::new(), lookups }
     }
 }
 
@@ -84,13 +88,14 @@ impl Resolver {
         FirstAnswers { answers, awaited }
     }
 
-    /// Returns when the system's resolver configuration has changed since it was read; never if there are no names.
-    pub async fn changed(&self) {
+    /// Returns when the system's resolver configuration has changed since it was read; never if there are no names. May be
+    /// dropped and called again: the time until the next look goes on.
+    pub async fn changed(&mut self) {
         if self.seen.is_empty() {
             return std::future::pending().await;
         }
         loop {
-            sleep(WATCH).await;
+            self.rhythm.tick().await;
             if look() != self.seen {
                 return;
             }

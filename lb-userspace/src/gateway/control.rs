@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 
 /// How often it is looked whether connections still use an address that no Gateway has.
 const RELEASE: Duration = Duration::from_secs(1);
@@ -98,11 +98,15 @@ impl Control {
         aside(move || drop(Large::new(Some(config), parts))).context("cannot start a thread")?;
         let mut heir = None;
         let mut is_stopping = false;
+        let mut rhythms = Rhythms::default();
         // While another process is about to take over, it has the listening sockets of this configuration, and it counts on the
         // addresses that the device has.
         while heir.is_none() && (!is_stopping || self.succession.is_pending()) {
             let is_free = !self.succession.is_pending();
             let has_surplus = self.source.as_ref().is_some_and(|(_, objects)| objects.has_surplus());
+            if !has_surplus {
+                rhythms.release.reset();
+            }
             tokio::select! {
                 () = stop.asked() => {
                     if is_stopping {
@@ -123,14 +127,14 @@ impl Control {
                 request = self.requests.recv(), if is_free => {
                     self.reload(What::File, "the admin socket", request).await;
                 }
-                () = changed(&mut self.watched), if is_free => {
+                () = changed(&mut self.watched, &mut rhythms.file), if is_free => {
                     self.reload(What::File, "a changed file", None).await;
                 }
-                () = changed_objects(&mut self.watched_objects, &self.source), if is_free => {
+                () = changed_objects(&mut self.watched_objects, &self.source, (&mut rhythms.object, &mut rhythms.port)), if is_free => {
                     self.follow_objects().await;
                 }
                 () = self.removed.due() => self.look_after_removed(),
-                () = sleep(RELEASE), if is_free && has_surplus => self.release_addresses(),
+                _ = rhythms.release.tick(), if is_free && has_surplus => self.release_addresses(),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
                     drop(self.resolve());
@@ -301,6 +305,32 @@ pub(super) fn tell_manager(state: NotifyState<'_>) {
     }
 }
 
+/// When what tells of no change by itself is looked at again. They go on while other events are handled: a look that began
+/// to wait anew after each of them would never come where they are frequent.
+struct Rhythms {
+    /// The files of the configuration.
+    file: Interval,
+    /// The files with objects.
+    object: Interval,
+    /// Addresses that no Gateway has.
+    release: Interval,
+    /// Ports that one could not have.
+    port: Interval,
+}
+
+impl Default for Rhythms {
+    fn default() -> Self {
+        let [file, object, release, port] = [watch::EVERY, watch::EVERY, RELEASE, ASK_AGAIN].map(|period| {
+            let mut rhythm = interval(period);
+            rhythm.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // The first is not at once.
+            rhythm.reset();
+            rhythm
+        });
+        Self { file, object, release, port }
+    }
+}
+
 /// SIGTERM and SIGINT.
 struct Stop {
     terminate: Signal,
@@ -322,15 +352,22 @@ impl Stop {
 
 /// Returns when the objects have changed, or are to be tried again, or a port that one of them could not have is to be asked for
 /// again.
-async fn changed_objects(watched: &mut Option<Watched>, source: &Source) {
+async fn changed_objects(
+    watched: &mut Option<Watched>,
+    source: &Source,
+    (object, port): (&mut Interval, &mut Interval),
+) {
     if let Some(at) = source.as_ref().and_then(|(_, objects)| objects.again_at()) {
         return sleep_until(at).await;
     }
     let lacks_ports = source.as_ref().is_some_and(|(_, objects)| objects.lacks_ports());
+    if !lacks_ports {
+        port.reset();
+    }
     tokio::select! {
-        () = changed(watched) => {}
+        () = changed(watched, object) => {}
         () = changed_there(source) => {}
-        () = sleep(ASK_AGAIN), if lacks_ports => {}
+        _ = port.tick(), if lacks_ports => {}
     }
 }
 
@@ -343,10 +380,10 @@ async fn changed_there(source: &Source) {
 }
 
 /// Returns when a watched file has changed.
-async fn changed(watched: &mut Option<Watched>) {
+async fn changed(watched: &mut Option<Watched>, rhythm: &mut Interval) {
     let Some(watched) = watched else { return std::future::pending().await };
     loop {
-        sleep(watch::EVERY).await;
+        rhythm.tick().await;
         if watched.changed() {
             return;
         }

@@ -203,7 +203,6 @@ impl Start<'_> {
             servers_known(&gateway.snapshot.load()).await;
             before.freeze(&gateway, &elsewhere).await?;
         }
-        drained::restore(state_dir, &gateway.snapshot.load());
         if let Ok(packet) = gateway.packet() {
             let mut kept = HashMap::new();
             let kept = match &mut before {
@@ -226,6 +225,8 @@ impl Start<'_> {
             let _ = taken_over.send(());
             tasks.spawn(before.follow(gateway.clone(), elsewhere));
         }
+        // Only now: until it was relieved, the process before this one has drained what an operator asked it to.
+        drained::restore(state_dir, &gateway.snapshot.load());
         let sweeper = gateway.packet().ok().map(|packet| Sweeper::start(packet.clone())).transpose()?;
         let watched = settings.fixed.watch.then(|| Watched::new(sources));
         let shared_socket = Some(socket.share().context("the admin socket")?);
