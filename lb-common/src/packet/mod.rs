@@ -424,7 +424,7 @@ counts! {
     NotWritable = "not_writable", true;
     /// It came by a device by which there is no route to its sender.
     WrongDevice = "wrong_device", true;
-    /// A SYN on a live connection.
+    /// A SYN on a live connection, or a SYN-ACK that does not repeat that of its beginning.
     SynOnLive = "syn_on_live", true;
     /// A late copy of the SYN that a connection began with, after its end.
     SynLate = "syn_late", true;

@@ -232,6 +232,13 @@ impl Bounds {
             && self.acknowledges == self.peer_sent
     }
 
+    /// Whether a SYN of X can be the SYN-ACK that the connection began with: it is before all that Y has acknowledged. A server
+    /// that missed the end of the handshake sends it again. At any other an end that knows RFC 793 only might reset.
+    #[inline(always)]
+    pub const fn repeats_the_beginning(&self, syn: &Segment) -> bool {
+        syn.flags & tcp::ACK != 0 && before(syn.seq, self.acknowledged)
+    }
+
     /// Whether a segment on a connection that [is finished](Self::is_finished) has nothing new: a retransmitted FIN or a
     /// repeated ACK.
     #[inline(always)]
@@ -727,6 +734,17 @@ mod tests {
         }
         for more in [segment(E + 1, 1, T + 1), fin(segment(E + 1, 0, T + 1)), segment(E + 1, 0, T + 2)] {
             assert!(!repeats(&more), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn a_syn_ack_is_of_the_beginning_only_before_what_was_acknowledged() {
+        let bounds = bounds(&own(), &peer());
+        let syn = |seq, flags| Segment { flags, ..segment(seq, 0, T) };
+        assert!(bounds.repeats_the_beginning(&syn(A - 1, tcp::SYN | tcp::ACK)));
+        assert!(!bounds.repeats_the_beginning(&syn(A - 1, tcp::SYN)));
+        for seq in [A, A + 1, E] {
+            assert!(!bounds.repeats_the_beginning(&syn(seq, tcp::SYN | tcp::ACK)), "{seq}");
         }
     }
 

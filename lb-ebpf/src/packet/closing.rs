@@ -12,6 +12,7 @@ use super::{
     event::{tell, tick},
     halves::Halves,
     maps::{PACKET_FLOWS, count},
+    redirect::Stamp,
     sight::{is_sighted, sight},
 };
 
@@ -23,7 +24,7 @@ pub(super) fn admit<const LINK: usize, const IP: usize>(
     head: &Head,
     flow: &Flow,
     halves: &Halves,
-    segment: &Segment,
+    (segment, stamp): (&Segment, Stamp),
     await_ack: Option<u32>,
 ) -> Result<(), Error> {
     match gate(flow, halves, segment, await_ack) {
@@ -43,6 +44,9 @@ pub(super) fn admit<const LINK: usize, const IP: usize>(
                 // A late copy of the closed connection's own SYN: it begins nothing new.
                 return Err(Count::SynLate.into());
             }
+            if !stamp.holds(flow) {
+                return Err(Count::FlowGone.into());
+            }
             take_over(flow, halves, tuple);
             sight::<LINK, IP>(ctx, tuple, head);
             Err(Pass::NewConnection.into())
@@ -59,7 +63,7 @@ enum Gate {
     ResetInexact,
     /// It may not: a reset outside the window.
     ResetOutside,
-    /// It may not: a SYN on a live connection. Its sender is asked.
+    /// It may not: a SYN on a live connection, or a SYN-ACK that does not repeat that of its beginning. Its sender is asked.
     SynOnLive,
     /// It may not: after both FINs, and not a retransmission.
     BehindEnd,
@@ -83,10 +87,10 @@ fn gate(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>)
     if segment.flags & tcp::SYN != 0 {
         return if is_finished || own.has_reset() || peer.has_reset() {
             Gate::Over
-        } else if segment.flags & tcp::ACK == 0 {
-            Gate::SynOnLive
-        } else {
+        } else if bounds.repeats_the_beginning(segment) {
             Gate::Open
+        } else {
+            Gate::SynOnLive
         };
     }
     if is_finished && !bounds.repeats_the_end(segment) { Gate::BehindEnd } else { Gate::Open }

@@ -78,7 +78,7 @@ pub(super) fn segment<const LINK: usize, const IP: usize>(
         }
     }
     if head.has(tcp::SYN | tcp::RST) || halves.is_closing() {
-        admit::<LINK, IP>(ctx, tuple, head, flow, &halves, segment, limits.await_ack)?;
+        admit::<LINK, IP>(ctx, tuple, head, flow, &halves, (segment, stamp), limits.await_ack)?;
     }
     if let (Some(handover), Some(await_ack)) = (handover, limits.await_ack) {
         if segment.payload == 0 && !head.has(tcp::SYN | tcp::FIN | tcp::RST) && before(segment.ack, await_ack)

@@ -441,9 +441,10 @@ fn a_syn_on_a_live_connection_is_dropped_and_its_sender_asked_once() -> Result<(
             {
                 for (side, segment) in [connection.request(), connection.response()].into_iter().enumerate() {
                     programs.splice(&connection)?;
-                    for flags in [SYN, SYN | FIN] {
-                        // By chance, and at exactly the next number.
-                        for seq in [7_000_000, segment.seq] {
+                    // An end with an old TCP resets its connection at a SYN in its window, with ACK or without.
+                    for flags in [SYN, SYN | FIN, SYN | ACK] {
+                        // By chance, at exactly the next number, and in the window.
+                        for seq in [7_000_000, segment.seq, segment.seq + 250] {
                             let syn = Segment { seq, flags, payload: vec![], ..segment.clone() };
                             let fate = programs.run(&frame(&syn))?;
                             ensure!(fate == Fate::Dropped(Count::SynOnLive), "{what}: {fate:02x?}");
@@ -464,7 +465,7 @@ fn a_syn_on_a_live_connection_is_dropped_and_its_sender_asked_once() -> Result<(
 
                     // Who has missed the last acknowledgement of the handshake says so, and hears it from the other end.
                     programs.know(&connection.track)?;
-                    let answer = Segment { seq: 7_000_000, flags: SYN | ACK, ..syn };
+                    let answer = Segment { seq: segment.seq - 1, flags: SYN | ACK, ..syn };
                     let fate = programs.run(&frame(&answer))?;
                     ensure!(matches!(fate, Fate::Leaves(_)), "{what}: {fate:02x?}");
                     ensure!(programs.track()? == connection.track, "{what}: it counts nothing");

@@ -33,9 +33,17 @@ fn acknowledgements_of_the_prefix_are_for_the_socket_and_all_else_is_not() -> Re
                 let row = |what, ack: u32, flags, payload: &[u8], fate: fn(Vec<u8>) -> Fate| {
                     let payload = payload.to_vec();
                     let window = if flags & SYN != 0 { came.window } else { left.window };
-                    let came = Segment { ack, flags, payload: payload.clone(), ..came.clone() };
-                    let ack = ack.wrapping_add(difference);
-                    let left = Segment { ack, flags, payload, window, ..left.clone() };
+                    // A SYN-ACK is from before all bytes.
+                    let back = u32::from(flags & SYN != 0);
+                    let came = Segment {
+                        seq: came.seq - back,
+                        ack,
+                        flags,
+                        payload: payload.clone(),
+                        ..came.clone()
+                    };
+                    let (seq, ack) = (left.seq - back, ack.wrapping_add(difference));
+                    let left = Segment { seq, ack, flags, payload, window, ..left.clone() };
                     (what, frame(&came), fate(frame(&left)))
                 };
                 let rows = [

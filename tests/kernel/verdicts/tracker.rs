@@ -29,7 +29,7 @@ fn expected(flow: &Flow, track: &Track, segment: &Segment, tick: u32) -> (Track,
     } else if has(SYN) && is_over {
         (Half { closing: own.closing | closing::REUSED, ..own }, false)
     } else if has(SYN) {
-        if has(ACK) { (own, true) } else { (Half { asked: 1, ..own }, false) }
+        if bounds.repeats_the_beginning(segment) { (own, true) } else { (Half { asked: 1, ..own }, false) }
     } else if bounds.is_finished(&own, &peer) && !bounds.repeats_the_end(segment) {
         (own, false)
     } else {

@@ -53,9 +53,7 @@ impl PacketTier {
             books.ledger.know_id(flow.id);
             found.entry(flow.id).or_insert_with(|| Found::of(tuple, flow)).add(flow);
         })?;
-        for (id, slot) in kept.iter_mut() {
-            *slot = slot.or(found.remove(id).map(|found| found.slot));
-        }
+        leave_kept(kept, &mut found, |id| self.kernel().record(id).is_some());
         let mut adoption = Adoption::new(self, books, snapshot);
         let (handovers, mut any) = (self.kernel().handovers(), false);
         self.kernel().for_each_record(|id, record| {
@@ -89,7 +87,28 @@ impl PacketTier {
             }
         }
         let is_handed_over = self.kernel().handover(id).is_some();
+        let is_known = found.is_some();
         Adoption::new(self, books, snapshot).adopt(id, &record, found, is_handed_over);
+        // Whose flows are gone does not know its slot.
+        if !is_known && let Some(slot) = slot {
+            self.free(slot);
+        }
+    }
+}
+
+/// Leaves the connections that an earlier process has `kept` to it, and notes their slots. One without a record is over, and
+/// its account closed: its flows stay in `found`, and with them its slot.
+fn leave_kept(
+    kept: &mut HashMap<u64, Option<u32>>,
+    found: &mut ById<Found>,
+    has_record: impl Fn(u64) -> bool,
+) {
+    for (id, slot) in kept {
+        if has_record(*id)
+            && let Some(found) = found.remove(id)
+        {
+            slot.get_or_insert(found.slot);
+        }
     }
 }
 
@@ -176,5 +195,21 @@ impl<'a> Adoption<'a> {
             Belonging { listener, route, pool, server }
         });
         known.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flows_of_a_kept_connection_that_is_over_are_not_left_to_the_process_that_ends() {
+        let found = |slot| Found { slot, tuples: PerLeg::default(), origins: PerDirection::default() };
+        let mut flows: ById<Found> = [(1, found(11)), (2, found(12)), (3, found(13))].into_iter().collect();
+        // 1: begins just now. 2: its handover is under way. 3: closed, and its flows linger. 4: reset, and its flows are gone.
+        let mut kept = HashMap::from([(1, None), (2, Some(12)), (3, None), (4, Some(14))]);
+        leave_kept(&mut kept, &mut flows, |id| id < 3);
+        assert_eq!(kept, HashMap::from([(1, Some(11)), (2, Some(12)), (3, None), (4, Some(14))]));
+        assert_eq!(flows.keys().collect::<Vec<_>>(), [&3]);
     }
 }

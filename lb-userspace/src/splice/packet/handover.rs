@@ -54,7 +54,7 @@ pub(crate) struct PendingHandover {
 struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
-    /// [`tcp::Progress::received`] of `from` at the last look.
+    /// How much of [`tcp::Progress::received`] of `from` was taken from its queue, or read before; the FIN counts.
     seen: u64,
     /// The sequence number at which that count was 0.
     base: u32,
@@ -230,15 +230,16 @@ impl Direction<'_> {
         if progress.received == self.seen {
             return Ok((false, Vec::new()));
         }
-        self.seen = progress.received;
         let (arrived, left) = tcp::received(from, self.left, progress.has_fin)?;
+        // Not `progress.received`: more may have come since.
+        self.seen += arrived.len() as u64 + u64::from(progress.has_fin);
         self.left = left;
         // A delayed ACK of the socket would come later than ACKs of the other end with higher numbers.
         tcp::flush_acknowledgement(from)?;
         Ok((progress.has_fin, arrived))
     }
 
-    /// Sequence number after the last byte that `from` had received at the last look.
+    /// Sequence number after the last byte that was taken from `from`.
     fn received(&self) -> u32 {
         self.base.wrapping_add(self.seen as u32).wrapping_sub(u32::from(self.fin.is_some()))
     }
@@ -327,5 +328,73 @@ impl Direction<'_> {
             .and_then(|next| injector.acknowledge(local, peer, next, self.written));
         self.is_done = gone(tcp::is_acknowledged(to));
         self.is_done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hint::spin_loop;
+    use std::io::Write as _;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::{Acquire, Release};
+    use std::thread;
+
+    /// Needs CAP_NET_ADMIN, as repair mode does. The programs are told what was counted: bytes between the count and the read
+    /// would be missing in their track for good.
+    #[tokio::test]
+    async fn bytes_that_come_during_a_look_are_counted_when_they_are_taken() {
+        const ROUNDS: usize = 1_000;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = TcpStream::from_std(socket).unwrap();
+        tcp::enter_repair(socket.as_fd()).unwrap();
+        let mut direction = Direction {
+            from: &socket,
+            to: &socket,
+            seen: 0,
+            base: 0,
+            left: 0,
+            fin: None,
+            fin_sent: false,
+            written: 0,
+            bytes: 0,
+            since: Instant::now(),
+            is_done: false,
+            replays: 0,
+        };
+        let round = Arc::new(AtomicUsize::new(0));
+        let begun = round.clone();
+        let writer = thread::spawn(move || {
+            peer.set_nodelay(true).unwrap();
+            for round in 1..=ROUNDS {
+                peer.write_all(b"x").unwrap();
+                while begun.load(Acquire) < round {
+                    thread::yield_now();
+                }
+                // Sooner or later during the look.
+                (0..round % 256 * 8).for_each(|_| spin_loop());
+                peer.write_all(b"y").unwrap();
+            }
+            peer
+        });
+        let mut taken = 0;
+        for number in 1..=ROUNDS {
+            while tcp::progress(socket.as_fd()).unwrap().received < 2 * number as u64 - 1 {
+                thread::yield_now();
+            }
+            round.store(number, Release);
+            while taken < 2 * number {
+                taken += direction.arrived().unwrap().1.len();
+                assert_eq!(direction.seen, taken as u64);
+            }
+        }
+        drop(writer.join().unwrap());
+        while !direction.arrived().unwrap().0 {}
+        assert_eq!(direction.seen, 2 * ROUNDS as u64 + 1, "the FIN counts");
     }
 }
