@@ -423,7 +423,8 @@ impl Passage {
         let request = request.or(own_request);
         let speaks = !session.early().is_empty();
         let connected = self.connect(None, request, Some(&session), speaks, ticket).await;
-        let Upstream { socket: server, session: upstream, guard: _guard, .. } = match connected {
+        // The port is given back after the socket is closed.
+        let Upstream { port: _port, socket: server, session: upstream, guard: _guard, .. } = match connected {
             Ok(connected) => connected,
             Err(Unconnected { reason, .. }) => {
                 let setback = self.note_setback(reason);

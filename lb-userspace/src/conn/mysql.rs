@@ -47,7 +47,8 @@ impl Passage {
         };
         let connected =
             self.connect(None, Some(TlsRequest::Mysql(login.asked())), Some(&session), false, ticket).await;
-        let Upstream { socket: server, session: upstream, thread, guard, .. } = match connected {
+        // The port is given back after the socket is closed.
+        let Upstream { port: _port, socket: server, session: upstream, thread, guard } = match connected {
             Ok(connected) => connected,
             Err(Unconnected { reason, words }) => {
                 let error = match words {

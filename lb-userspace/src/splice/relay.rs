@@ -59,9 +59,11 @@ pub fn relay<C: Transport, S: Transport>(
     }
 }
 
-/// Ends when no byte has moved for `idle`; never without one.
+/// Ends when no byte has moved for `idle`; never without one. The time until now, of handshakes and attempts to connect, is no
+/// silence.
 async fn idle_expired(traffic: &Traffic, idle: Option<Duration>) {
     let Some(idle) = idle else { return std::future::pending().await };
+    traffic.active_ms.store(now_ms(), Relaxed);
     loop {
         let quiet = Duration::from_millis(now_ms() - traffic.active_ms.load(Relaxed));
         match idle.checked_sub(quiet) {
@@ -429,6 +431,16 @@ mod tests {
                 assert_eq!(heard.into_inner(), b"words; end", "{case}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_relay_is_no_silence() {
+        let ((near, _near_peer), (far, _far_peer)) = (socket().await, socket().await);
+        let (client, server) = (peer([]), peer([]));
+        let idle = Duration::from_secs(1);
+        let traffic = Traffic { active_ms: (now_ms() - 2_000).into(), ..Traffic::default() };
+        let relay = pin!(relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, Some(idle)));
+        assert!(relay.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 
     #[tokio::test]

@@ -75,6 +75,8 @@ pub async fn splice(
         Ok(splice) => splice,
         Err(outcome) => return outcome,
     };
+    // What came before is no silence.
+    traffic.active_ms.store(crate::clock::now_ms(), Relaxed);
     let reason = tokio::select! {
         biased;
         ended = async { tokio::try_join!(splice.carry(Side::Client), splice.carry(Side::Server)) } => match ended {
