@@ -280,10 +280,15 @@ pub(crate) fn promised(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(windows.promised())
 }
 
+/// TSval of a segment that is sent now; its lowest bit tells whether it counts microseconds instead of milliseconds.
+pub(crate) fn timestamp(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)
+}
+
 /// Reads a leg's state, and sends a delayed ACK, if there is one of bytes. The socket is in repair mode. `isn`: its peer's initial
 /// sequence number, as far as it is known.
 pub(crate) fn leg_state(socket: BorrowedFd<'_>, isn: u32) -> io::Result<LegState> {
-    let timestamp: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)?;
+    let timestamp = timestamp(socket)?;
     set_tcp(socket, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
     let write_seq: u32 = get(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ)?;
     let seen = quiet(socket, isn)?.map_or_else(|| seen(socket), Ok)?;

@@ -9,7 +9,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::AsFd as _;
 use std::ptr::{NonNull, read_volatile, write_volatile};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Slots that are mapped at once. Only chunks that are used are mapped.
@@ -152,6 +152,16 @@ impl Tracks {
                 write_volatile(&raw mut (*half).closing, closing | fin as u8);
             }
         }
+        Ok(())
+    }
+
+    /// Notes that what was sent in the name of the end at this side had this TSval, if the programs have seen no later one.
+    pub(super) fn raise_tsval(&self, slot: u32, side: Side, tsval: u32) -> io::Result<()> {
+        let half = self.half(slot, side)?;
+        // SAFETY: as in `advance`.
+        let known = unsafe { AtomicU32::from_ptr(&raw mut (*half).tsval) };
+        // If a program stores an earlier one at the same time, the end is not silent, and will send more.
+        let _ = known.fetch_update(Relaxed, Relaxed, |known| before(known, tsval).then_some(tsval));
         Ok(())
     }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd as _;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -15,7 +17,7 @@ use snisplice_tests::topology::{Leg, Shape, Triangle};
 use snisplice_tests::{Launch, NetNs, eventually, require};
 
 use crate::PACKET;
-use crate::ends::{Opening, SERVER_PORT};
+use crate::ends::{Opening, PATIENCE, SERVER_PORT};
 use crate::scene::{CONNTRACK, Scene, meets_reset};
 use crate::strangers::settled;
 
@@ -134,6 +136,26 @@ fn an_end_that_is_dead_is_noticed_after_so_many_probes_and_both_are_reset() -> R
         ensure!(probes.seen()? == 3, "{} probes instead of 3: {reason}", probes.seen()?);
     }
     Ok(())
+}
+
+/// The gateway's socket repeats the client's first words, with a timestamp of that moment, and neither end says anything more. A
+/// probe with an older one would be none to Linux (PAWS, since 6.14); that of the client would bring a newer one.
+#[test]
+fn a_server_that_got_the_first_words_late_answers_probes() -> Result<()> {
+    require!(PACKET, "the copy tier has its sockets for that");
+    require!(has_program("nft"), "no nft");
+    let scene = scene_of(Opening::default(), ["idle = '1h'", "idle = '1s', interval = '1s', count = 3"])?;
+    let nft = |rules: &str| checked_output(scene.net.server.command("nft").arg(rules));
+    nft("add table netdev hole; \
+         add chain netdev hole in { type filter hook ingress device eth0 priority 0; }; \
+         add rule netdev hole in ip length > 100 drop")?;
+    let (mut client, _) = scene.opening.open(&scene.net.client)?;
+    thread::sleep(Duration::from_secs(1));
+    nft("delete table netdev hole")?;
+    let mut server = scene.accepted(PATIENCE)?;
+    settled(&scene, "packet", 1)?;
+    Probes::of(&scene.net.server, &server)?.wait(6)?;
+    talk(&mut client, &mut server)
 }
 
 #[test]

@@ -355,6 +355,12 @@ impl Packet {
         }
     }
 
+    /// Notes the TSval, in the numbers of this end, that a leg's socket has sent last in its name.
+    pub fn raise_tsval(&self, slot: u32, side: Side, tsval: u32) {
+        // No error: the track was written before, so it is mapped.
+        let _ = self.tracks.raise_tsval(slot, side, tsval);
+    }
+
     /// Lets the programs ask this ([`asked`](packet::track::asked)) of the end again.
     pub fn was_asked(&self, slot: u32, side: Side, what: u8) {
         // No error: the track was read before, so it is mapped.

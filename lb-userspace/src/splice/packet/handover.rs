@@ -8,7 +8,7 @@
 //! reset.
 
 use super::grace::Grace;
-use super::terms::Terms;
+use super::terms::{LEAD, Terms};
 use crate::kernel::raw::Injector;
 use crate::kernel::tuples::ends;
 use crate::kernel::{FinOrder, Packet, tcp};
@@ -187,6 +187,16 @@ impl PendingHandover {
         while !are_done(&mut request, &mut response) {
             rest(&request, &response, pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        // Else an end to which they were sent would take a keepalive probe for an old segment, and not answer it (PAWS, RFC
+        // 7323, section 5), if the other end has said nothing since.
+        if terms.has_timestamps() && since.elapsed() >= LEAD {
+            for (from, direction) in [(Side::Client, &request), (Side::Server, &response)] {
+                if let Ok(last) = tcp::timestamp(direction.to.as_fd()) {
+                    let delta = terms.flows.get(from).tsval_delta;
+                    kernel.raise_tsval(slot, from, last.wrapping_sub(delta));
+                }
+            }
         }
         kernel.end_handover(id);
         Ok(())

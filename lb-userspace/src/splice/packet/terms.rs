@@ -8,13 +8,15 @@ use crate::reason::FallbackReason;
 use lb_common::packet::inject::Way;
 use lb_common::packet::track::{Half, Track, closing};
 use lb_common::packet::{Flow, Handover, PerDirection, PerLeg, Side, Sighting, Tuple, before, flag, sighted};
+use std::time::Duration;
 
 /// The largest prefix, in bytes and per direction.
 pub(crate) const MAX_PREFIX: usize = 256 * 1024;
 
-/// How far ahead of our sockets' clocks translated timestamps begin, in milliseconds. A socket may send its prefix that much
-/// later than its clock was read here, and its timestamps are still older than those that follow.
-const LEAD_MS: u32 = 64;
+/// How far ahead of our sockets' clocks translated timestamps begin. A socket may send its prefix that much later than its clock
+/// was read here, and its timestamps are still older than those that follow, whatever the clock of the end. After a loss the
+/// end's clock has gone on, too, if it counts milliseconds.
+pub(super) const LEAD: Duration = Duration::from_millis(64);
 
 /// The smallest MSS that a listener is made to announce because of a server.
 const MIN_CLAMP: u32 = 1200;
@@ -113,6 +115,11 @@ impl Terms {
         Ok(terms)
     }
 
+    /// Whether both legs have timestamps.
+    pub(crate) fn has_timestamps(&self) -> bool {
+        self.flows.request.flags & flag::TIMESTAMPS != 0
+    }
+
     fn agreed(id: u64, now_tick: u32, at: &Legs<'_>) -> Self {
         let PerLeg { client, server } = at.states;
         // The byte that userspace would read next from one socket is the byte that it would write next to the other, after
@@ -127,7 +134,10 @@ impl Terms {
         // An end's timestamps are translated to those of our socket on the other leg, and a little ahead of them: what the
         // sockets still send must not be newer than what follows. Of the end's clock only the TSval of its handshake is
         // known; the time since then adds to the lead.
-        let lead = |leg: &LegState| if leg.fine_timestamps { LEAD_MS * 1000 } else { LEAD_MS };
+        let lead = |leg: &LegState| match leg.fine_timestamps {
+            true => LEAD.as_micros() as u32,
+            false => LEAD.as_millis() as u32,
+        };
         let clock = at.states.map(|leg| leg.timestamp.wrapping_add(lead(leg)));
         let tsval_delta = PerDirection {
             request: clock.server.wrapping_sub(at.sightings.client.tsval),
@@ -312,10 +322,10 @@ mod tests {
         server.timestamp = 77_000;
         let Terms { flows: PerDirection { request, response }, handover, .. } =
             terms(&client, &server, 0).unwrap();
-        assert_eq!(request.timestamps(500, 0, None).0, 77_000 + LEAD_MS);
-        assert_eq!(response.timestamps(500, 0, None).0, 1000 + LEAD_MS);
+        assert_eq!(request.timestamps(500, 0, None).0, 77_000 + 64);
+        assert_eq!(response.timestamps(500, 0, None).0, 1000 + 64);
         // What the client echoes of a translated timestamp comes back to the server as it was.
-        assert_eq!(request.timestamps(0, 1000 + LEAD_MS + 3, Some(handover.tsecr_floor.request)).1, 503);
+        assert_eq!(request.timestamps(0, 1000 + 64 + 3, Some(handover.tsecr_floor.request)).1, 503);
         assert_eq!(request.timestamps(0, 1000, Some(handover.tsecr_floor.request)).1, 0);
     }
 
