@@ -206,13 +206,28 @@ impl<'a> Search<'a> {
                 reason_of(&error, dial.source).into()
             }
         };
+        self.failed(server, failure);
+        None
+    }
+
+    /// The server does not take the connection: counts that, and it is not given again.
+    pub fn failed(&mut self, server: &Arc<Server>, failure: Failure) {
         server.state.failures.fetch_add(1, Relaxed);
         if is_servers_fault(failure.reason) {
-            pool.failed(server);
+            self.pool.failed(server);
         }
+        self.pass(server, failure);
+    }
+
+    /// The server was not tried for this connection, and is not given again.
+    pub fn pass(&mut self, server: &Arc<Server>, failure: Failure) {
         self.failure = Some(failure);
         self.tried.push(server.clone());
-        None
+    }
+
+    /// Why the last server does not take the connection.
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.failure.as_ref().map(|failure| failure.reason)
     }
 }
 

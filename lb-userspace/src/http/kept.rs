@@ -4,7 +4,7 @@
 use super::upstream::{H1, H2, Key, Upstream};
 use super::watch::Watched;
 use crate::clock::now_ms;
-use crate::reason::HttpAnswer;
+use crate::reason::{CloseReason, HttpAnswer};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -58,6 +58,8 @@ struct Queue {
     /// It is, or is not going to be.
     over: Notify,
     waiting: Cell<usize>,
+    /// Present: the server has not taken it, and why.
+    refusal: Cell<Option<CloseReason>>,
 }
 
 /// A place in a queue.
@@ -165,6 +167,8 @@ pub(super) enum Way {
     Kept(Upstream),
     /// On one that is to be opened.
     New(Option<Opening>),
+    /// To another server: this one has not taken the connection that the request has waited for.
+    Elsewhere(CloseReason),
 }
 
 /// A kept connection that can carry a request: an idle one, or one with room that others share. If one to share is being opened,
@@ -186,8 +190,8 @@ pub(super) async fn find(key: &Key, patience: Duration, once: bool) -> Result<Wa
             match &shared.opening {
                 Some(queue) => Err(queue.clone()),
                 None => {
-                    shared.opening = Some(Rc::default());
-                    Ok(Way::New(Some(Opening(*key))))
+                    let queue = shared.opening.insert(Rc::default()).clone();
+                    Ok(Way::New(Some(Opening { key: *key, queue })))
                 }
             }
         });
@@ -197,7 +201,13 @@ pub(super) async fn find(key: &Key, patience: Duration, once: bool) -> Result<Wa
         };
         let place = Place::take(queue).ok_or(HttpAnswer::ServersFull)?;
         let until = *until.get_or_insert_with(|| Instant::now() + patience);
-        timeout_at(until, place.0.over.notified()).await.map_err(|_| HttpAnswer::ConnectFailed)?;
+        let refusal = match timeout_at(until, place.0.over.notified()).await {
+            Ok(()) => place.0.refusal.get(),
+            Err(_) => Some(CloseReason::ConnectTimeout),
+        };
+        if let Some(reason) = refusal {
+            return Ok(Way::Elsewhere(reason));
+        }
     }
 }
 
@@ -213,21 +223,28 @@ fn idle(key: &Key, cx: &mut Context<'_>, once: bool) -> Option<Box<H1>> {
 }
 
 /// One of HTTP/2 is to be opened, for all who wait for it. Dropped when that is over, whatever came of it.
-pub(super) struct Opening(Key);
+pub(super) struct Opening {
+    key: Key,
+    queue: Rc<Queue>,
+}
+
+impl Opening {
+    /// The server has not taken it. Those who wait need not try that once more, each as long.
+    pub(super) fn refused(self, reason: CloseReason) {
+        self.queue.refusal.set(Some(reason));
+    }
+}
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        let queue = KEPT.with_borrow_mut(|kept| {
-            let shared = kept.shared.get_mut(&self.0)?;
-            let queue = shared.opening.take();
+        KEPT.with_borrow_mut(|kept| {
+            let Some(shared) = kept.shared.get_mut(&self.key) else { return };
+            shared.opening = None;
             if shared.open.is_empty() {
-                kept.shared.remove(&self.0);
+                kept.shared.remove(&self.key);
             }
-            queue
         });
-        if let Some(queue) = queue {
-            queue.over.notify_waiters();
-        }
+        self.queue.over.notify_waiters();
     }
 }
 

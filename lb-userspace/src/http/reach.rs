@@ -9,7 +9,6 @@ use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{Pool, ServerGuard};
 use crate::socket::canonical;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use tokio::time::Instant;
 
 /// A connection that a request may go on.
@@ -42,7 +41,7 @@ impl<'a> Reach<'a> {
         Reach { link, pool, owner: link.owner(pool), once, first, search }
     }
 
-    /// A connection to a server; to another one if that cannot be connected.
+    /// A connection to a server; to another one if that cannot be connected, or does not begin to speak HTTP/2.
     pub(super) async fn find(&mut self) -> Result<Connection, HttpAnswer> {
         loop {
             let guard = match self.first.take() {
@@ -55,12 +54,18 @@ impl<'a> Reach<'a> {
                     return Ok(Connection { upstream, guard, epoch: key.epoch, is_kept: true });
                 }
                 Way::New(opening) => opening,
+                Way::Elsewhere(reason) => {
+                    // Whoever was to open it has counted that.
+                    self.search.pass(guard.server(), reason.into());
+                    continue;
+                }
             };
             // Boxed: most requests go on a connection that is there.
-            let opened = Box::pin(self.open(guard, key)).await;
-            drop(opening);
-            if let Some(opened) = opened? {
+            if let Some(opened) = Box::pin(self.open(guard, key)).await? {
                 return Ok(opened);
+            }
+            if let (Some(opening), Some(reason)) = (opening, self.search.reason()) {
+                opening.refused(reason);
             }
         }
     }
@@ -74,7 +79,8 @@ impl<'a> Reach<'a> {
         }
     }
 
-    /// Opens a connection to the server of `guard`. `None`: it cannot be connected, and another one is to be tried.
+    /// Opens a connection to the server of `guard`. `None`: it does not take it, and another one is to be tried; nothing of the
+    /// request was sent.
     async fn open(&mut self, guard: ServerGuard, key: Key) -> Result<Option<Connection>, HttpAnswer> {
         let (link, pool) = (self.link, self.pool);
         let client = link.connection.client;
@@ -108,12 +114,12 @@ impl<'a> Reach<'a> {
             }
             Err(error) => {
                 tracing::debug!(pool = %pool.name, %error, "a server does not speak HTTP");
-                server.state.failures.fetch_add(1, Relaxed);
-                pool.ended(&server, CloseReason::ServerReset, false);
-                Err(match error {
-                    BadStart::NoSettings => HttpAnswer::ConnectFailed,
-                    BadStart::Failed(_) => HttpAnswer::ServerFailed,
-                })
+                let reason = match error {
+                    BadStart::NoSettings => CloseReason::ConnectTimeout,
+                    BadStart::Failed(_) => CloseReason::ServerReset,
+                };
+                self.search.failed(&server, reason.into());
+                Ok(None)
             }
         }
     }
@@ -127,6 +133,8 @@ fn answer_of(failure: &Failure) -> HttpAnswer {
         CloseReason::ServersFull => HttpAnswer::ServersFull,
         CloseReason::ServerTlsFailed => HttpAnswer::ServerTlsFailed,
         CloseReason::Resource => HttpAnswer::Resource,
+        // Its connection was there: it has begun with something else than HTTP/2, or ended it.
+        CloseReason::ServerReset => HttpAnswer::ServerFailed,
         _ => HttpAnswer::ConnectFailed,
     }
 }

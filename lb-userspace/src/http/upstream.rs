@@ -35,8 +35,19 @@ const MOST_STREAMS: usize = 100;
 /// Bytes of the head of an answer; in HTTP/2 as RFC 9113, section 6.5.2, counts them.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// The windows of HTTP/2, in bytes: of a connection and of each request on it.
+/// The windows of HTTP/2 toward clients, in bytes: of a connection and of each request on it. The first bounds what the gateway
+/// keeps for a client whose uploads their servers do not take. A few of those stop its other ones, and nobody else's.
 pub(super) const WINDOWS: (u32, u32) = (1024 * 1024, 256 * 1024);
+
+/// The same toward servers, where many clients share a connection. What one of them does not read keeps its part of the
+/// connection's window, so that has room for the windows of all requests: nobody can stop the others. It bounds what the gateway
+/// keeps if nobody reads, 25 MiB. Smaller windows of requests would bound the speed of each: there is one in a round trip, 256 MB/s
+/// where that takes 1 ms.
+///
+/// h2 ends a connection that has too many unread pieces: one of less than 256 bytes counts with what it lacks to 256, and half of
+/// the connection's window is too much. That is some 55 000 messages of 20 bytes, and five requests' windows have room for them:
+/// only the route's `idle_timeout` gives such clients up before.
+const WINDOWS_TO_SERVERS: (u32, u32) = (MOST_STREAMS as u32 * WINDOWS.1, WINDOWS.1);
 
 /// Between two pings of a connection of HTTP/2 that requests are on, and how long the answer may take.
 pub(super) const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15));
@@ -288,8 +299,8 @@ async fn begin_http2(far: Far, port: Option<SourcePort>, kinship: Kinship) -> Re
     let (sender, mut connection) = http2::Builder::new(carried.clone())
         .timer(TokioTimer::new())
         .initial_max_send_streams(0)
-        .initial_connection_window_size(WINDOWS.0)
-        .initial_stream_window_size(WINDOWS.1)
+        .initial_connection_window_size(WINDOWS_TO_SERVERS.0)
+        .initial_stream_window_size(WINDOWS_TO_SERVERS.1)
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .max_header_list_size(MAX_HEAD as u32)

@@ -6,6 +6,7 @@ mod h2spec;
 mod http2;
 mod slow;
 mod smuggling;
+mod unread;
 mod uploads;
 
 use std::io::{self, Read, Write};

@@ -4,6 +4,7 @@
 mod bodies;
 mod close_notify;
 mod echo;
+mod failover;
 mod floods;
 mod heads;
 mod http2;
