@@ -1,6 +1,6 @@
 //! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,10 +10,11 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::addresses::{Wish, assign};
+use super::asked::Asked;
 use super::endpoints::{Bound, Endpoints};
 use super::nodes::{Heard, Word};
 use super::scope::Scope;
@@ -71,9 +72,9 @@ struct State {
 /// Tasks of a runtime.
 struct Following {
     client: Client,
-    tasks: JoinSet<()>,
-    /// The watches of what some object asks for.
-    asked: HashMap<Scope, AbortHandle>,
+    /// They end with this.
+    _tasks: JoinSet<()>,
+    asked: Asked,
 }
 
 impl ApiServer {
@@ -184,7 +185,7 @@ impl ApiServer {
         if let Some(path) = settings.keep.clone() {
             tasks.spawn(keep_objects(store.clone(), path));
         }
-        self.state().following = Some(Following { client, tasks, asked: HashMap::new() });
+        self.state().following = Some(Following { client, _tasks: tasks, asked: Asked::default() });
         Ok(())
     }
 
@@ -392,22 +393,15 @@ impl ApiServer {
             differs
         });
         let mut state = self.state();
-        let Some(Following { client, tasks, asked }) = &mut state.following else { return };
-        let wanted: HashSet<Scope> = index.wanted().map(Scope::from).collect();
-        asked.retain(|scope, watch| {
-            let is_wanted = wanted.contains(scope);
-            if !is_wanted {
-                watch.abort();
-                self.store.forget(scope);
-            }
-            is_wanted
-        });
-        for scope in wanted {
-            asked.entry(scope).or_insert_with_key(|scope| {
+        let Some(Following { client, asked, .. }) = &mut state.following else { return };
+        asked.set(
+            index.wanted().map(Scope::from).collect(),
+            |scope| self.store.forget(scope),
+            |scope| {
                 self.store.await_list(scope);
-                tasks.spawn(follow(client.clone(), scope.clone(), self.store.clone()))
-            });
-        }
+                follow(client.clone(), scope.clone(), self.store.clone())
+            },
+        );
     }
 
     /// Whether [`follow`](Self::follow) was called.

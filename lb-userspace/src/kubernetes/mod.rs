@@ -4,6 +4,7 @@
 //! holder of a Lease writes the statuses.
 
 mod addresses;
+mod asked;
 mod balancers;
 mod connection;
 mod definitions;
