@@ -13,6 +13,7 @@ mod health;
 mod keep;
 mod kinds;
 mod lease;
+mod liveness;
 mod nodes;
 mod scope;
 mod serves;

@@ -1,7 +1,9 @@
 //! The gateway in a cluster: objects of the API server are served, and it is told what became of them.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -97,6 +99,13 @@ fn served_by(cluster: &Cluster, node: usize) -> Result<Value> {
     Ok(serde_json::from_str(&on_node(cluster, node, "/status")?)?)
 }
 
+/// The addresses in the status of the Gateway `edge`.
+fn shown_addresses(cluster: &Cluster) -> Result<BTreeSet<IpAddr>> {
+    let gateway = json(cluster, "gateway edge")?;
+    let shown = gateway["status"]["addresses"].as_array().into_iter().flatten();
+    Ok(shown.filter_map(|entry| entry["value"].as_str()?.parse().ok()).collect())
+}
+
 /// A condition of an object of the cluster: status, reason, message.
 fn condition(object: &Value, kind: &str) -> Option<(String, String, String)> {
     let mut conditions = object["conditions"].as_array()?.iter();
@@ -185,10 +194,7 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     cluster.kubectl("wait --for=condition=Programmed gateway/edge --timeout=60s")?;
     let addresses: Vec<IpAddr> = cluster.network.nodes.iter().flat_map(|node| node.addresses()).collect();
     eventually("the Gateway to be at both nodes", || {
-        let gateway = json(&cluster, "gateway edge").ok()?;
-        let shown = gateway["status"]["addresses"].as_array()?;
-        let shown: Vec<IpAddr> =
-            shown.iter().filter_map(|entry| entry["value"].as_str()?.parse().ok()).collect();
+        let shown = shown_addresses(&cluster).ok()?;
         (shown.len() == 4 && addresses.iter().all(|address| shown.contains(address))).then_some(())
     })?;
     for address in &addresses {
@@ -245,9 +251,11 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     ensure!(circle.clone().all(|pool| pool["servers"] == serde_json::json!([])), "{served}");
 
     // The last objects are kept every ten seconds.
-    std::thread::sleep(std::time::Duration::from_secs(11));
+    std::thread::sleep(Duration::from_secs(11));
     ensure!(served_by(&cluster, 0)?.get("objects_stale_since").is_none(), "the objects are stale");
+    let known = shown_addresses(&cluster)?;
     cluster.control_plane.stop_api_server()?;
+    let stopped = Instant::now();
     for address in &addresses {
         answers(&cluster, &authority, *address)?;
     }
@@ -267,7 +275,16 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     eventually("another process", || deploy::process(&cluster, 0).filter(|pid| *pid != before))?;
     answers(&cluster, &authority, addresses[0])?;
 
+    // For longer than a Lease lasts. Nobody could renew one: neither who has heard of all before, nor who has just begun to hear,
+    // may take the others for lost.
+    std::thread::sleep(Duration::from_secs(20).saturating_sub(stopped.elapsed()));
     cluster.control_plane.start_api_server()?;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(12) {
+        let shown = shown_addresses(&cluster)?;
+        ensure!(shown == known, "{shown:?} instead of {known:?} after {:?}", started.elapsed());
+        std::thread::sleep(Duration::from_millis(250));
+    }
     cluster.kubectl("delete tlsroute redis")?;
     eventually("the route to be gone", || {
         let mut cli =
