@@ -455,22 +455,27 @@ fn in_mode_service_metallb_announces_the_address_on_a_node_that_takes_connection
 }
 
 /// While the API server is away for longer than a Lease lasts, nobody can renew one: the slices of both nodes stay.
-fn no_node_is_lost_with_the_api_server(cluster: &mut Cluster) -> Result<()> {
+#[test]
+fn in_mode_service_no_node_is_lost_with_the_api_server() -> Result<()> {
+    require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    let mut cluster = Cluster::start(2)?;
+    cluster.install_gateway_api()?;
+    deploy::gateway(&cluster, "mode = \"service\"\n")?;
+    cluster.apply(&gateway("edge", ""))?;
     let slices = |cluster: &Cluster| -> Result<BTreeSet<String>> {
-        let of_class = "endpointslices --namespace snisplice-system -l kubernetes.io/service-name=snisplice-snisplice-lb";
-        let list = json(cluster, of_class)?;
+        let list = json(cluster, "endpointslices -l kubernetes.io/service-name=edge-snisplice-lb")?;
         let list = list["items"].as_array().into_iter().flatten();
         Ok(list.map(|slice| slice["metadata"]["uid"].to_string()).collect())
     };
     let before = eventually("a slice of each family for each node", || {
-        slices(cluster).ok().filter(|slices| slices.len() == 4)
+        slices(&cluster).ok().filter(|slices| slices.len() == 4)
     })?;
     cluster.control_plane.stop_api_server()?;
     std::thread::sleep(Duration::from_secs(20));
     cluster.control_plane.start_api_server()?;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(12) {
-        let there = slices(cluster)?;
+        let there = slices(&cluster)?;
         ensure!(there == before, "{there:?} instead of {before:?} after {:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(250));
     }
@@ -480,7 +485,7 @@ fn no_node_is_lost_with_the_api_server(cluster: &mut Cluster) -> Result<()> {
 #[test]
 fn what_a_cloud_sends_to_node_ports_is_served_and_addresses_of_nodes_are_not_taken() -> Result<()> {
     require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
-    let mut cluster = Cluster::start(2)?;
+    let cluster = Cluster::start(2)?;
     cluster.install_gateway_api()?;
     deploy::gateway(&cluster, "mode = \"service\"\nmerge = true\n")?;
     cluster.apply(REDIS)?;
@@ -495,7 +500,6 @@ fn what_a_cloud_sends_to_node_ports_is_served_and_addresses_of_nodes_are_not_tak
         let service = json(&cluster, shared).ok()?;
         (service["spec"]["ports"].as_array()?.len() == 2).then_some(service)
     })?;
-    no_node_is_lost_with_the_api_server(&mut cluster)?;
     let node_port = |number: u64| -> Result<u16> {
         let ports = service["spec"]["ports"].as_array().into_iter().flatten();
         let mut ports = ports.filter(|port| port["port"] == number);

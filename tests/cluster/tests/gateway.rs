@@ -106,6 +106,14 @@ fn shown_addresses(cluster: &Cluster) -> Result<BTreeSet<IpAddr>> {
     Ok(shown.filter_map(|entry| entry["value"].as_str()?.parse().ok()).collect())
 }
 
+/// Kills a node's gateway; returns when the kubelet has started another one.
+fn kill_and_await(cluster: &Cluster, node: usize) -> Result<()> {
+    let before = deploy::process(cluster, node).context("the gateway's process")?;
+    let pid = nix::unistd::Pid::from_raw(before.cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    eventually("another process", || deploy::process(cluster, node).filter(|pid| *pid != before)).map(drop)
+}
+
 /// A condition of an object of the cluster: status, reason, message.
 fn condition(object: &Value, kind: &str) -> Option<(String, String, String)> {
     let mut conditions = object["conditions"].as_array()?.iter();
@@ -253,9 +261,7 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     // The last objects are kept every ten seconds.
     std::thread::sleep(Duration::from_secs(11));
     ensure!(served_by(&cluster, 0)?.get("objects_stale_since").is_none(), "the objects are stale");
-    let known = shown_addresses(&cluster)?;
     cluster.control_plane.stop_api_server()?;
-    let stopped = Instant::now();
     for address in &addresses {
         answers(&cluster, &authority, *address)?;
     }
@@ -267,16 +273,24 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
         ready == format!("ready\nthe API server does not answer: objects are those of {since}\n"),
         "{ready}"
     );
-    let before = deploy::process(&cluster, 0).context("the gateway's process")?;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(before.cast_signed()),
-        nix::sys::signal::Signal::SIGKILL,
-    )?;
-    eventually("another process", || deploy::process(&cluster, 0).filter(|pid| *pid != before))?;
+    kill_and_await(&cluster, 0)?;
     answers(&cluster, &authority, addresses[0])?;
 
-    // For longer than a Lease lasts. Nobody could renew one: neither who has heard of all before, nor who has just begun to hear,
-    // may take the others for lost.
+    cluster.control_plane.start_api_server()?;
+    cluster.kubectl("delete tlsroute redis")?;
+    eventually("the route to be gone", || {
+        let mut cli =
+            tls_cli(&cluster.network.client, &addresses[2].to_string(), 6379, HOST, &authority.path);
+        (!cli.arg("ping").output().ok()?.status.success()).then_some(())
+    })?;
+
+    // It is away for longer than a Lease lasts, and nobody can renew one: neither who has heard of all before, nor who has just begun
+    // to hear, may take the others for lost.
+    let known = shown_addresses(&cluster)?;
+    ensure!(known.len() == 4, "{known:?}");
+    cluster.control_plane.stop_api_server()?;
+    let stopped = Instant::now();
+    kill_and_await(&cluster, 0)?;
     std::thread::sleep(Duration::from_secs(20).saturating_sub(stopped.elapsed()));
     cluster.control_plane.start_api_server()?;
     let started = Instant::now();
@@ -285,12 +299,6 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
         ensure!(shown == known, "{shown:?} instead of {known:?} after {:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(250));
     }
-    cluster.kubectl("delete tlsroute redis")?;
-    eventually("the route to be gone", || {
-        let mut cli =
-            tls_cli(&cluster.network.client, &addresses[2].to_string(), 6379, HOST, &authority.path);
-        (!cli.arg("ping").output().ok()?.status.success()).then_some(())
-    })?;
     Ok(())
 }
 
