@@ -1,6 +1,6 @@
 //! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,10 +10,11 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::addresses::{Wish, assign};
+use super::asked::Asked;
 use super::endpoints::{Bound, Endpoints};
 use super::nodes::{Heard, Word};
 use super::scope::Scope;
@@ -21,7 +22,7 @@ use super::serves::Serves;
 use super::settings::Settings;
 use super::store::{Denial, Freshness, Store};
 use super::watch::follow;
-use super::write::Writer;
+use super::write::{Wanted, Writer};
 use super::{balancers, definitions, keep, lease, nodes};
 use crate::config::gateway_api::{
     self, Assigned, Change, Context, Definitions, Index, Key, Kind, Lacking, Mode, Name, Statuses,
@@ -43,7 +44,7 @@ const LEAVE: Duration = Duration::from_secs(3);
 pub struct ApiServer {
     settings: Settings,
     store: Arc<Store>,
-    statuses: watch::Sender<Arc<Statuses>>,
+    statuses: watch::Sender<Wanted>,
     /// Until when this process may write.
     leads: watch::Sender<Option<Instant>>,
     /// What this node says of itself, and what all say.
@@ -62,6 +63,8 @@ struct State {
     following: Option<Following>,
     /// When an index was last brought up to date.
     taken: Instant,
+    /// When it was last looked around, it was known of each node whether it is there.
+    is_settled: bool,
     /// Mode `pool`.
     assigned: BTreeMap<Name, Vec<IpAddr>>,
     /// The last addresses that were given back.
@@ -71,9 +74,9 @@ struct State {
 /// Tasks of a runtime.
 struct Following {
     client: Client,
-    tasks: JoinSet<()>,
-    /// The watches of what some object asks for.
-    asked: HashMap<Scope, AbortHandle>,
+    /// They end with this.
+    _tasks: JoinSet<()>,
+    asked: Asked,
 }
 
 impl ApiServer {
@@ -87,7 +90,7 @@ impl ApiServer {
         Self {
             settings,
             store: Arc::new(store),
-            statuses: watch::Sender::new(Arc::new(Statuses::new())),
+            statuses: watch::Sender::default(),
             leads: watch::Sender::new(None),
             word: watch::Sender::new(None),
             heard: watch::Sender::default(),
@@ -98,6 +101,7 @@ impl ApiServer {
             state: Mutex::new(State {
                 following: None,
                 taken: Instant::now(),
+                is_settled: false,
                 assigned: BTreeMap::new(),
                 resting: Vec::new(),
             }),
@@ -154,7 +158,7 @@ impl ApiServer {
             self.leads.clone(),
             store.clone(),
         ));
-        let (names, here) = (watch::Sender::default(), watch::Sender::default());
+        let (lost, here) = (watch::Sender::default(), watch::Sender::default());
         if settings.balancers.is_some() {
             let endpoints = Endpoints {
                 client: client.clone(),
@@ -162,7 +166,7 @@ impl ApiServer {
                 node: settings.node.clone(),
                 bound: self.bound.subscribe(),
                 here: here.subscribe(),
-                nodes: names.subscribe(),
+                lost: lost.subscribe(),
                 leads: self.leads.subscribe(),
                 told: self.told.clone(),
             };
@@ -175,7 +179,8 @@ impl ApiServer {
             word: self.word.subscribe(),
             heard: self.heard.clone(),
             hurry: self.hurry.clone(),
-            names,
+            lost,
+            leads: self.leads.subscribe(),
             here,
             store: store.clone(),
         };
@@ -184,7 +189,7 @@ impl ApiServer {
         if let Some(path) = settings.keep.clone() {
             tasks.spawn(keep_objects(store.clone(), path));
         }
-        self.state().following = Some(Following { client, tasks, asked: HashMap::new() });
+        self.state().following = Some(Following { client, _tasks: tasks, asked: Asked::default() });
         Ok(())
     }
 
@@ -206,6 +211,7 @@ impl ApiServer {
     /// Puts into `context` what is known of the nodes that serve the same, and of the cluster's definitions.
     pub fn look_around(&self, context: &mut Context) {
         let heard = self.heard.borrow().clone();
+        self.state().is_settled = heard.is_settled;
         context.nodes.clone_from(&heard.reached);
         context.name = heard.has_others().then(|| self.settings.node.as_str().into());
         context.peers.clone_from(&heard.own);
@@ -386,28 +392,23 @@ impl ApiServer {
                 differs
             });
         }
+        let mut state = self.state();
+        // That of now would be too new: more may be known of the nodes than what these were made of.
+        let is_settled = state.is_settled;
         self.statuses.send_if_modified(|known| {
-            let differs = !Arc::ptr_eq(known, statuses);
-            known.clone_from(statuses);
+            let differs = !Arc::ptr_eq(&known.statuses, statuses) || known.is_settled != is_settled;
+            *known = Wanted { statuses: statuses.clone(), is_settled };
             differs
         });
-        let mut state = self.state();
-        let Some(Following { client, tasks, asked }) = &mut state.following else { return };
-        let wanted: HashSet<Scope> = index.wanted().map(Scope::from).collect();
-        asked.retain(|scope, watch| {
-            let is_wanted = wanted.contains(scope);
-            if !is_wanted {
-                watch.abort();
-                self.store.forget(scope);
-            }
-            is_wanted
-        });
-        for scope in wanted {
-            asked.entry(scope).or_insert_with_key(|scope| {
+        let Some(Following { client, asked, .. }) = &mut state.following else { return };
+        asked.set(
+            index.wanted().map(Scope::from).collect(),
+            |scope| self.store.forget(scope),
+            |scope| {
                 self.store.await_list(scope);
-                tasks.spawn(follow(client.clone(), scope.clone(), self.store.clone()))
-            });
-        }
+                follow(client.clone(), scope.clone(), self.store.clone())
+            },
+        );
     }
 
     /// Whether [`follow`](Self::follow) was called.
@@ -456,5 +457,37 @@ async fn keep_objects(store: Arc<Store>, path: std::path::PathBuf) {
             Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "the objects are not kept"),
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_settled_that_were_made_after_the_nodes_were_known() {
+        let api = ApiServer::new(Settings {
+            kubeconfig: None,
+            controller: "example.com/gateway".into(),
+            namespaces: vec![],
+            kinds: vec![],
+            keep: None,
+            balancers: None,
+            lease_namespace: "system".into(),
+            identity: "pod".into(),
+            node: "node".into(),
+        });
+        let (index, statuses) = (Index::new(gateway_api::Settings::default()), Arc::default());
+        let mut written = api.statuses.subscribe();
+        let mut is_settled = || {
+            api.served(&index, &statuses, &Lacking::new(), &[], &BTreeSet::new());
+            written.has_changed().unwrap().then(|| written.borrow_and_update().is_settled)
+        };
+        assert_eq!(is_settled(), Some(false));
+        api.heard.send_modify(|heard| Arc::make_mut(heard).is_settled = true);
+        assert_eq!(is_settled(), None, "nobody has looked since");
+        api.look_around(&mut Context::default());
+        // Though they are the same.
+        assert_eq!(is_settled(), Some(true));
     }
 }

@@ -39,8 +39,8 @@ pub(super) struct Endpoints {
     pub(super) bound: watch::Receiver<Bound>,
     /// The addresses that the cluster has of this node.
     pub(super) here: watch::Receiver<Vec<IpAddr>>,
-    /// The nodes that are there; empty: that is not known yet.
-    pub(super) nodes: watch::Receiver<BTreeSet<String>>,
+    /// The nodes that are lost and have slices; said anew each time that it was heard.
+    pub(super) lost: watch::Receiver<BTreeSet<String>>,
     /// Until when this process may remove what is of others.
     pub(super) leads: watch::Receiver<Option<Instant>>,
     /// The greatest number that everything was written for.
@@ -54,11 +54,13 @@ impl Endpoints {
         let mut health = HealthPorts::default();
         let mut is_done = false;
         loop {
+            // A node that is back writes its Lease and its slices at nearly the same time: slices are removed only when it was just
+            // heard that there is no such Lease.
+            let mut are_lost = false;
             tokio::select! {
                 Ok(()) = self.bound.changed() => {}
                 Ok(()) = self.here.changed() => {}
-                Ok(()) = self.nodes.changed() => {}
-                Ok(()) = self.leads.changed() => {}
+                Ok(()) = self.lost.changed() => are_lost = true,
                 Ok(()) = services.changed() => {}
                 () = sleep(TRY_AGAIN), if !is_done => {}
             }
@@ -76,7 +78,9 @@ impl Endpoints {
                 continue;
             }
             self.told.send_replace(number);
-            is_done &= self.remove_lost().await;
+            if are_lost {
+                self.remove_lost().await;
+            }
         }
     }
 
@@ -127,32 +131,22 @@ impl Endpoints {
         done
     }
 
-    /// Removes the slices of nodes that say nothing any more, if it is this process's turn; whether all succeeded.
-    async fn remove_lost(&mut self) -> bool {
-        let nodes = self.nodes.borrow_and_update().clone();
-        if self.leads.borrow_and_update().is_none() || !nodes.contains(&self.node) {
-            return true;
-        }
+    /// Removes the slices of nodes that are lost, while it is this process's turn. What does not succeed is said again.
+    async fn remove_lost(&self) {
+        let nodes = self.lost.borrow().clone();
         let lost = self.store.collect_balancers(Kind::EndpointSlice, |key, slice| {
             let node = balancers::node_of(slice)?;
-            (!nodes.contains(node)).then(|| (key.clone(), node.to_owned()))
+            nodes.contains(node).then(|| (key.clone(), node.to_owned()))
         });
-        let mut done = true;
         for (key, node) in lost {
             let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.name.namespace);
             let params = DeleteParams::default();
-            let Some(deleted) = while_held(&self.leads, api.delete(&key.name.name, &params)).await else {
-                return false;
-            };
-            match deleted {
-                Ok(_) => tracing::info!(%key, node, "the node is lost, and its slice is removed"),
-                Err(kube::Error::Api(answer)) if answer.code == 404 => {}
-                Err(error) => {
-                    tracing::warn!(%key, %error, "the slice of a lost node is not removed");
-                    done = false;
-                }
+            match while_held(&self.leads, api.delete(&key.name.name, &params)).await {
+                None => return,
+                Some(Ok(_)) => tracing::info!(%key, node, "the node is lost, and its slice is removed"),
+                Some(Err(kube::Error::Api(answer))) if answer.code == 404 => {}
+                Some(Err(error)) => tracing::warn!(%key, %error, "the slice of a lost node is not removed"),
             }
         }
-        done
     }
 }

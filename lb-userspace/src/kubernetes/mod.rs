@@ -4,6 +4,7 @@
 //! holder of a Lease writes the statuses.
 
 mod addresses;
+mod asked;
 mod balancers;
 mod connection;
 mod definitions;
@@ -12,6 +13,7 @@ mod health;
 mod keep;
 mod kinds;
 mod lease;
+mod liveness;
 mod nodes;
 mod scope;
 mod serves;

@@ -1,7 +1,7 @@
 //! What the nodes say of themselves to the one that writes statuses: each has a Lease of its own, with its addresses and with what
 //! it serves.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::balancers;
 use super::kinds::MANAGER;
 use super::lease::DURATION;
+use super::liveness::{Liveness, Presence, TURN};
 use super::serves::Serves;
 use super::store::Store;
-use crate::config::gateway_api::{Key, Lacking};
+use crate::config::gateway_api::{Key, Kind, Lacking};
 
 const LABEL: (&str, &str) = ("snisplice.dev/lease", "node");
 /// Where it is reached.
@@ -29,9 +31,7 @@ const ADDRESSES: &str = "snisplice.dev/addresses";
 const OWN: &str = "snisplice.dev/own-addresses";
 /// What it serves.
 const SERVES: &str = "snisplice.dev/serves";
-/// How often a node says that it is there, and asks for the others.
-const TURN: Duration = Duration::from_secs(5);
-/// The same while somebody waits for what the others say.
+/// How soon the others are asked for while somebody waits for what they say.
 const HURRY: Duration = Duration::from_millis(250);
 /// How long the API server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,9 +48,12 @@ pub(super) struct Word {
     pub(super) serves: Serves,
 }
 
-/// What all nodes say that are there.
+/// What all nodes say that are not lost: those of which it is not known yet whether they are there are among them. To take such a
+/// one for an endpoint would be worse than not to take it; statuses wait until it is known (`is_settled`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Heard {
+    /// It is known of each node whether it is there.
+    pub(super) is_settled: bool,
     /// Where they are reached, this one included.
     pub(super) reached: Vec<IpAddr>,
     /// Every address that they have.
@@ -83,8 +86,10 @@ pub(super) struct Node {
     pub(super) heard: watch::Sender<Arc<Heard>>,
     /// Somebody waits for what the others say.
     pub(super) hurry: Arc<Notify>,
-    /// The names of all that are there.
-    pub(super) names: watch::Sender<BTreeSet<String>>,
+    /// Those that are lost and have EndpointSlices; said anew each time that it was heard.
+    pub(super) lost: watch::Sender<BTreeSet<String>>,
+    /// Until when this process may write.
+    pub(super) leads: watch::Receiver<Option<Instant>>,
     /// The addresses that the cluster has of this one.
     pub(super) here: watch::Sender<Vec<IpAddr>>,
     pub(super) store: Arc<Store>,
@@ -93,17 +98,19 @@ pub(super) struct Node {
 impl Node {
     /// Says what there is to be said of this node, and hears what others say, for as long as it is polled.
     pub(super) async fn announce(mut self) {
-        let mut seen: HashMap<String, (Option<MicroTime>, Instant)> = HashMap::new();
-        let mut said_at = None::<Instant>;
+        let mut liveness = Liveness::new(&self.name);
+        // A turn that an API server without an answer has made longer is followed by the next one at once: this node is to renew its
+        // Lease as soon as it can.
+        let mut say_at = Instant::now();
         loop {
             let is_new = self.word.has_changed().unwrap_or(false);
-            if is_new || said_at.is_none_or(|at| at.elapsed() >= TURN) {
-                said_at = Some(Instant::now());
+            if is_new || Instant::now() >= say_at {
+                say_at = Instant::now() + TURN;
                 if timeout(PATIENCE, self.say()).await.is_err() {
                     tracing::debug!("the API server does not answer for the Lease of this node");
                 }
             }
-            match timeout(PATIENCE, self.hear(&mut seen)).await {
+            match timeout(PATIENCE, self.hear(&mut liveness)).await {
                 Ok(Ok(heard)) => {
                     self.store.reaches(true);
                     self.take(heard);
@@ -115,7 +122,7 @@ impl Node {
                 Err(_) => self.store.reaches(false),
             }
             tokio::select! {
-                () = sleep(TURN) => {}
+                () = sleep_until(say_at) => {}
                 () = async { self.hurry.notified().await; sleep(HURRY).await } => {}
                 Ok(()) = self.word.changed() => self.word.mark_changed(),
             }
@@ -144,46 +151,27 @@ impl Node {
         }
     }
 
-    async fn hear(
-        &self,
-        seen: &mut HashMap<String, (Option<MicroTime>, Instant)>,
-    ) -> Result<Heard, kube::Error> {
+    async fn hear(&self, liveness: &mut Liveness) -> Result<Heard, kube::Error> {
         let selected = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
-        let list = self.leases.list(&selected).await?;
-        let (mut reached, mut own, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut heard = Heard::default();
-        for lease in &list.items {
-            let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.clone());
-            let entry = seen.entry(lease.name_any());
-            let (last, since) = entry.or_insert_with(|| (renewed.clone(), Instant::now()));
-            if *last != renewed {
-                (*last, *since) = (renewed, Instant::now());
-            }
-            if since.elapsed() >= DURATION {
-                continue;
-            }
-            let text = |name: &str| lease.annotations().get(name).map_or("", String::as_str);
-            reached.extend(addresses(text(ADDRESSES)));
-            own.extend(addresses(text(OWN)));
-            let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
-            names.extend(holder.clone());
-            if let Some(node) = holder.filter(|node| *node != self.name) {
-                heard.others.insert(node, Serves::read(text(SERVES)));
-            }
-        }
-        seen.retain(|name, _| list.items.iter().any(|lease| lease.name_any() == *name));
-        self.names.send_if_modified(|known| {
-            let differs = *known != names;
-            *known = names;
-            differs
+        let leases = self.leases.list(&selected).await?.items;
+        let with_slices = self.with_slices();
+        liveness.hear(Instant::now(), &renewals(&leases, &with_slices));
+        let lost = lost(with_slices, liveness);
+        self.lost.send_if_modified(|known| {
+            let is_news = *known != lost || !lost.is_empty();
+            *known = lost;
+            is_news
         });
-        if let Some(word) = &*self.word.borrow() {
-            for (node, serves) in &heard.others {
-                word.serves.add_lacks_of(node, serves, &mut heard.lacking);
-            }
+        Ok(sum(&leases, liveness, &self.name, self.word.borrow().as_ref()))
+    }
+
+    /// The nodes that have EndpointSlices, if it is up to this process to remove these.
+    fn with_slices(&self) -> BTreeSet<String> {
+        if self.leads.borrow().is_none() {
+            return BTreeSet::new();
         }
-        (heard.reached, heard.own) = (reached.into_iter().collect(), own.into_iter().collect());
-        Ok(heard)
+        let node = |_: &Key, slice: &Value| balancers::node_of(slice).map(str::to_owned);
+        self.store.collect_balancers(Kind::EndpointSlice, node).into_iter().collect()
     }
 
     fn take(&self, heard: Heard) {
@@ -192,7 +180,8 @@ impl Node {
             return;
         }
         // What others serve is of interest only to who writes statuses.
-        let counts = before.reached != heard.reached
+        let counts = before.is_settled != heard.is_settled
+            || before.reached != heard.reached
             || before.own != heard.own
             || before.lacking != heard.lacking
             || before.has_others() != heard.has_others();
@@ -201,6 +190,48 @@ impl Node {
             self.store.note_outside();
         }
     }
+}
+
+/// Whose Lease it is.
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref()
+}
+
+/// When each node has renewed its Lease, also of nodes that have something else.
+fn renewals(leases: &[Lease], others: &BTreeSet<String>) -> BTreeMap<String, Option<MicroTime>> {
+    let mut renewals: BTreeMap<String, Option<MicroTime>> =
+        others.iter().map(|node| (node.clone(), None)).collect();
+    for lease in leases {
+        let Some(node) = holder(lease) else { continue };
+        renewals.insert(node.to_owned(), lease.spec.as_ref().and_then(|spec| spec.renew_time.clone()));
+    }
+    renewals
+}
+
+fn lost(nodes: BTreeSet<String>, liveness: &Liveness) -> BTreeSet<String> {
+    nodes.into_iter().filter(|node| liveness.of(node) == Presence::Lost).collect()
+}
+
+/// What all Leases say together to the node `own`, which says `word`.
+fn sum(leases: &[Lease], liveness: &Liveness, own: &str, word: Option<&Word>) -> Heard {
+    let (mut reached, mut addressed) = (BTreeSet::new(), BTreeSet::new());
+    let mut heard = Heard { is_settled: liveness.is_settled(), ..Heard::default() };
+    for lease in leases {
+        let Some(node) = holder(lease).filter(|node| liveness.of(node) != Presence::Lost) else { continue };
+        let text = |name: &str| lease.annotations().get(name).map_or("", String::as_str);
+        reached.extend(addresses(text(ADDRESSES)));
+        addressed.extend(addresses(text(OWN)));
+        if node != own {
+            heard.others.insert(node.to_owned(), Serves::read(text(SERVES)));
+        }
+    }
+    if let Some(word) = word {
+        for (node, serves) in &heard.others {
+            word.serves.add_lacks_of(node, serves, &mut heard.lacking);
+        }
+    }
+    (heard.reached, heard.own) = (reached.into_iter().collect(), addressed.into_iter().collect());
+    heard
 }
 
 fn addresses(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
@@ -239,4 +270,54 @@ async fn write(leases: &Api<Lease>, node: &str, reached: &[IpAddr], word: &Word)
     });
     leases.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(lease)).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(node: &str, address: &str, renewal: i64) -> Lease {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": format!("snisplice-node-{node}"),
+                "annotations": {ADDRESSES: address, OWN: address, SERVES: r#"{"Gateway db/a": {"generation": 1}}"#},
+            },
+            "spec": {
+                "holderIdentity": node,
+                "renewTime": MicroTime(Timestamp::from_second(renewal).unwrap()),
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_node_counts_until_it_is_lost_and_statuses_wait_until_that_is_known() {
+        let (start, mut liveness) = (Instant::now(), Liveness::new("us"));
+        let mut hear = |at: u64| {
+            // The third was removed long ago.
+            let renewal = i64::try_from(at).unwrap();
+            let leases = [
+                lease("us", "192.0.2.1", renewal),
+                lease("alive", "192.0.2.2", renewal),
+                lease("removed", "192.0.2.3", -9),
+            ];
+            let with_slices: BTreeSet<String> = ["us", "alive", "no-lease"].map(str::to_owned).into();
+            liveness.hear(start + Duration::from_secs(at), &renewals(&leases, &with_slices));
+            (sum(&leases, &liveness, "us", None), lost(with_slices, &liveness))
+        };
+        let reached = |last: u8| (1..=last).map(|end| IpAddr::from([192, 0, 2, end])).collect::<Vec<_>>();
+        let gateway = Key::new(Kind::Gateway, "db", "a");
+        for at in [0, 5, 10] {
+            let (heard, lost) = hear(at);
+            assert!(!heard.is_settled, "{at}");
+            assert_eq!((&heard.reached, &heard.own), (&reached(3), &reached(3)), "{at}");
+            assert_eq!(heard.lagging(&gateway, 2), ["alive", "removed"], "{at}");
+            assert!(lost.is_empty(), "{at}: {lost:?}");
+        }
+        let (heard, lost) = hear(15);
+        assert!(heard.is_settled);
+        assert_eq!((&heard.reached, &heard.own), (&reached(2), &reached(2)));
+        assert_eq!(heard.lagging(&gateway, 2), ["alive"]);
+        assert_eq!(lost, ["no-lease".to_owned()].into());
+    }
 }

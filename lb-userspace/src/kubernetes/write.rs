@@ -33,8 +33,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// For so long it is waited until all nodes serve a Gateway. After that its status says which do not: in between, an ordinary change
 /// would show for a moment as something that is wrong.
 const WAIT_FOR_NODES: Duration = Duration::from_secs(5);
+/// How often the nodes are asked for while it is not known of each whether it is there.
+const ASK_NODES: Duration = Duration::from_secs(1);
 /// Nodes that a message names at most.
 const MOST_NAMES: usize = 5;
+
+/// What statuses are to be.
+#[derive(Clone, Default)]
+pub(super) struct Wanted {
+    pub(super) statuses: Arc<Statuses>,
+    /// They were made when it was known of each node whether it is there. Before, those of Gateways and ListenerSets stay as they
+    /// are: with a node that is gone they would have its addresses, and wait for it; without one that is there, clients would be led
+    /// away from it. A node that is there is known within seconds, when it renews its Lease, and a new cluster has no other ones.
+    pub(super) is_settled: bool,
+}
 
 /// Writes what is wanted, for as long as it is polled.
 pub(super) struct Writer {
@@ -43,7 +55,7 @@ pub(super) struct Writer {
     /// Mode `service`.
     pub(super) balancers: Option<Balancers>,
     pub(super) store: Arc<Store>,
-    pub(super) wanted: watch::Receiver<Arc<Statuses>>,
+    pub(super) wanted: watch::Receiver<Wanted>,
     /// Until when this process may write.
     pub(super) leads: watch::Receiver<Option<Instant>>,
     pub(super) heard: watch::Receiver<Arc<Heard>>,
@@ -112,18 +124,18 @@ impl Writer {
             match std::mem::take(&mut all_due) {
                 true => due.extend(self.everything()),
                 false => {
-                    let changed = differing(&looked_at, &wanted);
+                    let changed = differing(&looked_at, &wanted.statuses);
                     // The ports of its Service are those of its Gateways.
                     if self.balancers.as_ref().is_some_and(|balancers| balancers.merge)
                         && changed.iter().any(|key| matches!(key.kind, Kind::Gateway | Kind::ListenerSet))
                     {
                         let is_class = |key: &&Key| key.kind == Kind::GatewayClass;
-                        due.extend(wanted.keys().filter(is_class).cloned());
+                        due.extend(wanted.statuses.keys().filter(is_class).cloned());
                     }
                     due.extend(changed);
                 }
             }
-            looked_at = wanted.clone();
+            looked_at = wanted.statuses.clone();
             let now = Instant::now();
             let is_ready = |key: &Key| {
                 let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,12 +159,19 @@ impl Writer {
     /// What is said of with regard to all nodes.
     fn of_all_nodes(&self) -> Vec<Key> {
         let wanted = self.wanted.borrow();
-        let keys = wanted.keys().filter(|key| matches!(key.kind, Kind::Gateway | Kind::ListenerSet));
+        let keys = wanted.statuses.keys().filter(|key| matches!(key.kind, Kind::Gateway | Kind::ListenerSet));
         keys.cloned().collect()
     }
 
-    /// What is to be said of an object with regard to all nodes; `None`: some of them will say in a moment that they serve it.
-    fn of_nodes<'s>(&self, key: &Key, status: &'s Status, memory: &Mutex<Memory>) -> Option<Cow<'s, Status>> {
+    /// What is to be said of an object with regard to all nodes; `None`: not yet, as some of them will say in a moment that they
+    /// serve it, or that they are there.
+    fn of_nodes<'s>(
+        &self,
+        key: &Key,
+        status: &'s Status,
+        is_settled: bool,
+        memory: &Mutex<Memory>,
+    ) -> Option<Cow<'s, Status>> {
         let generation = match status {
             Status::Gateway(_) | Status::ListenerSet(_) => status.generation().unwrap_or(0),
             Status::Class(_) | Status::Route(_) | Status::Policy(_) | Status::Rule(_) => {
@@ -162,6 +181,11 @@ impl Writer {
         let heard = self.heard.borrow().clone();
         let lagging = heard.lagging(key, generation);
         let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_settled {
+            memory.pauses.insert(key.clone(), (Instant::now() + ASK_NODES, FIRST_PAUSE));
+            self.hurry.notify_one();
+            return None;
+        }
         if lagging.is_empty() {
             memory.waiting.remove(key);
             return Some(Cow::Borrowed(status));
@@ -187,7 +211,8 @@ impl Writer {
     /// Every object whose status is ours to write, or has something of ours.
     fn everything(&self) -> BTreeSet<Key> {
         let wanted = self.wanted.borrow();
-        let mut all: BTreeSet<Key> = wanted.keys().filter(|key| has_status(key.kind)).cloned().collect();
+        let mut all: BTreeSet<Key> =
+            wanted.statuses.keys().filter(|key| has_status(key.kind)).cloned().collect();
         for kind in Kind::ALL {
             if let Some(list) = status::list_of(kind) {
                 let text = json!(&*self.controller).to_string();
@@ -199,9 +224,10 @@ impl Writer {
     }
 
     /// Writes the status of an object if it differs. `false`: it did not succeed, or something is to be written again later.
-    async fn look_at(&self, key: &Key, all: &Statuses, memory: &Mutex<Memory>) -> bool {
+    async fn look_at(&self, key: &Key, all: &Wanted, memory: &Mutex<Memory>) -> bool {
+        let Wanted { statuses: all, is_settled } = all;
         let wanted = match all.get(key) {
-            Some(wanted) => match self.of_nodes(key, wanted, memory) {
+            Some(wanted) => match self.of_nodes(key, wanted, *is_settled, memory) {
                 Some(wanted) => Some(wanted),
                 None => return false,
             },
@@ -468,7 +494,7 @@ fn without_times(mut status: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::gateway_api::RouteStatus;
+    use crate::config::gateway_api::{GatewayStatus, RouteStatus};
 
     #[test]
     fn only_what_has_changed_is_looked_at_again() {
@@ -484,5 +510,37 @@ mod tests {
         let found = differing(&before, &Arc::new(after.into()));
         assert_eq!(found, [key("gone"), key("new"), key("other")]);
         assert_eq!(differing(&before, &before), []);
+    }
+
+    #[tokio::test]
+    async fn what_gateways_say_waits_until_the_nodes_are_known() {
+        let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let (_, leads) = watch::channel(None);
+        let writer = Writer {
+            client: Client::try_from(nowhere).unwrap(),
+            controller: "example.com/gateway".into(),
+            balancers: None,
+            store: Arc::new(Store::new(vec![], None)),
+            wanted: watch::Sender::default().subscribe(),
+            leads,
+            heard: watch::Sender::default().subscribe(),
+            hurry: Arc::default(),
+        };
+        let (gateway, route) = (Key::new(Kind::Gateway, "db", "a"), Key::new(Kind::TlsRoute, "db", "a"));
+        let of_gateway = Status::Gateway(GatewayStatus {
+            addresses: vec![],
+            conditions: vec![],
+            listeners: vec![],
+            attached_listener_sets: 0,
+            ports: [].into(),
+        });
+        let of_route = Status::Route(RouteStatus { parents: vec![] });
+        let memory = Mutex::new(Memory::default());
+        assert!(writer.of_nodes(&gateway, &of_gateway, false, &memory).is_none());
+        // Meanwhile the nodes are asked for, again and again.
+        assert!(memory.lock().unwrap().pauses.contains_key(&gateway));
+        tokio::time::timeout(ASK_NODES, writer.hurry.notified()).await.unwrap();
+        assert!(writer.of_nodes(&route, &of_route, false, &memory).is_some(), "it is of no node");
+        assert!(writer.of_nodes(&gateway, &of_gateway, true, &memory).is_some());
     }
 }

@@ -1,12 +1,13 @@
 //! Where Gateways are: the modes `pool` and `service` on a segment with two nodes, for clients from outside, in both families.
 //! (Mode `node` has its place in `gateway.rs`.)
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -450,6 +451,34 @@ fn in_mode_service_metallb_announces_the_address_on_a_node_that_takes_connection
     eventually("its addresses to be gone", || {
         attached(&cluster.network.nodes[first]).ok()?.is_empty().then_some(())
     })?;
+    Ok(())
+}
+
+/// While the API server is away for longer than a Lease lasts, nobody can renew one: the slices of both nodes stay.
+#[test]
+fn in_mode_service_no_node_is_lost_with_the_api_server() -> Result<()> {
+    require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    let mut cluster = Cluster::start(2)?;
+    cluster.install_gateway_api()?;
+    deploy::gateway(&cluster, "mode = \"service\"\n")?;
+    cluster.apply(&gateway("edge", ""))?;
+    let slices = |cluster: &Cluster| -> Result<BTreeSet<String>> {
+        let list = json(cluster, "endpointslices -l kubernetes.io/service-name=edge-snisplice-lb")?;
+        let list = list["items"].as_array().into_iter().flatten();
+        Ok(list.map(|slice| slice["metadata"]["uid"].to_string()).collect())
+    };
+    let before = eventually("a slice of each family for each node", || {
+        slices(&cluster).ok().filter(|slices| slices.len() == 4)
+    })?;
+    cluster.control_plane.stop_api_server()?;
+    std::thread::sleep(Duration::from_secs(20));
+    cluster.control_plane.start_api_server()?;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(12) {
+        let there = slices(&cluster)?;
+        ensure!(there == before, "{there:?} instead of {before:?} after {:?}", started.elapsed());
+        std::thread::sleep(Duration::from_millis(250));
+    }
     Ok(())
 }
 

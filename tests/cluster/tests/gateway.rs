@@ -1,7 +1,9 @@
 //! The gateway in a cluster: objects of the API server are served, and it is told what became of them.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -97,6 +99,47 @@ fn served_by(cluster: &Cluster, node: usize) -> Result<Value> {
     Ok(serde_json::from_str(&on_node(cluster, node, "/status")?)?)
 }
 
+/// The addresses in the status of a Gateway.
+fn shown_addresses(cluster: &Cluster, gateway: &str) -> Result<BTreeSet<IpAddr>> {
+    let gateway = json(cluster, &format!("gateway {gateway}"))?;
+    let shown = gateway["status"]["addresses"].as_array().into_iter().flatten();
+    Ok(shown.filter_map(|entry| entry["value"].as_str()?.parse().ok()).collect())
+}
+
+/// That these stay the addresses in the status of a Gateway, which is Programmed.
+fn keeps_addresses(cluster: &Cluster, gateway: &str, known: &BTreeSet<IpAddr>) -> Result<()> {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(12) {
+        let (shown, after) = (shown_addresses(cluster, gateway)?, started.elapsed());
+        ensure!(shown == *known, "{shown:?} instead of {known:?} after {after:?}");
+        let programmed = condition(&json(cluster, &format!("gateway {gateway}"))?["status"], "Programmed");
+        ensure!(programmed.as_ref().is_some_and(|found| found.0 == "True"), "{programmed:?} after {after:?}");
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    Ok(())
+}
+
+/// Kills a node's gateway; returns when the kubelet has started another one.
+fn kill_and_await(cluster: &Cluster, node: usize) -> Result<()> {
+    let before = deploy::process(cluster, node).context("the gateway's process")?;
+    let pid = nix::unistd::Pid::from_raw(before.cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    eventually("another process", || deploy::process(cluster, node).filter(|pid| *pid != before)).map(drop)
+}
+
+/// The Lease of a node that nobody renews.
+const REMOVED: &str = "
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata:
+  name: snisplice-node-removed
+  namespace: snisplice-system
+  labels: {snisplice.dev/lease: node}
+  annotations:
+    {snisplice.dev/addresses: 192.0.2.9, snisplice.dev/own-addresses: 192.0.2.9, snisplice.dev/serves: '{}'}
+spec: {holderIdentity: removed, renewTime: '2026-01-01T00:00:00.000000Z'}
+";
+
 /// A condition of an object of the cluster: status, reason, message.
 fn condition(object: &Value, kind: &str) -> Option<(String, String, String)> {
     let mut conditions = object["conditions"].as_array()?.iter();
@@ -138,6 +181,20 @@ fn statuses_are_of_all_nodes_and_of_what_cannot_be_read() -> Result<()> {
     cluster.network.client.run(|| std::net::TcpStream::connect((first, 7001)))?;
     drop(other);
     cluster.kubectl("wait --for=condition=Programmed gateway/taken --timeout=60s")?;
+
+    // A third node joins, and is lost. Its Lease stays, and is all that gateways see of it which are started again.
+    let known = shown_addresses(&cluster, "free")?;
+    let shown =
+        |of: &dyn Fn(&BTreeSet<IpAddr>) -> bool| shown_addresses(&cluster, "free").ok().filter(of).map(drop);
+    cluster.apply(REMOVED)?;
+    eventually("the address of the third node", || shown(&|shown| shown.len() == known.len() + 1))?;
+    std::thread::sleep(Duration::from_secs(15));
+    eventually("it to be lost", || shown(&|shown| *shown == known))?;
+    cluster.kubectl("wait --for=condition=Programmed gateway/free --timeout=60s")?;
+    for node in 0..2 {
+        kill_and_await(&cluster, node)?;
+    }
+    keeps_addresses(&cluster, "free", &known)?;
 
     let supported = eventually("the versions of the definitions", || {
         condition(&json(&cluster, "gatewayclass snisplice").ok()?["status"], "SupportedVersion")
@@ -185,10 +242,7 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     cluster.kubectl("wait --for=condition=Programmed gateway/edge --timeout=60s")?;
     let addresses: Vec<IpAddr> = cluster.network.nodes.iter().flat_map(|node| node.addresses()).collect();
     eventually("the Gateway to be at both nodes", || {
-        let gateway = json(&cluster, "gateway edge").ok()?;
-        let shown = gateway["status"]["addresses"].as_array()?;
-        let shown: Vec<IpAddr> =
-            shown.iter().filter_map(|entry| entry["value"].as_str()?.parse().ok()).collect();
+        let shown = shown_addresses(&cluster, "edge").ok()?;
         (shown.len() == 4 && addresses.iter().all(|address| shown.contains(address))).then_some(())
     })?;
     for address in &addresses {
@@ -245,7 +299,7 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
     ensure!(circle.clone().all(|pool| pool["servers"] == serde_json::json!([])), "{served}");
 
     // The last objects are kept every ten seconds.
-    std::thread::sleep(std::time::Duration::from_secs(11));
+    std::thread::sleep(Duration::from_secs(11));
     ensure!(served_by(&cluster, 0)?.get("objects_stale_since").is_none(), "the objects are stale");
     cluster.control_plane.stop_api_server()?;
     for address in &addresses {
@@ -259,12 +313,7 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
         ready == format!("ready\nthe API server does not answer: objects are those of {since}\n"),
         "{ready}"
     );
-    let before = deploy::process(&cluster, 0).context("the gateway's process")?;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(before.cast_signed()),
-        nix::sys::signal::Signal::SIGKILL,
-    )?;
-    eventually("another process", || deploy::process(&cluster, 0).filter(|pid| *pid != before))?;
+    kill_and_await(&cluster, 0)?;
     answers(&cluster, &authority, addresses[0])?;
 
     cluster.control_plane.start_api_server()?;
@@ -274,7 +323,14 @@ fn every_node_serves_the_objects_also_without_an_api_server() -> Result<()> {
             tls_cli(&cluster.network.client, &addresses[2].to_string(), 6379, HOST, &authority.path);
         (!cli.arg("ping").output().ok()?.status.success()).then_some(())
     })?;
-    Ok(())
+
+    // It is away for longer than a Lease lasts, and nobody can renew one: no node is lost by that.
+    let known = shown_addresses(&cluster, "edge")?;
+    ensure!(known.len() == 4, "{known:?}");
+    cluster.control_plane.stop_api_server()?;
+    std::thread::sleep(Duration::from_secs(20));
+    cluster.control_plane.start_api_server()?;
+    keeps_addresses(&cluster, "edge", &known)
 }
 
 /// A policy that the gateway may not see could ask for TLS: then requests are answered with 500, and everybody who looks hears why.
