@@ -357,6 +357,12 @@ impl Meter for Rc<Link> {
         framing.next(bytes)
     }
 
+    // If a body ends behind its answer, hyper reads on before the answer is sent, and puts what it says itself about the next
+    // head (100, 400) in front of the answer's rest.
+    fn waits(&self) -> bool {
+        self.is_http1.get() && self.framing.borrow().is_in_head()
+    }
+
     fn written(&self, bytes: usize) {
         if bytes == 0 {
             return;
