@@ -183,6 +183,30 @@ fn narrow(scene: &Scene) -> Result<()> {
 /// holds twice 64 KiB), for which the answer is over then.
 const HELD: usize = 100 * 1024;
 
+#[test]
+fn an_answer_whose_end_is_not_taken_is_cut_so_that_its_client_sees_it() -> Result<()> {
+    let scene = Scene::new("idle_timeout = '1s'", "")?;
+    narrow(&scene)?;
+    let _server = Silent::start(&scene, ODD, |stream| {
+        asked(stream)?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+        stream.write_all(&[b'a'; HELD])?;
+        stream.shutdown(Shutdown::Write)
+    })?;
+    // The end of the connection is that of the answer.
+    let mut client = scene.connect()?;
+    write!(client, "GET /odd/x HTTP/1.0\r\nHost: {HOST}\r\n\r\n")?;
+    let lines = scene.gateway.wait_access_log(2)?;
+    ensure!(lines[0]["end"] == "complete", "the gateway has not taken all of it: {lines:?}");
+    ensure!(lines[1]["close_reason"] == "idle_timeout", "{lines:?}");
+    let mut answer = Vec::new();
+    let end = client.read_to_end(&mut answer);
+    ensure!(answer.starts_with(b"HTTP/1.0 200 ") && answer.len() < HELD, "{} bytes", answer.len());
+    let error = end.err().with_context(|| format!("{} bytes look like all of it", answer.len()))?;
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    scene.serves_others()
+}
+
 /// A server that answers `/odd/x` before all of the request has come, and nothing else. It takes one request a connection.
 fn early(scene: &Scene) -> Result<Silent> {
     Silent::start(scene, ODD, |stream| {
@@ -228,6 +252,25 @@ fn what_comes_of_the_next_request_comes_behind_the_last_answer() -> Result<()> {
         assert_eq!(String::from_utf8_lossy(&behind), said);
         drop(answer);
         scene.gateway.wait_access_log(before + 2)?;
+    }
+    scene.serves_others()
+}
+
+#[test]
+fn a_connection_whose_client_does_not_take_the_end_is_not_held_for_ever() -> Result<()> {
+    let scene = Scene::new("idle_timeout = '1s'", "")?;
+    narrow(&scene)?;
+    let _server = early(&scene)?;
+    for (next, sends_no_more) in [("GET /odd/next HT", true), ("no request\r\n\r\n", false)] {
+        let before = scene.gateway.access_log()?.len();
+        let mut client = not_taken(&scene, next, before)?;
+        if sends_no_more {
+            client.shutdown(Shutdown::Write)?;
+        }
+        let lines = scene.gateway.wait_access_log(before + 2).with_context(|| next.to_owned())?;
+        ensure!(lines[before + 1]["close_reason"] == "idle_timeout", "{lines:?}");
+        let error = client.read_to_end(&mut Vec::new()).err().context("it looks like the end")?;
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
     scene.serves_others()
 }
