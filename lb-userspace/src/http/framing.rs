@@ -76,6 +76,11 @@ impl Framing {
         }
     }
 
+    /// The next bytes are those of a head.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(self.part, Part::Head(_))
+    }
+
     /// hyper has the head, and says how long the body is; `None`: it is one of chunks. Whether nothing is in doubt.
     pub(super) fn has_head(&mut self, body: Option<u64>) -> bool {
         let is_clear = matches!(self.part, Part::Over) && !(self.has_length && self.has_coding);

@@ -217,6 +217,11 @@ pub(super) trait Meter {
         bytes.len()
     }
 
+    /// What comes next is not read before all that was written is sent.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// The socket has taken so many.
     fn written(&self, bytes: usize);
 
@@ -385,6 +390,14 @@ impl<L: Leg + Unpin, M: Meter + Unpin> Read for Io<L, M> {
         mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.leg.left() > 0 && this.meter.waits() {
+            if let Poll::Ready(sent) = this.poll_left(cx) {
+                sent.map_err(|failure| this.failed(failure))?;
+                // hyper may have more of it, and sends that after this.
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
+        }
         let mut has_read = false;
         while this.spare.is_empty() && !this.has_ended && !has_read {
             let mut rest = Vec::new();

@@ -59,7 +59,7 @@ pub(crate) struct Link {
     has_asked: Cell<bool>,
     /// When the last answer was over.
     quiet_ms: Cell<u64>,
-    /// When the first byte came after that; 0: none has.
+    /// When the first byte of the next head of HTTP/1.1 came after that; 0: none has.
     head_ms: Cell<u64>,
     /// Where the requests of HTTP/1.1 end.
     framing: RefCell<Framing>,
@@ -302,7 +302,7 @@ impl Link {
             (after(moved_ms.max(self.leaving_ms.get()), hello), cut)
         } else if self.is_young() {
             (after(quiet_ms, hello), cut)
-        } else if head_ms > 0 && self.is_http1.get() {
+        } else if head_ms > 0 {
             (after(head_ms, hello), cut)
         } else {
             (after(moved_ms.max(quiet_ms), self.idle.get().unwrap_or(KEEP)), Due::Leave)
@@ -346,13 +346,21 @@ impl Meter for Rc<Link> {
     }
 
     fn passes(&self, bytes: &[u8]) -> usize {
-        if self.in_flight.get() == 0 && self.head_ms.get() == 0 {
+        if !self.is_http1.get() {
+            return bytes.len();
+        }
+        let mut framing = self.framing.borrow_mut();
+        // The rest of a body may come behind its answer.
+        if framing.is_in_head() && self.in_flight.get() == 0 && self.head_ms.get() == 0 {
             self.head_ms.set(now_ms());
         }
-        match self.is_http1.get() {
-            true => self.framing.borrow_mut().next(bytes),
-            false => bytes.len(),
-        }
+        framing.next(bytes)
+    }
+
+    // If a body ends behind its answer, hyper reads on before the answer is sent, and puts what it says itself about the next
+    // head (100, 400) in front of the answer's rest.
+    fn waits(&self) -> bool {
+        self.is_http1.get() && self.framing.borrow().is_in_head()
     }
 
     fn written(&self, bytes: usize) {

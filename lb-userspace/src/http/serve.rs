@@ -1,7 +1,7 @@
 //! A client's connection: HTTP/1.1 or HTTP/2, until it ends or goes over to another protocol.
 
 use super::exec::Streams;
-use super::leg::{Far, Io, Leg};
+use super::leg::{Far, Io, Leg, Meter};
 use super::link::{Due, Link, Upgraded};
 use super::request;
 use super::upstream::{PING, WINDOWS};
@@ -19,6 +19,7 @@ use lb_common::packet::Side;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -82,8 +83,9 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
             due = link.due(client) => match due {
                 Due::Leave => Pin::new(&mut connection).graceful_shutdown(),
                 Due::Cut(reason) => {
-                    // Of HTTP/1.0, the end of the connection is that of the answer.
-                    if link.has_requests() {
+                    // Of HTTP/1.0, the end of the connection is that of the answer. If it was told to leave and has not, hyper
+                    // still has something that the client does not take.
+                    if link.has_requests() || link.is_leaving() {
                         reset_on_close(client);
                     }
                     return Ok(reason);
@@ -101,30 +103,42 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
     if matches!(link.ended.get(), Some(Err(_))) {
         return failed(link);
     }
-    match end {
+    let is_refused = match end {
         Err(error) if error.is_parse() => {
             let reason = match error.is_parse_too_large() {
                 true => HttpAnswer::HeadTooLarge,
                 false => HttpAnswer::Malformed,
             };
             link.connection.route.stats.counting().counting_http().answers.add(reason as usize);
-            let _ = poll_fn(|cx| io.poll_finish(cx)).await;
-            return Ok(CloseReason::HttpError);
+            true
         }
         // An answer that cannot be brought to its end: the client must not take it for whole.
         Err(error) if !error.is_incomplete_message() => {
             reset_on_close(io.leg().socket());
             return Ok(CloseReason::ServerReset);
         }
-        Err(_) | Ok(()) => {}
+        Err(_) | Ok(()) => false,
+    };
+    if !finish(&mut io, link.connection.listener.hello_timeout).await {
+        return Ok(CloseReason::IdleTimeout);
     }
-    // A failure: the client is gone.
-    let _ = poll_fn(|cx| io.poll_finish(cx)).await;
     Ok(match (link.ended.get(), link.is_leaving()) {
+        _ if is_refused => CloseReason::HttpError,
         (Some(_), _) => CloseReason::ClientClosed,
         (None, true) => CloseReason::Dismissed,
         (None, false) => CloseReason::ServerClosed,
     })
+}
+
+/// Says the last word to a client, for which it must have made room by then: nothing else bounds that any more. If it has not, it
+/// is to be reset, and this is `false`.
+async fn finish<L: Leg, M: Meter>(io: &mut Io<L, M>, bound: Duration) -> bool {
+    // A failure: the client is gone.
+    let is_said = timeout(bound, poll_fn(|cx| io.poll_finish(cx))).await.is_ok();
+    if !is_said {
+        reset_on_close(io.leg().socket());
+    }
+    is_said
 }
 
 async fn serve_http2<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, link: &Rc<Link>) -> End {
@@ -208,5 +222,37 @@ async fn upgraded<L: Leg>(near: L, client: &TcpStream, to: Upgraded, link: &Link
             far.clean();
             end
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::leg::Silent;
+    use super::*;
+    use crate::splice::transport::Plain;
+    use hyper::rt::Write as _;
+    use std::io::{ErrorKind, Read as _};
+    use std::pin::Pin;
+    use std::task::Poll;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn the_last_word_is_not_said_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (client, _) = listener.accept().await.unwrap();
+        let mut io = Io::new(Plain::new(&client, Vec::new()), Silent::default());
+        // Until the sockets are full.
+        poll_fn(|cx| {
+            while Pin::new(&mut io).poll_write(cx, &[b'a'; 64 * 1024]).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+        let said = timeout(Duration::from_secs(20), finish(&mut io, Duration::from_millis(50))).await;
+        assert_eq!(said, Ok(false));
+        drop(io);
+        drop(client);
+        let end = tokio::task::spawn_blocking(move || peer.read_to_end(&mut Vec::new())).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }

@@ -177,6 +177,53 @@ fn a_body_without_a_length_reaches_the_server_whatever_the_method() -> Result<()
 }
 
 #[test]
+fn the_rest_of_a_body_whose_answer_is_there_is_no_head() -> Result<()> {
+    let early = "[[route.rule]]\nmatch = [{ path_prefix = '/early' }]\nbackends = ['early']\n";
+    let scene = Scene::with("hello_timeout = '1s'", early, &pool("early", &[81], ""))?;
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    // It answers before the body has come, and takes all of it.
+    let _early = Backend::start(&scene.world.net.server, 81, move |mut stream| {
+        let tell = tell.lock().expect("no thread panics").clone();
+        loop {
+            let begun = read_until(&mut stream, |received| has(received, b"\r\n\r\n"))?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")?;
+            let rest = match parse(&begun) {
+                Ok(None) if !begun.is_empty() => {
+                    read_until(&mut stream, |rest| !matches!(parse(&[&begun, rest].concat()), Ok(None)))?
+                }
+                _ => Vec::new(),
+            };
+            let Ok(Some((seen, _))) = parse(&[begun, rest].concat()) else { return Ok(()) };
+            let _ = tell.send(seen.body);
+        }
+    })?;
+    let is_answered = |client: &mut TcpStream| -> Result<()> {
+        let answer = read_until(client, |answer| answer.ends_with(b"early"))?;
+        ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+        Ok(())
+    };
+    // The connection then rests for longer than a head may take; or that takes longer itself.
+    for parts in [1, 30] {
+        let mut client = scene.connect()?;
+        let length = 1 + parts;
+        write!(client, "POST /early HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {length}\r\n\r\na")?;
+        is_answered(&mut client)?;
+        for _ in 0..parts {
+            client.write_all(b"b")?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let body = told.recv_timeout(Duration::from_secs(20)).context("the body has no end")?;
+        assert_eq!(body, [b"a", &b"b".repeat(parts)[..]].concat());
+        std::thread::sleep(Duration::from_secs(3));
+        write!(client, "GET /early HTTP/1.1\r\nHost: {HOST}\r\n\r\n")?;
+        is_answered(&mut client).with_context(|| format!("{parts} parts"))?;
+        told.recv_timeout(Duration::from_secs(20)).context("the next request does not come")?;
+    }
+    scene.serves_others()
+}
+
+#[test]
 fn a_server_that_allows_one_stream_gets_the_next_on_another_connection() -> Result<()> {
     const MAX_CONCURRENT_STREAMS: u16 = 3;
     let shared = "[[route.rule]]\nmatch = [{ path_prefix = '/shared' }]\nbackends = ['one']\n";

@@ -1,7 +1,7 @@
 //! Servers that take their time: what is not waited for any longer.
 
 use std::io::{self, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -112,7 +112,7 @@ fn a_client_that_only_ends_what_it_sends_gets_its_answer() -> Result<()> {
     })?;
     let mut client = scene.connect()?;
     write!(client, "GET /odd/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n")?;
-    client.shutdown(std::net::Shutdown::Write)?;
+    client.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
     client.read_to_string(&mut answer)?;
     ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("/odd/x"), "{answer}");
@@ -168,6 +168,109 @@ fn an_answer_that_stands_still_is_cut_so_that_its_client_sees_it() -> Result<()>
             let got = scene.ask(version, path, &[])?;
             ensure!(!got.is_whole && got.body == b"hello", "{path}: {got:?}");
         }
+    }
+    scene.serves_others()
+}
+
+/// Sockets between client and gateway hold some 20 KB from here on, and at most [`HELD`]: the rest of an answer that is not taken
+/// stays in the gateway.
+fn narrow(scene: &Scene) -> Result<()> {
+    scene.world.net.gateway.sysctl("net/ipv4/tcp_wmem", "4096 8192 8192")?;
+    scene.world.net.client.sysctl("net/ipv4/tcp_rmem", "4096 8192 8192")
+}
+
+/// The bytes of an answer's body of which [`narrow`] sockets hold a part only. The gateway takes all of it from the server (it
+/// holds twice 64 KiB), for which the answer is over then.
+const HELD: usize = 100 * 1024;
+
+#[test]
+fn an_answer_whose_end_is_not_taken_is_cut_so_that_its_client_sees_it() -> Result<()> {
+    let scene = Scene::new("idle_timeout = '1s'", "")?;
+    narrow(&scene)?;
+    let _server = Silent::start(&scene, ODD, |stream| {
+        asked(stream)?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+        stream.write_all(&[b'a'; HELD])?;
+        stream.shutdown(Shutdown::Write)
+    })?;
+    // The end of the connection is that of the answer.
+    let mut client = scene.connect()?;
+    write!(client, "GET /odd/x HTTP/1.0\r\nHost: {HOST}\r\n\r\n")?;
+    let lines = scene.gateway.wait_access_log(2)?;
+    ensure!(lines[0]["end"] == "complete", "the gateway has not taken all of it: {lines:?}");
+    ensure!(lines[1]["close_reason"] == "idle_timeout", "{lines:?}");
+    let mut answer = Vec::new();
+    let end = client.read_to_end(&mut answer);
+    ensure!(answer.starts_with(b"HTTP/1.0 200 ") && answer.len() < HELD, "{} bytes", answer.len());
+    let error = end.err().with_context(|| format!("{} bytes look like all of it", answer.len()))?;
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    scene.serves_others()
+}
+
+/// A server that answers `/odd/x` before all of the request has come, and nothing else. It takes one request a connection.
+fn early(scene: &Scene) -> Result<Silent> {
+    Silent::start(scene, ODD, |stream| {
+        let request = next_request(&mut BufReader::new(stream.try_clone()?))?;
+        if request.is_some_and(|(_, path)| path == "/odd/x") {
+            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {HELD}\r\n\r\n")?;
+            stream.write_all(&[b'a'; HELD])?;
+        }
+        Ok(())
+    })
+}
+
+/// A client to whom its answer was given before it had sent all, and who has taken a part of the answer only. `next`: what it
+/// sends behind the rest. `before`: lines of the access log.
+fn not_taken(scene: &Scene, next: &str, before: usize) -> Result<TcpStream> {
+    let mut client = scene.connect()?;
+    write!(client, "POST /odd/x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\na")?;
+    let lines = scene.gateway.wait_access_log(before + 1)?;
+    ensure!(lines[before]["end"] == "complete", "the gateway has not taken all of it: {lines:?}");
+    write!(client, "b{next}")?;
+    Ok(client)
+}
+
+#[test]
+fn what_comes_of_the_next_request_comes_behind_the_last_answer() -> Result<()> {
+    let scene = Scene::new("", "")?;
+    narrow(&scene)?;
+    let _server = early(&scene)?;
+    let expects = format!(
+        "POST /odd/next HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    );
+    for (next, said) in [("no request\r\n\r\n", "HTTP/1.1 400 "), (&expects, "HTTP/1.1 100 ")] {
+        let before = scene.gateway.access_log()?.len();
+        let client = not_taken(&scene, next, before)?;
+        // A body is held back for a second, until 100 is said.
+        std::thread::sleep(Duration::from_millis(1500));
+        let mut answer = BufReader::new(client);
+        assert!(next_request(&mut answer)?.is_some_and(|(_, status)| status == "200"));
+        let (mut body, mut behind) = (vec![0; HELD], vec![0; said.len()]);
+        answer.read_exact(&mut body)?;
+        ensure!(body == [b'a'; HELD], "{said} is within the answer");
+        answer.read_exact(&mut behind)?;
+        assert_eq!(String::from_utf8_lossy(&behind), said);
+        drop(answer);
+        scene.gateway.wait_access_log(before + 2)?;
+    }
+    scene.serves_others()
+}
+
+#[test]
+fn a_connection_whose_client_does_not_take_the_end_is_not_held_for_ever() -> Result<()> {
+    let scene = Scene::new("idle_timeout = '1s'", "")?;
+    narrow(&scene)?;
+    let _server = early(&scene)?;
+    for (next, sends_no_more) in [("GET /odd/next HT", true), ("no request\r\n\r\n", false)] {
+        let before = scene.gateway.access_log()?.len();
+        let mut client = not_taken(&scene, next, before)?;
+        if sends_no_more {
+            client.shutdown(Shutdown::Write)?;
+        }
+        let lines = scene.gateway.wait_access_log(before + 2).with_context(|| next.to_owned())?;
+        ensure!(lines[before + 1]["close_reason"] == "idle_timeout", "{lines:?}");
+        let error = client.read_to_end(&mut Vec::new()).err().context("it looks like the end")?;
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
     scene.serves_others()
 }
