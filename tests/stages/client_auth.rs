@@ -151,19 +151,20 @@ fn a_revoked_certificate_is_refused_as_soon_as_the_crl_says_so() -> Result<()> {
     ensure!(line["client_certificate"] == "CN=app1,O=Example", "{line}");
     ensure!(scene.served(Some(&other))?["client_certificate"] == "CN=other");
     scene.refused(None, "certificate_required")?;
-    // A session that it may come back with.
+    // A session shows no certificate when it comes back, and would outlive it.
     let session = first.file("session");
-    let line = scene.visit(Some(&app1), &["-tls1_2", "-sess_out", utf8(&session)?], true)?;
-    ensure!(line["tls_version"] == "TLSv1.2", "{line}");
-    let line = scene.visit(None, &["-tls1_2", "-sess_in", utf8(&session)?], true)?;
-    ensure!(line["client_certificate"] == "CN=app1,O=Example", "resumed without its name: {line}");
+    for version in ["-tls1_2", "-tls1_3"] {
+        scene.visit(Some(&app1), &[version, "-sess_out", utf8(&session)?], true)?;
+        if session.exists() {
+            let line = scene.visit(None, &[version, "-sess_in", utf8(&session)?], false)?;
+            ensure!(line["tls_error"] == "certificate_required", "resumed: {line}");
+        }
+    }
 
     first.revoke("app1")?;
     first.write_crl("")?;
     scene.gateway.wait_status("the reload", |status| status.number("/config_generation") == 2)?;
     scene.refused(Some(&app1), "certificate_revoked")?;
-    let line = scene.visit(Some(&app1), &["-tls1_2", "-sess_in", utf8(&session)?], false)?;
-    ensure!(line["tls_error"] == "certificate_revoked", "the old session comes past: {line}");
     scene.served(Some(&app2))?;
     scene.served(Some(&other))?;
 

@@ -104,10 +104,11 @@ impl LogRecord<'_> {
             let _ = write!(line, "({reason})");
         }
         if let Some(alpn) = self.alpn {
-            let _ = write!(line, " alpn={}", alpn.join(","));
+            // A client may put spaces into it, but quotes are escaped.
+            let _ = write!(line, " alpn=\"{}\"", alpn.join(","));
         }
         if let Some(name) = self.client_certificate {
-            // Quotes in it are escaped.
+            // As above.
             let _ = write!(line, " client_certificate=\"{name}\"");
         }
         let _ = write!(
@@ -292,6 +293,9 @@ mod tests {
         );
         let known = LogRecord { client_certificate: Some("CN=a b"), ..record() };
         assert!(known.line(LogFormat::Text).contains(" client_certificate=\"CN=a b\" in=10 "));
+        let alpn = [printable(b"h2 in=0 \"")];
+        let of_client = LogRecord { alpn: Some(&alpn), ..record() };
+        assert!(of_client.line(LogFormat::Text).contains(" alpn=\"h2 in=0 \\\"\" in=10 "));
         let failed =
             LogRecord { close_reason: "tls_handshake_failed", tls_error: Some("unknown_ca"), ..record() };
         assert!(failed.line(LogFormat::Text).ends_with(" tls_handshake_failed(unknown_ca)"));

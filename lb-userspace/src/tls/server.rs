@@ -41,11 +41,16 @@ pub fn server_config(
     };
     let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = alpn.collect();
-    // Resumption without state: the ticket holds the session, under keys that rotate and never leave memory.
-    // The keys are the route's own, so a session cannot be resumed past another route's `client_auth`, nor past
-    // one that has changed, as when a CRL was replaced: this is a new configuration then.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    if termination.client_auth.as_ref().is_none_or(|auth| auth.unverified) {
+        // Resumption without state: the ticket holds the session, under keys that rotate and never leave memory. The keys are the
+        // route's own.
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    } else {
+        // A client that resumes shows no certificate, and gets new tickets: it would come in for ever, past the end of its
+        // certificate, and of a CRL.
+        config.send_tls13_tickets = 0;
+    }
     // For kTLS. It only permits this process to ask rustls for them.
     config.enable_secret_extraction = true;
     Ok(Arc::new(config))
