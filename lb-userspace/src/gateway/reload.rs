@@ -53,6 +53,7 @@ impl Control {
             Ok(done) => self.end_reload(Ok(done), cause, answer),
             Err(Undone::Refused(why)) => self.end_reload(Err(why), cause, answer),
             Err(Undone::Awaits(source)) => {
+                tracing::info!("the reload waits for the API server's objects (asked for by {cause})");
                 let before = self.api_server();
                 self.prospect = Some(Prospect::new(*source, before, cause, answer));
             }
