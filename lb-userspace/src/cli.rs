@@ -8,6 +8,7 @@ mod upgrade;
 use crate::admin::{self, Client, text, top, view::ConnectionFilter};
 use crate::config::gateway_api::Built;
 use crate::config::{self, Config, File, Gateway, Interfaces, SourceAddress, Sources};
+use crate::gateway::attached::Attached;
 use crate::gateway::objects::Objects;
 use crate::import::Verdict;
 use crate::kernel::{self, KernelError, needs};
@@ -20,6 +21,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Exit codes beside 0.
 const RUNTIME_FAILURE: u8 = 1;
@@ -397,7 +399,7 @@ fn load(path: &Path) -> Result<(File, Config, Sources), Failure> {
 
 /// Says what a configuration has, together with the objects that it names; or what is wrong with these.
 fn check(path: &Path, file: &File, mut config: Config) -> Result<(), Failure> {
-    if let Some(mut objects) = Objects::of(file, &config, None) {
+    if let Some(mut objects) = Objects::of(file, &config, &[], Arc::new(Attached::found())) {
         objects.read();
         config = shown(path, objects.assemble(file))?;
         let faults = objects.faults();

@@ -3,6 +3,7 @@
 //! Nothing here needs cleaning up by hand: namespaces live as long as a file descriptor, processes die with
 //! the thread that started them, files live in a directory that is removed on drop.
 
+pub mod api_server;
 pub mod backend;
 pub mod bpffs;
 pub mod certs;
@@ -34,6 +35,7 @@ pub mod topology;
 pub mod wait;
 pub mod wire;
 
+pub use api_server::ApiServer;
 pub use backend::Backend;
 pub use bpffs::BpfFs;
 pub use certs::{Authority, Leaf};

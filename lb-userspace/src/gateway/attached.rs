@@ -1,95 +1,206 @@
-//! A device that has addresses for the sake of Gateways: while they are served, and while connections to them are open.
+//! Addresses that devices have for the sake of Gateways: while they are served, and while connections to them are open.
 
-use crate::config::gateway_api::{Attach, Mode, Settings};
-use crate::kernel::{addresses, arp};
-use std::collections::BTreeSet;
+use crate::kernel::{addresses, arp, listeners};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The device on which addresses need no answer to ARP.
 const LOOPBACK: &str = "lo";
 
-/// A device with addresses that it has for the sake of Gateways.
-pub(super) struct Attached {
-    device: Box<str>,
-    addresses: BTreeSet<IpAddr>,
-    /// Those of them that it has for the sake of something that is not in force yet.
-    added: BTreeSet<IpAddr>,
-    /// Why addresses on `lo` may be answered for by every node.
-    faults: Vec<String>,
+/// An address, on a device.
+type Place = (Box<str>, IpAddr);
+
+/// Addresses that devices have for the sake of Gateways. One for the process: the device may be another after a reload, or none
+/// any more, and then what the one before has is taken from it all the same.
+#[derive(Default)]
+pub(crate) struct Attached(Mutex<Places>);
+
+#[derive(Default)]
+struct Places {
+    all: BTreeSet<Place>,
+    /// Those of them that are for the sake of something that is not in force yet.
+    added: BTreeSet<Place>,
+}
+
+/// What the configuration in force wants of them.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wants<'a> {
+    /// `None`: no device is to have any.
+    pub(super) device: Option<&'a str>,
+    /// Those of Gateways. Without a device, something else sees to it that packets for them arrive.
+    pub(super) addresses: Option<&'a BTreeSet<IpAddr>>,
+    /// Since when, by [`crate::clock::now_ms`].
+    pub(super) since_ms: u64,
+}
+
+/// The addresses that connections use, and when the oldest connection of each was opened, by [`crate::clock::now_ms`].
+pub(super) type Used = BTreeMap<IpAddr, u64>;
+
+/// Whether a device keeps an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Keeps {
+    Yes,
+    No,
+    /// If a socket listens on it: that is another gateway's, which marks addresses as this one does.
+    IfListenedOn,
+}
+
+impl Wants<'_> {
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    fn has_place(&self, (device, address): &Place) -> bool {
+        self.device == Some(device) && self.has(*address)
+    }
+
+    fn keeps(&self, place: &Place, all: &BTreeSet<Place>, used: &Used) -> Keeps {
+        let (device, address) = place;
+        let oldest = used.get(address);
+        let keeps = if self.device == Some(device) {
+            self.has(*address) || oldest.is_some()
+        } else if self.device.is_some_and(|device| all.contains(&(device.into(), *address))) {
+            // It is the machine's still, which is all that its connections need.
+            false
+        } else if self.has(*address) {
+            // The device did not get it; or something else is to see to it, and for new connections does.
+            self.device.is_some() || oldest.is_some_and(|opened| *opened < self.since_ms)
+        } else if oldest.is_some() {
+            true
+        } else {
+            return Keeps::IfListenedOn;
+        };
+        if keeps { Keeps::Yes } else { Keeps::No }
+    }
 }
 
 impl Attached {
-    /// The device, with what an earlier process has left there. `None`: no device gets any.
-    pub(super) fn of(settings: &Settings) -> Option<Self> {
-        let Attach::Device(device) = settings.attach.clone() else { return None };
-        if settings.mode == Mode::Node {
-            return None;
-        }
-        let addresses = addresses::ours().unwrap_or_else(|error| {
-            tracing::error!(%device, %error, "cannot list the addresses of the device");
+    /// What earlier processes have left on devices.
+    pub(crate) fn found() -> Self {
+        let found = addresses::ours().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot list the addresses of devices");
             Vec::new()
         });
-        let addresses = addresses.into_iter().filter(|(on, _)| *on == *device).map(|(_, address)| address);
-        Some(Self { addresses: addresses.collect(), device, added: BTreeSet::new(), faults: Vec::new() })
+        let all = found.into_iter().map(|(device, address)| (device.into(), address)).collect();
+        Self(Mutex::new(Places { all, added: BTreeSet::new() }))
     }
 
-    /// Those that it has.
-    pub(super) fn addresses(&self) -> &BTreeSet<IpAddr> {
-        &self.addresses
+    fn places(&self) -> MutexGuard<'_, Places> {
+        // Every change of it is whole before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why it should not be relied on.
-    pub(super) fn faults(&self) -> &[String] {
-        &self.faults
+    /// The addresses, on whichever device.
+    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.places().all.iter().map(|(_, address)| *address).collect()
     }
 
-    /// Sees to it that the device has these.
-    pub(super) fn add(&mut self, wanted: &BTreeSet<IpAddr>) {
-        if *self.device == *LOOPBACK && wanted.iter().any(IpAddr::is_ipv4) {
-            // Before the first of them is there.
-            let said = std::mem::take(&mut self.faults);
-            let fault = |(loud, error): (arp::Loud, std::io::Error)| {
-                let arp::Loud { setting, wanted } = loud;
-                format!("every node may answer ARP for addresses on lo: {setting} is not {wanted} ({error})")
-            };
-            self.faults = arp::keep_quiet().into_iter().map(fault).collect();
-            self.faults
-                .iter()
-                .filter(|fault| !said.contains(fault))
-                .for_each(|fault| tracing::error!("{fault}"));
-        }
-        for address in wanted.difference(&self.addresses.clone()) {
-            match addresses::add(&self.device, *address) {
+    /// Sees to it that a device has these.
+    pub(super) fn add(&self, device: &str, wanted: &BTreeSet<IpAddr>) {
+        let mut places = self.places();
+        for address in wanted {
+            let place = (device.into(), *address);
+            if places.all.contains(&place) {
+                continue;
+            }
+            match addresses::add(device, *address) {
                 Ok(()) => {
-                    self.addresses.insert(*address);
-                    self.added.insert(*address);
+                    places.all.insert(place.clone());
+                    places.added.insert(place);
                 }
-                Err(error) => {
-                    tracing::error!(device = %self.device, %address, %error, "the device does not get it")
-                }
+                Err(error) => tracing::error!(%device, %address, %error, "the device does not get it"),
             }
         }
     }
 
     /// What was added is for the sake of what is in force now.
-    pub(super) fn in_force(&mut self) {
-        self.added.clear();
+    pub(super) fn in_force(&self) {
+        self.places().added.clear();
     }
 
-    /// Takes from the device what was added since [`in_force`](Self::in_force).
-    pub(super) fn remove_added(&mut self) {
-        let kept = self.addresses.difference(&std::mem::take(&mut self.added)).copied().collect();
-        self.retain(&kept);
+    /// Takes from devices what was added since [`in_force`](Self::in_force).
+    pub(super) fn remove_added(&self) {
+        let places = &mut *self.places();
+        let added = std::mem::take(&mut places.added);
+        places.all.retain(|place| !added.contains(place) || !is_removed(place));
     }
 
-    /// Takes from the device what is not among these.
-    pub(super) fn retain(&mut self, wanted: &BTreeSet<IpAddr>) {
-        let device = &self.device;
-        self.addresses.retain(|address| {
-            wanted.contains(address)
-                || addresses::remove(device, *address)
-                    .inspect_err(|error| tracing::error!(%device, %address, %error, "the device keeps it"))
-                    .is_err()
+    /// Whether a device has addresses that it is not to have.
+    pub(super) fn has_surplus(&self, wants: &Wants<'_>) -> bool {
+        !self.places().all.iter().all(|place| wants.has_place(place))
+    }
+
+    /// Takes from devices what they are not to have, but for what is used.
+    pub(super) fn release(&self, wants: &Wants<'_>, used: &Used) {
+        let mut places = self.places();
+        let all = places.all.clone();
+        places.all.retain(|place| {
+            let keeps = match wants.keeps(place, &all, used) {
+                Keeps::Yes => true,
+                Keeps::No => false,
+                // If that cannot be told, it may be.
+                Keeps::IfListenedOn => listeners::is_used(place.1).unwrap_or(true),
+            };
+            keeps || !is_removed(place)
         });
+    }
+}
+
+fn is_removed((device, address): &Place) -> bool {
+    let removed = addresses::remove(device, *address);
+    removed.inspect_err(|error| tracing::error!(%device, %address, %error, "the device keeps it")).is_ok()
+}
+
+/// Keeps the machine from answering ARP for addresses on a device that is not to. Why it may answer all the same, which is logged
+/// unless it was `said`.
+pub(super) fn keep_quiet(device: &str, addresses: &BTreeSet<IpAddr>, said: &[String]) -> Vec<String> {
+    if device != LOOPBACK || !addresses.iter().any(IpAddr::is_ipv4) {
+        return Vec::new();
+    }
+    let fault = |(loud, error): (arp::Loud, std::io::Error)| {
+        let arp::Loud { setting, wanted } = loud;
+        format!("every node may answer ARP for addresses on lo: {setting} is not {wanted} ({error})")
+    };
+    let faults: Vec<String> = arp::keep_quiet().into_iter().map(fault).collect();
+    faults.iter().filter(|fault| !said.contains(fault)).for_each(|fault| tracing::error!("{fault}"));
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_keeps_what_it_is_to_have_or_connections_need() {
+        let ip = |last: u8| IpAddr::from([198, 51, 100, last]);
+        let place = |device: &str, last: u8| -> Place { (device.into(), ip(last)) };
+        let gateways = BTreeSet::from([ip(1), ip(2)]);
+        let all = BTreeSet::from([place("eth0", 1), place("eth0", 3), place("lo", 1), place("lo", 2)]);
+        let on = |device| Wants { device, addresses: Some(&gateways), since_ms: 10 };
+        let (eth0, freebind, none) = (on(Some("eth0")), on(None), Wants::default());
+        for (wants, device, last, opened, expected) in [
+            (eth0, "eth0", 1, None, Keeps::Yes),
+            // No Gateway has it.
+            (eth0, "eth0", 3, None, Keeps::No),
+            (eth0, "eth0", 3, Some(20), Keeps::Yes),
+            // The device before: what both have is not needed there, whatever connections there are.
+            (eth0, "lo", 1, None, Keeps::No),
+            (eth0, "lo", 1, Some(5), Keeps::No),
+            // What the device did not get is better there than nowhere.
+            (eth0, "lo", 2, None, Keeps::Yes),
+            (eth0, "lo", 4, None, Keeps::IfListenedOn),
+            (eth0, "lo", 4, Some(20), Keeps::Yes),
+            // New clients come by what something else does.
+            (freebind, "lo", 1, Some(5), Keeps::Yes),
+            (freebind, "lo", 1, Some(20), Keeps::No),
+            (freebind, "lo", 1, None, Keeps::No),
+            (none, "lo", 1, Some(5), Keeps::Yes),
+            (none, "lo", 1, None, Keeps::IfListenedOn),
+        ] {
+            let used = opened.map(|opened| (ip(last), opened)).into_iter().collect();
+            let keeps = wants.keeps(&place(device, last), &all, &used);
+            assert_eq!(keeps, expected, "{last} on {device}, {opened:?}, of {:?}", wants.device);
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::ReloadRequest;
 use super::aside::{Large, aside};
+use super::attached::{Attached, Used, Wants};
 use super::objects::ASK_AGAIN;
+use super::prospect::Prospect;
 use super::removed::Removed;
 use super::report::AdminSide;
 use super::source::{Source, What};
@@ -67,6 +69,9 @@ pub(super) struct Control {
     pub(super) started: config::Gateway,
     pub(super) watched: Option<Watched>,
     pub(super) source: Source,
+    pub(super) attached: Arc<Attached>,
+    /// Other reloads wait for it.
+    pub(super) prospect: Option<Prospect>,
     pub(super) watched_objects: Option<Watched>,
     pub(super) removed: Removed,
     pub(super) sweeper: Option<Sweeper>,
@@ -77,7 +82,8 @@ impl Control {
     pub(super) async fn serve(mut self, config: Config, serves: impl FnOnce()) -> anyhow::Result<()> {
         self.serve_admin()?;
         if let Some((_, objects)) = &mut self.source {
-            objects.connect().await?;
+            objects.follow().await?;
+            objects.in_force();
         }
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
@@ -103,7 +109,8 @@ impl Control {
         // addresses that the device has.
         while heir.is_none() && (!is_stopping || self.succession.is_pending()) {
             let is_free = !self.succession.is_pending();
-            let has_surplus = self.source.as_ref().is_some_and(|(_, objects)| objects.has_surplus());
+            let may_reload = is_free && self.prospect.is_none();
+            let has_surplus = self.has_surplus();
             if !has_surplus {
                 rhythms.release.reset();
             }
@@ -118,17 +125,20 @@ impl Control {
                     }
                 }
                 event = self.succession.next() => heir = self.follow_succession(event).await,
-                _ = hangup.recv(), if is_free => {
+                _ = hangup.recv(), if may_reload => {
                     if let Some(log) = &self.gateway.books.access_log {
                         log.reopen();
                     }
                     self.reload(What::File, "SIGHUP", None).await;
                 }
-                request = self.requests.recv(), if is_free => {
+                request = self.requests.recv(), if may_reload => {
                     self.reload(What::File, "the admin socket", request).await;
                 }
-                () = changed(&mut self.watched, &mut rhythms.file), if is_free => {
+                () = changed(&mut self.watched, &mut rhythms.file), if may_reload => {
                     self.reload(What::File, "a changed file", None).await;
+                }
+                informed = Prospect::informed(&mut self.prospect), if is_free => {
+                    self.reload_informed(informed).await;
                 }
                 () = changed_objects(&mut self.watched_objects, &self.source, (&mut rhythms.object, &mut rhythms.port)), if is_free => {
                     self.follow_objects().await;
@@ -205,7 +215,7 @@ impl Control {
         if heir.is_none() {
             tell_manager(NotifyState::Stopping);
         }
-        self.prober = None;
+        (self.prober, self.prospect) = (None, None);
         self.admin_side.stopping.store(true, Relaxed);
         // A process that was taken over has none any more: its heir serves, at the same addresses.
         if let Some((_, objects)) = &self.source
@@ -270,11 +280,12 @@ impl Control {
             packet.leave();
         }
         // What goes on in the kernel, or in processes before this one, goes on with the addresses that it has.
-        if let Some((_, mut objects)) = self.source
+        if heir.is_none()
             && self.gateway.packet().map_or(0, |packet| packet.independent()) == 0
             && self.admin_side.elsewhere.count() == 0
         {
-            objects.detach();
+            let wants = self.source.as_ref().map(|(_, objects)| objects.wants()).unwrap_or_default();
+            self.attached.release(&Wants { addresses: None, ..wants }, &Used::new());
         }
         // The access log's thread writes the last lines, and ends, when everything that can add a line was dropped.
         self.admin_tasks.shutdown().await;

@@ -1,10 +1,12 @@
 //! The gateway's life: start, reload, stop; its workers, and what operators see and do.
 
 mod aside;
-mod attached;
+pub(crate) mod attached;
 mod control;
 mod drained;
 pub(crate) mod objects;
+mod prospect;
+mod release;
 mod reload;
 mod removed;
 mod report;

@@ -1,9 +1,10 @@
 //! Objects of the Gateway API: where they come from, what they make together with the file, and what is said of them.
 
 use super::Fault;
-use super::attached::Attached;
+use super::attached::{Attached, Wants, keep_quiet};
 use super::shown::Shown;
 use crate::accept::{Bind, listen};
+use crate::clock::now_ms;
 use crate::config::gateway_api::{
     At, Attach, Change, Condition, Context, Index, Key, Lacking, Manifests, Mode, Problem, Settings, Source,
     Statuses, Truth, watched,
@@ -39,8 +40,13 @@ pub(crate) struct Objects {
     taken: BTreeMap<(u16, IpAddr), Box<str>>,
     /// Ports that the system has refused, and why.
     failed: BTreeMap<(u16, IpAddr), Box<str>>,
-    /// Modes `pool` and `service`: the device that has the addresses.
-    attached: Option<Attached>,
+    /// Modes `pool` and `service`: the device that is to have the addresses.
+    device: Option<Box<str>>,
+    /// Why addresses on it should not be relied on.
+    faults: Vec<String>,
+    attached: Arc<Attached>,
+    /// When the file was read.
+    since_ms: u64,
     /// Nothing was read yet.
     is_new: bool,
     /// Something went wrong that had nothing to do with what they say: when they are to be tried again.
@@ -71,8 +77,13 @@ enum Origin {
 
 impl Objects {
     /// Those that a file names, none of which was read yet; `config` is what the file makes alone. `None`: it names none.
-    /// `followed`: an API server that is followed already, if it is the one that the file names.
-    pub(crate) fn of(file: &File, config: &Config, followed: Option<Arc<ApiServer>>) -> Option<Self> {
+    /// `followed`: API servers that are followed already: the one that the file names may be among them.
+    pub(crate) fn of(
+        file: &File,
+        config: &Config,
+        followed: &[Arc<ApiServer>],
+        attached: Arc<Attached>,
+    ) -> Option<Self> {
         let api = config.gateway_api.clone()?;
         let origin = match &api.source {
             Source::Directory(directory) => Origin::Directory(file.path_of(directory)),
@@ -95,11 +106,14 @@ impl Objects {
                     identity,
                     node,
                 };
-                let followed = followed.filter(|api| api.is(&wanted));
+                let followed = followed.iter().find(|api| api.is(&wanted)).cloned();
                 Origin::Cluster(followed.unwrap_or_else(|| Arc::new(ApiServer::new(wanted))))
             }
         };
-        let attached = Attached::of(&api.settings);
+        let device = match &api.settings.attach {
+            Attach::Device(device) if api.settings.mode != Mode::Node => Some(device.clone()),
+            _ => None,
+        };
         let index = Index::new(api.settings.clone());
         let mut objects = Objects {
             settings: api.settings,
@@ -112,7 +126,10 @@ impl Objects {
             in_force: Made::default(),
             taken: BTreeMap::new(),
             failed: BTreeMap::new(),
+            device,
+            faults: Vec::new(),
             attached,
+            since_ms: now_ms(),
             is_new: true,
             again_at: None,
         };
@@ -175,7 +192,7 @@ impl Objects {
         if let Origin::Cluster(api) = &self.origin {
             api.look_around(&mut self.context);
             if self.settings.mode != Mode::Node {
-                let own = if self.attached.is_some() { self.own_of_node() } else { BTreeSet::new() };
+                let own = if self.device.is_some() { self.own_of_node() } else { BTreeSet::new() };
                 self.context.assigned = api.assigned(&self.settings, &own);
             }
         }
@@ -190,15 +207,24 @@ impl Objects {
         }
     }
 
+    /// Whether the API server is followed, if that is where they come from.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.api_server().is_none_or(|api| api.is_followed())
+    }
+
     /// Follows the API server, if that is where they come from and it is not followed yet; in the runtime that calls this.
-    pub(crate) async fn connect(&mut self) -> anyhow::Result<()> {
-        let Origin::Cluster(api) = &self.origin else { return Ok(()) };
-        if api.is_followed() {
-            return Ok(());
+    pub(crate) async fn follow(&mut self) -> anyhow::Result<()> {
+        match &self.origin {
+            Origin::Cluster(api) if !api.is_followed() => api.follow().await,
+            _ => Ok(()),
         }
-        api.follow().await?;
-        self.tell();
-        Ok(())
+    }
+
+    /// The API server is asked for what they name, as far as was made of them.
+    pub(crate) fn ask(&self) {
+        if let Origin::Cluster(api) = &self.origin {
+            api.ask(&self.index);
+        }
     }
 
     /// Returns when the API server's objects have changed, if it is where they come from.
@@ -224,8 +250,10 @@ impl Objects {
 
     /// Sees to it that the device has the addresses on which what was made is to listen.
     pub(crate) fn attach(&mut self) {
-        if let (Some(attached), Some(made)) = (&mut self.attached, &self.made) {
-            attached.add(&made.addresses);
+        if let (Some(device), Some(made)) = (&self.device, &self.made) {
+            // Before the first of them is there.
+            self.faults = keep_quiet(device, &made.addresses, &self.faults);
+            self.attached.add(device, &made.addresses);
         }
     }
 
@@ -235,21 +263,24 @@ impl Objects {
             self.in_force = made;
             self.index.in_force();
         }
-        if let Some(attached) = &mut self.attached {
-            attached.in_force();
-        }
+        self.attached.in_force();
         if let Origin::Cluster(api) = &self.origin {
+            api.take_part();
             api.listens(&self.in_force.binds);
+            api.served(
+                &self.index,
+                &self.in_force.statuses,
+                &self.in_force.lacking,
+                &self.context.own,
+                &self.own_of_node(),
+            );
         }
-        self.tell();
     }
 
     /// What was made does not come into force, and what is in force stays so.
     pub(crate) fn give_up(&mut self) {
         self.made = None;
-        if let Some(attached) = &mut self.attached {
-            attached.remove_added();
-        }
+        self.attached.remove_added();
     }
 
     /// Work with them has ended by half, and not because of what they say: all of them are read again, after a while.
@@ -265,23 +296,12 @@ impl Objects {
         self.again_at
     }
 
-    /// Whether the device has addresses that no Gateway has, as far as Gateways are known.
-    pub(crate) fn has_surplus(&self) -> bool {
-        let has_surplus = |attached: &Attached| !attached.addresses().is_subset(&self.in_force.addresses);
-        self.attached.as_ref().is_some_and(has_surplus) && !self.is_awaited()
-    }
-
-    /// Takes addresses from the device that no Gateway has, but for those that are `used`.
-    pub(crate) fn release(&mut self, used: &BTreeSet<IpAddr>) {
-        if let Some(attached) = &mut self.attached {
-            attached.retain(&self.in_force.addresses.union(used).copied().collect());
-        }
-    }
-
-    /// Takes all addresses from the device.
-    pub(crate) fn detach(&mut self) {
-        if let Some(attached) = &mut self.attached {
-            attached.retain(&BTreeSet::new());
+    /// The addresses that what is in force wants a device to have.
+    pub(super) fn wants(&self) -> Wants<'_> {
+        Wants {
+            device: self.device.as_deref(),
+            addresses: Some(&self.in_force.addresses),
+            since_ms: self.since_ms,
         }
     }
 
@@ -296,17 +316,8 @@ impl Objects {
     /// This machine's addresses but for those that a device has for the sake of Gateways. Something else may have put such a one
     /// there, too.
     fn own_of_node(&self) -> BTreeSet<IpAddr> {
-        let attached = self.attached.as_ref().map(Attached::addresses);
-        let of_node = |ip: &&IpAddr| attached.is_none_or(|attached| !attached.contains(*ip));
-        self.context.own.iter().filter(of_node).copied().collect()
-    }
-
-    /// Of what is in force or, when nothing is in force yet, about to be.
-    fn tell(&self) {
-        if let Origin::Cluster(api) = &self.origin {
-            let made = self.made.as_ref().unwrap_or(&self.in_force);
-            api.served(&self.index, &made.statuses, &made.lacking, &self.context.own, &self.own_of_node());
-        }
+        let attached = self.attached.addresses();
+        self.context.own.iter().filter(|ip| !attached.contains(ip)).copied().collect()
     }
 
     fn assemble_within(&mut self, file: &File) -> Checked {
@@ -396,8 +407,8 @@ impl Objects {
     /// For operators.
     pub(super) fn shown(&self) -> Shown {
         let (places, problems) = (self.places.clone(), self.problems.clone());
-        let faults = self.attached.as_ref().map(|attached| attached.faults().to_vec()).unwrap_or_default();
-        Shown::new(&self.index, places, problems, self.in_force.statuses.clone(), self.api_server(), faults)
+        let (statuses, faults) = (self.in_force.statuses.clone(), self.faults.clone());
+        Shown::new(&self.index, places, problems, statuses, self.api_server(), faults)
     }
 }
 

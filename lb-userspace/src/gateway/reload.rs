@@ -1,8 +1,10 @@
 //! Reload: the configuration is read, checked and built on a thread of its own, and takes effect in one step.
 
 use super::aside::{Large, aside, lend_aside, snapshot};
+use super::attached::Attached;
 use super::control::Control;
 use super::objects::Objects;
+use super::prospect::{Informed, Prospect};
 use super::source::{Source, What};
 use super::start::open;
 use super::watch::Watched;
@@ -17,7 +19,7 @@ use crate::reason::Tier;
 use crate::serving::Snapshot;
 use crate::words::with_causes;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -35,8 +37,44 @@ struct Built {
 impl Control {
     /// Puts the file's configuration in force, or changes nothing and says why. The answer waits for the names of servers;
     /// the configuration does not.
-    pub(super) async fn reload(&mut self, what: What, cause: &str, answer: Option<ReloadRequest>) {
-        let result = self.try_reload(what).await;
+    pub(super) async fn reload(&mut self, what: What, cause: &'static str, answer: Option<ReloadRequest>) {
+        self.reload_with(what, None, cause, answer).await;
+    }
+
+    /// The same. `informed`: an API server that was waited for.
+    async fn reload_with(
+        &mut self,
+        what: What,
+        informed: Option<Arc<ApiServer>>,
+        cause: &'static str,
+        answer: Option<ReloadRequest>,
+    ) {
+        match self.try_reload(what, informed).await {
+            Ok(done) => self.end_reload(Ok(done), cause, answer),
+            Err(Undone::Refused(why)) => self.end_reload(Err(why), cause, answer),
+            Err(Undone::Awaits(source)) => {
+                tracing::info!("the reload waits for the API server's objects (asked for by {cause})");
+                let before = self.api_server();
+                self.prospect = Some(Prospect::new(*source, before, cause, answer));
+            }
+        }
+    }
+
+    /// Goes on with a reload that has waited for an API server.
+    pub(super) async fn reload_informed(&mut self, Informed { api, cause, answer }: Informed) {
+        match api {
+            Ok(api) => self.reload_with(What::File, Some(api), cause, answer).await,
+            Err(why) => self.end_reload(Err(why), cause, answer),
+        }
+    }
+
+    /// Says what became of it.
+    fn end_reload(
+        &mut self,
+        result: Result<(view::Reloaded, FirstAnswers), String>,
+        cause: &str,
+        answer: Option<ReloadRequest>,
+    ) {
         let stats = &self.gateway.books.stats;
         match &result {
             Ok((reloaded, _)) => {
@@ -66,22 +104,36 @@ impl Control {
         });
     }
 
-    async fn try_reload(&mut self, what: What) -> Result<(view::Reloaded, FirstAnswers), String> {
+    /// The API server that the objects in force come from.
+    fn api_server(&self) -> Option<Arc<ApiServer>> {
+        self.source.as_ref().and_then(|(_, objects)| objects.api_server())
+    }
+
+    async fn try_reload(
+        &mut self,
+        what: What,
+        informed: Option<Arc<ApiServer>>,
+    ) -> Result<(view::Reloaded, FirstAnswers), Undone> {
         // A file that is refused leaves the one that is in force, and its objects, as they are.
-        let followed = self.source.as_ref().and_then(|(_, objects)| objects.api_server());
+        let followed: Vec<_> = self.api_server().into_iter().chain(informed).collect();
+        let attached = self.attached.clone();
         let source = match what {
             What::File => None,
             What::Objects => self.source.take(),
         };
         let (path, old) = (self.path.clone(), self.gateway.snapshot.load_full());
         let (mut source, built) =
-            lend_aside(source, move |source| build(what, &path, source, followed, None, &old)).await;
+            lend_aside(source, move |source| build(what, &path, source, (&followed, attached), None, &old))
+                .await;
         let sockets = match built {
             Ok((built, read)) => {
                 if self.watched.is_some()
                     && let Some(files) = read.file
                 {
                     self.watched = Some(Watched::new(files));
+                }
+                if let Some(unread) = source.take_if(|(_, objects)| !objects.is_followed()) {
+                    return Err(Undone::Awaits(Box::new(unread)));
                 }
                 let (sockets, listened) = self.listen(built, source).await;
                 source = listened;
@@ -109,17 +161,11 @@ impl Control {
                 // What is in force still follows its endpoints.
                 self.take_servers();
                 self.show_objects();
-                return Err(why);
+                return Err(Undone::Refused(why));
             }
         };
         let done = self.put_in_force(built, sockets);
         self.show_objects();
-        if what == What::File
-            && let Some((_, objects)) = &mut self.source
-            && let Err(error) = objects.connect().await
-        {
-            tracing::error!("the objects are not followed: {error:#}");
-        }
         Ok(done)
     }
 
@@ -145,8 +191,9 @@ impl Control {
                 Err(fault) => fault,
             };
             let (why, path, old) = (with_causes(&fault), self.path.clone(), old.clone());
+            let attached = self.attached.clone();
             let (returned, again) = lend_aside(source, move |source| {
-                build(What::Objects, &path, source, None, Some(fault), &old)
+                build(What::Objects, &path, source, (&[], attached), Some(fault), &old)
             })
             .await;
             source = returned;
@@ -247,31 +294,6 @@ impl Control {
         self.admin_side.objects.store(Arc::new(shown));
     }
 
-    /// Takes addresses from their device that no Gateway has and no connection uses any more.
-    pub(super) fn release_addresses(&mut self) {
-        // Of which address the connections of earlier processes are, nobody knows.
-        if let Some((_, objects)) = &mut self.source
-            && objects.has_surplus()
-            && self.admin_side.elsewhere.count() == 0
-        {
-            let used: Option<BTreeSet<IpAddr>> = self.gateway.books.ledger.read(|connections| {
-                let mut used = BTreeSet::new();
-                for connection in connections {
-                    let bind = &connection.listener.bind;
-                    // One of an earlier process, whose listener is not there any more.
-                    if bind.is_empty() {
-                        return None;
-                    }
-                    used.extend(bind.iter().map(SocketAddr::ip));
-                }
-                Some(used)
-            });
-            if let Some(used) = used {
-                objects.release(&used);
-            }
-        }
-    }
-
     /// Ends connections of routes that are gone, and lets go of configurations that are not used any more.
     pub(super) fn look_after_removed(&mut self) {
         let (unused, parts) = self.removed.look(&self.gateway);
@@ -294,6 +316,16 @@ impl Control {
     }
 }
 
+/// Why nothing has changed.
+enum Undone {
+    Refused(String),
+    /// The file names an API server that is not followed yet.
+    Awaits(Box<(File, Objects)>),
+}
+
+/// What a file's objects begin with: the API servers that are followed already, and the addresses that devices have.
+type Known<'a> = (&'a [Arc<ApiServer>], Arc<Attached>);
+
 /// What was read for a build, as far as it was.
 #[derive(Default)]
 struct Read {
@@ -305,17 +337,17 @@ struct Read {
 type Outcome = (Result<Built, String>, Read);
 
 /// Makes a configuration anew: of the file at `path` and what that names, or of `source` again, which is the one that it is made
-/// of afterwards. `followed`: the API server that is followed already. `lacked`: where the last one could not listen; unless that
+/// of afterwards. `lacked`: where the last one could not listen; unless that
 /// is an object's port, it is an error. Also the configuration, which takes time to be freed.
 fn build(
     what: What,
     path: &Path,
     source: &mut Source,
-    followed: Option<Arc<ApiServer>>,
+    known: Known<'_>,
     lacked: Option<Fault>,
     old: &Snapshot,
 ) -> (Outcome, Large<Config>) {
-    let (checked, read) = check(what, path, source, followed, lacked);
+    let (checked, read) = check(what, path, source, known, lacked);
     let mut made_of = None;
     let built = checked.and_then(|(config, warnings)| {
         let config = made_of.insert(config);
@@ -337,7 +369,7 @@ fn check(
     what: What,
     path: &Path,
     source: &mut Source,
-    followed: Option<Arc<ApiServer>>,
+    known: Known<'_>,
     lacked: Option<Fault>,
 ) -> (Verdict, Read) {
     let rendered = |errors: Diagnostics| errors.render(false);
@@ -365,10 +397,13 @@ fn check(
                 Err(errors) => return (Err(rendered(errors)), read),
             };
             let warnings = warnings.iter().map(|warning| warning.message.clone()).collect();
-            let Some(objects) = Objects::of(&file, &config, followed) else {
+            let Some(objects) = Objects::of(&file, &config, known.0, known.1) else {
                 return (Ok((config, warnings)), read);
             };
             let (file, objects) = source.insert((file, objects));
+            if !objects.is_followed() {
+                return (Err("the API server was not asked yet".to_owned()), read);
+            }
             let (sources, _) = objects.read();
             let checked = objects.assemble(file).map(|(config, _)| (config, warnings)).map_err(rendered);
             (checked, Read { objects: Some(sources), ..read })

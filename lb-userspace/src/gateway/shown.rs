@@ -103,7 +103,7 @@ fn closes(denial: &Denial) -> bool {
     denial.is_unseen && matches!(denial.kind, Kind::BackendTlsPolicy | Kind::DestinationRule)
 }
 
-fn denied(denial: &Denial) -> String {
+pub(super) fn denied(denial: &Denial) -> String {
     let Denial { kind, namespace, code, is_unseen } = denial;
     let of = namespace.as_ref().map(|namespace| format!(" of {namespace}")).unwrap_or_default();
     let outcome = match (closes(denial), is_unseen) {

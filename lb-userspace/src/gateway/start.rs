@@ -1,7 +1,9 @@
 //! The start of a gateway: alone, or in place of a process that serves.
 
+use super::attached::Attached;
 use super::control::Control;
 use super::objects::Objects;
+use super::prospect::{INFORMED, LOOK, catch_up};
 use super::removed::Removed;
 use super::report::AdminSide;
 use super::take_over::{Elsewhere, HandedOver, Predecessor, Succession};
@@ -34,15 +36,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-
-/// How long a process that takes over waits until it knows as much as the one before it: what an API server has now, and
-/// whether servers work.
-const INFORMED: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Serves `config`, which was read from `path` and the files that it names, and what objects add to it, until SIGTERM or
 /// SIGINT. `take_over`: in place of the process that serves now, if one does. Calls `serves` when it does.
@@ -84,7 +80,8 @@ impl Start<'_> {
             workers => workers,
         };
         tell_open_files(limit, &config.gateway);
-        let mut source = Objects::of(&file, config, None).map(|objects| (file, objects));
+        let attached = Arc::new(Attached::found());
+        let mut source = Objects::of(&file, config, &[], attached.clone()).map(|objects| (file, objects));
         let mut watched_objects = None;
         if let Some((file, objects)) = &mut source {
             let (sources, _) = objects.read();
@@ -99,12 +96,13 @@ impl Start<'_> {
             false => (None, None),
         };
         if before.is_some()
-            && let Some((file, objects)) = &mut source
-            && brought_up_to_date(objects).await?
+            && let Some((file, objects)) = source.take_if(|(_, objects)| !objects.is_current())
         {
+            let (file, mut objects) = brought_up_to_date(file, objects).await?;
             objects.read();
-            (*config, _) = objects.assemble(file)?;
+            (*config, _) = objects.assemble(&file)?;
             snapshot = aside::snapshot(config, None)?;
+            source = Some((file, objects));
         }
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
         let (mut socket, lock) = match handed {
@@ -250,6 +248,8 @@ impl Start<'_> {
             started: settings,
             watched,
             source,
+            attached,
+            prospect: None,
             watched_objects,
             removed: Removed::default(),
             sweeper,
@@ -282,17 +282,10 @@ fn tell_open_files(limit: u64, gateway: &config::Gateway) {
     }
 }
 
-/// Lets objects of an API server be what that has now: the process before this one may serve more than was kept. Whether they
-/// have to be read again.
-async fn brought_up_to_date(objects: &mut Objects) -> anyhow::Result<bool> {
-    if objects.is_current() {
-        return Ok(false);
-    }
-    objects.connect().await?;
-    let began = Instant::now();
-    while !objects.is_current() && began.elapsed() < INFORMED {
-        sleep(LOOK).await;
-    }
+/// Lets objects of an API server be what that has now, as far as it answers: the process before this one may serve more than was
+/// kept.
+async fn brought_up_to_date(file: File, objects: Objects) -> anyhow::Result<(File, Objects)> {
+    let (file, objects) = catch_up(file, objects).await?;
     if objects.is_awaited() {
         bail!(
             "the API server does not answer, and nothing was kept of its objects: the running gateway knows more"
@@ -301,7 +294,7 @@ async fn brought_up_to_date(objects: &mut Objects) -> anyhow::Result<bool> {
     if !objects.is_current() {
         tracing::warn!("the API server does not answer: what was kept of its objects is served");
     }
-    Ok(true)
+    Ok((file, objects))
 }
 
 /// Waits until each server was checked once, and each MySQL listener knows how to greet; not for ever.

@@ -174,7 +174,7 @@ impl Control {
         // If it has died since, that is as if it had died a moment later.
         let _ = wire.send(&Word::Over {}).await;
         // Nobody waits for this. Statuses are written no more.
-        (self.source, self.watched, self.watched_objects) = (None, None, None);
+        (self.source, self.prospect, self.watched, self.watched_objects) = (None, None, None, None);
         // What is shown holds the API server, too.
         self.show_objects();
         tracing::info!(process = wire.process(), "taken over: this process drains");

@@ -17,7 +17,7 @@ use super::addresses::{Wish, assign};
 use super::asked::Asked;
 use super::endpoints::{Bound, Endpoints};
 use super::nodes::{Heard, Word};
-use super::scope::Scope;
+use super::scope::{Scope, is_asked_for};
 use super::serves::Serves;
 use super::settings::Settings;
 use super::store::{Denial, Freshness, Store};
@@ -74,17 +74,21 @@ struct State {
 /// Tasks of a runtime.
 struct Following {
     client: Client,
-    /// They end with this.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     asked: Asked,
+    /// [`ApiServer::take_part`].
+    takes_part: bool,
 }
 
 impl ApiServer {
     /// With the objects that were kept; the API server is not asked yet.
     pub fn new(settings: Settings) -> Self {
-        let (kept, since) = settings.keep.as_deref().map(keep::read).unwrap_or_default();
+        let (mut kept, since) = settings.keep.as_deref().map(keep::read).unwrap_or_default();
+        let scopes = settings.scopes();
+        // What is not watched any more would never be found to be gone.
+        kept.retain(|(key, _)| is_asked_for(key.kind) || scopes.iter().any(|scope| scope.covers(key)));
         let store = Store::new(kept, since);
-        for scope in settings.scopes() {
+        for scope in scopes {
             store.await_list(&scope);
         }
         Self {
@@ -118,7 +122,8 @@ impl ApiServer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to follow it, in the runtime that calls this; it may be away. An error: the configuration says nothing that
+    /// Begins to follow it, in the runtime that calls this; it may be away. Nothing is written there before
+    /// [`take_part`](Self::take_part) and [`served`](Self::served). An error: the configuration says nothing that
     /// could be asked.
     pub async fn follow(&self) -> anyhow::Result<()> {
         let settings = &self.settings;
@@ -150,14 +155,6 @@ impl ApiServer {
             hurry: self.hurry.clone(),
         };
         tasks.spawn(writer.run());
-        let (leases, identity) = (settings.lease_namespace.clone(), settings.identity.clone());
-        tasks.spawn(lease::stand(
-            client.clone(),
-            leases.clone(),
-            identity,
-            self.leads.clone(),
-            store.clone(),
-        ));
         let (lost, here) = (watch::Sender::default(), watch::Sender::default());
         if settings.balancers.is_some() {
             let endpoints = Endpoints {
@@ -173,7 +170,7 @@ impl ApiServer {
             tasks.spawn(endpoints.keep());
         }
         let node = nodes::Node {
-            leases: kube::Api::namespaced(client.clone(), &leases),
+            leases: kube::Api::namespaced(client.clone(), &settings.lease_namespace),
             nodes: kube::Api::all(client.clone()),
             name: settings.node.clone(),
             word: self.word.subscribe(),
@@ -186,11 +183,30 @@ impl ApiServer {
         };
         tasks.spawn(node.announce());
         tasks.spawn(definitions::follow(client.clone(), self.definitions.clone(), store.clone()));
+        let following = Following { client, tasks, asked: Asked::default(), takes_part: false };
+        self.state().following = Some(following);
+        Ok(())
+    }
+
+    /// From here on, if it is followed, this process may hold the Lease, by which it writes what it makes of the objects; and they
+    /// are kept. In the runtime of [`ApiServer::follow`].
+    pub fn take_part(&self) {
+        let (settings, store) = (&self.settings, &self.store);
+        let mut state = self.state();
+        let Some(Following { client, tasks, takes_part, .. }) = &mut state.following else { return };
+        if std::mem::replace(takes_part, true) {
+            return;
+        }
+        tasks.spawn(lease::stand(
+            client.clone(),
+            settings.lease_namespace.clone(),
+            settings.identity.clone(),
+            self.leads.clone(),
+            store.clone(),
+        ));
         if let Some(path) = settings.keep.clone() {
             tasks.spawn(keep_objects(store.clone(), path));
         }
-        self.state().following = Some(Following { client, _tasks: tasks, asked: Asked::default() });
-        Ok(())
     }
 
     /// Returns when objects have changed, or what is outside them and counts; a burst of changes is one.
@@ -392,14 +408,19 @@ impl ApiServer {
                 differs
             });
         }
-        let mut state = self.state();
         // That of now would be too new: more may be known of the nodes than what these were made of.
-        let is_settled = state.is_settled;
+        let is_settled = self.state().is_settled;
         self.statuses.send_if_modified(|known| {
             let differs = !Arc::ptr_eq(&known.statuses, statuses) || known.is_settled != is_settled;
             *known = Wanted { statuses: statuses.clone(), is_settled };
             differs
         });
+        self.ask(index);
+    }
+
+    /// What an index asks for is watched, and nothing else by name. In the runtime of [`ApiServer::follow`].
+    pub fn ask(&self, index: &Index) {
+        let mut state = self.state();
         let Some(Following { client, asked, .. }) = &mut state.following else { return };
         asked.set(
             index.wanted().map(Scope::from).collect(),
@@ -463,10 +484,10 @@ async fn keep_objects(store: Arc<Store>, path: std::path::PathBuf) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::fake::TempDir;
 
-    #[test]
-    fn statuses_are_settled_that_were_made_after_the_nodes_were_known() {
-        let api = ApiServer::new(Settings {
+    fn settings() -> Settings {
+        Settings {
             kubeconfig: None,
             controller: "example.com/gateway".into(),
             namespaces: vec![],
@@ -476,7 +497,12 @@ mod tests {
             lease_namespace: "system".into(),
             identity: "pod".into(),
             node: "node".into(),
-        });
+        }
+    }
+
+    #[test]
+    fn statuses_are_settled_that_were_made_after_the_nodes_were_known() {
+        let api = ApiServer::new(settings());
         let (index, statuses) = (Index::new(gateway_api::Settings::default()), Arc::default());
         let mut written = api.statuses.subscribe();
         let mut is_settled = || {
@@ -489,5 +515,28 @@ mod tests {
         api.look_around(&mut Context::default());
         // Though they are the same.
         assert_eq!(is_settled(), Some(true));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_namespaces_that_are_not_watched_any_more() {
+        let object = |kind: &str, group: &str, namespace: &str| {
+            let metadata = serde_json::json!({"name": "a", "namespace": namespace});
+            serde_json::json!({"apiVersion": group, "kind": kind, "metadata": metadata}).to_string()
+        };
+        let gateway = |namespace| object("Gateway", "gateway.networking.k8s.io/v1", namespace);
+        // Secrets may be of other namespaces.
+        let kept = [gateway("one"), gateway("two"), object("Secret", "v1", "three")];
+        let dir = TempDir::new();
+        let file = dir.path().join("objects.json");
+        std::fs::write(&file, format!("[{}]", kept.join(",\n"))).unwrap();
+        let api = ApiServer::new(Settings {
+            namespaces: vec!["one".into()],
+            kinds: vec![Kind::Gateway],
+            keep: Some(file),
+            ..settings()
+        });
+        let knows = |kind, namespace| api.store.knows(&Key::new(kind, namespace, "a"));
+        assert!(knows(Kind::Gateway, "one") && knows(Kind::Secret, "three"));
+        assert!(!knows(Kind::Gateway, "two"));
     }
 }

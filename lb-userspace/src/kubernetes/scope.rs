@@ -5,6 +5,11 @@ use std::sync::Arc;
 
 use crate::config::gateway_api::{Key, Kind, Name, Wanted};
 
+/// Whether only those objects of a kind are watched for which some object asks.
+pub(super) fn is_asked_for(kind: Kind) -> bool {
+    matches!(kind, Kind::Secret | Kind::ConfigMap | Kind::Pod)
+}
+
 /// What a watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Scope {
@@ -30,9 +35,9 @@ impl Scope {
         objects.range(first..).map(|(key, _)| key).take_while(|key| self.covers(key))
     }
 
-    /// Of a kind of which only what some object asks for is watched.
+    /// [`is_asked_for`].
     pub(super) fn is_asked_for(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::ConfigMap | Kind::Pod)
+        is_asked_for(self.kind)
     }
 
     /// Everything of these kinds, in these namespaces or, if there are none, in all.

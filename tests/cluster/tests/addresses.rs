@@ -261,6 +261,40 @@ fn a_successor_has_the_addresses_and_the_lease_of_the_gateway_that_it_takes_over
     taken_over(&cluster, &given, || Ok(()))
 }
 
+/// A rolling update that names another device.
+#[test]
+fn addresses_go_from_the_device_before_when_a_successor_has_another() -> Result<()> {
+    require!(programs::path("kube-apiserver").is_ok(), "the programs of the cluster are not built");
+    let cluster = Cluster::start(1)?;
+    cluster.install_gateway_api()?;
+    let ranges = ["198.51.100.0/29", "2001:db8:10::/125"];
+    let node = &cluster.network.nodes[0];
+    for range in ranges {
+        cluster.network.route(range, node)?;
+    }
+    let mode = |device: &str| format!("mode = \"pool\"\naddresses = {ranges:?}\nattach = \"{device}\"\n");
+    deploy::gateway(&cluster, &mode("lo"))?;
+    cluster.apply(REDIS)?;
+    cluster.apply(&gateway("edge", ""))?;
+    let given = addresses(&programmed(&cluster, "edge", "Programmed")?);
+    for address in &given {
+        answers(&cluster, *address, PORT)?;
+    }
+    let load = Load::start(&cluster, &given)?;
+    load.wait(20)?;
+    // The manifests' pods are the same with another ConfigMap.
+    deploy::gateway(&cluster, &mode("eth0"))?;
+    cluster.kubectl("rollout restart --namespace snisplice-system daemonset/snisplice")?;
+    deploy::rolled_out(&cluster)?;
+    patiently("its addresses to be gone from lo", || attached(node).ok()?.is_empty().then_some(()))?;
+    let shown = node.ns.ip("-o addr show dev eth0")?;
+    ensure!(given.iter().all(|address| shown.contains(&format!(" {address}/"))), "{shown}");
+    load.wait(20)?;
+    let failed = load.failed();
+    ensure!(failed.is_empty(), "{failed:?}");
+    Ok(())
+}
+
 /// A new version comes, on a cluster of one node, while the one before still carries a connection: the device has the addresses
 /// all the while, nobody is refused, and the Lease goes to the successor. `holds`: what else is true all the while.
 fn taken_over(cluster: &Cluster, given: &[IpAddr], holds: impl Fn() -> Result<()>) -> Result<()> {

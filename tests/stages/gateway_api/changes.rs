@@ -21,7 +21,7 @@ const PASSED: &str = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gatew
     spec:\n  parentRefs: [{ name: gw }]\n  hostnames: [app.example.com]\n  rules: [{ backendRefs: [{ name: app, port: 1 }] }]\n\
     ---\napiVersion: v1\nkind: Service\nmetadata: { name: app, namespace: db }\nspec: { ports: [{ name: x, port: 1 }] }\n";
 
-fn still_open(stream: &mut TcpStream) -> Result<()> {
+pub(super) fn still_open(stream: &mut TcpStream) -> Result<()> {
     stream.set_nonblocking(true)?;
     let read = stream.read(&mut [0]);
     stream.set_nonblocking(false)?;

@@ -1,7 +1,8 @@
-//! Objects of the Gateway API from a directory: real deployments, and what changes while they are served.
+//! Objects of the Gateway API: real deployments from a directory, and what changes while they are served.
 
 mod changes;
 mod deployments;
+mod from_cluster;
 mod http;
 mod istio;
 mod listeners;
