@@ -92,8 +92,10 @@ pub fn choose(
         return Choice::Nobody;
     };
     let next = |ticket: u64, passed_over: Option<usize>| {
-        let others = || schedule.order(ticket).filter(|index| eligible(index) && Some(*index) != passed_over);
-        others().find(|index| is_admitted(&candidates[*index], random)).or_else(|| others().next())
+        let is_left = |index| eligible(&index) && Some(index) != passed_over;
+        let takes_turn = |index| is_left(index) && is_admitted(&candidates[index], random);
+        let admitted = schedule.pick_among(ticket, random, takes_turn);
+        admitted.or_else(|| schedule.pick_among(ticket, random, is_left))
     };
     let chosen = match balance {
         Balance::RoundRobin => next(ticket, None),
@@ -103,10 +105,12 @@ pub fn choose(
             _ => first,
         }),
         Balance::LeastConnections => {
-            let length = candidates.len();
-            let start = usize::try_from(ticket % (length.max(1) as u64)).unwrap_or_default();
-            let rotated = (start..length).chain(0..start).filter(eligible);
-            rotated.min_by(|a, b| by_load(&candidates[*a], &candidates[*b]))
+            let by_load = |a: usize, b: usize| by_load(&candidates[a], &candidates[b]);
+            let all = || (0..candidates.len()).filter(eligible);
+            all().min_by(|a, b| by_load(*a, *b)).and_then(|least| {
+                let equals = || all().filter(|index| by_load(*index, least).is_eq());
+                equals().nth((ticket % equals().count() as u64) as usize)
+            })
         }
         Balance::SourceHash => (0..candidates.len()).filter(eligible).max_by(|a, b| {
             let score = |index: usize| rendezvous(client, &candidates[index]);
@@ -157,11 +161,17 @@ fn rendezvous(client: IpAddr, candidate: &Candidate) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+    use std::hash::{BuildHasher, BuildHasherDefault};
     use std::net::Ipv4Addr;
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const BALANCES: [Balance; 4] =
         [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash, Balance::Random];
+
+    const TICKETS: usize = 4000;
+    /// Six standard deviations of a share of one half of [`TICKETS`].
+    const TOLERANCE: usize = 190;
 
     const BACKUP: Rank = Rank { backup: true, priority: 0 };
 
@@ -194,6 +204,24 @@ mod tests {
         }
     }
 
+    /// How many connections of [`TICKETS`] each of the candidates gets, whose loads stay the same.
+    fn counts(balance: Balance, candidates: &[Candidate]) -> Vec<usize> {
+        let schedules = schedules_of(candidates);
+        let mut counts = vec![0; candidates.len()];
+        for ticket in 0..TICKETS as u64 {
+            match choose(balance, candidates, &schedules, ticket, CLIENT, mixed(ticket)) {
+                Choice::Server(index) => counts[index] += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        counts
+    }
+
+    /// Stands for a random number.
+    fn mixed(ticket: u64) -> u64 {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one(ticket)
+    }
+
     fn decide(balance: Balance, candidates: &[Candidate], ticket: u64) -> Choice {
         choose(balance, candidates, &schedules_of(candidates), ticket, CLIENT, ticket)
     }
@@ -215,12 +243,71 @@ mod tests {
     }
 
     #[test]
+    fn least_connections_rotates_among_the_equals_alone() {
+        let others = [Candidate { usable: false, ..IDLE }, Candidate { full: true, ..IDLE }, server(5)];
+        for other in others {
+            let taken = counts(Balance::LeastConnections, &[server(0), other, server(0)]);
+            assert_eq!(taken, [TICKETS / 2, 0, TICKETS / 2]);
+        }
+    }
+
+    #[test]
     fn round_robin_skips_the_unusable() {
-        let mut servers = [server(0), server(0), server(0)];
+        let mut servers = numbered::<3>();
         servers[1].usable = false;
         let picks: Vec<_> =
-            (0..3).map(|ticket| pick(Balance::RoundRobin, &servers, ticket).unwrap()).collect();
-        assert_eq!(picks, [0, 2, 2]);
+            (0..12).map(|ticket| pick(Balance::RoundRobin, &servers, ticket).unwrap()).collect();
+        // The others keep their turns, and both take some of those that are not its any more.
+        assert!((0..12).all(|ticket| ticket % 3 == 1 || picks[ticket] == ticket % 3), "{picks:?}");
+        let drawn = BTreeSet::from([picks[1], picks[4], picks[7], picks[10]]);
+        assert_eq!(drawn, BTreeSet::from([0, 2]), "{picks:?}");
+    }
+
+    #[test]
+    fn all_others_share_what_an_unusable_server_leaves() {
+        let half = |count: usize| count.abs_diff(TICKETS / 2) < TOLERANCE;
+        for balance in [Balance::Random, Balance::RoundRobin] {
+            for (usable, full) in [(false, false), (true, true)] {
+                let mut servers = numbered::<3>();
+                servers[1] = Candidate { usable, full, ..servers[1] };
+                let taken = counts(balance, &servers);
+                assert!(half(taken[0]) && half(taken[2]), "{balance:?}: {taken:?}");
+            }
+        }
+        let mut servers = numbered::<3>();
+        servers[0].weight = 8;
+        servers[0].usable = false;
+        let taken = counts(Balance::RoundRobin, &servers);
+        assert!(half(taken[1]) && half(taken[2]), "{taken:?}");
+    }
+
+    #[test]
+    fn all_others_share_what_slow_start_leaves() {
+        let mut servers = numbered::<3>();
+        servers[0].warmth = 1;
+        let taken = counts(Balance::RoundRobin, &servers);
+        assert!(taken[0] < 40 && taken[1].abs_diff(taken[2]) < TOLERANCE, "{taken:?}");
+    }
+
+    #[test]
+    fn shares_follow_the_weights_of_those_that_are_usable() {
+        let weighted = (any::<bool>(), 1u32..=256);
+        let servers = prop::collection::vec(weighted, 1..10)
+            .prop_filter("none is usable", |servers| servers.iter().any(|(usable, _)| *usable));
+        // The same cases in every run.
+        let outcome = TestRunner::deterministic().run(&servers, |servers| {
+            let candidate = |((usable, weight), identity)| Candidate { usable, weight, identity, ..IDLE };
+            let servers: Vec<_> = servers.into_iter().zip(0..).map(candidate).collect();
+            let total: u32 = servers.iter().filter(|c| c.usable).map(|c| c.weight).sum();
+            let taken = counts(Balance::RoundRobin, &servers);
+            for (taken, server) in taken.into_iter().zip(&servers) {
+                let weight = if server.usable { server.weight as usize } else { 0 };
+                let expected = TICKETS * weight / total as usize;
+                prop_assert!(taken.abs_diff(expected) < TOLERANCE, "{taken} instead of {expected}");
+            }
+            Ok(())
+        });
+        outcome.unwrap();
     }
 
     #[test]
@@ -275,7 +362,6 @@ mod tests {
                 // Equal loads: chance alone decides.
                 let mut servers = [server(0), Candidate { identity: 1, ..server(0) }];
                 servers[1].warmth = part;
-                let mixed = |ticket: u64| ticket.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let schedules = schedules_of(&servers);
                 let chosen = (0..4000u64).filter(|ticket| {
                     let choice = choose(balance, &servers, &schedules, *ticket, CLIENT, mixed(*ticket));
