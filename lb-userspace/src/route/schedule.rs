@@ -1,5 +1,7 @@
 //! Weighted rotation, laid out when the configuration is read and lock-free afterwards.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 /// An endless weighted sequence over indices, laid out in advance.
 ///
 /// Each index `i` has `weights[i]` turns in a round (after division by their greatest common divisor), spread as evenly as
@@ -8,19 +10,22 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     turns: Box<[u32]>,
+    /// How many turns of a round each index has.
+    weights: Box<[u32]>,
 }
 
 impl Schedule {
     /// Lays out a round. Its length is bounded: the configuration allows weights from 0 to 256.
     pub fn new(weights: &[u32]) -> Self {
         let divisor = weights.iter().copied().fold(0, gcd).max(1);
+        let weights: Box<[u32]> = weights.iter().map(|weight| weight / divisor).collect();
         let mut due: Vec<(u64, u64, u32)> = Vec::new();
-        for (index, weight) in (0u32..).zip(weights) {
-            let weight = u64::from(weight / divisor);
+        for (index, weight) in (0u32..).zip(&weights) {
+            let weight = u64::from(*weight);
             due.extend((0..weight).map(|k| (2 * k + 1, 2 * weight, index)));
         }
         due.sort_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)).then(a.2.cmp(&b.2)));
-        Schedule { turns: due.into_iter().map(|(_, _, index)| index).collect() }
+        Schedule { turns: due.into_iter().map(|(_, _, index)| index).collect(), weights }
     }
 
     /// The index that has turn number `ticket`; `None` if every weight is 0.
@@ -29,13 +34,33 @@ impl Schedule {
         usize::try_from(ticket % length).ok().map(|turn| self.turns[turn] as usize)
     }
 
-    /// The indices of all turns of a round, from turn `ticket` on: the order in which to try them.
-    pub fn order(&self, ticket: u64) -> impl Iterator<Item = usize> + '_ {
-        let length = self.turns.len();
-        let start = if length == 0 { 0 } else { (ticket % length as u64) as usize };
-        let rotated = self.turns[start..].iter().chain(&self.turns[..start]);
-        rotated.map(|index| *index as usize)
+    /// The index that has turn number `ticket` if it is eligible; if not, one that is, drawn by weight. `None`: none is.
+    ///
+    /// The next eligible one of the round would not do: turns that cannot be taken would all go to those that happen to be
+    /// laid out behind them, which would get a multiple of their share. `seed` and `ticket` decide what is drawn.
+    pub fn pick_among(&self, ticket: u64, seed: u64, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+        self.pick(ticket).filter(|index| eligible(*index)).or_else(|| self.draw(hash(seed, ticket), eligible))
     }
+
+    /// The eligible index that has the turn `lot` where only those that are eligible have turns. One pass to count them and
+    /// one to find it: it costs the same however few they are.
+    fn draw(&self, lot: u64, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+        let weighted = || self.weights.iter().enumerate().filter(|(index, _)| eligible(*index));
+        let total = weighted().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut left = lot.checked_rem(total)?;
+        let mut has_turn = |weight: u64| {
+            let is_its = left < weight;
+            left = left.saturating_sub(weight);
+            is_its
+        };
+        weighted().find(|(_, weight)| has_turn(u64::from(**weight))).map(|(index, _)| index)
+    }
+}
+
+fn hash(seed: u64, ticket: u64) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (seed, ticket).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -64,7 +89,8 @@ mod tests {
     #[test]
     fn nothing_to_pick_when_all_weights_are_zero() {
         assert_eq!(Schedule::new(&[0, 0]).pick(7), None);
-        assert_eq!(Schedule::new(&[]).order(7).count(), 0);
+        assert_eq!(Schedule::new(&[0, 0]).pick_among(7, 0, |_| true), None);
+        assert_eq!(Schedule::new(&[]).pick_among(7, 0, |_| true), None);
     }
 
     proptest! {
@@ -83,9 +109,18 @@ mod tests {
         }
 
         #[test]
-        fn order_starts_at_the_pick(weights in prop::collection::vec(1u32..=9, 1..9), ticket: u64) {
+        fn an_eligible_index_keeps_its_turn(
+            weights in prop::collection::vec(1u32..=9, 1..9),
+            ticket: u64,
+            seed: u64,
+        ) {
             let schedule = Schedule::new(&weights);
-            prop_assert_eq!(schedule.order(ticket).next(), schedule.pick(ticket));
+            let due = schedule.pick(ticket).unwrap();
+            prop_assert_eq!(schedule.pick_among(ticket, seed, |index| index == due), Some(due));
+            prop_assert_eq!(schedule.pick_among(ticket, seed, |_| true), Some(due));
+            let other = schedule.pick_among(ticket, seed, |index| index != due);
+            prop_assert_eq!(other.is_none(), weights.len() == 1);
+            prop_assert_ne!(other, Some(due));
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::config::{self, ClientAuth, OnRemoval};
 use crate::route::Schedule;
 use crate::tls::Verifiers;
 use std::collections::HashSet;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -108,11 +109,12 @@ impl Shares {
     fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
         let first = self.schedule.pick(ticket);
         let others = self.retry_other_pool.then(|| {
-            let mut seen = Vec::from_iter(first);
-            self.schedule.order(ticket).filter(move |index| {
-                let is_new = !seen.contains(index);
-                seen.extend(is_new.then_some(*index));
-                is_new
+            let mut tried = Vec::from_iter(first);
+            iter::from_fn(move || {
+                let next =
+                    self.schedule.pick_among(ticket, tried.len() as u64, |index| !tried.contains(&index))?;
+                tried.push(next);
+                Some(next)
             })
         });
         first.into_iter().chain(others.into_iter().flatten()).map(|index| &self.pools[index])
@@ -330,5 +332,49 @@ impl Route {
     /// be reached; none when every weight is 0.
     pub fn pools_for(&self, ticket: u64) -> impl Iterator<Item = &Arc<Pool>> {
         self.pool.iter().chain(self.shares().into_iter().flat_map(move |shares| shares.pools_for(ticket)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(weights: &[u32], retry_other_pool: bool) -> Shares {
+        let pool = |index: usize| {
+            let config = config::Pool::new(index.to_string().into(), Vec::new());
+            Arc::new(Pool::new(&config, None).unwrap())
+        };
+        Shares {
+            pools: (0..weights.len()).map(pool).collect(),
+            retry_other_pool,
+            schedule: Schedule::new(weights),
+            choices: 0.into(),
+        }
+    }
+
+    fn tried(shares: &Shares, ticket: u64) -> Vec<usize> {
+        let place =
+            |pool: &Arc<Pool>| shares.pools.iter().position(|other| Arc::ptr_eq(other, pool)).unwrap();
+        shares.pools_for(ticket).map(place).collect()
+    }
+
+    #[test]
+    fn each_pool_with_a_weight_is_tried_once_if_others_are_tried_at_all() {
+        for ticket in 0..100 {
+            let mut all = tried(&shares(&[3, 0, 2, 1], true), ticket);
+            assert_eq!(all[..1], tried(&shares(&[3, 0, 2, 1], false), ticket));
+            all.sort();
+            assert_eq!(all, [0, 2, 3]);
+        }
+        assert!(tried(&shares(&[0, 0], true), 0).is_empty());
+    }
+
+    #[test]
+    fn the_other_pools_share_by_weight_what_one_cannot_take() {
+        let shares = shares(&[2, 1, 3], true);
+        // Each of the 2000 times that the first pool is the first, one of the others is the next.
+        let orders = (0..6000).map(|ticket| tried(&shares, ticket)).filter(|order| order[0] == 0);
+        let heavy = orders.filter(|order| order[1] == 2).count();
+        assert!(heavy.abs_diff(1500) < 120, "{heavy} of 2000, 1500 expected");
     }
 }
