@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use snisplice_tests::backend::{Backend, naming, naming_and_holding};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::redis::tls_cli;
-use snisplice_tests::{Gateway, Launch, NameServer, Redis, eventually, topology};
+use snisplice_tests::{FailingNameServer, Gateway, Launch, NameServer, Redis, eventually, topology};
 
 use crate::config::{listener, passthrough, route};
 use crate::world::{World, silence, silenced};
@@ -122,6 +122,36 @@ fn a_name_that_appears_is_found_though_its_zone_says_not_for_a_day() -> Result<(
     names.change("db A 10.0.2.2")?;
     resolved(&gateway)?;
     assert_eq!(world.ask("app1.example.com")?, "up");
+    Ok(())
+}
+
+#[test]
+fn a_failed_query_says_nothing_of_the_addresses_of_its_family() -> Result<()> {
+    let world = world(&["10.0.2.8/24", "10.0.2.9/24", "fd00:2::8/64"])?;
+    silence(&world.net.server, "ip6 daddr fd00:2::8")?;
+    let _backend = Backend::start_on(&world.net.server, [10, 0, 2, 9].into(), 7001, naming("nine"))?;
+    let behind = [10, 0, 2, 8];
+    let names = NameServer::start(&world.net.server, behind, "db A 10.0.2.9\ndb AAAA fd00:2::8")?;
+    let front = FailingNameServer::start(&world.net.server, DNS, behind)?;
+    let gateway = start(&world, &config("'db.test:7001'", "connect_timeout = '1s'"))?;
+    resolved(&gateway)?;
+    assert_eq!(world.ask("app1.example.com")?, "nine");
+
+    front.fail(FailingNameServer::A);
+    // Several look-ups, though each may ask twice.
+    eventually("queries to fail", || (front.failed() >= 6).then_some(()))?;
+    assert_eq!(world.ask("app1.example.com")?, "nine");
+    let log = gateway.process.stderr();
+    ensure!(log.contains("cannot resolve; the addresses known stay in use") && log.contains("(A)"), "{log}");
+    let output = gateway.cli(["reload"])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && said.contains("cannot resolve db.test: "), "{said}");
+    assert_eq!(world.ask("app1.example.com")?, "nine");
+
+    // The name has no such address: now it goes.
+    names.change("db AAAA fd00:2::8")?;
+    front.fail(0);
+    eventually("the address to go", || world.ask("app1.example.com").ok().filter(String::is_empty))?;
     Ok(())
 }
 

@@ -40,7 +40,7 @@ pub use backend::Backend;
 pub use bpffs::BpfFs;
 pub use certs::{Authority, Leaf};
 pub use counters::Counters;
-pub use dns::NameServer;
+pub use dns::{FailingNameServer, NameServer};
 pub use gateway::{Gateway, Launch, Status};
 pub use half_successor::HalfSuccessor;
 pub use mysql::Mysql;

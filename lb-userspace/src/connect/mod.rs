@@ -2,6 +2,7 @@
 
 mod foreign;
 pub mod health;
+mod lookup;
 pub mod ports;
 mod preamble;
 mod race;

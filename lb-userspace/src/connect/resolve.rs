@@ -1,12 +1,10 @@
 //! Resolves the names of servers by DNS and /etc/hosts: at the start, at a reload, when the system's resolver configuration
 //! changes, and when a TTL has passed.
 
-use super::service::{self, MAX_MEMBERS, SrvRecord};
+use super::lookup::{Found, LookupError, System};
+use super::service::MAX_MEMBERS;
 use crate::config::Host;
 use crate::serving::{Member, Pool, Server, ServerRecord};
-use hickory_resolver::TokioResolver;
-use hickory_resolver::net::NetError;
-use hickory_resolver::proto::rr::RData;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -39,7 +37,7 @@ const NAMED: usize = 20;
 /// Resolves names, on the control runtime.
 pub struct Resolver {
     /// `None`: the system has no usable resolver configuration.
-    resolver: Option<Arc<TokioResolver>>,
+    system: Option<Arc<System>>,
     /// The state of the files when they were read; empty while there are no names.
     seen: Vec<Option<Look>>,
     /// When they are looked at again.
@@ -59,7 +57,7 @@ impl Default for Resolver {
         let lookups = Arc::new(Semaphore::new(LOOKUPS));
         let mut rhythm = interval(WATCH);
         rhythm.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Resolver { resolver: None, seen: Vec::new(), rhythm, tasks: JoinSet::new(), lookups }
+        Resolver { system: None, seen: Vec::new(), rhythm, tasks: JoinSet::new(), lookups }
     }
 }
 
@@ -77,10 +75,10 @@ impl Resolver {
             false => self.read_system(),
         }
         for subject in subjects {
-            match self.resolver.clone() {
-                Some(resolver) => {
+            match self.system.clone() {
+                Some(system) => {
                     let lookups = self.lookups.clone();
-                    self.tasks.spawn(subject.follow(Lookups { resolver, lookups }, Some(sender.clone())));
+                    self.tasks.spawn(subject.follow(Lookups { system, lookups }, Some(sender.clone())));
                 }
                 None => drop(sender.send((subject.name(), Err(NO_DNS.into())))),
             }
@@ -104,13 +102,8 @@ impl Resolver {
 
     fn read_system(&mut self) {
         self.seen = look();
-        let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-            // The tasks themselves wait for the TTLs. A cache would also keep negative answers, for the zone's negative TTL.
-            builder.options_mut().cache_size = 0;
-            builder.build()
-        });
-        match built {
-            Ok(resolver) => self.resolver = Some(Arc::new(resolver)),
+        match System::read() {
+            Ok(system) => self.system = Some(Arc::new(system)),
             Err(error) => {
                 tracing::warn!(%error, "{NO_DNS}; servers given by name keep the addresses they have")
             }
@@ -188,11 +181,19 @@ fn hosts(servers: impl Iterator<Item = Arc<Server>>, root: &str) -> impl Iterato
     hosts.into_iter().map(|(name, servers)| Subject::Host { name, servers })
 }
 
-/// The resolver, with the limit on concurrent look-ups.
+/// The system's configuration, with the limit on concurrent look-ups.
 #[derive(Clone)]
 struct Lookups {
-    resolver: Arc<TokioResolver>,
+    system: Arc<System>,
     lookups: Arc<Semaphore>,
+}
+
+/// A successful look-up.
+struct Valid {
+    /// What was found is valid until then.
+    until: Instant,
+    /// What could not be found out.
+    failed: Option<LookupError>,
 }
 
 impl Subject {
@@ -206,7 +207,7 @@ impl Subject {
     async fn follow(self, lookups: Lookups, mut first: Option<mpsc::UnboundedSender<Answer>>) {
         let name = self.name();
         let (mut members, mut left_out) = (JoinSet::new(), 0);
-        let mut retry = REFRESH.0;
+        let mut failures = Failures::NONE;
         loop {
             let found = match &self {
                 Subject::Host { name, servers } => lookups.host(name, servers).await,
@@ -225,90 +226,76 @@ impl Subject {
                         if changed > 0 || members.is_empty() {
                             members = lookups.follow_members(pools, &found, first.as_ref());
                         }
-                        valid_until
+                        Valid { until: valid_until, failed: None }
                     })
                 }
             };
-            let pause = match &found {
-                Ok(valid_until) => {
-                    retry = REFRESH.0;
-                    valid_until.saturating_duration_since(Instant::now()).clamp(REFRESH.0, REFRESH.1)
-                }
-                Err(error) => {
-                    tracing::warn!(%name, %error, "cannot resolve; the addresses known stay in use");
-                    retry = (retry * 2).min(RETRY_MAX);
-                    retry
-                }
+            let now = Instant::now();
+            let (ttl, error) = match found {
+                Ok(Valid { until, failed }) => (until.saturating_duration_since(now), failed),
+                Err(error) => (REFRESH.1, Some(error)),
             };
+            let mut pause = ttl.clamp(REFRESH.0, REFRESH.1);
+            match &error {
+                Some(error) => {
+                    if failures.another(now) {
+                        tracing::warn!(%name, %error, "cannot resolve; the addresses known stay in use");
+                    }
+                    pause = pause.min(failures.pause);
+                }
+                None => failures = Failures::NONE,
+            }
             if let Some(first) = first.take() {
                 // An error: at the start nobody waits for it.
-                let _ = first.send((name.clone(), found.map(|_| ()).map_err(|error| error.to_string())));
+                let _ = first.send((name.clone(), error.map_or(Ok(()), |error| Err(error.to_string()))));
             }
             sleep(pause).await;
         }
     }
 }
 
-/// Why a name was not found.
-#[derive(Debug, thiserror::Error)]
-enum LookupError {
-    #[error("no such name")]
-    NoName,
-    #[error("the name has no {0}")]
-    NoRecord(&'static str),
-    #[error("{0}")]
-    Failed(NetError),
+/// The pace of a name's look-ups while they fail.
+struct Failures {
+    /// The pause after the last one.
+    pause: Duration,
+    /// The next one is logged from then on.
+    silent_until: Option<Instant>,
 }
 
-impl LookupError {
-    fn new(error: NetError, wanted: &'static str) -> Self {
-        match error {
-            error if error.is_nx_domain() => LookupError::NoName,
-            error if error.is_no_records_found() => LookupError::NoRecord(wanted),
-            error => LookupError::Failed(error),
+impl Failures {
+    const NONE: Failures = Failures { pause: REFRESH.0, silent_until: None };
+
+    /// Another one. Whether it is to be logged.
+    fn another(&mut self, now: Instant) -> bool {
+        let due = self.silent_until.is_none_or(|until| until <= now);
+        if due {
+            self.pause = (self.pause * 2).min(RETRY_MAX);
+            self.silent_until = Some(now + self.pause);
         }
+        due
     }
 }
 
 impl Lookups {
-    /// Resolves a host and gives its addresses to the servers on it. Returns until when they are valid.
-    async fn host(&self, name: &str, servers: &[(Arc<ServerRecord>, u16)]) -> Result<Instant, LookupError> {
+    /// Resolves a host and gives its addresses to the servers on it.
+    async fn host(&self, name: &str, servers: &[(Arc<ServerRecord>, u16)]) -> Result<Valid, LookupError> {
         let _permit = self.lookups.acquire().await;
-        let answer = self.resolver.lookup_ip(name).await;
-        let answer = answer.map_err(|error| LookupError::new(error, "address"))?;
-        let addresses: Vec<_> = answer.iter().collect();
-        if addresses.is_empty() {
-            return Err(LookupError::NoRecord("address"));
-        }
+        let mut found = self.system.addresses(name).await?;
+        found.keep(servers.iter().flat_map(|(server, _)| server.known()));
+        let Found { addresses, valid_until: until, failed } = found;
         tracing::debug!(%name, ?addresses, "resolved");
         for (server, port) in servers {
             server.resolved(addresses.iter().map(|ip| SocketAddr::new(*ip, *port)).collect());
         }
-        Ok(answer.valid_until())
+        Ok(Valid { until, failed })
     }
 
     /// Resolves a service. Returns its servers, how many of its records were left out, and until when they are valid.
     async fn service(&self, name: &str) -> Result<(Vec<Member>, usize, Instant), LookupError> {
-        const WANTED: &str = "SRV record";
         let _permit = self.lookups.acquire().await;
-        let answer = self.resolver.srv_lookup(name).await;
-        let answer = answer.map_err(|error| LookupError::new(error, WANTED))?;
-        let records = answer.answers().iter().filter_map(|record| match &record.data {
-            RData::SRV(srv) => Some(SrvRecord {
-                priority: srv.priority,
-                weight: srv.weight,
-                target: srv.target.to_string(),
-                port: srv.port,
-            }),
-            _ => None,
-        });
-        let records: Vec<_> = records.collect();
-        if records.is_empty() {
-            return Err(LookupError::NoRecord(WANTED));
-        }
-        let (members, left_out) = service::members(records);
-        tracing::debug!(%name, members = members.len(), "resolved");
-        Ok((members, left_out, answer.valid_until()))
+        let found = self.system.service(name).await?;
+        tracing::debug!(%name, members = found.0.len(), "resolved");
+        Ok(found)
     }
 
     /// Resolves the servers of a service. Their names are absolute: no search list applies.

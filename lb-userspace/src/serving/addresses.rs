@@ -1,7 +1,7 @@
 //! The addresses of one server, and the order in which a connection tries them (RFC 8305, "Happy Eyeballs").
 
 use crate::clock::now_ms;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -49,6 +49,11 @@ impl Addresses {
     /// Whether both have the same addresses.
     pub fn same(&self, other: &Addresses) -> bool {
         self.0.iter().map(|known| known.address).eq(other.0.iter().map(|known| known.address))
+    }
+
+    /// The addresses, without the port.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.iter().map(|known| known.address.ip())
     }
 
     /// The same at another port; nothing is known of them yet.

@@ -9,7 +9,7 @@ use crate::route::{Rank, WHOLE, warmth};
 use crate::state::{Availability, ServerState};
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::Notify;
@@ -119,6 +119,11 @@ impl ServerRecord {
             0 => WHOLE,
             since => warmth(now_ms.saturating_sub(since), slow_start_ms),
         }
+    }
+
+    /// The addresses that its name has, as far as known.
+    pub fn known(&self) -> Vec<IpAddr> {
+        self.addresses.load().ips().collect()
     }
 
     /// Replaces the addresses, with what is known of them, if they have changed. An empty list changes nothing.
