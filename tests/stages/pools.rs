@@ -1,6 +1,6 @@
 //! connect: pools whose servers have bounds, backups, and shares of their own.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
@@ -132,6 +132,66 @@ fn a_reload_that_allows_more_lets_those_in_who_wait() -> Result<()> {
     // Those of before the reload count.
     let _third = world.open(NAME)?;
     waiting(&gateway, 1)
+}
+
+/// One client has the only place and a second waits for it; after the reload to this both the second and a third are served.
+fn lets_in_who_waits(after: &str) -> Result<()> {
+    let world = World::new()?;
+    let backends =
+        [7001, 7002, 7003].map(|port| Backend::start(&world.net.server, port, naming_and_holding("one")));
+    let _backends = backends.into_iter().collect::<Result<Vec<_>>>()?;
+    let gateway = world.gateway(&bounded(&[7001], 1, WITH_PATIENCE))?;
+    let mut first = world.open(NAME)?;
+    said(&mut first)?;
+    let mut second = world.open(NAME)?;
+    waiting(&gateway, 1)?;
+    change(&gateway, after)?;
+    let mut third = world.open(NAME)?;
+    assert_eq!(said(&mut second).context("the one that waits")?, "one");
+    assert_eq!(said(&mut third).context("the one that comes after the reload")?, "one");
+    waiting(&gateway, 0)
+}
+
+/// Longer than a test waits for anything.
+const WITH_PATIENCE: &str = "connect_timeout = '1m'";
+
+#[test]
+fn who_waits_over_a_reload_is_let_in_where_a_server_may_have_more() -> Result<()> {
+    lets_in_who_waits(&bounded(&[7001], 3, WITH_PATIENCE))
+}
+
+#[test]
+fn who_waits_over_a_reload_is_let_in_where_a_server_has_no_bound_any_more() -> Result<()> {
+    lets_in_who_waits(&(listener("") + &passthrough("app1", NAME) + &pool("app1", &[7001], WITH_PATIENCE)))
+}
+
+#[test]
+fn who_waits_over_a_reload_is_let_in_where_there_are_more_servers() -> Result<()> {
+    lets_in_who_waits(&bounded(&[7001, 7002, 7003], 1, WITH_PATIENCE))
+}
+
+/// Those of before and after the reload do not look for the same thing.
+#[test]
+fn who_waits_for_servers_that_are_spoken_to_otherwise_is_in_nobodys_way() -> Result<()> {
+    let world = World::new()?;
+    let heard_and_holding = |mut stream: TcpStream| {
+        let mut start = [0; 3];
+        stream.read_exact(&mut start)?;
+        stream.write_all(if start == *b"PRO" { b"v1 " } else { b"tls" })?;
+        io::copy(&mut stream, &mut io::sink()).map(drop)
+    };
+    let _backend = Backend::start(&world.net.server, 7001, heard_and_holding)?;
+    let gateway = world.gateway(&bounded(&[7001], 1, WITH_PATIENCE))?;
+    let mut first = world.open(NAME)?;
+    assert_eq!(said(&mut first)?, "tls");
+    let mut second = world.open(NAME)?;
+    waiting(&gateway, 1)?;
+    change(&gateway, &bounded(&[7001], 2, &format!("{WITH_PATIENCE}\nsend_proxy = 'v1'")))?;
+    let mut third = world.open(NAME)?;
+    assert_eq!(said(&mut third).context("the one that comes after the reload")?, "v1 ");
+    drop((first, third));
+    assert_eq!(said(&mut second).context("the one that waits")?, "tls");
+    Ok(())
 }
 
 #[test]

@@ -248,18 +248,25 @@ pub async fn reach(
     }
 }
 
-/// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection.
+/// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection. A reload meanwhile
+/// counts: see [`Pool::in_force`].
 async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
-    let place = pool.room().join(pool.most_waiting())?;
+    let choose = || pool.in_force().as_deref().unwrap_or(pool).choose(client, tried);
+    let most = pool.in_force().as_deref().unwrap_or(pool).most_waiting();
+    if most == 0 {
+        // No server has a bound any more: those who still wait are about to be let in, and lose nothing by this one.
+        return choose().ok();
+    }
+    let place = pool.room().join(most)?;
     let chosen = async {
         let _turn = place.turn().await;
         loop {
-            match pool.choose(client, tried) {
+            match choose() {
                 Ok(guard) => return Some(guard),
                 Err(Unavailable::Full) => {}
                 Err(Unavailable::Nobody) => return None,
             }
-            // A server may also come up, or be allowed more.
+            // A server may also come up, or DNS find another one.
             let _ = timeout(LOOK_AGAIN, place.freed()).await;
         }
     };
@@ -450,6 +457,7 @@ async fn open(address: SocketAddr, from: Option<Bind>, speaks: bool) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[tokio::test]
     async fn a_server_that_is_spoken_to_at_once_is_acknowledged_with_the_first_bytes() {
@@ -472,6 +480,26 @@ mod tests {
             waits |= !has_it(true).await;
         }
         assert!(waits);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_behind_others_where_no_server_has_a_bound() {
+        let server = |max_connections| config::Server {
+            max_connections,
+            ..config::Server::new(config::Origin::Address("10.0.0.1:1".parse().unwrap()))
+        };
+        let pool = |max_connections, previous| {
+            let config = config::Pool::new("pool".into(), vec![server(max_connections)]);
+            Arc::new(Pool::new(&config, previous).unwrap())
+        };
+        let before = pool(Some(1), None);
+        let after = pool(None, Some(&before));
+        let _in_front = before.room().join(1).unwrap();
+        after.comes_into_force();
+        // Also one that was accepted before the reload.
+        for pool in [&after, &before] {
+            assert!(Search::new(pool, Ipv4Addr::LOCALHOST.into()).next().await.is_ok());
+        }
     }
 
     #[test]

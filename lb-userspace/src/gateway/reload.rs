@@ -16,7 +16,7 @@ use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
 use crate::connect::resolve::FirstAnswers;
 use crate::kubernetes::ApiServer;
 use crate::reason::Tier;
-use crate::serving::Snapshot;
+use crate::serving::{Pool, Snapshot};
 use crate::words::with_causes;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
@@ -217,6 +217,8 @@ impl Control {
 
         let reloaded = new.reloaded(warnings);
         let new = Arc::new(new);
+        // First, so that nobody of the new configuration waits for the servers of the old one.
+        new.pools.iter().for_each(Pool::comes_into_force);
         self.gateway.snapshot.store(new.clone());
         if let Some(prober) = &self.prober {
             prober.follow(&new);

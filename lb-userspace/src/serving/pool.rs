@@ -44,8 +44,11 @@ pub struct Pool {
     balance: Balance,
     /// How long a server that has come up takes to get its whole share, in milliseconds; 0: no time.
     slow_start_ms: u64,
-    /// Who waits for a place with a server.
+    /// Who waits for a place with a server. The pools of one name share it over reloads, as long as their servers are spoken to
+    /// in the same way.
     room: Arc<Room>,
+    /// Of the pools that share `room`, the one that came into force last.
+    in_force: Arc<Mutex<Weak<Pool>>>,
     /// Made anew from `slots` whenever those change.
     servers: ArcSwap<Servers>,
     slots: Mutex<Slots>,
@@ -219,7 +222,10 @@ impl Pool {
     pub fn new(config: &config::Pool, previous: Option<&Pool>) -> Result<Self, anyhow::Error> {
         let known_tls = previous.and_then(|pool| pool.tls.as_ref());
         let tls = config.tls.as_ref().map(|tls| ServerTls::new(tls, config.http2, known_tls)).transpose()?;
-        let room = previous.map(|pool| pool.room.clone()).unwrap_or_default();
+        let (room, in_force) = previous
+            .filter(|pool| pool.speaks_as(config, tls.as_ref()))
+            .map(|pool| (pool.room.clone(), pool.in_force.clone()))
+            .unwrap_or_default();
         let health = config.health.as_ref();
         let slots = Slots::new(&config.servers, previous.map(Pool::slots).as_deref(), &room, health);
         let drains = previous.map(|pool| pool.drains.clone()).unwrap_or_default();
@@ -239,6 +245,7 @@ impl Pool {
             balance: config.balance,
             slow_start_ms: config.slow_start.as_millis().try_into().unwrap_or(u64::MAX),
             room,
+            in_force,
             servers: ArcSwap::new(Servers::new(&slots.slots)),
             slots: Mutex::new(slots),
             drains,
@@ -305,12 +312,35 @@ impl Pool {
             balance: Balance::RoundRobin,
             slow_start_ms: 0,
             room: Arc::default(),
+            in_force: Arc::default(),
             servers: ArcSwap::new(Servers::new(&[])),
             slots: Mutex::default(),
             drains: Arc::default(),
             choices: AtomicU64::new(0),
             random: RandomState::new(),
         }
+    }
+
+    /// Whether its servers are spoken to as those of this pool are to be.
+    fn speaks_as(&self, config: &config::Pool, tls: Option<&Arc<ServerTls>>) -> bool {
+        self.send_proxy == config.send_proxy
+            && self.source == config.source
+            && self.http2 == config.http2
+            && self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
+    }
+
+    /// Those who wait for a server of a pool whose place it takes look among its own from now on, and do so at once.
+    pub fn comes_into_force(self: &Arc<Self>) {
+        *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(self);
+        self.room.free();
+    }
+
+    /// The pool to look for a server in, for whoever waits for one of this pool: the one in force. They count against what that
+    /// allows, and those who come after them wait behind them; else everybody would wait for what only an old list of servers
+    /// says. It is right for them: they have no server yet, and speak to it as this pool says, which is the same. `None`: no
+    /// other one has come into force, or it is gone.
+    pub(crate) fn in_force(&self) -> Option<Arc<Pool>> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 
     /// The servers it has now.
@@ -541,6 +571,24 @@ mod tests {
             is_closed: false,
         };
         Pool::new(&config, previous).unwrap()
+    }
+
+    #[test]
+    fn who_waits_looks_in_the_pool_in_force_however_many_reloads_ago_its_own_was() {
+        let first = Arc::new(pool(&["10.0.0.1:1"], None));
+        let refused = pool(&["10.0.0.2:1"], Some(&first));
+        assert!(first.in_force().is_none() && refused.in_force().is_none());
+        let mut last = first.clone();
+        for server in ["10.0.0.3:1", "10.0.0.4:1"] {
+            last = Arc::new(pool(&[server], Some(&last)));
+            last.comes_into_force();
+        }
+        let found = first.in_force().unwrap();
+        assert!(Arc::ptr_eq(&found, &last));
+        assert_eq!(names(&found), ["10.0.0.4:1"]);
+        // A configuration that is not in force any more is not held.
+        drop((found, last));
+        assert!(first.in_force().is_none());
     }
 
     fn members(names: &[&str]) -> Vec<Member> {

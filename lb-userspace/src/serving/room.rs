@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
-/// Who waits, in the order of arrival. Kept across reloads.
+/// Who waits, in the order of arrival. Kept across reloads that leave the way to speak to the servers as it is.
 #[derive(Default)]
 pub struct Room {
     /// Whose turn it is: the first in the queue has it, the others wait for it, in the order of arrival.
@@ -28,7 +28,7 @@ impl Room {
         (self.waiting.fetch_add(1, Relaxed) < most).then_some(waiting)
     }
 
-    /// A connection has ended: the first in the queue may look.
+    /// A connection has ended, or other servers are there: the first in the queue may look.
     pub fn free(&self) {
         self.freed.notify_one();
     }
@@ -40,8 +40,8 @@ impl Waiting<'_> {
         self.0.turn.lock().await
     }
 
-    /// Ends when a connection ends; for the first in the queue. A connection that ends while it does not wait for this is
-    /// remembered, so nothing is lost between a look and this.
+    /// Ends at [`Room::free`]; for the first in the queue. A call while it does not wait for this is remembered, so nothing is
+    /// lost between a look and this.
     pub fn freed(&self) -> Notified<'_> {
         self.0.freed.notified()
     }
