@@ -399,7 +399,9 @@ fn load(path: &Path) -> Result<(File, Config, Sources), Failure> {
 
 /// Says what a configuration has, together with the objects that it names; or what is wrong with these.
 fn check(path: &Path, file: &File, mut config: Config) -> Result<(), Failure> {
-    if let Some(mut objects) = Objects::of(file, &config, &[], Arc::new(Attached::found())) {
+    if let Some(mut objects) =
+        Objects::of(file, &config, &[], Arc::new(Attached::found(&config.gateway.fixed.state_dir)))
+    {
         objects.read();
         config = shown(path, objects.assemble(file))?;
         let faults = objects.faults();

@@ -26,6 +26,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
@@ -220,7 +221,7 @@ impl<'a> Search<'a> {
         self.pass(server, failure);
     }
 
-    /// The server was not tried for this connection, and is not given again.
+    /// The server does not take the connection, and is not given again. That is counted by whoever has tried it.
     pub fn pass(&mut self, server: &Arc<Server>, failure: Failure) {
         self.failure = Some(failure);
         self.tried.push(server.clone());
@@ -252,22 +253,29 @@ pub async fn reach(
 /// counts: see [`Pool::in_force`].
 async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
     let choose = || pool.in_force().as_deref().unwrap_or(pool).choose(client, tried);
-    let most = pool.in_force().as_deref().unwrap_or(pool).most_waiting();
-    if most == 0 {
+    // The servers of another pool may not be checked yet, or have no addresses.
+    let is_replaced = || pool.in_force().is_some_and(|other| !ptr::eq(&*other, pool));
+    let place = match pool.in_force().as_deref().unwrap_or(pool).most_waiting() {
         // No server has a bound any more: those who still wait are about to be let in, and lose nothing by this one.
-        return choose().ok();
-    }
-    let place = pool.room().join(most)?;
+        0 => None,
+        most => Some(pool.room().join(most)?),
+    };
     let chosen = async {
-        let _turn = place.turn().await;
+        let _turn = match &place {
+            Some(place) => Some(place.turn().await),
+            None => None,
+        };
         loop {
             match choose() {
                 Ok(guard) => return Some(guard),
-                Err(Unavailable::Full) => {}
-                Err(Unavailable::Nobody) => return None,
+                Err(Unavailable::Nobody) if !is_replaced() => return None,
+                Err(Unavailable::Full | Unavailable::Nobody) => {}
             }
-            // A server may also come up, or DNS find another one.
-            let _ = timeout(LOOK_AGAIN, place.freed()).await;
+            match &place {
+                // A server may also come up, or DNS find another one.
+                Some(place) => _ = timeout(LOOK_AGAIN, place.freed()).await,
+                None => sleep(LOOK_AGAIN).await,
+            }
         }
     };
     timeout(pool.connect_timeout, chosen).await.ok().flatten()
@@ -499,6 +507,25 @@ mod tests {
         // Also one that was accepted before the reload.
         for pool in [&after, &before] {
             assert!(Search::new(pool, Ipv4Addr::LOCALHOST.into()).next().await.is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_over_a_reload_waits_for_servers_that_have_no_address_yet() {
+        fn pool(origin: config::Origin, bound: Option<usize>, previous: Option<&Pool>) -> Arc<Pool> {
+            let server = config::Server { max_connections: bound, ..config::Server::new(origin) };
+            let config = config::Pool::new("pool".into(), vec![server]);
+            Arc::new(Pool::new(&config, previous).unwrap())
+        }
+        let named = || config::Origin::Address("db.example.com:1".parse().unwrap());
+        let client = Ipv4Addr::LOCALHOST.into();
+        for bound in [Some(1), None] {
+            let before = pool(config::Origin::Address("10.0.0.1:1".parse().unwrap()), Some(1), None);
+            let _its_place = before.choose(client, &[]).ok().unwrap();
+            let after = pool(named(), bound, Some(&before));
+            after.comes_into_force();
+            let mut search = Search::new(&before, client);
+            assert!(poll_once(pin!(search.next())).await.is_none(), "{bound:?}");
         }
     }
 

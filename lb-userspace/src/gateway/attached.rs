@@ -3,7 +3,13 @@
 use crate::kernel::{addresses, arp, listeners};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+/// The file in `state_dir` that names the addresses that this gateway has given to devices, a line each: those of other gateways
+/// on the host are marked in the same way.
+const FILE: &str = "attached";
 
 /// The device on which addresses need no answer to ARP.
 const LOOPBACK: &str = "lo";
@@ -13,8 +19,10 @@ type Place = (Box<str>, IpAddr);
 
 /// Addresses that devices have for the sake of Gateways. One for the process: the device may be another after a reload, or none
 /// any more, and then what the one before has is taken from it all the same.
-#[derive(Default)]
-pub(crate) struct Attached(Mutex<Places>);
+pub(crate) struct Attached {
+    file: PathBuf,
+    places: Mutex<Places>,
+}
 
 #[derive(Default)]
 struct Places {
@@ -76,19 +84,37 @@ impl Wants<'_> {
 }
 
 impl Attached {
-    /// What earlier processes have left on devices.
-    pub(crate) fn found() -> Self {
-        let found = addresses::ours().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot list the addresses of devices");
-            Vec::new()
+    /// What earlier processes of the gateway with this `state_dir` have left on devices.
+    pub(crate) fn found(state_dir: &Path) -> Self {
+        let file = state_dir.join(FILE);
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::error!(file = %file.display(), %error, "cannot read: addresses may stay on devices");
+            }
+            String::new()
         });
-        let all = found.into_iter().map(|(device, address)| (device.into(), address)).collect();
-        Self(Mutex::new(Places { all, added: BTreeSet::new() }))
+        let listed: BTreeSet<&str> = text.lines().collect();
+        let all = marked().filter(|place| listed.contains(&*line(place))).collect();
+        Self { file, places: Mutex::new(Places { all, added: BTreeSet::new() }) }
+    }
+
+    /// The marked addresses of this device are its own, too: it is the one that the configuration names.
+    pub(super) fn take(&self, device: &str) {
+        self.places().all.extend(marked().filter(|(on, _)| **on == *device));
+    }
+
+    /// Notes what it has, before or after a change: what is missing there, no later process would find.
+    fn note(&self, all: &BTreeSet<Place>) {
+        let text: String = all.iter().map(|place| line(place) + "\n").collect();
+        let new = self.file.with_extension("new");
+        if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.file)) {
+            tracing::error!(file = %self.file.display(), %error, "cannot write: addresses may stay on devices");
+        }
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
         // Every change of it is whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The addresses, on whichever device.
@@ -99,11 +125,18 @@ impl Attached {
     /// Sees to it that a device has these.
     pub(super) fn add(&self, device: &str, wanted: &BTreeSet<IpAddr>) {
         let mut places = self.places();
-        for address in wanted {
+        let missing: Vec<IpAddr> = wanted
+            .iter()
+            .filter(|address| !places.all.contains(&(device.into(), **address)))
+            .copied()
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let with = missing.iter().map(|address| (device.into(), *address));
+        self.note(&places.all.iter().cloned().chain(with).collect());
+        for address in &missing {
             let place = (device.into(), *address);
-            if places.all.contains(&place) {
-                continue;
-            }
             match addresses::add(device, *address) {
                 Ok(()) => {
                     places.all.insert(place.clone());
@@ -123,7 +156,10 @@ impl Attached {
     pub(super) fn remove_added(&self) {
         let places = &mut *self.places();
         let added = std::mem::take(&mut places.added);
-        places.all.retain(|place| !added.contains(place) || !is_removed(place));
+        if !added.is_empty() {
+            places.all.retain(|place| !added.contains(place) || !is_removed(place));
+            self.note(&places.all);
+        }
     }
 
     /// Whether a device has addresses that it is not to have.
@@ -144,7 +180,23 @@ impl Attached {
             };
             keeps || !is_removed(place)
         });
+        if places.all != all {
+            self.note(&places.all);
+        }
     }
+}
+
+/// The addresses that some gateway has given to devices.
+fn marked() -> impl Iterator<Item = Place> {
+    let found = addresses::ours().unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot list the addresses of devices");
+        Vec::new()
+    });
+    found.into_iter().map(|(device, address)| (device.into(), address))
+}
+
+fn line((device, address): &Place) -> String {
+    format!("{device} {address}")
 }
 
 fn is_removed((device, address): &Place) -> bool {

@@ -105,11 +105,17 @@ impl Control {
         let mut heir = None;
         let mut is_stopping = false;
         let mut rhythms = Rhythms::default();
+        // A reload by SIGHUP that waits for the one that waits.
+        let mut is_hung_up = false;
         // While another process is about to take over, it has the listening sockets of this configuration, and it counts on the
         // addresses that the device has.
         while heir.is_none() && (!is_stopping || self.succession.is_pending()) {
             let is_free = !self.succession.is_pending();
             let may_reload = is_free && self.prospect.is_none();
+            if may_reload && std::mem::take(&mut is_hung_up) {
+                self.reload(What::File, "SIGHUP", None).await;
+                continue;
+            }
             let has_surplus = self.has_surplus();
             if !has_surplus {
                 rhythms.release.reset();
@@ -125,11 +131,11 @@ impl Control {
                     }
                 }
                 event = self.succession.next() => heir = self.follow_succession(event).await,
-                _ = hangup.recv(), if may_reload => {
+                _ = hangup.recv(), if is_free => {
                     if let Some(log) = &self.gateway.books.access_log {
                         log.reopen();
                     }
-                    self.reload(What::File, "SIGHUP", None).await;
+                    is_hung_up = true;
                 }
                 request = self.requests.recv(), if may_reload => {
                     self.reload(What::File, "the admin socket", request).await;

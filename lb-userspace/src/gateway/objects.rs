@@ -114,6 +114,9 @@ impl Objects {
             Attach::Device(device) if api.settings.mode != Mode::Node => Some(device.clone()),
             _ => None,
         };
+        if let Some(device) = &device {
+            attached.take(device);
+        }
         let index = Index::new(api.settings.clone());
         let mut objects = Objects {
             settings: api.settings,

@@ -6,7 +6,7 @@ use super::aside::lend_aside;
 use super::objects::Objects;
 use super::shown;
 use crate::config::File;
-use crate::kubernetes::ApiServer;
+use crate::kubernetes::{ApiServer, Denial};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,8 @@ async fn inform(
     // As if there were none of these objects, but there were.
     if let Some(before) = before {
         let known: HashSet<_> = before.denials().into_iter().map(|denial| denial.kind).collect();
-        if let Some(denial) = denials.iter().find(|denial| !known.contains(&denial.kind)) {
+        let is_lost = |denial: &&Denial| before.follows(denial.kind) && !known.contains(&denial.kind);
+        if let Some(denial) = denials.iter().find(is_lost) {
             anyhow::bail!(
                 "with `[gateway_api]` as it is now, less would be known than before: {}; reload again when it may",
                 shown::denied(denial)

@@ -80,7 +80,7 @@ impl Start<'_> {
             workers => workers,
         };
         tell_open_files(limit, &config.gateway);
-        let attached = Arc::new(Attached::found());
+        let attached = Arc::new(Attached::found(&config.gateway.fixed.state_dir));
         let mut source = Objects::of(&file, config, &[], attached.clone()).map(|objects| (file, objects));
         let mut watched_objects = None;
         if let Some((file, objects)) = &mut source {

@@ -55,7 +55,7 @@ impl<'a> Reach<'a> {
                 }
                 Way::New(opening) => opening,
                 Way::Elsewhere(reason) => {
-                    // Whoever was to open it has counted that.
+                    // Whoever was to open it counts that, if it fails there as well.
                     self.search.pass(guard.server(), reason.into());
                     continue;
                 }

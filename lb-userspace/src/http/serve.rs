@@ -84,7 +84,7 @@ async fn serve_http1<L: Leg + Unpin>(io: Io<L, Rc<Link>>, client: &TcpStream, li
                 Due::Leave => Pin::new(&mut connection).graceful_shutdown(),
                 Due::Cut(reason) => {
                     // Of HTTP/1.0, the end of the connection is that of the answer. If it was told to leave and has not, hyper
-                    // still has something that the client does not take.
+                    // still has something that the client does not take, or has got a part of a head.
                     if link.has_requests() || link.is_leaving() {
                         reset_on_close(client);
                     }

@@ -85,7 +85,8 @@ impl ApiServer {
     pub fn new(settings: Settings) -> Self {
         let (mut kept, since) = settings.keep.as_deref().map(keep::read).unwrap_or_default();
         let scopes = settings.scopes();
-        // What is not watched any more would never be found to be gone.
+        // What is not watched any more would never be found to be gone. Of what is asked for by name, nobody knows yet which
+        // names there are.
         kept.retain(|(key, _)| is_asked_for(key.kind) || scopes.iter().any(|scope| scope.covers(key)));
         let store = Store::new(kept, since);
         for scope in scopes {
@@ -435,6 +436,11 @@ impl ApiServer {
     /// Whether [`follow`](Self::follow) was called.
     pub fn is_followed(&self) -> bool {
         self.state().following.is_some()
+    }
+
+    /// Whether objects of this kind are looked for.
+    pub fn follows(&self, kind: Kind) -> bool {
+        is_asked_for(kind) || self.settings.kinds.contains(&kind)
     }
 
     /// The watches that the API server does not allow.

@@ -152,7 +152,7 @@ fn a_reload_that_asks_the_api_server_anew_waits_for_its_objects_and_nobody_is_re
         let reload = threads.spawn(|| scene.reload(&both));
         for of in held {
             // Far longer than a reload takes.
-            for _ in 0..40 {
+            for _ in 0..15 {
                 ensure!(scene.ask(1)? == "one");
                 sleep(Duration::from_millis(50));
             }

@@ -84,7 +84,7 @@ fn a_server_that_says_something_else_is_passed_over() -> Result<()> {
     for words in ["HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "SSH-2.0-x\r\n", ""] {
         let pair = Pair::new(move |mut stream| {
             // All requests are there by then.
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(Duration::from_secs(1));
             stream.write_all(words.as_bytes())?;
             stream.shutdown(Shutdown::Write)?;
             says_nothing(stream)
