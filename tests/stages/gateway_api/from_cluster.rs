@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use nix::sys::signal::Signal;
 use serde_json::json;
+use snisplice::kernel::addresses;
 use snisplice_tests::api_server::{Answer, Object};
 use snisplice_tests::backend::{Backend, naming_and_holding};
 use snisplice_tests::tls::client_hello;
@@ -225,6 +226,9 @@ fn addresses_go_from_the_device_that_is_not_to_have_them_any_more() -> Result<()
     let ns = scene.world.net.gateway.again()?;
     ns.ip("link add other type bridge")?;
     ns.ip("link set other up")?;
+    // Of another gateway, which has been killed, for example, and whose connections go on.
+    ns.ip("link add third type bridge")?;
+    ns.run(|| addresses::add("third", address(99)))?;
     let on = |device: &str| config(&["one"], device, "keep_objects = false");
     let are_on = |expected: [bool; 2]| {
         eventually(&format!("addresses on lo, other: {expected:?}"), || {
@@ -268,5 +272,7 @@ fn addresses_go_from_the_device_that_is_not_to_have_them_any_more() -> Result<()
     let _open = scene.open(1)?;
     ensure!(scene.reload(&FILE.replace("tiers", "drain_timeout = '0s'\ntiers"))?.is_none());
     scene.gateway.process.stop()?;
-    are_on([false, false])
+    are_on([false, false])?;
+    ensure!(has(&ns, "third", 99)?, "it is another gateway's");
+    Ok(())
 }
