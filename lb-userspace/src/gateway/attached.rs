@@ -1,5 +1,6 @@
 //! Addresses that devices have for the sake of Gateways: while they are served, and while connections to them are open.
 
+use super::drained::write_whole;
 use crate::kernel::{addresses, arp, listeners};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -106,8 +107,7 @@ impl Attached {
     /// Notes what it has, before or after a change: what is missing there, no later process would find.
     fn note(&self, all: &BTreeSet<Place>) {
         let text: String = all.iter().map(|place| line(place) + "\n").collect();
-        let new = self.file.with_extension("new");
-        if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.file)) {
+        if let Err(error) = write_whole(&self.file, &text) {
             tracing::error!(file = %self.file.display(), %error, "cannot write: addresses may stay on devices");
         }
     }

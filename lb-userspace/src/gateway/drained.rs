@@ -65,7 +65,7 @@ pub(super) fn follow(state_dir: &Path, old: &Snapshot, new: &Snapshot) {
     }
 }
 
-/// Writes the file, in one step: it is never there by half.
+/// Writes the file.
 pub(super) fn save(state_dir: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let text: String = lines(snapshot).map(|line| line + "\n").collect();
     if text.len() as u64 > MAX {
@@ -74,7 +74,12 @@ pub(super) fn save(state_dir: &Path, snapshot: &Snapshot) -> io::Result<()> {
             format!("it would have more than {MAX} bytes"),
         ));
     }
-    let (path, new) = (state_dir.join(FILE), state_dir.join("drained.new"));
+    write_whole(&state_dir.join(FILE), &text)
+}
+
+/// Writes a file of the state directory, in one step: it is never there by half.
+pub(super) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
     let mut file = File::create(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
