@@ -97,8 +97,10 @@ AQALZXhhbXBsZS5jb20AAA==
 /// bytes, before it: extensions of the outer ClientHello, what is encrypted in it, what the server answers, what the client
 /// sends after that, and what is encrypted in its second ClientHello.
 pub(crate) fn ech(mut data: &[u8]) {
-    static KEYS: LazyLock<[Arc<Key>; 1]> =
-        LazyLock::new(|| [Arc::new(Key::read(KEY.as_bytes()).expect("the example is sound"))]);
+    static KEYS: LazyLock<[Arc<Key>; 1]> = LazyLock::new(|| {
+        let mut keys = Key::read(KEY.as_bytes()).expect("the example is sound");
+        [Arc::new(keys.remove(0))]
+    });
     let mut part = || {
         let [high, low, rest @ ..] = data else { return &b""[..] };
         let (part, rest) = rest.split_at(rest.len().min(usize::from(u16::from_be_bytes([*high, *low]))));

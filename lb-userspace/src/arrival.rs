@@ -12,6 +12,7 @@ use crate::running::RunningGateway;
 use crate::serving::{ClientPermit, Ech, Excess, Listener, Permit, Route, Snapshot};
 use crate::sniff::{self, Cancel, ClientHello, Input, Output, Preamble, Sniffer, TlsRequest};
 use crate::socket::{canonical, read_some, write_all};
+use rustls::pki_types::DnsName;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -243,6 +244,9 @@ impl Arrival {
                 }
             },
         };
+        if route.terminator().is_some() && self.hello.as_deref().is_some_and(has_name_that_ends_tls) {
+            return Err(RejectReason::SniInvalid);
+        }
         let limit = route.clients().filter(|_| self.is_client);
         let of_client =
             gateway.acquire_for(self.visitor.client.ip(), limit).map_err(|excess| match excess {
@@ -305,5 +309,14 @@ impl Arrival {
     fn is_postgres(&self) -> bool {
         self.request == Some(TlsRequest::Postgres)
             || self.hello.as_ref().is_some_and(|hello| hello.is_postgres())
+    }
+}
+
+/// Whether rustls would refuse its name, which routes without a name of their own may cover: with hyphens at an end of a label, a
+/// number as the last label, or what is no name at all.
+fn has_name_that_ends_tls(hello: &ClientHello) -> bool {
+    match (&hello.sni, hello.odd_name) {
+        (Some(name), _) => DnsName::try_from(name.as_str()).is_err(),
+        (None, odd) => odd == Some(OddName::NotAName),
     }
 }

@@ -134,6 +134,37 @@ fn every_malformed_beginning_is_refused_for_its_own_reason() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_name_that_tls_does_not_take_is_turned_away_where_it_ends() -> Result<()> {
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    let leaf = world.authority.leaf(&["*.example.com"])?;
+    let config = listener("")
+        + &route("ended", "*", &format!("tls = 'terminate'\ncertificate = {}", leaf.toml()))
+        + &route("passed", "*.passed.example.com", "tls = 'passthrough'")
+        + &pool("ended", &[7001], "")
+        + &pool("passed", &[7001], "");
+    let gateway = world.gateway(&config)?;
+
+    let hello = client_hello("app1.example.com", &[]);
+    for (refused, name) in
+        ["app-.example.com", "-app.example.com", "app1.example.123", "app1 example.com"].iter().enumerate()
+    {
+        let mut stream = world.connect(443)?;
+        stream.write_all(&patched(&hello, "app1.example.com", name))?;
+        stream.shutdown(Shutdown::Write)?;
+        answer(stream);
+        gateway.wait_status(name, |s| s.rejects("databases", "sni_invalid") == refused as u64 + 1)?;
+    }
+    let hello = patched(&client_hello("app1.passed.example.com", &[]), "app1.passed", "app-.passed");
+    let mut stream = world.connect(443)?;
+    stream.write_all(&hello)?;
+    let mut seen = vec![0; hello.len()];
+    stream.read_exact(&mut seen)?;
+    assert_eq!(seen, hello);
+    Ok(())
+}
+
 /// The hello with a length of its extensions that goes beyond the message.
 fn with_lying_extensions(hello: &[u8]) -> Vec<u8> {
     let mut lying = hello.to_vec();

@@ -233,7 +233,7 @@ async fn handshake(
     server: &Server,
     tls: &ServerTls,
 ) -> Result<Session<Dialling>, HandshakeError> {
-    let (config, name) = tls.toward(&server.address).ok_or(HandshakeError::Nameless)?;
+    let (config, name) = tls.toward(&server.address, now_ms()).ok_or(HandshakeError::Nameless)?;
     let session = timeout_at(deadline, Session::connect(socket, config, name)).await;
     session.unwrap_or(Err(HandshakeError::TimedOut))
 }

@@ -39,22 +39,20 @@ pub enum Unusable {
 }
 
 impl EchConfig {
-    /// The first one of an ECHConfigList that is of our version.
-    pub fn first(list: &[u8]) -> Result<Self, Unusable> {
+    /// Those of an ECHConfigList that are of our version: at least one.
+    pub fn all(list: &[u8]) -> Result<Vec<Self>, Unusable> {
         let mut reader = Reader(list);
         let mut configs = Reader(reader.vector16().filter(|_| reader.is_empty()).ok_or(Unusable::Malformed)?);
+        let mut known = Vec::new();
         while !configs.is_empty() {
             let at = configs.0;
             let (version, contents) = configs.u16().zip(configs.vector16()).ok_or(Unusable::Malformed)?;
             if version == VERSION {
                 let encoded = &at[..at.len() - configs.0.len()];
-                match Self::read(contents, encoded).ok_or(Unusable::Malformed)? {
-                    Some(config) => return Ok(config),
-                    None => continue,
-                }
+                known.extend(Self::read(contents, encoded).ok_or(Unusable::Malformed)?);
             }
         }
-        Err(Unusable::Unknown)
+        if known.is_empty() { Err(Unusable::Unknown) } else { Ok(known) }
     }
 
     /// `Some(None)`: it has a mandatory extension.

@@ -73,13 +73,20 @@ pub enum KeyError {
 }
 
 impl Key {
-    /// Reads a file.
-    pub fn read(pem: &[u8]) -> Result<Self, KeyError> {
+    /// Reads a file. Its private key is that of one of the ECHConfigs, or of several: what of them it opens is given, at least one.
+    pub fn read(pem: &[u8]) -> Result<Vec<Self>, KeyError> {
         let list = EchConfigListBytes::from_pem_slice(pem).map_err(|_| KeyError::NoConfig)?;
         let private = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| KeyError::NoPrivateKey)?;
-        let config = EchConfig::first(&list)?;
+        let configs = EchConfig::all(&list)?;
         let secret = secret_of(private.secret_pkcs8_der())?;
-        Self::new(config, secret)
+        let (mut keys, mut failure) = (Vec::new(), None);
+        for config in configs {
+            match Self::new(config, secret.secret_bytes().to_vec().into()) {
+                Ok(key) => keys.push(key),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.filter(|_| keys.is_empty()).map_or(Ok(keys), Err)
     }
 
     fn new(config: EchConfig, secret: HpkePrivateKey) -> Result<Self, KeyError> {

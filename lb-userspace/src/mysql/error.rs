@@ -17,6 +17,9 @@ const UNREACHABLE: u16 = 2003;
 /// ER_SECURE_TRANSPORT_REQUIRED.
 const NEEDS_TLS: u16 = 3159;
 
+/// The sequence number of a greeting, and of what comes in its place.
+const GREETING: u8 = 0;
+
 /// The sequence number of the answer to a login without TLS.
 const LOGIN: u8 = 2;
 
@@ -59,10 +62,10 @@ pub fn rejected_error(reason: R) -> Option<Vec<u8>> {
     match reason {
         R::MysqlCleartext => Some(error(LOGIN, NEEDS_TLS, GENERAL, CLEARTEXT)),
         R::ClientRate | R::ClientFull => {
-            Some(error(0, TOO_MANY, NOT_CONNECTED, b"too many connections from this address"))
+            Some(error(GREETING, TOO_MANY, NOT_CONNECTED, b"too many connections from this address"))
         }
         R::MysqlNoServer => Some(error(
-            0,
+            GREETING,
             UNREACHABLE,
             GENERAL,
             b"none of the database servers behind this gateway has answered yet",
@@ -99,8 +102,11 @@ pub fn old_client_error(sequence: u8) -> Vec<u8> {
     error(sequence, OLD_CLIENT, NOT_CONNECTED, b"the client is too old for this gateway")
 }
 
+/// In place of a greeting it has no SQLSTATE: the two sides have not agreed on that yet (CLIENT_PROTOCOL_41), and clients would
+/// take it for a part of the message.
 fn error(sequence: u8, code: u16, state: &[u8; 5], message: &[u8]) -> Vec<u8> {
-    packet(sequence, &[&[0xff], &code.to_le_bytes()[..], b"#", state, message].concat())
+    let state = if sequence == GREETING { &[][..] } else { &[b"#", &state[..]].concat() };
+    packet(sequence, &[&[0xff], &code.to_le_bytes()[..], state, message].concat())
 }
 
 #[cfg(test)]
@@ -125,6 +131,8 @@ mod tests {
         let told: Vec<_> =
             told.map(|packet| read(&packet)).map(|(sequence, error)| (sequence, error.code)).collect();
         assert_eq!(told, [(0, TOO_MANY), (0, TOO_MANY), (0, UNREACHABLE), (LOGIN, NEEDS_TLS)]);
+        assert_eq!(&rejected_error(R::ClientFull).unwrap()[..10], b"\x29\0\0\0\xff\x10\x04too");
+        assert_eq!(&rejected_error(R::MysqlCleartext).unwrap()[3..13], b"\x02\xff\x57\x0c#HY000");
     }
 
     #[test]

@@ -290,7 +290,7 @@ mod tests {
             let config = server_config(&termination, &mut Verifiers::default(), std::iter::empty()).unwrap();
             go_on(StreamOwned::new(ServerConnection::new(config).unwrap(), end));
         });
-        let (config, name) = tls.toward(&format!("{NAME}:1").parse().unwrap()).unwrap();
+        let (config, name) = tls.toward(&format!("{NAME}:1").parse().unwrap(), 0).unwrap();
         let session = Session::connect(&socket, config, name).await.unwrap();
         (socket, session, end)
     }

@@ -68,7 +68,8 @@ struct Named {
 
 impl ByName {
     fn find(&self, sni: Option<&str>) -> Option<&Named> {
-        let exact = sni.map(str::to_ascii_lowercase);
+        // rustls leaves the dot at the end, which certificates do not have.
+        let exact = sni.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase());
         let wildcard =
             exact.as_deref().and_then(|name| name.split_once('.')).map(|(_, parent)| format!("*.{parent}"));
         // A name's own is longer than the wildcard over it, and of wildcards, which are one label, there is only one.
@@ -110,7 +111,9 @@ mod tests {
         for (sni, index) in [
             (Some("a.example.com"), 2),
             (Some("A.Example.Com"), 2),
+            (Some("a.example.com."), 2),
             (Some("b.example.com"), 1),
+            (Some("b.example.com."), 1),
             (Some("c.b.example.com"), 0),
             (Some("first.example"), 0),
             (None, 0),

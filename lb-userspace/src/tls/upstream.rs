@@ -14,6 +14,10 @@ const TICKETS: usize = 8;
 /// Servers of a pool whose sessions are kept. Of a service more may come and go in the course of time.
 const SERVERS: usize = 1024;
 
+/// How long sessions with a server are resumed: rustls does not look at a certificate again that it has seen once, and servers may
+/// renew tickets for ever. In milliseconds.
+const KEEP_MS: u64 = 60 * 60 * 1000;
+
 /// What it takes to speak TLS to the servers of a pool. Kept over a reload with its sessions, unless something about it has
 /// changed.
 pub struct ServerTls {
@@ -22,7 +26,14 @@ pub struct ServerTls {
     config: ClientConfig,
     /// The same configuration for each server, with the sessions of that server: the servers of a pool may go by one name,
     /// by which rustls would take a ticket of one for another's.
-    servers: Mutex<HashMap<Address, Arc<ClientConfig>>>,
+    servers: Mutex<HashMap<Address, Sessions>>,
+}
+
+/// The sessions with a server.
+struct Sessions {
+    config: Arc<ClientConfig>,
+    /// When the first of them was begun.
+    since_ms: u64,
 }
 
 impl ServerTls {
@@ -48,8 +59,12 @@ impl ServerTls {
         self.source == *source
     }
 
-    /// The configuration of a session with this server, and the name that is asked for.
-    pub(crate) fn toward(&self, server: &Address) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
+    /// The configuration of a session with this server, and the name that is asked for. `now_ms`: by [`crate::clock::now_ms`].
+    pub(crate) fn toward(
+        &self,
+        server: &Address,
+        now_ms: u64,
+    ) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
         let name = match (&self.source.server_name, &server.host) {
             (Some(name), _) => name.clone(),
             (None, Host::Ip(ip)) => ServerName::IpAddress((*ip).into()),
@@ -60,8 +75,9 @@ impl ServerTls {
         };
         // A panic leaves nothing half-changed.
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = servers.get(server) {
-            return Some((config.clone(), name));
+        let known = servers.get(server).filter(|known| now_ms.saturating_sub(known.since_ms) < KEEP_MS);
+        if let Some(known) = known {
+            return Some((known.config.clone(), name));
         }
         if servers.len() >= SERVERS {
             servers.clear();
@@ -69,7 +85,7 @@ impl ServerTls {
         let mut config = self.config.clone();
         config.resumption = Resumption::in_memory_sessions(TICKETS);
         let config = Arc::new(config);
-        servers.insert(server.clone(), config.clone());
+        servers.insert(server.clone(), Sessions { config: config.clone(), since_ms: now_ms });
         Some((config, name))
     }
 }
@@ -120,7 +136,7 @@ mod tests {
     fn a_server_is_called_by_the_configured_name_or_its_host() {
         let called = |tls: &UpstreamTls, address: &str| {
             let tls = ServerTls::new(&Arc::new(tls.clone()), false, None).unwrap();
-            let (_, name) = tls.toward(&address.parse().unwrap()).unwrap();
+            let (_, name) = tls.toward(&address.parse().unwrap(), 0).unwrap();
             name.to_str().into_owned()
         };
         assert_eq!(called(&tls(Some("redis.internal")), "10.0.0.1:1"), "redis.internal");
@@ -132,7 +148,9 @@ mod tests {
     fn each_server_has_sessions_of_its_own_and_a_reload_keeps_them() {
         let source = Arc::new(tls(Some("redis.internal")));
         let before = ServerTls::new(&source, false, None).unwrap();
-        let sessions = |tls: &ServerTls, address: &str| tls.toward(&address.parse().unwrap()).unwrap().0;
+        let at =
+            |tls: &ServerTls, address: &str, now_ms| tls.toward(&address.parse().unwrap(), now_ms).unwrap().0;
+        let sessions = |tls: &ServerTls, address: &str| at(tls, address, 0);
         let first = sessions(&before, "10.0.0.1:1");
         assert!(!Arc::ptr_eq(&first, &sessions(&before, "10.0.0.2:1")));
         let after = ServerTls::new(&Arc::new((*source).clone()), false, Some(&before)).unwrap();
@@ -144,5 +162,11 @@ mod tests {
             sessions(&before, &format!("10.0.0.3:{port}"));
         }
         assert!(before.servers.lock().unwrap().len() <= SERVERS);
+        // Its certificate is looked at again once in a while.
+        let first = at(&after, "10.0.0.9:1", 1000);
+        assert!(Arc::ptr_eq(&first, &at(&after, "10.0.0.9:1", 999 + KEEP_MS)));
+        let second = at(&after, "10.0.0.9:1", 1000 + KEEP_MS);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &at(&after, "10.0.0.9:1", 1001 + KEEP_MS)));
     }
 }

@@ -242,8 +242,8 @@ impl<'a> Certificates<'a> {
         authorities(path, &pem, help)
     }
 
-    /// A key for Encrypted ClientHello.
-    pub(super) fn ech_key(&self, path: &Path) -> Result<ech::Key, Problem> {
+    /// The keys for Encrypted ClientHello in a file.
+    pub(super) fn ech_keys(&self, path: &Path) -> Result<Vec<ech::Key>, Problem> {
         let made = "`snisplice ech-key --public-name NAME` makes one";
         ech::Key::read(&self.read(path)?).map_err(|error| unusable(path, &error.to_string()).help(made))
     }

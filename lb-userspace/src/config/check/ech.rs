@@ -27,17 +27,18 @@ pub(super) fn check(
     }
     let (mut keys, mut numbers) = (Vec::new(), HashMap::new());
     for path in ech.value.keys.given().into_iter().flat_map(|list| &list.value) {
-        match certificates.ech_key(&path.value) {
-            Ok(key) => {
-                let number = key.config().config_id;
-                if let Some(first) = numbers.insert(number, &path.place) {
-                    let message = format!("two keys have the number {number}: each would cost an attempt");
-                    let error = Diagnostic::error(&path.place, message).related(first, "the other one");
-                    report.push(error.help("`snisplice ech-key --config-id NUMBER` makes one with another"));
-                }
-                keys.push(Arc::new(key));
+        let found = certificates.ech_keys(&path.value).unwrap_or_else(|problem| {
+            report.push(problem.at(&path.place));
+            Vec::new()
+        });
+        for key in found {
+            let number = key.config().config_id;
+            if let Some(first) = numbers.insert(number, &path.place) {
+                let message = format!("two keys have the number {number}: each would cost an attempt");
+                let error = Diagnostic::error(&path.place, message).related(first, "the other one");
+                report.push(error.help("`snisplice ech-key --config-id NUMBER` makes one with another"));
             }
-            Err(problem) => report.push(problem.at(&path.place)),
+            keys.push(Arc::new(key));
         }
     }
     let openings = ech.value.openings.get().and_then(NonZeroU32::new).unwrap_or(Ech::OPENINGS);

@@ -8,6 +8,7 @@ use super::parts::Parts;
 use super::wire::ENCRYPTED_CLIENT_HELLO;
 use super::*;
 use crate::sniff;
+use pkcs8::der::pem::{self, LineEnding};
 use proptest::prelude::*;
 use rustls::client::{EchConfig as ClientEch, EchGreaseConfig, EchMode};
 use rustls::crypto::aws_lc_rs::{default_provider, hpke};
@@ -20,7 +21,14 @@ const SECRET: &str = "app1.redis.example.com";
 
 fn key(config_id: u8) -> Arc<Key> {
     let (file, _) = generate(Some(config_id), PUBLIC).unwrap();
-    Arc::new(Key::read(file.as_bytes()).unwrap())
+    Arc::new(only(&file))
+}
+
+/// The key of a file with one.
+fn only(file: &str) -> Key {
+    let mut keys = Key::read(file.as_bytes()).unwrap();
+    assert_eq!(keys.len(), 1);
+    keys.remove(0)
 }
 
 fn mode_of(key: &Key) -> EchMode {
@@ -271,7 +279,7 @@ AQALZXhhbXBsZS5jb20AAA==
 
 #[test]
 fn the_rfcs_key_file_is_read() {
-    let key = Key::read(EXAMPLE.as_bytes()).unwrap();
+    let key = only(EXAMPLE);
     let config = key.config();
     assert_eq!((config.config_id, config.public_name.as_str()), (0xe7, "example.com"));
     assert_eq!(config.suites, [(1, 1)]);
@@ -303,7 +311,7 @@ fn a_key_file_that_cannot_be_used_says_why() {
 
 #[test]
 fn a_config_with_a_mandatory_extension_is_passed_over_for_the_next() {
-    let known = Key::read(EXAMPLE.as_bytes()).unwrap().config().clone();
+    let known = only(EXAMPLE).config().clone();
     let with = |kind: u16| {
         let mut encoded = known.encoded.clone();
         let end = encoded.len() - 2;
@@ -320,16 +328,40 @@ fn a_config_with_a_mandatory_extension_is_passed_over_for_the_next() {
         wire::put_vector16(&mut list, &configs.concat()).unwrap();
         list
     };
-    assert_eq!(EchConfig::first(&list(&[&with(0x8001), &known.encoded])), Ok(known.clone()));
-    assert_eq!(EchConfig::first(&list(&[&with(0x8001)])), Err(Unusable::Unknown));
-    assert_eq!(EchConfig::first(&list(&[&with(1)])).unwrap().public_name, known.public_name);
-    assert_eq!(EchConfig::first(&list(&[])), Err(Unusable::Unknown));
+    assert_eq!(EchConfig::all(&list(&[&with(0x8001), &known.encoded])), Ok(vec![known.clone()]));
+    assert_eq!(EchConfig::all(&list(&[&with(0x8001)])), Err(Unusable::Unknown));
+    assert_eq!(EchConfig::all(&list(&[&with(1)])).unwrap()[0].public_name, known.public_name);
+    assert_eq!(EchConfig::all(&list(&[])), Err(Unusable::Unknown));
+}
+
+/// RFC 9934, section 3.
+#[test]
+fn a_private_key_is_that_of_one_config_or_of_several() {
+    let (file, _) = generate(Some(1), PUBLIC).unwrap();
+    let private = &file[..file.find("-----BEGIN ECHCONFIG").unwrap()];
+    let own = only(&file).config().clone();
+    let again =
+        EchConfig::new(2, own.kem, own.public_key.clone(), own.suites.clone(), "other.example.com").unwrap();
+    let foreign = generate(Some(3), PUBLIC).unwrap().1;
+    let mut p256 = own.encoded.clone();
+    p256[5..7].copy_from_slice(&[0, 0x10]);
+    let read = |configs: &[&[u8]]| {
+        let mut list = Vec::new();
+        wire::put_vector16(&mut list, &configs.concat()).unwrap();
+        let section = pem::encode_string("ECHCONFIG", LineEnding::LF, &list).unwrap();
+        Key::read((private.to_owned() + &section).as_bytes())
+    };
+    let keys = read(&[&p256, &foreign.encoded, &own.encoded, &again.encoded]).unwrap();
+    let keys: Vec<_> = keys.into_iter().map(Arc::new).collect();
+    assert_eq!(keys.iter().map(|key| key.config()).collect::<Vec<_>>(), [&own, &again]);
+    assert_eq!(asks_for(&open(&hello(mode_of(&keys[1]), &[]), &keys).unwrap().unwrap()).0, SECRET);
+    assert_eq!(read(&[&foreign.encoded]).unwrap_err(), KeyError::Mismatch);
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0usize..600, flip: u8) {
-        let keys = [Arc::new(Key::read(EXAMPLE.as_bytes()).unwrap())];
+        let keys = [Arc::new(only(EXAMPLE))];
         let _ = open(&bytes, &keys);
         let _ = EchConfig::first(&bytes);
         let _ = Key::read(&bytes);

@@ -440,7 +440,7 @@ proptest! {
         said in prop::collection::vec(any::<u8>(), 0..300), heard in prop::collection::vec(any::<u8>(), 0..60),
         kinds in prop::collection::vec((20..25_u8, 0..40_usize), 0..6), is_retry: bool, cut: prop::sample::Index,
     ) {
-        let key = Arc::new(Key::read(EXAMPLE.as_bytes()).unwrap());
+        let key = Arc::new(only(EXAMPLE));
         let records: Vec<_> = kinds.iter().flat_map(|(kind, length)| record(*kind, &vec![9; *length])).collect();
         let said = [records, said].concat();
         let outcome = |cuts: &[usize]| -> Result<_, TestCaseError> {
