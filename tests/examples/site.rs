@@ -26,7 +26,7 @@ fn nginx_config(files: &TempDir, sites: &[(&str, &str)]) -> String {
     let servers: String = sites.iter().map(server).collect();
     let directory = files.path().display();
     format!(
-        "daemon off; worker_processes 1; pid {directory}/pid; error_log stderr;\n\
+        "daemon off; master_process off; pid {directory}/pid; error_log stderr;\n\
          events {{ worker_connections 512; }}\n\
          http {{ access_log off; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;\n\
          fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;\n\

@@ -401,7 +401,7 @@ fn nginx_and_the_results_choose_the_same_servers() -> Result<()> {
     compare(&NGINX, |world, directory| {
         let text = fs::read_to_string(directory.join("nginx.conf"))?;
         let own = format!(
-            "load_module {STREAM};\npid {}/nginx.pid;\ndaemon off;\nerror_log stderr;\n{text}",
+            "load_module {STREAM};\npid {}/nginx.pid;\ndaemon off;\nmaster_process off;\nerror_log stderr;\n{text}",
             directory.display()
         );
         fs::write(directory.join("original.conf"), own)?;

@@ -4,17 +4,17 @@ use super::body::Answered;
 use crate::reason::HttpAnswer;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Whether the request is one of gRPC ("gRPC over HTTP2", Requests).
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(method: &Method, headers: &HeaderMap) -> bool {
     const START: &[u8] = b"application/grpc";
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
     let rest = value.as_bytes().strip_prefix(START);
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    *method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The status of an answer for this reason. Redirects and answers to preflights bring their own.

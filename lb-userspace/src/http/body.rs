@@ -3,7 +3,7 @@
 use super::account::Request;
 use super::hop;
 use super::kept;
-use super::sent::BodyError;
+use super::sent::{BodyError, Upload};
 use super::upstream::{H1, Stream};
 use super::watch::Watched;
 use crate::serving::ServerGuard;
@@ -21,6 +21,28 @@ use tokio::time::timeout;
 /// How long a request's body may still be sent when its answer is there.
 const LINGER: Duration = Duration::from_secs(15);
 
+/// A part in a connection of HTTP/2.
+pub(super) struct Share {
+    pub(super) stream: Stream,
+    pub(super) guard: ServerGuard,
+    /// The rest of the request, if its answer began before that was sent.
+    pub(super) upload: Option<Upload>,
+}
+
+impl Share {
+    /// The answer is there. The stream is open until all of the request is sent.
+    fn release(self) {
+        if let Share { upload: Some(upload), stream, guard } = self
+            && upload.is_under_way()
+        {
+            tokio::task::spawn_local(async move {
+                let _place = (stream, guard);
+                upload.ends_within(LINGER).await;
+            });
+        }
+    }
+}
+
 /// What moves the body of an answer, and counts as a connection of its server meanwhile.
 pub(super) enum Driver {
     /// Whoever waits for it.
@@ -28,7 +50,7 @@ pub(super) enum Driver {
     /// A task. It is told when the answer is there; if this is dropped before, it gives up.
     Apart(oneshot::Sender<()>),
     /// The task of the connection that the request shares.
-    Shared { _stream: Stream, _guard: ServerGuard },
+    Shared(Share),
     /// It is there.
     Done,
 }
@@ -45,9 +67,12 @@ impl Driver {
         watch.has_server(guard.server().clone(), h1.key().epoch);
         tokio::task::spawn_local(async move {
             let _guard = guard;
-            let mut over = poll_fn(|cx| {
-                if h1.poll(cx).is_ready() || h1.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-            });
+            let mut over =
+                poll_fn(
+                    |cx| {
+                        if h1.poll(cx).is_ready() || h1.is_idle() { Poll::Ready(()) } else { Poll::Pending }
+                    },
+                );
             let is_over = tokio::select! {
                 biased;
                 _ = watch.broken_off() => false,
@@ -75,7 +100,8 @@ impl Driver {
                 kept::keep(h1);
             }
             Driver::Apart(answered) => _ = answered.send(()),
-            Driver::Shared { .. } | Driver::Done => {}
+            Driver::Shared(share) => share.release(),
+            Driver::Done => {}
         }
     }
 }
@@ -109,7 +135,7 @@ impl Arriving {
         // The reason stays here: hyper would give a server's code of HTTP/2 to the client, who may ask again for it.
         let mut frame = ready!(polled).map(|frame| frame.map_err(|_| BodyError::CutShort));
         // To hyper, a stream of HTTP/2 that is reset without an error is one that has ended.
-        if frame.is_none() && matches!(self.driver, Driver::Shared { .. }) && !self.has_ended() {
+        if frame.is_none() && matches!(self.driver, Driver::Shared(_)) && !self.has_ended() {
             frame = Some(Err(BodyError::CutShort));
         }
         if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {

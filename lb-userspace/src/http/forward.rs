@@ -2,7 +2,7 @@
 
 use super::account::Request as Account;
 use super::answer::status;
-use super::body::{Answered, Arriving, Driver, Relayed};
+use super::body::{Answered, Arriving, Driver, Relayed, Share};
 use super::filter::session::Mark;
 use super::filter::{cors, headers};
 use super::head::Head;
@@ -110,7 +110,9 @@ impl Forward {
         let rule = self.backend.rule.clone();
         let pool = self.backend.share().pool.clone().ok_or(HttpAnswer::NoBackend)?;
         let watch = account.watch().clone();
-        let mark = self.backend.marked.as_ref().and_then(|marked| marked.mark);
+        let mut mark = self.backend.marked.as_ref().and_then(|marked| marked.mark);
+        // The servers that have not given the answer.
+        let mut left = Vec::new();
         for mirror in self.backend.mirrors() {
             mirror::send(account.link(), mirror, &self.head, self.source.as_ref());
         }
@@ -124,11 +126,12 @@ impl Forward {
                 bound.map(|bound| (Instant::now() + bound, HttpAnswer::BackendTimeout)),
             ];
             let deadline = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at);
+            let mark = mark.take();
             let attempt = async {
                 tokio::select! {
                     biased;
                     cause = watch.ended() => Err(cause),
-                    outcome = self.attempt(account, &pool, mark) => outcome,
+                    outcome = self.attempt(account, &pool, mark, &left) => outcome,
                 }
             };
             let outcome = match deadline {
@@ -141,14 +144,20 @@ impl Forward {
                 && last.is_none_or(|last| Instant::now() + retry.backoff < last)
             {
                 drop(outcome);
+                watch.has_left_server();
+                left.extend(account.server().map(|(_, server)| server.clone()));
                 retries -= 1;
                 self.head = spare;
                 if !retry.backoff.is_zero() {
-                    sleep(retry.backoff).await;
+                    tokio::select! {
+                        biased;
+                        cause = watch.ended() => return Err(cause),
+                        () = sleep(retry.backoff) => {}
+                    }
                 }
                 continue;
             }
-            let mut reached = outcome?;
+            let mut reached = outcome.inspect_err(|_| watch.has_left_server())?;
             let answer = reached.response.headers_mut();
             self.backend.change(answer);
             if let (Some(marked), Some(by)) = (&self.backend.marked, &rule.rule.persistence) {
@@ -158,24 +167,35 @@ impl Forward {
         }
     }
 
-    /// Asks one server of the pool; another one if that cannot be connected.
-    /// `mark`: of the server that the client is kept at.
+    /// Asks one server of the pool; another one if that cannot be connected. `mark`: of the server that the client is kept at;
+    /// `left`: those that are asked only if there is no other.
     async fn attempt(
         &mut self,
         account: &mut Account,
         pool: &Arc<Pool>,
         mark: Option<Mark>,
+        left: &[Arc<Server>],
     ) -> Result<Reached, HttpAnswer> {
         let link = account.link().clone();
         let first = mark.and_then(|mark| pool.enter(|server| is_of(mark, pool, server)));
-        let mut reach = Reach::new(&link, pool, first, !self.may_repeat());
-        let mut connection = reach.find().await?;
+        let once = !self.may_repeat();
+        let mut reach = Reach::new(&link, pool, first, once, left);
+        let mut connection = match reach.find().await {
+            Err(_) if !left.is_empty() => {
+                reach = Reach::new(&link, pool, None, once, &[]);
+                reach.find().await?
+            }
+            found => found?,
+        };
         loop {
             let Connection { upstream, guard, epoch, is_kept } = connection;
             account.reached(pool, guard.server(), epoch);
             match self.send(upstream, is_kept, pool).await {
                 Ok((response, carrier)) => return self.reached(response, carrier, &link, pool, guard).await,
-                Err(Fate::Unharmed) if is_kept => connection = reach.find_new(guard).await?,
+                Err(Fate::Unharmed) if is_kept => {
+                    account.watch().has_left_server();
+                    connection = reach.find_new(guard).await?;
+                }
                 Err(fate) => return Err(self.lost(fate, pool, guard.server())),
             }
         }
@@ -285,7 +305,10 @@ impl Forward {
                 let is_under_way = self.source.as_ref().is_some_and(|source| source.is_under_way());
                 Driver::new(h1, guard, is_under_way)
             }
-            Carrier::H2(stream) => Driver::Shared { _stream: stream, _guard: guard },
+            Carrier::H2(stream) => {
+                let upload = self.source.as_ref().and_then(Source::upload);
+                Driver::Shared(Share { stream, guard, upload })
+            }
         };
         Ok(Reached { response: Response::from_parts(head, ()), body: Some(Arriving { incoming, driver }) })
     }
@@ -318,7 +341,7 @@ impl Marked {
     /// Tells the client the mark of the server that has answered, unless it has it.
     fn renew(&self, by: &Persistence, account: &Account, answer: &mut HeaderMap) {
         let Some((pool, server)) = account.server() else { return };
-        let mark = Mark::of(&pool.name, &server.address);
+        let mark = mark_of(pool, server);
         if self.mark != Some(mark) {
             mark.put(by, answer, self.now, account.link().tls.is_some());
         }
@@ -326,7 +349,11 @@ impl Marked {
 }
 
 fn is_of(mark: Mark, pool: &Pool, server: &Server) -> bool {
-    Mark::of(&pool.name, &server.address) == mark
+    mark_of(pool, server) == mark
+}
+
+fn mark_of(pool: &Pool, server: &Server) -> Mark {
+    Mark(*server.state.mark.get_or_init(|| Mark::of(&pool.name, &server.address).0))
 }
 
 /// What has become of a request without an answer.

@@ -1,6 +1,6 @@
 //! Copies of requests for other pools. What comes of them is nobody's concern: the request and its client do not wait for them.
 
-use super::body::{Arriving, Driver};
+use super::body::{Arriving, Driver, Share};
 use super::head::Head;
 use super::link::Link;
 use super::reach::{Connection, Reach};
@@ -69,7 +69,8 @@ pub(super) fn send(link: &Rc<Link>, pool: &Arc<Pool>, head: &Head, source: Optio
 
 /// Asks one server, and reads its answer to the end.
 async fn copy(link: &Link, watch: &Watched, pool: &Arc<Pool>, mut head: Head, body: Sent) -> Option<()> {
-    let Connection { upstream, guard, epoch, .. } = Reach::new(link, pool, None, false).find().await.ok()?;
+    let Connection { upstream, guard, epoch, .. } =
+        Reach::new(link, pool, None, false, &[]).find().await.ok()?;
     watch.has_server(guard.server().clone(), epoch);
     let (answer, driver) = match upstream {
         Upstream::H1(mut h1) => {
@@ -79,7 +80,7 @@ async fn copy(link: &Link, watch: &Watched, pool: &Arc<Pool>, mut head: Head, bo
         Upstream::H2(mut h2) => {
             let stream = h2.stream();
             let answer = h2.send(head.take_http2(body, pool)?).await.ok()?;
-            (answer, Driver::Shared { _stream: stream, _guard: guard })
+            (answer, Driver::Shared(Share { stream, guard, upload: None }))
         }
     };
     let mut body = Arriving { incoming: answer.into_body(), driver };

@@ -6,7 +6,7 @@ use super::upstream::{self, BadStart, Key, Upstream};
 use crate::config::SourceAddress;
 use crate::connect::{self, Dial, Endpoints, Failure, Greeting, Search};
 use crate::reason::{CloseReason, HttpAnswer};
-use crate::serving::{Pool, ServerGuard};
+use crate::serving::{Pool, Server, ServerGuard};
 use crate::socket::canonical;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -35,9 +35,17 @@ pub(super) struct Reach<'a> {
 }
 
 impl<'a> Reach<'a> {
-    /// `first`: a place with the server that is to be tried first. `once`: the request cannot be sent again.
-    pub(super) fn new(link: &'a Link, pool: &'a Arc<Pool>, first: Option<ServerGuard>, once: bool) -> Self {
-        let search = Search::new(pool, link.connection.client.ip());
+    /// `first`: a place with the server that is to be tried first. `once`: the request cannot be sent again. `without`: servers
+    /// that are not tried.
+    pub(super) fn new(
+        link: &'a Link,
+        pool: &'a Arc<Pool>,
+        first: Option<ServerGuard>,
+        once: bool,
+        without: &[Arc<Server>],
+    ) -> Self {
+        let mut search = Search::new(pool, link.connection.client.ip());
+        without.iter().for_each(|server| search.pass(server, CloseReason::ServerReset.into()));
         Reach { link, pool, owner: link.owner(pool), once, first, search }
     }
 

@@ -1,7 +1,7 @@
 //! One request, from its head to the answer's: host, rule, filters, server.
 
 use super::account::Request as Account;
-use super::answer::{answer, is_grpc};
+use super::answer::{answer, is_grpc, status};
 use super::body::Answered;
 use super::exec::stream_watch;
 use super::filter::{cors, forwarded, headers, redirect, rewrite};
@@ -44,7 +44,7 @@ pub(super) async fn serve(
     is_clear: bool,
 ) -> Result<Response<Answered>, Infallible> {
     let (mut head, body) = request.into_parts();
-    let (is_grpc, is_head) = (is_grpc(&head.headers), head.method == Method::HEAD);
+    let (is_grpc, is_head) = (is_grpc(&head.method, &head.headers), head.method == Method::HEAD);
     let version = head.version;
     let watch = stream_watch().unwrap_or_else(|| link.watch.share());
     let mut account = Account::new(link, watch, &head);
@@ -72,7 +72,7 @@ pub(super) async fn serve(
     };
     // What comes behind a request that is none may be a part of it.
     if version < Version::HTTP_2
-        && matches!(response.status(), StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
+        && matches!(status(own.reason), StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
     {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

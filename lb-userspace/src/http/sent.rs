@@ -1,5 +1,7 @@
 //! The body of a request, on its way from the client to a server.
 
+use super::filter::forwarded;
+use super::hop;
 use super::watch::Watch;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 /// Bytes of a request's body that are kept, for another attempt or a mirror.
 const MAX_KEPT: usize = 64 * 1024;
@@ -57,8 +59,8 @@ pub(super) struct Source {
     /// It is broken off.
     has_failed: Cell<bool>,
     /// What has come so far, for those who read it again; `None`: it is not kept, or was too long.
-    kept: RefCell<Option<Vec<Bytes>>>,
-    /// Tells when nothing more of it comes.
+    kept: RefCell<Option<Vec<u8>>>,
+    /// Tells when nothing more of it comes, or of what was sent until now.
     over: Notify,
 }
 
@@ -83,11 +85,8 @@ impl Source {
 
     /// To be sent, from its beginning. Whoever has sent it until now breaks off.
     pub(super) fn sent(self: &Rc<Self>) -> Sent {
+        self.supersede();
         self.is_read.set(true);
-        self.turn.set(self.turn.get() + 1);
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
         Sent::Client { source: self.clone(), turn: self.turn.get(), sent: 0, gate: None }
     }
 
@@ -125,12 +124,21 @@ impl Source {
             }
             self.over.notified().await;
         }
-        let kept = self.kept.borrow();
-        match kept.as_deref()? {
-            [] => Some(Bytes::new()),
-            [only] => Some(only.clone()),
-            several => Some(several.concat().into()),
+        self.kept.borrow().as_deref().map(Bytes::copy_from_slice)
+    }
+
+    /// What is being sent of it now, if it is.
+    pub(super) fn upload(self: &Rc<Self>) -> Option<Upload> {
+        self.is_under_way().then(|| Upload { source: self.clone(), turn: self.turn.get() })
+    }
+
+    /// Whoever has sent it until now breaks off.
+    fn supersede(&self) {
+        self.turn.set(self.turn.get() + 1);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
+        self.over.notify_waiters();
     }
 
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -143,8 +151,13 @@ impl Source {
             let mut kept = self.kept.borrow_mut();
             match self.bytes.get() > MAX_KEPT as u64 {
                 true => *kept = None,
-                false => kept.iter_mut().for_each(|kept| kept.push(data.clone())),
+                // Copied: many small pieces would keep far more than their bytes.
+                false => kept.iter_mut().for_each(|kept| kept.extend_from_slice(data)),
             }
+        }
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+            hop::strip_trailers(trailers);
+            forwarded::strip_words_of_proxies(trailers);
         }
         // To hyper, a stream that is reset without an error is one that has ended (RST_STREAM, NO_ERROR).
         let is_whole = || match self.announced {
@@ -162,6 +175,30 @@ impl Source {
             self.over.notify_waiters();
         }
         Poll::Ready(frame)
+    }
+}
+
+/// A body that is being sent to a server, until that is over or somebody else sends it.
+pub(super) struct Upload {
+    source: Rc<Source>,
+    turn: u64,
+}
+
+impl Upload {
+    pub(super) fn is_under_way(&self) -> bool {
+        self.source.turn.get() == self.turn && self.source.is_under_way() && !self.source.has_failed()
+    }
+
+    /// Waits until it is over; after `bound`, it is broken off.
+    pub(super) async fn ends_within(&self, bound: Duration) {
+        let ended = async {
+            while self.is_under_way() {
+                self.source.over.notified().await;
+            }
+        };
+        if timeout(bound, ended).await.is_err() {
+            self.source.supersede();
+        }
     }
 }
 
@@ -195,7 +232,7 @@ impl Gate {
 pub(super) enum Sent {
     /// There is none.
     Empty,
-    /// That of the client's request, of which so many pieces are sent.
+    /// That of the client's request, of which so many bytes are sent.
     Client { source: Rc<Source>, turn: u64, sent: usize, gate: Option<Gate> },
     /// This.
     Whole(Bytes),
@@ -255,9 +292,9 @@ impl Body for Sent {
                     *gate = None;
                     source.is_read.set(true);
                 }
-                let again = source.kept.borrow().as_ref().and_then(|kept| kept.get(*sent).cloned());
-                if let Some(bytes) = again {
-                    *sent += 1;
+                let again = source.kept.borrow().as_ref().map(|kept| Bytes::copy_from_slice(&kept[*sent..]));
+                if let Some(bytes) = again.filter(|bytes| !bytes.is_empty()) {
+                    *sent += bytes.len();
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
                 if source.has_ended.get() {
@@ -267,8 +304,8 @@ impl Body for Sent {
                     source.reader.set(Some(cx.waker().clone()));
                     return Poll::Pending;
                 };
-                if frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_data)) {
-                    *sent += 1;
+                if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+                    *sent += data.len();
                 }
                 Poll::Ready(frame)
             }
@@ -292,8 +329,7 @@ impl Body for Sent {
             Sent::Empty => SizeHint::with_exact(0),
             Sent::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Sent::Client { source, sent, .. } => {
-                let kept = source.kept.borrow();
-                let again = kept.iter().flatten().skip(*sent).map(|bytes| bytes.len() as u64).sum::<u64>();
+                let again = source.kept.borrow().as_ref().map_or(0, |kept| kept.len() - sent) as u64;
                 let rest = source.incoming.borrow().size_hint();
                 match rest.exact() {
                     Some(rest) => SizeHint::with_exact(rest + again),
@@ -310,6 +346,7 @@ impl Drop for Sent {
             && source.turn.get() == *turn
         {
             source.is_read.set(false);
+            source.over.notify_waiters();
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::serving::{Pool, Server, ServerGuard};
 use crate::splice::keepalive::keep_alive;
 use crate::splice::tls::Tls;
 use crate::splice::transport::Plain;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioTimer;
@@ -100,6 +100,8 @@ pub(super) struct H1 {
     sender: http1::SendRequest<Sent>,
     connection: http1::Connection<Leg, Sent>,
     is_over: bool,
+    /// The server answers in HTTP/1.0. hyper would send the next request in that as well, without a body that has no length.
+    is_old: bool,
     kinship: Kinship,
     /// Of `connection`.
     socket: RawFd,
@@ -166,7 +168,7 @@ impl H1 {
     /// Sends a request, and waits for the head of its answer.
     pub(super) async fn send(&mut self, request: Request<Sent>) -> Result<Response<Incoming>, Lost> {
         let mut answer = pin!(self.sender.try_send_request(request));
-        poll_fn(|cx| {
+        let answered = poll_fn(|cx| {
             let is_over = self.poll(cx).is_ready();
             match answer.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(answer.map_err(Lost::from)),
@@ -174,7 +176,9 @@ impl H1 {
                 Poll::Pending => Poll::Pending,
             }
         })
-        .await
+        .await;
+        self.is_old = answered.as_ref().is_ok_and(|answer| answer.version() == Version::HTTP_10);
+        answered
     }
 
     /// The leg, once the server has gone over to another protocol, and its port, which is to be kept as long.
@@ -201,7 +205,12 @@ impl H1 {
 
     /// Whether it can carry another request, as far as is known.
     pub(super) fn is_ready(&self) -> bool {
-        !self.is_over && self.sender.is_ready() && !self.kinship.is_ended()
+        self.is_idle() && !self.is_old && !self.kinship.is_ended()
+    }
+
+    /// Whether its request is sent, and the answer to it has come.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_over && self.sender.is_ready()
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -287,7 +296,7 @@ pub(super) async fn begin(
     }
     let io = Io::new(far, Silent::default());
     let (sender, connection) = http1::Builder::new().max_header_size(MAX_HEAD).handshake(io).await?;
-    let h1 = Box::new(H1 { sender, connection, is_over: false, kinship, socket: fd, port });
+    let h1 = Box::new(H1 { sender, connection, is_over: false, is_old: false, kinship, socket: fd, port });
     Ok((Upstream::H1(h1), guard))
 }
 

@@ -128,6 +128,13 @@ impl Watch {
         self.judge();
     }
 
+    /// It is on no server's connection any more: what happens to that server does not concern it.
+    pub(super) fn has_left_server(&self) {
+        // Not while it is borrowed.
+        let left = self.server.take();
+        drop(left);
+    }
+
     /// Its answer must have come to its end by then.
     pub(super) fn has_deadline(&self, at: Instant, otherwise: HttpAnswer) {
         self.deadline.set(Some((now_ms() + at.duration_since(Instant::now()).as_millis() as u64, otherwise)));

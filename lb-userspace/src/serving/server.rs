@@ -10,8 +10,8 @@ use crate::state::{Availability, ServerState};
 use arc_swap::ArcSwap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 /// A server of a pool.
@@ -55,6 +55,8 @@ pub struct ServerRecord {
     pub health: HealthRecord,
     /// How it greets, if it is one of MySQL's.
     pub mysql: Heard,
+    /// By what clients of HTTP say that they are kept at it; made when the first of them is.
+    pub mark: OnceLock<u64>,
     /// Since when it takes no new connection (`snisplice drain`); 0: it is not drained.
     pub(super) drained_ms: AtomicU64,
     /// When that ended; 0: it was never drained.
@@ -76,6 +78,7 @@ impl Default for ServerRecord {
             tls_errors: PerReason::default(),
             health: HealthRecord::default(),
             mysql: Heard::default(),
+            mark: OnceLock::new(),
             drained_ms: AtomicU64::default(),
             undrained_ms: AtomicU64::default(),
             up_since_ms: AtomicU64::default(),

@@ -21,7 +21,7 @@ fn nginx(world: &World, files: &TempDir) -> Result<Process> {
     fs::write(
         files.join("nginx.conf"),
         format!(
-            "daemon off; worker_processes 1; pid {directory}/pid; error_log stderr;\n\
+            "daemon off; master_process off; pid {directory}/pid; error_log stderr;\n\
              events {{ worker_connections 512; }}\nhttp {{ access_log off; {temporary}\n\
              server {{ listen 9001 http2; location / {{ proxy_pass http://127.0.0.1:8003; proxy_buffering off; }} }} }}\n"
         ),
@@ -159,6 +159,23 @@ fn a_request_that_waits_for_a_server_that_goes_down_may_be_tried_at_another() ->
     })?;
     ensure!(answer == "late", "{answer}");
     ensure!(scene.b.stdout().contains("GET /slow/8 "), "{}", scene.b.stdout());
+    Ok(())
+}
+
+#[test]
+fn a_request_that_waits_for_another_attempt_has_left_its_server() -> Result<()> {
+    let rules = "[[route.rule]]\nbackends = [{ pool = 'both' }]\nretry = { attempts = 1, backoff = '3s' }\n";
+    let health =
+        "on_down = 'kill'\nhealth = { check = 'http', path = '/health', interval = '200ms', fall = 1 }\n";
+    let both = pool("both", &[8001, 8002], health).replace("8002' }", "8002', backup = true }");
+    let scene = Scene::new(rules, &both)?;
+    // The server ends the connection, and is down before the next attempt.
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let told = scene.told(&[version, "http://site.example.com/falls/a"])?;
+        ensure!(told["name"] == "b", "{told}");
+        ensure!(scene.gateway.status()?.server("both", &crate::config::server(8001))["state"] == "down");
+        scene.status(&["http://site.example.com/well/a"])?;
+    }
     Ok(())
 }
 

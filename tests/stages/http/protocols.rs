@@ -85,7 +85,7 @@ fn servers_speak_http2_and_tls() -> Result<()> {
     std::fs::write(
         files.join("nginx.conf"),
         format!(
-            "daemon off; worker_processes 1; pid {directory}/pid; error_log stderr;\n\
+            "daemon off; master_process off; pid {directory}/pid; error_log stderr;\n\
              events {{ worker_connections 512; }}\nhttp {{ access_log off; ssl_protocols TLSv1.3; {temporary}\n\
              ssl_certificate {}; ssl_certificate_key {};\n\
              server {{ listen 9001 http2; {answer} }}\nserver {{ listen 9002 ssl; {answer} }}\n\

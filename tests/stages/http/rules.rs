@@ -85,6 +85,33 @@ fn a_client_stays_at_its_server() -> Result<()> {
 }
 
 #[test]
+fn a_server_that_has_not_answered_is_left_for_the_next_attempt() -> Result<()> {
+    let rules = "[[route.rule]]\nbackends = [{ pool = 'both' }]\nretry = { attempts = 1 }\nsession = { header = 'x-mark' }\n";
+    let scene = Scene::new(rules, &pool("both", &[8001, 8002], ""))?;
+    let url = "http://site.example.com";
+    let mark = |head: &str| {
+        let line = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("x-mark: ").map(str::to_owned));
+        line.unwrap_or_else(|| panic!("{head}"))
+    };
+    for name in ["a", "b"] {
+        // Its turn comes with one of the next requests.
+        let head = eventually("the server's turn", || {
+            let head = scene.fetch(&["--include", url]).ok()?;
+            head.contains(&format!("\"name\": \"{name}\"")).then_some(head)
+        })?;
+        let mark = format!("x-mark: {}", mark(&head));
+        let told = scene.told(&["-H", &mark, &format!("{url}/ends/{name}")])?;
+        assert_ne!(told["name"], *name);
+        // It is asked all the same if there is no other.
+        let told = scene.told(&["-H", &mark, &format!("{url}/well")])?;
+        assert_eq!(told["name"], *name);
+    }
+    Ok(())
+}
+
+#[test]
 fn every_request_is_in_the_log_and_in_the_metrics() -> Result<()> {
     let scene = Scene::new(super::ALL_TO_A, "")?;
     scene.told(&["--http2", "--data", "words", "https://site.example.com/a/b?secret=1"])?;

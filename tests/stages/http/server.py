@@ -37,6 +37,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case ["close"]:
                 self.close_connection = True
                 return
+            case ["ends", name] if name == NAME:
+                self.close_connection = True
+                return
+            case ["falls", name] if name == NAME:
+                Handler.is_sick = True
+                self.close_connection = True
+                return
             case ["flaky", times, key]:
                 tries = Handler.tries[key] = Handler.tries.get(key, 0) + 1
                 digest = self.digest()

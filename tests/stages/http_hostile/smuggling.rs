@@ -73,6 +73,31 @@ fn get(lines: &str) -> String {
 }
 
 #[test]
+fn a_request_of_grpc_that_is_none_is_the_last_of_its_connection() -> Result<()> {
+    let scene = Scene::new("", "")?;
+    let grpc = "Content-Type: application/grpc\r\n";
+    for lines in [
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Host: b.example.com\r\n",
+    ] {
+        let text = post(&format!("{grpc}{lines}"), "0\r\n\r\n") + HIDDEN;
+        let answer = String::from_utf8_lossy(&scene.exchange(text.as_bytes())?).to_ascii_lowercase();
+        let seen = scene.server.take()?;
+        ensure!(seen.is_empty() && answer.matches("http/1.1 ").count() == 1, "{lines}: {answer} {seen:?}");
+        ensure!(
+            answer.contains("grpc-status: 1") && answer.contains("connection: close"),
+            "{lines}: {answer}"
+        );
+    }
+    // To its client, a status of 200 would be a tunnel.
+    let connect = format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n{grpc}\r\n");
+    let answer = String::from_utf8_lossy(&scene.exchange(connect.as_bytes())?).into_owned();
+    ensure!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
+    Ok(())
+}
+
+#[test]
 fn two_ways_to_say_where_a_body_ends() -> Result<()> {
     let chunked = format!("0\r\n\r\n{HIDDEN}");
     let mut cases = vec![

@@ -177,6 +177,115 @@ fn a_body_without_a_length_reaches_the_server_whatever_the_method() -> Result<()
 }
 
 #[test]
+fn a_body_without_a_length_reaches_a_server_that_has_answered_in_http_1_0() -> Result<()> {
+    let old = "[[route.rule]]\nmatch = [{ path_prefix = '/old' }]\nbackends = ['old']\n";
+    let scene = Scene::with("", old, &pool("old", &[81], ""))?;
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    // It would keep its connections.
+    let _old = Backend::start(&scene.world.net.server, 81, move |mut stream| {
+        let tell = tell.lock().expect("no thread panics").clone();
+        loop {
+            let received = read_until(&mut stream, |received| !matches!(parse(received), Ok(None)))?;
+            let Ok(Some((seen, _))) = parse(&received) else {
+                let _ = tell.send(received);
+                return Ok(());
+            };
+            let _ = tell.send(seen.body);
+            stream.write_all(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok")?;
+        }
+    })?;
+    let patience = Duration::from_secs(20);
+    for is_http2 in [false, true] {
+        scene.exchange(format!("GET /old HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
+        told.recv_timeout(patience).context("the first request does not come")?;
+        if is_http2 {
+            let mut raw = Raw::new(scene.connect()?)?;
+            raw.request(1, "POST", "/old", false)?;
+            raw.data(1, b"aaaaa", true)?;
+            raw.until_answered(1)?;
+        } else {
+            let head = format!("POST /old HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+            scene.exchange(format!("{head}5\r\naaaaa\r\n0\r\n\r\n").as_bytes())?;
+        }
+        let seen = std::iter::from_fn(|| told.recv_timeout(patience).ok()).find(|seen| !seen.is_empty());
+        assert_eq!(seen.context("no body comes")?.escape_ascii().to_string(), "aaaaa", "{is_http2}");
+    }
+    Ok(())
+}
+
+#[test]
+fn trailers_of_a_request_say_nothing_for_the_gateway() -> Result<()> {
+    let two = "[[route.rule]]\nmatch = [{ path_prefix = '/two' }]\nbackends = ['two']\n";
+    let scene = Scene::with("", two, &pool("two", &[81], "http2 = true"))?;
+    let _two = Backend::start(&scene.world.net.server, 81, move |stream| {
+        let mut raw = Raw::accept(stream, &[])?;
+        while let Some(frame) = raw.next().map_err(io::Error::other)? {
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
+                PING if frame.flags & ACK == 0 => raw.frame(PING, ACK, 0, &frame.payload)?,
+                _ if frame.flags & END_STREAM != 0 => {
+                    raw.frame(HEADERS, END_HEADERS | END_STREAM, frame.stream, &[0x88])?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let one = "[[route.rule]]\nmatch = [{ path_prefix = '/one' }]\nbackends = ['one']\n";
+    let scene_of_one = Scene::with("", one, &pool("one", &[81], ""))?;
+    let _one = Backend::start(&scene_of_one.world.net.server, 81, move |mut stream| {
+        let received =
+            read_until(&mut stream, |received| has(received, b"0\r\n") && received.ends_with(b"\r\n\r\n"))?;
+        let _ = tell.lock().expect("no thread panics").send(received);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    })?;
+    let trailers = "Connection: x\r\nKeep-Alive: 1\r\nX-Forwarded-For: 192.0.2.9\r\nX-Real-IP: 192.0.2.9\r\nX-Sum: 5\r\n";
+    for (scene, path) in [(&scene, "/two"), (&scene_of_one, "/one")] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\nTrailer: X-Forwarded-For, X-Real-IP, X-Sum\r\n\r\n"
+        );
+        let answer = scene.exchange(format!("{head}5\r\naaaaa\r\n0\r\n{trailers}\r\n").as_bytes())?;
+        ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{path}: {}", answer.escape_ascii());
+    }
+    let seen = told.recv_timeout(Duration::from_secs(20))?.to_ascii_lowercase();
+    let end = seen.windows(5).position(|window| window == b"aaaaa").context("no body")?;
+    let end = seen[end..].escape_ascii().to_string();
+    ensure!(end.contains("x-sum: 5") && !end.contains("192.0.2.9"), "{end}");
+    Ok(())
+}
+
+#[test]
+fn an_upload_behind_its_answer_still_takes_its_place() -> Result<()> {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let shared = "[[route.rule]]\nmatch = [{ path_prefix = '/shared' }]\nbackends = ['one']\n";
+    let scene = Scene::with("", shared, &pool("one", &[81], "http2 = true"))?;
+    // It answers at once, and leaves the stream open for the body.
+    let _one = Backend::start(&scene.world.net.server, 81, move |stream| {
+        let mut raw = Raw::accept(stream, &[(MAX_CONCURRENT_STREAMS, 1)])?;
+        while let Some(frame) = raw.next().map_err(io::Error::other)? {
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
+                PING if frame.flags & ACK == 0 => raw.frame(PING, ACK, 0, &frame.payload)?,
+                HEADERS => raw.frame(HEADERS, END_HEADERS | END_STREAM, frame.stream, &[0x88])?,
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    let mut upload = Raw::new(scene.connect()?)?;
+    upload.request(1, "POST", "/shared", false)?;
+    upload.data(1, b"aaaaa", false)?;
+    upload.until_answered(1)?;
+    let answer = scene.exchange(format!("GET /shared HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
+    ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+    drop(upload);
+    Ok(())
+}
+
+#[test]
 fn the_rest_of_a_body_whose_answer_is_there_is_no_head() -> Result<()> {
     let early = "[[route.rule]]\nmatch = [{ path_prefix = '/early' }]\nbackends = ['early']\n";
     let scene = Scene::with("hello_timeout = '1s'", early, &pool("early", &[81], ""))?;

@@ -55,11 +55,7 @@ impl Origin {
 /// the listener's `trusted_proxies`) has sent under these names, or others that servers take for a proxy's word, goes.
 pub fn forward(headers: &mut HeaderMap, origin: &Origin, trusted: bool) {
     if !trusted {
-        let names: Vec<HeaderName> =
-            headers.keys().filter(|name| is_word_of_proxies(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
+        strip_words_of_proxies(headers);
     }
     append(headers, X_FORWARDED_FOR, &origin.address);
     append(headers, FORWARDED, &origin.element);
@@ -68,6 +64,14 @@ pub fn forward(headers: &mut HeaderMap, origin: &Origin, trusted: bool) {
         if let Some(value) = value.filter(|_| !headers.contains_key(&name)) {
             headers.insert(name, value.clone());
         }
+    }
+}
+
+/// Takes out what servers take for a proxy's word.
+pub fn strip_words_of_proxies(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_word_of_proxies(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 

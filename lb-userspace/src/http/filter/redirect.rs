@@ -44,11 +44,13 @@ fn location(by: &Redirect, arrival: Arrival<'_>, uri: &Uri, of: &RequestMatch, p
     let port = by.port.or(of_scheme).unwrap_or(arrival.port);
     let port = if Some(port) == well_known { String::new() } else { format!(":{port}") };
     let host = by.host.as_deref().unwrap_or(arrival.host);
+    // `OPTIONS *` asks about the server, not about a resource of it (RFC 9110, section 7.1).
+    let of_server = |path: &str| if path == "*" { "/".to_owned() } else { path.to_owned() };
     let path = match &by.path {
-        Some(rewrite) => rewritten(path, rewrite, of),
+        Some(rewrite) => rewritten(&of_server(path), rewrite, of),
         // Behind no host, two slashes would be the beginning of one.
-        None if host.is_empty() => path.to_owned(),
-        None => uri.path().to_owned(),
+        None if host.is_empty() => of_server(path),
+        None => of_server(uri.path()),
     };
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     if host.is_empty() {
@@ -116,5 +118,7 @@ mod tests {
         assert_eq!(to(&full, true, 443, "https://a.example/old/x"), "https://a.example/new");
         assert_eq!(to(&NOTHING, true, 443, "//b.example/x"), "https://a.example//b.example/x");
         assert_eq!(from("", &full, true, 443, "/old"), "/new");
+        assert_eq!(to(&host, true, 443, "*"), "https://b.example/");
+        assert_eq!(to(&full, true, 443, "*"), "https://a.example/new");
     }
 }

@@ -11,7 +11,7 @@ use crate::config::{Carrier, Persistence};
 /// A server of a pool, by a number that all gateways of the same configuration know it by. It does not tell the address, but for
 /// someone who tries all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mark(u64);
+pub struct Mark(pub u64);
 
 impl Mark {
     /// Of this server.
