@@ -5,7 +5,7 @@ mod ech_key;
 mod import;
 mod upgrade;
 
-use crate::admin::{self, Client, text, top, view::ConnectionFilter};
+use crate::admin::{self, Client, ClientError, text, top, view::ConnectionFilter};
 use crate::config::gateway_api::Built;
 use crate::config::{self, Config, File, Gateway, Interfaces, SourceAddress, Sources};
 use crate::gateway::attached::Attached;
@@ -324,7 +324,13 @@ fn run(command: Command) -> Result<(), Failure> {
                     Some(code) => Err(Failure(code, anyhow::Error::msg(""))),
                 };
             }
-            let reloaded = client.reload()?;
+            let reloaded = client.reload().map_err(|error| {
+                // Either the file is wrong, or what it asks for cannot be had now.
+                let file = config.or_else(default_file);
+                let is_bad = matches!(error, ClientError::Refused(_))
+                    && file.is_some_and(|path| File::open(&path).0.is_err());
+                Failure(if is_bad { BAD_CONFIGURATION } else { RUNTIME_FAILURE }, error.into())
+            })?;
             for warning in &reloaded.warnings {
                 eprintln!("warning: {warning}");
             }

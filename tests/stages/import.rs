@@ -181,7 +181,7 @@ fn a_gateway_serves_what_haproxy_was_configured_for() -> Result<()> {
     let config = format!(
         "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
          frontend databases\n  bind 0.0.0.0:443\n  tcp-request inspect-delay 5s\n  \
-         tcp-request content accept if {{ req.ssl_hello_type 1 }}\n  \
+         tcp-request content accept if {{ req.ssl_hello_type 1 }}\n  tcp-request content reject\n  \
          acl sessions req.ssl_sni -i sessions.example.com\n  use_backend sessions if sessions\n  \
          use_backend tenants if {{ req.ssl_sni -m end .tenants.example.com }}\n  \
          use_backend %[req.ssl_sni,lower,map(/etc/haproxy/domains.map)]\n  default_backend rest\n{backends}"

@@ -162,9 +162,18 @@ fn a_bad_file_changes_nothing_and_reload_says_why() -> Result<()> {
         "{good}\n[[listener]]\nname = 'more'\nbind = ['0.0.0.0:444']\nspeed = 'fast'\n"
     ))?;
     let output = gateway.cli(["reload"])?;
-    assert!(!output.status.success());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("speed"), "{stderr}");
+    assert_eq!(output.status.code(), Some(2), "a bad configuration");
+
+    // A good one, for which a port is not free.
+    let _other = Backend::start(&world.net.gateway, 444, echo)?;
+    gateway
+        .write_config_verbatim(&format!("{good}\n[[listener]]\nname = 'more'\nbind = ['0.0.0.0:444']\n"))?;
+    let output = gateway.cli(["reload"])?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("444"), "{stderr}");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
 
     still_works(&mut live)?;
     drop(live_connection(&world)?);

@@ -338,5 +338,15 @@ mod tests {
                 ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
             assert!(doc.contains(&format!("`{name}")), "{name}");
         }
+        // Alerts, in blocks of their own.
+        let alerts = doc.split("```").skip(1).step_by(2).flat_map(str::lines);
+        let names: Vec<_> = alerts
+            .flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+            .filter(|word| word.starts_with("snisplice_"))
+            .collect();
+        assert!(names.len() > 5);
+        for name in names {
+            assert!(SCRAPE.contains(&format!("\n{name}{{")), "{name}");
+        }
     }
 }

@@ -83,6 +83,17 @@ mod tests {
     }
 
     #[test]
+    fn requests_of_the_documentation_are_understood() {
+        let doc = include_str!("../../../docs/admin.md");
+        let requests: Vec<_> = doc.lines().filter(|line| line.starts_with("{\"command\"")).collect();
+        assert!(requests.len() > 5);
+        for line in requests {
+            let understood = serde_json::from_str::<Request>(line);
+            assert!(understood.is_ok(), "{line}: {understood:?}");
+        }
+    }
+
+    #[test]
     fn an_absent_filter_lists_all_and_an_unknown_field_is_refused() {
         let all = Request::Connections { filter: ConnectionFilter::default() };
         assert_eq!(serde_json::from_str::<Request>(r#"{"command":"connections"}"#).unwrap(), all);

@@ -37,6 +37,7 @@ use files::{Directory, read_bounded};
 use gateway_api::Built;
 
 pub use self::toml::with_tables_of_keys;
+pub(crate) use self::toml::{is_http_host, is_http_path};
 pub use address::{Address, Host, Origin};
 pub use authorities::Authorities;
 pub use client_auth::{Allowed, ClientAuth};

@@ -4,14 +4,14 @@ mod cluster;
 
 use super::model::{
     ANY, At, Certificate, ClientCa, Extra, Listener, Model, Note, PROXY_FROM_ANYBODY, Protocol, Route,
-    Termination, default_gateway, host, in_default,
+    Termination, any_address, default_gateway, host, in_default,
 };
 use super::values::{duration, timeout, toml_list};
 use super::yaml::{Fields, Item};
 use crate::config::quote;
 use cluster::Clusters;
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Whether a document is a configuration of Envoy.
 pub(super) fn is_one(fields: &Fields<'_>) -> bool {
@@ -45,17 +45,20 @@ pub(super) fn read(document: &Fields<'_>, model: &mut Model) {
 fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
     let Some(fields) = item.fields() else { return item.lost("not a listener", &mut model.notes) };
     let mut notes = Vec::new();
-    let Some((ip, port)) = fields.map("address").and_then(|address| socket_address(&address)) else {
+    let Some(binds) = fields.map("address").and_then(|address| socket_addresses(&address)) else {
         return item.lost("it has no TCP address and port", &mut model.notes);
     };
-    let default = format!("port-{port}");
+    let default = format!("port-{}", binds[0].1);
     let name = fields.text("name").unwrap_or(&default);
     let mut listener = Listener::new(item.at, name, default_gateway(), Protocol::Tcp);
-    listener.binds.push((ip, port));
+    listener.binds = binds;
     for extra in fields.list("additional_addresses") {
-        let address = extra.fields().and_then(|extra| socket_address(&extra.map("address")?));
-        match address {
-            Some(address) => listener.binds.push(address),
+        let addresses = extra.fields().and_then(|extra| socket_addresses(&extra.map("address")?));
+        match addresses {
+            Some(addresses) => {
+                let known = listener.binds.clone();
+                listener.binds.extend(addresses.into_iter().filter(|address| !known.contains(address)));
+            }
             None => extra.lost("no TCP address and port", &mut notes),
         }
     }
@@ -73,11 +76,7 @@ fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
         }
         filter_fields.rest(&mut notes);
     }
-    if let Some(text) = fields.text("listener_filters_timeout") {
-        let said = format!("listener_filters_timeout: {text}");
-        let time = duration(text, "s").filter(|_| listener.protocol == Protocol::Tls);
-        listener.extras.extend(time.and_then(|time| timeout("hello_timeout", time, item.at, &said)));
-    }
+    let hello_timeout = time_or(&fields, "listener_filters_timeout", "15s", "hello_timeout");
     if let Some(limit) = fields.map("connection_limit") {
         limit.rest(&mut notes);
     }
@@ -131,8 +130,8 @@ fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
             !chain.is_plain
         });
     }
-    if listener.protocol == Protocol::Tcp {
-        listener.extras.retain(|extra| extra.key != "hello_timeout");
+    if listener.protocol == Protocol::Tls {
+        listener.extras.extend(hello_timeout);
     }
     // Lists of clients are the listener's here.
     let sources: Vec<_> = chains.iter().filter(|(_, chain)| !chain.sources.is_empty()).collect();
@@ -156,9 +155,19 @@ fn listener(item: &Item<'_>, clusters: &mut Clusters<'_>, model: &mut Model) {
 }
 
 /// `address: { socket_address: { address, port_value } }`.
-fn socket_address(fields: &Fields<'_>) -> Option<(IpAddr, u16)> {
+fn socket_addresses(fields: &Fields<'_>) -> Option<Vec<(IpAddr, u16)>> {
     let (host, port) = cluster::host_of(fields)?;
-    Some((host.parse().ok()?, port))
+    let address: IpAddr = host.parse().ok()?;
+    let of_both_families = fields.map("socket_address").is_some_and(|socket| socket.is_true("ipv4_compat"));
+    let is_any = address == Ipv6Addr::UNSPECIFIED;
+    Some(if is_any && of_both_families { any_address(port) } else { vec![(address, port)] })
+}
+
+/// A time as a key of TOML, and Envoy's default where there is none.
+fn time_or(fields: &Fields<'_>, from: &str, default: &str, key: &'static str) -> Option<Extra> {
+    let text = fields.text(from);
+    let said = text.map(|text| format!("{from}: {text}")).unwrap_or_default();
+    timeout(key, duration(text.unwrap_or(default), "s")?, fields.at(), &said)
 }
 
 /// A filter chain that passes TCP on.
@@ -285,11 +294,7 @@ impl Chain {
             }
             weighted.rest(&mut self.notes);
         }
-        // Envoy's default is an hour.
-        let said =
-            config.text("idle_timeout").map(|text| format!("idle_timeout: {text}")).unwrap_or_default();
-        let time = duration(config.text("idle_timeout").unwrap_or("3600s"), "s");
-        self.extras.extend(time.and_then(|time| timeout("idle_timeout", time, item.at, &said)));
+        self.extras.extend(time_or(&config, "idle_timeout", "3600s", "idle_timeout"));
         if let Some(text) = config.text("max_downstream_connection_duration") {
             let said = format!("max_downstream_connection_duration: {text}");
             let time = duration(text, "s");

@@ -10,8 +10,8 @@ use super::auxiliary::Auxiliary;
 use super::model::{Model, Note};
 use super::words::lines;
 use crate::config::quote;
-use frontend::{Bases, Frontend, Known};
-use section::{Section, Settings, sections};
+use frontend::{Frontend, Known, said_addresses};
+use section::{Bases, Section, Settings, sections};
 use std::collections::{BTreeMap, HashSet};
 
 /// Whether a text is a configuration of HAProxy: a section's keyword begins a line, where no YAML or nginx has it.
@@ -71,16 +71,17 @@ pub(super) fn read(text: &str, file: usize, auxiliary: &mut Auxiliary<'_>, model
     let mut backends = BTreeMap::new();
     for (section, settings) in &proxies {
         if section.kind != "frontend" {
-            let pool = backend::backend(section, settings.clone(), &mut model.notes);
+            let pool = backend::backend(section, settings.clone(), &bases, &mut model.notes);
             if section.kind == "backend" || !pool.is_empty() {
                 backends.insert(section.name, pool);
             }
         }
     }
+    let said: HashSet<_> = proxies.iter().flat_map(|(section, _)| said_addresses(section)).collect();
     let mut used = HashSet::new();
     for (section, settings) in proxies {
         if section.kind != "backend" {
-            let known = Known { bases: &bases, backends: &backends };
+            let known = Known { bases: &bases, backends: &backends, said: &said };
             Frontend::new(section, settings, known, &mut used, auxiliary).read(model);
         }
     }
@@ -96,8 +97,9 @@ fn global(section: &Section<'_>, bases: &mut Bases, notes: &mut Vec<Note>) {
     let mut words: Vec<&str> = Vec::new();
     for line in &section.lines {
         match line.words.as_slice() {
-            [keyword, directory] if keyword == "crt-base" => bases.certificates = Some(directory.clone()),
-            [keyword, directory] if keyword == "ca-base" => bases.authorities = Some(directory.clone()),
+            [keyword, value] if keyword == "crt-base" => bases.certificate_directory = Some(value.clone()),
+            [keyword, value] if keyword == "ca-base" => bases.authority_directory = Some(value.clone()),
+            [keyword, value] if keyword == "ssl-server-verify" => bases.no_verify = value == "none",
             [keyword, ..] => words.push(keyword),
             [] => {}
         }

@@ -225,12 +225,13 @@ fn read(files: &[File], errors: &mut Vec<ImportError>) -> Model {
     if auxiliary.is_exhausted() {
         errors.push(ImportError::TooLarge);
     }
-    for index in auxiliary.left() {
-        let text = format!(
-            "{}: of no kind that is known: Kubernetes objects (Traefik, Istio, Kong, ingress-nginx), HAProxy, nginx, Envoy",
-            quote(&files[index].name)
-        );
-        errors.push(ImportError::Unreadable(text));
+    for left in auxiliary.left() {
+        let why = if left.shares_name {
+            "another file has its name, and no path says that this one is meant"
+        } else {
+            "of no kind that is known: Kubernetes objects (Traefik, Istio, Kong, ingress-nginx), HAProxy, nginx, Envoy"
+        };
+        errors.push(ImportError::Unreadable(format!("{}: {why}", quote(&files[left.file].name))));
     }
     model
 }

@@ -408,6 +408,9 @@ impl Model {
             if self.listeners[kept].binds.is_empty() {
                 route.backends.clear();
             }
+            let has_servers =
+                |pool: &Pool| !matches!(&pool.servers, Servers::Addresses(all) if all.is_empty());
+            route.backends.retain(|&(pool, _)| has_servers(&self.pools[pool]));
         }
     }
 

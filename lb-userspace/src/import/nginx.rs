@@ -142,7 +142,7 @@ impl Stream {
     pub(super) fn finish(mut self, model: &mut Model) {
         let mut pools = Pools::new(&self.upstreams);
         let mut named_once = HashSet::new();
-        let mut listeners = Listeners::new();
+        let mut listeners = Listeners::of(&self.servers);
         for server in &self.servers {
             let own = server.block.as_deref().unwrap_or_default();
             // A list of clients takes the place of the whole other one.

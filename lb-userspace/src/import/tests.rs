@@ -1,5 +1,7 @@
 //! Whatever the files hold, there is a result or an error.
 
+mod faithful;
+
 use super::*;
 use proptest::prelude::*;
 

@@ -139,6 +139,10 @@ impl Table {
 fn termination(tls: &Termination, name: &str, route: &mut Route, table: &mut Table) {
     table.string("tls", "terminate");
     let at = route.at;
+    if tls.certificates.len() > 1 {
+        let text = "several certificates: only the first is here; give each name a route with its own";
+        route.notes.push(Note::to_do(at, text));
+    }
     let (chain, key) = match tls.certificates.first() {
         Some(Certificate::Files { chain, key }) => (chain.clone(), key.clone()),
         Some(Certificate::Secret(secret)) => {

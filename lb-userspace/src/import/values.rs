@@ -20,11 +20,15 @@ pub(super) fn toml_table(parts: &[String]) -> String {
     if parts.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", parts.join(", ")) }
 }
 
+/// A port's number. With a sign it is none: HAProxy adds `+1000` to the port at which the client has arrived.
+pub(super) fn port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|&port| port > 0 && !text.starts_with('+'))
+}
+
 /// `10.0.0.1:6379`, `[::1]:6379`, `name:6379`.
 pub(super) fn host_and_port(text: &str) -> Option<(String, u16)> {
-    let (name, port) = text.rsplit_once(':')?;
-    let port = port.parse().ok().filter(|&port| port > 0)?;
-    Some((server_host(name)?, port))
+    let (name, number) = text.rsplit_once(':')?;
+    Some((server_host(name)?, port(number)?))
 }
 
 /// An IP address, which may stand in brackets, or the name of a host.
@@ -76,6 +80,16 @@ pub(super) fn timeout(key: &'static str, time: Duration, at: At, said: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_with_a_sign_is_none() {
+        assert_eq!(host_and_port("10.0.0.1:1000"), Some(("10.0.0.1".to_owned(), 1000)));
+        for text in
+            ["10.0.0.1:+1000", "10.0.0.1:-1000", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:", "10.0.0.1"]
+        {
+            assert_eq!(host_and_port(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn durations_of_all_dialects() {

@@ -54,7 +54,12 @@ pub(super) fn lines(text: &str, file: usize) -> Vec<Line> {
         let mut chars = line.chars();
         while let Some(c) = chars.next() {
             let c = match (c, quote) {
-                ('\\', None | Some('"')) => chars.next().unwrap_or('\\'),
+                ('\\', None | Some('"')) => match chars.next() {
+                    Some('r') => '\r',
+                    Some('n') => '\n',
+                    Some('t') => '\t',
+                    c => c.unwrap_or('\\'),
+                },
                 (c, Some(open)) if c == open => {
                     quote = None;
                     continue;
@@ -95,9 +100,10 @@ mod tests {
 
     #[test]
     fn words_are_split_as_haproxy_splits_them() {
-        let text = "a b\\ c # d\n\n  'e # f' g\"h i\"'' # j\n";
+        let text = "a b\\ c # d\n\n  'e # f' g\"h i\"'' # j\nk\\r\\nl:\\ m \"\\t\" '\\n'\n";
         let words: Vec<_> = lines(text, 0).into_iter().map(|line| (line.at.line, line.words)).collect();
-        let expected = [(1, vec!["a", "b c"]), (3, vec!["e # f", "gh i"])];
+        let expected =
+            [(1, vec!["a", "b c"]), (3, vec!["e # f", "gh i"]), (4, vec!["k\r\nl: m", "\t", "\\n"])];
         assert_eq!(words, expected.map(|(n, words)| (n, words.into_iter().map(str::to_owned).collect())));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::certificate::Certificates;
 use crate::config::diagnostic::{Diagnostic, Report};
-use crate::config::draft::{CheckKind, HealthDraft, HealthTlsDraft};
+use crate::config::draft::{CheckKind, HealthDraft, HealthTlsDraft, PoolDraft};
 use crate::config::health::{Check, Health, HealthTls, Login, Secret};
 use crate::config::place::Place;
 use crate::config::toml::CHECKS;
@@ -89,6 +89,19 @@ pub(super) fn check(
         port: draft.port.get(),
         tls: tls.or((check.value == CheckKind::Tls).then(HealthTls::default)),
     }))
+}
+
+/// A check by HTTP is none by HTTP/2.
+pub(super) fn warn_of_http2(pool: &PoolDraft, report: &mut Report) {
+    let (Some(health), Some(http2)) = (pool.health.given(), pool.http2.given()) else { return };
+    let Some(check) = health.value.check.given() else { return };
+    if http2.value && check.value == CheckKind::Http && health.value.port.is_absent() {
+        let message = "this check asks in HTTP/1.1, and the pool's requests are HTTP/2";
+        let warning = Diagnostic::warning(&check.place, message).related(&http2.place, "it says so here");
+        report.push(warning.help(
+            "servers that speak nothing but HTTP/2 fail it: make it `check = \"tcp\"` or `\"tls\"`, or ask at another `port`",
+        ));
+    }
 }
 
 /// A key, where it is given, and the checks that it belongs to.

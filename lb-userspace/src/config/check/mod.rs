@@ -402,6 +402,7 @@ fn pool(
         let error = Diagnostic::error(&on_down.place, "`on_down` without `health`: nobody would notice");
         report.push_absence(error.help("add `health = { check = \"tcp\" }`, or take it out"));
     }
+    health::warn_of_http2(draft, report);
     source::warn(draft, report);
     let tls = upstream_tls::check(draft, certificates, report);
     // Nobody is spoken to in the clear instead.

@@ -508,6 +508,20 @@ fn what_only_requests_have_a_use_for() {
          help: what is passed on is not looked into
         "#,
     );
+    let with_check = |check: &str| {
+        let keys = format!("http2 = true\nhealth = {{ {check} }}\nservers =");
+        changed(GOOD_HTTP, "servers =", &keys)
+    };
+    assert_faults(
+        &with_check("check = \"http\""),
+        r#"
+        warning: this check asks in HTTP/1.1, and the pool's requests are HTTP/2
+           at: "http"
+         help: servers that speak nothing but HTTP/2 fail it: make it `check = "tcp"` or `"tls"`, or ask at another `port`
+        "#,
+    );
+    assert_faults(&with_check("check = \"http\", port = 9000"), "");
+    assert_faults(&with_check("check = \"tcp\""), "");
     assert_faults(
         &changed(GOOD, "bind =", "trusted_proxies = [\"10.0.0.0/8\"]\nbind ="),
         r#"

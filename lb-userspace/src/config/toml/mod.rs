@@ -16,3 +16,4 @@ mod value;
 pub use docs::with_tables_of_keys;
 pub(super) use keys::{BACKOFF, CHECKS, CLIENT_RATE_EXAMPLE, REDIRECTION};
 pub(super) use read::{read, read_gateway};
+pub(crate) use value::{is_http_host, is_http_path};

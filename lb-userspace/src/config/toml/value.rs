@@ -343,9 +343,17 @@ pub(in crate::config) fn word(key: &str, text: &str) -> Result<Box<str>, Problem
     }
 }
 
+pub(crate) fn is_http_path(text: &str) -> bool {
+    text.starts_with('/') && text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+pub(crate) fn is_http_host(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+}
+
 /// RFC 9112, section 3.2.1: the request's target.
 pub(in crate::config) fn http_path(text: &str) -> Result<Box<str>, Problem> {
-    match text.starts_with('/') && text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic()) {
+    match is_http_path(text) {
         true => Ok(text.into()),
         false => Err(Problem::new("this is no path of an HTTP request")
             .help("it begins with `/` and has no spaces: for example `path = \"/health\"`")),
@@ -354,7 +362,7 @@ pub(in crate::config) fn http_path(text: &str) -> Result<Box<str>, Problem> {
 
 /// RFC 9110, section 7.2.
 pub(in crate::config) fn http_host(text: &str) -> Result<Box<str>, Problem> {
-    match (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
+    match is_http_host(text) {
         true => Ok(text.into()),
         false => Err(Problem::new("this is no host of an HTTP request")
             .help("a name, with a port if it is not 80: for example `host = \"db.example.com:8008\"`")),

@@ -1,10 +1,12 @@
 //! Envoy's clusters, as pools.
 
-use crate::config::quote;
+use super::time_or;
+use crate::config::{is_http_host, is_http_path, quote};
 use crate::import::model::{Extra, Model, Note, Pool, Server, Servers};
 use crate::import::values::{duration, server_host, timeout, toml_string, toml_table};
 use crate::import::yaml::{Fields, Item};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The clusters of a document, by name.
 pub(super) struct Clusters<'a>(BTreeMap<&'a str, (Item<'a>, Option<usize>)>);
@@ -54,7 +56,12 @@ fn pool(name: &str, item: &Item<'_>) -> Option<Pool> {
         for locality in assignment.list("endpoints") {
             let Some(locality) = locality.fields() else { continue };
             // Of the highest priority (0) are those that are used while they are up.
-            let backup = locality.parsed::<u32>("priority").unwrap_or(0) > 0;
+            let priority = locality.parsed::<u32>("priority").unwrap_or(0);
+            let backup = priority > 0;
+            if priority > 1 {
+                let text = format!("priority {priority}: backups like those of priority 1");
+                pool.notes.push(Note::lost(locality.at(), text));
+            }
             for endpoint in locality.list("lb_endpoints") {
                 server(&endpoint, backup, &mut servers, &mut pool.notes);
             }
@@ -84,14 +91,10 @@ fn pool(name: &str, item: &Item<'_>) -> Option<Pool> {
     } else if balance != "ROUND_ROBIN" {
         pool.extras.push(Extra::new("balance", value, item.at, &said));
     }
-    // Envoy's default is 5 s.
-    let said =
-        fields.text("connect_timeout").map(|text| format!("connect_timeout: {text}")).unwrap_or_default();
-    let time = duration(fields.text("connect_timeout").unwrap_or("5s"), "s");
-    pool.extras.extend(time.and_then(|time| timeout("connect_timeout", time, item.at, &said)));
-    health(&fields, &mut pool);
+    pool.extras.extend(time_or(&fields, "connect_timeout", "5s", "connect_timeout"));
+    let tls = transport(&fields, &mut pool);
+    health(&fields, tls.as_deref(), &mut pool);
     eject(&fields, &mut pool);
-    transport(&fields, &mut pool);
     if let Some(options) = fields.map("upstream_connection_options") {
         if let Some(keepalive) = options.map("tcp_keepalive") {
             let keys = [
@@ -142,17 +145,29 @@ pub(super) fn host_of(address: &Fields<'_>) -> Option<(String, u16)> {
     Some((socket.text("address")?.to_owned(), port))
 }
 
-fn health(fields: &Fields<'_>, pool: &mut Pool) {
+/// `tls`: the keys of TLS toward the servers, in which they are checked, too.
+fn health(fields: &Fields<'_>, tls: Option<&[String]>, pool: &mut Pool) {
     for (index, item) in fields.list("health_checks").into_iter().enumerate() {
         let Some(check) = item.fields() else { continue };
         let mut keys = Vec::new();
         if let Some(tcp) = check.map("tcp_health_check") {
-            keys.push("check = \"tcp\"".to_owned());
+            keys.push(format!("check = \"{}\"", if tls.is_some() { "tls" } else { "tcp" }));
             tcp.rest(&mut pool.notes);
         } else if let Some(http) = check.map("http_health_check") {
             keys.push("check = \"http\"".to_owned());
-            keys.extend(http.text("path").map(|path| format!("path = {}", toml_string(path))));
-            keys.extend(http.text("host").map(|host| format!("host = {}", toml_string(host))));
+            for (key, is_good) in [("path", is_http_path as fn(&str) -> bool), ("host", is_http_host)] {
+                match http.text(key) {
+                    Some(text) if is_good(text) => keys.push(format!("{key} = {}", toml_string(text))),
+                    Some(text) => {
+                        let text = format!("{}: not taken over", quote(&format!("{key}: {text}")));
+                        pool.notes.push(Note::lost(http.at(), text));
+                    }
+                    None => {}
+                }
+            }
+            if http.peek("expected_statuses").is_none() {
+                keys.push("status = [200]".to_owned());
+            }
             http.rest(&mut pool.notes);
         } else if check.peek("custom_health_check").is_some_and(|custom| {
             custom
@@ -170,23 +185,25 @@ fn health(fields: &Fields<'_>, pool: &mut Pool) {
             item.lost("only the first check is taken over", &mut pool.notes);
             continue;
         }
-        for key in ["interval", "timeout"] {
-            let time = check.text(key).and_then(|text| duration(text, "s"));
-            let time = time.map(|time| time.max(std::time::Duration::from_millis(100)));
-            let time = time.and_then(|time| timeout(key_of(key), time, item.at, ""));
-            keys.extend(time.map(|time| format!("{key} = {}", time.value)));
+        let time = |key| check.text(key).and_then(|text| duration(text, "s"));
+        let (shortest, longest) = (Duration::from_millis(100), Duration::from_hours(24));
+        let interval = time("interval").unwrap_or(Duration::from_secs(5)).clamp(shortest, longest);
+        let limit = time("timeout").filter(|limit| !limit.is_zero()).unwrap_or(interval);
+        if limit > interval {
+            let text = "a `timeout` longer than `interval`: a check ends before the next here";
+            pool.notes.push(Note::lost(item.at, text));
         }
+        let times = [("interval", interval), ("timeout", limit.min(interval))];
+        let times = times.into_iter().filter_map(|(key, time)| timeout(key, time, item.at, ""));
+        keys.extend(times.map(|time| format!("{} = {}", time.key, time.value)));
         for (key, name) in [("healthy_threshold", "rise"), ("unhealthy_threshold", "fall")] {
             let count = check.parsed::<u32>(key).map(|count| count.clamp(1, 1000));
             keys.extend(count.map(|count| format!("{name} = {count}")));
         }
+        keys.extend(tls.map(|tls| format!("tls = {}", toml_table(tls))));
         check.rest(&mut pool.notes);
         pool.extras.push(Extra::new("health", toml_table(&keys), item.at, "health_checks"));
     }
-}
-
-fn key_of(key: &str) -> &'static str {
-    if key == "interval" { "interval" } else { "timeout" }
 }
 
 fn eject(fields: &Fields<'_>, pool: &mut Pool) {
@@ -196,21 +213,22 @@ fn eject(fields: &Fields<'_>, pool: &mut Pool) {
         .iter()
         .filter_map(|key| outliers.parsed::<u32>(key))
         .max();
-    keys.extend(failures.map(|failures| format!("failures = {}", failures.clamp(1, 1000))));
-    let time = outliers.text("base_ejection_time").and_then(|text| duration(text, "s"));
-    let time = time.and_then(|time| timeout("time", time, outliers.at(), ""));
+    keys.push(format!("failures = {}", failures.unwrap_or(5).clamp(1, 1000)));
+    let time = time_or(&outliers, "base_ejection_time", "30s", "time");
     keys.extend(time.map(|time| format!("time = {}", time.value)));
     outliers.rest(&mut pool.notes);
     pool.extras.push(Extra::new("eject", toml_table(&keys), outliers.at(), "outlier_detection"));
 }
 
-/// TLS or a PROXY header toward servers.
-fn transport(fields: &Fields<'_>, pool: &mut Pool) {
-    let Some(socket) = fields.map("transport_socket") else { return };
+/// TLS or a PROXY header toward servers. The keys of TLS that its checks need.
+fn transport(fields: &Fields<'_>, pool: &mut Pool) -> Option<Vec<String>> {
+    let socket = fields.map("transport_socket")?;
     let name = socket.text("name").unwrap_or_default();
     let Some(config) = socket.map("typed_config") else {
-        return pool.notes.push(Note::lost(socket.at(), "a transport_socket without typed_config"));
+        pool.notes.push(Note::lost(socket.at(), "a transport_socket without typed_config"));
+        return None;
     };
+    let mut tls = None;
     config.ignore(&["@type"]);
     if name.contains("upstream_proxy_protocol") {
         let version = config.map("config").and_then(|config| config.text("version").map(str::to_owned));
@@ -225,25 +243,31 @@ fn transport(fields: &Fields<'_>, pool: &mut Pool) {
     } else if name.contains("tls") {
         let mut keys = Vec::new();
         let common = config.map("common_tls_context");
-        if let Some(common) = &common {
-            let validation = common.map("validation_context");
-            let file =
-                validation.as_ref().and_then(|validation| validation.map("trusted_ca")?.text("filename"));
-            keys.extend(file.map(|file| format!("ca = {}", toml_string(file))));
-            if file.is_none() {
-                let text = "servers are verified here, against the system's authorities";
-                pool.notes.push(Note::lost(common.at(), text));
-            }
-            if let Some(validation) = validation {
-                validation.rest(&mut pool.notes);
-            }
+        let validation = common.as_ref().and_then(|common| common.map("validation_context"));
+        let file = validation.as_ref().and_then(|validation| validation.map("trusted_ca")?.text("filename"));
+        keys.extend(file.map(|file| format!("ca = {}", toml_string(file))));
+        let text = match file {
+            Some(_) => "certificates must be for the server's name here",
+            None => "certificates of servers are verified here, against the system's authorities",
+        };
+        pool.notes.push(Note::lost(config.at(), text));
+        if let Some(validation) = validation {
+            validation.rest(&mut pool.notes);
+        }
+        if let Some(common) = common {
             common.rest(&mut pool.notes);
         }
-        keys.extend(config.text("sni").map(|name| format!("server_name = {}", toml_string(name))));
+        match config.text("sni").map(server_host) {
+            Some(Some(name)) => keys.push(format!("server_name = {}", toml_string(&name))),
+            Some(None) => pool.notes.push(Note::lost(config.at(), "`sni`: no host name")),
+            None => {}
+        }
         pool.extras.push(Extra::new("tls", toml_table(&keys), socket.at(), "UpstreamTlsContext"));
+        tls = Some(keys);
     } else {
         pool.notes.push(Note::lost(socket.at(), format!("transport_socket {}: not taken over", quote(name))));
     }
     config.rest(&mut pool.notes);
     socket.rest(&mut pool.notes);
+    tls
 }

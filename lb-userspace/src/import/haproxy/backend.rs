@@ -1,7 +1,7 @@
 //! HAProxy's backends, as pools.
 
 use super::options::{ServerOptions, check_of};
-use super::section::{Section, Settings};
+use super::section::{Bases, Section, Settings};
 use crate::config::quote;
 use crate::import::model::{At, Extra, Model, Note, Pool, Server, Servers};
 use crate::import::values::{host_and_port, timeout, toml_string, toml_table};
@@ -12,6 +12,7 @@ use std::time::Duration;
 /// A backend as a pool, before a route uses it.
 pub(super) struct Backend {
     pub(super) at: At,
+    pub(super) settings: Settings,
     servers: Vec<Server>,
     extras: Vec<Extra>,
     notes: Vec<Note>,
@@ -43,7 +44,12 @@ pub(super) fn is_for_backend(words: &[&str]) -> bool {
 }
 
 /// Reads a backend, or the part of a `listen` that is one.
-pub(super) fn backend(section: &Section<'_>, mut settings: Settings, model_notes: &mut Vec<Note>) -> Backend {
+pub(super) fn backend(
+    section: &Section<'_>,
+    mut settings: Settings,
+    bases: &Bases,
+    model_notes: &mut Vec<Note>,
+) -> Backend {
     let mut notes = Vec::new();
     let mut servers = Vec::new();
     for line in &section.lines {
@@ -73,15 +79,21 @@ pub(super) fn backend(section: &Section<'_>, mut settings: Settings, model_notes
             }
         }
     }
-    let mut backend =
-        Backend { at: section.at, servers: Vec::new(), extras: Vec::new(), notes, index: Cell::new(None) };
-    if settings.http && section.kind == "backend" {
+    let mut backend = Backend {
+        at: section.at,
+        settings,
+        servers: Vec::new(),
+        extras: Vec::new(),
+        notes,
+        index: Cell::new(None),
+    };
+    if backend.settings.http && section.kind == "backend" {
         let text = format!("backend {}: HTTP is passed on as TCP", quote(section.name));
         backend.notes.push(Note::left_out(section.at, text));
     }
     backend.add_servers(&servers);
     let options: Vec<&(&Line, &str, ServerOptions)> = servers.iter().collect();
-    backend.add_keys(&settings, &options);
+    backend.add_keys(bases, &options);
     if section.kind == "listen" && backend.servers.is_empty() {
         model_notes.append(&mut backend.notes);
     }
@@ -94,6 +106,7 @@ impl Backend {
     }
 
     fn add_servers(&mut self, servers: &[(&Line, &str, ServerOptions)]) {
+        let mut has_backup = false;
         for (line, address, options) in servers {
             let drained = options.disabled || options.weight == Some(0);
             let Some((host, port)) = address_of(address) else {
@@ -104,6 +117,12 @@ impl Backend {
             if drained {
                 let text = format!("{}: it takes no connections (disabled, or weight 0)", line.quoted());
                 self.notes.push(Note::left_out(line.at, text));
+                continue;
+            }
+            if options.backup && !self.settings.all_backups && std::mem::replace(&mut has_backup, true) {
+                let text =
+                    format!("{}: without `option allbackups` the first backup is used alone", line.quoted());
+                self.notes.push(Note::lost(line.at, text));
                 continue;
             }
             let limit = options.max_connections;
@@ -120,9 +139,9 @@ impl Backend {
     }
 
     /// What all servers share here. What only some of them say is said for all.
-    fn add_keys(&mut self, settings: &Settings, servers: &[&(&Line, &str, ServerOptions)]) {
-        self.extras.extend(settings.balance.clone());
-        if let Some((at, time, said)) = settings.timeouts.get("connect") {
+    fn add_keys(&mut self, bases: &Bases, servers: &[&(&Line, &str, ServerOptions)]) {
+        self.extras.extend(self.settings.balance.clone());
+        if let Some((at, time, said)) = self.settings.timeouts.get("connect") {
             self.extras.extend(timeout("connect_timeout", *time, *at, said));
         }
         let first = |has: fn(&ServerOptions) -> bool| servers.iter().find(|(_, _, options)| has(options));
@@ -134,6 +153,7 @@ impl Backend {
             }
         };
         only_some(|options| options.check, "check");
+        only_some(ServerOptions::is_checked_in_tls, "check-ssl");
         only_some(|options| options.send_proxy.is_some(), "send-proxy");
         only_some(|options| options.ssl, "ssl");
         for what in some {
@@ -141,8 +161,8 @@ impl Backend {
             self.notes.push(Note::lost(self.at, text));
         }
         if let Some((line, _, options)) = first(|options| options.check) {
-            self.extras.push(health(settings, options, line));
-            self.notes.extend(settings.check.lost.clone());
+            self.notes.extend(self.settings.check.lost.clone());
+            self.extras.push(health(&self.settings, options, bases, line, &mut self.notes));
             if options.kill {
                 self.extras.push(Extra::new(
                     "on_down",
@@ -162,12 +182,15 @@ impl Backend {
         }
         if let Some((line, _, options)) = first(|options| options.ssl) {
             let mut keys = Vec::new();
-            keys.extend(options.authorities.as_deref().map(|file| format!("ca = {}", toml_string(file))));
+            keys.extend(options.authorities(bases).map(|file| format!("ca = {}", toml_string(&file))));
             let name = options.server_name.as_deref();
             keys.extend(name.map(|name| format!("server_name = {}", toml_string(name))));
             self.extras.push(Extra::new("tls", toml_table(&keys), line.at, "ssl"));
-            if options.no_verify {
+            if !options.is_verified(bases) {
                 let text = format!("{}: certificates of servers are verified here", line.quoted());
+                self.notes.push(Note::lost(line.at, text));
+            } else if name.is_none() {
+                let text = format!("{}: certificates must be for the server's name here", line.quoted());
                 self.notes.push(Note::lost(line.at, text));
             }
         }
@@ -186,28 +209,58 @@ impl Backend {
     }
 }
 
-fn health(settings: &Settings, options: &ServerOptions, line: &Line) -> Extra {
-    let mut keys = format!("check = \"{}\"{}", settings.check.kind, settings.check.keys);
-    let shortest = Duration::from_millis(100);
-    // HAProxy's default is 2 s.
-    let interval = options.inter.unwrap_or(Duration::from_secs(2)).max(shortest);
-    let mut add = |key, time, at| {
-        if let Some(extra) = timeout(key, time, at, "") {
-            keys.push_str(&format!(", {key} = {}", extra.value));
+fn health(
+    settings: &Settings,
+    options: &ServerOptions,
+    bases: &Bases,
+    line: &Line,
+    notes: &mut Vec<Note>,
+) -> Extra {
+    let (check, in_tls) = (&settings.check, options.is_checked_in_tls());
+    let kind = match check.kind {
+        "tcp" if in_tls => "tls",
+        // Here they ask for TLS first, as clients of PostgreSQL and MySQL do.
+        kind @ ("postgres" | "mysql") if in_tls => {
+            let text = format!("{}: {kind} inside TLS, only TLS is asked for", line.quoted());
+            notes.push(Note::lost(line.at, text));
+            "tls"
         }
+        kind => kind,
     };
-    add("interval", interval, line.at);
-    if let Some((at, time, _)) = settings.timeouts.get("check") {
-        add("timeout", *time, *at);
+    let mut keys = vec![format!("check = \"{kind}\"")];
+    if kind == check.kind {
+        keys.extend(check.keys.iter().cloned());
     }
+    let (shortest, longest) = (Duration::from_millis(100), Duration::from_hours(24));
+    // HAProxy's default is 2 s.
+    let interval = options.inter.unwrap_or(Duration::from_secs(2)).clamp(shortest, longest);
+    let mut limit = interval;
+    if let Some((at, time, said)) = settings.timeouts.get("check").filter(|(_, time, _)| !time.is_zero()) {
+        if *time > interval {
+            let text = format!("{}: longer than `inter`, a check ends before the next here", quote(said));
+            notes.push(Note::lost(*at, text));
+        }
+        limit = interval.min(*time);
+    }
+    let times = [timeout("interval", interval, line.at, ""), timeout("timeout", limit, line.at, "")];
+    keys.extend(times.into_iter().flatten().map(|time| format!("{} = {}", time.key, time.value)));
     let counts = [("rise", options.rise.unwrap_or(2)), ("fall", options.fall.unwrap_or(3))];
-    for (key, count) in counts {
-        keys.push_str(&format!(", {key} = {}", count.clamp(1, 1000)));
+    keys.extend(counts.map(|(key, count)| format!("{key} = {}", count.clamp(1, 1000))));
+    keys.extend(options.port.map(|port| format!("port = {port}")));
+    if in_tls {
+        let verified = options.is_verified(bases);
+        let ca = options.authorities(bases).filter(|_| verified);
+        let name = options.check_sni.as_ref().or(options.server_name.as_ref());
+        if let (Some(name), false) = (&options.check_sni, verified) {
+            let text = format!("{}: certificates must be for {} here", line.quoted(), quote(name));
+            notes.push(Note::lost(line.at, text));
+        }
+        let ca = ca.map(|file| format!("ca = {}", toml_string(&file)));
+        let name = name.map(|name| format!("server_name = {}", toml_string(name)));
+        let tls: Vec<_> = ca.into_iter().chain(name).collect();
+        keys.push(format!("tls = {}", toml_table(&tls)));
     }
-    if let Some(port) = options.port.filter(|&port| port > 0) {
-        keys.push_str(&format!(", port = {port}"));
-    }
-    Extra::new("health", format!("{{ {keys} }}"), line.at, "check")
+    Extra::new("health", toml_table(&keys), line.at, "check")
 }
 
 /// `10.0.0.1:6379`, `[::1]:6379`, `::1:6379`, `name:6379`, also behind `ipv4@` or `ipv6@`.

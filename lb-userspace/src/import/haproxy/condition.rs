@@ -134,6 +134,14 @@ impl Condition {
         Some(names)
     }
 
+    /// Whether it lets nobody through who sends no ClientHello.
+    pub(super) fn is_of_tls(&self) -> bool {
+        let asks = |(positive, terms): &(bool, Rc<Vec<Term>>)| {
+            *positive && terms.iter().all(|term| matches!(term, Term::Names(_) | Term::Hello))
+        };
+        self.0.iter().all(|alternative| alternative.iter().any(asks))
+    }
+
     /// Its only test.
     pub(super) fn single(&self) -> Option<(bool, Term)> {
         let [alternative] = self.0.as_slice() else { return None };
@@ -243,7 +251,7 @@ mod tests {
     use super::*;
     use crate::import::model::At;
 
-    fn names(words: &str) -> Option<String> {
+    fn read(words: &str) -> Option<Condition> {
         let words: Vec<&str> = words.split(' ').filter(|word| !word.is_empty()).collect();
         let line = Line { at: At { file: 0, line: 1 }, words: Vec::new() };
         let (mut auxiliary, mut acls, mut notes) = (Auxiliary::default(), Acls::default(), Vec::new());
@@ -251,9 +259,32 @@ mod tests {
         acls.add("app", &["req.ssl_sni", "app2.example"], &line, &mut auxiliary, &mut notes);
         acls.add("any", &["req.ssl_sni", "app3.example"], &line, &mut auxiliary, &mut notes);
         acls.add("any", &["req.ssl_hello_type", "1"], &line, &mut auxiliary, &mut notes);
+        acls.add("both", &["req.ssl_hello_type", "1"], &line, &mut auxiliary, &mut notes);
+        acls.add("both", &["src", "10.0.0.0/8"], &line, &mut auxiliary, &mut notes);
         acls.add("odd", &["req.ssl_sni", "-m", "reg", "^a"], &line, &mut auxiliary, &mut notes);
         acls.add("inside", &["src", "10.0.0.0/8"], &line, &mut auxiliary, &mut notes);
-        Some(Condition::read(&words, &acls, &line, &mut auxiliary, &mut notes)?.names()?.join(" "))
+        Condition::read(&words, &acls, &line, &mut auxiliary, &mut notes)
+    }
+
+    fn names(words: &str) -> Option<String> {
+        Some(read(words)?.names()?.join(" "))
+    }
+
+    #[test]
+    fn some_conditions_need_a_hello() {
+        for (words, expected) in [
+            ("", false),
+            ("if app", true),
+            ("if any", true),
+            ("if { req.ssl_hello_type 1 }", true),
+            ("if inside { req.ssl_hello_type 1 }", true),
+            ("if app || { req.ssl_hello_type 1 }", true),
+            ("if app or TRUE", false),
+            ("if both", false),
+            ("if !app", false),
+        ] {
+            assert_eq!(read(words).map(|condition| condition.is_of_tls()), Some(expected), "{words}");
+        }
     }
 
     #[test]

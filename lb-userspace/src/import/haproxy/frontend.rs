@@ -2,14 +2,14 @@
 
 use super::backend::{Backend, is_for_backend};
 use super::condition::{self, Acls, Condition, Matching, Term};
-use super::section::{Section, Settings};
+use super::section::{Bases, Section, Settings, idle_timeout};
 use crate::config::quote;
 use crate::import::auxiliary::Auxiliary;
 use crate::import::model::{
     ANY, At, Certificate, ClientCa, Extra, LARGEST, Listener, Model, Note, PROXY_FROM_ANYBODY, Protocol,
     Route, Termination, default_gateway, in_default, parents,
 };
-use crate::import::values::{duration, timeout, toml_list};
+use crate::import::values::{duration, port, timeout, toml_list};
 use crate::import::words::{Line, lines};
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,13 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) struct Known<'r, 'a> {
     pub(super) bases: &'r Bases,
     pub(super) backends: &'r BTreeMap<&'a str, Backend>,
-}
-
-/// The directories in which files are that are no whole paths.
-#[derive(Default)]
-pub(super) struct Bases {
-    pub(super) certificates: Option<String>,
-    pub(super) authorities: Option<String>,
+    /// Addresses that any `bind` says.
+    pub(super) said: &'r HashSet<(IpAddr, u16)>,
 }
 
 /// A rule that sends clients to a backend.
@@ -33,6 +28,8 @@ struct Rule {
     said: String,
     /// [`ANY`] among them: everybody.
     hosts: Vec<String>,
+    /// Only those of clients that begin with TLS.
+    of_tls: bool,
     backend: String,
 }
 
@@ -55,7 +52,8 @@ pub(super) struct Frontend<'r, 'a, 'x> {
     size: usize,
     /// Of the listener.
     extras: Vec<Extra>,
-    timeouts: Vec<Extra>,
+    /// Clients that do not begin with TLS are refused before any rule.
+    refuses_others: bool,
     notes: Vec<Note>,
 }
 
@@ -78,7 +76,7 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
             rules: Vec::new(),
             size: 0,
             extras: Vec::new(),
-            timeouts: Vec::new(),
+            refuses_others: false,
             notes: Vec::new(),
         }
     }
@@ -112,8 +110,17 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
     fn bind(&mut self, address: &str, options: &[&str], line: &Line) {
         let mut addresses = Vec::new();
         for part in address.split(',') {
-            match addresses_of(part, options.contains(&"v4v6")) {
-                Some(mut found) => addresses.append(&mut found),
+            match address_of(part) {
+                Some(address) => {
+                    // What listens on `::` has IPv4, too, unless something else listens there.
+                    let (v4, v6) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+                    let implied = (v4.into(), address.1);
+                    if address.0 == v6 && !options.contains(&"v6only") && !self.known.said.contains(&implied)
+                    {
+                        addresses.push(implied);
+                    }
+                    addresses.push(address);
+                }
                 None => {
                     let text = format!("{}: {} is no address and port", line.quoted(), quote(part));
                     self.notes.push(Note::lost(line.at, text));
@@ -121,17 +128,13 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
             }
         }
         let bases = self.known.bases;
-        let below = |base: &Option<String>, file: &str| match base {
-            Some(base) if !file.starts_with('/') => format!("{base}/{file}"),
-            _ => file.to_owned(),
-        };
         let (mut ssl, mut certificates, mut authorities, mut verify) = (false, Vec::new(), None, "none");
         let mut rest = options.iter();
         while let Some(option) = rest.next() {
             match *option {
                 "ssl" => ssl = true,
                 "crt" => {
-                    let file = below(&bases.certificates, rest.next().unwrap_or(&""));
+                    let file = bases.certificate(rest.next().unwrap_or(&""));
                     if file.ends_with('/') {
                         let text = format!("{}: a directory of certificates; name the files", line.quoted());
                         self.notes.push(Note::lost(line.at, text));
@@ -140,7 +143,7 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
                     }
                 }
                 "ca-file" => {
-                    authorities = rest.next().map(|file| ClientCa::File(below(&bases.authorities, file)))
+                    authorities = rest.next().and_then(|file| bases.authorities(file)).map(ClientCa::File);
                 }
                 "verify" => verify = rest.next().unwrap_or(&"none"),
                 "accept-proxy" => {
@@ -188,15 +191,14 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
             _ => None,
         };
         if verify == "required" && client_ca.is_none() {
-            let text = format!("{}: verify without ca-file (restricts who may connect)", line.quoted());
+            let text = format!(
+                "{}: verify without a file of authorities (restricts who may connect)",
+                line.quoted()
+            );
             self.notes.push(Note::lost(line.at, text));
         }
         if certificates.is_empty() {
             certificates.push(Certificate::Unknown);
-        }
-        if certificates.len() > 1 {
-            let text = format!("{}: several certificates; give each route its own", line.quoted());
-            self.notes.push(Note::to_do(line.at, text));
         }
         if !addresses.is_empty() {
             let tls = ssl.then_some(Termination { certificates, client_ca });
@@ -212,6 +214,7 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
             return self.notes.push(line.unknown());
         }
         let condition = Condition::read(rest, &self.acls, line, self.auxiliary, &mut self.notes);
+        let of_tls = condition.as_ref().is_some_and(Condition::is_of_tls);
         let Some(hosts) = condition.and_then(|condition| condition.names()) else {
             let text =
                 format!("{}: only conditions on the SNI are taken over, the rule is left out", line.quoted());
@@ -219,7 +222,8 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
         };
         self.size += hosts.len();
         if self.size <= LARGEST {
-            self.rules.push(Rule { at: line.at, said: line.quoted(), hosts, backend: target.to_owned() });
+            let (at, said, backend) = (line.at, line.quoted(), target.to_owned());
+            self.rules.push(Rule { at, said, hosts, of_tls, backend });
         }
     }
 
@@ -262,14 +266,15 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
                     if self.size > LARGEST {
                         return;
                     }
-                    self.rules.push(Rule { at: entry.at, said, hosts, backend: backend.clone() });
+                    let backend = backend.clone();
+                    self.rules.push(Rule { at: entry.at, said, hosts, of_tls: true, backend });
                 }
                 None => self.notes.push(entry.unknown()),
             }
         }
         if let Some(default) = default {
-            let hosts = vec![ANY.to_owned()];
-            self.rules.push(Rule { at: line.at, said: line.quoted(), hosts, backend: default.to_owned() });
+            let (hosts, said) = (vec![ANY.to_owned()], line.quoted());
+            self.rules.push(Rule { at: line.at, said, hosts, of_tls: true, backend: default.to_owned() });
         }
     }
 
@@ -287,9 +292,15 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
                 let condition = Condition::read(rest, &self.acls, line, self.auxiliary, &mut self.notes);
                 let networks = match condition.as_ref().and_then(Condition::single) {
                     // A client without a ClientHello is refused here, and one that has sent it is let in.
-                    Some((positive, Term::Hello)) if positive == (*verb == "accept") => return,
+                    Some((positive, Term::Hello)) if positive == (*verb == "accept") => {
+                        self.refuses_others |= *verb == "reject";
+                        return;
+                    }
                     // What no name or rule takes is refused here.
-                    None if *verb == "reject" && rest.is_empty() => return,
+                    None if *verb == "reject" && rest.is_empty() => {
+                        self.refuses_others = true;
+                        return;
+                    }
                     Some((positive, Term::Source(networks))) if *verb == "reject" => {
                         let key = if positive { "deny" } else { "allow" };
                         Some((key, toml_list(&networks)))
@@ -326,14 +337,14 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
         }
         if let Some((at, backend)) = self.settings.default_backend.take() {
             let said = quote(&format!("default_backend {backend}"));
-            self.rules.push(Rule { at, said, hosts: vec![ANY.to_owned()], backend });
+            self.rules.push(Rule { at, said, hosts: vec![ANY.to_owned()], of_tls: false, backend });
         }
         if kind == "listen" && self.known.backends.contains_key(name) {
             let (hosts, said) = (vec![ANY.to_owned()], quote(&format!("listen {name}")));
-            self.rules.push(Rule { at: self.section.at, said, hosts, backend: name.to_owned() });
+            let at = self.section.at;
+            self.rules.push(Rule { at, said, hosts, of_tls: false, backend: name.to_owned() });
         }
         self.extras.extend(self.settings.max_connections.take());
-        self.timeouts.extend(self.settings.idle_timeout());
         // Binds that end TLS in different ways are listeners of their own.
         let mut groups: Vec<Bind> = Vec::new();
         for bind in std::mem::take(&mut self.binds) {
@@ -345,8 +356,9 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
         let several = groups.len() > 1;
         for (index, Bind { line, addresses, tls }) in groups.into_iter().enumerate() {
             let own = if several { format!("{name}-{}", index + 1) } else { name.to_owned() };
-            let by_name = self.rules.iter().any(|rule| rule.hosts.iter().any(|host| host != ANY));
-            let protocol = if tls.is_some() || by_name { Protocol::Tls } else { Protocol::Tcp };
+            let by_hello =
+                self.rules.iter().any(|rule| rule.of_tls || rule.hosts.iter().any(|host| host != ANY));
+            let protocol = if tls.is_some() || by_hello { Protocol::Tls } else { Protocol::Tcp };
             let at = if several { line.at } else { self.section.at };
             let mut listener = Listener::new(at, own, default_gateway(), protocol);
             // Lists of networks may be long, and each listener has them.
@@ -370,6 +382,9 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
     fn routes(&mut self, listener: usize, tls: Option<&Termination>, model: &mut Model) {
         let mut taken: HashSet<String> = HashSet::new();
         let mut of_backend: BTreeMap<String, usize> = BTreeMap::new();
+        // Nothing more is to be said of clients that do not begin with TLS.
+        let mut without_tls =
+            self.refuses_others || tls.is_some() || model.listeners[listener].protocol == Protocol::Tcp;
         for rule in &self.rules {
             let Some(backend) = self.known.backends.get(rule.backend.as_str()) else {
                 let text = format!("{}: there is no such backend", rule.said);
@@ -377,6 +392,11 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
                 continue;
             };
             self.used.insert(rule.backend.clone());
+            let any = rule.hosts.iter().any(|host| host == ANY);
+            if any && !rule.of_tls && !std::mem::replace(&mut without_tls, true) {
+                let text = format!("{}: clients that do not begin with TLS are refused", rule.said);
+                model.notes.push(Note::lost(rule.at, text));
+            }
             let mut hosts = Vec::new();
             for host in &rule.hosts {
                 if parents(host).iter().chain([host]).any(|host| taken.contains(host)) {
@@ -403,7 +423,7 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
             let pool = backend.pool(&rule.backend, model);
             let mut route = Route::new(rule.at, in_default(&rule.backend), listener);
             (route.hosts, route.tls, route.backends) = (hosts, tls.cloned(), vec![(pool, 1)]);
-            route.extras.clone_from(&self.timeouts);
+            route.extras.extend(idle_timeout(&self.settings, &backend.settings));
             if !any {
                 of_backend.insert(rule.backend.clone(), model.routes.len());
             }
@@ -412,15 +432,25 @@ impl<'r, 'a, 'x> Frontend<'r, 'a, 'x> {
     }
 }
 
+/// The addresses that a section's `bind` lines say.
+pub(super) fn said_addresses(section: &Section<'_>) -> Vec<(IpAddr, u16)> {
+    let binds = section.lines.iter().filter(|line| line.words.first().is_some_and(|word| word == "bind"));
+    let parts = binds.filter_map(|line| line.words.get(1)).flat_map(|addresses| addresses.split(','));
+    parts.filter_map(address_of).collect()
+}
+
 /// `*:443`, `:443`, `10.0.0.1:443`, `:::443`, `[::]:443`, `ipv4@…`, `ipv6@…`.
-fn addresses_of(text: &str, both: bool) -> Option<Vec<(IpAddr, u16)>> {
-    let text = text.strip_prefix("ipv4@").or_else(|| text.strip_prefix("ipv6@")).unwrap_or(text);
-    let (host, port) = text.rsplit_once(':')?;
-    let port = port.parse().ok().filter(|&port| port > 0)?;
+fn address_of(text: &str) -> Option<(IpAddr, u16)> {
+    let v6 = text.strip_prefix("ipv6@");
+    let text = v6.or_else(|| text.strip_prefix("ipv4@")).unwrap_or(text);
+    let (host, number) = text.rsplit_once(':')?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let (v4, v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
-    let address: IpAddr = if host.is_empty() || host == "*" { v4 } else { host.parse().ok()? };
-    Some(if address == v6 && both { vec![(v4, port), (v6, port)] } else { vec![(address, port)] })
+    let address = match host {
+        "" | "*" if v6.is_some() => Ipv6Addr::UNSPECIFIED.into(),
+        "" | "*" => Ipv4Addr::UNSPECIFIED.into(),
+        host => host.parse().ok()?,
+    };
+    Some((address, port(number)?))
 }
 
 #[cfg(test)]
@@ -429,17 +459,21 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_haproxy_writes_them() {
-        let read = |text, both| {
-            addresses_of(text, both)
-                .map(|found| found.iter().map(|(ip, port)| format!("{ip} {port}")).collect())
-        };
-        let some = |texts: &[&str]| Some(texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
-        assert_eq!(read("*:443", false), some(&["0.0.0.0 443"]));
-        assert_eq!(read(":443", false), some(&["0.0.0.0 443"]));
-        assert_eq!(read(":::443", true), some(&["0.0.0.0 443", ":: 443"]));
-        assert_eq!(read("[2001:db8::1]:443", true), some(&["2001:db8::1 443"]));
-        for other in ["", "443", "*:0", "*:100-200", "/run/socket", "abns@name", "${HOST}:443", "fd@3"] {
-            assert_eq!(read(other, false), None, "{other}");
+        let read = |text| address_of(text).map(|(ip, port)| format!("{ip} {port}"));
+        for (text, expected) in [
+            ("*:443", "0.0.0.0 443"),
+            (":443", "0.0.0.0 443"),
+            ("ipv4@:443", "0.0.0.0 443"),
+            (":::443", ":: 443"),
+            ("ipv6@*:443", ":: 443"),
+            ("[2001:db8::1]:443", "2001:db8::1 443"),
+        ] {
+            assert_eq!(read(text).as_deref(), Some(expected), "{text}");
+        }
+        for other in
+            ["", "443", "*:0", "*:+443", "*:100-200", "/run/socket", "abns@name", "${HOST}:443", "fd@3"]
+        {
+            assert_eq!(read(other), None, "{other}");
         }
     }
 }

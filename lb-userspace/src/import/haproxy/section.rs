@@ -49,6 +49,34 @@ pub(super) struct Section<'a> {
     pub(super) lines: Vec<Line>,
 }
 
+/// What all sections share, from `global`.
+#[derive(Default)]
+pub(super) struct Bases {
+    /// The directories in which files are that are no whole paths.
+    pub(super) certificate_directory: Option<String>,
+    pub(super) authority_directory: Option<String>,
+    /// Servers that do not say `verify` may show any certificate.
+    pub(super) no_verify: bool,
+}
+
+impl Bases {
+    pub(super) fn certificate(&self, file: &str) -> String {
+        below(self.certificate_directory.as_deref(), file)
+    }
+
+    /// A file of authorities; none: the system's.
+    pub(super) fn authorities(&self, file: &str) -> Option<String> {
+        (file != "@system-ca").then(|| below(self.authority_directory.as_deref(), file))
+    }
+}
+
+fn below(directory: Option<&str>, file: &str) -> String {
+    match directory {
+        Some(directory) if !file.starts_with('/') => format!("{directory}/{file}"),
+        _ => file.to_owned(),
+    }
+}
+
 /// What a proxy has of its own or from `defaults`.
 #[derive(Clone, Default)]
 pub(super) struct Settings {
@@ -58,6 +86,8 @@ pub(super) struct Settings {
     pub(super) balance: Option<Extra>,
     pub(super) check: Check,
     pub(super) server: ServerOptions,
+    /// All backups take connections, not only the first one that is up.
+    pub(super) all_backups: bool,
     pub(super) default_backend: Option<(At, String)>,
 }
 
@@ -122,6 +152,8 @@ impl Settings {
             ["default_backend", name] => self.default_backend = Some((line.at, (*name).to_owned())),
             ["default-server", ..] => self.server.read(&line.words[1..], line, notes),
             ["option", check, rest @ ..] if self.check.option(check, rest, line) => {}
+            ["option", "allbackups"] => self.all_backups = true,
+            ["no", "option", "allbackups"] => self.all_backups = false,
             // Keepalive is always on here, and a refused connection is tried elsewhere.
             [
                 "option",
@@ -154,11 +186,14 @@ impl Settings {
         true
     }
 
-    /// The time after which a silent connection ends: the tunnel's, or the shorter of the two sides'.
-    pub(super) fn idle_timeout(&self) -> Option<Extra> {
-        let sides = ["client", "server"].into_iter().filter_map(|side| self.timeouts.get(side));
-        let shorter = sides.filter(|(_, time, _)| !time.is_zero()).min_by_key(|(_, time, _)| *time);
-        let (at, time, said) = self.timeouts.get("tunnel").or(shorter)?;
-        timeout("idle_timeout", *time, *at, said)
+    fn time(&self, kind: &str) -> Option<&(At, Duration, String)> {
+        self.timeouts.get(kind).filter(|(_, time, _)| !time.is_zero())
     }
+}
+
+/// The time after which a silent connection ends: the tunnel's, which is the backend's, or the shorter of the two sides'.
+pub(super) fn idle_timeout(frontend: &Settings, backend: &Settings) -> Option<Extra> {
+    let sides = frontend.time("client").into_iter().chain(backend.time("server"));
+    let (at, time, said) = backend.time("tunnel").or(sides.min_by_key(|(_, time, _)| *time))?;
+    timeout("idle_timeout", *time, *at, said)
 }

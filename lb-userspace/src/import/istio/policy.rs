@@ -62,11 +62,8 @@ pub(super) fn policy_of(policy: &Fields<'_>, pool: &mut Pool) {
     if let Some(outliers) = policy.map("outlierDetection") {
         let keys = ["consecutive5xxErrors", "consecutiveGatewayErrors", "consecutiveLocalOriginFailures"];
         let failures = keys.iter().filter_map(|key| outliers.parsed::<u32>(key)).max();
-        let time = outliers.text("baseEjectionTime").and_then(|text| duration(text, "s"));
-        let mut keys = Vec::new();
-        keys.extend(
-            failures.filter(|failures| (1..=1000).contains(failures)).map(|n| format!("failures = {n}")),
-        );
+        let time = duration(outliers.text("baseEjectionTime").unwrap_or("30s"), "s");
+        let mut keys = vec![format!("failures = {}", failures.unwrap_or(5).clamp(1, 1000))];
         let time = time.and_then(|time| timeout("time", time, outliers.at(), ""));
         keys.extend(time.map(|time| format!("time = {}", time.value)));
         extras.push(Extra::new("eject", toml_table(&keys), outliers.at(), "outlierDetection"));

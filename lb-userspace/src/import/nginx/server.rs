@@ -8,17 +8,56 @@ use crate::import::model::{
     ANY, At, Certificate, ClientCa, Extra, Listener, Model, Note, PROXY_FROM_ANYBODY, Protocol, Route,
     Termination, default_gateway, in_default,
 };
-use crate::import::values::{duration, timeout, toml_list, toml_string, toml_table};
-use std::collections::{BTreeMap, HashMap};
+use crate::import::values::{duration, port, server_host, timeout, toml_list, toml_string, toml_table};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// nginx's defaults of `proxy_timeout` and `proxy_connect_timeout`.
+/// nginx's defaults of `proxy_timeout`, `proxy_connect_timeout`, `preread_timeout` and `ssl_handshake_timeout`.
 const IDLE: Duration = Duration::from_mins(10);
 const CONNECT: Duration = Duration::from_mins(1);
+const PREREAD: Duration = Duration::from_secs(30);
+const HANDSHAKE: Duration = Duration::from_mins(1);
 
-/// The listener of each list of addresses.
-pub(super) type Listeners = HashMap<Vec<(IpAddr, u16)>, usize>;
+/// Where all servers listen.
+pub(super) struct Listeners {
+    /// The listener of each list of addresses.
+    known: HashMap<Vec<(IpAddr, u16)>, usize>,
+    /// Ports of `[::]` that are those of IPv4, too: one server says so for all.
+    of_both_families: HashSet<u16>,
+    /// Addresses that have a `default_server`.
+    with_default: HashSet<(IpAddr, u16)>,
+}
+
+impl Listeners {
+    pub(super) fn of(servers: &[Directive]) -> Self {
+        let mut listeners =
+            Self { known: HashMap::new(), of_both_families: HashSet::new(), with_default: HashSet::new() };
+        let lines = servers.iter().flat_map(|server| server.block.as_deref().unwrap_or_default());
+        for line in lines.filter(|line| line.name() == "listen") {
+            let Some(address) = line.words.get(1).and_then(|address| listen_of(address)) else { continue };
+            let says = |option: &str| line.words.iter().skip(2).any(|word| word == option);
+            if says("ipv6only=off") && address.0 == Ipv6Addr::UNSPECIFIED {
+                listeners.of_both_families.insert(address.1);
+            }
+            if says("default_server") {
+                listeners.with_default.insert(address);
+            }
+        }
+        listeners
+    }
+
+    /// Adds to `[::]` what it stands for.
+    fn widen(&self, listens: &mut Vec<(IpAddr, u16)>) {
+        for (index, (ip, port)) in listens.clone().into_iter().enumerate().rev() {
+            let v4 = (Ipv4Addr::UNSPECIFIED.into(), port);
+            if ip == Ipv6Addr::UNSPECIFIED && self.of_both_families.contains(&port) && !listens.contains(&v4)
+            {
+                listens.insert(index, v4);
+            }
+        }
+    }
+}
 
 #[derive(Default)]
 pub(super) struct ReadServer {
@@ -38,11 +77,15 @@ pub(super) struct ReadServer {
     tls: Option<At>,
     tls_ca: Option<String>,
     tls_name: Option<String>,
+    tls_verify: bool,
     allow: Vec<String>,
     deny: Vec<String>,
-    /// Nobody comes after this.
+    /// Nobody else comes.
     closed: bool,
-    hello_timeout: Option<Extra>,
+    /// Everybody else comes.
+    open: bool,
+    preread_timeout: Option<Extra>,
+    handshake_timeout: Option<Extra>,
     idle_timeout: Option<Extra>,
     connect_timeout: Option<Extra>,
     send_proxy: Option<Extra>,
@@ -76,9 +119,8 @@ impl ReadServer {
             ["proxy_pass", target] => self.target = Some((at, (*target).to_owned())),
             ["proxy_timeout", text] => self.idle_timeout = time("idle_timeout", text),
             ["proxy_connect_timeout", text] => self.connect_timeout = time("connect_timeout", text),
-            ["preread_timeout" | "ssl_handshake_timeout", text] => {
-                self.hello_timeout = time("hello_timeout", text)
-            }
+            ["preread_timeout", text] => self.preread_timeout = time("hello_timeout", text),
+            ["ssl_handshake_timeout", text] => self.handshake_timeout = time("hello_timeout", text),
             ["proxy_protocol", "on"] => {
                 self.send_proxy = Some(Extra::new("send_proxy", "\"v1\"", at, &directive.said()));
             }
@@ -88,11 +130,12 @@ impl ReadServer {
             ["ssl_verify_client", value] => self.verify = (*value).to_owned(),
             ["proxy_ssl", value] => self.tls = (*value == "on").then_some(at),
             ["proxy_ssl_trusted_certificate", file] => self.tls_ca = Some((*file).to_owned()),
-            ["proxy_ssl_name", name] if !name.contains('$') => self.tls_name = Some((*name).to_owned()),
-            ["proxy_ssl_verify", "on"] | ["proxy_ssl_server_name" | "proxy_ssl_session_reuse", _] => {}
+            ["proxy_ssl_name", name] if server_host(name).is_some() => self.tls_name = server_host(name),
+            ["proxy_ssl_verify", value] => self.tls_verify = *value == "on",
+            ["proxy_ssl_server_name" | "proxy_ssl_session_reuse", _] => {}
             ["proxy_protocol" | "proxy_half_close", "off"] => {}
-            // Nobody gets as far as the rules behind `deny all`.
-            ["allow" | "deny", _] if self.closed => {}
+            // Nobody gets as far as the rules behind `deny all` or `allow all`.
+            ["allow" | "deny", _] if self.closed || self.open => {}
             ["allow" | "deny", network] => self.access(words[0], network, directive),
             ["proxy_next_upstream" | "proxy_next_upstream_tries" | "proxy_next_upstream_timeout", ..] => {
                 self.notes.push(directive.aside());
@@ -109,7 +152,7 @@ impl ReadServer {
             "deny" if network == "all" => self.closed = true,
             "deny" if good && self.allow.is_empty() => self.deny.push(network.to_owned()),
             "allow" if good => self.allow.push(network.to_owned()),
-            "allow" if network == "all" && self.allow.is_empty() => {}
+            "allow" if network == "all" => self.open = true,
             _ => {
                 let text = format!("{}: not taken over (restricts who may connect)", directive.quoted());
                 self.notes.push(Note::lost(directive.at, text));
@@ -185,11 +228,19 @@ impl ReadServer {
         } else {
             vec![(at, vec![ANY.to_owned()], target)]
         };
+        listeners.widen(&mut self.listens);
+        let is_with_default = |address| listeners.with_default.contains(address);
+        let has_default = self.listens.iter().any(is_with_default);
+        if !self.default && self.names.is_empty() && self.listens.iter().all(is_with_default) {
+            let text = "a server without names: clients of this address go to its default_server";
+            self.notes.push(Note::left_out(self.at(), text));
+            return model.notes.append(&mut self.notes);
+        }
         let by_name = !self.names.is_empty()
             || choices.iter().any(|(_, hosts, _)| hosts.iter().any(|host| host != ANY));
         let next = model.listeners.len();
-        let listener = self.listener(by_name, listeners, model);
-        self.default |= listener == next;
+        let listener = self.listener(by_name, &mut listeners.known, model);
+        self.default |= listener == next && !has_default;
         let tls = self.ends_tls.then(|| self.termination());
         let keys = self.pool_keys();
         // The names of a pool are one route.
@@ -249,16 +300,31 @@ impl ReadServer {
             let name = self.tls_name.as_deref().map(|name| format!("server_name = {}", toml_string(name)));
             let parts: Vec<_> = ca.into_iter().chain(name).collect();
             keys.push(Extra::new("tls", toml_table(&parts), at, "proxy_ssl on"));
+            if !self.tls_verify {
+                let text = "`proxy_ssl on`: certificates of servers are verified here";
+                self.notes.push(Note::lost(at, text));
+            }
         }
         keys
     }
 
     /// Servers of the same addresses are one listener: nginx tells them apart by `server_name`.
-    fn listener(&mut self, by_name: bool, known: &mut Listeners, model: &mut Model) -> usize {
+    fn listener(
+        &mut self,
+        by_name: bool,
+        known: &mut HashMap<Vec<(IpAddr, u16)>, usize>,
+        model: &mut Model,
+    ) -> usize {
         let at = self.at();
         let protocol = if by_name || self.ends_tls || self.preread { Protocol::Tls } else { Protocol::Tcp };
         let mut extras: Vec<Extra> = Vec::new();
-        extras.extend(self.hello_timeout.take().filter(|_| protocol != Protocol::Tcp));
+        if protocol == Protocol::Tls {
+            let (said, default) = match self.ends_tls {
+                true => (self.handshake_timeout.take(), HANDSHAKE),
+                false => (self.preread_timeout.take(), PREREAD),
+            };
+            extras.extend(said.or_else(|| timeout("hello_timeout", default, at, "")));
+        }
         if self.closed {
             extras.push(Extra::new("allow", toml_list(&self.allow), at, "allow"));
         }
@@ -266,7 +332,12 @@ impl ReadServer {
             extras.push(Extra::new("deny", toml_list(&self.deny), at, "deny"));
         }
         if let Some(&index) = known.get(&self.listens) {
-            if !extras.is_empty() {
+            let first = &model.listeners[index].extras;
+            let said = |extras: &[Extra]| {
+                let said = extras.iter().filter(|extra| !extra.said.is_empty());
+                said.map(|extra| (extra.key, extra.value.clone())).collect::<Vec<_>>()
+            };
+            if said(&extras) != said(first) {
                 let text = "a second server of one address: only the first one's times and lists of clients are taken \
                             over (restricts who may connect)";
                 self.notes.push(Note::lost(at, text));
@@ -301,8 +372,8 @@ impl ReadServer {
 
 /// `443`, `10.0.0.1:443`, `*:443`, `[::]:443`.
 fn listen_of(text: &str) -> Option<(IpAddr, u16)> {
-    let (host, port) = text.rsplit_once(':').unwrap_or(("*", text));
-    let port = port.parse().ok().filter(|&port| port > 0)?;
+    let (host, number) = text.rsplit_once(':').unwrap_or(("*", text));
+    let port = port(number)?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match bare {
         "*" => Some((Ipv4Addr::UNSPECIFIED.into(), port)),

@@ -3,35 +3,34 @@
 use super::syntax::Directive;
 use crate::config::quote;
 use crate::import::model::{At, Extra, Model, Note, Pool, Server, Servers};
-use crate::import::values::{duration, host_and_port, timeout};
+use crate::import::values::{duration, host_and_port, timeout, toml_table};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub(super) struct Upstream {
     pub(super) at: At,
     servers: Vec<Server>,
+    /// Of each server.
+    failures: Vec<Failures>,
     extras: Vec<Extra>,
     notes: Vec<Note>,
 }
 
-/// When a server is passed over: the first that says it, for all.
-#[derive(Default)]
-struct Failures {
-    at: Option<At>,
-    count: Option<u32>,
-    time: Option<String>,
-}
+/// `max_fails` and `fail_timeout`: after how many failures a server is passed over, and for how long.
+type Failures = (u32, Duration);
+
+/// nginx's defaults of them.
+const FAILURES: Failures = (1, Duration::from_secs(10));
 
 impl Upstream {
     pub(super) fn read(at: At, block: &[Directive]) -> Self {
-        let mut upstream = Self { at, servers: Vec::new(), extras: Vec::new(), notes: Vec::new() };
+        let mut upstream =
+            Self { at, servers: Vec::new(), failures: Vec::new(), extras: Vec::new(), notes: Vec::new() };
         let mut balance = None;
-        let mut failures = Failures::default();
         for directive in block {
             let words: Vec<&str> = directive.words.iter().map(String::as_str).collect();
             match words.as_slice() {
-                ["server", address, options @ ..] => {
-                    upstream.server(address, options, directive, &mut failures)
-                }
+                ["server", address, options @ ..] => upstream.server(address, options, directive),
                 ["least_conn"] => balance = Some((directive, "\"least-connections\"")),
                 ["random", ..] => balance = Some((directive, "\"random\"")),
                 ["hash", "$remote_addr" | "$binary_remote_addr", ..] => {
@@ -44,21 +43,31 @@ impl Upstream {
         if let Some((directive, value)) = balance {
             upstream.extras.push(Extra::new("balance", value, directive.at, &directive.said()));
         }
-        if let Some(at) = failures.at {
-            // nginx's default is one failure.
-            let time = failures.time.map_or_else(String::new, |time| format!(", time = {time}"));
-            let value = format!("{{ failures = {}{time} }}", failures.count.unwrap_or(1));
-            upstream.extras.push(Extra::new("eject", value, at, "max_fails, fail_timeout"));
-        }
+        upstream.eject();
         upstream
     }
 
-    fn server(&mut self, address: &str, options: &[&str], directive: &Directive, failures: &mut Failures) {
+    /// What its servers share here. The only server is never passed over there.
+    fn eject(&mut self) {
+        let [first, _, ..] = self.failures.as_slice() else { return };
+        if self.failures.iter().any(|failures| failures != first) {
+            let text = "`max_fails`, `fail_timeout`: the first server's that has any, of all here";
+            self.notes.push(Note::lost(self.at, text));
+        }
+        let Some((count, time)) = self.failures.iter().find(|(count, _)| *count > 0) else { return };
+        let time = timeout("time", *time, self.at, "").map(|time| format!("time = {}", time.value));
+        let keys: Vec<_> = std::iter::once(format!("failures = {}", count.min(&1000))).chain(time).collect();
+        let said = if *first == FAILURES { "" } else { "max_fails, fail_timeout" };
+        self.extras.push(Extra::new("eject", toml_table(&keys), self.at, said));
+    }
+
+    fn server(&mut self, address: &str, options: &[&str], directive: &Directive) {
         let at = directive.at;
         let Some((host, port)) = host_and_port(address) else {
             let text = format!("{}: {} is no address and port", directive.quoted(), quote(address));
             return self.notes.push(Note::lost(at, text));
         };
+        let mut failures = FAILURES;
         let mut server = Server { host, port, weight: 1, backup: false, extras: Vec::new() };
         for option in options {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
@@ -69,16 +78,8 @@ impl Upstream {
                     server.extras =
                         Vec::from_iter(limit.map(|limit| Extra::new("max_connections", limit, at, option)));
                 }
-                "max_fails" => {
-                    let count = value.parse().ok().filter(|count| (1..=1000).contains(count));
-                    failures.at = failures.at.or(count.map(|_| at));
-                    failures.count = failures.count.or(count);
-                }
-                "fail_timeout" => {
-                    let time = duration(value, "s").and_then(|time| timeout("time", time, at, ""));
-                    failures.at = failures.at.or(time.as_ref().map(|_| at));
-                    failures.time = failures.time.take().or(time.map(|time| time.value));
-                }
+                "max_fails" => failures.0 = value.parse().unwrap_or(failures.0),
+                "fail_timeout" => failures.1 = duration(value, "s").unwrap_or(failures.1),
                 "backup" => server.backup = true,
                 "resolve" => {}
                 "slow_start" => {
@@ -94,6 +95,7 @@ impl Upstream {
             }
         }
         self.servers.push(server);
+        self.failures.push(failures);
     }
 }
 

@@ -62,8 +62,8 @@ pub(in crate::config::toml) const HEALTH: Table = Table {
             name: "timeout",
             example: r#""1s""#,
             meaning: "limit of one check, from the connect to the answer",
-            values: Is("duration, not zero"),
-            default: Some(Of(|| duration(a_check().timeout))),
+            values: Is("duration, not zero, at most `interval`"),
+            default: Some(Of(|| format!("the smaller of {} and `interval`", duration(a_check().timeout)))),
         },
         Key {
             name: "rise",

@@ -449,7 +449,7 @@ pub(in crate::config::toml) const SESSION: Table = Table {
             name: "timeout",
             example: r#""1h""#,
             meaning: "how old a mark may be",
-            values: Is("duration, not zero"),
+            values: Is("duration, at least 1 s"),
             default: Some(Is("absent: any age")),
         },
         Key {
