@@ -62,6 +62,11 @@ impl Written {
     pub(super) fn note(&mut self, service: Key, owner: Key, objects: Objects) {
         self.0.insert(service, (owner, objects));
     }
+
+    /// A Service is gone, or for whose sake it was.
+    pub(super) fn forget(&mut self, gone: &Key) {
+        self.0.retain(|service, (owner, _)| service != gone && owner != gone);
+    }
 }
 
 /// The name of a Service. Whoever edits a Gateway may write anything as its class.
@@ -149,6 +154,20 @@ pub(super) async fn write(client: &Client, objects: &Objects) -> Result<(), kube
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::gateway_api::Kind;
+
+    #[test]
+    fn what_was_written_is_forgotten_with_the_service_and_with_its_gateway() {
+        let (service, gateway) = (Key::new(Kind::Service, "ns", "a"), Key::new(Kind::Gateway, "ns", "a"));
+        for gone in [&service, &gateway] {
+            let mut written = Written::default();
+            written.note(service.clone(), gateway.clone(), Objects::of_service(json!({})));
+            written.forget(&Key::new(Kind::Service, "ns", "b"));
+            assert_eq!(written.owner(&service), Some(&gateway));
+            written.forget(gone);
+            assert!(written.0.is_empty());
+        }
+    }
 
     #[test]
     fn a_class_of_any_letters_makes_a_name() {
