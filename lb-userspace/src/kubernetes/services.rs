@@ -17,6 +17,8 @@ pub(super) const LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 pub(super) const CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// The label by which kube-proxy, and what stands in for it, leaves a Service to somebody else.
 pub(super) const PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// The label of an EndpointSlice with the name of its Service.
+pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Who looks after the EndpointSlices.
 pub(super) const MANAGED_BY: &str = "snisplice.dev";
 /// Bytes of a Service's name at most: it is a label of DNS.
@@ -126,7 +128,7 @@ pub(super) fn of(key: &Key, gateway: &Value, status: &GatewayStatus) -> Objects 
             addresses.map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect();
         let slice_name = format!("{name}-{}", family.to_ascii_lowercase());
         let mut labels = labels.clone();
-        labels.insert("kubernetes.io/service-name".into(), json!(name));
+        labels.insert(SERVICE_LABEL.into(), json!(name));
         labels.insert("endpointslice.kubernetes.io/managed-by".into(), json!(MANAGED_BY));
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
