@@ -9,14 +9,13 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
 
-use super::services::{self, CLASS_LABEL, LABEL, Objects, PROXY_LABEL};
+use super::names;
+use super::services::{self, CLASS_LABEL, LABEL, Objects, PROXY_LABEL, SERVICE_LABEL};
 use crate::config::gateway_api::{Assigned, GatewayStatus, Key, Name, StatusAddress};
 
 const PROXY: &str = "snisplice";
 /// Addresses of one Service that are looked at, at most.
 const MOST_ADDRESSES: usize = 16;
-/// Bytes of a name of DNS, and of an object's.
-const LONGEST_NAME: usize = 253;
 
 /// How Gateways share Services, and for whom these are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +128,7 @@ pub(super) fn assigned(service: &Value, why_not: impl Fn(IpAddr) -> Option<&'sta
     let ingress = service["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten();
     for entry in ingress.take(MOST_ADDRESSES) {
         let ip: Option<IpAddr> = entry["ip"].as_str().and_then(|ip| ip.parse().ok());
-        let hostname = entry["hostname"].as_str().filter(|name| (1..=LONGEST_NAME).contains(&name.len()));
+        let hostname = entry["hostname"].as_str().filter(|name| (1..=names::LONGEST).contains(&name.len()));
         match (ip, hostname) {
             // Packets come with the address of a node as their destination.
             (Some(ip), _) if entry["ipMode"] == "Proxy" => assigned.elsewhere.push(StatusAddress::Ip(ip)),
@@ -204,7 +203,7 @@ impl Here<'_> {
             "metadata": {
                 "name": name, "namespace": &*key.name.namespace,
                 "labels": {
-                    "kubernetes.io/service-name": &*key.name.name,
+                    SERVICE_LABEL: &*key.name.name,
                     "endpointslice.kubernetes.io/managed-by": services::MANAGED_BY,
                     PROXY_LABEL: PROXY,
                 },
@@ -235,20 +234,14 @@ impl Here<'_> {
 }
 
 fn slice_name(service: &str, node: &str, family: &str) -> String {
-    let family = family.to_ascii_lowercase();
-    let readable = format!("{service}-{node}-{family}");
-    if readable.len() <= LONGEST_NAME {
-        return readable;
-    }
-    use sha2::Digest as _;
-    let hash = sha2::Sha256::digest(node);
-    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{service}-{hash}-{family}")
+    names::with_node(&format!("{service}-"), node, &format!("-{}", family.to_ascii_lowercase()))
 }
 
-/// The node of an EndpointSlice that [`Here::slices`] has made.
-pub(super) fn node_of(slice: &Value) -> Option<&str> {
-    slice["endpoints"][0]["nodeName"].as_str().filter(|_| is_one(slice))
+/// The name of the Service, and the node, of an EndpointSlice that [`Here::slices`] has made.
+pub(super) fn service_and_node(slice: &Value) -> Option<(&str, &str)> {
+    let service = slice["metadata"]["labels"][SERVICE_LABEL].as_str()?;
+    let node = slice["endpoints"][0]["nodeName"].as_str()?;
+    is_one(slice).then_some((service, node))
 }
 
 #[cfg(test)]
@@ -338,12 +331,12 @@ mod tests {
         let here = Here { node: "node-1", addresses: &[ip("10.0.0.1")], bound: &bound };
         let slices = here.slices(&Key::new(Kind::Service, "ns", "edge-lb"), &service);
         assert_eq!(slices[0].0, "edge-lb-node-1-ipv4");
-        assert_eq!(node_of(&slices[0].1), Some("node-1"));
+        assert_eq!(service_and_node(&slices[0].1), Some(("edge-lb", "node-1")));
         assert_eq!(slices[0].1["metadata"]["ownerReferences"][0]["uid"], "u");
         // A node without an address of a family.
         assert_eq!(slices[1].1["endpoints"], json!([]));
         let long = slice_name("edge-lb", &"n".repeat(253), "IPv4");
-        assert!(long.len() <= LONGEST_NAME && long.starts_with("edge-lb-"), "{long}");
+        assert!(long.len() <= names::LONGEST && long.starts_with("edge-lb-"), "{long}");
     }
 
     fn balancers() -> Balancers {

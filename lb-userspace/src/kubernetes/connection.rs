@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::addresses::{Wish, assign};
 use super::asked::Asked;
 use super::endpoints::{Bound, Endpoints};
+use super::names::Names;
 use super::nodes::{Heard, Word};
 use super::scope::{Scope, is_asked_for};
 use super::serves::Serves;
@@ -161,6 +162,7 @@ impl ApiServer {
             let endpoints = Endpoints {
                 client: client.clone(),
                 store: store.clone(),
+                controller: settings.controller.clone(),
                 node: settings.node.clone(),
                 bound: self.bound.subscribe(),
                 here: here.subscribe(),
@@ -173,6 +175,8 @@ impl ApiServer {
         let node = nodes::Node {
             leases: kube::Api::namespaced(client.clone(), &settings.lease_namespace),
             nodes: kube::Api::all(client.clone()),
+            names: Names::of(&settings.controller),
+            controller: settings.controller.clone(),
             name: settings.node.clone(),
             word: self.word.subscribe(),
             heard: self.heard.clone(),
@@ -199,8 +203,8 @@ impl ApiServer {
             return;
         }
         tasks.spawn(lease::stand(
-            client.clone(),
-            settings.lease_namespace.clone(),
+            kube::Api::namespaced(client.clone(), &settings.lease_namespace),
+            Names::of(&settings.controller).leader,
             settings.identity.clone(),
             self.leads.clone(),
             store.clone(),

@@ -9,15 +9,13 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::refused::Refused;
 use super::store::Store;
 
-/// The Lease's name.
-const NAME: &str = "snisplice-leader";
 /// A holder that has not renewed for so long is not the holder any more.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
 /// A holder that has not renewed for so long stops to write by itself. What is on its way then has the rest of `DURATION` to
@@ -28,19 +26,18 @@ const TURN: Duration = Duration::from_secs(3);
 
 /// Takes the Lease when it is free, and renews it; says in `leads` until when this process may write.
 pub(super) async fn stand(
-    client: Client,
-    namespace: String,
+    api: Api<Lease>,
+    name: String,
     identity: String,
     leads: watch::Sender<Option<Instant>>,
     store: Arc<Store>,
 ) {
-    let mut candidate =
-        Candidate { api: Api::namespaced(client, &namespace), identity, seen: None, renewed: None };
+    let (cannot, mut refused) = (format!("cannot take or renew the Lease {name}"), Refused::default());
+    let mut candidate = Candidate { api, name, identity, seen: None, renewed: None };
     loop {
         match timeout(patience(candidate.renewed, Instant::now()), candidate.turn()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "cannot take or renew the Lease {NAME}"),
-            Err(_) => tracing::debug!("the API server does not answer for the Lease {NAME}"),
+            Ok(outcome) => _ = refused.tell(&outcome, &cannot),
+            Err(_) => tracing::debug!("the API server does not answer for the Lease {}", candidate.name),
         }
         let until = candidate.renewed.map(until).filter(|until| Instant::now() < *until);
         let has_changed = leads.send_if_modified(|held| {
@@ -82,6 +79,8 @@ pub(super) async fn while_held<T>(
 
 struct Candidate {
     api: Api<Lease>,
+    /// Of the Lease.
+    name: String,
     identity: String,
     /// Another holder's Lease, and when this version of it was first seen.
     seen: Option<(String, Instant)>,
@@ -100,8 +99,8 @@ impl Candidate {
             renew_time: Some(now),
             ..LeaseSpec::default()
         };
-        let Some(mut lease) = self.api.get_opt(NAME).await? else {
-            let metadata = ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() };
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             self.api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await?;
             self.renewed = Some(asked);
             return Ok(());
@@ -119,7 +118,7 @@ impl Candidate {
             false => LeaseSpec { lease_transitions: Some(transitions.saturating_add(1)), ..spec },
         });
         // Against the version that was read: of two that find it expired, one gets it.
-        self.api.replace(NAME, &PostParams::default(), &lease).await?;
+        self.api.replace(&self.name, &PostParams::default(), &lease).await?;
         self.renewed = Some(asked);
         Ok(())
     }

@@ -16,25 +16,31 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::balancers;
+use super::endpoints;
 use super::kinds::MANAGER;
 use super::lease::DURATION;
 use super::liveness::{Liveness, Presence, TURN};
+use super::names::Names;
+use super::place::Place;
+use super::refused::Refused;
 use super::serves::Serves;
 use super::store::Store;
-use crate::config::gateway_api::{Key, Kind, Lacking};
+use crate::config::gateway_api::{Key, Lacking};
 
-const LABEL: (&str, &str) = ("snisplice.dev/lease", "node");
+/// With [`Names::label`].
+const LABEL: &str = "snisplice.dev/lease";
 /// Where it is reached.
 const ADDRESSES: &str = "snisplice.dev/addresses";
 /// Every address that it has.
 const OWN: &str = "snisplice.dev/own-addresses";
 /// What it serves.
 const SERVES: &str = "snisplice.dev/serves";
+/// The last of that, if there is more than could be said.
+const UNTIL: &str = "snisplice.dev/serves-until";
 /// How soon the others are asked for while somebody waits for what they say.
 const HURRY: Duration = Duration::from_millis(250);
 /// How long the API server may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Addresses of a node that are told and heard at most.
 const MOST_ADDRESSES: usize = 512;
 
@@ -80,6 +86,9 @@ impl Heard {
 pub(super) struct Node {
     pub(super) leases: Api<Lease>,
     pub(super) nodes: Api<v1::Node>,
+    pub(super) names: Names,
+    /// Our GatewayClasses' `controllerName`.
+    pub(super) controller: Arc<str>,
     pub(super) name: String,
     /// What it says; `None`: it does not serve yet.
     pub(super) word: watch::Receiver<Option<Word>>,
@@ -95,10 +104,19 @@ pub(super) struct Node {
     pub(super) store: Arc<Store>,
 }
 
+/// What the API server has answered.
+#[derive(Default)]
+struct Answers {
+    place: Place,
+    reading: Refused,
+    writing: Refused,
+    listing: Refused,
+}
+
 impl Node {
     /// Says what there is to be said of this node, and hears what others say, for as long as it is polled.
     pub(super) async fn announce(mut self) {
-        let mut liveness = Liveness::new(&self.name);
+        let (mut liveness, mut answers) = (Liveness::new(&self.name), Answers::default());
         // A turn that an API server without an answer has made longer is followed by the next one at once: this node is to renew its
         // Lease as soon as it can.
         let mut say_at = Instant::now();
@@ -106,18 +124,15 @@ impl Node {
             let is_new = self.word.has_changed().unwrap_or(false);
             if is_new || Instant::now() >= say_at {
                 say_at = Instant::now() + TURN;
-                if timeout(PATIENCE, self.say()).await.is_err() {
+                if timeout(PATIENCE, self.say(&mut answers)).await.is_err() {
                     tracing::debug!("the API server does not answer for the Lease of this node");
                 }
             }
             match timeout(PATIENCE, self.hear(&mut liveness)).await {
-                Ok(Ok(heard)) => {
-                    self.store.reaches(true);
-                    self.take(heard);
-                }
-                Ok(Err(error)) => {
-                    self.store.reaches(false);
-                    tracing::debug!(%error, "cannot list the Leases of the nodes");
+                Ok(heard) => {
+                    let is_refused = answers.listing.tell(&heard, "cannot list the Leases of the nodes");
+                    self.store.reaches(heard.is_ok() || is_refused);
+                    heard.into_iter().for_each(|heard| self.take(heard));
                 }
                 Err(_) => self.store.reaches(false),
             }
@@ -129,30 +144,27 @@ impl Node {
         }
     }
 
-    async fn say(&mut self) {
+    async fn say(&mut self, answers: &mut Answers) {
         let word = self.word.borrow_and_update().clone();
-        // An error: this is no node of the cluster.
-        let there = self.nodes.get_opt(&self.name).await.ok().flatten();
-        if let Some(there) = &there {
-            let inside = known(there, ["InternalIP", "ExternalIP"]);
-            self.here.send_if_modified(|here| {
-                let differs = *here != inside;
-                *here = inside;
-                differs
-            });
-        }
+        let there = self.nodes.get_opt(&self.name).await;
+        answers.reading.tell(&there, "cannot read the Node of this node");
+        answers.place.take(&there);
+        self.here.send_if_modified(|here| {
+            let inner = answers.place.inner();
+            let differs = here != inner;
+            *here = inner.to_vec();
+            differs
+        });
         let Some(word) = word else { return };
-        let known = there.map(|there| known(&there, ["ExternalIP", "InternalIP"])).unwrap_or_default();
-        let reached = if known.is_empty() { &word.of_node } else { &known };
-        if !reached.is_empty()
-            && let Err(error) = write(&self.leases, &self.name, reached, &word).await
-        {
-            tracing::debug!(%error, "cannot write the Lease of this node");
-        }
+        let Some(reached) = answers.place.reached(&word.of_node) else { return };
+        let lease = lease(&self.names, &self.name, &answers.place.owners(&self.name), reached, &word);
+        let (name, ours) = (self.names.of_node(&self.name), PatchParams::apply(MANAGER).force());
+        let written = self.leases.patch(&name, &ours, &Patch::Apply(lease)).await;
+        answers.writing.tell(&written, "cannot write the Lease of this node");
     }
 
     async fn hear(&self, liveness: &mut Liveness) -> Result<Heard, kube::Error> {
-        let selected = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
+        let selected = ListParams::default().labels(&format!("{LABEL}={}", self.names.label));
         let leases = self.leases.list(&selected).await?.items;
         let with_slices = self.with_slices();
         liveness.hear(Instant::now(), &renewals(&leases, &with_slices));
@@ -170,8 +182,7 @@ impl Node {
         if self.leads.borrow().is_none() {
             return BTreeSet::new();
         }
-        let node = |_: &Key, slice: &Value| balancers::node_of(slice).map(str::to_owned);
-        self.store.collect_balancers(Kind::EndpointSlice, node).into_iter().collect()
+        endpoints::slices(&self.store, &self.controller).into_iter().map(|(_, node)| node).collect()
     }
 
     fn take(&self, heard: Heard) {
@@ -222,7 +233,7 @@ fn sum(leases: &[Lease], liveness: &Liveness, own: &str, word: Option<&Word>) ->
         reached.extend(addresses(text(ADDRESSES)));
         addressed.extend(addresses(text(OWN)));
         if node != own {
-            heard.others.insert(node.to_owned(), Serves::read(text(SERVES)));
+            heard.others.insert(node.to_owned(), Serves::read(text(SERVES), text(UNTIL)));
         }
     }
     if let Some(word) = word {
@@ -238,75 +249,68 @@ fn addresses(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
     text.split(',').take(MOST_ADDRESSES).filter_map(|text| text.parse().ok())
 }
 
-/// The addresses that the cluster has of a node: those of the first of these types of which there are any.
-fn known(node: &v1::Node, types: [&str; 2]) -> Vec<IpAddr> {
-    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let of = |kind: &str| {
-        let some = all.clone().filter(|address| address.type_ == kind);
-        some.filter_map(|address| address.address.parse().ok()).collect::<Vec<IpAddr>>()
-    };
-    types.into_iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
-}
-
-async fn write(leases: &Api<Lease>, node: &str, reached: &[IpAddr], word: &Word) -> Result<(), kube::Error> {
-    let name = format!("snisplice-node-{node}");
+/// The Lease of a node that is reached at some of its addresses. `owners`: what it goes with.
+fn lease(names: &Names, node: &str, owners: &Value, reached: &[IpAddr], word: &Word) -> Value {
     let text = |addresses: &[IpAddr]| {
         let addresses: Vec<String> = addresses.iter().take(MOST_ADDRESSES).map(IpAddr::to_string).collect();
         addresses.join(",")
     };
-    let lease = json!({
+    let (serves, until) = word.serves.write();
+    let mut annotations = json!({ADDRESSES: text(reached), OWN: text(&word.own), SERVES: serves});
+    if let Some(until) = until {
+        annotations[UNTIL] = json!(until);
+    }
+    json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {
-            "name": name,
-            "labels": {LABEL.0: LABEL.1},
-            "annotations": {ADDRESSES: text(reached), OWN: text(&word.own), SERVES: word.serves.write()},
+            "name": names.of_node(node),
+            "labels": {LABEL: names.label},
+            "annotations": annotations,
+            "ownerReferences": owners,
         },
         "spec": {
             "holderIdentity": node,
             "leaseDurationSeconds": DURATION.as_secs(),
             "renewTime": MicroTime(Timestamp::now()),
         },
-    });
-    leases.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(lease)).await?;
-    Ok(())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::gateway_api::{Kind, Statuses};
+    use crate::kubernetes::serves::tests::status;
 
-    fn lease(node: &str, address: &str, renewal: i64) -> Lease {
-        serde_json::from_value(json!({
-            "metadata": {
-                "name": format!("snisplice-node-{node}"),
-                "annotations": {ADDRESSES: address, OWN: address, SERVES: r#"{"Gateway db/a": {"generation": 1}}"#},
-            },
-            "spec": {
-                "holderIdentity": node,
-                "renewTime": MicroTime(Timestamp::from_second(renewal).unwrap()),
-            },
-        }))
-        .unwrap()
+    /// What the node says that it serves.
+    fn says(node: &str, address: &str, renewal: i64, statuses: &Statuses) -> Lease {
+        let own = vec![address.parse().unwrap()];
+        let serves = Serves::of(statuses, &Lacking::new());
+        let word = Word { own: own.clone(), of_node: vec![], serves };
+        let mut made = lease(&Names::of("example.com/us"), node, &json!([]), &own, &word);
+        made["spec"]["renewTime"] = json!(MicroTime(Timestamp::from_second(renewal).unwrap()));
+        serde_json::from_value(made).unwrap()
     }
 
     #[test]
     fn a_node_counts_until_it_is_lost_and_statuses_wait_until_that_is_known() {
         let (start, mut liveness) = (Instant::now(), Liveness::new("us"));
+        let gateway = Key::new(Kind::Gateway, "db", "a");
+        let statuses = [(gateway.clone(), status(1))].into();
         let mut hear = |at: u64| {
             // The third was removed long ago.
             let renewal = i64::try_from(at).unwrap();
             let leases = [
-                lease("us", "192.0.2.1", renewal),
-                lease("alive", "192.0.2.2", renewal),
-                lease("removed", "192.0.2.3", -9),
+                says("us", "192.0.2.1", renewal, &statuses),
+                says("alive", "192.0.2.2", renewal, &statuses),
+                says("removed", "192.0.2.3", -9, &statuses),
             ];
             let with_slices: BTreeSet<String> = ["us", "alive", "no-lease"].map(str::to_owned).into();
             liveness.hear(start + Duration::from_secs(at), &renewals(&leases, &with_slices));
             (sum(&leases, &liveness, "us", None), lost(with_slices, &liveness))
         };
         let reached = |last: u8| (1..=last).map(|end| IpAddr::from([192, 0, 2, end])).collect::<Vec<_>>();
-        let gateway = Key::new(Kind::Gateway, "db", "a");
         for at in [0, 5, 10] {
             let (heard, lost) = hear(at);
             assert!(!heard.is_settled, "{at}");
@@ -319,5 +323,36 @@ mod tests {
         assert_eq!((&heard.reached, &heard.own), (&reached(2), &reached(2)));
         assert_eq!(heard.lagging(&gateway, 2), ["alive"]);
         assert_eq!(lost, ["no-lease".to_owned()].into());
+    }
+
+    #[test]
+    fn nobody_waits_for_what_a_node_has_no_room_to_say() {
+        let key = |number: usize| Key::new(Kind::Gateway, "db", &format!("gateway-{number:05}"));
+        // The second is not served there.
+        let served: Statuses =
+            (0..5000).filter(|number| *number != 1).map(|number| (key(number), status(1))).collect();
+        let mut liveness = Liveness::new("us");
+        let leases = [says("other", "192.0.2.2", 1, &served)];
+        liveness.hear(Instant::now(), &renewals(&leases, &BTreeSet::new()));
+        let heard = sum(&leases, &liveness, "us", None);
+        let lagging = |generation| -> Vec<usize> {
+            let all = (0..5000).filter(|number| !heard.lagging(&key(*number), generation).is_empty());
+            all.collect()
+        };
+        assert_eq!(lagging(1), [1]);
+        // The first of them are told, and one is not there.
+        let told = lagging(2);
+        assert!((2000..5000).contains(&told.len()) && told.last() == Some(&(told.len() - 1)), "{told:?}");
+    }
+
+    #[test]
+    fn a_lease_goes_with_its_node() {
+        let (names, word) = (Names::of("example.com/us"), Word::default());
+        let owners = json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "u"}]);
+        let made = lease(&names, "a", &owners, &[], &word);
+        assert_eq!(made["metadata"]["ownerReferences"], owners);
+        assert_eq!(made["metadata"]["name"], names.of_node("a"));
+        assert_eq!(made["metadata"]["labels"], json!({LABEL: names.label}));
+        assert!(made["metadata"]["annotations"][UNTIL].is_null(), "{made}");
     }
 }

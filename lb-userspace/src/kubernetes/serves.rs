@@ -11,15 +11,18 @@ use serde::{Deserialize, Serialize};
 use crate::config::gateway_api::{Key, Kind, Lacking, Status, Statuses};
 
 /// Bytes of what a node says at most: annotations of an object may have 256 KiB together. Some 3000 Gateways; of further ones it
-/// is not known what other nodes serve.
+/// is not known what other nodes serve, and nobody waits for them.
 const MAX: usize = 200_000;
 /// Characters of a reason.
 const LONGEST_REASON: usize = 200;
 
-/// By `Gateway NAMESPACE/NAME` and `ListenerSet NAMESPACE/NAME`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Serves(BTreeMap<String, Served>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Serves {
+    /// By `Gateway NAMESPACE/NAME` and `ListenerSet NAMESPACE/NAME`.
+    served: BTreeMap<String, Served>,
+    /// The last of them, if there was no room for those behind it, in the order of the keys.
+    until: Option<Key>,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Served {
@@ -39,37 +42,47 @@ impl Serves {
             let lacks = lacks.map(|(name, why)| (name.clone(), bounded(why))).collect();
             Some((key.to_string(), Served { generation, lacks }))
         };
-        let mut left = MAX;
-        let fits = |(name, served): &(String, Served)| {
+        let mut serves = Self::default();
+        let (mut left, mut last) = (MAX, None::<&Key>);
+        for (key, status) in statuses.range(first..).take_while(is_one) {
+            let Some((name, served)) = of_one((key, status)) else { continue };
             let lacks = served.lacks.iter().map(|(name, why)| name.len() + why.len() + 10);
             // Quotes, the number, its name.
             let size = name.len() + 50 + lacks.sum::<usize>();
             left = left.saturating_sub(size);
-            left > 0
-        };
-        let ours = statuses.range(first..).take_while(is_one);
-        Self(ours.filter_map(of_one).take_while(fits).collect())
+            if left == 0 {
+                serves.until = last.cloned();
+                break;
+            }
+            serves.served.insert(name, served);
+            last = Some(key);
+        }
+        serves
     }
 
-    /// As an annotation has it.
-    pub(super) fn write(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+    /// As annotations have it: what is served, and up to where that is said.
+    pub(super) fn write(&self) -> (String, Option<String>) {
+        (serde_json::to_string(&self.served).unwrap_or_default(), self.until.as_ref().map(Key::to_string))
     }
 
-    /// Of an annotation; whatever cannot be read says nothing.
-    pub(super) fn read(text: &str) -> Self {
-        serde_json::from_str(text).unwrap_or_default()
+    /// Of annotations; whatever cannot be read says nothing.
+    pub(super) fn read(served: &str, until: &str) -> Self {
+        let served = serde_json::from_str(served);
+        served.map(|served| Self { served, until: key_of(until) }).unwrap_or_default()
     }
 
-    /// Whether it says that it serves this generation, or a later one.
+    /// Whether it says that it serves this generation, or a later one, or has no room to say so.
     pub(super) fn has(&self, key: &Key, generation: i64) -> bool {
-        self.0.get(&key.to_string()).is_some_and(|served| served.generation >= generation)
+        match self.served.get(&key.to_string()) {
+            Some(served) => served.generation >= generation,
+            None => self.until.as_ref().is_some_and(|until| key > until),
+        }
     }
 
     /// Adds to `lacking` what `node` lacks of what this one serves, too.
     pub(super) fn add_lacks_of(&self, node: &str, there: &Serves, lacking: &mut Lacking) {
-        for (name, served) in there.0.iter().filter(|(_, served)| !served.lacks.is_empty()) {
-            let is_same = self.0.get(name).is_some_and(|own| own.generation == served.generation);
+        for (name, served) in there.served.iter().filter(|(_, served)| !served.lacks.is_empty()) {
+            let is_same = self.served.get(name).is_some_and(|own| own.generation == served.generation);
             let Some(key) = key_of(name).filter(|_| is_same) else { continue };
             for (listener, why) in &served.lacks {
                 let of_listener = lacking.entry(key.clone()).or_default().entry(listener.clone());
@@ -91,11 +104,12 @@ fn key_of(text: &str) -> Option<Key> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::gateway_api::{Condition, GatewayStatus, Truth};
 
-    fn status(generation: i64) -> Arc<Status> {
+    /// That of a Gateway of this generation.
+    pub(in crate::kubernetes) fn status(generation: i64) -> Arc<Status> {
         let condition = Condition {
             kind: "Accepted",
             status: Truth::True,
@@ -122,13 +136,14 @@ mod tests {
         let lacking: Lacking = [(gateway("b"), [("tls".into(), "é".repeat(300).into())].into())].into();
         let statuses: Statuses = [(gateway("a"), status(3)), (gateway("b"), status(1))].into();
         let serves = Serves::of(&statuses, &lacking);
-        assert_eq!(Serves::read(&serves.write()), serves);
+        let (text, None) = serves.write() else { panic!("there is room") };
+        assert_eq!(Serves::read(&text, ""), serves);
         assert!(
             serves.has(&gateway("a"), 3) && serves.has(&gateway("a"), 2) && !serves.has(&gateway("a"), 4)
         );
         assert!(!serves.has(&gateway("c"), 0));
         for odd in ["", "null", "{\"Gateway db/a\": 7}", "[", "{\"Gateway db/a\": {\"generation\": 1e99}}"] {
-            assert_eq!(Serves::read(odd), Serves::default(), "{odd}");
+            assert_eq!(Serves::read(odd, "Gateway db/a"), Serves::default(), "{odd}");
         }
     }
 
@@ -138,7 +153,7 @@ mod tests {
         let own = Serves::of(&statuses, &Lacking::new());
         let there = |name: &str, generation: i64| {
             let lacks = r#"{"tls": "in use"}"#;
-            Serves::read(&format!(r#"{{"{name}": {{"generation": {generation}, "lacks": {lacks}}}}}"#))
+            Serves::read(&format!(r#"{{"{name}": {{"generation": {generation}, "lacks": {lacks}}}}}"#), "")
         };
         let lacks = |there: &Serves| {
             let mut lacking = Lacking::new();
@@ -158,7 +173,8 @@ mod tests {
     fn very_many_gateways_do_not_make_it_too_long_for_an_annotation() {
         let statuses: Statuses =
             (0..10_000).map(|number| (gateway(&format!("gateway-{number:05}")), status(1))).collect();
-        let text = Serves::of(&statuses, &Lacking::new()).write();
+        let (text, until) = Serves::of(&statuses, &Lacking::new()).write();
         assert!((MAX / 2..MAX).contains(&text.len()), "{}", text.len());
+        assert!(until.is_some_and(|until| text.contains(&until)));
     }
 }

@@ -17,6 +17,8 @@ pub(super) const LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 pub(super) const CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// The label by which kube-proxy, and what stands in for it, leaves a Service to somebody else.
 pub(super) const PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// The label of an EndpointSlice with the name of its Service.
+pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Who looks after the EndpointSlices.
 pub(super) const MANAGED_BY: &str = "snisplice.dev";
 /// Bytes of a Service's name at most: it is a label of DNS.
@@ -61,6 +63,11 @@ impl Written {
 
     pub(super) fn note(&mut self, service: Key, owner: Key, objects: Objects) {
         self.0.insert(service, (owner, objects));
+    }
+
+    /// A Service is gone, or for whose sake it was.
+    pub(super) fn forget(&mut self, gone: &Key) {
+        self.0.retain(|service, (owner, _)| service != gone && owner != gone);
     }
 }
 
@@ -121,7 +128,7 @@ pub(super) fn of(key: &Key, gateway: &Value, status: &GatewayStatus) -> Objects 
             addresses.map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect();
         let slice_name = format!("{name}-{}", family.to_ascii_lowercase());
         let mut labels = labels.clone();
-        labels.insert("kubernetes.io/service-name".into(), json!(name));
+        labels.insert(SERVICE_LABEL.into(), json!(name));
         labels.insert("endpointslice.kubernetes.io/managed-by".into(), json!(MANAGED_BY));
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -149,6 +156,20 @@ pub(super) async fn write(client: &Client, objects: &Objects) -> Result<(), kube
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::gateway_api::Kind;
+
+    #[test]
+    fn what_was_written_is_forgotten_with_the_service_and_with_its_gateway() {
+        let (service, gateway) = (Key::new(Kind::Service, "ns", "a"), Key::new(Kind::Gateway, "ns", "a"));
+        for gone in [&service, &gateway] {
+            let mut written = Written::default();
+            written.note(service.clone(), gateway.clone(), Objects::of_service(json!({})));
+            written.forget(&Key::new(Kind::Service, "ns", "b"));
+            assert_eq!(written.owner(&service), Some(&gateway));
+            written.forget(gone);
+            assert!(written.0.is_empty());
+        }
+    }
 
     #[test]
     fn a_class_of_any_letters_makes_a_name() {

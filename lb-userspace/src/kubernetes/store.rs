@@ -27,7 +27,7 @@ pub(super) struct Store {
     changed: Notify,
     /// Something was put in for [`Store::take_touched`].
     pub(super) touched: Notify,
-    /// Mode `service`: Services or EndpointSlices of Gateways have changed.
+    /// Mode `service`: Services or EndpointSlices of Gateways have changed, or whose these are.
     pub(super) balancers: watch::Sender<()>,
 }
 
@@ -171,6 +171,7 @@ impl Store {
         // Its status may have other addresses.
         inner.outside |=
             matches!(key.kind, Kind::Gateway | Kind::GatewayClass) || (balances && key.kind == Kind::Service);
+        let balances = balances || key.kind == Kind::GatewayClass;
         inner.touched.insert(key.clone());
         inner.pending.insert(key);
         self.touched.notify_one();

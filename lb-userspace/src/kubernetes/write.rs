@@ -80,6 +80,7 @@ impl Memory {
     /// Forgets an object that is gone.
     fn forget(&mut self, key: &Key) {
         self.written.remove(key);
+        self.services.forget(key);
         self.foreign.remove(key);
         self.pauses.remove(key);
         self.waiting.remove(key);

@@ -55,8 +55,13 @@ pub fn helm(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
 
 /// The same without the wait.
 pub fn helm_at_once(cluster: &Cluster, action: &str, values: &str) -> Result<String> {
+    helm_release(cluster, action, "snisplice", values)
+}
+
+/// The same of any release.
+pub fn helm_release(cluster: &Cluster, action: &str, release: &str, values: &str) -> Result<String> {
     let mut helm = cluster.control_plane.helm()?;
-    helm.args([action, "snisplice"]).arg(chart());
+    helm.args([action, release]).arg(chart());
     helm.args(["--namespace", NAMESPACE, "--create-namespace", "--values", "-"]);
     feed(&mut helm, values)
 }

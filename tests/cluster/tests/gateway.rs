@@ -216,6 +216,14 @@ fn statuses_are_of_all_nodes_and_of_what_cannot_be_read() -> Result<()> {
     })?;
     ensure!((status.as_str(), reason.as_str()) == ("False", "UnsupportedValue"), "{status} {reason}");
     ensure!(message == "spec.hostnames: a TLSRoute of version v1 has one at least", "{message}");
+
+    // What a node has said goes with its Node, and stays away though its gateway still runs.
+    let lease = "get lease --namespace snisplice-system snisplice-node-node-2 --ignore-not-found -o name";
+    ensure!(!cluster.kubectl(lease)?.is_empty(), "no Lease of the second node");
+    cluster.kubectl("delete node node-2")?;
+    eventually("its Lease to be gone", || cluster.kubectl(lease).ok()?.is_empty().then_some(()))?;
+    std::thread::sleep(Duration::from_secs(6));
+    ensure!(cluster.kubectl(lease)?.is_empty(), "the Lease of the second node is back");
     Ok(())
 }
 

@@ -8,8 +8,15 @@ use snisplice_cluster::{deploy, programs};
 use snisplice_tests::process::checked_output;
 use snisplice_tests::{TempDir, gateway, require};
 
+/// The Services of classes are in the release's own namespace, which is none of those that it serves.
+const SHARED: &str = "
+mode: service
+namespaces: [web]
+gatewayApi: merge = true
+";
+
 /// Values of installations that differ in all that the chart makes.
-pub(crate) const INSTALLATIONS: [&str; 5] = [
+pub(crate) const INSTALLATIONS: [&str; 6] = [
     "",
     r#"
 mode: pool
@@ -42,6 +49,7 @@ mode: service
 loadBalancerClass: metallb.io/metallb
 attach: lo
 "#,
+    SHARED,
     r#"
 admin: { address: 0.0.0.0 }
 serviceMonitor: { enabled: true, labels: { release: prometheus } }
@@ -104,6 +112,26 @@ fn the_gateway_takes_every_configuration_that_the_chart_writes() -> Result<()> {
         fs::write(&file, deploy::configuration(&deploy::render(values)?)?)?;
         checked_output(Command::new(gateway::binary()?).args(["check", "-c"]).arg(&file))
             .with_context(|| format!("{values}\n{}", fs::read_to_string(&file).unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn it_may_write_the_services_of_classes_though_it_serves_other_namespaces() -> Result<()> {
+    require!(is_built(), "Helm is not built");
+    let role = |values: &str| -> Result<String> {
+        let manifests = deploy::render(values)?;
+        let role = manifests.split("\n---\n").find(|manifest| manifest.contains("\nkind: Role\n"));
+        Ok(role.context("the role in its own namespace")?.to_owned())
+    };
+    let rights = [
+        "resources: [services]\n    verbs: [create, get, list, patch, watch]\n",
+        "resources: [endpointslices]\n    verbs: [create, delete, get, list, patch, watch]\n",
+    ];
+    let (shared, other) = (role(SHARED)?, role("namespaces: [web]")?);
+    for right in rights {
+        ensure!(shared.contains(right), "{shared}");
+        ensure!(!other.contains(right), "{other}");
     }
     Ok(())
 }

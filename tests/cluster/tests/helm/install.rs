@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -157,6 +158,58 @@ fn the_api_server_takes_whatever_the_chart_makes() -> Result<()> {
     strictly(deploy::MANIFESTS)?;
     let misspelt = deploy::MANIFESTS.replace("readinessProbe", "readynessProbe");
     ensure!(strictly(&misspelt).is_err(), "a field that does not exist was taken");
+    Ok(())
+}
+
+/// Each has Leases of its own, and leaves what the other one writes alone.
+#[test]
+fn two_releases_share_nodes_and_a_namespace() -> Result<()> {
+    require!(is_built(), "the programs of the cluster are not built");
+    let cluster = Cluster::start(2)?;
+    cluster.install_gateway_api()?;
+    let mode = format!("{QUICK}mode: service\n");
+    deploy::helm(&cluster, "install", &mode)?;
+    let second = "controller: example.com/second\ngatewayClass: { name: second }\nstateDir: /run/second\n\
+                  bpffs: /sys/fs/bpf/second\nadmin: { port: 9901 }\n";
+    deploy::helm_release(&cluster, "install", "second", &format!("{mode}{second}"))?;
+    cluster.kubectl(&format!(
+        "rollout status --namespace {} daemonset/second --timeout=120s",
+        deploy::NAMESPACE
+    ))?;
+    for (class, port) in [("snisplice", 7001), ("second", 7002)] {
+        cluster.apply(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge-{port}, namespace: default}}\n\
+             spec: {{gatewayClassName: {class}, listeners: [{{name: tcp, port: {port}, protocol: TCP}}]}}\n"
+        ))?;
+    }
+    // Those that say that a node takes connections, by their names, and which version of each this is.
+    let slices = || -> Result<BTreeSet<(String, String)>> {
+        let list = json_of(&cluster, "endpointslices -l service.kubernetes.io/service-proxy-name=snisplice")?;
+        let list = list["items"].as_array().into_iter().flatten();
+        let ready = list.filter(|slice| slice["endpoints"][0]["conditions"]["ready"] == true);
+        let text =
+            |slice: &Value, field: &str| slice["metadata"][field].as_str().unwrap_or_default().to_owned();
+        Ok(ready.map(|slice| (text(slice, "name"), text(slice, "resourceVersion"))).collect())
+    };
+    let known = eventually("two Services to be at both nodes in both families", || {
+        slices().ok().filter(|slices| slices.len() == 8)
+    })?;
+    // For longer than a node has to renew its Lease.
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(25) {
+        let (there, after) = (slices()?, started.elapsed());
+        ensure!(there == known, "{there:?} instead of {known:?} after {after:?}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let leases = json_of(&cluster, &format!("--namespace {} leases", deploy::NAMESPACE))?;
+    let leases = leases["items"].as_array().context("Leases")?;
+    let holders = leases.iter().filter(|lease| {
+        let name = lease["metadata"]["name"].as_str();
+        name.is_some_and(|name| name.ends_with("-leader"))
+    });
+    let holders: BTreeSet<&str> =
+        holders.filter_map(|lease| lease["spec"]["holderIdentity"].as_str()?.split('-').next()).collect();
+    ensure!(holders == ["second", "snisplice"].into() && leases.len() == 6, "{leases:#?}");
     Ok(())
 }
 
