@@ -46,22 +46,29 @@ impl<'a> Search<'a> {
             };
             let _ = timeout(pool.connect_timeout, Box::pin(checked)).await;
         }
-        if self.tried.len() < ATTEMPTS {
-            // Nobody goes before those who wait.
-            let chosen = match pool.room().waiting() {
-                0 => pool.choose(self.client, &self.tried),
-                _ => Err(Unavailable::Full),
-            };
-            match chosen {
-                Ok(guard) => return Ok(guard),
-                Err(Unavailable::Full) => {
-                    let waited = wait(pool, self.client, &self.tried).await;
-                    return waited.ok_or_else(|| CloseReason::ServersFull.into());
-                }
-                Err(Unavailable::Nobody) => {}
+        if self.tried.len() >= ATTEMPTS {
+            return Err(self.refusal(pool));
+        }
+        // Nobody goes before those in the queue, but who has had a place already.
+        let chosen = match self.tried.is_empty() && pool.room().has_queue() {
+            true => Err(Unavailable::Full),
+            false => pool.choose(self.client, &self.tried),
+        };
+        match chosen {
+            Ok(guard) => Ok(guard),
+            Err(Unavailable::Nobody) => Err(self.refusal(pool)),
+            Err(Unavailable::Full) => {
+                wait(pool, self.client, &self.tried).await.map_err(|unavailable| match unavailable {
+                    Unavailable::Full => CloseReason::ServersFull.into(),
+                    Unavailable::Nobody => self.refusal(pool.in_force().as_deref().unwrap_or(pool)),
+                })
             }
         }
-        Err(self.failure.take().unwrap_or_else(|| pool.refusal().into()))
+    }
+
+    /// Why no server takes it: as the last one says, or `pool`, whose servers were looked at.
+    fn refusal(&mut self, pool: &Pool) -> Failure {
+        self.failure.take().unwrap_or_else(|| pool.refusal().into())
     }
 
     /// Opens a connection to a server that [`next`](Self::next) has given, and greets it. `None`: it does not take it, and
@@ -118,24 +125,25 @@ impl<'a> Search<'a> {
 
 /// Waits, for `connect_timeout` at most, until one of the servers that are full may take the connection. A reload meanwhile
 /// counts: see [`Pool::in_force`].
-async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<ServerGuard> {
+async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Result<ServerGuard, Unavailable> {
     let choose = || pool.in_force().as_deref().unwrap_or(pool).choose(client, tried);
     // The servers of another pool may not be checked yet, or have no addresses.
-    let is_replaced = || pool.in_force().is_some_and(|other| !ptr::eq(&*other, pool));
+    let awaits_servers =
+        || pool.in_force().is_some_and(|other| !ptr::eq(&*other, pool) && other.awaits_servers());
     let place = match pool.in_force().as_deref().unwrap_or(pool).most_waiting() {
         // No server has a bound any more: those who still wait are about to be let in, and lose nothing by this one.
         0 => None,
-        most => Some(pool.room().join(most)?),
+        most => Some(pool.room().join(most, tried.is_empty()).ok_or(Unavailable::Full)?),
     };
     let chosen = async {
         let _turn = match &place {
-            Some(place) => Some(place.turn().await),
+            Some(place) => place.turn().await,
             None => None,
         };
         loop {
             match choose() {
-                Ok(guard) => return Some(guard),
-                Err(Unavailable::Nobody) if !is_replaced() => return None,
+                Ok(guard) => return Ok(guard),
+                Err(Unavailable::Nobody) if !awaits_servers() => return Err(Unavailable::Nobody),
                 Err(Unavailable::Full | Unavailable::Nobody) => {}
             }
             match &place {
@@ -145,7 +153,8 @@ async fn wait(pool: &Pool, client: IpAddr, tried: &[Arc<Server>]) -> Option<Serv
             }
         }
     };
-    timeout(pool.connect_timeout, chosen).await.ok().flatten()
+    // A last look says why.
+    timeout(pool.connect_timeout, chosen).await.unwrap_or_else(|_| choose())
 }
 
 /// Whether the server is to blame. It is not if it did not answer a client's address: maybe only that client's way back is
@@ -159,46 +168,123 @@ fn is_servers_fault(reason: CloseReason) -> bool {
 mod tests {
     use super::super::poll_once;
     use super::*;
-    use crate::config;
+    use crate::config::{self, Check, Health, Origin, Role};
+    use crate::reason::DownReason;
     use std::net::Ipv4Addr;
     use std::pin::pin;
 
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// A pool of these servers, each of which may have so many connections.
+    fn pool(
+        servers: &[&str],
+        max_connections: Option<usize>,
+        check: Check,
+        previous: Option<&Pool>,
+    ) -> Arc<Pool> {
+        let server = |text: &&str| {
+            let origin = match text.strip_prefix("srv:") {
+                Some(name) => Origin::Service(name.into()),
+                None => Origin::Address(text.parse().unwrap()),
+            };
+            config::Server { max_connections, ..config::Server::new(origin) }
+        };
+        let config = config::Pool {
+            health: Some(Arc::new(Health::new(check))),
+            ..config::Pool::new("pool".into(), servers.iter().map(server).collect())
+        };
+        Arc::new(Pool::new(&config, previous).unwrap())
+    }
+
+    fn goes_down(server: &Server) {
+        server.state.health.judge(Err(DownReason::Refused), &Health::new(Check::Tcp), 0);
+    }
+
+    /// What comes of a search by now: the server or the reason; `None`: it waits.
+    async fn outcome(search: &mut Search<'_>) -> Option<Result<String, CloseReason>> {
+        let found = poll_once(pin!(search.next())).await?;
+        Some(found.map(|guard| guard.server().address.to_string()).map_err(|failure| failure.reason))
+    }
+
     #[tokio::test]
     async fn nobody_waits_behind_others_where_no_server_has_a_bound() {
-        let server = |max_connections| config::Server {
-            max_connections,
-            ..config::Server::new(config::Origin::Address("10.0.0.1:1".parse().unwrap()))
-        };
-        let pool = |max_connections, previous| {
-            let config = config::Pool::new("pool".into(), vec![server(max_connections)]);
-            Arc::new(Pool::new(&config, previous).unwrap())
-        };
-        let before = pool(Some(1), None);
-        let after = pool(None, Some(&before));
-        let _in_front = before.room().join(1).unwrap();
+        let before = pool(&["10.0.0.1:1"], Some(1), Check::Tcp, None);
+        let after = pool(&["10.0.0.1:1"], None, Check::Tcp, Some(&before));
+        let _in_front = before.room().join(1, true).unwrap();
         after.comes_into_force();
         // Also one that was accepted before the reload.
         for pool in [&after, &before] {
-            assert!(Search::new(pool, Ipv4Addr::LOCALHOST.into()).next().await.is_ok());
+            assert!(Search::new(pool, CLIENT).next().await.is_ok());
         }
     }
 
     #[tokio::test]
-    async fn who_waits_over_a_reload_waits_for_servers_that_have_no_address_yet() {
-        fn pool(origin: config::Origin, bound: Option<usize>, previous: Option<&Pool>) -> Arc<Pool> {
-            let server = config::Server { max_connections: bound, ..config::Server::new(origin) };
-            let config = config::Pool::new("pool".into(), vec![server]);
-            Arc::new(Pool::new(&config, previous).unwrap())
+    async fn who_waits_over_a_reload_waits_for_servers_that_may_come() {
+        let role = || Check::Redis { role: Some(Role::Master), login: None };
+        for (server, check) in [
+            ("db.example.com:1", Check::Tcp),
+            ("srv:_db._tcp.example.com", Check::Tcp),
+            ("10.0.0.2:1", role()),
+        ] {
+            for bound in [Some(1), None] {
+                let before = pool(&["10.0.0.1:1"], Some(1), Check::Tcp, None);
+                let _its_place = before.choose(CLIENT, &[]).ok().unwrap();
+                let after = pool(&[server], bound, check.clone(), Some(&before));
+                after.comes_into_force();
+                assert_eq!(outcome(&mut Search::new(&before, CLIENT)).await, None, "{server} {bound:?}");
+            }
         }
-        let named = || config::Origin::Address("db.example.com:1".parse().unwrap());
-        let client = Ipv4Addr::LOCALHOST.into();
-        for bound in [Some(1), None] {
-            let before = pool(config::Origin::Address("10.0.0.1:1".parse().unwrap()), Some(1), None);
-            let _its_place = before.choose(client, &[]).ok().unwrap();
-            let after = pool(named(), bound, Some(&before));
-            after.comes_into_force();
-            let mut search = Search::new(&before, client);
-            assert!(poll_once(pin!(search.next())).await.is_none(), "{bound:?}");
-        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_another_server_keeps_nobody_from_the_one_that_it_has_tried() {
+        let pool = pool(&["10.0.0.1:1", "10.0.0.2:1"], Some(1), Check::Tcp, None);
+        let [tried, full] = [0, 1].map(|index| pool.servers()[index].clone());
+        let place = pool.enter(|server| server.address == full.address).unwrap();
+        let mut search = Search::new(&pool, CLIENT);
+        search.pass(&tried, CloseReason::ConnectFailed.into());
+        let mut first = pin!(search.next());
+        assert!(poll_once(first.as_mut()).await.is_none());
+        let second = Search::new(&pool, CLIENT).next().await.ok().unwrap();
+        assert_eq!(second.server().address, tried.address);
+        // Now all are full.
+        let mut search = Search::new(&pool, CLIENT);
+        let mut third = pin!(search.next());
+        assert!(poll_once(third.as_mut()).await.is_none());
+        drop(second);
+        assert!(poll_once(first.as_mut()).await.is_none());
+        assert!(poll_once(third.as_mut()).await.is_some());
+        drop(place);
+        let found = poll_once(first).await.unwrap().ok().unwrap();
+        assert_eq!(found.server().address, full.address);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_in_vain_ends_at_once_with_what_it_has_ended_for() {
+        let pool_of = |server: &str, previous: Option<&Pool>| pool(&[server], Some(1), Check::Tcp, previous);
+        // Its servers go down.
+        let pool = pool_of("10.0.0.1:1", None);
+        let place = pool.choose(CLIENT, &[]).ok().unwrap();
+        let mut search = Search::new(&pool, CLIENT);
+        let mut waits = pin!(search.next());
+        assert!(poll_once(waits.as_mut()).await.is_none());
+        goes_down(place.server());
+        pool.room().free();
+        assert_eq!(poll_once(waits).await.unwrap().err().unwrap().reason, CloseReason::PoolDown);
+        // Those that a reload brings are down.
+        let before = pool_of("10.0.0.1:1", None);
+        let _its_place = before.choose(CLIENT, &[]).ok().unwrap();
+        let after = pool_of("10.0.0.2:1", Some(&before));
+        goes_down(&after.servers()[0]);
+        after.comes_into_force();
+        assert_eq!(outcome(&mut Search::new(&before, CLIENT)).await, Some(Err(CloseReason::PoolDown)));
+        // It has tried them all, and others wait.
+        let pool = pool_of("10.0.0.1:1", None);
+        let _in_front = pool.room().join(1, true).unwrap();
+        let mut search = Search::new(&pool, CLIENT);
+        search.pass(&pool.servers()[0], CloseReason::ServerTlsFailed.into());
+        assert_eq!(outcome(&mut search).await, Some(Err(CloseReason::ServerTlsFailed)));
+        // The same while the queue is full of those whom a server may still take.
+        assert_eq!(outcome(&mut Search::new(&pool, CLIENT)).await, Some(Err(CloseReason::ServersFull)));
     }
 }
