@@ -117,12 +117,17 @@ impl From<CloseReason> for Failure {
     }
 }
 
-/// Connects to a server of `pool` and greets it; after a failure the next one: nothing of the client's is lost by then.
-pub async fn connect(pool: &Pool, dial: &Dial<'_>) -> Result<Connected, Failure> {
+/// Connects to a server of `pool` and greets it; after a failure the next one: nothing of the client's is lost by then. `begun`:
+/// see [`Search::open`].
+pub async fn connect(
+    pool: &Pool,
+    dial: &Dial<'_>,
+    begun: &mut Option<Instant>,
+) -> Result<Connected, Failure> {
     let mut search = Search::new(pool, dial.client);
     loop {
         let guard = search.next().await?;
-        if let Some(connected) = search.open(guard, dial).await {
+        if let Some(connected) = search.open(guard, dial, begun).await {
             return Ok(connected);
         }
     }

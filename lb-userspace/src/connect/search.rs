@@ -72,10 +72,16 @@ impl<'a> Search<'a> {
     }
 
     /// Opens a connection to a server that [`next`](Self::next) has given, and greets it. `None`: it does not take it, and
-    /// is not given again.
-    pub async fn open(&mut self, guard: ServerGuard, dial: &Dial<'_>) -> Option<Connected> {
-        let (pool, server) = (self.pool, guard.server());
-        let deadline = Instant::now() + pool.connect_timeout;
+    /// is not given again. `begun`: when the first server was dialled for the connection; set if none was yet.
+    pub async fn open(
+        &mut self,
+        guard: ServerGuard,
+        dial: &Dial<'_>,
+        begun: &mut Option<Instant>,
+    ) -> Option<Connected> {
+        let (pool, server, now) = (self.pool, guard.server(), Instant::now());
+        begun.get_or_insert(now);
+        let deadline = now + pool.connect_timeout;
         let speaks = dial.greeting.is_sent_first(pool.tls.is_some(), dial.at_once);
         let opened = open_server(&server.addresses(), pool.connect_timeout, dial.source, speaks).await;
         let failure = match opened {
@@ -166,7 +172,7 @@ fn is_servers_fault(reason: CloseReason) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::poll_once;
+    use super::super::{Greeting, connect, poll_once};
     use super::*;
     use crate::config::{self, Check, Health, Origin, Role};
     use crate::reason::DownReason;
@@ -257,6 +263,25 @@ mod tests {
         drop(place);
         let found = poll_once(first).await.unwrap().ok().unwrap();
         assert_eq!(found.server().address, full.address);
+    }
+
+    #[tokio::test]
+    async fn a_connection_begins_with_the_first_dial() {
+        // Nobody listens there.
+        let closed = std::net::TcpListener::bind((CLIENT, 0)).unwrap().local_addr().unwrap().to_string();
+        let pool = pool(&[&closed], Some(1), Check::Tcp, None);
+        let place = pool.choose(CLIENT, &[]).ok().unwrap();
+        let dial = Dial { client: CLIENT, source: None, greeting: Greeting::default(), at_once: false };
+        let mut begun = None;
+        assert!(poll_once(pin!(connect(&pool, &dial, &mut begun))).await.is_none());
+        assert_eq!(begun, None, "it waits for a place");
+        drop(place);
+        assert!(connect(&pool, &dial, &mut begun).await.is_err());
+        let first = begun;
+        assert!(first.is_some(), "failed attempts count");
+        // Of another pool of the route.
+        assert!(connect(&pool, &dial, &mut begun).await.is_err());
+        assert_eq!(begun, first);
     }
 
     #[tokio::test]
