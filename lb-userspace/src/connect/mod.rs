@@ -183,8 +183,7 @@ async fn open_server(
         if let Some(address) = addresses.only().filter(|address| is_possible(*address)) {
             return open_at(address).await;
         }
-        let (mut order, delay) = addresses.order(source.map(|source| source.ipv4), timeout);
-        order.retain(|index| is_possible(addresses.at(*index)));
+        let (order, delay) = addresses.order(source.map(|source| source.ipv4), timeout, is_possible);
         if client.is_some() && order.is_empty() && !addresses.is_empty() {
             return Err(io::Error::other(UnusableAddress));
         }
