@@ -484,7 +484,7 @@ impl Passage {
         speaks: bool,
         ticket: u64,
     ) -> Result<Upstream, Unconnected> {
-        let begin = Instant::now();
+        let mut begun = None;
         let (gateway, route) = (self.gateway.clone(), self.route.clone());
         let client = self.account.connection.client;
         let asks = matches!(request, Some(TlsRequest::Starttls(_)));
@@ -513,11 +513,13 @@ impl Passage {
                 }
                 None => Vec::new(),
             };
-            match connect::connect(pool, &dial).await {
+            match connect::connect(pool, &dial, &mut begun).await {
                 Ok(Connected { socket, session, thread, port, guard }) => {
                     self.account.connected(pool, guard.server());
                     tracing::debug!(pool = %pool.name, server = %guard.server().address, "connected");
-                    self.gateway.books.histograms.connect.observe(begin.elapsed());
+                    if let Some(begun) = begun {
+                        self.gateway.books.histograms.connect.observe(begun.elapsed());
+                    }
                     return Ok(Upstream { socket: LegSocket::new(socket), session, thread, guard, port });
                 }
                 Err(failure) => {

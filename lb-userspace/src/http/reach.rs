@@ -32,6 +32,8 @@ pub(super) struct Reach<'a> {
     /// A place with the server that is to be tried first.
     first: Option<ServerGuard>,
     search: Search<'a>,
+    /// When the first server was dialled.
+    begun: Option<Instant>,
 }
 
 impl<'a> Reach<'a> {
@@ -46,7 +48,7 @@ impl<'a> Reach<'a> {
     ) -> Self {
         let mut search = Search::new(pool, link.connection.client.ip());
         without.iter().for_each(|server| search.pass(server, CloseReason::ServerReset.into()));
-        Reach { link, pool, owner: link.owner(pool), once, first, search }
+        Reach { link, pool, owner: link.owner(pool), once, first, search, begun: None }
     }
 
     /// A connection to a server; to another one if that cannot be connected, or does not begin to speak HTTP/2.
@@ -81,6 +83,7 @@ impl<'a> Reach<'a> {
     /// A new connection to this server, for the kept one was of no use; to another one if that cannot be connected.
     pub(super) async fn find_new(&mut self, guard: ServerGuard) -> Result<Connection, HttpAnswer> {
         let key = Key::new(self.pool, guard.server(), self.owner);
+        self.begun = None;
         match Box::pin(self.open(guard, key)).await? {
             Some(opened) => Ok(opened),
             None => self.find().await,
@@ -109,12 +112,15 @@ impl<'a> Reach<'a> {
         let greeting = Greeting { header, tls: pool.tls.is_some(), ..Greeting::default() };
         // What a server says unasked is to be there before the request, so that it is not taken for the answer.
         let dial = Dial { client: client.ip(), source, greeting, at_once: false };
-        let begun = Instant::now();
-        let Some(connected) = self.search.open(guard, &dial).await else { return Ok(None) };
-        link.gateway.books.histograms.connect.observe(begun.elapsed());
+        let opened = self.search.open(guard, &dial, &mut self.begun).await;
+        let Some(connected) = opened else { return Ok(None) };
+        let took = self.begun.map(|begun| begun.elapsed());
         let server = connected.guard.server().clone();
         match upstream::begin(pool, connected, key).await {
             Ok((upstream, guard)) => {
+                if let Some(took) = took {
+                    link.gateway.books.histograms.connect.observe(took);
+                }
                 if let Upstream::H2(h2) = &upstream {
                     kept::share(h2.clone());
                 }

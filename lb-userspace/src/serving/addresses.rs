@@ -70,10 +70,17 @@ impl Addresses {
     }
 
     /// The addresses to try, by their index, and the delay after which the next one is tried as well if there is no answer.
-    /// All are tried within `timeout`. `ipv4`: the family to begin with, if it matters.
-    pub fn order(&self, ipv4: Option<bool>, timeout: Duration) -> (Vec<usize>, Duration) {
-        let past: Vec<_> = self.0.iter().map(Past::of).collect();
-        let order = order(&past, ipv4, now_ms());
+    /// All are tried within `timeout`. `ipv4`: the family to begin with, if it matters. `is_possible`: of an address that may be
+    /// tried; others take no one's turn.
+    pub fn order(
+        &self,
+        ipv4: Option<bool>,
+        timeout: Duration,
+        is_possible: impl Fn(SocketAddr) -> bool,
+    ) -> (Vec<usize>, Duration) {
+        let possible: Vec<_> = (0..self.0.len()).filter(|index| is_possible(self.at(*index))).collect();
+        let past: Vec<_> = possible.iter().map(|index| Past::of(&self.0[*index])).collect();
+        let order: Vec<_> = order(&past, ipv4, now_ms()).into_iter().map(|index| possible[index]).collect();
         let share = timeout / u32::try_from(order.len().max(1)).unwrap_or(u32::MAX);
         (order, share.clamp(DELAY.1, DELAY.0))
     }
@@ -189,19 +196,31 @@ mod tests {
     #[test]
     fn every_address_has_its_turn_within_the_timeout() {
         let addresses = |n: u8| Addresses::new((0..n).map(|n| ([10, 0, 0, n], 80).into()).collect());
-        let delay = |n, ms| addresses(n).order(None, Duration::from_millis(ms)).1.as_millis();
+        let delay = |n, ms| addresses(n).order(None, Duration::from_millis(ms), |_| true).1.as_millis();
         assert_eq!((delay(2, 2000), delay(2, 200), delay(8, 400), delay(8, 1)), (250, 100, 50, 10));
     }
 
     #[test]
     fn what_a_connection_has_shown_counts_for_the_next() {
         let addresses = Addresses::new(vec![([10, 0, 0, 2], 80).into(), ([10, 0, 0, 1], 80).into()]);
-        let order = || addresses.order(None, Duration::from_secs(2)).0;
+        let order = || addresses.order(None, Duration::from_secs(2), |_| true).0;
         assert_eq!((order(), addresses.at(0)), (vec![0, 1], ([10, 0, 0, 1], 80).into()));
         addresses.failed(0);
         assert_eq!(order(), [1, 0]);
         addresses.worked(0);
         assert_eq!(order(), [0, 1]);
+    }
+
+    #[test]
+    fn an_address_that_may_not_be_tried_takes_no_ones_turn() {
+        let v6 = |n: u16| SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, n], 80));
+        let v4 = SocketAddr::from(([10, 0, 0, 1], 80));
+        let addresses = Addresses::new((0..TRIED as u16).map(v6).chain([v4]).collect());
+        let only = (0..=TRIED).find(|index| addresses.at(*index) == v4).unwrap();
+        // It comes after all those that have not failed.
+        addresses.failed(only);
+        let (order, delay) = addresses.order(None, Duration::from_secs(2), |address| address.is_ipv4());
+        assert_eq!((order, delay), (vec![only], DELAY.0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::config::{
     self, Address, Balance, Eject, Health, Host, Keepalive, OnDown, Origin, ProxyVersion, Role, SourceAddress,
 };
 use crate::route::{Candidate, Choice, Rank, Schedule, choose, keep_one, schedules};
+use crate::state::ServerState;
 use crate::tls::ServerTls;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{HashMap, HashSet};
@@ -523,6 +524,15 @@ impl Pool {
     pub(crate) fn most_waiting(&self) -> usize {
         let bounds = |servers: &Servers| servers.iter().filter_map(|server| server.max_connections).sum();
         bounds(&self.servers())
+    }
+
+    /// The first check of one of its servers, or the first answer of DNS, is still to come: it may soon have a server for a
+    /// connection.
+    pub(crate) fn awaits_servers(&self) -> bool {
+        let is_unresolved = |server: &Arc<Server>| server.availability().state == ServerState::Unresolved;
+        self.awaits_checks()
+            || self.servers().iter().any(is_unresolved)
+            || self.services().iter().any(|service| !service.has_servers)
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
