@@ -16,9 +16,10 @@ use crate::reason::{CloseReason, HttpAnswer};
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, ORIGIN, UPGRADE};
-use http::{HeaderMap, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use rustls::pki_types::UnixTime;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -120,6 +121,7 @@ impl Forward {
         let mut retries = rule.rule.retry.as_ref().map_or(0, |retry| retry.attempts);
         loop {
             let spare = (retries > 0).then(|| self.head.clone());
+            let is_sent = Cell::new(false);
             let bound = rule.rule.timeouts.backend;
             let deadlines = [
                 last.map(|at| (at, HttpAnswer::RequestTimeout)),
@@ -131,7 +133,7 @@ impl Forward {
                 tokio::select! {
                     biased;
                     cause = watch.ended() => Err(cause),
-                    outcome = self.attempt(account, &pool, mark, &left) => outcome,
+                    outcome = self.attempt(account, &pool, mark, &left, &is_sent) => outcome,
                 }
             };
             let outcome = match deadline {
@@ -140,7 +142,7 @@ impl Forward {
             };
             if let (Some(spare), Some(retry)) = (spare, &rule.rule.retry)
                 && self.source.as_ref().is_none_or(|source| source.is_replayable())
-                && is_tried_again(retry, &outcome)
+                && is_tried_again(retry, &outcome, is_sent.get().then_some(&spare.method))
                 && last.is_none_or(|last| Instant::now() + retry.backoff < last)
             {
                 drop(outcome);
@@ -168,13 +170,14 @@ impl Forward {
     }
 
     /// Asks one server of the pool; another one if that cannot be connected. `mark`: of the server that the client is kept at;
-    /// `left`: those that are asked only if there is no other.
+    /// `left`: those that are asked only if there is no other. `is_sent` becomes whether a server may have the request.
     async fn attempt(
         &mut self,
         account: &mut Account,
         pool: &Arc<Pool>,
         mark: Option<Mark>,
         left: &[Arc<Server>],
+        is_sent: &Cell<bool>,
     ) -> Result<Reached, HttpAnswer> {
         let link = account.link().clone();
         let first = mark.and_then(|mark| pool.enter(|server| is_of(mark, pool, server)));
@@ -190,7 +193,10 @@ impl Forward {
         loop {
             let Connection { upstream, guard, epoch, is_kept } = connection;
             account.reached(pool, guard.server(), epoch);
-            match self.send(upstream, is_kept, pool).await {
+            is_sent.set(true);
+            let sent = self.send(upstream, is_kept, pool).await;
+            is_sent.set(!matches!(sent, Err(Fate::Unharmed | Fate::Refused)));
+            match sent {
                 Ok((response, carrier)) => return self.reached(response, carrier, &link, pool, guard).await,
                 Err(Fate::Unharmed) if is_kept => {
                     account.watch().has_left_server();
@@ -215,7 +221,7 @@ impl Forward {
     ) -> Result<(Response<Incoming>, Carrier), Fate> {
         let spare = (is_kept && self.may_repeat()).then(|| self.head.headers.clone());
         let body = self.source.as_ref().map_or(Sent::Empty, Source::sent);
-        let (Lost { unsent, error }, is_silent) = match upstream {
+        let (lost, is_silent) = match upstream {
             Upstream::H1(mut h1) => {
                 let mut request = self.head.take_http1(body);
                 if expects_100(request.headers()) {
@@ -236,10 +242,13 @@ impl Forward {
                 }
             }
         };
+        let is_refused = lost.is_refused();
+        let Lost { unsent, error } = lost;
         tracing::debug!(pool = %pool.name, is_kept, ?error, "no answer");
         match (unsent, spare) {
             (Some(unsent), _) => self.head.headers = unsent.into_parts().0.headers,
             (None, Some(spare)) => self.head.headers = spare,
+            (None, None) if is_refused => return Err(Fate::Refused),
             (None, None) => {
                 let is_stale = is_kept && is_silent && !error.is_some_and(|error| error.is_parse());
                 return Err(if is_stale { Fate::Stale } else { Fate::Lost });
@@ -360,6 +369,8 @@ fn mark_of(pool: &Pool, server: &Server) -> Mark {
 enum Fate {
     /// It may be sent once more: no server has seen it, or it does no harm to be done twice.
     Unharmed,
+    /// The server has not begun with it, and takes no request now.
+    Refused,
     /// The host cannot be said in HTTP/2.
     Unsayable,
     /// The server has closed a kept connection, as it may at any time, and has not begun to answer.
@@ -397,14 +408,17 @@ fn expects_100(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-fn is_tried_again(retry: &Retry, outcome: &Result<Reached, HttpAnswer>) -> bool {
+/// `sent`: the method of a request that a server may have.
+fn is_tried_again(retry: &Retry, outcome: &Result<Reached, HttpAnswer>, sent: Option<&Method>) -> bool {
     use HttpAnswer::{
         ConnectFailed, RequestTimeout, RouteRemoved, ServerDown, ServerFailed, ServerTlsFailed,
     };
     match outcome {
         Ok(Reached { body: None, .. }) | Err(RequestTimeout | RouteRemoved) => false,
         Ok(Reached { response, .. }) => retry.statuses.contains(&response.status()),
-        Err(ConnectFailed | ServerDown | ServerFailed | ServerTlsFailed) => true,
+        Err(ConnectFailed | ServerTlsFailed) => true,
+        // Done twice, it may do harm.
+        Err(ServerDown | ServerFailed) => retry.lost || sent.is_none_or(Method::is_idempotent),
         Err(reason) => retry.statuses.contains(&status(*reason)),
     }
 }

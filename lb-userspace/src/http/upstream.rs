@@ -20,6 +20,7 @@ use hyper_util::rt::TokioTimer;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use std::cell::Cell;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::{Pin, pin};
@@ -153,6 +154,14 @@ pub(super) struct Lost {
 impl From<TrySendError<Request<Sent>>> for Lost {
     fn from(mut error: TrySendError<Request<Sent>>) -> Self {
         Lost { unsent: error.take_message().map(Box::new), error: Some(error.into_error()) }
+    }
+}
+
+impl Lost {
+    /// Whether the server has said that it has not begun with the request (RFC 9113, section 8.7).
+    pub(super) fn is_refused(&self) -> bool {
+        let cause = self.error.as_ref().and_then(|error| error.source()?.downcast_ref::<h2::Error>());
+        cause.is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM))
     }
 }
 

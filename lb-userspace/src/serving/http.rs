@@ -2,7 +2,7 @@
 
 use super::Pool;
 use crate::config::{Fraction, RequestMatch, Rule, Rules};
-use crate::route::http::{HttpRules, RequestParts};
+use crate::route::http::{Given, HttpRules, RequestParts};
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -44,7 +44,12 @@ impl Requests {
         };
         let made_of: Vec<Made> = rules.iter().map(made).collect();
         let all = made_of.iter().flat_map(|made| &*made.rules);
-        let table = HttpRules::new(all.map(|of| (&*of.rule.hosts, &*of.rule.matches, of.clone())));
+        let table = HttpRules::new(all.map(|of| Given {
+            hosts: &of.rule.hosts,
+            matches: &of.rule.matches,
+            list: of.rule.list.as_deref(),
+            what: of.clone(),
+        }));
         Self { table, made_of }
     }
 

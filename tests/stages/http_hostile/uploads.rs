@@ -2,9 +2,9 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -91,6 +91,55 @@ fn a_body_that_is_still_coming_is_sent_whole_to_the_next_server() -> Result<()> 
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     })?;
     is_sent_whole(&scene, &told)
+}
+
+#[test]
+fn what_a_server_may_have_done_is_tried_again_only_where_that_does_no_harm() -> Result<()> {
+    let scene = Scene::with("", RETRIED, &pool("busy", &[81], ""))?;
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let told = lines.clone();
+    // Takes a request whole, and ends without a word.
+    let _busy = Backend::start(&scene.world.net.server, 81, move |mut stream| {
+        let received = read_until(&mut stream, |received| !matches!(parse(received), Ok(None)))?;
+        told.lock().expect("no thread panics").push(received.escape_ascii().to_string());
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+    })?;
+    for (method, body, expected) in [("POST", "aaa", 1), ("PATCH", "", 1), ("PUT", "aaa", 2), ("GET", "", 2)]
+    {
+        let length = body.len();
+        let request =
+            format!("{method} /retried HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {length}\r\n\r\n{body}");
+        let answer = scene.exchange(request.as_bytes())?;
+        ensure!(answer.starts_with(b"HTTP/1.1 502 "), "{}", answer.escape_ascii());
+        let seen = std::mem::take(&mut *lines.lock().expect("no thread panics"));
+        assert_eq!(seen.len(), expected, "{method}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_server_of_http2_has_not_begun_with_is_tried_again() -> Result<()> {
+    const REFUSED_STREAM: u32 = 7;
+    let scene = Scene::with("", RETRIED, &pool("busy", &[81], "http2 = true"))?;
+    let _busy = Backend::start(&scene.world.net.server, 81, |stream| {
+        let (mut raw, mut is_first) = (Raw::accept(stream, &[])?, true);
+        while let Some(frame) = raw.next().map_err(io::Error::other)? {
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
+                HEADERS if std::mem::take(&mut is_first) => {
+                    raw.frame(RST_STREAM, 0, frame.stream, &REFUSED_STREAM.to_be_bytes())?;
+                }
+                HEADERS => raw.headers(frame.stream, &[(":status", "200")], true)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    let answer = scene.exchange(
+        format!("POST /retried HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 3\r\n\r\naaa").as_bytes(),
+    )?;
+    ensure!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer.escape_ascii());
+    Ok(())
 }
 
 /// Sends a body piece by piece, the rest once the beginning is sent for the second time. `told`: an empty piece when that is so, and

@@ -188,6 +188,7 @@ fn rule(draft: &RuleDraft, route: &Arc<str>, pools: &Names, report: &mut Report)
         name: draft.name.get().map_or_else(|| route.clone(), Arc::from),
         grpc: false,
         hosts: values(&draft.hosts).into(),
+        list: None,
         matches: items(&draft.matches).iter().map(|of| a_match(&of.value, report)).collect(),
         filters: Filters {
             request_headers: draft.request_headers.or(HeaderChanges::default()),
@@ -335,6 +336,7 @@ fn retry(draft: &RetryDraft) -> Retry {
     Retry {
         attempts: draft.attempts.or(1),
         statuses: values(&draft.statuses),
+        lost: false,
         backoff: draft.backoff.or(BACKOFF),
     }
 }

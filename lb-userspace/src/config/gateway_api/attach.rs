@@ -69,7 +69,9 @@ pub(super) fn routes<'i>(
             None => offer.outcome.clone(),
         };
         let Outcome { listeners, status } = outcome;
-        for (listener, _) in &*listeners {
+        // Rules that only answer with 500 are there, and their route is not accepted.
+        let is_accepted = !is_unserved(spec);
+        for (listener, _) in listeners.iter().filter(|_| is_accepted) {
             gateways.listeners[*listener].attached += 1;
         }
         if let Some(status) = status {
@@ -286,8 +288,11 @@ pub(super) fn services<'b>(
 /// Why nothing is served of a route of requests that has rules. Those of them that have matches answer with 500 all the same:
 /// without them the requests would go where another route sends them.
 fn unserved(spec: &RouteSpec) -> Option<Fault> {
-    let all_bad = !spec.requests.is_empty() && spec.requests.iter().all(|rule| rule.fault.is_some());
-    all_bad.then(|| Fault::new("UnsupportedValue", told(spec).join("; ")))
+    is_unserved(spec).then(|| Fault::new("UnsupportedValue", told(spec).join("; ")))
+}
+
+fn is_unserved(spec: &RouteSpec) -> bool {
+    !spec.requests.is_empty() && spec.requests.iter().all(|rule| rule.fault.is_some())
 }
 
 /// What is to be said of the rules of requests that are not served.

@@ -29,7 +29,7 @@ pub(super) fn reject_equal(listeners: &mut [Listener<'_>]) {
     for listener in listeners.iter() {
         let Some(is_for) = listener.is_for else { continue };
         let port = ports.entry(listener.port()).or_default();
-        *port.hosts.entry(listener.host.clone()).or_default() += 1;
+        *port.hosts.entry(listener.host.clone()).or_default() += usize::from(!listener.is_of_no_host);
         port.is_mixed |= port.family.replace(is_for.family()).is_some_and(|other| other != is_for.family());
     }
     for listener in listeners.iter_mut().filter(|listener| listener.is_for.is_some()) {
@@ -37,7 +37,7 @@ pub(super) fn reject_equal(listeners: &mut [Listener<'_>]) {
         if all.is_mixed {
             let message = format!("listeners of port {port} have protocols that exclude one another");
             listener.conflict = Some(Fault::new(PROTOCOL_CONFLICT, message));
-        } else if all.hosts[&listener.host] > 1 {
+        } else if all.hosts[&listener.host] > 1 && !listener.is_of_no_host {
             let message = format!("another listener of port {port} has the same host name");
             listener.conflict = Some(Fault::new(HOSTNAME_CONFLICT, message));
         }
@@ -72,8 +72,7 @@ impl<'i> Claims<'i> {
         Self { ports: HashMap::new(), most }
     }
 
-    /// The first has it: older Gateways come before younger ones, and a Gateway before its ListenerSets. `lets_in`: whether a
-    /// Gateway lets the listener's namespace add listeners.
+    /// The first has it. `lets_in`: whether a Gateway lets the listener's namespace add listeners.
     ///
     /// Names out of a wildcard are taken away from whoever has the wildcard, and that may be another tenant. A Gateway may have
     /// them where the owner could have them by a ListenerSet, too: in its own namespace, and in those that the older Gateway

@@ -45,13 +45,15 @@ pub(super) fn terminate(draft: &mut RouteDraft, listener: &Listener<'_>, at: &Pl
     }
 }
 
-/// `NAMESPACE.GATEWAY.LISTENER`: only the last may have a dot besides, and what is a ListenerSet's or Istio's says so.
+/// `NAMESPACE.GATEWAY.LISTENER`, and what is a ListenerSet's or Istio's says so before that. Dots in names are `_`, which no name
+/// has: no two listeners are called the same.
 pub(super) fn listener_name(listener: &Listener<'_>) -> String {
     let Key { kind, name } = listener.owner;
+    let [owner, own] = [&*name.name, &*listener.spec.name].map(|name| name.replace('.', "_"));
     let set = match kind {
         Kind::ListenerSet => "set.",
         Kind::IstioGateway => "istio.",
         _ => "",
     };
-    format!("{set}{}.{}.{}", name.namespace, name.name, listener.spec.name)
+    format!("{set}{}.{owner}.{own}", name.namespace)
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::index::{Change, Index};
 use super::key::{Key, Kind};
-use super::objects::Object;
+use super::objects::{Object, key_of};
 use crate::config::controller::Settings;
 use crate::config::diagnostic::quote;
 use crate::config::files::{MAX_CONFIG_BYTES, Sources, digest_of, digest_of_names, names, read_bounded};
@@ -144,10 +144,17 @@ impl Manifests {
             return;
         }
         let named = name_of(&value);
+        // A policy that cannot be read is one that cannot be followed: without it, servers would be spoken to in the clear.
+        let kept = (kind_of(&value) == Some(Kind::BackendTlsPolicy)).then(|| value.clone());
+        let at = At { file: file.to_owned(), line };
         match Object::read(value) {
-            Ok(Some(object)) => self.objects.push((object, At { file: file.to_owned(), line })),
+            Ok(Some(object)) => self.objects.push((object, at)),
             Ok(None) => {}
-            Err(refusal) => self.problem(file, line, named, refusal.to_string()),
+            Err(refusal) => {
+                self.problem(file, line, named, refusal.to_string());
+                let unread = kept.and_then(|value| Object::unread(policy_key(&value)?, &value, refusal));
+                self.objects.extend(unread.map(|object| (object, at)));
+            }
         }
     }
 
@@ -224,6 +231,16 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
 fn kind_of(value: &Value) -> Option<Kind> {
     let version = value["apiVersion"].as_str()?;
     Kind::of(version.split_once('/').map_or("", |(group, _)| group), value["kind"].as_str()?)
+}
+
+/// What identifies the policy that a document is, if that can be told.
+fn policy_key(value: &Value) -> Option<Key> {
+    let metadata = &value["metadata"];
+    let namespace = match &metadata["namespace"] {
+        Value::Null => "",
+        namespace => namespace.as_str()?,
+    };
+    key_of(Kind::BackendTlsPolicy, namespace, metadata["name"].as_str()?).ok()
 }
 
 /// What a document seems to be.

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use super::claims::{Claims, mark_overlaps, reject_equal};
 use super::context::{Definitions, Lacking};
@@ -124,7 +125,8 @@ impl<'i> Gateways<'i> {
         }
         let mut all =
             Gateways { list: Vec::new(), sets: Vec::new(), listeners: Vec::new(), by_owner: HashMap::new() };
-        let mut claims = Claims::new(view.index.settings.max_ports);
+        // The listeners of each Gateway and ListenerSet: since when they are there, and the Gateway that they are of.
+        let mut claimants: Vec<(&str, usize, Range<usize>)> = Vec::new();
         for (object, spec) in gateways {
             let gateway = all.list.len();
             all.list.push(Gateway::new(object, spec, view));
@@ -137,22 +139,29 @@ impl<'i> Gateways<'i> {
             if object.key.kind == Kind::Gateway {
                 reject_equal(&mut all.listeners[first..]);
             }
-            for listener in &mut all.listeners[first..] {
-                let lets_in = |other: usize| all.list[other].lets_in(view, &object.key.name.namespace);
-                claims.claim(listener, gateway, lets_in);
-            }
+            claimants.push((&object.created, gateway, first..all.listeners.len()));
             for (set, set_spec) in sets_of.remove(&object.key).into_iter().flatten() {
                 let fault = all.list[gateway].refuses(view, set);
                 all.by_owner.entry(&set.key).or_default();
                 if fault.is_none() {
+                    let first = all.listeners.len();
                     for (number, listener) in set_spec.listeners.iter().enumerate() {
                         all.add(view, &set.key, gateway, number, listener);
-                        let lets_in = |other: usize| all.list[other].lets_in(view, &set.key.name.namespace);
-                        let added = all.listeners.last_mut().expect("it was just added");
-                        claims.claim(added, gateway, lets_in);
                     }
+                    let since = (&*set.created).max(&object.created);
+                    claimants.push((since, gateway, first..all.listeners.len()));
                 }
                 all.sets.push(Set { object: set, gateway: &object.key, fault });
+            }
+        }
+        // Whoever came first. Stable: of equally old ones the older Gateway, and a Gateway before its ListenerSets.
+        claimants.sort_by_key(|(since, ..)| *since);
+        let mut claims = Claims::new(view.index.settings.max_ports);
+        for (_, gateway, listeners) in claimants {
+            for listener in &mut all.listeners[listeners] {
+                let own = listener.owner;
+                let lets_in = |other: usize| all.list[other].lets_in(view, &own.name.namespace);
+                claims.claim(listener, gateway, lets_in);
             }
         }
         mark_overlaps(&mut all.listeners);

@@ -182,7 +182,16 @@ fn needed<T>(kind: &str, part: Option<T>) -> Result<T, String> {
 
 fn changes(spec: HeadersSpec) -> Result<HeaderChanges, String> {
     let header = |HeaderSpec { name, value }: HeaderSpec| Ok((changed_header(&name)?, header_value(&value)?));
-    let all = |headers: Vec<HeaderSpec>| headers.into_iter().map(header).collect::<Result<Vec<_>, String>>();
+    // Of several with one name the API takes the first.
+    let all = |headers: Vec<HeaderSpec>| {
+        let mut found: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(headers.len());
+        for (name, value) in headers.into_iter().map(header).collect::<Result<Vec<_>, String>>()? {
+            if found.iter().all(|(known, _)| *known != name) {
+                found.push((name, value));
+            }
+        }
+        Ok::<_, String>(found)
+    };
     Ok(HeaderChanges {
         set: all(spec.set)?,
         add: all(spec.add)?,
@@ -249,12 +258,12 @@ fn path_rewrite(spec: PathSpec, has_prefix: bool) -> Result<PathRewrite, String>
     }
 }
 
-/// What can stand in a request's first line, before the query.
+/// What can stand in a request's first line, before the query, and behind a host in a `Location`; empty: the path of the root.
 pub(super) fn path_text(path: Box<str>) -> Result<Box<str>, String> {
     let is_good = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
-    match path.bytes().all(is_good) {
+    match path.bytes().all(is_good) && (path.is_empty() || path.starts_with('/')) {
         true => Ok(path),
-        false => Err(format!("{} is no path", quote(&path))),
+        false => Err(format!("{} is no path that begins with a `/`", quote(&path))),
     }
 }
 

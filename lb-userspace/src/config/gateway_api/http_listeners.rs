@@ -39,7 +39,11 @@ impl Ruled {
                 Some(targets.len() - 1)
             };
             let pools: Vec<_> = backends.iter().map(&mut pool).collect();
-            let made = rule.with_pools(|number| pools[*number]);
+            let mut made = rule.with_pools(|number| pools[*number]);
+            if let Some(redirect) = made.filters.redirect.as_mut().filter(|to| to.scheme.is_none()) {
+                // The Gateway's, which need not be the one that the connection has come to.
+                redirect.port = redirect.port.or(Some(listener.port()));
+            }
             found.push(Rule { hosts: of_rules.clone(), ..made });
         }
         let pools = targets.iter().map(Target::pool).collect();

@@ -74,6 +74,8 @@ pub(super) struct Listener<'i> {
     pub(super) number: usize,
     pub(super) spec: &'i ListenerSpec,
     pub(super) host: SniPattern,
+    /// Its host name cannot be read, and nobody knows which one is meant.
+    pub(super) is_of_no_host: bool,
     /// `None`: its protocol is none of ours.
     pub(super) is_for: Option<Use>,
     /// Of routes.
@@ -181,6 +183,7 @@ impl<'i> Listener<'i> {
             number,
             spec,
             host: SniPattern::Any,
+            is_of_no_host: false,
             is_for: None,
             kinds: Vec::new(),
             binds: parent.binds.clone().unwrap_or_else(|| Arc::from([])),
@@ -221,6 +224,7 @@ impl<'i> Listener<'i> {
             match hostname::read(host) {
                 Some(host) => listener.host = host,
                 None => {
+                    listener.is_of_no_host = true;
                     let message = format!("{} is no host name", quote(host));
                     listener.fault = Some(Fault::new("UnsupportedValue", message));
                 }
@@ -265,7 +269,7 @@ impl<'i> Listener<'i> {
             return self.kinds = vec![Kind::VirtualService];
         }
         let known = is_for.kinds();
-        let Some(named) = &self.spec.allowed_routes.kinds else {
+        let Some(named) = self.spec.allowed_routes.kinds.as_ref().filter(|named| !named.is_empty()) else {
             self.kinds = known.to_vec();
             return;
         };

@@ -93,8 +93,7 @@ struct Metadata {
 }
 
 impl Object {
-    /// Reads an object as JSON has it; `None`: its kind is of no interest here. In a file, an object without a namespace is in
-    /// `default`, as it is for kubectl.
+    /// Reads an object as JSON has it; `None`: its kind is of no interest here.
     pub fn read(mut value: Value) -> Result<Option<Object>, Refusal> {
         remove_nulls(&mut value);
         if !value.is_object() {
@@ -120,16 +119,8 @@ impl Object {
             let message = format!("version {} of {} is not known, but {known}", quote(version), kind.name());
             return Err(Refusal::new("apiVersion", message));
         }
-        is_name(&metadata.name).map_err(|why| Refusal::new("metadata.name", why))?;
-        let namespace = match metadata.namespace.as_str() {
-            _ if kind.is_of_cluster() => "",
-            "" => "default",
-            namespace => namespace,
-        };
-        if namespace.contains('.') || (!namespace.is_empty() && is_name(namespace).is_err()) {
-            return Err(Refusal::new("metadata.namespace", "it cannot be the name of a namespace"));
-        }
-        let key = Key::new(kind, namespace, &metadata.name);
+        let key = key_of(kind, &metadata.namespace, &metadata.name)?;
+        let namespace = &*key.name.namespace;
         let mut spec = || value["spec"].take();
         let spec = match kind {
             Kind::GatewayClass => Spec::GatewayClass(decode("spec", spec())?),
@@ -222,6 +213,20 @@ impl Object {
             _ => None,
         }
     }
+}
+
+/// What identifies an object of a file, which without a namespace is in `default`, as it is for kubectl.
+pub(super) fn key_of(kind: Kind, namespace: &str, name: &str) -> Result<Key, Refusal> {
+    is_name(name).map_err(|why| Refusal::new("metadata.name", why))?;
+    let namespace = match namespace {
+        _ if kind.is_of_cluster() => "",
+        "" => "default",
+        namespace => namespace,
+    };
+    if namespace.contains('.') || (!namespace.is_empty() && is_name(namespace).is_err()) {
+        return Err(Refusal::new("metadata.namespace", "it cannot be the name of a namespace"));
+    }
+    Ok(Key::new(kind, namespace, name))
 }
 
 /// A DNS subdomain (RFC 1123), as names of objects are.

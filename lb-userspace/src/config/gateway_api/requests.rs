@@ -228,7 +228,7 @@ pub(super) fn retry(
     };
     let statuses = codes.into_iter().map(status).collect::<Result<_, _>>()?;
     let backoff = backoff.unwrap_or(BACKOFF);
-    Ok((attempts > 0).then_some(Retry { attempts, statuses, backoff }))
+    Ok((attempts > 0).then_some(Retry { attempts, statuses, lost: false, backoff }))
 }
 
 impl RetrySpec {

@@ -62,6 +62,7 @@ impl RequestRule {
             name,
             grpc,
             hosts,
+            list: None,
             matches,
             filters,
             backends: Vec::new(),

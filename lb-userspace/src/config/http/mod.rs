@@ -33,6 +33,8 @@ pub struct Rule<P> {
     pub grpc: bool,
     /// The hosts whose requests it takes; empty: all that the route takes.
     pub hosts: Arc<[SniPattern]>,
+    /// The list that it is of, if the first rule of that counts and not the narrowest. Its rules stand one after another.
+    pub list: Option<Arc<str>>,
     /// One of them must match; empty: every request does. At most [`MAX_MATCHES`].
     pub matches: Vec<RequestMatch>,
     /// What is done for every backend.
@@ -81,6 +83,8 @@ pub enum PathMatch {
     Exact(Box<str>),
     /// It, or what begins with it and goes on at a `/`; without a `/` at its end, but for `/` itself, which is every path.
     Prefix(Box<str>),
+    /// What begins with it, also in the middle of a segment.
+    Begin(Box<str>),
     /// The whole path.
     Regex(Pattern),
 }
@@ -212,13 +216,16 @@ pub struct Timeouts {
     pub backend: Option<Duration>,
 }
 
-/// Which failures are tried again. Failures to connect are, with it.
+/// Which failures are tried again. Failures to connect are, with it; and where a server has the request and gives no answer, those
+/// requests that do no harm when they are done twice (RFC 9110, section 9.2.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Attempts after the first one.
     pub attempts: u32,
     /// Answers that are tried again.
     pub statuses: Vec<StatusCode>,
+    /// The others are, too, where a server gives no answer.
+    pub lost: bool,
     /// Before each of them.
     pub backoff: Duration,
 }
@@ -273,6 +280,7 @@ impl<P> Rule<P> {
             name: self.name.clone(),
             grpc: self.grpc,
             hosts: self.hosts.clone(),
+            list: self.list.clone(),
             matches: self.matches.clone(),
             filters: filters(&self.filters, &mut of),
             backends: self

@@ -48,7 +48,8 @@ fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, InvalidUri> {
     }
 }
 
-/// The path that comes out. Of a replaced prefix, whole segments go and a slash at the end of the new one does not count.
+/// The path that comes out. Of a replaced prefix, whole segments go and a slash at the end of the new one does not count; of one
+/// that may end in the middle of a segment, only two slashes in a row become one.
 pub(super) fn rewritten(path: &str, by: &PathRewrite, of: &RequestMatch) -> String {
     let (new, rest) = match by {
         PathRewrite::Full(new) => (&**new, ""),
@@ -56,10 +57,15 @@ pub(super) fn rewritten(path: &str, by: &PathRewrite, of: &RequestMatch) -> Stri
             let prefix = match &of.path {
                 None => "",
                 Some(PathMatch::Prefix(prefix)) => prefix.trim_end_matches('/'),
+                Some(PathMatch::Begin(begin)) => begin,
                 // Configurations have it with prefixes alone: here it is the path that has matched.
                 Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => path,
             };
-            (new.trim_end_matches('/'), path.strip_prefix(prefix).unwrap_or_default())
+            let rest = path.strip_prefix(prefix).unwrap_or_default();
+            match rest.starts_with('/') || !matches!(&of.path, Some(PathMatch::Begin(_))) {
+                true => (new.trim_end_matches('/'), rest),
+                false => (&**new, rest),
+            }
         }
     };
     match (new, rest) {
@@ -99,6 +105,20 @@ mod tests {
         ] {
             let by = PathRewrite::Prefix(new.into());
             assert_eq!(rewritten(path, &by, &prefix(of)), expected, "{path} {of} {new}");
+        }
+        for (path, of, new, expected) in [
+            ("/api", "/api", "/", "/"),
+            ("/api/x", "/api", "/", "/x"),
+            ("/apix", "/api", "/", "/x"),
+            ("/apix", "/api", "/v1", "/v1x"),
+            ("/api/x", "/api/", "/", "/x"),
+            ("/api/x", "/api/", "/v1/", "/v1/x"),
+            ("/api/", "/api/", "/v1/", "/v1/"),
+            ("/api", "/api", "/v1/", "/v1/"),
+        ] {
+            let begin = RequestMatch { path: Some(PathMatch::Begin(of.into())), ..RequestMatch::default() };
+            let by = PathRewrite::Prefix(new.into());
+            assert_eq!(rewritten(path, &by, &begin), expected, "{path} {of} {new}");
         }
         assert_eq!(rewritten("/foo", &PathRewrite::Prefix("/x".into()), &RequestMatch::default()), "/x/foo");
         assert_eq!(rewritten("/foo", &PathRewrite::Full("/x/".into()), &prefix("/")), "/x/");

@@ -1,5 +1,6 @@
 //! Which rule a request of HTTP falls under, as the Gateway API's HTTPRoute says it: of the matches that fit, the greatest
-//! [`Rank`], and of equal ones the first in the list.
+//! [`Rank`], and of equal ones the first in the list. Of rules whose own order counts (Istio's VirtualService) it is the first
+//! that fits, where any of them would have the request.
 
 mod path;
 mod query;
@@ -8,12 +9,12 @@ mod tests;
 mod value;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use http::{HeaderMap, Method};
 
 use super::names::{Named, Names, SniMatch};
-use crate::config::{PathMatch, Pattern, RequestMatch, SniPattern};
+use crate::config::{PathMatch, RequestMatch, SniPattern};
 pub use path::PathRank;
 use query::Query;
 
@@ -61,8 +62,8 @@ impl Rank {
 }
 
 /// The rules of one route, indexed: a lookup takes one hash probe per label of the host, and for each pattern that covers it
-/// one for the path and one for each length of a prefix. Only rules for the same path, and those with regular expressions,
-/// are tried one after another.
+/// one for the path and one for each length of a prefix. Only rules for the same path, those with regular expressions, and those
+/// of one list are tried one after another.
 #[derive(Debug)]
 pub struct HttpRules<T> {
     rules: Vec<Rule<T>>,
@@ -73,6 +74,21 @@ pub struct HttpRules<T> {
 struct Rule<T> {
     what: T,
     matches: Box<[RequestMatch]>,
+    /// The first rule of its list; itself: it is of none.
+    first: usize,
+}
+
+/// A rule for [`HttpRules`].
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'c, T> {
+    /// Empty: any.
+    pub hosts: &'c [SniPattern],
+    /// One of them must fit; empty: any request does.
+    pub matches: &'c [RequestMatch],
+    /// Rules of one list and with the same hosts, one after another, are tried in this order.
+    pub list: Option<&'c str>,
+    /// What it is.
+    pub what: T,
 }
 
 /// The rules for one pattern of hosts.
@@ -94,9 +110,9 @@ struct Paths {
     exact: HashMap<Box<str>, Vec<Entry>>,
     /// But for `/`.
     prefixes: HashMap<Box<str>, Vec<Entry>>,
-    /// Of the prefixes there, longest first, none twice.
-    lengths: Vec<usize>,
-    regexes: Vec<(Pattern, Entry)>,
+    /// Of the prefixes there, longest first; whether one of them may end in the middle of a segment.
+    lengths: BTreeMap<Reverse<usize>, bool>,
+    regexes: Vec<Entry>,
     any: Vec<Entry>,
 }
 
@@ -109,10 +125,15 @@ struct Entry {
 }
 
 impl<T> HttpRules<T> {
-    /// Of these: the hosts of each (empty: any), its matches (one of which must fit; empty: any request does), and what it is.
-    pub fn new<'c>(rules: impl Iterator<Item = (&'c [SniPattern], &'c [RequestMatch], T)>) -> Self {
+    /// Of these.
+    pub fn new<'c>(rules: impl Iterator<Item = Given<'c, T>>) -> Self {
         let mut table = HttpRules { rules: Vec::new(), by_host: Names::new() };
-        for (rule, (hosts, matches, what)) in rules.enumerate() {
+        let (mut before, mut first) = (None, 0);
+        for (rule, Given { hosts, matches, list, what }) in rules.enumerate() {
+            let own = list.map(|list| (list, hosts));
+            if own.is_none() || own != before {
+                (before, first) = (own, rule);
+            }
             let any_request = [RequestMatch::default()];
             let matches = if matches.is_empty() { &any_request } else { matches };
             let hosts = if hosts.is_empty() { &[SniPattern::Any] } else { hosts };
@@ -125,7 +146,7 @@ impl<T> HttpRules<T> {
                     paths.insert(Entry { rank: Rank::new(SniMatch::Any, of), rule, matching }, of);
                 }
             }
-            table.rules.push(Rule { what, matches });
+            table.rules.push(Rule { what, matches, first });
         }
         table.by_host.values_mut().for_each(|of_host| of_host.paths.sort());
         table
@@ -139,6 +160,7 @@ impl<T> HttpRules<T> {
             .by_host
             .covering(host)
             .find_map(|(_, of)| of.paths.find(request.path, |entry| self.fits(entry, request, &query)))?;
+        let entry = self.first_of_list(entry, |entry| self.fits(entry, request, &query));
         Some((&self.rules[entry.rule].what, self.matching(entry)))
     }
 
@@ -146,10 +168,21 @@ impl<T> HttpRules<T> {
         &self.rules[entry.rule].matches[entry.matching]
     }
 
-    /// Whether all fits but the host and the path, which have been looked up.
+    /// The first that fits of the list of the one that was found.
+    fn first_of_list(&self, found: Entry, fits: impl Fn(Entry) -> bool) -> Entry {
+        let earlier = self.rules[found.rule].first..found.rule;
+        let of_rule = |rule: usize| {
+            let matches = 0..self.rules[rule].matches.len();
+            matches.map(move |matching| Entry { rule, matching, ..found })
+        };
+        earlier.flat_map(of_rule).find(|entry| fits(*entry)).unwrap_or(found)
+    }
+
+    /// Whether all fits but the host, which has been looked up.
     fn fits(&self, entry: Entry, request: &RequestParts<'_>, query: &Query<'_>) -> bool {
         let of = self.matching(entry);
-        of.method.as_ref().is_none_or(|method| method == request.method)
+        path::fits(of.path.as_ref(), request.path)
+            && of.method.as_ref().is_none_or(|method| method == request.method)
             && of.headers.iter().all(|(name, wanted)| value::of_header(wanted, name, request.headers))
             && of.query.iter().all(|(name, wanted)| query.has(name, wanted))
     }
@@ -159,36 +192,35 @@ impl Paths {
     fn insert(&mut self, entry: Entry, of: &RequestMatch) {
         match &of.path {
             Some(PathMatch::Exact(path)) => self.exact.entry(path.clone()).or_default().push(entry),
-            Some(PathMatch::Prefix(prefix)) if **prefix != *"/" => {
+            Some(PathMatch::Prefix(prefix)) if **prefix == *"/" => self.any.push(entry),
+            Some(path @ (PathMatch::Prefix(prefix) | PathMatch::Begin(prefix))) => {
                 self.prefixes.entry(prefix.clone()).or_default().push(entry);
+                *self.lengths.entry(Reverse(prefix.len())).or_default() |=
+                    matches!(path, PathMatch::Begin(_));
             }
-            Some(PathMatch::Regex(pattern)) => self.regexes.push((pattern.clone(), entry)),
-            Some(PathMatch::Prefix(_)) | None => self.any.push(entry),
+            Some(PathMatch::Regex(_)) => self.regexes.push(entry),
+            None => self.any.push(entry),
         }
     }
 
     fn sort(&mut self) {
-        let lists = self.exact.values_mut().chain(self.prefixes.values_mut()).chain([&mut self.any]);
+        let lists = self.exact.values_mut().chain(self.prefixes.values_mut());
         // Stable: of equal ones the first stays the first.
-        lists.for_each(|list| list.sort_by_key(|entry| Reverse(entry.rank)));
-        self.regexes.sort_by_key(|(_, entry)| Reverse(entry.rank));
-        self.lengths = self.prefixes.keys().map(|prefix| prefix.len()).collect();
-        self.lengths.sort_unstable_by_key(|length| Reverse(*length));
-        self.lengths.dedup();
+        lists
+            .chain([&mut self.regexes, &mut self.any])
+            .for_each(|list| list.sort_by_key(|entry| Reverse(entry.rank)));
     }
 
     /// The first that the path falls under and that fits.
     fn find(&self, path: &str, fits: impl Fn(Entry) -> bool) -> Option<Entry> {
         let first = |list: &[Entry]| list.iter().copied().find(|entry| fits(*entry));
-        let of_prefix = |length: &usize| {
-            let prefix = path::prefix_of(path, *length)?;
+        let of_prefix = |(Reverse(length), anywhere): (&Reverse<usize>, &bool)| {
+            let prefix = path::prefix_of(path, *length, *anywhere)?;
             first(self.prefixes.get(prefix)?)
         };
-        let of_regex =
-            |(pattern, entry): &(Pattern, Entry)| (pattern.is_match(path) && fits(*entry)).then_some(*entry);
         None.or_else(|| first(self.exact.get(path)?))
             .or_else(|| self.lengths.iter().find_map(of_prefix))
-            .or_else(|| self.regexes.iter().find_map(of_regex))
+            .or_else(|| first(&self.regexes))
             .or_else(|| first(&self.any))
     }
 }

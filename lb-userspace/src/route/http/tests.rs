@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{ValueMatch, compared};
+use crate::config::{Pattern, ValueMatch, compared};
 use http::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
@@ -17,6 +17,10 @@ fn exact(path: &str) -> RequestMatch {
 
 fn prefix(path: &str) -> RequestMatch {
     RequestMatch { path: Some(PathMatch::Prefix(path.into())), ..RequestMatch::default() }
+}
+
+fn begin(path: &str) -> RequestMatch {
+    RequestMatch { path: Some(PathMatch::Begin(path.into())), ..RequestMatch::default() }
 }
 
 fn regex(expression: &str) -> RequestMatch {
@@ -42,7 +46,17 @@ fn param(name: &str, value: &str, mut of: RequestMatch) -> RequestMatch {
 
 /// Rules without hosts, each called by its place.
 fn rules(matches: &[RequestMatch]) -> HttpRules<usize> {
-    HttpRules::new(matches.iter().enumerate().map(|(place, of)| (&[][..], std::slice::from_ref(of), place)))
+    listed(&matches.iter().map(|of| (None, of.clone())).collect::<Vec<_>>())
+}
+
+/// The same, each with its list.
+fn listed(matches: &[(Option<&str>, RequestMatch)]) -> HttpRules<usize> {
+    HttpRules::new(matches.iter().enumerate().map(|(what, (list, of))| Given {
+        hosts: &[],
+        matches: std::slice::from_ref(of),
+        list: *list,
+        what,
+    }))
 }
 
 fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -89,6 +103,7 @@ fn precedence_is_the_derived_order() {
         assert!(rank(pair[0].clone()) > rank(pair[1].clone()), "{pair:?}");
     }
     assert_eq!(rank(prefix("/")), rank(RequestMatch::default()));
+    assert_eq!(rank(prefix("/a")), rank(begin("/a")));
     let of_host = |host| Rank::new(host, &RequestMatch::default());
     assert!(of_host(SniMatch::Exact) > Rank::new(SniMatch::Wildcard(100), &exact("/a")));
     assert!(of_host(SniMatch::Wildcard(2)) > Rank::new(SniMatch::Any, &exact("/a")));
@@ -117,8 +132,55 @@ fn a_prefix_covers_whole_segments() {
 }
 
 #[test]
+fn a_beginning_may_end_in_the_middle_of_a_segment() {
+    let rules = rules(&[prefix("/ab"), begin("/ab"), begin("/abc/"), regex("/.*")]);
+    for (path, rule) in [
+        ("/ab", 0),
+        ("/ab/x", 0),
+        ("/abx", 1),
+        ("/abc", 1),
+        ("/abc/", 2),
+        ("/abc/x", 2),
+        ("/a", 3),
+        ("/aé", 3),
+    ] {
+        assert_eq!(find(&rules, &format!("GET {path}"), &[]), Some(rule), "{path}");
+    }
+}
+
+#[test]
+fn of_a_list_the_first_counts_and_among_lists_the_narrowest() {
+    let (one, two) = (Some("one"), Some("two"));
+    let rules = listed(&[
+        (one, header("user", "a", RequestMatch::default())),
+        (one, begin("/a")),
+        (one, exact("/a/x")),
+        (None, exact("/a/x")),
+        (None, prefix("/a/b/c")),
+        (two, regex("/b.*")),
+        (two, begin("/b/c")),
+        // Another one of that name.
+        (None, exact("/c")),
+        (one, exact("/b/x")),
+    ]);
+    let user: &[_] = &[("user", "a")];
+    for (path, lines, rule) in [
+        ("/a/x", &[][..], Some(1)),
+        ("/a/x", user, Some(0)),
+        ("/a/b/c", &[], Some(4)),
+        ("/b/c", &[], Some(5)),
+        ("/b/x", user, Some(8)),
+        ("/b", user, Some(5)),
+        ("/d", user, Some(0)),
+        ("/d", &[], None),
+    ] {
+        assert_eq!(find(&rules, &format!("GET {path}"), lines), rule, "{path} {lines:?}");
+    }
+}
+
+#[test]
 fn paths_that_servers_take_for_one_are_one() {
-    let rules = rules(&[prefix("/admin"), exact("/caf%c3%a9"), prefix("/a//%62"), RequestMatch::default()]);
+    let rules = rules(&[prefix("/admin"), exact("/caf%c3%a9"), begin("/a//%62"), RequestMatch::default()]);
     for (path, rule) in [
         ("//admin", 0),
         ("/%61dmin/x", 0),
@@ -194,7 +256,8 @@ fn values_of_the_query() {
 #[test]
 fn of_equal_matches_the_first_counts_and_a_rule_may_fit_by_any_of_its_own() {
     let matches = [[exact("/a"), exact("/b")], [exact("/b"), exact("/c")]];
-    let rules = HttpRules::new(matches.iter().enumerate().map(|(place, of)| (&[][..], &of[..], place)));
+    let given = |(what, of)| Given { hosts: &[], matches: of, list: None, what };
+    let rules = HttpRules::new(matches.iter().map(|of| &of[..]).enumerate().map(given));
     assert_eq!(find(&rules, "GET /b", &[]), Some(0));
     assert_eq!(find(&rules, "GET /c", &[]), Some(1));
     assert_eq!(find(&rules, "GET /d", &[]), None);
@@ -216,6 +279,7 @@ fn any_match() -> impl Strategy<Value = RequestMatch> {
         1 => Just(Some(PathMatch::Prefix("/".into()))),
         4 => segments.prop_map(|path| Some(PathMatch::Exact(path.into()))),
         6 => segments.prop_map(|path| Some(PathMatch::Prefix(path.into()))),
+        3 => r"(/[ab]{1,2}){1,3}/?".prop_map(|path| Some(PathMatch::Begin(path.into()))),
         3 => r"(/[ab.]{1,2}){1,2}(\.\*)?".prop_map(|text| Some(PathMatch::Regex(Pattern::new(&text).unwrap()))),
     ];
     let method = prop_oneof![3 => Just(None), 1 => Just(Some(Method::GET)), 1 => Just(Some(Method::POST))];
@@ -234,9 +298,10 @@ fn any_match() -> impl Strategy<Value = RequestMatch> {
     })
 }
 
-fn any_rule() -> impl Strategy<Value = (Vec<SniPattern>, Vec<RequestMatch>)> {
+/// The hosts of rules, whether they are a list, and the matches of each.
+fn any_rules() -> impl Strategy<Value = (Vec<SniPattern>, bool, Vec<Vec<RequestMatch>>)> {
     let hosts = prop::collection::vec(r"(\*|(\*\.)?[ab](\.[ab]){0,2})".prop_map(|text| pattern(&text)), 0..3);
-    (hosts, prop::collection::vec(any_match(), 0..4))
+    (hosts, any::<bool>(), prop::collection::vec(prop::collection::vec(any_match(), 0..4), 1..4))
 }
 
 /// The definition: whether the pattern covers the host, and how well.
@@ -262,6 +327,7 @@ fn fits(of: &RequestMatch, request: &RequestParts<'_>) -> bool {
             };
             segments(request.path).starts_with(&segments(prefix))
         }
+        Some(PathMatch::Begin(begin)) => request.path.starts_with(&**begin),
         Some(PathMatch::Regex(pattern)) => pattern.is_match(request.path),
     };
     let is = |wanted: &ValueMatch, text: &str| match wanted {
@@ -280,17 +346,28 @@ fn fits(of: &RequestMatch, request: &RequestParts<'_>) -> bool {
 }
 
 proptest! {
-    /// The indexed lookup against the definition: of all matches that fit, the greatest rank, and of equal ones the first.
+    /// The indexed lookup against the definition: of all matches that fit, the greatest rank, and of equal ones the first; but of a
+    /// list that has it, the first rule that fits.
     #[test]
     fn lookup_is_the_greatest_rank(
-        rules in prop::collection::vec(any_rule(), 0..12),
+        lists in prop::collection::vec(any_rules(), 0..6),
         host in r"([ab](\.[ab]){0,2})?",
         post in any::<bool>(),
         path in r"(/[ab]{1,2}){1,4}/?",
         query in prop::option::of(r"([pq]=[12](&[pq]=[12]){0,2})?"),
         lines in prop::collection::btree_map(prop_oneof![Just("x"), Just("y")], prop_oneof![Just("1"), Just("2")], 0..3),
     ) {
-        let table = HttpRules::new(rules.iter().enumerate().map(|(place, (hosts, matches))| (&hosts[..], &matches[..], place)));
+        let names = ["0", "1", "2", "3", "4", "5"];
+        let mut rules = Vec::new();
+        for ((hosts, is_list, all), name) in lists.iter().zip(names) {
+            rules.extend(all.iter().map(|matches| (hosts, is_list.then_some(name), matches)));
+        }
+        let table = HttpRules::new(rules.iter().enumerate().map(|(what, (hosts, list, matches))| Given {
+            hosts,
+            matches,
+            list: *list,
+            what,
+        }));
         let lines: Vec<_> = lines.into_iter().collect();
         let request = RequestParts {
             host: &host,
@@ -300,19 +377,28 @@ proptest! {
             headers: &headers(&lines),
         };
         let mut all = Vec::new();
-        for (place, (hosts, matches)) in rules.iter().enumerate() {
-            let hosts = if hosts.is_empty() { vec![SniPattern::Any] } else { hosts.clone() };
-            let matches = if matches.is_empty() { vec![RequestMatch::default()] } else { matches.clone() };
+        let fitting = |matches: &[RequestMatch]| -> Vec<RequestMatch> {
+            let matches = if matches.is_empty() { vec![RequestMatch::default()] } else { matches.to_vec() };
+            matches.into_iter().filter(|of| fits(of, &request)).collect()
+        };
+        for (place, (hosts, _, matches)) in rules.iter().enumerate() {
+            let hosts = if hosts.is_empty() { vec![SniPattern::Any] } else { hosts.to_vec() };
             for host in hosts.iter().filter_map(|by| covers(&host, by)) {
-                let fitting = matches.iter().filter(|of| fits(of, &request));
-                all.extend(fitting.map(|of| (Rank::new(host, of), Reverse(place))));
+                all.extend(fitting(matches).iter().map(|of| (Rank::new(host, of), Reverse(place))));
             }
         }
-        let best = all.iter().max();
+        let best = all.iter().max().map(|(rank, place)| (*rank, place.0));
+        let first = best.map(|(_, place)| {
+            let (_, list, _) = rules[place];
+            let is_first = |(_, other, matches): &(_, Option<&str>, &Vec<RequestMatch>)| {
+                *other == list && !fitting(matches).is_empty()
+            };
+            list.map_or(place, |_| rules.iter().position(is_first).unwrap())
+        });
         let found = table.lookup(&request);
-        prop_assert_eq!(found.map(|(place, _)| *place), best.map(|(_, place)| place.0));
-        if let (Some((_, of)), Some((rank, _))) = (found, best) {
-            prop_assert_eq!(Rank::new(rank.host, of), *rank);
+        prop_assert_eq!(found.map(|(place, _)| *place), first);
+        if let (Some((place, of)), Some((rank, best))) = (found, best) {
+            prop_assert!(*place != best || Rank::new(rank.host, of) == rank);
             prop_assert!(fits(of, &request));
         }
     }

@@ -6,21 +6,22 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::destination::{Destined, HeadersSpec, Weighted, shares};
-use super::wanted::{Common, Only, Paths, Text, Wanted};
+use super::text::{Only, Text};
 use crate::config::diagnostic::quote;
 use crate::config::gateway_api::decode::Given;
 use crate::config::gateway_api::http_filters::{
-    check_cors, header_value, host_name, path_text, redirect_status,
+    check_cors, header_name, header_value, host_name, path_text, redirect_status,
 };
 use crate::config::gateway_api::requests::{Expressions, read_duration, retry};
 use crate::config::gateway_api::route::RequestRule;
 use crate::config::gateway_api::specs::BackendRef;
 use crate::config::http::{
-    Cors, Fraction, MAX_MATCHES, Mirror, PathRewrite, Redirect, Rewrite, Rule, RuleBackend, Timeouts,
+    Cors, Fraction, Mirror, PathMatch, PathRewrite, Redirect, RequestMatch, Retry, Rewrite, Rule,
+    RuleBackend, Timeouts,
 };
 
 /// A rule, without its matches. What it has besides is not served.
@@ -60,6 +61,9 @@ pub(super) struct Action {
 #[serde(rename_all = "camelCase")]
 pub(super) struct MatchSpec {
     uri: Option<Text>,
+    /// Of exact ones and of prefixes.
+    #[serde(default)]
+    ignore_uri_case: bool,
     method: Option<Text>,
     #[serde(default)]
     headers: BTreeMap<Box<str>, Text>,
@@ -142,106 +146,75 @@ struct CorsSpec {
     allow_credentials: bool,
 }
 
-/// A match with what becomes of its requests.
-pub(super) struct Drafted {
-    wanted: Result<Wanted, String>,
-    /// What of it is not looked at: its requests are refused.
-    pub(super) unserved: Option<Box<str>>,
-    action: Action,
-    name: Arc<str>,
-    path: String,
-    /// Others that it goes before, though they may be narrower.
-    before: Vec<Wanted>,
-}
-
 impl MatchSpec {
-    pub(super) fn drafted(self, action: Action, name: Arc<str>, path: String) -> Drafted {
-        let unserved = self.rest.into_iter().find_map(|(key, given)| given.0.then_some(key));
-        let paths = match self.uri.map(Text::only) {
-            None | Some(Ok(Only::Any)) => Ok(Paths::All),
-            Some(Ok(Only::Begin(begin))) if *begin == *"/" => Ok(Paths::All),
-            Some(Ok(Only::Exact(path))) => Ok(Paths::Exact(path)),
-            Some(Ok(Only::Begin(begin))) => Ok(Paths::Begin(begin)),
-            Some(Ok(Only::Regex(regex))) => Ok(Paths::Regex(regex)),
-            Some(Err(why)) => Err(why),
-        };
-        let method = match self.method.map(Text::only).transpose() {
-            Ok(None | Some(Only::Any)) => Ok(None),
-            Ok(Some(Only::Exact(method))) => Ok(Some(method)),
-            Ok(Some(_)) => Err("only exact methods are told apart".to_owned()),
-            Err(why) => Err(why),
-        };
-        let lower = |(name, text): (Box<str>, Text)| (name.to_ascii_lowercase().into(), text);
-        let headers = self.headers.into_iter().map(lower).collect();
-        let wanted =
-            paths.and_then(|paths| Ok(Wanted { paths, method: method?, headers, query: self.query_params }));
-        Drafted { wanted, unserved, action, name, path, before: Vec::new() }
+    /// What of it is not looked at: its requests are refused.
+    pub(super) fn unserved(&self) -> Option<&str> {
+        self.rest.iter().find_map(|(key, given)| given.0.then_some(&**key))
     }
-}
 
-/// For VirtualServices the first match counts, for the API's routes the narrowest. A match that goes before another is given
-/// what both have in common besides, which is as narrow as that; then it stands before it in the list. What is to be told of
-/// those of which that cannot be said.
-pub(super) fn keep_order(drafted: &mut [Drafted]) -> Vec<String> {
-    let mut told = Vec::new();
-    for first in (0..drafted.len()).rev() {
-        let (head, later) = drafted.split_at_mut(first + 1);
-        let Some(own) = head.last_mut() else { continue };
-        let Ok(wanted) = &own.wanted else { continue };
-        let mut common: Vec<Wanted> = Vec::new();
-        for other in later.iter() {
-            let Ok(theirs) = &other.wanted else { continue };
-            for theirs in std::iter::once(theirs).chain(&other.before) {
-                match wanted.and(theirs) {
-                    Common::Nothing => {}
-                    Common::All(both) if both == *wanted || common.contains(&both) => {}
-                    Common::All(both) if common.len() + 1 < MAX_MATCHES => common.push(both),
-                    Common::All(_) | Common::Unknown => {
-                        let message = format!(
-                            "{}: of what {} may take as well, the narrower of both has it, and not the first",
-                            other.path, own.path
-                        );
-                        if !told.contains(&message) {
-                            told.push(message);
-                        }
-                    }
-                }
-            }
-        }
-        own.before = common;
-    }
-    told
-}
-
-impl Drafted {
-    /// `namespace`: of the object. What is to be told of it is added to `told`.
-    pub(super) fn read(
+    /// The rule of this match alone, which stands at `path`. `namespace`: of the object.
+    pub(super) fn rule(
         self,
+        action: Action,
+        name: Arc<str>,
+        path: String,
         namespace: &str,
         expressions: &mut Expressions,
-        told: &mut Vec<String>,
     ) -> RequestRule {
-        let Self { wanted, unserved, action, name, path, before } = self;
-        let rewrites = action.rewrite.as_ref().is_some_and(|rewrite| rewrite.uri.is_some());
-        // The path of a prefix, or of all, is changed by what it begins with.
-        let by_prefix = rewrites
-            && wanted.as_ref().is_ok_and(|wanted| matches!(wanted.paths, Paths::All | Paths::Begin(_)));
-        let paths = wanted.as_ref().map(|wanted| wanted.paths.clone()).ok();
-        if let (true, Some(Paths::Begin(begin))) = (by_prefix, &paths) {
-            told.push(format!("{path}: {} is taken by whole segments, for it is rewritten", quote(begin)));
-        }
-        let fits = |other: &&Wanted| !by_prefix || Some(&other.paths) == paths.as_ref();
-        let matches = wanted.and_then(|wanted| {
-            let all = std::iter::once(&wanted).chain(before.iter().filter(fits));
-            all.map(|wanted| wanted.read(by_prefix, expressions)).collect()
-        });
-        RequestRule::new(path, name, false, matches, |rule, named, _| {
-            if let Some(key) = unserved {
-                return Err(format!("{key} is not looked at"));
+        let is_rewritten = action
+            .rewrite
+            .as_ref()
+            .is_some_and(|rewrite| rewrite.uri.as_deref().is_some_and(|uri| !uri.is_empty()));
+        let unserved = match self.unserved() {
+            Some(key) => Some(format!("{key} is not looked at")),
+            None if self.ignore_uri_case && is_rewritten => {
+                Some("`rewrite.uri` beside `ignoreUriCase` is not served".to_owned())
             }
-            action.fill(rule, named, namespace, by_prefix)
+            None => None,
+        };
+        let matches = self.read(expressions).map(|of| vec![of]);
+        RequestRule::new(path, name, false, matches, |rule, named, _| match unserved {
+            Some(why) => Err(why),
+            None => action.fill(rule, named, namespace),
         })
     }
+
+    fn read(self, expressions: &mut Expressions) -> Result<RequestMatch, String> {
+        let mut folded = |path: &str, rest: &str| {
+            let expression = format!("(?i){}{rest}", regex_syntax::escape(path));
+            expressions.make(&expression).map(|pattern| Some(PathMatch::Regex(pattern)))
+        };
+        let path = match self.uri.map_or(Ok(Only::Any), Text::only)? {
+            Only::Any => None,
+            Only::Begin(begin) if *begin == *"/" => None,
+            Only::Exact(path) if self.ignore_uri_case => folded(&path, "")?,
+            Only::Begin(begin) if self.ignore_uri_case => folded(&begin, ".*")?,
+            Only::Exact(path) => Some(PathMatch::Exact(path)),
+            Only::Begin(begin) => Some(PathMatch::Begin(begin)),
+            Only::Regex(regex) => Some(PathMatch::Regex(expressions.read(&regex)?)),
+        };
+        let method = match self.method.map_or(Ok(Only::Any), Text::only)? {
+            Only::Any => None,
+            Only::Exact(method) => {
+                let read = Method::from_bytes(method.as_bytes());
+                Some(read.map_err(|_| format!("{} is no method", quote(&method)))?)
+            }
+            Only::Begin(_) | Only::Regex(_) => return Err("only exact methods are told apart".to_owned()),
+        };
+        let mut headers = BTreeMap::new();
+        for (name, text) in self.headers {
+            headers.insert(name.to_ascii_lowercase(), (header_name(&name)?, text));
+        }
+        let headers = headers.into_values().map(|(name, text)| Ok((name, text.value(expressions)?)));
+        let headers = headers.collect::<Result<_, String>>()?;
+        let query = self.query_params.into_iter().map(|(name, text)| Ok((name, text.value(expressions)?)));
+        Ok(RequestMatch { path, method, headers, query: query.collect::<Result<_, String>>()? })
+    }
+}
+
+/// To Istio an empty text is none.
+fn some(text: Option<Box<str>>) -> Option<Box<str>> {
+    text.filter(|text| !text.is_empty())
 }
 
 impl Action {
@@ -250,7 +223,6 @@ impl Action {
         rule: &mut Rule<usize>,
         named: &mut Vec<BackendRef>,
         namespace: &str,
-        by_prefix: bool,
     ) -> Result<(), String> {
         if let Some(key) = self.rest.iter().find_map(|(key, given)| given.0.then_some(key)) {
             return Err(format!("{key} is not served"));
@@ -263,6 +235,8 @@ impl Action {
             rule.backends.push(RuleBackend { pool, weight, filters: headers.filters()? });
         }
         rule.filters.redirect = self.redirect.map(RedirectSpec::read).transpose()?;
+        // The path of a prefix, or of all, is changed by what it begins with.
+        let by_prefix = rule.matches.iter().all(|of| matches!(of.path, None | Some(PathMatch::Begin(_))));
         rule.filters.rewrite = self.rewrite.map(|rewrite| rewrite.read(by_prefix)).transpose()?;
         let mirror =
             self.mirror.map(|destination| MirrorSpec { destination, percentage: self.mirror_percentage });
@@ -277,11 +251,14 @@ impl Action {
             bound.map(|bound| bound.filter(|bound| !bound.is_zero()))
         };
         rule.timeouts = Timeouts { request: bound("timeout", self.timeout)?, backend: None };
-        if let Some(retries) = self.retries {
-            rule.timeouts.backend = bound("retries.perTryTimeout", retries.per_try_timeout.clone())?;
-            let backoff = retries.backoff.as_ref().map(|text| read_duration("retries.backoff", text));
-            let codes = codes(retries.retry_on.as_deref())?;
-            rule.retry = retry(codes, retries.attempts, backoff.transpose()?)?;
+        if let Some(RetriesSpec { attempts, per_try_timeout, retry_on, backoff, .. }) = self.retries {
+            // Without a number there are none, and no bound for each.
+            let attempts = attempts.unwrap_or(0);
+            let per_try = bound("retries.perTryTimeout", per_try_timeout)?;
+            rule.timeouts.backend = per_try.filter(|_| attempts > 0);
+            let backoff = backoff.map(|text| read_duration("retries.backoff", &text)).transpose()?;
+            let (codes, lost) = retried(retry_on.as_deref())?;
+            rule.retry = retry(codes, Some(attempts), backoff)?.map(|retry| Retry { lost, ..retry });
         }
         Ok(())
     }
@@ -307,15 +284,18 @@ impl Percent {
     }
 }
 
-/// The statuses of answers that are tried again. Failures to connect are in any case.
-fn codes(retry_on: Option<&str>) -> Result<Vec<u16>, String> {
-    let mut codes = Vec::new();
-    for word in retry_on.unwrap_or("503").split(',').map(str::trim).filter(|word| !word.is_empty()) {
+/// The statuses of answers that are tried again, and whether requests are that may do harm when they are done twice, where a server
+/// that has them gives no answer. Failures to connect are in any case.
+fn retried(retry_on: Option<&str>) -> Result<(Vec<u16>, bool), String> {
+    let (mut codes, mut lost) = (Vec::new(), false);
+    let words = retry_on.filter(|words| !words.is_empty()).unwrap_or("503");
+    for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         match word {
             "5xx" => codes.extend([500, 501, 502, 503, 504]),
             "gateway-error" => codes.extend([502, 503, 504]),
             "retriable-4xx" => codes.push(409),
-            "connect-failure" | "refused-stream" | "reset" | "reset-before-request" => {}
+            "reset" => lost = true,
+            "connect-failure" | "refused-stream" | "reset-before-request" | "retriable-status-codes" => {}
             "unavailable" | "cancelled" => codes.push(503),
             code => {
                 let code = code.parse().ok().filter(|code| StatusCode::from_u16(*code).is_ok());
@@ -325,7 +305,7 @@ fn codes(retry_on: Option<&str>) -> Result<Vec<u16>, String> {
     }
     codes.sort_unstable();
     codes.dedup();
-    Ok(codes)
+    Ok((codes, lost))
 }
 
 impl RedirectSpec {
@@ -337,13 +317,13 @@ impl RedirectSpec {
         if let Some(other) = scheme.as_deref().filter(|scheme| !matches!(*scheme, "http" | "https")) {
             return Err(format!("{} is no scheme of a redirect", quote(other)));
         }
-        let uri = uri.map(|uri| match uri.contains('%') {
+        let uri = some(uri).map(|uri| match uri.contains('%') {
             true => Err(format!("redirect.uri: {} is not served", quote(&uri))),
             false => path_text(uri).map(PathRewrite::Full),
         });
         Ok(Redirect {
             scheme,
-            host: authority.map(|host| host_name(&host)).transpose()?,
+            host: some(authority).map(|host| host_name(&host)).transpose()?,
             path: uri.transpose()?,
             port: port.filter(|port| *port != 0),
             status: redirect_status(redirect_code.unwrap_or(301))?,
@@ -356,8 +336,8 @@ impl RewriteSpec {
         if self.uri_regex_rewrite.0 {
             return Err("rewrite.uriRegexRewrite is not served".to_owned());
         }
-        let path = self.uri.map(path_text).transpose()?;
-        let host = self.authority.map(|host| header_value(&host_name(&host)?)).transpose()?;
+        let path = some(self.uri).map(path_text).transpose()?;
+        let host = some(self.authority).map(|host| header_value(&host_name(&host)?)).transpose()?;
         let path = path.map(if by_prefix { PathRewrite::Prefix } else { PathRewrite::Full });
         Ok(Rewrite { host, path })
     }

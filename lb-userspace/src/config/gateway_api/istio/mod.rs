@@ -9,8 +9,8 @@ mod destination_rule;
 mod gateway;
 mod host;
 mod http;
+mod text;
 mod virtual_service;
-mod wanted;
 
 pub(super) use destination_rule::{DestinationRule, Subset};
 pub(super) use gateway::IstioGateway;

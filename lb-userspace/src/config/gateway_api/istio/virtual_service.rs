@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::destination::{Weighted, all_shares};
 use super::host::{gateway, pattern, reject_many};
-use super::http::{Drafted, HttpSpec, MatchSpec, keep_order};
+use super::http::{HttpSpec, MatchSpec};
 use crate::config::diagnostic::quote;
 use crate::config::gateway_api::decode::{Given, decode};
 use crate::config::gateway_api::key::{Key, Name};
@@ -187,49 +187,45 @@ impl VirtualService {
     /// Each match of the rules of requests, as a rule of its own.
     fn add_http(&mut self, rules: Vec<HttpSpec>, own: &Name) -> Result<(), Refusal> {
         let namespace = &*own.namespace;
-        let (mut served, mut refused) = (Vec::new(), Vec::new());
+        let shown = format!("VirtualService.{namespace}.{}", own.name);
+        let list: Arc<str> = shown.as_str().into();
+        let mut expressions = Expressions::default();
         for (number, HttpSpec { mut matches, action }) in rules.into_iter().enumerate() {
+            let path = format!("spec.http[{number}]");
             let several = matches.len() > 1;
             if matches.is_empty() {
                 matches.push(MatchSpec::default());
             }
-            for (index, each) in matches.into_iter().enumerate() {
-                let path = format!("spec.http[{number}]");
-                let at = format!("{path}.match[{index}]");
-                let gateways = gateways_of(&format!("{at}.gateways"), &each.gateways, namespace)?;
+            // Who has both goes to what is served anyway.
+            let mut matches: Vec<_> = matches.into_iter().enumerate().collect();
+            matches.sort_by_key(|(_, each)| each.unserved().is_some());
+            for (index, each) in matches {
+                let at = format!("{path}.match[{index}].gateways");
+                let gateways = gateways_of(&at, &each.gateways, namespace)?;
                 if !each.gateways.is_empty() && gateways.is_empty() {
                     // For sidecars.
                     continue;
                 }
                 let name = if several { format!("http-{number}-{index}") } else { format!("http-{number}") };
                 let port = each.port;
-                let shown = format!("VirtualService.{namespace}.{}.{name}", own.name);
-                let drafted = each.drafted(action.clone(), shown.into(), path);
-                let list = if drafted.unserved.is_some() { &mut refused } else { &mut served };
-                list.push((name, port, (!gateways.is_empty()).then_some(gateways), drafted));
+                let of_log = format!("{shown}.{name}").into();
+                let mut request =
+                    each.rule(action.clone(), of_log, path.clone(), namespace, &mut expressions);
+                if let Some(rule) = &mut request.rule {
+                    rule.list = Some(list.clone());
+                }
+                self.unserved.extend(request.told());
+                self.rules.push(Rule {
+                    name,
+                    path: path.clone(),
+                    is_tls: false,
+                    hosts: self.hosts.clone(),
+                    port,
+                    gateways: (!gateways.is_empty()).then_some(gateways),
+                    backends: Arc::from([]),
+                    request: Some(request),
+                });
             }
-        }
-        // Who has both goes to what is served anyway.
-        served.append(&mut refused);
-        let (heads, mut drafted): (Vec<_>, Vec<Drafted>) = served
-            .into_iter()
-            .map(|(name, port, gateways, drafted)| ((name, port, gateways), drafted))
-            .unzip();
-        self.unserved.append(&mut keep_order(&mut drafted));
-        let mut expressions = Expressions::default();
-        for ((name, port, gateways), drafted) in heads.into_iter().zip(drafted) {
-            let request = drafted.read(namespace, &mut expressions, &mut self.unserved);
-            self.unserved.extend(request.told());
-            self.rules.push(Rule {
-                name,
-                path: request.path.clone(),
-                is_tls: false,
-                hosts: self.hosts.clone(),
-                port,
-                gateways,
-                backends: Arc::from([]),
-                request: Some(request),
-            });
         }
         Ok(())
     }

@@ -151,8 +151,34 @@ fn from_a_load_balancer() {
         serde_json::json!([{"type": "Hostname", "value": "lb.example.com"}])
     );
     // A port for which there is none yet.
-    let (bound, status) = placed(Assigned { elsewhere: vec![name], ..Assigned::default() });
+    let (bound, status) = placed(Assigned { elsewhere: vec![name.clone()], ..Assigned::default() });
     assert_eq!((bound.len(), programmed(&status)), (0, "Invalid"));
+
+    // Whoever is sent elsewhere on the same scheme stays on the Gateway's port.
+    let redirect = |to: &str| {
+        let route = format!(
+            "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r, namespace: db }}\n\
+             spec: {{ parentRefs: [{{ name: gw }}], rules: [{{ filters: [{{ type: RequestRedirect, requestRedirect: {{ {to} }} }}] }}] }}"
+        );
+        let text = gateway("").replace("protocol: TCP", "protocol: HTTP") + &route;
+        let assigned = Assigned {
+            elsewhere: vec![name.clone()],
+            node_ports: [(7000, 30_700)].into(),
+            ..Assigned::default()
+        };
+        let context = Context { assigned: [(Name::new("db", "gw"), assigned)].into(), ..context() };
+        let (config, _) = made_with(settings(), &text, &context);
+        let rule = config.routes[0].rules().remove(0);
+        rule.filters.redirect.unwrap().port
+    };
+    for (to, port) in [
+        ("", Some(7000)),
+        ("hostname: b.example", Some(7000)),
+        ("port: 81", Some(81)),
+        ("scheme: https", None),
+    ] {
+        assert_eq!(redirect(to), port, "{to}");
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Istio's own objects.
 
 use super::*;
+use crate::route::http::{Given, HttpRules, RequestParts};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::time::Duration;
 
 /// A Service with pods of two versions, one of which ends.
 const HELLO: &str = r#"
@@ -427,6 +430,11 @@ fn rules_of_http_are_those_of_listeners() {
 
 /// The rules of a VirtualService with this `http` on a listener of HTTP, and what is told of it.
 fn http(rules_of_http: &str) -> (Vec<String>, String) {
+    let (config, told) = with_http(rules_of_http);
+    (rules(&config, "http@istio.edge.gw.servers-0"), told)
+}
+
+fn with_http(rules_of_http: &str) -> (Config, String) {
     let plain = "{ port: { number: 80, protocol: HTTP, name: x }, hosts: [\"*\"] }";
     let text = HELLO.to_owned()
         + &gateway("gw", &[plain])
@@ -435,7 +443,7 @@ fn http(rules_of_http: &str) -> (Vec<String>, String) {
     let Status::Route(status) = &statuses[&Key::new(VIRTUAL_SERVICE, "sample", "vs")] else { panic!() };
     let found = status.parents[0].conditions.iter().find(|condition| condition.kind == "PartiallyInvalid");
     let told = found.map(|condition| condition.message.to_string()).unwrap_or_default();
-    (rules(&config, "http@istio.edge.gw.servers-0"), told)
+    (config, told)
 }
 
 #[test]
@@ -444,8 +452,10 @@ fn what_virtual_services_say_of_requests() {
     for (matches, shown) in [
         ("{}", ""),
         ("{ uri: { prefix: / } }", ""),
-        ("{ uri: { prefix: /v1 } }", r"~/v1.*"),
-        ("{ uri: { prefix: /v1.0/ } }", r"~/v1\.0/.*"),
+        ("{ uri: { prefix: /v1 } }", "/v1*"),
+        ("{ uri: { prefix: /v1.0/ } }", "/v1.0/*"),
+        ("{ uri: { prefix: /v1.0/ }, ignoreUriCase: true }", r"~(?i)/v1\.0/.*"),
+        ("{ uri: { exact: /a }, ignoreUriCase: true }", "~(?i)/a"),
         ("{ uri: { regex: \"/v[0-9]\" } }", "~/v[0-9]"),
         ("{ uri: { exact: /a }, method: { exact: GET } }", "GET =/a"),
         (
@@ -486,9 +496,21 @@ fn what_virtual_services_say_of_requests() {
             "spec.http[0] answers with 500: directResponse is not served",
         ),
         (
-            format!("{{ rewrite: {{ uri: / }}, match: [{{ uri: {{ prefix: /a/ }} }}], {to} }}"),
-            "a.example /a -> sample.hello:5000=1",
-            "spec.http[0]: `/a/` is taken by whole segments, for it is rewritten",
+            format!(
+                "{{ rewrite: {{ uri: / }}, match: [{{ uri: {{ prefix: /a }}, ignoreUriCase: true }}], {to} }}"
+            ),
+            "a.example ~(?i)/a.* -> ",
+            "spec.http[0] answers with 500: `rewrite.uri` beside `ignoreUriCase` is not served",
+        ),
+        (
+            format!("{{ rewrite: {{ uri: a }}, {to} }}"),
+            "a.example  -> ",
+            "spec.http[0] answers with 500: `a` is no path that begins with a `/`",
+        ),
+        (
+            "{ redirect: { uri: .example.org/ } }".to_owned(),
+            "a.example  -> ",
+            "spec.http[0] answers with 500: `.example.org/` is no path that begins with a `/`",
         ),
     ] {
         let (rules, found) = http(&format!("{{ match: [{{ uri: {{ exact: /fine }} }}], {to} }}, {rule}"));
@@ -503,44 +525,130 @@ fn what_virtual_services_say_of_requests() {
     assert!(told.starts_with("Dropped Rule spec.http[0]: "), "{told}");
 }
 
+/// Where the requests `PATH` or `PATH USER` go, as subsets; empty: they are refused.
+fn subsets(rules_of_http: &str, requests: &[&str]) -> Vec<String> {
+    let (config, _) = with_http(rules_of_http);
+    let route = config.routes.iter().find(|route| route.http.is_some()).unwrap();
+    let rules = route.rules();
+    let table = HttpRules::new(rules.iter().map(|rule| Given {
+        hosts: &rule.hosts,
+        matches: &rule.matches,
+        list: rule.list.as_deref(),
+        what: rule,
+    }));
+    let subset = |request: &&str| {
+        let (path, user) = request.split_once(' ').unwrap_or((request, ""));
+        let user = (HeaderName::from_static("user"), HeaderValue::from_str(user).unwrap());
+        let (method, headers) = (Method::GET, HeaderMap::from_iter([user]));
+        let parts = RequestParts { host: "a.example", method: &method, path, query: None, headers: &headers };
+        let (rule, _) = table.lookup(&parts).unwrap_or_else(|| panic!("{request} has no rule"));
+        let pools = rule.backends.iter().filter_map(|backend| Some(&*config.pools[backend.pool?].name));
+        pools.map(|pool| pool.rsplit(':').next().unwrap().to_owned()).collect::<String>()
+    };
+    requests.iter().map(subset).collect()
+}
+
 #[test]
 fn the_first_match_of_a_virtual_service_counts_though_the_api_takes_the_narrowest() {
-    let rule =
-        |matches: &str| format!("{{ match: [{matches}], route: [{{ destination: {{ host: hello }} }}] }}");
-    let shown = |matches: &[&str]| {
-        let (rules, told) = http(&matches.iter().map(|each| rule(each)).collect::<Vec<_>>().join(", "));
-        let strip =
-            |rule: String| rule["a.example ".len()..rule.len() - " -> sample.hello:5000=1".len()].to_owned();
-        (rules.into_iter().map(strip).collect::<Vec<_>>(), told)
+    let rule = |matches: &str, more: &str, subset: &str| {
+        format!(
+            "{{ match: [{matches}], {more} route: [{{ destination: {{ host: hello, subset: {subset} }} }}] }}"
+        )
     };
     let user = "{ headers: { user: { exact: jason } } }";
-    for (given, expected) in [
-        // Those of the user, whatever the path is.
-        (vec![user, "{ uri: { exact: /a } }", "{}"], vec![" user:=jason | =/a user:=jason", "=/a", ""]),
-        (vec!["{ uri: { exact: /a } }", user], vec!["=/a | =/a user:=jason", " user:=jason"]),
-        // What is narrower goes before anyway, and what others cannot have needs no word.
-        (vec!["{ uri: { prefix: /a/b } }", "{ uri: { prefix: /a } }", "{}"], vec!["~/a/b.*", "~/a.*", ""]),
-        (vec!["{ uri: { prefix: /a } }", "{ uri: { prefix: /a/b } }"], vec!["~/a.* | ~/a/b.*", "~/a/b.*"]),
+    let rewrite = "rewrite: { uri: / },";
+    for (one, two, requests) in [
         (
-            vec!["{ method: { exact: GET } }", "{ method: { exact: PUT }, uri: { exact: /a } }"],
-            vec!["GET ", "PUT =/a"],
+            "{ uri: { prefix: /api/v2 } }",
+            "{ uri: { prefix: /api } }",
+            &[("/api/v2/x", "v1"), ("/api/v1", "v2"), ("/apis", "v2")][..],
+        ),
+        ("{ uri: { prefix: /a } }", "{ uri: { prefix: /a/b } }", &[("/a/b/c", "v1")]),
+        ("{ uri: { prefix: /a } }", "{ uri: { exact: /a/x } }", &[("/a/x", "v1"), ("/ax", "v1")]),
+        ("{ uri: { exact: /a } }", "{ uri: { prefix: /a } }", &[("/a", "v1"), ("/a/", "v2")]),
+        (user, "{ uri: { prefix: /api } }", &[("/api jason", "v1"), ("/api", "v2")]),
+        (user, "{ uri: { exact: /a } }", &[("/a jason", "v1"), ("/a", "v2")]),
+        ("{ uri: { exact: /a } }", user, &[("/a jason", "v1"), ("/b jason", "v2")]),
+        (
+            "{ uri: { regex: \"/.*[.]png\" } }",
+            "{ uri: { prefix: /a/b } }",
+            &[("/a/b/c.png", "v1"), ("/a/b", "v2")],
         ),
         (
-            vec![user, "{ uri: { exact: /a } }", "{ uri: { exact: /a }, method: { exact: GET } }"],
-            vec![" user:=jason | =/a user:=jason | GET =/a user:=jason", "=/a | GET =/a", "GET =/a"],
+            "{ uri: { prefix: /a } }",
+            "{ uri: { regex: \"/.*[.]png\" } }",
+            &[("/a/b.png", "v1"), ("/b.png", "v2")],
+        ),
+        // What is rewritten is a beginning, too.
+        ("{ uri: { prefix: /a/ } }", "{}", &[("/a/x", "v1"), ("/a", "v2"), ("/b", "v2")]),
+        ("{}", "{ uri: { exact: /a } }", &[("/a", "v1")]),
+    ] {
+        for rewrites in [["", ""], ["", rewrite], [rewrite, ""], [rewrite, rewrite]] {
+            let rules = [rule(one, rewrites[0], "v1"), rule(two, rewrites[1], "v2")].join(", ");
+            let (paths, expected): (Vec<_>, Vec<_>) = requests.iter().copied().unzip();
+            assert_eq!(subsets(&rules, &paths), expected, "{rules}");
+            assert_eq!(http(&rules).1, "", "{rules}");
+        }
+    }
+}
+
+#[test]
+fn a_rule_of_http_that_refuses_keeps_its_place() {
+    let all = "{ route: [{ destination: { host: hello, subset: v1 } }] }";
+    let two = "route: [{ destination: { host: hello, subset: v2 } }]";
+    for narrowed in [
+        "ignoreUriCase: true",
+        "withoutHeaders: { a: {} }",
+        "authority: { exact: b }",
+        "sourceLabels: { a: b }",
+    ] {
+        let admin = format!("{{ uri: {{ prefix: /admin }}, {narrowed} }}");
+        let refused = format!("{{ match: [{admin}], directResponse: {{ status: 403 }} }}");
+        let found = subsets(&format!("{refused}, {all}"), &["/admin", "/admin/x", "/x"]);
+        assert_eq!(found, ["", "", "v1"], "{narrowed}");
+        // Within a rule, who has both goes to what is served.
+        let both = format!("{{ match: [{{ {narrowed} }}, {{ uri: {{ prefix: /a }} }}], {two} }}");
+        let expected = if narrowed.starts_with("ignore") { ["v2", "v2"] } else { ["v2", ""] };
+        assert_eq!(subsets(&format!("{both}, {all}"), &["/a", "/x"]), expected, "{narrowed}");
+    }
+    let upper = format!(
+        "{{ match: [{{ uri: {{ prefix: /admin }}, ignoreUriCase: true }}], directResponse: {{ status: 403 }} }}, {all}"
+    );
+    assert_eq!(subsets(&upper, &["/ADMIN/x", "/adm"]), ["", "v1"]);
+}
+
+#[test]
+fn retries_are_those_that_are_numbered() {
+    for (retries, statuses, attempts_and_lost, bound) in [
+        ("", &[][..], None, None),
+        ("retries: {},", &[], None, None),
+        ("retries: { attempts: 0, perTryTimeout: 2s },", &[], None, None),
+        ("retries: { perTryTimeout: 2s, retryOn: 5xx },", &[], None, None),
+        ("retries: { attempts: 2, perTryTimeout: 2s },", &[503], Some((2, false)), Some(2)),
+        ("retries: { attempts: 1, retryOn: \"\" },", &[503], Some((1, false)), None),
+        (
+            "retries: { attempts: 1, retryOn: \"connect-failure, gateway-error\" },",
+            &[502, 503, 504],
+            Some((1, false)),
+            None,
+        ),
+        (
+            "retries: { attempts: 1, retryOn: \"reset,retriable-status-codes,429\" },",
+            &[429],
+            Some((1, true)),
+            None,
         ),
     ] {
-        assert_eq!(
-            shown(&given),
-            (expected.into_iter().map(str::to_owned).collect(), String::new()),
-            "{given:?}"
-        );
+        let (config, told) =
+            with_http(&format!("{{ {retries} route: [{{ destination: {{ host: hello }} }}] }}"));
+        let rule = config.routes.iter().find(|route| route.http.is_some()).unwrap().rules().remove(0);
+        let retry = rule.retry.as_ref();
+        assert_eq!((retry.map(|retry| (retry.attempts, retry.lost)), told.as_str()), (attempts_and_lost, ""));
+        let found: Vec<_> =
+            retry.into_iter().flat_map(|retry| &retry.statuses).map(StatusCode::as_u16).collect();
+        assert_eq!(found, statuses, "{retries}");
+        assert_eq!(rule.timeouts.backend, bound.map(Duration::from_secs), "{retries}");
     }
-    let (_, told) = shown(&["{ uri: { regex: /a.* } }", "{ uri: { prefix: /a/b } }"]);
-    assert_eq!(
-        told,
-        "spec.http[1]: of what spec.http[0] may take as well, the narrower of both has it, and not the first"
-    );
 }
 
 #[test]

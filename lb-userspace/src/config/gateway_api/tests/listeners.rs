@@ -68,6 +68,15 @@ fn what_conflicts_within_a_gateway() {
         ),
         (vec![tls("a", "a.example", PASS), plain("h", "HTTP", 443)], vec![protocol; 2]),
         (vec![plain("a", "TCP", 1), plain("b", "TCP", 1)], vec![host; 2]),
+        // Nobody knows which name is meant: it is nobody's.
+        (
+            vec![tls("a", "\"a b\"", PASS), tls("b", "\"\"", PASS), tls("c", "-c", PASS)],
+            vec![
+                "UnsupportedValue Invalid ResolvedRefs False",
+                GOOD,
+                "UnsupportedValue Invalid ResolvedRefs False",
+            ],
+        ),
     ] {
         let listeners = listeners.join(", ");
         let text = BASE.to_owned() + &secret("db", "cert") + &gateway("gw", &listeners, "");
@@ -102,6 +111,8 @@ fn kinds_of_routes() {
     for (protocol, kinds, expected, reason) in [
         ("TLS", "", vec!["TLSRoute"], "ResolvedRefs"),
         ("HTTP", "", vec!["HTTPRoute", "GRPCRoute"], "ResolvedRefs"),
+        // An empty list is none.
+        ("TLS", " ", vec!["TLSRoute"], "ResolvedRefs"),
         ("TCP", "{ kind: TCPRoute }", vec!["TCPRoute"], "ResolvedRefs"),
         ("TLS", "{ kind: TCPRoute }, { kind: TLSRoute }", vec!["TLSRoute"], "InvalidRouteKinds"),
         ("HTTP", "{ kind: Nonsense }", vec![], "InvalidRouteKinds"),
@@ -365,6 +376,46 @@ fn gateways_of_one_node_share_ports_and_the_older_wins() {
     ] {
         assert_eq!(reasons(&statuses, &key(Kind::Gateway, name)), [expected], "{name}");
     }
+}
+
+#[test]
+fn a_listener_set_is_as_old_as_itself_or_its_gateway_whichever_is_younger() {
+    let tls = |host: &str| format!("{{ name: l, protocol: TLS, port: 443, hostname: {host}, {PASS} }}");
+    let since = |text: String, year: u16| {
+        text.replacen("namespace: db", &format!("namespace: db, creationTimestamp: \"{year}\""), 1)
+    };
+    let all = ", allowedListeners: { namespaces: { from: All } }";
+    let conflict = "HostnameConflict HostnameConflict ResolvedRefs True";
+    for (of_set, of_other, expected) in
+        [(2026, 2025, [conflict, GOOD]), (2021, 2025, [GOOD, conflict]), (2019, 2025, [GOOD, conflict])]
+    {
+        let text = BASE.to_owned()
+            + &since(gateway("gw", &tls("own.example"), all), 2020)
+            + &since(set("set", "db", &tls("a.example")), of_set)
+            + &since(gateway("other", &tls("a.example"), ""), of_other);
+        let (_, statuses) = made(&mut index(&text));
+        let found = [key(Kind::ListenerSet, "db/set"), key(Kind::Gateway, "db/other")];
+        let found = found.map(|key| reasons(&statuses, &key).remove(0));
+        assert_eq!(found, expected, "{of_set}");
+    }
+}
+
+#[test]
+fn no_two_listeners_have_one_name() {
+    let listener = |name: &str, port: u16| format!("{{ name: {name}, protocol: HTTP, port: {port} }}");
+    let text = BASE.to_owned()
+        + &gateway("a.b", &listener("c", 81), "")
+        + &gateway("a", &listener("b.c", 82), "")
+        + &gateway("gw", &listener("own", 83), ", allowedListeners: { namespaces: { from: All } }")
+        + &set("x", "db", &listener("l", 84))
+        + &gateway("db", &listener("x.l", 85), "").replace("namespace: db", "namespace: set");
+    let (config, _) = made(&mut index(&text));
+    let mut found = names(&config);
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        ["http@db.a.b_c", "http@db.a_b.c", "http@db.gw.own", "http@set.db.x.l", "http@set.db.x_l"]
+    );
 }
 
 /// Gateways of several namespaces, the oldest first: whose, and with which host name and further fields.

@@ -100,6 +100,28 @@ fn one_wrong_object_is_left_out_alone() {
 }
 
 #[test]
+fn a_policy_that_cannot_be_read_stays_one() {
+    let policy = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: { name: p }\n\
+                  spec: { targetRefs: [{ group: \"\", kind: Service, name: shop }], validation: { hostname: a.example }, x: 1 }\n";
+    for (text, stays) in [
+        (policy.replace("targetRefs: [", "targetRefs: [7, "), true),
+        (policy.replace("/v1", "/v9"), true),
+        // Nobody knows which, or for whom.
+        (policy.replace("/v1", "/v9").replace("name: p", "name: P"), false),
+        (policy.replace("/v1", "/v9").replace("name: p", "name: p, namespace: 7"), false),
+        (policy.replace("{ group: \"\", kind: Service, name: shop }", "7"), false),
+    ] {
+        let (objects, problems) = read(&[("a.yaml", &text)]);
+        let expected: &[&str] = if stays { &["a.yaml:1: BackendTLSPolicy default/p"] } else { &[] };
+        assert_eq!(
+            (objects.as_slice(), problems.len()),
+            (&expected.iter().map(|text| text.to_string()).collect::<Vec<_>>()[..], 1),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_secret_is_in_no_message() {
     let text = secret("n", "s");
     let key_line = CERTIFICATE.1.lines().nth(1).unwrap().to_owned();

@@ -193,6 +193,7 @@ fn shown_rule(config: &Config, rule: &Rule<usize>) -> String {
         let path = of.path.iter().map(|path| match path {
             PathMatch::Exact(path) => format!("={path}"),
             PathMatch::Prefix(path) => path.to_string(),
+            PathMatch::Begin(path) => format!("{path}*"),
             PathMatch::Regex(pattern) => format!("~{}", pattern.as_str()),
         });
         let headers = of.headers.iter().map(|(name, text)| format!(" {name}:{}", value(text)));

@@ -153,6 +153,14 @@ fn rules_that_cannot_be_read_are_left_out_and_what_is_not_served_answers_500() {
             "timeouts: { request: 1d }, ",
             "spec.rules[1] answers with 500: timeouts.request: `1d` is no duration such as `10s`",
         ),
+        (
+            "filters: [{ type: RequestRedirect, requestRedirect: { path: { type: ReplaceFullPath, replaceFullPath: .example.org/ } } }], ",
+            "spec.rules[1] answers with 500: spec.rules[1].filters[0]: `.example.org/` is no path that begins with a `/`",
+        ),
+        (
+            "filters: [{ type: URLRewrite, urlRewrite: { path: { type: ReplacePrefixMatch, replacePrefixMatch: a } } }], ",
+            "spec.rules[1] answers with 500: spec.rules[1].filters[0]: `a` is no path that begins with a `/`",
+        ),
         ("retry: { codes: [200] }, ", "spec.rules[1] answers with 500: retry: 200 is no status of an error"),
         (
             "sessionPersistence: { idleTimeout: 1s }, ",
@@ -187,6 +195,8 @@ fn requests_of_a_route_that_is_not_served_go_to_no_other() {
     let told = |name: &str| conditions(&statuses, &Key::new(Kind::HttpRoute, "db", name), Some("Gateway gw"));
     assert_eq!(told("admin")[0], "Accepted=False UnsupportedValue");
     assert_eq!(told("all"), GOOD);
+    let Status::Gateway(gateway) = &statuses[&key(Kind::Gateway, "db/gw")] else { panic!() };
+    assert_eq!(gateway.listeners[0].attached_routes, 1);
 }
 
 #[test]
@@ -229,7 +239,7 @@ fn filters() {
     let (config, conditions, told) = of(
         "HTTPRoute",
         "{ name: all, matches: [{ path: { value: /a } }], filters: [\
-           { type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: A, value: b }], add: [{ name: c, value: d }], remove: [E] } }, \
+           { type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: A, value: b }, { name: a, value: late }], add: [{ name: c, value: d }, { name: C, value: late }], remove: [E] } }, \
            { type: ResponseHeaderModifier, responseHeaderModifier: { remove: [x] } }, \
            { type: URLRewrite, urlRewrite: { hostname: Other.example, path: { type: ReplacePrefixMatch, replacePrefixMatch: /b } } }, \
            { type: RequestMirror, requestMirror: { backendRef: { name: redis, port: 80 }, percent: 42 } }, \
