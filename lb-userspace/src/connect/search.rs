@@ -251,7 +251,8 @@ mod tests {
         search.pass(&tried, CloseReason::ConnectFailed.into());
         let mut first = pin!(search.next());
         assert!(poll_once(first.as_mut()).await.is_none());
-        let second = Search::new(&pool, CLIENT).next().await.ok().unwrap();
+        let mut search = Search::new(&pool, CLIENT);
+        let second = poll_once(pin!(search.next())).await.expect("at once").ok().unwrap();
         assert_eq!(second.server().address, tried.address);
         // Now all are full.
         let mut search = Search::new(&pool, CLIENT);
