@@ -146,11 +146,7 @@ impl Drop for AdminSocket {
 }
 
 /// Answers commands until it is dropped. `listener`: of [`AdminSocket::watch`].
-pub async fn serve(
-    _socket: AdminSocket,
-    listener: tokio::net::UnixListener,
-    gateway: Arc<dyn Operations>,
-) {
+pub async fn serve(_socket: AdminSocket, listener: tokio::net::UnixListener, gateway: Arc<dyn Operations>) {
     let mut clients = Clients::new(MAX_CLIENTS);
     loop {
         clients.room().await;

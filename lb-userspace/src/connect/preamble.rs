@@ -1,6 +1,7 @@
 //! What the server gets before the client's bytes: a PROXY header, its protocol's request for TLS, and TLS itself.
 
 use super::starttls::{self, Step};
+use crate::clock::now_ms;
 use crate::config::ProxyVersion;
 use crate::mysql::capability::SSL;
 use crate::mysql::{self, Asked, Greeted, ServerError};

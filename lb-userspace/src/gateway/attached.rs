@@ -126,7 +126,9 @@ impl Attached {
             return;
         }
         let is_left = |(on, address): &Place| {
-            **on == *device && may_have(*address) && listeners::is_used(*address).is_ok_and(|is_used| !is_used)
+            **on == *device
+                && may_have(*address)
+                && listeners::is_used(*address).is_ok_and(|is_used| !is_used)
         };
         let left = marked().unwrap_or_default().into_iter().filter(is_left);
         self.places().all.extend(left);

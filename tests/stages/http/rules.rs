@@ -6,6 +6,7 @@ use anyhow::Result;
 use snisplice_tests::eventually;
 
 use super::{Scene, WAYS, header};
+use crate::config::pool;
 
 #[test]
 fn weights_are_kept_to_a_hair() -> Result<()> {

@@ -363,7 +363,7 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0usize..600, flip: u8) {
         let keys = [Arc::new(only(EXAMPLE))];
         let _ = open(&bytes, &keys);
-        let _ = EchConfig::first(&bytes);
+        let _ = EchConfig::all(&bytes);
         let _ = Key::read(&bytes);
         // Of a whole one, some are put elsewhere.
         let mut encoded = made(&[(50, vec![5]), reference(&[10, 12]), mark()], b"", &[0; 40]);
