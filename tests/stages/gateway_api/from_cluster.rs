@@ -43,6 +43,14 @@ fn address(last: u8) -> IpAddr {
     Ipv4Addr::new(198, 51, 100, last).into()
 }
 
+fn class() -> Object {
+    let class = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "edge", "uid": "edge"},
+        "spec": {"controllerName": "snisplice.dev/gateway"},
+    });
+    ("gatewayclasses", class)
+}
+
 /// A Gateway with an address, and a TLSRoute to the server's port.
 fn deployment(namespace: &str, last: u8, server: u16, leaf: &Leaf) -> Result<Vec<Object>> {
     let object = |kind: &str, group: &str, more: Value| {
@@ -98,11 +106,7 @@ impl Scene {
         world.net.client.ip("route add 198.51.100.0/28 via 10.0.1.1")?;
         let server = |name, port| Backend::start(&world.net.server, port, naming_and_holding(name));
         let servers = [server("one", 7001)?, server("two", 7002)?];
-        let class = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "edge", "uid": "edge"},
-            "spec": {"controllerName": "snisplice.dev/gateway"},
-        });
-        let mut objects = vec![("gatewayclasses", class)];
+        let mut objects = vec![class()];
         let leaf = world.authority.leaf(&["app.example.com"])?;
         objects.extend(deployment("one", 1, 7001, &leaf)?);
         objects.extend(deployment("two", 2, 7002, &leaf)?);
@@ -274,5 +278,17 @@ fn addresses_go_from_the_device_that_is_not_to_have_them_any_more() -> Result<()
     scene.gateway.process.stop()?;
     are_on([false, false])?;
     ensure!(has(&ns, "third", 99)?, "it is another gateway's");
+    Ok(())
+}
+
+#[test]
+fn a_watch_that_breaks_and_does_not_begin_at_once_is_not_taken_for_broken_for_ever() -> Result<()> {
+    let scene = Scene::new()?;
+    let is_current = |status: &Status| status.0.get("objects_stale_since").is_none();
+    scene.gateway.wait_status("the API server to be followed", is_current)?;
+    scene.api.break_watches(1);
+    eventually("the watches to begin again", || scene.api.are_watched_again().then_some(()))?;
+    // On none of them anything comes.
+    scene.gateway.wait_status("the API server to be followed again", is_current)?;
     Ok(())
 }
