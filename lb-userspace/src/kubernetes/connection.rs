@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -15,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::addresses::{Wish, assign};
 use super::asked::Asked;
+use super::client::client;
 use super::endpoints::{Bound, Endpoints};
 use super::nodes::{Heard, Word};
 use super::scope::{Scope, is_asked_for};
@@ -30,8 +29,6 @@ use crate::config::gateway_api::{
 
 /// How often the objects are kept, if they have changed.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
-/// A connection on which nothing arrives for so long is lost: on a watch there is a bookmark every minute.
-const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 /// So many addresses that were given back last are given to nobody while there are others.
 const RESTING: usize = 16;
 
@@ -128,18 +125,7 @@ impl ApiServer {
     /// could be asked.
     pub async fn follow(&self) -> anyhow::Result<()> {
         let settings = &self.settings;
-        let mut config = match &settings.kubeconfig {
-            Some(path) => {
-                let kubeconfig = Kubeconfig::read_from(path)
-                    .with_context(|| format!("gateway_api.kubeconfig: {}", path.display()))?;
-                kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-            }
-            None => kube::Config::incluster().context(
-                "no API server: this is no pod with a service account, and gateway_api.kubeconfig names no file",
-            )?,
-        };
-        config.read_timeout = Some(LONGEST_SILENCE);
-        let client = Client::try_from(config).context("the API server's configuration")?;
+        let client = client(settings.kubeconfig.as_deref()).await?;
         let store = &self.store;
         let mut tasks = JoinSet::new();
         for scope in settings.scopes() {
@@ -495,6 +481,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             kubeconfig: None,
+            access: None,
             controller: "example.com/gateway".into(),
             namespaces: vec![],
             kinds: vec![],

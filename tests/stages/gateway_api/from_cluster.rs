@@ -292,3 +292,15 @@ fn a_watch_that_breaks_and_does_not_begin_at_once_is_not_taken_for_broken_for_ev
     scene.gateway.wait_status("the API server to be followed again", is_current)?;
     Ok(())
 }
+
+#[test]
+fn a_reload_follows_what_the_kubeconfig_says_by_then() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut objects = vec![class()];
+    objects.extend(deployment("one", 1, 7002, &scene.world.authority.leaf(&["app.example.com"])?)?);
+    let other = ApiServer::start(&scene.world.net.gateway, objects)?;
+    fs::write(scene.gateway.config_file().with_file_name("kubeconfig"), other.kubeconfig())?;
+    let failed = scene.reload(&config(&["one"], "lo", "keep_objects = false"))?;
+    ensure!(failed.is_none(), "{failed:?}");
+    eventually("the other API server's objects", || (scene.ask(1).ok()? == "two").then_some(()))
+}
