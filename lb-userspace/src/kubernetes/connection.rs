@@ -1,6 +1,6 @@
 //! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -60,6 +60,12 @@ struct State {
     following: Option<Following>,
     /// When an index was last brought up to date.
     taken: Instant,
+    /// When an index was last brought up to date, everything was listed that anything asked for.
+    is_listed: bool,
+    /// [`Wanted::is_whole`].
+    is_whole: bool,
+    /// What was kept of an earlier process, and nothing asks for any more, is gone.
+    is_pruned: bool,
     /// When it was last looked around, it was known of each node whether it is there.
     is_settled: bool,
     /// Mode `pool`.
@@ -103,6 +109,9 @@ impl ApiServer {
             state: Mutex::new(State {
                 following: None,
                 taken: Instant::now(),
+                is_listed: false,
+                is_whole: false,
+                is_pruned: false,
                 is_settled: false,
                 assigned: BTreeMap::new(),
                 resting: Vec::new(),
@@ -207,7 +216,10 @@ impl ApiServer {
     /// [`assigned`](Self::assigned) may have changed.
     /// `is_new`: the index has had nothing of it yet.
     pub fn take(&self, index: &mut Index, is_new: bool) -> (Change, bool) {
-        self.state().taken = Instant::now();
+        let mut state = self.state();
+        // First: what is listed from here on may be taken or not.
+        (state.taken, state.is_listed) = (Instant::now(), self.store.is_settled());
+        drop(state);
         self.store.take(index, is_new)
     }
 
@@ -395,22 +407,31 @@ impl ApiServer {
                 differs
             });
         }
-        // That of now would be too new: more may be known of the nodes than what these were made of.
-        let is_settled = self.state().is_settled;
+        self.ask(index);
+        let mut state = self.state();
+        state.is_whole |= state.is_listed && self.store.is_settled();
+        // What is known now would be too new: more may be known of the nodes than what these were made of.
+        let (is_whole, is_settled) = (state.is_whole, state.is_settled);
+        drop(state);
         self.statuses.send_if_modified(|known| {
-            let differs = !Arc::ptr_eq(&known.statuses, statuses) || known.is_settled != is_settled;
-            *known = Wanted { statuses: statuses.clone(), is_settled };
+            let differs = !Arc::ptr_eq(&known.statuses, statuses)
+                || (known.is_whole, known.is_settled) != (is_whole, is_settled);
+            *known = Wanted { statuses: statuses.clone(), is_whole, is_settled };
             differs
         });
-        self.ask(index);
     }
 
     /// What an index asks for is watched, and nothing else by name. In the runtime of [`ApiServer::follow`].
     pub fn ask(&self, index: &Index) {
+        let wanted: HashSet<Scope> = index.wanted().map(Scope::from).collect();
         let mut state = self.state();
+        // Nobody asked for these since the start, so that no watch of them ends.
+        if state.is_listed && !std::mem::replace(&mut state.is_pruned, true) {
+            self.store.retain_asked(&wanted);
+        }
         let Some(Following { client, asked, .. }) = &mut state.following else { return };
         asked.set(
-            index.wanted().map(Scope::from).collect(),
+            wanted,
             |scope| self.store.forget(scope),
             |scope| {
                 self.store.await_list(scope);
@@ -531,5 +552,42 @@ mod tests {
         let knows = |kind, namespace| api.store.knows(&Key::new(kind, namespace, "a"));
         assert!(knows(Kind::Gateway, "one") && knows(Kind::Secret, "three"));
         assert!(!knows(Kind::Gateway, "two"));
+    }
+
+    #[test]
+    fn secrets_that_were_kept_go_when_all_is_known_that_could_name_them() {
+        let dir = TempDir::new();
+        let file = dir.path().join("objects.json");
+        let secret = r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","namespace":"db"}}"#;
+        std::fs::write(&file, format!("[{secret}]")).unwrap();
+        let api = ApiServer::new(Settings { kinds: vec![Kind::Gateway], keep: Some(file), ..settings() });
+        let mut index = Index::new(gateway_api::Settings::default());
+        let mut is_known = |is_new| {
+            api.take(&mut index, is_new);
+            api.ask(&index);
+            api.store.knows(&Key::new(Kind::Secret, "db", "a"))
+        };
+        assert!(is_known(true));
+        let gateways = Scope { kind: Kind::Gateway, namespace: None, name: None };
+        api.store.listed(&gateways, &HashSet::new());
+        assert!(!is_known(false));
+    }
+
+    #[test]
+    fn statuses_are_whole_that_were_made_of_all_that_was_listed() {
+        let api = ApiServer::new(Settings { kinds: vec![Kind::TlsRoute], ..settings() });
+        let (mut index, statuses) = (Index::new(gateway_api::Settings::default()), Arc::default());
+        let is_whole = |index: &mut Index, takes: bool| {
+            if takes {
+                api.take(index, false);
+            }
+            api.served(index, &statuses, &Lacking::new(), &[], &BTreeSet::new());
+            api.statuses.borrow().is_whole
+        };
+        assert!(!is_whole(&mut index, true));
+        api.store.listed(&Scope { kind: Kind::TlsRoute, namespace: None, name: None }, &HashSet::new());
+        // It was made before.
+        assert!(!is_whole(&mut index, false));
+        assert!(is_whole(&mut index, true));
     }
 }

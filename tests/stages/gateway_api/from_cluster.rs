@@ -304,3 +304,34 @@ fn a_reload_follows_what_the_kubeconfig_says_by_then() -> Result<()> {
     ensure!(failed.is_none(), "{failed:?}");
     eventually("the other API server's objects", || (scene.ask(1).ok()? == "two").then_some(()))
 }
+
+#[test]
+fn who_writes_statuses_takes_nothing_away_before_it_knows_what_they_are_made_of() -> Result<()> {
+    let world = World::new()?;
+    let mut objects = vec![class()];
+    objects.extend(deployment("one", 1, 7001, &world.authority.leaf(&["app.example.com"])?)?);
+    let (_, route) = objects.iter_mut().find(|(plural, _)| *plural == "tlsroutes").context("there is one")?;
+    let mut fresh = route.clone();
+    fresh["metadata"] = json!({"name": "fresh", "namespace": "one", "uid": "fresh"});
+    fresh["spec"]["hostnames"] = json!(["fresh.example.com"]);
+    route["status"] = json!({"parents": [{
+        "parentRef": {"name": "app", "sectionName": "passed"}, "controllerName": "snisplice.dev/gateway", "conditions": [],
+    }]});
+    objects.push(("tlsroutes", fresh));
+    let api = ApiServer::start(&world.net.gateway, objects)?;
+    api.take_writes();
+    api.answer("one", Some(Answer::Nothing));
+    let files = TempDir::new()?;
+    fs::write(files.join("kubeconfig"), api.kubeconfig())?;
+    let text = config(&["one"], "lo", "keep_objects = false");
+    let _gateway = Gateway::start_in(files, &world.net.gateway, &text, Launch::default())?;
+    let is_written = |end: &str| api.written().iter().any(|(path, _)| path.ends_with(end)).then_some(());
+    eventually("it to take the Lease", || is_written("/leases"))?;
+    api.answer("one", None);
+    eventually("a status", || is_written("/tlsroutes/fresh/status"))?;
+    for (path, written) in api.written().iter().filter(|(path, _)| path.contains("/tlsroutes/")) {
+        let entries = written["status"]["parents"].as_array().map_or(0, Vec::len);
+        ensure!(entries == 1, "{path}: {written}");
+    }
+    Ok(())
+}
