@@ -95,9 +95,11 @@ impl Objects {
                     namespace: lease_namespace.as_str().into(),
                     addresses: api.settings.addresses.clone(),
                 });
+                let kubeconfig = kubeconfig.as_ref().map(|path| file.path_of(path));
                 let wanted = kubernetes::Settings {
                     balancers,
-                    kubeconfig: kubeconfig.as_ref().map(|path| file.path_of(path)),
+                    access: kubeconfig.as_deref().map(kubernetes::kubeconfig_digest),
+                    kubeconfig,
                     controller: api.settings.controller.clone(),
                     namespaces: api.settings.namespaces.clone(),
                     kinds: watched(&api.settings),

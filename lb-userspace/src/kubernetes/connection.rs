@@ -1,13 +1,11 @@
 //! The connection: watches, statuses and Leases, as tasks of the runtime that makes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -15,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::addresses::{Wish, assign};
 use super::asked::Asked;
+use super::client::client;
 use super::endpoints::{Bound, Endpoints};
 use super::names::Names;
 use super::nodes::{Heard, Word};
@@ -31,8 +30,6 @@ use crate::config::gateway_api::{
 
 /// How often the objects are kept, if they have changed.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
-/// A connection on which nothing arrives for so long is lost: on a watch there is a bookmark every minute.
-const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 /// So many addresses that were given back last are given to nobody while there are others.
 const RESTING: usize = 16;
 
@@ -64,6 +61,12 @@ struct State {
     following: Option<Following>,
     /// When an index was last brought up to date.
     taken: Instant,
+    /// When an index was last brought up to date, everything was listed that anything asked for.
+    is_listed: bool,
+    /// [`Wanted::is_whole`].
+    is_whole: bool,
+    /// What was kept of an earlier process, and nothing asks for any more, is gone.
+    is_pruned: bool,
     /// When it was last looked around, it was known of each node whether it is there.
     is_settled: bool,
     /// Mode `pool`.
@@ -107,6 +110,9 @@ impl ApiServer {
             state: Mutex::new(State {
                 following: None,
                 taken: Instant::now(),
+                is_listed: false,
+                is_whole: false,
+                is_pruned: false,
                 is_settled: false,
                 assigned: BTreeMap::new(),
                 resting: Vec::new(),
@@ -129,18 +135,7 @@ impl ApiServer {
     /// could be asked.
     pub async fn follow(&self) -> anyhow::Result<()> {
         let settings = &self.settings;
-        let mut config = match &settings.kubeconfig {
-            Some(path) => {
-                let kubeconfig = Kubeconfig::read_from(path)
-                    .with_context(|| format!("gateway_api.kubeconfig: {}", path.display()))?;
-                kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-            }
-            None => kube::Config::incluster().context(
-                "no API server: this is no pod with a service account, and gateway_api.kubeconfig names no file",
-            )?,
-        };
-        config.read_timeout = Some(LONGEST_SILENCE);
-        let client = Client::try_from(config).context("the API server's configuration")?;
+        let client = client(settings.kubeconfig.as_deref()).await?;
         let store = &self.store;
         let mut tasks = JoinSet::new();
         for scope in settings.scopes() {
@@ -225,7 +220,10 @@ impl ApiServer {
     /// [`assigned`](Self::assigned) may have changed.
     /// `is_new`: the index has had nothing of it yet.
     pub fn take(&self, index: &mut Index, is_new: bool) -> (Change, bool) {
-        self.state().taken = Instant::now();
+        let mut state = self.state();
+        // First: what is listed from here on may be taken or not.
+        (state.taken, state.is_listed) = (Instant::now(), self.store.is_settled());
+        drop(state);
         self.store.take(index, is_new)
     }
 
@@ -413,22 +411,31 @@ impl ApiServer {
                 differs
             });
         }
-        // That of now would be too new: more may be known of the nodes than what these were made of.
-        let is_settled = self.state().is_settled;
+        self.ask(index);
+        let mut state = self.state();
+        state.is_whole |= state.is_listed && self.store.is_settled();
+        // What is known now would be too new: more may be known of the nodes than what these were made of.
+        let (is_whole, is_settled) = (state.is_whole, state.is_settled);
+        drop(state);
         self.statuses.send_if_modified(|known| {
-            let differs = !Arc::ptr_eq(&known.statuses, statuses) || known.is_settled != is_settled;
-            *known = Wanted { statuses: statuses.clone(), is_settled };
+            let differs = !Arc::ptr_eq(&known.statuses, statuses)
+                || (known.is_whole, known.is_settled) != (is_whole, is_settled);
+            *known = Wanted { statuses: statuses.clone(), is_whole, is_settled };
             differs
         });
-        self.ask(index);
     }
 
     /// What an index asks for is watched, and nothing else by name. In the runtime of [`ApiServer::follow`].
     pub fn ask(&self, index: &Index) {
+        let wanted: HashSet<Scope> = index.wanted().map(Scope::from).collect();
         let mut state = self.state();
+        // Nobody asked for these since the start, so that no watch of them ends.
+        if state.is_listed && !std::mem::replace(&mut state.is_pruned, true) {
+            self.store.retain_asked(&wanted);
+        }
         let Some(Following { client, asked, .. }) = &mut state.following else { return };
         asked.set(
-            index.wanted().map(Scope::from).collect(),
+            wanted,
             |scope| self.store.forget(scope),
             |scope| {
                 self.store.await_list(scope);
@@ -499,6 +506,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             kubeconfig: None,
+            access: None,
             controller: "example.com/gateway".into(),
             namespaces: vec![],
             kinds: vec![],
@@ -548,5 +556,42 @@ mod tests {
         let knows = |kind, namespace| api.store.knows(&Key::new(kind, namespace, "a"));
         assert!(knows(Kind::Gateway, "one") && knows(Kind::Secret, "three"));
         assert!(!knows(Kind::Gateway, "two"));
+    }
+
+    #[test]
+    fn secrets_that_were_kept_go_when_all_is_known_that_could_name_them() {
+        let dir = TempDir::new();
+        let file = dir.path().join("objects.json");
+        let secret = r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a","namespace":"db"}}"#;
+        std::fs::write(&file, format!("[{secret}]")).unwrap();
+        let api = ApiServer::new(Settings { kinds: vec![Kind::Gateway], keep: Some(file), ..settings() });
+        let mut index = Index::new(gateway_api::Settings::default());
+        let mut is_known = |is_new| {
+            api.take(&mut index, is_new);
+            api.ask(&index);
+            api.store.knows(&Key::new(Kind::Secret, "db", "a"))
+        };
+        assert!(is_known(true));
+        let gateways = Scope { kind: Kind::Gateway, namespace: None, name: None };
+        api.store.listed(&gateways, &HashSet::new());
+        assert!(!is_known(false));
+    }
+
+    #[test]
+    fn statuses_are_whole_that_were_made_of_all_that_was_listed() {
+        let api = ApiServer::new(Settings { kinds: vec![Kind::TlsRoute], ..settings() });
+        let (mut index, statuses) = (Index::new(gateway_api::Settings::default()), Arc::default());
+        let is_whole = |index: &mut Index, takes: bool| {
+            if takes {
+                api.take(index, false);
+            }
+            api.served(index, &statuses, &Lacking::new(), &[], &BTreeSet::new());
+            api.statuses.borrow().is_whole
+        };
+        assert!(!is_whole(&mut index, true));
+        api.store.listed(&Scope { kind: Kind::TlsRoute, namespace: None, name: None }, &HashSet::new());
+        // It was made before.
+        assert!(!is_whole(&mut index, false));
+        assert!(is_whole(&mut index, true));
     }
 }

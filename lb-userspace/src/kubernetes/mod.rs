@@ -6,6 +6,7 @@
 mod addresses;
 mod asked;
 mod balancers;
+mod client;
 mod connection;
 mod definitions;
 mod endpoints;
@@ -28,6 +29,7 @@ mod watch;
 mod write;
 
 pub use balancers::Balancers;
+pub use client::digest as kubeconfig_digest;
 pub use connection::ApiServer;
 pub use keep::file as keep_file;
 pub use settings::Settings;

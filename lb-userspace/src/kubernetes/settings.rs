@@ -12,6 +12,8 @@ use crate::config::gateway_api::Kind;
 pub struct Settings {
     /// Absent: the pod's service account.
     pub kubeconfig: Option<PathBuf>,
+    /// What the kubeconfig says: its [`digest`](super::kubeconfig_digest).
+    pub access: Option<[u8; 32]>,
     /// Our GatewayClasses' `controllerName`.
     pub controller: Arc<str>,
     /// Objects of these namespaces only; empty: of all.

@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 use super::balancers;
-use super::scope::Scope;
-use crate::config::gateway_api::{Change, Index, Key, Kind, Object};
+use super::scope::{Scope, is_asked_for};
+use crate::config::gateway_api::{Change, Index, Key, Kind, Name, Object};
 
 /// How old the objects are that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +213,21 @@ impl Store {
         let mut inner = self.lock();
         inner.failing.remove(scope);
         inner.seen.remove(scope);
+    }
+
+    /// Of objects that are watched only if something asks for them, those stay that one of these watches covers.
+    pub(super) fn retain_asked(&self, wanted: &HashSet<Scope>) {
+        let mut inner = self.lock();
+        let is_wanted = |key: &Key| {
+            let Name { namespace, name } = &key.name;
+            let scope = |name| Scope { kind: key.kind, namespace: Some(namespace.clone()), name };
+            wanted.contains(&scope(Some(name.clone()))) || wanted.contains(&scope(None))
+        };
+        let unwanted = inner.objects.keys().filter(|key| is_asked_for(key.kind) && !is_wanted(key));
+        for key in unwanted.cloned().collect::<Vec<_>>() {
+            let before = inner.objects.remove(&key);
+            self.note(&mut inner, key, before.is_some_and(|before| before.balances));
+        }
     }
 
     /// A watch has listed all its objects.
@@ -499,6 +514,23 @@ mod tests {
         assert_eq!(of(Some("b"), None), ["b/x", "b/xy", "b/y"]);
         assert_eq!(of(Some("b"), Some("x")), ["b/x"]);
         assert_eq!(of(Some("b"), Some("w")), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn what_nothing_asks_for_goes() {
+        let of = |kind, name: &str| Key::new(kind, "db", name);
+        let (asked, unasked, pod) = (of(Kind::Secret, "a"), of(Kind::Secret, "b"), of(Kind::Pod, "a"));
+        let all =
+            [asked.clone(), unasked.clone(), of(Kind::ConfigMap, "a"), pod.clone(), of(Kind::Service, "a")];
+        let kept = all.map(|key| (key, Kept::new(json!({}))));
+        let store = Store::new(kept.into(), None);
+        let scope = |kind, name| Scope { kind, namespace: Some("db".into()), name };
+        store.retain_asked(&[scope(Kind::Secret, Some("a".into())), scope(Kind::Pod, None)].into());
+        let left: Vec<Key> = store.lock().objects.keys().cloned().collect();
+        let mut expected = vec![asked, pod, of(Kind::Service, "a")];
+        expected.sort();
+        assert_eq!(left, expected);
+        assert!(store.take_touched().contains(&unasked), "an index hears of it");
     }
 
     #[test]

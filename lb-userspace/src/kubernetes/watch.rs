@@ -22,34 +22,90 @@ use crate::config::gateway_api::{Key, Kind, parts_of_secrets};
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// For so long a kind must be gone before its objects are: an API server that has just started does not know all kinds yet.
 const GONE_FOR: Duration = Duration::from_secs(20);
+/// The pause after a failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A failure that comes after so long has nothing to do with the one before.
+const LASTING: Duration = Duration::from_secs(60);
 
 /// Keeps the store as the API server is, for as long as it is polled.
 pub(super) async fn follow(client: Client, scope: Scope, store: Arc<Store>) {
-    let mut absent_since: Option<Instant> = None;
+    let kind = scope.kind.name();
+    let mut absence = Absence::default();
+    let mut pause = Duration::ZERO;
     loop {
-        match resource(&client, scope.kind).await {
-            Ok(Some(resource)) => {
-                absent_since = None;
-                follow_resource(&client, &scope, &resource, &store).await;
-            }
+        let began = Instant::now();
+        let found = resource(&client, scope.kind).await;
+        if !matches!(found, Ok(None)) {
+            absence = Absence::default();
+        }
+        let wait = match found {
             Ok(None) => {
-                let since = *absent_since.get_or_insert_with(Instant::now);
-                if !store.has(&scope) || since.elapsed() > GONE_FOR {
-                    store.listed(&scope, &HashSet::new());
+                if absence.lasts(began) || !store.has(&scope) {
                     store.works(&scope, true);
+                    store.listed(&scope, &HashSet::new());
+                }
+                ASK_AGAIN
+            }
+            Ok(Some(resource)) => {
+                let failure = follow_resource(&client, &scope, &resource, &store).await;
+                store.works(&scope, false);
+                let error = failure.as_ref().map(ToString::to_string).unwrap_or_default();
+                match failure.as_ref().and_then(code) {
+                    Some(404) => ASK_AGAIN,
+                    Some(code @ (401 | 403)) => {
+                        if store.deny(&scope, code) {
+                            tracing::warn!(
+                                kind,
+                                namespace = scope.namespace.as_deref(),
+                                code,
+                                "may not watch: {error}"
+                            );
+                        }
+                        ASK_AGAIN
+                    }
+                    _ => {
+                        tracing::debug!(kind, error, "a watch has failed; its objects are listed anew");
+                        pause = next_pause(pause, began.elapsed());
+                        pause
+                    }
                 }
             }
             Err(error) => {
-                tracing::debug!(kind = scope.kind.name(), %error, "cannot ask for the kinds there are");
+                tracing::debug!(kind, %error, "cannot ask for the kinds there are");
                 store.works(&scope, false);
+                pause = next_pause(pause, began.elapsed());
+                pause
             }
-        }
-        sleep(ASK_AGAIN.mul_f64(jitter())).await;
+        };
+        sleep(wait.mul_f64(jitter())).await;
     }
 }
 
-/// Returns when the kind is not there any more in this version, or may not be looked at.
-async fn follow_resource(client: &Client, scope: &Scope, resource: &ApiResource, store: &Store) {
+/// For how long a kind has not been there, as far as it was heard without a break.
+#[derive(Default)]
+struct Absence(Option<Instant>);
+
+impl Absence {
+    /// It is not there now. Whether that is so for long enough.
+    fn lasts(&mut self, now: Instant) -> bool {
+        now.duration_since(*self.0.get_or_insert(now)) > GONE_FOR
+    }
+}
+
+/// The pause after something has failed that has `lasted` for so long; `before` it there was this one.
+fn next_pause(before: Duration, lasted: Duration) -> Duration {
+    let pause = if lasted > LASTING { Duration::ZERO } else { before * 2 };
+    pause.clamp(FIRST_PAUSE, LONGEST_PAUSE)
+}
+
+/// Lists the objects and watches them, until that fails.
+async fn follow_resource(
+    client: &Client,
+    scope: &Scope,
+    resource: &ApiResource,
+    store: &Store,
+) -> Option<watcher::Error> {
     let config = match &scope.name {
         Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
         None => watcher::Config::default(),
@@ -64,8 +120,8 @@ async fn follow_resource(client: &Client, scope: &Scope, resource: &ApiResource,
     };
     let mut events = std::pin::pin!(events.default_backoff());
     let mut listed = HashSet::new();
+    let mut broken: Option<Instant> = None;
     while let Some(event) = events.next().await {
-        store.works(scope, event.is_ok());
         match event {
             Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(object)) => {
@@ -73,32 +129,28 @@ async fn follow_resource(client: &Client, scope: &Scope, resource: &ApiResource,
                 listed.insert(key.clone());
                 store.put(key, value);
             }
-            Ok(Event::InitDone) => store.listed(scope, &std::mem::take(&mut listed)),
+            Ok(Event::InitDone) => {
+                store.works(scope, true);
+                store.listed(scope, &std::mem::take(&mut listed));
+            }
             Ok(Event::Apply(object)) => {
                 let (key, value) = stripped(scope.kind, resource, object);
                 store.put(key, value);
             }
             Ok(Event::Delete(object)) => store.remove(key_of(scope.kind, &object)),
-            Err(error) => {
-                let kind = scope.kind.name();
-                match code(&error) {
-                    Some(404) => return,
-                    Some(code @ (401 | 403)) => {
-                        if store.deny(scope, code) {
-                            tracing::warn!(
-                                kind,
-                                namespace = scope.namespace.as_deref(),
-                                code,
-                                "may not watch: {error}"
-                            );
-                        }
-                        return;
-                    }
-                    _ => tracing::debug!(kind, %error, "a watch has ended; it begins again"),
-                }
+            // A connection has broken, as those to one of several API servers do when that is restarted. The stream begins the
+            // watch again where it ended, after a pause, and without a word: of very many objects few are to be listed anew then.
+            // If that fails too, there is another error.
+            Err(error @ watcher::Error::WatchFailed(_))
+                if code(&error).is_none() && broken.is_none_or(|at| at.elapsed() > LASTING) =>
+            {
+                tracing::debug!(kind = scope.kind.name(), %error, "a watch has broken; it begins again");
+                broken = Some(Instant::now());
             }
+            Err(error) => return Some(error),
         }
     }
+    None
 }
 
 /// The status code of an answer that is an error.
@@ -188,4 +240,28 @@ fn jitter() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0) % 1000;
     0.5 + f64::from(u32::try_from(random).unwrap_or(500)) / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_while_it_fails() {
+        let mut pause = Duration::ZERO;
+        let mut pauses = |lasted: u64| {
+            pause = next_pause(pause, Duration::from_secs(lasted));
+            pause.as_secs()
+        };
+        assert_eq!([0, 0, 30, 0, 0, 60].map(&mut pauses), [1, 2, 4, 8, 10, 10]);
+        assert_eq!([61, 0].map(&mut pauses), [1, 2]);
+    }
+
+    #[test]
+    fn a_kind_is_absent_for_long_without_a_break() {
+        let start = Instant::now();
+        let mut absence = Absence::default();
+        let mut lasts = |at: u64| absence.lasts(start + Duration::from_secs(at));
+        assert_eq!([0, 5, 20, 21].map(&mut lasts), [false, false, false, true]);
+    }
 }

@@ -42,6 +42,9 @@ const MOST_NAMES: usize = 5;
 #[derive(Clone, Default)]
 pub(super) struct Wanted {
     pub(super) statuses: Arc<Statuses>,
+    /// They, or those before them, were made when everything was listed that anything asked for. What is made of nothing, or of what
+    /// an earlier process has kept, would take our entries away.
+    pub(super) is_whole: bool,
     /// They were made when it was known of each node whether it is there. Before, those of Gateways and ListenerSets stay as they
     /// are: with a node that is gone they would have its addresses, and wait for it; without one that is there, clients would be led
     /// away from it. A node that is there is known within seconds, when it renews its Lease, and a new cluster has no other ones.
@@ -74,6 +77,8 @@ struct Memory {
     pauses: BTreeMap<Key, (Instant, Duration)>,
     /// Of Gateways and ListenerSets that other nodes do not serve yet the generation, and since when they are waited for.
     waiting: HashMap<Key, (i64, Instant)>,
+    /// [`Refusal::OfKind`], which was said.
+    refused: BTreeSet<(Kind, u16)>,
 }
 
 impl Memory {
@@ -118,10 +123,15 @@ impl Writer {
                 touched.iter().filter(is_gone).for_each(|key| memory.forget(key));
             }
             due.extend(touched.into_iter().filter(|key| has_status(key.kind)));
-            if self.leads.borrow_and_update().is_none() || !self.store.is_settled() {
+            if self.leads.borrow_and_update().is_none() {
+                // Whoever begins to write looks at everything.
+                (due, all_due) = (BTreeSet::new(), true);
                 continue;
             }
             let wanted = self.wanted.borrow_and_update().clone();
+            if !wanted.is_whole || !self.store.is_settled() {
+                continue;
+            }
             match std::mem::take(&mut all_due) {
                 true => due.extend(self.everything()),
                 false => {
@@ -226,7 +236,10 @@ impl Writer {
 
     /// Writes the status of an object if it differs. `false`: it did not succeed, or something is to be written again later.
     async fn look_at(&self, key: &Key, all: &Wanted, memory: &Mutex<Memory>) -> bool {
-        let Wanted { statuses: all, is_settled } = all;
+        if !self.store.knows(key) {
+            return true;
+        }
+        let Wanted { statuses: all, is_settled, .. } = all;
         let wanted = match all.get(key) {
             Some(wanted) => match self.of_nodes(key, wanted, *is_settled, memory) {
                 Some(wanted) => Some(wanted),
@@ -244,10 +257,7 @@ impl Writer {
                 return false;
             };
             if let Err(error) = written {
-                // 404: it is gone; 409: it has changed since, which the watch tells.
-                tracing::debug!(%key, %error, "the status is not written");
-                note_pause(memory, key);
-                return matches!(&error, kube::Error::Api(answer) if answer.code == 404);
+                return note_failure(memory, key, &error);
             }
             note_pause(memory, key);
         }
@@ -363,6 +373,7 @@ impl Writer {
         match written {
             Ok(_) => {
                 memory.resources.insert(key.kind, resource);
+                memory.refused.retain(|(kind, _)| *kind != key.kind);
                 if is_apply {
                     memory.written.insert(key.clone(), without_times(patch["status"].clone()));
                 }
@@ -461,6 +472,44 @@ fn differing(before: &Arc<Statuses>, wanted: &Arc<Statuses>) -> Vec<Key> {
     }
 }
 
+/// Why a status is not written that would not be the next time either.
+#[derive(Debug, PartialEq)]
+enum Refusal {
+    /// The object is not there any more.
+    Gone,
+    /// Nor would others of the kind be: the right is missing, or there is no such status. The code of the answer.
+    OfKind(u16),
+}
+
+/// `None`: it may be otherwise next time.
+fn refusal(error: &kube::Error, key: &Key) -> Option<Refusal> {
+    let kube::Error::Api(answer) = error else { return None };
+    let named = answer.details.as_ref().map_or("", |details| &details.name);
+    match answer.code {
+        404 if *named == *key.name.name => Some(Refusal::Gone),
+        code @ (403 | 404) => Some(Refusal::OfKind(code)),
+        _ => None,
+    }
+}
+
+/// Notes that a status is not written; whether there is none to be written any more.
+fn note_failure(memory: &Mutex<Memory>, key: &Key, error: &kube::Error) -> bool {
+    let refusal = refusal(error, key);
+    if refusal == Some(Refusal::Gone) {
+        return true;
+    }
+    note_pause(memory, key);
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    match refusal {
+        Some(Refusal::OfKind(code)) if memory.refused.insert((key.kind, code)) => {
+            tracing::warn!(%key, code, %error, "the status is not written, as that of any other object of its kind");
+        }
+        // 409: it has changed since, which the watch tells.
+        _ => tracing::debug!(%key, %error, "the status is not written"),
+    }
+    false
+}
+
 fn note_pause(memory: &Mutex<Memory>, key: &Key) {
     let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Instant::now();
@@ -511,6 +560,23 @@ mod tests {
         let found = differing(&before, &Arc::new(after.into()));
         assert_eq!(found, [key("gone"), key("new"), key("other")]);
         assert_eq!(differing(&before, &before), []);
+    }
+
+    #[test]
+    fn what_is_gone_is_told_from_what_cannot_be_written() {
+        let key = Key::new(Kind::TlsRoute, "db", "a");
+        let error = |answer: Value| kube::Error::Api(Box::new(serde_json::from_value(answer).unwrap()));
+        for (answer, expected) in [
+            (json!({"code": 404, "details": {"name": "a", "kind": "tlsroutes"}}), Some(Refusal::Gone)),
+            // Without the subresource, and not of an API server.
+            (json!({"code": 404, "details": {}}), Some(Refusal::OfKind(404))),
+            (json!({"code": 404}), Some(Refusal::OfKind(404))),
+            (json!({"code": 403, "details": {"name": "a", "kind": "tlsroutes"}}), Some(Refusal::OfKind(403))),
+            (json!({"code": 409, "details": {"name": "a"}}), None),
+            (json!({"code": 503}), None),
+        ] {
+            assert_eq!(refusal(&error(answer.clone()), &key), expected, "{answer}");
+        }
     }
 
     #[tokio::test]

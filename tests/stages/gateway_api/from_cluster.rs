@@ -43,6 +43,14 @@ fn address(last: u8) -> IpAddr {
     Ipv4Addr::new(198, 51, 100, last).into()
 }
 
+fn class() -> Object {
+    let class = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "edge", "uid": "edge"},
+        "spec": {"controllerName": "snisplice.dev/gateway"},
+    });
+    ("gatewayclasses", class)
+}
+
 /// A Gateway with an address, and a TLSRoute to the server's port.
 fn deployment(namespace: &str, last: u8, server: u16, leaf: &Leaf) -> Result<Vec<Object>> {
     let object = |kind: &str, group: &str, more: Value| {
@@ -98,11 +106,7 @@ impl Scene {
         world.net.client.ip("route add 198.51.100.0/28 via 10.0.1.1")?;
         let server = |name, port| Backend::start(&world.net.server, port, naming_and_holding(name));
         let servers = [server("one", 7001)?, server("two", 7002)?];
-        let class = json!({
-            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "edge", "uid": "edge"},
-            "spec": {"controllerName": "snisplice.dev/gateway"},
-        });
-        let mut objects = vec![("gatewayclasses", class)];
+        let mut objects = vec![class()];
         let leaf = world.authority.leaf(&["app.example.com"])?;
         objects.extend(deployment("one", 1, 7001, &leaf)?);
         objects.extend(deployment("two", 2, 7002, &leaf)?);
@@ -332,6 +336,18 @@ fn an_address_that_its_device_has_lost_comes_back() -> Result<()> {
 }
 
 #[test]
+fn a_watch_that_breaks_and_does_not_begin_at_once_is_not_taken_for_broken_for_ever() -> Result<()> {
+    let scene = Scene::new()?;
+    let is_current = |status: &Status| status.0.get("objects_stale_since").is_none();
+    scene.gateway.wait_status("the API server to be followed", is_current)?;
+    scene.api.break_watches(1);
+    eventually("the watches to begin again", || scene.api.are_watched_again().then_some(()))?;
+    // On none of them anything comes.
+    scene.gateway.wait_status("the API server to be followed again", is_current)?;
+    Ok(())
+}
+
+#[test]
 fn addresses_stay_with_a_successor_that_has_not_taken_over_yet() -> Result<()> {
     let mut scene = Scene::new()?;
     let (open, _) = scene.open(1)?;
@@ -345,5 +361,48 @@ fn addresses_stay_with_a_successor_that_has_not_taken_over_yet() -> Result<()> {
     scene.gateway.process.signal(Signal::SIGTERM)?;
     ensure!(scene.gateway.process.wait(patience())?.success());
     ensure!(has(&scene.world.net.gateway, "lo", 1)?);
+    Ok(())
+}
+
+#[test]
+fn a_reload_follows_what_the_kubeconfig_says_by_then() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut objects = vec![class()];
+    objects.extend(deployment("one", 1, 7002, &scene.world.authority.leaf(&["app.example.com"])?)?);
+    let other = ApiServer::start(&scene.world.net.gateway, objects)?;
+    fs::write(scene.gateway.config_file().with_file_name("kubeconfig"), other.kubeconfig())?;
+    let failed = scene.reload(&config(&["one"], "lo", "keep_objects = false"))?;
+    ensure!(failed.is_none(), "{failed:?}");
+    eventually("the other API server's objects", || (scene.ask(1).ok()? == "two").then_some(()))
+}
+
+#[test]
+fn who_writes_statuses_takes_nothing_away_before_it_knows_what_they_are_made_of() -> Result<()> {
+    let world = World::new()?;
+    let mut objects = vec![class()];
+    objects.extend(deployment("one", 1, 7001, &world.authority.leaf(&["app.example.com"])?)?);
+    let (_, route) = objects.iter_mut().find(|(plural, _)| *plural == "tlsroutes").context("there is one")?;
+    let mut fresh = route.clone();
+    fresh["metadata"] = json!({"name": "fresh", "namespace": "one", "uid": "fresh"});
+    fresh["spec"]["hostnames"] = json!(["fresh.example.com"]);
+    route["status"] = json!({"parents": [{
+        "parentRef": {"name": "app", "sectionName": "passed"}, "controllerName": "snisplice.dev/gateway", "conditions": [],
+    }]});
+    objects.push(("tlsroutes", fresh));
+    let api = ApiServer::start(&world.net.gateway, objects)?;
+    api.take_writes();
+    api.answer("one", Some(Answer::Nothing));
+    let files = TempDir::new()?;
+    fs::write(files.join("kubeconfig"), api.kubeconfig())?;
+    let text = config(&["one"], "lo", "keep_objects = false");
+    let _gateway = Gateway::start_in(files, &world.net.gateway, &text, Launch::default())?;
+    let is_written = |end: &str| api.written().iter().any(|(path, _)| path.ends_with(end)).then_some(());
+    eventually("it to take the Lease", || is_written("/leases"))?;
+    api.answer("one", None);
+    eventually("a status", || is_written("/tlsroutes/fresh/status"))?;
+    for (path, written) in api.written().iter().filter(|(path, _)| path.contains("/tlsroutes/")) {
+        let entries = written["status"]["parents"].as_array().map_or(0, Vec::len);
+        ensure!(entries == 1, "{path}: {written}");
+    }
     Ok(())
 }
