@@ -472,6 +472,13 @@ pub(crate) fn have_news(sockets: [BorrowedFd<'_>; 2]) -> [bool; 2] {
     }
 }
 
+/// Whether one of two sockets has urgent data that was not read (RFC 9293, section 3.8.5). Behind it [`unread`] counts nothing.
+pub(crate) fn have_urgent_data(sockets: [BorrowedFd<'_>; 2]) -> io::Result<bool> {
+    let mut asked = sockets.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::PRI));
+    poll(&mut asked, Some(&Timespec::default()))?;
+    Ok(asked.iter().any(|socket| socket.revents().contains(PollFlags::PRI)))
+}
+
 /// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this
 /// call leaves there. The socket is in repair mode: its queue can be peeked at once it is selected, but not read.
 ///

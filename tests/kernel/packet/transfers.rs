@@ -1,9 +1,11 @@
 //! The matrix: what happens on the way, what the two legs have negotiated, how the ends behave, and where they are.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use snisplice_tests::pump::{End, Plan, Start};
+use snisplice_tests::tls::client_hello;
 use snisplice_tests::topology::{Leg, Shape, Triangle, has_vlans};
 use snisplice_tests::wire::{Faults, Kind};
 use snisplice_tests::{Counters, proxy, require};
@@ -11,7 +13,8 @@ use snisplice_tests::{Counters, proxy, require};
 use crate::PACKET;
 use crate::case::{Case, Expect, GREETING, MIB, WIRES, no_part_in_it};
 use crate::dialogues::{IMAP, LDAP, POP3, SMTP, XMPP};
-use crate::ends::{Opening, Speech};
+use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
+use crate::scene::Scene;
 
 /// A test for each case.
 macro_rules! cases {
@@ -433,4 +436,23 @@ fn a_vlan_on_either_leg() -> Result<()> {
         somewhere(shape).v6().run()?;
     }
     Ok(())
+}
+
+/// The kernel does not count what is behind urgent data among the unread.
+#[test]
+fn no_byte_behind_urgent_data_is_lost() -> Result<()> {
+    let scene = Scene::new(Opening::default(), "")?;
+    let mut client = SocketOptions::default().dial(&scene.net.client, scene.opening.target())?;
+    // All of it before the gateway has a server: it reads the ClientHello, and no further.
+    let last_is_urgent = [&client_hello(SNI, &[])[..], b"!"].concat();
+    socket2::SockRef::from(&client).send_out_of_band(&last_is_urgent)?;
+    client.write_all(&[7; 100])?;
+    let mut server = scene.accepted(PATIENCE)?;
+    let mut got = [0; 100];
+    server.read_exact(&mut got)?;
+    ensure!(got == [7; 100], "{got:?}");
+    server.write_all(b"said")?;
+    client.read_exact(&mut [0; 4])?;
+    // The packet tier if the connection was there before the urgent byte.
+    Expect::Either(&["urgent_data"]).check(&scene.gateway.connections()?[0])
 }
