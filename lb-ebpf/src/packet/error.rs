@@ -21,7 +21,7 @@ pub(super) enum Error {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Pass {
-    /// It has a VLAN tag: it comes again without one, on the VLAN's own device.
+    /// It has the tag of a VLAN: it comes again without one, on the VLAN's own device.
     Tagged,
     /// Neither TCP nor ICMP.
     OtherProtocol,

@@ -178,7 +178,7 @@ fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Result<()
         return Err(Pass::OtherHost.into());
     }
     if device != flow.from && !comes_by(device, &sent.reversed(), flow) {
-        return Err(wrong_device(device, flow, &halves).into());
+        return Err(wrong_device(ctx, device, flow, &halves));
     }
     let seq = u32::from_be(quote[1]);
     let end = halves.peer_sent().wrapping_sub(flow.ack_delta);

@@ -56,15 +56,25 @@ cases! {
         shape: Shape::Apart(Leg::Wire(Kind::EthernetGro), Leg::Wire(Kind::EthernetGro)),
         ..Case::both_ways(2 * MIB).faulty(ALL)
     };
+    some_frames_have_a_priority: Case { verify: no_tags, ..Case::both_ways(4 * MIB).faulty(PRIORITIES) };
+    some_frames_have_a_priority_ipv6: Case { verify: no_tags, ..Case::both_ways(4 * MIB).faulty(PRIORITIES).v6() };
     without_offloads: Case { prepare: offloads_off, ..Case::both_ways(16 * MIB) };
     without_offloads_ipv6: Case { prepare: offloads_off, ..Case::both_ways(16 * MIB).v6() };
 }
 
 const LOSS: Faults = Faults { loss: 0.01, ..Faults::NONE };
+const PRIORITIES: Faults = Faults { priority: 0.5, ..Faults::NONE };
 const HEAVY_LOSS: Faults = Faults { loss: 0.05, ..Faults::NONE };
 const REORDERING: Faults = Faults { reorder: 0.02, ..Faults::NONE };
 const REPETITION: Faults = Faults { repeat: 0.02, ..Faults::NONE };
 const ALL: Faults = Faults { loss: 0.01, repeat: 0.01, reorder: 0.01, ..Faults::NONE };
+
+/// A priority is for the link that a frame came by.
+fn no_tags(net: &Triangle, _: &[Counters; 3]) -> Result<()> {
+    let mut seen = net.wires().flat_map(|wire| wire.ways()).map(|way| way.seen());
+    ensure!(seen.all(|seen| seen.tagged == 0), "a tag leaves the gateway");
+    Ok(())
+}
 
 fn offloads_off(net: &Triangle) -> Result<()> {
     for (ns, device) in
