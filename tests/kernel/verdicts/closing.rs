@@ -429,6 +429,37 @@ fn a_syn_takes_over_what_is_over() -> Result<()> {
     })
 }
 
+/// By then its port may be another connection's, of which the programs know nothing before its SYN-ACK.
+#[test]
+fn a_reset_that_is_not_of_a_finished_connection_is_for_the_next_one() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            let connection = Connection::new(v6);
+            let [(_, finished), ..] = over(&connection);
+            for segment in [connection.request(), connection.response()] {
+                // That of a refusal, those in the window, and those of either FIN.
+                for (seq, passes_up) in [
+                    (0, true),
+                    (segment.seq + 2, true),
+                    (segment.seq - 1, true),
+                    (segment.seq, false),
+                    (segment.seq + 1, false),
+                ] {
+                    programs.splice(&finished)?;
+                    let reset =
+                        Segment { seq, ack: 77, flags: RST | ACK, payload: vec![], ..segment.clone() };
+                    let fate = programs.run(&frame(&reset))?;
+                    ensure!((fate == Fate::Passed) == passes_up, "{seq}: {fate:02x?}");
+                    ensure!(passes_up || fate.left().is_some(), "{seq}: {fate:02x?}");
+                    ensure!(!passes_up || programs.track()? == finished.track, "{seq}: noted");
+                    programs.events();
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
 /// Passed on it would reach a listener of the server under the old connection's name, past ours.
 #[test]
 fn a_syn_on_a_live_connection_is_dropped_and_its_sender_asked_once() -> Result<()> {
