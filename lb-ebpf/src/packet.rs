@@ -2,7 +2,8 @@
 //!
 //! Attached at tc ingress of every device. A packet that does not concern us goes on to the next program and up the
 //! stack, as if this program was not there. A packet of a [`Flow`](lb_common::packet::Flow) never goes up: it leaves
-//! translated, or it is dropped as on a lossy link. Up the stack it would meet no socket, and be answered with a reset.
+//! translated, or it is dropped as on a lossy link. Up the stack it would meet no socket, and be answered with a reset. When a
+//! connection is over, what may be about the next one with its tuple does go up.
 //!
 //! Each step returns `Ok` with the kernel's verdict, or an [`error::Error`], which [`error::verdict`] alone turns into
 //! a verdict and a counter.

@@ -476,6 +476,8 @@ reasons! {
         IpsecPolicy = "ipsec_policy",
         /// A leg was closing before the connection was spliced.
         Closing = "closing",
+        /// An end had sent urgent data (RFC 9293, section 3.8.5), which the gateway had not read.
+        UrgentData = "urgent_data",
         /// The process was being taken over by its successor.
         TakenOver = "taken_over",
         /// The kernel refused a flow, or repair mode.

@@ -43,13 +43,16 @@ pub struct Faults {
     pub reorder: f64,
     /// Probability that a packet of an ECN-capable sender is marked "congestion experienced".
     pub mark: f64,
+    /// Probability that a frame gets a priority: the tag of no VLAN (IEEE 802.1Q, section 9.6).
+    pub priority: f64,
     /// How long every packet takes.
     pub delay: Duration,
 }
 
 impl Faults {
     /// A wire without faults.
-    pub const NONE: Self = Self { loss: 0.0, repeat: 0.0, reorder: 0.0, mark: 0.0, delay: Duration::ZERO };
+    pub const NONE: Self =
+        Self { loss: 0.0, repeat: 0.0, reorder: 0.0, mark: 0.0, priority: 0.0, delay: Duration::ZERO };
 }
 
 /// How many packets overtake one that is held back.
@@ -76,6 +79,8 @@ pub struct Seen {
     pub longest: usize,
     /// Segments that arrived twice, or after later ones.
     pub disturbed: u64,
+    /// Of these segments, with a VLAN tag.
+    pub tagged: u64,
     /// Packets with a wrong checksum of IP or TCP.
     pub wrong_checksums: u64,
     /// The first of these.
@@ -257,10 +262,16 @@ impl Relay {
         if self.happens(faults.mark) {
             mark(packet, self.kind);
         }
+        let mut packet = packet.to_vec();
+        if self.happens(faults.priority) {
+            // Behind both addresses: type 802.1Q, priority 5, VLAN 0.
+            packet.splice(12..12, [0x81, 0, 5 << 5, 0]);
+        }
+        let packet = &packet;
         if self.happens(faults.reorder) {
             self.count_disturbed();
             let until = Instant::now() + HELD_AT_MOST;
-            return self.held.push(Held { packet: packet.to_vec(), overtaken_by: 0, until });
+            return self.held.push(Held { packet: packet.clone(), overtaken_by: 0, until });
         }
         self.pass(packet);
         if self.happens(faults.repeat) {
@@ -342,6 +353,7 @@ impl Relay {
             NetSlice::Arp(_) => return false,
         };
         seen.segments += 1;
+        seen.tagged += u64::from(!packet.link_exts.is_empty());
         seen.syn += u64::from(tcp.syn());
         seen.rst += u64::from(tcp.rst());
         seen.ecn_capable += u64::from(ecn != IpEcn::NotEct);

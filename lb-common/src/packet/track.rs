@@ -271,11 +271,15 @@ impl Bounds {
 
     /// Judges a reset of X (RFC 5961, section 3.2) by its sequence number alone: the answer of a host that has no such
     /// socket may have no acknowledgement number.
+    ///
+    /// Who has no such connection answers a challenge ACK at the number that this acknowledges. Y expects just that if bytes
+    /// behind it were lost on their way to Y; if not, the next acknowledgement of Y is a challenge, too.
     #[inline(always)]
     pub const fn judge_reset(&self, own: &Half, seq: u32) -> Reset {
         // After a FIN, Linux and macOS reset at the number of the FIN.
         let is_at_fin = own.has_fin() && self.next == self.sent && seq == self.next.wrapping_sub(1);
-        if seq == self.next || is_at_fin {
+        let is_answer = own.asked & asked::CHALLENGE != 0 && seq == self.acknowledged;
+        if seq == self.next || is_at_fin || is_answer {
             Reset::Exact
         } else if own.has_reset() && seq == self.acknowledged {
             Reset::Again
@@ -310,7 +314,7 @@ pub enum Verdict {
 /// The verdict on a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// At exactly the number that Y expects: Y accepts it.
+    /// At exactly the number that Y expects, or with which X answers a challenge ACK.
     Exact,
     /// At the number that Y has acknowledged, after an exact reset.
     Again,
@@ -653,6 +657,8 @@ mod tests {
         let hole = Half { gap: E - 20, ..own() };
         let ended = Half { closing: FIRST, ..own() };
         let reset = Half { closing: RESET, ..own() };
+        let asked = Half { asked: asked::CHALLENGE, ..own() };
+        let by_device = Half { asked: asked::DEVICE, ..own() };
         let rows = [
             ("the next", own(), peer(), E, Reset::Exact),
             ("what is acknowledged", own(), peer(), A, Reset::InWindow),
@@ -674,6 +680,11 @@ mod tests {
             ("once more", reset, peer(), E, Reset::Exact),
             ("once more, by what is acknowledged", reset, peer(), A, Reset::Again),
             ("once more, elsewhere in the window", reset, peer(), A + 1, Reset::InWindow),
+            ("what is acknowledged, when X was asked", asked, peer(), A, Reset::Exact),
+            ("the end, when X was asked", asked, peer(), E, Reset::Exact),
+            ("between them", asked, peer(), A + 1, Reset::InWindow),
+            ("before both", asked, peer(), A - 1, Reset::Elsewhere),
+            ("what is acknowledged, when X was asked for a device", by_device, peer(), A, Reset::InWindow),
         ];
         for (what, own, peer, seq, expected) in rows {
             assert_eq!(bounds(&own, &peer).judge_reset(&own, seq), expected, "{what}");

@@ -1,6 +1,6 @@
 // Two ends, a wire on either side of the gateway that loses, repeats and reorders, and the tracker between.
 
-use lb_common::packet::track::{Bounds, Half, Reset, Segment, Track, Verdict};
+use lb_common::packet::track::{Bounds, Half, Reset, Segment, Track, Verdict, asked};
 use lb_common::packet::translate::tcp::{ACK, FIN, RST, SYN};
 use lb_common::packet::{Flow, flag};
 
@@ -472,21 +472,23 @@ impl Wire {
     /// was asked.
     pub(crate) fn reset(&mut self, side: usize, seq: u32) -> u32 {
         let own = *self.track.halves.each_ref()[side];
-        let judge = |wire: &mut Self, seq| {
-            let reset = wire.bounds(side).judge_reset(&own, seq);
+        let judge = |wire: &mut Self, own: &Half, seq| {
+            let reset = wire.bounds(side).judge_reset(own, seq);
             wire.tally.resets[reset as usize] += 1;
             reset
         };
-        match judge(self, seq) {
+        match judge(self, &own, seq) {
             Reset::Exact => {
                 self.check_exact(side, seq);
                 0
             }
             Reset::InWindow => {
-                // A challenge acknowledges what is expected; who has no such connection resets at that number (RFC
+                // A challenge acknowledges what the other end has; who has no such connection resets at that number (RFC
                 // 9293, section 3.5.2).
-                let challenge = self.bounds(side).next;
-                assert_eq!(judge(self, challenge), Reset::Exact);
+                let challenge = self.bounds(side).acknowledged;
+                let asked = Half { asked: asked::CHALLENGE, ..own };
+                assert_eq!(judge(self, &asked, challenge), Reset::Exact);
+                self.check_exact(side, challenge);
                 1
             }
             other => panic!("the reset of an end, at {seq}, is {other:?}: {:?}", self.bounds(side)),

@@ -30,6 +30,7 @@ pub(super) fn admit<const LINK: usize, const IP: usize>(
     match gate(flow, halves, segment, await_ack) {
         Gate::Open => Ok(()),
         Gate::ResetOutside => Err(Count::ResetOutside.into()),
+        Gate::ResetOfNext => Err(Pass::NewConnection.into()),
         Gate::BehindEnd => Err(Count::BehindEnd.into()),
         Gate::ResetInexact => {
             ask_sender(flow, halves);
@@ -63,6 +64,8 @@ enum Gate {
     ResetInexact,
     /// It may not: a reset outside the window.
     ResetOutside,
+    /// The connection is finished, so that its port may be another's by now: the reset may refuse that one.
+    ResetOfNext,
     /// It may not: a SYN on a live connection, or a SYN-ACK that does not repeat that of its beginning. Its sender is asked.
     SynOnLive,
     /// It may not: after both FINs, and not a retransmission.
@@ -76,14 +79,15 @@ enum Gate {
 fn gate(flow: &Flow, halves: &Halves, segment: &Segment, await_ack: Option<u32>) -> Gate {
     let (own, peer) = halves.load();
     let bounds = Bounds::new(flow, &own, &peer, await_ack);
+    let is_finished = bounds.is_finished(&own, &peer);
     if segment.flags & tcp::RST != 0 {
         return match bounds.judge_reset(&own, segment.seq) {
             Reset::Exact | Reset::Again => Gate::Open,
+            _ if is_finished => Gate::ResetOfNext,
             Reset::InWindow => Gate::ResetInexact,
             Reset::Elsewhere => Gate::ResetOutside,
         };
     }
-    let is_finished = bounds.is_finished(&own, &peer);
     if segment.flags & tcp::SYN != 0 {
         return if is_finished || own.has_reset() || peer.has_reset() {
             Gate::Over

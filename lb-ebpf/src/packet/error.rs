@@ -21,7 +21,7 @@ pub(super) enum Error {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Pass {
-    /// It has a VLAN tag: it comes again without one, on the VLAN's own device.
+    /// It has the tag of a VLAN: it comes again without one, on the VLAN's own device.
     Tagged,
     /// Neither TCP nor ICMP.
     OtherProtocol,
@@ -37,7 +37,8 @@ pub(super) enum Pass {
     OtherHost,
     /// It is for one of our sockets, during a handover.
     ForSocket,
-    /// A SYN that begins a new connection with the tuple of one that is over.
+    /// A SYN that begins a new connection with the tuple of one that is over; or a reset or an ICMP error that may be about one,
+    /// and otherwise meets no socket, and no answer.
     NewConnection,
     /// An ICMP message that is no error, or about a packet that no flow has sent.
     IcmpOfNoFlow,

@@ -178,12 +178,14 @@ fn judge(ctx: &TcContext, sent: &Tuple, flow: &Flow, quote: &Quote) -> Result<()
         return Err(Pass::OtherHost.into());
     }
     if device != flow.from && !comes_by(device, &sent.reversed(), flow) {
-        return Err(wrong_device(device, flow, &halves).into());
+        return Err(wrong_device(ctx, device, flow, &halves));
     }
     let seq = u32::from_be(quote[1]);
     let end = halves.peer_sent().wrapping_sub(flow.ack_delta);
     if before(seq, halves.own_ack()) || before(end, seq) {
-        return Err(Count::IcmpUnrelated.into());
+        // The port of a finished connection may be another's by now.
+        let is_finished = (halves.own_closing() | halves.peer_closing()) & closing::FINISHED != 0;
+        return Err(if is_finished { Pass::NewConnection.into() } else { Count::IcmpUnrelated.into() });
     }
     Ok(())
 }

@@ -20,9 +20,11 @@ const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// `LINK`: bytes of the link layer header.
 #[inline(always)]
 pub(super) fn forward<const LINK: usize>(ctx: &TcContext) -> Result<i32, Error> {
+    /// The bits of a tag that name its VLAN; all 0 if it has but a priority (IEEE 802.1Q, section 9.6).
+    const VLAN: u32 = 0xfff;
     // SAFETY: fields of the program's context, which lives as long as the run.
-    let (protocol, tagged) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present) };
-    if tagged != 0 {
+    let (protocol, tag) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_tci) };
+    if tag & VLAN != 0 {
         return Err(Pass::Tagged.into());
     }
     // SAFETY: the same.

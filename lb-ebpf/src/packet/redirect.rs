@@ -5,12 +5,17 @@ use core::ptr::read_volatile;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::BPF_F_INGRESS,
-    helpers::{bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::{bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_vlan_pop},
     programs::TcContext,
 };
 use lb_common::packet::{Count, Flow, LOOPBACK, event, exit, inject::Way, translate::Head};
 
-use super::{bytes::writable, error::Error, event::tell, layout::FITS_ANYWHERE};
+use super::{
+    bytes::writable,
+    error::{Error, written},
+    event::tell,
+    layout::FITS_ANYWHERE,
+};
 
 /// Which flow a map value belonged to when it was found. Since Linux 6.1 the kernel may give the memory of a removed
 /// value to another one at once, also while a program works with it.
@@ -75,6 +80,13 @@ pub(super) fn fits(
 /// Sends a packet, which has room for an Ethernet header, out by the device or into what is behind it.
 #[inline(always)]
 pub(super) fn send(ctx: &TcContext, way: Way) -> Result<i32, Error> {
+    // SAFETY: a field of the program's context, and a helper that takes the context.
+    unsafe {
+        if (*ctx.skb.skb).vlan_present != 0 {
+            // A priority is for the link that the packet came by.
+            written(bpf_skb_vlan_pop(ctx.skb.skb))?;
+        }
+    }
     // SAFETY: helpers without pointers of ours; the header's bounds are checked.
     let verdict = unsafe {
         match way.kind {

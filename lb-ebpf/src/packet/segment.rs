@@ -50,7 +50,7 @@ pub(super) fn segment<const LINK: usize, const IP: usize>(
     }
     let halves = Halves::of(flow).ok_or(Count::NotWritable)?;
     if device != flow.from && !comes_by(device, tuple, flow) {
-        return Err(wrong_device(device, flow, &halves).into());
+        return Err(wrong_device(ctx, device, flow, &halves));
     }
 
     let length = if length == 0 { ctx.len() - LINK as u32 } else { length };
@@ -119,11 +119,16 @@ pub(super) fn comes_by(device: u32, tuple: &Tuple, flow: &Flow) -> bool {
 
 /// A packet that came by the wrong device. Userspace is asked once in a while only: a stranger may send many.
 #[inline(always)]
-pub(super) fn wrong_device(device: u32, flow: &Flow, halves: &Halves) -> Count {
+pub(super) fn wrong_device(ctx: &TcContext, device: u32, flow: &Flow, halves: &Halves) -> Error {
+    // SAFETY: a field of the program's context, which lives as long as the run.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+        // There may be a device for VLAN 0.
+        return Pass::Tagged.into();
+    }
     if halves.ask(asked::DEVICE) {
         tell(flow, event::WRONG_DEVICE, device, 0);
     }
-    Count::WrongDevice
+    Count::WrongDevice.into()
 }
 
 /// Passes a pure ACK of bytes that our socket has sent up to that socket. A SEQ beyond the right edge of the socket's

@@ -133,9 +133,13 @@ pub fn relevant<'a>(devices: &'a [Device], interfaces: &Interfaces) -> Vec<&'a D
 /// Whether packets that arrive on the device pass its master too. A master that is not in the list is assumed to be such a
 /// one.
 fn is_port(device: &Device, devices: &[Device]) -> bool {
-    let Some(master) = device.master else { return false };
-    let master = devices.iter().find(|other| other.index == master);
-    master.and_then(|master| master.kind.as_deref()) != Some("vrf")
+    device.master.is_some() && vrf_of(device, devices).is_none()
+}
+
+/// The index of the VRF that a device is in.
+pub fn vrf_of(device: &Device, devices: &[Device]) -> Option<u32> {
+    let master = devices.iter().find(|other| Some(other.index) == device.master)?;
+    (master.kind.as_deref() == Some("vrf")).then_some(master.index)
 }
 
 fn is_sink(device: &Device) -> bool {

@@ -29,7 +29,7 @@ pub struct Exit {
 pub(super) struct Between {
     pub(super) local: IpAddr,
     pub(super) peer: IpAddr,
-    /// The index of the device of a link-local peer, else 0.
+    /// The index of the device of a link-local peer, or of the VRF, else 0.
     pub(super) link: u32,
     pub(super) mark: u32,
 }

@@ -88,14 +88,22 @@ impl Routes {
         Ok(Self { asking: Mutex::new(asking) })
     }
 
-    /// Where a TCP socket of this process with these ends and this mark would send its packets. Of a link-local peer the
-    /// scope says the link. `local` may be the address of another host, whose packets the socket sends. If the route has several paths, the answer is the one that the kernel chooses for these ends.
-    pub fn exit(&self, local: SocketAddr, peer: SocketAddr, mark: u32) -> Result<Exit, Unroutable> {
+    /// Where a TCP socket of this process with these ends and this mark, in this VRF, would send its packets. Of a link-local peer
+    /// the scope says the link. `local` may be the address of another host, whose packets the socket sends. If the route has several paths, the answer is the one that the kernel chooses for these ends.
+    pub fn exit(
+        &self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        mark: u32,
+        vrf: Option<u32>,
+    ) -> Result<Exit, Unroutable> {
         let (local, peer) = (canonical(local), canonical(peer));
         if local.is_ipv4() != peer.is_ipv4() {
             return Err(Unroutable::Unknown(io::ErrorKind::InvalidInput.into()));
         }
-        let link = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
+        let scope = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
+        // A link in a VRF leads to the VRF's table as well.
+        let link = if scope == 0 { vrf.unwrap_or(0) } else { scope };
         let by = |source| {
             let mut question = question(peer.ip(), source, mark);
             question.tcp(local.port(), peer.port());

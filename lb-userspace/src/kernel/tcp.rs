@@ -59,6 +59,9 @@ const _: () = assert!(offset_of!(TcpInfo, bytes_acked) == 120, "linux/tcp.h");
 const TCPI_OPT_TIMESTAMPS: u8 = 1;
 const TCPI_OPT_SACK: u8 = 2;
 const TCPI_OPT_ECN: u8 = 8;
+/// TSvals count microseconds (a route with `features tcp_usec_ts`). Since Linux 6.7, as is the meaning of the lowest bit of
+/// TCP_TIMESTAMP: before, that bit is part of the time.
+const TCPI_OPT_USEC_TS: u8 = 64;
 
 /// linux/tcp.h: the queue whose sequence number is that of the next byte to send.
 const TCP_SEND_QUEUE: libc::c_int = 2;
@@ -280,7 +283,7 @@ pub(crate) fn promised(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(windows.promised())
 }
 
-/// TSval of a segment that is sent now; its lowest bit tells whether it counts microseconds instead of milliseconds.
+/// TSval of a segment that is sent now, but for its lowest bit.
 pub(crate) fn timestamp(socket: BorrowedFd<'_>) -> io::Result<u32> {
     get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)
 }
@@ -313,7 +316,7 @@ pub(crate) fn leg_state(socket: BorrowedFd<'_>, isn: u32) -> io::Result<LegState
         advertised_mss: info.advmss,
         path_mtu: info.pmtu,
         timestamp,
-        fine_timestamps: timestamp & 1 != 0,
+        fine_timestamps: info.options & TCPI_OPT_USEC_TS != 0,
     })
 }
 
@@ -469,6 +472,13 @@ pub(crate) fn have_news(sockets: [BorrowedFd<'_>; 2]) -> [bool; 2] {
     }
 }
 
+/// Whether one of two sockets has urgent data that was not read (RFC 9293, section 3.8.5). Behind it [`unread`] counts nothing.
+pub(crate) fn have_urgent_data(sockets: [BorrowedFd<'_>; 2]) -> io::Result<bool> {
+    let mut asked = sockets.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::PRI));
+    poll(&mut asked, Some(&Timespec::default()))?;
+    Ok(asked.iter().any(|socket| socket.revents().contains(PollFlags::PRI)))
+}
+
 /// The bytes in the receive queue after the first `left`, which an earlier call has left there; and how many bytes this
 /// call leaves there. The socket is in repair mode: its queue can be peeked at once it is selected, but not read.
 ///
@@ -607,6 +617,17 @@ mod tests {
     fn numbers(seen: &Seen) -> [u32; 6] {
         let Seen { windows, receive_next, unread, unacknowledged, .. } = seen;
         [*receive_next, *unread, *unacknowledged, windows.promised(), windows.send, windows.largest]
+    }
+
+    /// Before Linux 6.7 half of them would be taken for such by the lowest bit of their time. Needs CAP_NET_ADMIN.
+    #[test]
+    fn no_socket_has_timestamps_in_microseconds_unless_the_kernel_says_so() {
+        for _ in 0..32 {
+            let (client, _server) = pair();
+            enter_repair(client.as_fd()).unwrap();
+            assert!(!leg_state(client.as_fd(), 0).unwrap().fine_timestamps);
+            end_repair(client.as_fd()).unwrap();
+        }
     }
 
     /// Needs CAP_NET_ADMIN, as repair mode does.

@@ -58,7 +58,7 @@ impl Scene {
 
     fn exit_by(&self, local: &str, peer: &str, port: u16, mark: u32) -> Result<Exit, Unroutable> {
         let end = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
-        self.routes.exit(end(local, port), end(peer, 443), mark)
+        self.routes.exit(end(local, port), end(peer, 443), mark, None)
     }
 
     /// Through `up0` and `up1`: whether a packet may come.
@@ -124,7 +124,7 @@ fn a_link_local_peer_is_reached_by_its_scope() -> Result<()> {
     for name in ["up0", "up1"] {
         let scope = scene.device(name);
         let end = |ip: &str, scope| format!("[{ip}%{scope}]:443").parse::<SocketAddr>().unwrap();
-        let exit = scene.routes.exit(end("fd00:0::1", 0), end("fe80::7", scope), 0)?;
+        let exit = scene.routes.exit(end("fd00:0::1", 0), end("fe80::7", scope), 0, None)?;
         ensure!(exit == Exit { device: scope, is_local: false }, "{name}: {exit:?}");
     }
     Ok(())
@@ -388,6 +388,16 @@ fn of_a_device_in_a_vrf_its_routes_count() -> Result<()> {
         "route add default via 10.0.1.9 table 10",
     ])?;
     ensure!(scene.admits("192.0.2.1", "10.0.1.1") == [true, true]);
+    let [up0, up1, red] = ["up0", "up1", "red"].map(|name| scene.device(name));
+    let exit = |vrf| {
+        let [local, peer] = ["10.0.1.1:443", "192.0.2.1:40000"].map(|end| end.parse().unwrap());
+        scene.routes.exit(local, peer, 0, vrf)
+    };
+    for _ in 0..2 {
+        // The second time as it is remembered.
+        ensure!(exit(Some(red))? == Exit { device: up1, is_local: false }, "{:?}", exit(Some(red)));
+        ensure!(exit(None)?.device == up0, "{:?}", exit(None));
+    }
     scene.ip(&["route del default via 10.0.1.9 table 10"])?;
     ensure!(scene.admits("192.0.2.1", "10.0.1.1") == [true, false]);
     Ok(())

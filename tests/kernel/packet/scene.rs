@@ -22,7 +22,7 @@ pub(crate) struct Scene {
     pub(crate) gateway: Gateway,
     pub(crate) opening: Opening,
     accepted: Receiver<TcpStream>,
-    _backend: Backend,
+    backend: Option<Backend>,
 }
 
 impl Scene {
@@ -63,7 +63,7 @@ impl Scene {
         let config = gateway.to_owned() + &config(&opening, address, None, route);
         let launch = launch(&net)?;
         let gateway = Gateway::start_with(&net.gateway, &config, launch)?;
-        Ok(Self { net, gateway, opening, accepted, _backend: backend })
+        Ok(Self { net, gateway, opening, accepted, backend: Some(backend) })
     }
 
     /// Changes the configuration file; the gateway does not know yet.
@@ -76,6 +76,11 @@ impl Scene {
     pub(crate) fn connection(&self) -> Result<(Duplex, TcpStream, u64)> {
         let (client, said) = self.opening.open(&self.net.client)?;
         self.connected(client, said)
+    }
+
+    /// From here on the server refuses connections.
+    pub(crate) fn stop_listening(&mut self) {
+        self.backend = None;
     }
 
     /// The server's end of the next connection that has said its part.

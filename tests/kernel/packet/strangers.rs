@@ -15,9 +15,11 @@ use snisplice_tests::pump::{Duplex, reset_on_close};
 use snisplice_tests::skip::has_program;
 use snisplice_tests::stranger::flag::{ACK, FIN, PSH, RST, SYN};
 use snisplice_tests::stranger::{Forged, Numbers, Stranger, forget};
-use snisplice_tests::{NetNs, Status, eventually, require};
+use snisplice_tests::topology::Triangle;
+use snisplice_tests::wire::{Faults, Way};
+use snisplice_tests::{Launch, NetNs, Status, eventually, require};
 
-use crate::case::{Expect, counters, grown};
+use crate::case::{Expect, WIRES, counters, grown};
 use crate::ends::{Opening, SERVER_PORT, Speech};
 use crate::scene::{Scene, meets_reset};
 
@@ -279,6 +281,71 @@ fn a_reset_that_never_arrives_frees_nothing_that_lives() -> Result<()> {
         settled(&scene, "packet", 1)?;
     }
     Ok(())
+}
+
+/// What the client was told is acknowledged it forgets, and cannot send again.
+#[test]
+fn what_is_lost_behind_the_gateway_is_sent_again_whatever_a_stranger_sends() -> Result<()> {
+    for v6 in [false, true] {
+        let scene = between_wires(v6)?;
+        let (mut client, mut server, said) = scene.connection()?;
+        settled(&scene, "packet", 1)?;
+        lose_behind_the_gateway(&scene, &mut client, said)?;
+        let toward_client = &scene.net.front.wire().context("a wire")?.from_gateway;
+        let before = toward_client.seen().segments;
+        // It knows addresses and ports alone.
+        let stranger = Stranger::as_end(&scene.net.client, &client.socket)?;
+        stranger.send(&Forged { flags: SYN, seq: 77, ..Forged::default() })?;
+        eventually("the challenge ACK", || (toward_client.seen().segments > before).then_some(()))?;
+        // More time than the client takes to read it.
+        thread::sleep(Duration::from_millis(50));
+        toward_server(&scene)?.set(Faults::NONE);
+        server.read_exact(&mut [0; LOST]).context("what was lost")?;
+        talk(&mut client, &mut server)?;
+    }
+    Ok(())
+}
+
+/// The server will never acknowledge what the gateway has seen pass.
+#[test]
+fn who_has_forgotten_what_was_lost_behind_the_gateway_comes_again_by_its_port() -> Result<()> {
+    let mut scene = between_wires(false)?;
+    let (mut client, server, said) = scene.connection()?;
+    settled(&scene, "packet", 1)?;
+    lose_behind_the_gateway(&scene, &mut client, said)?;
+    scene.opening.socket.port = Some(client.socket.local_addr()?.port());
+    let Duplex { reader, writer, socket } = client;
+    drop((reader, writer));
+    forget(socket)?;
+    toward_server(&scene)?.set(Faults::NONE);
+    let (mut client, mut next, _) = scene.connection().context("the same port once more")?;
+    meets_reset(&server)?;
+    talk(&mut client, &mut next)?;
+    let log = scene.gateway.wait_access_log(1)?;
+    ensure!(log.len() == 1 && log[0]["close_reason"] == "client_reset", "{log:?}");
+    Ok(())
+}
+
+fn between_wires(v6: bool) -> Result<Scene> {
+    let opening = Opening { v6, ..Opening::default() };
+    Scene::within(Triangle::shaped(WIRES)?, opening, "", "", |_| Ok(Launch::default()))
+}
+
+fn toward_server(scene: &Scene) -> Result<&Way> {
+    Ok(&scene.net.back.wire().context("a wire")?.from_gateway)
+}
+
+const LOST: usize = 5_000;
+
+/// Of what the client sends the server gets nothing, also if it is sent again, until the wire is mended.
+fn lose_behind_the_gateway(scene: &Scene, client: &mut Duplex, said: u64) -> Result<()> {
+    toward_server(scene)?.set(Faults { loss: 1.0, ..Faults::NONE });
+    client.writer.write_all(&[7; LOST])?;
+    // With `ping`.
+    let passed = said + 4 + LOST as u64;
+    eventually("the gateway to have seen it", || {
+        (scene.gateway.connections().ok()?.first()?["bytes_in"] == passed).then_some(())
+    })
 }
 
 /// What both ends' kernels have forgotten, a client may begin anew from the same port: by way of the listener.

@@ -1,9 +1,11 @@
 //! The matrix: what happens on the way, what the two legs have negotiated, how the ends behave, and where they are.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use snisplice_tests::pump::{End, Plan, Start};
+use snisplice_tests::tls::client_hello;
 use snisplice_tests::topology::{Leg, Shape, Triangle, has_vlans};
 use snisplice_tests::wire::{Faults, Kind};
 use snisplice_tests::{Counters, proxy, require};
@@ -11,7 +13,8 @@ use snisplice_tests::{Counters, proxy, require};
 use crate::PACKET;
 use crate::case::{Case, Expect, GREETING, MIB, WIRES, no_part_in_it};
 use crate::dialogues::{IMAP, LDAP, POP3, SMTP, XMPP};
-use crate::ends::{Opening, Speech};
+use crate::ends::{Opening, PATIENCE, SNI, SocketOptions, Speech};
+use crate::scene::Scene;
 
 /// A test for each case.
 macro_rules! cases {
@@ -53,15 +56,25 @@ cases! {
         shape: Shape::Apart(Leg::Wire(Kind::EthernetGro), Leg::Wire(Kind::EthernetGro)),
         ..Case::both_ways(2 * MIB).faulty(ALL)
     };
+    some_frames_have_a_priority: Case { verify: no_tags, ..Case::both_ways(4 * MIB).faulty(PRIORITIES) };
+    some_frames_have_a_priority_ipv6: Case { verify: no_tags, ..Case::both_ways(4 * MIB).faulty(PRIORITIES).v6() };
     without_offloads: Case { prepare: offloads_off, ..Case::both_ways(16 * MIB) };
     without_offloads_ipv6: Case { prepare: offloads_off, ..Case::both_ways(16 * MIB).v6() };
 }
 
 const LOSS: Faults = Faults { loss: 0.01, ..Faults::NONE };
+const PRIORITIES: Faults = Faults { priority: 0.5, ..Faults::NONE };
 const HEAVY_LOSS: Faults = Faults { loss: 0.05, ..Faults::NONE };
 const REORDERING: Faults = Faults { reorder: 0.02, ..Faults::NONE };
 const REPETITION: Faults = Faults { repeat: 0.02, ..Faults::NONE };
 const ALL: Faults = Faults { loss: 0.01, repeat: 0.01, reorder: 0.01, ..Faults::NONE };
+
+/// A priority is for the link that a frame came by.
+fn no_tags(net: &Triangle, _: &[Counters; 3]) -> Result<()> {
+    let mut seen = net.wires().flat_map(|wire| wire.ways()).map(|way| way.seen());
+    ensure!(seen.all(|seen| seen.tagged == 0), "a tag leaves the gateway");
+    Ok(())
+}
 
 fn offloads_off(net: &Triangle) -> Result<()> {
     for (ns, device) in
@@ -433,4 +446,23 @@ fn a_vlan_on_either_leg() -> Result<()> {
         somewhere(shape).v6().run()?;
     }
     Ok(())
+}
+
+/// The kernel does not count what is behind urgent data among the unread.
+#[test]
+fn no_byte_behind_urgent_data_is_lost() -> Result<()> {
+    let scene = Scene::new(Opening::default(), "")?;
+    let mut client = SocketOptions::default().dial(&scene.net.client, scene.opening.target())?;
+    // All of it before the gateway has a server: it reads the ClientHello, and no further.
+    let last_is_urgent = [&client_hello(SNI, &[])[..], b"!"].concat();
+    socket2::SockRef::from(&client).send_out_of_band(&last_is_urgent)?;
+    client.write_all(&[7; 100])?;
+    let mut server = scene.accepted(PATIENCE)?;
+    let mut got = [0; 100];
+    server.read_exact(&mut got)?;
+    ensure!(got == [7; 100], "{got:?}");
+    server.write_all(b"said")?;
+    client.read_exact(&mut [0; 4])?;
+    // The packet tier if the connection was there before the urgent byte.
+    Expect::Either(&["urgent_data"]).check(&scene.gateway.connections()?[0])
 }

@@ -1,7 +1,7 @@
 //! FINs, resets, and SYNs on what is or is not over.
 
 use anyhow::{Result, ensure};
-use lb_common::packet::track::{RESET_OVERTAKES_TICKS, closing};
+use lb_common::packet::track::{RESET_OVERTAKES_TICKS, asked, closing};
 use lb_common::packet::{Count, Event, Sighting, closings, event};
 
 use crate::connection::{Connection, FROM_CLIENT, FROM_SERVER, LISTENER_PORT, SOURCE_PORT, frame};
@@ -163,6 +163,8 @@ fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
             ended.track.halves.client.closing = FIRST;
             let mut taken = ended.clone();
             taken.track.halves.server.ack = 501_101;
+            let mut asked = plain.clone();
+            asked.track.halves.client.asked = asked::CHALLENGE;
             for (what, connection, seq, becomes) in [
                 ("at A", &plain, 1_000, INEXACT),
                 ("at N - 1", &plain, 1_099, INEXACT),
@@ -180,6 +182,8 @@ fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
                 ("at the FIN", &ended, 1_100, EXACT),
                 ("before the FIN", &ended, 1_099, INEXACT),
                 ("at a FIN that is acknowledged", &taken, 1_100, EXACT),
+                ("at A, in answer to a challenge ACK", &asked, 1_000, EXACT),
+                ("at N, in answer to one of before", &asked, 1_100, EXACT),
             ] {
                 // An acknowledgement plays no part: 0, right, or of what was never sent.
                 for (flags, ack) in [(RST, 0), (RST | ACK, 2_000), (RST | ACK, 0x8000_0000)] {
@@ -187,15 +191,11 @@ fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
                     let segment = Segment { flags, ack, ..reset(connection, seq) };
                     let before = connection.track.halves;
                     let [own, peer] = before.each_ref().map(|half| half.closing);
-                    let (closes, asks) = match becomes {
-                        Counted(_) => (RESET, 0),
-                        Dropped(Count::ResetInexact) => (0, 1),
-                        _ => (0, 0),
-                    };
-                    let heard = match (closes, asks) {
-                        (0, 0) => None,
-                        (0, _) => Some(told(event::CHALLENGE, 0)),
-                        _ => Some(told(event::RESET, 0)),
+                    let was_asked = before.client.asked;
+                    let (closes, asks, heard) = match becomes {
+                        Counted(_) => (RESET, was_asked, Some(told(event::RESET, 0))),
+                        Dropped(Count::ResetInexact) => (0, 1, Some(told(event::CHALLENGE, 0))),
+                        _ => (0, was_asked, None),
                     };
                     follow(
                         programs,
@@ -210,6 +210,10 @@ fn a_reset_passes_if_its_number_is_what_the_receiver_expects() -> Result<()> {
                     known.halves.client.closing |= closes;
                     (known.halves.client.asked, known.halves.client.heard) = (asks, half.heard);
                     ensure!(programs.track()? == known, "{what}: {half:?}");
+                    if seq == 1_000 && asks != was_asked {
+                        // Who resets there once more has answered the challenge ACK.
+                        continue;
+                    }
                     programs.run(&frame(&segment))?;
                     ensure!(programs.events().is_empty(), "{what}: told twice");
                     ensure!(programs.track()? == known, "{what}: once more");
@@ -418,6 +422,37 @@ fn a_syn_takes_over_what_is_over() -> Result<()> {
                     ensure!(programs.track()? == known, "{what}: {:?}", programs.track()?);
                     let seen = programs.sightings.get(&segment.tuple(), 0)?.isn == 7_000_000;
                     ensure!(seen == (expected == Fate::SightedAnew), "{what}: sighted: {seen}");
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// By then its port may be another connection's, of which the programs know nothing before its SYN-ACK.
+#[test]
+fn a_reset_that_is_not_of_a_finished_connection_is_for_the_next_one() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            let connection = Connection::new(v6);
+            let [(_, finished), ..] = over(&connection);
+            for segment in [connection.request(), connection.response()] {
+                // That of a refusal, those in the window, and those of either FIN.
+                for (seq, passes_up) in [
+                    (0, true),
+                    (segment.seq + 2, true),
+                    (segment.seq - 1, true),
+                    (segment.seq, false),
+                    (segment.seq + 1, false),
+                ] {
+                    programs.splice(&finished)?;
+                    let reset =
+                        Segment { seq, ack: 77, flags: RST | ACK, payload: vec![], ..segment.clone() };
+                    let fate = programs.run(&frame(&reset))?;
+                    ensure!((fate == Fate::Passed) == passes_up, "{seq}: {fate:02x?}");
+                    ensure!(passes_up || fate.left().is_some(), "{seq}: {fate:02x?}");
+                    ensure!(!passes_up || programs.track()? == finished.track, "{seq}: noted");
+                    programs.events();
                 }
             }
         }

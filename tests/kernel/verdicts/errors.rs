@@ -8,6 +8,7 @@ use etherparse::icmpv4::{
 };
 use etherparse::icmpv6::{self, DestUnreachableCode};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type};
+use lb_common::packet::track::closing;
 use lb_common::packet::{Count, Event, Handover, event};
 
 use crate::connection::{ADDRESSES, Connection, framed, with_link_header};
@@ -151,6 +152,28 @@ fn an_error_about_bytes_that_are_not_under_way_is_dropped() -> Result<()> {
                 check(programs, &connection, rows)?;
             }
             ensure!(programs.track()? == connection.track, "an error moves nothing");
+        }
+        Ok(())
+    })
+}
+
+/// Nor do the programs know of a connection whose SYN the error is about.
+#[test]
+fn an_error_that_is_not_about_a_finished_connection_is_about_the_next_one() -> Result<()> {
+    with_programs(|programs| {
+        for v6 in [false, true] {
+            let mut connection = Connection::new(v6);
+            for (half, fin) in
+                connection.track.halves.each_mut().into_iter().zip([closing::FIRST, closing::SECOND])
+            {
+                (half.closing, half.ack) = (fin | closing::FINISHED, half.ack + 1);
+            }
+            let quoted = if v6 { 48 } else { 28 };
+            for (what, kind) in errors(v6) {
+                let syn = long(Segment { seq: 77, ..connection.forwarded_request() });
+                let error = icmp(routers(v6)[0], syn.from.ip(), kind, &syn.packet()[..quoted]);
+                check(programs, &connection, [(what, error, Fate::Passed)])?;
+            }
         }
         Ok(())
     })

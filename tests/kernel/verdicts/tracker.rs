@@ -19,18 +19,20 @@ fn expected(flow: &Flow, track: &Track, segment: &Segment, tick: u32) -> (Track,
     let [own, peer] = [side, side.other()].map(|side| track.halves.of(side));
     let bounds = Bounds::new(flow, &own, &peer, None);
     let has = |flag: u16| segment.flags & flag as u8 != 0;
-    let is_over = bounds.is_finished(&own, &peer) || own.has_reset() || peer.has_reset();
+    let is_finished = bounds.is_finished(&own, &peer);
+    let is_over = is_finished || own.has_reset() || peer.has_reset();
     let (new, passes) = if has(RST) {
         match bounds.judge_reset(&own, segment.seq) {
             Reset::Exact | Reset::Again => (own.after_reset(peer.has_reset(), tick), true),
-            Reset::InWindow => (Half { asked: 1, ..own }, false),
+            Reset::InWindow if !is_finished => (Half { asked: 1, ..own }, false),
+            Reset::InWindow => (own, false),
             Reset::Elsewhere => (own, false),
         }
     } else if has(SYN) && is_over {
         (Half { closing: own.closing | closing::REUSED, ..own }, false)
     } else if has(SYN) {
         if bounds.repeats_the_beginning(segment) { (own, true) } else { (Half { asked: 1, ..own }, false) }
-    } else if bounds.is_finished(&own, &peer) && !bounds.repeats_the_end(segment) {
+    } else if is_finished && !bounds.repeats_the_end(segment) {
         (own, false)
     } else {
         let verdict = bounds.judge(segment);

@@ -244,6 +244,10 @@ impl Direction<'_> {
         // Not `progress.received`: more may have come since.
         self.seen += arrived.len() as u64 + u64::from(progress.has_fin);
         self.left = left;
+        if self.seen < progress.received {
+            // Urgent data has come since the handover began. What is behind it cannot be taken: better an end than a gap.
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         // A delayed ACK of the socket would come later than ACKs of the other end with higher numbers.
         tcp::flush_acknowledgement(from)?;
         Ok((progress.has_fin, arrived))

@@ -32,6 +32,28 @@ pub struct SplicedConnection {
     /// [`Flow::origin`](lb_common::packet::Flow::origin) of both flows.
     origin: PerDirection<u64>,
     probed: PerLeg<Probed>,
+    challenged: PerLeg<Challenged>,
+}
+
+/// Least time between two challenge ACKs to one end (RFC 5961, section 10). The limit is per connection: from a shared one a
+/// stranger could infer that a forged packet has hit a connection (CVE-2016-5696).
+pub(super) const CHALLENGE_MS: u64 = 500;
+
+/// When an end was sent its last challenge ACK ([`now_ms`](crate::clock::now_ms)).
+#[derive(Clone, Copy, Debug, Default)]
+struct Challenged {
+    at: Option<u64>,
+}
+
+impl Challenged {
+    /// Whether it may be sent one now, which then counts as sent.
+    fn take(&mut self, now: u64) -> bool {
+        let may = self.at.is_none_or(|at| now.saturating_sub(at) >= CHALLENGE_MS);
+        if may {
+            self.at = Some(now);
+        }
+        may
+    }
 }
 
 /// The keepalive probes that an end was sent since it was last heard.
@@ -121,7 +143,13 @@ impl SplicedConnection {
             slot,
             origin,
             probed: PerLeg::default(),
+            challenged: PerLeg::default(),
         }
+    }
+
+    /// Whether this end may be sent a challenge ACK now, which then counts as sent.
+    pub(super) fn take_challenge(&mut self, side: Side, now: u64) -> bool {
+        self.challenged.get_mut(side).take(now)
     }
 
     /// Copies what the programs have counted into the account: each end's bytes, and, if they have grown, the time of its
@@ -355,6 +383,27 @@ mod tests {
             // In the same tick.
             heard = now;
         }
+    }
+
+    /// The programs ask once until they may ask again, and a sweep finds all the time that they have asked.
+    #[test]
+    fn a_flood_of_syns_causes_two_challenges_a_second() {
+        let (mut challenged, mut is_asked) = (Challenged::default(), false);
+        let (mut sent, mut pending) = (Vec::new(), Vec::new());
+        for now in 1_000..11_000 {
+            if pending.pop_if(|at| *at <= now).is_some() {
+                is_asked = false;
+            }
+            let is_event = !is_asked;
+            is_asked = true;
+            let is_swept = now % 7 == 0;
+            if (is_event || is_swept) && challenged.take(now) {
+                sent.push(now);
+                pending.push(now + CHALLENGE_MS);
+            }
+            assert!(pending.len() <= 1, "what clears the question of a later SYN");
+        }
+        assert_eq!(sent.len(), 20);
     }
 
     #[test]

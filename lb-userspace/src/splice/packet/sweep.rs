@@ -2,7 +2,7 @@
 //! connections of which something is due (a sweep).
 
 use super::lingering::Closed;
-use super::spliced::{LINGER_MS, RESET_STANDS_MS};
+use super::spliced::{CHALLENGE_MS, LINGER_MS, RESET_STANDS_MS};
 use super::thread::StoppableThread;
 use super::ticks::ms_of_tick;
 use super::tier::PacketTier;
@@ -38,10 +38,6 @@ const PER_SLOT: Duration = Duration::from_micros(4);
 
 /// How long a sweep goes on before the events are read again.
 const PORTION: Duration = Duration::from_millis(5);
-
-/// Least time between two challenge ACKs to one end (RFC 5961, section 10). The limit is per connection: from a shared one a
-/// stranger could infer that a forged packet has hit a connection (CVE-2016-5696).
-const CHALLENGE_MS: u64 = 500;
 
 /// Most events that are handled before the clock is read again.
 const MOST_EVENTS: usize = 4096;
@@ -300,12 +296,17 @@ impl PacketTier {
         }
     }
 
-    /// Sends an end a challenge ACK, because of a SYN or of a reset that is not exact.
+    /// Sends an end a challenge ACK, because of a SYN or of a reset that is not exact; unless it was sent one just now, which a
+    /// sweep does not know.
     pub(super) fn challenge(&self, id: u64, side: Side) {
         let Some(record) = self.kernel().record(id) else { return };
         let Some(view) = self.view(id, &record) else { return };
+        let now = now_ms();
+        if !self.lock().get_mut(id).is_some_and(|live| live.take_challenge(side, now)) {
+            return;
+        }
         self.send(&record, &view, side, &view.challenge(side));
-        self.pending().asked.push_back((now_ms() + CHALLENGE_MS, view.flows.of(side).slot, side));
+        self.pending().asked.push_back((now + CHALLENGE_MS, view.flows.of(side).slot, side));
     }
 
     /// Sends the end at this side a segment that seems to come from the other end.

@@ -214,6 +214,16 @@ impl PacketTier {
             };
             let client = read(sockets.client, sightings.client)?;
             let server = read(sockets.server, sightings.server)?;
+            // Afterwards: of what comes from here on, the handover notices that it cannot take all.
+            match tcp::have_urgent_data([sockets.client.as_fd(), sockets.server.as_fd()]) {
+                Ok(false) => {}
+                Ok(true) => {
+                    // A read has stopped before it, which looked as if nothing was left.
+                    sockets.iter().for_each(|socket| _ = tcp::release(socket.as_fd()));
+                    return Err(FallbackReason::UrgentData.into());
+                }
+                Err(_) => return Err(FallbackReason::PacketRefused.into()),
+            }
             let states = PerLeg { client: &client, server: &server };
             let passed =
                 PerLeg { client: &connection.traffic.bytes_in, server: &connection.traffic.bytes_out };

@@ -3,7 +3,7 @@
 
 use crate::config;
 use crate::kernel::Packet;
-use crate::kernel::devices::devices;
+use crate::kernel::devices::{devices, vrf_of};
 use crate::kernel::ipsec::Policies;
 use crate::kernel::pairs::PairEnds;
 use crate::kernel::routes::{Exit, Routes, Unroutable};
@@ -38,8 +38,8 @@ pub(super) struct Ways {
     /// `None`: the kernel has no IPsec.
     policies: Option<Policies>,
     interfaces: config::Interfaces,
-    /// Devices that have a program.
-    devices: RwLock<HashSet<u32>>,
+    /// Devices that have a program, each with the VRF that it is in.
+    devices: RwLock<HashMap<u32, Option<u32>>>,
     /// Held while the list of devices is updated, by one of two threads: an older list must not replace a newer one.
     following: Mutex<()>,
     paths: Mutex<Paths>,
@@ -86,7 +86,10 @@ impl Ways {
         for (device, error) in kernel.attach(&devices, &self.interfaces) {
             tracing::warn!(%device, %error, "no packet tier on this device");
         }
-        let attached = devices.iter().map(|device| device.index).filter(|index| kernel.is_attached(*index));
+        let attached = devices
+            .iter()
+            .filter(|device| kernel.is_attached(device.index))
+            .map(|device| (device.index, vrf_of(device, &devices)));
         *self.devices.write().unwrap_or_else(PoisonError::into_inner) = attached.collect();
         Ok(())
     }
@@ -112,7 +115,7 @@ impl Ways {
         self.routes.takes(client, FOR_SOCKET_MARK)
     }
 
-    /// As [`way`](Self::way), without the checks. `from` only tells the link of a link-local peer.
+    /// As [`way`](Self::way), without the checks. `from` only tells the VRF, and the link of a link-local peer; 0: none.
     pub(super) fn way_of(
         &self,
         local: SocketAddr,
@@ -124,23 +127,32 @@ impl Ways {
         {
             peer.set_scope_id(from);
         }
-        let Exit { device, is_local } = self.routes.exit(local, peer, MARK).map_err(|error| match error {
-            Unroutable::Encapsulated => FallbackReason::DeviceUnsupported,
-            error => {
-                tracing::debug!(%error, %local, %peer, "no route to an end");
-                FallbackReason::NoRoute
-            }
-        })?;
-        if is_local {
+        // The socket of a connection that came by a device in a VRF is in that VRF.
+        let vrf = self.vrf_of(from);
+        let Exit { device, is_local } =
+            self.routes.exit(local, peer, MARK, vrf).map_err(|error| match error {
+                Unroutable::Encapsulated => FallbackReason::DeviceUnsupported,
+                error => {
+                    tracing::debug!(%error, %local, %peer, "no route to an end");
+                    FallbackReason::NoRoute
+                }
+            })?;
+        if is_local && vrf.is_none() {
             return Ok(Way { ifindex: LOOPBACK, kind: exit::LOCAL });
         }
-        if !self.devices.read().unwrap_or_else(PoisonError::into_inner).contains(&device) {
+        // By the loopback device nothing reaches an end on this host that is in a VRF.
+        if is_local || !self.devices.read().unwrap_or_else(PoisonError::into_inner).contains_key(&device) {
             return Err(FallbackReason::DeviceUnsupported);
         }
         // The far device of a veth pair gets the packet directly only if it has the address itself. Otherwise the routes of
         // its namespace decide.
         let is_end = self.pairs.as_ref().is_some_and(|pairs| pairs.holds(device, peer.ip()));
         Ok(Way { ifindex: device, kind: if is_end { exit::PEER } else { exit::NEIGHBOUR } })
+    }
+
+    /// The VRF that a device is in.
+    fn vrf_of(&self, device: u32) -> Option<u32> {
+        *self.devices.read().unwrap_or_else(PoisonError::into_inner).get(&device)?
     }
 
     /// Whether an IPsec policy concerns the packets between these two.
