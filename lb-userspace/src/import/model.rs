@@ -449,7 +449,9 @@ impl Model {
             }
             let served = route.backends.iter().any(|&(_, weight)| weight > 0);
             if !served {
-                let text = format!("{name}: no server is left, the route is left out");
+                let text = format!(
+                    "{name}: no server is left, the route is left out: one for more names may take its clients"
+                );
                 route.notes.push(Note::lost(route.at, text));
             }
             if route.hosts.is_empty() || !served {
