@@ -13,7 +13,7 @@ use snisplice_tests::api_server::{Answer, Object};
 use snisplice_tests::backend::{Backend, naming_and_holding};
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::wait::patience;
-use snisplice_tests::{ApiServer, NetNs};
+use snisplice_tests::{ApiServer, NetNs, Status};
 
 use super::changes::still_open;
 use super::*;
