@@ -125,8 +125,8 @@ fn it_may_write_the_services_of_classes_though_it_serves_other_namespaces() -> R
         Ok(role.context("the role in its own namespace")?.to_owned())
     };
     let rights = [
-        "resources: [services]\n    verbs: [create, get, list, patch, watch]\n",
-        "resources: [endpointslices]\n    verbs: [create, delete, get, list, patch, watch]\n",
+        "resources: [services]\n    verbs: [create, get, list, patch, watch]",
+        "resources: [endpointslices]\n    verbs: [create, delete, get, list, patch, watch]",
     ];
     let (shared, other) = (role(SHARED)?, role("namespaces: [web]")?);
     for right in rights {
