@@ -77,6 +77,8 @@ fn what_a_lost_gateway_has_left_is_listed_and_removed_when_none_runs() -> Result
         text(&refused)
     );
     gateway.kill()?;
+    // What a write has left that was cut off.
+    std::fs::write(gateway.file("state/objects.new"), "[")?;
 
     // Of another gateway.
     let listener = ns.run(|| TcpListener::bind((Ipv4Addr::new(198, 51, 100, 9), 4440)))?;
@@ -89,6 +91,8 @@ fn what_a_lost_gateway_has_left_is_listed_and_removed_when_none_runs() -> Result
         "address  198.51.100.9 on lo\n",
         "address  2001:db8::9 on lo\n",
         "objects.json\n",
+        "objects.new\n",
+        "attached\n",
         "nothing was removed",
     ] {
         ensure!(listed.status.success() && text(&listed).contains(line), "{line}: {}", text(&listed));
@@ -100,7 +104,10 @@ fn what_a_lost_gateway_has_left_is_listed_and_removed_when_none_runs() -> Result
     ensure!(removed.status.success(), "{}", text(&removed));
     let left = there()?;
     ensure!(!left.contains(" 198.51.100.9/") && left.contains(" 198.51.100.10/"), "{left}");
-    ensure!(!left.contains(" 2001:db8::9/") && !gateway.file("state/objects.json").exists(), "{left}");
+    ensure!(!left.contains(" 2001:db8::9/"), "{left}");
+    for file in ["objects.json", "objects.new", "attached"] {
+        ensure!(!gateway.file("state").join(file).exists(), "{file}");
+    }
     let nothing = cleanup(&["--yes"])?;
     ensure!(text(&nothing) == "nothing is left\n", "{}", text(&nothing));
     Ok(())

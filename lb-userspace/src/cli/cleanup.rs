@@ -49,8 +49,11 @@ impl<'g> Left<'g> {
         let bpffs = &gateway.bpffs;
         let connections =
             kernel::is_loaded(bpffs)?.then(|| kernel::packet::connections(bpffs)).transpose()?;
-        let files = [kubernetes::keep_file(&gateway.state_dir), gateway::drained_file(&gateway.state_dir)];
-        let files = files.into_iter().filter(|file| file.exists()).collect();
+        let files = [kubernetes::keep_file, gateway::drained_file, gateway::attached_file];
+        // Each of them is written beside itself first.
+        let files = files.map(|file| file(&gateway.state_dir)).into_iter();
+        let files = files.flat_map(|file| [file.with_extension("new"), file]);
+        let files = files.filter(|file| file.exists()).collect();
         Ok(Self { gateway, addresses, connections, files, _lock: lock })
     }
 

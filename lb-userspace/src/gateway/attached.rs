@@ -12,6 +12,11 @@ use std::{fs, io};
 /// on the host are marked in the same way.
 const FILE: &str = "attached";
 
+/// The file in a state directory.
+pub fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
+
 /// The device on which addresses need no answer to ARP.
 const LOOPBACK: &str = "lo";
 
@@ -87,7 +92,7 @@ impl Wants<'_> {
 impl Attached {
     /// What earlier processes of the gateway with this `state_dir` have left on devices.
     pub(crate) fn found(state_dir: &Path) -> Self {
-        let file = state_dir.join(FILE);
+        let file = file(state_dir);
         let text = fs::read_to_string(&file).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 tracing::error!(file = %file.display(), %error, "cannot read: addresses may stay on devices");

@@ -80,10 +80,13 @@ pub(super) fn save(state_dir: &Path, snapshot: &Snapshot) -> io::Result<()> {
 /// Writes a file of the state directory, in one step: it is never there by half.
 pub(super) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(new, path)
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().inspect_err(|_| _ = fs::remove_file(&new))
 }
 
 /// `POOL/SERVER` or `POOL`.
@@ -107,4 +110,22 @@ fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::fake::TempDir;
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let dir = TempDir::new();
+        let path = dir.path().join(FILE);
+        write_whole(&path, "a\n").unwrap();
+        assert_eq!(read(&path).unwrap(), "a\n");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        write_whole(&path, "b\n").unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }

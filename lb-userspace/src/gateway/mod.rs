@@ -18,6 +18,7 @@ mod take_over;
 mod watch;
 mod worker;
 
+pub use attached::file as attached_file;
 pub use drained::file as drained_file;
 pub use start::run;
 

@@ -111,7 +111,13 @@ pub(super) fn write(path: &Path, objects: &[(Kind, Kept)]) -> io::Result<()> {
     let new = path.with_extension("new");
     // Also what an earlier attempt has left: its mode counts, not ours.
     let _ = fs::remove_file(&new);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let written = write_new(&new, objects).and_then(|()| fs::rename(&new, path));
+    // Keys are in there.
+    written.inspect_err(|_| _ = fs::remove_file(&new))
+}
+
+fn write_new(path: &Path, objects: &[(Kind, Kept)]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let mut writer = BufWriter::new(file);
     let mut separator = "[";
     for (kind, object) in objects {
@@ -121,8 +127,7 @@ pub(super) fn write(path: &Path, objects: &[(Kind, Kept)]) -> io::Result<()> {
     }
     writer.write_all(if objects.is_empty() { b"[]" } else { b"]" })?;
     writer.flush()?;
-    writer.get_ref().sync_all()?;
-    fs::rename(&new, path)
+    writer.get_ref().sync_all()
 }
 
 #[cfg(test)]
@@ -180,5 +185,14 @@ mod tests {
             fs::write(&path, damaged).unwrap();
             assert!(read(&path).0.is_empty(), "{damaged}");
         }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let dir = TempDir::new();
+        let path = dir.path().join("objects.json");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, &[]).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
