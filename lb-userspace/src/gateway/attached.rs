@@ -35,6 +35,10 @@ struct Places {
     all: BTreeSet<Place>,
     /// Those of them that are for the sake of something that is not in force yet.
     added: BTreeSet<Place>,
+    /// What this process has written last into the file.
+    noted: Option<BTreeSet<Place>>,
+    /// What a device did not get: the log says it once.
+    refused: BTreeSet<Place>,
 }
 
 /// What the configuration in force wants of them.
@@ -72,9 +76,10 @@ impl Wants<'_> {
     fn keeps(&self, place: &Place, all: &BTreeSet<Place>, used: &Used) -> Keeps {
         let (device, address) = place;
         let oldest = used.get(address);
-        let keeps = if self.device == Some(device) {
-            self.has(*address) || oldest.is_some()
-        } else if self.device.is_some_and(|device| all.contains(&(device.into(), *address))) {
+        let other = self.device.filter(|wanted| *wanted != &**device);
+        let keeps = if self.has_place(place) {
+            true
+        } else if other.is_some_and(|other| all.contains(&(other.into(), *address))) {
             // It is the machine's still, which is all that its connections need.
             false
         } else if self.has(*address) {
@@ -92,28 +97,55 @@ impl Wants<'_> {
 impl Attached {
     /// What earlier processes of the gateway with this `state_dir` have left on devices.
     pub(crate) fn found(state_dir: &Path) -> Self {
-        let file = file(state_dir);
-        let text = fs::read_to_string(&file).unwrap_or_else(|error| {
+        let found = Self { file: file(state_dir), places: Mutex::default() };
+        found.look_again();
+        found
+    }
+
+    /// The same, as it is when no other process changes it any more.
+    pub(super) fn look_again(&self) {
+        let text = fs::read_to_string(&self.file).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                tracing::error!(file = %file.display(), %error, "cannot read: addresses may stay on devices");
+                let file = self.file.display();
+                tracing::error!(%file, %error, "cannot read: addresses may stay on devices");
             }
             String::new()
         });
         let listed: BTreeSet<&str> = text.lines().collect();
-        let all = marked().filter(|place| listed.contains(&*line(place))).collect();
-        Self { file, places: Mutex::new(Places { all, added: BTreeSet::new() }) }
+        if let Some(mut marked) = marked() {
+            let all = &mut self.places().all;
+            marked.retain(|place| all.contains(place) || listed.contains(&*line(place)));
+            *all = marked;
+        }
     }
 
-    /// The marked addresses of this device are its own, too: it is the one that the configuration names.
-    pub(super) fn take(&self, device: &str) {
-        self.places().all.extend(marked().filter(|(on, _)| **on == *device));
+    /// If `state_dir` is lost, what this device has of the addresses that Gateways here may have is its own, too. Not where a
+    /// socket listens: that is another gateway's, which marks addresses as this one does.
+    pub(super) fn take(&self, device: &str, may_have: impl Fn(IpAddr) -> bool) {
+        if self.file.exists() {
+            return;
+        }
+        let is_left = |(on, address): &Place| {
+            **on == *device
+                && may_have(*address)
+                && listeners::is_used(*address).is_ok_and(|is_used| !is_used)
+        };
+        let left = marked().unwrap_or_default().into_iter().filter(is_left);
+        self.places().all.extend(left);
     }
 
     /// Notes what it has, before or after a change: what is missing there, no later process would find.
-    fn note(&self, all: &BTreeSet<Place>) {
+    fn note(&self, noted: &mut Option<BTreeSet<Place>>, all: BTreeSet<Place>) {
+        if noted.as_ref() == Some(&all) {
+            return;
+        }
         let text: String = all.iter().map(|place| line(place) + "\n").collect();
-        if let Err(error) = write_whole(&self.file, &text) {
-            tracing::error!(file = %self.file.display(), %error, "cannot write: addresses may stay on devices");
+        match write_whole(&self.file, &text) {
+            Ok(()) => *noted = Some(all),
+            Err(error) => {
+                let file = self.file.display();
+                tracing::error!(%file, %error, "cannot write: addresses may stay on devices");
+            }
         }
     }
 
@@ -122,32 +154,43 @@ impl Attached {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The addresses, on whichever device.
-    pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.places().all.iter().map(|(_, address)| *address).collect()
+    /// The addresses, on whichever device, and what this device has for the sake of other gateways.
+    pub(super) fn addresses(&self, device: Option<&str>) -> BTreeSet<IpAddr> {
+        let marked = device.and_then(|_| marked()).unwrap_or_default();
+        let of_any = marked.into_iter().filter(|(on, _)| Some(&**on) == device);
+        let all = self.places().all.clone();
+        all.into_iter().chain(of_any).map(|(_, address)| address).collect()
     }
 
-    /// Sees to it that a device has these.
+    /// Sees to it that a device has these, also if it had them before.
     pub(super) fn add(&self, device: &str, wanted: &BTreeSet<IpAddr>) {
-        let mut places = self.places();
-        let missing: Vec<IpAddr> = wanted
-            .iter()
-            .filter(|address| !places.all.contains(&(device.into(), **address)))
-            .copied()
-            .collect();
+        let mut guard = self.places();
+        let Places { all, added, noted, refused } = &mut *guard;
+        // An error: it has what it was given.
+        let there = addresses::on(device).ok();
+        let is_lost = |address: &IpAddr| there.as_ref().is_some_and(|there| !there.contains(address));
+        let places = wanted.iter().map(|address| (device.into(), *address));
+        let missing: BTreeSet<Place> =
+            places.filter(|place| !all.contains(place) || is_lost(&place.1)).collect();
         if missing.is_empty() {
             return;
         }
-        let with = missing.iter().map(|address| (device.into(), *address));
-        self.note(&places.all.iter().cloned().chain(with).collect());
-        for address in &missing {
-            let place = (device.into(), *address);
-            match addresses::add(device, *address) {
+        self.note(noted, all.union(&missing).cloned().collect());
+        for place in missing {
+            let address = place.1;
+            match addresses::add(device, address) {
                 Ok(()) => {
-                    places.all.insert(place.clone());
-                    places.added.insert(place);
+                    refused.remove(&place);
+                    if all.insert(place.clone()) {
+                        added.insert(place);
+                    } else {
+                        tracing::warn!(%device, %address, "the device had lost it, and has it again");
+                    }
                 }
-                Err(error) => tracing::error!(%device, %address, %error, "the device does not get it"),
+                Err(error) if refused.insert(place) => {
+                    tracing::error!(%device, %address, %error, "the device does not get it");
+                }
+                Err(_) => {}
             }
         }
     }
@@ -159,11 +202,11 @@ impl Attached {
 
     /// Takes from devices what was added since [`in_force`](Self::in_force).
     pub(super) fn remove_added(&self) {
-        let places = &mut *self.places();
-        let added = std::mem::take(&mut places.added);
+        let Places { all, added, noted, .. } = &mut *self.places();
+        let added = std::mem::take(added);
         if !added.is_empty() {
-            places.all.retain(|place| !added.contains(place) || !is_removed(place));
-            self.note(&places.all);
+            all.retain(|place| !added.contains(place) || !is_removed(place));
+            self.note(noted, all.clone());
         }
     }
 
@@ -174,10 +217,10 @@ impl Attached {
 
     /// Takes from devices what they are not to have, but for what is used.
     pub(super) fn release(&self, wants: &Wants<'_>, used: &Used) {
-        let mut places = self.places();
-        let all = places.all.clone();
-        places.all.retain(|place| {
-            let keeps = match wants.keeps(place, &all, used) {
+        let Places { all, noted, .. } = &mut *self.places();
+        let before = all.clone();
+        all.retain(|place| {
+            let keeps = match wants.keeps(place, &before, used) {
                 Keeps::Yes => true,
                 Keeps::No => false,
                 // If that cannot be told, it may be.
@@ -185,19 +228,17 @@ impl Attached {
             };
             keeps || !is_removed(place)
         });
-        if places.all != all {
-            self.note(&places.all);
+        if *all != before {
+            self.note(noted, all.clone());
         }
     }
 }
 
-/// The addresses that some gateway has given to devices.
-fn marked() -> impl Iterator<Item = Place> {
-    let found = addresses::ours().unwrap_or_else(|error| {
-        tracing::error!(%error, "cannot list the addresses of devices");
-        Vec::new()
-    });
-    found.into_iter().map(|(device, address)| (device.into(), address))
+/// The addresses that some gateway has given to devices. `None`: that cannot be told.
+fn marked() -> Option<BTreeSet<Place>> {
+    let found = addresses::ours();
+    let found = found.inspect_err(|error| tracing::error!(%error, "cannot list the addresses of devices"));
+    Some(found.ok()?.into_iter().map(|(device, address)| (device.into(), address)).collect())
 }
 
 fn line((device, address): &Place) -> String {
@@ -239,7 +280,7 @@ mod tests {
         for (wants, device, last, opened, expected) in [
             (eth0, "eth0", 1, None, Keeps::Yes),
             // No Gateway has it.
-            (eth0, "eth0", 3, None, Keeps::No),
+            (eth0, "eth0", 3, None, Keeps::IfListenedOn),
             (eth0, "eth0", 3, Some(20), Keeps::Yes),
             // The device before: what both have is not needed there, whatever connections there are.
             (eth0, "lo", 1, None, Keeps::No),

@@ -37,6 +37,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_
 /// How often it is looked whether connections still use an address that no Gateway has.
 const RELEASE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether a device has lost an address that a Gateway has.
+const RESTORE: Duration = Duration::from_secs(2);
+
 /// For so long clients may still come after load balancers were told to send no more: it takes them a moment.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -151,6 +154,7 @@ impl Control {
                 }
                 () = self.removed.due() => self.look_after_removed(),
                 _ = rhythms.release.tick(), if is_free && has_surplus => self.release_addresses(),
+                _ = rhythms.restore.tick() => self.restore_addresses(),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
                     drop(self.resolve());
@@ -331,20 +335,23 @@ struct Rhythms {
     object: Interval,
     /// Addresses that no Gateway has.
     release: Interval,
+    /// Addresses that a Gateway has.
+    restore: Interval,
     /// Ports that one could not have.
     port: Interval,
 }
 
 impl Default for Rhythms {
     fn default() -> Self {
-        let [file, object, release, port] = [watch::EVERY, watch::EVERY, RELEASE, ASK_AGAIN].map(|period| {
+        let periods = [watch::EVERY, watch::EVERY, RELEASE, RESTORE, ASK_AGAIN];
+        let [file, object, release, restore, port] = periods.map(|period| {
             let mut rhythm = interval(period);
             rhythm.set_missed_tick_behavior(MissedTickBehavior::Delay);
             // The first is not at once.
             rhythm.reset();
             rhythm
         });
-        Self { file, object, release, port }
+        Self { file, object, release, restore, port }
     }
 }
 

@@ -115,7 +115,8 @@ impl Objects {
             _ => None,
         };
         if let Some(device) = &device {
-            attached.take(device);
+            let settings = &api.settings;
+            attached.take(device, |ip| settings.addresses.is_empty() || settings.may_name(ip));
         }
         let index = Index::new(api.settings.clone());
         let mut objects = Objects {
@@ -260,6 +261,14 @@ impl Objects {
         }
     }
 
+    /// Sees to it that the device still has the addresses of what is in force.
+    pub(crate) fn restore(&self) {
+        if let Some(device) = &self.device {
+            self.attached.add(device, &self.in_force.addresses);
+            self.attached.in_force();
+        }
+    }
+
     /// What was made is in force: the API server is told.
     pub(crate) fn in_force(&mut self) {
         if let Some(made) = self.made.take() {
@@ -319,7 +328,7 @@ impl Objects {
     /// This machine's addresses but for those that a device has for the sake of Gateways. Something else may have put such a one
     /// there, too.
     fn own_of_node(&self) -> BTreeSet<IpAddr> {
-        let attached = self.attached.addresses();
+        let attached = self.attached.addresses(self.device.as_deref());
         self.context.own.iter().filter(|ip| !attached.contains(ip)).copied().collect()
     }
 

@@ -1,4 +1,5 @@
-//! Addresses that devices have for the sake of Gateways are taken from them when nothing needs them any more.
+//! Addresses that devices have for the sake of Gateways are taken from them when nothing needs them any more, and given back
+//! when something else has taken them.
 
 use super::attached::{Used, Wants};
 use super::control::Control;
@@ -13,6 +14,13 @@ impl Control {
     pub(super) fn has_surplus(&self) -> bool {
         let is_known = self.source.as_ref().is_none_or(|(_, objects)| !objects.is_awaited());
         is_known && self.attached.has_surplus(&self.wants())
+    }
+
+    /// Gives back what a device has lost: with its link, by `ip addr flush`, or to what manages the host's networks.
+    pub(super) fn restore_addresses(&self) {
+        if let Some((_, objects)) = &self.source {
+            objects.restore();
+        }
     }
 
     /// Takes addresses from devices that no Gateway has and no connection uses any more.

@@ -112,6 +112,7 @@ impl Start<'_> {
             }
             None => (AdminSocket::bind(state_dir)?, None),
         };
+        attached.look_again();
         let FixedGateway { source_ports, bpffs, .. } = &settings.fixed;
         let ports = Arc::new(GatewayPorts::new(source_ports.clone(), bpffs.clone()));
         let had_packet_tier = lock.is_some();

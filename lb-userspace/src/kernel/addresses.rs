@@ -48,24 +48,34 @@ pub fn remove(device: &str, address: IpAddr) -> io::Result<()> {
 
 /// The addresses that [`add`] has given to devices, also in an earlier process, with the names of these.
 pub fn ours() -> io::Result<Vec<(String, IpAddr)>> {
-    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let found = Netlink::open(NETLINK_ROUTE)?.list(request, |entry| match entry {
-        Ok(RouteNetlinkMessage::NewAddress(entry)) => {
-            let is_ours = entry.attributes.contains(&AddressAttribute::Protocol(OURS));
-            let address = entry.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) => Some(*address),
-                AddressAttribute::Address(address) if address.is_ipv6() => Some(*address),
-                _ => None,
-            });
-            address.filter(|_| is_ours).map(|address| (entry.header.index, address))
-        }
-        _ => None,
-    })?;
+    let found = all(|entry| entry.attributes.contains(&AddressAttribute::Protocol(OURS)))?;
     let socket = naming_socket()?;
     let named = found
         .into_iter()
         .map(|(index, address)| Ok((rustix::net::netdevice::index_to_name(&socket, index)?, address)));
     named.collect()
+}
+
+/// All addresses that a device has.
+pub fn on(device: &str) -> io::Result<BTreeSet<IpAddr>> {
+    let device = index(device)?;
+    Ok(all(|entry| entry.header.index == device)?.into_iter().map(|(_, address)| address).collect())
+}
+
+/// The addresses of these entries, with the numbers of their devices.
+fn all(is_wanted: impl Fn(&AddressMessage) -> bool) -> io::Result<Vec<(u32, IpAddr)>> {
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    Netlink::open(NETLINK_ROUTE)?.list(request, |entry| match entry {
+        Ok(RouteNetlinkMessage::NewAddress(entry)) if is_wanted(&entry) => {
+            let address = entry.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                AddressAttribute::Address(address) if address.is_ipv6() => Some(*address),
+                _ => None,
+            })?;
+            Some((entry.header.index, address))
+        }
+        _ => None,
+    })
 }
 
 /// The devices on whose segment an address is, by their own addresses.

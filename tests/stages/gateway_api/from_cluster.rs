@@ -1,7 +1,7 @@
 //! Objects from an API server, and reloads of a configuration that says something else of it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ impl Scene {
     }
 }
 
-/// Whether a device has the address of a namespace's Gateway.
+/// Whether a device has an address.
 fn has(ns: &NetNs, device: &str, last: u8) -> Result<bool> {
     Ok(ns.ip(&format!("-o addr show dev {device}"))?.contains(&format!(" {}/32", address(last))))
 }
@@ -274,5 +274,59 @@ fn addresses_go_from_the_device_that_is_not_to_have_them_any_more() -> Result<()
     scene.gateway.process.stop()?;
     are_on([false, false])?;
     ensure!(has(&ns, "third", 99)?, "it is another gateway's");
+    Ok(())
+}
+
+#[test]
+fn only_what_is_the_gateways_own_goes_from_its_device() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let ns = scene.world.net.gateway.again()?;
+    let mark = |last| ns.run(|| addresses::add("lo", address(last)));
+    let listen = |last| ns.run(|| TcpListener::bind((address(last), 4440)));
+    let stay = |more: &[u8]| -> Result<()> {
+        for last in [3, 99].iter().chain(more) {
+            ensure!(has(&ns, "lo", *last)?, "{last} has gone");
+        }
+        Ok(())
+    };
+    // It has no file, as if it started for the first time: beside another one, which listens on 3, and with 99, which Gateways
+    // cannot have here.
+    scene.gateway.process.stop()?;
+    fs::remove_file(scene.gateway.file("state/attached"))?;
+    for last in [3, 4, 99] {
+        mark(last)?;
+    }
+    let _other = listen(3)?;
+    scene.gateway.start_again()?;
+    eventually("the Gateway to serve", || (scene.ask(1).ok()? == "one").then_some(()))?;
+    // Nobody listens there: an earlier process has left it.
+    eventually("what was left to be gone", || (!has(&ns, "lo", 4).ok()?).then_some(()))?;
+    stay(&[])?;
+
+    // With the file, nothing but what is in there is its own.
+    mark(4)?;
+    ensure!(scene.reload(&config(&["one"], "lo", "keep_objects = true"))?.is_none());
+    // Long enough for more than one look.
+    sleep(Duration::from_millis(2500));
+    stay(&[1, 4])?;
+    scene.gateway.kill()?;
+    scene.gateway.start_again()?;
+    eventually("the Gateway to serve", || (scene.ask(1).ok()? == "one").then_some(()))?;
+    stay(&[1, 4])?;
+    // What the other one listens on, this one leaves, too.
+    let _other = listen(1)?;
+    scene.gateway.process.stop()?;
+    stay(&[1, 4])
+}
+
+#[test]
+fn an_address_that_its_device_has_lost_comes_back() -> Result<()> {
+    let scene = Scene::new()?;
+    let ns = &scene.world.net.gateway;
+    ns.ip(&format!("addr del {}/32 dev lo", address(1)))?;
+    eventually("the Gateway to serve again", || (scene.ask(1).ok()? == "one").then_some(()))?;
+    let log = scene.gateway.process.stderr();
+    ensure!(log.contains("the device had lost it, and has it again"), "{log}");
+    ensure!(has(ns, "lo", 1)?);
     Ok(())
 }
