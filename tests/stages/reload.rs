@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use snisplice_tests::certs::Leaf;
+use snisplice_tests::process::checked_output;
 use snisplice_tests::tls::client_hello;
 use snisplice_tests::{Gateway, Redis, TempDir, eventually};
 
@@ -310,5 +311,27 @@ fn watch_waits_for_a_certificate_that_a_new_configuration_names() -> Result<()> 
     })?;
     fs::rename(&hidden, &next.chain)?;
     eventually("the new certificate", || shown_certificate(&world).ok().filter(|shown| *shown != old))?;
+    Ok(())
+}
+
+#[test]
+fn a_changed_backlog_is_that_of_the_sockets_that_listen() -> Result<()> {
+    let world = World::new()?;
+    let _app1 = Backend::start(&world.net.server, 7001, naming("one"))?;
+    let config = |backlog: u32| one_route().replace("bind =", &format!("backlog = {backlog}\nbind ="));
+    let gateway = world.gateway(&config(300))?;
+    let backlogs = || -> Result<Vec<String>> {
+        let mut ss = world.net.gateway.command("ss");
+        let sockets = checked_output(ss.args(["-Hltn", "sport", "=", ":443"]))?;
+        Ok(sockets.lines().filter_map(|line| Some(line.split_whitespace().nth(2)?.to_owned())).collect())
+    };
+    assert!(backlogs()?.iter().all(|backlog| backlog == "300"), "{:?}", backlogs()?);
+    for backlog in [400, 200] {
+        gateway.write_config(&config(backlog))?;
+        gateway.reload()?;
+        let found = backlogs()?;
+        assert!(!found.is_empty() && found.iter().all(|found| *found == backlog.to_string()), "{found:?}");
+        assert_eq!(world.ask("app1.example.com")?, "one");
+    }
     Ok(())
 }

@@ -7,7 +7,7 @@
 
 use crate::kernel::listeners::{Occupant, others};
 use crate::kernel::tcp;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
@@ -101,6 +101,11 @@ fn open(bind: Bind, beside_others: bool) -> io::Result<Socket> {
     socket.bind(&address.into())?;
     prepare(&socket, backlog)?;
     Ok(socket)
+}
+
+/// Listens with another backlog where one listens already.
+pub fn listen_again(socket: &TcpListener, backlog: u32) -> io::Result<()> {
+    prepare(&SockRef::from(socket), backlog)
 }
 
 /// Sets the options and listens. On a socket that listens already, it changes the options of the next connections.

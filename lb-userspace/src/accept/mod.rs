@@ -7,7 +7,7 @@ mod proxy;
 
 pub use acl::Acl;
 pub use inherited::{InheritError, Inherited};
-pub use listen::{Bind, ListenError, listen};
+pub use listen::{Bind, ListenError, listen, listen_again};
 pub use proxy::read_header;
 
 use std::io;

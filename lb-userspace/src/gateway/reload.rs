@@ -10,6 +10,7 @@ use super::start::open;
 use super::watch::Watched;
 use super::worker::Command;
 use super::{Fault, ReloadRequest, drained, may_use_client_addresses};
+use crate::accept::{Bind, listen_again};
 use crate::admin::view;
 use crate::config::gateway_api::Change;
 use crate::config::{self, Checked, Config, Diagnostics, File, Sources};
@@ -18,7 +19,7 @@ use crate::kubernetes::ApiServer;
 use crate::reason::Tier;
 use crate::serving::{Pool, Snapshot};
 use crate::words::with_causes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -229,6 +230,7 @@ impl Control {
             tracing::error!(%error, "new listeners stay out of the packet tier");
         }
         self.hand_out(sockets);
+        self.follow_backlogs(&old, &new);
         for address in before.difference(&after) {
             self.gateway.listening().remove(address);
             for worker in &self.workers {
@@ -246,6 +248,22 @@ impl Control {
         self.release_addresses();
         let names = self.resolve();
         (reloaded, names)
+    }
+
+    /// Where one listened before, too, the queue may be another.
+    fn follow_backlogs(&self, old: &Snapshot, new: &Snapshot) {
+        let before: HashMap<SocketAddr, u32> = old.binds().map(|bind| (bind.address, bind.backlog)).collect();
+        let listening = self.gateway.listening();
+        for Bind { address, backlog, .. } in new.binds() {
+            if before.get(&address).is_none_or(|before| *before == backlog) {
+                continue;
+            }
+            for socket in listening.get(&address).into_iter().flatten() {
+                if let Err(error) = listen_again(socket, backlog) {
+                    tracing::warn!(%address, %error, "keeps its backlog");
+                }
+            }
+        }
     }
 
     /// The objects have changed: other servers come into the pools that there are, and anything else makes a new
