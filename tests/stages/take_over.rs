@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg};
 use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
 use snisplice::kernel::version::{KernelVersion, sockmap_sound};
 use snisplice_tests::backend::{Backend, echo, naming};
@@ -317,6 +319,21 @@ fn a_successor_that_fails_changes_nothing() -> Result<()> {
     drop(half);
     waiting.read_exact(&mut vec![0; hello.len()])?;
     goes_on(&mut live, "killed before it served")?;
+    // One that lives is told, and does not take this process for dead.
+    let mut half = gateway.half_successor()?;
+    let refused = half.say("{\"serve\":{}}", "{\"over\"").map_err(|error| format!("{error:#}"));
+    ensure!(refused.as_ref().is_err_and(|error| error.contains("it left out a step")), "{refused:?}");
+    goes_on(&mut live, "refused")?;
+    // When it is to accept again, there are no descriptors for a while.
+    let mut half = gateway.half_successor()?;
+    half.freeze()?;
+    open_files(gateway.process.pid(), 1)?;
+    drop(half);
+    eventually("it to lack descriptors", || {
+        gateway.process.stderr().contains("waiting for a resource").then_some(())
+    })?;
+    open_files(gateway.process.pid(), ENOUGH)?;
+    goes_on(&mut live, "without descriptors")?;
 
     // It says nothing more: it is killed, so that it does not go on some day.
     let mut command = Command::new("python3");
@@ -328,6 +345,17 @@ fn a_successor_that_fails_changes_nothing() -> Result<()> {
     ensure!(status.signal() == Some(9), "{status}");
     goes_on(&mut live, "silent")
 }
+
+/// Bounds the descriptors that a process may open from now on.
+fn open_files(process: u32, limit: u64) -> Result<()> {
+    let process = rustix::process::Pid::from_raw(process.cast_signed());
+    let limit = Rlimit { current: Some(limit), maximum: Some(ENOUGH) };
+    prlimit(process, Resource::Nofile, limit)?;
+    Ok(())
+}
+
+/// More descriptors than any process here has.
+const ENOUGH: u64 = 4096;
 
 /// A process that says what a successor says until it is to adopt, and then nothing.
 const SILENT_SUCCESSOR: &str = r#"
@@ -449,6 +477,64 @@ fn a_process_that_is_to_stop_is_still_taken_over() -> Result<()> {
     ends(&mut before)
 }
 
+/// A process that was told to stop has no connections any more, or no time for them, when another one prepares.
+#[test]
+fn a_process_that_drains_waits_for_who_is_about_to_take_over() -> Result<()> {
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    for (drain_timeout, is_open, signals) in [("10m", false, 1), ("300ms", true, 1), ("10m", true, 2)] {
+        let of = || format!("{drain_timeout}, open: {is_open}, signals: {signals}");
+        let config = format!("[gateway]\ndrain_timeout = '{drain_timeout}'\n{}", one_route());
+        let mut gateway = world.gateway(&config)?;
+        let live = open(&world)?;
+        let socket = gateway.state_dir()?.join("admin.sock");
+        gateway.process.signal(Signal::SIGTERM)?;
+        eventually("the listener to close", || world.connect(443).is_err().then_some(()))?;
+        let mut half = gateway.half_successor().with_context(of)?;
+        if signals == 2 {
+            gateway.process.signal(Signal::SIGTERM)?;
+            ends(&mut gateway.process)?;
+            ensure!(socket.exists(), "{}: the successor listens there", of());
+            continue;
+        }
+        let _live = is_open.then_some(live);
+        // Far longer than it takes to notice.
+        thread::sleep(Duration::from_millis(600));
+        half.freeze().with_context(of)?;
+        half.say("{\"serve\":{}}", "{\"over\"").with_context(of)?;
+        ends(&mut gateway.process)?;
+        ensure!(socket.exists(), "{}: it is the successor's", of());
+    }
+    Ok(())
+}
+
+/// One that waits for the first check of a server which says nothing.
+#[test]
+fn a_successor_hears_signals_while_it_prepares() -> Result<()> {
+    let world = World::new()?;
+    let silent = |mut stream: TcpStream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop);
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    let _silent = Backend::start(&world.net.server, 7002, silent)?;
+    let check = "health = { check = 'redis', interval = '20s', timeout = '20s' }";
+    let gateway = world.gateway(&(one_route() + &pool("silent", &[7002], check)))?;
+    let mut live = open(&world)?;
+    let mut successor = gateway.successor()?;
+    eventually("it to prepare", || {
+        (successor.stderr().contains("taking over from") || !successor.is_running()).then_some(())
+    })?;
+    successor.signal(Signal::SIGHUP)?;
+    thread::sleep(Duration::from_millis(300));
+    ensure!(successor.is_running(), "{}", successor.output());
+    successor.signal(Signal::SIGTERM)?;
+    ends(&mut successor)?;
+    let said = successor.stderr();
+    ensure!(said.contains("told to stop before it has served") && !said.contains(" serves"), "{said}");
+    says(&mut live)?;
+    open(&world)?;
+    ensure!(locked_by(&gateway)? == gateway.process.pid());
+    gateway.reload()
+}
+
 /// systemd: the listening sockets are its own, and the successor becomes the main process.
 #[test]
 fn the_manager_keeps_its_sockets_and_is_told_of_the_new_process() -> Result<()> {
@@ -561,16 +647,17 @@ fn a_process_that_cannot_be_taken_over_is_named() -> Result<()> {
     Ok(())
 }
 
-/// A predecessor whose operator drains a pool when the successor has nothing left to do but to serve.
-#[test]
-fn what_is_drained_at_the_last_moment_stays_drained() -> Result<()> {
-    let world = World::new()?;
-    let mut gateway = world.gateway(&one_route())?;
+/// In place of this gateway, a process that is taken over. `at_last`: what happens when its successor has nothing left to do but to
+/// serve.
+fn predecessor(
+    gateway: &mut Gateway,
+    at_last: impl FnOnce(&UnixStream) -> Result<()> + Send + 'static,
+) -> Result<thread::JoinHandle<Result<UnixStream>>> {
     let state_dir = gateway.state_dir()?;
     gateway.process.stop()?;
     let socket = UnixListener::bind(state_dir.join("admin.sock"))?;
     let lock = File::create(state_dir.join("admin.lock"))?;
-    let before = thread::spawn(move || -> Result<UnixStream> {
+    Ok(thread::spawn(move || -> Result<UnixStream> {
         let (stream, _) = socket.accept()?;
         socket.set_nonblocking(true)?;
         let mut heard = BufReader::new(stream.try_clone()?).lines();
@@ -590,14 +677,47 @@ fn what_is_drained_at_the_last_moment_stays_drained() -> Result<()> {
         hear("freeze")?;
         say(r#"{"frozen":{"kept":[]}}"#)?;
         hear("serve")?;
-        fs::write(state_dir.join("drained"), "app1\n")?;
+        at_last(&stream)?;
         say(r#"{"over":{}}"#)?;
         Ok(stream)
-    });
+    }))
+}
+
+/// An operator drains a pool.
+#[test]
+fn what_is_drained_at_the_last_moment_stays_drained() -> Result<()> {
+    let world = World::new()?;
+    let mut gateway = world.gateway(&one_route())?;
+    let drained = gateway.state_dir()?.join("drained");
+    let before = predecessor(&mut gateway, move |_| Ok(fs::write(drained, "app1\n")?))?;
     gateway.take_over()?;
     let _stream = before.join().expect("no assertion in there")?;
     let status = gateway.status()?;
     let state = &status.server("app1", &server(7001))["state"];
     ensure!(state == "draining", "{status:?}");
+    Ok(())
+}
+
+/// From that moment on nobody else serves.
+#[test]
+fn a_successor_serves_also_when_it_gets_no_more_descriptors() -> Result<()> {
+    let world = World::new()?;
+    let _backend = Backend::start(&world.net.server, 7001, echo)?;
+    let mut gateway = world.gateway(&format!("[gateway]\nadmin = '127.0.0.1:9900'\n{}", one_route()))?;
+    let before = predecessor(&mut gateway, |stream| {
+        let process = getsockopt(stream, PeerCredentials)?.pid();
+        open_files(process.cast_unsigned(), 1)
+    })?;
+    let mut successor = gateway.successor()?;
+    eventually("it to serve", || {
+        (successor.stderr().contains(" serves") || !successor.is_running()).then_some(())
+    })?;
+    ensure!(successor.is_running(), "{}", successor.output());
+    let _stream = before.join().expect("no assertion in there")?;
+    open_files(successor.pid(), ENOUGH)?;
+    gateway.process = successor;
+    open(&world)?;
+    gateway.reload()?;
+    let _admin = dial(&world.net.gateway, "127.0.0.1:9900".parse()?)?;
     Ok(())
 }

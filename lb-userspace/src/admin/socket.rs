@@ -112,12 +112,16 @@ impl AdminSocket {
 
     /// It is this process's alone from here on.
     pub fn keep(&mut self) -> io::Result<()> {
-        // Not that of `SharedSocket`s, of which there are none yet.
-        self.is_shared = Arc::default();
+        self.is_shared.store(false, Relaxed);
         // Who connects from here on is told that it is this process (SO_PEERCRED, unix(7)).
         rustix::net::listen(&self.listener, MAX_CLIENTS as i32)?;
         let process = format!("{}\n", std::process::id());
         self.lock.set_len(0).and_then(|()| self.lock.write_all_at(process.as_bytes(), 0))
+    }
+
+    /// Lets the runtime watch it, for [`serve`].
+    pub fn watch(&self) -> io::Result<tokio::net::UnixListener> {
+        tokio::net::UnixListener::from_std(self.listener.try_clone()?)
     }
 
     /// Its descriptors once more, for another process.
@@ -141,9 +145,8 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Answers commands until it is dropped; fails only if the runtime cannot watch the socket.
-pub async fn serve(socket: AdminSocket, gateway: Arc<dyn Operations>) -> io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(socket.listener.try_clone()?)?;
+/// Answers commands until it is dropped. `listener`: of [`AdminSocket::watch`].
+pub async fn serve(_socket: AdminSocket, listener: tokio::net::UnixListener, gateway: Arc<dyn Operations>) {
     let mut clients = Clients::new(MAX_CLIENTS);
     loop {
         clients.room().await;
@@ -289,8 +292,9 @@ mod tests {
             let thread = std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
+                    let listener = socket.watch().unwrap();
                     tokio::select! {
-                        served = serve(socket, Arc::new(Fake::default())) => served.unwrap(),
+                        () = serve(socket, listener, Arc::new(Fake::default())) => {}
                         _ = stopped => {}
                     }
                 });

@@ -11,7 +11,7 @@ use super::source::{Source, What};
 use super::take_over::{Heir, Succession};
 use super::watch::{self, Watched};
 use super::worker::{Command, Worker};
-use crate::accept::Inherited;
+use crate::accept::{BACK_OFF, Inherited};
 use crate::admin::Operations;
 use crate::admin::http;
 use crate::admin::socket::{self, AdminSocket, SharedSocket};
@@ -21,14 +21,15 @@ use crate::connect::resolve::{FirstAnswers, Resolver};
 use crate::reason::CloseReason;
 use crate::running::RunningGateway;
 use crate::splice::packet::Sweeper;
-use anyhow::Context;
 use sd_notify::NotifyState;
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -55,9 +56,9 @@ pub(super) struct Control {
     pub(super) requests: mpsc::UnboundedReceiver<ReloadRequest>,
     pub(super) inherited: Inherited,
     /// Of `gateway.admin`, and a second descriptor of it.
-    pub(super) admin: Option<TcpListener>,
+    pub(super) admin: Option<tokio::net::TcpListener>,
     pub(super) admin_listening: Option<TcpListener>,
-    pub(super) socket: Option<AdminSocket>,
+    pub(super) socket: Option<(AdminSocket, UnixListener)>,
     /// Second descriptors of it, until another process has it.
     pub(super) shared_socket: Option<SharedSocket>,
     /// The tasks that answer operators. They end when the set is dropped.
@@ -65,6 +66,8 @@ pub(super) struct Control {
     /// Those that connections need to the end: the sockmap tier's, and the one that hears of the process before this one.
     pub(super) tasks: JoinSet<()>,
     pub(super) succession: Succession,
+    /// Where nobody accepts any more for want of descriptors.
+    pub(super) deaf: BTreeSet<SocketAddr>,
     pub(super) resolver: Resolver,
     /// `None`: at the end.
     pub(super) prober: Option<Prober>,
@@ -82,14 +85,14 @@ pub(super) struct Control {
 
 impl Control {
     /// `config` is what it was made of.
-    pub(super) async fn serve(mut self, config: Config, serves: impl FnOnce()) -> anyhow::Result<()> {
-        self.serve_admin()?;
-        if let Some((_, objects)) = &mut self.source {
-            objects.follow().await?;
-            objects.in_force();
-        }
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut stop = Stop::new()?;
+    pub(super) async fn serve(
+        mut self,
+        config: Config,
+        signals: Signals,
+        serves: impl FnOnce(),
+    ) -> anyhow::Result<()> {
+        let Signals { mut stop, mut hangup } = signals;
+        self.serve_admin();
         for address in self.gateway.snapshot.load().addresses() {
             tracing::info!(%address, "listening");
         }
@@ -104,7 +107,9 @@ impl Control {
         serves();
         // Very many routes are not to be there twice; nobody is to wait until they are gone.
         let parts = config.routes.len() + config.pools.len();
-        aside(move || drop(Large::new(Some(config), parts))).context("cannot start a thread")?;
+        if let Err(error) = aside(move || drop(Large::new(Some(config), parts))) {
+            tracing::warn!(%error, "cannot start a thread");
+        }
         let mut heir = None;
         let mut is_stopping = false;
         let mut rhythms = Rhythms::default();
@@ -155,6 +160,7 @@ impl Control {
                 () = self.removed.due() => self.look_after_removed(),
                 _ = rhythms.release.tick(), if is_free && has_surplus => self.release_addresses(),
                 _ = rhythms.restore.tick() => self.restore_addresses(),
+                _ = rhythms.accept.tick(), if is_free && !self.deaf.is_empty() => drop(self.accept_again()),
                 () = self.resolver.changed() => {
                     tracing::info!("the system's configuration of names has changed: all are looked up anew");
                     drop(self.resolve());
@@ -165,7 +171,7 @@ impl Control {
     }
 
     /// Starts the tasks that answer operators, and the one that handles the sockmap tier's events.
-    fn serve_admin(&mut self) -> std::io::Result<()> {
+    fn serve_admin(&mut self) {
         let operations: Arc<dyn Operations> = self.admin_side.clone();
         if self.gateway.sockmap().is_some() {
             let gateway = self.gateway.clone();
@@ -176,18 +182,12 @@ impl Control {
                 }
             });
         }
-        if let Some(socket) = self.socket.take() {
-            let operations = operations.clone();
-            self.admin_tasks.spawn(async move {
-                if let Err(error) = socket::serve(socket, operations).await {
-                    tracing::error!(%error, "the admin socket is gone");
-                }
-            });
+        if let Some((socket, listener)) = self.socket.take() {
+            self.admin_tasks.spawn(socket::serve(socket, listener, operations.clone()));
         }
         if let Some(listener) = self.admin.take() {
-            self.admin_tasks.spawn(http::serve(tokio::net::TcpListener::from_std(listener)?, operations));
+            self.admin_tasks.spawn(http::serve(listener, operations));
         }
-        Ok(())
     }
 
     /// Resolves every name of the present configuration.
@@ -195,21 +195,20 @@ impl Control {
         self.resolver.look_up(&self.gateway.snapshot.load().pools)
     }
 
-    /// Gives the workers listening sockets of every address, at least one each.
-    pub(super) fn hand_out(&self, sockets: Vec<(SocketAddr, Vec<TcpListener>)>) {
-        for (address, sockets) in sockets {
-            let mss = self.gateway.snapshot.load().listener(address).and_then(|known| known.stats.mss());
-            let mut again = Vec::new();
-            for socket in &sockets {
-                if let Some(mss) = mss {
-                    // An error: the kernel's own choice is smaller.
-                    let _ = crate::kernel::tcp::set_mss(socket.as_fd(), mss);
-                }
-                again.extend(socket.try_clone());
+    /// Keeps second descriptors of the listening sockets of an address.
+    pub(super) fn listens(&self, address: SocketAddr, sockets: &[TcpListener]) -> std::io::Result<()> {
+        let mss = self.gateway.snapshot.load().listener(address).and_then(|known| known.stats.mss());
+        for socket in sockets {
+            if let Some(mss) = mss {
+                // An error: the kernel's own choice is smaller.
+                let _ = crate::kernel::tcp::set_mss(socket.as_fd(), mss);
             }
-            self.gateway.listening().insert(address, again);
-            self.accept_on(address, sockets);
         }
+        let again: std::io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
+        // Also if there are none: the workers accept there.
+        let (again, done) = again.map_or_else(|error| (Vec::new(), Err(error)), |again| (again, Ok(())));
+        self.gateway.listening().insert(address, again);
+        done
     }
 
     /// Lets the workers accept on these sockets, which may be more than there are workers.
@@ -255,7 +254,9 @@ impl Control {
         }
         // The first signal to a process that drains already asks for what it does.
         let mut may_be_asked = heir.is_some();
-        while live(&self.gateway) > 0 && Instant::now() < deadline {
+        // A process that has the sockets and has not taken over yet counts on what this one has: it is waited for, too, until it
+        // has, or is given up.
+        while self.succession.is_pending() || (live(&self.gateway) > 0 && Instant::now() < deadline) {
             tokio::select! {
                 () = sleep(POLL) => {}
                 () = stop.asked() => {
@@ -289,8 +290,14 @@ impl Control {
             packet.leave_finished();
             packet.leave();
         }
+        // One that was not waited for to the end takes this process for dead, and goes on with its socket and its addresses.
+        let is_pending = self.succession.is_pending();
+        if is_pending && let Some(socket) = self.shared_socket.take() {
+            socket.hand_over();
+        }
         // What goes on in the kernel, or in processes before this one, goes on with the addresses that it has.
         if heir.is_none()
+            && !is_pending
             && self.gateway.packet().map_or(0, |packet| packet.independent()) == 0
             && self.admin_side.elsewhere.count() == 0
         {
@@ -337,26 +344,46 @@ struct Rhythms {
     release: Interval,
     /// Addresses that a Gateway has.
     restore: Interval,
+    /// Descriptors that were not to be had.
+    accept: Interval,
     /// Ports that one could not have.
     port: Interval,
 }
 
 impl Default for Rhythms {
     fn default() -> Self {
-        let periods = [watch::EVERY, watch::EVERY, RELEASE, RESTORE, ASK_AGAIN];
-        let [file, object, release, restore, port] = periods.map(|period| {
+        let every = |period| {
             let mut rhythm = interval(period);
             rhythm.set_missed_tick_behavior(MissedTickBehavior::Delay);
             // The first is not at once.
             rhythm.reset();
             rhythm
-        });
-        Self { file, object, release, restore, port }
+        };
+        Self {
+            file: every(watch::EVERY),
+            object: every(watch::EVERY),
+            release: every(RELEASE),
+            restore: every(RESTORE),
+            accept: every(BACK_OFF),
+            port: every(ASK_AGAIN),
+        }
+    }
+}
+
+/// What a process is told by signals. What comes before it is asked for is kept.
+pub(super) struct Signals {
+    pub(super) stop: Stop,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self { stop: Stop::new()?, hangup: signal(SignalKind::hangup())? })
     }
 }
 
 /// SIGTERM and SIGINT.
-struct Stop {
+pub(super) struct Stop {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -366,7 +393,7 @@ impl Stop {
         Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn asked(&mut self) {
+    pub(super) async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

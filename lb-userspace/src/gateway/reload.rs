@@ -229,10 +229,16 @@ impl Control {
         {
             tracing::error!(%error, "new listeners stay out of the packet tier");
         }
-        self.hand_out(sockets);
+        for (address, sockets) in sockets {
+            if let Err(error) = self.listens(address, &sockets) {
+                tracing::error!(%address, %error, "the next process cannot take over the socket");
+            }
+            self.accept_on(address, sockets);
+        }
         self.follow_backlogs(&old, &new);
         for address in before.difference(&after) {
             self.gateway.listening().remove(address);
+            self.deaf.remove(address);
             for worker in &self.workers {
                 let _ = worker.commands.send(Command::Unlisten(*address));
             }

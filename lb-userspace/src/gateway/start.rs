@@ -1,7 +1,7 @@
 //! The start of a gateway: alone, or in place of a process that serves.
 
 use super::attached::Attached;
-use super::control::Control;
+use super::control::{Control, Signals};
 use super::objects::Objects;
 use super::prospect::{INFORMED, LOOK, catch_up};
 use super::removed::Removed;
@@ -30,18 +30,20 @@ use crate::splice::packet::{PacketTier, Sweeper};
 use crate::words::with_causes;
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::SyncSender;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 
 /// Serves `config`, which was read from `path` and the files that it names, and what objects add to it, until SIGTERM or
-/// SIGINT. `take_over`: in place of the process that serves now, if one does. Calls `serves` when it does.
+/// SIGINT, which also end the start. `take_over`: in place of the process that serves now, if one does. Calls `serves` when it
+/// does.
 pub fn run(
     path: &Path,
     file: File,
@@ -54,8 +56,17 @@ pub fn run(
     let inherited = Inherited::from_environment()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Before all that takes time: by default SIGHUP ends a process, and the first one of a container gets no SIGTERM.
+        let mut signals = Signals::new()?;
         let start = Start { path, file, sources, inherited, take_over };
-        start.control(&mut config).await?.serve(config, serves).await
+        let prepared = tokio::select! {
+            prepared = start.prepare(&mut config) => prepared?,
+            () = signals.stop.asked() => {
+                tracing::info!("told to stop before it has served");
+                return Ok(());
+            }
+        };
+        prepared.begin().await?.serve(config, signals, serves).await
     })
 }
 
@@ -69,10 +80,20 @@ struct Start<'a> {
     take_over: bool,
 }
 
+/// A gateway that lacks nothing any more.
+struct Prepared {
+    control: Control,
+    sockets: Vec<(SocketAddr, Vec<TcpListener>)>,
+    /// Serves until it is relieved.
+    before: Option<Predecessor>,
+    /// The packet tier waits for it.
+    taken_over: SyncSender<()>,
+}
+
 impl Start<'_> {
     /// Does everything that needs privileges or can fail, in such an order that a failure leaves as little as possible
-    /// behind: if another process serves, it goes on.
-    async fn control(self, config: &mut Config) -> anyhow::Result<Control> {
+    /// behind: if another process serves, it goes on. May be dropped: that is such a failure.
+    async fn prepare(self, config: &mut Config) -> anyhow::Result<Prepared> {
         let Start { path, file, sources, mut inherited, take_over } = self;
         let limit = privileges::raise_open_files();
         let workers = match config.gateway.fixed.workers {
@@ -89,6 +110,8 @@ impl Start<'_> {
             (*config, _) = objects.assemble(file)?;
         }
         let mut snapshot = aside::snapshot(config, None)?;
+        // That may have taken seconds.
+        yield_now().await;
         let settings = config.gateway.clone();
         let state_dir = &settings.fixed.state_dir;
         let (mut before, handed) = match take_over {
@@ -105,7 +128,7 @@ impl Start<'_> {
             source = Some((file, objects));
         }
         // Before the listening sockets: both fail if another gateway runs, which would lose new clients to our sockets.
-        let (mut socket, lock) = match handed {
+        let (socket, lock) = match handed {
             Some(HandedOver { admin, pins, sockets }) => {
                 inherited.extend(sockets);
                 (admin, pins)
@@ -146,6 +169,9 @@ impl Start<'_> {
         let admin =
             open(admin.into_iter(), 1, &inherited)?.into_iter().flat_map(|(_, sockets)| sockets).next();
         let admin_listening = admin.as_ref().map(TcpListener::try_clone).transpose()?;
+        let admin = admin.map(tokio::net::TcpListener::from_std).transpose()?;
+        let shared_socket = socket.share().context("the admin socket")?;
+        let watched_socket = socket.watch().context("the admin socket")?;
         inherited.keep_managers();
         for address in inherited.addresses().filter(|&address| snapshot.listener(address).is_none()) {
             tracing::warn!(%address, "an inherited socket belongs to no listener: its clients wait in vain");
@@ -172,6 +198,9 @@ impl Start<'_> {
         privileges::drop_privileges().context("cannot drop privileges")?;
         // With what is left of them.
         may_use_client_addresses(&snapshot)?;
+        if let Some((_, objects)) = &mut source {
+            objects.follow().await?;
+        }
 
         let (reloads, requests) = mpsc::unbounded_channel();
         let (successors, asked) = mpsc::unbounded_channel();
@@ -213,23 +242,9 @@ impl Start<'_> {
             };
             packet.adopt(&gateway.snapshot.load(), &gateway.books, kept)?;
         }
-        let mut tasks = JoinSet::new();
-        if let Some(mut before) = before {
-            before.relieve(&gateway, &elsewhere).await?;
-            // From here on this process is the gateway.
-            if let Err(error) = socket.keep() {
-                tracing::warn!(%error, "the lock file beside the admin socket names another process");
-            }
-            // An error: there is no packet tier.
-            let _ = taken_over.send(());
-            tasks.spawn(before.follow(gateway.clone(), elsewhere));
-        }
-        // Only now: until it was relieved, the process before this one has drained what an operator asked it to.
-        drained::restore(state_dir, &gateway.snapshot.load());
         let sweeper = gateway.packet().ok().map(|packet| Sweeper::start(packet.clone())).transpose()?;
         let watched = settings.fixed.watch.then(|| Watched::new(sources));
-        let shared_socket = Some(socket.share().context("the admin socket")?);
-        let mut control = Control {
+        let control = Control {
             path: path.to_path_buf(),
             gateway,
             admin_side,
@@ -239,11 +254,12 @@ impl Start<'_> {
             inherited,
             admin,
             admin_listening,
-            socket: Some(socket),
-            shared_socket,
+            socket: Some((socket, watched_socket)),
+            shared_socket: Some(shared_socket),
             admin_tasks: JoinSet::new(),
-            tasks,
+            tasks: JoinSet::new(),
             succession: Succession::new(asked),
+            deaf: BTreeSet::new(),
             resolver,
             prober: Some(prober),
             started: settings,
@@ -255,7 +271,35 @@ impl Start<'_> {
             removed: Removed::default(),
             sweeper,
         };
-        control.hand_out(sockets);
+        for (address, sockets) in &sockets {
+            control.listens(*address, sockets).context("the listening sockets")?;
+        }
+        Ok(Prepared { control, sockets, before, taken_over })
+    }
+}
+
+impl Prepared {
+    /// Becomes the gateway. Not to be dropped: once the process before this one has let go, nobody else serves. After that nothing
+    /// fails.
+    async fn begin(self) -> anyhow::Result<Control> {
+        let Self { mut control, sockets, before, taken_over } = self;
+        let (gateway, elsewhere) = (control.gateway.clone(), control.admin_side.elsewhere.clone());
+        if let Some(mut before) = before {
+            before.relieve(&gateway, &elsewhere).await?;
+            if let Some((socket, _)) = &mut control.socket
+                && let Err(error) = socket.keep()
+            {
+                tracing::warn!(%error, "the lock file beside the admin socket names another process");
+            }
+            // An error: there is no packet tier.
+            let _ = taken_over.send(());
+            control.tasks.spawn(before.follow(gateway.clone(), elsewhere));
+        }
+        // Only now: until it was relieved, the process before this one has drained what an operator asked it to.
+        drained::restore(&control.admin_side.state_dir, &gateway.snapshot.load());
+        for (address, sockets) in sockets {
+            control.accept_on(address, sockets);
+        }
         if let Some((_, objects)) = &mut control.source {
             objects.in_force();
         }

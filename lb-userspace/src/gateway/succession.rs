@@ -14,7 +14,8 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sd_notify::NotifyState;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -67,7 +68,10 @@ impl Control {
                 None
             }
             Event::Gone(why) => {
-                self.succession.successor = None;
+                if let Some(Candidate { wire, .. }) = self.succession.successor.take() {
+                    // If it lives, it must not take this process for dead.
+                    let _ = wire.send(&Word::Refused(why.clone())).await;
+                }
                 tracing::warn!("not taken over, this process goes on: {why}");
                 None
             }
@@ -198,7 +202,7 @@ impl Control {
     }
 
     /// Goes on as if nobody had asked.
-    async fn resume(&self) {
+    async fn resume(&mut self) {
         // If that has not been done.
         self.pause().await;
         if let Ok(packet) = self.gateway.packet()
@@ -206,21 +210,28 @@ impl Control {
         {
             tracing::error!("the packet tier is closed to new connections: {error:#}");
         }
-        let again: Vec<_> = self
-            .gateway
-            .listening()
-            .iter()
-            .map(|(address, sockets)| {
-                let again = sockets.iter().map(|socket| socket.try_clone());
-                (*address, again.collect::<Result<Vec<_>, _>>())
-            })
-            .collect();
-        for (address, sockets) in again {
-            match sockets {
-                Ok(sockets) => self.accept_on(address, sockets),
-                Err(error) => tracing::error!(%address, %error, "accepts no more"),
+        self.deaf = self.gateway.listening().keys().copied().collect();
+        if let Some(error) = self.accept_again() {
+            tracing::error!(addresses = ?self.deaf, %error, "cannot accept: waiting for a resource");
+        }
+    }
+
+    /// Accepts again where nobody does. An error: not everywhere, and why.
+    pub(super) fn accept_again(&mut self) -> Option<io::Error> {
+        let mut failed = None;
+        for address in std::mem::take(&mut self.deaf) {
+            let again = |sockets: &Vec<TcpListener>| sockets.iter().map(TcpListener::try_clone).collect();
+            let again: Option<io::Result<Vec<_>>> = self.gateway.listening().get(&address).map(again);
+            match again {
+                Some(Ok(sockets)) => self.accept_on(address, sockets),
+                Some(Err(error)) => {
+                    self.deaf.insert(address);
+                    failed = Some(error);
+                }
+                None => {}
             }
         }
+        failed
     }
 
     /// Stops accepting. Clients wait in the backlog.

@@ -330,3 +330,20 @@ fn an_address_that_its_device_has_lost_comes_back() -> Result<()> {
     ensure!(has(ns, "lo", 1)?);
     Ok(())
 }
+
+#[test]
+fn addresses_stay_with_a_successor_that_has_not_taken_over_yet() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let (open, _) = scene.open(1)?;
+    scene.gateway.process.signal(Signal::SIGTERM)?;
+    eventually("no new clients", || scene.ask(1).is_err().then_some(()))?;
+    let _half = scene.gateway.half_successor()?;
+    drop(open);
+    // Far longer than it takes to notice.
+    sleep(Duration::from_millis(600));
+    ensure!(scene.gateway.process.is_running(), "{}", scene.gateway.process.output());
+    scene.gateway.process.signal(Signal::SIGTERM)?;
+    ensure!(scene.gateway.process.wait(patience())?.success());
+    ensure!(has(&scene.world.net.gateway, "lo", 1)?);
+    Ok(())
+}
