@@ -204,9 +204,11 @@ impl Control {
                 let _ = crate::kernel::tcp::set_mss(socket.as_fd(), mss);
             }
         }
-        let again = sockets.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?;
+        let again: std::io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
+        // Also if there are none: the workers accept there.
+        let (again, done) = again.map_or_else(|error| (Vec::new(), Err(error)), |again| (again, Ok(())));
         self.gateway.listening().insert(address, again);
-        Ok(())
+        done
     }
 
     /// Lets the workers accept on these sockets, which may be more than there are workers.

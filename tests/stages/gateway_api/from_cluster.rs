@@ -286,15 +286,15 @@ fn only_what_is_the_gateways_own_goes_from_its_device() -> Result<()> {
     let mut scene = Scene::new()?;
     let ns = scene.world.net.gateway.again()?;
     let mark = |last| ns.run(|| addresses::add("lo", address(last)));
-    // Two of another gateway, which listens on one of them, and one that Gateways cannot have here.
     let listen = |last| ns.run(|| TcpListener::bind((address(last), 4440)));
     let stay = |more: &[u8]| -> Result<()> {
-        for last in [&[3, 99], more].concat() {
-            ensure!(has(&ns, "lo", last)?, "{last} has gone");
+        for last in [3, 99].iter().chain(more) {
+            ensure!(has(&ns, "lo", *last)?, "{last} has gone");
         }
         Ok(())
     };
-    // One starts beside the other that serves: it has no file yet.
+    // It has no file, as if it started for the first time: beside another one, which listens on 3, and with 99, which Gateways
+    // cannot have here.
     scene.gateway.process.stop()?;
     fs::remove_file(scene.gateway.file("state/attached"))?;
     for last in [3, 4, 99] {

@@ -181,7 +181,7 @@ pub(in crate::config::toml) const ECH: Table = Table {
         Key {
             name: "keys",
             example: r#"["ech.pem", "ech-old.pem"]"#,
-            meaning: "key files (RFC 9934), as `snisplice ech-key` makes them; no two of the same number",
+            meaning: "key files (RFC 9934), as `snisplice ech-key` makes them; a private key may have several ECHConfigs; no two of the same number",
             values: Is("list of paths, not empty"),
             default: None,
         },
