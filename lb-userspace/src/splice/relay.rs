@@ -38,7 +38,7 @@ const TURN: usize = 16;
 const BULK: u8 = 3;
 
 /// Carries bytes until both directions have ended, one leg is reset, or nothing has moved for `idle`; or until TLS
-/// fails, with the leg and the cause.
+/// fails, with the leg and the cause. Calls `answered` when the first byte of the server is delivered.
 ///
 /// A reset of one leg is passed on: the other socket is set to reset when it is closed.
 pub fn relay<C: Transport, S: Transport>(
@@ -46,10 +46,12 @@ pub fn relay<C: Transport, S: Transport>(
     server: S,
     traffic: &Traffic,
     idle: Option<Duration>,
+    answered: impl FnOnce(),
 ) -> impl Future<Output = Result<CloseReason, (Side, TlsError)>> {
     // Not an `async fn`: its future would have room for both transports twice, as arguments and in the relay.
     let [request, response] = [Side::Client, Side::Server].map(Direction::new);
-    let mut relay = Relay { client, server, request, response, traffic, first_closed: None };
+    let mut relay =
+        Relay { client, server, request, response, traffic, answered: Some(answered), first_closed: None };
     async move {
         tokio::select! {
             biased;
@@ -74,12 +76,14 @@ async fn idle_expired(traffic: &Traffic, idle: Option<Duration>) {
     }
 }
 
-struct Relay<'a, C, S> {
+struct Relay<'a, C, S, A> {
     client: C,
     server: S,
     request: Direction,
     response: Direction,
     traffic: &'a Traffic,
+    /// To be called once.
+    answered: Option<A>,
     /// Whose end was passed on first.
     first_closed: Option<Side>,
 }
@@ -93,16 +97,19 @@ enum End {
     Failed(Side, Failure),
 }
 
-impl<C: Transport, S: Transport> Relay<'_, C, S> {
+impl<C: Transport, S: Transport, A: FnOnce()> Relay<'_, C, S, A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CloseReason, (Side, TlsError)>> {
         let before = self.traffic.moved();
         scratch::with(|buffers| {
-            let Relay { client, server, request, response, traffic, .. } = self;
+            let Self { client, server, request, response, traffic, .. } = self;
             request.poll(client, server, &traffic.bytes_in, cx, buffers);
             response.poll(server, client, &traffic.bytes_out, cx, buffers);
         });
         if self.traffic.moved() != before {
             self.traffic.active_ms.store(now_ms(), Relaxed);
+        }
+        if let Some(answered) = self.answered.take_if(|_| self.traffic.bytes_out.load(Relaxed) > 0) {
+            answered();
         }
         for (direction, other) in [(&self.request, &self.response), (&self.response, &self.request)] {
             match direction.end {
@@ -285,7 +292,7 @@ fn poll_drain(
 mod tests {
     use super::*;
     use crate::scratch::Output;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::collections::VecDeque;
     use std::pin::pin;
     use std::task::Waker;
@@ -371,7 +378,10 @@ mod tests {
         let (far, far_peer) = socket().await;
         let (client, server) = (peer([SAYS, ENDS]), peer([SAYS]));
         let traffic = Traffic::default();
-        let mut relay = pin!(relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None));
+        let answers = Cell::new(0);
+        let answered = || answers.set(answers.get() + 1);
+        let mut relay =
+            pin!(relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None, answered));
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(relay.as_mut().poll(cx).is_pending());
         assert_eq!(*server.hears.borrow(), b"words; end");
@@ -401,6 +411,7 @@ mod tests {
                 peer([SAYS]),
                 deaf([SAYS, ENDS], Failure::Socket),
                 Ok(CloseReason::ServerReset),
+        assert_eq!(answers.get(), 1);
             ),
             (
                 "the client takes nothing, and what it has sent is delivered",
@@ -408,6 +419,7 @@ mod tests {
                 peer([SAYS]),
                 Ok(CloseReason::ClientReset),
             ),
+        assert_eq!(answers.get(), 1);
             (
                 "the server takes nothing, and resets",
                 peer([SAYS]),
@@ -418,7 +430,7 @@ mod tests {
         for (case, client, server, expected) in cases {
             let ((near, _near_peer), (far, _far_peer)) = (socket().await, socket().await);
             let traffic = Traffic::default();
-            let relay = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None);
+            let relay = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, None, || ());
             assert_eq!(relay.await, expected, "{case}");
             let client_fails = matches!(expected, Ok(CloseReason::ClientReset) | Err((Side::Client, _)));
             assert_eq!(
@@ -439,7 +451,8 @@ mod tests {
         let (client, server) = (peer([]), peer([]));
         let idle = Duration::from_secs(1);
         let traffic = Traffic { active_ms: (now_ms() - 2_000).into(), ..Traffic::default() };
-        let relay = pin!(relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, Some(idle)));
+        let (near, far) = (Scripted(&client, &near), Scripted(&server, &far));
+        let relay = pin!(relay(near, far, &traffic, Some(idle), || ()));
         assert!(relay.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 
@@ -449,7 +462,7 @@ mod tests {
         let (client, server) = (peer([SAYS]), deaf([], Failure::Socket));
         let traffic = Traffic { active_ms: now_ms().into(), ..Traffic::default() };
         let idle = Some(Duration::from_millis(1));
-        let end = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, idle).await;
+        let end = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, idle, || ()).await;
         assert_eq!(end, Ok(CloseReason::IdleTimeout));
     }
 }

@@ -406,7 +406,7 @@ mod tests {
         })
         .await;
         let traffic = Traffic::default();
-        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None).await;
+        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None, || ()).await;
         assert_eq!(end, Ok(CloseReason::ClientClosed));
         assert_eq!(traffic.bytes_in.load(Relaxed), 7 + 8_000_000);
         assert_eq!(traffic.bytes_out.load(Relaxed), 8_000_000);
@@ -432,7 +432,7 @@ mod tests {
         })
         .await;
         let traffic = Traffic::default();
-        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None).await;
+        let end = relay(Tls::new(client, &near), Tls::new(server, &far), &traffic, None, || ()).await;
         assert_eq!(end, Ok(CloseReason::ServerClosed));
         drop((near, far));
         client_end.join().unwrap();
