@@ -15,7 +15,7 @@ use snisplice_tests::skip::skipped;
 use snisplice_tests::tls::{Client, client_hello};
 use snisplice_tests::{Gateway, eventually, require};
 
-use crate::config::{listener, passthrough, pool, route};
+use crate::config::{listener, pool, route};
 use crate::world::World;
 use snisplice_tests::backend::{Backend, echo, read_record};
 
@@ -75,6 +75,15 @@ impl Scene {
     /// `serve` gets each connection where the bytes of the exchange begin: behind the ClientHello of a
     /// passed-through connection.
     fn new(mode: Mode, serve: impl Fn(Duplex) -> Result<()> + Send + Sync + 'static) -> Result<Self> {
+        Self::with(mode, "", serve)
+    }
+
+    /// `extra`: of each route.
+    fn with(
+        mode: Mode,
+        extra: &str,
+        serve: impl Fn(Duplex) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
         let world = World::new()?;
         let serve = Arc::new(serve);
         let serve_too = Arc::clone(&serve);
@@ -88,14 +97,15 @@ impl Scene {
             })?,
         ];
         let leaf = world.authority.leaf(&["terminated.example.com"])?;
-        let terminate = format!("tls = 'terminate'\ncertificate = {}", leaf.toml());
+        let terminate = format!("tls = 'terminate'\ncertificate = {}\n{extra}", leaf.toml());
+        let pass = format!("tls = 'passthrough'\n{extra}");
         let config =
             format!("[gateway]\ntiers = ['{}', 'copy']\nmax_connections = 4000\n", mode.first_tier())
                 + &listener("")
-                + &passthrough("passthrough", "passthrough.example.com")
+                + &route("passthrough", "passthrough.example.com", &pass)
                 + &route("terminated", "terminated.example.com", &terminate)
                 + "[[listener]]\nname = 'plain'\nbind = ['0.0.0.0:444']\nprotocol = 'tcp'\n"
-                + "[[route]]\nname = 'tcp'\nlistener = 'plain'\nbackends = [{ pool = 'tcp' }]\n"
+                + &format!("[[route]]\nname = 'tcp'\nlistener = 'plain'\nbackends = ['tcp']\n{extra}\n")
                 + &pool("passthrough", &[7001], "")
                 + &pool("terminated", &[7002], "")
                 + &pool("tcp", &[7002], "");
@@ -446,6 +456,24 @@ fn a_connection_ends_at_its_max_age_whatever_it_does() -> Result<()> {
     let gateway = world.gateway(&config)?;
     let mut stream = world.open("app1.example.com")?;
     let mut bytes = [0; 4096];
+#[test]
+fn what_an_idle_connection_has_not_delivered_does_not_look_whole() -> Result<()> {
+    for mode in modes() {
+        let scene = Scene::with(mode, "idle_timeout = '1s'", |mut duplex| {
+            duplex.reader.read_exact(&mut [0])?;
+            // It ends before that.
+            let _ = io::copy(&mut io::repeat(7).take(32 * MIB), &mut duplex.writer);
+            Ok(())
+        })?;
+        let mut duplex = scene.open(mode)?;
+        duplex.writer.write_all(b"x")?;
+        assert_eq!(scene.logged(mode, "close_reason")?, "idle_timeout", "{mode:?}");
+        let end = io::copy(&mut duplex.reader, &mut io::sink()).map_err(|error| error.kind());
+        assert_eq!(end, Err(ErrorKind::ConnectionReset), "{mode:?}");
+    }
+    Ok(())
+}
+
     let mut echoed = 0;
     let end = loop {
         match stream.read(&mut bytes).and_then(|n| stream.write_all(&bytes[..n]).map(|()| n)) {

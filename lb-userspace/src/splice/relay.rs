@@ -14,7 +14,7 @@
 //! | reading from a leg fails | the other leg is reset | that leg's reset |
 //! | writing to a leg fails | what it sent before is still delivered; at its end the other leg is reset | that leg's reset |
 //! | the TLS of a leg fails | the other leg is reset | the cause |
-//! | no byte moves for `idle` | both legs are closed | `idle_timeout` |
+//! | no byte moves for `idle` | both legs are closed: reset, if a byte is not delivered, so that the stream does not look whole | `idle_timeout` |
 
 use super::pipe::Pipe;
 use super::transport::{Failure, PeerEnd, Received, Transport};
@@ -56,7 +56,7 @@ pub fn relay<C: Transport, S: Transport>(
         tokio::select! {
             biased;
             end = poll_fn(|cx| relay.poll(cx)) => end,
-            () = idle_expired(traffic, idle) => Ok(CloseReason::IdleTimeout),
+            () = idle_expired(traffic, idle) => Ok(relay.expire()),
         }
     }
 }
@@ -139,6 +139,18 @@ impl<C: Transport, S: Transport, A: FnOnce()> Relay<'_, C, S, A> {
             (End::Failed(leg, _), _) | (_, End::Failed(leg, _)) => self.reset(leg),
             (End::Closed, End::Closed) => CloseReason::closed_by(self.first_closed.unwrap_or(Side::Client)),
         }))
+    }
+
+    /// Nothing has moved for too long.
+    fn expire(&self) -> CloseReason {
+        let is_delivered = self.client.is_flushed()
+            && self.server.is_flushed()
+            && [&self.request, &self.response].iter().all(|direction| direction.is_delivered());
+        if !is_delivered {
+            reset_on_close(self.client.socket());
+            reset_on_close(self.server.socket());
+        }
+        CloseReason::IdleTimeout
     }
 
     fn socket(&self, leg: Side) -> &TcpStream {
@@ -244,6 +256,11 @@ impl Direction {
     fn rest(&mut self) {
         self.full_reads = 0;
         if let Some(pipe) = self.pipe.take() {
+    /// Nothing that was read is lost or still here.
+    fn is_delivered(&self) -> bool {
+        !matches!(self.end, Some(End::Failed(..))) && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+    }
+
             pipe.put_back();
         }
     }
@@ -309,6 +326,8 @@ mod tests {
     }
 
     struct Scripted<'a>(&'a Peer, &'a TcpStream);
+        /// It has room for nothing of what is written to it.
+        full: bool,
 
     impl Transport for Scripted<'_> {
         fn gives_to_splice(&self) -> bool {
@@ -344,7 +363,11 @@ mod tests {
         }
 
         fn poll_flush(&mut self, _: &mut Context<'_>, _: &AtomicU64) -> Poll<Result<(), Failure>> {
-            Poll::Ready(Ok(()))
+            if self.is_flushed() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn is_flushed(&self) -> bool {
+            !self.0.full || self.0.hears.borrow().is_empty()
         }
     }
 
@@ -388,6 +411,7 @@ mod tests {
         far_peer.readable().await.unwrap();
         assert_eq!(far_peer.try_read(&mut [0]).unwrap(), 0, "a FIN");
 
+        assert_eq!(answers.get(), 1);
         server.says.borrow_mut().extend([SAYS, ENDS]);
         assert_eq!(relay.as_mut().poll(cx), Poll::Ready(Ok(CloseReason::ClientClosed)));
         assert_eq!(*client.hears.borrow(), b"wordswords; end");
@@ -395,6 +419,7 @@ mod tests {
         assert_eq!((traffic.bytes_in.load(Relaxed), traffic.bytes_out.load(Relaxed)), (5, 10));
     }
 
+        assert_eq!(answers.get(), 1);
     #[tokio::test]
     async fn a_failure_of_one_leg_resets_the_other() {
         let socket_fails = || Err(Failure::Socket);
@@ -411,7 +436,6 @@ mod tests {
                 peer([SAYS]),
                 deaf([SAYS, ENDS], Failure::Socket),
                 Ok(CloseReason::ServerReset),
-        assert_eq!(answers.get(), 1);
             ),
             (
                 "the client takes nothing, and what it has sent is delivered",
@@ -419,7 +443,6 @@ mod tests {
                 peer([SAYS]),
                 Ok(CloseReason::ClientReset),
             ),
-        assert_eq!(answers.get(), 1);
             (
                 "the server takes nothing, and resets",
                 peer([SAYS]),
@@ -457,12 +480,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_receiver_that_is_gone_is_waited_for_until_the_connection_is_idle() {
-        let ((near, _near_peer), (far, _far_peer)) = (socket().await, socket().await);
-        let (client, server) = (peer([SAYS]), deaf([], Failure::Socket));
-        let traffic = Traffic { active_ms: now_ms().into(), ..Traffic::default() };
-        let idle = Some(Duration::from_millis(1));
-        let end = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, idle, || ()).await;
-        assert_eq!(end, Ok(CloseReason::IdleTimeout));
+    async fn what_is_not_delivered_when_the_connection_is_idle_does_not_look_whole() {
+        let full = |says: Result<_, _>| Peer { full: true, ..peer([says]) };
+        let cases = [
+            ("all is delivered", peer([SAYS]), peer([SAYS]), false),
+            ("the client has no room", full(SAYS), peer([SAYS]), true),
+            ("the server has no room", peer([SAYS]), full(SAYS), true),
+            ("the client has no room for the end", full(SAYS), peer([ENDS]), true),
+            ("the server is gone", peer([SAYS]), deaf([], Failure::Socket), true),
+        ];
+        for (case, client, server, is_reset) in cases {
+            let ((near, _near_peer), (far, _far_peer)) = (socket().await, socket().await);
+            let traffic = Traffic { active_ms: now_ms().into(), ..Traffic::default() };
+            let idle = Some(Duration::from_millis(1));
+            let end = relay(Scripted(&client, &near), Scripted(&server, &far), &traffic, idle, || ()).await;
+            assert_eq!(end, Ok(CloseReason::IdleTimeout), "{case}");
+            assert_eq!((is_to_be_reset(&near), is_to_be_reset(&far)), (is_reset, is_reset), "{case}");
+        }
     }
 }

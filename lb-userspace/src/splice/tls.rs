@@ -216,6 +216,14 @@ mod tests {
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, StreamOwned};
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
+
+    fn is_flushed(&self) -> bool {
+        let has_all = match &self.records {
+            Records::Kernel(kernel) => kernel.is_queued(&self.socket).unwrap_or(false),
+            Records::Own(_) | Records::Nobody => true,
+        };
+        has_all && self.kept.left() == 0
+    }
     use std::sync::Arc;
     use std::sync::atomic::Ordering::Relaxed;
     use std::thread;
