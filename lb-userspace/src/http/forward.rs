@@ -12,7 +12,7 @@ use super::sent::{Gate, Sent, Source};
 use super::upstream::{H1, Lost, Stream, Upstream};
 use super::{hop, mirror};
 use crate::config::{Filters, Persistence, Retry, RuleBackend};
-use crate::reason::{CloseReason, HttpAnswer};
+use crate::reason::HttpAnswer;
 use crate::serving::{HttpRule, Pool, Server, ServerGuard, is_copied};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, ORIGIN, UPGRADE};
@@ -269,7 +269,7 @@ impl Forward {
             return HttpAnswer::ServerFailed;
         }
         server.state.failures.fetch_add(1, Relaxed);
-        pool.ended(server, CloseReason::ServerReset, false);
+        pool.failed(server);
         HttpAnswer::ServerFailed
     }
 
@@ -282,7 +282,7 @@ impl Forward {
         pool: &Pool,
         guard: ServerGuard,
     ) -> Result<Reached, HttpAnswer> {
-        pool.ended(guard.server(), CloseReason::ServerClosed, true);
+        pool.answered(guard.server());
         let (mut head, incoming) = response.into_parts();
         head.extensions.clear();
         head.version = Version::HTTP_11;
