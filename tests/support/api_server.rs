@@ -207,7 +207,8 @@ fn serve(stream: TcpStream, seen: &Seen) -> io::Result<()> {
 }
 
 fn failure(code: u16) -> (u16, Value) {
-    (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}))
+    let reason = if code == 404 { "NotFound" } else { "Forbidden" };
+    (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}))
 }
 
 /// The groups of the objects.

@@ -273,7 +273,7 @@ fn trailers_of_a_request_say_nothing_for_the_gateway() -> Result<()> {
             match frame.kind {
                 SETTINGS if frame.flags & ACK == 0 => raw.frame(SETTINGS, ACK, 0, &[])?,
                 PING if frame.flags & ACK == 0 => raw.frame(PING, ACK, 0, &frame.payload)?,
-                _ if frame.flags & END_STREAM != 0 => {
+                HEADERS | DATA if frame.flags & END_STREAM != 0 => {
                     raw.frame(HEADERS, END_HEADERS | END_STREAM, frame.stream, &[0x88])?;
                 }
                 _ => {}
