@@ -206,7 +206,7 @@ fn connections_to_a_listener_of_http_are_not_those_of_a_route_of_its_name() -> R
         }
         let status = gateway.status()?;
         ensure!(status.route("web", "active") == u64::from(is_passed));
-        ensure!(status.route("web (listener)", "active") == 1);
+        ensure!(status.route("web:listener", "active") == 1, "{}", status.0);
         gateway.write_config(&(left.clone() + &server))?;
         gateway.reload()?;
         if let Some(passed) = &mut passed {

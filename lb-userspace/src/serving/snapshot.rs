@@ -360,7 +360,7 @@ impl Snapshot {
 fn name_of_own(listener: &config::Listener, routes: &[Arc<Route>]) -> String {
     let mut name = listener.name.to_string();
     while routes.iter().any(|route| route.name() == name) {
-        name += " (listener)";
+        name += ":listener";
     }
     name
 }
